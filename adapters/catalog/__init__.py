@@ -1,0 +1,3 @@
+"""The results database: tables, transactions, queue, views, schema."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""The verbs."""
+
+from __future__ import annotations

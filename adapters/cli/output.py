@@ -1,0 +1,58 @@
+"""Rows to a terminal: a table, CSV or JSON. One way for every verb that lists."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+
+class Format(StrEnum):
+    """How rows are printed."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+TableFlag = Annotated[bool, typer.Option("--table", help="A table (the default).")]
+CsvFlag = Annotated[bool, typer.Option("--csv", help="CSV with a header line.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="A JSON array of objects.")]
+
+
+def chosen(*, table: bool, csv: bool, json: bool) -> Format:
+    """Return the one format asked for. typer.BadParameter for more than one."""
+    if table + csv + json > 1:
+        raise typer.BadParameter("choose one of --table, --csv and --json")
+    return Format.CSV if csv else Format.JSON if json else Format.TABLE
+
+
+def write_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: Format) -> None:
+    """Print rows to standard output."""
+    if form is Format.CSV:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+    elif form is Format.JSON:
+        json.dump([dict(zip(columns, row, strict=True)) for row in rows], sys.stdout, indent=2, default=str)
+        sys.stdout.write("\n")
+    else:
+        _write_table(columns, rows)
+
+
+def _write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
+    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)

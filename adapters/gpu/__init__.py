@@ -1,0 +1,3 @@
+"""Torch at work: a loaded model version that scores images."""
+
+from __future__ import annotations

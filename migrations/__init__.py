@@ -1,0 +1,3 @@
+"""Alembic migrations; shipped in the wheel."""
+
+from __future__ import annotations

@@ -1,0 +1,19 @@
+"""What happens to a study. Standard library and numpy only.
+
+Nouns (`domain`): a Study has Series and Instances; an Instance is one stored DICOM file; an Image is its decoded pixels; a
+Finding is one of 14; a Prediction is the probability of one finding in one study by one ModelVersion; a Report is one SR; a Job
+is one step that waits for a worker.
+
+The fast line, one step a file, in order:
+
+    receive   bytes from the listener -> image store -> catalog row; only then Success
+    settle    a quiet (or complete) study -> settled + a score job, or ignored with the reason in words
+    score     images -> 14 scores each -> predictions of the study + a report job
+    report    predictions -> report row with its UID -> SR bytes -> a send job; then SR -> archive
+
+`work` claims jobs, runs steps and retries, quarantines or finishes them. `housekeeping` looks for what is stuck.
+`rules` holds every decision that has a medical or operational meaning, as pure functions. `ports` is what the steps need of the
+outside, `errors` what can go wrong and what to do then.
+"""
+
+from __future__ import annotations

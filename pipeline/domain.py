@@ -1,0 +1,273 @@
+"""The nouns: what a study, an image, a prediction, a report and a job are.
+
+Frozen dataclasses and enums only. No behaviour beyond what a value knows of itself, no library but numpy.
+Attributes that are DICOM elements carry the element's keyword (PS3.6) in snake case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FINDINGS: tuple[str, ...] = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
+"""The 14 findings of ChestX-ray14, in the order of its label table (Wang et al., CVPR 2017). Every score vector has this order."""
+
+Scores = npt.NDArray[np.float32]
+"""float32 [14] or [N, 14], each in 0..1, in the order of FINDINGS."""
+
+Image = npt.NDArray[np.float32]
+"""float32 [H, W] in 0..1, presentation polarity fixed: bone is bright."""
+
+
+class StudyState(StrEnum):
+    """Where a study stands on the fast line."""
+
+    ARRIVING = "arriving"  # images may still come
+    SETTLED = "settled"  # complete; a score job exists
+    SCORED = "scored"  # predictions committed; a report job exists
+    REPORTED = "reported"  # the archive has accepted the SR of the newest revision
+    IGNORED = "ignored"  # nothing here to score; `reason` says why
+
+
+class JobKind(StrEnum):
+    """The steps that wait for a worker."""
+
+    SCORE = "score"  # subject: StudyInstanceUID
+    REPORT = "report"  # subject: StudyInstanceUID; payload: version, revision
+    SEND = "send"  # subject: SOPInstanceUID of the report
+
+
+class JobState(StrEnum):
+    """A failed try goes back to WAITING with its error and a later `run_at`."""
+
+    WAITING = "waiting"
+    RUNNING = "running"  # leased: lease_token and lease_until are set
+    DONE = "done"
+    QUARANTINED = "quarantined"  # will not be tried again until a person says so
+
+
+class VersionState(StrEnum):
+    """The life of a ModelVersion."""
+
+    CANDIDATE = "candidate"
+    SERVING = "serving"  # at most one
+    RETIRED = "retired"
+    REJECTED = "rejected"  # `reason` says why
+
+
+class ReportState(StrEnum):
+    """The life of one SR instance."""
+
+    PENDING = "pending"  # row and UID exist, bytes do not yet
+    BUILT = "built"  # bytes are in the image store
+    SENT = "sent"  # the archive answered Success
+    REFUSED = "refused"  # the archive refused it for good; `status` says how
+
+
+class Decision(StrEnum):
+    """What the report says of a finding (PS3.16 CID 240)."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    UNDETERMINED = "undetermined"
+
+
+class LabelState(StrEnum):
+    """What a reader says of a finding."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    UNCERTAIN = "uncertain"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What the catalog keeps of one instance's data set. Absent elements are '' or None. No name, no birth date."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    transfer_syntax_uid: str
+    patient_id: str = ""
+    issuer_of_patient_id: str = ""
+    patient_sex: str = ""
+    patient_age: str = ""
+    accession_number: str = ""
+    study_date: str = ""  # DA as received, YYYYMMDD
+    study_time: str = ""  # TM as received
+    study_description: str = ""
+    modality: str = ""
+    series_number: int | None = None
+    series_description: str = ""
+    body_part_examined: str = ""
+    protocol_name: str = ""
+    manufacturer: str = ""
+    manufacturer_model_name: str = ""
+    station_name: str = ""
+    instance_number: int | None = None
+    view_position: str = ""
+    view_code: str = ""  # first ViewCodeSequence item, CodeValue
+    view_code_meaning: str = ""
+    anatomic_region_meaning: str = ""  # first AnatomicRegionSequence item, CodeMeaning
+    image_type: tuple[str, ...] = ()
+    presentation_intent_type: str = ""
+    rows: int | None = None
+    columns: int | None = None
+    number_of_frames: int | None = None
+    samples_per_pixel: int | None = None
+    has_pixels: bool = False
+    conversion_type: str = ""
+
+    @property
+    def patient_key(self) -> str:
+        """Who this is, for grouping. Without a PatientID every study is its own patient: strangers must never merge."""
+        if self.patient_id:
+            return f"{self.patient_id}\\{self.issuer_of_patient_id}"
+        return f"study:{self.study_instance_uid}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file in the image store: `key` is its path below the store's root, `sha256` that of the whole file."""
+
+    key: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """An Instance of the catalog: its header, its file, and whether it is one of our own reports."""
+
+    header: Header
+    file: StoredFile
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sent something: the peer's AE title and address, and the AE title it called."""
+
+    ae_title: str
+    address: str
+    called_ae_title: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """One examination as the catalog knows it."""
+
+    study_instance_uid: str
+    state: StudyState
+    reason: str = ""
+    revision: int = 0  # grows with each set of predictions; the report of a revision names its predecessor
+    instances: int = 0
+    received_at: datetime
+    last_received_at: datetime
+    accession_number: str = ""
+    study_date: str = ""
+    patient_key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVersion:
+    """Immutable weights and how they came to be. `number` is its identity; exactly one version serves.
+
+    `card` is JSON-able: architecture, weights (name, sha256), preprocessing, prompts, recipe, measures, library versions.
+    `thresholds` maps finding -> probability at or above which it is present. `band` is the half-width below the threshold
+    and above it within which it is undetermined.
+    """
+
+    number: int
+    state: VersionState
+    name: str
+    base: str
+    weights_sha256: str
+    device_uid: str
+    marking: str = ""  # "UNTRAINED", "demo model, phantoms only": shown wherever a result of this version shows
+    calibrated: bool = False
+    label_fingerprint: str = ""
+    thresholds: dict[str, float] = field(default_factory=dict)
+    band: float = 0.0
+    reason: str = ""
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Probability (or, of an uncalibrated version, certainty) of one finding in one study."""
+
+    finding: str
+    probability: float
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """One SR instance sent or to be sent. Its UIDs are derived, so building it again gives the same object."""
+
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    version: int
+    revision: int
+    state: ReportState
+    file: StoredFile | None = None
+    sop_class_uid: str = ""
+    predecessor: str | None = None  # SOPInstanceUID of the report that this one follows
+    status: str = ""  # last word of the archive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One step waiting for, or in the hands of, a worker."""
+
+    id: int
+    kind: JobKind
+    subject: str
+    payload: dict[str, Any] = field(default_factory=dict)
+    state: JobState = JobState.WAITING
+    attempts: int = 0
+    lease_token: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """Something a person may ask about later. `detail` never holds a patient's name, id or birth date."""
+
+    action: str
+    outcome: str  # "done" | "refused" | "failed"
+    subject: str = ""
+    detail: str = ""
+    source: str = ""
+
+
+class Receipt(StrEnum):
+    """What became of a received instance."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"  # the very same file again: Success, nothing written
+    LATE = "late"  # stored, and its settled study is open again
+    OWN_REPORT = "own_report"  # one of our SRs coming back: catalogued, never scored

@@ -1,0 +1,99 @@
+"""The one error tree. Each error says what, where, and the remedy; adapters translate third-party exceptions into it.
+
+RadclipdError
+├── Refused                 for good: the same thing again would fail again
+│   ├── NotUnderstood       bytes that are no DICOM data set              C-STORE 0xC000
+│   ├── DoesNotMatch        data set and SOP class / UIDs disagree        C-STORE 0xA900
+│   ├── DifferentInstance   another file under a known SOP Instance UID   C-STORE 0xC001
+│   ├── PixelsUnreadable    no image can be made of the pixel data
+│   ├── ReportImpossible    no SR can be built of what is there
+│   └── RefusedByArchive    the archive refuses this object
+├── TryAgain                passing: later may be better
+│   ├── OutOfResources      disk below the guard, catalog unreachable     C-STORE 0xA700
+│   ├── ArchiveBusy         the archive cannot take this object now
+│   ├── ArchiveUnreachable  the archive as a whole cannot be reached; says nothing about the object
+│   └── LeaseLost           another worker holds the job now
+└── CannotStart             the process must stop and say why
+    ├── ConfigurationError  file, key, nearest key
+    ├── NoWeights           no model version serves
+    ├── WeightsRejected     weights that are not what their card says
+    └── SchemaMismatch      the catalog's schema is not this release's
+"""
+
+from __future__ import annotations
+
+
+class RadclipdError(Exception):
+    """An error with its remedy. `str(error)` is one line; `hint` may be empty."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Refused(RadclipdError):
+    """For good: trying the same thing again would fail again."""
+
+
+class NotUnderstood(Refused):
+    """The bytes are not a DICOM data set that can be read."""
+
+
+class DoesNotMatch(Refused):
+    """The data set is not what its SOP class, or the request that carried it, says it is."""
+
+
+class DifferentInstance(Refused):
+    """A different file stands under the same SOP Instance UID."""
+
+
+class PixelsUnreadable(Refused):
+    """No image can be made of this instance's pixel data."""
+
+
+class ReportImpossible(Refused):
+    """No SR can be built of what is in the catalog."""
+
+
+class RefusedByArchive(Refused):
+    """The archive refuses this object and would refuse it again."""
+
+
+class TryAgain(RadclipdError):
+    """A passing trouble."""
+
+
+class OutOfResources(TryAgain):
+    """No room, or no catalog, to keep a promise of durability."""
+
+
+class ArchiveBusy(TryAgain):
+    """The archive answered, but cannot take this object now."""
+
+
+class ArchiveUnreachable(TryAgain):
+    """The archive cannot be reached at all; counts against the archive, never against the job."""
+
+
+class LeaseLost(TryAgain):
+    """The lease ran out and another worker may hold the job: nothing was written."""
+
+
+class CannotStart(RadclipdError):
+    """The process must stop and say why."""
+
+
+class ConfigurationError(CannotStart):
+    """A configuration file that cannot be used."""
+
+
+class NoWeights(CannotStart):
+    """No model version serves, or its files are not there."""
+
+
+class WeightsRejected(CannotStart):
+    """Weights whose content is not what their card says."""
+
+
+class SchemaMismatch(CannotStart):
+    """The catalog's schema is older or newer than this release."""

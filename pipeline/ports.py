@@ -1,0 +1,269 @@
+"""What the steps need of the outside, as Protocols. Adapters implement them; `tests/fakes.py` too.
+
+A `Transaction` is all or nothing: leaving its `with` block normally commits, an exception rolls back. All times are the
+catalog's own clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pipeline.domain import (
+    AuditEvent,
+    Header,
+    Image,
+    Job,
+    JobKind,
+    ModelVersion,
+    Prediction,
+    Report,
+    Scores,
+    Sender,
+    StoredFile,
+    StoredInstance,
+    Study,
+    StudyState,
+)
+
+
+class Studies(Protocol):
+    """Patients, studies, series and instances."""
+
+    def find_instance(self, sop_instance_uid: str) -> StoredInstance | None:
+        """Return the instance, or None."""
+
+    def add_instance(self, header: Header, file: StoredFile, sender: Sender, *, opens_study: bool) -> None:
+        """Insert the instance; insert patient, study and series where new; touch `last_received_at`.
+
+        A new study starts ARRIVING. `opens_study` puts a known one back there too and clears its reason; without it a known
+        study's state stays. The released mark is cleared either way.
+        """
+
+    def find(self, study_instance_uid: str) -> Study | None:
+        """Return the study, or None."""
+
+    def instances(self, study_instance_uid: str) -> list[StoredInstance]:
+        """Return all instances of the study in order of series number, instance number, SOPInstanceUID."""
+
+    def release(self, study_instance_uids: Sequence[str]) -> None:
+        """Mark arriving studies: the association that carried them was released in good order."""
+
+    def quiet(self, *, seconds: float, released: bool, limit: int) -> list[str]:
+        """Return arriving studies with nothing new for `seconds`; with `released`, those marked by release() too. Oldest first."""
+
+    def arriving(self, *, limit: int) -> list[tuple[str, int]]:
+        """Return arriving studies with the number of their instances."""
+
+    def put_state(self, study_instance_uid: str, state: StudyState, *, reason: str = "") -> None:
+        """Write the study's state and reason."""
+
+    def next_revision(self, study_instance_uid: str) -> int:
+        """Raise the study's revision by one and return it (1 for the first)."""
+
+
+class ScoreRows(Protocol):
+    """Scores of images and predictions of studies."""
+
+    def image_scores(self, study_instance_uid: str, version: int) -> dict[str, Scores]:
+        """Return SOPInstanceUID -> float32 [14] of the images that this version has scored."""
+
+    def add_image_scores(self, version: int, scores: Mapping[str, Scores]) -> None:
+        """Insert or replace the scores of images: SOPInstanceUID -> float32 [14]."""
+
+    def put_predictions(self, study_instance_uid: str, version: int, predictions: Sequence[Prediction], *, revision: int) -> None:
+        """Insert or replace the study's predictions of this version."""
+
+    def predictions(self, study_instance_uid: str, version: int) -> list[Prediction]:
+        """Return the study's predictions of this version in the order of FINDINGS; [] where there are none."""
+
+
+class Reports(Protocol):
+    """SR instances."""
+
+    def find(self, sop_instance_uid: str) -> Report | None:
+        """Return the report, or None."""
+
+    def latest(self, study_instance_uid: str) -> Report | None:
+        """Return the report of the study that was opened last, or None."""
+
+    def open(self, report: Report) -> Report:
+        """Insert a pending report; where it exists already, return it as it is."""
+
+    def built(self, sop_instance_uid: str, file: StoredFile) -> None:
+        """Record the bytes."""
+
+    def sent(self, sop_instance_uid: str, status: str) -> None:
+        """Record that the archive accepted it, now."""
+
+    def refused(self, sop_instance_uid: str, status: str) -> None:
+        """Record that the archive refused it for good."""
+
+
+class Versions(Protocol):
+    """Model versions."""
+
+    def serving(self) -> ModelVersion | None:
+        """Return the version that serves, or None."""
+
+    def find(self, number: int) -> ModelVersion | None:
+        """Return the version, or None."""
+
+    def all(self) -> list[ModelVersion]:
+        """Return every version, oldest first."""
+
+    def next_number(self) -> int:
+        """Return the number that the next version will have."""
+
+    def add(self, version: ModelVersion) -> None:
+        """Insert a version in the state it carries."""
+
+    def serve(self, number: int) -> None:
+        """Make this version the serving one and retire the one that served."""
+
+
+class Jobs(Protocol):
+    """The queue."""
+
+    def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = 100) -> int | None:
+        """Enqueue; None where a job of this kind and subject waits already. Lower priority numbers run first."""
+
+    def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1) -> list[Job]:
+        """Lease up to `limit` due jobs, or jobs whose lease ran out, each with a fresh random token. Counts the try."""
+
+    def extend(self, job: Job, *, lease_seconds: float) -> None:
+        """Heartbeat. LeaseLost when the token is no longer ours."""
+
+    def finish(self, job: Job) -> None:
+        """Mark done, inside the transaction that holds the job's result. LeaseLost when the token is no longer ours."""
+
+    def retry(self, job: Job, *, error: str, delay_seconds: float, counts: bool = True) -> None:
+        """Give the job back, due after the delay; `counts=False` takes the try back. A lost lease is not an error here."""
+
+    def quarantine(self, job: Job, *, error: str) -> None:
+        """Set the job aside for a person. A lost lease is not an error here."""
+
+    def requeue(self, ids: Sequence[int] | None = None) -> int:
+        """Put quarantined jobs (all, or these) back to waiting with their tries cleared; return how many."""
+
+
+class Circuits(Protocol):
+    """One breaker per destination, shared by all workers through the catalog."""
+
+    def admit(self, destination: str, *, probe_seconds: float) -> bool:
+        """True where the circuit is closed; where its rest is over, True for one caller and shut for others for probe_seconds."""
+
+    def failed(self, destination: str, *, threshold: int, rest_seconds: float) -> None:
+        """Count a failure to reach it; from `threshold` in a row on, the circuit opens for rest_seconds."""
+
+    def succeeded(self, destination: str) -> None:
+        """Close the circuit."""
+
+
+class Transaction(Protocol):
+    """One unit of work."""
+
+    @property
+    def studies(self) -> Studies: ...
+    @property
+    def scores(self) -> ScoreRows: ...
+    @property
+    def reports(self) -> Reports: ...
+    @property
+    def versions(self) -> Versions: ...
+    @property
+    def jobs(self) -> Jobs: ...
+    @property
+    def circuits(self) -> Circuits: ...
+
+    def audit(self, event: AuditEvent) -> None:
+        """Append to the audit table."""
+
+
+class Catalog(Protocol):
+    """The catalog. OutOfResources when it cannot be reached or stays locked."""
+
+    def begin(self) -> AbstractContextManager[Transaction]:
+        """Open a transaction that may write."""
+
+    def read(self) -> AbstractContextManager[Transaction]:
+        """Open a transaction that only reads."""
+
+
+class ImageStore(Protocol):
+    """Durable files, named by their own SHA-256."""
+
+    def file_of(self, content: bytes) -> StoredFile:
+        """Return what `write` would return, without writing."""
+
+    def write(self, content: bytes) -> StoredFile:
+        """Write, fsync, rename into place, fsync the folder. Idempotent. OutOfResources when the disk will not take it."""
+
+    def read(self, file: StoredFile) -> bytes:
+        """Return the content. Refused when the file is missing or its SHA-256 differs."""
+
+    def exists(self, file: StoredFile) -> bool:
+        """Say whether the file is in place with the right size."""
+
+    def remove(self, file: StoredFile) -> None:
+        """Remove the file; a missing one is not an error."""
+
+    def free_bytes(self) -> int:
+        """Return the free space of the store's file system, bytes."""
+
+
+class ImageReader(Protocol):
+    """Stored bytes to an image."""
+
+    def read(self, instance: StoredInstance) -> Image:
+        """Decode and render. PixelsUnreadable where no image can be made of it."""
+
+
+class Scorer(Protocol):
+    """A loaded model version."""
+
+    @property
+    def version(self) -> ModelVersion: ...
+
+    def score(self, images: Sequence[Image]) -> Scores:
+        """Return float32 [N, 14] in 0..1 for N images of any size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportContent:
+    """Everything an SR says. `evidence` are the scored images, first one first; `predictions` are in the order of FINDINGS."""
+
+    report: Report
+    study: Study
+    version: ModelVersion
+    predictions: Sequence[Prediction]
+    evidence: Sequence[StoredInstance]
+    predecessor: Report | None = None
+
+
+class ReportWriter(Protocol):
+    """Predictions to the bytes of an SR."""
+
+    def identify(self, study_instance_uid: str, version: int, revision: int) -> Report:
+        """Return the pending report with its derived UIDs."""
+
+    def write(self, content: ReportContent) -> bytes:
+        """Return a DICOM file. ReportImpossible where the headers do not allow one."""
+
+
+class Archive(Protocol):
+    """The PACS."""
+
+    @property
+    def name(self) -> str: ...
+
+    def store(self, content: bytes) -> str:
+        """C-STORE one DICOM file; return the status in words. RefusedByArchive, ArchiveBusy, ArchiveUnreachable."""
+
+    def count_instances(self, study_instance_uid: str) -> int | None:
+        """C-FIND NumberOfStudyRelatedInstances (PS3.4 C.6.2.1); None where the archive cannot tell or be reached."""
+
+    def echo(self) -> None:
+        """C-ECHO. ArchiveUnreachable."""
