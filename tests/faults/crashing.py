@@ -14,16 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.engine.default import DefaultDialect
-
-from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
 from adapters.dicom.part10 import file_bytes, read_header
 from adapters.host.image_store import FileImageStore
+from sqlalchemy.engine.default import DefaultDialect
+from tests.builders import dx, encoded
+
+from adapters.catalog import schema
 from pipeline import receive, report, rules, score, settle, work
 from pipeline.domain import Job, JobKind, Sender
 from pipeline.ports import CircuitPolicy
-from tests.builders import dx, encoded
 from tests.fakes import FakeImageReader, FakeReportWriter, FakeScorers, a_version
 
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"

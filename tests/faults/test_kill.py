@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-
 from adapters.catalog.catalog import SqlCatalog
 from adapters.host.image_store import FileImageStore
+
 from pipeline.domain import FINDINGS, ReportState, StudyState
 from tests.faults import crashing
 
