@@ -135,7 +135,7 @@ def _fault(fault: ErrorDetails, origin: Origin, described: Mapping[str, str]) ->
     dotted = _dotted(fault)
     place = origin.place(dotted)
     if fault["type"] == "extra_forbidden":
-        return _unknown(dotted, place, described)
+        return _unknown(dotted, place, described, is_table=isinstance(fault["input"], dict))
     if dotted not in described:  # a section's name with something that is no table
         return f"{place}: {dotted} is a table, not a value", f"write [{dotted}] on a line of its own and its keys below"
     reason = fault["msg"].removeprefix("Value error, ").replace("Input should", "should").replace("Tuple should", "should")
@@ -149,17 +149,17 @@ def _shown(dotted: str, value: Any) -> str:
     return f" = {text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + '...'}"
 
 
-def _unknown(dotted: str, place: str, described: Mapping[str, str]) -> tuple[str, str]:
+def _unknown(dotted: str, place: str, described: Mapping[str, str], *, is_table: bool) -> tuple[str, str]:
     """Return message and hint for a key or a section that does not exist."""
-    sections = list(dict.fromkeys(key.partition(".")[0] for key in described))
-    section, _, key = dotted.partition(".")
-    if not key and (near := _nearest(section, sections)):
-        return f"{place}: [{section}] is not a section (did you mean [{near}]?)", f"rename it to [{near}]; {REFERENCE}"
-    near = _nearest_key(section, key or section, described)
+    if is_table:
+        sections = list(dict.fromkeys(key.partition(".")[0] for key in described))
+        nearest = _nearest(dotted, sections)
+        name, near = f"[{dotted}] is not a section", f"[{nearest}]" if nearest else ""
+    else:
+        section, _, key = dotted.rpartition(".")
+        name, near = f"{dotted} is not a key", _nearest_key(section, key, described) or ""
     meant = f" (did you mean {near}?)" if near else ""
-    kind = "key" if key else "section or key"
-    remedy = f"write {near} instead" if near else "remove it"
-    return f"{place}: {dotted} is not a {kind}{meant}", f"{remedy}; {REFERENCE}"
+    return f"{place}: {name}{meant}", f"{f'write {near} instead' if near else 'remove it'}; {REFERENCE}"
 
 
 def _nearest_key(section: str, key: str, described: Iterable[str]) -> str | None:

@@ -86,6 +86,7 @@ def configure(config: LogConfig, *, role: str = "", stream: TextIO | None = None
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(form, stream)],
         )
     )
+    logging.raiseExceptions = False  # its report of a line that cannot be written shows the raw arguments
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(FOREIGN_LEVEL)
     logging.getLogger(OWN_LOGGERS).setLevel(level)
