@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline import receive, report, rules, score, settle, work
-from pipeline.domain import AuditEvent, Header, JobKind, ModelVersion, Receipt, Sender
+from pipeline.domain import AuditEvent, Header, JobKind, JobState, ModelVersion, Receipt, Sender
 from pipeline.errors import NoWeights
 from pipeline.ports import CircuitPolicy
 
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from adapters.host.config import Config
     from adapters.host.image_store import FileImageStore
     from adapters.host.model_store import ModelStore
+
+ANY = "*"
+"""In an allow-list: whoever."""
+PROBE_SECONDS = 5.0
+"""How long our own listener may take to answer our own C-ECHO."""
 
 
 def open_catalog(config: Config) -> SqlCatalog:
@@ -172,3 +177,35 @@ def require_serving(catalog: SqlCatalog) -> ModelVersion:
             hint="radclipd model import FILE --architecture NAME, or radclipd model fetch TAG",
         )
     return version
+
+
+def loopback_echo(config: Config, port: int) -> Callable[[], None]:
+    """Make the probe that really asks our own listener: a C-ECHO over the loopback, as an allowed peer would."""
+    from adapters.dicom.archive import ArchiveSettings, DicomArchive
+
+    calling = config.listener.calling_ae_titles[0]
+    called = config.listener.called_ae_titles[0] if config.listener.called_ae_titles else config.listener.ae_title
+    host = config.listener.host if config.listener.host not in ("", "0.0.0.0", "::") else "127.0.0.1"
+    ours = DicomArchive(
+        ArchiveSettings(
+            ae_title=config.listener.ae_title if called == ANY else called,
+            host=host,
+            port=port,
+            calling_ae_title=config.listener.ae_title if calling == ANY else calling,
+            timeout_seconds=PROBE_SECONDS,
+        )
+    )
+
+    def loopback_c_echo() -> None:
+        ours.echo()
+
+    return loopback_c_echo
+
+
+def summary(catalog: SqlCatalog) -> str:
+    """Say in one line how the queue stands: what `systemctl status` shows."""
+    with catalog.read() as tx:
+        counts = tx.jobs.counts()
+    waiting = sum(n for (_, state), n in counts.items() if state is JobState.WAITING)
+    quarantined = sum(n for (_, state), n in counts.items() if state is JobState.QUARANTINED)
+    return f"{waiting} jobs waiting, {quarantined} in quarantine"

@@ -17,6 +17,7 @@ from pipeline.domain import (
     Image,
     Job,
     JobKind,
+    JobState,
     ModelVersion,
     Prediction,
     Report,
@@ -145,6 +146,9 @@ class Jobs(Protocol):
 
     def quarantine(self, job: Job, *, error: str) -> None:
         """Set the job aside for a person. A lost lease is not an error here."""
+
+    def counts(self) -> dict[tuple[JobKind, JobState], int]:
+        """Return how many jobs there are of each kind and state."""
 
     def purge_done(self, *, older_than_days: float) -> int:
         """Delete jobs that were done longer ago; return how many."""

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -326,6 +327,9 @@ class FakeJobs:
         row = self._held(job)
         if row is not None:
             row.job, row.lease_until = replace(row.job, state=JobState.QUARANTINED, error=error), None
+
+    def counts(self) -> dict[tuple[JobKind, JobState], int]:
+        return dict(Counter((r.job.kind, r.job.state) for r in self._t.jobs.values()))
 
     def purge_done(self, *, older_than_days: float) -> int:
         before = self._now() - timedelta(days=older_than_days)

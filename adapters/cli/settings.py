@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,3 +33,8 @@ def config_of(ctx: typer.Context, *, role: str = "") -> Config:
     loaded = config.load(path_of(ctx))
     logs.configure(loaded.log, role=role)
     return loaded
+
+
+def command_line(path: Path | None) -> list[str]:
+    """Return the start of a command line that runs a verb of this radclipd with this configuration; -P keeps the folder out."""
+    return [sys.executable, "-P", "-m", "adapters.cli", *(["--config", str(path)] if path else [])]
