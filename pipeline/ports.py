@@ -17,6 +17,7 @@ from pipeline.domain import (
     Image,
     Job,
     JobKind,
+    JobState,
     ModelVersion,
     Prediction,
     Report,
@@ -128,7 +129,8 @@ class Jobs(Protocol):
     """The queue."""
 
     def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = 100) -> int | None:
-        """Enqueue; None where a job of this kind and subject waits already. Lower priority numbers run first."""
+        """Enqueue; lower priority numbers run first. Where one of this kind and subject waits already, it takes the new
+        payload and None is returned."""
 
     def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1) -> list[Job]:
         """Lease up to `limit` due jobs, or jobs whose lease ran out, each with a fresh random token. Counts the try."""
@@ -144,6 +146,12 @@ class Jobs(Protocol):
 
     def quarantine(self, job: Job, *, error: str) -> None:
         """Set the job aside for a person. A lost lease is not an error here."""
+
+    def counts(self) -> dict[tuple[JobKind, JobState], int]:
+        """Return how many jobs there are of each kind and state."""
+
+    def purge_done(self, *, older_than_days: float) -> int:
+        """Delete jobs that were done longer ago; return how many."""
 
     def requeue(self, ids: Sequence[int] | None = None) -> int:
         """Put quarantined jobs (all, or these) back to waiting with their tries cleared; return how many."""
@@ -229,6 +237,21 @@ class Scorer(Protocol):
 
     def score(self, images: Sequence[Image]) -> Scores:
         """Return float32 [N, 14] in 0..1 for N images of any size."""
+
+
+class Scorers(Protocol):
+    """Where loaded versions come from."""
+
+    def load(self, version: ModelVersion) -> Scorer:
+        """Return the loaded version; the same object as long as the version stays. NoWeights, WeightsRejected."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitPolicy:
+    """When to leave an archive alone: after `threshold` failures in a row, for `rest_seconds`."""
+
+    threshold: int = 3
+    rest_seconds: float = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,3 +1,71 @@
-"""The verbs."""
+"""The verbs of `radclipd`, one small file a group. Errors are one line and a hint; exit codes are named here."""
 
 from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adapters.cli.settings import Settings
+from pipeline.errors import CannotStart, RadclipdError, TryAgain
+
+REFUSED, USAGE, CANNOT_START, TRY_AGAIN = 1, 2, 78, 75
+"""Exit codes: 0 done, 1 refused or failed, 2 usage, 75 try again (EX_TEMPFAIL), 78 cannot start (EX_CONFIG)."""
+
+GROUPS = ("demo", "check", "run", "db", "model", "lists", "jobs", "query", "reports")
+
+app = typer.Typer(
+    name="radclipd",
+    help="DICOM in, CLIP in the middle, DICOM SR out. Research use only; not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"radclipd {version('radclipd')}")
+        raise typer.Exit
+
+
+@app.callback()
+def radclipd(
+    ctx: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(envvar="RADCLIPD_CONFIG", help="Configuration file (default /etc/radclipd/radclipd.toml).")
+    ] = None,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """DICOM in, CLIP in the middle, DICOM SR out. Research use only; not a medical device."""
+    ctx.obj = Settings(config)
+
+
+for _group in GROUPS:
+    import_module(f"adapters.cli.{_group}").register(app)
+
+
+def main() -> None:
+    """Run a verb; turn an error into one line, a hint and an exit code."""
+    try:
+        app()
+    except RadclipdError as error:
+        print(f"radclipd: {error}", file=sys.stderr)  # noqa: T201 - this is the one place that speaks to a terminal
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)  # noqa: T201 - as above
+        sys.exit(_exit_code(error))
+    except BrokenPipeError:  # `radclipd jobs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(REFUSED)
+
+
+def _exit_code(error: RadclipdError) -> int:
+    if isinstance(error, CannotStart):
+        return CANNOT_START
+    return TRY_AGAIN if isinstance(error, TryAgain) else REFUSED

@@ -1,0 +1,51 @@
+# Two commands for a fresh Debian machine with Python 3.11: `make demo` and `make test`. Each does its own set-up, once.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# Peers that the tests and the demo talk to, all from Debian.
+PEERS  := orthanc dcmtk dicom3tools postgresql
+DEMO   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup peers demo test check format bench test-systemd install clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt "torch==2.13.0"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+setup: $(VENV)/ready ## make the virtual environment, pinned (seconds when it is there)
+
+peers: ## install the Debian peers where they are missing and apt may be used
+	@deploy/peers.sh $(PEERS)
+
+demo: setup peers ## a radiograph travels archive -> radclipd -> archive, before your eyes (DEMO="--hold" keeps it running)
+	$(BIN)/radclipd demo $(DEMO)
+
+check: setup ## format, lint, types, boundaries
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
+
+test: setup peers check ## all checks, then all tests that take no more than minutes
+	$(BIN)/python -m pytest -m "not slow and not systemd and not gpu" $(PYTEST)
+
+test-systemd: setup peers ## the installed service in a really booted systemd (root; Debian's systemd-container and debootstrap)
+	@deploy/peers.sh systemd-container debootstrap
+	$(BIN)/python -m pytest -m systemd $(PYTEST)
+
+format: setup ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: ## install as a systemd service under /opt/radclipd (root; DESTDIR is honoured)
+	deploy/install.sh
+
+clean: ## remove the virtual environment and what tools left
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

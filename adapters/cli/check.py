@@ -1,0 +1,139 @@
+"""`radclipd check`: really try everything, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import typer
+
+from adapters.cli.settings import config_of
+from pipeline.errors import ConfigurationError, OutOfResources, RadclipdError
+
+if TYPE_CHECKING:
+    from adapters.host.config import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One thing to try: its name and a function that returns what it found or raises."""
+
+    name: str
+    attempt: Callable[[Config], str]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(check)
+
+
+def check(ctx: typer.Context) -> None:
+    """Try everything the daemon needs: files, disk, database, archive, model, GPU. Exit status 1 if anything fails."""
+    try:
+        config = config_of(ctx)
+    except ConfigurationError as error:
+        _say("FAIL", "configuration", str(error), error.hint)
+        raise typer.Exit(1) from None
+    _say("ok", "configuration", "read; every key is known", "")
+    failed = [probe.name for probe in PROBES if not _passes(probe, config)]
+    raise typer.Exit(1 if failed else 0)
+
+
+def _passes(probe: Probe, config: Config) -> bool:
+    try:
+        _say("ok", probe.name, probe.attempt(config), "")
+    except RadclipdError as error:
+        _say("FAIL", probe.name, str(error), error.hint)
+        return False
+    except Exception as error:  # a check must end with a line for each probe, whatever breaks
+        _say("FAIL", probe.name, f"{type(error).__name__}: {error}", "this is a fault of radclipd's own; please report it")
+        return False
+    return True
+
+
+def _say(verdict: str, name: str, found: str, hint: str) -> None:
+    mark = typer.style(f"{verdict:4}", fg="green" if verdict == "ok" else "red")
+    typer.echo(f"{mark} {name:14} {found}" + (f"  hint: {hint}" if hint else ""))
+
+
+def _image_store(config: Config) -> str:
+    from adapters.wiring import open_image_store
+
+    images = open_image_store(config)
+    probe = images.write(b"radclipd check: a probe file, removed at once")
+    try:
+        images.read(probe)
+    finally:
+        images.remove(probe)
+    return f"{config.storage.directory}: a probe file was written, read back and removed"
+
+
+def _disk(config: Config) -> str:
+    from adapters.wiring import open_image_store
+
+    free, guard = open_image_store(config).free_bytes(), int(config.storage.minimum_free)
+    if free < guard:
+        raise OutOfResources(
+            f"{free / 2**30:.1f} GiB free, below storage.minimum_free of {guard / 2**30:.1f} GiB: the listener refuses images",
+            hint="free disk space or lower storage.minimum_free",
+        )
+    return f"{free / 2**30:.1f} GiB free; images are refused below {guard / 2**30:.1f} GiB"
+
+
+def _catalog(config: Config) -> str:
+    from adapters.catalog import schema
+    from adapters.wiring import open_catalog
+
+    catalog = open_catalog(config)
+    try:
+        catalog.probe_write()
+    finally:
+        catalog.dispose()
+    return f"opened and written to; schema {schema.head()}"
+
+
+def _archive(config: Config) -> str:
+    from adapters.wiring import open_archive
+
+    open_archive(config).echo()
+    return f"{config.archive.ae_title} at {config.archive.host}:{config.archive.port} answered C-ECHO"
+
+
+def _model(config: Config) -> str:
+    from adapters.gpu.scorer import ClipScorers
+    from adapters.wiring import open_catalog, require_serving
+
+    catalog = open_catalog(config)
+    try:
+        version = require_serving(catalog)
+    finally:
+        catalog.dispose()
+    scorers = ClipScorers(config.model.directory, device=config.model.device, batch_size=1, threads=config.score.threads)
+    scorers.load(version)
+    marking = f"; {version.marking}" if version.marking else ""
+    return f"version {version.number} ({version.name}) loaded, golden embedding as recorded{marking}"
+
+
+def _device(config: Config) -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return f"{torch.cuda.get_device_name()}: {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    if config.model.device.startswith("cuda"):
+        raise ConfigurationError(
+            f'model.device is "{config.model.device}" but torch sees no CUDA device',
+            hint='install a CUDA build of torch and the driver, or set model.device = "auto"',
+        )
+    return f"no GPU; scoring on the CPU with {config.score.threads or torch.get_num_threads()} threads"
+
+
+PROBES = (
+    Probe("image store", _image_store),
+    Probe("disk", _disk),
+    Probe("catalog", _catalog),
+    Probe("archive", _archive),
+    Probe("model", _model),
+    Probe("device", _device),
+)

@@ -1,0 +1,55 @@
+"""`radclipd run` is the whole daemon; `listen`, `dispatch` and `work` are its roles, also for one systemd unit each."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from adapters.cli.settings import config_of, path_of
+
+
+class WorkKind(StrEnum):
+    """What a worker does."""
+
+    SCORE = "score"
+    REPORT = "report"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for verb in (run, listen, dispatch, work):
+        app.command()(verb)
+
+
+def run(ctx: typer.Context) -> None:
+    """Run the whole daemon: listener, dispatcher, score worker, report worker."""
+    config = config_of(ctx, role="run")
+    from adapters import daemon
+
+    daemon.run(config, path_of(ctx))
+
+
+def listen(ctx: typer.Context) -> None:
+    """Receive DICOM: the listener alone."""
+    config = config_of(ctx, role="listen")
+    from adapters import roles
+
+    roles.listen(config)
+
+
+def dispatch(ctx: typer.Context) -> None:
+    """Settle studies and keep house: the dispatcher alone. One per catalog is enough; two do no harm."""
+    config = config_of(ctx, role="dispatch")
+    from adapters import roles
+
+    roles.dispatch(config)
+
+
+def work(ctx: typer.Context, kind: Annotated[WorkKind, typer.Argument(help="What this worker does.")]) -> None:
+    """Work off jobs of one kind. As many workers on as many hosts as you like, when the catalog is PostgreSQL."""
+    config = config_of(ctx, role=f"work-{kind}")
+    from adapters import roles
+
+    roles.work(config, kind)

@@ -1,0 +1,46 @@
+"""`radclipd run`: the roles as children of one supervising parent, the listening socket in the parent's hands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from adapters import wiring
+from adapters.cli.settings import command_line
+from adapters.host import config as configuration
+from adapters.host import notify
+from adapters.host.config import Config
+from adapters.host.service import Role, Supervisor
+from pipeline.errors import CannotStart
+
+STOP_SLACK_SECONDS = 10.0
+"""On top of what a role needs to finish what it has in hand."""
+
+
+def run(config: Config, path: Path | None) -> None:
+    """Run until told to stop. CannotStart where a role cannot start; NoWeights before anything is started."""
+    catalog = wiring.open_catalog(config)
+    version = wiring.require_serving(catalog)
+    sockets = notify.listening_sockets() or [notify.bind(config.listener.host, config.listener.port)]
+    port = sockets[0].getsockname()[1]
+    marking = f" ({version.marking})" if version.marking else ""
+    supervisor = Supervisor(
+        roles(config, path),
+        sockets=sockets,
+        probes=[wiring.loopback_echo(config, port), catalog.probe_write],
+        status=lambda: f"{wiring.summary(catalog)}; model {version.number}{marking}",
+        reload=lambda: roles(configuration.load(path), path),
+    )
+    if code := supervisor.run():
+        raise CannotStart(f"a role of the daemon ended with status {code}; its own message is above", hint="radclipd check")
+    catalog.dispose()
+
+
+def roles(config: Config, path: Path | None) -> list[Role]:
+    """Return the daemon's roles in starting order."""
+    start = command_line(path)
+    return [
+        Role("listener", [*start, "listen"], takes_socket=True, stop_seconds=config.listener.drain_seconds + STOP_SLACK_SECONDS),
+        Role("dispatcher", [*start, "dispatch"]),
+        Role("scorer", [*start, "work", "score"], stop_seconds=config.work.lease_seconds),
+        Role("reporter", [*start, "work", "report"], stop_seconds=config.archive.timeout_seconds + STOP_SLACK_SECONDS),
+    ]

@@ -1,0 +1,43 @@
+"""The clock: APScheduler in one process, jobs in memory. It only calls; what it calls decides and enqueues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+
+log = structlog.get_logger("radclipd.clock")
+
+
+class Clock:
+    """Calls functions at intervals, one at a time each, never catching up on what was missed."""
+
+    def __init__(self) -> None:
+        self._scheduler = BackgroundScheduler(
+            executors={"default": ThreadPoolExecutor(2)},
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+            timezone="UTC",
+        )
+        self._scheduler.add_listener(_log_error, EVENT_JOB_ERROR)
+
+    def every(self, seconds: float, name: str, call: Callable[[], Any]) -> None:
+        """Call now and then every `seconds`."""
+        self._scheduler.add_job(call, "interval", seconds=seconds, id=name, name=name)
+
+    def start(self) -> None:
+        """Start calling, in threads of its own."""
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """Wait for what runs, then stop."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=True)
+
+
+def _log_error(event: JobExecutionEvent) -> None:
+    """A call that failed is tried again at its next turn. Only the error's type: its text may quote a data set."""
+    log.error("clock call failed", call=event.job_id, error=type(event.exception).__name__)

@@ -1,0 +1,334 @@
+"""Configuration: one TOML file, overridden by environment variables RADCLIPD_SECTION__KEY.
+
+Every key has a default; `deploy/radclipd.toml` lists them all and a test keeps it true. `load` is the way in; its errors are
+one line that names file, line, key and nearest key, with the remedy as hint. Sections are frozen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from adapters.host import config_file
+from pipeline.errors import ConfigurationError
+
+DEFAULT_PATH = Path("/etc/radclipd/radclipd.toml")
+ENVIRONMENT_PREFIX = "RADCLIPD_"
+ENVIRONMENT_DELIMITER = "__"
+URL_SCHEMES = ("sqlite://", "sqlite+pysqlite://", "postgresql://", "postgresql+psycopg://")
+UNLIMITED_PDU = 0
+SMALLEST_PDU = 4096
+
+
+def _ae_title(value: str) -> str:
+    """Check an AE title: 1 to 16 printable ASCII characters, no backslash (PS3.5 section 6.2, VR AE)."""
+    title = value.strip(" ")
+    if not re.fullmatch(r"[\x20-\x5b\x5d-\x7e]{1,16}", title):
+        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
+    return title
+
+
+def _optional_ae_title(value: str) -> str:
+    return _ae_title(value) if value.strip() else ""
+
+
+def _listed(value: Any) -> Any:
+    """Let an environment variable hold a list as `A,B` or as JSON."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text.startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise ValueError('a list is written A,B or ["A", "B"]') from None
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _pdu(value: int) -> int:
+    if value != UNLIMITED_PDU and value < SMALLEST_PDU:
+        raise ValueError(f"0 (unlimited) or at least {SMALLEST_PDU} bytes")
+    return value
+
+
+def _database_url(value: str) -> str:
+    if not value.startswith(URL_SCHEMES):
+        raise ValueError("a database URL starts with sqlite:/// or postgresql+psycopg://")
+    return value
+
+
+def _absolute(value: Path) -> Path:
+    if not value.is_absolute():
+        raise ValueError("a path starts with /: a service has no folder of its own to start from")
+    return value
+
+
+def _uid_root(value: str) -> str:
+    """Check a UID root: dotted numbers without leading zeros (PS3.5 section 9.1), short enough to derive from."""
+    root = value.rstrip(".")
+    if root and (len(root) > 32 or not re.fullmatch(r"[0-2](\.(0|[1-9]\d*))+", root)):
+        raise ValueError("a UID root is dotted numbers such as 1.2.826.0.1.3680043.10.999, at most 32 characters")
+    return root
+
+
+AeTitle = Annotated[str, AfterValidator(_ae_title)]
+OptionalAeTitle = Annotated[str, AfterValidator(_optional_ae_title)]
+AeTitles = Annotated[tuple[AeTitle, ...], NoDecode, BeforeValidator(_listed)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Whole = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Section(BaseModel):
+    """One table of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """`port = true` is a slip, though Python would read it as 1."""
+        expected = cls.model_fields[info.field_name].annotation if info.field_name else None
+        if isinstance(value, bool) and expected is not bool:
+            raise ValueError("true and false fit no such key")
+        return value
+
+
+class ListenerConfig(Section):
+    """[listener]: the DICOM storage service provider."""
+
+    host: str = Field(default="0.0.0.0", min_length=1, description="Address to listen on; 127.0.0.1 for this host only.")
+    port: Port = Field(default=11112, description="TCP port to listen on; a socket handed over by systemd takes precedence.")
+    ae_title: AeTitle = Field(default="RADCLIPD", description="AE title of this daemon.")
+    called_ae_titles: AeTitles = Field(default=(), description='AE titles that senders may call; empty: ae_title only; ["*"]: any.')
+    calling_ae_titles: AeTitles = Field(default=("ORTHANC",), min_length=1, description='AE titles that may send; ["*"]: any.')
+    maximum_associations: Whole = Field(default=32, description="Associations served at once; further senders wait in the queue.")
+    maximum_pdu: Annotated[int, AfterValidator(_pdu)] = Field(
+        default=UNLIMITED_PDU, description="Largest PDU accepted, bytes; 0: unlimited."
+    )
+    other_storage: Literal["refuse", "keep"] = Field(
+        default="refuse", description='Storage classes that are no radiograph, SR, KOS or presentation state: "refuse" or "keep".'
+    )
+    network_timeout_seconds: PositiveSeconds = Field(
+        default=60, description="A peer silent for this long within an association is cut off."
+    )
+    drain_seconds: Seconds = Field(default=30, description="How long a stop waits for open associations before it aborts them.")
+
+
+class ArchiveConfig(Section):
+    """[archive]: where reports go, and who is asked for a study's instance count."""
+
+    ae_title: AeTitle = Field(default="ORTHANC", description="AE title of the archive that gets the reports.")
+    host: str = Field(default="127.0.0.1", min_length=1, description="Host name or address of the archive.")
+    port: Port = Field(default=4242, description="DICOM port of the archive.")
+    calling_ae_title: OptionalAeTitle = Field(default="", description="AE title we call ourselves there; empty: listener.ae_title.")
+    timeout_seconds: PositiveSeconds = Field(default=30, description="How long to wait for the archive to connect or answer.")
+
+
+class StorageConfig(Section):
+    """[storage]: the received files."""
+
+    directory: AbsolutePath = Field(default=Path("/var/lib/radclipd/images"), description="Folder of the received DICOM files.")
+    minimum_free: ByteSize = Field(
+        default=ByteSize(2 << 30), description="Disk guard: with less space free, senders are told to try later."
+    )
+
+
+class CatalogConfig(Section):
+    """[catalog]: the database. After `load`, `url` is the URL to use, wherever it came from."""
+
+    url: Annotated[str, AfterValidator(_database_url)] = Field(
+        default="sqlite:////var/lib/radclipd/radclipd.db",
+        repr=False,
+        description="Database: sqlite:////absolute/path or postgresql+psycopg://user@host/name.",
+    )
+    url_file: str = Field(
+        default="", description="File that holds the URL instead, for one with a password; a bare name is a systemd credential."
+    )
+    busy_timeout_seconds: PositiveSeconds = Field(default=30, description="SQLite: how long a writer waits for its turn.")
+
+
+class StudyConfig(Section):
+    """[study]: when a study is complete and what of it is scored."""
+
+    quiet_seconds: Seconds = Field(default=60, description="A study is complete when nothing has come for this long.")
+    settle_on_release: bool = Field(default=False, description="Complete at once when the association that carried it is released.")
+    ask_archive: bool = Field(default=False, description="Complete as soon as the archive's own instance count is here (C-FIND).")
+    no_view_position: Literal["score", "ignore"] = Field(
+        default="score", description='Images that state no view: "score" or "ignore".'
+    )
+    no_body_part: Literal["score", "ignore"] = Field(
+        default="score", description='Images that state no body part: "score" or "ignore".'
+    )
+    for_processing: Literal["ignore", "score"] = Field(
+        default="ignore", description='Raw FOR PROCESSING images: "ignore" or "score".'
+    )
+
+
+class ModelConfig(Section):
+    """[model]: where weights lie and what they run on."""
+
+    directory: AbsolutePath = Field(default=Path("/var/lib/radclipd/models"), description="Folder of the model versions.")
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description='"auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".',
+    )
+
+
+class ScoreConfig(Section):
+    """[score]: from images to probabilities and decisions."""
+
+    batch_size: Whole = Field(default=8, description="Images per pass of the encoder.")
+    batch_seconds: Seconds = Field(default=0.05, description="How long a batch waits to fill.")
+    threads: int = Field(default=0, ge=0, description="CPU threads of the encoder; 0: as many as there are cores.")
+    combine: Literal["max", "mean"] = Field(
+        default="max", description='Several images of one study: "max" or "mean" of their scores.'
+    )
+    threshold: Fraction = Field(default=0.5, description="Present at or above, for versions without thresholds of their own.")
+    band: float = Field(default=0.05, ge=0, le=0.5, description="Undetermined within this distance of the threshold.")
+
+
+class ReportConfig(Section):
+    """[report]: the DICOM SR."""
+
+    sop_class: Literal["comprehensive-3d", "comprehensive", "enhanced"] = Field(
+        default="comprehensive-3d", description='SR storage class: "comprehensive-3d", "comprehensive" or "enhanced".'
+    )
+    uid_root: Annotated[str, AfterValidator(_uid_root)] = Field(
+        default="", description="Root of the UIDs we make; empty: 2.25 (UUID-derived)."
+    )
+    include_absent: bool = Field(default=True, description="Report findings that are absent, too.")
+    manufacturer: str = Field(
+        default="radclipd", min_length=1, max_length=64, description="Manufacturer in the SR's equipment module."
+    )
+    institution_name: str = Field(default="", max_length=64, description="Institution Name in the SR; empty: left out.")
+    series_number: int = Field(default=9001, ge=1, le=2**31 - 1, description="Series Number of the reports.")
+
+
+class WorkConfig(Section):
+    """[work]: jobs, tries and rests."""
+
+    lease_seconds: PositiveSeconds = Field(
+        default=120, description="A worker that gives no sign for this long loses its job to another."
+    )
+    maximum_attempts: Whole = Field(default=8, description="Tries before a job is set aside for a person (radclipd quarantine).")
+    retry_base_seconds: PositiveSeconds = Field(default=2, description="Longest wait before the second try; doubles with each try.")
+    retry_cap_seconds: PositiveSeconds = Field(default=3600, description="Longest wait between two tries.")
+    circuit_threshold: Whole = Field(default=3, description="Failures in a row to reach the archive before sending rests.")
+    circuit_rest_seconds: PositiveSeconds = Field(
+        default=30, description="How long sending rests before one job tries the archive again."
+    )
+    poll_seconds: PositiveSeconds = Field(default=0.5, description="How often an idle worker looks for a job.")
+    keep_done_days: Seconds = Field(default=30, description="Finished jobs are forgotten after this many days.")
+
+
+class LogConfig(Section):
+    """[log]: lines about the work, never about the patient."""
+
+    format: Literal["auto", "journald", "json", "console"] = Field(
+        default="auto", description='"auto" (by where the lines go), "journald", "json" or "console".'
+    )
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description='"debug", "info", "warning" or "error".'
+    )
+
+
+class Config(BaseSettings):
+    """The whole configuration."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter=ENVIRONMENT_DELIMITER,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        nested_model_default_partial_update=True,
+    )
+
+    listener: ListenerConfig = Field(default_factory=ListenerConfig)
+    archive: ArchiveConfig = Field(default_factory=ArchiveConfig)
+    storage: StorageConfig = Field(default_factory=StorageConfig)
+    catalog: CatalogConfig = Field(default_factory=CatalogConfig)
+    study: StudyConfig = Field(default_factory=StudyConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    score: ScoreConfig = Field(default_factory=ScoreConfig)
+    report: ReportConfig = Field(default_factory=ReportConfig)
+    work: WorkConfig = Field(default_factory=WorkConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file, whose content `load` passes in."""
+        return env_settings, init_settings
+
+
+def sections() -> dict[str, type[Section]]:
+    """Return the section classes by name, in the order of the file."""
+    found = {name: field.annotation for name, field in Config.model_fields.items()}
+    return {name: cls for name, cls in found.items() if isinstance(cls, type) and issubclass(cls, Section)}
+
+
+def described() -> dict[str, str]:
+    """Return every dotted key with its description."""
+    return {
+        f"{section}.{key}": field.description or ""
+        for section, cls in sections().items()
+        for key, field in cls.model_fields.items()
+    }
+
+
+def load(path: Path | None = None) -> Config:
+    """Read the file (None: $RADCLIPD_CONFIG, else DEFAULT_PATH) and the environment. ConfigurationError says what is wrong."""
+    path = path or Path(os.environ.get("RADCLIPD_CONFIG") or DEFAULT_PATH)
+    origin = config_file.Origin(path, config_file.read_text(path), ENVIRONMENT_PREFIX, ENVIRONMENT_DELIMITER)
+    content = config_file.parse(origin)
+    config_file.refuse_unknown_variables(origin, list(sections()))
+    try:
+        config = Config(**content)
+    except ValidationError as error:
+        raise config_file.explained(error, origin, described()) from error
+    except SettingsError as error:
+        raise ConfigurationError(f"environment: {error}", hint="write RADCLIPD_SECTION__KEY=value, one variable per key") from error
+    return _with_secret_url(config, origin)
+
+
+def _with_secret_url(config: Config, origin: config_file.Origin) -> Config:
+    """Put the content of `catalog.url_file`, where one is named, in the place of `catalog.url`."""
+    if not config.catalog.url_file:
+        return config
+    url = config_file.read_secret(config.catalog.url_file, "catalog.url_file", origin)
+    try:
+        catalog = CatalogConfig.model_validate(config.catalog.model_dump() | {"url": url})
+    except ValidationError as error:
+        raise ConfigurationError(
+            f"{origin.place('catalog.url_file')}: {config.catalog.url_file} holds no database URL",
+            hint="one line: sqlite:////absolute/path or postgresql+psycopg://user:password@host/name",
+        ) from error
+    return config.model_copy(update={"catalog": catalog})

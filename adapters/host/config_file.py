@@ -1,0 +1,179 @@
+"""The configuration file as text: reading it, finding a key's line, and saying in one line what is wrong with it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+SECRET_KEYS = frozenset({"catalog.url"})
+"""Keys whose value never stands in an error."""
+SHOWN_CHARACTERS = 60
+REFERENCE = "the reference file radclipd.toml lists every key with its default"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where values come from: the file with its text, and the environment's naming."""
+
+    path: Path
+    text: str
+    prefix: str
+    delimiter: str
+
+    def variable(self, dotted: str) -> str | None:
+        """Return the environment variable that sets the key, or None."""
+        wanted = self.prefix + dotted.replace(".", self.delimiter)
+        return next((name for name in os.environ if name.upper() == wanted.upper()), None)
+
+    def place(self, dotted: str) -> str:
+        """Return where the key is set, in words: a variable, or file and line."""
+        if variable := self.variable(dotted):
+            return f"environment variable {variable}"
+        line = line_of(self.text, dotted)
+        return f"{self.path}, line {line}" if line else str(self.path)
+
+
+def line_of(text: str, dotted: str) -> int | None:
+    """Return the number of the line that sets a dotted key or opens a table, counted from 1; None where it is not found."""
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[+\s*([^\]]+?)\s*\]", line):
+            table = header[1]
+            if table == dotted:
+                return number
+        elif key := re.match(r"\s*([A-Za-z0-9_.-]+)\s*=", line):
+            found = f"{table}.{key[1]}" if table else key[1]
+            if found == dotted or found.startswith(f"{dotted}."):
+                return number
+    return None
+
+
+def read_text(path: Path) -> str:
+    """Return the file's text. ConfigurationError where it cannot be read."""
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"{path}: no such file", hint="name the file with --config PATH or RADCLIPD_CONFIG") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not UTF-8 text", hint="save the file as UTF-8") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}", hint="the user that runs radclipd must be able to read it") from error
+
+
+def parse(origin: Origin) -> dict[str, Any]:
+    """Return the file's tables. ConfigurationError with line and column where the text is not TOML."""
+    try:
+        return tomllib.loads(origin.text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(
+            f"{origin.path}: not valid TOML: {error}", hint='a line is `key = value`, text stands in "quotes", a table is `[name]`'
+        ) from error
+
+
+def refuse_unknown_variables(origin: Origin, sections: Sequence[str]) -> None:
+    """Refuse a variable such as RADCLIPD_LISTENR__PORT, which pydantic-settings would pass over in silence."""
+    for name in os.environ:
+        section, delimiter, _ = name.upper().removeprefix(origin.prefix).partition(origin.delimiter)
+        if not name.upper().startswith(origin.prefix) or not delimiter or section.lower() in sections:
+            continue
+        near = _nearest(section.lower(), sections)
+        meant = f" (did you mean {origin.prefix}{near.upper()}{origin.delimiter}...?)" if near else ""
+        raise ConfigurationError(
+            f"environment variable {name}: there is no section [{section.lower()}]{meant}",
+            hint=f"rename or unset it; the sections are {', '.join(sections)}",
+        )
+
+
+def read_secret(name: str, key: str, origin: Origin) -> str:
+    """Return the content of a secret file, stripped: an absolute path, or the bare name of a systemd credential."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    path = Path(name)
+    if not path.is_absolute() and not folder:
+        raise ConfigurationError(
+            f"{origin.place(key)}: {key} = {name!r} is a systemd credential, and this process was given none",
+            hint=f"run it from a unit with LoadCredential={name}:PATH, or write an absolute path",
+        )
+    path = Path(folder) / path  # an absolute path stays what it is
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigurationError(
+            f"{origin.place(key)}: {key} = {name!r}: cannot read {path}: {reason}",
+            hint="the user that runs radclipd must be able to read it, and nobody else",
+        ) from error
+
+
+def explained(error: ValidationError, origin: Origin, described: Mapping[str, str]) -> ConfigurationError:
+    """Return the error in one line: the first fault in full, the keys of the others."""
+    faults = error.errors(include_url=False)
+    message, hint = _fault(faults[0], origin, described)
+    others = list(dict.fromkeys(_dotted(fault) for fault in faults[1:]))
+    if others:
+        message += f" (and {len(others)} more: {', '.join(others)})"
+    return ConfigurationError(message, hint=hint)
+
+
+def _dotted(fault: ErrorDetails) -> str:
+    return ".".join(str(part) for part in fault["loc"][:2])
+
+
+def _fault(fault: ErrorDetails, origin: Origin, described: Mapping[str, str]) -> tuple[str, str]:
+    """Return message and hint of one fault."""
+    dotted = _dotted(fault)
+    place = origin.place(dotted)
+    if fault["type"] == "extra_forbidden":
+        return _unknown(dotted, place, described, is_table=isinstance(fault["input"], dict))
+    if dotted not in described:  # a section's name with something that is no table
+        return f"{place}: {dotted} is a table, not a value", f"write [{dotted}] on a line of its own and its keys below"
+    reason = fault["msg"].removeprefix("Value error, ").replace("Input should", "should").replace("Tuple should", "should")
+    return f"{place}: {dotted}{_shown(dotted, fault['input'])}: {reason}", f"{dotted}: {described[dotted]}"
+
+
+def _shown(dotted: str, value: Any) -> str:
+    if dotted in SECRET_KEYS:
+        return ""
+    text = repr(value)
+    return f" = {text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + '...'}"
+
+
+def _unknown(dotted: str, place: str, described: Mapping[str, str], *, is_table: bool) -> tuple[str, str]:
+    """Return message and hint for a key or a section that does not exist."""
+    if is_table:
+        sections = list(dict.fromkeys(key.partition(".")[0] for key in described))
+        nearest = _nearest(dotted, sections)
+        name, near = f"[{dotted}] is not a section", f"[{nearest}]" if nearest else ""
+    else:
+        section, _, key = dotted.rpartition(".")
+        name, near = f"{dotted} is not a key", _nearest_key(section, key, described) or ""
+    meant = f" (did you mean {near}?)" if near else ""
+    return f"{place}: {name}{meant}", f"{f'write {near} instead' if near else 'remove it'}; {REFERENCE}"
+
+
+def _nearest_key(section: str, key: str, described: Iterable[str]) -> str | None:
+    """Return the nearest key: of the same section first, then of any, for a key that stands in the wrong table."""
+    known = list(described)
+    own = {dotted.partition(".")[2]: dotted for dotted in known if dotted.startswith(f"{section}.")}
+    every = {dotted.partition(".")[2]: dotted for dotted in reversed(known)}
+    if key in every:
+        return every[key]
+    for keys in (own, every):
+        if near := _nearest(key, keys):
+            return keys[near]
+    return None
+
+
+def _nearest(word: str, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)

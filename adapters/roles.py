@@ -1,0 +1,103 @@
+"""The roles of the daemon, one process each: listen, dispatch, work. Each runs until it is told to stop.
+
+Under `radclipd run` they are children; each can also be a systemd unit of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import structlog
+
+from adapters import wiring
+from adapters.host import notify
+from adapters.host.probe import serving
+from adapters.host.stop import StopSignal
+from pipeline import housekeeping
+from pipeline.errors import OutOfResources
+from pipeline.work import Post, work_once
+
+if TYPE_CHECKING:
+    from adapters.catalog.catalog import SqlCatalog
+    from adapters.host.config import Config
+
+HOUR = 3600.0
+FOREVER = 3600.0
+"""A wait that only a signal ends is taken in slices of this many seconds."""
+
+log = structlog.get_logger("radclipd.roles")
+
+
+def listen(config: Config) -> None:
+    """Receive until told to stop, then drain: no new associations, open ones end or are aborted at the deadline."""
+    catalog = wiring.open_catalog(config)
+    listener = wiring.build_listener(config, catalog)
+    sockets = notify.listening_sockets()
+    listener.start(sockets[0] if sockets else None)
+    log.info("listening", ae_title=config.listener.ae_title, port=listener.port, handed_over=bool(sockets))
+    echo = wiring.loopback_echo(config, listener.port)
+    with (
+        StopSignal() as stop,
+        serving(notify.Notifier(), [echo, catalog.probe_write], lambda: f"listening on port {listener.port}"),
+    ):
+        _wait(stop)
+        listener.drain(config.listener.drain_seconds)
+    catalog.dispose()
+
+
+def dispatch(config: Config) -> None:
+    """Settle studies and keep house until told to stop."""
+    from adapters.host.clock import Clock
+
+    catalog = wiring.open_catalog(config)
+    settle = wiring.build_settle(config, catalog)
+
+    def settle_and_tell() -> None:
+        for settled in settle():
+            log.info("settled", study=settled.study_instance_uid, state=settled.state.value, reason=settled.reason)
+
+    clock = Clock()
+    clock.every(config.work.poll_seconds, "settle", settle_and_tell)
+    clock.every(HOUR, "purge", lambda: housekeeping.purge_done_jobs(catalog=catalog, keep_days=config.work.keep_done_days))
+    with StopSignal() as stop, serving(notify.Notifier(), [catalog.probe_write], lambda: "dispatching"):
+        clock.start()
+        _wait(stop)
+        clock.stop()
+    catalog.dispose()
+
+
+def work(config: Config, kind: str) -> None:
+    """Work off jobs of one kind until told to stop; the batch in hand is finished first."""
+    catalog = wiring.open_catalog(config)
+    version = wiring.require_serving(catalog)
+    log.info("working", kind=kind, version=version.number, marking=version.marking)
+    posts = wiring.build_posts(config, catalog, kind)
+    with StopSignal() as stop, serving(notify.Notifier(), [catalog.probe_write], lambda: f"working: {kind}"):
+        while not _over(stop):
+            if not _round(posts, config, catalog, kind, lambda: _over(stop)):
+                stop.wait(config.work.poll_seconds)
+    catalog.dispose()
+
+
+def _over(stop: StopSignal) -> bool:
+    """A role stops to reload, too: whoever watches over it starts it again with the new configuration."""
+    return stop.is_set() or stop.reload_requested
+
+
+def _wait(stop: StopSignal) -> None:
+    while not _over(stop):
+        stop.wait(FOREVER)
+
+
+def _round(posts: list[Post], config: Config, catalog: SqlCatalog, kind: str, over: Callable[[], bool]) -> int:
+    """Give every post one turn; return how many jobs were claimed. A catalog that is away is waited for."""
+    name, policy, claimed = wiring.worker_name(kind), wiring.work_policy(config), 0
+    for post in posts:
+        if over():
+            break
+        try:
+            claimed += work_once(post, catalog=catalog, worker=name, policy=policy)
+        except OutOfResources as error:
+            log.warning("catalog away", error=str(error), hint=error.hint)
+    return claimed

@@ -1,0 +1,211 @@
+"""The composition root: a Config in, the parts of the daemon out. Each process imports its own parts only."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pipeline import receive, report, rules, score, settle, work
+from pipeline.domain import AuditEvent, Header, JobKind, JobState, ModelVersion, Receipt, Sender
+from pipeline.errors import NoWeights
+from pipeline.ports import CircuitPolicy
+
+if TYPE_CHECKING:
+    from adapters.catalog.catalog import SqlCatalog
+    from adapters.dicom.archive import DicomArchive
+    from adapters.dicom.listener import Listener
+    from adapters.host.config import Config
+    from adapters.host.image_store import FileImageStore
+    from adapters.host.model_store import ModelStore
+
+ANY = "*"
+"""In an allow-list: whoever."""
+PROBE_SECONDS = 5.0
+"""How long our own listener may take to answer our own C-ECHO."""
+
+
+def open_catalog(config: Config) -> SqlCatalog:
+    """Open the catalog. OutOfResources where it cannot be reached, SchemaMismatch where it is not this release's."""
+    from adapters.catalog import schema
+    from adapters.catalog.catalog import SqlCatalog
+
+    schema.verify(config.catalog.url)
+    return SqlCatalog(config.catalog.url, busy_timeout_seconds=config.catalog.busy_timeout_seconds)
+
+
+def open_image_store(config: Config) -> FileImageStore:
+    """Open the image store."""
+    from adapters.host.image_store import FileImageStore
+
+    return FileImageStore(config.storage.directory)
+
+
+def open_model_store(config: Config) -> ModelStore:
+    """Open the model store."""
+    from adapters.host.model_store import ModelStore
+
+    return ModelStore(config.model.directory)
+
+
+def open_archive(config: Config) -> DicomArchive:
+    """Make the archive's client; nothing is connected yet."""
+    from adapters.dicom.archive import ArchiveSettings, DicomArchive
+
+    return DicomArchive(
+        ArchiveSettings(
+            ae_title=config.archive.ae_title,
+            host=config.archive.host,
+            port=config.archive.port,
+            calling_ae_title=config.archive.calling_ae_title or config.listener.ae_title,
+            timeout_seconds=config.archive.timeout_seconds,
+        )
+    )
+
+
+def build_listener(config: Config, catalog: SqlCatalog) -> Listener:
+    """Make the DICOM listener: what arrives goes through pipeline.receive."""
+    from adapters.dicom.listener import Listener, ListenerSettings
+
+    images = open_image_store(config)
+    policy = receive.ReceivePolicy(minimum_free_bytes=int(config.storage.minimum_free))
+
+    def take(header: Header, content: bytes, sender: Sender) -> Receipt:
+        return receive.receive(header, content, sender, catalog=catalog, images=images, policy=policy)
+
+    def released(study_instance_uids: Sequence[str]) -> None:
+        with catalog.begin() as tx:
+            tx.studies.release(study_instance_uids)
+
+    def audit(event: AuditEvent) -> None:
+        with catalog.begin() as tx:
+            tx.audit(event)
+
+    settings = ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds"}))
+    return Listener(settings, receive=take, released=released, audit=audit)
+
+
+def chest_policy(config: Config) -> rules.ChestPolicy:
+    """`[study]` as the rules read it."""
+    return rules.ChestPolicy(
+        no_view_position=config.study.no_view_position,
+        no_body_part=config.study.no_body_part,
+        for_processing=config.study.for_processing,
+    )
+
+
+def build_settle(config: Config, catalog: SqlCatalog) -> Callable[[], list[settle.Settled]]:
+    """Make the dispatcher's step."""
+    policy = settle.SettlePolicy(
+        quiet_seconds=config.study.quiet_seconds,
+        settle_on_release=config.study.settle_on_release,
+        chest=chest_policy(config),
+    )
+    archive = open_archive(config) if config.study.ask_archive else None
+    return partial(settle.settle, catalog=catalog, archive=archive, policy=policy)
+
+
+def build_posts(config: Config, catalog: SqlCatalog, kind: str) -> list[work.Post]:
+    """Make the posts of one kind of worker: `score`, or `report` (which also sends)."""
+    return [_score_post(config, catalog)] if kind == "score" else [_report_post(config, catalog), _send_post(config, catalog)]
+
+
+def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
+    from adapters.dicom.pixels import DicomImageReader
+    from adapters.gpu.scorer import ClipScorers
+
+    step = partial(
+        score.score,
+        catalog=catalog,
+        pixels=DicomImageReader(open_image_store(config)),
+        scorers=ClipScorers(
+            config.model.directory,
+            device=config.model.device,
+            batch_size=config.score.batch_size,
+            threads=config.score.threads,
+        ),
+        policy=score.ScorePolicy(combine=config.score.combine, chest=chest_policy(config)),
+    )
+    return work.Post(kind=JobKind.SCORE, step=step, batch=config.score.batch_size)
+
+
+def _report_post(config: Config, catalog: SqlCatalog) -> work.Post:
+    from adapters.dicom.report import ReportSettings, SrWriter
+
+    images = open_image_store(config)
+    writer = SrWriter(ReportSettings(**config.report.model_dump()), images)
+    step = partial(report.report, catalog=catalog, images=images, writer=writer)
+    return work.Post(kind=JobKind.REPORT, step=work.one_by_one(step))
+
+
+def _send_post(config: Config, catalog: SqlCatalog) -> work.Post:
+    archive = open_archive(config)
+    circuit = CircuitPolicy(threshold=config.work.circuit_threshold, rest_seconds=config.work.circuit_rest_seconds)
+    step = partial(report.send, catalog=catalog, images=open_image_store(config), archive=archive, circuit=circuit)
+
+    def admit() -> bool:
+        with catalog.begin() as tx:
+            return tx.circuits.admit(archive.name, probe_seconds=config.archive.timeout_seconds * 2)
+
+    return work.Post(kind=JobKind.SEND, step=work.one_by_one(step), admit=admit)
+
+
+def work_policy(config: Config) -> work.WorkPolicy:
+    """`[work]` as the loop reads it."""
+    return work.WorkPolicy(
+        lease_seconds=config.work.lease_seconds,
+        maximum_attempts=config.work.maximum_attempts,
+        retry_base_seconds=config.work.retry_base_seconds,
+        retry_cap_seconds=config.work.retry_cap_seconds,
+    )
+
+
+def worker_name(kind: str) -> str:
+    """Name this worker for the jobs it holds: host, process, kind. For people; leases are fenced by token."""
+    return f"{socket.gethostname()}:{os.getpid()}:{kind}"
+
+
+def require_serving(catalog: SqlCatalog) -> ModelVersion:
+    """Return the serving version. NoWeights with the remedy where there is none: no weights, no service."""
+    with catalog.read() as tx:
+        version = tx.versions.serving()
+    if version is None:
+        raise NoWeights(
+            "no model version serves: there are no weights to score with",
+            hint="radclipd model import FILE --architecture NAME, or radclipd model fetch TAG",
+        )
+    return version
+
+
+def loopback_echo(config: Config, port: int) -> Callable[[], None]:
+    """Make the probe that really asks our own listener: a C-ECHO over the loopback, as an allowed peer would."""
+    from adapters.dicom.archive import ArchiveSettings, DicomArchive
+
+    calling = config.listener.calling_ae_titles[0]
+    called = config.listener.called_ae_titles[0] if config.listener.called_ae_titles else config.listener.ae_title
+    host = config.listener.host if config.listener.host not in ("", "0.0.0.0", "::") else "127.0.0.1"
+    ours = DicomArchive(
+        ArchiveSettings(
+            ae_title=config.listener.ae_title if called == ANY else called,
+            host=host,
+            port=port,
+            calling_ae_title=config.listener.ae_title if calling == ANY else calling,
+            timeout_seconds=PROBE_SECONDS,
+        )
+    )
+
+    def loopback_c_echo() -> None:
+        ours.echo()
+
+    return loopback_c_echo
+
+
+def summary(catalog: SqlCatalog) -> str:
+    """Say in one line how the queue stands: what `systemctl status` shows."""
+    with catalog.read() as tx:
+        counts = tx.jobs.counts()
+    waiting = sum(n for (_, state), n in counts.items() if state is JobState.WAITING)
+    quarantined = sum(n for (_, state), n in counts.items() if state is JobState.QUARANTINED)
+    return f"{waiting} jobs waiting, {quarantined} in quarantine"

@@ -1,0 +1,97 @@
+"""report: predictions -> a report row with its UID -> the bytes of an SR -> a send job; then SR -> archive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pipeline.domain import Job, JobKind, Report, ReportState, StudyState
+from pipeline.errors import ArchiveUnreachable, RefusedByArchive, ReportImpossible
+from pipeline.ports import Archive, Catalog, CircuitPolicy, ImageStore, ReportContent, ReportWriter, Transaction
+
+
+def report(job: Job, *, catalog: Catalog, images: ImageStore, writer: ReportWriter) -> None:
+    """Build the SR of one study's newest revision. Run twice, it makes the same SOP Instance UID."""
+    with catalog.begin() as tx:
+        content = _open(tx, job, writer)
+        if content is None or content.report.state is not ReportState.PENDING:
+            tx.jobs.finish(job)
+            return
+    file = images.write(writer.write(content))
+    with catalog.begin() as tx:
+        tx.reports.built(content.report.sop_instance_uid, file)
+        tx.jobs.put(JobKind.SEND, content.report.sop_instance_uid)
+        tx.jobs.finish(job)
+
+
+def _open(tx: Transaction, job: Job, writer: ReportWriter) -> ReportContent | None:
+    """Gather what the SR says and write its row first. None where a newer revision has overtaken this job."""
+    study = tx.studies.find(job.subject)
+    version = tx.versions.find(int(job.payload["version"]))
+    if study is None or version is None:
+        raise ReportImpossible(f"study {job.subject} or version {job.payload['version']} is not in the catalog")
+    if study.revision != int(job.payload["revision"]):
+        return None
+    opened = writer.identify(study.study_instance_uid, version.number, study.revision)
+    before = tx.reports.latest(study.study_instance_uid)
+    if before is not None and before.sop_instance_uid != opened.sop_instance_uid:
+        opened = replace(opened, predecessor=_followed(before))
+    opened = tx.reports.open(opened)
+    scored = tx.scores.image_scores(study.study_instance_uid, version.number)
+    return ReportContent(
+        report=opened,
+        study=study,
+        version=version,
+        predictions=tx.scores.predictions(study.study_instance_uid, version.number),
+        evidence=[i for i in tx.studies.instances(study.study_instance_uid) if i.header.sop_instance_uid in scored],
+        predecessor=tx.reports.find(opened.predecessor) if opened.predecessor else None,
+    )
+
+
+def _followed(before: Report) -> str | None:
+    """A report that no archive holds, or ever will, is no predecessor; the one before it may be."""
+    on_its_way = before.state in (ReportState.BUILT, ReportState.SENT)
+    return before.sop_instance_uid if on_its_way else before.predecessor
+
+
+def send(job: Job, *, catalog: Catalog, images: ImageStore, archive: Archive, circuit: CircuitPolicy) -> None:
+    """Send one SR to the archive. At-least-once: the derived UID makes a second arrival the same object."""
+    with catalog.read() as tx:
+        found = tx.reports.find(job.subject)
+    if found is None or found.file is None:
+        raise ReportImpossible(f"report {job.subject} has no bytes to send", hint="radclipd jobs; radclipd resend STUDY")
+    content = images.read(found.file)
+    try:
+        status = archive.store(content)
+    except ArchiveUnreachable:
+        with catalog.begin() as tx:
+            tx.circuits.failed(archive.name, threshold=circuit.threshold, rest_seconds=circuit.rest_seconds)
+        raise
+    except RefusedByArchive as error:
+        with catalog.begin() as tx:
+            tx.circuits.succeeded(archive.name)
+            tx.reports.refused(found.sop_instance_uid, str(error))
+        raise
+    with catalog.begin() as tx:
+        tx.circuits.succeeded(archive.name)
+        tx.reports.sent(found.sop_instance_uid, status)
+        _close_study(tx, found)
+        tx.jobs.finish(job)
+
+
+def _close_study(tx: Transaction, sent: Report) -> None:
+    study = tx.studies.find(sent.study_instance_uid)
+    if study is not None and study.state is StudyState.SCORED and study.revision == sent.revision:
+        tx.studies.put_state(study.study_instance_uid, StudyState.REPORTED)
+
+
+def resend(study_instance_uids: Sequence[str], *, catalog: Catalog) -> list[str]:
+    """Put the newest report of each study on its way again; return the SOP Instance UIDs. Unknown ones are left out."""
+    queued: list[str] = []
+    with catalog.begin() as tx:
+        for study_instance_uid in study_instance_uids:
+            latest = tx.reports.latest(study_instance_uid)
+            if latest is not None and latest.file is not None:
+                tx.jobs.put(JobKind.SEND, latest.sop_instance_uid)
+                queued.append(latest.sop_instance_uid)
+    return queued

@@ -1,0 +1,190 @@
+"""Every decision with a medical or operational meaning, as a pure function with a table test."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+import numpy as np
+
+from pipeline.domain import FINDINGS, Decision, Header, Prediction, Scores, StoredInstance
+
+# Storage SOP classes, PS3.4 B.5. A trailing dot marks a family.
+COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"
+DIGITAL_X_RAY_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
+DIGITAL_X_RAY_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+STRUCTURED_REPORT_FAMILY = "1.2.840.10008.5.1.4.1.1.88."
+KEY_OBJECT_SELECTION = "1.2.840.10008.5.1.4.1.1.88.59"
+PRESENTATION_STATE_FAMILY = "1.2.840.10008.5.1.4.1.1.11."
+
+RADIOGRAPHS = {COMPUTED_RADIOGRAPHY, DIGITAL_X_RAY_FOR_PRESENTATION, DIGITAL_X_RAY_FOR_PROCESSING, SECONDARY_CAPTURE}
+RADIOGRAPHY_MODALITIES = {"CR", "DX", "RG"}  # PS3.3 C.7.3.1.1.1
+
+OWN_MODEL_NAME = "radclipd"
+"""ManufacturerModelName of every SR that this software writes: how it knows its own, whatever catalog it stands on."""
+
+FRONTAL_VIEWS = {"PA", "AP"}  # PS3.3 C.8.11.5.1.1 and CR ViewPosition
+LATERAL_VIEWS = {"LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT"}
+CHEST_WORDS = ("CHEST", "THORAX", "LUNG")
+OTHER_REGION_WORDS = ("ABD", "SPINE", "PELVIS", "CLAVICLE", "SHOULDER", "STERNUM")
+
+
+class ObjectKind(StrEnum):
+    """What an instance is, in the words of an `ignored` reason."""
+
+    RADIOGRAPH = "radiograph"
+    REPORT = "structured report"
+    KEY_OBJECTS = "key object selection"
+    PRESENTATION_STATE = "presentation state"
+    OTHER = "object that is no radiograph"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChestPolicy:
+    """What to do where a header does not say: `[study]` of the configuration."""
+
+    no_view_position: Literal["score", "ignore"] = "score"
+    no_body_part: Literal["score", "ignore"] = "score"
+    for_processing: Literal["score", "ignore"] = "ignore"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The images of a study to score, or, where there are none, why in words."""
+
+    images: tuple[StoredInstance, ...]
+    reason: str
+
+
+def object_kind(header: Header) -> ObjectKind:
+    """Tell by the SOP class what an instance is."""
+    uid = header.sop_class_uid
+    if uid in RADIOGRAPHS:
+        return ObjectKind.RADIOGRAPH
+    if uid == KEY_OBJECT_SELECTION:
+        return ObjectKind.KEY_OBJECTS
+    if uid.startswith(STRUCTURED_REPORT_FAMILY):
+        return ObjectKind.REPORT
+    if uid.startswith(PRESENTATION_STATE_FAMILY):
+        return ObjectKind.PRESENTATION_STATE
+    return ObjectKind.OTHER
+
+
+def is_own_report(header: Header) -> bool:
+    """Tell whether an instance is an SR that radclipd wrote."""
+    return object_kind(header) is ObjectKind.REPORT and header.manufacturer_model_name == OWN_MODEL_NAME
+
+
+def opens_study(header: Header) -> bool:
+    """Tell whether the arrival of this instance can change what is scored: only radiographs can."""
+    return object_kind(header) is ObjectKind.RADIOGRAPH
+
+
+def choose_images(instances: Iterable[StoredInstance], policy: ChestPolicy) -> Choice:
+    """Choose the frontal chest radiographs of a study."""
+    images: list[StoredInstance] = []
+    reasons: Counter[str] = Counter()
+    for instance in instances:
+        reason = why_not_scored(instance.header, policy)
+        if reason is None:
+            images.append(instance)
+        else:
+            reasons[reason] += 1
+    words = "; ".join(f"{reason} ({n})" for reason, n in reasons.most_common())
+    return Choice(tuple(images), "" if images else words or "no instances")
+
+
+def why_not_scored(header: Header, policy: ChestPolicy) -> str | None:
+    """Return why this instance is not a frontal chest radiograph that can be scored, or None."""
+    kind = object_kind(header)
+    if kind is not ObjectKind.RADIOGRAPH:
+        return kind.value
+    return _unfit(header, policy) or _not_chest(header, policy) or _not_frontal(header, policy)
+
+
+def _unfit(header: Header, policy: ChestPolicy) -> str | None:
+    if header.sop_class_uid == SECONDARY_CAPTURE and header.modality.upper() not in RADIOGRAPHY_MODALITIES:
+        return "secondary capture that is no radiograph"
+    if not header.has_pixels:
+        return "no pixel data"
+    if (header.number_of_frames or 1) > 1:
+        return "more than one frame"
+    if _for_processing(header) and policy.for_processing == "ignore":
+        return "raw image for processing"
+    return None
+
+
+def _for_processing(header: Header) -> bool:
+    return (
+        header.sop_class_uid == DIGITAL_X_RAY_FOR_PROCESSING or header.presentation_intent_type.upper().strip() == "FOR PROCESSING"
+    )
+
+
+def _not_chest(header: Header, policy: ChestPolicy) -> str | None:
+    stated = header.body_part_examined or header.anatomic_region_meaning
+    if stated:
+        return None if _names_chest(stated) else "not the chest"
+    described = f"{header.protocol_name} {header.series_description} {header.study_description}"
+    if _names_chest(described) or policy.no_body_part == "score":
+        return None
+    return "body part not stated"
+
+
+def _names_chest(words: str) -> bool:
+    upper = words.upper()
+    return any(word in upper for word in CHEST_WORDS) and not any(word in upper for word in OTHER_REGION_WORDS)
+
+
+def _not_frontal(header: Header, policy: ChestPolicy) -> str | None:
+    view = header.view_position.upper().strip()
+    meaning = header.view_code_meaning.lower()
+    if view in FRONTAL_VIEWS:
+        return None
+    if view in LATERAL_VIEWS or (not view and "lateral" in meaning):
+        return "lateral view"
+    if view:
+        return "view that is not frontal"
+    if "antero-posterior" in meaning or "postero-anterior" in meaning:
+        return None
+    described = f"{header.series_description} {header.protocol_name}".upper().replace("_", " ").split()
+    if LATERAL_VIEWS & set(described):
+        return "lateral view"
+    if FRONTAL_VIEWS & set(described) or policy.no_view_position == "score":
+        return None
+    return "view not stated"
+
+
+def is_complete(received: int, archive_count: int | None) -> bool:
+    """Tell whether all that the archive holds of a study has arrived. An archive that cannot tell, or says 0, tells nothing."""
+    return bool(archive_count) and received >= (archive_count or 0)
+
+
+def combine(scores: Sequence[Scores], how: Literal["max", "mean"]) -> Scores:
+    """Make one float32 [14] of a study of the [14] of each of its images. `max`: present on any film is present."""
+    stacked = np.stack(scores)
+    return np.asarray(stacked.max(axis=0) if how == "max" else stacked.mean(axis=0), dtype=np.float32)
+
+
+def decide(probability: float, *, threshold: float, band: float) -> Decision:
+    """Present from threshold + band on, absent below threshold - band, undetermined between."""
+    if probability >= threshold + band:
+        return Decision.PRESENT
+    return Decision.ABSENT if probability < threshold - band else Decision.UNDETERMINED
+
+
+def predictions_of(scores: Scores, *, thresholds: Mapping[str, float], band: float) -> list[Prediction]:
+    """Make the 14 predictions of a study. KeyError where a finding has no threshold."""
+    return [
+        Prediction(finding, float(score), decide(float(score), threshold=thresholds[finding], band=band))
+        for finding, score in zip(FINDINGS, scores, strict=True)
+    ]
+
+
+def backoff(attempts: int, *, base_seconds: float, cap_seconds: float, chance: float) -> float:
+    """Full jitter: a uniform share `chance` (0..1) of min(cap, base * 2^attempts), seconds; never below a tenth of it."""
+    ceiling = min(cap_seconds, base_seconds * 2.0 ** min(attempts, 30))
+    return ceiling * max(0.1, chance)

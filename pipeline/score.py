@@ -1,0 +1,102 @@
+"""score: the images of settled studies -> 14 scores each -> the predictions of each study and a report job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pipeline import rules
+from pipeline.domain import AuditEvent, Image, Job, JobKind, ModelVersion, Scores, StoredInstance, StudyState
+from pipeline.errors import NoWeights, PixelsUnreadable, RadclipdError
+from pipeline.ports import Catalog, ImageReader, Scorers, Transaction
+from pipeline.work import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScorePolicy:
+    """`[score]` and `[study]` of the configuration."""
+
+    combine: Literal["max", "mean"]
+    chest: rules.ChestPolicy
+
+
+@dataclass(slots=True)
+class _Load:
+    """One job's share of a batch: its images and what could not be read."""
+
+    job: Job
+    uids: list[str] = field(default_factory=list)
+    images: list[Image] = field(default_factory=list)
+    unreadable: list[PixelsUnreadable] = field(default_factory=list)
+
+
+def score(
+    jobs: Sequence[Job], *, catalog: Catalog, pixels: ImageReader, scorers: Scorers, policy: ScorePolicy
+) -> Iterator[Outcome]:
+    """Score the studies of these jobs in one batch. Only images that the serving version has not scored are read.
+
+    Yields each job with its error or None; a study that fails does not touch the others. NoWeights where no version serves.
+    """
+    with catalog.read() as tx:
+        version = tx.versions.serving()
+        if version is None:
+            raise NoWeights("no model version serves", hint="radclipd model import FILE, or radclipd model fetch TAG")
+        wanted = [(job, _unscored(tx, job.subject, version, policy)) for job in jobs]
+    scorer = scorers.load(version)
+    loads = [_read(job, instances, pixels) for job, instances in wanted]
+    images = [image for load in loads for image in load.images]
+    scores = iter(scorer.score(images)) if images else iter(())
+    for load in loads:
+        fresh = {uid: next(scores) for uid in load.uids}
+        yield Outcome(load.job, _commit(load, fresh, version, catalog=catalog, policy=policy))
+
+
+def _unscored(tx: Transaction, study_instance_uid: str, version: ModelVersion, policy: ScorePolicy) -> list[StoredInstance]:
+    choice = rules.choose_images(tx.studies.instances(study_instance_uid), policy.chest)
+    scored = tx.scores.image_scores(study_instance_uid, version.number)
+    return [image for image in choice.images if image.header.sop_instance_uid not in scored]
+
+
+def _read(job: Job, instances: Sequence[StoredInstance], pixels: ImageReader) -> _Load:
+    load = _Load(job)
+    for instance in instances:
+        try:
+            load.images.append(pixels.read(instance))
+            load.uids.append(instance.header.sop_instance_uid)
+        except PixelsUnreadable as error:
+            load.unreadable.append(error)
+    return load
+
+
+def _commit(
+    load: _Load, fresh: dict[str, Scores], version: ModelVersion, *, catalog: Catalog, policy: ScorePolicy
+) -> RadclipdError | None:
+    """Write scores, predictions, the report job and the end of the score job in one transaction."""
+    study_instance_uid = load.job.subject
+    try:
+        with catalog.begin() as tx:
+            tx.scores.add_image_scores(version.number, fresh)
+            scored = tx.scores.image_scores(study_instance_uid, version.number)
+            if not scored and load.unreadable:
+                raise load.unreadable[0]
+            for error in load.unreadable:
+                tx.audit(AuditEvent("score", "failed", study_instance_uid, str(error)))
+            if fresh:
+                _predict(tx, study_instance_uid, version, list(scored.values()), policy)
+            tx.jobs.finish(load.job)
+    except RadclipdError as error:
+        return error
+    return None
+
+
+def _predict(
+    tx: Transaction, study_instance_uid: str, version: ModelVersion, scored: Sequence[Scores], policy: ScorePolicy
+) -> None:
+    predictions = rules.predictions_of(rules.combine(scored, policy.combine), thresholds=version.thresholds, band=version.band)
+    revision = tx.studies.next_revision(study_instance_uid)
+    tx.scores.put_predictions(study_instance_uid, version.number, predictions, revision=revision)
+    tx.jobs.put(JobKind.REPORT, study_instance_uid, {"version": version.number, "revision": revision})
+    study = tx.studies.find(study_instance_uid)
+    if study is not None and study.state is StudyState.SETTLED:  # a late image may have reopened it
+        tx.studies.put_state(study_instance_uid, StudyState.SCORED)

@@ -1,0 +1,170 @@
+"""work: claim jobs -> run their step -> the step finishes them, or they are retried or quarantined here.
+
+A step finishes its own job inside the transaction that holds its result, so a job is done exactly when its result is there.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pipeline import rules
+from pipeline.domain import AuditEvent, Job, JobKind
+from pipeline.errors import ArchiveUnreachable, CannotStart, LeaseLost, RadclipdError, Refused
+from pipeline.ports import Catalog
+
+log = logging.getLogger("radclipd.work")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A job and what went wrong with it; None where its step has finished it."""
+
+    job: Job
+    error: Exception | None
+
+
+Step = Callable[[Sequence[Job]], Iterable[Outcome]]
+"""Runs a batch of jobs of one kind. May raise: then the trouble is that of every job not yet concluded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkPolicy:
+    """`[work]` of the configuration; times in seconds."""
+
+    lease_seconds: float = 120.0
+    maximum_attempts: int = 8
+    retry_base_seconds: float = 2.0
+    retry_cap_seconds: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Post:
+    """A place at the queue: which kind, how many at once, the step, and whether work is admitted now."""
+
+    kind: JobKind
+    step: Step
+    batch: int = 1
+    admit: Callable[[], bool] = lambda: True
+
+
+def one_by_one(step: Callable[[Job], None]) -> Step:
+    """Make a batch step of a step for one job."""
+
+    def run(jobs: Sequence[Job]) -> Iterator[Outcome]:
+        for job in jobs:
+            try:
+                step(job)
+            except CannotStart:
+                raise
+            except Exception as error:  # whatever it was, it is this job's trouble, not the worker's
+                yield Outcome(job, error)
+            else:
+                yield Outcome(job, None)
+
+    return run
+
+
+def work_once(post: Post, *, catalog: Catalog, worker: str, policy: WorkPolicy) -> int:
+    """Claim and run one batch; return how many jobs were claimed. CannotStart passes through, the jobs handed back."""
+    if not post.admit():
+        return 0
+    with catalog.begin() as tx:
+        jobs = tx.jobs.claim([post.kind], worker=worker, lease_seconds=policy.lease_seconds, limit=post.batch)
+    jobs = [job for job in jobs if not _worn_out(job, catalog, policy)]
+    if not jobs:
+        return 0
+    left = {job.id: job for job in jobs}
+    with _heartbeat(left, catalog, policy):
+        try:
+            for outcome in post.step(jobs):
+                left.pop(outcome.job.id, None)
+                conclude(outcome, catalog=catalog, policy=policy)
+        except CannotStart as error:
+            _hand_back(left.values(), error, catalog)
+            raise
+        except Exception as error:
+            for job in list(left.values()):
+                conclude(Outcome(job, error), catalog=catalog, policy=policy)
+    return len(jobs)
+
+
+def conclude(outcome: Outcome, *, catalog: Catalog, policy: WorkPolicy) -> None:
+    """Retry or quarantine a job that its step did not finish."""
+    job, error = outcome.job, outcome.error
+    if error is None or isinstance(error, LeaseLost):
+        return
+    words = describe(error)
+    counts = not isinstance(error, ArchiveUnreachable)
+    final = isinstance(error, Refused) or (counts and job.attempts >= policy.maximum_attempts)
+    if not isinstance(error, RadclipdError):
+        log.error("step failed", extra={"kind": job.kind.value, "job": job.id, "error": words, "frames": _frames(error)})
+    with catalog.begin() as tx:
+        if final:
+            tx.jobs.quarantine(job, error=words)
+            tx.audit(AuditEvent(job.kind.value, "failed", job.subject, words))
+        else:
+            tx.jobs.retry(job, error=words, delay_seconds=_delay(job, policy), counts=counts)
+
+
+def describe(error: Exception) -> str:
+    """Return what may be kept of an error. Foreign exceptions may quote a data set, so only their type is told."""
+    if not isinstance(error, RadclipdError):
+        return f"unexpected {type(error).__name__}; the log has the place"
+    return f"{error} (hint: {error.hint})" if error.hint else str(error)
+
+
+def _frames(error: Exception) -> list[str]:
+    """Where it happened, innermost last, without the message that may quote a data set."""
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+
+
+def _delay(job: Job, policy: WorkPolicy) -> float:
+    return rules.backoff(
+        job.attempts, base_seconds=policy.retry_base_seconds, cap_seconds=policy.retry_cap_seconds, chance=random.random()
+    )
+
+
+def _worn_out(job: Job, catalog: Catalog, policy: WorkPolicy) -> bool:
+    """A job that has taken down its worker again and again never comes back with an error: its tries tell."""
+    if job.attempts <= policy.maximum_attempts:
+        return False
+    with catalog.begin() as tx:
+        tx.jobs.quarantine(job, error=f"gave no answer in {job.attempts - 1} tries: the worker may have died of it")
+    return True
+
+
+def _hand_back(jobs: Iterable[Job], error: Exception, catalog: Catalog) -> None:
+    with catalog.begin() as tx:
+        for job in jobs:
+            tx.jobs.retry(job, error=describe(error), delay_seconds=0.0, counts=False)
+
+
+@contextmanager
+def _heartbeat(held: dict[int, Job], catalog: Catalog, policy: WorkPolicy) -> Iterator[None]:
+    """Extend the leases of the jobs still held, three times a lease."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(policy.lease_seconds / 3):
+            for job in list(held.values()):
+                try:
+                    with catalog.begin() as tx:
+                        tx.jobs.extend(job, lease_seconds=policy.lease_seconds)
+                except LeaseLost:
+                    held.pop(job.id, None)
+                except RadclipdError as error:
+                    log.warning("heartbeat failed", extra={"job": job.id, "error": str(error)})
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -1,0 +1,528 @@
+"""Fakes of the ports: small, in memory, held to the same contract tests as the real adapters."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from pipeline.domain import (
+    FINDINGS,
+    AuditEvent,
+    Header,
+    Image,
+    Job,
+    JobKind,
+    JobState,
+    ModelVersion,
+    Prediction,
+    Report,
+    ReportState,
+    Scores,
+    Sender,
+    StoredFile,
+    StoredInstance,
+    Study,
+    StudyState,
+    VersionState,
+)
+from pipeline.errors import ArchiveUnreachable, LeaseLost, PixelsUnreadable, Refused
+from pipeline.ports import (
+    Archive,
+    Catalog,
+    ImageReader,
+    ImageStore,
+    ReportContent,
+    ReportWriter,
+    Scorer,
+    Scorers,
+    Transaction,
+)
+
+
+@dataclass
+class _JobRow:
+    job: Job
+    priority: int
+    run_at: datetime
+    lease_until: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass
+class _Tables:
+    """All rows. A transaction works on a copy and puts it back when it commits."""
+
+    studies: dict[str, Study] = field(default_factory=dict)
+    released: set[str] = field(default_factory=set)
+    instances: dict[str, StoredInstance] = field(default_factory=dict)
+    scores: dict[tuple[str, int], Scores] = field(default_factory=dict)
+    predictions: dict[tuple[str, int], list[Prediction]] = field(default_factory=dict)
+    reports: dict[str, Report] = field(default_factory=dict)
+    versions: dict[int, ModelVersion] = field(default_factory=dict)
+    jobs: dict[int, _JobRow] = field(default_factory=dict)
+    circuits: dict[str, tuple[int, datetime | None]] = field(default_factory=dict)
+    audit: list[AuditEvent] = field(default_factory=list)
+
+
+class FakeCatalog:
+    """ports.Catalog with a clock that tests turn."""
+
+    def __init__(self) -> None:
+        self.tables = _Tables()
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.committed = 0
+        self.fail_next_commit: Exception | None = None
+        self._lock = threading.RLock()
+
+    def tick(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    @contextmanager
+    def begin(self) -> Iterator[Transaction]:
+        with self._lock:
+            work = copy.deepcopy(self.tables)
+            yield FakeTransaction(work, lambda: self.now)
+            if self.fail_next_commit:
+                error, self.fail_next_commit = self.fail_next_commit, None
+                raise error
+            self.tables = work
+            self.committed += 1
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        with self._lock:
+            yield FakeTransaction(copy.deepcopy(self.tables), lambda: self.now)
+
+
+class FakeTransaction:
+    def __init__(self, tables: _Tables, now: Callable[[], datetime]) -> None:
+        self._tables = tables
+        self.studies = FakeStudies(tables, now)
+        self.scores = FakeScoreRows(tables)
+        self.reports = FakeReports(tables)
+        self.versions = FakeVersions(tables)
+        self.jobs = FakeJobs(tables, now)
+        self.circuits = FakeCircuits(tables, now)
+
+    def audit(self, event: AuditEvent) -> None:
+        self._tables.audit.append(event)
+
+
+class FakeStudies:
+    def __init__(self, tables: _Tables, now: Callable[[], datetime]) -> None:
+        self._t, self._now = tables, now
+
+    def find_instance(self, sop_instance_uid: str) -> StoredInstance | None:
+        return self._t.instances.get(sop_instance_uid)
+
+    def add_instance(self, header: Header, file: StoredFile, sender: Sender, *, opens_study: bool) -> None:
+        if header.sop_instance_uid in self._t.instances:
+            raise ValueError("instance exists")
+        uid, now = header.study_instance_uid, self._now()
+        known = self._t.studies.get(uid)
+        if known is None:
+            known = Study(study_instance_uid=uid, state=StudyState.ARRIVING, received_at=now, last_received_at=now)
+        state, reason = (StudyState.ARRIVING, "") if opens_study else (known.state, known.reason)
+        self._t.studies[uid] = replace(
+            known,
+            state=state,
+            reason=reason,
+            instances=known.instances + 1,
+            last_received_at=now,
+            accession_number=known.accession_number or header.accession_number,
+            study_date=known.study_date or header.study_date,
+            patient_key=known.patient_key or header.patient_key,
+        )
+        self._t.instances[header.sop_instance_uid] = StoredInstance(header, file, now)
+        self._t.released.discard(uid)
+
+    def find(self, study_instance_uid: str) -> Study | None:
+        return self._t.studies.get(study_instance_uid)
+
+    def instances(self, study_instance_uid: str) -> list[StoredInstance]:
+        found = [i for i in self._t.instances.values() if i.header.study_instance_uid == study_instance_uid]
+        return sorted(found, key=lambda i: (i.header.series_number or 0, i.header.instance_number or 0, i.header.sop_instance_uid))
+
+    def release(self, study_instance_uids: Sequence[str]) -> None:
+        self._t.released |= {
+            u for u in study_instance_uids if u in self._t.studies and self._t.studies[u].state is StudyState.ARRIVING
+        }
+
+    def quiet(self, *, seconds: float, released: bool, limit: int) -> list[str]:
+        before = self._now() - timedelta(seconds=seconds)
+        found = [
+            s
+            for s in self._t.studies.values()
+            if s.state is StudyState.ARRIVING
+            and (s.last_received_at <= before or (released and s.study_instance_uid in self._t.released))
+        ]
+        return [s.study_instance_uid for s in sorted(found, key=lambda s: s.last_received_at)][:limit]
+
+    def arriving(self, *, limit: int) -> list[tuple[str, int]]:
+        found = [s for s in self._t.studies.values() if s.state is StudyState.ARRIVING]
+        return [(s.study_instance_uid, s.instances) for s in found][:limit]
+
+    def put_state(self, study_instance_uid: str, state: StudyState, *, reason: str = "") -> None:
+        self._t.studies[study_instance_uid] = replace(self._t.studies[study_instance_uid], state=state, reason=reason)
+
+    def next_revision(self, study_instance_uid: str) -> int:
+        study = self._t.studies[study_instance_uid]
+        self._t.studies[study_instance_uid] = replace(study, revision=study.revision + 1)
+        return study.revision + 1
+
+
+class FakeScoreRows:
+    def __init__(self, tables: _Tables) -> None:
+        self._t = tables
+
+    def image_scores(self, study_instance_uid: str, version: int) -> dict[str, Scores]:
+        return {
+            uid: scores
+            for (uid, v), scores in self._t.scores.items()
+            if v == version and self._t.instances[uid].header.study_instance_uid == study_instance_uid
+        }
+
+    def add_image_scores(self, version: int, scores: Mapping[str, Scores]) -> None:
+        self._t.scores.update({(uid, version): s for uid, s in scores.items()})
+
+    def put_predictions(self, study_instance_uid: str, version: int, predictions: Sequence[Prediction], *, revision: int) -> None:
+        self._t.predictions[study_instance_uid, version] = list(predictions)
+
+    def predictions(self, study_instance_uid: str, version: int) -> list[Prediction]:
+        found = self._t.predictions.get((study_instance_uid, version), [])
+        return sorted(found, key=lambda p: FINDINGS.index(p.finding))
+
+
+class FakeReports:
+    def __init__(self, tables: _Tables) -> None:
+        self._t = tables
+
+    def find(self, sop_instance_uid: str) -> Report | None:
+        return self._t.reports.get(sop_instance_uid)
+
+    def latest(self, study_instance_uid: str) -> Report | None:
+        found = [r for r in self._t.reports.values() if r.study_instance_uid == study_instance_uid]
+        return found[-1] if found else None
+
+    def open(self, report: Report) -> Report:
+        return self._t.reports.setdefault(report.sop_instance_uid, report)
+
+    def built(self, sop_instance_uid: str, file: StoredFile) -> None:
+        self._put(sop_instance_uid, state=ReportState.BUILT, file=file)
+
+    def sent(self, sop_instance_uid: str, status: str) -> None:
+        self._put(sop_instance_uid, state=ReportState.SENT, status=status)
+
+    def refused(self, sop_instance_uid: str, status: str) -> None:
+        self._put(sop_instance_uid, state=ReportState.REFUSED, status=status)
+
+    def _put(self, uid: str, **changes: Any) -> None:
+        self._t.reports[uid] = replace(self._t.reports[uid], **changes)
+
+
+class FakeVersions:
+    def __init__(self, tables: _Tables) -> None:
+        self._t = tables
+
+    def serving(self) -> ModelVersion | None:
+        return next((v for v in self._t.versions.values() if v.state is VersionState.SERVING), None)
+
+    def find(self, number: int) -> ModelVersion | None:
+        return self._t.versions.get(number)
+
+    def all(self) -> list[ModelVersion]:
+        return sorted(self._t.versions.values(), key=lambda v: v.number)
+
+    def next_number(self) -> int:
+        return max(self._t.versions, default=0) + 1
+
+    def add(self, version: ModelVersion) -> None:
+        if version.number in self._t.versions or (version.state is VersionState.SERVING and self.serving()):
+            raise ValueError("number taken, or another version serves")
+        self._t.versions[version.number] = version
+
+    def serve(self, number: int) -> None:
+        before = self.serving()
+        if before is not None:
+            self._t.versions[before.number] = replace(before, state=VersionState.RETIRED)
+        self._t.versions[number] = replace(self._t.versions[number], state=VersionState.SERVING)
+
+
+class FakeJobs:
+    def __init__(self, tables: _Tables, now: Callable[[], datetime]) -> None:
+        self._t, self._now = tables, now
+
+    def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = 100) -> int | None:
+        waiting = self._waiting(kind, subject)
+        if waiting is not None:
+            waiting.job = replace(waiting.job, payload=dict(payload or {}))
+            return None
+        number = max(self._t.jobs, default=0) + 1
+        self._t.jobs[number] = _JobRow(
+            Job(id=number, kind=kind, subject=subject, payload=dict(payload or {})), priority, self._now()
+        )
+        return number
+
+    def _waiting(self, kind: JobKind, subject: str) -> _JobRow | None:
+        rows = (r for r in self._t.jobs.values() if r.job.state is JobState.WAITING)
+        return next((r for r in rows if (r.job.kind, r.job.subject) == (kind, subject)), None)
+
+    def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1) -> list[Job]:
+        now = self._now()
+        busy = {(r.job.kind, r.job.subject) for r in self._t.jobs.values() if r.lease_until and r.lease_until > now}
+        due = [
+            r
+            for r in self._t.jobs.values()
+            if r.job.kind in kinds
+            and (r.job.kind, r.job.subject) not in busy
+            and (
+                (r.job.state is JobState.WAITING and r.run_at <= now)
+                or (r.job.state is JobState.RUNNING and r.lease_until is not None and r.lease_until <= now)
+            )
+        ]
+        due.sort(key=lambda r: (r.priority, r.run_at, r.job.id))
+        for row in due[:limit]:
+            row.job = replace(row.job, state=JobState.RUNNING, attempts=row.job.attempts + 1, lease_token=secrets.token_hex(8))
+            row.lease_until = now + timedelta(seconds=lease_seconds)
+        return [row.job for row in due[:limit]]
+
+    def _held(self, job: Job) -> _JobRow | None:
+        row = self._t.jobs.get(job.id)
+        return row if row and row.job.state is JobState.RUNNING and row.job.lease_token == job.lease_token else None
+
+    def extend(self, job: Job, *, lease_seconds: float) -> None:
+        row = self._held(job)
+        if row is None:
+            raise LeaseLost(f"job {job.id} is no longer ours")
+        row.lease_until = self._now() + timedelta(seconds=lease_seconds)
+
+    def finish(self, job: Job) -> None:
+        row = self._held(job)
+        if row is None:
+            raise LeaseLost(f"job {job.id} is no longer ours")
+        row.job, row.lease_until, row.finished_at = replace(row.job, state=JobState.DONE), None, self._now()
+
+    def retry(self, job: Job, *, error: str, delay_seconds: float, counts: bool = True) -> None:
+        row = self._held(job)
+        if row is None:
+            return
+        if self._waiting(job.kind, job.subject):
+            row.job, row.lease_until, row.finished_at = replace(row.job, state=JobState.DONE), None, self._now()
+            return
+        tries = job.attempts if counts else job.attempts - 1
+        row.job = replace(row.job, state=JobState.WAITING, attempts=tries, lease_token="", error=error)
+        row.lease_until, row.run_at = None, self._now() + timedelta(seconds=delay_seconds)
+
+    def quarantine(self, job: Job, *, error: str) -> None:
+        row = self._held(job)
+        if row is not None:
+            row.job, row.lease_until = replace(row.job, state=JobState.QUARANTINED, error=error), None
+
+    def counts(self) -> dict[tuple[JobKind, JobState], int]:
+        return dict(Counter((r.job.kind, r.job.state) for r in self._t.jobs.values()))
+
+    def purge_done(self, *, older_than_days: float) -> int:
+        before = self._now() - timedelta(days=older_than_days)
+        old = [n for n, r in self._t.jobs.items() if r.finished_at is not None and r.finished_at < before]
+        for number in old:
+            del self._t.jobs[number]
+        return len(old)
+
+    def requeue(self, ids: Sequence[int] | None = None) -> int:
+        count = 0
+        for row in self._t.jobs.values():
+            if row.job.state is JobState.QUARANTINED and (ids is None or row.job.id in ids):
+                row.job = replace(row.job, state=JobState.WAITING, attempts=0, lease_token="")
+                row.run_at, count = self._now(), count + 1
+        return count
+
+
+class FakeCircuits:
+    def __init__(self, tables: _Tables, now: Callable[[], datetime]) -> None:
+        self._t, self._now = tables, now
+
+    def admit(self, destination: str, *, probe_seconds: float) -> bool:
+        failures, open_until = self._t.circuits.get(destination, (0, None))
+        if open_until is None:
+            return True
+        if open_until > self._now():
+            return False
+        self._t.circuits[destination] = (failures, self._now() + timedelta(seconds=probe_seconds))
+        return True
+
+    def failed(self, destination: str, *, threshold: int, rest_seconds: float) -> None:
+        failures = self._t.circuits.get(destination, (0, None))[0] + 1
+        until = self._now() + timedelta(seconds=rest_seconds) if failures >= threshold else None
+        self._t.circuits[destination] = (failures, until)
+
+    def succeeded(self, destination: str) -> None:
+        self._t.circuits.pop(destination, None)
+
+
+class FakeImageStore:
+    """ports.ImageStore in a dict; `free` is what free_bytes() says."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.free = 1 << 40
+
+    def file_of(self, content: bytes) -> StoredFile:
+        digest = hashlib.sha256(content).hexdigest()
+        return StoredFile(f"{digest[:2]}/{digest[2:4]}/{digest}.dcm", digest, len(content))
+
+    def write(self, content: bytes) -> StoredFile:
+        file = self.file_of(content)
+        self.files[file.key] = bytes(content)
+        return file
+
+    def read(self, file: StoredFile) -> bytes:
+        if file.key not in self.files:
+            raise Refused(f"{file.key} is missing")
+        return self.files[file.key]
+
+    def exists(self, file: StoredFile) -> bool:
+        return file.key in self.files
+
+    def remove(self, file: StoredFile) -> None:
+        self.files.pop(file.key, None)
+
+    def free_bytes(self) -> int:
+        return self.free
+
+
+class FakeImageReader:
+    """ports.ImageReader: every image is flat grey of its file's first digest byte; `broken` UIDs cannot be read."""
+
+    def __init__(self) -> None:
+        self.broken: set[str] = set()
+        self.asked: list[str] = []
+
+    def read(self, instance: StoredInstance) -> Image:
+        uid = instance.header.sop_instance_uid
+        self.asked.append(uid)
+        if uid in self.broken:
+            raise PixelsUnreadable(f"instance {uid}: no image can be made of it")
+        return np.full((4, 5), int(instance.file.sha256[:2], 16) / 255, dtype=np.float32)
+
+
+class FakeScorer:
+    """ports.Scorer: the mean grey, minus a little more for each further finding."""
+
+    def __init__(self, version: ModelVersion) -> None:
+        self._version = version
+
+    @property
+    def version(self) -> ModelVersion:
+        return self._version
+
+    def score(self, images: Sequence[Image]) -> Scores:
+        steps = np.linspace(0, 0.1, len(FINDINGS), dtype=np.float32)
+        return np.stack([np.clip(image.mean() - steps, 0, 1) for image in images]).astype(np.float32)
+
+
+class FakeScorers:
+    def load(self, version: ModelVersion) -> Scorer:
+        return FakeScorer(version)
+
+
+class FakeReportWriter:
+    """ports.ReportWriter: the report as words."""
+
+    def __init__(self) -> None:
+        self.written: list[ReportContent] = []
+
+    def identify(self, study_instance_uid: str, version: int, revision: int) -> Report:
+        uid = f"{study_instance_uid}.{version}.{revision}"
+        return Report(
+            sop_instance_uid=uid,
+            series_instance_uid=f"{uid}.0",
+            study_instance_uid=study_instance_uid,
+            version=version,
+            revision=revision,
+            state=ReportState.PENDING,
+        )
+
+    def write(self, content: ReportContent) -> bytes:
+        self.written.append(content)
+        return f"SR {content.report.sop_instance_uid} {len(self.written)}".encode()
+
+
+class FakeArchive:
+    """ports.Archive: keeps what it gets; `errors` are raised first, one a call."""
+
+    name = "FAKE"
+
+    def __init__(self) -> None:
+        self.kept: list[bytes] = []
+        self.errors: list[Exception] = []
+        self.counts: dict[str, int] = {}
+        self.reachable = True
+
+    def store(self, content: bytes) -> str:
+        if not self.reachable:
+            raise ArchiveUnreachable("FAKE does not answer")
+        if self.errors:
+            raise self.errors.pop(0)
+        self.kept.append(content)
+        return "0x0000 Success"
+
+    def count_instances(self, study_instance_uid: str) -> int | None:
+        return self.counts.get(study_instance_uid)
+
+    def echo(self) -> None:
+        if not self.reachable:
+            raise ArchiveUnreachable("FAKE does not answer")
+
+
+def a_version(number: int = 1, state: VersionState = VersionState.SERVING, **changes: Any) -> ModelVersion:
+    """A ModelVersion with a threshold of .5 for every finding."""
+    values: dict[str, Any] = {
+        "number": number,
+        "state": state,
+        "name": f"zero-shot-{number}",
+        "base": "tiny",
+        "weights_sha256": "0" * 64,
+        "device_uid": f"2.25.{1000 + number}",
+        "thresholds": dict.fromkeys(FINDINGS, 0.5),
+        "band": 0.05,
+    }
+    return ModelVersion(**{**values, **changes})
+
+
+# The type checker holds each fake against its port.
+def _catalog(fake: FakeCatalog) -> Catalog:
+    return fake
+
+
+def _images(fake: FakeImageStore) -> ImageStore:
+    return fake
+
+
+def _reader(fake: FakeImageReader) -> ImageReader:
+    return fake
+
+
+def _scorer(fake: FakeScorer) -> Scorer:
+    return fake
+
+
+def _scorers(fake: FakeScorers) -> Scorers:
+    return fake
+
+
+def _writer(fake: FakeReportWriter) -> ReportWriter:
+    return fake
+
+
+def _archive(fake: FakeArchive) -> Archive:
+    return fake

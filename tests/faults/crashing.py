@@ -1,0 +1,143 @@
+"""A process that dies at its N-th durability step: `python -m tests.faults.crashing SCENE N FOLDER URL`.
+
+Before and after each fsync, rename and commit, and each time the archive has kept something, a counter goes up; at N the process
+kills itself with SIGKILL, as a power cut or the OOM killer would. N = 0 never dies. What was acknowledged is printed before.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from adapters.catalog.catalog import SqlCatalog
+from adapters.dicom.part10 import file_bytes, read_header
+from adapters.host.image_store import FileImageStore
+from sqlalchemy.engine.default import DefaultDialect
+from tests.builders import dx, encoded
+
+from adapters.catalog import schema
+from pipeline import receive, report, rules, score, settle, work
+from pipeline.domain import Job, JobKind, Sender
+from pipeline.ports import CircuitPolicy
+from tests.fakes import FakeImageReader, FakeReportWriter, FakeScorers, a_version
+
+EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+
+
+class Countdown:
+    """Dies at its N-th step."""
+
+    def __init__(self, deadly: int) -> None:
+        self.deadly, self.step = deadly, 0
+
+    def tick(self) -> None:
+        self.step += 1
+        if self.step == self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(self, owner: Any, name: str) -> None:
+        """Let each call of owner.name be two steps."""
+        real: Callable[..., Any] = getattr(owner, name)
+
+        def counted(*args: Any, **keywords: Any) -> Any:
+            self.tick()
+            result = real(*args, **keywords)
+            self.tick()
+            return result
+
+        setattr(owner, name, counted)
+
+
+class FolderArchive:
+    """ports.Archive that keeps every arrival as a file of its own, so that a second arrival shows."""
+
+    name = "FOLDER"
+
+    def __init__(self, folder: Path, countdown: Countdown) -> None:
+        self.folder, self.countdown = folder, countdown
+        folder.mkdir(exist_ok=True)
+
+    def store(self, content: bytes) -> str:
+        number = len(list(self.folder.iterdir()))
+        (self.folder / f"{number:03}").write_bytes(content)
+        self.countdown.tick()
+        return "0x0000"
+
+    def count_instances(self, study_instance_uid: str) -> int | None:
+        return None
+
+    def echo(self) -> None:
+        return None
+
+
+class Line:
+    """The fast line on the real catalog and the real image store."""
+
+    def __init__(self, folder: Path, url: str, countdown: Countdown) -> None:
+        self.catalog, self.images = SqlCatalog(url), FileImageStore(folder / "images")
+        self.archive = FolderArchive(folder / "archive", countdown)
+        self.chest = rules.ChestPolicy()
+
+    def receive(self) -> str:
+        dataset = dx(SOPInstanceUID="1.2.3.4", StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.3.0")
+        body = encoded(dataset, EXPLICIT_LITTLE_ENDIAN)
+        header = read_header(body, EXPLICIT_LITTLE_ENDIAN)
+        content = file_bytes(
+            body,
+            sop_class_uid=header.sop_class_uid,
+            sop_instance_uid=header.sop_instance_uid,
+            transfer_syntax_uid=EXPLICIT_LITTLE_ENDIAN,
+        )
+        sender = Sender("TEST", "127.0.0.1", "RADCLIPD")
+        policy = receive.ReceivePolicy(minimum_free_bytes=0)
+        return receive.receive(header, content, sender, catalog=self.catalog, images=self.images, policy=policy)
+
+    def work_off(self) -> str:
+        policy = settle.SettlePolicy(quiet_seconds=0, settle_on_release=False, chest=self.chest)
+        settle.settle(catalog=self.catalog, archive=None, policy=policy)
+        posts = [work.Post(kind=kind, step=step) for kind, step in self._steps().items()]
+        loop = work.WorkPolicy(lease_seconds=0.3)
+        while sum(work.work_once(post, catalog=self.catalog, worker="w", policy=loop) for post in posts):
+            pass
+        return "worked off"
+
+    def _steps(self) -> dict[JobKind, work.Step]:
+        scoring = score.ScorePolicy(combine="max", chest=self.chest)
+
+        def build(job: Job) -> None:
+            report.report(job, catalog=self.catalog, images=self.images, writer=FakeReportWriter())
+
+        def send(job: Job) -> None:
+            report.send(job, catalog=self.catalog, images=self.images, archive=self.archive, circuit=CircuitPolicy())
+
+        step = partial(score.score, catalog=self.catalog, pixels=FakeImageReader(), scorers=FakeScorers(), policy=scoring)
+        return {JobKind.SCORE: step, JobKind.REPORT: work.one_by_one(build), JobKind.SEND: work.one_by_one(send)}
+
+
+def prepare(url: str) -> None:
+    """Make the schema and let a version serve."""
+    schema.upgrade(url)
+    catalog = SqlCatalog(url)
+    with catalog.begin() as tx:
+        tx.versions.add(a_version())
+    catalog.dispose()
+
+
+def main() -> None:
+    """Play the scene; print its outcome only when it is over."""
+    scene, deadly, folder, url = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+    countdown = Countdown(deadly)
+    line = Line(folder, url, countdown)
+    for owner, name in ((os, "fsync"), (os, "replace"), (os, "rename"), (DefaultDialect, "do_commit")):
+        countdown.around(owner, name)
+    outcome = line.receive() if scene == "receive" else line.work_off()
+    sys.stdout.write(f"{outcome} {countdown.step}\n")
+
+
+if __name__ == "__main__":
+    main()

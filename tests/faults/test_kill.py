@@ -1,0 +1,101 @@
+"""kill -9 between each two durability steps: nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from adapters.catalog.catalog import SqlCatalog
+from adapters.host.image_store import FileImageStore
+
+from pipeline.domain import FINDINGS, ReportState, StudyState
+from tests.faults import crashing
+
+ROOT = Path(__file__).parents[2]
+
+
+def play(scene: str, deadly: int, folder: Path, url: str) -> str | None:
+    """Return the outcome of the scene, or None where the process died at its step."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.crashing", scene, str(deadly), str(folder), url],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    if done.returncode == -signal.SIGKILL:
+        return None
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()[0]
+
+
+def steps_of(scene: str, folder: Path, url: str) -> int:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.crashing", scene, "0", str(folder), url],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return int(done.stdout.split()[-1])
+
+
+def test_what_was_acknowledged_is_there_and_what_was_not_can_be_sent_again(tmp_path: Path) -> None:
+    steps = steps_of("receive", *_fresh(tmp_path / "count"))
+    assert steps >= 8  # file, its folders and the row: each before and after
+    for deadly in range(1, steps + 1):
+        folder, url = _fresh(tmp_path / f"die-{deadly}")
+        assert play("receive", deadly, folder, url) is None
+        catalog, images = SqlCatalog(url), FileImageStore(folder / "images")
+        with catalog.read() as tx:
+            row = tx.studies.find_instance("1.2.3.4")
+        if row is not None:  # the row promises the file
+            assert hashlib.sha256(images.read(row.file)).hexdigest() == row.file.sha256
+        assert play("receive", 0, folder, url) == ("stored" if row is None else "duplicate")
+        with catalog.read() as tx:
+            assert len(tx.studies.instances("1.2.3")) == 1
+        assert len(list((folder / "images").rglob("*.dcm"))) == 1
+        catalog.dispose()
+
+
+def test_a_study_is_scored_and_reported_once_wherever_the_worker_dies(tmp_path: Path) -> None:
+    folder, url = _fresh(tmp_path / "count")
+    play("receive", 0, folder, url)
+    steps = steps_of("work", folder, url)
+    assert steps >= 14
+    for deadly in range(1, steps + 1):
+        folder, url = _fresh(tmp_path / f"die-{deadly}")
+        assert play("receive", 0, folder, url) == "stored"
+        assert play("work", deadly, folder, url) is None
+        time.sleep(0.35)  # the dead worker's lease
+        assert play("work", 0, folder, url) == "worked"
+        _assert_reported_once(folder, url)
+
+
+def _fresh(folder: Path) -> tuple[Path, str]:
+    folder.mkdir()
+    url = f"sqlite:///{folder / 'catalog.db'}"
+    crashing.prepare(url)
+    return folder, url
+
+
+def _assert_reported_once(folder: Path, url: str) -> None:
+    catalog = SqlCatalog(url)
+    with catalog.read() as tx:
+        study = tx.studies.find("1.2.3")
+        assert study is not None
+        assert (study.state, study.revision) == (StudyState.REPORTED, 1)
+        assert [p.finding for p in tx.scores.predictions("1.2.3", 1)] == list(FINDINGS)
+        latest = tx.reports.latest("1.2.3")
+    catalog.dispose()
+    assert latest is not None
+    assert (latest.state, latest.predecessor) == (ReportState.SENT, None)
+    arrivals = [path.read_bytes().split()[1] for path in sorted((folder / "archive").iterdir())]
+    assert 1 <= len(arrivals) <= 2  # at least once ...
+    assert set(arrivals) == {latest.sop_instance_uid.encode()}  # ... and the same object
