@@ -11,6 +11,7 @@ Importing the module twice, or after torchvision, changes nothing.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -45,14 +46,16 @@ def _loads(extension: Path | None) -> bool:
     return True
 
 
+@functools.cache
 def declare() -> bool:
-    """Declare the operators where they are missing. Returns True where it declared them, now or before."""
-    if not _libraries and "torchvision" not in sys.modules and not _loads(_compiled_part()):
-        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call] # as above
-        for schema in _SCHEMAS:
-            library.define(schema)  # type: ignore[no-untyped-call] # as above
-        _libraries.append(library)
-    return bool(_libraries)
+    """Declare the operators where they are missing, once. Returns True where it did."""
+    if "torchvision" in sys.modules or _loads(_compiled_part()):
+        return False
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call] # torch leaves it untyped
+    for schema in _SCHEMAS:
+        library.define(schema)  # type: ignore[no-untyped-call] # as above
+    _libraries.append(library)
+    return True
 
 
 declare()
