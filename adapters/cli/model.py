@@ -15,7 +15,7 @@ from adapters.cli.settings import config_of
 if TYPE_CHECKING:
     from adapters.catalog.catalog import SqlCatalog
     from adapters.host.config import Config
-    from adapters.host.model_store import ModelStore
+    from adapters.host.model_store import ModelStore, StoredBase
     from pipeline.domain import ModelVersion
 
 Architecture = Annotated[str, typer.Option(help="open_clip's name, as ViT-B-32, or a JSON configuration file.")]
@@ -96,14 +96,17 @@ def untrained(
 def list_versions(
     ctx: typer.Context, table: output.TableFlag = False, csv: output.CsvFlag = False, json: output.JsonFlag = False
 ) -> None:
-    """List the versions of the catalog, and whether their files are in place."""
+    """List the versions of the catalog, whether their files are in place, and bases that no version uses."""
     from adapters.wiring import open_model_store
 
     form = output.chosen(table=table, csv=csv, json=json)
     config = config_of(ctx)
     store = open_model_store(config)
     with _catalog_of(config) as catalog, catalog.read() as transaction:
-        rows = [_row(version, store) for version in transaction.versions.all()]
+        versions = transaction.versions.all()
+    used = {version.base for version in versions}
+    rows = [_row(version, store) for version in versions]
+    rows += [_unused(base) for base in store.bases() if base.name not in used]
     output.write_rows(
         ("version", "state", "name", "architecture", "activation", "weights", "files", "calibrated", "marking"), rows, form
     )
@@ -139,17 +142,27 @@ def _catalog_of(config: Config) -> Iterator[SqlCatalog]:
 
 
 def _row(version: ModelVersion, store: ModelStore) -> tuple[Any, ...]:
-    architecture = version.card.get("architecture", {})
-    activation = "QuickGELU" if architecture.get("quickgelu") else "GELU"
     files = "present" if store.present(version) else "MISSING"
+    network = _network(version.card)
+    calibrated = version.calibrated
     return (
         version.number,
         version.state.value,
         version.name,
-        architecture.get("name", ""),
-        activation,
+        *network,
         version.weights_sha256[:12],
         files,
-        version.calibrated,
+        calibrated,
         version.marking,
     )
+
+
+def _unused(base: StoredBase) -> tuple[Any, ...]:
+    network = _network(base.card)
+    return None, "unused", base.name, *network, base.weights_sha256[:12], "present", None, base.card.get("marking", "")
+
+
+def _network(card: dict[str, Any]) -> tuple[str, str]:
+    """Return the architecture's name and activation."""
+    architecture = card.get("architecture", {})
+    return architecture.get("name", ""), "QuickGELU" if architecture.get("quickgelu") else "GELU"

@@ -182,6 +182,7 @@ def test_a_card_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
 def test_a_checkpoint_leaves_no_parts_and_its_card_tells_hash_and_size(tmp_path: Path) -> None:
     card = write_checkpoint(tmp_path, "head.safetensors", {"bias": torch.arange(3.0)}, {"note": "x"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["card.json", "head.safetensors"]
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in tmp_path.iterdir())  # root imports, the service reads
     assert read_card(tmp_path) == card
     assert card["weights"]["size"] == (tmp_path / "head.safetensors").stat().st_size
     assert torch.equal(read_tensors(tmp_path, "head.safetensors", sha256=card["weights"]["sha256"])["bias"], torch.arange(3.0))

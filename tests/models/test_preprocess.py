@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from hypothesis import given, settings
@@ -61,6 +62,12 @@ def test_the_resize_is_antialiased() -> None:
     stripes = np.zeros((1024, 1024), dtype=np.float32)
     stripes[::2] = 1.0
     assert float((PLAIN(stripes) - 0.5).abs().max()) < 0.02
+
+
+def test_the_resize_is_the_one_that_clip_was_trained_with() -> None:
+    film = tiny.film(512, 512)
+    pillow = np.asarray(PIL.Image.fromarray(film).resize((64, 64), PIL.Image.Resampling.BICUBIC)).clip(0, 1)
+    assert PLAIN(film)[0].numpy() == pytest.approx(pillow, abs=1e-4)
 
 
 def test_grey_levels_finer_than_8_bit_survive() -> None:

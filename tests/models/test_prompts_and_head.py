@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import models.torchvision_ops  # noqa: F401 - before open_clip
+
+# isort: split
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import open_clip
 import pytest
 import torch
 
@@ -98,3 +102,14 @@ def test_a_head_of_odd_shapes_is_refused() -> None:
         LinearHead.from_tensors({"directions": torch.zeros(2, 4), "scale": torch.ones(3), "bias": torch.zeros(2)})
     with pytest.raises(WeightsIncompatible, match="classifier"):
         LinearHead.from_tensors({"classifier": torch.zeros(2, 4)})
+
+
+def test_texts_are_encoded_as_open_clip_does_whatever_their_company() -> None:
+    encoder = tiny.encoder()
+    tokens = open_clip.SimpleTokenizer()
+    texts = ["mass", "a frontal chest x-ray with a small round lung nodule", "word " * 200]
+    for chosen in (texts[:1], texts[:2], texts):
+        expected = encoder.network.encode_text(tokens(chosen), normalize=True)  # type: ignore[operator] # nn.Module
+        assert encoder.encode_texts(chosen).numpy() == pytest.approx(expected.numpy(), abs=1e-6)
+    assert encoder.network.get_parameter("positional_embedding").shape == (77, 32)
+    assert encoder.network.state_dict().keys() == tiny.encoder().network.state_dict().keys()
