@@ -1,10 +1,11 @@
 """Make the usual torchvision wheel importable beside a torch of another flavour. Import this before open_clip or torchvision.
 
-The torchvision wheel that pip takes by default is linked against CUDA. Beside a CPU torch its compiled part cannot be loaded, which torchvision
-itself accepts, and yet its Python part then registers fake kernels for `torchvision::nms` and `torchvision::qnms`, operators
-that only the compiled part declares: the import fails with "operator torchvision::nms does not exist". Declaring the two
-schemas is enough. They get no kernel: calling them still fails, and nothing here calls them (open_clip uses torchvision for
-transforms and FrozenBatchNorm only). Where the compiled part does load, it is loaded and nothing is declared.
+The torchvision wheel that pip takes by default is linked against CUDA. Beside a CPU torch its compiled part cannot be loaded,
+which torchvision itself accepts, and yet its Python part then registers fake kernels for `torchvision::nms` and
+`torchvision::qnms`, operators that only the compiled part declares: the import fails with "operator torchvision::nms does not
+exist". Declaring the two schemas is enough. They get no kernel: calling them still fails, and nothing here calls them
+(open_clip uses torchvision for transforms and FrozenBatchNorm only). Where the compiled part does load, it is loaded and
+nothing is declared.
 
 Importing the module twice, or after torchvision, changes nothing.
 """
