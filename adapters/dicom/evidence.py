@@ -5,8 +5,10 @@ from __future__ import annotations
 from io import BytesIO
 
 from pydicom import dcmread
+from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.valuerep import validate_value
 
 from pipeline.errors import ReportImpossible
 
@@ -32,6 +34,8 @@ CLINICAL_TRIAL = (  # PS3.3 C.7.1.3: all of these or none
 )
 PRIVATE_TO_THE_PATIENT = ("PatientComments", "AdditionalPatientHistory", "MedicalAlerts", "Allergies")
 GEOMETRY = ("PatientOrientation", "ImagerPixelSpacing")
+STRICT = {"AS", "CS", "DA", "TM"}
+"""Value representations with a form of their own (PS3.5 6.2) that senders are seen to break."""
 UTF_8 = "ISO_IR 192"
 
 
@@ -44,8 +48,9 @@ def evidence_of(content: bytes) -> FileDataset:
         raise ReportImpossible(f"the image's header cannot be read ({type(error).__name__})", hint="see the sender") from error
     dataset.SpecificCharacterSet = UTF_8
     _drop(dataset)
-    _complete(dataset)
     _shorten(dataset)
+    _blank_what_is_invalid(dataset)
+    _complete(dataset)
     return dataset
 
 
@@ -76,3 +81,16 @@ def _shorten(dataset: Dataset) -> None:
         limit = LIMITS.get(dictionary_VR(element.tag) if element.keyword else "")
         if limit and element.VM <= 1 and len(str(element.value or "")) > limit:
             element.value = str(element.value)[:limit]
+
+
+def _blank_what_is_invalid(dataset: Dataset) -> None:
+    """An age of "62", a date with dots, a sex in lower case: left out, for a guess at what was meant may be wrong."""
+    for element in list(dataset):
+        if element.VR not in STRICT:
+            continue
+        for value in element.value if element.VM > 1 else [element.value]:
+            try:
+                validate_value(element.VR, str(value or ""), RAISE)
+            except ValueError:
+                del dataset[element.tag]
+                break

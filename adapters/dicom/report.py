@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -93,7 +94,9 @@ class SrWriter:
             raise ReportImpossible(f"study {content.study.study_instance_uid} has no scored image to report on")
         evidence = [evidence_of(self._store.read(instance.file)) for instance in content.evidence]
         try:
-            return _file_bytes(self._document(content, evidence))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a library's doubts about a name quote the name
+                return _file_bytes(self._document(content, evidence))
         except RadclipdError:
             raise
         except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
