@@ -1,0 +1,44 @@
+"""One breaker per destination, shared by all workers."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, delete, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from adapters.catalog.clock import in_seconds, now
+from adapters.catalog.tables import circuits
+
+
+class SqlCircuits:
+    """ports.Circuits."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def admit(self, destination: str, *, probe_seconds: float) -> bool:
+        query = select(circuits.c.open_until).where(circuits.c.destination == destination)
+        if self._connection.scalar(query) is None:
+            return True
+        probe = (
+            update(circuits)
+            .where(circuits.c.destination == destination, or_(circuits.c.open_until.is_(None), circuits.c.open_until <= now()))
+            .values(open_until=in_seconds(probe_seconds))
+        )
+        return self._connection.execute(probe).rowcount == 1
+
+    def failed(self, destination: str, *, threshold: int, rest_seconds: float) -> None:
+        dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
+        statement = dialect.insert(circuits).values(destination=destination, failures=1)
+        counted = statement.on_conflict_do_update(
+            index_elements=[circuits.c.destination], set_={"failures": circuits.c.failures + 1}
+        )
+        self._connection.execute(counted)
+        self._connection.execute(
+            update(circuits)
+            .where(circuits.c.destination == destination, circuits.c.failures >= threshold)
+            .values(open_until=in_seconds(rest_seconds))
+        )
+
+    def succeeded(self, destination: str) -> None:
+        if self._connection.scalar(select(circuits.c.destination).where(circuits.c.destination == destination)) is not None:
+            self._connection.execute(delete(circuits).where(circuits.c.destination == destination))

@@ -1,0 +1,68 @@
+"""The database's own clock, the only one that counts: workers on other hosts may be wrong about the time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import DateTime, Dialect, Float, cast
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TEXT, TypeDecorator, TypeEngine
+
+SQLITE_FORMAT = "%Y-%m-%d %H:%M:%f"
+"""Of SQLite's strftime: UTC to the millisecond, and sorts as text."""
+
+
+class Moment(TypeDecorator[datetime]):
+    """A moment in UTC: timestamptz on PostgreSQL, sortable text on SQLite; an aware datetime in Python."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(TEXT() if dialect.name == "sqlite" else DateTime(timezone=True))
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+class now(FunctionElement[datetime]):
+    """This very moment, even late in a transaction."""
+
+    type = Moment()
+    inherit_cache = True
+
+
+class _shifted(FunctionElement[datetime]):
+    type = Moment()
+    inherit_cache = True
+
+
+def in_seconds(seconds: float) -> ColumnElement[datetime]:
+    """Return the moment `seconds` from now; negative: ago."""
+    return _shifted(cast(seconds, Float))
+
+
+@compiles(now, "sqlite")
+def _now_sqlite(element: now, compiler: Any, **_: Any) -> str:
+    return f"(strftime('{SQLITE_FORMAT}', 'now'))"
+
+
+@compiles(now, "postgresql")
+def _now_postgresql(element: now, compiler: Any, **_: Any) -> str:
+    return "clock_timestamp()"
+
+
+@compiles(_shifted, "sqlite")
+def _shifted_sqlite(element: _shifted, compiler: Any, **options: Any) -> str:
+    return f"strftime('{SQLITE_FORMAT}', 'now', {compiler.process(element.clauses, **options)} || ' seconds')"
+
+
+@compiles(_shifted, "postgresql")
+def _shifted_postgresql(element: _shifted, compiler: Any, **options: Any) -> str:
+    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"

@@ -1,0 +1,89 @@
+"""SR instances."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Select, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from adapters.catalog.clock import now
+from adapters.catalog.tables import reports, studies
+from pipeline.domain import Report, ReportState, StoredFile
+
+
+class SqlReports:
+    """ports.Reports."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def find(self, sop_instance_uid: str) -> Report | None:
+        return self._one(_reports().where(reports.c.sop_instance_uid == sop_instance_uid))
+
+    def latest(self, study_instance_uid: str) -> Report | None:
+        query = _reports().where(studies.c.study_instance_uid == study_instance_uid)
+        return self._one(query.order_by(reports.c.id.desc()).limit(1))
+
+    def _one(self, query: Select[Any]) -> Report | None:
+        row = self._connection.execute(query).mappings().one_or_none()
+        return _report(row) if row else None
+
+    def open(self, report: Report) -> Report:
+        study = select(studies.c.id).where(studies.c.study_instance_uid == report.study_instance_uid).scalar_subquery()
+        dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
+        values = {
+            "sop_instance_uid": report.sop_instance_uid,
+            "series_instance_uid": report.series_instance_uid,
+            "study": study,
+            "version": report.version,
+            "revision": report.revision,
+            "sop_class_uid": report.sop_class_uid,
+            "state": report.state.value,
+            "predecessor": report.predecessor,
+        }
+        self._connection.execute(
+            dialect.insert(reports).values(**values).on_conflict_do_nothing(index_elements=[reports.c.sop_instance_uid])
+        )
+        found = self.find(report.sop_instance_uid)
+        assert found is not None
+        return found
+
+    def built(self, sop_instance_uid: str, file: StoredFile) -> None:
+        self._put(
+            sop_instance_uid,
+            state=ReportState.BUILT.value,
+            file_key=file.key,
+            file_sha256=file.sha256,
+            file_size=file.size,
+            built_at=now(),
+        )
+
+    def sent(self, sop_instance_uid: str, status: str) -> None:
+        self._put(sop_instance_uid, state=ReportState.SENT.value, status=status, sent_at=now())
+
+    def refused(self, sop_instance_uid: str, status: str) -> None:
+        self._put(sop_instance_uid, state=ReportState.REFUSED.value, status=status)
+
+    def _put(self, sop_instance_uid: str, **values: Any) -> None:
+        self._connection.execute(update(reports).where(reports.c.sop_instance_uid == sop_instance_uid).values(**values))
+
+
+def _reports() -> Select[Any]:
+    return select(reports, studies.c.study_instance_uid).join(studies, reports.c.study == studies.c.id)
+
+
+def _report(row: RowMapping) -> Report:
+    file = StoredFile(row["file_key"], row["file_sha256"], row["file_size"]) if row["file_sha256"] else None
+    return Report(
+        sop_instance_uid=row["sop_instance_uid"],
+        series_instance_uid=row["series_instance_uid"],
+        study_instance_uid=row["study_instance_uid"],
+        version=row["version"],
+        revision=row["revision"],
+        state=ReportState(row["state"]),
+        file=file,
+        sop_class_uid=row["sop_class_uid"],
+        predecessor=row["predecessor"],
+        status=row["status"],
+    )

@@ -1,0 +1,183 @@
+"""Patients, studies, series and instances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from adapters.catalog.clock import in_seconds, now
+from adapters.catalog.tables import instances, patients, series, studies
+from pipeline.domain import Header, Sender, StoredFile, StoredInstance, Study, StudyState
+
+OWN_COLUMNS = ("sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "instance_number")
+"""Fields of a Header with a column of their own in `instances`; the others are in its `header`."""
+
+
+class SqlStudies:
+    """ports.Studies."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def find_instance(self, sop_instance_uid: str) -> StoredInstance | None:
+        rows = self._connection.execute(_instances().where(instances.c.sop_instance_uid == sop_instance_uid)).mappings()
+        row = rows.one_or_none()
+        return _instance(row) if row else None
+
+    def add_instance(self, header: Header, file: StoredFile, sender: Sender, *, opens_study: bool) -> None:
+        study = self._study_of(header)
+        row = self._series_of(header, study)
+        self._connection.execute(
+            insert(instances).values(
+                series=row,
+                header={k: v for k, v in asdict(header).items() if k not in OWN_COLUMNS},
+                **{name: getattr(header, name) for name in OWN_COLUMNS},
+                file_key=file.key,
+                file_sha256=file.sha256,
+                file_size=file.size,
+                sender_ae_title=sender.ae_title[:64],
+                sender_address=sender.address[:64],
+                called_ae_title=sender.called_ae_title[:64],
+            )
+        )
+        opened = {"state": StudyState.ARRIVING.value, "reason": ""} if opens_study else {}
+        self._connection.execute(
+            update(studies)
+            .where(studies.c.id == study)
+            .values(instance_count=studies.c.instance_count + 1, last_received_at=now(), released=False, **opened)
+        )
+
+    def _study_of(self, header: Header) -> int:
+        """Return the study's row, made where new. A study keeps the patient it came with."""
+        known = select(studies.c.id).where(studies.c.study_instance_uid == header.study_instance_uid)
+        if (found := self._connection.scalar(known)) is not None:
+            return int(found)
+        patient = self._insert_or_find(
+            patients,
+            patients.c.patient_key == header.patient_key,
+            patient_key=header.patient_key,
+            patient_id=header.patient_id,
+            issuer_of_patient_id=header.issuer_of_patient_id,
+            patient_sex=header.patient_sex,
+        )
+        return self._insert_or_find(
+            studies,
+            studies.c.study_instance_uid == header.study_instance_uid,
+            patient=patient,
+            state=StudyState.ARRIVING.value,
+            **{
+                name: getattr(header, name)
+                for name in (
+                    "study_instance_uid",
+                    "accession_number",
+                    "study_date",
+                    "study_time",
+                    "study_description",
+                    "patient_age",
+                )
+            },
+        )
+
+    def _series_of(self, header: Header, study: int) -> int:
+        same = and_(series.c.study == study, series.c.series_instance_uid == header.series_instance_uid)
+        if (found := self._connection.scalar(select(series.c.id).where(same))) is not None:
+            return int(found)
+        names = ("series_instance_uid", "modality", "series_number", "series_description")
+        return self._insert_or_find(series, same, study=study, **{name: getattr(header, name) for name in names})
+
+    def _insert_or_find(self, table: Any, same: ColumnElement[bool], **values: Any) -> int:
+        """Insert unless another association was faster; return the row's id."""
+        dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
+        statement = dialect.insert(table).values(**values).on_conflict_do_nothing().returning(table.c.id)
+        made = self._connection.scalar(statement)
+        found = made if made is not None else self._connection.scalar(select(table.c.id).where(same))
+        assert found is not None
+        return int(found)
+
+    def find(self, study_instance_uid: str) -> Study | None:
+        query = (
+            select(studies, patients.c.patient_key)
+            .join(patients, studies.c.patient == patients.c.id)
+            .where(studies.c.study_instance_uid == study_instance_uid)
+        )
+        row = self._connection.execute(query).mappings().one_or_none()
+        return _study(row) if row else None
+
+    def instances(self, study_instance_uid: str) -> list[StoredInstance]:
+        query = (
+            _instances()
+            .where(studies.c.study_instance_uid == study_instance_uid)
+            .order_by(series.c.series_number.nulls_first(), instances.c.instance_number.nulls_first(), instances.c.sop_instance_uid)
+        )
+        return [_instance(row) for row in self._connection.execute(query).mappings()]
+
+    def release(self, study_instance_uids: Sequence[str]) -> None:
+        self._connection.execute(
+            update(studies)
+            .where(studies.c.study_instance_uid.in_(study_instance_uids), studies.c.state == StudyState.ARRIVING.value)
+            .values(released=True)
+        )
+
+    def quiet(self, *, seconds: float, released: bool, limit: int) -> list[str]:
+        due: ColumnElement[bool] = studies.c.last_received_at <= in_seconds(-seconds)
+        query = (
+            select(studies.c.study_instance_uid)
+            .where(studies.c.state == StudyState.ARRIVING.value, or_(due, studies.c.released) if released else due)
+            .order_by(studies.c.last_received_at)
+            .limit(limit)
+        )
+        return list(self._connection.scalars(query))
+
+    def arriving(self, *, limit: int) -> list[tuple[str, int]]:
+        query = (
+            select(studies.c.study_instance_uid, studies.c.instance_count)
+            .where(studies.c.state == StudyState.ARRIVING.value)
+            .order_by(studies.c.last_received_at)
+            .limit(limit)
+        )
+        return [(uid, count) for uid, count in self._connection.execute(query)]
+
+    def put_state(self, study_instance_uid: str, state: StudyState, *, reason: str = "") -> None:
+        self._connection.execute(
+            update(studies).where(studies.c.study_instance_uid == study_instance_uid).values(state=state.value, reason=reason)
+        )
+
+    def next_revision(self, study_instance_uid: str) -> int:
+        statement = (
+            update(studies)
+            .where(studies.c.study_instance_uid == study_instance_uid)
+            .values(revision=studies.c.revision + 1)
+            .returning(studies.c.revision)
+        )
+        return int(self._connection.execute(statement).scalar_one())
+
+
+def _instances() -> Select[Any]:
+    return select(instances).join(series, instances.c.series == series.c.id).join(studies, series.c.study == studies.c.id)
+
+
+def _instance(row: RowMapping) -> StoredInstance:
+    kept = dict(row["header"]) | {name: row[name] for name in OWN_COLUMNS}
+    kept["image_type"] = tuple(kept.get("image_type") or ())
+    known = {field.name for field in fields(Header)}  # a later release may have kept more
+    header = Header(**{name: value for name, value in kept.items() if name in known})
+    return StoredInstance(header, StoredFile(row["file_key"], row["file_sha256"], row["file_size"]), row["received_at"])
+
+
+def _study(row: RowMapping) -> Study:
+    return Study(
+        study_instance_uid=row["study_instance_uid"],
+        state=StudyState(row["state"]),
+        reason=row["reason"],
+        revision=row["revision"],
+        instances=row["instance_count"],
+        received_at=row["received_at"],
+        last_received_at=row["last_received_at"],
+        accession_number=row["accession_number"],
+        study_date=row["study_date"],
+        patient_key=row["patient_key"],
+    )

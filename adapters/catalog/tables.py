@@ -1,0 +1,281 @@
+"""The tables. Constraints hold the rules; the comment beside each says which sentence it enforces.
+
+Times are the database's own clock, UTC. No patient names, no birth dates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from adapters.catalog.clock import Moment, now
+from pipeline.domain import Decision, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+UID = String(64)  # PS3.5 section 9.1
+SHA256 = String(64)
+Identity = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only in an INTEGER PRIMARY KEY
+
+
+def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
+    listed = ", ".join(f"'{value.value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+def _created() -> Column[object]:
+    return Column("created_at", Moment(), nullable=False, server_default=now())
+
+
+def _key() -> Column[int]:
+    return Column("id", Identity, primary_key=True, autoincrement=True)
+
+
+patients = Table(
+    "patients",
+    metadata,
+    _key(),
+    Column("patient_key", String(300), nullable=False, unique=True),  # one row per PatientID and issuer; none: one per study
+    Column("patient_id", String(128), nullable=False),
+    Column("issuer_of_patient_id", String(128), nullable=False),
+    Column("patient_sex", String(16), nullable=False),
+    _created(),
+)
+
+studies = Table(
+    "studies",
+    metadata,
+    _key(),
+    Column("study_instance_uid", UID, nullable=False, unique=True),  # a study is known by its UID
+    Column("patient", ForeignKey("patients.id"), nullable=False, index=True),
+    Column("accession_number", String(64), nullable=False, index=True),
+    Column("study_date", String(8), nullable=False),
+    Column("study_time", String(16), nullable=False),
+    Column("study_description", String(128), nullable=False),
+    Column("patient_age", String(4), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("revision", Integer, nullable=False, server_default="0"),
+    Column("instance_count", Integer, nullable=False, server_default="0"),
+    Column("released", Boolean, nullable=False, server_default=text("false")),
+    Column("received_at", Moment(), nullable=False, server_default=now()),
+    Column("last_received_at", Moment(), nullable=False, server_default=now()),
+    _one_of("state", StudyState),
+    CheckConstraint("state <> 'ignored' OR reason <> ''", name="ignored_says_why"),
+    CheckConstraint("revision >= 0", name="revision"),
+    Index(
+        "ix_studies_arriving",
+        "last_received_at",
+        sqlite_where=text("state = 'arriving'"),
+        postgresql_where=text("state = 'arriving'"),
+    ),
+)
+
+series = Table(
+    "series",
+    metadata,
+    _key(),
+    Column("series_instance_uid", UID, nullable=False),
+    Column("study", ForeignKey("studies.id"), nullable=False),
+    Column("modality", String(16), nullable=False),
+    Column("series_number", BigInteger),
+    Column("series_description", String(128), nullable=False),
+    UniqueConstraint("study", "series_instance_uid"),  # a series stands once in its study
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    _key(),
+    Column("sop_instance_uid", UID, nullable=False, unique=True),  # an instance is known by its UID, whichever study it names
+    Column("series", ForeignKey("series.id"), nullable=False, index=True),
+    Column("sop_class_uid", UID, nullable=False),
+    Column("transfer_syntax_uid", UID, nullable=False),
+    Column("instance_number", BigInteger),
+    Column("header", JSON, nullable=False),  # the rest of pipeline.domain.Header
+    Column("file_key", String(128), nullable=False),
+    Column("file_sha256", SHA256, nullable=False, index=True),
+    Column("file_size", BigInteger, nullable=False),
+    Column("sender_ae_title", String(64), nullable=False),
+    Column("sender_address", String(64), nullable=False),
+    Column("called_ae_title", String(64), nullable=False),
+    Column("received_at", Moment(), nullable=False, server_default=now()),
+    CheckConstraint("file_size > 0", name="file_size"),
+)
+
+model_versions = Table(
+    "model_versions",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("state", String(16), nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("base", String(128), nullable=False),
+    Column("weights_sha256", SHA256, nullable=False),
+    Column("device_uid", UID, nullable=False, unique=True),  # every version is a device of its own
+    Column("marking", String(64), nullable=False, server_default=""),
+    Column("calibrated", Boolean, nullable=False, server_default=text("false")),
+    Column("label_fingerprint", String(64), nullable=False, server_default=""),
+    Column("thresholds", JSON, nullable=False),
+    Column("band", Float, nullable=False),
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("card", JSON, nullable=False),
+    _created(),
+    Column("served_at", Moment()),
+    Column("retired_at", Moment()),
+    _one_of("state", VersionState),
+    CheckConstraint("state <> 'rejected' OR reason <> ''", name="rejected_says_why"),
+    Index(
+        "uq_model_versions_serving",  # at most one version serves
+        "state",
+        unique=True,
+        sqlite_where=text("state = 'serving'"),
+        postgresql_where=text("state = 'serving'"),
+    ),
+)
+
+image_scores = Table(
+    "image_scores",
+    metadata,
+    Column("instance", ForeignKey("instances.id"), primary_key=True),
+    Column("version", ForeignKey("model_versions.number"), primary_key=True),
+    Column("scores", LargeBinary, nullable=False),  # float32 little-endian [14], in the order of FINDINGS
+    _created(),
+)
+
+predictions = Table(
+    "predictions",
+    metadata,
+    Column("study", ForeignKey("studies.id"), primary_key=True),  # one prediction per study, version and finding
+    Column("version", ForeignKey("model_versions.number"), primary_key=True),
+    Column("finding", String(32), primary_key=True),
+    Column("probability", Float, nullable=False),
+    Column("decision", String(16), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("predicted_at", Moment(), nullable=False, server_default=now()),
+    CheckConstraint("probability BETWEEN 0 AND 1", name="probability"),
+    _one_of("decision", Decision),
+)
+
+labels = Table(
+    "labels",  # append-only: triggers refuse UPDATE and DELETE
+    metadata,
+    _key(),
+    Column("study", ForeignKey("studies.id"), nullable=False, index=True),
+    Column("finding", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reader", String(64), nullable=False),
+    Column("source", String(64), nullable=False),
+    Column("asked_because", String(64), nullable=False, server_default=""),
+    Column("selection_probability", Float),
+    Column("revokes", ForeignKey("labels.id"), unique=True),  # a label is revoked by a later row, once
+    _created(),
+    _one_of("state", LabelState),
+    CheckConstraint("selection_probability > 0 AND selection_probability <= 1", name="selection_probability"),
+)
+
+reports = Table(
+    "reports",
+    metadata,
+    _key(),
+    Column("sop_instance_uid", UID, nullable=False, unique=True),
+    Column("series_instance_uid", UID, nullable=False),
+    Column("study", ForeignKey("studies.id"), nullable=False),
+    Column("version", ForeignKey("model_versions.number"), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("sop_class_uid", UID, nullable=False, server_default=""),
+    Column("state", String(16), nullable=False),
+    Column("predecessor", UID),
+    Column("file_key", String(128)),
+    Column("file_sha256", SHA256),
+    Column("file_size", BigInteger),
+    Column("status", Text, nullable=False, server_default=""),
+    _created(),
+    Column("built_at", Moment()),
+    Column("sent_at", Moment()),
+    UniqueConstraint("study", "version", "revision"),  # a revision is reported once
+    _one_of("state", ReportState),
+    CheckConstraint("state IN ('pending', 'refused') OR file_sha256 IS NOT NULL", name="built_has_bytes"),
+    CheckConstraint("state <> 'sent' OR sent_at IS NOT NULL", name="sent_has_a_time"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    _key(),
+    Column("kind", String(16), nullable=False),
+    Column("subject", UID, nullable=False),
+    Column("payload", JSON, nullable=False),
+    Column("state", String(16), nullable=False, server_default=JobState.WAITING.value),
+    Column("priority", Integer, nullable=False, server_default="100"),
+    Column("run_at", Moment(), nullable=False, server_default=now()),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("worker", String(128), nullable=False, server_default=""),
+    Column("lease_token", String(32), nullable=False, server_default=""),
+    Column("lease_until", Moment()),
+    Column("error", Text, nullable=False, server_default=""),
+    _created(),
+    Column("finished_at", Moment()),
+    _one_of("kind", JobKind),
+    _one_of("state", JobState),
+    CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="running_is_leased"),
+    Index(
+        "uq_jobs_waiting",  # one waiting job per kind and subject
+        "kind",
+        "subject",
+        unique=True,
+        sqlite_where=text("state = 'waiting'"),
+        postgresql_where=text("state = 'waiting'"),
+    ),
+    Index("ix_jobs_due", "kind", "state", "priority", "run_at", "id"),
+    Index("ix_jobs_running", "kind", "subject", sqlite_where=text("state = 'running'"), postgresql_where=text("state = 'running'")),
+)
+
+circuits = Table(
+    "circuits",
+    metadata,
+    Column("destination", String(64), primary_key=True),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("open_until", Moment()),
+)
+
+audit_events = Table(
+    "audit_events",
+    metadata,
+    _key(),
+    Column("at", Moment(), nullable=False, server_default=now(), index=True),
+    Column("action", String(32), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("subject", String(128), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("source", String(128), nullable=False),
+    CheckConstraint("outcome IN ('done', 'refused', 'failed')", name="outcome"),
+)
+
+TABLES: Iterable[Table] = metadata.sorted_tables

@@ -1,0 +1,54 @@
+"""The promised views: the same columns on SQLite and PostgreSQL. Tables may change; these change only with a changelog line."""
+
+from __future__ import annotations
+
+from pipeline.domain import FINDINGS
+
+
+def column_of(finding: str) -> str:
+    """Return a finding's column in v_findings_wide: Pleural_Thickening -> pleural_thickening."""
+    return finding.lower()
+
+
+_WIDE = ",\n    ".join(
+    f"MAX(CASE WHEN p.finding = '{finding}' THEN p.probability END) AS {column_of(finding)}" for finding in FINDINGS
+)
+
+VIEWS: dict[str, str] = {
+    "v_studies": """
+SELECT s.study_instance_uid, s.accession_number, t.patient_id, t.issuer_of_patient_id, t.patient_sex, s.patient_age,
+    s.study_date, s.study_time, s.study_description, s.state, s.reason, s.revision, s.instance_count,
+    s.received_at, s.last_received_at
+FROM studies s JOIN patients t ON t.id = s.patient""",
+    "v_instances": """
+SELECT i.sop_instance_uid, r.series_instance_uid, s.study_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, r.modality,
+    r.series_number, i.instance_number,
+    i.file_key, i.file_sha256, i.file_size, i.sender_ae_title, i.sender_address, i.received_at
+FROM instances i JOIN series r ON r.id = i.series JOIN studies s ON s.id = r.study""",
+    "v_predictions": """
+SELECT s.study_instance_uid, s.accession_number, p.finding, p.probability, p.decision, m.calibrated, p.version,
+    m.name AS version_name, m.marking, p.revision, p.predicted_at
+FROM predictions p JOIN model_versions m ON m.number = p.version AND m.state = 'serving' JOIN studies s ON s.id = p.study""",
+    "v_findings_wide": f"""
+SELECT s.study_instance_uid, s.accession_number, s.study_date, m.number AS version, m.marking,
+    {_WIDE}
+FROM predictions p JOIN model_versions m ON m.number = p.version AND m.state = 'serving' JOIN studies s ON s.id = p.study
+GROUP BY s.id, s.study_instance_uid, s.accession_number, s.study_date, m.number, m.marking""",
+    "v_reports": """
+SELECT r.sop_instance_uid, r.series_instance_uid, r.sop_class_uid, s.study_instance_uid, s.accession_number, r.version, r.revision,
+    r.state, r.predecessor, r.file_key, r.file_sha256, r.status, r.created_at, r.built_at, r.sent_at
+FROM reports r JOIN studies s ON s.id = r.study""",
+    "v_labels": """
+SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.reader, l.source, l.asked_because,
+    l.selection_probability, l.created_at,
+    CASE WHEN EXISTS (SELECT 1 FROM labels x WHERE x.revokes = l.id) THEN 1 ELSE 0 END AS revoked
+FROM labels l JOIN studies s ON s.id = l.study WHERE l.revokes IS NULL""",
+    "v_model_versions": """
+SELECT number, state, name, base, weights_sha256, device_uid, marking, calibrated, label_fingerprint, thresholds, band,
+    reason, card, created_at, served_at, retired_at
+FROM model_versions""",
+    "v_jobs": """
+SELECT id, kind, subject, state, priority, run_at, attempts, worker, lease_until, error, created_at, finished_at
+FROM jobs""",
+}
+"""Name -> query."""

@@ -1,0 +1,36 @@
+"""`radclipd db upgrade | current`."""
+
+from __future__ import annotations
+
+import typer
+
+from adapters.cli.settings import config_of
+
+db = typer.Typer(help="The catalog's schema.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(db, name="db")
+
+
+@db.command()
+def upgrade(ctx: typer.Context) -> None:
+    """Bring the catalog to this release's schema. Safe to repeat."""
+    config = config_of(ctx)
+    from adapters.catalog import schema
+
+    before = schema.current(config.catalog.url)
+    schema.upgrade(config.catalog.url)
+    typer.echo(f"schema {before or 'none'} -> {schema.head()}")
+
+
+@db.command()
+def current(ctx: typer.Context) -> None:
+    """Print the catalog's schema and this release's. Exit status 1 where they differ."""
+    config = config_of(ctx)
+    from adapters.catalog import schema
+
+    found = schema.current(config.catalog.url)
+    typer.echo(f"catalog {found or 'none'}, this release {schema.head()}")
+    raise typer.Exit(0 if found == schema.head() else 1)

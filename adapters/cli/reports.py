@@ -1,0 +1,65 @@
+"""`radclipd reports`, `reports show` and `resend`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from adapters.cli import query
+from adapters.cli.output import CsvFlag, JsonFlag, TableFlag
+from adapters.cli.query import Limit
+from adapters.cli.settings import config_of
+from pipeline.errors import Refused
+
+reports = typer.Typer(help="The structured reports.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.add_typer(reports, name="reports")
+    app.command()(resend)
+
+
+@reports.command("list")
+def list_(ctx: typer.Context, limit: Limit = 50, table: TableFlag = False, csv: CsvFlag = False, json: JsonFlag = False) -> None:
+    """List the newest reports with their delivery state."""
+    query.query(
+        ctx,
+        "SELECT sop_instance_uid, study_instance_uid, version, revision, state, status, created_at, sent_at"
+        f" FROM v_reports ORDER BY created_at DESC LIMIT {limit}",
+        table=table,
+        csv=csv,
+        json=json,
+    )
+
+
+@reports.command()
+def show(ctx: typer.Context, sop_instance_uid: Annotated[str, typer.Argument(help="SOP Instance UID of the report.")]) -> None:
+    """Print one report readably, from the file that was sent."""
+    config = config_of(ctx)
+    from adapters.dicom.readable import lines_of_file
+    from adapters.wiring import open_catalog, open_image_store
+
+    catalog = open_catalog(config)
+    with catalog.read() as tx:
+        report = tx.reports.find(sop_instance_uid)
+    catalog.dispose()
+    if report is None or report.file is None:
+        raise Refused(f"no report {sop_instance_uid} with bytes in this catalog", hint="radclipd reports list")
+    for line in lines_of_file(open_image_store(config).read(report.file)):
+        typer.echo(line)
+
+
+def resend(ctx: typer.Context, studies: Annotated[list[str], typer.Argument(help="Study Instance UIDs.")]) -> None:
+    """Send the newest report of these studies again."""
+    config = config_of(ctx)
+    from adapters.wiring import open_catalog
+    from pipeline import report
+
+    catalog = open_catalog(config)
+    queued = report.resend(studies, catalog=catalog)
+    catalog.dispose()
+    typer.echo(f"{len(queued)} reports will be sent again")
+    if len(queued) < len(studies):
+        raise Refused(f"{len(studies) - len(queued)} of these studies have no report", hint="radclipd reports list")

@@ -1,0 +1,18 @@
+-- A role that may read the promised views (v_*) and nothing else.
+-- As the owner of the catalog's database, after `radclipd db upgrade`:
+--   psql -d radclipd -v reader=alice -f read-only-role.sql
+-- then give the reader a password: \password alice
+
+SELECT 'CREATE ROLE radclipd_readers NOLOGIN'
+WHERE NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'radclipd_readers') \gexec
+
+SELECT format('CREATE ROLE %I LOGIN', :'reader')
+WHERE NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = :'reader') \gexec
+
+GRANT radclipd_readers TO :"reader";
+ALTER ROLE :"reader" SET default_transaction_read_only = on;
+ALTER ROLE :"reader" SET statement_timeout = '60s';
+
+GRANT USAGE ON SCHEMA public TO radclipd_readers;
+GRANT SELECT ON v_studies, v_instances, v_predictions, v_findings_wide, v_reports, v_labels, v_model_versions, v_jobs
+TO radclipd_readers;

@@ -1,0 +1,56 @@
+"""Fixtures that several folders share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from adapters.catalog import schema
+from adapters.catalog.catalog import SqlCatalog
+from tests import postgres
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[postgres.Cluster]:
+    with postgres.cluster() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    schema.upgrade(f"sqlite:///{path}")
+    return path
+
+
+DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+
+
+@pytest.fixture
+def fresh_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
+    """Make a database with the schema on the engine of this name; return its URL."""
+
+    def make(engine: str) -> str:
+        if engine == "postgresql":
+            running: postgres.Cluster = request.getfixturevalue("cluster")
+            return running.upgraded()
+        template: Path = request.getfixturevalue("sqlite_template")
+        (tmp_path / "catalog.db").write_bytes(template.read_bytes())
+        return f"sqlite:///{tmp_path / 'catalog.db'}"
+
+    return make
+
+
+@pytest.fixture(params=DATABASES)
+def catalog_url(request: pytest.FixtureRequest, fresh_url: Callable[[str], str]) -> str:
+    """A database with the schema: SQLite and PostgreSQL in turn."""
+    return fresh_url(request.param)
+
+
+@pytest.fixture
+def sql_catalog(catalog_url: str) -> Iterator[SqlCatalog]:
+    catalog = SqlCatalog(catalog_url, busy_timeout_seconds=10)
+    yield catalog
+    catalog.dispose()
