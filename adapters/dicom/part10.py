@@ -10,11 +10,13 @@ from typing import Any
 
 from pydicom import config as pydicom_config
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import _read_file_meta_info, read_dataset
 from pydicom.filewriter import write_file_meta_info
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -88,12 +90,12 @@ def file_bytes(encoded: bytes, *, sop_class_uid: str, sop_instance_uid: str, tra
     """Return the DICOM file: preamble, our file meta information, the data set as it came. Same data set, same bytes."""
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID = sop_class_uid
-    meta.MediaStorageSOPInstanceUID = sop_instance_uid
-    meta.TransferSyntaxUID = transfer_syntax_uid
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
+    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
+    meta.TransferSyntaxUID = UID(transfer_syntax_uid)
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    head = BytesIO()
+    head = DicomBytesIO()
     write_file_meta_info(head, meta, enforce_standard=True)
     return b"".join((PREAMBLE, head.getvalue(), encoded))
 
@@ -132,7 +134,7 @@ def _read(encoded: bytes, transfer_syntax_uid: str) -> tuple[Dataset, bool]:
     def at_pixels(tag: BaseTag, _vr: str | None, length: int) -> bool:
         if tag in PIXEL_TAGS and length != 0:
             found.append(tag)
-        return tag > PIXEL_GROUP_LENGTH
+        return int(tag) > PIXEL_GROUP_LENGTH
 
     try:
         if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
