@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -55,8 +56,9 @@ def _run(argv: Sequence[str | Path], *, seconds: float = 1200) -> None:
 
 def _requirements() -> str:
     """Return a name for what is installed: it changes with the pins, not with our own code."""
-    pins = (ROOT / "constraints.txt").read_bytes() + (ROOT / "pyproject.toml").read_bytes()
-    return hashlib.sha256(pins + PACKAGES.encode()).hexdigest()[:12]
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    pins = (ROOT / "constraints.txt").read_text()
+    return hashlib.sha256("\n".join([PACKAGES, pins, *wanted]).encode()).hexdigest()[:12]
 
 
 def debian() -> Path:
