@@ -213,8 +213,11 @@ def test_a_reload_takes_the_new_configuration_and_a_slip_changes_nothing(hospita
     good = (hospital.machine.root / path.lstrip("/")).read_text()
     before = hospital.listener()
     hospital.machine.write(path, good.replace("quiet_seconds", "quiet_secconds"))
-    hospital.machine.run("systemctl reload radclipd.service")
+    assert hospital.machine.run("systemctl reload radclipd.service || echo refused") == "refused"
+    assert "did you mean study.quiet_seconds" in hospital.machine.journal()
+    hospital.machine.run("systemctl kill --kill-whom=main --signal=HUP radclipd.service")
     until(lambda: "reload refused" in hospital.property("radclipd.service", "StatusText"), seconds=20, what="the refusal")
+    assert hospital.property("radclipd.service", "ActiveState") == "active"
     assert hospital.listener() == before
     hospital.machine.write(path, good.replace('level = "info"', 'level = "debug"'))
     hospital.machine.run("systemctl reload radclipd.service")

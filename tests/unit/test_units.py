@@ -42,7 +42,7 @@ def test_the_exposure_of_each_service_is_within_the_limit(path: Path) -> None:
 @needs_systemd
 def test_systemd_finds_no_fault_in_any_unit(tmp_path: Path) -> None:
     for path in UNITS:
-        text = re.sub(r"^ExecStart=\S+", f"ExecStart={shutil.which('true')}", path.read_text(), flags=re.MULTILINE)
+        text = path.read_text().replace("/opt/radclipd/venv/bin/radclipd", shutil.which("true") or "")
         (tmp_path / path.name).write_text(text)
     verified = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / path.name) for path in UNITS)],
