@@ -33,6 +33,7 @@ def write_checkpoint(folder: Path, file: str, tensors: Mapping[str, torch.Tensor
         part = folder / f"{file}.part"
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         safetensors.torch.save_file(contiguous, part, metadata={"format": "pt"})
+        part.chmod(0o644)  # safetensors leaves it to its owner alone, and the service is seldom the one who imports
         sha256, size = file_sha256(part), part.stat().st_size
         _settle(part, folder / file)
         whole = {"format": FORMAT, "weights": {"file": file, "sha256": sha256, "size": size}, **card}

@@ -1,16 +1,18 @@
-"""Make PyPI's torchvision importable beside a torch of another flavour. Import this before open_clip or torchvision.
+"""Make the usual torchvision wheel importable beside a torch of another flavour. Import this before open_clip or torchvision.
 
-PyPI's torchvision wheel is linked against CUDA. Beside a CPU torch its compiled part cannot be loaded, which torchvision
-itself accepts, and yet its Python part then registers fake kernels for `torchvision::nms` and `torchvision::qnms`, operators
-that only the compiled part declares: the import fails with "operator torchvision::nms does not exist". Declaring the two
-schemas is enough. They get no kernel: calling them still fails, and nothing here calls them (open_clip uses torchvision for
-transforms and FrozenBatchNorm only). Where the compiled part does load, it is loaded and nothing is declared.
+The torchvision wheel that pip takes by default is linked against CUDA. Beside a CPU torch its compiled part cannot be loaded,
+which torchvision itself accepts, and yet its Python part then registers fake kernels for `torchvision::nms` and
+`torchvision::qnms`, operators that only the compiled part declares: the import fails with "operator torchvision::nms does not
+exist". Declaring the two schemas is enough. They get no kernel: calling them still fails, and nothing here calls them
+(open_clip uses torchvision for transforms and FrozenBatchNorm only). Where the compiled part does load, it is loaded and
+nothing is declared.
 
 Importing the module twice, or after torchvision, changes nothing.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -45,14 +47,16 @@ def _loads(extension: Path | None) -> bool:
     return True
 
 
+@functools.cache
 def declare() -> bool:
-    """Declare the operators where they are missing. Returns True where it declared them, now or before."""
-    if not _libraries and "torchvision" not in sys.modules and not _loads(_compiled_part()):
-        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call] # as above
-        for schema in _SCHEMAS:
-            library.define(schema)  # type: ignore[no-untyped-call] # as above
-        _libraries.append(library)
-    return bool(_libraries)
+    """Declare the operators where they are missing, once. Returns True where it did."""
+    if "torchvision" in sys.modules or _loads(_compiled_part()):
+        return False
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call] # torch leaves it untyped
+    for schema in _SCHEMAS:
+        library.define(schema)  # type: ignore[no-untyped-call] # as above
+    _libraries.append(library)
+    return True
 
 
 declare()

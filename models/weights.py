@@ -11,6 +11,7 @@ import models.torchvision_ops  # noqa: F401 - before open_clip, whose import of 
 # isort: split
 
 import pickle
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,13 +42,13 @@ def read_weights(path: Path) -> StateDict:
     """
     try:
         with path.open("rb") as stream:
-            start = stream.read(16)
+            start, size = stream.read(9), path.stat().st_size
     except OSError as error:
         raise CheckpointMissing(f"cannot read {path}: {error.strerror}") from error
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:  # eight bytes of length, then a JSON header
+        return _read_safetensors(path)
     if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":  # a zip archive, or a bare pickle of torch before 1.6
         return _plain(_read_torch(path), path)
-    if start[8:9] == b"{":  # eight bytes of length, then a JSON header
-        return _read_safetensors(path)
     raise CheckpointCorrupt(
         f"{path} is neither safetensors nor a torch checkpoint", hint="check that the download is complete and no page of HTML"
     )
@@ -79,13 +80,15 @@ def _read_safetensors(path: Path) -> StateDict:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as stream, warnings.catch_warnings():  # an open file: by a path's name torch would guess the kind
+            warnings.simplefilter("ignore")  # remarks on odd pickles and archives, which fail right after
+            return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointUnsafe(
             f"{path} holds more than tensors; reading it would run code from it: {_first_line(error)}",
             hint="radclipd never does that: ask its author for a safetensors file, or a checkpoint of the bare state dict",
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # a parser let loose on foreign bytes: IndexError, struct.error, ... whatever they provoke
         if "TorchScript" in str(error):
             raise CheckpointUnsafe(
                 f"{path} is a TorchScript archive, a program and not only weights",
@@ -148,7 +151,8 @@ def _likely(state: StateDict) -> str:
     blocks = Counter(name.split(".")[3] for name in state if name.startswith("visual.transformer.resblocks."))
     edge = round((grid.shape[0] - 1) ** 0.5) * patch.shape[-1]
     shape = (patch.shape[0], patch.shape[-1], len(blocks), edge)
-    names = [name for name in open_clip.list_models() if _tower(open_clip.get_model_config(name)["vision_cfg"]) == shape]
+    towers = {name: open_clip.get_model_config(name)["vision_cfg"] for name in open_clip.list_models()}
+    names = [name for name, vision in towers.items() if "timm_model_name" not in vision and _tower(vision) == shape]
     return f"they look like {' or '.join(names[:_NAMES_SHOWN])}" if names else "name the architecture they were trained with"
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,9 @@ from adapters.cli import output
 from adapters.cli.settings import config_of
 
 if TYPE_CHECKING:
-    from adapters.host.model_store import ModelStore
+    from adapters.catalog.catalog import SqlCatalog
+    from adapters.host.config import Config
+    from adapters.host.model_store import ModelStore, StoredBase
     from pipeline.domain import ModelVersion
 
 Architecture = Annotated[str, typer.Option(help="open_clip's name, as ViT-B-32, or a JSON configuration file.")]
@@ -43,10 +46,12 @@ def fetch(
     from adapters.gpu.words import in_the_pipelines_words
     from models import sources
 
-    downloads = config_of(ctx).model.directory / "downloads"
-    with in_the_pipelines_words():
-        found = sources.fetch(source, downloads)
-    _add(ctx, lambda store: keep_source(store, found, name=name, marking=marking), serve=serve)
+    def keep(store: ModelStore) -> str:
+        with in_the_pipelines_words():
+            found = sources.fetch(source, store.root / "downloads")
+        return keep_source(store, found, name=name, marking=marking)
+
+    _add(ctx, keep, serve=serve)
 
 
 def import_file(
@@ -91,14 +96,17 @@ def untrained(
 def list_versions(
     ctx: typer.Context, table: output.TableFlag = False, csv: output.CsvFlag = False, json: output.JsonFlag = False
 ) -> None:
-    """List the versions of the catalog, and whether their files are in place."""
-    from adapters.wiring import open_catalog, open_model_store
+    """List the versions of the catalog, whether their files are in place, and bases that no version uses."""
+    from adapters.wiring import open_model_store
 
     form = output.chosen(table=table, csv=csv, json=json)
     config = config_of(ctx)
     store = open_model_store(config)
-    with open_catalog(config).read() as transaction:
-        rows = [_row(version, store) for version in transaction.versions.all()]
+    with _catalog_of(config) as catalog, catalog.read() as transaction:
+        versions = transaction.versions.all()
+    used = {version.base for version in versions}
+    rows = [_row(version, store) for version in versions]
+    rows += [_unused(base) for base in store.bases() if base.name not in used]
     output.write_rows(
         ("version", "state", "name", "architecture", "activation", "weights", "files", "calibrated", "marking"), rows, form
     )
@@ -109,32 +117,52 @@ def _add(ctx: typer.Context, keep: Callable[[ModelStore], str], *, serve: bool) 
     from rich.console import Console
 
     from adapters.gpu.importer import register as register_version
-    from adapters.wiring import open_catalog, open_model_store
+    from adapters.wiring import open_model_store
 
     config = config_of(ctx)
     store = open_model_store(config)
-    with Console(stderr=True).status("reading weights"):
+    with _catalog_of(config) as catalog:  # first: minutes of work must not end at a catalog that is not there
         base = keep(store)
-    with Console(stderr=True).status("encoding prompts"):
-        version = register_version(
-            open_catalog(config), store, base, threshold=config.score.threshold, band=config.score.band, serve=serve
-        )
+        with Console(stderr=True).status("encoding prompts"):
+            version = register_version(catalog, store, base, threshold=config.score.threshold, band=config.score.band, serve=serve)
     marking = f"  {version.marking}" if version.marking else ""
     typer.echo(f"version {version.number}  {version.state.value}  {version.name}  sha256 {version.weights_sha256[:12]}{marking}")
 
 
+@contextmanager
+def _catalog_of(config: Config) -> Iterator[SqlCatalog]:
+    """Open the catalog for one verb."""
+    from adapters.wiring import open_catalog
+
+    catalog = open_catalog(config)
+    try:
+        yield catalog
+    finally:
+        catalog.dispose()
+
+
 def _row(version: ModelVersion, store: ModelStore) -> tuple[Any, ...]:
-    architecture = version.card.get("architecture", {})
-    activation = "QuickGELU" if architecture.get("quickgelu") else "GELU"
     files = "present" if store.present(version) else "MISSING"
+    network = _network(version.card)
+    calibrated = version.calibrated
     return (
         version.number,
         version.state.value,
         version.name,
-        architecture.get("name", ""),
-        activation,
+        *network,
         version.weights_sha256[:12],
         files,
-        version.calibrated,
+        calibrated,
         version.marking,
     )
+
+
+def _unused(base: StoredBase) -> tuple[Any, ...]:
+    network = _network(base.card)
+    return None, "unused", base.name, *network, base.weights_sha256[:12], "present", None, base.card.get("marking", "")
+
+
+def _network(card: dict[str, Any]) -> tuple[str, str]:
+    """Return the architecture's name and activation."""
+    architecture = card.get("architecture", {})
+    return architecture.get("name", ""), "QuickGELU" if architecture.get("quickgelu") else "GELU"

@@ -38,6 +38,25 @@ class ClipScorer:
             return self._classifier.score(images, batch_size=self._batch_size)
 
 
+class ClipScorers:
+    """Implements ports.Scorers. Holds one loaded version; another one takes its place."""
+
+    def __init__(self, store_root: Path, *, device: str = "auto", batch_size: int, threads: int) -> None:
+        self._store_root = store_root
+        self._device = device
+        self._batch_size = batch_size
+        self._threads = threads
+        self._loaded: ClipScorer | None = None
+
+    def load(self, version: ModelVersion) -> ClipScorer:
+        if self._loaded is None or self._loaded.version.device_uid != version.device_uid:
+            self._loaded = None  # frees the old weights before the new ones come
+            self._loaded = load_scorer(
+                version, self._store_root, device=self._device, batch_size=self._batch_size, threads=self._threads
+            )
+        return self._loaded
+
+
 def load_scorer(version: ModelVersion, store_root: Path, *, device: str = "auto", batch_size: int, threads: int) -> ClipScorer:
     """Load a version and hold its files to the catalog's card: hashes, architecture, preprocessing, golden embeddings.
 
