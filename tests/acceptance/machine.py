@@ -30,11 +30,11 @@ VENV = "/opt/radclipd/venv"
 T = TypeVar("T")
 
 
-def until(attempt: Callable[[], T], *, seconds: float, what: str) -> T:
-    """Return the first true answer of `attempt`."""
+def until(attempt: Callable[[], T], *, seconds: float, what: str, explain: Callable[[], str] = str) -> T:
+    """Return the first true answer of `attempt`; fail with what `explain` says."""
     deadline = time.monotonic() + seconds
     while not (answer := attempt()):
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}\n{explain()}"
         time.sleep(0.2)
     return answer
 
