@@ -83,7 +83,7 @@ class Listener:
         self._places = _Places(settings.maximum_associations)
         self._studies: WeakKeyDictionary[Association, set[str]] = WeakKeyDictionary()
         self._server: DrainableServer | None = None
-        self._thread: threading.Thread | None = None
+        self._drained = False
 
     def start(self, sock: socket.socket | None = None) -> None:
         """Listen, on a thread of its own; on `sock` where one was handed over. OSError where the port cannot be had."""
@@ -109,8 +109,7 @@ class Listener:
             ae.make_server((settings.host, settings.port), evt_handlers=handlers, server_class=DrainableServer, adopted=sock),
         )
         ae._servers.append(self._server)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="accept", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._server.serve_forever, name="accept", daemon=True).start()
 
     @property
     def port(self) -> int:
@@ -124,6 +123,9 @@ class Listener:
         pynetdicom's own shutdown would abort them first.
         """
         assert self._server is not None
+        if self._drained:
+            return
+        self._drained = True
         self._server.shutdown()
         end = time.monotonic() + deadline_seconds
         while self._server.active_associations and time.monotonic() < end:

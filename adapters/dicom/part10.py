@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 import zlib
 from collections.abc import Callable
 from io import BytesIO
@@ -38,6 +39,8 @@ PIXEL_GROUP_LENGTH = 0x7FE00000  # (7FE0,0000), in old files
 UID_PATTERN = re.compile(r"[0-9.]{1,64}")  # PS3.5 9.1; leading zeros in a component are seen in the field and do no harm
 LARGEST_INFLATED = 1 << 31
 
+IDENTIFYING = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID")
+"""What is there in whatever is a composite instance at all; bytes without any of it only happened to parse."""
 TEXT_LIMITS = {
     "patient_id": 128,
     "issuer_of_patient_id": 128,
@@ -142,18 +145,20 @@ def _read(encoded: bytes, transfer_syntax_uid: str) -> tuple[Dataset, bool]:
         dataset = _parse(encoded, transfer_syntax_uid, at_pixels)
     except Exception as error:  # as above: any exception means that it cannot be parsed
         raise NotUnderstood(f"the data set cannot be parsed: {type(error).__name__}", hint=_NO_DICOM) from error
-    if len(dataset) == 0:
-        raise NotUnderstood("the data set is empty", hint=_NO_DICOM)
+    if not any(keyword in dataset for keyword in IDENTIFYING):
+        raise NotUnderstood("the data set has no SOP class, no UID and no patient: it is none", hint=_NO_DICOM)
     return dataset, bool(found)
 
 
 def _parse(encoded: bytes, transfer_syntax_uid: str, stop: Callable[[BaseTag, str | None, int], bool]) -> Dataset:
-    return read_dataset(
-        BytesIO(encoded),
-        is_implicit_VR=transfer_syntax_uid == ImplicitVRLittleEndian,
-        is_little_endian=transfer_syntax_uid != ExplicitVRBigEndian,
-        stop_when=stop,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a library's doubts about a value quote the value
+        return read_dataset(
+            BytesIO(encoded),
+            is_implicit_VR=transfer_syntax_uid == ImplicitVRLittleEndian,
+            is_little_endian=transfer_syntax_uid != ExplicitVRBigEndian,
+            stop_when=stop,
+        )
 
 
 def _keyword(name: str) -> str:

@@ -15,9 +15,9 @@ Check = Callable[[], None]
 """Passes by returning, fails by raising."""
 
 LONGEST_PERIOD_SECONDS = 15.0
-RETRY_SECONDS = 1.0
-"""After a failure a check is run again this soon, so that a start is ready as soon as it is."""
 STATUS_SECONDS = 5.0
+AGAIN_SECONDS = 0.5
+"""A check that failed is made again soon: what is starting is ready as soon as it is."""
 UNWATCHED_SECONDS = 60.0
 """Interval to look at health in where systemd does not watch: the status line and the log still tell."""
 
@@ -67,7 +67,7 @@ class Probe:
             self._failure = failure
             if not failure:
                 self._passed_run = begun
-            self._ended.wait(min(self._every, RETRY_SECONDS) if failure else self._every)
+            self._ended.wait(min(self._every, AGAIN_SECONDS) if failure else self._every)
 
     def _once(self, begun: float) -> str:
         """Return the failure in words, or ''."""
