@@ -49,7 +49,9 @@ class Scene:
 
 def _cardiomegaly(body: Body, extent: float) -> Body:
     grown = 1.22 + 0.28 * extent
-    return replace(body, heart_left=min(body.heart_left * grown, body.half_width * 0.95), heart_right=body.heart_right * (grown + 0.1))
+    return replace(
+        body, heart_left=min(body.heart_left * grown, body.half_width * 0.95), heart_right=body.heart_right * (grown + 0.1)
+    )
 
 
 def _emphysema(body: Body, extent: float) -> Body:

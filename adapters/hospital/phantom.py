@@ -100,12 +100,12 @@ def _posed(body: Body, taken: Exposure) -> Body:
         return body
     from dataclasses import replace
 
-    return replace(body, dome=body.dome - 2.2, heart_left=body.heart_left * 1.13, heart_right=body.heart_right * 1.15, knob=body.knob + 0.4)
+    return replace(
+        body, dome=body.dome - 2.2, heart_left=body.heart_left * 1.13, heart_right=body.heart_right * 1.15, knob=body.knob + 0.4
+    )
 
 
-def _chest(
-    detector: Grid, body: Body, taken: Exposure, chance: np.random.Generator, findings: Mapping[str, float]
-) -> Field:
+def _chest(detector: Grid, body: Body, taken: Exposure, chance: np.random.Generator, findings: Mapping[str, float]) -> Field:
     """Return the thickness of water, cm, that weakens the beam as much as this chest."""
     at = detector.moved(degrees=taken.degrees, right=taken.right, down=taken.down, zoom=taken.zoom)
     scene = Scene(
@@ -128,7 +128,9 @@ def _soft(scene: Scene, chance: np.random.Generator) -> Field:
     air = sum((scene.air[side] for side in SIDES), np.zeros(at.shape, dtype=np.float32))
     grain = 1 + 0.012 * cloud(at.shape, chance, size=scene.pixels(0.5)) + 0.02 * cloud(at.shape, chance, size=scene.pixels(5))
     in_lung = step(air - 1.0, 1.0) * (1 - scene.heart)
-    flesh = np.maximum(anatomy.trunk(at, body), anatomy.arms(at, body)) * (1 + 0.012 * cloud(at.shape, chance, size=scene.pixels(3)))
+    flesh = np.maximum(anatomy.trunk(at, body), anatomy.arms(at, body)) * (
+        1 + 0.012 * cloud(at.shape, chance, size=scene.pixels(3))
+    )
     gas = anatomy.airways(at) + anatomy.stomach_bubble(at, body, float(chance.uniform(0, 1.1)))
     soft = flesh + anatomy.breasts(at, body) - air * (1 - scene.heart) * grain - gas + scene.vessels * in_lung + scene.water
     return np.clip(soft, 0, None)
@@ -228,7 +230,13 @@ def lateral(seed: int, *, size: tuple[int, int] = (512, 512)) -> Film:
     domes = sum(0.5 * step(24.5 + n - 0.2 * at.x + 0.045 * np.square(at.x + 3) - at.y, 0.15) for n in (0.0, 1.4))
     heart = 9 * ball(np.clip(ellipse(at, -4.6, 21.5, 4.8, 5.6, 35), 0, 1))
     hila = 2.5 * bump(ellipse(at, 0.6, 15.0, 1.5, 2.0), 0.9)
-    soft = flesh - 19.5 * chest * domes + heart * chest * domes + hila - 1.6 * step(0.9 - np.abs(at.x - 1 - 0.1 * at.y), 0.2) * step(13 - at.y, 1)
+    soft = (
+        flesh
+        - 19.5 * chest * domes
+        + heart * chest * domes
+        + hila
+        - 1.6 * step(0.9 - np.abs(at.x - 1 - 0.1 * at.y), 0.2) * step(13 - at.y, 1)
+    )
     bone = _side_bones(at, body)
     return Film(_developed(np.clip(soft, 0, None) + np.float32(BONE) * bone, detector, taken, chance), body, taken)
 
