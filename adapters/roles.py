@@ -42,7 +42,7 @@ def listen(config: Config) -> None:
         serving(notify.Notifier(), [echo, catalog.probe_write], lambda: f"listening on port {listener.port}"),
     ):
         _wait(stop)
-        listener.drain(config.listener.drain_seconds)
+    listener.drain(config.listener.drain_seconds)
     catalog.dispose()
 
 

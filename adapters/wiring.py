@@ -180,10 +180,9 @@ def require_serving(catalog: SqlCatalog) -> ModelVersion:
 
 
 def loopback_echo(config: Config, port: int) -> Callable[[], None]:
-    """Make the probe that really asks our own listener: a C-ECHO over the loopback, as an allowed peer would."""
+    """Make the probe that really asks our own listener: a C-ECHO over the loopback."""
     from adapters.dicom.archive import ArchiveSettings, DicomArchive
 
-    calling = config.listener.calling_ae_titles[0]
     called = config.listener.called_ae_titles[0] if config.listener.called_ae_titles else config.listener.ae_title
     host = config.listener.host if config.listener.host not in ("", "0.0.0.0", "::") else "127.0.0.1"
     ours = DicomArchive(
@@ -191,7 +190,7 @@ def loopback_echo(config: Config, port: int) -> Callable[[], None]:
             ae_title=config.listener.ae_title if called == ANY else called,
             host=host,
             port=port,
-            calling_ae_title=config.listener.ae_title if calling == ANY else calling,
+            calling_ae_title=config.listener.ae_title,  # the listener keeps a place free for its own name from its own host
             timeout_seconds=PROBE_SECONDS,
         )
     )

@@ -1,29 +1,29 @@
-"""A process that dies at its N-th durability step: `python -m tests.faults.crashing SCENE N FOLDER URL`.
+"""A process that dies at its N-th durability step.
 
 Before and after each fsync, rename and commit, and each time the archive has kept something, a counter goes up; at N the process
-kills itself with SIGKILL, as a power cut or the OOM killer would. N = 0 never dies. What was acknowledged is printed before.
+kills itself with SIGKILL, as the OOM killer would. N = 0 never dies.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.engine.default import DefaultDialect
+
+from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
 from adapters.dicom.part10 import file_bytes, read_header
 from adapters.host.image_store import FileImageStore
-from sqlalchemy.engine.default import DefaultDialect
-from tests.builders import dx, encoded
-
-from adapters.catalog import schema
 from pipeline import receive, report, rules, score, settle, work
 from pipeline.domain import Job, JobKind, Sender
 from pipeline.ports import CircuitPolicy
+from tests.builders import dx, encoded
 from tests.fakes import FakeImageReader, FakeReportWriter, FakeScorers, a_version
 
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
@@ -104,7 +104,7 @@ class Line:
         loop = work.WorkPolicy(lease_seconds=0.3)
         while sum(work.work_once(post, catalog=self.catalog, worker="w", policy=loop) for post in posts):
             pass
-        return "worked off"
+        return "worked"
 
     def _steps(self) -> dict[JobKind, work.Step]:
         scoring = score.ScorePolicy(combine="max", chest=self.chest)
@@ -128,16 +128,31 @@ def prepare(url: str) -> None:
     catalog.dispose()
 
 
-def main() -> None:
-    """Play the scene; print its outcome only when it is over."""
-    scene, deadly, folder, url = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
-    countdown = Countdown(deadly)
-    line = Line(folder, url, countdown)
-    for owner, name in ((os, "fsync"), (os, "replace"), (os, "rename"), (DefaultDialect, "do_commit")):
-        countdown.around(owner, name)
-    outcome = line.receive() if scene == "receive" else line.work_off()
-    sys.stdout.write(f"{outcome} {countdown.step}\n")
+def play(scene: str, deadly: int, folder: Path, url: str) -> tuple[str, int] | None:
+    """Play the scene in a forked process; return its outcome and how many steps it had, or None where it died of SIGKILL."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _play_and_exit(scene, deadly, folder, url, writer)
+    os.close(writer)
+    with os.fdopen(reader) as told:
+        words = told.read().split()
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return None
+    assert status == 0, f"scene {scene} failed; its traceback is above"
+    return words[0], int(words[1])
 
 
-if __name__ == "__main__":
-    main()
+def _play_and_exit(scene: str, deadly: int, folder: Path, url: str, writer: int) -> None:
+    try:
+        countdown = Countdown(deadly)
+        line = Line(folder, url, countdown)
+        for owner, name in ((os, "fsync"), (os, "replace"), (os, "rename"), (DefaultDialect, "do_commit")):
+            countdown.around(owner, name)
+        outcome = line.receive() if scene == "receive" else line.work_off()
+        os.write(writer, f"{outcome} {countdown.step}".encode())
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)

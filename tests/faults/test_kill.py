@@ -3,47 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from adapters.catalog.catalog import SqlCatalog
 from adapters.host.image_store import FileImageStore
-
 from pipeline.domain import FINDINGS, ReportState, StudyState
-from tests.faults import crashing
-
-ROOT = Path(__file__).parents[2]
-
-
-def play(scene: str, deadly: int, folder: Path, url: str) -> str | None:
-    """Return the outcome of the scene, or None where the process died at its step."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.crashing", scene, str(deadly), str(folder), url],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    if done.returncode == -signal.SIGKILL:
-        return None
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()[0]
+from tests.faults.crashing import play, prepare
 
 
 def steps_of(scene: str, folder: Path, url: str) -> int:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.crashing", scene, "0", str(folder), url],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    return int(done.stdout.split()[-1])
+    outcome = play(scene, 0, folder, url)
+    assert outcome is not None
+    return outcome[1]
+
+
+def outcome_of(scene: str, folder: Path, url: str) -> str | None:
+    played = play(scene, 0, folder, url)
+    return played and played[0]
 
 
 def test_what_was_acknowledged_is_there_and_what_was_not_can_be_sent_again(tmp_path: Path) -> None:
@@ -57,7 +34,7 @@ def test_what_was_acknowledged_is_there_and_what_was_not_can_be_sent_again(tmp_p
             row = tx.studies.find_instance("1.2.3.4")
         if row is not None:  # the row promises the file
             assert hashlib.sha256(images.read(row.file)).hexdigest() == row.file.sha256
-        assert play("receive", 0, folder, url) == ("stored" if row is None else "duplicate")
+        assert outcome_of("receive", folder, url) == ("stored" if row is None else "duplicate")
         with catalog.read() as tx:
             assert len(tx.studies.instances("1.2.3")) == 1
         assert len(list((folder / "images").rglob("*.dcm"))) == 1
@@ -71,17 +48,17 @@ def test_a_study_is_scored_and_reported_once_wherever_the_worker_dies(tmp_path: 
     assert steps >= 14
     for deadly in range(1, steps + 1):
         folder, url = _fresh(tmp_path / f"die-{deadly}")
-        assert play("receive", 0, folder, url) == "stored"
+        assert outcome_of("receive", folder, url) == "stored"
         assert play("work", deadly, folder, url) is None
         time.sleep(0.35)  # the dead worker's lease
-        assert play("work", 0, folder, url) == "worked"
+        assert outcome_of("work", folder, url) == "worked"
         _assert_reported_once(folder, url)
 
 
 def _fresh(folder: Path) -> tuple[Path, str]:
     folder.mkdir()
     url = f"sqlite:///{folder / 'catalog.db'}"
-    crashing.prepare(url)
+    prepare(url)
     return folder, url
 
 

@@ -1,0 +1,200 @@
+"""DICOM files (PS3.10): encoded data set -> header, and -> a file of ours. Pixel data is never decoded."""
+
+from __future__ import annotations
+
+import re
+import warnings
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+from pydicom import config as pydicom_config
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import _read_file_meta_info, read_dataset
+from pydicom.filewriter import write_file_meta_info
+from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from pipeline.domain import Header
+from pipeline.errors import DoesNotMatch, NotUnderstood
+
+pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE  # what a hospital sends is kept as it is
+
+IMPLEMENTATION_CLASS_UID = "2.25.214748590326817464279126094835116278147"
+"""Ours, a UUID-derived UID (PS3.5 B.2). Fixed: a file of the same data set has the same bytes in every release."""
+IMPLEMENTATION_VERSION_NAME = "RADCLIPD"
+
+PREAMBLE = b"\0" * 128 + b"DICM"
+PIXEL_TAGS = {0x7FE00008, 0x7FE00009, 0x7FE00010}  # Float, Double Float and plain Pixel Data
+PIXEL_GROUP_LENGTH = 0x7FE00000  # (7FE0,0000), in old files
+UID_PATTERN = re.compile(r"[0-9.]{1,64}")  # PS3.5 9.1; leading zeros in a component are seen in the field and do no harm
+LARGEST_INFLATED = 1 << 31
+
+IDENTIFYING = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID")
+"""What is there in whatever is a composite instance at all; bytes without any of it only happened to parse."""
+TEXT_LIMITS = {
+    "patient_id": 128,
+    "issuer_of_patient_id": 128,
+    "patient_sex": 16,
+    "patient_age": 4,
+    "accession_number": 64,
+    "study_time": 16,
+    "study_description": 128,
+    "modality": 16,
+    "series_description": 128,
+    "body_part_examined": 64,
+    "protocol_name": 128,
+    "manufacturer": 64,
+    "manufacturer_model_name": 64,
+    "station_name": 64,
+    "view_position": 16,
+    "presentation_intent_type": 16,
+    "conversion_type": 16,
+}
+"""Field -> characters kept. Longer than the standard's own limits, for senders that break them."""
+NUMBERS = ("series_number", "instance_number", "rows", "columns", "number_of_frames", "samples_per_pixel")
+LARGEST_NUMBER = 2**31 - 1  # VR IS, PS3.5 6.2
+
+
+def read_header(encoded: bytes, transfer_syntax_uid: str) -> Header:
+    """Read what the catalog keeps from an encoded data set (no file meta).
+
+    NotUnderstood where it cannot be parsed; DoesNotMatch where it lacks the UIDs that every instance has.
+    """
+    dataset, has_pixels = _read(encoded, transfer_syntax_uid)
+    values: dict[str, Any] = {name: _text(dataset, _keyword(name), limit) for name, limit in TEXT_LIMITS.items()}
+    values |= {name: _number(dataset, _keyword(name)) for name in NUMBERS}
+    return Header(
+        sop_instance_uid=_uid(dataset, "SOPInstanceUID"),
+        sop_class_uid=_uid(dataset, "SOPClassUID"),
+        series_instance_uid=_uid(dataset, "SeriesInstanceUID"),
+        study_instance_uid=_uid(dataset, "StudyInstanceUID"),
+        transfer_syntax_uid=str(transfer_syntax_uid),
+        study_date=re.sub(r"\D", "", _text(dataset, "StudyDate", 16))[:8],
+        view_code=_coded(dataset, "ViewCodeSequence", "CodeValue", 16),
+        view_code_meaning=_coded(dataset, "ViewCodeSequence", "CodeMeaning", 64),
+        anatomic_region_meaning=_coded(dataset, "AnatomicRegionSequence", "CodeMeaning", 64),
+        image_type=tuple(part[:16] for part in _text(dataset, "ImageType", 256).split("\\") if part),
+        has_pixels=has_pixels,
+        **values,
+    )
+
+
+def file_bytes(encoded: bytes, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
+    """Return the DICOM file: preamble, our file meta information, the data set as it came. Same data set, same bytes."""
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\x00\x01"
+    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
+    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
+    meta.TransferSyntaxUID = UID(transfer_syntax_uid)
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    head = DicomBytesIO()
+    write_file_meta_info(head, meta, enforce_standard=True)
+    return b"".join((PREAMBLE, head.getvalue(), encoded))
+
+
+def split_file(content: bytes) -> tuple[bytes, str]:
+    """Return encoded data set and Transfer Syntax UID of a DICOM file, also of one without preamble or file meta.
+
+    NotUnderstood where the content is no DICOM.
+    """
+    stream = BytesIO(content)
+    stream.seek(len(PREAMBLE) if content[128:132] == b"DICM" else 0)
+    try:
+        meta = _read_file_meta_info(stream)
+    except Exception as error:  # pydicom raises whatever the bytes make it stumble over
+        raise NotUnderstood(f"file meta information cannot be read: {type(error).__name__}", hint=_NO_DICOM) from error
+    encoded = content[stream.tell() :]
+    if not encoded:
+        raise NotUnderstood("the file holds no data set", hint=_NO_DICOM)
+    return encoded, str(meta.get("TransferSyntaxUID") or _guessed_syntax(encoded))
+
+
+_NO_DICOM = "is it a DICOM file, and complete? dcmdump FILE tells"
+
+
+def _guessed_syntax(encoded: bytes) -> str:
+    """Explicit VR shows two capital letters after the first tag (PS3.5 7.1.2)."""
+    if not re.fullmatch(rb"[A-Z]{2}", encoded[4:6]):
+        return str(ImplicitVRLittleEndian)
+    return str(ExplicitVRBigEndian if encoded[0] == 0 and encoded[1] != 0 else ExplicitVRLittleEndian)
+
+
+def _read(encoded: bytes, transfer_syntax_uid: str) -> tuple[Dataset, bool]:
+    """Parse up to the pixel data; tell whether there is any."""
+    found: list[int] = []
+
+    def at_pixels(tag: BaseTag, _vr: str | None, length: int) -> bool:
+        if tag in PIXEL_TAGS and length != 0:
+            found.append(tag)
+        return int(tag) > PIXEL_GROUP_LENGTH
+
+    try:
+        if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
+            encoded = zlib.decompressobj(-zlib.MAX_WBITS).decompress(encoded, LARGEST_INFLATED)
+        dataset = _parse(encoded, transfer_syntax_uid, at_pixels)
+    except Exception as error:  # as above: any exception means that it cannot be parsed
+        raise NotUnderstood(f"the data set cannot be parsed: {type(error).__name__}", hint=_NO_DICOM) from error
+    if not any(keyword in dataset for keyword in IDENTIFYING):
+        raise NotUnderstood("the data set has no SOP class, no UID and no patient: it is none", hint=_NO_DICOM)
+    return dataset, bool(found)
+
+
+def _parse(encoded: bytes, transfer_syntax_uid: str, stop: Callable[[BaseTag, str | None, int], bool]) -> Dataset:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a library's doubts about a value quote the value
+        return read_dataset(
+            BytesIO(encoded),
+            is_implicit_VR=transfer_syntax_uid == ImplicitVRLittleEndian,
+            is_little_endian=transfer_syntax_uid != ExplicitVRBigEndian,
+            stop_when=stop,
+        )
+
+
+def _keyword(name: str) -> str:
+    """patient_id -> PatientID."""
+    return "".join({"id": "ID", "of": "Of"}.get(part, part.capitalize()) for part in name.split("_"))
+
+
+def _text(dataset: Dataset, keyword: str, limit: int) -> str:
+    try:
+        value = dataset.get(keyword)
+        joined = "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value or "")
+    except Exception:  # an element that cannot be decoded is as good as absent
+        return ""
+    return joined.replace("\0", "").strip()[:limit].encode("utf-8", "replace").decode("utf-8")
+
+
+def _number(dataset: Dataset, keyword: str) -> int | None:
+    try:
+        number = int(str(dataset.get(keyword)).split("\\")[0])
+    except Exception:  # as above
+        return None
+    return number if 0 <= number <= LARGEST_NUMBER else None
+
+
+def _coded(dataset: Dataset, sequence: str, keyword: str, limit: int) -> str:
+    try:
+        items = dataset.get(sequence)
+        return _text(items[0], keyword, limit) if items else ""
+    except Exception:  # as above
+        return ""
+
+
+def _uid(dataset: Dataset, keyword: str) -> str:
+    uid = _text(dataset, keyword, 128)
+    if not UID_PATTERN.fullmatch(uid):
+        raise DoesNotMatch(
+            f"{keyword} is {'missing' if not uid else 'not a UID'}", hint="the sender must give every instance its UIDs (PS3.5 9.1)"
+        )
+    return uid

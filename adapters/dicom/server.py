@@ -1,0 +1,46 @@
+"""pynetdicom's server with what a daemon needs: a socket handed over, a long backlog, and a stop that aborts nobody."""
+
+from __future__ import annotations
+
+import socket as sockets
+from typing import Any
+
+from pynetdicom.transport import ThreadedAssociationServer
+
+BACKLOG = 128
+
+
+class DrainableServer(ThreadedAssociationServer):
+    """Accepts from its own or an adopted listening socket. Closing it leaves an adopted socket to whoever handed it over."""
+
+    request_queue_size = BACKLOG
+    socket: sockets.socket  # from the base's constructor on
+    daemon_threads = True
+
+    def __init__(self, *arguments: Any, adopted: sockets.socket | None = None, **keywords: Any) -> None:
+        self._adopted = adopted
+        super().__init__(*arguments, **keywords)
+
+    def server_bind(self) -> None:
+        if self._adopted is None:
+            super().server_bind()
+            return
+        self.socket.close()
+        self.socket = self._adopted
+        self.socket.setblocking(False)  # another process may take the connection that select() told of
+        self.server_address = self.socket.getsockname()
+
+    def server_activate(self) -> None:
+        if self._adopted is None:
+            super().server_activate()
+
+    def get_request(self) -> tuple[sockets.socket, tuple[str, int]]:
+        client, address = super().get_request()
+        client.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)  # many small answers, each waited for
+        return client, address
+
+    def server_close(self) -> None:
+        self.socket.close()  # no shutdown(2): it would end the socket for the process that shares it
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that could not even begin; pynetdicom's logger has told."""

@@ -1,0 +1,34 @@
+"""UIDs derived from what they name: the same report, made again, is the same object (PS3.5 section 9, annex B)."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+
+NAMESPACE = uuid.UUID("5a1c7f0e-3f0b-5c55-9a3e-7d2c0c1d4e11")
+"""Of every UUID-derived UID of radclipd's; fixed for ever."""
+LONGEST = 64
+
+
+def derived_uid(root: str, *parts: object) -> str:
+    """Return the UID of these parts: `2.25.` and a UUIDv5 where `root` is empty, else the root and the digits of a digest."""
+    name = "\x1f".join(str(part) for part in parts)
+    if not root:
+        return f"2.25.{uuid.uuid5(NAMESPACE, name).int}"
+    digits = str(int.from_bytes(hashlib.sha256(name.encode()).digest(), "big"))
+    return f"{root}.{digits[: LONGEST - len(root) - 1]}"
+
+
+def report_uid(root: str, study_instance_uid: str, version: int, revision: int) -> str:
+    """Return the SOP Instance UID of a report."""
+    return derived_uid(root, "report", study_instance_uid, version, revision)
+
+
+def series_uid(root: str, study_instance_uid: str, version: int) -> str:
+    """Return the Series Instance UID of a version's reports on a study: its revisions stand side by side."""
+    return derived_uid(root, "series", study_instance_uid, version)
+
+
+def tracking_uid(root: str, study_instance_uid: str, finding: str) -> str:
+    """Return the Tracking UID of a finding in a study: the same over retraining."""
+    return derived_uid(root, "tracking", study_instance_uid, finding)

@@ -1,0 +1,28 @@
+"""The errors of `models` in the pipeline's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from models import errors as models_errors
+from pipeline import errors
+
+_WORDS: tuple[tuple[type[models_errors.ModelsError], type[errors.RadclipdError]], ...] = (
+    (models_errors.CheckpointMissing, errors.NoWeights),
+    (models_errors.CheckpointUnwritable, errors.OutOfResources),
+    (models_errors.UnknownArchitecture, errors.Refused),
+    (models_errors.FetchFailed, errors.TryAgain),
+    (models_errors.ImageUnusable, errors.PixelsUnreadable),
+    (models_errors.ModelsError, errors.WeightsRejected),
+)
+
+
+@contextmanager
+def in_the_pipelines_words() -> Iterator[None]:
+    """Translate whatever `models` raises; message and remedy stay."""
+    try:
+        yield
+    except models_errors.ModelsError as error:
+        word = next(word for kind, word in _WORDS if isinstance(error, kind))
+        raise word(str(error), hint=error.hint) from error

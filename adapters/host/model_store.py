@@ -1,0 +1,152 @@
+"""The model directory: bases and versions as folders that appear whole or not at all. Files and JSON; no torch."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapters.model_files import CARD, HEAD, WEIGHTS, base_folder, bases_folder, version_folder
+from pipeline.domain import ModelVersion
+from pipeline.errors import NoWeights, OutOfResources, Refused, WeightsRejected
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_ABANDONED_SECONDS = 24 * 3600  # a staging folder this old belongs to a process that died
+_AGAIN = "import the weights again: radclipd model import"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBase:
+    """A base on disk. `card` is JSON: weights, architecture, preprocess, golden, marking, source, libraries."""
+
+    name: str
+    folder: Path
+    card: dict[str, Any]
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights file, as the card has it."""
+        return str(self.card["weights"]["sha256"])
+
+
+class ModelStore:
+    """The model directory. The catalog says which versions exist; this keeps their files."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def base_folder(self, name: str) -> Path:
+        """Return where a base of this name lies or would lie. Refused for a name that cannot be a folder's."""
+        if not _NAME.fullmatch(name):
+            raise Refused(f"{name!r} cannot name a base", hint="use up to 63 of a-z 0-9 . _ - and begin with a letter or digit")
+        return base_folder(self.root, name)
+
+    def version_folder(self, number: int) -> Path:
+        """Return where a version of this number lies or would lie."""
+        return version_folder(self.root, number)
+
+    def bases(self) -> list[StoredBase]:
+        """Return every whole base, by name. Whatever a dead process left half-written is not seen."""
+        folder = bases_folder(self.root)
+        names = sorted(path.name for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else []
+        return [self.base(name) for name in names if (base_folder(self.root, name) / CARD).is_file()]
+
+    def base(self, name: str) -> StoredBase:
+        """Return a base. NoWeights where it is not there, WeightsRejected where its card cannot be read."""
+        folder = self.base_folder(name)
+        return StoredBase(name, folder, _card(folder))
+
+    def present(self, version: ModelVersion) -> bool:
+        """Say whether the version's files are there; loading it proves their content."""
+        return (self.base_folder(version.base) / WEIGHTS).is_file() and (self.version_folder(version.number) / HEAD).is_file()
+
+    @contextmanager
+    def stage(self) -> Iterator[Path]:
+        """Give an empty folder to write a base or a version into; what has not been published at the end is removed."""
+        self._sweep()
+        folder = self.root / f".{uuid.uuid4().hex}.part"
+        with _disk(self.root):
+            folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish_base(self, staged: Path, name: str) -> StoredBase:
+        """Put a staged base in its place. The same weights under the same name again keep what is there.
+
+        Refused where the name belongs to other weights, WeightsRejected where the staged folder is no base.
+        """
+        folder, card = self.base_folder(name), _card(staged)
+        if (folder / CARD).is_file():
+            known = self.base(name)
+            if any(known.card.get(key) != card.get(key) for key in ("weights", "architecture", "preprocess", "marking")):
+                raise Refused(f"the base {name} exists and is another one", hint="choose another name with --name")
+            return known
+        self._publish(staged, folder)
+        return self.base(name)
+
+    def publish_version(self, staged: Path, number: int) -> Path:
+        """Put a staged version in its place; a folder of that number that the catalog never came to know is replaced."""
+        _card(staged)
+        folder = self.version_folder(number)
+        self._publish(staged, folder)
+        return folder
+
+    def _publish(self, staged: Path, folder: Path) -> None:
+        with _disk(self.root):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            if folder.exists():
+                folder.rename(self.root / f".{uuid.uuid4().hex}.part")  # swept later: only a rename is quick and whole
+            _sync(staged)
+            staged.rename(folder)
+            _sync(folder.parent)
+            _sync(self.root)
+
+    def _sweep(self) -> None:
+        """Remove what dead processes left."""
+        for folder in self.root.glob(".*.part"):
+            with suppress(FileNotFoundError):  # another process sweeps too
+                if folder.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    path = folder / CARD
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise NoWeights(f"no model in {folder}: {error.strerror}", hint=_AGAIN) from error
+    except ValueError as error:
+        raise WeightsRejected(f"{path} is not JSON", hint=_AGAIN) from error
+    if not isinstance(card, dict) or not isinstance(card.get("weights"), dict) or "sha256" not in card["weights"]:
+        raise WeightsRejected(f"{path} is no model's card", hint=_AGAIN)
+    return card
+
+
+@contextmanager
+def _disk(root: Path) -> Iterator[None]:
+    """Say a refusing disk in the pipeline's words."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "make room on the disk" if full else "check that [model] directory exists and belongs to radclipd"
+        raise OutOfResources(f"cannot write to the model directory {root}: {error.strerror}", hint=hint) from error
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,103 @@
+"""The wish to stop, or to read the configuration anew, as it comes by signal.
+
+threading.Event is not used: setting one within a signal handler can deadlock when the signal lands inside its own wait().
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Callable, Sequence
+from types import FrameType, TracebackType
+from typing import Self
+
+Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
+
+
+class StopSignal:
+    """Set by SIGTERM and SIGINT; SIGHUP asks for a reload. A context manager that puts the old handlers back.
+
+    Enter it on the main thread; wait() and is_set() serve any thread.
+    """
+
+    def __init__(self, *, wake_on: Sequence[signal.Signals] = ()) -> None:
+        """`wake_on`: further signals that end a wait() early, such as SIGCHLD."""
+        self._wake_on = wake_on
+        self._stopped = False
+        self._reload = False
+        self._stop_reader, self._stop_writer = _pipe()  # readable for ever once stopped
+        self._wake_reader, self._wake_writer = _pipe()  # drained by whoever wakes
+        self._before: dict[signal.Signals, Handler] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._handle(number, lambda _number, _frame: self.set())
+        self._handle(signal.SIGHUP, lambda _number, _frame: self._ask_reload())
+        for number in self._wake_on:
+            self._handle(number, lambda _number, _frame: _poke(self._wake_writer))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        for descriptor in (self._stop_reader, self._stop_writer, self._wake_reader, self._wake_writer):
+            os.close(descriptor)
+
+    def is_set(self) -> bool:
+        """Say whether it is time to stop."""
+        return self._stopped
+
+    def set(self) -> None:
+        """Ask to stop, as a signal would."""
+        self._stopped = True
+        _poke(self._stop_writer)
+
+    @property
+    def reload_requested(self) -> bool:
+        """Whether a reload was asked for and not yet taken."""
+        return self._reload
+
+    def take_reload(self) -> bool:
+        """Return `reload_requested` and clear it."""
+        asked, self._reload = self._reload, False
+        return asked
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until stopped, woken or `seconds` are over; return is_set()."""
+        if not self._stopped:
+            poll = select.poll()
+            poll.register(self._stop_reader, select.POLLIN)
+            poll.register(self._wake_reader, select.POLLIN)
+            ready = [descriptor for descriptor, _ in poll.poll(max(0.0, seconds) * 1000)]
+            if self._wake_reader in ready:
+                _drain(self._wake_reader)
+        return self._stopped
+
+    def _ask_reload(self) -> None:
+        self._reload = True
+        _poke(self._wake_writer)
+
+    def _handle(self, number: signal.Signals, handler: Callable[[int, FrameType | None], object]) -> None:
+        self._before[number] = signal.signal(number, handler)
+
+
+def _pipe() -> tuple[int, int]:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    return reader, writer
+
+
+def _poke(writer: int) -> None:
+    try:
+        os.write(writer, b"!")
+    except BlockingIOError:
+        return  # full: whoever waits wakes anyway
+
+
+def _drain(reader: int) -> None:
+    try:
+        os.read(reader, 4096)
+    except BlockingIOError:
+        return  # another thread was quicker

@@ -1,0 +1,97 @@
+"""Our own checkpoints: a folder with one safetensors file and card.json. No pickles.
+
+The card names the file, its size and its SHA-256, and is written last: a folder without a card is no checkpoint. Each file is
+written beside its place as `.part`, made durable, then renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from models.errors import CheckpointCorrupt, CheckpointMissing, CheckpointUnwritable, WeightsIncompatible
+from models.fingerprint import file_sha256
+
+FORMAT = 1
+"""Number of the card's layout."""
+CARD = "card.json"
+
+
+def write_checkpoint(folder: Path, file: str, tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> dict[str, Any]:
+    """Write tensors and card into an existing folder; return the card as written, with `format` and `weights` added.
+
+    Equal tensors give equal bytes. CheckpointUnwritable where the disk refuses.
+    """
+    try:
+        part = folder / f"{file}.part"
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        safetensors.torch.save_file(contiguous, part, metadata={"format": "pt"})
+        part.chmod(0o644)  # safetensors leaves it to its owner alone, and the service is seldom the one who imports
+        sha256, size = file_sha256(part), part.stat().st_size
+        _settle(part, folder / file)
+        whole = {"format": FORMAT, "weights": {"file": file, "sha256": sha256, "size": size}, **card}
+        part = folder / f"{CARD}.part"
+        part.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        _settle(part, folder / CARD)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointUnwritable(
+            f"cannot write the checkpoint {folder}: {error}", hint="make room on the disk, or check its rights"
+        ) from error
+    return whole
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Read card.json. CheckpointMissing, CheckpointCorrupt, or WeightsIncompatible for another layout."""
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointMissing(f"no checkpoint in {folder}: {error.strerror}", hint="import the weights again") from error
+    except ValueError as error:
+        raise CheckpointCorrupt(f"{folder / CARD} is not JSON: {error}", hint="import the weights again") from error
+    if not isinstance(card, dict) or not isinstance(card.get("weights"), dict):
+        raise CheckpointCorrupt(f"{folder / CARD} is no card", hint="import the weights again")
+    if card.get("format") != FORMAT:
+        raise WeightsIncompatible(
+            f"{folder / CARD} has layout {card.get('format')!r}; this release reads {FORMAT}", hint="upgrade radclipd"
+        )
+    return card
+
+
+def read_tensors(folder: Path, file: str, *, sha256: str) -> dict[str, torch.Tensor]:
+    """Read a tensor file whose SHA-256 must be this one. CheckpointMissing, CheckpointCorrupt."""
+    path = folder / file
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        raise CheckpointMissing(f"cannot read {path}: {error.strerror}", hint="import the weights again") from error
+    if found != sha256:
+        raise CheckpointCorrupt(
+            f"{path} is not the file it was: SHA-256 {found[:12]}..., expected {sha256[:12]}...",
+            hint="restore it from a backup, or import the weights again",
+        )
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise CheckpointCorrupt(f"{path} is no safetensors file: {error}", hint="import the weights again") from error
+
+
+def _settle(part: Path, place: Path) -> None:
+    """Make the bytes durable, then rename, then make the rename durable."""
+    _sync(part, os.O_RDWR)
+    part.replace(place)
+    _sync(place.parent, os.O_RDONLY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

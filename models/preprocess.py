@@ -1,0 +1,98 @@
+"""From an image of any size to the encoder's input: resize, pad or crop, normalise. No 8-bit detour.
+
+The resize is bicubic with a = -0.5 and antialiased, the filter that Pillow (and so CLIP's own preprocessing) uses, but it
+runs on the float pixels: a 16-bit film keeps its grey levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from models.errors import ImageUnusable, WeightsIncompatible
+from models.fingerprint import fingerprint
+
+ALGORITHM = 1
+"""Raised whenever the same fields would give other pixels: it is part of the fingerprint."""
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Per-channel mean and standard deviation of CLIP's training images (Radford et al. 2021), pixels in 0..1."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes the encoder's input.
+
+    `size`: edge of the square input, pixels. `fit`: "pad" scales the longer edge to `size` and fills the rest with black, so
+    that nothing of the lungs is cut off; "crop" scales the shorter edge and keeps the centre. The aspect is kept either way.
+    """
+
+    size: int = 224
+    fit: Literal["pad", "crop"] = "pad"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+
+    @classmethod
+    def from_card(cls, card: Mapping[str, Any]) -> Self:
+        """Read what `card` wrote. WeightsIncompatible where this release would preprocess in another way."""
+        fields = {key: value for key, value in card.items() if key != "fingerprint"}
+        try:
+            made = cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
+        except (KeyError, TypeError) as error:
+            raise WeightsIncompatible(
+                f"the card's preprocessing cannot be read: {error}", hint="import the weights again"
+            ) from error
+        if made.fingerprint != card.get("fingerprint"):
+            raise WeightsIncompatible(
+                "this release preprocesses images in another way than the one that recorded these weights",
+                hint="import the weights again: that makes a version of its own",
+            )
+        return made
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over all fields and the algorithm's number."""
+        return fingerprint({"algorithm": ALGORITHM, **asdict(self)})
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """Return the fields and the fingerprint, JSON-able."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std), "fingerprint": self.fingerprint}
+
+    def scaled(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width after the resize, before pad or crop, pixels."""
+        edge = max(height, width) if self.fit == "pad" else min(height, width)
+        return max(1, round(height * self.size / edge)), max(1, round(width * self.size / edge))
+
+    def __call__(self, image: npt.NDArray[np.float32]) -> torch.Tensor:
+        """Return float32 [3, size, size] for float32 [H, W] in 0..1. ImageUnusable for anything else."""
+        pixels = torch.from_numpy(_checked(image))[None, None]
+        resized = functional.interpolate(
+            pixels, self.scaled(*image.shape), mode=self.interpolation, antialias=True, align_corners=False
+        ).clamp_(0.0, 1.0)  # bicubic overshoots at edges
+        square = self._squared(resized[0])
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        return (square - mean[:, None, None]) / std[:, None, None]
+
+    def _squared(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[1, h, w] -> [1, size, size]: black bars or a centre crop, as `fit` left one edge too short or too long."""
+        height, width = pixels.shape[-2:]
+        top, left = (self.size - height) // 2, (self.size - width) // 2
+        return functional.pad(pixels, (left, self.size - width - left, top, self.size - height - top))
+
+
+def _checked(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    if image.ndim != 2 or image.size == 0:
+        raise ImageUnusable(f"an image has two edges of at least one pixel, not the shape {image.shape}")
+    if not np.isfinite(image).all():
+        raise ImageUnusable("the image holds values that are not finite")
+    return np.array(image, dtype=np.float32, order="C")  # a copy: torch wants writable memory and positive strides

@@ -1,0 +1,62 @@
+"""Make the usual torchvision wheel importable beside a torch of another flavour. Import this before open_clip or torchvision.
+
+The torchvision wheel that pip takes by default is linked against CUDA. Beside a CPU torch its compiled part cannot be loaded,
+which torchvision itself accepts, and yet its Python part then registers fake kernels for `torchvision::nms` and
+`torchvision::qnms`, operators that only the compiled part declares: the import fails with "operator torchvision::nms does not
+exist". Declaring the two schemas is enough. They get no kernel: calling them still fails, and nothing here calls them
+(open_clip uses torchvision for transforms and FrozenBatchNorm only). Where the compiled part does load, it is loaded and
+nothing is declared.
+
+Importing the module twice, or after torchvision, changes nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+
+_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_libraries: list[torch.library.Library] = []  # a Library undoes its declarations when it is collected
+
+
+def _compiled_part() -> Path | None:
+    """Return the path of torchvision's extension, without importing torchvision; None where there is none."""
+    spec = importlib.util.find_spec("torchvision")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for suffix in EXTENSION_SUFFIXES:
+            if (path := Path(folder) / f"_C{suffix}").is_file():
+                return path
+    return None
+
+
+def _loads(extension: Path | None) -> bool:
+    if extension is None:
+        return False
+    try:
+        torch.ops.load_library(extension)  # type: ignore[no-untyped-call] # torch leaves it untyped
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+@functools.cache
+def declare() -> bool:
+    """Declare the operators where they are missing, once. Returns True where it did."""
+    if "torchvision" in sys.modules or _loads(_compiled_part()):
+        return False
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call] # torch leaves it untyped
+    for schema in _SCHEMAS:
+        library.define(schema)  # type: ignore[no-untyped-call] # as above
+    _libraries.append(library)
+    return True
+
+
+declare()

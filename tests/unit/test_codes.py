@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from highdicom.sr import CodedConcept
+from pydicom.sr._concepts_dict import concepts
+
+from adapters.dicom import codes
+from adapters.dicom.codes import FindingCode, finding_codes
+from pipeline.domain import FINDINGS
+
+# Verhoeff's check digit: every SNOMED CT identifier ends in one.
+D = [
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
+    [1, 2, 3, 4, 0, 6, 7, 8, 9, 5],
+    [2, 3, 4, 0, 1, 7, 8, 9, 5, 6],
+    [3, 4, 0, 1, 2, 8, 9, 5, 6, 7],
+    [4, 0, 1, 2, 3, 9, 5, 6, 7, 8],
+    [5, 9, 8, 7, 6, 0, 4, 3, 2, 1],
+    [6, 5, 9, 8, 7, 1, 0, 4, 3, 2],
+    [7, 6, 5, 9, 8, 2, 1, 0, 4, 3],
+    [8, 7, 6, 5, 9, 3, 2, 1, 0, 4],
+    [9, 8, 7, 6, 5, 4, 3, 2, 1, 0],
+]
+P = [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]]
+FIRST = [1, 5, 7, 6, 2, 8, 3, 0, 9, 4]
+for _ in range(7):
+    P.append([P[-1][FIRST[i]] for i in range(10)])
+
+
+def verhoeff(number: str) -> bool:
+    check = 0
+    for place, digit in enumerate(reversed(number)):
+        check = D[check][P[place % 8][int(digit)]]
+    return check == 0
+
+
+def test_the_check_itself_knows_right_from_wrong() -> None:
+    assert verhoeff("46621007")
+    assert not verhoeff("196121004")  # in circulation for pleural thickening
+
+
+def test_every_finding_has_a_code_in_its_order_with_a_source() -> None:
+    assert list(finding_codes()) == list(FINDINGS)
+    assert all(code.source for code in finding_codes().values())
+    assert len({code.concept.value for code in finding_codes().values()}) == len(FINDINGS)
+
+
+@pytest.mark.parametrize("code", finding_codes().values(), ids=lambda code: code.finding)
+def test_codes_hold(code: FindingCode) -> None:
+    for concept in (code.concept, code.site):
+        if concept.scheme_designator == "SCT":
+            assert verhoeff(concept.value)
+        assert len(concept.value) <= 16
+        assert len(concept.meaning) <= 64
+
+
+def test_codes_that_the_standard_lists_mean_what_it_says() -> None:
+    found = [code.concept for code in finding_codes().values()]
+    found += [code.site for code in finding_codes().values()] + list(codes.DECISIONS.values())
+    found += [codes.DEVICE, codes.PROBABILITY, codes.CERTAINTY_OF_FINDING, codes.COMMENT, codes.ARTIFICIAL_INTELLIGENCE]
+    listed = [(concept, meanings) for concept in found if (meanings := standard_meanings(concept))]
+    assert len(listed) >= 20
+    assert [(concept.meaning, meanings) for concept, meanings in listed if plain(concept.meaning) not in meanings] == []
+
+
+def standard_meanings(concept: CodedConcept) -> set[str]:
+    """What pydicom's copy of PS3.16 calls this code; empty where it does not list it."""
+    scheme: dict[str, dict[str, Any]] = concepts.get(concept.scheme_designator, {})  # type: ignore[assignment]  # untyped table
+    return {plain(entries[concept.value][0]) for entries in scheme.values() if concept.value in entries}
+
+
+def plain(meaning: str) -> str:
+    """Without SNOMED CT's semantic tag and its word for organs."""
+    return re.sub(r" \(.*\)$", "", meaning).removesuffix(" structure").lower()
