@@ -1,7 +1,7 @@
 """The thorax of a phantom: where soft tissue, air and bone lie and how thick they are along the beam, in centimetres.
 
-Simplified from what frontal films show. Every function takes positions in the patient's own frame and returns one thickness a pixel.
-The patient's right side is on the left of the image.
+Simplified from what frontal films show. Every function takes positions in the patient's own frame and returns one thickness a
+pixel. The patient's right side is on the left of the image.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def wall(at_y: Field, body: Body) -> Field:
     """Half the inner width of the rib cage at this height."""
     t = np.clip((at_y - body.apex) / (body.dome + 3.5 - body.apex), 1e-3, 1.2)
     rounded = np.clip(1 - np.clip(1 - t, 0, 1) ** 3, 0, 1) ** np.float32(0.52)
-    return 4.3 + (body.half_width - 4.3) * rounded - 0.7 * np.clip(t - 0.75, 0, None)
+    half_width = 4.3 + (body.half_width - 4.3) * rounded - 0.7 * np.clip(t - 0.75, 0, None)
+    return np.asarray(half_width, dtype=np.float32)
 
 
 def diaphragm(at: Grid, body: Body, side: int) -> Field:
@@ -107,7 +108,7 @@ def lung(at: Grid, body: Body, side: int) -> Field:
     behind = 0.16 * np.exp(np.clip(above, -9, 0) / 1.7)  # the lung reaches down behind the dome
     height = np.maximum(step(above, 0.13), behind * step(edge - 0.4, 0.4))
     own = step(at.x * side - 1.2, 0.3)
-    return depth * fold * height * own * step(edge, 0.12)
+    return np.asarray(depth * fold * height * own * step(edge, 0.12), dtype=np.float32)
 
 
 def mediastinum(at: Grid, body: Body) -> Field:
@@ -118,7 +119,7 @@ def mediastinum(at: Grid, body: Body) -> Field:
     right = 2.5 + 0.25 * bump(y - 13.0, 2.0) + (body.heart_right - 2.5) * _swell(y, 15.4 + drop, 21.6 + drop, 6.0)
     edge = np.where(at.x > 0, left - at.x, right + at.x).astype(np.float32)
     filled = 0.55 + 0.45 * np.clip(edge / 3.0, 0, 1)
-    return step(edge, 0.14) * filled * step(y - 4.0, 1.0)
+    return np.asarray(step(edge, 0.14) * filled * step(y - 4.0, 1.0), dtype=np.float32)
 
 
 def _swell(y: Field, start: float, full: float, fall: float) -> Field:

@@ -36,7 +36,7 @@ class Skipped:
 
 
 def from_folder(folder: Path, *, limit: int | None = None) -> tuple[list[Examination], list[Skipped]]:
-    """Read a folder of DICOM files and pictures, deep, in order of name; `limit` bounds the studies. Refused where none is a film."""
+    """Read a folder of DICOM files and pictures, deep, by name; `limit` bounds the studies. Refused where none is a film."""
     if not folder.is_dir():
         raise Refused(f"{folder} is no folder", hint="name a folder of DICOM or PNG files")
     scans: dict[str, list[Scan]] = defaultdict(list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Self
 
-from adapters.hospital.ports import LOOPBACK, free_ports
+from adapters.hospital.loopback import LOOPBACK, free_ports
 from pipeline.errors import ArchiveUnreachable, CannotStart, RefusedByArchive
 
 PROGRAM = "Orthanc"
@@ -134,10 +135,8 @@ class OrthancServer:
             process.kill()
             process.wait()
         finally:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # a sleeping timer, if any
-            except ProcessLookupError:
-                pass
 
     def upload(self, content: bytes) -> str:
         """Store one DICOM file; return Orthanc's identifier of its study."""

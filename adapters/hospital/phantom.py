@@ -1,13 +1,13 @@
 """Procedural radiographs: frontal chest films of persons who do not exist, laterals, and a knee for what is no chest.
 
-A film is the thickness of soft tissue, air and bone along the beam, seen through a detector with scatter and noise, then processed as
-digital systems do (logarithm, edge enhancement). Everything follows from the seed.
+A film is the thickness of soft tissue, air and bone along the beam, seen through a detector with scatter and noise, then
+processed as digital systems do (logarithm, edge enhancement). Everything follows from the seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -98,8 +98,6 @@ def _posed(body: Body, taken: Exposure) -> Body:
     """Lie the patient down for an AP film: shallow breath, the heart nearer the tube and so larger."""
     if taken.view != "AP":
         return body
-    from dataclasses import replace
-
     return replace(
         body, dome=body.dome - 2.2, heart_left=body.heart_left * 1.13, heart_right=body.heart_right * 1.15, knob=body.knob + 0.4
     )
@@ -128,12 +126,11 @@ def _soft(scene: Scene, chance: np.random.Generator) -> Field:
     air = sum((scene.air[side] for side in SIDES), np.zeros(at.shape, dtype=np.float32))
     grain = 1 + 0.012 * cloud(at.shape, chance, size=scene.pixels(0.5)) + 0.02 * cloud(at.shape, chance, size=scene.pixels(5))
     in_lung = step(air - 1.0, 1.0) * (1 - scene.heart)
-    flesh = np.maximum(anatomy.trunk(at, body), anatomy.arms(at, body)) * (
-        1 + 0.012 * cloud(at.shape, chance, size=scene.pixels(3))
-    )
+    mottle = 1 + 0.012 * cloud(at.shape, chance, size=scene.pixels(3))
+    flesh = np.maximum(anatomy.trunk(at, body), anatomy.arms(at, body)) * mottle
     gas = anatomy.airways(at) + anatomy.stomach_bubble(at, body, float(chance.uniform(0, 1.1)))
     soft = flesh + anatomy.breasts(at, body) - air * (1 - scene.heart) * grain - gas + scene.vessels * in_lung + scene.water
-    return np.clip(soft, 0, None)
+    return np.asarray(np.clip(soft, 0, None), dtype=np.float32)
 
 
 def _bone(scene: Scene, taken: Exposure) -> Field:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
 from PIL import ImageDraw
 
-Field = npt.NDArray[np.float32]
-"""float32 [H, W]: one number for each pixel."""
+Field = npt.NDArray[np.floating[Any]]
+"""float32 [H, W]: one number for each pixel (float64 on the way, where NumPy widens)."""
 
 OVERSAMPLING = 2
 """Lines are drawn this much finer and then averaged: Pillow has no antialiasing of its own."""
@@ -47,12 +48,12 @@ def grid(rows: int, columns: int, height: float) -> Grid:
 def step(distance: Field, width: float) -> Field:
     """0 where distance is negative, 1 where it is positive, smooth over `width` (cm)."""
     ramp = np.clip(distance / np.float32(2 * width) + np.float32(0.5), 0, 1)
-    return ramp * ramp * (3 - 2 * ramp)
+    return np.asarray(ramp * ramp * (3 - 2 * ramp), dtype=np.float32)
 
 
 def bump(distance: Field, width: float) -> Field:
     """Gaussian profile: 1 at distance 0."""
-    return np.exp(-0.5 * np.square(distance / np.float32(width)))
+    return np.asarray(np.exp(-0.5 * np.square(distance / np.float32(width))), dtype=np.float32)
 
 
 def ellipse(at: Grid, x: float, y: float, half_width: float, half_height: float, degrees: float = 0.0) -> Field:
@@ -61,25 +62,26 @@ def ellipse(at: Grid, x: float, y: float, half_width: float, half_height: float,
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     dx, dy = at.x - np.float32(x), at.y - np.float32(y)
     along, across = dx * cos + dy * sin, dy * cos - dx * sin
-    return np.sqrt(np.square(along / np.float32(half_width)) + np.square(across / np.float32(half_height)))
+    radius = np.sqrt(np.square(along / np.float32(half_width)) + np.square(across / np.float32(half_height)))
+    return np.asarray(radius, dtype=np.float32)
 
 
 def ball(radius: Field, power: float = 2.0) -> Field:
     """Thickness profile of a body of elliptic radius `radius`: 1 in the centre, 0 from the rim outward."""
-    return np.sqrt(np.clip(1 - radius**power, 0, 1))
+    return np.asarray(np.sqrt(np.clip(1 - radius**power, 0, 1)), dtype=np.float32)
 
 
 def tube(distance: Field, radius: float, wall: float) -> Field:
     """Thickness (cm) of the wall of a hollow tube seen from the side: bright edges, as cortical bone has."""
     outer = np.sqrt(np.clip(radius * radius - distance * distance, 0, None))
     inner = np.sqrt(np.clip((radius - wall) ** 2 - distance * distance, 0, None))
-    return 2 * (outer - inner)
+    return np.asarray(2 * (outer - inner), dtype=np.float32)
 
 
 def _frequency(shape: tuple[int, int]) -> Field:
     rows, columns = shape
     vertical, horizontal = np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None, :]
-    return np.sqrt(np.square(vertical) + np.square(horizontal)).astype(np.float32)
+    return np.asarray(np.sqrt(np.square(vertical) + np.square(horizontal)), dtype=np.float32)
 
 
 def blur(image: Field, sigma: float) -> Field:
@@ -112,7 +114,7 @@ class Strokes:
 
     def line(self, points: npt.NDArray[np.floating], width: float, ink: float) -> None:
         """Draw a line through points [N, 2] (x, y in cm of the detector) of this width (cm)."""
-        rows, columns = self._grid.shape
+        _, columns = self._grid.shape
         scale = OVERSAMPLING / self._grid.spacing
         pixels = points * scale + np.array([columns * OVERSAMPLING / 2, 0.0])
         path = [(float(x), float(y)) for x, y in pixels]
@@ -121,5 +123,5 @@ class Strokes:
     def rendered(self) -> Field:
         """Return the sheet at the detector's resolution."""
         rows, columns = self._grid.shape
-        fine = np.asarray(self._sheet, dtype=np.float32)
-        return fine.reshape(rows, OVERSAMPLING, columns, OVERSAMPLING).mean(axis=(1, 3), dtype=np.float32)
+        fine = np.asarray(self._sheet, dtype=np.float32).reshape(rows, OVERSAMPLING, columns, OVERSAMPLING)
+        return np.asarray(fine.mean(axis=(1, 3)), dtype=np.float32)

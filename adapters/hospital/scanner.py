@@ -28,7 +28,7 @@ from pydicom.uid import (
 )
 
 from adapters.hospital import phantom
-from adapters.hospital.anatomy import Body
+from adapters.hospital.anatomy import Body, person
 from adapters.hospital.raster import Field
 
 FIRST_DAY = date(2024, 1, 8)
@@ -99,7 +99,7 @@ def uid(*parts: object) -> str:
 
 def patient(number: int, seed: int) -> Patient:
     """Return the person of this number in the hospital of this seed."""
-    return Patient(number, phantom.anatomy.person(np.random.default_rng([seed, number])))
+    return Patient(number, person(np.random.default_rng([seed, number])))
 
 
 def examine(

@@ -17,7 +17,7 @@ from pynetdicom.sop_class import Comprehensive3DSRStorage, Verification  # type:
 
 from adapters.hospital import scanner
 from adapters.hospital.orthanc import OrthancServer, program
-from adapters.hospital.ports import LOOPBACK, free_ports
+from adapters.hospital.loopback import LOOPBACK, free_ports
 from tests import peers
 
 pytestmark = pytest.mark.orthanc
@@ -49,7 +49,7 @@ class Receiver:
 
     def _store(self, event: evt.Event) -> int:
         with self._lock:
-            self.received.append(str(event.request.AffectedSOPInstanceUID))
+            self.received.append(str(event.dataset.SOPInstanceUID))
             self.modalities.append(str(event.dataset.Modality))
         return self.status
 
