@@ -6,21 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, insert, select
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.catalog.circuits import SqlCircuits
-from adapters.catalog.engine import database_url, described, open_engine
+from adapters.catalog.engine import database_url, open_engine
 from adapters.catalog.jobs import SqlJobs
 from adapters.catalog.reports import SqlReports
 from adapters.catalog.scores import SqlScoreRows
 from adapters.catalog.studies import SqlStudies
 from adapters.catalog.tables import audit_events, circuits
+from adapters.catalog.trouble import away, is_passing
 from adapters.catalog.versions import SqlVersions
+from adapters.catalog.words import words
 from pipeline.domain import AuditEvent
-from pipeline.errors import OutOfResources
 
-PASSING_SQLSTATES = ("08", "40", "53", "55", "57")
-"""PostgreSQL error classes that pass: connection, rollback (serialization, deadlock), resources, lock, operator intervention."""
+PROBE = "(probe)"
+"""A destination that no archive can have: an AE title has no parentheses of ours."""
 
 
 class SqlTransaction:
@@ -40,9 +41,9 @@ class SqlTransaction:
             insert(audit_events).values(
                 action=event.action,
                 outcome=event.outcome,
-                subject=event.subject[:128],
-                detail=event.detail[:4000],
-                source=event.source[:128],
+                subject=words(event.subject, 128),
+                detail=words(event.detail),
+                source=words(event.source, 128),
             )
         )
 
@@ -75,8 +76,8 @@ class SqlCatalog:
         with self._translated(), self._engine.connect() as connection:
             connection = connection.execution_options(writes=True)
             with connection.begin() as transaction:
-                connection.execute(insert(circuits).values(destination="\x01probe"))
-                connection.execute(select(circuits.c.destination).where(circuits.c.destination == "\x01probe")).one()
+                connection.execute(insert(circuits).values(destination=PROBE))
+                connection.execute(select(circuits.c.destination).where(circuits.c.destination == PROBE)).one()
                 transaction.rollback()
 
     def dispose(self) -> None:
@@ -89,24 +90,6 @@ class SqlCatalog:
         try:
             yield
         except SQLAlchemyError as error:
-            if not _is_passing(error):
+            if not is_passing(error):
                 raise
-            raise OutOfResources(
-                f"the catalog {described(self._url)} cannot be used now: {_reason(error)}",
-                hint="is the database up, its disk not full, and no other program holding its lock?",
-            ) from error
-
-
-def _is_passing(error: SQLAlchemyError) -> bool:
-    if not isinstance(error, DBAPIError):
-        return "QueuePool limit" in str(error)
-    sqlstate = getattr(error.orig, "sqlstate", None)
-    if sqlstate is not None:
-        return str(sqlstate).startswith(PASSING_SQLSTATES)
-    return type(error.orig).__name__ == "OperationalError"
-
-
-def _reason(error: SQLAlchemyError) -> str:
-    """Return the driver's own words without statement and parameters, which may quote a header."""
-    words = str(error.orig) if isinstance(error, DBAPIError) else str(error)
-    return words.strip().splitlines()[0] if words.strip() else type(error).__name__
+            raise away(self._url, error) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
@@ -12,69 +13,84 @@ from sqlalchemy.pool import QueuePool
 
 from pipeline.errors import ConfigurationError
 
+DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
+EXAMPLES = "sqlite:////path/file.db or postgresql://host/name"
+POOL = {"pool_size": 10, "max_overflow": 30}
+KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
+"""Of libpq: a server that vanished without a word is noticed in about a minute, not in two hours."""
+
 
 def database_url(url: str) -> URL:
-    """Parse the URL and name the driver: pysqlite or psycopg 3. ConfigurationError for other databases."""
+    """Parse the URL and name the driver: pysqlite or psycopg 3. ConfigurationError for what cannot be served."""
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+        backend = parsed.get_backend_name()
+    except (ArgumentError, ValueError) as error:  # ValueError: the port is no number
+        raise ConfigurationError("catalog.url is no database URL", hint=EXAMPLES) from error
+    if backend not in DRIVERS:
         raise ConfigurationError(
-            "catalog.url is no database URL", hint="sqlite:////path/file.db or postgresql://host/name"
-        ) from error
-    drivers = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
-    name = parsed.get_backend_name()
-    if name not in drivers:
-        raise ConfigurationError(
-            f"catalog.url names {name}; only sqlite and postgresql are served", hint="see deploy/radclipd.toml"
+            f"catalog.url names {backend}; only sqlite and postgresql are served", hint="see deploy/radclipd.toml"
         )
-    return parsed.set(drivername=drivers[name])
+    if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise ConfigurationError("catalog.url names no file: every process must see the same catalog", hint=EXAMPLES)
+    if "@" in (parsed.host or ""):
+        raise ConfigurationError("catalog.url holds more than one @", hint="write an @ in a user name or password as %40")
+    return parsed.set(drivername=DRIVERS[backend])
 
 
-def described(url: URL) -> str:
-    """Return the URL as it may be shown: no password."""
-    return url.render_as_string(hide_password=True)
+def open_engine(url: URL, *, busy_timeout_seconds: float, read_only: bool = False, check_foreign_keys: bool = True) -> Engine:
+    """Open an engine. A read-only one refuses writes by the connection itself, whatever the statement.
 
-
-def open_engine(url: URL, *, busy_timeout_seconds: float, read_only: bool = False) -> Engine:
-    """Open an engine. A read-only one refuses writes by the connection itself, whatever the statement."""
+    Foreign keys are left unchecked only while a migration moves SQLite's tables about; PostgreSQL always checks them.
+    """
     if url.get_backend_name() == "sqlite":
-        return _open_sqlite(url, busy_timeout_seconds, read_only)
-    options = f"-c timezone=UTC -c default_transaction_read_only={'on' if read_only else 'off'}"
+        return _open_sqlite(url, busy_timeout_seconds, read_only, check_foreign_keys)
+    seconds = max(2, int(busy_timeout_seconds))
+    settings = {
+        "timezone": "UTC",
+        "lock_timeout": f"{seconds}s",
+        "default_transaction_read_only": "on" if read_only else "off",
+    }
     return create_engine(
         url,
+        **POOL,
         pool_pre_ping=True,
-        pool_size=10,
-        max_overflow=30,
-        connect_args={"options": options, "connect_timeout": max(2, int(busy_timeout_seconds)), "application_name": "radclipd"},
+        hide_parameters=True,  # an error's text must not quote a header
+        connect_args={
+            "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
+            "connect_timeout": seconds,
+            "application_name": "radclipd",
+            **KEEPALIVES,
+            # Prepared at once, a string holds one statement: none can follow that ends the read-only transaction.
+            **({"prepare_threshold": 0} if read_only else {}),
+        },
     )
 
 
-def _open_sqlite(url: URL, busy_timeout_seconds: float, read_only: bool) -> Engine:
-    if read_only and url.database:
-        url = url.set(database=f"file:{Path(url.database).absolute()}", query={"mode": "ro", "uri": "true"})
+def _open_sqlite(url: URL, busy_timeout_seconds: float, read_only: bool, check_foreign_keys: bool) -> Engine:
+    if read_only:
+        path = quote(str(Path(str(url.database)).absolute()))
+        url = url.set(database=f"file:{path}", query={"mode": "ro", "uri": "true"})
     engine = create_engine(
         url,
+        **POOL,
         poolclass=QueuePool,
-        pool_size=10,
-        max_overflow=30,
+        hide_parameters=True,
         connect_args={"timeout": busy_timeout_seconds, "check_same_thread": False, "isolation_level": None},
     )
 
     @event.listens_for(engine, "connect")
     def _set_up(connection: Any, _record: Any) -> None:
-        cursor = connection.cursor()
-        if read_only:
-            cursor.execute("PRAGMA query_only = ON")
-        else:
-            cursor.execute("PRAGMA journal_mode = WAL")
-            cursor.execute("PRAGMA synchronous = FULL")  # Success is a promise: the commit must outlive a power cut
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.close()
+        if not read_only:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")  # Success is a promise: the commit must outlive a power cut
+        connection.execute(f"PRAGMA foreign_keys = {'ON' if check_foreign_keys else 'OFF'}")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
+        writes = bool(connection.get_execution_options().get("writes", False))
+        connection.exec_driver_sql(f"PRAGMA query_only = {'OFF' if writes else 'ON'}")
         # A transaction that reads first and then writes would be refused at once when another has written between.
-        writes = connection.get_execution_options().get("writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine

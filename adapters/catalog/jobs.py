@@ -1,4 +1,8 @@
-"""The queue. Leases by the database's clock, fenced by a random token."""
+"""The queue. Leases by the database's clock, fenced by a random token.
+
+Of one kind and subject at most one job waits and at most one runs: the database holds both rules. Workers on PostgreSQL meet in
+the middle of each other's transactions, so whatever is read here to decide is decided again by the statement that writes.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,13 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, delete, func, literal_column, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
 
 from adapters.catalog.clock import in_seconds, now
 from adapters.catalog.tables import jobs
+from adapters.catalog.words import words
 from pipeline.domain import Job, JobKind, JobState
 from pipeline.errors import LeaseLost
 
@@ -26,54 +32,50 @@ class SqlJobs:
         self._connection = connection
 
     def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = 100) -> int | None:
+        same = and_(jobs.c.kind == kind.value, jobs.c.subject == subject, jobs.c.state == WAITING)
+        more_urgent = case((jobs.c.priority > priority, priority), else_=jobs.c.priority)
+        renewed = update(jobs).where(same).values(payload=dict(payload or {}), priority=more_urgent)
+        while True:  # the one that waits may be claimed between the two statements: then it is not the one to wait any more
+            made = self._insert(kind, subject, payload or {}, priority)
+            if made is not None or self._connection.execute(renewed).rowcount:
+                return made
+
+    def _insert(self, kind: JobKind, subject: str, payload: Mapping[str, Any], priority: int) -> int | None:
+        """Insert unless one of this kind and subject waits; return the number or None."""
         dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
-        values = {"kind": kind.value, "subject": subject, "payload": dict(payload or {}), "priority": priority}
-        fresh = (
+        statement = (
             dialect.insert(jobs)
-            .values(**values)
+            .values(kind=kind.value, subject=subject, payload=dict(payload), priority=priority)
             .on_conflict_do_nothing(index_elements=["kind", "subject"], index_where=text("state = 'waiting'"))
             .returning(jobs.c.id)
         )
-        made = self._connection.scalar(fresh)
-        if made is None:
-            same = and_(jobs.c.kind == kind.value, jobs.c.subject == subject, jobs.c.state == WAITING)
-            self._connection.execute(update(jobs).where(same).values(payload=values["payload"]))
-        return None if made is None else int(made)
+        made: int | None = self._connection.scalar(statement)
+        return made
 
     def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1) -> list[Job]:
-        other = jobs.alias()
-        held = select(other.c.id).where(
-            other.c.kind == jobs.c.kind,
-            other.c.subject == jobs.c.subject,
-            other.c.state == RUNNING,
-            other.c.lease_until > now(),
-            other.c.id != jobs.c.id,
-        )
-        due = (
-            select(jobs.c.id)
-            .where(jobs.c.kind.in_([kind.value for kind in kinds]), _is_due(), ~held.exists())
-            .order_by(jobs.c.priority, jobs.c.run_at, jobs.c.id)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
-        ids = list(self._connection.scalars(due))
-        return [job for id_ in ids if (job := self._lease(id_, worker, lease_seconds))]
+        """First the jobs whose worker let the lease run out, then the waiting ones. A subject in work waits for its end."""
+        leased: list[Job] = []
+        for due in (_lost(kinds), _due(kinds)):
+            if len(leased) < limit:
+                ids = self._connection.scalars(due.limit(limit - len(leased)).with_for_update(skip_locked=True)).all()
+                leased += [self._lease(id_, worker, lease_seconds) for id_ in ids]
+        return leased
 
-    def _lease(self, job_id: int, worker: str, lease_seconds: float) -> Job | None:
+    def _lease(self, job_id: int, worker: str, lease_seconds: float) -> Job:
+        """Lease a job whose row is locked."""
         statement = (
             update(jobs)
-            .where(jobs.c.id == job_id, _is_due())
+            .where(jobs.c.id == job_id)
             .values(
                 state=RUNNING,
                 attempts=jobs.c.attempts + 1,
-                worker=worker[:128],
+                worker=words(worker, 128),
                 lease_token=secrets.token_hex(16),
                 lease_until=in_seconds(lease_seconds),
             )
             .returning(jobs)
         )
-        row = self._connection.execute(statement).mappings().one_or_none()
-        return _job(row) if row else None
+        return _job(self._connection.execute(statement).mappings().one())
 
     def extend(self, job: Job, *, lease_seconds: float) -> None:
         self._put(job, lease_until=in_seconds(lease_seconds))
@@ -83,33 +85,43 @@ class SqlJobs:
 
     def retry(self, job: Job, *, error: str, delay_seconds: float, counts: bool = True) -> None:
         attempts = job.attempts if counts else job.attempts - 1
-        waiting = select(jobs.c.id).where(jobs.c.kind == job.kind.value, jobs.c.subject == job.subject, jobs.c.state == WAITING)
-        if self._connection.scalar(waiting) is not None:
-            self._change(job, state=DONE, finished_at=now(), error=f"left to a newer job; {error}", **NOT_HELD)
-            return
-        self._change(job, state=WAITING, attempts=attempts, run_at=in_seconds(delay_seconds), error=error, **NOT_HELD)
+        again = {"state": WAITING, "attempts": attempts, "run_at": in_seconds(delay_seconds), "error": words(error)}
+        try:
+            with self._connection.begin_nested():
+                self._change(job, **again, **NOT_HELD)
+        except IntegrityError:  # one of this kind and subject waits already, and knows more
+            self._change(job, state=DONE, finished_at=now(), error=words(f"left to a newer job; {error}"), **NOT_HELD)
 
     def quarantine(self, job: Job, *, error: str) -> None:
-        self._change(job, state=QUARANTINED, finished_at=now(), error=error, **NOT_HELD)
+        self._change(job, state=QUARANTINED, finished_at=now(), error=words(error), **NOT_HELD)
 
     def counts(self) -> dict[tuple[JobKind, JobState], int]:
         query = select(jobs.c.kind, jobs.c.state, func.count()).group_by(jobs.c.kind, jobs.c.state)
         return {(JobKind(kind), JobState(state)): n for kind, state, n in self._connection.execute(query)}
+
+    def oldest_due_seconds(self) -> dict[JobKind, float]:
+        """Return for each kind how long its oldest waiting job has been due, seconds by the database's clock."""
+        query = select(jobs.c.kind, func.min(jobs.c.run_at, type_=jobs.c.run_at.type)).where(_is(WAITING), jobs.c.run_at <= now())
+        moment = self._connection.scalars(select(now())).one()
+        return {
+            JobKind(kind): (moment - since).total_seconds() for kind, since in self._connection.execute(query.group_by(jobs.c.kind))
+        }
 
     def purge_done(self, *, older_than_days: float) -> int:
         old = and_(jobs.c.state == DONE, jobs.c.finished_at < in_seconds(-older_than_days * DAY))
         return self._connection.execute(delete(jobs).where(old)).rowcount
 
     def requeue(self, ids: Sequence[int] | None = None) -> int:
-        """One at a time: of several quarantined jobs of one subject the first waits again, the others are done with it."""
-        chosen = select(jobs).where(jobs.c.state == QUARANTINED).order_by(jobs.c.id)
+        """Newest first: of several jobs of one subject the newest waits again, or the one that waits already; the rest is over."""
+        chosen = select(jobs).where(jobs.c.state == QUARANTINED).order_by(jobs.c.id.desc()).with_for_update()
         if ids is not None:
             chosen = chosen.where(jobs.c.id.in_(ids))
-        rows = [_job(row) for row in self._connection.execute(chosen).mappings().all()]
-        for job in rows:
-            again = self.put(job.kind, job.subject, job.payload)
-            note = f"put back as job {again}" if again is not None else "a job of this subject waits already"
-            self._connection.execute(update(jobs).where(jobs.c.id == job.id).values(state=DONE, error=f"{note}; {job.error}"))
+        rows = self._connection.execute(chosen).mappings().all()
+        for row in rows:
+            again = self._insert(JobKind(row["kind"]), row["subject"], row["payload"], row["priority"])
+            note = f"put back as job {again}" if again is not None else "left to a newer job that waits"
+            over = {"state": DONE, "finished_at": now(), "error": words(f"{note}; {row['error']}")}
+            self._connection.execute(update(jobs).where(jobs.c.id == row["id"]).values(**over))
         return len(rows)
 
     def _change(self, job: Job, **values: Any) -> bool:
@@ -122,8 +134,24 @@ class SqlJobs:
             raise LeaseLost(f"job {job.id} ({job.kind}) is no longer ours", hint="its lease ran out; see work.lease_seconds")
 
 
-def _is_due() -> ColumnElement[bool]:
-    return or_(and_(jobs.c.state == WAITING, jobs.c.run_at <= now()), and_(jobs.c.state == RUNNING, jobs.c.lease_until <= now()))
+def _is(state: str, table: Any = jobs) -> ColumnElement[bool]:
+    """Written out, not a parameter: only so does SQLite see that a partial index serves."""
+    found: ColumnElement[bool] = table.c.state == literal_column(f"'{state}'")
+    return found
+
+
+def _lost(kinds: Sequence[JobKind]) -> Select[int]:
+    """Jobs whose lease ran out: the worker is gone, or as good as gone."""
+    ran_out = and_(jobs.c.kind.in_([kind.value for kind in kinds]), _is(RUNNING), jobs.c.lease_until <= now())
+    return select(jobs.c.id).where(ran_out).order_by(jobs.c.priority, jobs.c.run_at, jobs.c.id)
+
+
+def _due(kinds: Sequence[JobKind]) -> Select[int]:
+    """Waiting jobs whose time has come and whose subject nobody has in hand."""
+    other = jobs.alias()
+    in_hand = select(other.c.id).where(other.c.kind == jobs.c.kind, other.c.subject == jobs.c.subject, _is(RUNNING, other))
+    waits = and_(jobs.c.kind.in_([kind.value for kind in kinds]), _is(WAITING), jobs.c.run_at <= now(), ~in_hand.exists())
+    return select(jobs.c.id).where(waits).order_by(jobs.c.priority, jobs.c.run_at, jobs.c.id)
 
 
 def _job(row: RowMapping) -> Job:

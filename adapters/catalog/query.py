@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import json
+import re
+import sqlite3
+from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
-from adapters.catalog.engine import database_url, described, open_engine
-from pipeline.errors import OutOfResources, Refused
+from adapters.catalog.engine import database_url, open_engine
+from adapters.catalog.trouble import away, is_passing, reason
+from pipeline.errors import Refused
 
-READ_WORDS = ("SELECT", "WITH", "EXPLAIN", "VALUES", "TABLE")
+READS = re.compile(r"(?:\s|\(|--[^\n]*(?:\n|$)|/\*.*?\*/)*(?:SELECT|WITH|EXPLAIN|VALUES|TABLE)\b", re.IGNORECASE | re.DOTALL)
+"""Comments and opening parentheses, then a word that reads. What writes behind such a word is refused by the connection."""
+PRAGMAS = {"table_info", "table_xinfo", "table_list"}
+"""Of SQLite, as table-valued functions: which columns there are."""
+SQLITE_READS = {
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_FUNCTION,
+    sqlite3.SQLITE_RECURSIVE,
+    sqlite3.SQLITE_TRANSACTION,
+}
 
 
 def run(url: str, sql: str, *, limit: int | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Return column names and rows. Refused for what is no single reading statement; OutOfResources for a database that is away."""
-    statement = sql.strip().rstrip(";")
-    if not statement.upper().startswith(READ_WORDS):
+    """Return column names and rows; moments as UTC text and JSON as text, alike on both databases.
+
+    Refused for what is no single reading statement; OutOfResources for a database that is away.
+    """
+    if not READS.match(sql):
         raise Refused(
             "only a reading statement is run here", hint="begin it with SELECT or WITH; the v_* views are in the SQL cookbook"
         )
@@ -23,15 +42,43 @@ def run(url: str, sql: str, *, limit: int | None = None) -> tuple[list[str], lis
     engine = open_engine(parsed, busy_timeout_seconds=30, read_only=True)
     try:
         with engine.connect() as connection:
-            connection = connection.execution_options(no_parameters=True)
-            result = connection.exec_driver_sql(statement)
-            if not result.returns_rows:
-                raise Refused("the statement returns no rows", hint="ask with SELECT")
-            return list(result.keys()), [tuple(row) for row in (result.fetchmany(limit) if limit else result)]
-    except DBAPIError as error:
-        words = str(error.orig).strip().splitlines()[0]
-        if type(error.orig).__name__ == "OperationalError" and error.connection_invalidated:
-            raise OutOfResources(f"catalog {described(parsed)}: {words}", hint="is the database up?") from error
-        raise Refused(f"the database refuses this: {words}", hint="views and columns: deploy/docs/sql-cookbook.md") from error
+            return _ask(connection, sql, limit)
+    except SQLAlchemyError as error:
+        if is_passing(error) and not _is_refusal_to_write(error):
+            raise away(parsed, error) from error
+        raise Refused(f"the database refuses this: {reason(error)}", hint="views and columns: SQL cookbook") from error
+    except sqlite3.ProgrammingError as error:
+        raise Refused(f"the database refuses this: {error}", hint="one statement at a time") from error
     finally:
         engine.dispose()
+
+
+def _ask(connection: Connection, sql: str, limit: int | None) -> tuple[list[str], list[tuple[Any, ...]]]:
+    driver: Any = connection.connection.driver_connection
+    connection.begin()
+    if connection.dialect.name == "sqlite":
+        driver.set_authorizer(_authorize)
+    result = connection.execution_options(no_parameters=True).exec_driver_sql(sql)
+    if not result.returns_rows:
+        raise Refused("the statement returns no rows", hint="ask with SELECT")
+    rows = result.fetchall() if limit is None else result.fetchmany(limit)
+    return list(result.keys()), [tuple(_plain(value) for value in row) for row in rows]
+
+
+def _authorize(action: int, first: str | None, *_: str | None) -> int:
+    """What SQLite asks about each step of a statement, https://sqlite.org/c3ref/set_authorizer.html."""
+    allowed = action in SQLITE_READS or (action == sqlite3.SQLITE_PRAGMA and first in PRAGMAS)
+    return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+
+
+def _is_refusal_to_write(error: SQLAlchemyError) -> bool:
+    """SQLite READONLY and PostgreSQL 25006 pass elsewhere; here they are the statement's fault."""
+    return "read-only" in reason(error) or "readonly" in reason(error)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="milliseconds")
+    if isinstance(value, Decimal):
+        return float(value)
+    return json.dumps(value) if isinstance(value, dict | list) else value

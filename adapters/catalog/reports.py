@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, select, update
+from sqlalchemy import Connection, RowMapping, Select, and_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.catalog.clock import now
 from adapters.catalog.tables import reports, studies
+from adapters.catalog.words import words
 from pipeline.domain import Report, ReportState, StoredFile
 
 
@@ -43,9 +44,14 @@ class SqlReports:
             "predecessor": report.predecessor,
         }
         self._connection.execute(
-            dialect.insert(reports).values(**values).on_conflict_do_nothing(index_elements=[reports.c.sop_instance_uid])
+            dialect.insert(reports).values(**values).on_conflict_do_nothing()  # by its UID, or by study, version and revision
         )
-        found = self.find(report.sop_instance_uid)
+        return self.find(report.sop_instance_uid) or self._of_revision(report)
+
+    def _of_revision(self, report: Report) -> Report:
+        """The report was opened under another UID: the configuration's UID root has changed since."""
+        same = and_(reports.c.version == report.version, reports.c.revision == report.revision)
+        found = self._one(_reports().where(studies.c.study_instance_uid == report.study_instance_uid, same))
         assert found is not None
         return found
 
@@ -60,10 +66,10 @@ class SqlReports:
         )
 
     def sent(self, sop_instance_uid: str, status: str) -> None:
-        self._put(sop_instance_uid, state=ReportState.SENT.value, status=status, sent_at=now())
+        self._put(sop_instance_uid, state=ReportState.SENT.value, status=words(status), sent_at=now())
 
     def refused(self, sop_instance_uid: str, status: str) -> None:
-        self._put(sop_instance_uid, state=ReportState.REFUSED.value, status=status)
+        self._put(sop_instance_uid, state=ReportState.REFUSED.value, status=words(status))
 
     def _put(self, sop_instance_uid: str, **values: Any) -> None:
         self._connection.execute(update(reports).where(reports.c.sop_instance_uid == sop_instance_uid).values(**values))

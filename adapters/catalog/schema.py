@@ -10,11 +10,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 import migrations
-from adapters.catalog.engine import database_url, described, open_engine
+from adapters.catalog.engine import database_url, open_engine
+from adapters.catalog.trouble import away, code_of, described, is_passing, reason, remedy
 from adapters.catalog.views import VIEWS
 from pipeline.errors import OutOfResources, SchemaMismatch
 
@@ -23,6 +24,8 @@ READERS = "radclipd_readers"
 """The group role that may read the views and nothing else."""
 LOCK = 7_270_411
 """Key of the PostgreSQL advisory lock that keeps two upgrades apart."""
+DEPENDED_UPON = "2BP01"
+"""SQLSTATE dependent_objects_still_exist."""
 
 
 def _scripts() -> Config:
@@ -41,46 +44,82 @@ def head() -> str:
 def current(url: str) -> str | None:
     """Return the database's revision; None where there is no schema. OutOfResources where it cannot be reached."""
     parsed = database_url(url)
-    if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists():
+    if not _is_there(parsed):
         return None
-    with _connect(url, writes=False) as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+    with _connect(parsed, writes=False) as connection:
+        return _revision(connection)
 
 
 def upgrade(url: str) -> None:
-    """Bring the database to this release's schema. Safe to repeat and to run twice at once."""
+    """Bring the database to this release's schema, wholly or not at all. Safe to repeat and to run twice at once.
+
+    OutOfResources where it cannot be reached, SchemaMismatch where it is newer than this release or cannot be changed.
+    """
     parsed = database_url(url)
-    if parsed.get_backend_name() == "sqlite" and parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    config = _scripts()
-    with _connect(url, writes=True) as connection:
+    _make_folder(parsed)
+    with _connect(parsed, writes=True) as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
             connection.execute(text("SET LOCAL lock_timeout = '5s'"))  # readers go on; the upgrade gives up instead
-        config.attributes["connection"] = connection
-        for name in reversed(VIEWS):
-            connection.execute(text(f"DROP VIEW IF EXISTS {name}"))
-        command.upgrade(config, "head")
-        for name, query in VIEWS.items():
-            connection.execute(text(f"CREATE VIEW {name} AS {query}"))
+        found = _revision(connection)
+        _refuse_newer(parsed, found)
+        if found == head():
+            _renew_views(connection)
+        else:
+            _migrate(connection)
         _grant_to_readers(connection)
 
 
 def verify(url: str) -> None:
     """SchemaMismatch where the database's schema is not this release's."""
-    found, wanted = current(url), head()
-    where = described(database_url(url))
+    parsed, found, wanted = database_url(url), current(url), head()
     if found == wanted:
         return
+    _refuse_newer(parsed, found)
     if found is None:
-        raise SchemaMismatch(f"catalog {where} has no schema yet", hint=UPGRADE)
+        raise SchemaMismatch(f"catalog {described(parsed)} has no schema yet", hint=UPGRADE)
+    raise SchemaMismatch(f"catalog {described(parsed)} has schema {found}, this release needs {wanted}", hint=UPGRADE)
+
+
+def _refuse_newer(url: URL, found: str | None) -> None:
     known = {script.revision for script in ScriptDirectory.from_config(_scripts()).walk_revisions()}
-    if found in known:
-        raise SchemaMismatch(f"catalog {where} has schema {found}, this release needs {wanted}", hint=UPGRADE)
-    raise SchemaMismatch(
-        f"catalog {where} has schema {found}, newer than this release's {wanted}",
-        hint="install the release that made it, or a newer one",
-    )
+    if found is not None and found not in known:
+        raise SchemaMismatch(
+            f"catalog {described(url)} has schema {found}, newer than this release's {head()}",
+            hint="install the release that made it, or a newer one",
+        )
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _migrate(connection: Connection) -> None:
+    """Views stand on tables, so they go first and come back last."""
+    for name in reversed(VIEWS):
+        connection.execute(text(f"DROP VIEW IF EXISTS {name}"))
+    config = _scripts()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    for name, query in VIEWS.items():
+        connection.execute(text(f"CREATE VIEW {name} AS {query}"))
+    if connection.dialect.name == "sqlite":  # which does not look while tables are moved about
+        orphans = connection.execute(text("PRAGMA foreign_key_check")).all()
+        if orphans:
+            raise SchemaMismatch(
+                f"the upgrade would leave {len(orphans)} rows without the row that they belong to; nothing was changed",
+                hint="keep a copy of the database and report this",
+            )
+
+
+def _renew_views(connection: Connection) -> None:
+    """The tables are as they should be. On PostgreSQL a view that others stand on is replaced where it stands."""
+    for name, query in VIEWS.items():
+        if connection.dialect.name == "postgresql":
+            connection.execute(text(f"CREATE OR REPLACE VIEW {name} AS {query}"))
+        else:
+            connection.execute(text(f"DROP VIEW IF EXISTS {name}"))
+            connection.execute(text(f"CREATE VIEW {name} AS {query}"))
 
 
 def _grant_to_readers(connection: Connection) -> None:
@@ -91,15 +130,43 @@ def _grant_to_readers(connection: Connection) -> None:
         connection.execute(text(f"GRANT SELECT ON {', '.join(VIEWS)} TO {READERS}"))
 
 
+def _is_there(url: URL) -> bool:
+    """PostgreSQL answers for itself; SQLite would make an empty file."""
+    try:
+        return url.get_backend_name() != "sqlite" or Path(str(url.database)).exists()
+    except OSError as error:
+        raise _no_access(url, error) from error
+
+
+def _make_folder(url: URL) -> None:
+    if url.get_backend_name() != "sqlite":
+        return
+    try:
+        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_access(url, error) from error
+
+
+def _no_access(url: URL, error: OSError) -> OutOfResources:
+    return OutOfResources(
+        f"the catalog {described(url)} cannot be used now: {error.strerror}",
+        hint="run it as the user that the catalog belongs to, and look at the folder's permissions",
+    )
+
+
 @contextmanager
-def _connect(url: str, *, writes: bool) -> Iterator[Connection]:
-    parsed = database_url(url)
-    engine = open_engine(parsed, busy_timeout_seconds=30)
+def _connect(url: URL, *, writes: bool) -> Iterator[Connection]:
+    engine = open_engine(url, busy_timeout_seconds=30, check_foreign_keys=not writes)
     try:
         with engine.connect().execution_options(writes=writes) as connection, connection.begin():
             yield connection
     except SQLAlchemyError as error:
-        words = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise OutOfResources(f"catalog {described(parsed)}: {words}", hint="is the database up and its folder writable?") from error
+        if code_of(error) == DEPENDED_UPON:
+            raise SchemaMismatch(
+                f"views of your own stand on radclipd's: {reason(error)}", hint="drop them, upgrade, and make them again"
+            ) from error
+        if is_passing(error):
+            raise away(url, error) from error
+        raise SchemaMismatch(f"the catalog {described(url)} refuses: {reason(error)}", hint=remedy(error)) from error
     finally:
         engine.dispose()

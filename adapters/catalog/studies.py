@@ -6,24 +6,34 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.catalog.clock import in_seconds, now
 from adapters.catalog.tables import instances, patients, series, studies
+from adapters.catalog.words import words
 from pipeline.domain import Header, Sender, StoredFile, StoredInstance, Study, StudyState
 
 OWN_COLUMNS = ("sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "instance_number")
 """Fields of a Header with a column of their own in `instances`; the others are in its `header`."""
+PARAMETERS = 10_000
+"""In one statement: both databases end at some tens of thousands, and one association may carry a whole archive."""
 
 
 class SqlStudies:
-    """ports.Studies."""
+    """ports.Studies.
+
+    On PostgreSQL a writing transaction holds what it looks for until its end, as on SQLite it holds everything: whoever decides
+    upon a study, or upon whether an instance is new, decides upon what will still be true when it commits.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._holds = connection.dialect.name == "postgresql" and connection.get_execution_options().get("writes", False)
 
     def find_instance(self, sop_instance_uid: str) -> StoredInstance | None:
+        if self._holds:  # there may be no row yet to lock
+            self._connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(sop_instance_uid, 0))))
         rows = self._connection.execute(_instances().where(instances.c.sop_instance_uid == sop_instance_uid)).mappings()
         row = rows.one_or_none()
         return _instance(row) if row else None
@@ -39,9 +49,9 @@ class SqlStudies:
                 file_key=file.key,
                 file_sha256=file.sha256,
                 file_size=file.size,
-                sender_ae_title=sender.ae_title[:64],
-                sender_address=sender.address[:64],
-                called_ae_title=sender.called_ae_title[:64],
+                sender_ae_title=words(sender.ae_title, 64),
+                sender_address=words(sender.address, 64),
+                called_ae_title=words(sender.called_ae_title, 64),
             )
         )
         opened = {"state": StudyState.ARRIVING.value, "reason": ""} if opens_study else {}
@@ -104,6 +114,8 @@ class SqlStudies:
             .join(patients, studies.c.patient == patients.c.id)
             .where(studies.c.study_instance_uid == study_instance_uid)
         )
+        if self._holds:
+            query = query.with_for_update(of=studies, key_share=True)
         row = self._connection.execute(query).mappings().one_or_none()
         return _study(row) if row else None
 
@@ -116,11 +128,13 @@ class SqlStudies:
         return [_instance(row) for row in self._connection.execute(query).mappings()]
 
     def release(self, study_instance_uids: Sequence[str]) -> None:
-        self._connection.execute(
-            update(studies)
-            .where(studies.c.study_instance_uid.in_(study_instance_uids), studies.c.state == StudyState.ARRIVING.value)
-            .values(released=True)
-        )
+        for start in range(0, len(study_instance_uids), PARAMETERS):
+            uids = sorted(study_instance_uids)[start : start + PARAMETERS]
+            self._connection.execute(
+                update(studies)
+                .where(studies.c.study_instance_uid.in_(uids), studies.c.state == StudyState.ARRIVING.value)
+                .values(released=True)
+            )
 
     def quiet(self, *, seconds: float, released: bool, limit: int) -> list[str]:
         due: ColumnElement[bool] = studies.c.last_received_at <= in_seconds(-seconds)
@@ -143,7 +157,9 @@ class SqlStudies:
 
     def put_state(self, study_instance_uid: str, state: StudyState, *, reason: str = "") -> None:
         self._connection.execute(
-            update(studies).where(studies.c.study_instance_uid == study_instance_uid).values(state=state.value, reason=reason)
+            update(studies)
+            .where(studies.c.study_instance_uid == study_instance_uid)
+            .values(state=state.value, reason=words(reason))
         )
 
     def next_revision(self, study_instance_uid: str) -> int:

@@ -6,7 +6,6 @@ Times are the database's own clock, UTC. No patient names, no birth dates.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import StrEnum
 
 from sqlalchemy import (
     JSON,
@@ -16,6 +15,7 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 from adapters.catalog.clock import Moment, now
-from pipeline.domain import Decision, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
+from pipeline.domain import FINDINGS, Decision, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
 
 metadata = MetaData(
     naming_convention={
@@ -45,8 +45,9 @@ SHA256 = String(64)
 Identity = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only in an INTEGER PRIMARY KEY
 
 
-def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
-    listed = ", ".join(f"'{value.value}'" for value in values)
+def _one_of(column: str, values: Iterable[str]) -> CheckConstraint:
+    """A column holds one of the domain's words: those of an enum, or FINDINGS."""
+    listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
 
@@ -167,6 +168,8 @@ image_scores = Table(
     Column("version", ForeignKey("model_versions.number"), primary_key=True),
     Column("scores", LargeBinary, nullable=False),  # float32 little-endian [14], in the order of FINDINGS
     _created(),
+    CheckConstraint(f"length(scores) = {4 * len(FINDINGS)}", name="scores"),  # a score for every finding
+    sqlite_with_rowid=False,  # millions of short rows, found by their key only: one tree instead of two
 )
 
 predictions = Table(
@@ -179,8 +182,10 @@ predictions = Table(
     Column("decision", String(16), nullable=False),
     Column("revision", Integer, nullable=False),
     Column("predicted_at", Moment(), nullable=False, server_default=now()),
-    CheckConstraint("probability BETWEEN 0 AND 1", name="probability"),
+    CheckConstraint("probability BETWEEN 0 AND 1", name="probability"),  # a probability is one; NaN is none
+    _one_of("finding", FINDINGS),
     _one_of("decision", Decision),
+    sqlite_with_rowid=False,  # as image_scores
 )
 
 labels = Table(
@@ -189,14 +194,19 @@ labels = Table(
     _key(),
     Column("study", ForeignKey("studies.id"), nullable=False, index=True),
     Column("finding", String(32), nullable=False),
-    Column("state", String(16), nullable=False),
+    Column("state", String(16)),  # none: a withdrawal
     Column("reader", String(64), nullable=False),
     Column("source", String(64), nullable=False),
     Column("asked_because", String(64), nullable=False, server_default=""),
     Column("selection_probability", Float),
-    Column("revokes", ForeignKey("labels.id"), unique=True),  # a label is revoked by a later row, once
+    Column("revokes", Identity, unique=True),  # a label is revoked by a later row, once
     _created(),
+    _one_of("finding", FINDINGS),
     _one_of("state", LabelState),
+    CheckConstraint("state IS NOT NULL OR revokes IS NOT NULL", name="says_something"),  # present, absent, uncertain; or withdrawn
+    UniqueConstraint("id", "study", "finding"),
+    # What revokes a label speaks of the same study and finding.
+    ForeignKeyConstraint(["revokes", "study", "finding"], ["labels.id", "labels.study", "labels.finding"]),
     CheckConstraint("selection_probability > 0 AND selection_probability <= 1", name="selection_probability"),
 )
 
@@ -253,8 +263,24 @@ jobs = Table(
         sqlite_where=text("state = 'waiting'"),
         postgresql_where=text("state = 'waiting'"),
     ),
-    Index("ix_jobs_due", "kind", "state", "priority", "run_at", "id"),
-    Index("ix_jobs_running", "kind", "subject", sqlite_where=text("state = 'running'"), postgresql_where=text("state = 'running'")),
+    Index(
+        "uq_jobs_running",  # two workers never have the same subject in hand
+        "kind",
+        "subject",
+        unique=True,
+        sqlite_where=text("state = 'running'"),
+        postgresql_where=text("state = 'running'"),
+    ),
+    Index(
+        "ix_jobs_due",
+        "kind",
+        "priority",
+        "run_at",
+        "id",
+        sqlite_where=text("state = 'waiting'"),
+        postgresql_where=text("state = 'waiting'"),
+    ),
+    Index("ix_jobs_state", "state", "kind", "finished_at"),
 )
 
 circuits = Table(

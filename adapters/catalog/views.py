@@ -10,6 +10,7 @@ def column_of(finding: str) -> str:
     return finding.lower()
 
 
+_FINDINGS = ", ".join(f"('{finding}')" for finding in FINDINGS)
 _WIDE = ",\n    ".join(
     f"MAX(CASE WHEN p.finding = '{finding}' THEN p.probability END) AS {column_of(finding)}" for finding in FINDINGS
 )
@@ -22,7 +23,8 @@ SELECT s.study_instance_uid, s.accession_number, t.patient_id, t.issuer_of_patie
 FROM studies s JOIN patients t ON t.id = s.patient""",
     "v_instances": """
 SELECT i.sop_instance_uid, r.series_instance_uid, s.study_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, r.modality,
-    r.series_number, i.instance_number,
+    r.series_number, i.instance_number, i.header ->> 'view_position' AS view_position,
+    i.header ->> 'body_part_examined' AS body_part_examined, i.header ->> 'manufacturer_model_name' AS manufacturer_model_name,
     i.file_key, i.file_sha256, i.file_size, i.sender_ae_title, i.sender_address, i.received_at
 FROM instances i JOIN series r ON r.id = i.series JOIN studies s ON s.id = r.study""",
     "v_predictions": """
@@ -38,21 +40,24 @@ GROUP BY s.id, s.study_instance_uid, s.accession_number, s.study_date, m.number,
 SELECT r.sop_instance_uid, r.series_instance_uid, r.sop_class_uid, s.study_instance_uid, s.accession_number, r.version, r.revision,
     r.state, r.predecessor, r.file_key, r.file_sha256, r.status, r.created_at, r.built_at, r.sent_at
 FROM reports r JOIN studies s ON s.id = r.study""",
-    "v_lineage": """
+    "v_lineage": f"""
 SELECT r.sop_instance_uid, s.study_instance_uid, r.revision, r.state AS delivery, r.status, r.created_at, r.built_at, r.sent_at,
     r.file_sha256 AS report_sha256, r.predecessor, i.sop_instance_uid AS image_sop_instance_uid, i.file_key AS image_file_key,
     i.file_sha256 AS image_sha256, r.version, m.name AS version_name, m.device_uid, m.marking, m.weights_sha256,
     m.card -> 'preprocess' ->> 'fingerprint' AS preprocessing, m.card -> 'prompts' ->> 'fingerprint' AS prompts,
-    m.label_fingerprint, m.calibrated, p.finding, p.probability, p.decision, m.thresholds ->> p.finding AS threshold, m.band
+    m.label_fingerprint, m.calibrated, m.card ->> 'calibration' AS calibration, f.column1 AS finding, p.probability, p.decision,
+    CAST(m.thresholds ->> f.column1 AS FLOAT) AS threshold, m.band
 FROM reports r JOIN studies s ON s.id = r.study JOIN model_versions m ON m.number = r.version
     JOIN series e ON e.study = s.id JOIN instances i ON i.series = e.id
     JOIN image_scores g ON g.instance = i.id AND g.version = r.version AND g.created_at <= r.created_at
-    LEFT JOIN predictions p ON p.study = r.study AND p.version = r.version AND p.revision = r.revision""",
+    CROSS JOIN (VALUES {_FINDINGS}) AS f
+    LEFT JOIN predictions p
+        ON p.study = r.study AND p.version = r.version AND p.revision = r.revision AND p.finding = f.column1""",
     "v_labels": """
 SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.reader, l.source, l.asked_because,
     l.selection_probability, l.created_at,
     CASE WHEN EXISTS (SELECT 1 FROM labels x WHERE x.revokes = l.id) THEN 1 ELSE 0 END AS revoked
-FROM labels l JOIN studies s ON s.id = l.study WHERE l.revokes IS NULL""",
+FROM labels l JOIN studies s ON s.id = l.study WHERE l.state IS NOT NULL""",
     "v_model_versions": """
 SELECT number, state, name, base, weights_sha256, device_uid, marking, calibrated, label_fingerprint, thresholds, band,
     reason, card, created_at, served_at, retired_at

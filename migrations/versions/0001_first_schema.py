@@ -12,10 +12,19 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+FINDINGS = (
+    "'Atelectasis', 'Cardiomegaly', 'Effusion', 'Infiltration', 'Mass', 'Nodule', 'Pneumonia', 'Pneumothorax', 'Consolidation',"
+    " 'Edema', 'Emphysema', 'Fibrosis', 'Pleural_Thickening', 'Hernia'"
+)
+
 APPEND_ONLY = {
     "sqlite": (
         "CREATE TRIGGER labels_no_update BEFORE UPDATE ON labels BEGIN SELECT RAISE(ABORT, 'labels are append-only'); END",
         "CREATE TRIGGER labels_no_delete BEFORE DELETE ON labels BEGIN SELECT RAISE(ABORT, 'labels are append-only'); END",
+        # REPLACE takes rows away without a DELETE.
+        "CREATE TRIGGER labels_no_replace BEFORE INSERT ON labels"
+        " WHEN EXISTS (SELECT 1 FROM labels WHERE id = NEW.id OR revokes = NEW.revokes)"
+        " BEGIN SELECT RAISE(ABORT, 'labels are append-only: UNIQUE constraint'); END",
     ),
     "postgresql": (
         "CREATE FUNCTION labels_refuse() RETURNS trigger LANGUAGE plpgsql AS"
@@ -68,12 +77,20 @@ def upgrade() -> None:
         sa.CheckConstraint("state IN ('waiting', 'running', 'done', 'quarantined')", name=op.f("ck_jobs_state")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
     )
-    op.create_index("ix_jobs_due", "jobs", ["kind", "state", "priority", "run_at", "id"], unique=False)
     op.create_index(
-        "ix_jobs_running",
+        "ix_jobs_due",
+        "jobs",
+        ["kind", "priority", "run_at", "id"],
+        unique=False,
+        sqlite_where=sa.text("state = 'waiting'"),
+        postgresql_where=sa.text("state = 'waiting'"),
+    )
+    op.create_index("ix_jobs_state", "jobs", ["state", "kind", "finished_at"], unique=False)
+    op.create_index(
+        "uq_jobs_running",
         "jobs",
         ["kind", "subject"],
-        unique=False,
+        unique=True,
         sqlite_where=sa.text("state = 'running'"),
         postgresql_where=sa.text("state = 'running'"),
     )
@@ -166,7 +183,7 @@ def upgrade() -> None:
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("study", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("finding", sa.String(length=32), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=True),
         sa.Column("reader", sa.String(length=64), nullable=False),
         sa.Column("source", sa.String(length=64), nullable=False),
         sa.Column("asked_because", sa.String(length=64), server_default="", nullable=False),
@@ -177,10 +194,17 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "selection_probability > 0 AND selection_probability <= 1", name=op.f("ck_labels_selection_probability")
         ),
-        sa.ForeignKeyConstraint(["revokes"], ["labels.id"], name=op.f("fk_labels_revokes")),
+        sa.CheckConstraint(f"finding IN ({FINDINGS})", name=op.f("ck_labels_finding")),
+        sa.CheckConstraint("state IS NOT NULL OR revokes IS NOT NULL", name=op.f("ck_labels_says_something")),
+        sa.ForeignKeyConstraint(
+            ["revokes", "study", "finding"],
+            ["labels.id", "labels.study", "labels.finding"],
+            name=op.f("fk_labels_revokes_study_finding"),
+        ),
         sa.ForeignKeyConstraint(["study"], ["studies.id"], name=op.f("fk_labels_study")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_labels")),
         sa.UniqueConstraint("revokes", name=op.f("uq_labels_revokes")),
+        sa.UniqueConstraint("id", "study", "finding", name=op.f("uq_labels_id_study_finding")),
     )
     op.create_index(op.f("ix_labels_study"), "labels", ["study"], unique=False)
     op.create_table(
@@ -194,9 +218,11 @@ def upgrade() -> None:
         sa.Column("predicted_at", Moment(), server_default=now(), nullable=False),
         sa.CheckConstraint("decision IN ('present', 'absent', 'undetermined')", name=op.f("ck_predictions_decision")),
         sa.CheckConstraint("probability BETWEEN 0 AND 1", name=op.f("ck_predictions_probability")),
+        sa.CheckConstraint(f"finding IN ({FINDINGS})", name=op.f("ck_predictions_finding")),
         sa.ForeignKeyConstraint(["study"], ["studies.id"], name=op.f("fk_predictions_study")),
         sa.ForeignKeyConstraint(["version"], ["model_versions.number"], name=op.f("fk_predictions_version")),
         sa.PrimaryKeyConstraint("study", "version", "finding", name=op.f("pk_predictions")),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "reports",
@@ -269,6 +295,8 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["instance"], ["instances.id"], name=op.f("fk_image_scores_instance")),
         sa.ForeignKeyConstraint(["version"], ["model_versions.number"], name=op.f("fk_image_scores_version")),
         sa.PrimaryKeyConstraint("instance", "version", name=op.f("pk_image_scores")),
+        sa.CheckConstraint("length(scores) = 56", name=op.f("ck_image_scores_scores")),
+        sqlite_with_rowid=False,
     )
     for statement in APPEND_ONLY[op.get_bind().dialect.name]:
         op.execute(statement)

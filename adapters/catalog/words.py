@@ -1,0 +1,10 @@
+"""Words from outside, as both databases take them."""
+
+from __future__ import annotations
+
+LONGEST = 4000
+
+
+def words(text: str, limit: int = LONGEST) -> str:
+    """Return the text without NUL and lone surrogates, which PostgreSQL refuses, and not longer than its column."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")[:limit]
