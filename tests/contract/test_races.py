@@ -1,0 +1,167 @@
+"""What must hold when two sessions meet in the middle of each other's transactions.
+
+SQLite lets one writer in at a time; PostgreSQL lets them all in, so each test puts the second session where it hurts.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+
+from adapters.catalog.catalog import SqlCatalog
+from pipeline.domain import Header, JobKind, JobState, Sender, StoredFile, StudyState
+from tests.conftest import DATABASES
+
+SENDER = Sender("ORTHANC", "127.0.0.1", "RADCLIPD")
+FILE = StoredFile("aa/bb/f.dcm", "f" * 64, 10)
+
+
+@pytest.fixture
+def other(catalog_url: str) -> Iterator[SqlCatalog]:
+    """Another process at the same database."""
+    catalog = SqlCatalog(catalog_url, busy_timeout_seconds=10)
+    yield catalog
+    catalog.dispose()
+
+
+def film(sop: str) -> Header:
+    return Header(
+        sop_instance_uid=sop,
+        sop_class_uid="1.2",
+        series_instance_uid="1.3",
+        study_instance_uid="1.4",
+        transfer_syntax_uid="1.5",
+        patient_id="P1",
+    )
+
+
+@contextmanager
+def just_before(statement: str, act: Callable[[], None]) -> Iterator[None]:
+    """Do something once, just before a statement that begins so is sent by anybody."""
+    pending = [act]
+
+    def look(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
+        if sql.startswith(statement) and pending:
+            pending.pop()()
+
+    event.listen(Engine, "before_cursor_execute", look)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", look)
+    assert not pending, f"no statement began with {statement}"
+
+
+only_postgresql = pytest.mark.parametrize("catalog_url", DATABASES[1:], indirect=True)
+
+
+@only_postgresql
+def test_a_job_put_while_the_waiting_one_is_claimed_is_not_lost(sql_catalog: SqlCatalog, other: SqlCatalog) -> None:
+    with sql_catalog.begin() as tx:
+        tx.jobs.put(JobKind.REPORT, "1.4", {"revision": 1})
+
+    def claim() -> None:
+        with other.begin() as tx:
+            assert len(tx.jobs.claim([JobKind.REPORT], worker="w", lease_seconds=30)) == 1
+
+    with just_before("UPDATE jobs SET payload", claim), sql_catalog.begin() as tx:
+        assert tx.jobs.put(JobKind.REPORT, "1.4", {"revision": 2}) is not None
+    with sql_catalog.read() as tx:
+        assert tx.jobs.counts() == {(JobKind.REPORT, JobState.RUNNING): 1, (JobKind.REPORT, JobState.WAITING): 1}
+
+
+@only_postgresql
+def test_a_retry_gives_way_to_a_job_put_at_the_same_moment(sql_catalog: SqlCatalog, other: SqlCatalog) -> None:
+    with sql_catalog.begin() as tx:
+        tx.jobs.put(JobKind.SCORE, "1.4")
+        (job,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=30)
+
+    def put() -> None:
+        with other.begin() as tx:
+            tx.jobs.put(JobKind.SCORE, "1.4", {"newer": True})
+
+    with just_before("UPDATE jobs SET state", put), sql_catalog.begin() as tx:
+        tx.jobs.retry(job, error="busy", delay_seconds=0)
+    with sql_catalog.begin() as tx:
+        assert tx.jobs.counts() == {(JobKind.SCORE, JobState.DONE): 1, (JobKind.SCORE, JobState.WAITING): 1}
+        assert tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=30)[0].payload == {"newer": True}
+
+
+def test_an_image_that_comes_while_its_study_is_settled_reopens_it(sql_catalog: SqlCatalog, other: SqlCatalog) -> None:
+    with sql_catalog.begin() as tx:
+        tx.studies.add_instance(film("1.4.1"), FILE, SENDER, opens_study=True)
+    begun = threading.Event()
+
+    def late() -> None:
+        begun.wait(10)
+        with other.begin() as tx:
+            tx.studies.find("1.4")
+            tx.studies.add_instance(film("1.4.2"), FILE, SENDER, opens_study=True)
+
+    sender = threading.Thread(target=late)
+    sender.start()
+    with sql_catalog.begin() as tx:
+        tx.studies.find("1.4")
+        seen = tx.studies.instances("1.4")
+        begun.set()
+        sender.join(0.3)  # long enough to be through, were it not held
+        tx.studies.put_state("1.4", StudyState.IGNORED, reason="lateral view (1)")
+    sender.join(10)
+    with sql_catalog.read() as tx:
+        study = tx.studies.find("1.4")
+        assert study is not None
+        assert (len(seen), study.instances, study.state) == (1, 2, StudyState.ARRIVING)
+
+
+def test_the_same_instance_from_two_senders_at_once_is_one_and_no_error(sql_catalog: SqlCatalog, other: SqlCatalog) -> None:
+    found: list[bool] = []
+    looked = threading.Barrier(2)
+
+    def receive(catalog: SqlCatalog) -> None:
+        with catalog.read() as tx:
+            assert tx.studies.find_instance("1.4.1") is None
+        looked.wait(10)
+        with catalog.begin() as tx:
+            known = tx.studies.find_instance("1.4.1")
+            found.append(known is not None)
+            if known is None:
+                tx.studies.add_instance(film("1.4.1"), FILE, SENDER, opens_study=True)
+
+    senders = [threading.Thread(target=receive, args=(catalog,)) for catalog in (sql_catalog, other)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join(10)
+    assert sorted(found) == [False, True]
+
+
+def test_two_new_instances_of_a_new_study_at_once_make_one_study(sql_catalog: SqlCatalog, other: SqlCatalog) -> None:
+    failures: list[Exception] = []
+
+    def receive(catalog: SqlCatalog, sop: str) -> None:
+        try:
+            with catalog.begin() as tx:
+                tx.studies.find_instance(sop)
+                tx.studies.find("1.4")
+                tx.studies.add_instance(film(sop), FILE, SENDER, opens_study=True)
+        except Exception as error:
+            failures.append(error)
+
+    senders = [
+        threading.Thread(target=receive, args=(catalog, f"1.4.{number}"))
+        for number, catalog in enumerate([sql_catalog, other] * 6)
+    ]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join(20)
+    assert failures == []
+    with sql_catalog.read() as tx:
+        study = tx.studies.find("1.4")
+        assert study is not None
+        assert (study.instances, len(tx.studies.instances("1.4"))) == (12, 12)
