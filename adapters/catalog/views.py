@@ -38,6 +38,16 @@ GROUP BY s.id, s.study_instance_uid, s.accession_number, s.study_date, m.number,
 SELECT r.sop_instance_uid, r.series_instance_uid, r.sop_class_uid, s.study_instance_uid, s.accession_number, r.version, r.revision,
     r.state, r.predecessor, r.file_key, r.file_sha256, r.status, r.created_at, r.built_at, r.sent_at
 FROM reports r JOIN studies s ON s.id = r.study""",
+    "v_lineage": """
+SELECT r.sop_instance_uid, s.study_instance_uid, r.revision, r.state AS delivery, r.status, r.created_at, r.built_at, r.sent_at,
+    r.file_sha256 AS report_sha256, r.predecessor, i.sop_instance_uid AS image_sop_instance_uid, i.file_key AS image_file_key,
+    i.file_sha256 AS image_sha256, r.version, m.name AS version_name, m.device_uid, m.marking, m.weights_sha256,
+    m.card -> 'preprocess' ->> 'fingerprint' AS preprocessing, m.card -> 'prompts' ->> 'fingerprint' AS prompts,
+    m.label_fingerprint, m.calibrated, p.finding, p.probability, p.decision, m.thresholds ->> p.finding AS threshold, m.band
+FROM reports r JOIN studies s ON s.id = r.study JOIN model_versions m ON m.number = r.version
+    JOIN series e ON e.study = s.id JOIN instances i ON i.series = e.id
+    JOIN image_scores g ON g.instance = i.id AND g.version = r.version AND g.created_at <= r.created_at
+    LEFT JOIN predictions p ON p.study = r.study AND p.version = r.version AND p.revision = r.revision""",
     "v_labels": """
 SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.reader, l.source, l.asked_because,
     l.selection_probability, l.created_at,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,7 +28,10 @@ def register(app: typer.Typer) -> None:
     app.command()(check)
 
 
-def check(ctx: typer.Context) -> None:
+def check(
+    ctx: typer.Context,
+    configuration: Annotated[bool, typer.Option("--configuration", help="Read the configuration and try nothing else.")] = False,
+) -> None:
     """Try everything the daemon needs: files, disk, database, archive, model, GPU. Exit status 1 if anything fails."""
     try:
         config = config_of(ctx)
@@ -36,6 +39,8 @@ def check(ctx: typer.Context) -> None:
         _say("FAIL", "configuration", str(error), error.hint)
         raise typer.Exit(1) from None
     _say("ok", "configuration", "read; every key is known", "")
+    if configuration:
+        return
     failed = [probe.name for probe in PROBES if not _passes(probe, config)]
     raise typer.Exit(1 if failed else 0)
 

@@ -128,14 +128,18 @@ class Listener:
         self._drained = True
         self._server.shutdown()
         end = time.monotonic() + deadline_seconds
-        while self._server.active_associations and time.monotonic() < end:
+        while (left := self._open_associations()) and time.monotonic() < end:
             time.sleep(0.02)
-        left = self._server.active_associations
         for association in left:
             log.warning("association aborted at the drain deadline", calling=_sender(association).ae_title)
             association.abort()
-        for association in left:
-            association.join(timeout=2)
+        for association in self._server.active_associations:
+            association.dul.kill_dul()  # connections that never asked for an association
+
+    def _open_associations(self) -> list[Association]:
+        """Return those that have been asked for; a connection that never said a word is none."""
+        assert self._server is not None
+        return [a for a in self._server.active_associations if a.requestor.primitive is not None]
 
     def _on_requested(self, event: evt.Event) -> None:
         """Check the allow-lists, then wait for a place."""

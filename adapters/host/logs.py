@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from datetime import date, time
 from enum import Enum
 from pathlib import PurePath
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 from uuid import UUID
 
@@ -94,6 +95,7 @@ def configure(config: LogConfig, *, role: str = "", stream: TextIO | None = None
         _quieten(logging.getLogger(name))
     warnings.showwarning = _log_warning
     threading.excepthook = _log_thread_failure
+    sys.excepthook = _log_crash
 
 
 def _resolved(form: str, stream: TextIO) -> str:
@@ -207,3 +209,10 @@ def _log_thread_failure(failure: threading.ExceptHookArgs) -> None:
         return
     name = failure.thread.name if failure.thread else ""
     structlog.get_logger("radclipd.threads").error("thread failed", thread=name, exc_info=failure.exc_value)
+
+
+def _log_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Log what ends the process: a bare traceback would be many lines to the journal, and nothing redacted."""
+    if issubclass(kind, KeyboardInterrupt):
+        return
+    structlog.get_logger("radclipd.crash").critical("process failed", exc_info=(kind, error, trace))

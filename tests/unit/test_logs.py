@@ -6,6 +6,8 @@ import io
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -25,11 +27,11 @@ IDENTITY = "DOE^JANE"
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
     handlers, level = logging.root.handlers[:], logging.root.level
-    show, hook, raising = warnings.showwarning, threading.excepthook, logging.raiseExceptions
+    show, hook, raising, crash = warnings.showwarning, threading.excepthook, logging.raiseExceptions, sys.excepthook
     yield
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
-    warnings.showwarning, threading.excepthook, logging.raiseExceptions = show, hook, raising
+    warnings.showwarning, threading.excepthook, logging.raiseExceptions, sys.excepthook = show, hook, raising, crash
     structlog.reset_defaults()
 
 
@@ -192,3 +194,18 @@ def test_a_thread_that_fails_leaves_a_line() -> None:
     assert record["event"] == "thread failed"
     assert record["thread"] == "reactor"
     assert "IndexError" in record["exception"]
+
+
+def test_a_crash_of_the_process_is_one_line_too() -> None:
+    script = (
+        "from adapters.host import logs; from adapters.host.config import LogConfig; logs.configure(LogConfig(format='journald'))\n"
+        f"raise RuntimeError('insert failed\\n[parameters: ({IDENTITY})]')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=Path(__file__).resolve().parents[2]
+    )
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("<2>")
+    assert "RuntimeError: insert failed" in json.loads(line[3:])["exception"]
+    assert IDENTITY not in line

@@ -1,0 +1,230 @@
+"""A Debian machine with a really booted systemd, in a container: debootstrap makes it, systemd-nspawn boots it.
+
+Three layers are built once and kept in $RADCLIPD_TEST_CACHE (default ~/.cache/radclipd-tests): a bare Debian, a folder of wheels,
+and that Debian with the wheels installed. A test's machine is an overlay on the last, with a network of its own, so it can neither
+reach nor disturb anything, and its changes are gone afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = Path(os.environ.get("RADCLIPD_TEST_CACHE") or Path.home() / ".cache" / "radclipd-tests")
+SUITE = "bookworm"
+PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-venv,iproute2"
+WHEELS = "/wheels"
+REBOOT_STATUS = 133
+SOURCE = "/usr/src/radclipd"
+VENV = "/opt/radclipd/venv"
+T = TypeVar("T")
+
+
+def until(attempt: Callable[[], T], *, seconds: float, what: str, explain: Callable[[], str] = str) -> T:
+    """Return the first true answer of `attempt`; fail with what `explain` says."""
+    deadline = time.monotonic() + seconds
+    while not (answer := attempt()):
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}\n{explain()}"
+        time.sleep(0.2)
+    return answer
+
+
+def _once(folder: Path, build: Callable[[Path], None]) -> Path:
+    """Return the folder, built whole or not at all."""
+    if not folder.exists():
+        unfinished = folder.with_name(folder.name + ".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        build(unfinished)
+        unfinished.rename(folder)
+    return folder
+
+
+def _run(argv: Sequence[str | Path], *, seconds: float = 1200) -> None:
+    subprocess.run(argv, check=True, timeout=seconds, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+
+
+def _requirements() -> str:
+    """Return a name for what is installed: it changes with the pins, not with our own code."""
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    pins = (ROOT / "constraints.txt").read_text()
+    return hashlib.sha256("\n".join([PACKAGES, pins, *wanted]).encode()).hexdigest()[:12]
+
+
+def debian() -> Path:
+    """Return a bare Debian with systemd and Python."""
+    return _once(
+        CACHE / f"{SUITE}-{hashlib.sha256(PACKAGES.encode()).hexdigest()[:8]}",
+        lambda folder: _run(["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, folder]),
+    )
+
+
+def wheels() -> Path:
+    """Return a folder with a wheel of everything that is installed, taken by this host's own pip."""
+
+    def build(folder: Path) -> None:
+        pinned = [
+            line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith(("torch==", "torchvision=="))
+        ]
+        pip: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "-qq",
+            "--wheel-dir",
+            folder,
+            "--constraint",
+            ROOT / "constraints.txt",
+        ]
+        _run([*pip, *pinned, "hatchling", str(ROOT)])
+        for own in folder.glob("radclipd-*.whl"):
+            own.unlink()
+
+    return _once(CACHE / f"wheels-{_requirements()}", build)
+
+
+def prepared() -> Path:
+    """Return the Debian with every wheel installed, but not radclipd: what deploy/install.sh would first fetch."""
+
+    def build(folder: Path) -> None:
+        _run(["cp", "-a", debian(), folder])
+        names = " ".join("==".join(wheel.name.split("-")[:2]) for wheel in wheels().glob("*.whl"))
+        offline = f"--quiet --no-index --find-links {WHEELS}"
+        inside(folder, f"python3 -m venv {VENV} && {VENV}/bin/pip install {offline} --no-deps {names}")
+
+    return _once(CACHE / f"prepared-{_requirements()}", build)
+
+
+def _nspawn(root: Path) -> list[str | Path]:
+    nspawn: list[str | Path] = ["systemd-nspawn", "--quiet", "--register=no", "--private-network", f"--directory={root}"]
+    nspawn += [f"--bind-ro={ROOT}:{SOURCE}", f"--bind-ro={wheels()}:{WHEELS}", "--machine=radclipd-test"]
+    return nspawn if Path("/run/systemd/system").is_dir() else [*nspawn, "--keep-unit"]
+
+
+def inside(root: Path, script: str) -> None:
+    """Run a shell script in the machine that is not booted; its pip knows the wheels and nothing else."""
+    pip = ["--setenv=PIP_NO_INDEX=1", f"--setenv=PIP_FIND_LINKS={WHEELS}", "--setenv=PIP_ROOT_USER_ACTION=ignore"]
+    _run([*_nspawn(root), "--pipe", *pip, "/bin/sh", "-euc", script], seconds=600)
+
+
+class Machine:
+    """An overlay on `prepared()`. Commands run in it once booted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "root"
+        for part in ("root", "upper", "work"):
+            (folder / part).mkdir()
+        layers = f"lowerdir={prepared()},upperdir={folder / 'upper'},workdir={folder / 'work'}"
+        _run(["mount", "-t", "overlay", "overlay", "-o", layers, self.root])
+        self._nspawn: subprocess.Popen[bytes] | None = None
+        self._console = folder / "console.log"
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file of the machine."""
+        target = self.root / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+
+    def boot(self) -> None:
+        """Boot and wait until everything has started."""
+        environment = {**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
+        with self._console.open("ab") as console:
+            self._nspawn = subprocess.Popen(
+                [*_nspawn(self.root), "--boot"], stdin=subprocess.DEVNULL, stdout=console, stderr=console, env=environment
+            )
+        self.wait_for_boot()
+
+    def wait_for_boot(self, *, unlike: int = 0) -> None:
+        """Wait until the machine, or one whose first process is not `unlike`, is up."""
+
+        def up() -> bool:
+            leader = self.leader
+            return leader not in (0, unlike) and self.run("systemctl is-system-running --wait", check=False) in (
+                "running",
+                "degraded",
+            )
+
+        until(up, seconds=90, what=f"boot; see {self._console}")
+
+    @property
+    def leader(self) -> int:
+        """The process id, on this host, of the machine's systemd; 0 while there is none."""
+        assert self._nspawn is not None
+        assert self._nspawn.poll() is None, f"systemd-nspawn ended: {self._console.read_text(errors='replace')[-2000:]}"
+        children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children").read_text().split()
+        names = {int(child): Path(f"/proc/{child}/comm") for child in children}
+        return next((child for child, name in names.items() if name.exists() and name.read_text().strip() == "systemd"), 0)
+
+    def run(self, script: str, *, check: bool = True, seconds: float = 180) -> str:
+        """Run a shell script in the machine as root; return its standard output, stripped."""
+        done = subprocess.run(
+            ["nsenter", "--target", str(self.leader), "--all", "/bin/sh", "-c", script],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
+        )
+        assert not check or done.returncode == 0, (
+            f"{script}: status {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.journal()}"
+        )
+        return done.stdout.strip()
+
+    def journal(self) -> str:
+        """Return the end of the daemon's journal."""
+        return self.run("journalctl --no-pager --boot --lines=80 --unit='radclipd*'", check=False)
+
+    def on_its_network(self, argv: Sequence[str | Path]) -> list[str | Path]:
+        """Return a command line that runs a program of this host on the machine's network."""
+        return ["nsenter", "--target", str(self.leader), "--net", *argv]
+
+    def processes(self, *words: str) -> list[int]:
+        """Return process ids, on this host, of the machine's processes whose command line has these words, in order."""
+        space = Path(f"/proc/{self.leader}/ns/pid").readlink()
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if (process / "ns" / "pid").readlink() == space:
+                    arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                    found += [int(process.name)] if _in_order(words, arguments) else []
+            except OSError:
+                continue  # it has ended
+        return found
+
+    def reboot(self) -> None:
+        """Reboot and wait until everything has started."""
+        before = self.leader
+        self.run("systemctl reboot", check=False)
+        if "--keep-unit" in _nspawn(self.root):  # it leaves the reboot to whoever started it (systemd-nspawn(1))
+            assert self._nspawn is not None
+            assert self._nspawn.wait(90) == REBOOT_STATUS
+            self.boot()
+        else:
+            self.wait_for_boot(unlike=before)
+
+    def end(self) -> None:
+        """Power off and take the overlay away."""
+        if self._nspawn is not None and self._nspawn.poll() is None:
+            self._nspawn.send_signal(signal.SIGTERM)
+            try:
+                self._nspawn.wait(60)
+            except subprocess.TimeoutExpired:
+                self._nspawn.kill()
+                self._nspawn.wait(10)
+        _run(["umount", "--recursive", "--lazy", self.root])
+
+
+def _in_order(words: Sequence[str], arguments: Sequence[str]) -> bool:
+    rest = iter(arguments)
+    return all(word in rest for word in words)

@@ -1,0 +1,212 @@
+"""The real daemon by the real CLI: a film goes in, an SR comes back; what breaks, breaks one study and no other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pynetdicom import AE, build_context
+
+from adapters.hospital.archive import EmbeddedArchive
+from tests.acceptance.installation import Installation, kill, reports_of, wait_for
+from tests.builders import dx, file_of
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    installation = Installation(tmp_path_factory.mktemp("template"))
+    installation.set_up()
+    return installation
+
+
+@pytest.fixture
+def place(tmp_path: Path, template: Installation) -> Installation:
+    installation = Installation(tmp_path)
+    installation.copy_of(template)
+    return installation
+
+
+@pytest.fixture
+def archive(place: Installation) -> Iterator[EmbeddedArchive]:
+    with place.archive() as running:
+        yield running
+
+
+def test_a_film_comes_back_as_a_report_and_can_be_queried(place: Installation, archive: EmbeddedArchive) -> None:
+    frontal, lateral = dx(), dx(ViewPosition="LL")
+    with place.running():
+        place.forward(archive, frontal, lateral)
+        wait_for(lambda: reports_of(archive, frontal.StudyInstanceUID), 60, place.told)
+        wait_for(lambda: place.rows("select 1 from v_studies where state = 'ignored'"), 30, place.told)
+    (report,) = reports_of(archive, frontal.StudyInstanceUID)
+    assert dcmread(report).PatientID == "T-1"
+    states = {row["study_instance_uid"]: (row["state"], row["reason"]) for row in place.rows("select * from v_studies")}
+    assert states == {frontal.StudyInstanceUID: ("reported", ""), lateral.StudyInstanceUID: ("ignored", "lateral view (1)")}
+    (wide,) = place.rows("select * from v_findings_wide")
+    assert wide["marking"] == "UNTRAINED"
+    assert 0 <= wide["pleural_thickening"] <= 1
+    shown = place.run("reports", "show", report.stem).stdout
+    assert "Research use only" in shown
+    assert "UNTRAINED" in shown
+    assert "PHANTOM" not in place.told() + shown
+    assert "T-1" not in place.told() + shown
+
+
+def test_a_late_film_brings_a_second_report_that_names_the_first(place: Installation, archive: EmbeddedArchive) -> None:
+    film = dx()
+    late = dx(StudyInstanceUID=film.StudyInstanceUID, InstanceNumber=2)
+    with place.running():
+        place.forward(archive, film)
+        wait_for(lambda: len(reports_of(archive, film.StudyInstanceUID)) == 1, 60, place.told)
+        place.forward(archive, late)
+        wait_for(lambda: len(reports_of(archive, film.StudyInstanceUID)) == 2, 60, place.told)
+    first, second = sorted(map(dcmread, reports_of(archive, film.StudyInstanceUID)), key=lambda r: int(r.InstanceNumber))
+    named = second.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert named.ReferencedSOPInstanceUID == first.SOPInstanceUID
+    assert len(place.rows("select * from v_predictions")) == 14
+
+
+def test_bad_films_end_in_quarantine_and_the_next_goes_through(place: Installation, archive: EmbeddedArchive) -> None:
+    truncated, absurd, good = dx(), dx(Rows=60000, Columns=60000), dx()
+    truncated.PixelData = truncated.PixelData[:50]
+    empty = dx()
+    del empty.PixelData
+    with place.running():
+        place.forward(archive, truncated, absurd, empty, good)
+        wait_for(lambda: reports_of(archive, good.StudyInstanceUID), 60, place.told)
+        wait_for(lambda: len(place.rows("select 1 from v_jobs where state = 'quarantined'")) == 2, 30, place.told)
+    errors = " ".join(row["error"] for row in place.rows("select error from v_jobs where state = 'quarantined'"))
+    assert "truncated" in errors
+    assert "is no radiograph" in errors
+    assert [r["reason"] for r in place.rows("select reason from v_studies where state = 'ignored'")] == ["no pixel data (1)"]
+    listed = place.run("quarantine", "list").stdout
+    assert "quarantined" in listed
+    assert "2 jobs wait again" in place.run("quarantine", "retry", "--all").stdout
+
+
+def test_reports_wait_for_an_archive_that_is_away(place: Installation) -> None:
+    films = [dx() for _ in range(3)]
+    with place.running():
+        with place.archive() as archive:
+            for film in films:
+                archive.keep(file_of(film))
+        elsewhere = AE("ORTHANC").associate(
+            "127.0.0.1", place.port, contexts=[build_context(films[0].SOPClassUID, "1.2.840.10008.1.2.1")], ae_title="RADCLIPD"
+        )
+        for path in sorted((place.folder / "archive").glob("*.dcm")):
+            assert elsewhere.send_c_store(dcmread(path)).Status == 0
+        elsewhere.release()
+        built = "select 1 from v_reports where state = 'built'"
+        wait_for(lambda: len(place.rows(built)) == 3, 60, place.told)
+        with place.archive() as back:
+            wait_for(lambda: all(reports_of(back, f.StudyInstanceUID) for f in films), 60, place.told)
+    assert {row["attempts"] for row in place.rows("select attempts from v_jobs where kind = 'send'")} == set()  # all done
+    done = place.rows("select max(attempts) as most from v_jobs where kind = 'send' and state = 'done'")
+    assert done == [] or done[0]["most"] == 1
+
+
+def test_a_killed_child_comes_back_and_loses_nothing(place: Installation, archive: EmbeddedArchive) -> None:
+    films = [dx() for _ in range(4)]
+    with place.running() as daemon:
+        place.forward(archive, *films)
+        for child in children_of(daemon.pid):
+            kill(child)
+        wait_for(lambda: all(reports_of(archive, f.StudyInstanceUID) for f in films), 90, place.told)
+    assert {len(reports_of(archive, film.StudyInstanceUID)) for film in films} == {1}
+    assert len(place.rows("select * from v_predictions")) == 4 * 14
+
+
+def test_killed_whole_in_the_middle_it_goes_on_after_a_restart(place: Installation, archive: EmbeddedArchive) -> None:
+    films = [dx() for _ in range(4)]
+    daemon = place.start("run")
+    wait_for(place.listens, 60, place.told)
+    place.forward(archive, *films)
+    children = children_of(daemon.pid)
+    daemon.kill()
+    daemon.wait(10)
+    wait_for(lambda: not any(alive(child) for child in children), 10)
+    with place.running():
+        wait_for(lambda: all(reports_of(archive, f.StudyInstanceUID) for f in films), 90, place.told)
+    assert {len(reports_of(archive, film.StudyInstanceUID)) for film in films} == {1}
+
+
+def test_a_reload_takes_the_new_configuration_without_refusing_anyone(place: Installation, archive: EmbeddedArchive) -> None:
+    film = dx()
+    with place.running() as daemon:
+        place.config.write_text(place.config.read_text() + "\n[report]\nseries_number = 777\n")
+        daemon.send_signal(signal.SIGHUP)
+        wait_for(lambda: place.told().count('"event": "listening"') == 2, 60, place.told)
+        place.forward(archive, film)
+        wait_for(lambda: reports_of(archive, film.StudyInstanceUID), 60, place.told)
+    assert dcmread(reports_of(archive, film.StudyInstanceUID)[0]).SeriesNumber == 777
+
+
+def test_without_weights_it_refuses_to_start_with_the_remedy(tmp_path: Path) -> None:
+    bare = Installation(tmp_path)
+    bare.run("db", "upgrade")
+    for verb in (["run"], ["work", "score"]):
+        done = bare.run(*verb, check=False)
+        assert done.returncode == 78
+        assert "no model version serves" in done.stderr
+        assert "hint: radclipd model import" in done.stderr
+
+
+def test_without_a_schema_it_names_the_command(tmp_path: Path) -> None:
+    bare = Installation(tmp_path)
+    done = bare.run("run", check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (78, "hint: radclipd db upgrade")
+
+
+def test_check_tries_everything_and_says_what_is_wrong(place: Installation) -> None:
+    with place.archive():
+        told = place.run("check")
+        assert told.stdout.count("\n") == 7
+        assert "FAIL" not in told.stdout
+    told = place.run("check", check=False)
+    assert told.returncode == 1
+    assert "FAIL archive" in told.stdout
+    assert "archive.port" in told.stdout
+
+
+def test_a_slip_in_the_configuration_is_one_line_with_the_nearest_key(place: Installation) -> None:
+    place.config.write_text(place.config.read_text().replace("quiet_seconds", "quite_seconds"))
+    done = place.run("studies", check=False)
+    first, hint = done.stderr.splitlines()
+    assert done.returncode == 78
+    assert "study.quite_seconds" in first
+    assert "study.quiet_seconds" in first + hint
+
+
+def test_what_was_received_is_stored_byte_for_byte(place: Installation, archive: EmbeddedArchive) -> None:
+    film = dx()
+    with place.running("listen"):
+        place.forward(archive, film, film)
+    (row,) = place.rows("select * from v_instances")
+    stored = place.folder / "images" / row["file_key"]
+    assert stored.read_bytes() == file_of(film)
+    assert subprocess.run(["sha256sum", stored], capture_output=True, text=True, check=True).stdout.split()[0] == row["file_sha256"]
+    assert film.SOPInstanceUID not in row["file_key"]
+
+
+def children_of(pid: int) -> list[int]:
+    """Process ids of the daemon's own children."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_listings_speak_json(place: Installation) -> None:
+    assert json.loads(place.run("jobs", "--json").stdout) == []
+    assert place.run("studies", "--csv").stdout.startswith("study_instance_uid,")
