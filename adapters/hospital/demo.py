@@ -10,6 +10,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -235,7 +236,7 @@ def show_findings(demo: Demo) -> None:
 def show_places(demo: Demo) -> None:
     """Say where everything lies."""
     folder, installed = demo.installed.folder, demo.installed
-    demo.say(f"archive         {demo.hospital.place}")
+    demo.say(f"archive         {demo.hospital.place}" + ("" if demo.options.hold else " (--hold keeps it running)"))
     demo.say(f"configuration   {installed.configuration}")
     demo.say(f"database        {folder / 'radclipd.db'}")
     demo.say(f"received films  {folder / 'images'}")
@@ -321,9 +322,9 @@ def _clean_stop(demo: Demo) -> Iterator[None]:
     finally:
         impatient = signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if demo.radclipd is not None:
-            demo.radclipd.stop()
-        if demo.archive is not None:
-            demo.archive.stop()
+        # Together: the listener drains until the archive lets its association go.
+        with ThreadPoolExecutor() as both:
+            for stopped in [both.submit(part.stop) for part in (demo.archive, demo.radclipd) if part is not None]:
+                stopped.result()
         signal.signal(signal.SIGINT, impatient)
         signal.signal(signal.SIGTERM, before)
