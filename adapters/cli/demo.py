@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 def demo(
     studies: Annotated[int, typer.Option(min=1, max=500, help="How many studies.")] = 6,
     images: Annotated[Path | None, typer.Option(help="A folder of DICOM or PNG files to send instead of phantom films.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where everything goes: a new or empty folder. Default: a scratch folder.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where everything goes: a new or empty folder. Default: a scratch folder.")
+    ] = None,
     hold: Annotated[bool, typer.Option("--hold", help="Keep everything running until Ctrl-C.")] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same films.")] = 0,
     embedded: Annotated[bool, typer.Option("--embedded", help="Use the embedded archive even where Orthanc is installed.")] = False,

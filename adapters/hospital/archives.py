@@ -45,7 +45,11 @@ class OrthancArchive:
     def __init__(self, folder: Path, *, radclipd_port: int) -> None:
         self._server = OrthancServer(folder, radclipd_port=radclipd_port, changes={"Radclipd": {"FirstWait": 2}})
         self._server.start()
-        self.ae_title, self.port, self.place = self._server.ae_title, self._server.dicom_port, f"{self._server.url}/app/explorer.html"
+        self.ae_title, self.port, self.place = (
+            self._server.ae_title,
+            self._server.dicom_port,
+            f"{self._server.url}/app/explorer.html",
+        )
 
     def take(self, study_instance_uid: str, files: list[bytes]) -> None:
         for content in files:

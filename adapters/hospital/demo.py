@@ -115,7 +115,9 @@ def make_model(demo: Demo) -> None:
     """Make weights of the real size that have learnt nothing."""
     made = demo.installed.verb("model", "untrained", "--architecture", ARCHITECTURE, "--seed", "0")
     demo.say(f"radclipd model untrained: {made}")
-    demo.say("These weights are UNTRAINED: random numbers of the real size. Every score below is meaningless; only the way is real.")
+    demo.say(
+        "These weights are UNTRAINED: random numbers of the real size. Every score below is meaningless; only the way is real."
+    )
 
 
 def start_daemon(demo: Demo) -> None:
