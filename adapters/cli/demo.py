@@ -23,12 +23,17 @@ def demo(
     hold: Annotated[bool, typer.Option("--hold", help="Keep everything running until Ctrl-C.")] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same films.")] = 0,
     embedded: Annotated[bool, typer.Option("--embedded", help="Use the embedded archive even where Orthanc is installed.")] = False,
+    architecture: Annotated[
+        str, typer.Option(help="Encoder to fill with random numbers: open_clip's name, or a JSON file.")
+    ] = "ViT-B-32",
 ) -> None:
     """Start an archive and radclipd on free loopback ports, send films, fetch the reports back. Nothing of yours is touched."""
     from rich.console import Console
 
     from adapters.hospital import demo as story
 
-    options = story.Options(studies=studies, images=images, folder=folder, hold=hold, seed=seed, embedded=embedded)
+    options = story.Options(
+        studies=studies, images=images, folder=folder, hold=hold, seed=seed, embedded=embedded, architecture=architecture
+    )
     console = Console(width=None if sys.stdout.isatty() else 132)
     raise typer.Exit(story.run(options, console))

@@ -91,7 +91,7 @@ class OwnArchive:
 
 def _ours(content: bytes) -> bool:
     header = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=["Modality", "ManufacturerModelName"])
-    return bool(header.get("Modality") == "SR" and header.get("ManufacturerModelName") == OWN_MODEL_NAME)
+    return (header.get("Modality"), header.get("ManufacturerModelName")) == ("SR", OWN_MODEL_NAME)
 
 
 def open_archive(folder: Path, *, radclipd_port: int, embedded: bool) -> tuple[HospitalArchive, str]:

@@ -31,7 +31,6 @@ from adapters.hospital.scratch import scratch_folder
 from pipeline.domain import FINDINGS, StudyState
 from pipeline.errors import RadclipdError, TryAgain
 
-ARCHITECTURE = "ViT-B-32"
 LAST_STATES = {StudyState.REPORTED.value, StudyState.IGNORED.value}
 PATIENCE_SECONDS, PATIENCE_PER_STUDY = 120.0, 6.0
 """How long the reports may take: to begin with, and for each study on top."""
@@ -51,6 +50,7 @@ class Options:
     hold: bool = False
     seed: int = 0
     embedded: bool = False
+    architecture: str = "ViT-B-32"
 
 
 class Failed(Exception):
@@ -113,11 +113,10 @@ def install_radclipd(demo: Demo) -> None:
 
 def make_model(demo: Demo) -> None:
     """Make weights of the real size that have learnt nothing."""
-    made = demo.installed.verb("model", "untrained", "--architecture", ARCHITECTURE, "--seed", "0")
+    with demo.console.status(f"drawing the random numbers of {demo.options.architecture}"):
+        made = demo.installed.verb("model", "untrained", "--architecture", demo.options.architecture, "--seed", "0")
     demo.say(f"radclipd model untrained: {made}")
-    demo.say(
-        "These weights are UNTRAINED: random numbers of the real size. Every score below is meaningless; only the way is real."
-    )
+    demo.say("These weights are UNTRAINED: random numbers. Every score below is meaningless; only the way is real.")
 
 
 def start_daemon(demo: Demo) -> None:
@@ -299,10 +298,9 @@ def _hold(demo: Demo) -> None:
 
 def _failed(demo: Demo, error: BaseException) -> int:
     words = str(error) or "interrupted"
-    tail = demo.radclipd.last_words(TAIL_LINES) if demo.radclipd else []
-    if tail and not isinstance(error, KeyboardInterrupt):
-        demo.console.print(f"the end of {demo.installed.log}:", highlight=False, soft_wrap=True)
-        for line in tail:
+    if demo.radclipd and demo.radclipd.log.exists() and not isinstance(error, KeyboardInterrupt):
+        demo.console.print(f"The end of the log of the daemon ({demo.radclipd.log}):", highlight=False, soft_wrap=True)
+        for line in demo.radclipd.last_words(TAIL_LINES) or ["(it is empty)"]:
             demo.say(line)
     if hint := getattr(error, "hint", ""):
         demo.say(f"hint: {hint}")
