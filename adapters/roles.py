@@ -59,6 +59,8 @@ def dispatch(config: Config) -> None:
 
     clock = Clock()
     clock.every(config.work.poll_seconds, "settle", settle_and_tell)
+    images = wiring.open_image_store(config)
+    clock.every(HOUR, "sweep", lambda: images.sweep(older_than_seconds=HOUR))
     clock.every(HOUR, "purge", lambda: housekeeping.purge_done_jobs(catalog=catalog, keep_days=config.work.keep_done_days))
     with StopSignal() as stop, serving(notify.Notifier(), [catalog.probe_write], lambda: "dispatching"):
         clock.start()

@@ -17,16 +17,23 @@ def register(app: typer.Typer) -> None:
 def demo(
     studies: Annotated[int, typer.Option(min=1, max=500, help="How many studies.")] = 6,
     images: Annotated[Path | None, typer.Option(help="A folder of DICOM or PNG files to send instead of phantom films.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where everything goes: a new or empty folder. Default: a scratch folder.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where everything goes: a new or empty folder. Default: a scratch folder.")
+    ] = None,
     hold: Annotated[bool, typer.Option("--hold", help="Keep everything running until Ctrl-C.")] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same films.")] = 0,
     embedded: Annotated[bool, typer.Option("--embedded", help="Use the embedded archive even where Orthanc is installed.")] = False,
+    architecture: Annotated[
+        str, typer.Option(help="Encoder to fill with random numbers: open_clip's name, or a JSON file.")
+    ] = "ViT-B-32",
 ) -> None:
     """Start an archive and radclipd on free loopback ports, send films, fetch the reports back. Nothing of yours is touched."""
     from rich.console import Console
 
     from adapters.hospital import demo as story
 
-    options = story.Options(studies=studies, images=images, folder=folder, hold=hold, seed=seed, embedded=embedded)
+    options = story.Options(
+        studies=studies, images=images, folder=folder, hold=hold, seed=seed, embedded=embedded, architecture=architecture
+    )
     console = Console(width=None if sys.stdout.isatty() else 132)
     raise typer.Exit(story.run(options, console))

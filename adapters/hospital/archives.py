@@ -45,7 +45,11 @@ class OrthancArchive:
     def __init__(self, folder: Path, *, radclipd_port: int) -> None:
         self._server = OrthancServer(folder, radclipd_port=radclipd_port, changes={"Radclipd": {"FirstWait": 2}})
         self._server.start()
-        self.ae_title, self.port, self.place = self._server.ae_title, self._server.dicom_port, f"{self._server.url}/app/explorer.html"
+        self.ae_title, self.port, self.place = (
+            self._server.ae_title,
+            self._server.dicom_port,
+            f"{self._server.url}/app/explorer.html",
+        )
 
     def take(self, study_instance_uid: str, files: list[bytes]) -> None:
         for content in files:
@@ -87,7 +91,7 @@ class OwnArchive:
 
 def _ours(content: bytes) -> bool:
     header = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=["Modality", "ManufacturerModelName"])
-    return header.get("Modality") == "SR" and header.get("ManufacturerModelName") == OWN_MODEL_NAME
+    return (header.get("Modality"), header.get("ManufacturerModelName")) == ("SR", OWN_MODEL_NAME)
 
 
 def open_archive(folder: Path, *, radclipd_port: int, embedded: bool) -> tuple[HospitalArchive, str]:

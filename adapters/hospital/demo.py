@@ -10,6 +10,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,6 @@ from adapters.hospital.scratch import scratch_folder
 from pipeline.domain import FINDINGS, StudyState
 from pipeline.errors import RadclipdError, TryAgain
 
-ARCHITECTURE = "ViT-B-32"
 LAST_STATES = {StudyState.REPORTED.value, StudyState.IGNORED.value}
 PATIENCE_SECONDS, PATIENCE_PER_STUDY = 120.0, 6.0
 """How long the reports may take: to begin with, and for each study on top."""
@@ -50,6 +50,7 @@ class Options:
     hold: bool = False
     seed: int = 0
     embedded: bool = False
+    architecture: str = "ViT-B-32"
 
 
 class Failed(Exception):
@@ -112,9 +113,10 @@ def install_radclipd(demo: Demo) -> None:
 
 def make_model(demo: Demo) -> None:
     """Make weights of the real size that have learnt nothing."""
-    made = demo.installed.verb("model", "untrained", "--architecture", ARCHITECTURE, "--seed", "0")
+    with demo.console.status(f"drawing the random numbers of {demo.options.architecture}"):
+        made = demo.installed.verb("model", "untrained", "--architecture", demo.options.architecture, "--seed", "0")
     demo.say(f"radclipd model untrained: {made}")
-    demo.say("These weights are UNTRAINED: random numbers of the real size. Every score below is meaningless; only the way is real.")
+    demo.say("These weights are UNTRAINED: random numbers. Every score below is meaningless; only the way is real.")
 
 
 def start_daemon(demo: Demo) -> None:
@@ -235,7 +237,7 @@ def show_findings(demo: Demo) -> None:
 def show_places(demo: Demo) -> None:
     """Say where everything lies."""
     folder, installed = demo.installed.folder, demo.installed
-    demo.say(f"archive         {demo.hospital.place}")
+    demo.say(f"archive         {demo.hospital.place}" + ("" if demo.options.hold else " (--hold keeps it running)"))
     demo.say(f"configuration   {installed.configuration}")
     demo.say(f"database        {folder / 'radclipd.db'}")
     demo.say(f"received films  {folder / 'images'}")
@@ -296,10 +298,9 @@ def _hold(demo: Demo) -> None:
 
 def _failed(demo: Demo, error: BaseException) -> int:
     words = str(error) or "interrupted"
-    tail = demo.radclipd.last_words(TAIL_LINES) if demo.radclipd else []
-    if tail and not isinstance(error, KeyboardInterrupt):
-        demo.console.print(f"the end of {demo.installed.log}:", highlight=False, soft_wrap=True)
-        for line in tail:
+    if demo.radclipd and demo.radclipd.log.exists() and not isinstance(error, KeyboardInterrupt):
+        demo.console.print(f"The end of the log of the daemon ({demo.radclipd.log}):", highlight=False, soft_wrap=True)
+        for line in demo.radclipd.last_words(TAIL_LINES) or ["(it is empty)"]:
             demo.say(line)
     if hint := getattr(error, "hint", ""):
         demo.say(f"hint: {hint}")
@@ -321,9 +322,9 @@ def _clean_stop(demo: Demo) -> Iterator[None]:
     finally:
         impatient = signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if demo.radclipd is not None:
-            demo.radclipd.stop()
-        if demo.archive is not None:
-            demo.archive.stop()
+        # Together: the listener drains until the archive lets its association go.
+        with ThreadPoolExecutor() as both:
+            for stopped in [both.submit(part.stop) for part in (demo.archive, demo.radclipd) if part is not None]:
+                stopped.result()
         signal.signal(signal.SIGINT, impatient)
         signal.signal(signal.SIGTERM, before)

@@ -25,6 +25,8 @@ PICTURES = {".png", ".jpg", ".jpeg"}
 NIH_NAME = re.compile(r"^(\d{8})_(\d{3})$")
 """ChestX-ray14 names a file by patient and follow-up number."""
 PICTURE_BITS = 12
+RADIOGRAPHY = {"CR", "DX"}
+"""Modalities that deploy/orthanc/radclipd.lua forwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ def _dicom(path: Path) -> tuple[str, str, Scan]:
         raise Refused("not a DICOM image") from error
     if "PixelData" not in elements:
         raise Refused("no pixel data")
+    if elements.get("Modality") not in RADIOGRAPHY:
+        raise Refused("neither CR nor DX: the archive would not forward it")
     title = f"{elements.get('Modality', '')} {elements.file_meta.TransferSyntaxUID.name.split(',')[0]} ({path.name})"
     return study, title, Scan(content, Technique(), {})
 

@@ -206,5 +206,5 @@ def _configuration(folder: Path, http_port: int, dicom_port: int) -> dict[str, A
         "DicomPort": dicom_port,
         "HttpBindAddresses": [LOOPBACK],
         "SyncStorageArea": False,  # a scratch archive need not survive a power cut
-        "ConcurrentJobs": 2,
+        "DicomAssociationCloseDelay": 1,
     }

@@ -81,7 +81,12 @@ def frontal(
     taken = exposure(chance, view)
     present = dict(findings or {})
     detector = grid(*size, FILM_HEIGHT)
-    thickness = _chest(detector, _posed(_altered(body, present), taken), taken, chance, present)
+    of_findings = np.random.default_rng([seed, 1])  # apart: the same film without a finding differs by the finding alone
+    scene = _scene(detector, _posed(_altered(body, present), taken), taken, of_findings)
+    for name, change in CHANGES.items():
+        if name in present:
+            change(scene, present[name])
+    thickness = _soft(scene, chance) + np.float32(BONE) * _bone(scene, taken) + _foreign(detector, taken, chance)
     return Film(_developed(thickness, detector, taken, chance), body, taken, present)
 
 
@@ -103,10 +108,10 @@ def _posed(body: Body, taken: Exposure) -> Body:
     )
 
 
-def _chest(detector: Grid, body: Body, taken: Exposure, chance: np.random.Generator, findings: Mapping[str, float]) -> Field:
-    """Return the thickness of water, cm, that weakens the beam as much as this chest."""
+def _scene(detector: Grid, body: Body, taken: Exposure, chance: np.random.Generator) -> Scene:
+    """Return what the beam meets in healthy lungs."""
     at = detector.moved(degrees=taken.degrees, right=taken.right, down=taken.down, zoom=taken.zoom)
-    scene = Scene(
+    return Scene(
         at=at,
         body=body,
         chance=chance,
@@ -115,10 +120,6 @@ def _chest(detector: Grid, body: Body, taken: Exposure, chance: np.random.Genera
         vessels=_vessels(detector, body),
         water=np.zeros(at.shape, dtype=np.float32),
     )
-    for name, change in CHANGES.items():
-        if name in findings:
-            change(scene, findings[name])
-    return _soft(scene, chance) + np.float32(BONE) * _bone(scene, taken) + _foreign(detector, taken, chance)
 
 
 def _soft(scene: Scene, chance: np.random.Generator) -> Field:

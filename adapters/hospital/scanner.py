@@ -215,7 +215,7 @@ def pixels(image: Dataset, film: Field, technique: Technique) -> None:
 
 def _sigmoid(bits: int) -> Dataset:
     """Return a VOI LUT (PS3.3 C.11.2) with a gentle toe and shoulder, as film has; 16 bit out."""
-    ramp = np.linspace(-1, 1, 1 << min(bits, 12))
+    ramp = np.linspace(-1, 1, 1 << bits)  # a shorter table would clip all that lies beyond its end
     curve = np.tanh(1.4 * ramp) / np.tanh(1.4)
     table = Dataset()
     table.add_new("LUTDescriptor", "US", [ramp.size % 65536, 0, 16])

@@ -199,7 +199,6 @@ class ScoreConfig(Section):
     """[score]: from images to probabilities and decisions."""
 
     batch_size: Whole = Field(default=8, description="Images per pass of the encoder.")
-    batch_seconds: Seconds = Field(default=0.05, description="How long a batch waits to fill.")
     threads: int = Field(default=0, ge=0, description="CPU threads of the encoder; 0: as many as there are cores.")
     combine: Literal["max", "mean"] = Field(
         default="max", description='Several images of one study: "max" or "mean" of their scores.'

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,9 +90,10 @@ class FileImageStore:
             found = os.statvfs(self.root)
         return found.f_bavail * found.f_frsize
 
-    def sweep(self) -> int:
-        """Remove what half-finished writes left behind; return how many. Only while nothing writes: at the listener's start."""
-        left = list(self.root.rglob(f"*{PART}"))
+    def sweep(self, *, older_than_seconds: float) -> int:
+        """Remove what half-finished writes left behind that long ago; return how many."""
+        before = time.time() - older_than_seconds
+        left = [part for part in self.root.rglob(f"*{PART}") if part.stat().st_mtime < before]
         for part in left:
             part.unlink(missing_ok=True)
         return len(left)

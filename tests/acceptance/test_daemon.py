@@ -18,13 +18,6 @@ from tests.acceptance.installation import Installation, kill, reports_of, wait_f
 from tests.builders import dx, file_of
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    installation = Installation(tmp_path_factory.mktemp("template"))
-    installation.set_up()
-    return installation
-
-
 @pytest.fixture
 def place(tmp_path: Path, template: Installation) -> Installation:
     installation = Installation(tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +61,16 @@ def test_upgrading_again_changes_nothing_and_keeps_rows(catalog_url: str) -> Non
     with catalog.read() as tx:
         assert tx.studies.find_instance("1.1") is not None
     catalog.dispose()
+
+
+@pytest.mark.parametrize("release", sorted((Path(__file__).parent / "schema_releases").glob("*.sqlite.sql")), ids=lambda p: p.stem)
+def test_upgrading_from_every_release(release: Path, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "old.db")) as old:
+        old.executescript(release.read_text())
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    schema.upgrade(url)
+    schema.verify(url)
+    test_tables_are_what_the_migrations_make(url)
 
 
 def test_older_newer_and_none_are_told_apart(catalog_url: str, tmp_path: Path) -> None:

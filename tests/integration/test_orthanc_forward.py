@@ -12,12 +12,12 @@ from pathlib import Path
 import pydicom
 import pytest
 from pydicom.uid import ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation, generate_uid
-from pynetdicom import ALL_TRANSFER_SYNTAXES, AE, evt
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
 from pynetdicom.sop_class import Comprehensive3DSRStorage, Verification  # type: ignore[attr-defined]  # made at run time
 
 from adapters.hospital import scanner
-from adapters.hospital.orthanc import OrthancServer, program
 from adapters.hospital.loopback import LOOPBACK, free_ports
+from adapters.hospital.orthanc import OrthancServer, program
 from tests import peers
 
 pytestmark = pytest.mark.orthanc

@@ -126,7 +126,7 @@ def test_an_unknown_key_like_no_other_is_to_be_removed(tmp_path: Path) -> None:
         ("storage", 'directory = "images"'),
         ("model", 'device = "gpu"'),
         ("score", "threshold = 1.5"),
-        ("score", "batch_seconds = nan"),
+        ("work", "poll_seconds = nan"),
         ("report", 'uid_root = "1.02.3"'),
         ("work", "lease_seconds = 0"),
         ("log", 'level = "loud"'),

@@ -1,0 +1,268 @@
+BEGIN TRANSACTION;
+CREATE TABLE alembic_version (
+	version_num VARCHAR(32) NOT NULL, 
+	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+INSERT INTO "alembic_version" VALUES('0001');
+CREATE TABLE audit_events (
+	id INTEGER NOT NULL, 
+	at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now')) NOT NULL, 
+	action VARCHAR(32) NOT NULL, 
+	outcome VARCHAR(16) NOT NULL, 
+	subject VARCHAR(128) NOT NULL, 
+	detail TEXT NOT NULL, 
+	source VARCHAR(128) NOT NULL, 
+	CONSTRAINT pk_audit_events PRIMARY KEY (id), 
+	CONSTRAINT ck_audit_events_outcome CHECK (outcome IN ('done', 'refused', 'failed'))
+);
+CREATE TABLE circuits (
+	destination VARCHAR(64) NOT NULL, 
+	failures INTEGER DEFAULT '0' NOT NULL, 
+	open_until TEXT, 
+	CONSTRAINT pk_circuits PRIMARY KEY (destination)
+);
+CREATE TABLE image_scores (
+	instance INTEGER NOT NULL, 
+	version INTEGER NOT NULL, 
+	scores BLOB NOT NULL, 
+	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now')) NOT NULL, 
+	CONSTRAINT pk_image_scores PRIMARY KEY (instance, version), 
+	CONSTRAINT fk_image_scores_instance FOREIGN KEY(instance) REFERENCES instances (id), 
+	CONSTRAINT fk_image_scores_version FOREIGN KEY(version) REFERENCES model_versions (number)
+);
+CREATE TABLE instances (
+	id INTEGER NOT NULL, 
+	sop_instance_uid VARCHAR(64) NOT NULL, 
+	series INTEGER NOT NULL, 
+	sop_class_uid VARCHAR(64) NOT NULL, 
+	transfer_syntax_uid VARCHAR(64) NOT NULL, 
+	instance_number BIGINT, 
+	header JSON NOT NULL, 
+	file_key VARCHAR(128) NOT NULL, 
+	file_sha256 VARCHAR(64) NOT NULL, 
+	file_size BIGINT NOT NULL, 
+	sender_ae_title VARCHAR(64) NOT NULL, 
+	sender_address VARCHAR(64) NOT NULL, 
+	called_ae_title VARCHAR(64) NOT NULL, 
+	received_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now')) NOT NULL, 
+	CONSTRAINT pk_instances PRIMARY KEY (id), 
+	CONSTRAINT ck_instances_file_size CHECK (file_size > 0), 
+	CONSTRAINT fk_instances_series FOREIGN KEY(series) REFERENCES series (id), 
+	CONSTRAINT uq_instances_sop_instance_uid UNIQUE (sop_instance_uid)
+);
+CREATE TABLE jobs (
+	id INTEGER NOT NULL, 
+	kind VARCHAR(16) NOT NULL, 
+	subject VARCHAR(64) NOT NULL, 
+	payload JSON NOT NULL, 
+	state VARCHAR(16) DEFAULT 'waiting' NOT NULL, 
+	priority INTEGER DEFAULT '100' NOT NULL, 
+	run_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now')) NOT NULL, 
+	attempts INTEGER DEFAULT '0' NOT NULL, 
+	worker VARCHAR(128) DEFAULT '' NOT NULL, 
+	lease_token VARCHAR(32) DEFAULT '' NOT NULL, 
+	lease_until TEXT, 
+	error TEXT DEFAULT '' NOT NULL, 
+	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now')) NOT NULL, 
+	finished_at TEXT, 
+	CONSTRAINT pk_jobs PRIMARY KEY (id), 
+	CONSTRAINT ck_jobs_running_is_leased CHECK ((state = 'running') = (lease_until IS NOT NULL)), 
+	CONSTRAINT ck_jobs_kind CHECK (kind IN ('score', 'report', 'send')), 
+	CONSTRAINT ck_jobs_state CHECK (state IN ('waiting', 'running', 'done', 'quarantined'))
+);
+CREATE TABLE labels (
+	id INTEGER NOT NULL, 
+	study INTEGER NOT NULL, 
+	finding VARCHAR(32) NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	reader VARCHAR(64) NOT NULL, 
+	source VARCHAR(64) NOT NULL, 
+	asked_because VARCHAR(64) DEFAULT '' NOT NULL, 
+	selection_probability FLOAT, 
+	revokes INTEGER, 
+	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now')) NOT NULL, 
+	CONSTRAINT pk_labels PRIMARY KEY (id), 
+	CONSTRAINT ck_labels_state CHECK (state IN ('present', 'absent', 'uncertain')), 
+	CONSTRAINT ck_labels_selection_probability CHECK (selection_probability > 0 AND selection_probability <= 1), 
+	CONSTRAINT fk_labels_revokes FOREIGN KEY(revokes) REFERENCES labels (id), 
+	CONSTRAINT fk_labels_study FOREIGN KEY(study) REFERENCES studies (id), 
+	CONSTRAINT uq_labels_revokes UNIQUE (revokes)
+);
+CREATE TABLE model_versions (
+	number INTEGER NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	name VARCHAR(128) NOT NULL, 
+	base VARCHAR(128) NOT NULL, 
+	weights_sha256 VARCHAR(64) NOT NULL, 
+	device_uid VARCHAR(64) NOT NULL, 
+	marking VARCHAR(64) DEFAULT '' NOT NULL, 
+	calibrated BOOLEAN DEFAULT false NOT NULL, 
+	label_fingerprint VARCHAR(64) DEFAULT '' NOT NULL, 
+	thresholds JSON NOT NULL, 
+	band FLOAT NOT NULL, 
+	reason TEXT DEFAULT '' NOT NULL, 
+	card JSON NOT NULL, 
+	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now')) NOT NULL, 
+	served_at TEXT, 
+	retired_at TEXT, 
+	CONSTRAINT pk_model_versions PRIMARY KEY (number), 
+	CONSTRAINT ck_model_versions_rejected_says_why CHECK (state <> 'rejected' OR reason <> ''), 
+	CONSTRAINT ck_model_versions_state CHECK (state IN ('candidate', 'serving', 'retired', 'rejected')), 
+	CONSTRAINT uq_model_versions_device_uid UNIQUE (device_uid)
+);
+CREATE TABLE patients (
+	id INTEGER NOT NULL, 
+	patient_key VARCHAR(300) NOT NULL, 
+	patient_id VARCHAR(128) NOT NULL, 
+	issuer_of_patient_id VARCHAR(128) NOT NULL, 
+	patient_sex VARCHAR(16) NOT NULL, 
+	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now')) NOT NULL, 
+	CONSTRAINT pk_patients PRIMARY KEY (id), 
+	CONSTRAINT uq_patients_patient_key UNIQUE (patient_key)
+);
+CREATE TABLE predictions (
+	study INTEGER NOT NULL, 
+	version INTEGER NOT NULL, 
+	finding VARCHAR(32) NOT NULL, 
+	probability FLOAT NOT NULL, 
+	decision VARCHAR(16) NOT NULL, 
+	revision INTEGER NOT NULL, 
+	predicted_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now')) NOT NULL, 
+	CONSTRAINT pk_predictions PRIMARY KEY (study, version, finding), 
+	CONSTRAINT ck_predictions_decision CHECK (decision IN ('present', 'absent', 'undetermined')), 
+	CONSTRAINT ck_predictions_probability CHECK (probability BETWEEN 0 AND 1), 
+	CONSTRAINT fk_predictions_study FOREIGN KEY(study) REFERENCES studies (id), 
+	CONSTRAINT fk_predictions_version FOREIGN KEY(version) REFERENCES model_versions (number)
+);
+CREATE TABLE reports (
+	id INTEGER NOT NULL, 
+	sop_instance_uid VARCHAR(64) NOT NULL, 
+	series_instance_uid VARCHAR(64) NOT NULL, 
+	study INTEGER NOT NULL, 
+	version INTEGER NOT NULL, 
+	revision INTEGER NOT NULL, 
+	sop_class_uid VARCHAR(64) DEFAULT '' NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	predecessor VARCHAR(64), 
+	file_key VARCHAR(128), 
+	file_sha256 VARCHAR(64), 
+	file_size BIGINT, 
+	status TEXT DEFAULT '' NOT NULL, 
+	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now')) NOT NULL, 
+	built_at TEXT, 
+	sent_at TEXT, 
+	CONSTRAINT pk_reports PRIMARY KEY (id), 
+	CONSTRAINT ck_reports_sent_has_a_time CHECK (state <> 'sent' OR sent_at IS NOT NULL), 
+	CONSTRAINT ck_reports_state CHECK (state IN ('pending', 'built', 'sent', 'refused')), 
+	CONSTRAINT ck_reports_built_has_bytes CHECK (state IN ('pending', 'refused') OR file_sha256 IS NOT NULL), 
+	CONSTRAINT fk_reports_study FOREIGN KEY(study) REFERENCES studies (id), 
+	CONSTRAINT fk_reports_version FOREIGN KEY(version) REFERENCES model_versions (number), 
+	CONSTRAINT uq_reports_sop_instance_uid UNIQUE (sop_instance_uid), 
+	CONSTRAINT uq_reports_study_version_revision UNIQUE (study, version, revision)
+);
+CREATE TABLE series (
+	id INTEGER NOT NULL, 
+	series_instance_uid VARCHAR(64) NOT NULL, 
+	study INTEGER NOT NULL, 
+	modality VARCHAR(16) NOT NULL, 
+	series_number BIGINT, 
+	series_description VARCHAR(128) NOT NULL, 
+	CONSTRAINT pk_series PRIMARY KEY (id), 
+	CONSTRAINT fk_series_study FOREIGN KEY(study) REFERENCES studies (id), 
+	CONSTRAINT uq_series_study_series_instance_uid UNIQUE (study, series_instance_uid)
+);
+CREATE TABLE studies (
+	id INTEGER NOT NULL, 
+	study_instance_uid VARCHAR(64) NOT NULL, 
+	patient INTEGER NOT NULL, 
+	accession_number VARCHAR(64) NOT NULL, 
+	study_date VARCHAR(8) NOT NULL, 
+	study_time VARCHAR(16) NOT NULL, 
+	study_description VARCHAR(128) NOT NULL, 
+	patient_age VARCHAR(4) NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	reason TEXT DEFAULT '' NOT NULL, 
+	revision INTEGER DEFAULT '0' NOT NULL, 
+	instance_count INTEGER DEFAULT '0' NOT NULL, 
+	released BOOLEAN DEFAULT false NOT NULL, 
+	received_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now')) NOT NULL, 
+	last_received_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now')) NOT NULL, 
+	CONSTRAINT pk_studies PRIMARY KEY (id), 
+	CONSTRAINT ck_studies_ignored_says_why CHECK (state <> 'ignored' OR reason <> ''), 
+	CONSTRAINT ck_studies_state CHECK (state IN ('arriving', 'settled', 'scored', 'reported', 'ignored')), 
+	CONSTRAINT ck_studies_revision CHECK (revision >= 0), 
+	CONSTRAINT fk_studies_patient FOREIGN KEY(patient) REFERENCES patients (id), 
+	CONSTRAINT uq_studies_study_instance_uid UNIQUE (study_instance_uid)
+);
+CREATE INDEX ix_audit_events_at ON audit_events (at);
+CREATE INDEX ix_jobs_due ON jobs (kind, state, priority, run_at, id);
+CREATE INDEX ix_jobs_running ON jobs (kind, subject) WHERE state = 'running';
+CREATE UNIQUE INDEX uq_jobs_waiting ON jobs (kind, subject) WHERE state = 'waiting';
+CREATE UNIQUE INDEX uq_model_versions_serving ON model_versions (state) WHERE state = 'serving';
+CREATE INDEX ix_studies_accession_number ON studies (accession_number);
+CREATE INDEX ix_studies_arriving ON studies (last_received_at) WHERE state = 'arriving';
+CREATE INDEX ix_studies_patient ON studies (patient);
+CREATE INDEX ix_labels_study ON labels (study);
+CREATE INDEX ix_instances_file_sha256 ON instances (file_sha256);
+CREATE INDEX ix_instances_series ON instances (series);
+CREATE TRIGGER labels_no_update BEFORE UPDATE ON labels BEGIN SELECT RAISE(ABORT, 'labels are append-only'); END;
+CREATE TRIGGER labels_no_delete BEFORE DELETE ON labels BEGIN SELECT RAISE(ABORT, 'labels are append-only'); END;
+CREATE VIEW v_studies AS 
+SELECT s.study_instance_uid, s.accession_number, t.patient_id, t.issuer_of_patient_id, t.patient_sex, s.patient_age,
+    s.study_date, s.study_time, s.study_description, s.state, s.reason, s.revision, s.instance_count,
+    s.received_at, s.last_received_at
+FROM studies s JOIN patients t ON t.id = s.patient;
+CREATE VIEW v_instances AS 
+SELECT i.sop_instance_uid, r.series_instance_uid, s.study_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, r.modality,
+    r.series_number, i.instance_number,
+    i.file_key, i.file_sha256, i.file_size, i.sender_ae_title, i.sender_address, i.received_at
+FROM instances i JOIN series r ON r.id = i.series JOIN studies s ON s.id = r.study;
+CREATE VIEW v_predictions AS 
+SELECT s.study_instance_uid, s.accession_number, p.finding, p.probability, p.decision, m.calibrated, p.version,
+    m.name AS version_name, m.marking, p.revision, p.predicted_at
+FROM predictions p JOIN model_versions m ON m.number = p.version AND m.state = 'serving' JOIN studies s ON s.id = p.study;
+CREATE VIEW v_findings_wide AS 
+SELECT s.study_instance_uid, s.accession_number, s.study_date, m.number AS version, m.marking,
+    MAX(CASE WHEN p.finding = 'Atelectasis' THEN p.probability END) AS atelectasis,
+    MAX(CASE WHEN p.finding = 'Cardiomegaly' THEN p.probability END) AS cardiomegaly,
+    MAX(CASE WHEN p.finding = 'Effusion' THEN p.probability END) AS effusion,
+    MAX(CASE WHEN p.finding = 'Infiltration' THEN p.probability END) AS infiltration,
+    MAX(CASE WHEN p.finding = 'Mass' THEN p.probability END) AS mass,
+    MAX(CASE WHEN p.finding = 'Nodule' THEN p.probability END) AS nodule,
+    MAX(CASE WHEN p.finding = 'Pneumonia' THEN p.probability END) AS pneumonia,
+    MAX(CASE WHEN p.finding = 'Pneumothorax' THEN p.probability END) AS pneumothorax,
+    MAX(CASE WHEN p.finding = 'Consolidation' THEN p.probability END) AS consolidation,
+    MAX(CASE WHEN p.finding = 'Edema' THEN p.probability END) AS edema,
+    MAX(CASE WHEN p.finding = 'Emphysema' THEN p.probability END) AS emphysema,
+    MAX(CASE WHEN p.finding = 'Fibrosis' THEN p.probability END) AS fibrosis,
+    MAX(CASE WHEN p.finding = 'Pleural_Thickening' THEN p.probability END) AS pleural_thickening,
+    MAX(CASE WHEN p.finding = 'Hernia' THEN p.probability END) AS hernia
+FROM predictions p JOIN model_versions m ON m.number = p.version AND m.state = 'serving' JOIN studies s ON s.id = p.study
+GROUP BY s.id, s.study_instance_uid, s.accession_number, s.study_date, m.number, m.marking;
+CREATE VIEW v_reports AS 
+SELECT r.sop_instance_uid, r.series_instance_uid, r.sop_class_uid, s.study_instance_uid, s.accession_number, r.version, r.revision,
+    r.state, r.predecessor, r.file_key, r.file_sha256, r.status, r.created_at, r.built_at, r.sent_at
+FROM reports r JOIN studies s ON s.id = r.study;
+CREATE VIEW v_lineage AS 
+SELECT r.sop_instance_uid, s.study_instance_uid, r.revision, r.state AS delivery, r.status, r.created_at, r.built_at, r.sent_at,
+    r.file_sha256 AS report_sha256, r.predecessor, i.sop_instance_uid AS image_sop_instance_uid, i.file_key AS image_file_key,
+    i.file_sha256 AS image_sha256, r.version, m.name AS version_name, m.device_uid, m.marking, m.weights_sha256,
+    m.card -> 'preprocess' ->> 'fingerprint' AS preprocessing, m.card -> 'prompts' ->> 'fingerprint' AS prompts,
+    m.label_fingerprint, m.calibrated, p.finding, p.probability, p.decision, m.thresholds ->> p.finding AS threshold, m.band
+FROM reports r JOIN studies s ON s.id = r.study JOIN model_versions m ON m.number = r.version
+    JOIN series e ON e.study = s.id JOIN instances i ON i.series = e.id
+    JOIN image_scores g ON g.instance = i.id AND g.version = r.version AND g.created_at <= r.created_at
+    LEFT JOIN predictions p ON p.study = r.study AND p.version = r.version AND p.revision = r.revision;
+CREATE VIEW v_labels AS 
+SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.reader, l.source, l.asked_because,
+    l.selection_probability, l.created_at,
+    CASE WHEN EXISTS (SELECT 1 FROM labels x WHERE x.revokes = l.id) THEN 1 ELSE 0 END AS revoked
+FROM labels l JOIN studies s ON s.id = l.study WHERE l.revokes IS NULL;
+CREATE VIEW v_model_versions AS 
+SELECT number, state, name, base, weights_sha256, device_uid, marking, calibrated, label_fingerprint, thresholds, band,
+    reason, card, created_at, served_at, retired_at
+FROM model_versions;
+CREATE VIEW v_jobs AS 
+SELECT id, kind, subject, state, priority, run_at, attempts, worker, lease_until, error, created_at, finished_at
+FROM jobs;
+COMMIT;

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.host.image_store import FileImageStore
+from pipeline.domain import StoredFile
+from pipeline.errors import OutOfResources, Refused
+from pipeline.ports import ImageStore
+from tests.fakes import FakeImageStore
+
+
+@pytest.fixture(params=["fake", "files"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ImageStore:
+    return FakeImageStore() if request.param == "fake" else FileImageStore(tmp_path / "images")
+
+
+def test_what_is_written_is_read(store: ImageStore) -> None:
+    file = store.write(b"film")
+    assert file == store.file_of(b"film") == store.write(b"film")
+    assert store.exists(file)
+    assert store.read(file) == b"film"
+    assert store.free_bytes() > 0
+    store.remove(file)
+    store.remove(file)
+    assert not store.exists(file)
+    with pytest.raises(Refused):
+        store.read(file)
+
+
+def test_a_file_is_named_by_its_content(tmp_path: Path) -> None:
+    store = FileImageStore(tmp_path)
+    file = store.write(b"film")
+    digest = hashlib.sha256(b"film").hexdigest()
+    assert file == StoredFile(f"{digest[:2]}/{digest[2:4]}/{digest}.dcm", digest, 4)
+    path = tmp_path / file.key
+    assert path.stat().st_mode & 0o007 == 0  # nobody but owner and group
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
+
+
+def test_damage_is_noticed(tmp_path: Path) -> None:
+    store = FileImageStore(tmp_path)
+    file = store.write(b"film")
+    (tmp_path / file.key).write_bytes(b"filn")
+    with pytest.raises(Refused, match="SHA-256 differs"):
+        store.read(file)
+    (tmp_path / file.key).write_bytes(b"fil")
+    assert not store.exists(file)
+    assert store.read(store.write(b"film")) == b"film"  # a torn file is written anew
+
+
+def test_leftovers_are_swept(tmp_path: Path) -> None:
+    store = FileImageStore(tmp_path)
+    file = store.write(b"film")
+    (tmp_path / file.key).with_suffix(".part").write_bytes(b"half")
+    assert store.sweep(older_than_seconds=60) == 0  # somebody may be writing it
+    assert store.sweep(older_than_seconds=-1) == 1
+    assert store.exists(file)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_a_disk_that_will_not_take_it_leaves_nothing_behind(tmp_path: Path, code: int) -> None:
+    class FullDisk(FileImageStore):
+        def _write(self, path: Path, content: bytes) -> None:
+            self._make_folder(path.parent)
+            raise OSError(code, os.strerror(code))
+
+    with pytest.raises(OutOfResources, match=os.strerror(code)) as told:
+        FullDisk(tmp_path).write(b"film")
+    assert "storage.directory" in told.value.hint
+
+
+def test_a_write_that_fails_half_way_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_sync(_descriptor: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_sync)
+    (tmp_path / "images").mkdir()
+    with pytest.raises(OutOfResources):
+        FileImageStore(tmp_path / "images").write(b"film")
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
