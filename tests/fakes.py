@@ -215,7 +215,10 @@ class FakeReports:
         return found[-1] if found else None
 
     def open(self, report: Report) -> Report:
-        return self._t.reports.setdefault(report.sop_instance_uid, report)
+        same = (report.study_instance_uid, report.version, report.revision)
+        rows = self._t.reports.values()
+        known = next((r for r in rows if (r.study_instance_uid, r.version, r.revision) == same), None)
+        return known or self._t.reports.setdefault(report.sop_instance_uid, report)
 
     def built(self, sop_instance_uid: str, file: StoredFile) -> None:
         self._put(sop_instance_uid, state=ReportState.BUILT, file=file)
@@ -266,6 +269,7 @@ class FakeJobs:
         waiting = self._waiting(kind, subject)
         if waiting is not None:
             waiting.job = replace(waiting.job, payload=dict(payload or {}))
+            waiting.priority = min(waiting.priority, priority)
             return None
         number = max(self._t.jobs, default=0) + 1
         self._t.jobs[number] = _JobRow(
@@ -279,22 +283,20 @@ class FakeJobs:
 
     def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1) -> list[Job]:
         now = self._now()
-        busy = {(r.job.kind, r.job.subject) for r in self._t.jobs.values() if r.lease_until and r.lease_until > now}
+        in_hand = {(r.job.kind, r.job.subject) for r in self._t.jobs.values() if r.job.state is JobState.RUNNING}
+        asked = [r for r in self._t.jobs.values() if r.job.kind in kinds]
+        lost = [r for r in asked if r.job.state is JobState.RUNNING and r.lease_until is not None and r.lease_until <= now]
         due = [
             r
-            for r in self._t.jobs.values()
-            if r.job.kind in kinds
-            and (r.job.kind, r.job.subject) not in busy
-            and (
-                (r.job.state is JobState.WAITING and r.run_at <= now)
-                or (r.job.state is JobState.RUNNING and r.lease_until is not None and r.lease_until <= now)
-            )
+            for r in asked
+            if r.job.state is JobState.WAITING and r.run_at <= now and (r.job.kind, r.job.subject) not in in_hand
         ]
-        due.sort(key=lambda r: (r.priority, r.run_at, r.job.id))
-        for row in due[:limit]:
+        for rows in (lost, due):
+            rows.sort(key=lambda r: (r.priority, r.run_at, r.job.id))
+        for row in (lost + due)[:limit]:
             row.job = replace(row.job, state=JobState.RUNNING, attempts=row.job.attempts + 1, lease_token=secrets.token_hex(8))
             row.lease_until = now + timedelta(seconds=lease_seconds)
-        return [row.job for row in due[:limit]]
+        return [row.job for row in (lost + due)[:limit]]
 
     def _held(self, job: Job) -> _JobRow | None:
         row = self._t.jobs.get(job.id)
@@ -339,12 +341,12 @@ class FakeJobs:
         return len(old)
 
     def requeue(self, ids: Sequence[int] | None = None) -> int:
-        count = 0
-        for row in self._t.jobs.values():
-            if row.job.state is JobState.QUARANTINED and (ids is None or row.job.id in ids):
-                row.job = replace(row.job, state=JobState.WAITING, attempts=0, lease_token="")
-                row.run_at, count = self._now(), count + 1
-        return count
+        rows = [r for r in self._t.jobs.values() if r.job.state is JobState.QUARANTINED and (ids is None or r.job.id in ids)]
+        for row in reversed(rows):
+            if self._waiting(row.job.kind, row.job.subject) is None:
+                self.put(row.job.kind, row.job.subject, row.job.payload, priority=row.priority)
+            row.job, row.finished_at = replace(row.job, state=JobState.DONE), self._now()
+        return len(rows)
 
 
 class FakeCircuits:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from adapters.catalog.catalog import SqlCatalog
 from pipeline import rules
@@ -25,7 +26,7 @@ from pipeline.domain import (
     StudyState,
     VersionState,
 )
-from pipeline.errors import LeaseLost
+from pipeline.errors import LeaseLost, OutOfResources
 from pipeline.ports import Catalog
 from tests.conftest import DATABASES
 from tests.fakes import FakeCatalog, a_version
@@ -103,6 +104,56 @@ def test_an_exception_takes_everything_back(catalog: Catalog) -> None:
     with catalog.begin() as tx:
         assert tx.studies.find("1.1") is None
         assert tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5) == []
+
+
+def test_a_read_cannot_write(sql_catalog: SqlCatalog) -> None:
+    with pytest.raises(OutOfResources, match=r"read-?only"), sql_catalog.read() as tx:
+        tx.jobs.put(JobKind.SCORE, "1.1")
+    with sql_catalog.begin() as tx:  # on the same connection of the pool
+        assert tx.jobs.put(JobKind.SCORE, "1.1") is not None
+
+
+def test_hostile_words_lose_nothing(sql_catalog: SqlCatalog) -> None:
+    nasty = "\0" + "\ud800" + "x" * 10_000
+    with sql_catalog.begin() as tx:
+        tx.studies.add_instance(film(), FILE, Sender(nasty, nasty, nasty), opens_study=True)
+        tx.studies.put_state("1.1", StudyState.IGNORED, reason=nasty)
+        tx.audit(AuditEvent("store", "refused", nasty, nasty, nasty))
+        tx.jobs.put(JobKind.SEND, "1.1")
+        (job,) = tx.jobs.claim([JobKind.SEND], worker=nasty, lease_seconds=5)
+        tx.jobs.retry(job, error=nasty, delay_seconds=0)
+        (job,) = tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=5)
+        assert 100 < len(job.error) <= 4000
+
+
+def test_an_error_quotes_no_header(sql_catalog: SqlCatalog) -> None:
+    add(sql_catalog, film(patient_id="SECRET-ID"))
+    with pytest.raises(IntegrityError) as error:
+        add(sql_catalog, film(patient_id="SECRET-ID"))
+    assert "SECRET-ID" not in str(error.value)
+
+
+def test_an_association_may_carry_a_whole_archive(sql_catalog: SqlCatalog) -> None:
+    add(sql_catalog, film())
+    with sql_catalog.begin() as tx:
+        tx.studies.release([*(f"9.{number}" for number in range(40_000)), "1.1"])
+        assert tx.studies.quiet(seconds=60, released=True, limit=9) == ["1.1"]
+
+
+def test_how_long_the_oldest_job_has_been_due(sql_catalog: SqlCatalog) -> None:
+    with sql_catalog.begin() as tx:
+        assert tx.jobs.oldest_due_seconds() == {}
+        tx.jobs.put(JobKind.SEND, "a")
+    time.sleep(0.2)
+    with sql_catalog.begin() as tx:
+        tx.jobs.put(JobKind.SEND, "b")
+        tx.jobs.put(JobKind.SCORE, "c")
+        (later,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5)
+        tx.jobs.retry(later, error="x", delay_seconds=60)
+    with sql_catalog.read() as tx:
+        ages = tx.jobs.oldest_due_seconds()
+    assert list(ages) == [JobKind.SEND]
+    assert 0.2 <= ages[JobKind.SEND] < 10
 
 
 def test_one_uid_stands_once(catalog: Catalog) -> None:
@@ -209,6 +260,8 @@ def test_a_report_is_opened_once_and_goes_its_way(catalog: Catalog) -> None:
         assert tx.reports.latest("1.1") is None
         assert tx.reports.open(first) == first
         assert tx.reports.open(replace(first, predecessor="other")) == first
+        other_root = replace(first, sop_instance_uid="1.2.3.4")
+        assert tx.reports.open(other_root) == first  # a revision is reported once, whatever the UID root has become
         assert tx.reports.open(second) == second
         assert tx.reports.latest("1.1") == second
         tx.reports.built("2.25.1", FILE)
@@ -248,6 +301,30 @@ def test_a_subject_in_work_is_not_claimed_again(catalog: Catalog) -> None:
         assert tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=30) == []
         tx.jobs.finish(held)
         assert len(tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=30)) == 1
+
+
+def test_a_lost_job_runs_before_the_one_that_waits_behind_it(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+    with catalog.begin() as tx:
+        tx.jobs.put(JobKind.SCORE, "a")
+        (lost,) = tx.jobs.claim([JobKind.SCORE], worker="dead", lease_seconds=0.1)
+        tx.jobs.put(JobKind.SCORE, "a")
+    pass_time(0.2)
+    with catalog.begin() as tx:
+        (again,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=30, limit=9)
+        assert again.id == lost.id
+        assert tx.jobs.claim([JobKind.SCORE], worker="other", lease_seconds=30, limit=9) == []
+        tx.jobs.finish(again)
+        (behind,) = tx.jobs.claim([JobKind.SCORE], worker="other", lease_seconds=30, limit=9)
+        assert behind.id != lost.id
+
+
+def test_a_more_urgent_job_takes_the_waiting_one_along(catalog: Catalog) -> None:
+    with catalog.begin() as tx:
+        tx.jobs.put(JobKind.SCORE, "old film", priority=500)
+        tx.jobs.put(JobKind.SCORE, "other", priority=100)
+        tx.jobs.put(JobKind.SCORE, "old film", priority=1)
+        tx.jobs.put(JobKind.SCORE, "old film", priority=900)
+        assert tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5)[0].subject == "old film"
 
 
 def test_a_lease_that_ran_out_goes_to_another_and_the_first_is_fenced(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
@@ -306,6 +383,21 @@ def test_quarantine_and_back(catalog: Catalog) -> None:
         assert tx.jobs.requeue([job.id]) == 1
     with catalog.begin() as tx:
         assert tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=5)[0].attempts == 1
+
+
+def test_of_two_in_quarantine_the_newer_comes_back_and_none_overwrites_a_waiting_one(catalog: Catalog) -> None:
+    with catalog.begin() as tx:
+        for revision in (1, 2):
+            tx.jobs.put(JobKind.REPORT, "a", {"revision": revision})
+            tx.jobs.quarantine(tx.jobs.claim([JobKind.REPORT], worker="w", lease_seconds=5)[0], error="x")
+        assert tx.jobs.requeue() == 2
+        (job,) = tx.jobs.claim([JobKind.REPORT], worker="w", lease_seconds=5, limit=9)
+        assert (job.payload, job.attempts) == ({"revision": 2}, 1)
+        tx.jobs.quarantine(job, error="x")
+        tx.jobs.put(JobKind.REPORT, "a", {"revision": 3})
+        assert tx.jobs.requeue() == 1
+        (job,) = tx.jobs.claim([JobKind.REPORT], worker="w", lease_seconds=5, limit=9)
+        assert job.payload == {"revision": 3}
 
 
 def test_done_jobs_are_forgotten_after_their_time(catalog: Catalog, pass_time: Callable[[float], None]) -> None:

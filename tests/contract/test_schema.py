@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,15 +10,21 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
-from adapters.catalog import schema
+from adapters.catalog import query, schema
 from adapters.catalog.catalog import SqlCatalog
 from adapters.catalog.engine import database_url, open_engine
 from adapters.catalog.tables import metadata
 from adapters.catalog.views import VIEWS
-from pipeline.domain import Header, Sender, StoredFile
-from pipeline.errors import OutOfResources, SchemaMismatch
+from pipeline.domain import FINDINGS, Header, JobKind, ReportState, Sender, StoredFile
+from pipeline.errors import ConfigurationError, OutOfResources, SchemaMismatch
+from tests.conftest import DATABASES
+from tests.contract import schema_releases
+from tests.fakes import a_version
 from tests.postgres import Cluster
+
+SENDER = Sender("A", "h", "B")
 
 
 def on(url: str, act: Callable[[Connection], object]) -> object:
@@ -36,6 +41,29 @@ def execute(url: str, sql: str) -> None:
     on(url, lambda connection: connection.execute(text(sql)))
 
 
+def rows(url: str, sql: str) -> list[tuple[object, ...]]:
+    return query.run(url, sql)[1]
+
+
+def a_header(sop: str) -> Header:
+    return Header(
+        sop_instance_uid=sop,
+        sop_class_uid="1.2",
+        series_instance_uid="1.3",
+        study_instance_uid="1.4",
+        transfer_syntax_uid="1.5",
+    )
+
+
+@pytest.fixture(params=DATABASES)
+def fresh_engine(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without a schema."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'fresh.db'}"
+    cluster: Cluster = request.getfixturevalue("cluster")
+    return cluster.url(cluster.database())
+
+
 def test_tables_are_what_the_migrations_make(catalog_url: str) -> None:
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "target_metadata": metadata})
@@ -47,15 +75,8 @@ def test_tables_are_what_the_migrations_make(catalog_url: str) -> None:
 
 def test_upgrading_again_changes_nothing_and_keeps_rows(catalog_url: str) -> None:
     catalog = SqlCatalog(catalog_url)
-    header = Header(
-        sop_instance_uid="1.1",
-        sop_class_uid="1.2",
-        series_instance_uid="1.3",
-        study_instance_uid="1.4",
-        transfer_syntax_uid="1.5",
-    )
     with catalog.begin() as tx:
-        tx.studies.add_instance(header, StoredFile("k", "f" * 64, 1), Sender("A", "h", "B"), opens_study=True)
+        tx.studies.add_instance(a_header("1.1"), StoredFile("k", "f" * 64, 1), SENDER, opens_study=True)
     schema.upgrade(catalog_url)
     schema.verify(catalog_url)
     with catalog.read() as tx:
@@ -63,22 +84,131 @@ def test_upgrading_again_changes_nothing_and_keeps_rows(catalog_url: str) -> Non
     catalog.dispose()
 
 
-@pytest.mark.parametrize("release", sorted((Path(__file__).parent / "schema_releases").glob("*.sqlite.sql")), ids=lambda p: p.stem)
-def test_upgrading_from_every_release(release: Path, tmp_path: Path) -> None:
-    with contextlib.closing(sqlite3.connect(tmp_path / "old.db")) as old:
-        old.executescript(release.read_text())
-    url = f"sqlite:///{tmp_path / 'old.db'}"
-    schema.upgrade(url)
-    schema.verify(url)
+def load_release(release: str, engine: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """Return the URL of a database as that release left it."""
+    path = schema_releases.path_of(release, engine)
+    if engine == "sqlite":
+        url = f"sqlite:///{folder / 'old.db'}"
+        schema_releases.load_sqlite(url, path.read_text())
+        return url
+    cluster: Cluster = request.getfixturevalue("cluster")
+    database = cluster.database()
+    cluster.psql(database, "-c", path.read_text())
+    return cluster.url(database)
+
+
+@pytest.mark.parametrize("engine", DATABASES)
+@pytest.mark.parametrize("release", schema_releases.RELEASES)
+def test_upgrading_from_every_release_keeps_what_was_there(
+    release: str, engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = load_release(release, engine, request, tmp_path)
+    for _ in range(2):
+        schema.upgrade(url)
+        schema.verify(url)
     test_tables_are_what_the_migrations_make(url)
+    catalog = SqlCatalog(url)
+    with catalog.begin() as tx:
+        report = tx.reports.find("2.25.1")
+        assert report is not None
+        assert report.state is ReportState.SENT
+        assert len(tx.scores.predictions("1.4", 1)) == len(tx.scores.image_scores("1.4", 1)["1.1"]) == len(FINDINGS)
+        assert [job.subject for job in tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=5)] == ["2.25.1"]
+        tx.studies.add_instance(a_header("1.2"), StoredFile("k", "f" * 64, 1), SENDER, opens_study=True)
+        assert [i.header.sop_instance_uid for i in tx.studies.instances("1.4")] == ["1.1", "1.2"]
+    catalog.dispose()
+    assert rows(url, "SELECT revoked FROM v_labels") == [(1,)]
+    assert rows(url, "SELECT version FROM v_findings_wide WHERE accession_number = 'A1'") == [(1,)]
+    with pytest.raises(DBAPIError, match="append-only"):
+        execute(url, "DELETE FROM labels")
+
+
+@pytest.mark.parametrize("engine", DATABASES)
+def test_the_newest_file_of_releases_is_this_release(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A change of the schema comes with a migration and a new pair of files, or no later release can be tested from it."""
+    url = load_release(schema_releases.RELEASES[-1], engine, request, tmp_path)
+    assert rows(url, "SELECT version_num FROM alembic_version") == [(schema.head(),)]
+    if engine == "sqlite":
+        fresh = f"sqlite:///{tmp_path / 'fresh.db'}"
+        schema.upgrade(fresh)
+        made = "SELECT type, name, sql FROM sqlite_master WHERE type <> 'view' ORDER BY type, name"
+        assert rows(url, made) == rows(fresh, made)
+    else:
+        cluster: Cluster = request.getfixturevalue("cluster")
+        written, again = str(database_url(cluster.upgraded()).database), cluster.database()
+        cluster.psql(again, "-c", schema_releases.dump_postgresql(cluster, written))  # a dump words constraints in its own way
+        kept, made = (
+            schema_releases.dump_postgresql(cluster, str(name), "--schema-only") for name in (database_url(url).database, again)
+        )
+        assert kept == made
+
+
+def test_an_upgrade_that_fails_leaves_everything_as_it_was(fresh_engine: str) -> None:
+    execute(fresh_engine, "CREATE TABLE predictions (mine int)")
+    with pytest.raises(SchemaMismatch, match="predictions"):
+        schema.upgrade(fresh_engine)
+    assert schema.current(fresh_engine) is None
+    with pytest.raises(DBAPIError):
+        execute(fresh_engine, "SELECT * FROM studies")
+
+
+def test_two_upgrades_at_once_make_one_schema(fresh_engine: str) -> None:
+    failures: list[Exception] = []
+
+    def upgrade() -> None:
+        try:
+            schema.upgrade(fresh_engine)
+        except Exception as error:
+            failures.append(error)
+
+    upgrades = [threading.Thread(target=upgrade) for _ in range(3)]
+    for one in upgrades:
+        one.start()
+    for one in upgrades:
+        one.join(30)
+    assert failures == []
+    schema.verify(fresh_engine)
+
+
+@pytest.mark.postgres
+def test_views_of_ones_own_outlive_an_upgrade_that_changes_nothing(cluster: Cluster) -> None:
+    url = cluster.upgraded()
+    execute(url, "CREATE VIEW mine AS SELECT study_instance_uid FROM v_studies")
+    schema.upgrade(url)
+    assert rows(url, "SELECT * FROM mine") == []
+    execute(url, "UPDATE alembic_version SET version_num = '0000'")
+    with pytest.raises(SchemaMismatch):
+        schema.upgrade(url)
+    execute(url, "DELETE FROM alembic_version")
+    with pytest.raises(SchemaMismatch, match="views of your own") as own:
+        schema.upgrade(url)
+    assert "drop them" in own.value.hint
+
+
+def test_a_folder_that_is_not_ours_is_one_line_and_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    for name, act in (("exists", schema.verify), ("mkdir", schema.upgrade)):
+        monkeypatch.setattr(Path, name, refuse)
+        with pytest.raises(OutOfResources, match="Permission denied") as refused:
+            act("sqlite:////not/mine/radclipd.db")
+        assert "user" in refused.value.hint
+
+
+def test_a_file_that_is_no_database_says_so(tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_bytes(b"no database " * 100)
+    with pytest.raises(SchemaMismatch, match="not a database"):
+        schema.verify(f"sqlite:///{tmp_path / 'x.db'}")
 
 
 def test_older_newer_and_none_are_told_apart(catalog_url: str, tmp_path: Path) -> None:
     schema.verify(catalog_url)
     execute(catalog_url, "UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(SchemaMismatch, match="newer") as newer:
-        schema.verify(catalog_url)
-    assert "install" in newer.value.hint
+    for act in (schema.verify, schema.upgrade):
+        with pytest.raises(SchemaMismatch, match="newer") as newer:
+            act(catalog_url)
+        assert "install" in newer.value.hint
     with pytest.raises(SchemaMismatch, match="no schema") as none:
         schema.verify(f"sqlite:///{tmp_path / 'nothing.db'}")
     assert none.value.hint == "radclipd db upgrade"
@@ -87,7 +217,9 @@ def test_older_newer_and_none_are_told_apart(catalog_url: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_view_can_be_read_and_not_written(catalog_url: str, view: str) -> None:
-    assert on(catalog_url, lambda c: c.execute(text(f"SELECT * FROM {view}")).all()) == []
+    assert rows(catalog_url, f"SELECT * FROM {view}") == []
+    with pytest.raises(DBAPIError):
+        execute(catalog_url, f"INSERT INTO {view} DEFAULT VALUES")
 
 
 def test_labels_can_only_be_added(catalog_url: str) -> None:
@@ -106,10 +238,31 @@ def test_labels_can_only_be_added(catalog_url: str) -> None:
         )
 
     on(catalog_url, fill)
-    for forbidden in ("UPDATE labels SET state = 'absent'", "DELETE FROM labels"):
-        with pytest.raises(Exception, match="append-only"):
+    for forbidden in (
+        "UPDATE labels SET state = 'absent'",
+        "DELETE FROM labels",
+        "INSERT INTO labels (id, study, finding, state, reader, source) VALUES (1, 1, 'Mass', 'absent', 'r', 'csv')"
+        " ON CONFLICT (id) DO UPDATE SET state = 'absent'",
+        "REPLACE INTO labels (id, study, finding, state, reader, source) VALUES (1, 1, 'Mass', 'absent', 'r', 'csv')"
+        if catalog_url.startswith("sqlite")
+        else "TRUNCATE labels",
+    ):
+        with pytest.raises(DBAPIError, match="append-only"):
             execute(catalog_url, forbidden)
-    assert len(on(catalog_url, lambda c: c.execute(text("SELECT * FROM v_labels")).all())) == 1  # type: ignore[arg-type]
+    assert rows(catalog_url, "SELECT state, revoked FROM v_labels") == [("present", 0)]
+
+
+def test_a_label_is_withdrawn_or_corrected_by_a_later_row(catalog_url: str) -> None:
+    test_labels_can_only_be_added(catalog_url)
+    add = "INSERT INTO labels (study, finding, state, reader, source, revokes) VALUES (1, '{}', {}, 'r', 'desk', {})"
+    for wrong in (add.format("Nodule", "NULL", 1), add.format("Mass", "NULL", 99), add.format("Mass", "NULL", "NULL")):
+        with pytest.raises(DBAPIError, match=r"(?i)constraint"):
+            execute(catalog_url, wrong)
+    execute(catalog_url, add.format("Mass", "'absent'", 1))
+    with pytest.raises(DBAPIError, match=r"(?i)unique"):
+        execute(catalog_url, add.format("Mass", "NULL", 1))
+    found = "SELECT state, revoked FROM v_labels ORDER BY id"
+    assert rows(catalog_url, found) == [("present", 1), ("absent", 0)]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +273,9 @@ def test_labels_can_only_be_added(catalog_url: str) -> None:
         "INSERT INTO jobs (kind, subject, payload, state) VALUES ('score', '1', '{}', 'running')",
         "INSERT INTO jobs (kind, subject, payload) VALUES ('dream', '1', '{}')",
         "INSERT INTO series (series_instance_uid, study, modality, series_description) VALUES ('1', 99, '', '')",
+        "INSERT INTO labels (study, finding, state, reader, source) VALUES (1, 'Broken rib', 'present', 'r', 'csv')",
+        "INSERT INTO labels (study, finding, state, reader, source, selection_probability)"
+        " VALUES (1, 'Mass', 'present', 'r', 'csv', 1.5)",
     ],
 )
 def test_the_database_itself_refuses_what_breaks_a_rule(catalog_url: str, broken: str) -> None:
@@ -133,11 +289,47 @@ def test_a_database_that_is_away_says_so_without_its_password() -> None:
     with pytest.raises(OutOfResources) as away:
         schema.verify(url)
     assert "sesame" not in str(away.value) + away.value.hint
+    url = "postgresql://radclipd@127.0.0.1:1/radclipd?password=sesame"
     catalog = SqlCatalog(url)
     with pytest.raises(OutOfResources) as also, catalog.begin():
         pass
     assert "sesame" not in str(also.value)
     catalog.dispose()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "mysql://radclipd:sesame@host/radclipd",
+        "postgresql://radclipd:a@sesame@host/radclipd",
+        "postgresql://radclipd:a@sesame:b@host/radclipd",
+        "no url sesame",
+    ],
+)
+def test_a_url_that_cannot_be_served_is_refused_without_quoting_it(url: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        schema.verify(url)
+    assert "sesame" not in str(refused.value) + refused.value.hint
+
+
+@pytest.mark.parametrize("name", ["a b.db", "100%.db", "#1.db", "ä.db"])
+def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    url = f"sqlite:///{tmp_path / name}"
+    schema.upgrade(url)
+    assert rows(url, "SELECT * FROM v_studies") == []
+
+
+def test_a_locked_table_is_waited_for_and_then_told(catalog_url: str) -> None:
+    holder, waiter = SqlCatalog(catalog_url), SqlCatalog(catalog_url, busy_timeout_seconds=2)
+    with holder.begin() as tx:
+        tx.versions.add(a_version())
+        with pytest.raises(OutOfResources, match="lock") as locked, waiter.begin() as also:
+            also.versions.add(a_version())
+    assert locked.value.hint
+    holder.dispose()
+    waiter.dispose()
 
 
 @pytest.mark.postgres
