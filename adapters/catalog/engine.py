@@ -42,6 +42,7 @@ def open_engine(url: URL, *, busy_timeout_seconds: float, read_only: bool = Fals
     options = f"-c timezone=UTC -c default_transaction_read_only={'on' if read_only else 'off'}"
     return create_engine(
         url,
+        hide_parameters=True,  # an error's text must not quote a PatientID
         pool_pre_ping=True,
         pool_size=10,
         max_overflow=30,
@@ -54,6 +55,7 @@ def _open_sqlite(url: URL, busy_timeout_seconds: float, read_only: bool) -> Engi
         url = url.set(database=f"file:{Path(url.database).absolute()}", query={"mode": "ro", "uri": "true"})
     engine = create_engine(
         url,
+        hide_parameters=True,
         poolclass=QueuePool,
         pool_size=10,
         max_overflow=30,

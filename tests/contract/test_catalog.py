@@ -111,6 +111,13 @@ def test_one_uid_stands_once(catalog: Catalog) -> None:
         add(catalog, film())
 
 
+def test_an_error_does_not_quote_a_patient(sql_catalog: SqlCatalog) -> None:
+    add(sql_catalog, film(patient_id="SECRET-7"))
+    with pytest.raises(Exception, match="instances") as told:
+        add(sql_catalog, film(patient_id="SECRET-7", series_instance_uid="1.1.8"))
+    assert "SECRET-7" not in str(told.value)
+
+
 def test_instances_come_in_order(catalog: Catalog) -> None:
     for sop, number in (("1.1.3", 2), ("1.1.2", 1), ("1.1.1", 3)):
         add(catalog, film(sop=sop, instance_number=number, series_number=1))
