@@ -22,6 +22,13 @@ RadclipdError
 
 from __future__ import annotations
 
+import traceback
+
+
+def places(error: BaseException) -> list[str]:
+    """Return where an exception came by, innermost last, without its message: foreign ones may quote a data set."""
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+
 
 class RadclipdError(Exception):
     """An error with its remedy. `str(error)` is one line; `hint` may be empty."""

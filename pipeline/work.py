@@ -8,14 +8,13 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pipeline import rules
 from pipeline.domain import AuditEvent, Job, JobKind
-from pipeline.errors import ArchiveUnreachable, CannotStart, LeaseLost, RadclipdError, Refused
+from pipeline.errors import ArchiveUnreachable, CannotStart, LeaseLost, RadclipdError, Refused, places
 from pipeline.ports import Catalog
 
 log = logging.getLogger("radclipd.work")
@@ -103,7 +102,7 @@ def conclude(outcome: Outcome, *, catalog: Catalog, policy: WorkPolicy) -> None:
     counts = not isinstance(error, ArchiveUnreachable)
     final = isinstance(error, Refused) or (counts and job.attempts >= policy.maximum_attempts)
     if not isinstance(error, RadclipdError):
-        log.error("step failed", extra={"kind": job.kind.value, "job": job.id, "error": words, "frames": _frames(error)})
+        log.error("step failed", extra={"kind": job.kind.value, "job": job.id, "error": words, "places": places(error)})
     with catalog.begin() as tx:
         if final:
             tx.jobs.quarantine(job, error=words)
@@ -117,11 +116,6 @@ def describe(error: Exception) -> str:
     if not isinstance(error, RadclipdError):
         return f"unexpected {type(error).__name__}; the log has the place"
     return f"{error} (hint: {error.hint})" if error.hint else str(error)
-
-
-def _frames(error: Exception) -> list[str]:
-    """Where it happened, innermost last, without the message that may quote a data set."""
-    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
 
 
 def _delay(job: Job, policy: WorkPolicy) -> float:

@@ -25,7 +25,7 @@ from adapters.dicom import part10
 from adapters.dicom.server import DrainableServer
 from adapters.dicom.storage_classes import supported_contexts
 from pipeline.domain import AuditEvent, Header, Receipt, Sender
-from pipeline.errors import DifferentInstance, DoesNotMatch, NotUnderstood, OutOfResources, RadclipdError
+from pipeline.errors import DifferentInstance, DoesNotMatch, NotUnderstood, OutOfResources, RadclipdError, places
 
 # C-STORE status codes, PS3.4 table B.2-1 and PS3.7 annex C
 SUCCESS = 0x0000
@@ -34,6 +34,7 @@ DATA_SET_DOES_NOT_MATCH_SOP_CLASS = 0xA900
 CANNOT_UNDERSTAND = 0xC000
 DIFFERENT_INSTANCE = 0xC001
 UNEXPECTED = 0xC002
+NOT_AUTHORIZED = 0x0124
 STATUS_OF: dict[type[RadclipdError], int] = {
     OutOfResources: OUT_OF_RESOURCES,
     DoesNotMatch: DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
@@ -156,11 +157,14 @@ class Listener:
         if ANY not in called and sender.called_ae_title not in called:
             self._reject(association, sender, CALLED_AE_TITLE_NOT_RECOGNIZED, "listener.called_ae_titles does not name it")
             return True
-        calling = self._settings.calling_ae_titles
-        if ANY not in calling and sender.ae_title not in calling and not self._is_own_probe(sender):
+        if not self._may_call(sender) and not self._is_own_probe(sender):
             self._reject(association, sender, CALLING_AE_TITLE_NOT_RECOGNIZED, "listener.calling_ae_titles does not name it")
             return True
         return False
+
+    def _may_call(self, sender: Sender) -> bool:
+        calling = self._settings.calling_ae_titles
+        return ANY in calling or sender.ae_title in calling
 
     def _is_own_probe(self, sender: Sender) -> bool:
         """The watchdog calls itself from this host; it must get through when all places are taken."""
@@ -178,12 +182,14 @@ class Listener:
         sender = _sender(event.assoc)
         request = cast(C_STORE, event.request)
         uid = str(request.AffectedSOPInstanceUID)
+        if not self._may_call(sender):
+            return self._refusal(uid, sender, NOT_AUTHORIZED, "the watchdog's place is for C-ECHO")
         try:
             header, receipt = self._take(request, str(event.context.transfer_syntax), sender)
         except RadclipdError as error:
             return self._refusal(uid, sender, STATUS_OF.get(type(error), UNEXPECTED), str(error))
         except Exception as error:  # whatever it was: the sender must not hear Success
-            log.exception("receive failed")
+            log.error("receive failed", error=type(error).__name__, places=places(error))
             return self._refusal(uid, sender, UNEXPECTED, f"unexpected {type(error).__name__}")
         self._studies.setdefault(event.assoc, set()).add(header.study_instance_uid)
         log.debug("received", instance=uid, receipt=receipt.value, calling=sender.ae_title)

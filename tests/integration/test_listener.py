@@ -243,14 +243,15 @@ def test_above_the_limit_a_sender_waits_and_is_served(desk: Desk) -> None:
         for thread in threads:
             thread.start()
         time.sleep(0.3)
-        own = associate(narrow.port, calling="RADCLIPD", classes=(ECHO,))  # the watchdog's place is kept free
+        own = associate(narrow.port, calling="RADCLIPD", classes=(ECHO, DX))  # the watchdog's place is kept free
         assert own.send_c_echo().Status == 0
+        assert own.send_c_store(with_meta(dx())).Status == 0x0124  # for C-ECHO only
         own.release()
         desk.gate.set()
         for thread in threads:
             thread.join(15)
         assert len(desk.got) == 3
-        assert not [event for event in desk.events if event.outcome == "refused"]
+        assert [event.detail[:6] for event in desk.events if event.outcome == "refused"] == ["0x0124"]
 
 
 def test_a_silent_client_and_garbage_block_nobody(listener: Listener) -> None:

@@ -53,7 +53,7 @@ from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
 from adapters.host.config import Config
 config = Config()
-wiring.{part}(config, SqlCatalog('sqlite://'))
+wiring.{part}(config, SqlCatalog('sqlite:///never-opened.db'))
 print('torch' in sys.modules, 'open_clip' in sys.modules)
 """
     done = run(code=code)
