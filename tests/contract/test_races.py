@@ -153,8 +153,7 @@ def test_two_new_instances_of_a_new_study_at_once_make_one_study(sql_catalog: Sq
             failures.append(error)
 
     senders = [
-        threading.Thread(target=receive, args=(catalog, f"1.4.{number}"))
-        for number, catalog in enumerate([sql_catalog, other] * 6)
+        threading.Thread(target=receive, args=(catalog, f"1.4.{number}")) for number, catalog in enumerate([sql_catalog, other] * 6)
     ]
     for sender in senders:
         sender.start()

@@ -49,5 +49,7 @@ def dump_postgresql(cluster: Cluster, database: str, *options: str) -> str:
     told = cluster.run(
         *("pg_dump", "-h", str(cluster.folder), "-U", "postgres", "--inserts", "--no-owner", "--no-privileges", *options, database)
     )
-    kept = [line for line in told.splitlines() if line and not line.startswith(("--", "\\", "SET ", "SELECT pg_catalog.set_config"))]
+    kept = [
+        line for line in told.splitlines() if line and not line.startswith(("--", "\\", "SET ", "SELECT pg_catalog.set_config"))
+    ]
     return re.sub(r"\n{2,}", "\n", "\n".join(kept)) + "\n"
