@@ -287,9 +287,7 @@ class FakeJobs:
         asked = [r for r in self._t.jobs.values() if r.job.kind in kinds]
         lost = [r for r in asked if r.job.state is JobState.RUNNING and r.lease_until is not None and r.lease_until <= now]
         due = [
-            r
-            for r in asked
-            if r.job.state is JobState.WAITING and r.run_at <= now and (r.job.kind, r.job.subject) not in in_hand
+            r for r in asked if r.job.state is JobState.WAITING and r.run_at <= now and (r.job.kind, r.job.subject) not in in_hand
         ]
         for rows in (lost, due):
             rows.sort(key=lambda r: (r.priority, r.run_at, r.job.id))

@@ -48,6 +48,8 @@ CALLING_AE_TITLE_NOT_RECOGNIZED = (1, 1, 3)
 CALLED_AE_TITLE_NOT_RECOGNIZED = (1, 1, 7)
 
 ANY = "*"
+IPV4_MAPPED = "::ffff:"
+"""How an IPv4 peer looks on the dual-stack socket that systemd hands over."""
 UNBOUNDED = 100_000
 """For pynetdicom's own limit, which would reject: above our limit a sender waits, because many never try again."""
 
@@ -282,7 +284,8 @@ def _sender(association: Association) -> Sender:
     primitive = requestor.primitive
     calling = primitive.calling_ae_title if primitive is not None else requestor.ae_title
     called = primitive.called_ae_title if primitive is not None else ""
-    return Sender(str(calling or "").strip(), str(requestor.address or ""), str(called or "").strip())
+    address = str(requestor.address or "").removeprefix(IPV4_MAPPED)
+    return Sender(str(calling or "").strip(), address, str(called or "").strip())
 
 
 def _response(status: int, comment: str = "") -> Dataset:

@@ -304,6 +304,16 @@ def test_a_socket_that_was_handed_over_outlives_the_listener(desk: Desk) -> None
         assert len(desk.got) == 2
 
 
+def test_the_watchdogs_echo_is_known_on_a_dual_stack_socket_too(desk: Desk) -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as handed:
+        with listening(desk, handed.dup()) as running:
+            own = associate(running.port, calling="RADCLIPD", classes=(ECHO,))
+            assert own.send_c_echo().Status == 0
+            own.release()
+            assert send(running.port, dx()).Status == 0
+    assert desk.got[0][2].address == "127.0.0.1"
+
+
 def test_an_aborted_association_keeps_what_it_brought_and_releases_nothing(listener: Listener, desk: Desk) -> None:
     association = associate(listener.port)
     assert association.send_c_store(with_meta(dx())).Status == 0
