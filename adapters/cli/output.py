@@ -54,5 +54,14 @@ def _write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*("" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
-    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
+        table.add_row(*map(_cell, row))
+    width = None if sys.stdout.isatty() else 200
+    Console(width=width, highlight=False, markup=False, emoji=False).print(table)  # "[listener]" is a word, not a colour
+
+
+def _cell(value: Any) -> str:
+    """A value as one line of plain characters: what came over the network does not get to speak to the terminal."""
+    if value is None:
+        return ""
+    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -1,5 +1,5 @@
 -- A role that may read the promised views (v_*) and nothing else.
--- As the owner of the catalog's database, after `radclipd db upgrade`:
+-- As a superuser, for it makes roles, after `radclipd db upgrade`:
 --   psql -d radclipd -v reader=alice -f read-only-role.sql
 -- then give the reader a password: \password alice
 

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import threading
+import time
 from collections import Counter
+from multiprocessing.connection import Connection
+from pathlib import Path
 
+import pytest
+from sqlalchemy import text
+
+import adapters.catalog as catalog_package
+from adapters.catalog import query
 from adapters.catalog.catalog import SqlCatalog
-from pipeline.domain import JobKind
+from adapters.catalog.engine import database_url, open_engine
+from adapters.catalog.jobs import _due
+from pipeline.domain import Job, JobKind
 
 JOBS, WORKERS = 60, 4
 
@@ -84,3 +95,60 @@ def test_writers_wait_for_each_other_instead_of_failing(catalog_url: str) -> Non
         thread.join(60)
     catalog.dispose()
     assert failures == []
+
+
+def _claim_and_hang(url: str, commits: bool, held: Connection) -> None:
+    catalog = SqlCatalog(url, busy_timeout_seconds=20)
+    with catalog.begin() as tx:
+        (job,) = tx.jobs.claim([JobKind.SCORE], worker="doomed", lease_seconds=1.0)
+        if not commits:
+            held.send(job.id)
+            time.sleep(60)
+    held.send(job.id)
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("commits", [False, True], ids=["before its commit", "after its commit"])
+def test_the_job_of_a_killed_worker_is_taken_up_by_another(catalog_url: str, commits: bool) -> None:
+    catalog = SqlCatalog(catalog_url, busy_timeout_seconds=20)
+    with catalog.begin() as tx:
+        tx.jobs.put(JobKind.SCORE, "1.1")
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    doomed = context.Process(target=_claim_and_hang, args=(catalog_url, commits, theirs))
+    doomed.start()
+    held = ours.recv()
+    doomed.kill()
+    doomed.join(10)
+    if commits:
+        with catalog.begin() as tx:
+            assert tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5) == []  # the lease still runs
+    deadline = time.monotonic() + 10
+    taken: list[Job] = []
+    while not taken and time.monotonic() < deadline:
+        with catalog.begin() as tx:
+            taken = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5)
+        time.sleep(0.05)
+    assert [(job.id, job.attempts) for job in taken] == [(held, 2 if commits else 1)]
+    catalog.dispose()
+
+
+def test_no_time_but_the_databases() -> None:
+    """Workers on other hosts may be wrong about the time."""
+    for path in Path(catalog_package.__file__ or "").parent.glob("*.py"):
+        assert not re.search(r"datetime\.now|utcnow|\btime\.(time|monotonic)|^import time", path.read_text(), re.MULTILINE), path
+
+
+def test_the_next_job_of_a_long_queue_is_found_by_an_index(catalog_url: str) -> None:
+    """Neither database may sort the whole queue for each job, or an archive being scored again would crawl."""
+    many = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 3000)"
+    engine = open_engine(database_url(catalog_url), busy_timeout_seconds=10)
+    with engine.connect().execution_options(writes=True) as connection, connection.begin():
+        connection.execute(text(f"INSERT INTO jobs (kind, subject, payload) {many} SELECT 'score', '1.' || x, '{{}}' FROM n"))
+        connection.execute(text("ANALYZE"))
+        claim = str(_due([JobKind.SCORE]).limit(1).compile(engine, compile_kwargs={"literal_binds": True}))
+    engine.dispose()
+    explain = "EXPLAIN QUERY PLAN" if catalog_url.startswith("sqlite") else "EXPLAIN"
+    plan = str(query.run(catalog_url, f"{explain} {claim}")[1])
+    assert "ix_jobs_due" in plan
+    assert not re.search("TEMP B-TREE|Sort", plan)
