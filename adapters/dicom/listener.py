@@ -27,6 +27,9 @@ from adapters.dicom.storage_classes import supported_contexts
 from pipeline.domain import AuditEvent, Header, Receipt, Sender
 from pipeline.errors import DifferentInstance, DoesNotMatch, NotUnderstood, OutOfResources, RadclipdError, places
 
+IPV4_MAPPED = "::ffff:"
+"""How a socket that serves IPv6 too, as systemd's do, shows an IPv4 peer (RFC 4291 section 2.5.5.2)."""
+
 # C-STORE status codes, PS3.4 table B.2-1 and PS3.7 annex C
 SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700
@@ -282,7 +285,8 @@ def _sender(association: Association) -> Sender:
     primitive = requestor.primitive
     calling = primitive.calling_ae_title if primitive is not None else requestor.ae_title
     called = primitive.called_ae_title if primitive is not None else ""
-    return Sender(str(calling or "").strip(), str(requestor.address or ""), str(called or "").strip())
+    address = str(requestor.address or "").removeprefix(IPV4_MAPPED)
+    return Sender(str(calling or "").strip(), address, str(called or "").strip())
 
 
 def _response(status: int, comment: str = "") -> Dataset:

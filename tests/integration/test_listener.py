@@ -304,6 +304,19 @@ def test_a_socket_that_was_handed_over_outlives_the_listener(desk: Desk) -> None
         assert len(desk.got) == 2
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+def test_on_a_socket_of_both_families_an_ipv4_peer_keeps_its_address(desk: Desk) -> None:
+    with (
+        socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as handed,
+        listening(desk, handed.dup()) as both,
+    ):
+        own = associate(both.port, calling="RADCLIPD", classes=(ECHO,))  # on no allow-list: the watchdog's, by its address
+        assert own.send_c_echo().Status == 0
+        own.release()
+        assert send(both.port, dx()).Status == 0
+    assert [sender.address for _, _, sender in desk.got] == ["127.0.0.1"]
+
+
 def test_an_aborted_association_keeps_what_it_brought_and_releases_nothing(listener: Listener, desk: Desk) -> None:
     association = associate(listener.port)
     assert association.send_c_store(with_meta(dx())).Status == 0
