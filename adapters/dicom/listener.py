@@ -27,9 +27,6 @@ from adapters.dicom.storage_classes import supported_contexts
 from pipeline.domain import AuditEvent, Header, Receipt, Sender
 from pipeline.errors import DifferentInstance, DoesNotMatch, NotUnderstood, OutOfResources, RadclipdError, places
 
-IPV4_MAPPED = "::ffff:"
-"""How a socket that serves IPv6 too, as systemd's do, shows an IPv4 peer (RFC 4291 section 2.5.5.2)."""
-
 # C-STORE status codes, PS3.4 table B.2-1 and PS3.7 annex C
 SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700
@@ -51,6 +48,8 @@ CALLING_AE_TITLE_NOT_RECOGNIZED = (1, 1, 3)
 CALLED_AE_TITLE_NOT_RECOGNIZED = (1, 1, 7)
 
 ANY = "*"
+IPV4_MAPPED = "::ffff:"
+"""How an IPv4 peer looks on the dual-stack socket that systemd hands over."""
 UNBOUNDED = 100_000
 """For pynetdicom's own limit, which would reject: above our limit a sender waits, because many never try again."""
 
