@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("RADCLIPD_TEST_CACHE") or Path.home() / ".cache" / "radclipd-tests")
 SUITE = "bookworm"
@@ -166,19 +168,21 @@ class Machine:
         names = {int(child): Path(f"/proc/{child}/comm") for child in children}
         return next((child for child, name in names.items() if name.exists() and name.read_text().strip() == "systemd"), 0)
 
-    def run(self, script: str, *, check: bool = True, seconds: float = 180) -> str:
+    def run(self, script: str, *, check: bool = True, seconds: float = 120) -> str:
         """Run a shell script in the machine as root; return its standard output, stripped."""
-        done = subprocess.run(
-            ["nsenter", "--target", str(self.leader), "--all", "/bin/sh", "-c", script],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
-        )
-        assert not check or done.returncode == 0, (
-            f"{script}: status {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.journal()}"
-        )
+        try:
+            done = subprocess.run(
+                ["nsenter", "--target", str(self.leader), "--all", "/bin/sh", "-c", script],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+                env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
+            )
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"{script}: not done within {seconds:.0f} s\n{self.journal()}")
+        if check and done.returncode:
+            pytest.fail(f"{script}: status {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.journal()}")
         return done.stdout.strip()
 
     def journal(self) -> str:
