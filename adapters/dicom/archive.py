@@ -30,6 +30,7 @@ PROCESSING_FAILURE, NOT_AUTHORIZED = 0x0110, 0x0124
 PASSING = {PROCESSING_FAILURE, NOT_AUTHORIZED}
 
 _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom would log whole requests
+logging.getLogger("pynetdicom.transport").setLevel(logging.CRITICAL)  # "connection refused": our own error says it, with the remedy
 log = logging.getLogger("radclipd.archive")
 
 
