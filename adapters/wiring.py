@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ANY = "*"
 """In an allow-list: whoever."""
+ASK_AGAIN_SECONDS = 5.0
+"""Between two questions to the archive about one arriving study."""
 PROBE_SECONDS = 5.0
 """How long our own listener may take to answer our own C-ECHO."""
 
@@ -98,12 +100,14 @@ def chest_policy(config: Config) -> rules.ChestPolicy:
 
 def build_settle(config: Config, catalog: SqlCatalog) -> Callable[[], list[settle.Settled]]:
     """Make the dispatcher's step."""
+    from adapters.dicom.sparing import SparingCounter
+
     policy = settle.SettlePolicy(
         quiet_seconds=config.study.quiet_seconds,
         settle_on_release=config.study.settle_on_release,
         chest=chest_policy(config),
     )
-    archive = open_archive(config) if config.study.ask_archive else None
+    archive = SparingCounter(open_archive(config), seconds=ASK_AGAIN_SECONDS) if config.study.ask_archive else None
     return partial(settle.settle, catalog=catalog, archive=archive, policy=policy)
 
 

@@ -276,7 +276,14 @@ class ReportWriter(Protocol):
         """Return a DICOM file. ReportImpossible where the headers do not allow one."""
 
 
-class Archive(Protocol):
+class Counter(Protocol):
+    """Who can tell how many instances a study has."""
+
+    def count_instances(self, study_instance_uid: str) -> int | None:
+        """C-FIND NumberOfStudyRelatedInstances (PS3.4 C.6.2.1); None where the archive cannot tell or be reached."""
+
+
+class Archive(Counter, Protocol):
     """The PACS."""
 
     @property
@@ -284,9 +291,6 @@ class Archive(Protocol):
 
     def store(self, content: bytes) -> str:
         """C-STORE one DICOM file; return the status in words. RefusedByArchive, ArchiveBusy, ArchiveUnreachable."""
-
-    def count_instances(self, study_instance_uid: str) -> int | None:
-        """C-FIND NumberOfStudyRelatedInstances (PS3.4 C.6.2.1); None where the archive cannot tell or be reached."""
 
     def echo(self) -> None:
         """C-ECHO. ArchiveUnreachable."""

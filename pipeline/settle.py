@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipeline import rules
 from pipeline.domain import JobKind, ReportState, StoredInstance, Study, StudyState
-from pipeline.ports import Archive, Catalog, Transaction
+from pipeline.ports import Catalog, Counter, Transaction
 
 BATCH = 200
 """Studies looked at in one round: a bound on work, not on what is settled in the end."""
@@ -30,7 +30,7 @@ class Settled:
     reason: str
 
 
-def settle(*, catalog: Catalog, archive: Archive | None, policy: SettlePolicy) -> list[Settled]:
+def settle(*, catalog: Catalog, archive: Counter | None, policy: SettlePolicy) -> list[Settled]:
     """Settle every study whose time has come. `archive` is asked for its instance counts where given."""
     with catalog.read() as tx:
         ready = tx.studies.quiet(seconds=policy.quiet_seconds, released=policy.settle_on_release, limit=BATCH)
@@ -41,7 +41,7 @@ def settle(*, catalog: Catalog, archive: Archive | None, policy: SettlePolicy) -
     return [settled for uid in ready if (settled := _settle_one(uid, catalog=catalog, policy=policy))]
 
 
-def _all_here(study_instance_uid: str, received: int, archive: Archive | None) -> bool:
+def _all_here(study_instance_uid: str, received: int, archive: Counter | None) -> bool:
     return archive is not None and rules.is_complete(received, archive.count_instances(study_instance_uid))
 
 
