@@ -65,6 +65,16 @@ def test_a_late_film_brings_a_second_report_that_names_the_first(place: Installa
     assert len(place.rows("select * from v_predictions")) == 14
 
 
+@pytest.mark.parametrize("study", [{"ask_archive": True}, {"settle_on_release": True}], ids=["count", "release"])
+def test_a_study_need_not_wait_for_quiet(tmp_path: Path, template: Installation, study: dict[str, bool]) -> None:
+    place = Installation(tmp_path, study={"quiet_seconds": 3600} | study)
+    place.copy_of(template)
+    film = dx()
+    with place.archive() as archive, place.running():
+        place.forward(archive, film)
+        wait_for(lambda: reports_of(archive, film.StudyInstanceUID), 60, place.told)
+
+
 def test_bad_films_end_in_quarantine_and_the_next_goes_through(place: Installation, archive: EmbeddedArchive) -> None:
     truncated, absurd, good = dx(), dx(Rows=60000, Columns=60000), dx()
     truncated.PixelData = truncated.PixelData[:50]
