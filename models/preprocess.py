@@ -75,13 +75,20 @@ class Preprocess:
 
     def __call__(self, image: npt.NDArray[np.float32]) -> torch.Tensor:
         """Return float32 [3, size, size] for float32 [H, W] in 0..1. ImageUnusable for anything else."""
+        return self.normalised(self.square(image))
+
+    def square(self, image: npt.NDArray[np.float32]) -> torch.Tensor:
+        """Return the grey square before normalisation, float32 [1, size, size] in 0..1. ImageUnusable."""
         pixels = torch.from_numpy(_checked(image))[None, None]
         resized = functional.interpolate(
             pixels, self.scaled(*image.shape), mode=self.interpolation, antialias=True, align_corners=False
         ).clamp_(0.0, 1.0)  # bicubic overshoots at edges
-        square = self._squared(resized[0])
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
-        return (square - mean[:, None, None]) / std[:, None, None]
+        return self._squared(resized[0])
+
+    def normalised(self, squares: torch.Tensor) -> torch.Tensor:
+        """Return float32 [..., 3, size, size], as the encoder wants it, for grey squares [..., 1, size, size]."""
+        mean, std = (torch.tensor(three, device=squares.device)[:, None, None] for three in (self.mean, self.std))
+        return (squares - mean) / std
 
     def _squared(self, pixels: torch.Tensor) -> torch.Tensor:
         """[1, h, w] -> [1, size, size]: black bars or a centre crop, as `fit` left one edge too short or too long."""
