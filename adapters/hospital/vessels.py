@@ -9,8 +9,8 @@ from adapters.hospital.raster import Field, Grid, Sheet, ball
 
 THINNEST = 0.05
 """Radius (cm) below which a vessel is not followed: its shadow is part of the lungs' grain."""
-THICK = 0.15
-"""Radius (cm) from which on a vessel has no fine edges."""
+THIN, THICK = 0.09, 0.15
+"""Radii (cm) that are drawn alike; a thick vessel has no fine edges."""
 ROOTS = ((-75, 0.42), (-58, 0.36), (-35, 0.34), (-12, 0.38), (8, 0.36), (28, 0.42), (50, 0.52), (68, 0.58), (82, 0.40))
 """Vessels that leave each hilum: degrees below the horizontal, radius in cm. The lower ones are larger: a standing patient's."""
 BLOOD = 1.15
@@ -21,27 +21,32 @@ LEFT_HIGHER = 0.9
 
 def vessels(at: Grid, body: Body) -> Field:
     """Thickness of blood (cm) in the vessels of both lungs of a person."""
-    chance = np.random.default_rng([body.seed, 2])
-    count = len(ROOTS)
+    paths, widths = _trees(body)
+    fine, coarse = Sheet(at), Sheet(at.coarse())
+    for low, high, sheet in ((0.0, THIN, fine), (THIN, THICK, fine), (THICK, 9.0, coarse)):
+        part = (widths[:, 0] > low) & (widths[:, 0] <= high)
+        if part.any():
+            sheet.ribbon(paths[part], widths[part], ball, 2 * BLOOD * widths[part])
+    return (fine.rendered() + at.fine(coarse.rendered())) * np.float32(1 - body.sparse)
+
+
+def _trees(body: Body) -> tuple[Field, Field]:
+    """Return the pieces of all vessels of both lungs: paths [N, 5, 2] and radii [N, 5], cm."""
+    chance, count = np.random.default_rng([body.seed, 2]), len(ROOTS)
     side = np.repeat(np.array(SIDES, dtype=np.float32), count)
     angle: Field = np.deg2rad(np.tile([degrees for degrees, _ in ROOTS], 2) + chance.normal(0, 7, 2 * count))
     radius: Field = np.tile([radius for _, radius in ROOTS], 2) * chance.uniform(0.8, 1.2, 2 * count)
     height = body.hilum - LEFT_HIGHER * (side > 0)
-    x = side * (3.0 + 0.5 * np.cos(angle)) + body.shift
-    y = height + 1.2 * np.sin(angle)
-    start: Field = np.stack([x, y], axis=1) + chance.normal(0, 0.28, (2 * count, 2))
-    centre = np.stack([side * 2.6 + body.shift, height], axis=1)
-    tree = [(start, angle, radius, side, centre)]
-    fine, coarse = Sheet(at), Sheet(at.coarse())
-    while tree[-1][2].size:
-        path, bends, ends = _generation(chance, *tree[-1])
-        width = np.linspace(tree[-1][2], ends, path.shape[1], axis=1)
-        thick = width[:, 0] > THICK
-        for part, sheet in ((thick, coarse), (~thick, fine)):
-            if part.any():
-                sheet.ribbon(path[part], width[part], ball, 2 * BLOOD * width[part])
-        tree.append(_forked(chance, path[:, -1], bends, ends, side=tree[-1][3], centre=tree[-1][4]))
-    return (fine.rendered() + at.fine(coarse.rendered())) * np.float32(1 - body.sparse)
+    root = np.stack([side * (3.0 + 0.5 * np.cos(angle)) + body.shift, height + 1.2 * np.sin(angle)], axis=1)
+    start: Field = root + chance.normal(0, 0.28, root.shape)
+    centre: Field = np.stack([side * 2.6 + body.shift, height], axis=1)
+    paths, widths = [], []
+    while radius.size:
+        path, bends, ends = _generation(chance, start, angle, radius, side, centre)
+        paths.append(path)
+        widths.append(np.linspace(radius, ends, path.shape[1], axis=1))
+        start, angle, radius, side, centre = _forked(chance, path[:, -1], bends, ends, side, centre)
+    return np.concatenate(paths), np.concatenate(widths)
 
 
 def _generation(
@@ -62,7 +67,7 @@ def _generation(
 
 
 def _forked(
-    chance: np.random.Generator, end: Field, angle: Field, radius: Field, *, side: Field, centre: Field
+    chance: np.random.Generator, end: Field, angle: Field, radius: Field, side: Field, centre: Field
 ) -> tuple[Field, Field, Field, Field, Field]:
     """Return start, angle, radius, side and hilum of the two children of each piece; those too thin to see are dropped."""
     share = chance.uniform(0.3, 0.7, radius.size)
