@@ -17,8 +17,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from adapters.hospital.header import Technique, pixels, uid, written
 from adapters.hospital.raster import Field
-from adapters.hospital.scanner import Examination, Scan, Technique, pixels, uid, written
+from adapters.hospital.scanner import Examination, Scan
 from pipeline.errors import Refused
 
 PICTURES = {".png", ".jpg", ".jpeg"}
