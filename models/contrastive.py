@@ -41,7 +41,7 @@ _WORDS_A_CAPTION = 12.0  # brings the mean over words to the size of the contras
 class ContrastiveRecipe:
     """Every number of the training."""
 
-    epochs: int = 12
+    epochs: int = 22
     batch: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
@@ -192,9 +192,9 @@ def _jittered(squares: torch.Tensor, recipe: ContrastiveRecipe, chance: np.rando
     down, right = (torch.from_numpy(chance.integers(0, 2 * recipe.shift + 1, n)) for _ in range(2))
     padded = functional.pad(squares, [recipe.shift] * 4)
     edge = torch.arange(size)
-    moved = padded[
-        torch.arange(n)[:, None, None], 0, (down[:, None] + edge)[:, :, None], (right[:, None] + edge)[:, None, :]
-    ][:, None]
+    moved = padded[torch.arange(n)[:, None, None], 0, (down[:, None] + edge)[:, :, None], (right[:, None] + edge)[:, None, :]][
+        :, None
+    ]
     gain, offset = (
         torch.from_numpy(chance.uniform(-recipe.gain, recipe.gain, n).astype(np.float32))[:, None, None, None] for _ in range(2)
     )
