@@ -52,6 +52,12 @@ def from_prefix(encoder: Encoder, activations: torch.Tensor, *, k: int) -> Encod
     return Encoded(pooled, projected(pooled, tower.proj))
 
 
+def shape(encoder: Encoder) -> tuple[int, int]:
+    """Return L and W of the activations, the same in front of every block. CannotPartition."""
+    length, width = vision_transformer(encoder.network).positional_embedding.shape
+    return int(length), int(width)
+
+
 def projected(pooled: torch.Tensor, proj: torch.Tensor) -> torch.Tensor:
     """Return the features of pooled vectors [N, W] under a projection [W, D]: unit vectors [N, D]."""
     return functional.normalize(pooled @ proj, dim=-1)
