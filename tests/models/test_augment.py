@@ -104,5 +104,5 @@ def test_each_film_has_changes_of_its_own_and_the_seed_decides_them() -> None:
 def test_the_batch_size_has_no_say() -> None:
     films = torch.rand(5, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(3)
-    parts = torch.cat([augmented(chunk, Augmentation(), generator) for chunk in films.split(2)])
+    parts = torch.cat([augmented(chunk, Augmentation(), generator) for chunk in torch.split(films, 2)])
     assert torch.equal(parts, changed(films, Augmentation(), 3))
