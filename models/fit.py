@@ -76,22 +76,32 @@ class Fitted:
     report: Report
 
 
-@torch.no_grad()
 def view_activations(
-    encoder: Encoder, preprocess: Preprocess, squares: torch.Tensor, recipe: Recipe, *, k: int, seed: int
+    encoder: Encoder,
+    preprocess: Preprocess,
+    squares: torch.Tensor,
+    recipe: Recipe,
+    *,
+    k: int,
+    seed: int,
+    on_step: OnStep | None = None,
 ) -> torch.Tensor:
     """Return float16 [n, V, L, W] on the CPU: what enters the last k blocks for V views of each grey square [n, 1, S, S].
 
-    The first view is the film itself, the others augmented copies. Same seed, same views.
+    The first view is the film itself, the others augmented copies. Same seed, same views. `on_step` is called after each
+    chunk of films. CannotPartition.
     """
-    generator = torch.Generator().manual_seed(seed)
-    views = []
-    for view in range(recipe.augmentation.views):
-        chunks = [chunk.to(encoder.device, torch.float32) for chunk in torch.split(squares, _CHUNK)]
-        changed = [augmented(chunk, recipe.augmentation, generator) if view else chunk for chunk in chunks]
-        entering = [prefix(encoder, preprocess.normalised(chunk), k=k) for chunk in changed]
-        views.append(torch.cat([part.to("cpu", STORED) for part in entering]))
-    return torch.stack(views, dim=1)
+    generator, views = torch.Generator().manual_seed(seed), recipe.augmentation.views
+    chunks = [(view, chunk) for view in range(views) for chunk in torch.split(squares, _CHUNK)]
+    entering = []
+    for number, (view, chunk) in enumerate(chunks):
+        films = chunk.to(encoder.device, torch.float32)
+        changed = augmented(films, recipe.augmentation, generator) if view else films
+        entering.append(prefix(encoder, preprocess.normalised(changed), k=k).to("cpu", STORED))
+        if on_step is not None:
+            on_step(number + 1, len(chunks))
+    whole = torch.cat(entering)
+    return whole.reshape(views, len(squares), *whole.shape[1:]).transpose(0, 1)
 
 
 def fit(

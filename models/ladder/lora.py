@@ -14,7 +14,7 @@ from models.descent import Group, descend, head_groups
 from models.errors import NothingToLearn
 from models.fit import view_activations, warmed
 from models.ladder.method import Bench, Logits, Support
-from models.ladder.prefixes import SharedPrefixes, squares, zero_shot_where_not_learnt
+from models.ladder.prefixes import SharedPrefixes, given, squares, zero_shot_where_not_learnt
 from models.low_rank import LowRankEncoder, LowRankSetting
 from models.partition import partition
 from models.prefix import from_prefix
@@ -33,7 +33,7 @@ class LowRankAdaptation:
         self._setting = setting or LowRankSetting()
 
     def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
-        assert support is not None, "it learns"
+        support = given(support)
         labels, k = support.labels(bench.cases), partition(bench.encoder.network).blocks
         rows, recipe, device = of_use(labels), replace(self._recipe, k=k), bench.encoder.device
         try:

@@ -8,7 +8,7 @@ from models.delta import adapted
 from models.errors import NothingToLearn
 from models.fit import Fitted, Trained, fit, view_activations
 from models.ladder.method import Bench, Logits, Support
-from models.ladder.prefixes import SharedPrefixes, squares, zero_shot_where_not_learnt
+from models.ladder.prefixes import SharedPrefixes, given, squares, zero_shot_where_not_learnt
 from models.partition import partition
 from models.recipe import Recipe
 
@@ -69,8 +69,7 @@ class PartialUnfreezing:
         fits.serve(averaged=averaged)
 
     def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
-        assert support is not None, "it learns"
-        return self._fits.scores(bench, support, seed=seed, averaged=self._averaged)
+        return self._fits.scores(bench, given(support), seed=seed, averaged=self._averaged)
 
 
 def _fitted(bench: Bench, support: Support, recipe: Recipe, seed: int) -> Fitted:

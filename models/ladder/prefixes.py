@@ -11,8 +11,8 @@ import torch
 from models.encoder import Encoder
 from models.fit import STORED
 from models.head import LinearHead
-from models.ladder.method import Bench, Logits
-from models.partition import partition
+from models.ladder.method import Bench, Logits, Support
+from models.partition import check_blocks, partition
 from models.prefix import from_prefix, prefix, shape
 
 _CHUNK = 128  # films at a time
@@ -38,10 +38,10 @@ class Prefixes:
 
     def of_test(self, k: int) -> Iterable[torch.Tensor]:
         """Return the activations [b, L, W] of the test films in order, some at a time. CannotPartition."""
-        partition(self.bench.encoder.network).check(k)
         if k in self._kept:
             return self._kept[k]
         test = self.bench.split.test
+        check_blocks(k, partition(self.bench.encoder.network).blocks)
         made = (self._entering(test[start : start + _CHUNK], k) for start in range(0, len(test), _CHUNK))
         needed = len(test) * int(np.prod(shape(self.bench.encoder))) * STORED.itemsize
         if self.held + needed > self._limit:
@@ -72,6 +72,13 @@ class SharedPrefixes:
         if self._prefixes is None or self._prefixes.bench is not bench:
             self._prefixes = Prefixes(bench)
         return self._prefixes
+
+
+def given(support: Support | None) -> Support:
+    """Return the support. ValueError where there is none."""
+    if support is None:
+        raise ValueError("a method that learns needs a support")
+    return support
 
 
 def squares(bench: Bench, rows: npt.NDArray[np.intp]) -> torch.Tensor:

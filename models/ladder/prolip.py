@@ -9,7 +9,7 @@ from models.batches import Targets, of_use
 from models.descent import Group, descend
 from models.errors import NothingToLearn
 from models.ladder.method import Bench, Logits, Support
-from models.ladder.prefixes import zero_shot_where_not_learnt
+from models.ladder.prefixes import given, zero_shot_where_not_learnt
 from models.partition import vision_transformer
 from models.prefix import projected
 from models.recipe import Recipe
@@ -31,7 +31,7 @@ class ProjectionOnly:
         self._pull = pull
 
     def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
-        assert support is not None, "it learns"
+        support = given(support)
         labels = support.labels(bench.cases)
         rows = of_use(labels)
         try:

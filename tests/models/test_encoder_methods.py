@@ -165,3 +165,9 @@ def test_an_encoder_with_fewer_blocks_says_so() -> None:
     assert methods["partial-k1"].scores(small, support, seed=0).shape == (20, 4)
     with pytest.raises(CannotPartition, match="has 1 blocks"):
         methods["partial-k2"].scores(small, support, seed=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_a_support_it_is_a_mistake_of_the_caller(bench: Bench, methods: dict[str, Method], name: str) -> None:
+    with pytest.raises(ValueError, match="support"):
+        methods[name].scores(bench, None, seed=0)

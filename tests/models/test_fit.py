@@ -138,6 +138,20 @@ class Stopped(Exception):
     pass
 
 
+def test_making_the_views_can_be_watched_and_stopped_too() -> None:
+    seen: list[tuple[int, int]] = []
+
+    def on_step(step: int, total: int) -> None:
+        seen.append((step, total))
+        if step == 2:
+            raise Stopped
+
+    many = SQUARES.repeat(2, 1, 1, 1)
+    with pytest.raises(Stopped):
+        view_activations(_ENCODER, PREPROCESS, many, RECIPE, k=1, seed=0, on_step=on_step)
+    assert seen == [(1, 4), (2, 4)]  # two chunks of each of two views
+
+
 @pytest.mark.parametrize("at", [1, 5, 12])
 def test_stopping_between_steps_leaves_nothing_half_done(at: int) -> None:
     encoder = towers.encoder("plain")
