@@ -15,6 +15,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.batches import Targets, batches
+from models.precision import chosen
 from models.recipe import Recipe
 from models.warm_head import WarmHead
 
@@ -125,7 +126,8 @@ class _Optimizer:
 
 
 def _precision(device: torch.device, recipe: Recipe) -> contextlib.AbstractContextManager[object]:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16")
+    kind = chosen(recipe.precision, device)
+    return torch.autocast(device.type, dtype=kind, enabled=kind != torch.float32)
 
 
 def _reproducible(device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -21,6 +21,7 @@ from models.descent import Forward, Group, OnStep, descend, head_groups, in_chun
 from models.encoder import Encoder
 from models.head import LinearHead
 from models.partition import PROJ, Part, names_of, partition, vision_transformer
+from models.precision import chosen
 from models.prefix import from_prefix, prefix
 from models.preprocess import Preprocess
 from models.recipe import Recipe
@@ -48,6 +49,7 @@ class Report:
     findings: tuple[int, ...]
     steps: int
     seed: int
+    precision: str  # of the encoder's products
     warm_loss: float  # of all films' own view, before the encoder moves
     loss: float  # mean of the last steps' batches
 
@@ -62,6 +64,7 @@ class Report:
             "findings": list(self.findings),
             "steps": self.steps,
             "seed": self.seed,
+            "precision": self.precision,
             "warm_loss": self.warm_loss,
             "loss": self.loss,
         }
@@ -136,7 +139,8 @@ def fit(
     last = Trained(values(twin, names), learner.linear())
     middle = Trained(averaged(values(encoder, names), last.delta, alpha=recipe.average), between(start, last.head, recipe.average))
     learnt = tuple(np.flatnonzero(targets.learnable.cpu().numpy()).tolist())
-    return Fitted(last, middle, Report(parts, len(rows), learnt, steps, seed, warm_loss, loss))
+    precision = str(chosen(recipe.precision, encoder.device)).removeprefix("torch.")
+    return Fitted(last, middle, Report(parts, len(rows), learnt, steps, seed, precision, warm_loss, loss))
 
 
 def encoder_groups(encoder: Encoder, parts: Sequence[Part], recipe: Recipe) -> list[Group]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from models.errors import WeightsIncompatible
 from models.fingerprint import fingerprint
+from models.precision import Precision
 
 REFERENCE_WIDTH = 768
 """Width of the tower that the encoder's rates are stated for: ViT-B."""
@@ -56,7 +57,7 @@ class Recipe:
     head_steps: int = 100  # of the head alone, all films at once, before the encoder moves
     head_steps_rate: float = 1e-2
     average: float = 0.5  # share of the trained weights in the averaged ones
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the encoder's products in training
+    precision: Precision = "auto"
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     @classmethod

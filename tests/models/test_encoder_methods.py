@@ -63,7 +63,7 @@ def test_the_same_seed_gives_the_same_logits(bench: Bench, name: str) -> None:
         {method.name: method for method in encoder_methods(RECIPE)}[name].scores(bench, support, seed=seed) for seed in (3, 3, 4)
     )
     assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
+    assert name == "prolip" or not np.array_equal(first, other)  # it sees all films at each step, and draws nothing else
 
 
 @pytest.mark.parametrize("name", NAMES)

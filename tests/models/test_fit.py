@@ -18,6 +18,7 @@ from models.encoder import Encoder
 from models.errors import CannotPartition, NothingToLearn
 from models.fit import Fitted, Trained, fit, view_activations
 from models.partition import LN_POST, PROJ, names_of, partition
+from models.precision import chosen
 from models.prefix import from_prefix, prefix
 from models.preprocess import Preprocess
 from models.recipe import Augmentation, Recipe
@@ -218,11 +219,23 @@ def test_the_first_view_is_the_film_and_the_others_are_not() -> None:
     assert not any(torch.equal(views[:, 0], views[:, other]) for other in (1, 2))
 
 
-def test_bfloat16_learns_about_the_same() -> None:
-    exact, coarse = fitted(_ENCODER, QUICK), fitted(_ENCODER, replace(QUICK, precision="bfloat16"))
+def test_bfloat16_learns_about_the_same_and_keeps_weights_whole() -> None:
+    exact, coarse, again = (fitted(_ENCODER, replace(QUICK, precision=kind)) for kind in ("float32", "bfloat16", "bfloat16"))
     assert coarse.report.loss == pytest.approx(exact.report.loss, rel=0.05)
-    assert equal(coarse.last, fitted(_ENCODER, replace(QUICK, precision="bfloat16")).last)
+    assert equal(coarse.last, again.last) and not equal(coarse.last, exact.last)
     assert all(tensor.dtype == torch.float32 for tensor in coarse.last.delta.values())
+    assert (exact.report.precision, coarse.report.precision) == ("float32", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("instructions", "kind"), [({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16), ({}, torch.float32)]
+)
+def test_auto_is_bfloat16_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, instructions: dict[str, bool], kind: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    assert chosen("auto", torch.device("cpu")) == kind
+    assert chosen("float32", torch.device("cpu")) == torch.float32
 
 
 def test_the_head_before_training_ranks_as_the_one_it_was_given() -> None:
