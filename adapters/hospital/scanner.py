@@ -237,7 +237,7 @@ def _complete_header(image: Dataset, technique: Technique, place: _Place) -> Non
     _equipment(image, technique)
     _acquisition(image, technique, place)
     if technique.modality == "DX":
-        _digital_x_ray(image, technique)
+        digital_x_ray(image, technique)
 
 
 def _patient_and_study(image: Dataset, technique: Technique, place: _Place) -> None:
@@ -284,8 +284,8 @@ def _acquisition(image: Dataset, technique: Technique, place: _Place) -> None:
         image.PresentationLUTShape = "INVERSE" if technique.photometric == "MONOCHROME1" else "IDENTITY"
 
 
-def _digital_x_ray(image: Dataset, technique: Technique) -> None:
-    """DX Series, Anatomy Imaged, Image, Detector, Positioning, Acquisition Context (PS3.3 C.8.11, C.7.6.14)."""
+def digital_x_ray(image: Dataset, technique: Technique) -> None:
+    """Fill DX Series, Anatomy Imaged, Image, Detector, Positioning, Acquisition Context (PS3.3 C.8.11, C.7.6.14)."""
     image.PresentationIntentType = "FOR PRESENTATION"
     image.ImageLaterality = "R" if technique.view == "KNEE" else "U"
     image.AnatomicRegionSequence = [_code(*_region(technique))]
