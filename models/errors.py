@@ -8,6 +8,8 @@ ModelsError
 ├── WeightsIncompatible    sound bytes that belong to another architecture
 ├── GoldenMismatch         weights that load and yet compute something else
 ├── UnknownArchitecture    no architecture of that name, or one that cannot be served
+├── CannotPartition        an image encoder that cannot be unfrozen in part, or not in that many blocks
+├── NothingToLearn         labels that hold no finding with both present and absent cases
 ├── FetchFailed            the weights could not be downloaded now
 └── ImageUnusable          pixels that are no image
 """
@@ -49,6 +51,14 @@ class GoldenMismatch(ModelsError):
 
 class UnknownArchitecture(ModelsError):
     """No architecture of this name or file, or one that radclipd cannot serve."""
+
+
+class CannotPartition(ModelsError):
+    """The image encoder is no sequence of blocks, or has fewer than asked for."""
+
+
+class NothingToLearn(ModelsError):
+    """No finding has both present and absent cases."""
 
 
 class FetchFailed(ModelsError):

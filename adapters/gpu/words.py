@@ -12,6 +12,8 @@ _WORDS: tuple[tuple[type[models_errors.ModelsError], type[errors.RadclipdError]]
     (models_errors.CheckpointMissing, errors.NoWeights),
     (models_errors.CheckpointUnwritable, errors.OutOfResources),
     (models_errors.UnknownArchitecture, errors.Refused),
+    (models_errors.CannotPartition, errors.Refused),
+    (models_errors.NothingToLearn, errors.Refused),
     (models_errors.FetchFailed, errors.TryAgain),
     (models_errors.ImageUnusable, errors.PixelsUnreadable),
     (models_errors.ModelsError, errors.WeightsRejected),
