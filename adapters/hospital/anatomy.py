@@ -6,6 +6,7 @@ pixel. The patient's right side is on the left of the image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,33 +36,43 @@ class Body:
     rib_slope: float
     spine_bend: float
     bone: float  # mineral: 1 is a young adult's
-    vessel_seed: int
+    seed: int  # of what is drawn inside: vessels, and where findings sit
+
+
+TRAITS = 12
+"""Standard normal numbers that make a body."""
 
 
 def person(chance: np.random.Generator, *, sex: str | None = None, age: int | None = None) -> Body:
     """Draw a person."""
     sex = sex or str(chance.choice(["M", "F"]))
     age = int(np.clip(chance.normal(57, 17), 19, 94)) if age is None else age
+    return body_of([float(value) for value in chance.standard_normal(TRAITS)], sex=sex, age=age, seed=int(chance.integers(2**31)))
+
+
+def body_of(traits: Sequence[float], *, sex: str, age: int, seed: int) -> Body:
+    """Return the body that belongs to TRAITS standard normal numbers."""
+    wide, apex, dome, deep, left, right, knob, breast, slope, bend, girth, _ = traits
     female, old = sex == "F", max(0.0, (age - 50) / 40)
-    width = chance.normal(12.3 if female else 13.5, 0.6)
-    girth = float(np.clip(chance.normal(0, 1), -1.6, 2.2))
+    width = (12.3 if female else 13.5) + 0.6 * wide
+    girth = min(max(girth, -1.6), 2.2)
     return Body(
         sex=sex,
         age=age,
-        half_width=float(width),
-        apex=float(chance.normal(6.4, 0.5)),
-        dome=float(chance.normal(25.6, 1.0) + (0.8 if female else 1.6) - 0.5 * girth),
-        lung_depth=float(chance.normal(13.5, 0.6) + 1.2 * old),
-        trunk_half_width=float(width + 2.7 + 0.8 * girth),
-        trunk_depth=float(20.5 + 1.9 * girth + (0 if female else 1)),
-        heart_left=float(width * chance.normal(0.62, 0.035)),
-        heart_right=float(width * chance.normal(0.29, 0.025)),
-        knob=float(chance.normal(3.3, 0.25) + 0.8 * old),
-        breast=float(np.clip(chance.normal(2.6, 0.9) + 0.4 * girth, 0.8, 5)) if female else 0.0,
-        rib_slope=float(chance.normal(1.0, 0.1) + 0.12 * old),
-        spine_bend=float(chance.normal(0, 0.3)),
-        bone=float(1.05 - 0.3 * old * (1.25 if female else 0.8)),
-        vessel_seed=int(chance.integers(2**31)),
+        half_width=width,
+        apex=6.4 + 0.5 * apex,
+        dome=25.6 + dome + (0.8 if female else 1.6) - 0.5 * girth,
+        lung_depth=13.5 + 0.6 * deep + 1.2 * old,
+        trunk_half_width=width + 2.7 + 0.8 * girth,
+        trunk_depth=20.5 + 1.9 * girth + (0 if female else 1),
+        heart_left=width * (0.62 + 0.035 * left),
+        heart_right=width * (0.29 + 0.025 * right),
+        knob=3.3 + 0.25 * knob + 0.8 * old,
+        breast=min(max(2.6 + 0.9 * breast + 0.4 * girth, 0.8), 5.0) if female else 0.0,
+        rib_slope=1.0 + 0.1 * slope + 0.12 * old,
+        spine_bend=0.3 * bend,
+        bone=1.05 - 0.3 * old * (1.25 if female else 0.8),
+        seed=seed,
     )
 
 
@@ -131,7 +142,7 @@ def _swell(y: Field, start: float, full: float, fall: float) -> Field:
 def airways(at: Grid) -> Field:
     """Thickness of air in trachea and main bronchi."""
     trachea = 1.7 * ball(np.clip(np.abs(at.x - 0.1) / 0.85, 0, 1)) * step(14.2 - at.y, 0.5)
-    fork = np.zeros_like(at.x)
+    fork = at.zeros()
     for side, slope in ((-1, 1.5), (1, 0.95)):
         out = at.x * side
         distance = np.abs(at.y - 13.7 - out * slope) / np.float32(np.hypot(1, slope))
@@ -147,7 +158,7 @@ def stomach_bubble(at: Grid, body: Body, size: float) -> Field:
 def breasts(at: Grid, body: Body) -> Field:
     """Thickness of both breasts."""
     reach = body.half_width * 0.56
-    both = np.zeros_like(at.x)
+    both = at.zeros()
     for side in SIDES:
         radius = ellipse(at, side * reach, body.dome - 3.0, body.half_width * 0.47, 5.6 + 0.5 * body.breast, -12 * side)
         both += ball(np.clip(radius, 0, 1), 3.0) * (0.45 + 0.55 * step(at.y - body.dome + 4, 4))
@@ -156,16 +167,16 @@ def breasts(at: Grid, body: Body) -> Field:
 
 def ribs(at: Grid, body: Body) -> Field:
     """Thickness of cortical bone of ten pairs of ribs: each a ring tilted forward, its front part fainter and lost to cartilage."""
-    bone = np.zeros_like(at.x)
+    bone = at.zeros()
     pitch = (body.dome + 5.5 - body.apex) / 10.2
     for number in range(10):
         height = body.apex + 0.2 + pitch * number
         drop = np.float32((1.1 + 0.30 * min(number, 6)) * body.rib_slope)
         reach = float(wall(np.array([height + 2.4 + drop], dtype=np.float32), body)[0]) + 0.35
-        rows = np.flatnonzero((at.y.max(axis=1) > height - 3) & (at.y.min(axis=1) < height + 4.2 * drop + 4))
+        rows = np.flatnonzero((at.y[:, 0] > height - 3) & (at.y[:, 0] < height + 4.2 * drop + 4))
         if rows.size:
             part = slice(int(rows[0]), int(rows[-1]) + 1)
-            bone[part] += _ring(Grid(at.x[part], at.y[part], at.spacing), height, reach, float(drop), 0.62 + 0.025 * number)
+            bone[part] += _ring(Grid(at.x, at.y[part], at.spacing), height, reach, float(drop), 0.62 + 0.025 * number)
     return bone * np.float32(body.bone)
 
 
@@ -199,7 +210,7 @@ def clavicles(at: Grid, body: Body, lift: float) -> Field:
 
 def shoulder_girdle(at: Grid, body: Body, inward: float) -> Field:
     """Thickness of bone of scapulae and humeral heads; `inward` (cm) is how far the scapulae lie over the lungs."""
-    bone = np.zeros_like(at.x)
+    bone = at.zeros()
     out = Grid(np.abs(at.x), at.y, at.spacing)
     socket = body.trunk_half_width + 0.6 - inward
     blade = ellipse(out, socket - 2.2, 15.0, 2.9, 6.6, 14)

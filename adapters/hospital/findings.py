@@ -21,11 +21,12 @@ class Scene:
 
     at: Grid
     body: Body
-    chance: np.random.Generator
+    chance: np.random.Generator  # of the finding that is being put in
     air: dict[int, Field]  # side -> thickness of air, cm
     heart: Field  # share of the lungs' depth that is filled by heart and great vessels
     vessels: Field  # thickness of blood in the lungs' vessels, cm
     water: Field  # thickness of anything solid or liquid that is added, cm
+    pneumothorax_side: int | None = None
 
     def side(self) -> int:
         """Draw a side."""
@@ -36,10 +37,6 @@ class Scene:
         y = self.body.apex + 1 + float(self.chance.uniform(low, high)) * (self.body.dome - self.body.apex - 2)
         edge = float(wall(np.array([y], dtype=np.float32), self.body)[0])
         return side * edge * float(self.chance.uniform(0.52, 0.82)), y
-
-    def pixels(self, centimetres: float) -> float:
-        """Return a length on the detector in pixels."""
-        return centimetres / self.at.spacing
 
     def fill(self, side: int, share: Field) -> None:
         """Replace this share (0..1) of the air of one lung by water; vessels vanish in it."""
@@ -74,7 +71,7 @@ def _effusion(scene: Scene, extent: float) -> None:
 
 
 def _pneumothorax(scene: Scene, extent: float) -> None:
-    side = scene.side()
+    side = scene.pneumothorax_side = scene.side()
     gap = (1.0 + 4.5 * extent) * (0.35 + 0.65 * step(scene.body.apex + 12 - scene.at.y, 7))
     top = scene.body.apex + 1.2 + 3.5 * extent
     edge = wall(scene.at.y, scene.body) - gap - scene.at.x * side
@@ -92,8 +89,8 @@ def _opacity(scene: Scene, side: int, extent: float, share: float, *, low: float
     x, y = scene.place(side, low, high)
     size = 2.2 + 3.4 * extent
     radius = ellipse(scene.at, x, y, size, size * float(scene.chance.uniform(0.75, 1.3)), float(scene.chance.uniform(-40, 40)))
-    ragged = radius + 0.2 * cloud(scene.at.shape, scene.chance, size=scene.pixels(3.5), roughness=2.2)
-    texture = 1 + 0.14 * cloud(scene.at.shape, scene.chance, size=scene.pixels(1.2), roughness=1.8)
+    ragged = radius + 0.2 * cloud(scene.at, scene.chance, size=3.5, roughness=2.2)
+    texture = 1 + 0.14 * cloud(scene.at, scene.chance, size=1.2, roughness=1.8)
     scene.fill(side, np.clip(share * step(0.95 - ragged, 0.4) * texture, 0, 0.9))
 
 
@@ -114,18 +111,18 @@ def _infiltration(scene: Scene, extent: float) -> None:
 
 
 def _edema(scene: Scene, extent: float) -> None:
-    mist = 1 + 0.22 * cloud(scene.at.shape, scene.chance, size=scene.pixels(2.0), roughness=1.8)
+    mist = 1 + 0.22 * cloud(scene.at, scene.chance, size=2.0, roughness=1.8)
     for side in SIDES:
         hilum = ellipse(scene.at, side * 4.2, scene.body.dome - 8.5, 6.0, 8.0)
         scene.fill(side, np.clip((0.16 + 0.3 * extent) * np.exp(-0.5 * hilum**2) * mist, 0, 0.8))
-    scene.vessels += 0.25 * extent * blur(scene.vessels, scene.pixels(0.12))
+    scene.vessels += 0.25 * extent * blur(scene.vessels, 0.12 / scene.at.spacing)
 
 
 def _sphere(scene: Scene, radius: float, *, lobed: float) -> None:
     x, y = scene.place(scene.side(), 0.12, 0.88)
     outline = ellipse(scene.at, x, y, radius, radius * float(scene.chance.uniform(0.85, 1.15)), float(scene.chance.uniform(0, 90)))
     if lobed:
-        outline += lobed * cloud(scene.at.shape, scene.chance, size=scene.pixels(1.6 * radius))
+        outline += lobed * cloud(scene.at, scene.chance, size=1.6 * radius)
     scene.water += 2.2 * radius * ball(np.clip(outline, 0, 1))
 
 
@@ -147,7 +144,7 @@ def _atelectasis(scene: Scene, extent: float) -> None:
 
 
 def _fibrosis(scene: Scene, extent: float) -> None:
-    net = np.abs(cloud(scene.at.shape, scene.chance, size=scene.pixels(1.1), roughness=2.0))
+    net = np.abs(cloud(scene.at, scene.chance, size=1.1, roughness=2.0))
     low = step(scene.at.y - scene.body.dome + 7, 5)
     rim = sum(step(2.5 + 3 * extent - wall(scene.at.y, scene.body) + scene.at.x * side, 2.5) for side in SIDES)
     inside = sum(step(scene.air[side] - 2, 1) for side in SIDES)
@@ -190,3 +187,21 @@ CHANGES: Mapping[str, Callable[[Scene, float], None]] = {
     "Hernia": _hernia,
 }
 """Findings that change what is in the lungs, in the order in which they are put there."""
+
+
+def altered(body: Body, findings: Mapping[str, float]) -> Body:
+    """Return the body with the findings that change its shape. KeyError for an unknown finding."""
+    for name, extent in findings.items():
+        if name in BODIES:
+            body = BODIES[name](body, extent)
+        elif name not in CHANGES:
+            raise KeyError(name)
+    return body
+
+
+def put(scene: Scene, findings: Mapping[str, float]) -> None:
+    """Put findings into a scene. Where each sits belongs to the person: it is there again on the next film."""
+    for index, (name, change) in enumerate(CHANGES.items()):
+        if name in findings:
+            scene.chance = np.random.default_rng([scene.body.seed, 3, index])
+            change(scene, findings[name])

@@ -27,7 +27,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from adapters.hospital import phantom
+from adapters.hospital import other_films, phantom
 from adapters.hospital.anatomy import Body, person
 from adapters.hospital.raster import Field
 
@@ -124,9 +124,9 @@ def examine(
 def _film(technique: Technique, who: Patient, key: list[int], findings: Mapping[str, float], size: tuple[int, int]) -> phantom.Film:
     seed = int(np.random.default_rng(key).integers(2**31))
     if technique.view == "KNEE":
-        return phantom.knee(seed, size=size)
+        return other_films.knee(seed, size=size)
     if technique.view == "LL":
-        return phantom.lateral(seed, size=size)
+        return other_films.lateral(seed, size=size)
     return phantom.frontal(seed, body=who.body, view=technique.view, findings=findings, size=size)
 
 
