@@ -30,7 +30,7 @@ def identity(source: Source, cases: Cases, split: Split, base: ChosenBase, promp
     return {
         "format": FORMAT,
         "films": {"kind": source.kind, "title": source.title, "sha256": source.fingerprint, "options": _options(source)},
-        "labels": {"sha256": fingerprint([cases.findings, cases.labels.tolist()])},
+        "labels": {"sha256": fingerprint([cases.findings, cases.labels.tolist(), cases.patient.tolist()])},
         "split": {
             "made": source.split_words,
             "sha256": fingerprint({side: sorted(cases.key[rows].tolist()) for side, rows in _sides(split)}),
@@ -76,7 +76,10 @@ def claim(out: Path, wanted: Mapping[str, Any]) -> None:
     if path.is_file():
         kept = read(out).get("identity", {})
         if different := list(differences(kept, wanted)):
-            raise Refused(f"{out} holds another experiment: {'; '.join(different)}", hint="give another --out, or the options it was made with")
+            raise Refused(
+                f"{out} holds another experiment: {'; '.join(different)}",
+                hint="give another --out, or the options it was made with",
+            )
         return
     if out.exists() and any(out.iterdir()):
         raise Refused(f"{out} is not empty and holds no experiment", hint="give a new or empty folder as --out")

@@ -45,10 +45,11 @@ def phantom_source(site: str = UNSEEN_SITE, sizes: Sizes = Sizes(), *, seed: int
     size = (sizes.edge, sizes.edge)
 
     def film(row: int) -> Image:
-        return population.film(everyone[row], size=size)
+        return population.film(everyone[row], size=size).pixels
 
     def stream(rows: range) -> Iterator[Image]:
-        return population.films(everyone[rows.start : rows.stop], size=size, workers=workers)
+        taken = population.films(everyone[rows.start : rows.stop], size=size, workers=workers)
+        return (each.pixels for each in taken)
 
     def split(cases: Cases) -> Split:
         with in_the_pipelines_words():

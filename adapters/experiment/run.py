@@ -6,12 +6,11 @@ import hashlib
 import re
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from adapters.gpu.words import in_the_pipelines_words
 from models.errors import CannotPartition
@@ -97,10 +96,11 @@ def run(
         path = folder / unit.file
         kept = path.is_file()
         if not kept and unit.method.name not in impossible:
-            try:
-                _compute(path, unit, bench, seed)
-            except CannotPartition as error:
-                impossible[unit.method.name] = str(error)
+            with in_the_pipelines_words():
+                try:
+                    _compute(path, unit, bench, seed)
+                except CannotPartition as error:
+                    impossible[unit.method.name] = str(error)
         if unit.method.name not in impossible:
             scored.append(_read(path, unit, bench))
         advance(unit, kept)
@@ -109,8 +109,7 @@ def run(
 
 def _compute(path: Path, unit: Unit, bench: Bench, seed: int) -> None:
     started = time.monotonic()
-    with _words_but_for_partitions():
-        logits = unit.method.scores(bench, unit.support, seed=_seed(unit, seed))
+    logits = unit.method.scores(bench, unit.support, seed=_seed(unit, seed))
     seconds = time.monotonic() - started
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,8 +122,8 @@ def _compute(path: Path, unit: Unit, bench: Bench, seed: int) -> None:
 
 
 def _seed(unit: Unit, seed: int) -> int:
-    """A number of its own for each unit: none depends on which others are computed."""
-    return int(fingerprint([seed, unit.method.name, unit.shots, unit.draw])[:8], 16)
+    """A number for each support: the same for every method on it, so that two may share a fit, and for no other."""
+    return int(fingerprint([seed, unit.shots, unit.draw])[:8], 16)
 
 
 def _read(path: Path, unit: Unit, bench: Bench) -> Scored:
