@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from adapters.cli.fewshot import fewshot
+from adapters.cli.progress import bars
 
+if TYPE_CHECKING:
     from adapters.dicom.archive import DicomArchive
 
 AE_ADDRESS = re.compile(r"^([^@\s\\]{1,16})@(.+):(\d{1,5})$")
@@ -22,6 +24,7 @@ experiment = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Add the group."""
+    experiment.command()(fewshot)
     app.add_typer(experiment, name="experiment")
 
 
@@ -37,16 +40,8 @@ def nih_to_dicom(
     from adapters.experiment.nih_to_dicom import TRUTH, convert
 
     archive = _archive(send) if send else None
-    with _progress() as progress:
-        bar = progress.add_task("films")
-        made = convert(
-            folder,
-            out,
-            limit=limit,
-            size=size,
-            archive=archive,
-            advance=lambda done, total: progress.update(bar, completed=done, total=total),
-        )
+    with bars() as watch:
+        made = convert(folder, out, limit=limit, size=size, archive=archive, advance=partial(watch, "films"))
     typer.echo(f"{made.studies} studies in {out}, {made.sent} sent; truth: {out / TRUTH}")
     left = (
         (made.without_file, "rows without a file"),
@@ -68,12 +63,3 @@ def _archive(address: str) -> DicomArchive:
     archive = DicomArchive(ArchiveSettings(ae_title=ae_title, host=host, port=int(port)))
     archive.echo()
     return archive
-
-
-def _progress() -> Progress:
-    """Return progress bars on standard error: standard output is for results."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -50,6 +51,20 @@ def choose_base(wanted: str, *, store: Path | None) -> ChosenBase:
             hint="radclipd model list shows the names; radclipd model fetch or import adds one",
         )
     return _read(kept.name, kept)
+
+
+def needs_store(wanted: str) -> bool:
+    """Say whether it is a name that only the model store can know."""
+    return not wanted.startswith(UNTRAINED_BASE) and not (Path(wanted) / CARD).is_file()
+
+
+def demo_base() -> ChosenBase:
+    """Return the shipped demonstration model. NoWeights where this installation was made without it."""
+    demo: Any = import_module("models.demo")
+    source = demo.source()
+    with in_the_pipelines_words():
+        encoder = source.encoder()
+    return ChosenBase(demo.NAME, encoder, source.preprocess, source.described()["sha256"], demo.MARKING, demo.card())
 
 
 def serving_base(store: Path, name: str, card: Mapping[str, Any]) -> ChosenBase:

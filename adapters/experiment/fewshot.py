@@ -16,6 +16,7 @@ from adapters.experiment import manifest, plots, report
 from adapters.experiment.bases import ChosenBase
 from adapters.experiment.bench import bench_of
 from adapters.experiment.cache import cached
+from adapters.experiment.protocol import cautions
 from adapters.experiment.run import Results, Scored, Unit, run, units
 from adapters.experiment.sources import Source
 from adapters.experiment.tables import MEAN, Resampled, Tables, bootstrap, tables, write_csv, write_parquet
@@ -53,6 +54,7 @@ class Outcome:
 
     tables: Tables
     manifest: Mapping[str, Any]
+    cautions: Sequence[str]
 
 
 def fewshot(source: Source, base: ChosenBase, options: Options, watch: Watch = lambda what, done, total: None) -> Outcome:
@@ -77,7 +79,7 @@ def fewshot(source: Source, base: ChosenBase, options: Options, watch: Watch = l
     measured = tables(scored.scored, bench.cases, bench.split, _resampled(bench, options, len(scored.scored), watch))
     whole |= _told(source, base, options, scored, time.monotonic() - began)
     _write(options.out, measured, whole)
-    return Outcome(measured, whole)
+    return Outcome(measured, whole, cautions(whole, measured))
 
 
 def _scored(bench: Bench, options: Options, watch: Watch) -> Results:
@@ -155,8 +157,13 @@ def summary_json(outcome: Outcome) -> dict[str, Any]:
         at = [row.shots, *outcome.manifest["shots"]] if row.shots == 0 else [row.shots]
         for shots in at:
             means.setdefault(row.method, {})[str(shots)] = {name: _finite(value) for name, value in cell.items()}
-    told = ("shots", "draws", "resamples", "impossible", "left_out", "notes", "commit", "seconds")
-    return {"mean_auc": means, **{name: outcome.manifest[name] for name in told}, **outcome.manifest["identity"]}
+    told = ("shots", "draws", "resamples", "impossible", "left_out", "commit", "seconds")
+    return {
+        "mean_auc": means,
+        "cautions": list(outcome.cautions),
+        **{name: outcome.manifest[name] for name in told},
+        **outcome.manifest["identity"],
+    }
 
 
 def _finite(value: float) -> float | None:

@@ -10,7 +10,7 @@ import numpy as np
 from adapters.experiment.sources import Source, cases_of, labels_of
 from adapters.gpu.words import in_the_pipelines_words
 from adapters.hospital import population
-from adapters.hospital.sites import SITES, UNSEEN_SITE
+from adapters.hospital.sites import PRETRAINING_SITES, SITES, UNSEEN_SITE
 from models.experiment.cases import Cases, Split
 from models.experiment.splits import checked
 from pipeline.domain import Image
@@ -31,16 +31,34 @@ class Sizes(NamedTuple):
     test_positives: int = 60
     edge: int = 256  # pixels of a film's edge
 
+    @classmethod
+    def scaled(cls, pool: int, test: int, edge: int) -> Sizes:
+        """Return sizes whose positives keep their share of a smaller number of films, and their number in a larger one."""
+        whole = WHOLE
+        return cls(
+            pool=pool,
+            test=test,
+            pool_positives=min(whole.pool_positives, pool * whole.pool_positives // whole.pool),
+            test_positives=min(whole.test_positives, test * whole.test_positives // whole.test),
+            edge=edge,
+        )
 
-def phantom_source(site: str = UNSEEN_SITE, sizes: Sizes = Sizes(), *, seed: int = 0, workers: int = 2) -> Source:  # noqa: B008
+
+WHOLE = Sizes()
+POOL_SEED, TEST_SEED = 71, 72
+"""Of the two populations. Fixed: another seed of the experiment draws other supports from the same films."""
+SEEN = "The demonstration model was trained on other films of this site: it is no shift to it. The site that it has not seen is {}."
+
+
+def phantom_source(site: str = UNSEEN_SITE, sizes: Sizes = WHOLE, *, workers: int = 2) -> Source:
     """Return films of a site, each rendered when it is wanted. `workers` processes render. Refused for an unknown site.
 
     Both sides are enriched in rare findings; the weights of the cases undo it. Each film is of another person.
     """
     if site not in SITES:
         raise Refused(f"no phantom hospital is called {site!r}", hint=f"choose from {', '.join(sorted(SITES))}")
-    pool = population.enriched(site, sizes.pool, seed=2 * seed, per_finding=sizes.pool_positives)
-    test = population.enriched(site, sizes.test, seed=2 * seed + 1, per_finding=sizes.test_positives)
+    pool = population.enriched(site, sizes.pool, seed=POOL_SEED, per_finding=sizes.pool_positives)
+    test = population.enriched(site, sizes.test, seed=TEST_SEED, per_finding=sizes.test_positives)
     everyone = [*pool, *test]
     size = (sizes.edge, sizes.edge)
 
@@ -59,12 +77,12 @@ def phantom_source(site: str = UNSEEN_SITE, sizes: Sizes = Sizes(), *, seed: int
         kind="phantom",
         title=f"phantom films of the site {site!r}: {len(pool)} to learn from, {len(test)} tested, one a person",
         cases=_cases(pool, test),
-        identity={"site": site, "seed": seed, **sizes._asdict()},
+        identity={"site": site, "seeds": f"{POOL_SEED}, {TEST_SEED}", **sizes._asdict()},
         film=film,
         split=split,
         split_words="two populations of other persons",
         stream=stream,
-        notes=(PHANTOM,),
+        notes=(PHANTOM, SEEN.format(UNSEEN_SITE)) if site in PRETRAINING_SITES else (PHANTOM,),
     )
 
 

@@ -129,7 +129,7 @@ def _seed(unit: Unit, seed: int) -> int:
 def _read(path: Path, unit: Unit, bench: Bench) -> Scored:
     """Read a unit's file and hold it to the support and the test set."""
     try:
-        with np.load(path) as kept:
+        with path.open("rb") as stream, np.load(stream) as kept:
             logits, seconds, support = kept["logits"], float(kept["seconds"]), str(kept["support"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise Refused(f"{path} cannot be read", hint="remove the file: it will be computed again") from error

@@ -52,7 +52,14 @@ class Line(NamedTuple):
     width: float = 1.4
 
 
-QUIET = {"chance": Line(FAINT, DASHES[2], 1.0), "metadata": Line(FAINT, DASHES[1], 1.0), "zero-shot": Line(INK, DASHES[1], 1.6)}
+QUIET = {
+    "chance": Line(FAINT, DASHES[2], 1.0),
+    "metadata": Line(FAINT, DASHES[0], 1.0),
+    "zero-shot-single": Line(FAINT, DASHES[1], 1.0),
+    "zero-shot-centred": Line(FAINT, DASHES[3], 1.0),
+    "zero-shot": Line(INK, DASHES[1], 1.6),
+    "all-labels": Line(INK, DASHES[2], 1.6),
+}
 """Methods that are there to compare with: always drawn alike."""
 
 
