@@ -168,7 +168,8 @@ def _verifier(dataset: Dataset) -> tuple[str, datetime | None]:
 
 
 def _content_time(dataset: Dataset) -> datetime | None:
-    return moment(f"{dataset.get('ContentDate') or ''}{dataset.get('ContentTime') or ''}", _offset(dataset))
+    date = str(dataset.get("ContentDate") or "").replace(".", "")  # 2025.05.01 in objects of before 1993
+    return moment(f"{date}{dataset.get('ContentTime') or ''}", _offset(dataset)) if date else None
 
 
 def _offset(dataset: Dataset) -> str:

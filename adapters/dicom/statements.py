@@ -54,11 +54,12 @@ def statements_below(node: Dataset, observer: Observer, *, study: str, evidence:
     observer = observer_of(items, observer)
     place = _study_of(items, study, evidence)
     by_algorithm = any(is_called(item, codes.ALGORITHM_NAME) for item in items)  # TID 4019
-    for finding, state in _stated_here(items).items():
+    said = [item for item in items if item.get("RelationshipType") not in CONTEXT]
+    for finding, state in _stated_here(said).items():
         if place:
             yield Statement(place, finding, state, Observer("device") if by_algorithm else observer)
-    for item in items:
-        if item.get("RelationshipType") not in CONTEXT and not is_called(item, codes.NOT_OF_THIS_STUDY):
+    for item in said:
+        if not is_called(item, codes.NOT_OF_THIS_STUDY):
             yield from statements_below(item, observer, study=study, evidence=evidence)
 
 
