@@ -65,11 +65,6 @@ def withdraw(ids: Sequence[int], *, reader: str, source: str, catalog: Catalog) 
     return len(chosen)
 
 
-def no_finding() -> dict[str, LabelState]:
-    """Return what "No Finding" means."""
-    return dict.fromkeys(FINDINGS, LabelState.ABSENT)
-
-
 def reread(*, catalog: Catalog) -> int:
     """Enqueue every document in the catalog to be read for labels; return how many. What they have said is not said twice."""
     with catalog.begin() as tx:
@@ -91,7 +86,10 @@ def read_document(job: Job, *, catalog: Catalog, images: ImageStore, documents: 
             raise Refused(f"there is no document {job.subject} in the catalog")
         study = instance.header.study_instance_uid
         stored = _documents_of(study, tx)
-    said = {uid: _read(found, images, documents) for uid, found in stored.items()}
+        others = {uid: found for uid, found in stored.items() if uid != job.subject}
+    said = {uid: _read(found, images, documents) for uid, found in others.items()}
+    if job.subject in stored:
+        said[job.subject] = documents.read(images.read(instance.file))
     with catalog.begin() as tx:
         tx.studies.find(study)  # on PostgreSQL holds it: one document of a study at a time
         if set(_documents_of(study, tx)) != set(said):
@@ -108,6 +106,7 @@ def _documents_of(study_instance_uid: str, tx: Transaction) -> dict[str, StoredI
 
 
 def _read(instance: StoredInstance, images: ImageStore, documents: DocumentReader) -> Document:
+    """Read one of the study's other documents; a file that is lost is the trouble of its own job."""
     try:
         return documents.read(images.read(instance.file))
     except Refused as error:
@@ -124,6 +123,8 @@ def _keep(uid: str, said: Mapping[str, Document], tx: Transaction) -> tuple[str,
         return "refused", f"document {later} is a later version of it"
     now = tx.now()
     places = tx.studies.accession_numbers({reading.study_instance_uid for reading in document.readings})
+    if not places:
+        return "refused", "speaks of no study in the catalog"
     before = tx.labels.of_studies(places)
     replaced = [label for label in standing(before) if label.document in document.replaces and label.document != uid]
     since = max((label.stated_at for label in replaced), default=None)

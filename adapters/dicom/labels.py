@@ -20,7 +20,7 @@ from adapters.dicom.content import children, code_in, everything_below, is_calle
 from adapters.dicom.label_codes import ALGORITHM_NAME, DEVICE_OBSERVER
 from adapters.dicom.statements import Observer, Statement, observer_of, statements_below, stronger
 from pipeline.domain import NO_FINDING, Document, LabelState, Reading
-from pipeline.labels import no_finding
+from pipeline.findings import no_finding
 from pipeline.rules import KEY_OBJECT_SELECTION, OWN_MODEL_NAME
 
 REPORTS = {

@@ -14,6 +14,7 @@ from adapters.catalog.catalog import SqlCatalog
 from pipeline import labels, rules
 from pipeline.domain import FINDINGS, Label, LabelState, Reading
 from pipeline.errors import BadLabels, Refused
+from pipeline.findings import no_finding
 from pipeline.ports import Catalog
 from pipeline.resolve import LabelPolicy, resolve, standing
 from tests.contract.test_catalog import add, film
@@ -110,7 +111,7 @@ def test_studies_by_uid_and_by_accession_number(catalog: Catalog) -> None:
 
 def test_readings_are_taken_and_taking_them_again_adds_nothing(catalog: Catalog) -> None:
     said = [
-        reading(findings=labels.no_finding(), stated_at=NOON),
+        reading(findings=no_finding(), stated_at=NOON),
         reading(
             "", accession_number="A1", reader="bob", findings={"Mass": PRESENT}, asked_because="random", selection_probability=0.1
         ),
@@ -206,7 +207,7 @@ def test_more_studies_than_fit_into_one_statement(catalog: Catalog, monkeypatch:
     numbers = range(100, 130)
     for number in numbers:
         add(catalog, film(study=f"1.{number}", sop=f"1.{number}.1", accession_number=f"B{number}"))
-    said = [reading("", accession_number=f"B{number}", findings=labels.no_finding()) for number in numbers]
+    said = [reading("", accession_number=f"B{number}", findings=no_finding()) for number in numbers]
     assert labels.take(said, catalog=catalog) == labels.Taken(30 * len(FINDINGS), 0, 30)
     kept = all_of(catalog)
     with catalog.read() as tx:

@@ -24,6 +24,7 @@ class Hospital:
         self.catalog, self.images, self.archive = FakeCatalog(), FakeImageStore(), FakeArchive()
         self.pixels, self.writer, self.documents = FakeImageReader(), FakeReportWriter(), FakeDocuments()
         self.chest = rules.ChestPolicy()
+        self.reads_documents = True
         self.work = work.WorkPolicy(lease_seconds=60, maximum_attempts=3, retry_base_seconds=1, retry_cap_seconds=8)
         self.circuit = CircuitPolicy(threshold=2, rest_seconds=30)
         if serving:
@@ -51,7 +52,7 @@ class Hospital:
             SENDER,
             catalog=self.catalog,
             images=self.images,
-            policy=receive.ReceivePolicy(minimum_free_bytes=1000, read_documents=True),
+            policy=receive.ReceivePolicy(minimum_free_bytes=1000, read_documents=self.reads_documents),
         )
 
     def settle(self, *, quiet: float = 60, on_release: bool = False, ask: bool = False) -> list[settle.Settled]:

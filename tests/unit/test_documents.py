@@ -15,7 +15,7 @@ from pydicom.sequence import Sequence
 
 from adapters.dicom.labels import REPORTS, DicomDocuments, DocumentSettings
 from pipeline.domain import FINDINGS, NO_FINDING, Document, LabelState
-from pipeline.labels import no_finding
+from pipeline.findings import no_finding
 from tests import documents as sr
 from tests.builders import COMPREHENSIVE_3D_SR, dx, encoded, file_of
 from tests.unit.report_of import a_card_version, report_on

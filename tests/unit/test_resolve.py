@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline import rules
 from pipeline.domain import FINDINGS, Label, LabelState
-from pipeline.labels import no_finding
+from pipeline.findings import no_finding
 from pipeline.resolve import ABSENT, PRESENT, UNKNOWN, LabelPolicy, resolve, standing
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
