@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from adapters.hospital import anatomy, findings
+from adapters.hospital import anatomy, findings, skeleton
 from adapters.hospital.anatomy import SIDES, Body
 from adapters.hospital.detector import developed
 from adapters.hospital.devices import devices
@@ -86,10 +86,10 @@ def frontal(
 
 def _thickness(at: Grid, body: Body, taken: Exposure, present: Mapping[str, float], chance: np.random.Generator) -> Field:
     """Return the thickness of water (cm) that attenuates as the patient and all that is on the patient do."""
-    scene = _scene(at, _posed(findings.altered(body, present), taken), chance)
+    scene = _scene(at, _posed(findings.altered(body, present), taken), taken.view, chance)
     findings.put(scene, present)
     foreign = devices(at, scene.body, taken.devices, chance, scene.pneumothorax_side)
-    return _soft(scene, chance) + np.float32(BONE) * _bone(scene, taken) + foreign
+    return np.maximum(_flesh_and_bone(at, scene.body, taken, chance) - _lungs(scene, chance), 0) + scene.water + foreign
 
 
 def _posed(body: Body, taken: Exposure) -> Body:
@@ -101,11 +101,12 @@ def _posed(body: Body, taken: Exposure) -> Body:
     )
 
 
-def _scene(at: Grid, body: Body, chance: np.random.Generator) -> Scene:
+def _scene(at: Grid, body: Body, view: str, chance: np.random.Generator) -> Scene:
     """Return what the beam meets in healthy lungs."""
     return Scene(
         at=at,
         body=body,
+        view=view,
         chance=chance,
         air={side: anatomy.lung(at, body, side) for side in SIDES},
         heart=anatomy.mediastinum(at, body),
@@ -114,20 +115,21 @@ def _scene(at: Grid, body: Body, chance: np.random.Generator) -> Scene:
     )
 
 
-def _soft(scene: Scene, chance: np.random.Generator) -> Field:
-    at, body = scene.at, scene.body
-    air = scene.air[-1] + scene.air[1]
-    grain = 1 + 0.012 * cloud(at, chance, size=0.5) + 0.02 * cloud(at, chance, size=5)
-    in_lung = step(air - 1.0, 1.0) * (1 - scene.heart)
-    mottle = 1 + 0.012 * cloud(at, chance, size=3)
-    flesh = np.maximum(anatomy.trunk(at, body), anatomy.arms(at, body)) * mottle
-    gas = anatomy.airways(at) + anatomy.stomach_bubble(at, body, float(chance.uniform(0, 1.1)))
-    soft = flesh + anatomy.breasts(at, body) - air * (1 - scene.heart) * grain - gas + scene.vessels * in_lung + scene.water
-    return np.asarray(np.maximum(soft, 0), dtype=np.float32)
+def _lungs(scene: Scene, chance: np.random.Generator) -> Field:
+    """Thickness of tissue (cm) that is missing where air is."""
+    at = scene.at
+    air = (scene.air[-1] + scene.air[1]) * (1 - scene.heart)
+    grain = 1 + 0.014 * cloud(at, chance, size=0.6, octaves=2) + 0.02 * cloud(at, chance, size=5)
+    return np.asarray(air * grain - scene.vessels * step(air - 0.8, 0.8))
 
 
-def _bone(scene: Scene, taken: Exposure) -> Field:
-    at, body = scene.at, scene.body
-    portable = taken.view == "AP"
-    bone = anatomy.ribs(at, body) + anatomy.clavicles(at, body, 1.6 if portable else 0.0) + anatomy.spine(at, body)
-    return bone + anatomy.shoulder_girdle(at, body, 2.4 if portable else 0.4)
+def _flesh_and_bone(at: Grid, body: Body, taken: Exposure, chance: np.random.Generator) -> Field:
+    """Thickness of everything but lungs, bone counted as the tissue that attenuates as much; at half the resolution, enlarged."""
+    coarse, portable = at.coarse(), taken.view == "AP"
+    spread = float(chance.uniform(-0.5, 2.0) if portable else chance.uniform(1.0, 9.0))
+    flesh = np.maximum(anatomy.trunk(coarse, body), anatomy.arms(coarse, body, spread))
+    flesh *= 1 + 0.012 * cloud(coarse, chance, size=3)
+    flesh += anatomy.breasts(coarse, body) + anatomy.muscles(coarse, body) - anatomy.airways(coarse, body)
+    flesh -= anatomy.stomach_bubble(coarse, body, float(chance.uniform(0, 1.1))) + anatomy.bowel(coarse, body, chance)
+    bone = skeleton.bones(coarse, body, lift=1.0 if portable else 0.0, inward=2.4 if portable else 0.2)
+    return at.fine(np.asarray(flesh + np.float32(BONE) * bone, dtype=np.float32))

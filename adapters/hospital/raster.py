@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,10 +15,12 @@ from scipy import ndimage
 Field = npt.NDArray[np.floating[Any]]
 """float32 [H, W]: one number for each pixel; [1, W] or [H, 1] where it depends on x or y alone."""
 
-LATTICE_SPAN = 64.0
+LATTICE_SPAN = 48.0
 """The noise of `cloud` repeats after so many centimetres: farther than any film reaches."""
 SPLINE_SPREAD = 0.479
 """Standard deviation that a lattice of unit normals keeps under cubic B-spline interpolation in two dimensions: 151/315."""
+FINEST = 0.1
+"""Pixel (cm) below which what has no fine edges is worked out at half the resolution."""
 SAMPLING = 0.75
 """Points of a ribbon lie this many pixels apart."""
 
@@ -41,6 +43,20 @@ class Grid:
         middle = np.float32((self.y[0, 0] + self.y[-1, 0]) / 2)
         x, y = (self.x - np.float32(right)) / np.float32(zoom), (self.y - middle - np.float32(down)) / np.float32(zoom)
         return Grid(x, y + middle, self.spacing / zoom)
+
+    def coarse(self) -> Grid:
+        """Return the grid of half as many rows and columns where pixels are finer than FINEST; else this one."""
+        if self.spacing >= FINEST:
+            return self
+        y, x = self.y[: self.y.size // 2 * 2], self.x[:, : self.x.size // 2 * 2]
+        return Grid((x[:, ::2] + x[:, 1::2]) / 2, (y[::2] + y[1::2]) / 2, 2 * self.spacing)
+
+    def fine(self, coarse: Field) -> Field:
+        """Return a field of `coarse` interpolated to this grid."""
+        if coarse.shape == self.shape:
+            return coarse
+        rows, columns = (_enlarging(length, 2, small) for length, small in zip(self.shape, coarse.shape, strict=True))
+        return np.asarray(rows @ coarse @ columns.T)
 
     def zeros(self) -> Field:
         """Return an empty field."""
@@ -113,7 +129,7 @@ def blur(image: Field, sigma: float) -> Field:
     small = _shrunk(image, factor)
     own = np.sqrt(max(sigma * sigma - factor * factor / 3, 1.0)) / factor  # averaging and interpolation have blurred by the rest
     small = ndimage.gaussian_filter(small, own, mode="reflect", truncate=3.0)
-    rows, columns = (_enlarging(length, factor) for length in image.shape)
+    rows, columns = (_enlarging(length, factor, blocks) for length, blocks in zip(image.shape, small.shape, strict=True))
     return np.asarray(rows @ small @ columns.T, dtype=np.float32)
 
 
@@ -125,9 +141,8 @@ def _shrunk(image: Field, factor: int) -> Field:
 
 
 @lru_cache(maxsize=64)
-def _enlarging(length: int, factor: int) -> npt.NDArray[np.float32]:
-    """Return the matrix [length, ceil(length / factor)] that interpolates block averages linearly."""
-    blocks = -(-length // factor)
+def _enlarging(length: int, factor: int, blocks: int) -> npt.NDArray[np.float32]:
+    """Return the matrix [length, blocks] that interpolates block averages linearly."""
     place = np.clip((np.arange(length) + 0.5) / factor - 0.5, 0, blocks - 1)
     low = np.minimum(place.astype(np.intp), max(blocks - 2, 0))
     share = (place - low).astype(np.float32)
@@ -147,7 +162,7 @@ def cloud(at: Grid, chance: np.random.Generator, *, size: float, roughness: floa
     for octave in range(octaves):
         strength, pitch = 2.0 ** (-roughness * octave), 0.5 * size / 2**octave
         power += strength * strength
-        if pitch < at.spacing:
+        if pitch < 1.5 * at.spacing:
             continue
         knots = int(np.ceil(LATTICE_SPAN / pitch))
         lattice = own.standard_normal((knots, knots), dtype=np.float32)
@@ -169,42 +184,78 @@ def _spline(position: Field, pitch: float, knots: int) -> npt.NDArray[np.float32
     return matrix
 
 
-def deposit(at: Grid, x: Field, y: Field, amount: Field) -> Field:
-    """Drop `amount` (cm of thickness times cm^2 of area) at points and return the thickness that it makes, shared by 4 pixels."""
-    rows, columns = at.shape
-    across, down = (x.ravel() - at.x[0, 0]) / np.float32(at.spacing), (y.ravel() - at.y[0, 0]) / np.float32(at.spacing)
-    inside = (across > 0) & (across < columns - 1.001) & (down > 0) & (down < rows - 1.001)
-    across, down = across[inside], down[inside]
-    weight = np.broadcast_to(amount, x.shape).ravel()[inside] / np.float32(at.spacing**2)
-    left, top = across.astype(np.intp), down.astype(np.intp)
-    across, down, corner = across - left, down - top, top * columns + left
-    upper, lower = weight * (1 - down), weight * down
-    parts = [(corner, upper * (1 - across)), (corner + 1, upper * across)]
-    parts += [(corner + columns, lower * (1 - across)), (corner + columns + 1, lower * across)]
-    total = sum(np.bincount(index, share, rows * columns) for index, share in parts)
-    return np.asarray(total, dtype=np.float32).reshape(rows, columns)
+def curve(points: Sequence[tuple[float, float]], count: int = 40) -> Field:
+    """Return a smooth path [count, 2] through these points (x, y in cm), by Catmull and Rom."""
+    knots = np.array([points[0], *points, points[-1]], dtype=np.float32)
+    t = np.linspace(0, len(points) - 1 - 1e-4, count, dtype=np.float32)
+    base = t.astype(np.intp)
+    t = (t - base)[:, None]
+    a, b, c, d = (knots[base + offset] for offset in range(4))
+    path = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+    return np.asarray(path, dtype=np.float32)
 
 
-def ribbon(
-    at: Grid, path: Field, half_width: Field | float, profile: Callable[[Field], Field], thickness: Field | float = 1.0
-) -> Field:
-    """Return the thickness (cm) of ribbons along paths [..., N, 2] (x, y in cm).
+class Sheet:
+    """A sheet on which ribbons and plates are laid, given in centimetres; they add up where they cross."""
 
-    `half_width` and `thickness` (cm) are [..., N] or one number; `profile` gives the share of the thickness at u in -1..1 across.
-    Paths are followed finely enough for the grid.
-    """
-    widths, depths = (np.broadcast_to(np.asarray(value, np.float32), path.shape[:-1]) for value in (half_width, thickness))
-    strand = _resampled(np.stack([path[..., 0], path[..., 1], widths, depths], axis=-1), at.spacing)
-    path, widths, depths = strand[..., :2], strand[..., 2], strand[..., 3]
-    along = np.gradient(path, axis=-2)
-    length = np.maximum(np.hypot(along[..., 0], along[..., 1]), np.float32(1e-6))
-    count = max(3, int(np.ceil(2 * float(widths.max()) / (SAMPLING * at.spacing))))
-    u = ((np.arange(count, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / count) - 1)[:, None]
-    offset = u * widths[..., None, :]
-    x = path[..., None, :, 0] - offset * (along[..., 1] / length)[..., None, :]
-    y = path[..., None, :, 1] + offset * (along[..., 0] / length)[..., None, :]
-    area = depths * length * widths * np.float32(2 / count)
-    return deposit(at, x, y, profile(u) * area[..., None, :])
+    def __init__(self, at: Grid) -> None:
+        self._at = at
+        self._points: list[tuple[Field, Field, Field]] = []  # x, y in pixels, thickness of one pixel that lies there
+        self._plates: list[Field] = []
+
+    def add(self, thickness: Field) -> None:
+        """Lay a field (cm)."""
+        self._plates.append(thickness)
+
+    def distance(self, x: float, y: float, power: float = 2.0) -> Field:
+        """Return how far each pixel is from a point, cm; with a higher power distance is the same on a rounded square."""
+        across, down = np.abs(self._at.x - np.float32(x)), np.abs(self._at.y - np.float32(y))
+        return np.asarray((across**power + down**power) ** np.float32(1 / power), dtype=np.float32)
+
+    def ribbon(
+        self, path: Field, half_width: Field | float, profile: Callable[[Field], Field], thickness: Field | float = 1.0
+    ) -> None:
+        """Lay ribbons along paths [..., N, 2] (x, y in cm) or [..., N, 3] (and the depth along the beam).
+
+        `half_width` and `thickness` (cm) are [..., N] or one number; `profile` gives the share of the thickness at u in -1..1
+        across. A ribbon that runs along the beam is thicker.
+        """
+        spacing = self._at.spacing
+        numbers = [np.broadcast_to(np.asarray(value, np.float32), path.shape[:-1])[..., None] for value in (half_width, thickness)]
+        strand = _resampled(np.concatenate([path, *numbers], axis=-1).astype(np.float32), spacing)
+        path, widths, depths = strand[..., :-2], strand[..., -2], strand[..., -1]
+        along = np.gradient(path, axis=-2)
+        length = np.maximum(np.hypot(along[..., 0], along[..., 1]), np.float32(1e-6))
+        count = max(2, int(np.ceil(2 * float(widths.max()) / (SAMPLING * spacing))))
+        u = ((np.arange(count, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / count) - 1)[:, None]
+        x = path[..., None, :, 0] - u * (widths * along[..., 1] / length)[..., None, :]
+        y = path[..., None, :, 1] + u * (widths * along[..., 0] / length)[..., None, :]
+        amount = depths * np.sqrt(np.square(along).sum(axis=-1)) * widths * np.float32(2 / count / spacing**2)
+        self._drop(x, y, profile(u) * amount[..., None, :])
+
+    def _drop(self, x: Field, y: Field, amount: Field) -> None:
+        rows, columns = self._at.shape
+        x = ((x - self._at.x[0, 0]) / np.float32(self._at.spacing)).ravel()
+        y = ((y - self._at.y[0, 0]) / np.float32(self._at.spacing)).ravel()
+        inside = (x > 0) & (x < columns - 1.001) & (y > 0) & (y < rows - 1.001)
+        self._points.append((x[inside], y[inside], amount.ravel()[inside]))
+
+    def rendered(self) -> Field:
+        """Return the thickness (cm) of all that lies here."""
+        return np.asarray(sum(self._plates, self._threads()), dtype=np.float32)
+
+    def _threads(self) -> Field:
+        """Add up the points of all ribbons; each is shared by the four pixels around it."""
+        if not self._points:
+            return self._at.zeros()
+        rows, columns = self._at.shape
+        x, y, amount = (np.concatenate(parts) for parts in zip(*self._points, strict=True))
+        left, top = x.astype(np.int32), y.astype(np.int32)
+        x, y, corner = x - left, y - top, top * np.int32(columns) + left
+        lower, upper = amount * y, amount * (1 - y)
+        corners = np.concatenate([corner, corner + 1, corner + columns, corner + columns + 1])
+        shares = np.concatenate([upper * (1 - x), upper * x, lower * (1 - x), lower * x])
+        return np.bincount(corners, shares, rows * columns).astype(np.float32).reshape(rows, columns)
 
 
 def _resampled(strand: Field, spacing: float) -> Field:
