@@ -140,7 +140,6 @@ def _source(
 
 def _catalog(ctx: typer.Context) -> Source:
     from adapters import wiring
-    from adapters.catalog import query
     from adapters.dicom.pixels import DicomImageReader
     from adapters.experiment.catalog_source import catalog_source
 
@@ -148,7 +147,7 @@ def _catalog(ctx: typer.Context) -> Source:
     catalog = wiring.open_catalog(config)
     reader = DicomImageReader(wiring.open_image_store(config))
     try:
-        return catalog_source(lambda sql: query.run(config.catalog.url, sql)[1], catalog, reader, chest=wiring.chest_policy(config))
+        return catalog_source(catalog, reader, chest=wiring.chest_policy(config), labels=wiring.label_policy(config))
     finally:
         catalog.dispose()
 

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from adapters.experiment.sources import SPLIT_SEED, TEST_SHARE, Source, cases_of, known
+from adapters.experiment.sources import SPLIT_SEED, TEST_SHARE, Source, cases_of
 from adapters.gpu.words import in_the_pipelines_words
 from adapters.hospital.nih import age_of
-from models.experiment.cases import ABSENT, PRESENT, UNKNOWN, Cases, Split
+from models.experiment.cases import Cases, Split
 from models.experiment.splits import split_by_patient
-from pipeline.domain import FINDINGS, Image, LabelState, StoredInstance
+from pipeline.domain import Image, StoredInstance
 from pipeline.errors import Refused
 from pipeline.ports import Catalog, ImageReader
+from pipeline.resolve import LabelPolicy, resolve
 from pipeline.rules import ChestPolicy, choose_images
-
-STATEMENTS = "SELECT study_instance_uid, finding, state FROM v_labels WHERE revoked = 0 ORDER BY created_at, id"
-"""Every statement that stands, oldest first: who speaks last is heard."""
-VALUES = {LabelState.PRESENT: PRESENT, LabelState.ABSENT: ABSENT, LabelState.UNCERTAIN: UNKNOWN}
 
 NOT_RANDOM = (
     "The studies are those that somebody labelled, which is no random sample of the archive: prevalences, and figures that depend "
     "on them, are of the labelled studies."
 )
-
-Ask = Callable[[str], Iterable[tuple[str, ...]]]
-"""Runs one reading statement on the catalog and gives its rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +34,12 @@ class _Labelled:
     labels: npt.NDArray[np.int8]
 
 
-def catalog_source(ask: Ask, catalog: Catalog, reader: ImageReader, *, chest: ChestPolicy) -> Source:
-    """Return the labelled studies of a catalog. The newest statement on a finding wins; uncertain is unknown, as is silence.
+def catalog_source(catalog: Catalog, reader: ImageReader, *, chest: ChestPolicy, labels: LabelPolicy) -> Source:
+    """Return the labelled studies of a catalog. `labels` settles what readers disagree on; uncertain is unknown, as is silence.
 
     Refused where nothing is labelled, or the labelled patients fit on one side only.
     """
-    statements = _newest(ask)
-    studies, without_film = _studies(statements, catalog, chest)
+    studies, without_film = _studies(catalog, chest, labels)
     if not studies:
         raise Refused("no study of this catalog has both a label and a frontal film", hint="label a few studies first")
     headers = [study.instance.header for study in studies]
@@ -80,22 +72,14 @@ def catalog_source(ask: Ask, catalog: Catalog, reader: ImageReader, *, chest: Ch
     )
 
 
-def _newest(ask: Ask) -> Mapping[str, npt.NDArray[np.int8]]:
-    """Return labels [14] by study."""
-    found: dict[str, npt.NDArray[np.int8]] = {}
-    for study, finding, state in ask(STATEMENTS):
-        labels = found.setdefault(study, np.full(len(FINDINGS), UNKNOWN, dtype=np.int8))
-        labels[FINDINGS.index(finding)] = VALUES[LabelState(state)]
-    return {study: labels for study, labels in sorted(found.items()) if known(labels[None])[0]}
-
-
-def _studies(statements: Mapping[str, npt.NDArray[np.int8]], catalog: Catalog, chest: ChestPolicy) -> tuple[list[_Labelled], int]:
+def _studies(catalog: Catalog, chest: ChestPolicy, policy: LabelPolicy) -> tuple[list[_Labelled], int]:
     """Return the labelled studies that have a frontal film, the first of each, and how many have none."""
     found: list[_Labelled] = []
     with catalog.read() as transaction:
-        for uid, labels in statements.items():
+        resolution = resolve(transaction.labels.all(), policy)
+        for uid, targets in zip(resolution.studies, resolution.targets(resolution.studies), strict=True):
             study = transaction.studies.find(uid)
             films = choose_images(transaction.studies.instances(uid), chest).images
             if study is not None and films:
-                found.append(_Labelled(uid, study.patient_key, films[0], labels))
-    return found, len(statements) - len(found)
+                found.append(_Labelled(uid, study.patient_key, films[0], targets))
+    return found, len(resolution.studies) - len(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from adapters.experiment.bases import ChosenBase
 from adapters.experiment.bench import bench_of
 from adapters.experiment.cache import cached
 from adapters.experiment.protocol import cautions
-from adapters.experiment.run import Results, Scored, Unit, run, units
+from adapters.experiment.run import Results, Unit, run, units
 from adapters.experiment.sources import Source
-from adapters.experiment.tables import MEAN, Resampled, Tables, bootstrap, tables, write_csv, write_parquet
+from adapters.experiment.tables import MEAN, KeptBootstrap, Tables, tables, write_csv, write_parquet
 from models.ladder.method import Bench, Method
 from models.prompts import read_prompts
 from pipeline.errors import OutOfResources
@@ -76,7 +75,16 @@ def fewshot(source: Source, base: ChosenBase, options: Options, watch: Watch = l
     whole = {"identity": manifest.identity(source, bench.cases, bench.split, base, prompts, seed=options.seed)}
     manifest.claim(options.out, whole["identity"])
     scored = _scored(bench, options, watch)
-    measured = tables(scored.scored, bench.cases, bench.split, _resampled(bench, options, len(scored.scored), watch))
+    measured = tables(
+        scored.scored,
+        bench.cases,
+        bench.split,
+        KeptBootstrap(
+            bench.cases.patient[bench.split.test], options.out / RESAMPLES, resamples=options.resamples, seed=options.seed
+        ),
+        seed=options.seed,
+        advance=lambda done: watch(RESAMPLING, done, len(scored.scored)),
+    )
     whole |= _told(source, base, options, scored, time.monotonic() - began)
     _write(options.out, measured, whole)
     return Outcome(measured, whole, cautions(whole, measured))
@@ -90,25 +98,6 @@ def _scored(bench: Bench, options: Options, watch: Watch) -> Results:
         watch(SCORING, next(places), len(wanted))
 
     return run(options.out, bench, wanted, seed=options.seed, advance=advance)
-
-
-def _resampled(bench: Bench, options: Options, total: int, watch: Watch) -> Resampled:
-    """Resample the test patients for each result once, and keep what came of it."""
-    fresh = bootstrap(bench.cases, bench.split, resamples=options.resamples, seed=options.seed)
-    folder = options.out / RESAMPLES
-    places = iter(range(1, total + 1))
-
-    def resampled(one: Scored) -> Any:
-        path = folder / f"{hashlib.sha256(one.logits.tobytes()).hexdigest()[:32]}-{options.resamples}.npy"
-        if not path.is_file():
-            folder.mkdir(exist_ok=True)
-            with path.with_suffix(".part").open("wb") as stream:
-                np.save(stream, fresh(one).astype(np.float32))
-            path.with_suffix(".part").replace(path)
-        watch(RESAMPLING, next(places), total)
-        return np.load(path).astype(np.float64)
-
-    return resampled
 
 
 def _told(source: Source, base: ChosenBase, options: Options, scored: Results, seconds: float) -> dict[str, Any]:

@@ -21,7 +21,7 @@ BY_SHOTS, BY_FINDING, COMMON_AND_RARE, BY_STUDIES = (
     "auc-by-studies-read.png",
 )
 CAPTIONS = {
-    BY_SHOTS: "Mean AUC against shots. Band: 95 % interval, test patients resampled. Level lines take no support.",
+    BY_SHOTS: "Mean AUC against shots. Band: 95 % interval, test patients and draws resampled. Level lines take no support.",
     BY_FINDING: "AUC of each finding against shots; n: positives in the test set.",
     COMMON_AND_RARE: "Mean AUC of common and of rare findings against shots.",
     BY_STUDIES: "Mean AUC against the studies that would have to be read at random to find the support.",

@@ -11,7 +11,8 @@ import numpy as np
 from adapters.experiment import plots
 from adapters.experiment.page import page
 from adapters.experiment.protocol import PROTOCOL, cautions
-from adapters.experiment.tables import MEAN, REFERENCES, WEIGHTED, Comparison, Summary, Tables
+from adapters.experiment.tables import MEAN, Comparison, Summary, Tables
+from models.experiment.summary import REFERENCES, ZERO_SHOT
 
 MARKDOWN, HTML = "report.md", "report.html"
 CHANCE = 0.5
@@ -50,7 +51,7 @@ def _opening(title: str, whole: Mapping[str, Any], measured: Tables) -> str:
 
 def _short(measured: Tables) -> str:
     """The findings in sentences: zero-shot, and at each shot count the method that came out best."""
-    base = _cell(measured.summary, "zero-shot", MEAN, 0)
+    base = _cell(measured.summary, ZERO_SHOT, MEAN, 0)
     sentences = []
     if base is not None and not np.isnan(base.auc):
         sentences.append(
@@ -85,9 +86,8 @@ def _means(measured: Tables) -> str:
         cells = [_cell(measured.summary, method, MEAN, at) for at in shots]
         rows.append([method, *(_with_interval(cell, of=findings) for cell in cells)])
     words = (
-        "Mean AUC over the findings, mean over draws ± SD over draws, and the 95 % interval of the mean with the test patients "
-        "resampled. The intervals hold for these supports; the SD says how much the support matters. Where not all findings are "
-        "defined it is said how many are: such a mean must not be set beside one of all."
+        "Mean AUC over the findings, mean over draws ± SD over draws, and the 95 % interval of the mean, test patients and draws "
+        "resampled. Where not all findings are defined it is said how many are: such a mean must not be set beside one of all."
     )
     return _section("Mean AUC by shots", words, _table(["method", *map(_shots, shots)], rows))
 
@@ -98,8 +98,8 @@ def _against(measured: Tables, reference: str) -> str:
         return ""
     lines = [_compared(row) for row in rows]
     words = (
-        f"Difference of the mean AUC from {reference} over the findings that both define, on the same resampled patients and, "
-        "where both draw, the same supports. p is two-sided, corrected after Holm over all rows of this table."
+        f"Difference of the mean AUC from {reference} over the findings that both define, on the same resampled patients and "
+        "draws. p is two-sided, corrected after Holm over all rows of this table."
     )
     header = ["method", "shots", "AUC points", "95 % interval", f"relative to {reference}", "relative to its part above .5", "p"]
     return _section(f"Against {reference}", words, _table(header, lines))
@@ -137,10 +137,7 @@ def _findings(measured: Tables) -> str:
 def _calibration(measured: Tables) -> str:
     most = max((row.shots for row in measured.summary), default=0)
     rows = [row for row in _scope(measured.summary, MEAN) if row.shots in (0, most)]
-    weighted = {(row.method, row.shots): row.auc for row in _scope(measured.summary, WEIGHTED)}
-    lines = [
-        [row.method, str(row.shots), *map(_auc, (row.auprc, weighted[row.method, row.shots], row.brier, row.ece))] for row in rows
-    ]
+    lines = [[row.method, str(row.shots), *map(_auc, (row.auprc, row.weighted_auc, row.brier, row.ece))] for row in rows]
     words = (
         "Brier score and expected calibration error take the logistic of each score for a probability. Few methods mean it so: "
         "large errors say that scores need calibration before they are shown as percentages, not that they rank badly."
@@ -169,7 +166,8 @@ def _made(measured: Tables, whole: Mapping[str, Any]) -> str:
         f"* Encoder: {base['name']} ({base['architecture']}), weights {base['sha256'][:12]}"
         + (f", marked “{base['marking']}”" if base["marking"] else "")
         + ". Findings are 14 independent binaries; unknown labels take part in nothing.",
-        f"* Intervals: {whole['resamples']} resamples of the test patients with all their films, the same for every method.",
+        f"* Intervals: {whole['resamples']} resamples of the test patients with all their films, crossed with resamples of "
+        "the draws, the same for every method.",
     ]
     lines += [f"* {method} is not in the tables: {reason}." for method, reason in whole["impossible"].items()]
     return _section("How it was made", "\n".join(lines))
@@ -220,7 +218,7 @@ def _with_interval(row: Summary | None, *, of: int) -> str:
     """Mean, SD and interval; and on how many findings, where that is not all of them."""
     if row is None:
         return ""
-    spread = f" ± {_auc(row.sd)}" if not np.isnan(row.sd) else ""
+    spread = f" ± {_auc(row.sd)}" if row.draws > 1 else ""
     partly = f" ({row.findings} of {of})" if row.findings < of else ""
     return f"{_auc(row.auc)}{spread} [{_auc(row.lo)}, {_auc(row.hi)}]{partly}"
 

@@ -15,13 +15,12 @@ import numpy as np
 from adapters.gpu.words import in_the_pipelines_words
 from models.errors import CannotPartition
 from models.experiment.draws import draws
+from models.experiment.summary import NO_LABELS
 from models.fingerprint import fingerprint
 from models.ladder.method import Bench, Logits, Method, Support
 from pipeline.errors import OutOfResources, Refused
 
 SCORES = "scores"
-NO_SHOTS = 0
-"""Shot count under which a method that needs no support is filed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ def units(methods: Sequence[Method], bench: Bench, *, shots: Sequence[int], coun
 
 def _units_of(method: Method, supports: Sequence[Support]) -> list[Unit]:
     if not method.learns:
-        return [Unit(method, NO_SHOTS, 0, None)]
+        return [Unit(method, NO_LABELS, 0, None)]
     return [Unit(method, support.shots, support.draw, support) for support in supports]
 
 

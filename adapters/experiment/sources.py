@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from models.experiment.cases import ABSENT, PRESENT, UNKNOWN, Cases, Split
+from models.experiment.cases import ABSENT, PRESENT, Cases, Split
 from models.fingerprint import fingerprint
 from pipeline.domain import FINDINGS, Image
 
@@ -106,8 +106,3 @@ def labels_of(present: Sequence[frozenset[str]]) -> npt.NDArray[np.int8]:
 def with_pixels(cases: Cases, pixel_sha256: npt.NDArray[np.str_]) -> Cases:
     """Return the same cases with the hashes of their films."""
     return replace(cases, pixel_sha256=pixel_sha256)
-
-
-def known(labels: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
-    """[N]: at least one finding is not unknown."""
-    return np.asarray((labels != UNKNOWN).any(axis=1))

@@ -1,11 +1,17 @@
-"""From logits to tables: one row a finding and draw, means with intervals, paired comparisons. Undefined is empty, never .5."""
+"""From logits to tables: one row a finding and draw, means with intervals, paired comparisons. Undefined is empty, never .5.
+
+The statistics are `models.experiment.summary`'s; here they are asked for all findings together, for the common and the rare ones,
+and for each.
+"""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,27 +20,17 @@ import numpy.typing as npt
 
 from adapters.experiment.run import Scored
 from models.experiment.cases import ABSENT, PRESENT, Cases, Split
-from models.experiment.statistics import (
-    PatientBootstrap,
-    auc,
-    auprc,
-    brier,
-    defined,
-    ece,
-    holm,
-    interval,
-    normal_p,
-)
+from models.experiment.statistics import Floats, Labels, PatientBootstrap, Scores, holm, macro, prevalence_weighted
+from models.experiment.summary import NO_LABELS, REFERENCES, Run, averages, measured, summarise
 
-Floats = npt.NDArray[np.float64]
-
-MEAN, WEIGHTED, COMMON, RARE = "mean", "prevalence-weighted", "common", "rare"
-"""Scopes over several findings: the plain mean, the mean weighted with prevalence, and the two halves that RARE_BELOW makes."""
+MEAN, COMMON, RARE = "mean", "common", "rare"
+"""Scopes over several findings: all, and the two halves that RARE_BELOW makes. Every finding is a scope, too."""
 RARE_BELOW = 0.025
 """Prevalence in the pool, weighted to the archive, below which a finding is rare."""
-REFERENCES = ("zero-shot", "paper-head")
-"""Methods that every other one is compared with."""
 DIGITS = 6
+
+Cell = tuple[str, int]
+"""A method at a shot count."""
 
 
 class Result(NamedTuple):
@@ -53,22 +49,39 @@ class Result(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """A method at a shot count over its draws. `lo` and `hi`: 95 % interval of the mean, test patients resampled."""
+    """A method at a shot count over its draws. `lo` and `hi`: 95 % interval of the mean, test patients and draws resampled."""
 
     method: str
     shots: int
-    scope: str  # a finding, or MEAN, WEIGHTED, COMMON, RARE
+    scope: str  # MEAN, COMMON, RARE or a finding
     draws: int
     findings: int  # how many are defined
     auc: float
     sd: float  # over draws
     lo: float
     hi: float
+    weighted_auc: float  # findings weighted with their prevalence in the test set
     auprc: float
     brier: float
     ece: float
     films: float  # learnt from, mean over draws
     studies_read: float  # mean over draws
+
+
+class Comparison(NamedTuple):
+    """A method against a reference over the findings that both define, on the same resamples of patients and draws."""
+
+    method: str
+    shots: int
+    against: str
+    scope: str
+    findings: int
+    reference: float  # its AUC
+    difference: float  # of AUC from it
+    lo: float
+    hi: float
+    p: float  # two-sided, from the spread of the paired differences
+    p_holm: float  # over methods and shots for an average, over findings for a finding
 
 
 class Timing(NamedTuple):
@@ -77,22 +90,6 @@ class Timing(NamedTuple):
     method: str
     shots: int
     seconds: float
-
-
-class Comparison(NamedTuple):
-    """A method against a reference on the same test patients, and on the same draws where both draw."""
-
-    method: str
-    shots: int
-    against: str
-    scope: str
-    findings: int  # that are defined for both: the others are left out of both
-    reference: float  # its AUC
-    difference: float  # of AUC from it
-    lo: float
-    hi: float
-    p: float  # two-sided, from the spread of the paired differences
-    p_holm: float  # over methods and shots for a mean, over findings for a finding
 
 
 class Tables(NamedTuple):
@@ -105,74 +102,83 @@ class Tables(NamedTuple):
     groups: Mapping[str, Sequence[int]]  # COMMON and RARE: columns of the findings
 
 
-Resampled = Callable[[Scored], Floats]
-"""Gives the AUCs [R, F] of one result on every resample of the test patients."""
+class KeptBootstrap(PatientBootstrap):
+    """A bootstrap that keeps in a folder what it has once computed."""
+
+    def __init__(self, patients: npt.NDArray[np.str_], folder: Path, *, resamples: int, seed: int) -> None:
+        super().__init__(patients, resamples=resamples, seed=seed)
+        self._folder = folder
+        self._name = f"{resamples}-{seed}"
+
+    def auc(self, scores: Scores, labels: Labels) -> Floats:
+        """Return the AUCs [R, F] of scores [N, F] on every resample."""
+        path = self._folder / f"{hashlib.sha256(scores.tobytes()).hexdigest()[:32]}-{self._name}.npy"
+        if not path.is_file():
+            self._folder.mkdir(exist_ok=True)
+            with path.with_suffix(".part").open("wb") as stream:
+                np.save(stream, super().auc(scores, labels).astype(np.float32))
+            path.with_suffix(".part").replace(path)
+        kept: Floats = np.load(path).astype(np.float64)
+        return kept
 
 
-def tables(scored: Sequence[Scored], cases: Cases, split: Split, resampled: Resampled) -> Tables:
-    """Measure everything. `resampled` gives paired resamples: the same patients for whatever is measured."""
+@dataclass(frozen=True)
+class _Measured:
+    """One result with its AUCs on every resample [R, F]."""
+
+    scored: Scored
+    run: Run
+    resampled: Floats
+
+    @property
+    def defined(self) -> npt.NDArray[np.bool_]:
+        """[F]: which findings have an AUC."""
+        return ~np.isnan([row.auc for row in self.run.rows])
+
+    def over(self, columns: Sequence[int], labels: Labels) -> Run:
+        """The same over some of the findings."""
+        rows = tuple(self.run.rows[column] for column in columns)
+        weighted = prevalence_weighted(np.array([row.auc for row in rows]), labels[:, list(columns)])
+        return replace(self.run, rows=rows, weighted_auc=weighted, resampled=macro(self.resampled[:, list(columns)]))
+
+
+def tables(
+    scored: Sequence[Scored],
+    cases: Cases,
+    split: Split,
+    bootstrap: PatientBootstrap,
+    *,
+    seed: int,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Tables:
+    """Measure everything on one bootstrap of the test patients; `seed` resamples the draws. `advance` hears how many are done."""
     labels = cases.labels[split.test]
-    results = [result for one in scored for result in _results(one, labels, cases.findings)]
-    weights = (labels == PRESENT).sum(axis=0) / np.maximum(((labels == PRESENT) | (labels == ABSENT)).sum(axis=0), 1)
+    cells: dict[Cell, list[_Measured]] = defaultdict(list)
+    for done, one in enumerate(scored, 1):
+        cells[one.method, one.shots].append(_measured(one, labels, cases.findings, bootstrap))
+        advance(done)
     groups = _groups(cases, split)
-    scopes = _scopes(cases.findings, weights, groups)
-    by_cell: dict[tuple[str, int], list[Scored]] = defaultdict(list)
-    for one in scored:
-        by_cell[one.method, one.shots].append(one)
-    measured = {(row.method, row.shots, row.draw, row.finding): row for row in results}
-    samples = {cell: _mean([resampled(one) for one in ones]) for cell, ones in by_cell.items()}  # [R, F] each
-    measures = {cell: _measures(ones, measured, cases.findings) for cell, ones in by_cell.items()}
-    summary = [_summary(ones, scope, measures[cell], samples[cell]) for cell, ones in by_cell.items() for scope in scopes]
-    timings = [Timing(*cell, float(np.mean([one.seconds for one in ones]))) for cell, ones in by_cell.items()]
-    means = {cell: _mean(of_cell["auc"]) for cell, of_cell in measures.items()}  # [F] each
-    return Tables(results, summary, _comparisons(means, samples, scopes), timings, groups)
-
-
-def bootstrap(cases: Cases, split: Split, *, resamples: int, seed: int) -> Resampled:
-    """Return resampling of the test patients with all their films."""
-    of = PatientBootstrap(cases.patient[split.test], resamples=resamples, seed=seed)
-    labels = cases.labels[split.test]
-    return lambda one: of.auc(one.logits, labels)
-
-
-def _results(one: Scored, labels: npt.NDArray[np.int8], findings: Sequence[str]) -> list[Result]:
-    probabilities = 1 / (1 + np.exp(-one.logits.astype(np.float64)))
-    columns = zip(
-        findings,
-        auc(one.logits, labels).tolist(),
-        auprc(one.logits, labels).tolist(),
-        brier(probabilities, labels).tolist(),
-        ece(probabilities, labels).tolist(),
-        (labels == PRESENT).sum(axis=0).tolist(),
-        (labels == ABSENT).sum(axis=0).tolist(),
-        strict=True,
+    scopes: dict[str, Sequence[int]] = {MEAN: range(len(cases.findings))}
+    scopes |= {name: columns for name, columns in groups.items() if columns}
+    scopes |= {finding: [column] for column, finding in enumerate(cases.findings)}
+    return Tables(
+        results=[result for ones in cells.values() for one in ones for result in _results(one, labels)],
+        summary=[row for name, columns in scopes.items() for row in _summary(name, columns, cells, labels, seed)],
+        comparisons=[row for against in REFERENCES for row in _comparisons(against, scopes, cells, labels, seed)],
+        timings=[Timing(*cell, float(np.mean([one.scored.seconds for one in ones]))) for cell, ones in cells.items()],
+        groups=groups,
     )
-    return [Result(one.method, one.shots, one.draw, *column) for column in columns]
 
 
-class _Scope(NamedTuple):
-    """Findings that are averaged, and with which weights [n]."""
-
-    name: str
-    columns: Sequence[int]
-    weights: Floats
-
-    def of(self, values: Floats) -> Floats:
-        """Average [..., F] over the defined findings of the scope; NaN where none is."""
-        chosen = values[..., list(self.columns)]
-        there = np.where(np.isnan(chosen), 0.0, self.weights)
-        total = there.sum(axis=-1)
-        return np.asarray(np.where(total > 0, np.nansum(chosen * self.weights, axis=-1) / np.where(total > 0, total, 1), np.nan))
+def _measured(one: Scored, labels: Labels, findings: Sequence[str], bootstrap: PatientBootstrap) -> _Measured:
+    run = measured(one.logits, labels, bootstrap, method=one.method, shots=one.shots, draw=one.draw, findings=findings)
+    return _Measured(one, run, bootstrap.auc(one.logits, labels))
 
 
-def _scopes(findings: Sequence[str], weights: Floats, groups: Mapping[str, Sequence[int]]) -> list[_Scope]:
-    everything = list(range(len(findings)))
-    several = [(MEAN, everything), *groups.items()]
-    return [
-        *(_Scope(name, columns, np.ones(len(columns))) for name, columns in several if columns),
-        _Scope(WEIGHTED, everything, weights),
-        *(_Scope(finding, [column], np.ones(1)) for column, finding in enumerate(findings)),
-    ]
+def _results(one: _Measured, labels: Labels) -> Iterator[Result]:
+    counts = (labels == PRESENT).sum(axis=0).tolist(), (labels == ABSENT).sum(axis=0).tolist()
+    for row, positives, negatives in zip(one.run.rows, *counts, strict=True):
+        yield Result(row.method, row.shots, row.draw, row.finding, row.auc, row.auprc, row.brier, row.ece, positives, negatives)
 
 
 def _groups(cases: Cases, split: Split) -> dict[str, list[int]]:
@@ -183,85 +189,65 @@ def _groups(cases: Cases, split: Split) -> dict[str, list[int]]:
     return {COMMON: np.flatnonzero(~rare).tolist(), RARE: np.flatnonzero(rare).tolist()}
 
 
-def _measures(ones: Sequence[Scored], measured: Mapping[Any, Result], findings: Sequence[str]) -> dict[str, Floats]:
-    """Return AUC, AUPRC, Brier and ECE, [draws, F] each."""
-    rows = [[measured[one.method, one.shots, one.draw, finding] for finding in findings] for one in ones]
-    return {name: np.array([[getattr(row, name) for row in draw] for draw in rows]) for name in ("auc", "auprc", "brier", "ece")}
+def _summary(
+    scope: str, columns: Sequence[int], cells: Mapping[Cell, Sequence[_Measured]], labels: Labels, seed: int
+) -> Iterator[Summary]:
+    told = summarise([one.over(columns, labels) for ones in cells.values() for one in ones], seed=seed)
+    for (method, shots), ones in cells.items():
+        estimate = told.mean_auc[method][shots]
+        means = list(averages([row for one in ones for row in one.over(columns, labels).rows]))
+        yield Summary(
+            method,
+            shots,
+            scope,
+            draws=estimate.draws,
+            findings=estimate.findings,
+            auc=estimate.mean,
+            sd=estimate.sd,
+            lo=estimate.lo,
+            hi=estimate.hi,
+            weighted_auc=estimate.weighted,
+            films=float(np.mean([one.scored.films for one in ones])),
+            studies_read=float(np.mean([one.scored.studies_read for one in ones])),
+            **{name: float(macro(np.array([each.mean[name] for each in means]))) for name in ("auprc", "brier", "ece")},
+        )
 
 
-def _summary(ones: Sequence[Scored], scope: _Scope, measures: Mapping[str, Floats], samples: Floats) -> Summary:
-    draws = {name: scope.of(values) for name, values in measures.items()}
-    low, high = interval(scope.of(samples))
-    return Summary(
-        method=ones[0].method,
-        shots=ones[0].shots,
-        scope=scope.name,
-        draws=len(ones),
-        findings=int(defined(measures["auc"][:, list(scope.columns)]).min()),
-        auc=_average(draws["auc"]),
-        sd=_spread(draws["auc"]),
-        lo=float(low),
-        hi=float(high),
-        auprc=_average(draws["auprc"]),
-        brier=_average(draws["brier"]),
-        ece=_average(draws["ece"]),
-        films=float(np.mean([one.films for one in ones])),
-        studies_read=float(np.mean([one.studies_read for one in ones])),
-    )
+def _comparisons(
+    against: str, scopes: Mapping[str, Sequence[int]], cells: Mapping[Cell, Sequence[_Measured]], labels: Labels, seed: int
+) -> list[Comparison]:
+    """Compare each cell with the reference at its own shot count, or at none."""
+    rows: list[Comparison] = []
+    for cell, ones in cells.items():
+        others = next((cells[other] for other in ((against, cell[1]), (against, NO_LABELS)) if other in cells), None)
+        if others is not None and cell[0] != against:
+            rows += _compared(ones, others, against, scopes, labels, seed)
+    return _corrected(rows, averaged=(MEAN, COMMON, RARE))
 
 
-def _mean(samples: Sequence[Floats] | Floats) -> Floats:
-    """Mean over draws, the first axis, of those that are defined."""
-    stacked = np.asarray(samples)
-    there = (~np.isnan(stacked)).sum(axis=0)
-    return np.asarray(np.where(there > 0, np.nansum(stacked, axis=0) / np.maximum(there, 1), np.nan))
+def _compared(
+    ones: Sequence[_Measured],
+    others: Sequence[_Measured],
+    against: str,
+    scopes: Mapping[str, Sequence[int]],
+    labels: Labels,
+    seed: int,
+) -> Iterator[Comparison]:
+    """Compare in every scope. A difference of two means over different findings would say nothing: only common ones count."""
+    both = np.logical_and.reduce([one.defined for one in (*ones, *others)])
+    for scope, columns in scopes.items():
+        if common := [column for column in columns if both[column]]:
+            told = summarise([one.over(common, labels) for one in (*others, *ones)], seed=seed)
+            (found,) = (each for each in told.comparisons if each.reference == against)
+            measures = found.reference_mean, found.difference, found.lo, found.hi, found.p, found.p
+            yield Comparison(ones[0].scored.method, ones[0].scored.shots, against, scope, len(common), *measures)
 
 
-def _average(values: Floats) -> float:
-    return float(_mean(values))
-
-
-def _spread(values: Floats) -> float:
-    """Standard deviation over the draws that are defined; NaN for fewer than two."""
-    there = values[~np.isnan(values)]
-    return float(there.std(ddof=1)) if len(there) > 1 else float("nan")
-
-
-Cell = tuple[str, int]
-"""A method at a shot count."""
-
-
-def _comparisons(means: Mapping[Cell, Floats], samples: Mapping[Cell, Floats], scopes: Sequence[_Scope]) -> list[Comparison]:
-    """Compare each cell with each reference: at its own shot count where the reference has that, at none otherwise."""
-    found: list[Comparison] = []
-    for reference in REFERENCES:
-        pairs = [(cell, other) for cell in samples if cell[0] != reference and (other := _reference(reference, cell[1], samples))]
-        rows = [_compared(cell, other, scope, means, samples) for cell, other in pairs for scope in scopes]
-        found += _corrected(rows, scopes)
-    return found
-
-
-def _reference(name: str, shots: int, samples: Mapping[Cell, Floats]) -> Cell | None:
-    return next((cell for cell in ((name, shots), (name, 0)) if cell in samples), None)
-
-
-def _compared(cell: Cell, other: Cell, scope: _Scope, means: Mapping[Cell, Floats], samples: Mapping[Cell, Floats]) -> Comparison:
-    """Compare over the findings that are defined for both: the difference of two means over different findings says nothing."""
-    differences = means[cell] - means[other]  # [F], NaN where either is
-    paired = scope.of(np.where(np.isnan(differences), np.nan, samples[cell] - samples[other]))
-    difference, (low, high) = float(scope.of(differences)), interval(paired)
-    p = normal_p(difference, _spread(paired))
-    common = int(defined(differences[list(scope.columns)]))
-    reference = float(scope.of(np.where(np.isnan(differences), np.nan, means[other])))
-    return Comparison(*cell, other[0], scope.name, common, reference, difference, float(low), float(high), p, p)
-
-
-def _corrected(rows: Sequence[Comparison], scopes: Sequence[_Scope]) -> list[Comparison]:
+def _corrected(rows: Sequence[Comparison], averaged: Sequence[str]) -> list[Comparison]:
     """Correct after Holm: an average over all methods and shots, a finding over the findings of its method and shots."""
-    single = {scope.name for scope in scopes if len(scope.columns) == 1 and scope.name not in (COMMON, RARE)}
     families: dict[Any, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
-        families[(row.method, row.shots) if row.scope in single else row.scope].append(place)
+        families[row.scope if row.scope in averaged else (row.method, row.shots)].append(place)
     corrected = np.full(len(rows), np.nan)
     for places in families.values():
         corrected[places] = holm(np.array([rows[place].p for place in places]))
@@ -273,11 +259,11 @@ def write_csv(path: Path, rows: Sequence[NamedTuple]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows[0]._fields)
-    writer.writerows([_cell(value) for value in row] for row in rows)
+    writer.writerows([_field(value) for value in row] for row in rows)
     path.write_text(text.getvalue(), encoding="utf-8")
 
 
-def _cell(value: Any) -> Any:
+def _field(value: Any) -> Any:
     if not isinstance(value, float):
         return value
     return "" if np.isnan(value) else f"{value:.{DIGITS}f}"

@@ -180,7 +180,7 @@ def test_the_object_of_json(rich: Outcome) -> None:
     assert set(cell) == {"mean", "sd", "lo", "hi"}
     assert cell["lo"] < cell["mean"] < cell["hi"]
     assert told["mean_auc"]["oracle"]["1"] == {"mean": 1, "sd": 0, "lo": 1, "hi": 1}
-    assert told["mean_auc"]["zero-shot"]["0"]["sd"] is None
+    assert told["mean_auc"]["zero-shot"]["0"]["sd"] == 0
     assert "partially unfrozen" in told["impossible"]["impossible"]
     assert any(MINED in words for words in told["cautions"])
 
