@@ -194,8 +194,9 @@ def _cells(runs: Sequence[Run], rng: np.random.Generator) -> dict[tuple[str, int
     for run in runs:
         groups[run.method, run.shots].append(run)
     draws = sorted({run.draw for run in runs})
-    resamples = len(runs[0].resampled) if runs else 0
-    times = rng.multinomial(len(draws), np.full(len(draws), 1 / max(len(draws), 1)), size=resamples)  # [R, draws]
+    if not runs:
+        return {}
+    times = rng.multinomial(len(draws), np.full(len(draws), 1 / len(draws)), size=len(runs[0].resampled))  # [R, draws]
     return {key: _cell(group, times[:, np.searchsorted(draws, [run.draw for run in group])]) for key, group in groups.items()}
 
 
