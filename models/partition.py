@@ -55,16 +55,16 @@ class Partition:
 
     def last(self, k: int) -> tuple[Part, ...]:
         """Return the last `k` blocks, ln_post and proj: what partial unfreezing trains. CannotPartition where k is impossible."""
-        self.check(k)
+        check_blocks(k, self.blocks)
         return self.parts[1 + self.blocks - k :]
 
-    def check(self, k: int) -> None:
-        """CannotPartition where the tower has no `k` blocks."""
-        if not 0 <= k <= self.blocks:
-            raise CannotPartition(
-                f"the image encoder has {self.blocks} blocks: its last {k} cannot be told apart",
-                hint=f"choose from 0 to {self.blocks} blocks",
-            )
+
+def check_blocks(k: int, blocks: int) -> None:
+    """CannotPartition where a tower of so many blocks has no last `k`."""
+    if not 0 <= k <= blocks:
+        raise CannotPartition(
+            f"the image encoder has {blocks} blocks: there is no last {k} of them", hint=f"choose from 0 to {blocks} blocks"
+        )
 
 
 def partition(network: torch.nn.Module) -> Partition:

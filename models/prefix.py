@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from models.encoder import Encoder
-from models.partition import partition, vision_transformer
+from models.partition import check_blocks, vision_transformer
 
 TOLERANCE = 1e-5
 """Largest difference of any number of a unit vector from that of `encode_images`, float32 on a CPU."""
@@ -32,9 +32,7 @@ def prefix(encoder: Encoder, pixels: torch.Tensor, *, k: int) -> torch.Tensor:
     `pixels`: float32 [N, 3, S, S], preprocessed. L is 1 + the number of patches, class token first; W the tower's width. k = 0
     gives what enters ln_post, k = all blocks what leaves the stem. CannotPartition.
     """
-    partition(encoder.network).check(k)
-    tower = vision_transformer(encoder.network)
-    blocks = tower.transformer.resblocks
+    tower, blocks = _blocks(encoder, k)
     tokens: torch.Tensor = tower._embeds(pixels.to(encoder.device))
     return _through(tower.transformer, blocks[: len(blocks) - k], tokens)
 
@@ -44,17 +42,29 @@ def from_prefix(encoder: Encoder, activations: torch.Tensor, *, k: int) -> Encod
 
     Gradients flow, to the activations and to whatever parameters ask for them. CannotPartition.
     """
-    partition(encoder.network).check(k)
-    tower = vision_transformer(encoder.network)
-    blocks = tower.transformer.resblocks
+    tower, blocks = _blocks(encoder, k)
     tokens = _through(tower.transformer, blocks[len(blocks) - k :], activations.to(encoder.device, torch.float32))
     pooled: torch.Tensor = tower._pool(tokens)[0]
     return Encoded(pooled, projected(pooled, tower.proj))
 
 
+def shape(encoder: Encoder) -> tuple[int, int]:
+    """Return L and W of the activations, the same in front of every block. CannotPartition."""
+    length, width = vision_transformer(encoder.network).positional_embedding.shape
+    return int(length), int(width)
+
+
 def projected(pooled: torch.Tensor, proj: torch.Tensor) -> torch.Tensor:
     """Return the features of pooled vectors [N, W] under a projection [W, D]: unit vectors [N, D]."""
     return functional.normalize(pooled @ proj, dim=-1)
+
+
+def _blocks(encoder: Encoder, k: int) -> tuple[Any, Any]:
+    """Return the tower and its blocks, of which there must be k."""
+    tower = vision_transformer(encoder.network)
+    blocks = tower.transformer.resblocks
+    check_blocks(k, len(blocks))
+    return tower, blocks
 
 
 def _through(transformer: Any, blocks: Any, tokens: torch.Tensor) -> torch.Tensor:
