@@ -197,7 +197,7 @@ def _show(outcome: Outcome, out: Path) -> None:
     shots: Sequence[int] = sorted({row.shots for row in rows})
     means = {(row.method, row.shots): row.auc for row in rows}
     table = [(method, *(means.get((method, at)) for at in shots)) for method in dict.fromkeys(row.method for row in rows)]
-    write_rows(("mean AUC", *(f"{at} shots" if at else "no support" for at in shots)), table, Format.TABLE)
+    write_rows(("mean AUC", *(f"{at} shot{'s' * (at > 1)}" if at else "no support" for at in shots)), table, Format.TABLE)
     for words in outcome.cautions:
         typer.echo(f"caution: {words}")
     typer.echo(f"report: {out / HTML}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from adapters.experiment import style
 from adapters.experiment.tables import COMMON, MEAN, RARE, Summary, Tables
+from models.experiment.summary import REFERENCES
 
 BY_SHOTS, BY_FINDING, COMMON_AND_RARE, BY_STUDIES = (
     "auc-by-shots.png",
@@ -21,12 +22,14 @@ BY_SHOTS, BY_FINDING, COMMON_AND_RARE, BY_STUDIES = (
     "auc-by-studies-read.png",
 )
 CAPTIONS = {
-    BY_SHOTS: "Mean AUC against shots. Band: 95 % interval, test patients and draws resampled. Level lines take no support.",
+    BY_SHOTS: "Mean AUC against shots. Bands: 95 % intervals, test patients and draws resampled; of many methods only "
+    "those of the references and of the highest at the most shots. Level lines take no support.",
     BY_FINDING: "AUC of each finding against shots; n: positives in the test set.",
     COMMON_AND_RARE: "Mean AUC of common and of rare findings against shots.",
     BY_STUDIES: "Mean AUC against the studies that would have to be read at random to find the support.",
 }
 COLUMNS = 4
+FEW = 6  # methods whose intervals can be told apart
 EVERY_SHOT = 12  # as many shot counts still have a tick each
 
 
@@ -45,7 +48,7 @@ def draw(folder: Path, measured: Tables, *, marking: str) -> list[Path]:
 def _by_shots(path: Path, measured: Tables, marking: str) -> Path:
     made = style.figure(8.0, 5.0)
     axes = made.add_subplot()
-    _curves(axes, measured.summary, MEAN)
+    _curves(axes, measured.summary, MEAN, bands=_banded(measured.summary, MEAN))
     axes.set_ylabel("mean AUC")
     _label(axes, measured.summary, MEAN)
     return style.save(made, path, marking=marking)
@@ -57,7 +60,7 @@ def _by_finding(path: Path, measured: Tables, marking: str) -> Path:
     made = style.figure(9.0, 2.0 * rows)
     panels = made.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, (finding, count) in zip(panels, positives.items(), strict=False):
-        _curves(axes, measured.summary, finding, bands=False)
+        _curves(axes, measured.summary, finding)
         axes.set_title(f"{finding.replace('_', ' ')}  (n = {count})", fontsize=8)
         axes.set_xlabel("")
     for axes in panels[len(positives) :]:
@@ -76,7 +79,7 @@ def _common_and_rare(path: Path, measured: Tables, marking: str) -> Path | None:
     made = style.figure(9.0, 4.6)
     panels = made.subplots(1, 2, sharey=True)
     for axes, scope in zip(panels, scopes, strict=True):
-        _curves(axes, measured.summary, scope)
+        _curves(axes, measured.summary, scope, bands=_banded(measured.summary, scope))
         axes.set_title(f"{scope} findings ({len(measured.groups[scope])})")
     panels[0].set_ylabel("mean AUC")
     _label(panels[1], measured.summary, RARE)
@@ -88,7 +91,7 @@ def _by_studies(path: Path, measured: Tables, marking: str) -> Path | None:
         return None
     made = style.figure(8.0, 5.0)
     axes = made.add_subplot()
-    _curves(axes, measured.summary, MEAN, studies=True)
+    _curves(axes, measured.summary, MEAN, bands=_banded(measured.summary, MEAN), studies=True)
     axes.set_ylabel("mean AUC")
     _label(axes, measured.summary, MEAN)
     return style.save(made, path, marking=marking)
@@ -98,7 +101,15 @@ def _methods(summary: Sequence[Summary]) -> list[str]:
     return list(dict.fromkeys(row.method for row in summary))
 
 
-def _curves(axes: Axes, summary: Sequence[Summary], scope: str, *, bands: bool = True, studies: bool = False) -> None:
+def _banded(summary: Sequence[Summary], scope: str) -> set[str]:
+    """Return whose intervals are drawn: all of a few; of many the references' and that of the highest at the most shots."""
+    rows = [row for row in summary if row.scope == scope and not np.isnan(row.auc)]
+    if len({row.method for row in rows}) <= FEW or not rows:
+        return {row.method for row in rows}
+    return {*REFERENCES, max(rows, key=lambda row: (row.shots, row.auc)).method}
+
+
+def _curves(axes: Axes, summary: Sequence[Summary], scope: str, *, bands: Container[str] = (), studies: bool = False) -> None:
     """Draw every method: a curve over shots or studies read; a level line where it takes no support."""
     for method, line in style.lines(_methods(summary)).items():
         rows = sorted((row for row in summary if row.method == method and row.scope == scope), key=lambda row: row.shots)
@@ -107,10 +118,12 @@ def _curves(axes: Axes, summary: Sequence[Summary], scope: str, *, bands: bool =
             continue
         if rows[0].shots == 0:
             axes.axhline(rows[0].auc, **look)
+            if method in bands:
+                axes.axhspan(rows[0].lo, rows[0].hi, color=line.colour, alpha=style.BAND / 2, linewidth=0)
             continue
         places = [row.studies_read if studies else row.shots for row in rows]
         axes.plot(places, [row.auc for row in rows], marker="o", **look)
-        if bands:
+        if method in bands:
             axes.fill_between(
                 places, [row.lo for row in rows], [row.hi for row in rows], color=line.colour, alpha=style.BAND, linewidth=0
             )

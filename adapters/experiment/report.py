@@ -16,6 +16,8 @@ from models.experiment.summary import REFERENCES, ZERO_SHOT
 
 MARKDOWN, HTML = "report.md", "report.html"
 CHANCE = 0.5
+ABOVE = 0.02
+"""Of AUC: below this much above chance, nothing is said in parts of it."""
 NOTHING = "-"  # in a table: not defined, or not measured
 
 
@@ -73,7 +75,9 @@ def gains(value: float, base: float) -> str:
     points = value - base
     relative = f"{points / base:+.1%} of zero-shot" if base else NOTHING
     above = (
-        f"{points / (base - CHANCE):+.1%} of what zero-shot has above chance" if base > CHANCE else "zero-shot is not above chance"
+        f"{points / (base - CHANCE):+.1%} of what zero-shot has above chance"
+        if base >= CHANCE + ABOVE
+        else "zero-shot is at chance"
     )
     return f"{100 * points:+.1f} AUC points ({relative}; {above})"
 
@@ -107,7 +111,7 @@ def _against(measured: Tables, reference: str) -> str:
 
 def _compared(row: Comparison) -> list[str]:
     relative = _percent(row.difference / row.reference) if row.reference else NOTHING
-    above = _percent(row.difference / (row.reference - CHANCE)) if row.reference > CHANCE else NOTHING
+    above = _percent(row.difference / (row.reference - CHANCE)) if row.reference >= CHANCE + ABOVE else NOTHING
     interval = f"[{_points(row.lo)}, {_points(row.hi)}]"
     return [row.method, str(row.shots), _points(row.difference), interval, relative, above, _p(row.p_holm)]
 
