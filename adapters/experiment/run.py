@@ -8,6 +8,7 @@ import time
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +46,12 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A unit's result. `films` is how many cases it learnt from."""
+    """A unit's result. `films` is how many cases it learnt from. The logits stay on the disk until they are read."""
 
     method: str
     shots: int
     draw: int
-    logits: Logits
+    logits: Callable[[], Logits]
     seconds: float
     films: int
     studies_read: float  # NaN for a method that needs no support
@@ -129,17 +130,23 @@ def _read(path: Path, unit: Unit, bench: Bench) -> Scored:
     """Read a unit's file and hold it to the support and the test set."""
     try:
         with path.open("rb") as stream, np.load(stream) as kept:
-            logits, seconds, support = kept["logits"], float(kept["seconds"]), str(kept["support"])
+            shape, seconds, support = kept["logits"].shape, float(kept["seconds"]), str(kept["support"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise Refused(f"{path} cannot be read", hint="remove the file: it will be computed again") from error
-    if support != unit.support_sha256 or logits.shape != (len(bench.split.test), len(bench.cases.findings)):
+    if support != unit.support_sha256 or shape != (len(bench.split.test), len(bench.cases.findings)):
         raise Refused(f"{path} is of another experiment", hint="remove the file, or give another --out")
     return Scored(
         method=unit.method.name,
         shots=unit.shots,
         draw=unit.draw,
-        logits=logits,
+        logits=partial(_logits, path),
         seconds=seconds,
         films=0 if unit.support is None else len(unit.support.rows),
         studies_read=float("nan") if unit.support is None else unit.support.studies_read,
     )
+
+
+def _logits(path: Path) -> Logits:
+    with path.open("rb") as stream, np.load(stream) as kept:
+        logits: Logits = kept["logits"]
+        return logits

@@ -171,8 +171,9 @@ def tables(
 
 
 def _measured(one: Scored, labels: Labels, findings: Sequence[str], bootstrap: PatientBootstrap) -> _Measured:
-    run = measured(one.logits, labels, bootstrap, method=one.method, shots=one.shots, draw=one.draw, findings=findings)
-    return _Measured(one, run, bootstrap.auc(one.logits, labels))
+    logits = one.logits()
+    run = measured(logits, labels, bootstrap, method=one.method, shots=one.shots, draw=one.draw, findings=findings)
+    return _Measured(one, run, bootstrap.auc(logits, labels))
 
 
 def _results(one: _Measured, labels: Labels) -> Iterator[Result]:

@@ -23,7 +23,7 @@ TESTED = 200
 
 
 def scored(method: str, shots: int, draw: int, logits: Any) -> Scored:
-    return Scored(method, shots, draw, np.asarray(logits, dtype=np.float32), seconds=0.5, films=3, studies_read=40.0)
+    return Scored(method, shots, draw, lambda: np.asarray(logits, dtype=np.float32), seconds=0.5, films=3, studies_read=40.0)
 
 
 @pytest.fixture(scope="module")
