@@ -53,6 +53,22 @@ def nih_to_dicom(
             typer.echo(f"left out: {count} {words}")
 
 
+@experiment.command()
+def phantoms(
+    sheet: Annotated[Path, typer.Option(help="PNG to write: a normal chest and each finding, slight and gross.")],
+    site: Annotated[str, typer.Option(help="Which hospital's look.")] = "north",
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same picture.")] = 0,
+) -> None:
+    """Draw a contact sheet of what the simulator can show."""
+    from adapters.hospital.contact_sheet import contact_sheet
+    from adapters.hospital.sites import SITES
+
+    if site not in SITES:
+        raise typer.BadParameter(f"one of {', '.join(sorted(SITES))}", param_hint="--site")
+    contact_sheet(sheet, site=site, seed=seed)
+    typer.echo(f"{sheet}: nobody was X-rayed for this")
+
+
 def _archive(address: str) -> DicomArchive:
     from adapters.dicom.archive import ArchiveSettings, DicomArchive
 

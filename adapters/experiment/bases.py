@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from adapters.gpu.importer import UNTRAINED, base_name
 from adapters.gpu.words import in_the_pipelines_words
 from adapters.model_files import CARD, base_folder
-from models import sources
+from models import demo, sources
 from models.base import read_base, write_base
 from models.encoder import Encoder
 from models.preprocess import Preprocess
@@ -60,7 +59,6 @@ def needs_store(wanted: str) -> bool:
 
 def demo_base() -> ChosenBase:
     """Return the shipped demonstration model. NoWeights where this installation was made without it."""
-    demo: Any = import_module("models.demo")
     source = demo.source()
     with in_the_pipelines_words():
         encoder = source.encoder()

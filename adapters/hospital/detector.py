@@ -20,6 +20,9 @@ FOG = 3.0
 GRID_PITCH = 0.21
 """Beat of the anti-scatter grid with the pixels, cm."""
 
+MARKER_PLACES = {"top": (0.05, 0.12), "side": (0.22, 0.5), "bottom": (0.78, 0.90)}
+"""Where markers lie, shares of the height of the field."""
+
 
 def developed(thickness: Field, detector: Grid, taken: Exposure, chance: np.random.Generator) -> Field:
     """Expose, read out, process and mark. float32 [H, W] in 0..1, bone bright."""
@@ -77,11 +80,10 @@ def _marked(film: Field, detector: Grid, taken: Exposure, chance: np.random.Gene
     sheet = PillowImage.new("L", (columns, rows))
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=max(5.0, size))
     right = marker.letter == "L"  # the patient's left is at the right of the image
-    x = columns * (1 - chance.uniform(0.04, 0.10) if right else chance.uniform(0.04, 0.10))
-    y = (
-        rows
-        * {"top": chance.uniform(0.05, 0.12), "side": chance.uniform(0.22, 0.5), "bottom": chance.uniform(0.82, 0.93)}[marker.at]
-    )
+    left_edge, right_edge, top_edge, bottom_edge = (edge / detector.spacing for edge in taken.shutters)
+    inward = size + columns * chance.uniform(0.01, 0.06)
+    x = columns - right_edge - inward if right else left_edge + inward
+    y = top_edge + chance.uniform(*MARKER_PLACES[marker.at]) * (rows - top_edge - bottom_edge)
     _letter(pen, font, (x, y), size, marker.letter, marker.style)
     words = " ".join(word for word in (marker.word, marker.portable_word if taken.view == "AP" else "") if word)
     small = ImageFont.load_default(size=max(5.0, 0.6 * size))

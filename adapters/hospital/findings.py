@@ -216,7 +216,7 @@ def _round(scene: Scene, side: int, x: float, y: float, radius: float, spiky: fl
     outline = ellipse(scene.at, x, y, radius, radius * float(scene.chance.uniform(0.82, 1.18)), float(scene.chance.uniform(0, 90)))
     if spiky:
         outline += spiky * cloud(scene.at, scene.chance, size=1.5 * radius, roughness=0.9, octaves=3)
-    thickness = 2.0 * radius * ball(np.clip(outline, 0, 1))
+    thickness = 2.4 * radius * ball(np.clip(outline, 0, 1))
     scene.water += np.minimum(thickness, scene.air[side] * (1 - 0.5 * scene.heart))
     scene.vessels *= 1 - 0.6 * step(1 - outline, 0.2)
 
@@ -250,13 +250,13 @@ def _emphysema(scene: Scene, extent: float) -> None:
 def _fibrosis(scene: Scene, extent: float) -> None:
     chance, y = scene.chance, scene.at.y
     upper = chance.random() < 0.25
-    net = np.abs(cloud(scene.at, chance, size=1.3, roughness=0.5, octaves=3))
+    net = np.abs(cloud(scene.at, chance, size=1.6, roughness=0.7, octaves=3))
     patch = np.clip(0.7 + 0.5 * cloud(scene.at.coarse(), chance, size=4.0, octaves=2), 0, 1.6).astype(np.float32)
     middle = scene.body.apex + (5.5 if upper else 0.78 * (scene.body.dome - scene.body.apex))
     zone = bump(y - middle, 3.0 + 2.0 * extent) if upper else step(y - middle + 2.5 * extent, 3.0)
     rim = sum((step(2.2 + 3 * extent - wall(y, scene.body) + scene.at.x * side, 2.2) for side in SIDES), scene.at.zeros())
-    lines = np.clip(1 - 4.0 * net, 0, 1) * scene.at.fine(patch) * np.clip(zone * (0.55 + 0.45 * rim) + 0.35 * extent * rim, 0, 1)
-    scene.water += (1.2 + 3.4 * extent) * lines * scene.inside()
+    lines = np.clip(1 - 3.2 * net, 0, 1) * scene.at.fine(patch) * np.clip(zone * (0.55 + 0.45 * rim) + 0.35 * extent * rim, 0, 1)
+    scene.water += (1.0 + 3.0 * extent) * lines * scene.inside()
 
 
 def _pneumothorax(scene: Scene, extent: float) -> None:

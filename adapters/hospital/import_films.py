@@ -17,9 +17,10 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from adapters.hospital import nih
+from adapters.hospital.header import Technique
 from adapters.hospital.picture_studies import study_of_picture, study_of_row
 from adapters.hospital.pictures import PICTURES, read_picture
-from adapters.hospital.scanner import Examination, Scan, Technique
+from adapters.hospital.scanner import Examination, Scan
 from pipeline.errors import Refused
 
 RADIOGRAPHY = {"CR", "DX"}

@@ -39,6 +39,7 @@ class Film:
     body: Body | None
     exposure: Exposure
     findings: Mapping[str, float] = field(default_factory=dict)  # finding -> extent 0..1
+    height: float = FILM_HEIGHT  # of the detector, cm
 
 
 class Table:

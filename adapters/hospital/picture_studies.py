@@ -11,9 +11,10 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 from pydicom.uid import ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
+from adapters.hospital.header import REGIONS, Technique, digital_x_ray, uid, written
 from adapters.hospital.nih import NAME, Row
 from adapters.hospital.pictures import Picture
-from adapters.hospital.scanner import ORIENTATIONS, Examination, Scan, Technique, digital_x_ray, uid, written
+from adapters.hospital.scanner import Examination, Scan
 
 FIRST_DAY = date(2010, 1, 4)
 DAYS_BETWEEN = 14
@@ -95,7 +96,7 @@ def _source(image: Dataset, row: Row, picture: Picture) -> None:
 
 def _digital(image: Dataset, row: Row) -> None:
     image.SOPClassUID, image.Modality, image.ViewPosition = DigitalXRayImageStorageForPresentation, "DX", row.view
-    image.PatientOrientation = ORIENTATIONS[row.view]
+    image.PatientOrientation = list(REGIONS[row.view].orientation)
     image.SeriesDescription = f"CHEST {row.view}"
     digital_x_ray(image, Technique(view=row.view))
 

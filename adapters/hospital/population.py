@@ -7,19 +7,18 @@ one has at least so many cases of each finding and weights that undo the enrichm
 from __future__ import annotations
 
 import zlib
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from datetime import date, timedelta
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
-from threadpoolctl import threadpool_limits
 
 from adapters.hospital import phantom
 from adapters.hospital.anatomy import TRAITS, Body, body_of
+from adapters.hospital.ordered import in_processes
 from adapters.hospital.prevalence import VIEWS, combinations, visits
 from adapters.hospital.sites import SITES, Site
 from pipeline.domain import FINDINGS
@@ -34,17 +33,16 @@ PERSISTENCE = 0.8
 """Correlation of a finding's extent from one visit to the next, on the normal scale."""
 UNCHANGED, ACUTE = 0.35, 0.35
 """Chance that a visit finds what the last one found; that only what is not chronic may have changed."""
-VISITS_A_YEAR = 3
 CHRONIC = ("Cardiomegaly", "Mass", "Nodule", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia")
 """Findings that do not go from one visit to the next."""
-RELUCTANCE = 0.05
+RELUCTANCE = 0.12
 """A visit on which one chronic finding came or went is this much less likely than one on which none did."""
 ENRICHED_FROM = 1_000_001
 """Number of the first patient of an enriched population: no patient of a natural one."""
 RAKING_ROUNDS = 60
-AHEAD = 3
-"""Batches of films that wait for each process, or are done before they are wanted."""
-BATCH = 4
+FIRST_DAY = date(2021, 1, 4)
+"""The virtual hospitals' first day; ages are those of that year."""
+BETWEEN_VISITS = timedelta(days=37)
 
 Rows = npt.NDArray[np.intp]
 
@@ -68,6 +66,11 @@ class Case:
     def patient(self) -> str:
         """Name of the patient, each once."""
         return f"{self.site}-{self.number:07d}"
+
+    @property
+    def day(self) -> date:
+        """When the film is taken."""
+        return day_of(self.number, self.visit)
 
     @property
     def key(self) -> str:
@@ -122,6 +125,11 @@ def enriched(site: str, count: int, *, seed: int, per_finding: int) -> list[Case
     come = _Come(np.arange(count), np.zeros(count, np.intp), rows, chance.standard_normal((count, len(FINDINGS))))
     people = _people(chance, table, place, rows)
     return _cases(chance, place, table, people, come, _raked(weight, table, rows), first=ENRICHED_FROM)
+
+
+def day_of(number: int, visit: int) -> date:
+    """Return the day of a patient's visit."""
+    return FIRST_DAY + visit * BETWEEN_VISITS + timedelta(days=number % 29)
 
 
 class _Table:
@@ -245,7 +253,7 @@ def _cases(
             seed=seed,
             view="AP" if portable[row] else "PA",
             sex=people[who].sex,
-            age=people[who].age + visit // VISITS_A_YEAR,
+            age=people[who].age + day_of(first + who, visit).year - FIRST_DAY.year,
             body=people[who].body,
             findings={name: extent[finding] for finding, name in present[row]},
             weight=share,
@@ -277,29 +285,6 @@ def film(case: Case, *, size: tuple[int, int] = (512, 512)) -> phantom.Film:
 def films(cases: Sequence[Case], *, size: tuple[int, int] = (512, 512), workers: int = 2) -> Iterator[phantom.Film]:
     """Take the films of cases, in their order, in `workers` processes; with fewer than two in this one.
 
-    Only a few films are made ahead of the one that is wanted. The processes are spawned: the module that calls this must be
-    importable without side effects (`if __name__ == "__main__"`).
+    Only a few films are made ahead of the one that is wanted. Scripts need `if __name__ == "__main__"` (`ordered.in_processes`).
     """
-    if workers < 2 or len(cases) <= BATCH:
-        yield from (film(case, size=size) for case in cases)
-        return
-    batches = (cases[start : start + BATCH] for start in range(0, len(cases), BATCH))
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread)
-    waiting: deque[Future[list[phantom.Film]]] = deque()
-    try:
-        for batch in batches:
-            waiting.append(pool.submit(_batch, batch, size))
-            if len(waiting) > AHEAD * workers:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _one_thread() -> None:
-    threadpool_limits(1)
-
-
-def _batch(cases: Sequence[Case], size: tuple[int, int]) -> list[phantom.Film]:
-    return [film(case, size=size) for case in cases]
+    return in_processes(partial(film, size=size), cases, workers=workers)

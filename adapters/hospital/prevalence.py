@@ -27,14 +27,14 @@ from adapters.hospital.sites import NATURAL_AP_SHARE
 from pipeline.domain import FINDINGS
 
 VIEWS = ("PA", "AP")
-FEWEST = 4
-"""A combination seen on fewer films of one view is counted as a smaller one: it gives up its commonest findings."""
+FEWEST = 2
+"""A combination seen on fewer films of one view is counted as a smaller one: it gives up findings, the commonest most often."""
 MOST_VISITS = 40
 """Patients with more films than this are counted as having this many."""
 OLDEST = 100
 """Ages above are typing errors of the table."""
 COLUMNS = ("of", "view", "value", "count", "female", "age", "spread")
-"""`of` is "findings" (value: names joined by |, empty for none; female, age: share and mean of its patients; spread: SD of age)
+"""`of` is "findings" (value: places in FINDINGS joined by |, empty for none; female, age: share and mean of its patients; spread: SD of age)
 or "visits" (value: films of a patient; count: patients)."""
 
 
@@ -67,7 +67,7 @@ def combinations(view: str) -> Combinations:
     if view not in VIEWS:
         raise KeyError(view)
     rows = [row for row in _table() if row["of"] == "findings" and row["view"] == view]
-    named = tuple(tuple(name for name in row["value"].split("|") if name) for row in rows)
+    named = tuple(tuple(FINDINGS[int(place)] for place in row["value"].split("|") if place) for row in rows)
     numbers = {column: np.array([float(row[column]) for row in rows]) for column in ("count", "female", "age", "spread")}
     has = np.array([[finding in names for finding in FINDINGS] for names in named])
     share = numbers["count"] / numbers["count"].sum()
@@ -114,7 +114,7 @@ def summarise(source: Path) -> str:
         for findings, members in sorted(pooled.items(), key=lambda item: (-len(item[1]), item[0])):
             ages = [member.age for member in members]
             female = np.mean([member.female for member in members])
-            value = "|".join(findings)
+            value = "|".join(str(FINDINGS.index(finding)) for finding in findings)
             writer.writerow(["findings", view, value, len(members), f"{female:.2f}", f"{np.mean(ages):.0f}", f"{np.std(ages):.0f}"])
     films = Counter(Counter(row.patient for row in rows).values())
     counted: Counter[int] = Counter()
@@ -137,14 +137,17 @@ def _rows(source: Path) -> Iterator[_Row]:
 
 
 def _pooled(rows: Sequence[_Row]) -> dict[tuple[str, ...], list[_Row]]:
-    """Group films by combination; those of too rare a one go with what is left when its commonest findings are left out."""
+    """Group films by combination; those of too rare a one give up findings, each finding about as often for its number."""
     common = Counter(finding for row in rows for finding in row.findings)
     counted = Counter(row.findings for row in rows)
+    lost: Counter[str] = Counter()
     groups: dict[tuple[str, ...], list[_Row]] = {}
     for row in rows:
-        kept = sorted(row.findings, key=lambda finding: common[finding])
+        kept = set(row.findings)
         while len(kept) > 1 and counted[frozenset(kept)] < FEWEST:
-            kept.pop()
+            least = min(sorted(kept), key=lambda finding: (lost[finding] + 1) / common[finding])
+            kept.remove(least)
+            lost[least] += 1
         groups.setdefault(tuple(sorted(kept, key=FINDINGS.index)), []).append(row)
     return groups
 

@@ -44,6 +44,8 @@ class Equipment:
     cr_bits: tuple[int, ...] = (12,)
     cr_share: float = 0.3  # of studies that come from cassettes
     poor_share: float = 0.15  # of CR studies whose header says almost nothing
+    sparse_share: float = 0.15  # of CR studies in whose header these are empty:
+    omits: tuple[str, ...] = ("ViewPosition", "PatientOrientation")
     inverted_share: float = 0.3  # MONOCHROME1
 
 
@@ -100,6 +102,7 @@ _EAST = Site(
         software="E7.02",
         dx_bits=(14,),
         cr_bits=(10, 12),
+        omits=("BodyPartExamined", "Laterality", "PatientAge", "PatientSex"),
         inverted_share=0.6,
     ),
     ap_share=0.30,
@@ -130,6 +133,7 @@ _SOUTH = Site(
         software="5.0.1",
         cr_share=0.6,
         poor_share=0.3,
+        omits=("ViewPosition", "BodyPartExamined", "Laterality", "PatientOrientation"),
     ),
     ap_share=0.45,
     older_by=3.0,
@@ -186,6 +190,7 @@ _WEST = Site(
         cr_bits=(12,),
         cr_share=0.35,
         poor_share=0.2,
+        omits=("ViewPosition", "PatientSex", "PatientBirthDate", "PatientAge"),
         inverted_share=0.5,
     ),
     ap_share=0.62,

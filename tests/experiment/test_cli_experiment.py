@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from adapters.cli import app
@@ -107,6 +108,14 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_with(place: Path, tmp_path:
     said(*words(place, tmp_path / "out", *more))
     said(*words(place, tmp_path / "whole", *more))
     assert (tmp_path / "out" / "results.csv").read_bytes() == (tmp_path / "whole" / "results.csv").read_bytes()
+
+
+def test_a_contact_sheet_of_a_site(tmp_path: Path) -> None:
+    assert "nobody was X-rayed" in said("experiment", "phantoms", "--sheet", str(tmp_path / "sheet.png"), "--site", "east").stdout
+    assert Image.open(tmp_path / "sheet.png").size > (600, 600)
+    unknown = CliRunner().invoke(app, ["experiment", "phantoms", "--sheet", str(tmp_path / "x.png"), "--site", "moon"])
+    assert unknown.exit_code == 2
+    assert "west" in unknown.output
 
 
 def test_nothing_heavy_is_imported_before_a_verb_runs() -> None:
