@@ -230,5 +230,5 @@ def test_the_contact_sheet_shows_everything_and_is_small(tmp_path: Path) -> None
         assert picture.width > 1000
         assert picture.height > 1000
         grey = np.asarray(picture.convert("L"), dtype=np.float32)
-    tiles = {grey[y : y + 200, x : x + 200].tobytes() for y in range(22, 900, 222) for x in range(4, 1100, 204)}
+    tiles = {grey[y : y + 200, x : x + 200].tobytes() for y in range(22, 1000, 222) for x in range(4, 1100, 204)}
     assert len(tiles) == 30
