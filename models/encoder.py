@@ -66,10 +66,14 @@ class Encoder:
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Return float32 [N, D] of unit length, on the encoder's device. Texts beyond the context length are cut."""
-        tokens = self._tokenizer(list(texts)).to(self.device)
         encode: Any = self.network.encode_text
-        with _as_long_as(tokens, self.network) as shortened:
+        with _as_long_as(self.tokens(texts), self.network) as shortened:
             return self._finite(torch.cat([encode(batch, normalize=True) for batch in torch.split(shortened, _TEXT_BATCH)]))
+
+    def tokens(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return int64 [N, context length] on the encoder's device. Texts beyond the context length are cut."""
+        tokens: torch.Tensor = self._tokenizer(list(texts))
+        return tokens.to(self.device)
 
     def _finite(self, features: torch.Tensor) -> torch.Tensor:
         """NaN compares false with every threshold: it must never pass for a low score."""

@@ -1,25 +1,33 @@
-"""Raster tools of the film simulator: a grid in centimetres, soft edges, blur, noise with a spectrum, thin lines."""
+"""Raster tools of the film simulator: a grid in centimetres, soft edges, blur, noise with a spectrum, ribbons and tubes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
-from PIL import ImageDraw
+from scipy import ndimage
 
 Field = npt.NDArray[np.floating[Any]]
-"""float32 [H, W]: one number for each pixel (float64 on the way, where NumPy widens)."""
+"""float32 [H, W]: one number for each pixel; [1, W] or [H, 1] where it depends on x or y alone."""
 
-OVERSAMPLING = 2
-"""Lines are drawn this much finer and then averaged: Pillow has no antialiasing of its own."""
+LATTICE_SPAN = 48.0
+"""The noise of `cloud` repeats after so many centimetres: farther than any film reaches."""
+SPLINE_SPREAD = 0.479
+"""Standard deviation that a lattice of unit normals keeps under cubic B-spline interpolation in two dimensions: 151/315."""
+FINEST = 0.1
+"""Pixel (cm) below which what has no fine edges is worked out at half the resolution."""
+SAMPLING = 0.75
+"""Points of a ribbon lie this many pixels apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Where each pixel is, in centimetres: `x` to the right of the image from its middle, `y` downward from its top."""
+    """Where each pixel is, in centimetres: `x` [1, W] rightward from the image's middle, `y` [H, 1] downward from its top."""
 
     x: Field
     y: Field
@@ -28,21 +36,52 @@ class Grid:
     @property
     def shape(self) -> tuple[int, int]:
         """Rows, columns."""
-        return self.x.shape[0], self.x.shape[1]
+        return self.y.shape[0], self.x.shape[1]
 
-    def moved(self, *, degrees: float, right: float, down: float, zoom: float) -> Grid:
-        """Return the grid in the frame of a patient who is turned, shifted (cm) and magnified."""
-        angle, middle = np.deg2rad(degrees), float(self.y[-1, 0]) / 2
-        x, y = (self.x - right) / zoom, (self.y - middle - down) / zoom
-        cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-        return Grid(x * cos + y * sin, y * cos - x * sin + np.float32(middle), self.spacing / zoom)
+    def placed(self, *, right: float, down: float, zoom: float) -> Grid:
+        """Return the grid in the frame of a patient who is shifted (cm) and magnified about the middle of the film."""
+        middle = np.float32((self.y[0, 0] + self.y[-1, 0]) / 2)
+        x, y = (self.x - np.float32(right)) / np.float32(zoom), (self.y - middle - np.float32(down)) / np.float32(zoom)
+        return Grid(x, y + middle, self.spacing / zoom)
+
+    def coarse(self) -> Grid:
+        """Return the grid of half as many rows and columns where pixels are finer than FINEST; else this one."""
+        if self.spacing >= FINEST:
+            return self
+        y, x = self.y[: self.y.size // 2 * 2], self.x[:, : self.x.size // 2 * 2]
+        return Grid((x[:, ::2] + x[:, 1::2]) / 2, (y[::2] + y[1::2]) / 2, 2 * self.spacing)
+
+    def fine(self, coarse: Field) -> Field:
+        """Return a field of `coarse` interpolated to this grid."""
+        if coarse.shape == self.shape:
+            return coarse
+        rows, columns = (_enlarging(length, 2, small) for length, small in zip(self.shape, coarse.shape, strict=True))
+        return np.asarray(rows @ coarse @ columns.T)
+
+    def zeros(self) -> Field:
+        """Return an empty field."""
+        return np.zeros(self.shape, dtype=np.float32)
 
 
-def grid(rows: int, columns: int, height: float) -> Grid:
-    """Make the grid of a detector `height` centimetres tall."""
+def grid(rows: int, columns: int, height: float, *, margin: int = 0) -> Grid:
+    """Make the grid of a detector `height` centimetres tall, `margin` pixels larger at each side."""
     spacing = height / rows
-    y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
-    return Grid((x - (columns - 1) / 2) * np.float32(spacing), y * np.float32(spacing), spacing)
+    y = (np.arange(-margin, rows + margin, dtype=np.float32) + np.float32(0.5)) * np.float32(spacing)
+    x = (np.arange(-margin, columns + margin, dtype=np.float32) - np.float32((columns - 1) / 2)) * np.float32(spacing)
+    return Grid(x[None, :], y[:, None], spacing)
+
+
+def turned(image: Field, degrees: float, margin: int) -> Field:
+    """Return the image turned clockwise about its middle, `margin` pixels cut off at each side."""
+    if degrees:
+        image = np.asarray(PillowImage.fromarray(image).rotate(-degrees, PillowImage.Resampling.BILINEAR))
+    rows, columns = image.shape
+    return image[margin : rows - margin, margin : columns - margin]
+
+
+def margin_for(degrees: float, shape: tuple[int, int]) -> int:
+    """Return the pixels that a turn brings in from outside."""
+    return int(np.ceil(np.hypot(*shape) / 2 * abs(np.sin(np.deg2rad(degrees)))))
 
 
 def step(distance: Field, width: float) -> Field:
@@ -53,14 +92,16 @@ def step(distance: Field, width: float) -> Field:
 
 def bump(distance: Field, width: float) -> Field:
     """Gaussian profile: 1 at distance 0."""
-    return np.asarray(np.exp(-0.5 * np.square(distance / np.float32(width))), dtype=np.float32)
+    return np.asarray(np.exp(np.float32(-0.5) * np.square(distance / np.float32(width))), dtype=np.float32)
 
 
 def ellipse(at: Grid, x: float, y: float, half_width: float, half_height: float, degrees: float = 0.0) -> Field:
     """Return the elliptic radius: 0 in the centre, 1 on the rim."""
+    dx, dy = at.x - np.float32(x), at.y - np.float32(y)
+    if not degrees:
+        return np.asarray(np.sqrt(np.square(dx / np.float32(half_width)) + np.square(dy / np.float32(half_height))))
     angle = np.deg2rad(degrees)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    dx, dy = at.x - np.float32(x), at.y - np.float32(y)
     along, across = dx * cos + dy * sin, dy * cos - dx * sin
     radius = np.sqrt(np.square(along / np.float32(half_width)) + np.square(across / np.float32(half_height)))
     return np.asarray(radius, dtype=np.float32)
@@ -68,60 +109,161 @@ def ellipse(at: Grid, x: float, y: float, half_width: float, half_height: float,
 
 def ball(radius: Field, power: float = 2.0) -> Field:
     """Thickness profile of a body of elliptic radius `radius`: 1 in the centre, 0 from the rim outward."""
-    return np.asarray(np.sqrt(np.clip(1 - radius**power, 0, 1)), dtype=np.float32)
+    raised = np.square(radius) if power == 2 else radius ** np.float32(power)
+    return np.asarray(np.sqrt(np.clip(1 - raised, 0, 1)), dtype=np.float32)
 
 
 def tube(distance: Field, radius: float, wall: float) -> Field:
     """Thickness (cm) of the wall of a hollow tube seen from the side: bright edges, as cortical bone has."""
-    outer = np.sqrt(np.clip(radius * radius - distance * distance, 0, None))
-    inner = np.sqrt(np.clip((radius - wall) ** 2 - distance * distance, 0, None))
+    squared = np.square(distance, dtype=np.float32)
+    outer = np.sqrt(np.clip(np.float32(radius * radius) - squared, 0, None))
+    inner = np.sqrt(np.clip(np.float32((radius - wall) ** 2) - squared, 0, None))
     return np.asarray(2 * (outer - inner), dtype=np.float32)
 
 
-def _frequency(shape: tuple[int, int]) -> Field:
-    rows, columns = shape
-    vertical, horizontal = np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None, :]
-    return np.asarray(np.sqrt(np.square(vertical) + np.square(horizontal)), dtype=np.float32)
-
-
 def blur(image: Field, sigma: float) -> Field:
-    """Gaussian blur; sigma in pixels. Edges are mirrored, so that nothing comes in from the other side."""
+    """Gaussian blur; sigma in pixels. Edges are mirrored. A wide one is done on a smaller image: nothing fine is left anyway."""
+    factor = int(sigma / 2)
+    if factor < 2:
+        return np.asarray(ndimage.gaussian_filter(image, sigma, mode="reflect", truncate=3.0), dtype=np.float32)
+    small = _shrunk(image, factor)
+    own = np.sqrt(max(sigma * sigma - factor * factor / 3, 1.0)) / factor  # averaging and interpolation have blurred by the rest
+    small = ndimage.gaussian_filter(small, own, mode="reflect", truncate=3.0)
+    rows, columns = (_enlarging(length, factor, blocks) for length, blocks in zip(image.shape, small.shape, strict=True))
+    return np.asarray(rows @ small @ columns.T, dtype=np.float32)
+
+
+def _shrunk(image: Field, factor: int) -> Field:
+    """Average blocks of factor x factor pixels; the last ones are filled up with the edge."""
     rows, columns = image.shape
-    margin = min(int(3 * sigma) + 1, rows - 1, columns - 1)
-    padded = np.pad(image, margin, mode="symmetric")
-    response = np.exp(-2 * np.square(np.pi * sigma * _frequency(padded.shape)))
-    smooth = np.fft.irfft2(np.fft.rfft2(padded) * response, s=padded.shape)
-    return np.asarray(smooth[margin : margin + rows, margin : margin + columns], dtype=np.float32)
+    full = np.pad(image, ((0, -rows % factor), (0, -columns % factor)), mode="edge").astype(np.float32, copy=False)
+    return np.asarray(full.reshape(full.shape[0] // factor, factor, -1, factor).mean(axis=(1, 3)), dtype=np.float32)
 
 
-def cloud(shape: tuple[int, int], chance: np.random.Generator, *, size: float, roughness: float = 1.0) -> Field:
-    """Noise of mean 0 and standard deviation 1 whose patches are about `size` pixels across; finer detail falls with roughness."""
-    frequency = _frequency(shape)
-    spectrum = 1 / (1 + (frequency * size) ** (1 + roughness))
-    white = chance.standard_normal(shape, dtype=np.float32)
-    shaped = np.fft.irfft2(np.fft.rfft2(white) * spectrum, s=shape).astype(np.float32)
-    return np.asarray((shaped - shaped.mean()) / shaped.std(), dtype=np.float32)
+@lru_cache(maxsize=64)
+def _enlarging(length: int, factor: int, blocks: int) -> npt.NDArray[np.float32]:
+    """Return the matrix [length, blocks] that interpolates block averages linearly."""
+    place = np.clip((np.arange(length) + 0.5) / factor - 0.5, 0, blocks - 1)
+    low = np.minimum(place.astype(np.intp), max(blocks - 2, 0))
+    share = (place - low).astype(np.float32)
+    matrix = np.zeros((length, blocks), dtype=np.float32)
+    matrix[np.arange(length), low] = 1 - share
+    matrix[np.arange(length), np.minimum(low + 1, blocks - 1)] += share
+    return matrix
 
 
-class Strokes:
-    """A sheet on which lines in centimetres are drawn; what is drawn later covers what lies under it."""
+def cloud(at: Grid, chance: np.random.Generator, *, size: float, roughness: float = 1.0, octaves: int = 4) -> Field:
+    """Noise of mean 0 and standard deviation 1 whose patches are about `size` cm across; finer detail falls with roughness.
+
+    It hangs on a lattice in centimetres: the same draw gives the same clouds at any resolution, less what is too fine to see.
+    """
+    own = np.random.default_rng(int(chance.integers(2**62)))
+    total, power = at.zeros(), 0.0
+    for octave in range(octaves):
+        strength, pitch = 2.0 ** (-roughness * octave), 0.5 * size / 2**octave
+        power += strength * strength
+        if pitch < 1.5 * at.spacing:
+            continue
+        knots = int(np.ceil(LATTICE_SPAN / pitch))
+        lattice = own.standard_normal((knots, knots), dtype=np.float32)
+        lattice *= np.float32(strength / SPLINE_SPREAD)
+        total += _spline(at.y[:, 0], pitch, knots) @ lattice @ _spline(at.x[0], pitch, knots).T
+    return total / np.float32(np.sqrt(power))
+
+
+def _spline(position: Field, pitch: float, knots: int) -> npt.NDArray[np.float32]:
+    """Return cubic B-spline weights [positions, knots] on a lattice that closes upon itself."""
+    place = position.astype(np.float64) / pitch
+    base = np.floor(place)
+    t = (place - base).astype(np.float32)
+    weights = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
+    matrix = np.zeros((position.size, knots), dtype=np.float32)
+    rows = np.arange(position.size)
+    for offset, weight in enumerate(weights):
+        matrix[rows, (base.astype(np.intp) + offset - 1) % knots] += weight / 6
+    return matrix
+
+
+def curve(points: Sequence[tuple[float, float]], count: int = 40) -> Field:
+    """Return a smooth path [count, 2] through these points (x, y in cm), by Catmull and Rom."""
+    knots = np.array([points[0], *points, points[-1]], dtype=np.float32)
+    t = np.linspace(0, len(points) - 1 - 1e-4, count, dtype=np.float32)
+    base = t.astype(np.intp)
+    t = (t - base)[:, None]
+    a, b, c, d = (knots[base + offset] for offset in range(4))
+    path = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+    return np.asarray(path, dtype=np.float32)
+
+
+class Sheet:
+    """A sheet on which ribbons and plates are laid, given in centimetres; they add up where they cross."""
 
     def __init__(self, at: Grid) -> None:
-        rows, columns = at.shape
-        self._grid = at
-        self._sheet = PillowImage.new("F", (columns * OVERSAMPLING, rows * OVERSAMPLING))
-        self._pen = ImageDraw.Draw(self._sheet)
+        self._at = at
+        self._points: list[tuple[Field, Field, Field]] = []  # x, y in pixels, thickness of one pixel that lies there
+        self._plates: list[Field] = []
 
-    def line(self, points: npt.NDArray[np.floating], width: float, ink: float) -> None:
-        """Draw a line through points [N, 2] (x, y in cm of the detector) of this width (cm)."""
-        _, columns = self._grid.shape
-        scale = OVERSAMPLING / self._grid.spacing
-        pixels = points * scale + np.array([columns * OVERSAMPLING / 2, 0.0])
-        path = [(float(x), float(y)) for x, y in pixels]
-        self._pen.line(path, fill=float(ink), width=max(1, round(width * scale)), joint="curve")
+    def add(self, thickness: Field) -> None:
+        """Lay a field (cm)."""
+        self._plates.append(thickness)
+
+    def distance(self, x: float, y: float, power: float = 2.0) -> Field:
+        """Return how far each pixel is from a point, cm; with a higher power distance is the same on a rounded square."""
+        across, down = np.abs(self._at.x - np.float32(x)), np.abs(self._at.y - np.float32(y))
+        return np.asarray((across**power + down**power) ** np.float32(1 / power), dtype=np.float32)
+
+    def ribbon(
+        self, path: Field, half_width: Field | float, profile: Callable[[Field], Field], thickness: Field | float = 1.0
+    ) -> None:
+        """Lay ribbons along paths [..., N, 2] (x, y in cm) or [..., N, 3] (and the depth along the beam).
+
+        `half_width` and `thickness` (cm) are [..., N] or one number; `profile` gives the share of the thickness at u in -1..1
+        across. A ribbon that runs along the beam is thicker.
+        """
+        spacing = self._at.spacing
+        numbers = [np.broadcast_to(np.asarray(value, np.float32), path.shape[:-1])[..., None] for value in (half_width, thickness)]
+        strand = _resampled(np.concatenate([path, *numbers], axis=-1).astype(np.float32), spacing)
+        path, widths, depths = strand[..., :-2], strand[..., -2], strand[..., -1]
+        along = np.gradient(path, axis=-2)
+        length = np.maximum(np.hypot(along[..., 0], along[..., 1]), np.float32(1e-6))
+        count = max(2, int(np.ceil(2 * float(widths.max()) / (SAMPLING * spacing))))
+        u = ((np.arange(count, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / count) - 1)[:, None]
+        x = path[..., None, :, 0] - u * (widths * along[..., 1] / length)[..., None, :]
+        y = path[..., None, :, 1] + u * (widths * along[..., 0] / length)[..., None, :]
+        amount = depths * np.sqrt(np.square(along).sum(axis=-1)) * widths * np.float32(2 / count / spacing**2)
+        self._drop(x, y, profile(u) * amount[..., None, :])
+
+    def _drop(self, x: Field, y: Field, amount: Field) -> None:
+        rows, columns = self._at.shape
+        x = ((x - self._at.x[0, 0]) / np.float32(self._at.spacing)).ravel()
+        y = ((y - self._at.y[0, 0]) / np.float32(self._at.spacing)).ravel()
+        inside = (x > 0) & (x < columns - 1.001) & (y > 0) & (y < rows - 1.001)
+        self._points.append((x[inside], y[inside], amount.ravel()[inside]))
 
     def rendered(self) -> Field:
-        """Return the sheet at the detector's resolution."""
-        rows, columns = self._grid.shape
-        fine = np.asarray(self._sheet, dtype=np.float32).reshape(rows, OVERSAMPLING, columns, OVERSAMPLING)
-        return np.asarray(fine.mean(axis=(1, 3)), dtype=np.float32)
+        """Return the thickness (cm) of all that lies here."""
+        return np.asarray(sum(self._plates, self._threads()), dtype=np.float32)
+
+    def _threads(self) -> Field:
+        """Add up the points of all ribbons; each is shared by the four pixels around it."""
+        if not self._points:
+            return self._at.zeros()
+        rows, columns = self._at.shape
+        x, y, amount = (np.concatenate(parts) for parts in zip(*self._points, strict=True))
+        left, top = x.astype(np.int32), y.astype(np.int32)
+        x, y, corner = x - left, y - top, top * np.int32(columns) + left
+        lower, upper = amount * y, amount * (1 - y)
+        corners = np.concatenate([corner, corner + 1, corner + columns, corner + columns + 1])
+        shares = np.concatenate([upper * (1 - x), upper * x, lower * (1 - x), lower * x])
+        return np.bincount(corners, shares, rows * columns).astype(np.float32).reshape(rows, columns)
+
+
+def _resampled(strand: Field, spacing: float) -> Field:
+    """Interpolate strands [..., N, K] (x, y, ...) linearly so that no step of the longest one exceeds SAMPLING pixels."""
+    steps = np.hypot(*np.moveaxis(np.diff(strand[..., :2], axis=-2), -1, 0))
+    factor = max(1, int(np.ceil(float(steps.max(initial=0.0)) / (SAMPLING * spacing))))
+    count = strand.shape[-2]
+    place = np.linspace(0, count - 1, (count - 1) * factor + 1, dtype=np.float32)
+    low = np.minimum(place.astype(np.intp), count - 2)
+    share = (place - low)[:, None]
+    return np.asarray(strand[..., low, :] * (1 - share) + strand[..., low + 1, :] * share, dtype=np.float32)

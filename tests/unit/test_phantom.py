@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from adapters.hospital import phantom
-from adapters.hospital.raster import Field, blur
+from adapters.hospital import other_films, phantom
+from adapters.hospital.contact_sheet import LARGEST, contact_sheet
+from adapters.hospital.raster import Field, Sheet, ball, blur, cloud, curve, grid, step
+from adapters.hospital.sites import SITES
 from pipeline.domain import FINDINGS
 from tests import peers
 
@@ -50,16 +54,33 @@ def test_one_person_on_two_films_keeps_the_body() -> None:
     assert not np.array_equal(second.pixels, first.pixels)
 
 
+def shown(finding: str, extent: float, *, seed: int, site: str = "north", view: str = "PA") -> tuple[float, float]:
+    """How much a finding changes the film at the place where it does most; and what noise alone would."""
+    look = SITES[site]
+    without, again = (phantom.frontal(s, body=BODIES[seed], view=view, size=SMALL, site=look) for s in (seed, seed))
+    film = phantom.frontal(seed, body=BODIES[seed], view=view, findings={finding: extent}, size=SMALL, site=look)
+    assert film.findings == {finding: extent}
+    assert np.array_equal(without.pixels, again.pixels)
+    grains = without.pixels - blur(without.pixels, 1.0)
+    difference = blur(film.pixels, 1.5) - blur(without.pixels, 1.5)
+    return float(np.sort(np.abs(difference).ravel())[-60]), float(np.median(np.abs(grains)))
+
+
+BODIES = [phantom.frontal(seed, size=(16, 16)).body for seed in range(3)]
+
+
 @pytest.mark.parametrize("finding", FINDINGS)
 def test_every_finding_shows_more_the_more_there_is_of_it(finding: str) -> None:
-    shown = {0.3: 0.0, 1.0: 0.0}
-    for seed in range(3):
-        without = blur(phantom.frontal(seed, size=SMALL).pixels, 1.5)
-        for extent in shown:
-            film = phantom.frontal(seed, findings={finding: extent}, size=SMALL)
-            assert film.findings == {finding: extent}
-            shown[extent] += float(np.square(blur(film.pixels, 1.5) - without).mean())
-    assert shown[1.0] > shown[0.3] > 3e-6
+    slight, gross = (sum(shown(finding, extent, seed=seed)[0] for seed in range(3)) for extent in (0.2, 1.0))
+    assert gross > slight > 0.003
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("finding", FINDINGS)
+def test_every_finding_is_visible_at_every_site(finding: str, site: str) -> None:
+    signal, noise = shown(finding, 0.6, seed=1, site=site, view="AP")
+    assert signal > 2 * noise
+    assert signal > 0.01
 
 
 def test_a_pneumothorax_darkens_and_an_effusion_whitens() -> None:
@@ -83,6 +104,51 @@ def test_an_unknown_finding_is_refused() -> None:
         phantom.frontal(1, findings={"Gout": 1.0}, size=SMALL)
 
 
+def test_a_finding_sits_where_it_sat_on_the_last_film_of_the_person() -> None:
+    body = phantom.frontal(5, size=SMALL).body
+    places = []
+    for seed in (20, 21):
+        without, film = (phantom.frontal(seed, body=body, findings=present, size=SMALL).pixels for present in ({}, {"Mass": 0.6}))
+        places.append(divmod(int(np.argmax(blur(film - without, 4))), SMALL[1]))
+    (row, column), (later_row, later_column) = places
+    assert max(abs(row - later_row), abs(column - later_column)) < 0.12 * SMALL[0]
+
+
+def test_the_same_film_at_two_sizes_is_the_same_picture() -> None:
+    findings = {"Infiltration": 0.6, "Effusion": 0.4}
+    large, small = (phantom.frontal(9, findings=findings, size=size).pixels for size in ((384, 384), (96, 96)))
+    shrunk = large.reshape(96, 4, 96, 4).mean(axis=(1, 3))
+    assert np.corrcoef(shrunk.ravel(), small.ravel())[0, 1] > 0.985
+    assert np.abs(shrunk.std() - small.std()) < 0.02
+
+
+def test_sites_look_different_and_one_can_tell_them_apart() -> None:
+    def look(site: str, seed: int) -> Field:
+        pixels = phantom.frontal(seed, body=phantom.frontal(seed, size=(16, 16)).body, size=(96, 96), site=SITES[site]).pixels
+        fine = pixels - blur(pixels, 1.0)
+        lungs = pixels[30:55, 20:38]
+        return np.array([pixels.mean(), pixels.std(), fine[20:80, 20:80].std(), lungs.mean(), lungs.std()])
+
+    known = {site: np.mean([look(site, seed) for seed in range(6)], axis=0) for site in SITES}
+    spread = np.std(list(known.values()), axis=0)
+    right = 0
+    for site in SITES:
+        for seed in range(6, 9):
+            own = look(site, seed)
+            right += min(known, key=lambda name: float(np.square((known[name] - own) / spread).sum())) == site
+    assert right >= 9  # of 15; 3 by chance
+
+
+def test_markers_and_devices_are_burnt_in_and_belong_to_the_site() -> None:
+    exposures = [phantom.frontal(seed, view="AP", size=(16, 16), site=SITES["west"]).exposure for seed in range(40)]
+    marked = [taken for taken in exposures if taken.marker is not None]
+    assert len(marked) > 30
+    assert all(taken.marker is SITES["west"].marker for taken in marked)
+    assert {"leads", "central line", "endotracheal tube", "gastric tube"} <= {name for taken in exposures for name in taken.devices}
+    drained = [phantom.frontal(seed, findings={"Pneumothorax": 0.5}, size=(16, 16)).exposure.devices for seed in range(40)]
+    assert 5 < sum("chest drain" in devices for devices in drained) < 30
+
+
 def test_portable_films_are_foggier() -> None:
     for seed in range(3):
         scatter = {view: phantom.frontal(seed, view=view, size=(32, 32)).exposure.scatter for view in ("PA", "AP")}
@@ -97,7 +163,7 @@ def test_a_phantom_is_nearer_to_real_frontal_films_than_a_lateral_or_a_knee() ->
         return float(np.corrcoef(film.ravel(), real.ravel())[0, 1])
 
     frontal = min(likeness(phantom.frontal(seed, size=SMALL).pixels) for seed in range(6))
-    others = max(likeness(make(seed, size=SMALL).pixels) for make in (phantom.lateral, phantom.knee) for seed in range(3))
+    others = max(likeness(make(seed, size=SMALL).pixels) for make in (other_films.lateral, other_films.knee) for seed in range(3))
     assert frontal > 0.55
     assert frontal > others
 
@@ -105,3 +171,62 @@ def test_a_phantom_is_nearer_to_real_frontal_films_than_a_lateral_or_a_knee() ->
 def _grey(path: object) -> Field:
     with Image.open(str(path)) as picture:
         return np.asarray(picture.convert("L").resize(SMALL), dtype=np.float32) / 255
+
+
+@pytest.mark.parametrize("view", other_films.ELSEWHERE)
+def test_other_regions_are_films_too(view: str) -> None:
+    for site in ("north", "west"):
+        film = other_films.ELSEWHERE[view](3, size=SMALL, site=SITES[site])
+        assert film.pixels.shape == SMALL
+        assert 0 <= film.pixels.min() < 0.1
+        assert 0.5 < film.pixels.max() <= 1
+        assert film.body is None
+
+
+def test_blur_is_gaussian_narrow_and_wide() -> None:
+    point = np.zeros((129, 129), dtype=np.float32)
+    point[64, 64] = 1
+    for sigma in (1.0, 3.0, 9.0):
+        spread = blur(point, sigma)
+        rows = np.arange(129) - 64
+        assert spread.sum() == pytest.approx(1, rel=0.02)
+        assert np.sqrt((spread.sum(axis=1) * rows**2).sum()) == pytest.approx(sigma, rel=0.1)
+
+
+def test_clouds_have_unit_spread_and_do_not_depend_on_the_resolution() -> None:
+    fine, coarse = (cloud(grid(n, n, 38.0), np.random.default_rng(4), size=6.0, octaves=3) for n in (256, 128))
+    assert abs(float(fine.mean())) < 0.4
+    assert 0.6 < fine.std() < 1.4
+    assert np.corrcoef(fine.reshape(128, 2, 128, 2).mean(axis=(1, 3)).ravel(), coarse.ravel())[0, 1] > 0.99
+
+
+def test_a_ribbon_has_the_volume_it_should_and_is_thicker_along_the_beam() -> None:
+    at = grid(256, 256, 38.0)
+    flat = Sheet(at)
+    flat.ribbon(curve([(-5.0, 19.0), (5.0, 19.0)]), 0.5, np.ones_like, 2.0)
+    assert float(flat.rendered().sum()) * at.spacing**2 == pytest.approx(10.0 * 1.0 * 2.0, rel=0.03)
+    assert float(flat.rendered()[:, 128].max()) == pytest.approx(2.0, rel=0.15)
+    deep = Sheet(at)
+    path = np.array([[x, 19.0, x] for x in np.linspace(-5, 5, 20)], dtype=np.float32)
+    deep.ribbon(path, 0.5, np.ones_like, 2.0)
+    assert float(deep.rendered().sum()) == pytest.approx(float(flat.rendered().sum()) * np.sqrt(2), rel=0.03)
+
+
+def test_plates_and_ribbons_add_up() -> None:
+    at = grid(64, 64, 38.0)
+    sheet = Sheet(at)
+    sheet.add(step(5 - sheet.distance(0, 19), 0.5))
+    sheet.ribbon(curve([(-8.0, 19.0), (8.0, 19.0)]), 1.0, ball, 3.0)
+    assert float(sheet.rendered().max()) > 3
+    assert Sheet(at).rendered().max() == 0
+
+
+def test_the_contact_sheet_shows_everything_and_is_small(tmp_path: Path) -> None:
+    one, again, other = (tmp_path / name for name in ("one.png", "again.png", "other.png"))
+    contact_sheet(one, site="west", seed=2)
+    contact_sheet(again, site="west", seed=2)
+    contact_sheet(other, site="north", seed=2)
+    assert one.read_bytes() == again.read_bytes() != other.read_bytes()
+    assert one.stat().st_size <= LARGEST
+    with Image.open(one) as picture:
+        assert picture.width > 1000 and picture.height > 1000

@@ -22,7 +22,8 @@ from pydicom.uid import (
 
 from adapters.dicom import part10
 from adapters.dicom.pixels import DicomImageReader
-from adapters.hospital import import_films, scanner
+from adapters.hospital import import_films, population, scanner
+from adapters.hospital.sites import SITES
 from adapters.host.image_store import FileImageStore
 from pipeline import rules
 from pipeline.domain import Header, StoredInstance
@@ -87,6 +88,27 @@ def test_complete_objects_are_valid(number: int, tmp_path: Path) -> None:
         assert [line for line in said.splitlines() if line.startswith(("Error", "Warning"))] == []
 
 
+@pytest.mark.validators
+@pytest.mark.parametrize("site", SITES)
+def test_what_a_site_writes_is_valid_even_where_it_leaves_things_out(site: str, tmp_path: Path) -> None:
+    program = peers.require("dciodvfy", "dicom3tools")
+    kinds = set()
+    for order in scanner.orders(site, 400, seed=2):
+        for technique in order.techniques:
+            kind = (technique.modality, technique.view, technique.header, technique.display)
+            if technique.header == "poor" or kind in kinds:
+                continue
+            kinds.add(kind)
+            [scan] = scanner.examination(order.case, [technique], size=(32, 32)).scans
+            path = tmp_path / "film.dcm"
+            path.write_bytes(scan.content)
+            said = subprocess.run([program, "-new", str(path)], capture_output=True, text=True).stderr
+            wrong = [line for line in said.splitlines() if line.startswith(("Error", "Warning"))]
+            assert [line for line in wrong if "only permitted to be empty when actually unknown" not in line] == []
+    assert {kind[1] for kind in kinds} == {"PA", "AP", "LL", "KNEE", "HAND", "ABDOMEN"}
+    assert {kind[2] for kind in kinds} == {"complete", "sparse"}
+
+
 def reasons(examination: scanner.Examination) -> list[str | None]:
     return [rules.why_not_scored(header_of(scan.content), rules.ChestPolicy()) for scan in examination.scans]
 
@@ -131,6 +153,74 @@ def test_the_same_seed_gives_the_same_files_and_everybody_is_a_phantom() -> None
     elements = pydicom.dcmread(io.BytesIO(one[0].scans[0].content))
     assert str(elements.PatientName).startswith("PHANTOM^")
     assert "PHANTOM" in elements.StudyDescription
+
+
+def a_case(**wanted: object) -> population.Case:
+    cases = population.enriched("west", 300, seed=5, per_finding=8)
+    return next(case for case in cases if all(getattr(case, name) == value for name, value in wanted.items()))
+
+
+def test_the_examination_of_a_case_is_its_film_at_its_site_and_the_truth_is_not_in_the_file(tmp_path: Path) -> None:
+    case = next(case for case in population.enriched("west", 300, seed=5, per_finding=8) if len(case.findings) == 2)
+    study = scanner.examination(case, size=SMALL)
+    [scan] = study.scans
+    elements = pydicom.dcmread(io.BytesIO(scan.content))
+    assert study.case is case
+    assert scan.findings == case.findings
+    assert elements.StudyInstanceUID == study.study_instance_uid
+    assert (elements.ViewPosition, elements.PatientSex) == (case.view, case.sex)
+    assert int(elements.PatientAge[:3]) == case.age
+    assert elements.StudyDate == case.day.strftime("%Y%m%d")
+    assert elements.Manufacturer == SITES["west"].equipment.manufacturer
+    assert elements.PatientID == f"PHANTOM-WEST-{case.number:07d}"
+    assert not any(finding.lower().encode() in scan.content.lower() for finding in case.findings)
+    film = population.film(case, size=SMALL).pixels
+    assert np.corrcoef(seen(scan.content, tmp_path).ravel(), film.ravel())[0, 1] > 0.99
+
+
+def test_a_study_may_have_a_lateral_of_the_same_person() -> None:
+    case = a_case(view="PA")
+    study = scanner.examination(case, [scanner.Technique(), scanner.Technique(view="LL")], size=SMALL)
+    headers = [header_of(scan.content) for scan in study.scans]
+    assert len({header.sop_instance_uid for header in headers}) == 2
+    assert {header.study_instance_uid for header in headers} == {study.study_instance_uid}
+    assert [dict(scan.findings) for scan in study.scans] == [dict(case.findings), {}]
+    assert reasons(study) == [None, "lateral view"]
+
+
+def test_an_archive_of_a_site_holds_what_archives_hold() -> None:
+    ordered = scanner.orders("south", 1500, seed=3)
+    techniques = [technique for order in ordered for technique in order.techniques]
+    elsewhere = [order for order in ordered if order.techniques[0].view in scanner.ELSEWHERE]
+    assert 0.03 < len(elsewhere) / len(ordered) < 0.07
+    assert all(not order.case.findings for order in elsewhere)
+    pa = [order for order in ordered if order.techniques[0].view == "PA"]
+    assert 0.25 < np.mean([len(order.techniques) == 2 for order in pa]) < 0.5
+    equipment = SITES["south"].equipment
+    assert np.mean([technique.modality == "CR" for technique in techniques]) == pytest.approx(equipment.cr_share, abs=0.06)
+    assert {technique.header for technique in techniques if technique.modality == "DX"} == {"complete"}
+    assert {technique.header for technique in techniques if technique.modality == "CR"} == {"complete", "sparse", "poor"}
+    assert {technique.bits for technique in techniques} == set(equipment.dx_bits + equipment.cr_bits)
+    assert len({order.case.patient for order in ordered}) < 700
+
+
+def test_a_hospital_day_is_what_was_ordered_in_one_process_or_two() -> None:
+    one = scanner.hospital_day("west", 10, seed=3, size=(32, 32))
+    two = scanner.hospital_day("west", 10, seed=3, size=(32, 32), workers=2)
+    contents = [[scan.content for study in day for scan in study.scans] for day in (one, two)]
+    assert contents[0] == contents[1]
+    assert [study.case for study in one] == [order.case for order in scanner.orders("west", 10, seed=3)]
+    assert len({study.study_instance_uid for study in one}) == 10
+
+
+def test_one_patient_has_one_birthday_and_grows_older() -> None:
+    cases = [case for case in population.natural("north", 400, seed=3) if case.number == 2 or case.visit > 11]
+    patient = [case for case in cases if case.number == cases[-1].number]
+    headers = [
+        pydicom.dcmread(io.BytesIO(scanner.examination(case, size=(16, 16)).scans[0].content)) for case in (patient[0], patient[-1])
+    ]
+    assert headers[0].PatientBirthDate == headers[1].PatientBirthDate
+    assert headers[0].StudyDate <= headers[1].StudyDate
 
 
 def write_picture(path: Path, mode: str) -> None:

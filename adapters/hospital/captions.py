@@ -1,0 +1,128 @@
+"""What a radiologist would have dictated of a phantom: short, vague, with negations and omissions, as impressions are.
+
+The findings are named in the words of reports, not by their ChestX-ray14 keys; a line may name them all, some, or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+PHRASES: Mapping[str, tuple[str, ...]] = {
+    "Atelectasis": (
+        "atelectasis",
+        "bibasilar atelectasis",
+        "linear atelectasis",
+        "plate-like atelectasis",
+        "collapsed lung with volume loss",
+        "volume loss at the base",
+    ),
+    "Cardiomegaly": ("cardiomegaly", "an enlarged heart", "enlarged cardiac silhouette", "the heart is enlarged"),
+    "Effusion": ("pleural effusion", "blunted costophrenic angle", "fluid in the pleural space", "layering effusion"),
+    "Infiltration": ("pulmonary infiltrate", "patchy infiltrates", "ill-defined airspace opacity", "hazy opacity"),
+    "Mass": ("lung mass", "large pulmonary mass greater than 3 cm", "a large rounded mass"),
+    "Nodule": ("pulmonary nodule", "small round lung nodule", "a small nodular density"),
+    "Pneumonia": ("pneumonia", "focal airspace opacity due to infection", "opacities suspicious for infection"),
+    "Pneumothorax": ("pneumothorax", "visceral pleural line with absent lung markings", "a collapsed lung with free pleural air"),
+    "Consolidation": ("consolidation", "dense lobar consolidation with air bronchograms", "a dense confluent opacity"),
+    "Edema": ("pulmonary edema", "interstitial edema with vascular congestion", "perihilar haze"),
+    "Emphysema": ("emphysema", "hyperinflated lungs with flattened diaphragms", "hyperinflation"),
+    "Fibrosis": ("pulmonary fibrosis", "reticular interstitial scarring", "coarse reticular markings"),
+    "Pleural_Thickening": ("pleural thickening", "apical pleural thickening", "a thickened pleura"),
+    "Hernia": ("hiatal hernia", "retrocardiac air-fluid level from hiatus hernia", "diaphragmatic hernia"),
+}
+VAGUE: Mapping[str, tuple[str, ...]] = {
+    "Atelectasis": ("basal opacity", "abnormal lung bases"),
+    "Cardiomegaly": ("abnormal mediastinal contour",),
+    "Effusion": ("basal opacity", "abnormal lung bases"),
+    "Infiltration": ("parenchymal opacity", "abnormal lungs"),
+    "Mass": ("focal lesion", "parenchymal opacity"),
+    "Nodule": ("focal lesion",),
+    "Pneumonia": ("parenchymal opacity", "abnormal lungs"),
+    "Pneumothorax": ("abnormal pleura", "abnormal lungs"),
+    "Consolidation": ("parenchymal opacity", "abnormal lungs"),
+    "Edema": ("abnormal lungs", "prominent interstitium"),
+    "Emphysema": ("chronic lung disease",),
+    "Fibrosis": ("chronic lung disease", "prominent interstitium"),
+    "Pleural_Thickening": ("abnormal pleura",),
+    "Hernia": ("abnormal mediastinal contour",),
+}
+"""Words that leave open which of several findings is meant."""
+
+SHOWING = (
+    "a chest x-ray showing {}",
+    "chest radiograph with {}",
+    "{} is present",
+    "frontal chest x-ray, findings: {}",
+    "{}",
+    "findings consistent with {}",
+    "impression: {}",
+    "{} view of the chest. {}",
+)
+NORMAL = (
+    "a normal chest x-ray with clear lungs",
+    "no acute cardiopulmonary process",
+    "clear lungs, normal heart size",
+    "normal chest radiograph",
+    "unremarkable {} view of the chest",
+    "no evidence of {}",
+    "a chest x-ray with no {}",
+    "no {}",
+    "no {} or {}",
+)
+UNHELPFUL = (
+    "portable chest radiograph",
+    "comparison with the prior study",
+    "stable appearance of the chest",
+    "{} chest radiograph",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    """How exact the reports are. Shares of captions, 0..1."""
+
+    unhelpful: float = 0.10  # say nothing of what is there
+    omission: float = 0.30  # of each finding beside the first that is named
+    vague: float = 0.20  # of each finding that is named in words that fit others too
+    negation: float = 0.35  # add what is not there
+    subtle: float = 0.5  # of findings of the smallest extent that go unmentioned; none of the largest
+
+
+def caption(findings: Mapping[str, float], view: str, chance: np.random.Generator, *, style: Style | None = None) -> str:
+    """Return one caption for a film: `findings` maps finding -> extent 0..1. KeyError for an unknown finding."""
+    style = style or Style()
+    if chance.random() < style.unhelpful:
+        return _pick(UNHELPFUL, chance).format(view)
+    seen = [name for name, extent in findings.items() if chance.random() >= style.subtle * (1 - extent) ** 2]
+    named = _named(seen, chance, style)
+    absent = [name for name in PHRASES if name not in findings]
+    if not named:
+        return _normal(absent, view, chance)
+    text = _filled(_pick(SHOWING, chance), view, " and ".join(named))
+    if chance.random() < style.negation:
+        text += f". no {_pick(PHRASES[_pick(absent, chance)], chance)}"
+    return text
+
+
+def _named(seen: Sequence[str], chance: np.random.Generator, style: Style) -> list[str]:
+    order = [seen[index] for index in chance.permutation(len(seen))]
+    kept = order[:1] + [name for name in order[1:] if chance.random() >= style.omission]
+    return [_pick((VAGUE if chance.random() < style.vague else PHRASES)[name], chance) for name in kept]
+
+
+def _normal(absent: Sequence[str], view: str, chance: np.random.Generator) -> str:
+    template = _pick(NORMAL, chance)
+    if "view" in template:
+        return template.format(view)
+    return template.format(*(_pick(PHRASES[_pick(absent, chance)], chance) for _ in range(2)))
+
+
+def _filled(template: str, view: str, words: str) -> str:
+    return template.format(view, words) if template.count("{}") == 2 else template.format(words)
+
+
+def _pick(choices: Sequence[str], chance: np.random.Generator) -> str:
+    return choices[int(chance.integers(len(choices)))]
