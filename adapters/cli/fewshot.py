@@ -92,7 +92,7 @@ def fewshot(
     from adapters.gpu.scorer import choose_device
     from models.fingerprint import fingerprint
 
-    out = out or Path(f"fewshot-{data.value}-{fingerprint([source.identity, encoder.sha256, seed])[:8]}")
+    out = out or Path(f"fewshot-{data.value}-{fingerprint([source.fingerprint, encoder.sha256, seed])[:8]}")
     options = Options(
         out=out,
         cache=cache or default_cache(),
