@@ -8,14 +8,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline import receive, report, rules, score, settle, work
+from pipeline import labels, receive, report, resolve, rules, score, settle, work
 from pipeline.domain import AuditEvent, Header, JobKind, JobState, ModelVersion, Receipt, Sender
 from pipeline.errors import NoWeights
+from pipeline.findings import findings_said
 from pipeline.ports import CircuitPolicy
 
 if TYPE_CHECKING:
     from adapters.catalog.catalog import SqlCatalog
     from adapters.dicom.archive import DicomArchive
+    from adapters.dicom.labels import DicomDocuments
     from adapters.dicom.listener import Listener
     from adapters.host.config import Config
     from adapters.host.image_store import FileImageStore
@@ -72,7 +74,7 @@ def build_listener(config: Config, catalog: SqlCatalog) -> Listener:
     from adapters.dicom.listener import Listener, ListenerSettings
 
     images = open_image_store(config)
-    policy = receive.ReceivePolicy(minimum_free_bytes=int(config.storage.minimum_free))
+    policy = receive.ReceivePolicy(minimum_free_bytes=int(config.storage.minimum_free), read_documents=reads_documents(config))
 
     def take(header: Header, content: bytes, sender: Sender) -> Receipt:
         return receive.receive(header, content, sender, catalog=catalog, images=images, policy=policy)
@@ -112,8 +114,10 @@ def build_settle(config: Config, catalog: SqlCatalog) -> Callable[[], list[settl
 
 
 def build_posts(config: Config, catalog: SqlCatalog, kind: str) -> list[work.Post]:
-    """Make the posts of one kind of worker: `score`, or `report` (which also sends)."""
-    return [_score_post(config, catalog)] if kind == "score" else [_report_post(config, catalog), _send_post(config, catalog)]
+    """Make the posts of one kind of worker: `score`, or `report` (which also sends, and reads the documents of others)."""
+    if kind == "score":
+        return [_score_post(config, catalog)]
+    return [_report_post(config, catalog), _send_post(config, catalog), _label_post(config, catalog)]
 
 
 def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
@@ -154,6 +158,29 @@ def _send_post(config: Config, catalog: SqlCatalog) -> work.Post:
             return tx.circuits.admit(archive.name, probe_seconds=config.archive.timeout_seconds * 2)
 
     return work.Post(kind=JobKind.SEND, step=work.one_by_one(step), admit=admit)
+
+
+def reads_documents(config: Config) -> bool:
+    """Say whether any SR or KOS that comes in may be read for labels."""
+    return config.labels.accept_sr != "none" or bool(config.labels.key_object_titles)
+
+
+def label_policy(config: Config) -> resolve.LabelPolicy:
+    """`[labels]` as the resolver reads it."""
+    return resolve.LabelPolicy(policy=config.labels.policy, adjudicators=config.labels.adjudicators)
+
+
+def open_documents(config: Config) -> DicomDocuments:
+    """Make the reader of SRs and KOSs."""
+    from adapters.dicom.labels import DicomDocuments, DocumentSettings
+
+    titles = {title: findings_said(said.split(",")) for title, said in config.labels.key_object_titles.items()}
+    return DicomDocuments(DocumentSettings(accept_sr=config.labels.accept_sr, key_object_titles=titles))
+
+
+def _label_post(config: Config, catalog: SqlCatalog) -> work.Post:
+    step = partial(labels.read_document, catalog=catalog, images=open_image_store(config), documents=open_documents(config))
+    return work.Post(kind=JobKind.LABEL, step=work.one_by_one(step))
 
 
 def work_policy(config: Config) -> work.WorkPolicy:

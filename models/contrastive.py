@@ -192,9 +192,9 @@ def _jittered(squares: torch.Tensor, recipe: ContrastiveRecipe, chance: np.rando
     down, right = (torch.from_numpy(chance.integers(0, 2 * recipe.shift + 1, n)) for _ in range(2))
     padded = functional.pad(squares, [recipe.shift] * 4)
     edge = torch.arange(size)
-    moved = padded[
-        torch.arange(n)[:, None, None], 0, (down[:, None] + edge)[:, :, None], (right[:, None] + edge)[:, None, :]
-    ][:, None]
+    moved = padded[torch.arange(n)[:, None, None], 0, (down[:, None] + edge)[:, :, None], (right[:, None] + edge)[:, None, :]][
+        :, None
+    ]
     gain, offset = (
         torch.from_numpy(chance.uniform(-recipe.gain, recipe.gain, n).astype(np.float32))[:, None, None, None] for _ in range(2)
     )

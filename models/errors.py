@@ -8,8 +8,13 @@ ModelsError
 ├── WeightsIncompatible    sound bytes that belong to another architecture
 ├── GoldenMismatch         weights that load and yet compute something else
 ├── UnknownArchitecture    no architecture of that name, or one that cannot be served
+├── CannotPartition        an image encoder that cannot be unfrozen in part, or not in that many blocks
+├── NothingToLearn         labels that hold no finding with both present and absent cases
 ├── FetchFailed            the weights could not be downloaded now
-└── ImageUnusable          pixels that are no image
+├── ImageUnusable          pixels that are no image
+├── SplitLeaks             a patient or a film on both sides of an experiment
+├── SplitUnusable          a split with a side empty, or films on no side
+└── UnknownMethod          no method of that name on the ladder
 """
 
 from __future__ import annotations
@@ -51,9 +56,29 @@ class UnknownArchitecture(ModelsError):
     """No architecture of this name or file, or one that radclipd cannot serve."""
 
 
+class CannotPartition(ModelsError):
+    """The image encoder is no sequence of blocks, or has fewer than asked for."""
+
+
+class NothingToLearn(ModelsError):
+    """No finding has both present and absent cases."""
+
+
 class FetchFailed(ModelsError):
     """The weights could not be downloaded now."""
 
 
 class ImageUnusable(ModelsError):
     """The array is not a finite, non-empty float image [H, W]."""
+
+
+class SplitLeaks(ModelsError):
+    """The pool that is learnt from and the test set share patients or films: no number measured on them means anything."""
+
+
+class SplitUnusable(ModelsError):
+    """A split that leaves a side empty, or a film on neither side."""
+
+
+class UnknownMethod(ModelsError):
+    """The ladder of methods has no rung of this name."""

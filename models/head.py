@@ -47,6 +47,17 @@ class LinearHead:
             raise WeightsIncompatible("the shapes of the head's directions, scale and bias do not belong together")
         return head
 
+    @classmethod
+    def from_weights(cls, weights: torch.Tensor, bias: torch.Tensor) -> Self:
+        """Make the head whose logits are features @ weights.T + bias, for weights [F, D] and bias [F]."""
+        length = weights.norm(dim=1)
+        return cls(directions=(weights / length.clamp(min=_SHORTEST)[:, None]).float(), scale=length.float(), bias=bias.float())
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """float32 [F, D]: scale and direction in one."""
+        return self.scale[:, None] * self.directions
+
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
         """The three tensors by name."""

@@ -1,8 +1,9 @@
 """What happens to a study. Standard library and numpy only.
 
 Nouns (`domain`): a Study has Series and Instances; an Instance is one stored DICOM file; an Image is its decoded pixels; a
-Finding is one of 14; a Prediction is the probability of one finding in one study by one ModelVersion; a Report is one SR; a Job
-is one step that waits for a worker.
+Finding is one of 14; a Label is one reader's statement on one finding in one study; a Document is an SR or KOS that may hold
+some; a Prediction is the probability of one finding in one study by one ModelVersion; a Report is one SR of ours; a Job is one
+step that waits for a worker.
 
 The fast line, one step a file, in order:
 
@@ -10,6 +11,11 @@ The fast line, one step a file, in order:
     settle    a quiet (or complete) study -> settled + a score job, or ignored with the reason in words
     score     images -> 14 scores each -> predictions of the study + a report job
     report    predictions -> report row with its UID -> SR bytes -> a send job; then SR -> archive
+
+The slow loop, whose first steps are here:
+
+    labels    tables, desks and documents (SR, KOS) of readers -> statements in the catalog, append-only
+    resolve   statements -> one state for each study and finding, and the conflicts
 
 `work` claims jobs, runs steps and retries, quarantines or finishes them. `housekeeping` looks for what is stuck.
 `rules` holds every decision that has a medical or operational meaning, as pure functions. `ports` is what the steps need of the

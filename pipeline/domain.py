@@ -6,6 +6,7 @@ Attributes that are DICOM elements carry the element's keyword (PS3.6) in snake 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -32,6 +33,9 @@ FINDINGS: tuple[str, ...] = (
 )
 """The 14 findings of ChestX-ray14, in the order of its label table (Wang et al., CVPR 2017). Every score vector has this order."""
 
+NO_FINDING = "No Finding"
+"""What a reader writes who sees none of the 14: every one of them is absent."""
+
 Scores = npt.NDArray[np.float32]
 """float32 [14] or [N, 14], each in 0..1, in the order of FINDINGS."""
 
@@ -55,6 +59,7 @@ class JobKind(StrEnum):
     SCORE = "score"  # subject: StudyInstanceUID
     REPORT = "report"  # subject: StudyInstanceUID; payload: version, revision
     SEND = "send"  # subject: SOPInstanceUID of the report
+    LABEL = "label"  # subject: SOPInstanceUID of a document that came in
 
 
 class JobState(StrEnum):
@@ -221,6 +226,48 @@ class Prediction:
     finding: str
     probability: float
     decision: Decision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """One reader's statement on one finding in one study. Never changed; a later one may revoke it or speak in its place."""
+
+    id: int = 0  # given by the catalog, growing; 0 before that
+    study_instance_uid: str
+    finding: str
+    state: LabelState | None  # None: a withdrawal, which revokes and says nothing itself
+    reader: str
+    source: str  # "csv", "cli", "sr", "kos", ...: how it came in
+    stated_at: datetime  # when the reader said it, not when the catalog heard of it
+    asked_because: str = ""  # why this study was put before the reader, in the worklist's words; "": nobody asked
+    selection_probability: float | None = None  # with which the worklist chose it, above 0 up to 1
+    document: str = ""  # SOPInstanceUID of the SR or KOS that says it
+    revokes: int | None = None  # id of the earlier statement that no longer holds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What one reader says of one study at one time: a row of a table, or a document. Findings not mentioned stay unknown."""
+
+    findings: Mapping[str, LabelState]
+    reader: str
+    source: str
+    study_instance_uid: str = ""  # a table may name the study by its accession number instead
+    accession_number: str = ""
+    stated_at: datetime | None = None  # None: when the catalog hears of it
+    asked_because: str = ""
+    selection_probability: float | None = None
+    document: str = ""
+    row: int = 0  # of a table, counted as a spreadsheet does
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """What an SR or KOS of the archive gives as labels: its readings, or the reason in words why there are none."""
+
+    readings: tuple[Reading, ...] = ()
+    replaces: tuple[str, ...] = ()  # SOPInstanceUIDs of the documents that this one is a later version of
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ RadclipdError
 │   ├── DifferentInstance   another file under a known SOP Instance UID   C-STORE 0xC001
 │   ├── PixelsUnreadable    no image can be made of the pixel data
 │   ├── ReportImpossible    no SR can be built of what is there
+│   ├── BadLabels           rows of labels that cannot be taken; names every one
 │   └── RefusedByArchive    the archive refuses this object
 ├── TryAgain                passing: later may be better
 │   ├── OutOfResources      disk below the guard, catalog unreachable     C-STORE 0xA700
@@ -23,6 +24,8 @@ RadclipdError
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 def places(error: BaseException) -> list[str]:
@@ -60,6 +63,24 @@ class PixelsUnreadable(Refused):
 
 class ReportImpossible(Refused):
     """No SR can be built of what is in the catalog."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong in a table of labels. `row` counts as a spreadsheet does: the header is row 1."""
+
+    row: int
+    column: str
+    value: str
+    remedy: str
+
+
+class BadLabels(Refused):
+    """Labels that cannot be taken, and of which nothing was. `faults` names every row in its place."""
+
+    def __init__(self, message: str, faults: Sequence[Fault], *, hint: str = "") -> None:
+        super().__init__(message, hint=hint or (faults[0].remedy if faults else ""))
+        self.faults = tuple(faults)
 
 
 class RefusedByArchive(Refused):

@@ -6,18 +6,21 @@ catalog's own clock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from pipeline.domain import (
     AuditEvent,
+    Document,
     Header,
     Image,
     Job,
     JobKind,
     JobState,
+    Label,
     ModelVersion,
     Prediction,
     Report,
@@ -49,6 +52,15 @@ class Studies(Protocol):
     def instances(self, study_instance_uid: str) -> list[StoredInstance]:
         """Return all instances of the study in order of series number, instance number, SOPInstanceUID."""
 
+    def accession_numbers(self, study_instance_uids: Collection[str]) -> dict[str, str]:
+        """Return StudyInstanceUID -> accession number of those studies that the catalog knows."""
+
+    def with_accession_numbers(self, accession_numbers: Collection[str]) -> dict[str, list[str]]:
+        """Return accession number -> StudyInstanceUIDs, in order, of the studies that have one of these."""
+
+    def documents(self) -> list[str]:
+        """Return the SOPInstanceUIDs of all structured reports and key object selections, in order of arrival."""
+
     def release(self, study_instance_uids: Sequence[str]) -> None:
         """Mark arriving studies: the association that carried them was released in good order."""
 
@@ -79,6 +91,22 @@ class ScoreRows(Protocol):
 
     def predictions(self, study_instance_uid: str, version: int) -> list[Prediction]:
         """Return the study's predictions of this version in the order of FINDINGS; [] where there are none."""
+
+
+class Labels(Protocol):
+    """Statements of readers. Append-only: the database itself refuses to change or delete one."""
+
+    def append(self, labels: Sequence[Label]) -> None:
+        """Insert statements in this order, whatever their `id`. ValueError where a study is not in the catalog."""
+
+    def all(self) -> list[Label]:
+        """Return every statement, in order of id."""
+
+    def of_studies(self, study_instance_uids: Collection[str]) -> list[Label]:
+        """Return every statement on these studies, in order of id."""
+
+    def find(self, ids: Collection[int]) -> list[Label]:
+        """Return the statements with these ids, in order of id."""
 
 
 class Reports(Protocol):
@@ -185,6 +213,11 @@ class Transaction(Protocol):
     def jobs(self) -> Jobs: ...
     @property
     def circuits(self) -> Circuits: ...
+    @property
+    def labels(self) -> Labels: ...
+
+    def now(self) -> datetime:
+        """Return this moment by the catalog's clock, to the millisecond."""
 
     def audit(self, event: AuditEvent) -> None:
         """Append to the audit table."""
@@ -227,6 +260,13 @@ class ImageReader(Protocol):
 
     def read(self, instance: StoredInstance) -> Image:
         """Decode and render. PixelsUnreadable where no image can be made of it."""
+
+
+class DocumentReader(Protocol):
+    """SR or KOS to labels."""
+
+    def read(self, content: bytes) -> Document:
+        """Return what the document says, or why nothing of it counts. Never raises, whatever the bytes are."""
 
 
 class Scorer(Protocol):

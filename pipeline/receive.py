@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline import rules
-from pipeline.domain import Header, Receipt, Sender, StoredFile, StoredInstance, StudyState
+from pipeline.domain import Header, JobKind, Receipt, Sender, StoredFile, StoredInstance, StudyState
 from pipeline.errors import DifferentInstance, OutOfResources
 from pipeline.ports import Catalog, ImageStore, Transaction
 
@@ -15,6 +15,7 @@ class ReceivePolicy:
     """`[storage]` of the configuration."""
 
     minimum_free_bytes: int
+    read_documents: bool = False  # whether structured reports and key objects are read for labels: `[labels]`
 
 
 def receive(
@@ -33,15 +34,17 @@ def receive(
         with catalog.begin() as tx:
             known = tx.studies.find_instance(header.sop_instance_uid)  # another association may have been faster
             if known is None:
-                return _insert(tx, header, file, sender)
+                return _insert(tx, header, file, sender, policy)
     return _again(known, file, content, images)
 
 
-def _insert(tx: Transaction, header: Header, file: StoredFile, sender: Sender) -> Receipt:
+def _insert(tx: Transaction, header: Header, file: StoredFile, sender: Sender, policy: ReceivePolicy) -> Receipt:
     if rules.is_own_report(header) or tx.reports.find(header.sop_instance_uid) is not None:
         tx.studies.add_instance(header, file, sender, opens_study=False)
         return Receipt.OWN_REPORT
     study = tx.studies.find(header.study_instance_uid)
+    if policy.read_documents and rules.may_hold_labels(header):
+        tx.jobs.put(JobKind.LABEL, header.sop_instance_uid)  # a worker parses it later: it may be anything
     opens = rules.opens_study(header)
     tx.studies.add_instance(header, file, sender, opens_study=opens)
     return Receipt.LATE if opens and study is not None and study.state is not StudyState.ARRIVING else Receipt.STORED

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal
 
 import numpy as np
 
-from pipeline.domain import FINDINGS, Decision, Header, Prediction, Scores, StoredInstance
+from pipeline.domain import FINDINGS, Decision, Header, LabelState, Prediction, Scores, StoredInstance
 
 # Storage SOP classes, PS3.4 B.5. A trailing dot marks a family.
 COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"
@@ -77,6 +79,12 @@ def object_kind(header: Header) -> ObjectKind:
 def is_own_report(header: Header) -> bool:
     """Tell whether an instance is an SR that radclipd wrote."""
     return object_kind(header) is ObjectKind.REPORT and header.manufacturer_model_name == OWN_MODEL_NAME
+
+
+def may_hold_labels(header: Header) -> bool:
+    """Tell whether an instance is a document that may say what a reader saw. Our own reports never do."""
+    documents = {ObjectKind.REPORT, ObjectKind.KEY_OBJECTS}
+    return object_kind(header) in documents and not is_own_report(header)
 
 
 def opens_study(header: Header) -> bool:
@@ -182,6 +190,21 @@ def predictions_of(scores: Scores, *, thresholds: Mapping[str, float], band: flo
         Prediction(finding, float(score), decide(float(score), threshold=thresholds[finding], band=band))
         for finding, score in zip(FINDINGS, scores, strict=True)
     ]
+
+
+def to_the_millisecond(moment: datetime) -> datetime:
+    """Return an aware moment in UTC, cut to what every catalog keeps: the same statement read again has the same time."""
+    return moment.astimezone(UTC).replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def labels_fingerprint(states: Mapping[tuple[str, str], LabelState]) -> str:
+    """Return the SHA-256, in hex, of what can be learnt from (StudyInstanceUID, finding) -> state; "" where that is nothing.
+
+    The order is no matter. Uncertain is left out like unknown: it changes nothing that is learnt.
+    """
+    known = sorted((*key, state.value) for key, state in states.items() if state is not LabelState.UNCERTAIN)
+    lines = "".join("\t".join(line) + "\n" for line in known)
+    return hashlib.sha256(lines.encode()).hexdigest() if lines else ""
 
 
 def backoff(attempts: int, *, base_seconds: float, cap_seconds: float, chance: float) -> float:

@@ -7,7 +7,7 @@ import hashlib
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -15,14 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import rules
 from pipeline.domain import (
     FINDINGS,
     AuditEvent,
+    Document,
     Header,
     Image,
     Job,
     JobKind,
     JobState,
+    Label,
     ModelVersion,
     Prediction,
     Report,
@@ -39,6 +42,7 @@ from pipeline.errors import ArchiveUnreachable, LeaseLost, PixelsUnreadable, Ref
 from pipeline.ports import (
     Archive,
     Catalog,
+    DocumentReader,
     ImageReader,
     ImageStore,
     ReportContent,
@@ -72,6 +76,7 @@ class _Tables:
     jobs: dict[int, _JobRow] = field(default_factory=dict)
     circuits: dict[str, tuple[int, datetime | None]] = field(default_factory=dict)
     audit: list[AuditEvent] = field(default_factory=list)
+    labels: list[Label] = field(default_factory=list)
 
 
 class FakeCatalog:
@@ -113,6 +118,8 @@ class FakeTransaction:
         self.versions = FakeVersions(tables)
         self.jobs = FakeJobs(tables, now)
         self.circuits = FakeCircuits(tables, now)
+        self.labels = FakeLabels(tables)
+        self.now = now
 
     def audit(self, event: AuditEvent) -> None:
         self._tables.audit.append(event)
@@ -152,6 +159,20 @@ class FakeStudies:
     def instances(self, study_instance_uid: str) -> list[StoredInstance]:
         found = [i for i in self._t.instances.values() if i.header.study_instance_uid == study_instance_uid]
         return sorted(found, key=lambda i: (i.header.series_number or 0, i.header.instance_number or 0, i.header.sop_instance_uid))
+
+    def accession_numbers(self, study_instance_uids: Collection[str]) -> dict[str, str]:
+        return {uid: self._t.studies[uid].accession_number for uid in study_instance_uids if uid in self._t.studies}
+
+    def with_accession_numbers(self, accession_numbers: Collection[str]) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for uid, study in sorted(self._t.studies.items()):
+            if study.accession_number in accession_numbers:
+                found.setdefault(study.accession_number, []).append(uid)
+        return found
+
+    def documents(self) -> list[str]:
+        kinds = {rules.ObjectKind.REPORT, rules.ObjectKind.KEY_OBJECTS}
+        return [uid for uid, instance in self._t.instances.items() if rules.object_kind(instance.header) in kinds]
 
     def release(self, study_instance_uids: Sequence[str]) -> None:
         self._t.released |= {
@@ -231,6 +252,45 @@ class FakeReports:
 
     def _put(self, uid: str, **changes: Any) -> None:
         self._t.reports[uid] = replace(self._t.reports[uid], **changes)
+
+
+class FakeLabels:
+    def __init__(self, tables: _Tables) -> None:
+        self._t = tables
+
+    def append(self, labels: Sequence[Label]) -> None:
+        if any(label.study_instance_uid not in self._t.studies for label in labels):
+            raise ValueError("a study is not in the catalog")
+        for label in labels:
+            numbered = replace(label, id=len(self._t.labels) + 1)
+            self._check(numbered)
+            self._t.labels.append(numbered)
+
+    def _check(self, label: Label) -> None:
+        revoked = next((known for known in self._t.labels if known.id == label.revokes), None)
+        if label.state is None and label.revokes is None:
+            raise ValueError("constraint: says something")
+        if label.revokes is not None and (revoked is None or (revoked.study_instance_uid, revoked.finding) != self._what(label)):
+            raise ValueError("constraint: revokes a statement on another study or finding")
+        if label.revokes is not None and any(known.revokes == label.revokes for known in self._t.labels):
+            raise ValueError("unique: revoked once")
+        same = (*self._what(label), label.reader, label.document)
+        said = [(*self._what(k), k.reader, k.document) for k in self._t.labels if k.document and k.state is not None]
+        if label.state is not None and same in said:
+            raise ValueError("unique: a document says a thing once")
+
+    @staticmethod
+    def _what(label: Label) -> tuple[str, str]:
+        return label.study_instance_uid, label.finding
+
+    def all(self) -> list[Label]:
+        return list(self._t.labels)
+
+    def of_studies(self, study_instance_uids: Collection[str]) -> list[Label]:
+        return [label for label in self._t.labels if label.study_instance_uid in study_instance_uids]
+
+    def find(self, ids: Collection[int]) -> list[Label]:
+        return [label for label in self._t.labels if label.id in ids]
 
 
 class FakeVersions:
@@ -415,6 +475,16 @@ class FakeImageReader:
         return np.full((4, 5), int(instance.file.sha256[:2], 16) / 255, dtype=np.float32)
 
 
+class FakeDocuments:
+    """ports.DocumentReader: what is said of a content here; of any other, nothing."""
+
+    def __init__(self) -> None:
+        self.said: dict[bytes, Document] = {}
+
+    def read(self, content: bytes) -> Document:
+        return self.said.get(content, Document(reason="codes none of the 14 findings"))
+
+
 class FakeScorer:
     """ports.Scorer: the mean grey, minus a little more for each further finding."""
 
@@ -509,6 +579,10 @@ def _images(fake: FakeImageStore) -> ImageStore:
 
 
 def _reader(fake: FakeImageReader) -> ImageReader:
+    return fake
+
+
+def _documents(fake: FakeDocuments) -> DocumentReader:
     return fake
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.catalog.circuits import SqlCircuits
+from adapters.catalog.clock import now
 from adapters.catalog.engine import database_url, open_engine
 from adapters.catalog.jobs import SqlJobs
+from adapters.catalog.labels import SqlLabels
 from adapters.catalog.reports import SqlReports
 from adapters.catalog.scores import SqlScoreRows
 from adapters.catalog.studies import SqlStudies
@@ -19,6 +22,7 @@ from adapters.catalog.trouble import away, is_passing
 from adapters.catalog.versions import SqlVersions
 from adapters.catalog.words import words
 from pipeline.domain import AuditEvent
+from pipeline.rules import to_the_millisecond
 
 PROBE = "(probe)"
 """A destination that no archive can have: an AE title has no parentheses of ours."""
@@ -35,6 +39,11 @@ class SqlTransaction:
         self.versions = SqlVersions(connection)
         self.jobs = SqlJobs(connection)
         self.circuits = SqlCircuits(connection)
+        self.labels = SqlLabels(connection)
+
+    def now(self) -> datetime:
+        moment = self._connection.scalars(select(now())).one()
+        return to_the_millisecond(moment)
 
     def audit(self, event: AuditEvent) -> None:
         self._connection.execute(

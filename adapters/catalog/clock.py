@@ -24,6 +24,13 @@ class Moment(TypeDecorator[datetime]):
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         return dialect.type_descriptor(TEXT() if dialect.name == "sqlite" else DateTime(timezone=True))
 
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """An aware moment; SQLite gets the words that its own clock would write."""
+        if value is None or dialect.name != "sqlite":
+            return value
+        moment = value.astimezone(UTC)
+        return f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d}+00:00"
+
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         if value is None:
             return None

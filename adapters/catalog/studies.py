@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from adapters.catalog.chunks import chunks
 from adapters.catalog.clock import in_seconds, now
 from adapters.catalog.tables import instances, patients, series, studies
 from adapters.catalog.words import words
+from pipeline import rules
 from pipeline.domain import Header, Sender, StoredFile, StoredInstance, Study, StudyState
 
 OWN_COLUMNS = ("sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "instance_number")
 """Fields of a Header with a column of their own in `instances`; the others are in its `header`."""
-PARAMETERS = 10_000
-"""In one statement: both databases end at some tens of thousands, and one association may carry a whole archive."""
 
 
 class SqlStudies:
@@ -127,9 +127,28 @@ class SqlStudies:
         )
         return [_instance(row) for row in self._connection.execute(query).mappings()]
 
+    def accession_numbers(self, study_instance_uids: Collection[str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for some in chunks(study_instance_uids):
+            named = select(studies.c.study_instance_uid, studies.c.accession_number)
+            rows = self._connection.execute(named.where(studies.c.study_instance_uid.in_(some)))
+            found |= {uid: accession_number for uid, accession_number in rows}
+        return found
+
+    def with_accession_numbers(self, accession_numbers: Collection[str]) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for some in chunks(accession_numbers):
+            named = select(studies.c.accession_number, studies.c.study_instance_uid).order_by(studies.c.study_instance_uid)
+            for accession_number, uid in self._connection.execute(named.where(studies.c.accession_number.in_(some))):
+                found.setdefault(accession_number, []).append(uid)
+        return found
+
+    def documents(self) -> list[str]:
+        family = instances.c.sop_class_uid.startswith(rules.STRUCTURED_REPORT_FAMILY, autoescape=True)  # key objects among them
+        return list(self._connection.scalars(select(instances.c.sop_instance_uid).where(family).order_by(instances.c.id)))
+
     def release(self, study_instance_uids: Sequence[str]) -> None:
-        for start in range(0, len(study_instance_uids), PARAMETERS):
-            uids = sorted(study_instance_uids)[start : start + PARAMETERS]
+        for uids in chunks(study_instance_uids):
             self._connection.execute(
                 update(studies)
                 .where(studies.c.study_instance_uid.in_(uids), studies.c.state == StudyState.ARRIVING.value)

@@ -201,6 +201,8 @@ labels = Table(
     Column("selection_probability", Float),
     Column("revokes", Identity, unique=True),  # a label is revoked by a later row, once
     _created(),
+    Column("stated_at", Moment(), nullable=False, server_default=now()),
+    Column("document", UID, nullable=False, server_default=""),
     _one_of("finding", FINDINGS),
     _one_of("state", LabelState),
     CheckConstraint("state IS NOT NULL OR revokes IS NOT NULL", name="says_something"),  # present, absent, uncertain; or withdrawn
@@ -208,6 +210,16 @@ labels = Table(
     # What revokes a label speaks of the same study and finding.
     ForeignKeyConstraint(["revokes", "study", "finding"], ["labels.id", "labels.study", "labels.finding"]),
     CheckConstraint("selection_probability > 0 AND selection_probability <= 1", name="selection_probability"),
+    Index(
+        "uq_labels_document",  # a document says a thing once, however often it arrives
+        "document",
+        "study",
+        "finding",
+        "reader",
+        unique=True,
+        sqlite_where=text("document <> '' AND state IS NOT NULL"),
+        postgresql_where=text("document <> '' AND state IS NOT NULL"),
+    ),
 )
 
 reports = Table(

@@ -56,7 +56,10 @@ FROM reports r JOIN studies s ON s.id = r.study JOIN model_versions m ON m.numbe
     "v_labels": """
 SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.reader, l.source, l.asked_because,
     l.selection_probability, l.created_at,
-    CASE WHEN EXISTS (SELECT 1 FROM labels x WHERE x.revokes = l.id) THEN 1 ELSE 0 END AS revoked
+    CASE WHEN EXISTS (SELECT 1 FROM labels x WHERE x.revokes = l.id) OR EXISTS (
+        SELECT 1 FROM labels x WHERE x.study = l.study AND x.finding = l.finding AND x.reader = l.reader AND x.state IS NOT NULL
+            AND (x.stated_at > l.stated_at OR (x.stated_at = l.stated_at AND x.id > l.id))) THEN 1 ELSE 0 END AS revoked,
+    l.stated_at, l.document
 FROM labels l JOIN studies s ON s.id = l.study WHERE l.state IS NOT NULL""",
     "v_model_versions": """
 SELECT number, state, name, base, weights_sha256, device_uid, marking, calibrated, label_fingerprint, thresholds, band,

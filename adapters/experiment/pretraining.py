@@ -70,7 +70,14 @@ def make_encoder(plan: Plan, out: Path, *, device: torch.device, workers: int, p
         progress(f"training, loss {step.loss:.3f}", step.number, step.total)
 
     encoder = pretrain(
-        architecture, preprocess, squares, partial(captions_of, cases, plan), recipe=plan.recipe, seed=plan.seed, device=device, on_step=on_step
+        architecture,
+        preprocess,
+        squares,
+        partial(captions_of, cases, plan),
+        recipe=plan.recipe,
+        seed=plan.seed,
+        device=device,
+        on_step=on_step,
     )
     write_weights(encoder, out / demo.WEIGHTS)
     measures = measure(demo.source(out).encoder(), preprocess, plan, workers=workers, progress=progress)
@@ -83,7 +90,9 @@ def training_films(plan: Plan, preprocess: Preprocess, *, workers: int, progress
     """Take the films of all sites that are trained on: N cases and float16 [N, S, S]."""
     per_finding = round(plan.films * plan.share)
     cases = [
-        case for site in PRETRAINING_SITES for case in enriched(site, plan.films, seed=TRAINING_SEED + plan.seed, per_finding=per_finding)
+        case
+        for site in PRETRAINING_SITES
+        for case in enriched(site, plan.films, seed=TRAINING_SEED + plan.seed, per_finding=per_finding)
     ]
     return cases, squares_of(cases, preprocess, plan.edge, workers=workers, progress=partial(progress, "films"))
 
@@ -105,9 +114,7 @@ def captions_of(cases: Sequence[Case], plan: Plan, epoch: int) -> list[str]:
     return [caption(case.findings, case.view, chance, style=plan.style) for case in cases]
 
 
-def measure(
-    encoder: Encoder, preprocess: Preprocess, plan: Plan, *, workers: int, progress: Progress
-) -> dict[str, dict[str, Any]]:
+def measure(encoder: Encoder, preprocess: Preprocess, plan: Plan, *, workers: int, progress: Progress) -> dict[str, dict[str, Any]]:
     """Return, for every site, the zero-shot AUC of each finding and their mean, on films that nothing was trained on."""
     head = zero_shot_head(encoder, read_prompts())
     found = {}
@@ -161,6 +168,11 @@ def _card(
         },
         "recipe": {**plan.recipe.card, "seed": plan.seed},
         "measures": {"zero-shot": dict(measures), "unseen_site": UNSEEN_SITE},
-        "made_on": {"device": device.type, "threads": torch.get_num_threads(), "machine": platform.machine(), "cores": os.cpu_count()},
+        "made_on": {
+            "device": device.type,
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+        },
         "libraries": libraries(),
     }

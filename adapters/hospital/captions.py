@@ -72,7 +72,12 @@ NORMAL = (
     "no {}",
     "no {} or {}",
 )
-UNHELPFUL = ("portable chest radiograph", "comparison with the prior study", "stable appearance of the chest", "{} chest radiograph")
+UNHELPFUL = (
+    "portable chest radiograph",
+    "comparison with the prior study",
+    "stable appearance of the chest",
+    "{} chest radiograph",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +91,7 @@ class Style:
     subtle: float = 0.5  # of findings of the smallest extent that go unmentioned; none of the largest
 
 
-def caption(
-    findings: Mapping[str, float], view: str, chance: np.random.Generator, *, style: Style | None = None
-) -> str:
+def caption(findings: Mapping[str, float], view: str, chance: np.random.Generator, *, style: Style | None = None) -> str:
     """Return one caption for a film: `findings` maps finding -> extent 0..1. KeyError for an unknown finding."""
     style = style or Style()
     if chance.random() < style.unhelpful:

@@ -209,7 +209,7 @@ def _complete_header(image: Dataset, technique: Technique, place: Place) -> None
     _equipment(image, technique, place.equipment)
     _acquisition(image, technique, place)
     if technique.modality == "DX":
-        _digital_x_ray(image, technique)
+        digital_x_ray(image, technique)
 
 
 def _patient_and_study(image: Dataset, technique: Technique, place: Place) -> None:
@@ -253,8 +253,8 @@ def _acquisition(image: Dataset, technique: Technique, place: Place) -> None:
         image.PresentationLUTShape = "INVERSE" if technique.photometric == "MONOCHROME1" else "IDENTITY"
 
 
-def _digital_x_ray(image: Dataset, technique: Technique) -> None:
-    """DX Series, Anatomy Imaged, Image, Detector, Positioning, Acquisition Context (PS3.3 C.8.11, C.7.6.14)."""
+def digital_x_ray(image: Dataset, technique: Technique) -> None:
+    """Fill DX Series, Anatomy Imaged, Image, Detector, Positioning, Acquisition Context (PS3.3 C.8.11, C.7.6.14)."""
     region = REGIONS[technique.view]
     image.PresentationIntentType = "FOR PRESENTATION"
     image.ImageLaterality = region.laterality

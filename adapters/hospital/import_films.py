@@ -1,31 +1,28 @@
-"""Films from a folder: DICOM files as they are, PNG and JPEG pictures as CR objects."""
+"""Films from a folder: DICOM files as they are, PNG and JPEG pictures as CR objects.
+
+A folder with a label table in the manner of ChestX-ray14 gives its films as DX studies, and what they show as the truth.
+"""
 
 from __future__ import annotations
 
 import io
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pydicom
-from PIL import Image as PillowImage
-from PIL import UnidentifiedImageError
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from adapters.hospital.header import Technique, pixels, uid, written
-from adapters.hospital.raster import Field
+from adapters.hospital import nih
+from adapters.hospital.header import Technique
+from adapters.hospital.picture_studies import study_of_picture, study_of_row
+from adapters.hospital.pictures import PICTURES, read_picture
 from adapters.hospital.scanner import Examination, Scan
 from pipeline.errors import Refused
 
-PICTURES = {".png", ".jpg", ".jpeg"}
-NIH_NAME = re.compile(r"^(\d{8})_(\d{3})$")
-"""ChestX-ray14 names a file by patient and follow-up number."""
-PICTURE_BITS = 12
 RADIOGRAPHY = {"CR", "DX"}
 """Modalities that deploy/orthanc/radclipd.lua forwards."""
 
@@ -42,6 +39,29 @@ def from_folder(folder: Path, *, limit: int | None = None) -> tuple[list[Examina
     """Read a folder of DICOM files and pictures, deep, by name; `limit` bounds the studies. Refused where none is a film."""
     if not folder.is_dir():
         raise Refused(f"{folder} is no folder", hint="name a folder of DICOM or PNG files")
+    examinations, skipped = _listed(folder, limit) if nih.find_table(folder) else _found(folder, limit)
+    if not examinations:
+        raise Refused(f"no film among the {len(skipped)} files of {folder}", hint="name a folder of DICOM or PNG files")
+    return examinations, skipped
+
+
+def _listed(folder: Path, limit: int | None) -> tuple[list[Examination], list[Skipped]]:
+    """Read the films of a label table, in its order."""
+    collection = nih.read_collection(folder)
+    examinations: list[Examination] = []
+    skipped: list[Skipped] = []
+    for row, path in zip(collection.rows, collection.files, strict=True):
+        if limit is not None and len(examinations) >= limit:
+            break
+        try:
+            examinations.append(study_of_row(row, read_picture(path)))
+        except Refused as error:
+            skipped.append(Skipped(path, str(error)))
+    return examinations, skipped
+
+
+def _found(folder: Path, limit: int | None) -> tuple[list[Examination], list[Skipped]]:
+    """Read whatever is a film, by name; several files may make one study."""
     scans: dict[str, list[Scan]] = defaultdict(list)
     titles: dict[str, str] = {}
     skipped: list[Skipped] = []
@@ -55,13 +75,16 @@ def from_folder(folder: Path, *, limit: int | None = None) -> tuple[list[Examina
             continue
         scans[study].append(scan)
         titles.setdefault(study, title)
-    if not scans:
-        raise Refused(f"no film among the {len(skipped)} files of {folder}", hint="name a folder of DICOM or PNG files")
     return [Examination(study, titles[study], found) for study, found in scans.items()], skipped
 
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
+
+
+def _picture(path: Path) -> tuple[str, str, Scan]:
+    examination = study_of_picture(path, read_picture(path))
+    return examination.study_instance_uid, examination.title, examination.scans[0]
 
 
 def _dicom(path: Path) -> tuple[str, str, Scan]:
@@ -90,35 +113,3 @@ def _with_meta(elements: Dataset) -> bytes:
     buffer = io.BytesIO()
     pydicom.dcmwrite(buffer, elements, enforce_file_format=True)
     return buffer.getvalue()
-
-
-def _picture(path: Path) -> tuple[str, str, Scan]:
-    """Return study, title and scan of a picture: a CR chest image whose view is not known. Refused."""
-    film = _brightness(path)
-    named = NIH_NAME.match(path.stem)
-    who, visit = named.groups() if named else (path.stem, "000")
-    study = uid("picture", who, visit)
-    image = Dataset()
-    image.SOPClassUID, image.SOPInstanceUID = ComputedRadiographyImageStorage, uid("picture", path.stem, "image")
-    image.StudyInstanceUID, image.SeriesInstanceUID = study, uid("picture", path.stem, "series")
-    image.SpecificCharacterSet = "ISO_IR 192"
-    image.Modality, image.BodyPartExamined, image.ViewPosition = "CR", "CHEST", ""
-    image.PatientID, image.PatientName = who[:64], f"PICTURE^{who}"[:64]
-    image.PatientBirthDate = image.PatientSex = image.StudyDate = image.StudyTime = image.StudyID = ""
-    image.ReferringPhysicianName = image.AccessionNumber = image.Manufacturer = image.PatientOrientation = ""
-    image.SeriesNumber, image.InstanceNumber = 1, int(visit) + 1
-    image.StudyDescription = "CHEST, FROM A PICTURE FILE"
-    technique = Technique(modality="CR", bits=PICTURE_BITS, transfer_syntax=ExplicitVRLittleEndian)
-    pixels(image, film, technique)
-    return study, f"CR from {path.name}", Scan(written(image, technique.transfer_syntax), technique, {})
-
-
-def _brightness(path: Path) -> Field:
-    """Return a picture as float32 [H, W] in 0..1, whatever its mode: 8 and 16 bit, grey, colour, with alpha."""
-    try:
-        with PillowImage.open(path) as opened:
-            wide = opened.mode.startswith("I")
-            grey = np.asarray(opened if wide else opened.convert("L"), dtype=np.float32)
-    except (UnidentifiedImageError, OSError) as error:
-        raise Refused("not a picture that can be read") from error
-    return grey / np.float32(65535 if wide else 255)

@@ -27,6 +27,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from adapters.host import config_file
 from pipeline.errors import ConfigurationError
+from pipeline.findings import findings_said
 
 DEFAULT_PATH = Path("/etc/radclipd/radclipd.toml")
 ENVIRONMENT_PREFIX = "RADCLIPD_"
@@ -87,9 +88,19 @@ def _uid_root(value: str) -> str:
     return root
 
 
+def _titles(value: dict[str, str]) -> dict[str, str]:
+    """Check a table of document titles: a code "value,scheme", and findings as `radclipd labels add` takes them."""
+    for title, said in value.items():
+        if not re.fullmatch(r"[^,\s]+,[^,\s]+", title):
+            raise ValueError(f'{title!r} is not a code "value,scheme" such as "113000,DCM"')
+        findings_said(said.split(","))
+    return value
+
+
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 OptionalAeTitle = Annotated[str, AfterValidator(_optional_ae_title)]
 AeTitles = Annotated[tuple[AeTitle, ...], NoDecode, BeforeValidator(_listed)]
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -224,6 +235,30 @@ class ReportConfig(Section):
     series_number: int = Field(default=9001, ge=1, le=2**31 - 1, description="Series Number of the reports.")
 
 
+class LabelsConfig(Section):
+    """[labels]: what readers say."""
+
+    policy: Literal["newest", "majority", "adjudicator"] = Field(
+        default="newest", description='Where readers disagree: "newest", "majority" or "adjudicator".'
+    )
+    adjudicators: Words = Field(
+        default=(), description='Readers whose word decides, first the first, where policy = "adjudicator".'
+    )
+    accept_sr: Literal["person-or-verified", "verified", "none"] = Field(
+        default="person-or-verified", description='Reports read for labels: "person-or-verified", "verified" or "none".'
+    )
+    key_object_titles: Annotated[dict[str, str], AfterValidator(_titles)] = Field(
+        default={}, description='Key objects read for labels, by the code of their title: { "113000,DCM" = "Mass=present" }.'
+    )
+
+    @field_validator("adjudicators")
+    @classmethod
+    def _somebody_decides(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if info.data.get("policy") == "adjudicator" and not value:
+            raise ValueError('policy = "adjudicator" needs a name here')
+        return value
+
+
 class WorkConfig(Section):
     """[work]: jobs, tries and rests."""
 
@@ -272,6 +307,7 @@ class Config(BaseSettings):
     model: ModelConfig = Field(default_factory=ModelConfig)
     score: ScoreConfig = Field(default_factory=ScoreConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
+    labels: LabelsConfig = Field(default_factory=LabelsConfig)
     work: WorkConfig = Field(default_factory=WorkConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -27,26 +27,10 @@ from pipeline.domain import (
 )
 from pipeline.errors import LeaseLost, OutOfResources
 from pipeline.ports import Catalog
-from tests.conftest import DATABASES
-from tests.fakes import FakeCatalog, a_version
+from tests.fakes import a_version
 
 SENDER = Sender("ORTHANC", "127.0.0.1", "RADCLIPD")
 FILE = StoredFile("aa/bb/f.dcm", "f" * 64, 10)
-
-
-@pytest.fixture(params=["fake", *DATABASES])
-def catalog(request: pytest.FixtureRequest, fresh_url: Callable[[str], str]) -> Iterator[Catalog]:
-    if request.param == "fake":
-        yield FakeCatalog()
-        return
-    real = SqlCatalog(fresh_url(request.param), busy_timeout_seconds=10)
-    yield real
-    real.dispose()
-
-
-@pytest.fixture
-def pass_time(catalog: Catalog) -> Callable[[float], None]:
-    return catalog.tick if isinstance(catalog, FakeCatalog) else time.sleep
 
 
 def film(study: str = "1.1", sop: str = "1.1.1", **changes: object) -> Header:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from pipeline import receive, report, rules, score, settle, work
+from pipeline import labels, receive, report, rules, score, settle, work
 from pipeline.domain import Header, Job, JobKind, JobState, Receipt, Sender, Study
 from pipeline.ports import CircuitPolicy
-from tests.fakes import FakeArchive, FakeCatalog, FakeImageReader, FakeImageStore, FakeReportWriter, FakeScorers, a_version
+from tests.fakes import (
+    FakeArchive,
+    FakeCatalog,
+    FakeDocuments,
+    FakeImageReader,
+    FakeImageStore,
+    FakeReportWriter,
+    FakeScorers,
+    a_version,
+)
 
 SENDER = Sender("ORTHANC", "127.0.0.1", "RADCLIPD")
 
@@ -13,8 +22,9 @@ SENDER = Sender("ORTHANC", "127.0.0.1", "RADCLIPD")
 class Hospital:
     def __init__(self, *, serving: bool = True) -> None:
         self.catalog, self.images, self.archive = FakeCatalog(), FakeImageStore(), FakeArchive()
-        self.pixels, self.writer = FakeImageReader(), FakeReportWriter()
+        self.pixels, self.writer, self.documents = FakeImageReader(), FakeReportWriter(), FakeDocuments()
         self.chest = rules.ChestPolicy()
+        self.reads_documents = True
         self.work = work.WorkPolicy(lease_seconds=60, maximum_attempts=3, retry_base_seconds=1, retry_cap_seconds=8)
         self.circuit = CircuitPolicy(threshold=2, rest_seconds=30)
         if serving:
@@ -42,7 +52,7 @@ class Hospital:
             SENDER,
             catalog=self.catalog,
             images=self.images,
-            policy=receive.ReceivePolicy(minimum_free_bytes=1000),
+            policy=receive.ReceivePolicy(minimum_free_bytes=1000, read_documents=self.reads_documents),
         )
 
     def settle(self, *, quiet: float = 60, on_release: bool = False, ask: bool = False) -> list[settle.Settled]:
@@ -63,11 +73,16 @@ class Hospital:
             case JobKind.REPORT:
                 step = work.one_by_one(lambda job: report.report(job, catalog=self.catalog, images=self.images, writer=self.writer))
                 return work.Post(kind=kind, step=step)
+            case JobKind.LABEL:
+                return work.Post(kind=kind, step=work.one_by_one(self._read_document))
             case JobKind.SEND:
                 return work.Post(kind=kind, step=work.one_by_one(self._send), admit=self._admit)
 
     def _send(self, job: Job) -> None:
         report.send(job, catalog=self.catalog, images=self.images, archive=self.archive, circuit=self.circuit)
+
+    def _read_document(self, job: Job) -> None:
+        labels.read_document(job, catalog=self.catalog, images=self.images, documents=self.documents)
 
     def _admit(self) -> bool:
         with self.catalog.begin() as tx:

@@ -1,0 +1,74 @@
+"""Statements of readers. There is no UPDATE and no DELETE here, and the database would refuse them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Select, insert, select
+
+from adapters.catalog.chunks import chunks
+from adapters.catalog.tables import labels, studies
+from adapters.catalog.words import words
+from pipeline.domain import Label, LabelState
+
+SHORT_WORDS = 64
+
+
+class SqlLabels:
+    """ports.Labels."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def append(self, statements: Sequence[Label]) -> None:
+        rows = self._rows_of({label.study_instance_uid for label in statements})
+        if unknown := sum(label.study_instance_uid not in rows for label in statements):
+            raise ValueError(f"{unknown} of {len(statements)} labels are on studies that the catalog does not know")
+        if statements:
+            self._connection.execute(insert(labels), [_values(label, rows[label.study_instance_uid]) for label in statements])
+
+    def all(self) -> list[Label]:
+        return self._fetch(_labels())
+
+    def of_studies(self, study_instance_uids: Collection[str]) -> list[Label]:
+        queries = (_labels().where(studies.c.study_instance_uid.in_(some)) for some in chunks(study_instance_uids))
+        return sorted((label for query in queries for label in self._fetch(query)), key=lambda label: label.id)
+
+    def find(self, ids: Collection[int]) -> list[Label]:
+        return [label for some in chunks(ids) for label in self._fetch(_labels().where(labels.c.id.in_(some)))]
+
+    def _fetch(self, query: Select[Any]) -> list[Label]:
+        return [_label(row) for row in self._connection.execute(query.order_by(labels.c.id)).mappings()]
+
+    def _rows_of(self, study_instance_uids: Collection[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for some in chunks(study_instance_uids):
+            query = select(studies.c.study_instance_uid, studies.c.id).where(studies.c.study_instance_uid.in_(some))
+            found |= {uid: row for uid, row in self._connection.execute(query)}
+        return found
+
+
+def _labels() -> Select[Any]:
+    columns = [column for column in labels.c if column.name not in ("study", "created_at")]
+    return select(*columns, studies.c.study_instance_uid).join(studies, labels.c.study == studies.c.id)
+
+
+def _label(row: RowMapping) -> Label:
+    said = row["state"]
+    return Label(**{**row, "state": LabelState(said) if said is not None else None})
+
+
+def _values(label: Label, study: int) -> dict[str, Any]:
+    return {
+        "study": study,
+        "finding": label.finding,
+        "state": label.state.value if label.state is not None else None,
+        "reader": words(label.reader, SHORT_WORDS),
+        "source": words(label.source, SHORT_WORDS),
+        "stated_at": label.stated_at,
+        "asked_because": words(label.asked_because, SHORT_WORDS),
+        "selection_probability": label.selection_probability,
+        "document": words(label.document, SHORT_WORDS),
+        "revokes": label.revokes,
+    }

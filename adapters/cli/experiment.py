@@ -1,0 +1,81 @@
+"""`radclipd experiment`: the few-shot experiment, the importer of ChestX-ray14, phantom sheets."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adapters.cli.fewshot import fewshot
+from adapters.cli.progress import bars
+
+if TYPE_CHECKING:
+    from adapters.dicom.archive import DicomArchive
+
+AE_ADDRESS = re.compile(r"^([^@\s\\]{1,16})@(.+):(\d{1,5})$")
+
+experiment = typer.Typer(
+    help="Measure label-efficient adaptation: on phantoms, on ChestX-ray14, on your own archive.", no_args_is_help=True
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    experiment.command()(fewshot)
+    app.add_typer(experiment, name="experiment")
+
+
+@experiment.command("nih-to-dicom")
+def nih_to_dicom(
+    folder: Annotated[Path, typer.Option(help="Folder of ChestX-ray14: pictures, label table, however deep.")],
+    out: Annotated[Path, typer.Option(help="Where the DICOM files and truth.csv go.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many films only.")] = None,
+    send: Annotated[str, typer.Option(metavar="AE@HOST:PORT", help="Send every object to this archive as well.")] = "",
+    size: Annotated[int | None, typer.Option(min=16, help="Longer edge, pixels; larger films are reduced.")] = None,
+) -> None:
+    """Turn ChestX-ray14 into DX studies; what the films show goes into truth.csv and never into the DICOM files."""
+    from adapters.experiment.nih_to_dicom import TRUTH, convert
+
+    archive = _archive(send) if send else None
+    with bars() as watch:
+        made = convert(folder, out, limit=limit, size=size, archive=archive, advance=partial(watch, "films"))
+    typer.echo(f"{made.studies} studies in {out}, {made.sent} sent; truth: {out / TRUTH}")
+    left = (
+        (made.without_file, "rows without a file"),
+        (made.without_row, "files without a row"),
+        (len(made.unreadable), "unreadable files"),
+    )
+    for count, words in left:
+        if count:
+            typer.echo(f"left out: {count} {words}")
+
+
+@experiment.command()
+def phantoms(
+    sheet: Annotated[Path, typer.Option(help="PNG to write: a normal chest and each finding, slight and gross.")],
+    site: Annotated[str, typer.Option(help="Which hospital's look.")] = "north",
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same picture.")] = 0,
+) -> None:
+    """Draw a contact sheet of what the simulator can show."""
+    from adapters.hospital.contact_sheet import contact_sheet
+    from adapters.hospital.sites import SITES
+
+    if site not in SITES:
+        raise typer.BadParameter(f"one of {', '.join(sorted(SITES))}", param_hint="--site")
+    contact_sheet(sheet, site=site, seed=seed)
+    typer.echo(f"{sheet}: nobody was X-rayed for this")
+
+
+def _archive(address: str) -> DicomArchive:
+    from adapters.dicom.archive import ArchiveSettings, DicomArchive
+
+    found = AE_ADDRESS.match(address)
+    if not found:
+        raise typer.BadParameter("write AE@HOST:PORT, as ORTHANC@127.0.0.1:4242", param_hint="--send")
+    ae_title, host, port = found.groups()
+    archive = DicomArchive(ArchiveSettings(ae_title=ae_title, host=host, port=int(port)))
+    archive.echo()
+    return archive

@@ -1,0 +1,203 @@
+"""`radclipd experiment fewshot`: which films, which encoder, which methods; then the experiment itself."""
+
+from __future__ import annotations
+
+import json as json_format
+import os
+import shlex
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adapters.cli.output import Format, write_rows
+from adapters.cli.progress import bars
+from adapters.cli.settings import config_of
+from pipeline.errors import TryAgain
+
+if TYPE_CHECKING:
+    from adapters.experiment.bases import ChosenBase
+    from adapters.experiment.fewshot import Outcome
+    from adapters.experiment.sources import Source
+    from models.ladder.method import Method
+
+FROZEN, ALL = "frozen", "all"
+"""Words for several methods: those on frozen features, and every one there is."""
+REFERENCE = "zero-shot"
+"""Always among the methods: what every other one is measured against."""
+
+
+class Films(StrEnum):
+    """Where films come from."""
+
+    PHANTOM = "phantom"
+    NIH = "nih"
+    CATALOG = "catalog"
+
+
+def whole_numbers(words: str) -> tuple[int, ...]:
+    """Read 1,4,16 into ascending numbers of at least 1, each once. typer.BadParameter."""
+    try:
+        numbers = sorted({int(word) for word in words.split(",") if word.strip()})
+    except ValueError as error:
+        raise typer.BadParameter("whole numbers joined by commas, as 1,4,16") from error
+    if not numbers or numbers[0] < 1:
+        raise typer.BadParameter("at least one number, none below 1")
+    return tuple(numbers)
+
+
+def default_cache() -> Path:
+    """Return the user's folder for caches (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radclipd" / "features"
+
+
+def fewshot(
+    ctx: typer.Context,
+    out: Annotated[Path, typer.Option(help="Folder of the results: new, or one to go on with.")],
+    data: Annotated[Films, typer.Option(help="Whose films.")] = Films.PHANTOM,
+    folder: Annotated[Path | None, typer.Option(help="nih: the folder with the films and their label table.")] = None,
+    site: Annotated[str, typer.Option(help="phantom: the hospital; default: the one the demo model has not seen.")] = "",
+    pool: Annotated[int, typer.Option(min=1, help="phantom: films to learn from.")] = 2500,
+    test: Annotated[int, typer.Option(min=1, help="phantom: films to test on.")] = 1500,
+    film_size: Annotated[int, typer.Option(min=32, help="phantom: edge of a film, pixels.")] = 256,
+    methods: Annotated[str, typer.Option(help="Names joined by commas; frozen, all.")] = FROZEN,
+    shots: Annotated[str, typer.Option(help="Positives of each finding, joined by commas.")] = "1,2,4,8,16",
+    draws: Annotated[int, typer.Option(min=1, help="How many supports.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same table.")] = 0,
+    base: Annotated[
+        str, typer.Option(help="Encoder: a base's folder or name, untrained. Default: the demo model; catalog: the serving one's.")
+    ] = "",
+    bootstrap: Annotated[int, typer.Option(min=10, help="Resamples of the test patients.")] = 1000,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Films rendered or read at a time.")] = os.cpu_count() or 1,
+    cache: Annotated[Path | None, typer.Option(help="Folder of the cached features.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Measure few-shot adaptation: every method, shot count and draw, against the true zero-shot. What is there is kept."""
+    counts = whole_numbers(shots)
+    if data is Films.NIH and folder is None:
+        raise typer.BadParameter("--data nih needs the folder of the films", param_hint="--folder")
+    chosen = _methods(methods)
+    source = _source(ctx, data, folder=folder, site=site, sizes=(pool, test, film_size), workers=workers)
+    encoder = _base(ctx, data, base)
+    from adapters.experiment.fewshot import Options, summary_json
+    from adapters.experiment.fewshot import fewshot as run
+    from adapters.gpu.scorer import choose_device
+
+    options = Options(
+        out=out,
+        cache=cache or default_cache(),
+        methods=chosen,
+        shots=counts,
+        draws=draws,
+        seed=seed,
+        resamples=bootstrap,
+        device=choose_device(device),
+        workers=workers,
+        command=command_of(ctx),
+    )
+    try:
+        with bars() as watch:
+            outcome = run(source, encoder, options, watch)
+    except KeyboardInterrupt as error:
+        raise TryAgain(f"interrupted; what is finished is kept in {out}", hint="the same command goes on from there") from error
+    if json:
+        typer.echo(json_format.dumps(summary_json(outcome), allow_nan=False))
+    else:
+        _show(outcome, out)
+
+
+def _methods(words: str) -> list[Method]:
+    """Return the methods asked for, with the reference. Refused for an unknown name."""
+    from adapters.gpu.words import in_the_pipelines_words
+    from models.ladder import registry
+
+    names: list[str] = []
+    for word in filter(None, (word.strip() for word in words.split(","))):
+        group = {FROZEN: registry.FROZEN, ALL: registry.LADDER}.get(word)
+        names += [word] if group is None else [method.name for method in group]
+    with in_the_pipelines_words():
+        return registry.methods(list(dict.fromkeys(names if REFERENCE in names else [REFERENCE, *names])))
+
+
+def _source(
+    ctx: typer.Context, data: Films, *, folder: Path | None, site: str, sizes: tuple[int, int, int], workers: int
+) -> Source:
+    if data is Films.CATALOG:
+        return _catalog(ctx)
+    if data is Films.NIH:
+        from adapters.experiment.nih_source import nih_source
+
+        assert folder is not None
+        return nih_source(folder)
+    from adapters.experiment.phantom_source import Sizes, phantom_source
+    from adapters.hospital.sites import UNSEEN_SITE
+
+    return phantom_source(site or UNSEEN_SITE, Sizes.scaled(*sizes), workers=workers)
+
+
+def _catalog(ctx: typer.Context) -> Source:
+    from adapters import wiring
+    from adapters.dicom.pixels import DicomImageReader
+    from adapters.experiment.catalog_source import catalog_source
+
+    config = config_of(ctx)
+    catalog = wiring.open_catalog(config)
+    reader = DicomImageReader(wiring.open_image_store(config))
+    try:
+        return catalog_source(catalog, reader, chest=wiring.chest_policy(config), labels=wiring.label_policy(config))
+    finally:
+        catalog.dispose()
+
+
+def _base(ctx: typer.Context, data: Films, wanted: str) -> ChosenBase:
+    from adapters.experiment import bases
+
+    if data is Films.CATALOG and not wanted:
+        return _serving(ctx)
+    if not wanted:
+        return bases.demo_base()
+    if bases.needs_store(wanted):
+        return bases.choose_base(wanted, store=config_of(ctx).model.directory)
+    return bases.choose_base(wanted, store=None)
+
+
+def _serving(ctx: typer.Context) -> ChosenBase:
+    from adapters import wiring
+    from adapters.experiment.bases import serving_base
+
+    config = config_of(ctx)
+    catalog = wiring.open_catalog(config)
+    try:
+        version = wiring.require_serving(catalog)
+    finally:
+        catalog.dispose()
+    return serving_base(config.model.directory, version.base, version.card)
+
+
+def command_of(ctx: typer.Context) -> str:
+    """Return the command line with the options that were given, but for the form of the output."""
+    words = ["radclipd", "experiment", str(ctx.info_name)]
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name or "")
+        if parameter.name not in (None, "json") and source is not None and source.name == "COMMANDLINE":
+            value: Any = ctx.params[parameter.name]
+            words += [parameter.opts[0], str(getattr(value, "value", value))]
+    return shlex.join(words)
+
+
+def _show(outcome: Outcome, out: Path) -> None:
+    """Print the table of means, and where the rest is."""
+    from adapters.experiment.report import HTML
+    from adapters.experiment.tables import MEAN
+
+    rows = [row for row in outcome.tables.summary if row.scope == MEAN]
+    shots: Sequence[int] = sorted({row.shots for row in rows})
+    means = {(row.method, row.shots): row.auc for row in rows}
+    table = [(method, *(means.get((method, at)) for at in shots)) for method in dict.fromkeys(row.method for row in rows)]
+    write_rows(("mean AUC", *(f"{at} shot{'s' * (at > 1)}" if at else "no support" for at in shots)), table, Format.TABLE)
+    for words in outcome.cautions:
+        typer.echo(f"caution: {words}")
+    typer.echo(f"report: {out / HTML}")

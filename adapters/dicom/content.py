@@ -1,0 +1,114 @@
+"""The content tree of an SR (PS3.3 C.17.3), read as it is found: whatever a vendor has left out is absent, not an error.
+
+What cannot be decoded at all raises, whatever pydicom raises: a tree with a hole in it must not be read as if it had none, for the
+hole may be the word "absent".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pydicom.dataset import Dataset
+from pydicom.sr._snomed_dict import mapping
+from pydicom.valuerep import DT
+
+SNOMED_RT_TO_CT: dict[str, str] = mapping["SRT"]
+"""SNOMED RT style codes of older objects, which the standard withdrew (PS3.16 8.1.1), to SNOMED CT."""
+SNOMED_RT_SCHEMES = {"SRT", "SNM3", "99SDM"}
+SNOMED_CT_SCHEMES = {"SCT", "SNOMED-CT", "SNOMED"}
+CODE_VALUES = ("CodeValue", "LongCodeValue", "URNCodeValue")  # PS3.3 8.8: one of them
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A coded concept: value and scheme as this software names them, the meaning in the sender's words."""
+
+    value: str
+    scheme: str
+    meaning: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells two concepts apart."""
+        return self.value, self.scheme
+
+
+def children(node: Dataset) -> list[Dataset]:
+    """Return the content items below a node."""
+    return list(node.get("ContentSequence") or ())
+
+
+def everything_below(node: Dataset) -> Iterator[Dataset]:
+    """Yield all content items below a node, at any depth."""
+    for item in children(node):
+        yield item
+        yield from everything_below(item)
+
+
+def name_of(item: Dataset) -> Code | None:
+    """Return the concept name."""
+    return code_in(item, "ConceptNameCodeSequence")
+
+
+def value_of(item: Dataset) -> Code | None:
+    """Return the value of a CODE item; None for any other."""
+    return code_in(item, "ConceptCodeSequence") if item.get("ValueType") == "CODE" else None
+
+
+def code_in(item: Dataset, keyword: str) -> Code | None:
+    """Return the first code of a sequence, SNOMED RT as SNOMED CT; None where there is none."""
+    items = item.get(keyword) or ()
+    for coded in items:
+        value = next((str(coded.get(name)).strip() for name in CODE_VALUES if coded.get(name)), "")
+        scheme = str(coded.get("CodingSchemeDesignator") or "").strip().upper()
+        return _code(value, scheme, text(coded, "CodeMeaning")) if value else None
+    return None
+
+
+def _code(value: str, scheme: str, meaning: str) -> Code:
+    if scheme in SNOMED_RT_SCHEMES:
+        return Code(SNOMED_RT_TO_CT[value], "SCT", meaning) if value in SNOMED_RT_TO_CT else Code(value, "SRT", meaning)
+    return Code(value, "SCT" if scheme in SNOMED_CT_SCHEMES else scheme, meaning)
+
+
+def text(dataset: Dataset, keyword: str, limit: int = 64) -> str:
+    """Return an element as one line of printable characters, not longer than `limit`."""
+    value = str(dataset.get(keyword) or "")
+    return "".join(character for character in value if character.isprintable()).strip()[:limit]
+
+
+def is_called(item: Dataset, names: Sequence[Code] | Code) -> bool:
+    """Tell whether the item's concept name is one of these."""
+    name = name_of(item)
+    wanted = [names] if isinstance(names, Code) else names
+    return name is not None and any(name.key == one.key for one in wanted)
+
+
+def images_of(items: Sequence[Dataset]) -> list[str]:
+    """Return the SOP Instance UIDs that the IMAGE items among these refer to."""
+    found = []
+    for item in items:
+        if item.get("ValueType") == "IMAGE":
+            found += [str(reference.get("ReferencedSOPInstanceUID") or "") for reference in item.get("ReferencedSOPSequence") or ()]
+    return found
+
+
+def references(dataset: Dataset, keyword: str) -> Iterator[tuple[str, str]]:
+    """Yield (StudyInstanceUID, SOPInstanceUID) of a sequence of hierarchical references (PS3.3 table C.17-3)."""
+    for study in dataset.get(keyword) or ():
+        for series in study.get("ReferencedSeriesSequence") or ():
+            for reference in series.get("ReferencedSOPSequence") or ():
+                yield str(study.get("StudyInstanceUID") or ""), str(reference.get("ReferencedSOPInstanceUID") or "")
+
+
+def moment(words: str, offset: str = "") -> datetime | None:
+    """Return an aware moment of a DT value, or of DA and TM side by side; without an offset in local time. None: it says none."""
+    said = re.sub(r"[^0-9.+-]", "", words)
+    try:
+        found = DT(said if re.search(r"[+-]\d{4}$", said) else said + offset)
+        return datetime.combine(found.date(), found.time(), found.tzinfo).astimezone(UTC) if found else None
+    except (ValueError, OverflowError, OSError):
+        return None

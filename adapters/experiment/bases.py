@@ -1,0 +1,84 @@
+"""Which encoder an experiment starts from: the shipped demonstration model, a base of the model store, a folder, or none at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from adapters.gpu.importer import UNTRAINED, base_name
+from adapters.gpu.words import in_the_pipelines_words
+from adapters.model_files import CARD, base_folder
+from models import demo, sources
+from models.base import read_base, write_base
+from models.encoder import Encoder
+from models.preprocess import Preprocess
+from pipeline.errors import NoWeights
+
+UNTRAINED_BASE = "untrained"
+"""Asked for by this name, or as untrained:ARCHITECTURE; never taken in place of something else."""
+UNTRAINED_ARCHITECTURE = "ViT-B-32"
+
+
+@dataclass(frozen=True)
+class ChosenBase:
+    """An encoder in evaluation mode on the CPU. `sha256` is that of its weights file; `card` is what the report shows."""
+
+    name: str
+    encoder: Encoder
+    preprocess: Preprocess
+    sha256: str
+    marking: str
+    card: Mapping[str, Any]
+
+
+def choose_base(wanted: str, *, store: Path | None) -> ChosenBase:
+    """Return the base of that name, folder or tag. `store` is the model directory, where there is one.
+
+    NoWeights where nothing is kept under it, WeightsRejected where what is kept is not what its card says. No network.
+    """
+    if wanted == UNTRAINED_BASE or wanted.startswith(f"{UNTRAINED_BASE}:"):
+        return _untrained(wanted.partition(":")[2] or UNTRAINED_ARCHITECTURE)
+    if (Path(wanted) / CARD).is_file():
+        return _read(Path(wanted).name, Path(wanted))
+    kept = base_folder(store, base_name(wanted)) if store else None
+    if kept is None or not (kept / CARD).is_file():
+        raise NoWeights(
+            f"no base {wanted!r}: neither a folder with a card nor a name in the model store",
+            hint="radclipd model list shows the names; radclipd model fetch or import adds one",
+        )
+    return _read(kept.name, kept)
+
+
+def needs_store(wanted: str) -> bool:
+    """Say whether it is a name that only the model store can know."""
+    return not wanted.startswith(UNTRAINED_BASE) and not (Path(wanted) / CARD).is_file()
+
+
+def demo_base() -> ChosenBase:
+    """Return the shipped demonstration model. NoWeights where this installation was made without it."""
+    source = demo.source()
+    with in_the_pipelines_words():
+        encoder = source.encoder()
+    return ChosenBase(demo.NAME, encoder, source.preprocess, source.described()["sha256"], demo.MARKING, demo.card())
+
+
+def serving_base(store: Path, name: str, card: Mapping[str, Any]) -> ChosenBase:
+    """Return the base that a version was made from, held to the catalog's card."""
+    return _read(name, base_folder(store, name), expected=card)
+
+
+def _read(name: str, folder: Path, *, expected: Mapping[str, Any] | None = None) -> ChosenBase:
+    with in_the_pipelines_words():
+        base = read_base(folder, expected=expected)
+    return ChosenBase(name, base.encoder, base.preprocess, base.sha256, str(base.card.get("marking", "")), base.card)
+
+
+def _untrained(architecture: str) -> ChosenBase:
+    """Write it once and read it back: its weights have a hash like any other's."""
+    with in_the_pipelines_words(), TemporaryDirectory(prefix="radclipd-") as folder:
+        encoder, preprocess, origin = sources.untrained(architecture, seed=0)
+        write_base(Path(folder), encoder, preprocess, source=origin, marking=UNTRAINED)
+        return _read(f"untrained {encoder.architecture.name}", Path(folder))

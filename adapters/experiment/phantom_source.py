@@ -1,0 +1,100 @@
+"""Phantom films as a source: a pool and a test set of one hospital that does not exist, nobody on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from adapters.experiment.sources import Source, cases_of, labels_of
+from adapters.gpu.words import in_the_pipelines_words
+from adapters.hospital import population
+from adapters.hospital.sites import PRETRAINING_SITES, SITES, UNSEEN_SITE
+from models.experiment.cases import Cases, Split
+from models.experiment.splits import checked
+from pipeline.domain import Image
+from pipeline.errors import Refused
+
+PHANTOM = (
+    "These are simulated films: no patient was X-rayed. Figures on phantoms say how methods compare in a world of known truth, "
+    "and nothing about how any of them does on people."
+)
+
+
+class Sizes(NamedTuple):
+    """How many films of how many pixels, and at least how many of each finding."""
+
+    pool: int = 2500
+    test: int = 1500
+    pool_positives: int = 100
+    test_positives: int = 60
+    edge: int = 256  # pixels of a film's edge
+
+    @classmethod
+    def scaled(cls, pool: int, test: int, edge: int) -> Sizes:
+        """Return sizes whose positives keep their share of a smaller number of films, and their number in a larger one."""
+        whole = WHOLE
+        return cls(
+            pool=pool,
+            test=test,
+            pool_positives=min(whole.pool_positives, pool * whole.pool_positives // whole.pool),
+            test_positives=min(whole.test_positives, test * whole.test_positives // whole.test),
+            edge=edge,
+        )
+
+
+WHOLE = Sizes()
+POOL_SEED, TEST_SEED = 71, 72
+"""Of the two populations. Fixed: another seed of the experiment draws other supports from the same films."""
+SEEN = "The demonstration model was trained on other films of this site: it is no shift to it. The site that it has not seen is {}."
+
+
+def phantom_source(site: str = UNSEEN_SITE, sizes: Sizes = WHOLE, *, workers: int = 2) -> Source:
+    """Return films of a site, each rendered when it is wanted. `workers` processes render. Refused for an unknown site.
+
+    Both sides are enriched in rare findings; the weights of the cases undo it. Each film is of another person.
+    """
+    if site not in SITES:
+        raise Refused(f"no phantom hospital is called {site!r}", hint=f"choose from {', '.join(sorted(SITES))}")
+    pool = population.enriched(site, sizes.pool, seed=POOL_SEED, per_finding=sizes.pool_positives)
+    test = population.enriched(site, sizes.test, seed=TEST_SEED, per_finding=sizes.test_positives)
+    everyone = [*pool, *test]
+    size = (sizes.edge, sizes.edge)
+
+    def film(row: int) -> Image:
+        return population.film(everyone[row], size=size).pixels
+
+    def stream(rows: range) -> Iterator[Image]:
+        taken = population.films(everyone[rows.start : rows.stop], size=size, workers=workers)
+        return (each.pixels for each in taken)
+
+    def split(cases: Cases) -> Split:
+        with in_the_pipelines_words():
+            return checked(cases, Split(pool=np.arange(len(pool)), test=np.arange(len(pool), len(everyone))))
+
+    return Source(
+        kind="phantom",
+        title=f"phantom films of the site {site!r}: {len(pool)} to learn from, {len(test)} tested, one a person",
+        cases=_cases(pool, test),
+        identity={"site": site, "seeds": f"{POOL_SEED}, {TEST_SEED}", **sizes._asdict()},
+        film=film,
+        split=split,
+        split_words="two populations of other persons",
+        stream=stream,
+        notes=(PHANTOM, SEEN.format(UNSEEN_SITE)) if site in PRETRAINING_SITES else (PHANTOM,),
+    )
+
+
+def _cases(pool: Sequence[population.Case], test: Sequence[population.Case]) -> Cases:
+    """Name the persons by side: both populations count theirs from the same number."""
+    sided = [("pool", case) for case in pool] + [("test", case) for case in test]
+    return cases_of(
+        key=[f"{side}/{case.key}" for side, case in sided],
+        patient=[f"{side}/{case.patient}" for side, case in sided],
+        labels=labels_of([frozenset(case.findings) for _, case in sided]),
+        age=[case.age for _, case in sided],
+        sex=[case.sex for _, case in sided],
+        view=[case.view for _, case in sided],
+        weight=[case.weight for _, case in sided],
+    )

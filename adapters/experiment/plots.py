@@ -1,0 +1,151 @@
+"""The plots of a run: AUC against shots, for each finding, for common and rare ones, and against studies read."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from adapters.experiment import style
+from adapters.experiment.tables import COMMON, MEAN, RARE, Summary, Tables
+from models.experiment.summary import REFERENCES
+
+BY_SHOTS, BY_FINDING, COMMON_AND_RARE, BY_STUDIES = (
+    "auc-by-shots.png",
+    "auc-by-finding.png",
+    "auc-common-and-rare.png",
+    "auc-by-studies-read.png",
+)
+CAPTIONS = {
+    BY_SHOTS: "Mean AUC against shots. Bands: 95 % intervals, test patients and draws resampled; of many methods only "
+    "those of the references and of the highest at the most shots. Level lines take no support.",
+    BY_FINDING: "AUC of each finding against shots; n: positives in the test set.",
+    COMMON_AND_RARE: "Mean AUC of common and of rare findings against shots.",
+    BY_STUDIES: "Mean AUC against the studies that would have to be read at random to find the support.",
+}
+COLUMNS = 4
+FEW = 6  # methods whose intervals can be told apart
+EVERY_SHOT = 12  # as many shot counts still have a tick each
+
+
+def draw(folder: Path, measured: Tables, *, marking: str) -> list[Path]:
+    """Draw all plots into a folder and return their paths; those with nothing to show are left out."""
+    with rc_context(style.RC):
+        paths = [
+            _by_shots(folder / BY_SHOTS, measured, marking),
+            _by_finding(folder / BY_FINDING, measured, marking),
+            _common_and_rare(folder / COMMON_AND_RARE, measured, marking),
+            _by_studies(folder / BY_STUDIES, measured, marking),
+        ]
+    return [path for path in paths if path is not None]
+
+
+def _by_shots(path: Path, measured: Tables, marking: str) -> Path:
+    made = style.figure(8.0, 5.0)
+    axes = made.add_subplot()
+    _curves(axes, measured.summary, MEAN, bands=_banded(measured.summary, MEAN))
+    axes.set_ylabel("mean AUC")
+    _label(axes, measured.summary, MEAN)
+    return style.save(made, path, marking=marking)
+
+
+def _by_finding(path: Path, measured: Tables, marking: str) -> Path:
+    positives = {row.finding: row.positives for row in measured.results}
+    rows = -(-(len(positives) + 1) // COLUMNS)
+    made = style.figure(9.0, 2.0 * rows)
+    panels = made.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, (finding, count) in zip(panels, positives.items(), strict=False):
+        _curves(axes, measured.summary, finding)
+        axes.set_title(f"{finding.replace('_', ' ')}  (n = {count})", fontsize=8)
+        axes.set_xlabel("")
+    for axes in panels[len(positives) :]:
+        axes.set_axis_off()
+    drawn = style.lines(_methods(measured.summary))
+    handles = [style.handle(line) for line in drawn.values()]
+    panels[len(positives)].legend(handles, list(drawn), loc="center left", frameon=False, fontsize=6.5, ncols=1 + (len(drawn) > 9))
+    made.supylabel("AUC", fontsize=9)
+    return style.save(made, path, marking=marking)
+
+
+def _common_and_rare(path: Path, measured: Tables, marking: str) -> Path | None:
+    scopes = [scope for scope in (COMMON, RARE) if measured.groups[scope]]
+    if len(scopes) < 2:
+        return None
+    made = style.figure(9.0, 4.6)
+    panels = made.subplots(1, 2, sharey=True)
+    for axes, scope in zip(panels, scopes, strict=True):
+        _curves(axes, measured.summary, scope, bands=_banded(measured.summary, scope))
+        axes.set_title(f"{scope} findings ({len(measured.groups[scope])})")
+    panels[0].set_ylabel("mean AUC")
+    _label(panels[1], measured.summary, RARE)
+    return style.save(made, path, marking=marking)
+
+
+def _by_studies(path: Path, measured: Tables, marking: str) -> Path | None:
+    if not any(row.shots for row in measured.summary):
+        return None
+    made = style.figure(8.0, 5.0)
+    axes = made.add_subplot()
+    _curves(axes, measured.summary, MEAN, bands=_banded(measured.summary, MEAN), studies=True)
+    axes.set_ylabel("mean AUC")
+    _label(axes, measured.summary, MEAN)
+    return style.save(made, path, marking=marking)
+
+
+def _methods(summary: Sequence[Summary]) -> list[str]:
+    return list(dict.fromkeys(row.method for row in summary))
+
+
+def _banded(summary: Sequence[Summary], scope: str) -> set[str]:
+    """Return whose intervals are drawn: all of a few; of many the references' and that of the highest at the most shots."""
+    rows = [row for row in summary if row.scope == scope and not np.isnan(row.auc)]
+    if len({row.method for row in rows}) <= FEW or not rows:
+        return {row.method for row in rows}
+    return {*REFERENCES, max(rows, key=lambda row: (row.shots, row.auc)).method}
+
+
+def _curves(axes: Axes, summary: Sequence[Summary], scope: str, *, bands: Container[str] = (), studies: bool = False) -> None:
+    """Draw every method: a curve over shots or studies read; a level line where it takes no support."""
+    for method, line in style.lines(_methods(summary)).items():
+        rows = sorted((row for row in summary if row.method == method and row.scope == scope), key=lambda row: row.shots)
+        look: dict[str, Any] = {"color": line.colour, "linestyle": line.dash, "linewidth": line.width}
+        if not rows or all(np.isnan(row.auc) for row in rows):
+            continue
+        if rows[0].shots == 0:
+            axes.axhline(rows[0].auc, **look)
+            if method in bands:
+                axes.axhspan(rows[0].lo, rows[0].hi, color=line.colour, alpha=style.BAND / 2, linewidth=0)
+            continue
+        places = [row.studies_read if studies else row.shots for row in rows]
+        axes.plot(places, [row.auc for row in rows], marker="o", **look)
+        if method in bands:
+            axes.fill_between(
+                places, [row.lo for row in rows], [row.hi for row in rows], color=line.colour, alpha=style.BAND, linewidth=0
+            )
+    _scale(axes, summary, studies=studies)
+
+
+def _scale(axes: Axes, summary: Sequence[Summary], *, studies: bool) -> None:
+    axes.set_xlabel("studies read at random" if studies else "shots: positives of each finding, and as many normal films")
+    if studies:
+        axes.set_xscale("log")
+        return
+    shots = sorted({row.shots for row in summary if row.shots})
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(shots if len(shots) <= EVERY_SHOT else shots[::2]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def _label(axes: Axes, summary: Sequence[Summary], scope: str) -> None:
+    """Name the curves at their right ends."""
+    last = {
+        row.method: row.auc for row in sorted(summary, key=lambda row: row.shots) if row.scope == scope and not np.isnan(row.auc)
+    }
+    drawn = style.lines(_methods(summary))
+    style.label_ends(axes, [(method, value, drawn[method].colour) for method, value in last.items()])

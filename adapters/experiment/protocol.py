@@ -1,0 +1,56 @@
+"""What a reader has to know before a figure: cautions that films and encoder call for, and how the protocol was repaired."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from adapters.experiment.tables import Tables
+from adapters.gpu.importer import UNTRAINED
+
+ENOUGH_DRAWS = 10
+ENOUGH_POSITIVES = 20
+"""In the test set; below it the interval of a finding's AUC is wider than most differences between methods."""
+
+PROTOCOL = """\
+## How this differs from the paper
+
+The idea is that of Dalsania, “Label-Efficient Chest X-ray Diagnosis via Partial CLIP Adaptation”, arXiv 2507.07254 (2025):
+CLIP's image encoder, unfrozen in part, on one to sixteen labelled films a finding. Its code, as published, measures something
+else, and these tables must not be set beside its own:
+
+* Its “zero-shot” model had been trained on 75,312 labelled films. Here zero-shot is text prompts and no label.
+* Its few labelled films came from the pool of those 75,312. Here the encoder has seen none of the pool's labels.
+* Its training and validation films were parted by film, not by patient, so that one patient is on both sides. Here patients are
+  parted and pixels compared.
+* Its best epoch was chosen on the test set. Here nothing is: steps and strengths are fixed beforehand.
+* Its supports held no normal film. Here there are as many normal films as positives of a finding.
+* Its figures rest on one draw, without intervals. Here draws are many and test patients are resampled.
+* It normalised training and test films differently, and mirrored films left to right. Here both are normalised alike, and no
+  film is ever mirrored: the heart lies on one side.
+* Its class weights were counted over all films, tested ones included. Here they come from the support.
+* Its best weights were put back from a copy that had changed with them, so that the last epoch was reported in their place.
+* Its 16-shot run on rare findings used the 8-shot films, on a test set of about 19 films.
+* It counted an undefined AUC as .5. Here it is missing, and counted as missing."""
+
+
+def cautions(whole: Mapping[str, Any], measured: Tables) -> list[str]:
+    """Return the warnings that stand before everything else, the gravest first."""
+    base, kind = whole["identity"]["base"], whole["identity"]["films"]["kind"]
+    found = []
+    if base["marking"]:
+        found.append(f"Encoder marked: {base['marking']}.")
+    if base["marking"] == UNTRAINED:
+        found.append("A check of the plumbing: the encoder holds random numbers.")
+    elif base["marking"] and kind != "phantom":
+        found.append("A check of the plumbing, and no claim of quality: the encoder has seen simulated films only.")
+    found += whole["notes"]
+    positives = {row.finding: row.positives for row in measured.results}
+    if few := [finding for finding, count in positives.items() if count < ENOUGH_POSITIVES]:
+        found.append(
+            f"The test set holds fewer than {ENOUGH_POSITIVES} positives of {len(few)} of {len(positives)} findings "
+            f"({', '.join(few)}): too few to tell methods apart. A check of the plumbing, and no claim of quality."
+        )
+    if whole["draws"] < ENOUGH_DRAWS:
+        found.append(f"Only {whole['draws']} draws: at least {ENOUGH_DRAWS} are needed to see how much the support matters.")
+    return found

@@ -1,0 +1,152 @@
+"""Every method on every support, each result a small file of its own: what is there is not computed again."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from adapters.gpu.words import in_the_pipelines_words
+from models.errors import CannotPartition
+from models.experiment.draws import draws
+from models.experiment.summary import NO_LABELS
+from models.fingerprint import fingerprint
+from models.ladder.method import Bench, Logits, Method, Support
+from pipeline.errors import OutOfResources, Refused
+
+SCORES = "scores"
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One result: a method on one support, or on none."""
+
+    method: Method
+    shots: int
+    draw: int
+    support: Support | None
+
+    @property
+    def file(self) -> str:
+        """Name of its file."""
+        return f"{re.sub(r'[^a-z0-9.=+-]+', '-', self.method.name.lower())}--k{self.shots:04d}--d{self.draw:03d}.npz"
+
+    @property
+    def support_sha256(self) -> str:
+        """Of the rows that it learns from."""
+        return hashlib.sha256(b"" if self.support is None else self.support.rows.astype("<i8").tobytes()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A unit's result. `films` is how many cases it learnt from. The logits stay on the disk until they are read."""
+
+    method: str
+    shots: int
+    draw: int
+    logits: Callable[[], Logits]
+    seconds: float
+    films: int
+    studies_read: float  # NaN for a method that needs no support
+
+
+def units(methods: Sequence[Method], bench: Bench, *, shots: Sequence[int], count: int, seed: int) -> list[Unit]:
+    """Return what is to be computed, method by method. All methods learn from the same supports."""
+    supports = draws(bench.cases, bench.split, shots=shots, draws=count, seed=seed)
+    return [unit for method in methods for unit in _units_of(method, supports)]
+
+
+def _units_of(method: Method, supports: Sequence[Support]) -> list[Unit]:
+    if not method.learns:
+        return [Unit(method, NO_LABELS, 0, None)]
+    return [Unit(method, support.shots, support.draw, support) for support in supports]
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Everything that was scored, and which methods this encoder does not allow, with the reason."""
+
+    scored: Sequence[Scored]
+    impossible: dict[str, str]
+
+
+def run(
+    out: Path,
+    bench: Bench,
+    wanted: Sequence[Unit],
+    *,
+    seed: int,
+    advance: Callable[[Unit, bool], None] = lambda unit, kept: None,
+) -> Results:
+    """Compute what is missing in `out`/scores, read what is there. `advance` hears each unit and whether it was there.
+
+    Refused where a file is not of this experiment, OutOfResources where one cannot be written.
+    """
+    folder = out / SCORES
+    scored: list[Scored] = []
+    impossible: dict[str, str] = {}
+    for unit in wanted:
+        path = folder / unit.file
+        kept = path.is_file()
+        if not kept and unit.method.name not in impossible:
+            with in_the_pipelines_words():
+                try:
+                    _compute(path, unit, bench, seed)
+                except CannotPartition as error:
+                    impossible[unit.method.name] = str(error)
+        if unit.method.name not in impossible:
+            scored.append(_read(path, unit, bench))
+        advance(unit, kept)
+    return Results(scored, impossible)
+
+
+def _compute(path: Path, unit: Unit, bench: Bench, seed: int) -> None:
+    started = time.monotonic()
+    logits = unit.method.scores(bench, unit.support, seed=_seed(unit, seed))
+    seconds = time.monotonic() - started
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        with part.open("wb") as stream:
+            np.savez(stream, logits=np.asarray(logits, dtype=np.float32), seconds=seconds, support=unit.support_sha256)
+        part.replace(path)
+    except OSError as error:
+        raise OutOfResources(f"cannot write {path}: {error.strerror}", hint="make room and run the same command again") from error
+
+
+def _seed(unit: Unit, seed: int) -> int:
+    """A number for each support: the same for every method on it, so that two may share a fit, and for no other."""
+    return int(fingerprint([seed, unit.shots, unit.draw])[:8], 16)
+
+
+def _read(path: Path, unit: Unit, bench: Bench) -> Scored:
+    """Read a unit's file and hold it to the support and the test set."""
+    try:
+        with path.open("rb") as stream, np.load(stream) as kept:
+            shape, seconds, support = kept["logits"].shape, float(kept["seconds"]), str(kept["support"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise Refused(f"{path} cannot be read", hint="remove the file: it will be computed again") from error
+    if support != unit.support_sha256 or shape != (len(bench.split.test), len(bench.cases.findings)):
+        raise Refused(f"{path} is of another experiment", hint="remove the file, or give another --out")
+    return Scored(
+        method=unit.method.name,
+        shots=unit.shots,
+        draw=unit.draw,
+        logits=partial(_logits, path),
+        seconds=seconds,
+        films=0 if unit.support is None else len(unit.support.rows),
+        studies_read=float("nan") if unit.support is None else unit.support.studies_read,
+    )
+
+
+def _logits(path: Path) -> Logits:
+    with path.open("rb") as stream, np.load(stream) as kept:
+        logits: Logits = kept["logits"]
+        return logits

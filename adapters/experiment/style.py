@@ -1,0 +1,120 @@
+"""How the plots look: one page width, few inks, labels at the lines' ends in place of a legend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+INK, FAINT = "#222222", "#8a8a8a"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#5c6b00")
+"""Told apart by the colour-blind: after Okabe and Ito (2008), the yellow left out."""
+DASHES: tuple[tuple[int, tuple[float, ...]], ...] = ((0, ()), (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+"""When the colours are used up they begin again with the next of these."""
+BAND = 0.13  # opacity
+DPI = 144
+RC: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 3.5,
+    "text.color": INK,
+    "svg.hashsalt": "radclipd",
+}
+GAP = 0.034
+"""Least distance of two labels, of the height of the axes."""
+
+
+class Line(NamedTuple):
+    """How one method is drawn."""
+
+    colour: str
+    dash: tuple[int, tuple[float, ...]]
+    width: float = 1.4
+
+
+QUIET = {
+    "chance": Line(FAINT, DASHES[2], 1.0),
+    "metadata": Line(FAINT, DASHES[0], 1.0),
+    "zero-shot-single": Line(FAINT, DASHES[1], 1.0),
+    "zero-shot-centred": Line(FAINT, DASHES[3], 1.0),
+    "zero-shot": Line(INK, DASHES[1], 1.6),
+    "all-labels": Line(INK, DASHES[2], 1.6),
+}
+"""Methods that are there to compare with: always drawn alike."""
+
+
+def lines(methods: Sequence[str]) -> dict[str, Line]:
+    """Return a line for each method, the same for the same list."""
+    loud = [method for method in methods if method not in QUIET]
+    drawn = {
+        method: Line(COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)])
+        for place, method in enumerate(loud)
+    }
+    return {method: QUIET.get(method) or drawn[method] for method in methods}
+
+
+def handle(line: Line) -> Line2D:
+    """Return what stands for a line in a legend."""
+    return Line2D([], [], color=line.colour, linestyle=line.dash, linewidth=line.width)
+
+
+def figure(width: float, height: float) -> Figure:
+    """Return an empty figure, inches, with a canvas of its own: no global state."""
+    made = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(made)
+    return made
+
+
+def save(made: Figure, path: Path, *, marking: str) -> Path:
+    """Write a PNG; what the encoder is marked with stands at its foot."""
+    if marking:
+        made.supxlabel(marking, fontsize=8, color=COLOURS[1], x=0.01, ha="left")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rc_context(RC):
+        made.savefig(path, dpi=DPI, metadata={"Software": None})
+    return path
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
+    """Write each name at the right of the axes, at its height or as near as there is room. `ends`: name, value, colour."""
+    low, high = axes.get_ylim()
+    places = spread([(value - low) / (high - low) for _, value, _ in ends], GAP)
+    for (name, _, colour), place in zip(ends, places, strict=True):
+        axes.text(1.015, place, name, transform=axes.transAxes, color=colour, fontsize=7.5, va="center", clip_on=False)
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Return heights, as near to the given ones as an upward sweep and a downward one make them, no two nearer than `gap`."""
+    order = sorted(range(len(heights)), key=lambda place: heights[place])
+    moved = [heights[place] for place in order]
+    for place in range(1, len(moved)):
+        moved[place] = max(moved[place], moved[place - 1] + gap)
+    excess = max(0.0, moved[-1] - 1.0) if moved else 0.0
+    if excess:
+        moved[-1] -= excess
+        for place in range(len(moved) - 2, -1, -1):
+            moved[place] = min(moved[place], moved[place + 1] - gap)
+    placed = [0.0] * len(heights)
+    for place, height in zip(order, moved, strict=True):
+        placed[place] = height
+    return placed

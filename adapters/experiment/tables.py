@@ -1,0 +1,280 @@
+"""From logits to tables: one row a finding and draw, means with intervals, paired comparisons. Undefined is empty, never .5.
+
+The statistics are `models.experiment.summary`'s; here they are asked for all findings together, for the common and the rare ones,
+and for each.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from adapters.experiment.run import Scored
+from models.experiment.cases import ABSENT, PRESENT, Cases, Split
+from models.experiment.statistics import Floats, Labels, PatientBootstrap, Scores, holm, macro, prevalence_weighted
+from models.experiment.summary import NO_LABELS, REFERENCES, Run, averages, measured, summarise
+
+MEAN, COMMON, RARE = "mean", "common", "rare"
+"""Scopes over several findings: all, and the two halves that RARE_BELOW makes. Every finding is a scope, too."""
+RARE_BELOW = 0.025
+"""Prevalence in the pool, weighted to the archive, below which a finding is rare."""
+DIGITS = 6
+
+Cell = tuple[str, int]
+"""A method at a shot count."""
+
+
+class Result(NamedTuple):
+    """One finding of one method on one draw. AUC and AUPRC are NaN without both positives and negatives in the test set."""
+
+    method: str
+    shots: int
+    draw: int
+    finding: str
+    auc: float
+    auprc: float
+    brier: float
+    ece: float
+    positives: int
+    negatives: int
+
+
+class Summary(NamedTuple):
+    """A method at a shot count over its draws. `lo` and `hi`: 95 % interval of the mean, test patients and draws resampled."""
+
+    method: str
+    shots: int
+    scope: str  # MEAN, COMMON, RARE or a finding
+    draws: int
+    findings: int  # how many are defined
+    auc: float
+    sd: float  # over draws
+    lo: float
+    hi: float
+    weighted_auc: float  # findings weighted with their prevalence in the test set
+    auprc: float
+    brier: float
+    ece: float
+    films: float  # learnt from, mean over draws
+    studies_read: float  # mean over draws
+
+
+class Comparison(NamedTuple):
+    """A method against a reference over the findings that both define, on the same resamples of patients and draws."""
+
+    method: str
+    shots: int
+    against: str
+    scope: str
+    findings: int
+    reference: float  # its AUC
+    difference: float  # of AUC from it
+    lo: float
+    hi: float
+    p: float  # two-sided, from the spread of the paired differences
+    p_holm: float  # over methods and shots for an average, over findings for a finding
+
+
+class Timing(NamedTuple):
+    """What one fit with its scores of the whole test set took, mean over draws."""
+
+    method: str
+    shots: int
+    seconds: float
+
+
+class Tables(NamedTuple):
+    """All that is known of a run."""
+
+    results: Sequence[Result]
+    summary: Sequence[Summary]
+    comparisons: Sequence[Comparison]
+    timings: Sequence[Timing]
+    groups: Mapping[str, Sequence[int]]  # COMMON and RARE: columns of the findings
+
+
+class KeptBootstrap(PatientBootstrap):
+    """A bootstrap that keeps in a folder what it has once computed."""
+
+    def __init__(self, patients: npt.NDArray[np.str_], folder: Path, *, resamples: int, seed: int) -> None:
+        super().__init__(patients, resamples=resamples, seed=seed)
+        self._folder = folder
+        self._name = f"{resamples}-{seed}"
+
+    def auc(self, scores: Scores, labels: Labels) -> Floats:
+        """Return the AUCs [R, F] of scores [N, F] on every resample."""
+        path = self._folder / f"{hashlib.sha256(scores.tobytes()).hexdigest()[:32]}-{self._name}.npy"
+        if not path.is_file():
+            self._folder.mkdir(exist_ok=True)
+            with path.with_suffix(".part").open("wb") as stream:
+                np.save(stream, super().auc(scores, labels).astype(np.float32))
+            path.with_suffix(".part").replace(path)
+        kept: Floats = np.load(path).astype(np.float64)
+        return kept
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One result with its AUCs on every resample [R, F]."""
+
+    scored: Scored
+    run: Run
+    resampled: Floats
+
+    @property
+    def defined(self) -> npt.NDArray[np.bool_]:
+        """[F]: which findings have an AUC."""
+        return ~np.isnan([row.auc for row in self.run.rows])
+
+    def over(self, columns: Sequence[int], labels: Labels) -> Run:
+        """The same over some of the findings."""
+        rows = tuple(self.run.rows[column] for column in columns)
+        weighted = prevalence_weighted(np.array([row.auc for row in rows]), labels[:, list(columns)])
+        return replace(self.run, rows=rows, weighted_auc=weighted, resampled=macro(self.resampled[:, list(columns)]))
+
+
+def tables(
+    scored: Sequence[Scored],
+    cases: Cases,
+    split: Split,
+    bootstrap: PatientBootstrap,
+    *,
+    seed: int,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Tables:
+    """Measure everything on one bootstrap of the test patients; `seed` resamples the draws. `advance` hears how many are done."""
+    labels = cases.labels[split.test]
+    cells: dict[Cell, list[_Measured]] = defaultdict(list)
+    for done, one in enumerate(scored, 1):
+        cells[one.method, one.shots].append(_measured(one, labels, cases.findings, bootstrap))
+        advance(done)
+    groups = _groups(cases, split)
+    scopes: dict[str, Sequence[int]] = {MEAN: range(len(cases.findings))}
+    scopes |= {name: columns for name, columns in groups.items() if columns}
+    scopes |= {finding: [column] for column, finding in enumerate(cases.findings)}
+    return Tables(
+        results=[result for ones in cells.values() for one in ones for result in _results(one, labels)],
+        summary=[row for name, columns in scopes.items() for row in _summary(name, columns, cells, labels, seed)],
+        comparisons=[row for against in REFERENCES for row in _comparisons(against, scopes, cells, labels, seed)],
+        timings=[Timing(*cell, float(np.mean([one.scored.seconds for one in ones]))) for cell, ones in cells.items()],
+        groups=groups,
+    )
+
+
+def _measured(one: Scored, labels: Labels, findings: Sequence[str], bootstrap: PatientBootstrap) -> _Measured:
+    logits = one.logits()
+    run = measured(logits, labels, bootstrap, method=one.method, shots=one.shots, draw=one.draw, findings=findings)
+    return _Measured(one, run, bootstrap.auc(logits, labels))
+
+
+def _results(one: _Measured, labels: Labels) -> Iterator[Result]:
+    counts = (labels == PRESENT).sum(axis=0).tolist(), (labels == ABSENT).sum(axis=0).tolist()
+    for row, positives, negatives in zip(one.run.rows, *counts, strict=True):
+        yield Result(row.method, row.shots, row.draw, row.finding, row.auc, row.auprc, row.brier, row.ece, positives, negatives)
+
+
+def _groups(cases: Cases, split: Split) -> dict[str, list[int]]:
+    """Return the columns of common and of rare findings, by their prevalence in the archive that the pool stands for."""
+    labels, weight = cases.labels[split.pool], cases.weight[split.pool][:, None].astype(np.float64)
+    present = ((labels == PRESENT) * weight).sum(axis=0)
+    rare = present < RARE_BELOW * (((labels == PRESENT) | (labels == ABSENT)) * weight).sum(axis=0)
+    return {COMMON: np.flatnonzero(~rare).tolist(), RARE: np.flatnonzero(rare).tolist()}
+
+
+def _summary(
+    scope: str, columns: Sequence[int], cells: Mapping[Cell, Sequence[_Measured]], labels: Labels, seed: int
+) -> Iterator[Summary]:
+    told = summarise([one.over(columns, labels) for ones in cells.values() for one in ones], seed=seed)
+    for (method, shots), ones in cells.items():
+        estimate = told.mean_auc[method][shots]
+        means = list(averages([row for one in ones for row in one.over(columns, labels).rows]))
+        yield Summary(
+            method,
+            shots,
+            scope,
+            draws=estimate.draws,
+            findings=estimate.findings,
+            auc=estimate.mean,
+            sd=estimate.sd,
+            lo=estimate.lo,
+            hi=estimate.hi,
+            weighted_auc=estimate.weighted,
+            films=float(np.mean([one.scored.films for one in ones])),
+            studies_read=float(np.mean([one.scored.studies_read for one in ones])),
+            **{name: float(macro(np.array([each.mean[name] for each in means]))) for name in ("auprc", "brier", "ece")},
+        )
+
+
+def _comparisons(
+    against: str, scopes: Mapping[str, Sequence[int]], cells: Mapping[Cell, Sequence[_Measured]], labels: Labels, seed: int
+) -> list[Comparison]:
+    """Compare each cell with the reference at its own shot count, or at none."""
+    rows: list[Comparison] = []
+    for cell, ones in cells.items():
+        others = next((cells[other] for other in ((against, cell[1]), (against, NO_LABELS)) if other in cells), None)
+        if others is not None and cell[0] != against:
+            rows += _compared(ones, others, against, scopes, labels, seed)
+    return _corrected(rows, averaged=(MEAN, COMMON, RARE))
+
+
+def _compared(
+    ones: Sequence[_Measured],
+    others: Sequence[_Measured],
+    against: str,
+    scopes: Mapping[str, Sequence[int]],
+    labels: Labels,
+    seed: int,
+) -> Iterator[Comparison]:
+    """Compare in every scope. A difference of two means over different findings would say nothing: only common ones count."""
+    both = np.logical_and.reduce([one.defined for one in (*ones, *others)])
+    for scope, columns in scopes.items():
+        if common := [column for column in columns if both[column]]:
+            told = summarise([one.over(common, labels) for one in (*others, *ones)], seed=seed)
+            (found,) = (each for each in told.comparisons if each.reference == against)
+            measures = found.reference_mean, found.difference, found.lo, found.hi, found.p, found.p
+            yield Comparison(ones[0].scored.method, ones[0].scored.shots, against, scope, len(common), *measures)
+
+
+def _corrected(rows: Sequence[Comparison], averaged: Sequence[str]) -> list[Comparison]:
+    """Correct after Holm: an average over all methods and shots, a finding over the findings of its method and shots."""
+    families: dict[Any, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        families[row.scope if row.scope in averaged else (row.method, row.shots)].append(place)
+    corrected = np.full(len(rows), np.nan)
+    for places in families.values():
+        corrected[places] = holm(np.array([rows[place].p for place in places]))
+    return [row._replace(p_holm=p) for row, p in zip(rows, corrected.tolist(), strict=True)]
+
+
+def write_csv(path: Path, rows: Sequence[NamedTuple]) -> None:
+    """Write rows with a header line; NaN is an empty field. Equal rows give equal bytes."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(rows[0]._fields)
+    writer.writerows([_field(value) for value in row] for row in rows)
+    path.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _field(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return "" if np.isnan(value) else f"{value:.{DIGITS}f}"
+
+
+def write_parquet(path: Path, rows: Sequence[NamedTuple]) -> None:
+    """Write rows as Parquet; NaN is null."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    columns = {name: [getattr(row, name) for row in rows] for name in rows[0]._fields}
+    arrays = {name: pa.array(values, from_pandas=True) for name, values in columns.items()}
+    pyarrow.parquet.write_table(pa.table(arrays), path)

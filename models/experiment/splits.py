@@ -1,0 +1,84 @@
+"""Which films may be learnt from and which are only ever scored. By patient, never by film.
+
+Films of one patient resemble each other more than the findings do; a split by film measures how well patients are recognised.
+Both ways to split end in `checked`, which looks for shared patients and for shared pixels: the same film may be filed under two
+patients.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from models.errors import SplitLeaks, SplitUnusable
+from models.experiment.cases import Cases, Split
+
+_HASH_BYTES = 8  # of the digest that is read as a fraction
+
+
+def split_by_lists(cases: Cases, pool: Collection[str], test: Collection[str]) -> Split:
+    """Split by two lists of keys, as ChestX-ray14's `train_val_list.txt` and `test_list.txt` do. Lists may name absent films.
+
+    SplitUnusable where a film is on neither list or a side stays empty; SplitLeaks where the lists share patients or films.
+    """
+    in_pool, in_test = (np.isin(cases.key, np.array(sorted(keys), dtype=np.str_)) for keys in (pool, test))
+    if unlisted := int((~(in_pool | in_test)).sum()):
+        raise SplitUnusable(
+            f"{unlisted} of {len(cases)} films are on neither list", hint="give the lists that belong to this label table"
+        )
+    return checked(cases, Split(pool=np.flatnonzero(in_pool), test=np.flatnonzero(in_test)))
+
+
+def split_by_patient(cases: Cases, *, test_share: float, seed: int) -> Split:
+    """Put about `test_share` (0..1) of the patients on the test side, each by the hash of the name and of `seed`.
+
+    A patient stays on the same side whoever else is in the archive, so films may be added without moving others. Patients who
+    share a film go together. SplitUnusable where a side stays empty.
+    """
+    return checked(cases, _halved(_fractions(cases, seed) < test_share))
+
+
+def checked(cases: Cases, split: Split) -> Split:
+    """Return the split. SplitLeaks where a patient or a film is on both sides; SplitUnusable where a side is empty."""
+    if not len(split.pool) or not len(split.test):
+        raise SplitUnusable(
+            f"the pool has {len(split.pool)} films and the test set {len(split.test)}: neither may be empty",
+            hint="choose another share, or give more films",
+        )
+    patients, films = (_shared(names, split) for names in (cases.patient, cases.pixel_sha256))
+    if patients or films:
+        raise SplitLeaks(
+            f"the pool and the test set share {patients} patients and {films} films with the same pixels",
+            hint="split by patient, and take films that are filed under two patients out of one of the sides",
+        )
+    return split
+
+
+def _halved(in_test: npt.NDArray[np.bool_]) -> Split:
+    return Split(pool=np.flatnonzero(~in_test), test=np.flatnonzero(in_test))
+
+
+def _shared(names: npt.NDArray[np.str_], split: Split) -> int:
+    return len(np.intersect1d(names[split.pool], names[split.test]))
+
+
+def _fractions(cases: Cases, seed: int) -> npt.NDArray[np.float64]:
+    """[N] in 0..1: the least hash among the patients who belong together."""
+    patients, patient = np.unique(cases.patient, return_inverse=True)
+    films, film = np.unique(cases.pixel_sha256, return_inverse=True)
+    nodes = len(patients) + len(films)
+    edges = coo_array((np.ones(len(cases)), (patient, len(patients) + film)), shape=(nodes, nodes))
+    _, family = connected_components(edges, directed=False)
+    least = np.ones(nodes)
+    np.minimum.at(least, family[: len(patients)], [_fraction(name, seed) for name in patients])
+    return np.asarray(least[family[patient]])
+
+
+def _fraction(name: str, seed: int) -> float:
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return int.from_bytes(digest[:_HASH_BYTES]) / 2.0 ** (8 * _HASH_BYTES)

@@ -1,0 +1,80 @@
+"""Tip-Adapter: the support as a cache that is asked how much each film resembles each labelled one.
+
+Zhang et al., "Tip-Adapter: Training-free adaption of CLIP for few-shot classification" (ECCV 2022). Logit = text + alpha x
+sum_i exp(-beta (1 - f . f_i)) v_i. Their v is one-hot; here it is 1 for a positive of the finding and -positives / negatives for a
+negative, so that both kinds weigh the same. alpha = 1 and beta = 5.5 are their starting values; they go on to search both on a
+validation set, which a real few-shot support has not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from models.experiment.cases import PRESENT
+from models.ladder.labelled import Labelled, as_floats, head_logits, tested
+from models.ladder.method import Bench, Logits, Support
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass
+class TipAdapter:
+    """The cache as it is, or (`trained`) with its keys fine-tuned: AdamW 1e-3, 20 epochs in batches of 256, falling as a cosine."""
+
+    name: str
+    trained: bool = False
+    learns: bool = True
+    alpha: float = 1.0
+    beta: float = 5.5
+    epochs: int = 20
+    batch: int = 256
+    rate: float = 1e-3
+    epsilon: float = 1e-4
+
+    def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
+        known = Labelled.of(bench, support)
+        keys, values = torch.from_numpy(known.features), torch.from_numpy(_values(known))
+        text = head_logits(bench.ensemble, bench)
+        if self.trained and known.learnable.any():
+            keys = self._tuned(known, values, torch.from_numpy(as_floats(bench.ensemble.weights)), seed)
+        return np.asarray(text + self._cached(torch.from_numpy(tested(bench)), keys, values).numpy(), dtype=np.float32)
+
+    def _cached(self, features: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        return self.alpha * (torch.exp(-self.beta * (1 - features @ keys.T)) @ values)
+
+    def _tuned(self, known: Labelled, values: torch.Tensor, weights: torch.Tensor, seed: int) -> torch.Tensor:
+        """Minimise the balanced log-loss of the support over the keys. The text's bias starts where the two kinds balance."""
+        features, halves = torch.from_numpy(known.features), torch.from_numpy(known.halves)
+        target = torch.from_numpy((known.labels == PRESENT).astype(np.float64))
+        text = features @ weights.T
+        with torch.no_grad():
+            text -= (halves * (text + self._cached(features, features, values))).sum(dim=0)
+        tuned = features.clone().requires_grad_()
+        optimiser = torch.optim.AdamW([tuned], lr=self.rate, eps=self.epsilon)
+        batches = _batches(len(features), self.batch, self.epochs, seed)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, len(batches))
+        for rows in batches:
+            logits = text[rows] + self._cached(features[rows], tuned, values)
+            loss = (halves[rows] * functional.binary_cross_entropy_with_logits(logits, target[rows], reduction="none")).sum()
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+        return tuned.detach()
+
+
+def _values(known: Labelled) -> Floats:
+    """[n, F]; 0 in findings that cannot be learnt, whose score stays the text's."""
+    return np.asarray(2 * known.positives * known.signed)
+
+
+def _batches(films: int, size: int, epochs: int, seed: int) -> list[npt.NDArray[np.intp]]:
+    """Rows of each step: every epoch all films in another order."""
+    rng = np.random.default_rng(seed)
+    orders = [rng.permutation(films) for _ in range(epochs)]
+    return [order[start : start + size] for order in orders for start in range(0, films, size)]

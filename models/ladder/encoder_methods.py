@@ -1,0 +1,31 @@
+"""The rungs that change the encoder, from the least to the most of it."""
+
+from __future__ import annotations
+
+from models.ladder.lora import LowRankAdaptation
+from models.ladder.method import Method
+from models.ladder.partial import Fits, PartialUnfreezing
+from models.ladder.prefixes import SharedPrefixes
+from models.ladder.prolip import ProjectionOnly
+from models.recipe import Recipe
+
+BLOCKS = (1, 2, 3)
+"""How many last blocks are unfrozen."""
+
+
+def encoder_methods(recipe: Recipe | None = None) -> tuple[Method, ...]:
+    """Return the methods, which share the activations of the bench in use, and each two of the same k one fit.
+
+    A method whose k is more than the blocks of a bench's encoder raises CannotPartition on it.
+    """
+    recipe, prefixes = recipe or Recipe(), SharedPrefixes()
+    partial: list[Method] = []
+    for k in BLOCKS:
+        fits = Fits(k, recipe, prefixes)
+        partial += [PartialUnfreezing(f"partial-k{k}", fits), PartialUnfreezing(f"partial-k{k}-wise", fits, averaged=True)]
+    full = PartialUnfreezing("full", Fits(None, recipe, prefixes))
+    return (ProjectionOnly(recipe), LowRankAdaptation(recipe, prefixes), *partial, full)
+
+
+ENCODER_METHODS = encoder_methods()
+"""The methods with the default recipe."""

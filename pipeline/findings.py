@@ -1,0 +1,55 @@
+"""How people name the findings, and what they say of them in a word or two."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from pipeline.domain import FINDINGS, NO_FINDING, LabelState
+
+
+def _plain(name: str) -> str:
+    """Letters and digits in one case: "Pleural_Thickening" and "pleural thickening" are one name."""
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+_NAMES = {_plain(name): name for name in (*FINDINGS, NO_FINDING)} | {"pleuraleffusion": "Effusion"}
+
+
+def no_finding() -> dict[str, LabelState]:
+    """Return what "No Finding" means."""
+    return dict.fromkeys(FINDINGS, LabelState.ABSENT)
+
+
+def findings_said(words: Iterable[str]) -> dict[str, LabelState]:
+    """Return what `Mass=absent`, `Edema` (which is present) and `No Finding` say, each a word. ValueError says what is wrong."""
+    said: dict[str, LabelState] = {}
+    for word in words:
+        name, _, state = (part.strip() for part in word.partition("="))
+        for finding, value in _one_said(name, state).items():
+            if said.setdefault(finding, value) is not value:
+                raise ValueError(f"{finding} is said to be {said[finding].value} and {value.value}")
+    if not said:
+        raise ValueError("no finding is named")
+    return said
+
+
+def finding_named(name: str) -> str | None:
+    """Return the finding, or NO_FINDING, that goes by this name in whatever case and with whatever between its words; or None."""
+    return _NAMES.get(_plain(name))
+
+
+def _one_said(name: str, state: str) -> dict[str, LabelState]:
+    finding = finding_named(name)
+    if finding is None:
+        near = difflib.get_close_matches(name, (*FINDINGS, NO_FINDING), n=1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"{name!r} is no finding{meant}: one of {', '.join(FINDINGS)}, or {NO_FINDING}")
+    if state not in ("", *LabelState):
+        raise ValueError(f"{name} is present, absent or uncertain, not {state!r}")
+    if finding != NO_FINDING:
+        return {finding: LabelState(state or LabelState.PRESENT)}
+    if state not in ("", LabelState.PRESENT):
+        raise ValueError(f"{NO_FINDING} can only be present: name the findings instead")
+    return no_finding()

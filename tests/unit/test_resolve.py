@@ -1,0 +1,186 @@
+"""The resolver: one state for each study and finding, whatever the order in which statements come."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import rules
+from pipeline.domain import FINDINGS, Label, LabelState
+from pipeline.findings import no_finding
+from pipeline.resolve import ABSENT, PRESENT, UNKNOWN, LabelPolicy, resolve, standing
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+NEWEST, MAJORITY = LabelPolicy(), LabelPolicy(policy="majority")
+ADJUDICATOR = LabelPolicy(policy="adjudicator", adjudicators=("zoe", "bob"))
+POLICIES = [NEWEST, MAJORITY, ADJUDICATOR]
+YES, NO, MAYBE = LabelState
+READERS = ("alice", "bob", "carl", "dora", "zoe")
+
+
+def said(
+    number: int, state: LabelState | None = YES, reader: str = "alice", *, hour: float | None = None, **changes: object
+) -> Label:
+    values = {"study_instance_uid": "1.1", "finding": "Mass", "source": "csv", "revokes": None, **changes}
+    stated_at = NOON + timedelta(hours=number if hour is None else hour)
+    return Label(id=number, state=state, reader=reader, stated_at=stated_at, **values)  # type: ignore[arg-type]  # a row of a table
+
+
+@st.composite
+def statements(draw: st.DrawFn) -> list[Label]:
+    """What a catalog may hold: numbered, some of them revoked by a later one, once."""
+    made: list[Label] = []
+    for number in range(1, draw(st.integers(0, 25)) + 1):
+        free = [one for one in made if one.id not in {m.revokes for m in made}]
+        earlier: Label | None = draw(st.sampled_from([None, *free]))
+        study = earlier.study_instance_uid if earlier else draw(st.sampled_from(["1.1", "1.2"]))
+        finding = earlier.finding if earlier else draw(st.sampled_from(["Mass", "Edema"]))
+        states: list[LabelState | None] = [*LabelState, None] if earlier else [*LabelState]
+        made.append(
+            said(
+                number,
+                draw(st.sampled_from(states)),
+                draw(st.sampled_from(READERS)),
+                hour=draw(st.integers(0, 9)),
+                study_instance_uid=study,
+                finding=finding,
+                revokes=earlier.id if earlier else None,
+            )
+        )
+    return made
+
+
+@given(statements(), st.randoms(use_true_random=False), st.sampled_from(POLICIES))
+def test_the_order_of_statements_is_no_matter(labels: list[Label], chance: object, policy: LabelPolicy) -> None:
+    shuffled = list(labels)
+    chance.shuffle(shuffled)  # type: ignore[attr-defined]  # random.Random
+    first, second = resolve(labels, policy), resolve(shuffled, policy)
+    assert list(first.held.items()) == list(second.held.items())
+    assert first.fingerprint == second.fingerprint
+
+
+@given(statements(), st.sampled_from(POLICIES))
+def test_what_does_not_stand_changes_nothing(labels: list[Label], policy: LabelPolicy) -> None:
+    """Resolving what stands alone gives the same: no statement is heard twice, none that was revoked at all."""
+    assert resolve(standing(labels), policy).held == resolve(labels, policy).held
+    assert standing(standing(labels)) == standing(labels)
+
+
+@given(statements())
+def test_of_each_reader_at_most_one_word_stands_and_nobody_has_revoked_it(labels: list[Label]) -> None:
+    stand = standing(labels)
+    revoked = {one.revokes for one in labels}
+    assert all(one.id not in revoked and one.state is not None for one in stand)
+    assert max(Counter((one.study_instance_uid, one.finding, one.reader) for one in stand).values(), default=1) == 1
+
+
+@given(statements(), st.sampled_from(POLICIES))
+def test_revoking_takes_back_one_vote_and_no_other(labels: list[Label], policy: LabelPolicy) -> None:
+    for victim in standing(labels):
+        taken_back = said(
+            len(labels) + 1,
+            None,
+            "nobody",
+            study_instance_uid=victim.study_instance_uid,
+            finding=victim.finding,
+            revokes=victim.id,
+        )
+        assert standing([*labels, taken_back]) == [one for one in standing(labels) if one.id != victim.id]
+
+
+@given(statements(), st.sampled_from(POLICIES))
+def test_where_all_agree_no_policy_says_otherwise(labels: list[Label], policy: LabelPolicy) -> None:
+    for key, held in resolve(labels, policy).held.items():
+        states = {vote.state for vote in held.votes}
+        assert held.disputed == (len(states) > 1)
+        assert (key in [(c.study_instance_uid, c.finding) for c in resolve(labels, policy).conflicts]) == held.disputed
+        if not held.disputed:
+            assert states == {held.state}
+
+
+@given(st.lists(st.sampled_from(LabelState), min_size=1, max_size=5))
+def test_a_majority_is_more_than_half_of_the_readers(states: list[LabelState]) -> None:
+    votes = [said(number, state, READERS[number - 1]) for number, state in enumerate(states, 1)]
+    most, count = Counter(states).most_common(1)[0]
+    assert resolve(votes, MAJORITY).held["1.1", "Mass"].state is (most if count > len(states) / 2 else MAYBE)
+
+
+@given(statements())
+def test_the_fingerprint_is_that_of_what_can_be_learnt(labels: list[Label]) -> None:
+    resolution = resolve(labels, NEWEST)
+    certain = [one for one in labels if one.state is not MAYBE]
+    assert resolution.fingerprint == rules.labels_fingerprint({key: held.state for key, held in resolution.held.items()})
+    doubted = said(len(labels) + 1, MAYBE, "newcomer", study_instance_uid="1.9")
+    assert resolve([*labels, doubted], NEWEST).fingerprint == resolution.fingerprint
+    learnt = said(len(labels) + 1, YES, "newcomer", study_instance_uid="1.9")
+    assert resolve([*labels, learnt], NEWEST).fingerprint != resolution.fingerprint
+    assert (resolution.fingerprint == "") == (not any(held.state is not MAYBE for held in resolution.held.values()))
+    assert certain or resolution.fingerprint == ""
+
+
+def test_the_fingerprint_stays_the_same_from_release_to_release() -> None:
+    states = {("1.2", "Mass"): NO, ("1.1", "Edema"): YES, ("1.1", "Mass"): MAYBE}
+    assert rules.labels_fingerprint(states) == hashlib.sha256(b"1.1\tEdema\tpresent\n1.2\tMass\tabsent\n").hexdigest()
+
+
+def test_two_readers_disagree() -> None:
+    votes = [said(1, YES, "alice"), said(2, NO, "bob"), said(3, NO, "carl")]
+    assert {policy.policy: resolve(votes, policy).held["1.1", "Mass"].state for policy in POLICIES} == {
+        "newest": NO,
+        "majority": NO,
+        "adjudicator": NO,
+    }
+    (conflict,) = resolve(votes, NEWEST).conflicts
+    assert [(vote.reader, vote.state) for vote in conflict.votes] == [("alice", YES), ("bob", NO), ("carl", NO)]
+    even = votes[:2]
+    assert [resolve(even, policy).held["1.1", "Mass"].state for policy in POLICIES] == [NO, MAYBE, NO]
+    assert resolve([*votes, said(4, YES, "zoe")], ADJUDICATOR).held["1.1", "Mass"].state is YES
+    assert resolve([votes[0], votes[2]], ADJUDICATOR).held["1.1", "Mass"].state is MAYBE  # no adjudicator has read it
+
+
+def test_a_reader_has_one_vote_the_last_by_the_time_it_was_said() -> None:
+    votes = [said(1, YES, hour=5), said(2, NO, hour=3), said(3, NO, "bob", hour=4)]
+    assert resolve(votes, NEWEST).held["1.1", "Mass"].state is YES  # an old table that comes late is still old
+    assert len(resolve(votes, NEWEST).held["1.1", "Mass"].votes) == 2
+    assert resolve([*votes, said(4, MAYBE, hour=5)], NEWEST).held["1.1", "Mass"].state is MAYBE  # at one moment: the later heard
+
+
+def test_a_withdrawn_correction_does_not_bring_back_what_it_corrected() -> None:
+    labels = [said(1, YES), said(2, NO), said(3, None, revokes=2)]
+    assert standing(labels) == []
+    assert resolve([*labels, said(4, YES)], NEWEST).held["1.1", "Mass"].state is YES
+
+
+def test_targets_mask_what_is_unknown_or_uncertain() -> None:
+    labels = [said(1), said(2, NO, finding="Edema"), said(3, MAYBE, finding="Hernia"), said(4, study_instance_uid="1.2")]
+    labels += [
+        replace(said(10 + n, state, finding=finding), study_instance_uid="1.3")
+        for n, (finding, state) in enumerate(no_finding().items())
+    ]
+    resolution = resolve(labels, NEWEST)
+    targets = resolution.targets(["1.3", "1.1", "9"])
+    assert targets.dtype == np.int8
+    assert targets.shape == (3, len(FINDINGS))
+    assert (targets[0] == ABSENT).all()
+    assert [targets[1, FINDINGS.index(name)] for name in ("Mass", "Edema", "Hernia", "Nodule")] == [
+        PRESENT,
+        ABSENT,
+        UNKNOWN,
+        UNKNOWN,
+    ]
+    assert (targets[2] == UNKNOWN).all()
+    assert resolution.studies == ["1.1", "1.2", "1.3"]
+    assert resolve([said(1, MAYBE)], NEWEST).studies == []
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_labels(policy: LabelPolicy) -> None:
+    nothing = resolve([], policy)
+    assert (nothing.held, nothing.conflicts, nothing.studies, nothing.fingerprint) == ({}, [], [], "")
