@@ -41,7 +41,7 @@ _WORDS_A_CAPTION = 12.0  # brings the mean over words to the size of the contras
 class ContrastiveRecipe:
     """Every number of the training."""
 
-    epochs: int = 12
+    epochs: int = 22
     batch: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
