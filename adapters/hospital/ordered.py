@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -28,7 +29,7 @@ def in_processes(make: Callable[[T], R], of: Sequence[T], *, workers: int) -> Ge
     if workers < 2 or len(of) <= BATCH:
         yield from map(make, of)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread)
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_prepare)
     waiting: deque[Future[list[R]]] = deque()
     try:
         for start in range(0, len(of), BATCH):
@@ -41,8 +42,9 @@ def in_processes(make: Callable[[T], R], of: Sequence[T], *, workers: int) -> Ge
         pool.shutdown(cancel_futures=True)
 
 
-def _one_thread() -> None:
+def _prepare() -> None:
     threadpool_limits(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches every process of the terminal; the caller is the one to act
 
 
 def _batch(make: Callable[[T], R], of: Sequence[T]) -> list[R]:
