@@ -72,7 +72,8 @@ class Encoder:
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """Return int64 [N, context length] on the encoder's device. Texts beyond the context length are cut."""
-        return self._tokenizer(list(texts)).to(self.device)
+        tokens: torch.Tensor = self._tokenizer(list(texts))
+        return tokens.to(self.device)
 
     def _finite(self, features: torch.Tensor) -> torch.Tensor:
         """NaN compares false with every threshold: it must never pass for a low score."""

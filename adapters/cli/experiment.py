@@ -70,6 +70,28 @@ def phantoms(
     typer.echo(f"{sheet}: nobody was X-rayed for this")
 
 
+@experiment.command("pretrain-demo")
+def pretrain_demo(
+    out: Annotated[Path, typer.Option(help="Folder for weights and card.")],
+    films: Annotated[int, typer.Option(min=100, help="Films of each site that is trained on.")] = 4000,
+    epochs: Annotated[int, typer.Option(min=1, help="Times that every film is seen.")] = 22,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, device and threads: same weights.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that take films.")] = 2,
+) -> None:
+    """Make the demonstration encoder again, from nothing: phantom films, captions, contrastive training."""
+    from adapters.experiment.pretraining import Plan, make_encoder
+    from adapters.gpu.scorer import choose_device
+    from adapters.gpu.words import in_the_pipelines_words
+
+    plan = Plan(films=films, seed=seed).with_epochs(epochs)
+    with bars() as watch, in_the_pipelines_words():
+        card = make_encoder(plan, out, device=choose_device(device), workers=workers, progress=watch)
+    for site, measures in card["measures"]["zero-shot"].items():
+        typer.echo(f"{site}: mean zero-shot AUC {measures['mean_auc']:.3f} on {measures['films']} films")
+    typer.echo(f"{out}: {card['weights']['size'] / 1e6:.1f} MB, sha256 {card['weights']['sha256'][:12]}, {card['marking']}")
+
+
 def _archive(address: str) -> DicomArchive:
     from adapters.dicom.archive import ArchiveSettings, DicomArchive
 

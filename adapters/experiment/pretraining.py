@@ -9,7 +9,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.torch
 import torch
-from models.experiment.statistics import auc, macro
 
 from adapters.hospital.captions import Style, caption
 from adapters.hospital.population import Case, enriched, films
@@ -29,6 +28,7 @@ from models.base import libraries
 from models.contrastive import ContrastiveRecipe, Step, pretrain
 from models.encoder import Encoder
 from models.experiment.cases import ABSENT, PRESENT
+from models.experiment.statistics import auc, macro
 from models.fingerprint import file_sha256
 from models.head import zero_shot_head
 from models.preprocess import Preprocess
@@ -57,6 +57,10 @@ class Plan:
     style: Style = field(default_factory=Style)
     recipe: ContrastiveRecipe = field(default_factory=ContrastiveRecipe)
     seed: int = 0
+
+    def with_epochs(self, epochs: int) -> Plan:
+        """Return the same plan with another length of training."""
+        return replace(self, recipe=replace(self.recipe, epochs=epochs))
 
 
 def make_encoder(plan: Plan, out: Path, *, device: torch.device, workers: int, progress: Progress) -> dict[str, Any]:

@@ -34,8 +34,8 @@ MOST_VISITS = 40
 OLDEST = 100
 """Ages above are typing errors of the table."""
 COLUMNS = ("of", "view", "value", "count", "female", "age", "spread")
-"""`of` is "findings" (value: places in FINDINGS joined by |, empty for none; female, age: share and mean of its patients; spread: SD of age)
-or "visits" (value: films of a patient; count: patients)."""
+"""`of` is "findings" (value: places in FINDINGS joined by |, empty for none; female, age: share and mean of its patients; spread:
+SD of age) or "visits" (value: films of a patient; count: patients)."""
 
 
 @dataclass(frozen=True, slots=True)

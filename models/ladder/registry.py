@@ -10,6 +10,7 @@ from models.ladder.all_labels import AllLabels
 from models.ladder.baselines import Chance, Metadata, ZeroShot, ZeroShotCentred
 from models.ladder.cache import TipAdapter
 from models.ladder.closed_form import Gda, SsText, StageOne
+from models.ladder.encoder_methods import ENCODER_METHODS
 from models.ladder.method import Method
 from models.ladder.paper_head import PaperHead
 from models.ladder.probes import LinearProbe
@@ -33,8 +34,8 @@ FROZEN: tuple[Method, ...] = (
 )
 """Methods on frozen features: seconds on a CPU once the features are cached."""
 
-LADDER: tuple[Method, ...] = FROZEN
-"""Every method there is. Those that change the encoder are appended here."""
+LADDER: tuple[Method, ...] = (*FROZEN, *ENCODER_METHODS)
+"""Every method there is: those on frozen features, then those that change the encoder."""
 
 
 def methods(names: Sequence[str]) -> list[Method]:
