@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -29,11 +30,12 @@ def in_processes(make: Callable[[T], R], of: Sequence[T], *, workers: int) -> Ge
     if workers < 2 or len(of) <= BATCH:
         yield from map(make, of)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_prepare)
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread)
     waiting: deque[Future[list[R]]] = deque()
     try:
         for start in range(0, len(of), BATCH):
-            waiting.append(pool.submit(_batch, make, of[start : start + BATCH]))
+            with _deaf_to_ctrl_c():  # here the processes are started
+                waiting.append(pool.submit(_batch, make, of[start : start + BATCH]))
             if len(waiting) > AHEAD * workers:
                 yield from waiting.popleft().result()
         while waiting:
@@ -42,9 +44,18 @@ def in_processes(make: Callable[[T], R], of: Sequence[T], *, workers: int) -> Ge
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare() -> None:
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Block SIGINT for what is started meanwhile. A Ctrl-C reaches every process of a terminal; the caller is the one to act."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a mask is inherited from the first instruction on
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _one_thread() -> None:
     threadpool_limits(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches every process of the terminal; the caller is the one to act
 
 
 def _batch(make: Callable[[T], R], of: Sequence[T]) -> list[R]:

@@ -19,6 +19,8 @@ from adapters.hospital.truth import Truth
 
 FIRST = 4
 """Of what happens to every study, so many are told; of the others only their number."""
+MANY = 40
+"""Where there is no terminal for a bar: so many things are worth a line at each quarter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +84,20 @@ class Demo:
 
     @contextlib.contextmanager
     def bar(self, total: int) -> Iterator[Callable[[int, str], None]]:
-        """Show on a terminal how far something has got while it lasts: called with how many are done, and words."""
+        """Show how far something has got while it lasts: called with how many are done, and words. Off a terminal: a few lines."""
         columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        told = 0
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
             bar = progress.add_task("", total=total)
-            yield lambda done, words: progress.update(bar, completed=done, description=words)
+
+            def show(done: int, words: str) -> None:
+                nonlocal told
+                progress.update(bar, completed=done, description=words)
+                if not self.console.is_terminal and total >= MANY and (quarters := 4 * done // total) > told:
+                    told = quarters
+                    self.say(f"{done} of {total}: {words}")
+
+            yield show
 
     @property
     def truths(self) -> dict[str, Truth]:
