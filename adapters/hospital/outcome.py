@@ -47,9 +47,9 @@ class Area:
         return MISSING if np.isnan(self.value) else f"{self.value:.3f}"
 
     @property
-    def in_full(self) -> str:
-        """The area and its interval."""
-        return str(self) if np.isnan(self.value) else f"{self} ({self.low:.3f} to {self.high:.3f})"
+    def interval(self) -> str:
+        """Its interval in words."""
+        return MISSING if np.isnan(self.low) else f"{self.low:.3f} to {self.high:.3f}"
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,13 @@ class Outcome:
 
     @property
     def title(self) -> str:
-        """What was measured on what, and by what model."""
-        marking = f" ({self.marking})" if self.marking else ""
-        return f"AUC against the hidden truth, {self.studies} studies of {self.patients} patients{marking}"
+        """What was measured, of what model."""
+        return "AUC against the hidden truth" + (f" ({self.marking})" if self.marking else "")
+
+    @property
+    def measured_on(self) -> str:
+        """On how much."""
+        return f"{self.studies} studies of {self.patients} patients"
 
 
 def scores_of(rows: Iterable[tuple[str, str, float]]) -> dict[str, Floats]:
@@ -122,7 +126,8 @@ def _column(name: str, scores: Floats, labels: npt.NDArray[np.int8], bootstrap: 
 
 def table(outcome: Outcome) -> Table:
     """Return the outcome as a table: findings down, models across, the mean with its interval last."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=outcome.title, title_justify="left")
+    title = f"{outcome.title}\n{outcome.measured_on}"
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", min_width=len(outcome.title) + 2)
     made.add_column("finding")
     made.add_column("positives", justify="right")
     for column in outcome.columns:
@@ -131,7 +136,8 @@ def table(outcome: Outcome) -> Table:
         areas = (str(column.findings[number]) for column in outcome.columns)
         made.add_row(finding.replace("_", " "), str(outcome.positives[number]), *areas)
     made.add_section()
-    made.add_row(f"mean of {outcome.defined} (95 % interval)", "", *(column.mean.in_full for column in outcome.columns))
+    made.add_row(f"mean of {outcome.defined}", "", *(str(column.mean) for column in outcome.columns))
+    made.add_row("95 % interval", "", *(column.mean.interval for column in outcome.columns))
     return made
 
 
@@ -150,7 +156,7 @@ def draw(outcome: Outcome, path: Path, *, films: str) -> Path:
         axes.set_xlim(0, 1)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("AUC with its 95 % interval, patients resampled; in brackets: studies that have the finding")
-        axes.set_title(f"{outcome.title}\n{films}")
+        axes.set_title(f"{outcome.title}\n{outcome.measured_on}; {films}")
         made.legend(loc="outside lower right", frameon=False, ncols=len(outcome.columns))
         return style.save(made, path, marking=outcome.marking)
 
