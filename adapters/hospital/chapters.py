@@ -104,7 +104,7 @@ def take_films(demo: Demo) -> None:
             demo.hospital.take(examination.study_instance_uid, [scan.content for scan in examination.scans])
             films += len(examination.scans)
             demo.sent.append(Sent(number, examination.study_instance_uid, examination.title, examination.truth))
-            show(number, "taken and stored in the archive")
+            show(number, "stored in the archive")
     demo.say_first([f"study {sent.number}: {sent.title}" for sent in demo.sent], "studies")
     demo.say(f"{films} films of {len(demo.sent)} studies are in the archive, which forwards them to radclipd")
     if demo.truths:
@@ -230,9 +230,12 @@ def show_outcome(demo: Demo) -> None:
         demo.say(f"No table and no plot: nothing says what these films really show ({_wanted(demo)}).")
         return
     demo.console.print(outcome.table(demo.outcome))
-    demo.say(f"{demo.films}. {outcome.MISSING}: not defined, because no study has the finding, or every one.")
-    if demo.options.images is not None and demo.outcome.marking:
-        demo.say("The model has never seen a film like these: this shows that the way works, not how good a model can be.")
+    demo.say(f"of {demo.films}")
+    if demo.outcome.defined < len(FINDINGS):
+        demo.say(f"{outcome.MISSING}  not defined: no study has the finding, or every one")
+    if demo.options.images is not None:
+        demo.say("The truth is here what the table in the folder says. The model has never seen a film like these: that the way works,")
+        demo.say("and not how good a model can be, is what this shows.")
     outcome.draw(demo.outcome, demo.folder / PLOT, films=demo.films)
 
 
