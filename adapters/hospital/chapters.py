@@ -234,10 +234,8 @@ def show_outcome(demo: Demo) -> None:
     if demo.outcome.defined < len(FINDINGS):
         demo.say(f"{outcome.MISSING}  not defined: no study has the finding, or every one")
     if demo.options.images is not None:
-        demo.say(
-            "The truth is here what the table in the folder says. The model has never seen a film like these: that the way works,"
-        )
-        demo.say("and not how good a model can be, is what this shows.")
+        demo.say("The truth is here what the table in the folder says, and the model has never seen a film like these:")
+        demo.say("this shows that the way works, and not how good a model can be.")
     outcome.draw(demo.outcome, demo.folder / PLOT, films=demo.films)
 
 

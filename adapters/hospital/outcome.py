@@ -166,12 +166,5 @@ def _dots(axes: Axes, column: Column, ink: str, shift: float) -> None:
     places = [row + shift for row, area in enumerate(areas) if not np.isnan(area.value)]
     there = [area for area in areas if not np.isnan(area.value)]
     axes.hlines(places, [area.low for area in there], [area.high for area in there], color=ink, linewidth=1.2)
-    axes.plot(
-        [area.value for area in there],
-        places,
-        "o",
-        color=ink,
-        markersize=4.5,
-        clip_on=False,
-        label=f"{column.name}, mean {column.mean}",
-    )
+    label = f"{column.name}, mean {column.mean}"
+    axes.plot([area.value for area in there], places, "o", color=ink, markersize=4.5, clip_on=False, label=label)
