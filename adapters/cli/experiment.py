@@ -37,7 +37,8 @@ def nih_to_dicom(
     size: Annotated[int | None, typer.Option(min=16, help="Longer edge, pixels; larger films are reduced.")] = None,
 ) -> None:
     """Turn ChestX-ray14 into DX studies; what the films show goes into truth.csv and never into the DICOM files."""
-    from adapters.experiment.nih_to_dicom import TRUTH, convert
+    from adapters.experiment.nih_to_dicom import convert
+    from adapters.hospital.truth import TRUTH
 
     archive = _archive(send) if send else None
     with bars() as watch:
