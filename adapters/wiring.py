@@ -8,17 +8,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline import labels, receive, report, resolve, rules, score, settle, work
+from pipeline import labels, learn, receive, report, resolve, rules, score, settle, work
 from pipeline.domain import AuditEvent, Header, JobKind, JobState, ModelVersion, Receipt, Sender
 from pipeline.errors import NoWeights
 from pipeline.findings import findings_said
-from pipeline.ports import CircuitPolicy
+from pipeline.ports import CircuitPolicy, Watch
 
 if TYPE_CHECKING:
     from adapters.catalog.catalog import SqlCatalog
     from adapters.dicom.archive import DicomArchive
     from adapters.dicom.labels import DicomDocuments
     from adapters.dicom.listener import Listener
+    from adapters.gpu.trainer import TrainerSettings
     from adapters.host.config import Config
     from adapters.host.image_store import FileImageStore
     from adapters.host.model_store import ModelStore
@@ -181,6 +182,45 @@ def open_documents(config: Config) -> DicomDocuments:
 def _label_post(config: Config, catalog: SqlCatalog) -> work.Post:
     step = partial(labels.read_document, catalog=catalog, images=open_image_store(config), documents=open_documents(config))
     return work.Post(kind=JobKind.LABEL, step=work.one_by_one(step))
+
+
+def learn_now(config: Config, catalog: SqlCatalog, *, watch: Watch, again: bool = False) -> learn.Learnt:
+    """Learn from the labels, one process at a time. TryAgain where another one does."""
+    from adapters.dicom.pixels import DicomImageReader
+    from adapters.gpu.trainer import ClipTrainer
+
+    store = open_model_store(config)
+    trainer = ClipTrainer(store, DicomImageReader(open_image_store(config)), trainer_settings(config))
+    with store.alone("learn"):
+        return learn.learn(catalog=catalog, trainer=trainer, policy=learn_policy(config), watch=watch, again=again)
+
+
+def trainer_settings(config: Config) -> TrainerSettings:
+    """`[learn]` as the trainer reads it."""
+    from adapters.gpu.trainer import TrainerSettings
+    from models.recipe import Recipe
+    from models.teach import Plan
+
+    wanted = config.learn
+    return TrainerSettings(
+        plan=Plan(method=wanted.method, recipe=Recipe(k=wanted.blocks), folds=wanted.folds, seed=wanted.seed),
+        minimum_positives=wanted.minimum_positives,
+        band=config.score.band,
+        device=config.model.device,
+        threads=config.score.threads,
+    )
+
+
+def learn_policy(config: Config) -> learn.LearnPolicy:
+    """`[learn]` as the step reads it."""
+    wanted = config.learn
+    return learn.LearnPolicy(
+        labels=label_policy(config),
+        chest=chest_policy(config),
+        gate=rules.GatePolicy(minimum_patients=wanted.gate_patients, confidence=wanted.gate_confidence, promote=wanted.promote),
+        minimum_positives=wanted.minimum_positives,
+        background=wanted.background,
+    )
 
 
 def work_policy(config: Config) -> work.WorkPolicy:

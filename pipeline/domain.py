@@ -270,6 +270,53 @@ class Document:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One labelled study as the trainer gets it: whose it is, one frontal film, and what is known of each finding.
+
+    `targets`: 14 times 1 (present), 0 (absent) or -1 (unknown, or not to be learnt), in the order of FINDINGS.
+    """
+
+    study_instance_uid: str
+    patient: str
+    image: StoredInstance
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """All that a round of learning rests on. `lessons` are in order of StudyInstanceUID; `findings` have enough of both kinds.
+
+    `background`: films of the archive, whose labels, if any, are not looked at.
+    """
+
+    lessons: tuple[Lesson, ...]
+    findings: tuple[str, ...]
+    background: tuple[StoredInstance, ...]
+    serving: ModelVersion
+    label_fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A candidate and another version on the same cases, neither of which had seen the patients.
+
+    `candidate` and `other` are mean AUCs over the findings; NaN where undefined. `lower` and `upper` bound their difference at
+    95 % over resamples of patients, `better` is the share (0..1) of resamples in which the candidate is not worse. `worse`:
+    findings whose whole interval lies below 0.
+    """
+
+    against: str
+    cases: int
+    patients: int
+    candidate: float
+    other: float
+    lower: float
+    upper: float
+    better: float
+    worse: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """One SR instance sent or to be sent. Its UIDs are derived, so building it again gives the same object."""

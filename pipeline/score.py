@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline import rules
+from pipeline import rules, versions
 from pipeline.domain import AuditEvent, Image, Job, JobKind, ModelVersion, Scores, StoredInstance, StudyState
-from pipeline.errors import NoWeights, PixelsUnreadable, RadclipdError
+from pipeline.errors import PixelsUnreadable, RadclipdError
 from pipeline.ports import Catalog, ImageReader, Scorers, Transaction
 from pipeline.work import Outcome
 
@@ -36,14 +36,13 @@ def score(
 ) -> Iterator[Outcome]:
     """Score the studies of these jobs in one batch. Only images that the serving version has not scored are read.
 
-    Yields each job with its error or None; a study that fails does not touch the others. NoWeights where no version serves.
+    Yields each job with its error or None; a study that fails does not touch the others. All of a batch is scored by one version,
+    whichever is promoted meanwhile. NoWeights where no version serves.
     """
+    scorer = versions.load_serving(catalog=catalog, scorers=scorers)
+    version = scorer.version
     with catalog.read() as tx:
-        version = tx.versions.serving()
-        if version is None:
-            raise NoWeights("no model version serves", hint="radclipd model import FILE, or radclipd model fetch TAG")
         wanted = [(job, _unscored(tx, job.subject, version, policy)) for job in jobs]
-    scorer = scorers.load(version)
     loads = [_read(job, instances, pixels) for job, instances in wanted]
     images = [image for load in loads for image in load.images]
     scores = iter(scorer.score(images)) if images else iter(())

@@ -73,6 +73,7 @@ class _Tables:
     predictions: dict[tuple[str, int], list[Prediction]] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
     versions: dict[int, ModelVersion] = field(default_factory=dict)
+    retired: list[int] = field(default_factory=list)  # versions in the order in which they ceased to serve
     jobs: dict[int, _JobRow] = field(default_factory=dict)
     circuits: dict[str, tuple[int, datetime | None]] = field(default_factory=dict)
     audit: list[AuditEvent] = field(default_factory=list)
@@ -169,6 +170,10 @@ class FakeStudies:
             if study.accession_number in accession_numbers:
                 found.setdefault(study.accession_number, []).append(uid)
         return found
+
+    def newest(self, *, limit: int) -> list[str]:
+        complete = [s for s in reversed(self._t.studies.values()) if s.state is not StudyState.ARRIVING]
+        return [s.study_instance_uid for s in sorted(complete, key=lambda s: s.received_at, reverse=True)][:limit]
 
     def documents(self) -> list[str]:
         kinds = {rules.ObjectKind.REPORT, rules.ObjectKind.KEY_OBJECTS}
@@ -314,9 +319,17 @@ class FakeVersions:
             raise ValueError("number taken, or another version serves")
         self._t.versions[version.number] = version
 
+    def served_before(self) -> ModelVersion | None:
+        retired = [n for n in self._t.retired if self._t.versions[n].state is VersionState.RETIRED]
+        return self._t.versions[retired[-1]] if retired else None
+
+    def put_state(self, number: int, state: VersionState, *, reason: str) -> None:
+        self._t.versions[number] = replace(self._t.versions[number], state=state, reason=reason)
+
     def serve(self, number: int) -> None:
         before = self.serving()
-        if before is not None:
+        if before is not None and before.number != number:
+            self._t.retired.append(before.number)
             self._t.versions[before.number] = replace(before, state=VersionState.RETIRED)
         self._t.versions[number] = replace(self._t.versions[number], state=VersionState.SERVING)
 

@@ -143,6 +143,11 @@ class SqlStudies:
                 found.setdefault(accession_number, []).append(uid)
         return found
 
+    def newest(self, *, limit: int) -> list[str]:
+        complete = studies.c.state != StudyState.ARRIVING.value
+        query = select(studies.c.study_instance_uid).where(complete).order_by(studies.c.received_at.desc(), studies.c.id.desc())
+        return list(self._connection.scalars(query.limit(limit)))
+
     def documents(self) -> list[str]:
         family = instances.c.sop_class_uid.startswith(rules.STRUCTURED_REPORT_FAMILY, autoescape=True)  # key objects among them
         return list(self._connection.scalars(select(instances.c.sop_instance_uid).where(family).order_by(instances.c.id)))

@@ -259,6 +259,30 @@ class LabelsConfig(Section):
         return value
 
 
+class LearnConfig(Section):
+    """[learn]: from labels to a candidate version, and what it must show to serve."""
+
+    method: Literal["auto", "stage-1", "partial"] = Field(
+        default="auto", description='"stage-1" (frozen encoder), "partial" (last blocks unfrozen) or "auto" (the better of both).'
+    )
+    blocks: int = Field(default=2, ge=0, description="How many of the encoder's last blocks are unfrozen.")
+    minimum_positives: int = Field(
+        default=4, ge=2, description="Studies that must show a finding before it is learnt; until then it keeps its older head."
+    )
+    folds: int = Field(default=5, ge=2, description="Groups of patients that are held out in turn; fewer patients: one at a time.")
+    background: int = Field(
+        default=1000, ge=0, description="Newest studies of the archive that are looked at for how films differ."
+    )
+    seed: int = Field(default=0, ge=0, description="Same seed and labels, same weights.")
+    promote: Literal["auto", "by-hand"] = Field(
+        default="auto", description='A candidate that passes the gate: "auto" serves at once, "by-hand" waits for a person.'
+    )
+    gate_patients: Whole = Field(default=10, description="Patients that a candidate must have been measured on.")
+    gate_confidence: Fraction = Field(
+        default=0.9, description="Share of resamples of the patients in which a candidate must not be worse than what serves."
+    )
+
+
 class WorkConfig(Section):
     """[work]: jobs, tries and rests."""
 
@@ -308,6 +332,7 @@ class Config(BaseSettings):
     score: ScoreConfig = Field(default_factory=ScoreConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
     labels: LabelsConfig = Field(default_factory=LabelsConfig)
+    learn: LearnConfig = Field(default_factory=LearnConfig)
     work: WorkConfig = Field(default_factory=WorkConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 

@@ -407,3 +407,36 @@ def test_a_circuit_opens_lets_one_probe_through_and_closes(catalog: Catalog, pas
         tx.circuits.succeeded("PACS")
         assert tx.circuits.admit("PACS", probe_seconds=30)
         tx.audit(AuditEvent("send", "done", "PACS", "answers again"))
+
+
+def test_the_newest_complete_studies_come_first(catalog: Catalog) -> None:
+    for number in (1, 2, 3):
+        add(catalog, film(study=f"1.{number}", sop=f"1.{number}.1"))
+    with catalog.begin() as tx:
+        tx.studies.put_state("1.1", StudyState.REPORTED)
+        tx.studies.put_state("1.2", StudyState.SETTLED)
+    with catalog.read() as tx:
+        assert tx.studies.newest(limit=5) == ["1.2", "1.1"]
+        assert tx.studies.newest(limit=1) == ["1.2"]
+        assert tx.studies.newest(limit=0) == []
+
+
+def test_the_version_that_served_before_is_known(catalog: Catalog) -> None:
+    with catalog.begin() as tx:
+        tx.versions.add(a_version(1))
+        assert tx.versions.served_before() is None
+    for number in (2, 3):
+        time.sleep(0.005)
+        with catalog.begin() as tx:
+            tx.versions.add(a_version(number, VersionState.CANDIDATE))
+            tx.versions.serve(number)
+    with catalog.begin() as tx:
+        assert (before := tx.versions.served_before()) is not None
+        assert before.number == 2
+        tx.versions.put_state(2, VersionState.REJECTED, reason="odd")
+    with catalog.read() as tx:
+        assert (before := tx.versions.served_before()) is not None
+        assert before.number == 1
+        found = tx.versions.find(2)
+        assert found is not None
+        assert (found.state, found.reason) == (VersionState.REJECTED, "odd")
