@@ -60,6 +60,7 @@ class JobKind(StrEnum):
     REPORT = "report"  # subject: StudyInstanceUID; payload: version, revision
     SEND = "send"  # subject: SOPInstanceUID of the report
     LABEL = "label"  # subject: SOPInstanceUID of a document that came in
+    LEARN = "learn"  # subject: `learn.ALL_LABELS`
 
 
 class JobState(StrEnum):
@@ -295,6 +296,7 @@ class Course:
     background: tuple[StoredInstance, ...]
     serving: ModelVersion
     label_fingerprint: str
+    newest_label: int = 0  # id of the last statement that was looked at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

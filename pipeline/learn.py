@@ -7,10 +7,27 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pipeline import rules
-from pipeline.domain import FINDINGS, AuditEvent, Course, Label, LabelState, Lesson, ModelVersion, StoredInstance, VersionState
+from pipeline.domain import (
+    FINDINGS,
+    AuditEvent,
+    Course,
+    Job,
+    JobKind,
+    Label,
+    LabelState,
+    Lesson,
+    ModelVersion,
+    StoredInstance,
+    VersionState,
+)
 from pipeline.errors import NoWeights
 from pipeline.ports import Candidate, Catalog, Trainer, Transaction, Watch
 from pipeline.resolve import UNKNOWN, LabelPolicy, resolve
+
+ALL_LABELS = "labels"
+"""Subject of every LEARN job: of one subject one job waits and one runs at most, so rounds of learning never pile up."""
+BACKGROUND_PRIORITY = 500
+"""Of jobs that can wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +60,33 @@ class Learnt:
     version: ModelVersion | None = None
 
 
-def learn(*, catalog: Catalog, trainer: Trainer, policy: LearnPolicy, watch: Watch, again: bool = False) -> Learnt:
+def call(*, catalog: Catalog, minimum_labels: int) -> bool:
+    """Put a LEARN job where at least so many statements have come since labels were last learnt; say whether.
+
+    Where one waits already it stays the only one.
+    """
+    with catalog.begin() as tx:
+        learnt = [int(version.card.get("learning", {}).get("newest_label", 0)) for version in tx.versions.all()]
+        fresh = sum(label.id > max(learnt, default=0) for label in tx.labels.all())
+        if fresh < max(1, minimum_labels):
+            return False
+        return tx.jobs.put(JobKind.LEARN, ALL_LABELS, priority=BACKGROUND_PRIORITY) is not None
+
+
+def learn_job(job: Job, *, catalog: Catalog, trainer: Trainer, policy: LearnPolicy, watch: Watch) -> Learnt:
+    """Do one round and finish the job, in the transaction that holds the version where one was made."""
+    return learn(catalog=catalog, trainer=trainer, policy=policy, watch=watch, job=job)
+
+
+def learn(
+    *,
+    catalog: Catalog,
+    trainer: Trainer,
+    policy: LearnPolicy,
+    watch: Watch,
+    again: bool = False,
+    job: Job | None = None,
+) -> Learnt:
     """Learn from all labels that hold but those of the monitoring sample, and let the candidate serve where it has earned it.
 
     Nothing is learnt where too little is labelled, or where the labels have not changed since they were last learnt; `again`
@@ -53,11 +96,12 @@ def learn(*, catalog: Catalog, trainer: Trainer, policy: LearnPolicy, watch: Wat
         course, missing = _course(tx, policy)
         known = None if again else _learnt_before(tx.versions.all(), course)
     if not course.findings:
-        return Learnt(LearnResult.NOTHING, _too_little(course, missing, policy))
+        return _nothing_made(Learnt(LearnResult.NOTHING, _too_little(course, missing, policy)), job, catalog)
     if known is not None:
-        return Learnt(LearnResult.UNCHANGED, f"these labels were learnt as version {known.number}, {known.state.value}", known)
+        words = f"these labels were learnt as version {known.number}, {known.state.value}"
+        return _nothing_made(Learnt(LearnResult.UNCHANGED, words, known), job, catalog)
     candidate = trainer.train(course, watch)
-    return _commit(candidate, course, catalog=catalog, policy=policy)
+    return _commit(candidate, course, job, catalog=catalog, policy=policy)
 
 
 def _course(tx: Transaction, policy: LearnPolicy) -> tuple[Course, rules.Learnable]:
@@ -77,6 +121,7 @@ def _course(tx: Transaction, policy: LearnPolicy) -> tuple[Course, rules.Learnab
         background=tuple(_background(tx, policy, aside)) if found.findings else (),
         serving=serving,
         label_fingerprint=_fingerprint(taught),
+        newest_label=max((label.id for label in statements), default=0),
     )
     return course, found
 
@@ -138,7 +183,15 @@ def _too_little(course: Course, found: rules.Learnable, policy: LearnPolicy) -> 
     return f"a finding needs {asked}: " + "; ".join(f"{finding}: {words}" for finding, words in labelled.items())
 
 
-def _commit(candidate: Candidate, course: Course, *, catalog: Catalog, policy: LearnPolicy) -> Learnt:
+def _nothing_made(learnt: Learnt, job: Job | None, catalog: Catalog) -> Learnt:
+    if job is not None:
+        with catalog.begin() as tx:
+            tx.audit(AuditEvent("learn", "done", "", f"{learnt.result.value}: {learnt.reason}"))
+            tx.jobs.finish(job)
+    return learnt
+
+
+def _commit(candidate: Candidate, course: Course, job: Job | None, *, catalog: Catalog, policy: LearnPolicy) -> Learnt:
     """Files first, the row with its state and the audit in one transaction."""
     verdict = rules.may_promote(candidate.comparisons, policy.gate)
     with candidate.staged() as publish, catalog.begin() as tx:
@@ -151,6 +204,8 @@ def _commit(candidate: Candidate, course: Course, *, catalog: Catalog, policy: L
         if result is LearnResult.PROMOTED:
             tx.versions.serve(made.number)
         tx.audit(AuditEvent("learn", "done", f"version {made.number}", f"{result.value}: {reason}"))
+        if job is not None:
+            tx.jobs.finish(job)
         made = tx.versions.find(made.number) or made
     return Learnt(result, reason, made)
 

@@ -19,6 +19,8 @@ from pipeline import rules
 from pipeline.domain import (
     FINDINGS,
     AuditEvent,
+    Comparison,
+    Course,
     Document,
     Header,
     Image,
@@ -49,7 +51,9 @@ from pipeline.ports import (
     ReportWriter,
     Scorer,
     Scorers,
+    Trainer,
     Transaction,
+    Watch,
 )
 
 
@@ -518,6 +522,49 @@ class FakeScorers:
         return FakeScorer(version)
 
 
+@dataclass
+class FakeCandidate:
+    """ports.Candidate: a row without files."""
+
+    course: Course
+    comparisons: Sequence[Comparison]
+
+    @contextmanager
+    def staged(self) -> Iterator[Callable[[int], ModelVersion]]:
+        learning = {"newest_label": self.course.newest_label}
+        fingerprint = self.course.label_fingerprint
+        yield lambda number: a_version(number, VersionState.CANDIDATE, label_fingerprint=fingerprint, card={"learning": learning})
+
+
+class FakeTrainer:
+    """ports.Trainer: every candidate beats the others by this much (0..1); `watch` raises what is put into `stopped`."""
+
+    def __init__(self) -> None:
+        self.courses: list[Course] = []
+        self.ahead = 0.1
+        self.stopped: Exception | None = None
+
+    def train(self, course: Course, watch: Watch) -> FakeCandidate:
+        self.courses.append(course)
+        watch("films", 1, 1)
+        ahead = self.ahead
+        better = Comparison(
+            against="zero-shot",
+            cases=40,
+            patients=30,
+            candidate=0.7 + ahead,
+            other=0.7,
+            lower=ahead,
+            upper=ahead,
+            better=float(ahead >= 0),
+        )
+        return FakeCandidate(course, [better])
+
+    def watch(self, what: str, done: int, total: int) -> None:
+        if self.stopped:
+            raise self.stopped
+
+
 class FakeReportWriter:
     """ports.ReportWriter: the report as words."""
 
@@ -604,6 +651,10 @@ def _scorer(fake: FakeScorer) -> Scorer:
 
 
 def _scorers(fake: FakeScorers) -> Scorers:
+    return fake
+
+
+def _trainer(fake: FakeTrainer) -> Trainer:
     return fake
 
 

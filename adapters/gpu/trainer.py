@@ -127,6 +127,7 @@ class ClipTrainer:
             row = _row(course, base, prompts, taught, films, addition, self._settings)
         compared = [_described(comparison) for comparison in comparisons]
         row.card["learning"] |= {"unreadable": lost, "measures": measures, "comparisons": compared}
+        row.card["learning"]["newest_label"] = course.newest_label
         return ClipCandidate(tuple(comparisons), self._store, addition, row)
 
     def _films(self, course: Course, base: Base, watch: Watch) -> tuple[list[Lesson], Films, int]:

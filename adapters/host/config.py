@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from adapters.host import config_file
+from adapters.host.clock import checked_cron
 from pipeline.errors import ConfigurationError
 from pipeline.findings import findings_said
 
@@ -274,6 +275,10 @@ class LearnConfig(Section):
         default=1000, ge=0, description="Newest studies of the archive that are looked at for how films differ."
     )
     seed: int = Field(default=0, ge=0, description="Same seed and labels, same weights.")
+    cron: Annotated[str, AfterValidator(checked_cron)] = Field(
+        default="30 2 * * *", description='When the scheduler looks for new labels: a crontab line, UTC; "": never.'
+    )
+    min_new_labels: Whole = Field(default=20, description="It learns when at least so many statements are new.")
     promote: Literal["auto", "by-hand"] = Field(
         default="auto", description='A candidate that passes the gate: "auto" serves at once, "by-hand" waits for a person.'
     )
