@@ -39,16 +39,10 @@ class WarmHead(torch.nn.Module):
     @torch.no_grad()
     def linear(self) -> LinearHead:
         """Return what it has learnt as a head on the CPU: the same logits."""
-        weight = (self.gain * self.vectors).cpu()
-        return _linear(weight, self.bias.cpu() - weight @ self.mean.cpu())
+        weights = (self.gain * self.vectors).cpu()
+        return LinearHead.from_weights(weights, self.bias.cpu() - weights @ self.mean.cpu())
 
 
 def between(start: LinearHead, last: LinearHead, share: float) -> LinearHead:
     """Return the head whose logits are `share` of the last's and the rest of the start's: WiSE-FT's average, for a linear head."""
-    (first, first_bias), (second, second_bias) = ((head.scale[:, None] * head.directions, head.bias) for head in (start, last))
-    return _linear(torch.lerp(first, second, share), torch.lerp(first_bias, second_bias, share))
-
-
-def _linear(weight: torch.Tensor, bias: torch.Tensor) -> LinearHead:
-    scale = weight.norm(dim=1)
-    return LinearHead(directions=weight / scale.clamp(min=_NARROWEST)[:, None], scale=scale, bias=bias)
+    return LinearHead.from_weights(torch.lerp(start.weights, last.weights, share), torch.lerp(start.bias, last.bias, share))

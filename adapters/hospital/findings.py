@@ -189,7 +189,7 @@ def _infiltration(scene: Scene, extent: float) -> None:
         for _ in range(int(scene.chance.integers(2, 5))):
             x, y = scene.place(side, 0.2, 0.97)
             spots.append((side, x, y, 1.6 + 2.4 * extent))
-    _patches(scene, spots, share=0.13 + 0.24 * extent, soft=0.8, grain=0.24)
+    _patches(scene, spots, share=0.13 + 0.24 * extent, soft=0.8, grain=0.32)
 
 
 def _edema(scene: Scene, extent: float) -> None:
