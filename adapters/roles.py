@@ -16,7 +16,7 @@ from adapters import wiring
 from adapters.host import notify
 from adapters.host.probe import serving
 from adapters.host.stop import StopSignal
-from pipeline import housekeeping
+from pipeline import housekeeping, rescore
 from pipeline.errors import OutOfResources
 from pipeline.work import Post, work_once
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 HOUR = 3600.0
 LEARNING_NICE = 10
 """Learning leaves the processors to whoever else wants them."""
+RESCORE_SECONDS = 30.0
 FOREVER = 3600.0
 """A wait that only a signal ends is taken in slices of this many seconds."""
 
@@ -66,6 +67,8 @@ def dispatch(config: Config) -> None:
     images = wiring.open_image_store(config)
     clock.every(HOUR, "sweep", lambda: images.sweep(older_than_seconds=HOUR))
     clock.every(HOUR, "purge", lambda: housekeeping.purge_done_jobs(catalog=catalog, keep_days=config.work.keep_done_days))
+    if config.score.rescore:
+        clock.every(RESCORE_SECONDS, "rescore", lambda: rescore.rescore(catalog=catalog))
     if config.learn.cron:
         clock.at(config.learn.cron, "learn", wiring.build_call_to_learn(config, catalog))
     with StopSignal() as stop, serving(notify.Notifier(), [catalog.probe_write], lambda: "dispatching"):

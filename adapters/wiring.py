@@ -144,7 +144,7 @@ def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
             batch_size=config.score.batch_size,
             threads=config.score.threads,
         ),
-        policy=score.ScorePolicy(combine=config.score.combine, chest=chest_policy(config)),
+        policy=score.ScorePolicy(combine=config.score.combine, chest=chest_policy(config), rescored=config.report.rescored),
     )
     return work.Post(kind=JobKind.SCORE, step=step, batch=config.score.batch_size)
 
@@ -153,7 +153,7 @@ def _report_post(config: Config, catalog: SqlCatalog) -> work.Post:
     from adapters.dicom.report import ReportSettings, SrWriter
 
     images = open_image_store(config)
-    writer = SrWriter(ReportSettings(**config.report.model_dump()), images)
+    writer = SrWriter(ReportSettings(**config.report.model_dump(exclude={"rescored"})), images)
     step = partial(report.report, catalog=catalog, images=images, writer=writer)
     return work.Post(kind=JobKind.REPORT, step=work.one_by_one(step))
 

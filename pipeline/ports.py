@@ -64,6 +64,12 @@ class Studies(Protocol):
     def newest(self, *, limit: int) -> list[str]:
         """Return the StudyInstanceUIDs of the studies that arrived last and are complete, newest first."""
 
+    def unscored(self, version: int, *, limit: int) -> list[str]:
+        """Return the StudyInstanceUIDs of reported studies without predictions of this version, newest first.
+
+        Those with a score job that waits, runs or is in quarantine are left out.
+        """
+
     def documents(self) -> list[str]:
         """Return the SOPInstanceUIDs of all structured reports and key object selections, in order of arrival."""
 
@@ -186,6 +192,9 @@ class Jobs(Protocol):
 
     def quarantine(self, job: Job, *, error: str) -> None:
         """Set the job aside for a person. A lost lease is not an error here."""
+
+    def is_open(self, kind: JobKind, subject: str) -> bool:
+        """Say whether a job of this kind and subject waits, runs or is in quarantine."""
 
     def counts(self) -> dict[tuple[JobKind, JobState], int]:
         """Return how many jobs there are of each kind and state."""

@@ -179,6 +179,16 @@ class FakeStudies:
         complete = [s for s in reversed(self._t.studies.values()) if s.state is not StudyState.ARRIVING]
         return [s.study_instance_uid for s in sorted(complete, key=lambda s: s.received_at, reverse=True)][:limit]
 
+    def unscored(self, version: int, *, limit: int) -> list[str]:
+        rows = (row.job for row in self._t.jobs.values())
+        in_hand = {job.subject for job in rows if job.kind is JobKind.SCORE and job.state is not JobState.DONE}
+        found = [
+            study
+            for uid, study in reversed(self._t.studies.items())
+            if study.state is StudyState.REPORTED and (uid, version) not in self._t.predictions and uid not in in_hand
+        ]
+        return [study.study_instance_uid for study in sorted(found, key=lambda s: s.received_at, reverse=True)][:limit]
+
     def documents(self) -> list[str]:
         kinds = {rules.ObjectKind.REPORT, rules.ObjectKind.KEY_OBJECTS}
         return [uid for uid, instance in self._t.instances.items() if rules.object_kind(instance.header) in kinds]
@@ -404,6 +414,10 @@ class FakeJobs:
         row = self._held(job)
         if row is not None:
             row.job, row.lease_until = replace(row.job, state=JobState.QUARANTINED, error=error), None
+
+    def is_open(self, kind: JobKind, subject: str) -> bool:
+        rows = (row.job for row in self._t.jobs.values())
+        return any((job.kind, job.subject) == (kind, subject) and job.state is not JobState.DONE for job in rows)
 
     def counts(self) -> dict[tuple[JobKind, JobState], int]:
         return dict(Counter((r.job.kind, r.job.state) for r in self._t.jobs.values()))

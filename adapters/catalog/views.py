@@ -67,6 +67,11 @@ FROM labels l JOIN studies s ON s.id = l.study WHERE l.state IS NOT NULL""",
 SELECT number, state, name, base, weights_sha256, device_uid, marking, calibrated, label_fingerprint, thresholds, band,
     reason, card, created_at, served_at, retired_at
 FROM model_versions""",
+    "v_rescoring": """
+SELECT m.number AS version, m.name AS version_name, m.served_at, COUNT(*) AS studies,
+    SUM(CASE WHEN EXISTS (SELECT 1 FROM predictions p WHERE p.study = s.id AND p.version = m.number) THEN 1 ELSE 0 END) AS scored
+FROM model_versions m CROSS JOIN studies s WHERE m.state = 'serving' AND s.state = 'reported'
+GROUP BY m.number, m.name, m.served_at""",
     "v_jobs": """
 SELECT id, kind, subject, state, priority, run_at, attempts, worker, lease_until, error, created_at, finished_at
 FROM jobs""",

@@ -215,6 +215,7 @@ class ScoreConfig(Section):
     combine: Literal["max", "mean"] = Field(
         default="max", description='Several images of one study: "max" or "mean" of their scores.'
     )
+    rescore: bool = Field(default=True, description="When another version serves, score the archive again, behind what arrives.")
     threshold: Fraction = Field(default=0.5, description="Present at or above, for versions without thresholds of their own.")
     band: float = Field(default=0.05, ge=0, le=0.5, description="Undetermined within this distance of the threshold.")
 
@@ -229,6 +230,9 @@ class ReportConfig(Section):
         default="", description="Root of the UIDs we make; empty: 2.25 (UUID-derived)."
     )
     include_absent: bool = Field(default=True, description="Report findings that are absent, too.")
+    rescored: Literal["all", "changed", "none"] = Field(
+        default="changed", description='Studies scored again that get another SR: "all", "changed" (a decision differs) or "none".'
+    )
     manufacturer: str = Field(
         default="radclipd", min_length=1, max_length=64, description="Manufacturer in the SR's equipment module."
     )

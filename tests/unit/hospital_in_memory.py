@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pipeline import labels, learn, receive, report, resolve, rules, score, settle, work
 from pipeline.domain import Header, Job, JobKind, JobState, Receipt, Sender, Study
 from pipeline.ports import CircuitPolicy
@@ -27,6 +29,7 @@ class Hospital:
         self.trainer = FakeTrainer()
         self.chest = rules.ChestPolicy()
         self.reads_documents = True
+        self.rescored: Literal["all", "changed", "none"] = "changed"
         self.work = work.WorkPolicy(lease_seconds=60, maximum_attempts=3, retry_base_seconds=1, retry_cap_seconds=8)
         self.circuit = CircuitPolicy(threshold=2, rest_seconds=30)
         if serving:
@@ -64,7 +67,7 @@ class Hospital:
     def post(self, kind: JobKind) -> work.Post:
         match kind:
             case JobKind.SCORE:
-                policy = score.ScorePolicy(combine="max", chest=self.chest)
+                policy = score.ScorePolicy(combine="max", chest=self.chest, rescored=self.rescored)
                 return work.Post(
                     kind=kind,
                     batch=8,
