@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from adapters import wiring
 from adapters.catalog import query
 from adapters.catalog.catalog import SqlCatalog
 from adapters.gpu import importer
+from adapters.host import config as configuration
+from adapters.host.config import LearnConfig
 from adapters.host.image_store import FileImageStore
 from adapters.host.model_store import ModelStore
-from pipeline.domain import Header, Label, LabelState, Sender, StudyState
+from pipeline.domain import Header, JobKind, JobState, Label, LabelState, Sender, StudyState
+from pipeline.work import WorkPolicy, work_once
 from tests.builders import dx, file_of, pixels
-from tests.contract.test_verbs import Radclipd, radclipd_on
+from tests.contract.test_verbs import ROOT, Radclipd, radclipd_on
 from tests.models import tiny
 
 SENDER = Sender("PACS", "127.0.0.1", "RADCLIPD")
@@ -113,6 +118,39 @@ def test_a_version_is_learnt_promoted_and_taken_back(radclipd: Radclipd, url: st
     told = [tuple(event)[:3] for event in events if event[0] != "model.import"]
     assert told == [("learn", "done", "version 2"), ("rollback", "done", "version 1"), ("promote", "done", "version 2")]
     assert events[-1][4].startswith("cli")
+
+
+def test_the_worker_gives_up_when_told_to_and_learns_at_its_next_start(radclipd: Radclipd, url: str, tmp_path: Path) -> None:
+    _label(url)
+    config = configuration.load(ROOT / "deploy/radclipd.toml")
+    config = config.model_copy(update={"catalog": config.catalog.model_copy(update={"url": url})})
+    catalog = SqlCatalog(url)
+    assert wiring.build_call_to_learn(config.model_copy(update={"learn": LearnConfig(min_new_labels=16)}), catalog)()
+    stopped = True
+
+    def work() -> int:
+        (post,) = wiring.build_posts(config, catalog, "learn", over=lambda: stopped)
+        policy = WorkPolicy(retry_base_seconds=0.001, retry_cap_seconds=0.001)
+        return work_once(post, catalog=catalog, worker="w", policy=policy)
+
+    try:
+        assert work() == 1
+        with catalog.read() as tx:
+            assert tx.jobs.counts() == {(JobKind.LEARN, JobState.WAITING): 1}
+            assert len(tx.versions.all()) == 1
+        stopped = False
+        with ModelStore(tmp_path / "models").alone("learn"):  # `radclipd learn` on another terminal
+            work()
+            assert (busy := radclipd("learn")).returncode == 75
+            assert "another process is at work: learn" in busy.stderr
+        deadline = time.monotonic() + 30
+        while not work() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with catalog.read() as tx:
+            assert tx.jobs.counts() == {(JobKind.LEARN, JobState.DONE): 1}
+            assert [version.state.value for version in tx.versions.all()] == ["retired", "serving"]
+    finally:
+        catalog.dispose()
 
 
 def test_slips_are_one_line_and_a_hint(radclipd: Radclipd) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from contextlib import nullcontext
 
+import pytest
+from pydantic import ValidationError
+
+from adapters.host.config import LearnConfig
 from pipeline import learn
 from pipeline.domain import JobKind, JobState, Label, LabelState, VersionState
 from pipeline.errors import Interrupted, OutOfResources
@@ -64,6 +68,15 @@ def test_enough_labels_call_for_one_round(hospital: Hospital) -> None:
     label(hospital, 9, 10)
     assert not call(hospital, 3)
     assert call(hospital, 2)
+
+
+@pytest.mark.parametrize(
+    ("cron", "sound"),
+    [("", True), ("30 2 * * *", True), ("*/5 * * * mon", True), ("nightly", False), ("61 2 * * *", False)],
+)
+def test_a_crontab_line_is_checked_when_the_configuration_is_read(cron: str, sound: bool) -> None:
+    with nullcontext() if sound else pytest.raises(ValidationError):
+        assert LearnConfig(cron=cron).cron == cron
 
 
 def test_one_round_at_a_time(hospital: Hospital) -> None:
