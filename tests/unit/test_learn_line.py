@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from datetime import UTC, datetime
 
 import pytest
 from pydantic import ValidationError
 
+from adapters.host.clock import Clock
 from adapters.host.config import LearnConfig
 from pipeline import learn
 from pipeline.domain import JobKind, JobState, Label, LabelState, VersionState
@@ -77,6 +79,18 @@ def test_enough_labels_call_for_one_round(hospital: Hospital) -> None:
 def test_a_crontab_line_is_checked_when_the_configuration_is_read(cron: str, sound: bool) -> None:
     with nullcontext() if sound else pytest.raises(ValidationError):
         assert LearnConfig(cron=cron).cron == cron
+
+
+def test_the_clock_goes_by_the_crontab_line_in_utc_and_one_call_at_a_time() -> None:
+    clock = Clock()
+    clock.at("30 2 * * *", "learn", lambda: None)
+    clock.start()
+    try:
+        (job,) = clock._scheduler.get_jobs()
+        assert (job.id, job.coalesce, job.max_instances) == ("learn", True, 1)
+        assert job.trigger.get_next_fire_time(None, datetime(2026, 1, 1, 3, tzinfo=UTC)) == datetime(2026, 1, 2, 2, 30, tzinfo=UTC)
+    finally:
+        clock.stop()
 
 
 def test_one_round_at_a_time(hospital: Hospital) -> None:
