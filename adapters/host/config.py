@@ -271,9 +271,7 @@ class LearnConfig(Section):
         default="auto", description='"stage-1" (frozen encoder), "partial" (last blocks unfrozen) or "auto" (the better of both).'
     )
     blocks: int = Field(default=2, ge=0, description="How many of the encoder's last blocks are unfrozen.")
-    minimum_positives: int = Field(
-        default=4, ge=2, description="Studies that must show a finding before it is learnt; until then it keeps its older head."
-    )
+    minimum_positives: int = Field(default=4, ge=2, description="Studies that must show a finding before it is learnt.")
     folds: int = Field(default=5, ge=2, description="Groups of patients that are held out in turn; fewer patients: one at a time.")
     background: int = Field(
         default=1000, ge=0, description="Newest studies of the archive that are looked at for how films differ."
@@ -287,9 +285,7 @@ class LearnConfig(Section):
         default="auto", description='A candidate that passes the gate: "auto" serves at once, "by-hand" waits for a person.'
     )
     gate_patients: Whole = Field(default=10, description="Patients that a candidate must have been measured on.")
-    gate_confidence: Fraction = Field(
-        default=0.9, description="Share of resamples of the patients in which a candidate must not be worse than what serves."
-    )
+    gate_confidence: Fraction = Field(default=0.9, description="Share of resamples in which a candidate must not be worse.")
 
 
 class WorkConfig(Section):
