@@ -42,5 +42,6 @@ def roles(config: Config, path: Path | None) -> list[Role]:
         Role("listener", [*start, "listen"], takes_socket=True, stop_seconds=config.listener.drain_seconds + STOP_SLACK_SECONDS),
         Role("dispatcher", [*start, "dispatch"]),
         Role("scorer", [*start, "work", "score"], stop_seconds=config.work.lease_seconds),
+        Role("learner", [*start, "work", "learn"]),
         Role("reporter", [*start, "work", "report"], stop_seconds=config.archive.timeout_seconds + STOP_SLACK_SECONDS),
     ]

@@ -5,7 +5,9 @@ Under `radclipd run` they are children; each can also be a systemd unit of its o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -14,7 +16,7 @@ from adapters import wiring
 from adapters.host import notify
 from adapters.host.probe import serving
 from adapters.host.stop import StopSignal
-from pipeline import housekeeping
+from pipeline import housekeeping, rescore
 from pipeline.errors import OutOfResources
 from pipeline.work import Post, work_once
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from adapters.host.config import Config
 
 HOUR = 3600.0
+LEARNING_NICE = 10
+"""Learning leaves the processors to whoever else wants them."""
+RESCORE_SECONDS = 30.0
 FOREVER = 3600.0
 """A wait that only a signal ends is taken in slices of this many seconds."""
 
@@ -62,6 +67,10 @@ def dispatch(config: Config) -> None:
     images = wiring.open_image_store(config)
     clock.every(HOUR, "sweep", lambda: images.sweep(older_than_seconds=HOUR))
     clock.every(HOUR, "purge", lambda: housekeeping.purge_done_jobs(catalog=catalog, keep_days=config.work.keep_done_days))
+    if config.score.rescore:
+        clock.every(RESCORE_SECONDS, "rescore", lambda: rescore.rescore(catalog=catalog))
+    if config.learn.cron:
+        clock.at(config.learn.cron, "learn", wiring.build_call_to_learn(config, catalog))
     with StopSignal() as stop, serving(notify.Notifier(), [catalog.probe_write], lambda: "dispatching"):
         clock.start()
         _wait(stop)
@@ -70,12 +79,15 @@ def dispatch(config: Config) -> None:
 
 
 def work(config: Config, kind: str) -> None:
-    """Work off jobs of one kind until told to stop; the batch in hand is finished first."""
+    """Work off jobs of one kind until told to stop; the batch in hand is finished first, but for learning, which begins again."""
+    if kind == "learn":
+        with suppress(PermissionError):  # where the sandbox of the unit forbids it, the unit itself may say Nice=
+            os.nice(LEARNING_NICE)
     catalog = wiring.open_catalog(config)
     version = wiring.require_serving(catalog)
     log.info("working", kind=kind, version=version.number, marking=version.marking)
-    posts = wiring.build_posts(config, catalog, kind)
     with StopSignal() as stop, serving(notify.Notifier(), [catalog.probe_write], lambda: f"working: {kind}"):
+        posts = wiring.build_posts(config, catalog, kind, over=lambda: _over(stop))
         while not _over(stop):
             if not _round(posts, config, catalog, kind, lambda: _over(stop)):
                 stop.wait(config.work.poll_seconds)

@@ -8,20 +8,25 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline import labels, receive, report, resolve, rules, score, settle, work
-from pipeline.domain import AuditEvent, Header, JobKind, JobState, ModelVersion, Receipt, Sender
-from pipeline.errors import NoWeights
+import structlog
+
+from pipeline import labels, learn, receive, report, resolve, rules, score, settle, work
+from pipeline.domain import AuditEvent, Header, Job, JobKind, JobState, ModelVersion, Receipt, Sender
+from pipeline.errors import Interrupted, NoWeights
 from pipeline.findings import findings_said
-from pipeline.ports import CircuitPolicy
+from pipeline.ports import CircuitPolicy, Watch
 
 if TYPE_CHECKING:
     from adapters.catalog.catalog import SqlCatalog
     from adapters.dicom.archive import DicomArchive
     from adapters.dicom.labels import DicomDocuments
     from adapters.dicom.listener import Listener
+    from adapters.gpu.trainer import ClipTrainer, TrainerSettings
     from adapters.host.config import Config
     from adapters.host.image_store import FileImageStore
     from adapters.host.model_store import ModelStore
+
+log = structlog.get_logger("radclipd.wiring")
 
 ANY = "*"
 """In an allow-list: whoever."""
@@ -113,10 +118,15 @@ def build_settle(config: Config, catalog: SqlCatalog) -> Callable[[], list[settl
     return partial(settle.settle, catalog=catalog, archive=archive, policy=policy)
 
 
-def build_posts(config: Config, catalog: SqlCatalog, kind: str) -> list[work.Post]:
-    """Make the posts of one kind of worker: `score`, or `report` (which also sends, and reads the documents of others)."""
+def build_posts(config: Config, catalog: SqlCatalog, kind: str, *, over: Callable[[], bool]) -> list[work.Post]:
+    """Make the posts of one kind of worker: `score`, `learn`, or `report` (which also sends, and reads the documents of others).
+
+    `over` says whether the process was told to stop: long work gives up then.
+    """
     if kind == "score":
         return [_score_post(config, catalog)]
+    if kind == "learn":
+        return [_learn_post(config, catalog, over)]
     return [_report_post(config, catalog), _send_post(config, catalog), _label_post(config, catalog)]
 
 
@@ -134,7 +144,7 @@ def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
             batch_size=config.score.batch_size,
             threads=config.score.threads,
         ),
-        policy=score.ScorePolicy(combine=config.score.combine, chest=chest_policy(config)),
+        policy=score.ScorePolicy(combine=config.score.combine, chest=chest_policy(config), rescored=config.report.rescored),
     )
     return work.Post(kind=JobKind.SCORE, step=step, batch=config.score.batch_size)
 
@@ -143,7 +153,7 @@ def _report_post(config: Config, catalog: SqlCatalog) -> work.Post:
     from adapters.dicom.report import ReportSettings, SrWriter
 
     images = open_image_store(config)
-    writer = SrWriter(ReportSettings(**config.report.model_dump()), images)
+    writer = SrWriter(ReportSettings(**config.report.model_dump(exclude={"rescored"})), images)
     step = partial(report.report, catalog=catalog, images=images, writer=writer)
     return work.Post(kind=JobKind.REPORT, step=work.one_by_one(step))
 
@@ -181,6 +191,72 @@ def open_documents(config: Config) -> DicomDocuments:
 def _label_post(config: Config, catalog: SqlCatalog) -> work.Post:
     step = partial(labels.read_document, catalog=catalog, images=open_image_store(config), documents=open_documents(config))
     return work.Post(kind=JobKind.LABEL, step=work.one_by_one(step))
+
+
+def _learn_post(config: Config, catalog: SqlCatalog, over: Callable[[], bool]) -> work.Post:
+    """torch is loaded when the first round begins: a hospital without labels pays nothing for the role."""
+
+    def watch(what: str, done: int, total: int) -> None:
+        if over():
+            raise Interrupted(f"told to stop while at {what}, {done} of {total}")
+
+    def step(job: Job) -> None:
+        store = open_model_store(config)
+        with store.alone("learn"):
+            learnt = learn.learn_job(
+                job, catalog=catalog, trainer=_trainer(config, store), policy=learn_policy(config), watch=watch
+            )
+        number = learnt.version.number if learnt.version else None
+        log.info("learning ended", result=learnt.result.value, reason=learnt.reason, version=number)
+
+    return work.Post(kind=JobKind.LEARN, step=work.one_by_one(step))
+
+
+def build_call_to_learn(config: Config, catalog: SqlCatalog) -> Callable[[], bool]:
+    """Make the scheduler's step: it only enqueues."""
+    return partial(learn.call, catalog=catalog, minimum_labels=config.learn.min_new_labels)
+
+
+def _trainer(config: Config, store: ModelStore) -> ClipTrainer:
+    from adapters.dicom.pixels import DicomImageReader
+    from adapters.gpu.trainer import ClipTrainer
+
+    return ClipTrainer(store, DicomImageReader(open_image_store(config)), trainer_settings(config))
+
+
+def learn_now(config: Config, catalog: SqlCatalog, *, watch: Watch, again: bool = False) -> learn.Learnt:
+    """Learn from the labels, one process at a time. TryAgain where another one does."""
+    store = open_model_store(config)
+    with store.alone("learn"):
+        return learn.learn(catalog=catalog, trainer=_trainer(config, store), policy=learn_policy(config), watch=watch, again=again)
+
+
+def trainer_settings(config: Config) -> TrainerSettings:
+    """`[learn]` as the trainer reads it."""
+    from adapters.gpu.trainer import TrainerSettings
+    from models.recipe import Recipe
+    from models.teach import Plan
+
+    wanted = config.learn
+    return TrainerSettings(
+        plan=Plan(method=wanted.method, recipe=Recipe(k=wanted.blocks), folds=wanted.folds, seed=wanted.seed),
+        minimum_positives=wanted.minimum_positives,
+        band=config.score.band,
+        device=config.model.device,
+        threads=config.score.threads,
+    )
+
+
+def learn_policy(config: Config) -> learn.LearnPolicy:
+    """`[learn]` as the step reads it."""
+    wanted = config.learn
+    return learn.LearnPolicy(
+        labels=label_policy(config),
+        chest=chest_policy(config),
+        gate=rules.GatePolicy(minimum_patients=wanted.gate_patients, confidence=wanted.gate_confidence, promote=wanted.promote),
+        minimum_positives=wanted.minimum_positives,
+        background=wanted.background,
+    )
 
 
 def work_policy(config: Config) -> work.WorkPolicy:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.addition import Addition, Moved
+from models.base import Base
+from models.delta import adapted
 from models.encoder import Encoder
 from models.errors import WeightsIncompatible
 from models.head import LinearHead
+from models.partition import names_of, partition
+from models.prefix import from_prefix, prefix
 from models.preprocess import Preprocess
 
 BATCH_TOLERANCE = 1e-4
@@ -20,29 +26,78 @@ resized and normalised alone and no layer mixes a batch, so its mates' content h
 
 
 @dataclass(frozen=True)
+class Unfrozen:
+    """The encoder whose last `k` blocks moved, its head, and the findings bool [F] that the two score."""
+
+    encoder: Encoder
+    head: LinearHead
+    findings: torch.Tensor
+    k: int
+
+    @classmethod
+    def of(cls, encoder: Encoder, moved: Moved) -> Self:
+        """Put moved tensors into a copy of the base's encoder. CannotPartition; WeightsIncompatible where they are another's."""
+        if set(moved.delta) != set(names_of(partition(encoder.network).last(moved.k))):
+            raise WeightsIncompatible(
+                f"the moved tensors are not the last {moved.k} blocks of this encoder",
+                hint="use the base that they were trained on",
+            )
+        return cls(adapted(encoder, moved.delta), moved.head, moved.findings, moved.k)
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same on a device (the encoder moves)."""
+        return replace(self, encoder=self.encoder.to(device), head=self.head.to(device), findings=self.findings.to(device))
+
+
+@dataclass(frozen=True)
 class Classifier:
-    """A complete scorer of images."""
+    """A complete scorer of images. `unfrozen`, where there is one, scores some findings in place of `encoder` and `head`."""
 
     encoder: Encoder
     preprocess: Preprocess
     head: LinearHead
+    unfrozen: Unfrozen | None = None
 
     def __post_init__(self) -> None:
-        wanted, given = int(self.encoder.architecture.config["embed_dim"]), self.head.directions.shape[1]
-        if wanted != given:
-            raise WeightsIncompatible(f"the head expects vectors of {given} numbers, the encoder gives {wanted}")
+        wanted = int(self.encoder.architecture.config["embed_dim"])
+        for head in (self.head, *([self.unfrozen.head] if self.unfrozen else [])):
+            if (given := head.directions.shape[1]) != wanted:
+                raise WeightsIncompatible(f"the head expects vectors of {given} numbers, the encoder gives {wanted}")
+            if len(head.bias) != len(self.head.bias):
+                raise WeightsIncompatible("the two heads of the version do not score the same findings")
 
-    def to(self, device: torch.device) -> Classifier:
+    @classmethod
+    def of(cls, base: Base, addition: Addition) -> Self:
+        """Join a base and what a version adds to it. CannotPartition, WeightsIncompatible."""
+        unfrozen = Unfrozen.of(base.encoder, addition.moved) if addition.moved is not None else None
+        return cls(base.encoder, base.preprocess, addition.head, unfrozen)
+
+    def to(self, device: torch.device) -> Self:
         """Return the same classifier on a device (the encoder moves)."""
-        return Classifier(self.encoder.to(device), self.preprocess, self.head.to(device))
+        moved = self.unfrozen.to(device) if self.unfrozen else None
+        return replace(self, encoder=self.encoder.to(device), head=self.head.to(device), unfrozen=moved)
 
-    @torch.inference_mode()
     def score(self, images: Sequence[npt.NDArray[np.float32]], *, batch_size: int) -> npt.NDArray[np.float32]:
         """Return float32 [N, F] in 0..1 for N images float32 [H, W] of any size, in order. ImageUnusable."""
-        parts = [self._score_batch(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
+        batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+        parts = [self.score_pixels(torch.stack([self.preprocess(image) for image in batch])) for batch in batches]
         return np.concatenate(parts) if parts else np.zeros((0, self.head.directions.shape[0]), dtype=np.float32)
 
-    def _score_batch(self, images: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-        pixels = torch.stack([self.preprocess(image) for image in images])
-        scores: npt.NDArray[np.float32] = self.head.scores(self.encoder.encode_images(pixels)).cpu().numpy()
+    @torch.inference_mode()
+    def score_pixels(self, pixels: torch.Tensor) -> npt.NDArray[np.float32]:
+        """Return float32 [N, F] in 0..1 for preprocessed float32 [N, 3, S, S], all at once."""
+        if self.unfrozen is None:
+            found = self.head.scores(self.encoder.encode_images(pixels))
+        else:
+            found = self._both_ends(self.unfrozen, pixels)
+        scores: npt.NDArray[np.float32] = found.cpu().numpy()
         return scores
+
+    def _both_ends(self, unfrozen: Unfrozen, pixels: torch.Tensor) -> torch.Tensor:
+        entering = prefix(self.encoder, pixels, k=unfrozen.k)
+        frozen = self.head.scores(from_prefix(self.encoder, entering, k=unfrozen.k).features)
+        moved = unfrozen.head.scores(from_prefix(unfrozen.encoder, entering, k=unfrozen.k).features)
+        found = torch.where(unfrozen.findings, moved, frozen)
+        if not torch.isfinite(found).all():  # NaN must never pass for a low score
+            raise WeightsIncompatible("the encoder gives values that are not finite", hint="learn again: radclipd learn --again")
+        return found

@@ -60,6 +60,7 @@ class JobKind(StrEnum):
     REPORT = "report"  # subject: StudyInstanceUID; payload: version, revision
     SEND = "send"  # subject: SOPInstanceUID of the report
     LABEL = "label"  # subject: SOPInstanceUID of a document that came in
+    LEARN = "learn"  # subject: `learn.ALL_LABELS`
 
 
 class JobState(StrEnum):
@@ -268,6 +269,54 @@ class Document:
     readings: tuple[Reading, ...] = ()
     replaces: tuple[str, ...] = ()  # SOPInstanceUIDs of the documents that this one is a later version of
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One labelled study as the trainer gets it: whose it is, one frontal film, and what is known of each finding.
+
+    `targets`: 14 times 1 (present), 0 (absent) or -1 (unknown, or not to be learnt), in the order of FINDINGS.
+    """
+
+    study_instance_uid: str
+    patient: str
+    image: StoredInstance
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """All that a round of learning rests on. `lessons` are in order of StudyInstanceUID; `findings` have enough of both kinds.
+
+    `background`: films of the archive, whose labels, if any, are not looked at.
+    """
+
+    lessons: tuple[Lesson, ...]
+    findings: tuple[str, ...]
+    background: tuple[StoredInstance, ...]
+    serving: ModelVersion
+    label_fingerprint: str
+    newest_label: int = 0  # id of the last statement that was looked at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A candidate and another version on the same cases, neither of which had seen the patients.
+
+    `candidate` and `other` are mean AUCs over the findings; NaN where undefined. `lower` and `upper` bound their difference at
+    95 % over resamples of patients, `better` is the share (0..1) of resamples in which the candidate is not worse. `worse`:
+    findings whose whole interval lies below 0.
+    """
+
+    against: str
+    cases: int
+    patients: int
+    candidate: float
+    other: float
+    lower: float
+    upper: float
+    better: float
+    worse: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ RadclipdError
 │   ├── OutOfResources      disk below the guard, catalog unreachable     C-STORE 0xA700
 │   ├── ArchiveBusy         the archive cannot take this object now
 │   ├── ArchiveUnreachable  the archive as a whole cannot be reached; says nothing about the object
+│   ├── Interrupted         the process was told to stop; the work begins again elsewhere
 │   └── LeaseLost           another worker holds the job now
 └── CannotStart             the process must stop and say why
     ├── ConfigurationError  file, key, nearest key
@@ -101,6 +102,10 @@ class ArchiveBusy(TryAgain):
 
 class ArchiveUnreachable(TryAgain):
     """The archive cannot be reached at all; counts against the archive, never against the job."""
+
+
+class Interrupted(TryAgain):
+    """The process was told to stop, and nothing was written: the work begins again at its next start."""
 
 
 class LeaseLost(TryAgain):

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from pipeline.domain import FINDINGS, NO_FINDING, LabelState
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """Letters and digits in one case: "Pleural_Thickening" and "pleural thickening" are one name."""
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
-_NAMES = {_plain(name): name for name in (*FINDINGS, NO_FINDING)} | {"pleuraleffusion": "Effusion"}
+_NAMES = {plain(name): name for name in (*FINDINGS, NO_FINDING)} | {"pleuraleffusion": "Effusion"}
 
 
 def no_finding() -> dict[str, LabelState]:
@@ -37,7 +37,7 @@ def findings_said(words: Iterable[str]) -> dict[str, LabelState]:
 
 def finding_named(name: str) -> str | None:
     """Return the finding, or NO_FINDING, that goes by this name in whatever case and with whatever between its words; or None."""
-    return _NAMES.get(_plain(name))
+    return _NAMES.get(plain(name))
 
 
 def _one_said(name: str, state: str) -> dict[str, LabelState]:

@@ -61,7 +61,7 @@ def withdraw(ids: Sequence[int], *, reader: str, source: str, catalog: Catalog) 
             )
         now = tx.now()
         tx.labels.append([_withdrawal(label, reader, source, now) for label in chosen])
-        tx.audit(AuditEvent("label", "done", "", f"{len(chosen)} statements withdrawn", source))
+        tx.audit(AuditEvent("label", "done", "", f"withdrawn: {', '.join(str(label.id) for label in chosen)}", source))
     return len(chosen)
 
 

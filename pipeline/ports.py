@@ -6,7 +6,7 @@ catalog's own clock.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 from pipeline.domain import (
     AuditEvent,
+    Comparison,
+    Course,
     Document,
     Header,
     Image,
@@ -30,6 +32,7 @@ from pipeline.domain import (
     StoredInstance,
     Study,
     StudyState,
+    VersionState,
 )
 
 
@@ -57,6 +60,15 @@ class Studies(Protocol):
 
     def with_accession_numbers(self, accession_numbers: Collection[str]) -> dict[str, list[str]]:
         """Return accession number -> StudyInstanceUIDs, in order, of the studies that have one of these."""
+
+    def newest(self, *, limit: int) -> list[str]:
+        """Return the StudyInstanceUIDs of the studies that arrived last and are complete, newest first."""
+
+    def unscored(self, version: int, *, limit: int) -> list[str]:
+        """Return the StudyInstanceUIDs of reported studies without predictions of this version, newest first.
+
+        Those with a score job that waits, runs or is in quarantine are left out.
+        """
 
     def documents(self) -> list[str]:
         """Return the SOPInstanceUIDs of all structured reports and key object selections, in order of arrival."""
@@ -149,6 +161,12 @@ class Versions(Protocol):
     def add(self, version: ModelVersion) -> None:
         """Insert a version in the state it carries."""
 
+    def served_before(self) -> ModelVersion | None:
+        """Return the retired version that served last, or None."""
+
+    def put_state(self, number: int, state: VersionState, *, reason: str) -> None:
+        """Write the state and reason of a version that does not serve."""
+
     def serve(self, number: int) -> None:
         """Make this version the serving one and retire the one that served."""
 
@@ -174,6 +192,9 @@ class Jobs(Protocol):
 
     def quarantine(self, job: Job, *, error: str) -> None:
         """Set the job aside for a person. A lost lease is not an error here."""
+
+    def is_open(self, kind: JobKind, subject: str) -> bool:
+        """Say whether a job of this kind and subject waits, runs or is in quarantine."""
 
     def counts(self) -> dict[tuple[JobKind, JobState], int]:
         """Return how many jobs there are of each kind and state."""
@@ -284,6 +305,34 @@ class Scorers(Protocol):
 
     def load(self, version: ModelVersion) -> Scorer:
         """Return the loaded version; the same object as long as the version stays. NoWeights, WeightsRejected."""
+
+
+Watch = Callable[[str, int, int], None]
+"""Hears what is under way, how much of it is done, and how much there is. May wait, or raise to stop: nothing is half done."""
+
+
+class Candidate(Protocol):
+    """A version that was learnt and measured, and that nobody knows of yet."""
+
+    @property
+    def comparisons(self) -> Sequence[Comparison]:
+        """With zero-shot, and with the serving version where that is another."""
+
+    def staged(self) -> AbstractContextManager[Callable[[int], ModelVersion]]:
+        """Write its files aside. What is given puts them in their place, whole, under a number and returns the version's row.
+
+        Files that were not put in their place are gone when the context ends. OutOfResources.
+        """
+
+
+class Trainer(Protocol):
+    """Labelled studies to a candidate."""
+
+    def train(self, course: Course, watch: Watch) -> Candidate:
+        """Learn from the base of the serving version and measure. Same course, same weights.
+
+        NoWeights, WeightsRejected; Refused where the films that can be read leave nothing to learn.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

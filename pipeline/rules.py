@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.domain import FINDINGS, Decision, Header, LabelState, Prediction, Scores, StoredInstance
+from pipeline.domain import FINDINGS, Comparison, Decision, Header, LabelState, Lesson, Prediction, Scores, StoredInstance
 
 # Storage SOP classes, PS3.4 B.5. A trailing dot marks a family.
 COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"
@@ -33,6 +34,10 @@ FRONTAL_VIEWS = {"PA", "AP"}  # PS3.3 C.8.11.5.1.1 and CR ViewPosition
 LATERAL_VIEWS = {"LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT"}
 CHEST_WORDS = ("CHEST", "THORAX", "LUNG")
 OTHER_REGION_WORDS = ("ABD", "SPINE", "PELVIS", "CLAVICLE", "SHOULDER", "STERNUM")
+
+
+MONITORING = "monitoring"
+"""`asked_because` of the random sample that only measures: nothing of its patients is ever learnt."""
 
 
 class ObjectKind(StrEnum):
@@ -205,6 +210,78 @@ def labels_fingerprint(states: Mapping[tuple[str, str], LabelState]) -> str:
     known = sorted((*key, state.value) for key, state in states.items() if state is not LabelState.UNCERTAIN)
     lines = "".join("\t".join(line) + "\n" for line in known)
     return hashlib.sha256(lines.encode()).hexdigest() if lines else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Learnable:
+    """The findings that there is enough of to learn; of each other one why not, in words."""
+
+    findings: tuple[str, ...]
+    missing: Mapping[str, str]
+
+
+def learnable(lessons: Sequence[Lesson], *, minimum_positives: int) -> Learnable:
+    """Tell which findings can be learnt and measured: enough studies show it, and either kind comes from two patients or more."""
+    found: list[str] = []
+    missing: dict[str, str] = {}
+    for column, finding in enumerate(FINDINGS):
+        positives = sum(lesson.targets[column] == 1 for lesson in lessons)
+        present, absent = ({lesson.patient for lesson in lessons if lesson.targets[column] == kind} for kind in (1, 0))
+        if positives >= minimum_positives and len(present) > 1 and len(absent) > 1:
+            found.append(finding)
+        else:
+            missing[finding] = f"{positives} present, of {len(present)} patients; absent in {len(absent)} patients"
+    return Learnable(tuple(found), missing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatePolicy:
+    """What a candidate must show: `[learn]` of the configuration."""
+
+    minimum_patients: int = 10
+    confidence: float = 0.9
+    promote: Literal["auto", "by-hand"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a candidate is good enough to serve, and the reason in words."""
+
+    passed: bool
+    reason: str
+
+
+def may_promote(comparisons: Sequence[Comparison], policy: GatePolicy) -> Verdict:
+    """Decide upon a candidate: it must beat every other with the confidence asked for, and be worse in no finding for certain."""
+    if not comparisons:
+        return Verdict(False, "it was compared with nothing")
+    for comparison in comparisons:
+        if reason := _why_not_better(comparison, policy):
+            return Verdict(False, reason)
+    return Verdict(True, "; ".join(_in_words(comparison) for comparison in comparisons))
+
+
+def _why_not_better(comparison: Comparison, policy: GatePolicy) -> str:
+    if comparison.patients < policy.minimum_patients:
+        return (
+            f"{comparison.patients} patients to compare it with {comparison.against} are too few;"
+            f" {policy.minimum_patients} are asked for"
+        )
+    if math.isnan(comparison.candidate) or math.isnan(comparison.other):
+        return f"no finding has both kinds among the cases on which it could be compared with {comparison.against}"
+    if comparison.worse:
+        return f"worse than {comparison.against} in {', '.join(comparison.worse)}; {_in_words(comparison)}"
+    if comparison.candidate <= comparison.other or comparison.better < policy.confidence:
+        return f"not better than {comparison.against} for certain; {_in_words(comparison)}"
+    return ""
+
+
+def _in_words(comparison: Comparison) -> str:
+    return (
+        f"mean AUC {comparison.candidate:.3f} against {comparison.other:.3f} of {comparison.against}"
+        f" (difference {comparison.lower:+.3f} to {comparison.upper:+.3f}, not worse in {comparison.better:.0%} of resamples,"
+        f" {comparison.cases} cases of {comparison.patients} patients)"
+    )
 
 
 def backoff(attempts: int, *, base_seconds: float, cap_seconds: float, chance: float) -> float:

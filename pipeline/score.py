@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline import rules
-from pipeline.domain import AuditEvent, Image, Job, JobKind, ModelVersion, Scores, StoredInstance, StudyState
-from pipeline.errors import NoWeights, PixelsUnreadable, RadclipdError
+from pipeline import rules, versions
+from pipeline.domain import AuditEvent, Image, Job, JobKind, ModelVersion, Prediction, Scores, StoredInstance, StudyState
+from pipeline.errors import PixelsUnreadable, RadclipdError
 from pipeline.ports import Catalog, ImageReader, Scorers, Transaction
+from pipeline.rescore import RESCORED
 from pipeline.work import Outcome
 
 
@@ -19,6 +20,7 @@ class ScorePolicy:
 
     combine: Literal["max", "mean"]
     chest: rules.ChestPolicy
+    rescored: Literal["all", "changed", "none"] = "changed"  # which studies of the archive, scored again, get another report
 
 
 @dataclass(slots=True)
@@ -36,14 +38,13 @@ def score(
 ) -> Iterator[Outcome]:
     """Score the studies of these jobs in one batch. Only images that the serving version has not scored are read.
 
-    Yields each job with its error or None; a study that fails does not touch the others. NoWeights where no version serves.
+    Yields each job with its error or None; a study that fails does not touch the others. All of a batch is scored by one version,
+    whichever is promoted meanwhile. NoWeights where no version serves.
     """
+    scorer = versions.load_serving(catalog=catalog, scorers=scorers)
+    version = scorer.version
     with catalog.read() as tx:
-        version = tx.versions.serving()
-        if version is None:
-            raise NoWeights("no model version serves", hint="radclipd model import FILE, or radclipd model fetch TAG")
         wanted = [(job, _unscored(tx, job.subject, version, policy)) for job in jobs]
-    scorer = scorers.load(version)
     loads = [_read(job, instances, pixels) for job, instances in wanted]
     images = [image for load in loads for image in load.images]
     scores = iter(scorer.score(images)) if images else iter(())
@@ -83,20 +84,29 @@ def _commit(
             for error in load.unreadable:
                 tx.audit(AuditEvent("score", "failed", study_instance_uid, str(error)))
             if fresh:
-                _predict(tx, study_instance_uid, version, list(scored.values()), policy)
+                _predict(tx, load.job, version, list(scored.values()), policy)
             tx.jobs.finish(load.job)
     except RadclipdError as error:
         return error
     return None
 
 
-def _predict(
-    tx: Transaction, study_instance_uid: str, version: ModelVersion, scored: Sequence[Scores], policy: ScorePolicy
-) -> None:
+def _predict(tx: Transaction, job: Job, version: ModelVersion, scored: Sequence[Scores], policy: ScorePolicy) -> None:
     predictions = rules.predictions_of(rules.combine(scored, policy.combine), thresholds=version.thresholds, band=version.band)
-    revision = tx.studies.next_revision(study_instance_uid)
-    tx.scores.put_predictions(study_instance_uid, version.number, predictions, revision=revision)
-    tx.jobs.put(JobKind.REPORT, study_instance_uid, {"version": version.number, "revision": revision})
-    study = tx.studies.find(study_instance_uid)
+    telling = not job.payload.get(RESCORED) or _worth_telling(tx, job.subject, predictions, policy)
+    revision = tx.studies.next_revision(job.subject)
+    tx.scores.put_predictions(job.subject, version.number, predictions, revision=revision)
+    if telling:
+        tx.jobs.put(JobKind.REPORT, job.subject, {"version": version.number, "revision": revision})
+    study = tx.studies.find(job.subject)
     if study is not None and study.state is StudyState.SETTLED:  # a late image may have reopened it
-        tx.studies.put_state(study_instance_uid, StudyState.SCORED)
+        tx.studies.put_state(job.subject, StudyState.SCORED)
+
+
+def _worth_telling(tx: Transaction, study_instance_uid: str, predictions: Sequence[Prediction], policy: ScorePolicy) -> bool:
+    """Tell whether a study that was scored again gets another report. Changed: decides otherwise than the last report does."""
+    if policy.rescored != "changed":
+        return policy.rescored == "all"
+    told = tx.reports.latest(study_instance_uid)
+    before = tx.scores.predictions(study_instance_uid, told.version) if told else []
+    return [prediction.decision for prediction in before] != [prediction.decision for prediction in predictions]

@@ -67,5 +67,5 @@ def _next_state(tx: Transaction, study: Study, images: tuple[StoredInstance, ...
     if any(image.header.sop_instance_uid not in scored for image in images):
         return StudyState.SETTLED
     latest = tx.reports.latest(study.study_instance_uid)
-    told = latest is not None and latest.state is ReportState.SENT and latest.revision == study.revision
+    told = latest is not None and latest.state is ReportState.SENT and not tx.jobs.is_open(JobKind.REPORT, study.study_instance_uid)
     return StudyState.REPORTED if told else StudyState.SCORED

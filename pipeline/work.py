@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pipeline import rules
 from pipeline.domain import AuditEvent, Job, JobKind
-from pipeline.errors import ArchiveUnreachable, CannotStart, LeaseLost, RadclipdError, Refused, places
+from pipeline.errors import ArchiveUnreachable, CannotStart, Interrupted, LeaseLost, RadclipdError, Refused, places
 from pipeline.ports import Catalog
 
 log = logging.getLogger("radclipd.work")
@@ -99,7 +99,7 @@ def conclude(outcome: Outcome, *, catalog: Catalog, policy: WorkPolicy) -> None:
     if error is None or isinstance(error, LeaseLost):
         return
     words = describe(error)
-    counts = not isinstance(error, ArchiveUnreachable)
+    counts = not isinstance(error, (ArchiveUnreachable, Interrupted))
     final = isinstance(error, Refused) or (counts and job.attempts >= policy.maximum_attempts)
     if not isinstance(error, RadclipdError):
         log.error("step failed", extra={"kind": job.kind.value, "job": job.id, "error": words, "places": places(error)})

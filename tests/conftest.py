@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
 from tests import postgres
+
+settings.register_profile("any machine", deadline=None)  # a busy one is no fault of an example
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ from pipeline import rules
 from pipeline.domain import (
     FINDINGS,
     AuditEvent,
+    Comparison,
+    Course,
     Document,
     Header,
     Image,
@@ -49,7 +51,9 @@ from pipeline.ports import (
     ReportWriter,
     Scorer,
     Scorers,
+    Trainer,
     Transaction,
+    Watch,
 )
 
 
@@ -73,6 +77,7 @@ class _Tables:
     predictions: dict[tuple[str, int], list[Prediction]] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
     versions: dict[int, ModelVersion] = field(default_factory=dict)
+    retired: list[int] = field(default_factory=list)  # versions in the order in which they ceased to serve
     jobs: dict[int, _JobRow] = field(default_factory=dict)
     circuits: dict[str, tuple[int, datetime | None]] = field(default_factory=dict)
     audit: list[AuditEvent] = field(default_factory=list)
@@ -169,6 +174,20 @@ class FakeStudies:
             if study.accession_number in accession_numbers:
                 found.setdefault(study.accession_number, []).append(uid)
         return found
+
+    def newest(self, *, limit: int) -> list[str]:
+        complete = [s for s in reversed(self._t.studies.values()) if s.state is not StudyState.ARRIVING]
+        return [s.study_instance_uid for s in sorted(complete, key=lambda s: s.received_at, reverse=True)][:limit]
+
+    def unscored(self, version: int, *, limit: int) -> list[str]:
+        rows = (row.job for row in self._t.jobs.values())
+        in_hand = {job.subject for job in rows if job.kind is JobKind.SCORE and job.state is not JobState.DONE}
+        found = [
+            study
+            for uid, study in reversed(self._t.studies.items())
+            if study.state is StudyState.REPORTED and (uid, version) not in self._t.predictions and uid not in in_hand
+        ]
+        return [study.study_instance_uid for study in sorted(found, key=lambda s: s.received_at, reverse=True)][:limit]
 
     def documents(self) -> list[str]:
         kinds = {rules.ObjectKind.REPORT, rules.ObjectKind.KEY_OBJECTS}
@@ -314,9 +333,17 @@ class FakeVersions:
             raise ValueError("number taken, or another version serves")
         self._t.versions[version.number] = version
 
+    def served_before(self) -> ModelVersion | None:
+        retired = [n for n in self._t.retired if self._t.versions[n].state is VersionState.RETIRED]
+        return self._t.versions[retired[-1]] if retired else None
+
+    def put_state(self, number: int, state: VersionState, *, reason: str) -> None:
+        self._t.versions[number] = replace(self._t.versions[number], state=state, reason=reason)
+
     def serve(self, number: int) -> None:
         before = self.serving()
-        if before is not None:
+        if before is not None and before.number != number:
+            self._t.retired.append(before.number)
             self._t.versions[before.number] = replace(before, state=VersionState.RETIRED)
         self._t.versions[number] = replace(self._t.versions[number], state=VersionState.SERVING)
 
@@ -387,6 +414,10 @@ class FakeJobs:
         row = self._held(job)
         if row is not None:
             row.job, row.lease_until = replace(row.job, state=JobState.QUARANTINED, error=error), None
+
+    def is_open(self, kind: JobKind, subject: str) -> bool:
+        rows = (row.job for row in self._t.jobs.values())
+        return any((job.kind, job.subject) == (kind, subject) and job.state is not JobState.DONE for job in rows)
 
     def counts(self) -> dict[tuple[JobKind, JobState], int]:
         return dict(Counter((r.job.kind, r.job.state) for r in self._t.jobs.values()))
@@ -505,6 +536,49 @@ class FakeScorers:
         return FakeScorer(version)
 
 
+@dataclass
+class FakeCandidate:
+    """ports.Candidate: a row without files."""
+
+    course: Course
+    comparisons: Sequence[Comparison]
+
+    @contextmanager
+    def staged(self) -> Iterator[Callable[[int], ModelVersion]]:
+        learning = {"newest_label": self.course.newest_label}
+        fingerprint = self.course.label_fingerprint
+        yield lambda number: a_version(number, VersionState.CANDIDATE, label_fingerprint=fingerprint, card={"learning": learning})
+
+
+class FakeTrainer:
+    """ports.Trainer: every candidate beats the others by this much (0..1); `watch` raises what is put into `stopped`."""
+
+    def __init__(self) -> None:
+        self.courses: list[Course] = []
+        self.ahead = 0.1
+        self.stopped: Exception | None = None
+
+    def train(self, course: Course, watch: Watch) -> FakeCandidate:
+        self.courses.append(course)
+        watch("films", 1, 1)
+        ahead = self.ahead
+        better = Comparison(
+            against="zero-shot",
+            cases=40,
+            patients=30,
+            candidate=0.7 + ahead,
+            other=0.7,
+            lower=ahead,
+            upper=ahead,
+            better=float(ahead >= 0),
+        )
+        return FakeCandidate(course, [better])
+
+    def watch(self, what: str, done: int, total: int) -> None:
+        if self.stopped:
+            raise self.stopped
+
+
 class FakeReportWriter:
     """ports.ReportWriter: the report as words."""
 
@@ -591,6 +665,10 @@ def _scorer(fake: FakeScorer) -> Scorer:
 
 
 def _scorers(fake: FakeScorers) -> Scorers:
+    return fake
+
+
+def _trainer(fake: FakeTrainer) -> Trainer:
     return fake
 
 

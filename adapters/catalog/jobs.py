@@ -95,6 +95,10 @@ class SqlJobs:
     def quarantine(self, job: Job, *, error: str) -> None:
         self._change(job, state=QUARANTINED, finished_at=now(), error=words(error), **NOT_HELD)
 
+    def is_open(self, kind: JobKind, subject: str) -> bool:
+        query = select(jobs.c.id).where(jobs.c.kind == kind.value, jobs.c.subject == subject, jobs.c.state != DONE).limit(1)
+        return self._connection.scalar(query) is not None
+
     def counts(self) -> dict[tuple[JobKind, JobState], int]:
         query = select(jobs.c.kind, jobs.c.state, func.count()).group_by(jobs.c.kind, jobs.c.state)
         return {(JobKind(kind), JobState(state)): n for kind, state, n in self._connection.execute(query)}

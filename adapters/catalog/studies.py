@@ -6,15 +6,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, exists, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.catalog.chunks import chunks
 from adapters.catalog.clock import in_seconds, now
-from adapters.catalog.tables import instances, patients, series, studies
+from adapters.catalog.tables import instances, jobs, patients, predictions, series, studies
 from adapters.catalog.words import words
 from pipeline import rules
-from pipeline.domain import Header, Sender, StoredFile, StoredInstance, Study, StudyState
+from pipeline.domain import Header, JobKind, JobState, Sender, StoredFile, StoredInstance, Study, StudyState
 
 OWN_COLUMNS = ("sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "instance_number")
 """Fields of a Header with a column of their own in `instances`; the others are in its `header`."""
@@ -142,6 +142,24 @@ class SqlStudies:
             for accession_number, uid in self._connection.execute(named.where(studies.c.accession_number.in_(some))):
                 found.setdefault(accession_number, []).append(uid)
         return found
+
+    def newest(self, *, limit: int) -> list[str]:
+        complete = studies.c.state != StudyState.ARRIVING.value
+        query = select(studies.c.study_instance_uid).where(complete).order_by(studies.c.received_at.desc(), studies.c.id.desc())
+        return list(self._connection.scalars(query.limit(limit)))
+
+    def unscored(self, version: int, *, limit: int) -> list[str]:
+        scored = exists().where(predictions.c.study == studies.c.id, predictions.c.version == version)
+        in_hand = exists().where(
+            jobs.c.kind == JobKind.SCORE.value, jobs.c.subject == studies.c.study_instance_uid, jobs.c.state != JobState.DONE.value
+        )
+        query = (
+            select(studies.c.study_instance_uid)
+            .where(studies.c.state == StudyState.REPORTED.value, ~scored, ~in_hand)
+            .order_by(studies.c.received_at.desc(), studies.c.id.desc())
+            .limit(limit)
+        )
+        return list(self._connection.scalars(query))
 
     def documents(self) -> list[str]:
         family = instances.c.sop_class_uid.startswith(rules.STRUCTURED_REPORT_FAMILY, autoescape=True)  # key objects among them

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from adapters.catalog.clock import now
 from adapters.catalog.tables import model_versions
+from adapters.catalog.words import words
 from pipeline.domain import ModelVersion, VersionState
 
 NAMES = [field.name for field in fields(ModelVersion)]
@@ -38,6 +39,21 @@ class SqlVersions:
     def add(self, version: ModelVersion) -> None:
         served = {"served_at": now()} if version.state is VersionState.SERVING else {}
         self._connection.execute(insert(model_versions).values(**asdict(version) | {"state": version.state.value} | served))
+
+    def served_before(self) -> ModelVersion | None:
+        query = (
+            select(model_versions)
+            .where(model_versions.c.state == VersionState.RETIRED.value)
+            .order_by(model_versions.c.retired_at.desc(), model_versions.c.number.desc())
+            .limit(1)
+        )
+        row = self._connection.execute(query).mappings().one_or_none()
+        return _version(row) if row else None
+
+    def put_state(self, number: int, state: VersionState, *, reason: str) -> None:
+        self._connection.execute(
+            update(model_versions).where(model_versions.c.number == number).values(state=state.value, reason=words(reason))
+        )
 
     def serve(self, number: int) -> None:
         self._connection.execute(

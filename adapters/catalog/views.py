@@ -30,11 +30,13 @@ FROM instances i JOIN series r ON r.id = i.series JOIN studies s ON s.id = r.stu
     "v_predictions": """
 SELECT s.study_instance_uid, s.accession_number, p.finding, p.probability, p.decision, m.calibrated, p.version,
     m.name AS version_name, m.marking, p.revision, p.predicted_at
-FROM predictions p JOIN model_versions m ON m.number = p.version AND m.state = 'serving' JOIN studies s ON s.id = p.study""",
+FROM predictions p JOIN model_versions m ON m.number = p.version JOIN studies s ON s.id = p.study
+WHERE p.revision = (SELECT MAX(q.revision) FROM predictions q WHERE q.study = p.study)""",
     "v_findings_wide": f"""
 SELECT s.study_instance_uid, s.accession_number, s.study_date, m.number AS version, m.marking,
     {_WIDE}
-FROM predictions p JOIN model_versions m ON m.number = p.version AND m.state = 'serving' JOIN studies s ON s.id = p.study
+FROM predictions p JOIN model_versions m ON m.number = p.version JOIN studies s ON s.id = p.study
+WHERE p.revision = (SELECT MAX(q.revision) FROM predictions q WHERE q.study = p.study)
 GROUP BY s.id, s.study_instance_uid, s.accession_number, s.study_date, m.number, m.marking""",
     "v_reports": """
 SELECT r.sop_instance_uid, r.series_instance_uid, r.sop_class_uid, s.study_instance_uid, s.accession_number, r.version, r.revision,
@@ -65,6 +67,11 @@ FROM labels l JOIN studies s ON s.id = l.study WHERE l.state IS NOT NULL""",
 SELECT number, state, name, base, weights_sha256, device_uid, marking, calibrated, label_fingerprint, thresholds, band,
     reason, card, created_at, served_at, retired_at
 FROM model_versions""",
+    "v_rescoring": """
+SELECT m.number AS version, m.name AS version_name, m.served_at, COUNT(*) AS studies,
+    SUM(CASE WHEN EXISTS (SELECT 1 FROM predictions p WHERE p.study = s.id AND p.version = m.number) THEN 1 ELSE 0 END) AS scored
+FROM model_versions m CROSS JOIN studies s WHERE m.state = 'serving' AND s.state = 'reported'
+GROUP BY m.number, m.name, m.served_at""",
     "v_jobs": """
 SELECT id, kind, subject, state, priority, run_at, attempts, worker, lease_until, error, created_at, finished_at
 FROM jobs""",

@@ -1,4 +1,4 @@
-"""`radclipd demo`: a radiograph travels archive -> radclipd -> archive, before your eyes."""
+"""`radclipd demo`: radiographs travel archive -> radclipd -> archive, before your eyes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    studies: Annotated[int, typer.Option(min=1, max=500, help="How many studies.")] = 6,
-    images: Annotated[Path | None, typer.Option(help="A folder of DICOM or PNG files to send instead of phantom films.")] = None,
+    studies: Annotated[int, typer.Option(min=1, max=2000, help="How many studies, at most so many of a folder.")] = 240,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="A folder of DICOM or PNG files to send instead of phantom films; with a label table it is measured."),
+    ] = None,
     folder: Annotated[
         Path | None, typer.Option(help="Where everything goes: a new or empty folder. Default: a scratch folder.")
     ] = None,
@@ -24,10 +27,16 @@ def demo(
     seed: Annotated[int, typer.Option(help="Same seed, same films.")] = 0,
     embedded: Annotated[bool, typer.Option("--embedded", help="Use the embedded archive even where Orthanc is installed.")] = False,
     architecture: Annotated[
-        str, typer.Option(help="Encoder to fill with random numbers: open_clip's name, or a JSON file.")
-    ] = "ViT-B-32",
+        str,
+        typer.Option(
+            help="Random numbers in the shape of open_clip's model of this name, or of a JSON file, for the shipped encoder."
+        ),
+    ] = "",
 ) -> None:
-    """Start an archive and radclipd on free loopback ports, send films, fetch the reports back. Nothing of yours is touched."""
+    """Start an archive and radclipd on free loopback ports, send films, fetch the reports back, compare with the truth.
+
+    Nothing of yours is touched.
+    """
     from rich.console import Console
 
     from adapters.hospital import demo as story

@@ -37,7 +37,8 @@ def nih_to_dicom(
     size: Annotated[int | None, typer.Option(min=16, help="Longer edge, pixels; larger films are reduced.")] = None,
 ) -> None:
     """Turn ChestX-ray14 into DX studies; what the films show goes into truth.csv and never into the DICOM files."""
-    from adapters.experiment.nih_to_dicom import TRUTH, convert
+    from adapters.experiment.nih_to_dicom import convert
+    from adapters.hospital.truth import TRUTH
 
     archive = _archive(send) if send else None
     with bars() as watch:
@@ -73,7 +74,7 @@ def phantoms(
 def pretrain_demo(
     out: Annotated[Path, typer.Option(help="Folder for weights and card.")],
     films: Annotated[int, typer.Option(min=100, help="Films of each site that is trained on.")] = 4000,
-    epochs: Annotated[int, typer.Option(min=1, help="Times that every film is seen.")] = 22,
+    epochs: Annotated[int, typer.Option(min=1, help="Times that every film is seen.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, device and threads: same weights.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Processes that take films.")] = 2,

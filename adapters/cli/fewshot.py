@@ -55,7 +55,12 @@ def default_cache() -> Path:
 
 def fewshot(
     ctx: typer.Context,
-    out: Annotated[Path, typer.Option(help="Folder of the results: new, or one to go on with.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the results: new, or one to go on with. Default: fewshot-..., named by films, encoder and seed."
+        ),
+    ] = None,
     data: Annotated[Films, typer.Option(help="Whose films.")] = Films.PHANTOM,
     folder: Annotated[Path | None, typer.Option(help="nih: the folder with the films and their label table.")] = None,
     site: Annotated[str, typer.Option(help="phantom: the hospital; default: the one the demo model has not seen.")] = "",
@@ -85,7 +90,9 @@ def fewshot(
     from adapters.experiment.fewshot import Options, summary_json
     from adapters.experiment.fewshot import fewshot as run
     from adapters.gpu.scorer import choose_device
+    from models.fingerprint import fingerprint
 
+    out = out or Path(f"fewshot-{data.value}-{fingerprint([source.fingerprint, encoder.sha256, seed])[:8]}")
     options = Options(
         out=out,
         cache=cache or default_cache(),

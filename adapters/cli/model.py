@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Weights: fetch, import, list.")
     group.command("fetch")(fetch)
     group.command("import")(import_file)
+    group.command("demo")(demo)
     group.command("untrained")(untrained)
     group.command("list")(list_versions)
     app.add_typer(group, name="model")
@@ -78,6 +79,17 @@ def import_file(
         source = sources.local(file, architecture, quickgelu=quickgelu)
     typer.echo(f"activation: {'QuickGELU' if source.architecture.quickgelu else 'GELU'}", err=True)
     _add(ctx, lambda store: keep_source(store, source, name=name, marking=marking), serve=serve)
+
+
+def demo(ctx: typer.Context, name: Name = "", serve: Serve = False) -> None:
+    """Make a zero-shot version of the encoder that is shipped: trained on phantoms, for demonstrations, never for a patient."""
+    from adapters.gpu.importer import keep_source
+    from adapters.gpu.words import in_the_pipelines_words
+    from models import demo as encoder
+
+    with in_the_pipelines_words():
+        source = encoder.shipped()
+    _add(ctx, lambda store: keep_source(store, source, name=name, marking=encoder.MARKING), serve=serve)
 
 
 def untrained(

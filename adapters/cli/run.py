@@ -15,6 +15,7 @@ class WorkKind(StrEnum):
 
     SCORE = "score"
     REPORT = "report"
+    LEARN = "learn"
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def run(ctx: typer.Context) -> None:
-    """Run the whole daemon: listener, dispatcher, score worker, report worker."""
+    """Run the whole daemon: listener, dispatcher, score, learn and report workers."""
     config = config_of(ctx, role="run")
     from adapters import daemon
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from models.ladder.method import Bench, Method
 from models.prompts import read_prompts
 from pipeline.errors import OutOfResources
 
-ENCODING, SCORING, RESAMPLING = "films encoded", "methods scored", "test patients resampled"
+ENCODING, SCORING, RESAMPLING, WRITING = "films encoded", "methods scored", "test patients resampled", "tables and plots"
 """What a progress bar can be about."""
 RESAMPLES = "resamples"
 
@@ -83,11 +84,19 @@ def fewshot(source: Source, base: ChosenBase, options: Options, watch: Watch = l
             bench.cases.patient[bench.split.test], options.out / RESAMPLES, resamples=options.resamples, seed=options.seed
         ),
         seed=options.seed,
-        advance=lambda done: watch(RESAMPLING, done, len(scored.scored)),
+        advance=partial(_resampled, watch, len(scored.scored)),
     )
     whole |= _told(source, base, options, scored, time.monotonic() - began)
+    watch(WRITING, 1, 2)
     _write(options.out, measured, whole)
+    watch(WRITING, 2, 2)
     return Outcome(measured, whole, cautions(whole, measured))
+
+
+def _resampled(watch: Watch, total: int, done: int) -> None:
+    watch(RESAMPLING, done, total)
+    if done == total:
+        watch(WRITING, 0, 2)
 
 
 def _scored(bench: Bench, options: Options, watch: Watch) -> Results:

@@ -12,10 +12,9 @@ from typing import Protocol
 from adapters.hospital import nih
 from adapters.hospital.picture_studies import study_of_row
 from adapters.hospital.pictures import read_picture
+from adapters.hospital.truth import STUDY_UID, TRUTH
 from pipeline.errors import OutOfResources, Refused
 
-TRUTH = "truth.csv"
-STUDY_UID = "StudyInstanceUID"
 COLUMNS = (STUDY_UID, nih.IMAGE, nih.LABELS)
 
 
@@ -68,7 +67,7 @@ def convert(
         _write(out / f"NIH-{row.patient}" / f"{Path(row.image).stem}.dcm", content)
         if archive is not None:
             archive.store(content)
-        truth.append((study.study_instance_uid, row.image, "|".join(sorted(row.findings)) or nih.NO_FINDING))
+        truth.append((study.study_instance_uid, row.image, nih.words_of(row.findings)))
     _write_truth(out / TRUTH, truth)
     return Converted(len(truth), len(truth) if archive else 0, collection.without_file, collection.without_row, tuple(unreadable))
 

@@ -10,11 +10,11 @@ import torch
 
 from adapters.gpu.words import in_the_pipelines_words
 from adapters.model_files import HEAD, base_folder, version_folder
+from models.addition import Addition
 from models.base import Base, read_base
 from models.checkpoint import read_tensors
 from models.classifier import Classifier
-from models.golden import DEVICE_TOLERANCE
-from models.head import LinearHead
+from models.golden import DEVICE_TOLERANCE, TOLERANCE, Golden
 from pipeline.domain import FINDINGS, Image, ModelVersion, Scores
 from pipeline.errors import ConfigurationError, WeightsRejected
 
@@ -68,9 +68,12 @@ def load_scorer(version: ModelVersion, store_root: Path, *, device: str = "auto"
     chosen = choose_device(device)
     with in_the_pipelines_words():
         base = read_base(base_folder(store_root, version.base), expected=version.card)
-        classifier = Classifier(base.encoder, base.preprocess, _head(version, base, store_root)).to(chosen)
-        if chosen.type != "cpu":
-            base.golden.check(base.encoder, base.preprocess, tolerance=DEVICE_TOLERANCE)
+        if base.sha256 != version.weights_sha256:
+            raise WeightsRejected(
+                f"version {version.number} contradicts itself on the SHA-256 of its weights", hint="import the weights again"
+            )
+        classifier = Classifier.of(base, read_addition(version, store_root)).to(chosen)
+        _prove(version, base, classifier, tolerance=TOLERANCE if chosen.type == "cpu" else DEVICE_TOLERANCE)
     _log.info("model loaded", version=version.number, base=version.base, device=str(chosen), marking=version.marking)
     return ClipScorer(version, classifier, batch_size=batch_size)
 
@@ -92,14 +95,25 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def _head(version: ModelVersion, base: Base, store_root: Path) -> LinearHead:
-    """Read the version's head and hold it to the catalog: hash, base, number of findings."""
-    if base.sha256 != version.weights_sha256:
-        raise WeightsRejected(
-            f"version {version.number} contradicts itself on the SHA-256 of its weights", hint="import the weights again"
-        )
+def read_addition(version: ModelVersion, store_root: Path) -> Addition:
+    """Read what a version adds to its base and hold it to the catalog: hash, number of findings.
+
+    CheckpointMissing, CheckpointCorrupt, WeightsIncompatible, WeightsRejected.
+    """
     sha256 = str(version.card.get("head", {}).get("sha256", ""))
-    head = LinearHead.from_tensors(read_tensors(version_folder(store_root, version.number), HEAD, sha256=sha256))
-    if len(head.bias) != len(FINDINGS):
-        raise WeightsRejected(f"the head of version {version.number} scores {len(head.bias)} findings, not {len(FINDINGS)}")
-    return head
+    addition = Addition.from_tensors(read_tensors(version_folder(store_root, version.number), HEAD, sha256=sha256))
+    if len(addition.head.bias) != len(FINDINGS):
+        raise WeightsRejected(
+            f"the head of version {version.number} scores {len(addition.head.bias)} findings, not {len(FINDINGS)}"
+        )
+    return addition
+
+
+def _prove(version: ModelVersion, base: Base, classifier: Classifier, *, tolerance: float) -> None:
+    """Compare with the golden embeddings what came on another device than the base was read on, and what moved."""
+    device = classifier.encoder.device
+    if device.type != "cpu":
+        base.golden.check(classifier.encoder, classifier.preprocess, tolerance=tolerance)
+    if classifier.unfrozen is not None:
+        golden = Golden.from_card(version.card.get("moved_golden", {}))
+        golden.check(classifier.unfrozen.encoder, classifier.preprocess, tolerance=tolerance)

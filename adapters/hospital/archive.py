@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 
 from pydicom import dcmread
@@ -24,7 +23,7 @@ class EmbeddedArchive:
 
     def __init__(self, folder: Path, *, ae_title: str = "ORTHANC", port: int = 0) -> None:
         self.folder, self.ae_title = folder, ae_title
-        self._files: dict[str, Path] = {}
+        self._files: dict[str, dict[str, Path]] = {}  # study -> SOP Instance UID -> file
         self._lock = threading.Lock()
         self._server = self._start(port)
 
@@ -56,14 +55,13 @@ class EmbeddedArchive:
         path = self.folder / f"{header.sop_instance_uid}.dcm"
         path.write_bytes(content)
         with self._lock:
-            self._files[header.sop_instance_uid] = path
+            self._files.setdefault(header.study_instance_uid, {})[header.sop_instance_uid] = path
         return header.sop_instance_uid
 
     def files_of(self, study_instance_uid: str) -> list[Path]:
         """Return the files of a study."""
         with self._lock:
-            paths = list(self._files.values())
-        return [path for path in paths if _head(path).StudyInstanceUID == study_instance_uid]
+            return list(self._files.get(study_instance_uid, {}).values())
 
     def forward(self, study_instance_uid: str, *, host: str, port: int, ae_title: str) -> int:
         """C-STORE the CR and DX instances of a study, never an SR; return how many were accepted. ConnectionError."""
@@ -97,7 +95,3 @@ class EmbeddedArchive:
             answer.QueryRetrieveLevel, answer.StudyInstanceUID = "STUDY", wanted
             answer.NumberOfStudyRelatedInstances = len(found)
             yield PENDING, answer
-
-
-def _head(path: Path) -> Dataset:
-    return dcmread(BytesIO(path.read_bytes()), stop_before_pixels=True)

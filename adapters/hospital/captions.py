@@ -84,11 +84,11 @@ UNHELPFUL = (
 class Style:
     """How exact the reports are. Shares of captions, 0..1."""
 
-    unhelpful: float = 0.10  # say nothing of what is there
-    omission: float = 0.30  # of each finding beside the first that is named
-    vague: float = 0.20  # of each finding that is named in words that fit others too
+    unhelpful: float = 0.05  # say nothing of what is there
+    omission: float = 0.15  # of each finding beside the first that is named
+    vague: float = 0.15  # of each finding that is named in words that fit others too
     negation: float = 0.35  # add what is not there
-    subtle: float = 0.5  # of findings of the smallest extent that go unmentioned; none of the largest
+    subtle: float = 0.3  # of findings of the smallest extent that go unmentioned; none of the largest
 
 
 def caption(findings: Mapping[str, float], view: str, chance: np.random.Generator, *, style: Style | None = None) -> str:

@@ -1,14 +1,14 @@
 """Films from a folder: DICOM files as they are, PNG and JPEG pictures as CR objects.
 
-A folder with a label table in the manner of ChestX-ray14 gives its films as DX studies, and what they show as the truth.
+A folder with a label table in the manner of ChestX-ray14 gives its pictures as DX studies, and what they show as the truth. What
+DICOM files show is known from such a table by their names, or from a truth.csv by their studies.
 """
 
 from __future__ import annotations
 
 import io
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pydicom
@@ -21,6 +21,7 @@ from adapters.hospital.header import Technique
 from adapters.hospital.picture_studies import study_of_picture, study_of_row
 from adapters.hospital.pictures import PICTURES, read_picture
 from adapters.hospital.scanner import Examination, Scan
+from adapters.hospital.truth import TRUTH, Truth, known_findings
 from pipeline.errors import Refused
 
 RADIOGRAPHY = {"CR", "DX"}
@@ -39,10 +40,14 @@ def from_folder(folder: Path, *, limit: int | None = None) -> tuple[list[Examina
     """Read a folder of DICOM files and pictures, deep, by name; `limit` bounds the studies. Refused where none is a film."""
     if not folder.is_dir():
         raise Refused(f"{folder} is no folder", hint="name a folder of DICOM or PNG files")
-    examinations, skipped = _listed(folder, limit) if nih.find_table(folder) else _found(folder, limit)
+    examinations, skipped = _listed(folder, limit) if _has_listed_pictures(folder) else _found(folder, limit)
     if not examinations:
         raise Refused(f"no film among the {len(skipped)} files of {folder}", hint="name a folder of DICOM or PNG files")
     return examinations, skipped
+
+
+def _has_listed_pictures(folder: Path) -> bool:
+    return nih.find_table(folder) is not None and any(path.suffix.lower() in PICTURES for path in _files(folder))
 
 
 def _listed(folder: Path, limit: int | None) -> tuple[list[Examination], list[Skipped]]:
@@ -62,33 +67,31 @@ def _listed(folder: Path, limit: int | None) -> tuple[list[Examination], list[Sk
 
 def _found(folder: Path, limit: int | None) -> tuple[list[Examination], list[Skipped]]:
     """Read whatever is a film, by name; several files may make one study."""
-    scans: dict[str, list[Scan]] = defaultdict(list)
-    titles: dict[str, str] = {}
+    known = known_findings(folder)
+    found: dict[str, Examination] = {}
     skipped: list[Skipped] = []
     for path in _files(folder):
+        if path.name == TRUTH:
+            continue
         try:
-            study, title, scan = _picture(path) if path.suffix.lower() in PICTURES else _dicom(path)
+            one = study_of_picture(path, read_picture(path)) if path.suffix.lower() in PICTURES else _dicom(path, known)
         except Refused as error:
             skipped.append(Skipped(path, str(error)))
             continue
-        if limit is not None and study not in scans and len(scans) >= limit:
-            continue
-        scans[study].append(scan)
-        titles.setdefault(study, title)
-    return [Examination(study, titles[study], found) for study, found in scans.items()], skipped
+        study = one.study_instance_uid
+        if study in found:
+            found[study] = replace(found[study], scans=[*found[study].scans, *one.scans])
+        elif limit is None or len(found) < limit:
+            found[study] = one
+    return list(found.values()), skipped
 
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
 
 
-def _picture(path: Path) -> tuple[str, str, Scan]:
-    examination = study_of_picture(path, read_picture(path))
-    return examination.study_instance_uid, examination.title, examination.scans[0]
-
-
-def _dicom(path: Path) -> tuple[str, str, Scan]:
-    """Return study, title and scan of a DICOM file; one without preamble and file meta gets them. Refused."""
+def _dicom(path: Path, known: Mapping[str, frozenset[str]]) -> Examination:
+    """Return the study of a DICOM file; one without preamble and file meta gets them. Refused."""
     content = path.read_bytes()
     try:
         elements = pydicom.dcmread(io.BytesIO(content), force=True)
@@ -102,7 +105,9 @@ def _dicom(path: Path) -> tuple[str, str, Scan]:
     if elements.get("Modality") not in RADIOGRAPHY:
         raise Refused("neither CR nor DX: the archive would not forward it")
     title = f"{elements.get('Modality', '')} {elements.file_meta.TransferSyntaxUID.name.split(',')[0]} ({path.name})"
-    return study, title, Scan(content, Technique(), {})
+    shown = known.get(study, known.get(path.stem))
+    truth = None if shown is None else Truth(str(elements.get("PatientID") or study), shown)
+    return Examination(study, title, [Scan(content, Technique(), {})], truth=truth)
 
 
 def _with_meta(elements: Dataset) -> bytes:

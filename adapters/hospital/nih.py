@@ -123,7 +123,7 @@ def _row(values: Sequence[str], columns: dict[str, int], place: str) -> Row:
     follow_up = of(FOLLOW_UP) or (named.group(2) if named else "0")
     return Row(
         image=image,
-        findings=_findings(of(LABELS), place),
+        findings=findings_of(of(LABELS), place),
         patient=patient.zfill(8) if patient.isdigit() else patient,
         follow_up=int(follow_up) if follow_up.isdigit() else 0,
         age=age_of(of(AGE)),
@@ -133,8 +133,8 @@ def _row(values: Sequence[str], columns: dict[str, int], place: str) -> Row:
     )
 
 
-def _findings(words: str, place: str) -> frozenset[str]:
-    """Return the findings of A|B; empty for No Finding."""
+def findings_of(words: str, place: str) -> frozenset[str]:
+    """Return the findings of A|B; empty for No Finding. Refused, naming the place, for what is neither."""
     named = [word.strip().replace(" ", "_") for word in words.split("|") if word.strip()]
     unknown = [word for word in named if word not in FINDINGS and word != NO_FINDING.replace(" ", "_")]
     if unknown or not named:
@@ -143,6 +143,11 @@ def _findings(words: str, place: str) -> frozenset[str]:
             hint=f"write {NO_FINDING}, or findings joined by |: {', '.join(FINDINGS)}",
         )
     return frozenset(named) & frozenset(FINDINGS)
+
+
+def words_of(findings: frozenset[str]) -> str:
+    """Return findings as a label table writes them: A|B, or No Finding."""
+    return "|".join(sorted(findings)) or NO_FINDING
 
 
 def age_of(words: str) -> float | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -32,13 +34,24 @@ def in_processes(make: Callable[[T], R], of: Sequence[T], *, workers: int) -> Ge
     waiting: deque[Future[list[R]]] = deque()
     try:
         for start in range(0, len(of), BATCH):
-            waiting.append(pool.submit(_batch, make, of[start : start + BATCH]))
+            with _deaf_to_ctrl_c():  # here the processes are started
+                waiting.append(pool.submit(_batch, make, of[start : start + BATCH]))
             if len(waiting) > AHEAD * workers:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Block SIGINT for what is started meanwhile. A Ctrl-C reaches every process of a terminal; the caller is the one to act."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a mask is inherited from the first instruction on
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _one_thread() -> None:

@@ -15,6 +15,7 @@ from adapters.hospital.header import REGIONS, Technique, digital_x_ray, uid, wri
 from adapters.hospital.nih import NAME, Row
 from adapters.hospital.pictures import Picture
 from adapters.hospital.scanner import Examination, Scan
+from adapters.hospital.truth import Truth
 
 FIRST_DAY = date(2010, 1, 4)
 DAYS_BETWEEN = 14
@@ -103,5 +104,6 @@ def _digital(image: Dataset, row: Row) -> None:
 
 def _examination(image: Dataset, picture: Picture, title: str, row: Row | None) -> Examination:
     technique = Technique(modality="DX" if image.Modality == "DX" else "CR", view=image.ViewPosition, bits=picture.bits)
-    truth = dict.fromkeys(sorted(row.findings), 1.0) if row else {}
-    return Examination(image.StudyInstanceUID, title, [Scan(written(image, ExplicitVRLittleEndian), technique, truth)])
+    shown = dict.fromkeys(sorted(row.findings), 1.0) if row else {}
+    scan = Scan(written(image, ExplicitVRLittleEndian), technique, shown)
+    return Examination(image.StudyInstanceUID, title, [scan], truth=Truth(row.patient, row.findings) if row else None)

@@ -28,14 +28,14 @@ from pipeline.domain import FINDINGS
 
 VIEWS = ("PA", "AP")
 FEWEST = 2
-"""A combination seen on fewer films of one view is counted as a smaller one: it gives up findings, the commonest most often."""
+"""A combination seen on fewer films of one view is counted as a smaller one: it gives up findings."""
 MOST_VISITS = 40
 """Patients with more films than this are counted as having this many."""
 OLDEST = 100
 """Ages above are typing errors of the table."""
 COLUMNS = ("of", "view", "value", "count", "female", "age", "spread")
-"""`of` is "findings" (value: places in FINDINGS joined by |, empty for none; female, age: share and mean of its patients; spread:
-SD of age) or "visits" (value: films of a patient; count: patients)."""
+"""`of` is "findings" (value: places in FINDINGS joined by |, empty for none; female, age, spread: share, mean, SD of its patients)
+or "visits" (value: films of a patient; count: patients)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ stays in `Examination` and `Scan`; it is never in the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,8 +25,10 @@ from adapters.hospital import other_films, phantom
 from adapters.hospital.anatomy import person
 from adapters.hospital.header import Display, HeaderKind, Patient, Place, Technique, image_of, written
 from adapters.hospital.ordered import in_processes
-from adapters.hospital.population import Case, film, natural
+from adapters.hospital.population import Case, enriched, film, natural
 from adapters.hospital.sites import SITES, Equipment, Site
+from adapters.hospital.truth import Truth
+from pipeline.domain import FINDINGS
 
 __all__ = [
     "VARIETY",
@@ -36,6 +38,7 @@ __all__ = [
     "Scan",
     "Technique",
     "day",
+    "enriched_orders",
     "examination",
     "examine",
     "hospital_day",
@@ -44,6 +47,8 @@ __all__ = [
     "taken",
 ]
 
+NATURAL_SHARE = 0.25
+"""Of an enriched archive, the studies that come as they come."""
 LATERAL_SHARE = 0.4
 """Share of PA studies that have a lateral film as well."""
 ELSEWHERE_SHARE = 0.05
@@ -66,12 +71,13 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """One study. `case` is the truth about it, where it is a simulated patient's."""
+    """One study. `case` is what it was made from, where it is a simulated patient's; `truth` is None where nobody knows it."""
 
     study_instance_uid: str
     title: str
     scans: Sequence[Scan]
     case: Case | None = None
+    truth: Truth | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +127,7 @@ def examination(case: Case, techniques: Sequence[Technique] | None = None, *, si
         for technique in ordered
     ]
     place = Place((case.key, case.seed), who, case.visit, 0, site.equipment)
-    return replace(_examined(films, ordered, place), case=case)
+    return replace(_examined(films, ordered, place), case=case, truth=Truth(case.patient, frozenset(case.findings)))
 
 
 def _not_frontal(seed: int, technique: Technique, who: Patient, site: Site, size: tuple[int, int]) -> phantom.Film:
@@ -152,6 +158,17 @@ def orders(site: str, count: int, *, seed: int) -> list[Order]:
     return [_ordered(case, SITES[site].equipment) for case in natural(site, count, seed=seed)]
 
 
+def enriched_orders(site: str, count: int, *, seed: int) -> list[Order]:
+    """Return `count` studies of a site in the order of time, so many of each finding that it can be measured.
+
+    A share (NATURAL_SHARE) comes as it comes, patients with several studies among them; the others, one a patient, are chosen
+    for the findings: each is had by a fourteenth of them at least. The prevalences are no hospital's. KeyError for an unknown site.
+    """
+    chosen = count - round(NATURAL_SHARE * count)
+    cases = natural(site, count - chosen, seed=seed) + enriched(site, chosen, seed=seed, per_finding=chosen // len(FINDINGS))
+    return [_ordered(case, SITES[site].equipment) for case in sorted(cases, key=lambda case: (case.day, case.key))]
+
+
 def _ordered(case: Case, equipment: Equipment) -> Order:
     """Draw the techniques of a case as the site's machines and customs have it."""
     chance = np.random.default_rng([case.seed, 6])
@@ -179,7 +196,7 @@ def _ordered(case: Case, equipment: Equipment) -> Order:
     return Order(case, (technique,))
 
 
-def taken(ordered: Sequence[Order], *, size: tuple[int, int] = (512, 512), workers: int = 1) -> Iterator[Examination]:
+def taken(ordered: Sequence[Order], *, size: tuple[int, int] = (512, 512), workers: int = 1) -> Generator[Examination, None, None]:
     """Take studies in their order; in `workers` spawned processes where there are two or more (see `population.films`)."""
     return in_processes(partial(_take, size=size), ordered, workers=workers)
 

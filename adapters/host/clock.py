@@ -9,6 +9,15 @@ import structlog
 from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.cron import CronTrigger
+
+
+def checked_cron(value: str) -> str:
+    """Return a crontab line as it is; "" is none. ValueError for what is no crontab line."""
+    if value:
+        CronTrigger.from_crontab(value, timezone="UTC")
+    return value
+
 
 log = structlog.get_logger("radclipd.clock")
 
@@ -27,6 +36,10 @@ class Clock:
     def every(self, seconds: float, name: str, call: Callable[[], Any]) -> None:
         """Call now and then every `seconds`."""
         self._scheduler.add_job(call, "interval", seconds=seconds, id=name, name=name)
+
+    def at(self, cron: str, name: str, call: Callable[[], Any]) -> None:
+        """Call whenever a crontab line of five fields says so, in UTC. What a stopped process has missed is not caught up on."""
+        self._scheduler.add_job(call, CronTrigger.from_crontab(cron, timezone="UTC"), id=name, name=name)
 
     def start(self) -> None:
         """Start calling, in threads of its own."""

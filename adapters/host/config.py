@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from adapters.host import config_file
+from adapters.host.clock import checked_cron
 from pipeline.errors import ConfigurationError
 from pipeline.findings import findings_said
 
@@ -214,6 +215,7 @@ class ScoreConfig(Section):
     combine: Literal["max", "mean"] = Field(
         default="max", description='Several images of one study: "max" or "mean" of their scores.'
     )
+    rescore: bool = Field(default=True, description="When another version serves, score the archive again, behind what arrives.")
     threshold: Fraction = Field(default=0.5, description="Present at or above, for versions without thresholds of their own.")
     band: float = Field(default=0.05, ge=0, le=0.5, description="Undetermined within this distance of the threshold.")
 
@@ -228,6 +230,9 @@ class ReportConfig(Section):
         default="", description="Root of the UIDs we make; empty: 2.25 (UUID-derived)."
     )
     include_absent: bool = Field(default=True, description="Report findings that are absent, too.")
+    rescored: Literal["all", "changed", "none"] = Field(
+        default="changed", description='Studies scored again that get another SR: "all", "changed" (a decision differs) or "none".'
+    )
     manufacturer: str = Field(
         default="radclipd", min_length=1, max_length=64, description="Manufacturer in the SR's equipment module."
     )
@@ -257,6 +262,30 @@ class LabelsConfig(Section):
         if info.data.get("policy") == "adjudicator" and not value:
             raise ValueError('policy = "adjudicator" needs a name here')
         return value
+
+
+class LearnConfig(Section):
+    """[learn]: from labels to a candidate version, and what it must show to serve."""
+
+    method: Literal["auto", "stage-1", "partial"] = Field(
+        default="auto", description='"stage-1" (frozen encoder), "partial" (last blocks unfrozen) or "auto" (the better of both).'
+    )
+    blocks: int = Field(default=2, ge=0, description="How many of the encoder's last blocks are unfrozen.")
+    minimum_positives: int = Field(default=4, ge=2, description="Studies that must show a finding before it is learnt.")
+    folds: int = Field(default=5, ge=2, description="Groups of patients that are held out in turn; fewer patients: one at a time.")
+    background: int = Field(
+        default=1000, ge=0, description="Newest studies of the archive that are looked at for how films differ."
+    )
+    seed: int = Field(default=0, ge=0, description="Same seed and labels, same weights.")
+    cron: Annotated[str, AfterValidator(checked_cron)] = Field(
+        default="30 2 * * *", description='When the scheduler looks for new labels: a crontab line, UTC; "": never.'
+    )
+    min_new_labels: Whole = Field(default=20, description="It learns when at least so many statements are new.")
+    promote: Literal["auto", "by-hand"] = Field(
+        default="auto", description='A candidate that passes the gate: "auto" serves at once, "by-hand" waits for a person.'
+    )
+    gate_patients: Whole = Field(default=10, description="Patients that a candidate must have been measured on.")
+    gate_confidence: Fraction = Field(default=0.9, description="Share of resamples in which a candidate must not be worse.")
 
 
 class WorkConfig(Section):
@@ -308,6 +337,7 @@ class Config(BaseSettings):
     score: ScoreConfig = Field(default_factory=ScoreConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
     labels: LabelsConfig = Field(default_factory=LabelsConfig)
+    learn: LearnConfig = Field(default_factory=LearnConfig)
     work: WorkConfig = Field(default_factory=WorkConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 

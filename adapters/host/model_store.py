@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from typing import Any
 
 from adapters.model_files import CARD, HEAD, WEIGHTS, base_folder, bases_folder, version_folder
 from pipeline.domain import ModelVersion
-from pipeline.errors import NoWeights, OutOfResources, Refused, WeightsRejected
+from pipeline.errors import NoWeights, OutOfResources, Refused, TryAgain, WeightsRejected
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _ABANDONED_SECONDS = 24 * 3600  # a staging folder this old belongs to a process that died
@@ -101,6 +102,19 @@ class ModelStore:
         folder = self.version_folder(number)
         self._publish(staged, folder)
         return folder
+
+    @contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """Hold the directory for one purpose, for as long as the process lives at most. TryAgain where another process does."""
+        with _disk(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            held = (self.root / f".{what}.lock").open("w")
+        with held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise TryAgain(f"another process is at work: {what}", hint="wait for it to end") from error
+            yield
 
     def _publish(self, staged: Path, folder: Path) -> None:
         with _disk(self.root):

@@ -1,6 +1,7 @@
 -- Forwards chest radiographs from Orthanc to radclipd, and sees to it that they arrive. Orthanc 1.10 and newer.
 --
--- * A stable study: its CR and DX images go to the modality "radclipd", each once. Reports (SR), and anything radclipd made, never go.
+-- * A stable study: its CR and DX images go to the modality "radclipd", each once, and after them the readers' reports (SR) and key
+--   objects (KO) of the same study, which may hold labels. Anything radclipd made never goes.
 -- * A failed store job is sent again, later and later, until it succeeds. Orthanc itself does not send again.
 -- * What has been forwarded is remembered in the study's metadata, so a report that comes back sends nothing.
 --
@@ -8,10 +9,12 @@
 
 local MODALITY = 'radclipd'         -- symbolic name in "DicomModalities"
 local RADIOGRAPHY = { CR = true, DX = true }
+local DOCUMENTS = { SR = true, KO = true }
 local METADATA = '4711'             -- of a study: Orthanc identifiers of the images that radclipd has
 local settings = GetOrthancConfiguration().Radclipd or {}
 local FIRST_WAIT = settings.FirstWait or 10       -- seconds before sending again; doubles up to
 local LONGEST_WAIT = settings.LongestWait or 600
+local WITH_DOCUMENTS = settings.Documents ~= false
 local MOST_REFUSALS = settings.MostRefusals or 20 -- of one study by a radclipd that is there; then it is left for a person
 local CHANGES_AT_START = 4000       -- how far back a starting Orthanc looks for studies it had not finished
 local JOB_TIME = 3600               -- seconds after which a job that was never heard of again counts as lost
@@ -56,16 +59,25 @@ local function made_by_radclipd(image)
   return tags.ManufacturerModelName == 'radclipd'
 end
 
+-- Images first: a document that is refused ends the job, and must not keep a film back.
 local function unsent(study)
-  local images, ids = {}, remembered(study)
-  for _, series in ipairs(get('/studies/' .. study .. '/series') or {}) do
-    if RADIOGRAPHY[series.MainDicomTags.Modality] then
-      for _, image in ipairs(series.Instances) do
-        if not ids[image] and not made_by_radclipd(image) then table.insert(images, image) end
+  local chosen, ids, radiographs = {}, remembered(study), 0
+  local all_series = get('/studies/' .. study .. '/series') or {}
+  local function choose(modalities)
+    for _, series in ipairs(all_series) do
+      if modalities[series.MainDicomTags.Modality] then
+        for _, instance in ipairs(series.Instances) do
+          if not ids[instance] and not made_by_radclipd(instance) then table.insert(chosen, instance) end
+        end
       end
     end
   end
-  return images
+  for _, series in ipairs(all_series) do
+    if RADIOGRAPHY[series.MainDicomTags.Modality] then radiographs = radiographs + 1 end
+  end
+  choose(RADIOGRAPHY)
+  if WITH_DOCUMENTS and radiographs > 0 then choose(DOCUMENTS) end
+  return chosen
 end
 
 -- Sending ------------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-KINDS = "kind IN ('score', 'report', 'send', 'label')"
+KINDS = "kind IN ('score', 'report', 'send', 'label', 'learn')"
 FINDINGS = (
     "'Atelectasis', 'Cardiomegaly', 'Effusion', 'Infiltration', 'Mass', 'Nodule', 'Pneumonia', 'Pneumothorax', 'Consolidation',"
     " 'Edema', 'Emphysema', 'Fibrosis', 'Pleural_Thickening', 'Hernia'"

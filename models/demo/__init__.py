@@ -7,10 +7,13 @@ download, and every result of it is marked. `radclipd experiment pretrain-demo` 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from models import sources
+from models.errors import CheckpointCorrupt, CheckpointMissing
+from models.fingerprint import file_sha256
 
 MARKING = "demo model, phantoms only"
 NAME = "demo-clip"
@@ -18,6 +21,7 @@ FOLDER = Path(__file__).parent
 ARCHITECTURE = FOLDER / "architecture.json"
 WEIGHTS = "weights.safetensors"
 CARD = "card.json"
+REMEDY = "install radclipd again, or make the encoder: radclipd experiment pretrain-demo"
 
 
 def source(folder: Path = FOLDER) -> sources.Source:
@@ -30,3 +34,21 @@ def card(folder: Path = FOLDER) -> dict[str, Any]:
     """Return what the encoder was made of and what it measures: data, recipe, measures. OSError where it is not there."""
     read: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
     return read
+
+
+def shipped(folder: Path = FOLDER) -> sources.Source:
+    """Return the encoder with its card in its origin, ready to be imported.
+
+    CheckpointMissing where weights or card are not there; CheckpointCorrupt where the card is of other weights, or none.
+    """
+    found = source(folder)
+    try:
+        described, sha256 = card(folder), file_sha256(found.path)
+    except OSError as error:
+        missing = Path(str(error.filename)).name
+        raise CheckpointMissing(f"the demonstration encoder is not whole: no {missing} in {folder}", hint=REMEDY) from error
+    except ValueError as error:
+        raise CheckpointCorrupt(f"the card of the demonstration encoder is no JSON: {folder / CARD}", hint=REMEDY) from error
+    if described.get("weights", {}).get("sha256") != sha256:
+        raise CheckpointCorrupt(f"weights and card of the demonstration encoder do not belong together: {folder}", hint=REMEDY)
+    return replace(found, origin={**found.origin, "card": described})

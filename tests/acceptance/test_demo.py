@@ -1,10 +1,14 @@
-"""`radclipd demo`, the real verb, with a tiny encoder: it ends well, badly, or by Ctrl-C, and leaves nothing running."""
+"""`radclipd demo`, the real verb: it ends well, badly, or by Ctrl-C, and leaves nothing running. Mostly with a tiny encoder."""
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import math
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,23 +18,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from adapters.hospital import orthanc
+from models.demo import MARKING
 from tests import peers
+from tests.experiment import films
 from tests.models import tiny
+from tests.models.shipped import shipped
 
 ROOT = Path(__file__).parents[2]
-OK = re.compile(r"^DEMO OK studies=(\d+) reports=(\d+) seconds=\d+$")
+OK = re.compile(r"^DEMO OK studies=(\d+) reports=(\d+) mean_auc=(-|[01]\.\d{3}) seconds=\d+$")
 
 
 class Telling:
     """A demonstration under way: its lines so far."""
 
-    def __init__(self, folder: Path, *words: str) -> None:
+    def __init__(self, folder: Path, *words: str, encoder: str | None = None) -> None:
+        """`encoder`: of an architecture, untrained; a tiny one by default, the shipped one where it is empty."""
         folder.mkdir(exist_ok=True)
         self.folder = folder / "demo"
-        encoder = tiny.config_file(folder)
-        command = [sys.executable, "-m", "adapters.cli", "demo", "--folder", str(self.folder), "--architecture", str(encoder)]
+        architecture = str(tiny.config_file(folder)) if encoder is None else encoder
+        command = [sys.executable, "-m", "adapters.cli", "demo", "--folder", str(self.folder), "--architecture", architecture]
         self.lines: list[str] = []
         self.process = subprocess.Popen(
             [*command, *words],
@@ -39,6 +48,7 @@ class Telling:
             stderr=subprocess.STDOUT,
             text=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)},
+            start_new_session=True,  # what it starts is known by its session, and a Ctrl-C of a terminal can be sent to all of it
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -48,7 +58,7 @@ class Telling:
         with self.process.stdout:
             self.lines += (line.rstrip() for line in self.process.stdout)
 
-    def until(self, words: str, patience: float = 60) -> None:
+    def until(self, words: str, patience: float = 120) -> None:
         deadline = time.monotonic() + patience
         while not any(words in line for line in self.lines):
             assert time.monotonic() < deadline, "\n".join(self.lines)
@@ -57,42 +67,85 @@ class Telling:
 
     def end(self) -> tuple[int, str]:
         """Wait for the end; return the exit status and the last line."""
-        code = self.process.wait(120)
+        code = self.process.wait(240)
         self._reader.join(10)
         return code, self.lines[-1]
 
     def still_running(self) -> list[str]:
-        """Command lines of processes that name the demonstration's folder."""
+        """Command lines of processes of the demonstration's session, or that name its folder."""
         found = []
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 words = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                session = os.getsid(int(entry.parent.name))
             except OSError:
                 continue
-            if str(self.folder) in words:
+            if str(self.folder) in words or (session == self.process.pid and words):  # a zombie has no words
                 found.append(words)
         return found
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def recomputed(self) -> float:
+        """The mean AUC from the database and the table of the truth, by scikit-learn."""
+        with (self.folder / "truth.csv").open() as file:
+            truth = {row["StudyInstanceUID"]: row["Finding Labels"].split("|") for row in csv.DictReader(file)}
+        with contextlib.closing(sqlite3.connect(self.folder / "radclipd" / "radclipd.db")) as database:
+            rows = database.execute("SELECT finding, study_instance_uid, probability FROM v_predictions").fetchall()
+        areas = []
+        for finding in {finding for finding, _, _ in rows}:
+            scored = [(finding in truth[study], probability) for one, study, probability in rows if one == finding]
+            if len({shown for shown, _ in scored}) == 2:
+                areas.append(float(roc_auc_score(*zip(*scored, strict=True))))
+        return sum(areas) / len(areas)
 
 
 @pytest.mark.orthanc
 def test_films_travel_from_orthanc_come_back_as_reports_and_are_held_until_ctrl_c(tmp_path: Path) -> None:
     if orthanc.program() is None:
         peers.absent("Orthanc is not installed (Debian package orthanc)")
-    told = Telling(tmp_path, "--studies", "5", "--hold")
-    told.until("Ctrl-C ends it", patience=120)
+    told = Telling(tmp_path, "--studies", "5", "--seed", "2", "--hold")
+    told.until("Ctrl-C ends it", patience=240)
     assert told.still_running()
     told.process.send_signal(signal.SIGINT)
     code, last = told.end()
-    text = "\n".join(told.lines)
-    assert code == 0, text
-    assert OK.match(last)
-    assert OK.match(last).groups() == ("5", "4")  # type: ignore[union-attr]  # matched above
-    assert "Orthanc, AE title ORTHANC" in text
-    assert "UNTRAINED" in text
-    assert "study 5: ignored (not the chest (1))" in text
-    assert "Comprehensive 3D SR" in text
-    assert "pleural_thickening" in text
+    assert code == 0, told.text
+    studies, reports, mean = ended(last)
+    assert (studies, reports) == (5, 4)
+    assert mean == pytest.approx(told.recomputed(), abs=0.0005)
+    assert "Orthanc, AE title ORTHANC" in told.text
+    assert "UNTRAINED" in told.text
+    assert "study 4: ignored (not the chest (1))" in told.text
+    assert "... and 1 studies more" in told.text
+    assert "Comprehensive 3D SR" in told.text
+    assert "pleural_thickening" in told.text
     assert told.still_running() == []
+
+
+@shipped
+def test_the_shipped_encoder_is_measured_against_the_hidden_truth(tmp_path: Path) -> None:
+    told = Telling(tmp_path, "--studies", "12", "--embedded", encoder="")
+    code, last = told.end()
+    assert code == 0, told.text
+    studies, reports, mean = ended(last)
+    assert (studies, reports) == (12, 11)
+    assert mean == pytest.approx(told.recomputed(), abs=0.0005)
+    assert f"AUC against the hidden truth ({MARKING})" in told.text
+    assert "11 studies of 9 patients" in told.text
+    assert next(line for line in told.lines if "mean of" in line).split()[-1] == f"{mean:.3f}"
+    with Image.open(told.folder / "outcome.png") as plot:
+        assert min(plot.size) > 500
+    assert f"plot            {told.folder / 'outcome.png'}" in told.text
+    assert told.still_running() == []
+
+
+def ended(last: str) -> tuple[int, int, float]:
+    """Studies, reports and mean AUC of the last line."""
+    found = OK.match(last)
+    assert found, last
+    return int(found[1]), int(found[2]), float(found[3].replace("-", "nan"))
 
 
 def test_pictures_of_a_folder_go_by_the_embedded_archive(tmp_path: Path) -> None:
@@ -104,19 +157,40 @@ def test_pictures_of_a_folder_go_by_the_embedded_archive(tmp_path: Path) -> None
     (pictures / "notes.txt").write_text("no film")
     told = Telling(tmp_path, "--embedded", "--images", str(pictures))
     code, last = told.end()
-    assert code == 0, "\n".join(told.lines)
-    assert OK.match(last).groups() == ("2", "2")  # type: ignore[union-attr]  # else the test fails here
+    assert code == 0, told.text
+    studies, reports, mean = ended(last)
+    assert (studies, reports) == (2, 2)
+    assert math.isnan(mean)
+    assert "No table and no plot: nothing says what these films really show (put labels.csv" in told.text
+    assert not (told.folder / "outcome.png").exists()
     assert "EMBEDDED" in told.lines[1]
     assert any("left out: notes.txt" in line for line in told.lines)
     assert told.still_running() == []
 
 
-def test_interrupted_it_cleans_up(tmp_path: Path) -> None:
-    told = Telling(tmp_path, "--embedded", "--studies", "3")
-    told.until("The films go to the archive")
-    told.process.send_signal(signal.SIGTERM)
+def test_films_with_a_label_table_are_measured(tmp_path: Path) -> None:
+    told = Telling(tmp_path, "--embedded", "--images", str(films.collection(tmp_path / "nih", 6)), "--studies", "5")
     code, last = told.end()
-    assert (code, last) == (1, "DEMO FAILED interrupted")
+    assert code == 0, told.text
+    studies, reports, mean = ended(last)
+    assert (studies, reports) == (5, 5)
+    assert mean == pytest.approx(told.recomputed(), abs=0.0005)
+    assert "films of the folder nih" in told.text
+    assert "AUC against the hidden truth (UNTRAINED)" in told.text
+
+
+@pytest.mark.parametrize("where", ["to it alone", "to all of its terminal"])
+def test_interrupted_it_cleans_up(where: str, tmp_path: Path) -> None:
+    told = Telling(tmp_path, "--embedded", "--studies", "60")
+    told.until("nobody was X-rayed")
+    time.sleep(1.0)  # into the start of the processes that take films
+    if where == "to it alone":
+        told.process.send_signal(signal.SIGTERM)
+    else:
+        os.killpg(told.process.pid, signal.SIGINT)
+    code, last = told.end()
+    assert (code, last) == (1, "DEMO FAILED interrupted"), told.text
+    assert "Traceback" not in told.text
     assert told.still_running() == []
 
 
@@ -134,7 +208,7 @@ def test_a_daemon_that_dies_fails_the_demo_and_shows_its_log(tmp_path: Path) -> 
 
 
 def test_a_verb_that_fails_fails_the_demo(tmp_path: Path) -> None:
-    told = Telling(tmp_path, "--embedded", "--architecture", "ViT-none")
+    told = Telling(tmp_path, "--embedded", encoder="ViT-none")
     code, last = told.end()
     assert code == 1
     assert last.startswith("DEMO FAILED radclipd model untrained")

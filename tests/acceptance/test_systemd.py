@@ -293,7 +293,7 @@ def test_everything_is_back_after_a_reboot(hospital: Hospital) -> None:
 
 
 def test_the_split_deployment_works_in_its_sandboxes(hospital: Hospital) -> None:
-    roles = [f"radclipd-{role}.service" for role in ("listener", "dispatcher", "scorer", "reporter")]
+    roles = [f"radclipd-{role}.service" for role in ("listener", "dispatcher", "scorer", "learner", "reporter")]
     hospital.machine.run("systemctl disable --now radclipd.socket radclipd.service")
     hospital.machine.run("systemctl enable --now radclipd.target")
     until(lambda: all(hospital.property(role, "ActiveState") == "active" for role in roles), seconds=120, what="all four roles")

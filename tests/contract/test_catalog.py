@@ -407,3 +407,66 @@ def test_a_circuit_opens_lets_one_probe_through_and_closes(catalog: Catalog, pas
         tx.circuits.succeeded("PACS")
         assert tx.circuits.admit("PACS", probe_seconds=30)
         tx.audit(AuditEvent("send", "done", "PACS", "answers again"))
+
+
+def test_the_newest_complete_studies_come_first(catalog: Catalog) -> None:
+    for number in (1, 2, 3):
+        add(catalog, film(study=f"1.{number}", sop=f"1.{number}.1"))
+    with catalog.begin() as tx:
+        tx.studies.put_state("1.1", StudyState.REPORTED)
+        tx.studies.put_state("1.2", StudyState.SETTLED)
+    with catalog.read() as tx:
+        assert tx.studies.newest(limit=5) == ["1.2", "1.1"]
+        assert tx.studies.newest(limit=1) == ["1.2"]
+        assert tx.studies.newest(limit=0) == []
+
+
+def test_the_version_that_served_before_is_known(catalog: Catalog) -> None:
+    with catalog.begin() as tx:
+        tx.versions.add(a_version(1))
+        assert tx.versions.served_before() is None
+    for number in (2, 3):
+        time.sleep(0.005)
+        with catalog.begin() as tx:
+            tx.versions.add(a_version(number, VersionState.CANDIDATE))
+            tx.versions.serve(number)
+    with catalog.begin() as tx:
+        assert (before := tx.versions.served_before()) is not None
+        assert before.number == 2
+        tx.versions.put_state(2, VersionState.REJECTED, reason="odd")
+    with catalog.read() as tx:
+        assert (before := tx.versions.served_before()) is not None
+        assert before.number == 1
+        found = tx.versions.find(2)
+        assert found is not None
+        assert (found.state, found.reason) == (VersionState.REJECTED, "odd")
+
+
+def test_the_studies_that_a_version_has_not_scored_come_newest_first(catalog: Catalog) -> None:
+    for number in range(1, 8):
+        add(catalog, film(study=f"1.{number}", sop=f"1.{number}.1"))
+    predictions = rules.predictions_of(np.zeros(14, dtype=np.float32), thresholds=a_version().thresholds, band=0.05)
+    with catalog.begin() as tx:
+        for version in (a_version(1), a_version(2, VersionState.CANDIDATE)):
+            tx.versions.add(version)
+        for number in range(1, 8):
+            tx.studies.put_state(f"1.{number}", StudyState.REPORTED)
+            tx.scores.put_predictions(f"1.{number}", 1, predictions, revision=1)
+        tx.studies.put_state("1.1", StudyState.SCORED)
+        tx.scores.put_predictions("1.2", 2, predictions, revision=2)
+        tx.jobs.put(JobKind.SCORE, "1.3")
+        for subject, conclude in (("1.4", tx.jobs.quarantine), ("1.5", None)):
+            tx.jobs.put(JobKind.SCORE, subject, priority=1)
+            (job,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=60)
+            if conclude:
+                conclude(job, error="no image")
+            else:
+                tx.jobs.finish(job)
+        tx.jobs.put(JobKind.REPORT, "1.6")
+    with catalog.read() as tx:
+        assert tx.studies.unscored(1, limit=9) == []
+        assert tx.studies.unscored(2, limit=9) == ["1.7", "1.6", "1.5"]
+        assert tx.studies.unscored(2, limit=1) == ["1.7"]
+        opened = [tx.jobs.is_open(JobKind.SCORE, f"1.{number}") for number in (3, 4, 5, 6)]
+        assert opened == [True, True, False, False]
+        assert tx.jobs.is_open(JobKind.REPORT, "1.6")

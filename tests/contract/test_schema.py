@@ -118,9 +118,12 @@ def test_upgrading_from_every_release_keeps_what_was_there(
         assert [i.header.sop_instance_uid for i in tx.studies.instances("1.4")] == ["1.1", "1.2"]
     catalog.dispose()
     assert rows(url, "SELECT revoked FROM v_labels") == [(1,)]
+    if release == "0.1.0":  # which knew no other time than that at which it heard of a label
+        assert rows(url, "SELECT count(*) FROM labels WHERE stated_at = created_at AND document = ''") == [(2,)]
     assert rows(url, "SELECT version FROM v_findings_wide WHERE accession_number = 'A1'") == [(1,)]
-    with pytest.raises(DBAPIError, match="append-only"):
-        execute(url, "DELETE FROM labels")
+    for forbidden in ("DELETE FROM labels", "UPDATE labels SET document = ''"):
+        with pytest.raises(DBAPIError, match="append-only"):
+            execute(url, forbidden)
 
 
 @pytest.mark.parametrize("engine", DATABASES)

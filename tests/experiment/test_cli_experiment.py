@@ -89,11 +89,11 @@ def test_a_base_that_is_not_there_is_not_replaced(place: Path, tmp_path: Path) -
 
 
 def test_ctrl_c_leaves_what_the_same_command_goes_on_with(place: Path, tmp_path: Path) -> None:
-    more = ["--methods", "paper-head,tip-adapter-f", "--shots", "1,2,4", "--draws", "8"]
+    more = ["--methods", "paper-head,tip-adapter-f", "--shots", "1,2", "--draws", "6"]
     command = [sys.executable, "-m", "adapters.cli", *words(place, tmp_path / "out", *more)]
     running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
     deadline = time.monotonic() + 120
-    while len(list((tmp_path / "out" / "scores").glob("*.npz"))) < 3:
+    while len(list((tmp_path / "out" / "scores").glob("*.npz"))) < 2:
         assert running.poll() is None, running.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -104,7 +104,7 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_with(place: Path, tmp_path:
     assert "hint: the same command goes on" in told
     assert "Traceback" not in told
     kept = len(list((tmp_path / "out" / "scores").glob("*.npz")))
-    assert 3 <= kept < 49
+    assert 2 <= kept < 25
     said(*words(place, tmp_path / "out", *more))
     said(*words(place, tmp_path / "whole", *more))
     assert (tmp_path / "out" / "results.csv").read_bytes() == (tmp_path / "whole" / "results.csv").read_bytes()
@@ -112,7 +112,8 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_with(place: Path, tmp_path:
 
 def test_a_contact_sheet_of_a_site(tmp_path: Path) -> None:
     assert "nobody was X-rayed" in said("experiment", "phantoms", "--sheet", str(tmp_path / "sheet.png"), "--site", "east").stdout
-    assert Image.open(tmp_path / "sheet.png").size > (600, 600)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert min(sheet.size) > 600
     unknown = CliRunner().invoke(app, ["experiment", "phantoms", "--sheet", str(tmp_path / "x.png"), "--site", "moon"])
     assert unknown.exit_code == 2
     assert "west" in unknown.output

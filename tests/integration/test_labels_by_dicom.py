@@ -46,7 +46,11 @@ class Installation:
         return int(send(self.listener.port, dataset).Status)
 
     def work(self) -> None:
-        (post,) = [post for post in wiring.build_posts(self.config, self.catalog, "report") if post.kind is JobKind.LABEL]
+        (post,) = [
+            post
+            for post in wiring.build_posts(self.config, self.catalog, "report", over=lambda: False)
+            if post.kind is JobKind.LABEL
+        ]
         while work_once(post, catalog=self.catalog, worker="w", policy=wiring.work_policy(self.config)):
             pass
 

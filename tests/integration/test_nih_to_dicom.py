@@ -18,6 +18,7 @@ from adapters.experiment import nih_to_dicom
 from adapters.hospital import import_films, nih
 from adapters.hospital.archive import EmbeddedArchive
 from adapters.hospital.pictures import read_picture
+from adapters.hospital.truth import STUDY_UID, TRUTH
 from pipeline.domain import FINDINGS
 from pipeline.rules import ChestPolicy, why_not_scored
 from tests import peers
@@ -47,14 +48,14 @@ def test_each_film_is_a_study_of_its_own_bits(folder: Path, tmp_path: Path) -> N
 
 def test_what_a_film_shows_stands_in_the_truth_and_nowhere_in_its_file(folder: Path, tmp_path: Path) -> None:
     nih_to_dicom.convert(folder, tmp_path)
-    with (tmp_path / nih_to_dicom.TRUTH).open() as lines:
+    with (tmp_path / TRUTH).open() as lines:
         truth = {row[nih.IMAGE]: row for row in csv.DictReader(lines)}
     files = sorted(tmp_path.glob("NIH-*/*.dcm"))
     assert len(files) == len(truth) == 8
     for path in files:
         content = path.read_bytes()
         row = truth[f"{path.stem}.png"]
-        assert row[nih_to_dicom.STUDY_UID] == dcmread(BytesIO(content)).StudyInstanceUID
+        assert row[STUDY_UID] == dcmread(BytesIO(content)).StudyInstanceUID
         assert set(row[nih.LABELS].split("|")) == set(films.shown(int(path.stem[:8]), 8) or [nih.NO_FINDING])
         assert not [finding for finding in FINDINGS if finding.replace("_", " ").lower().encode() in content.lower()]
 

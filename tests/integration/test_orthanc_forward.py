@@ -89,12 +89,17 @@ def elements(content: bytes) -> pydicom.Dataset:
 
 
 def own_report(content: bytes) -> bytes:
+    return document(content)
+
+
+def document(content: bytes, *, modality: str = "SR", maker: str = "radclipd") -> bytes:
+    """A document in the study of this image."""
     image = elements(content)
     report = pydicom.Dataset()
     for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "StudyDate", "AccessionNumber"):
         setattr(report, keyword, image[keyword].value)
     report.SOPClassUID, report.SOPInstanceUID, report.SeriesInstanceUID = Comprehensive3DSRStorage, generate_uid(), generate_uid()
-    report.Modality, report.ManufacturerModelName = "SR", "radclipd"
+    report.Modality, report.ManufacturerModelName = modality, maker
     report.file_meta = pydicom.dataset.FileMetaDataset()
     report.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     buffer = io.BytesIO()
@@ -127,6 +132,21 @@ def test_a_stable_study_is_forwarded_once_and_its_report_sends_nothing(orthanc: 
     assert quiet(orthanc, receiver) == image_uids(examination)
     assert orthanc.count() == 2
     assert len(orthanc.instances(examination.study_instance_uid, "SR")) == 1
+
+
+def test_readers_documents_follow_the_films_of_their_study(orthanc: OrthancServer, receiver: Receiver) -> None:
+    receiver.start()
+    examination, other = film(1), film(2)
+    content = examination.scans[0].content
+    documents = [document(content, modality=modality, maker="Reading Station") for modality in ("SR", "KO")]
+    for each in (*documents, own_report(content), document(other.scans[0].content, maker="CT Station")):
+        orthanc.upload(each)
+    send(orthanc, examination)
+    expected = image_uids(examination) + [str(elements(each).SOPInstanceUID) for each in documents]
+    assert until(lambda: len(receiver.received) >= 3)
+    received = quiet(orthanc, receiver)
+    assert received[0] == expected[0]
+    assert sorted(received) == sorted(expected)  # nothing of ours, and nothing of a study without films
 
 
 def test_a_late_image_goes_alone(orthanc: OrthancServer, receiver: Receiver) -> None:

@@ -154,3 +154,13 @@ def test_the_first_label_moves_little(world: benches.World, whitening: Whitening
     head = fit(world, whitening, np.array([*first, normal]))
     for learnt, text in zip(head.logits(archive).T, bench.ensemble.logits(archive).T, strict=True):
         assert np.corrcoef(learnt, text)[0, 1] > 0.6
+
+
+def test_a_head_made_of_weights_gives_their_logits() -> None:
+    weights, bias = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0.5, -1.0, 0.0])
+    weights[2] = 0
+    head = LinearHead.from_weights(weights.double(), bias.double())
+    features = torch.eye(5)
+    assert torch.allclose(head.logits(features), features @ weights.T + bias, atol=1e-6)
+    assert torch.allclose(head.weights, weights, atol=1e-6)
+    assert {tensor.dtype for tensor in head.tensors.values()} == {torch.float32}

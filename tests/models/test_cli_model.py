@@ -12,7 +12,9 @@ import torch
 from adapters.catalog import schema
 from adapters.gpu import importer
 from adapters.host.model_store import ModelStore
+from models.demo import MARKING
 from tests.models import tiny
+from tests.models.shipped import shipped
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,3 +104,21 @@ def test_what_cannot_be_done_is_said_with_its_remedy(home: Path) -> None:
     assert offline.startswith("TryAgain")
     assert "model import FILE" in offline
     assert len(listed.splitlines()) == 1  # the header: nothing was registered
+
+
+@shipped
+def test_the_shipped_encoder_is_imported_by_its_own_verb_and_served_only_where_that_is_asked(home: Path) -> None:
+    first, kept, served, listed = verbs(
+        home,
+        ["untrained", "--architecture", str(tiny.config_file(home))],
+        ["demo"],
+        ["demo", "--name", "again", "--serve"],
+        ["list", "--json"],
+    )
+    assert first.startswith("version 1  serving")
+    assert kept.startswith("version 2  candidate  zero-shot demo-clip")
+    assert kept.rstrip().endswith(MARKING)
+    assert served.startswith("version 3  serving  zero-shot again")
+    rows = json.loads(listed)
+    assert [(row["version"], row["marking"]) for row in rows] == [(1, "UNTRAINED"), (2, MARKING), (3, MARKING)]
+    assert rows[0]["weights"] != rows[1]["weights"] == rows[2]["weights"]

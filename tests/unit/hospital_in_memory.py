@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline import labels, receive, report, rules, score, settle, work
+from typing import Literal
+
+from pipeline import labels, learn, receive, report, resolve, rules, score, settle, work
 from pipeline.domain import Header, Job, JobKind, JobState, Receipt, Sender, Study
 from pipeline.ports import CircuitPolicy
 from tests.fakes import (
@@ -13,6 +15,7 @@ from tests.fakes import (
     FakeImageStore,
     FakeReportWriter,
     FakeScorers,
+    FakeTrainer,
     a_version,
 )
 
@@ -23,8 +26,10 @@ class Hospital:
     def __init__(self, *, serving: bool = True) -> None:
         self.catalog, self.images, self.archive = FakeCatalog(), FakeImageStore(), FakeArchive()
         self.pixels, self.writer, self.documents = FakeImageReader(), FakeReportWriter(), FakeDocuments()
+        self.trainer = FakeTrainer()
         self.chest = rules.ChestPolicy()
         self.reads_documents = True
+        self.rescored: Literal["all", "changed", "none"] = "changed"
         self.work = work.WorkPolicy(lease_seconds=60, maximum_attempts=3, retry_base_seconds=1, retry_cap_seconds=8)
         self.circuit = CircuitPolicy(threshold=2, rest_seconds=30)
         if serving:
@@ -62,7 +67,7 @@ class Hospital:
     def post(self, kind: JobKind) -> work.Post:
         match kind:
             case JobKind.SCORE:
-                policy = score.ScorePolicy(combine="max", chest=self.chest)
+                policy = score.ScorePolicy(combine="max", chest=self.chest, rescored=self.rescored)
                 return work.Post(
                     kind=kind,
                     batch=8,
@@ -75,6 +80,8 @@ class Hospital:
                 return work.Post(kind=kind, step=step)
             case JobKind.LABEL:
                 return work.Post(kind=kind, step=work.one_by_one(self._read_document))
+            case JobKind.LEARN:
+                return work.Post(kind=kind, step=work.one_by_one(self._learn))
             case JobKind.SEND:
                 return work.Post(kind=kind, step=work.one_by_one(self._send), admit=self._admit)
 
@@ -83,6 +90,12 @@ class Hospital:
 
     def _read_document(self, job: Job) -> None:
         labels.read_document(job, catalog=self.catalog, images=self.images, documents=self.documents)
+
+    def _learn(self, job: Job) -> None:
+        policy = learn.LearnPolicy(
+            labels=resolve.LabelPolicy(), chest=self.chest, gate=rules.GatePolicy(), minimum_positives=2, background=10
+        )
+        learn.learn_job(job, catalog=self.catalog, trainer=self.trainer, policy=policy, watch=self.trainer.watch)
 
     def _admit(self) -> bool:
         with self.catalog.begin() as tx:

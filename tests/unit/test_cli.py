@@ -23,6 +23,7 @@ VERBS = (
     "jobs",
     "quarantine",
     "reports",
+    "labels",
     "resend",
 )
 

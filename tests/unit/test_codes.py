@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import csv
 import re
+from importlib.resources import files
 from typing import Any
 
 import pytest
 from highdicom.sr import CodedConcept
 from pydicom.sr._concepts_dict import concepts
 
-from adapters.dicom import codes
+from adapters.dicom import codes, label_codes
 from adapters.dicom.codes import FindingCode, finding_codes
-from pipeline.domain import FINDINGS
+from adapters.dicom.content import Code
+from pipeline.domain import FINDINGS, NO_FINDING, LabelState
 
 # Verhoeff's check digit: every SNOMED CT identifier ends in one.
 D = [
@@ -64,6 +67,32 @@ def test_codes_that_the_standard_lists_mean_what_it_says() -> None:
     listed = [(concept, meanings) for concept in found if (meanings := standard_meanings(concept))]
     assert len(listed) >= 20
     assert [(concept.meaning, meanings) for concept, meanings in listed if plain(concept.meaning) not in meanings] == []
+
+
+def test_codes_that_readers_use_hold_and_mean_one_thing() -> None:
+    with files("adapters.dicom").joinpath("label_codes.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    keys = [(row["code"], row["scheme"]) for row in rows]
+    assert len(set(keys)) == len(keys)
+    assert all(row["source"] for row in rows)
+    assert {row["means"] for row in rows if row["kind"]} <= {*FINDINGS, NO_FINDING}
+    assert {row["means"] for row in rows if not row["kind"]} == set(LabelState)
+    assert all(verhoeff(row["code"]) for row in rows if row["scheme"] == "SCT")
+    concepts_read = [CodedConcept(row["code"], row["scheme"], row["meaning"]) for row in rows]
+    concepts_read += [CodedConcept(c.value, c.scheme, c.meaning) for c in label_codes.NOT_OF_THIS_STUDY]
+    listed = [(concept, meanings) for concept in concepts_read if (meanings := standard_meanings(concept))]
+    assert len(listed) >= 30
+    assert [(concept.value, meanings) for concept, meanings in listed if plain(concept.meaning) not in meanings] == []
+
+
+def test_what_we_write_we_can_read() -> None:
+    for finding, code in finding_codes().items():
+        sense = label_codes.sense_of(Code(code.concept.value, code.concept.scheme_designator))
+        assert sense is not None
+        assert sense.finding == finding
+    for decision, concept in codes.DECISIONS.items():
+        expected = {"present": LabelState.PRESENT, "absent": LabelState.ABSENT, "undetermined": LabelState.UNCERTAIN}[decision]
+        assert label_codes.state_of(Code(concept.value, concept.scheme_designator)) is expected
 
 
 def standard_meanings(concept: CodedConcept) -> set[str]:

@@ -128,6 +128,10 @@ def test_an_unknown_key_like_no_other_is_to_be_removed(tmp_path: Path) -> None:
         ("score", "threshold = 1.5"),
         ("work", "poll_seconds = nan"),
         ("report", 'uid_root = "1.02.3"'),
+        ("labels", 'policy = "loudest"'),
+        ("labels", 'accept_sr = "yes"'),
+        ("labels", 'key_object_titles = { "113000" = "Mass" }'),
+        ("labels", 'key_object_titles = { "113000,DCM" = "Tumor" }'),
         ("work", "lease_seconds = 0"),
         ("log", 'level = "loud"'),
     ],
@@ -138,6 +142,15 @@ def test_a_bad_value_is_named_with_line_key_and_meaning(tmp_path: Path, section:
     key = f"{section}.{line.partition(' ')[0]}"
     assert str(error).startswith(f"{path}, line 3: {key} = ")
     assert error.hint == f"{key}: {described()[key]}"
+
+
+def test_adjudication_without_an_adjudicator_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, '[labels]\npolicy = "adjudicator"\n')
+    assert 'labels.adjudicators = (): policy = "adjudicator" needs a name here' in str(refusal(path))
+    monkeypatch.setenv("RADCLIPD_LABELS__ADJUDICATORS", "zoe, bob")
+    monkeypatch.setenv("RADCLIPD_LABELS__KEY_OBJECT_TITLES", '{"113000,DCM": "Mass=present, Edema=absent"}')
+    found = load(path).labels
+    assert (found.adjudicators, found.key_object_titles) == (("zoe", "bob"), {"113000,DCM": "Mass=present, Edema=absent"})
 
 
 def test_several_slips_are_counted_and_named(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
+from operator import truediv
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from pipeline.domain import FINDINGS
 from pipeline.errors import Refused
 
 TINY = (48, 48)
+RECIPROCAL = partial(truediv, 1)
 
 
 @cache
 def natural(site: str) -> list[Case]:
-    return population.natural(site, 30_000, seed=1)
+    return population.natural(site, 12_000, seed=1)
 
 
 @cache
@@ -50,24 +52,25 @@ def test_a_natural_population_has_natural_prevalences_views_and_combinations(sit
     has = labels(cases)
     assert np.mean([case.view == "AP" for case in cases]) == pytest.approx(share, abs=0.02)
     for index, (_, wanted) in enumerate(prevalence.prevalence(share).items()):
-        assert has[:, index].mean() == pytest.approx(wanted, rel=0.25, abs=0.002)
+        assert has[:, index].mean() == pytest.approx(wanted, rel=0.35, abs=0.003)
     together = has[:, FINDINGS.index("Effusion")] & has[:, FINDINGS.index("Atelectasis")]
     tables = [prevalence.combinations(view) for view in prevalence.VIEWS]
     both = [table.has[:, FINDINGS.index("Effusion")] & table.has[:, FINDINGS.index("Atelectasis")] for table in tables]
     pa, ap = (float(table.share[rows].sum()) for table, rows in zip(tables, both, strict=True))
-    assert together.mean() == pytest.approx((1 - share) * pa + share * ap, rel=0.15)
+    assert together.mean() == pytest.approx((1 - share) * pa + share * ap, rel=0.25)
 
 
-def test_later_visits_have_the_same_prevalences_as_first_ones() -> None:
-    later = [case for case in natural("north") if case.visit >= 3]
-    wanted = prevalence.prevalence(SITES["north"].ap_share)
-    for index, finding in enumerate(FINDINGS):
-        assert labels(later)[:, index].mean() == pytest.approx(wanted[finding], rel=0.3, abs=0.004)
+def test_the_third_visit_has_the_same_prevalences_as_the_first() -> None:
+    third = [case for case in population.natural("north", 40_000, seed=2) if case.visit == 2]  # each of another patient
+    shares = labels(third).mean(axis=0)
+    for share, wanted in zip(shares, prevalence.prevalence(SITES["north"].ap_share).values(), strict=True):
+        assert abs(share - wanted) < 4.5 * np.sqrt(wanted / len(third))
+    assert np.mean([case.view == "AP" for case in third]) == pytest.approx(SITES["north"].ap_share, abs=0.03)
 
 
 def test_patients_come_again_and_keep_body_sex_and_most_of_what_is_chronic() -> None:
     patients = by_patient(natural("north"))
-    assert len(patients) < 12_000
+    assert len(patients) < 5_000
     kept, chronic = 0, 0
     for visits in patients.values():
         assert [case.visit for case in visits] == list(range(len(visits)))
@@ -91,11 +94,13 @@ def test_findings_evolve_between_visits_but_not_at_random() -> None:
     assert 0.5 < np.corrcoef(before, after)[0, 1] < 0.95
 
 
-def test_most_findings_are_subtle_and_few_are_gross() -> None:
+def test_findings_run_evenly_from_subtle_to_gross() -> None:
     extents = np.array([extent for case in natural("north") for extent in case.findings.values()])
     assert extents.min() > 0 and extents.max() <= 1
-    assert np.median(extents) < 0.35
-    assert 0.05 < (extents > 0.8).mean() < 0.2
+    tenth, half, nine_tenths = np.quantile(extents, [0.1, 0.5, 0.9])
+    assert 0.07 < tenth < 0.17
+    assert 0.42 < half < 0.54
+    assert 0.82 < nine_tenths < 0.95
 
 
 @pytest.mark.parametrize("site", ["north", "west"])
@@ -129,7 +134,7 @@ def test_the_same_seed_gives_the_same_cases_and_sites_and_kinds_share_no_patient
     seeds = [{case.body.seed for case in population.natural(site, 200, seed=3)} for site in SITES]
     assert len(set().union(*seeds)) == sum(map(len, seeds))
     assert not {case.patient for case in natural("north")} & {case.patient for case in enriched("north")}
-    assert len({case.key for case in natural("north")}) == len(natural("north")) == 30_000
+    assert len({case.key for case in natural("north")}) == len(natural("north")) == 12_000
 
 
 def test_a_site_may_be_older() -> None:
@@ -159,12 +164,8 @@ def test_films_from_two_processes_are_those_of_one_in_the_same_order() -> None:
 
 
 def test_one_may_stop_in_the_middle_and_an_error_comes_through() -> None:
-    made = in_processes(reciprocal, [1, 2, 4, 5, 8, 10, 16, 20], workers=2)
+    made = in_processes(RECIPROCAL, [1, 2, 4, 5, 8, 10, 16, 20], workers=2)
     assert [next(made), next(made)] == [1.0, 0.5]
     made.close()
     with pytest.raises(ZeroDivisionError):
-        list(in_processes(reciprocal, [1, 2, 3, 4, 0, 5], workers=2))
-
-
-def reciprocal(number: int) -> float:
-    return 1 / number
+        list(in_processes(RECIPROCAL, [1, 2, 3, 4, 0, 5], workers=2))

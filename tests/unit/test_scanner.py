@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from adapters.hospital import import_films, population, scanner
 from adapters.hospital.sites import SITES
 from adapters.host.image_store import FileImageStore
 from pipeline import rules
-from pipeline.domain import Header, StoredInstance
+from pipeline.domain import FINDINGS, Header, StoredInstance
 from pipeline.domain import Image as Film
 from pipeline.errors import Refused
 from tests import peers
@@ -202,6 +203,28 @@ def test_an_archive_of_a_site_holds_what_archives_hold() -> None:
     assert {technique.header for technique in techniques if technique.modality == "CR"} == {"complete", "sparse", "poor"}
     assert {technique.bits for technique in techniques} == set(equipment.dx_bits + equipment.cr_bits)
     assert len({order.case.patient for order in ordered}) < 700
+
+
+def test_an_enriched_archive_has_enough_of_each_finding_patients_over_time_laterals_and_other_regions() -> None:
+    ordered = scanner.enriched_orders("west", 240, seed=0)
+    cases = [order.case for order in ordered]
+    assert len(ordered) == 240
+    assert [case.day for case in cases] == sorted(case.day for case in cases)
+    assert len({case.key for case in cases}) == 240
+    assert min(sum(finding in case.findings for case in cases) for finding in FINDINGS) >= 10
+    studies = Counter(case.patient for case in cases)
+    assert sum(count > 1 for count in studies.values()) >= 5
+    assert sum(not case.findings for case in cases) >= 50
+    views = Counter(technique.view for order in ordered for technique in order.techniques)
+    assert views["LL"] >= 20
+    assert 4 <= views["KNEE"] + views["HAND"] + views["ABDOMEN"] <= 24
+    assert scanner.enriched_orders("west", 240, seed=0) == ordered
+
+
+@pytest.mark.parametrize("count", [1, 2, 13, 19, 60])
+def test_an_enriched_archive_can_be_small(count: int) -> None:
+    for seed in range(5):
+        assert len(scanner.enriched_orders("west", count, seed=seed)) == count
 
 
 def test_a_hospital_day_is_what_was_ordered_in_one_process_or_two() -> None:

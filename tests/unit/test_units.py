@@ -15,7 +15,7 @@ DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 UNITS = sorted(path for path in (DEPLOY / "systemd").iterdir() if path.suffix in {".service", ".socket", ".target"})
 SERVICES = [path for path in UNITS if path.suffix == ".service"]
 EXPOSURE_LIMIT = 2.0
-LOADS_TORCH = {"radclipd.service", "radclipd-scorer.service"}
+LOADS_TORCH = {"radclipd.service", "radclipd-scorer.service", "radclipd-learner.service"}
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 

@@ -72,7 +72,7 @@ CREATE TABLE public.jobs (
     error text DEFAULT ''::text NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     finished_at timestamp with time zone,
-    CONSTRAINT ck_jobs_kind CHECK (((kind)::text = ANY ((ARRAY['score'::character varying, 'report'::character varying, 'send'::character varying, 'label'::character varying])::text[]))),
+    CONSTRAINT ck_jobs_kind CHECK (((kind)::text = ANY ((ARRAY['score'::character varying, 'report'::character varying, 'send'::character varying, 'label'::character varying, 'learn'::character varying])::text[]))),
     CONSTRAINT ck_jobs_running_is_leased CHECK ((((state)::text = 'running'::text) = (lease_until IS NOT NULL))),
     CONSTRAINT ck_jobs_state CHECK (((state)::text = ANY ((ARRAY['waiting'::character varying, 'running'::character varying, 'done'::character varying, 'quarantined'::character varying])::text[])))
 );
@@ -302,8 +302,11 @@ CREATE VIEW public.v_findings_wide AS
             ELSE NULL::double precision
         END) AS hernia
    FROM ((public.predictions p
-     JOIN public.model_versions m ON (((m.number = p.version) AND ((m.state)::text = 'serving'::text))))
+     JOIN public.model_versions m ON ((m.number = p.version)))
      JOIN public.studies s ON ((s.id = p.study)))
+  WHERE (p.revision = ( SELECT max(q.revision) AS max
+           FROM public.predictions q
+          WHERE (q.study = p.study)))
   GROUP BY s.id, s.study_instance_uid, s.accession_number, s.study_date, m.number, m.marking;
 CREATE VIEW public.v_instances AS
  SELECT i.sop_instance_uid,
@@ -432,8 +435,11 @@ CREATE VIEW public.v_predictions AS
     p.revision,
     p.predicted_at
    FROM ((public.predictions p
-     JOIN public.model_versions m ON (((m.number = p.version) AND ((m.state)::text = 'serving'::text))))
-     JOIN public.studies s ON ((s.id = p.study)));
+     JOIN public.model_versions m ON ((m.number = p.version)))
+     JOIN public.studies s ON ((s.id = p.study)))
+  WHERE (p.revision = ( SELECT max(q.revision) AS max
+           FROM public.predictions q
+          WHERE (q.study = p.study)));
 CREATE VIEW public.v_reports AS
  SELECT r.sop_instance_uid,
     r.series_instance_uid,
@@ -452,6 +458,22 @@ CREATE VIEW public.v_reports AS
     r.sent_at
    FROM (public.reports r
      JOIN public.studies s ON ((s.id = r.study)));
+CREATE VIEW public.v_rescoring AS
+ SELECT m.number AS version,
+    m.name AS version_name,
+    m.served_at,
+    count(*) AS studies,
+    sum(
+        CASE
+            WHEN (EXISTS ( SELECT 1
+               FROM public.predictions p
+              WHERE ((p.study = s.id) AND (p.version = m.number)))) THEN 1
+            ELSE 0
+        END) AS scored
+   FROM (public.model_versions m
+     CROSS JOIN public.studies s)
+  WHERE (((m.state)::text = 'serving'::text) AND ((s.state)::text = 'reported'::text))
+  GROUP BY m.number, m.name, m.served_at;
 CREATE VIEW public.v_studies AS
  SELECT s.study_instance_uid,
     s.accession_number,
@@ -479,32 +501,32 @@ ALTER TABLE ONLY public.reports ALTER COLUMN id SET DEFAULT nextval('public.repo
 ALTER TABLE ONLY public.series ALTER COLUMN id SET DEFAULT nextval('public.series_id_seq'::regclass);
 ALTER TABLE ONLY public.studies ALTER COLUMN id SET DEFAULT nextval('public.studies_id_seq'::regclass);
 INSERT INTO public.alembic_version VALUES ('0002');
-INSERT INTO public.audit_events VALUES (1, '2026-11-24 20:38:51.75428+00', 'store', 'refused', '1.9', 'why', 'PACS');
+INSERT INTO public.audit_events VALUES (1, '2026-11-24 22:13:42.293343+00', 'store', 'refused', '1.9', 'why', 'PACS');
 INSERT INTO public.circuits VALUES ('PACS', 2, NULL);
-INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-24 20:38:51.731333+00');
-INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-24 20:38:51.728787+00');
-INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-24 20:38:51.753917+00', 0, '', '', NULL, '', '2026-11-24 20:38:51.753917+00', NULL);
-INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-24 20:38:51.752807+00', '2026-11-24 20:38:51.752807+00', '');
-INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-24 20:38:51.753643+00', '2026-11-24 20:38:51.753643+00', '');
-INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-24 20:38:51.723307+00', '2026-11-24 20:38:51.723307+00', NULL);
-INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-24 20:38:51.72518+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-24 20:38:51.732797+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-24 20:38:51.733062+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-24 20:38:51.73315+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-24 20:38:51.733313+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-24 20:38:51.73336+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-24 20:38:51.733404+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-24 20:38:51.733453+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-24 20:38:51.733475+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-24 20:38:51.733497+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-24 20:38:51.733518+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-24 20:38:51.733539+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-24 20:38:51.73356+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-24 20:38:51.733581+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-24 20:38:51.733601+00');
-INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-24 20:38:51.734502+00', '2026-11-24 20:38:51.737765+00', '2026-11-24 20:38:51.738281+00');
+INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-24 22:13:42.060089+00');
+INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-24 22:13:41.992146+00');
+INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-24 22:13:42.292984+00', 0, '', '', NULL, '', '2026-11-24 22:13:42.292984+00', NULL);
+INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-24 22:13:42.291815+00', '2026-11-24 22:13:42.291815+00', '');
+INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-24 22:13:42.292713+00', '2026-11-24 22:13:42.292713+00', '');
+INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-24 22:13:41.912467+00', '2026-11-24 22:13:41.912467+00', NULL);
+INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-24 22:13:41.936183+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-24 22:13:42.112046+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-24 22:13:42.112547+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-24 22:13:42.112605+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-24 22:13:42.112646+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-24 22:13:42.112688+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-24 22:13:42.112729+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-24 22:13:42.112777+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-24 22:13:42.112799+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-24 22:13:42.11282+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-24 22:13:42.11284+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-24 22:13:42.112861+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-24 22:13:42.112881+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-24 22:13:42.112901+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-24 22:13:42.112921+00');
+INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-24 22:13:42.124425+00', '2026-11-24 22:13:42.147729+00', '2026-11-24 22:13:42.180196+00');
 INSERT INTO public.series VALUES (1, '1.3', 1, '', NULL, '');
-INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 0, 1, false, '2026-11-24 20:38:51.726139+00', '2026-11-24 20:38:51.729968+00');
+INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 0, 1, false, '2026-11-24 22:13:41.947403+00', '2026-11-24 22:13:42.02624+00');
 SELECT pg_catalog.setval('public.audit_events_id_seq', 1, true);
 SELECT pg_catalog.setval('public.instances_id_seq', 1, true);
 SELECT pg_catalog.setval('public.jobs_id_seq', 1, true);

@@ -1,0 +1,63 @@
+"""`radclipd learn`: from the labels to a candidate version, measured, and to the serving one where it has earned it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adapters.cli import output, progress
+from adapters.cli.settings import config_of
+
+if TYPE_CHECKING:
+    from pipeline.domain import ModelVersion
+
+COLUMNS = (
+    "finding",
+    "positives",
+    "negatives",
+    "auc",
+    "auc_zero_shot",
+    "sensitivity",
+    "sensitivity_lower",
+    "sensitivity_upper",
+    "specificity",
+    "specificity_lower",
+    "specificity_upper",
+    "prevalence",
+)
+"""Of `card.learning.measures`."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(learn)
+
+
+def learn(
+    ctx: typer.Context,
+    again: Annotated[bool, typer.Option("--again", help="Even where these labels have been learnt already.")] = False,
+    table: output.TableFlag = False,
+    csv: output.CsvFlag = False,
+    json: output.JsonFlag = False,
+) -> None:
+    """Learn from the labels now, and say what became of it. The measures of each finding are of patients not seen in learning."""
+    form = output.chosen(table=table, csv=csv, json=json)
+    config = config_of(ctx)
+    from adapters.wiring import learn_now, open_catalog
+
+    catalog = open_catalog(config)
+    try:
+        with progress.bars() as watch:
+            learnt = learn_now(config, catalog, watch=watch, again=again)
+    finally:
+        catalog.dispose()
+    made = f" (version {learnt.version.number})" if learnt.version else ""
+    typer.echo(f"{learnt.result.value}{made}: {learnt.reason}", err=True)
+    output.write_rows(COLUMNS, measures_of(learnt.version) if learnt.version else [], form)
+
+
+def measures_of(version: ModelVersion) -> list[tuple[Any, ...]]:
+    """Return a row of COLUMNS for each finding that the version has learnt; none for one that has learnt nothing."""
+    measures: dict[str, dict[str, Any]] = version.card.get("learning", {}).get("measures", {})
+    return [(finding, *(found.get(column) for column in COLUMNS[1:])) for finding, found in measures.items()]

@@ -1,0 +1,138 @@
+"""`radclipd versions | promote | reject | rollback`: which model version serves. Every change is audited."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adapters.cli import output, query
+from adapters.cli.learn import COLUMNS, measures_of
+from adapters.cli.settings import config_of
+from pipeline.errors import Refused
+
+if TYPE_CHECKING:
+    from adapters.catalog.catalog import SqlCatalog
+    from adapters.host.config import Config
+    from pipeline.domain import ModelVersion
+    from pipeline.versions import Prove
+
+Number = Annotated[int, typer.Argument(metavar="N", help="Number of the version.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for verb in (versions, promote, reject, rollback):
+        app.command()(verb)
+
+
+def versions(
+    ctx: typer.Context,
+    number: Annotated[int | None, typer.Argument(metavar="[N]", help="One version: what was measured of each finding.")] = None,
+    table: output.TableFlag = False,
+    csv: output.CsvFlag = False,
+    json: output.JsonFlag = False,
+) -> None:
+    """List the model versions with their state and the reason for it; of one, the measures (--json: the whole card)."""
+    if number is None:
+        sql = (
+            "SELECT number, state, name, marking, calibrated, created_at, served_at, retired_at, reason"
+            " FROM v_model_versions ORDER BY number"
+        )
+        query.query(ctx, sql, table=table, csv=csv, json=json)
+        return
+    form = output.chosen(table=table, csv=csv, json=json)
+    with _catalog_of(ctx) as (_, catalog), catalog.read() as tx:
+        version = tx.versions.find(number)
+    if version is None:
+        raise Refused(f"there is no version {number}", hint="radclipd versions")
+    if form is output.Format.JSON:
+        _print_card(version)
+        return
+    typer.echo(_told(version), err=True)
+    output.write_rows(COLUMNS, measures_of(version), form)
+
+
+def promote(ctx: typer.Context, number: Number) -> None:
+    """Let a version serve, in place of the one that does. Its files are loaded and proved first."""
+    from pipeline import versions as steps
+
+    with _catalog_of(ctx) as (config, catalog):
+        typer.echo(_told(steps.promote(number, catalog=catalog, prove=_prove(config), source=_who())))
+
+
+def reject(
+    ctx: typer.Context, number: Number, because: Annotated[str, typer.Option(help="The reason, which is kept with the version.")]
+) -> None:
+    """Put a version aside that does not serve."""
+    from pipeline import versions as steps
+
+    if not because.strip():
+        raise typer.BadParameter("say why", param_hint="--because")
+    with _catalog_of(ctx) as (_, catalog):
+        typer.echo(_told(steps.reject(number, because=because.strip(), catalog=catalog, source=_who())))
+
+
+def rollback(
+    ctx: typer.Context, because: Annotated[str, typer.Option(help="The reason, which is kept with the version.")] = "rolled back"
+) -> None:
+    """Reject the serving version; the one that served before it serves again."""
+    from pipeline import versions as steps
+
+    with _catalog_of(ctx) as (config, catalog):
+        before = steps.rollback(because=because.strip() or "rolled back", catalog=catalog, prove=_prove(config), source=_who())
+    typer.echo(f"version {before.number} serves again: {before.name}")
+
+
+def _told(version: ModelVersion) -> str:
+    marking = f"  {version.marking}" if version.marking else ""
+    reason = f": {version.reason}" if version.reason else ""
+    return f"version {version.number}  {version.name}  {version.state.value}{marking}{reason}"
+
+
+def _print_card(version: ModelVersion) -> None:
+    from dataclasses import asdict
+    from json import dump
+
+    dump(asdict(version), sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def _prove(config: Config) -> Prove:
+    """Load a version as serving would, on the device that serves."""
+    from adapters.gpu.scorer import load_scorer
+
+    def prove(version: ModelVersion) -> object:
+        return load_scorer(
+            version,
+            config.model.directory,
+            device=config.model.device,
+            batch_size=config.score.batch_size,
+            threads=config.score.threads,
+        )
+
+    return prove
+
+
+def _who() -> str:
+    """Name the user of this terminal for the audit."""
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):
+        return "cli"
+
+
+@contextmanager
+def _catalog_of(ctx: typer.Context) -> Iterator[tuple[Config, SqlCatalog]]:
+    config = config_of(ctx)
+    from adapters.wiring import open_catalog
+
+    catalog = open_catalog(config)
+    try:
+        yield config, catalog
+    finally:
+        catalog.dispose()

@@ -1,0 +1,343 @@
+"""Labelled studies -> a candidate version: the films read as for scoring, the base loaded as for serving, the rest `models.teach`.
+
+The files of a version that was learnt are what `models.addition` says: the head and, where the encoder was unfrozen, the tensors
+that moved, in one safetensors file whose SHA-256 the catalog keeps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+import torch
+
+from adapters.gpu.scorer import choose_device, read_addition
+from adapters.gpu.words import in_the_pipelines_words
+from adapters.model_files import HEAD, base_folder
+from models.addition import Addition, Measured, Moved
+from models.base import Base, libraries, read_base
+from models.calibrate import rates
+from models.checkpoint import write_checkpoint
+from models.classifier import Classifier, Unfrozen
+from models.compare import compare
+from models.experiment.statistics import auc, brier
+from models.golden import Golden
+from models.head import LinearHead, zero_shot_head
+from models.preprocess import Preprocess
+from models.prompts import Prompts, read_prompts
+from models.teach import Films, Plan, Taught, encoded, teach
+from pipeline import rules
+from pipeline.domain import FINDINGS, Comparison, Course, Lesson, ModelVersion, StoredInstance, VersionState
+from pipeline.errors import PixelsUnreadable, Refused
+from pipeline.ports import ImageReader, Watch
+
+ENOUGH_TO_CALIBRATE = 20
+"""Films that show a finding, from which on its score may be called a probability."""
+UNKNOWN = -1
+_CHUNK = 64
+
+_log = structlog.get_logger("radclipd.gpu")
+
+Scores = npt.NDArray[np.floating]
+
+
+class Store(Protocol):
+    """What the trainer needs of the model directory."""
+
+    @property
+    def root(self) -> Path: ...
+
+    def stage(self) -> AbstractContextManager[Path]:
+        """Give an empty folder."""
+
+    def publish_version(self, staged: Path, number: int) -> Path:
+        """Put a staged version in its place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """`[learn]` and `[model]` of the configuration. `band`: the widest undetermined zone; `threads`: 0 leaves torch's choice."""
+
+    plan: Plan
+    minimum_positives: int
+    band: float
+    device: str = "auto"
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class ClipCandidate:
+    """Implements ports.Candidate."""
+
+    comparisons: tuple[Comparison, ...]
+    _store: Store
+    _addition: Addition
+    _row: ModelVersion
+
+    @contextmanager
+    def staged(self) -> Iterator[Callable[[int], ModelVersion]]:
+        with self._store.stage() as folder, in_the_pipelines_words():
+            about = {"base": {"name": self._row.base, "sha256": self._row.weights_sha256}, "findings": list(FINDINGS)}
+            card = write_checkpoint(folder, HEAD, self._addition.tensors, about | self._row.card)
+            sha256 = str(card["weights"]["sha256"])
+
+            def publish(number: int) -> ModelVersion:
+                self._store.publish_version(folder, number)
+                kept = dict(self._row.card) | {"head": {"sha256": sha256}}
+                return replace(self._row, number=number, card=kept | {"weights": _weights(self._row)})
+
+            yield publish
+
+
+class ClipTrainer:
+    """Implements ports.Trainer."""
+
+    def __init__(self, store: Store, pixels: ImageReader, settings: TrainerSettings) -> None:
+        self._store = store
+        self._pixels = pixels
+        self._settings = settings
+
+    def train(self, course: Course, watch: Watch) -> ClipCandidate:
+        if self._settings.threads:
+            torch.set_num_threads(self._settings.threads)
+        device = choose_device(self._settings.device)
+        with in_the_pipelines_words():
+            base = read_base(base_folder(self._store.root, course.serving.base), expected=course.serving.card)
+            base.encoder.to(device)
+            prompts = read_prompts()
+            text = zero_shot_head(base.encoder, prompts)
+            lessons, films, lost = self._films(course, base, watch)
+            taught = teach(base, text, films, self._settings.plan, watch)
+            before = read_addition(course.serving, self._store.root)
+            judged = _Judged(base, films, [lesson.study_instance_uid for lesson in lessons], taught, self._settings.plan.seed)
+            comparisons = judged.comparisons(text, before, course)
+            measures = judged.measures(text)
+            base.encoder.to(torch.device("cpu"))  # whose golden embeddings every other device is held to
+        _log.info("learnt", method=taught.method, films=len(lessons), unreadable=lost, findings=int(taught.findings.sum()))
+        addition = _addition(taught, before.head, judged.cases)
+        with in_the_pipelines_words():
+            row = _row(course, base, prompts, taught, films, addition, self._settings)
+        compared = [_described(comparison) for comparison in comparisons]
+        row.card["learning"] |= {"unreadable": lost, "measures": measures, "comparisons": compared}
+        row.card["learning"]["newest_label"] = course.newest_label
+        return ClipCandidate(tuple(comparisons), self._store, addition, row)
+
+    def _films(self, course: Course, base: Base, watch: Watch) -> tuple[list[Lesson], Films, int]:
+        """Read the films. Refused where those that cannot be read leave too little."""
+        squares = self._squares([lesson.image for lesson in course.lessons], base.preprocess, "labelled films", watch)
+        lessons = [lesson for lesson, square in zip(course.lessons, squares, strict=True) if square is not None]
+        found = rules.learnable(lessons, minimum_positives=self._settings.minimum_positives)
+        if not found.findings:
+            lost = len(course.lessons) - len(lessons)
+            raise Refused(f"{lost} of {len(course.lessons)} labelled films cannot be read; what is left is too little to learn")
+        labels = np.array([lesson.targets for lesson in lessons], dtype=np.int8)
+        labels[:, [finding not in found.findings for finding in FINDINGS]] = UNKNOWN
+        background = self._background(course.background, base, watch)
+        whose = np.array([lesson.patient for lesson in lessons], dtype=np.str_)
+        read = torch.stack([square for square in squares if square is not None])
+        return lessons, Films(read, labels, whose, background), len(course.lessons) - len(lessons)
+
+    def _squares(
+        self, instances: Sequence[StoredInstance], preprocess: Preprocess, what: str, watch: Watch
+    ) -> list[torch.Tensor | None]:
+        """Return grey squares [1, S, S], None for what cannot be read."""
+        found: list[torch.Tensor | None] = []
+        for number, instance in enumerate(instances, 1):
+            try:
+                with in_the_pipelines_words():
+                    found.append(preprocess.square(self._pixels.read(instance)))
+            except PixelsUnreadable as error:
+                _log.warning("film left out of learning", error=str(error))
+                found.append(None)
+            watch(what, number, len(instances))
+        return found
+
+    def _background(self, instances: Sequence[StoredInstance], base: Base, watch: Watch) -> torch.Tensor:
+        """Return unit vectors [N, D] of the films that can be read, some at a time."""
+        parts = []
+        for start in range(0, len(instances), _CHUNK):
+
+            def count(what: str, done: int, total: int, before: int = start) -> None:
+                watch(what, before + done, len(instances))
+
+            some = self._squares(instances[start : start + _CHUNK], base.preprocess, "films of the archive", count)
+            read = [square for square in some if square is not None]
+            parts.append(encoded(base, torch.stack(read)) if read else encoded(base, torch.zeros(0)))
+        return torch.cat(parts) if parts else encoded(base, torch.zeros(0))
+
+
+class _Judged:
+    """The candidate and others on the films that were learnt from, as if none of them had seen the patients."""
+
+    def __init__(self, base: Base, films: Films, studies: Sequence[str], taught: Taught, seed: int) -> None:
+        self._base, self._films, self._taught, self._seed = base, films, taught, seed
+        self.cases = np.stack([_case(study) for study in studies])
+
+    def comparisons(self, text: LinearHead, before: Addition, course: Course) -> list[Comparison]:
+        """Compare with zero-shot and, where it is another, with the serving version."""
+        found = [self._comparison("zero-shot", self._zero_shot(text))]
+        if course.serving.label_fingerprint:
+            found.append(self._comparison(f"version {course.serving.number}", self._served(before)))
+        return found
+
+    def measures(self, text: LinearHead) -> dict[str, Any]:
+        """Return for each finding that was learnt what its scores are worth, JSON-able; rates at the even odds."""
+        labels = np.where(np.isfinite(self._taught.scores), self._films.labels, UNKNOWN).astype(np.int8)
+        scores = np.where(labels == UNKNOWN, 0.0, self._taught.scores)
+        decided = scores >= self._taught.prevalence
+        sensitivity = rates(decided, labels == 1, self._films.patients, seed=self._seed)
+        specificity = rates(~decided, labels == 0, self._films.patients, seed=self._seed)
+        columns = {
+            "auc": auc(scores, labels),
+            "auc_zero_shot": auc(self._zero_shot(text), labels),
+            "brier": brier(scores, labels),
+            "prevalence": self._taught.prevalence,  # the threshold, too
+        }
+        for name, rate in (("sensitivity", sensitivity), ("specificity", specificity)):
+            columns |= {name: rate.value, f"{name}_lower": rate.lower, f"{name}_upper": rate.upper}
+        return {
+            finding: {
+                "positives": int((labels[:, column] == 1).sum()),
+                "negatives": int((labels[:, column] == 0).sum()),
+                **{name: _number(values[column]) for name, values in columns.items()},
+            }
+            for column, finding in enumerate(FINDINGS)
+            if self._taught.findings[column]
+        }
+
+    def _comparison(self, against: str, other: Scores) -> Comparison:
+        found = compare(self._taught.scores, other, self._films.labels, self._films.patients, seed=self._seed)
+        return Comparison(
+            against=against,
+            cases=found.cases,
+            patients=found.patients,
+            candidate=found.first,
+            other=found.second,
+            lower=found.lower,
+            upper=found.upper,
+            better=found.better,
+            worse=tuple(FINDINGS[column] for column in found.worse),
+        )
+
+    def _zero_shot(self, text: LinearHead) -> Scores:
+        return self._scored(Classifier(self._base.encoder, self._base.preprocess, text))
+
+    def _served(self, before: Addition) -> Scores:
+        """Its scores of patients that it has not learnt from; of its own cases what was measured when it had not seen them."""
+        scores = np.asarray(self._scored(Classifier.of(self._base, before)), dtype=np.float64)
+        if before.measured is None:
+            return scores
+        known = {
+            case.tobytes(): row for case, row in zip(before.measured.cases.numpy(), before.measured.scores.numpy(), strict=True)
+        }
+        seen = {whose for whose, case in zip(self._films.patients, self.cases, strict=True) if case.tobytes() in known}
+        for row, (whose, case) in enumerate(zip(self._films.patients, self.cases, strict=True)):
+            if whose in seen:
+                measured = known.get(case.tobytes())
+                scores[row] = np.nan if measured is None else measured
+        return scores
+
+    def _scored(self, classifier: Classifier) -> Scores:
+        classifier = classifier.to(self._base.encoder.device)
+        some = torch.split(self._films.squares, _CHUNK)
+        return np.concatenate([classifier.score_pixels(self._base.preprocess.normalised(squares)) for squares in some])
+
+
+def _case(study_instance_uid: str) -> npt.NDArray[np.uint8]:
+    """uint8 [32]: the files of a version name no study."""
+    return np.frombuffer(hashlib.sha256(study_instance_uid.encode()).digest(), dtype=np.uint8)
+
+
+def _addition(taught: Taught, older: LinearHead, cases: npt.NDArray[np.uint8]) -> Addition:
+    """Put the learnt findings into the head that served; the others keep theirs."""
+    learnt = torch.from_numpy(taught.findings)
+    tensors = {name: tensor.clone() for name, tensor in older.tensors.items()}
+    for name, tensor in taught.head.tensors.items():
+        tensors[name][learnt] = tensor[learnt].to(tensors[name].dtype)
+    scores = torch.from_numpy(np.where(taught.findings, taught.scores, np.nan)).float()
+    return Addition(LinearHead(**tensors), taught.moved, Measured(torch.from_numpy(cases.copy()), scores))
+
+
+def _row(
+    course: Course, base: Base, prompts: Prompts, taught: Taught, films: Films, addition: Addition, settings: TrainerSettings
+) -> ModelVersion:
+    """Return the version's row, without a number yet."""
+    thresholds = {
+        finding: float(taught.prevalence[column]) if taught.findings[column] else course.serving.thresholds[finding]
+        for column, finding in enumerate(FINDINGS)
+    }
+    enough = ((films.labels == 1).sum(axis=0) >= ENOUGH_TO_CALIBRATE) & taught.findings
+    return ModelVersion(
+        number=0,
+        state=VersionState.CANDIDATE,
+        name=f"{taught.method} {course.serving.base}",
+        base=course.serving.base,
+        weights_sha256=base.sha256,
+        device_uid=f"2.25.{uuid.uuid4().int}",  # PS3.5 B.2
+        marking=course.serving.marking,
+        calibrated=bool(enough.all()),
+        label_fingerprint=course.label_fingerprint,
+        thresholds=thresholds,
+        band=min(settings.band, min(thresholds.values()) / 2),
+        card=_card(base, prompts, taught, films, addition.moved, settings.plan),
+    )
+
+
+def _card(base: Base, prompts: Prompts, taught: Taught, films: Films, moved: Moved | None, plan: Plan) -> dict[str, Any]:
+    """Return what the catalog keeps: all that loading is held to, and how the version came to be."""
+    learnt = [finding for column, finding in enumerate(FINDINGS) if taught.findings[column]]
+    card: dict[str, Any] = {
+        "recipe": taught.method,
+        "architecture": base.encoder.architecture.card,
+        "preprocess": base.preprocess.card,
+        "golden": base.golden.card,
+        "prompts": {"fingerprint": prompts.fingerprint},
+        "temperature": base.encoder.temperature,
+        "source": dict(base.card.get("source", {})),
+        "libraries": libraries(),
+        "calibration": f"Platt, slope {taught.tried[taught.method].calibration.slope:.3f}, moved to the archive's prevalences",
+        "learning": {
+            "plan": plan.card,
+            "films": len(films.labels),
+            "patients": len(np.unique(films.patients)),
+            "background": len(films.background),
+            "findings": learnt,
+            "kept": [finding for finding in FINDINGS if finding not in learnt],
+            "folds": taught.folds,
+            "log_loss": {name: _number(tried.loss) for name, tried in taught.tried.items()},
+            "training": dict(taught.training),
+            "notes": list(taught.notes),
+        },
+    }
+    if moved is not None:
+        card["moved_golden"] = Golden.of(Unfrozen.of(base.encoder, moved).encoder, base.preprocess).card
+    return card
+
+
+def _weights(row: ModelVersion) -> dict[str, str]:
+    return {"name": row.base, "sha256": row.weights_sha256}
+
+
+def _described(comparison: Comparison) -> dict[str, Any]:
+    numbers = ("candidate", "other", "lower", "upper", "better")
+    found: dict[str, Any] = {name: _number(getattr(comparison, name)) for name in numbers}
+    return {
+        "against": comparison.against,
+        "cases": comparison.cases,
+        "patients": comparison.patients,
+        "worse": list(comparison.worse),
+        **found,
+    }
+
+
+def _number(value: float) -> float | None:
+    """Round for people; JSON knows no NaN."""
+    return round(float(value), 6) if np.isfinite(value) else None

@@ -1,0 +1,81 @@
+"""The bytes of a table, as spreadsheets of any make and country save them -> rows of cells."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import StringIO
+
+from pipeline.errors import BadLabels, Fault
+
+LARGEST_BYTES = 64 << 20
+MOST_ROWS = 1_000_000
+DELIMITERS = ",;\t|"
+BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+WESTERN_WINDOWS = "cp1252"
+WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx, .xls
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Header cells, and rows with their numbers as a spreadsheet counts them: the header is row 1. Cells are stripped."""
+
+    header: Sequence[str]
+    rows: Sequence[tuple[int, Sequence[str]]]
+
+
+def read_rows(content: bytes, is_known: Callable[[str], bool]) -> Table:
+    """Read a table whose delimiter is the one by which most header cells are known. BadLabels where it is no table."""
+    text = _decoded(content)
+    first, _, rest = text.partition("\n")
+    if first.strip().lower().startswith("sep="):  # Excel's way to name the delimiter; it does not show the line
+        text = rest
+    delimiter = _delimiter(text, is_known)
+    records: list[tuple[int, list[str]]] = []
+    try:
+        for number, record in enumerate(csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True), 1):
+            cells = [cell.strip() for cell in record]
+            if any(cells):
+                records.append((number, cells))
+            if len(records) > MOST_ROWS:
+                raise _no_table(number, "", f"at most {MOST_ROWS} rows: split the table")
+    except csv.Error as error:
+        number = records[-1][0] + 1 if records else 1
+        raise _no_table(number, "", f"this row is no CSV ({error}): look for a quotation mark without its other half") from error
+    if not records:
+        raise _no_table(1, "", "the table is empty: radclipd labels template shows what it looks like")
+    return Table(records[0][1], records[1:])
+
+
+def _decoded(content: bytes) -> str:
+    """Return the text. Without a byte order mark it is UTF-8, or what Excel writes in western Europe."""
+    if len(content) > LARGEST_BYTES:
+        raise _no_table(0, "", f"the file has {len(content)} bytes, more than {LARGEST_BYTES}: split the table")
+    if content.startswith(WORKBOOKS):
+        raise _no_table(0, "", "this is a workbook: save it as CSV (UTF-8)")
+    marked = next((encoding for mark, encoding in BYTE_ORDER_MARKS if content.startswith(mark)), None)
+    for encoding in [marked] if marked else ["utf-8", WESTERN_WINDOWS]:
+        try:
+            text = content.decode(encoding)
+        except UnicodeError:
+            continue
+        if "\0" not in text:
+            return text
+    raise _no_table(0, "", "this is no text: save the table as CSV (UTF-8)")
+
+
+def _delimiter(text: str, is_known: Callable[[str], bool]) -> str:
+    line = next((line for line in text.splitlines() if line.strip()), "")
+
+    def known(delimiter: str) -> int:
+        try:
+            return sum(map(is_known, next(csv.reader([line], delimiter=delimiter), [])))
+        except csv.Error:
+            return 0
+
+    return max(DELIMITERS, key=known)
+
+
+def _no_table(row: int, value: str, remedy: str) -> BadLabels:
+    return BadLabels("this is no table of labels; nothing was taken", [Fault(row, "", value, remedy)])

@@ -1,0 +1,244 @@
+"""A round of learning: both ways tried on patients that they have not seen, the better one made of all films, and calibrated.
+
+Way 1 is the anchored head on the frozen encoder (`anchored`), way 2 the last k blocks unfrozen (`fit`). Both start from the base,
+never from what was learnt before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import expit, logit
+
+from models.addition import Moved
+from models.anchored import Anchoring, Whitening, anchored_head
+from models.base import Base
+from models.calibrate import Calibration, Floats, Labels, calibration, log_loss, prevalences
+from models.choose import Rows, cross_fitted, folds, learnable, measurable, out_of_fold
+from models.delta import Delta, adapted
+from models.descent import in_chunks
+from models.errors import CannotPartition, NothingToLearn
+from models.fit import STORED, Fitted, fit, view_activations
+from models.head import LinearHead
+from models.prefix import from_prefix, shape
+from models.recipe import Recipe
+
+Method = Literal["auto", "stage-1", "partial"]
+Watch = Callable[[str, int, int], None]
+"""Hears what is under way, how much of it is done, and how much there is. May wait, or raise to stop."""
+
+STAGE_1, PARTIAL = "stage-1", "partial"
+MOST_ACTIVATIONS = 2 << 30
+"""Bytes of activations that are held: with more films, fewer augmented copies of each."""
+_CHUNK = 64  # films at a time through the encoder
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to learn. `folds`: at most so many; `seed`: of everything that is drawn."""
+
+    method: Method = "auto"
+    recipe: Recipe = field(default_factory=Recipe)
+    anchoring: Anchoring = field(default_factory=Anchoring)
+    folds: int = 5
+    seed: int = 0
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """Return every number, JSON-able."""
+        return {
+            "method": self.method,
+            "folds": self.folds,
+            "seed": self.seed,
+            "partial": self.recipe.card,
+            "stage-1": asdict(self.anchoring),
+        }
+
+
+@dataclass(frozen=True)
+class Films:
+    """n labelled films as grey squares float32 [n, 1, S, S], with labels int8 [n, F] and whose they are [n].
+
+    `background`: float32 [N, D], what the base makes of films of the archive.
+    """
+
+    squares: torch.Tensor
+    labels: Labels
+    patients: npt.NDArray[np.str_]
+    background: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One way: log-odds [n, F] at even odds of films that it had not seen (NaN: not learnt), and their mean log-loss."""
+
+    odds: Floats
+    calibration: Calibration
+    loss: float
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What was learnt. `head` scores on the frozen encoder, `moved` is there where unfreezing won; both give probabilities.
+
+    `scores`: float64 [n, F], of each film by models that had not seen its patient. `prevalence` [F] of the archive is the
+    probability at which the even odds lie. `tried`: each way by name. `notes` say what was not tried and why.
+    """
+
+    method: str
+    findings: npt.NDArray[np.bool_]
+    head: LinearHead
+    moved: Moved | None
+    scores: Floats
+    prevalence: Floats
+    tried: Mapping[str, Tried]
+    folds: int
+    training: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+def teach(base: Base, text: LinearHead, films: Films, plan: Plan, watch: Watch) -> Taught:
+    """Learn every finding with both kinds of films. `text`: the zero-shot head of the base.
+
+    The same arguments give the same weights on the same device and number of threads. NothingToLearn; CannotPartition where
+    the plan insists on unfreezing a tower that cannot be.
+    """
+    if not learnable(films.labels).any():
+        raise NothingToLearn("no finding is labelled both present and absent", hint="label films with a finding, and films without")
+    return _Round(base, text, films, plan, watch).taught()
+
+
+class _Round:
+    """What the two ways share."""
+
+    def __init__(self, base: Base, text: LinearHead, films: Films, plan: Plan, watch: Watch) -> None:
+        self._base, self._text, self._films, self._plan, self._watch = base, text.to(torch.device("cpu")), films, plan, watch
+        self._fold = folds(films.patients, films.labels, most=plan.folds, seed=plan.seed)
+        self._fitting = 0
+
+    def taught(self) -> Taught:
+        tried = {STAGE_1: self._tried(self._score_stage_1)}
+        notes: tuple[str, ...] = ()
+        if self._plan.method != STAGE_1:
+            try:
+                tried[PARTIAL] = self._tried(self._score_partial)
+            except CannotPartition as error:
+                if self._plan.method == PARTIAL:
+                    raise
+                notes = (f"partial unfreezing was not tried: {error}",)
+        chosen = self._plan.method if self._plan.method != "auto" else min(tried, key=lambda name: tried[name].loss)
+        every = np.arange(len(self._fold))
+        frozen = self._stage_1(every)
+        prevalence = self._prevalence(frozen, tried[STAGE_1].calibration)
+        fitted = self._fit(every) if chosen == PARTIAL else None
+        findings = learnable(self._films.labels)
+        return Taught(
+            method=chosen,
+            findings=findings,
+            head=tried[STAGE_1].calibration.folded(frozen, prevalence),
+            moved=self._moved(fitted, tried[PARTIAL].calibration, prevalence, findings) if fitted else None,
+            scores=np.asarray(expit(tried[chosen].odds + logit(prevalence))),
+            prevalence=prevalence,
+            tried=tried,
+            folds=int(self._fold.max()) + 1,
+            training=fitted.report.card if fitted else {},
+            notes=notes,
+        )
+
+    def _tried(self, score: Callable[[Rows, Rows], Floats]) -> Tried:
+        logits = out_of_fold(self._fold, self._films.labels.shape[1], score)
+        labels = measurable(logits, self._films.labels)
+        odds = cross_fitted(logits, labels, self._fold)
+        return Tried(odds, calibration(logits, labels), log_loss(odds, labels))
+
+    # stage 1: the anchored head
+
+    @cached_property
+    def _features(self) -> torch.Tensor:
+        """[n, D] on the CPU."""
+        return encoded(self._base, self._films.squares)
+
+    @cached_property
+    def _whitening(self) -> Whitening:
+        return Whitening.of(torch.cat([self._films.background.cpu(), self._features]))
+
+    def _stage_1(self, rows: Rows) -> LinearHead:
+        labels = self._films.labels[rows]
+        return anchored_head(self._features[torch.from_numpy(rows)], labels, self._text, self._whitening, self._plan.anchoring)
+
+    def _score_stage_1(self, rows: Rows, held_out: Rows) -> Floats:
+        logits = self._stage_1(rows).logits(self._features[torch.from_numpy(held_out)]).numpy().astype(np.float64)
+        return np.where(learnable(self._films.labels[rows]), logits, np.nan)
+
+    def _prevalence(self, head: LinearHead, calibrated: Calibration) -> Floats:
+        """Of the archive; without an archive to look at, of the labelled films as if they were one."""
+        archive = self._films.background.cpu() if len(self._films.background) else self._features
+        return prevalences(calibrated(head.logits(archive).numpy().astype(np.float64)))
+
+    # stage 2: the last k blocks
+
+    @cached_property
+    def _recipe(self) -> Recipe:
+        """As planned, with as many copies of each film as can be held."""
+        recipe, (length, width) = self._plan.recipe, shape(self._base.encoder)
+        room = MOST_ACTIVATIONS // (len(self._fold) * length * width * STORED.itemsize)
+        views = max(1, min(recipe.augmentation.views, room))
+        return replace(recipe, augmentation=replace(recipe.augmentation, views=views))
+
+    @cached_property
+    def _activations(self) -> torch.Tensor:
+        """[n, V, L, W] on the CPU."""
+        return view_activations(
+            self._base.encoder,
+            self._base.preprocess,
+            self._films.squares,
+            self._recipe,
+            k=self._recipe.k,
+            seed=self._plan.seed,
+            on_step=partial(self._watch, "films through the frozen blocks"),
+        )
+
+    def _fit(self, rows: Rows) -> Fitted:
+        labels = self._films.labels[rows]
+        shots = int(np.median((labels == 1).sum(axis=0)[learnable(labels)]))
+        self._fitting += 1
+        return fit(
+            self._base.encoder,
+            self._activations[torch.from_numpy(rows)],
+            labels,
+            self._text,
+            self._recipe,
+            steps=self._recipe.steps(shots),
+            seed=self._plan.seed,
+            on_step=partial(self._watch, f"unfreezing, fit {self._fitting} of {int(self._fold.max()) + 2}"),
+        )
+
+    def _score_partial(self, rows: Rows, held_out: Rows) -> Floats:
+        findings = learnable(self._films.labels[rows])
+        if not findings.any():
+            return np.full((len(held_out), len(findings)), np.nan)
+        learnt = self._fit(rows).averaged
+        features = self._unfrozen(learnt.delta, self._activations[torch.from_numpy(held_out), 0])
+        return np.where(findings, learnt.head.logits(features).numpy().astype(np.float64), np.nan)
+
+    def _unfrozen(self, delta: Delta, activations: torch.Tensor) -> torch.Tensor:
+        """[m, D] on the CPU, for activations [m, L, W]."""
+        encoder = adapted(self._base.encoder, delta)
+        return in_chunks(lambda some: from_prefix(encoder, some, k=self._recipe.k).features, activations, encoder.device).cpu()
+
+    def _moved(self, fitted: Fitted, calibrated: Calibration, prevalence: Floats, findings: npt.NDArray[np.bool_]) -> Moved:
+        head = calibrated.folded(fitted.averaged.head, prevalence)
+        return Moved(self._recipe.k, fitted.averaged.delta, head, torch.from_numpy(findings))
+
+
+def encoded(base: Base, squares: torch.Tensor) -> torch.Tensor:
+    """Return what the base makes of grey squares [n, 1, S, S]: unit vectors float32 [n, D] on the CPU."""
+    found = [base.encoder.encode_images(base.preprocess.normalised(some)).cpu() for some in torch.split(squares, _CHUNK)]
+    dimension = int(base.encoder.architecture.config["embed_dim"])
+    return torch.cat(found).clone() if found else torch.zeros(0, dimension)

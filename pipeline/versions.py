@@ -1,0 +1,110 @@
+"""versions: which model version serves. A person's word, or a serving version whose files have gone bad."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from pipeline.domain import AuditEvent, ModelVersion, VersionState
+from pipeline.errors import NoWeights, RadclipdError, Refused, WeightsRejected
+from pipeline.ports import Catalog, Scorer, Scorers, Transaction
+
+log = logging.getLogger("radclipd.versions")
+
+Prove = Callable[[ModelVersion], object]
+"""Loads a version and holds its files to its card. NoWeights, WeightsRejected."""
+
+
+def promote(number: int, *, catalog: Catalog, prove: Prove, source: str) -> ModelVersion:
+    """Let a version serve, whatever became of it before; return it. Refused where it serves already; its files are proved first."""
+    with catalog.read() as tx:
+        version = _known(tx, number)
+    if version.state is VersionState.SERVING:
+        raise Refused(f"version {number} serves already", hint="radclipd versions")
+    prove(version)
+    with catalog.begin() as tx:
+        before = tx.versions.serving()
+        tx.versions.serve(number)
+        detail = f"serves in place of version {before.number}" if before else "serves"
+        tx.audit(AuditEvent("promote", "done", f"version {number}", detail, source))
+        return _known(tx, number)
+
+
+def reject(number: int, *, because: str, catalog: Catalog, source: str) -> ModelVersion:
+    """Put a version aside with the reason; return it. Refused for the one that serves."""
+    with catalog.begin() as tx:
+        if _known(tx, number).state is VersionState.SERVING:
+            raise Refused(f"version {number} serves", hint="radclipd rollback, or radclipd promote another one first")
+        tx.versions.put_state(number, VersionState.REJECTED, reason=because)
+        tx.audit(AuditEvent("reject", "done", f"version {number}", because, source))
+        return _known(tx, number)
+
+
+def rollback(*, because: str, catalog: Catalog, prove: Prove, source: str) -> ModelVersion:
+    """Reject the serving version and let the one before it serve again; return that. Its files are proved first.
+
+    NoWeights where none serves, Refused where none served before it.
+    """
+    with catalog.read() as tx:
+        broken = _serving(tx)
+        before = tx.versions.served_before()
+    if before is None:
+        raise Refused(f"no version served before version {broken.number}", hint="radclipd versions; radclipd promote N")
+    prove(before)
+    _replace(broken, before, because=because, outcome="done", catalog=catalog, source=source)
+    return before
+
+
+def load_serving(*, catalog: Catalog, scorers: Scorers) -> Scorer:
+    """Load the serving version. Where its files are not what they were, the one that served before it takes its place.
+
+    That is logged as an error and audited, and the bad version is rejected with the reason. NoWeights where none serves;
+    NoWeights or WeightsRejected where neither can be loaded.
+    """
+    with catalog.read() as tx:
+        serving = _serving(tx)
+        before = tx.versions.served_before()
+    try:
+        return scorers.load(serving)
+    except (NoWeights, WeightsRejected) as error:
+        if before is None:
+            raise
+        return _fall_back(serving, before, error, catalog=catalog, scorers=scorers)
+
+
+def _fall_back(serving: ModelVersion, before: ModelVersion, error: RadclipdError, *, catalog: Catalog, scorers: Scorers) -> Scorer:
+    try:
+        scorer = scorers.load(before)
+    except (NoWeights, WeightsRejected):
+        raise error from None  # not a version has gone bad, but the folder or the base that they share
+    log.error(
+        "serving version cannot be loaded; the one before it serves again",
+        extra={"version": serving.number, "before": before.number, "error": str(error), "hint": error.hint},
+    )
+    _replace(serving, before, because=f"cannot be loaded: {error}", outcome="failed", catalog=catalog, source="")
+    return scorer
+
+
+def _replace(broken: ModelVersion, before: ModelVersion, *, because: str, outcome: str, catalog: Catalog, source: str) -> None:
+    """One transaction. Where another process was faster, what it decided stands."""
+    with catalog.begin() as tx:
+        if _serving(tx).number != broken.number:
+            return
+        tx.versions.serve(before.number)
+        tx.versions.put_state(broken.number, VersionState.REJECTED, reason=because)
+        detail = f"version {before.number} serves in place of version {broken.number}: {because}"
+        tx.audit(AuditEvent("rollback", outcome, f"version {before.number}", detail, source))
+
+
+def _serving(tx: Transaction) -> ModelVersion:
+    serving = tx.versions.serving()
+    if serving is None:
+        raise NoWeights("no model version serves", hint="radclipd model import FILE, or radclipd model fetch TAG")
+    return serving
+
+
+def _known(tx: Transaction, number: int) -> ModelVersion:
+    version = tx.versions.find(number)
+    if version is None:
+        raise Refused(f"there is no version {number}", hint="radclipd versions")
+    return version
