@@ -69,23 +69,13 @@ def descend(
     return sum(losses[-_LAST:]) / len(losses[-_LAST:])
 
 
-def warm(head: WarmHead, features: torch.Tensor, targets: Targets, recipe: Recipe) -> None:
-    """Train the head alone on features [n, V, D], all at once, for the recipe's head steps."""
-    optimizer = _Optimizer(head_groups(head, targets, recipe, rate=recipe.head_steps_rate), recipe)
-    flat = features.flatten(0, 1)
-    rows = torch.arange(len(features), device=features.device).repeat_interleave(features.shape[1])
-    for step in range(recipe.head_steps):
-        optimizer.step(targets.loss(head(flat), rows), pace=recipe.pace(step, recipe.head_steps))
-
-
-def head_groups(head: WarmHead, targets: Targets, recipe: Recipe, *, rate: float | None = None) -> list[Group]:
-    """Return the head's parameters as groups, at the recipe's rate or another.
+def head_groups(head: WarmHead, targets: Targets, recipe: Recipe) -> list[Group]:
+    """Return the head's parameters as groups.
 
     The fewer positives a finding has, the harder its vector is pulled to its start. Biases say how often, not what: nothing
     pulls them.
     """
-    rate = recipe.head_rate if rate is None else rate
-    pull = recipe.head_pull / targets.positives.clamp(min=1).to(head.vectors)
+    rate, pull = recipe.head_rate, recipe.head_pull / targets.positives.clamp(min=1).to(head.vectors)
     return [Group([head.vectors], rate, pull[:, None]), Group([head.bias], rate)]
 
 

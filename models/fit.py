@@ -17,7 +17,7 @@ import torch
 from models.augment import augmented
 from models.batches import Targets, of_use
 from models.delta import Delta, averaged, own_copy, values
-from models.descent import Forward, Group, OnStep, descend, head_groups, in_chunks, warm
+from models.descent import Forward, Group, OnStep, descend, head_groups, in_chunks
 from models.encoder import Encoder
 from models.head import LinearHead
 from models.partition import PROJ, Part, names_of, partition, vision_transformer
@@ -132,7 +132,7 @@ def fit(
     def forward(entering: torch.Tensor) -> torch.Tensor:
         return from_prefix(twin, entering, k=recipe.k).features
 
-    learner, warm_loss = warmed(forward, head, used, targets, recipe, encoder.device)
+    learner, warm_loss = warmed(forward, head, used, targets, encoder.device)
     start = learner.linear()
     groups = [*encoder_groups(twin, parts, recipe), *head_groups(learner, targets, recipe)]
     loss = descend(forward, learner, groups, used, targets, recipe, steps=steps, seed=seed, on_step=on_step)
@@ -160,12 +160,11 @@ def encoder_groups(encoder: Encoder, parts: Sequence[Part], recipe: Recipe) -> l
 
 
 def warmed(
-    forward: Forward, head: LinearHead, activations: torch.Tensor, targets: Targets, recipe: Recipe, device: torch.device
+    forward: Forward, head: LinearHead, activations: torch.Tensor, targets: Targets, device: torch.device
 ) -> tuple[WarmHead, float]:
-    """Return a head that has learnt from what the encoder gives before it moves, and its loss on the films' own views."""
-    views = [in_chunks(forward, activations[:, view], device) for view in range(activations.shape[1])]
-    learner = WarmHead(head.to(device), views[0], targets)
-    warm(learner, torch.stack(views, dim=1), targets, recipe)
+    """Return a head fitted to what the encoder gives before it moves, and its loss on the films' own views."""
+    features = in_chunks(forward, activations[:, 0], device)
+    learner = WarmHead(head.to(device), features, targets)
     with torch.no_grad():
-        loss = targets.loss(learner(views[0]), torch.arange(len(views[0]), device=device))
+        loss = targets.loss(learner(features), torch.arange(len(features), device=device))
     return learner, float(loss)

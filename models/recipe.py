@@ -54,8 +54,6 @@ class Recipe:
     steps_per_shot: int = 25
     max_steps: int = 200
     warmup: float = 0.1  # share of the steps in which the rates rise; then they fall as a cosine
-    head_steps: int = 100  # of the head alone, all films at once, before the encoder moves
-    head_steps_rate: float = 1e-2
     average: float = 0.5  # share of the trained weights in the averaged ones
     precision: Precision = "auto"
     augmentation: Augmentation = field(default_factory=Augmentation)

@@ -49,7 +49,7 @@ class LowRankAdaptation:
                 return from_prefix(thin.encoder, entering, k=k).features
 
         thin.train(False)
-        head, _ = warmed(forward, bench.ensemble, activations, targets, recipe, device)
+        head, _ = warmed(forward, bench.ensemble, activations, targets, device)
         thin.train(True)
         groups = [
             Group(thin.parameters, self._setting.rate, weight_decay=self._setting.weight_decay),

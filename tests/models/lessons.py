@@ -19,7 +19,7 @@ from tests.fakes import FakeCatalog
 from tests.models import tiny
 
 PLACES = {"Effusion": (slice(40, 60), slice(4, 24)), "Mass": (slice(4, 24), slice(36, 56))}
-RECIPE = Recipe(k=1, max_steps=10, head_steps=20, augmentation=Augmentation(views=2))
+RECIPE = Recipe(k=1, max_steps=10, augmentation=Augmentation(views=2))
 
 
 class Films:

@@ -22,7 +22,7 @@ from models.recipe import Augmentation, Recipe
 from tests.models import films, towers
 
 NAMES = ["prolip", "lora-r2", *(f"partial-k{k}{kind}" for k in (1, 2, 3) for kind in ("", "-wise")), "full"]
-RECIPE = replace(Recipe(), block_rate=1e-4, proj_rate=1e-4, steps_per_shot=4, head_steps=20, augmentation=Augmentation(views=2))
+RECIPE = replace(Recipe(), block_rate=1e-4, proj_rate=1e-4, steps_per_shot=4, augmentation=Augmentation(views=2))
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from models.preprocess import Preprocess
 from models.recipe import Augmentation, Recipe
 from tests.models import films, tiny, towers
 
-RECIPE = replace(Recipe(), k=1, max_steps=20, head_steps=10, augmentation=Augmentation(views=2))
+RECIPE = replace(Recipe(), k=1, max_steps=20, augmentation=Augmentation(views=2))
 QUICK = replace(RECIPE, block_rate=1e-4, proj_rate=1e-4)
 PREPROCESS = Preprocess(size=tiny.SIZE)
 FILMS, LABELS = films.labelled(40, seed=1)
