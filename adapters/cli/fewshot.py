@@ -90,9 +90,8 @@ def fewshot(
     from adapters.experiment.fewshot import Options, summary_json
     from adapters.experiment.fewshot import fewshot as run
     from adapters.gpu.scorer import choose_device
-    from models.fingerprint import fingerprint
 
-    out = out or Path(f"fewshot-{data.value}-{fingerprint([source.fingerprint, encoder.sha256, seed])[:8]}")
+    out = out or _own_folder(source, encoder, seed)
     options = Options(
         out=out,
         cache=cache or default_cache(),
@@ -114,6 +113,13 @@ def fewshot(
         typer.echo(json_format.dumps(summary_json(outcome), allow_nan=False))
     else:
         _show(outcome, out)
+
+
+def _own_folder(source: Source, encoder: ChosenBase, seed: int) -> Path:
+    """Return a folder of the working directory that no other experiment has."""
+    from models.fingerprint import fingerprint
+
+    return Path(f"fewshot-{source.kind}-{fingerprint([source.fingerprint, encoder.sha256, seed])[:8]}")
 
 
 def _methods(words: str) -> list[Method]:

@@ -59,10 +59,10 @@ def needs_store(wanted: str) -> bool:
 
 def demo_base() -> ChosenBase:
     """Return the shipped demonstration model. NoWeights where this installation was made without it."""
-    source = demo.source()
     with in_the_pipelines_words():
+        source = demo.shipped()
         encoder = source.encoder()
-    return ChosenBase(demo.NAME, encoder, source.preprocess, source.described()["sha256"], demo.MARKING, demo.card())
+    return ChosenBase(demo.NAME, encoder, source.preprocess, source.described()["sha256"], demo.MARKING, source.origin["card"])
 
 
 def serving_base(store: Path, name: str, card: Mapping[str, Any]) -> ChosenBase:
