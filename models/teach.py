@@ -22,7 +22,7 @@ from models.base import Base
 from models.calibrate import Calibration, Floats, Labels, calibration, log_loss, prevalences
 from models.choose import Rows, cross_fitted, folds, learnable, measurable, out_of_fold
 from models.delta import Delta, adapted
-from models.descent import in_chunks
+from models.descent import OnStep, in_chunks
 from models.errors import CannotPartition, NothingToLearn
 from models.fit import STORED, Fitted, fit, view_activations
 from models.head import LinearHead
@@ -162,7 +162,7 @@ class _Round:
     @cached_property
     def _features(self) -> torch.Tensor:
         """[n, D] on the CPU."""
-        return encoded(self._base, self._films.squares)
+        return encoded(self._base, self._films.squares, on_step=partial(self._watch, "films through the encoder"))
 
     @cached_property
     def _whitening(self) -> Whitening:
@@ -207,7 +207,12 @@ class _Round:
     def _fit(self, rows: Rows) -> Fitted:
         labels = self._films.labels[rows]
         shots = int(np.median((labels == 1).sum(axis=0)[learnable(labels)]))
+        before, fits = self._fitting, int(self._fold.max()) + 2  # each fold is left out once, then none
         self._fitting += 1
+
+        def on_step(done: int, steps: int) -> None:
+            self._watch("unfreezing", before * steps + done, fits * steps)
+
         return fit(
             self._base.encoder,
             self._activations[torch.from_numpy(rows)],
@@ -216,7 +221,7 @@ class _Round:
             self._recipe,
             steps=self._recipe.steps(shots),
             seed=self._plan.seed,
-            on_step=partial(self._watch, f"unfreezing, fit {self._fitting} of {int(self._fold.max()) + 2}"),
+            on_step=on_step,
         )
 
     def _score_partial(self, rows: Rows, held_out: Rows) -> Floats:
@@ -237,8 +242,15 @@ class _Round:
         return Moved(self._recipe.k, fitted.averaged.delta, head, torch.from_numpy(findings))
 
 
-def encoded(base: Base, squares: torch.Tensor) -> torch.Tensor:
-    """Return what the base makes of grey squares [n, 1, S, S]: unit vectors float32 [n, D] on the CPU."""
-    found = [base.encoder.encode_images(base.preprocess.normalised(some)).cpu() for some in torch.split(squares, _CHUNK)]
+def encoded(base: Base, squares: torch.Tensor, *, on_step: OnStep | None = None) -> torch.Tensor:
+    """Return what the base makes of grey squares [n, 1, S, S]: unit vectors float32 [n, D] on the CPU.
+
+    `on_step` is called after each chunk of films.
+    """
+    found, chunks = [], torch.split(squares, _CHUNK)
+    for number, some in enumerate(chunks, 1):
+        found.append(base.encoder.encode_images(base.preprocess.normalised(some)).cpu())
+        if on_step is not None:
+            on_step(number, len(chunks))
     dimension = int(base.encoder.architecture.config["embed_dim"])
     return torch.cat(found).clone() if found else torch.zeros(0, dimension)

@@ -187,7 +187,7 @@ def _nothing_made(learnt: Learnt, job: Job | None, catalog: Catalog) -> Learnt:
     if job is not None:
         with catalog.begin() as tx:
             tx.audit(AuditEvent("learn", "done", "", f"{learnt.result.value}: {learnt.reason}"))
-            tx.jobs.finish(job)
+            _finish(tx, job, learnt)
     return learnt
 
 
@@ -204,10 +204,17 @@ def _commit(candidate: Candidate, course: Course, job: Job | None, *, catalog: C
         if result is LearnResult.PROMOTED:
             tx.versions.serve(made.number)
         tx.audit(AuditEvent("learn", "done", f"version {made.number}", f"{result.value}: {reason}"))
+        learnt = Learnt(result, reason, tx.versions.find(made.number) or made)
         if job is not None:
-            tx.jobs.finish(job)
-        made = tx.versions.find(made.number) or made
-    return Learnt(result, reason, made)
+            _finish(tx, job, learnt)
+    return learnt
+
+
+def _finish(tx: Transaction, job: Job, learnt: Learnt) -> None:
+    """The job keeps what became of it, also where no version did."""
+    number = learnt.version.number if learnt.version else None
+    tx.jobs.note(job, {"result": learnt.result.value, "reason": learnt.reason, "version": number})
+    tx.jobs.finish(job)
 
 
 def _result(verdict: rules.Verdict, gate: rules.GatePolicy, *, compared: bool) -> tuple[LearnResult, str]:

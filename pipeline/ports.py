@@ -65,9 +65,10 @@ class Studies(Protocol):
         """Return the StudyInstanceUIDs of the studies that arrived last and are complete, newest first."""
 
     def unscored(self, version: int, *, limit: int) -> list[str]:
-        """Return the StudyInstanceUIDs of reported studies without predictions of this version, newest first.
+        """Return the StudyInstanceUIDs of studies without predictions of this version that came to their end, newest first.
 
-        Those with a score job that waits, runs or is in quarantine are left out.
+        The end is a report in the archive, or one that the archive refused. Those with a score job that waits, runs or is in
+        quarantine are left out.
         """
 
     def documents(self) -> list[str]:
@@ -187,6 +188,9 @@ class Jobs(Protocol):
     def finish(self, job: Job) -> None:
         """Mark done, inside the transaction that holds the job's result. LeaseLost when the token is no longer ours."""
 
+    def note(self, job: Job, notes: Mapping[str, Any]) -> None:
+        """Keep notes beside what the job's payload held when it was claimed, in place of earlier ones. LeaseLost as `extend`."""
+
     def retry(self, job: Job, *, error: str, delay_seconds: float, counts: bool = True) -> None:
         """Give the job back, due after the delay; `counts=False` takes the try back. A lost lease is not an error here."""
 
@@ -195,6 +199,9 @@ class Jobs(Protocol):
 
     def is_open(self, kind: JobKind, subject: str) -> bool:
         """Say whether a job of this kind and subject waits, runs or is in quarantine."""
+
+    def pressing(self, kind: JobKind, *, before: int) -> bool:
+        """Say whether a job of this kind, with a priority number below `before`, is due or in the hands of a worker that lives."""
 
     def counts(self) -> dict[tuple[JobKind, JobState], int]:
         """Return how many jobs there are of each kind and state."""

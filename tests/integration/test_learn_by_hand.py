@@ -129,7 +129,7 @@ def test_the_worker_gives_up_when_told_to_and_learns_at_its_next_start(radclipd:
     stopped = True
 
     def work() -> int:
-        (post,) = wiring.build_posts(config, catalog, "learn", over=lambda: stopped)
+        (post,) = wiring.build_posts(config, catalog, ["learn"], over=lambda: stopped)
         policy = WorkPolicy(retry_base_seconds=0.001, retry_cap_seconds=0.001)
         return work_once(post, catalog=catalog, worker="w", policy=policy)
 
