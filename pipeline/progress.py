@@ -31,11 +31,11 @@ class Progress:
         self._noted = self._logged = float("-inf")
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Write it down where a stage begins or ends, or some seconds have gone by."""
+        """Write it down where a stage begins, and every few seconds."""
         before, self._heard = self._heard, self._clock()
         if what != self._stage:
             self._stage, self._began, self._noted, self._logged = what, before, float("-inf"), float("-inf")
-        if self._heard - self._noted >= NOTE_SECONDS or done == total:
+        if self._heard - self._noted >= NOTE_SECONDS:
             self._noted = self._heard
             self._note({"stage": what, "done": done, "total": total, "seconds": round(self._heard - self._began, 3)})
         if self._heard - self._logged >= LOG_SECONDS:
