@@ -110,7 +110,9 @@ def _course(tx: Transaction, policy: LearnPolicy) -> tuple[Course, rules.Learnab
         raise NoWeights("no model version serves", hint="radclipd model import FILE, or radclipd model fetch TAG")
     statements = tx.labels.all()
     aside = _monitored(tx, statements)
-    lessons = [lesson for lesson in _lessons(tx, statements, policy) if lesson.patient not in aside]
+    labelled = list(_lessons(tx, statements, policy))
+    lessons = [lesson for lesson in labelled if lesson.patient not in aside]
+    drawn = {label.study_instance_uid for label in statements if label.asked_because == rules.MONITORING}
     found = rules.learnable(lessons, minimum_positives=policy.minimum_positives)
     wanted = [finding in found.findings for finding in FINDINGS]
     taught = [_only(lesson, wanted) for lesson in lessons]
@@ -122,6 +124,7 @@ def _course(tx: Transaction, policy: LearnPolicy) -> tuple[Course, rules.Learnab
         serving=serving,
         label_fingerprint=_fingerprint(taught),
         newest_label=max((label.id for label in statements), default=0),
+        monitored=tuple(lesson for lesson in labelled if lesson.study_instance_uid in drawn),
     )
     return course, found
 

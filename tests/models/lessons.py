@@ -16,6 +16,7 @@ from models.teach import Method, Plan
 from pipeline import learn, rules
 from pipeline.domain import Header, Image, Label, LabelState, ModelVersion, Sender, StoredFile, StoredInstance, StudyState
 from pipeline.errors import PixelsUnreadable
+from pipeline.ports import Watch
 from pipeline.resolve import LabelPolicy
 from tests.fakes import FakeCatalog
 from tests.models import tiny
@@ -107,7 +108,7 @@ class Ward:
         settings = TrainerSettings(plan=self.plan, minimum_positives=4, band=0.05, device="cpu", threads=1, kept=kept)
         return ClipTrainer(self.store, self.films, settings)
 
-    def learn(self, *, again: bool = False) -> learn.Learnt:
+    def learn(self, *, again: bool = False, watch: Watch | None = None) -> learn.Learnt:
         policy = learn.LearnPolicy(
             labels=LabelPolicy(), chest=rules.ChestPolicy(), gate=self.gate, minimum_positives=4, background=50
         )
@@ -115,7 +116,7 @@ class Ward:
             catalog=self.catalog,
             trainer=self.trainer(),
             policy=policy,
-            watch=lambda what, done, total: self.told.append(what),
+            watch=watch or (lambda what, done, total: self.told.append(what)),
             again=again,
         )
 
