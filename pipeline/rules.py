@@ -240,7 +240,7 @@ class GatePolicy:
 
     minimum_patients: int = 10
     confidence: float = 0.9
-    promote: Literal["auto", "by-hand"] = "auto"
+    promote: Literal["auto", "by-hand"] = "by-hand"
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,9 @@ quiet_seconds = 2
 [model]
 directory = "{folder}/models"
 
+[learn]
+promote = "auto"  # nobody's patients
+
 [prefix]
 directory = "{folder}/prefixes"
 limit = "1GiB"

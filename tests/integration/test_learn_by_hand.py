@@ -38,6 +38,7 @@ def radclipd(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Radcl
     for key, folder in (("MODEL", "models"), ("STORAGE", "images"), ("PREFIX", "prefixes")):
         monkeypatch.setenv(f"RADCLIPD_{key}__DIRECTORY", str(tmp_path / folder))
     monkeypatch.setenv("RADCLIPD_LEARN__METHOD", "stage-1")
+    monkeypatch.setenv("RADCLIPD_LEARN__PROMOTE", "auto")
     monkeypatch.setenv("RADCLIPD_MODEL__DEVICE", "cpu")
     monkeypatch.setenv("RADCLIPD_SCORE__THREADS", "1")
     catalog, store = SqlCatalog(url), ModelStore(tmp_path / "models")

@@ -51,7 +51,7 @@ class Ward:
     def __init__(self, root: Path, *, method: Method = "auto") -> None:
         self.catalog, self.films, self.store = FakeCatalog(), Films(), ModelStore(root / "models")
         self.zero_shot = tiny.served(root / "models", catalog=self.catalog)
-        self.gate = rules.GatePolicy(minimum_patients=8, confidence=0.8)
+        self.gate = rules.GatePolicy(minimum_patients=8, confidence=0.8, promote="auto")
         self.plan = Plan(method=method, recipe=RECIPE, folds=4)
         self.kept: KeptSettings | None = None
         self.told: list[str] = []
