@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom import dcmread
 
 from adapters.dicom.pixels import DicomImageReader
 from adapters.gpu import importer
@@ -30,10 +32,10 @@ ARCHITECTURE = "ViT-B-32"
 class Films:
     """ports.ImageReader of any number of films, of which only some are different files: each is really read and decoded."""
 
-    def __init__(self, folder: Path, *, files: int = 8) -> None:
+    def __init__(self, folder: Path, *, files: int = 4, transfer_syntax_uid: str = EXPLICIT) -> None:
         store = FileImageStore(folder)
         self._reader = DicomImageReader(store)
-        self._stored = [store.write(_file(number)) for number in range(files)]
+        self._stored = [store.write(_file(number, transfer_syntax_uid)) for number in range(files)]
 
     def film(self, number: int) -> StoredInstance:
         """Return a film of its own study, patient and key."""
@@ -51,12 +53,18 @@ class Films:
         return self._reader.read(replace(instance, file=self._stored[int(instance.file.key) % len(self._stored)]))
 
 
-def _file(number: int) -> bytes:
+def _file(number: int, transfer_syntax_uid: str) -> bytes:
+    """A ramp with the noise of a detector: 12 bits, of which a lossless codec saves about half."""
     rng = np.random.default_rng(number)
-    film = np.add.outer(np.linspace(0, 2000, ROWS), np.linspace(0, 1500, COLUMNS)) + rng.integers(0, 500, (ROWS, COLUMNS))
+    film = np.add.outer(np.linspace(0, 2000, ROWS), np.linspace(0, 1500, COLUMNS)) + rng.normal(100, 12, (ROWS, COLUMNS))
     made = dx(rows=8, columns=8)
-    pixels(made, film, bits=12)
-    return file_of(made)
+    pixels(made, film.clip(0, 4095), bits=12)
+    if transfer_syntax_uid == EXPLICIT:
+        return file_of(made)
+    compressed, stream = dcmread(BytesIO(file_of(made))), BytesIO()
+    compressed.compress(transfer_syntax_uid, generate_instance_uid=False)
+    compressed.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
 
 
 def untrained(folder: Path) -> tuple[ModelStore, ModelVersion]:

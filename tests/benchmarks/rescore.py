@@ -1,8 +1,8 @@
 """How fast the archive is scored again: `python -m tests.benchmarks.rescore [--films 32] [--rounds 5] [--clock cpu] [--json]`.
 
 By an untrained ViT-B/32 whose last 2 blocks moved, films of 10 megabytes: from the prefix store, through the full encoder alone
-(pixels decoded and preprocessed before), and from the files. Once where the moved blocks score every finding, and once where
-half of the findings keep the frozen encoder, so that a film passes both ends.
+(pixels decoded and preprocessed before), and from the files, uncompressed and as lossless JPEG 2000. Once where the moved blocks
+score every finding, and once where half of the findings keep the frozen encoder, so that a film passes both ends.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydicom.uid import JPEG2000Lossless
 
 from adapters.gpu.kept import Kept, KeptSettings
 from adapters.gpu.scorer import ClipScorer
@@ -54,13 +56,15 @@ def measure(folder: Path, films: int, rounds: int, clock: str) -> dict[str, Any]
     store, version = untrained(folder / "models")
     base = read_base(base_folder(store.root, version.base), expected=version.card)
     reader = Films(folder / "images")
+    compressed = Films(folder / "compressed", transfer_syntax_uid=JPEG2000Lossless)
     ratios: dict[str, dict[str, float]] = {}
     measured: dict[str, Any] = {"films": films, "rounds": rounds, "threads": torch.get_num_threads(), "clock": clock}
     for name, share in (("moved", 1.0), ("both_ends", 0.5)):
-        seconds = _measured(folder / name, base, version, reader, films, rounds, share=share, clock=CLOCKS[clock])
+        seconds = _measured(folder / name, base, version, (reader, compressed), films, rounds, share=share, clock=CLOCKS[clock])
         measured |= {f"ms_{way}_{name}": round(1000 * statistics.median(of) / films, 2) for way, of in seconds.items()}
         ratios[f"encoder_to_store_{name}"] = ratio(seconds["encoder"], seconds["store"])
         ratios[f"files_to_store_{name}"] = ratio(seconds["files"], seconds["store"])
+        ratios[f"jpeg2000_to_store_{name}"] = ratio(seconds["jpeg2000"], seconds["store"])
     return measured | {"ratios": ratios}
 
 
@@ -68,13 +72,14 @@ def _measured(
     folder: Path,
     base: Base,
     version: ModelVersion,
-    reader: Films,
+    readers: tuple[Films, Films],
     count: int,
     rounds: int,
     *,
     share: float,
     clock: Callable[[], float],
 ) -> dict[str, list[float]]:
+    reader, compressed = readers
     classifier = Classifier.of(base, _addition(base, share=share))
     kept = Kept(base, KeptSettings(directory=folder, limit=1 << 30, k=K))
     scorer = ClipScorer(version, classifier, kept, batch_size=BATCH)
@@ -94,11 +99,16 @@ def _measured(
         for some in torch.split(pixels, BATCH):
             classifier.score_pixels(some)
 
-    def from_files() -> None:
+    def from_files(of: Films) -> None:
         for start in range(0, count, BATCH):
-            plain.score([reader.read(film) for film in films[start : start + BATCH]])
+            plain.score([of.read(film) for film in films[start : start + BATCH]])
 
-    ways = {"store": from_store, "encoder": encoder_alone, "files": from_files}
+    ways: dict[str, Callable[[], object]] = {
+        "store": from_store,
+        "encoder": encoder_alone,
+        "files": partial(from_files, reader),
+        "jpeg2000": partial(from_files, compressed),
+    }
     side_by_side(ways, rounds=1)  # warms up
     seconds = side_by_side(ways, rounds=rounds, clock=clock)
     scorer.close()
