@@ -5,7 +5,8 @@ finding and five folds, as the trainer does it. From the prefix store, that earl
 no store. Beside it, steps of training whose batches come from the store and steps of the same recipe that go through the whole
 encoder each time, as training does that stores nothing.
 
-The full size is `--shots 16 --background 1000`: 224 labelled films.
+The full size is `--shots 16 --background 1000`: 224 labelled films. `--store-alone` fills the store with noise in place of films
+and measures no round from the pixels: what the numbers are does not change how long they take.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from adapters.gpu.kept import KeptSettings
+from adapters.gpu.kept import Kept, KeptSettings, key_of
 from adapters.gpu.trainer import ClipTrainer, TrainerSettings
 from adapters.host.model_store import ModelStore
 from adapters.model_files import base_folder
@@ -34,7 +35,7 @@ from models.delta import own_copy
 from models.descent import descend, head_groups
 from models.head import LinearHead, zero_shot_head
 from models.partition import names_of, partition
-from models.prefix import from_prefix, prefix
+from models.prefix import from_prefix, prefix, shape
 from models.prompts import read_prompts
 from models.recipe import Recipe
 from models.teach import Plan
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--steps-alone", action="store_true", help="no whole rounds of learning")
+    parser.add_argument("--store-alone", action="store_true", help="no rounds from the pixels")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -64,7 +66,7 @@ def main() -> None:
         measured |= steps(store, version, rounds=options.rounds, clock=CLOCKS[options.clock])
         if not options.steps_alone:
             whole = Round(Path(folder), store, version, shots=options.shots, background=options.background)
-            told = whole.measure(rounds=options.rounds, clock=CLOCKS[options.clock])
+            told = whole.measure(rounds=options.rounds, clock=CLOCKS[options.clock], store_alone=options.store_alone)
             measured |= told | {"ratios": measured["ratios"] | told["ratios"]}
     tell(measured, as_json=options.json)
 
@@ -90,9 +92,12 @@ class Round:
         shown = tuple(int(number % len(FINDINGS) == column) for column in range(len(FINDINGS)))
         return Lesson(film.header.study_instance_uid, f"P{number}", film, shown)
 
-    def measure(self, *, rounds: int, clock: Callable[[], float]) -> dict[str, Any]:
+    def measure(self, *, rounds: int, clock: Callable[[], float], store_alone: bool = False) -> dict[str, Any]:
         """Return seconds of a round from the store, how much of them is the optimiser's, and the ratio to one from the pixels."""
-        self._learn(self._kept, clock)  # fills the store
+        if store_alone:
+            self._fill_with_noise()
+        else:
+            self._learn(self._kept, clock)  # fills the store
         shares: list[float] = []
 
         def from_store() -> None:
@@ -100,15 +105,28 @@ class Round:
             self._learn(self._kept, clock)
             shares.append(1.0 - self._optimising / (clock() - begun))
 
-        seconds = side_by_side({"store": from_store, "pixels": lambda: self._learn(None, clock)}, rounds=rounds, clock=clock)
+        ways: dict[str, Callable[[], object]] = {"store": from_store}
+        if not store_alone:
+            ways["pixels"] = lambda: self._learn(None, clock)
+        seconds = side_by_side(ways, rounds=rounds, clock=clock)
         return {
             "labelled_films": len(self._course.lessons),
             "archive_films": len(self._course.background),
-            "seconds_store": round(statistics.median(seconds["store"]), 1),
-            "seconds_pixels": round(statistics.median(seconds["pixels"]), 1),
+            **{f"seconds_round_{name}": round(statistics.median(of), 1) for name, of in seconds.items()},
             "share_not_optimiser": round(statistics.median(shares), 3),
-            "ratios": {"round_pixels_to_store": ratio(seconds["pixels"], seconds["store"])},
+            "ratios": {} if store_alone else {"round_pixels_to_store": ratio(seconds["pixels"], seconds["store"])},
         }
+
+    def _fill_with_noise(self) -> None:
+        version = self._course.serving
+        base = read_base(base_folder(self._store.root, version.base), expected=version.card)
+        kept = Kept(base, self._kept)
+        views = Plan(method="partial", recipe=Recipe(k=K)).views(base, len(self._course.lessons))
+        names = [name for lesson in self._course.lessons for name in views.names(key_of(lesson.image))]
+        names += [key_of(film) for film in self._course.background]
+        for name in names:
+            kept.write([name], torch.randn(1, *shape(base.encoder)))
+        kept.close()
 
     def _learn(self, kept: KeptSettings | None, clock: Callable[[], float]) -> None:
         self._optimising = 0.0
