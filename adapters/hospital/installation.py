@@ -44,6 +44,9 @@ quiet_seconds = 2
 [model]
 directory = "{folder}/models"
 
+[learn]
+cron = ""  # the demonstration says when
+
 [work]
 poll_seconds = 0.25
 
@@ -84,11 +87,15 @@ class Installation:
 
     def verb(self, *words: str) -> str:
         """Run a verb to its end; return what it printed. Refused with its own last words where it fails."""
+        return self.said_by(*words)[0]
+
+    def said_by(self, *words: str) -> tuple[str, str]:
+        """Run a verb to its end; return what it printed, and what it said beside that. Refused where it fails."""
         done = subprocess.run([*command_line(self.configuration), *words], capture_output=True, text=True, env=_environment())
         if done.returncode:
             said = (done.stderr or done.stdout).strip().splitlines()[-3:]
             raise Refused(f"radclipd {' '.join(words)} ended with {done.returncode}: {' '.join(said)}")
-        return done.stdout.strip()
+        return done.stdout.strip(), done.stderr.strip()
 
     def start(self) -> None:
         """Start `radclipd run`. Its listening port is open as soon as it runs; who calls earlier is refused."""
