@@ -78,7 +78,7 @@ def _import_random_numbers(demo: Demo) -> None:
 
 
 def start_daemon(demo: Demo) -> None:
-    """Start the daemon itself."""
+    """Start the daemon, and a second worker for reports: building them takes longest, and there are two processors."""
     demo.installed.start()
     demo.say(f"radclipd run: AE title RADCLIPD, port {demo.radclipd_port}, process {demo.installed.pid}")
     deadline = time.monotonic() + PORT_SECONDS
@@ -87,6 +87,7 @@ def start_daemon(demo: Demo) -> None:
         if time.monotonic() > deadline:
             raise Failed("radclipd did not open its port")
         time.sleep(0.1)
+    demo.say(f"radclipd work report: one more worker beside it, process {demo.installed.start_worker('report')}")
 
 
 def _answers(port: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import time
 from collections import Counter
@@ -16,12 +15,12 @@ from pydicom import dcmread
 from adapters.hospital.chapters import LOOK_SECONDS, PATIENCE_SECONDS, keep_scores, require_no_quarantine
 from adapters.hospital.dictated import dictated
 from adapters.hospital.reader import INVENTED, MISSED, Reader, mistakes
-from adapters.hospital.stage import Demo, Failed
+from adapters.hospital.stage import FIRST, Demo, Failed
 from adapters.readers.columns import ASKED_BECAUSE, STUDY
 from pipeline.domain import FINDINGS, VersionState
 from pipeline.rules import FRONTAL_VIEWS, MONITORING
 
-READ_SHARE, ROUNDS = 0.3, 3
+READ_SHARE, ROUNDS = 1 / 3, 3
 """How much of the archive the radiologist reads, in how many sittings: what was read tells the worklist what is still rare."""
 AFTER = "after learning"
 
@@ -54,12 +53,11 @@ def _sittings(studies: int) -> list[int]:
 
 def _sit(demo: Demo, reader: Reader, number: int, count: int) -> None:
     asked, answered = (demo.folder / f"{name}-{number}.csv" for name in ("worklist", "labels"))
-    rows = [row for row in _worklist(demo, count, asked) if row[STUDY] in demo.truths]
-    said = {row[STUDY]: reader.read(row[STUDY], demo.truths[row[STUDY]]) for row in rows}
-    reasons = Counter(row[ASKED_BECAUSE].split(":")[0] for row in rows)
-    demo.say(f"radclipd worklist --n {count}: " + ", ".join(f"{times} {reason}" for reason, times in reasons.most_common()))
+    wanted = _worklist(demo, count, asked)
+    truths = demo.truths
+    said = {one[STUDY]: reader.read(one[STUDY], truths[one[STUDY]]) for one in wanted}
     by_table = dict(said)
-    learnt = [row[STUDY] for row in rows if row[ASKED_BECAUSE] != MONITORING]
+    learnt = [one[STUDY] for one in wanted if one[ASKED_BECAUSE] != MONITORING]
     if number == 1 and learnt:
         _dictate(demo, reader, learnt[0], by_table.pop(learnt[0]))
     if by_table:
@@ -68,26 +66,16 @@ def _sit(demo: Demo, reader: Reader, number: int, count: int) -> None:
     demo.said |= said
 
 
-def _worklist(demo: Demo, count: int, path: Path) -> list[dict[str, str]]:
-    """Write the worklist as a table to fill in; return its rows."""
-    path.write_text(demo.installed.verb("labels", "template", *_by_scores(demo, count)) + "\n", encoding="utf-8")
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _by_scores(demo: Demo, count: int) -> list[str]:
-    """Choose studies of patients who were not asked for: of the findings in turn, the one with the highest score."""
-    truths, chosen = demo.truths, list[str]()
-    whose = {truths[study].patient for study in demo.said if study in truths}
-    scores = demo.scores["zero-shot"]
-    for place in (n % len(FINDINGS) for n in range(count)):
-        free = [study for study in scores if study in truths and truths[study].patient not in whose]
-        if not free:
-            break
-        best = max(free, key=lambda study: scores[study][place])
-        chosen.append(best)
-        whose.add(truths[best].patient)
-    return chosen
+def _worklist(demo: Demo, count: int, path: Path) -> list[dict[str, Any]]:
+    """Have radclipd write a table to fill in; return what it asks for, and why."""
+    asked: list[dict[str, Any]] = json.loads(demo.installed.verb("worklist", "--n", str(count), "--csv", str(path), "--json"))
+    reasons = Counter(one[ASKED_BECAUSE] for one in asked)
+    demo.say(f"radclipd worklist --n {count}: " + ", ".join(f"{times} for {reason}" for reason, times in reasons.most_common()))
+    numbers = {sent.study_instance_uid: sent.number for sent in demo.sent}
+    for one in asked[:FIRST] if not demo.said else []:
+        demo.say(f"  study {numbers[one[STUDY]]}: {one[ASKED_BECAUSE]}, {one['detail']}")
+    truths = demo.truths
+    return [one for one in asked if one[STUDY] in truths]
 
 
 def _dictate(demo: Demo, reader: Reader, study: str, present: frozenset[str]) -> None:

@@ -56,7 +56,10 @@ def test_a_table_is_filled_in_as_it_was_asked_and_a_study_that_was_not_read_is_l
         table = csv.writer(file)
         table.writerow(TO_FILL_IN)
         for number, row in enumerate(empty_rows({"1.2.1": "A1", "1.2.2": "A2", "1.2.3": "A3"})):
-            cells = dict(zip(TO_FILL_IN, row, strict=True)) | {"asked_because": "coverage", "selection_probability": f"0.{number + 1}"}
+            cells = dict(zip(TO_FILL_IN, row, strict=True)) | {
+                "asked_because": "coverage",
+                "selection_probability": f"0.{number + 1}",
+            }
             table.writerow(cells[name] for name in TO_FILL_IN)
     Reader(name="Somebody^Else").fill_in(asked, answered, {"1.2.1": frozenset({"Mass", "Edema"}), "1.2.3": frozenset()})
     found = read_table(answered.read_bytes(), Defaults())
