@@ -35,7 +35,7 @@ def read_studies(demo: Demo) -> None:
     reader = Reader(seed=demo.options.seed)
     demo.say("The radiologist is simulated, and looks at the hidden truth; but misses")
     demo.say(f"{MISSED:.0%} of the findings that are there and sees {INVENTED:.0%} of those that are not.")
-    for number, count in enumerate(_sittings(len(demo.reports)), 1):
+    for number, count in enumerate(sittings(len(demo.reports)), 1):
         _sit(demo, reader, number, count)
     statements, wrong = len(demo.said) * len(FINDINGS), mistakes(demo.said, demo.truths)
     share = f" ({wrong / statements:.1%})" if statements else ""
@@ -44,7 +44,7 @@ def read_studies(demo: Demo) -> None:
     )
 
 
-def _sittings(studies: int) -> list[int]:
+def sittings(studies: int) -> list[int]:
     """How many studies are read at each sitting."""
     wanted = round(READ_SHARE * studies)
     sittings = max(1, min(ROUNDS, wanted // len(FINDINGS)))
