@@ -227,7 +227,7 @@ def keep_scores(demo: Demo, name: str) -> None:
 def show_outcome(demo: Demo) -> None:
     """Compare with the truth, which until here nobody has looked at: a table and a plot."""
     markings = {marking for (marking,) in demo.rows("SELECT DISTINCT marking FROM v_predictions") if marking}
-    whose = "of patients of whom none was labelled" if demo.said else ""
+    whose = "none of them labelled" if demo.said else ""
     demo.outcome = outcome.measured(demo.unread, demo.scores, marking=", ".join(sorted(markings)), whose=whose)
     if demo.outcome is None:
         demo.say(f"No table and no plot: nothing says what these films really show ({_wanted(demo)}).")

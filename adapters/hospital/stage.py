@@ -27,7 +27,7 @@ MANY = 40
 class Options:
     """What was asked for."""
 
-    studies: int = 240
+    studies: int = 320
     images: Path | None = None
     folder: Path | None = None
     hold: bool = False
