@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from pipeline.domain import (
     AuditEvent,
@@ -19,10 +19,6 @@ from pipeline.domain import (
     Document,
     Header,
     Image,
-    Job,
-    JobKind,
-    JobState,
-    Label,
     ModelVersion,
     Prediction,
     Report,
@@ -34,6 +30,8 @@ from pipeline.domain import (
     StudyState,
     VersionState,
 )
+from pipeline.job_ports import Circuits, Jobs
+from pipeline.label_ports import Labels, Requests
 
 
 class Studies(Protocol):
@@ -54,6 +52,16 @@ class Studies(Protocol):
 
     def instances(self, study_instance_uid: str) -> list[StoredInstance]:
         """Return all instances of the study in order of series number, instance number, SOPInstanceUID."""
+
+    def instances_of(self, study_instance_uids: Collection[str]) -> dict[str, list[StoredInstance]]:
+        """Return StudyInstanceUID -> what `instances` returns, of those studies that the catalog knows."""
+
+    def unread(self, version: int) -> dict[str, str]:
+        """Return StudyInstanceUID -> patient key, by UID, of the scored studies that may be asked for.
+
+        They have predictions of this version. Left out is every study of a patient of whom any study has a label, withdrawn or
+        not, or was asked for.
+        """
 
     def accession_numbers(self, study_instance_uids: Collection[str]) -> dict[str, str]:
         """Return StudyInstanceUID -> accession number of those studies that the catalog knows."""
@@ -105,21 +113,8 @@ class ScoreRows(Protocol):
     def predictions(self, study_instance_uid: str, version: int) -> list[Prediction]:
         """Return the study's predictions of this version in the order of FINDINGS; [] where there are none."""
 
-
-class Labels(Protocol):
-    """Statements of readers. Append-only: the database itself refuses to change or delete one."""
-
-    def append(self, labels: Sequence[Label]) -> None:
-        """Insert statements in this order, whatever their `id`. ValueError where a study is not in the catalog."""
-
-    def all(self) -> list[Label]:
-        """Return every statement, in order of id."""
-
-    def of_studies(self, study_instance_uids: Collection[str]) -> list[Label]:
-        """Return every statement on these studies, in order of id."""
-
-    def find(self, ids: Collection[int]) -> list[Label]:
-        """Return the statements with these ids, in order of id."""
+    def probabilities(self, study_instance_uids: Collection[str], version: int) -> dict[str, Scores]:
+        """Return StudyInstanceUID -> float32 [14] of the studies that have predictions of this version."""
 
 
 class Reports(Protocol):
@@ -172,60 +167,6 @@ class Versions(Protocol):
         """Make this version the serving one and retire the one that served."""
 
 
-class Jobs(Protocol):
-    """The queue."""
-
-    def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = 100) -> int | None:
-        """Enqueue; lower priority numbers run first. Where one of this kind and subject waits already, it takes the new
-        payload and None is returned."""
-
-    def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1) -> list[Job]:
-        """Lease up to `limit` due jobs, or jobs whose lease ran out, each with a fresh random token. Counts the try."""
-
-    def extend(self, job: Job, *, lease_seconds: float) -> None:
-        """Heartbeat. LeaseLost when the token is no longer ours."""
-
-    def finish(self, job: Job) -> None:
-        """Mark done, inside the transaction that holds the job's result. LeaseLost when the token is no longer ours."""
-
-    def note(self, job: Job, notes: Mapping[str, Any]) -> None:
-        """Keep notes beside what the job's payload held when it was claimed, in place of earlier ones. LeaseLost as `extend`."""
-
-    def retry(self, job: Job, *, error: str, delay_seconds: float, counts: bool = True) -> None:
-        """Give the job back, due after the delay; `counts=False` takes the try back. A lost lease is not an error here."""
-
-    def quarantine(self, job: Job, *, error: str) -> None:
-        """Set the job aside for a person. A lost lease is not an error here."""
-
-    def is_open(self, kind: JobKind, subject: str) -> bool:
-        """Say whether a job of this kind and subject waits, runs or is in quarantine."""
-
-    def pressing(self, kind: JobKind, *, before: int) -> bool:
-        """Say whether a job of this kind, with a priority number below `before`, is due or in the hands of a worker that lives."""
-
-    def counts(self) -> dict[tuple[JobKind, JobState], int]:
-        """Return how many jobs there are of each kind and state."""
-
-    def purge_done(self, *, older_than_days: float) -> int:
-        """Delete jobs that were done longer ago; return how many."""
-
-    def requeue(self, ids: Sequence[int] | None = None) -> int:
-        """Put quarantined jobs (all, or these) back to waiting with their tries cleared; return how many."""
-
-
-class Circuits(Protocol):
-    """One breaker per destination, shared by all workers through the catalog."""
-
-    def admit(self, destination: str, *, probe_seconds: float) -> bool:
-        """True where the circuit is closed; where its rest is over, True for one caller and shut for others for probe_seconds."""
-
-    def failed(self, destination: str, *, threshold: int, rest_seconds: float) -> None:
-        """Count a failure to reach it; from `threshold` in a row on, the circuit opens for rest_seconds."""
-
-    def succeeded(self, destination: str) -> None:
-        """Close the circuit."""
-
-
 class Transaction(Protocol):
     """One unit of work."""
 
@@ -243,6 +184,8 @@ class Transaction(Protocol):
     def circuits(self) -> Circuits: ...
     @property
     def labels(self) -> Labels: ...
+    @property
+    def requests(self) -> Requests: ...
 
     def now(self) -> datetime:
         """Return this moment by the catalog's clock, to the millisecond."""

@@ -16,10 +16,11 @@ SENDER = Sender("PACS", "127.0.0.1", "RADCLIPD")
 def fill(catalog: SqlCatalog, images: FileImageStore) -> None:
     """Put the films into the catalog and the store, as reported."""
     for number in range(STUDIES):
-        _film(catalog, images, number, effusion=number % 2 == 0)
+        reported_film(catalog, images, number, effusion=number % 2 == 0)
 
 
-def _film(catalog: SqlCatalog, images: FileImageStore, number: int, *, effusion: bool) -> None:
+def reported_film(catalog: SqlCatalog, images: FileImageStore, number: int, *, effusion: bool) -> None:
+    """Put one film there."""
     film = np.random.default_rng(number).integers(1200, 1800, size=(64, 64))
     if effusion:
         film[40:60, 4:24] += 2000

@@ -316,3 +316,16 @@ def test_a_serving_version_with_more_moved_blocks_is_compared_from_the_pixels(pl
     version = place.learnt(1)
     against = {found["against"]: found for found in version.card["learning"]["comparisons"]}
     assert against[f"version {deep.number}"]["cases"] == 12
+
+
+def test_a_tower_that_cannot_be_cut_is_learnt_on_as_it_stands(place: Place) -> None:
+    place.ward.kept = place.settings
+    whole = place.ward.learn(again=True).version
+    place.ward.plan = replace(place.ward.plan, recipe=replace(RECIPE, k=3))  # of two blocks
+    version = place.ward.learn(again=True).version
+    assert whole is not None
+    assert version is not None
+    assert version.card["recipe"] == "stage-1"
+    assert "was not tried" in version.card["learning"]["notes"][0]
+    losses = [made.card["learning"]["log_loss"]["stage-1"] for made in (whole, version)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
