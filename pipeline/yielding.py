@@ -17,11 +17,11 @@ log = logging.getLogger("radclipd.yielding")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class YieldPolicy:
-    """Times in seconds. Under arrivals without end learning gets `turn` out of every `longest` + `turn`."""
+    """Times in seconds. Under arrivals without end, or where nobody scores them, learning gets in the end half of the time."""
 
     look: float = 1.0  # between two looks at the queue
     longest: float = 60.0  # of one pause
-    turn: float = 5.0  # of learning after a pause that was as long as that
+    turn: float = 5.0  # of learning after a pause that was as long as that; doubled after each such pause in a row, up to `longest`
 
 
 class Yielding:
@@ -47,7 +47,7 @@ class Yielding:
         self._catalog, self._rest, self._over, self._clock = catalog, rest, over, clock
         self._meanwhile = meanwhile or (lambda: 0)
         self._policy = policy or YieldPolicy()
-        self._next_look = float("-inf")
+        self._next_look, self._turn = float("-inf"), self._policy.turn
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Interrupted where it is time to stop, also in the middle of a pause."""
@@ -64,7 +64,8 @@ class Yielding:
                 self._rest(self._policy.look)
             self._stop_where_told(what, done, total)
             scored = self._score()
-        self._next_look = self._clock() + (self._policy.turn if pressing else self._policy.look)
+        self._next_look = self._clock() + (self._turn if pressing else self._policy.look)
+        self._turn = min(2 * self._turn, self._policy.longest) if pressing else self._policy.turn
 
     def _stop_where_told(self, what: str, done: int, total: int) -> None:
         if self._over():

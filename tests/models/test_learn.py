@@ -12,13 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
-from adapters.gpu.scorer import load_scorer
+from adapters.gpu.scorer import ClipScorers, load_scorer
 from adapters.model_files import HEAD
-from pipeline import rules
+from pipeline import rules, versions
 from pipeline.domain import FINDINGS, ModelVersion, VersionState
 from pipeline.errors import Interrupted, NoWeights, OutOfResources, Refused, WeightsCorrupt, WeightsIncompatible
 from pipeline.learn import LearnResult
 from pipeline.ports import Scorer
+from tests.models import tiny
 from tests.models.lessons import Ward
 
 
@@ -295,6 +296,18 @@ def test_a_learnt_version_is_held_to_its_card(tmp_path: Path, damage: str) -> No
     with pytest.raises(DAMAGES[damage]) as refused:
         loaded(ward, version)
     assert refused.value.hint
+
+
+def test_a_serving_version_whose_file_was_damaged_gives_way_to_the_one_before(ward: Ward) -> None:
+    ward.labelled(12)
+    assert ward.learn().result is LearnResult.PROMOTED
+    tiny.flip_a_bit_of_the_last_byte(ward.store.version_folder(2) / HEAD)
+    scorers = ClipScorers(ward.store.root, device="cpu", batch_size=4, threads=1)
+    assert versions.load_serving(catalog=ward.catalog, scorers=scorers).version.number == 1
+    first, second = ward.versions()
+    assert (first.state, second.state) == (VersionState.SERVING, VersionState.REJECTED)
+    assert second.reason.startswith("cannot be loaded, corrupt: ")
+    assert ward.catalog.tables.audit[-1].outcome == "failed"
 
 
 def changed(tensors: dict[str, torch.Tensor], damage: str) -> dict[str, torch.Tensor]:

@@ -107,9 +107,17 @@ def test_under_arrivals_without_end_learning_has_its_turns(bench: Bench, caplog:
         while bench.seconds - began < 10 * (POLICY.longest + POLICY.turn):
             bench.step()
             steps += 1
-    assert steps >= 9 * POLICY.turn / 0.125
-    assert bench.rests <= 11 * POLICY.longest / POLICY.look
-    assert "still wait" in caplog.text
+    learnt = steps * 0.125
+    assert 5 + 10 + 20 + 40 + 60 <= learnt <= bench.rests * POLICY.look  # more with each turn, never more than half
+    turns = [record for record in caplog.records if "still wait" in record.message]
+    assert 5 <= len(turns) <= 10
+    bench.score_all()
+    bench.spend(POLICY.longest)
+    assert bench.step() == 0
+    bench.put("1.2")
+    bench.spend(POLICY.look)
+    assert bench.step() == POLICY.longest
+    assert [bench.step() for _ in range(100)].index(POLICY.longest) == POLICY.turn / 0.125 - 1  # a short turn again
 
 
 def test_it_looks_no_more_often_than_it_may(bench: Bench) -> None:
