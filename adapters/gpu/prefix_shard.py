@@ -130,7 +130,8 @@ class Shard:
         return np.frombuffer(os.pread(self._descriptor, self.slots * _ENTRY.itemsize, PAGE), dtype=_ENTRY)
 
     def _within(self, slot: int) -> bool:
-        return _records_start(self.slots) + (slot + 1) * self._record_bytes <= self._size
+        """Ask the file itself: reading a map beyond the end of a file that was cut short ends the process."""
+        return _records_start(self.slots) + (slot + 1) * self._record_bytes <= min(self._size, os.fstat(self._descriptor).st_size)
 
 
 def length(slots: int, record_bytes: int) -> int:

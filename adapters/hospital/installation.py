@@ -44,6 +44,10 @@ quiet_seconds = 2
 [model]
 directory = "{folder}/models"
 
+[prefix]
+directory = "{folder}/prefixes"
+limit = "1GiB"
+
 [work]
 poll_seconds = 0.25
 

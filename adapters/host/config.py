@@ -6,16 +6,13 @@ one line that names file, line, key and nearest key, with the remedy as hint. Se
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ByteSize,
     ConfigDict,
     Field,
@@ -23,91 +20,27 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from adapters.host import config_file
+from adapters.host import config_file, values
 from adapters.host.clock import checked_cron
+from adapters.host.values import (
+    AbsolutePath,
+    AeTitle,
+    AeTitles,
+    Fraction,
+    OptionalAeTitle,
+    Port,
+    PositiveSeconds,
+    Seconds,
+    Whole,
+    Words,
+)
 from pipeline.errors import ConfigurationError
-from pipeline.findings import findings_said
 
 DEFAULT_PATH = Path("/etc/radclipd/radclipd.toml")
 ENVIRONMENT_PREFIX = "RADCLIPD_"
 ENVIRONMENT_DELIMITER = "__"
-URL_SCHEMES = ("sqlite://", "sqlite+pysqlite://", "postgresql://", "postgresql+psycopg://")
-UNLIMITED_PDU = 0
-SMALLEST_PDU = 4096
-
-
-def _ae_title(value: str) -> str:
-    """Check an AE title: 1 to 16 printable ASCII characters, no backslash (PS3.5 section 6.2, VR AE)."""
-    title = value.strip(" ")
-    if not re.fullmatch(r"[\x20-\x5b\x5d-\x7e]{1,16}", title):
-        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
-    return title
-
-
-def _optional_ae_title(value: str) -> str:
-    return _ae_title(value) if value.strip() else ""
-
-
-def _listed(value: Any) -> Any:
-    """Let an environment variable hold a list as `A,B` or as JSON."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    if text.startswith("["):
-        try:
-            return json.loads(text)
-        except ValueError:
-            raise ValueError('a list is written A,B or ["A", "B"]') from None
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _pdu(value: int) -> int:
-    if value != UNLIMITED_PDU and value < SMALLEST_PDU:
-        raise ValueError(f"0 (unlimited) or at least {SMALLEST_PDU} bytes")
-    return value
-
-
-def _database_url(value: str) -> str:
-    if not value.startswith(URL_SCHEMES):
-        raise ValueError("a database URL starts with sqlite:/// or postgresql+psycopg://")
-    return value
-
-
-def _absolute(value: Path) -> Path:
-    if not value.is_absolute():
-        raise ValueError("a path starts with /: a service has no folder of its own to start from")
-    return value
-
-
-def _uid_root(value: str) -> str:
-    """Check a UID root: dotted numbers without leading zeros (PS3.5 section 9.1), short enough to derive from."""
-    root = value.rstrip(".")
-    if root and (len(root) > 32 or not re.fullmatch(r"[0-2](\.(0|[1-9]\d*))+", root)):
-        raise ValueError("a UID root is dotted numbers such as 1.2.826.0.1.3680043.10.999, at most 32 characters")
-    return root
-
-
-def _titles(value: dict[str, str]) -> dict[str, str]:
-    """Check a table of document titles: a code "value,scheme", and findings as `radclipd labels add` takes them."""
-    for title, said in value.items():
-        if not re.fullmatch(r"[^,\s]+,[^,\s]+", title):
-            raise ValueError(f'{title!r} is not a code "value,scheme" such as "113000,DCM"')
-        findings_said(said.split(","))
-    return value
-
-
-AeTitle = Annotated[str, AfterValidator(_ae_title)]
-OptionalAeTitle = Annotated[str, AfterValidator(_optional_ae_title)]
-AeTitles = Annotated[tuple[AeTitle, ...], NoDecode, BeforeValidator(_listed)]
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Whole = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
 class Section(BaseModel):
@@ -134,8 +67,8 @@ class ListenerConfig(Section):
     called_ae_titles: AeTitles = Field(default=(), description='AE titles that senders may call; empty: ae_title only; ["*"]: any.')
     calling_ae_titles: AeTitles = Field(default=("ORTHANC",), min_length=1, description='AE titles that may send; ["*"]: any.')
     maximum_associations: Whole = Field(default=32, description="Associations served at once; further senders wait in the queue.")
-    maximum_pdu: Annotated[int, AfterValidator(_pdu)] = Field(
-        default=UNLIMITED_PDU, description="Largest PDU accepted, bytes; 0: unlimited."
+    maximum_pdu: Annotated[int, AfterValidator(values.pdu)] = Field(
+        default=values.UNLIMITED_PDU, description="Largest PDU accepted, bytes; 0: unlimited."
     )
     other_storage: Literal["refuse", "keep"] = Field(
         default="refuse", description='Storage classes that are no radiograph, SR, KOS or presentation state: "refuse" or "keep".'
@@ -168,7 +101,7 @@ class StorageConfig(Section):
 class CatalogConfig(Section):
     """[catalog]: the database. After `load`, `url` is the URL to use, wherever it came from."""
 
-    url: Annotated[str, AfterValidator(_database_url)] = Field(
+    url: Annotated[str, AfterValidator(values.database_url)] = Field(
         default="sqlite:////var/lib/radclipd/radclipd.db",
         repr=False,
         description="Database: sqlite:////absolute/path or postgresql+psycopg://user@host/name.",
@@ -220,13 +153,26 @@ class ScoreConfig(Section):
     band: float = Field(default=0.05, ge=0, le=0.5, description="Undetermined within this distance of the threshold.")
 
 
+class PrefixConfig(Section):
+    """[prefix]: what enters the encoder's last blocks, kept for each image, for learning and for scoring the archive again."""
+
+    keep: bool = Field(default=True, description="Keep it: learning and scoring again then need no pixels.")
+    directory: AbsolutePath = Field(
+        default=Path("/var/lib/radclipd/prefixes"), description="Folder for it, a cache: it may be deleted at any time."
+    )
+    limit: ByteSize = Field(
+        default=ByteSize(10 << 30), description="Disk it may take; 75 KiB an image with ViT-B. The oldest images go first."
+    )
+    fill: bool = Field(default=True, description="When idle, make it for images that were scored before it was kept.")
+
+
 class ReportConfig(Section):
     """[report]: the DICOM SR."""
 
     sop_class: Literal["comprehensive-3d", "comprehensive", "enhanced"] = Field(
         default="comprehensive-3d", description='SR storage class: "comprehensive-3d", "comprehensive" or "enhanced".'
     )
-    uid_root: Annotated[str, AfterValidator(_uid_root)] = Field(
+    uid_root: Annotated[str, AfterValidator(values.uid_root)] = Field(
         default="", description="Root of the UIDs we make; empty: 2.25 (UUID-derived)."
     )
     include_absent: bool = Field(default=True, description="Report findings that are absent, too.")
@@ -252,7 +198,7 @@ class LabelsConfig(Section):
     accept_sr: Literal["person-or-verified", "verified", "none"] = Field(
         default="person-or-verified", description='Reports read for labels: "person-or-verified", "verified" or "none".'
     )
-    key_object_titles: Annotated[dict[str, str], AfterValidator(_titles)] = Field(
+    key_object_titles: Annotated[dict[str, str], AfterValidator(values.titles)] = Field(
         default={}, description='Key objects read for labels, by the code of their title: { "113000,DCM" = "Mass=present" }.'
     )
 
@@ -335,6 +281,7 @@ class Config(BaseSettings):
     study: StudyConfig = Field(default_factory=StudyConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     score: ScoreConfig = Field(default_factory=ScoreConfig)
+    prefix: PrefixConfig = Field(default_factory=PrefixConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
     labels: LabelsConfig = Field(default_factory=LabelsConfig)
     learn: LearnConfig = Field(default_factory=LearnConfig)
