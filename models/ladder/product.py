@@ -8,6 +8,7 @@ import torch
 
 from models.delta import adapted
 from models.errors import CannotPartition, NothingToLearn
+from models.experiment.summary import PRODUCT
 from models.fit import STORED
 from models.ladder.labelled import head_logits
 from models.ladder.method import Bench, Logits, Support
@@ -16,8 +17,6 @@ from models.partition import check_blocks, partition
 from models.prefix import prefix
 from models.teach import Films, Plan, Taught, teach
 from models.views import Views
-
-NAME = "radclipd"
 
 Rows = npt.NDArray[np.intp]
 DEFAULT_LIMIT = 2 << 30
@@ -60,7 +59,7 @@ class Radclipd:
     positive on: the least number that `[learn] minimum_positives` asks for is a rule of the daemon, not of the learner.
     """
 
-    name = NAME
+    name = PRODUCT
     learns = True
 
     def __init__(self, prefixes: SharedPrefixes, plan: Plan | None = None, *, limit: int = DEFAULT_LIMIT) -> None:
