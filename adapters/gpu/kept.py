@@ -6,10 +6,10 @@ Whatever goes wrong with it is said in one warning, and then it is as if nothing
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 import torch
@@ -24,6 +24,8 @@ REST_SECONDS = 600.0
 """After trouble the store is left alone for so long."""
 REFRESH_SECONDS = 60.0
 """How old the knowledge of what other processes have written or removed may be."""
+
+Answer = TypeVar("Answer")
 
 _log = structlog.get_logger("radclipd.gpu")
 
@@ -59,44 +61,34 @@ class Kept:
 
     def missing(self, keys: Sequence[str]) -> list[str]:
         """Return those of the keys that are not there, in order."""
-        found = list(keys)
-        with self._quietly() as store:
-            if store is not None:
-                found = self._looked_up(store, keys)
-        return found
+        return self._quietly(lambda store: self._looked_up(store, keys), list(keys))
 
     def read(self, keys: Sequence[str]) -> dict[str, torch.Tensor]:
         """Return the activations float16 [L, W] of those keys that are there."""
-        found: dict[str, torch.Tensor] = {}
-        with self._quietly() as store:
-            if store is not None:
-                self._looked_up(store, keys)
-                got = store.read(keys)
-                found = dict(zip(got.keys, got.activations, strict=True))
-                self.hits += len(found)
-                self.misses += len(keys) - len(found)
+
+        def read(store: PrefixStore) -> dict[str, torch.Tensor]:
+            self._looked_up(store, keys)
+            got = store.read(keys)
+            return dict(zip(got.keys, got.activations, strict=True))
+
+        nothing: dict[str, torch.Tensor] = {}
+        found = self._quietly(read, nothing)
+        self.hits += len(found)
+        self.misses += len(keys) - len(found)
         return found
 
     def write(self, keys: Sequence[str], activations: torch.Tensor) -> None:
         """Keep activations [n, L, W] under n keys."""
-        with self._quietly() as store:
-            if store is not None:
-                store.write(keys, activations)
+        self._quietly(lambda store: store.write(keys, activations), 0)
 
     def admits(self, film: StoredInstance) -> bool:
         """Say whether the activations of a film are to be kept: there is room, or older films have it."""
-        admitted = False
-        with self._quietly() as store:
-            admitted = store is not None and store.admits(film.received_at.timestamp())
-        return admitted
+        return self._quietly(lambda store: store.admits(film.received_at.timestamp()), False)
 
     @property
     def capacity(self) -> int:
         """Films that there is room for, about; 0 where none are kept."""
-        room = 0
-        with self._quietly() as store:
-            room = store.capacity if store is not None else 0
-        return room
+        return self._quietly(lambda store: store.capacity, 0)
 
     def close(self) -> None:
         """Release files and locks."""
@@ -113,14 +105,12 @@ class Kept:
             missing = store.missing(keys)
         return missing
 
-    @contextmanager
-    def _quietly(self) -> Iterator[PrefixStore | None]:
-        """Give the store, or None where there is none or it rests. Trouble with it ends here."""
+    def _quietly(self, call: Callable[[PrefixStore], Answer], otherwise: Answer) -> Answer:
+        """Call with the store. Where there is none, it rests, or is in trouble, which ends here: the other answer."""
         if self.k is None or self._clock() < self._rests_until:
-            yield None
-            return
+            return otherwise
         try:
-            yield self._opened()
+            answer = call(self._opened())
         except (OSError, OutOfResources, ConfigurationError) as error:
             self._rests_until = self._clock() + REST_SECONDS
             self.close()
@@ -128,8 +118,9 @@ class Kept:
                 hint = getattr(error, "hint", "") or "see [prefix] of the configuration"
                 _log.warning("the prefix store cannot be used", error=str(error), hint=hint)
             self._troubled = True
-        else:
-            self._troubled = False
+            return otherwise
+        self._troubled = False
+        return answer
 
     def _opened(self) -> PrefixStore:
         """Only where there are settings, and an identity."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -119,10 +119,9 @@ class ClipTrainer:
             base.encoder.to(device)
             prompts = read_prompts()
             text = zero_shot_head(base.encoder, prompts)
-            kept = Kept(base, self._settings.kept)
-            reader = FilmReader(base, self._pixels, kept, k=self._settings.plan.recipe.k)
-            lessons, films, lost = self._films(course, base, reader, watch)
-            kept.close()
+            with closing(Kept(base, self._settings.kept)) as kept:
+                reader = FilmReader(base, self._pixels, kept, k=self._settings.plan.recipe.k)
+                lessons, films, lost = self._films(course, base, reader, watch)
             taught = teach(base.encoder, text, films, self._settings.plan, watch)
             before = read_addition(course.serving, self._store.root)
             judged = _Judged(base, films, lessons, taught, reader, self._settings.plan)

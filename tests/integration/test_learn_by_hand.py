@@ -46,12 +46,12 @@ def radclipd(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Radcl
     importer.register(catalog, store, base, threshold=0.5, band=0.05, serve=True)
     images = FileImageStore(tmp_path / "images")
     for number in range(16):
-        _film(catalog, images, number, effusion=number % 2 == 0)
+        reported_film(catalog, images, number, effusion=number % 2 == 0)
     catalog.dispose()
     return radclipd_on(url)
 
 
-def _film(catalog: SqlCatalog, images: FileImageStore, number: int, *, effusion: bool) -> None:
+def reported_film(catalog: SqlCatalog, images: FileImageStore, number: int, *, effusion: bool) -> None:
     film = np.random.default_rng(number).integers(1200, 1800, size=(64, 64))
     if effusion:
         film[40:60, 4:24] += 2000
