@@ -205,19 +205,16 @@ class _Round:
         labels = self._films.labels[rows]
         shots = int(np.median((labels == 1).sum(axis=0)[learnable(labels)]))
         self._fitting += 1
-        start = self._stage_1(rows)
-        fitted = fit(
+        return fit(
             self._encoder,
             self._activations[torch.from_numpy(rows)],
             labels,
-            start,
+            self._stage_1(rows),
             self._plan.recipe,
             steps=self._plan.recipe.steps(shots),
             seed=self._plan.seed,
             on_step=partial(self._watch, f"unfreezing, fit {self._fitting} of {int(self._fold.max()) + 2}"),
         )
-        spread = start.logits(self._films.features[torch.from_numpy(rows)]).std(dim=0, correction=0)
-        return replace(fitted, averaged=replace(fitted.averaged, head=_stretched(fitted.averaged.head, spread)))
 
     def _score_partial(self, rows: Rows, held_out: Rows) -> Floats:
         findings = learnable(self._films.labels[rows])
@@ -235,12 +232,3 @@ class _Round:
     def _moved(self, fitted: Fitted, calibrated: Calibration, prevalence: Floats, findings: npt.NDArray[np.bool_]) -> Moved:
         head = calibrated.folded(fitted.averaged.head, prevalence)
         return Moved(self._plan.recipe.k, fitted.averaged.delta, head, torch.from_numpy(findings))
-
-
-def _stretched(head: LinearHead, spread: torch.Tensor) -> LinearHead:
-    """Return a head whose logits are `spread` [F] times the given one's.
-
-    Training starts with logits of spread 1 in every finding. How sure the anchored head is of each is worth keeping: calibration
-    has one slope for all, and a finding of which little can be seen would spoil it.
-    """
-    return LinearHead(directions=head.directions, scale=head.scale * spread, bias=head.bias * spread)
