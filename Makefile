@@ -24,7 +24,7 @@ setup: $(VENV)/ready ## make the virtual environment, pinned (seconds when it is
 peers: ## install the Debian peers where they are missing and apt may be used
 	@deploy/peers.sh $(PEERS)
 
-demo: setup peers ## 240 phantom studies travel archive -> radclipd -> archive; what the scores were worth (DEMO="--hold", "--images FOLDER")
+demo: setup peers ## 320 phantom studies travel archive -> radclipd -> archive; a few are labelled, and what that was worth (DEMO="--hold")
 	$(BIN)/radclipd demo $(DEMO)
 
 check: setup ## format, lint, types, boundaries

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from pipeline import fill, labels, learn, receive, report, resolve, rules, score, settle, versions, work
+from pipeline import fill, labels, learn, receive, report, resolve, rules, score, selection, settle, versions, work, worklist
 from pipeline.domain import AuditEvent, Header, Job, JobKind, JobState, ModelVersion, Receipt, Sender
 from pipeline.errors import Interrupted, NoWeights
 from pipeline.findings import findings_said
@@ -279,6 +279,19 @@ def learn_policy(config: Config) -> learn.LearnPolicy:
         gate=rules.GatePolicy(minimum_patients=wanted.gate_patients, confidence=wanted.gate_confidence, promote=wanted.promote),
         minimum_positives=wanted.minimum_positives,
         background=wanted.background,
+    )
+
+
+def worklist_policy(config: Config) -> worklist.WorklistPolicy:
+    """`[worklist]` as the step reads it."""
+    wanted = config.worklist
+    shares = wanted.model_dump(include={reason.value for reason in selection.Reason})
+    return worklist.WorklistPolicy(
+        selection=selection.SelectionPolicy(**shares),
+        labels=label_policy(config),
+        chest=chest_policy(config),
+        patients=wanted.patients,
+        seed=wanted.seed,
     )
 
 

@@ -271,6 +271,19 @@ class Document:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A study that the worklist put before the readers: why, and how likely it was to be chosen. Once a study, never changed."""
+
+    study_instance_uid: str
+    asked_because: str  # the kind of reason, a word of `selection.Reason`
+    finding: str = ""  # that a positive is looked for of, or that opinions differ on; "": none in particular
+    detail: str = ""  # the reason in words
+    selection_probability: float  # above 0 up to 1
+    version: int  # whose predictions it was chosen by
+    asked_at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class Lesson:
     """One labelled study as the trainer gets it: whose it is, one frontal film, and what is known of each finding.

@@ -35,6 +35,7 @@ def take(readings: Sequence[Reading], *, catalog: Catalog, dry_run: bool = False
     with catalog.read() if dry_run else catalog.begin() as tx:
         now = tx.now()
         named, faults = _name_studies(readings, tx)
+        named = _with_reasons(named, now, tx)
         faults += [fault for reading in readings for fault in _faults(reading, now)]
         faults += _contradictions(named)
         if faults:
@@ -129,6 +130,7 @@ def _keep(uid: str, said: Mapping[str, Document], tx: Transaction) -> tuple[str,
     replaced = [label for label in standing(before) if label.document in document.replaces and label.document != uid]
     since = max((label.stated_at for label in replaced), default=None)
     readings = [_dated(replace(reading, document=uid), since, now) for reading in document.readings]
+    readings = _with_reasons(readings, now, tx)
     known = _Known(before)
     fresh = [label for reading in readings if reading.study_instance_uid in places for label in known.unsaid(reading, now)]
     tx.labels.append(fresh)
@@ -142,6 +144,19 @@ def _dated(reading: Reading, since: datetime | None, now: datetime) -> Reading:
     if stated_at > now + CLOCKS_DIFFER:
         stated_at = now
     return replace(reading, stated_at=max(stated_at, since) if since else stated_at)
+
+
+def _with_reasons(readings: Sequence[Reading], now: datetime, tx: Transaction) -> list[Reading]:
+    """Give each reading that names no reason the one for which the worklist asked for its study, where it was said after that."""
+    asked = tx.requests.of_studies({reading.study_instance_uid for reading in readings})
+
+    def reasoned(reading: Reading) -> Reading:
+        request = asked.get(reading.study_instance_uid)
+        if request is None or reading.asked_because or (reading.stated_at or now) < request.asked_at - CLOCKS_DIFFER:
+            return reading
+        return replace(reading, asked_because=request.asked_because, selection_probability=request.selection_probability)
+
+    return [reasoned(reading) for reading in readings]
 
 
 def _withdrawal(label: Label, reader: str, source: str, now: datetime, document: str = "") -> Label:

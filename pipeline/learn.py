@@ -127,8 +127,10 @@ def _course(tx: Transaction, policy: LearnPolicy) -> tuple[Course, rules.Learnab
 
 
 def _monitored(tx: Transaction, statements: Iterable[Label]) -> set[str]:
-    """Return the patients of the monitoring sample. Once in it, always in it: withdrawn statements count too."""
+    """Return the patients of the monitoring sample. Once in it, always in it: withdrawn statements count too, and so does what
+    was asked for and is not read yet."""
     uids = {label.study_instance_uid for label in statements if label.asked_because == rules.MONITORING}
+    uids |= {request.study_instance_uid for request in tx.requests.all() if request.asked_because == rules.MONITORING}
     studies = (tx.studies.find(uid) for uid in sorted(uids))
     return {study.patient_key for study in studies if study is not None}
 

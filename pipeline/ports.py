@@ -22,7 +22,6 @@ from pipeline.domain import (
     Job,
     JobKind,
     JobState,
-    Label,
     ModelVersion,
     Prediction,
     Report,
@@ -34,6 +33,7 @@ from pipeline.domain import (
     StudyState,
     VersionState,
 )
+from pipeline.label_ports import Labels, Requests
 
 
 class Studies(Protocol):
@@ -54,6 +54,16 @@ class Studies(Protocol):
 
     def instances(self, study_instance_uid: str) -> list[StoredInstance]:
         """Return all instances of the study in order of series number, instance number, SOPInstanceUID."""
+
+    def instances_of(self, study_instance_uids: Collection[str]) -> dict[str, list[StoredInstance]]:
+        """Return StudyInstanceUID -> what `instances` returns, of those studies that the catalog knows."""
+
+    def unread(self, version: int) -> dict[str, str]:
+        """Return StudyInstanceUID -> patient key, by UID, of the scored studies that may be asked for.
+
+        They have predictions of this version. Left out is every study of a patient of whom any study has a label, withdrawn or
+        not, or was asked for.
+        """
 
     def accession_numbers(self, study_instance_uids: Collection[str]) -> dict[str, str]:
         """Return StudyInstanceUID -> accession number of those studies that the catalog knows."""
@@ -104,21 +114,8 @@ class ScoreRows(Protocol):
     def predictions(self, study_instance_uid: str, version: int) -> list[Prediction]:
         """Return the study's predictions of this version in the order of FINDINGS; [] where there are none."""
 
-
-class Labels(Protocol):
-    """Statements of readers. Append-only: the database itself refuses to change or delete one."""
-
-    def append(self, labels: Sequence[Label]) -> None:
-        """Insert statements in this order, whatever their `id`. ValueError where a study is not in the catalog."""
-
-    def all(self) -> list[Label]:
-        """Return every statement, in order of id."""
-
-    def of_studies(self, study_instance_uids: Collection[str]) -> list[Label]:
-        """Return every statement on these studies, in order of id."""
-
-    def find(self, ids: Collection[int]) -> list[Label]:
-        """Return the statements with these ids, in order of id."""
+    def probabilities(self, study_instance_uids: Collection[str], version: int) -> dict[str, Scores]:
+        """Return StudyInstanceUID -> float32 [14] of the studies that have predictions of this version."""
 
 
 class Reports(Protocol):
@@ -236,6 +233,8 @@ class Transaction(Protocol):
     def circuits(self) -> Circuits: ...
     @property
     def labels(self) -> Labels: ...
+    @property
+    def requests(self) -> Requests: ...
 
     def now(self) -> datetime:
         """Return this moment by the catalog's clock, to the millisecond."""

@@ -32,6 +32,7 @@ from pipeline.domain import (
     Prediction,
     Report,
     ReportState,
+    Request,
     Scores,
     Sender,
     StoredFile,
@@ -82,6 +83,7 @@ class _Tables:
     circuits: dict[str, tuple[int, datetime | None]] = field(default_factory=dict)
     audit: list[AuditEvent] = field(default_factory=list)
     labels: list[Label] = field(default_factory=list)
+    requests: dict[str, Request] = field(default_factory=dict)
 
 
 class FakeCatalog:
@@ -124,6 +126,7 @@ class FakeTransaction:
         self.jobs = FakeJobs(tables, now)
         self.circuits = FakeCircuits(tables, now)
         self.labels = FakeLabels(tables)
+        self.requests = FakeRequests(tables)
         self.now = now
 
     def audit(self, event: AuditEvent) -> None:
@@ -164,6 +167,20 @@ class FakeStudies:
     def instances(self, study_instance_uid: str) -> list[StoredInstance]:
         found = [i for i in self._t.instances.values() if i.header.study_instance_uid == study_instance_uid]
         return sorted(found, key=lambda i: (i.header.series_number or 0, i.header.instance_number or 0, i.header.sop_instance_uid))
+
+    def instances_of(self, study_instance_uids: Collection[str]) -> dict[str, list[StoredInstance]]:
+        return {uid: self.instances(uid) for uid in study_instance_uids if uid in self._t.studies}
+
+    def unread(self, version: int) -> dict[str, str]:
+        read = {label.study_instance_uid for label in self._t.labels} | set(self._t.requests)
+        known = {self._t.studies[uid].patient_key for uid in read}
+        return {
+            uid: study.patient_key
+            for uid, study in sorted(self._t.studies.items())
+            if study.state in (StudyState.SCORED, StudyState.REPORTED)
+            and (uid, version) in self._t.predictions
+            and study.patient_key not in known
+        }
 
     def accession_numbers(self, study_instance_uids: Collection[str]) -> dict[str, str]:
         return {uid: self._t.studies[uid].accession_number for uid in study_instance_uids if uid in self._t.studies}
@@ -242,6 +259,13 @@ class FakeScoreRows:
         found = self._t.predictions.get((study_instance_uid, version), [])
         return sorted(found, key=lambda p: FINDINGS.index(p.finding))
 
+    def probabilities(self, study_instance_uids: Collection[str], version: int) -> dict[str, Scores]:
+        return {
+            uid: np.array([p.probability for p in self.predictions(uid, version)], dtype=np.float32)
+            for uid in study_instance_uids
+            if (uid, version) in self._t.predictions
+        }
+
 
 class FakeReports:
     def __init__(self, tables: _Tables) -> None:
@@ -310,6 +334,30 @@ class FakeLabels:
 
     def find(self, ids: Collection[int]) -> list[Label]:
         return [label for label in self._t.labels if label.id in ids]
+
+
+class FakeRequests:
+    def __init__(self, tables: _Tables) -> None:
+        self._t = tables
+
+    def hold(self) -> None:
+        """The catalog's lock is held already."""
+
+    def append(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            if request.study_instance_uid not in self._t.studies:
+                raise ValueError("a study is not in the catalog")
+            if request.study_instance_uid in self._t.requests:
+                raise ValueError("unique: a study is asked for once")
+            if not request.asked_because or not 0 < request.selection_probability <= 1:
+                raise ValueError("constraint: says why, with a probability")
+            self._t.requests[request.study_instance_uid] = request
+
+    def all(self) -> list[Request]:
+        return list(self._t.requests.values())
+
+    def of_studies(self, study_instance_uids: Collection[str]) -> dict[str, Request]:
+        return {uid: request for uid, request in self._t.requests.items() if uid in study_instance_uids}
 
 
 class FakeVersions:

@@ -15,6 +15,7 @@ from adapters.catalog.engine import database_url, open_engine
 from adapters.catalog.jobs import SqlJobs
 from adapters.catalog.labels import SqlLabels
 from adapters.catalog.reports import SqlReports
+from adapters.catalog.requests import SqlRequests
 from adapters.catalog.scores import SqlScoreRows
 from adapters.catalog.studies import SqlStudies
 from adapters.catalog.tables import audit_events, circuits
@@ -40,6 +41,7 @@ class SqlTransaction:
         self.jobs = SqlJobs(connection)
         self.circuits = SqlCircuits(connection)
         self.labels = SqlLabels(connection)
+        self.requests = SqlRequests(connection)
 
     def now(self) -> datetime:
         moment = self._connection.scalars(select(now())).one()

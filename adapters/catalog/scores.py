@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from sqlalchemy import Connection, Select, delete, insert, select
 
+from adapters.catalog.chunks import chunks
 from adapters.catalog.tables import image_scores, instances, predictions, series, studies
 from pipeline.domain import FINDINGS, Decision, Prediction, Scores
 
@@ -69,6 +70,19 @@ class SqlScoreRows:
         )
         found = [Prediction(finding, probability, Decision(said)) for finding, probability, said in self._connection.execute(query)]
         return sorted(found, key=lambda prediction: FINDINGS.index(prediction.finding))
+
+    def probabilities(self, study_instance_uids: Collection[str], version: int) -> dict[str, Scores]:
+        found: dict[str, Scores] = {}
+        place = {finding: column for column, finding in enumerate(FINDINGS)}
+        for some in chunks(study_instance_uids):
+            query = (
+                select(studies.c.study_instance_uid, predictions.c.finding, predictions.c.probability)
+                .join(predictions, predictions.c.study == studies.c.id)
+                .where(studies.c.study_instance_uid.in_(some), predictions.c.version == version)
+            )
+            for uid, finding, probability in self._connection.execute(query):
+                found.setdefault(uid, np.full(len(FINDINGS), np.nan, np.float32))[place[finding]] = probability
+        return found
 
 
 def _study_id(study_instance_uid: str) -> Select[tuple[int]]:

@@ -6,18 +6,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, exists, func, insert, or_, select, union, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.catalog.chunks import chunks
 from adapters.catalog.clock import in_seconds, now
-from adapters.catalog.tables import instances, jobs, patients, predictions, series, studies
+from adapters.catalog.tables import instances, jobs, labels, patients, predictions, requests, series, studies
 from adapters.catalog.words import words
 from pipeline import rules
-from pipeline.domain import Header, JobKind, JobState, Sender, StoredFile, StoredInstance, Study, StudyState
+from pipeline.domain import FINDINGS, Header, JobKind, JobState, Sender, StoredFile, StoredInstance, Study, StudyState
 
 OWN_COLUMNS = ("sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "instance_number")
 """Fields of a Header with a column of their own in `instances`; the others are in its `header`."""
+_ORDER = (series.c.series_number.nulls_first(), instances.c.instance_number.nulls_first(), instances.c.sop_instance_uid)
 
 
 class SqlStudies:
@@ -120,12 +121,30 @@ class SqlStudies:
         return _study(row) if row else None
 
     def instances(self, study_instance_uid: str) -> list[StoredInstance]:
-        query = (
-            _instances()
-            .where(studies.c.study_instance_uid == study_instance_uid)
-            .order_by(series.c.series_number.nulls_first(), instances.c.instance_number.nulls_first(), instances.c.sop_instance_uid)
-        )
+        query = _instances().where(studies.c.study_instance_uid == study_instance_uid).order_by(*_ORDER)
         return [_instance(row) for row in self._connection.execute(query).mappings()]
+
+    def instances_of(self, study_instance_uids: Collection[str]) -> dict[str, list[StoredInstance]]:
+        found: dict[str, list[StoredInstance]] = {}
+        for some in chunks(study_instance_uids):
+            query = _instances().add_columns(studies.c.study_instance_uid).where(studies.c.study_instance_uid.in_(some))
+            for row in self._connection.execute(query.order_by(*_ORDER)).mappings():
+                found.setdefault(row["study_instance_uid"], []).append(_instance(row))
+        return found
+
+    def unread(self, version: int) -> dict[str, str]:
+        read = union(select(labels.c.study), select(requests.c.study)).subquery()
+        known = select(studies.c.patient).where(studies.c.id.in_(select(read.c.study)))
+        scored = exists().where(
+            predictions.c.study == studies.c.id, predictions.c.version == version, predictions.c.finding == FINDINGS[0]
+        )
+        query = (
+            select(studies.c.study_instance_uid, patients.c.patient_key)
+            .join(patients, studies.c.patient == patients.c.id)
+            .where(studies.c.state.in_((StudyState.SCORED.value, StudyState.REPORTED.value)), scored)
+            .where(studies.c.patient.not_in(known))
+        )
+        return dict(sorted((uid, key) for uid, key in self._connection.execute(query)))
 
     def accession_numbers(self, study_instance_uids: Collection[str]) -> dict[str, str]:
         found: dict[str, str] = {}

@@ -222,6 +222,22 @@ labels = Table(
     ),
 )
 
+requests = Table(
+    "requests",  # append-only, as labels
+    metadata,
+    _key(),
+    Column("study", ForeignKey("studies.id"), nullable=False, unique=True),  # a study is asked for once
+    Column("asked_because", String(64), nullable=False),
+    Column("finding", String(32), nullable=False, server_default=""),
+    Column("detail", Text, nullable=False, server_default=""),
+    Column("selection_probability", Float, nullable=False),
+    Column("version", ForeignKey("model_versions.number"), nullable=False),
+    Column("asked_at", Moment(), nullable=False, server_default=now()),
+    _one_of("finding", ("", *FINDINGS)),
+    CheckConstraint("asked_because <> ''", name="says_why"),
+    CheckConstraint("selection_probability > 0 AND selection_probability <= 1", name="selection_probability"),
+)
+
 reports = Table(
     "reports",
     metadata,

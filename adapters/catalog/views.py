@@ -63,6 +63,11 @@ SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.rea
             AND (x.stated_at > l.stated_at OR (x.stated_at = l.stated_at AND x.id > l.id))) THEN 1 ELSE 0 END AS revoked,
     l.stated_at, l.document
 FROM labels l JOIN studies s ON s.id = l.study WHERE l.state IS NOT NULL""",
+    "v_worklist": """
+SELECT s.study_instance_uid, s.accession_number, s.study_date, q.asked_because, q.finding, q.detail, q.selection_probability,
+    q.version, q.asked_at,
+    (SELECT MIN(l.created_at) FROM labels l WHERE l.study = q.study AND l.state IS NOT NULL) AS labelled_at
+FROM requests q JOIN studies s ON s.id = q.study""",
     "v_model_versions": """
 SELECT number, state, name, base, weights_sha256, device_uid, marking, calibrated, label_fingerprint, thresholds, band,
     reason, card, created_at, served_at, retired_at

@@ -16,7 +16,21 @@ from pipeline.errors import CannotStart, RadclipdError, TryAgain
 REFUSED, USAGE, CANNOT_START, TRY_AGAIN = 1, 2, 78, 75
 """Exit codes: 0 done, 1 refused or failed, 2 usage, 75 try again (EX_TEMPFAIL), 78 cannot start (EX_CONFIG)."""
 
-GROUPS = ("run", "check", "db", "model", "query", "quarantine", "reports", "labels", "learn", "versions", "demo", "experiment")
+GROUPS = (
+    "run",
+    "check",
+    "db",
+    "model",
+    "query",
+    "quarantine",
+    "reports",
+    "labels",
+    "worklist",
+    "learn",
+    "versions",
+    "demo",
+    "experiment",
+)
 
 app = typer.Typer(
     name="radclipd",

@@ -234,6 +234,27 @@ class LearnConfig(Section):
     gate_confidence: Fraction = Field(default=0.9, description="Share of resamples in which a candidate must not be worse.")
 
 
+class WorklistConfig(Section):
+    """[worklist]: what is put before the readers next. Shares are of a list, on average; they need not add up to 1."""
+
+    positives: Fraction = Field(default=0.7, description="Share that looks for positives of the findings that have fewest.")
+    disagreement: Fraction = Field(default=0.1, description="Share that the serving version and zero-shot rank furthest apart.")
+    uncertainty: Fraction = Field(default=0.0, description="Share on which the serving version is undecided.")
+    coverage: Fraction = Field(default=0.1, description="Share that is typical of studies of which few were read.")
+    monitoring: Fraction = Field(
+        default=0.1, description="Share drawn by lot: it only measures, its patients are never learnt from."
+    )
+    patients: Whole = Field(default=20_000, description="Of a larger archive so many patients, drawn by lot, are looked at.")
+    seed: int = Field(default=0, ge=0, description="Same seed, archive and labels, same list.")
+
+    @field_validator("monitoring")
+    @classmethod
+    def _something_is_asked_for(cls, value: float, info: ValidationInfo) -> float:
+        if not value + sum(info.data.get(share, 1.0) for share in ("positives", "disagreement", "uncertainty", "coverage")):
+            raise ValueError("one share at least is above 0")
+        return value
+
+
 class WorkConfig(Section):
     """[work]: jobs, tries and rests."""
 
@@ -285,6 +306,7 @@ class Config(BaseSettings):
     report: ReportConfig = Field(default_factory=ReportConfig)
     labels: LabelsConfig = Field(default_factory=LabelsConfig)
     learn: LearnConfig = Field(default_factory=LearnConfig)
+    worklist: WorklistConfig = Field(default_factory=WorklistConfig)
     work: WorkConfig = Field(default_factory=WorkConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 

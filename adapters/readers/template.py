@@ -14,7 +14,7 @@ from adapters.readers.columns import (
     STATED_AT,
     STUDY,
 )
-from pipeline.domain import FINDINGS, NO_FINDING, Label, LabelState
+from pipeline.domain import FINDINGS, NO_FINDING, Label, LabelState, Request
 
 TO_FILL_IN = (STUDY, ACCESSION, READER, STATED_AT, ASKED_BECAUSE, SELECTION_PROBABILITY, NO_FINDING, *FINDINGS)
 EXPORTED = (STUDY, ACCESSION, READER, STATED_AT, SOURCE, ASKED_BECAUSE, SELECTION_PROBABILITY, DOCUMENT, NO_FINDING, *FINDINGS)
@@ -24,6 +24,13 @@ def empty_rows(accession_numbers: Mapping[str, str]) -> Iterator[Sequence[str]]:
     """Yield a row of TO_FILL_IN for each study."""
     for study, accession_number in accession_numbers.items():
         yield [study, accession_number, *[""] * (len(TO_FILL_IN) - 2)]
+
+
+def asked_rows(asked: Iterable[tuple[Request, str]]) -> Iterator[Sequence[object]]:
+    """Yield a row of TO_FILL_IN for each request and the accession number of its study."""
+    for request, accession_number in asked:
+        head = [request.study_instance_uid, accession_number, "", "", request.asked_because, repr(request.selection_probability)]
+        yield [*head, *[""] * (len(TO_FILL_IN) - len(head))]
 
 
 def exported_rows(standing: Iterable[Label], accession_numbers: Mapping[str, str]) -> Iterator[Sequence[object]]:

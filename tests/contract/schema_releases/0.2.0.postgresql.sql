@@ -1,6 +1,9 @@
 CREATE FUNCTION public.labels_refuse() RETURNS trigger
     LANGUAGE plpgsql
     AS $$ BEGIN RAISE EXCEPTION 'labels are append-only'; END $$;
+CREATE FUNCTION public.requests_refuse() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$ BEGIN RAISE EXCEPTION 'requests are append-only'; END $$;
 CREATE TABLE public.alembic_version (
     version_num character varying(32) NOT NULL
 );
@@ -183,6 +186,26 @@ CREATE SEQUENCE public.reports_id_seq
     NO MAXVALUE
     CACHE 1;
 ALTER SEQUENCE public.reports_id_seq OWNED BY public.reports.id;
+CREATE TABLE public.requests (
+    id bigint NOT NULL,
+    study bigint NOT NULL,
+    asked_because character varying(64) NOT NULL,
+    finding character varying(32) DEFAULT ''::character varying NOT NULL,
+    detail text DEFAULT ''::text NOT NULL,
+    selection_probability double precision NOT NULL,
+    version integer NOT NULL,
+    asked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT ck_requests_finding CHECK (((finding)::text = ANY ((ARRAY[''::character varying, 'Atelectasis'::character varying, 'Cardiomegaly'::character varying, 'Effusion'::character varying, 'Infiltration'::character varying, 'Mass'::character varying, 'Nodule'::character varying, 'Pneumonia'::character varying, 'Pneumothorax'::character varying, 'Consolidation'::character varying, 'Edema'::character varying, 'Emphysema'::character varying, 'Fibrosis'::character varying, 'Pleural_Thickening'::character varying, 'Hernia'::character varying])::text[]))),
+    CONSTRAINT ck_requests_says_why CHECK (((asked_because)::text <> ''::text)),
+    CONSTRAINT ck_requests_selection_probability CHECK (((selection_probability > (0)::double precision) AND (selection_probability <= (1)::double precision)))
+);
+CREATE SEQUENCE public.requests_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.requests_id_seq OWNED BY public.requests.id;
 CREATE TABLE public.series (
     id bigint NOT NULL,
     series_instance_uid character varying(64) NOT NULL,
@@ -492,47 +515,64 @@ CREATE VIEW public.v_studies AS
     s.last_received_at
    FROM (public.studies s
      JOIN public.patients t ON ((t.id = s.patient)));
+CREATE VIEW public.v_worklist AS
+ SELECT s.study_instance_uid,
+    s.accession_number,
+    s.study_date,
+    q.asked_because,
+    q.finding,
+    q.detail,
+    q.selection_probability,
+    q.version,
+    q.asked_at,
+    ( SELECT min(l.created_at) AS min
+           FROM public.labels l
+          WHERE ((l.study = q.study) AND (l.state IS NOT NULL))) AS labelled_at
+   FROM (public.requests q
+     JOIN public.studies s ON ((s.id = q.study)));
 ALTER TABLE ONLY public.audit_events ALTER COLUMN id SET DEFAULT nextval('public.audit_events_id_seq'::regclass);
 ALTER TABLE ONLY public.instances ALTER COLUMN id SET DEFAULT nextval('public.instances_id_seq'::regclass);
 ALTER TABLE ONLY public.jobs ALTER COLUMN id SET DEFAULT nextval('public.jobs_id_seq'::regclass);
 ALTER TABLE ONLY public.labels ALTER COLUMN id SET DEFAULT nextval('public.labels_id_seq'::regclass);
 ALTER TABLE ONLY public.patients ALTER COLUMN id SET DEFAULT nextval('public.patients_id_seq'::regclass);
 ALTER TABLE ONLY public.reports ALTER COLUMN id SET DEFAULT nextval('public.reports_id_seq'::regclass);
+ALTER TABLE ONLY public.requests ALTER COLUMN id SET DEFAULT nextval('public.requests_id_seq'::regclass);
 ALTER TABLE ONLY public.series ALTER COLUMN id SET DEFAULT nextval('public.series_id_seq'::regclass);
 ALTER TABLE ONLY public.studies ALTER COLUMN id SET DEFAULT nextval('public.studies_id_seq'::regclass);
-INSERT INTO public.alembic_version VALUES ('0002');
-INSERT INTO public.audit_events VALUES (1, '2026-11-24 22:13:42.293343+00', 'store', 'refused', '1.9', 'why', 'PACS');
+INSERT INTO public.alembic_version VALUES ('0003');
+INSERT INTO public.audit_events VALUES (1, '2026-11-25 00:17:27.44876+00', 'store', 'refused', '1.9', 'why', 'PACS');
 INSERT INTO public.circuits VALUES ('PACS', 2, NULL);
-INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-24 22:13:42.060089+00');
-INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-24 22:13:41.992146+00');
-INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-24 22:13:42.292984+00', 0, '', '', NULL, '', '2026-11-24 22:13:42.292984+00', NULL);
-INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-24 22:13:42.291815+00', '2026-11-24 22:13:42.291815+00', '');
-INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-24 22:13:42.292713+00', '2026-11-24 22:13:42.292713+00', '');
-INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-24 22:13:41.912467+00', '2026-11-24 22:13:41.912467+00', NULL);
-INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-24 22:13:41.936183+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-24 22:13:42.112046+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-24 22:13:42.112547+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-24 22:13:42.112605+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-24 22:13:42.112646+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-24 22:13:42.112688+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-24 22:13:42.112729+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-24 22:13:42.112777+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-24 22:13:42.112799+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-24 22:13:42.11282+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-24 22:13:42.11284+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-24 22:13:42.112861+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-24 22:13:42.112881+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-24 22:13:42.112901+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-24 22:13:42.112921+00');
-INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-24 22:13:42.124425+00', '2026-11-24 22:13:42.147729+00', '2026-11-24 22:13:42.180196+00');
+INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-25 00:17:27.425197+00');
+INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-25 00:17:27.422408+00');
+INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-25 00:17:27.448362+00', 0, '', '', NULL, '', '2026-11-25 00:17:27.448362+00', NULL);
+INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-25 00:17:27.447095+00', '2026-11-25 00:17:27.447096+00', '');
+INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-25 00:17:27.448065+00', '2026-11-25 00:17:27.448065+00', '');
+INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-25 00:17:27.416595+00', '2026-11-25 00:17:27.416595+00', NULL);
+INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-25 00:17:27.418582+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-25 00:17:27.426614+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-25 00:17:27.426886+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-25 00:17:27.426973+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-25 00:17:27.427132+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-25 00:17:27.427178+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-25 00:17:27.427219+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-25 00:17:27.427267+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-25 00:17:27.427289+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-25 00:17:27.42731+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-25 00:17:27.42733+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-25 00:17:27.42735+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-25 00:17:27.427369+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-25 00:17:27.427389+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-25 00:17:27.427408+00');
+INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-25 00:17:27.428445+00', '2026-11-25 00:17:27.430536+00', '2026-11-25 00:17:27.431022+00');
 INSERT INTO public.series VALUES (1, '1.3', 1, '', NULL, '');
-INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 0, 1, false, '2026-11-24 22:13:41.947403+00', '2026-11-24 22:13:42.02624+00');
+INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 0, 1, false, '2026-11-25 00:17:27.419489+00', '2026-11-25 00:17:27.423595+00');
 SELECT pg_catalog.setval('public.audit_events_id_seq', 1, true);
 SELECT pg_catalog.setval('public.instances_id_seq', 1, true);
 SELECT pg_catalog.setval('public.jobs_id_seq', 1, true);
 SELECT pg_catalog.setval('public.labels_id_seq', 2, true);
 SELECT pg_catalog.setval('public.patients_id_seq', 1, true);
 SELECT pg_catalog.setval('public.reports_id_seq', 1, true);
+SELECT pg_catalog.setval('public.requests_id_seq', 1, false);
 SELECT pg_catalog.setval('public.series_id_seq', 1, true);
 SELECT pg_catalog.setval('public.studies_id_seq', 1, true);
 ALTER TABLE ONLY public.alembic_version
@@ -557,6 +597,8 @@ ALTER TABLE ONLY public.predictions
     ADD CONSTRAINT pk_predictions PRIMARY KEY (study, version, finding);
 ALTER TABLE ONLY public.reports
     ADD CONSTRAINT pk_reports PRIMARY KEY (id);
+ALTER TABLE ONLY public.requests
+    ADD CONSTRAINT pk_requests PRIMARY KEY (id);
 ALTER TABLE ONLY public.series
     ADD CONSTRAINT pk_series PRIMARY KEY (id);
 ALTER TABLE ONLY public.studies
@@ -575,6 +617,8 @@ ALTER TABLE ONLY public.reports
     ADD CONSTRAINT uq_reports_sop_instance_uid UNIQUE (sop_instance_uid);
 ALTER TABLE ONLY public.reports
     ADD CONSTRAINT uq_reports_study_version_revision UNIQUE (study, version, revision);
+ALTER TABLE ONLY public.requests
+    ADD CONSTRAINT uq_requests_study UNIQUE (study);
 ALTER TABLE ONLY public.series
     ADD CONSTRAINT uq_series_study_series_instance_uid UNIQUE (study, series_instance_uid);
 ALTER TABLE ONLY public.studies
@@ -593,6 +637,7 @@ CREATE UNIQUE INDEX uq_jobs_waiting ON public.jobs USING btree (kind, subject) W
 CREATE UNIQUE INDEX uq_labels_document ON public.labels USING btree (document, study, finding, reader) WHERE (((document)::text <> ''::text) AND (state IS NOT NULL));
 CREATE UNIQUE INDEX uq_model_versions_serving ON public.model_versions USING btree (state) WHERE ((state)::text = 'serving'::text);
 CREATE TRIGGER labels_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.labels FOR EACH STATEMENT EXECUTE FUNCTION public.labels_refuse();
+CREATE TRIGGER requests_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.requests FOR EACH STATEMENT EXECUTE FUNCTION public.requests_refuse();
 ALTER TABLE ONLY public.image_scores
     ADD CONSTRAINT fk_image_scores_instance FOREIGN KEY (instance) REFERENCES public.instances(id);
 ALTER TABLE ONLY public.image_scores
@@ -611,6 +656,10 @@ ALTER TABLE ONLY public.reports
     ADD CONSTRAINT fk_reports_study FOREIGN KEY (study) REFERENCES public.studies(id);
 ALTER TABLE ONLY public.reports
     ADD CONSTRAINT fk_reports_version FOREIGN KEY (version) REFERENCES public.model_versions(number);
+ALTER TABLE ONLY public.requests
+    ADD CONSTRAINT fk_requests_study FOREIGN KEY (study) REFERENCES public.studies(id);
+ALTER TABLE ONLY public.requests
+    ADD CONSTRAINT fk_requests_version FOREIGN KEY (version) REFERENCES public.model_versions(number);
 ALTER TABLE ONLY public.series
     ADD CONSTRAINT fk_series_study FOREIGN KEY (study) REFERENCES public.studies(id);
 ALTER TABLE ONLY public.studies

@@ -1,0 +1,58 @@
+"""What the worklist asked for. There is no UPDATE and no DELETE here, and the database would refuse them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Select, func, insert, select
+
+from adapters.catalog.chunks import chunks
+from adapters.catalog.tables import requests, studies
+from adapters.catalog.words import words
+from pipeline.domain import Request
+
+LOCK = 7_270_412
+"""Key of the PostgreSQL advisory lock that keeps two worklists apart."""
+
+
+class SqlRequests:
+    """ports.Requests."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def hold(self) -> None:
+        if self._connection.dialect.name == "postgresql":  # SQLite has one writer
+            self._connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
+
+    def append(self, asked: Sequence[Request]) -> None:
+        rows: dict[str, int] = {}
+        for some in chunks({request.study_instance_uid for request in asked}):
+            query = select(studies.c.study_instance_uid, studies.c.id).where(studies.c.study_instance_uid.in_(some))
+            rows |= {uid: row for uid, row in self._connection.execute(query)}
+        if unknown := sum(request.study_instance_uid not in rows for request in asked):
+            raise ValueError(f"{unknown} of {len(asked)} requests are for studies that the catalog does not know")
+        if asked:
+            self._connection.execute(insert(requests), [_values(request, rows) for request in asked])
+
+    def all(self) -> list[Request]:
+        return self._fetch(_requests())
+
+    def of_studies(self, study_instance_uids: Collection[str]) -> dict[str, Request]:
+        queries = (_requests().where(studies.c.study_instance_uid.in_(some)) for some in chunks(study_instance_uids))
+        return {request.study_instance_uid: request for query in queries for request in self._fetch(query)}
+
+    def _fetch(self, query: Select[Any]) -> list[Request]:
+        return [Request(**row) for row in self._connection.execute(query.order_by(requests.c.id)).mappings()]
+
+
+def _requests() -> Select[Any]:
+    columns = [column for column in requests.c if column.name not in ("id", "study")]
+    return select(*columns, studies.c.study_instance_uid).join(studies, requests.c.study == studies.c.id)
+
+
+def _values(request: Request, rows: dict[str, int]) -> dict[str, Any]:
+    values = {**asdict(request), "study": rows[request.study_instance_uid], "detail": words(request.detail)}
+    return {name: value for name, value in values.items() if name in requests.c}

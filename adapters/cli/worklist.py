@@ -1,0 +1,107 @@
+"""`radclipd worklist`: what to label next, and why."""
+
+from __future__ import annotations
+
+import csv as csv_format
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adapters.cli.output import Format, JsonFlag, TableFlag, write_rows
+from adapters.cli.settings import config_of
+from pipeline.errors import Refused
+
+if TYPE_CHECKING:
+    from pipeline.worklist import Asked
+
+COLUMNS = (
+    "study_instance_uid",
+    "accession_number",
+    "view",
+    "scanner",
+    "asked_because",
+    "finding",
+    "detail",
+    "selection_probability",
+    "asked_at",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(worklist)
+
+
+def worklist(
+    ctx: typer.Context,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, max=10_000, help="How many studies.")] = 20,
+    still_open: Annotated[
+        bool, typer.Option("--open", help="Ask for nothing; list what was asked for and has no label yet.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Choose, and do not keep that it was asked for.")] = False,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="Write a table to fill in, for labels import; - is standard output."),
+    ] = None,
+    table: TableFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Choose what to label next, one study a patient, by the shares of [worklist], and keep why it was asked for.
+
+    A label of such a study, however it comes in, carries the reason and the probability by itself.
+    """
+    if table + json + (str(csv) == "-") > 1:
+        raise typer.BadParameter("choose one of --table, --csv - and --json")
+    config = config_of(ctx)
+    from adapters.wiring import chest_policy, open_catalog, worklist_policy
+    from pipeline import worklist as steps
+
+    catalog = open_catalog(config)
+    try:
+        if still_open:
+            asked = steps.still_open(catalog=catalog, chest=chest_policy(config))
+        else:
+            asked = steps.ask(count=n, catalog=catalog, policy=worklist_policy(config), dry_run=dry_run)
+    finally:
+        catalog.dispose()
+    if csv is not None:
+        _write_csv(csv, asked)
+    if str(csv) != "-":
+        write_rows(COLUMNS, map(_row, asked), Format.JSON if json else Format.TABLE)
+    if not still_open and len(asked) < n:
+        typer.echo(f"{len(asked)} of {n}: no more patients whose studies are scored and neither labelled nor asked for", err=True)
+
+
+def _row(one: Asked) -> Sequence[Any]:
+    request = one.request
+    return (
+        request.study_instance_uid,
+        one.accession_number,
+        one.view,
+        one.scanner,
+        request.asked_because,
+        request.finding,
+        request.detail,
+        request.selection_probability,
+        request.asked_at,
+    )
+
+
+def _write_csv(file: Path, asked: Iterable[Asked]) -> None:
+    """The columns of `labels template`. Which finding a study was chosen for is left out: a reader is not to know it."""
+    from adapters.readers.template import TO_FILL_IN, asked_rows
+
+    rows = asked_rows((one.request, one.accession_number) for one in asked)
+    if str(file) == "-":
+        write_rows(TO_FILL_IN, rows, Format.CSV)
+        return
+    try:
+        with file.open("w", encoding="utf-8", newline="") as out:
+            writer = csv_format.writer(out, lineterminator="\n")
+            writer.writerow(TO_FILL_IN)
+            writer.writerows(rows)
+    except OSError as error:
+        remedy = "radclipd worklist --open --csv FILE writes what was asked for again"
+        raise Refused(f"{file}: {error.strerror}", hint=remedy) from error

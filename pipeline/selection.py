@@ -1,0 +1,282 @@
+"""selection: which studies to put before a reader, and why. Pure functions of arrays; same seed, same choice.
+
+Reading at random starves: at a prevalence of 0.2 % one study in 500 shows the finding. So most of a list looks for positives of
+the findings that have fewest, where the model in service ranks them highest; a part goes to studies on which two opinions
+differ, a part to studies unlike those that were read, and a part is a plain random sample that is never learnt from.
+
+Shapes: N candidate studies, R studies read or asked for before, F findings. Scores lie in 0..1; only their order within a stratum
+(view and scanner) and their logits are used, so they need not be calibrated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import rules
+from pipeline.domain import FINDINGS
+
+Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp]
+Names = npt.NDArray[np.str_]
+
+
+class Reason(StrEnum):
+    """Kinds of reason to ask for a study: `asked_because` of its labels."""
+
+    MONITORING = rules.MONITORING  # by lot, to measure with; its patients are never learnt from
+    POSITIVES = "positives"  # ranked high for a finding of which few positives are known
+    DISAGREEMENT = "disagreement"  # the version in service and zero-shot rank it apart
+    UNCERTAINTY = "uncertainty"  # the version in service is undecided on it
+    COVERAGE = "coverage"  # typical of studies that are unlike those read so far
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectionPolicy:
+    """`[worklist]` of the configuration, and the numbers of the rules.
+
+    The five shares are of a list's studies, on average over lists; they need not add up to 1. `breadth`: a positive is looked for
+    among so many times the studies that are asked for, so that every one of them has a known chance below 1. `hope` and `doubt`:
+    before anything was read for a finding's sake it is expected that `hope` of the studies show it, as surely as if `doubt` of
+    them had been read.
+    """
+
+    positives: float = 0.7
+    disagreement: float = 0.1
+    uncertainty: float = 0.0
+    coverage: float = 0.1
+    monitoring: float = 0.1
+    breadth: float = 1.0
+    hope: float = 0.15
+    doubt: float = 4.0
+
+    @property
+    def shares(self) -> dict[Reason, float]:
+        """Share of each reason, adding up to 1. ZeroDivisionError where all are 0."""
+        total = self.positives + self.disagreement + self.uncertainty + self.coverage + self.monitoring
+        return {reason: float(getattr(self, reason.value)) / total for reason in Reason}
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Studies that may be asked for, row for row. `other`: another opinion, NaN in the rows of which there is none."""
+
+    patient: Names  # [N]
+    stratum: Names  # [N] view and scanner
+    scores: Floats  # [N, F] of the version in service
+    other: Floats  # [N, F] of zero-shot
+
+    def __len__(self) -> int:
+        return len(self.patient)
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What earlier lists and labels came to. Of each finding: patients known to show it, studies read for its sake, and how many
+    of those showed it."""
+
+    positives: Floats  # [F]
+    mined: Floats  # [F]
+    found: Floats  # [F]
+    read: Floats  # [R, F] scores of the studies read or asked for, by the version in service
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """One study to ask for: its row, why, and with which probability this list chose it, given what stands before it there."""
+
+    row: int
+    reason: Reason
+    finding: str
+    probability: float
+
+
+def select(candidates: Candidates, experience: Experience, policy: SelectionPolicy, *, count: int, seed: int) -> list[Pick]:
+    """Choose up to `count` studies, one a patient. Fewer only where there are fewer patients.
+
+    The random sample is drawn first and from everybody. What a reason cannot use (no second opinion, say) goes to coverage.
+    """
+    if not len(candidates) or count < 1:
+        return []
+    chance = np.random.default_rng(seed)
+    quota = _quotas(policy, min(count, len(np.unique(candidates.patient))), chance)
+    hand = _Hand(candidates, experience, policy, chance)
+    expected = policy.shares[Reason.MONITORING] * count
+    hand.take(hand.by_lot(quota[Reason.MONITORING], expected), Reason.MONITORING)
+    for reason, ask in (
+        (Reason.POSITIVES, hand.positives),
+        (Reason.DISAGREEMENT, hand.disagreement),
+        (Reason.UNCERTAINTY, hand.uncertainty),
+    ):
+        hand.take(ask(quota[reason]), reason)
+    hand.take(hand.coverage(sum(quota.values()) - len(hand.picks)), Reason.COVERAGE)
+    return hand.picks
+
+
+def _quotas(policy: SelectionPolicy, count: int, chance: np.random.Generator) -> dict[Reason, int]:
+    """Whole numbers that add up to `count` and whose expectations are the shares: one lot for all, as in systematic sampling."""
+    until = np.cumsum([0.0, *policy.shares.values()]) * count
+    until[-1] = count
+    steps = np.floor(until + chance.random())
+    steps[0], steps[-1] = 0, count
+    return dict(zip(policy.shares, np.diff(steps).astype(int).tolist(), strict=True))
+
+
+@dataclass
+class _Chosen:
+    row: int
+    probability: float
+    finding: str = ""
+
+
+class _Hand:
+    """The list in the making. `free` are the candidates whose patients are not on it."""
+
+    def __init__(
+        self, candidates: Candidates, experience: Experience, policy: SelectionPolicy, chance: np.random.Generator
+    ) -> None:
+        self._of, self._experience, self._policy, self._chance = candidates, experience, policy, chance
+        self.picks: list[Pick] = []
+        self.free = np.ones(len(candidates), dtype=bool)
+        self._height = heights(candidates.scores, candidates.stratum)
+
+    def take(self, chosen: Iterator[_Chosen], reason: Reason) -> None:
+        """Put studies on the list; each patient once."""
+        for one in chosen:
+            self.picks.append(Pick(one.row, reason, one.finding, one.probability))
+            self.free &= self._of.patient != self._of.patient[one.row]
+
+    def by_lot(self, count: int, expected: float) -> Iterator[_Chosen]:
+        """Draw patients with equal chances, spread over the strata in proportion, and one study of each."""
+        everyone = self._chance.permutation(np.flatnonzero(self.free))
+        _, first, studies = np.unique(self._of.patient[everyone], return_index=True, return_counts=True)
+        rows = everyone[first]
+        order = np.lexsort((self._chance.random(len(rows)), self._of.stratum[rows]))
+        places = np.floor((np.arange(count) + self._chance.random()) * len(rows) / max(count, 1)).astype(int)
+        for place in order[places]:
+            yield _Chosen(int(rows[place]), min(1.0, expected / len(rows)) / int(studies[place]))
+
+    def positives(self, count: int) -> Iterator[_Chosen]:
+        """Look for positives: finding by finding, the one first where a study more is worth most, then its highest studies."""
+        for finding, wanted in self._wanted(count):
+            rows = np.flatnonzero(self.free)
+            order = rows[np.lexsort((self._chance.random(len(rows)), -self._height[rows, finding]))]
+            patients = _first_of_each(self._of.patient[order])
+            among = order[patients][: max(wanted, round(self._policy.breadth * wanted))]
+            for row in self._chance.permutation(among)[:wanted]:
+                yield _Chosen(int(row), min(1.0, wanted / len(among)), FINDINGS[finding])
+
+    def _wanted(self, count: int) -> list[tuple[int, int]]:
+        """How many studies are read for which finding, scarcest first.
+
+        A mean of n positives errs by 1 / n, so one more is worth 1 / n - 1 / (n + 1); a study brings one with the probability that
+        studies read for the finding's sake have shown so far.
+        """
+        policy, known = self._policy, self._experience
+        rate = (known.found + policy.hope * policy.doubt) / (known.mined + policy.doubt)
+        positives, wanted = known.positives.astype(np.float64).copy(), np.zeros(len(FINDINGS), dtype=int)
+        for _ in range(count):
+            finding = int(np.argmax(rate / ((positives + 1) * (positives + 2))))
+            wanted[finding] += 1
+            positives[finding] += rate[finding]
+        return [(int(finding), int(wanted[finding])) for finding in np.argsort(known.positives, kind="stable") if wanted[finding]]
+
+    def disagreement(self, count: int) -> Iterator[_Chosen]:
+        """The studies that the two opinions rank furthest apart in any finding."""
+        apart = np.abs(self._height - heights(self._of.other, self._of.stratum))
+        apart = np.where(np.isfinite(apart), apart, -1.0)
+        for row in self._highest(apart.max(axis=1), count):
+            finding = int(apart[row].argmax())
+            yield _Chosen(row, 1.0, FINDINGS[finding])
+
+    def uncertainty(self, count: int) -> Iterator[_Chosen]:
+        """The studies with the highest entropy, mean over the findings."""
+        p = self._of.scores.clip(1e-6, 1 - 1e-6)
+        entropy = -(p * np.log(p) + (1 - p) * np.log(1 - p)).mean(axis=1)
+        for row in self._highest(entropy, count):
+            yield _Chosen(row, 1.0)
+
+    def _highest(self, value: Floats, count: int) -> Iterator[int]:
+        """Yield up to `count` free rows of positive value, the highest first; the caller takes each before it asks for the next."""
+        for row in np.argsort(-value, kind="stable"):
+            if count < 1 or value[row] <= 0:
+                return
+            if self.free[row]:
+                count -= 1
+                yield int(row)
+
+    def coverage(self, count: int) -> Iterator[_Chosen]:
+        """Typical studies of the regions where least was read: k-means, one region for each study read or asked for (TypiClust)."""
+        if count < 1:
+            return
+        free = np.flatnonzero(self.free)
+        places, read = _places(self._of.scores, self._of.scores[free]), _places(self._experience.read, self._of.scores[free])
+        taken = np.concatenate([read, places[[pick.row for pick in self.picks]]])
+        yield from self._typical(places, taken, count)
+
+    def _typical(self, places: Floats, taken: Floats, count: int) -> Iterator[_Chosen]:
+        free = np.flatnonzero(self.free)
+        centres = _centres(places[free], min(len(taken) + count, MOST_REGIONS, len(free)), self._chance)
+        region = _nearest(places, centres)
+        sizes = np.bincount(region[free], minlength=len(centres)).astype(np.float64)
+        read = np.bincount(_nearest(taken, centres), minlength=len(centres)) if len(taken) else np.zeros(len(centres))
+        for _ in range(count):
+            members = np.flatnonzero(self.free)
+            if not len(members):
+                return
+            there = np.bincount(region[members], minlength=len(centres)) > 0
+            least = np.where(there, (read + 1) / (sizes + 1), np.inf)
+            chosen = int(least.argmin())
+            inside = members[region[members] == chosen]
+            row = int(inside[((places[inside] - centres[chosen]) ** 2).sum(axis=1).argmin()])
+            read[chosen] += 1
+            yield _Chosen(row, 1.0)
+
+
+MOST_REGIONS = 64
+ROUNDS = 8
+
+
+def heights(scores: Floats, stratum: Names) -> Floats:
+    """Return how high each study stands in its own stratum, 0..1, for scores [N, F]: no view, no scanner is sick as a whole.
+
+    A stratum of one study stands in the middle. NaN stays NaN.
+    """
+    found = np.full(scores.shape, np.nan)
+    for name in np.unique(stratum):
+        rows = np.flatnonzero(stratum == name)
+        rows = rows[np.isfinite(scores[rows]).all(axis=1)]
+        ranks = scores[rows].argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
+        found[rows] = (ranks + 0.5) / max(len(rows), 1)
+    return found
+
+
+def _first_of_each(names: Names) -> Rows:
+    """Places at which each name stands first, ascending."""
+    return np.sort(np.unique(names, return_index=True)[1])
+
+
+def _places(scores: Floats, reference: Floats) -> Floats:
+    """Logits in units of the reference's scatter."""
+    logit, of = (np.log(p / (1 - p)) for p in (scores.clip(1e-6, 1 - 1e-6), reference.clip(1e-6, 1 - 1e-6)))
+    return np.asarray((logit - of.mean(axis=0)) / np.maximum(of.std(axis=0), 1e-9))
+
+
+def _nearest(places: Floats, centres: Floats) -> Rows:
+    return np.asarray((-2 * places @ centres.T + (centres**2).sum(axis=1)).argmin(axis=1))
+
+
+def _centres(places: Floats, count: int, chance: np.random.Generator) -> Floats:
+    """k-means by Lloyd's algorithm from random places."""
+    centres = places[chance.choice(len(places), size=count, replace=False)]
+    for _ in range(ROUNDS):
+        region = _nearest(places, centres)
+        sizes = np.bincount(region, minlength=count)
+        sums = np.zeros_like(centres)
+        np.add.at(sums, region, places)
+        centres = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], centres)
+    return centres
