@@ -100,14 +100,14 @@ def anchored_head(
     if not learnable.any():
         return text
     kept = torch.from_numpy(learnable).to(text.bias.device)
-    anchors = _anchors(text.directions[kept], whitening)
+    anchors = text_anchors(text.directions[kept], whitening)
     shifts, noise = _observed(whitening(features), labels[:, learnable] == 1, numbers.overlap)
     learnt = _as_head(_posterior(shifts, noise, anchors, whitening.variance, numbers), whitening)
-    return _joined(learnt, text, kept)
+    return joined(learnt, text, kept)
 
 
-def _anchors(directions: torch.Tensor, whitening: Whitening) -> Floats:
-    """[2, F, D] of unit length in whitened coordinates: the text as weights, the text as a shift."""
+def text_anchors(directions: torch.Tensor, whitening: Whitening) -> Floats:
+    """Return [2, F, D], of unit length in whitened coordinates: text directions [F, D] as weights, and as a shift."""
     along_axes = directions.cpu().numpy().astype(np.float64) @ whitening.axes
     spread = np.sqrt(whitening.variance)
     both = np.stack([along_axes * spread, along_axes / spread])
@@ -163,8 +163,8 @@ def _as_head(expected: Floats, whitening: Whitening) -> LinearHead:
     return LinearHead.from_weights(torch.from_numpy(weights), torch.from_numpy(bias))
 
 
-def _joined(learnt: LinearHead, text: LinearHead, kept: torch.Tensor) -> LinearHead:
-    """The text's head with the learnt findings put in."""
+def joined(learnt: LinearHead, text: LinearHead, kept: torch.Tensor) -> LinearHead:
+    """Return the text's head with the learnt findings, a mask [F], put in."""
     tensors = {name: tensor.clone() for name, tensor in text.tensors.items()}
     for name, tensor in learnt.tensors.items():
         tensors[name][kept] = tensor.to(kept.device)
