@@ -43,9 +43,9 @@ class World:
 
 def test_from_mined_films_it_learns_what_the_generative_head_cannot() -> None:
     gained = []
-    for seed in range(4):
+    for seed in range(6):
         world = World(seed)
-        rows = world.mined(60)
+        rows = world.mined(150)
         ours, other = (
             world.auc(learn(world.features[rows], world.labels[rows], world.text, world.whitening))
             for learn in (discriminative_head, anchored_head)
@@ -70,10 +70,10 @@ def test_the_mode_is_a_mode() -> None:
 def test_unknown_labels_take_part_in_nothing() -> None:
     world = World(1)
     rows, labels = np.arange(400), world.labels[:400].copy()
-    labels[200:, 1] = -1
+    labels[200:] = -1
     half = discriminative_head(world.features[:200], world.labels[:200], world.text, world.whitening)
     whole = discriminative_head(world.features[rows], labels, world.text, world.whitening)
-    assert torch.allclose(half.logits(world.features)[:, 1], whole.logits(world.features)[:, 1], atol=1e-3)
+    assert torch.allclose(half.logits(world.features), whole.logits(world.features), atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", [0, 1])
