@@ -24,7 +24,7 @@ setup: $(VENV)/ready ## make the virtual environment, pinned (seconds when it is
 peers: ## install the Debian peers where they are missing and apt may be used
 	@deploy/peers.sh $(PEERS)
 
-demo: setup peers ## 240 phantom studies travel archive -> radclipd -> archive; what the scores were worth (DEMO="--hold", "--images FOLDER")
+demo: setup peers ## 320 phantom studies travel archive -> radclipd -> archive; a few are labelled, and what that was worth (DEMO="--hold")
 	$(BIN)/radclipd demo $(DEMO)
 
 check: setup ## format, lint, types, boundaries
@@ -39,6 +39,9 @@ test: setup peers check ## all checks, then all tests that take no more than min
 test-systemd: setup peers ## the installed service in a really booted systemd (root; Debian's systemd-container and debootstrap)
 	@deploy/peers.sh systemd-container debootstrap
 	$(BIN)/python -m pytest -m systemd $(PYTEST)
+
+bench: setup ## benchmarks side by side, as JSON: learning and scoring again from the prefix store and from pixels, films a second
+	for name in retrain rescore phantoms; do $(BIN)/python -m tests.benchmarks.$$name --json || exit 1; done
 
 format: setup ## format the code
 	$(BIN)/ruff check --fix .

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
-from pipeline import labels, learn, receive, report, resolve, rules, score, selection, settle, work, worklist
+from pipeline import fill, labels, learn, receive, report, resolve, rules, score, selection, settle, versions, work, worklist
 from pipeline.domain import AuditEvent, Header, Job, JobKind, JobState, ModelVersion, Receipt, Sender
 from pipeline.errors import Interrupted, NoWeights
 from pipeline.findings import findings_said
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from adapters.dicom.archive import DicomArchive
     from adapters.dicom.labels import DicomDocuments
     from adapters.dicom.listener import Listener
+    from adapters.gpu.kept import KeptSettings
     from adapters.gpu.trainer import ClipTrainer, TrainerSettings
     from adapters.host.config import Config
     from adapters.host.image_store import FileImageStore
@@ -30,6 +32,8 @@ log = structlog.get_logger("radclipd.wiring")
 
 ANY = "*"
 """In an allow-list: whoever."""
+CACHE_RESERVE = 2
+"""The prefix store leaves so many times `storage.minimum_free` free: a cache never makes senders wait."""
 ASK_AGAIN_SECONDS = 5.0
 """Between two questions to the archive about one arriving study."""
 PROBE_SECONDS = 5.0
@@ -134,19 +138,37 @@ def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
     from adapters.dicom.pixels import DicomImageReader
     from adapters.gpu.scorer import ClipScorers
 
-    step = partial(
-        score.score,
-        catalog=catalog,
-        pixels=DicomImageReader(open_image_store(config)),
-        scorers=ClipScorers(
-            config.model.directory,
-            device=config.model.device,
-            batch_size=config.score.batch_size,
-            threads=config.score.threads,
-        ),
-        policy=score.ScorePolicy(combine=config.score.combine, chest=chest_policy(config), rescored=config.report.rescored),
+    pixels, chest = DicomImageReader(open_image_store(config)), chest_policy(config)
+    scorers = ClipScorers(
+        config.model.directory,
+        device=config.model.device,
+        batch_size=config.score.batch_size,
+        threads=config.score.threads,
+        kept=kept_settings(config),
     )
-    return work.Post(kind=JobKind.SCORE, step=step, batch=config.score.batch_size)
+    policy = score.ScorePolicy(combine=config.score.combine, chest=chest, rescored=config.report.rescored)
+    step = partial(score.score, catalog=catalog, pixels=pixels, scorers=scorers, policy=policy)
+    post = work.Post(kind=JobKind.SCORE, step=step, batch=config.score.batch_size)
+    if not (config.prefix.keep and config.prefix.fill):
+        return post
+    serving = partial(versions.load_serving, catalog=catalog, scorers=scorers)
+    return replace(post, spare=fill.Fill(catalog=catalog, pixels=pixels, scorer=serving, chest=chest))
+
+
+def kept_settings(config: Config) -> KeptSettings | None:
+    """`[prefix]` as scoring and learning read it; None where nothing is to be kept."""
+    from adapters.dicom.pixels import RENDERING
+    from adapters.gpu.kept import KeptSettings
+
+    if not config.prefix.keep:
+        return None
+    return KeptSettings(
+        directory=config.prefix.directory,
+        limit=int(config.prefix.limit),
+        reserve=CACHE_RESERVE * int(config.storage.minimum_free),
+        k=config.learn.blocks,
+        rendering=RENDERING,
+    )
 
 
 def _report_post(config: Config, catalog: SqlCatalog) -> work.Post:
@@ -244,6 +266,7 @@ def trainer_settings(config: Config) -> TrainerSettings:
         band=config.score.band,
         device=config.model.device,
         threads=config.score.threads,
+        kept=kept_settings(config),
     )
 
 

@@ -38,6 +38,11 @@ class Base:
     sha256: str
     card: Mapping[str, Any]
 
+    @property
+    def dimension(self) -> int:
+        """D: how many numbers a unit vector of this encoder has."""
+        return int(self.encoder.architecture.config["embed_dim"])
+
 
 def libraries() -> dict[str, str]:
     """Return the versions of the libraries that compute."""

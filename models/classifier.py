@@ -17,12 +17,14 @@ from models.encoder import Encoder
 from models.errors import WeightsIncompatible
 from models.head import LinearHead
 from models.partition import names_of, partition
-from models.prefix import from_prefix, prefix
+from models.prefix import from_prefix, onward, prefix
 from models.preprocess import Preprocess
 
 BATCH_TOLERANCE = 1e-4
 """How far the score of an image may move with the size of its batch: matrix kernels sum in another order. Every image is
 resized and normalised alone and no layer mixes a batch, so its mates' content has no say."""
+STORED_TOLERANCE = 5e-3
+"""How far a score may move where activations that were stored in half precision stand for the pixels."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +89,52 @@ class Classifier:
     def score_pixels(self, pixels: torch.Tensor) -> npt.NDArray[np.float32]:
         """Return float32 [N, F] in 0..1 for preprocessed float32 [N, 3, S, S], all at once."""
         if self.unfrozen is None:
-            found = self.head.scores(self.encoder.encode_images(pixels))
-        else:
-            found = self._both_ends(self.unfrozen, pixels)
-        scores: npt.NDArray[np.float32] = found.cpu().numpy()
-        return scores
+            return _array(self.head.scores(self.encoder.encode_images(pixels)))
+        return self._score(prefix(self.encoder, pixels, k=self.unfrozen.k), k=self.unfrozen.k)
 
-    def _both_ends(self, unfrozen: Unfrozen, pixels: torch.Tensor) -> torch.Tensor:
-        entering = prefix(self.encoder, pixels, k=unfrozen.k)
-        frozen = self.head.scores(from_prefix(self.encoder, entering, k=unfrozen.k).features)
-        moved = unfrozen.head.scores(from_prefix(unfrozen.encoder, entering, k=unfrozen.k).features)
-        found = torch.where(unfrozen.findings, moved, frozen)
-        if not torch.isfinite(found).all():  # NaN must never pass for a low score
-            raise WeightsIncompatible("the encoder gives values that are not finite", hint="learn again: radclipd learn --again")
-        return found
+    @torch.inference_mode()
+    def score_and_cut(self, pixels: torch.Tensor, *, k: int) -> tuple[npt.NDArray[np.float32], torch.Tensor]:
+        """Return what `score_pixels` does, and of the same pass float32 [N, L, W]: what enters the last `k` blocks.
+
+        CannotPartition.
+        """
+        outer = max(k, self.unfrozen.k if self.unfrozen else 0)
+        entering = prefix(self.encoder, pixels, k=outer)
+        return self._score(entering, k=outer), onward(self.encoder, entering, k=outer, to=k)
+
+    def scores_from(self, k: int) -> bool:
+        """Say whether what enters the last `k` blocks of the base is enough: nothing before them has moved."""
+        return self.unfrozen is None or self.unfrozen.k <= k
+
+    @torch.inference_mode()
+    def score_activations(self, entering: torch.Tensor, *, k: int) -> npt.NDArray[np.float32]:
+        """Return float32 [N, F] in 0..1 for what enters the last `k` blocks of the base, [N, L, W], all at once.
+
+        ValueError where blocks before them have moved; CannotPartition.
+        """
+        if not self.scores_from(k):
+            raise ValueError(f"activations in front of the last {k} blocks do not pass all blocks that moved")
+        return self._score(entering, k=k)
+
+    def _score(self, entering: torch.Tensor, *, k: int) -> npt.NDArray[np.float32]:
+        """Both ends where blocks have moved, of which the frozen one only where findings need it."""
+        if self.unfrozen is None:
+            return _array(self.head.scores(_features(self.encoder, entering, k)))
+        moved = self.unfrozen
+        entering = onward(self.encoder, entering, k=k, to=moved.k)
+        found = moved.head.scores(_features(moved.encoder, entering, moved.k))
+        if not bool(moved.findings.all()):
+            found = torch.where(moved.findings, found, self.head.scores(_features(self.encoder, entering, moved.k)))
+        return _array(found)
+
+
+def _features(encoder: Encoder, entering: torch.Tensor, k: int) -> torch.Tensor:
+    found = from_prefix(encoder, entering, k=k).features
+    if not torch.isfinite(found).all():  # NaN must never pass for a low score
+        raise WeightsIncompatible("the encoder gives values that are not finite", hint="import sound weights, or learn again")
+    return found
+
+
+def _array(scores: torch.Tensor) -> npt.NDArray[np.float32]:
+    found: npt.NDArray[np.float32] = scores.cpu().numpy()
+    return found

@@ -41,7 +41,7 @@ _WORDS_A_CAPTION = 12.0  # brings the mean over words to the size of the contras
 class ContrastiveRecipe:
     """Every number of the training."""
 
-    epochs: int = 10
+    epochs: int = 14
     batch: int = 64
     learning_rate: float = 1e-3  # AdamW's, of embeddings, projections, gains and biases
     matrix_rate: float = 2e-3  # Muon's, of the matrices of the blocks

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from open_clip.transformer import ResidualAttentionBlock
 from torch.nn import functional
 
 from models.encoder import Encoder
@@ -37,13 +38,26 @@ def prefix(encoder: Encoder, pixels: torch.Tensor, *, k: int) -> torch.Tensor:
     return _through(tower.transformer, blocks[: len(blocks) - k], tokens)
 
 
+@torch.no_grad()
+def onward(encoder: Encoder, activations: torch.Tensor, *, k: int, to: int) -> torch.Tensor:
+    """Return what enters the last `to` blocks, given the activations [N, L, W] that enter the last `k`; `to` is at most k."""
+    tower, blocks = _blocks(encoder, k)
+    check_blocks(to, k)
+    tokens = activations.to(encoder.device, torch.float32)
+    return _through(tower.transformer, blocks[len(blocks) - k : len(blocks) - to], tokens)
+
+
 def from_prefix(encoder: Encoder, activations: torch.Tensor, *, k: int) -> Encoded:
     """Return what the last `k` blocks, ln_post and proj make of activations [N, L, W], computed in float32.
 
     Gradients flow, to the activations and to whatever parameters ask for them. CannotPartition.
     """
     tower, blocks = _blocks(encoder, k)
-    tokens = _through(tower.transformer, blocks[len(blocks) - k :], activations.to(encoder.device, torch.float32))
+    tokens, last = activations.to(encoder.device, torch.float32), blocks[len(blocks) - k :]
+    if k and tower.pool_type == "tok" and type(last[-1]) is ResidualAttentionBlock and tower.transformer.batch_first:
+        tokens = _class_token(last[-1], _through(tower.transformer, last[:-1], tokens))
+    else:
+        tokens = _through(tower.transformer, last, tokens)
     pooled: torch.Tensor = tower._pool(tokens)[0]
     return Encoded(pooled, projected(pooled, tower.proj))
 
@@ -65,6 +79,17 @@ def _blocks(encoder: Encoder, k: int) -> tuple[Any, Any]:
     blocks = tower.transformer.resblocks
     check_blocks(k, len(blocks))
     return tower, blocks
+
+
+def _class_token(block: ResidualAttentionBlock, tokens: torch.Tensor) -> torch.Tensor:
+    """Return the class token [N, 1, W] as the block gives it for tokens [N, L, W].
+
+    Nothing reads the other tokens after the last block: of them it needs keys and values alone, a sixth of its products.
+    """
+    normed, own = block.ln_1(tokens), tokens[:, :1]
+    own = own + block.ls_1(block.attention(q_x=normed[:, :1], k_x=normed, v_x=normed))
+    seen: torch.Tensor = own + block.ls_2(block.mlp(block.ln_2(own)))
+    return seen
 
 
 def _through(transformer: Any, blocks: Any, tokens: torch.Tensor) -> torch.Tensor:

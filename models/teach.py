@@ -24,10 +24,12 @@ from models.choose import Rows, cross_fitted, folds, learnable, measurable, out_
 from models.delta import Delta, adapted
 from models.descent import in_chunks
 from models.errors import CannotPartition, NothingToLearn
-from models.fit import STORED, Fitted, fit, view_activations
+from models.fit import STORED, Fitted, fit
 from models.head import LinearHead
+from models.partition import partition
 from models.prefix import from_prefix, shape
 from models.recipe import Recipe
+from models.views import Views
 
 Method = Literal["auto", "stage-1", "partial"]
 Watch = Callable[[str, int, int], None]
@@ -36,7 +38,6 @@ Watch = Callable[[str, int, int], None]
 STAGE_1, PARTIAL = "stage-1", "partial"
 MOST_ACTIVATIONS = 2 << 30
 """Bytes of activations that are held: with more films, fewer augmented copies of each."""
-_CHUNK = 64  # films at a time through the encoder
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,27 @@ class Plan:
             "stage-1": asdict(self.anchoring),
         }
 
+    def views(self, base: Base, films: int) -> Views:
+        """Return the copies of each of so many films: as many as planned and can be held, and of a frozen encoder one."""
+        amounts = self.recipe.augmentation
+        room = 1
+        if self.method != STAGE_1:
+            length, width = shape(base.encoder)
+            room = MOST_ACTIVATIONS // (max(1, films) * length * width * STORED.itemsize)
+        return Views(replace(amounts, views=max(1, min(amounts.views, room))), self.seed)
+
 
 @dataclass(frozen=True)
 class Films:
-    """n labelled films as grey squares float32 [n, 1, S, S], with labels int8 [n, F] and whose they are [n].
+    """n labelled films, with labels int8 [n, F] and whose they are [n].
 
-    `background`: float32 [N, D], what the base makes of films of the archive.
+    `features`: float32 [n, D], what the base makes of each. `activations`: float16 [n, V, L, W], what enters the last blocks that
+    the plan unfreezes for V copies of each, the film itself first; None where the tower cannot be partitioned. `background`:
+    float32 [N, D], what the base makes of films of the archive. All on the CPU.
     """
 
-    squares: torch.Tensor
+    features: torch.Tensor
+    activations: torch.Tensor | None
     labels: Labels
     patients: npt.NDArray[np.str_]
     background: torch.Tensor
@@ -160,49 +173,33 @@ class _Round:
     # stage 1: the anchored head
 
     @cached_property
-    def _features(self) -> torch.Tensor:
-        """[n, D] on the CPU."""
-        return encoded(self._base, self._films.squares)
-
-    @cached_property
     def _whitening(self) -> Whitening:
-        return Whitening.of(torch.cat([self._films.background.cpu(), self._features]))
+        return Whitening.of(torch.cat([self._films.background, self._films.features]))
 
     def _stage_1(self, rows: Rows) -> LinearHead:
         labels = self._films.labels[rows]
-        return anchored_head(self._features[torch.from_numpy(rows)], labels, self._text, self._whitening, self._plan.anchoring)
+        return anchored_head(
+            self._films.features[torch.from_numpy(rows)], labels, self._text, self._whitening, self._plan.anchoring
+        )
 
     def _score_stage_1(self, rows: Rows, held_out: Rows) -> Floats:
-        logits = self._stage_1(rows).logits(self._features[torch.from_numpy(held_out)]).numpy().astype(np.float64)
+        logits = self._stage_1(rows).logits(self._films.features[torch.from_numpy(held_out)]).numpy().astype(np.float64)
         return np.where(learnable(self._films.labels[rows]), logits, np.nan)
 
     def _prevalence(self, head: LinearHead, calibrated: Calibration) -> Floats:
         """Of the archive; without an archive to look at, of the labelled films as if they were one."""
-        archive = self._films.background.cpu() if len(self._films.background) else self._features
+        archive = self._films.background if len(self._films.background) else self._films.features
         return prevalences(calibrated(head.logits(archive).numpy().astype(np.float64)))
 
     # stage 2: the last k blocks
 
     @cached_property
-    def _recipe(self) -> Recipe:
-        """As planned, with as many copies of each film as can be held."""
-        recipe, (length, width) = self._plan.recipe, shape(self._base.encoder)
-        room = MOST_ACTIVATIONS // (len(self._fold) * length * width * STORED.itemsize)
-        views = max(1, min(recipe.augmentation.views, room))
-        return replace(recipe, augmentation=replace(recipe.augmentation, views=views))
-
-    @cached_property
     def _activations(self) -> torch.Tensor:
-        """[n, V, L, W] on the CPU."""
-        return view_activations(
-            self._base.encoder,
-            self._base.preprocess,
-            self._films.squares,
-            self._recipe,
-            k=self._recipe.k,
-            seed=self._plan.seed,
-            on_step=partial(self._watch, "films through the frozen blocks"),
-        )
+        """[n, V, L, W] on the CPU. CannotPartition."""
+        partition(self._base.encoder.network).last(self._plan.recipe.k)
+        if self._films.activations is None:
+            raise ValueError("the films of a tower that can be partitioned come with their activations")
+        return self._films.activations
 
     def _fit(self, rows: Rows) -> Fitted:
         labels = self._films.labels[rows]
@@ -213,8 +210,8 @@ class _Round:
             self._activations[torch.from_numpy(rows)],
             labels,
             self._text,
-            self._recipe,
-            steps=self._recipe.steps(shots),
+            self._plan.recipe,
+            steps=self._plan.recipe.steps(shots),
             seed=self._plan.seed,
             on_step=partial(self._watch, f"unfreezing, fit {self._fitting} of {int(self._fold.max()) + 2}"),
         )
@@ -230,15 +227,8 @@ class _Round:
     def _unfrozen(self, delta: Delta, activations: torch.Tensor) -> torch.Tensor:
         """[m, D] on the CPU, for activations [m, L, W]."""
         encoder = adapted(self._base.encoder, delta)
-        return in_chunks(lambda some: from_prefix(encoder, some, k=self._recipe.k).features, activations, encoder.device).cpu()
+        return in_chunks(lambda some: from_prefix(encoder, some, k=self._plan.recipe.k).features, activations, encoder.device).cpu()
 
     def _moved(self, fitted: Fitted, calibrated: Calibration, prevalence: Floats, findings: npt.NDArray[np.bool_]) -> Moved:
         head = calibrated.folded(fitted.averaged.head, prevalence)
-        return Moved(self._recipe.k, fitted.averaged.delta, head, torch.from_numpy(findings))
-
-
-def encoded(base: Base, squares: torch.Tensor) -> torch.Tensor:
-    """Return what the base makes of grey squares [n, 1, S, S]: unit vectors float32 [n, D] on the CPU."""
-    found = [base.encoder.encode_images(base.preprocess.normalised(some)).cpu() for some in torch.split(squares, _CHUNK)]
-    dimension = int(base.encoder.architecture.config["embed_dim"])
-    return torch.cat(found).clone() if found else torch.zeros(0, dimension)
+        return Moved(self._plan.recipe.k, fitted.averaged.delta, head, torch.from_numpy(findings))

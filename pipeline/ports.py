@@ -295,8 +295,24 @@ class Scorer(Protocol):
     @property
     def version(self) -> ModelVersion: ...
 
-    def score(self, images: Sequence[Image]) -> Scores:
-        """Return float32 [N, 14] in 0..1 for N images of any size."""
+    def recall(self, films: Sequence[StoredInstance]) -> Mapping[str, Scores]:
+        """Return SOPInstanceUID -> float32 [14] of those films that it can score by what was kept of them, without their pixels."""
+
+    def score(self, images: Sequence[Image], films: Sequence[StoredInstance] = ()) -> Scores:
+        """Return float32 [N, 14] in 0..1 for N images of any size.
+
+        Where it is told of which films they are, it keeps what a later version needs to score them; a failure of that is none here.
+        """
+
+    def not_kept(self, films: Sequence[StoredInstance]) -> Sequence[StoredInstance]:
+        """Return those films of which nothing is kept though there is room for it."""
+
+    def keep(self, images: Sequence[Image], films: Sequence[StoredInstance]) -> None:
+        """Keep of N films with these images what `score` would."""
+
+    @property
+    def room(self) -> int:
+        """Of how many films something can be kept at a time, about; 0 where it keeps nothing."""
 
 
 class Scorers(Protocol):

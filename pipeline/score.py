@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,7 +28,8 @@ class _Load:
     """One job's share of a batch: its images and what could not be read."""
 
     job: Job
-    uids: list[str] = field(default_factory=list)
+    recalled: dict[str, Scores] = field(default_factory=dict)
+    films: list[StoredInstance] = field(default_factory=list)
     images: list[Image] = field(default_factory=list)
     unreadable: list[PixelsUnreadable] = field(default_factory=list)
 
@@ -36,7 +37,8 @@ class _Load:
 def score(
     jobs: Sequence[Job], *, catalog: Catalog, pixels: ImageReader, scorers: Scorers, policy: ScorePolicy
 ) -> Iterator[Outcome]:
-    """Score the studies of these jobs in one batch. Only images that the serving version has not scored are read.
+    """Score the studies of these jobs in one batch. Only images that the serving version has not scored are looked at, and only
+    those are read of which nothing was kept that stands for the pixels.
 
     Yields each job with its error or None; a study that fails does not touch the others. All of a batch is scored by one version,
     whichever is promoted meanwhile. NoWeights where no version serves.
@@ -45,11 +47,13 @@ def score(
     version = scorer.version
     with catalog.read() as tx:
         wanted = [(job, _unscored(tx, job.subject, version, policy)) for job in jobs]
-    loads = [_read(job, instances, pixels) for job, instances in wanted]
+    recalled = scorer.recall([instance for _, instances in wanted for instance in instances])
+    loads = [_read(job, instances, recalled, pixels) for job, instances in wanted]
     images = [image for load in loads for image in load.images]
-    scores = iter(scorer.score(images)) if images else iter(())
+    films = [film for load in loads for film in load.films]
+    scores = iter(scorer.score(images, films)) if images else iter(())
     for load in loads:
-        fresh = {uid: next(scores) for uid in load.uids}
+        fresh = load.recalled | {film.header.sop_instance_uid: next(scores) for film in load.films}
         yield Outcome(load.job, _commit(load, fresh, version, catalog=catalog, policy=policy))
 
 
@@ -59,12 +63,16 @@ def _unscored(tx: Transaction, study_instance_uid: str, version: ModelVersion, p
     return [image for image in choice.images if image.header.sop_instance_uid not in scored]
 
 
-def _read(job: Job, instances: Sequence[StoredInstance], pixels: ImageReader) -> _Load:
+def _read(job: Job, instances: Sequence[StoredInstance], recalled: Mapping[str, Scores], pixels: ImageReader) -> _Load:
     load = _Load(job)
     for instance in instances:
+        uid = instance.header.sop_instance_uid
+        if uid in recalled:
+            load.recalled[uid] = recalled[uid]
+            continue
         try:
             load.images.append(pixels.read(instance))
-            load.uids.append(instance.header.sop_instance_uid)
+            load.films.append(instance)
         except PixelsUnreadable as error:
             load.unreadable.append(error)
     return load

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pipeline import rules
 from pipeline.domain import AuditEvent, Job, JobKind
-from pipeline.errors import ArchiveUnreachable, CannotStart, Interrupted, LeaseLost, RadclipdError, Refused, places
+from pipeline.errors import ArchiveUnreachable, CannotStart, Interrupted, LeaseLost, OutOfResources, RadclipdError, Refused, places
 from pipeline.ports import Catalog
 
 log = logging.getLogger("radclipd.work")
@@ -44,12 +44,16 @@ class WorkPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post:
-    """A place at the queue: which kind, how many at once, the step, and whether work is admitted now."""
+    """A place at the queue: which kind, how many at once, the step, and whether work is admitted now.
+
+    `spare` is what to do where no job is due, a little at a time; it says whether there may be more of it at once.
+    """
 
     kind: JobKind
     step: Step
     batch: int = 1
     admit: Callable[[], bool] = lambda: True
+    spare: Callable[[], bool] = lambda: False
 
 
 def one_by_one(step: Callable[[Job], None]) -> Step:
@@ -70,14 +74,17 @@ def one_by_one(step: Callable[[Job], None]) -> Step:
 
 
 def work_once(post: Post, *, catalog: Catalog, worker: str, policy: WorkPolicy) -> int:
-    """Claim and run one batch; return how many jobs were claimed. CannotStart passes through, the jobs handed back."""
+    """Claim and run one batch; return how many jobs were claimed, 1 for time that was spared well.
+
+    CannotStart passes through, the jobs handed back.
+    """
     if not post.admit():
         return 0
     with catalog.begin() as tx:
         jobs = tx.jobs.claim([post.kind], worker=worker, lease_seconds=policy.lease_seconds, limit=post.batch)
     jobs = [job for job in jobs if not _worn_out(job, catalog, policy)]
     if not jobs:
-        return 0
+        return int(_spare(post))
     left = {job.id: job for job in jobs}
     with _heartbeat(left, catalog, policy):
         try:
@@ -91,6 +98,17 @@ def work_once(post: Post, *, catalog: Catalog, worker: str, policy: WorkPolicy) 
             for job in list(left.values()):
                 conclude(Outcome(job, error), catalog=catalog, policy=policy)
     return len(jobs)
+
+
+def _spare(post: Post) -> bool:
+    """What is done in spare time is nobody's job: trouble with it is logged, and the worker goes on."""
+    try:
+        return post.spare()
+    except (CannotStart, OutOfResources):
+        raise
+    except Exception as error:
+        log.error("spare time failed", extra={"kind": post.kind.value, "error": describe(error), "places": places(error)})
+        return False
 
 
 def conclude(outcome: Outcome, *, catalog: Catalog, policy: WorkPolicy) -> None:

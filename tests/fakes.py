@@ -565,23 +565,48 @@ class FakeDocuments:
 
 
 class FakeScorer:
-    """ports.Scorer: the mean grey, minus a little more for each further finding."""
+    """ports.Scorer: the mean grey, minus a little more for each further finding. `kept`: SHA-256 of a file -> its mean grey."""
 
-    def __init__(self, version: ModelVersion) -> None:
+    def __init__(self, version: ModelVersion, kept: dict[str, float] | None = None, *, room: int = 0) -> None:
         self._version = version
+        self.kept, self.room = {} if kept is None else kept, room
 
     @property
     def version(self) -> ModelVersion:
         return self._version
 
-    def score(self, images: Sequence[Image]) -> Scores:
-        steps = np.linspace(0, 0.1, len(FINDINGS), dtype=np.float32)
-        return np.stack([np.clip(image.mean() - steps, 0, 1) for image in images]).astype(np.float32)
+    def recall(self, films: Sequence[StoredInstance]) -> dict[str, Scores]:
+        there = [film for film in films if film.file.sha256 in self.kept]
+        return {film.header.sop_instance_uid: _greys([self.kept[film.file.sha256]])[0] for film in there}
+
+    def score(self, images: Sequence[Image], films: Sequence[StoredInstance] = ()) -> Scores:
+        if films:
+            self.keep(images, films)
+        return _greys([float(image.mean()) for image in images])
+
+    def not_kept(self, films: Sequence[StoredInstance]) -> list[StoredInstance]:
+        return [film for film in films if film.file.sha256 not in self.kept and len(self.kept) < self.room]
+
+    def keep(self, images: Sequence[Image], films: Sequence[StoredInstance]) -> None:
+        for image, film in zip(images, films, strict=True):
+            if len(self.kept) < self.room:
+                self.kept[film.file.sha256] = float(image.mean())
+
+
+def _greys(means: Sequence[float]) -> Scores:
+    steps = np.linspace(0, 0.1, len(FINDINGS), dtype=np.float32)
+    return np.stack([np.clip(mean - steps, 0, 1) for mean in means]).astype(np.float32)
 
 
 class FakeScorers:
-    def load(self, version: ModelVersion) -> Scorer:
-        return FakeScorer(version)
+    """ports.Scorers. What its scorers keep stays through versions; `room`: of how many films."""
+
+    def __init__(self, *, room: int = 0) -> None:
+        self.kept: dict[str, float] = {}
+        self.room = room
+
+    def load(self, version: ModelVersion) -> FakeScorer:
+        return FakeScorer(version, self.kept, room=self.room)
 
 
 @dataclass

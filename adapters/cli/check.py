@@ -120,6 +120,24 @@ def _model(config: Config) -> str:
     return f"version {version.number} ({version.name}) loaded, golden embedding as recorded{marking}"
 
 
+def _prefixes(config: Config) -> str:
+    from tempfile import TemporaryFile
+
+    if not config.prefix.keep:
+        return "off: learning and scoring again read the pixels"
+    folder, limit = config.prefix.directory, int(config.prefix.limit)
+    try:
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as probe:
+            probe.write(b"radclipd check: a probe file, removed at once")
+    except OSError as error:
+        raise OutOfResources(
+            f"{folder} cannot be written: {error.strerror}", hint="make it the daemon's, or set prefix.keep = false"
+        ) from error
+    taken = sum(path.stat().st_size for path in folder.glob("*/*"))
+    return f"{folder}: {taken / 2**30:.1f} of {limit / 2**30:.1f} GiB taken"
+
+
 def _device(config: Config) -> str:
     import torch
 
@@ -140,5 +158,6 @@ PROBES = (
     Probe("catalog", _catalog),
     Probe("archive", _archive),
     Probe("model", _model),
+    Probe("prefix store", _prefixes),
     Probe("device", _device),
 )

@@ -1,4 +1,4 @@
-"""`radclipd demo`: radiographs travel archive -> radclipd -> archive, before your eyes."""
+"""`radclipd demo`: radiographs travel archive -> radclipd -> archive, and a few labels change it, before your eyes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    studies: Annotated[int, typer.Option(min=1, max=2000, help="How many studies, at most so many of a folder.")] = 240,
+    studies: Annotated[int, typer.Option(min=1, max=2000, help="How many studies, at most so many of a folder.")] = 320,
     images: Annotated[
         Path | None,
         typer.Option(help="A folder of DICOM or PNG files to send instead of phantom films; with a label table it is measured."),
@@ -33,8 +33,9 @@ def demo(
         ),
     ] = "",
 ) -> None:
-    """Start an archive and radclipd on free loopback ports, send films, fetch the reports back, compare with the truth.
+    """Start an archive and radclipd on free loopback ports, send films, fetch the reports back; label a few, learn, score again.
 
+    In the end all is compared with the truth, on patients of whom nothing was labelled.
     Nothing of yours is touched.
     """
     from rich.console import Console

@@ -76,7 +76,7 @@ def phantoms(
 def pretrain_demo(
     out: Annotated[Path, typer.Option(help="Folder for weights and card.")],
     films: Annotated[int, typer.Option(min=100, help="Films of each site that is trained on.")] = 4000,
-    epochs: Annotated[int, typer.Option(min=1, help="Times that every film is seen.")] = 10,
+    epochs: Annotated[int, typer.Option(min=1, help="Times that every film is seen.")] = 14,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, device and threads: same weights.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Processes that take films.")] = 2,

@@ -21,6 +21,8 @@ from pipeline.domain import Image, StoredInstance
 from pipeline.errors import PixelsUnreadable, Refused
 from pipeline.ports import ImageStore
 
+RENDERING = 1
+"""Raised whenever the same file would give another image: what was kept of the old one is stale then."""
 LARGEST_SIDE, LARGEST_PIXELS = 30_000, 200_000_000
 """Far above the largest detector: what is larger is a wrong header or a decompression bomb."""
 PLUGINS = ("pyjpegls", "pylibjpeg", "gdcm", "pillow", "pydicom")

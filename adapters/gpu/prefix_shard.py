@@ -126,11 +126,13 @@ class Shard:
         _write(self._descriptor, entry.tobytes(), PAGE + slot * _ENTRY.itemsize)
 
     def _table(self) -> npt.NDArray[np.void]:
-        """Read anew each time: another process may be writing."""
-        return np.frombuffer(os.pread(self._descriptor, self.slots * _ENTRY.itemsize, PAGE), dtype=_ENTRY)
+        """Read anew each time: another process may be writing. What a file that was cut short lacks is no entry."""
+        wanted = self.slots * _ENTRY.itemsize
+        return np.frombuffer(os.pread(self._descriptor, wanted, PAGE).ljust(wanted, b"\0"), dtype=_ENTRY)
 
     def _within(self, slot: int) -> bool:
-        return _records_start(self.slots) + (slot + 1) * self._record_bytes <= self._size
+        """Ask the file itself: reading a map beyond the end of a file that was cut short ends the process."""
+        return _records_start(self.slots) + (slot + 1) * self._record_bytes <= min(self._size, os.fstat(self._descriptor).st_size)
 
 
 def length(slots: int, record_bytes: int) -> int:

@@ -14,6 +14,7 @@ import errno
 import hashlib
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ import torch
 from adapters.gpu.prefix_shard import Shard, length, remove
 from models.base import Base
 from models.fingerprint import fingerprint
+from models.partition import partition
 from models.prefix import shape
 from pipeline.errors import ConfigurationError, OutOfResources
 
@@ -49,19 +51,24 @@ _log = structlog.get_logger("radclipd.gpu")
 
 @dataclass(frozen=True)
 class Identity:
-    """What activations are a function of, beside the image. `length` and `width`: L and W of a record [L, W]."""
+    """What activations are a function of, beside the stored file. `length` and `width`: L and W of a record [L, W].
+
+    `rendering`: the number of the way in which a file becomes an image.
+    """
 
     weights_sha256: str
     preprocess: str
     k: int
     length: int
     width: int
+    rendering: int = 1
 
     @classmethod
-    def of(cls, base: Base, *, k: int) -> Identity:
+    def of(cls, base: Base, *, k: int, rendering: int = 1) -> Identity:
         """Return that of a base in front of its last `k` blocks. CannotPartition."""
+        partition(base.encoder.network).last(k)
         rows, width = shape(base.encoder)
-        return cls(base.sha256, base.preprocess.fingerprint, k, rows, width)
+        return cls(base.sha256, base.preprocess.fingerprint, k, rows, width, rendering)
 
     @property
     def fingerprint(self) -> str:
@@ -84,11 +91,15 @@ class Found:
 
 
 class PrefixStore:
-    """The activations of one identity. `limit`: bytes that everything below `root` may take."""
+    """The activations of one identity. `limit`: bytes that everything below `root` may take.
 
-    def __init__(self, root: Path, identity: Identity, *, limit: int) -> None:
+    `reserve`: bytes of the file system that it leaves free whatever the limit says, so that a cache never stops reception.
+    """
+
+    def __init__(self, root: Path, identity: Identity, *, limit: int, reserve: int = 0) -> None:
         """ConfigurationError where the limit has no room for a few images."""
         self._root = root
+        self._reserve = reserve
         self._identity = identity
         self._folder = root / identity.fingerprint
         self._limit = limit
@@ -115,6 +126,20 @@ class PrefixStore:
     def missing(self, keys: Sequence[str]) -> list[str]:
         """Return those of the keys that are not there, in order. A record whose bytes have rotted shows only when read."""
         return [key for key in keys if _digest(key) not in self._places]
+
+    @property
+    def capacity(self) -> int:
+        """Images that the limit has room for, about."""
+        return self._limit // self._identity.record_bytes
+
+    def admits(self, received: float) -> bool:
+        """Say whether an image received then (seconds since 1970) is to be written, that is, without loss or for older ones.
+
+        What came before the oldest shard was begun never takes the place of what came after.
+        """
+        if len(self._places) < sum(shard.slots for shard in self._shards.values()) or self._fits(self._shard_bytes):
+            return True
+        return bool(self._shards) and _begun(min(self._shards)) < received
 
     def read(self, keys: Sequence[str]) -> Found:
         """Read activations and check them; what does not hold its checksum is forgotten and reported missing."""
@@ -195,18 +220,26 @@ class PrefixStore:
         for stale in self._root.glob("*/"):
             if stale != self._folder and _IDENTITY.fullmatch(stale.name):
                 self._remove_stale(stale)
-        needed = length(self._slots, self._identity.record_bytes)
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
-            if self.size() + needed <= self._limit:
+            if self._fits(self._shard_bytes):
                 return
             if remove(path):
                 _log.info("stored activations evicted", shard=path.name)
                 self._forget(path.name)
-        if self.size() + needed > self._limit:
+        if not self._fits(self._shard_bytes):
             raise OutOfResources(
-                f"the prefix store {self._root} is full of shards that other processes write",
-                hint="give it more room, or run fewer workers",
+                f"the prefix store {self._root} has no room: other processes write all of its shards, or the disk is full",
+                hint="give it more room, free disk space, or run fewer workers",
             )
+
+    @property
+    def _shard_bytes(self) -> int:
+        return length(self._slots, self._identity.record_bytes)
+
+    def _fits(self, needed: int) -> bool:
+        """Say whether so many more bytes keep within the limit and leave the reserve free."""
+        here = next(folder for folder in (self._folder, *self._folder.parents) if folder.is_dir())
+        return self.size() + needed <= self._limit and shutil.disk_usage(here).free - needed >= self._reserve
 
     def _remove_stale(self, folder: Path) -> None:
         gone = [remove(path) for path in folder.glob(f"*{_SUFFIX}")]
@@ -235,6 +268,12 @@ class PrefixStore:
                 f"the prefix store {self._root} cannot be written: {error.strerror}",
                 hint="free disk space, or make the folder writable for radclipd",
             ) from error
+
+
+def _begun(name: str) -> float:
+    """Return when a shard was begun, seconds since 1970. 0 for a file that somebody else put there."""
+    nanoseconds = name.split("-", 1)[0]
+    return int(nanoseconds) / 1e9 if nanoseconds.isdecimal() else 0.0
 
 
 def _digest(key: str) -> bytes:

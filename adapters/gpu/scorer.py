@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import structlog
 import torch
 
+from adapters.gpu.kept import Kept, KeptSettings, key_of
 from adapters.gpu.words import in_the_pipelines_words
 from adapters.model_files import HEAD, base_folder, version_folder
 from models.addition import Addition
@@ -15,8 +17,11 @@ from models.base import Base, read_base
 from models.checkpoint import read_tensors
 from models.classifier import Classifier
 from models.golden import DEVICE_TOLERANCE, TOLERANCE, Golden
-from pipeline.domain import FINDINGS, Image, ModelVersion, Scores
+from models.prefix import prefix
+from pipeline.domain import FINDINGS, Image, ModelVersion, Scores, StoredInstance
 from pipeline.errors import ConfigurationError, WeightsRejected
+
+_RECALLED = 64  # films at a time
 
 _log = structlog.get_logger("radclipd.gpu")
 
@@ -24,44 +29,119 @@ _log = structlog.get_logger("radclipd.gpu")
 class ClipScorer:
     """Implements ports.Scorer."""
 
-    def __init__(self, version: ModelVersion, classifier: Classifier, *, batch_size: int) -> None:
+    def __init__(self, version: ModelVersion, classifier: Classifier, kept: Kept, *, batch_size: int) -> None:
         self._version = version
         self._classifier = classifier
+        self._kept = kept
         self._batch_size = batch_size
 
     @property
     def version(self) -> ModelVersion:
         return self._version
 
-    def score(self, images: Sequence[Image]) -> Scores:
+    def recall(self, films: Sequence[StoredInstance]) -> dict[str, Scores]:
+        k = self._kept.k
+        if k is None or not self._classifier.scores_from(k):
+            return {}
+        found: dict[str, Scores] = {}
+        for start in range(0, len(films), _RECALLED):
+            some = films[start : start + _RECALLED]
+            there = self._kept.read([key_of(film) for film in some])
+            known = [film for film in some if key_of(film) in there]
+            if known:
+                with in_the_pipelines_words():
+                    scores = self._classifier.score_activations(torch.stack([there[key_of(film)] for film in known]), k=k)
+                found |= {film.header.sop_instance_uid: row for film, row in zip(known, scores, strict=True)}
+        return found
+
+    def score(self, images: Sequence[Image], films: Sequence[StoredInstance] = ()) -> Scores:
         with in_the_pipelines_words():
-            return self._classifier.score(images, batch_size=self._batch_size)
+            if self._kept.k is None or not films:
+                return self._classifier.score(images, batch_size=self._batch_size)
+            parts = [self._score_and_keep(some, of, self._kept.k) for some, of in self._batches(images, films)]
+            return np.concatenate(parts) if parts else np.zeros((0, len(FINDINGS)), dtype=np.float32)
+
+    def not_kept(self, films: Sequence[StoredInstance]) -> list[StoredInstance]:
+        missing = set(self._kept.missing([key_of(film) for film in films])) if self._kept.k is not None else set()
+        return [film for film in films if key_of(film) in missing and self._kept.admits(film)]
+
+    def keep(self, images: Sequence[Image], films: Sequence[StoredInstance]) -> None:
+        if (k := self._kept.k) is None:
+            return
+        with in_the_pipelines_words():
+            for some, of in self._batches(images, films):
+                self._write(of, prefix(self._classifier.encoder, self._pixels(some), k=k))
+
+    @property
+    def room(self) -> int:
+        return self._kept.capacity
+
+    def close(self) -> None:
+        """Release the files of what is kept."""
+        self._kept.close()
+
+    def _score_and_keep(self, images: Sequence[Image], films: Sequence[StoredInstance], k: int) -> Scores:
+        scores, entering = self._classifier.score_and_cut(self._pixels(images), k=k)
+        self._write(films, entering)
+        return scores
+
+    def _write(self, films: Sequence[StoredInstance], entering: torch.Tensor) -> None:
+        rows = [row for row, film in enumerate(films) if self._kept.admits(film)]
+        self._kept.write([key_of(films[row]) for row in rows], entering[rows])
+
+    def _pixels(self, images: Sequence[Image]) -> torch.Tensor:
+        return torch.stack([self._classifier.preprocess(image) for image in images])
+
+    def _batches(
+        self, images: Sequence[Image], films: Sequence[StoredInstance]
+    ) -> Iterator[tuple[Sequence[Image], Sequence[StoredInstance]]]:
+        for start in range(0, len(images), self._batch_size):
+            yield images[start : start + self._batch_size], films[start : start + self._batch_size]
 
 
 class ClipScorers:
     """Implements ports.Scorers. Holds one loaded version; another one takes its place."""
 
-    def __init__(self, store_root: Path, *, device: str = "auto", batch_size: int, threads: int) -> None:
+    def __init__(
+        self, store_root: Path, *, device: str = "auto", batch_size: int, threads: int, kept: KeptSettings | None = None
+    ) -> None:
         self._store_root = store_root
         self._device = device
         self._batch_size = batch_size
         self._threads = threads
+        self._kept = kept
         self._loaded: ClipScorer | None = None
 
     def load(self, version: ModelVersion) -> ClipScorer:
         if self._loaded is None or self._loaded.version.device_uid != version.device_uid:
+            if self._loaded is not None:
+                self._loaded.close()
             self._loaded = None  # frees the old weights before the new ones come
             self._loaded = load_scorer(
-                version, self._store_root, device=self._device, batch_size=self._batch_size, threads=self._threads
+                version,
+                self._store_root,
+                device=self._device,
+                batch_size=self._batch_size,
+                threads=self._threads,
+                kept=self._kept,
             )
         return self._loaded
 
 
-def load_scorer(version: ModelVersion, store_root: Path, *, device: str = "auto", batch_size: int, threads: int) -> ClipScorer:
+def load_scorer(
+    version: ModelVersion,
+    store_root: Path,
+    *,
+    device: str = "auto",
+    batch_size: int,
+    threads: int,
+    kept: KeptSettings | None = None,
+) -> ClipScorer:
     """Load a version and hold its files to the catalog's card: hashes, architecture, preprocessing, golden embeddings.
 
-    `device`: auto, cpu, cuda or cuda:N. `threads`: of torch on the CPU; 0 leaves torch's choice. Raises NoWeights where files
-    are missing, WeightsRejected where they are not what the card says, ConfigurationError for a device that is not there.
+    `device`: auto, cpu, cuda or cuda:N. `threads`: of torch on the CPU; 0 leaves torch's choice. `kept`: where activations are
+    kept; None keeps none. Raises NoWeights where files are missing, WeightsRejected where they are not what the card says,
+    ConfigurationError for a device that is not there.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -75,7 +155,7 @@ def load_scorer(version: ModelVersion, store_root: Path, *, device: str = "auto"
         classifier = Classifier.of(base, read_addition(version, store_root)).to(chosen)
         _prove(version, base, classifier, tolerance=TOLERANCE if chosen.type == "cpu" else DEVICE_TOLERANCE)
     _log.info("model loaded", version=version.number, base=version.base, device=str(chosen), marking=version.marking)
-    return ClipScorer(version, classifier, batch_size=batch_size)
+    return ClipScorer(version, classifier, Kept(base, kept), batch_size=batch_size)
 
 
 def choose_device(device: str) -> torch.device:

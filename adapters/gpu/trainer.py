@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,8 @@ import numpy.typing as npt
 import structlog
 import torch
 
+from adapters.gpu.films import FilmReader
+from adapters.gpu.kept import Kept, KeptSettings
 from adapters.gpu.scorer import choose_device, read_addition
 from adapters.gpu.words import in_the_pipelines_words
 from adapters.model_files import HEAD, base_folder
@@ -31,12 +33,11 @@ from models.compare import compare
 from models.experiment.statistics import auc, brier
 from models.golden import Golden
 from models.head import LinearHead, zero_shot_head
-from models.preprocess import Preprocess
 from models.prompts import Prompts, read_prompts
-from models.teach import Films, Plan, Taught, encoded, teach
+from models.teach import Films, Plan, Taught, teach
 from pipeline import rules
 from pipeline.domain import FINDINGS, Comparison, Course, Lesson, ModelVersion, StoredInstance, VersionState
-from pipeline.errors import PixelsUnreadable, Refused
+from pipeline.errors import Refused
 from pipeline.ports import ImageReader, Watch
 
 ENOUGH_TO_CALIBRATE = 20
@@ -64,13 +65,17 @@ class Store(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSettings:
-    """`[learn]` and `[model]` of the configuration. `band`: the widest undetermined zone; `threads`: 0 leaves torch's choice."""
+    """`[learn]`, `[model]` and `[prefix]` of the configuration.
+
+    `band`: the widest undetermined zone; `threads`: 0 leaves torch's choice; `kept`: of the same k as the plan, None keeps nothing.
+    """
 
     plan: Plan
     minimum_positives: int
     band: float
     device: str = "auto"
     threads: int = 0
+    kept: KeptSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -114,14 +119,24 @@ class ClipTrainer:
             base.encoder.to(device)
             prompts = read_prompts()
             text = zero_shot_head(base.encoder, prompts)
-            lessons, films, lost = self._films(course, base, watch)
+            with closing(Kept(base, self._settings.kept)) as kept:
+                reader = FilmReader(base, self._pixels, kept, k=self._settings.plan.recipe.k)
+                lessons, films, lost = self._films(course, base, reader, watch)
             taught = teach(base, text, films, self._settings.plan, watch)
             before = read_addition(course.serving, self._store.root)
-            judged = _Judged(base, films, [lesson.study_instance_uid for lesson in lessons], taught, self._settings.plan.seed)
+            judged = _Judged(base, films, lessons, taught, reader, self._settings.plan)
             comparisons = judged.comparisons(text, before, course)
             measures = judged.measures(text)
             base.encoder.to(torch.device("cpu"))  # whose golden embeddings every other device is held to
-        _log.info("learnt", method=taught.method, films=len(lessons), unreadable=lost, findings=int(taught.findings.sum()))
+        _log.info(
+            "learnt",
+            method=taught.method,
+            films=len(lessons),
+            unreadable=lost,
+            findings=int(taught.findings.sum()),
+            activations_read=kept.hits,
+            activations_made=kept.misses,
+        )
         addition = _addition(taught, before.head, judged.cases)
         with in_the_pipelines_words():
             row = _row(course, base, prompts, taught, films, addition, self._settings)
@@ -130,56 +145,39 @@ class ClipTrainer:
         row.card["learning"]["newest_label"] = course.newest_label
         return ClipCandidate(tuple(comparisons), self._store, addition, row)
 
-    def _films(self, course: Course, base: Base, watch: Watch) -> tuple[list[Lesson], Films, int]:
+    def _films(self, course: Course, base: Base, reader: FilmReader, watch: Watch) -> tuple[list[Lesson], Films, int]:
         """Read the films. Refused where those that cannot be read leave too little."""
-        squares = self._squares([lesson.image for lesson in course.lessons], base.preprocess, "labelled films", watch)
-        lessons = [lesson for lesson, square in zip(course.lessons, squares, strict=True) if square is not None]
+        films = [lesson.image for lesson in course.lessons]
+        if reader.cut is None:
+            read = reader.features(films, "labelled films", watch)
+        else:
+            read = reader.copies(films, self._settings.plan.views(base, len(films)), watch)
+        lessons = [lesson for lesson, found in zip(course.lessons, read, strict=True) if found is not None]
         found = rules.learnable(lessons, minimum_positives=self._settings.minimum_positives)
         if not found.findings:
             lost = len(course.lessons) - len(lessons)
             raise Refused(f"{lost} of {len(course.lessons)} labelled films cannot be read; what is left is too little to learn")
         labels = np.array([lesson.targets for lesson in lessons], dtype=np.int8)
         labels[:, [finding not in found.findings for finding in FINDINGS]] = UNKNOWN
-        background = self._background(course.background, base, watch)
-        whose = np.array([lesson.patient for lesson in lessons], dtype=np.str_)
-        read = torch.stack([square for square in squares if square is not None])
-        return lessons, Films(read, labels, whose, background), len(course.lessons) - len(lessons)
-
-    def _squares(
-        self, instances: Sequence[StoredInstance], preprocess: Preprocess, what: str, watch: Watch
-    ) -> list[torch.Tensor | None]:
-        """Return grey squares [1, S, S], None for what cannot be read."""
-        found: list[torch.Tensor | None] = []
-        for number, instance in enumerate(instances, 1):
-            try:
-                with in_the_pipelines_words():
-                    found.append(preprocess.square(self._pixels.read(instance)))
-            except PixelsUnreadable as error:
-                _log.warning("film left out of learning", error=str(error))
-                found.append(None)
-            watch(what, number, len(instances))
-        return found
-
-    def _background(self, instances: Sequence[StoredInstance], base: Base, watch: Watch) -> torch.Tensor:
-        """Return unit vectors [N, D] of the films that can be read, some at a time."""
-        parts = []
-        for start in range(0, len(instances), _CHUNK):
-
-            def count(what: str, done: int, total: int, before: int = start) -> None:
-                watch(what, before + done, len(instances))
-
-            some = self._squares(instances[start : start + _CHUNK], base.preprocess, "films of the archive", count)
-            read = [square for square in some if square is not None]
-            parts.append(encoded(base, torch.stack(read)) if read else encoded(base, torch.zeros(0)))
-        return torch.cat(parts) if parts else encoded(base, torch.zeros(0))
+        rows = torch.stack([row for row in read if row is not None])
+        background = [row for row in reader.features(course.background, "films of the archive", watch) if row is not None]
+        made = Films(
+            features=rows if reader.cut is None else reader.finished(rows[:, 0]),
+            activations=None if reader.cut is None else rows,
+            labels=labels,
+            patients=np.array([lesson.patient for lesson in lessons], dtype=np.str_),
+            background=torch.stack(background) if background else torch.zeros(0, base.dimension),
+        )
+        return lessons, made, len(course.lessons) - len(lessons)
 
 
 class _Judged:
     """The candidate and others on the films that were learnt from, as if none of them had seen the patients."""
 
-    def __init__(self, base: Base, films: Films, studies: Sequence[str], taught: Taught, seed: int) -> None:
-        self._base, self._films, self._taught, self._seed = base, films, taught, seed
-        self.cases = np.stack([_case(study) for study in studies])
+    def __init__(self, base: Base, films: Films, lessons: Sequence[Lesson], taught: Taught, reader: FilmReader, plan: Plan) -> None:
+        self._base, self._films, self._taught, self._seed = base, films, taught, plan.seed
+        self._reader, self._images = reader, [lesson.image for lesson in lessons]
+        self.cases = np.stack([_case(lesson.study_instance_uid) for lesson in lessons])
 
     def comparisons(self, text: LinearHead, before: Addition, course: Course) -> list[Comparison]:
         """Compare with zero-shot and, where it is another, with the serving version."""
@@ -228,7 +226,7 @@ class _Judged:
         )
 
     def _zero_shot(self, text: LinearHead) -> Scores:
-        return self._scored(Classifier(self._base.encoder, self._base.preprocess, text))
+        return text.to(torch.device("cpu")).scores(self._films.features).numpy()
 
     def _served(self, before: Addition) -> Scores:
         """Its scores of patients that it has not learnt from; of its own cases what was measured when it had not seen them."""
@@ -246,9 +244,20 @@ class _Judged:
         return scores
 
     def _scored(self, classifier: Classifier) -> Scores:
+        """From the activations that are there; from the pixels where more blocks have moved than they stand in front of."""
+        if classifier.unfrozen is None:
+            return classifier.head.scores(self._films.features).numpy()
         classifier = classifier.to(self._base.encoder.device)
-        some = torch.split(self._films.squares, _CHUNK)
-        return np.concatenate([classifier.score_pixels(self._base.preprocess.normalised(squares)) for squares in some])
+        if (k := self._reader.cut) is not None and self._films.activations is not None and classifier.scores_from(k):
+            own = torch.split(self._films.activations[:, 0], _CHUNK)
+            return np.concatenate([classifier.score_activations(some, k=k) for some in own])
+        return np.concatenate([self._from_pixels(classifier, image) for image in self._images])
+
+    def _from_pixels(self, classifier: Classifier, image: StoredInstance) -> Scores:
+        square = self._reader.square(image)
+        if square is None:
+            return np.full((1, len(FINDINGS)), np.nan)
+        return classifier.score_pixels(self._base.preprocess.normalised(square[None]))
 
 
 def _case(study_instance_uid: str) -> npt.NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 from pydicom import dcmread
@@ -13,6 +13,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from adapters.dicom import part10
 from adapters.dicom.archive import STUDY_ROOT_FIND, VERIFICATION
+from pipeline.rules import OWN_MODEL_NAME
 
 RADIOGRAPHS = {"CR", "DX"}
 SUCCESS, PENDING, CANNOT_UNDERSTAND = 0x0000, 0xFF00, 0xC000
@@ -63,19 +64,22 @@ class EmbeddedArchive:
         with self._lock:
             return list(self._files.get(study_instance_uid, {}).values())
 
-    def forward(self, study_instance_uid: str, *, host: str, port: int, ae_title: str) -> int:
-        """C-STORE the CR and DX instances of a study, never an SR; return how many were accepted. ConnectionError."""
-        films = [dcmread(path) for path in self.files_of(study_instance_uid)]
-        films = [film for film in films if film.Modality in RADIOGRAPHS]
-        if not films:
+    def forward(self, study_instance_uid: str, *, host: str, port: int, ae_title: str, modalities: Set[str] = RADIOGRAPHS) -> int:
+        """C-STORE the instances of a study that are of these modalities; return how many were accepted. ConnectionError.
+
+        What radclipd made never goes.
+        """
+        found = [dcmread(path) for path in self.files_of(study_instance_uid)]
+        found = [one for one in found if one.Modality in modalities and one.get("ManufacturerModelName") != OWN_MODEL_NAME]
+        if not found:
             return 0
-        pairs = {(str(film.SOPClassUID), str(film.file_meta.TransferSyntaxUID)) for film in films}
+        pairs = {(str(one.SOPClassUID), str(one.file_meta.TransferSyntaxUID)) for one in found}
         association = AE(self.ae_title).associate(
             host, port, contexts=[build_context(uid, [syntax]) for uid, syntax in sorted(pairs)], ae_title=ae_title
         )
         if not association.is_established:
             raise ConnectionError(f"{ae_title} at {host}:{port} accepts no association")
-        answers = [association.send_c_store(film) for film in films]
+        answers = [association.send_c_store(one) for one in found]
         association.release()
         return sum(answer.get("Status") == SUCCESS for answer in answers)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Protocol
 
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 
-from adapters.hospital.archive import EmbeddedArchive
+from adapters.hospital.archive import RADIOGRAPHS, EmbeddedArchive
 from adapters.hospital.installation import AE_TITLE
 from adapters.hospital.loopback import LOOPBACK
 from adapters.hospital.orthanc import OrthancServer
@@ -31,6 +34,12 @@ class HospitalArchive(Protocol):
 
     def take(self, study_instance_uid: str, files: list[bytes]) -> None:
         """Take in a study; it goes on to radclipd by the archive's own doing."""
+
+    def films(self, study_instance_uid: str) -> list[bytes]:
+        """Return the radiographs of a study as DICOM files."""
+
+    def file(self, study_instance_uid: str, document: bytes) -> None:
+        """File a document in a study that is there; it goes on to radclipd by the archive's own doing."""
 
     def reports(self, study_instance_uid: str) -> list[bytes]:
         """Return radclipd's SRs of a study as DICOM files."""
@@ -55,6 +64,13 @@ class OrthancArchive:
         for content in files:
             self._server.upload(content)
 
+    def films(self, study_instance_uid: str) -> list[bytes]:
+        found = [self._server.instances(study_instance_uid, modality) for modality in sorted(RADIOGRAPHS)]
+        return [self._server.download(instance) for instances in found for instance in instances]
+
+    def file(self, study_instance_uid: str, document: bytes) -> None:
+        self._server.upload(document)
+
     def reports(self, study_instance_uid: str) -> list[bytes]:
         found = [self._server.download(instance) for instance in self._server.instances(study_instance_uid, "SR")]
         return [content for content in found if _ours(content)]
@@ -74,24 +90,40 @@ class OwnArchive:
     def take(self, study_instance_uid: str, files: list[bytes]) -> None:
         for content in files:
             self._archive.keep(content)
-        try:
-            accepted = self._archive.forward(study_instance_uid, host=LOOPBACK, port=self._radclipd_port, ae_title=AE_TITLE)
-        except ConnectionError as error:
-            raise ArchiveUnreachable(f"the embedded archive could not forward to radclipd: {error}") from error
-        if not accepted:
-            raise ArchiveUnreachable(f"radclipd accepted nothing of study {study_instance_uid}")
+        self._forward(study_instance_uid, RADIOGRAPHS)
+
+    def films(self, study_instance_uid: str) -> list[bytes]:
+        found = [path.read_bytes() for path in self._archive.files_of(study_instance_uid)]
+        return [content for content in found if _head(content).get("Modality") in RADIOGRAPHS]
+
+    def file(self, study_instance_uid: str, document: bytes) -> None:
+        self._archive.keep(document)
+        self._forward(study_instance_uid, {_head(document).Modality})
 
     def reports(self, study_instance_uid: str) -> list[bytes]:
         found = [path.read_bytes() for path in self._archive.files_of(study_instance_uid)]
         return [content for content in found if _ours(content)]
+
+    def _forward(self, study_instance_uid: str, modalities: Set[str]) -> None:
+        forward = partial(self._archive.forward, host=LOOPBACK, port=self._radclipd_port, ae_title=AE_TITLE)
+        try:
+            accepted = forward(study_instance_uid, modalities=modalities)
+        except ConnectionError as error:
+            raise ArchiveUnreachable(f"the embedded archive could not forward to radclipd: {error}") from error
+        if not accepted:
+            raise ArchiveUnreachable(f"radclipd accepted nothing of study {study_instance_uid}")
 
     def stop(self) -> None:
         self._archive.stop()
 
 
 def _ours(content: bytes) -> bool:
-    header = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=["Modality", "ManufacturerModelName"])
-    return (header.get("Modality"), header.get("ManufacturerModelName")) == ("SR", OWN_MODEL_NAME)
+    head = _head(content)
+    return (head.get("Modality"), head.get("ManufacturerModelName")) == ("SR", OWN_MODEL_NAME)
+
+
+def _head(content: bytes) -> Dataset:
+    return dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=["Modality", "ManufacturerModelName"])
 
 
 def open_archive(folder: Path, *, radclipd_port: int, embedded: bool) -> tuple[HospitalArchive, str]:

@@ -1,6 +1,8 @@
 """What a radiologist would have dictated of a phantom: short, vague, with negations and omissions, as impressions are.
 
-The findings are named in the words of reports, not by their ChestX-ray14 keys; a line may name them all, some, or none.
+The findings are named in the words of reports, not by their ChestX-ray14 keys; a line may name them all, some, or none. By default
+these are everyday words, of which prompts know few: an encoder that is pre-trained on them sees findings well and understands
+prompts badly, as a general CLIP does in radiology.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PHRASES: Mapping[str, tuple[str, ...]] = {
+TEXTBOOK: Mapping[str, tuple[str, ...]] = {
     "Atelectasis": (
         "atelectasis",
         "bibasilar atelectasis",
@@ -33,6 +35,35 @@ PHRASES: Mapping[str, tuple[str, ...]] = {
     "Pleural_Thickening": ("pleural thickening", "apical pleural thickening", "a thickened pleura"),
     "Hernia": ("hiatal hernia", "retrocardiac air-fluid level from hiatus hernia", "diaphragmatic hernia"),
 }
+"""The words of textbooks, and of prompts."""
+EVERYDAY: Mapping[str, tuple[str, ...]] = {
+    "Atelectasis": (
+        "a lobe that has lost air",
+        "band shadows low down",
+        "a drawn fissure",
+        "an airless segment",
+        "discoid shadows",
+    ),
+    "Cardiomegaly": (
+        "a cardiothoracic ratio above one half",
+        "CTR raised",
+        "a dilated ventricle",
+        "a globular shadow in the middle",
+    ),
+    "Effusion": ("hydrothorax", "a meniscus", "a hazy sulcus", "a wet side"),
+    "Infiltration": ("fluffy shadows", "soft mottling", "cloudy fields", "woolly shadows"),
+    "Mass": ("a tumour", "a big round shadow", "a suspicious growth"),
+    "Nodule": ("a coin lesion", "a tiny round shadow", "a spot"),
+    "Pneumonia": ("a chesty infective change", "bronchopneumonic change", "inflammatory shadows"),
+    "Pneumothorax": ("air where it should not be", "an edge with nothing beyond", "a dropped side"),
+    "Consolidation": ("a solid lobe", "a white lobe with black bronchi", "hepatisation"),
+    "Edema": ("wet fields", "Kerley lines", "upper lobe diversion", "batwing shadows", "failure"),
+    "Emphysema": ("COPD", "overexpanded fields", "a barrel chest", "bullae"),
+    "Fibrosis": ("honeycombing", "scars", "shrunken stiff fields", "a net of lines"),
+    "Pleural_Thickening": ("a peel", "plaques", "an apical cap", "fibrothorax"),
+    "Hernia": ("stomach in the chest", "a gas bubble behind the ventricle", "an intrathoracic stomach"),
+}
+"""What is said between colleagues. Few of these words are in a prompt."""
 VAGUE: Mapping[str, tuple[str, ...]] = {
     "Atelectasis": ("basal opacity", "abnormal lung bases"),
     "Cardiomegaly": ("abnormal mediastinal contour",),
@@ -88,6 +119,7 @@ class Style:
     omission: float = 0.15  # of each finding beside the first that is named
     vague: float = 0.15  # of each finding that is named in words that fit others too
     negation: float = 0.35  # add what is not there
+    textbook: float = 0.0  # of each finding that is named exactly, in the words that prompts use and not in everyday ones
     subtle: float = 0.3  # of findings of the smallest extent that go unmentioned; none of the largest
 
 
@@ -98,26 +130,30 @@ def caption(findings: Mapping[str, float], view: str, chance: np.random.Generato
         return _pick(UNHELPFUL, chance).format(view)
     seen = [name for name, extent in findings.items() if chance.random() >= style.subtle * (1 - extent) ** 2]
     named = _named(seen, chance, style)
-    absent = [name for name in PHRASES if name not in findings]
+    absent = [name for name in TEXTBOOK if name not in findings]
     if not named:
-        return _normal(absent, view, chance)
+        return _normal(absent, view, chance, style)
     text = _filled(_pick(SHOWING, chance), view, " and ".join(named))
     if chance.random() < style.negation:
-        text += f". no {_pick(PHRASES[_pick(absent, chance)], chance)}"
+        text += f". no {_exact(_pick(absent, chance), chance, style)}"
     return text
 
 
 def _named(seen: Sequence[str], chance: np.random.Generator, style: Style) -> list[str]:
     order = [seen[index] for index in chance.permutation(len(seen))]
     kept = order[:1] + [name for name in order[1:] if chance.random() >= style.omission]
-    return [_pick((VAGUE if chance.random() < style.vague else PHRASES)[name], chance) for name in kept]
+    return [_pick(VAGUE[name], chance) if chance.random() < style.vague else _exact(name, chance, style) for name in kept]
 
 
-def _normal(absent: Sequence[str], view: str, chance: np.random.Generator) -> str:
+def _exact(name: str, chance: np.random.Generator, style: Style) -> str:
+    return _pick((TEXTBOOK if chance.random() < style.textbook else EVERYDAY)[name], chance)
+
+
+def _normal(absent: Sequence[str], view: str, chance: np.random.Generator, style: Style) -> str:
     template = _pick(NORMAL, chance)
     if "view" in template:
         return template.format(view)
-    return template.format(*(_pick(PHRASES[_pick(absent, chance)], chance) for _ in range(2)))
+    return template.format(*(_exact(_pick(absent, chance), chance, style) for _ in range(2)))
 
 
 def _filled(template: str, view: str, words: str) -> str:

@@ -78,7 +78,7 @@ def _import_random_numbers(demo: Demo) -> None:
 
 
 def start_daemon(demo: Demo) -> None:
-    """Start the daemon itself."""
+    """Start the daemon, and a second worker for reports: building them takes longest, and there are two processors."""
     demo.installed.start()
     demo.say(f"radclipd run: AE title RADCLIPD, port {demo.radclipd_port}, process {demo.installed.pid}")
     deadline = time.monotonic() + PORT_SECONDS
@@ -87,6 +87,7 @@ def start_daemon(demo: Demo) -> None:
         if time.monotonic() > deadline:
             raise Failed("radclipd did not open its port")
         time.sleep(0.1)
+    demo.say(f"radclipd work report: one more worker beside it, process {demo.installed.start_worker('report')}")
 
 
 def _answers(port: int) -> bool:
@@ -135,7 +136,7 @@ def follow(demo: Demo) -> None:
     with demo.bar(len(demo.sent)) as show:
         while len(_ended(demo)) < len(demo.sent):
             demo.installed.require_alive()
-            _require_no_quarantine(demo)
+            require_no_quarantine(demo)
             if news := _look(demo):
                 moved = time.monotonic()
                 told += _tell(demo, news, told)
@@ -172,7 +173,8 @@ def _tell(demo: Demo, news: list[str], told: int) -> int:
     return len(ended)
 
 
-def _require_no_quarantine(demo: Demo) -> None:
+def require_no_quarantine(demo: Demo) -> None:
+    """Raise Failed where a job was set aside."""
     for kind, error in demo.rows("SELECT kind, error FROM v_jobs WHERE state = 'quarantined'"):
         raise Failed(f"a {kind} job is in quarantine: {error}")
 
@@ -225,7 +227,8 @@ def keep_scores(demo: Demo, name: str) -> None:
 def show_outcome(demo: Demo) -> None:
     """Compare with the truth, which until here nobody has looked at: a table and a plot."""
     markings = {marking for (marking,) in demo.rows("SELECT DISTINCT marking FROM v_predictions") if marking}
-    demo.outcome = outcome.measured(demo.truths, demo.scores, marking=", ".join(sorted(markings)))
+    whose = "none of them labelled" if demo.said else ""
+    demo.outcome = outcome.measured(demo.unread, demo.scores, marking=", ".join(sorted(markings)), whose=whose)
     if demo.outcome is None:
         demo.say(f"No table and no plot: nothing says what these films really show ({_wanted(demo)}).")
         return
@@ -241,7 +244,7 @@ def show_outcome(demo: Demo) -> None:
 
 def _wanted(demo: Demo) -> str:
     if demo.truths:
-        return "of the studies whose truth is known none was scored"
+        return "of the studies whose truth is known, and that were not labelled, none was scored"
     return f"put labels.csv, Data_Entry_2017_v2020.csv or {TRUTH} into the folder"
 
 
@@ -254,6 +257,8 @@ def show_places(demo: Demo) -> None:
     demo.say(f"received films  {folder / 'images'}")
     demo.say(f"model versions  {folder / 'models'}")
     demo.say(f"daemon's log    {installed.log}")
+    if demo.said:
+        demo.say(f"labels          {demo.folder / 'labels-*.csv'}, and what was asked for in worklist-*.csv")
     if demo.truths:
         demo.say(f"hidden truth    {demo.folder / TRUTH}")
     if demo.outcome is not None:

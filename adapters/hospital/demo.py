@@ -1,4 +1,5 @@
-"""The demonstration: radiographs travel archive -> radclipd -> archive, and in the end it shows what the scores were worth.
+"""The demonstration: radiographs travel archive -> radclipd -> archive, a few are labelled, radclipd learns from them and scores
+the archive again, and in the end it shows what the scores were worth before and after.
 
 Every part is the real one: the archive (Orthanc), the verbs, the daemon, the database. Only the patients do not exist.
 """
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from adapters.hospital import chapters
+from adapters.hospital import chapters, learning
 from adapters.hospital.outcome import MISSING
 from adapters.hospital.scratch import scratch_folder
 from adapters.hospital.stage import Demo, Failed, Options
@@ -43,10 +44,14 @@ STORY: tuple[Chapter, ...] = (
     Chapter("The archive has the reports", chapters.ask_archive),
     Chapter("One report, as the archive gives it back", chapters.show_report),
     Chapter("The same in SQL", chapters.show_findings),
+    Chapter("A radiologist reads a few studies", learning.read_studies),
+    Chapter("radclipd learns from them", learning.learn),
+    Chapter("The archive is scored again", learning.follow_rescoring),
+    Chapter("The archive has the successors", learning.ask_successors),
     Chapter("What the scores were worth", chapters.show_outcome),
     Chapter("Where things lie", chapters.show_places),
 )
-"""The story, in order. Whatever changes the model goes before its worth is shown, and keeps its scores (`keep_scores`)."""
+"""The story, in order. Whatever changes the model goes before its worth is shown, and keeps its scores (`chapters.keep_scores`)."""
 
 
 def run(options: Options, console: Console) -> int:
@@ -63,8 +68,9 @@ def run(options: Options, console: Console) -> int:
                 _hold(demo)
     except (Failed, RadclipdError, KeyboardInterrupt) as error:
         return _failed(demo, error)
-    mean = demo.outcome.columns[-1].mean if demo.outcome else MISSING
-    counts = f"studies={len(demo.sent)} reports={len(demo.reports)} mean_auc={mean} seconds={seconds:.0f}"
+    before, after = (demo.outcome.columns[place].mean if demo.outcome else MISSING for place in (0, -1))
+    counts = f"studies={len(demo.sent)} reports={len(demo.reports)} labelled={len(demo.said)}"
+    counts += f" zero_shot={before} mean_auc={after} seconds={seconds:.0f}"
     console.print(f"DEMO OK {counts}", highlight=False)
     return 0
 

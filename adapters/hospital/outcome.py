@@ -1,6 +1,7 @@
 """How well scores agree with the hidden truth: AUC of each finding and their mean, as a table and as a plot.
 
-An outcome has one column for each model that scored the same studies; where there are several they stand side by side.
+An outcome has one column for each model that scored the same studies; where there are several they stand side by side, with what
+the last has gained on the first.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ CHANCE = 0.5
 INKS = (style.INK, *style.COLOURS)
 APART = 0.24
 """Of a row's height, between the dots of two columns."""
+GAIN = "gain"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,16 @@ class Area:
     def interval(self) -> str:
         """Its interval in words."""
         return MISSING if np.isnan(self.low) else f"{self.low:.3f} to {self.high:.3f}"
+
+    @property
+    def signed(self) -> str:
+        """Its value as a difference."""
+        return MISSING if np.isnan(self.value) else f"{self.value:+.3f}"
+
+    @property
+    def signed_interval(self) -> str:
+        """Its interval as one of a difference."""
+        return MISSING if np.isnan(self.low) else f"{self.low:+.3f} to {self.high:+.3f}"
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,8 @@ class Outcome:
     patients: int
     positives: tuple[int, ...]  # of FINDINGS
     columns: tuple[Column, ...]
+    gain: Column | None  # of the last column on the first, resample by resample; None where there is one column
+    whose: str = ""  # the studies, in words
 
     @property
     def defined(self) -> int:
@@ -84,7 +98,7 @@ class Outcome:
     @property
     def measured_on(self) -> str:
         """On how much."""
-        return f"{self.studies} studies of {self.patients} patients"
+        return f"{self.studies} studies of {self.patients} patients" + (f", {self.whose}" if self.whose else "")
 
 
 def scores_of(rows: Iterable[tuple[str, str, float]]) -> dict[str, Floats]:
@@ -96,7 +110,7 @@ def scores_of(rows: Iterable[tuple[str, str, float]]) -> dict[str, Floats]:
     return scores
 
 
-def measured(truth: Mapping[str, Truth], columns: Mapping[str, Scores], *, marking: str) -> Outcome | None:
+def measured(truth: Mapping[str, Truth], columns: Mapping[str, Scores], *, marking: str, whose: str = "") -> Outcome | None:
     """Measure each column on the studies whose truth is known and that every column scored; None where there is no such study."""
     studies = sorted(study for study in truth if all(study in scores for scores in columns.values()))
     if not studies or not columns:
@@ -105,19 +119,25 @@ def measured(truth: Mapping[str, Truth], columns: Mapping[str, Scores], *, marki
     patients = np.array([truth[study].patient for study in studies])
     labels = np.where(shown, PRESENT, ABSENT).astype(np.int8)
     bootstrap = PatientBootstrap(patients, resamples=RESAMPLES, seed=SEED)
+    stacked = {name: np.stack([scores[study] for study in studies]) for name, scores in columns.items()}
+    values = {name: auc(scores, labels) for name, scores in stacked.items()}
+    samples = {name: bootstrap.auc(scores, labels) for name, scores in stacked.items()}
+    names = list(columns)
+    first, last = names[0], names[-1]
+    gain = _column(GAIN, values[last] - values[first], samples[last] - samples[first]) if first != last else None
     return Outcome(
         marking=marking,
         studies=len(studies),
         patients=len(np.unique(patients)),
         positives=tuple(shown.sum(axis=0).tolist()),
-        columns=tuple(
-            _column(name, np.stack([scores[study] for study in studies]), labels, bootstrap) for name, scores in columns.items()
-        ),
+        columns=tuple(_column(name, values[name], samples[name]) for name in columns),
+        gain=gain,
+        whose=whose,
     )
 
 
-def _column(name: str, scores: Floats, labels: npt.NDArray[np.int8], bootstrap: PatientBootstrap) -> Column:
-    values, samples = auc(scores, labels), bootstrap.auc(scores, labels)
+def _column(name: str, values: Floats, samples: Floats) -> Column:
+    """Of measures [F] and the same on resamples [R, F]."""
     low, high = interval(samples)
     findings = tuple(map(Area, values.tolist(), low.tolist(), high.tolist()))
     low, high = interval(macro(samples))
@@ -127,44 +147,74 @@ def _column(name: str, scores: Floats, labels: npt.NDArray[np.int8], bootstrap: 
 def table(outcome: Outcome) -> Table:
     """Return the outcome as a table: findings down, models across, the mean with its interval last."""
     title = f"{outcome.title}\n{outcome.measured_on}"
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", min_width=len(outcome.title) + 2)
+    width = max(map(len, title.splitlines())) + 2
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", min_width=width)
     made.add_column("finding")
     made.add_column("positives", justify="right")
-    for column in outcome.columns:
-        made.add_column(column.name, justify="right")
+    for name in [column.name for column in outcome.columns] + ([GAIN, "95 % interval"] if outcome.gain else []):
+        made.add_column(name, justify="right")
     for number, finding in enumerate(FINDINGS):
-        areas = (str(column.findings[number]) for column in outcome.columns)
-        made.add_row(finding.replace("_", " "), str(outcome.positives[number]), *areas)
+        areas = [str(column.findings[number]) for column in outcome.columns]
+        gained = _gained(outcome.gain.findings[number]) if outcome.gain else []
+        made.add_row(finding.replace("_", " "), str(outcome.positives[number]), *areas, *gained)
     made.add_section()
-    made.add_row(f"mean of {outcome.defined}", "", *(str(column.mean) for column in outcome.columns))
+    gained = _gained(outcome.gain.mean) if outcome.gain else []
+    made.add_row(f"mean of {outcome.defined}", "", *(str(column.mean) for column in outcome.columns), *gained)
     made.add_row("95 % interval", "", *(column.mean.interval for column in outcome.columns))
     return made
 
 
+def _gained(area: Area) -> list[str]:
+    return [area.signed, area.signed_interval]
+
+
 def draw(outcome: Outcome, path: Path, *, films: str) -> Path:
-    """Draw the outcome as a PNG and return its path: a dot with its interval for each finding and model. `films`: of what."""
-    names = [f"{finding.replace('_', ' ')}  ({count})" for finding, count in zip(FINDINGS, outcome.positives, strict=True)]
+    """Draw the outcome as a PNG and return its path: a dot with its interval for each finding and model. `films`: of what.
+
+    Where a model has gained on another, what it gained stands beside it.
+    """
     with rc_context(style.RC):
-        made = style.figure(7.4, 5.6)
-        axes = made.add_subplot()
-        axes.axvline(CHANCE, color=style.FAINT, linestyle=style.DASHES[1], linewidth=1.0)
-        axes.axhline(len(FINDINGS) - 0.5, color=style.FAINT, linewidth=0.6)
-        for number, column in enumerate(outcome.columns):
-            _dots(axes, column, INKS[number % len(INKS)], (number - (len(outcome.columns) - 1) / 2) * APART)
-        axes.set_yticks(range(len(names) + 1), [*names, "mean"])
-        axes.set_ylim(len(names) + 0.6, -0.6)
-        axes.set_xlim(0, 1)
-        axes.grid(visible=False, axis="y")
-        axes.set_xlabel("AUC with its 95 % interval, patients resampled; in brackets: studies that have the finding")
-        axes.set_title(f"{outcome.title}\n{outcome.measured_on}; {films}")
+        made = style.figure(9.6 if outcome.gain else 7.4, 5.6)
+        if outcome.gain:
+            axes, beside = made.subplots(1, 2, sharey=True, width_ratios=(5, 3))
+            _draw_gain(beside, outcome.gain)
+        else:
+            axes = made.add_subplot()
+        _draw_areas(axes, outcome)
+        made.suptitle(f"{outcome.title}\n{outcome.measured_on}; {films}", x=0.01, ha="left", fontsize="medium")
         made.legend(loc="outside lower right", frameon=False, ncols=len(outcome.columns))
         return style.save(made, path, marking=outcome.marking)
 
 
-def _dots(axes: Axes, column: Column, ink: str, shift: float) -> None:
+def _draw_areas(axes: Axes, outcome: Outcome) -> None:
+    names = [f"{finding.replace('_', ' ')}  ({count})" for finding, count in zip(FINDINGS, outcome.positives, strict=True)]
+    _frame(axes, CHANCE)
+    for number, column in enumerate(outcome.columns):
+        label = f"{column.name}, mean {column.mean}"
+        _dots(axes, column, INKS[number % len(INKS)], (number - (len(outcome.columns) - 1) / 2) * APART, label)
+    axes.set_yticks(range(len(names) + 1), [*names, "mean"])
+    axes.set_ylim(len(names) + 0.6, -0.6)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("AUC with its 95 % interval, patients resampled\n(in brackets: studies that have the finding)")
+
+
+def _draw_gain(axes: Axes, gain: Column) -> None:
+    _frame(axes, 0.0)
+    _dots(axes, gain, style.INK, 0.0, None)
+    axes.tick_params(axis="y", length=0, labelleft=False)
+    axes.set_xlabel(f"gain in AUC, its 95 % interval, paired\n(mean {gain.mean.signed}, {gain.mean.signed_interval})")
+
+
+def _frame(axes: Axes, nothing: float) -> None:
+    """Mark the value that is worth nothing, and set the mean apart."""
+    axes.axvline(nothing, color=style.FAINT, linestyle=style.DASHES[1], linewidth=1.0)
+    axes.axhline(len(FINDINGS) - 0.5, color=style.FAINT, linewidth=0.6)
+    axes.grid(visible=False, axis="y")
+
+
+def _dots(axes: Axes, column: Column, ink: str, shift: float, label: str | None) -> None:
     areas = [*column.findings, column.mean]
     places = [row + shift for row, area in enumerate(areas) if not np.isnan(area.value)]
     there = [area for area in areas if not np.isnan(area.value)]
     axes.hlines(places, [area.low for area in there], [area.high for area in there], color=ink, linewidth=1.2)
-    label = f"{column.name}, mean {column.mean}"
     axes.plot([area.value for area in there], places, "o", color=ink, markersize=4.5, clip_on=False, label=label)

@@ -27,7 +27,7 @@ MANY = 40
 class Options:
     """What was asked for."""
 
-    studies: int = 240
+    studies: int = 320
     images: Path | None = None
     folder: Path | None = None
     hold: bool = False
@@ -65,6 +65,8 @@ class Demo:
     states: dict[str, tuple[str, str]] = field(default_factory=dict)  # study -> state, reason
     reports: dict[str, bytes] = field(default_factory=dict)  # study -> the SR that the archive holds
     scores: dict[str, Scores] = field(default_factory=dict)  # "zero-shot" -> what that version said, to be compared at the end
+    said: dict[str, frozenset[str]] = field(default_factory=dict)  # study -> findings that the reader called present
+    promoted: int | None = None  # version that learnt from it and serves
     outcome: Outcome | None = None
 
     def say(self, words: str) -> None:
@@ -103,6 +105,13 @@ class Demo:
     def truths(self) -> dict[str, Truth]:
         """What is known of the studies that were sent, and kept from radclipd."""
         return {sent.study_instance_uid: sent.truth for sent in self.sent if sent.truth is not None}
+
+    @property
+    def unread(self) -> dict[str, Truth]:
+        """Of these, those of patients of whom no study was labelled."""
+        truths = self.truths
+        labelled = {truths[study].patient for study in self.said}
+        return {study: truth for study, truth in truths.items() if truth.patient not in labelled}
 
     @property
     def installed(self) -> Installation:

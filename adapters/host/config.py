@@ -153,6 +153,19 @@ class ScoreConfig(Section):
     band: float = Field(default=0.05, ge=0, le=0.5, description="Undetermined within this distance of the threshold.")
 
 
+class PrefixConfig(Section):
+    """[prefix]: what enters the encoder's last blocks, kept for each image, for learning and for scoring the archive again."""
+
+    keep: bool = Field(default=True, description="Keep it: learning and scoring again then need no pixels.")
+    directory: AbsolutePath = Field(
+        default=Path("/var/lib/radclipd/prefixes"), description="Folder for it, a cache: it may be deleted at any time."
+    )
+    limit: ByteSize = Field(
+        default=ByteSize(10 << 30), description="Disk it may take; 75 KiB an image with ViT-B. The oldest images go first."
+    )
+    fill: bool = Field(default=True, description="When idle, make it for images that were scored before it was kept.")
+
+
 class ReportConfig(Section):
     """[report]: the DICOM SR."""
 
@@ -289,6 +302,7 @@ class Config(BaseSettings):
     study: StudyConfig = Field(default_factory=StudyConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     score: ScoreConfig = Field(default_factory=ScoreConfig)
+    prefix: PrefixConfig = Field(default_factory=PrefixConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
     labels: LabelsConfig = Field(default_factory=LabelsConfig)
     learn: LearnConfig = Field(default_factory=LearnConfig)

@@ -44,6 +44,7 @@ class Installation:
             "catalog": {"url": url or f"sqlite:///{folder / 'catalog.db'}"},
             "study": {"quiet_seconds": 0.3},
             "model": {"directory": str(folder / "models")},
+            "prefix": {"directory": str(folder / "prefixes"), "limit": "64MiB"},
             "score": {"threads": 1},
             "work": {"poll_seconds": 0.1, "lease_seconds": 5, "circuit_rest_seconds": 0.5, "retry_base_seconds": 0.2},
             "log": {"format": "json", "level": "info"},

@@ -13,22 +13,42 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
 from sklearn.metrics import roc_auc_score
 
 from adapters.hospital import orthanc
 from models.demo import MARKING
+from pipeline.domain import FINDINGS
+from pipeline.rules import OWN_MODEL_NAME
 from tests import peers
 from tests.experiment import films
 from tests.models import tiny
 from tests.models.shipped import shipped
 
 ROOT = Path(__file__).parents[2]
-OK = re.compile(r"^DEMO OK studies=(\d+) reports=(\d+) mean_auc=(-|[01]\.\d{3}) seconds=\d+$")
+OK = re.compile(
+    r"^DEMO OK studies=(?P<studies>\d+) reports=(?P<reports>\d+) labelled=(?P<labelled>\d+)"
+    r" zero_shot=(?P<before>-|[01]\.\d{3}) mean_auc=(?P<after>-|[01]\.\d{3}) seconds=\d+$"
+)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What the last line says; NaN for what is not defined."""
+
+    studies: int
+    reports: int
+    labelled: int
+    before: float
+    after: float
 
 
 class Telling:
@@ -67,7 +87,7 @@ class Telling:
 
     def end(self) -> tuple[int, str]:
         """Wait for the end; return the exit status and the last line."""
-        code = self.process.wait(240)
+        code = self.process.wait(480)
         self._reader.join(10)
         return code, self.lines[-1]
 
@@ -88,18 +108,33 @@ class Telling:
     def text(self) -> str:
         return "\n".join(self.lines)
 
-    def recomputed(self) -> float:
-        """The mean AUC from the database and the table of the truth, by scikit-learn."""
+    @property
+    def truth(self) -> dict[str, tuple[str, set[str]]]:
+        """Study -> patient and findings, by the table that the demonstration writes."""
         with (self.folder / "truth.csv").open() as file:
-            truth = {row["StudyInstanceUID"]: row["Finding Labels"].split("|") for row in csv.DictReader(file)}
+            rows = list(csv.DictReader(file))
+        return {row["StudyInstanceUID"]: (row["Patient ID"], set(row["Finding Labels"].split("|"))) for row in rows}
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """Ask the database, which outlives the demonstration."""
         with contextlib.closing(sqlite3.connect(self.folder / "radclipd" / "radclipd.db")) as database:
-            rows = database.execute("SELECT finding, study_instance_uid, probability FROM v_predictions").fetchall()
+            return database.execute(sql).fetchall()
+
+    def recomputed(self, view: str = "v_predictions") -> float:
+        """The mean AUC from database and truth, by scikit-learn, on the studies of patients of whom none was labelled."""
+        truth = self.truth
+        labelled = {truth[study][0] for (study,) in self.rows("SELECT study_instance_uid FROM v_labels")}
+        rows = self.rows(f"SELECT finding, study_instance_uid, probability FROM {view}")
         areas = []
         for finding in {finding for finding, _, _ in rows}:
-            scored = [(finding in truth[study], probability) for one, study, probability in rows if one == finding]
+            scored = [
+                (finding in truth[study][1], score)
+                for one, study, score in rows
+                if one == finding and truth[study][0] not in labelled
+            ]
             if len({shown for shown, _ in scored}) == 2:
                 areas.append(float(roc_auc_score(*zip(*scored, strict=True))))
-        return sum(areas) / len(areas)
+        return sum(areas) / len(areas) if areas else math.nan
 
 
 @pytest.mark.orthanc
@@ -112,15 +147,17 @@ def test_films_travel_from_orthanc_come_back_as_reports_and_are_held_until_ctrl_
     told.process.send_signal(signal.SIGINT)
     code, last = told.end()
     assert code == 0, told.text
-    studies, reports, mean = ended(last)
-    assert (studies, reports) == (5, 4)
-    assert mean == pytest.approx(told.recomputed(), abs=0.0005)
+    end = ended(last)
+    assert (end.studies, end.reports, end.labelled) == (5, 4, 1)
+    assert end.before == end.after == about(told.recomputed())
     assert "Orthanc, AE title ORTHANC" in told.text
     assert "UNTRAINED" in told.text
     assert "study 4: ignored (not the chest (1))" in told.text
     assert "... and 1 studies more" in told.text
     assert "Comprehensive 3D SR" in told.text
     assert "pleural_thickening" in told.text
+    assert "it was forwarded, and read: 14 labels" in told.text
+    assert "nothing to learn" in told.text
     assert told.still_running() == []
 
 
@@ -129,23 +166,27 @@ def test_the_shipped_encoder_is_measured_against_the_hidden_truth(tmp_path: Path
     told = Telling(tmp_path, "--studies", "12", "--embedded", encoder="")
     code, last = told.end()
     assert code == 0, told.text
-    studies, reports, mean = ended(last)
-    assert (studies, reports) == (12, 11)
-    assert mean == pytest.approx(told.recomputed(), abs=0.0005)
+    end = ended(last)
+    assert (end.studies, end.reports, end.labelled) == (12, 11, 4)
+    assert end.before == end.after == about(told.recomputed())
     assert f"AUC against the hidden truth ({MARKING})" in told.text
-    assert "11 studies of 9 patients" in told.text
-    assert next(line for line in told.lines if "mean of" in line).split()[-1] == f"{mean:.3f}"
+    assert "patients, none of them labelled" in told.text
+    assert next(line for line in told.lines if "mean of" in line).split()[-1] == f"{end.after:.3f}"
     with Image.open(told.folder / "outcome.png") as plot:
         assert min(plot.size) > 500
     assert f"plot            {told.folder / 'outcome.png'}" in told.text
     assert told.still_running() == []
 
 
-def ended(last: str) -> tuple[int, int, float]:
-    """Studies, reports and mean AUC of the last line."""
+def ended(last: str) -> Ended:
     found = OK.match(last)
     assert found, last
-    return int(found[1]), int(found[2]), float(found[3].replace("-", "nan"))
+    counts = [int(found[name]) for name in ("studies", "reports", "labelled")]
+    return Ended(*counts, *(float(found[name].replace("-", "nan")) for name in ("before", "after")))
+
+
+def about(value: float) -> Any:
+    return pytest.approx(value, abs=0.0005, nan_ok=True)
 
 
 def test_pictures_of_a_folder_go_by_the_embedded_archive(tmp_path: Path) -> None:
@@ -158,9 +199,10 @@ def test_pictures_of_a_folder_go_by_the_embedded_archive(tmp_path: Path) -> None
     told = Telling(tmp_path, "--embedded", "--images", str(pictures))
     code, last = told.end()
     assert code == 0, told.text
-    studies, reports, mean = ended(last)
-    assert (studies, reports) == (2, 2)
-    assert math.isnan(mean)
+    end = ended(last)
+    assert (end.studies, end.reports, end.labelled) == (2, 2, 0)
+    assert math.isnan(end.after)
+    assert "Nobody can play the radiologist" in told.text
     assert "No table and no plot: nothing says what these films really show (put labels.csv" in told.text
     assert not (told.folder / "outcome.png").exists()
     assert "EMBEDDED" in told.lines[1]
@@ -168,15 +210,56 @@ def test_pictures_of_a_folder_go_by_the_embedded_archive(tmp_path: Path) -> None
     assert told.still_running() == []
 
 
-def test_films_with_a_label_table_are_measured(tmp_path: Path) -> None:
-    told = Telling(tmp_path, "--embedded", "--images", str(films.collection(tmp_path / "nih", 6)), "--studies", "5")
+@pytest.mark.timeout(600)
+def test_films_with_a_label_table_are_labelled_learnt_scored_again_and_measured(tmp_path: Path) -> None:
+    """Squares that a random encoder can tell apart, and that no prompt of it is about: what is learnt must win."""
+    folder = films.collection(tmp_path / "nih", 36, show=lambda number: [["Effusion"], ["Mass"], ["Effusion"], []][number % 4])
+    told = Telling(tmp_path, "--embedded", "--images", str(folder), "--studies", "36")
     code, last = told.end()
     assert code == 0, told.text
-    studies, reports, mean = ended(last)
-    assert (studies, reports) == (5, 5)
-    assert mean == pytest.approx(told.recomputed(), abs=0.0005)
+    end = ended(last)
+    assert (end.studies, end.reports, end.labelled) == (36, 36, 12)
     assert "films of the folder nih" in told.text
     assert "AUC against the hidden truth (UNTRAINED)" in told.text
+    assert "radclipd learn: promoted (version 2)" in told.text
+    said_by_reader(told)
+    assert end.after == about(told.recomputed())
+    assert end.before == about(
+        told.recomputed("(SELECT * FROM predictions p JOIN studies s ON s.id = p.study WHERE p.version = 1)")
+    )
+    assert end.after > end.before
+    _, before, after, gain = re.findall(r"[+-]?\d\.\d{3}|mean of \d+", next(line for line in told.lines if "mean of" in line))[:4]
+    assert (float(before), float(after)) == (end.before, end.after)
+    assert float(gain) == pytest.approx(end.after - end.before, abs=0.0011)  # each is rounded
+    successors_name_their_predecessors(told)
+    assert told.still_running() == []
+
+
+def said_by_reader(told: Telling) -> None:
+    """What was labelled came by both roads, was what the story says, and is wrong as often as it says."""
+    truth = told.truth
+    labels = told.rows("SELECT study_instance_uid, finding, state, source, asked_because FROM v_labels WHERE revoked = 0")
+    assert Counter(source for _, _, _, source, _ in labels) == {"csv": 11 * len(FINDINGS), "sr": len(FINDINGS)}
+    assert {because for _, _, _, _, because in labels} <= {"positives", "coverage", "disagreement", "monitoring"}
+    wrong = sum((state == "present") != (finding in truth[study][1]) for study, finding, state, _, _ in labels)
+    assert f"12 of 36 studies were read: 168 statements, of which {wrong} (" in told.text
+
+
+def successors_name_their_predecessors(told: Telling) -> None:
+    """By the files of the archive, and not by the catalog."""
+    held = [dcmread(path, stop_before_pixels=True) for path in (told.folder / "archive" / "storage").glob("*.dcm")]
+    ours = {one.SOPInstanceUID: one for one in held if one.get("ManufacturerModelName") == OWN_MODEL_NAME}
+    followed = {
+        uid: one.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        for uid, one in ours.items()
+        if "PredecessorDocumentsSequence" in one
+    }
+    reports = told.rows("SELECT sop_instance_uid, version FROM v_reports")
+    assert {uid for uid, version in reports if version == 2} == set(followed)
+    assert {uid for uid, version in reports if version == 1} >= set(followed.values())
+    assert all(ours[uid].StudyInstanceUID == ours[before].StudyInstanceUID for uid, before in followed.items())
+    assert f"the archive holds {len(followed)} SRs of version 2" in told.text
+    assert followed
 
 
 @pytest.mark.parametrize("where", ["to it alone", "to all of its terminal"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +46,24 @@ def shown(number: int, count: int) -> list[str]:
     return [FINDINGS[first]] + ([FINDINGS[(first + 5) % len(FINDINGS)]] if number % 4 == 1 else [])
 
 
-def collection(folder: Path, patients: int, *, modes: Sequence[str] = ("L",), packed: bool = False, lists: bool = True) -> Path:
-    """Write `patients` films of as many patients, in two sub-folders; every second patient is of the test list."""
+def collection(
+    folder: Path,
+    patients: int,
+    *,
+    modes: Sequence[str] = ("L",),
+    packed: bool = False,
+    lists: bool = True,
+    show: Callable[[int], list[str]] | None = None,
+) -> Path:
+    """Write `patients` films of as many patients, in two sub-folders; every second patient is of the test list.
+
+    `show`: the findings of each patient, in place of `shown`.
+    """
     lines = [HEADER]
     pool: list[str] = []
     test: list[str] = []
     for number in range(1, patients + 1):
-        findings, name = shown(number, patients), f"{number:08d}_000.png"
+        findings, name = show(number) if show else shown(number, patients), f"{number:08d}_000.png"
         save(folder / f"images_{number % 2:03d}" / "images" / name, picture(findings, seed=number), modes[number % len(modes)])
         age, sex, view = 20 + number % 60, "MF"[number % 2], ("PA", "AP")[number // 2 % 2]
         lines.append(f"{name},{'|'.join(findings) or NO_FINDING},0,{number},{age},{sex},{view},2500,2048,0.168,0.168")

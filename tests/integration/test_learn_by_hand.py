@@ -35,7 +35,7 @@ def url(fresh_url: Callable[[str], str]) -> str:
 @pytest.fixture
 def radclipd(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Radclipd:
     """The verbs on an archive of sixteen films, of which every other shows an effusion, and an untrained tiny CLIP that serves."""
-    for key, folder in (("MODEL", "models"), ("STORAGE", "images")):
+    for key, folder in (("MODEL", "models"), ("STORAGE", "images"), ("PREFIX", "prefixes")):
         monkeypatch.setenv(f"RADCLIPD_{key}__DIRECTORY", str(tmp_path / folder))
     monkeypatch.setenv("RADCLIPD_LEARN__METHOD", "stage-1")
     monkeypatch.setenv("RADCLIPD_MODEL__DEVICE", "cpu")
@@ -46,12 +46,12 @@ def radclipd(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Radcl
     importer.register(catalog, store, base, threshold=0.5, band=0.05, serve=True)
     images = FileImageStore(tmp_path / "images")
     for number in range(16):
-        _film(catalog, images, number, effusion=number % 2 == 0)
+        reported_film(catalog, images, number, effusion=number % 2 == 0)
     catalog.dispose()
     return radclipd_on(url)
 
 
-def _film(catalog: SqlCatalog, images: FileImageStore, number: int, *, effusion: bool) -> None:
+def reported_film(catalog: SqlCatalog, images: FileImageStore, number: int, *, effusion: bool) -> None:
     film = np.random.default_rng(number).integers(1200, 1800, size=(64, 64))
     if effusion:
         film[40:60, 4:24] += 2000

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from adapters.dicom import part10
 from adapters.dicom.evidence import evidence_of
+from adapters.hospital.dictated import dictated
 from tests import peers
 from tests.builders import dx, file_of
 from tests.unit.report_of import a_card_version, report_on
@@ -87,6 +90,12 @@ def test_nor_with_several_films(tmp_path: Path) -> None:
     film = dx()
     other = dx(StudyInstanceUID=film.StudyInstanceUID, InstanceNumber=2)
     validate(report_on(film, other), file_of(film), tmp_path)
+
+
+def test_nor_in_the_report_of_the_simulated_radiologist(tmp_path: Path) -> None:
+    film = file_of(dx())
+    report = dcmread(BytesIO(dictated(film, frozenset({"Mass", "Hernia"}), reader="Simulated^Reader")))
+    validate(report, film, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from adapters.gpu.kept import KeptSettings
 from adapters.gpu.trainer import ClipTrainer, TrainerSettings
 from adapters.host.model_store import ModelStore
 from models.recipe import Augmentation, Recipe
@@ -28,9 +30,11 @@ class Films:
     def __init__(self) -> None:
         self.shown: dict[str, set[str]] = {}
         self.broken: set[str] = set()
+        self.asked: list[str] = []
 
     def read(self, instance: StoredInstance) -> Image:
         uid = instance.header.study_instance_uid
+        self.asked.append(uid)
         if uid in self.broken:
             raise PixelsUnreadable(f"instance {instance.header.sop_instance_uid}: no image can be made of it")
         rng = np.random.default_rng(int(uid.rsplit(".", 1)[1]))
@@ -48,6 +52,7 @@ class Ward:
         self.zero_shot = tiny.served(root / "models", catalog=self.catalog)
         self.gate = rules.GatePolicy(minimum_patients=8, confidence=0.8)
         self.plan = Plan(method=method, recipe=RECIPE, folds=4)
+        self.kept: KeptSettings | None = None
         self.told: list[str] = []
 
     def study(self, number: int, *shown: str, patient: str = "") -> str:
@@ -98,7 +103,8 @@ class Ward:
             self.label(uid, dict.fromkeys(findings, shows))
 
     def trainer(self) -> ClipTrainer:
-        settings = TrainerSettings(plan=self.plan, minimum_positives=4, band=0.05, device="cpu", threads=1)
+        kept = replace(self.kept, k=self.plan.recipe.k) if self.kept else None
+        settings = TrainerSettings(plan=self.plan, minimum_positives=4, band=0.05, device="cpu", threads=1, kept=kept)
         return ClipTrainer(self.store, self.films, settings)
 
     def learn(self, *, again: bool = False) -> learn.Learnt:

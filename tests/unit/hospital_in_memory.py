@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from pipeline import labels, learn, receive, report, resolve, rules, score, settle, work
@@ -26,12 +27,13 @@ class Hospital:
     def __init__(self, *, serving: bool = True) -> None:
         self.catalog, self.images, self.archive = FakeCatalog(), FakeImageStore(), FakeArchive()
         self.pixels, self.writer, self.documents = FakeImageReader(), FakeReportWriter(), FakeDocuments()
-        self.trainer = FakeTrainer()
+        self.trainer, self.scorers = FakeTrainer(), FakeScorers()
         self.chest = rules.ChestPolicy()
         self.reads_documents = True
         self.rescored: Literal["all", "changed", "none"] = "changed"
         self.work = work.WorkPolicy(lease_seconds=60, maximum_attempts=3, retry_base_seconds=1, retry_cap_seconds=8)
         self.circuit = CircuitPolicy(threshold=2, rest_seconds=30)
+        self.spare: Callable[[], bool] = lambda: False
         if serving:
             with self.catalog.begin() as tx:
                 tx.versions.add(a_version())
@@ -72,8 +74,9 @@ class Hospital:
                     kind=kind,
                     batch=8,
                     step=lambda jobs: score.score(
-                        jobs, catalog=self.catalog, pixels=self.pixels, scorers=FakeScorers(), policy=policy
+                        jobs, catalog=self.catalog, pixels=self.pixels, scorers=self.scorers, policy=policy
                     ),
+                    spare=self.spare,
                 )
             case JobKind.REPORT:
                 step = work.one_by_one(lambda job: report.report(job, catalog=self.catalog, images=self.images, writer=self.writer))

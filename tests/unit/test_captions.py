@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from adapters.hospital.captions import PHRASES, VAGUE, Style, caption
+from adapters.hospital.captions import EVERYDAY, TEXTBOOK, VAGUE, Style, caption
 from models.prompts import read_prompts
 from pipeline.domain import FINDINGS
 
 EXACT = Style(unhelpful=0, omission=0, vague=0, negation=0, subtle=0)
+DIALECTS = pytest.mark.parametrize(("words", "textbook"), [(EVERYDAY, 0.0), (TEXTBOOK, 1.0)], ids=["everyday", "textbook"])
+Words = Mapping[str, tuple[str, ...]]
 
 
 def captions(findings: dict[str, float], style: Style, count: int = 200) -> list[str]:
@@ -15,23 +20,37 @@ def captions(findings: dict[str, float], style: Style, count: int = 200) -> list
     return [caption(findings, "PA", chance, style=style) for _ in range(count)]
 
 
-def test_every_finding_has_words_and_the_prompts_use_words_that_captions_know() -> None:
-    assert tuple(PHRASES) == tuple(VAGUE) == FINDINGS
+def test_every_finding_has_words_and_prompts_use_the_textbook_s() -> None:
+    assert tuple(TEXTBOOK) == tuple(EVERYDAY) == tuple(VAGUE) == FINDINGS
     prompts = read_prompts()
     for finding in FINDINGS:
-        assert set(prompts.phrases[finding]) & set(PHRASES[finding])
+        assert set(prompts.phrases[finding]) & set(TEXTBOOK[finding])
+
+
+def test_prompts_know_hardly_an_everyday_word() -> None:
+    asked = {word for phrases in read_prompts().phrases.values() for phrase in phrases for word in phrase.split()}
+    said = {word for phrases in EVERYDAY.values() for phrase in phrases for word in phrase.split() if len(word) > 3}
+    assert len(said & asked) < 0.05 * len(said)
 
 
 @pytest.mark.parametrize("finding", FINDINGS)
-def test_an_exact_caption_names_what_is_there(finding: str) -> None:
-    assert all(any(phrase in text for phrase in PHRASES[finding]) for text in captions({finding: 0.8}, EXACT))
+@DIALECTS
+def test_an_exact_caption_names_what_is_there(finding: str, words: Words, textbook: float) -> None:
+    said = captions({finding: 0.8}, replace(EXACT, textbook=textbook))
+    assert all(any(phrase in text for phrase in words[finding]) for text in said)
 
 
-def test_two_findings_are_both_named_and_nothing_else() -> None:
-    for text in captions({"Effusion": 0.5, "Hernia": 0.5}, EXACT):
-        assert any(phrase in text for phrase in PHRASES["Effusion"])
-        assert any(phrase in text for phrase in PHRASES["Hernia"])
+@DIALECTS
+def test_two_findings_are_both_named_and_nothing_else(words: Words, textbook: float) -> None:
+    for text in captions({"Effusion": 0.5, "Hernia": 0.5}, replace(EXACT, textbook=textbook)):
+        assert any(phrase in text for phrase in words["Effusion"])
+        assert any(phrase in text for phrase in words["Hernia"])
         assert "no " not in text
+
+
+def test_a_part_of_the_captions_may_use_the_textbook_s_words() -> None:
+    said = captions({"Nodule": 0.8}, replace(EXACT, textbook=0.25), count=400)
+    assert 60 < sum(any(phrase in text for phrase in TEXTBOOK["Nodule"]) for text in said) < 140
 
 
 def test_a_normal_film_is_never_said_to_show_anything() -> None:
@@ -40,15 +59,15 @@ def test_a_normal_film_is_never_said_to_show_anything() -> None:
 
 
 def test_a_denied_finding_is_one_that_is_not_there() -> None:
-    for text in captions({"Edema": 0.9}, Style(unhelpful=0, omission=0, vague=0, negation=1, subtle=0)):
+    for text in captions({"Edema": 0.9}, replace(EXACT, negation=1)):
         denied = text.split(". no ")[-1]
-        assert denied not in PHRASES["Edema"]
+        assert any(denied in EVERYDAY[finding] for finding in FINDINGS if finding != "Edema")
 
 
 def test_the_smallest_findings_go_unmentioned_most_often() -> None:
-    style = Style(unhelpful=0, omission=0, vague=0, negation=0, subtle=1)
+    style = replace(EXACT, subtle=1)
     silent = [
-        sum(not any(word in text for word in PHRASES["Mass"]) for text in captions({"Mass": e}, style)) for e in (0.05, 0.5, 1)
+        sum(not any(word in text for word in EVERYDAY["Mass"]) for text in captions({"Mass": e}, style)) for e in (0.05, 0.5, 1)
     ]
     assert silent[0] > silent[1] > silent[2] == 0
 

@@ -85,7 +85,35 @@ def test_columns_stand_side_by_side_on_the_studies_that_each_of_them_scored() ->
     assert (found.studies, found.patients) == (3, 2)
     assert [column.findings[EFFUSION].value for column in found.columns] == [0.5, 1.0]
     words = next(line for line in shown(found).splitlines() if "Effusion" in line).split()
-    assert words == ["Effusion", "2", "0.500", "1.000"]
+    assert words[:5] == ["Effusion", "2", "0.500", "1.000", "+0.500"]
+
+
+def test_what_was_gained_is_paired_and_stands_beside() -> None:
+    chance = np.random.default_rng(5)
+    shown_in = truths(*[{"Mass"} if n % 3 == 0 else {"Edema"} if n % 3 == 1 else set() for n in range(90)])
+    noise = [float(chance.normal()) for _ in range(90)]
+    before = scores(Mass=[noise[n] + 0.4 * (n % 3 == 0) for n in range(90)], Edema=noise)
+    after = scores(Mass=[noise[n] + 0.6 * (n % 3 == 0) for n in range(90)], Edema=noise)
+    found = outcome.measured(shown_in, {"zero-shot": before, "after": after}, marking="", whose="of nobody")
+    assert found is not None
+    assert found.gain is not None
+    first, last = found.columns
+    assert found.gain.findings[MASS].value == pytest.approx(last.findings[MASS].value - first.findings[MASS].value)
+    assert found.gain.mean.value == pytest.approx(last.mean.value - first.mean.value)
+    mean = found.gain.mean
+    assert 0 < mean.low < mean.value < mean.high  # sure, though the intervals of the two overlap
+    assert first.mean.high > last.mean.low
+    edema = found.gain.findings[FINDINGS.index("Edema")]
+    assert (edema.value, edema.low, edema.high) == (0, 0, 0)
+    text = shown(found)
+    assert "90 studies of 45 patients, of nobody" in text
+    lines = {line.split("  ")[0].strip(): line for line in text.splitlines()}
+    assert lines["Edema"].endswith("+0.000   +0.000 to +0.000 ")
+    assert f"{mean.signed}   {mean.signed_interval}" in lines["mean of 2"]
+
+
+def test_one_model_has_gained_nothing_on_anybody() -> None:
+    assert measured(zero_shot=scores(Effusion=[0.9, 0.8, 0.3, 0.1])).gain is None
 
 
 def test_studies_without_truth_or_score_are_left_out_and_none_at_all_is_no_outcome() -> None:

@@ -1,0 +1,83 @@
+"""fill: what was kept of the newest films lets a later version score them fast -> the same for films that came before, or lost it.
+
+Only where nothing else is to be done, a few films a turn, the newest first, and never in the place of what is kept already. What
+is to be done follows from the catalog and from what is kept: it goes on wherever it was stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import islice
+
+from pipeline import rules
+from pipeline.domain import Image, JobKind, JobState, StoredInstance
+from pipeline.errors import PixelsUnreadable
+from pipeline.ports import Catalog, ImageReader, Scorer, Transaction
+
+STUDIES = 100
+"""Looked at in one turn, at most."""
+FILMS = 4
+"""Read in one turn, at most: work that arrives meanwhile waits no longer than for these."""
+REST = timedelta(hours=1)
+"""Between two walks through the archive."""
+BUSY = (JobKind.SCORE, JobKind.LEARN)
+"""While a job of these kinds waits or runs anywhere, nothing is filled."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Fill:
+    """A walk through the archive, a turn at each call. `scorer` gives the loaded serving version."""
+
+    catalog: Catalog
+    pixels: ImageReader
+    scorer: Callable[[], Scorer]
+    chest: rules.ChestPolicy
+    _left: Iterator[str] | None = field(default=None, init=False)
+    _found: list[StoredInstance] = field(default_factory=list, init=False)
+    _unreadable: set[str] = field(default_factory=set, init=False)
+    _rests_until: datetime | None = field(default=None, init=False)
+
+    def __call__(self) -> bool:
+        """Do a little; say whether there may be more to do at once. NoWeights where no version serves."""
+        with self.catalog.read() as tx:
+            if not self._due(tx):
+                return False
+        scorer = self.scorer()
+        if not self._found and not self._look(scorer):
+            return False
+        some, self._found = self._found[:FILMS], self._found[FILMS:]
+        self._keep(scorer, scorer.not_kept(some))
+        return True
+
+    def _look(self, scorer: Scorer) -> bool:
+        """Look at the next studies; False at the end of the walk."""
+        with self.catalog.read() as tx:
+            if self._left is None:
+                self._left = iter(tx.studies.newest(limit=scorer.room))
+            studies = list(islice(self._left, STUDIES))
+            films = [film for uid in studies for film in rules.choose_images(tx.studies.instances(uid), self.chest).images]
+            if not studies:
+                self._left, self._rests_until = None, tx.now() + REST
+                return False
+        self._found = [film for film in scorer.not_kept(films) if film.header.sop_instance_uid not in self._unreadable]
+        return True
+
+    def _due(self, tx: Transaction) -> bool:
+        if self._rests_until is not None and tx.now() < self._rests_until:
+            return False
+        counts = tx.jobs.counts()
+        return not any(counts.get((kind, state)) for kind in BUSY for state in (JobState.WAITING, JobState.RUNNING))
+
+    def _keep(self, scorer: Scorer, films: Sequence[StoredInstance]) -> None:
+        images: list[Image] = []
+        read: list[StoredInstance] = []
+        for film in films:
+            try:
+                images.append(self.pixels.read(film))
+                read.append(film)
+            except PixelsUnreadable:  # scoring has said so
+                self._unreadable.add(film.header.sop_instance_uid)
+        if read:
+            scorer.keep(images, read)

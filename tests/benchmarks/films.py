@@ -1,0 +1,104 @@
+"""What the benchmarks of the encoder share: 10-megabyte films on the disk, an untrained ViT-B/32, and ways timed side by side."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import dcmread
+
+from adapters.dicom.pixels import DicomImageReader
+from adapters.gpu import importer
+from adapters.host.image_store import FileImageStore
+from adapters.host.model_store import ModelStore
+from pipeline.domain import Header, Image, ModelVersion, StoredFile, StoredInstance
+from tests.builders import EXPLICIT, dx, file_of, pixels
+from tests.fakes import FakeCatalog
+
+ROWS, COLUMNS = 2560, 2048
+"""Two bytes each: 10 megabytes, as a digital detector sends."""
+ARCHITECTURE = "ViT-B-32"
+
+
+class Films:
+    """ports.ImageReader of any number of films, of which only some are different files: each is really read and decoded."""
+
+    def __init__(self, folder: Path, *, files: int = 4, transfer_syntax_uid: str = EXPLICIT) -> None:
+        store = FileImageStore(folder)
+        self._reader = DicomImageReader(store)
+        self._stored = [store.write(_file(number, transfer_syntax_uid)) for number in range(files)]
+
+    def film(self, number: int) -> StoredInstance:
+        """Return a film of its own study, patient and key."""
+        uid = f"1.2.{number}"
+        header = Header(
+            sop_instance_uid=f"{uid}.1",
+            sop_class_uid="1.2.840.10008.5.1.4.1.1.1.1",
+            series_instance_uid=f"{uid}.9",
+            study_instance_uid=uid,
+            transfer_syntax_uid=EXPLICIT,
+        )
+        return StoredInstance(header, StoredFile(str(number), f"{number:064x}", 0), datetime.now(UTC))
+
+    def read(self, instance: StoredInstance) -> Image:
+        return self._reader.read(replace(instance, file=self._stored[int(instance.file.key) % len(self._stored)]))
+
+
+def _file(number: int, transfer_syntax_uid: str) -> bytes:
+    """A ramp with the noise of a detector: 12 bits, of which a lossless codec saves about half."""
+    rng = np.random.default_rng(number)
+    film = np.add.outer(np.linspace(0, 2000, ROWS), np.linspace(0, 1500, COLUMNS)) + rng.normal(100, 12, (ROWS, COLUMNS))
+    made = dx(rows=8, columns=8)
+    pixels(made, film.clip(0, 4095), bits=12)
+    if transfer_syntax_uid == EXPLICIT:
+        return file_of(made)
+    compressed, stream = dcmread(BytesIO(file_of(made))), BytesIO()
+    compressed.compress(transfer_syntax_uid, generate_instance_uid=False)
+    compressed.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def untrained(folder: Path) -> tuple[ModelStore, ModelVersion]:
+    """Return a model store with an untrained ViT-B/32, and its zero-shot version."""
+    folder.mkdir()
+    store = ModelStore(folder)
+    base = importer.keep_untrained(store, ARCHITECTURE, seed=0)
+    return store, importer.register(FakeCatalog(), store, base, threshold=0.5, band=0.05, serve=True)
+
+
+CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+"""The wall's is what a user waits for; where others use the processors too, only this process's own time is comparable."""
+
+
+def side_by_side(
+    ways: Mapping[str, Callable[[], object]], *, rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Return the seconds of each way in each round; in every round each has its turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            begun = clock()
+            way()
+            seconds[name].append(clock() - begun)
+    return seconds
+
+
+def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
+    """Return min, median and max of how many times longer the slow way took, round by round."""
+    found = [one / other for one, other in zip(slow, fast, strict=True)]
+    return {"min": round(min(found), 2), "median": round(statistics.median(found), 2), "max": round(max(found), 2)}
+
+
+def tell(measured: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what was measured: one JSON object, or a line for each figure."""
+    lines = [json.dumps(measured)] if as_json else [f"{name:44} {value}" for name, value in measured.items()]
+    sys.stdout.write("\n".join(lines) + "\n")
