@@ -7,15 +7,16 @@ films do not show c, so m stands for the negatives and no labelled negative is n
 
 What remains unknown is d_c: F vectors of D numbers from a few films each. The text says where to expect them:
 
-    d_c = k1 * z_c + k2 * g_c + e_c
+    d_c = k_c * z_c + e_c
 
-z_c is the direction along which zero-shot ranks (t_c as weights), g_c the one of the text difference taken as a difference of
-films (t_c as a shift), both of unit length, and e_c ~ N(0, v) is what the text does not know. Its variance in each coordinate
-follows a power of the archive's variance there, and the findings share a part of it: sick films resemble each other. The mean of
-the n_c positives is d_c with noise 1 / n_c, so the posterior of everything Gaussian is closed form, and the anchor fades as 1 / n_c
-does. How much the text counts (k1, k2) is estimated from all findings together; how large e_c is, how it is spread and how much
-is shared is averaged over a small grid, each point weighted with the evidence of the support (empirical Bayes). No label but the
-support's is seen, nothing is tuned on a held-out set, and with no labels left the score is the text's.
+z_c, of unit length, is the direction along which zero-shot ranks, k_c how far the text is right about the finding, and e_c what it
+does not know. k_c lies around a k that all findings share, since they share a text encoder; e_c is Gaussian, larger where films
+differ more. Findings can be told apart about equally well whoever says how, so what a good text explains is not left to e_c: its
+size is expected to be what k^2 leaves of the whole distance. A blunt text therefore lets go at the first label, and a good one
+holds until the labels outweigh it. The mean of the n_c positives is d_c with noise 1 / n_c: the posterior is closed form, and the
+anchor fades as 1 / n_c does. k, the size of e_c and how it is spread are averaged over a small grid, each point weighted with the
+evidence of the support of all findings together (empirical Bayes). No label but the support's is seen, nothing is tuned on a
+held-out set, and with no labels left the score is the text's.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.linalg import eigh
+from scipy.special import logsumexp
 from sklearn.covariance import ledoit_wolf
 
 from models.head import LinearHead
@@ -66,22 +67,28 @@ class Whitening:
 
 @dataclass(frozen=True)
 class Anchoring:
-    """The numbers of the anchored head. Fixed on simulated features; none is tuned to an archive, an encoder or labels.
+    """The numbers of the anchored head. Fixed on simulated films and texts; none is tuned to an archive, an encoder or labels.
 
-    `as_weights`, `as_shift`: mean and standard deviation, before any label, of k1 and k2, in units of the films' scatter: with
-    k1 = .6 alone a finding would be ranked with an AUC of .66. `sizes`: squared lengths of e_c tried; `size`: median and spread (in
-    natural logarithms) expected of them. `powers`: of the archive's variance, tried for the variance of e_c; 0: signal anywhere,
-    1: as much as films differ. `shared`: parts of it tried that are common to all findings. `overlap`: how much of the noise two
-    findings share that were learnt from the same film; below 1 because films with several findings differ from films with one.
+    `text`: mean and standard deviation of k before any label, in units of the films' scatter: with k = .75 alone a finding would be
+    ranked with an AUC of .70. `counts`: k tried. `differs`: standard deviation of a finding's k_c around k. `apart`: squared length
+    expected of d_c: with 1.5 a finding can be told with an AUC of .81. `sizes`: median squared lengths of e_c tried; expected is
+    what k leaves of `apart`, at least `least`, within `size_spread` (of natural logarithms). `own`: logarithms by which a finding's
+    squared length may differ from the median, `own_spread` their standard deviation. `powers`: of the archive's variance, tried for
+    the variance of e_c in each direction; 0: signal anywhere, 1: as much as films differ. `trust`: share of the evidence that
+    counts, because films with several findings are seen by each of them.
     """
 
-    as_weights: tuple[float, float] = (0.6, 0.2)
-    as_shift: tuple[float, float] = (0.1, 0.15)
-    sizes: tuple[float, ...] = (0.05, 0.125, 0.3125, 0.78125, 2.0, 5.0)
-    size: tuple[float, float] = (0.7, 1.0)
-    powers: tuple[float, ...] = (0.5, 1.0, 1.5)
-    shared: tuple[float, ...] = (0.0, 0.25)
-    overlap: float = 0.6
+    text: tuple[float, float] = (0.75, 0.3)
+    counts: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
+    differs: float = 0.2
+    apart: float = 1.5
+    sizes: tuple[float, ...] = (0.1, 0.3, 0.9, 2.7)
+    least: float = 0.1
+    size_spread: float = 0.5
+    own: tuple[float, ...] = (-1.5, 0.0, 1.5)
+    own_spread: float = 1.0
+    powers: tuple[float, ...] = (0.5, 1.0)
+    trust: float = 0.5
 
 
 def anchored_head(
@@ -100,60 +107,73 @@ def anchored_head(
     if not learnable.any():
         return text
     kept = torch.from_numpy(learnable).to(text.bias.device)
-    anchors = text_anchors(text.directions[kept], whitening)
-    shifts, noise = _observed(whitening(features), labels[:, learnable] == 1, numbers.overlap)
-    learnt = _as_head(_posterior(shifts, noise, anchors, whitening.variance, numbers), whitening)
+    shifts, noise = _observed(whitening(features), labels[:, learnable] == 1)
+    expected = _posterior(shifts, noise, text_anchor(text.directions[kept], whitening), whitening.variance, numbers)
+    learnt = _as_head(expected, whitening)
     return joined(learnt, text, kept)
 
 
-def text_anchors(directions: torch.Tensor, whitening: Whitening) -> Floats:
-    """Return [2, F, D], of unit length in whitened coordinates: text directions [F, D] as weights, and as a shift."""
-    along_axes = directions.cpu().numpy().astype(np.float64) @ whitening.axes
-    spread = np.sqrt(whitening.variance)
-    both = np.stack([along_axes * spread, along_axes / spread])
-    return np.asarray(both / np.maximum(np.linalg.norm(both, axis=-1, keepdims=True), np.finfo(np.float64).tiny))
+def text_anchor(directions: torch.Tensor, whitening: Whitening) -> Floats:
+    """Return z_c [F, D], of unit length in whitened coordinates, for text directions [F, D]."""
+    white = directions.cpu().numpy().astype(np.float64) @ whitening.axes * np.sqrt(whitening.variance)
+    return np.asarray(white / np.maximum(np.linalg.norm(white, axis=-1, keepdims=True), np.finfo(np.float64).tiny))
 
 
-def _observed(white: Floats, positive: npt.NDArray[np.bool_], overlap: float) -> tuple[Floats, Floats]:
-    """The positives' means [F, D] and the covariance of their noise [F, F], the same in each coordinate."""
-    mean = (positive / positive.sum(axis=0)).T  # [F, n]
-    return mean @ white, overlap * (mean @ mean.T) + (1 - overlap) * np.diag(1 / positive.sum(axis=0))
+def _observed(white: Floats, positive: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """The positives' means [F, D] and the variance [F] of their noise, the same in each coordinate."""
+    count = positive.sum(axis=0)
+    return np.asarray((positive / count).T @ white), 1.0 / count
 
 
-def _posterior(shifts: Floats, noise: Floats, anchors: Floats, variance: Floats, numbers: Anchoring) -> Floats:
+def _posterior(shifts: Floats, noise: Floats, anchor: Floats, variance: Floats, numbers: Anchoring) -> Floats:
     """[F, D]: the expected d_c, averaged over the grid by evidence."""
-    evidence, expected = zip(*_grid(shifts, noise, anchors, variance, numbers), strict=True)
-    weight = np.exp(np.array(evidence) - max(evidence))
-    return np.asarray(np.einsum("g,gfd->fd", weight / weight.sum(), np.stack(expected)))
+    points = list(_grid(shifts, noise, anchor, variance, numbers))
+    evidence = np.concatenate([evidence for evidence, _ in points])
+    weight = np.exp(evidence - logsumexp(evidence))
+    return np.asarray(np.einsum("m,mfd->fd", weight, np.concatenate([expected for _, expected in points])))
 
 
-def _grid(shifts: Floats, noise: Floats, anchors: Floats, variance: Floats, numbers: Anchoring) -> Iterator[tuple[float, Floats]]:
-    """Log evidence and expected d_c at each point of the grid."""
-    prior = np.array([numbers.as_weights, numbers.as_shift])
-    median, spread = numbers.size
-    for shared in numbers.shared:
-        alike = shared + (1 - shared) * np.eye(len(shifts))
-        # coordinates of the findings in which the noise is 1 and e_c is independent: V' noise V = 1, V' alike V = strength
-        strength, basis = eigh(alike, noise)
-        rotated, rotated_anchors = basis.T @ shifts, basis.T @ anchors
-        for power in numbers.powers:
-            profile = variance**power / np.mean(variance**power) / len(variance)
-            for size in numbers.sizes:
-                signal = size * profile  # [D] variance of e_c
-                total = 1 + np.maximum(strength, 0.0)[:, None] * signal
-                fit, counts, residual = _text_counts(rotated, rotated_anchors, total, prior)
-                expected = np.einsum("k,kfd->fd", counts, anchors) + signal * (alike @ basis @ (residual / total))
-                yield fit - (np.log(size / median) / spread) ** 2 / 2, expected
+def _grid(shifts: Floats, noise: Floats, anchor: Floats, variance: Floats, numbers: Anchoring) -> Iterator[tuple[Floats, Floats]]:
+    """Log evidence [M] and expected d_c [M, F, D] for the M sizes, at each power and each k."""
+    sizes, own = np.array(numbers.sizes), np.array(numbers.own)
+    own_prior = _normalised(-((own / numbers.own_spread) ** 2) / 2)
+    for power in numbers.powers:
+        profile = variance**power / np.sum(variance**power)
+        signal = (sizes[:, None] * np.exp(own))[:, :, None, None] * profile  # [M, own, 1, D] variance of e_c
+        for count in numbers.counts:
+            evidence, expected = _given(count, shifts, anchor, signal, noise[:, None], numbers.differs)
+            evidence += own_prior[:, None]
+            of_finding = logsumexp(evidence, axis=1)  # [M, F]
+            share = np.exp(evidence - of_finding[:, None])
+            prior = _prior(count, sizes, numbers)
+            yield numbers.trust * of_finding.sum(axis=1) + prior, np.einsum("mof,mofd->mfd", share, expected)
 
 
-def _text_counts(shifts: Floats, anchors: Floats, total: Floats, prior: Floats) -> tuple[float, Floats, Floats]:
-    """Log evidence, k [2], and what k does not explain of the shifts [F, D], whose variance is `total`."""
-    expected, precision = prior[:, 0], 1 / prior[:, 1] ** 2
-    curvature = np.einsum("kfd,lfd->kl", anchors / total, anchors) + np.diag(precision)
-    counts = np.linalg.solve(curvature, np.einsum("kfd,fd->k", anchors, shifts / total) + precision * expected)
-    residual = shifts - np.einsum("k,kfd->fd", counts, anchors)
-    misfit = np.sum(residual**2 / total) + precision @ (counts - expected) ** 2
-    return float(-(misfit + np.log(total).sum() + np.linalg.slogdet(curvature).logabsdet) / 2), counts, residual
+def _prior(count: float, sizes: Floats, numbers: Anchoring) -> Floats:
+    """[M]: log density, up to a constant, of k and the sizes before any label."""
+    mean, spread = numbers.text
+    left = max(numbers.apart - count**2 - numbers.differs**2, numbers.least)
+    return -(((count - mean) / spread) ** 2 + (np.log(sizes / left) / numbers.size_spread) ** 2) / 2
+
+
+def _given(count: float, shifts: Floats, anchor: Floats, signal: Floats, noise: Floats, differs: float) -> tuple[Floats, Floats]:
+    """Log evidence [M, own, F] and expected d_c [M, own, F, D] for k = `count` and the variances `signal` of e_c.
+
+    The observed shift is k z_c with the variance signal + noise, and `differs`^2 more along z_c: one step of a rank-one update.
+    """
+    total = signal + noise
+    residual = shifts - count * anchor
+    known = 1.0 + differs**2 * (anchor**2 / total).sum(axis=-1)
+    along = (anchor * residual / total).sum(axis=-1)
+    more = differs**2 * along / known  # expected k_c - k
+    misfit = (residual**2 / total).sum(axis=-1) - more * along
+    explained = (count + more)[..., None] * anchor
+    expected = explained + signal / total * (shifts - explained)
+    return -(misfit + np.log(total).sum(axis=-1) + np.log(known)) / 2, expected
+
+
+def _normalised(logs: Floats) -> Floats:
+    return np.asarray(logs - logsumexp(logs))
 
 
 def _as_head(expected: Floats, whitening: Whitening) -> LinearHead:

@@ -1,7 +1,7 @@
 """A round of learning: both ways tried on patients that they have not seen, the better one made of all films, and calibrated.
 
-Way 1 is the anchored head on the frozen encoder (`anchored`), way 2 the last k blocks unfrozen (`fit`). Both start from the base,
-never from what was learnt before.
+Way 1 is the anchored head on the frozen encoder (`anchored`), way 2 the last k blocks unfrozen under the head that way 1 gives of
+the same films (`fit`; LP-FT, Kumar et al. 2022). Both start from the base, never from what was learnt before.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from scipy.special import expit, logit
 
 from models.addition import Moved
 from models.anchored import Anchoring, Whitening, anchored_head
-from models.base import Base
 from models.calibrate import Calibration, Floats, Labels, calibration, log_loss, prevalences
 from models.choose import Rows, cross_fitted, folds, learnable, measurable, out_of_fold
 from models.delta import Delta, adapted
 from models.descent import in_chunks
+from models.encoder import Encoder
 from models.errors import CannotPartition, NothingToLearn
 from models.fit import STORED, Fitted, fit
 from models.head import LinearHead
@@ -61,12 +61,12 @@ class Plan:
             "stage-1": asdict(self.anchoring),
         }
 
-    def views(self, base: Base, films: int) -> Views:
+    def views(self, encoder: Encoder, films: int) -> Views:
         """Return the copies of each of so many films: as many as planned and can be held, and of a frozen encoder one."""
         amounts = self.recipe.augmentation
         room = 1
         if self.method != STAGE_1:
-            length, width = shape(base.encoder)
+            length, width = shape(encoder)
             room = MOST_ACTIVATIONS // (max(1, films) * length * width * STORED.itemsize)
         return Views(replace(amounts, views=max(1, min(amounts.views, room))), self.seed)
 
@@ -116,22 +116,22 @@ class Taught:
     notes: tuple[str, ...]
 
 
-def teach(base: Base, text: LinearHead, films: Films, plan: Plan, watch: Watch) -> Taught:
-    """Learn every finding with both kinds of films. `text`: the zero-shot head of the base.
+def teach(encoder: Encoder, text: LinearHead, films: Films, plan: Plan, watch: Watch) -> Taught:
+    """Learn every finding with both kinds of films. `encoder`: the base, `text`: its zero-shot head.
 
     The same arguments give the same weights on the same device and number of threads. NothingToLearn; CannotPartition where
     the plan insists on unfreezing a tower that cannot be.
     """
     if not learnable(films.labels).any():
         raise NothingToLearn("no finding is labelled both present and absent", hint="label films with a finding, and films without")
-    return _Round(base, text, films, plan, watch).taught()
+    return _Round(encoder, text, films, plan, watch).taught()
 
 
 class _Round:
     """What the two ways share."""
 
-    def __init__(self, base: Base, text: LinearHead, films: Films, plan: Plan, watch: Watch) -> None:
-        self._base, self._text, self._films, self._plan, self._watch = base, text.to(torch.device("cpu")), films, plan, watch
+    def __init__(self, encoder: Encoder, text: LinearHead, films: Films, plan: Plan, watch: Watch) -> None:
+        self._encoder, self._text, self._films, self._plan, self._watch = encoder, text.to(torch.device("cpu")), films, plan, watch
         self._fold = folds(films.patients, films.labels, most=plan.folds, seed=plan.seed)
         self._fitting = 0
 
@@ -196,7 +196,7 @@ class _Round:
     @cached_property
     def _activations(self) -> torch.Tensor:
         """[n, V, L, W] on the CPU. CannotPartition."""
-        partition(self._base.encoder.network).last(self._plan.recipe.k)
+        partition(self._encoder.network).last(self._plan.recipe.k)
         if self._films.activations is None:
             raise ValueError("the films of a tower that can be partitioned come with their activations")
         return self._films.activations
@@ -206,10 +206,10 @@ class _Round:
         shots = int(np.median((labels == 1).sum(axis=0)[learnable(labels)]))
         self._fitting += 1
         return fit(
-            self._base.encoder,
+            self._encoder,
             self._activations[torch.from_numpy(rows)],
             labels,
-            self._text,
+            self._stage_1(rows),
             self._plan.recipe,
             steps=self._plan.recipe.steps(shots),
             seed=self._plan.seed,
@@ -226,7 +226,7 @@ class _Round:
 
     def _unfrozen(self, delta: Delta, activations: torch.Tensor) -> torch.Tensor:
         """[m, D] on the CPU, for activations [m, L, W]."""
-        encoder = adapted(self._base.encoder, delta)
+        encoder = adapted(self._encoder, delta)
         return in_chunks(lambda some: from_prefix(encoder, some, k=self._plan.recipe.k).features, activations, encoder.device).cpu()
 
     def _moved(self, fitted: Fitted, calibrated: Calibration, prevalence: Floats, findings: npt.NDArray[np.bool_]) -> Moved:

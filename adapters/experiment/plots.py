@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from adapters.experiment import style
 from adapters.experiment.tables import COMMON, MEAN, RARE, Summary, Tables
-from models.experiment.summary import REFERENCES
+from models.experiment.summary import PRODUCT, REFERENCES
 
 BY_SHOTS, BY_FINDING, COMMON_AND_RARE, BY_STUDIES = (
     "auc-by-shots.png",
@@ -102,11 +102,11 @@ def _methods(summary: Sequence[Summary]) -> list[str]:
 
 
 def _banded(summary: Sequence[Summary], scope: str) -> set[str]:
-    """Return whose intervals are drawn: all of a few; of many the references' and that of the highest at the most shots."""
+    """Return whose intervals are drawn: all of a few; of many the references', the product's and that of the highest in the end."""
     rows = [row for row in summary if row.scope == scope and not np.isnan(row.auc)]
     if len({row.method for row in rows}) <= FEW or not rows:
         return {row.method for row in rows}
-    return {*REFERENCES, max(rows, key=lambda row: (row.shots, row.auc)).method}
+    return {*REFERENCES, PRODUCT, max(rows, key=lambda row: (row.shots, row.auc)).method}
 
 
 def _curves(axes: Axes, summary: Sequence[Summary], scope: str, *, bands: Container[str] = (), studies: bool = False) -> None:

@@ -71,7 +71,7 @@ def make_encoder(plan: Plan, out: Path, *, device: torch.device, workers: int, p
     cases, squares = training_films(plan, preprocess, workers=workers, progress=progress)
 
     def on_step(step: Step) -> None:
-        progress(f"training, loss {step.loss:.3f}", step.number, step.total)
+        progress("training", step.number, step.total)
 
     encoder = pretrain(
         architecture,

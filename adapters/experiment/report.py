@@ -12,12 +12,18 @@ from adapters.experiment import plots
 from adapters.experiment.page import page
 from adapters.experiment.protocol import PROTOCOL, cautions
 from adapters.experiment.tables import MEAN, Comparison, Summary, Tables
-from models.experiment.summary import REFERENCES, ZERO_SHOT
+from models.experiment.summary import PRODUCT, REFERENCES, ZERO_SHOT
 
 MARKDOWN, HTML = "report.md", "report.html"
 CHANCE = 0.5
 ABOVE = 0.02
 """Of AUC: below this much above chance, nothing is said in parts of it."""
+OWN_ROW = (
+    f"**{PRODUCT}** is the product's own row: what the daemon would serve if the support were all the labels that it had, found by "
+    "the same functions. It tries the anchored head (`stage-1`) and the last blocks unfrozen under that head, and takes whichever "
+    "had the smaller log-loss on support films whose patients it had not seen; no test film has a say. A finding that cannot be "
+    "learnt keeps its zero-shot scores."
+)
 NOTHING = "-"  # in a table: not defined, or not measured
 
 
@@ -88,12 +94,13 @@ def _means(measured: Tables) -> str:
     rows = []
     for method in dict.fromkeys(row.method for row in measured.summary):
         cells = [_cell(measured.summary, method, MEAN, at) for at in shots]
-        rows.append([method, *(_with_interval(cell, of=findings) for cell in cells)])
+        rows.append([_named(method), *(_with_interval(cell, of=findings) for cell in cells)])
     words = (
         "Mean AUC over the findings, mean over draws ± SD over draws, and the 95 % interval of the mean, test patients and draws "
         "resampled. Where not all findings are defined it is said how many are: such a mean must not be set beside one of all."
     )
-    return _section("Mean AUC by shots", words, _table(["method", *map(_shots, shots)], rows))
+    own = [OWN_ROW] if any(row.method == PRODUCT for row in measured.summary) else []
+    return _section("Mean AUC by shots", words, _table(["method", *map(_shots, shots)], rows), *own)
 
 
 def _against(measured: Tables, reference: str) -> str:
@@ -113,7 +120,7 @@ def _compared(row: Comparison) -> list[str]:
     relative = _percent(row.difference / row.reference) if row.reference else NOTHING
     above = _percent(row.difference / (row.reference - CHANCE)) if row.reference >= CHANCE + ABOVE else NOTHING
     interval = f"[{_points(row.lo)}, {_points(row.hi)}]"
-    return [row.method, str(row.shots), _points(row.difference), interval, relative, above, _p(row.p_holm)]
+    return [_named(row.method), str(row.shots), _points(row.difference), interval, relative, above, _p(row.p_holm)]
 
 
 def _pictures(drawn: Sequence[Path]) -> str:
@@ -135,13 +142,13 @@ def _findings(measured: Tables) -> str:
     told = f"Undefined and left out, never counted as .5: {len(missing)} of {len(measured.results)} values" + (
         f" ({', '.join(sorted({row.finding for row in missing}))})." if missing else "."
     )
-    return _section("Each finding", words, _table(["finding", "positives", *methods], lines), told)
+    return _section("Each finding", words, _table(["finding", "positives", *map(_named, methods)], lines), told)
 
 
 def _calibration(measured: Tables) -> str:
     most = max((row.shots for row in measured.summary), default=0)
     rows = [row for row in _scope(measured.summary, MEAN) if row.shots in (0, most)]
-    lines = [[row.method, str(row.shots), *map(_auc, (row.auprc, row.weighted_auc, row.brier, row.ece))] for row in rows]
+    lines = [[_named(row.method), str(row.shots), *map(_auc, (row.auprc, row.weighted_auc, row.brier, row.ece))] for row in rows]
     words = (
         "Brier score and expected calibration error take the logistic of each score for a probability. Few methods mean it so: "
         "large errors say that scores need calibration before they are shown as percentages, not that they rank badly."
@@ -225,6 +232,11 @@ def _with_interval(row: Summary | None, *, of: int) -> str:
     spread = f" ± {_auc(row.sd)}" if row.draws > 1 else ""
     partly = f" ({row.findings} of {of})" if row.findings < of else ""
     return f"{_auc(row.auc)}{spread} [{_auc(row.lo)}, {_auc(row.hi)}]{partly}"
+
+
+def _named(method: str) -> str:
+    """The method's name, the product's own in bold."""
+    return f"**{method}**" if method == PRODUCT else method
 
 
 def _shots(shots: int) -> str:

@@ -12,6 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from models.experiment.summary import PRODUCT
+
 INK, FAINT = "#222222", "#8a8a8a"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#5c6b00")
 """Told apart by the colour-blind: after Okabe and Ito (2008), the yellow left out."""
@@ -61,16 +63,19 @@ QUIET = {
     "all-labels": Line(INK, DASHES[2], 1.6),
 }
 """Methods that are there to compare with: always drawn alike."""
+OWN = {PRODUCT: Line(INK, DASHES[0], 2.2)}
+"""The product, above all of them."""
 
 
 def lines(methods: Sequence[str]) -> dict[str, Line]:
     """Return a line for each method, the same for the same list."""
-    loud = [method for method in methods if method not in QUIET]
+    fixed = QUIET | OWN
+    loud = [method for method in methods if method not in fixed]
     drawn = {
         method: Line(COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)])
         for place, method in enumerate(loud)
     }
-    return {method: QUIET.get(method) or drawn[method] for method in methods}
+    return {method: fixed.get(method) or drawn[method] for method in methods}
 
 
 def handle(line: Line) -> Line2D:

@@ -122,7 +122,7 @@ class ClipTrainer:
             with closing(Kept(base, self._settings.kept)) as kept:
                 reader = FilmReader(base, self._pixels, kept, k=self._settings.plan.recipe.k)
                 lessons, films, lost = self._films(course, base, reader, watch)
-            taught = teach(base, text, films, self._settings.plan, watch)
+            taught = teach(base.encoder, text, films, self._settings.plan, watch)
             before = read_addition(course.serving, self._store.root)
             judged = _Judged(base, films, lessons, taught, reader, self._settings.plan)
             comparisons = judged.comparisons(text, before, course)
@@ -151,7 +151,7 @@ class ClipTrainer:
         if reader.cut is None:
             read = reader.features(films, "labelled films", watch)
         else:
-            read = reader.copies(films, self._settings.plan.views(base, len(films)), watch)
+            read = reader.copies(films, self._settings.plan.views(base.encoder, len(films)), watch)
         lessons = [lesson for lesson, found in zip(course.lessons, read, strict=True) if found is not None]
         found = rules.learnable(lessons, minimum_positives=self._settings.minimum_positives)
         if not found.findings:

@@ -25,6 +25,8 @@ from models.ladder.method import Logits
 ZERO_SHOT, PAPER_HEAD = "zero-shot", "paper-head"
 REFERENCES = (ZERO_SHOT, PAPER_HEAD)
 """What every method is compared with."""
+PRODUCT = "radclipd"
+"""What the daemon itself would serve."""
 
 NO_LABELS = 0
 """The shot count of a method that uses none."""
@@ -156,13 +158,13 @@ def measured(
     return Run(method, shots, draw, rows, weighted, statistics.macro(bootstrap.auc(logits, labels)))
 
 
-def summarise(runs: Sequence[Run], *, seed: int) -> Summary:
+def summarise(runs: Sequence[Run], *, seed: int, references: Sequence[str] = REFERENCES) -> Summary:
     """Summarise runs that were measured with one bootstrap; `seed` draws the draws. Methods come in the order they are met."""
     cells = _cells(runs, np.random.default_rng(seed))
     mean_auc: dict[str, dict[int, Estimate]] = defaultdict(dict)
     for (method, shots), cell in cells.items():
         mean_auc[method][shots] = cell.estimate
-    return Summary(dict(mean_auc), tuple(averages([row for run in runs for row in run.rows])), tuple(_compared(cells)))
+    return Summary(dict(mean_auc), tuple(averages([row for run in runs for row in run.rows])), tuple(_compared(cells, references)))
 
 
 def averages(rows: Sequence[Row]) -> Iterator[Average]:
@@ -227,8 +229,8 @@ def _over_draws(resampled: Floats, times: npt.NDArray[np.int64]) -> Floats:
         return np.asarray(np.where(total > 0, np.nansum(resampled * weight, axis=1) / total, np.nan))
 
 
-def _compared(cells: Mapping[tuple[str, int], _Cell]) -> Iterator[Comparison]:
-    for reference in REFERENCES:
+def _compared(cells: Mapping[tuple[str, int], _Cell], references: Sequence[str]) -> Iterator[Comparison]:
+    for reference in references:
         family = [
             _comparison(method, max(shots, against), cell, reference, cells[reference, against])
             for (method, shots), cell in cells.items()

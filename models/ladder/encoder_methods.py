@@ -1,4 +1,4 @@
-"""The rungs that change the encoder, from the least to the most of it."""
+"""The rungs that change the encoder, from the least to the most of it, and the product, which may."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from models.ladder.lora import LowRankAdaptation
 from models.ladder.method import Method
 from models.ladder.partial import Fits, PartialUnfreezing
 from models.ladder.prefixes import SharedPrefixes
+from models.ladder.product import Radclipd
 from models.ladder.prolip import ProjectionOnly
 from models.recipe import Recipe
+from models.teach import Plan
 
 BLOCKS = (1, 2, 3)
 """How many last blocks are unfrozen."""
@@ -24,7 +26,7 @@ def encoder_methods(recipe: Recipe | None = None) -> tuple[Method, ...]:
         fits = Fits(k, recipe, prefixes)
         partial += [PartialUnfreezing(f"partial-k{k}", fits), PartialUnfreezing(f"partial-k{k}-wise", fits, averaged=True)]
     full = PartialUnfreezing("full", Fits(None, recipe, prefixes))
-    return (ProjectionOnly(recipe), LowRankAdaptation(recipe, prefixes), *partial, full)
+    return (ProjectionOnly(recipe), LowRankAdaptation(recipe, prefixes), *partial, full, Radclipd(prefixes, Plan(recipe=recipe)))
 
 
 ENCODER_METHODS = encoder_methods()

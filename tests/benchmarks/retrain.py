@@ -121,7 +121,7 @@ class Round:
         version = self._course.serving
         base = read_base(base_folder(self._store.root, version.base), expected=version.card)
         kept = Kept(base, self._kept)
-        views = Plan(method="partial", recipe=Recipe(k=K)).views(base, len(self._course.lessons))
+        views = Plan(method="partial", recipe=Recipe(k=K)).views(base.encoder, len(self._course.lessons))
         names = [name for lesson in self._course.lessons for name in views.names(key_of(lesson.image))]
         names += [key_of(film) for film in self._course.background]
         for name in names:

@@ -1,0 +1,222 @@
+"""What a few labels are worth: `python -m tests.benchmarks.fewshot [--draws 10] [--shots 1,2,4,8,16] [--methods all] [--json]`.
+
+The few-shot experiment on the phantom hospital that the demonstration encoder has not seen: `radclipd`, zero-shot and the ladder
+on the same supports and the same test films. Ratios are of mean AUCs on one draw each: least, median and greatest over the draws.
+Three targets are held against the means and the paired intervals, and said to hold or not. The exit status is 0 either way.
+
+Scores are kept under --out and not computed again: the same command goes on where it was interrupted. The folder is named by films,
+encoder, seed and the numbers of the recipe; after a change of code give another --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from adapters.cli.fewshot import default_cache, whole_numbers
+from adapters.experiment import manifest
+from adapters.experiment.bases import demo_base
+from adapters.experiment.bench import bench_of
+from adapters.experiment.cache import cached
+from adapters.experiment.phantom_source import WHOLE, Sizes, phantom_source
+from adapters.experiment.run import Scored, Unit, run, units
+from adapters.experiment.tables import KeptBootstrap
+from adapters.hospital.sites import UNSEEN_SITE
+from models.experiment.statistics import PatientBootstrap, macro
+from models.experiment.summary import PRODUCT, ZERO_SHOT, Comparison, Run, measured, summarise
+from models.fingerprint import fingerprint
+from models.ladder.method import Bench, Method
+from models.ladder.registry import FROZEN, LADDER, methods
+from models.prompts import read_prompts
+from models.teach import Plan
+
+GAIN, AT_SHOTS = 1.20, 16
+"""Least mean AUC at that many shots, in parts of zero-shot's."""
+MOST_BELOW = 0.005
+"""Of AUC, below zero-shot, at any shot count in any draw."""
+UNJUDGED = ("all-labels",)
+"""Rungs that know more than the support: shown, and no rival."""
+SEED = 0
+
+GROUPS = {"all": LADDER, "frozen": FROZEN}
+
+
+@dataclass(frozen=True)
+class Against:
+    """radclipd minus a method at a shot count, with the 95 % interval over test patients and draws."""
+
+    method: str
+    shots: int
+    difference: float
+    lo: float
+    hi: float
+
+    @property
+    def worse(self) -> bool:
+        """The whole interval lies below 0."""
+        return self.hi < 0
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--shots", type=whole_numbers, default="1,2,4,8,16")
+    parser.add_argument("--methods", default="all", help="names joined by commas; frozen, all")
+    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--pool", type=int, default=WHOLE.pool)
+    parser.add_argument("--test", type=int, default=WHOLE.test)
+    parser.add_argument("--threads", type=int, default=0, help="of each computation; 0: torch's choice")
+    parser.add_argument("--cache", type=Path, default=default_cache())
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    told = measure(options)
+    sys.stdout.write((json.dumps(told, allow_nan=False) if options.json else "\n".join(table(told))) + "\n")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run what is missing and return the object of `--json`."""
+    base, prompts = demo_base(), read_prompts()
+    workers = os.cpu_count() or 1
+    source = phantom_source(UNSEEN_SITE, Sizes.scaled(options.pool, options.test, WHOLE.edge), workers=workers)
+    device = torch.device("cpu")
+    films = cached(options.cache, source, base, device=device, workers=workers)
+    bench = bench_of(source, films, base, prompts, device=device)
+    key = fingerprint([source.fingerprint, base.sha256, SEED, Plan().card])[:12]
+    out = options.out or options.cache.parent / "benchmarks" / f"fewshot-{key}"
+    manifest.claim(out, manifest.identity(source, bench.cases, bench.split, base, prompts, seed=SEED))
+    wanted = units(_asked(options.methods), bench, shots=options.shots, count=options.draws, seed=SEED)
+    results = run(out, bench, wanted, seed=SEED, advance=_progress(len(wanted)))
+    bootstrap = KeptBootstrap(bench.cases.patient[bench.split.test], out / "resamples", resamples=options.resamples, seed=SEED)
+    runs = [_measured(one, bench, bootstrap) for one in results.scored]
+    settings = {"draws": options.draws, "shots": list(options.shots), "seed": SEED, "resamples": options.resamples}
+    settings |= {"site": UNSEEN_SITE, "pool": options.pool, "test": options.test, "encoder": base.sha256[:12], "out": str(out)}
+    return {**told(runs, results.scored), "impossible": results.impossible, "settings": settings}
+
+
+def told(runs: Sequence[Run], scored: Sequence[Scored]) -> dict[str, Any]:
+    """Return ratios, differences, seconds and which targets hold, JSON-able."""
+    zero, own, shots = _mean_aucs(runs, ZERO_SHOT), _mean_aucs(runs, PRODUCT), sorted({one.shots for one in runs if one.shots})
+    summary = summarise(runs, seed=SEED, references=(PRODUCT, ZERO_SHOT))
+    against = [_against(one) for one in summary.comparisons if one.reference == PRODUCT]
+    lowest = min(own, key=lambda cell: own[cell] - zero[0, 0])
+    most = shots[-1]
+    gain = summary.mean_auc[PRODUCT][most].mean / summary.mean_auc[ZERO_SHOT][0].mean
+    worse = [one for one in against if one.worse and one.method not in UNJUDGED]
+    return {
+        "ratios": dict(_ratios(runs, own, shots)),
+        "mean_auc": summary.json["mean_auc"],
+        "gain": {"shots": most, "of_means": round(gain, 4), "target": GAIN},
+        "lowest_difference": {
+            "value": round(own[lowest] - zero[0, 0], 4),
+            "shots": lowest[0],
+            "draw": lowest[1],
+            "target": -MOST_BELOW,
+        },
+        "differences": [{name: _rounded(value) for name, value in asdict(one).items()} for one in against],
+        "worse_outside_interval": [f"{one.method} at {one.shots}" for one in worse],
+        "seconds_per_fit": {str(count): round(_seconds(scored, count), 2) for count in shots},
+        "holds": {
+            f"mean AUC at {AT_SHOTS} shots is {GAIN} x zero-shot or more": gain >= GAIN if most == AT_SHOTS else None,
+            f"never more than {MOST_BELOW} below zero-shot": own[lowest] - zero[0, 0] >= -MOST_BELOW,
+            "never worse than a method outside the interval": not worse,
+        },
+    }
+
+
+def table(told: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines for people."""
+    shots = [str(count) for count in told["settings"]["shots"]]
+    yield f"{'mean AUC at shots':24}" + "".join(f"{count:>10}" for count in shots)
+    for method, cells in told["mean_auc"].items():
+        means = [cells.get(count, cells.get("0")) for count in shots]
+        yield f"{method:24}" + "".join(f"{cell['mean']:10.4f}" if cell else " " * 10 for cell in means)
+    yield ""
+    yield f"{PRODUCT} minus each method, with the 95 % interval; * where it is worse outside of it"
+    for one in told["differences"]:
+        mark = " *" if f"{one['method']} at {one['shots']}" in told["worse_outside_interval"] else ""
+        yield f"{one['method']:24}{one['shots']:>4}{one['difference']:+10.4f}  [{one['lo']:+.4f}, {one['hi']:+.4f}]{mark}"
+    yield ""
+    gain, lowest = told["gain"], told["lowest_difference"]
+    yield f"mean AUC at {gain['shots']} shots / zero-shot: {gain['of_means']:.3f} (target {gain['target']:.2f})"
+    yield f"lowest difference to zero-shot: {lowest['value']:+.4f} at {lowest['shots']} shots, draw {lowest['draw']}"
+    yield "seconds per fit: " + ", ".join(f"{seconds} at {count}" for count, seconds in told["seconds_per_fit"].items())
+    yield from (f"not possible: {method}: {reason}" for method, reason in told["impossible"].items())
+    words = {True: "holds", False: "does NOT hold", None: "not measured"}
+    yield from (f"{words[holds]:14} {target}" for target, holds in told["holds"].items())
+
+
+def _asked(words: str) -> list[Method]:
+    names = [name for word in words.split(",") for name in ([each.name for each in GROUPS[word]] if word in GROUPS else [word])]
+    return methods(list(dict.fromkeys([ZERO_SHOT, PRODUCT, *names])))
+
+
+def _progress(total: int) -> Any:
+    places = iter(range(1, total + 1))
+
+    def advance(unit: Unit, kept: bool) -> None:
+        place = next(places)
+        if not kept:
+            sys.stderr.write(f"{place} of {total}: {unit.method.name}, {unit.shots} shots, draw {unit.draw}\n")
+
+    return advance
+
+
+def _measured(one: Scored, bench: Bench, bootstrap: PatientBootstrap) -> Run:
+    return measured(
+        one.logits(),
+        bench.cases.labels[bench.split.test],
+        bootstrap,
+        method=one.method,
+        shots=one.shots,
+        draw=one.draw,
+        findings=bench.cases.findings,
+    )
+
+
+def _mean_aucs(runs: Sequence[Run], method: str) -> dict[tuple[int, int], float]:
+    """Mean AUC over the findings by shots and draw."""
+    return {(run.shots, run.draw): float(macro(np.array([row.auc for row in run.rows]))) for run in runs if run.method == method}
+
+
+def _ratios(
+    runs: Sequence[Run], own: Mapping[tuple[int, int], float], shots: Sequence[int]
+) -> Iterator[tuple[str, dict[str, float]]]:
+    for method in dict.fromkeys(one.method for one in runs if one.method != PRODUCT):
+        theirs = _mean_aucs(runs, method)
+        for count in shots:
+            each = [value / theirs.get(cell, theirs.get((0, 0), np.nan)) for cell, value in own.items() if cell[0] == count]
+            found = {"min": min(each), "median": statistics.median(each), "max": max(each)}
+            yield f"{PRODUCT} at {count} shots / {method}", {name: round(value, 4) for name, value in found.items()}
+
+
+def _against(one: Comparison) -> Against:
+    """The comparison the other way round: the reference minus the method."""
+    return Against(one.method, one.shots, -one.difference, -one.hi, -one.lo)
+
+
+def _seconds(scored: Sequence[Scored], shots: int) -> float:
+    return float(np.mean([one.seconds for one in scored if one.method == PRODUCT and one.shots == shots]))
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, float):
+        return round(value, 4) if np.isfinite(value) else None
+    return value
+
+
+if __name__ == "__main__":
+    main()
