@@ -6,7 +6,7 @@ Under `radclipd run` they are children; each can also be a systemd unit of its o
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,12 @@ def dispatch(config: Config) -> None:
     clock.every(HOUR, "sweep", lambda: images.sweep(older_than_seconds=HOUR))
     clock.every(HOUR, "purge", lambda: housekeeping.purge_done_jobs(catalog=catalog, keep_days=config.work.keep_done_days))
     if config.score.rescore:
-        clock.every(RESCORE_SECONDS, "rescore", lambda: rescore.rescore(catalog=catalog))
+
+        def rescore_and_tell() -> None:
+            if queued := rescore.rescore(catalog=catalog):
+                log.info("studies of the archive put in line to be scored again", studies=queued)
+
+        clock.every(RESCORE_SECONDS, "rescore", rescore_and_tell)
     if config.learn.cron:
         clock.at(config.learn.cron, "learn", wiring.build_call_to_learn(config, catalog))
     with StopSignal() as stop, serving(notify.Notifier(), [catalog.probe_write], lambda: "dispatching"):
@@ -78,8 +83,9 @@ def dispatch(config: Config) -> None:
     catalog.dispose()
 
 
-def work(config: Config, kind: str) -> None:
-    """Work off jobs of one kind until told to stop; the batch in hand is finished first, but for learning, which begins again."""
+def work(config: Config, kinds: Sequence[str]) -> None:
+    """Work off jobs of these kinds until told to stop; the batch in hand is finished first, and learning begins again later."""
+    kind = "+".join(kinds)
     if kind == "learn":
         with suppress(PermissionError):  # where the sandbox of the unit forbids it, the unit itself may say Nice=
             os.nice(LEARNING_NICE)
@@ -87,7 +93,7 @@ def work(config: Config, kind: str) -> None:
     version = wiring.require_serving(catalog)
     log.info("working", kind=kind, version=version.number, marking=version.marking)
     with StopSignal() as stop, serving(notify.Notifier(), [catalog.probe_write], lambda: f"working: {kind}"):
-        posts = wiring.build_posts(config, catalog, kind, over=lambda: _over(stop))
+        posts = wiring.build_posts(config, catalog, kinds, over=lambda: _over(stop), rest=stop.wait)
         while not _over(stop):
             if not _round(posts, config, catalog, kind, lambda: _over(stop)):
                 stop.wait(config.work.poll_seconds)

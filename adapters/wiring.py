@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,9 +14,11 @@ import structlog
 
 from pipeline import fill, labels, learn, receive, report, resolve, rules, score, selection, settle, versions, work, worklist
 from pipeline.domain import AuditEvent, Header, Job, JobKind, JobState, ModelVersion, Receipt, Sender
-from pipeline.errors import Interrupted, NoWeights
+from pipeline.errors import NoWeights
 from pipeline.findings import findings_said
 from pipeline.ports import CircuitPolicy, Watch
+from pipeline.progress import Progress
+from pipeline.yielding import Yielding
 
 if TYPE_CHECKING:
     from adapters.catalog.catalog import SqlCatalog
@@ -122,16 +125,26 @@ def build_settle(config: Config, catalog: SqlCatalog) -> Callable[[], list[settl
     return partial(settle.settle, catalog=catalog, archive=archive, policy=policy)
 
 
-def build_posts(config: Config, catalog: SqlCatalog, kind: str, *, over: Callable[[], bool]) -> list[work.Post]:
-    """Make the posts of one kind of worker: `score`, `learn`, or `report` (which also sends, and reads the documents of others).
+def build_posts(
+    config: Config,
+    catalog: SqlCatalog,
+    kinds: Collection[str],
+    *,
+    over: Callable[[], bool],
+    rest: Callable[[float], object] = time.sleep,
+) -> list[work.Post]:
+    """Make the posts of a worker: `score`, `learn`, `report` (which also sends, and reads the documents of others), or several.
 
-    `over` says whether the process was told to stop: long work gives up then.
+    `over` says whether the process was told to stop: long work gives up then. `rest` waits, and wakes when it is told.
+    A worker that scores and learns scores between two steps of learning.
     """
-    if kind == "score":
-        return [_score_post(config, catalog)]
-    if kind == "learn":
-        return [_learn_post(config, catalog, over)]
-    return [_report_post(config, catalog), _send_post(config, catalog), _label_post(config, catalog)]
+    posts = [_score_post(config, catalog)] if "score" in kinds else []
+    if "report" in kinds:
+        posts += [_report_post(config, catalog), _send_post(config, catalog), _label_post(config, catalog)]
+    if "learn" in kinds:
+        scoring = posts[0] if "score" in kinds else None
+        posts.append(_learn_post(config, catalog, _yielding(config, catalog, scoring, over=over, rest=rest)))
+    return posts
 
 
 def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
@@ -215,15 +228,26 @@ def _label_post(config: Config, catalog: SqlCatalog) -> work.Post:
     return work.Post(kind=JobKind.LABEL, step=work.one_by_one(step))
 
 
-def _learn_post(config: Config, catalog: SqlCatalog, over: Callable[[], bool]) -> work.Post:
+def _yielding(
+    config: Config,
+    catalog: SqlCatalog,
+    scoring: work.Post | None,
+    *,
+    over: Callable[[], bool],
+    rest: Callable[[float], object],
+) -> Watch:
+    """Learning gives way to scoring by other processes, or does it itself where it has the post for it."""
+    name, policy = worker_name("score"), work_policy(config)
+    meanwhile = partial(work.work_once, scoring, catalog=catalog, worker=name, policy=policy) if scoring else None
+    return Yielding(catalog=catalog, rest=rest, over=over, meanwhile=meanwhile)
+
+
+def _learn_post(config: Config, catalog: SqlCatalog, give_way: Watch) -> work.Post:
     """torch is loaded when the first round begins: a hospital without labels pays nothing for the role."""
 
-    def watch(what: str, done: int, total: int) -> None:
-        if over():
-            raise Interrupted(f"told to stop while at {what}, {done} of {total}")
-
     def step(job: Job) -> None:
-        store = open_model_store(config)
+        store, progress = open_model_store(config), Progress(job, catalog=catalog)
+        watch = _both(progress, give_way)
         with store.alone("learn"):
             learnt = learn.learn_job(
                 job, catalog=catalog, trainer=_trainer(config, store), policy=learn_policy(config), watch=watch
@@ -232,6 +256,14 @@ def _learn_post(config: Config, catalog: SqlCatalog, over: Callable[[], bool]) -
         log.info("learning ended", result=learnt.result.value, reason=learnt.reason, version=number)
 
     return work.Post(kind=JobKind.LEARN, step=work.one_by_one(step))
+
+
+def _both(first: Watch, second: Watch) -> Watch:
+    def watch(what: str, done: int, total: int) -> None:
+        first(what, done, total)
+        second(what, done, total)
+
+    return watch
 
 
 def build_call_to_learn(config: Config, catalog: SqlCatalog) -> Callable[[], bool]:
@@ -247,8 +279,8 @@ def _trainer(config: Config, store: ModelStore) -> ClipTrainer:
 
 
 def learn_now(config: Config, catalog: SqlCatalog, *, watch: Watch, again: bool = False) -> learn.Learnt:
-    """Learn from the labels, one process at a time. TryAgain where another one does."""
-    store = open_model_store(config)
+    """Learn from the labels, one process at a time, behind whatever arrives. TryAgain where another one learns."""
+    store, watch = open_model_store(config), _both(watch, Yielding(catalog=catalog))
     with store.alone("learn"):
         return learn.learn(catalog=catalog, trainer=_trainer(config, store), policy=learn_policy(config), watch=watch, again=again)
 

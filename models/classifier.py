@@ -64,7 +64,10 @@ class Classifier:
         wanted = int(self.encoder.architecture.config["embed_dim"])
         for head in (self.head, *([self.unfrozen.head] if self.unfrozen else [])):
             if (given := head.directions.shape[1]) != wanted:
-                raise WeightsIncompatible(f"the head expects vectors of {given} numbers, the encoder gives {wanted}")
+                raise WeightsIncompatible(
+                    f"the head expects vectors of {given} numbers, the encoder gives {wanted}",
+                    hint="use the base that it was learnt on",
+                )
             if len(head.bias) != len(self.head.bias):
                 raise WeightsIncompatible("the two heads of the version do not score the same findings")
 

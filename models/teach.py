@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -204,7 +204,12 @@ class _Round:
     def _fit(self, rows: Rows) -> Fitted:
         labels = self._films.labels[rows]
         shots = int(np.median((labels == 1).sum(axis=0)[learnable(labels)]))
+        before, fits = self._fitting, int(self._fold.max()) + 2  # each fold is left out once, then none
         self._fitting += 1
+
+        def on_step(done: int, steps: int) -> None:
+            self._watch("unfreezing", before * steps + done, fits * steps)
+
         return fit(
             self._encoder,
             self._activations[torch.from_numpy(rows)],
@@ -213,7 +218,7 @@ class _Round:
             self._plan.recipe,
             steps=self._plan.recipe.steps(shots),
             seed=self._plan.seed,
-            on_step=partial(self._watch, f"unfreezing, fit {self._fitting} of {int(self._fold.max()) + 2}"),
+            on_step=on_step,
         )
 
     def _score_partial(self, rows: Rows, held_out: Rows) -> Floats:

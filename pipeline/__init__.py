@@ -12,10 +12,15 @@ The fast line, one step a file, in order:
     score     images -> 14 scores each -> predictions of the study + a report job
     report    predictions -> report row with its UID -> SR bytes -> a send job; then SR -> archive
 
-The slow loop, whose first steps are here:
+The slow loop:
 
     labels    tables, desks and documents (SR, KOS) of readers -> statements in the catalog, append-only
     resolve   statements -> one state for each study and finding, and the conflicts
+    learn     one state for each -> a candidate version, measured -> the serving one, or a rejected one with the reason
+    versions  which version serves: a person's word, or files that have gone bad
+    rescore   another version serves -> the archive is scored again, behind whatever arrives
+
+`yielding` lets what arrives go before what is learnt, and `progress` tells how far a long step is.
 
 `work` claims jobs, runs steps and retries, quarantines or finishes them. `housekeeping` looks for what is stuck.
 `rules` holds every decision that has a medical or operational meaning, as pure functions. `ports` is what the steps need of the

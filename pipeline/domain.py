@@ -301,7 +301,8 @@ class Lesson:
 class Course:
     """All that a round of learning rests on. `lessons` are in order of StudyInstanceUID; `findings` have enough of both kinds.
 
-    `background`: films of the archive, whose labels, if any, are not looked at.
+    `background`: films of the archive, whose labels, if any, are not looked at. `monitored`: labelled studies that were drawn by
+    lot to measure with, of patients of whom nothing is in `lessons`.
     """
 
     lessons: tuple[Lesson, ...]
@@ -310,11 +311,15 @@ class Course:
     serving: ModelVersion
     label_fingerprint: str
     newest_label: int = 0  # id of the last statement that was looked at
+    monitored: tuple[Lesson, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """A candidate and another version on the same cases, neither of which had seen the patients.
+
+    `monitoring`: the cases are those of the monitoring sample, drawn by lot; else those that were learnt from, with each patient
+    held out.
 
     `candidate` and `other` are mean AUCs over the findings; NaN where undefined. `lower` and `upper` bound their difference at
     95 % over resamples of patients, `better` is the share (0..1) of resamples in which the candidate is not worse. `worse`:
@@ -330,6 +335,7 @@ class Comparison:
     upper: float
     better: float
     worse: tuple[str, ...] = ()
+    monitoring: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

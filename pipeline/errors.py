@@ -18,7 +18,9 @@ RadclipdError
 └── CannotStart             the process must stop and say why
     ├── ConfigurationError  file, key, nearest key
     ├── NoWeights           no model version serves
-    ├── WeightsRejected     weights that are not what their card says
+    ├── WeightsRejected     weights that cannot be served
+    │   ├── WeightsCorrupt      bytes that are not what their card says
+    │   └── WeightsIncompatible sound bytes of another architecture, or of another release
     └── SchemaMismatch      the catalog's schema is not this release's
 """
 
@@ -125,7 +127,15 @@ class NoWeights(CannotStart):
 
 
 class WeightsRejected(CannotStart):
-    """Weights whose content is not what their card says."""
+    """Weights that cannot be served."""
+
+
+class WeightsCorrupt(WeightsRejected):
+    """The bytes are not what the card says: a damaged disk, a copy cut short, a hand that should not have been there."""
+
+
+class WeightsIncompatible(WeightsRejected):
+    """The bytes are what they were, and do not fit: another architecture, another release, libraries that compute otherwise."""
 
 
 class SchemaMismatch(CannotStart):

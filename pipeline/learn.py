@@ -110,7 +110,9 @@ def _course(tx: Transaction, policy: LearnPolicy) -> tuple[Course, rules.Learnab
         raise NoWeights("no model version serves", hint="radclipd model import FILE, or radclipd model fetch TAG")
     statements = tx.labels.all()
     aside = _monitored(tx, statements)
-    lessons = [lesson for lesson in _lessons(tx, statements, policy) if lesson.patient not in aside]
+    labelled = list(_lessons(tx, statements, policy))
+    lessons = [lesson for lesson in labelled if lesson.patient not in aside]
+    drawn = {label.study_instance_uid for label in statements if label.asked_because == rules.MONITORING}
     found = rules.learnable(lessons, minimum_positives=policy.minimum_positives)
     wanted = [finding in found.findings for finding in FINDINGS]
     taught = [_only(lesson, wanted) for lesson in lessons]
@@ -122,6 +124,7 @@ def _course(tx: Transaction, policy: LearnPolicy) -> tuple[Course, rules.Learnab
         serving=serving,
         label_fingerprint=_fingerprint(taught),
         newest_label=max((label.id for label in statements), default=0),
+        monitored=tuple(lesson for lesson in labelled if lesson.study_instance_uid in drawn),
     )
     return course, found
 
@@ -189,7 +192,7 @@ def _nothing_made(learnt: Learnt, job: Job | None, catalog: Catalog) -> Learnt:
     if job is not None:
         with catalog.begin() as tx:
             tx.audit(AuditEvent("learn", "done", "", f"{learnt.result.value}: {learnt.reason}"))
-            tx.jobs.finish(job)
+            _finish(tx, job, learnt)
     return learnt
 
 
@@ -206,10 +209,17 @@ def _commit(candidate: Candidate, course: Course, job: Job | None, *, catalog: C
         if result is LearnResult.PROMOTED:
             tx.versions.serve(made.number)
         tx.audit(AuditEvent("learn", "done", f"version {made.number}", f"{result.value}: {reason}"))
+        learnt = Learnt(result, reason, tx.versions.find(made.number) or made)
         if job is not None:
-            tx.jobs.finish(job)
-        made = tx.versions.find(made.number) or made
-    return Learnt(result, reason, made)
+            _finish(tx, job, learnt)
+    return learnt
+
+
+def _finish(tx: Transaction, job: Job, learnt: Learnt) -> None:
+    """The job keeps what became of it, also where no version did."""
+    number = learnt.version.number if learnt.version else None
+    tx.jobs.note(job, {"result": learnt.result.value, "reason": learnt.reason, "version": number})
+    tx.jobs.finish(job)
 
 
 def _result(verdict: rules.Verdict, gate: rules.GatePolicy, *, compared: bool) -> tuple[LearnResult, str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from pipeline.domain import (
     AuditEvent,
@@ -19,9 +19,6 @@ from pipeline.domain import (
     Document,
     Header,
     Image,
-    Job,
-    JobKind,
-    JobState,
     ModelVersion,
     Prediction,
     Report,
@@ -33,6 +30,7 @@ from pipeline.domain import (
     StudyState,
     VersionState,
 )
+from pipeline.job_ports import Circuits, Jobs
 from pipeline.label_ports import Labels, Requests
 
 
@@ -75,9 +73,10 @@ class Studies(Protocol):
         """Return the StudyInstanceUIDs of the studies that arrived last and are complete, newest first."""
 
     def unscored(self, version: int, *, limit: int) -> list[str]:
-        """Return the StudyInstanceUIDs of reported studies without predictions of this version, newest first.
+        """Return the StudyInstanceUIDs of studies without predictions of this version that came to their end, newest first.
 
-        Those with a score job that waits, runs or is in quarantine are left out.
+        The end is a report in the archive, or one that the archive refused. Those with a score job that waits, runs or is in
+        quarantine are left out.
         """
 
     def documents(self) -> list[str]:
@@ -166,54 +165,6 @@ class Versions(Protocol):
 
     def serve(self, number: int) -> None:
         """Make this version the serving one and retire the one that served."""
-
-
-class Jobs(Protocol):
-    """The queue."""
-
-    def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = 100) -> int | None:
-        """Enqueue; lower priority numbers run first. Where one of this kind and subject waits already, it takes the new
-        payload and None is returned."""
-
-    def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1) -> list[Job]:
-        """Lease up to `limit` due jobs, or jobs whose lease ran out, each with a fresh random token. Counts the try."""
-
-    def extend(self, job: Job, *, lease_seconds: float) -> None:
-        """Heartbeat. LeaseLost when the token is no longer ours."""
-
-    def finish(self, job: Job) -> None:
-        """Mark done, inside the transaction that holds the job's result. LeaseLost when the token is no longer ours."""
-
-    def retry(self, job: Job, *, error: str, delay_seconds: float, counts: bool = True) -> None:
-        """Give the job back, due after the delay; `counts=False` takes the try back. A lost lease is not an error here."""
-
-    def quarantine(self, job: Job, *, error: str) -> None:
-        """Set the job aside for a person. A lost lease is not an error here."""
-
-    def is_open(self, kind: JobKind, subject: str) -> bool:
-        """Say whether a job of this kind and subject waits, runs or is in quarantine."""
-
-    def counts(self) -> dict[tuple[JobKind, JobState], int]:
-        """Return how many jobs there are of each kind and state."""
-
-    def purge_done(self, *, older_than_days: float) -> int:
-        """Delete jobs that were done longer ago; return how many."""
-
-    def requeue(self, ids: Sequence[int] | None = None) -> int:
-        """Put quarantined jobs (all, or these) back to waiting with their tries cleared; return how many."""
-
-
-class Circuits(Protocol):
-    """One breaker per destination, shared by all workers through the catalog."""
-
-    def admit(self, destination: str, *, probe_seconds: float) -> bool:
-        """True where the circuit is closed; where its rest is over, True for one caller and shut for others for probe_seconds."""
-
-    def failed(self, destination: str, *, threshold: int, rest_seconds: float) -> None:
-        """Count a failure to reach it; from `threshold` in a row on, the circuit opens for rest_seconds."""
-
-    def succeeded(self, destination: str) -> None:
-        """Close the circuit."""
 
 
 class Transaction(Protocol):

@@ -240,7 +240,7 @@ class GatePolicy:
 
     minimum_patients: int = 10
     confidence: float = 0.9
-    promote: Literal["auto", "by-hand"] = "auto"
+    promote: Literal["auto", "by-hand"] = "by-hand"
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,13 +252,26 @@ class Verdict:
 
 
 def may_promote(comparisons: Sequence[Comparison], policy: GatePolicy) -> Verdict:
-    """Decide upon a candidate: it must beat every other with the confidence asked for, and be worse in no finding for certain."""
-    if not comparisons:
+    """Decide upon a candidate: it must beat every other with the confidence asked for, and be worse in no finding for certain.
+
+    On the monitoring sample, which is small and shows few positives, it need not be better; but it must not be worse for certain.
+    """
+    if all(comparison.monitoring for comparison in comparisons):
         return Verdict(False, "it was compared with nothing")
     for comparison in comparisons:
-        if reason := _why_not_better(comparison, policy):
+        if reason := (_why_worse if comparison.monitoring else _why_not_better)(comparison, policy):
             return Verdict(False, reason)
-    return Verdict(True, "; ".join(_in_words(comparison) for comparison in comparisons))
+    told = [comparison for comparison in comparisons if not math.isnan(comparison.candidate - comparison.other)]
+    return Verdict(True, "; ".join(_in_words(comparison) for comparison in told))
+
+
+def _why_worse(comparison: Comparison, policy: GatePolicy) -> str:
+    """Of the monitoring sample: nothing is certain of fewer patients than the gate asks for."""
+    if comparison.patients < policy.minimum_patients:
+        return ""
+    if comparison.worse:
+        return f"worse than {comparison.against} in {', '.join(comparison.worse)}; {_in_words(comparison)}"
+    return f"worse than {comparison.against} for certain; {_in_words(comparison)}" if comparison.upper < 0 else ""
 
 
 def _why_not_better(comparison: Comparison, policy: GatePolicy) -> str:
@@ -280,7 +293,7 @@ def _in_words(comparison: Comparison) -> str:
     return (
         f"mean AUC {comparison.candidate:.3f} against {comparison.other:.3f} of {comparison.against}"
         f" (difference {comparison.lower:+.3f} to {comparison.upper:+.3f}, not worse in {comparison.better:.0%} of resamples,"
-        f" {comparison.cases} cases of {comparison.patients} patients)"
+        f" {comparison.cases} {'monitoring ' if comparison.monitoring else ''}cases of {comparison.patients} patients)"
     )
 
 

@@ -7,7 +7,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline import rules, versions
-from pipeline.domain import AuditEvent, Image, Job, JobKind, ModelVersion, Prediction, Scores, StoredInstance, StudyState
+from pipeline.domain import (
+    AuditEvent,
+    Image,
+    Job,
+    JobKind,
+    ModelVersion,
+    Prediction,
+    ReportState,
+    Scores,
+    StoredInstance,
+    StudyState,
+)
 from pipeline.errors import PixelsUnreadable, RadclipdError
 from pipeline.ports import Catalog, ImageReader, Scorers, Transaction
 from pipeline.rescore import RESCORED
@@ -112,9 +123,13 @@ def _predict(tx: Transaction, job: Job, version: ModelVersion, scored: Sequence[
 
 
 def _worth_telling(tx: Transaction, study_instance_uid: str, predictions: Sequence[Prediction], policy: ScorePolicy) -> bool:
-    """Tell whether a study that was scored again gets another report. Changed: decides otherwise than the last report does."""
+    """Tell whether a study that was scored again gets another report. Changed: decides otherwise than the last report does.
+
+    A report that was never built, or that the archive refused, has told nobody anything.
+    """
     if policy.rescored != "changed":
         return policy.rescored == "all"
-    told = tx.reports.latest(study_instance_uid)
-    before = tx.scores.predictions(study_instance_uid, told.version) if told else []
+    last = tx.reports.latest(study_instance_uid)
+    told = last is not None and last.state in (ReportState.BUILT, ReportState.SENT)
+    before = tx.scores.predictions(study_instance_uid, last.version) if last is not None and told else []
     return [prediction.decision for prediction in before] != [prediction.decision for prediction in predictions]

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from pipeline.domain import AuditEvent, ModelVersion, VersionState
-from pipeline.errors import NoWeights, RadclipdError, Refused, WeightsRejected
+from pipeline.errors import NoWeights, RadclipdError, Refused, WeightsCorrupt, WeightsRejected
 from pipeline.ports import Catalog, Scorer, Scorers, Transaction
 
 log = logging.getLogger("radclipd.versions")
@@ -77,12 +77,20 @@ def _fall_back(serving: ModelVersion, before: ModelVersion, error: RadclipdError
         scorer = scorers.load(before)
     except (NoWeights, WeightsRejected):
         raise error from None  # not a version has gone bad, but the folder or the base that they share
+    fault = _fault(error)
     log.error(
         "serving version cannot be loaded; the one before it serves again",
-        extra={"version": serving.number, "before": before.number, "error": str(error), "hint": error.hint},
+        extra={"version": serving.number, "before": before.number, "fault": fault, "error": str(error), "hint": error.hint},
     )
-    _replace(serving, before, because=f"cannot be loaded: {error}", outcome="failed", catalog=catalog, source="")
+    _replace(serving, before, because=f"cannot be loaded, {fault}: {error}", outcome="failed", catalog=catalog, source="")
     return scorer
+
+
+def _fault(error: RadclipdError) -> str:
+    """Say whether to look for a backup (missing, corrupt) or at the release and its libraries (incompatible)."""
+    if isinstance(error, NoWeights):
+        return "missing"
+    return "corrupt" if isinstance(error, WeightsCorrupt) else "incompatible"
 
 
 def _replace(broken: ModelVersion, before: ModelVersion, *, because: str, outcome: str, catalog: Catalog, source: str) -> None:

@@ -202,9 +202,19 @@ class FakeStudies:
         found = [
             study
             for uid, study in reversed(self._t.studies.items())
-            if study.state is StudyState.REPORTED and (uid, version) not in self._t.predictions and uid not in in_hand
+            if self._ended(study) and (uid, version) not in self._t.predictions and uid not in in_hand
         ]
         return [study.study_instance_uid for study in sorted(found, key=lambda s: s.received_at, reverse=True)][:limit]
+
+    def _ended(self, study: Study) -> bool:
+        if study.state is not StudyState.SCORED:
+            return study.state is StudyState.REPORTED
+        uid = study.study_instance_uid
+        told = [report.state for report in self._t.reports.values() if report.study_instance_uid == uid]
+        unfinished = (JobState.WAITING, JobState.RUNNING)
+        rows = (row.job for row in self._t.jobs.values())
+        on_its_way = any(job.kind is JobKind.REPORT and job.subject == uid and job.state in unfinished for job in rows)
+        return told[-1:] == [ReportState.REFUSED] and not on_its_way
 
     def documents(self) -> list[str]:
         kinds = {rules.ObjectKind.REPORT, rules.ObjectKind.KEY_OBJECTS}
@@ -447,6 +457,12 @@ class FakeJobs:
             raise LeaseLost(f"job {job.id} is no longer ours")
         row.job, row.lease_until, row.finished_at = replace(row.job, state=JobState.DONE), None, self._now()
 
+    def note(self, job: Job, notes: Mapping[str, Any]) -> None:
+        row = self._held(job)
+        if row is None:
+            raise LeaseLost(f"job {job.id} is no longer ours")
+        row.job = replace(row.job, payload={**job.payload, **notes})
+
     def retry(self, job: Job, *, error: str, delay_seconds: float, counts: bool = True) -> None:
         row = self._held(job)
         if row is None:
@@ -466,6 +482,11 @@ class FakeJobs:
     def is_open(self, kind: JobKind, subject: str) -> bool:
         rows = (row.job for row in self._t.jobs.values())
         return any((job.kind, job.subject) == (kind, subject) and job.state is not JobState.DONE for job in rows)
+
+    def pressing(self, kind: JobKind, *, before: int) -> bool:
+        urgent = [r for r in self._t.jobs.values() if r.job.kind is kind and r.priority < before]
+        due = any(r.job.state is JobState.WAITING and r.run_at <= self._now() for r in urgent)
+        return due or any(r.lease_until is not None and r.lease_until > self._now() for r in urgent)
 
     def counts(self) -> dict[tuple[JobKind, JobState], int]:
         return dict(Counter((r.job.kind, r.job.state) for r in self._t.jobs.values()))

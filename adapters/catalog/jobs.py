@@ -83,6 +83,9 @@ class SqlJobs:
     def finish(self, job: Job) -> None:
         self._put(job, state=DONE, finished_at=now(), error="", **NOT_HELD)
 
+    def note(self, job: Job, notes: Mapping[str, Any]) -> None:
+        self._put(job, payload={**job.payload, **notes})
+
     def retry(self, job: Job, *, error: str, delay_seconds: float, counts: bool = True) -> None:
         attempts = job.attempts if counts else job.attempts - 1
         again = {"state": WAITING, "attempts": attempts, "run_at": in_seconds(delay_seconds), "error": words(error)}
@@ -98,6 +101,12 @@ class SqlJobs:
     def is_open(self, kind: JobKind, subject: str) -> bool:
         query = select(jobs.c.id).where(jobs.c.kind == kind.value, jobs.c.subject == subject, jobs.c.state != DONE).limit(1)
         return self._connection.scalar(query) is not None
+
+    def pressing(self, kind: JobKind, *, before: int) -> bool:
+        urgent = and_(jobs.c.kind == kind.value, jobs.c.priority < before)
+        due = select(jobs.c.id).where(_is(WAITING), urgent, jobs.c.run_at <= now()).limit(1)
+        held = select(jobs.c.id).where(_is(RUNNING), urgent, jobs.c.lease_until > now()).limit(1)
+        return any(self._connection.scalar(query) is not None for query in (due, held))
 
     def counts(self) -> dict[tuple[JobKind, JobState], int]:
         query = select(jobs.c.kind, jobs.c.state, func.count()).group_by(jobs.c.kind, jobs.c.state)

@@ -11,10 +11,21 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.catalog.chunks import chunks
 from adapters.catalog.clock import in_seconds, now
-from adapters.catalog.tables import instances, jobs, labels, patients, predictions, requests, series, studies
+from adapters.catalog.tables import instances, jobs, labels, patients, predictions, reports, requests, series, studies
 from adapters.catalog.words import words
 from pipeline import rules
-from pipeline.domain import FINDINGS, Header, JobKind, JobState, Sender, StoredFile, StoredInstance, Study, StudyState
+from pipeline.domain import (
+    FINDINGS,
+    Header,
+    JobKind,
+    JobState,
+    ReportState,
+    Sender,
+    StoredFile,
+    StoredInstance,
+    Study,
+    StudyState,
+)
 
 OWN_COLUMNS = ("sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "instance_number")
 """Fields of a Header with a column of their own in `instances`; the others are in its `header`."""
@@ -174,7 +185,7 @@ class SqlStudies:
         )
         query = (
             select(studies.c.study_instance_uid)
-            .where(studies.c.state == StudyState.REPORTED.value, ~scored, ~in_hand)
+            .where(or_(studies.c.state == StudyState.REPORTED.value, _refused()), ~scored, ~in_hand)
             .order_by(studies.c.received_at.desc(), studies.c.id.desc())
             .limit(limit)
         )
@@ -226,6 +237,18 @@ class SqlStudies:
             .returning(studies.c.revision)
         )
         return int(self._connection.execute(statement).scalar_one())
+
+
+def _refused() -> ColumnElement[bool]:
+    """A study whose last report the archive has refused for good, and of which no other is on its way."""
+    last = select(reports.c.state).where(reports.c.study == studies.c.id).order_by(reports.c.id.desc()).limit(1)
+    on_its_way = exists().where(
+        jobs.c.kind == JobKind.REPORT.value,
+        jobs.c.subject == studies.c.study_instance_uid,
+        jobs.c.state.in_([JobState.WAITING.value, JobState.RUNNING.value]),
+    )
+    scored = studies.c.state == StudyState.SCORED.value
+    return and_(scored, last.scalar_subquery() == ReportState.REFUSED.value, ~on_its_way)
 
 
 def _instances() -> Select[Any]:

@@ -72,11 +72,25 @@ FROM requests q JOIN studies s ON s.id = q.study""",
 SELECT number, state, name, base, weights_sha256, device_uid, marking, calibrated, label_fingerprint, thresholds, band,
     reason, card, created_at, served_at, retired_at
 FROM model_versions""",
-    "v_rescoring": """
+    "v_rescoring": f"""
 SELECT m.number AS version, m.name AS version_name, m.served_at, COUNT(*) AS studies,
-    SUM(CASE WHEN EXISTS (SELECT 1 FROM predictions p WHERE p.study = s.id AND p.version = m.number) THEN 1 ELSE 0 END) AS scored
-FROM model_versions m CROSS JOIN studies s WHERE m.state = 'serving' AND s.state = 'reported'
+    COUNT(p.study) AS scored, COUNT(CASE WHEN p.predicted_at >= m.served_at THEN 1 END) AS scored_since,
+    MAX(p.predicted_at) AS last_scored_at
+FROM model_versions m CROSS JOIN studies s
+    LEFT JOIN predictions p ON p.study = s.id AND p.version = m.number AND p.finding = '{FINDINGS[0]}'
+WHERE m.state = 'serving' AND (s.state = 'reported' OR (
+    s.state = 'scored' AND (SELECT r.state FROM reports r WHERE r.study = s.id ORDER BY r.id DESC LIMIT 1) = 'refused'))
 GROUP BY m.number, m.name, m.served_at""",
+    "v_learning": """
+SELECT j.id AS job, j.state, j.created_at, j.attempts, j.worker, j.stage, j.done, j.total,
+    j.seconds / NULLIF(j.done, 0) * (j.total - j.done) AS seconds_left, j.result, j.reason, j.version, j.error, j.finished_at
+FROM (SELECT id, state, created_at, attempts, worker, error, finished_at,
+        CASE WHEN state = 'running' THEN payload ->> 'stage' END AS stage,
+        CASE WHEN state = 'running' THEN CAST(payload ->> 'done' AS INTEGER) END AS done,
+        CASE WHEN state = 'running' THEN CAST(payload ->> 'total' AS INTEGER) END AS total,
+        CASE WHEN state = 'running' THEN CAST(payload ->> 'seconds' AS FLOAT) END AS seconds,
+        payload ->> 'result' AS result, payload ->> 'reason' AS reason, CAST(payload ->> 'version' AS INTEGER) AS version
+    FROM jobs WHERE kind = 'learn') j""",
     "v_jobs": """
 SELECT id, kind, subject, state, priority, run_at, attempts, worker, lease_until, error, created_at, finished_at
 FROM jobs""",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "finding",
+    "sample",
     "positives",
     "negatives",
     "auc",
@@ -26,7 +27,7 @@ COLUMNS = (
     "specificity_upper",
     "prevalence",
 )
-"""Of `card.learning.measures`."""
+"""Of `card.learning.measures`, then of `card.learning.monitoring.measures`."""
 
 
 def register(app: typer.Typer) -> None:
@@ -58,6 +59,17 @@ def learn(
 
 
 def measures_of(version: ModelVersion) -> list[tuple[Any, ...]]:
-    """Return a row of COLUMNS for each finding that the version has learnt; none for one that has learnt nothing."""
-    measures: dict[str, dict[str, Any]] = version.card.get("learning", {}).get("measures", {})
-    return [(finding, *(found.get(column) for column in COLUMNS[1:])) for finding, found in measures.items()]
+    """Return a row of COLUMNS for each finding that the version has learnt, then for each that the monitoring sample has labels of.
+
+    `sample`: "labels", of patients held out in learning, or "monitoring". None for a version that has learnt nothing.
+    """
+    learning = version.card.get("learning", {})
+    samples: dict[str, dict[str, dict[str, Any]]] = {
+        "labels": learning.get("measures", {}),
+        "monitoring": learning.get("monitoring", {}).get("measures", {}),
+    }
+    return [
+        (finding, sample, *(found.get(column) for column in COLUMNS[2:]))
+        for sample, measures in samples.items()
+        for finding, found in measures.items()
+    ]

@@ -48,9 +48,10 @@ def dispatch(ctx: typer.Context) -> None:
     roles.dispatch(config)
 
 
-def work(ctx: typer.Context, kind: Annotated[WorkKind, typer.Argument(help="What this worker does.")]) -> None:
-    """Work off jobs of one kind. As many workers on as many hosts as you like, when the catalog is PostgreSQL."""
-    config = config_of(ctx, role=f"work-{kind}")
+def work(ctx: typer.Context, kinds: Annotated[list[WorkKind], typer.Argument(metavar="KIND...", help="What it does.")]) -> None:
+    """Work off jobs: score, report, learn, or several. As many workers on as many hosts as you like, with PostgreSQL."""
+    wanted = [kind.value for kind in WorkKind if kind in kinds]
+    config = config_of(ctx, role=f"work-{'+'.join(wanted)}")
     from adapters import roles
 
-    roles.work(config, kind)
+    roles.work(config, wanted)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adapters.cli import output, query
+from adapters.cli import output, query, under_way
 from adapters.cli.learn import COLUMNS, measures_of
 from adapters.cli.settings import config_of
 from pipeline.errors import Refused
@@ -37,13 +37,16 @@ def versions(
     csv: output.CsvFlag = False,
     json: output.JsonFlag = False,
 ) -> None:
-    """List the model versions with their state and the reason for it; of one, the measures (--json: the whole card)."""
+    """List the model versions with their state and the reason for it, and tell what is under way; of one, the measures
+    (--json: the whole card)."""
     if number is None:
         sql = (
             "SELECT number, state, name, marking, calibrated, created_at, served_at, retired_at, reason"
             " FROM v_model_versions ORDER BY number"
         )
         query.query(ctx, sql, table=table, csv=csv, json=json)
+        for line in under_way.lines(config_of(ctx).catalog.url):
+            typer.echo(line, err=True)
         return
     form = output.chosen(table=table, csv=csv, json=json)
     with _catalog_of(ctx) as (_, catalog), catalog.read() as tx:

@@ -19,7 +19,7 @@ from models.classifier import Classifier
 from models.golden import DEVICE_TOLERANCE, TOLERANCE, Golden
 from models.prefix import prefix
 from pipeline.domain import FINDINGS, Image, ModelVersion, Scores, StoredInstance
-from pipeline.errors import ConfigurationError, WeightsRejected
+from pipeline.errors import ConfigurationError, WeightsCorrupt, WeightsIncompatible
 
 _RECALLED = 64  # films at a time
 
@@ -149,7 +149,7 @@ def load_scorer(
     with in_the_pipelines_words():
         base = read_base(base_folder(store_root, version.base), expected=version.card)
         if base.sha256 != version.weights_sha256:
-            raise WeightsRejected(
+            raise WeightsCorrupt(
                 f"version {version.number} contradicts itself on the SHA-256 of its weights", hint="import the weights again"
             )
         classifier = Classifier.of(base, read_addition(version, store_root)).to(chosen)
@@ -178,12 +178,12 @@ def choose_device(device: str) -> torch.device:
 def read_addition(version: ModelVersion, store_root: Path) -> Addition:
     """Read what a version adds to its base and hold it to the catalog: hash, number of findings.
 
-    CheckpointMissing, CheckpointCorrupt, WeightsIncompatible, WeightsRejected.
+    CheckpointMissing, CheckpointCorrupt; WeightsIncompatible of either tree.
     """
     sha256 = str(version.card.get("head", {}).get("sha256", ""))
     addition = Addition.from_tensors(read_tensors(version_folder(store_root, version.number), HEAD, sha256=sha256))
     if len(addition.head.bias) != len(FINDINGS):
-        raise WeightsRejected(
+        raise WeightsIncompatible(
             f"the head of version {version.number} scores {len(addition.head.bias)} findings, not {len(FINDINGS)}"
         )
     return addition

@@ -21,16 +21,15 @@ import torch
 
 from adapters.gpu.films import FilmReader
 from adapters.gpu.kept import Kept, KeptSettings
+from adapters.gpu.measures import UNKNOWN, Scores, comparison, described, measures, number, only
+from adapters.gpu.monitoring import Monitoring
 from adapters.gpu.scorer import choose_device, read_addition
 from adapters.gpu.words import in_the_pipelines_words
 from adapters.model_files import HEAD, base_folder
 from models.addition import Addition, Measured, Moved
 from models.base import Base, libraries, read_base
-from models.calibrate import rates
 from models.checkpoint import write_checkpoint
 from models.classifier import Classifier, Unfrozen
-from models.compare import compare
-from models.experiment.statistics import auc, brier
 from models.golden import Golden
 from models.head import LinearHead, zero_shot_head
 from models.prompts import Prompts, read_prompts
@@ -42,12 +41,9 @@ from pipeline.ports import ImageReader, Watch
 
 ENOUGH_TO_CALIBRATE = 20
 """Films that show a finding, from which on its score may be called a probability."""
-UNKNOWN = -1
 _CHUNK = 64
 
 _log = structlog.get_logger("radclipd.gpu")
-
-Scores = npt.NDArray[np.floating]
 
 
 class Store(Protocol):
@@ -124,9 +120,14 @@ class ClipTrainer:
                 lessons, films, lost = self._films(course, base, reader, watch)
             taught = teach(base.encoder, text, films, self._settings.plan, watch)
             before = read_addition(course.serving, self._store.root)
-            judged = _Judged(base, films, lessons, taught, reader, self._settings.plan)
+            judged = _Judged(base, films, lessons, taught, reader, watch, seed=self._settings.plan.seed)
             comparisons = judged.comparisons(text, before, course)
-            measures = judged.measures(text)
+            measured = judged.measures(text)
+            addition, thresholds = _addition(taught, before.head, judged.cases), _thresholds(taught, course)
+            sample = Monitoring(course.monitored, base, reader, watch, seed=self._settings.plan.seed)
+            served = {f"version {course.serving.number}": before} if course.serving.label_fingerprint else {}
+            vetoes, monitored = sample.judge(addition, text, served, thresholds)
+            comparisons += vetoes
             base.encoder.to(torch.device("cpu"))  # whose golden embeddings every other device is held to
         _log.info(
             "learnt",
@@ -137,11 +138,10 @@ class ClipTrainer:
             activations_read=kept.hits,
             activations_made=kept.misses,
         )
-        addition = _addition(taught, before.head, judged.cases)
         with in_the_pipelines_words():
-            row = _row(course, base, prompts, taught, films, addition, self._settings)
-        compared = [_described(comparison) for comparison in comparisons]
-        row.card["learning"] |= {"unreadable": lost, "measures": measures, "comparisons": compared}
+            row = _row(course, base, prompts, taught, films, addition, thresholds, self._settings)
+        compared = [described(comparison) for comparison in comparisons]
+        row.card["learning"] |= {"unreadable": lost, "measures": measured, "monitoring": monitored, "comparisons": compared}
         row.card["learning"]["newest_label"] = course.newest_label
         return ClipCandidate(tuple(comparisons), self._store, addition, row)
 
@@ -174,9 +174,19 @@ class ClipTrainer:
 class _Judged:
     """The candidate and others on the films that were learnt from, as if none of them had seen the patients."""
 
-    def __init__(self, base: Base, films: Films, lessons: Sequence[Lesson], taught: Taught, reader: FilmReader, plan: Plan) -> None:
-        self._base, self._films, self._taught, self._seed = base, films, taught, plan.seed
-        self._reader, self._images = reader, [lesson.image for lesson in lessons]
+    def __init__(
+        self,
+        base: Base,
+        films: Films,
+        lessons: Sequence[Lesson],
+        taught: Taught,
+        reader: FilmReader,
+        watch: Watch,
+        *,
+        seed: int,
+    ) -> None:
+        self._base, self._films, self._taught, self._seed = base, films, taught, seed
+        self._reader, self._watch, self._images = reader, watch, [lesson.image for lesson in lessons]
         self.cases = np.stack([_case(lesson.study_instance_uid) for lesson in lessons])
 
     def comparisons(self, text: LinearHead, before: Addition, course: Course) -> list[Comparison]:
@@ -188,42 +198,14 @@ class _Judged:
 
     def measures(self, text: LinearHead) -> dict[str, Any]:
         """Return for each finding that was learnt what its scores are worth, JSON-able; rates at the even odds."""
-        labels = np.where(np.isfinite(self._taught.scores), self._films.labels, UNKNOWN).astype(np.int8)
-        scores = np.where(labels == UNKNOWN, 0.0, self._taught.scores)
-        decided = scores >= self._taught.prevalence
-        sensitivity = rates(decided, labels == 1, self._films.patients, seed=self._seed)
-        specificity = rates(~decided, labels == 0, self._films.patients, seed=self._seed)
-        columns = {
-            "auc": auc(scores, labels),
-            "auc_zero_shot": auc(self._zero_shot(text), labels),
-            "brier": brier(scores, labels),
-            "prevalence": self._taught.prevalence,  # the threshold, too
-        }
-        for name, rate in (("sensitivity", sensitivity), ("specificity", specificity)):
-            columns |= {name: rate.value, f"{name}_lower": rate.lower, f"{name}_upper": rate.upper}
-        return {
-            finding: {
-                "positives": int((labels[:, column] == 1).sum()),
-                "negatives": int((labels[:, column] == 0).sum()),
-                **{name: _number(values[column]) for name, values in columns.items()},
-            }
-            for column, finding in enumerate(FINDINGS)
-            if self._taught.findings[column]
-        }
+        own, limits = self._taught.scores, self._taught.prevalence
+        found = measures(own, self._zero_shot(text), self._films.labels, self._films.patients, thresholds=limits, seed=self._seed)
+        for column, finding in enumerate(FINDINGS):
+            found[finding]["prevalence"] = number(limits[column])  # the threshold, too
+        return only(found, self._taught.findings)
 
     def _comparison(self, against: str, other: Scores) -> Comparison:
-        found = compare(self._taught.scores, other, self._films.labels, self._films.patients, seed=self._seed)
-        return Comparison(
-            against=against,
-            cases=found.cases,
-            patients=found.patients,
-            candidate=found.first,
-            other=found.second,
-            lower=found.lower,
-            upper=found.upper,
-            better=found.better,
-            worse=tuple(FINDINGS[column] for column in found.worse),
-        )
+        return comparison(against, self._taught.scores, other, self._films.labels, self._films.patients, seed=self._seed)
 
     def _zero_shot(self, text: LinearHead) -> Scores:
         return text.to(torch.device("cpu")).scores(self._films.features).numpy()
@@ -251,9 +233,10 @@ class _Judged:
         if (k := self._reader.cut) is not None and self._films.activations is not None and classifier.scores_from(k):
             own = torch.split(self._films.activations[:, 0], _CHUNK)
             return np.concatenate([classifier.score_activations(some, k=k) for some in own])
-        return np.concatenate([self._from_pixels(classifier, image) for image in self._images])
+        return np.concatenate([self._from_pixels(classifier, image, done) for done, image in enumerate(self._images, 1)])
 
-    def _from_pixels(self, classifier: Classifier, image: StoredInstance) -> Scores:
+    def _from_pixels(self, classifier: Classifier, image: StoredInstance, done: int) -> Scores:
+        self._watch("comparing with the version that serves", done, len(self._images))
         square = self._reader.square(image)
         if square is None:
             return np.full((1, len(FINDINGS)), np.nan)
@@ -275,14 +258,24 @@ def _addition(taught: Taught, older: LinearHead, cases: npt.NDArray[np.uint8]) -
     return Addition(LinearHead(**tensors), taught.moved, Measured(torch.from_numpy(cases.copy()), scores))
 
 
-def _row(
-    course: Course, base: Base, prompts: Prompts, taught: Taught, films: Films, addition: Addition, settings: TrainerSettings
-) -> ModelVersion:
-    """Return the version's row, without a number yet."""
-    thresholds = {
+def _thresholds(taught: Taught, course: Course) -> dict[str, float]:
+    return {
         finding: float(taught.prevalence[column]) if taught.findings[column] else course.serving.thresholds[finding]
         for column, finding in enumerate(FINDINGS)
     }
+
+
+def _row(
+    course: Course,
+    base: Base,
+    prompts: Prompts,
+    taught: Taught,
+    films: Films,
+    addition: Addition,
+    thresholds: dict[str, float],
+    settings: TrainerSettings,
+) -> ModelVersion:
+    """Return the version's row, without a number yet."""
     enough = ((films.labels == 1).sum(axis=0) >= ENOUGH_TO_CALIBRATE) & taught.findings
     return ModelVersion(
         number=0,
@@ -321,7 +314,7 @@ def _card(base: Base, prompts: Prompts, taught: Taught, films: Films, moved: Mov
             "findings": learnt,
             "kept": [finding for finding in FINDINGS if finding not in learnt],
             "folds": taught.folds,
-            "log_loss": {name: _number(tried.loss) for name, tried in taught.tried.items()},
+            "log_loss": {name: number(tried.loss) for name, tried in taught.tried.items()},
             "training": dict(taught.training),
             "notes": list(taught.notes),
         },
@@ -333,20 +326,3 @@ def _card(base: Base, prompts: Prompts, taught: Taught, films: Films, moved: Mov
 
 def _weights(row: ModelVersion) -> dict[str, str]:
     return {"name": row.base, "sha256": row.weights_sha256}
-
-
-def _described(comparison: Comparison) -> dict[str, Any]:
-    numbers = ("candidate", "other", "lower", "upper", "better")
-    found: dict[str, Any] = {name: _number(getattr(comparison, name)) for name in numbers}
-    return {
-        "against": comparison.against,
-        "cases": comparison.cases,
-        "patients": comparison.patients,
-        "worse": list(comparison.worse),
-        **found,
-    }
-
-
-def _number(value: float) -> float | None:
-    """Round for people; JSON knows no NaN."""
-    return round(float(value), 6) if np.isfinite(value) else None

@@ -11,6 +11,9 @@ from pipeline import errors
 _WORDS: tuple[tuple[type[models_errors.ModelsError], type[errors.RadclipdError]], ...] = (
     (models_errors.CheckpointMissing, errors.NoWeights),
     (models_errors.CheckpointUnwritable, errors.OutOfResources),
+    (models_errors.CheckpointCorrupt, errors.WeightsCorrupt),
+    (models_errors.WeightsIncompatible, errors.WeightsIncompatible),
+    (models_errors.GoldenMismatch, errors.WeightsIncompatible),
     (models_errors.UnknownArchitecture, errors.Refused),
     (models_errors.CannotPartition, errors.Refused),
     (models_errors.NothingToLearn, errors.Refused),

@@ -52,6 +52,7 @@ limit = "1GiB"
 
 [learn]
 cron = ""  # the demonstration says when
+promote = "auto"  # it is nobody's patient
 
 [work]
 poll_seconds = 0.25

@@ -228,7 +228,7 @@ class LearnConfig(Section):
     )
     min_new_labels: Whole = Field(default=20, description="It learns when at least so many statements are new.")
     promote: Literal["auto", "by-hand"] = Field(
-        default="auto", description='A candidate that passes the gate: "auto" serves at once, "by-hand" waits for a person.'
+        default="by-hand", description='A candidate that passes the gate: "by-hand" waits for a person, "auto" serves at once.'
     )
     gate_patients: Whole = Field(default=10, description="Patients that a candidate must have been measured on.")
     gate_confidence: Fraction = Field(default=0.9, description="Share of resamples in which a candidate must not be worse.")

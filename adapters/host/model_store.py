@@ -18,7 +18,7 @@ from typing import Any
 
 from adapters.model_files import CARD, HEAD, WEIGHTS, base_folder, bases_folder, version_folder
 from pipeline.domain import ModelVersion
-from pipeline.errors import NoWeights, OutOfResources, Refused, TryAgain, WeightsRejected
+from pipeline.errors import NoWeights, OutOfResources, Refused, TryAgain, WeightsCorrupt
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _ABANDONED_SECONDS = 24 * 3600  # a staging folder this old belongs to a process that died
@@ -141,9 +141,9 @@ def _card(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise NoWeights(f"no model in {folder}: {error.strerror}", hint=_AGAIN) from error
     except ValueError as error:
-        raise WeightsRejected(f"{path} is not JSON", hint=_AGAIN) from error
+        raise WeightsCorrupt(f"{path} is not JSON", hint=_AGAIN) from error
     if not isinstance(card, dict) or not isinstance(card.get("weights"), dict) or "sha256" not in card["weights"]:
-        raise WeightsRejected(f"{path} is no model's card", hint=_AGAIN)
+        raise WeightsCorrupt(f"{path} is no model's card", hint=_AGAIN)
     return card
 
 

@@ -83,6 +83,10 @@ class Line:
         self.archive = FolderArchive(folder / "archive", countdown)
         self.chest = rules.ChestPolicy()
 
+    def play(self, scene: str) -> str:
+        """Play one of the scenes; return its outcome in one word."""
+        return {"receive": self.receive, "work": self.work_off}[scene]()
+
     def receive(self) -> str:
         dataset = dx(SOPInstanceUID="1.2.3.4", StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.3.0")
         body = encoded(dataset, EXPLICIT_LITTLE_ENDIAN)
@@ -100,13 +104,15 @@ class Line:
     def work_off(self) -> str:
         policy = settle.SettlePolicy(quiet_seconds=0, settle_on_release=False, chest=self.chest)
         settle.settle(catalog=self.catalog, archive=None, policy=policy)
-        posts = [work.Post(kind=kind, step=step) for kind, step in self._steps().items()]
-        loop = work.WorkPolicy(lease_seconds=0.3)
+        return self.work_at(work.WorkPolicy(lease_seconds=0.3))
+
+    def work_at(self, loop: work.WorkPolicy) -> str:
+        posts = [work.Post(kind=kind, step=step) for kind, step in self.steps().items()]
         while sum(work.work_once(post, catalog=self.catalog, worker="w", policy=loop) for post in posts):
             pass
         return "worked"
 
-    def _steps(self) -> dict[JobKind, work.Step]:
+    def steps(self) -> dict[JobKind, work.Step]:
         scoring = score.ScorePolicy(combine="max", chest=self.chest)
 
         def build(job: Job) -> None:
@@ -128,12 +134,15 @@ def prepare(url: str) -> None:
     catalog.dispose()
 
 
-def play(scene: str, deadly: int, folder: Path, url: str) -> tuple[str, int] | None:
-    """Play the scene in a forked process; return its outcome and how many steps it had, or None where it died of SIGKILL."""
+def play(scene: str, deadly: int, folder: Path, url: str, line: type[Line] = Line) -> tuple[str, int] | None:
+    """Play the scene in a forked process; return its outcome and how many steps it had, or None where it died of SIGKILL.
+
+    `line`: whose scenes they are.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        _play_and_exit(scene, deadly, folder, url, writer)
+        _play_and_exit(scene, deadly, folder, url, line, writer)
     os.close(writer)
     with os.fdopen(reader) as told:
         words = told.read().split()
@@ -144,13 +153,13 @@ def play(scene: str, deadly: int, folder: Path, url: str) -> tuple[str, int] | N
     return words[0], int(words[1])
 
 
-def _play_and_exit(scene: str, deadly: int, folder: Path, url: str, writer: int) -> None:
+def _play_and_exit(scene: str, deadly: int, folder: Path, url: str, made: type[Line], writer: int) -> None:
     try:
         countdown = Countdown(deadly)
-        line = Line(folder, url, countdown)
+        line = made(folder, url, countdown)
         for owner, name in ((os, "fsync"), (os, "replace"), (os, "rename"), (DefaultDialect, "do_commit")):
             countdown.around(owner, name)
-        outcome = line.receive() if scene == "receive" else line.work_off()
+        outcome = line.play(scene)
         os.write(writer, f"{outcome} {countdown.step}".encode())
     except BaseException:
         traceback.print_exc()

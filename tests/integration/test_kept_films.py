@@ -19,7 +19,7 @@ from models.classifier import STORED_TOLERANCE
 from pipeline import rescore
 from pipeline.domain import Scores
 from pipeline.work import Post, WorkPolicy, work_once
-from tests.integration.test_learn_by_hand import reported_film
+from tests.labelled_archive import reported_film
 from tests.models import tiny
 
 FILMS = 6

@@ -48,7 +48,7 @@ class Installation:
     def work(self) -> None:
         (post,) = [
             post
-            for post in wiring.build_posts(self.config, self.catalog, "report", over=lambda: False)
+            for post in wiring.build_posts(self.config, self.catalog, ["report"], over=lambda: False)
             if post.kind is JobKind.LABEL
         ]
         while work_once(post, catalog=self.catalog, worker="w", policy=wiring.work_policy(self.config)):

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from adapters import wiring
@@ -18,13 +17,12 @@ from adapters.host import config as configuration
 from adapters.host.config import LearnConfig
 from adapters.host.image_store import FileImageStore
 from adapters.host.model_store import ModelStore
-from pipeline.domain import Header, JobKind, JobState, Label, LabelState, Sender, StudyState
+from pipeline import learn, rescore
+from pipeline.domain import JobKind, JobState
 from pipeline.work import WorkPolicy, work_once
-from tests.builders import dx, file_of, pixels
+from tests import labelled_archive
 from tests.contract.test_verbs import ROOT, Radclipd, radclipd_on
 from tests.models import tiny
-
-SENDER = Sender("PACS", "127.0.0.1", "RADCLIPD")
 
 
 @pytest.fixture
@@ -38,65 +36,23 @@ def radclipd(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Radcl
     for key, folder in (("MODEL", "models"), ("STORAGE", "images"), ("PREFIX", "prefixes")):
         monkeypatch.setenv(f"RADCLIPD_{key}__DIRECTORY", str(tmp_path / folder))
     monkeypatch.setenv("RADCLIPD_LEARN__METHOD", "stage-1")
+    monkeypatch.setenv("RADCLIPD_LEARN__PROMOTE", "auto")
     monkeypatch.setenv("RADCLIPD_MODEL__DEVICE", "cpu")
     monkeypatch.setenv("RADCLIPD_SCORE__THREADS", "1")
     catalog, store = SqlCatalog(url), ModelStore(tmp_path / "models")
     (tmp_path / "models").mkdir()
     base = importer.keep_untrained(store, str(tiny.config_file(tmp_path)), seed=0)
     importer.register(catalog, store, base, threshold=0.5, band=0.05, serve=True)
-    images = FileImageStore(tmp_path / "images")
-    for number in range(16):
-        reported_film(catalog, images, number, effusion=number % 2 == 0)
+    labelled_archive.fill(catalog, FileImageStore(tmp_path / "images"))
     catalog.dispose()
     return radclipd_on(url)
-
-
-def reported_film(catalog: SqlCatalog, images: FileImageStore, number: int, *, effusion: bool) -> None:
-    film = np.random.default_rng(number).integers(1200, 1800, size=(64, 64))
-    if effusion:
-        film[40:60, 4:24] += 2000
-    made = dx(StudyInstanceUID=f"1.2.{number}", SOPInstanceUID=f"1.2.{number}.1", PatientID=f"P{number}")
-    pixels(made, film, bits=12)
-    header = Header(
-        study_instance_uid=made.StudyInstanceUID,
-        sop_instance_uid=made.SOPInstanceUID,
-        series_instance_uid=made.SeriesInstanceUID,
-        sop_class_uid=made.SOPClassUID,
-        transfer_syntax_uid="1.2.840.10008.1.2.1",
-        patient_id=made.PatientID,
-        view_position="PA",
-        body_part_examined="CHEST",
-        has_pixels=True,
-    )
-    with catalog.begin() as tx:
-        tx.studies.add_instance(header, images.write(file_of(made)), SENDER, opens_study=True)
-        tx.studies.put_state(header.study_instance_uid, StudyState.REPORTED)
-
-
-def _label(url: str) -> None:
-    catalog = SqlCatalog(url)
-    with catalog.begin() as tx:
-        tx.labels.append(
-            [
-                Label(
-                    study_instance_uid=f"1.2.{number}",
-                    finding="Effusion",
-                    state=LabelState.ABSENT if number % 2 else LabelState.PRESENT,
-                    reader="alice",
-                    source="test",
-                    stated_at=tx.now(),
-                )
-                for number in range(16)
-            ]
-        )
-    catalog.dispose()
 
 
 def test_a_version_is_learnt_promoted_and_taken_back(radclipd: Radclipd, url: str) -> None:
     nothing = radclipd("learn", "--json")
     assert (nothing.returncode, json.loads(nothing.stdout)) == (0, []), nothing.stderr
     assert "nothing to learn: no study" in nothing.stderr
-    _label(url)
+    labelled_archive.label(url)
     learnt = radclipd("learn", "--json")
     assert learnt.returncode == 0, learnt.stderr
     (row,) = json.loads(learnt.stdout)
@@ -121,7 +77,7 @@ def test_a_version_is_learnt_promoted_and_taken_back(radclipd: Radclipd, url: st
 
 
 def test_the_worker_gives_up_when_told_to_and_learns_at_its_next_start(radclipd: Radclipd, url: str, tmp_path: Path) -> None:
-    _label(url)
+    labelled_archive.label(url)
     config = configuration.load(ROOT / "deploy/radclipd.toml")
     config = config.model_copy(update={"catalog": config.catalog.model_copy(update={"url": url})})
     catalog = SqlCatalog(url)
@@ -129,7 +85,7 @@ def test_the_worker_gives_up_when_told_to_and_learns_at_its_next_start(radclipd:
     stopped = True
 
     def work() -> int:
-        (post,) = wiring.build_posts(config, catalog, "learn", over=lambda: stopped)
+        (post,) = wiring.build_posts(config, catalog, ["learn"], over=lambda: stopped)
         policy = WorkPolicy(retry_base_seconds=0.001, retry_cap_seconds=0.001)
         return work_once(post, catalog=catalog, worker="w", policy=policy)
 
@@ -149,6 +105,37 @@ def test_the_worker_gives_up_when_told_to_and_learns_at_its_next_start(radclipd:
         with catalog.read() as tx:
             assert tx.jobs.counts() == {(JobKind.LEARN, JobState.DONE): 1}
             assert [version.state.value for version in tx.versions.all()] == ["retired", "serving"]
+    finally:
+        catalog.dispose()
+
+
+def test_learning_rests_while_a_study_that_arrived_waits(radclipd: Radclipd, url: str) -> None:
+    """The score worker is played by what is done while learning rests."""
+    labelled_archive.label(url)
+    config = configuration.load(ROOT / "deploy/radclipd.toml")
+    config = config.model_copy(update={"catalog": config.catalog.model_copy(update={"url": url})})
+    catalog = SqlCatalog(url)
+    with catalog.begin() as tx:
+        tx.jobs.put(JobKind.LEARN, learn.ALL_LABELS)
+        tx.jobs.put(JobKind.SCORE, "1.2.0")
+        tx.jobs.put(JobKind.SCORE, "1.2.1", priority=rescore.PRIORITY)
+    rests: list[tuple[str, str]] = []
+
+    def rest(seconds: float) -> None:
+        with catalog.begin() as tx:
+            if rests:
+                (job,) = tx.jobs.claim([JobKind.SCORE], worker="scorer", lease_seconds=60)
+                tx.jobs.finish(job)
+            rests.append((job.subject if rests else "", query.run(url, "SELECT state FROM v_learning")[1][0][0]))
+
+    (post,) = wiring.build_posts(config, catalog, ["learn"], over=lambda: False, rest=rest)
+    try:
+        assert work_once(post, catalog=catalog, worker="w", policy=WorkPolicy()) == 1
+        assert rests == [("", "running"), ("1.2.0", "running")]
+        with catalog.read() as tx:
+            counts = tx.jobs.counts()
+        assert counts[JobKind.LEARN, JobState.DONE] == 1
+        assert counts[JobKind.SCORE, JobState.WAITING] == 1  # of the archive
     finally:
         catalog.dispose()
 

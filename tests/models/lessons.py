@@ -16,6 +16,7 @@ from models.teach import Method, Plan
 from pipeline import learn, rules
 from pipeline.domain import Header, Image, Label, LabelState, ModelVersion, Sender, StoredFile, StoredInstance, StudyState
 from pipeline.errors import PixelsUnreadable
+from pipeline.ports import Watch
 from pipeline.resolve import LabelPolicy
 from tests.fakes import FakeCatalog
 from tests.models import tiny
@@ -50,7 +51,7 @@ class Ward:
     def __init__(self, root: Path, *, method: Method = "auto") -> None:
         self.catalog, self.films, self.store = FakeCatalog(), Films(), ModelStore(root / "models")
         self.zero_shot = tiny.served(root / "models", catalog=self.catalog)
-        self.gate = rules.GatePolicy(minimum_patients=8, confidence=0.8)
+        self.gate = rules.GatePolicy(minimum_patients=8, confidence=0.8, promote="auto")
         self.plan = Plan(method=method, recipe=RECIPE, folds=4)
         self.kept: KeptSettings | None = None
         self.told: list[str] = []
@@ -107,7 +108,7 @@ class Ward:
         settings = TrainerSettings(plan=self.plan, minimum_positives=4, band=0.05, device="cpu", threads=1, kept=kept)
         return ClipTrainer(self.store, self.films, settings)
 
-    def learn(self, *, again: bool = False) -> learn.Learnt:
+    def learn(self, *, again: bool = False, watch: Watch | None = None) -> learn.Learnt:
         policy = learn.LearnPolicy(
             labels=LabelPolicy(), chest=rules.ChestPolicy(), gate=self.gate, minimum_positives=4, background=50
         )
@@ -115,7 +116,7 @@ class Ward:
             catalog=self.catalog,
             trainer=self.trainer(),
             policy=policy,
-            watch=lambda what, done, total: self.told.append(what),
+            watch=watch or (lambda what, done, total: self.told.append(what)),
             again=again,
         )
 

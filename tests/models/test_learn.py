@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sklearn.metrics import roc_auc_score
 
-from adapters.gpu.scorer import load_scorer
+from adapters.gpu.scorer import ClipScorers, load_scorer
 from adapters.model_files import HEAD
-from pipeline import rules
+from pipeline import rules, versions
 from pipeline.domain import FINDINGS, ModelVersion, VersionState
-from pipeline.errors import NoWeights, OutOfResources, Refused, WeightsRejected
+from pipeline.errors import Interrupted, NoWeights, OutOfResources, Refused, WeightsCorrupt, WeightsIncompatible
 from pipeline.learn import LearnResult
 from pipeline.ports import Scorer
+from tests.models import tiny
 from tests.models.lessons import Ward
 
 
@@ -136,6 +138,62 @@ def test_the_monitoring_sample_is_never_learnt_from(ward: Ward) -> None:
     assert not {hashlib.sha256(study.encode()).digest() for study in ("1.2", "1.70")} & cases
 
 
+def test_the_monitoring_sample_measures_every_candidate(ward: Ward) -> None:
+    ward.labelled(16)
+    for number in range(40, 52):
+        ward.label(
+            ward.study(number, *(["Effusion"] if number % 2 else [])), {"Effusion": number % 2 == 1}, because=rules.MONITORING
+        )
+    ward.films.broken = {"1.40"}
+    learnt = ward.learn()
+    assert learnt.version is not None
+    kept = learnt.version.card["learning"]["monitoring"]
+    assert (kept["films"], kept["patients"], kept["unreadable"]) == (11, 11, 1)
+    assert list(kept["measures"]) == ["Effusion"]
+    found = kept["measures"]["Effusion"]
+    assert (found["positives"], found["negatives"], found["prevalence"]) == (6, 5, round(6 / 11, 6))
+    scored = scores(ward, learnt.version, [f"1.{number}" for number in range(41, 52)])[:, FINDINGS.index("Effusion")]
+    assert found["auc"] == roc_auc_score([number % 2 for number in range(41, 52)], scored)
+    assert found["sensitivity_lower"] <= found["sensitivity"] <= found["sensitivity_upper"]
+    (compared,) = [found for found in learnt.version.card["learning"]["comparisons"] if found["monitoring"]]
+    assert (compared["against"], compared["cases"]) == ("zero-shot", 11)
+    assert "11 monitoring cases of 11 patients" in learnt.reason
+    again = ward.learn(again=True).version
+    assert again is not None
+    against = [found["against"] for found in again.card["learning"]["comparisons"] if found["monitoring"]]
+    assert against == ["zero-shot", "version 2"]
+
+
+def test_a_candidate_that_fails_on_the_monitoring_sample_does_not_serve(ward: Ward) -> None:
+    """The labels that are learnt from have present and absent the wrong way round; those drawn by lot, as zero-shot, have not."""
+    for start, count, because in ((1, 24, ""), (40, 24, rules.MONITORING)):
+        for number in range(start, start + count):
+            shows = number % 2 == 1
+            ward.label(ward.study(number, *(["Effusion"] * shows)), {"Effusion": shows is bool(because)}, because=because)
+    learnt = ward.learn()
+    assert learnt.result is LearnResult.REJECTED
+    assert "worse than zero-shot in Effusion" in learnt.reason
+    assert "24 monitoring cases" in learnt.reason
+
+
+@pytest.mark.parametrize(
+    "stage", ["labelled films", "unfreezing", "films of the monitoring sample", "measuring on the monitoring sample"]
+)
+def test_a_round_can_be_stopped_at_every_stage(tmp_path: Path, stage: str) -> None:
+    ward = Ward(tmp_path, method="partial")
+    ward.labelled(12)
+    ward.label(ward.study(40), {"Effusion": False}, because=rules.MONITORING)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == stage:
+            raise Interrupted(what)
+
+    with pytest.raises(Interrupted, match=stage):
+        ward.learn(watch=stop)
+    assert [version.number for version in ward.versions()] == [1]
+    assert [path.name for path in ward.store.root.glob("versions/*")] == ["1"]
+
+
 @pytest.mark.parametrize("case", ["no labels", "one label", "all positive", "one patient", "noise"])
 def test_too_little_is_said_in_words(ward: Ward, case: str) -> None:
     match case:
@@ -201,8 +259,21 @@ def test_a_crash_before_the_commit_leaves_no_version(ward: Ward) -> None:
     assert loaded(ward, again.version).version.number == 2
 
 
-@pytest.mark.parametrize("damage", ["tampered", "truncated", "missing", "other encoder", "other golden", "older format"])
+DAMAGES = {
+    "tampered": WeightsCorrupt,
+    "truncated": WeightsCorrupt,
+    "missing": NoWeights,
+    "other encoder": WeightsIncompatible,
+    "other width": WeightsIncompatible,
+    "other golden": WeightsIncompatible,
+    "older format": WeightsIncompatible,
+    "no findings": WeightsIncompatible,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_learnt_version_is_held_to_its_card(tmp_path: Path, damage: str) -> None:
+    """What the bytes no longer are is told apart from sound bytes that do not fit."""
     ward = Ward(tmp_path, method="partial")
     ward.labelled(12)
     version = ward.learn().version
@@ -219,12 +290,35 @@ def test_a_learnt_version_is_held_to_its_card(tmp_path: Path, damage: str) -> No
             golden = version.card["moved_golden"]
             version = replace(version, card=version.card | {"moved_golden": golden | {"image": golden["image"][::-1]}})
         case _:
-            tensors = load_file(path)
-            name = "moved.k" if damage == "older format" else next(name for name in tensors if name.startswith("delta."))
-            tensors.pop(name)
-            save_file(tensors, path)
+            save_file(changed(load_file(path), damage), path)
             head = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
             version = replace(version, card=version.card | {"head": head})
-    with pytest.raises(NoWeights if damage == "missing" else WeightsRejected) as refused:
+    with pytest.raises(DAMAGES[damage]) as refused:
         loaded(ward, version)
     assert refused.value.hint
+
+
+def test_a_serving_version_whose_file_was_damaged_gives_way_to_the_one_before(ward: Ward) -> None:
+    ward.labelled(12)
+    assert ward.learn().result is LearnResult.PROMOTED
+    tiny.flip_a_bit_of_the_last_byte(ward.store.version_folder(2) / HEAD)
+    scorers = ClipScorers(ward.store.root, device="cpu", batch_size=4, threads=1)
+    assert versions.load_serving(catalog=ward.catalog, scorers=scorers).version.number == 1
+    first, second = ward.versions()
+    assert (first.state, second.state) == (VersionState.SERVING, VersionState.REJECTED)
+    assert second.reason.startswith("cannot be loaded, corrupt: ")
+    assert ward.catalog.tables.audit[-1].outcome == "failed"
+
+
+def changed(tensors: dict[str, torch.Tensor], damage: str) -> dict[str, torch.Tensor]:
+    """A version's tensors as another encoder, or another release, would have written them."""
+    match damage:
+        case "older format":
+            tensors.pop("moved.k")
+        case "other encoder":
+            tensors.pop(next(name for name in tensors if name.startswith("delta.")))
+        case "other width":
+            tensors |= {name: torch.cat([tensors[name]] * 2, dim=1) for name in ("directions", "moved.directions")}
+        case "no findings":
+            tensors |= {name: tensors[name][:-1].clone() for name in ("directions", "scale", "bias")}
+    return tensors

@@ -29,6 +29,7 @@ class Hospital:
         self.pixels, self.writer, self.documents = FakeImageReader(), FakeReportWriter(), FakeDocuments()
         self.trainer, self.scorers = FakeTrainer(), FakeScorers()
         self.chest = rules.ChestPolicy()
+        self.gate = rules.GatePolicy(promote="auto")
         self.reads_documents = True
         self.rescored: Literal["all", "changed", "none"] = "changed"
         self.work = work.WorkPolicy(lease_seconds=60, maximum_attempts=3, retry_base_seconds=1, retry_cap_seconds=8)
@@ -96,7 +97,7 @@ class Hospital:
 
     def _learn(self, job: Job) -> None:
         policy = learn.LearnPolicy(
-            labels=resolve.LabelPolicy(), chest=self.chest, gate=rules.GatePolicy(), minimum_positives=2, background=10
+            labels=resolve.LabelPolicy(), chest=self.chest, gate=self.gate, minimum_positives=2, background=10
         )
         learn.learn_job(job, catalog=self.catalog, trainer=self.trainer, policy=policy, watch=self.trainer.watch)
 

@@ -14,6 +14,7 @@ from tests.fakes import FakeCatalog
 BETTER = Comparison(
     against="zero-shot", cases=60, patients=40, candidate=0.8, other=0.7, lower=0.02, upper=0.18, better=0.99, worse=()
 )
+MONITORED = replace(BETTER, monitoring=True, cases=30, patients=30)
 ALIKE = replace(BETTER, against="version 2", candidate=0.8, other=0.79, lower=-0.05, upper=0.07, better=0.6)
 
 
@@ -34,12 +35,25 @@ ALIKE = replace(BETTER, against="version 2", candidate=0.8, other=0.79, lower=-0
         ([replace(BETTER, candidate=float("nan"))], False, "no finding has both kinds"),
         ([replace(BETTER, other=float("nan"))], False, "no finding has both kinds"),
         ([], False, "compared with nothing"),
+        ([MONITORED], False, "compared with nothing"),
+        ([BETTER, MONITORED], True, "30 monitoring cases of 30 patients"),
+        ([BETTER, replace(MONITORED, candidate=0.6, lower=-0.3, upper=0.1, better=0.2)], True, "mean AUC 0.600"),
+        (
+            [BETTER, replace(MONITORED, candidate=0.6, lower=-0.3, upper=-0.1, better=0.0)],
+            False,
+            "worse than zero-shot for certain",
+        ),
+        ([BETTER, replace(MONITORED, worse=("Mass",))], False, "worse than zero-shot in Mass"),
+        ([BETTER, replace(MONITORED, worse=("Mass",), patients=9)], True, ""),
+        ([BETTER, replace(MONITORED, candidate=float("nan"), upper=float("nan"))], True, "of zero-shot"),
+        ([ALIKE, MONITORED], False, "not better than version 2"),
     ],
 )
 def test_a_candidate_must_beat_every_other(comparisons: list[Comparison], passed: bool, words: str) -> None:
     verdict = may_promote(comparisons, GatePolicy())
     assert verdict.passed is passed
     assert words in verdict.reason
+    assert "nan" not in verdict.reason
 
 
 def lesson(number: int, target: int, *, patient: str = "") -> Lesson:

@@ -8,7 +8,9 @@ from typing import Literal
 import pytest
 
 from pipeline import rescore, versions
-from pipeline.domain import FINDINGS, Decision, JobKind, JobState, Study, StudyState, VersionState
+from pipeline.domain import FINDINGS, Decision, JobKind, JobState, ReportState, Study, StudyState, VersionState
+from pipeline.errors import OutOfResources, RefusedByArchive
+from pipeline.ports import ReportContent
 from tests.fakes import FakeScorers, a_version
 from tests.unit.hospital_in_memory import Hospital
 
@@ -101,6 +103,50 @@ def test_changed_is_measured_against_what_was_told_last(hospital: Hospital) -> N
     hospital.run()
     assert reports(hospital, "1.1") == [1, 3]
     assert {p.decision for p in hospital.catalog.tables.predictions["1.1", 3]} == {Decision.ABSENT}
+
+
+@pytest.mark.parametrize(("policy", "told"), [("all", True), ("changed", True), ("none", False)])
+def test_a_study_whose_report_was_refused_is_scored_again_and_told_again(
+    hospital: Hospital, policy: Literal["all", "changed", "none"], told: bool
+) -> None:
+    """What the archive has refused has told nobody anything, so the same decisions are news."""
+    hospital.receive(hospital.film("1.4", "1.4.1"))
+    hospital.archive.errors = [RefusedByArchive("not this class")]
+    hospital.run()
+    assert hospital.study("1.4").state is StudyState.SCORED
+    hospital.rescored = policy
+    promote(hospital, thresholds=SAME)
+    assert rescore.rescore(catalog=hospital.catalog) == 4
+    hospital.run()
+    assert scored_by(hospital, 2) == ["1.1", "1.2", "1.3", "1.4"]
+    assert reports(hospital, "1.4") == ([1, 2] if told else [1])
+    assert hospital.study("1.4").state is (StudyState.REPORTED if told else StudyState.SCORED)
+    last = [report for report in hospital.catalog.tables.reports.values() if report.study_instance_uid == "1.4"][-1]
+    assert last.predecessor is None
+    assert rescore.rescore(catalog=hospital.catalog) == 0
+
+
+def test_a_report_that_was_never_built_is_made_by_the_next_version(hospital: Hospital) -> None:
+    """Its revision is overtaken; the decisions are those that it would have told, and nobody has heard them."""
+    promote(hospital, 2, OTHER)
+    rescore.rescore(catalog=hospital.catalog)
+    hospital.work_once(JobKind.SCORE)
+    write = hospital.writer.write
+    hospital.writer.write = failing  # type: ignore[method-assign]
+    hospital.work_once(JobKind.REPORT)
+    hospital.writer.write = write  # type: ignore[method-assign]
+    left = [report for report in hospital.catalog.tables.reports.values() if report.state is ReportState.PENDING]
+    assert [report.version for report in left] == [2]
+    promote(hospital, 3, OTHER)
+    rescore.rescore(catalog=hospital.catalog)
+    while hospital.work_once(JobKind.SCORE):
+        pass
+    hospital.run()
+    assert reports(hospital, left[0].study_instance_uid) == [1, 2, 3]
+
+
+def failing(content: ReportContent) -> bytes:
+    raise OutOfResources("the disk is full")
 
 
 def test_a_late_document_leaves_a_study_that_was_scored_again_reported(hospital: Hospital) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import versions
 from pipeline.domain import JobKind, JobState, ModelVersion, VersionState
-from pipeline.errors import NoWeights, Refused, WeightsRejected
+from pipeline.errors import NoWeights, Refused, WeightsCorrupt, WeightsIncompatible, WeightsRejected
 from pipeline.ports import Scorer
 from tests.fakes import FakeCatalog, FakeScorer, a_version
 from tests.unit.hospital_in_memory import Hospital
@@ -17,12 +17,12 @@ from tests.unit.hospital_in_memory import Hospital
 class Shelf:
     """ports.Scorers over files of which some are bad."""
 
-    def __init__(self, *bad: int) -> None:
-        self.bad = set(bad)
+    def __init__(self, *bad: int, fault: type[NoWeights | WeightsRejected] = WeightsCorrupt) -> None:
+        self.bad, self.fault = set(bad), fault
 
     def load(self, version: ModelVersion) -> Scorer:
         if version.number in self.bad:
-            raise WeightsRejected(f"the head of version {version.number} is not the file it was", hint="restore it")
+            raise self.fault(f"the head of version {version.number} is not the file it was", hint="restore it")
         return FakeScorer(version)
 
 
@@ -87,11 +87,17 @@ def test_a_rollback_to_bad_files_is_refused(catalog: FakeCatalog) -> None:
     assert states(catalog)[2] == "serving"
 
 
-def test_a_serving_version_gone_bad_falls_back_and_says_so(catalog: FakeCatalog, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("fault", "words"), [(NoWeights, "missing"), (WeightsCorrupt, "corrupt"), (WeightsIncompatible, "incompatible")]
+)
+def test_a_serving_version_gone_bad_falls_back_and_says_so(
+    catalog: FakeCatalog, caplog: pytest.LogCaptureFixture, fault: type[NoWeights | WeightsRejected], words: str
+) -> None:
     with caplog.at_level(logging.ERROR):
-        assert versions.load_serving(catalog=catalog, scorers=Shelf(2)).version.number == 1
+        assert versions.load_serving(catalog=catalog, scorers=Shelf(2, fault=fault)).version.number == 1
     assert (states(catalog)[1], states(catalog)[2]) == ("serving", "rejected")
-    assert "cannot be loaded" in catalog.tables.versions[2].reason
+    assert catalog.tables.versions[2].reason.startswith(f"cannot be loaded, {words}: the head of version 2")
+    assert words in catalog.tables.audit[-1].detail
     assert (catalog.tables.audit[-1].action, catalog.tables.audit[-1].outcome) == ("rollback", "failed")
     assert "cannot be loaded" in caplog.text
 

@@ -1,0 +1,51 @@
+"""What the slow loop is at, in lines for people: the round of learning that waits or runs, and the archive being scored again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+MINUTE, HOUR = 60.0, 3600.0
+
+
+def lines(url: str) -> Iterator[str]:
+    """Say from the views what is under way; nothing where nothing is. OutOfResources where the catalog is away."""
+    from adapters.catalog import query
+
+    columns, rows = query.run(url, "SELECT * FROM v_learning ORDER BY job DESC LIMIT 1")
+    yield from (learning(dict(zip(columns, row, strict=True))) for row in rows)
+    columns, rows = query.run(url, "SELECT * FROM v_rescoring WHERE scored < studies")
+    yield from (rescoring(dict(zip(columns, row, strict=True))) for row in rows)
+
+
+def learning(row: Mapping[str, Any]) -> str:
+    """Say how a round stands, from a row of v_learning."""
+    match row["state"]:
+        case "running" if row["stage"]:
+            left = f", {_about(row['seconds_left'])} left" if row["seconds_left"] is not None else ""
+            return f"learning (job {row['job']}): {row['stage']}, {row['done']} of {row['total']}{left}"
+        case "running":
+            return f"learning (job {row['job']}) begins"
+        case "waiting":
+            return f"learning (job {row['job']}) waits" + (f": {row['error']}" if row["error"] else "")
+        case "quarantined":
+            return f"learning (job {row['job']}) was set aside: {row['error']}"
+    outcome = ": ".join(words for words in (row["result"], row["reason"]) if words)
+    return f"last round of learning, {row['finished_at']}: {outcome or 'ended'}"
+
+
+def rescoring(row: Mapping[str, Any]) -> str:
+    """Say how far the archive is, from a row of v_rescoring. The pace is that since the version came to serve."""
+    said = f"version {row['version']} scores the archive again: {row['scored']} of {row['studies']} studies"
+    if not row["scored_since"]:
+        return said
+    spent = datetime.fromisoformat(row["last_scored_at"]) - datetime.fromisoformat(row["served_at"])
+    left = spent.total_seconds() / row["scored_since"] * (row["studies"] - row["scored"])
+    return f"{said}, {_about(left)} left"
+
+
+def _about(seconds: float) -> str:
+    if seconds < MINUTE:
+        return "less than a minute"
+    return f"about {seconds / MINUTE:.0f} min" if seconds < 2 * HOUR else f"about {seconds / HOUR:.0f} h"

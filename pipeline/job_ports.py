@@ -1,0 +1,62 @@
+"""What the steps need of the queue and of the breakers, as Protocols: parts of `ports.Transaction`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from pipeline.domain import Job, JobKind, JobState
+
+
+class Jobs(Protocol):
+    """The queue."""
+
+    def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = 100) -> int | None:
+        """Enqueue; lower priority numbers run first. Where one of this kind and subject waits already, it takes the new
+        payload and None is returned."""
+
+    def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1) -> list[Job]:
+        """Lease up to `limit` due jobs, or jobs whose lease ran out, each with a fresh random token. Counts the try."""
+
+    def extend(self, job: Job, *, lease_seconds: float) -> None:
+        """Heartbeat. LeaseLost when the token is no longer ours."""
+
+    def finish(self, job: Job) -> None:
+        """Mark done, inside the transaction that holds the job's result. LeaseLost when the token is no longer ours."""
+
+    def note(self, job: Job, notes: Mapping[str, Any]) -> None:
+        """Keep notes beside what the job's payload held when it was claimed, in place of earlier ones. LeaseLost as `extend`."""
+
+    def retry(self, job: Job, *, error: str, delay_seconds: float, counts: bool = True) -> None:
+        """Give the job back, due after the delay; `counts=False` takes the try back. A lost lease is not an error here."""
+
+    def quarantine(self, job: Job, *, error: str) -> None:
+        """Set the job aside for a person. A lost lease is not an error here."""
+
+    def is_open(self, kind: JobKind, subject: str) -> bool:
+        """Say whether a job of this kind and subject waits, runs or is in quarantine."""
+
+    def pressing(self, kind: JobKind, *, before: int) -> bool:
+        """Say whether a job of this kind, with a priority number below `before`, is due or in the hands of a worker that lives."""
+
+    def counts(self) -> dict[tuple[JobKind, JobState], int]:
+        """Return how many jobs there are of each kind and state."""
+
+    def purge_done(self, *, older_than_days: float) -> int:
+        """Delete jobs that were done longer ago; return how many."""
+
+    def requeue(self, ids: Sequence[int] | None = None) -> int:
+        """Put quarantined jobs (all, or these) back to waiting with their tries cleared; return how many."""
+
+
+class Circuits(Protocol):
+    """One breaker per destination, shared by all workers through the catalog."""
+
+    def admit(self, destination: str, *, probe_seconds: float) -> bool:
+        """True where the circuit is closed; where its rest is over, True for one caller and shut for others for probe_seconds."""
+
+    def failed(self, destination: str, *, threshold: int, rest_seconds: float) -> None:
+        """Count a failure to reach it; from `threshold` in a row on, the circuit opens for rest_seconds."""
+
+    def succeeded(self, destination: str) -> None:
+        """Close the circuit."""

@@ -1,0 +1,94 @@
+"""The learn worker as a process: told to stop, killed, and scoring between two steps."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.catalog import query
+from adapters.catalog.catalog import SqlCatalog
+from adapters.host.image_store import FileImageStore
+from pipeline import learn
+from pipeline.domain import JobKind
+from tests import labelled_archive
+from tests.acceptance.installation import Installation, kill, wait_for
+
+PATIENCE = 120.0
+"""Seconds, on a busy machine."""
+
+
+@pytest.fixture
+def place(tmp_path: Path, template: Installation) -> Installation:
+    """A round of learning waits: seven hundred steps and more."""
+    settings = {"method": "partial", "blocks": 1, "gate_patients": 4, "folds": 4}
+    installation = Installation(tmp_path, learn=settings, prefix={"directory": str(tmp_path / "prefixes")})
+    installation.copy_of(template)
+    catalog = SqlCatalog(installation.url)
+    labelled_archive.fill(catalog, FileImageStore(tmp_path / "images"))
+    labelled_archive.label(installation.url)
+    assert learn.call(catalog=catalog, minimum_labels=1)
+    catalog.dispose()
+    return installation
+
+
+def ask(place: Installation, sql: str) -> list[tuple[Any, ...]]:
+    return query.run(place.url, sql)[1]
+
+
+def learning(place: Installation) -> tuple[Any, ...]:
+    (row,) = ask(place, "SELECT state, stage, error FROM v_learning")
+    return row
+
+
+def begun(place: Installation, *kinds: str) -> subprocess.Popen[bytes]:
+    """Start a worker and return when it is at its steps."""
+    process = place.start("work", *kinds)
+    wait_for(lambda: process.poll() is not None or learning(place)[1] == "unfreezing", PATIENCE, place.told)
+    assert process.poll() is None, place.told()
+    return process
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    process.send_signal(signal.SIGTERM)
+    return process.wait(PATIENCE)
+
+
+def test_learning_is_told_to_stop_killed_and_comes_to_its_end(place: Installation) -> None:
+    assert ended(begun(place, "learn")) == 0
+    state, _, error = learning(place)
+    assert state == "waiting"
+    assert "told to stop while at unfreezing" in error
+    killed = begun(place, "learn")
+    kill(killed.pid)
+    assert killed.wait(PATIENCE) == -signal.SIGKILL
+    assert learning(place)[0] == "running"  # until its lease is over
+    assert ask(place, "SELECT number FROM v_model_versions") == [(1,)]
+    assert [path.name for path in (place.folder / "models").glob("versions/*")] == ["1"]
+    last = place.start("work", "learn")
+    try:
+        wait_for(lambda: last.poll() is not None or learning(place)[0] == "done", PATIENCE, place.told)
+        assert ask(place, "SELECT result, version FROM v_learning")[0][1] == 2, place.told()
+        assert ask(place, "SELECT attempts FROM v_learning") == [(2,)]  # the kill counts, the stop does not
+    finally:
+        assert ended(last) == 0
+    assert "last round of learning" in place.run("versions").stderr
+    assert place.run("versions", "2", "--json").stdout
+
+
+def test_one_process_scores_between_two_steps_of_learning(place: Installation) -> None:
+    worker = begun(place, "score", "learn")
+    try:
+        catalog = SqlCatalog(place.url)
+        with catalog.begin() as tx:
+            tx.jobs.put(JobKind.SCORE, "1.2.0")
+        catalog.dispose()
+        wait_for(lambda: worker.poll() is not None or learning(place)[0] == "done", PATIENCE, place.told)
+        ends = ask(place, "SELECT kind, state, attempts FROM v_jobs WHERE kind <> 'report' ORDER BY finished_at")
+        assert ends == [("score", "done", 1), ("learn", "done", 1)], place.told()
+        assert ask(place, "SELECT count(*) FROM v_predictions WHERE version = 1") == [(14,)]
+    finally:
+        assert ended(worker) == 0
