@@ -8,9 +8,9 @@ p(finding | film). So here a like prior (the text's direction, a Gaussian for wh
 a logistic regression, and the head is its posterior mode.
 
 In whitened coordinates z the log-odds of finding c are z . w_c + b_c with w_c = k a_c + e_c, a_c the direction along which
-zero-shot ranks. How much the text counts, k, is one number for all findings, learnt from all their labels; e_c has the archive's variance as
-its own. Every unknown is scaled to N(0, 1): a convex, L2-penalised logistic regression whose numbers do not depend on the archive's
-units.
+zero-shot ranks. How much the text counts, k, is one number for all findings, learnt from all their labels; e_c has the archive's
+variance as its own. Every unknown is scaled to N(0, 1): a convex, L2-penalised logistic regression whose numbers do not depend on
+the archive's units.
 """
 
 from __future__ import annotations
