@@ -108,13 +108,13 @@ def anchored_head(
         return text
     kept = torch.from_numpy(learnable).to(text.bias.device)
     shifts, noise = _observed(whitening(features), labels[:, learnable] == 1)
-    expected = _posterior(shifts, noise, _anchor(text.directions[kept], whitening), whitening.variance, numbers)
+    expected = _posterior(shifts, noise, text_anchor(text.directions[kept], whitening), whitening.variance, numbers)
     learnt = _as_head(expected, whitening)
-    return _joined(learnt, text, kept)
+    return joined(learnt, text, kept)
 
 
-def _anchor(directions: torch.Tensor, whitening: Whitening) -> Floats:
-    """[F, D] of unit length in whitened coordinates: z_c."""
+def text_anchor(directions: torch.Tensor, whitening: Whitening) -> Floats:
+    """Return z_c [F, D], of unit length in whitened coordinates, for text directions [F, D]."""
     white = directions.cpu().numpy().astype(np.float64) @ whitening.axes * np.sqrt(whitening.variance)
     return np.asarray(white / np.maximum(np.linalg.norm(white, axis=-1, keepdims=True), np.finfo(np.float64).tiny))
 
@@ -183,8 +183,8 @@ def _as_head(expected: Floats, whitening: Whitening) -> LinearHead:
     return LinearHead.from_weights(torch.from_numpy(weights), torch.from_numpy(bias))
 
 
-def _joined(learnt: LinearHead, text: LinearHead, kept: torch.Tensor) -> LinearHead:
-    """The text's head with the learnt findings put in."""
+def joined(learnt: LinearHead, text: LinearHead, kept: torch.Tensor) -> LinearHead:
+    """Return the text's head with the learnt findings, a mask [F], put in."""
     tensors = {name: tensor.clone() for name, tensor in text.tensors.items()}
     for name, tensor in learnt.tensors.items():
         tensors[name][kept] = tensor.to(kept.device)

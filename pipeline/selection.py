@@ -45,10 +45,10 @@ class SelectionPolicy:
     them had been read.
     """
 
-    positives: float = 0.7
-    disagreement: float = 0.1
-    uncertainty: float = 0.0
-    coverage: float = 0.1
+    positives: float = 0.6
+    disagreement: float = 0.05
+    uncertainty: float = 0.2
+    coverage: float = 0.05
     monitoring: float = 0.1
     breadth: float = 1.0
     hope: float = 0.15

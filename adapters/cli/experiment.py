@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from adapters.cli.campaigns import worklist
 from adapters.cli.fewshot import fewshot
 from adapters.cli.progress import bars
 
@@ -25,6 +26,7 @@ experiment = typer.Typer(
 def register(app: typer.Typer) -> None:
     """Add the group."""
     experiment.command()(fewshot)
+    experiment.command()(worklist)
     app.add_typer(experiment, name="experiment")
 
 

@@ -85,8 +85,8 @@ def fewshot(
     if data is Films.NIH and folder is None:
         raise typer.BadParameter("--data nih needs the folder of the films", param_hint="--folder")
     chosen = _methods(methods)
-    source = _source(ctx, data, folder=folder, site=site, sizes=(pool, test, film_size), workers=workers)
-    encoder = _base(ctx, data, base)
+    source = source_of(ctx, data, folder=folder, site=site, sizes=(pool, test, film_size), workers=workers)
+    encoder = base_of(ctx, data, base)
     from adapters.experiment.fewshot import Options, summary_json
     from adapters.experiment.fewshot import fewshot as run
     from adapters.gpu.scorer import choose_device
@@ -135,9 +135,16 @@ def _methods(words: str) -> list[Method]:
         return registry.methods(list(dict.fromkeys(names if REFERENCE in names else [REFERENCE, *names])))
 
 
-def _source(
-    ctx: typer.Context, data: Films, *, folder: Path | None, site: str, sizes: tuple[int, int, int], workers: int
+def source_of(
+    ctx: typer.Context,
+    data: Films,
+    *,
+    folder: Path | None,
+    site: str = "",
+    sizes: tuple[int, int, int] = (0, 0, 0),
+    workers: int = 1,
 ) -> Source:
+    """Return the films asked for. `sizes`: of the phantoms' pool and test set, and the edge of a film."""
     if data is Films.CATALOG:
         return _catalog(ctx)
     if data is Films.NIH:
@@ -165,7 +172,8 @@ def _catalog(ctx: typer.Context) -> Source:
         catalog.dispose()
 
 
-def _base(ctx: typer.Context, data: Films, wanted: str) -> ChosenBase:
+def base_of(ctx: typer.Context, data: Films, wanted: str) -> ChosenBase:
+    """Return the encoder asked for: by name, the demo model, or, of a catalog, the serving version's."""
     from adapters.experiment import bases
 
     if data is Films.CATALOG and not wanted:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,6 +47,10 @@ class Sizes(NamedTuple):
 WHOLE = Sizes()
 POOL_SEED, TEST_SEED = 171, 172
 """Of the two populations. Fixed: another seed of the experiment draws other supports from the same films."""
+NATURAL_SEED = 271
+"""Of the natural population; that of its test set is the next."""
+STUDIES_A_PATIENT = 6
+"""So many studies of a natural population hold more than so many patients."""
 SEEN = "The demonstration model was trained on other films of this site: it is no shift to it. The site that it has not seen is {}."
 
 
@@ -55,10 +59,38 @@ def phantom_source(site: str = UNSEEN_SITE, sizes: Sizes = WHOLE, *, workers: in
 
     Both sides are enriched in rare findings; the weights of the cases undo it. Each film is of another person.
     """
+    _check(site)
+    pool = population.enriched(site, sizes.pool, seed=POOL_SEED, per_finding=sizes.pool_positives)
+    return _source(site, pool, sizes, {"seeds": f"{POOL_SEED}, {TEST_SEED}", **sizes._asdict()}, workers)
+
+
+def natural_source(site: str = UNSEEN_SITE, sizes: Sizes = WHOLE, *, workers: int = 2, seed: int = NATURAL_SEED) -> Source:
+    """Return films of a site as they come: the first film of each person, at natural prevalences, and an enriched test set.
+
+    `sizes.pool_positives` counts for nothing. Another `seed`, other persons on both sides. Refused for an unknown site.
+    """
+    _check(site)
+    come = population.natural(site, STUDIES_A_PATIENT * sizes.pool, seed=seed)
+    pool = [case for case in come if case.visit == 0][: sizes.pool]
+    kept = {name: size for name, size in sizes._asdict().items() if name != "pool_positives"}
+    return _source(site, pool, sizes, {"natural": seed, "first films": len(pool), **kept}, workers, test_seed=seed + 1)
+
+
+def _check(site: str) -> None:
     if site not in SITES:
         raise Refused(f"no phantom hospital is called {site!r}", hint=f"choose from {', '.join(sorted(SITES))}")
-    pool = population.enriched(site, sizes.pool, seed=POOL_SEED, per_finding=sizes.pool_positives)
-    test = population.enriched(site, sizes.test, seed=TEST_SEED, per_finding=sizes.test_positives)
+
+
+def _source(
+    site: str,
+    pool: Sequence[population.Case],
+    sizes: Sizes,
+    identity: Mapping[str, Any],
+    workers: int,
+    *,
+    test_seed: int = TEST_SEED,
+) -> Source:
+    test = population.enriched(site, sizes.test, seed=test_seed, per_finding=sizes.test_positives)
     everyone = [*pool, *test]
     size = (sizes.edge, sizes.edge)
 
@@ -77,7 +109,7 @@ def phantom_source(site: str = UNSEEN_SITE, sizes: Sizes = WHOLE, *, workers: in
         kind="phantom",
         title=f"phantom films of the site {site!r}: {len(pool)} to learn from, {len(test)} tested, one a person",
         cases=_cases(pool, test),
-        identity={"site": site, "seeds": f"{POOL_SEED}, {TEST_SEED}", **sizes._asdict()},
+        identity={"site": site, **identity},
         film=film,
         split=split,
         split_words="two populations of other persons",

@@ -237,10 +237,10 @@ class LearnConfig(Section):
 class WorklistConfig(Section):
     """[worklist]: what is put before the readers next. Shares are of a list, on average; they need not add up to 1."""
 
-    positives: Fraction = Field(default=0.7, description="Share that looks for positives of the findings that have fewest.")
-    disagreement: Fraction = Field(default=0.1, description="Share that the serving version and zero-shot rank furthest apart.")
-    uncertainty: Fraction = Field(default=0.0, description="Share on which the serving version is undecided.")
-    coverage: Fraction = Field(default=0.1, description="Share that is typical of studies of which few were read.")
+    positives: Fraction = Field(default=0.6, description="Share that looks for positives of the findings that have fewest.")
+    disagreement: Fraction = Field(default=0.05, description="Share that the serving version and zero-shot rank furthest apart.")
+    uncertainty: Fraction = Field(default=0.2, description="Share on which the serving version is undecided.")
+    coverage: Fraction = Field(default=0.05, description="Share that is typical of studies of which few were read.")
     monitoring: Fraction = Field(
         default=0.1, description="Share drawn by lot: it only measures, its patients are never learnt from."
     )

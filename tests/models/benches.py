@@ -59,12 +59,12 @@ def world(*, films: int = 1500, seed: int = 0, effect: float = 2.0, text: float 
     rng = np.random.default_rng(seed)
     labels = random_labels(films, RATES, seed=seed, unknown=0.0)
     spread = np.linspace(1.5, 0.3, WIDTH)
-    truth = _unit(rng.normal(size=(len(RATES), WIDTH)))  # as weights on whitened coordinates
+    truth = unit(rng.normal(size=(len(RATES), WIDTH)))  # as weights on whitened coordinates
     scattered = (rng.normal(size=(films, WIDTH)) + effect * labels @ truth) * spread
-    features = _unit(4 * _unit(rng.normal(size=WIDTH)) + 0.2 * scattered)
+    features = unit(4 * unit(rng.normal(size=WIDTH)) + 0.2 * scattered)
     aside = rng.normal(size=truth.shape)
-    aside = _unit(aside - (aside * truth).sum(axis=1, keepdims=True) * truth)
-    prompts = _unit((text * truth + np.sqrt(1 - text**2) * aside) / spread)
+    aside = unit(aside - (aside * truth).sum(axis=1, keepdims=True) * truth)
+    prompts = unit((text * truth + np.sqrt(1 - text**2) * aside) / spread)
     known = np.where(rng.random(labels.shape) < unknown, -1, labels).astype(np.int8)
     made = Bench(
         cases=cases(known),
@@ -74,16 +74,16 @@ def world(*, films: int = 1500, seed: int = 0, effect: float = 2.0, text: float 
         pooled=torch.zeros(films, 64),
         encoder=tiny.encoder(),
         preprocess=Preprocess(size=tiny.SIZE),
-        single=_head(_unit(prompts + 0.3 * rng.normal(size=prompts.shape) / np.sqrt(WIDTH))),
-        ensemble=_head(prompts),
+        single=head_of(unit(prompts + 0.3 * rng.normal(size=prompts.shape) / np.sqrt(WIDTH))),
+        ensemble=head_of(prompts),
     )
-    return World(made, _unit(truth / spread).astype(np.float32))
+    return World(made, unit(truth / spread).astype(np.float32))
 
 
-def _head(directions: npt.NDArray[np.float64]) -> LinearHead:
+def head_of(directions: npt.NDArray[np.float64]) -> LinearHead:
     findings = len(directions)
     return LinearHead(torch.from_numpy(directions.astype(np.float32)), torch.full((findings,), 20.0), torch.zeros(findings))
 
 
-def _unit(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def unit(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))

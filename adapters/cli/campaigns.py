@@ -1,0 +1,100 @@
+"""`radclipd experiment worklist`: simulate labelling campaigns and count the studies that a reader is spared."""
+
+from __future__ import annotations
+
+import json as json_format
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adapters.cli.fewshot import Films, base_of, command_of, default_cache, source_of
+from adapters.cli.output import Format, write_rows
+from adapters.cli.progress import bars
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from adapters.experiment.sources import Source
+
+ROWS = 12
+"""Of the table: as many numbers of studies read, evenly spread."""
+
+
+def worklist(
+    ctx: typer.Context,
+    out: Annotated[Path | None, typer.Option(help="Folder for points, summary and plot. Default: nothing is written.")] = None,
+    data: Annotated[Films, typer.Option(help="Whose films.")] = Films.PHANTOM,
+    folder: Annotated[Path | None, typer.Option(help="nih: the folder with the films and their label table.")] = None,
+    site: Annotated[str, typer.Option(help="phantom: the hospital; default: the one the demo model has not seen.")] = "",
+    pool: Annotated[int, typer.Option(min=1, help="phantom: patients to choose from, at natural prevalences.")] = 4000,
+    test: Annotated[int, typer.Option(min=1, help="phantom: films to test on.")] = 1000,
+    film_size: Annotated[int, typer.Option(min=32, help="phantom: edge of a film, pixels.")] = 112,
+    studies: Annotated[int, typer.Option(min=1, help="Studies read in each campaign.")] = 480,
+    step: Annotated[int, typer.Option(min=1, help="Studies of one list; the model learns after each.")] = 20,
+    seeds: Annotated[int, typer.Option(min=1, help="Campaigns of each strategy.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first campaign.")] = 0,
+    learner: Annotated[str, typer.Option(help="Head on frozen features: discriminative, stage-1.")] = "discriminative",
+    base: Annotated[
+        str, typer.Option(help="Encoder: a base's folder or name, untrained. Default: the demo model; catalog: the serving one's.")
+    ] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Films rendered or read at a time.")] = os.cpu_count() or 1,
+    cache: Annotated[Path | None, typer.Option(help="Folder of the cached features.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Compare what to label next: at random, by uncertainty, by typicality, by the worklist's rules; with the same learner."""
+    from adapters.experiment.campaigns import LEARNERS
+    from adapters.experiment.worklist import Options
+    from adapters.experiment.worklist import worklist as run
+    from adapters.gpu.scorer import choose_device
+    from pipeline.selection import SelectionPolicy
+
+    if learner not in LEARNERS:
+        raise typer.BadParameter(f"one of {', '.join(LEARNERS)}", param_hint="--learner")
+    if data is Films.NIH and folder is None:
+        raise typer.BadParameter("--data nih needs the folder of the films", param_hint="--folder")
+    source = _natural(site, (pool, test, film_size), workers) if data is Films.PHANTOM else source_of(ctx, data, folder=folder)
+    options = Options(
+        cache=cache or default_cache(),
+        out=out,
+        policy=SelectionPolicy(),
+        learner=learner,
+        studies=studies,
+        step=step,
+        seeds=range(seed, seed + seeds),
+        device=choose_device(device),
+        workers=workers,
+        command=command_of(ctx),
+    )
+    with bars() as watch:
+        outcome = run(source, base_of(ctx, data, base), options, watch)
+    if json:
+        typer.echo(json_format.dumps(outcome.summary, allow_nan=False))
+        return
+    _show(outcome.summary)
+    if out is not None:
+        typer.echo(f"points, summary and plot: {out}")
+
+
+def _natural(site: str, sizes: tuple[int, int, int], workers: int) -> Source:
+    from adapters.experiment.phantom_source import Sizes, natural_source
+    from adapters.hospital.sites import UNSEEN_SITE
+
+    return natural_source(site or UNSEEN_SITE, Sizes.scaled(*sizes), workers=workers)
+
+
+def _show(summary: Mapping[str, Any]) -> None:
+    """Print mean AUC by studies read, and what is saved."""
+    curves = summary["mean_auc"]
+    reads = [*next(iter(curves.values()))]
+    shown = reads[:: max(1, len(reads) // ROWS)]
+    rows = [(int(at), *(curve[at]["mean"] if at in curve else None for curve in curves.values())) for at in shown]
+    write_rows(("studies read", *curves), rows, Format.TABLE)
+    typer.echo(f"mean AUC; zero-shot {summary['zero_shot']:.4f}, all labels of the pool {summary['all_labels']:.4f}")
+    for read, found in summary["to_reach"].items():
+        reached = f"by the worklist with {found['needed']}" if found["needed"] else "by the worklist not at all"
+        typer.echo(f"{found['auc']:.4f} is reached at random with {read} studies read, {reached}")
+    for words in summary["notes"]:
+        typer.echo(f"caution: {words}")

@@ -1,0 +1,194 @@
+"""`radclipd experiment worklist` from end to end: films in; campaigns, a table, a plot and what was saved out."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib import rc_context
+
+from adapters.experiment import manifest, style
+from adapters.experiment.bases import ChosenBase
+from adapters.experiment.bench import bench_of
+from adapters.experiment.cache import cached
+from adapters.experiment.campaigns import LEARNERS, RANDOM, WORKLIST, Campaigns, Point, strategies
+from adapters.experiment.sources import Source
+from models.prompts import read_prompts
+from pipeline.errors import OutOfResources
+from pipeline.selection import SelectionPolicy
+
+ENCODING, READING = "films encoded", "campaigns"
+"""What a progress bar can be about."""
+SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Of the studies read: where random reading's AUC is taken for one to be reached."""
+PLOT, POINTS, SUMMARY = "auc-by-studies-read.png", "points.csv", "summary.json"
+
+Watch = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What was asked for."""
+
+    cache: Path
+    out: Path | None
+    policy: SelectionPolicy
+    learner: str  # of LEARNERS
+    studies: int
+    step: int
+    seeds: Sequence[int]
+    device: torch.device
+    workers: int
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Every point, and the object of `--json`."""
+
+    points: Sequence[Point]
+    summary: Mapping[str, Any]
+
+
+def worklist(source: Source, base: ChosenBase, options: Options, watch: Watch = lambda what, done, total: None) -> Outcome:
+    """Run all campaigns; write the folder where one was asked for.
+
+    Refused where the split leaks; TryAgain where another process fills the cache; OutOfResources for the disk.
+    """
+    films = cached(
+        options.cache,
+        source,
+        base,
+        device=options.device,
+        workers=options.workers,
+        advance=lambda rows: watch(ENCODING, rows, len(source.cases)),
+    )
+    bench = bench_of(source, films, base, read_prompts(), device=options.device)
+    campaigns = Campaigns(bench, LEARNERS[options.learner])
+    compared = [(strategy, seed) for seed in options.seeds for strategy in strategies(options.policy)]
+    points: list[Point] = []
+    for done, (strategy, seed) in enumerate(compared, 1):
+        points += campaigns.run(strategy, seed=seed, studies=options.studies, step=options.step)
+        watch(READING, done, len(compared))
+    sides = {side: manifest.counted(bench.cases, rows) for side, rows in (("pool", bench.split.pool), ("test", bench.split.test))}
+    summary = {
+        "films": {"kind": source.kind, "title": source.title, "sha256": source.fingerprint, **sides},
+        "base": {"name": base.name, "sha256": base.sha256, "marking": base.marking},
+        "notes": list(source.notes),
+        "policy": asdict(options.policy),
+        "learner": options.learner,
+        "seeds": list(options.seeds),
+        "zero_shot": campaigns.zero_shot(),
+        "all_labels": campaigns.all_labels(),
+        "mean_auc": curves(points),
+        "positives": _positives(points),
+        "to_reach": saved(points, [round(share * options.studies) for share in SHARES]),
+        "commit": manifest.commit(),
+        "command": options.command,
+    }
+    if options.out is not None:
+        _write(options.out, points, summary)
+    return Outcome(points, summary)
+
+
+def curves(points: Sequence[Point]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return strategy -> studies read -> mean, lowest and highest AUC of its campaigns."""
+    return {
+        strategy: {
+            str(read): {"mean": mean(found), "min": min(found), "max": max(found)}
+            for read, found in _by_read(points, strategy).items()
+        }
+        for strategy in dict.fromkeys(point.strategy for point in points)
+    }
+
+
+def saved(points: Sequence[Point], targets: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Return, for each number of studies read at random, the AUC they came to on average and what the worklist reads to reach it.
+
+    `needed`: studies after which the mean of its campaigns reaches it for the first time; `ratio`: of that to the number. `each`:
+    the least, median and largest ratio of a single campaign. A campaign that never reaches it counts as if one list more than it
+    read had been needed, and `never` says how many did.
+    """
+    random, ours = _by_read(points, RANDOM), _by_read(points, WORKLIST)
+    means = {read: mean(found) for read, found in ours.items()}
+    campaigns = sorted({point.seed for point in points if point.strategy == WORKLIST})
+    beyond = max(ours) + min(ours)
+    found: dict[str, dict[str, Any]] = {}
+    for target in sorted({min(random, key=lambda read: abs(read - wanted)) for wanted in targets}):
+        level = mean(random[target])
+        single = [_first({p.read: p.auc for p in points if (p.strategy, p.seed) == (WORKLIST, seed)}, level) for seed in campaigns]
+        needed = _first(means, level)
+        ratios = [(one or beyond) / target for one in single]
+        found[str(target)] = {
+            "auc": level,
+            "needed": needed,
+            "ratio": None if needed is None else needed / target,
+            "each": {"min": min(ratios), "median": median(ratios), "max": max(ratios)},
+            "never": single.count(None),
+        }
+    return found
+
+
+def _first(curve: Mapping[int, float], level: float) -> int | None:
+    return next((read for read, height in sorted(curve.items()) if height >= level), None)
+
+
+def _by_read(points: Sequence[Point], strategy: str) -> dict[int, list[float]]:
+    found: dict[int, list[float]] = {}
+    for point in points:
+        if point.strategy == strategy:
+            found.setdefault(point.read, []).append(point.auc)
+    return dict(sorted(found.items()))
+
+
+def _positives(points: Sequence[Point]) -> dict[str, list[float]]:
+    """Strategy -> positives of each finding at the end, mean of its campaigns."""
+    last = {(point.strategy, point.seed): point.positives for point in points}
+    return {
+        strategy: np.mean([found for (name, _), found in last.items() if name == strategy], axis=0).round(1).tolist()
+        for strategy in dict.fromkeys(name for name, _ in last)
+    }
+
+
+def _write(out: Path, points: Sequence[Point], summary: Mapping[str, Any]) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with (out / POINTS).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("strategy", "seed", "studies_read", "mean_auc", "positives"))
+            writer.writerows((p.strategy, p.seed, p.read, f"{p.auc:.6f}", " ".join(map(str, p.positives))) for p in points)
+        (out / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        _draw(out / PLOT, summary)
+    except OSError as error:
+        raise OutOfResources(f"cannot write into {out}: {error.strerror}", hint="give another --out") from error
+
+
+def _draw(path: Path, summary: Mapping[str, Any]) -> None:
+    """Mean AUC against studies read; bands from the lowest to the highest campaign."""
+    with rc_context(style.RC):
+        made = style.figure(8.0, 5.0)
+        axes = made.add_subplot()
+        lines = style.lines([*summary["mean_auc"], "zero-shot", "all-labels"])
+        ends = []
+        for strategy, curve in summary["mean_auc"].items():
+            line, read = lines[strategy], [int(at) for at in curve]
+            means = [point["mean"] for point in curve.values()]
+            axes.plot(read, means, color=line.colour, linestyle=line.dash)
+            lowest, highest = ([point[end] for point in curve.values()] for end in ("min", "max"))
+            axes.fill_between(read, lowest, highest, color=line.colour, alpha=style.BAND, linewidth=0)
+            ends.append((strategy, means[-1], line.colour))
+        for name in ("zero-shot", "all-labels"):
+            line, height = lines[name], summary[name.replace("-", "_")]
+            axes.axhline(height, color=line.colour, linestyle=line.dash, linewidth=1.0)
+            ends.append((name, height, line.colour))
+        axes.set_xlabel("studies read")
+        axes.set_ylabel("mean AUC")
+        style.label_ends(axes, ends)
+        style.save(made, path, marking=summary["base"]["marking"])

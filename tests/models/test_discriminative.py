@@ -1,0 +1,88 @@
+"""The head that may be learnt from mined labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from models.anchored import Whitening, anchored_head
+from models.discriminative import Discrimination, discriminative_head
+from models.experiment.statistics import auc
+from models.head import LinearHead
+
+FINDINGS, SIZE, FILMS = 2, 24, 6000
+
+
+class World:
+    """Films of unit length with two findings; the text knows part of where they lie."""
+
+    def __init__(self, seed: int) -> None:
+        chance = np.random.default_rng(seed)
+        scale = np.linspace(1.0, 0.3, SIZE)
+        shift = chance.standard_normal((FINDINGS, SIZE)) * scale
+        shift *= 1.6 / np.linalg.norm(shift / scale, axis=1, keepdims=True)
+        self.labels = (chance.random((FILMS, FINDINGS)) < 0.05).astype(np.int8)
+        films = chance.standard_normal((FILMS, SIZE)) * scale + self.labels @ shift
+        films = films / 10 + np.eye(SIZE)[0]
+        self.features = torch.from_numpy(films / np.linalg.norm(films, axis=1, keepdims=True)).float()
+        truth = shift / scale**2
+        truth /= np.linalg.norm(truth, axis=1, keepdims=True)
+        guess = truth + 1.2 * chance.standard_normal(truth.shape) / np.sqrt(SIZE)
+        self.text = LinearHead.from_weights(torch.from_numpy(guess), torch.zeros(FINDINGS))
+        self.whitening = Whitening.of(self.features)
+
+    def auc(self, head: LinearHead) -> float:
+        return float(auc(head.logits(self.features).numpy(), self.labels).mean())
+
+    def mined(self, count: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+        """The films that the text ranks highest for either finding."""
+        order = np.argsort(-self.text.logits(self.features).numpy(), axis=0)
+        return np.unique(order[:count])
+
+
+def test_from_mined_films_it_learns_what_the_generative_head_cannot() -> None:
+    gained = []
+    for seed in range(6):
+        world = World(seed)
+        rows = world.mined(150)
+        ours, other = (
+            world.auc(learn(world.features[rows], world.labels[rows], world.text, world.whitening))
+            for learn in (discriminative_head, anchored_head)
+        )
+        gained.append((ours - world.auc(world.text), ours - other))
+    from_text, from_other = np.mean(gained, axis=0)
+    assert from_text > 0.01
+    assert from_other > 0.01
+
+
+def test_the_mode_is_a_mode() -> None:
+    """Its gradient is nothing: the same problem started from the answer stays there, and order is no matter."""
+    world = World(0)
+    rows = np.arange(300)
+    head = discriminative_head(world.features[rows], world.labels[rows], world.text, world.whitening)
+    turned = discriminative_head(world.features[rows[::-1].copy()], world.labels[rows[::-1]], world.text, world.whitening)
+    long = discriminative_head(world.features[rows], world.labels[rows], world.text, world.whitening, Discrimination(steps=2000))
+    assert torch.allclose(head.logits(world.features), turned.logits(world.features), atol=2e-2)
+    assert torch.allclose(head.logits(world.features), long.logits(world.features), atol=2e-2)
+
+
+def test_unknown_labels_take_part_in_nothing() -> None:
+    world = World(1)
+    rows, labels = np.arange(400), world.labels[:400].copy()
+    labels[200:] = -1
+    half = discriminative_head(world.features[:200], world.labels[:200], world.text, world.whitening)
+    whole = discriminative_head(world.features[rows], labels, world.text, world.whitening)
+    assert torch.allclose(half.logits(world.features), whole.logits(world.features), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_a_finding_of_one_kind_keeps_its_text(kind: int) -> None:
+    world = World(2)
+    labels = world.labels[:200].copy()
+    labels[:, 0] = kind
+    head = discriminative_head(world.features[:200], labels, world.text, world.whitening)
+    assert torch.equal(head.directions[0], world.text.directions[0])
+    assert not torch.equal(head.directions[1], world.text.directions[1])
+    labels[:, 1] = kind
+    assert discriminative_head(world.features[:200], labels, world.text, world.whitening) is world.text
