@@ -161,7 +161,7 @@ def test_nobody_serves(catalog: Catalog) -> None:
 
 def test_a_label_carries_the_reason_it_was_asked_for(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
     fill(catalog)
-    only_by_lot = policy(selection=SelectionPolicy(positives=0, disagreement=0, coverage=0, monitoring=1))
+    only_by_lot = policy(selection=SelectionPolicy(positives=0, disagreement=0, uncertainty=0, coverage=0, monitoring=1))
     (one,) = worklist.ask(count=1, catalog=catalog, policy=only_by_lot)
     asked = one.request
     assert asked.asked_because == rules.MONITORING
@@ -207,7 +207,7 @@ def test_what_came_in_between_is_not_asked_for_again(catalog: Catalog) -> None:
 
 def test_of_a_large_archive_a_part_is_looked_at(catalog: Catalog) -> None:
     fill(catalog)
-    by_lot = SelectionPolicy(positives=0, disagreement=0, coverage=0, monitoring=1)
+    by_lot = SelectionPolicy(positives=0, disagreement=0, uncertainty=0, coverage=0, monitoring=1)
     asked = worklist.ask(count=9, catalog=catalog, policy=policy(patients=5, selection=by_lot))
     assert len(asked) == 5
     assert {round(one.request.selection_probability * 11, 6) for one in asked} <= {5.0, 2.5}
