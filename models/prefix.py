@@ -6,6 +6,10 @@ step and every re-scoring that touches the last k blocks alone. `prefix` and `fr
 
 from __future__ import annotations
 
+import models.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
+
+# isort: split
+
 from typing import Any, NamedTuple
 
 import torch

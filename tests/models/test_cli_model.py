@@ -98,7 +98,7 @@ def test_what_cannot_be_done_is_said_with_its_remedy(home: Path) -> None:
         ["list", "--csv"],
     )
     assert missing.startswith("NoWeights")
-    assert page.startswith("WeightsRejected")
+    assert page.startswith("WeightsCorrupt")
     assert unknown.startswith("Refused")
     assert "ViT-B-32" in unknown
     assert offline.startswith("TryAgain")
