@@ -14,11 +14,13 @@ The fast line, one step a file, in order:
 
 The slow loop:
 
+    worklist  archive, labels, serving version -> the studies to label next, each with the reason and its probability (`selection`)
     labels    tables, desks and documents (SR, KOS) of readers -> statements in the catalog, append-only
     resolve   statements -> one state for each study and finding, and the conflicts
     learn     one state for each -> a candidate version, measured -> the serving one, or a rejected one with the reason
     versions  which version serves: a person's word, or files that have gone bad
     rescore   another version serves -> the archive is scored again, behind whatever arrives
+    fill      nothing else to do -> what lets a later version score fast, kept for films that came before
 
 `yielding` lets what arrives go before what is learnt, and `progress` tells how far a long step is.
 

@@ -15,7 +15,7 @@ from pydicom import dcmread
 from adapters.hospital.chapters import LOOK_SECONDS, PATIENCE_SECONDS, keep_scores, require_no_quarantine
 from adapters.hospital.dictated import dictated
 from adapters.hospital.reader import INVENTED, MISSED, Reader, mistakes
-from adapters.hospital.stage import FIRST, Demo, Failed
+from adapters.hospital.stage import Demo, Failed
 from adapters.readers.columns import ASKED_BECAUSE, STUDY
 from pipeline.domain import FINDINGS, VersionState
 from pipeline.rules import FRONTAL_VIEWS, MONITORING
@@ -72,8 +72,9 @@ def _worklist(demo: Demo, count: int, path: Path) -> list[dict[str, Any]]:
     reasons = Counter(one[ASKED_BECAUSE] for one in asked)
     demo.say(f"radclipd worklist --n {count}: " + ", ".join(f"{times} for {reason}" for reason, times in reasons.most_common()))
     numbers = {sent.study_instance_uid: sent.number for sent in demo.sent}
-    for one in asked[:FIRST] if not demo.said else []:
-        demo.say(f"  study {numbers[one[STUDY]]}: {one[ASKED_BECAUSE]}, {one['detail']}")
+    of_each = {one[ASKED_BECAUSE]: one for one in asked}
+    for reason, one in of_each.items() if not demo.said else ():
+        demo.say(f"  study {numbers[one[STUDY]]}, {reason}: {one['detail']}")
     truths = demo.truths
     return [one for one in asked if one[STUDY] in truths]
 
@@ -155,7 +156,7 @@ def ask_successors(demo: Demo) -> None:
             show(number, "asked for")
     demo.say(f"the archive holds {len(expected)} SRs of version {demo.promoted}; each names the one that it follows")
     if same := len(demo.reports) - len(expected):
-        demo.say(f"{same} studies are decided as before, and get no other")
+        demo.say(f"decided as before, and so without another SR: {same} of {len(demo.reports)}")
     first = next((sent for sent in demo.sent if sent.study_instance_uid in dict(expected)), None)
     if first:
         uid = dict(expected)[first.study_instance_uid]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from adapters.catalog import query
 from adapters.catalog.catalog import SqlCatalog
 from adapters.host.image_store import FileImageStore
 from pipeline import learn
@@ -17,7 +19,7 @@ from pipeline.domain import JobKind
 from tests import labelled_archive
 from tests.acceptance.installation import Installation, kill, wait_for
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds, on a busy machine."""
 
 
@@ -36,7 +38,8 @@ def place(tmp_path: Path, template: Installation) -> Installation:
 
 
 def ask(place: Installation, sql: str) -> list[tuple[Any, ...]]:
-    return query.run(place.url, sql)[1]
+    with closing(sqlite3.connect(place.folder / "catalog.db", timeout=30)) as connection:
+        return connection.execute(sql).fetchall()
 
 
 def learning(place: Installation) -> tuple[Any, ...]:
@@ -44,12 +47,35 @@ def learning(place: Installation) -> tuple[Any, ...]:
     return row
 
 
-def begun(place: Installation, *kinds: str) -> subprocess.Popen[bytes]:
-    """Start a worker and return when it is at its steps."""
-    process = place.start("work", *kinds)
-    wait_for(lambda: process.poll() is not None or learning(place)[1] == "unfreezing", PATIENCE, place.told)
-    assert process.poll() is None, place.told()
-    return process
+class Workers:
+    """Starts workers, and leaves none behind."""
+
+    def __init__(self, place: Installation) -> None:
+        self._place, self._started = place, list[subprocess.Popen[bytes]]()
+
+    def start(self, *kinds: str) -> subprocess.Popen[bytes]:
+        self._started.append(self._place.start("work", *kinds))
+        return self._started[-1]
+
+    def begun(self, *kinds: str) -> subprocess.Popen[bytes]:
+        """Start a worker and return when it is at its steps."""
+        process = self.start(*kinds)
+        wait_for(lambda: process.poll() is not None or learning(self._place)[1] == "unfreezing", PATIENCE, self._place.told)
+        assert process.poll() is None, self._place.told()
+        return process
+
+    def sweep(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                kill(process.pid)
+            process.wait(PATIENCE)
+
+
+@pytest.fixture
+def workers(place: Installation) -> Iterator[Workers]:
+    made = Workers(place)
+    yield made
+    made.sweep()
 
 
 def ended(process: subprocess.Popen[bytes]) -> int:
@@ -57,38 +83,33 @@ def ended(process: subprocess.Popen[bytes]) -> int:
     return process.wait(PATIENCE)
 
 
-def test_learning_is_told_to_stop_killed_and_comes_to_its_end(place: Installation) -> None:
-    assert ended(begun(place, "learn")) == 0
+def test_learning_is_told_to_stop_killed_and_comes_to_its_end(place: Installation, workers: Workers) -> None:
+    assert ended(workers.begun("learn")) == 0
     state, _, error = learning(place)
     assert state == "waiting"
     assert "told to stop while at unfreezing" in error
-    killed = begun(place, "learn")
+    killed = workers.begun("learn")
     kill(killed.pid)
     assert killed.wait(PATIENCE) == -signal.SIGKILL
     assert learning(place)[0] == "running"  # until its lease is over
     assert ask(place, "SELECT number FROM v_model_versions") == [(1,)]
     assert [path.name for path in (place.folder / "models").glob("versions/*")] == ["1"]
-    last = place.start("work", "learn")
-    try:
-        wait_for(lambda: last.poll() is not None or learning(place)[0] == "done", PATIENCE, place.told)
-        assert ask(place, "SELECT result, version FROM v_learning")[0][1] == 2, place.told()
-        assert ask(place, "SELECT attempts FROM v_learning") == [(2,)]  # the kill counts, the stop does not
-    finally:
-        assert ended(last) == 0
+    last = workers.start("learn")
+    wait_for(lambda: last.poll() is not None or learning(place)[0] == "done", PATIENCE, place.told)
+    assert ask(place, "SELECT version, attempts FROM v_learning") == [(2, 2)], place.told()  # the kill counts, the stop does not
+    assert ended(last) == 0
     assert "last round of learning" in place.run("versions").stderr
     assert place.run("versions", "2", "--json").stdout
 
 
-def test_one_process_scores_between_two_steps_of_learning(place: Installation) -> None:
-    worker = begun(place, "score", "learn")
-    try:
-        catalog = SqlCatalog(place.url)
-        with catalog.begin() as tx:
-            tx.jobs.put(JobKind.SCORE, "1.2.0")
-        catalog.dispose()
-        wait_for(lambda: worker.poll() is not None or learning(place)[0] == "done", PATIENCE, place.told)
-        ends = ask(place, "SELECT kind, state, attempts FROM v_jobs WHERE kind <> 'report' ORDER BY finished_at")
-        assert ends == [("score", "done", 1), ("learn", "done", 1)], place.told()
-        assert ask(place, "SELECT count(*) FROM v_predictions WHERE version = 1") == [(14,)]
-    finally:
-        assert ended(worker) == 0
+def test_one_process_scores_between_two_steps_of_learning(place: Installation, workers: Workers) -> None:
+    worker = workers.begun("score", "learn")
+    catalog = SqlCatalog(place.url)
+    with catalog.begin() as tx:
+        tx.jobs.put(JobKind.SCORE, "1.2.0")
+    catalog.dispose()
+    wait_for(lambda: worker.poll() is not None or learning(place)[0] == "done", PATIENCE, place.told)
+    ends = ask(place, "SELECT kind, state, attempts FROM v_jobs WHERE kind <> 'report' ORDER BY finished_at")
+    assert ends == [("score", "done", 1), ("learn", "done", 1)], place.told()
+    assert ask(place, "SELECT count(*) FROM v_predictions WHERE version = 1") == [(14,)]
+    assert ended(worker) == 0

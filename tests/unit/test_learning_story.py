@@ -120,7 +120,7 @@ def test_a_version_that_was_promoted_is_followed_to_its_successors(tmp_path: Pat
     demo.answers = {"v_reports": [(study, second.SOPInstanceUID)]}
     learning.ask_successors(demo)
     assert "the archive holds 1 SRs of version 2; each names the one that it follows" in demo.text
-    assert "1 studies are decided as before, and get no other" in demo.text
+    assert "decided as before, and so without another SR: 1 of 2" in demo.text
     assert f"follows  {first.SOPInstanceUID}" in demo.text
 
 
