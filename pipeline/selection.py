@@ -1,8 +1,9 @@
 """selection: which studies to put before a reader, and why. Pure functions of arrays; same seed, same choice.
 
-Reading at random starves: at a prevalence of 0.2 % one study in 500 shows the finding. So most of a list looks for positives of
-the findings that have fewest, where the model in service ranks them highest; a part goes to studies on which two opinions
-differ, a part to studies unlike those that were read, and a part is a plain random sample that is never learnt from.
+Reading at random starves: at a prevalence of 0.2 % one study in 500 shows the finding. So a list looks for positives of the
+findings that have fewest, where the model in service ranks them highest. That finds nothing where the model does not know the
+finding at all: so as large a part goes to studies unlike everything that was read, which rare findings are. Smaller parts go to
+studies on which two opinions differ and on which the model is undecided, and one is a plain random sample, never learnt from.
 
 Shapes: N candidate studies, R studies read or asked for before, F findings. Scores lie in 0..1; only their order within a stratum
 (view and scanner) and their logits are used, so they need not be calibrated.
@@ -32,32 +33,36 @@ class Reason(StrEnum):
     POSITIVES = "positives"  # ranked high for a finding of which few positives are known
     DISAGREEMENT = "disagreement"  # the version in service and zero-shot rank it apart
     UNCERTAINTY = "uncertainty"  # the version in service is undecided on it
-    COVERAGE = "coverage"  # typical of studies that are unlike those read so far
+    TYPICALITY = "typicality"  # typical of a region of which little was read
+    COVERAGE = "coverage"  # unlike everything that was read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectionPolicy:
     """`[worklist]` of the configuration, and the numbers of the rules.
 
-    The five shares are of a list's studies, on average over lists; they need not add up to 1. `breadth`: a positive is looked for
-    among so many times the studies that are asked for, so that every one of them has a known chance below 1. `hope` and `doubt`:
-    before anything was read for a finding's sake it is expected that `hope` of the studies show it, as surely as if `doubt` of
-    them had been read.
+    The shares are of a list's studies, on average over lists; they need not add up to 1. `breadth`: a positive is looked for among
+    so many times the studies that are asked for, so that every one of them has a known chance below 1. `hope` and `doubt`: before
+    anything was read for a finding's sake it is expected that `hope` of the studies show it, as surely as if `doubt` of them had
+    been read. `head_start`: so many positives is the text worth. `boldness`: how far coverage goes; see there.
     """
 
-    positives: float = 0.6
+    positives: float = 0.35
     disagreement: float = 0.05
-    uncertainty: float = 0.2
-    coverage: float = 0.05
+    uncertainty: float = 0.05
+    typicality: float = 0.0
+    coverage: float = 0.45
     monitoring: float = 0.1
-    breadth: float = 1.0
+    breadth: float = 2.0
     hope: float = 0.15
     doubt: float = 4.0
+    head_start: float = 5.0
+    boldness: float = 4.0
 
     @property
     def shares(self) -> dict[Reason, float]:
         """Share of each reason, adding up to 1. ZeroDivisionError where all are 0."""
-        total = self.positives + self.disagreement + self.uncertainty + self.coverage + self.monitoring
+        total = self.positives + self.disagreement + self.uncertainty + self.typicality + self.coverage + self.monitoring
         return {reason: float(getattr(self, reason.value)) / total for reason in Reason}
 
 
@@ -111,6 +116,7 @@ def select(candidates: Candidates, experience: Experience, policy: SelectionPoli
         (Reason.POSITIVES, hand.positives),
         (Reason.DISAGREEMENT, hand.disagreement),
         (Reason.UNCERTAINTY, hand.uncertainty),
+        (Reason.TYPICALITY, hand.typicality),
     ):
         hand.take(ask(quota[reason]), reason)
     hand.take(hand.coverage(sum(quota.values()) - len(hand.picks)), Reason.COVERAGE)
@@ -173,14 +179,14 @@ class _Hand:
     def _wanted(self, count: int) -> list[tuple[int, int]]:
         """How many studies are read for which finding, scarcest first.
 
-        A mean of n positives errs by 1 / n, so one more is worth 1 / n - 1 / (n + 1); a study brings one with the probability that
-        studies read for the finding's sake have shown so far.
+        What is learnt from n positives errs by 1 / (n + head_start), so one more is worth what that falls by; a study brings one
+        with the probability that studies read for the finding's sake have shown so far.
         """
         policy, known = self._policy, self._experience
         rate = (known.found + policy.hope * policy.doubt) / (known.mined + policy.doubt)
         positives, wanted = known.positives.astype(np.float64).copy(), np.zeros(len(FINDINGS), dtype=int)
         for _ in range(count):
-            finding = int(np.argmax(rate / ((positives + 1) * (positives + 2))))
+            finding = int(np.argmax(rate / ((positives + policy.head_start) * (positives + policy.head_start + 1))))
             wanted[finding] += 1
             positives[finding] += rate[finding]
         return [(int(finding), int(wanted[finding])) for finding in np.argsort(known.positives, kind="stable") if wanted[finding]]
@@ -210,7 +216,29 @@ class _Hand:
                 yield int(row)
 
     def coverage(self, count: int) -> Iterator[_Chosen]:
-        """Typical studies of the regions where least was read: k-means, one region for each study read or asked for (TypiClust)."""
+        """Studies unlike all that were read, each stratum in proportion: drawn by a power of the squared distance to the nearest.
+
+        With the power 1 these are the draws of k-means++ (Arthur and Vassilvitskii, SODA 2007), with a high one the farthest-first
+        traversal of Gonzalez (Theor Comput Sci 1985;38:293). The middle of the archive counts as read.
+        """
+        if count < 1:
+            return
+        places, read = _whitened(self._of.scores, self._experience.read)
+        taken = np.concatenate([read, places[[pick.row for pick in self.picks]], np.zeros((1, places.shape[1]))])
+        apart = np.min([((places - one) ** 2).sum(axis=1) for one in taken], axis=0)
+        for _ in range(count):
+            if not self.free.any():
+                return
+            here = self.free & (self._of.stratum == self._of.stratum[self._chance.choice(np.flatnonzero(self.free))])
+            weight = np.where(here, (apart / max(apart[here].max(), 1e-12)) ** self._policy.boldness, 0.0)
+            weight = weight / weight.sum() if weight.sum() > 0 else here / here.sum()
+            row = int(self._chance.choice(len(weight), p=weight))
+            apart = np.minimum(apart, ((places - places[row]) ** 2).sum(axis=1))
+            yield _Chosen(row, float(weight[row] * here.sum() / self.free.sum()))
+
+    def typicality(self, count: int) -> Iterator[_Chosen]:
+        """Typical studies of the regions where least was read: k-means, a region for each study read or asked for, up to a number
+        (TypiClust, Hacohen et al., ICML 2022)."""
         if count < 1:
             return
         free = np.flatnonzero(self.free)
@@ -238,7 +266,9 @@ class _Hand:
 
 
 MOST_REGIONS = 64
+"""Of typicality."""
 ROUNDS = 8
+"""Of Lloyd's algorithm."""
 
 
 def heights(scores: Floats, stratum: Names) -> Floats:
@@ -258,6 +288,15 @@ def heights(scores: Floats, stratum: Names) -> Floats:
 def _first_of_each(names: Names) -> Rows:
     """Places at which each name stands first, ascending."""
     return np.sort(np.unique(names, return_index=True)[1])
+
+
+def _whitened(scores: Floats, read: Floats) -> tuple[Floats, Floats]:
+    """Logits of scores [N, F] and of those read [R, F], in coordinates in which the former scatter alike in all directions."""
+    logit, of = (np.log(p / (1 - p)) for p in (scores.clip(1e-6, 1 - 1e-6), read.clip(1e-6, 1 - 1e-6)))
+    centre = logit.mean(axis=0)
+    variance, axes = np.linalg.eigh(np.atleast_2d(np.cov(logit, rowvar=False)) if len(logit) > 1 else np.eye(logit.shape[1]))
+    root = axes / np.sqrt(np.maximum(variance, 1e-3 * variance[-1] + 1e-12))
+    return np.asarray((logit - centre) @ root), np.asarray((of - centre) @ root)
 
 
 def _places(scores: Floats, reference: Floats) -> Floats:

@@ -142,6 +142,8 @@ class _Archive:
         if pick.reason is Reason.MONITORING:
             return "by lot, to measure with; never learnt from"
         if pick.reason is Reason.COVERAGE:
+            return "unlike everything that was read"
+        if pick.reason is Reason.TYPICALITY:
             return "typical of studies of which few were read"
         if pick.reason is Reason.UNCERTAINTY:
             return "the version in service is undecided"

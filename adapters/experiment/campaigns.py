@@ -46,7 +46,7 @@ def strategies(policy: SelectionPolicy) -> list[Strategy]:
     return [
         Strategy(RANDOM, SelectionPolicy(**nothing | {Reason.MONITORING.value: 1.0}), learns_all=True),
         Strategy("uncertainty", SelectionPolicy(**nothing | {Reason.UNCERTAINTY.value: 1.0})),
-        Strategy("typicality", SelectionPolicy(**nothing | {Reason.COVERAGE.value: 1.0})),
+        Strategy("typicality", SelectionPolicy(**nothing | {Reason.TYPICALITY.value: 1.0})),
         Strategy(WORKLIST, policy),
     ]
 

@@ -237,10 +237,11 @@ class LearnConfig(Section):
 class WorklistConfig(Section):
     """[worklist]: what is put before the readers next. Shares are of a list, on average; they need not add up to 1."""
 
-    positives: Fraction = Field(default=0.6, description="Share that looks for positives of the findings that have fewest.")
+    positives: Fraction = Field(default=0.35, description="Share that looks for positives of the findings that have fewest.")
     disagreement: Fraction = Field(default=0.05, description="Share that the serving version and zero-shot rank furthest apart.")
-    uncertainty: Fraction = Field(default=0.2, description="Share on which the serving version is undecided.")
-    coverage: Fraction = Field(default=0.05, description="Share that is typical of studies of which few were read.")
+    uncertainty: Fraction = Field(default=0.05, description="Share on which the serving version is undecided.")
+    typicality: Fraction = Field(default=0.0, description="Share that is typical of studies of which few were read.")
+    coverage: Fraction = Field(default=0.45, description="Share that is unlike everything that was read: where rare findings are.")
     monitoring: Fraction = Field(
         default=0.1, description="Share drawn by lot: it only measures, its patients are never learnt from."
     )
@@ -250,7 +251,9 @@ class WorklistConfig(Section):
     @field_validator("monitoring")
     @classmethod
     def _something_is_asked_for(cls, value: float, info: ValidationInfo) -> float:
-        if not value + sum(info.data.get(share, 1.0) for share in ("positives", "disagreement", "uncertainty", "coverage")):
+        if not value + sum(
+            info.data.get(share, 1.0) for share in ("positives", "disagreement", "uncertainty", "typicality", "coverage")
+        ):
             raise ValueError("one share at least is above 0")
         return value
 

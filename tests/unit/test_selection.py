@@ -48,7 +48,15 @@ shares = st.floats(0, 1).filter(lambda share: share == 0 or share > 1e-3)
 
 
 @given(
-    st.builds(SelectionPolicy, positives=shares, disagreement=shares, uncertainty=shares, coverage=shares, monitoring=st.just(0.1)),
+    st.builds(
+        SelectionPolicy,
+        positives=shares,
+        disagreement=shares,
+        uncertainty=shares,
+        typicality=shares,
+        coverage=shares,
+        monitoring=st.just(0.1),
+    ),
     st.integers(0, 40),
     st.integers(1, 50),
     st.integers(1, 12),
@@ -106,7 +114,7 @@ def test_the_random_sample_takes_its_part_of_each_stratum() -> None:
 
 def test_positives_are_looked_for_where_they_are_scarce_and_ranked_highest() -> None:
     of = candidates(50)
-    picks = select(of, experience(positives=known(Hernia=0)), only(Reason.POSITIVES), count=5, seed=0)
+    picks = select(of, experience(positives=known(Hernia=0)), only(Reason.POSITIVES, breadth=1.0), count=5, seed=0)
     assert {pick.finding for pick in picks} == {"Hernia"}
     assert {pick.row for pick in picks} == set(np.argsort(-of.scores[:, HERNIA])[:5].tolist())
     assert [pick.probability for pick in picks] == [1.0] * 5
@@ -132,7 +140,7 @@ def test_a_view_that_is_scored_high_as_a_whole_does_not_fill_the_list() -> None:
     of = candidates(40, strata=2)
     of.scores[of.stratum == "S0"] = 0.5 + of.scores[of.stratum == "S0"] / 2
     of.scores[of.stratum == "S1"] /= 2
-    picks = select(of, experience(positives=known(Hernia=0)), only(Reason.POSITIVES), count=10, seed=0)
+    picks = select(of, experience(positives=known(Hernia=0)), only(Reason.POSITIVES, breadth=1.0), count=10, seed=0)
     assert Counter(of.stratum[pick.row] for pick in picks) == {"S0": 5, "S1": 5}
 
 
@@ -158,12 +166,38 @@ def test_uncertain_is_what_lies_between() -> None:
     assert (pick.row, pick.reason) == (11, Reason.UNCERTAINTY)
 
 
-def test_coverage_goes_where_nothing_was_read() -> None:
+def two_kinds() -> tuple[Candidates, np.ndarray[tuple[int, int], np.dtype[np.float64]]]:
+    """60 studies, scored low in the first half and high in the other; and how those of the first half are scored."""
     of = candidates(60)
     low, high = np.full(len(FINDINGS), 0.05), np.full(len(FINDINGS), 0.9)
     of.scores[:] = np.where(np.arange(60)[:, None] < 30, low, high) + of.scores / 100
-    picks = select(of, experience(read=of.scores[:30]), only(Reason.COVERAGE), count=4, seed=0)
+    return of, of.scores[:30]
+
+
+def test_typical_is_where_little_was_read() -> None:
+    of, read = two_kinds()
+    picks = select(of, experience(read=read), only(Reason.TYPICALITY), count=4, seed=0)
     assert all(pick.row >= 30 for pick in picks)
+
+
+def test_coverage_finds_what_is_unlike_the_rest_and_states_the_chance() -> None:
+    of = candidates(200, strata=2)
+    of.scores[:] = 0.5 + of.scores / 100
+    of.scores[[17, 18]] = np.where(np.arange(len(FINDINGS)) % 2, 0.95, 0.05)
+    picks = select(of, experience(), only(Reason.COVERAGE), count=6, seed=0)
+    assert {pick.row for pick in picks} & {17, 18}
+    seen = [select(of, experience(), only(Reason.COVERAGE, boldness=1.0), count=1, seed=seed)[0] for seed in range(1500)]
+    often, times = Counter(pick.row for pick in seen).most_common(1)[0]
+    (stated,) = {round(pick.probability, 9) for pick in seen if pick.row == often}
+    assert times / 1500 == pytest.approx(stated, abs=0.04)
+
+
+def test_coverage_does_not_go_twice_to_one_place() -> None:
+    of = candidates(100)
+    of.scores[:] = 0.5 + of.scores / 100
+    of.scores[[3, 4]] = np.where(np.arange(len(FINDINGS)) % 2, 0.95, 0.05)
+    picks = select(of, experience(read=of.scores[[3]]), only(Reason.COVERAGE), count=5, seed=0)
+    assert not {pick.row for pick in picks} & {3, 4}
 
 
 def test_heights() -> None:
