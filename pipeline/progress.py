@@ -21,6 +21,8 @@ LOG_SECONDS = 60.0
 class Progress:
     """ports.Watch that notes in the job's payload what is under way: `stage`, `done`, `total`, and `seconds` spent on it.
 
+    `lease` tells the notes of this try from those that a try before it has left.
+
     LeaseLost where another worker holds the job: what is under way here would come to nothing.
     """
 
@@ -37,7 +39,8 @@ class Progress:
             self._stage, self._began, self._noted, self._logged = what, before, float("-inf"), float("-inf")
         if self._heard - self._noted >= NOTE_SECONDS:
             self._noted = self._heard
-            self._note({"stage": what, "done": done, "total": total, "seconds": round(self._heard - self._began, 3)})
+            spent = round(self._heard - self._began, 3)
+            self._note({"lease": self._job.lease_token, "stage": what, "done": done, "total": total, "seconds": spent})
         if self._heard - self._logged >= LOG_SECONDS:
             self._logged = self._heard
             log.info("under way", extra={"kind": self._job.kind.value, "stage": what, "done": done, "total": total})

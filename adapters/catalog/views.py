@@ -15,6 +15,9 @@ _WIDE = ",\n    ".join(
     f"MAX(CASE WHEN p.finding = '{finding}' THEN p.probability END) AS {column_of(finding)}" for finding in FINDINGS
 )
 
+_THIS_TRY = "state = 'running' AND payload ->> 'lease' = lease_token"
+"""What a job notes of its progress holds for the try in which it noted it."""
+
 VIEWS: dict[str, str] = {
     "v_studies": """
 SELECT s.study_instance_uid, s.accession_number, t.patient_id, t.issuer_of_patient_id, t.patient_sex, s.patient_age,
@@ -81,14 +84,14 @@ FROM model_versions m CROSS JOIN studies s
 WHERE m.state = 'serving' AND (s.state = 'reported' OR (
     s.state = 'scored' AND (SELECT r.state FROM reports r WHERE r.study = s.id ORDER BY r.id DESC LIMIT 1) = 'refused'))
 GROUP BY m.number, m.name, m.served_at""",
-    "v_learning": """
+    "v_learning": f"""
 SELECT j.id AS job, j.state, j.created_at, j.attempts, j.worker, j.stage, j.done, j.total,
     j.seconds / NULLIF(j.done, 0) * (j.total - j.done) AS seconds_left, j.result, j.reason, j.version, j.error, j.finished_at
 FROM (SELECT id, state, created_at, attempts, worker, error, finished_at,
-        CASE WHEN state = 'running' THEN payload ->> 'stage' END AS stage,
-        CASE WHEN state = 'running' THEN CAST(payload ->> 'done' AS INTEGER) END AS done,
-        CASE WHEN state = 'running' THEN CAST(payload ->> 'total' AS INTEGER) END AS total,
-        CASE WHEN state = 'running' THEN CAST(payload ->> 'seconds' AS FLOAT) END AS seconds,
+        CASE WHEN {_THIS_TRY} THEN payload ->> 'stage' END AS stage,
+        CASE WHEN {_THIS_TRY} THEN CAST(payload ->> 'done' AS INTEGER) END AS done,
+        CASE WHEN {_THIS_TRY} THEN CAST(payload ->> 'total' AS INTEGER) END AS total,
+        CASE WHEN {_THIS_TRY} THEN CAST(payload ->> 'seconds' AS FLOAT) END AS seconds,
         payload ->> 'result' AS result, payload ->> 'reason' AS reason, CAST(payload ->> 'version' AS INTEGER) AS version
     FROM jobs WHERE kind = 'learn') j""",
     "v_jobs": """

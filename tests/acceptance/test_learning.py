@@ -25,8 +25,8 @@ PATIENCE = 300.0
 
 @pytest.fixture
 def place(tmp_path: Path, template: Installation) -> Installation:
-    """A round of learning waits: seven hundred steps and more."""
-    settings = {"method": "partial", "blocks": 1, "gate_patients": 4, "folds": 4}
+    """A round of learning waits: more than a thousand steps."""
+    settings = {"method": "partial", "blocks": 1, "gate_patients": 4, "folds": 8}
     installation = Installation(tmp_path, learn=settings, prefix={"directory": str(tmp_path / "prefixes")})
     installation.copy_of(template)
     catalog = SqlCatalog(installation.url)

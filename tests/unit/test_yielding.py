@@ -203,18 +203,25 @@ def learning(catalog: FakeCatalog) -> Job:
 
 def test_how_far_a_job_is_is_noted_now_and_then() -> None:
     catalog, seconds = FakeCatalog(), 0.0
-    progress = Progress(learning(catalog), catalog=catalog, clock=lambda: seconds)
+    job = learning(catalog)
+    progress, token = Progress(job, catalog=catalog, clock=lambda: seconds), job.lease_token
     noted = catalog.committed
     for step in range(1, 101):
         seconds += 0.5
         progress("unfreezing", step, 100)
     assert catalog.committed - noted == 10
     (row,) = catalog.tables.jobs.values()
-    assert row.job.payload == {"stage": "unfreezing", "done": 91, "total": 100, "seconds": 45.5}
+    assert row.job.payload == {"lease": token, "stage": "unfreezing", "done": 91, "total": 100, "seconds": 45.5}
     seconds += 2
     progress("comparing", 1, 3)
     assert row.job.id in catalog.tables.jobs
-    assert catalog.tables.jobs[row.job.id].job.payload == {"stage": "comparing", "done": 1, "total": 3, "seconds": 2.0}
+    assert catalog.tables.jobs[row.job.id].job.payload == {
+        "attempt": 1,
+        "stage": "comparing",
+        "done": 1,
+        "total": 3,
+        "seconds": 2.0,
+    }
 
 
 def test_a_job_that_another_worker_holds_is_left() -> None:
