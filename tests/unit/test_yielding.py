@@ -216,7 +216,7 @@ def test_how_far_a_job_is_is_noted_now_and_then() -> None:
     progress("comparing", 1, 3)
     assert row.job.id in catalog.tables.jobs
     assert catalog.tables.jobs[row.job.id].job.payload == {
-        "attempt": 1,
+        "lease": token,
         "stage": "comparing",
         "done": 1,
         "total": 3,

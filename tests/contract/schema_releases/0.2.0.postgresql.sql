@@ -413,19 +413,19 @@ CREATE VIEW public.v_learning AS
             jobs.error,
             jobs.finished_at,
                 CASE
-                    WHEN (((jobs.state)::text = 'running'::text) AND (((jobs.payload ->> 'attempt'::text))::integer = jobs.attempts)) THEN (jobs.payload ->> 'stage'::text)
+                    WHEN (((jobs.state)::text = 'running'::text) AND ((jobs.payload ->> 'lease'::text) = (jobs.lease_token)::text)) THEN (jobs.payload ->> 'stage'::text)
                     ELSE NULL::text
                 END AS stage,
                 CASE
-                    WHEN (((jobs.state)::text = 'running'::text) AND (((jobs.payload ->> 'attempt'::text))::integer = jobs.attempts)) THEN ((jobs.payload ->> 'done'::text))::integer
+                    WHEN (((jobs.state)::text = 'running'::text) AND ((jobs.payload ->> 'lease'::text) = (jobs.lease_token)::text)) THEN ((jobs.payload ->> 'done'::text))::integer
                     ELSE NULL::integer
                 END AS done,
                 CASE
-                    WHEN (((jobs.state)::text = 'running'::text) AND (((jobs.payload ->> 'attempt'::text))::integer = jobs.attempts)) THEN ((jobs.payload ->> 'total'::text))::integer
+                    WHEN (((jobs.state)::text = 'running'::text) AND ((jobs.payload ->> 'lease'::text) = (jobs.lease_token)::text)) THEN ((jobs.payload ->> 'total'::text))::integer
                     ELSE NULL::integer
                 END AS total,
                 CASE
-                    WHEN (((jobs.state)::text = 'running'::text) AND (((jobs.payload ->> 'attempt'::text))::integer = jobs.attempts)) THEN ((jobs.payload ->> 'seconds'::text))::double precision
+                    WHEN (((jobs.state)::text = 'running'::text) AND ((jobs.payload ->> 'lease'::text) = (jobs.lease_token)::text)) THEN ((jobs.payload ->> 'seconds'::text))::double precision
                     ELSE NULL::double precision
                 END AS seconds,
             (jobs.payload ->> 'result'::text) AS result,
@@ -588,32 +588,32 @@ ALTER TABLE ONLY public.requests ALTER COLUMN id SET DEFAULT nextval('public.req
 ALTER TABLE ONLY public.series ALTER COLUMN id SET DEFAULT nextval('public.series_id_seq'::regclass);
 ALTER TABLE ONLY public.studies ALTER COLUMN id SET DEFAULT nextval('public.studies_id_seq'::regclass);
 INSERT INTO public.alembic_version VALUES ('0003');
-INSERT INTO public.audit_events VALUES (1, '2026-11-25 02:05:22.210794+00', 'store', 'refused', '1.9', 'why', 'PACS');
+INSERT INTO public.audit_events VALUES (1, '2026-11-25 02:14:33.723005+00', 'store', 'refused', '1.9', 'why', 'PACS');
 INSERT INTO public.circuits VALUES ('PACS', 2, NULL);
-INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-25 02:05:21.877403+00');
-INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-25 02:05:21.808534+00');
-INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-25 02:05:22.210326+00', 0, '', '', NULL, '', '2026-11-25 02:05:22.210326+00', NULL);
-INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-25 02:05:22.208832+00', '2026-11-25 02:05:22.208832+00', '');
-INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-25 02:05:22.209951+00', '2026-11-25 02:05:22.209951+00', '');
-INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-25 02:05:21.689088+00', '2026-11-25 02:05:21.689088+00', NULL);
-INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-25 02:05:21.732345+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-25 02:05:21.936375+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-25 02:05:21.936934+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-25 02:05:21.936997+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-25 02:05:21.937038+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-25 02:05:21.937078+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-25 02:05:21.937121+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-25 02:05:21.937223+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-25 02:05:21.937251+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-25 02:05:21.937274+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-25 02:05:21.937295+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-25 02:05:21.937316+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-25 02:05:21.937337+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-25 02:05:21.937357+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-25 02:05:21.937378+00');
-INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-25 02:05:21.953003+00', '2026-11-25 02:05:22.016259+00', '2026-11-25 02:05:22.028372+00');
+INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-25 02:14:33.497043+00');
+INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-25 02:14:33.445846+00');
+INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-25 02:14:33.722564+00', 0, '', '', NULL, '', '2026-11-25 02:14:33.722564+00', NULL);
+INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-25 02:14:33.721066+00', '2026-11-25 02:14:33.721066+00', '');
+INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-25 02:14:33.722196+00', '2026-11-25 02:14:33.722196+00', '');
+INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-25 02:14:33.356945+00', '2026-11-25 02:14:33.356945+00', NULL);
+INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-25 02:14:33.380337+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-25 02:14:33.536323+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-25 02:14:33.536861+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-25 02:14:33.536931+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-25 02:14:33.536972+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-25 02:14:33.53701+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-25 02:14:33.537057+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-25 02:14:33.537105+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-25 02:14:33.537127+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-25 02:14:33.537148+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-25 02:14:33.537168+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-25 02:14:33.537189+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-25 02:14:33.537209+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-25 02:14:33.537229+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-25 02:14:33.537249+00');
+INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-25 02:14:33.544403+00', '2026-11-25 02:14:33.58309+00', '2026-11-25 02:14:33.612197+00');
 INSERT INTO public.series VALUES (1, '1.3', 1, '', NULL, '');
-INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 0, 1, false, '2026-11-25 02:05:21.749349+00', '2026-11-25 02:05:21.819753+00');
+INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 0, 1, false, '2026-11-25 02:14:33.400274+00', '2026-11-25 02:14:33.476386+00');
 SELECT pg_catalog.setval('public.audit_events_id_seq', 1, true);
 SELECT pg_catalog.setval('public.instances_id_seq', 1, true);
 SELECT pg_catalog.setval('public.jobs_id_seq', 1, true);
