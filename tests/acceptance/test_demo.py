@@ -213,12 +213,12 @@ def test_pictures_of_a_folder_go_by_the_embedded_archive(tmp_path: Path) -> None
 @pytest.mark.timeout(600)
 def test_films_with_a_label_table_are_labelled_learnt_scored_again_and_measured(tmp_path: Path) -> None:
     """Squares that a random encoder can tell apart, and that no prompt of it is about: what is learnt must win."""
-    folder = films.collection(tmp_path / "nih", 36, show=lambda number: [["Effusion"], ["Mass"], ["Effusion"], []][number % 4])
-    told = Telling(tmp_path, "--embedded", "--images", str(folder), "--studies", "36")
+    folder = films.collection(tmp_path / "nih", 60, show=lambda number: [["Effusion"], ["Mass"], ["Effusion"], []][number % 4])
+    told = Telling(tmp_path, "--embedded", "--images", str(folder), "--studies", "60")
     code, last = told.end()
     assert code == 0, told.text
     end = ended(last)
-    assert (end.studies, end.reports, end.labelled) == (36, 36, 12)
+    assert (end.studies, end.reports, end.labelled) == (60, 60, 20)
     assert "films of the folder nih" in told.text
     assert "AUC against the hidden truth (UNTRAINED)" in told.text
     assert "radclipd learn: promoted (version 2)" in told.text
@@ -239,10 +239,10 @@ def said_by_reader(told: Telling) -> None:
     """What was labelled came by both roads, was what the story says, and is wrong as often as it says."""
     truth = told.truth
     labels = told.rows("SELECT study_instance_uid, finding, state, source, asked_because FROM v_labels WHERE revoked = 0")
-    assert Counter(source for _, _, _, source, _ in labels) == {"csv": 11 * len(FINDINGS), "sr": len(FINDINGS)}
-    assert {because for _, _, _, _, because in labels} <= {"positives", "coverage", "disagreement", "monitoring"}
+    assert Counter(source for _, _, _, source, _ in labels) == {"csv": 19 * len(FINDINGS), "sr": len(FINDINGS)}
+    assert {because for _, _, _, _, because in labels} <= {"positives", "coverage", "disagreement", "uncertainty", "monitoring"}
     wrong = sum((state == "present") != (finding in truth[study][1]) for study, finding, state, _, _ in labels)
-    assert f"12 of 36 studies were read: 168 statements, of which {wrong} (" in told.text
+    assert f"20 of 60 studies were read: 280 statements, of which {wrong} (" in told.text
 
 
 def successors_name_their_predecessors(told: Telling) -> None:
