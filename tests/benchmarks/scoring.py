@@ -51,7 +51,7 @@ from tests.builders import EXPLICIT
 
 BATCH = 8
 """Of the bare encoder, as `[score] batch_size` is shipped."""
-WINDOW = {"WindowCenter": 1900, "WindowWidth": 3600}
+WINDOW: dict[str, Any] = {"WindowCenter": 1900, "WindowWidth": 3600}
 """A DX image for presentation states one (PS3.3 C.8.11.1)."""
 SENDER = Sender("PACS", "127.0.0.1", "RADCLIPD")
 

@@ -1,0 +1,57 @@
+"""The resize is torch's own, whatever it reads its rows from, and needs no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from models.preprocess import Preprocess
+from models.resize import resized
+from tests.models import tiny
+
+TOLERANCE = 1e-5
+"""Sums in another order; an 8-bit grey level is 400 times as much."""
+EDGES = st.integers(2, 400)
+"""Of films one pixel wide torch mixes up the strides and repeats the first row."""
+
+
+@settings(max_examples=60, deadline=None)
+@given(EDGES, EDGES, st.integers(1, 224), st.integers(1, 224), st.sampled_from(["bicubic", "bilinear"]))
+def test_it_gives_what_torch_gives(
+    height: int, width: int, to_height: int, to_width: int, interpolation: Literal["bicubic", "bilinear"]
+) -> None:
+    film = tiny.film(height, width)
+    ours = resized(film, to_height, to_width, interpolation)
+    theirs = functional.interpolate(
+        torch.from_numpy(film)[None, None], (to_height, to_width), mode=interpolation, antialias=True, align_corners=False
+    )
+    assert ours == pytest.approx(theirs[0, 0].numpy(), abs=TOLERANCE)
+
+
+def test_a_film_of_a_detectors_size_gives_what_torch_gives() -> None:
+    film = tiny.film(2560, 2048)
+    theirs = functional.interpolate(torch.from_numpy(film)[None, None], (224, 179), mode="bicubic", antialias=True)[0, 0]
+    assert resized(film, 224, 179, "bicubic") == pytest.approx(theirs.numpy(), abs=TOLERANCE)
+
+
+def test_what_has_its_size_already_stays_what_it_is() -> None:
+    square = Preprocess(size=64).reduced(tiny.film(300, 200))
+    assert np.array_equal(Preprocess(size=64).reduced(square), square)
+
+
+def test_the_grey_square_is_made_without_torch() -> None:
+    script = """
+import sys, numpy as np
+from models.preprocess import Preprocess
+assert Preprocess(size=32).reduced(np.ones((50, 40), dtype=np.float32)).shape == (32, 32)
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
