@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from typing import Literal
@@ -9,8 +10,6 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.nn import functional
 
 from models.preprocess import Preprocess
@@ -19,22 +18,20 @@ from tests.models import tiny
 
 TOLERANCE = 1e-5
 """Sums in another order; an 8-bit grey level is 400 times as much."""
-EDGES = st.integers(1, 400)
-RESULTS = st.integers(2, 224)
-"""Where a result is one pixel wide, torch mixes up the strides and repeats its first row."""
+EDGES, RESULTS = (2, 3, 17, 50, 333), (2, 3, 17, 64, 224)
+"""Where a source or a result is one pixel wide, torch mixes up the strides and repeats its first row."""
 
 
-@settings(max_examples=60, deadline=None)
-@given(EDGES, EDGES, RESULTS, RESULTS, st.sampled_from(["bicubic", "bilinear"]))
-def test_it_gives_what_torch_gives(
-    height: int, width: int, to_height: int, to_width: int, interpolation: Literal["bicubic", "bilinear"]
-) -> None:
-    film = tiny.film(height, width)
-    ours = resized(film, to_height, to_width, interpolation)
-    theirs = functional.interpolate(
-        torch.from_numpy(film)[None, None], (to_height, to_width), mode=interpolation, antialias=True, align_corners=False
-    )
-    assert ours == pytest.approx(theirs[0, 0].numpy(), abs=TOLERANCE)
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("height", EDGES)
+def test_it_gives_what_torch_gives(height: int, interpolation: Literal["bicubic", "bilinear"]) -> None:
+    for width, to_height, to_width in itertools.product(EDGES, RESULTS, RESULTS):
+        film = tiny.film(height, width)
+        theirs = functional.interpolate(
+            torch.from_numpy(film)[None, None], (to_height, to_width), mode=interpolation, antialias=True, align_corners=False
+        )
+        ours = resized(film, to_height, to_width, interpolation)
+        assert np.abs(ours - theirs[0, 0].numpy()).max() < TOLERANCE, (width, to_height, to_width)
 
 
 def test_a_film_of_a_detectors_size_gives_what_torch_gives() -> None:
