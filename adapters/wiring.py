@@ -157,6 +157,7 @@ def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
         device=config.model.device,
         batch_size=config.score.batch_size,
         threads=config.score.threads,
+        precision=config.score.precision,
         kept=kept_settings(config),
     )
     policy = score.ScorePolicy(combine=config.score.combine, chest=chest, rescored=config.report.rescored)
@@ -298,6 +299,7 @@ def trainer_settings(config: Config) -> TrainerSettings:
         band=config.score.band,
         device=config.model.device,
         threads=config.score.threads,
+        precision=config.score.precision,
         kept=kept_settings(config),
     )
 

@@ -13,6 +13,7 @@ import torch
 from adapters.gpu.kept import Kept, key_of
 from adapters.gpu.words import in_the_pipelines_words
 from models.base import Base
+from models.encoder import Encoder
 from models.errors import CannotPartition
 from models.fit import STORED
 from models.partition import partition
@@ -33,11 +34,13 @@ _log = structlog.get_logger("radclipd.gpu")
 class FilmReader:
     """Films as the encoder of one base sees them. `k`: in front of how many last blocks it is cut.
 
-    `cut` is k, or None where the tower cannot be cut there.
+    `cut` is k, or None where the tower cannot be cut there. `front` is the base's encoder as it serves: what it gives in front of
+    the cut is what `kept` keeps.
     """
 
-    def __init__(self, base: Base, pixels: ImageReader, kept: Kept, *, k: int) -> None:
+    def __init__(self, base: Base, pixels: ImageReader, kept: Kept, *, k: int, front: Encoder | None = None) -> None:
         self._base, self._pixels, self._kept = base, pixels, kept
+        self._front = front or base.encoder
         try:
             partition(base.encoder.network).last(k)
         except CannotPartition:
@@ -78,7 +81,7 @@ class FilmReader:
     def _entering(self, squares: torch.Tensor) -> torch.Tensor:
         """Return what enters the cut of grey squares [n, 1, S, S], float16 [n, L, W] on the CPU."""
         assert self.cut is not None
-        return prefix(self._base.encoder, self._base.preprocess.normalised(squares), k=self.cut).to("cpu", STORED)
+        return prefix(self._front, self._base.preprocess.normalised(squares), k=self.cut).to("cpu", STORED)
 
     def _copies(
         self, films: Sequence[StoredInstance], views: Views, progress: _Progress, *, labelled: bool

@@ -47,13 +47,14 @@ _IDENTITY = re.compile(r"[0-9a-f]{64}")
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 _log = structlog.get_logger("radclipd.gpu")
+_EXACT = "float32"
 
 
 @dataclass(frozen=True)
 class Identity:
     """What activations are a function of, beside the stored file. `length` and `width`: L and W of a record [L, W].
 
-    `rendering`: the number of the way in which a file becomes an image.
+    `rendering`: the number of the way in which a file becomes an image. `precision`: of the products in the blocks that it passed.
     """
 
     weights_sha256: str
@@ -62,18 +63,21 @@ class Identity:
     length: int
     width: int
     rendering: int = 1
+    precision: str = _EXACT
 
     @classmethod
     def of(cls, base: Base, *, k: int, rendering: int = 1) -> Identity:
         """Return that of a base in front of its last `k` blocks. CannotPartition."""
         partition(base.encoder.network).last(k)
         rows, width = shape(base.encoder)
-        return cls(base.sha256, base.preprocess.fingerprint, k, rows, width, rendering)
+        precision = str(base.encoder.precision).removeprefix("torch.")
+        return cls(base.sha256, base.preprocess.fingerprint, k, rows, width, rendering, precision)
 
     @property
     def fingerprint(self) -> str:
         """64 hex digits."""
-        return fingerprint({"format": FORMAT, **asdict(self)})
+        named = {name: value for name, value in asdict(self).items() if (name, value) != ("precision", _EXACT)}
+        return fingerprint({"format": FORMAT, **named})
 
     @property
     def record_bytes(self) -> int:

@@ -145,6 +145,10 @@ class ScoreConfig(Section):
 
     batch_size: Whole = Field(default=8, description="Images per pass of the encoder.")
     threads: int = Field(default=0, ge=0, description="CPU threads of the encoder; 0: as many as there are cores.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description='"auto" (bfloat16 where the processor or GPU has it and scores agree with float32), "float32" or "bfloat16".',
+    )
     combine: Literal["max", "mean"] = Field(
         default="max", description='Several images of one study: "max" or "mean" of their scores.'
     )

@@ -182,7 +182,8 @@ def measure(bench: Bench, rounds: int, naive: int, clock: str) -> dict[str, Any]
 
 
 def _bare(bench: Bench) -> Callable[[], None]:
-    scorer = load_scorer(bench.version, bench.config.model.directory, batch_size=BATCH, threads=0)
+    settings = bench.config
+    scorer = load_scorer(bench.version, settings.model.directory, batch_size=BATCH, threads=0, precision=settings.score.precision)
     classifier = scorer._classifier
     tensors = torch.randn(bench.films, 3, classifier.preprocess.size, classifier.preprocess.size)
 
