@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from pipeline import fill, labels, learn, receive, report, resolve, rules, score
 from pipeline.domain import AuditEvent, Header, Job, JobKind, JobState, ModelVersion, Receipt, Sender
 from pipeline.errors import NoWeights
 from pipeline.findings import findings_said
+from pipeline.pace import Pace
 from pipeline.ports import CircuitPolicy, Watch
 from pipeline.progress import Progress
 from pipeline.yielding import Yielding
@@ -23,6 +25,7 @@ from pipeline.yielding import Yielding
 if TYPE_CHECKING:
     from adapters.catalog.catalog import SqlCatalog
     from adapters.dicom.archive import DicomArchive
+    from adapters.dicom.decode_pool import DecodePool
     from adapters.dicom.labels import DicomDocuments
     from adapters.dicom.listener import Listener
     from adapters.gpu.kept import KeptSettings
@@ -37,6 +40,8 @@ ANY = "*"
 """In an allow-list: whoever."""
 CACHE_RESERVE = 2
 """The prefix store leaves so many times `storage.minimum_free` free: a cache never makes senders wait."""
+BATCHES_A_TURN = 4
+"""Score jobs that are taken at once, in batches, at most: while one is scored, films of the next are decoded."""
 ASK_AGAIN_SECONDS = 5.0
 """Between two questions to the archive about one arriving study."""
 PROBE_SECONDS = 5.0
@@ -148,10 +153,13 @@ def build_posts(
 
 
 def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
-    from adapters.dicom.pixels import DicomImageReader
     from adapters.gpu.scorer import ClipScorers
 
-    pixels, chest = DicomImageReader(open_image_store(config)), chest_policy(config)
+    pixels, chest = (
+        open_decoders(config, processes=config.score.decode_processes or min(os.cpu_count() or 1, 8)),
+        chest_policy(config),
+    )
+    pixels.start()
     scorers = ClipScorers(
         config.model.directory,
         device=config.model.device,
@@ -160,13 +168,22 @@ def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
         precision=config.score.precision,
         kept=kept_settings(config),
     )
-    policy = score.ScorePolicy(combine=config.score.combine, chest=chest, rescored=config.report.rescored)
+    batch = config.score.batch_size
+    policy = score.ScorePolicy(combine=config.score.combine, chest=chest, rescored=config.report.rescored, batch=batch)
     step = partial(score.score, catalog=catalog, pixels=pixels, scorers=scorers, policy=policy)
-    post = work.Post(kind=JobKind.SCORE, step=step, batch=config.score.batch_size)
+    pace = Pace(seconds=config.score.turn_seconds, least=batch, most=BATCHES_A_TURN * batch)
+    post = work.Post(kind=JobKind.SCORE, step=step, pace=pace)
     if not (config.prefix.keep and config.prefix.fill):
         return post
     serving = partial(versions.load_serving, catalog=catalog, scorers=scorers)
     return replace(post, spare=fill.Fill(catalog=catalog, pixels=pixels, scorer=serving, chest=chest))
+
+
+def open_decoders(config: Config, *, processes: int) -> DecodePool:
+    """Make the processes that decode films; they start when they are wanted."""
+    from adapters.dicom.decode_pool import DecodePool
+
+    return DecodePool(config.storage.directory, processes=processes, seconds=config.score.decode_seconds)
 
 
 def kept_settings(config: Config) -> KeptSettings | None:
@@ -249,10 +266,8 @@ def _learn_post(config: Config, catalog: SqlCatalog, give_way: Watch) -> work.Po
     def step(job: Job) -> None:
         store, progress = open_model_store(config), Progress(job, catalog=catalog)
         watch = _both(progress, give_way)
-        with store.alone("learn"):
-            learnt = learn.learn_job(
-                job, catalog=catalog, trainer=_trainer(config, store), policy=learn_policy(config), watch=watch
-            )
+        with store.alone("learn"), _trainer(config, store) as trainer:
+            learnt = learn.learn_job(job, catalog=catalog, trainer=trainer, policy=learn_policy(config), watch=watch)
         number = learnt.version.number if learnt.version else None
         log.info("learning ended", result=learnt.result.value, reason=learnt.reason, version=number)
 
@@ -272,18 +287,19 @@ def build_call_to_learn(config: Config, catalog: SqlCatalog) -> Callable[[], boo
     return partial(learn.call, catalog=catalog, minimum_labels=config.learn.min_new_labels)
 
 
-def _trainer(config: Config, store: ModelStore) -> ClipTrainer:
-    from adapters.dicom.pixels import DicomImageReader
+@contextmanager
+def _trainer(config: Config, store: ModelStore) -> Iterator[ClipTrainer]:
     from adapters.gpu.trainer import ClipTrainer
 
-    return ClipTrainer(store, DicomImageReader(open_image_store(config)), trainer_settings(config))
+    with closing(open_decoders(config, processes=1)) as pixels:
+        yield ClipTrainer(store, pixels, trainer_settings(config))
 
 
 def learn_now(config: Config, catalog: SqlCatalog, *, watch: Watch, again: bool = False) -> learn.Learnt:
     """Learn from the labels, one process at a time, behind whatever arrives. TryAgain where another one learns."""
     store, watch = open_model_store(config), _both(watch, Yielding(catalog=catalog))
-    with store.alone("learn"):
-        return learn.learn(catalog=catalog, trainer=_trainer(config, store), policy=learn_policy(config), watch=watch, again=again)
+    with store.alone("learn"), _trainer(config, store) as trainer:
+        return learn.learn(catalog=catalog, trainer=trainer, policy=learn_policy(config), watch=watch, again=again)
 
 
 def trainer_settings(config: Config) -> TrainerSettings:

@@ -46,7 +46,7 @@ def resized(image: Rows, height: int, width: int, interpolation: Interpolation) 
 
 
 def _multiply(matrix: Matrix, columns: Matrix, result: Matrix) -> None:
-    """Write matrix @ columns, as many columns at a time as BLAS multiplies on one processor: others may be busy, and it would spin."""
+    """Write matrix @ columns, so many at a time that BLAS keeps to one thread: others would spin where processors are busy."""
     some = max(1, _ALONE // matrix.size)
     for first in range(0, columns.shape[1], some):
         np.matmul(matrix, columns[:, first : first + some], out=result[:, first : first + some])

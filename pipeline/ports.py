@@ -6,7 +6,7 @@ catalog's own clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +30,7 @@ from pipeline.domain import (
     StudyState,
     VersionState,
 )
+from pipeline.errors import PixelsUnreadable
 from pipeline.job_ports import Circuits, Jobs
 from pipeline.label_ports import Labels, Requests
 
@@ -226,11 +227,27 @@ class ImageStore(Protocol):
         """Return the free space of the store's file system, bytes."""
 
 
+class Rows(Protocol):
+    """An image of which rows are asked for: an Image, or what makes them of stored values when asked."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice, /) -> Image: ...
+
+
+Sight = Callable[[Rows], Image]
+"""What a scorer looks at of an image, as an image. It goes to other processes, and may raise whatever it likes."""
+
+
 class ImageReader(Protocol):
     """Stored bytes to an image."""
 
     def read(self, instance: StoredInstance) -> Image:
         """Decode and render. PixelsUnreadable where no image can be made of it."""
+
+    def read_ahead(self, instances: Sequence[StoredInstance], sight: Sight) -> Iterator[Image | PixelsUnreadable]:
+        """Yield of each, in order, what `sight` makes of its image, or why there is none. Later ones may be decoded meanwhile."""
 
 
 class DocumentReader(Protocol):
@@ -245,6 +262,10 @@ class Scorer(Protocol):
 
     @property
     def version(self) -> ModelVersion: ...
+
+    @property
+    def sight(self) -> Sight:
+        """What it looks at of an image: that scores as the image itself does."""
 
     def recall(self, films: Sequence[StoredInstance]) -> Mapping[str, Scores]:
         """Return SOPInstanceUID -> float32 [14] of those films that it can score by what was kept of them, without their pixels."""

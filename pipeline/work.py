@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline import rules
 from pipeline.domain import AuditEvent, Job, JobKind
 from pipeline.errors import ArchiveUnreachable, CannotStart, Interrupted, LeaseLost, OutOfResources, RadclipdError, Refused, places
+from pipeline.pace import Pace
 from pipeline.ports import Catalog
 
 log = logging.getLogger("radclipd.work")
@@ -51,7 +53,7 @@ class Post:
 
     kind: JobKind
     step: Step
-    batch: int = 1
+    pace: Pace = field(default_factory=lambda: Pace(seconds=0.0, least=1, most=1))
     admit: Callable[[], bool] = lambda: True
     spare: Callable[[], bool] = lambda: False
 
@@ -81,11 +83,11 @@ def work_once(post: Post, *, catalog: Catalog, worker: str, policy: WorkPolicy) 
     if not post.admit():
         return 0
     with catalog.begin() as tx:
-        jobs = tx.jobs.claim([post.kind], worker=worker, lease_seconds=policy.lease_seconds, limit=post.batch)
+        jobs = tx.jobs.claim([post.kind], worker=worker, lease_seconds=policy.lease_seconds, limit=post.pace.limit)
     jobs = [job for job in jobs if not _worn_out(job, catalog, policy)]
     if not jobs:
         return int(_spare(post))
-    left = {job.id: job for job in jobs}
+    left, begun = {job.id: job for job in jobs}, time.monotonic()
     with _heartbeat(left, catalog, policy):
         try:
             for outcome in post.step(jobs):
@@ -97,6 +99,7 @@ def work_once(post: Post, *, catalog: Catalog, worker: str, policy: WorkPolicy) 
         except Exception as error:
             for job in list(left.values()):
                 conclude(Outcome(job, error), catalog=catalog, policy=policy)
+    post.pace.took(len(jobs), time.monotonic() - begun)
     return len(jobs)
 
 

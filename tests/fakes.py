@@ -52,6 +52,7 @@ from pipeline.ports import (
     ReportWriter,
     Scorer,
     Scorers,
+    Sight,
     Trainer,
     Transaction,
     Watch,
@@ -574,6 +575,13 @@ class FakeImageReader:
             raise PixelsUnreadable(f"instance {uid}: no image can be made of it")
         return np.full((4, 5), int(instance.file.sha256[:2], 16) / 255, dtype=np.float32)
 
+    def read_ahead(self, instances: Sequence[StoredInstance], sight: Sight) -> Iterator[Image | PixelsUnreadable]:
+        for instance in instances:
+            try:
+                yield sight(self.read(instance))
+            except PixelsUnreadable as error:
+                yield error
+
 
 class FakeDocuments:
     """ports.DocumentReader: what is said of a content here; of any other, nothing."""
@@ -595,6 +603,10 @@ class FakeScorer:
     @property
     def version(self) -> ModelVersion:
         return self._version
+
+    @property
+    def sight(self) -> Sight:
+        return lambda image: image[:]
 
     def recall(self, films: Sequence[StoredInstance]) -> dict[str, Scores]:
         there = [film for film in films if film.file.sha256 in self.kept]

@@ -6,7 +6,7 @@ MONOCHROME1 and Presentation LUT Shape INVERSE invert once, after the VOI, also 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -21,7 +21,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, JPEGL
 
 from pipeline.domain import Image, StoredInstance
 from pipeline.errors import PixelsUnreadable, Refused
-from pipeline.ports import ImageStore
+from pipeline.ports import ImageStore, Sight
 
 RENDERING = 1
 """Raised whenever the same file would give another image: what was kept of the old one is stale then."""
@@ -47,9 +47,21 @@ class DicomImageReader:
         self._store = store
 
     def read(self, instance: StoredInstance) -> Image:
+        return self.seen(instance, None)
+
+    def read_ahead(self, instances: Sequence[StoredInstance], sight: Sight) -> Iterator[Image | PixelsUnreadable]:
+        for instance in instances:
+            try:
+                yield self.seen(instance, sight)
+            except PixelsUnreadable as error:
+                yield error
+
+    def seen(self, instance: StoredInstance, sight: Sight | None) -> Image:
+        """Return what `sight` makes of its image, or the image itself. PixelsUnreadable."""
         uid = instance.header.sop_instance_uid
         try:
-            return render(dcmread(BytesIO(self._store.read(instance.file))))
+            image = rendering(dcmread(BytesIO(self._store.read(instance.file))))
+            return sight(image) if sight else image[:]
         except PixelsUnreadable as error:
             raise PixelsUnreadable(f"instance {uid}: {error}", hint=error.hint) from error
         except Refused as error:

@@ -23,6 +23,7 @@ from models.precision import Precision
 from models.prefix import prefix
 from pipeline.domain import FINDINGS, Image, ModelVersion, Scores, StoredInstance
 from pipeline.errors import ConfigurationError, WeightsCorrupt, WeightsIncompatible
+from pipeline.ports import Sight
 
 _RECALLED = 64  # films at a time
 
@@ -41,6 +42,10 @@ class ClipScorer:
     @property
     def version(self) -> ModelVersion:
         return self._version
+
+    @property
+    def sight(self) -> Sight:
+        return self._classifier.preprocess.reduced
 
     def recall(self, films: Sequence[StoredInstance]) -> dict[str, Scores]:
         k = self._kept.k
@@ -153,8 +158,8 @@ def load_scorer(
     """Load a version and hold its files to the catalog's card: hashes, architecture, preprocessing, golden embeddings.
 
     `device`: auto, cpu, cuda or cuda:N. `threads`: of torch on the CPU; 0 leaves torch's choice. `precision`: bfloat16 only where
-    it scores as float32 does. `kept`: where activations are kept; None keeps none. Raises NoWeights where files are missing, WeightsRejected where they are not what the card says,
-    ConfigurationError for a device that is not there.
+    it scores as float32 does. `kept`: where activations are kept; None keeps none. Raises NoWeights where files are missing,
+    WeightsRejected where they are not what the card says, ConfigurationError for a device that is not there.
     """
     if threads:
         torch.set_num_threads(threads)

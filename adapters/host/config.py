@@ -144,7 +144,14 @@ class ScoreConfig(Section):
     """[score]: from images to probabilities and decisions."""
 
     batch_size: Whole = Field(default=8, description="Images per pass of the encoder.")
+    turn_seconds: PositiveSeconds = Field(
+        default=1, description="Studies are taken for about so long at a time; what arrives meanwhile waits no longer."
+    )
     threads: int = Field(default=0, ge=0, description="CPU threads of the encoder; 0: as many as there are cores.")
+    decode_processes: int = Field(
+        default=0, ge=0, description="Processes that decode films; 0: as many as there are cores, up to 8."
+    )
+    decode_seconds: PositiveSeconds = Field(default=60, description="A film that takes longer to decode cannot be read.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
         description='"auto" (bfloat16 where the processor or GPU has it and scores agree with float32), "float32" or "bfloat16".',

@@ -6,7 +6,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
@@ -21,7 +21,8 @@ from adapters.gpu import importer
 from adapters.host.image_store import FileImageStore
 from adapters.host.model_store import ModelStore
 from pipeline.domain import Header, Image, ModelVersion, StoredFile, StoredInstance
-from pipeline.ports import Catalog
+from pipeline.errors import PixelsUnreadable
+from pipeline.ports import Catalog, Sight
 from tests.builders import EXPLICIT, dx, file_of, pixels
 from tests.fakes import FakeCatalog
 
@@ -51,7 +52,13 @@ class Films:
         return StoredInstance(header, StoredFile(str(number), f"{number:064x}", 0), datetime.now(UTC))
 
     def read(self, instance: StoredInstance) -> Image:
-        return self._reader.read(replace(instance, file=self._stored[int(instance.file.key) % len(self._stored)]))
+        return self._reader.read(self._on_disk(instance))
+
+    def read_ahead(self, instances: Sequence[StoredInstance], sight: Sight) -> Iterator[Image | PixelsUnreadable]:
+        return self._reader.read_ahead([self._on_disk(instance) for instance in instances], sight)
+
+    def _on_disk(self, instance: StoredInstance) -> StoredInstance:
+        return replace(instance, file=self._stored[int(instance.file.key) % len(self._stored)])
 
 
 def file_bytes(number: int, transfer_syntax_uid: str = EXPLICIT, **elements: Any) -> bytes:
