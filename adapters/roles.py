@@ -94,6 +94,7 @@ def work(config: Config, kinds: Sequence[str]) -> None:
     log.info("working", kind=kind, version=version.number, marking=version.marking)
     with StopSignal() as stop, serving(notify.Notifier(), [catalog.probe_write], lambda: f"working: {kind}"):
         posts = wiring.build_posts(config, catalog, kinds, over=lambda: _over(stop), rest=stop.wait)
+        _prepare(posts)
         while not _over(stop):
             if not _round(posts, config, catalog, kind, lambda: _over(stop)):
                 stop.wait(config.work.poll_seconds)
@@ -108,6 +109,15 @@ def _over(stop: StopSignal) -> bool:
 def _wait(stop: StopSignal) -> None:
     while not _over(stop):
         stop.wait(FOREVER)
+
+
+def _prepare(posts: Sequence[Post]) -> None:
+    """Load the encoder before the first job needs it. The process is ready meanwhile, and jobs wait."""
+    for post in posts:
+        try:
+            post.prepare()
+        except OutOfResources as error:  # the first job tries again
+            log.warning("catalog away", error=str(error), hint=error.hint)
 
 
 def _round(posts: list[Post], config: Config, catalog: SqlCatalog, kind: str, over: Callable[[], bool]) -> int:

@@ -172,10 +172,10 @@ def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
     policy = score.ScorePolicy(combine=config.score.combine, chest=chest, rescored=config.report.rescored, batch=batch)
     step = partial(score.score, catalog=catalog, pixels=pixels, scorers=scorers, policy=policy)
     pace = Pace(seconds=config.score.turn_seconds, least=batch, most=BATCHES_A_TURN * batch)
-    post = work.Post(kind=JobKind.SCORE, step=step, pace=pace)
+    serving = partial(versions.load_serving, catalog=catalog, scorers=scorers)
+    post = work.Post(kind=JobKind.SCORE, step=step, pace=pace, prepare=serving)
     if not (config.prefix.keep and config.prefix.fill):
         return post
-    serving = partial(versions.load_serving, catalog=catalog, scorers=scorers)
     return replace(post, spare=fill.Fill(catalog=catalog, pixels=pixels, scorer=serving, chest=chest))
 
 

@@ -34,7 +34,7 @@ class Encoder:
     @classmethod
     def with_weights(cls, architecture: Architecture, state: StateDict) -> Encoder:
         """Build the network and fill it with these weights. WeightsIncompatible where they are another network's."""
-        network = architecture.build()
+        network = architecture.build(seed=None)
         fit(network, state)
         return cls(architecture, network)
 

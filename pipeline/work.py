@@ -48,7 +48,8 @@ class WorkPolicy:
 class Post:
     """A place at the queue: which kind, how many at once, the step, and whether work is admitted now.
 
-    `spare` is what to do where no job is due, a little at a time; it says whether there may be more of it at once.
+    `spare` is what to do where no job is due, a little at a time; it says whether there may be more of it at once. `prepare` is what
+    takes long before the first job and need not wait for it.
     """
 
     kind: JobKind
@@ -56,6 +57,7 @@ class Post:
     pace: Pace = field(default_factory=lambda: Pace(seconds=0.0, least=1, most=1))
     admit: Callable[[], bool] = lambda: True
     spare: Callable[[], bool] = lambda: False
+    prepare: Callable[[], object] = lambda: None
 
 
 def one_by_one(step: Callable[[Job], None]) -> Step:

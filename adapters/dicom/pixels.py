@@ -144,9 +144,11 @@ def _native(dataset: Dataset) -> npt.NDArray[Any]:
     wanted = int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel or 1) * int(dataset.BitsAllocated) // 8
     if len(dataset.PixelData) < wanted:
         raise PixelsUnreadable(f"pixel data has {len(dataset.PixelData)} of {wanted} bytes: it is truncated", hint=_SEND_AGAIN)
-    pixels: npt.NDArray[Any] = dataset.pixel_array
+    signed = bool(int(dataset.get("PixelRepresentation") or 0))
+    decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
+    pixels = np.asarray(decoder.as_array(dataset, raw=False, correct_unused_bits=signed)[0])
     stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
-    if stored < allocated and not int(dataset.get("PixelRepresentation") or 0):
+    if stored < allocated and not signed:
         pixels = pixels & pixels.dtype.type(2**stored - 1)  # above the stored bits old scanners kept overlays
     return pixels
 

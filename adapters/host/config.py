@@ -143,7 +143,7 @@ class ModelConfig(Section):
 class ScoreConfig(Section):
     """[score]: from images to probabilities and decisions."""
 
-    batch_size: Whole = Field(default=8, description="Images per pass of the encoder.")
+    batch_size: Whole = Field(default=16, description="Images per pass of the encoder.")
     turn_seconds: PositiveSeconds = Field(
         default=1, description="Studies are taken for about so long at a time; what arrives meanwhile waits no longer."
     )
