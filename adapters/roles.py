@@ -53,6 +53,7 @@ def listen(config: Config) -> None:
 
 def dispatch(config: Config) -> None:
     """Settle studies and keep house until told to stop."""
+    from adapters.catalog.catalog import SETTLE
     from adapters.host.clock import Clock
 
     catalog = wiring.open_catalog(config)
@@ -76,9 +77,12 @@ def dispatch(config: Config) -> None:
         clock.every(RESCORE_SECONDS, "rescore", rescore_and_tell)
     if config.learn.cron:
         clock.at(config.learn.cron, "learn", wiring.build_call_to_learn(config, catalog))
-    with StopSignal() as stop, serving(notify.Notifier(), [catalog.probe_write], lambda: "dispatching"):
+    hear = wiring.wake_ups(config, [SETTLE])
+    with StopSignal(hear=hear) as stop, serving(notify.Notifier(), [catalog.probe_write], lambda: "dispatching"):
         clock.start()
-        _wait(stop)
+        while not _over(stop):
+            stop.wait(FOREVER)
+            clock.now("settle")
         clock.stop()
     catalog.dispose()
 
@@ -92,7 +96,10 @@ def work(config: Config, kinds: Sequence[str]) -> None:
     catalog = wiring.open_catalog(config)
     version = wiring.require_serving(catalog)
     log.info("working", kind=kind, version=version.number, marking=version.marking)
-    with StopSignal() as stop, serving(notify.Notifier(), [catalog.probe_write], lambda: f"working: {kind}"):
+    with (
+        StopSignal(hear=wiring.wake_ups(config, kinds)) as stop,
+        serving(notify.Notifier(), [catalog.probe_write], lambda: f"working: {kind}"),
+    ):
         posts = wiring.build_posts(config, catalog, kinds, over=lambda: _over(stop), rest=stop.wait)
         _prepare(posts)
         while not _over(stop):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from adapters.host.wake import Wakes
 from pipeline import fill, labels, learn, receive, report, resolve, rules, score, selection, settle, versions, work, worklist
 from pipeline.domain import AuditEvent, Header, Job, JobKind, JobState, ModelVersion, Receipt, Sender
 from pipeline.errors import NoWeights
@@ -54,7 +55,15 @@ def open_catalog(config: Config) -> SqlCatalog:
     from adapters.catalog.catalog import SqlCatalog
 
     schema.verify(config.catalog.url)
-    return SqlCatalog(config.catalog.url, busy_timeout_seconds=config.catalog.busy_timeout_seconds)
+    return SqlCatalog(
+        config.catalog.url, busy_timeout_seconds=config.catalog.busy_timeout_seconds, wake=Wakes(config.catalog.url).wake
+    )
+
+
+def wake_ups(config: Config, posts: Sequence[str]) -> list[socket.socket]:
+    """Return sockets that become readable when there may be work: for workers of these kinds, or SETTLE for the dispatcher."""
+    kinds = {"report": [JobKind.REPORT, JobKind.SEND, JobKind.LABEL]}
+    return Wakes(config.catalog.url).listen([str(kind) for post in posts for kind in kinds.get(post, [post])])
 
 
 def open_image_store(config: Config) -> FileImageStore:

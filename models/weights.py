@@ -55,7 +55,7 @@ def read_weights(path: Path) -> StateDict:
 
 
 def fit(network: torch.nn.Module, state: StateDict) -> None:
-    """Give the network these weights, all of them and no other; it holds the tensors themselves. WeightsIncompatible says what does not fit.
+    """Give the network these weights, all of them and no other: the tensors themselves. WeightsIncompatible says what does not fit.
 
     Layouts that open_clip can convert (OpenAI's, big_vision's, MobileCLIP's) are converted. Positional embeddings are never
     interpolated: another input size is another network.

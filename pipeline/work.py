@@ -48,8 +48,8 @@ class WorkPolicy:
 class Post:
     """A place at the queue: which kind, how many at once, the step, and whether work is admitted now.
 
-    `spare` is what to do where no job is due, a little at a time; it says whether there may be more of it at once. `prepare` is what
-    takes long before the first job and need not wait for it.
+    `spare` is what to do where no job is due, a little at a time; it says whether there may be more of it at once. `prepare` is
+    what takes long before the first job and need not wait for it.
     """
 
     kind: JobKind

@@ -30,8 +30,10 @@ class SqlJobs:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.put_kinds: set[JobKind] = set()
 
     def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = 100) -> int | None:
+        self.put_kinds.add(kind)
         same = and_(jobs.c.kind == kind.value, jobs.c.subject == subject, jobs.c.state == WAITING)
         more_urgent = case((jobs.c.priority > priority, priority), else_=jobs.c.priority)
         renewed = update(jobs).where(same).values(payload=dict(payload or {}), priority=more_urgent)

@@ -41,6 +41,7 @@ class SqlStudies:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.released = False
         self._holds = connection.dialect.name == "postgresql" and connection.get_execution_options().get("writes", False)
 
     def find_instance(self, sop_instance_uid: str) -> StoredInstance | None:
@@ -196,6 +197,7 @@ class SqlStudies:
         return list(self._connection.scalars(select(instances.c.sop_instance_uid).where(family).order_by(instances.c.id)))
 
     def release(self, study_instance_uids: Sequence[str]) -> None:
+        self.released = True
         for uids in chunks(study_instance_uids):
             self._connection.execute(
                 update(studies)

@@ -32,8 +32,12 @@ TRIES = 2
 """A decoder may be ended by what is not the film's fault, such as want of memory. One that hangs is not tried again."""
 AHEAD = 32
 """Films that are decoded before anybody asks for them: 200 KB each, as an encoder sees them."""
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""Films are what is done side by side, not the rows of one."""
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # films are what is done side by side, not the rows of one
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # mallopt(3): the memory of one film serves the next, or each is faulted in anew
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+}
 
 log = structlog.get_logger("radclipd.decode")
 

@@ -146,7 +146,8 @@ def _native(dataset: Dataset) -> npt.NDArray[Any]:
         raise PixelsUnreadable(f"pixel data has {len(dataset.PixelData)} of {wanted} bytes: it is truncated", hint=_SEND_AGAIN)
     signed = bool(int(dataset.get("PixelRepresentation") or 0))
     decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
-    pixels = np.asarray(decoder.as_array(dataset, raw=False, correct_unused_bits=signed)[0])
+    options: Any = {"correct_unused_bits": signed}
+    pixels = np.asarray(decoder.as_array(dataset, raw=False, **options)[0])
     stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
     if stored < allocated and not signed:
         pixels = pixels & pixels.dtype.type(2**stored - 1)  # above the stored bits old scanners kept overlays

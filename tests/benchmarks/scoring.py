@@ -183,7 +183,9 @@ def measure(bench: Bench, rounds: int, naive: int, clock: str) -> dict[str, Any]
 
 def _bare(bench: Bench) -> Callable[[], None]:
     settings = bench.config
-    scorer = load_scorer(bench.version, settings.model.directory, batch_size=settings.score.batch_size, threads=0, precision=settings.score.precision)
+    scorer = load_scorer(
+        bench.version, settings.model.directory, batch_size=settings.score.batch_size, threads=0, precision=settings.score.precision
+    )
     classifier = scorer._classifier
     tensors = torch.randn(bench.films, 3, classifier.preprocess.size, classifier.preprocess.size)
 
