@@ -25,9 +25,12 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def main() -> None:
-    """Serve until the other end is gone. Arguments: descriptor of the connection, of the memory, folder of the image store."""
-    connection, memory, folder = Connection(int(sys.argv[1])), int(sys.argv[2]), Path(sys.argv[3])
-    _end_with_the_parent()
+    """Serve until the other end is gone.
+
+    Arguments: descriptors of the connection and of the memory, process id of the parent, folder of the image store.
+    """
+    connection, memory, parent, folder = Connection(int(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    _end_with(parent)
     reader = DicomImageReader(FileImageStore(folder))
     connection.send(None)  # ready
     while True:
@@ -50,11 +53,11 @@ def _answer(reader: DicomImageReader, instance: object, sight: Sight | None, mem
     return image.shape
 
 
-def _end_with_the_parent() -> None:
+def _end_with(parent: int) -> None:
     """Also where a codec hangs and nobody reads the connection. Signals of a terminal are the parent's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() == 1:
+    if os.getppid() != parent:  # it ended before the request was made
         sys.exit()
 
 

@@ -57,7 +57,7 @@ class _Decoder:
         memory = os.memfd_create("radclipd-film")
         handed = (theirs.fileno(), memory)
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "adapters.decoding", *map(str, handed), str(folder)],
+            [sys.executable, "-P", "-m", "adapters.decoding", *map(str, (*handed, os.getpid())), str(folder)],
             env={**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdin=subprocess.DEVNULL,
             pass_fds=handed,
