@@ -175,7 +175,9 @@ class ReportConfig(Section):
     uid_root: Annotated[str, AfterValidator(values.uid_root)] = Field(
         default="", description="Root of the UIDs we make; empty: 2.25 (UUID-derived)."
     )
-    include_absent: bool = Field(default=True, description="Report findings that are absent, too.")
+    include_absent: bool = Field(
+        default=True, description="Report findings that are absent, too; false: only in a study where all of them are."
+    )
     rescored: Literal["all", "changed", "none"] = Field(
         default="changed", description='Studies scored again that get another SR: "all", "changed" (a decision differs) or "none".'
     )
