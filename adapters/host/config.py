@@ -277,6 +277,16 @@ class WorkConfig(Section):
     keep_done_days: Seconds = Field(default=30, description="Finished jobs are forgotten after this many days.")
 
 
+class MetricsConfig(Section):
+    """[metrics]: figures for Prometheus, served by the dispatcher. They name no patient, study or reader."""
+
+    enabled: bool = Field(default=False, description="Answer scrapes at http://ADDRESS:PORT/metrics.")
+    address: str = Field(
+        default="127.0.0.1", min_length=1, description="Address to listen on; there is no password, so keep it off open networks."
+    )
+    port: Port = Field(default=9612, description="TCP port for it; the dispatcher of each host needs one of its own.")
+
+
 class LogConfig(Section):
     """[log]: lines about the work, never about the patient."""
 
@@ -313,6 +323,7 @@ class Config(BaseSettings):
     learn: LearnConfig = Field(default_factory=LearnConfig)
     worklist: WorklistConfig = Field(default_factory=WorklistConfig)
     work: WorkConfig = Field(default_factory=WorkConfig)
+    metrics: MetricsConfig = Field(default_factory=MetricsConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
     @classmethod
