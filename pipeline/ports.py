@@ -56,11 +56,11 @@ class Studies(Protocol):
     def instances_of(self, study_instance_uids: Collection[str]) -> dict[str, list[StoredInstance]]:
         """Return StudyInstanceUID -> what `instances` returns, of those studies that the catalog knows."""
 
-    def unread(self, version: int) -> dict[str, str]:
+    def unread(self, version: int, *, ask_again_days: float) -> dict[str, str]:
         """Return StudyInstanceUID -> patient key, by UID, of the scored studies that may be asked for.
 
-        They have predictions of this version. Left out is every study of a patient of whom any study has a label, withdrawn or
-        not, or was asked for.
+        They have predictions of this version and were not asked for. Left out is every study of a patient of whom any study has a
+        label, withdrawn or not, was asked for in the last `ask_again_days` days, or was ever asked for to measure with.
         """
 
     def accession_numbers(self, study_instance_uids: Collection[str]) -> dict[str, str]:

@@ -171,8 +171,10 @@ class FakeStudies:
     def instances_of(self, study_instance_uids: Collection[str]) -> dict[str, list[StoredInstance]]:
         return {uid: self.instances(uid) for uid in study_instance_uids if uid in self._t.studies}
 
-    def unread(self, version: int) -> dict[str, str]:
-        read = {label.study_instance_uid for label in self._t.labels} | set(self._t.requests)
+    def unread(self, version: int, *, ask_again_days: float) -> dict[str, str]:
+        lapsed = self._now() - timedelta(days=ask_again_days)
+        holding = (r for r in self._t.requests.values() if r.asked_because == rules.MONITORING or r.asked_at > lapsed)
+        read = {label.study_instance_uid for label in self._t.labels} | {request.study_instance_uid for request in holding}
         known = {self._t.studies[uid].patient_key for uid in read}
         return {
             uid: study.patient_key
@@ -180,6 +182,7 @@ class FakeStudies:
             if study.state in (StudyState.SCORED, StudyState.REPORTED)
             and (uid, version) in self._t.predictions
             and study.patient_key not in known
+            and uid not in self._t.requests
         }
 
     def accession_numbers(self, study_instance_uids: Collection[str]) -> dict[str, str]:

@@ -14,13 +14,12 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
-from adapters.catalog.clock import in_seconds, now
+from adapters.catalog.clock import DAY, in_seconds, now
 from adapters.catalog.tables import jobs
 from adapters.catalog.words import words
 from pipeline.domain import Job, JobKind, JobState
 from pipeline.errors import LeaseLost
 
-DAY = 86400.0
 WAITING, RUNNING, DONE, QUARANTINED = (state.value for state in JobState)
 NOT_HELD: dict[str, Any] = {"lease_until": None, "lease_token": "", "worker": ""}
 

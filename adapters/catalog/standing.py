@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, exists, func, select, text
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, exists, func, literal_column, select, text
 
 from adapters.catalog.clock import now
 from adapters.catalog.jobs import DONE, QUARANTINED, RUNNING, WAITING, SqlJobs
@@ -20,6 +20,8 @@ NO_REASON = "other"
 """Of a job that was set aside before reasons were kept."""
 ROUNDS = 20
 """The newest rounds of learning that are looked at: one that runs, and the last that came to its end."""
+LEARNS: ColumnElement[bool] = jobs.c.kind == literal_column(f"'{JobKind.LEARN.value}'")
+"""Written out, not a parameter: only so does SQLite see that a partial index serves."""
 OF_VERSION = {
     VersionState.REJECTED: LearnResult.REJECTED,
     VersionState.CANDIDATE: LearnResult.WAITING,
@@ -39,7 +41,7 @@ class SqlStanding:
         """Read what changes by the second; every query has an index, or a table of a few rows."""
         serving = SqlVersions(self._connection).serving()
         since = self._connection.scalar(select(model_versions.c.served_at).where(model_versions.c.state == "serving"))
-        rounds = self._rows(select(jobs).where(jobs.c.kind == JobKind.LEARN.value).order_by(jobs.c.id.desc()).limit(ROUNDS))
+        rounds = self._rows(select(jobs).where(LEARNS).order_by(jobs.c.id.desc()).limit(ROUNDS))
         learnt = self._learnt_last()
         return Line(
             jobs=self._jobs(),

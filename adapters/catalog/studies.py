@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, exis
 from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.catalog.chunks import chunks
-from adapters.catalog.clock import in_seconds, now
+from adapters.catalog.clock import DAY, in_seconds, now
 from adapters.catalog.tables import instances, jobs, labels, patients, predictions, reports, requests, series, studies
 from adapters.catalog.words import words
 from pipeline import rules
@@ -143,8 +143,10 @@ class SqlStudies:
                 found.setdefault(row["study_instance_uid"], []).append(_instance(row))
         return found
 
-    def unread(self, version: int) -> dict[str, str]:
-        read = union(select(labels.c.study), select(requests.c.study)).subquery()
+    def unread(self, version: int, *, ask_again_days: float) -> dict[str, str]:
+        asked = select(requests.c.study)
+        holds = or_(requests.c.asked_because == rules.MONITORING, requests.c.asked_at > in_seconds(-ask_again_days * DAY))
+        read = union(select(labels.c.study), asked.where(holds)).subquery()
         known = select(studies.c.patient).where(studies.c.id.in_(select(read.c.study)))
         scored = exists().where(
             predictions.c.study == studies.c.id, predictions.c.version == version, predictions.c.finding == FINDINGS[0]
@@ -153,7 +155,7 @@ class SqlStudies:
             select(studies.c.study_instance_uid, patients.c.patient_key)
             .join(patients, studies.c.patient == patients.c.id)
             .where(studies.c.state.in_((StudyState.SCORED.value, StudyState.REPORTED.value)), scored)
-            .where(studies.c.patient.not_in(known))
+            .where(studies.c.patient.not_in(known), studies.c.id.not_in(asked))
         )
         return dict(sorted((uid, key) for uid, key in self._connection.execute(query)))
 
