@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import event
 
 from adapters.catalog.catalog import SqlCatalog
 from adapters.cli.check import _metrics
@@ -171,6 +172,20 @@ def test_what_has_come_together(sql_catalog: SqlCatalog) -> None:
         open_requests=1,
         rescoring=(2, 1),
     )
+
+
+def test_what_changes_by_the_second_is_found_by_an_index(fresh_url: Callable[[str], str]) -> None:
+    """However many jobs are done, no query of the quick part reads them all."""
+    catalog, asked = SqlCatalog(fresh_url("sqlite")), []
+    event.listen(catalog._engine, "before_cursor_execute", lambda *said: asked.append(said[2:4]))
+    line_of(catalog)
+    queries = [(sql, values) for sql, values in asked if sql.startswith("SELECT")]
+    with catalog.read() as tx:
+        plans = [tx._connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values).all() for sql, values in queries]
+    catalog.dispose()
+    steps = [row[3] for plan in plans for row in plan]
+    assert len([step for step in steps if "jobs" in step]) == 4
+    assert [step for step in steps if step.startswith("SCAN jobs") and "ix_jobs_learn" not in step] == []
 
 
 # How it is asked.
