@@ -28,7 +28,7 @@ A_DAY = 550
 STUDIES_A_PATIENT = 1.7
 LABELLED, ASKED_FOR, REFUSED, RESCORED = 400, 500, 900, 14
 """One study in so many."""
-ARRIVING, SETTLED, SCORED = 30, 60, 110
+ARRIVING, SETTLED, SCORED = 10, 10, 20
 """Of the newest studies so many, or a tenth of a small archive each, have not come further."""
 KEPT_DAYS, KINDS = 30, ("score", "report", "send")
 """Jobs that are done stay so long, `[work] keep_done_days`."""
@@ -52,7 +52,7 @@ class LargeArchive:
         return max(1, round(self.studies / STUDIES_A_PATIENT))
 
     def study_uid(self, study: int) -> str:
-        return f"1.2.826.0.1.3680043.10.1.{study}"
+        return f"1.2.826.0.1.3680043.10.1.{10**9 + study}"
 
     def report_uid(self, study: int, version: int) -> str:
         return f"2.25.{study:012d}{version:03d}"
@@ -93,14 +93,15 @@ class LargeArchive:
 
 def _executemany(url: str, tables: dict[str, Iterator[Row]]) -> None:
     with closing(sqlite3.connect(str(database_url(url).database), isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA synchronous = OFF")
-        connection.execute("PRAGMA cache_size = -262144")
+        connection.execute("PRAGMA cache_size = -524288")
         connection.execute("BEGIN IMMEDIATE")
         for table, rows in tables.items():
             places = ", ".join("?" * len(_COLUMNS[table].split(", ")))
             connection.executemany(f"INSERT INTO {table} ({_COLUMNS[table]}) VALUES ({places})", rows)
         connection.execute("COMMIT")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute("PRAGMA journal_mode = WAL")
 
 
 def _copy(url: str, tables: dict[str, Iterator[Row]]) -> None:
