@@ -60,12 +60,18 @@ class Studies(Protocol):
         """Return the highest number that a patient has: they are numbered from 1 as they come."""
 
     def unread(
-        self, version: int, *, patients: Collection[int] | None = None, among: Collection[str] | None = None
+        self,
+        version: int,
+        *,
+        ask_again_days: float,
+        patients: Collection[int] | None = None,
+        among: Collection[str] | None = None,
     ) -> dict[str, str]:
         """Return StudyInstanceUID -> patient key, by UID, of the scored studies that may be asked for.
 
-        They have predictions of this version. Left out is every study of a patient of whom any study has a label, withdrawn or
-        not, or was asked for. Only studies of the patients with these numbers, only those with these UIDs, where they are given.
+        They have predictions of this version and were not asked for. Left out is every study of a patient of whom any study has a
+        label, withdrawn or not, was asked for in the last `ask_again_days` days, or was ever asked for to measure with. Only
+        studies of the patients with these numbers, only those with these UIDs, where they are given.
         """
 
     def accession_numbers(self, study_instance_uids: Collection[str]) -> dict[str, str]:

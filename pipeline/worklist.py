@@ -23,6 +23,7 @@ class WorklistPolicy:
     labels: LabelPolicy
     chest: rules.ChestPolicy
     patients: int  # of a larger archive so many, drawn by lot, are looked at for each list
+    ask_again_days: float  # what nobody has read for so long keeps its patient's other studies off the list no more
     seed: int = 0
 
 
@@ -39,7 +40,8 @@ class Asked:
 def ask(*, count: int, catalog: Catalog, policy: WorklistPolicy, dry_run: bool = False) -> list[Asked]:
     """Choose studies to label next, one a patient, and keep that they were asked for; with `dry_run` nothing is kept.
 
-    Left out are patients of whom any study is labelled or was asked for. Fewer than `count` where fewer patients are left.
+    Left out are patients of whom any study is labelled or was asked for, not too long ago. Fewer than `count` where fewer patients
+    are left.
     NoWeights where no version serves, TryAgain where another list, or a label, came in between.
     """
     with catalog.read() as tx:
@@ -54,7 +56,7 @@ def ask(*, count: int, catalog: Catalog, policy: WorklistPolicy, dry_run: bool =
         )
         asked = [archive.asked_for(pick, serving, tx) for pick in picks]
     if asked and not dry_run:
-        _keep([one.request for one in asked], serving, catalog)
+        _keep([one.request for one in asked], serving, catalog, policy)
     return asked
 
 
@@ -80,11 +82,11 @@ def _serving(tx: Transaction) -> ModelVersion:
     return serving
 
 
-def _keep(requests: Sequence[Request], serving: ModelVersion, catalog: Catalog) -> None:
+def _keep(requests: Sequence[Request], serving: ModelVersion, catalog: Catalog, policy: WorklistPolicy) -> None:
     with catalog.begin() as tx:
         tx.requests.hold()
         studies = {request.study_instance_uid for request in requests}
-        if studies != tx.studies.unread(serving.number, among=studies).keys():
+        if studies != tx.studies.unread(serving.number, ask_again_days=policy.ask_again_days, among=studies).keys():
             raise TryAgain("another list was made, or a label came in, in between", hint="run it again")
         tx.requests.append(requests)
         reasons = [request.asked_because for request in requests]
@@ -108,7 +110,7 @@ class _Archive:
         """Read it."""
         requests = tx.requests.all()
         drawn, share = _drawn(tx.studies.patients(), policy.patients, np.random.default_rng([policy.seed, len(requests)]))
-        patients = tx.studies.unread(serving.number, patients=drawn)
+        patients = tx.studies.unread(serving.number, ask_again_days=policy.ask_again_days, patients=drawn)
         films = _films(tx, patients, policy.chest)
         studies = [uid for uid in patients if uid in films]
         strata = [f"{_view(films[uid])} {_scanner(films[uid])}" for uid in studies]

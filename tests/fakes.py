@@ -178,10 +178,17 @@ class FakeStudies:
         return list(dict.fromkeys(study.patient_key for study in self._t.studies.values()))
 
     def unread(
-        self, version: int, *, patients: Collection[int] | None = None, among: Collection[str] | None = None
+        self,
+        version: int,
+        *,
+        ask_again_days: float,
+        patients: Collection[int] | None = None,
+        among: Collection[str] | None = None,
     ) -> dict[str, str]:
         everyone = self._patients()
-        read = {label.study_instance_uid for label in self._t.labels} | set(self._t.requests)
+        lapsed = self._now() - timedelta(days=ask_again_days)
+        holding = (r for r in self._t.requests.values() if r.asked_because == rules.MONITORING or r.asked_at > lapsed)
+        read = {label.study_instance_uid for label in self._t.labels} | {request.study_instance_uid for request in holding}
         known = {self._t.studies[uid].patient_key for uid in read}
         return {
             uid: study.patient_key
@@ -191,6 +198,7 @@ class FakeStudies:
             and study.patient_key not in known
             and (patients is None or everyone.index(study.patient_key) + 1 in patients)
             and (among is None or uid in among)
+            and uid not in self._t.requests
         }
 
     def accession_numbers(self, study_instance_uids: Collection[str]) -> dict[str, str]:

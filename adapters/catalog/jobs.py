@@ -30,13 +30,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
-from adapters.catalog.clock import in_seconds, now
+from adapters.catalog.clock import DAY, in_seconds, now
 from adapters.catalog.tables import jobs
 from adapters.catalog.words import words
 from pipeline.domain import Job, JobKind, JobState
 from pipeline.errors import LeaseLost
 
-DAY = 86400.0
 WAITING, RUNNING, DONE, QUARANTINED = (state.value for state in JobState)
 OPEN = (WAITING, RUNNING, QUARANTINED)
 NOT_HELD: dict[str, Any] = {"lease_until": None, "lease_token": "", "worker": ""}
@@ -132,9 +131,13 @@ class SqlJobs:
         query = select(jobs.c.kind, jobs.c.state, func.count()).group_by(jobs.c.kind, jobs.c.state)
         return {(JobKind(kind), JobState(state)): n for kind, state, n in self._connection.execute(query)}
 
-    def oldest_due_seconds(self) -> dict[JobKind, float]:
-        """Return for each kind how long its oldest waiting job has been due, seconds by the database's clock."""
-        query = select(jobs.c.kind, func.min(jobs.c.run_at, type_=jobs.c.run_at.type)).where(_is(WAITING), jobs.c.run_at <= now())
+    def oldest_due_seconds(self, *, before: int) -> dict[JobKind, float]:
+        """Return for each kind how long its oldest waiting job has been due, seconds by the database's clock.
+
+        Of jobs with a priority number below `before`: the others wait on purpose.
+        """
+        waits = and_(_is(WAITING), jobs.c.priority < before, jobs.c.run_at <= now())
+        query = select(jobs.c.kind, func.min(jobs.c.run_at, type_=jobs.c.run_at.type)).where(waits)
         moment = self._connection.scalars(select(now())).one()
         return {
             JobKind(kind): (moment - since).total_seconds() for kind, since in self._connection.execute(query.group_by(jobs.c.kind))

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.catalog.chunks import chunks
-from adapters.catalog.clock import in_seconds, now
+from adapters.catalog.clock import DAY, in_seconds, now
 from adapters.catalog.jobs import OPEN, RUNNING, WAITING, has_job
 from adapters.catalog.tables import instances, labels, patients, predictions, reports, requests, series, studies
 from adapters.catalog.words import words
@@ -162,9 +162,14 @@ class SqlStudies:
         return self._connection.scalar(select(func.max(patients.c.id))) or 0
 
     def unread(
-        self, version: int, *, patients: Collection[int] | None = None, among: Collection[str] | None = None
+        self,
+        version: int,
+        *,
+        ask_again_days: float,
+        patients: Collection[int] | None = None,
+        among: Collection[str] | None = None,
     ) -> dict[str, str]:
-        query = _unread(version)
+        query = _unread(version, ask_again_days)
         queries = [query] if patients is None else [query.where(studies.c.patient.in_(some)) for some in chunks(patients)]
         if among is not None:
             queries = [one.where(studies.c.study_instance_uid.in_(some)) for one in queries for some in chunks(among)]
@@ -258,15 +263,17 @@ def _scored(version: int) -> ColumnElement[bool]:
     )
 
 
-def _unread(version: int) -> Select[Any]:
-    """Scored studies of patients of whom nothing was labelled or asked for."""
+def _unread(version: int, ask_again_days: float) -> Select[Any]:
+    """Scored studies that were not asked for, of patients of whom nothing was labelled and no request holds."""
     theirs = studies.alias()
-    labelled, asked_for = exists().where(labels.c.study == theirs.c.id), exists().where(requests.c.study == theirs.c.id)
+    holds = or_(requests.c.asked_because == rules.MONITORING, requests.c.asked_at > in_seconds(-ask_again_days * DAY))
+    labelled, asked_for = exists().where(labels.c.study == theirs.c.id), exists().where(requests.c.study == theirs.c.id, holds)
     known = exists().where(theirs.c.patient == studies.c.patient, or_(labelled, asked_for))
     return (
         select(studies.c.study_instance_uid, patients.c.patient_key)
         .join(patients, studies.c.patient == patients.c.id)
         .where(studies.c.state.in_((StudyState.SCORED.value, StudyState.REPORTED.value)), _scored(version), ~known)
+        .where(~exists().where(requests.c.study == studies.c.id))
     )
 
 

@@ -16,7 +16,7 @@ WHERE NOT EXISTS (
     WHERE p.study_instance_uid = oldest.study_instance_uid
 )
 LIMIT 1"""
-"""The archive is scored again newest study first: as long as that goes on, the oldest are not. v_rescoring counts the whole archive."""
+"""The archive is scored again newest study first: as long as that goes on, the oldest are not. v_rescoring counts all of it."""
 
 
 def lines(url: str) -> Iterator[str]:

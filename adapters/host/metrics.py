@@ -123,7 +123,10 @@ def _of_line(line: Line) -> Iterator[Metric]:
     open_jobs = {key: line.jobs.get(key, 0) for key in product(JobKind, JobState) if key[1] is not JobState.DONE}
     yield _gauge("jobs", "Jobs that are not done.", ("kind", "state"), open_jobs)
     yield _gauge(
-        "job_oldest_due_seconds", "For how long the oldest waiting job has been due.", ("kind",), _keyed(line.oldest_due_seconds)
+        "job_oldest_due_seconds",
+        "For how long the oldest waiting job has been due, those behind arrivals apart.",
+        ("kind",),
+        _keyed(line.oldest_due_seconds),
     )
     yield _gauge("jobs_quarantined", "Jobs that wait for a person.", ("kind", "reason"), line.quarantined)
     yield _gauge(

@@ -1,8 +1,8 @@
-"""The catalog at size: `python -m tests.benchmarks.catalog [--studies 1000 100000] [--engines sqlite postgresql] [--plot FILE] [--json]`.
+"""The catalog at size: `python -m tests.benchmarks.catalog [--studies 1000 100000] [--engines sqlite] [--plot FILE] [--json]`.
 
 Fills a catalog with an archive (`tests/large_archive.py`, 15 predictions a study) and measures what people and workers ask of it:
-every query of the SQL cookbook, every listing of the command line (`--json`, in this process), the queue, what receiving commits, and
-the scores of an archive that is scored again, through `pipeline.score` itself. What takes longer than 100 ms tells its plan.
+every query of the SQL cookbook, every listing of the command line (`--json`, in this process), the queue, what receiving commits,
+and the scores of an archive that is scored again, through `pipeline.score` itself. What takes longer than 100 ms tells its plan.
 
 `vs_orm_per_row`: predictions committed study by study as a user of SQLAlchemy's ORM would, `session.merge` for each row, against
 `put_predictions`, in turns. PostgreSQL runs as Debian ships it, fsync on. A million studies take 5 GB on each database, some
@@ -126,8 +126,10 @@ def _filled(engine: str, size: int) -> Iterator[tuple[str, float]]:
 def measure(url: str, archive: LargeArchive, *, rounds: int) -> tuple[dict[str, Any], dict[str, float]]:
     """Return milliseconds of each thing asked and done, the plans of slow ones, and how many times longer the ORM takes."""
     named = _names(archive)
-    asked = {name: partial(query.run, url, sql) for name, sql in _queries(named).items()}
-    listed = {f"radclipd {name}": partial(_verb, url, [one.format(**named) for one in words]) for name, words in LISTINGS.items()}
+    asked: dict[str, Callable[[], object]] = {name: partial(query.run, url, sql) for name, sql in _queries(named).items()}
+    listed: dict[str, Callable[[], object]] = {
+        f"radclipd {name}": partial(_verb, url, [one.format(**named) for one in words]) for name, words in LISTINGS.items()
+    }
     p95 = {name: _p95(act) for name, act in {**asked, **listed}.items()}
     slow = {name: _plan(url, _queries(named)[name]) for name, ms in p95.items() if ms > BOUND_MS and name in asked}
     begun = time.perf_counter()
