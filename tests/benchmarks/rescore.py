@@ -6,7 +6,7 @@ encoder (`both_ends`), and one that is a head alone (`head_alone`). Against them
 
 * `full_encoder`: open_clip's `encode_image` as a user would call it, float32, on pixels that are decoded and preprocessed before;
 * `decode_and_full_encoder`: the same from the files, by radclipd's own reader and preprocessing;
-* `own_encoder`, `decode_and_own_encoder`: radclipd's scoring where nothing is kept, which takes the short cuts that the store takes.
+* `own_encoder`, `decode_and_own_encoder`: radclipd's scoring where nothing is kept, by the short cuts that the store takes.
 """
 
 from __future__ import annotations
