@@ -22,6 +22,7 @@ from structlog.testing import capture_logs
 
 from adapters.catalog.catalog import SqlCatalog
 from adapters.cli.check import _metrics
+from adapters.hospital.loopback import free_ports
 from adapters.host.config import Config, MetricsConfig, PrefixConfig, StorageConfig
 from adapters.host.metrics import ARCHIVE_SECONDS, LARGEST_SHARE, LINE_SECONDS, ROOM, CatalogCollector, Remembered, Sources
 from adapters.metrics import open_metrics
@@ -302,15 +303,10 @@ def page(sql_catalog: SqlCatalog, tmp_path: Path) -> Iterator[Callable[[], str]]
 
 def config_in(folder: Path, port: int = 0) -> Config:
     return Config.model_construct(
-        metrics=MetricsConfig.model_construct(enabled=True, address="127.0.0.1", port=port or free_port()),
+        metrics=MetricsConfig.model_construct(enabled=True, address="127.0.0.1", port=port or free_ports(1)[0]),
         storage=StorageConfig(directory=folder / "images"),
         prefix=PrefixConfig(directory=folder / "prefixes"),
     )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as opened:
-        return int(opened.getsockname()[1])
 
 
 def test_a_scrape(sql_catalog: SqlCatalog, page: Callable[[], str], tmp_path: Path) -> None:
