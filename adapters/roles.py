@@ -16,7 +16,7 @@ from adapters import wiring
 from adapters.host import notify
 from adapters.host.probe import serving
 from adapters.host.stop import StopSignal
-from pipeline import housekeeping, rescore
+from pipeline import rescore
 from pipeline.errors import OutOfResources
 from pipeline.work import Post, work_once
 
@@ -67,7 +67,7 @@ def dispatch(config: Config) -> None:
     clock.every(config.work.poll_seconds, "settle", settle_and_tell)
     images = wiring.open_image_store(config)
     clock.every(HOUR, "sweep", lambda: images.sweep(older_than_seconds=HOUR))
-    clock.every(HOUR, "purge", lambda: housekeeping.purge_done_jobs(catalog=catalog, keep_days=config.work.keep_done_days))
+    clock.every(HOUR, "tidy", lambda: wiring.tidy(config, catalog))
     if config.score.rescore:
         walk = rescore.Walk()
 
