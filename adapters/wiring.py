@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from pipeline import fill, labels, learn, receive, report, resolve, rules, score, selection, settle, versions, work, worklist
-from pipeline.domain import AuditEvent, Header, Job, JobKind, JobState, ModelVersion, Receipt, Sender
+from pipeline.domain import AuditEvent, Job, JobKind, JobState, ModelVersion
 from pipeline.errors import NoWeights
 from pipeline.findings import findings_said
 from pipeline.ports import CircuitPolicy, Watch
@@ -85,11 +85,8 @@ def build_listener(config: Config, catalog: SqlCatalog) -> Listener:
     """Make the DICOM listener: what arrives goes through pipeline.receive."""
     from adapters.dicom.listener import Listener, ListenerSettings
 
-    images = open_image_store(config)
     policy = receive.ReceivePolicy(minimum_free_bytes=int(config.storage.minimum_free), read_documents=reads_documents(config))
-
-    def take(header: Header, content: bytes, sender: Sender) -> Receipt:
-        return receive.receive(header, content, sender, catalog=catalog, images=images, policy=policy)
+    receiving = receive.Receiving(catalog=catalog, images=open_image_store(config), policy=policy)
 
     def released(study_instance_uids: Sequence[str]) -> None:
         with catalog.begin() as tx:
@@ -100,7 +97,7 @@ def build_listener(config: Config, catalog: SqlCatalog) -> Listener:
             tx.audit(event)
 
     settings = ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds"}))
-    return Listener(settings, receive=take, released=released, audit=audit)
+    return Listener(settings, begin=receiving.begin, receive=receiving.receive, released=released, audit=audit)
 
 
 def chest_policy(config: Config) -> rules.ChestPolicy:

@@ -21,11 +21,13 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
-from adapters.dicom import part10
+from adapters.dicom.intake import Intake
 from adapters.dicom.server import DrainableServer
 from adapters.dicom.storage_classes import supported_contexts
+from adapters.dicom.wire import WireHandler
 from pipeline.domain import AuditEvent, Header, Receipt, Sender
 from pipeline.errors import DifferentInstance, DoesNotMatch, NotUnderstood, OutOfResources, RadclipdError, places
+from pipeline.ports import Arriving
 
 # C-STORE status codes, PS3.4 table B.2-1 and PS3.7 annex C
 SUCCESS = 0x0000
@@ -78,11 +80,13 @@ class Listener:
         self,
         settings: ListenerSettings,
         *,
-        receive: Callable[[Header, bytes, Sender], Receipt],
+        begin: Callable[[], Arriving],
+        receive: Callable[[Header, Arriving, Sender], Receipt],
         released: Callable[[Sequence[str]], None],
         audit: Callable[[AuditEvent], None],
     ) -> None:
-        self._settings, self._receive, self._released, self._audit = settings, receive, released, audit
+        """`begin` a file for each C-STORE, which `receive` keeps or raises."""
+        self._settings, self._begin, self._receive, self._released, self._audit = settings, begin, receive, released, audit
         self._places = _Places(settings.maximum_associations)
         self._studies: WeakKeyDictionary[Association, set[str]] = WeakKeyDictionary()
         self._server: DrainableServer | None = None
@@ -109,7 +113,14 @@ class Listener:
         ]
         self._server = cast(
             DrainableServer,
-            ae.make_server((settings.host, settings.port), evt_handlers=handlers, server_class=DrainableServer, adopted=sock),
+            ae.make_server(
+                (settings.host, settings.port),
+                evt_handlers=handlers,
+                server_class=DrainableServer,
+                request_handler=WireHandler,
+                adopted=sock,
+                opened=self._opened,
+            ),
         )
         ae._servers.append(self._server)
         threading.Thread(target=self._server.serve_forever, name="accept", daemon=True).start()
@@ -179,6 +190,15 @@ class Listener:
         log.warning("association rejected", calling=sender.ae_title, called=sender.called_ae_title, why=why)
         self._tell(AuditEvent("association", "refused", sender.ae_title, detail, sender.address))
 
+    def _opened(self, association: Association, context: int, command: Dataset) -> Intake:
+        """Say where the data set of a C-STORE goes, before its first byte has come."""
+        return Intake(
+            self._begin,
+            sop_class_uid=str(command.get("AffectedSOPClassUID")),
+            sop_instance_uid=str(command.get("AffectedSOPInstanceUID")),
+            transfer_syntax_uid=str(association._accepted_cx[context].transfer_syntax[0]),
+        )
+
     def _on_store(self, event: evt.Event) -> Dataset:
         """Answer one C-STORE request: PS3.4 B.2.3."""
         sender = _sender(event.assoc)
@@ -187,7 +207,7 @@ class Listener:
         if not self._may_call(sender):
             return self._refusal(uid, sender, NOT_AUTHORIZED, "the watchdog's place is for C-ECHO")
         try:
-            header, receipt = self._take(request, str(event.context.transfer_syntax), sender)
+            header, receipt = self._take(request.DataSet, sender)
         except RadclipdError as error:
             return self._refusal(uid, sender, STATUS_OF.get(type(error), UNEXPECTED), str(error))
         except Exception as error:  # whatever it was: the sender must not hear Success
@@ -197,22 +217,12 @@ class Listener:
         log.debug("received", instance=uid, receipt=receipt.value, calling=sender.ae_title)
         return _response(SUCCESS)
 
-    def _take(self, request: Any, transfer_syntax_uid: str, sender: Sender) -> tuple[Header, Receipt]:
-        encoded = cast(BytesIO, request.DataSet).getvalue()
-        header = part10.read_header(encoded, transfer_syntax_uid)
-        for found, wanted, name in (
-            (header.sop_class_uid, str(request.AffectedSOPClassUID), "SOPClassUID"),
-            (header.sop_instance_uid, str(request.AffectedSOPInstanceUID), "SOPInstanceUID"),
-        ):
-            if found != wanted:
-                raise DoesNotMatch(f"{name} of the data set is not that of the request", hint="the sender must make them agree")
-        content = part10.file_bytes(
-            encoded,
-            sop_class_uid=header.sop_class_uid,
-            sop_instance_uid=header.sop_instance_uid,
-            transfer_syntax_uid=transfer_syntax_uid,
-        )
-        return header, self._receive(header, content, sender)
+    def _take(self, data_set: BytesIO | None, sender: Sender) -> tuple[Header, Receipt]:
+        if not isinstance(data_set, Intake):
+            raise NotUnderstood("the request brings no data set", hint="the sender must send one")
+        with data_set:
+            header, arriving = data_set.finish()
+            return header, self._receive(header, arriving, sender)
 
     def _refusal(self, uid: str, sender: Sender, status: int, why: str) -> Dataset:
         log.warning("instance refused", instance=uid[:64], status=f"0x{status:04X}", why=why, calling=sender.ae_title)

@@ -7,6 +7,8 @@ from typing import Any
 
 from pynetdicom.transport import ThreadedAssociationServer
 
+from adapters.dicom.wire import Opened
+
 BACKLOG = 128
 
 
@@ -17,8 +19,8 @@ class DrainableServer(ThreadedAssociationServer):
     socket: sockets.socket  # from the base's constructor on
     daemon_threads = True
 
-    def __init__(self, *arguments: Any, adopted: sockets.socket | None = None, **keywords: Any) -> None:
-        self._adopted = adopted
+    def __init__(self, *arguments: Any, adopted: sockets.socket | None = None, opened: Opened, **keywords: Any) -> None:
+        self._adopted, self.opened = adopted, opened
         super().__init__(*arguments, **keywords)
 
     def server_bind(self) -> None:
@@ -38,6 +40,9 @@ class DrainableServer(ThreadedAssociationServer):
         client, address = super().get_request()
         client.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)  # many small answers, each waited for
         return client, address
+
+    def service_actions(self) -> None:
+        """No full garbage collection every thirty seconds, which would stop all associations: Python collects by itself."""
 
     def server_close(self) -> None:
         self.socket.close()  # no shutdown(2): it would end the socket for the process that shares it

@@ -93,7 +93,10 @@ class Bench:
     def __init__(self, folder: Path, films: Mapping[str, int], listener: Mapping[str, Any]) -> None:
         self._folder, self._listener = folder, dict(listener)
         self._sender = require("storescu", "dcmtk")
-        self._films = {"small": _films(folder / "small", films["small"], SMALL), "large": _films(folder / "large", films["large"], LARGE)}
+        self._films = {
+            "small": _films(folder / "small", films["small"], SMALL),
+            "large": _films(folder / "large", films["large"], LARGE),
+        }
         self._receivers: dict[str, Callable[[Path], AbstractContextManager[Receiver]]] = {
             "radclipd": self._radclipd,
             "storescp": lambda at: _storescp(at, "--single-process"),

@@ -24,8 +24,10 @@ from adapters.dicom import part10
 from adapters.dicom.listener import Listener, ListenerSettings
 from pipeline.domain import AuditEvent, Header, Receipt, Sender
 from pipeline.errors import DifferentInstance, OutOfResources, RadclipdError
+from pipeline.ports import Arriving
 from tests import peers
 from tests.builders import EXPLICIT, dx, encoded, file_of, instance, sr
+from tests.fakes import FakeArriving
 
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 ECHO = "1.2.840.10008.1.1"
@@ -41,15 +43,22 @@ class Desk:
     events: list[AuditEvent] = field(default_factory=list)
     error: Exception | None = None
     gate: threading.Event = field(default_factory=threading.Event)
+    begun: list[FakeArriving] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.gate.set()
 
-    def receive(self, header: Header, content: bytes, sender: Sender) -> Receipt:
+    def begin(self) -> FakeArriving:
+        self.begun.append(FakeArriving())
+        return self.begun[-1]
+
+    def receive(self, header: Header, arriving: Arriving, sender: Sender) -> Receipt:
         self.gate.wait(20)
         if self.error:
             raise self.error
-        self.got.append((header, content, sender))
+        with arriving.open() as stream:
+            self.got.append((header, stream.read(), sender))
+        arriving.keep()
         return Receipt.STORED
 
     def released(self, studies: Any) -> None:
@@ -60,6 +69,7 @@ class Desk:
 def listening(desk: Desk, sock: socket.socket | None = None, **settings: Any) -> Iterator[Listener]:
     listener = Listener(
         ListenerSettings(host="127.0.0.1", port=0, **settings),
+        begin=desk.begin,
         receive=desk.receive,
         released=desk.released,
         audit=desk.events.append,
