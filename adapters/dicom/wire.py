@@ -222,7 +222,9 @@ class WireSocket(AssociationSocket):
         try:
             if self.socket is not None:
                 count = self.socket.recv_into(room)
-                if count < len(room):  # all that had come: say so at once, for a sender may hold the rest back until it hears (Nagle)
+                if count < len(
+                    room
+                ):  # all that had come: say so at once, for a sender may hold the rest back until it hears (Nagle)
                     self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         except OSError:  # reset by the peer, or shut down by the association's own thread
             count = 0

@@ -1,11 +1,11 @@
 """How fast films come in: `python -m tests.benchmarks.ingest [--films 300] [--large 60] [--rounds 3] [--only NAME] [--json]`.
 
 The real listener (`radclipd listen`, durable and catalogued, as many processes as shipped) against dcmtk's `storescp`, single and
-`--fork`, and a real Orthanc as `deploy/orthanc` sets it up, all on the loopback and on the same disk. The sender is dcmtk's `storescu`
-for all; each association is a storescu of its own. In every round each receiver starts with an empty folder, takes a film to warm
-up, and has its turn. The peers answer in two small writes, for which TCP holds back the second until the sender's delayed
-acknowledgement of the first (40 ms on Linux): any sender that does not ask for quick acknowledgements meets this, and it is most
-of their time with small films. `cpu` is what each receiver's processes used, which tells what is left without it.
+`--fork`, and a real Orthanc as `deploy/orthanc` sets it up, all on the loopback and on the same disk. The sender is dcmtk's
+`storescu` for all; each association is a storescu of its own. In every round each receiver starts with an empty folder, takes a film
+to warm up, and has its turn. The peers answer in two small writes, of which TCP holds back the second until the sender's delayed
+acknowledgement of the first (40 ms on Linux): most of their time with small films, whoever sends. `cpu_milliseconds_a_film` is what a
+receiver's processes used, and tells what is left without that.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Bench:
         }
 
     def measure(self, rows: Mapping[str, Row], rounds: int) -> dict[str, Any]:
-        """Return the ratios, and the milliseconds and CPU milliseconds a film of each receiver; a load shared by rows is sent once."""
+        """Return the ratios, and milliseconds and CPU milliseconds a film of each receiver; a load that rows share is sent once."""
         loads: dict[tuple[str, int], list[str]] = {}
         for row in rows.values():
             loads.setdefault((row.films, row.associations), ["radclipd"]).append(row.peer)

@@ -66,7 +66,7 @@ class Desk:
 
 
 @contextlib.contextmanager
-def listening(desk: Desk, sock: socket.socket | None = None, **settings: Any) -> Iterator[Listener]:
+def listening(desk: Desk, *socks: socket.socket, **settings: Any) -> Iterator[Listener]:
     listener = Listener(
         ListenerSettings(host="127.0.0.1", port=0, **settings),
         begin=desk.begin,
@@ -74,7 +74,7 @@ def listening(desk: Desk, sock: socket.socket | None = None, **settings: Any) ->
         released=desk.released,
         audit=desk.events.append,
     )
-    listener.start(sock)
+    listener.start(*socks)
     try:
         yield listener
     finally:
