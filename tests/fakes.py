@@ -535,7 +535,7 @@ class FakeArriving:
     """ports.Arriving in memory; its bytes take room in the store, if it has one."""
 
     def __init__(self, store: FakeImageStore | None = None) -> None:
-        self.content, self.store, self.kept = b"", store, False
+        self.content, self.store, self.kept, self.discarded = b"", store, False, False
 
     @property
     def file(self) -> StoredFile:
@@ -554,7 +554,9 @@ class FakeArriving:
         return self.store.write(self.content) if self.store else self.file
 
     def discard(self) -> None:
-        if self.store and not self.kept:
+        if not self.kept:
+            self.discarded = True
+        if self.store and self.discarded:
             self.store.free += len(self.content)
             self.content = b""
 

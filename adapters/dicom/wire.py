@@ -349,6 +349,12 @@ class WireDul(DULServiceProvider):
             self._bell.close()
             self._checkpoint.ring()
 
+    def _process_recv_primitive(self) -> bool:
+        queued = self.to_provider_queue.queue
+        while self.state_machine.current_state == WAITING_FOR_CLOSE and queued and isinstance(queued[0], P_DATA):
+            self.to_provider_queue.get()  # an answer for which it is too late
+        return bool(super()._process_recv_primitive())
+
     def _is_transport_event(self) -> bool:
         if self.state_machine.current_state == WAITING_FOR_CLOSE:
             return bool(super()._is_transport_event())

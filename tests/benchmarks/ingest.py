@@ -2,10 +2,10 @@
 
 The real listener (`radclipd listen`, durable and catalogued, as many processes as shipped) against dcmtk's `storescp`, single and
 `--fork`, and a real Orthanc as `deploy/orthanc` sets it up, all on the loopback and on the same disk. The sender is dcmtk's
-`storescu` for all; each association is a storescu of its own. In every round each receiver starts with an empty folder, takes a film
-to warm up, and has its turn. The peers answer in two small writes, of which TCP holds back the second until the sender's delayed
-acknowledgement of the first (40 ms on Linux): most of their time with small films, whoever sends. `cpu_milliseconds_a_film` is what a
-receiver's processes used, and tells what is left without that.
+`storescu` for all; each association is a storescu of its own. In every round each receiver starts with an empty folder, takes a
+film to warm up, and has its turn. The peers answer in two small writes, of which TCP holds back the second until the sender's
+delayed acknowledgement of the first (40 ms on Linux): most of their time with small films, whoever sends.
+`cpu_milliseconds_a_film` is what a receiver's processes used, and tells what is left without that.
 """
 
 from __future__ import annotations
