@@ -350,6 +350,8 @@ class WireDul(DULServiceProvider):
             self._checkpoint.ring()
 
     def _process_recv_primitive(self) -> bool:
+        if not self.event_queue.empty():  # one thing at a time: what has happened decides what may be sent
+            return False
         queued = self.to_provider_queue.queue
         while self.state_machine.current_state == WAITING_FOR_CLOSE and queued and isinstance(queued[0], P_DATA):
             self.to_provider_queue.get()  # an answer for which it is too late
@@ -357,15 +359,14 @@ class WireDul(DULServiceProvider):
 
     def _is_transport_event(self) -> bool:
         if self.state_machine.current_state == WAITING_FOR_CLOSE:
-            return bool(super()._is_transport_event())
+            return self.event_queue.empty() and bool(super()._is_transport_event())
         if self.assoc.dimse.msg_queue.qsize() >= WAITING_MESSAGES:
             time.sleep(TICK_SECONDS)
             return False
-        idle = self.event_queue.empty()
-        if not self._pending() and not self.socket.wait(TICK_SECONDS if idle else 0):
-            self._bell.heard()
+        if not self.event_queue.empty():  # fragments that were not looked at would be overwritten
             return False
-        if not self._recv_pdu.empty():  # it would be overwritten
+        if not self._pending() and not self.socket.wait(TICK_SECONDS):
+            self._bell.heard()
             return False
         self._read_pdu_data()
         return True
