@@ -79,7 +79,7 @@ def _listen_together(config: Config, sockets: Sequence[socket.socket]) -> None:
         while not over(stop) and crew.poll() is None and not any(door.hangs for door in doors):
             stop.wait(LOOK_SECONDS)
         ended, hangs = crew.poll(), any(door.hangs for door in doors)
-        _end(crew, config.listener.drain_seconds + 2 * STOP_SLACK_SECONDS)
+        _end(crew, config.listener.drain_seconds + STOP_SLACK_SECONDS + LOOK_SECONDS)
     catalog.dispose()
     if ended is not None:
         raise CannotStart(f"the listener's processes ended with status {ended}", hint="the log above says why")

@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -151,10 +151,10 @@ class ArrivingFile:
             while rest:
                 written = os.write(self._descriptor, rest)
                 rest, self._size = rest[written:], self._size + written
-            if self._size - self._started >= WRITE_BACK_BYTES:
-                # Linux starts to write these pages to the disk, and drops those of them that are there already.
+        if self._size - self._started >= WRITE_BACK_BYTES:
+            with suppress(OSError):  # only advice: Linux begins to write these pages to the disk, and drops what is there already
                 os.posix_fadvise(self._descriptor, self._started, self._size - self._started, os.POSIX_FADV_DONTNEED)
-                self._started = self._size
+            self._started = self._size
 
     def open(self) -> BinaryIO:
         stream = os.fdopen(os.dup(self._descriptor), "rb")
