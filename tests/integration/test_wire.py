@@ -15,13 +15,13 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
-from adapters.dicom.wire import COMMAND, LAST
+from adapters.dicom.cutter import COMMAND, LAST
 from pipeline.domain import StoredFile
 from pipeline.ports import Buffer
 from tests.builders import dx, encoded
 from tests.fakes import FakeArriving
 from tests.integration.reception import DX, ECHO, Desk, associate, listening, send, wait_for
-from tests.unit.test_wire import DATA, p_data, pdv
+from tests.unit.test_cutter import DATA, p_data, pdv
 
 STORE, ECHO_REQUEST, WITH_DATA_SET = 0x0001, 0x0030, 0x0000
 
