@@ -41,7 +41,9 @@ class Receiving:
         if known is None:
             _guard_disk(self._images, self._policy)
             file = arriving.keep()
-            entered = self._together.run(lambda tx: _insert_or_find(tx, header, file, sender, self._policy))
+            entered = self._together.run(
+                lambda tx: _insert_or_find(tx, header, file, sender, self._policy), order=header.study_instance_uid
+            )
             if isinstance(entered, Receipt):
                 return entered
             known = entered

@@ -22,14 +22,18 @@ class Together:
         self._waiting: deque[_Call[Any]] = deque()
         self._turn = threading.Lock()
 
-    def run(self, step: Callable[[Transaction], T]) -> T:
-        """Return what `step` returned, once it is committed; raise what it raised, or what the commit did."""
-        call = _Call(step)
+    def run(self, step: Callable[[Transaction], T], *, order: str = "") -> T:
+        """Return what `step` returned, once it is committed; raise what it raised, or what the commit did.
+
+        Steps of one transaction go by `order`: name what they lock, and several processes lock it in the same order.
+        """
+        call = _Call(step, order)
         self._waiting.append(call)
         while not call.done:
             with self._turn:  # one thread commits for all who wait; when the next has its turn, it may be done
                 if not call.done:
-                    self._commit([self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))])
+                    taken = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
+                    self._commit(sorted(taken, key=lambda one: one.order))
         return call.outcome()
 
     def _commit(self, calls: list[_Call[Any]]) -> None:
@@ -49,8 +53,8 @@ class Together:
 
 
 class _Call(Generic[T]):
-    def __init__(self, step: Callable[[Transaction], T]) -> None:
-        self.step = step
+    def __init__(self, step: Callable[[Transaction], T], order: str) -> None:
+        self.step, self.order = step, order
         self.done = False
         self._result: list[T] = []
         self._error: BaseException | None = None
