@@ -99,14 +99,8 @@ class WireSocket(AssociationSocket):
 
     def fill(self) -> bool:
         """Read once; False where the connection has ended, which is told only once."""
-        count, room = 0, self.cutter.room()
         try:
-            if self.socket is not None:
-                count = self.socket.recv_into(room)
-                if count < len(
-                    room
-                ):  # all that had come: say so at once, for a sender may hold the rest back until it hears (Nagle)
-                    self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            count = self.socket.recv_into(self.cutter.room()) if self.socket is not None else 0
         except OSError:  # reset by the peer, or shut down by the association's own thread
             count = 0
         self.cutter.filled(count)

@@ -21,7 +21,7 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, e
 PART = ".part"
 ARRIVING = "arriving"
 """Folder of the parts: their names are not known before they are whole."""
-WRITE_BACK_BYTES = 1 << 20
+WRITE_BACK_BYTES = 1 << 22
 """The disk begins to write an arriving file in pieces of this size, so that little is left to wait for at its end."""
 
 FOLDERS = 8
