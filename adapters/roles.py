@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 HOUR = 3600.0
 LEARNING_NICE = 10
 """Learning leaves the processors to whoever else wants them."""
-RESCORE_SECONDS = 30.0
+RESCORE_SECONDS = 5.0
 FOREVER = 3600.0
 """A wait that only a signal ends is taken in slices of this many seconds."""
 
@@ -52,8 +52,9 @@ def listen(config: Config) -> None:
 
 
 def dispatch(config: Config) -> None:
-    """Settle studies and keep house until told to stop."""
+    """Settle studies, keep house and answer scrapes until told to stop."""
     from adapters.host.clock import Clock
+    from adapters.metrics import open_metrics
 
     catalog = wiring.open_catalog(config)
     settle = wiring.build_settle(config, catalog)
@@ -68,15 +69,22 @@ def dispatch(config: Config) -> None:
     clock.every(HOUR, "sweep", lambda: images.sweep(older_than_seconds=HOUR))
     clock.every(HOUR, "purge", lambda: housekeeping.purge_done_jobs(catalog=catalog, keep_days=config.work.keep_done_days))
     if config.score.rescore:
+        walk = rescore.Walk()
 
         def rescore_and_tell() -> None:
-            if queued := rescore.rescore(catalog=catalog):
+            if queued := rescore.rescore(catalog=catalog, walk=walk):
                 log.info("studies of the archive put in line to be scored again", studies=queued)
 
         clock.every(RESCORE_SECONDS, "rescore", rescore_and_tell)
     if config.learn.cron:
         clock.at(config.learn.cron, "learn", wiring.build_call_to_learn(config, catalog))
-    with StopSignal() as stop, serving(notify.Notifier(), [catalog.probe_write], lambda: "dispatching"):
+    with (
+        open_metrics(config, catalog) as port,
+        StopSignal() as stop,
+        serving(notify.Notifier(), [catalog.probe_write], lambda: "dispatching"),
+    ):
+        if port:
+            log.info("metrics", address=config.metrics.address, port=port)
         clock.start()
         _wait(stop)
         clock.stop()

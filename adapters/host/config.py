@@ -175,7 +175,9 @@ class ReportConfig(Section):
     uid_root: Annotated[str, AfterValidator(values.uid_root)] = Field(
         default="", description="Root of the UIDs we make; empty: 2.25 (UUID-derived)."
     )
-    include_absent: bool = Field(default=True, description="Report findings that are absent, too.")
+    include_absent: bool = Field(
+        default=True, description="Report findings that are absent, too; false: only in a study where all of them are."
+    )
     rescored: Literal["all", "changed", "none"] = Field(
         default="changed", description='Studies scored again that get another SR: "all", "changed" (a decision differs) or "none".'
     )
@@ -246,6 +248,9 @@ class WorklistConfig(Section):
         default=0.1, description="Share drawn by lot: it only measures, its patients are never learnt from."
     )
     patients: Whole = Field(default=20_000, description="Of a larger archive so many patients, drawn by lot, are looked at.")
+    ask_again_days: Whole = Field(
+        default=90, description="A study that nobody reads for so long keeps its patient's others off no more."
+    )
     seed: int = Field(default=0, ge=0, description="Same seed, archive and labels, same list.")
 
     @field_validator("monitoring")
@@ -273,6 +278,16 @@ class WorkConfig(Section):
     )
     poll_seconds: PositiveSeconds = Field(default=0.5, description="How often an idle worker looks for a job.")
     keep_done_days: Seconds = Field(default=30, description="Finished jobs are forgotten after this many days.")
+
+
+class MetricsConfig(Section):
+    """[metrics]: figures for Prometheus, served by the dispatcher. They name no patient, study or reader."""
+
+    enabled: bool = Field(default=False, description="Answer scrapes at http://ADDRESS:PORT/metrics.")
+    address: str = Field(
+        default="127.0.0.1", min_length=1, description="Address to listen on; there is no password, so keep it off open networks."
+    )
+    port: Port = Field(default=9612, description="TCP port for it; the dispatcher of each host needs one of its own.")
 
 
 class LogConfig(Section):
@@ -311,6 +326,7 @@ class Config(BaseSettings):
     learn: LearnConfig = Field(default_factory=LearnConfig)
     worklist: WorklistConfig = Field(default_factory=WorklistConfig)
     work: WorkConfig = Field(default_factory=WorkConfig)
+    metrics: MetricsConfig = Field(default_factory=MetricsConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
     @classmethod
