@@ -162,7 +162,7 @@ class PrefixConfig(Section):
         default=Path("/var/lib/radclipd/prefixes"), description="Folder for it, a cache: it may be deleted at any time."
     )
     limit: ByteSize = Field(
-        default=ByteSize(10 << 30), description="Disk it may take; 75 KiB an image with ViT-B. The oldest images go first."
+        default=ByteSize(10 << 30), description="Disk it may take; 77 KiB an image with ViT-B. The oldest images go first."
     )
     fill: bool = Field(default=True, description="When idle, make it for images that were scored before it was kept.")
 
