@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Peers that the tests and the demo talk to, all from Debian.
-PEERS  := orthanc dcmtk dicom3tools postgresql
+PEERS  := orthanc orthanc-dicomweb dcmtk dicom3tools postgresql
 DEMO   ?=
 
 .DEFAULT_GOAL := help

@@ -85,8 +85,7 @@ def build_listener(config: Config, catalog: SqlCatalog) -> Listener:
     """Make the DICOM listener: what arrives goes through pipeline.receive."""
     from adapters.dicom.listener import Listener, ListenerSettings
 
-    images = open_image_store(config)
-    policy = receive.ReceivePolicy(minimum_free_bytes=int(config.storage.minimum_free), read_documents=reads_documents(config))
+    images, policy = open_image_store(config), receive_policy(config)
 
     def take(header: Header, content: bytes, sender: Sender) -> Receipt:
         return receive.receive(header, content, sender, catalog=catalog, images=images, policy=policy)
@@ -101,6 +100,11 @@ def build_listener(config: Config, catalog: SqlCatalog) -> Listener:
 
     settings = ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds"}))
     return Listener(settings, receive=take, released=released, audit=audit)
+
+
+def receive_policy(config: Config) -> receive.ReceivePolicy:
+    """`[storage]` as the step reads it."""
+    return receive.ReceivePolicy(minimum_free_bytes=int(config.storage.minimum_free), read_documents=reads_documents(config))
 
 
 def chest_policy(config: Config) -> rules.ChestPolicy:
@@ -159,7 +163,9 @@ def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
         threads=config.score.threads,
         kept=kept_settings(config),
     )
-    policy = score.ScorePolicy(combine=config.score.combine, chest=chest, rescored=config.report.rescored)
+    policy = score.ScorePolicy(
+        combine=config.score.combine, chest=chest, rescored=config.report.rescored, backfilled=config.backfill.report
+    )
     step = partial(score.score, catalog=catalog, pixels=pixels, scorers=scorers, policy=policy)
     post = work.Post(kind=JobKind.SCORE, step=step, batch=config.score.batch_size)
     if not (config.prefix.keep and config.prefix.fill):
@@ -247,7 +253,7 @@ def _learn_post(config: Config, catalog: SqlCatalog, give_way: Watch) -> work.Po
 
     def step(job: Job) -> None:
         store, progress = open_model_store(config), Progress(job, catalog=catalog)
-        watch = _both(progress, give_way)
+        watch = both(progress, give_way)
         with store.alone("learn"):
             learnt = learn.learn_job(
                 job, catalog=catalog, trainer=_trainer(config, store), policy=learn_policy(config), watch=watch
@@ -258,7 +264,9 @@ def _learn_post(config: Config, catalog: SqlCatalog, give_way: Watch) -> work.Po
     return work.Post(kind=JobKind.LEARN, step=work.one_by_one(step))
 
 
-def _both(first: Watch, second: Watch) -> Watch:
+def both(first: Watch, second: Watch) -> Watch:
+    """Tell both, in this order."""
+
     def watch(what: str, done: int, total: int) -> None:
         first(what, done, total)
         second(what, done, total)
@@ -280,7 +288,7 @@ def _trainer(config: Config, store: ModelStore) -> ClipTrainer:
 
 def learn_now(config: Config, catalog: SqlCatalog, *, watch: Watch, again: bool = False) -> learn.Learnt:
     """Learn from the labels, one process at a time, behind whatever arrives. TryAgain where another one learns."""
-    store, watch = open_model_store(config), _both(watch, Yielding(catalog=catalog))
+    store, watch = open_model_store(config), both(watch, Yielding(catalog=catalog))
     with store.alone("learn"):
         return learn.learn(catalog=catalog, trainer=_trainer(config, store), policy=learn_policy(config), watch=watch, again=again)
 

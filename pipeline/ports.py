@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from pipeline.backfill_ports import Backfills
 from pipeline.domain import (
     AuditEvent,
     Comparison,
@@ -75,8 +76,8 @@ class Studies(Protocol):
     def unscored(self, version: int, *, limit: int) -> list[str]:
         """Return the StudyInstanceUIDs of studies without predictions of this version that came to their end, newest first.
 
-        The end is a report in the archive, or one that the archive refused. Those with a score job that waits, runs or is in
-        quarantine are left out.
+        The end is a report in the archive, or one that the archive refused; or scores that nobody is told of, where a backfill
+        brought the study. Those with a score job that waits, runs or is in quarantine are left out.
         """
 
     def documents(self) -> list[str]:
@@ -186,6 +187,8 @@ class Transaction(Protocol):
     def labels(self) -> Labels: ...
     @property
     def requests(self) -> Requests: ...
+    @property
+    def backfills(self) -> Backfills: ...
 
     def now(self) -> datetime:
         """Return this moment by the catalog's clock, to the millisecond."""

@@ -56,6 +56,7 @@ from pipeline.ports import (
     Transaction,
     Watch,
 )
+from tests.fake_backfills import BackfillRows, FakeBackfills
 
 
 @dataclass
@@ -84,6 +85,7 @@ class _Tables:
     audit: list[AuditEvent] = field(default_factory=list)
     labels: list[Label] = field(default_factory=list)
     requests: dict[str, Request] = field(default_factory=dict)
+    backfills: BackfillRows = field(default_factory=BackfillRows)
 
 
 class FakeCatalog:
@@ -127,6 +129,7 @@ class FakeTransaction:
         self.circuits = FakeCircuits(tables, now)
         self.labels = FakeLabels(tables)
         self.requests = FakeRequests(tables)
+        self.backfills = FakeBackfills(tables.backfills, tables.studies, now)
         self.now = now
 
     def audit(self, event: AuditEvent) -> None:
@@ -210,11 +213,12 @@ class FakeStudies:
         if study.state is not StudyState.SCORED:
             return study.state is StudyState.REPORTED
         uid = study.study_instance_uid
+        quiet = uid in self._t.backfills.brought
         told = [report.state for report in self._t.reports.values() if report.study_instance_uid == uid]
         unfinished = (JobState.WAITING, JobState.RUNNING)
         rows = (row.job for row in self._t.jobs.values())
         on_its_way = any(job.kind is JobKind.REPORT and job.subject == uid and job.state in unfinished for job in rows)
-        return told[-1:] == [ReportState.REFUSED] and not on_its_way
+        return (told[-1:] == [ReportState.REFUSED] or (quiet and not told)) and not on_its_way
 
     def documents(self) -> list[str]:
         kinds = {rules.ObjectKind.REPORT, rules.ObjectKind.KEY_OBJECTS}

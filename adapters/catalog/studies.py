@@ -11,7 +11,18 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.catalog.chunks import chunks
 from adapters.catalog.clock import in_seconds, now
-from adapters.catalog.tables import instances, jobs, labels, patients, predictions, reports, requests, series, studies
+from adapters.catalog.tables import (
+    backfilled_studies,
+    instances,
+    jobs,
+    labels,
+    patients,
+    predictions,
+    reports,
+    requests,
+    series,
+    studies,
+)
 from adapters.catalog.words import words
 from pipeline import rules
 from pipeline.domain import (
@@ -185,7 +196,7 @@ class SqlStudies:
         )
         query = (
             select(studies.c.study_instance_uid)
-            .where(or_(studies.c.state == StudyState.REPORTED.value, _refused()), ~scored, ~in_hand)
+            .where(or_(studies.c.state == StudyState.REPORTED.value, _refused(), _told_to_nobody()), ~scored, ~in_hand)
             .order_by(studies.c.received_at.desc(), studies.c.id.desc())
             .limit(limit)
         )
@@ -242,13 +253,23 @@ class SqlStudies:
 def _refused() -> ColumnElement[bool]:
     """A study whose last report the archive has refused for good, and of which no other is on its way."""
     last = select(reports.c.state).where(reports.c.study == studies.c.id).order_by(reports.c.id.desc()).limit(1)
-    on_its_way = exists().where(
+    scored = studies.c.state == StudyState.SCORED.value
+    return and_(scored, last.scalar_subquery() == ReportState.REFUSED.value, ~_report_on_its_way())
+
+
+def _told_to_nobody() -> ColumnElement[bool]:
+    """A scored study that a backfill brought, of which there is no report and none is asked for."""
+    brought = exists().where(backfilled_studies.c.study_instance_uid == studies.c.study_instance_uid)
+    reported = exists().where(reports.c.study == studies.c.id)
+    return and_(studies.c.state == StudyState.SCORED.value, brought, ~reported, ~_report_on_its_way())
+
+
+def _report_on_its_way() -> ColumnElement[bool]:
+    return exists().where(
         jobs.c.kind == JobKind.REPORT.value,
         jobs.c.subject == studies.c.study_instance_uid,
         jobs.c.state.in_([JobState.WAITING.value, JobState.RUNNING.value]),
     )
-    scored = studies.c.state == StudyState.SCORED.value
-    return and_(scored, last.scalar_subquery() == ReportState.REFUSED.value, ~on_its_way)
 
 
 def _instances() -> Select[Any]:
