@@ -16,7 +16,7 @@ help: ## list the targets
 $(VENV)/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt "torch==2.13.0"
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,scale]"
 	touch $@
 
 setup: $(VENV)/ready ## make the virtual environment, pinned (seconds when it is there)

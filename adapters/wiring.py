@@ -151,7 +151,8 @@ def build_posts(
     return posts
 
 
-def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
+def score_post_and_fill(config: Config, catalog: SqlCatalog) -> tuple[work.Post, fill.Fill | None]:
+    """Make the post of scoring, and what makes up for films that were scored before; None where nothing is to be made up for."""
     from adapters.dicom.pixels import DicomImageReader
     from adapters.gpu.scorer import ClipScorers
 
@@ -169,9 +170,14 @@ def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
     step = partial(score.score, catalog=catalog, pixels=pixels, scorers=scorers, policy=policy)
     post = work.Post(kind=JobKind.SCORE, step=step, batch=config.score.batch_size)
     if not (config.prefix.keep and config.prefix.fill):
-        return post
+        return post, None
     serving = partial(versions.load_serving, catalog=catalog, scorers=scorers)
-    return replace(post, spare=fill.Fill(catalog=catalog, pixels=pixels, scorer=serving, chest=chest))
+    return post, fill.Fill(catalog=catalog, pixels=pixels, scorer=serving, chest=chest)
+
+
+def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
+    post, spare = score_post_and_fill(config, catalog)
+    return replace(post, spare=spare) if spare is not None else post
 
 
 def kept_settings(config: Config) -> KeptSettings | None:

@@ -73,11 +73,18 @@ class Studies(Protocol):
     def newest(self, *, limit: int) -> list[str]:
         """Return the StudyInstanceUIDs of the studies that arrived last and are complete, newest first."""
 
-    def unscored(self, version: int, *, limit: int) -> list[str]:
+    def last_number(self) -> int:
+        """Return the number of the study that was made last; 0 where there is none. They grow, and may have gaps."""
+
+    def numbered(self, first: int, last: int) -> list[str]:
+        """Return the StudyInstanceUIDs of the studies with these numbers, both ends among them, the last first."""
+
+    def unscored(self, version: int, *, limit: int, among: tuple[int, int] | None = None) -> list[str]:
         """Return the StudyInstanceUIDs of studies without predictions of this version that came to their end, newest first.
 
         The end is a report in the archive, or one that the archive refused; or scores that nobody is told of, where a backfill
-        brought the study. Those with a score job that waits, runs or is in quarantine are left out.
+        brought the study. Those with a score job that waits, runs or is in quarantine are left out. `among`: first and last
+        number.
         """
 
     def documents(self) -> list[str]:

@@ -199,13 +199,22 @@ class FakeStudies:
         complete = [s for s in reversed(self._t.studies.values()) if s.state is not StudyState.ARRIVING]
         return [s.study_instance_uid for s in sorted(complete, key=lambda s: s.received_at, reverse=True)][:limit]
 
-    def unscored(self, version: int, *, limit: int) -> list[str]:
+    def last_number(self) -> int:
+        return len(self._t.studies)
+
+    def numbered(self, first: int, last: int) -> list[str]:
+        return list(self._t.studies)[max(0, first - 1) : last][::-1]
+
+    def unscored(self, version: int, *, limit: int, among: tuple[int, int] | None = None) -> list[str]:
         rows = (row.job for row in self._t.jobs.values())
         in_hand = {job.subject for job in rows if job.kind is JobKind.SCORE and job.state is not JobState.DONE}
         found = [
             study
             for uid, study in reversed(self._t.studies.items())
-            if self._ended(study) and (uid, version) not in self._t.predictions and uid not in in_hand
+            if (among is None or uid in self.numbered(*among))
+            and self._ended(study)
+            and (uid, version) not in self._t.predictions
+            and uid not in in_hand
         ]
         return [study.study_instance_uid for study in sorted(found, key=lambda s: s.received_at, reverse=True)][:limit]
 
@@ -430,10 +439,18 @@ class FakeJobs:
         rows = (r for r in self._t.jobs.values() if r.job.state is JobState.WAITING)
         return next((r for r in rows if (r.job.kind, r.job.subject) == (kind, subject)), None)
 
-    def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1) -> list[Job]:
+    def claim(
+        self,
+        kinds: Sequence[JobKind],
+        *,
+        worker: str,
+        lease_seconds: float,
+        limit: int = 1,
+        subjects: Collection[str] | None = None,
+    ) -> list[Job]:
         now = self._now()
         in_hand = {(r.job.kind, r.job.subject) for r in self._t.jobs.values() if r.job.state is JobState.RUNNING}
-        asked = [r for r in self._t.jobs.values() if r.job.kind in kinds]
+        asked = [r for r in self._t.jobs.values() if r.job.kind in kinds and (subjects is None or r.job.subject in subjects)]
         lost = [r for r in asked if r.job.state is JobState.RUNNING and r.lease_until is not None and r.lease_until <= now]
         due = [
             r for r in asked if r.job.state is JobState.WAITING and r.run_at <= now and (r.job.kind, r.job.subject) not in in_hand
@@ -444,6 +461,10 @@ class FakeJobs:
             row.job = replace(row.job, state=JobState.RUNNING, attempts=row.job.attempts + 1, lease_token=secrets.token_hex(8))
             row.lease_until = now + timedelta(seconds=lease_seconds)
         return [row.job for row in (lost + due)[:limit]]
+
+    def in_hand(self, kind: JobKind, subjects: Collection[str]) -> int:
+        rows = (row.job for row in self._t.jobs.values())
+        return sum(job.kind is kind and job.subject in subjects and job.state is JobState.RUNNING for job in rows)
 
     def _held(self, job: Job) -> _JobRow | None:
         row = self._t.jobs.get(job.id)

@@ -7,7 +7,7 @@ the middle of each other's transactions, so whatever is read here to decide is d
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, delete, func, literal_column, select, text, update
@@ -52,10 +52,20 @@ class SqlJobs:
         made: int | None = self._connection.scalar(statement)
         return made
 
-    def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1) -> list[Job]:
+    def claim(
+        self,
+        kinds: Sequence[JobKind],
+        *,
+        worker: str,
+        lease_seconds: float,
+        limit: int = 1,
+        subjects: Collection[str] | None = None,
+    ) -> list[Job]:
         """First the jobs whose worker let the lease run out, then the waiting ones. A subject in work waits for its end."""
         leased: list[Job] = []
         for due in (_lost(kinds), _due(kinds)):
+            if subjects is not None:
+                due = due.where(jobs.c.subject.in_(subjects))
             if len(leased) < limit:
                 ids = self._connection.scalars(due.limit(limit - len(leased)).with_for_update(skip_locked=True)).all()
                 leased += [self._lease(id_, worker, lease_seconds) for id_ in ids]
@@ -101,6 +111,10 @@ class SqlJobs:
     def is_open(self, kind: JobKind, subject: str) -> bool:
         query = select(jobs.c.id).where(jobs.c.kind == kind.value, jobs.c.subject == subject, jobs.c.state != DONE).limit(1)
         return self._connection.scalar(query) is not None
+
+    def in_hand(self, kind: JobKind, subjects: Collection[str]) -> int:
+        query = select(func.count()).where(jobs.c.kind == kind.value, jobs.c.subject.in_(subjects), _is(RUNNING))
+        return self._connection.scalars(query).one()
 
     def pressing(self, kind: JobKind, *, before: int) -> bool:
         urgent = and_(jobs.c.kind == kind.value, jobs.c.priority < before)

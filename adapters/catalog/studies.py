@@ -189,7 +189,14 @@ class SqlStudies:
         query = select(studies.c.study_instance_uid).where(complete).order_by(studies.c.received_at.desc(), studies.c.id.desc())
         return list(self._connection.scalars(query.limit(limit)))
 
-    def unscored(self, version: int, *, limit: int) -> list[str]:
+    def last_number(self) -> int:
+        return self._connection.scalar(select(func.max(studies.c.id))) or 0
+
+    def numbered(self, first: int, last: int) -> list[str]:
+        query = select(studies.c.study_instance_uid).where(studies.c.id.between(first, last)).order_by(studies.c.id.desc())
+        return list(self._connection.scalars(query))
+
+    def unscored(self, version: int, *, limit: int, among: tuple[int, int] | None = None) -> list[str]:
         scored = exists().where(predictions.c.study == studies.c.id, predictions.c.version == version)
         in_hand = exists().where(
             jobs.c.kind == JobKind.SCORE.value, jobs.c.subject == studies.c.study_instance_uid, jobs.c.state != JobState.DONE.value
@@ -200,6 +207,8 @@ class SqlStudies:
             .order_by(studies.c.received_at.desc(), studies.c.id.desc())
             .limit(limit)
         )
+        if among is not None:
+            query = query.where(studies.c.id.between(*among))
         return list(self._connection.scalars(query))
 
     def documents(self) -> list[str]:

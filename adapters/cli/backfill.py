@@ -1,4 +1,4 @@
-"""`radclipd backfill`: an archive is taken in; `backfill status` tells what was."""
+"""`radclipd backfill`: an archive is taken in; `backfill status` tells what was, `backfill score` scores it on many machines."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     from pipeline.errors import RadclipdError
 
 backfill = typer.Typer(help="Take an archive in, and score it.", invoke_without_command=True)
+
+
+class Engine(StrEnum):
+    """What `backfill score` runs on."""
+
+    RAY = "ray"
 
 
 def register(app: typer.Typer) -> None:
@@ -155,3 +162,35 @@ def _peer(text: str) -> tuple[str, str, int]:
 def status(ctx: typer.Context, table: output.TableFlag = False, csv: output.CsvFlag = False, json: output.JsonFlag = False) -> None:
     """List what was taken in from where."""
     query.query(ctx, "SELECT * FROM v_backfills ORDER BY begun_at", table=table, csv=csv, json=json)
+
+
+@backfill.command()
+def score(
+    ctx: typer.Context,
+    engine: Annotated[Engine, typer.Option(help="Ray Data: the extra radclipd[scale].")] = Engine.RAY,
+    address: Annotated[str, typer.Option(help="HOST:PORT of a running cluster, or auto; none: one of our own, on this host.")] = "",
+    workers: Annotated[int, typer.Option(min=0, help="At most; 0: one for each GPU, or for each --cores.")] = 0,
+    cores: Annotated[int, typer.Option(min=0, help="Of a worker; 0: [score] threads, or all of a machine.")] = 0,
+) -> None:
+    """Score whatever the serving version has not scored, and keep what enters the last blocks, on all machines of a Ray cluster.
+    The catalog knows what is done: stop it, or lose a machine, and start it again."""
+    config = config_of(ctx)
+    from adapters.cluster.engine import ClusterSettings, score_archive
+    from adapters.host.config import DEFAULT_PATH
+    from adapters.wiring import open_catalog, require_serving
+
+    settings = ClusterSettings(
+        config=(path_of(ctx) or DEFAULT_PATH).absolute(),
+        address=address,
+        workers=workers,
+        cores=cores or config.score.threads,
+        gpu=config.model.device != "cpu",
+    )
+    catalog = open_catalog(config)
+    try:
+        require_serving(catalog)
+        with progress.bars() as watch:
+            jobs = score_archive(config, settings, catalog=catalog, watch=watch)
+    finally:
+        catalog.dispose()
+    typer.echo(f"{jobs} studies scored")
