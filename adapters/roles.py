@@ -52,8 +52,9 @@ def listen(config: Config) -> None:
 
 
 def dispatch(config: Config) -> None:
-    """Settle studies and keep house until told to stop."""
+    """Settle studies, keep house and answer scrapes until told to stop."""
     from adapters.host.clock import Clock
+    from adapters.metrics import open_metrics
 
     catalog = wiring.open_catalog(config)
     settle = wiring.build_settle(config, catalog)
@@ -76,7 +77,13 @@ def dispatch(config: Config) -> None:
         clock.every(RESCORE_SECONDS, "rescore", rescore_and_tell)
     if config.learn.cron:
         clock.at(config.learn.cron, "learn", wiring.build_call_to_learn(config, catalog))
-    with StopSignal() as stop, serving(notify.Notifier(), [catalog.probe_write], lambda: "dispatching"):
+    with (
+        open_metrics(config, catalog) as port,
+        StopSignal() as stop,
+        serving(notify.Notifier(), [catalog.probe_write], lambda: "dispatching"),
+    ):
+        if port:
+            log.info("metrics", address=config.metrics.address, port=port)
         clock.start()
         _wait(stop)
         clock.stop()

@@ -18,6 +18,7 @@ from adapters.catalog.labels import SqlLabels
 from adapters.catalog.reports import SqlReports
 from adapters.catalog.requests import SqlRequests
 from adapters.catalog.scores import SqlScoreRows
+from adapters.catalog.standing import SqlStanding
 from adapters.catalog.studies import SqlStudies
 from adapters.catalog.tables import audit_events, circuits
 from adapters.catalog.trouble import away, is_passing
@@ -44,6 +45,7 @@ class SqlTransaction:
         self.labels = SqlLabels(connection)
         self.requests = SqlRequests(connection)
         self.backfills = SqlBackfills(connection)
+        self.standing = SqlStanding(connection)
 
     def now(self) -> datetime:
         moment = self._connection.scalars(select(now())).one()

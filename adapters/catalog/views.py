@@ -12,8 +12,14 @@ def column_of(finding: str) -> str:
 
 _FINDINGS = ", ".join(f"('{finding}')" for finding in FINDINGS)
 _WIDE = ",\n    ".join(
-    f"MAX(CASE WHEN p.finding = '{finding}' THEN p.probability END) AS {column_of(finding)}" for finding in FINDINGS
+    ["p.probability AS " + column_of(FINDINGS[0])]
+    + [
+        "(SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version"
+        f" AND q.finding = '{finding}') AS {column_of(finding)}"
+        for finding in FINDINGS[1:]
+    ]
 )
+"""Looked up by key, and only where the column is asked for: no study is read that is not shown."""
 
 _THIS_TRY = "state = 'running' AND payload ->> 'lease' = lease_token"
 """What a job notes of its progress holds for the try in which it noted it."""
@@ -33,14 +39,12 @@ FROM instances i JOIN series r ON r.id = i.series JOIN studies s ON s.id = r.stu
     "v_predictions": """
 SELECT s.study_instance_uid, s.accession_number, p.finding, p.probability, p.decision, m.calibrated, p.version,
     m.name AS version_name, m.marking, p.revision, p.predicted_at
-FROM predictions p JOIN model_versions m ON m.number = p.version JOIN studies s ON s.id = p.study
-WHERE p.revision = (SELECT MAX(q.revision) FROM predictions q WHERE q.study = p.study)""",
+FROM predictions p JOIN studies s ON s.id = p.study AND s.revision = p.revision JOIN model_versions m ON m.number = p.version""",
     "v_findings_wide": f"""
 SELECT s.study_instance_uid, s.accession_number, s.study_date, m.number AS version, m.marking,
     {_WIDE}
-FROM predictions p JOIN model_versions m ON m.number = p.version JOIN studies s ON s.id = p.study
-WHERE p.revision = (SELECT MAX(q.revision) FROM predictions q WHERE q.study = p.study)
-GROUP BY s.id, s.study_instance_uid, s.accession_number, s.study_date, m.number, m.marking""",
+FROM studies s JOIN predictions p ON p.study = s.id AND p.revision = s.revision AND p.finding = '{FINDINGS[0]}'
+    JOIN model_versions m ON m.number = p.version""",
     "v_reports": """
 SELECT r.sop_instance_uid, r.series_instance_uid, r.sop_class_uid, s.study_instance_uid, s.accession_number, r.version, r.revision,
     r.state, r.predecessor, r.file_key, r.file_sha256, r.status, r.created_at, r.built_at, r.sent_at

@@ -153,7 +153,9 @@ class ReportConfig(Section):
     uid_root: Annotated[str, AfterValidator(values.uid_root)] = Field(
         default="", description="Root of the UIDs we make; empty: 2.25 (UUID-derived)."
     )
-    include_absent: bool = Field(default=True, description="Report findings that are absent, too.")
+    include_absent: bool = Field(
+        default=True, description="Report findings that are absent, too; false: only in a study where all of them are."
+    )
     rescored: Literal["all", "changed", "none"] = Field(
         default="changed", description='Studies scored again that get another SR: "all", "changed" (a decision differs) or "none".'
     )
@@ -253,6 +255,16 @@ class WorkConfig(Section):
     keep_done_days: Seconds = Field(default=30, description="Finished jobs are forgotten after this many days.")
 
 
+class MetricsConfig(Section):
+    """[metrics]: figures for Prometheus, served by the dispatcher. They name no patient, study or reader."""
+
+    enabled: bool = Field(default=False, description="Answer scrapes at http://ADDRESS:PORT/metrics.")
+    address: str = Field(
+        default="127.0.0.1", min_length=1, description="Address to listen on; there is no password, so keep it off open networks."
+    )
+    port: Port = Field(default=9612, description="TCP port for it; the dispatcher of each host needs one of its own.")
+
+
 class LogConfig(Section):
     """[log]: lines about the work, never about the patient."""
 
@@ -290,6 +302,7 @@ class Config(BaseSettings):
     worklist: WorklistConfig = Field(default_factory=WorklistConfig)
     backfill: BackfillConfig = Field(default_factory=BackfillConfig)
     work: WorkConfig = Field(default_factory=WorkConfig)
+    metrics: MetricsConfig = Field(default_factory=MetricsConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
     @classmethod

@@ -115,7 +115,8 @@ CREATE TABLE public.jobs (
     CONSTRAINT ck_jobs_kind CHECK (((kind)::text = ANY ((ARRAY['score'::character varying, 'report'::character varying, 'send'::character varying, 'label'::character varying, 'learn'::character varying])::text[]))),
     CONSTRAINT ck_jobs_running_is_leased CHECK ((((state)::text = 'running'::text) = (lease_until IS NOT NULL))),
     CONSTRAINT ck_jobs_state CHECK (((state)::text = ANY ((ARRAY['waiting'::character varying, 'running'::character varying, 'done'::character varying, 'quarantined'::character varying])::text[])))
-);
+)
+WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02', autovacuum_analyze_scale_factor='0.02');
 CREATE SEQUENCE public.jobs_id_seq
     START WITH 1
     INCREMENT BY 1
@@ -215,7 +216,8 @@ CREATE TABLE public.reports (
     CONSTRAINT ck_reports_built_has_bytes CHECK ((((state)::text = ANY ((ARRAY['pending'::character varying, 'refused'::character varying])::text[])) OR (file_sha256 IS NOT NULL))),
     CONSTRAINT ck_reports_sent_has_a_time CHECK ((((state)::text <> 'sent'::text) OR (sent_at IS NOT NULL))),
     CONSTRAINT ck_reports_state CHECK (((state)::text = ANY ((ARRAY['pending'::character varying, 'built'::character varying, 'sent'::character varying, 'refused'::character varying])::text[])))
-);
+)
+WITH (autovacuum_vacuum_scale_factor='0.05');
 CREATE SEQUENCE public.reports_id_seq
     START WITH 1
     INCREMENT BY 1
@@ -277,7 +279,8 @@ CREATE TABLE public.studies (
     CONSTRAINT ck_studies_ignored_says_why CHECK ((((state)::text <> 'ignored'::text) OR (reason <> ''::text))),
     CONSTRAINT ck_studies_revision CHECK ((revision >= 0)),
     CONSTRAINT ck_studies_state CHECK (((state)::text = ANY ((ARRAY['arriving'::character varying, 'settled'::character varying, 'scored'::character varying, 'reported'::character varying, 'ignored'::character varying])::text[])))
-);
+)
+WITH (fillfactor='90', autovacuum_vacuum_scale_factor='0.02', autovacuum_analyze_scale_factor='0.02');
 CREATE SEQUENCE public.studies_id_seq
     START WITH 1
     INCREMENT BY 1
@@ -319,83 +322,49 @@ CREATE VIEW public.v_findings_wide AS
     s.study_date,
     m.number AS version,
     m.marking,
-    max(
-        CASE
-            WHEN ((p.finding)::text = 'Atelectasis'::text) THEN p.probability
-            ELSE NULL::double precision
-        END) AS atelectasis,
-    max(
-        CASE
-            WHEN ((p.finding)::text = 'Cardiomegaly'::text) THEN p.probability
-            ELSE NULL::double precision
-        END) AS cardiomegaly,
-    max(
-        CASE
-            WHEN ((p.finding)::text = 'Effusion'::text) THEN p.probability
-            ELSE NULL::double precision
-        END) AS effusion,
-    max(
-        CASE
-            WHEN ((p.finding)::text = 'Infiltration'::text) THEN p.probability
-            ELSE NULL::double precision
-        END) AS infiltration,
-    max(
-        CASE
-            WHEN ((p.finding)::text = 'Mass'::text) THEN p.probability
-            ELSE NULL::double precision
-        END) AS mass,
-    max(
-        CASE
-            WHEN ((p.finding)::text = 'Nodule'::text) THEN p.probability
-            ELSE NULL::double precision
-        END) AS nodule,
-    max(
-        CASE
-            WHEN ((p.finding)::text = 'Pneumonia'::text) THEN p.probability
-            ELSE NULL::double precision
-        END) AS pneumonia,
-    max(
-        CASE
-            WHEN ((p.finding)::text = 'Pneumothorax'::text) THEN p.probability
-            ELSE NULL::double precision
-        END) AS pneumothorax,
-    max(
-        CASE
-            WHEN ((p.finding)::text = 'Consolidation'::text) THEN p.probability
-            ELSE NULL::double precision
-        END) AS consolidation,
-    max(
-        CASE
-            WHEN ((p.finding)::text = 'Edema'::text) THEN p.probability
-            ELSE NULL::double precision
-        END) AS edema,
-    max(
-        CASE
-            WHEN ((p.finding)::text = 'Emphysema'::text) THEN p.probability
-            ELSE NULL::double precision
-        END) AS emphysema,
-    max(
-        CASE
-            WHEN ((p.finding)::text = 'Fibrosis'::text) THEN p.probability
-            ELSE NULL::double precision
-        END) AS fibrosis,
-    max(
-        CASE
-            WHEN ((p.finding)::text = 'Pleural_Thickening'::text) THEN p.probability
-            ELSE NULL::double precision
-        END) AS pleural_thickening,
-    max(
-        CASE
-            WHEN ((p.finding)::text = 'Hernia'::text) THEN p.probability
-            ELSE NULL::double precision
-        END) AS hernia
-   FROM ((public.predictions p
-     JOIN public.model_versions m ON ((m.number = p.version)))
-     JOIN public.studies s ON ((s.id = p.study)))
-  WHERE (p.revision = ( SELECT max(q.revision) AS max
+    p.probability AS atelectasis,
+    ( SELECT q.probability
            FROM public.predictions q
-          WHERE (q.study = p.study)))
-  GROUP BY s.id, s.study_instance_uid, s.accession_number, s.study_date, m.number, m.marking;
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Cardiomegaly'::text))) AS cardiomegaly,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Effusion'::text))) AS effusion,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Infiltration'::text))) AS infiltration,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Mass'::text))) AS mass,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Nodule'::text))) AS nodule,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Pneumonia'::text))) AS pneumonia,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Pneumothorax'::text))) AS pneumothorax,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Consolidation'::text))) AS consolidation,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Edema'::text))) AS edema,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Emphysema'::text))) AS emphysema,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Fibrosis'::text))) AS fibrosis,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Pleural_Thickening'::text))) AS pleural_thickening,
+    ( SELECT q.probability
+           FROM public.predictions q
+          WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Hernia'::text))) AS hernia
+   FROM ((public.studies s
+     JOIN public.predictions p ON (((p.study = s.id) AND (p.revision = s.revision) AND ((p.finding)::text = 'Atelectasis'::text))))
+     JOIN public.model_versions m ON ((m.number = p.version)));
 CREATE VIEW public.v_instances AS
  SELECT i.sop_instance_uid,
     r.series_instance_uid,
@@ -566,11 +535,8 @@ CREATE VIEW public.v_predictions AS
     p.revision,
     p.predicted_at
    FROM ((public.predictions p
-     JOIN public.model_versions m ON ((m.number = p.version)))
-     JOIN public.studies s ON ((s.id = p.study)))
-  WHERE (p.revision = ( SELECT max(q.revision) AS max
-           FROM public.predictions q
-          WHERE (q.study = p.study)));
+     JOIN public.studies s ON (((s.id = p.study) AND (s.revision = p.revision))))
+     JOIN public.model_versions m ON ((m.number = p.version)));
 CREATE VIEW public.v_reports AS
  SELECT r.sop_instance_uid,
     r.series_instance_uid,
@@ -656,32 +622,32 @@ ALTER TABLE ONLY public.requests ALTER COLUMN id SET DEFAULT nextval('public.req
 ALTER TABLE ONLY public.series ALTER COLUMN id SET DEFAULT nextval('public.series_id_seq'::regclass);
 ALTER TABLE ONLY public.studies ALTER COLUMN id SET DEFAULT nextval('public.studies_id_seq'::regclass);
 INSERT INTO public.alembic_version VALUES ('0005');
-INSERT INTO public.audit_events VALUES (1, '2026-11-25 03:42:54.622488+00', 'store', 'refused', '1.9', 'why', 'PACS');
+INSERT INTO public.audit_events VALUES (1, '2026-11-25 04:10:12.06705+00', 'store', 'refused', '1.9', 'why', 'PACS');
 INSERT INTO public.circuits VALUES ('PACS', 2, NULL);
-INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-25 03:42:54.600288+00');
-INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-25 03:42:54.597538+00');
-INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-25 03:42:54.622094+00', 0, '', '', NULL, '', '2026-11-25 03:42:54.622094+00', NULL);
-INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-25 03:42:54.620827+00', '2026-11-25 03:42:54.620827+00', '');
-INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-25 03:42:54.621795+00', '2026-11-25 03:42:54.621795+00', '');
-INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-25 03:42:54.591281+00', '2026-11-25 03:42:54.591281+00', NULL);
-INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-25 03:42:54.593612+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-25 03:42:54.601933+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-25 03:42:54.602223+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-25 03:42:54.602416+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-25 03:42:54.602466+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-25 03:42:54.602506+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-25 03:42:54.602552+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-25 03:42:54.602602+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-25 03:42:54.602624+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-25 03:42:54.602644+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-25 03:42:54.602664+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-25 03:42:54.602684+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-25 03:42:54.602704+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-25 03:42:54.602724+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-25 03:42:54.602743+00');
-INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-25 03:42:54.603715+00', '2026-11-25 03:42:54.605893+00', '2026-11-25 03:42:54.606399+00');
+INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-25 04:10:11.9765+00');
+INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-25 04:10:11.957686+00');
+INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-25 04:10:12.066631+00', 0, '', '', NULL, '', '2026-11-25 04:10:12.066631+00', NULL);
+INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-25 04:10:12.064956+00', '2026-11-25 04:10:12.064956+00', '');
+INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-25 04:10:12.066148+00', '2026-11-25 04:10:12.066149+00', '');
+INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-25 04:10:11.919946+00', '2026-11-25 04:10:11.919946+00', NULL);
+INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-25 04:10:11.932101+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-25 04:10:11.985904+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-25 04:10:11.986179+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-25 04:10:11.986234+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-25 04:10:11.986274+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-25 04:10:11.986314+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-25 04:10:11.986357+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-25 04:10:11.986423+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-25 04:10:11.986446+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-25 04:10:11.986467+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-25 04:10:11.986519+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-25 04:10:11.986541+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-25 04:10:11.986561+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-25 04:10:11.986582+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-25 04:10:11.986606+00');
+INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-25 04:10:12.000254+00', '2026-11-25 04:10:12.005359+00', '2026-11-25 04:10:12.006225+00');
 INSERT INTO public.series VALUES (1, '1.3', 1, '', NULL, '');
-INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 0, 1, false, '2026-11-25 03:42:54.594562+00', '2026-11-25 03:42:54.598699+00');
+INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-25 04:10:11.941095+00', '2026-11-25 04:10:11.961323+00');
 SELECT pg_catalog.setval('public.audit_events_id_seq', 1, true);
 SELECT pg_catalog.setval('public.backfills_id_seq', 1, false);
 SELECT pg_catalog.setval('public.instances_id_seq', 1, true);
@@ -752,13 +718,25 @@ ALTER TABLE ONLY public.studies
     ADD CONSTRAINT uq_studies_study_instance_uid UNIQUE (study_instance_uid);
 CREATE INDEX ix_audit_events_at ON public.audit_events USING btree (at);
 CREATE INDEX ix_instances_file_sha256 ON public.instances USING btree (file_sha256);
+CREATE INDEX ix_instances_received_at ON public.instances USING btree (received_at);
 CREATE INDEX ix_instances_series ON public.instances USING btree (series);
+CREATE INDEX ix_jobs_by_state ON public.jobs USING btree (state, id, kind);
+CREATE INDEX ix_jobs_done ON public.jobs USING btree (finished_at) WHERE ((state)::text = 'done'::text);
 CREATE INDEX ix_jobs_due ON public.jobs USING btree (kind, priority, run_at, id) WHERE ((state)::text = 'waiting'::text);
-CREATE INDEX ix_jobs_state ON public.jobs USING btree (state, kind, finished_at);
-CREATE INDEX ix_labels_study ON public.labels USING btree (study);
+CREATE INDEX ix_jobs_learn ON public.jobs USING btree (id) WHERE ((kind)::text = 'learn'::text);
+CREATE INDEX ix_jobs_quarantined ON public.jobs USING btree (kind, subject) WHERE ((state)::text = 'quarantined'::text);
+CREATE INDEX ix_labels_document ON public.labels USING btree (document);
+CREATE INDEX ix_labels_reader ON public.labels USING btree (reader, id);
+CREATE INDEX ix_labels_statement ON public.labels USING btree (study, finding, reader, stated_at);
+CREATE INDEX ix_patients_patient_id ON public.patients USING btree (patient_id);
+CREATE INDEX ix_predictions_present ON public.predictions USING btree (predicted_at) WHERE ((decision)::text = 'present'::text);
+CREATE INDEX ix_reports_created_at ON public.reports USING btree (created_at);
+CREATE INDEX ix_reports_unsent ON public.reports USING btree (created_at) WHERE ((state)::text <> 'sent'::text);
 CREATE INDEX ix_studies_accession_number ON public.studies USING btree (accession_number);
 CREATE INDEX ix_studies_arriving ON public.studies USING btree (last_received_at) WHERE ((state)::text = 'arriving'::text);
+CREATE INDEX ix_studies_last_received_at ON public.studies USING btree (last_received_at);
 CREATE INDEX ix_studies_patient ON public.studies USING btree (patient);
+CREATE INDEX ix_studies_study_date ON public.studies USING btree (study_date);
 CREATE UNIQUE INDEX uq_jobs_running ON public.jobs USING btree (kind, subject) WHERE ((state)::text = 'running'::text);
 CREATE UNIQUE INDEX uq_jobs_waiting ON public.jobs USING btree (kind, subject) WHERE ((state)::text = 'waiting'::text);
 CREATE UNIQUE INDEX uq_labels_document ON public.labels USING btree (document, study, finding, reader) WHERE (((document)::text <> ''::text) AND (state IS NOT NULL));
