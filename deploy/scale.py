@@ -87,23 +87,33 @@ def _hours(measured: dict[str, Any], options: argparse.Namespace) -> str:
 
 def _nodes(measured: dict[str, Any], options: argparse.Namespace) -> str:
     """Each machine decodes and encodes; the image store is read by all together, and cannot be read faster than it is."""
-    seconds = measured["seconds"]
-    reading = _bytes_hours(measured, options, options.read_gigabytes)
+    seconds = {name: cost * options.films / HOUR for name, cost in measured["seconds"].items()}
+    plain, packed = (_bytes_hours(measured, options, options.read_gigabytes, name) for name in ("film", "film_jpeg2000"))
     rows = []
     for nodes in options.nodes:
         cores = nodes * options.cores
-        decode = seconds["decode"] * options.films / HOUR / cores
-        encode = seconds["encode"] * options.films / HOUR / cores
         card = _gpu_seconds(measured, options) * options.films / HOUR / nodes
-        again = seconds["recall"] * options.films / HOUR / cores
-        rows.append((str(nodes), _number(max(decode + encode, reading)), _number(max(decode, card, reading)), _number(again)))
+        hours = (
+            _limited((seconds["decode"] + seconds["encode"]) / cores, plain),
+            _limited((seconds["decode_jpeg2000"] + seconds["encode"]) / cores, packed),
+            _limited(max(seconds["decode"] / cores, card), plain),
+            _limited(max(seconds["decode_jpeg2000"] / cores, card), packed),
+            _number(seconds["recall"] / cores),
+        )
+        rows.append((str(nodes), *hours))
     heads = (
-        f"machines of {options.cores} cores",
-        "hours, cores alone",
-        "hours, and one card each",
-        "hours to score again from what is kept",
+        f"hours on machines of {options.cores} cores",
+        "uncompressed",
+        "JPEG 2000",
+        "uncompressed, a card each",
+        "JPEG 2000, a card each",
+        "again, from what is kept",
     )
     return _table(heads, rows)
+
+
+def _limited(working: float, reading: float) -> str:
+    return f"{_number(reading)} (image store)" if reading > working else _number(working)
 
 
 def _gpu_seconds(measured: dict[str, Any], options: argparse.Namespace) -> float:
@@ -112,8 +122,8 @@ def _gpu_seconds(measured: dict[str, Any], options: argparse.Namespace) -> float
     return float(measured["gigaflop"]) / (1e3 * GPU_TERAFLOPS)
 
 
-def _bytes_hours(measured: dict[str, Any], options: argparse.Namespace, gigabytes_a_second: float) -> float:
-    return float(measured["bytes"]["film"]) * int(options.films) / (GIGA * gigabytes_a_second) / HOUR
+def _bytes_hours(measured: dict[str, Any], options: argparse.Namespace, gigabytes_a_second: float, name: str = "film") -> float:
+    return float(measured["bytes"][name]) * int(options.films) / (GIGA * gigabytes_a_second) / HOUR
 
 
 def _named(name: str) -> str:
@@ -125,7 +135,7 @@ def _bytes(value: float) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

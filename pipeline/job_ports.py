@@ -7,6 +7,9 @@ from typing import Any, Protocol
 
 from pipeline.domain import Job, JobKind, JobState
 
+Only = Collection[str] | None
+"""None: of any."""
+
 
 class Jobs(Protocol):
     """The queue."""
@@ -15,18 +18,10 @@ class Jobs(Protocol):
         """Enqueue; lower priority numbers run first. Where one of this kind and subject waits already, it takes the new
         payload and None is returned."""
 
-    def claim(
-        self,
-        kinds: Sequence[JobKind],
-        *,
-        worker: str,
-        lease_seconds: float,
-        limit: int = 1,
-        subjects: Collection[str] | None = None,
-    ) -> list[Job]:
+    def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1, of: Only = None) -> list[Job]:
         """Lease up to `limit` due jobs, or jobs whose lease ran out, each with a fresh random token. Counts the try.
 
-        `subjects`: a few hundred at most; only theirs.
+        `of`: only those of these subjects, a few hundred at most.
         """
 
     def extend(self, job: Job, *, lease_seconds: float) -> None:

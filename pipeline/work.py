@@ -88,9 +88,8 @@ def work_once(post: Post, *, catalog: Catalog, worker: str, policy: WorkPolicy) 
     if not post.admit():
         return 0
     with catalog.begin() as tx:
-        jobs = tx.jobs.claim(
-            [post.kind], worker=worker, lease_seconds=policy.lease_seconds, limit=post.batch, subjects=post.subjects
-        )
+        lease, limit = policy.lease_seconds, post.batch
+        jobs = tx.jobs.claim([post.kind], worker=worker, lease_seconds=lease, limit=limit, of=post.subjects)
     jobs = [job for job in jobs if not _worn_out(job, catalog, policy)]
     if not jobs:
         return int(_spare(post))

@@ -42,6 +42,7 @@ from pipeline.domain import (
     VersionState,
 )
 from pipeline.errors import ArchiveUnreachable, LeaseLost, PixelsUnreadable, Refused
+from pipeline.job_ports import Only
 from pipeline.ports import (
     Archive,
     Catalog,
@@ -439,18 +440,10 @@ class FakeJobs:
         rows = (r for r in self._t.jobs.values() if r.job.state is JobState.WAITING)
         return next((r for r in rows if (r.job.kind, r.job.subject) == (kind, subject)), None)
 
-    def claim(
-        self,
-        kinds: Sequence[JobKind],
-        *,
-        worker: str,
-        lease_seconds: float,
-        limit: int = 1,
-        subjects: Collection[str] | None = None,
-    ) -> list[Job]:
+    def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1, of: Only = None) -> list[Job]:
         now = self._now()
         in_hand = {(r.job.kind, r.job.subject) for r in self._t.jobs.values() if r.job.state is JobState.RUNNING}
-        asked = [r for r in self._t.jobs.values() if r.job.kind in kinds and (subjects is None or r.job.subject in subjects)]
+        asked = [r for r in self._t.jobs.values() if r.job.kind in kinds and (of is None or r.job.subject in of)]
         lost = [r for r in asked if r.job.state is JobState.RUNNING and r.lease_until is not None and r.lease_until <= now]
         due = [
             r for r in asked if r.job.state is JobState.WAITING and r.run_at <= now and (r.job.kind, r.job.subject) not in in_hand

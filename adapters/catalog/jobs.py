@@ -19,6 +19,7 @@ from adapters.catalog.tables import jobs
 from adapters.catalog.words import words
 from pipeline.domain import Job, JobKind, JobState
 from pipeline.errors import LeaseLost
+from pipeline.job_ports import Only
 
 DAY = 86400.0
 WAITING, RUNNING, DONE, QUARANTINED = (state.value for state in JobState)
@@ -52,20 +53,12 @@ class SqlJobs:
         made: int | None = self._connection.scalar(statement)
         return made
 
-    def claim(
-        self,
-        kinds: Sequence[JobKind],
-        *,
-        worker: str,
-        lease_seconds: float,
-        limit: int = 1,
-        subjects: Collection[str] | None = None,
-    ) -> list[Job]:
+    def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1, of: Only = None) -> list[Job]:
         """First the jobs whose worker let the lease run out, then the waiting ones. A subject in work waits for its end."""
         leased: list[Job] = []
         for due in (_lost(kinds), _due(kinds)):
-            if subjects is not None:
-                due = due.where(jobs.c.subject.in_(subjects))
+            if of is not None:
+                due = due.where(jobs.c.subject.in_(of))
             if len(leased) < limit:
                 ids = self._connection.scalars(due.limit(limit - len(leased)).with_for_update(skip_locked=True)).all()
                 leased += [self._lease(id_, worker, lease_seconds) for id_ in ids]

@@ -73,7 +73,7 @@ def test_studies_of_another_version_are_scored_again_and_arriving_ones_left() ->
 def test_what_a_lost_machine_had_in_hand_is_left_and_comes_free_with_its_lease() -> None:
     hospital = a_hospital(3)
     with hospital.catalog.begin() as tx:
-        tx.jobs.claim([JobKind.SCORE], worker="lost", lease_seconds=60, subjects=["1.2"])
+        tx.jobs.claim([JobKind.SCORE], worker="lost", lease_seconds=60, of=["1.2"])
     assert score(hospital, Block(1, 3)) == Done(2, 1)
     hospital.catalog.tick(61)
     assert score(hospital, Block(1, 3)) == Done(1, 0)
