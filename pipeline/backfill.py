@@ -137,7 +137,7 @@ class Backfill:
         self._watch()
 
     def _watch(self) -> None:
-        self.watch(f"from {self.source.sender.address or self.source.name}", self._done, max(self._done, self._expected))
+        self.watch(f"parcels of {self.source.sender.address}", self._done, max(self._done, self._expected))
 
     def _persistently(self, act: Callable[[], Answer]) -> Answer:
         """Try again what fails for now, with rests; in the end give up, and leave the rest for another day."""

@@ -63,7 +63,7 @@ class _Web:
         headers = {"Accept": accept, **self._headers} | ({"Content-Type": JSON} if body else {})
         request = urllib.request.Request(self.url + path, data=body, headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as answer:
+            with _OPENER.open(request, timeout=self._timeout) as answer:
                 return answer.read(), answer.headers.get("Content-Type", "")
         except urllib.error.HTTPError as error:
             with error:
@@ -88,6 +88,19 @@ class _Web:
         if code in BUSY:
             return ArchiveBusy(said, hint="see the archive's own log")
         return RefusedByArchive(f"{said} to {path.split('?')[0]}", hint="see the archive's own log")
+
+
+class _SameHost(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection to another host, or out of TLS: the Authorization header would go along."""
+
+    def redirect_request(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        here, there = urlsplit(req.full_url), urlsplit(newurl)
+        if (here.scheme, here.netloc) != (there.scheme, there.netloc):
+            return None  # an HTTPError
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_SameHost)
 
 
 class _WebSource:

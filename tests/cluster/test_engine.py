@@ -172,3 +172,16 @@ def test_a_lost_driver_leaves_what_was_done_and_the_next_one_goes_on(nodes: Any,
     assert "studies scored" in told
     same(hospital.predictions(), by_queue)
     assert hospital.twice() == []
+
+
+@pytest.mark.postgres
+@pytest.mark.slow
+def test_two_workers_of_the_queue_share_what_there_is(hospital: Hospital, by_queue: Any) -> None:
+    """The other engine: as many workers as there are machines, at the queue of one PostgreSQL."""
+    workers = [hospital.place.start("work", "score") for _ in range(2)]
+    wait_for(lambda: hospital.scored() == STUDIES - 1, 120, hospital.place.told)
+    for worker in workers:
+        worker.terminate()
+        assert worker.wait(30) == 0
+    same(hospital.predictions(), by_queue)
+    assert hospital.twice() == []

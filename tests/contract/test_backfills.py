@@ -92,3 +92,51 @@ def test_a_study_that_nobody_was_told_of_is_scored_again_unless_its_report_is_on
         assert tx.studies.unscored(1, limit=5) == ["1.1"]
         tx.jobs.put(JobKind.REPORT, "1.1")
         assert tx.studies.unscored(1, limit=5) == []
+
+
+def test_studies_are_numbered_in_order_of_arrival(catalog: Catalog) -> None:
+    with catalog.read() as tx:
+        assert tx.studies.last_number() == 0
+        assert tx.studies.numbered(1, 9) == []
+    for number in range(1, 6):
+        add(catalog, film(f"1.{number}", f"1.{number}.1"))
+    with catalog.read() as tx:
+        last = tx.studies.last_number()
+        assert tx.studies.numbered(1, last) == ["1.5", "1.4", "1.3", "1.2", "1.1"]
+        assert tx.studies.numbered(last - 1, last) == ["1.5", "1.4"]
+
+
+def test_only_some_studies_are_asked_for(catalog: Catalog) -> None:
+    for number in range(1, 6):
+        add(catalog, film(f"1.{number}", f"1.{number}.1"))
+    with catalog.begin() as tx:
+        tx.versions.add(a_version())
+        for number in range(1, 6):
+            tx.studies.put_state(f"1.{number}", StudyState.REPORTED)
+        last = tx.studies.last_number()
+        assert tx.studies.unscored(1, limit=9, among=(last - 2, last - 1)) == ["1.4", "1.3"]
+        assert tx.studies.unscored(1, limit=1, among=(1, last)) == ["1.5"]
+
+
+def test_jobs_of_some_subjects_are_claimed_and_those_in_hand_counted(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+    with catalog.begin() as tx:
+        for number in range(1, 5):
+            tx.jobs.put(JobKind.SCORE, f"1.{number}")
+        tx.jobs.put(JobKind.REPORT, "1.1")
+
+    def claim(*subjects: str, lease: float = 60) -> list[str]:
+        with catalog.begin() as tx:
+            found = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=lease, limit=9, of=subjects)
+        return [job.subject for job in found]
+
+    assert claim("1.3", "1.1", "1.9", lease=0.05) == ["1.1", "1.3"]
+    assert claim("1.3", "1.1") == []
+    assert claim() == []
+    with catalog.read() as tx:
+        assert tx.jobs.in_hand(JobKind.SCORE, ["1.1", "1.2", "1.3"]) == 2
+        assert tx.jobs.in_hand(JobKind.REPORT, ["1.1"]) == tx.jobs.in_hand(JobKind.SCORE, []) == 0
+    pass_time(0.1)
+    with catalog.read() as tx:
+        assert tx.jobs.in_hand(JobKind.SCORE, ["1.1", "1.2", "1.3"]) == 2  # whether their worker lives or not
+    assert claim("1.3") == ["1.3"]
+    assert claim("1.2", "1.4") == ["1.2", "1.4"]

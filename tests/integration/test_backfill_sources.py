@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pydicom import dcmread
@@ -268,6 +270,33 @@ class _guarded(OrthancServer):
                 return
             except ArchiveUnreachable:
                 continue
+
+
+class _Redirects(BaseHTTPRequestHandler):
+    """Sends whoever asks to another name of itself, and remembers what was asked by that name."""
+
+    heard: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.heard.append(str(self.headers["Host"]))
+        self.send_response(302)
+        self.send_header("Location", f"http://localhost:{self.server.server_address[1]}/")
+        self.end_headers()
+
+    do_GET = do_POST
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Not to the terminal."""
+
+
+def test_a_name_and_password_go_to_no_other_host(place: Place) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Redirects) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        with pytest.raises(RefusedByArchive, match="302"):
+            place.run(OrthancSource(WebSettings(url=url, modalities=("DX",), authorization="Bearer secret")))
+        server.shutdown()
+    assert _Redirects.heard == [url.removeprefix("http://")]
 
 
 def test_an_archive_that_is_away_is_unreachable(place: Place) -> None:
