@@ -337,6 +337,7 @@ def worklist_policy(config: Config) -> worklist.WorklistPolicy:
         labels=label_policy(config),
         chest=chest_policy(config),
         patients=wanted.patients,
+        ask_again_days=wanted.ask_again_days,
         seed=wanted.seed,
     )
 

@@ -27,6 +27,11 @@ class Block:
     first: int
     last: int
 
+    @property
+    def numbers(self) -> range:
+        """Them all, as the catalog is asked for them."""
+        return range(self.first, self.last + 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -39,7 +44,7 @@ class Done:
 def cut(*, catalog: Catalog, size: int = SIZE) -> Iterator[Block]:
     """Cut the catalog into blocks, the newest first."""
     with catalog.read() as tx:
-        last = tx.studies.last_number()
+        last = tx.studies.highest()
     return (Block(max(1, end - size + 1), end) for end in range(last, 0, -size))
 
 
@@ -60,9 +65,8 @@ def score_block(
         serving = tx.versions.serving()
         if serving is None:
             raise NoWeights("no model version serves", hint="radclipd model import FILE, or radclipd model fetch TAG")
-        subjects = tx.studies.numbered(block.first, block.last)
-        among = (block.first, block.last)
-        for study_instance_uid in tx.studies.unscored(serving.number, limit=max(1, len(subjects)), among=among):
+        subjects = tx.studies.numbered(block.numbers)
+        for study_instance_uid in tx.studies.unscored(serving.number, limit=max(1, len(subjects)), numbers=block.numbers):
             tx.jobs.put(JobKind.SCORE, study_instance_uid, {rescore.RESCORED: True}, priority=rescore.PRIORITY)
     ours = replace(post, subjects=subjects, spare=lambda: False)
     done = 0

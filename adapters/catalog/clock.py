@@ -11,6 +11,8 @@ from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TEXT, TypeDecorator, TypeEngine
 
+DAY = 86400.0
+"""Seconds."""
 SQLITE_FORMAT = "%Y-%m-%d %H:%M:%f+00:00"
 """Of SQLite's strftime: UTC to the millisecond, says so, and sorts as text."""
 

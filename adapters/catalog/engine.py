@@ -49,6 +49,7 @@ def open_engine(url: URL, *, busy_timeout_seconds: float, read_only: bool = Fals
     settings = {
         "timezone": "UTC",
         "lock_timeout": f"{seconds}s",
+        "jit": "off",  # to compile a statement takes longer than most of ours run
         "default_transaction_read_only": "on" if read_only else "off",
     }
     return create_engine(

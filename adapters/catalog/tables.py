@@ -181,6 +181,7 @@ predictions = Table(
     _one_of("finding", FINDINGS),
     _one_of("decision", Decision),
     Index("ix_predictions_present", "predicted_at", **_where("decision = 'present'")),  # what was found of late: a small share
+    Index("ix_predictions_scored", "version", "study", "predicted_at", **_where(f"finding = '{FINDINGS[0]}'")),  # one for all
     sqlite_with_rowid=False,  # as image_scores
 )
 
@@ -217,7 +218,7 @@ labels = Table(
     ),
     Index("ix_labels_document", "document"),
     Index("ix_labels_reader", "reader", "id"),
-    Index("ix_labels_statement", "study", "finding", "reader", "stated_at"),  # has the same reader spoken since?
+    Index("ix_labels_statement", "study", "finding", "reader", "stated_at", "id", "state"),  # has the same reader spoken since?
 )
 
 requests = Table(

@@ -226,6 +226,9 @@ class WorklistConfig(Section):
         default=0.1, description="Share drawn by lot: it only measures, its patients are never learnt from."
     )
     patients: Whole = Field(default=20_000, description="Of a larger archive so many patients, drawn by lot, are looked at.")
+    ask_again_days: Whole = Field(
+        default=90, description="A study that nobody reads for so long keeps its patient's others off no more."
+    )
     seed: int = Field(default=0, ge=0, description="Same seed, archive and labels, same list.")
 
     @field_validator("monitoring")

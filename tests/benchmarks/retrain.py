@@ -35,7 +35,7 @@ from models.delta import own_copy
 from models.descent import descend, head_groups
 from models.head import LinearHead, zero_shot_head
 from models.partition import names_of, partition
-from models.prefix import from_prefix, prefix, shape
+from models.prefix import Cut, from_prefix, prefix, shape
 from models.prompts import read_prompts
 from models.recipe import Recipe
 from models.teach import Plan
@@ -125,7 +125,7 @@ class Round:
         names = [name for lesson in self._course.lessons for name in views.names(key_of(lesson.image))]
         names += [key_of(film) for film in self._course.background]
         for name in names:
-            kept.write([name], torch.randn(1, *shape(base.encoder)))
+            kept.write([name], Cut(torch.randn(1, *shape(base.encoder)), torch.randn(1, base.dimension)))
         kept.close()
 
     def _learn(self, kept: KeptSettings | None, clock: Callable[[], float]) -> None:

@@ -89,7 +89,7 @@ class Hospital:
     def predictions(self) -> dict[str, tuple[list[float], list[str]]]:
         """StudyInstanceUID -> probabilities and decisions."""
         with self.catalog.read() as tx:
-            studies = tx.studies.numbered(1, tx.studies.last_number())
+            studies = tx.studies.numbered(range(1, tx.studies.highest() + 1))
             found = {uid: tx.scores.predictions(uid, 1) for uid in studies}
         return {uid: ([p.probability for p in said], [p.decision.value for p in said]) for uid, said in found.items() if said}
 

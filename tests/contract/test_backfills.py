@@ -96,14 +96,14 @@ def test_a_study_that_nobody_was_told_of_is_scored_again_unless_its_report_is_on
 
 def test_studies_are_numbered_in_order_of_arrival(catalog: Catalog) -> None:
     with catalog.read() as tx:
-        assert tx.studies.last_number() == 0
-        assert tx.studies.numbered(1, 9) == []
+        assert tx.studies.highest() == 0
+        assert tx.studies.numbered(range(1, 9)) == []
     for number in range(1, 6):
         add(catalog, film(f"1.{number}", f"1.{number}.1"))
     with catalog.read() as tx:
-        last = tx.studies.last_number()
-        assert tx.studies.numbered(1, last) == ["1.5", "1.4", "1.3", "1.2", "1.1"]
-        assert tx.studies.numbered(last - 1, last) == ["1.5", "1.4"]
+        last = tx.studies.highest()
+        assert tx.studies.numbered(range(1, last + 1)) == ["1.5", "1.4", "1.3", "1.2", "1.1"]
+        assert tx.studies.numbered(range(last - 1, last + 1)) == ["1.5", "1.4"]
 
 
 def test_only_some_studies_are_asked_for(catalog: Catalog) -> None:
@@ -113,9 +113,9 @@ def test_only_some_studies_are_asked_for(catalog: Catalog) -> None:
         tx.versions.add(a_version())
         for number in range(1, 6):
             tx.studies.put_state(f"1.{number}", StudyState.REPORTED)
-        last = tx.studies.last_number()
-        assert tx.studies.unscored(1, limit=9, among=(last - 2, last - 1)) == ["1.4", "1.3"]
-        assert tx.studies.unscored(1, limit=1, among=(1, last)) == ["1.5"]
+        last = tx.studies.highest()
+        assert tx.studies.unscored(1, limit=9, numbers=range(last - 2, last)) == ["1.4", "1.3"]
+        assert tx.studies.unscored(1, limit=1, numbers=range(1, last + 1)) == ["1.5"]
 
 
 def test_jobs_of_some_subjects_are_claimed_and_those_in_hand_counted(catalog: Catalog, pass_time: Callable[[float], None]) -> None:

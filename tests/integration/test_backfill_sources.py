@@ -11,7 +11,7 @@ from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 from pydicom import dcmread
@@ -280,7 +280,7 @@ class _Redirects(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.heard.append(str(self.headers["Host"]))
         self.send_response(302)
-        self.send_header("Location", f"http://localhost:{self.server.server_address[1]}/")
+        self.send_header("Location", f"http://localhost:{cast(tuple[str, int], self.server.server_address)[1]}/")
         self.end_headers()
 
     do_GET = do_POST
