@@ -16,7 +16,7 @@ from adapters import wiring
 from adapters.host import notify
 from adapters.host.probe import serving
 from adapters.host.stop import StopSignal
-from pipeline import housekeeping, rescore
+from pipeline import rescore
 from pipeline.errors import OutOfResources
 from pipeline.work import Post, work_once
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 HOUR = 3600.0
 LEARNING_NICE = 10
 """Learning leaves the processors to whoever else wants them."""
-RESCORE_SECONDS = 30.0
+RESCORE_SECONDS = 5.0
 FOREVER = 3600.0
 """A wait that only a signal ends is taken in slices of this many seconds."""
 
@@ -50,11 +50,12 @@ def dispatch(config: Config) -> None:
     clock.every(config.work.poll_seconds, "settle", settle_and_tell)
     images = wiring.open_image_store(config)
     clock.every(HOUR, "sweep", lambda: images.sweep(older_than_seconds=HOUR))
-    clock.every(HOUR, "purge", lambda: housekeeping.purge_done_jobs(catalog=catalog, keep_days=config.work.keep_done_days))
+    clock.every(HOUR, "tidy", lambda: wiring.tidy(config, catalog))
     if config.score.rescore:
+        walk = rescore.Walk()
 
         def rescore_and_tell() -> None:
-            if queued := rescore.rescore(catalog=catalog):
+            if queued := rescore.rescore(catalog=catalog, walk=walk):
                 log.info("studies of the archive put in line to be scored again", studies=queued)
 
         clock.every(RESCORE_SECONDS, "rescore", rescore_and_tell)

@@ -12,7 +12,22 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from pipeline import fill, labels, learn, receive, report, resolve, rules, score, selection, settle, versions, work, worklist
+from pipeline import (
+    fill,
+    housekeeping,
+    labels,
+    learn,
+    receive,
+    report,
+    resolve,
+    rules,
+    score,
+    selection,
+    settle,
+    versions,
+    work,
+    worklist,
+)
 from pipeline.domain import AuditEvent, Job, JobKind, JobState, ModelVersion
 from pipeline.errors import NoWeights
 from pipeline.findings import findings_said
@@ -51,6 +66,13 @@ def open_catalog(config: Config) -> SqlCatalog:
 
     schema.verify(config.catalog.url)
     return SqlCatalog(config.catalog.url, busy_timeout_seconds=config.catalog.busy_timeout_seconds)
+
+
+def tidy(config: Config, catalog: SqlCatalog) -> int:
+    """Forget jobs that were done long ago and let the database count anew what its planner goes by; return how many jobs."""
+    purged = housekeeping.purge_done_jobs(catalog=catalog, keep_days=config.work.keep_done_days)
+    catalog.tidy()
+    return purged
 
 
 def open_image_store(config: Config) -> FileImageStore:
@@ -328,6 +350,7 @@ def worklist_policy(config: Config) -> worklist.WorklistPolicy:
         labels=label_policy(config),
         chest=chest_policy(config),
         patients=wanted.patients,
+        ask_again_days=wanted.ask_again_days,
         seed=wanted.seed,
     )
 

@@ -46,7 +46,7 @@ class Line:
     """What changes by the second. Jobs that are done are forgotten after a while, so they are not counted."""
 
     jobs: Mapping[tuple[JobKind, JobState], int]
-    oldest_due_seconds: Mapping[JobKind, float]
+    oldest_due_seconds: Mapping[JobKind, float]  # of jobs that do not stand behind arrivals on purpose
     quarantined: Mapping[tuple[JobKind, str], int]  # kind, reason
     resting: Collection[str]  # archives that are left alone after failures
     versions: Mapping[VersionState, int]

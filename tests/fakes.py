@@ -173,8 +173,24 @@ class FakeStudies:
     def instances_of(self, study_instance_uids: Collection[str]) -> dict[str, list[StoredInstance]]:
         return {uid: self.instances(uid) for uid in study_instance_uids if uid in self._t.studies}
 
-    def unread(self, version: int) -> dict[str, str]:
-        read = {label.study_instance_uid for label in self._t.labels} | set(self._t.requests)
+    def patients(self) -> int:
+        return len(self._patients())
+
+    def _patients(self) -> list[str]:
+        return list(dict.fromkeys(study.patient_key for study in self._t.studies.values()))
+
+    def unread(
+        self,
+        version: int,
+        *,
+        ask_again_days: float,
+        patients: Collection[int] | None = None,
+        among: Collection[str] | None = None,
+    ) -> dict[str, str]:
+        everyone = self._patients()
+        lapsed = self._now() - timedelta(days=ask_again_days)
+        holding = (r for r in self._t.requests.values() if r.asked_because == rules.MONITORING or r.asked_at > lapsed)
+        read = {label.study_instance_uid for label in self._t.labels} | {request.study_instance_uid for request in holding}
         known = {self._t.studies[uid].patient_key for uid in read}
         return {
             uid: study.patient_key
@@ -182,6 +198,9 @@ class FakeStudies:
             if study.state in (StudyState.SCORED, StudyState.REPORTED)
             and (uid, version) in self._t.predictions
             and study.patient_key not in known
+            and (patients is None or everyone.index(study.patient_key) + 1 in patients)
+            and (among is None or uid in among)
+            and uid not in self._t.requests
         }
 
     def accession_numbers(self, study_instance_uids: Collection[str]) -> dict[str, str]:
@@ -198,13 +217,17 @@ class FakeStudies:
         complete = [s for s in reversed(self._t.studies.values()) if s.state is not StudyState.ARRIVING]
         return [s.study_instance_uid for s in sorted(complete, key=lambda s: s.received_at, reverse=True)][:limit]
 
-    def unscored(self, version: int, *, limit: int) -> list[str]:
+    def highest(self) -> int:
+        return len(self._t.studies)
+
+    def unscored(self, version: int, *, limit: int, numbers: range | None = None) -> list[str]:
         rows = (row.job for row in self._t.jobs.values())
         in_hand = {job.subject for job in rows if job.kind is JobKind.SCORE and job.state is not JobState.DONE}
         found = [
             study
-            for uid, study in reversed(self._t.studies.items())
+            for number, (uid, study) in reversed(list(enumerate(self._t.studies.items(), 1)))
             if self._ended(study) and (uid, version) not in self._t.predictions and uid not in in_hand
+            if numbers is None or number in numbers
         ]
         return [study.study_instance_uid for study in sorted(found, key=lambda s: s.received_at, reverse=True)][:limit]
 
@@ -493,9 +516,12 @@ class FakeJobs:
     def counts(self) -> dict[tuple[JobKind, JobState], int]:
         return dict(Counter((r.job.kind, r.job.state) for r in self._t.jobs.values()))
 
-    def purge_done(self, *, older_than_days: float) -> int:
+    def waiting(self, kind: JobKind, *, at_most: int) -> int:
+        return min(at_most, self.counts().get((kind, JobState.WAITING), 0))
+
+    def purge_done(self, *, older_than_days: float, limit: int = 10_000) -> int:
         before = self._now() - timedelta(days=older_than_days)
-        old = [n for n, r in self._t.jobs.items() if r.finished_at is not None and r.finished_at < before]
+        old = [n for n, r in self._t.jobs.items() if r.finished_at is not None and r.finished_at < before][:limit]
         for number in old:
             del self._t.jobs[number]
         return len(old)

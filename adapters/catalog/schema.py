@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from alembic import command
@@ -95,7 +95,7 @@ def verify(url: str) -> None:
 
 def _wait_for(connection: Connection, lock: str) -> None:
     while not connection.scalar(text(f"SELECT {lock}(:key)"), {"key": LOCK}):
-        time.sleep(LOCK_SECONDS)
+        sleep(LOCK_SECONDS)
 
 
 def _make_indexes(connection: Connection) -> None:

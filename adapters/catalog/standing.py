@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, exists, func, select, text
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, exists, func, literal_column, select, text
 
 from adapters.catalog.clock import now
 from adapters.catalog.jobs import DONE, QUARANTINED, RUNNING, WAITING, SqlJobs
 from adapters.catalog.tables import circuits, instances, jobs, labels, model_versions, reports, requests, studies
 from adapters.catalog.versions import SqlVersions
 from pipeline.domain import JobKind, JobState, LabelState, ReportState, StudyState, VersionState
-from pipeline.learn import LearnResult
+from pipeline.learn import BACKGROUND_PRIORITY, LearnResult
 from pipeline.standing import Archive, Gain, Line, Round, Stage
 from pipeline.work import FAULT
 
@@ -20,6 +20,9 @@ NO_REASON = "other"
 """Of a job that was set aside before reasons were kept."""
 ROUNDS = 20
 """The newest rounds of learning that are looked at: one that runs, and the last that came to its end."""
+LEARNS: ColumnElement[bool] = jobs.c.kind == literal_column(f"'{JobKind.LEARN.value}'")
+SET_ASIDE: ColumnElement[bool] = jobs.c.state == literal_column(f"'{JobState.QUARANTINED.value}'")
+"""Written out, not parameters: only so does SQLite see that a partial index serves."""
 OF_VERSION = {
     VersionState.REJECTED: LearnResult.REJECTED,
     VersionState.CANDIDATE: LearnResult.WAITING,
@@ -39,11 +42,11 @@ class SqlStanding:
         """Read what changes by the second; every query has an index, or a table of a few rows."""
         serving = SqlVersions(self._connection).serving()
         since = self._connection.scalar(select(model_versions.c.served_at).where(model_versions.c.state == "serving"))
-        rounds = self._rows(select(jobs).where(jobs.c.kind == JobKind.LEARN.value).order_by(jobs.c.id.desc()).limit(ROUNDS))
+        rounds = self._rows(select(jobs).where(LEARNS).order_by(jobs.c.id.desc()).limit(ROUNDS))
         learnt = self._learnt_last()
         return Line(
             jobs=self._jobs(),
-            oldest_due_seconds=SqlJobs(self._connection).oldest_due_seconds(),
+            oldest_due_seconds=SqlJobs(self._connection).oldest_due_seconds(before=BACKGROUND_PRIORITY),
             quarantined=self._quarantined(),
             resting=self._connection.scalars(select(circuits.c.destination).where(circuits.c.open_until > now())).all(),
             versions=self._counts(model_versions.c.state, VersionState),
@@ -79,7 +82,7 @@ class SqlStanding:
 
     def _quarantined(self) -> dict[tuple[JobKind, str], int]:
         fault = func.coalesce(jobs.c.payload[FAULT].as_string(), NO_REASON)
-        query = select(jobs.c.kind, fault, func.count()).where(jobs.c.state == QUARANTINED).group_by(jobs.c.kind, fault)
+        query = select(jobs.c.kind, fault, func.count()).where(SET_ASIDE).group_by(jobs.c.kind, fault)
         return {(JobKind(kind), word): n for kind, word, n in self._connection.execute(query)}
 
     def _learnt_last(self) -> RowMapping | None:

@@ -19,23 +19,23 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal_column,
     or_,
     select,
-    union,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.catalog.chunks import chunks
-from adapters.catalog.clock import in_seconds, now
-from adapters.catalog.tables import instances, jobs, labels, patients, predictions, reports, requests, series, studies
+from adapters.catalog.clock import DAY, in_seconds, now
+from adapters.catalog.jobs import OPEN, RUNNING, WAITING, has_job
+from adapters.catalog.tables import instances, labels, patients, predictions, reports, requests, series, studies
 from adapters.catalog.words import words
 from pipeline import rules
 from pipeline.domain import (
     FINDINGS,
     Header,
     JobKind,
-    JobState,
     ReportState,
     Sender,
     StoredFile,
@@ -46,6 +46,8 @@ from pipeline.domain import (
 
 OWN_COLUMNS = ("sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "instance_number")
 """Fields of a Header with a column of their own in `instances`; the others are in its `header`."""
+_ARRIVING = studies.c.state == literal_column(f"'{StudyState.ARRIVING.value}'")
+"""Written out, not a parameter: only so does SQLite see that a partial index serves."""
 _ORDER = (series.c.series_number.nulls_first(), instances.c.instance_number.nulls_first(), instances.c.sop_instance_uid)
 
 
@@ -146,19 +148,22 @@ class SqlStudies:
                 found.setdefault(row["study_instance_uid"], []).append(_instance(row))
         return found
 
-    def unread(self, version: int) -> dict[str, str]:
-        read = union(select(labels.c.study), select(requests.c.study)).subquery()
-        known = select(studies.c.patient).where(studies.c.id.in_(select(read.c.study)))
-        scored = exists().where(
-            predictions.c.study == studies.c.id, predictions.c.version == version, predictions.c.finding == FINDINGS[0]
-        )
-        query = (
-            select(studies.c.study_instance_uid, patients.c.patient_key)
-            .join(patients, studies.c.patient == patients.c.id)
-            .where(studies.c.state.in_((StudyState.SCORED.value, StudyState.REPORTED.value)), scored)
-            .where(studies.c.patient.not_in(known))
-        )
-        return dict(sorted((uid, key) for uid, key in self._connection.execute(query)))
+    def patients(self) -> int:
+        return self._connection.scalar(select(func.max(patients.c.id))) or 0
+
+    def unread(
+        self,
+        version: int,
+        *,
+        ask_again_days: float,
+        patients: Collection[int] | None = None,
+        among: Collection[str] | None = None,
+    ) -> dict[str, str]:
+        query = _unread(version, ask_again_days)
+        queries = [query] if patients is None else [query.where(studies.c.patient.in_(some)) for some in chunks(patients)]
+        if among is not None:
+            queries = [one.where(studies.c.study_instance_uid.in_(some)) for one in queries for some in chunks(among)]
+        return dict(sorted((uid, key) for one in queries for uid, key in self._connection.execute(one)))
 
     def accession_numbers(self, study_instance_uids: Collection[str]) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -178,21 +183,20 @@ class SqlStudies:
 
     def newest(self, *, limit: int) -> list[str]:
         complete = studies.c.state != StudyState.ARRIVING.value
-        query = select(studies.c.study_instance_uid).where(complete).order_by(studies.c.received_at.desc(), studies.c.id.desc())
+        query = select(studies.c.study_instance_uid).where(complete).order_by(studies.c.id.desc())
         return list(self._connection.scalars(query.limit(limit)))
 
-    def unscored(self, version: int, *, limit: int) -> list[str]:
-        scored = exists().where(predictions.c.study == studies.c.id, predictions.c.version == version)
-        in_hand = exists().where(
-            jobs.c.kind == JobKind.SCORE.value, jobs.c.subject == studies.c.study_instance_uid, jobs.c.state != JobState.DONE.value
+    def highest(self) -> int:
+        return self._connection.scalar(select(func.max(studies.c.id))) or 0
+
+    def unscored(self, version: int, *, limit: int, numbers: range | None = None) -> list[str]:
+        in_hand = has_job(JobKind.SCORE, studies.c.study_instance_uid, *OPEN)
+        query = select(studies.c.study_instance_uid).where(
+            or_(studies.c.state == StudyState.REPORTED.value, _refused()), ~_scored(version), ~in_hand
         )
-        query = (
-            select(studies.c.study_instance_uid)
-            .where(or_(studies.c.state == StudyState.REPORTED.value, _refused()), ~scored, ~in_hand)
-            .order_by(studies.c.received_at.desc(), studies.c.id.desc())
-            .limit(limit)
-        )
-        return list(self._connection.scalars(query))
+        if numbers is not None:
+            query = query.where(studies.c.id >= numbers.start, studies.c.id < numbers.stop)
+        return list(self._connection.scalars(query.order_by(studies.c.id.desc()).limit(limit)))
 
     def documents(self) -> list[str]:
         family = instances.c.sop_class_uid.startswith(rules.STRUCTURED_REPORT_FAMILY, autoescape=True)  # key objects among them
@@ -210,7 +214,7 @@ class SqlStudies:
         due: ColumnElement[bool] = studies.c.last_received_at <= in_seconds(-seconds)
         query = (
             select(studies.c.study_instance_uid)
-            .where(studies.c.state == StudyState.ARRIVING.value, or_(due, studies.c.released) if released else due)
+            .where(_ARRIVING, or_(due, studies.c.released) if released else due)
             .order_by(studies.c.last_received_at)
             .limit(limit)
         )
@@ -219,7 +223,7 @@ class SqlStudies:
     def arriving(self, *, limit: int) -> list[tuple[str, int]]:
         query = (
             select(studies.c.study_instance_uid, studies.c.instance_count)
-            .where(studies.c.state == StudyState.ARRIVING.value)
+            .where(_ARRIVING)
             .order_by(studies.c.last_received_at)
             .limit(limit)
         )
@@ -242,14 +246,31 @@ class SqlStudies:
         return int(self._connection.execute(statement).scalar_one())
 
 
+def _scored(version: int) -> ColumnElement[bool]:
+    """All findings of a study are predicted together; one tells."""
+    return exists().where(
+        predictions.c.study == studies.c.id, predictions.c.version == version, predictions.c.finding == FINDINGS[0]
+    )
+
+
+def _unread(version: int, ask_again_days: float) -> Select[Any]:
+    """Scored studies that were not asked for, of patients of whom nothing was labelled and no request holds."""
+    theirs = studies.alias()
+    holds = or_(requests.c.asked_because == rules.MONITORING, requests.c.asked_at > in_seconds(-ask_again_days * DAY))
+    labelled, asked_for = exists().where(labels.c.study == theirs.c.id), exists().where(requests.c.study == theirs.c.id, holds)
+    known = exists().where(theirs.c.patient == studies.c.patient, or_(labelled, asked_for))
+    return (
+        select(studies.c.study_instance_uid, patients.c.patient_key)
+        .join(patients, studies.c.patient == patients.c.id)
+        .where(studies.c.state.in_((StudyState.SCORED.value, StudyState.REPORTED.value)), _scored(version), ~known)
+        .where(~exists().where(requests.c.study == studies.c.id))
+    )
+
+
 def _refused() -> ColumnElement[bool]:
     """A study whose last report the archive has refused for good, and of which no other is on its way."""
     last = select(reports.c.state).where(reports.c.study == studies.c.id).order_by(reports.c.id.desc()).limit(1)
-    on_its_way = exists().where(
-        jobs.c.kind == JobKind.REPORT.value,
-        jobs.c.subject == studies.c.study_instance_uid,
-        jobs.c.state.in_([JobState.WAITING.value, JobState.RUNNING.value]),
-    )
+    on_its_way = has_job(JobKind.REPORT, studies.c.study_instance_uid, WAITING, RUNNING)
     scored = studies.c.state == StudyState.SCORED.value
     return and_(scored, last.scalar_subquery() == ReportState.REFUSED.value, ~on_its_way)
 

@@ -6,6 +6,7 @@ Times are the database's own clock, UTC. No patient names, no birth dates.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -23,7 +24,6 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    TextClause,
     UniqueConstraint,
     text,
 )
@@ -52,7 +52,7 @@ def _one_of(column: str, values: Iterable[str]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
 
-def _where(condition: str) -> dict[str, TextClause]:
+def _where(condition: str) -> dict[str, Any]:
     """An index of some of the rows only."""
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
@@ -97,6 +97,7 @@ studies = Table(
     _one_of("state", StudyState),
     CheckConstraint("state <> 'ignored' OR reason <> ''", name="ignored_says_why"),
     CheckConstraint("revision >= 0", name="revision"),
+    Index("ix_studies_unreported", "id", **_where("state <> 'reported'")),  # few of a large archive
     Index("ix_studies_arriving", "last_received_at", **_where("state = 'arriving'")),
 )
 
@@ -181,6 +182,7 @@ predictions = Table(
     _one_of("finding", FINDINGS),
     _one_of("decision", Decision),
     Index("ix_predictions_present", "predicted_at", **_where("decision = 'present'")),  # what was found of late: a small share
+    Index("ix_predictions_scored", "version", "study", "predicted_at", **_where(f"finding = '{FINDINGS[0]}'")),  # one for all
     sqlite_with_rowid=False,  # as image_scores
 )
 
@@ -217,7 +219,7 @@ labels = Table(
     ),
     Index("ix_labels_document", "document"),
     Index("ix_labels_reader", "reader", "id"),
-    Index("ix_labels_statement", "study", "finding", "reader", "stated_at"),  # has the same reader spoken since?
+    Index("ix_labels_statement", "study", "finding", "reader", "stated_at", "id", "state"),  # has the same reader spoken since?
 )
 
 requests = Table(

@@ -162,7 +162,7 @@ class PrefixConfig(Section):
         default=Path("/var/lib/radclipd/prefixes"), description="Folder for it, a cache: it may be deleted at any time."
     )
     limit: ByteSize = Field(
-        default=ByteSize(10 << 30), description="Disk it may take; 75 KiB an image with ViT-B. The oldest images go first."
+        default=ByteSize(10 << 30), description="Disk it may take; 77 KiB an image with ViT-B. The oldest images go first."
     )
     fill: bool = Field(default=True, description="When idle, make it for images that were scored before it was kept.")
 
@@ -249,6 +249,9 @@ class WorklistConfig(Section):
         default=0.1, description="Share drawn by lot: it only measures, its patients are never learnt from."
     )
     patients: Whole = Field(default=20_000, description="Of a larger archive so many patients, drawn by lot, are looked at.")
+    ask_again_days: Whole = Field(
+        default=90, description="A study that nobody reads for so long keeps its patient's others off no more."
+    )
     seed: int = Field(default=0, ge=0, description="Same seed, archive and labels, same list.")
 
     @field_validator("monitoring")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import socket
+import subprocess
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -13,19 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import event
+from structlog.testing import capture_logs
 
 from adapters.catalog.catalog import SqlCatalog
 from adapters.cli.check import _metrics
+from adapters.hospital.loopback import free_ports
 from adapters.host.config import Config, MetricsConfig, PrefixConfig, StorageConfig
-from adapters.host.metrics import ARCHIVE_SECONDS, LARGEST_SHARE, LINE_SECONDS, CatalogCollector, Remembered, Sources
+from adapters.host.metrics import ARCHIVE_SECONDS, LARGEST_SHARE, LINE_SECONDS, ROOM, CatalogCollector, Remembered, Sources
 from adapters.metrics import open_metrics
-from pipeline import learn, rules, work
+from pipeline import learn, rescore, rules, work
 from pipeline.domain import FINDINGS, Job, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
-from pipeline.errors import CannotStart, ConfigurationError, OutOfResources, PixelsUnreadable
+from pipeline.errors import ConfigurationError, OutOfResources, PixelsUnreadable
 from pipeline.learn import LearnResult, Learnt
 from pipeline.progress import Progress
-from pipeline.standing import Archive, Gain, Line, Stage
+from pipeline.standing import Archive, Gain, Line, Round, Stage
 from tests.contract.test_catalog import FILE, add, film
 from tests.contract.test_cookbook import a_report
 from tests.contract.test_worklist import request, say
@@ -68,11 +74,16 @@ def test_the_queue(sql_catalog: SqlCatalog) -> None:
         tx.jobs.put(JobKind.SCORE, "done")
         tx.jobs.finish(tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=60)[0])
         tx.jobs.put(JobKind.REPORT, "old")
+        tx.jobs.put(JobKind.SCORE, "of the archive", priority=rescore.PRIORITY)
         tx.circuits.failed("PACS", threshold=1, rest_seconds=60)
         tx.circuits.failed("OTHER", threshold=9, rest_seconds=60)
     claim(sql_catalog, JobKind.SEND, "held")
     line = line_of(sql_catalog)
-    assert line.jobs == {(JobKind.REPORT, JobState.WAITING): 1, (JobKind.SEND, JobState.RUNNING): 1}
+    assert line.jobs == {
+        (JobKind.REPORT, JobState.WAITING): 1,
+        (JobKind.SCORE, JobState.WAITING): 1,
+        (JobKind.SEND, JobState.RUNNING): 1,
+    }
     assert list(line.oldest_due_seconds) == [JobKind.REPORT]
     assert list(line.resting) == ["PACS"]
 
@@ -163,6 +174,20 @@ def test_what_has_come_together(sql_catalog: SqlCatalog) -> None:
         open_requests=1,
         rescoring=(2, 1),
     )
+
+
+def test_what_changes_by_the_second_is_found_by_an_index(fresh_url: Callable[[str], str]) -> None:
+    """However many jobs are done, no query of the quick part reads them all."""
+    catalog, asked = SqlCatalog(fresh_url("sqlite")), []
+    event.listen(catalog._engine, "before_cursor_execute", lambda *said: asked.append(said[2:4]))
+    line_of(catalog)
+    queries = [(sql, values) for sql, values in asked if sql.startswith("SELECT")]
+    with catalog.read() as tx:
+        plans = [tx._connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values).all() for sql, values in queries]
+    catalog.dispose()
+    steps = [row[3] for plan in plans for row in plan]
+    assert len([step for step in steps if "jobs" in step]) == 4
+    assert [step for step in steps if step.startswith("SCAN jobs") and "ix_jobs_learn" not in step] == []
 
 
 # How it is asked.
@@ -278,15 +303,10 @@ def page(sql_catalog: SqlCatalog, tmp_path: Path) -> Iterator[Callable[[], str]]
 
 def config_in(folder: Path, port: int = 0) -> Config:
     return Config.model_construct(
-        metrics=MetricsConfig.model_construct(enabled=True, address="127.0.0.1", port=port or free_port()),
+        metrics=MetricsConfig.model_construct(enabled=True, address="127.0.0.1", port=port or free_ports(1)[0]),
         storage=StorageConfig(directory=folder / "images"),
         prefix=PrefixConfig(directory=folder / "prefixes"),
     )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as opened:
-        return int(opened.getsockname()[1])
 
 
 def test_a_scrape(sql_catalog: SqlCatalog, page: Callable[[], str], tmp_path: Path) -> None:
@@ -339,6 +359,51 @@ def of(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
     return f"radclipd_{name}", frozenset(labels.items())
 
 
+PROMETHEUS = Path(__file__).parents[2] / "deploy" / "prometheus"
+
+
+def test_alerts_ask_for_what_is_told() -> None:
+    """Whatever an alert of the example names is a family with these labels, whether it has samples or not."""
+    line = Line(
+        jobs={},
+        oldest_due_seconds={JobKind.SCORE: 1.0},
+        quarantined={(JobKind.SCORE, "x"): 1},
+        resting=["PACS"],
+        versions={},
+        serving=1,
+        serving_since=datetime.now(UTC),
+        marking="",
+        stage=Stage("x", 1, 2, 3.0),
+        last_round=Round("waiting", datetime.now(UTC)),
+        gains=[Gain("serving", "labels", 0.1, 0.0, 0.2)],
+    )
+    archive = Archive(studies={}, reports={}, instances=1, statements={}, open_requests=0, rescoring=(2, 1))
+    room = dict.fromkeys(ROOM, 1)
+    families = CatalogCollector(Sources(line=lambda: line, archive=lambda: archive, room=lambda: room, schema="9")).collect()
+    told = {sample.name: set(sample.labels) for family in families for sample in family.samples}
+    rules = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"][0]["rules"]
+    asked = [found for rule in rules for found in re.findall(r"(radclipd_\w+)(?:\{(\w+)=)?", rule["expr"])]
+    assert len(asked) > 12
+    assert [name for name, label in asked if label and label not in told[name]] == []
+    assert {name for name, _ in asked} <= told.keys()
+    assert all(rule["annotations"].keys() == {"summary", "remedy"} and rule["labels"]["severity"] for rule in rules)
+    page = (PROMETHEUS.parent / "docs" / "operations.md").read_text()
+    assert {name for name in told if f"`{name}" not in page} == set()
+
+
+def test_the_scrape_of_the_example_goes_to_the_port_of_the_configuration() -> None:
+    (scrape,) = yaml.safe_load((PROMETHEUS / "scrape.yml").read_text())["scrape_configs"]
+    assert scrape["static_configs"] == [{"targets": [f"{Config().metrics.address}:{Config().metrics.port}"]}]
+    assert scrape["job_name"] in (PROMETHEUS / "alerts.yml").read_text()
+
+
+@pytest.mark.parametrize("name", ["alerts.yml"])
+def test_promtool_accepts_the_rules(name: str) -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not here: Debian's prometheus")
+    subprocess.run(["promtool", "check", "rules", PROMETHEUS / name], check=True, capture_output=True)
+
+
 def test_a_catalog_that_is_away_is_told_and_does_not_fail_the_scrape() -> None:
     def away() -> Line:
         raise OutOfResources("gone")
@@ -362,11 +427,16 @@ def test_many_scrapes_at_once(page: Callable[[], str]) -> None:
     assert all("radclipd_catalog_up 1.0" in one for one in pages)
 
 
-def test_a_port_that_is_taken_is_said_in_words(sql_catalog: SqlCatalog, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        config = config_in(tmp_path, taken.getsockname()[1])
-        with pytest.raises(CannotStart, match=r"metrics: cannot listen on 127.0.0.1 port"), open_metrics(config, sql_catalog):
-            pass
+def test_a_port_that_is_taken_is_said_in_words_and_stops_nothing(sql_catalog: SqlCatalog, tmp_path: Path) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        capture_logs() as said,
+        open_metrics(config_in(tmp_path, taken.getsockname()[1]), sql_catalog) as port,
+    ):
+        assert port == 0
+    (line,) = said
+    assert (line["log_level"], line["hint"]) == ("error", "set metrics.port, or metrics.enabled = false")
+    assert "cannot listen on 127.0.0.1 port" in line["error"]
 
 
 def test_off_means_off(sql_catalog: SqlCatalog) -> None:
