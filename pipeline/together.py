@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from pipeline.errors import OutOfResources
 from pipeline.ports import Catalog, Transaction
 
 T = TypeVar("T")
@@ -37,16 +38,20 @@ class Together:
         return call.outcome()
 
     def _commit(self, calls: list[_Call[Any]]) -> None:
-        """Run steps in one transaction, and each in its own where that fails, so that one's fault is nobody else's."""
+        """Run steps in one transaction, and each in its own where one fails, so that its fault is nobody else's.
+
+        A catalog that is away is away for all of them: nobody waits for it again and again.
+        """
         try:
             with self._catalog.begin() as tx:
                 results = [call.step(tx) for call in calls]
         except BaseException as error:
-            if len(calls) == 1:
-                calls[0].fail(error)
-                return
-            for call in calls:
-                self._commit([call])
+            if len(calls) > 1 and not isinstance(error, OutOfResources):
+                for call in calls:
+                    self._commit([call])
+            else:
+                for call in calls:
+                    call.fail(error)
         else:
             for call, result in zip(calls, results, strict=True):
                 call.succeed(result)

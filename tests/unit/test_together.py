@@ -24,9 +24,13 @@ class SlowCatalog(FakeCatalog):
     def __init__(self) -> None:
         super().__init__()
         self.gate, self.begun = threading.Event(), threading.Event()
+        self.begun_so_far, self.away_after = 0, 1 << 30
 
     @contextmanager
     def begin(self) -> Iterator[Transaction]:
+        self.begun_so_far += 1
+        if self.begun_so_far > self.away_after:
+            raise OutOfResources("catalog is away")
         with super().begin() as tx:
             yield tx
             self.begun.set()
@@ -104,3 +108,13 @@ def test_nobody_hears_success_of_a_commit_that_failed() -> None:
         together.run(saying("a"))
     assert told(catalog) == []
     assert together.run(saying("a")) == "a"
+
+
+def test_a_catalog_that_is_away_is_tried_once_for_all_who_wait() -> None:
+    catalog = SlowCatalog()
+    catalog.away_after = 1
+    first, *others = all_at_once(catalog, [saying(word) for word in "abcd"])
+    assert first.result() == "a"
+    assert all(isinstance(other.exception(), OutOfResources) for other in others)
+    assert catalog.begun_so_far == 2
+    assert told(catalog) == ["a"]
