@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from pipeline.errors import OutOfResources
 from pipeline.ports import Catalog, Transaction
 
 T = TypeVar("T")
 MOST = 64
 """Steps in one transaction: a writer lock must not be held for long."""
+PATIENCE_SECONDS = 5.0
+"""After a transaction that failed, so long is there for trying its steps one by one; a deadlock is told within about a second."""
 
 
 class Together:
@@ -40,17 +42,17 @@ class Together:
     def _commit(self, calls: list[_Call[Any]]) -> None:
         """Run steps in one transaction, and each in its own where one fails, so that its fault is nobody else's.
 
-        A catalog that is away is away for all of them: nobody waits for it again and again.
+        A catalog that takes its time to say that it is away is away for all of them: nobody waits for it again and again.
         """
+        begun = time.monotonic()
         try:
             with self._catalog.begin() as tx:
                 results = [call.step(tx) for call in calls]
         except BaseException as error:
-            if len(calls) > 1 and not isinstance(error, OutOfResources):
-                for call in calls:
+            for call in calls:
+                if len(calls) > 1 and time.monotonic() - begun < PATIENCE_SECONDS:
                     self._commit([call])
-            else:
-                for call in calls:
+                else:
                     call.fail(error)
         else:
             for call, result in zip(calls, results, strict=True):
