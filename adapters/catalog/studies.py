@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
@@ -58,6 +58,7 @@ OWN_COLUMNS = ("sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "inst
 """Fields of a Header with a column of their own in `instances`; the others are in its `header`."""
 _ARRIVING = studies.c.state == literal_column(f"'{StudyState.ARRIVING.value}'")
 """Written out, not a parameter: only so does SQLite see that a partial index serves."""
+_IN_HEADER = tuple(field.name for field in fields(Header) if field.name not in OWN_COLUMNS)
 _ORDER = (series.c.series_number.nulls_first(), instances.c.instance_number.nulls_first(), instances.c.sop_instance_uid)
 
 
@@ -83,7 +84,7 @@ class SqlStudies:
         row = self._series_of(header, study)
         values = {
             "series": row,
-            "header": {k: v for k, v in asdict(header).items() if k not in OWN_COLUMNS},
+            "header": {name: getattr(header, name) for name in _IN_HEADER},
             **{name: getattr(header, name) for name in OWN_COLUMNS},
             "file_key": file.key,
             "file_sha256": file.sha256,
