@@ -19,7 +19,7 @@ import numpy as np
 from adapters.dicom.pixels import DicomImageReader
 from adapters.host.image_store import FileImageStore
 from pipeline.errors import PixelsUnreadable
-from pipeline.ports import Sight
+from pipeline.image_ports import Sight
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 

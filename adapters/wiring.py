@@ -14,8 +14,23 @@ from typing import TYPE_CHECKING
 import structlog
 
 from adapters.host.wake import Wakes
-from pipeline import fill, labels, learn, receive, report, resolve, rules, score, selection, settle, versions, work, worklist
-from pipeline.domain import AuditEvent, Header, Job, JobKind, JobState, ModelVersion, Receipt, Sender
+from pipeline import (
+    fill,
+    housekeeping,
+    labels,
+    learn,
+    receive,
+    report,
+    resolve,
+    rules,
+    score,
+    selection,
+    settle,
+    versions,
+    work,
+    worklist,
+)
+from pipeline.domain import AuditEvent, Job, JobKind, JobState, ModelVersion
 from pipeline.errors import NoWeights
 from pipeline.findings import findings_said
 from pipeline.pace import Pace
@@ -29,6 +44,7 @@ if TYPE_CHECKING:
     from adapters.dicom.decode_pool import DecodePool
     from adapters.dicom.labels import DicomDocuments
     from adapters.dicom.listener import Listener
+    from adapters.dicom.places import Places
     from adapters.gpu.kept import KeptSettings
     from adapters.gpu.trainer import ClipTrainer, TrainerSettings
     from adapters.host.config import Config
@@ -66,6 +82,13 @@ def wake_ups(config: Config, posts: Sequence[str]) -> list[socket.socket]:
     return Wakes(config.catalog.url).listen([str(kind) for post in posts for kind in kinds.get(post, [post])])
 
 
+def tidy(config: Config, catalog: SqlCatalog) -> int:
+    """Forget jobs that were done long ago and let the database count anew what its planner goes by; return how many jobs."""
+    purged = housekeeping.purge_done_jobs(catalog=catalog, keep_days=config.work.keep_done_days)
+    catalog.tidy()
+    return purged
+
+
 def open_image_store(config: Config) -> FileImageStore:
     """Open the image store."""
     from adapters.host.image_store import FileImageStore
@@ -95,15 +118,11 @@ def open_archive(config: Config) -> DicomArchive:
     )
 
 
-def build_listener(config: Config, catalog: SqlCatalog) -> Listener:
-    """Make the DICOM listener: what arrives goes through pipeline.receive."""
+def build_listener(config: Config, catalog: SqlCatalog, places: Places | None = None) -> Listener:
+    """Make the DICOM listener: what arrives goes through pipeline.receive. `places`: where processes share the limit."""
     from adapters.dicom.listener import Listener, ListenerSettings
 
-    images = open_image_store(config)
-    policy = receive.ReceivePolicy(minimum_free_bytes=int(config.storage.minimum_free), read_documents=reads_documents(config))
-
-    def take(header: Header, content: bytes, sender: Sender) -> Receipt:
-        return receive.receive(header, content, sender, catalog=catalog, images=images, policy=policy)
+    receiving = receive.Receiving(catalog=catalog, images=open_image_store(config), policy=receive_policy(config))
 
     def released(study_instance_uids: Sequence[str]) -> None:
         with catalog.begin() as tx:
@@ -113,8 +132,20 @@ def build_listener(config: Config, catalog: SqlCatalog) -> Listener:
         with catalog.begin() as tx:
             tx.audit(event)
 
-    settings = ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds"}))
-    return Listener(settings, receive=take, released=released, audit=audit)
+    settings = ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds", "processes"}))
+    return Listener(
+        settings,
+        begin=receiving.begin,
+        receive=receiving.receive,
+        released=released,
+        audit=audit,
+        places=places,
+    )
+
+
+def receive_policy(config: Config) -> receive.ReceivePolicy:
+    """`[storage]` as the step reads it."""
+    return receive.ReceivePolicy(minimum_free_bytes=int(config.storage.minimum_free), read_documents=reads_documents(config))
 
 
 def chest_policy(config: Config) -> rules.ChestPolicy:
@@ -161,7 +192,8 @@ def build_posts(
     return posts
 
 
-def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
+def score_post_and_fill(config: Config, catalog: SqlCatalog) -> tuple[work.Post, fill.Fill | None]:
+    """Make the post of scoring, and what makes up for films that were scored before; None where nothing is to be made up for."""
     from adapters.gpu.scorer import ClipScorers
 
     pixels, chest = (
@@ -178,14 +210,25 @@ def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
         kept=kept_settings(config),
     )
     batch = config.score.batch_size
-    policy = score.ScorePolicy(combine=config.score.combine, chest=chest, rescored=config.report.rescored, batch=batch)
+    policy = score.ScorePolicy(
+        combine=config.score.combine,
+        chest=chest,
+        rescored=config.report.rescored,
+        backfilled=config.backfill.report,
+        batch=batch,
+    )
     step = partial(score.score, catalog=catalog, pixels=pixels, scorers=scorers, policy=policy)
     pace = Pace(seconds=config.score.turn_seconds, least=batch, most=BATCHES_A_TURN * batch)
     serving = partial(versions.load_serving, catalog=catalog, scorers=scorers)
     post = work.Post(kind=JobKind.SCORE, step=step, pace=pace, prepare=serving)
     if not (config.prefix.keep and config.prefix.fill):
-        return post
-    return replace(post, spare=fill.Fill(catalog=catalog, pixels=pixels, scorer=serving, chest=chest))
+        return post, None
+    return post, fill.Fill(catalog=catalog, pixels=pixels, scorer=serving, chest=chest)
+
+
+def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
+    post, spare = score_post_and_fill(config, catalog)
+    return replace(post, spare=spare) if spare is not None else post
 
 
 def open_decoders(config: Config, *, processes: int) -> DecodePool:
@@ -274,7 +317,7 @@ def _learn_post(config: Config, catalog: SqlCatalog, give_way: Watch) -> work.Po
 
     def step(job: Job) -> None:
         store, progress = open_model_store(config), Progress(job, catalog=catalog)
-        watch = _both(progress, give_way)
+        watch = both(progress, give_way)
         with store.alone("learn"), _trainer(config, store) as trainer:
             learnt = learn.learn_job(job, catalog=catalog, trainer=trainer, policy=learn_policy(config), watch=watch)
         number = learnt.version.number if learnt.version else None
@@ -283,7 +326,9 @@ def _learn_post(config: Config, catalog: SqlCatalog, give_way: Watch) -> work.Po
     return work.Post(kind=JobKind.LEARN, step=work.one_by_one(step))
 
 
-def _both(first: Watch, second: Watch) -> Watch:
+def both(first: Watch, second: Watch) -> Watch:
+    """Tell both, in this order."""
+
     def watch(what: str, done: int, total: int) -> None:
         first(what, done, total)
         second(what, done, total)
@@ -306,7 +351,7 @@ def _trainer(config: Config, store: ModelStore) -> Iterator[ClipTrainer]:
 
 def learn_now(config: Config, catalog: SqlCatalog, *, watch: Watch, again: bool = False) -> learn.Learnt:
     """Learn from the labels, one process at a time, behind whatever arrives. TryAgain where another one learns."""
-    store, watch = open_model_store(config), _both(watch, Yielding(catalog=catalog))
+    store, watch = open_model_store(config), both(watch, Yielding(catalog=catalog))
     with store.alone("learn"), _trainer(config, store) as trainer:
         return learn.learn(catalog=catalog, trainer=trainer, policy=learn_policy(config), watch=watch, again=again)
 
@@ -350,6 +395,7 @@ def worklist_policy(config: Config) -> worklist.WorklistPolicy:
         labels=label_policy(config),
         chest=chest_policy(config),
         patients=wanted.patients,
+        ask_again_days=wanted.ask_again_days,
         seed=wanted.seed,
     )
 
@@ -381,12 +427,12 @@ def require_serving(catalog: SqlCatalog) -> ModelVersion:
     return version
 
 
-def loopback_echo(config: Config, port: int) -> Callable[[], None]:
-    """Make the probe that really asks our own listener: a C-ECHO over the loopback."""
+def loopback_echo(config: Config, port: int, host: str = "") -> Callable[[], None]:
+    """Make the probe that really asks our own listener: a C-ECHO over the loopback, or to `host`."""
     from adapters.dicom.archive import ArchiveSettings, DicomArchive
 
     called = config.listener.called_ae_titles[0] if config.listener.called_ae_titles else config.listener.ae_title
-    host = config.listener.host if config.listener.host not in ("", "0.0.0.0", "::") else "127.0.0.1"
+    host = host or (config.listener.host if config.listener.host not in ("", "0.0.0.0", "::") else "127.0.0.1")
     ours = DicomArchive(
         ArchiveSettings(
             ae_title=config.listener.ae_title if called == ANY else called,

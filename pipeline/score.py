@@ -20,7 +20,8 @@ from pipeline.domain import (
     StudyState,
 )
 from pipeline.errors import PixelsUnreadable, RadclipdError
-from pipeline.ports import Catalog, ImageReader, Scorers, Transaction
+from pipeline.image_ports import ImageReader
+from pipeline.ports import Catalog, Scorers, Transaction
 from pipeline.rescore import RESCORED
 from pipeline.work import Outcome
 
@@ -33,6 +34,7 @@ class ScorePolicy:
     chest: rules.ChestPolicy
     rescored: Literal["all", "changed", "none"] = "changed"  # which studies of the archive, scored again, get another report
     batch: int = 8  # films that are scored and committed together, while those after them are decoded
+    backfilled: Literal["all", "none"] = "none"  # which studies that a backfill brought get a report
 
 
 @dataclass(slots=True)
@@ -41,7 +43,7 @@ class _Load:
 
     job: Job
     wanted: Sequence[StoredInstance]
-    recalled: dict[str, Scores] = field(default_factory=dict)
+    fresh: dict[str, Scores] = field(default_factory=dict)  # recalled, then with those of its films
     films: list[StoredInstance] = field(default_factory=list)
     images: list[Image] = field(default_factory=list)
     unreadable: list[PixelsUnreadable] = field(default_factory=list)
@@ -49,7 +51,7 @@ class _Load:
     @property
     def unknown(self) -> list[StoredInstance]:
         """The films whose pixels are needed."""
-        return [film for film in self.wanted if film.header.sop_instance_uid not in self.recalled]
+        return [film for film in self.wanted if film.header.sop_instance_uid not in self.fresh]
 
 
 def score(
@@ -68,15 +70,16 @@ def score(
     recalled = scorer.recall([film for load in loads for film in load.wanted])
     for load in loads:
         uids = [film.header.sop_instance_uid for film in load.wanted]
-        load.recalled = {uid: recalled[uid] for uid in uids if uid in recalled}
+        load.fresh = {uid: recalled[uid] for uid in uids if uid in recalled}
     seen = pixels.read_ahead([film for load in loads for film in load.unknown], scorer.sight)
     for batch in _batches(loads, policy.batch):
         for load in batch:
             _take(load, seen)
         images, films = [image for load in batch for image in load.images], [film for load in batch for film in load.films]
         scores = iter(scorer.score(images, films)) if images else iter(())
-        fresh = [load.recalled | {film.header.sop_instance_uid: next(scores) for film in load.films} for load in batch]
-        yield from _commit(list(zip(batch, fresh, strict=True)), version, catalog=catalog, policy=policy)
+        for load in batch:
+            load.fresh |= {film.header.sop_instance_uid: next(scores) for film in load.films}
+        yield from _commit_together(batch, version, catalog=catalog, policy=policy)
 
 
 def _unscored(tx: Transaction, study_instance_uid: str, version: ModelVersion, policy: ScorePolicy) -> list[StoredInstance]:
@@ -107,50 +110,45 @@ def _take(load: _Load, seen: Iterator[Image | PixelsUnreadable]) -> None:
             load.films.append(film)
 
 
-Fresh = tuple[_Load, dict[str, Scores]]
-
-
-def _commit(batch: Sequence[Fresh], version: ModelVersion, *, catalog: Catalog, policy: ScorePolicy) -> Iterator[Outcome]:
-    """Write a batch in one transaction; where that does not go, each study in one of its own, so that one does not touch others."""
+def _commit_together(loads: Sequence[_Load], version: ModelVersion, *, catalog: Catalog, policy: ScorePolicy) -> list[Outcome]:
+    """Commit a batch in one transaction: the disk is waited for once. Where that fails, each study by itself."""
     try:
         with catalog.begin() as tx:
-            for load, fresh in batch:
-                _write(tx, load, fresh, version, policy)
-    except RadclipdError:
-        for load, fresh in batch:
-            yield Outcome(load.job, _alone(load, fresh, version, catalog=catalog, policy=policy))
-    else:
-        yield from (Outcome(load.job, None) for load, _ in batch)
+            for load in sorted(loads, key=lambda load: load.job.subject):  # whoever holds several studies takes them in this order
+                _write(tx, load, version, policy)
+    except Exception:  # of any study; by itself it tells whose it is, and the others come through
+        return [Outcome(load.job, _commit(load, version, catalog=catalog, policy=policy)) for load in loads]
+    return [Outcome(load.job, None) for load in loads]
 
 
-def _alone(
-    load: _Load, fresh: dict[str, Scores], version: ModelVersion, *, catalog: Catalog, policy: ScorePolicy
-) -> RadclipdError | None:
+def _commit(load: _Load, version: ModelVersion, *, catalog: Catalog, policy: ScorePolicy) -> RadclipdError | None:
     try:
         with catalog.begin() as tx:
-            _write(tx, load, fresh, version, policy)
+            _write(tx, load, version, policy)
     except RadclipdError as error:
         return error
     return None
 
 
-def _write(tx: Transaction, load: _Load, fresh: dict[str, Scores], version: ModelVersion, policy: ScorePolicy) -> None:
-    """Scores, predictions, the report job and the end of the score job. The film's own error where there is nothing to write."""
+def _write(tx: Transaction, load: _Load, version: ModelVersion, policy: ScorePolicy) -> None:
+    """Write scores, predictions, the report job and the end of the score job."""
     study_instance_uid = load.job.subject
-    tx.scores.add_image_scores(version.number, fresh)
+    tx.scores.add_image_scores(version.number, load.fresh)
     scored = tx.scores.image_scores(study_instance_uid, version.number)
     if not scored and load.unreadable:
         raise load.unreadable[0]
     for error in load.unreadable:
         tx.audit(AuditEvent("score", "failed", study_instance_uid, str(error)))
-    if fresh:
+    if load.fresh:
         _predict(tx, load.job, version, list(scored.values()), policy)
     tx.jobs.finish(load.job)
 
 
 def _predict(tx: Transaction, job: Job, version: ModelVersion, scored: Sequence[Scores], policy: ScorePolicy) -> None:
     predictions = rules.predictions_of(rules.combine(scored, policy.combine), thresholds=version.thresholds, band=version.band)
-    telling = not job.payload.get(RESCORED) or _worth_telling(tx, job.subject, predictions, policy)
+    telling = not _kept_quiet(tx, job.subject, policy)
+    if telling and job.payload.get(RESCORED):
+        telling = _worth_telling(tx, job.subject, predictions, policy)
     revision = tx.studies.next_revision(job.subject)
     tx.scores.put_predictions(job.subject, version.number, predictions, revision=revision)
     if telling:
@@ -158,6 +156,12 @@ def _predict(tx: Transaction, job: Job, version: ModelVersion, scored: Sequence[
     study = tx.studies.find(job.subject)
     if study is not None and study.state is StudyState.SETTLED:  # a late image may have reopened it
         tx.studies.put_state(job.subject, StudyState.SCORED)
+
+
+def _kept_quiet(tx: Transaction, study_instance_uid: str, policy: ScorePolicy) -> bool:
+    """Tell whether nobody asked for a report: a backfill brought the study, and nobody has heard of it before."""
+    brought = policy.backfilled == "none" and tx.backfills.brought(study_instance_uid)
+    return brought and tx.reports.latest(study_instance_uid) is None
 
 
 def _worth_telling(tx: Transaction, study_instance_uid: str, predictions: Sequence[Prediction], policy: ScorePolicy) -> bool:

@@ -9,17 +9,22 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from pipeline import rules
 from pipeline.domain import AuditEvent, Job, JobKind
 from pipeline.errors import ArchiveUnreachable, CannotStart, Interrupted, LeaseLost, OutOfResources, RadclipdError, Refused, places
 from pipeline.pace import Pace
-from pipeline.ports import Catalog
+from pipeline.ports import Catalog, Transaction
 
 log = logging.getLogger("radclipd.work")
+
+FAULT = "fault"
+"""Key in the payload of a job that was set aside: the kind of error in one word, for counting."""
+NO_ANSWER = "NoAnswer"
+"""Of a job that its worker may have died of, again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class Post:
     """A place at the queue: which kind, how many at once, the step, and whether work is admitted now.
 
     `spare` is what to do where no job is due, a little at a time; it says whether there may be more of it at once. `prepare` is
-    what takes long before the first job and need not wait for it.
+    what takes long before the first job and need not wait for it. `subjects`: only of these; None: of any.
     """
 
     kind: JobKind
@@ -58,6 +63,7 @@ class Post:
     admit: Callable[[], bool] = lambda: True
     spare: Callable[[], bool] = lambda: False
     prepare: Callable[[], object] = lambda: None
+    subjects: Collection[str] | None = None
 
 
 def one_by_one(step: Callable[[Job], None]) -> Step:
@@ -85,7 +91,8 @@ def work_once(post: Post, *, catalog: Catalog, worker: str, policy: WorkPolicy) 
     if not post.admit():
         return 0
     with catalog.begin() as tx:
-        jobs = tx.jobs.claim([post.kind], worker=worker, lease_seconds=policy.lease_seconds, limit=post.pace.limit)
+        lease, limit = policy.lease_seconds, post.pace.limit
+        jobs = tx.jobs.claim([post.kind], worker=worker, lease_seconds=lease, limit=limit, of=post.subjects)
     jobs = [job for job in jobs if not _worn_out(job, catalog, policy)]
     if not jobs:
         return int(_spare(post))
@@ -128,10 +135,21 @@ def conclude(outcome: Outcome, *, catalog: Catalog, policy: WorkPolicy) -> None:
         log.error("step failed", extra={"kind": job.kind.value, "job": job.id, "error": words, "places": places(error)})
     with catalog.begin() as tx:
         if final:
-            tx.jobs.quarantine(job, error=words)
+            _set_aside(tx, job, words, fault_of(error))
             tx.audit(AuditEvent(job.kind.value, "failed", job.subject, words))
         else:
             tx.jobs.retry(job, error=words, delay_seconds=_delay(job, policy), counts=counts)
+
+
+def _set_aside(tx: Transaction, job: Job, words: str, fault: str) -> None:
+    with suppress(LeaseLost):  # then it is another worker's to set aside
+        tx.jobs.note(job, {FAULT: fault})
+    tx.jobs.quarantine(job, error=words)
+
+
+def fault_of(error: Exception) -> str:
+    """Return the kind of an error in one word: its name in `errors`, "unexpected" for any other."""
+    return type(error).__name__ if isinstance(error, RadclipdError) else "unexpected"
 
 
 def describe(error: Exception) -> str:
@@ -152,7 +170,7 @@ def _worn_out(job: Job, catalog: Catalog, policy: WorkPolicy) -> bool:
     if job.attempts <= policy.maximum_attempts:
         return False
     with catalog.begin() as tx:
-        tx.jobs.quarantine(job, error=f"gave no answer in {job.attempts - 1} tries: the worker may have died of it")
+        _set_aside(tx, job, f"gave no answer in {job.attempts - 1} tries: the worker may have died of it", NO_ANSWER)
     return True
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from adapters.catalog.backfills import SqlBackfills
 from adapters.catalog.circuits import SqlCircuits
 from adapters.catalog.clock import now
 from adapters.catalog.engine import database_url, open_engine
@@ -17,6 +18,7 @@ from adapters.catalog.labels import SqlLabels
 from adapters.catalog.reports import SqlReports
 from adapters.catalog.requests import SqlRequests
 from adapters.catalog.scores import SqlScoreRows
+from adapters.catalog.standing import SqlStanding
 from adapters.catalog.studies import SqlStudies
 from adapters.catalog.tables import audit_events, circuits
 from adapters.catalog.trouble import away, is_passing
@@ -29,6 +31,9 @@ SETTLE = "settle"
 """Beside the kinds of jobs: the dispatcher's work."""
 PROBE = "(probe)"
 """A destination that no archive can have: an AE title has no parentheses of ours."""
+
+SAMPLE = 1000
+"""Rows of each index, https://sqlite.org/lang_analyze.html#approx."""
 
 
 class SqlTransaction:
@@ -44,6 +49,8 @@ class SqlTransaction:
         self.circuits = SqlCircuits(connection)
         self.labels = SqlLabels(connection)
         self.requests = SqlRequests(connection)
+        self.backfills = SqlBackfills(connection)
+        self.standing = SqlStanding(connection)
 
     @property
     def woken(self) -> set[str]:
@@ -104,6 +111,16 @@ class SqlCatalog:
                 connection.execute(insert(circuits).values(destination=PROBE))
                 connection.execute(select(circuits.c.destination).where(circuits.c.destination == PROBE)).one()
                 transaction.rollback()
+
+    def tidy(self) -> None:
+        """Count anew what SQLite's planner goes by, from a sample of each index: milliseconds. PostgreSQL does so by itself."""
+        if self._url.get_backend_name() != "sqlite":
+            return
+        with self._translated(), self._engine.connect() as connection:
+            connection = connection.execution_options(writes=True)
+            with connection.begin():
+                connection.exec_driver_sql(f"PRAGMA analysis_limit = {SAMPLE}")
+                connection.exec_driver_sql("ANALYZE")
 
     def dispose(self) -> None:
         """Close all connections."""

@@ -32,6 +32,7 @@ GROUPS = (
     "worklist",
     "learn",
     "versions",
+    "backfill",
     "demo",
     "experiment",
 )

@@ -24,7 +24,7 @@ import structlog
 
 from pipeline.domain import Image, StoredInstance
 from pipeline.errors import OutOfResources, PixelsUnreadable
-from pipeline.ports import Sight
+from pipeline.image_ports import Sight
 
 START_SECONDS = 60.0
 """For a process to import what it needs, on a machine that is busy."""

@@ -21,7 +21,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, JPEGL
 
 from pipeline.domain import Image, StoredInstance
 from pipeline.errors import PixelsUnreadable, Refused
-from pipeline.ports import ImageStore, Sight
+from pipeline.image_ports import Sight
+from pipeline.ports import ImageStore
 
 RENDERING = 1
 """Raised whenever the same file would give another image: what was kept of the old one is stale then."""

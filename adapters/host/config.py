@@ -8,21 +8,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ByteSize,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import AfterValidator, ByteSize, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from adapters.host import config_file, values
+from adapters.host.backfill_config import BackfillConfig
 from adapters.host.clock import checked_cron
 from adapters.host.values import (
     AbsolutePath,
@@ -33,6 +25,7 @@ from adapters.host.values import (
     Port,
     PositiveSeconds,
     Seconds,
+    Section,
     Whole,
     Words,
 )
@@ -43,21 +36,6 @@ ENVIRONMENT_PREFIX = "RADCLIPD_"
 ENVIRONMENT_DELIMITER = "__"
 
 
-class Section(BaseModel):
-    """One table of the file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """`port = true` is a slip, though Python would read it as 1."""
-        expected = cls.model_fields[info.field_name].annotation if info.field_name else None
-        if isinstance(value, bool) and expected is not bool:
-            raise ValueError("true and false fit no such key")
-        return value
-
-
 class ListenerConfig(Section):
     """[listener]: the DICOM storage service provider."""
 
@@ -66,6 +44,7 @@ class ListenerConfig(Section):
     ae_title: AeTitle = Field(default="RADCLIPD", description="AE title of this daemon.")
     called_ae_titles: AeTitles = Field(default=(), description='AE titles that senders may call; empty: ae_title only; ["*"]: any.')
     calling_ae_titles: AeTitles = Field(default=("ORTHANC",), min_length=1, description='AE titles that may send; ["*"]: any.')
+    processes: Whole = Field(default=2, description="Processes that share the port; more than one where senders come at once.")
     maximum_associations: Whole = Field(default=32, description="Associations served at once; further senders wait in the queue.")
     maximum_pdu: Annotated[int, AfterValidator(values.pdu)] = Field(
         default=values.UNLIMITED_PDU, description="Largest PDU accepted, bytes; 0: unlimited."
@@ -172,7 +151,7 @@ class PrefixConfig(Section):
         default=Path("/var/lib/radclipd/prefixes"), description="Folder for it, a cache: it may be deleted at any time."
     )
     limit: ByteSize = Field(
-        default=ByteSize(10 << 30), description="Disk it may take; 75 KiB an image with ViT-B. The oldest images go first."
+        default=ByteSize(10 << 30), description="Disk it may take; 77 KiB an image with ViT-B. The oldest images go first."
     )
     fill: bool = Field(default=True, description="When idle, make it for images that were scored before it was kept.")
 
@@ -186,7 +165,9 @@ class ReportConfig(Section):
     uid_root: Annotated[str, AfterValidator(values.uid_root)] = Field(
         default="", description="Root of the UIDs we make; empty: 2.25 (UUID-derived)."
     )
-    include_absent: bool = Field(default=True, description="Report findings that are absent, too.")
+    include_absent: bool = Field(
+        default=True, description="Report findings that are absent, too; false: only in a study where all of them are."
+    )
     rescored: Literal["all", "changed", "none"] = Field(
         default="changed", description='Studies scored again that get another SR: "all", "changed" (a decision differs) or "none".'
     )
@@ -257,6 +238,9 @@ class WorklistConfig(Section):
         default=0.1, description="Share drawn by lot: it only measures, its patients are never learnt from."
     )
     patients: Whole = Field(default=20_000, description="Of a larger archive so many patients, drawn by lot, are looked at.")
+    ask_again_days: Whole = Field(
+        default=90, description="A study that nobody reads for so long keeps its patient's others off no more."
+    )
     seed: int = Field(default=0, ge=0, description="Same seed, archive and labels, same list.")
 
     @field_validator("monitoring")
@@ -284,6 +268,16 @@ class WorkConfig(Section):
     )
     poll_seconds: PositiveSeconds = Field(default=0.5, description="How often an idle worker looks for a job.")
     keep_done_days: Seconds = Field(default=30, description="Finished jobs are forgotten after this many days.")
+
+
+class MetricsConfig(Section):
+    """[metrics]: figures for Prometheus, served by the dispatcher. They name no patient, study or reader."""
+
+    enabled: bool = Field(default=False, description="Answer scrapes at http://ADDRESS:PORT/metrics.")
+    address: str = Field(
+        default="127.0.0.1", min_length=1, description="Address to listen on; there is no password, so keep it off open networks."
+    )
+    port: Port = Field(default=9612, description="TCP port for it; the dispatcher of each host needs one of its own.")
 
 
 class LogConfig(Section):
@@ -321,7 +315,9 @@ class Config(BaseSettings):
     labels: LabelsConfig = Field(default_factory=LabelsConfig)
     learn: LearnConfig = Field(default_factory=LearnConfig)
     worklist: WorklistConfig = Field(default_factory=WorklistConfig)
+    backfill: BackfillConfig = Field(default_factory=BackfillConfig)
     work: WorkConfig = Field(default_factory=WorkConfig)
+    metrics: MetricsConfig = Field(default_factory=MetricsConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
     @classmethod
@@ -354,8 +350,7 @@ def described() -> dict[str, str]:
 
 def load(path: Path | None = None) -> Config:
     """Read the file (None: $RADCLIPD_CONFIG, else DEFAULT_PATH) and the environment. ConfigurationError says what is wrong."""
-    path = path or Path(os.environ.get("RADCLIPD_CONFIG") or DEFAULT_PATH)
-    origin = config_file.Origin(path, config_file.read_text(path), ENVIRONMENT_PREFIX, ENVIRONMENT_DELIMITER)
+    origin = _origin(path)
     content = config_file.parse(origin)
     config_file.refuse_unknown_variables(origin, list(sections()))
     try:
@@ -365,6 +360,18 @@ def load(path: Path | None = None) -> Config:
     except SettingsError as error:
         raise ConfigurationError(f"environment: {error}", hint="write RADCLIPD_SECTION__KEY=value, one variable per key") from error
     return _with_secret_url(config, origin)
+
+
+def authorization(config: Config, path: Path | None) -> str:
+    """Return what `backfill.authorization_file` holds; "" where none is named. ConfigurationError."""
+    if not config.backfill.authorization_file:
+        return ""
+    return config_file.read_secret(config.backfill.authorization_file, "backfill.authorization_file", _origin(path))
+
+
+def _origin(path: Path | None) -> config_file.Origin:
+    path = path or Path(os.environ.get("RADCLIPD_CONFIG") or DEFAULT_PATH)
+    return config_file.Origin(path, config_file.read_text(path), ENVIRONMENT_PREFIX, ENVIRONMENT_DELIMITER)
 
 
 def _with_secret_url(config: Config, origin: config_file.Origin) -> Config:

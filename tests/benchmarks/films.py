@@ -22,7 +22,8 @@ from adapters.host.image_store import FileImageStore
 from adapters.host.model_store import ModelStore
 from pipeline.domain import Header, Image, ModelVersion, StoredFile, StoredInstance
 from pipeline.errors import PixelsUnreadable
-from pipeline.ports import Catalog, Sight
+from pipeline.image_ports import Sight
+from pipeline.ports import Catalog
 from tests.builders import EXPLICIT, dx, file_of, pixels
 from tests.fakes import FakeCatalog
 

@@ -16,7 +16,8 @@ from models.teach import Method, Plan
 from pipeline import learn, rules
 from pipeline.domain import Header, Image, Label, LabelState, ModelVersion, Sender, StoredFile, StoredInstance, StudyState
 from pipeline.errors import PixelsUnreadable
-from pipeline.ports import Sight, Watch
+from pipeline.image_ports import Sight
+from pipeline.ports import Watch
 from pipeline.resolve import LabelPolicy
 from tests.fakes import FakeCatalog
 from tests.models import tiny
