@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from pipeline.ports import Catalog
 
+AT_A_TIME = 5_000
+"""Jobs deleted in one transaction: whoever writes meanwhile waits for some tenths of a second at most."""
+
 
 def purge_done_jobs(*, catalog: Catalog, keep_days: float) -> int:
     """Delete jobs done more than `keep_days` ago; return how many. Quarantined ones stay until a person decides."""
-    with catalog.begin() as tx:
-        return tx.jobs.purge_done(older_than_days=keep_days)
+    purged = 0
+    while True:
+        with catalog.begin() as tx:
+            some = tx.jobs.purge_done(older_than_days=keep_days, limit=AT_A_TIME)
+        purged += some
+        if some < AT_A_TIME:
+            return purged

@@ -42,8 +42,11 @@ class Jobs(Protocol):
     def counts(self) -> dict[tuple[JobKind, JobState], int]:
         """Return how many jobs there are of each kind and state."""
 
-    def purge_done(self, *, older_than_days: float) -> int:
-        """Delete jobs that were done longer ago; return how many."""
+    def waiting(self, kind: JobKind, *, at_most: int) -> int:
+        """Return how many jobs of this kind wait, counted up to `at_most`."""
+
+    def purge_done(self, *, older_than_days: float, limit: int = 10_000) -> int:
+        """Delete jobs that were done longer ago, the oldest first and at most `limit`; return how many."""
 
     def requeue(self, ids: Sequence[int] | None = None) -> int:
         """Put quarantined jobs (all, or these) back to waiting with their tries cleared; return how many."""

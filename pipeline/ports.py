@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from pipeline.domain import (
     AuditEvent,
@@ -32,6 +32,8 @@ from pipeline.domain import (
 )
 from pipeline.job_ports import Circuits, Jobs
 from pipeline.label_ports import Labels, Requests
+
+Buffer = bytes | bytearray | memoryview
 
 
 class Studies(Protocol):
@@ -56,11 +58,22 @@ class Studies(Protocol):
     def instances_of(self, study_instance_uids: Collection[str]) -> dict[str, list[StoredInstance]]:
         """Return StudyInstanceUID -> what `instances` returns, of those studies that the catalog knows."""
 
-    def unread(self, version: int) -> dict[str, str]:
+    def patients(self) -> int:
+        """Return the highest number that a patient has: they are numbered from 1 as they come."""
+
+    def unread(
+        self,
+        version: int,
+        *,
+        ask_again_days: float,
+        patients: Collection[int] | None = None,
+        among: Collection[str] | None = None,
+    ) -> dict[str, str]:
         """Return StudyInstanceUID -> patient key, by UID, of the scored studies that may be asked for.
 
-        They have predictions of this version. Left out is every study of a patient of whom any study has a label, withdrawn or
-        not, or was asked for.
+        They have predictions of this version and were not asked for. Left out is every study of a patient of whom any study has a
+        label, withdrawn or not, was asked for in the last `ask_again_days` days, or was ever asked for to measure with. Only
+        studies of the patients with these numbers, only those with these UIDs, where they are given.
         """
 
     def accession_numbers(self, study_instance_uids: Collection[str]) -> dict[str, str]:
@@ -72,11 +85,14 @@ class Studies(Protocol):
     def newest(self, *, limit: int) -> list[str]:
         """Return the StudyInstanceUIDs of the studies that arrived last and are complete, newest first."""
 
-    def unscored(self, version: int, *, limit: int) -> list[str]:
+    def highest(self) -> int:
+        """Return the highest number that a study has: they are numbered from 1 as they come."""
+
+    def unscored(self, version: int, *, limit: int, numbers: range | None = None) -> list[str]:
         """Return the StudyInstanceUIDs of studies without predictions of this version that came to their end, newest first.
 
         The end is a report in the archive, or one that the archive refused. Those with a score job that waits, runs or is in
-        quarantine are left out.
+        quarantine are left out, and those whose number is not among `numbers` where it is given.
         """
 
     def documents(self) -> list[str]:
@@ -204,8 +220,31 @@ class Catalog(Protocol):
         """Open a transaction that only reads."""
 
 
+class Arriving(Protocol):
+    """A file on its way in: whole and durable once it is kept, and nothing before."""
+
+    @property
+    def file(self) -> StoredFile:
+        """What has been written so far, as it would be kept."""
+
+    def write(self, content: Buffer) -> None:
+        """Write on. OutOfResources when the disk will not take it."""
+
+    def open(self) -> BinaryIO:
+        """Read what has been written so far, from the start."""
+
+    def keep(self) -> StoredFile:
+        """Fsync, rename into place, fsync the folder, whatever stood there. OutOfResources as above."""
+
+    def discard(self) -> None:
+        """Leave nothing behind, unless it was kept."""
+
+
 class ImageStore(Protocol):
     """Durable files, named by their own SHA-256."""
+
+    def arriving(self) -> Arriving:
+        """Begin a file. OutOfResources when the disk will not take it."""
 
     def file_of(self, content: bytes) -> StoredFile:
         """Return what `write` would return, without writing."""

@@ -39,7 +39,7 @@ class _Load:
     """One job's share of a batch: its images and what could not be read."""
 
     job: Job
-    recalled: dict[str, Scores] = field(default_factory=dict)
+    fresh: dict[str, Scores] = field(default_factory=dict)  # recalled, then with those of its films
     films: list[StoredInstance] = field(default_factory=list)
     images: list[Image] = field(default_factory=list)
     unreadable: list[PixelsUnreadable] = field(default_factory=list)
@@ -64,8 +64,8 @@ def score(
     films = [film for load in loads for film in load.films]
     scores = iter(scorer.score(images, films)) if images else iter(())
     for load in loads:
-        fresh = load.recalled | {film.header.sop_instance_uid: next(scores) for film in load.films}
-        yield Outcome(load.job, _commit(load, fresh, version, catalog=catalog, policy=policy))
+        load.fresh |= {film.header.sop_instance_uid: next(scores) for film in load.films}
+    yield from _commit_together(loads, version, catalog=catalog, policy=policy)
 
 
 def _unscored(tx: Transaction, study_instance_uid: str, version: ModelVersion, policy: ScorePolicy) -> list[StoredInstance]:
@@ -79,7 +79,7 @@ def _read(job: Job, instances: Sequence[StoredInstance], recalled: Mapping[str, 
     for instance in instances:
         uid = instance.header.sop_instance_uid
         if uid in recalled:
-            load.recalled[uid] = recalled[uid]
+            load.fresh[uid] = recalled[uid]
             continue
         try:
             load.images.append(pixels.read(instance))
@@ -89,25 +89,38 @@ def _read(job: Job, instances: Sequence[StoredInstance], recalled: Mapping[str, 
     return load
 
 
-def _commit(
-    load: _Load, fresh: dict[str, Scores], version: ModelVersion, *, catalog: Catalog, policy: ScorePolicy
-) -> RadclipdError | None:
-    """Write scores, predictions, the report job and the end of the score job in one transaction."""
-    study_instance_uid = load.job.subject
+def _commit_together(loads: Sequence[_Load], version: ModelVersion, *, catalog: Catalog, policy: ScorePolicy) -> list[Outcome]:
+    """Commit a batch in one transaction: the disk is waited for once. Where that fails, each study by itself."""
     try:
         with catalog.begin() as tx:
-            tx.scores.add_image_scores(version.number, fresh)
-            scored = tx.scores.image_scores(study_instance_uid, version.number)
-            if not scored and load.unreadable:
-                raise load.unreadable[0]
-            for error in load.unreadable:
-                tx.audit(AuditEvent("score", "failed", study_instance_uid, str(error)))
-            if fresh:
-                _predict(tx, load.job, version, list(scored.values()), policy)
-            tx.jobs.finish(load.job)
+            for load in sorted(loads, key=lambda load: load.job.subject):  # whoever holds several studies takes them in this order
+                _write(tx, load, version, policy)
+    except Exception:  # of any study; by itself it tells whose it is, and the others come through
+        return [Outcome(load.job, _commit(load, version, catalog=catalog, policy=policy)) for load in loads]
+    return [Outcome(load.job, None) for load in loads]
+
+
+def _commit(load: _Load, version: ModelVersion, *, catalog: Catalog, policy: ScorePolicy) -> RadclipdError | None:
+    try:
+        with catalog.begin() as tx:
+            _write(tx, load, version, policy)
     except RadclipdError as error:
         return error
     return None
+
+
+def _write(tx: Transaction, load: _Load, version: ModelVersion, policy: ScorePolicy) -> None:
+    """Write scores, predictions, the report job and the end of the score job."""
+    study_instance_uid = load.job.subject
+    tx.scores.add_image_scores(version.number, load.fresh)
+    scored = tx.scores.image_scores(study_instance_uid, version.number)
+    if not scored and load.unreadable:
+        raise load.unreadable[0]
+    for error in load.unreadable:
+        tx.audit(AuditEvent("score", "failed", study_instance_uid, str(error)))
+    if load.fresh:
+        _predict(tx, load.job, version, list(scored.values()), policy)
+    tx.jobs.finish(load.job)
 
 
 def _predict(tx: Transaction, job: Job, version: ModelVersion, scored: Sequence[Scores], policy: ScorePolicy) -> None:

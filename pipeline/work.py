@@ -9,15 +9,20 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from pipeline import rules
 from pipeline.domain import AuditEvent, Job, JobKind
 from pipeline.errors import ArchiveUnreachable, CannotStart, Interrupted, LeaseLost, OutOfResources, RadclipdError, Refused, places
-from pipeline.ports import Catalog
+from pipeline.ports import Catalog, Transaction
 
 log = logging.getLogger("radclipd.work")
+
+FAULT = "fault"
+"""Key in the payload of a job that was set aside: the kind of error in one word, for counting."""
+NO_ANSWER = "NoAnswer"
+"""Of a job that its worker may have died of, again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +128,21 @@ def conclude(outcome: Outcome, *, catalog: Catalog, policy: WorkPolicy) -> None:
         log.error("step failed", extra={"kind": job.kind.value, "job": job.id, "error": words, "places": places(error)})
     with catalog.begin() as tx:
         if final:
-            tx.jobs.quarantine(job, error=words)
+            _set_aside(tx, job, words, fault_of(error))
             tx.audit(AuditEvent(job.kind.value, "failed", job.subject, words))
         else:
             tx.jobs.retry(job, error=words, delay_seconds=_delay(job, policy), counts=counts)
+
+
+def _set_aside(tx: Transaction, job: Job, words: str, fault: str) -> None:
+    with suppress(LeaseLost):  # then it is another worker's to set aside
+        tx.jobs.note(job, {FAULT: fault})
+    tx.jobs.quarantine(job, error=words)
+
+
+def fault_of(error: Exception) -> str:
+    """Return the kind of an error in one word: its name in `errors`, "unexpected" for any other."""
+    return type(error).__name__ if isinstance(error, RadclipdError) else "unexpected"
 
 
 def describe(error: Exception) -> str:
@@ -147,7 +163,7 @@ def _worn_out(job: Job, catalog: Catalog, policy: WorkPolicy) -> bool:
     if job.attempts <= policy.maximum_attempts:
         return False
     with catalog.begin() as tx:
-        tx.jobs.quarantine(job, error=f"gave no answer in {job.attempts - 1} tries: the worker may have died of it")
+        _set_aside(tx, job, f"gave no answer in {job.attempts - 1} tries: the worker may have died of it", NO_ANSWER)
     return True
 
 

@@ -23,6 +23,7 @@ class WorklistPolicy:
     labels: LabelPolicy
     chest: rules.ChestPolicy
     patients: int  # of a larger archive so many, drawn by lot, are looked at for each list
+    ask_again_days: float  # what nobody has read for so long keeps its patient's other studies off the list no more
     seed: int = 0
 
 
@@ -39,7 +40,8 @@ class Asked:
 def ask(*, count: int, catalog: Catalog, policy: WorklistPolicy, dry_run: bool = False) -> list[Asked]:
     """Choose studies to label next, one a patient, and keep that they were asked for; with `dry_run` nothing is kept.
 
-    Left out are patients of whom any study is labelled or was asked for. Fewer than `count` where fewer patients are left.
+    Left out are patients of whom any study is labelled or was asked for, not too long ago. Fewer than `count` where fewer patients
+    are left.
     NoWeights where no version serves, TryAgain where another list, or a label, came in between.
     """
     with catalog.read() as tx:
@@ -54,7 +56,7 @@ def ask(*, count: int, catalog: Catalog, policy: WorklistPolicy, dry_run: bool =
         )
         asked = [archive.asked_for(pick, serving, tx) for pick in picks]
     if asked and not dry_run:
-        _keep([one.request for one in asked], serving, catalog)
+        _keep([one.request for one in asked], serving, catalog, policy)
     return asked
 
 
@@ -80,10 +82,11 @@ def _serving(tx: Transaction) -> ModelVersion:
     return serving
 
 
-def _keep(requests: Sequence[Request], serving: ModelVersion, catalog: Catalog) -> None:
+def _keep(requests: Sequence[Request], serving: ModelVersion, catalog: Catalog, policy: WorklistPolicy) -> None:
     with catalog.begin() as tx:
         tx.requests.hold()
-        if not {request.study_instance_uid for request in requests} <= tx.studies.unread(serving.number).keys():
+        studies = {request.study_instance_uid for request in requests}
+        if studies != tx.studies.unread(serving.number, ask_again_days=policy.ask_again_days, among=studies).keys():
             raise TryAgain("another list was made, or a label came in, in between", hint="run it again")
         tx.requests.append(requests)
         reasons = [request.asked_because for request in requests]
@@ -105,10 +108,11 @@ class _Archive:
     @classmethod
     def of(cls, tx: Transaction, serving: ModelVersion, policy: WorklistPolicy) -> _Archive:
         """Read it."""
-        patients, requests = tx.studies.unread(serving.number), tx.requests.all()
-        looked_at, share = _some(patients, policy.patients, np.random.default_rng([policy.seed, len(requests)]))
-        films = _films(tx, looked_at, policy.chest)
-        studies = [uid for uid in looked_at if uid in films]
+        requests = tx.requests.all()
+        drawn, share = _drawn(tx.studies.patients(), policy.patients, np.random.default_rng([policy.seed, len(requests)]))
+        patients = tx.studies.unread(serving.number, ask_again_days=policy.ask_again_days, patients=drawn)
+        films = _films(tx, patients, policy.chest)
+        studies = [uid for uid in patients if uid in films]
         strata = [f"{_view(films[uid])} {_scanner(films[uid])}" for uid in studies]
         return cls(
             studies=studies,
@@ -154,13 +158,14 @@ class _Archive:
         return f"{pick.finding}: {self.experience.positives[column]:.0f} positives known, score {score:.2f} is among the highest"
 
 
-def _some(patients: dict[str, str], limit: int, chance: np.random.Generator) -> tuple[list[str], float]:
-    """The studies of at most so many patients, drawn by lot, and which share of the patients that is."""
-    everyone = sorted(set(patients.values()))
-    if len(everyone) <= limit:
-        return list(patients), 1.0
-    drawn = {everyone[place] for place in chance.choice(len(everyone), size=limit, replace=False)}
-    return [uid for uid, patient in patients.items() if patient in drawn], limit / len(everyone)
+def _drawn(patients: int, limit: int, chance: np.random.Generator) -> tuple[Collection[int] | None, float]:
+    """The numbers of the patients that are looked at, drawn by lot, and which share of all that is; None where it is everyone.
+
+    The lot is drawn before anybody is looked at, so whoever may be asked for had this very chance to be among them.
+    """
+    if patients <= limit:
+        return None, 1.0
+    return [int(number) + 1 for number in chance.choice(patients, size=limit, replace=False)], limit / patients
 
 
 def _films(tx: Transaction, studies: Collection[str], chest: rules.ChestPolicy) -> dict[str, Header]:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from io import BytesIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -44,6 +45,7 @@ from pipeline.domain import (
 from pipeline.errors import ArchiveUnreachable, LeaseLost, PixelsUnreadable, Refused
 from pipeline.ports import (
     Archive,
+    Buffer,
     Catalog,
     DocumentReader,
     ImageReader,
@@ -171,8 +173,24 @@ class FakeStudies:
     def instances_of(self, study_instance_uids: Collection[str]) -> dict[str, list[StoredInstance]]:
         return {uid: self.instances(uid) for uid in study_instance_uids if uid in self._t.studies}
 
-    def unread(self, version: int) -> dict[str, str]:
-        read = {label.study_instance_uid for label in self._t.labels} | set(self._t.requests)
+    def patients(self) -> int:
+        return len(self._patients())
+
+    def _patients(self) -> list[str]:
+        return list(dict.fromkeys(study.patient_key for study in self._t.studies.values()))
+
+    def unread(
+        self,
+        version: int,
+        *,
+        ask_again_days: float,
+        patients: Collection[int] | None = None,
+        among: Collection[str] | None = None,
+    ) -> dict[str, str]:
+        everyone = self._patients()
+        lapsed = self._now() - timedelta(days=ask_again_days)
+        holding = (r for r in self._t.requests.values() if r.asked_because == rules.MONITORING or r.asked_at > lapsed)
+        read = {label.study_instance_uid for label in self._t.labels} | {request.study_instance_uid for request in holding}
         known = {self._t.studies[uid].patient_key for uid in read}
         return {
             uid: study.patient_key
@@ -180,6 +198,9 @@ class FakeStudies:
             if study.state in (StudyState.SCORED, StudyState.REPORTED)
             and (uid, version) in self._t.predictions
             and study.patient_key not in known
+            and (patients is None or everyone.index(study.patient_key) + 1 in patients)
+            and (among is None or uid in among)
+            and uid not in self._t.requests
         }
 
     def accession_numbers(self, study_instance_uids: Collection[str]) -> dict[str, str]:
@@ -196,13 +217,17 @@ class FakeStudies:
         complete = [s for s in reversed(self._t.studies.values()) if s.state is not StudyState.ARRIVING]
         return [s.study_instance_uid for s in sorted(complete, key=lambda s: s.received_at, reverse=True)][:limit]
 
-    def unscored(self, version: int, *, limit: int) -> list[str]:
+    def highest(self) -> int:
+        return len(self._t.studies)
+
+    def unscored(self, version: int, *, limit: int, numbers: range | None = None) -> list[str]:
         rows = (row.job for row in self._t.jobs.values())
         in_hand = {job.subject for job in rows if job.kind is JobKind.SCORE and job.state is not JobState.DONE}
         found = [
             study
-            for uid, study in reversed(self._t.studies.items())
+            for number, (uid, study) in reversed(list(enumerate(self._t.studies.items(), 1)))
             if self._ended(study) and (uid, version) not in self._t.predictions and uid not in in_hand
+            if numbers is None or number in numbers
         ]
         return [study.study_instance_uid for study in sorted(found, key=lambda s: s.received_at, reverse=True)][:limit]
 
@@ -491,9 +516,12 @@ class FakeJobs:
     def counts(self) -> dict[tuple[JobKind, JobState], int]:
         return dict(Counter((r.job.kind, r.job.state) for r in self._t.jobs.values()))
 
-    def purge_done(self, *, older_than_days: float) -> int:
+    def waiting(self, kind: JobKind, *, at_most: int) -> int:
+        return min(at_most, self.counts().get((kind, JobState.WAITING), 0))
+
+    def purge_done(self, *, older_than_days: float, limit: int = 10_000) -> int:
         before = self._now() - timedelta(days=older_than_days)
-        old = [n for n, r in self._t.jobs.items() if r.finished_at is not None and r.finished_at < before]
+        old = [n for n, r in self._t.jobs.items() if r.finished_at is not None and r.finished_at < before][:limit]
         for number in old:
             del self._t.jobs[number]
         return len(old)
@@ -529,12 +557,45 @@ class FakeCircuits:
         self._t.circuits.pop(destination, None)
 
 
+class FakeArriving:
+    """ports.Arriving in memory; its bytes take room in the store, if it has one."""
+
+    def __init__(self, store: FakeImageStore | None = None) -> None:
+        self.content, self.store, self.kept, self.discarded = b"", store, False, False
+
+    @property
+    def file(self) -> StoredFile:
+        return FakeImageStore().file_of(self.content)
+
+    def write(self, content: Buffer) -> None:
+        self.content += bytes(content)
+        if self.store:
+            self.store.free -= len(content)
+
+    def open(self) -> BinaryIO:
+        return BytesIO(self.content)
+
+    def keep(self) -> StoredFile:
+        self.kept = True
+        return self.store.write(self.content) if self.store else self.file
+
+    def discard(self) -> None:
+        if not self.kept:
+            self.discarded = True
+        if self.store and self.discarded:
+            self.store.free += len(self.content)
+            self.content = b""
+
+
 class FakeImageStore:
     """ports.ImageStore in a dict; `free` is what free_bytes() says."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.free = 1 << 40
+
+    def arriving(self) -> FakeArriving:
+        return FakeArriving(self)
 
     def file_of(self, content: bytes) -> StoredFile:
         digest = hashlib.sha256(content).hexdigest()

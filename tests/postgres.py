@@ -17,8 +17,8 @@ from tests import peers
 class Cluster:
     """A running server. As root its programs run as user postgres, for PostgreSQL refuses root."""
 
-    def __init__(self, folder: Path, programs: Path) -> None:
-        self.folder, self.programs = folder, programs
+    def __init__(self, folder: Path, programs: Path, *, durable: bool = False) -> None:
+        self.folder, self.programs, self._durable = folder, programs, durable
         self._as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
         self._template = ""
 
@@ -37,7 +37,8 @@ class Cluster:
         if self._as_user:
             shutil.chown(self.folder, "postgres")
         self.run("initdb", "-D", str(self.folder / "cluster"), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
-        options = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' -c fsync=off -c max_connections=200"
+        options = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' -c max_connections=200"
+        options += "" if self._durable else " -c fsync=off"
         self.run("pg_ctl", "-D", str(self.folder / "cluster"), "-w", "-l", str(self.folder / "log"), "-o", options, "start")
 
     def stop(self) -> None:
@@ -68,13 +69,13 @@ class Cluster:
 
 
 @contextmanager
-def cluster() -> Iterator[Cluster]:
-    """Run a cluster while the block lasts."""
+def cluster(*, durable: bool = False) -> Iterator[Cluster]:
+    """Run a cluster while the block lasts; `durable`: its commits outlive a power cut, as those of Debian's do."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     if not found:
         peers.absent("PostgreSQL's server is not installed (Debian package postgresql)")
     folder = Path(tempfile.mkdtemp(prefix="rc-pg-"))  # a short path: it holds a Unix socket
-    running = Cluster(folder, found[-1].parent)
+    running = Cluster(folder, found[-1].parent, durable=durable)
     try:
         running.start()
         yield running

@@ -17,6 +17,7 @@ from adapters.catalog.labels import SqlLabels
 from adapters.catalog.reports import SqlReports
 from adapters.catalog.requests import SqlRequests
 from adapters.catalog.scores import SqlScoreRows
+from adapters.catalog.standing import SqlStanding
 from adapters.catalog.studies import SqlStudies
 from adapters.catalog.tables import audit_events, circuits
 from adapters.catalog.trouble import away, is_passing
@@ -27,6 +28,9 @@ from pipeline.rules import to_the_millisecond
 
 PROBE = "(probe)"
 """A destination that no archive can have: an AE title has no parentheses of ours."""
+
+SAMPLE = 1000
+"""Rows of each index, https://sqlite.org/lang_analyze.html#approx."""
 
 
 class SqlTransaction:
@@ -42,6 +46,7 @@ class SqlTransaction:
         self.circuits = SqlCircuits(connection)
         self.labels = SqlLabels(connection)
         self.requests = SqlRequests(connection)
+        self.standing = SqlStanding(connection)
 
     def now(self) -> datetime:
         moment = self._connection.scalars(select(now())).one()
@@ -90,6 +95,16 @@ class SqlCatalog:
                 connection.execute(insert(circuits).values(destination=PROBE))
                 connection.execute(select(circuits.c.destination).where(circuits.c.destination == PROBE)).one()
                 transaction.rollback()
+
+    def tidy(self) -> None:
+        """Count anew what SQLite's planner goes by, from a sample of each index: milliseconds. PostgreSQL does so by itself."""
+        if self._url.get_backend_name() != "sqlite":
+            return
+        with self._translated(), self._engine.connect() as connection:
+            connection = connection.execution_options(writes=True)
+            with connection.begin():
+                connection.exec_driver_sql(f"PRAGMA analysis_limit = {SAMPLE}")
+                connection.exec_driver_sql("ANALYZE")
 
     def dispose(self) -> None:
         """Close all connections."""

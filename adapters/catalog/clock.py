@@ -11,6 +11,8 @@ from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TEXT, TypeDecorator, TypeEngine
 
+DAY = 86400.0
+"""Seconds."""
 SQLITE_FORMAT = "%Y-%m-%d %H:%M:%f+00:00"
 """Of SQLite's strftime: UTC to the millisecond, says so, and sorts as text."""
 
@@ -72,4 +74,5 @@ def _shifted_sqlite(element: _shifted, compiler: Any, **options: Any) -> str:
 
 @compiles(_shifted, "postgresql")
 def _shifted_postgresql(element: _shifted, compiler: Any, **options: Any) -> str:
-    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"
+    # As a query of its own it is one moment for the whole statement, and so one that an index can be searched by.
+    return f"(SELECT clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"

@@ -10,18 +10,34 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, delete, func, literal_column, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Select,
+    and_,
+    case,
+    delete,
+    exists,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
-from adapters.catalog.clock import in_seconds, now
+from adapters.catalog.clock import DAY, in_seconds, now
 from adapters.catalog.tables import jobs
 from adapters.catalog.words import words
 from pipeline.domain import Job, JobKind, JobState
 from pipeline.errors import LeaseLost
 
-DAY = 86400.0
 WAITING, RUNNING, DONE, QUARANTINED = (state.value for state in JobState)
+OPEN = (WAITING, RUNNING, QUARANTINED)
 NOT_HELD: dict[str, Any] = {"lease_until": None, "lease_token": "", "worker": ""}
 
 
@@ -32,7 +48,7 @@ class SqlJobs:
         self._connection = connection
 
     def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = 100) -> int | None:
-        same = and_(jobs.c.kind == kind.value, jobs.c.subject == subject, jobs.c.state == WAITING)
+        same = and_(jobs.c.kind == kind.value, jobs.c.subject == subject, _is(WAITING))
         more_urgent = case((jobs.c.priority > priority, priority), else_=jobs.c.priority)
         renewed = update(jobs).where(same).values(payload=dict(payload or {}), priority=more_urgent)
         while True:  # the one that waits may be claimed between the two statements: then it is not the one to wait any more
@@ -99,8 +115,11 @@ class SqlJobs:
         self._change(job, state=QUARANTINED, finished_at=now(), error=words(error), **NOT_HELD)
 
     def is_open(self, kind: JobKind, subject: str) -> bool:
-        query = select(jobs.c.id).where(jobs.c.kind == kind.value, jobs.c.subject == subject, jobs.c.state != DONE).limit(1)
-        return self._connection.scalar(query) is not None
+        return bool(self._connection.scalar(select(has_job(kind, literal(subject), *OPEN))))
+
+    def waiting(self, kind: JobKind, *, at_most: int) -> int:
+        some = select(jobs.c.id).where(_is(WAITING), jobs.c.kind == kind.value).limit(at_most).subquery()
+        return self._connection.scalar(select(func.count()).select_from(some)) or 0
 
     def pressing(self, kind: JobKind, *, before: int) -> bool:
         urgent = and_(jobs.c.kind == kind.value, jobs.c.priority < before)
@@ -112,21 +131,26 @@ class SqlJobs:
         query = select(jobs.c.kind, jobs.c.state, func.count()).group_by(jobs.c.kind, jobs.c.state)
         return {(JobKind(kind), JobState(state)): n for kind, state, n in self._connection.execute(query)}
 
-    def oldest_due_seconds(self) -> dict[JobKind, float]:
-        """Return for each kind how long its oldest waiting job has been due, seconds by the database's clock."""
-        query = select(jobs.c.kind, func.min(jobs.c.run_at, type_=jobs.c.run_at.type)).where(_is(WAITING), jobs.c.run_at <= now())
+    def oldest_due_seconds(self, *, before: int) -> dict[JobKind, float]:
+        """Return for each kind how long its oldest waiting job has been due, seconds by the database's clock.
+
+        Of jobs with a priority number below `before`: the others wait on purpose.
+        """
+        waits = and_(_is(WAITING), jobs.c.priority < before, jobs.c.run_at <= now())
+        query = select(jobs.c.kind, func.min(jobs.c.run_at, type_=jobs.c.run_at.type)).where(waits)
         moment = self._connection.scalars(select(now())).one()
         return {
             JobKind(kind): (moment - since).total_seconds() for kind, since in self._connection.execute(query.group_by(jobs.c.kind))
         }
 
-    def purge_done(self, *, older_than_days: float) -> int:
-        old = and_(jobs.c.state == DONE, jobs.c.finished_at < in_seconds(-older_than_days * DAY))
-        return self._connection.execute(delete(jobs).where(old)).rowcount
+    def purge_done(self, *, older_than_days: float, limit: int = 10_000) -> int:
+        old = and_(_is(DONE), jobs.c.finished_at < in_seconds(-older_than_days * DAY))
+        some = select(jobs.c.id).where(old).order_by(jobs.c.finished_at).limit(limit)
+        return self._connection.execute(delete(jobs).where(jobs.c.id.in_(some))).rowcount
 
     def requeue(self, ids: Sequence[int] | None = None) -> int:
         """Newest first: of several jobs of one subject the newest waits again, or the one that waits already; the rest is over."""
-        chosen = select(jobs).where(jobs.c.state == QUARANTINED).order_by(jobs.c.id.desc()).with_for_update()
+        chosen = select(jobs).where(_is(QUARANTINED)).order_by(jobs.c.id.desc()).with_for_update()
         if ids is not None:
             chosen = chosen.where(jobs.c.id.in_(ids))
         rows = self._connection.execute(chosen).mappings().all()
@@ -145,6 +169,12 @@ class SqlJobs:
     def _put(self, job: Job, **values: Any) -> None:
         if not self._change(job, **values):
             raise LeaseLost(f"job {job.id} ({job.kind}) is no longer ours", hint="its lease ran out; see work.lease_seconds")
+
+
+def has_job(kind: JobKind, subject: ColumnElement[str], *states: str) -> ColumnElement[bool]:
+    """Say in SQL whether there is a job of this kind and subject in one of the open states; each has an index of its own."""
+    of_it = and_(jobs.c.kind == kind.value, jobs.c.subject == subject)
+    return or_(*(exists().where(of_it, _is(state)) for state in states))
 
 
 def _is(state: str, table: Any = jobs) -> ColumnElement[bool]:

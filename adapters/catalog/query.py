@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -29,7 +30,10 @@ SQLITE_READS = {
 }
 
 
-def run(url: str, sql: str, *, limit: int | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
+Answer = tuple[list[str], list[tuple[Any, ...]]]
+
+
+def run(url: str, sql: str, *, limit: int | None = None) -> Answer:
     """Return column names and rows; moments as UTC text and JSON as text, alike on both databases.
 
     Refused for what is no single reading statement; OutOfResources for a database that is away.
@@ -53,11 +57,31 @@ def run(url: str, sql: str, *, limit: int | None = None) -> tuple[list[str], lis
         engine.dispose()
 
 
-def _ask(connection: Connection, sql: str, limit: int | None) -> tuple[list[str], list[tuple[Any, ...]]]:
-    driver: Any = connection.connection.driver_connection
+def _ask(connection: Connection, sql: str, limit: int | None) -> Answer:
     connection.begin()
     if connection.dialect.name == "sqlite":
-        driver.set_authorizer(_authorize)
+        return _ask_apart(connection, sql, limit)
+    return _fetch(connection, sql, limit)
+
+
+def _ask_apart(connection: Connection, sql: str, limit: int | None) -> Answer:
+    """Ask on a thread of its own, and stop the statement where the caller is interrupted.
+
+    SQLite asks `_authorize` in the midst of its own work. On the main thread a signal's handler would run inside that answer, and
+    what it raises, a KeyboardInterrupt, would be lost there and pass for "access prohibited".
+    """
+    driver: Any = connection.connection.driver_connection
+    driver.set_authorizer(_authorize)
+    with ThreadPoolExecutor(1, thread_name_prefix="query") as thread:
+        asked = thread.submit(_fetch, connection, sql, limit)
+        try:
+            return asked.result()
+        except BaseException:
+            driver.interrupt()
+            raise
+
+
+def _fetch(connection: Connection, sql: str, limit: int | None) -> Answer:
     result = connection.execution_options(no_parameters=True).exec_driver_sql(sql)
     if not result.returns_rows:
         raise Refused("the statement returns no rows", hint="ask with SELECT")

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import sleep
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import URL, Connection, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.schema import CreateIndex
 
 import migrations
 from adapters.catalog.engine import database_url, open_engine
+from adapters.catalog.tables import TABLES
 from adapters.catalog.trouble import away, code_of, described, is_passing, reason, remedy
 from adapters.catalog.views import VIEWS
 from pipeline.errors import OutOfResources, SchemaMismatch
@@ -24,6 +28,8 @@ READERS = "radclipd_readers"
 """The group role that may read the views and nothing else."""
 LOCK = 7_270_411
 """Key of the PostgreSQL advisory lock that keeps two upgrades apart."""
+LOCK_SECONDS = 0.2
+"""Between two looks at that lock. Who waits for it in a statement would hold up the making of an index, and wait for that."""
 DEPENDED_UPON = "2BP01"
 """SQLSTATE dependent_objects_still_exist."""
 
@@ -53,13 +59,19 @@ def current(url: str) -> str | None:
 def upgrade(url: str) -> None:
     """Bring the database to this release's schema, wholly or not at all. Safe to repeat and to run twice at once.
 
+    On PostgreSQL indexes are made first, while others read and write; they are all that a failed upgrade may leave behind. On
+    SQLite others read meanwhile, and who writes waits.
+
     OutOfResources where it cannot be reached, SchemaMismatch where it is newer than this release or cannot be changed.
     """
     parsed = database_url(url)
     _make_folder(parsed)
+    if parsed.get_backend_name() == "postgresql":
+        with _connect(parsed, writes=True, isolation_level="AUTOCOMMIT") as connection:
+            _make_indexes(connection)
     with _connect(parsed, writes=True) as connection:
         if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+            _wait_for(connection, "pg_try_advisory_xact_lock")
             connection.execute(text("SET LOCAL lock_timeout = '5s'"))  # readers go on; the upgrade gives up instead
         found = _revision(connection)
         _refuse_newer(parsed, found)
@@ -79,6 +91,33 @@ def verify(url: str) -> None:
     if found is None:
         raise SchemaMismatch(f"catalog {described(parsed)} has no schema yet", hint=UPGRADE)
     raise SchemaMismatch(f"catalog {described(parsed)} has schema {found}, this release needs {wanted}", hint=UPGRADE)
+
+
+def _wait_for(connection: Connection, lock: str) -> None:
+    while not connection.scalar(text(f"SELECT {lock}(:key)"), {"key": LOCK}):
+        sleep(LOCK_SECONDS)
+
+
+def _make_indexes(connection: Connection) -> None:
+    """Make what indexes the tables of a catalog lack, and nobody waits for it. An attempt broken off left one that is not valid.
+
+    Outside a transaction, as CREATE INDEX CONCURRENTLY wants it. The lock goes with the connection.
+    """
+    _wait_for(connection, "pg_try_advisory_lock")
+    connection.execute(text("SET lock_timeout = 0"))  # it waits for whoever reads, a backup too, and nobody waits for it
+    if _revision(connection) in (None, head()):
+        return
+    invalid = "SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE NOT i.indisvalid"
+    for name in connection.scalars(text(invalid)).all():
+        connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
+    found = inspect(connection)
+    for table in (table for table in TABLES if found.has_table(table.name)):
+        columns = {column["name"] for column in found.get_columns(table.name)}
+        there = {index["name"] for index in found.get_indexes(table.name)}
+        for index in table.indexes:
+            if index.name not in there and {column.name for column in index.columns} <= columns:
+                made = str(CreateIndex(index, if_not_exists=True).compile(dialect=connection.dialect))
+                connection.execute(text(made.replace("INDEX", "INDEX CONCURRENTLY", 1)))
 
 
 def _refuse_newer(url: URL, found: str | None) -> None:
@@ -155,10 +194,10 @@ def _no_access(url: URL, error: OSError) -> OutOfResources:
 
 
 @contextmanager
-def _connect(url: URL, *, writes: bool) -> Iterator[Connection]:
+def _connect(url: URL, *, writes: bool, **options: Any) -> Iterator[Connection]:
     engine = open_engine(url, busy_timeout_seconds=30, check_foreign_keys=not writes)
     try:
-        with engine.connect().execution_options(writes=writes) as connection, connection.begin():
+        with engine.connect().execution_options(writes=writes, **options) as connection, connection.begin():
             yield connection
     except SQLAlchemyError as error:
         if code_of(error) == DEPENDED_UPON:

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, exists, func, insert, or_, select, union, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Executable,
+    RowMapping,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    exists,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.catalog.chunks import chunks
-from adapters.catalog.clock import in_seconds, now
-from adapters.catalog.tables import instances, jobs, labels, patients, predictions, reports, requests, series, studies
+from adapters.catalog.clock import DAY, in_seconds, now
+from adapters.catalog.jobs import OPEN, RUNNING, WAITING, has_job
+from adapters.catalog.tables import instances, labels, patients, predictions, reports, requests, series, studies
 from adapters.catalog.words import words
 from pipeline import rules
 from pipeline.domain import (
     FINDINGS,
     Header,
     JobKind,
-    JobState,
     ReportState,
     Sender,
     StoredFile,
@@ -29,6 +46,8 @@ from pipeline.domain import (
 
 OWN_COLUMNS = ("sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "instance_number")
 """Fields of a Header with a column of their own in `instances`; the others are in its `header`."""
+_ARRIVING = studies.c.state == literal_column(f"'{StudyState.ARRIVING.value}'")
+"""Written out, not a parameter: only so does SQLite see that a partial index serves."""
 _ORDER = (series.c.series_number.nulls_first(), instances.c.instance_number.nulls_first(), instances.c.sop_instance_uid)
 
 
@@ -46,41 +65,34 @@ class SqlStudies:
     def find_instance(self, sop_instance_uid: str) -> StoredInstance | None:
         if self._holds:  # there may be no row yet to lock
             self._connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(sop_instance_uid, 0))))
-        rows = self._connection.execute(_instances().where(instances.c.sop_instance_uid == sop_instance_uid)).mappings()
-        row = rows.one_or_none()
+        row = self._connection.execute(_INSTANCE, {"uid": sop_instance_uid}).mappings().one_or_none()
         return _instance(row) if row else None
 
     def add_instance(self, header: Header, file: StoredFile, sender: Sender, *, opens_study: bool) -> None:
         study = self._study_of(header)
         row = self._series_of(header, study)
-        self._connection.execute(
-            insert(instances).values(
-                series=row,
-                header={k: v for k, v in asdict(header).items() if k not in OWN_COLUMNS},
-                **{name: getattr(header, name) for name in OWN_COLUMNS},
-                file_key=file.key,
-                file_sha256=file.sha256,
-                file_size=file.size,
-                sender_ae_title=words(sender.ae_title, 64),
-                sender_address=words(sender.address, 64),
-                called_ae_title=words(sender.called_ae_title, 64),
-            )
-        )
-        opened = {"state": StudyState.ARRIVING.value, "reason": ""} if opens_study else {}
-        self._connection.execute(
-            update(studies)
-            .where(studies.c.id == study)
-            .values(instance_count=studies.c.instance_count + 1, last_received_at=now(), released=False, **opened)
-        )
+        values = {
+            "series": row,
+            "header": {k: v for k, v in asdict(header).items() if k not in OWN_COLUMNS},
+            **{name: getattr(header, name) for name in OWN_COLUMNS},
+            "file_key": file.key,
+            "file_sha256": file.sha256,
+            "file_size": file.size,
+            "sender_ae_title": words(sender.ae_title, 64),
+            "sender_address": words(sender.address, 64),
+            "called_ae_title": words(sender.called_ae_title, 64),
+        }
+        self._connection.execute(_ADD_INSTANCE, values)
+        self._connection.execute(_OPENED if opens_study else _GREW, {"study_id": study})
 
     def _study_of(self, header: Header) -> int:
         """Return the study's row, made where new. A study keeps the patient it came with."""
-        known = select(studies.c.id).where(studies.c.study_instance_uid == header.study_instance_uid)
-        if (found := self._connection.scalar(known)) is not None:
+        if (found := self._connection.scalar(_STUDY_ID, {"uid": header.study_instance_uid})) is not None:
             return int(found)
         patient = self._insert_or_find(
             patients,
-            patients.c.patient_key == header.patient_key,
+            _PATIENT_ID,
+            {"key": header.patient_key},
             patient_key=header.patient_key,
             patient_id=header.patient_id,
             issuer_of_patient_id=header.issuer_of_patient_id,
@@ -88,7 +100,8 @@ class SqlStudies:
         )
         return self._insert_or_find(
             studies,
-            studies.c.study_instance_uid == header.study_instance_uid,
+            _STUDY_ID,
+            {"uid": header.study_instance_uid},
             patient=patient,
             state=StudyState.ARRIVING.value,
             **{
@@ -105,30 +118,22 @@ class SqlStudies:
         )
 
     def _series_of(self, header: Header, study: int) -> int:
-        same = and_(series.c.study == study, series.c.series_instance_uid == header.series_instance_uid)
-        if (found := self._connection.scalar(select(series.c.id).where(same))) is not None:
+        same = {"in_study": study, "uid": header.series_instance_uid}
+        if (found := self._connection.scalar(_SERIES_ID, same)) is not None:
             return int(found)
         names = ("series_instance_uid", "modality", "series_number", "series_description")
-        return self._insert_or_find(series, same, study=study, **{name: getattr(header, name) for name in names})
+        return self._insert_or_find(series, _SERIES_ID, same, study=study, **{name: getattr(header, name) for name in names})
 
-    def _insert_or_find(self, table: Any, same: ColumnElement[bool], **values: Any) -> int:
+    def _insert_or_find(self, table: Table, find: Select[Any], same: dict[str, Any], **values: Any) -> int:
         """Insert unless another association was faster; return the row's id."""
-        dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
-        statement = dialect.insert(table).values(**values).on_conflict_do_nothing().returning(table.c.id)
-        made = self._connection.scalar(statement)
-        found = made if made is not None else self._connection.scalar(select(table.c.id).where(same))
+        made = self._connection.scalar(_insert_new(table, self._connection.dialect.name), values)
+        found = made if made is not None else self._connection.scalar(find, same)
         assert found is not None
         return int(found)
 
     def find(self, study_instance_uid: str) -> Study | None:
-        query = (
-            select(studies, patients.c.patient_key)
-            .join(patients, studies.c.patient == patients.c.id)
-            .where(studies.c.study_instance_uid == study_instance_uid)
-        )
-        if self._holds:
-            query = query.with_for_update(of=studies, key_share=True)
-        row = self._connection.execute(query).mappings().one_or_none()
+        query = _HELD_STUDY if self._holds else _STUDY
+        row = self._connection.execute(query, {"uid": study_instance_uid}).mappings().one_or_none()
         return _study(row) if row else None
 
     def instances(self, study_instance_uid: str) -> list[StoredInstance]:
@@ -143,19 +148,22 @@ class SqlStudies:
                 found.setdefault(row["study_instance_uid"], []).append(_instance(row))
         return found
 
-    def unread(self, version: int) -> dict[str, str]:
-        read = union(select(labels.c.study), select(requests.c.study)).subquery()
-        known = select(studies.c.patient).where(studies.c.id.in_(select(read.c.study)))
-        scored = exists().where(
-            predictions.c.study == studies.c.id, predictions.c.version == version, predictions.c.finding == FINDINGS[0]
-        )
-        query = (
-            select(studies.c.study_instance_uid, patients.c.patient_key)
-            .join(patients, studies.c.patient == patients.c.id)
-            .where(studies.c.state.in_((StudyState.SCORED.value, StudyState.REPORTED.value)), scored)
-            .where(studies.c.patient.not_in(known))
-        )
-        return dict(sorted((uid, key) for uid, key in self._connection.execute(query)))
+    def patients(self) -> int:
+        return self._connection.scalar(select(func.max(patients.c.id))) or 0
+
+    def unread(
+        self,
+        version: int,
+        *,
+        ask_again_days: float,
+        patients: Collection[int] | None = None,
+        among: Collection[str] | None = None,
+    ) -> dict[str, str]:
+        query = _unread(version, ask_again_days)
+        queries = [query] if patients is None else [query.where(studies.c.patient.in_(some)) for some in chunks(patients)]
+        if among is not None:
+            queries = [one.where(studies.c.study_instance_uid.in_(some)) for one in queries for some in chunks(among)]
+        return dict(sorted((uid, key) for one in queries for uid, key in self._connection.execute(one)))
 
     def accession_numbers(self, study_instance_uids: Collection[str]) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -175,21 +183,20 @@ class SqlStudies:
 
     def newest(self, *, limit: int) -> list[str]:
         complete = studies.c.state != StudyState.ARRIVING.value
-        query = select(studies.c.study_instance_uid).where(complete).order_by(studies.c.received_at.desc(), studies.c.id.desc())
+        query = select(studies.c.study_instance_uid).where(complete).order_by(studies.c.id.desc())
         return list(self._connection.scalars(query.limit(limit)))
 
-    def unscored(self, version: int, *, limit: int) -> list[str]:
-        scored = exists().where(predictions.c.study == studies.c.id, predictions.c.version == version)
-        in_hand = exists().where(
-            jobs.c.kind == JobKind.SCORE.value, jobs.c.subject == studies.c.study_instance_uid, jobs.c.state != JobState.DONE.value
+    def highest(self) -> int:
+        return self._connection.scalar(select(func.max(studies.c.id))) or 0
+
+    def unscored(self, version: int, *, limit: int, numbers: range | None = None) -> list[str]:
+        in_hand = has_job(JobKind.SCORE, studies.c.study_instance_uid, *OPEN)
+        query = select(studies.c.study_instance_uid).where(
+            or_(studies.c.state == StudyState.REPORTED.value, _refused()), ~_scored(version), ~in_hand
         )
-        query = (
-            select(studies.c.study_instance_uid)
-            .where(or_(studies.c.state == StudyState.REPORTED.value, _refused()), ~scored, ~in_hand)
-            .order_by(studies.c.received_at.desc(), studies.c.id.desc())
-            .limit(limit)
-        )
-        return list(self._connection.scalars(query))
+        if numbers is not None:
+            query = query.where(studies.c.id >= numbers.start, studies.c.id < numbers.stop)
+        return list(self._connection.scalars(query.order_by(studies.c.id.desc()).limit(limit)))
 
     def documents(self) -> list[str]:
         family = instances.c.sop_class_uid.startswith(rules.STRUCTURED_REPORT_FAMILY, autoescape=True)  # key objects among them
@@ -207,7 +214,7 @@ class SqlStudies:
         due: ColumnElement[bool] = studies.c.last_received_at <= in_seconds(-seconds)
         query = (
             select(studies.c.study_instance_uid)
-            .where(studies.c.state == StudyState.ARRIVING.value, or_(due, studies.c.released) if released else due)
+            .where(_ARRIVING, or_(due, studies.c.released) if released else due)
             .order_by(studies.c.last_received_at)
             .limit(limit)
         )
@@ -216,7 +223,7 @@ class SqlStudies:
     def arriving(self, *, limit: int) -> list[tuple[str, int]]:
         query = (
             select(studies.c.study_instance_uid, studies.c.instance_count)
-            .where(studies.c.state == StudyState.ARRIVING.value)
+            .where(_ARRIVING)
             .order_by(studies.c.last_received_at)
             .limit(limit)
         )
@@ -239,20 +246,64 @@ class SqlStudies:
         return int(self._connection.execute(statement).scalar_one())
 
 
+def _scored(version: int) -> ColumnElement[bool]:
+    """All findings of a study are predicted together; one tells."""
+    return exists().where(
+        predictions.c.study == studies.c.id, predictions.c.version == version, predictions.c.finding == FINDINGS[0]
+    )
+
+
+def _unread(version: int, ask_again_days: float) -> Select[Any]:
+    """Scored studies that were not asked for, of patients of whom nothing was labelled and no request holds."""
+    theirs = studies.alias()
+    holds = or_(requests.c.asked_because == rules.MONITORING, requests.c.asked_at > in_seconds(-ask_again_days * DAY))
+    labelled, asked_for = exists().where(labels.c.study == theirs.c.id), exists().where(requests.c.study == theirs.c.id, holds)
+    known = exists().where(theirs.c.patient == studies.c.patient, or_(labelled, asked_for))
+    return (
+        select(studies.c.study_instance_uid, patients.c.patient_key)
+        .join(patients, studies.c.patient == patients.c.id)
+        .where(studies.c.state.in_((StudyState.SCORED.value, StudyState.REPORTED.value)), _scored(version), ~known)
+        .where(~exists().where(requests.c.study == studies.c.id))
+    )
+
+
 def _refused() -> ColumnElement[bool]:
     """A study whose last report the archive has refused for good, and of which no other is on its way."""
     last = select(reports.c.state).where(reports.c.study == studies.c.id).order_by(reports.c.id.desc()).limit(1)
-    on_its_way = exists().where(
-        jobs.c.kind == JobKind.REPORT.value,
-        jobs.c.subject == studies.c.study_instance_uid,
-        jobs.c.state.in_([JobState.WAITING.value, JobState.RUNNING.value]),
-    )
+    on_its_way = has_job(JobKind.REPORT, studies.c.study_instance_uid, WAITING, RUNNING)
     scored = studies.c.state == StudyState.SCORED.value
     return and_(scored, last.scalar_subquery() == ReportState.REFUSED.value, ~on_its_way)
 
 
 def _instances() -> Select[Any]:
     return select(instances).join(series, instances.c.series == series.c.id).join(studies, series.c.study == studies.c.id)
+
+
+# Each film passes these: made once, they need not be put together and recognised each time.
+_INSTANCE = _instances().where(instances.c.sop_instance_uid == bindparam("uid"))
+_STUDY = (
+    select(studies, patients.c.patient_key)
+    .join(patients, studies.c.patient == patients.c.id)
+    .where(studies.c.study_instance_uid == bindparam("uid"))
+)
+_HELD_STUDY = _STUDY.with_for_update(of=studies, key_share=True)
+_PATIENT_ID = select(patients.c.id).where(patients.c.patient_key == bindparam("key"))
+_STUDY_ID = select(studies.c.id).where(studies.c.study_instance_uid == bindparam("uid"))
+_SERIES_ID = select(series.c.id).where(series.c.study == bindparam("in_study"), series.c.series_instance_uid == bindparam("uid"))
+_ADD_INSTANCE = insert(instances)
+_GREW = (
+    update(studies)
+    .where(studies.c.id == bindparam("study_id"))
+    .values(instance_count=studies.c.instance_count + 1, last_received_at=now(), released=False)
+)
+_OPENED = _GREW.values(state=StudyState.ARRIVING.value, reason="")
+
+
+@cache
+def _insert_new(table: Table, dialect: str) -> Executable:
+    made: Any = (postgresql if dialect == "postgresql" else sqlite).insert(table)
+    found: Executable = made.on_conflict_do_nothing().returning(table.c.id)
+    return found
 
 
 def _instance(row: RowMapping) -> StoredInstance:

@@ -6,6 +6,7 @@ Times are the database's own clock, UTC. No patient names, no birth dates.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -51,6 +52,11 @@ def _one_of(column: str, values: Iterable[str]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
 
+def _where(condition: str) -> dict[str, Any]:
+    """An index of some of the rows only."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
+
 def _created() -> Column[object]:
     return Column("created_at", Moment(), nullable=False, server_default=now())
 
@@ -64,7 +70,7 @@ patients = Table(
     metadata,
     _key(),
     Column("patient_key", String(300), nullable=False, unique=True),  # one row per PatientID and issuer; none: one per study
-    Column("patient_id", String(128), nullable=False),
+    Column("patient_id", String(128), nullable=False, index=True),
     Column("issuer_of_patient_id", String(128), nullable=False),
     Column("patient_sex", String(16), nullable=False),
     _created(),
@@ -77,7 +83,7 @@ studies = Table(
     Column("study_instance_uid", UID, nullable=False, unique=True),  # a study is known by its UID
     Column("patient", ForeignKey("patients.id"), nullable=False, index=True),
     Column("accession_number", String(64), nullable=False, index=True),
-    Column("study_date", String(8), nullable=False),
+    Column("study_date", String(8), nullable=False, index=True),
     Column("study_time", String(16), nullable=False),
     Column("study_description", String(128), nullable=False),
     Column("patient_age", String(4), nullable=False),
@@ -87,16 +93,12 @@ studies = Table(
     Column("instance_count", Integer, nullable=False, server_default="0"),
     Column("released", Boolean, nullable=False, server_default=text("false")),
     Column("received_at", Moment(), nullable=False, server_default=now()),
-    Column("last_received_at", Moment(), nullable=False, server_default=now()),
+    Column("last_received_at", Moment(), nullable=False, server_default=now(), index=True),
     _one_of("state", StudyState),
     CheckConstraint("state <> 'ignored' OR reason <> ''", name="ignored_says_why"),
     CheckConstraint("revision >= 0", name="revision"),
-    Index(
-        "ix_studies_arriving",
-        "last_received_at",
-        sqlite_where=text("state = 'arriving'"),
-        postgresql_where=text("state = 'arriving'"),
-    ),
+    Index("ix_studies_unreported", "id", **_where("state <> 'reported'")),  # few of a large archive
+    Index("ix_studies_arriving", "last_received_at", **_where("state = 'arriving'")),
 )
 
 series = Table(
@@ -127,7 +129,7 @@ instances = Table(
     Column("sender_ae_title", String(64), nullable=False),
     Column("sender_address", String(64), nullable=False),
     Column("called_ae_title", String(64), nullable=False),
-    Column("received_at", Moment(), nullable=False, server_default=now()),
+    Column("received_at", Moment(), nullable=False, server_default=now(), index=True),
     CheckConstraint("file_size > 0", name="file_size"),
 )
 
@@ -152,13 +154,7 @@ model_versions = Table(
     Column("retired_at", Moment()),
     _one_of("state", VersionState),
     CheckConstraint("state <> 'rejected' OR reason <> ''", name="rejected_says_why"),
-    Index(
-        "uq_model_versions_serving",  # at most one version serves
-        "state",
-        unique=True,
-        sqlite_where=text("state = 'serving'"),
-        postgresql_where=text("state = 'serving'"),
-    ),
+    Index("uq_model_versions_serving", "state", unique=True, **_where("state = 'serving'")),  # at most one version serves
 )
 
 image_scores = Table(
@@ -185,6 +181,8 @@ predictions = Table(
     CheckConstraint("probability BETWEEN 0 AND 1", name="probability"),  # a probability is one; NaN is none
     _one_of("finding", FINDINGS),
     _one_of("decision", Decision),
+    Index("ix_predictions_present", "predicted_at", **_where("decision = 'present'")),  # what was found of late: a small share
+    Index("ix_predictions_scored", "version", "study", "predicted_at", **_where(f"finding = '{FINDINGS[0]}'")),  # one for all
     sqlite_with_rowid=False,  # as image_scores
 )
 
@@ -192,7 +190,7 @@ labels = Table(
     "labels",  # append-only: triggers refuse UPDATE and DELETE
     metadata,
     _key(),
-    Column("study", ForeignKey("studies.id"), nullable=False, index=True),
+    Column("study", ForeignKey("studies.id"), nullable=False),
     Column("finding", String(32), nullable=False),
     Column("state", String(16)),  # none: a withdrawal
     Column("reader", String(64), nullable=False),
@@ -217,9 +215,11 @@ labels = Table(
         "finding",
         "reader",
         unique=True,
-        sqlite_where=text("document <> '' AND state IS NOT NULL"),
-        postgresql_where=text("document <> '' AND state IS NOT NULL"),
+        **_where("document <> '' AND state IS NOT NULL"),
     ),
+    Index("ix_labels_document", "document"),
+    Index("ix_labels_reader", "reader", "id"),
+    Index("ix_labels_statement", "study", "finding", "reader", "stated_at", "id", "state"),  # has the same reader spoken since?
 )
 
 requests = Table(
@@ -261,6 +261,8 @@ reports = Table(
     _one_of("state", ReportState),
     CheckConstraint("state IN ('pending', 'refused') OR file_sha256 IS NOT NULL", name="built_has_bytes"),
     CheckConstraint("state <> 'sent' OR sent_at IS NOT NULL", name="sent_has_a_time"),
+    Index("ix_reports_created_at", "created_at"),
+    Index("ix_reports_unsent", "created_at", **_where("state <> 'sent'")),
 )
 
 jobs = Table(
@@ -283,32 +285,13 @@ jobs = Table(
     _one_of("kind", JobKind),
     _one_of("state", JobState),
     CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="running_is_leased"),
-    Index(
-        "uq_jobs_waiting",  # one waiting job per kind and subject
-        "kind",
-        "subject",
-        unique=True,
-        sqlite_where=text("state = 'waiting'"),
-        postgresql_where=text("state = 'waiting'"),
-    ),
-    Index(
-        "uq_jobs_running",  # two workers never have the same subject in hand
-        "kind",
-        "subject",
-        unique=True,
-        sqlite_where=text("state = 'running'"),
-        postgresql_where=text("state = 'running'"),
-    ),
-    Index(
-        "ix_jobs_due",
-        "kind",
-        "priority",
-        "run_at",
-        "id",
-        sqlite_where=text("state = 'waiting'"),
-        postgresql_where=text("state = 'waiting'"),
-    ),
-    Index("ix_jobs_state", "state", "kind", "finished_at"),
+    Index("uq_jobs_waiting", "kind", "subject", unique=True, **_where("state = 'waiting'")),  # one waits of a kind and subject
+    Index("uq_jobs_running", "kind", "subject", unique=True, **_where("state = 'running'")),  # and one worker has it in hand
+    Index("ix_jobs_quarantined", "kind", "subject", **_where("state = 'quarantined'")),
+    Index("ix_jobs_due", "kind", "priority", "run_at", "id", **_where("state = 'waiting'")),
+    Index("ix_jobs_done", "finished_at", **_where("state = 'done'")),  # what is forgotten in time
+    Index("ix_jobs_learn", "id", **_where("kind = 'learn'")),  # a few among very many
+    Index("ix_jobs_by_state", "state", "id", "kind"),  # lists, newest first, and counts
 )
 
 circuits = Table(

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from adapters.host.config import Config
 
 
+METRICS_SECONDS = 10.0
+"""How long a scrape may take, as long as Prometheus waits by itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """One thing to try: its name and a function that returns what it found or raises."""
@@ -123,6 +127,8 @@ def _model(config: Config) -> str:
 def _prefixes(config: Config) -> str:
     from tempfile import TemporaryFile
 
+    from adapters.metrics import prefix_bytes
+
     if not config.prefix.keep:
         return "off: learning and scoring again read the pixels"
     folder, limit = config.prefix.directory, int(config.prefix.limit)
@@ -134,8 +140,29 @@ def _prefixes(config: Config) -> str:
         raise OutOfResources(
             f"{folder} cannot be written: {error.strerror}", hint="make it the daemon's, or set prefix.keep = false"
         ) from error
-    taken = sum(path.stat().st_size for path in folder.glob("*/*"))
-    return f"{folder}: {taken / 2**30:.1f} of {limit / 2**30:.1f} GiB taken"
+    return f"{folder}: {prefix_bytes(config) / 2**30:.1f} of {limit / 2**30:.1f} GiB taken"
+
+
+def _metrics(config: Config) -> str:
+    from http.client import HTTPException
+    from urllib.error import HTTPError, URLError
+    from urllib.request import ProxyHandler, build_opener
+
+    if not config.metrics.enabled:
+        return "off; metrics.enabled = true serves them to Prometheus"
+    address, port = config.metrics.address, config.metrics.port
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+    url = f"http://[{host}]:{port}/metrics" if ":" in host else f"http://{host}:{port}/metrics"
+    try:
+        with build_opener(ProxyHandler({})).open(url, timeout=METRICS_SECONDS) as answer:
+            ours = b"radclipd_build_info" in answer.read()
+    except (HTTPError, HTTPException, TimeoutError):
+        ours = False
+    except URLError:
+        return f"{url} will answer when the dispatcher runs"
+    if not ours:
+        raise ConfigurationError(f"another program answers at {url}", hint="set metrics.port to a free one")
+    return f"{url} answers"
 
 
 def _device(config: Config) -> str:
@@ -159,5 +186,6 @@ PROBES = (
     Probe("archive", _archive),
     Probe("model", _model),
     Probe("prefix store", _prefixes),
+    Probe("metrics", _metrics),
     Probe("device", _device),
 )

@@ -269,7 +269,11 @@ def _votes(votes: Any) -> str:
 def _listing(study: str, reader: str, finding: str, every: bool, limit: int) -> str:
     conditions = [] if every else ["revoked = 0"]
     if study:
-        conditions.append(f"{_quoted(study)} IN (study_instance_uid, accession_number)")
+        named = " UNION ALL ".join(
+            f"SELECT study_instance_uid FROM v_studies WHERE {column} = {_quoted(study)}"
+            for column in ("study_instance_uid", "accession_number")
+        )
+        conditions.append(f"study_instance_uid IN ({named})")
     if reader:
         conditions.append(f"reader = {_quoted(reader)}")
     if finding:

@@ -7,6 +7,16 @@ from datetime import datetime
 from typing import Any
 
 MINUTE, HOUR = 60.0, 3600.0
+OLDEST = """
+SELECT 1 FROM (
+    SELECT study_instance_uid FROM v_studies WHERE state IN ('reported', 'scored') ORDER BY last_received_at LIMIT 200
+) AS oldest
+WHERE NOT EXISTS (
+    SELECT 1 FROM v_predictions p JOIN v_model_versions m ON m.number = p.version AND m.state = 'serving'
+    WHERE p.study_instance_uid = oldest.study_instance_uid
+)
+LIMIT 1"""
+"""The archive is scored again newest study first: as long as that goes on, the oldest are not. v_rescoring counts all of it."""
 
 
 def lines(url: str) -> Iterator[str]:
@@ -15,6 +25,8 @@ def lines(url: str) -> Iterator[str]:
 
     columns, rows = query.run(url, "SELECT * FROM v_learning ORDER BY job DESC LIMIT 1")
     yield from (learning(dict(zip(columns, row, strict=True))) for row in rows)
+    if not query.run(url, OLDEST)[1]:
+        return
     columns, rows = query.run(url, "SELECT * FROM v_rescoring WHERE scored < studies")
     yield from (rescoring(dict(zip(columns, row, strict=True))) for row in rows)
 

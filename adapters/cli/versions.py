@@ -107,9 +107,10 @@ def _print_card(version: ModelVersion) -> None:
 
 def _prove(config: Config) -> Prove:
     """Load a version as serving would, on the device that serves."""
-    from adapters.gpu.scorer import load_scorer
 
     def prove(version: ModelVersion) -> object:
+        from adapters.gpu.scorer import load_scorer
+
         return load_scorer(
             version,
             config.model.directory,

@@ -10,6 +10,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.valuerep import validate_value
 
+from adapters.dicom.form import UTF_8
 from pipeline.errors import ReportImpossible
 
 TYPE_2 = (  # PS3.3 C.7.1.1 and C.7.2.1: may be empty, must be there
@@ -36,7 +37,6 @@ PRIVATE_TO_THE_PATIENT = ("PatientComments", "AdditionalPatientHistory", "Medica
 GEOMETRY = ("PatientOrientation", "ImagerPixelSpacing")
 STRICT = {"AS", "CS", "DA", "TM"}
 """Value representations with a form of their own (PS3.5 6.2) that senders are seen to break."""
-UTF_8 = "ISO_IR 192"
 
 
 def evidence_of(content: bytes) -> FileDataset:

@@ -7,45 +7,30 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version as installed_version
-from io import BytesIO
 from typing import Any
 
-from highdicom.sr import (
-    AlgorithmIdentification,
-    Comprehensive3DSR,
-    ComprehensiveSR,
-    ContainerContentItem,
-    DeviceObserverIdentifyingAttributes,
-    EnhancedSR,
-    FindingSite,
-    Measurement,
-    MeasurementReport,
-    MeasurementsAndQualitativeEvaluations,
-    ObservationContext,
-    ObserverContext,
-    QualitativeEvaluation,
-    RelationshipTypeValues,
-    SourceImageForMeasurementGroup,
-    TextContentItem,
-    TrackingIdentifier,
-)
-from pydicom.dataset import Dataset, FileDataset
+from highdicom.sr import Comprehensive3DSR, ComprehensiveSR, EnhancedSR, ObserverContext
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 
 from adapters.dicom import codes, part10
 from adapters.dicom.codes import finding_codes
-from adapters.dicom.evidence import UTF_8, evidence_of
+from adapters.dicom.evidence import evidence_of
+from adapters.dicom.form import CONTENT_SEQUENCE, UTF_8, encoded
+from adapters.dicom.report_form import ReportForm
+from adapters.dicom.tree import LONG_STRING, observer_of
 from adapters.dicom.uids import report_uid, series_uid, tracking_uid
 from pipeline.domain import Decision, ModelVersion, Prediction, Report, ReportState
 from pipeline.errors import RadclipdError, ReportImpossible
 from pipeline.ports import ImageStore, ReportContent
 from pipeline.rules import OWN_MODEL_NAME
 
-RESEARCH_ONLY = "Research use only. Not for diagnostic use. Preliminary, unverified output of an algorithm."
 SERIES_DESCRIPTION = "AI chest findings - research only"
 TRANSFER_SYNTAX = "1.2.840.10008.1.2.1"
-LONG_STRING, SHORT_STRING = 64, 16  # VR LO and SH, PS3.5 6.2
+FORMS_KEPT = 4
+"""Of how many versions the forms are kept: one serves, another may still be reported on."""
 
 CLASSES: dict[str, Any] = {
     "comprehensive-3d": Comprehensive3DSR,
@@ -72,10 +57,11 @@ class ReportSettings:
 
 
 class SrWriter:
-    """ports.ReportWriter by highdicom."""
+    """ports.ReportWriter by highdicom, which makes what differs from study to study and, once, what does not (`ReportForm`)."""
 
     def __init__(self, settings: ReportSettings, store: ImageStore) -> None:
         self._settings, self._store = settings, store
+        self._forms: dict[int, ReportForm] = {}
 
     def identify(self, study_instance_uid: str, version: int, revision: int) -> Report:
         root = self._settings.uid_root
@@ -96,7 +82,7 @@ class SrWriter:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a library's doubts about a name quote the name
-                return _file_bytes(self._document(content, evidence))
+                return self._file(content, evidence)
         except RadclipdError:
             raise
         except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
@@ -105,126 +91,61 @@ class SrWriter:
                 hint="please report this header to radclipd, with names and dates removed",
             ) from error
 
-    def _document(self, content: ReportContent, evidence: list[FileDataset]) -> Dataset:
-        report, settings = content.report, self._settings
-        name = next(name for name, uid in CLASS_UIDS.items() if uid == report.sop_class_uid)
-        document: Dataset = CLASSES[name](
-            evidence=evidence,
-            content=_content(content, evidence, settings),
-            series_instance_uid=report.series_instance_uid,
-            series_number=settings.series_number,
+    def _file(self, content: ReportContent, evidence: Sequence[Dataset]) -> bytes:
+        form, root = self._form(content.version), self._settings.uid_root
+        headline = document_of(content, evidence, form.root, self._settings)
+        tracking = partial(tracking_uid, root, content.study.study_instance_uid)
+        tree = form.filled(evidence, told_of(content, self._settings), tracking)
+        body = encoded(headline[:CONTENT_SEQUENCE]) + tree + encoded(headline[CONTENT_SEQUENCE + 1 :])
+        report = content.report
+        return part10.file_bytes(
+            body,
+            sop_class_uid=report.sop_class_uid,
             sop_instance_uid=report.sop_instance_uid,
-            instance_number=report.revision,
-            manufacturer=settings.manufacturer,
-            institution_name=settings.institution_name or None,
-            is_complete=True,
-            is_final=False,
-            is_verified=False,
-            series_description=_series_description(content.version),
-            specific_character_set=UTF_8,
+            transfer_syntax_uid=TRANSFER_SYNTAX,
         )
-        _finish(document, content)
-        return document
+
+    def _form(self, version: ModelVersion) -> ReportForm:
+        """The form belongs to the version as it is in the catalog, word for word: a version that has changed gets another."""
+        form = self._forms.get(version.number)
+        if form is None or form.version != version:
+            if len(self._forms) >= FORMS_KEPT:
+                self._forms.clear()
+            form = self._forms[version.number] = ReportForm(version, self._observer(version))
+        return form
+
+    def _observer(self, version: ModelVersion) -> ObserverContext:
+        settings = self._settings
+        return observer_of(version, manufacturer=settings.manufacturer, institution_name=settings.institution_name)
 
 
-def _content(content: ReportContent, evidence: Sequence[Dataset], settings: ReportSettings) -> Dataset:
-    """Return the root of the tree: TID 1500 and, after its last row, what must be read in words."""
+def told_of(content: ReportContent, settings: ReportSettings) -> list[Prediction]:
+    """Return the predictions that the report lists: all where nothing else is to be told, for one must be (TID 1500)."""
     told = [p for p in content.predictions if settings.include_absent or p.decision is not Decision.ABSENT]
-    tree = MeasurementReport(
-        observation_context=ObservationContext(observer_device_context=_observer(content.version, settings)),
-        procedure_reported=codes.IMAGING_PROCEDURE,
-        imaging_measurements=[_group(prediction, content, settings) for prediction in told],
-        referenced_images=list(evidence),
+    return told or list(content.predictions)
+
+
+def document_of(content: ReportContent, evidence: Sequence[Dataset], root: Dataset, settings: ReportSettings) -> Dataset:
+    """Return the SR with this root of its content tree."""
+    report = content.report
+    name = next(name for name, uid in CLASS_UIDS.items() if uid == report.sop_class_uid)
+    document: Dataset = CLASSES[name](
+        evidence=evidence,
+        content=root,
+        series_instance_uid=report.series_instance_uid,
+        series_number=settings.series_number,
+        sop_instance_uid=report.sop_instance_uid,
+        instance_number=report.revision,
+        manufacturer=settings.manufacturer,
+        institution_name=settings.institution_name or None,
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        series_description=_series_description(content.version),
+        specific_character_set=UTF_8,
     )
-    root: Dataset = tree[0]
-    root.ContentSequence.append(_in_words(content.version, told))
-    return root
-
-
-def _observer(version: ModelVersion, settings: ReportSettings) -> ObserverContext:
-    """TID 1004: each version is a device of its own."""
-    return ObserverContext(
-        observer_type=codes.DEVICE,
-        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
-            uid=version.device_uid,
-            name=f"{OWN_MODEL_NAME} version {version.number}",
-            manufacturer_name=settings.manufacturer,
-            model_name=OWN_MODEL_NAME,
-            serial_number=str(version.number),
-            physical_location=settings.institution_name or None,
-        ),
-    )
-
-
-def _group(prediction: Prediction, content: ReportContent, settings: ReportSettings) -> MeasurementsAndQualitativeEvaluations:
-    """TID 1501 for one finding."""
-    code = finding_codes()[prediction.finding]
-    return MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(
-            uid=tracking_uid(settings.uid_root, content.study.study_instance_uid, prediction.finding),
-            identifier=f"radclipd/{prediction.finding}",
-        ),
-        finding_type=code.concept,
-        algorithm_id=_algorithm(content.version, prediction.finding),
-        finding_sites=[FindingSite(anatomic_location=code.site)],
-        measurements=[_measurement(prediction, calibrated=content.version.calibrated)],
-        qualitative_evaluations=[QualitativeEvaluation(name=code.concept, value=codes.DECISIONS[prediction.decision])],
-        source_images=[
-            SourceImageForMeasurementGroup(image.header.sop_class_uid, image.header.sop_instance_uid) for image in content.evidence
-        ],
-    )
-
-
-def _measurement(prediction: Prediction, *, calibrated: bool) -> Measurement:
-    """A calibrated score is a probability; one that is not must not be told as one."""
-    if calibrated:
-        return Measurement(name=codes.PROBABILITY, value=round(prediction.probability, 4), unit=codes.RATIO)
-    return Measurement(name=codes.CERTAINTY_OF_FINDING, value=round(100 * prediction.probability, 2), unit=codes.PERCENT)
-
-
-def _algorithm(version: ModelVersion, finding: str) -> AlgorithmIdentification:
-    """TID 4019: what made the score and what it was held against."""
-    card = version.card
-    parameters = {
-        "threshold": f"{version.thresholds[finding]:.4f}",
-        "undetermined band": f"{version.band:.4f}",
-        "weights SHA-256": version.weights_sha256,
-        "base": version.base,
-        "preprocessing": _fingerprint(card, "preprocess"),
-        "prompts": _fingerprint(card, "prompts"),
-        "calibrated": "yes" if version.calibrated else "no",
-        "labels": version.label_fingerprint or "none (zero-shot)",
-    }
-    if version.marking:
-        parameters["marking"] = version.marking
-    return AlgorithmIdentification(
-        name=OWN_MODEL_NAME,
-        version=f"{version.number} {version.name}"[:LONG_STRING],
-        parameters=[f"{name} = {value}" for name, value in parameters.items() if value],
-        family=codes.ARTIFICIAL_INTELLIGENCE,
-    )
-
-
-def _fingerprint(card: dict[str, Any], part: str) -> str:
-    value = card.get(part)
-    return str(value.get("fingerprint", "")) if isinstance(value, dict) else str(value or "")
-
-
-def _in_words(version: ModelVersion, told: Sequence[Prediction]) -> ContainerContentItem:
-    """What a reader must not miss, whatever the viewer shows of the rest."""
-    container = ContainerContentItem(name=codes.QUALITATIVE_EVALUATIONS, relationship_type=RelationshipTypeValues.CONTAINS)
-    present = [prediction.finding.replace("_", " ") for prediction in told if prediction.decision is Decision.PRESENT]
-    sentences = [RESEARCH_ONLY]
-    if version.marking:
-        sentences.append(f"{version.marking}: the results of this model carry no medical meaning.")
-    sentences.append(f"Scored present: {', '.join(present) or 'none'}.")
-    container.ContentSequence = Items(
-        [
-            TextContentItem(name=codes.COMMENT, value=sentence, relationship_type=RelationshipTypeValues.CONTAINS)
-            for sentence in sentences
-        ]
-    )
-    return container
+    _finish(document, content)
+    return document
 
 
 def _series_description(version: ModelVersion) -> str:
@@ -265,13 +186,3 @@ def _reference(report: Report) -> Dataset:
     study = Dataset()
     study.StudyInstanceUID, study.ReferencedSeriesSequence = report.study_instance_uid, Items([series])
     return study
-
-
-def _file_bytes(document: Dataset) -> bytes:
-    """Return the DICOM file with our own file meta information."""
-    whole = BytesIO()
-    document.save_as(whole, enforce_file_format=True)
-    body, syntax = part10.split_file(whole.getvalue())
-    return part10.file_bytes(
-        body, sop_class_uid=document.SOPClassUID, sop_instance_uid=document.SOPInstanceUID, transfer_syntax_uid=syntax
-    )

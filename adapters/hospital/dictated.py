@@ -20,7 +20,8 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 
 from adapters.dicom import codes
-from adapters.dicom.evidence import UTF_8, evidence_of
+from adapters.dicom.evidence import evidence_of
+from adapters.dicom.form import UTF_8
 from adapters.hospital.header import uid
 from pipeline.domain import FINDINGS, Decision
 

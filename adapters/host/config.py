@@ -66,6 +66,7 @@ class ListenerConfig(Section):
     ae_title: AeTitle = Field(default="RADCLIPD", description="AE title of this daemon.")
     called_ae_titles: AeTitles = Field(default=(), description='AE titles that senders may call; empty: ae_title only; ["*"]: any.')
     calling_ae_titles: AeTitles = Field(default=("ORTHANC",), min_length=1, description='AE titles that may send; ["*"]: any.')
+    processes: Whole = Field(default=2, description="Processes that share the port; more than one where senders come at once.")
     maximum_associations: Whole = Field(default=32, description="Associations served at once; further senders wait in the queue.")
     maximum_pdu: Annotated[int, AfterValidator(values.pdu)] = Field(
         default=values.UNLIMITED_PDU, description="Largest PDU accepted, bytes; 0: unlimited."
@@ -161,7 +162,7 @@ class PrefixConfig(Section):
         default=Path("/var/lib/radclipd/prefixes"), description="Folder for it, a cache: it may be deleted at any time."
     )
     limit: ByteSize = Field(
-        default=ByteSize(10 << 30), description="Disk it may take; 75 KiB an image with ViT-B. The oldest images go first."
+        default=ByteSize(10 << 30), description="Disk it may take; 77 KiB an image with ViT-B. The oldest images go first."
     )
     fill: bool = Field(default=True, description="When idle, make it for images that were scored before it was kept.")
 
@@ -175,7 +176,9 @@ class ReportConfig(Section):
     uid_root: Annotated[str, AfterValidator(values.uid_root)] = Field(
         default="", description="Root of the UIDs we make; empty: 2.25 (UUID-derived)."
     )
-    include_absent: bool = Field(default=True, description="Report findings that are absent, too.")
+    include_absent: bool = Field(
+        default=True, description="Report findings that are absent, too; false: only in a study where all of them are."
+    )
     rescored: Literal["all", "changed", "none"] = Field(
         default="changed", description='Studies scored again that get another SR: "all", "changed" (a decision differs) or "none".'
     )
@@ -246,6 +249,9 @@ class WorklistConfig(Section):
         default=0.1, description="Share drawn by lot: it only measures, its patients are never learnt from."
     )
     patients: Whole = Field(default=20_000, description="Of a larger archive so many patients, drawn by lot, are looked at.")
+    ask_again_days: Whole = Field(
+        default=90, description="A study that nobody reads for so long keeps its patient's others off no more."
+    )
     seed: int = Field(default=0, ge=0, description="Same seed, archive and labels, same list.")
 
     @field_validator("monitoring")
@@ -273,6 +279,16 @@ class WorkConfig(Section):
     )
     poll_seconds: PositiveSeconds = Field(default=0.5, description="How often an idle worker looks for a job.")
     keep_done_days: Seconds = Field(default=30, description="Finished jobs are forgotten after this many days.")
+
+
+class MetricsConfig(Section):
+    """[metrics]: figures for Prometheus, served by the dispatcher. They name no patient, study or reader."""
+
+    enabled: bool = Field(default=False, description="Answer scrapes at http://ADDRESS:PORT/metrics.")
+    address: str = Field(
+        default="127.0.0.1", min_length=1, description="Address to listen on; there is no password, so keep it off open networks."
+    )
+    port: Port = Field(default=9612, description="TCP port for it; the dispatcher of each host needs one of its own.")
 
 
 class LogConfig(Section):
@@ -311,6 +327,7 @@ class Config(BaseSettings):
     learn: LearnConfig = Field(default_factory=LearnConfig)
     worklist: WorklistConfig = Field(default_factory=WorklistConfig)
     work: WorkConfig = Field(default_factory=WorkConfig)
+    metrics: MetricsConfig = Field(default_factory=MetricsConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
     @classmethod

@@ -6,15 +6,17 @@ import json
 import os
 import signal
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from pydicom import dcmread
 from pynetdicom import AE, build_context
 
 from adapters.hospital.archive import EmbeddedArchive
-from tests.acceptance.installation import Installation, kill, reports_of, wait_for
+from tests.acceptance.installation import Installation, free_port, kill, reports_of, wait_for
 from tests.builders import dx, file_of
 
 
@@ -168,12 +170,37 @@ def test_check_tries_everything_and_says_what_is_wrong(place: Installation) -> N
     with place.archive():
         told = place.run("check")
         said = [line.removeprefix("ok").strip() for line in told.stdout.splitlines()]
-        parts = ["configuration", "image store", "disk", "catalog", "archive", "model", "prefix store", "device"]
+        parts = ["configuration", "image store", "disk", "catalog", "archive", "model", "prefix store", "metrics", "device"]
         assert [part for part, line in zip(parts, said, strict=True) if line.startswith(part)] == parts
     told = place.run("check", check=False)
     assert told.returncode == 1
     assert "FAIL archive" in told.stdout
     assert "archive.port" in told.stdout
+
+
+def test_a_running_daemon_answers_scrapes(tmp_path: Path, template: Installation) -> None:
+    port = free_port()
+    place = Installation(tmp_path, metrics={"enabled": True, "port": port})
+    place.copy_of(template)
+    with place.archive() as archive, place.running():
+        film = dx()
+        place.forward(archive, film)
+        wait_for(lambda: reports_of(archive, film.StudyInstanceUID), 60, place.told)
+        wait_for(lambda: place.rows("select 1 from v_studies where state = 'reported'"), 30, place.told)
+        page = scrape(port)
+    figures = {sample.name: sample.value for family in text_string_to_metric_families(page) for sample in family.samples}
+    assert (figures["radclipd_catalog_up"], figures["radclipd_instances_received_total"]) == (1, 1)
+    assert 'radclipd_studies{state="reported"} 1.0' in page
+    assert 'radclipd_serving_version{marking="UNTRAINED"} 1.0' in page
+    assert "PHANTOM" not in page
+    assert "T-1" not in page
+
+
+def scrape(port: int) -> str:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+        f"http://127.0.0.1:{port}/metrics", timeout=10
+    ) as answer:
+        return str(answer.read().decode())
 
 
 def test_a_slip_in_the_configuration_is_one_line_with_the_nearest_key(place: Installation) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -121,3 +125,50 @@ def test_it_refuses_to_write(catalog_url: str, statement: str) -> None:
     with catalog.read() as tx:
         assert sum(tx.jobs.counts().values()) == 1
     catalog.dispose()
+
+
+@pytest.fixture
+def interrupt_in() -> Iterator[Callable[[float], None]]:
+    """Have this process interrupted in so many seconds; what comes too late is dropped."""
+
+    def raised(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, raised)
+    over = threading.Event()
+    started: list[threading.Thread] = []
+
+    def later(seconds: float) -> None:
+        def send() -> None:
+            if not over.wait(seconds):
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+        started.append(threading.Thread(target=send))
+        started[-1].start()
+
+    yield later
+    over.set()
+    for one in started:
+        one.join()
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_an_interruption_while_a_statement_is_looked_over_is_no_refusal(
+    catalog_url: str, interrupt_in: Callable[[float], None]
+) -> None:
+    """SQLite looks such a statement over for some tenths of a second, asking about each column."""
+    once = "SELECT " + ", ".join(f"id AS c{number}" for number in range(100)) + " FROM v_jobs"
+    long = " UNION ALL ".join([once] * 400)
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_in(0.1)
+        while True:
+            query.run(catalog_url, long)
+
+
+def test_an_interruption_stops_the_statement(catalog_url: str, interrupt_in: Callable[[float], None]) -> None:
+    endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_in(0.2)
+        query.run(catalog_url, endless)
+    assert time.monotonic() - begun < 5

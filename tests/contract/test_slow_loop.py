@@ -158,6 +158,10 @@ def test_learning_tells_how_far_it_is_and_how_it_ended(sql_catalog: SqlCatalog, 
     )
 
 
+def put(tx: Transaction, study: str, version: int) -> None:
+    tx.scores.put_predictions(study, version, PREDICTIONS, revision=tx.studies.next_revision(study))
+
+
 def test_scoring_the_archive_again_tells_how_far_it_is(sql_catalog: SqlCatalog, catalog_url: str) -> None:
     for number in range(1, 5):
         add(sql_catalog, film(study=f"1.{number}", sop=f"1.{number}.1"))
@@ -165,24 +169,24 @@ def test_scoring_the_archive_again_tells_how_far_it_is(sql_catalog: SqlCatalog, 
         for version in (a_version(1), a_version(2, VersionState.CANDIDATE)):
             tx.versions.add(version)
         for number in range(1, 5):
-            tx.scores.put_predictions(f"1.{number}", 1, PREDICTIONS, revision=1)
+            put(tx, f"1.{number}", 1)
             tx.studies.put_state(f"1.{number}", StudyState.REPORTED)
         report(tx, "1.4", revision=1, refused=True)
         tx.studies.put_state("1.4", StudyState.SCORED)
     assert told(catalog_url) == []
     with sql_catalog.begin() as tx:
-        tx.scores.put_predictions("1.1", 2, PREDICTIONS, revision=2)  # tried by hand, say
+        put(tx, "1.1", 2)  # tried by hand, say
     time.sleep(0.005)
     with sql_catalog.begin() as tx:
         tx.versions.serve(2)
     assert told(catalog_url) == ["version 2 scores the archive again: 1 of 4 studies"]
     time.sleep(0.005)
     with sql_catalog.begin() as tx:
-        tx.scores.put_predictions("1.2", 2, PREDICTIONS, revision=2)
+        put(tx, "1.2", 2)
     assert told(catalog_url) == ["version 2 scores the archive again: 2 of 4 studies, less than a minute left"]
     with sql_catalog.begin() as tx:
         for number in (3, 4):
-            tx.scores.put_predictions(f"1.{number}", 2, PREDICTIONS, revision=2)
+            put(tx, f"1.{number}", 2)
     assert told(catalog_url) == []
 
 

@@ -65,6 +65,7 @@ def policy(**changes: Any) -> worklist.WorklistPolicy:
         "labels": LabelPolicy(),
         "chest": rules.ChestPolicy(),
         "patients": 100,
+        "ask_again_days": 90,
     }
     return worklist.WorklistPolicy(**{**values, **changes})
 
@@ -142,8 +143,46 @@ def test_a_withdrawn_label_still_counts_as_read(catalog: Catalog) -> None:
     say(catalog, "1.1", findings={"Mass": LabelState.PRESENT})
     labels.withdraw([1], reader="alice", source="cli", catalog=catalog)
     with catalog.read() as tx:
-        assert list(tx.studies.unread(2)) == sorted(f"1.{number}" for number in range(2, STUDIES + 1))
-        assert tx.studies.unread(7) == {}
+        assert list(tx.studies.unread(2, ask_again_days=90)) == sorted(f"1.{number}" for number in range(2, STUDIES + 1))
+        assert tx.studies.unread(7, ask_again_days=90) == {}
+
+
+def test_a_study_that_nobody_reads_holds_its_patient_for_a_while_only(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+    """Studies 1.11 and 1.12 are of one patient. The study itself is not asked for twice; it stays on `worklist --open`."""
+    fill(catalog)
+    with catalog.begin() as tx:
+        tx.requests.append([request("1.12", asked_at=tx.now())])
+    pass_time(0.2)
+    soon = policy(ask_again_days=0.1 / 86400)
+    with catalog.read() as tx:
+        held, free = (tx.studies.unread(2, ask_again_days=days) for days in (90, soon.ask_again_days))
+    assert set(free) - set(held) == {"1.11"}
+    assert "1.12" not in free
+    asked = worklist.ask(count=99, catalog=catalog, policy=soon)
+    assert {one.request.study_instance_uid for one in asked} == {f"1.{number}" for number in range(1, STUDIES)}
+    waiting = worklist.still_open(catalog=catalog, chest=rules.ChestPolicy())
+    assert waiting[0].request.study_instance_uid == "1.12"
+
+
+def test_once_in_the_random_sample_a_patient_is_asked_for_nothing_else(
+    catalog: Catalog, pass_time: Callable[[float], None]
+) -> None:
+    fill(catalog)
+    with catalog.begin() as tx:
+        tx.requests.append([request("1.12", Reason.MONITORING, finding="", asked_at=tx.now())])
+    pass_time(0.2)
+    with catalog.read() as tx:
+        assert "1.11" not in tx.studies.unread(2, ask_again_days=0.1 / 86400)
+
+
+def test_a_study_that_was_read_late_holds_its_patient(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+    fill(catalog)
+    with catalog.begin() as tx:
+        tx.requests.append([request("1.12", asked_at=tx.now())])
+    pass_time(0.2)
+    say(catalog, "1.12")
+    with catalog.read() as tx:
+        assert "1.11" not in tx.studies.unread(2, ask_again_days=0.1 / 86400)
 
 
 def test_without_keeping_the_same_list_comes_again(catalog: Catalog) -> None:

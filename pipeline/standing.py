@@ -1,0 +1,70 @@
+"""standing: how the daemon stands, in figures that name no patient and no reader. What the metrics tell."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from pipeline.domain import JobKind, JobState, LabelState, ReportState, StudyState, VersionState
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a round of learning is at: `done` of `total`, and the seconds that this stage will still take; None: not known yet."""
+
+    name: str
+    done: int
+    total: int
+    seconds_left: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A round of learning that came to its end. `result` is a `learn.LearnResult`."""
+
+    result: str
+    ended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """By how much the version that was learnt last ranks better than another, in mean AUC; `lower`, `upper`: 95 %.
+
+    `against`: "zero-shot", or "serving" for the version that served then. `sample`: "labels", or "monitoring", the random one.
+    """
+
+    against: str
+    sample: str
+    gain: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """What changes by the second. Jobs that are done are forgotten after a while, so they are not counted."""
+
+    jobs: Mapping[tuple[JobKind, JobState], int]
+    oldest_due_seconds: Mapping[JobKind, float]  # of jobs that do not stand behind arrivals on purpose
+    quarantined: Mapping[tuple[JobKind, str], int]  # kind, reason
+    resting: Collection[str]  # archives that are left alone after failures
+    versions: Mapping[VersionState, int]
+    serving: int | None
+    serving_since: datetime | None
+    marking: str  # of the serving version
+    stage: Stage | None  # of a round of learning that runs
+    last_round: Round | None
+    gains: Collection[Gain]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """What has come together over the years; counting it takes the longer the more there is."""
+
+    studies: Mapping[StudyState, int]
+    reports: Mapping[ReportState, int]
+    instances: int
+    statements: Mapping[tuple[str, LabelState], int]  # of readers: finding, state; also those that were revoked since
+    open_requests: int  # studies that the worklist asked for and nobody has read yet
+    rescoring: tuple[int, int] | None  # reported studies, and how many of them the serving version has scored

@@ -1,0 +1,70 @@
+"""Reports from their version's form against highdicom's from nothing: the same bytes, built side by side.
+
+    python -m tests.benchmarks.report --json
+
+Each report is of another study, with scores and patient of its own; one film each. The header is read in both ways, and the first
+report of the version, which makes the form, is counted: `ms_first`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from adapters.dicom.report import ReportSettings, SrWriter
+from pipeline import rules
+from pipeline.ports import ReportContent
+from tests.benchmarks.films import CLOCKS, ratio, side_by_side, tell
+from tests.builders import dx, file_of
+from tests.fakes import FakeImageStore
+from tests.unit.report_of import a_card_version, content_of
+from tests.whole_report import from_nothing
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--reports", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    tell(measure(asked.reports, asked.rounds, clock=asked.clock), as_json=asked.json)
+
+
+def measure(reports: int, rounds: int, *, clock: str = "wall") -> dict[str, Any]:
+    """Return the ratio and the milliseconds a report of each way."""
+    store, settings = FakeImageStore(), ReportSettings()
+    writer = SrWriter(settings, store)
+    contents = [content(number, store, writer) for number in range(reports)]
+    nothing = partial(from_nothing, store=store, settings=settings)
+    nothing(contents[0])  # loads highdicom's tables
+    first = side_by_side({"first": lambda: writer.write(contents[0])}, rounds=1, clock=CLOCKS[clock])["first"][0]
+    ways: dict[str, Callable[[], object]] = {
+        "highdicom": lambda: [nothing(one) for one in contents],
+        "radclipd": lambda: [writer.write(one) for one in contents],
+    }
+    seconds = side_by_side(ways, rounds=rounds, clock=CLOCKS[clock])
+    each = {f"ms_{way}": round(1000 * statistics.median(of) / reports, 2) for way, of in seconds.items()}
+    ratios = {"vs_highdicom_from_nothing": ratio(seconds["highdicom"], seconds["radclipd"])}
+    return {"reports": reports, "rounds": rounds, "clock": clock, "ms_first": round(1000 * first, 1), **each, "ratios": ratios}
+
+
+def content(number: int, store: FakeImageStore, writer: SrWriter) -> ReportContent:
+    """What one study has to say."""
+    chance = random.Random(number)
+    film = dx(PatientID=f"P-{number}", AccessionNumber=f"A-{number}", rows=64 + number)
+    made = content_of([file_of(film)], store, writer, a_card_version())
+    scores = np.array([chance.random() for _ in made.predictions], dtype=np.float32)
+    version = made.version
+    return replace(made, predictions=rules.predictions_of(scores, thresholds=version.thresholds, band=version.band))
+
+
+if __name__ == "__main__":
+    main()

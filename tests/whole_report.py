@@ -1,0 +1,34 @@
+"""A report from nothing: every item of it by highdicom, written by pydicom. `SrWriter` must equal it byte for byte."""
+
+from __future__ import annotations
+
+import warnings
+from io import BytesIO
+
+from adapters.dicom import part10
+from adapters.dicom.evidence import evidence_of
+from adapters.dicom.report import ReportSettings, document_of, told_of
+from adapters.dicom.tree import group_of, in_words, measurement_report, observer_of
+from adapters.dicom.uids import tracking_uid
+from pipeline.ports import ImageStore, ReportContent
+
+
+def from_nothing(content: ReportContent, store: ImageStore, settings: ReportSettings) -> bytes:
+    evidence = [evidence_of(store.read(instance.file)) for instance in content.evidence]
+    images = [(instance.header.sop_class_uid, instance.header.sop_instance_uid) for instance in content.evidence]
+    version, study, told = content.version, content.study.study_instance_uid, told_of(content, settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        root = measurement_report(
+            observer_of(version, manufacturer=settings.manufacturer, institution_name=settings.institution_name),
+            [group_of(p, version, tracking_uid(settings.uid_root, study, p.finding), images) for p in told],
+            evidence,
+        )
+        root.ContentSequence.append(in_words(version, told))
+        document = document_of(content, evidence, root, settings)
+        whole = BytesIO()
+        document.save_as(whole, enforce_file_format=True)
+    body, syntax = part10.split_file(whole.getvalue())
+    return part10.file_bytes(
+        body, sop_class_uid=document.SOPClassUID, sop_instance_uid=document.SOPInstanceUID, transfer_syntax_uid=syntax
+    )
