@@ -74,4 +74,5 @@ def _shifted_sqlite(element: _shifted, compiler: Any, **options: Any) -> str:
 
 @compiles(_shifted, "postgresql")
 def _shifted_postgresql(element: _shifted, compiler: Any, **options: Any) -> str:
-    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"
+    # As a query of its own it is one moment for the whole statement, and so one that an index can be searched by.
+    return f"(SELECT clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"

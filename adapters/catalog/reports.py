@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, and_, select, update
+from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.catalog.clock import now
@@ -20,7 +20,8 @@ class SqlReports:
         self._connection = connection
 
     def find(self, sop_instance_uid: str) -> Report | None:
-        return self._one(_reports().where(reports.c.sop_instance_uid == sop_instance_uid))
+        row = self._connection.execute(_REPORT, {"uid": sop_instance_uid}).mappings().one_or_none()
+        return _report(row) if row else None
 
     def latest(self, study_instance_uid: str) -> Report | None:
         query = _reports().where(studies.c.study_instance_uid == study_instance_uid)
@@ -77,6 +78,10 @@ class SqlReports:
 
 def _reports() -> Select[Any]:
     return select(reports, studies.c.study_instance_uid).join(studies, reports.c.study == studies.c.id)
+
+
+_REPORT = _reports().where(reports.c.sop_instance_uid == bindparam("uid"))
+"""Made once: each instance that comes in passes it."""
 
 
 def _report(row: RowMapping) -> Report:

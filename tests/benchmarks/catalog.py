@@ -51,7 +51,7 @@ from pipeline.domain import (
 from tests import postgres
 from tests.benchmarks.films import ratio, side_by_side, tell
 from tests.fakes import FakeImageReader, FakeImageStore
-from tests.large_archive import LABELLED, RESCORED, SERVING, LargeArchive
+from tests.large_archive import RESCORED, SERVING, LargeArchive
 
 ROOT = Path(__file__).parents[2]
 BOUND_MS = 100.0
@@ -65,7 +65,7 @@ LISTINGS: Mapping[str, tuple[str, ...]] = {
     "reports list": ("reports", "list"),
     "quarantine list": ("quarantine", "list"),
     "labels list": ("labels", "list"),
-    "labels list --reader": ("labels", "list", "--reader", "bob"),
+    "labels list --reader": ("labels", "list", "--reader", "alice"),
     "labels list --study": ("labels", "list", "--study", "{labelled}"),
     "labels conflicts": ("labels", "conflicts"),
     "versions": ("versions",),
@@ -125,13 +125,13 @@ def _filled(engine: str, size: int) -> Iterator[tuple[str, float]]:
 
 def measure(url: str, archive: LargeArchive, *, rounds: int) -> tuple[dict[str, Any], dict[str, float]]:
     """Return milliseconds of each thing asked and done, the plans of slow ones, and how many times longer the ORM takes."""
-    named = _names(archive)
-    asked: dict[str, Callable[[], object]] = {name: partial(query.run, url, sql) for name, sql in _queries(named).items()}
+    named = names(archive)
+    asked: dict[str, Callable[[], object]] = {name: partial(query.run, url, sql) for name, sql in queries(named).items()}
     listed: dict[str, Callable[[], object]] = {
         f"radclipd {name}": partial(_verb, url, [one.format(**named) for one in words]) for name, words in LISTINGS.items()
     }
     p95 = {name: _p95(act) for name, act in {**asked, **listed}.items()}
-    slow = {name: _plan(url, _queries(named)[name]) for name, ms in p95.items() if ms > BOUND_MS and name in asked}
+    slow = {name: _plan(url, queries(named)[name]) for name, ms in p95.items() if ms > BOUND_MS and name in asked}
     begun = time.perf_counter()
     _verb(url, ["worklist", "--n", "20", "--dry-run"])
     worklist = {"worklist_seconds": round(time.perf_counter() - begun, 2)}
@@ -144,10 +144,10 @@ def measure(url: str, archive: LargeArchive, *, rounds: int) -> tuple[dict[str, 
     return {"p95_ms": p95, "over_100_ms": slow, **done}, ratio(seconds["orm"], seconds["ours"])
 
 
-def _names(archive: LargeArchive) -> dict[str, str]:
+def names(archive: LargeArchive) -> dict[str, str]:
     """Return what a person would look up: somewhere in the middle of the archive."""
     study = max(archive.studies // 2 // RESCORED * RESCORED, 1)
-    labelled = 1 + 3 * LABELLED if archive.studies > 3 * LABELLED else 1
+    labelled = 1 + 3 * archive.labelled if archive.studies > 3 * archive.labelled else 1
     return {
         "study": archive.study_uid(study),
         "labelled": archive.study_uid(labelled),
@@ -159,7 +159,7 @@ def _names(archive: LargeArchive) -> dict[str, str]:
     }
 
 
-def _queries(named: Mapping[str, str]) -> dict[str, str]:
+def queries(named: Mapping[str, str]) -> dict[str, str]:
     page = (ROOT / "deploy/docs/sql-cookbook.md").read_text()
     found = {name: sql.format(**named) for name, sql in TYPICAL.items()}
     for title, sql in re.findall(r"([^\n]+):\n\n```sql\n(.*?)```", page, re.DOTALL):

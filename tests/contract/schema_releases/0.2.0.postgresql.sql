@@ -347,9 +347,9 @@ CREATE VIEW public.v_labels AS
     l.selection_probability,
     l.created_at,
         CASE
-            WHEN ((EXISTS ( SELECT 1
+            WHEN ((( SELECT x.id
                FROM public.labels x
-              WHERE (x.revokes = l.id))) OR (EXISTS ( SELECT 1
+              WHERE (x.revokes = l.id)) IS NOT NULL) OR (EXISTS ( SELECT 1
                FROM public.labels x
               WHERE ((x.study = l.study) AND ((x.finding)::text = (l.finding)::text) AND ((x.reader)::text = (l.reader)::text) AND (x.state IS NOT NULL) AND ((x.stated_at > l.stated_at) OR ((x.stated_at = l.stated_at) AND (x.id > l.id))))))) THEN 1
             ELSE 0
@@ -494,23 +494,41 @@ CREATE VIEW public.v_rescoring AS
  SELECT m.number AS version,
     m.name AS version_name,
     m.served_at,
-    count(*) AS studies,
-    count(p.study) AS scored,
-    count(
-        CASE
-            WHEN (p.predicted_at >= m.served_at) THEN 1
-            ELSE NULL::integer
-        END) AS scored_since,
-    max(p.predicted_at) AS last_scored_at
-   FROM ((public.model_versions m
-     CROSS JOIN public.studies s)
-     LEFT JOIN public.predictions p ON (((p.study = s.id) AND (p.version = m.number) AND ((p.finding)::text = 'Atelectasis'::text))))
-  WHERE (((m.state)::text = 'serving'::text) AND (((s.state)::text = 'reported'::text) OR (((s.state)::text = 'scored'::text) AND ((( SELECT r.state
-           FROM public.reports r
-          WHERE (r.study = s.id)
-          ORDER BY r.id DESC
-         LIMIT 1))::text = 'refused'::text))))
-  GROUP BY m.number, m.name, m.served_at;
+    (t.studies - o.studies) AS studies,
+    (COALESCE(a.scored, (0)::bigint) - o.scored) AS scored,
+    (COALESCE(a.scored_since, (0)::bigint) - o.scored_since) AS scored_since,
+    a.last_scored_at
+   FROM (((public.model_versions m
+     CROSS JOIN ( SELECT count(*) AS studies
+           FROM public.studies) t)
+     CROSS JOIN ( SELECT count(*) AS studies,
+            count(p.study) AS scored,
+            count(
+                CASE
+                    WHEN (p.predicted_at >= n.served_at) THEN 1
+                    ELSE NULL::integer
+                END) AS scored_since
+           FROM ((public.studies s
+             LEFT JOIN public.model_versions n ON (((n.state)::text = 'serving'::text)))
+             LEFT JOIN public.predictions p ON (((p.study = s.id) AND (p.version = n.number) AND ((p.finding)::text = 'Atelectasis'::text))))
+          WHERE (((s.state)::text <> 'reported'::text) AND (((s.state)::text <> 'scored'::text) OR ((COALESCE(( SELECT r.state
+                   FROM public.reports r
+                  WHERE (r.study = s.id)
+                  ORDER BY r.id DESC
+                 LIMIT 1), ''::character varying))::text <> 'refused'::text)))) o)
+     LEFT JOIN ( SELECT p.version,
+            count(*) AS scored,
+            count(
+                CASE
+                    WHEN (p.predicted_at >= n.served_at) THEN 1
+                    ELSE NULL::integer
+                END) AS scored_since,
+            max(p.predicted_at) AS last_scored_at
+           FROM (public.model_versions n
+             JOIN public.predictions p ON ((p.version = n.number)))
+          WHERE (((n.state)::text = 'serving'::text) AND ((p.finding)::text = 'Atelectasis'::text))
+          GROUP BY p.version) a ON ((a.version = m.number)))
+  WHERE (((m.state)::text = 'serving'::text) AND (t.studies > o.studies));
 CREATE VIEW public.v_studies AS
  SELECT s.study_instance_uid,
     s.accession_number,
@@ -554,32 +572,32 @@ ALTER TABLE ONLY public.requests ALTER COLUMN id SET DEFAULT nextval('public.req
 ALTER TABLE ONLY public.series ALTER COLUMN id SET DEFAULT nextval('public.series_id_seq'::regclass);
 ALTER TABLE ONLY public.studies ALTER COLUMN id SET DEFAULT nextval('public.studies_id_seq'::regclass);
 INSERT INTO public.alembic_version VALUES ('0004');
-INSERT INTO public.audit_events VALUES (1, '2026-11-25 03:41:08.846756+00', 'store', 'refused', '1.9', 'why', 'PACS');
+INSERT INTO public.audit_events VALUES (1, '2026-11-25 04:22:22.727218+00', 'store', 'refused', '1.9', 'why', 'PACS');
 INSERT INTO public.circuits VALUES ('PACS', 2, NULL);
-INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-25 03:41:08.817056+00');
-INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-25 03:41:08.806587+00');
-INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-25 03:41:08.846308+00', 0, '', '', NULL, '', '2026-11-25 03:41:08.846308+00', NULL);
-INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-25 03:41:08.844602+00', '2026-11-25 03:41:08.844602+00', '');
-INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-25 03:41:08.845709+00', '2026-11-25 03:41:08.845709+00', '');
-INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-25 03:41:08.795716+00', '2026-11-25 03:41:08.795716+00', NULL);
-INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-25 03:41:08.79823+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-25 03:41:08.819471+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-25 03:41:08.81971+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-25 03:41:08.819765+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-25 03:41:08.819807+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-25 03:41:08.819848+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-25 03:41:08.819935+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-25 03:41:08.820051+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-25 03:41:08.820077+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-25 03:41:08.820098+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-25 03:41:08.820156+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-25 03:41:08.820179+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-25 03:41:08.8202+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-25 03:41:08.820222+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-25 03:41:08.820243+00');
-INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-25 03:41:08.821278+00', '2026-11-25 03:41:08.823603+00', '2026-11-25 03:41:08.824203+00');
+INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-25 04:22:22.61434+00');
+INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-25 04:22:22.601896+00');
+INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-25 04:22:22.726771+00', 0, '', '', NULL, '', '2026-11-25 04:22:22.726771+00', NULL);
+INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-25 04:22:22.725068+00', '2026-11-25 04:22:22.725068+00', '');
+INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-25 04:22:22.726364+00', '2026-11-25 04:22:22.726364+00', '');
+INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-25 04:22:22.582243+00', '2026-11-25 04:22:22.582243+00', NULL);
+INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-25 04:22:22.592156+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-25 04:22:22.63736+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-25 04:22:22.637762+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-25 04:22:22.637822+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-25 04:22:22.637865+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-25 04:22:22.637906+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-25 04:22:22.637952+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-25 04:22:22.638023+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-25 04:22:22.638047+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-25 04:22:22.638068+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-25 04:22:22.638121+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-25 04:22:22.638144+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-25 04:22:22.638166+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-25 04:22:22.638187+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-25 04:22:22.638212+00');
+INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-25 04:22:22.639533+00', '2026-11-25 04:22:22.657671+00', '2026-11-25 04:22:22.668129+00');
 INSERT INTO public.series VALUES (1, '1.3', 1, '', NULL, '');
-INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-25 03:41:08.80082+00', '2026-11-25 03:41:08.811297+00');
+INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-25 04:22:22.59364+00', '2026-11-25 04:22:22.608275+00');
 SELECT pg_catalog.setval('public.audit_events_id_seq', 1, true);
 SELECT pg_catalog.setval('public.instances_id_seq', 1, true);
 SELECT pg_catalog.setval('public.jobs_id_seq', 1, true);
@@ -648,9 +666,10 @@ CREATE INDEX ix_jobs_learn ON public.jobs USING btree (id) WHERE ((kind)::text =
 CREATE INDEX ix_jobs_quarantined ON public.jobs USING btree (kind, subject) WHERE ((state)::text = 'quarantined'::text);
 CREATE INDEX ix_labels_document ON public.labels USING btree (document);
 CREATE INDEX ix_labels_reader ON public.labels USING btree (reader, id);
-CREATE INDEX ix_labels_statement ON public.labels USING btree (study, finding, reader, stated_at);
+CREATE INDEX ix_labels_statement ON public.labels USING btree (study, finding, reader, stated_at, id, state);
 CREATE INDEX ix_patients_patient_id ON public.patients USING btree (patient_id);
 CREATE INDEX ix_predictions_present ON public.predictions USING btree (predicted_at) WHERE ((decision)::text = 'present'::text);
+CREATE INDEX ix_predictions_scored ON public.predictions USING btree (version, study, predicted_at) WHERE ((finding)::text = 'Atelectasis'::text);
 CREATE INDEX ix_reports_created_at ON public.reports USING btree (created_at);
 CREATE INDEX ix_reports_unsent ON public.reports USING btree (created_at) WHERE ((state)::text <> 'sent'::text);
 CREATE INDEX ix_studies_accession_number ON public.studies USING btree (accession_number);
@@ -658,6 +677,7 @@ CREATE INDEX ix_studies_arriving ON public.studies USING btree (last_received_at
 CREATE INDEX ix_studies_last_received_at ON public.studies USING btree (last_received_at);
 CREATE INDEX ix_studies_patient ON public.studies USING btree (patient);
 CREATE INDEX ix_studies_study_date ON public.studies USING btree (study_date);
+CREATE INDEX ix_studies_unreported ON public.studies USING btree (id) WHERE ((state)::text <> 'reported'::text);
 CREATE UNIQUE INDEX uq_jobs_running ON public.jobs USING btree (kind, subject) WHERE ((state)::text = 'running'::text);
 CREATE UNIQUE INDEX uq_jobs_waiting ON public.jobs USING btree (kind, subject) WHERE ((state)::text = 'waiting'::text);
 CREATE UNIQUE INDEX uq_labels_document ON public.labels USING btree (document, study, finding, reader) WHERE (((document)::text <> ''::text) AND (state IS NOT NULL));
