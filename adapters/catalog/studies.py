@@ -12,6 +12,7 @@ from sqlalchemy import (
     RowMapping,
     Select,
     and_,
+    bindparam,
     exists,
     func,
     insert,
@@ -45,6 +46,28 @@ OWN_COLUMNS = ("sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "inst
 _ARRIVING = studies.c.state == literal_column(f"'{StudyState.ARRIVING.value}'")
 """Written out, not a parameter: only so does SQLite see that a partial index serves."""
 _ORDER = (series.c.series_number.nulls_first(), instances.c.instance_number.nulls_first(), instances.c.sop_instance_uid)
+
+
+_OF_STUDY = (
+    select(instances)
+    .join(series, instances.c.series == series.c.id)
+    .join(studies, series.c.study == studies.c.id)
+    .where(studies.c.study_instance_uid == bindparam("uid"))
+    .order_by(*_ORDER)
+)
+_FOUND = (
+    select(studies, patients.c.patient_key)
+    .join(patients, studies.c.patient == patients.c.id)
+    .where(studies.c.study_instance_uid == bindparam("uid"))
+)
+_HELD = _FOUND.with_for_update(of=studies, key_share=True)
+_NEXT_REVISION = (
+    update(studies)
+    .where(studies.c.study_instance_uid == bindparam("uid"))
+    .values(revision=studies.c.revision + 1)
+    .returning(studies.c.revision)
+)
+"""Written once, as in `scores`."""
 
 
 class SqlStudies:
@@ -136,19 +159,11 @@ class SqlStudies:
         return int(found)
 
     def find(self, study_instance_uid: str) -> Study | None:
-        query = (
-            select(studies, patients.c.patient_key)
-            .join(patients, studies.c.patient == patients.c.id)
-            .where(studies.c.study_instance_uid == study_instance_uid)
-        )
-        if self._holds:
-            query = query.with_for_update(of=studies, key_share=True)
-        row = self._connection.execute(query).mappings().one_or_none()
+        row = self._connection.execute(_HELD if self._holds else _FOUND, {"uid": study_instance_uid}).mappings().one_or_none()
         return _study(row) if row else None
 
     def instances(self, study_instance_uid: str) -> list[StoredInstance]:
-        query = _instances().where(studies.c.study_instance_uid == study_instance_uid).order_by(*_ORDER)
-        return [_instance(row) for row in self._connection.execute(query).mappings()]
+        return [_instance(row) for row in self._connection.execute(_OF_STUDY, {"uid": study_instance_uid}).mappings()]
 
     def instances_of(self, study_instance_uids: Collection[str]) -> dict[str, list[StoredInstance]]:
         found: dict[str, list[StoredInstance]] = {}
@@ -247,13 +262,7 @@ class SqlStudies:
         )
 
     def next_revision(self, study_instance_uid: str) -> int:
-        statement = (
-            update(studies)
-            .where(studies.c.study_instance_uid == study_instance_uid)
-            .values(revision=studies.c.revision + 1)
-            .returning(studies.c.revision)
-        )
-        return int(self._connection.execute(statement).scalar_one())
+        return int(self._connection.execute(_NEXT_REVISION, {"uid": study_instance_uid}).scalar_one())
 
 
 def _scored(version: int) -> ColumnElement[bool]:
