@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session, registry
+from typer.main import get_command
 
 from adapters.catalog import query, schema
 from adapters.catalog.catalog import SqlCatalog
@@ -60,6 +61,7 @@ SCORED_AGAIN, BATCH = 400, 8
 """Studies, and `[score] batch_size` as shipped."""
 WRITTEN, TOGETHER = 640, 64
 """Studies whose predictions alone are written, and how many of them in a transaction."""
+RADCLIPD = get_command(app)
 LISTINGS: Mapping[str, tuple[str, ...]] = {
     "studies": ("studies",),
     "jobs": ("jobs",),
@@ -189,7 +191,7 @@ def _plan(url: str, sql: str) -> list[str]:
 def _verb(url: str, words: list[str]) -> None:
     os.environ |= {"RADCLIPD_CONFIG": str(ROOT / "deploy/radclipd.toml"), "RADCLIPD_CATALOG__URL": url}
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        app([*words, "--json"], standalone_mode=False)
+        RADCLIPD.main([*words, "--json"], standalone_mode=False)
 
 
 class _Recalled:
