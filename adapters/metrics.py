@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+import structlog
+
 from adapters import wiring
+from pipeline.errors import TryAgain
 from pipeline.standing import Archive, Line
 
 if TYPE_CHECKING:
     from adapters.catalog.catalog import SqlCatalog
     from adapters.host.config import Config
 
+log = structlog.get_logger("radclipd.metrics")
 
-def open_metrics(config: Config, catalog: SqlCatalog) -> AbstractContextManager[int]:
-    """Answer scrapes while the context is open; give the port, 0 where `[metrics]` is off. CannotStart where the port is taken."""
-    if not config.metrics.enabled:
-        return nullcontext(0)
+
+@contextmanager
+def open_metrics(config: Config, catalog: SqlCatalog) -> Iterator[int]:
+    """Answer scrapes while the context is open; give the port.
+
+    0 where `[metrics]` is off, or where the port is taken: that is an error in the log, and no reason to leave studies lying.
+    """
+    with ExitStack() as open_until_then:
+        port = 0
+        if config.metrics.enabled:
+            try:
+                port = open_until_then.enter_context(_served(config, catalog))
+            except TryAgain as error:
+                log.error("no metrics", error=str(error), hint=error.hint)
+        yield port
+
+
+def _served(config: Config, catalog: SqlCatalog) -> AbstractContextManager[int]:
     from adapters.catalog import schema
     from adapters.host.metrics import Sources, served
 

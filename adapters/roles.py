@@ -1,4 +1,4 @@
-"""The roles of the daemon, one process each: listen, dispatch, work. Each runs until it is told to stop.
+"""The roles of the daemon but the listener (`adapters/listening.py`): dispatch, work. Each runs until it is told to stop.
 
 Under `radclipd run` they are children; each can also be a systemd unit of its own.
 """
@@ -32,23 +32,6 @@ FOREVER = 3600.0
 """A wait that only a signal ends is taken in slices of this many seconds."""
 
 log = structlog.get_logger("radclipd.roles")
-
-
-def listen(config: Config) -> None:
-    """Receive until told to stop, then drain: no new associations, open ones end or are aborted at the deadline."""
-    catalog = wiring.open_catalog(config)
-    listener = wiring.build_listener(config, catalog)
-    sockets = notify.listening_sockets()
-    listener.start(sockets[0] if sockets else None)
-    log.info("listening", ae_title=config.listener.ae_title, port=listener.port, handed_over=bool(sockets))
-    echo = wiring.loopback_echo(config, listener.port)
-    with (
-        StopSignal() as stop,
-        serving(notify.Notifier(), [echo, catalog.probe_write], lambda: f"listening on port {listener.port}"),
-    ):
-        _wait(stop)
-    listener.drain(config.listener.drain_seconds)
-    catalog.dispose()
 
 
 def dispatch(config: Config) -> None:
@@ -86,7 +69,7 @@ def dispatch(config: Config) -> None:
         if port:
             log.info("metrics", address=config.metrics.address, port=port)
         clock.start()
-        _wait(stop)
+        wait_until_over(stop)
         clock.stop()
     catalog.dispose()
 
@@ -101,20 +84,21 @@ def work(config: Config, kinds: Sequence[str]) -> None:
     version = wiring.require_serving(catalog)
     log.info("working", kind=kind, version=version.number, marking=version.marking)
     with StopSignal() as stop, serving(notify.Notifier(), [catalog.probe_write], lambda: f"working: {kind}"):
-        posts = wiring.build_posts(config, catalog, kinds, over=lambda: _over(stop), rest=stop.wait)
-        while not _over(stop):
-            if not _round(posts, config, catalog, kind, lambda: _over(stop)):
+        posts = wiring.build_posts(config, catalog, kinds, over=lambda: over(stop), rest=stop.wait)
+        while not over(stop):
+            if not _round(posts, config, catalog, kind, lambda: over(stop)):
                 stop.wait(config.work.poll_seconds)
     catalog.dispose()
 
 
-def _over(stop: StopSignal) -> bool:
-    """A role stops to reload, too: whoever watches over it starts it again with the new configuration."""
+def over(stop: StopSignal) -> bool:
+    """Say whether to end. A role stops to reload, too: whoever watches over it starts it again with the new configuration."""
     return stop.is_set() or stop.reload_requested
 
 
-def _wait(stop: StopSignal) -> None:
-    while not _over(stop):
+def wait_until_over(stop: StopSignal) -> None:
+    """Wait for that."""
+    while not over(stop):
         stop.wait(FOREVER)
 
 

@@ -28,7 +28,7 @@ from pipeline import (
     work,
     worklist,
 )
-from pipeline.domain import AuditEvent, Header, Job, JobKind, JobState, ModelVersion, Receipt, Sender
+from pipeline.domain import AuditEvent, Job, JobKind, JobState, ModelVersion
 from pipeline.errors import NoWeights
 from pipeline.findings import findings_said
 from pipeline.ports import CircuitPolicy, Watch
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from adapters.dicom.archive import DicomArchive
     from adapters.dicom.labels import DicomDocuments
     from adapters.dicom.listener import Listener
+    from adapters.dicom.places import Places
     from adapters.gpu.kept import KeptSettings
     from adapters.gpu.trainer import ClipTrainer, TrainerSettings
     from adapters.host.config import Config
@@ -103,15 +104,12 @@ def open_archive(config: Config) -> DicomArchive:
     )
 
 
-def build_listener(config: Config, catalog: SqlCatalog) -> Listener:
-    """Make the DICOM listener: what arrives goes through pipeline.receive."""
+def build_listener(config: Config, catalog: SqlCatalog, places: Places | None = None) -> Listener:
+    """Make the DICOM listener: what arrives goes through pipeline.receive. `places`: where processes share the limit."""
     from adapters.dicom.listener import Listener, ListenerSettings
 
-    images = open_image_store(config)
     policy = receive.ReceivePolicy(minimum_free_bytes=int(config.storage.minimum_free), read_documents=reads_documents(config))
-
-    def take(header: Header, content: bytes, sender: Sender) -> Receipt:
-        return receive.receive(header, content, sender, catalog=catalog, images=images, policy=policy)
+    receiving = receive.Receiving(catalog=catalog, images=open_image_store(config), policy=policy)
 
     def released(study_instance_uids: Sequence[str]) -> None:
         with catalog.begin() as tx:
@@ -121,8 +119,15 @@ def build_listener(config: Config, catalog: SqlCatalog) -> Listener:
         with catalog.begin() as tx:
             tx.audit(event)
 
-    settings = ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds"}))
-    return Listener(settings, receive=take, released=released, audit=audit)
+    settings = ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds", "processes"}))
+    return Listener(
+        settings,
+        begin=receiving.begin,
+        receive=receiving.receive,
+        released=released,
+        audit=audit,
+        places=places,
+    )
 
 
 def chest_policy(config: Config) -> rules.ChestPolicy:
@@ -377,12 +382,12 @@ def require_serving(catalog: SqlCatalog) -> ModelVersion:
     return version
 
 
-def loopback_echo(config: Config, port: int) -> Callable[[], None]:
-    """Make the probe that really asks our own listener: a C-ECHO over the loopback."""
+def loopback_echo(config: Config, port: int, host: str = "") -> Callable[[], None]:
+    """Make the probe that really asks our own listener: a C-ECHO over the loopback, or to `host`."""
     from adapters.dicom.archive import ArchiveSettings, DicomArchive
 
     called = config.listener.called_ae_titles[0] if config.listener.called_ae_titles else config.listener.ae_title
-    host = config.listener.host if config.listener.host not in ("", "0.0.0.0", "::") else "127.0.0.1"
+    host = host or (config.listener.host if config.listener.host not in ("", "0.0.0.0", "::") else "127.0.0.1")
     ours = DicomArchive(
         ArchiveSettings(
             ae_title=config.listener.ae_title if called == ANY else called,

@@ -17,14 +17,15 @@ from models.encoder import Encoder
 from models.errors import WeightsIncompatible
 from models.head import LinearHead
 from models.partition import names_of, partition
-from models.prefix import from_prefix, onward, prefix
+from models.prefix import Cut, cut, encoded, from_prefix, onward, prefix
 from models.preprocess import Preprocess
 
 BATCH_TOLERANCE = 1e-4
 """How far the score of an image may move with the size of its batch: matrix kernels sum in another order. Every image is
 resized and normalised alone and no layer mixes a batch, so its mates' content has no say."""
 STORED_TOLERANCE = 5e-3
-"""How far a score may move where activations that were stored in half precision stand for the pixels."""
+"""How far a score may move where activations that were stored in half precision stand for the pixels. What the frozen encoder
+scores does not pass them: features are stored as they are, and move a score by no more than BATCH_TOLERANCE."""
 
 
 @dataclass(frozen=True)
@@ -92,50 +93,59 @@ class Classifier:
     def score_pixels(self, pixels: torch.Tensor) -> npt.NDArray[np.float32]:
         """Return float32 [N, F] in 0..1 for preprocessed float32 [N, 3, S, S], all at once."""
         if self.unfrozen is None:
-            return _array(self.head.scores(self.encoder.encode_images(pixels)))
-        return self._score(prefix(self.encoder, pixels, k=self.unfrozen.k), k=self.unfrozen.k)
+            return _array(self._frozen(encoded(self.encoder, pixels)))
+        k = self.unfrozen.k
+        if bool(self.unfrozen.findings.all()):  # nothing asks for the frozen end
+            return _array(self._moved(prefix(self.encoder, pixels, k=k), k=k))
+        return self._both(cut(self.encoder, pixels, k=k), k=k)
 
     @torch.inference_mode()
-    def score_and_cut(self, pixels: torch.Tensor, *, k: int) -> tuple[npt.NDArray[np.float32], torch.Tensor]:
-        """Return what `score_pixels` does, and of the same pass float32 [N, L, W]: what enters the last `k` blocks.
+    def score_and_cut(self, pixels: torch.Tensor, *, k: int) -> tuple[npt.NDArray[np.float32], Cut]:
+        """Return what `score_pixels` does, and of the same pass what the base makes of the images, cut in front of the last `k`
+        blocks.
 
         CannotPartition.
         """
         outer = max(k, self.unfrozen.k if self.unfrozen else 0)
-        entering = prefix(self.encoder, pixels, k=outer)
-        return self._score(entering, k=outer), onward(self.encoder, entering, k=outer, to=k)
+        made = cut(self.encoder, pixels, k=outer)
+        return self._both(made, k=outer), Cut(onward(self.encoder, made.entering, k=outer, to=k), made.features)
 
     def scores_from(self, k: int) -> bool:
         """Say whether what enters the last `k` blocks of the base is enough: nothing before them has moved."""
         return self.unfrozen is None or self.unfrozen.k <= k
 
     @torch.inference_mode()
-    def score_activations(self, entering: torch.Tensor, *, k: int) -> npt.NDArray[np.float32]:
-        """Return float32 [N, F] in 0..1 for what enters the last `k` blocks of the base, [N, L, W], all at once.
+    def score_cut(self, images: Cut, *, k: int) -> npt.NDArray[np.float32]:
+        """Return float32 [N, F] in 0..1 for images that the base has passed, cut in front of its last `k` blocks, all at once.
 
         ValueError where blocks before them have moved; CannotPartition.
         """
         if not self.scores_from(k):
             raise ValueError(f"activations in front of the last {k} blocks do not pass all blocks that moved")
-        return self._score(entering, k=k)
+        return self._both(images, k=k)
 
-    def _score(self, entering: torch.Tensor, *, k: int) -> npt.NDArray[np.float32]:
-        """Both ends where blocks have moved, of which the frozen one only where findings need it."""
+    def _both(self, images: Cut, *, k: int) -> npt.NDArray[np.float32]:
+        """The end that moved, and the frozen one, whose features are there, where findings need it."""
+        frozen = self._frozen(images.features.to(self.encoder.device))
         if self.unfrozen is None:
-            return _array(self.head.scores(_features(self.encoder, entering, k)))
+            return _array(frozen)
+        return _array(torch.where(self.unfrozen.findings, self._moved(images.entering, k=k), frozen))
+
+    def _frozen(self, features: torch.Tensor) -> torch.Tensor:
+        return self.head.scores(_finite(features))
+
+    def _moved(self, entering: torch.Tensor, *, k: int) -> torch.Tensor:
+        assert self.unfrozen is not None
         moved = self.unfrozen
         entering = onward(self.encoder, entering, k=k, to=moved.k)
-        found = moved.head.scores(_features(moved.encoder, entering, moved.k))
-        if not bool(moved.findings.all()):
-            found = torch.where(moved.findings, found, self.head.scores(_features(self.encoder, entering, moved.k)))
-        return _array(found)
+        return moved.head.scores(_finite(from_prefix(moved.encoder, entering, k=moved.k).features))
 
 
-def _features(encoder: Encoder, entering: torch.Tensor, k: int) -> torch.Tensor:
-    found = from_prefix(encoder, entering, k=k).features
-    if not torch.isfinite(found).all():  # NaN must never pass for a low score
+def _finite(features: torch.Tensor) -> torch.Tensor:
+    """NaN must never pass for a low score."""
+    if not torch.isfinite(features).all():
         raise WeightsIncompatible("the encoder gives values that are not finite", hint="import sound weights, or learn again")
-    return found
+    return features
 
 
 def _array(scores: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -1,7 +1,8 @@
 """The image encoder cut in two before its last k blocks.
 
 With all before them frozen, what enters those blocks is a pure function of the image: computed once, it serves every training
-step and every re-scoring that touches the last k blocks alone. `prefix` and `from_prefix` together are `encode_images`.
+step and every re-scoring that touches the last k blocks alone. `prefix` and `from_prefix` together are `encode_images`, by the
+short cuts of `blocks`.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import models.torchvision_ops  # noqa: F401 - before open_clip, whose import of 
 
 # isort: split
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
-from open_clip.transformer import ResidualAttentionBlock
 from torch.nn import functional
 
+from models.blocks import class_token, is_plain, passed
 from models.encoder import Encoder
+from models.errors import CannotPartition
 from models.partition import check_blocks, vision_transformer
 
 TOLERANCE = 1e-5
@@ -28,6 +31,37 @@ class Encoded(NamedTuple):
 
     pooled: torch.Tensor  # [N, W] after ln_post, before the projection
     features: torch.Tensor  # [N, D] projected, of unit length
+
+
+class Cut(NamedTuple):
+    """N images in front of the last k blocks, where learning starts, and behind them as they were before anything was learnt."""
+
+    entering: torch.Tensor  # [N, L, W], the activations that enter the last k blocks
+    features: torch.Tensor  # [N, D], what the base makes of the images, of unit length
+
+    @classmethod
+    def of(cls, images: Iterable[Cut]) -> Self:
+        """Join single images, [L, W] and [D] each."""
+        return cls(*map(torch.stack, zip(*images, strict=True)))
+
+    def rows(self, rows: Sequence[int]) -> Self:
+        """Return some of the images."""
+        return type(self)(self.entering[rows], self.features[rows])
+
+
+@torch.no_grad()
+def cut(encoder: Encoder, pixels: torch.Tensor, *, k: int) -> Cut:
+    """Return both of one pass, float32 on the encoder's device, for `pixels` as `prefix` wants them. CannotPartition."""
+    entering = prefix(encoder, pixels, k=k)
+    return Cut(entering, from_prefix(encoder, entering, k=k).features)
+
+
+def encoded(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+    """Return what `encode_images` does within TOLERANCE, of any tower: with the short cuts where it can be cut."""
+    try:
+        return cut(encoder, pixels, k=1).features
+    except CannotPartition:
+        return encoder.encode_images(pixels)
 
 
 @torch.no_grad()
@@ -58,8 +92,8 @@ def from_prefix(encoder: Encoder, activations: torch.Tensor, *, k: int) -> Encod
     """
     tower, blocks = _blocks(encoder, k)
     tokens, last = activations.to(encoder.device, torch.float32), blocks[len(blocks) - k :]
-    if k and tower.pool_type == "tok" and type(last[-1]) is ResidualAttentionBlock and tower.transformer.batch_first:
-        tokens = _class_token(last[-1], _through(tower.transformer, last[:-1], tokens))
+    if k and tower.pool_type == "tok" and is_plain(last[-1]):
+        tokens = class_token(last[-1], _through(tower.transformer, last[:-1], tokens))
     else:
         tokens = _through(tower.transformer, last, tokens)
     pooled: torch.Tensor = tower._pool(tokens)[0]
@@ -85,20 +119,9 @@ def _blocks(encoder: Encoder, k: int) -> tuple[Any, Any]:
     return tower, blocks
 
 
-def _class_token(block: ResidualAttentionBlock, tokens: torch.Tensor) -> torch.Tensor:
-    """Return the class token [N, 1, W] as the block gives it for tokens [N, L, W].
-
-    Nothing reads the other tokens after the last block: of them it needs keys and values alone, a sixth of its products.
-    """
-    normed, own = block.ln_1(tokens), tokens[:, :1]
-    own = own + block.ls_1(block.attention(q_x=normed[:, :1], k_x=normed, v_x=normed))
-    seen: torch.Tensor = own + block.ls_2(block.mlp(block.ln_2(own)))
-    return seen
-
-
 def _through(transformer: Any, blocks: Any, tokens: torch.Tensor) -> torch.Tensor:
     """[N, L, W] -> [N, L, W]; open_clip's transformers may run sequence first inside."""
     tokens = tokens if transformer.batch_first else tokens.transpose(0, 1)
     for block in blocks:
-        tokens = block(tokens)
+        tokens = passed(block, tokens)
     return tokens if transformer.batch_first else tokens.transpose(0, 1)

@@ -23,6 +23,7 @@ The slow loop:
     fill      nothing else to do -> what lets a later version score fast, kept for films that came before
 
 `yielding` lets what arrives go before what is learnt, and `progress` tells how far a long step is.
+`standing` says in figures how everything stands.
 
 `work` claims jobs, runs steps and retries, quarantines or finishes them. `housekeeping` looks for what is stuck.
 `rules` holds every decision that has a medical or operational meaning, as pure functions. `ports` is what the steps need of the

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from pipeline.domain import (
     AuditEvent,
@@ -32,6 +32,8 @@ from pipeline.domain import (
 )
 from pipeline.job_ports import Circuits, Jobs
 from pipeline.label_ports import Labels, Requests
+
+Buffer = bytes | bytearray | memoryview
 
 
 class Studies(Protocol):
@@ -218,8 +220,31 @@ class Catalog(Protocol):
         """Open a transaction that only reads."""
 
 
+class Arriving(Protocol):
+    """A file on its way in: whole and durable once it is kept, and nothing before."""
+
+    @property
+    def file(self) -> StoredFile:
+        """What has been written so far, as it would be kept."""
+
+    def write(self, content: Buffer) -> None:
+        """Write on. OutOfResources when the disk will not take it."""
+
+    def open(self) -> BinaryIO:
+        """Read what has been written so far, from the start."""
+
+    def keep(self) -> StoredFile:
+        """Fsync, rename into place, fsync the folder, whatever stood there. OutOfResources as above."""
+
+    def discard(self) -> None:
+        """Leave nothing behind, unless it was kept."""
+
+
 class ImageStore(Protocol):
     """Durable files, named by their own SHA-256."""
+
+    def arriving(self) -> Arriving:
+        """Begin a file. OutOfResources when the disk will not take it."""
 
     def file_of(self, content: bytes) -> StoredFile:
         """Return what `write` would return, without writing."""

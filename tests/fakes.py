@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from io import BytesIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -44,6 +45,7 @@ from pipeline.domain import (
 from pipeline.errors import ArchiveUnreachable, LeaseLost, PixelsUnreadable, Refused
 from pipeline.ports import (
     Archive,
+    Buffer,
     Catalog,
     DocumentReader,
     ImageReader,
@@ -561,12 +563,45 @@ class FakeCircuits:
         self._t.circuits.pop(destination, None)
 
 
+class FakeArriving:
+    """ports.Arriving in memory; its bytes take room in the store, if it has one."""
+
+    def __init__(self, store: FakeImageStore | None = None) -> None:
+        self.content, self.store, self.kept, self.discarded = b"", store, False, False
+
+    @property
+    def file(self) -> StoredFile:
+        return FakeImageStore().file_of(self.content)
+
+    def write(self, content: Buffer) -> None:
+        self.content += bytes(content)
+        if self.store:
+            self.store.free -= len(content)
+
+    def open(self) -> BinaryIO:
+        return BytesIO(self.content)
+
+    def keep(self) -> StoredFile:
+        self.kept = True
+        return self.store.write(self.content) if self.store else self.file
+
+    def discard(self) -> None:
+        if not self.kept:
+            self.discarded = True
+        if self.store and self.discarded:
+            self.store.free += len(self.content)
+            self.content = b""
+
+
 class FakeImageStore:
     """ports.ImageStore in a dict; `free` is what free_bytes() says."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.free = 1 << 40
+
+    def arriving(self) -> FakeArriving:
+        return FakeArriving(self)
 
     def file_of(self, content: bytes) -> StoredFile:
         digest = hashlib.sha256(content).hexdigest()

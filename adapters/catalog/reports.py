@@ -20,7 +20,7 @@ class SqlReports:
         self._connection = connection
 
     def find(self, sop_instance_uid: str) -> Report | None:
-        return self._one(_reports().where(reports.c.sop_instance_uid == sop_instance_uid))
+        return self._one(_REPORT, uid=sop_instance_uid)
 
     def latest(self, study_instance_uid: str) -> Report | None:
         return self._one(_LATEST, uid=study_instance_uid)
@@ -78,8 +78,9 @@ def _reports() -> Select[Any]:
     return select(reports, studies.c.study_instance_uid).join(studies, reports.c.study == studies.c.id)
 
 
+_REPORT = _reports().where(reports.c.sop_instance_uid == bindparam("uid"))
 _LATEST = _reports().where(studies.c.study_instance_uid == bindparam("uid")).order_by(reports.c.id.desc()).limit(1)
-"""Written once, as in `scores`."""
+"""Made once: each instance that comes in passes the one, each study that is scored the other."""
 
 
 def _report(row: RowMapping) -> Report:

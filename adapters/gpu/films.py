@@ -1,11 +1,12 @@
 """Stored films -> what learning needs of them: from the prefix store what is there, from the pixels the rest, which is then kept.
 
-Either way the activations are rounded to half precision, so what is learnt does not depend on which way they came.
+Either way the activations are rounded to half precision, and features are those of the pixels, so what is learnt does not depend
+on which way they came.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import structlog
 import torch
@@ -16,7 +17,7 @@ from models.base import Base
 from models.errors import CannotPartition
 from models.fit import STORED
 from models.partition import partition
-from models.prefix import from_prefix, prefix
+from models.prefix import Cut, cut, encoded
 from models.recipe import Augmentation
 from models.views import Views
 from pipeline.domain import StoredInstance
@@ -45,8 +46,9 @@ class FilmReader:
         else:
             self.cut = k
 
-    def copies(self, films: Sequence[StoredInstance], views: Views, watch: Watch) -> list[torch.Tensor | None]:
-        """Return float16 [V, L, W] on the CPU of each labelled film, None where it cannot be read. Only of a tower with a cut."""
+    def copies(self, films: Sequence[StoredInstance], views: Views, watch: Watch) -> list[Cut | None]:
+        """Return activations float16 [V, L, W] and features float32 [V, D] on the CPU of each labelled film's copies, None where it
+        cannot be read. Only of a tower with a cut."""
         progress = _Progress(watch, "labelled films", len(films))
         return [found for some in _parts(films) for found in self._copies(some, views, progress, labelled=True)]
 
@@ -54,10 +56,9 @@ class FilmReader:
         """Return the base's unit vector float32 [D] on the CPU of each film, None where it cannot be read."""
         progress = _Progress(watch, what, len(films))
         if self.cut is None:
-            parts = (self._encoded(self._squares(some, progress)) for some in _parts(films))
-        else:
-            parts = (self._of_each(self._copies(some, _ALONE, progress, labelled=False)) for some in _parts(films))
-        return [row for part in parts for row in part]
+            return [row for some in _parts(films) for row in self._encoded(self._squares(some, progress))]
+        copies = (found for some in _parts(films) for found in self._copies(some, _ALONE, progress, labelled=False))
+        return [None if found is None else found.features[0] for found in copies]
 
     def square(self, film: StoredInstance) -> torch.Tensor | None:
         """Return its grey square [1, S, S], None where it cannot be read."""
@@ -68,21 +69,13 @@ class FilmReader:
             _log.warning("film left out of learning", error=str(error))
             return None
 
-    @torch.no_grad()
-    def finished(self, activations: torch.Tensor) -> torch.Tensor:
-        """Return the base's unit vectors float32 [n, D] on the CPU for what enters the cut, [n, L, W]."""
+    def _made_of(self, squares: torch.Tensor) -> Cut:
+        """Return what the base makes of grey squares [n, 1, S, S], on the CPU, the activations float16."""
         assert self.cut is not None
-        parts = [from_prefix(self._base.encoder, some, k=self.cut).features.cpu() for some in torch.split(activations, _FILMS)]
-        return torch.cat(parts)
+        made = cut(self._base.encoder, self._base.preprocess.normalised(squares), k=self.cut)
+        return Cut(made.entering.to("cpu", STORED), made.features.cpu())
 
-    def _entering(self, squares: torch.Tensor) -> torch.Tensor:
-        """Return what enters the cut of grey squares [n, 1, S, S], float16 [n, L, W] on the CPU."""
-        assert self.cut is not None
-        return prefix(self._base.encoder, self._base.preprocess.normalised(squares), k=self.cut).to("cpu", STORED)
-
-    def _copies(
-        self, films: Sequence[StoredInstance], views: Views, progress: _Progress, *, labelled: bool
-    ) -> list[torch.Tensor | None]:
+    def _copies(self, films: Sequence[StoredInstance], views: Views, progress: _Progress, *, labelled: bool) -> list[Cut | None]:
         names = [views.names(key_of(film)) for film in films]
         found = self._kept.read([name for own in names for name in own])
         lacking = [film for film, own in zip(films, names, strict=True) if any(name not in found for name in own)]
@@ -90,7 +83,7 @@ class FilmReader:
         squares = self._squares(lacking, progress)
         read = [(film, square) for film, square in zip(lacking, squares, strict=True) if square is not None]
         found |= self._made(read, views, found, progress, labelled=labelled)
-        return [torch.stack([found[name] for name in own]) if all(name in found for name in own) else None for own in names]
+        return [Cut.of(found[name] for name in own) if all(name in found for name in own) else None for own in names]
 
     def _squares(self, films: Sequence[StoredInstance], progress: _Progress) -> list[torch.Tensor | None]:
         found = []
@@ -103,11 +96,11 @@ class FilmReader:
         self,
         films: Sequence[tuple[StoredInstance, torch.Tensor]],
         views: Views,
-        known: dict[str, torch.Tensor],
+        known: Mapping[str, Cut],
         progress: _Progress,
         *,
         labelled: bool,
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Cut]:
         """Make the copies that are not known and keep them: those of labelled films always, others where there is room."""
         wanted = [
             (film, square, number, name)
@@ -115,27 +108,20 @@ class FilmReader:
             for number, name in enumerate(views.names(key_of(film)))
             if name not in known
         ]
-        made: dict[str, torch.Tensor] = {}
+        made: dict[str, Cut] = {}
         for start in range(0, len(wanted), _COPIES):
             some = wanted[start : start + _COPIES]
-            entering = self._entering(torch.stack([views.copy(square, key_of(film), number) for film, square, number, _ in some]))
-            made |= {name: row for (_, _, _, name), row in zip(some, entering, strict=True)}
+            images = self._made_of(torch.stack([views.copy(square, key_of(film), number) for film, square, number, _ in some]))
+            made |= {name: row for (_, _, _, name), row in zip(some, map(Cut, *images), strict=True)}
             keep = [row for row, (film, *_) in enumerate(some) if labelled or self._kept.admits(film)]
-            self._kept.write([some[row][3] for row in keep], entering[keep])
+            self._kept.write([some[row][3] for row in keep], images.rows(keep))
             progress.on(0)
         return made
-
-    def _of_each(self, activations: Sequence[torch.Tensor | None]) -> Iterator[torch.Tensor | None]:
-        """Yield features for activations [1, L, W]."""
-        there = [found[0] for found in activations if found is not None]
-        rows = iter(self.finished(torch.stack(there)) if there else ())
-        for found in activations:
-            yield None if found is None else next(rows)
 
     def _encoded(self, squares: Sequence[torch.Tensor | None]) -> Iterator[torch.Tensor | None]:
         there = [square for square in squares if square is not None]
         pixels = self._base.preprocess.normalised(torch.stack(there)) if there else None
-        rows = iter(self._base.encoder.encode_images(pixels).cpu().clone() if pixels is not None else ())
+        rows = iter(encoded(self._base.encoder, pixels).cpu().clone() if pixels is not None else ())
         for square in squares:
             yield None if square is None else next(rows)
 

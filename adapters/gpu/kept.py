@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import structlog
-import torch
 
 from adapters.gpu.prefix_store import Identity, PrefixStore
 from models.base import Base
 from models.errors import CannotPartition
+from models.prefix import Cut
 from pipeline.domain import StoredInstance
 from pipeline.errors import ConfigurationError, OutOfResources
 
@@ -45,7 +45,7 @@ class KeptSettings:
 
 
 class Kept:
-    """Activations of stored files, [L, W] each, in front of the last blocks of one base. `hits`, `misses`: of all that was read."""
+    """What one base makes of stored files, cut in front of its last blocks. `hits`, `misses`: of all that was read."""
 
     def __init__(self, base: Base, settings: KeptSettings | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings, self._clock = settings, clock
@@ -63,23 +63,23 @@ class Kept:
         """Return those of the keys that are not there, in order."""
         return self._quietly(lambda store: self._looked_up(store, keys), list(keys))
 
-    def read(self, keys: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Return the activations float16 [L, W] of those keys that are there."""
+    def read(self, keys: Sequence[str]) -> dict[str, Cut]:
+        """Return activations float16 [L, W] and features float32 [D] of those keys that are there."""
 
-        def read(store: PrefixStore) -> dict[str, torch.Tensor]:
+        def read(store: PrefixStore) -> dict[str, Cut]:
             self._looked_up(store, keys)
             got = store.read(keys)
-            return dict(zip(got.keys, got.activations, strict=True))
+            return dict(zip(got.keys, map(Cut, *got.images), strict=True))
 
-        nothing: dict[str, torch.Tensor] = {}
+        nothing: dict[str, Cut] = {}
         found = self._quietly(read, nothing)
         self.hits += len(found)
         self.misses += len(keys) - len(found)
         return found
 
-    def write(self, keys: Sequence[str], activations: torch.Tensor) -> None:
-        """Keep activations [n, L, W] under n keys."""
-        self._quietly(lambda store: store.write(keys, activations), 0)
+    def write(self, keys: Sequence[str], images: Cut) -> None:
+        """Keep n images, activations [n, L, W] and features [n, D], under n keys."""
+        self._quietly(lambda store: store.write(keys, images), 0)
 
     def admits(self, film: StoredInstance) -> bool:
         """Say whether the activations of a film are to be kept: there is room, or older films have it."""

@@ -1,4 +1,4 @@
-"""One file of a prefix store: a header, a table of entries, and as many records of activations as the table has room for.
+"""One file of a prefix store: a header, a table of entries, and as many records as the table has room for.
 
     0      magic, SHA-256 of the identity, slots, bytes of a record, CRC-32 of these
     4096   the table: for each slot the key's SHA-256, the CRC-32 of its record, the CRC-32 of the entry itself
@@ -101,7 +101,7 @@ class Shard:
 
     def record(self, slot: int, key: bytes) -> bytes | None:
         """Return a copy of the record; None where the slot is another key's, or the checksum does not hold: that frees it."""
-        entry = self._table()[slot]
+        entry = np.frombuffer(self._entries(slot, 1), dtype=_ENTRY)[0]
         if entry["key"].tobytes() != key or not self._within(slot):
             return None
         start = _records_start(self.slots) + slot * self._record_bytes
@@ -116,9 +116,8 @@ class Shard:
         taken = {slot for slot, _ in self.entries()}
         return [slot for slot in range(self.slots) if slot not in taken and self._within(slot)]
 
-    def append(self, slot: int, key: bytes, record: npt.NDArray[np.float16]) -> None:
+    def append(self, slot: int, key: bytes, content: bytes) -> None:
         """Write a record into a free slot, then its entry. Only with the lock."""
-        content = record.tobytes()
         _write(self._descriptor, content, _records_start(self.slots) + slot * self._record_bytes)
         entry = np.zeros((), dtype=_ENTRY)
         entry["key"], entry["record"] = np.frombuffer(key, dtype=np.uint8), _checksum(key, content)
@@ -126,9 +125,12 @@ class Shard:
         _write(self._descriptor, entry.tobytes(), PAGE + slot * _ENTRY.itemsize)
 
     def _table(self) -> npt.NDArray[np.void]:
+        return np.frombuffer(self._entries(0, self.slots), dtype=_ENTRY)
+
+    def _entries(self, slot: int, count: int) -> bytes:
         """Read anew each time: another process may be writing. What a file that was cut short lacks is no entry."""
-        wanted = self.slots * _ENTRY.itemsize
-        return np.frombuffer(os.pread(self._descriptor, wanted, PAGE).ljust(wanted, b"\0"), dtype=_ENTRY)
+        wanted = count * _ENTRY.itemsize
+        return os.pread(self._descriptor, wanted, PAGE + slot * _ENTRY.itemsize).ljust(wanted, b"\0")
 
     def _within(self, slot: int) -> bool:
         """Ask the file itself: reading a map beyond the end of a file that was cut short ends the process."""

@@ -1,5 +1,7 @@
 """What enters the first unfrozen block, kept for each image: training and re-scoring the archive read it in place of pixels.
 
+Beside it the image's features, what the frozen encoder makes of it with all its blocks, so that these are never passed again.
+
 A cache: whatever is lost, torn, stale or evicted is reported missing, and whoever asked makes it again from the image. Below
 `root` lies one folder for each identity (weights, preprocessing, k, shape), in it shards (`prefix_shard`) named by the time they
 were begun. Writing to one identity removes the others, and the oldest shards wherever a new one would not fit the limit.
@@ -22,7 +24,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import structlog
 import torch
 
@@ -30,10 +31,10 @@ from adapters.gpu.prefix_shard import Shard, length, remove
 from models.base import Base
 from models.fingerprint import fingerprint
 from models.partition import partition
-from models.prefix import shape
+from models.prefix import Cut, shape
 from pipeline.errors import ConfigurationError, OutOfResources
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same identity would mean other bytes."""
 TOLERANCE = 2e-3
 """Largest difference of any number of a unit vector made from stored activations from one made from the pixels.
@@ -51,7 +52,8 @@ _log = structlog.get_logger("radclipd.gpu")
 
 @dataclass(frozen=True)
 class Identity:
-    """What activations are a function of, beside the stored file. `length` and `width`: L and W of a record [L, W].
+    """What activations are a function of, beside the stored file. `length`, `width`: L and W of activations [L, W]; `dimension`:
+    D of features [D].
 
     `rendering`: the number of the way in which a file becomes an image.
     """
@@ -61,6 +63,7 @@ class Identity:
     k: int
     length: int
     width: int
+    dimension: int
     rendering: int = 1
 
     @classmethod
@@ -68,7 +71,7 @@ class Identity:
         """Return that of a base in front of its last `k` blocks. CannotPartition."""
         partition(base.encoder.network).last(k)
         rows, width = shape(base.encoder)
-        return cls(base.sha256, base.preprocess.fingerprint, k, rows, width, rendering)
+        return cls(base.sha256, base.preprocess.fingerprint, k, rows, width, base.dimension, rendering)
 
     @property
     def fingerprint(self) -> str:
@@ -77,15 +80,16 @@ class Identity:
 
     @property
     def record_bytes(self) -> int:
-        """Bytes of one image's activations."""
-        return self.length * self.width * np.dtype(np.float16).itemsize
+        """Bytes of one image: activations float16, then features float32."""
+        return 2 * self.length * self.width + 4 * self.dimension
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a read gave: activations float16 [m, L, W] of `keys` in the order asked for, and the keys that are not there."""
+    """What a read gave: activations float16 [m, L, W] and features float32 [m, D] of `keys` in the order asked for, and the keys
+    that are not there."""
 
-    activations: torch.Tensor
+    images: Cut
     keys: tuple[str, ...]
     missing: tuple[str, ...]
 
@@ -145,25 +149,28 @@ class PrefixStore:
         """Read activations and check them; what does not hold its checksum is forgotten and reported missing."""
         contents = {key: content for key in keys if (content := self._content(_digest(key))) is not None}
         found = [key for key in keys if key in contents]
-        records = np.frombuffer(b"".join(contents[key] for key in found), dtype=np.float16)
-        activations = torch.from_numpy(records.reshape(len(found), self._identity.length, self._identity.width).copy())
-        return Found(activations, tuple(found), tuple(key for key in keys if key not in contents))
+        images = self._read([contents[key] for key in found])
+        return Found(images, tuple(found), tuple(key for key in keys if key not in contents))
 
-    def write(self, keys: Sequence[str], activations: torch.Tensor) -> int:
-        """Keep activations [n, L, W] under n keys; return how many were not there before.
+    def write(self, keys: Sequence[str], images: Cut) -> int:
+        """Keep n images, activations [n, L, W] and features [n, D], under n keys; return how many were not there before.
 
         Values beyond the range of float16 are not kept: such an image stays missing. OutOfResources where the disk refuses;
         what was written until then stays.
         """
-        records = activations.detach().to("cpu", torch.float16).numpy()
-        wanted = (len(keys), self._identity.length, self._identity.width)
-        if records.shape != wanted:
-            raise ValueError(f"activations of the shape {records.shape} under {wanted[0]} keys of a store of {wanted[1:]}")
+        entering = images.entering.detach().to("cpu", torch.float16).numpy()
+        features = images.features.detach().to("cpu", torch.float32).numpy()
+        given, wanted = (
+            entering.shape[1:] + features.shape[1:],
+            (self._identity.length, self._identity.width, self._identity.dimension),
+        )
+        if given != wanted or not len(entering) == len(features) == len(keys):
+            raise ValueError(f"{len(entering)} images of the shape {given} under {len(keys)} keys of a store of {wanted}")
         known = len(self._places)
         with self._disk():
-            for key, record in zip(keys, records, strict=True):
-                if (digest := _digest(key)) not in self._places and np.isfinite(record).all():
-                    self._append(digest, record)
+            for key, *record in zip(keys, entering, features, strict=True):
+                if (digest := _digest(key)) not in self._places and all(np.isfinite(part).all() for part in record):
+                    self._append(digest, b"".join(part.tobytes() for part in record))
         return len(self._places) - known
 
     def size(self) -> int:
@@ -191,7 +198,16 @@ class PrefixStore:
             _log.warning("stored activations do not hold their checksum", shard=name, slot=slot)
         return content
 
-    def _append(self, digest: bytes, record: npt.NDArray[np.float16]) -> None:
+    def _read(self, records: Sequence[bytes]) -> Cut:
+        """Return the content of records as tensors of their own."""
+        length, width, dimension = self._identity.length, self._identity.width, self._identity.dimension
+        entering, features = np.empty((len(records), length * width), np.float16), np.empty((len(records), dimension), np.float32)
+        for row, record in enumerate(records):
+            entering[row] = np.frombuffer(record, np.float16, count=length * width)
+            features[row] = np.frombuffer(record, np.float32, offset=entering[row].nbytes)
+        return Cut(torch.from_numpy(entering).view(-1, length, width), torch.from_numpy(features))
+
+    def _append(self, digest: bytes, record: bytes) -> None:
         if self._writing is None or not self._writing[1]:
             self._writing = self._writable()
         shard, free = self._writing

@@ -17,7 +17,7 @@ from models.base import Base, read_base
 from models.checkpoint import read_tensors
 from models.classifier import Classifier
 from models.golden import DEVICE_TOLERANCE, TOLERANCE, Golden
-from models.prefix import prefix
+from models.prefix import Cut, cut
 from pipeline.domain import FINDINGS, Image, ModelVersion, Scores, StoredInstance
 from pipeline.errors import ConfigurationError, WeightsCorrupt, WeightsIncompatible
 
@@ -50,7 +50,7 @@ class ClipScorer:
             known = [film for film in some if key_of(film) in there]
             if known:
                 with in_the_pipelines_words():
-                    scores = self._classifier.score_activations(torch.stack([there[key_of(film)] for film in known]), k=k)
+                    scores = self._classifier.score_cut(Cut.of(there[key_of(film)] for film in known), k=k)
                 found |= {film.header.sop_instance_uid: row for film, row in zip(known, scores, strict=True)}
         return found
 
@@ -70,7 +70,7 @@ class ClipScorer:
             return
         with in_the_pipelines_words():
             for some, of in self._batches(images, films):
-                self._write(of, prefix(self._classifier.encoder, self._pixels(some), k=k))
+                self._write(of, cut(self._classifier.encoder, self._pixels(some), k=k))
 
     @property
     def room(self) -> int:
@@ -81,13 +81,13 @@ class ClipScorer:
         self._kept.close()
 
     def _score_and_keep(self, images: Sequence[Image], films: Sequence[StoredInstance], k: int) -> Scores:
-        scores, entering = self._classifier.score_and_cut(self._pixels(images), k=k)
-        self._write(films, entering)
+        scores, made = self._classifier.score_and_cut(self._pixels(images), k=k)
+        self._write(films, made)
         return scores
 
-    def _write(self, films: Sequence[StoredInstance], entering: torch.Tensor) -> None:
+    def _write(self, films: Sequence[StoredInstance], made: Cut) -> None:
         rows = [row for row, film in enumerate(films) if self._kept.admits(film)]
-        self._kept.write([key_of(films[row]) for row in rows], entering[rows])
+        self._kept.write([key_of(films[row]) for row in rows], made.rows(rows))
 
     def _pixels(self, images: Sequence[Image]) -> torch.Tensor:
         return torch.stack([self._classifier.preprocess(image) for image in images])

@@ -32,6 +32,7 @@ from models.checkpoint import write_checkpoint
 from models.classifier import Classifier, Unfrozen
 from models.golden import Golden
 from models.head import LinearHead, zero_shot_head
+from models.prefix import Cut
 from models.prompts import Prompts, read_prompts
 from models.teach import Films, Plan, Taught, teach
 from pipeline import rules
@@ -147,11 +148,7 @@ class ClipTrainer:
 
     def _films(self, course: Course, base: Base, reader: FilmReader, watch: Watch) -> tuple[list[Lesson], Films, int]:
         """Read the films. Refused where those that cannot be read leave too little."""
-        films = [lesson.image for lesson in course.lessons]
-        if reader.cut is None:
-            read = reader.features(films, "labelled films", watch)
-        else:
-            read = reader.copies(films, self._settings.plan.views(base.encoder, len(films)), watch)
+        read = self._labelled([lesson.image for lesson in course.lessons], base, reader, watch)
         lessons = [lesson for lesson, found in zip(course.lessons, read, strict=True) if found is not None]
         found = rules.learnable(lessons, minimum_positives=self._settings.minimum_positives)
         if not found.findings:
@@ -159,16 +156,26 @@ class ClipTrainer:
             raise Refused(f"{lost} of {len(course.lessons)} labelled films cannot be read; what is left is too little to learn")
         labels = np.array([lesson.targets for lesson in lessons], dtype=np.int8)
         labels[:, [finding not in found.findings for finding in FINDINGS]] = UNKNOWN
-        rows = torch.stack([row for row in read if row is not None])
+        there = [film for film in read if film is not None]
+        copies = [entering for _, entering in there if entering is not None]
         background = [row for row in reader.features(course.background, "films of the archive", watch) if row is not None]
         made = Films(
-            features=rows if reader.cut is None else reader.finished(rows[:, 0]),
-            activations=None if reader.cut is None else rows,
+            features=torch.stack([features for features, _ in there]),
+            activations=torch.stack(copies) if copies else None,
             labels=labels,
             patients=np.array([lesson.patient for lesson in lessons], dtype=np.str_),
             background=torch.stack(background) if background else torch.zeros(0, base.dimension),
         )
         return lessons, made, len(course.lessons) - len(lessons)
+
+    def _labelled(
+        self, films: Sequence[StoredInstance], base: Base, reader: FilmReader, watch: Watch
+    ) -> list[tuple[torch.Tensor, torch.Tensor | None] | None]:
+        """Return features [D] of each film, and the activations [V, L, W] of its copies where the tower has a cut."""
+        if reader.cut is None:
+            return [None if found is None else (found, None) for found in reader.features(films, "labelled films", watch)]
+        copies = reader.copies(films, self._settings.plan.views(base.encoder, len(films)), watch)
+        return [None if found is None else (found.features[0], found.entering) for found in copies]
 
 
 class _Judged:
@@ -231,8 +238,8 @@ class _Judged:
             return classifier.head.scores(self._films.features).numpy()
         classifier = classifier.to(self._base.encoder.device)
         if (k := self._reader.cut) is not None and self._films.activations is not None and classifier.scores_from(k):
-            own = torch.split(self._films.activations[:, 0], _CHUNK)
-            return np.concatenate([classifier.score_activations(some, k=k) for some in own])
+            own = zip(torch.split(self._films.activations[:, 0], _CHUNK), torch.split(self._films.features, _CHUNK), strict=True)
+            return np.concatenate([classifier.score_cut(Cut(*some), k=k) for some in own])
         return np.concatenate([self._from_pixels(classifier, image, done) for done, image in enumerate(self._images, 1)])
 
     def _from_pixels(self, classifier: Classifier, image: StoredInstance, done: int) -> Scores:

@@ -66,6 +66,7 @@ class ListenerConfig(Section):
     ae_title: AeTitle = Field(default="RADCLIPD", description="AE title of this daemon.")
     called_ae_titles: AeTitles = Field(default=(), description='AE titles that senders may call; empty: ae_title only; ["*"]: any.')
     calling_ae_titles: AeTitles = Field(default=("ORTHANC",), min_length=1, description='AE titles that may send; ["*"]: any.')
+    processes: Whole = Field(default=2, description="Processes that share the port; more than one where senders come at once.")
     maximum_associations: Whole = Field(default=32, description="Associations served at once; further senders wait in the queue.")
     maximum_pdu: Annotated[int, AfterValidator(values.pdu)] = Field(
         default=values.UNLIMITED_PDU, description="Largest PDU accepted, bytes; 0: unlimited."
@@ -161,7 +162,7 @@ class PrefixConfig(Section):
         default=Path("/var/lib/radclipd/prefixes"), description="Folder for it, a cache: it may be deleted at any time."
     )
     limit: ByteSize = Field(
-        default=ByteSize(10 << 30), description="Disk it may take; 75 KiB an image with ViT-B. The oldest images go first."
+        default=ByteSize(10 << 30), description="Disk it may take; 77 KiB an image with ViT-B. The oldest images go first."
     )
     fill: bool = Field(default=True, description="When idle, make it for images that were scored before it was kept.")
 

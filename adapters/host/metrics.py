@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from pipeline.domain import JobKind, JobState, ReportState, StudyState, VersionState
-from pipeline.errors import CannotStart, RadclipdError
+from pipeline.errors import RadclipdError, TryAgain
 from pipeline.learn import LearnResult
 from pipeline.standing import Archive, Line
 
@@ -213,7 +213,7 @@ def _gauge(name: str, words: str, labels: tuple[str, ...], values: Mapping[Any, 
 
 @contextmanager
 def served(sources: Sources, *, address: str, port: int) -> Iterator[int]:
-    """Answer scrapes at http://ADDRESS:PORT/metrics until the context ends; give the port. CannotStart where it is taken."""
+    """Answer scrapes at http://ADDRESS:PORT/metrics until the context ends; give the port. TryAgain where it is taken."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
@@ -221,7 +221,7 @@ def served(sources: Sources, *, address: str, port: int) -> Iterator[int]:
     try:
         server, thread = start_http_server(port, addr=address, registry=registry)
     except OSError as error:
-        raise CannotStart(
+        raise TryAgain(
             f"metrics: cannot listen on {address} port {port}: {error.strerror}",
             hint="set metrics.port, or metrics.enabled = false",
         ) from error

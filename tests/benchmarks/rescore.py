@@ -1,8 +1,12 @@
 """How fast the archive is scored again: `python -m tests.benchmarks.rescore [--films 32] [--rounds 5] [--clock cpu] [--json]`.
 
-By an untrained ViT-B/32 whose last 2 blocks moved, films of 10 megabytes: from the prefix store, through the full encoder alone
-(pixels decoded and preprocessed before), and from the files, uncompressed and as lossless JPEG 2000. Once where the moved blocks
-score every finding, and once where half of the findings keep the frozen encoder, so that a film passes both ends.
+By an untrained ViT-B/32 whose last 2 blocks moved, films of 10 megabytes, uncompressed and in lossless JPEG 2000. Three versions
+score from the prefix store: one whose moved blocks score every finding (`store`), one where half of the findings keep the frozen
+encoder (`both_ends`), and one that is a head alone (`head_alone`). Against them stand:
+
+* `full_encoder`: open_clip's `encode_image` as a user would call it, float32, on pixels that are decoded and preprocessed before;
+* `decode_and_full_encoder`: the same from the files, by radclipd's own reader and preprocessing;
+* `own_encoder`, `decode_and_own_encoder`: radclipd's scoring where nothing is kept, which takes the same short cuts.
 """
 
 from __future__ import annotations
@@ -10,8 +14,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,17 +33,30 @@ from models.delta import values
 from models.head import zero_shot_head
 from models.partition import names_of, partition
 from models.prompts import read_prompts
-from pipeline.domain import ModelVersion
+from pipeline.domain import ModelVersion, StoredInstance
 from tests.benchmarks.films import CLOCKS, Films, ratio, side_by_side, tell, untrained
 
 K = 2
 BATCH = 8
 """`[score] batch_size` as shipped."""
+VERSIONS: Mapping[str, float | None] = {"store": 1.0, "both_ends": 0.5, "head_alone": None}
+"""The share of the findings that moved blocks score; None: no block moved."""
+RATIOS = {
+    "vs_full_encoder": ("full_encoder", "store"),
+    "vs_decode_and_full_encoder": ("decode_and_full_encoder", "store"),
+    "vs_decode_jpeg2000_and_full_encoder": ("decode_jpeg2000_and_full_encoder", "store"),
+    "vs_own_encoder": ("own_encoder", "store"),
+    "vs_decode_and_own_encoder": ("decode_and_own_encoder", "store"),
+    "both_ends_vs_full_encoder": ("full_encoder", "both_ends"),
+    "both_ends_vs_decode_and_full_encoder": ("decode_and_full_encoder", "both_ends"),
+    "head_alone_vs_full_encoder": ("full_encoder", "head_alone"),
+    "own_encoder_vs_full_encoder": ("full_encoder", "own_encoder"),
+}
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--films", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -55,74 +72,99 @@ def measure(folder: Path, films: int, rounds: int, clock: str) -> dict[str, Any]
     """Return milliseconds an image and the ratios."""
     store, version = untrained(folder / "models")
     base = read_base(base_folder(store.root, version.base), expected=version.card)
-    reader = Films(folder / "images")
-    compressed = Films(folder / "compressed", transfer_syntax_uid=JPEG2000Lossless)
-    ratios: dict[str, dict[str, float]] = {}
-    measured: dict[str, Any] = {"films": films, "rounds": rounds, "threads": torch.get_num_threads(), "clock": clock}
-    for name, share in (("moved", 1.0), ("both_ends", 0.5)):
-        seconds = _measured(folder / name, base, version, (reader, compressed), films, rounds, share=share, clock=CLOCKS[clock])
-        measured |= {f"ms_{way}_{name}": round(1000 * statistics.median(of) / films, 2) for way, of in seconds.items()}
-        ratios[f"encoder_to_store_{name}"] = ratio(seconds["encoder"], seconds["store"])
-        ratios[f"files_to_store_{name}"] = ratio(seconds["files"], seconds["store"])
-        ratios[f"jpeg2000_to_store_{name}"] = ratio(seconds["jpeg2000"], seconds["store"])
-    return measured | {"ratios": ratios}
+    files, compressed = Films(folder / "images"), Films(folder / "compressed", transfer_syntax_uid=JPEG2000Lossless)
+    archive = Archive(base, version, [files.film(number) for number in range(films)])
+    kept = Kept(base, KeptSettings(directory=folder / "prefixes", limit=1 << 30, k=K))
+    archive.fill(kept, files)
+    pixels = torch.cat([archive.decoded(files, some) for some in archive.batches])
+    ways: dict[str, Callable[[], object]] = {
+        name: partial(archive.recall, archive.scorer(share, kept)) for name, share in VERSIONS.items()
+    }
+    plain = archive.scorer(1.0, Kept(base, None))
+    ways |= {
+        "full_encoder": partial(archive.encode, pixels),
+        "decode_and_full_encoder": partial(archive.decode_and_encode, files),
+        "decode_jpeg2000_and_full_encoder": partial(archive.decode_and_encode, compressed),
+        "own_encoder": partial(archive.score_pixels, archive.classifier(1.0), pixels),
+        "decode_and_own_encoder": partial(archive.score_files, plain, files),
+    }
+    side_by_side(ways, rounds=1)  # warms up
+    seconds = side_by_side(ways, rounds=rounds, clock=CLOCKS[clock])
+    kept.close()
+    return {
+        "films": films,
+        "rounds": rounds,
+        "threads": torch.get_num_threads(),
+        "clock": clock,
+        **{f"ms_{way}": round(1000 * statistics.median(of) / films, 2) for way, of in seconds.items()},
+        "ratios": {name: ratio(seconds[slow], seconds[fast]) for name, (slow, fast) in RATIOS.items()},
+    }
 
 
-def _measured(
-    folder: Path,
-    base: Base,
-    version: ModelVersion,
-    readers: tuple[Films, Films],
-    count: int,
-    rounds: int,
-    *,
-    share: float,
-    clock: Callable[[], float],
-) -> dict[str, list[float]]:
-    reader, compressed = readers
-    classifier = Classifier.of(base, _addition(base, share=share))
-    kept = Kept(base, KeptSettings(directory=folder, limit=1 << 30, k=K))
-    scorer = ClipScorer(version, classifier, kept, batch_size=BATCH)
-    plain = ClipScorer(version, classifier, Kept(base, None), batch_size=BATCH)
-    films = [reader.film(number) for number in range(count)]
-    images = [reader.read(film) for film in films]
-    scorer.score(images, films)
-    pixels = torch.stack([base.preprocess(image) for image in images])
-    del images
+@dataclass(frozen=True)
+class Archive:
+    """Films that one base scores, in the batches of the score worker."""
 
-    def from_store() -> None:
-        for start in range(0, count, BATCH):
-            some = films[start : start + BATCH]
+    base: Base
+    version: ModelVersion
+    films: Sequence[StoredInstance]
+
+    @property
+    def batches(self) -> list[Sequence[StoredInstance]]:
+        """The films, BATCH at a time."""
+        return [self.films[start : start + BATCH] for start in range(0, len(self.films), BATCH)]
+
+    def classifier(self, share: float | None) -> Classifier:
+        """Return a version where blocks that moved a little score this share of the findings; None: no block moved."""
+        head = zero_shot_head(self.base.encoder, read_prompts())
+        if share is None:
+            return Classifier.of(self.base, Addition(head))
+        delta = values(self.base.encoder, names_of(partition(self.base.encoder.network).last(K)))
+        moved = {name: tensor + 1e-3 * torch.randn_like(tensor) for name, tensor in delta.items()}
+        count = len(head.bias)
+        own = torch.arange(count) < round(share * count)
+        return Classifier.of(self.base, Addition(head, Moved(K, moved, replace(head), own)))
+
+    def scorer(self, share: float | None, kept: Kept) -> ClipScorer:
+        """Return the same as the score worker has it."""
+        return ClipScorer(self.version, self.classifier(share), kept, batch_size=BATCH)
+
+    def fill(self, kept: Kept, files: Films) -> None:
+        """Keep every film."""
+        scorer = self.scorer(None, kept)
+        for some in self.batches:
+            scorer.keep([files.read(film) for film in some], some)
+
+    def decoded(self, files: Films, some: Sequence[StoredInstance]) -> torch.Tensor:
+        """Return pixels [n, 3, S, S] of some films, read and decoded."""
+        return torch.stack([self.base.preprocess(files.read(film)) for film in some])
+
+    def recall(self, scorer: ClipScorer) -> None:
+        """Score from the store."""
+        for some in self.batches:
             assert len(scorer.recall(some)) == len(some)
 
-    def encoder_alone() -> None:
+    def encode(self, pixels: torch.Tensor) -> None:
+        """Encode ready pixels by open_clip."""
+        encode_image: Any = self.base.encoder.network.encode_image
+        with torch.inference_mode():
+            for some in torch.split(pixels, BATCH):
+                encode_image(some, normalize=True)
+
+    def decode_and_encode(self, files: Films) -> None:
+        """Encode files by open_clip."""
+        for some in self.batches:
+            self.encode(self.decoded(files, some))
+
+    def score_pixels(self, classifier: Classifier, pixels: torch.Tensor) -> None:
+        """Score ready pixels by radclipd."""
         for some in torch.split(pixels, BATCH):
             classifier.score_pixels(some)
 
-    def from_files(of: Films) -> None:
-        for start in range(0, count, BATCH):
-            plain.score([of.read(film) for film in films[start : start + BATCH]])
-
-    ways: dict[str, Callable[[], object]] = {
-        "store": from_store,
-        "encoder": encoder_alone,
-        "files": partial(from_files, reader),
-        "jpeg2000": partial(from_files, compressed),
-    }
-    side_by_side(ways, rounds=1)  # warms up
-    seconds = side_by_side(ways, rounds=rounds, clock=clock)
-    scorer.close()
-    return seconds
-
-
-def _addition(base: Base, *, share: float) -> Addition:
-    """Blocks that moved a little, and how many of the findings they score."""
-    head = zero_shot_head(base.encoder, read_prompts())
-    delta = values(base.encoder, names_of(partition(base.encoder.network).last(K)))
-    moved = {name: tensor + 1e-3 * torch.randn_like(tensor) for name, tensor in delta.items()}
-    count = len(head.bias)
-    own = torch.arange(count) < round(share * count)
-    return Addition(head, Moved(K, moved, replace(head), own))
+    def score_files(self, scorer: ClipScorer, files: Films) -> None:
+        """Score files by radclipd."""
+        for some in self.batches:
+            scorer.score([files.read(film) for film in some])
 
 
 if __name__ == "__main__":

@@ -17,15 +17,18 @@ from typing import Any
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import event
+from structlog.testing import capture_logs
 
 from adapters.catalog.catalog import SqlCatalog
 from adapters.cli.check import _metrics
+from adapters.hospital.loopback import free_ports
 from adapters.host.config import Config, MetricsConfig, PrefixConfig, StorageConfig
 from adapters.host.metrics import ARCHIVE_SECONDS, LARGEST_SHARE, LINE_SECONDS, ROOM, CatalogCollector, Remembered, Sources
 from adapters.metrics import open_metrics
 from pipeline import learn, rescore, rules, work
 from pipeline.domain import FINDINGS, Job, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
-from pipeline.errors import CannotStart, ConfigurationError, OutOfResources, PixelsUnreadable
+from pipeline.errors import ConfigurationError, OutOfResources, PixelsUnreadable
 from pipeline.learn import LearnResult, Learnt
 from pipeline.progress import Progress
 from pipeline.standing import Archive, Gain, Line, Round, Stage
@@ -173,6 +176,20 @@ def test_what_has_come_together(sql_catalog: SqlCatalog) -> None:
     )
 
 
+def test_what_changes_by_the_second_is_found_by_an_index(fresh_url: Callable[[str], str]) -> None:
+    """However many jobs are done, no query of the quick part reads them all."""
+    catalog, asked = SqlCatalog(fresh_url("sqlite")), []
+    event.listen(catalog._engine, "before_cursor_execute", lambda *said: asked.append(said[2:4]))
+    line_of(catalog)
+    queries = [(sql, values) for sql, values in asked if sql.startswith("SELECT")]
+    with catalog.read() as tx:
+        plans = [tx._connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values).all() for sql, values in queries]
+    catalog.dispose()
+    steps = [row[3] for plan in plans for row in plan]
+    assert len([step for step in steps if "jobs" in step]) == 4
+    assert [step for step in steps if step.startswith("SCAN jobs") and "ix_jobs_learn" not in step] == []
+
+
 # How it is asked.
 
 
@@ -286,15 +303,10 @@ def page(sql_catalog: SqlCatalog, tmp_path: Path) -> Iterator[Callable[[], str]]
 
 def config_in(folder: Path, port: int = 0) -> Config:
     return Config.model_construct(
-        metrics=MetricsConfig.model_construct(enabled=True, address="127.0.0.1", port=port or free_port()),
+        metrics=MetricsConfig.model_construct(enabled=True, address="127.0.0.1", port=port or free_ports(1)[0]),
         storage=StorageConfig(directory=folder / "images"),
         prefix=PrefixConfig(directory=folder / "prefixes"),
     )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as opened:
-        return int(opened.getsockname()[1])
 
 
 def test_a_scrape(sql_catalog: SqlCatalog, page: Callable[[], str], tmp_path: Path) -> None:
@@ -415,11 +427,16 @@ def test_many_scrapes_at_once(page: Callable[[], str]) -> None:
     assert all("radclipd_catalog_up 1.0" in one for one in pages)
 
 
-def test_a_port_that_is_taken_is_said_in_words(sql_catalog: SqlCatalog, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        config = config_in(tmp_path, taken.getsockname()[1])
-        with pytest.raises(CannotStart, match=r"metrics: cannot listen on 127.0.0.1 port"), open_metrics(config, sql_catalog):
-            pass
+def test_a_port_that_is_taken_is_said_in_words_and_stops_nothing(sql_catalog: SqlCatalog, tmp_path: Path) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        capture_logs() as said,
+        open_metrics(config_in(tmp_path, taken.getsockname()[1]), sql_catalog) as port,
+    ):
+        assert port == 0
+    (line,) = said
+    assert (line["log_level"], line["hint"]) == ("error", "set metrics.port, or metrics.enabled = false")
+    assert "cannot listen on 127.0.0.1 port" in line["error"]
 
 
 def test_off_means_off(sql_catalog: SqlCatalog) -> None:

@@ -18,7 +18,7 @@ from pipeline.domain import JobKind, JobState
 from pipeline.work import work_once
 from tests import documents as sr
 from tests.builders import dx
-from tests.integration.test_listener import send
+from tests.integration.reception import send
 from tests.unit.report_of import report_on
 
 STATES = "SELECT finding, state, reader, source FROM v_labels WHERE revoked = 0 ORDER BY finding"

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from adapters.gpu.kept import REST_SECONDS, Kept, KeptSettings
 from adapters.gpu.scorer import ClipScorer, load_scorer, read_addition
 from adapters.model_files import base_folder
 from models.base import read_base
-from models.classifier import STORED_TOLERANCE
+from models.classifier import BATCH_TOLERANCE, STORED_TOLERANCE
+from models.prefix import Cut
 from models.recipe import Augmentation
 from models.views import Views
 from pipeline.domain import FINDINGS, ModelVersion, Scores, StoredInstance
@@ -81,6 +83,23 @@ def test_a_score_from_the_store_is_that_from_the_pixels(place: Place, moved: int
     assert recalled.std(axis=0).max() > 10 * STORED_TOLERANCE or moved is None
 
 
+def test_findings_that_nothing_moved_for_are_scored_without_the_frozen_blocks(place: Place) -> None:
+    place.from_pixels(place.scorer(place.ward.zero_shot))
+    scorer = place.scorer(place.learnt(1))
+    frozen = (
+        (read_addition(scorer.version, place.ward.store.root).moved or pytest.fail("nothing moved")).findings.logical_not().numpy()
+    )
+    wanted = place.from_pixels(scorer)
+    tower: Any = scorer._classifier.encoder.network.get_submodule("visual.transformer")
+    with torch.no_grad():
+        for parameter in tower.resblocks[-1].parameters():
+            parameter.fill_(torch.nan)  # the frozen one: what moved has its own
+    recalled = place.recalled(scorer)
+    assert 0 < frozen.sum() < len(frozen)
+    assert recalled == pytest.approx(wanted, abs=STORED_TOLERANCE)
+    assert recalled[:, frozen] == pytest.approx(wanted[:, frozen], abs=BATCH_TOLERANCE)
+
+
 def test_more_moved_blocks_than_the_store_stands_in_front_of_are_scored_from_the_pixels(place: Place) -> None:
     place.from_pixels(place.scorer(place.ward.zero_shot))
     scorer = place.scorer(place.learnt(2))
@@ -106,7 +125,7 @@ def test_what_is_kept_in_passing_is_what_fill_would_keep(place: Place) -> None:
     scorer.keep(images[5:], films[5:])
     assert scorer.not_kept(films) == []
     assert place.recalled(scorer) == pytest.approx(scorer.score(images), abs=STORED_TOLERANCE)
-    assert scorer.room == LIMIT // (5 * 64 * 2)
+    assert scorer.room == LIMIT // (5 * 64 * 2 + 32 * 4)
 
 
 def test_only_some_are_kept(place: Place) -> None:
@@ -203,7 +222,7 @@ def test_after_trouble_the_store_rests_and_is_then_tried_again(place: Place) -> 
     base = read_base(base_folder(place.ward.store.root, place.ward.zero_shot.base), expected=place.ward.zero_shot.card)
     kept = Kept(base, place.settings, clock=lambda: now[0])
     place.settings.directory.write_text("a file")
-    row = torch.zeros(1, 5, 64)
+    row = Cut(torch.zeros(1, 5, 64), torch.zeros(1, 32))
     kept.write(["a"], row)
     place.settings.directory.unlink()
     kept.write(["a"], row)

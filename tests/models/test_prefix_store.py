@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,28 +15,39 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapters.gpu import prefix_store
 from adapters.gpu.prefix_shard import PAGE
-from adapters.gpu.prefix_store import TOLERANCE, Identity, PrefixStore
+from adapters.gpu.prefix_store import TOLERANCE, Found, Identity, PrefixStore
 from models.architecture import Architecture
 from models.base import read_base
 from models.encoder import Encoder
-from models.prefix import from_prefix, prefix, shape
+from models.prefix import TOLERANCE as SHORT_CUTS
+from models.prefix import Cut, cut, from_prefix, shape
 from pipeline.errors import ConfigurationError, OutOfResources
 from tests.models import films, tiny, towers
 
-IDENTITY = Identity("0" * 64, "1" * 64, 2, length=5, width=64)
-RECORD = 5 * 64 * 2
+IDENTITY = Identity("0" * 64, "1" * 64, 2, length=5, width=64, dimension=16)
+RECORD = 5 * 64 * 2 + 16 * 4
 SHARD = 4 * PAGE  # of a limit of four of them: a table of one page, and eleven records
 LIMIT = 4 * SHARD
 
 
-def record(number: int, identity: Identity = IDENTITY) -> torch.Tensor:
+def record(number: int, identity: Identity = IDENTITY) -> Cut:
+    """Of one film, [L, W] and [D]."""
     generator = torch.Generator().manual_seed(number)
-    return torch.randn(1, identity.length, identity.width, generator=generator).half()
+    entering = torch.randn(identity.length, identity.width, generator=generator).half()
+    return Cut(entering, torch.randn(identity.dimension, generator=generator))
 
 
-def records(numbers: range) -> tuple[list[str], torch.Tensor]:
-    return [f"film {number}" for number in numbers], torch.cat([record(number) for number in numbers])
+def records(numbers: Iterable[int], identity: Identity = IDENTITY) -> tuple[list[str], Cut]:
+    return [f"film {number}" for number in numbers], Cut.of(record(number, identity) for number in numbers)
+
+
+def right(found: Found, identity: Identity = IDENTITY) -> bool:
+    """Whether each film that was found has its own numbers, to the bit."""
+    wanted = [record(int(key.split()[1]), identity) for key in found.keys]
+    parts = zip(found.images, *wanted, strict=True)
+    return all(len(rows) == len(own) and all(map(torch.equal, rows, own)) for rows, *own in parts)
 
 
 def opened(root: Path, identity: Identity = IDENTITY, *, limit: int = LIMIT) -> PrefixStore:
@@ -57,19 +68,18 @@ def shards(root: Path) -> list[Path]:
 def holds(store: PrefixStore, numbers: range) -> bool:
     """Whether exactly these of the first hundred are there, each with its own numbers."""
     found = store.read([f"film {number}" for number in range(100)])
-    return found.keys == tuple(f"film {number}" for number in numbers) and torch.equal(
-        found.activations, torch.cat([record(number) for number in numbers]) if len(numbers) else found.activations[:0]
-    )
+    return found.keys == tuple(f"film {number}" for number in numbers) and right(found)
 
 
 def test_what_was_written_is_read_in_the_order_asked_for_and_the_rest_is_missing(store: PrefixStore) -> None:
     assert store.write(*records(range(4))) == 4
     found = store.read(["film 2", "nobody", "film 0"])
     assert (found.keys, found.missing) == (("film 2", "film 0"), ("nobody",))
-    assert torch.equal(found.activations, torch.cat([record(2), record(0)])) and found.activations.dtype == torch.float16
+    assert right(found)
+    assert [part.dtype for part in found.images] == [torch.float16, torch.float32]
     assert store.missing(["film 3", "film 4"]) == ["film 4"]
     nothing = store.read(["nobody"])
-    assert nothing.activations.shape == (0, 5, 64) and nothing.missing == ("nobody",)
+    assert [part.shape for part in nothing.images] == [(0, 5, 64), (0, 16)] and nothing.missing == ("nobody",)
 
 
 def test_it_is_there_after_a_restart_and_writing_goes_on_in_the_same_shard(tmp_path: Path) -> None:
@@ -112,7 +122,8 @@ def test_a_reader_goes_on_reading_what_was_evicted_under_it(tmp_path: Path, stor
     reader = opened(tmp_path)
     store.write(*records(range(5, 80)))
     assert store.missing(["film 0"])
-    assert torch.equal(reader.read(["film 0"]).activations, record(0))
+    found = reader.read(["film 0"])
+    assert found.keys == ("film 0",) and right(found)
     reader.refresh()
     assert reader.missing(["film 0"]) == ["film 0"] and not reader.missing(["film 79"])
 
@@ -124,16 +135,17 @@ def test_a_reader_goes_on_reading_what_was_evicted_under_it(tmp_path: Path, stor
         replace(IDENTITY, preprocess="2" * 64),
         replace(IDENTITY, k=1),
         replace(IDENTITY, length=10, width=32),
+        replace(IDENTITY, dimension=8),
     ],
 )
-def test_activations_of_other_weights_preprocessing_k_or_shape_are_never_given(tmp_path: Path, other: Identity) -> None:
+def test_what_other_weights_preprocessing_k_or_shape_gave_is_are_never_given(tmp_path: Path, other: Identity) -> None:
     first = opened(tmp_path)
     first.write(*records(range(3)))
     first.close()
     second = opened(tmp_path, other)
     assert len(second) == 0 and second.missing(["film 0"]) == ["film 0"]
-    second.write(["film 0"], record(9, other))
-    assert torch.equal(second.read(["film 0"]).activations, record(9, other))
+    second.write(*records([0], other))
+    assert right(second.read(["film 0"]), other)
     assert [folder.name for folder in tmp_path.iterdir()] == [other.fingerprint]  # the stale ones made room
 
 
@@ -152,7 +164,7 @@ def test_a_shard_moved_to_another_identity_is_not_believed(tmp_path: Path) -> No
     assert len(opened(tmp_path, other)) == 0
 
 
-def cut(path: Path, size: int) -> None:
+def cut_off(path: Path, size: int) -> None:
     os.truncate(path, size)
 
 
@@ -166,12 +178,12 @@ def turn(path: Path, offset: int) -> None:
     ("damage", "left"),
     [
         (lambda path: path.unlink(), range(0)),
-        (lambda path: cut(path, 0), range(0)),
-        (lambda path: cut(path, 40), range(0)),
-        (lambda path: cut(path, PAGE), range(0)),
-        (lambda path: cut(path, 2 * PAGE), range(0)),
-        (lambda path: cut(path, 2 * PAGE + 3 * RECORD - 1), range(2)),
-        (lambda path: cut(path, 2 * PAGE + 3 * RECORD), range(3)),
+        (lambda path: cut_off(path, 0), range(0)),
+        (lambda path: cut_off(path, 40), range(0)),
+        (lambda path: cut_off(path, PAGE), range(0)),
+        (lambda path: cut_off(path, 2 * PAGE), range(0)),
+        (lambda path: cut_off(path, 2 * PAGE + 3 * RECORD - 1), range(2)),
+        (lambda path: cut_off(path, 2 * PAGE + 3 * RECORD), range(3)),
         (lambda path: turn(path, 3), range(0)),  # the header
         (lambda path: turn(path, PAGE + 4 * 40 + 33), range(4)),  # the entry of the last
         (lambda path: turn(path, PAGE + 4 * 40), range(4)),  # its key
@@ -207,7 +219,7 @@ def test_no_turned_bit_ever_gives_wrong_numbers(tmp_path_factory: pytest.TempPat
     content[offset] ^= 1 << bit
     path.write_bytes(content)
     found = opened(root).read([f"film {number}" for number in range(5)])
-    assert torch.equal(found.activations, torch.cat([record(int(key.split()[1])) for key in found.keys] or [record(0)[:0]]))
+    assert right(found)
     assert len(found.keys) >= 4 or offset < 2 * PAGE
 
 
@@ -222,14 +234,17 @@ def test_rot_under_an_open_store_is_noticed_and_healed(tmp_path: Path, store: Pr
 
 
 def test_what_does_not_fit_half_precision_is_left_out(store: PrefixStore) -> None:
-    loud = torch.cat([record(0).float(), record(1).float() * 1e6])
-    assert store.write(["film 0", "film 1"], loud) == 1
-    assert store.read(["film 0", "film 1"]).missing == ("film 1",)
+    quiet = Cut(torch.ones(3, 5, 64), torch.ones(3, 16))
+    quiet.entering[1] *= 1e6
+    quiet.features[2] = torch.nan
+    assert store.write(["film 0", "film 1", "film 2"], quiet) == 1
+    assert store.read(["film 0", "film 1", "film 2"]).missing == ("film 1", "film 2")
 
 
-def test_another_shape_is_a_mistake_of_the_caller(store: PrefixStore) -> None:
+@pytest.mark.parametrize("shapes", [((1, 4, 64), (1, 16)), ((1, 5, 64), (1, 8)), ((2, 5, 64), (1, 16)), ((2, 5, 64), (2, 16))])
+def test_another_shape_is_a_mistake_of_the_caller(store: PrefixStore, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     with pytest.raises(ValueError, match="shape"):
-        store.write(["film 0"], torch.zeros(1, 4, 64))
+        store.write(["film 0"], Cut(*map(torch.zeros, shapes)))
 
 
 def test_a_limit_without_room_is_said(tmp_path: Path) -> None:
@@ -263,7 +278,7 @@ def test_two_writers_share_a_store_and_the_limit(tmp_path: Path) -> None:
     one.refresh()
     found = one.read([f"film {number}" for number in range(40)])
     assert len(found.keys) >= 20 and {"film 38", "film 39"} <= set(found.keys)
-    assert all(torch.equal(row, record(int(key.split()[1]))[0]) for key, row in zip(found.keys, found.activations, strict=True))
+    assert right(found)
 
 
 def test_a_store_that_others_fill_to_the_brim_is_said(tmp_path: Path) -> None:
@@ -293,34 +308,49 @@ def test_a_writer_killed_in_the_middle_leaves_a_sound_store(tmp_path: Path, afte
     writer.join()
     store = opened(tmp_path)
     found = store.read([f"film {number}" for number in range(1000)])
-    assert all(torch.equal(row, record(int(key.split()[1]))[0]) for key, row in zip(found.keys, found.activations, strict=True))
+    assert right(found)
     assert store.size() <= LIMIT
     store.write(*records(range(2000, 2060)))  # more than it holds: the dead writer's lock keeps no shard from going
     assert store.size() <= LIMIT
-    assert torch.equal(store.read(["film 2059"]).activations, record(2059))
+    late = store.read(["film 2059"])
+    assert late.keys == ("film 2059",) and right(late)
+
+
+def test_what_an_earlier_format_left_is_not_read_and_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(prefix_store, "FORMAT", prefix_store.FORMAT - 1)
+        first = opened(tmp_path)
+        first.write(*records(range(3)))
+        first.close()
+    store = opened(tmp_path)
+    assert store.missing(["film 0"]) == ["film 0"]
+    store.write(*records(range(2)))
+    assert holds(store, range(2)) and len(shards(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("kind", ["plain", "average, norm after", "custom blocks"])
 @pytest.mark.parametrize("k", [0, 1, 3])
 def test_features_from_the_store_are_those_from_the_pixels(tmp_path: Path, kind: str, k: int) -> None:
     encoder = towers.encoder(kind)
-    length, width = shape(encoder)
-    store = PrefixStore(tmp_path, Identity("0" * 64, "1" * 64, k, length, width), limit=1 << 22)
+    dimension = encoder.network.get_parameter("visual.proj").shape[1]
+    store = PrefixStore(tmp_path, Identity("0" * 64, "1" * 64, k, *shape(encoder), dimension), limit=1 << 22)
     pixels = torch.from_numpy(films.labelled(6, seed=3)[0].astype(np.float32))[:, None].expand(-1, 3, -1, -1) * 4 - 2
     keys = [f"film {number}" for number in range(6)]
-    store.write(keys, prefix(encoder, pixels, k=k))
-    from_store = from_prefix(encoder, store.read(keys).activations, k=k).features.detach()
-    assert from_store.numpy() == pytest.approx(encoder.encode_images(pixels).numpy(), abs=TOLERANCE)
+    store.write(keys, cut(encoder, pixels, k=k))
+    stored, from_pixels = store.read(keys).images, encoder.encode_images(pixels).numpy()
+    assert from_prefix(encoder, stored.entering, k=k).features.detach().numpy() == pytest.approx(from_pixels, abs=TOLERANCE)
+    assert stored.features.numpy() == pytest.approx(from_pixels, abs=SHORT_CUTS)
 
 
 def test_the_same_holds_for_the_real_size(tmp_path: Path) -> None:
     encoder = Encoder.untrained(Architecture.named("ViT-B-32"), seed=0)
-    store = PrefixStore(tmp_path, Identity("0" * 64, "1" * 64, 2, *shape(encoder)), limit=1 << 24)
+    store = PrefixStore(tmp_path, Identity("0" * 64, "1" * 64, 2, *shape(encoder), 512), limit=1 << 24)
     pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    store.write(["a", "b"], prefix(encoder, pixels, k=2))
+    store.write(["a", "b"], cut(encoder, pixels, k=2))
     assert shape(encoder) == (50, 768)
-    from_store = from_prefix(encoder, store.read(["a", "b"]).activations, k=2).features.detach()
-    assert from_store.numpy() == pytest.approx(encoder.encode_images(pixels).numpy(), abs=TOLERANCE)
+    stored, from_pixels = store.read(["a", "b"]).images, encoder.encode_images(pixels).numpy()
+    assert from_prefix(encoder, stored.entering, k=2).features.detach().numpy() == pytest.approx(from_pixels, abs=TOLERANCE)
+    assert stored.features.numpy() == pytest.approx(from_pixels, abs=SHORT_CUTS)
 
 
 def test_the_identity_is_that_of_a_base(tmp_path: Path) -> None:
