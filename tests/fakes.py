@@ -375,6 +375,12 @@ class FakeLabels:
     def of_studies(self, study_instance_uids: Collection[str]) -> list[Label]:
         return [label for label in self._t.labels if label.study_instance_uid in study_instance_uids]
 
+    def read_by_several(self) -> list[str]:
+        readers: dict[tuple[str, str], set[str]] = {}
+        for label in self._t.labels:
+            readers.setdefault((label.study_instance_uid, label.finding), set()).add(label.reader)
+        return sorted({study for (study, _), several in readers.items() if len(several) > 1})
+
     def find(self, ids: Collection[int]) -> list[Label]:
         return [label for label in self._t.labels if label.id in ids]
 

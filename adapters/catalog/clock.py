@@ -52,7 +52,7 @@ class _shifted(FunctionElement[datetime]):
     inherit_cache = True
 
 
-def in_seconds(seconds: float) -> ColumnElement[datetime]:
+def in_seconds(seconds: float | ColumnElement[Any]) -> ColumnElement[datetime]:
     """Return the moment `seconds` from now; negative: ago."""
     return _shifted(cast(seconds, Float))
 

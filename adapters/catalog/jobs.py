@@ -16,6 +16,7 @@ from sqlalchemy import (
     RowMapping,
     Select,
     and_,
+    bindparam,
     case,
     delete,
     exists,
@@ -84,19 +85,8 @@ class SqlJobs:
 
     def _lease(self, job_id: int, worker: str, lease_seconds: float) -> Job:
         """Lease a job whose row is locked."""
-        statement = (
-            update(jobs)
-            .where(jobs.c.id == job_id)
-            .values(
-                state=RUNNING,
-                attempts=jobs.c.attempts + 1,
-                worker=words(worker, 128),
-                lease_token=secrets.token_hex(16),
-                lease_until=in_seconds(lease_seconds),
-            )
-            .returning(jobs)
-        )
-        return _job(self._connection.execute(statement).mappings().one())
+        values = {"row": job_id, "by": words(worker, 128), "token": secrets.token_hex(16), "seconds": lease_seconds}
+        return _job(self._connection.execute(_LEASE, values).mappings().one())
 
     def extend(self, job: Job, *, lease_seconds: float) -> None:
         self._put(job, lease_until=in_seconds(lease_seconds))
@@ -190,6 +180,21 @@ def _is(state: str, table: Any = jobs) -> ColumnElement[bool]:
     """Written out, not a parameter: only so does SQLite see that a partial index serves."""
     found: ColumnElement[bool] = table.c.state == literal_column(f"'{state}'")
     return found
+
+
+_LEASE = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("row"))
+    .values(
+        state=RUNNING,
+        attempts=jobs.c.attempts + 1,
+        worker=bindparam("by"),
+        lease_token=bindparam("token"),
+        lease_until=in_seconds(bindparam("seconds")),
+    )
+    .returning(jobs)
+)
+"""Written once, as in `scores`."""
 
 
 def _lost(kinds: Sequence[JobKind]) -> Select[int]:

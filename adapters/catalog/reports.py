@@ -20,15 +20,13 @@ class SqlReports:
         self._connection = connection
 
     def find(self, sop_instance_uid: str) -> Report | None:
-        row = self._connection.execute(_REPORT, {"uid": sop_instance_uid}).mappings().one_or_none()
-        return _report(row) if row else None
+        return self._one(_REPORT, uid=sop_instance_uid)
 
     def latest(self, study_instance_uid: str) -> Report | None:
-        query = _reports().where(studies.c.study_instance_uid == study_instance_uid)
-        return self._one(query.order_by(reports.c.id.desc()).limit(1))
+        return self._one(_LATEST, uid=study_instance_uid)
 
-    def _one(self, query: Select[Any]) -> Report | None:
-        row = self._connection.execute(query).mappings().one_or_none()
+    def _one(self, query: Select[Any], **values: str) -> Report | None:
+        row = self._connection.execute(query, values).mappings().one_or_none()
         return _report(row) if row else None
 
     def open(self, report: Report) -> Report:
@@ -81,7 +79,8 @@ def _reports() -> Select[Any]:
 
 
 _REPORT = _reports().where(reports.c.sop_instance_uid == bindparam("uid"))
-"""Made once: each instance that comes in passes it."""
+_LATEST = _reports().where(studies.c.study_instance_uid == bindparam("uid")).order_by(reports.c.id.desc()).limit(1)
+"""Made once: each instance that comes in passes the one, each study that is scored the other."""
 
 
 def _report(row: RowMapping) -> Report:

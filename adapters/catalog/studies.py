@@ -149,8 +149,7 @@ class SqlStudies:
         return _study(row) if row else None
 
     def instances(self, study_instance_uid: str) -> list[StoredInstance]:
-        query = _instances().where(studies.c.study_instance_uid == study_instance_uid).order_by(*_ORDER)
-        return [_instance(row) for row in self._connection.execute(query).mappings()]
+        return [_instance(row) for row in self._connection.execute(_OF_STUDY, {"uid": study_instance_uid}).mappings()]
 
     def instances_of(self, study_instance_uids: Collection[str]) -> dict[str, list[StoredInstance]]:
         found: dict[str, list[StoredInstance]] = {}
@@ -254,13 +253,7 @@ class SqlStudies:
         )
 
     def next_revision(self, study_instance_uid: str) -> int:
-        statement = (
-            update(studies)
-            .where(studies.c.study_instance_uid == study_instance_uid)
-            .values(revision=studies.c.revision + 1)
-            .returning(studies.c.revision)
-        )
-        return int(self._connection.execute(statement).scalar_one())
+        return int(self._connection.execute(_NEXT_REVISION, {"uid": study_instance_uid}).scalar_one())
 
 
 def _scored(version: int) -> ColumnElement[bool]:
@@ -322,6 +315,13 @@ _GREW = (
     update(studies)
     .where(studies.c.id == bindparam("study_id"))
     .values(instance_count=studies.c.instance_count + 1, last_received_at=now(), released=False)
+)
+_OF_STUDY = _instances().where(studies.c.study_instance_uid == bindparam("uid")).order_by(*_ORDER)
+_NEXT_REVISION = (
+    update(studies)
+    .where(studies.c.study_instance_uid == bindparam("uid"))
+    .values(revision=studies.c.revision + 1)
+    .returning(studies.c.revision)
 )
 _OPENED = _GREW.values(state=StudyState.ARRIVING.value, reason="")
 

@@ -40,11 +40,12 @@ FROM instances i JOIN series r ON r.id = i.series JOIN studies s ON s.id = r.stu
 SELECT s.study_instance_uid, s.accession_number, p.finding, p.probability, p.decision, m.calibrated, p.version,
     m.name AS version_name, m.marking, p.revision, p.predicted_at
 FROM predictions p JOIN studies s ON s.id = p.study AND s.revision = p.revision JOIN model_versions m ON m.number = p.version""",
+    # CROSS JOIN: SQLite takes tables so joined in this order, study by study, and never by versions long retired.
     "v_findings_wide": f"""
 SELECT s.study_instance_uid, s.accession_number, s.study_date, m.number AS version, m.marking,
     {_WIDE}
-FROM studies s JOIN predictions p ON p.study = s.id AND p.revision = s.revision AND p.finding = '{FINDINGS[0]}'
-    JOIN model_versions m ON m.number = p.version""",
+FROM studies s CROSS JOIN predictions p CROSS JOIN model_versions m
+WHERE p.study = s.id AND p.revision = s.revision AND p.finding = '{FINDINGS[0]}' AND m.number = p.version""",
     "v_reports": """
 SELECT r.sop_instance_uid, r.series_instance_uid, r.sop_class_uid, s.study_instance_uid, s.accession_number, r.version, r.revision,
     r.state, r.predecessor, r.file_key, r.file_sha256, r.status, r.created_at, r.built_at, r.sent_at

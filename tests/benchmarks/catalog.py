@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session, registry
+from typer.main import get_command
 
 from adapters.catalog import query, schema
 from adapters.catalog.catalog import SqlCatalog
@@ -57,8 +58,11 @@ from tests.large_archive import RESCORED, SERVING, LargeArchive
 ROOT = Path(__file__).parents[2]
 BOUND_MS = 100.0
 REPEATS = 20
-SCORED_AGAIN, BATCH = 300, 8
+SCORED_AGAIN, BATCH = 400, 8
 """Studies, and `[score] batch_size` as shipped."""
+WRITTEN, TOGETHER = 640, 64
+"""Studies whose predictions alone are written, and how many of them in a transaction."""
+RADCLIPD = get_command(app)
 LISTINGS: Mapping[str, tuple[str, ...]] = {
     "studies": ("studies",),
     "jobs": ("jobs",),
@@ -188,7 +192,7 @@ def _plan(url: str, sql: str) -> list[str]:
 def _verb(url: str, words: list[str]) -> None:
     os.environ |= {"RADCLIPD_CONFIG": str(ROOT / "deploy/radclipd.toml"), "RADCLIPD_CATALOG__URL": url}
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        app([*words, "--json"], standalone_mode=False)
+        RADCLIPD.main([*words, "--json"], standalone_mode=False)
 
 
 class _Recalled:
@@ -234,9 +238,23 @@ def _writes(catalog: SqlCatalog, archive: LargeArchive) -> dict[str, float]:
         "received_a_second": round(received, 1),
         "put_in_line_ms_a_study": round(1000 * line, 3),
         "scored_again_ms_a_study": round(1000 / rate, 3),
-        "predictions_a_second": round(rate * len(FINDINGS), 1),
+        "predictions_scored_a_second": round(rate * len(FINDINGS), 1),
+        "predictions_written_a_second": round(_written(catalog, archive), 1),
         **_steps(catalog),
     }
+
+
+def _written(catalog: SqlCatalog, archive: LargeArchive) -> float:
+    """Write the predictions of studies, so many in a transaction, and each study's revision."""
+    studies = [archive.study_uid(study) for study in range(1, archive.studies, max(1, archive.studies // WRITTEN))][:WRITTEN]
+
+    def write() -> None:
+        for start in range(0, len(studies), TOGETHER):
+            with catalog.begin() as tx:
+                for uid in studies[start : start + TOGETHER]:
+                    tx.scores.put_predictions(uid, SERVING + 1, _said(), revision=tx.studies.next_revision(uid))
+
+    return _per_second(write, len(studies) * len(FINDINGS))
 
 
 def _post(catalog: SqlCatalog, version: ModelVersion) -> work.Post:
@@ -308,7 +326,7 @@ COMPARED = 40
 
 
 def _said() -> list[Prediction]:
-    return [Prediction(finding, float(np.random.default_rng().random()), Decision.ABSENT) for finding in FINDINGS]
+    return [Prediction(finding, 0.5, Decision.ABSENT) for finding in FINDINGS]
 
 
 def _by_orm(url: str, archive: LargeArchive) -> None:

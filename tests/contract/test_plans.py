@@ -22,9 +22,8 @@ from sqlalchemy import event
 from adapters.catalog import query, schema
 from adapters.catalog.catalog import SqlCatalog, SqlTransaction
 from adapters.catalog.engine import database_url
-from adapters.cli import app
 from pipeline.domain import JobKind
-from tests.benchmarks.catalog import LISTINGS, names, queries
+from tests.benchmarks.catalog import LISTINGS, RADCLIPD, names, queries
 from tests.conftest import DATABASES
 from tests.large_archive import SERVING, LargeArchive
 
@@ -149,7 +148,7 @@ def _asked_by_verb(place: Place, name: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("RADCLIPD_CATALOG__URL", place.url)
     words = [word.format(**names(place.archive)) for word in LISTINGS[name]]
     with redirect_stdout(StringIO()) as told:
-        app([*words, "--json"], standalone_mode=False)
+        RADCLIPD.main([*words, "--json"], standalone_mode=False)
     assert json.loads(told.getvalue()), "nothing was listed"
     monkeypatch.setattr(query, "run", answer)
     assert asked
