@@ -108,8 +108,7 @@ def build_listener(config: Config, catalog: SqlCatalog, places: Places | None = 
     """Make the DICOM listener: what arrives goes through pipeline.receive. `places`: where processes share the limit."""
     from adapters.dicom.listener import Listener, ListenerSettings
 
-    policy = receive.ReceivePolicy(minimum_free_bytes=int(config.storage.minimum_free), read_documents=reads_documents(config))
-    receiving = receive.Receiving(catalog=catalog, images=open_image_store(config), policy=policy)
+    receiving = receive.Receiving(catalog=catalog, images=open_image_store(config), policy=receive_policy(config))
 
     def released(study_instance_uids: Sequence[str]) -> None:
         with catalog.begin() as tx:
@@ -128,6 +127,11 @@ def build_listener(config: Config, catalog: SqlCatalog, places: Places | None = 
         audit=audit,
         places=places,
     )
+
+
+def receive_policy(config: Config) -> receive.ReceivePolicy:
+    """`[storage]` as the step reads it."""
+    return receive.ReceivePolicy(minimum_free_bytes=int(config.storage.minimum_free), read_documents=reads_documents(config))
 
 
 def chest_policy(config: Config) -> rules.ChestPolicy:
@@ -174,7 +178,8 @@ def build_posts(
     return posts
 
 
-def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
+def score_post_and_fill(config: Config, catalog: SqlCatalog) -> tuple[work.Post, fill.Fill | None]:
+    """Make the post of scoring, and what makes up for films that were scored before; None where nothing is to be made up for."""
     from adapters.dicom.pixels import DicomImageReader
     from adapters.gpu.scorer import ClipScorers
 
@@ -186,13 +191,20 @@ def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
         threads=config.score.threads,
         kept=kept_settings(config),
     )
-    policy = score.ScorePolicy(combine=config.score.combine, chest=chest, rescored=config.report.rescored)
+    policy = score.ScorePolicy(
+        combine=config.score.combine, chest=chest, rescored=config.report.rescored, backfilled=config.backfill.report
+    )
     step = partial(score.score, catalog=catalog, pixels=pixels, scorers=scorers, policy=policy)
     post = work.Post(kind=JobKind.SCORE, step=step, batch=config.score.batch_size)
     if not (config.prefix.keep and config.prefix.fill):
-        return post
+        return post, None
     serving = partial(versions.load_serving, catalog=catalog, scorers=scorers)
-    return replace(post, spare=fill.Fill(catalog=catalog, pixels=pixels, scorer=serving, chest=chest))
+    return post, fill.Fill(catalog=catalog, pixels=pixels, scorer=serving, chest=chest)
+
+
+def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
+    post, spare = score_post_and_fill(config, catalog)
+    return replace(post, spare=spare) if spare is not None else post
 
 
 def kept_settings(config: Config) -> KeptSettings | None:
@@ -274,7 +286,7 @@ def _learn_post(config: Config, catalog: SqlCatalog, give_way: Watch) -> work.Po
 
     def step(job: Job) -> None:
         store, progress = open_model_store(config), Progress(job, catalog=catalog)
-        watch = _both(progress, give_way)
+        watch = both(progress, give_way)
         with store.alone("learn"):
             learnt = learn.learn_job(
                 job, catalog=catalog, trainer=_trainer(config, store), policy=learn_policy(config), watch=watch
@@ -285,7 +297,9 @@ def _learn_post(config: Config, catalog: SqlCatalog, give_way: Watch) -> work.Po
     return work.Post(kind=JobKind.LEARN, step=work.one_by_one(step))
 
 
-def _both(first: Watch, second: Watch) -> Watch:
+def both(first: Watch, second: Watch) -> Watch:
+    """Tell both, in this order."""
+
     def watch(what: str, done: int, total: int) -> None:
         first(what, done, total)
         second(what, done, total)
@@ -307,7 +321,7 @@ def _trainer(config: Config, store: ModelStore) -> ClipTrainer:
 
 def learn_now(config: Config, catalog: SqlCatalog, *, watch: Watch, again: bool = False) -> learn.Learnt:
     """Learn from the labels, one process at a time, behind whatever arrives. TryAgain where another one learns."""
-    store, watch = open_model_store(config), _both(watch, Yielding(catalog=catalog))
+    store, watch = open_model_store(config), both(watch, Yielding(catalog=catalog))
     with store.alone("learn"):
         return learn.learn(catalog=catalog, trainer=_trainer(config, store), policy=learn_policy(config), watch=watch, again=again)
 

@@ -51,17 +51,31 @@ class Fill:
         self._keep(scorer, scorer.not_kept(some))
         return True
 
+    def of(self, studies: Sequence[str]) -> None:
+        """Keep at once what is not kept of the films of these studies, where there is room. NoWeights where no version serves."""
+        scorer = self.scorer()
+        with self.catalog.read() as tx:
+            left = self._wanted(scorer, self._films(tx, studies))
+        for start in range(0, len(left), FILMS):
+            self._keep(scorer, left[start : start + FILMS])
+
+    def _films(self, tx: Transaction, studies: Sequence[str]) -> list[StoredInstance]:
+        return [film for uid in studies for film in rules.choose_images(tx.studies.instances(uid), self.chest).images]
+
+    def _wanted(self, scorer: Scorer, films: Sequence[StoredInstance]) -> list[StoredInstance]:
+        return [film for film in scorer.not_kept(films) if film.header.sop_instance_uid not in self._unreadable]
+
     def _look(self, scorer: Scorer) -> bool:
         """Look at the next studies; False at the end of the walk."""
         with self.catalog.read() as tx:
             if self._left is None:
                 self._left = iter(tx.studies.newest(limit=scorer.room))
             studies = list(islice(self._left, STUDIES))
-            films = [film for uid in studies for film in rules.choose_images(tx.studies.instances(uid), self.chest).images]
+            films = self._films(tx, studies)
             if not studies:
                 self._left, self._rests_until = None, tx.now() + REST
                 return False
-        self._found = [film for film in scorer.not_kept(films) if film.header.sop_instance_uid not in self._unreadable]
+        self._found = self._wanted(scorer, films)
         return True
 
     def _due(self, tx: Transaction) -> bool:

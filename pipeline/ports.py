@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, Protocol
 
+from pipeline.backfill_ports import Backfills
 from pipeline.domain import (
     AuditEvent,
     Comparison,
@@ -88,11 +89,15 @@ class Studies(Protocol):
     def highest(self) -> int:
         """Return the highest number that a study has: they are numbered from 1 as they come."""
 
+    def numbered(self, numbers: range) -> list[str]:
+        """Return the StudyInstanceUIDs of the studies with these numbers, the last first."""
+
     def unscored(self, version: int, *, limit: int, numbers: range | None = None) -> list[str]:
         """Return the StudyInstanceUIDs of studies without predictions of this version that came to their end, newest first.
 
-        The end is a report in the archive, or one that the archive refused. Those with a score job that waits, runs or is in
-        quarantine are left out, and those whose number is not among `numbers` where it is given.
+        The end is a report in the archive, or one that the archive refused; or scores that nobody is told of, where a backfill
+        brought the study. Those with a score job that waits, runs or is in quarantine are left out, and those whose number is
+        not among `numbers` where it is given.
         """
 
     def documents(self) -> list[str]:
@@ -202,6 +207,8 @@ class Transaction(Protocol):
     def labels(self) -> Labels: ...
     @property
     def requests(self) -> Requests: ...
+    @property
+    def backfills(self) -> Backfills: ...
 
     def now(self) -> datetime:
         """Return this moment by the catalog's clock, to the millisecond."""

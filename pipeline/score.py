@@ -32,6 +32,7 @@ class ScorePolicy:
     combine: Literal["max", "mean"]
     chest: rules.ChestPolicy
     rescored: Literal["all", "changed", "none"] = "changed"  # which studies of the archive, scored again, get another report
+    backfilled: Literal["all", "none"] = "none"  # which studies that a backfill brought get a report
 
 
 @dataclass(slots=True)
@@ -125,7 +126,9 @@ def _write(tx: Transaction, load: _Load, version: ModelVersion, policy: ScorePol
 
 def _predict(tx: Transaction, job: Job, version: ModelVersion, scored: Sequence[Scores], policy: ScorePolicy) -> None:
     predictions = rules.predictions_of(rules.combine(scored, policy.combine), thresholds=version.thresholds, band=version.band)
-    telling = not job.payload.get(RESCORED) or _worth_telling(tx, job.subject, predictions, policy)
+    telling = not _kept_quiet(tx, job.subject, policy)
+    if telling and job.payload.get(RESCORED):
+        telling = _worth_telling(tx, job.subject, predictions, policy)
     revision = tx.studies.next_revision(job.subject)
     tx.scores.put_predictions(job.subject, version.number, predictions, revision=revision)
     if telling:
@@ -133,6 +136,12 @@ def _predict(tx: Transaction, job: Job, version: ModelVersion, scored: Sequence[
     study = tx.studies.find(job.subject)
     if study is not None and study.state is StudyState.SETTLED:  # a late image may have reopened it
         tx.studies.put_state(job.subject, StudyState.SCORED)
+
+
+def _kept_quiet(tx: Transaction, study_instance_uid: str, policy: ScorePolicy) -> bool:
+    """Tell whether nobody asked for a report: a backfill brought the study, and nobody has heard of it before."""
+    brought = policy.backfilled == "none" and tx.backfills.brought(study_instance_uid)
+    return brought and tx.reports.latest(study_instance_uid) is None
 
 
 def _worth_telling(tx: Transaction, study_instance_uid: str, predictions: Sequence[Prediction], policy: ScorePolicy) -> bool:

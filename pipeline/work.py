@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -51,7 +51,8 @@ class WorkPolicy:
 class Post:
     """A place at the queue: which kind, how many at once, the step, and whether work is admitted now.
 
-    `spare` is what to do where no job is due, a little at a time; it says whether there may be more of it at once.
+    `spare` is what to do where no job is due, a little at a time; it says whether there may be more of it at once. `subjects`:
+    only of these; None: of any.
     """
 
     kind: JobKind
@@ -59,6 +60,7 @@ class Post:
     batch: int = 1
     admit: Callable[[], bool] = lambda: True
     spare: Callable[[], bool] = lambda: False
+    subjects: Collection[str] | None = None
 
 
 def one_by_one(step: Callable[[Job], None]) -> Step:
@@ -86,7 +88,8 @@ def work_once(post: Post, *, catalog: Catalog, worker: str, policy: WorkPolicy) 
     if not post.admit():
         return 0
     with catalog.begin() as tx:
-        jobs = tx.jobs.claim([post.kind], worker=worker, lease_seconds=policy.lease_seconds, limit=post.batch)
+        lease, limit = policy.lease_seconds, post.batch
+        jobs = tx.jobs.claim([post.kind], worker=worker, lease_seconds=lease, limit=limit, of=post.subjects)
     jobs = [job for job in jobs if not _worn_out(job, catalog, policy)]
     if not jobs:
         return int(_spare(post))

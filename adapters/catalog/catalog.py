@@ -9,6 +9,7 @@ from datetime import datetime
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from adapters.catalog.backfills import SqlBackfills
 from adapters.catalog.circuits import SqlCircuits
 from adapters.catalog.clock import now
 from adapters.catalog.engine import database_url, open_engine
@@ -46,6 +47,7 @@ class SqlTransaction:
         self.circuits = SqlCircuits(connection)
         self.labels = SqlLabels(connection)
         self.requests = SqlRequests(connection)
+        self.backfills = SqlBackfills(connection)
         self.standing = SqlStanding(connection)
 
     def now(self) -> datetime:

@@ -29,7 +29,17 @@ from sqlalchemy.dialects import postgresql, sqlite
 from adapters.catalog.chunks import chunks
 from adapters.catalog.clock import DAY, in_seconds, now
 from adapters.catalog.jobs import OPEN, RUNNING, WAITING, has_job
-from adapters.catalog.tables import instances, labels, patients, predictions, reports, requests, series, studies
+from adapters.catalog.tables import (
+    backfilled_studies,
+    instances,
+    labels,
+    patients,
+    predictions,
+    reports,
+    requests,
+    series,
+    studies,
+)
 from adapters.catalog.words import words
 from pipeline import rules
 from pipeline.domain import (
@@ -190,10 +200,14 @@ class SqlStudies:
     def highest(self) -> int:
         return self._connection.scalar(select(func.max(studies.c.id))) or 0
 
+    def numbered(self, numbers: range) -> list[str]:
+        among = and_(studies.c.id >= numbers.start, studies.c.id < numbers.stop)
+        return list(self._connection.scalars(select(studies.c.study_instance_uid).where(among).order_by(studies.c.id.desc())))
+
     def unscored(self, version: int, *, limit: int, numbers: range | None = None) -> list[str]:
         in_hand = has_job(JobKind.SCORE, studies.c.study_instance_uid, *OPEN)
         query = select(studies.c.study_instance_uid).where(
-            or_(studies.c.state == StudyState.REPORTED.value, _refused()), ~_scored(version), ~in_hand
+            or_(studies.c.state == StudyState.REPORTED.value, _refused(), _told_to_nobody()), ~_scored(version), ~in_hand
         )
         if numbers is not None:
             query = query.where(studies.c.id >= numbers.start, studies.c.id < numbers.stop)
@@ -271,9 +285,19 @@ def _unread(version: int, ask_again_days: float) -> Select[Any]:
 def _refused() -> ColumnElement[bool]:
     """A study whose last report the archive has refused for good, and of which no other is on its way."""
     last = select(reports.c.state).where(reports.c.study == studies.c.id).order_by(reports.c.id.desc()).limit(1)
-    on_its_way = has_job(JobKind.REPORT, studies.c.study_instance_uid, WAITING, RUNNING)
     scored = studies.c.state == StudyState.SCORED.value
-    return and_(scored, last.scalar_subquery() == ReportState.REFUSED.value, ~on_its_way)
+    return and_(scored, last.scalar_subquery() == ReportState.REFUSED.value, ~_report_on_its_way())
+
+
+def _told_to_nobody() -> ColumnElement[bool]:
+    """A scored study that a backfill brought, of which there is no report and none is asked for."""
+    brought = exists().where(backfilled_studies.c.study_instance_uid == studies.c.study_instance_uid)
+    reported = exists().where(reports.c.study == studies.c.id)
+    return and_(studies.c.state == StudyState.SCORED.value, brought, ~reported, ~_report_on_its_way())
+
+
+def _report_on_its_way() -> ColumnElement[bool]:
+    return has_job(JobKind.REPORT, studies.c.study_instance_uid, WAITING, RUNNING)
 
 
 def _instances() -> Select[Any]:

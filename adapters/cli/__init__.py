@@ -28,6 +28,7 @@ GROUPS = (
     "worklist",
     "learn",
     "versions",
+    "backfill",
     "demo",
     "experiment",
 )

@@ -32,6 +32,7 @@ class Hospital:
         self.gate = rules.GatePolicy(promote="auto")
         self.reads_documents = True
         self.rescored: Literal["all", "changed", "none"] = "changed"
+        self.backfilled: Literal["all", "none"] = "none"
         self.work = work.WorkPolicy(lease_seconds=60, maximum_attempts=3, retry_base_seconds=1, retry_cap_seconds=8)
         self.circuit = CircuitPolicy(threshold=2, rest_seconds=30)
         self.spare: Callable[[], bool] = lambda: False
@@ -70,7 +71,7 @@ class Hospital:
     def post(self, kind: JobKind) -> work.Post:
         match kind:
             case JobKind.SCORE:
-                policy = score.ScorePolicy(combine="max", chest=self.chest, rescored=self.rescored)
+                policy = score.ScorePolicy(combine="max", chest=self.chest, rescored=self.rescored, backfilled=self.backfilled)
                 return work.Post(
                     kind=kind,
                     batch=8,
