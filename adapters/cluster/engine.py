@@ -22,7 +22,7 @@ import structlog
 from adapters.cluster.scorer import BlockScorer
 from pipeline import blocks
 from pipeline.blocks import Block
-from pipeline.errors import ConfigurationError, Refused, TryAgain
+from pipeline.errors import ConfigurationError, RadclipdError, TryAgain
 
 if TYPE_CHECKING:
     from adapters.host.config import Config
@@ -35,6 +35,8 @@ OF_ONE_HOST = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 LOOPBACK = "127.0.0.1"
 LEAST_STORE = 100 << 20
 """Bytes of shared memory of a local Ray: blocks are a few numbers."""
+PORTION = 2_000
+"""Blocks handed to Ray at a time: it keeps a note of each, and workers load the model anew for each portion."""
 REACH_SECONDS = 5.0
 LOST_SECONDS = 5.0
 """Between two looks at blocks that a lost machine, or a worker of the queue, has in hand."""
@@ -73,21 +75,21 @@ def score_archive(
     """
     with _connected(settings) as ray:
         _require_shared_catalog(ray, config)
-        left, jobs = list(blocks.cut(catalog=catalog, size=settings.block)), 0
+        left, again, jobs = list(blocks.cut(catalog=catalog, size=settings.block)), list[Block](), 0
         total, over = len(left), 0
         while left:
-            again: list[Block] = []
-            for block, done, held in _walk(ray, left, settings):
+            for block, done, held in _walk(ray, left[:PORTION], settings):
                 jobs += done
                 if held:
                     again.append(block)
                 else:
                     over += 1
                     watch("blocks", over, total)
-            if again:
+            left = left[PORTION:]
+            if again and not left:
                 log.info("blocks wait for what others have in hand", blocks=len(again))
                 rest(LOST_SECONDS)
-            left = again
+                left, again = again, []
         return jobs
 
 
@@ -117,10 +119,12 @@ def _workers(ray: Any, settings: ClusterSettings) -> tuple[Any, dict[str, Any]]:
     if settings.gpu and gpus:
         most, takes = gpus, {"num_gpus": 1.0, "num_cpus": float(settings.cores or 1)}
     else:
-        cores = settings.cores or max(1, min(cpu for cpu in cpus if cpu))
+        cores = settings.cores or min((cpu for cpu in cpus if cpu), default=1)
         most, takes = sum(cpu // cores for cpu in cpus), {"num_cpus": float(cores)}
     if not most:
-        raise ConfigurationError(f"no machine of the cluster has {settings.cores} cores", hint="--cores, or more of a machine")
+        raise ConfigurationError(
+            f"no machine of the cluster has {takes['num_cpus']:.0f} cores to give", hint="ray status; fewer --cores"
+        )
     return ray_data.ActorPoolStrategy(min_size=1, max_size=min(most, settings.workers or most)), takes
 
 
@@ -177,7 +181,9 @@ def _require_shared_catalog(ray: Any, config: Config) -> None:
 
 def _told(error: Exception) -> Exception:
     """An error of radclipd's own on a machine comes as it was; any other means that the cluster, or a part of it, is lost."""
-    cause = getattr(error, "cause", None) or error.__cause__
-    if isinstance(cause, (ConfigurationError, Refused, TryAgain)):
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, RadclipdError):
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    if isinstance(cause, RadclipdError):
         return cause
     return TryAgain(f"the cluster gave up: {type(error).__name__}", hint="start it again: it goes on from what the catalog holds")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +21,21 @@ from adapters.cluster.engine import ClusterSettings, score_archive
 from adapters.dicom import part10
 from adapters.gpu import importer
 from adapters.host import config as configuration
-from adapters.host.config import Config
+from adapters.host.config import CatalogConfig, Config
 from adapters.host.model_store import ModelStore
 from pipeline import settle, work
-from pipeline.domain import FINDINGS, Sender
-from pipeline.errors import TryAgain
+from pipeline.domain import FINDINGS, Sender, VersionState
+from pipeline.errors import ConfigurationError, NoWeights, TryAgain
 from pipeline.receive import receive
 from tests import peers
 from tests.acceptance.installation import Installation, kill, wait_for
 from tests.builders import dx, file_of
+from tests.fakes import a_version
 from tests.models import tiny
 from tests.postgres import Cluster
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")  # Ray sets what it deprecates itself
+os.environ.update(engine.QUIET | engine.OF_ONE_HOST)  # before Ray is imported, by whichever test
 STUDIES = 60
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": engine.LEAST_STORE, "node_ip_address": engine.LOOPBACK}
 
@@ -41,7 +45,6 @@ def nodes() -> Iterator[Any]:
     """A head and two more nodes, one core each, on the loopback."""
     if importlib.util.find_spec("ray") is None:
         peers.absent("Ray is not installed (pip install radclipd[scale])")
-    os.environ.update(engine.QUIET | engine.OF_ONE_HOST)  # before Ray is imported
     from ray.cluster_utils import Cluster as RayCluster
 
     running: Any = RayCluster(initialize_head=True, head_node_args=NODE | {"num_cpus": 0, "include_dashboard": False})
@@ -159,6 +162,59 @@ def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
         engine._connected(ClusterSettings(config=Path("/c"), address="127.0.0.1:9")),
     ):
         pass
+
+
+@dataclass
+class Machines:
+    """What Ray tells of a cluster."""
+
+    resources: list[dict[str, float]]
+    hosts: list[str] = field(default_factory=lambda: ["10.0.0.1"])
+
+    def nodes(self) -> list[dict[str, Any]]:
+        hosts = itertools.cycle(self.hosts)
+        return [{"Alive": True, "Resources": resources, "NodeManagerAddress": next(hosts)} for resources in self.resources]
+
+
+@pytest.mark.parametrize(
+    ("settings", "most", "takes"),
+    [
+        ({}, 3, {"num_cpus": 8.0}),  # one of 8 cores has one, one of 16 two
+        ({"cores": 4}, 6, {"num_cpus": 4.0}),
+        ({"cores": 4, "workers": 2}, 2, {"num_cpus": 4.0}),
+        ({"gpu": True}, 4, {"num_gpus": 1.0, "num_cpus": 1.0}),
+    ],
+)
+def test_workers_are_one_a_card_or_one_for_so_many_cores(settings: dict[str, Any], most: int, takes: dict[str, float]) -> None:
+    machines = Machines([{"CPU": 8, "GPU": 4}, {"CPU": 16}, {}])
+    pool, found = engine._workers(machines, ClusterSettings(config=Path("/c"), **settings))
+    assert (pool.min_size, pool.max_size, found) == (1, most, takes)
+
+
+@pytest.mark.parametrize("resources", [[{}], [{"CPU": 2}]])
+def test_a_cluster_without_room_says_so(resources: list[dict[str, float]]) -> None:
+    with pytest.raises(ConfigurationError, match="cores"):
+        engine._workers(Machines(resources), ClusterSettings(config=Path("/c"), cores=4))
+
+
+def test_sqlite_serves_no_second_host() -> None:
+    two = Machines([{"CPU": 1}, {"CPU": 1}], hosts=["10.0.0.1", "10.0.0.2"])
+    with pytest.raises(ConfigurationError, match="SQLite"):
+        engine._require_shared_catalog(two, Config(catalog=CatalogConfig(url="sqlite:////c.db")))
+    engine._require_shared_catalog(two, Config(catalog=CatalogConfig(url="postgresql://h/c")))
+    engine._require_shared_catalog(Machines([{}, {}]), Config(catalog=CatalogConfig(url="sqlite:////c.db")))
+
+
+@pytest.mark.postgres
+@pytest.mark.slow
+def test_what_stops_a_machine_is_told_as_it_was(nodes: Any, hospital: Hospital) -> None:
+    with hospital.catalog.begin() as tx:
+        tx.versions.add(a_version(2, VersionState.CANDIDATE))
+        tx.versions.serve(2)  # of which there are no files
+        tx.versions.put_state(1, VersionState.REJECTED, reason="a test")
+    with pytest.raises(NoWeights) as told:
+        score_archive(hospital.config, hospital.settings(address=nodes.address), catalog=hospital.catalog, watch=lambda *_: None)
+    assert told.value.hint
 
 
 @pytest.mark.postgres
