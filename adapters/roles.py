@@ -16,6 +16,7 @@ from adapters import wiring
 from adapters.host import notify
 from adapters.host.probe import serving
 from adapters.host.stop import StopSignal
+from adapters.posts import build_posts
 from pipeline import rescore
 from pipeline.errors import OutOfResources
 from pipeline.work import Post, work_once
@@ -90,7 +91,7 @@ def work(config: Config, kinds: Sequence[str]) -> None:
         StopSignal(hear=wiring.wake_ups(config, kinds)) as stop,
         serving(notify.Notifier(), [catalog.probe_write], lambda: f"working: {kind}"),
     ):
-        posts = wiring.build_posts(config, catalog, kinds, over=lambda: over(stop), rest=stop.wait)
+        posts = build_posts(config, catalog, kinds, over=lambda: over(stop), rest=stop.wait)
         _prepare(posts)
         while not over(stop):
             if not _round(posts, config, catalog, kind, lambda: over(stop)):

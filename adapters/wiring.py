@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,28 +12,19 @@ import structlog
 
 from adapters.host.wake import Wakes
 from pipeline import (
-    fill,
     housekeeping,
-    labels,
     learn,
     receive,
-    report,
     resolve,
     rules,
-    score,
     selection,
     settle,
-    versions,
     work,
     worklist,
 )
-from pipeline.domain import AuditEvent, Job, JobKind, JobState, ModelVersion
+from pipeline.domain import AuditEvent, JobKind, JobState, ModelVersion
 from pipeline.errors import NoWeights
 from pipeline.findings import findings_said
-from pipeline.pace import Pace
-from pipeline.ports import CircuitPolicy, Watch
-from pipeline.progress import Progress
-from pipeline.yielding import Yielding
 
 if TYPE_CHECKING:
     from adapters.catalog.catalog import SqlCatalog
@@ -46,7 +34,7 @@ if TYPE_CHECKING:
     from adapters.dicom.listener import Listener
     from adapters.dicom.places import Places
     from adapters.gpu.kept import KeptSettings
-    from adapters.gpu.trainer import ClipTrainer, TrainerSettings
+    from adapters.gpu.trainer import TrainerSettings
     from adapters.host.config import Config
     from adapters.host.image_store import FileImageStore
     from adapters.host.model_store import ModelStore
@@ -57,8 +45,6 @@ ANY = "*"
 """In an allow-list: whoever."""
 CACHE_RESERVE = 2
 """The prefix store leaves so many times `storage.minimum_free` free: a cache never makes senders wait."""
-BATCHES_A_TURN = 4
-"""Score jobs that are taken at once, in batches, at most: while one is scored, films of the next are decoded."""
 ASK_AGAIN_SECONDS = 5.0
 """Between two questions to the archive about one arriving study."""
 PROBE_SECONDS = 5.0
@@ -170,67 +156,6 @@ def build_settle(config: Config, catalog: SqlCatalog) -> Callable[[], list[settl
     return partial(settle.settle, catalog=catalog, archive=archive, policy=policy)
 
 
-def build_posts(
-    config: Config,
-    catalog: SqlCatalog,
-    kinds: Collection[str],
-    *,
-    over: Callable[[], bool],
-    rest: Callable[[float], object] = time.sleep,
-) -> list[work.Post]:
-    """Make the posts of a worker: `score`, `learn`, `report` (which also sends, and reads the documents of others), or several.
-
-    `over` says whether the process was told to stop: long work gives up then. `rest` waits, and wakes when it is told.
-    A worker that scores and learns scores between two steps of learning.
-    """
-    posts = [_score_post(config, catalog)] if "score" in kinds else []
-    if "report" in kinds:
-        posts += [_report_post(config, catalog), _send_post(config, catalog), _label_post(config, catalog)]
-    if "learn" in kinds:
-        scoring = posts[0] if "score" in kinds else None
-        posts.append(_learn_post(config, catalog, _yielding(config, catalog, scoring, over=over, rest=rest)))
-    return posts
-
-
-def score_post_and_fill(config: Config, catalog: SqlCatalog) -> tuple[work.Post, fill.Fill | None]:
-    """Make the post of scoring, and what makes up for films that were scored before; None where nothing is to be made up for."""
-    from adapters.gpu.scorer import ClipScorers
-
-    pixels, chest = (
-        open_decoders(config, processes=config.score.decode_processes or min(os.cpu_count() or 1, 8)),
-        chest_policy(config),
-    )
-    pixels.start()
-    scorers = ClipScorers(
-        config.model.directory,
-        device=config.model.device,
-        batch_size=config.score.batch_size,
-        threads=config.score.threads,
-        precision=config.score.precision,
-        kept=kept_settings(config),
-    )
-    batch = config.score.batch_size
-    policy = score.ScorePolicy(
-        combine=config.score.combine,
-        chest=chest,
-        rescored=config.report.rescored,
-        backfilled=config.backfill.report,
-        batch=batch,
-    )
-    step = partial(score.score, catalog=catalog, pixels=pixels, scorers=scorers, policy=policy)
-    pace = Pace(seconds=config.score.turn_seconds, least=batch, most=BATCHES_A_TURN * batch)
-    serving = partial(versions.load_serving, catalog=catalog, scorers=scorers)
-    post = work.Post(kind=JobKind.SCORE, step=step, pace=pace, prepare=serving)
-    if not (config.prefix.keep and config.prefix.fill):
-        return post, None
-    return post, fill.Fill(catalog=catalog, pixels=pixels, scorer=serving, chest=chest)
-
-
-def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
-    post, spare = score_post_and_fill(config, catalog)
-    return replace(post, spare=spare) if spare is not None else post
-
-
 def open_decoders(config: Config, *, processes: int) -> DecodePool:
     """Make the processes that decode films; they start when they are wanted."""
     from adapters.dicom.decode_pool import DecodePool
@@ -254,27 +179,6 @@ def kept_settings(config: Config) -> KeptSettings | None:
     )
 
 
-def _report_post(config: Config, catalog: SqlCatalog) -> work.Post:
-    from adapters.dicom.report import ReportSettings, SrWriter
-
-    images = open_image_store(config)
-    writer = SrWriter(ReportSettings(**config.report.model_dump(exclude={"rescored"})), images)
-    step = partial(report.report, catalog=catalog, images=images, writer=writer)
-    return work.Post(kind=JobKind.REPORT, step=work.one_by_one(step))
-
-
-def _send_post(config: Config, catalog: SqlCatalog) -> work.Post:
-    archive = open_archive(config)
-    circuit = CircuitPolicy(threshold=config.work.circuit_threshold, rest_seconds=config.work.circuit_rest_seconds)
-    step = partial(report.send, catalog=catalog, images=open_image_store(config), archive=archive, circuit=circuit)
-
-    def admit() -> bool:
-        with catalog.begin() as tx:
-            return tx.circuits.admit(archive.name, probe_seconds=config.archive.timeout_seconds * 2)
-
-    return work.Post(kind=JobKind.SEND, step=work.one_by_one(step), admit=admit)
-
-
 def reads_documents(config: Config) -> bool:
     """Say whether any SR or KOS that comes in may be read for labels."""
     return config.labels.accept_sr != "none" or bool(config.labels.key_object_titles)
@@ -293,67 +197,9 @@ def open_documents(config: Config) -> DicomDocuments:
     return DicomDocuments(DocumentSettings(accept_sr=config.labels.accept_sr, key_object_titles=titles))
 
 
-def _label_post(config: Config, catalog: SqlCatalog) -> work.Post:
-    step = partial(labels.read_document, catalog=catalog, images=open_image_store(config), documents=open_documents(config))
-    return work.Post(kind=JobKind.LABEL, step=work.one_by_one(step))
-
-
-def _yielding(
-    config: Config,
-    catalog: SqlCatalog,
-    scoring: work.Post | None,
-    *,
-    over: Callable[[], bool],
-    rest: Callable[[float], object],
-) -> Watch:
-    """Learning gives way to scoring by other processes, or does it itself where it has the post for it."""
-    name, policy = worker_name("score"), work_policy(config)
-    meanwhile = partial(work.work_once, scoring, catalog=catalog, worker=name, policy=policy) if scoring else None
-    return Yielding(catalog=catalog, rest=rest, over=over, meanwhile=meanwhile)
-
-
-def _learn_post(config: Config, catalog: SqlCatalog, give_way: Watch) -> work.Post:
-    """torch is loaded when the first round begins: a hospital without labels pays nothing for the role."""
-
-    def step(job: Job) -> None:
-        store, progress = open_model_store(config), Progress(job, catalog=catalog)
-        watch = both(progress, give_way)
-        with store.alone("learn"), _trainer(config, store) as trainer:
-            learnt = learn.learn_job(job, catalog=catalog, trainer=trainer, policy=learn_policy(config), watch=watch)
-        number = learnt.version.number if learnt.version else None
-        log.info("learning ended", result=learnt.result.value, reason=learnt.reason, version=number)
-
-    return work.Post(kind=JobKind.LEARN, step=work.one_by_one(step))
-
-
-def both(first: Watch, second: Watch) -> Watch:
-    """Tell both, in this order."""
-
-    def watch(what: str, done: int, total: int) -> None:
-        first(what, done, total)
-        second(what, done, total)
-
-    return watch
-
-
 def build_call_to_learn(config: Config, catalog: SqlCatalog) -> Callable[[], bool]:
     """Make the scheduler's step: it only enqueues."""
     return partial(learn.call, catalog=catalog, minimum_labels=config.learn.min_new_labels)
-
-
-@contextmanager
-def _trainer(config: Config, store: ModelStore) -> Iterator[ClipTrainer]:
-    from adapters.gpu.trainer import ClipTrainer
-
-    with closing(open_decoders(config, processes=1)) as pixels:
-        yield ClipTrainer(store, pixels, trainer_settings(config))
-
-
-def learn_now(config: Config, catalog: SqlCatalog, *, watch: Watch, again: bool = False) -> learn.Learnt:
-    """Learn from the labels, one process at a time, behind whatever arrives. TryAgain where another one learns."""
-    store, watch = open_model_store(config), both(watch, Yielding(catalog=catalog))
-    with store.alone("learn"), _trainer(config, store) as trainer:
-        return learn.learn(catalog=catalog, trainer=trainer, policy=learn_policy(config), watch=watch, again=again)
 
 
 def trainer_settings(config: Config) -> TrainerSettings:

@@ -12,6 +12,7 @@ import structlog
 
 from adapters import wiring
 from adapters.host import config as configuration
+from adapters.posts import score_post_and_fill
 from pipeline import blocks
 from pipeline.blocks import Block, Done
 from pipeline.errors import OutOfResources
@@ -29,7 +30,7 @@ class BlockScorer:
     def __init__(self, path: str) -> None:
         self._config = configuration.load(Path(path))
         self._catalog = wiring.open_catalog(self._config)
-        self._post, fill = wiring.score_post_and_fill(self._config, self._catalog)
+        self._post, fill = score_post_and_fill(self._config, self._catalog)
         self._fill = fill.of if fill is not None else lambda _studies: None
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from adapters.catalog.catalog import SqlCatalog
 from adapters.gpu.scorer import load_scorer
 from adapters.host.config import CatalogConfig, Config, ModelConfig, PrefixConfig, ScoreConfig, StorageConfig
 from adapters.host.image_store import FileImageStore
+from adapters.posts import build_posts
 from pipeline.domain import Header, JobKind, ModelVersion, Sender, StoredFile, StudyState
 from pipeline.work import Post, work_once
 from tests.benchmarks.films import ARCHITECTURE, file_bytes, ratio, side_by_side, tell, untrained
@@ -99,7 +100,7 @@ class Bench:
         schema.upgrade(config.catalog.url)
         catalog, store = wiring.open_catalog(config), FileImageStore(config.storage.directory)
         _, version = untrained(folder / "models", catalog)
-        post = wiring.build_posts(config, catalog, ["score"], over=lambda: False)[0]
+        post = build_posts(config, catalog, ["score"], over=lambda: False)[0]
         return cls(config, catalog, store, file_bytes(0, **WINDOW), version, post, films, count())
 
     def arrive(self) -> None:
