@@ -115,14 +115,7 @@ def build_listener(config: Config, catalog: SqlCatalog, places: Places | None = 
             tx.audit(event)
 
     settings = ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds", "processes"}))
-    return Listener(
-        settings,
-        begin=receiving.begin,
-        receive=receiving.receive,
-        released=released,
-        audit=audit,
-        places=places,
-    )
+    return Listener(settings, begin=receiving.begin, receive=receiving.receive, released=released, audit=audit, places=places)
 
 
 def receive_policy(config: Config) -> receive.ReceivePolicy:
