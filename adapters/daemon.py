@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adapters import wiring
+from adapters import listening, wiring
 from adapters.cli.settings import command_line
 from adapters.host import config as configuration
 from adapters.host import notify
@@ -26,7 +26,7 @@ def run(config: Config, path: Path | None) -> None:
     supervisor = Supervisor(
         roles(config, path),
         sockets=sockets,
-        probes=[wiring.loopback_echo(config, port), catalog.probe_write],
+        probes=[listening.loopback_echo(config, port), catalog.probe_write],
         status=lambda: f"{wiring.summary(catalog)}; model {version.number}{marking}",
         reload=lambda: roles(configuration.load(path), path),
     )

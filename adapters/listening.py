@@ -28,10 +28,14 @@ if TYPE_CHECKING:
     from adapters.host.config import Config
 
 LOOPBACK = "127.0.0.1"
+ANY = "*"
+"""In an allow-list: whoever."""
 PLACES = "places"
 """File in the image store's folder whose bytes are the places of associations."""
 STOP_SLACK_SECONDS = 5.0
 """On top of the drain, before a process is killed."""
+PROBE_SECONDS = 5.0
+"""How long our own listener may take to answer our own C-ECHO."""
 LOOK_SECONDS = 1.0
 HUNG_SECONDS = 60.0
 """So long one of several processes may be without an answer before all are replaced."""
@@ -57,7 +61,7 @@ def _listen_alone(config: Config, sockets: Sequence[socket.socket]) -> None:
     listener = wiring.build_listener(config, catalog)
     listener.start(*sockets)
     log.info("listening", ae_title=config.listener.ae_title, port=listener.port, processes=1)
-    echo = wiring.loopback_echo(config, listener.port)
+    echo = loopback_echo(config, listener.port)
     with (
         StopSignal() as stop,
         serving(notify.Notifier(), [echo, catalog.probe_write], lambda: f"listening on port {listener.port}"),
@@ -73,7 +77,7 @@ def _listen_together(config: Config, sockets: Sequence[socket.socket]) -> None:
     doors = [_Door(config, notify.bind(LOOPBACK, 0)) for _ in range(count)]
     crew = Fork(partial(_keep, config, sockets, doors))
     catalog = wiring.open_catalog(config)
-    checks = [wiring.loopback_echo(config, port), *(door.check for door in doors), catalog.probe_write]
+    checks = [loopback_echo(config, port), *(door.check for door in doors), catalog.probe_write]
     with StopSignal() as stop, serving(notify.Notifier(), checks, lambda: f"listening on port {port}, {count} processes"):
         log.info("listening", ae_title=config.listener.ae_title, port=port, processes=count)
         while not over(stop) and crew.poll() is None and not any(door.hangs for door in doors):
@@ -92,7 +96,7 @@ class _Door:
 
     def __init__(self, config: Config, sock: socket.socket) -> None:
         self.sock = sock
-        self._echo = wiring.loopback_echo(config, sock.getsockname()[1], LOOPBACK)
+        self._echo = loopback_echo(config, sock.getsockname()[1], LOOPBACK)
         self._answered = time.monotonic()
         self.check: Callable[[], None] = self._door_c_echo
 
@@ -136,3 +140,25 @@ def _end(crew: Fork, seconds: float) -> None:
     while crew.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     crew.send_signal(signal.SIGKILL)
+
+
+def loopback_echo(config: Config, port: int, host: str = "") -> Callable[[], None]:
+    """Make the probe that really asks our own listener: a C-ECHO over the loopback, or to `host`."""
+    from adapters.dicom.archive import ArchiveSettings, DicomArchive
+
+    called = config.listener.called_ae_titles[0] if config.listener.called_ae_titles else config.listener.ae_title
+    host = host or (config.listener.host if config.listener.host not in ("", "0.0.0.0", "::") else "127.0.0.1")
+    ours = DicomArchive(
+        ArchiveSettings(
+            ae_title=config.listener.ae_title if called == ANY else called,
+            host=host,
+            port=port,
+            calling_ae_title=config.listener.ae_title,  # the listener keeps a place free for its own name from its own host
+            timeout_seconds=PROBE_SECONDS,
+        )
+    )
+
+    def loopback_c_echo() -> None:
+        ours.echo()
+
+    return loopback_c_echo

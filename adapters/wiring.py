@@ -41,14 +41,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("radclipd.wiring")
 
-ANY = "*"
-"""In an allow-list: whoever."""
 CACHE_RESERVE = 2
 """The prefix store leaves so many times `storage.minimum_free` free: a cache never makes senders wait."""
 ASK_AGAIN_SECONDS = 5.0
 """Between two questions to the archive about one arriving study."""
-PROBE_SECONDS = 5.0
-"""How long our own listener may take to answer our own C-ECHO."""
 
 
 def open_catalog(config: Config) -> SqlCatalog:
@@ -119,14 +115,7 @@ def build_listener(config: Config, catalog: SqlCatalog, places: Places | None = 
             tx.audit(event)
 
     settings = ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds", "processes"}))
-    return Listener(
-        settings,
-        begin=receiving.begin,
-        receive=receiving.receive,
-        released=released,
-        audit=audit,
-        places=places,
-    )
+    return Listener(settings, begin=receiving.begin, receive=receiving.receive, released=released, audit=audit, places=places)
 
 
 def receive_policy(config: Config) -> receive.ReceivePolicy:
@@ -271,28 +260,6 @@ def require_serving(catalog: SqlCatalog) -> ModelVersion:
             hint="radclipd model import FILE --architecture NAME, or radclipd model fetch TAG",
         )
     return version
-
-
-def loopback_echo(config: Config, port: int, host: str = "") -> Callable[[], None]:
-    """Make the probe that really asks our own listener: a C-ECHO over the loopback, or to `host`."""
-    from adapters.dicom.archive import ArchiveSettings, DicomArchive
-
-    called = config.listener.called_ae_titles[0] if config.listener.called_ae_titles else config.listener.ae_title
-    host = host or (config.listener.host if config.listener.host not in ("", "0.0.0.0", "::") else "127.0.0.1")
-    ours = DicomArchive(
-        ArchiveSettings(
-            ae_title=config.listener.ae_title if called == ANY else called,
-            host=host,
-            port=port,
-            calling_ae_title=config.listener.ae_title,  # the listener keeps a place free for its own name from its own host
-            timeout_seconds=PROBE_SECONDS,
-        )
-    )
-
-    def loopback_c_echo() -> None:
-        ours.echo()
-
-    return loopback_c_echo
 
 
 def summary(catalog: SqlCatalog) -> str:
