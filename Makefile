@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Peers that the tests and the demo talk to, all from Debian.
-PEERS  := orthanc dcmtk dicom3tools postgresql
+PEERS  := orthanc orthanc-dicomweb dcmtk dicom3tools postgresql
 DEMO   ?=
 
 .DEFAULT_GOAL := help
@@ -16,7 +16,7 @@ help: ## list the targets
 $(VENV)/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt "torch==2.13.0"
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,scale]"
 	touch $@
 
 setup: $(VENV)/ready ## make the virtual environment, pinned (seconds when it is there)
@@ -41,7 +41,7 @@ test-systemd: setup peers ## the installed service in a really booted systemd (r
 	$(BIN)/python -m pytest -m systemd $(PYTEST)
 
 bench: setup ## benchmarks side by side, as JSON: few labels against zero-shot, the worklist, the prefix store against pixels, reports, start-up, the catalog, films a second
-	for name in fewshot worklist retrain rescore report startup catalog phantoms; do $(BIN)/python -m tests.benchmarks.$$name --json || exit 1; done
+	for name in ingest scoring latency report startup catalog fewshot worklist retrain rescore phantoms; do $(BIN)/python -m tests.benchmarks.$$name --json || exit 1; done
 
 format: setup ## format the code
 	$(BIN)/ruff check --fix .

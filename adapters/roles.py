@@ -16,6 +16,7 @@ from adapters import wiring
 from adapters.host import notify
 from adapters.host.probe import serving
 from adapters.host.stop import StopSignal
+from adapters.posts import build_posts
 from pipeline import rescore
 from pipeline.errors import OutOfResources
 from pipeline.work import Post, work_once
@@ -36,6 +37,7 @@ log = structlog.get_logger("radclipd.roles")
 
 def dispatch(config: Config) -> None:
     """Settle studies, keep house and answer scrapes until told to stop."""
+    from adapters.catalog.catalog import SETTLE
     from adapters.host.clock import Clock
     from adapters.metrics import open_metrics
 
@@ -63,13 +65,15 @@ def dispatch(config: Config) -> None:
         clock.at(config.learn.cron, "learn", wiring.build_call_to_learn(config, catalog))
     with (
         open_metrics(config, catalog) as port,
-        StopSignal() as stop,
+        StopSignal(hear=wiring.wake_ups(config, [SETTLE])) as stop,
         serving(notify.Notifier(), [catalog.probe_write], lambda: "dispatching"),
     ):
         if port:
             log.info("metrics", address=config.metrics.address, port=port)
         clock.start()
-        wait_until_over(stop)
+        while not over(stop):
+            stop.wait(FOREVER)
+            clock.now("settle")
         clock.stop()
     catalog.dispose()
 
@@ -83,8 +87,12 @@ def work(config: Config, kinds: Sequence[str]) -> None:
     catalog = wiring.open_catalog(config)
     version = wiring.require_serving(catalog)
     log.info("working", kind=kind, version=version.number, marking=version.marking)
-    with StopSignal() as stop, serving(notify.Notifier(), [catalog.probe_write], lambda: f"working: {kind}"):
-        posts = wiring.build_posts(config, catalog, kinds, over=lambda: over(stop), rest=stop.wait)
+    with (
+        StopSignal(hear=wiring.wake_ups(config, kinds)) as stop,
+        serving(notify.Notifier(), [catalog.probe_write], lambda: f"working: {kind}"),
+    ):
+        posts = build_posts(config, catalog, kinds, over=lambda: over(stop), rest=stop.wait)
+        _prepare(posts)
         while not over(stop):
             if not _round(posts, config, catalog, kind, lambda: over(stop)):
                 stop.wait(config.work.poll_seconds)
@@ -100,6 +108,15 @@ def wait_until_over(stop: StopSignal) -> None:
     """Wait for that."""
     while not over(stop):
         stop.wait(FOREVER)
+
+
+def _prepare(posts: Sequence[Post]) -> None:
+    """Load the encoder before the first job needs it. The process is ready meanwhile, and jobs wait."""
+    for post in posts:
+        try:
+            post.prepare()
+        except OutOfResources as error:  # the first job tries again
+            log.warning("catalog away", error=str(error), hint=error.hint)
 
 
 def _round(posts: list[Post], config: Config, catalog: SqlCatalog, kind: str, over: Callable[[], bool]) -> int:

@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 from pipeline import rules
-from pipeline.domain import Image, JobKind, JobState, StoredInstance
+from pipeline.domain import JobKind, JobState, StoredInstance
 from pipeline.errors import PixelsUnreadable
-from pipeline.ports import Catalog, ImageReader, Scorer, Transaction
+from pipeline.image_ports import ImageReader
+from pipeline.ports import Catalog, Scorer, Transaction
 
 STUDIES = 100
 """Looked at in one turn, at most."""
@@ -51,17 +52,31 @@ class Fill:
         self._keep(scorer, scorer.not_kept(some))
         return True
 
+    def of(self, studies: Sequence[str]) -> None:
+        """Keep at once what is not kept of the films of these studies, where there is room. NoWeights where no version serves."""
+        scorer = self.scorer()
+        with self.catalog.read() as tx:
+            left = self._wanted(scorer, self._films(tx, studies))
+        for start in range(0, len(left), FILMS):
+            self._keep(scorer, left[start : start + FILMS])
+
+    def _films(self, tx: Transaction, studies: Sequence[str]) -> list[StoredInstance]:
+        return [film for uid in studies for film in rules.choose_images(tx.studies.instances(uid), self.chest).images]
+
+    def _wanted(self, scorer: Scorer, films: Sequence[StoredInstance]) -> list[StoredInstance]:
+        return [film for film in scorer.not_kept(films) if film.header.sop_instance_uid not in self._unreadable]
+
     def _look(self, scorer: Scorer) -> bool:
         """Look at the next studies; False at the end of the walk."""
         with self.catalog.read() as tx:
             if self._left is None:
                 self._left = iter(tx.studies.newest(limit=scorer.room))
             studies = list(islice(self._left, STUDIES))
-            films = [film for uid in studies for film in rules.choose_images(tx.studies.instances(uid), self.chest).images]
+            films = self._films(tx, studies)
             if not studies:
                 self._left, self._rests_until = None, tx.now() + REST
                 return False
-        self._found = [film for film in scorer.not_kept(films) if film.header.sop_instance_uid not in self._unreadable]
+        self._found = self._wanted(scorer, films)
         return True
 
     def _due(self, tx: Transaction) -> bool:
@@ -71,13 +86,8 @@ class Fill:
         return not any(counts.get((kind, state)) for kind in BUSY for state in (JobState.WAITING, JobState.RUNNING))
 
     def _keep(self, scorer: Scorer, films: Sequence[StoredInstance]) -> None:
-        images: list[Image] = []
-        read: list[StoredInstance] = []
-        for film in films:
-            try:
-                images.append(self.pixels.read(film))
-                read.append(film)
-            except PixelsUnreadable:  # scoring has said so
-                self._unreadable.add(film.header.sop_instance_uid)
-        if read:
-            scorer.keep(images, read)
+        seen = list(zip(films, self.pixels.read_ahead(films, scorer.sight), strict=True))
+        read = [(film, found) for film, found in seen if not isinstance(found, PixelsUnreadable)]
+        self._unreadable |= {film.header.sop_instance_uid for film, found in seen if isinstance(found, PixelsUnreadable)}
+        if read:  # of the others scoring has said so
+            scorer.keep([image for _, image in read], [film for film, _ in read])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from pipeline.domain import Job, JobKind, JobState
+
+Only = Collection[str] | None
+"""None: of any."""
 
 
 class Jobs(Protocol):
@@ -15,8 +18,11 @@ class Jobs(Protocol):
         """Enqueue; lower priority numbers run first. Where one of this kind and subject waits already, it takes the new
         payload and None is returned."""
 
-    def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1) -> list[Job]:
-        """Lease up to `limit` due jobs, or jobs whose lease ran out, each with a fresh random token. Counts the try."""
+    def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1, of: Only = None) -> list[Job]:
+        """Lease up to `limit` due jobs, or jobs whose lease ran out, each with a fresh random token. Counts the try.
+
+        `of`: only those of these subjects, a few hundred at most.
+        """
 
     def extend(self, job: Job, *, lease_seconds: float) -> None:
         """Heartbeat. LeaseLost when the token is no longer ours."""
@@ -35,6 +41,9 @@ class Jobs(Protocol):
 
     def is_open(self, kind: JobKind, subject: str) -> bool:
         """Say whether a job of this kind and subject waits, runs or is in quarantine."""
+
+    def in_hand(self, kind: JobKind, subjects: Collection[str]) -> int:
+        """Return how many jobs of this kind and of these subjects are leased, whether their worker lives or not."""
 
     def pressing(self, kind: JobKind, *, before: int) -> bool:
         """Say whether a job of this kind, with a priority number below `before`, is due or in the hands of a worker that lives."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, Protocol
 
+from pipeline.backfill_ports import Backfills
 from pipeline.domain import (
     AuditEvent,
     Comparison,
@@ -30,6 +31,7 @@ from pipeline.domain import (
     StudyState,
     VersionState,
 )
+from pipeline.image_ports import Sight
 from pipeline.job_ports import Circuits, Jobs
 from pipeline.label_ports import Labels, Requests
 
@@ -88,11 +90,15 @@ class Studies(Protocol):
     def highest(self) -> int:
         """Return the highest number that a study has: they are numbered from 1 as they come."""
 
+    def numbered(self, numbers: range) -> list[str]:
+        """Return the StudyInstanceUIDs of the studies with these numbers, the last first."""
+
     def unscored(self, version: int, *, limit: int, numbers: range | None = None) -> list[str]:
         """Return the StudyInstanceUIDs of studies without predictions of this version that came to their end, newest first.
 
-        The end is a report in the archive, or one that the archive refused. Those with a score job that waits, runs or is in
-        quarantine are left out, and those whose number is not among `numbers` where it is given.
+        The end is a report in the archive, or one that the archive refused; or scores that nobody is told of, where a backfill
+        brought the study. Those with a score job that waits, runs or is in quarantine are left out, and those whose number is
+        not among `numbers` where it is given.
         """
 
     def documents(self) -> list[str]:
@@ -202,6 +208,8 @@ class Transaction(Protocol):
     def labels(self) -> Labels: ...
     @property
     def requests(self) -> Requests: ...
+    @property
+    def backfills(self) -> Backfills: ...
 
     def now(self) -> datetime:
         """Return this moment by the catalog's clock, to the millisecond."""
@@ -265,13 +273,6 @@ class ImageStore(Protocol):
         """Return the free space of the store's file system, bytes."""
 
 
-class ImageReader(Protocol):
-    """Stored bytes to an image."""
-
-    def read(self, instance: StoredInstance) -> Image:
-        """Decode and render. PixelsUnreadable where no image can be made of it."""
-
-
 class DocumentReader(Protocol):
     """SR or KOS to labels."""
 
@@ -284,6 +285,10 @@ class Scorer(Protocol):
 
     @property
     def version(self) -> ModelVersion: ...
+
+    @property
+    def sight(self) -> Sight:
+        """What it looks at of an image: that scores as the image itself does."""
 
     def recall(self, films: Sequence[StoredInstance]) -> Mapping[str, Scores]:
         """Return SOPInstanceUID -> float32 [14] of those films that it can score by what was kept of them, without their pixels."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -12,6 +13,8 @@ from pipeline.ports import Catalog, Transaction
 T = TypeVar("T")
 MOST = 64
 """Steps in one transaction: a writer lock must not be held for long."""
+PATIENCE_SECONDS = 5.0
+"""After a transaction that failed, so long is there for trying its steps one by one; a deadlock is told within about a second."""
 
 
 class Together:
@@ -37,16 +40,20 @@ class Together:
         return call.outcome()
 
     def _commit(self, calls: list[_Call[Any]]) -> None:
-        """Run steps in one transaction, and each in its own where that fails, so that one's fault is nobody else's."""
+        """Run steps in one transaction, and each in its own where one fails, so that its fault is nobody else's.
+
+        A catalog that takes its time to say that it is away is away for all of them: nobody waits for it again and again.
+        """
+        begun = time.monotonic()
         try:
             with self._catalog.begin() as tx:
                 results = [call.step(tx) for call in calls]
         except BaseException as error:
-            if len(calls) == 1:
-                calls[0].fail(error)
-                return
             for call in calls:
-                self._commit([call])
+                if len(calls) > 1 and time.monotonic() - begun < PATIENCE_SECONDS:
+                    self._commit([call])
+                else:
+                    call.fail(error)
         else:
             for call, result in zip(calls, results, strict=True):
                 call.succeed(result)

@@ -1,4 +1,4 @@
-"""yielding: learning pauses between two steps while a study that has arrived waits for its scores."""
+"""yielding: learning, and backfills, pause between two steps while a study that has arrived waits for its scores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline import rescore
+from pipeline import backfill
 from pipeline.domain import JobKind
 from pipeline.errors import Interrupted, OutOfResources
 from pipeline.ports import Catalog
@@ -27,8 +27,8 @@ class YieldPolicy:
 class Yielding:
     """ports.Watch that stops learning where the process was told to, and lets the scoring of arrivals go first.
 
-    A study of the archive that is scored again is behind learning, as it is behind arrivals. A job that rests after a failure, or
-    that a dead worker holds, is waited for by nobody.
+    A study of the archive, one that a backfill brought or one that is scored again, is behind learning, as it is behind arrivals.
+    A job that rests after a failure, or that a dead worker holds, is waited for by nobody. A backfill yields in the same way.
 
     `rest(seconds)` waits, and may wake early. `meanwhile`, where this process scores too, takes one batch of score jobs and
     returns how many it held; it is called at every look, so that the archive has its share of a long round of learning as well.
@@ -43,7 +43,9 @@ class Yielding:
         meanwhile: Callable[[], int] | None = None,
         policy: YieldPolicy | None = None,
         clock: Callable[[], float] = time.monotonic,
+        who: str = "learning",
     ) -> None:
+        self._who = who
         self._catalog, self._rest, self._over, self._clock = catalog, rest, over, clock
         self._meanwhile = meanwhile or (lambda: 0)
         self._policy = policy or YieldPolicy()
@@ -58,7 +60,8 @@ class Yielding:
         scored = self._score()
         while pressing := self._pressing():
             if self._clock() - began >= self._policy.longest:
-                log.warning("score jobs still wait, learning takes a turn", extra={"paused_seconds": self._policy.longest})
+                paused = {"who": self._who, "paused_seconds": self._policy.longest}
+                log.warning("score jobs still wait, other work takes a turn", extra=paused)
                 break
             if not scored:
                 self._rest(self._policy.look)
@@ -80,11 +83,11 @@ class Yielding:
     def _pressing(self) -> bool:
         try:
             with self._catalog.read() as tx:
-                return tx.jobs.pressing(JobKind.SCORE, before=rescore.PRIORITY)
+                return tx.jobs.pressing(JobKind.SCORE, before=backfill.PRIORITY)
         except OutOfResources as error:
             return bool(self._away(error))
 
     def _away(self, error: OutOfResources) -> int:
         """A catalog that is away for a moment is no reason to throw a round of learning away."""
-        log.warning("learning cannot look at the queue", extra={"error": str(error)})
+        log.warning("cannot look at the queue", extra={"who": self._who, "error": str(error)})
         return 0

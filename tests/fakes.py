@@ -43,12 +43,13 @@ from pipeline.domain import (
     VersionState,
 )
 from pipeline.errors import ArchiveUnreachable, LeaseLost, PixelsUnreadable, Refused
+from pipeline.image_ports import ImageReader, Sight
+from pipeline.job_ports import Only
 from pipeline.ports import (
     Archive,
     Buffer,
     Catalog,
     DocumentReader,
-    ImageReader,
     ImageStore,
     ReportContent,
     ReportWriter,
@@ -58,6 +59,7 @@ from pipeline.ports import (
     Transaction,
     Watch,
 )
+from tests.fake_backfills import BackfillRows, FakeBackfills
 
 
 @dataclass
@@ -86,6 +88,7 @@ class _Tables:
     audit: list[AuditEvent] = field(default_factory=list)
     labels: list[Label] = field(default_factory=list)
     requests: dict[str, Request] = field(default_factory=dict)
+    backfills: BackfillRows = field(default_factory=BackfillRows)
 
 
 class FakeCatalog:
@@ -129,6 +132,7 @@ class FakeTransaction:
         self.circuits = FakeCircuits(tables, now)
         self.labels = FakeLabels(tables)
         self.requests = FakeRequests(tables)
+        self.backfills = FakeBackfills(tables.backfills, tables.studies, now)
         self.now = now
 
     def audit(self, event: AuditEvent) -> None:
@@ -220,6 +224,9 @@ class FakeStudies:
     def highest(self) -> int:
         return len(self._t.studies)
 
+    def numbered(self, numbers: range) -> list[str]:
+        return [uid for number, uid in enumerate(self._t.studies, 1) if number in numbers][::-1]
+
     def unscored(self, version: int, *, limit: int, numbers: range | None = None) -> list[str]:
         rows = (row.job for row in self._t.jobs.values())
         in_hand = {job.subject for job in rows if job.kind is JobKind.SCORE and job.state is not JobState.DONE}
@@ -235,11 +242,12 @@ class FakeStudies:
         if study.state is not StudyState.SCORED:
             return study.state is StudyState.REPORTED
         uid = study.study_instance_uid
+        quiet = uid in self._t.backfills.brought
         told = [report.state for report in self._t.reports.values() if report.study_instance_uid == uid]
         unfinished = (JobState.WAITING, JobState.RUNNING)
         rows = (row.job for row in self._t.jobs.values())
         on_its_way = any(job.kind is JobKind.REPORT and job.subject == uid and job.state in unfinished for job in rows)
-        return told[-1:] == [ReportState.REFUSED] and not on_its_way
+        return (told[-1:] == [ReportState.REFUSED] or (quiet and not told)) and not on_its_way
 
     def documents(self) -> list[str]:
         kinds = {rules.ObjectKind.REPORT, rules.ObjectKind.KEY_OBJECTS}
@@ -457,10 +465,10 @@ class FakeJobs:
         rows = (r for r in self._t.jobs.values() if r.job.state is JobState.WAITING)
         return next((r for r in rows if (r.job.kind, r.job.subject) == (kind, subject)), None)
 
-    def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1) -> list[Job]:
+    def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1, of: Only = None) -> list[Job]:
         now = self._now()
         in_hand = {(r.job.kind, r.job.subject) for r in self._t.jobs.values() if r.job.state is JobState.RUNNING}
-        asked = [r for r in self._t.jobs.values() if r.job.kind in kinds]
+        asked = [r for r in self._t.jobs.values() if r.job.kind in kinds and (of is None or r.job.subject in of)]
         lost = [r for r in asked if r.job.state is JobState.RUNNING and r.lease_until is not None and r.lease_until <= now]
         due = [
             r for r in asked if r.job.state is JobState.WAITING and r.run_at <= now and (r.job.kind, r.job.subject) not in in_hand
@@ -471,6 +479,10 @@ class FakeJobs:
             row.job = replace(row.job, state=JobState.RUNNING, attempts=row.job.attempts + 1, lease_token=secrets.token_hex(8))
             row.lease_until = now + timedelta(seconds=lease_seconds)
         return [row.job for row in (lost + due)[:limit]]
+
+    def in_hand(self, kind: JobKind, subjects: Collection[str]) -> int:
+        rows = (row.job for row in self._t.jobs.values())
+        return sum(job.kind is kind and job.subject in subjects and job.state is JobState.RUNNING for job in rows)
 
     def _held(self, job: Job) -> _JobRow | None:
         row = self._t.jobs.get(job.id)
@@ -641,6 +653,13 @@ class FakeImageReader:
             raise PixelsUnreadable(f"instance {uid}: no image can be made of it")
         return np.full((4, 5), int(instance.file.sha256[:2], 16) / 255, dtype=np.float32)
 
+    def read_ahead(self, instances: Sequence[StoredInstance], sight: Sight) -> Iterator[Image | PixelsUnreadable]:
+        for instance in instances:
+            try:
+                yield sight(self.read(instance))
+            except PixelsUnreadable as error:
+                yield error
+
 
 class FakeDocuments:
     """ports.DocumentReader: what is said of a content here; of any other, nothing."""
@@ -662,6 +681,10 @@ class FakeScorer:
     @property
     def version(self) -> ModelVersion:
         return self._version
+
+    @property
+    def sight(self) -> Sight:
+        return lambda image: image[:]
 
     def recall(self, films: Sequence[StoredInstance]) -> dict[str, Scores]:
         there = [film for film in films if film.file.sha256 in self.kept]

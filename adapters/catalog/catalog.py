@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from adapters.catalog.backfills import SqlBackfills
 from adapters.catalog.circuits import SqlCircuits
 from adapters.catalog.clock import now
 from adapters.catalog.engine import database_url, open_engine
@@ -26,6 +27,8 @@ from adapters.catalog.words import words
 from pipeline.domain import AuditEvent
 from pipeline.rules import to_the_millisecond
 
+SETTLE = "settle"
+"""Beside the kinds of jobs: the dispatcher's work."""
 PROBE = "(probe)"
 """A destination that no archive can have: an AE title has no parentheses of ours."""
 
@@ -46,7 +49,13 @@ class SqlTransaction:
         self.circuits = SqlCircuits(connection)
         self.labels = SqlLabels(connection)
         self.requests = SqlRequests(connection)
+        self.backfills = SqlBackfills(connection)
         self.standing = SqlStanding(connection)
+
+    @property
+    def woken(self) -> set[str]:
+        """Kinds of work that this transaction has made."""
+        return {kind.value for kind in self.jobs.put_kinds} | ({SETTLE} if self.studies.released else set())
 
     def now(self) -> datetime:
         moment = self._connection.scalars(select(now())).one()
@@ -67,7 +76,11 @@ class SqlTransaction:
 class SqlCatalog:
     """ports.Catalog on SQLite or PostgreSQL. Safe for any number of threads; not to be carried over a fork."""
 
-    def __init__(self, url: str, *, busy_timeout_seconds: float = 30.0) -> None:
+    def __init__(
+        self, url: str, *, busy_timeout_seconds: float = 30.0, wake: Callable[[Collection[str]], None] = lambda kinds: None
+    ) -> None:
+        """`wake` hears after a commit of which kinds jobs were put, and SETTLE where a study may be complete."""
+        self._wake = wake
         self._url = database_url(url)
         self._engine = open_engine(self._url, busy_timeout_seconds=busy_timeout_seconds)
 
@@ -77,7 +90,10 @@ class SqlCatalog:
         with self._translated(), self._engine.connect() as connection:
             connection = connection.execution_options(writes=True)
             with connection.begin():
-                yield SqlTransaction(connection)
+                transaction = SqlTransaction(connection)
+                yield transaction
+        if woken := transaction.woken:
+            self._wake(woken)
 
     @contextmanager
     def read(self) -> Iterator[SqlTransaction]:

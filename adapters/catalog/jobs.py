@@ -7,7 +7,7 @@ the middle of each other's transactions, so whatever is read here to decide is d
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -36,6 +36,7 @@ from adapters.catalog.tables import jobs
 from adapters.catalog.words import words
 from pipeline.domain import Job, JobKind, JobState
 from pipeline.errors import LeaseLost
+from pipeline.job_ports import Only
 
 WAITING, RUNNING, DONE, QUARANTINED = (state.value for state in JobState)
 OPEN = (WAITING, RUNNING, QUARANTINED)
@@ -47,8 +48,10 @@ class SqlJobs:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.put_kinds: set[JobKind] = set()
 
     def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = 100) -> int | None:
+        self.put_kinds.add(kind)
         same = and_(jobs.c.kind == kind.value, jobs.c.subject == subject, _is(WAITING))
         more_urgent = case((jobs.c.priority > priority, priority), else_=jobs.c.priority)
         renewed = update(jobs).where(same).values(payload=dict(payload or {}), priority=more_urgent)
@@ -69,10 +72,12 @@ class SqlJobs:
         made: int | None = self._connection.scalar(statement)
         return made
 
-    def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1) -> list[Job]:
+    def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1, of: Only = None) -> list[Job]:
         """First the jobs whose worker let the lease run out, then the waiting ones. A subject in work waits for its end."""
         leased: list[Job] = []
         for due in (_lost(kinds), _due(kinds)):
+            if of is not None:
+                due = due.where(jobs.c.subject.in_(of))
             if len(leased) < limit:
                 ids = self._connection.scalars(due.limit(limit - len(leased)).with_for_update(skip_locked=True)).all()
                 leased += [self._lease(id_, worker, lease_seconds) for id_ in ids]
@@ -110,6 +115,10 @@ class SqlJobs:
     def waiting(self, kind: JobKind, *, at_most: int) -> int:
         some = select(jobs.c.id).where(_is(WAITING), jobs.c.kind == kind.value).limit(at_most).subquery()
         return self._connection.scalar(select(func.count()).select_from(some)) or 0
+
+    def in_hand(self, kind: JobKind, subjects: Collection[str]) -> int:
+        query = select(func.count()).where(jobs.c.kind == kind.value, jobs.c.subject.in_(subjects), _is(RUNNING))
+        return self._connection.scalars(query).one()
 
     def pressing(self, kind: JobKind, *, before: int) -> bool:
         urgent = and_(jobs.c.kind == kind.value, jobs.c.priority < before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
@@ -29,7 +29,17 @@ from sqlalchemy.dialects import postgresql, sqlite
 from adapters.catalog.chunks import chunks
 from adapters.catalog.clock import DAY, in_seconds, now
 from adapters.catalog.jobs import OPEN, RUNNING, WAITING, has_job
-from adapters.catalog.tables import instances, labels, patients, predictions, reports, requests, series, studies
+from adapters.catalog.tables import (
+    backfilled_studies,
+    instances,
+    labels,
+    patients,
+    predictions,
+    reports,
+    requests,
+    series,
+    studies,
+)
 from adapters.catalog.words import words
 from pipeline import rules
 from pipeline.domain import (
@@ -48,6 +58,7 @@ OWN_COLUMNS = ("sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "inst
 """Fields of a Header with a column of their own in `instances`; the others are in its `header`."""
 _ARRIVING = studies.c.state == literal_column(f"'{StudyState.ARRIVING.value}'")
 """Written out, not a parameter: only so does SQLite see that a partial index serves."""
+_IN_HEADER = tuple(field.name for field in fields(Header) if field.name not in OWN_COLUMNS)
 _ORDER = (series.c.series_number.nulls_first(), instances.c.instance_number.nulls_first(), instances.c.sop_instance_uid)
 
 
@@ -60,6 +71,7 @@ class SqlStudies:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.released = False
         self._holds = connection.dialect.name == "postgresql" and connection.get_execution_options().get("writes", False)
 
     def find_instance(self, sop_instance_uid: str) -> StoredInstance | None:
@@ -73,7 +85,7 @@ class SqlStudies:
         row = self._series_of(header, study)
         values = {
             "series": row,
-            "header": {k: v for k, v in asdict(header).items() if k not in OWN_COLUMNS},
+            "header": {name: getattr(header, name) for name in _IN_HEADER},
             **{name: getattr(header, name) for name in OWN_COLUMNS},
             "file_key": file.key,
             "file_sha256": file.sha256,
@@ -188,10 +200,14 @@ class SqlStudies:
     def highest(self) -> int:
         return self._connection.scalar(select(func.max(studies.c.id))) or 0
 
+    def numbered(self, numbers: range) -> list[str]:
+        among = and_(studies.c.id >= numbers.start, studies.c.id < numbers.stop)
+        return list(self._connection.scalars(select(studies.c.study_instance_uid).where(among).order_by(studies.c.id.desc())))
+
     def unscored(self, version: int, *, limit: int, numbers: range | None = None) -> list[str]:
         in_hand = has_job(JobKind.SCORE, studies.c.study_instance_uid, *OPEN)
         query = select(studies.c.study_instance_uid).where(
-            or_(studies.c.state == StudyState.REPORTED.value, _refused()), ~_scored(version), ~in_hand
+            or_(studies.c.state == StudyState.REPORTED.value, _refused(), _told_to_nobody()), ~_scored(version), ~in_hand
         )
         if numbers is not None:
             query = query.where(studies.c.id >= numbers.start, studies.c.id < numbers.stop)
@@ -202,6 +218,7 @@ class SqlStudies:
         return list(self._connection.scalars(select(instances.c.sop_instance_uid).where(family).order_by(instances.c.id)))
 
     def release(self, study_instance_uids: Sequence[str]) -> None:
+        self.released = True
         for uids in chunks(study_instance_uids):
             self._connection.execute(
                 update(studies)
@@ -263,9 +280,19 @@ def _unread(version: int, ask_again_days: float) -> Select[Any]:
 def _refused() -> ColumnElement[bool]:
     """A study whose last report the archive has refused for good, and of which no other is on its way."""
     last = select(reports.c.state).where(reports.c.study == studies.c.id).order_by(reports.c.id.desc()).limit(1)
-    on_its_way = has_job(JobKind.REPORT, studies.c.study_instance_uid, WAITING, RUNNING)
     scored = studies.c.state == StudyState.SCORED.value
-    return and_(scored, last.scalar_subquery() == ReportState.REFUSED.value, ~on_its_way)
+    return and_(scored, last.scalar_subquery() == ReportState.REFUSED.value, ~_report_on_its_way())
+
+
+def _told_to_nobody() -> ColumnElement[bool]:
+    """A scored study that a backfill brought, of which there is no report and none is asked for."""
+    brought = exists().where(backfilled_studies.c.study_instance_uid == studies.c.study_instance_uid)
+    reported = exists().where(reports.c.study == studies.c.id)
+    return and_(studies.c.state == StudyState.SCORED.value, brought, ~reported, ~_report_on_its_way())
+
+
+def _report_on_its_way() -> ColumnElement[bool]:
+    return has_job(JobKind.REPORT, studies.c.study_instance_uid, WAITING, RUNNING)
 
 
 def _instances() -> Select[Any]:

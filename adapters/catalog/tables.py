@@ -302,6 +302,50 @@ circuits = Table(
     Column("open_until", Moment()),
 )
 
+backfills = Table(
+    "backfills",
+    metadata,
+    _key(),
+    Column("source", String(255), nullable=False, unique=True),  # an archive is taken in once, by one name
+    Column("begun_at", Moment(), nullable=False, server_default=now()),
+)
+
+backfill_days = Table(
+    "backfill_days",
+    metadata,
+    Column("backfill", ForeignKey("backfills.id"), primary_key=True),
+    Column("day", String(8), primary_key=True),  # YYYYMMDD: of this day there is no more to come
+    Column("done_at", Moment(), nullable=False, server_default=now()),
+)
+
+backfill_parcels = Table(
+    "backfill_parcels",
+    metadata,
+    Column("backfill", ForeignKey("backfills.id"), primary_key=True),  # the last word on a parcel is the only one
+    Column("key", String(64), primary_key=True),
+    Column("mark", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("instances", Integer, nullable=False),
+    Column("duplicates", Integer, nullable=False),
+    Column("refused", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("error", Text, nullable=False, server_default=""),
+    Column("finished_at", Moment(), nullable=False, server_default=now()),
+    _one_of("state", ("done", "failed")),
+    CheckConstraint("(state = 'failed') = (error <> '')", name="failed_says_why"),
+    sqlite_with_rowid=False,
+)
+
+backfilled_studies = Table(
+    "backfilled_studies",
+    metadata,
+    Column("study_instance_uid", UID, primary_key=True),  # marked before anything of it is here: no row of `studies` to point at
+    Column("backfill", ForeignKey("backfills.id"), nullable=False),
+    Column("brought_at", Moment(), nullable=False, server_default=now()),
+    Column("ended_at", Moment()),  # none: under way
+    sqlite_with_rowid=False,
+)
+
 audit_events = Table(
     "audit_events",
     metadata,

@@ -91,7 +91,8 @@ FROM model_versions m CROSS JOIN (SELECT COUNT(*) AS studies FROM studies) t
         FROM studies s LEFT JOIN model_versions n ON n.state = 'serving'
             LEFT JOIN predictions p ON p.study = s.id AND p.version = n.number AND p.finding = '{FINDINGS[0]}'
         WHERE s.state <> 'reported' AND (s.state <> 'scored' OR COALESCE(
-            (SELECT r.state FROM reports r WHERE r.study = s.id ORDER BY r.id DESC LIMIT 1), '') <> 'refused')) o
+            (SELECT r.state FROM reports r WHERE r.study = s.id ORDER BY r.id DESC LIMIT 1),
+            (SELECT 'refused' FROM backfilled_studies k WHERE k.study_instance_uid = s.study_instance_uid), '') <> 'refused')) o
     LEFT JOIN (
         SELECT p.version, COUNT(*) AS scored, COUNT(CASE WHEN p.predicted_at >= n.served_at THEN 1 END) AS scored_since,
             MAX(p.predicted_at) AS last_scored_at
@@ -109,6 +110,14 @@ FROM (SELECT id, state, created_at, attempts, worker, error, finished_at,
         CASE WHEN {_THIS_TRY} THEN CAST(payload ->> 'seconds' AS FLOAT) END AS seconds,
         payload ->> 'result' AS result, payload ->> 'reason' AS reason, CAST(payload ->> 'version' AS INTEGER) AS version
     FROM jobs WHERE kind = 'learn') j""",
+    "v_backfills": """
+SELECT b.source, b.begun_at, (SELECT COUNT(*) FROM backfill_days d WHERE d.backfill = b.id) AS days_done,
+    COUNT(CASE WHEN p.state = 'done' THEN 1 END) AS parcels_done, COUNT(CASE WHEN p.state = 'failed' THEN 1 END) AS parcels_failed,
+    CAST(COALESCE(SUM(p.instances), 0) AS BIGINT) AS instances, CAST(COALESCE(SUM(p.refused), 0) AS BIGINT) AS refused,
+    CAST(COALESCE(SUM(p.bytes), 0) AS BIGINT) AS bytes, MAX(p.finished_at) AS last_at,
+    (SELECT e.error FROM backfill_parcels e WHERE e.backfill = b.id AND e.state = 'failed'
+        ORDER BY e.finished_at DESC LIMIT 1) AS last_error
+FROM backfills b LEFT JOIN backfill_parcels p ON p.backfill = b.id GROUP BY b.id, b.source, b.begun_at""",
     "v_jobs": """
 SELECT id, kind, subject, state, priority, run_at, attempts, worker, lease_until, error, created_at, finished_at
 FROM jobs""",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -107,12 +108,12 @@ class DicomArchive:
             raise ArchiveUnreachable(f"{self._where()} did not answer C-ECHO with Success", hint=self._hint())
 
     @contextmanager
-    def _association(self, contexts: list[PresentationContext]) -> Iterator[Association]:
-        """Open and, in the end, release an association. ArchiveUnreachable where there is none to be had."""
+    def _association(self, contexts: list[PresentationContext], **more: Any) -> Iterator[Association]:
+        """Open and, in the end, release an association; `more` as AE.associate takes it. ArchiveUnreachable, RefusedByArchive."""
         settings = self._settings
         ae = AE(settings.calling_ae_title)
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = settings.timeout_seconds
-        association = ae.associate(settings.host, settings.port, contexts=contexts, ae_title=settings.ae_title)
+        association = ae.associate(settings.host, settings.port, contexts=contexts, ae_title=settings.ae_title, **more)
         if not association.is_established:
             raise self._not_established(association)
         try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import struct
 import warnings
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
 from io import BytesIO
 from typing import Any, BinaryIO, cast
 
@@ -34,6 +36,8 @@ IMPLEMENTATION_CLASS_UID = "2.25.214748590326817464279126094835116278147"
 IMPLEMENTATION_VERSION_NAME = "RADCLIPD"
 
 PREAMBLE = b"\0" * 128 + b"DICM"
+GROUP_LENGTH, INSTANCE_TAG = b"\x02\0\0\0UL\x04\0", b"\x02\0\x03\0UI"
+"""How (0002,0000) and (0002,0003) begin, explicit VR little endian."""
 PIXEL_TAGS = {0x7FE00008, 0x7FE00009, 0x7FE00010}  # Float, Double Float and plain Pixel Data
 PIXEL_GROUP_LENGTH = 0x7FE00000  # (7FE0,0000), in old files
 UID_PATTERN = re.compile(r"[0-9.]{1,64}")  # PS3.5 9.1; leading zeros in a component are seen in the field and do no harm
@@ -135,16 +139,28 @@ def file_bytes(encoded: bytes, *, sop_class_uid: str, sop_instance_uid: str, tra
 
 def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
     """Return what stands before the data set in a DICOM file of ours: preamble and file meta information."""
+    before, after = _around_instance(sop_class_uid, transfer_syntax_uid)
+    uid = UID(sop_instance_uid).encode("ascii")
+    uid += b"\0" * (len(uid) % 2)
+    element = INSTANCE_TAG + struct.pack("<H", len(uid)) + uid
+    group_length = struct.pack("<L", len(before) + len(element) + len(after))
+    return PREAMBLE + GROUP_LENGTH + group_length + before + element + after
+
+
+@lru_cache(maxsize=64)
+def _around_instance(sop_class_uid: str, transfer_syntax_uid: str) -> tuple[bytes, bytes]:
+    """Return the file meta information after its group length, before and after its SOP Instance UID: the same for many files."""
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
     meta.MediaStorageSOPClassUID = UID(sop_class_uid)
-    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
+    meta.MediaStorageSOPInstanceUID = UID("0.0")
     meta.TransferSyntaxUID = UID(transfer_syntax_uid)
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     head = DicomBytesIO()
     write_file_meta_info(head, meta, enforce_standard=True)
-    return PREAMBLE + bytes(head.getvalue())
+    before, after = bytes(head.getvalue()[len(GROUP_LENGTH) + 4 :]).split(INSTANCE_TAG + b"\x04\x000.0\0")
+    return before, after
 
 
 def split_file(content: bytes) -> tuple[bytes, str]:

@@ -8,21 +8,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ByteSize,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import AfterValidator, ByteSize, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from adapters.host import config_file, values
+from adapters.host.backfill_config import BackfillConfig
 from adapters.host.clock import checked_cron
 from adapters.host.values import (
     AbsolutePath,
@@ -33,6 +25,7 @@ from adapters.host.values import (
     Port,
     PositiveSeconds,
     Seconds,
+    Section,
     Whole,
     Words,
 )
@@ -41,21 +34,6 @@ from pipeline.errors import ConfigurationError
 DEFAULT_PATH = Path("/etc/radclipd/radclipd.toml")
 ENVIRONMENT_PREFIX = "RADCLIPD_"
 ENVIRONMENT_DELIMITER = "__"
-
-
-class Section(BaseModel):
-    """One table of the file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """`port = true` is a slip, though Python would read it as 1."""
-        expected = cls.model_fields[info.field_name].annotation if info.field_name else None
-        if isinstance(value, bool) and expected is not bool:
-            raise ValueError("true and false fit no such key")
-        return value
 
 
 class ListenerConfig(Section):
@@ -144,8 +122,19 @@ class ModelConfig(Section):
 class ScoreConfig(Section):
     """[score]: from images to probabilities and decisions."""
 
-    batch_size: Whole = Field(default=8, description="Images per pass of the encoder.")
+    batch_size: Whole = Field(default=16, description="Images per pass of the encoder.")
+    turn_seconds: PositiveSeconds = Field(
+        default=1, description="Studies are taken for about so long at a time; what arrives meanwhile waits no longer."
+    )
     threads: int = Field(default=0, ge=0, description="CPU threads of the encoder; 0: as many as there are cores.")
+    decode_processes: int = Field(
+        default=0, ge=0, description="Processes that decode films; 0: as many as there are cores, up to 8."
+    )
+    decode_seconds: PositiveSeconds = Field(default=60, description="A film that takes longer to decode cannot be read.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description='"auto" (bfloat16 where the processor or GPU has it and scores agree with float32), "float32" or "bfloat16".',
+    )
     combine: Literal["max", "mean"] = Field(
         default="max", description='Several images of one study: "max" or "mean" of their scores.'
     )
@@ -326,6 +315,7 @@ class Config(BaseSettings):
     labels: LabelsConfig = Field(default_factory=LabelsConfig)
     learn: LearnConfig = Field(default_factory=LearnConfig)
     worklist: WorklistConfig = Field(default_factory=WorklistConfig)
+    backfill: BackfillConfig = Field(default_factory=BackfillConfig)
     work: WorkConfig = Field(default_factory=WorkConfig)
     metrics: MetricsConfig = Field(default_factory=MetricsConfig)
     log: LogConfig = Field(default_factory=LogConfig)
@@ -360,8 +350,7 @@ def described() -> dict[str, str]:
 
 def load(path: Path | None = None) -> Config:
     """Read the file (None: $RADCLIPD_CONFIG, else DEFAULT_PATH) and the environment. ConfigurationError says what is wrong."""
-    path = path or Path(os.environ.get("RADCLIPD_CONFIG") or DEFAULT_PATH)
-    origin = config_file.Origin(path, config_file.read_text(path), ENVIRONMENT_PREFIX, ENVIRONMENT_DELIMITER)
+    origin = _origin(path)
     content = config_file.parse(origin)
     config_file.refuse_unknown_variables(origin, list(sections()))
     try:
@@ -371,6 +360,18 @@ def load(path: Path | None = None) -> Config:
     except SettingsError as error:
         raise ConfigurationError(f"environment: {error}", hint="write RADCLIPD_SECTION__KEY=value, one variable per key") from error
     return _with_secret_url(config, origin)
+
+
+def authorization(config: Config, path: Path | None) -> str:
+    """Return what `backfill.authorization_file` holds; "" where none is named. ConfigurationError."""
+    if not config.backfill.authorization_file:
+        return ""
+    return config_file.read_secret(config.backfill.authorization_file, "backfill.authorization_file", _origin(path))
+
+
+def _origin(path: Path | None) -> config_file.Origin:
+    path = path or Path(os.environ.get("RADCLIPD_CONFIG") or DEFAULT_PATH)
+    return config_file.Origin(path, config_file.read_text(path), ENVIRONMENT_PREFIX, ENVIRONMENT_DELIMITER)
 
 
 def _with_secret_url(config: Config, origin: config_file.Origin) -> Config:

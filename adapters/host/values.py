@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from pipeline.findings import findings_said
@@ -15,6 +15,21 @@ from pipeline.findings import findings_said
 URL_SCHEMES = ("sqlite://", "sqlite+pysqlite://", "postgresql://", "postgresql+psycopg://")
 UNLIMITED_PDU = 0
 SMALLEST_PDU = 4096
+
+
+class Section(BaseModel):
+    """One table of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """`port = true` is a slip, though Python would read it as 1."""
+        expected = cls.model_fields[info.field_name].annotation if info.field_name else None
+        if isinstance(value, bool) and expected is not bool:
+            raise ValueError("true and false fit no such key")
+        return value
 
 
 def ae_title(value: str) -> str:

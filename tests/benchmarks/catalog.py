@@ -49,6 +49,7 @@ from pipeline.domain import (
     StoredInstance,
     VersionState,
 )
+from pipeline.pace import Pace
 from tests import postgres
 from tests.benchmarks.films import ratio, side_by_side, tell
 from tests.fakes import FakeImageReader, FakeImageStore
@@ -259,7 +260,7 @@ def _written(catalog: SqlCatalog, archive: LargeArchive) -> float:
 def _post(catalog: SqlCatalog, version: ModelVersion) -> work.Post:
     policy = score.ScorePolicy(combine="max", chest=rules.ChestPolicy())
     step = partial(score.score, catalog=catalog, pixels=FakeImageReader(), scorers=_Recalled(version), policy=policy)  # type: ignore[arg-type]
-    return work.Post(kind=JobKind.SCORE, step=step, batch=BATCH)
+    return work.Post(kind=JobKind.SCORE, step=step, pace=Pace(seconds=60.0, least=BATCH, most=BATCH))
 
 
 def _receive(catalog: SqlCatalog, count: int) -> None:

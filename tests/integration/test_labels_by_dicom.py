@@ -14,6 +14,7 @@ from adapters.catalog import query, schema
 from adapters.catalog.catalog import SqlCatalog
 from adapters.hospital.loopback import free_ports
 from adapters.host.config import Config
+from adapters.posts import build_posts
 from pipeline.domain import JobKind, JobState
 from pipeline.work import work_once
 from tests import documents as sr
@@ -47,9 +48,7 @@ class Installation:
 
     def work(self) -> None:
         (post,) = [
-            post
-            for post in wiring.build_posts(self.config, self.catalog, ["report"], over=lambda: False)
-            if post.kind is JobKind.LABEL
+            post for post in build_posts(self.config, self.catalog, ["report"], over=lambda: False) if post.kind is JobKind.LABEL
         ]
         while work_once(post, catalog=self.catalog, worker="w", policy=wiring.work_policy(self.config)):
             pass

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pipeline import labels, learn, receive, report, resolve, rules, score, settle, work
 from pipeline.domain import Header, Job, JobKind, JobState, Receipt, Sender, Study
+from pipeline.pace import Pace
 from pipeline.ports import CircuitPolicy
 from tests.fakes import (
     FakeArchive,
@@ -32,6 +33,7 @@ class Hospital:
         self.gate = rules.GatePolicy(promote="auto")
         self.reads_documents = True
         self.rescored: Literal["all", "changed", "none"] = "changed"
+        self.backfilled: Literal["all", "none"] = "none"
         self.work = work.WorkPolicy(lease_seconds=60, maximum_attempts=3, retry_base_seconds=1, retry_cap_seconds=8)
         self.circuit = CircuitPolicy(threshold=2, rest_seconds=30)
         self.spare: Callable[[], bool] = lambda: False
@@ -70,10 +72,10 @@ class Hospital:
     def post(self, kind: JobKind) -> work.Post:
         match kind:
             case JobKind.SCORE:
-                policy = score.ScorePolicy(combine="max", chest=self.chest, rescored=self.rescored)
+                policy = score.ScorePolicy(combine="max", chest=self.chest, rescored=self.rescored, backfilled=self.backfilled)
                 return work.Post(
                     kind=kind,
-                    batch=8,
+                    pace=Pace(seconds=1.0, least=8, most=8),
                     step=lambda jobs: score.score(
                         jobs, catalog=self.catalog, pixels=self.pixels, scorers=self.scorers, policy=policy
                     ),

@@ -49,6 +49,8 @@ FREE: tuple[tuple[str, ...], ...] = (
     ("rollback",),  # refused: none served before
     ("reject", "1", "--because", "why"),  # refused: it serves
     ("model", "list"),
+    ("backfill", "--folder", "."),  # itself is no verb of the list below: it has verbs of its own
+    ("backfill", "status"),
     ("experiment", "phantoms", "--sheet", "sheet.png"),
     ("listen",),
     ("dispatch",),
@@ -57,6 +59,7 @@ FREE: tuple[tuple[str, ...], ...] = (
 """In this order. The last three run until they are told to stop."""
 REFUSED = {"explain", "promote", "rollback", "reject"}
 LOADS_TORCH = {
+    "backfill score",
     "check",  # tries the model and the device; only --configuration is without
     "demo",
     "experiment fewshot",

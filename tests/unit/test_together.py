@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from pipeline import together
 from pipeline.domain import AuditEvent
 from pipeline.errors import DifferentInstance, OutOfResources
 from pipeline.ports import Transaction
@@ -24,9 +25,13 @@ class SlowCatalog(FakeCatalog):
     def __init__(self) -> None:
         super().__init__()
         self.gate, self.begun = threading.Event(), threading.Event()
+        self.begun_so_far, self.away_after = 0, 1 << 30
 
     @contextmanager
     def begin(self) -> Iterator[Transaction]:
+        self.begun_so_far += 1
+        if self.begun_so_far > self.away_after:
+            raise OutOfResources("catalog is away")
         with super().begin() as tx:
             yield tx
             self.begun.set()
@@ -48,19 +53,19 @@ def refusing(tx: Transaction) -> str:
 
 def all_at_once(catalog: SlowCatalog, steps: list[Step]) -> list[Future[str]]:
     """Start the first, and the others while it commits; none has an answer before the gate opens."""
-    together, waiting = Together(catalog), threading.Semaphore(0)
+    line, waiting = Together(catalog), threading.Semaphore(0)
     pool = ThreadPoolExecutor(len(steps))
 
     def run(step: Step) -> str:
         waiting.release()
-        return together.run(step)
+        return line.run(step)
 
     futures = [pool.submit(run, steps[0])]
     assert catalog.begun.wait(5)
     futures += [pool.submit(run, step) for step in steps[1:]]
     for _ in steps:
         assert waiting.acquire(timeout=5)
-    while len(together._waiting) < len(steps) - 1:
+    while len(line._waiting) < len(steps) - 1:
         pass
     assert not any(future.done() for future in futures)
     catalog.gate.set()
@@ -99,8 +104,19 @@ def test_a_fault_is_its_owners_alone_and_leaves_nothing() -> None:
 def test_nobody_hears_success_of_a_commit_that_failed() -> None:
     catalog = FakeCatalog()
     catalog.fail_next_commit = OutOfResources("locked")
-    together = Together(catalog)
+    line = Together(catalog)
     with pytest.raises(OutOfResources):
-        together.run(saying("a"))
+        line.run(saying("a"))
     assert told(catalog) == []
-    assert together.run(saying("a")) == "a"
+    assert line.run(saying("a")) == "a"
+
+
+def test_a_catalog_that_takes_long_to_be_away_is_tried_once_for_all_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "PATIENCE_SECONDS", 0)
+    catalog = SlowCatalog()
+    catalog.away_after = 1
+    first, *others = all_at_once(catalog, [saying(word) for word in "abcd"])
+    assert first.result() == "a"
+    assert all(isinstance(other.exception(), OutOfResources) for other in others)
+    assert catalog.begun_so_far == 2
+    assert told(catalog) == ["a"]

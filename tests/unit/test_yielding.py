@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline import learn, rescore
+from pipeline import backfill, learn, rescore
 from pipeline.domain import Job, JobKind, JobState
 from pipeline.errors import Interrupted, LeaseLost, OutOfResources
 from pipeline.progress import Progress
@@ -79,7 +79,7 @@ def test_a_job_in_the_hands_of_a_worker_is_waited_for_until_its_lease_is_over(be
     assert 9 <= bench.step() <= 11
 
 
-@pytest.mark.parametrize("priority", [rescore.PRIORITY, rescore.PRIORITY + 1])
+@pytest.mark.parametrize("priority", [backfill.PRIORITY, rescore.PRIORITY, rescore.PRIORITY + 1])
 def test_the_archive_is_behind_learning(bench: Bench, priority: int) -> None:
     bench.put("1.1", priority)
     assert bench.step() == 0
@@ -188,7 +188,7 @@ def test_one_process_that_does_both_scores_between_two_steps() -> None:
             arrive(20 * number + more)
         yielding("unfreezing", number, 3)
         with hospital.catalog.read() as tx:
-            assert not tx.jobs.pressing(JobKind.SCORE, before=rescore.PRIORITY)
+            assert not tx.jobs.pressing(JobKind.SCORE, before=backfill.PRIORITY)
             left.append(tx.jobs.counts().get((JobKind.SCORE, JobState.WAITING), 0))
     assert left[-1] == 0
     assert all(len(hospital.catalog.tables.predictions[f"2.{number}", 1]) == 14 for number in range(60))

@@ -24,6 +24,43 @@ CREATE SEQUENCE public.audit_events_id_seq
     NO MAXVALUE
     CACHE 1;
 ALTER SEQUENCE public.audit_events_id_seq OWNED BY public.audit_events.id;
+CREATE TABLE public.backfill_days (
+    backfill bigint NOT NULL,
+    day character varying(8) NOT NULL,
+    done_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+CREATE TABLE public.backfill_parcels (
+    backfill bigint NOT NULL,
+    key character varying(64) NOT NULL,
+    mark character varying(64) NOT NULL,
+    state character varying(16) NOT NULL,
+    instances integer NOT NULL,
+    duplicates integer NOT NULL,
+    refused integer NOT NULL,
+    bytes bigint NOT NULL,
+    error text DEFAULT ''::text NOT NULL,
+    finished_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT ck_backfill_parcels_failed_says_why CHECK ((((state)::text = 'failed'::text) = (error <> ''::text))),
+    CONSTRAINT ck_backfill_parcels_state CHECK (((state)::text = ANY ((ARRAY['done'::character varying, 'failed'::character varying])::text[])))
+);
+CREATE TABLE public.backfilled_studies (
+    study_instance_uid character varying(64) NOT NULL,
+    backfill bigint NOT NULL,
+    brought_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    ended_at timestamp with time zone
+);
+CREATE TABLE public.backfills (
+    id bigint NOT NULL,
+    source character varying(255) NOT NULL,
+    begun_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+CREATE SEQUENCE public.backfills_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+ALTER SEQUENCE public.backfills_id_seq OWNED BY public.backfills.id;
 CREATE TABLE public.circuits (
     destination character varying(64) NOT NULL,
     failures integer DEFAULT 0 NOT NULL,
@@ -251,6 +288,34 @@ CREATE SEQUENCE public.studies_id_seq
     NO MAXVALUE
     CACHE 1;
 ALTER SEQUENCE public.studies_id_seq OWNED BY public.studies.id;
+CREATE VIEW public.v_backfills AS
+ SELECT b.source,
+    b.begun_at,
+    ( SELECT count(*) AS count
+           FROM public.backfill_days d
+          WHERE (d.backfill = b.id)) AS days_done,
+    count(
+        CASE
+            WHEN ((p.state)::text = 'done'::text) THEN 1
+            ELSE NULL::integer
+        END) AS parcels_done,
+    count(
+        CASE
+            WHEN ((p.state)::text = 'failed'::text) THEN 1
+            ELSE NULL::integer
+        END) AS parcels_failed,
+    COALESCE(sum(p.instances), (0)::bigint) AS instances,
+    COALESCE(sum(p.refused), (0)::bigint) AS refused,
+    (COALESCE(sum(p.bytes), (0)::numeric))::bigint AS bytes,
+    max(p.finished_at) AS last_at,
+    ( SELECT e.error
+           FROM public.backfill_parcels e
+          WHERE ((e.backfill = b.id) AND ((e.state)::text = 'failed'::text))
+          ORDER BY e.finished_at DESC
+         LIMIT 1) AS last_error
+   FROM (public.backfills b
+     LEFT JOIN public.backfill_parcels p ON ((p.backfill = b.id)))
+  GROUP BY b.id, b.source, b.begun_at;
 CREATE VIEW public.v_findings_wide AS
  SELECT s.study_instance_uid,
     s.accession_number,
@@ -516,7 +581,9 @@ CREATE VIEW public.v_rescoring AS
                    FROM public.reports r
                   WHERE (r.study = s.id)
                   ORDER BY r.id DESC
-                 LIMIT 1), ''::character varying))::text <> 'refused'::text)))) o)
+                 LIMIT 1), (( SELECT 'refused'::text
+                   FROM public.backfilled_studies k
+                  WHERE ((k.study_instance_uid)::text = (s.study_instance_uid)::text)))::character varying, ''::character varying))::text <> 'refused'::text)))) o)
      LEFT JOIN ( SELECT p.version,
             count(*) AS scored,
             count(
@@ -564,6 +631,7 @@ CREATE VIEW public.v_worklist AS
    FROM (public.requests q
      JOIN public.studies s ON ((s.id = q.study)));
 ALTER TABLE ONLY public.audit_events ALTER COLUMN id SET DEFAULT nextval('public.audit_events_id_seq'::regclass);
+ALTER TABLE ONLY public.backfills ALTER COLUMN id SET DEFAULT nextval('public.backfills_id_seq'::regclass);
 ALTER TABLE ONLY public.instances ALTER COLUMN id SET DEFAULT nextval('public.instances_id_seq'::regclass);
 ALTER TABLE ONLY public.jobs ALTER COLUMN id SET DEFAULT nextval('public.jobs_id_seq'::regclass);
 ALTER TABLE ONLY public.labels ALTER COLUMN id SET DEFAULT nextval('public.labels_id_seq'::regclass);
@@ -572,34 +640,35 @@ ALTER TABLE ONLY public.reports ALTER COLUMN id SET DEFAULT nextval('public.repo
 ALTER TABLE ONLY public.requests ALTER COLUMN id SET DEFAULT nextval('public.requests_id_seq'::regclass);
 ALTER TABLE ONLY public.series ALTER COLUMN id SET DEFAULT nextval('public.series_id_seq'::regclass);
 ALTER TABLE ONLY public.studies ALTER COLUMN id SET DEFAULT nextval('public.studies_id_seq'::regclass);
-INSERT INTO public.alembic_version VALUES ('0004');
-INSERT INTO public.audit_events VALUES (1, '2026-11-25 04:46:38.059234+00', 'store', 'refused', '1.9', 'why', 'PACS');
+INSERT INTO public.alembic_version VALUES ('0005');
+INSERT INTO public.audit_events VALUES (1, '2026-11-25 04:53:42.109792+00', 'store', 'refused', '1.9', 'why', 'PACS');
 INSERT INTO public.circuits VALUES ('PACS', 2, NULL);
-INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-25 04:46:37.881066+00');
-INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-25 04:46:37.848311+00');
-INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-25 04:46:38.05883+00', 0, '', '', NULL, '', '2026-11-25 04:46:38.05883+00', NULL);
-INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-25 04:46:38.057276+00', '2026-11-25 04:46:38.057276+00', '');
-INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-25 04:46:38.058473+00', '2026-11-25 04:46:38.058473+00', '');
-INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-25 04:46:37.804516+00', '2026-11-25 04:46:37.804516+00', NULL);
-INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-25 04:46:37.813014+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-25 04:46:37.904779+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-25 04:46:37.905205+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-25 04:46:37.90527+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-25 04:46:37.905314+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-25 04:46:37.905356+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-25 04:46:37.905401+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-25 04:46:37.905483+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-25 04:46:37.905507+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-25 04:46:37.905529+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-25 04:46:37.905585+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-25 04:46:37.905608+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-25 04:46:37.905629+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-25 04:46:37.905651+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-25 04:46:37.905673+00');
-INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-25 04:46:37.920919+00', '2026-11-25 04:46:37.941585+00', '2026-11-25 04:46:37.944371+00');
+INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-25 04:53:42.006023+00');
+INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-25 04:53:41.984121+00');
+INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-25 04:53:42.10937+00', 0, '', '', NULL, '', '2026-11-25 04:53:42.10937+00', NULL);
+INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-25 04:53:42.107761+00', '2026-11-25 04:53:42.107761+00', '');
+INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-25 04:53:42.109007+00', '2026-11-25 04:53:42.109007+00', '');
+INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-25 04:53:41.96077+00', '2026-11-25 04:53:41.96077+00', NULL);
+INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-25 04:53:41.968934+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-25 04:53:42.011208+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-25 04:53:42.028025+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-25 04:53:42.028284+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-25 04:53:42.028338+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-25 04:53:42.028378+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-25 04:53:42.02842+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-25 04:53:42.028496+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-25 04:53:42.02852+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-25 04:53:42.028541+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-25 04:53:42.028637+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-25 04:53:42.028659+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-25 04:53:42.02868+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-25 04:53:42.028701+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-25 04:53:42.028721+00');
+INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-25 04:53:42.031994+00', '2026-11-25 04:53:42.040119+00', '2026-11-25 04:53:42.049071+00');
 INSERT INTO public.series VALUES (1, '1.3', 1, '', NULL, '');
-INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-25 04:46:37.825325+00', '2026-11-25 04:46:37.861358+00');
+INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-25 04:53:41.972939+00', '2026-11-25 04:53:42.000301+00');
 SELECT pg_catalog.setval('public.audit_events_id_seq', 1, true);
+SELECT pg_catalog.setval('public.backfills_id_seq', 1, false);
 SELECT pg_catalog.setval('public.instances_id_seq', 1, true);
 SELECT pg_catalog.setval('public.jobs_id_seq', 1, true);
 SELECT pg_catalog.setval('public.labels_id_seq', 2, true);
@@ -612,6 +681,14 @@ ALTER TABLE ONLY public.alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
 ALTER TABLE ONLY public.audit_events
     ADD CONSTRAINT pk_audit_events PRIMARY KEY (id);
+ALTER TABLE ONLY public.backfill_days
+    ADD CONSTRAINT pk_backfill_days PRIMARY KEY (backfill, day);
+ALTER TABLE ONLY public.backfill_parcels
+    ADD CONSTRAINT pk_backfill_parcels PRIMARY KEY (backfill, key);
+ALTER TABLE ONLY public.backfilled_studies
+    ADD CONSTRAINT pk_backfilled_studies PRIMARY KEY (study_instance_uid);
+ALTER TABLE ONLY public.backfills
+    ADD CONSTRAINT pk_backfills PRIMARY KEY (id);
 ALTER TABLE ONLY public.circuits
     ADD CONSTRAINT pk_circuits PRIMARY KEY (destination);
 ALTER TABLE ONLY public.image_scores
@@ -636,6 +713,8 @@ ALTER TABLE ONLY public.series
     ADD CONSTRAINT pk_series PRIMARY KEY (id);
 ALTER TABLE ONLY public.studies
     ADD CONSTRAINT pk_studies PRIMARY KEY (id);
+ALTER TABLE ONLY public.backfills
+    ADD CONSTRAINT uq_backfills_source UNIQUE (source);
 ALTER TABLE ONLY public.instances
     ADD CONSTRAINT uq_instances_sop_instance_uid UNIQUE (sop_instance_uid);
 ALTER TABLE ONLY public.labels
@@ -685,6 +764,12 @@ CREATE UNIQUE INDEX uq_labels_document ON public.labels USING btree (document, s
 CREATE UNIQUE INDEX uq_model_versions_serving ON public.model_versions USING btree (state) WHERE ((state)::text = 'serving'::text);
 CREATE TRIGGER labels_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.labels FOR EACH STATEMENT EXECUTE FUNCTION public.labels_refuse();
 CREATE TRIGGER requests_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.requests FOR EACH STATEMENT EXECUTE FUNCTION public.requests_refuse();
+ALTER TABLE ONLY public.backfill_days
+    ADD CONSTRAINT fk_backfill_days_backfill FOREIGN KEY (backfill) REFERENCES public.backfills(id);
+ALTER TABLE ONLY public.backfill_parcels
+    ADD CONSTRAINT fk_backfill_parcels_backfill FOREIGN KEY (backfill) REFERENCES public.backfills(id);
+ALTER TABLE ONLY public.backfilled_studies
+    ADD CONSTRAINT fk_backfilled_studies_backfill FOREIGN KEY (backfill) REFERENCES public.backfills(id);
 ALTER TABLE ONLY public.image_scores
     ADD CONSTRAINT fk_image_scores_instance FOREIGN KEY (instance) REFERENCES public.instances(id);
 ALTER TABLE ONLY public.image_scores

@@ -3,7 +3,7 @@ CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "alembic_version" VALUES('0004');
+INSERT INTO "alembic_version" VALUES('0005');
 CREATE TABLE audit_events (
 	id INTEGER NOT NULL, 
 	at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
@@ -15,7 +15,51 @@ CREATE TABLE audit_events (
 	CONSTRAINT pk_audit_events PRIMARY KEY (id), 
 	CONSTRAINT ck_audit_events_outcome CHECK (outcome IN ('done', 'refused', 'failed'))
 );
-INSERT INTO "audit_events" VALUES(1,'2026-11-25 04:46:34.416+00:00','store','refused','1.9','why','PACS');
+INSERT INTO "audit_events" VALUES(1,'2026-11-25 04:53:40.431+00:00','store','refused','1.9','why','PACS');
+CREATE TABLE backfill_days (
+	backfill INTEGER NOT NULL, 
+	day VARCHAR(8) NOT NULL, 
+	done_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_backfill_days PRIMARY KEY (backfill, day), 
+	CONSTRAINT fk_backfill_days_backfill FOREIGN KEY(backfill) REFERENCES backfills (id)
+);
+CREATE TABLE backfill_parcels (
+	backfill INTEGER NOT NULL, 
+	"key" VARCHAR(64) NOT NULL, 
+	mark VARCHAR(64) NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	instances INTEGER NOT NULL, 
+	duplicates INTEGER NOT NULL, 
+	refused INTEGER NOT NULL, 
+	bytes BIGINT NOT NULL, 
+	error TEXT DEFAULT '' NOT NULL, 
+	finished_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_backfill_parcels PRIMARY KEY (backfill, "key"), 
+	CONSTRAINT ck_backfill_parcels_state CHECK (state IN ('done', 'failed')), 
+	CONSTRAINT ck_backfill_parcels_failed_says_why CHECK ((state = 'failed') = (error <> '')), 
+	CONSTRAINT fk_backfill_parcels_backfill FOREIGN KEY(backfill) REFERENCES backfills (id)
+)
+ WITHOUT ROWID
+
+;
+CREATE TABLE backfilled_studies (
+	study_instance_uid VARCHAR(64) NOT NULL, 
+	backfill INTEGER NOT NULL, 
+	brought_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	ended_at TEXT, 
+	CONSTRAINT pk_backfilled_studies PRIMARY KEY (study_instance_uid), 
+	CONSTRAINT fk_backfilled_studies_backfill FOREIGN KEY(backfill) REFERENCES backfills (id)
+)
+ WITHOUT ROWID
+
+;
+CREATE TABLE backfills (
+	id INTEGER NOT NULL, 
+	source VARCHAR(255) NOT NULL, 
+	begun_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	CONSTRAINT pk_backfills PRIMARY KEY (id), 
+	CONSTRAINT uq_backfills_source UNIQUE (source)
+);
 CREATE TABLE circuits (
 	destination VARCHAR(64) NOT NULL, 
 	failures INTEGER DEFAULT '0' NOT NULL, 
@@ -36,7 +80,7 @@ CREATE TABLE image_scores (
  WITHOUT ROWID
 
 ;
-INSERT INTO "image_scores" VALUES(1,1,X'CDCCCC3D576A253E476E643E1CB9913E143BB13E0CBDD03E043FF03E7EE0073F7AA1173F7662273F7223373F6EE4463F6AA5563F6666663F','2026-11-25 04:46:34.322+00:00');
+INSERT INTO "image_scores" VALUES(1,1,X'CDCCCC3D576A253E476E643E1CB9913E143BB13E0CBDD03E043FF03E7EE0073F7AA1173F7662273F7223373F6EE4463F6AA5563F6666663F','2026-11-25 04:53:40.299+00:00');
 CREATE TABLE instances (
 	id INTEGER NOT NULL, 
 	sop_instance_uid VARCHAR(64) NOT NULL, 
@@ -57,7 +101,7 @@ CREATE TABLE instances (
 	CONSTRAINT fk_instances_series FOREIGN KEY(series) REFERENCES series (id), 
 	CONSTRAINT uq_instances_sop_instance_uid UNIQUE (sop_instance_uid)
 );
-INSERT INTO "instances" VALUES(1,'1.1',1,'1.2.840.10008.5.1.4.1.1.1.1','1.5',NULL,'{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}','aa/f.dcm','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',7,'PACS','h','US','2026-11-25 04:46:34.321+00:00');
+INSERT INTO "instances" VALUES(1,'1.1',1,'1.2.840.10008.5.1.4.1.1.1.1','1.5',NULL,'{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}','aa/f.dcm','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',7,'PACS','h','US','2026-11-25 04:53:40.298+00:00');
 CREATE TABLE "jobs" (
 	id INTEGER NOT NULL, 
 	kind VARCHAR(16) NOT NULL, 
@@ -78,7 +122,7 @@ CREATE TABLE "jobs" (
 	CONSTRAINT ck_jobs_kind CHECK (kind IN ('score', 'report', 'send', 'label', 'learn')), 
 	CONSTRAINT ck_jobs_state CHECK (state IN ('waiting', 'running', 'done', 'quarantined'))
 );
-INSERT INTO "jobs" VALUES(1,'send','2.25.1','{}','waiting',100,'2026-11-25 04:46:34.413+00:00',0,'','',NULL,'','2026-11-25 04:46:34.413+00:00',NULL);
+INSERT INTO "jobs" VALUES(1,'send','2.25.1','{}','waiting',100,'2026-11-25 04:53:40.420+00:00',0,'','',NULL,'','2026-11-25 04:53:40.420+00:00',NULL);
 CREATE TABLE "labels" (
 	id INTEGER NOT NULL, 
 	study INTEGER NOT NULL, 
@@ -102,8 +146,8 @@ CREATE TABLE "labels" (
 	CONSTRAINT uq_labels_revokes UNIQUE (revokes), 
 	CONSTRAINT uq_labels_id_study_finding UNIQUE (id, study, finding)
 );
-INSERT INTO "labels" VALUES(1,1,'Mass','present','reader-1','csv','random',0.5,NULL,'2026-11-25 04:46:34.397+00:00','2026-11-25 04:46:34.397+00:00','');
-INSERT INTO "labels" VALUES(2,1,'Mass',NULL,'reader-1','csv','',NULL,1,'2026-11-25 04:46:34.409+00:00','2026-11-25 04:46:34.409+00:00','');
+INSERT INTO "labels" VALUES(1,1,'Mass','present','reader-1','csv','random',0.5,NULL,'2026-11-25 04:53:40.379+00:00','2026-11-25 04:53:40.379+00:00','');
+INSERT INTO "labels" VALUES(2,1,'Mass',NULL,'reader-1','csv','',NULL,1,'2026-11-25 04:53:40.415+00:00','2026-11-25 04:53:40.415+00:00','');
 CREATE TABLE model_versions (
 	number INTEGER NOT NULL, 
 	state VARCHAR(16) NOT NULL, 
@@ -126,7 +170,7 @@ CREATE TABLE model_versions (
 	CONSTRAINT ck_model_versions_state CHECK (state IN ('candidate', 'serving', 'retired', 'rejected')), 
 	CONSTRAINT uq_model_versions_device_uid UNIQUE (device_uid)
 );
-INSERT INTO "model_versions" VALUES(1,'serving','zero-shot-1','tiny','0000000000000000000000000000000000000000000000000000000000000000','2.25.1001','',0,'','{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}',0.05,'','{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}','2026-11-25 04:46:34.287+00:00','2026-11-25 04:46:34.287+00:00',NULL);
+INSERT INTO "model_versions" VALUES(1,'serving','zero-shot-1','tiny','0000000000000000000000000000000000000000000000000000000000000000','2.25.1001','',0,'','{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}',0.05,'','{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}','2026-11-25 04:53:40.286+00:00','2026-11-25 04:53:40.286+00:00',NULL);
 CREATE TABLE patients (
 	id INTEGER NOT NULL, 
 	patient_key VARCHAR(300) NOT NULL, 
@@ -137,7 +181,7 @@ CREATE TABLE patients (
 	CONSTRAINT pk_patients PRIMARY KEY (id), 
 	CONSTRAINT uq_patients_patient_key UNIQUE (patient_key)
 );
-INSERT INTO "patients" VALUES(1,'study:1.4','','','','2026-11-25 04:46:34.298+00:00');
+INSERT INTO "patients" VALUES(1,'study:1.4','','','','2026-11-25 04:53:40.287+00:00');
 CREATE TABLE predictions (
 	study INTEGER NOT NULL, 
 	version INTEGER NOT NULL, 
@@ -156,20 +200,20 @@ CREATE TABLE predictions (
  WITHOUT ROWID
 
 ;
-INSERT INTO "predictions" VALUES(1,1,'Atelectasis',1.00000001490116119384e-01,'absent',1,'2026-11-25 04:46:34.323+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Cardiomegaly',1.61538466811180114746e-01,'absent',1,'2026-11-25 04:46:34.323+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Consolidation',5.92307686805725097656e-01,'present',1,'2026-11-25 04:46:34.323+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Edema',6.53846144676208496093e-01,'present',1,'2026-11-25 04:46:34.323+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Effusion',2.23076924681663513183e-01,'absent',1,'2026-11-25 04:46:34.323+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Emphysema',7.15384602546691894531e-01,'present',1,'2026-11-25 04:46:34.323+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Fibrosis',7.76923060417175292968e-01,'present',1,'2026-11-25 04:46:34.323+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Hernia',8.99999976158142089843e-01,'present',1,'2026-11-25 04:46:34.323+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Infiltration',2.84615397453308105468e-01,'absent',1,'2026-11-25 04:46:34.323+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Mass',3.46153855323791503906e-01,'absent',1,'2026-11-25 04:46:34.323+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Nodule',4.07692313194274902343e-01,'absent',1,'2026-11-25 04:46:34.323+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Pleural_Thickening',8.38461518287658691406e-01,'present',1,'2026-11-25 04:46:34.323+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Pneumonia',4.69230771064758300781e-01,'undetermined',1,'2026-11-25 04:46:34.323+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Pneumothorax',5.30769228935241699218e-01,'undetermined',1,'2026-11-25 04:46:34.323+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Atelectasis',1.00000001490116119384e-01,'absent',1,'2026-11-25 04:53:40.315+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Cardiomegaly',1.61538466811180114746e-01,'absent',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Consolidation',5.92307686805725097656e-01,'present',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Edema',6.53846144676208496093e-01,'present',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Effusion',2.23076924681663513183e-01,'absent',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Emphysema',7.15384602546691894531e-01,'present',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Fibrosis',7.76923060417175292968e-01,'present',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Hernia',8.99999976158142089843e-01,'present',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Infiltration',2.84615397453308105468e-01,'absent',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Mass',3.46153855323791503906e-01,'absent',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Nodule',4.07692313194274902343e-01,'absent',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Pleural_Thickening',8.38461518287658691406e-01,'present',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Pneumonia',4.69230771064758300781e-01,'undetermined',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Pneumothorax',5.30769228935241699218e-01,'undetermined',1,'2026-11-25 04:53:40.316+00:00');
 CREATE TABLE reports (
 	id INTEGER NOT NULL, 
 	sop_instance_uid VARCHAR(64) NOT NULL, 
@@ -196,7 +240,7 @@ CREATE TABLE reports (
 	CONSTRAINT uq_reports_sop_instance_uid UNIQUE (sop_instance_uid), 
 	CONSTRAINT uq_reports_study_version_revision UNIQUE (study, version, revision)
 );
-INSERT INTO "reports" VALUES(1,'2.25.1','2.25.1.1',1,1,1,'','sent',NULL,'bb/r.dcm','eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee',9,'0x0000','2026-11-25 04:46:34.345+00:00','2026-11-25 04:46:34.347+00:00','2026-11-25 04:46:34.347+00:00');
+INSERT INTO "reports" VALUES(1,'2.25.1','2.25.1.1',1,1,1,'','sent',NULL,'bb/r.dcm','eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee',9,'0x0000','2026-11-25 04:53:40.316+00:00','2026-11-25 04:53:40.318+00:00','2026-11-25 04:53:40.318+00:00');
 CREATE TABLE requests (
 	id INTEGER NOT NULL, 
 	study INTEGER NOT NULL, 
@@ -249,7 +293,7 @@ CREATE TABLE studies (
 	CONSTRAINT fk_studies_patient FOREIGN KEY(patient) REFERENCES patients (id), 
 	CONSTRAINT uq_studies_study_instance_uid UNIQUE (study_instance_uid)
 );
-INSERT INTO "studies" VALUES(1,'1.4',1,'A1','','','','','arriving','',1,1,0,'2026-11-25 04:46:34.304+00:00','2026-11-25 04:46:34.321+00:00');
+INSERT INTO "studies" VALUES(1,'1.4',1,'A1','','','','','arriving','',1,1,0,'2026-11-25 04:53:40.296+00:00','2026-11-25 04:53:40.298+00:00');
 CREATE INDEX ix_audit_events_at ON audit_events (at);
 CREATE UNIQUE INDEX uq_model_versions_serving ON model_versions (state) WHERE state = 'serving';
 CREATE INDEX ix_studies_accession_number ON studies (accession_number);
@@ -360,7 +404,8 @@ FROM model_versions m CROSS JOIN (SELECT COUNT(*) AS studies FROM studies) t
         FROM studies s LEFT JOIN model_versions n ON n.state = 'serving'
             LEFT JOIN predictions p ON p.study = s.id AND p.version = n.number AND p.finding = 'Atelectasis'
         WHERE s.state <> 'reported' AND (s.state <> 'scored' OR COALESCE(
-            (SELECT r.state FROM reports r WHERE r.study = s.id ORDER BY r.id DESC LIMIT 1), '') <> 'refused')) o
+            (SELECT r.state FROM reports r WHERE r.study = s.id ORDER BY r.id DESC LIMIT 1),
+            (SELECT 'refused' FROM backfilled_studies k WHERE k.study_instance_uid = s.study_instance_uid), '') <> 'refused')) o
     LEFT JOIN (
         SELECT p.version, COUNT(*) AS scored, COUNT(CASE WHEN p.predicted_at >= n.served_at THEN 1 END) AS scored_since,
             MAX(p.predicted_at) AS last_scored_at
@@ -378,6 +423,14 @@ FROM (SELECT id, state, created_at, attempts, worker, error, finished_at,
         CASE WHEN state = 'running' AND payload ->> 'lease' = lease_token THEN CAST(payload ->> 'seconds' AS FLOAT) END AS seconds,
         payload ->> 'result' AS result, payload ->> 'reason' AS reason, CAST(payload ->> 'version' AS INTEGER) AS version
     FROM jobs WHERE kind = 'learn') j;
+CREATE VIEW v_backfills AS 
+SELECT b.source, b.begun_at, (SELECT COUNT(*) FROM backfill_days d WHERE d.backfill = b.id) AS days_done,
+    COUNT(CASE WHEN p.state = 'done' THEN 1 END) AS parcels_done, COUNT(CASE WHEN p.state = 'failed' THEN 1 END) AS parcels_failed,
+    CAST(COALESCE(SUM(p.instances), 0) AS BIGINT) AS instances, CAST(COALESCE(SUM(p.refused), 0) AS BIGINT) AS refused,
+    CAST(COALESCE(SUM(p.bytes), 0) AS BIGINT) AS bytes, MAX(p.finished_at) AS last_at,
+    (SELECT e.error FROM backfill_parcels e WHERE e.backfill = b.id AND e.state = 'failed'
+        ORDER BY e.finished_at DESC LIMIT 1) AS last_error
+FROM backfills b LEFT JOIN backfill_parcels p ON p.backfill = b.id GROUP BY b.id, b.source, b.begun_at;
 CREATE VIEW v_jobs AS 
 SELECT id, kind, subject, state, priority, run_at, attempts, worker, lease_until, error, created_at, finished_at
 FROM jobs;

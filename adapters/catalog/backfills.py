@@ -1,0 +1,102 @@
+"""What backfills have done: days, parcels, and which studies they brought."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import Connection, and_, literal, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from adapters.catalog.chunks import chunks
+from adapters.catalog.clock import now
+from adapters.catalog.tables import backfill_days, backfill_parcels, backfilled_studies, backfills, studies
+from adapters.catalog.words import words
+from pipeline.backfill_ports import Parcel, Tally
+
+DONE, FAILED = "done", "failed"
+DAY = "%Y%m%d"  # as PS3.5 6.2 writes a DA
+
+
+class SqlBackfills:
+    """ports.Backfills."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def days_done(self, source: str) -> set[date]:
+        query = select(backfill_days.c.day).join(backfills).where(backfills.c.source == source)
+        return {datetime.strptime(day, DAY).date() for day in self._connection.scalars(query)}
+
+    def put_days_done(self, source: str, days: Collection[date]) -> None:
+        if days:
+            backfill = self._of(source)
+            rows = [{"backfill": backfill, "day": day.strftime(DAY)} for day in days]
+            self._connection.execute(self._insert(backfill_days).on_conflict_do_nothing(), rows)
+
+    def concluded(self, source: str, keys: Collection[str], *, failed: bool) -> dict[str, str]:
+        states = (DONE, FAILED) if failed else (DONE,)
+        found: dict[str, str] = {}
+        for some in chunks(keys):
+            query = (
+                select(backfill_parcels.c.key, backfill_parcels.c.mark)
+                .join(backfills)
+                .where(backfills.c.source == source, backfill_parcels.c.state.in_(states), backfill_parcels.c.key.in_(some))
+            )
+            found |= {key: mark for key, mark in self._connection.execute(query)}
+        return found
+
+    def conclude(self, source: str, parcel: Parcel, tally: Tally, studies: Collection[str], *, error: str = "") -> None:
+        said: dict[str, Any] = {
+            "mark": parcel.mark,
+            "state": FAILED if error else DONE,
+            "instances": tally.instances,
+            "duplicates": tally.duplicates,
+            "refused": tally.refused,
+            "bytes": tally.bytes,
+            "error": words(error),
+            "finished_at": now(),
+        }
+        made = self._insert(backfill_parcels).values(backfill=self._of(source), key=parcel.key, **said)
+        self._connection.execute(made.on_conflict_do_update(index_elements=["backfill", "key"], set_=said))
+        for some in chunks(studies):
+            ended = update(backfilled_studies).where(backfilled_studies.c.study_instance_uid.in_(some))
+            self._connection.execute(ended.values(ended_at=now()))
+
+    def bring(self, source: str, study_instance_uids: Collection[str]) -> None:
+        """A study that is on its way by a backfill, and comes again by another parcel or run, stays so."""
+        backfill = self._of(source)
+        for uid in study_instance_uids:
+            known = select(studies.c.id).where(studies.c.study_instance_uid == uid).exists()
+            fresh = select(literal(uid), literal(backfill)).where(~known)
+            made = self._insert(backfilled_studies).from_select(["study_instance_uid", "backfill"], fresh)
+            self._connection.execute(made.on_conflict_do_nothing())
+            if self.brought(uid):
+                again = update(backfilled_studies).where(backfilled_studies.c.study_instance_uid == uid)
+                self._connection.execute(again.values(ended_at=None))
+
+    def brought(self, study_instance_uid: str) -> bool:
+        query = (
+            select(backfilled_studies.c.study_instance_uid)
+            .outerjoin(studies, studies.c.study_instance_uid == backfilled_studies.c.study_instance_uid)
+            .where(backfilled_studies.c.study_instance_uid == study_instance_uid, nothing_else_came())
+        )
+        return self._connection.scalar(query) is not None
+
+    def _of(self, source: str) -> int:
+        """Return the row of a source, made where it is new."""
+        known = select(backfills.c.id).where(backfills.c.source == source)
+        if (found := self._connection.scalar(known)) is not None:
+            return int(found)
+        self._connection.execute(self._insert(backfills).values(source=source).on_conflict_do_nothing())
+        return int(self._connection.scalars(known).one())
+
+    def _insert(self, table: Any) -> Any:
+        return (postgresql if self._connection.dialect.name == "postgresql" else sqlite).insert(table)
+
+
+def nothing_else_came() -> Any:
+    """Condition on a joined row of `backfilled_studies` and `studies`: it is under way, or nothing has come since it was not."""
+    row = backfilled_studies.c
+    return or_(row.ended_at.is_(None), and_(studies.c.last_received_at.is_not(None), studies.c.last_received_at <= row.ended_at))

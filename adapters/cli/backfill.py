@@ -1,0 +1,196 @@
+"""`radclipd backfill`: an archive is taken in; `backfill status` tells what was, `backfill score` scores it on many machines."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import date, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adapters.cli import output, progress, query
+from adapters.cli.settings import config_of, path_of
+from pipeline.errors import Refused
+
+if TYPE_CHECKING:
+    from adapters.host.config import Config
+    from pipeline.backfill import Backfill, BackfillPolicy
+    from pipeline.backfill_ports import Days, Piece, Source
+    from pipeline.errors import RadclipdError
+
+backfill = typer.Typer(help="Take an archive in, and score it.", invoke_without_command=True)
+
+
+class Engine(StrEnum):
+    """What `backfill score` runs on."""
+
+    RAY = "ray"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(backfill, name="backfill")
+
+
+@backfill.callback()
+def take_in(
+    ctx: typer.Context,
+    folder: Annotated[Path | None, typer.Option(help="A tree of DICOM files; others in it are passed over.")] = None,
+    dicomweb: Annotated[str, typer.Option(metavar="URL", help="An archive by QIDO-RS and WADO-RS.")] = "",
+    orthanc: Annotated[str, typer.Option(metavar="URL", help="An Orthanc by its REST API; needs no plugin.")] = "",
+    query_retrieve: Annotated[str, typer.Option(metavar="AE@HOST:PORT", help="An archive by C-FIND and C-GET.")] = "",
+    move_to: Annotated[str, typer.Option(metavar="AE", help="C-MOVE to our running listener, by its AE title there.")] = "",
+    first: Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First study date.")] = None,
+    last: Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last study date (default today).")] = None,
+    oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Instead of the newest days first.")] = False,
+    per_minute: Annotated[float | None, typer.Option(min=0, help="Instances a minute, at most (backfill.per_minute).")] = None,
+    bytes_per_second: Annotated[str | None, typer.Option(help="As 20MB, at most (backfill.bytes_per_second).")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Days that are done once more, and what failed.")] = False,
+    refused: Annotated[Path | None, typer.Option(help="A file for the places of what cannot be taken, and why.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="What came of it as a JSON object.")] = False,
+) -> None:
+    """Take an archive in: through the same step as what is sent, days by days, behind whatever arrives. Started again, it goes
+    on where it was, and fetches nothing twice."""
+    if ctx.invoked_subcommand is not None:
+        return
+    if sum(map(bool, (folder, dicomweb, orthanc, query_retrieve))) != 1:
+        raise typer.BadParameter("name one of --folder, --dicomweb, --orthanc and --query-retrieve")
+    if move_to and not query_retrieve:
+        raise typer.BadParameter("goes with --query-retrieve", param_hint="--move-to")
+    config = _paced(config_of(ctx), per_minute, bytes_per_second)
+    days = _days(first, last, needed=folder is None)
+    from adapters import backfilling
+    from pipeline.backfill import BackfillPolicy
+
+    source: Source
+    if folder is not None:
+        source = backfilling.folder(config, folder, days, oldest_first=oldest_first)
+    elif dicomweb:
+        source = backfilling.dicomweb(config, path_of(ctx), dicomweb)
+    elif orthanc:
+        source = backfilling.orthanc(config, path_of(ctx), orthanc)
+    else:
+        ae_title, host, port = _peer(query_retrieve)
+        source = backfilling.query_retrieve(config, ae_title=ae_title, host=host, port=port, move_to=move_to)
+    policy = BackfillPolicy(days=config.backfill.days, oldest_first=oldest_first, again=again)
+    with _running(config, source, policy, refused) as run:
+        run.run(days)
+    _tell(run, as_json=json_)
+
+
+@contextmanager
+def _running(config: Config, source: Source, policy: BackfillPolicy, refused: Path | None) -> Iterator[Backfill]:
+    """Give a run with a bar, a list of what is refused, and an ear for Ctrl-C."""
+    from adapters import backfilling
+    from adapters.host.stop import StopSignal
+    from adapters.wiring import open_catalog
+
+    catalog = open_catalog(config)
+    with StopSignal() as stop, progress.bars() as watch, _listed(refused) as on_refused:
+        try:
+            yield backfilling.build(
+                config, catalog, source, policy=policy, watch=watch, refused=on_refused, over=stop.is_set, rest=stop.wait
+            )
+        finally:
+            catalog.dispose()
+
+
+@contextmanager
+def _listed(path: Path | None) -> Iterator[Callable[[Piece, RadclipdError], None]]:
+    """Give what writes a line for each refused piece into the file that was asked for."""
+    if path is None:
+        yield lambda _piece, _error: None
+        return
+    with path.open("a", encoding="utf-8", errors="surrogateescape") as stream:
+        yield lambda piece, error: print(piece.place, error, sep="\t", file=stream, flush=True)
+
+
+def _tell(run: Backfill, *, as_json: bool) -> None:
+    total = run.total
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(total) | {"failed": run.failed}) + "\n")
+    else:
+        typer.echo(
+            f"{total.instances} instances taken in ({total.bytes / 1e6:.1f} MB), {total.duplicates} were here,"
+            f" {total.refused} refused, {total.others} passed over"
+        )
+    if run.failed:
+        raise Refused(f"{run.failed} studies could not be had", hint="radclipd backfill status tells why; --again tries again")
+
+
+def _paced(config: Config, per_minute: float | None, bytes_per_second: str | None) -> Config:
+    """Lay the command line over [backfill]."""
+    from pydantic import ValidationError
+
+    given = {"per_minute": per_minute, "bytes_per_second": bytes_per_second}
+    changes = {name: value for name, value in given.items() if value is not None}
+    try:
+        wanted = type(config.backfill).model_validate(config.backfill.model_dump() | changes)
+    except ValidationError:
+        raise typer.BadParameter("a size such as 500kB or 20MiB", param_hint="--bytes-per-second") from None
+    return config.model_copy(update={"backfill": wanted})
+
+
+def _days(first: datetime | None, last: datetime | None, *, needed: bool) -> Days | None:
+    from pipeline.backfill_ports import Days
+
+    if first is None:
+        if needed or last is not None:
+            raise typer.BadParameter("say from which study date on", param_hint="--from")
+        return None
+    days = Days(first.date(), last.date() if last else date.today())
+    if days.last < days.first:
+        raise typer.BadParameter("lies before --from", param_hint="--to")
+    return days
+
+
+def _peer(text: str) -> tuple[str, str, int]:
+    found = re.fullmatch(r"([\x20-\x3f\x41-\x5b\x5d-\x7e]{1,16})@(\[[0-9A-Fa-f:.]+\]|[^:@\s]+):(\d{1,5})", text)
+    if found is None:
+        raise typer.BadParameter("AE@HOST:PORT, as PACS@pacs.example.org:104", param_hint="--query-retrieve")
+    return found[1].strip(), found[2].strip("[]"), int(found[3])
+
+
+@backfill.command()
+def status(ctx: typer.Context, table: output.TableFlag = False, csv: output.CsvFlag = False, json: output.JsonFlag = False) -> None:
+    """List what was taken in from where."""
+    query.query(ctx, "SELECT * FROM v_backfills ORDER BY begun_at", table=table, csv=csv, json=json)
+
+
+@backfill.command()
+def score(
+    ctx: typer.Context,
+    engine: Annotated[Engine, typer.Option(help="Ray Data: the extra radclipd[scale].")] = Engine.RAY,
+    address: Annotated[str, typer.Option(help="HOST:PORT of a running cluster, or auto; none: one of our own, on this host.")] = "",
+    workers: Annotated[int, typer.Option(min=0, help="At most; 0: one for each GPU, or for each --cores.")] = 0,
+    cores: Annotated[int, typer.Option(min=0, help="Of a worker; 0: [score] threads, or all of a machine.")] = 0,
+) -> None:
+    """Score whatever the serving version has not scored, and keep what enters the last blocks, on all machines of a Ray cluster.
+    The catalog knows what is done: stop it, or lose a machine, and start it again."""
+    config = config_of(ctx)
+    from adapters.cluster.engine import ClusterSettings, score_archive
+    from adapters.host.config import DEFAULT_PATH
+    from adapters.wiring import open_catalog, require_serving
+
+    settings = ClusterSettings(
+        config=(path_of(ctx) or DEFAULT_PATH).absolute(),
+        address=address,
+        workers=workers,
+        cores=cores or config.score.threads,
+        gpu=config.model.device != "cpu",
+    )
+    catalog = open_catalog(config)
+    try:
+        require_serving(catalog)
+        with progress.bars() as watch:
+            jobs = score_archive(config, settings, catalog=catalog, watch=watch)
+    finally:
+        catalog.dispose()
+    typer.echo(f"{jobs} studies scored")

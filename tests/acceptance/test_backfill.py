@@ -1,0 +1,104 @@
+"""`radclipd backfill` as it is typed: stopped by Ctrl-C, killed, started again, beside a running daemon."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from adapters.catalog import query
+from adapters.cli import app
+from tests.acceptance.installation import Installation, kill, wait_for
+from tests.builders import dx, file_of
+
+FILMS = 24
+CUT = 75
+"""Exit code: try again."""
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    root = tmp_path / "archive"
+    for number in range(FILMS):
+        folder = root / f"2025-03-{number % 4 + 1:02}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.dcm").write_bytes(file_of(dx(StudyDate=f"202503{number % 4 + 1:02}")))
+    return root
+
+
+@pytest.fixture
+def place(tmp_path: Path, template: Installation) -> Iterator[Installation]:
+    made = Installation(tmp_path)
+    made.copy_of(template)
+    yield made
+
+
+def received(place: Installation) -> int:
+    """Asked here and at once: a process of its own would be too late."""
+    ((n,),) = query.run(place.url, "SELECT count(*) FROM v_instances")[1]
+    return int(n)
+
+
+@pytest.mark.parametrize("way", ["ctrl-c", "kill"])
+def test_a_backfill_that_was_cut_short_goes_on_where_it_was(way: str, place: Installation, films: Path) -> None:
+    verb = ("backfill", "--folder", str(films))
+    running = place.start(*verb, "--per-minute", "300")
+    wait_for(lambda: received(place) >= 5, 30, place.told)
+    begun = time.monotonic()
+    running.send_signal(signal.SIGINT) if way == "ctrl-c" else kill(running.pid)
+    code = running.wait(20)
+    if way == "ctrl-c":
+        assert code == CUT
+        assert time.monotonic() - begun < 5
+        assert "told to stop" in place.told()
+    before = received(place)
+    assert 5 <= before < FILMS
+    told = json.loads(place.run(*verb, "--json").stdout)
+    assert received(place) == FILMS
+    assert told["instances"] == FILMS - before
+    assert told["instances"] + told["duplicates"] <= FILMS
+    assert json.loads(place.run(*verb, "--json").stdout)["instances"] == 0
+    (row,) = json.loads(place.run("backfill", "status", "--json").stdout)
+    assert (row["source"], row["parcels_done"], row["parcels_failed"]) == (f"folder {films}", 4, 0)
+
+
+def test_the_daemon_scores_what_was_brought_and_reports_nothing_of_it(place: Installation, films: Path) -> None:
+    with place.archive() as archive, place.running():
+        place.run("backfill", "--folder", str(films))
+        place.forward(archive, dx())
+        scored = "SELECT count(DISTINCT study_instance_uid) AS n FROM v_predictions"
+        wait_for(lambda: place.rows(scored)[0]["n"] == FILMS + 1, 60, place.told)
+        wait_for(lambda: place.rows("SELECT state FROM v_reports") == [{"state": "sent"}], 30, place.told)
+        states = place.rows("SELECT state, count(*) AS n FROM v_studies GROUP BY state ORDER BY state")
+        assert states == [{"state": "reported", "n": 1}, {"state": "scored", "n": FILMS}]
+
+
+def test_what_is_refused_is_listed_where_that_was_asked_for(place: Installation, films: Path, tmp_path: Path) -> None:
+    (films / "broken.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 40)
+    place.run("backfill", "--folder", str(films), "--from", "2025-03-02", "--to", "2025-03-02", "--refused", str(tmp_path / "list"))
+    assert received(place) == FILMS // 4
+    path, why = (tmp_path / "list").read_text().strip().split("\t")
+    assert path == str(films / "broken.dcm")
+    assert why.endswith("it is none")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--folder", "/tmp", "--orthanc", "http://h"),
+        ("--orthanc", "http://h"),
+        ("--orthanc", "http://h", "--from", "2025-02-02", "--to", "2025-01-01"),
+        ("--folder", "/tmp", "--move-to", "US"),
+        ("--query-retrieve", "PACS", "--from", "2025-01-01"),
+        ("--folder", "/tmp", "--bytes-per-second", "much"),
+    ],
+)
+def test_what_makes_no_sense_is_a_matter_of_usage(arguments: tuple[str, ...], place: Installation) -> None:
+    done = CliRunner().invoke(app, ["--config", str(place.config), "backfill", *arguments])
+    assert done.exit_code == 2
