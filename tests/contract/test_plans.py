@@ -1,6 +1,6 @@
 """What is asked every day finds its rows by key: eight times the archive is no more work, on both databases.
 
-Work is what the database itself counts: ten steps of SQLite's machine, rows that PostgreSQL's scans touch. On PostgreSQL the ways
+Work is what the database itself counts: four steps of SQLite's machine, rows that PostgreSQL's scans touch. On PostgreSQL the ways
 that read whole tables are put off, for these tables are so small that they would rightly be chosen.
 """
 
@@ -53,7 +53,7 @@ def _steps(url: str, asked: Sequence[Asked]) -> int:
 
     with closing(sqlite3.connect(str(database_url(url).database), isolation_level=None)) as connection:
         connection.execute("BEGIN")
-        connection.set_progress_handler(count, 10)
+        connection.set_progress_handler(count, 4)
         for sql, values in asked:
             connection.execute(sql, values or ()).fetchall()
         connection.set_progress_handler(None, 0)
