@@ -40,8 +40,8 @@ test-systemd: setup peers ## the installed service in a really booted systemd (r
 	@deploy/peers.sh systemd-container debootstrap
 	$(BIN)/python -m pytest -m systemd $(PYTEST)
 
-bench: setup ## benchmarks side by side, as JSON: few labels against zero-shot, the worklist, the prefix store against pixels, reports, start-up, films a second
-	for name in fewshot worklist retrain rescore report startup phantoms; do $(BIN)/python -m tests.benchmarks.$$name --json || exit 1; done
+bench: setup ## benchmarks side by side, as JSON: few labels against zero-shot, the worklist, the prefix store against pixels, reports, start-up, the catalog, films a second
+	for name in ingest scoring latency report startup catalog fewshot worklist retrain rescore phantoms; do $(BIN)/python -m tests.benchmarks.$$name --json || exit 1; done
 
 format: setup ## format the code
 	$(BIN)/ruff check --fix .

@@ -12,10 +12,11 @@ from adapters.dicom.folder import FolderSource
 from adapters.dicom.retrieve import RetrieveSettings, RetrieveSource
 from adapters.dicom.web import DicomWebSource, OrthancSource, WebSettings
 from adapters.host import config as configuration
-from pipeline.backfill import Backfill, BackfillPolicy, Pace
+from pipeline.backfill import Backfill, BackfillPolicy, Throttle
 from pipeline.backfill_ports import Days, Piece, Source
 from pipeline.errors import RadclipdError
 from pipeline.ports import Watch
+from pipeline.progress import both
 from pipeline.yielding import Yielding
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ def build(
         images=wiring.open_image_store(config),
         receiving=wiring.receive_policy(config),
         policy=policy,
-        watch=wiring.both(watch, Yielding(catalog=catalog, rest=rest, over=over, who="the backfill")),
+        watch=both(watch, Yielding(catalog=catalog, rest=rest, over=over, who="the backfill")),
         rest=rest,
-        pace=Pace(per_minute=wanted.per_minute, bytes_per_second=float(wanted.bytes_per_second), rest=rest),
+        throttle=Throttle(per_minute=wanted.per_minute, bytes_per_second=float(wanted.bytes_per_second), rest=rest),
         refused=refused,
     )

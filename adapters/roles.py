@@ -1,4 +1,4 @@
-"""The roles of the daemon, one process each: listen, dispatch, work. Each runs until it is told to stop.
+"""The roles of the daemon but the listener (`adapters/listening.py`): dispatch, work. Each runs until it is told to stop.
 
 Under `radclipd run` they are children; each can also be a systemd unit of its own.
 """
@@ -16,7 +16,8 @@ from adapters import wiring
 from adapters.host import notify
 from adapters.host.probe import serving
 from adapters.host.stop import StopSignal
-from pipeline import housekeeping, rescore
+from adapters.posts import build_posts
+from pipeline import rescore
 from pipeline.errors import OutOfResources
 from pipeline.work import Post, work_once
 
@@ -34,25 +35,9 @@ FOREVER = 3600.0
 log = structlog.get_logger("radclipd.roles")
 
 
-def listen(config: Config) -> None:
-    """Receive until told to stop, then drain: no new associations, open ones end or are aborted at the deadline."""
-    catalog = wiring.open_catalog(config)
-    listener = wiring.build_listener(config, catalog)
-    sockets = notify.listening_sockets()
-    listener.start(sockets[0] if sockets else None)
-    log.info("listening", ae_title=config.listener.ae_title, port=listener.port, handed_over=bool(sockets))
-    echo = wiring.loopback_echo(config, listener.port)
-    with (
-        StopSignal() as stop,
-        serving(notify.Notifier(), [echo, catalog.probe_write], lambda: f"listening on port {listener.port}"),
-    ):
-        _wait(stop)
-    listener.drain(config.listener.drain_seconds)
-    catalog.dispose()
-
-
 def dispatch(config: Config) -> None:
     """Settle studies, keep house and answer scrapes until told to stop."""
+    from adapters.catalog.catalog import SETTLE
     from adapters.host.clock import Clock
     from adapters.metrics import open_metrics
 
@@ -67,7 +52,7 @@ def dispatch(config: Config) -> None:
     clock.every(config.work.poll_seconds, "settle", settle_and_tell)
     images = wiring.open_image_store(config)
     clock.every(HOUR, "sweep", lambda: images.sweep(older_than_seconds=HOUR))
-    clock.every(HOUR, "purge", lambda: housekeeping.purge_done_jobs(catalog=catalog, keep_days=config.work.keep_done_days))
+    clock.every(HOUR, "tidy", lambda: wiring.tidy(config, catalog))
     if config.score.rescore:
         walk = rescore.Walk()
 
@@ -80,13 +65,15 @@ def dispatch(config: Config) -> None:
         clock.at(config.learn.cron, "learn", wiring.build_call_to_learn(config, catalog))
     with (
         open_metrics(config, catalog) as port,
-        StopSignal() as stop,
+        StopSignal(hear=wiring.wake_ups(config, [SETTLE])) as stop,
         serving(notify.Notifier(), [catalog.probe_write], lambda: "dispatching"),
     ):
         if port:
             log.info("metrics", address=config.metrics.address, port=port)
         clock.start()
-        _wait(stop)
+        while not over(stop):
+            stop.wait(FOREVER)
+            clock.now("settle")
         clock.stop()
     catalog.dispose()
 
@@ -100,22 +87,36 @@ def work(config: Config, kinds: Sequence[str]) -> None:
     catalog = wiring.open_catalog(config)
     version = wiring.require_serving(catalog)
     log.info("working", kind=kind, version=version.number, marking=version.marking)
-    with StopSignal() as stop, serving(notify.Notifier(), [catalog.probe_write], lambda: f"working: {kind}"):
-        posts = wiring.build_posts(config, catalog, kinds, over=lambda: _over(stop), rest=stop.wait)
-        while not _over(stop):
-            if not _round(posts, config, catalog, kind, lambda: _over(stop)):
+    with (
+        StopSignal(hear=wiring.wake_ups(config, kinds)) as stop,
+        serving(notify.Notifier(), [catalog.probe_write], lambda: f"working: {kind}"),
+    ):
+        posts = build_posts(config, catalog, kinds, over=lambda: over(stop), rest=stop.wait)
+        _prepare(posts)
+        while not over(stop):
+            if not _round(posts, config, catalog, kind, lambda: over(stop)):
                 stop.wait(config.work.poll_seconds)
     catalog.dispose()
 
 
-def _over(stop: StopSignal) -> bool:
-    """A role stops to reload, too: whoever watches over it starts it again with the new configuration."""
+def over(stop: StopSignal) -> bool:
+    """Say whether to end. A role stops to reload, too: whoever watches over it starts it again with the new configuration."""
     return stop.is_set() or stop.reload_requested
 
 
-def _wait(stop: StopSignal) -> None:
-    while not _over(stop):
+def wait_until_over(stop: StopSignal) -> None:
+    """Wait for that."""
+    while not over(stop):
         stop.wait(FOREVER)
+
+
+def _prepare(posts: Sequence[Post]) -> None:
+    """Load the encoder before the first job needs it. The process is ready meanwhile, and jobs wait."""
+    for post in posts:
+        try:
+            post.prepare()
+        except OutOfResources as error:  # the first job tries again
+            log.warning("catalog away", error=str(error), hint=error.hint)
 
 
 def _round(posts: list[Post], config: Config, catalog: SqlCatalog, kind: str, over: Callable[[], bool]) -> int:

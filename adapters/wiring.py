@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import os
 import socket
-import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
-from pipeline import fill, labels, learn, receive, report, resolve, rules, score, selection, settle, versions, work, worklist
-from pipeline.domain import AuditEvent, Header, Job, JobKind, JobState, ModelVersion, Receipt, Sender
+from adapters.host.wake import Wakes
+from pipeline import (
+    housekeeping,
+    learn,
+    receive,
+    resolve,
+    rules,
+    selection,
+    settle,
+    work,
+    worklist,
+)
+from pipeline.domain import AuditEvent, JobKind, JobState, ModelVersion
 from pipeline.errors import NoWeights
 from pipeline.findings import findings_said
-from pipeline.ports import CircuitPolicy, Watch
-from pipeline.progress import Progress
-from pipeline.yielding import Yielding
 
 if TYPE_CHECKING:
     from adapters.catalog.catalog import SqlCatalog
     from adapters.dicom.archive import DicomArchive
+    from adapters.dicom.decode_pool import DecodePool
     from adapters.dicom.labels import DicomDocuments
     from adapters.dicom.listener import Listener
+    from adapters.dicom.places import Places
     from adapters.gpu.kept import KeptSettings
-    from adapters.gpu.trainer import ClipTrainer, TrainerSettings
+    from adapters.gpu.trainer import TrainerSettings
     from adapters.host.config import Config
     from adapters.host.image_store import FileImageStore
     from adapters.host.model_store import ModelStore
@@ -49,7 +57,22 @@ def open_catalog(config: Config) -> SqlCatalog:
     from adapters.catalog.catalog import SqlCatalog
 
     schema.verify(config.catalog.url)
-    return SqlCatalog(config.catalog.url, busy_timeout_seconds=config.catalog.busy_timeout_seconds)
+    return SqlCatalog(
+        config.catalog.url, busy_timeout_seconds=config.catalog.busy_timeout_seconds, wake=Wakes(config.catalog.url).wake
+    )
+
+
+def wake_ups(config: Config, posts: Sequence[str]) -> list[socket.socket]:
+    """Return sockets that become readable when there may be work: for workers of these kinds, or SETTLE for the dispatcher."""
+    kinds = {"report": [JobKind.REPORT, JobKind.SEND, JobKind.LABEL]}
+    return Wakes(config.catalog.url).listen([str(kind) for post in posts for kind in kinds.get(post, [post])])
+
+
+def tidy(config: Config, catalog: SqlCatalog) -> int:
+    """Forget jobs that were done long ago and let the database count anew what its planner goes by; return how many jobs."""
+    purged = housekeeping.purge_done_jobs(catalog=catalog, keep_days=config.work.keep_done_days)
+    catalog.tidy()
+    return purged
 
 
 def open_image_store(config: Config) -> FileImageStore:
@@ -81,14 +104,11 @@ def open_archive(config: Config) -> DicomArchive:
     )
 
 
-def build_listener(config: Config, catalog: SqlCatalog) -> Listener:
-    """Make the DICOM listener: what arrives goes through pipeline.receive."""
+def build_listener(config: Config, catalog: SqlCatalog, places: Places | None = None) -> Listener:
+    """Make the DICOM listener: what arrives goes through pipeline.receive. `places`: where processes share the limit."""
     from adapters.dicom.listener import Listener, ListenerSettings
 
-    images, policy = open_image_store(config), receive_policy(config)
-
-    def take(header: Header, content: bytes, sender: Sender) -> Receipt:
-        return receive.receive(header, content, sender, catalog=catalog, images=images, policy=policy)
+    receiving = receive.Receiving(catalog=catalog, images=open_image_store(config), policy=receive_policy(config))
 
     def released(study_instance_uids: Sequence[str]) -> None:
         with catalog.begin() as tx:
@@ -98,8 +118,15 @@ def build_listener(config: Config, catalog: SqlCatalog) -> Listener:
         with catalog.begin() as tx:
             tx.audit(event)
 
-    settings = ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds"}))
-    return Listener(settings, receive=take, released=released, audit=audit)
+    settings = ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds", "processes"}))
+    return Listener(
+        settings,
+        begin=receiving.begin,
+        receive=receiving.receive,
+        released=released,
+        audit=audit,
+        places=places,
+    )
 
 
 def receive_policy(config: Config) -> receive.ReceivePolicy:
@@ -129,55 +156,11 @@ def build_settle(config: Config, catalog: SqlCatalog) -> Callable[[], list[settl
     return partial(settle.settle, catalog=catalog, archive=archive, policy=policy)
 
 
-def build_posts(
-    config: Config,
-    catalog: SqlCatalog,
-    kinds: Collection[str],
-    *,
-    over: Callable[[], bool],
-    rest: Callable[[float], object] = time.sleep,
-) -> list[work.Post]:
-    """Make the posts of a worker: `score`, `learn`, `report` (which also sends, and reads the documents of others), or several.
+def open_decoders(config: Config, *, processes: int) -> DecodePool:
+    """Make the processes that decode films; they start when they are wanted."""
+    from adapters.dicom.decode_pool import DecodePool
 
-    `over` says whether the process was told to stop: long work gives up then. `rest` waits, and wakes when it is told.
-    A worker that scores and learns scores between two steps of learning.
-    """
-    posts = [_score_post(config, catalog)] if "score" in kinds else []
-    if "report" in kinds:
-        posts += [_report_post(config, catalog), _send_post(config, catalog), _label_post(config, catalog)]
-    if "learn" in kinds:
-        scoring = posts[0] if "score" in kinds else None
-        posts.append(_learn_post(config, catalog, _yielding(config, catalog, scoring, over=over, rest=rest)))
-    return posts
-
-
-def score_post_and_fill(config: Config, catalog: SqlCatalog) -> tuple[work.Post, fill.Fill | None]:
-    """Make the post of scoring, and what makes up for films that were scored before; None where nothing is to be made up for."""
-    from adapters.dicom.pixels import DicomImageReader
-    from adapters.gpu.scorer import ClipScorers
-
-    pixels, chest = DicomImageReader(open_image_store(config)), chest_policy(config)
-    scorers = ClipScorers(
-        config.model.directory,
-        device=config.model.device,
-        batch_size=config.score.batch_size,
-        threads=config.score.threads,
-        kept=kept_settings(config),
-    )
-    policy = score.ScorePolicy(
-        combine=config.score.combine, chest=chest, rescored=config.report.rescored, backfilled=config.backfill.report
-    )
-    step = partial(score.score, catalog=catalog, pixels=pixels, scorers=scorers, policy=policy)
-    post = work.Post(kind=JobKind.SCORE, step=step, batch=config.score.batch_size)
-    if not (config.prefix.keep and config.prefix.fill):
-        return post, None
-    serving = partial(versions.load_serving, catalog=catalog, scorers=scorers)
-    return post, fill.Fill(catalog=catalog, pixels=pixels, scorer=serving, chest=chest)
-
-
-def _score_post(config: Config, catalog: SqlCatalog) -> work.Post:
-    post, spare = score_post_and_fill(config, catalog)
-    return replace(post, spare=spare) if spare is not None else post
+    return DecodePool(config.storage.directory, processes=processes, seconds=config.score.decode_seconds)
 
 
 def kept_settings(config: Config) -> KeptSettings | None:
@@ -194,27 +177,6 @@ def kept_settings(config: Config) -> KeptSettings | None:
         k=config.learn.blocks,
         rendering=RENDERING,
     )
-
-
-def _report_post(config: Config, catalog: SqlCatalog) -> work.Post:
-    from adapters.dicom.report import ReportSettings, SrWriter
-
-    images = open_image_store(config)
-    writer = SrWriter(ReportSettings(**config.report.model_dump(exclude={"rescored"})), images)
-    step = partial(report.report, catalog=catalog, images=images, writer=writer)
-    return work.Post(kind=JobKind.REPORT, step=work.one_by_one(step))
-
-
-def _send_post(config: Config, catalog: SqlCatalog) -> work.Post:
-    archive = open_archive(config)
-    circuit = CircuitPolicy(threshold=config.work.circuit_threshold, rest_seconds=config.work.circuit_rest_seconds)
-    step = partial(report.send, catalog=catalog, images=open_image_store(config), archive=archive, circuit=circuit)
-
-    def admit() -> bool:
-        with catalog.begin() as tx:
-            return tx.circuits.admit(archive.name, probe_seconds=config.archive.timeout_seconds * 2)
-
-    return work.Post(kind=JobKind.SEND, step=work.one_by_one(step), admit=admit)
 
 
 def reads_documents(config: Config) -> bool:
@@ -235,68 +197,9 @@ def open_documents(config: Config) -> DicomDocuments:
     return DicomDocuments(DocumentSettings(accept_sr=config.labels.accept_sr, key_object_titles=titles))
 
 
-def _label_post(config: Config, catalog: SqlCatalog) -> work.Post:
-    step = partial(labels.read_document, catalog=catalog, images=open_image_store(config), documents=open_documents(config))
-    return work.Post(kind=JobKind.LABEL, step=work.one_by_one(step))
-
-
-def _yielding(
-    config: Config,
-    catalog: SqlCatalog,
-    scoring: work.Post | None,
-    *,
-    over: Callable[[], bool],
-    rest: Callable[[float], object],
-) -> Watch:
-    """Learning gives way to scoring by other processes, or does it itself where it has the post for it."""
-    name, policy = worker_name("score"), work_policy(config)
-    meanwhile = partial(work.work_once, scoring, catalog=catalog, worker=name, policy=policy) if scoring else None
-    return Yielding(catalog=catalog, rest=rest, over=over, meanwhile=meanwhile)
-
-
-def _learn_post(config: Config, catalog: SqlCatalog, give_way: Watch) -> work.Post:
-    """torch is loaded when the first round begins: a hospital without labels pays nothing for the role."""
-
-    def step(job: Job) -> None:
-        store, progress = open_model_store(config), Progress(job, catalog=catalog)
-        watch = both(progress, give_way)
-        with store.alone("learn"):
-            learnt = learn.learn_job(
-                job, catalog=catalog, trainer=_trainer(config, store), policy=learn_policy(config), watch=watch
-            )
-        number = learnt.version.number if learnt.version else None
-        log.info("learning ended", result=learnt.result.value, reason=learnt.reason, version=number)
-
-    return work.Post(kind=JobKind.LEARN, step=work.one_by_one(step))
-
-
-def both(first: Watch, second: Watch) -> Watch:
-    """Tell both, in this order."""
-
-    def watch(what: str, done: int, total: int) -> None:
-        first(what, done, total)
-        second(what, done, total)
-
-    return watch
-
-
 def build_call_to_learn(config: Config, catalog: SqlCatalog) -> Callable[[], bool]:
     """Make the scheduler's step: it only enqueues."""
     return partial(learn.call, catalog=catalog, minimum_labels=config.learn.min_new_labels)
-
-
-def _trainer(config: Config, store: ModelStore) -> ClipTrainer:
-    from adapters.dicom.pixels import DicomImageReader
-    from adapters.gpu.trainer import ClipTrainer
-
-    return ClipTrainer(store, DicomImageReader(open_image_store(config)), trainer_settings(config))
-
-
-def learn_now(config: Config, catalog: SqlCatalog, *, watch: Watch, again: bool = False) -> learn.Learnt:
-    """Learn from the labels, one process at a time, behind whatever arrives. TryAgain where another one learns."""
-    store, watch = open_model_store(config), both(watch, Yielding(catalog=catalog))
-    with store.alone("learn"):
-        return learn.learn(catalog=catalog, trainer=_trainer(config, store), policy=learn_policy(config), watch=watch, again=again)
 
 
 def trainer_settings(config: Config) -> TrainerSettings:
@@ -312,6 +215,7 @@ def trainer_settings(config: Config) -> TrainerSettings:
         band=config.score.band,
         device=config.model.device,
         threads=config.score.threads,
+        precision=config.score.precision,
         kept=kept_settings(config),
     )
 
@@ -369,12 +273,12 @@ def require_serving(catalog: SqlCatalog) -> ModelVersion:
     return version
 
 
-def loopback_echo(config: Config, port: int) -> Callable[[], None]:
-    """Make the probe that really asks our own listener: a C-ECHO over the loopback."""
+def loopback_echo(config: Config, port: int, host: str = "") -> Callable[[], None]:
+    """Make the probe that really asks our own listener: a C-ECHO over the loopback, or to `host`."""
     from adapters.dicom.archive import ArchiveSettings, DicomArchive
 
     called = config.listener.called_ae_titles[0] if config.listener.called_ae_titles else config.listener.ae_title
-    host = config.listener.host if config.listener.host not in ("", "0.0.0.0", "::") else "127.0.0.1"
+    host = host or (config.listener.host if config.listener.host not in ("", "0.0.0.0", "::") else "127.0.0.1")
     ours = DicomArchive(
         ArchiveSettings(
             ae_title=config.listener.ae_title if called == ANY else called,

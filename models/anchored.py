@@ -23,46 +23,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.special import logsumexp
-from sklearn.covariance import ledoit_wolf
 
 from models.head import LinearHead
-
-Floats = npt.NDArray[np.float64]
-
-_SMALLEST = 1e-9  # of the largest variance: below it a direction is rounding
-
-
-@dataclass(frozen=True)
-class Whitening:
-    """Mean [D], principal axes [D, D] (columns) and variances [D] of an archive's features, float64."""
-
-    mean: Floats
-    axes: Floats
-    variance: Floats
-
-    @classmethod
-    def of(cls, features: torch.Tensor) -> Self:
-        """Estimate it from unlabelled features [N, D], the covariance shrunk as Ledoit and Wolf 2004 do. At least two films."""
-        archive = features.cpu().numpy().astype(np.float64)
-        mean = archive.mean(axis=0)
-        covariance, _ = ledoit_wolf(archive - mean, assume_centered=True)
-        variance, axes = np.linalg.eigh(covariance)
-        return cls(mean, axes, np.maximum(variance, max(_SMALLEST * variance[-1], np.finfo(np.float64).tiny)))
-
-    @property
-    def inverse_root(self) -> Floats:
-        """[D, D]: (f - mean) @ inverse_root has unit covariance."""
-        return self.axes / np.sqrt(self.variance)
-
-    def __call__(self, features: torch.Tensor) -> Floats:
-        """Return whitened features [N, D]."""
-        return np.asarray((features.cpu().numpy().astype(np.float64) - self.mean) @ self.inverse_root)
+from models.whitening import Floats, Labels, Whitening, beside_text
 
 
 @dataclass(frozen=True)
@@ -92,31 +61,18 @@ class Anchoring:
 
 
 def anchored_head(
-    features: torch.Tensor,
-    labels: npt.NDArray[np.int8],
-    text: LinearHead,
-    whitening: Whitening,
-    numbers: Anchoring = Anchoring(),
+    features: torch.Tensor, labels: Labels, text: LinearHead, whitening: Whitening, numbers: Anchoring = Anchoring()
 ) -> LinearHead:
-    """Return the head for unit vectors [n, D] and labels [n, F] (1 present, 0 absent, -1 unknown). Closed form, no chance in it.
-
-    A finding without a positive or without a negative keeps its text classifier. The logit of the others is the logarithm of
-    p(z | present) / p(z | absent): a probability at even odds, to be moved to the prevalence of the place by calibration.
-    """
-    learnable = (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
-    if not learnable.any():
-        return text
-    kept = torch.from_numpy(learnable).to(text.bias.device)
-    shifts, noise = _observed(whitening(features), labels[:, learnable] == 1)
-    expected = _posterior(shifts, noise, text_anchor(text.directions[kept], whitening), whitening.variance, numbers)
-    learnt = _as_head(expected, whitening)
-    return joined(learnt, text, kept)
+    """Return the head for unit vectors [n, D] and labels [n, F]; see `beside_text`. Closed form, no chance in it."""
+    return beside_text(partial(anchored, numbers=numbers), features, labels, text, whitening)
 
 
-def text_anchor(directions: torch.Tensor, whitening: Whitening) -> Floats:
-    """Return z_c [F, D], of unit length in whitened coordinates, for text directions [F, D]."""
-    white = directions.cpu().numpy().astype(np.float64) @ whitening.axes * np.sqrt(whitening.variance)
-    return np.asarray(white / np.maximum(np.linalg.norm(white, axis=-1, keepdims=True), np.finfo(np.float64).tiny))
+def anchored(
+    white: Floats, labels: Labels, anchor: Floats, whitening: Whitening, numbers: Anchoring = Anchoring()
+) -> tuple[Floats, Floats]:
+    """Implements `Learn`: d_c and -|d_c|^2 / 2, which give the logarithm of p(z | present) / p(z | absent)."""
+    expected = _posterior(*_observed(white, labels == 1), anchor, whitening.variance, numbers)
+    return expected, -(expected**2).sum(axis=1) / 2
 
 
 def _observed(white: Floats, positive: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
@@ -174,18 +130,3 @@ def _given(count: float, shifts: Floats, anchor: Floats, signal: Floats, noise: 
 
 def _normalised(logs: Floats) -> Floats:
     return np.asarray(logs - logsumexp(logs))
-
-
-def _as_head(expected: Floats, whitening: Whitening) -> LinearHead:
-    """z . d - |d|^2 / 2, in the coordinates of the features."""
-    weights = expected @ whitening.inverse_root.T
-    bias = -weights @ whitening.mean - (expected**2).sum(axis=1) / 2
-    return LinearHead.from_weights(torch.from_numpy(weights), torch.from_numpy(bias))
-
-
-def joined(learnt: LinearHead, text: LinearHead, kept: torch.Tensor) -> LinearHead:
-    """Return the text's head with the learnt findings, a mask [F], put in."""
-    tensors = {name: tensor.clone() for name, tensor in text.tensors.items()}
-    for name, tensor in learnt.tensors.items():
-        tensors[name][kept] = tensor.to(kept.device)
-    return LinearHead(**tensors)

@@ -15,12 +15,14 @@ import copy
 import difflib
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import open_clip
 import torch
+from torch.overrides import TorchFunctionMode
 
 from models.errors import UnknownArchitecture
 
@@ -99,8 +101,8 @@ class Architecture:
             return self
         return type(self)(self.name, {**self.config, "quick_gelu": quickgelu})
 
-    def build(self, *, seed: int = 0) -> torch.nn.Module:
-        """Return the network in evaluation mode on the CPU, float32, its weights drawn from `seed`.
+    def build(self, *, seed: int | None = 0) -> torch.nn.Module:
+        """Return the network in evaluation mode on the CPU, float32, its weights drawn from `seed`; None leaves them unfilled.
 
         The global random state is left as it was. UnknownArchitecture where open_clip refuses the configuration.
         """
@@ -108,8 +110,8 @@ class Architecture:
         custom_text = config.pop("custom_text", False)
         config["vision_cfg"].pop("timm_model_pretrained", None)  # would download
         network = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]), _Unfilled() if seed is None else nullcontext():
+            torch.default_generator.manual_seed(seed or 0)
             try:
                 built: torch.nn.Module = network(**config)
             except (TypeError, ValueError, RuntimeError, KeyError, ZeroDivisionError, AssertionError) as error:
@@ -126,6 +128,15 @@ class Architecture:
                 f"{self.name} cannot be served: {reason}", hint="choose a CLIP with its own text tower, as ViT-B-32 or ViT-L-14"
             )
         return self
+
+
+class _Unfilled(TorchFunctionMode):
+    """Draws no random numbers: weights that are about to be loaded keep whatever was in memory. What is computed is computed."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0]
+        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
 
 
 def _obstacle(config: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ def is_plain(block: Any) -> bool:
 
 def passed(block: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Return what a block makes of tokens [N, L, W] (of [L, N, W] where it runs sequence first)."""
-    if not (is_plain(block) and _cheaply(tokens)):
+    if not (is_plain(block) and _cheaply(tokens, block.attn.in_proj_weight)):
         made: torch.Tensor = block(tokens)
         return made
     tokens = tokens + block.ls_1(_attended(block.attn, block.ln_1(tokens)))
@@ -68,7 +68,7 @@ def _gathered(attention: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _perceptron(layers: torch.nn.Sequential, tokens: torch.Tensor) -> torch.Tensor:
-    if not _cheaply(tokens):
+    if not _cheaply(tokens, layers.get_parameter("c_fc.weight")):
         made: torch.Tensor = layers(tokens)
         return made
     for layer in layers:
@@ -82,8 +82,8 @@ def _linear(tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> t
     return made
 
 
-def _cheaply(tokens: torch.Tensor) -> bool:
+def _cheaply(tokens: torch.Tensor, weight: torch.Tensor) -> bool:
     """Say whether oneDNN is there, and no gradient and no other precision is asked for."""
     there = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call] # torch leaves it untyped
-    plain = tokens.device.type == "cpu" and tokens.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    plain = tokens.device.type == "cpu" and tokens.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return plain and not torch.is_grad_enabled() and there

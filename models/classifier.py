@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -82,6 +82,11 @@ class Classifier:
         """Return the same classifier on a device (the encoder moves)."""
         moved = self.unfrozen.to(device) if self.unfrozen else None
         return replace(self, encoder=self.encoder.to(device), head=self.head.to(device), unfrozen=moved)
+
+    def by(self, change: Callable[[Encoder], Encoder]) -> Self:
+        """Return the same classifier with every encoder changed."""
+        moved = replace(self.unfrozen, encoder=change(self.unfrozen.encoder)) if self.unfrozen else None
+        return replace(self, encoder=change(self.encoder), unfrozen=moved)
 
     def score(self, images: Sequence[npt.NDArray[np.float32]], *, batch_size: int) -> npt.NDArray[np.float32]:
         """Return float32 [N, F] in 0..1 for N images float32 [H, W] of any size, in order. ImageUnusable."""

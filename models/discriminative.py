@@ -11,22 +11,26 @@ In whitened coordinates z the log-odds of finding c are z . w_c + b_c with w_c =
 zero-shot ranks. How much the text counts, k, is one number for all findings, learnt from all their labels; e_c has the archive's
 variance as its own. Every unknown is scaled to N(0, 1): a convex, L2-penalised logistic regression whose numbers do not depend on
 the archive's units.
+
+The log-odds are given at even odds, without those of the labelled share: how many films of a kind were labelled says nothing of the
+archive, and a film that is held out would lower its own kind's share, and so be expected to be of the other.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from models.anchored import Whitening, joined, text_anchor
 from models.head import LinearHead
+from models.whitening import Floats, Labels, Whitening, beside_text
 
-Floats = npt.NDArray[np.float64]
+_FLAT = 1e-3
+"""Length of the gradient at which the mode is found: log-odds are off by some thousandths at most."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Discrimination:
     """The numbers of the discriminative head. Fixed on films other than the reported ones.
 
     `text`: mean and standard deviation, before any label, of k, in units of the films' scatter. `size`: squared length expected of
-    e_c. `intercept`: standard deviation of b_c about the log-odds of the labelled share. `steps`: of L-BFGS at most.
+    e_c. `intercept`: standard deviation of b_c about the log-odds of the labelled share. `steps`: of Newton's method at most.
     """
 
     text: tuple[float, float] = (0.6, 0.2)
@@ -44,63 +48,63 @@ class Discrimination:
 
 
 def discriminative_head(
-    features: torch.Tensor,
-    labels: npt.NDArray[np.int8],
-    text: LinearHead,
-    whitening: Whitening,
-    numbers: Discrimination = Discrimination(),
+    features: torch.Tensor, labels: Labels, text: LinearHead, whitening: Whitening, numbers: Discrimination = Discrimination()
 ) -> LinearHead:
-    """Return the head for unit vectors [n, D] and labels [n, F] (1 present, 0 absent, -1 unknown). No chance in it.
+    """Return the head for unit vectors [n, D] and labels [n, F]; see `beside_text`. No chance in it."""
+    return beside_text(partial(discriminative, numbers=numbers), features, labels, text, whitening)
 
-    A finding without a positive or without a negative keeps its text classifier. The others give log-odds at the prevalence that
-    the films chosen for labelling have where they lie.
-    """
-    learnable = (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
-    if not learnable.any():
-        return text
-    kept = torch.from_numpy(learnable).to(text.bias.device)
-    anchor = text_anchor(text.directions[kept], whitening)
-    weights, intercepts = _Problem(whitening(features), labels[:, learnable], anchor, whitening, numbers).mode()
-    directions = weights @ whitening.inverse_root.T
-    bias = intercepts - directions @ whitening.mean
-    return joined(LinearHead.from_weights(torch.from_numpy(directions), torch.from_numpy(bias)), text, kept)
+
+def discriminative(
+    white: Floats, labels: Labels, anchor: Floats, whitening: Whitening, numbers: Discrimination = Discrimination()
+) -> tuple[Floats, Floats]:
+    """Implements `Learn`."""
+    return _Problem(white, labels, anchor, whitening, numbers).mode()
 
 
 class _Problem:
     """n films, F findings that can be learnt. The unknowns in one vector: k, b [F], e [F, D], each N(0, 1)."""
 
-    def __init__(
-        self, white: Floats, labels: npt.NDArray[np.int8], anchor: Floats, whitening: Whitening, numbers: Discrimination
-    ) -> None:
+    def __init__(self, white: Floats, labels: Labels, anchor: Floats, whitening: Whitening, numbers: Discrimination) -> None:
         self._anchor, self._numbers = anchor, numbers
         self._known = (labels >= 0).astype(np.float64)
         self._target = (labels == 1).astype(np.float64)
-        share = self._target.sum(axis=0) / self._known.sum(axis=0)
-        self._middle = np.log(share / (1 - share))
         self._along = white @ anchor.T
         self._scale = np.sqrt(numbers.size * whitening.variance / whitening.variance.sum())
         self._scaled = white * self._scale
+        share = self._target.sum(axis=0) / self._known.sum(axis=0)
+        self._expected = numbers.text[0] * self._along + np.log(share / (1 - share))  # log-odds where every unknown is 0
 
     def mode(self) -> tuple[Floats, Floats]:
-        """Return weights [F, D] and intercepts [F] at the highest posterior."""
+        """Return weights [F, D], and intercepts [F] without the log-odds of the labelled share, at the highest posterior."""
         start = np.zeros(1 + self._target.shape[1] * (1 + self._scaled.shape[1]))
-        found = minimize(self._loss, start, jac=True, method="L-BFGS-B", options={"maxiter": self._numbers.steps}).x
+        how = {"maxiter": self._numbers.steps, "gtol": _FLAT}
+        found = minimize(self._loss, start, jac=True, hessp=self._bent, method="trust-ncg", options=how).x
         k, b, e = self._parts(found)
-        return k * self._anchor + e * self._scale, b
+        return (self._numbers.text[0] + k) * self._anchor + e * self._scale, b
 
     def _parts(self, unknown: Floats) -> tuple[float, Floats, Floats]:
-        """k and b [F] in their own units, e [F, D] in units of its scale."""
-        findings = len(self._middle)
-        mean, spread = self._numbers.text
-        b = self._middle + self._numbers.intercept * unknown[1 : 1 + findings]
-        return mean + spread * float(unknown[0]), b, unknown[1 + findings :].reshape(findings, -1)
+        """k, as far as it lies from what is expected, and b [F] in their own units, e [F, D] in units of its scale."""
+        findings = self._target.shape[1]
+        b = self._numbers.intercept * unknown[1 : 1 + findings]
+        return self._numbers.text[1] * float(unknown[0]), b, unknown[1 + findings :].reshape(findings, -1)
+
+    def _odds(self, unknown: Floats) -> Floats:
+        """What unknowns add to the log-odds [n, F]."""
+        k, b, e = self._parts(unknown)
+        return np.asarray(k * self._along + self._scaled @ e.T + b)
+
+    def _back(self, slopes: Floats) -> Floats:
+        """From slopes [n, F] along the log-odds to those along the unknowns."""
+        k, b, e = self._numbers.text[1] * np.sum(self._along * slopes), slopes.sum(axis=0), slopes.T @ self._scaled
+        return np.concatenate([[k], self._numbers.intercept * b, e.ravel()])
 
     def _loss(self, unknown: Floats) -> tuple[float, Floats]:
         """Negative log posterior and its gradient."""
-        k, b, e = self._parts(unknown)
-        odds = k * self._along + self._scaled @ e.T + b
+        odds = self._expected + self._odds(unknown)
         value = (self._known * np.logaddexp(0, odds) - self._target * odds).sum() + unknown @ unknown / 2
-        excess = self._known * expit(odds) - self._target
-        by_text = self._numbers.text[1] * np.sum(self._along * excess)
-        by_rest = (self._numbers.intercept * excess.sum(axis=0), (excess.T @ self._scaled).ravel())
-        return float(value), np.concatenate([[by_text], *by_rest]) + unknown
+        return float(value), self._back(self._known * expit(odds) - self._target) + unknown
+
+    def _bent(self, unknown: Floats, along: Floats) -> Floats:
+        """The second derivative of the loss, times a vector."""
+        present = expit(self._expected + self._odds(unknown))
+        return self._back(self._known * present * (1 - present) * self._odds(along)) + along

@@ -21,11 +21,12 @@ _TEXT_BATCH = 32
 
 
 class Encoder:
-    """A network with weights, in evaluation mode, float32, on one device."""
+    """A network with weights, in evaluation mode, on one device. `precision`: of the products in its image blocks."""
 
     def __init__(self, architecture: Architecture, network: torch.nn.Module) -> None:
         self.architecture = architecture
         self.network = network
+        self.precision = torch.float32
         self._tokenizer = open_clip.SimpleTokenizer(
             context_length=architecture.context_length, **(architecture.config["text_cfg"].get("tokenizer_kwargs") or {})
         )
@@ -33,7 +34,7 @@ class Encoder:
     @classmethod
     def with_weights(cls, architecture: Architecture, state: StateDict) -> Encoder:
         """Build the network and fill it with these weights. WeightsIncompatible where they are another network's."""
-        network = architecture.build()
+        network = architecture.build(seed=None)
         fit(network, state)
         return cls(architecture, network)
 

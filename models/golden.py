@@ -76,6 +76,14 @@ def golden_image() -> npt.NDArray[np.float32]:
     return np.asarray((waves + 2.5) / 5.0, dtype=np.float32)
 
 
+def golden_films() -> list[npt.NDArray[np.float32]]:
+    """Return eight fixed images for scores to be compared on: the golden one turned, cropped, darkened and under noise."""
+    image, chance = golden_image(), np.random.default_rng(0)
+    noise = chance.random(image.shape, dtype=np.float32)
+    turned = [image, image[::-1], 1 - image, image[40:200, 30:230]]
+    return [np.ascontiguousarray(film) for film in (*turned, image**3, np.sqrt(image), (image + noise) / 2, noise)]
+
+
 def _image(encoder: Encoder, preprocess: Preprocess) -> torch.Tensor:
     """By the way that scoring goes."""
     return encoded(encoder, preprocess(golden_image())[None])[0]

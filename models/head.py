@@ -71,6 +71,12 @@ class LinearHead:
         """Return float32 [N, F] for unit vectors [N, D]."""
         return self.scale * (features @ self.directions.T) + self.bias
 
+    def levelled(self, features: torch.Tensor) -> Self:
+        """Return the head that ranks alike and whose logits of these films [N, D] have mean 0 and spread 1 in each finding."""
+        logits = self.logits(features)
+        spread = logits.std(dim=0, correction=0).clamp(min=_SHORTEST)
+        return type(self)(self.directions, self.scale / spread, (self.bias - logits.mean(dim=0)) / spread)
+
     def scores(self, features: torch.Tensor) -> torch.Tensor:
         """Return float32 [N, F] in 0..1 for unit vectors [N, D]."""
         return torch.sigmoid(self.logits(features))

@@ -1,7 +1,8 @@
 """From an image of any size to the encoder's input: resize, pad or crop, normalise. No 8-bit detour.
 
 The resize is bicubic with a = -0.5 and antialiased, the filter that Pillow (and so CLIP's own preprocessing) uses, but it
-runs on the float pixels: a 16-bit film keeps its grey levels.
+runs on the float pixels: a 16-bit film keeps its grey levels. Up to the grey square no torch is needed, and none is loaded:
+processes that only decode make it too.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.nn import functional
 
 from models.errors import ImageUnusable, WeightsIncompatible
 from models.fingerprint import fingerprint
+from models.resize import Interpolation, Rows, resized
+
+if TYPE_CHECKING:
+    import torch
 
 ALGORITHM = 1
 """Raised whenever the same fields would give other pixels: it is part of the fingerprint."""
@@ -37,7 +40,7 @@ class Preprocess:
 
     size: int = 224
     fit: Literal["pad", "crop"] = "pad"
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
 
@@ -79,27 +82,35 @@ class Preprocess:
 
     def square(self, image: npt.NDArray[np.float32]) -> torch.Tensor:
         """Return the grey square before normalisation, float32 [1, size, size] in 0..1. ImageUnusable."""
-        pixels = torch.from_numpy(_checked(image))[None, None]
-        resized = functional.interpolate(
-            pixels, self.scaled(*image.shape), mode=self.interpolation, antialias=True, align_corners=False
-        ).clamp_(0.0, 1.0)  # bicubic overshoots at edges
-        return self._squared(resized[0])
+        import torch
+
+        return torch.from_numpy(self.reduced(image))[None]
+
+    def reduced(self, image: Rows) -> npt.NDArray[np.float32]:
+        """Return the grey square as an array [size, size], of which `square` makes the same square again. ImageUnusable."""
+        if len(image.shape) != 2 or 0 in image.shape:
+            raise ImageUnusable(f"an image has two edges of at least one pixel, not the shape {image.shape}")
+        with np.errstate(invalid="ignore", over="ignore"):
+            small = resized(image, *self.scaled(*image.shape), self.interpolation)
+        if not np.isfinite(small).all():  # then the image's are not: no weight hides one
+            raise ImageUnusable("the image holds values that are not finite")
+        return self._squared(np.clip(small, 0.0, 1.0, out=small))  # bicubic overshoots at edges
 
     def normalised(self, squares: torch.Tensor) -> torch.Tensor:
         """Return float32 [..., 3, size, size], as the encoder wants it, for grey squares [..., 1, size, size]."""
-        mean, std = (torch.tensor(three, device=squares.device)[:, None, None] for three in (self.mean, self.std))
+        mean, std = (squares.new_tensor(three)[:, None, None] for three in (self.mean, self.std))
         return (squares - mean) / std
 
-    def _squared(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[1, h, w] -> [1, size, size]: black bars or a centre crop, as `fit` left one edge too short or too long."""
-        height, width = pixels.shape[-2:]
-        top, left = (self.size - height) // 2, (self.size - width) // 2
-        return functional.pad(pixels, (left, self.size - width - left, top, self.size - height - top))
+    def _squared(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """[h, w] -> [size, size]: black bars or a centre crop, as `fit` left one edge too short or too long."""
+        square = np.zeros((self.size, self.size), dtype=np.float32)
+        (to_row, from_row), (to_column, from_column) = (_overlap(edge, self.size) for edge in pixels.shape)
+        square[to_row, to_column] = pixels[from_row, from_column]
+        return square
 
 
-def _checked(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    if image.ndim != 2 or image.size == 0:
-        raise ImageUnusable(f"an image has two edges of at least one pixel, not the shape {image.shape}")
-    if not np.isfinite(image).all():
-        raise ImageUnusable("the image holds values that are not finite")
-    return np.array(image, dtype=np.float32, order="C")  # a copy: torch wants writable memory and positive strides
+def _overlap(edge: int, size: int) -> tuple[slice, slice]:
+    """Where on `size` pixels, and which of its own, an edge lies that is laid in the middle."""
+    before = (size - edge) // 2
+    first, last = max(0, before), min(size, before + edge)
+    return slice(first, last), slice(first - before, last - before)

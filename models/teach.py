@@ -1,7 +1,11 @@
 """A round of learning: both ways tried on patients that they have not seen, the better one made of all films, and calibrated.
 
-Way 1 is the anchored head on the frozen encoder (`anchored`), way 2 the last k blocks unfrozen under the head that way 1 gives of
-the same films (`fit`; LP-FT, Kumar et al. 2022). Both start from the base, never from what was learnt before.
+Way 1 is a text-anchored head on the frozen encoder (`stage_one`), way 2 the last k blocks unfrozen under the head that way 1 gives
+of the same films (`fit`; LP-FT, Kumar et al. 2022). Both start from the base, never from what was learnt before.
+
+Models of different folds differ in how far their logits spread, so a film held out of one cannot be ranked against a film held out
+of another as they are: pooled like that, they look worse than any of them is (Parker et al. 2007). Each is levelled on the same
+films, those that are labelled, whose labels have no say in it.
 """
 
 from __future__ import annotations
@@ -17,7 +21,6 @@ import torch
 from scipy.special import expit, logit
 
 from models.addition import Moved
-from models.anchored import Anchoring, Whitening, anchored_head
 from models.calibrate import Calibration, Floats, Labels, calibration, log_loss, prevalences
 from models.choose import Rows, cross_fitted, folds, learnable, measurable, out_of_fold
 from models.delta import Delta, adapted
@@ -29,7 +32,9 @@ from models.head import LinearHead
 from models.partition import partition
 from models.prefix import from_prefix, shape
 from models.recipe import Recipe
+from models.stage_one import Weighing, stage_one_head
 from models.views import Views
+from models.whitening import Whitening
 
 Method = Literal["auto", "stage-1", "partial"]
 Watch = Callable[[str, int, int], None]
@@ -46,7 +51,7 @@ class Plan:
 
     method: Method = "auto"
     recipe: Recipe = field(default_factory=Recipe)
-    anchoring: Anchoring = field(default_factory=Anchoring)
+    stage_1: Weighing = field(default_factory=Weighing)
     folds: int = 5
     seed: int = 0
 
@@ -58,7 +63,7 @@ class Plan:
             "folds": self.folds,
             "seed": self.seed,
             "partial": self.recipe.card,
-            "stage-1": asdict(self.anchoring),
+            "stage-1": asdict(self.stage_1),
         }
 
     def views(self, encoder: Encoder, films: int) -> Views:
@@ -170,7 +175,7 @@ class _Round:
         odds = cross_fitted(logits, labels, self._fold)
         return Tried(odds, calibration(logits, labels), log_loss(odds, labels))
 
-    # stage 1: the anchored head
+    # stage 1: a head on the frozen encoder
 
     @cached_property
     def _whitening(self) -> Whitening:
@@ -178,9 +183,9 @@ class _Round:
 
     def _stage_1(self, rows: Rows) -> LinearHead:
         labels = self._films.labels[rows]
-        return anchored_head(
-            self._films.features[torch.from_numpy(rows)], labels, self._text, self._whitening, self._plan.anchoring
-        )
+        features = self._films.features
+        head = stage_one_head(features[torch.from_numpy(rows)], labels, self._text, self._whitening, self._plan.stage_1)
+        return head.levelled(features)
 
     def _score_stage_1(self, rows: Rows, held_out: Rows) -> Floats:
         logits = self._stage_1(rows).logits(self._films.features[torch.from_numpy(held_out)]).numpy().astype(np.float64)
@@ -226,14 +231,16 @@ class _Round:
         if not findings.any():
             return np.full((len(held_out), len(findings)), np.nan)
         learnt = self._fit(rows).averaged
-        features = self._unfrozen(learnt.delta, self._activations[torch.from_numpy(held_out), 0])
-        return np.where(findings, learnt.head.logits(features).numpy().astype(np.float64), np.nan)
+        features = self._unfrozen(learnt.delta)
+        logits = learnt.head.levelled(features).logits(features[torch.from_numpy(held_out)])
+        return np.where(findings, logits.numpy().astype(np.float64), np.nan)
 
-    def _unfrozen(self, delta: Delta, activations: torch.Tensor) -> torch.Tensor:
-        """[m, D] on the CPU, for activations [m, L, W]."""
-        encoder = adapted(self._encoder, delta)
-        return in_chunks(lambda some: from_prefix(encoder, some, k=self._plan.recipe.k).features, activations, encoder.device).cpu()
+    def _unfrozen(self, delta: Delta) -> torch.Tensor:
+        """[n, D] on the CPU: what the encoder makes of the films with these tensors in it."""
+        encoder, films = adapted(self._encoder, delta), self._activations[:, 0]
+        return in_chunks(lambda some: from_prefix(encoder, some, k=self._plan.recipe.k).features, films, encoder.device).cpu()
 
     def _moved(self, fitted: Fitted, calibrated: Calibration, prevalence: Floats, findings: npt.NDArray[np.bool_]) -> Moved:
-        head = calibrated.folded(fitted.averaged.head, prevalence)
+        levelled = fitted.averaged.head.levelled(self._unfrozen(fitted.averaged.delta))
+        head = calibrated.folded(levelled, prevalence)
         return Moved(self._plan.recipe.k, fitted.averaged.delta, head, torch.from_numpy(findings))

@@ -55,7 +55,7 @@ def read_weights(path: Path) -> StateDict:
 
 
 def fit(network: torch.nn.Module, state: StateDict) -> None:
-    """Fill the network with weights, all of them and no other. WeightsIncompatible says what does not fit.
+    """Give the network these weights, all of them and no other: the tensors themselves. WeightsIncompatible says what does not fit.
 
     Layouts that open_clip can convert (OpenAI's, big_vision's, MobileCLIP's) are converted. Positional embeddings are never
     interpolated: another input size is another network.
@@ -68,7 +68,8 @@ def fit(network: torch.nn.Module, state: StateDict) -> None:
         raise WeightsIncompatible(_misfit(missing, surplus, other), hint=_likely(state))
     if broken := [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]:
         raise WeightsIncompatible(f"weights are not finite: {_some(broken)}", hint="the training that made them diverged")
-    network.load_state_dict(state, strict=True)
+    whole = {name: tensor.to(wanted[name].dtype) for name, tensor in state.items()}
+    network.load_state_dict(whole, strict=True, assign=True)  # the tensors themselves, which may be a file's pages: no copy
 
 
 def _read_safetensors(path: Path) -> StateDict:

@@ -46,7 +46,7 @@ class BackfillPolicy:
     retry_cap_seconds: float = 60.0
 
 
-class Pace:
+class Throttle:
     """At most so many instances a minute and so many bytes a second, on average; 0: as many as come.
 
     Who was slower than that does not catch up.
@@ -86,7 +86,7 @@ class Backfill:
     policy: BackfillPolicy
     watch: Watch
     rest: Callable[[float], object] = time.sleep
-    pace: Callable[[int], None] = field(default_factory=Pace)
+    throttle: Callable[[int], None] = field(default_factory=Throttle)
     refused: Callable[[Piece, RadclipdError], None] = lambda _piece, _error: None
     total: Tally = field(default_factory=Tally, init=False)
     failed: int = field(default=0, init=False)
@@ -167,7 +167,7 @@ class Backfill:
             return opened.tally
         opened.tally.instances += came
         for _ in range(came):
-            self.pace(0)
+            self.throttle(0)
         self._conclude(opened, "")
         self._failures = 0
         return opened.tally
@@ -215,7 +215,7 @@ class _Opened:
         else:
             self.tally.instances += 1
             self.tally.bytes += len(content)
-        run.pace(len(content))
+        run.throttle(len(content))
         return receipt
 
     def _bring(self, study_instance_uid: str) -> None:

@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 from pipeline import rules
-from pipeline.domain import Image, JobKind, JobState, StoredInstance
+from pipeline.domain import JobKind, JobState, StoredInstance
 from pipeline.errors import PixelsUnreadable
-from pipeline.ports import Catalog, ImageReader, Scorer, Transaction
+from pipeline.image_ports import ImageReader
+from pipeline.ports import Catalog, Scorer, Transaction
 
 STUDIES = 100
 """Looked at in one turn, at most."""
@@ -85,13 +86,8 @@ class Fill:
         return not any(counts.get((kind, state)) for kind in BUSY for state in (JobState.WAITING, JobState.RUNNING))
 
     def _keep(self, scorer: Scorer, films: Sequence[StoredInstance]) -> None:
-        images: list[Image] = []
-        read: list[StoredInstance] = []
-        for film in films:
-            try:
-                images.append(self.pixels.read(film))
-                read.append(film)
-            except PixelsUnreadable:  # scoring has said so
-                self._unreadable.add(film.header.sop_instance_uid)
-        if read:
-            scorer.keep(images, read)
+        seen = list(zip(films, self.pixels.read_ahead(films, scorer.sight), strict=True))
+        read = [(film, found) for film, found in seen if not isinstance(found, PixelsUnreadable)]
+        self._unreadable |= {film.header.sop_instance_uid for film, found in seen if isinstance(found, PixelsUnreadable)}
+        if read:  # of the others scoring has said so
+            scorer.keep([image for _, image in read], [film for film, _ in read])

@@ -36,5 +36,8 @@ class Labels(Protocol):
     def of_studies(self, study_instance_uids: Collection[str]) -> list[Label]:
         """Return every statement on these studies, in order of id."""
 
+    def read_by_several(self) -> list[str]:
+        """Return the StudyInstanceUIDs, in order, of the studies of which more than one reader has spoken on one finding."""
+
     def find(self, ids: Collection[int]) -> list[Label]:
         """Return the statements with these ids, in order of id."""

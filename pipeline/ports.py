@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from pipeline.backfill_ports import Backfills
 from pipeline.domain import (
@@ -31,8 +31,11 @@ from pipeline.domain import (
     StudyState,
     VersionState,
 )
+from pipeline.image_ports import Sight
 from pipeline.job_ports import Circuits, Jobs
 from pipeline.label_ports import Labels, Requests
+
+Buffer = bytes | bytearray | memoryview
 
 
 class Studies(Protocol):
@@ -225,8 +228,31 @@ class Catalog(Protocol):
         """Open a transaction that only reads."""
 
 
+class Arriving(Protocol):
+    """A file on its way in: whole and durable once it is kept, and nothing before."""
+
+    @property
+    def file(self) -> StoredFile:
+        """What has been written so far, as it would be kept."""
+
+    def write(self, content: Buffer) -> None:
+        """Write on. OutOfResources when the disk will not take it."""
+
+    def open(self) -> BinaryIO:
+        """Read what has been written so far, from the start."""
+
+    def keep(self) -> StoredFile:
+        """Fsync, rename into place, fsync the folder, whatever stood there. OutOfResources as above."""
+
+    def discard(self) -> None:
+        """Leave nothing behind, unless it was kept."""
+
+
 class ImageStore(Protocol):
     """Durable files, named by their own SHA-256."""
+
+    def arriving(self) -> Arriving:
+        """Begin a file. OutOfResources when the disk will not take it."""
 
     def file_of(self, content: bytes) -> StoredFile:
         """Return what `write` would return, without writing."""
@@ -247,13 +273,6 @@ class ImageStore(Protocol):
         """Return the free space of the store's file system, bytes."""
 
 
-class ImageReader(Protocol):
-    """Stored bytes to an image."""
-
-    def read(self, instance: StoredInstance) -> Image:
-        """Decode and render. PixelsUnreadable where no image can be made of it."""
-
-
 class DocumentReader(Protocol):
     """SR or KOS to labels."""
 
@@ -266,6 +285,10 @@ class Scorer(Protocol):
 
     @property
     def version(self) -> ModelVersion: ...
+
+    @property
+    def sight(self) -> Sight:
+        """What it looks at of an image: that scores as the image itself does."""
 
     def recall(self, films: Sequence[StoredInstance]) -> Mapping[str, Scores]:
         """Return SOPInstanceUID -> float32 [14] of those films that it can score by what was kept of them, without their pixels."""

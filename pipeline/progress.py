@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from pipeline.domain import Job
 from pipeline.errors import OutOfResources
-from pipeline.ports import Catalog
+from pipeline.ports import Catalog, Watch
 
 log = logging.getLogger("radclipd.progress")
 
@@ -51,3 +51,13 @@ class Progress:
                 tx.jobs.note(self._job, notes)
         except OutOfResources as error:
             log.warning("progress not noted", extra={"job": self._job.id, "error": str(error)})
+
+
+def both(first: Watch, second: Watch) -> Watch:
+    """Tell both, in this order."""
+
+    def watch(what: str, done: int, total: int) -> None:
+        first(what, done, total)
+        second(what, done, total)
+
+    return watch

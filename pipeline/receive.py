@@ -1,4 +1,4 @@
-"""receive: bytes that arrived -> a durable file and a committed row. Only when this returns may the sender hear Success."""
+"""receive: a file that arrived -> durable, and a committed row. Only when this returns may the sender hear Success."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pipeline import rules
 from pipeline.domain import Header, JobKind, Receipt, Sender, StoredFile, StoredInstance, StudyState
 from pipeline.errors import DifferentInstance, OutOfResources
-from pipeline.ports import Catalog, ImageStore, Transaction
+from pipeline.ports import Arriving, Catalog, ImageStore, Transaction
+from pipeline.together import Together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,24 +19,55 @@ class ReceivePolicy:
     read_documents: bool = False  # whether structured reports and key objects are read for labels: `[labels]`
 
 
+class Receiving:
+    """The step, for any number of threads at once: their rows share transactions."""
+
+    def __init__(self, *, catalog: Catalog, images: ImageStore, policy: ReceivePolicy) -> None:
+        self._catalog, self._images, self._policy = catalog, images, policy
+        self._together = Together(catalog)
+
+    def begin(self) -> Arriving:
+        """Begin a file. OutOfResources below the disk guard, or when the disk will not take it."""
+        _guard_disk(self._images, self._policy)
+        return self._images.arriving()
+
+    def receive(self, header: Header, arriving: Arriving, sender: Sender) -> Receipt:
+        """Keep one DICOM file for good, or discard it where it is known. Idempotent.
+
+        OutOfResources below the disk guard; DifferentInstance where another file stands under the same SOP Instance UID.
+        """
+        with self._catalog.read() as tx:
+            known = tx.studies.find_instance(header.sop_instance_uid)
+        if known is None:
+            _guard_disk(self._images, self._policy)
+            file = arriving.keep()
+            entered = self._together.run(
+                lambda tx: _insert_or_find(tx, header, file, sender, self._policy), order=header.study_instance_uid
+            )
+            if isinstance(entered, Receipt):
+                return entered
+            known = entered
+        return _again(known, arriving, self._images)
+
+
 def receive(
     header: Header, content: bytes, sender: Sender, *, catalog: Catalog, images: ImageStore, policy: ReceivePolicy
 ) -> Receipt:
-    """Keep one DICOM file for good. Idempotent.
+    """Keep one DICOM file that is here whole, as `Receiving.receive` does."""
+    receiving = Receiving(catalog=catalog, images=images, policy=policy)
+    arriving = receiving.begin()
+    try:
+        arriving.write(content)
+        return receiving.receive(header, arriving, sender)
+    finally:
+        arriving.discard()
 
-    OutOfResources below the disk guard; DifferentInstance where another file stands under the same SOP Instance UID.
-    """
-    file = images.file_of(content)
-    with catalog.read() as tx:
-        known = tx.studies.find_instance(header.sop_instance_uid)
-    if known is None:
-        _guard_disk(images, len(content), policy)
-        images.write(content)
-        with catalog.begin() as tx:
-            known = tx.studies.find_instance(header.sop_instance_uid)  # another association may have been faster
-            if known is None:
-                return _insert(tx, header, file, sender, policy)
-    return _again(known, file, content, images)
+
+def _insert_or_find(
+    tx: Transaction, header: Header, file: StoredFile, sender: Sender, policy: ReceivePolicy
+) -> Receipt | StoredInstance:
+    """Insert, unless another association was faster."""
+    return tx.studies.find_instance(header.sop_instance_uid) or _insert(tx, header, file, sender, policy)
 
 
 def _insert(tx: Transaction, header: Header, file: StoredFile, sender: Sender, policy: ReceivePolicy) -> Receipt:
@@ -50,21 +82,22 @@ def _insert(tx: Transaction, header: Header, file: StoredFile, sender: Sender, p
     return Receipt.LATE if opens and study is not None and study.state is not StudyState.ARRIVING else Receipt.STORED
 
 
-def _again(known: StoredInstance, file: StoredFile, content: bytes, images: ImageStore) -> Receipt:
-    if known.file.sha256 != file.sha256:
+def _again(known: StoredInstance, arriving: Arriving, images: ImageStore) -> Receipt:
+    if known.file.sha256 != arriving.file.sha256:
         raise DifferentInstance(
             f"SOP Instance UID {known.header.sop_instance_uid} is already stored with other content"
-            f" (SHA-256 {known.file.sha256[:12]}, received {file.sha256[:12]})",
+            f" (SHA-256 {known.file.sha256[:12]}, received {arriving.file.sha256[:12]})",
             hint="the sender must give a changed object a new SOP Instance UID; the stored one stays as it is",
         )
     if not images.exists(known.file):
-        images.write(content)  # the sender gives back what the disk has lost
+        arriving.keep()  # the sender gives back what the disk has lost
     return Receipt.DUPLICATE
 
 
-def _guard_disk(images: ImageStore, size: int, policy: ReceivePolicy) -> None:
+def _guard_disk(images: ImageStore, policy: ReceivePolicy) -> None:
+    """What has come of a file is on the disk already."""
     free = images.free_bytes()
-    if free - size < policy.minimum_free_bytes:
+    if free < policy.minimum_free_bytes:
         raise OutOfResources(
             f"image store has {free} bytes free, below storage.minimum_free = {policy.minimum_free_bytes}",
             hint="free disk space or lower storage.minimum_free",

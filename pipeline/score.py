@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,7 +20,8 @@ from pipeline.domain import (
     StudyState,
 )
 from pipeline.errors import PixelsUnreadable, RadclipdError
-from pipeline.ports import Catalog, ImageReader, Scorers, Transaction
+from pipeline.image_ports import ImageReader
+from pipeline.ports import Catalog, Scorers, Transaction
 from pipeline.rescore import RESCORED
 from pipeline.work import Outcome
 
@@ -32,41 +33,53 @@ class ScorePolicy:
     combine: Literal["max", "mean"]
     chest: rules.ChestPolicy
     rescored: Literal["all", "changed", "none"] = "changed"  # which studies of the archive, scored again, get another report
+    batch: int = 8  # films that are scored and committed together, while those after them are decoded
     backfilled: Literal["all", "none"] = "none"  # which studies that a backfill brought get a report
 
 
 @dataclass(slots=True)
 class _Load:
-    """One job's share of a batch: its images and what could not be read."""
+    """One job's share of a batch: what is to be looked at, its images, and what could not be read."""
 
     job: Job
+    wanted: Sequence[StoredInstance]
     fresh: dict[str, Scores] = field(default_factory=dict)  # recalled, then with those of its films
     films: list[StoredInstance] = field(default_factory=list)
     images: list[Image] = field(default_factory=list)
     unreadable: list[PixelsUnreadable] = field(default_factory=list)
 
+    @property
+    def unknown(self) -> list[StoredInstance]:
+        """The films whose pixels are needed."""
+        return [film for film in self.wanted if film.header.sop_instance_uid not in self.fresh]
+
 
 def score(
     jobs: Sequence[Job], *, catalog: Catalog, pixels: ImageReader, scorers: Scorers, policy: ScorePolicy
 ) -> Iterator[Outcome]:
-    """Score the studies of these jobs in one batch. Only images that the serving version has not scored are looked at, and only
+    """Score the studies of these jobs, batch by batch. Only images that the serving version has not scored are looked at, and only
     those are read of which nothing was kept that stands for the pixels.
 
-    Yields each job with its error or None; a study that fails does not touch the others. All of a batch is scored by one version,
+    Yields each job with its error or None; a study that fails does not touch the others. All of them are scored by one version,
     whichever is promoted meanwhile. NoWeights where no version serves.
     """
     scorer = versions.load_serving(catalog=catalog, scorers=scorers)
     version = scorer.version
     with catalog.read() as tx:
-        wanted = [(job, _unscored(tx, job.subject, version, policy)) for job in jobs]
-    recalled = scorer.recall([instance for _, instances in wanted for instance in instances])
-    loads = [_read(job, instances, recalled, pixels) for job, instances in wanted]
-    images = [image for load in loads for image in load.images]
-    films = [film for load in loads for film in load.films]
-    scores = iter(scorer.score(images, films)) if images else iter(())
+        loads = [_Load(job, _unscored(tx, job.subject, version, policy)) for job in jobs]
+    recalled = scorer.recall([film for load in loads for film in load.wanted])
     for load in loads:
-        load.fresh |= {film.header.sop_instance_uid: next(scores) for film in load.films}
-    yield from _commit_together(loads, version, catalog=catalog, policy=policy)
+        uids = [film.header.sop_instance_uid for film in load.wanted]
+        load.fresh = {uid: recalled[uid] for uid in uids if uid in recalled}
+    seen = pixels.read_ahead([film for load in loads for film in load.unknown], scorer.sight)
+    for batch in _batches(loads, policy.batch):
+        for load in batch:
+            _take(load, seen)
+        images, films = [image for load in batch for image in load.images], [film for load in batch for film in load.films]
+        scores = iter(scorer.score(images, films)) if images else iter(())
+        for load in batch:
+            load.fresh |= {film.header.sop_instance_uid: next(scores) for film in load.films}
+        yield from _commit_together(batch, version, catalog=catalog, policy=policy)
 
 
 def _unscored(tx: Transaction, study_instance_uid: str, version: ModelVersion, policy: ScorePolicy) -> list[StoredInstance]:
@@ -75,19 +88,26 @@ def _unscored(tx: Transaction, study_instance_uid: str, version: ModelVersion, p
     return [image for image in choice.images if image.header.sop_instance_uid not in scored]
 
 
-def _read(job: Job, instances: Sequence[StoredInstance], recalled: Mapping[str, Scores], pixels: ImageReader) -> _Load:
-    load = _Load(job)
-    for instance in instances:
-        uid = instance.header.sop_instance_uid
-        if uid in recalled:
-            load.fresh[uid] = recalled[uid]
-            continue
-        try:
-            load.images.append(pixels.read(instance))
-            load.films.append(instance)
-        except PixelsUnreadable as error:
-            load.unreadable.append(error)
-    return load
+def _batches(loads: Sequence[_Load], films: int) -> Iterator[list[_Load]]:
+    """Whole studies, in order, until there are so many films to look at."""
+    batch: list[_Load] = []
+    for load in loads:
+        batch.append(load)
+        if sum(len(each.unknown) for each in batch) >= films:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _take(load: _Load, seen: Iterator[Image | PixelsUnreadable]) -> None:
+    for film in load.unknown:
+        found = next(seen)
+        if isinstance(found, PixelsUnreadable):
+            load.unreadable.append(found)
+        else:
+            load.images.append(found)
+            load.films.append(film)
 
 
 def _commit_together(loads: Sequence[_Load], version: ModelVersion, *, catalog: Catalog, policy: ScorePolicy) -> list[Outcome]:

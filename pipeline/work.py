@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline import rules
 from pipeline.domain import AuditEvent, Job, JobKind
 from pipeline.errors import ArchiveUnreachable, CannotStart, Interrupted, LeaseLost, OutOfResources, RadclipdError, Refused, places
+from pipeline.pace import Pace
 from pipeline.ports import Catalog, Transaction
 
 log = logging.getLogger("radclipd.work")
@@ -51,15 +53,16 @@ class WorkPolicy:
 class Post:
     """A place at the queue: which kind, how many at once, the step, and whether work is admitted now.
 
-    `spare` is what to do where no job is due, a little at a time; it says whether there may be more of it at once. `subjects`:
-    only of these; None: of any.
+    `spare` is what to do where no job is due, a little at a time; it says whether there may be more of it at once. `prepare` is
+    what takes long before the first job and need not wait for it. `subjects`: only of these; None: of any.
     """
 
     kind: JobKind
     step: Step
-    batch: int = 1
+    pace: Pace = field(default_factory=lambda: Pace(seconds=0.0, least=1, most=1))
     admit: Callable[[], bool] = lambda: True
     spare: Callable[[], bool] = lambda: False
+    prepare: Callable[[], object] = lambda: None
     subjects: Collection[str] | None = None
 
 
@@ -88,12 +91,12 @@ def work_once(post: Post, *, catalog: Catalog, worker: str, policy: WorkPolicy) 
     if not post.admit():
         return 0
     with catalog.begin() as tx:
-        lease, limit = policy.lease_seconds, post.batch
+        lease, limit = policy.lease_seconds, post.pace.limit
         jobs = tx.jobs.claim([post.kind], worker=worker, lease_seconds=lease, limit=limit, of=post.subjects)
     jobs = [job for job in jobs if not _worn_out(job, catalog, policy)]
     if not jobs:
         return int(_spare(post))
-    left = {job.id: job for job in jobs}
+    left, begun = {job.id: job for job in jobs}, time.monotonic()
     with _heartbeat(left, catalog, policy):
         try:
             for outcome in post.step(jobs):
@@ -105,6 +108,7 @@ def work_once(post: Post, *, catalog: Catalog, worker: str, policy: WorkPolicy) 
         except Exception as error:
             for job in list(left.values()):
                 conclude(Outcome(job, error), catalog=catalog, policy=policy)
+    post.pace.took(len(jobs), time.monotonic() - begun)
     return len(jobs)
 
 

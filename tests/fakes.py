@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from io import BytesIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -42,12 +43,13 @@ from pipeline.domain import (
     VersionState,
 )
 from pipeline.errors import ArchiveUnreachable, LeaseLost, PixelsUnreadable, Refused
+from pipeline.image_ports import ImageReader, Sight
 from pipeline.job_ports import Only
 from pipeline.ports import (
     Archive,
+    Buffer,
     Catalog,
     DocumentReader,
-    ImageReader,
     ImageStore,
     ReportContent,
     ReportWriter,
@@ -373,6 +375,12 @@ class FakeLabels:
     def of_studies(self, study_instance_uids: Collection[str]) -> list[Label]:
         return [label for label in self._t.labels if label.study_instance_uid in study_instance_uids]
 
+    def read_by_several(self) -> list[str]:
+        readers: dict[tuple[str, str], set[str]] = {}
+        for label in self._t.labels:
+            readers.setdefault((label.study_instance_uid, label.finding), set()).add(label.reader)
+        return sorted({study for (study, _), several in readers.items() if len(several) > 1})
+
     def find(self, ids: Collection[int]) -> list[Label]:
         return [label for label in self._t.labels if label.id in ids]
 
@@ -567,12 +575,45 @@ class FakeCircuits:
         self._t.circuits.pop(destination, None)
 
 
+class FakeArriving:
+    """ports.Arriving in memory; its bytes take room in the store, if it has one."""
+
+    def __init__(self, store: FakeImageStore | None = None) -> None:
+        self.content, self.store, self.kept, self.discarded = b"", store, False, False
+
+    @property
+    def file(self) -> StoredFile:
+        return FakeImageStore().file_of(self.content)
+
+    def write(self, content: Buffer) -> None:
+        self.content += bytes(content)
+        if self.store:
+            self.store.free -= len(content)
+
+    def open(self) -> BinaryIO:
+        return BytesIO(self.content)
+
+    def keep(self) -> StoredFile:
+        self.kept = True
+        return self.store.write(self.content) if self.store else self.file
+
+    def discard(self) -> None:
+        if not self.kept:
+            self.discarded = True
+        if self.store and self.discarded:
+            self.store.free += len(self.content)
+            self.content = b""
+
+
 class FakeImageStore:
     """ports.ImageStore in a dict; `free` is what free_bytes() says."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.free = 1 << 40
+
+    def arriving(self) -> FakeArriving:
+        return FakeArriving(self)
 
     def file_of(self, content: bytes) -> StoredFile:
         digest = hashlib.sha256(content).hexdigest()
@@ -612,6 +653,13 @@ class FakeImageReader:
             raise PixelsUnreadable(f"instance {uid}: no image can be made of it")
         return np.full((4, 5), int(instance.file.sha256[:2], 16) / 255, dtype=np.float32)
 
+    def read_ahead(self, instances: Sequence[StoredInstance], sight: Sight) -> Iterator[Image | PixelsUnreadable]:
+        for instance in instances:
+            try:
+                yield sight(self.read(instance))
+            except PixelsUnreadable as error:
+                yield error
+
 
 class FakeDocuments:
     """ports.DocumentReader: what is said of a content here; of any other, nothing."""
@@ -633,6 +681,10 @@ class FakeScorer:
     @property
     def version(self) -> ModelVersion:
         return self._version
+
+    @property
+    def sight(self) -> Sight:
+        return lambda image: image[:]
 
     def recall(self, films: Sequence[StoredInstance]) -> dict[str, Scores]:
         there = [film for film in films if film.file.sha256 in self.kept]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
+
 import numpy as np
 
 from adapters.catalog.catalog import SqlCatalog
@@ -46,17 +49,20 @@ def label(url: str) -> None:
     """Let a reader say of each film what it shows."""
     catalog = SqlCatalog(url)
     with catalog.begin() as tx:
-        tx.labels.append(
-            [
-                Label(
-                    study_instance_uid=f"1.2.{number}",
-                    finding="Effusion",
-                    state=LabelState.ABSENT if number % 2 else LabelState.PRESENT,
-                    reader="alice",
-                    source="test",
-                    stated_at=tx.now(),
-                )
-                for number in range(STUDIES)
-            ]
-        )
+        tx.labels.append(statements("Effusion", {f"1.2.{number}": number % 2 == 0 for number in range(STUDIES)}, tx.now()))
     catalog.dispose()
+
+
+def statements(finding: str, shows: Mapping[str, bool], stated_at: datetime) -> list[Label]:
+    """Return what alice says of studies: whether they show the finding."""
+    return [
+        Label(
+            study_instance_uid=study,
+            finding=finding,
+            state=LabelState.PRESENT if shown else LabelState.ABSENT,
+            reader="alice",
+            source="test",
+            stated_at=stated_at,
+        )
+        for study, shown in shows.items()
+    ]

@@ -26,7 +26,7 @@ from pipeline.rules import DIGITAL_X_RAY_FOR_PRESENTATION as DX
 
 A_DAY = 550
 STUDIES_A_PATIENT = 1.7
-LABELLED, ASKED_FOR, REFUSED, RESCORED = 400, 500, 900, 14
+ASKED_FOR, REFUSED, RESCORED = 500, 900, 14
 """One study in so many."""
 ARRIVING, SETTLED, SCORED = 10, 10, 20
 """Of the newest studies so many, or a tenth of a small archive each, have not come further."""
@@ -45,6 +45,7 @@ class LargeArchive:
     """So many studies, numbered from 1, the last one received now."""
 
     studies: int
+    labelled: int = 400  # one study in so many
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -219,8 +220,8 @@ def _predictions(archive: LargeArchive) -> Iterator[Row]:
 
 def _labels(archive: LargeArchive) -> Iterator[Row]:
     number = 0
-    for study in range(1, archive.studies + 1, LABELLED):
-        turn = study // LABELLED
+    for study in range(1, archive.studies + 1, archive.labelled):
+        turn = study // archive.labelled
         document = f"2.25.9{study:012d}" if turn % 3 == 0 else ""
         lot = turn % 5 == 0
         for finding in FINDINGS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -27,8 +27,13 @@ from adapters.catalog.words import words
 from pipeline.domain import AuditEvent
 from pipeline.rules import to_the_millisecond
 
+SETTLE = "settle"
+"""Beside the kinds of jobs: the dispatcher's work."""
 PROBE = "(probe)"
 """A destination that no archive can have: an AE title has no parentheses of ours."""
+
+SAMPLE = 1000
+"""Rows of each index, https://sqlite.org/lang_analyze.html#approx."""
 
 
 class SqlTransaction:
@@ -46,6 +51,11 @@ class SqlTransaction:
         self.requests = SqlRequests(connection)
         self.backfills = SqlBackfills(connection)
         self.standing = SqlStanding(connection)
+
+    @property
+    def woken(self) -> set[str]:
+        """Kinds of work that this transaction has made."""
+        return {kind.value for kind in self.jobs.put_kinds} | ({SETTLE} if self.studies.released else set())
 
     def now(self) -> datetime:
         moment = self._connection.scalars(select(now())).one()
@@ -66,7 +76,11 @@ class SqlTransaction:
 class SqlCatalog:
     """ports.Catalog on SQLite or PostgreSQL. Safe for any number of threads; not to be carried over a fork."""
 
-    def __init__(self, url: str, *, busy_timeout_seconds: float = 30.0) -> None:
+    def __init__(
+        self, url: str, *, busy_timeout_seconds: float = 30.0, wake: Callable[[Collection[str]], None] = lambda kinds: None
+    ) -> None:
+        """`wake` hears after a commit of which kinds jobs were put, and SETTLE where a study may be complete."""
+        self._wake = wake
         self._url = database_url(url)
         self._engine = open_engine(self._url, busy_timeout_seconds=busy_timeout_seconds)
 
@@ -76,7 +90,10 @@ class SqlCatalog:
         with self._translated(), self._engine.connect() as connection:
             connection = connection.execution_options(writes=True)
             with connection.begin():
-                yield SqlTransaction(connection)
+                transaction = SqlTransaction(connection)
+                yield transaction
+        if woken := transaction.woken:
+            self._wake(woken)
 
     @contextmanager
     def read(self) -> Iterator[SqlTransaction]:
@@ -94,6 +111,16 @@ class SqlCatalog:
                 connection.execute(insert(circuits).values(destination=PROBE))
                 connection.execute(select(circuits.c.destination).where(circuits.c.destination == PROBE)).one()
                 transaction.rollback()
+
+    def tidy(self) -> None:
+        """Count anew what SQLite's planner goes by, from a sample of each index: milliseconds. PostgreSQL does so by itself."""
+        if self._url.get_backend_name() != "sqlite":
+            return
+        with self._translated(), self._engine.connect() as connection:
+            connection = connection.execution_options(writes=True)
+            with connection.begin():
+                connection.exec_driver_sql(f"PRAGMA analysis_limit = {SAMPLE}")
+                connection.exec_driver_sql("ANALYZE")
 
     def dispose(self) -> None:
         """Close all connections."""

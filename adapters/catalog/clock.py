@@ -52,7 +52,7 @@ class _shifted(FunctionElement[datetime]):
     inherit_cache = True
 
 
-def in_seconds(seconds: float) -> ColumnElement[datetime]:
+def in_seconds(seconds: float | ColumnElement[Any]) -> ColumnElement[datetime]:
     """Return the moment `seconds` from now; negative: ago."""
     return _shifted(cast(seconds, Float))
 
@@ -74,4 +74,5 @@ def _shifted_sqlite(element: _shifted, compiler: Any, **options: Any) -> str:
 
 @compiles(_shifted, "postgresql")
 def _shifted_postgresql(element: _shifted, compiler: Any, **options: Any) -> str:
-    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"
+    # As a query of its own it is one moment for the whole statement, and so one that an index can be searched by.
+    return f"(SELECT clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"

@@ -16,6 +16,8 @@ from pipeline.errors import ConfigurationError
 DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
 EXAMPLES = "sqlite:////path/file.db or postgresql://host/name"
 POOL = {"pool_size": 10, "max_overflow": 30}
+LONGEST_WAL = 64 * 2**20
+"""Bytes to which SQLite cuts its write-ahead log, once a long reading has let it grow."""
 KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
 """Of libpq: a server that vanished without a word is noticed in about a minute, not in two hours."""
 
@@ -85,6 +87,7 @@ def _open_sqlite(url: URL, busy_timeout_seconds: float, read_only: bool, check_f
         if not read_only:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")  # Success is a promise: the commit must outlive a power cut
+            connection.execute(f"PRAGMA journal_size_limit = {LONGEST_WAL}")
         connection.execute(f"PRAGMA foreign_keys = {'ON' if check_foreign_keys else 'OFF'}")
 
     @event.listens_for(engine, "begin")

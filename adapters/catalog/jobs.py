@@ -16,6 +16,7 @@ from sqlalchemy import (
     RowMapping,
     Select,
     and_,
+    bindparam,
     case,
     delete,
     exists,
@@ -47,8 +48,10 @@ class SqlJobs:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.put_kinds: set[JobKind] = set()
 
     def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = 100) -> int | None:
+        self.put_kinds.add(kind)
         same = and_(jobs.c.kind == kind.value, jobs.c.subject == subject, _is(WAITING))
         more_urgent = case((jobs.c.priority > priority, priority), else_=jobs.c.priority)
         renewed = update(jobs).where(same).values(payload=dict(payload or {}), priority=more_urgent)
@@ -82,19 +85,8 @@ class SqlJobs:
 
     def _lease(self, job_id: int, worker: str, lease_seconds: float) -> Job:
         """Lease a job whose row is locked."""
-        statement = (
-            update(jobs)
-            .where(jobs.c.id == job_id)
-            .values(
-                state=RUNNING,
-                attempts=jobs.c.attempts + 1,
-                worker=words(worker, 128),
-                lease_token=secrets.token_hex(16),
-                lease_until=in_seconds(lease_seconds),
-            )
-            .returning(jobs)
-        )
-        return _job(self._connection.execute(statement).mappings().one())
+        values = {"row": job_id, "by": words(worker, 128), "token": secrets.token_hex(16), "seconds": lease_seconds}
+        return _job(self._connection.execute(_LEASE, values).mappings().one())
 
     def extend(self, job: Job, *, lease_seconds: float) -> None:
         self._put(job, lease_until=in_seconds(lease_seconds))
@@ -188,6 +180,21 @@ def _is(state: str, table: Any = jobs) -> ColumnElement[bool]:
     """Written out, not a parameter: only so does SQLite see that a partial index serves."""
     found: ColumnElement[bool] = table.c.state == literal_column(f"'{state}'")
     return found
+
+
+_LEASE = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("row"))
+    .values(
+        state=RUNNING,
+        attempts=jobs.c.attempts + 1,
+        worker=bindparam("by"),
+        lease_token=bindparam("token"),
+        lease_until=in_seconds(bindparam("seconds")),
+    )
+    .returning(jobs)
+)
+"""Written once, as in `scores`."""
 
 
 def _lost(kinds: Sequence[JobKind]) -> Select[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, insert, select
+from sqlalchemy import Connection, RowMapping, Select, func, insert, select
 
 from adapters.catalog.chunks import chunks
 from adapters.catalog.tables import labels, studies
@@ -34,6 +34,13 @@ class SqlLabels:
     def of_studies(self, study_instance_uids: Collection[str]) -> list[Label]:
         queries = (_labels().where(studies.c.study_instance_uid.in_(some)) for some in chunks(study_instance_uids))
         return sorted((label for query in queries for label in self._fetch(query)), key=lambda label: label.id)
+
+    def read_by_several(self) -> list[str]:
+        several = (
+            select(labels.c.study).group_by(labels.c.study, labels.c.finding).having(func.count(labels.c.reader.distinct()) > 1)
+        )
+        query = select(studies.c.study_instance_uid).where(studies.c.id.in_(several)).order_by(studies.c.study_instance_uid)
+        return list(self._connection.scalars(query))
 
     def find(self, ids: Collection[int]) -> list[Label]:
         return [label for some in chunks(ids) for label in self._fetch(_labels().where(labels.c.id.in_(some)))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, and_, select, update
+from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.catalog.clock import now
@@ -20,14 +20,13 @@ class SqlReports:
         self._connection = connection
 
     def find(self, sop_instance_uid: str) -> Report | None:
-        return self._one(_reports().where(reports.c.sop_instance_uid == sop_instance_uid))
+        return self._one(_REPORT, uid=sop_instance_uid)
 
     def latest(self, study_instance_uid: str) -> Report | None:
-        query = _reports().where(studies.c.study_instance_uid == study_instance_uid)
-        return self._one(query.order_by(reports.c.id.desc()).limit(1))
+        return self._one(_LATEST, uid=study_instance_uid)
 
-    def _one(self, query: Select[Any]) -> Report | None:
-        row = self._connection.execute(query).mappings().one_or_none()
+    def _one(self, query: Select[Any], **values: str) -> Report | None:
+        row = self._connection.execute(query, values).mappings().one_or_none()
         return _report(row) if row else None
 
     def open(self, report: Report) -> Report:
@@ -77,6 +76,11 @@ class SqlReports:
 
 def _reports() -> Select[Any]:
     return select(reports, studies.c.study_instance_uid).join(studies, reports.c.study == studies.c.id)
+
+
+_REPORT = _reports().where(reports.c.sop_instance_uid == bindparam("uid"))
+_LATEST = _reports().where(studies.c.study_instance_uid == bindparam("uid")).order_by(reports.c.id.desc()).limit(1)
+"""Made once: each instance that comes in passes the one, each study that is scored the other."""
 
 
 def _report(row: RowMapping) -> Report:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -40,6 +41,7 @@ def _scripts() -> Config:
     return config
 
 
+@cache
 def head() -> str:
     """Return the revision that this release works on."""
     found = ScriptDirectory.from_config(_scripts()).get_current_head()

@@ -5,13 +5,34 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-from sqlalchemy import Connection, Select, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from adapters.catalog.chunks import chunks
 from adapters.catalog.tables import image_scores, instances, predictions, series, studies
 from pipeline.domain import FINDINGS, Decision, Prediction, Scores
 
 STORED = np.dtype("<f4")
+
+# Written once: to build a statement anew, and to recognise it, takes SQLAlchemy longer than SQLite takes to run it.
+_STUDY = select(studies.c.id).where(studies.c.study_instance_uid == bindparam("uid"))
+_IMAGE_SCORES = (
+    select(instances.c.sop_instance_uid, image_scores.c.scores)
+    .join(instances, image_scores.c.instance == instances.c.id)
+    .join(series, instances.c.series == series.c.id)
+    .join(studies, series.c.study == studies.c.id)
+    .where(studies.c.study_instance_uid == bindparam("uid"), image_scores.c.version == bindparam("of"))
+)
+_INSTANCES = select(instances.c.sop_instance_uid, instances.c.id).where(
+    instances.c.sop_instance_uid.in_(bindparam("uids", expanding=True))
+)
+_FORGET_IMAGES = delete(image_scores).where(
+    image_scores.c.version == bindparam("of"), image_scores.c.instance.in_(bindparam("rows", expanding=True))
+)
+_FORGET = delete(predictions).where(predictions.c.study == bindparam("row"), predictions.c.version == bindparam("of"))
+_PREDICTIONS = select(predictions.c.finding, predictions.c.probability, predictions.c.decision).where(
+    predictions.c.study == _STUDY.scalar_subquery(), predictions.c.version == bindparam("of")
+)
+_ADD_IMAGES, _ADD = insert(image_scores), insert(predictions)
 
 
 class SqlScoreRows:
@@ -21,25 +42,16 @@ class SqlScoreRows:
         self._connection = connection
 
     def image_scores(self, study_instance_uid: str, version: int) -> dict[str, Scores]:
-        query = (
-            select(instances.c.sop_instance_uid, image_scores.c.scores)
-            .join(instances, image_scores.c.instance == instances.c.id)
-            .join(series, instances.c.series == series.c.id)
-            .join(studies, series.c.study == studies.c.id)
-            .where(studies.c.study_instance_uid == study_instance_uid, image_scores.c.version == version)
-        )
-        return {uid: np.frombuffer(kept, STORED).astype(np.float32) for uid, kept in self._connection.execute(query)}
+        found = self._connection.execute(_IMAGE_SCORES, {"uid": study_instance_uid, "of": version})
+        return {uid: np.frombuffer(kept, STORED).astype(np.float32) for uid, kept in found}
 
     def add_image_scores(self, version: int, scores: Mapping[str, Scores]) -> None:
         if not scores:
             return
-        query = select(instances.c.sop_instance_uid, instances.c.id).where(instances.c.sop_instance_uid.in_(scores))
-        rows = {uid: row for uid, row in self._connection.execute(query)}
+        rows = {uid: row for uid, row in self._connection.execute(_INSTANCES, {"uids": list(scores)})}
+        self._connection.execute(_FORGET_IMAGES, {"of": version, "rows": list(rows.values())})
         self._connection.execute(
-            delete(image_scores).where(image_scores.c.version == version, image_scores.c.instance.in_(rows.values()))
-        )
-        self._connection.execute(
-            insert(image_scores),
+            _ADD_IMAGES,
             [
                 {"instance": rows[uid], "version": version, "scores": np.asarray(values, STORED).tobytes()}
                 for uid, values in scores.items()
@@ -47,10 +59,10 @@ class SqlScoreRows:
         )
 
     def put_predictions(self, study_instance_uid: str, version: int, predicted: Sequence[Prediction], *, revision: int) -> None:
-        study = self._connection.execute(_study_id(study_instance_uid)).scalar_one()
-        self._connection.execute(delete(predictions).where(predictions.c.study == study, predictions.c.version == version))
+        study = self._connection.execute(_STUDY, {"uid": study_instance_uid}).scalar_one()
+        self._connection.execute(_FORGET, {"row": study, "of": version})
         self._connection.execute(
-            insert(predictions),
+            _ADD,
             [
                 {
                     "study": study,
@@ -65,10 +77,8 @@ class SqlScoreRows:
         )
 
     def predictions(self, study_instance_uid: str, version: int) -> list[Prediction]:
-        query = select(predictions.c.finding, predictions.c.probability, predictions.c.decision).where(
-            predictions.c.study == _study_id(study_instance_uid).scalar_subquery(), predictions.c.version == version
-        )
-        found = [Prediction(finding, probability, Decision(said)) for finding, probability, said in self._connection.execute(query)]
+        rows = self._connection.execute(_PREDICTIONS, {"uid": study_instance_uid, "of": version})
+        found = [Prediction(finding, probability, Decision(said)) for finding, probability, said in rows]
         return sorted(found, key=lambda prediction: FINDINGS.index(prediction.finding))
 
     def probabilities(self, study_instance_uids: Collection[str], version: int) -> dict[str, Scores]:
@@ -83,7 +93,3 @@ class SqlScoreRows:
             for uid, finding, probability in self._connection.execute(query):
                 found.setdefault(uid, np.full(len(FINDINGS), np.nan, np.float32))[place[finding]] = probability
         return found
-
-
-def _study_id(study_instance_uid: str) -> Select[tuple[int]]:
-    return select(studies.c.id).where(studies.c.study_instance_uid == study_instance_uid)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Executable,
     RowMapping,
     Select,
+    Table,
     and_,
+    bindparam,
     exists,
     func,
     insert,
@@ -54,6 +58,7 @@ OWN_COLUMNS = ("sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "inst
 """Fields of a Header with a column of their own in `instances`; the others are in its `header`."""
 _ARRIVING = studies.c.state == literal_column(f"'{StudyState.ARRIVING.value}'")
 """Written out, not a parameter: only so does SQLite see that a partial index serves."""
+_IN_HEADER = tuple(field.name for field in fields(Header) if field.name not in OWN_COLUMNS)
 _ORDER = (series.c.series_number.nulls_first(), instances.c.instance_number.nulls_first(), instances.c.sop_instance_uid)
 
 
@@ -66,46 +71,40 @@ class SqlStudies:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.released = False
         self._holds = connection.dialect.name == "postgresql" and connection.get_execution_options().get("writes", False)
 
     def find_instance(self, sop_instance_uid: str) -> StoredInstance | None:
         if self._holds:  # there may be no row yet to lock
             self._connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(sop_instance_uid, 0))))
-        rows = self._connection.execute(_instances().where(instances.c.sop_instance_uid == sop_instance_uid)).mappings()
-        row = rows.one_or_none()
+        row = self._connection.execute(_INSTANCE, {"uid": sop_instance_uid}).mappings().one_or_none()
         return _instance(row) if row else None
 
     def add_instance(self, header: Header, file: StoredFile, sender: Sender, *, opens_study: bool) -> None:
         study = self._study_of(header)
         row = self._series_of(header, study)
-        self._connection.execute(
-            insert(instances).values(
-                series=row,
-                header={k: v for k, v in asdict(header).items() if k not in OWN_COLUMNS},
-                **{name: getattr(header, name) for name in OWN_COLUMNS},
-                file_key=file.key,
-                file_sha256=file.sha256,
-                file_size=file.size,
-                sender_ae_title=words(sender.ae_title, 64),
-                sender_address=words(sender.address, 64),
-                called_ae_title=words(sender.called_ae_title, 64),
-            )
-        )
-        opened = {"state": StudyState.ARRIVING.value, "reason": ""} if opens_study else {}
-        self._connection.execute(
-            update(studies)
-            .where(studies.c.id == study)
-            .values(instance_count=studies.c.instance_count + 1, last_received_at=now(), released=False, **opened)
-        )
+        values = {
+            "series": row,
+            "header": {name: getattr(header, name) for name in _IN_HEADER},
+            **{name: getattr(header, name) for name in OWN_COLUMNS},
+            "file_key": file.key,
+            "file_sha256": file.sha256,
+            "file_size": file.size,
+            "sender_ae_title": words(sender.ae_title, 64),
+            "sender_address": words(sender.address, 64),
+            "called_ae_title": words(sender.called_ae_title, 64),
+        }
+        self._connection.execute(_ADD_INSTANCE, values)
+        self._connection.execute(_OPENED if opens_study else _GREW, {"study_id": study})
 
     def _study_of(self, header: Header) -> int:
         """Return the study's row, made where new. A study keeps the patient it came with."""
-        known = select(studies.c.id).where(studies.c.study_instance_uid == header.study_instance_uid)
-        if (found := self._connection.scalar(known)) is not None:
+        if (found := self._connection.scalar(_STUDY_ID, {"uid": header.study_instance_uid})) is not None:
             return int(found)
         patient = self._insert_or_find(
             patients,
-            patients.c.patient_key == header.patient_key,
+            _PATIENT_ID,
+            {"key": header.patient_key},
             patient_key=header.patient_key,
             patient_id=header.patient_id,
             issuer_of_patient_id=header.issuer_of_patient_id,
@@ -113,7 +112,8 @@ class SqlStudies:
         )
         return self._insert_or_find(
             studies,
-            studies.c.study_instance_uid == header.study_instance_uid,
+            _STUDY_ID,
+            {"uid": header.study_instance_uid},
             patient=patient,
             state=StudyState.ARRIVING.value,
             **{
@@ -130,35 +130,26 @@ class SqlStudies:
         )
 
     def _series_of(self, header: Header, study: int) -> int:
-        same = and_(series.c.study == study, series.c.series_instance_uid == header.series_instance_uid)
-        if (found := self._connection.scalar(select(series.c.id).where(same))) is not None:
+        same = {"in_study": study, "uid": header.series_instance_uid}
+        if (found := self._connection.scalar(_SERIES_ID, same)) is not None:
             return int(found)
         names = ("series_instance_uid", "modality", "series_number", "series_description")
-        return self._insert_or_find(series, same, study=study, **{name: getattr(header, name) for name in names})
+        return self._insert_or_find(series, _SERIES_ID, same, study=study, **{name: getattr(header, name) for name in names})
 
-    def _insert_or_find(self, table: Any, same: ColumnElement[bool], **values: Any) -> int:
+    def _insert_or_find(self, table: Table, find: Select[Any], same: dict[str, Any], **values: Any) -> int:
         """Insert unless another association was faster; return the row's id."""
-        dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
-        statement = dialect.insert(table).values(**values).on_conflict_do_nothing().returning(table.c.id)
-        made = self._connection.scalar(statement)
-        found = made if made is not None else self._connection.scalar(select(table.c.id).where(same))
+        made = self._connection.scalar(_insert_new(table, self._connection.dialect.name), values)
+        found = made if made is not None else self._connection.scalar(find, same)
         assert found is not None
         return int(found)
 
     def find(self, study_instance_uid: str) -> Study | None:
-        query = (
-            select(studies, patients.c.patient_key)
-            .join(patients, studies.c.patient == patients.c.id)
-            .where(studies.c.study_instance_uid == study_instance_uid)
-        )
-        if self._holds:
-            query = query.with_for_update(of=studies, key_share=True)
-        row = self._connection.execute(query).mappings().one_or_none()
+        query = _HELD_STUDY if self._holds else _STUDY
+        row = self._connection.execute(query, {"uid": study_instance_uid}).mappings().one_or_none()
         return _study(row) if row else None
 
     def instances(self, study_instance_uid: str) -> list[StoredInstance]:
-        query = _instances().where(studies.c.study_instance_uid == study_instance_uid).order_by(*_ORDER)
-        return [_instance(row) for row in self._connection.execute(query).mappings()]
+        return [_instance(row) for row in self._connection.execute(_OF_STUDY, {"uid": study_instance_uid}).mappings()]
 
     def instances_of(self, study_instance_uids: Collection[str]) -> dict[str, list[StoredInstance]]:
         found: dict[str, list[StoredInstance]] = {}
@@ -227,6 +218,7 @@ class SqlStudies:
         return list(self._connection.scalars(select(instances.c.sop_instance_uid).where(family).order_by(instances.c.id)))
 
     def release(self, study_instance_uids: Sequence[str]) -> None:
+        self.released = True
         for uids in chunks(study_instance_uids):
             self._connection.execute(
                 update(studies)
@@ -261,13 +253,7 @@ class SqlStudies:
         )
 
     def next_revision(self, study_instance_uid: str) -> int:
-        statement = (
-            update(studies)
-            .where(studies.c.study_instance_uid == study_instance_uid)
-            .values(revision=studies.c.revision + 1)
-            .returning(studies.c.revision)
-        )
-        return int(self._connection.execute(statement).scalar_one())
+        return int(self._connection.execute(_NEXT_REVISION, {"uid": study_instance_uid}).scalar_one())
 
 
 def _scored(version: int) -> ColumnElement[bool]:
@@ -311,6 +297,40 @@ def _report_on_its_way() -> ColumnElement[bool]:
 
 def _instances() -> Select[Any]:
     return select(instances).join(series, instances.c.series == series.c.id).join(studies, series.c.study == studies.c.id)
+
+
+# Each film passes these: made once, they need not be put together and recognised each time.
+_INSTANCE = _instances().where(instances.c.sop_instance_uid == bindparam("uid"))
+_STUDY = (
+    select(studies, patients.c.patient_key)
+    .join(patients, studies.c.patient == patients.c.id)
+    .where(studies.c.study_instance_uid == bindparam("uid"))
+)
+_HELD_STUDY = _STUDY.with_for_update(of=studies, key_share=True)
+_PATIENT_ID = select(patients.c.id).where(patients.c.patient_key == bindparam("key"))
+_STUDY_ID = select(studies.c.id).where(studies.c.study_instance_uid == bindparam("uid"))
+_SERIES_ID = select(series.c.id).where(series.c.study == bindparam("in_study"), series.c.series_instance_uid == bindparam("uid"))
+_ADD_INSTANCE = insert(instances)
+_GREW = (
+    update(studies)
+    .where(studies.c.id == bindparam("study_id"))
+    .values(instance_count=studies.c.instance_count + 1, last_received_at=now(), released=False)
+)
+_OF_STUDY = _instances().where(studies.c.study_instance_uid == bindparam("uid")).order_by(*_ORDER)
+_NEXT_REVISION = (
+    update(studies)
+    .where(studies.c.study_instance_uid == bindparam("uid"))
+    .values(revision=studies.c.revision + 1)
+    .returning(studies.c.revision)
+)
+_OPENED = _GREW.values(state=StudyState.ARRIVING.value, reason="")
+
+
+@cache
+def _insert_new(table: Table, dialect: str) -> Executable:
+    made: Any = (postgresql if dialect == "postgresql" else sqlite).insert(table)
+    found: Executable = made.on_conflict_do_nothing().returning(table.c.id)
+    return found
 
 
 def _instance(row: RowMapping) -> StoredInstance:

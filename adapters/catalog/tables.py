@@ -97,6 +97,7 @@ studies = Table(
     _one_of("state", StudyState),
     CheckConstraint("state <> 'ignored' OR reason <> ''", name="ignored_says_why"),
     CheckConstraint("revision >= 0", name="revision"),
+    Index("ix_studies_unreported", "id", **_where("state <> 'reported'")),  # few of a large archive
     Index("ix_studies_arriving", "last_received_at", **_where("state = 'arriving'")),
 )
 

@@ -40,11 +40,12 @@ FROM instances i JOIN series r ON r.id = i.series JOIN studies s ON s.id = r.stu
 SELECT s.study_instance_uid, s.accession_number, p.finding, p.probability, p.decision, m.calibrated, p.version,
     m.name AS version_name, m.marking, p.revision, p.predicted_at
 FROM predictions p JOIN studies s ON s.id = p.study AND s.revision = p.revision JOIN model_versions m ON m.number = p.version""",
+    # CROSS JOIN: SQLite takes tables so joined in this order, study by study, and never by versions long retired.
     "v_findings_wide": f"""
 SELECT s.study_instance_uid, s.accession_number, s.study_date, m.number AS version, m.marking,
     {_WIDE}
-FROM studies s JOIN predictions p ON p.study = s.id AND p.revision = s.revision AND p.finding = '{FINDINGS[0]}'
-    JOIN model_versions m ON m.number = p.version""",
+FROM studies s CROSS JOIN predictions p CROSS JOIN model_versions m
+WHERE p.study = s.id AND p.revision = s.revision AND p.finding = '{FINDINGS[0]}' AND m.number = p.version""",
     "v_reports": """
 SELECT r.sop_instance_uid, r.series_instance_uid, r.sop_class_uid, s.study_instance_uid, s.accession_number, r.version, r.revision,
     r.state, r.predecessor, r.file_key, r.file_sha256, r.status, r.created_at, r.built_at, r.sent_at
@@ -65,7 +66,7 @@ FROM reports r JOIN studies s ON s.id = r.study JOIN model_versions m ON m.numbe
     "v_labels": """
 SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.reader, l.source, l.asked_because,
     l.selection_probability, l.created_at,
-    CASE WHEN EXISTS (SELECT 1 FROM labels x WHERE x.revokes = l.id) OR EXISTS (
+    CASE WHEN (SELECT x.id FROM labels x WHERE x.revokes = l.id) IS NOT NULL OR EXISTS (
         SELECT 1 FROM labels x WHERE x.study = l.study AND x.finding = l.finding AND x.reader = l.reader AND x.state IS NOT NULL
             AND (x.stated_at > l.stated_at OR (x.stated_at = l.stated_at AND x.id > l.id))) THEN 1 ELSE 0 END AS revoked,
     l.stated_at, l.document
@@ -79,16 +80,26 @@ FROM requests q JOIN studies s ON s.id = q.study""",
 SELECT number, state, name, base, weights_sha256, device_uid, marking, calibrated, label_fingerprint, thresholds, band,
     reason, card, created_at, served_at, retired_at
 FROM model_versions""",
+    # All, less the few that are not reported: both are counted in an index, and no study is looked up that is reported.
     "v_rescoring": f"""
-SELECT m.number AS version, m.name AS version_name, m.served_at, COUNT(*) AS studies,
-    COUNT(p.study) AS scored, COUNT(CASE WHEN p.predicted_at >= m.served_at THEN 1 END) AS scored_since,
-    MAX(p.predicted_at) AS last_scored_at
-FROM model_versions m CROSS JOIN studies s
-    LEFT JOIN predictions p ON p.study = s.id AND p.version = m.number AND p.finding = '{FINDINGS[0]}'
-WHERE m.state = 'serving' AND (s.state = 'reported' OR (
-    s.state = 'scored' AND COALESCE((SELECT r.state FROM reports r WHERE r.study = s.id ORDER BY r.id DESC LIMIT 1), (
-        SELECT 'refused' FROM backfilled_studies k WHERE k.study_instance_uid = s.study_instance_uid)) = 'refused'))
-GROUP BY m.number, m.name, m.served_at""",
+SELECT m.number AS version, m.name AS version_name, m.served_at, t.studies - o.studies AS studies,
+    COALESCE(a.scored, 0) - o.scored AS scored, COALESCE(a.scored_since, 0) - o.scored_since AS scored_since, a.last_scored_at
+FROM model_versions m CROSS JOIN (SELECT COUNT(*) AS studies FROM studies) t
+    CROSS JOIN (
+        SELECT COUNT(*) AS studies, COUNT(p.study) AS scored,
+            COUNT(CASE WHEN p.predicted_at >= n.served_at THEN 1 END) AS scored_since
+        FROM studies s LEFT JOIN model_versions n ON n.state = 'serving'
+            LEFT JOIN predictions p ON p.study = s.id AND p.version = n.number AND p.finding = '{FINDINGS[0]}'
+        WHERE s.state <> 'reported' AND (s.state <> 'scored' OR COALESCE(
+            (SELECT r.state FROM reports r WHERE r.study = s.id ORDER BY r.id DESC LIMIT 1),
+            (SELECT 'refused' FROM backfilled_studies k WHERE k.study_instance_uid = s.study_instance_uid), '') <> 'refused')) o
+    LEFT JOIN (
+        SELECT p.version, COUNT(*) AS scored, COUNT(CASE WHEN p.predicted_at >= n.served_at THEN 1 END) AS scored_since,
+            MAX(p.predicted_at) AS last_scored_at
+        FROM model_versions n JOIN predictions p ON p.version = n.number
+        WHERE n.state = 'serving' AND p.finding = '{FINDINGS[0]}'
+        GROUP BY p.version) a ON a.version = m.number
+WHERE m.state = 'serving' AND t.studies > o.studies""",
     "v_learning": f"""
 SELECT j.id AS job, j.state, j.created_at, j.attempts, j.worker, j.stage, j.done, j.total,
     j.seconds / NULLIF(j.done, 0) * (j.total - j.done) AS seconds_left, j.result, j.reason, j.version, j.error, j.finished_at

@@ -16,6 +16,10 @@ from pipeline.errors import CannotStart, RadclipdError, TryAgain
 REFUSED, USAGE, CANNOT_START, TRY_AGAIN = 1, 2, 78, 75
 """Exit codes: 0 done, 1 refused or failed, 2 usage, 75 try again (EX_TEMPFAIL), 78 cannot start (EX_CONFIG)."""
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+"""Read by libgomp when torch is loaded. Threads that wait for others sleep: by default they spin, and on a machine with other work
+a film takes seconds in place of milliseconds, for the thread that is waited for gets no processor."""
+
 GROUPS = (
     "run",
     "check",

@@ -35,7 +35,7 @@ def worklist(
     step: Annotated[int, typer.Option(min=1, help="Studies of one list; the model learns after each.")] = 20,
     seeds: Annotated[int, typer.Option(min=1, help="Campaigns of each strategy.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Of the first campaign.")] = 0,
-    learner: Annotated[str, typer.Option(help="Head on frozen features: discriminative, stage-1.")] = "discriminative",
+    learner: Annotated[str, typer.Option(help="Head on frozen features: stage-1, anchored, discriminative.")] = "stage-1",
     base: Annotated[
         str, typer.Option(help="Encoder: a base's folder or name, untrained. Default: the demo model; catalog: the serving one's.")
     ] = "",

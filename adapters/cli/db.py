@@ -1,4 +1,4 @@
-"""`radclipd db upgrade | current`."""
+"""`radclipd db upgrade | current | tidy`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import typer
 
 from adapters.cli.settings import config_of
 
-db = typer.Typer(help="The catalog's schema.", no_args_is_help=True)
+db = typer.Typer(help="The catalog's schema and upkeep.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -19,9 +19,13 @@ def upgrade(ctx: typer.Context) -> None:
     """Bring the catalog to this release's schema. Safe to repeat."""
     config = config_of(ctx)
     from adapters.catalog import schema
+    from adapters.wiring import open_catalog
 
     before = schema.current(config.catalog.url)
     schema.upgrade(config.catalog.url)
+    catalog = open_catalog(config)
+    catalog.tidy()
+    catalog.dispose()
     typer.echo(f"schema {before or 'none'} -> {schema.head()}")
 
 
@@ -34,3 +38,15 @@ def current(ctx: typer.Context) -> None:
     found = schema.current(config.catalog.url)
     typer.echo(f"catalog {found or 'none'}, this release {schema.head()}")
     raise typer.Exit(0 if found == schema.head() else 1)
+
+
+@db.command()
+def tidy(ctx: typer.Context) -> None:
+    """Do at once what the dispatcher does every hour: forget jobs done long ago, count anew what the planner goes by."""
+    config = config_of(ctx)
+    from adapters import wiring
+
+    catalog = wiring.open_catalog(config)
+    purged = wiring.tidy(config, catalog)
+    catalog.dispose()
+    typer.echo(f"{purged} jobs forgotten that were done more than {config.work.keep_done_days:g} days ago")

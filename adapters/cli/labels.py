@@ -137,7 +137,7 @@ def conflicts(ctx: typer.Context, table: TableFlag = False, csv: CsvFlag = False
     from pipeline.resolve import resolve
 
     with _catalog_of(ctx) as (config, catalog), catalog.read() as tx:
-        disputed = resolve(tx.labels.all(), label_policy(config)).conflicts
+        disputed = resolve(tx.labels.of_studies(tx.labels.read_by_several()), label_policy(config)).conflicts
         numbers = tx.studies.accession_numbers({one.study_instance_uid for one in disputed})
     rows = [
         (

@@ -45,7 +45,8 @@ def learn(
     """Learn from the labels now, and say what became of it. The measures of each finding are of patients not seen in learning."""
     form = output.chosen(table=table, csv=csv, json=json)
     config = config_of(ctx)
-    from adapters.wiring import learn_now, open_catalog
+    from adapters.posts import learn_now
+    from adapters.wiring import open_catalog
 
     catalog = open_catalog(config)
     try:

@@ -35,9 +35,9 @@ def run(ctx: typer.Context) -> None:
 def listen(ctx: typer.Context) -> None:
     """Receive DICOM: the listener alone."""
     config = config_of(ctx, role="listen")
-    from adapters import roles
+    from adapters import listening
 
-    roles.listen(config)
+    listening.listen(config)
 
 
 def dispatch(ctx: typer.Context) -> None:

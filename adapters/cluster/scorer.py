@@ -12,6 +12,7 @@ import structlog
 
 from adapters import wiring
 from adapters.host import config as configuration
+from adapters.posts import score_post_and_fill
 from pipeline import blocks
 from pipeline.blocks import Block, Done
 from pipeline.errors import OutOfResources, RadclipdError
@@ -64,7 +65,7 @@ class BlockScorer:
     def _opened(self) -> Callable[[Block], Done]:
         config = configuration.load(self._path)
         catalog = wiring.open_catalog(config)
-        post, fill = wiring.score_post_and_fill(config, catalog)
+        post, fill = score_post_and_fill(config, catalog)
         name, policy = wiring.worker_name("score"), wiring.work_policy(config)
 
         def score(block: Block) -> Done:

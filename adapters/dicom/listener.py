@@ -8,7 +8,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -21,11 +20,14 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
-from adapters.dicom import part10
+from adapters.dicom.intake import Intake
+from adapters.dicom.places import OwnPlaces, Places, Waiting
 from adapters.dicom.server import DrainableServer
 from adapters.dicom.storage_classes import supported_contexts
+from adapters.dicom.wire import WireHandler
 from pipeline.domain import AuditEvent, Header, Receipt, Sender
 from pipeline.errors import DifferentInstance, DoesNotMatch, NotUnderstood, OutOfResources, RadclipdError, places
+from pipeline.ports import Arriving
 
 # C-STORE status codes, PS3.4 table B.2-1 and PS3.7 annex C
 SUCCESS = 0x0000
@@ -78,18 +80,22 @@ class Listener:
         self,
         settings: ListenerSettings,
         *,
-        receive: Callable[[Header, bytes, Sender], Receipt],
+        begin: Callable[[], Arriving],
+        receive: Callable[[Header, Arriving, Sender], Receipt],
         released: Callable[[Sequence[str]], None],
         audit: Callable[[AuditEvent], None],
+        places: Places | None = None,
     ) -> None:
-        self._settings, self._receive, self._released, self._audit = settings, receive, released, audit
-        self._places = _Places(settings.maximum_associations)
+        """`begin` a file for each C-STORE, which `receive` keeps or raises. `places`: where other processes share the limit."""
+        self._settings, self._begin, self._receive, self._released, self._audit = settings, begin, receive, released, audit
+        self._places = Waiting(places or OwnPlaces(settings.maximum_associations))
         self._studies: WeakKeyDictionary[Association, set[str]] = WeakKeyDictionary()
-        self._server: DrainableServer | None = None
+        self._shared = places is not None
+        self._servers: list[DrainableServer] = []
         self._drained = False
 
-    def start(self, sock: socket.socket | None = None) -> None:
-        """Listen, on a thread of its own; on `sock` where one was handed over. OSError where the port cannot be had."""
+    def start(self, *handed: socket.socket) -> None:
+        """Listen, on a thread for each socket that was handed over, or on one of our own. OSError where the port cannot be had."""
         settings = self._settings
         _config.UNRESTRICTED_STORAGE_SERVICE = settings.other_storage == "keep"  # private classes, too
         _config.LOG_HANDLER_LEVEL = "none"
@@ -99,6 +105,10 @@ class Listener:
         ae.network_timeout = settings.network_timeout_seconds
         ae.dimse_timeout = settings.network_timeout_seconds
         ae.supported_contexts = supported_contexts(other_storage=settings.other_storage)
+        for sock in handed or (None,):
+            self._serve(ae, sock)
+
+    def _serve(self, ae: AE, sock: socket.socket | None) -> None:
         handlers: list[Any] = [
             (evt.EVT_REQUESTED, self._on_requested),
             (evt.EVT_C_ECHO, lambda _event: SUCCESS),
@@ -107,42 +117,49 @@ class Listener:
             (evt.EVT_ABORTED, self._on_aborted),
             (evt.EVT_CONN_CLOSE, self._on_closed),
         ]
-        self._server = cast(
-            DrainableServer,
-            ae.make_server((settings.host, settings.port), evt_handlers=handlers, server_class=DrainableServer, adopted=sock),
+        server = ae.make_server(
+            (self._settings.host, self._settings.port),
+            evt_handlers=handlers,
+            server_class=DrainableServer,
+            request_handler=WireHandler,
+            adopted=sock,
+            shared=self._shared,
+            opened=self._opened,
         )
-        ae._servers.append(self._server)
-        threading.Thread(target=self._server.serve_forever, name="accept", daemon=True).start()
+        self._servers.append(cast(DrainableServer, server))
+        ae._servers.append(server)
+        threading.Thread(target=server.serve_forever, name="accept", daemon=True).start()
 
     @property
     def port(self) -> int:
         """The port listened on."""
-        assert self._server is not None
-        return int(self._server.server_address[1])
+        return int(self._servers[0].server_address[1])
 
     def drain(self, deadline_seconds: float) -> None:
         """Accept no more, let open associations end, abort those still open at the deadline.
 
         pynetdicom's own shutdown would abort them first.
         """
-        assert self._server is not None
         if self._drained:
             return
         self._drained = True
-        self._server.shutdown()
+        for server in self._servers:
+            server.shutdown()
         end = time.monotonic() + deadline_seconds
         while (left := self._open_associations()) and time.monotonic() < end:
             time.sleep(0.02)
         for association in left:
             log.warning("association aborted at the drain deadline", calling=_sender(association).ae_title)
             association.abort()
-        for association in self._server.active_associations:
+        for association in self._associations():
             association.dul.kill_dul()  # connections that never asked for an association
+
+    def _associations(self) -> list[Association]:
+        return [association for server in self._servers for association in server.active_associations]
 
     def _open_associations(self) -> list[Association]:
         """Return those that have been asked for; a connection that never said a word is none."""
-        assert self._server is not None
-        return [a for a in self._server.active_associations if a.requestor.primitive is not None]
+        return [association for association in self._associations() if association.requestor.primitive is not None]
 
     def _on_requested(self, event: evt.Event) -> None:
         """Check the allow-lists, then wait for a place."""
@@ -179,6 +196,15 @@ class Listener:
         log.warning("association rejected", calling=sender.ae_title, called=sender.called_ae_title, why=why)
         self._tell(AuditEvent("association", "refused", sender.ae_title, detail, sender.address))
 
+    def _opened(self, association: Association, context: int, command: Dataset) -> Intake:
+        """Say where the data set of a C-STORE goes, before its first byte has come."""
+        return Intake(
+            self._begin,
+            sop_class_uid=str(command.get("AffectedSOPClassUID")),
+            sop_instance_uid=str(command.get("AffectedSOPInstanceUID")),
+            transfer_syntax_uid=str(association._accepted_cx[context].transfer_syntax[0]),
+        )
+
     def _on_store(self, event: evt.Event) -> Dataset:
         """Answer one C-STORE request: PS3.4 B.2.3."""
         sender = _sender(event.assoc)
@@ -187,7 +213,7 @@ class Listener:
         if not self._may_call(sender):
             return self._refusal(uid, sender, NOT_AUTHORIZED, "the watchdog's place is for C-ECHO")
         try:
-            header, receipt = self._take(request, str(event.context.transfer_syntax), sender)
+            header, receipt = self._take(request.DataSet, sender)
         except RadclipdError as error:
             return self._refusal(uid, sender, STATUS_OF.get(type(error), UNEXPECTED), str(error))
         except Exception as error:  # whatever it was: the sender must not hear Success
@@ -197,22 +223,12 @@ class Listener:
         log.debug("received", instance=uid, receipt=receipt.value, calling=sender.ae_title)
         return _response(SUCCESS)
 
-    def _take(self, request: Any, transfer_syntax_uid: str, sender: Sender) -> tuple[Header, Receipt]:
-        encoded = cast(BytesIO, request.DataSet).getvalue()
-        header = part10.read_header(encoded, transfer_syntax_uid)
-        for found, wanted, name in (
-            (header.sop_class_uid, str(request.AffectedSOPClassUID), "SOPClassUID"),
-            (header.sop_instance_uid, str(request.AffectedSOPInstanceUID), "SOPInstanceUID"),
-        ):
-            if found != wanted:
-                raise DoesNotMatch(f"{name} of the data set is not that of the request", hint="the sender must make them agree")
-        content = part10.file_bytes(
-            encoded,
-            sop_class_uid=header.sop_class_uid,
-            sop_instance_uid=header.sop_instance_uid,
-            transfer_syntax_uid=transfer_syntax_uid,
-        )
-        return header, self._receive(header, content, sender)
+    def _take(self, data_set: BytesIO | None, sender: Sender) -> tuple[Header, Receipt]:
+        if not isinstance(data_set, Intake):
+            raise NotUnderstood("the request brings no data set", hint="the sender must send one")
+        with data_set:
+            header, arriving = data_set.finish()
+            return header, self._receive(header, arriving, sender)
 
     def _refusal(self, uid: str, sender: Sender, status: int, why: str) -> Dataset:
         log.warning("instance refused", instance=uid[:64], status=f"0x{status:04X}", why=why, calling=sender.ae_title)
@@ -244,39 +260,6 @@ class Listener:
             self._audit(event)
         except Exception as error:
             log.error("audit not written", action=event.action, outcome=event.outcome, error=type(error).__name__)
-
-
-class _Places:
-    """At most so many associations at once; the others wait, first come first served."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._held: set[Association] = set()
-        self._queue: deque[Association] = deque()
-        self._changed = threading.Condition()
-
-    def take(self, association: Association) -> float:
-        """Wait for a place; return how long, seconds."""
-        begun = time.monotonic()
-        with self._changed:
-            self._queue.append(association)
-            while self._queue[0] is not association or len(self._living()) >= self._limit:
-                self._changed.wait(0.1)
-            self._queue.popleft()
-            self._held.add(association)
-            self._changed.notify_all()
-        return time.monotonic() - begun
-
-    def _living(self) -> set[Association]:
-        """An association that died without a word gives its place back."""
-        self._held = {association for association in self._held if association.is_alive()}
-        return self._held
-
-    def give(self, association: Association) -> None:
-        """Give the place back."""
-        with self._changed:
-            self._held.discard(association)
-            self._changed.notify_all()
 
 
 def _sender(association: Association) -> Sender:

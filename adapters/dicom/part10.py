@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import struct
 import warnings
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
 from io import BytesIO
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from pydicom import config as pydicom_config
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -15,7 +17,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import _read_file_meta_info, read_dataset
 from pydicom.filewriter import write_file_meta_info
 from pydicom.multival import MultiValue
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -34,10 +36,17 @@ IMPLEMENTATION_CLASS_UID = "2.25.214748590326817464279126094835116278147"
 IMPLEMENTATION_VERSION_NAME = "RADCLIPD"
 
 PREAMBLE = b"\0" * 128 + b"DICM"
+GROUP_LENGTH, INSTANCE_TAG = b"\x02\0\0\0UL\x04\0", b"\x02\0\x03\0UI"
+"""How (0002,0000) and (0002,0003) begin, explicit VR little endian."""
 PIXEL_TAGS = {0x7FE00008, 0x7FE00009, 0x7FE00010}  # Float, Double Float and plain Pixel Data
 PIXEL_GROUP_LENGTH = 0x7FE00000  # (7FE0,0000), in old files
 UID_PATTERN = re.compile(r"[0-9.]{1,64}")  # PS3.5 9.1; leading zeros in a component are seen in the field and do no harm
-LARGEST_INFLATED = 1 << 31
+LARGEST_INFLATED = 1 << 24
+"""So much of a deflated data set is looked at; what the catalog keeps stands long before."""
+LARGEST_VALUE = 1 << 20
+"""Longer values are passed over: nothing that the catalog keeps is as long."""
+LARGEST_HEADER = 1 << 26
+"""So much is read of what stands before the pixel data, what is passed over apart; a sender must not fill the memory."""
 
 IDENTIFYING = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID")
 """What is there in whatever is a composite instance at all; bytes without any of it only happened to parse."""
@@ -65,12 +74,46 @@ NUMBERS = ("series_number", "instance_number", "rows", "columns", "number_of_fra
 LARGEST_NUMBER = 2**31 - 1  # VR IS, PS3.5 6.2
 
 
-def read_header(encoded: bytes, transfer_syntax_uid: str) -> Header:
-    """Read what the catalog keeps from an encoded data set (no file meta).
+def _keyword(name: str) -> str:
+    """patient_id -> PatientID."""
+    return "".join({"id": "ID", "of": "Of"}.get(part, part.capitalize()) for part in name.split("_"))
+
+
+KEPT_TAGS = {
+    Tag(keyword)
+    for keyword in (
+        *map(_keyword, (*TEXT_LIMITS, *NUMBERS)),
+        *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
+        *("StudyDate", "ImageType", "ViewCodeSequence", "AnatomicRegionSequence"),
+    )
+}
+"""What read_header looks at."""
+
+
+def read_header(encoded: bytes | BinaryIO, transfer_syntax_uid: str) -> Header:
+    """Read what the catalog keeps from an encoded data set (no file meta), or from a stream that stands at the start of one.
 
     NotUnderstood where it cannot be parsed; DoesNotMatch where it lacks the UIDs that every instance has.
     """
-    dataset, has_pixels = _read(encoded, transfer_syntax_uid)
+    stream = BytesIO(encoded) if isinstance(encoded, bytes) else encoded
+    return _header(*_read(stream, transfer_syntax_uid), transfer_syntax_uid)
+
+
+def read_early(beginning: bytes, transfer_syntax_uid: str) -> Header | None:
+    """Read the same from the beginning of a data set, where that reaches as far as the pixel data; else None.
+
+    DoesNotMatch as above.
+    """
+    if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
+        return None
+    try:
+        dataset, has_pixels = _read(BytesIO(beginning), transfer_syntax_uid)
+    except NotUnderstood:  # it may be the cut
+        return None
+    return None if has_pixels is None else _header(dataset, has_pixels, transfer_syntax_uid)
+
+
+def _header(dataset: Dataset, has_pixels: bool | None, transfer_syntax_uid: str) -> Header:
     values: dict[str, Any] = {name: _text(dataset, _keyword(name), limit) for name, limit in TEXT_LIMITS.items()}
     values |= {name: _number(dataset, _keyword(name)) for name in NUMBERS}
     return Header(
@@ -84,23 +127,40 @@ def read_header(encoded: bytes, transfer_syntax_uid: str) -> Header:
         view_code_meaning=_coded(dataset, "ViewCodeSequence", "CodeMeaning", 64),
         anatomic_region_meaning=_coded(dataset, "AnatomicRegionSequence", "CodeMeaning", 64),
         image_type=tuple(part[:16] for part in _text(dataset, "ImageType", 256).split("\\") if part),
-        has_pixels=has_pixels,
+        has_pixels=bool(has_pixels),
         **values,
     )
 
 
 def file_bytes(encoded: bytes, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
     """Return the DICOM file: preamble, our file meta information, the data set as it came. Same data set, same bytes."""
+    return b"".join((file_head(sop_class_uid, sop_instance_uid, transfer_syntax_uid), encoded))
+
+
+def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
+    """Return what stands before the data set in a DICOM file of ours: preamble and file meta information."""
+    before, after = _around_instance(sop_class_uid, transfer_syntax_uid)
+    uid = UID(sop_instance_uid).encode("ascii")
+    uid += b"\0" * (len(uid) % 2)
+    element = INSTANCE_TAG + struct.pack("<H", len(uid)) + uid
+    group_length = struct.pack("<L", len(before) + len(element) + len(after))
+    return PREAMBLE + GROUP_LENGTH + group_length + before + element + after
+
+
+@lru_cache(maxsize=64)
+def _around_instance(sop_class_uid: str, transfer_syntax_uid: str) -> tuple[bytes, bytes]:
+    """Return the file meta information after its group length, before and after its SOP Instance UID: the same for many files."""
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
     meta.MediaStorageSOPClassUID = UID(sop_class_uid)
-    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
+    meta.MediaStorageSOPInstanceUID = UID("0.0")
     meta.TransferSyntaxUID = UID(transfer_syntax_uid)
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     head = DicomBytesIO()
     write_file_meta_info(head, meta, enforce_standard=True)
-    return b"".join((PREAMBLE, head.getvalue(), encoded))
+    before, after = bytes(head.getvalue()[len(GROUP_LENGTH) + 4 :]).split(INSTANCE_TAG + b"\x04\x000.0\0")
+    return before, after
 
 
 def split_file(content: bytes) -> tuple[bytes, str]:
@@ -130,40 +190,53 @@ def _guessed_syntax(encoded: bytes) -> str:
     return str(ExplicitVRBigEndian if encoded[0] == 0 and encoded[1] != 0 else ExplicitVRLittleEndian)
 
 
-def _read(encoded: bytes, transfer_syntax_uid: str) -> tuple[Dataset, bool]:
-    """Parse up to the pixel data; tell whether there is any."""
-    found: list[int] = []
+def _read(stream: BinaryIO, transfer_syntax_uid: str) -> tuple[Dataset, bool | None]:
+    """Parse up to the pixel data; tell whether there is any, None where the stream ended before."""
+    found: list[bool] = []
 
     def at_pixels(tag: BaseTag, _vr: str | None, length: int) -> bool:
-        if tag in PIXEL_TAGS and length != 0:
-            found.append(tag)
-        return int(tag) > PIXEL_GROUP_LENGTH
+        reached = int(tag) > PIXEL_GROUP_LENGTH
+        if reached:
+            found.append(tag in PIXEL_TAGS and length != 0)
+        return reached
 
     try:
         if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
-            encoded = zlib.decompressobj(-zlib.MAX_WBITS).decompress(encoded, LARGEST_INFLATED)
-        dataset = _parse(encoded, transfer_syntax_uid, at_pixels)
+            stream = BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(LARGEST_INFLATED), LARGEST_INFLATED))
+        dataset = _parse(stream, transfer_syntax_uid, at_pixels)
     except Exception as error:  # as above: any exception means that it cannot be parsed
         raise NotUnderstood(f"the data set cannot be parsed: {type(error).__name__}", hint=_NO_DICOM) from error
     if not any(keyword in dataset for keyword in IDENTIFYING):
         raise NotUnderstood("the data set has no SOP class, no UID and no patient: it is none", hint=_NO_DICOM)
-    return dataset, bool(found)
+    return dataset, found[0] if found else None
 
 
-def _parse(encoded: bytes, transfer_syntax_uid: str, stop: Callable[[BaseTag, str | None, int], bool]) -> Dataset:
+def _parse(stream: BinaryIO, transfer_syntax_uid: str, stop: Callable[[BaseTag, str | None, int], bool]) -> Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a library's doubts about a value quote the value
         return read_dataset(
-            BytesIO(encoded),
+            cast(BinaryIO, _Frugal(stream)),
             is_implicit_VR=transfer_syntax_uid == ImplicitVRLittleEndian,
             is_little_endian=transfer_syntax_uid != ExplicitVRBigEndian,
             stop_when=stop,
+            defer_size=LARGEST_VALUE,
+            specific_tags=list(KEPT_TAGS),
         )
 
 
-def _keyword(name: str) -> str:
-    """patient_id -> PatientID."""
-    return "".join({"id": "ID", "of": "Of"}.get(part, part.capitalize()) for part in name.split("_"))
+class _Frugal:
+    """A stream of which no more than LARGEST_HEADER is read."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.tell, self.seek = stream.tell, stream.seek
+        self._read, self._left = stream.read, LARGEST_HEADER
+
+    def read(self, size: int) -> bytes:
+        """Read; EOFError where that would be too much."""
+        self._left -= size
+        if self._left < 0:
+            raise EOFError("too much before the pixel data")
+        return self._read(size)
 
 
 def _text(dataset: Dataset, keyword: str, limit: int) -> str:

@@ -6,6 +6,8 @@ MONOCHROME1 and Presentation LUT Shape INVERSE invert once, after the VOI, also 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -19,6 +21,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, JPEGL
 
 from pipeline.domain import Image, StoredInstance
 from pipeline.errors import PixelsUnreadable, Refused
+from pipeline.image_ports import Sight
 from pipeline.ports import ImageStore
 
 RENDERING = 1
@@ -34,6 +37,8 @@ LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 Film = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+Tone = Callable[[npt.NDArray[Any]], Film]
+"""Value by value, whatever else is in the array."""
 
 
 class DicomImageReader:
@@ -43,9 +48,21 @@ class DicomImageReader:
         self._store = store
 
     def read(self, instance: StoredInstance) -> Image:
+        return self.seen(instance, None)
+
+    def read_ahead(self, instances: Sequence[StoredInstance], sight: Sight) -> Iterator[Image | PixelsUnreadable]:
+        for instance in instances:
+            try:
+                yield self.seen(instance, sight)
+            except PixelsUnreadable as error:
+                yield error
+
+    def seen(self, instance: StoredInstance, sight: Sight | None) -> Image:
+        """Return what `sight` makes of its image, or the image itself. PixelsUnreadable."""
         uid = instance.header.sop_instance_uid
         try:
-            return render(dcmread(BytesIO(self._store.read(instance.file))))
+            image = rendering(dcmread(BytesIO(self._store.read(instance.file))))
+            return sight(image) if sight else image[:]
         except PixelsUnreadable as error:
             raise PixelsUnreadable(f"instance {uid}: {error}", hint=error.hint) from error
         except Refused as error:
@@ -59,18 +76,42 @@ class DicomImageReader:
 
 def render(dataset: Dataset) -> Image:
     """Return the image of a data set with file meta: float32 [H, W] in 0..1, bone bright, padding black. PixelsUnreadable."""
+    return rendering(dataset)[:]
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """An image that is made of its stored values [H, W] when rows of it are asked for, so that no whole film need be in float32."""
+
+    stored: npt.NDArray[Any]
+    padding: Mask | None
+    grey: Tone  # stored values to 0..1
+    inverse: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """H and W."""
+        return self.stored.shape
+
+    def __getitem__(self, rows: slice) -> Film:
+        film = self.grey(self.stored[rows])
+        if self.inverse:
+            np.subtract(1, film, out=film)
+        if self.padding is not None:
+            film[self.padding[rows]] = 0
+        return film
+
+
+def rendering(dataset: Dataset) -> Rendering:
+    """Return the image of a data set with file meta, to be made row by row. PixelsUnreadable."""
     _refuse_absurd(dataset)
     stored = _decode(dataset)
     if stored.ndim == 3:
-        return _of_colour(stored, dataset)
+        return Rendering(_of_colour(stored, dataset), None, np.copy, inverse=False)
     padding = _padding(stored, dataset)
-    film = _modality(stored, dataset)
-    film = _voi(film, padding, dataset)
-    if _is_inverse(dataset):
-        np.subtract(1, film, out=film)
-    if padding is not None:
-        film[padding] = 0
-    return film
+    modality = _modality(dataset)
+    voi = _voi(stored, padding, modality, dataset)
+    return Rendering(stored, padding, lambda some: voi(modality(some)), inverse=_is_inverse(dataset))
 
 
 def _refuse_absurd(dataset: Dataset) -> None:
@@ -104,9 +145,12 @@ def _native(dataset: Dataset) -> npt.NDArray[Any]:
     wanted = int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel or 1) * int(dataset.BitsAllocated) // 8
     if len(dataset.PixelData) < wanted:
         raise PixelsUnreadable(f"pixel data has {len(dataset.PixelData)} of {wanted} bytes: it is truncated", hint=_SEND_AGAIN)
-    pixels: npt.NDArray[Any] = dataset.pixel_array
+    signed = bool(int(dataset.get("PixelRepresentation") or 0))
+    decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
+    options: Any = {"correct_unused_bits": signed}
+    pixels = np.asarray(decoder.as_array(dataset, raw=False, **options)[0])
     stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
-    if stored < allocated and not int(dataset.get("PixelRepresentation") or 0):
+    if stored < allocated and not signed:
         pixels = pixels & pixels.dtype.type(2**stored - 1)  # above the stored bits old scanners kept overlays
     return pixels
 
@@ -131,52 +175,66 @@ def _padding(stored: npt.NDArray[Any], dataset: Dataset) -> Mask | None:
     return mask if mask.any() and not mask.all() else None
 
 
-def _modality(stored: npt.NDArray[Any], dataset: Dataset) -> Film:
-    """Apply the Modality LUT: sequence or rescale (PS3.3 C.11.1). float32 [H, W]."""
+def _modality(dataset: Dataset) -> Tone:
+    """Return the Modality LUT: sequence or rescale (PS3.3 C.11.1). It makes float32 of its own of stored values."""
     if dataset.get("ModalityLUTSequence"):
-        return np.asarray(apply_modality_lut(stored, dataset), dtype=np.float32)
-    film = stored.astype(np.float32)
+        return lambda stored: np.array(apply_modality_lut(stored, dataset), dtype=np.float32)
     slope, intercept = _decimal(dataset, "RescaleSlope", 1.0), _decimal(dataset, "RescaleIntercept", 0.0)
-    if (slope, intercept) != (1.0, 0.0):
-        film *= np.float32(slope)
-        film += np.float32(intercept)
-    return film
+
+    def rescaled(stored: npt.NDArray[Any]) -> Film:
+        film = stored.astype(np.float32)
+        if (slope, intercept) != (1.0, 0.0):
+            film *= np.float32(slope)
+            film += np.float32(intercept)
+        return film
+
+    return rescaled
 
 
-def _voi(film: Film, padding: Mask | None, dataset: Dataset) -> Film:
-    """Apply the VOI LUT: sequence before window, the first of several (PS3.3 C.11.2); without either, a robust range. To 0..1."""
+def _voi(stored: npt.NDArray[Any], padding: Mask | None, modality: Tone, dataset: Dataset) -> Tone:
+    """Return the VOI LUT: sequence before window, the first of several (PS3.3 C.11.2); without either, a robust range. To 0..1."""
     if dataset.get("VOILUTSequence"):
-        return _voi_table(film, dataset.VOILUTSequence[0])
+        return _voi_table(dataset.VOILUTSequence[0], below_zero=lambda: bool(modality(stored).min() < 0))
     centre, width = _decimal(dataset, "WindowCenter", None), _decimal(dataset, "WindowWidth", None)
     if centre is None or width is None or width <= 0:
-        return _robust(film, padding)
+        low, high = _robust(stored, padding, modality)
+        return lambda film: _stretched(film, low, high)
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     if function == "SIGMOID":
-        with np.errstate(over="ignore"):
-            odds = np.exp(np.float32(-4 / width) * (film - np.float32(centre)))
-            return np.asarray(1 / (1 + odds), dtype=np.float32)
+        return lambda film: _sigmoid(film, centre, width)
     if function != "LINEAR_EXACT" and width > 1:
         centre, width = centre - 0.5, width - 1  # PS3.3 C.11.2.1.2.1
-    return _stretched(film, centre - width / 2, centre + width / 2)
+    return lambda film: _stretched(film, centre - width / 2, centre + width / 2)
 
 
-def _voi_table(film: Film, item: Dataset) -> Film:
-    """Look up each value; the table's own range is 0..1 (PS3.3 C.11.2.1.1)."""
+def _sigmoid(film: Film, centre: float, width: float) -> Film:
+    with np.errstate(over="ignore"):
+        odds = np.exp(np.float32(-4 / width) * (film - np.float32(centre)))
+        return np.asarray(1 / (1 + odds), dtype=np.float32)
+
+
+def _voi_table(item: Dataset, *, below_zero: Callable[[], bool]) -> Tone:
+    """Look up each value; the table's own range is 0..1 (PS3.3 C.11.2.1.1). `below_zero` says whether any value is."""
     entries, first, bits = (int(value) for value in item.LUTDescriptor)
-    data = item.LUTData
-    table = np.frombuffer(data, "<u2") if isinstance(data, bytes) else np.asarray(data)
+    content = item.LUTData
+    table = np.frombuffer(content, "<u2") if isinstance(content, bytes) else np.asarray(content)
     table = table[: entries or 65536].astype(np.float32)
-    first = first - 65536 if first > 32767 and film.min() < 0 else first
-    index = np.clip(np.rint(film).astype(np.int64) - first, 0, len(table) - 1)
-    return np.asarray(np.clip(table[index] / np.float32(2**bits - 1), 0, 1), dtype=np.float32)
+    first = first - 65536 if first > 32767 and below_zero() else first
+
+    def looked_up(film: Film) -> Film:
+        index = np.clip(np.rint(film).astype(np.int64) - first, 0, len(table) - 1)
+        return np.asarray(np.clip(table[index] / np.float32(2**bits - 1), 0, 1), dtype=np.float32)
+
+    return looked_up
 
 
-def _robust(film: Film, padding: Mask | None) -> Film:
-    seen = film[~padding] if padding is not None else film.ravel()
-    low, high = np.percentile(seen[:: max(1, seen.size // 1_000_000)], ROBUST_RANGE)
-    if high <= low:
-        low, high = float(seen.min()), float(seen.max())
-    return _stretched(film, float(low), float(high))
+def _robust(stored: npt.NDArray[Any], padding: Mask | None, modality: Tone) -> tuple[float, float]:
+    seen = stored[~padding] if padding is not None else stored.ravel()
+    low, high = np.percentile(modality(seen[:: max(1, seen.size // 1_000_000)]), ROBUST_RANGE)
+    if high > low:
+        return float(low), float(high)
+    every = modality(seen)
+    return float(every.min()), float(every.max())
 
 
 def _stretched(film: Film, low: float, high: float) -> Film:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import socket as sockets
+import time
 from typing import Any
 
 from pynetdicom.transport import ThreadedAssociationServer
 
+from adapters.dicom.wire import Opened
+
 BACKLOG = 128
+YIELD_SECONDS, LONGEST_YIELD_SECONDS = 0.002, 0.02
+"""How long a process leaves a connection to the others that share the port, for each association that it has."""
 
 
 class DrainableServer(ThreadedAssociationServer):
@@ -17,8 +22,10 @@ class DrainableServer(ThreadedAssociationServer):
     socket: sockets.socket  # from the base's constructor on
     daemon_threads = True
 
-    def __init__(self, *arguments: Any, adopted: sockets.socket | None = None, **keywords: Any) -> None:
-        self._adopted = adopted
+    def __init__(
+        self, *arguments: Any, opened: Opened, adopted: sockets.socket | None = None, shared: bool = False, **keywords: Any
+    ) -> None:
+        self._adopted, self._shared, self.opened = adopted, shared, opened
         super().__init__(*arguments, **keywords)
 
     def server_bind(self) -> None:
@@ -35,9 +42,14 @@ class DrainableServer(ThreadedAssociationServer):
             super().server_activate()
 
     def get_request(self) -> tuple[sockets.socket, tuple[str, int]]:
+        if self._shared:  # a process with less to do is quicker
+            time.sleep(min(YIELD_SECONDS * len(self.active_associations), LONGEST_YIELD_SECONDS))
         client, address = super().get_request()
         client.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)  # many small answers, each waited for
         return client, address
+
+    def service_actions(self) -> None:
+        """No full garbage collection every thirty seconds, which would stop all associations: Python collects by itself."""
 
     def server_close(self) -> None:
         self.socket.close()  # no shutdown(2): it would end the socket for the process that shares it

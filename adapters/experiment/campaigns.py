@@ -14,20 +14,22 @@ import numpy.typing as npt
 import torch
 
 from adapters.gpu.words import in_the_pipelines_words
-from models.anchored import Whitening, anchored_head
+from models.anchored import anchored_head
 from models.discriminative import discriminative_head
 from models.experiment.cases import PRESENT
 from models.experiment.statistics import auc, macro
 from models.head import LinearHead
 from models.ladder.method import Bench
+from models.stage_one import stage_one_head
+from models.whitening import Whitening
 from pipeline.domain import FINDINGS
 from pipeline.selection import Candidates, Experience, Pick, Reason, SelectionPolicy, select
 
 Fit = Callable[[torch.Tensor, npt.NDArray[np.int8], LinearHead, Whitening], LinearHead]
 """Features and labels of what was read, the text's head, and the pool's whitening -> a head."""
 
-LEARNERS: dict[str, Fit] = {"discriminative": discriminative_head, "stage-1": anchored_head}
-"""By name. Stage 1 takes labels for a random sample: its figures show what mined ones do to it."""
+LEARNERS: dict[str, Fit] = {"stage-1": stage_one_head, "anchored": anchored_head, "discriminative": discriminative_head}
+"""By name: the head that the daemon learns first, and the two that it weighs."""
 RANDOM, WORKLIST = "random", "worklist"
 
 

@@ -14,7 +14,8 @@ from models.experiment.cases import Cases, Split
 from models.experiment.splits import split_by_patient
 from pipeline.domain import Image, StoredInstance
 from pipeline.errors import Refused
-from pipeline.ports import Catalog, ImageReader
+from pipeline.image_ports import ImageReader
+from pipeline.ports import Catalog
 from pipeline.resolve import LabelPolicy, resolve
 from pipeline.rules import ChestPolicy, choose_images
 

@@ -20,9 +20,9 @@ ABOVE = 0.02
 """Of AUC: below this much above chance, nothing is said in parts of it."""
 OWN_ROW = (
     f"**{PRODUCT}** is the product's own row: what the daemon would serve if the support were all the labels that it had, found by "
-    "the same functions. It tries the anchored head (`stage-1`) and the last blocks unfrozen under that head, and takes whichever "
-    "had the smaller log-loss on support films whose patients it had not seen; no test film has a say. A finding that cannot be "
-    "learnt keeps its zero-shot scores."
+    "the same functions. It tries a head on the frozen encoder (`stage-1`) and the last blocks unfrozen under that head, and takes "
+    "whichever had the smaller log-loss on support films whose patients it had not seen; no test film has a say. A finding that "
+    "cannot be learnt keeps its zero-shot scores."
 )
 NOTHING = "-"  # in a table: not defined, or not measured
 

@@ -14,6 +14,7 @@ import torch
 from adapters.gpu.kept import Kept, key_of
 from adapters.gpu.words import in_the_pipelines_words
 from models.base import Base
+from models.encoder import Encoder
 from models.errors import CannotPartition
 from models.fit import STORED
 from models.partition import partition
@@ -22,7 +23,8 @@ from models.recipe import Augmentation
 from models.views import Views
 from pipeline.domain import StoredInstance
 from pipeline.errors import PixelsUnreadable
-from pipeline.ports import ImageReader, Watch
+from pipeline.image_ports import ImageReader
+from pipeline.ports import Watch
 
 _FILMS = 64  # at a time
 _COPIES = 32  # at a time through the frozen blocks: between two of them learning may be told to wait
@@ -34,11 +36,13 @@ _log = structlog.get_logger("radclipd.gpu")
 class FilmReader:
     """Films as the encoder of one base sees them. `k`: in front of how many last blocks it is cut.
 
-    `cut` is k, or None where the tower cannot be cut there.
+    `cut` is k, or None where the tower cannot be cut there. `front` is the base's encoder as it serves: what it gives in front of
+    the cut is what `kept` keeps.
     """
 
-    def __init__(self, base: Base, pixels: ImageReader, kept: Kept, *, k: int) -> None:
+    def __init__(self, base: Base, pixels: ImageReader, kept: Kept, *, k: int, front: Encoder | None = None) -> None:
         self._base, self._pixels, self._kept = base, pixels, kept
+        self._front = front or base.encoder
         try:
             partition(base.encoder.network).last(k)
         except CannotPartition:
@@ -72,7 +76,7 @@ class FilmReader:
     def _made_of(self, squares: torch.Tensor) -> Cut:
         """Return what the base makes of grey squares [n, 1, S, S], on the CPU, the activations float16."""
         assert self.cut is not None
-        made = cut(self._base.encoder, self._base.preprocess.normalised(squares), k=self.cut)
+        made = cut(self._front, self._base.preprocess.normalised(squares), k=self.cut)
         return Cut(made.entering.to("cpu", STORED), made.features.cpu())
 
     def _copies(self, films: Sequence[StoredInstance], views: Views, progress: _Progress, *, labelled: bool) -> list[Cut | None]:

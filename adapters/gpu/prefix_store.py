@@ -48,6 +48,7 @@ _IDENTITY = re.compile(r"[0-9a-f]{64}")
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 _log = structlog.get_logger("radclipd.gpu")
+_EXACT = "float32"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Identity:
     """What activations are a function of, beside the stored file. `length`, `width`: L and W of activations [L, W]; `dimension`:
     D of features [D].
 
-    `rendering`: the number of the way in which a file becomes an image.
+    `rendering`: the number of the way in which a file becomes an image. `precision`: of the products in the blocks that it passed.
     """
 
     weights_sha256: str
@@ -65,18 +66,21 @@ class Identity:
     width: int
     dimension: int
     rendering: int = 1
+    precision: str = _EXACT
 
     @classmethod
     def of(cls, base: Base, *, k: int, rendering: int = 1) -> Identity:
         """Return that of a base in front of its last `k` blocks. CannotPartition."""
         partition(base.encoder.network).last(k)
         rows, width = shape(base.encoder)
-        return cls(base.sha256, base.preprocess.fingerprint, k, rows, width, base.dimension, rendering)
+        precision = str(base.encoder.precision).removeprefix("torch.")
+        return cls(base.sha256, base.preprocess.fingerprint, k, rows, width, base.dimension, rendering, precision)
 
     @property
     def fingerprint(self) -> str:
         """64 hex digits."""
-        return fingerprint({"format": FORMAT, **asdict(self)})
+        named = {name: value for name, value in asdict(self).items() if (name, value) != ("precision", _EXACT)}
+        return fingerprint({"format": FORMAT, **named})
 
     @property
     def record_bytes(self) -> int:

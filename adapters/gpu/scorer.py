@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,17 @@ import torch
 from adapters.gpu.kept import Kept, KeptSettings, key_of
 from adapters.gpu.words import in_the_pipelines_words
 from adapters.model_files import HEAD, base_folder, version_folder
+from models import narrow
 from models.addition import Addition
 from models.base import Base, read_base
 from models.checkpoint import read_tensors
 from models.classifier import Classifier
 from models.golden import DEVICE_TOLERANCE, TOLERANCE, Golden
+from models.precision import Precision
 from models.prefix import Cut, cut
 from pipeline.domain import FINDINGS, Image, ModelVersion, Scores, StoredInstance
 from pipeline.errors import ConfigurationError, WeightsCorrupt, WeightsIncompatible
+from pipeline.image_ports import Sight
 
 _RECALLED = 64  # films at a time
 
@@ -38,6 +42,10 @@ class ClipScorer:
     @property
     def version(self) -> ModelVersion:
         return self._version
+
+    @property
+    def sight(self) -> Sight:
+        return self._classifier.preprocess.reduced
 
     def recall(self, films: Sequence[StoredInstance]) -> dict[str, Scores]:
         k = self._kept.k
@@ -103,12 +111,20 @@ class ClipScorers:
     """Implements ports.Scorers. Holds one loaded version; another one takes its place."""
 
     def __init__(
-        self, store_root: Path, *, device: str = "auto", batch_size: int, threads: int, kept: KeptSettings | None = None
+        self,
+        store_root: Path,
+        *,
+        device: str = "auto",
+        batch_size: int,
+        threads: int,
+        precision: Precision = "float32",
+        kept: KeptSettings | None = None,
     ) -> None:
         self._store_root = store_root
         self._device = device
         self._batch_size = batch_size
         self._threads = threads
+        self._precision = precision
         self._kept = kept
         self._loaded: ClipScorer | None = None
 
@@ -123,6 +139,7 @@ class ClipScorers:
                 device=self._device,
                 batch_size=self._batch_size,
                 threads=self._threads,
+                precision=self._precision,
                 kept=self._kept,
             )
         return self._loaded
@@ -135,13 +152,14 @@ def load_scorer(
     device: str = "auto",
     batch_size: int,
     threads: int,
+    precision: Precision = "float32",
     kept: KeptSettings | None = None,
 ) -> ClipScorer:
     """Load a version and hold its files to the catalog's card: hashes, architecture, preprocessing, golden embeddings.
 
-    `device`: auto, cpu, cuda or cuda:N. `threads`: of torch on the CPU; 0 leaves torch's choice. `kept`: where activations are
-    kept; None keeps none. Raises NoWeights where files are missing, WeightsRejected where they are not what the card says,
-    ConfigurationError for a device that is not there.
+    `device`: auto, cpu, cuda or cuda:N. `threads`: of torch on the CPU; 0 leaves torch's choice. `precision`: bfloat16 only where
+    it scores as float32 does. `kept`: where activations are kept; None keeps none. Raises NoWeights where files are missing,
+    WeightsRejected where they are not what the card says, ConfigurationError for a device that is not there.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -154,8 +172,27 @@ def load_scorer(
             )
         classifier = Classifier.of(base, read_addition(version, store_root)).to(chosen)
         _prove(version, base, classifier, tolerance=TOLERANCE if chosen.type == "cpu" else DEVICE_TOLERANCE)
-    _log.info("model loaded", version=version.number, base=version.base, device=str(chosen), marking=version.marking)
-    return ClipScorer(version, classifier, Kept(base, kept), batch_size=batch_size)
+        classifier = in_precision(classifier, precision)
+    _log.info(
+        "model loaded",
+        version=version.number,
+        base=version.base,
+        device=str(chosen),
+        precision=str(classifier.encoder.precision),
+        marking=version.marking,
+    )
+    return ClipScorer(version, classifier, Kept(replace(base, encoder=classifier.encoder), kept), batch_size=batch_size)
+
+
+def in_precision(classifier: Classifier, precision: Precision) -> Classifier:
+    """Return the classifier in bfloat16 where that is wanted, gains, and scores as float32 does; what was compared is logged."""
+    served, compared, reason = narrow.served(classifier, precision)
+    figures = {} if compared is None else {name: round(value, 5) for name, value in asdict(compared).items()}
+    if reason:
+        _log.warning("scoring in float32, which is slower", reason=reason, **figures, hint='[score] precision = "float32" says so')
+    elif compared is not None:
+        _log.info("scoring in bfloat16", **figures, allowed=narrow.LARGEST_DIFFERENCE)
+    return served
 
 
 def choose_device(device: str) -> torch.device:

@@ -23,7 +23,7 @@ from adapters.gpu.films import FilmReader
 from adapters.gpu.kept import Kept, KeptSettings
 from adapters.gpu.measures import UNKNOWN, Scores, comparison, described, measures, number, only
 from adapters.gpu.monitoring import Monitoring
-from adapters.gpu.scorer import choose_device, read_addition
+from adapters.gpu.scorer import choose_device, in_precision, read_addition
 from adapters.gpu.words import in_the_pipelines_words
 from adapters.model_files import HEAD, base_folder
 from models.addition import Addition, Measured, Moved
@@ -32,13 +32,15 @@ from models.checkpoint import write_checkpoint
 from models.classifier import Classifier, Unfrozen
 from models.golden import Golden
 from models.head import LinearHead, zero_shot_head
+from models.precision import Precision
 from models.prefix import Cut
 from models.prompts import Prompts, read_prompts
 from models.teach import Films, Plan, Taught, teach
 from pipeline import rules
 from pipeline.domain import FINDINGS, Comparison, Course, Lesson, ModelVersion, StoredInstance, VersionState
 from pipeline.errors import Refused
-from pipeline.ports import ImageReader, Watch
+from pipeline.image_ports import ImageReader
+from pipeline.ports import Watch
 
 ENOUGH_TO_CALIBRATE = 20
 """Films that show a finding, from which on its score may be called a probability."""
@@ -64,7 +66,8 @@ class Store(Protocol):
 class TrainerSettings:
     """`[learn]`, `[model]` and `[prefix]` of the configuration.
 
-    `band`: the widest undetermined zone; `threads`: 0 leaves torch's choice; `kept`: of the same k as the plan, None keeps nothing.
+    `band`: the widest undetermined zone; `threads`: 0 leaves torch's choice; `precision`: that of scoring, with which it shares
+    what is kept; `kept`: of the same k as the plan, None keeps nothing.
     """
 
     plan: Plan
@@ -72,6 +75,7 @@ class TrainerSettings:
     band: float
     device: str = "auto"
     threads: int = 0
+    precision: Precision = "float32"
     kept: KeptSettings | None = None
 
 
@@ -116,8 +120,9 @@ class ClipTrainer:
             base.encoder.to(device)
             prompts = read_prompts()
             text = zero_shot_head(base.encoder, prompts)
-            with closing(Kept(base, self._settings.kept)) as kept:
-                reader = FilmReader(base, self._pixels, kept, k=self._settings.plan.recipe.k)
+            front = in_precision(Classifier(base.encoder, base.preprocess, text), self._settings.precision).encoder
+            with closing(Kept(replace(base, encoder=front), self._settings.kept)) as kept:
+                reader = FilmReader(base, self._pixels, kept, k=self._settings.plan.recipe.k, front=front)
                 lessons, films, lost = self._films(course, base, reader, watch)
             taught = teach(base.encoder, text, films, self._settings.plan, watch)
             before = read_addition(course.serving, self._store.root)

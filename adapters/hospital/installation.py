@@ -50,12 +50,6 @@ directory = "{folder}/models"
 directory = "{folder}/prefixes"
 limit = "1GiB"
 
-[worklist]  # the archive is enriched: findings are mined, and little is rare enough to be found only by being unlike
-positives = 0.7
-disagreement = 0.1
-coverage = 0.1
-monitoring = 0.1
-
 [learn]
 cron = ""  # the demonstration says when
 promote = "auto"  # it is nobody's patient

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -36,6 +37,10 @@ class Clock:
     def every(self, seconds: float, name: str, call: Callable[[], Any]) -> None:
         """Call now and then every `seconds`."""
         self._scheduler.add_job(call, "interval", seconds=seconds, id=name, name=name)
+
+    def now(self, name: str) -> None:
+        """Make a call at once, before its next turn."""
+        self._scheduler.modify_job(name, next_run_time=datetime.now(UTC))
 
     def at(self, cron: str, name: str, call: Callable[[], Any]) -> None:
         """Call whenever a crontab line of five fields says so, in UTC. What a stopped process has missed is not caught up on."""

@@ -44,6 +44,7 @@ class ListenerConfig(Section):
     ae_title: AeTitle = Field(default="RADCLIPD", description="AE title of this daemon.")
     called_ae_titles: AeTitles = Field(default=(), description='AE titles that senders may call; empty: ae_title only; ["*"]: any.')
     calling_ae_titles: AeTitles = Field(default=("ORTHANC",), min_length=1, description='AE titles that may send; ["*"]: any.')
+    processes: Whole = Field(default=2, description="Processes that share the port; more than one where senders come at once.")
     maximum_associations: Whole = Field(default=32, description="Associations served at once; further senders wait in the queue.")
     maximum_pdu: Annotated[int, AfterValidator(values.pdu)] = Field(
         default=values.UNLIMITED_PDU, description="Largest PDU accepted, bytes; 0: unlimited."
@@ -121,8 +122,19 @@ class ModelConfig(Section):
 class ScoreConfig(Section):
     """[score]: from images to probabilities and decisions."""
 
-    batch_size: Whole = Field(default=8, description="Images per pass of the encoder.")
+    batch_size: Whole = Field(default=16, description="Images per pass of the encoder.")
+    turn_seconds: PositiveSeconds = Field(
+        default=1, description="Studies are taken for about so long at a time; what arrives meanwhile waits no longer."
+    )
     threads: int = Field(default=0, ge=0, description="CPU threads of the encoder; 0: as many as there are cores.")
+    decode_processes: int = Field(
+        default=0, ge=0, description="Processes that decode films; 0: as many as there are cores, up to 8."
+    )
+    decode_seconds: PositiveSeconds = Field(default=60, description="A film that takes longer to decode cannot be read.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description='"auto" (bfloat16 where the processor or GPU has it and scores agree with float32), "float32" or "bfloat16".',
+    )
     combine: Literal["max", "mean"] = Field(
         default="max", description='Several images of one study: "max" or "mean" of their scores.'
     )
@@ -139,7 +151,7 @@ class PrefixConfig(Section):
         default=Path("/var/lib/radclipd/prefixes"), description="Folder for it, a cache: it may be deleted at any time."
     )
     limit: ByteSize = Field(
-        default=ByteSize(10 << 30), description="Disk it may take; 75 KiB an image with ViT-B. The oldest images go first."
+        default=ByteSize(10 << 30), description="Disk it may take; 77 KiB an image with ViT-B. The oldest images go first."
     )
     fill: bool = Field(default=True, description="When idle, make it for images that were scored before it was kept.")
 

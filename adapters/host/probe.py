@@ -88,14 +88,15 @@ class Probe:
 class Watch:
     """Feeds systemd's watchdog each half interval, only if every probe has passed within that half interval."""
 
-    def __init__(self, notifier: Notifier, checks: Sequence[Check], status: Callable[[], str]) -> None:
-        """`status` returns the line of `systemctl status`; like the checks it is called on a thread of its own."""
+    def __init__(self, notifier: Notifier, checks: Sequence[Check], status: Callable[[], str] | None) -> None:
+        """`status` returns the line of `systemctl status`; like the checks it is called on a thread of its own. None: no line."""
         self._notifier = notifier
         self._interval = notifier.watchdog_seconds or UNWATCHED_SECONDS
         every = min(self._interval / 8, LONGEST_PERIOD_SECONDS)
         self._probes = [Probe(check, every=every, within=self._interval / 4) for check in checks]
-        self._status, self._words = status, "starting"
-        self._status_probe = Probe(self._refresh_status, every=min(every, STATUS_SECONDS), within=self._interval / 4)
+        self._status, self._words = status or str, "starting"
+        refresh = Probe(self._refresh_status, every=min(every, STATUS_SECONDS), within=self._interval / 4)
+        self._status_probes = [refresh] if status is not None else []
         self._fed = 0.0
 
     @property
@@ -106,7 +107,7 @@ class Watch:
     @property
     def line(self) -> str:
         """What is wrong, else the status."""
-        troubles = [probe.trouble for probe in (*self._probes, self._status_probe)]
+        troubles = [probe.trouble for probe in (*self._probes, *self._status_probes)]
         return "; ".join(filter(None, troubles)) or self._words
 
     def _refresh_status(self) -> None:
@@ -114,12 +115,12 @@ class Watch:
 
     def start(self) -> None:
         """Begin to check."""
-        for probe in (*self._probes, self._status_probe):
+        for probe in (*self._probes, *self._status_probes):
             probe.start()
 
     def stop(self) -> None:
         """Check no more."""
-        for probe in (*self._probes, self._status_probe):
+        for probe in (*self._probes, *self._status_probes):
             probe.stop()
 
     def healthy_since(self, moment: float) -> bool:

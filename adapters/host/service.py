@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +24,7 @@ import structlog
 from adapters.host.notify import HANDED_FDS, SYSTEMD_VARIABLES, Notifier
 from adapters.host.probe import Check, Watch
 from adapters.host.stop import StopSignal
-from pipeline.errors import RadclipdError
+from pipeline.errors import CannotStart, RadclipdError, places
 
 CANNOT_START = os.EX_CONFIG
 """Exit status (78, sysexits.h) with which a child says that starting it again would fail again."""
@@ -32,19 +34,23 @@ EXTENSION_SECONDS = 10.0
 """How much more time systemd is asked for at once, ten times as often."""
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
+Work = Callable[[], int | None]
+"""What a copy of this process does; returns its exit status."""
+
 log = structlog.get_logger("radclipd.service")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """One child process.
+    """One child process: a program, or a copy of this process that goes on with `work`, which shares what is loaded here.
 
     `takes_socket`: it gets the listening sockets and is stopped first. `stop_seconds`: how long after SIGTERM comes SIGKILL.
     """
 
     name: str
-    argv: Sequence[str]
+    argv: Sequence[str] = ()
+    work: Work | None = None
     takes_socket: bool = False
     stop_seconds: float = 30.0
 
@@ -59,24 +65,78 @@ class Pace:
     tick: float = 0.25
 
 
+class Fork:
+    """A copy of this process that does `work` and ends; so far as a Child needs it, a subprocess.Popen.
+
+    Only for a process without other threads: the copy would have none of them, but every lock that they held.
+    """
+
+    def __init__(self, work: Work) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        gc.collect()
+        gc.freeze()  # what is loaded stays shared: the collector would write into every page
+        ask = _dies_with(os.getpid())
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            _go_on(ask, work)
+
+    def poll(self) -> int | None:
+        """Return the exit status (negative: the signal), None while it runs."""
+        if self.returncode is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to a process that still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def _go_on(ask: Callable[[], None], work: Work) -> None:
+    """Be the copy: never return to what the original was about to do."""
+    code = 1
+    try:
+        ask()
+        os.setpgid(0, 0)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        code = work() or 0
+    except RadclipdError as error:
+        log.error("child failed", error=str(error), hint=error.hint)
+        code = CANNOT_START if isinstance(error, CannotStart) else 1
+    except BaseException as error:  # nobody above to hear of it
+        log.error("child failed", error=type(error).__name__, places=places(error))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
 @dataclass(slots=True)
 class Child:
     """A role and, while it runs, its process."""
 
     role: Role
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | Fork | None = None
     started_at: float = 0.0
     deaths: int = 0  # in a row, each soon after its start
     not_before: float = 0.0
 
     def start(self, sockets: Sequence[socket.socket]) -> None:
         """Start the process. OSError where its program cannot be run."""
+        self.started_at = time.monotonic()
+        self.process = Fork(self.role.work) if self.role.work is not None else self._run(sockets)
+        log.info("child started", child=self.role.name, pid=self.process.pid)
+
+    def _run(self, sockets: Sequence[socket.socket]) -> subprocess.Popen[bytes]:
         descriptors = [sock.fileno() for sock in sockets] if self.role.takes_socket else []
         environment = {name: value for name, value in os.environ.items() if name not in SYSTEMD_VARIABLES}
         if descriptors:
             environment[HANDED_FDS] = ",".join(map(str, descriptors))
-        self.started_at = time.monotonic()
-        self.process = subprocess.Popen(
+        return subprocess.Popen(
             self.role.argv,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -84,7 +144,6 @@ class Child:
             process_group=0,  # a terminal's Ctrl-C goes to the parent, which stops the children in order
             preexec_fn=_dies_with(os.getpid()),
         )
-        log.info("child started", child=self.role.name, pid=self.process.pid)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, where there is a process."""
@@ -139,7 +198,7 @@ class Supervisor:
         *,
         sockets: Sequence[socket.socket] = (),
         probes: Sequence[Check] = (),
-        status: Callable[[], str] = lambda: "running",
+        status: Callable[[], str] | None = lambda: "running",
         reload: Callable[[], Sequence[Role]] | None = None,
         notifier: Notifier | None = None,
         pace: Pace | None = None,
@@ -147,8 +206,8 @@ class Supervisor:
         """Take the roles in starting order.
 
         `probes` raise while something is wrong: READY=1 comes when each has passed, WATCHDOG=1 while each passes. `status` returns
-        the line of `systemctl status`. `reload` reads the configuration and returns the new roles; it raises RadclipdError to
-        leave everything as it is. The sockets stay the same over a reload.
+        the line of `systemctl status`; without it, and without probes, the parent has no thread but its own. `reload` reads the
+        configuration and returns the new roles; it raises RadclipdError to leave everything as it is. The sockets stay the same.
         """
         self._children = [Child(role) for role in roles]
         self._sockets = list(sockets)

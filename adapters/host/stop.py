@@ -5,9 +5,11 @@ threading.Event is not used: setting one within a signal handler can deadlock wh
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
+import socket
 from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Self
@@ -21,9 +23,9 @@ class StopSignal:
     Enter it on the main thread; wait() and is_set() serve any thread.
     """
 
-    def __init__(self, *, wake_on: Sequence[signal.Signals] = ()) -> None:
-        """`wake_on`: further signals that end a wait() early, such as SIGCHLD."""
-        self._wake_on = wake_on
+    def __init__(self, *, wake_on: Sequence[signal.Signals] = (), hear: Sequence[socket.socket] = ()) -> None:
+        """`wake_on`: further signals that end a wait() early, such as SIGCHLD. `hear`: sockets of which any datagram does."""
+        self._wake_on, self._hear = wake_on, hear
         self._stopped = False
         self._reload = False
         self._stop_reader, self._stop_writer = _pipe()  # readable for ever once stopped
@@ -68,10 +70,14 @@ class StopSignal:
         if not self._stopped:
             poll = select.poll()
             poll.register(self._stop_reader, select.POLLIN)
-            poll.register(self._wake_reader, select.POLLIN)
-            ready = [descriptor for descriptor, _ in poll.poll(max(0.0, seconds) * 1000)]
+            for descriptor in (self._wake_reader, *(heard.fileno() for heard in self._hear)):
+                poll.register(descriptor, select.POLLIN)
+            ready = {descriptor for descriptor, _ in poll.poll(max(0.0, seconds) * 1000)}
             if self._wake_reader in ready:
                 _drain(self._wake_reader)
+            for heard in self._hear:
+                if heard.fileno() in ready:
+                    _empty(heard)
         return self._stopped
 
     def _ask_reload(self) -> None:
@@ -101,3 +107,10 @@ def _drain(reader: int) -> None:
         os.read(reader, 4096)
     except BlockingIOError:
         return  # another thread was quicker
+
+
+def _empty(heard: socket.socket) -> None:
+    """Many words in the meantime are one."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            heard.recv(16)

@@ -17,6 +17,7 @@ INDEXES: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("ix_patients_patient_id", "patients", ("patient_id",), ""),
     ("ix_studies_study_date", "studies", ("study_date",), ""),
     ("ix_studies_last_received_at", "studies", ("last_received_at",), ""),
+    ("ix_studies_unreported", "studies", ("id",), "state <> 'reported'"),
     ("ix_instances_received_at", "instances", ("received_at",), ""),
     ("ix_predictions_present", "predictions", ("predicted_at",), "decision = 'present'"),
     ("ix_predictions_scored", "predictions", ("version", "study", "predicted_at"), "finding = 'Atelectasis'"),

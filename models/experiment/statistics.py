@@ -8,11 +8,12 @@ NaN, never .5: averages leave it out and `defined` counts what they rest on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
-from scipy.stats import norm, rankdata
+from scipy.stats import norm, rankdata, t
 
 from models.experiment.cases import ABSENT, PRESENT, UNKNOWN
 
@@ -90,13 +91,55 @@ def delong(scores: Scores, labels: Labels) -> tuple[Floats, Floats]:
     DeLong, DeLong and Clarke-Pearson 1988, by the mid-ranks of Sun and Xu 2014. It takes films as independent: with several films
     a patient the variances are too small, and `PatientBootstrap` is the judge. At least two positives and two negatives.
     """
+    beaten, beating = _placements(scores, labels)
+    return beaten.mean(axis=1), np.atleast_2d(np.cov(beaten) / beaten.shape[1] + np.cov(beating) / beating.shape[1])
+
+
+def _placements(scores: Scores, labels: Labels) -> tuple[Floats, Floats]:
+    """[M, P] share of the negatives below each positive, and [M, Q] of the positives above each negative, for scores [M, N]."""
     ordered = np.concatenate([scores[:, labels == PRESENT], scores[:, labels == ABSENT]], axis=1)
     positives, negatives = int((labels == PRESENT).sum()), int((labels == ABSENT).sum())
     among_all = rankdata(ordered, axis=1)
     among_positives, among_negatives = rankdata(ordered[:, :positives], axis=1), rankdata(ordered[:, positives:], axis=1)
-    beaten = (among_all[:, :positives] - among_positives) / negatives  # [M, P] share of the negatives below each positive
-    beating = 1 - (among_all[:, positives:] - among_negatives) / positives  # [M, N-] share of the positives above each negative
-    return beaten.mean(axis=1), np.atleast_2d(np.cov(beaten) / positives + np.cov(beating) / negatives)
+    return (among_all[:, :positives] - among_positives) / negatives, 1 - (among_all[:, positives:] - among_negatives) / positives
+
+
+@dataclass(frozen=True)
+class PairedAuc:
+    """Difference of two AUCs, its standard error with degrees of freedom; patients who show the finding, and who do not."""
+
+    difference: float
+    error: float
+    freedom: float
+    present: int
+    absent: int
+
+    @property
+    def p_worse(self) -> float:
+        """One-sided p-value for the first to rank worse than the second. 1 where both rank alike."""
+        if self.error == 0:
+            return float(self.difference >= 0)
+        return float(t.cdf(self.difference / self.error, self.freedom))
+
+
+def paired_auc(first: Scores, second: Scores, labels: Labels, patients: npt.NDArray[np.str_]) -> PairedAuc:
+    """Compare scores [N] with others of the same films, which come from these patients [N]. Two patients of either kind at least.
+
+    DeLong's variance with films summed by patient (Obuchowski 1997). It is itself estimated from few patients, so the difference is
+    held against Student's t with the degrees of freedom of Satterthwaite 1946, not against the normal.
+    """
+    names, patient = np.unique(patients, return_inverse=True)
+    kinds = (labels == PRESENT, labels == ABSENT)
+    differences = [placed[0] - placed[1] for placed in _placements(np.stack([first, second]), labels)]
+    sums, counts = np.zeros((2, len(names))), np.zeros(2, dtype=int)
+    for row, (kind, difference) in enumerate(zip(kinds, differences, strict=True)):
+        np.add.at(sums[row], patient[kind], (difference - difference.mean()) / kind.sum())
+        counts[row] = len(np.unique(patient[kind]))
+    of_kinds = counts / (counts - 1) * (sums**2).sum(axis=1)
+    shared = 2 * len(names) / (len(names) - 1) * (sums[0] * sums[1]).sum()
+    freedom = of_kinds.sum() ** 2 / max(float((of_kinds**2 / (counts - 1)).sum()), np.finfo(np.float64).tiny)
+    error = np.sqrt(max(float(of_kinds.sum() + shared), 0.0))
+    return PairedAuc(float(differences[0].mean()), float(error), float(max(freedom, 1.0)), int(counts[0]), int(counts[1]))
 
 
 def delong_p(scores: Scores, labels: Labels) -> float:

@@ -1,4 +1,4 @@
-"""Heads that are computed, not trained: SS-Text, GDA, and radclipd's own first stage."""
+"""Heads that are computed, not trained by steps: SS-Text, GDA, and radclipd's own first stage."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.anchored import Anchoring, anchored_head
 from models.head import LinearHead
 from models.ladder.labelled import Labelled, as_floats, head_logits, whitening
 from models.ladder.method import Bench, Logits, Support
+from models.stage_one import Weighing, stage_one_head
 
 Floats = npt.NDArray[np.float64]
 
@@ -66,16 +66,16 @@ class Gda:
 
 @dataclass
 class StageOne:
-    """The head of `models.anchored`: whitened by the pool, anchored to the text. What the daemon learns first."""
+    """The head of `models.stage_one`: whitened by the pool, anchored to the text. What the daemon learns first."""
 
     name: str = "stage-1"
     learns: bool = True
-    numbers: Anchoring = field(default_factory=Anchoring)
+    numbers: Weighing = field(default_factory=Weighing)
 
     def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
         known = Labelled.of(bench, support)
         features = torch.from_numpy(known.features)
-        return head_logits(anchored_head(features, known.labels, bench.ensemble, whitening(bench), self.numbers), bench)
+        return head_logits(stage_one_head(features, known.labels, bench.ensemble, whitening(bench), self.numbers), bench)
 
 
 def _solved(scatter: Floats, differences: Floats) -> Floats:

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.anchored import Whitening
 from models.experiment.cases import ABSENT, PRESENT
 from models.head import LinearHead
 from models.ladder.method import Bench, Logits, Support
+from models.whitening import Whitening
 
 Floats = npt.NDArray[np.float64]
 

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session, registry
+from typer.main import get_command
 
 from adapters.catalog import query, schema
 from adapters.catalog.catalog import SqlCatalog
@@ -48,16 +49,20 @@ from pipeline.domain import (
     StoredInstance,
     VersionState,
 )
+from pipeline.pace import Pace
 from tests import postgres
 from tests.benchmarks.films import ratio, side_by_side, tell
 from tests.fakes import FakeImageReader, FakeImageStore
-from tests.large_archive import LABELLED, RESCORED, SERVING, LargeArchive
+from tests.large_archive import RESCORED, SERVING, LargeArchive
 
 ROOT = Path(__file__).parents[2]
 BOUND_MS = 100.0
 REPEATS = 20
-SCORED_AGAIN, BATCH = 300, 8
+SCORED_AGAIN, BATCH = 400, 8
 """Studies, and `[score] batch_size` as shipped."""
+WRITTEN, TOGETHER = 640, 64
+"""Studies whose predictions alone are written, and how many of them in a transaction."""
+RADCLIPD = get_command(app)
 LISTINGS: Mapping[str, tuple[str, ...]] = {
     "studies": ("studies",),
     "jobs": ("jobs",),
@@ -65,7 +70,7 @@ LISTINGS: Mapping[str, tuple[str, ...]] = {
     "reports list": ("reports", "list"),
     "quarantine list": ("quarantine", "list"),
     "labels list": ("labels", "list"),
-    "labels list --reader": ("labels", "list", "--reader", "bob"),
+    "labels list --reader": ("labels", "list", "--reader", "alice"),
     "labels list --study": ("labels", "list", "--study", "{labelled}"),
     "labels conflicts": ("labels", "conflicts"),
     "versions": ("versions",),
@@ -125,13 +130,13 @@ def _filled(engine: str, size: int) -> Iterator[tuple[str, float]]:
 
 def measure(url: str, archive: LargeArchive, *, rounds: int) -> tuple[dict[str, Any], dict[str, float]]:
     """Return milliseconds of each thing asked and done, the plans of slow ones, and how many times longer the ORM takes."""
-    named = _names(archive)
-    asked: dict[str, Callable[[], object]] = {name: partial(query.run, url, sql) for name, sql in _queries(named).items()}
+    named = names(archive)
+    asked: dict[str, Callable[[], object]] = {name: partial(query.run, url, sql) for name, sql in queries(named).items()}
     listed: dict[str, Callable[[], object]] = {
         f"radclipd {name}": partial(_verb, url, [one.format(**named) for one in words]) for name, words in LISTINGS.items()
     }
     p95 = {name: _p95(act) for name, act in {**asked, **listed}.items()}
-    slow = {name: _plan(url, _queries(named)[name]) for name, ms in p95.items() if ms > BOUND_MS and name in asked}
+    slow = {name: _plan(url, queries(named)[name]) for name, ms in p95.items() if ms > BOUND_MS and name in asked}
     begun = time.perf_counter()
     _verb(url, ["worklist", "--n", "20", "--dry-run"])
     worklist = {"worklist_seconds": round(time.perf_counter() - begun, 2)}
@@ -144,10 +149,10 @@ def measure(url: str, archive: LargeArchive, *, rounds: int) -> tuple[dict[str, 
     return {"p95_ms": p95, "over_100_ms": slow, **done}, ratio(seconds["orm"], seconds["ours"])
 
 
-def _names(archive: LargeArchive) -> dict[str, str]:
+def names(archive: LargeArchive) -> dict[str, str]:
     """Return what a person would look up: somewhere in the middle of the archive."""
     study = max(archive.studies // 2 // RESCORED * RESCORED, 1)
-    labelled = 1 + 3 * LABELLED if archive.studies > 3 * LABELLED else 1
+    labelled = 1 + 3 * archive.labelled if archive.studies > 3 * archive.labelled else 1
     return {
         "study": archive.study_uid(study),
         "labelled": archive.study_uid(labelled),
@@ -159,7 +164,7 @@ def _names(archive: LargeArchive) -> dict[str, str]:
     }
 
 
-def _queries(named: Mapping[str, str]) -> dict[str, str]:
+def queries(named: Mapping[str, str]) -> dict[str, str]:
     page = (ROOT / "deploy/docs/sql-cookbook.md").read_text()
     found = {name: sql.format(**named) for name, sql in TYPICAL.items()}
     for title, sql in re.findall(r"([^\n]+):\n\n```sql\n(.*?)```", page, re.DOTALL):
@@ -187,7 +192,7 @@ def _plan(url: str, sql: str) -> list[str]:
 def _verb(url: str, words: list[str]) -> None:
     os.environ |= {"RADCLIPD_CONFIG": str(ROOT / "deploy/radclipd.toml"), "RADCLIPD_CATALOG__URL": url}
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        app([*words, "--json"], standalone_mode=False)
+        RADCLIPD.main([*words, "--json"], standalone_mode=False)
 
 
 class _Recalled:
@@ -233,15 +238,29 @@ def _writes(catalog: SqlCatalog, archive: LargeArchive) -> dict[str, float]:
         "received_a_second": round(received, 1),
         "put_in_line_ms_a_study": round(1000 * line, 3),
         "scored_again_ms_a_study": round(1000 / rate, 3),
-        "predictions_a_second": round(rate * len(FINDINGS), 1),
+        "predictions_scored_a_second": round(rate * len(FINDINGS), 1),
+        "predictions_written_a_second": round(_written(catalog, archive), 1),
         **_steps(catalog),
     }
+
+
+def _written(catalog: SqlCatalog, archive: LargeArchive) -> float:
+    """Write the predictions of studies, so many in a transaction, and each study's revision."""
+    studies = [archive.study_uid(study) for study in range(1, archive.studies, max(1, archive.studies // WRITTEN))][:WRITTEN]
+
+    def write() -> None:
+        for start in range(0, len(studies), TOGETHER):
+            with catalog.begin() as tx:
+                for uid in studies[start : start + TOGETHER]:
+                    tx.scores.put_predictions(uid, SERVING + 1, _said(), revision=tx.studies.next_revision(uid))
+
+    return _per_second(write, len(studies) * len(FINDINGS))
 
 
 def _post(catalog: SqlCatalog, version: ModelVersion) -> work.Post:
     policy = score.ScorePolicy(combine="max", chest=rules.ChestPolicy())
     step = partial(score.score, catalog=catalog, pixels=FakeImageReader(), scorers=_Recalled(version), policy=policy)  # type: ignore[arg-type]
-    return work.Post(kind=JobKind.SCORE, step=step, batch=BATCH)
+    return work.Post(kind=JobKind.SCORE, step=step, pace=Pace(seconds=60.0, least=BATCH, most=BATCH))
 
 
 def _receive(catalog: SqlCatalog, count: int) -> None:
@@ -307,7 +326,7 @@ COMPARED = 40
 
 
 def _said() -> list[Prediction]:
-    return [Prediction(finding, float(np.random.default_rng().random()), Decision.ABSENT) for finding in FINDINGS]
+    return [Prediction(finding, 0.5, Decision.ABSENT) for finding in FINDINGS]
 
 
 def _by_orm(url: str, archive: LargeArchive) -> None:

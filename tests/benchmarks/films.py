@@ -6,7 +6,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
@@ -21,6 +21,9 @@ from adapters.gpu import importer
 from adapters.host.image_store import FileImageStore
 from adapters.host.model_store import ModelStore
 from pipeline.domain import Header, Image, ModelVersion, StoredFile, StoredInstance
+from pipeline.errors import PixelsUnreadable
+from pipeline.image_ports import Sight
+from pipeline.ports import Catalog
 from tests.builders import EXPLICIT, dx, file_of, pixels
 from tests.fakes import FakeCatalog
 
@@ -35,7 +38,7 @@ class Films:
     def __init__(self, folder: Path, *, files: int = 4, transfer_syntax_uid: str = EXPLICIT) -> None:
         store = FileImageStore(folder)
         self._reader = DicomImageReader(store)
-        self._stored = [store.write(_file(number, transfer_syntax_uid)) for number in range(files)]
+        self._stored = [store.write(file_bytes(number, transfer_syntax_uid)) for number in range(files)]
 
     def film(self, number: int) -> StoredInstance:
         """Return a film of its own study, patient and key."""
@@ -50,14 +53,20 @@ class Films:
         return StoredInstance(header, StoredFile(str(number), f"{number:064x}", 0), datetime.now(UTC))
 
     def read(self, instance: StoredInstance) -> Image:
-        return self._reader.read(replace(instance, file=self._stored[int(instance.file.key) % len(self._stored)]))
+        return self._reader.read(self._on_disk(instance))
+
+    def read_ahead(self, instances: Sequence[StoredInstance], sight: Sight) -> Iterator[Image | PixelsUnreadable]:
+        return self._reader.read_ahead([self._on_disk(instance) for instance in instances], sight)
+
+    def _on_disk(self, instance: StoredInstance) -> StoredInstance:
+        return replace(instance, file=self._stored[int(instance.file.key) % len(self._stored)])
 
 
-def _file(number: int, transfer_syntax_uid: str) -> bytes:
-    """A ramp with the noise of a detector: 12 bits, of which a lossless codec saves about half."""
+def file_bytes(number: int, transfer_syntax_uid: str = EXPLICIT, **elements: Any) -> bytes:
+    """Return a film: a ramp with the noise of a detector, 12 bits, of which a lossless codec saves about half."""
     rng = np.random.default_rng(number)
     film = np.add.outer(np.linspace(0, 2000, ROWS), np.linspace(0, 1500, COLUMNS)) + rng.normal(100, 12, (ROWS, COLUMNS))
-    made = dx(rows=8, columns=8)
+    made = dx(rows=8, columns=8, **elements)
     pixels(made, film.clip(0, 4095), bits=12)
     if transfer_syntax_uid == EXPLICIT:
         return file_of(made)
@@ -67,12 +76,12 @@ def _file(number: int, transfer_syntax_uid: str) -> bytes:
     return stream.getvalue()
 
 
-def untrained(folder: Path) -> tuple[ModelStore, ModelVersion]:
-    """Return a model store with an untrained ViT-B/32, and its zero-shot version."""
+def untrained(folder: Path, catalog: Catalog | None = None) -> tuple[ModelStore, ModelVersion]:
+    """Return a model store with an untrained ViT-B/32, and its zero-shot version, which serves in that catalog."""
     folder.mkdir()
     store = ModelStore(folder)
     base = importer.keep_untrained(store, ARCHITECTURE, seed=0)
-    return store, importer.register(FakeCatalog(), store, base, threshold=0.5, band=0.05, serve=True)
+    return store, importer.register(catalog or FakeCatalog(), store, base, threshold=0.5, band=0.05, serve=True)
 
 
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}

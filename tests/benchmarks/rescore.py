@@ -2,11 +2,11 @@
 
 By an untrained ViT-B/32 whose last 2 blocks moved, films of 10 megabytes, uncompressed and in lossless JPEG 2000. Three versions
 score from the prefix store: one whose moved blocks score every finding (`store`), one where half of the findings keep the frozen
-encoder (`both_ends`), and one that is a head alone (`head_alone`). Against them stand
+encoder (`both_ends`), and one that is a head alone (`head_alone`). Against them stand:
 
 * `full_encoder`: open_clip's `encode_image` as a user would call it, float32, on pixels that are decoded and preprocessed before;
 * `decode_and_full_encoder`: the same from the files, by radclipd's own reader and preprocessing;
-* `own_encoder`, `decode_and_own_encoder`: radclipd's scoring where nothing is kept, by the short cuts that the store takes.
+* `own_encoder`, `decode_and_own_encoder`: radclipd's scoring where nothing is kept, which takes the same short cuts.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def measure(cache: Path, seeds: int, workers: int) -> dict[str, Any]:
             cache=cache,
             out=None,
             policy=SelectionPolicy(),
-            learner="discriminative",
+            learner="stage-1",
             studies=STUDIES,
             step=STEP,
             seeds=range(seeds),

@@ -23,6 +23,7 @@ from adapters.gpu import importer
 from adapters.host import config as configuration
 from adapters.host.config import CatalogConfig, Config
 from adapters.host.model_store import ModelStore
+from adapters.posts import score_post_and_fill
 from pipeline import settle, work
 from pipeline.domain import FINDINGS, Sender, VersionState
 from pipeline.errors import ConfigurationError, NoWeights, TryAgain
@@ -109,7 +110,7 @@ class Hospital:
 def by_queue(tmp_path_factory: pytest.TempPathFactory, films: list[bytes]) -> dict[str, tuple[list[float], list[str]]]:
     """What a single machine, working off the queue, makes of the films."""
     alone = Hospital(tmp_path_factory.mktemp("alone") / "queue", "", films)
-    post, _ = wiring.score_post_and_fill(alone.config, alone.catalog)
+    post, _ = score_post_and_fill(alone.config, alone.catalog)
     while work.work_once(post, catalog=alone.catalog, worker="w", policy=wiring.work_policy(alone.config)):
         pass
     found = alone.predictions()

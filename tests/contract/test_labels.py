@@ -63,6 +63,22 @@ def test_a_statement_comes_back_as_it_went_in(catalog: Catalog) -> None:
         assert tx.labels.find([3, 1, 99]) == [numbered[0], numbered[2]]
 
 
+def test_which_studies_several_have_read_for_the_same_finding(catalog: Catalog) -> None:
+    said = [
+        label("1.1"),
+        label("1.1", reader="bob", state=ABSENT),
+        label("1.2"),
+        label("1.2", "Hernia", reader="bob"),  # of another finding
+        label("1.3"),
+        label("1.3", state=ABSENT),  # herself again
+    ]
+    with catalog.begin() as tx:
+        assert tx.labels.read_by_several() == []
+        tx.labels.append(said)
+    with catalog.read() as tx:
+        assert tx.labels.read_by_several() == ["1.1"]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

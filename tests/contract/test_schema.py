@@ -174,6 +174,36 @@ def test_two_upgrades_at_once_make_one_schema(fresh_engine: str) -> None:
 
 
 @pytest.mark.postgres
+def test_indexes_are_made_before_the_upgrade_and_one_that_was_broken_off_is_made_again(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With CREATE INDEX CONCURRENTLY: whoever writes meanwhile does not wait. The upgrade itself finds them there."""
+    url = load_release("0.1.0", "postgresql", request, tmp_path)
+    execute(url, "CREATE INDEX ix_reports_unsent ON reports (created_at) WHERE state <> 'sent'")
+    execute(url, "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_reports_unsent'::regclass")
+    made = {
+        index.name for table in metadata.sorted_tables for index in table.indexes if table.name in ("reports", "jobs", "studies")
+    }
+
+    def fail(_: Connection) -> None:
+        found = connection_indexes(_)
+        assert made <= found.keys()
+        assert all(found.values())
+        raise KeyError
+
+    monkeypatch.setattr(schema, "_migrate", fail)
+    with pytest.raises(KeyError):
+        schema.upgrade(url)
+    assert schema.current(url) == "0001"
+
+
+def connection_indexes(connection: Connection) -> dict[str, bool]:
+    """Return of each index whether it is valid."""
+    query = "SELECT c.relname, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
+    return {name: valid for name, valid in connection.execute(text(query))}
+
+
+@pytest.mark.postgres
 def test_views_of_ones_own_outlive_an_upgrade_that_changes_nothing(cluster: Cluster) -> None:
     url = cluster.upgraded()
     execute(url, "CREATE VIEW mine AS SELECT study_instance_uid FROM v_studies")

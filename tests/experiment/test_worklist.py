@@ -47,7 +47,7 @@ def bench() -> Bench:
 
 @pytest.fixture(scope="module")
 def campaigns() -> Campaigns:
-    return Campaigns(bench(), LEARNERS["discriminative"])
+    return Campaigns(bench(), LEARNERS["stage-1"])
 
 
 def test_a_campaign_reads_list_after_list_and_the_same_again(campaigns: Campaigns) -> None:

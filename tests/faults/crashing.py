@@ -18,7 +18,7 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
-from adapters.dicom.part10 import file_bytes, read_header
+from adapters.dicom.part10 import file_head, read_header
 from adapters.host.image_store import FileImageStore
 from pipeline import receive, report, rules, score, settle, work
 from pipeline.domain import Job, JobKind, Sender
@@ -79,7 +79,7 @@ class Line:
     """The fast line on the real catalog and the real image store."""
 
     def __init__(self, folder: Path, url: str, countdown: Countdown) -> None:
-        self.catalog, self.images = SqlCatalog(url), FileImageStore(folder / "images")
+        self.catalog, self.images, self.countdown = SqlCatalog(url), FileImageStore(folder / "images"), countdown
         self.archive = FolderArchive(folder / "archive", countdown)
         self.chest = rules.ChestPolicy()
 
@@ -91,15 +91,15 @@ class Line:
         dataset = dx(SOPInstanceUID="1.2.3.4", StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.3.0")
         body = encoded(dataset, EXPLICIT_LITTLE_ENDIAN)
         header = read_header(body, EXPLICIT_LITTLE_ENDIAN)
-        content = file_bytes(
-            body,
-            sop_class_uid=header.sop_class_uid,
-            sop_instance_uid=header.sop_instance_uid,
-            transfer_syntax_uid=EXPLICIT_LITTLE_ENDIAN,
-        )
+        head = file_head(header.sop_class_uid, header.sop_instance_uid, EXPLICIT_LITTLE_ENDIAN)
         sender = Sender("TEST", "127.0.0.1", "RADCLIPD")
         policy = receive.ReceivePolicy(minimum_free_bytes=0)
-        return receive.receive(header, content, sender, catalog=self.catalog, images=self.images, policy=policy)
+        receiving = receive.Receiving(catalog=self.catalog, images=self.images, policy=policy)
+        arriving = receiving.begin()
+        for piece in (head, body[:100], body[100:]):
+            arriving.write(piece)
+            self.countdown.tick()
+        return receiving.receive(header, arriving, sender)
 
     def work_off(self) -> str:
         policy = settle.SettlePolicy(quiet_seconds=0, settle_on_release=False, chest=self.chest)

@@ -26,8 +26,6 @@ from pipeline.domain import (
     Header,
     Job,
     JobKind,
-    Label,
-    LabelState,
     ModelVersion,
     Sender,
     StoredFile,
@@ -41,6 +39,7 @@ from pipeline.resolve import LabelPolicy
 from pipeline.yielding import Yielding
 from tests.fakes import FakeImageReader, FakeReportWriter, FakeScorers, a_version
 from tests.faults.crashing import Countdown, Line, prepare
+from tests.labelled_archive import statements
 
 LABELLED = 8
 STUDY = "1.1"
@@ -141,19 +140,7 @@ def furnish(folder: Path, *, auto: bool = True) -> str:
             tx.studies.add_instance(film, file, Sender("PACS", "h", "US"), opens_study=True)
             state = StudyState.SETTLED if film.study_instance_uid == STUDY else StudyState.IGNORED
             tx.studies.put_state(film.study_instance_uid, state, reason="labelled only" if state is StudyState.IGNORED else "")
-        tx.labels.append(
-            [
-                Label(
-                    study_instance_uid=f"2.{number}",
-                    finding="Mass",
-                    state=LabelState.PRESENT if number % 2 else LabelState.ABSENT,
-                    reader="alice",
-                    source="test",
-                    stated_at=tx.now(),
-                )
-                for number in range(LABELLED)
-            ]
-        )
+        tx.labels.append(statements("Mass", {f"2.{number}": number % 2 == 1 for number in range(LABELLED)}, tx.now()))
         tx.jobs.put(JobKind.SCORE, STUDY)
     SlowLine(folder, url, Countdown(0)).work_at(STEADY)
     assert learn.call(catalog=catalog, minimum_labels=LABELLED)

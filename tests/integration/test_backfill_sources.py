@@ -33,7 +33,7 @@ from pipeline.backfill import Backfill, BackfillPolicy
 from pipeline.backfill_ports import Days, Source
 from pipeline.domain import Sender
 from pipeline.errors import ArchiveUnreachable, ConfigurationError, RefusedByArchive
-from pipeline.receive import ReceivePolicy, receive
+from pipeline.receive import ReceivePolicy, Receiving, receive
 from tests import peers
 from tests.builders import dx, encoded, file_of, instance, sr
 
@@ -169,12 +169,11 @@ def test_only_what_is_not_here_is_fetched(kind: str, pacs: Pacs, place: Place) -
 
 @pytest.mark.orthanc
 def test_an_archive_moves_its_films_to_our_listener(pacs: Pacs, place: Place) -> None:
-    policy = ReceivePolicy(minimum_free_bytes=0)
+    receiving = Receiving(catalog=place.catalog, images=place.images, policy=ReceivePolicy(minimum_free_bytes=0))
     listener = Listener(
         ListenerSettings(host="127.0.0.1", port=pacs.listener_port),
-        receive=lambda header, content, sender: receive(
-            header, content, sender, catalog=place.catalog, images=place.images, policy=policy
-        ),
+        begin=receiving.begin,
+        receive=receiving.receive,
         released=lambda _studies: None,
         audit=lambda _event: None,
     )

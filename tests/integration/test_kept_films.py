@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adapters import wiring
 from adapters.catalog.catalog import SqlCatalog
 from adapters.gpu import importer
 from adapters.host.config import Config
 from adapters.host.image_store import FileImageStore
 from adapters.host.model_store import ModelStore
+from adapters.posts import build_posts
 from models.classifier import STORED_TOLERANCE
 from pipeline import rescore
 from pipeline.domain import Scores
@@ -54,7 +54,7 @@ class Place:
         return importer.register(self.catalog, self.store, self.base, threshold=0.5, band=0.05, serve=True).number
 
     def post(self) -> Post:
-        (post,) = wiring.build_posts(self.config, self.catalog, "score", over=lambda: False)
+        (post,) = build_posts(self.config, self.catalog, "score", over=lambda: False)
         return post
 
     def work(self) -> None:
@@ -85,7 +85,7 @@ def test_a_later_version_scores_what_was_kept_without_the_files(place: Place, wa
     else:
         plain = place.config.model_copy(update={"prefix": place.config.prefix.model_copy(update={"keep": False})})
         assert rescore.rescore(catalog=place.catalog) == FILMS
-        (post,) = wiring.build_posts(plain, place.catalog, "score", over=lambda: False)
+        (post,) = build_posts(plain, place.catalog, "score", over=lambda: False)
         while work_once(post, catalog=place.catalog, worker="w", policy=WorkPolicy()):
             pass
         first = place.scores(1)

@@ -14,11 +14,12 @@ from adapters.catalog import query, schema
 from adapters.catalog.catalog import SqlCatalog
 from adapters.hospital.loopback import free_ports
 from adapters.host.config import Config
+from adapters.posts import build_posts
 from pipeline.domain import JobKind, JobState
 from pipeline.work import work_once
 from tests import documents as sr
 from tests.builders import dx
-from tests.integration.test_listener import send
+from tests.integration.reception import send
 from tests.unit.report_of import report_on
 
 STATES = "SELECT finding, state, reader, source FROM v_labels WHERE revoked = 0 ORDER BY finding"
@@ -47,9 +48,7 @@ class Installation:
 
     def work(self) -> None:
         (post,) = [
-            post
-            for post in wiring.build_posts(self.config, self.catalog, ["report"], over=lambda: False)
-            if post.kind is JobKind.LABEL
+            post for post in build_posts(self.config, self.catalog, ["report"], over=lambda: False) if post.kind is JobKind.LABEL
         ]
         while work_once(post, catalog=self.catalog, worker="w", policy=wiring.work_policy(self.config)):
             pass

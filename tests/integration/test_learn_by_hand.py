@@ -17,6 +17,7 @@ from adapters.host import config as configuration
 from adapters.host.config import LearnConfig
 from adapters.host.image_store import FileImageStore
 from adapters.host.model_store import ModelStore
+from adapters.posts import build_posts
 from pipeline import learn, rescore
 from pipeline.domain import JobKind, JobState
 from pipeline.work import WorkPolicy, work_once
@@ -85,7 +86,7 @@ def test_the_worker_gives_up_when_told_to_and_learns_at_its_next_start(radclipd:
     stopped = True
 
     def work() -> int:
-        (post,) = wiring.build_posts(config, catalog, ["learn"], over=lambda: stopped)
+        (post,) = build_posts(config, catalog, ["learn"], over=lambda: stopped)
         policy = WorkPolicy(retry_base_seconds=0.001, retry_cap_seconds=0.001)
         return work_once(post, catalog=catalog, worker="w", policy=policy)
 
@@ -128,7 +129,7 @@ def test_learning_rests_while_a_study_that_arrived_waits(radclipd: Radclipd, url
                 tx.jobs.finish(job)
             rests.append((job.subject if rests else "", query.run(url, "SELECT state FROM v_learning")[1][0][0]))
 
-    (post,) = wiring.build_posts(config, catalog, ["learn"], over=lambda: False, rest=rest)
+    (post,) = build_posts(config, catalog, ["learn"], over=lambda: False, rest=rest)
     try:
         assert work_once(post, catalog=catalog, worker="w", policy=WorkPolicy()) == 1
         assert rests == [("", "running"), ("1.2.0", "running")]

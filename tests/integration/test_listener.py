@@ -2,74 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, build_context
-from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
 from adapters.dicom import part10
-from adapters.dicom.listener import Listener, ListenerSettings
-from pipeline.domain import AuditEvent, Header, Receipt, Sender
+from adapters.dicom.listener import Listener
 from pipeline.errors import DifferentInstance, OutOfResources, RadclipdError
 from tests import peers
 from tests.builders import EXPLICIT, dx, encoded, file_of, instance, sr
-
-DX = "1.2.840.10008.5.1.4.1.1.1.1"
-ECHO = "1.2.840.10008.1.1"
-CT = "1.2.840.10008.5.1.4.1.1.2"
-
-
-@dataclass
-class Desk:
-    """What stands behind the listener: keeps what it gets, or raises what it is told to."""
-
-    got: list[tuple[Header, bytes, Sender]] = field(default_factory=list)
-    studies: list[list[str]] = field(default_factory=list)
-    events: list[AuditEvent] = field(default_factory=list)
-    error: Exception | None = None
-    gate: threading.Event = field(default_factory=threading.Event)
-
-    def __post_init__(self) -> None:
-        self.gate.set()
-
-    def receive(self, header: Header, content: bytes, sender: Sender) -> Receipt:
-        self.gate.wait(20)
-        if self.error:
-            raise self.error
-        self.got.append((header, content, sender))
-        return Receipt.STORED
-
-    def released(self, studies: Any) -> None:
-        self.studies.append(list(studies))
-
-
-@contextlib.contextmanager
-def listening(desk: Desk, sock: socket.socket | None = None, **settings: Any) -> Iterator[Listener]:
-    listener = Listener(
-        ListenerSettings(host="127.0.0.1", port=0, **settings),
-        receive=desk.receive,
-        released=desk.released,
-        audit=desk.events.append,
-    )
-    listener.start(sock)
-    try:
-        yield listener
-    finally:
-        desk.gate.set()
-        listener.drain(1)
+from tests.integration.reception import CT, DX, ECHO, Desk, associate, listening, send, wait_for, with_meta
 
 
 @pytest.fixture
@@ -81,37 +32,6 @@ def desk() -> Desk:
 def listener(desk: Desk) -> Iterator[Listener]:
     with listening(desk) as running:
         yield running
-
-
-def associate(port: int, *, calling: str = "ORTHANC", called: str = "RADCLIPD", classes: tuple[str, ...] = (DX,)) -> Association:
-    ae = AE(calling)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
-    contexts = [build_context(uid, EXPLICIT if uid != ECHO else None) for uid in classes]
-    return ae.associate("127.0.0.1", port, contexts=contexts, ae_title=called)
-
-
-def send(port: int, dataset: Dataset, **options: Any) -> Dataset:
-    """C-STORE over an association of its own; return the response."""
-    options.setdefault("classes", (str(dataset.SOPClassUID),))
-    association = associate(port, **options)
-    assert association.is_established
-    answer = association.send_c_store(with_meta(dataset))
-    association.release()
-    return answer
-
-
-def with_meta(dataset: Dataset) -> Dataset:
-    """pynetdicom asks for a transfer syntax in the file meta."""
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = UID(EXPLICIT)
-    return dataset
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 5) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def test_a_film_is_handed_on_as_it_came(listener: Listener, desk: Desk) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from models.teach import Method, Plan
 from pipeline import learn, rules
 from pipeline.domain import Header, Image, Label, LabelState, ModelVersion, Sender, StoredFile, StoredInstance, StudyState
 from pipeline.errors import PixelsUnreadable
+from pipeline.image_ports import Sight
 from pipeline.ports import Watch
 from pipeline.resolve import LabelPolicy
 from tests.fakes import FakeCatalog
@@ -43,6 +44,9 @@ class Films:
         for finding in self.shown.get(uid, set()):
             film[PLACES[finding]] += 0.4
         return film
+
+    def read_ahead(self, instances: Sequence[StoredInstance], sight: Sight) -> Iterator[Image | PixelsUnreadable]:
+        raise NotImplementedError("learning reads whole films")
 
 
 class Ward:

@@ -10,8 +10,9 @@ from scipy.stats import multivariate_normal
 from sklearn.metrics import roc_auc_score
 
 from models import anchored
-from models.anchored import Anchoring, Whitening, anchored_head
+from models.anchored import Anchoring, anchored_head
 from models.head import LinearHead
+from models.whitening import Whitening
 from tests.models import benches
 
 Floats = npt.NDArray[np.float64]

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.anchored import Whitening, anchored_head
+from models.anchored import anchored_head
 from models.discriminative import Discrimination, discriminative_head
 from models.experiment.statistics import auc
 from models.head import LinearHead
+from models.whitening import Whitening
 
 FINDINGS, SIZE, FILMS = 2, 24, 6000
 

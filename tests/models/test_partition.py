@@ -14,7 +14,7 @@ from models.delta import adapted, averaged, own_copy, values
 from models.encoder import Encoder
 from models.errors import CannotPartition, WeightsIncompatible
 from models.partition import LN_POST, PROJ, STEM, names_of, partition
-from models.prefix import TOLERANCE, from_prefix, prefix
+from models.prefix import TOLERANCE, cut, encoded, from_prefix, prefix
 from tests.models import tiny, towers
 
 KINDS = pytest.mark.parametrize("kind", towers.TOWERS)
@@ -59,9 +59,26 @@ def test_the_two_halves_are_the_whole_wherever_it_is_cut(kind: str) -> None:
     encoder = towers.encoder(kind)
     whole = encoder.encode_images(pixels())
     for k in range(partition(encoder.network).blocks + 1):
-        encoded = from_prefix(encoder, prefix(encoder, pixels(), k=k), k=k)
-        assert encoded.features.detach().numpy() == pytest.approx(whole.numpy(), abs=TOLERANCE)
-        assert encoded.pooled.shape == (3, towers.TOWERS[kind]["vision_cfg"]["width"])
+        made = from_prefix(encoder, prefix(encoder, pixels(), k=k), k=k)
+        assert made.features.detach().numpy() == pytest.approx(whole.numpy(), abs=TOLERANCE)
+        assert made.pooled.shape == (3, towers.TOWERS[kind]["vision_cfg"]["width"])
+
+
+@KINDS
+def test_images_encoded_by_the_short_cuts_are_those_encoded_without(kind: str) -> None:
+    encoder = towers.encoder(kind)
+    whole = encoder.encode_images(pixels()).numpy()
+    assert encoded(encoder, pixels()).numpy() == pytest.approx(whole, abs=TOLERANCE)
+    both = cut(encoder, pixels(), k=1)
+    assert both.features.numpy() == pytest.approx(whole, abs=TOLERANCE)
+    assert torch.equal(both.entering, prefix(encoder, pixels(), k=1))
+
+
+def test_a_tower_that_cannot_be_cut_is_encoded_as_it_stands() -> None:
+    vision = {"layers": [1, 1, 1, 1], "width": 16, "image_size": 64}
+    encoder = Encoder.untrained(Architecture("other", {**tiny.config(), "vision_cfg": vision}), seed=0)
+    squares = torch.rand(2, 3, 64, 64)
+    assert torch.equal(encoded(encoder, squares), encoder.encode_images(squares))
 
 
 def test_blocks_that_run_sequence_first_give_the_same() -> None:

@@ -90,6 +90,15 @@ def test_the_logit_is_linear_with_bias() -> None:
     assert head.scores(features)[1].tolist() == pytest.approx([4.54e-5, 0.0474], rel=1e-2)
 
 
+def test_a_levelled_head_ranks_alike_and_its_logits_are_of_one_size() -> None:
+    head = LinearHead(torch.eye(3), torch.tensor([10.0, 0.1, 0.0]), torch.tensor([0.0, -3.0, 1.0]))
+    features = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
+    levelled = head.levelled(features)
+    assert levelled.logits(features).mean(dim=0).tolist() == pytest.approx([0.0, 0.0, 0.0], abs=1e-5)
+    assert levelled.logits(features).std(dim=0, correction=0).tolist() == pytest.approx([1.0, 1.0, 0.0], abs=1e-5)
+    assert torch.equal(levelled.logits(features).argsort(dim=0)[:, :2], head.logits(features).argsort(dim=0)[:, :2])
+
+
 def test_a_text_tower_that_tells_nothing_apart_is_refused() -> None:
     encoder = tiny.encoder()
     encoder.network.get_parameter("text_projection").zero_()

@@ -21,7 +21,7 @@ from models.errors import (
     UnknownArchitecture,
     WeightsIncompatible,
 )
-from models.weights import read_weights
+from models.weights import fit, read_weights
 from tests.models import tiny
 
 
@@ -231,3 +231,21 @@ def test_a_tag_that_does_not_exist_names_near_ones(tmp_path: Path, locator: str,
     with pytest.raises(UnknownArchitecture) as refused:
         sources.fetch(locator, tmp_path)
     assert near in refused.value.hint
+
+
+def test_a_network_that_is_not_filled_first_is_the_same_once_it_has_its_weights() -> None:
+    filled = tiny.encoder(seed=3).network
+    state = {name: tensor.clone() for name, tensor in filled.state_dict().items()}
+    bare = tiny.architecture().build(seed=None)
+    fit(bare, state)
+    ours, theirs = dict(bare.named_parameters()), dict(filled.named_parameters())
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) and not ours[name].requires_grad for name in theirs)
+    buffers = dict(filled.named_buffers())  # some are no weights: the causal mask of the texts
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in bare.named_buffers())
+
+
+def test_half_precision_weights_serve_in_float32() -> None:
+    network = tiny.architecture().build(seed=None)
+    fit(network, {name: tensor.half() for name, tensor in tiny.encoder().network.state_dict().items()})
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}

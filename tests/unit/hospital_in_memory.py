@@ -7,6 +7,7 @@ from typing import Literal
 
 from pipeline import labels, learn, receive, report, resolve, rules, score, settle, work
 from pipeline.domain import Header, Job, JobKind, JobState, Receipt, Sender, Study
+from pipeline.pace import Pace
 from pipeline.ports import CircuitPolicy
 from tests.fakes import (
     FakeArchive,
@@ -74,7 +75,7 @@ class Hospital:
                 policy = score.ScorePolicy(combine="max", chest=self.chest, rescored=self.rescored, backfilled=self.backfilled)
                 return work.Post(
                     kind=kind,
-                    batch=8,
+                    pace=Pace(seconds=1.0, least=8, most=8),
                     step=lambda jobs: score.score(
                         jobs, catalog=self.catalog, pixels=self.pixels, scorers=self.scorers, policy=policy
                     ),

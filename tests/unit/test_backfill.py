@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from pipeline import backfill, rescore
-from pipeline.backfill import Backfill, BackfillPolicy, Pace
+from pipeline.backfill import Backfill, BackfillPolicy, Throttle
 from pipeline.backfill_ports import Days, Known, Parcel, Piece, Take
 from pipeline.domain import Header, Sender, StudyState
 from pipeline.errors import ArchiveUnreachable, DoesNotMatch, Interrupted, OutOfResources, Refused, RefusedByArchive
@@ -290,19 +290,19 @@ class _Time:
 
 def test_the_pace_is_held_on_average_and_lost_time_is_not_made_up_for() -> None:
     time = _Time()
-    pace = Pace(per_minute=60, bytes_per_second=1000, rest=time.rest, clock=lambda: time.now)
-    pace(10)
+    throttle = Throttle(per_minute=60, bytes_per_second=1000, rest=time.rest, clock=lambda: time.now)
+    throttle(10)
     assert time.now == pytest.approx(1)  # a film a second
-    pace(5000)
+    throttle(5000)
     assert time.now == pytest.approx(6)  # its bytes take longer
     time.now = 100
-    pace(10)
-    pace(10)
+    throttle(10)
+    throttle(10)
     assert time.now == pytest.approx(102)
 
 
 def test_a_pace_without_limits_never_waits() -> None:
-    Pace(rest=lambda seconds: pytest.fail(f"waited {seconds}"))(10**9)
+    Throttle(rest=lambda seconds: pytest.fail(f"waited {seconds}"))(10**9)
 
 
 def test_the_clock_of_the_catalog_decides_what_is_over(hospital: Hospital) -> None:

@@ -153,6 +153,21 @@ def test_one_unreadable_film_does_not_stop_the_others() -> None:
     assert "no image can be made" in job.error
 
 
+@pytest.mark.parametrize(("broken", "commits"), [(set(), 2), ({"1.1.1"}, 5)])
+def test_the_scores_of_a_batch_are_committed_together_and_where_one_fails_each_by_itself(broken: set[str], commits: int) -> None:
+    """The claim is a commit of its own; so are, where one of four fails, three scores, and what becomes of the fourth."""
+    hospital = Hospital()
+    for study in range(1, 5):
+        hospital.receive(hospital.film(study=f"{study}.1", sop=f"{study}.1.1"))
+    hospital.pixels.broken = broken
+    hospital.catalog.tick(61)
+    hospital.settle()
+    before = hospital.catalog.committed
+    assert hospital.work_once(JobKind.SCORE) == 4
+    assert hospital.catalog.committed - before == commits
+    assert len(hospital.catalog.tables.predictions) == 4 - len(broken)
+
+
 def test_a_readable_film_is_reported_though_its_neighbour_is_not() -> None:
     hospital = Hospital()
     hospital.receive(hospital.film())

@@ -64,15 +64,16 @@ def test_leftovers_are_swept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
-def test_a_disk_that_will_not_take_it_leaves_nothing_behind(tmp_path: Path, code: int) -> None:
-    class FullDisk(FileImageStore):
-        def _write(self, path: Path, content: bytes) -> None:
-            self._make_folder(path.parent)
-            raise OSError(code, os.strerror(code))
+def test_a_disk_that_will_not_take_it_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def full(_descriptor: int, _content: Any) -> int:
+        raise OSError(code, os.strerror(code))
 
+    store = FileImageStore(tmp_path)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(OutOfResources, match=os.strerror(code)) as told:
-        FullDisk(tmp_path).write(b"film")
+        store.write(b"film")
     assert "storage.directory" in told.value.hint
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
 def test_a_write_that_fails_half_way_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
 from pydicom.sequence import Sequence
+from pydicom.uid import UID
 
 from adapters.dicom import part10
 from pipeline.errors import DoesNotMatch, NotUnderstood, Refused
@@ -117,6 +120,20 @@ def test_what_is_no_dicom_says_so(content: bytes) -> None:
         body, syntax = part10.split_file(content)
         part10.read_header(body, syntax)
     assert told.value.hint
+
+
+@settings(deadline=None)
+@given(st.from_regex(r"[0-2](\.[1-9][0-9]{0,8}){1,6}", fullmatch=True), st.sampled_from(SYNTAXES))
+def test_the_head_of_a_file_is_what_pydicom_writes(uid: str, syntax: str) -> None:
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\x00\x01"
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID("1.2.840.10008.5.1.4.1.1.1.1"), UID(uid)
+    meta.TransferSyntaxUID = UID(syntax)
+    meta.ImplementationClassUID = UID(part10.IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = part10.IMPLEMENTATION_VERSION_NAME
+    written = DicomBytesIO()
+    write_file_meta_info(written, meta, enforce_standard=True)
+    assert part10.file_head("1.2.840.10008.5.1.4.1.1.1.1", uid, syntax) == part10.PREAMBLE + written.getvalue()
 
 
 @settings(max_examples=200, deadline=None)

@@ -284,3 +284,25 @@ def rendered_file(path: str) -> Image:
     return pixels.render(
         dcmread(BytesIO(part10.file_bytes(body, sop_class_uid="1.2", sop_instance_uid="1.3", transfer_syntax_uid=syntax)))
     )
+
+
+def _table(**elements: Any) -> Dataset:
+    item = Dataset()
+    item.LUTDescriptor, item.LUTData = [4096, 0, 12], np.arange(4096)[::-1].astype(np.uint16).tobytes()
+    return dx(VOILUTSequence=Sequence([item]), **elements)
+
+
+@pytest.mark.parametrize(
+    "film",
+    [
+        windowed(),
+        windowed(VOILUTFunction="SIGMOID", RescaleSlope=2, RescaleIntercept=-100),
+        dx(photometric="MONOCHROME1", PixelPaddingValue=0, PixelPaddingRangeLimit=30),
+        _table(),
+    ],
+)
+def test_rows_by_themselves_are_those_of_the_whole_film(film: Dataset) -> None:
+    made = pixels.rendering(dcmread(stream_of(film)))
+    whole = made[:]
+    assert np.array_equal(np.concatenate([made[first : first + 7] for first in range(0, made.shape[0], 7)]), whole)
+    assert np.array_equal(pixels.render(dcmread(stream_of(film))), whole)

@@ -191,3 +191,28 @@ def test_a_new_film_is_reported_whatever_is_scored_again(hospital: Hospital) -> 
     assert reports(hospital, "1.1") == [1, 2]
     found: Study = hospital.study("1.1")
     assert (found.state, found.revision) == (StudyState.REPORTED, 2)
+
+
+def test_a_round_looks_at_so_many_studies_and_the_next_one_goes_on_below(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rescore, "SPAN", 1)
+    monkeypatch.setattr(rescore, "SPANS", 2)
+    promote(hospital)
+    walk = rescore.Walk()
+    assert [rescore.rescore(catalog=hospital.catalog, walk=walk) for _ in range(3)] == [2, 1, 0]
+    assert waiting(hospital) == ["1.3", "1.2", "1.1"]
+
+
+def test_a_walk_begins_anew_at_its_end_and_with_another_version(hospital: Hospital) -> None:
+    promote(hospital)
+    walk = rescore.Walk()
+    with hospital.catalog.begin() as tx:
+        tx.studies.put_state("1.1", StudyState.SCORED)  # its report is on its way
+    assert rescore.rescore(catalog=hospital.catalog, walk=walk) == 2
+    with hospital.catalog.begin() as tx:
+        tx.studies.put_state("1.1", StudyState.REPORTED)
+    assert rescore.rescore(catalog=hospital.catalog, walk=walk) == 1
+    hospital.run()
+    promote(hospital, 3)
+    assert rescore.rescore(catalog=hospital.catalog, walk=walk) == 3

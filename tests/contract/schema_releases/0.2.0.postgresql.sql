@@ -363,8 +363,9 @@ CREATE VIEW public.v_findings_wide AS
            FROM public.predictions q
           WHERE ((q.study = p.study) AND (q.version = p.version) AND ((q.finding)::text = 'Hernia'::text))) AS hernia
    FROM ((public.studies s
-     JOIN public.predictions p ON (((p.study = s.id) AND (p.revision = s.revision) AND ((p.finding)::text = 'Atelectasis'::text))))
-     JOIN public.model_versions m ON ((m.number = p.version)));
+     CROSS JOIN public.predictions p)
+     CROSS JOIN public.model_versions m)
+  WHERE ((p.study = s.id) AND (p.revision = s.revision) AND ((p.finding)::text = 'Atelectasis'::text) AND (m.number = p.version));
 CREATE VIEW public.v_instances AS
  SELECT i.sop_instance_uid,
     r.series_instance_uid,
@@ -412,9 +413,9 @@ CREATE VIEW public.v_labels AS
     l.selection_probability,
     l.created_at,
         CASE
-            WHEN ((EXISTS ( SELECT 1
+            WHEN ((( SELECT x.id
                FROM public.labels x
-              WHERE (x.revokes = l.id))) OR (EXISTS ( SELECT 1
+              WHERE (x.revokes = l.id)) IS NOT NULL) OR (EXISTS ( SELECT 1
                FROM public.labels x
               WHERE ((x.study = l.study) AND ((x.finding)::text = (l.finding)::text) AND ((x.reader)::text = (l.reader)::text) AND (x.state IS NOT NULL) AND ((x.stated_at > l.stated_at) OR ((x.stated_at = l.stated_at) AND (x.id > l.id))))))) THEN 1
             ELSE 0
@@ -559,25 +560,43 @@ CREATE VIEW public.v_rescoring AS
  SELECT m.number AS version,
     m.name AS version_name,
     m.served_at,
-    count(*) AS studies,
-    count(p.study) AS scored,
-    count(
-        CASE
-            WHEN (p.predicted_at >= m.served_at) THEN 1
-            ELSE NULL::integer
-        END) AS scored_since,
-    max(p.predicted_at) AS last_scored_at
-   FROM ((public.model_versions m
-     CROSS JOIN public.studies s)
-     LEFT JOIN public.predictions p ON (((p.study = s.id) AND (p.version = m.number) AND ((p.finding)::text = 'Atelectasis'::text))))
-  WHERE (((m.state)::text = 'serving'::text) AND (((s.state)::text = 'reported'::text) OR (((s.state)::text = 'scored'::text) AND ((COALESCE(( SELECT r.state
-           FROM public.reports r
-          WHERE (r.study = s.id)
-          ORDER BY r.id DESC
-         LIMIT 1), (( SELECT 'refused'::text
-           FROM public.backfilled_studies k
-          WHERE ((k.study_instance_uid)::text = (s.study_instance_uid)::text)))::character varying))::text = 'refused'::text))))
-  GROUP BY m.number, m.name, m.served_at;
+    (t.studies - o.studies) AS studies,
+    (COALESCE(a.scored, (0)::bigint) - o.scored) AS scored,
+    (COALESCE(a.scored_since, (0)::bigint) - o.scored_since) AS scored_since,
+    a.last_scored_at
+   FROM (((public.model_versions m
+     CROSS JOIN ( SELECT count(*) AS studies
+           FROM public.studies) t)
+     CROSS JOIN ( SELECT count(*) AS studies,
+            count(p.study) AS scored,
+            count(
+                CASE
+                    WHEN (p.predicted_at >= n.served_at) THEN 1
+                    ELSE NULL::integer
+                END) AS scored_since
+           FROM ((public.studies s
+             LEFT JOIN public.model_versions n ON (((n.state)::text = 'serving'::text)))
+             LEFT JOIN public.predictions p ON (((p.study = s.id) AND (p.version = n.number) AND ((p.finding)::text = 'Atelectasis'::text))))
+          WHERE (((s.state)::text <> 'reported'::text) AND (((s.state)::text <> 'scored'::text) OR ((COALESCE(( SELECT r.state
+                   FROM public.reports r
+                  WHERE (r.study = s.id)
+                  ORDER BY r.id DESC
+                 LIMIT 1), (( SELECT 'refused'::text
+                   FROM public.backfilled_studies k
+                  WHERE ((k.study_instance_uid)::text = (s.study_instance_uid)::text)))::character varying, ''::character varying))::text <> 'refused'::text)))) o)
+     LEFT JOIN ( SELECT p.version,
+            count(*) AS scored,
+            count(
+                CASE
+                    WHEN (p.predicted_at >= n.served_at) THEN 1
+                    ELSE NULL::integer
+                END) AS scored_since,
+            max(p.predicted_at) AS last_scored_at
+           FROM (public.model_versions n
+             JOIN public.predictions p ON ((p.version = n.number)))
+          WHERE (((n.state)::text = 'serving'::text) AND ((p.finding)::text = 'Atelectasis'::text))
+          GROUP BY p.version) a ON ((a.version = m.number)))
+  WHERE (((m.state)::text = 'serving'::text) AND (t.studies > o.studies));
 CREATE VIEW public.v_studies AS
  SELECT s.study_instance_uid,
     s.accession_number,
@@ -622,32 +641,32 @@ ALTER TABLE ONLY public.requests ALTER COLUMN id SET DEFAULT nextval('public.req
 ALTER TABLE ONLY public.series ALTER COLUMN id SET DEFAULT nextval('public.series_id_seq'::regclass);
 ALTER TABLE ONLY public.studies ALTER COLUMN id SET DEFAULT nextval('public.studies_id_seq'::regclass);
 INSERT INTO public.alembic_version VALUES ('0005');
-INSERT INTO public.audit_events VALUES (1, '2026-11-25 04:32:02.276701+00', 'store', 'refused', '1.9', 'why', 'PACS');
+INSERT INTO public.audit_events VALUES (1, '2026-11-25 04:53:42.109792+00', 'store', 'refused', '1.9', 'why', 'PACS');
 INSERT INTO public.circuits VALUES ('PACS', 2, NULL);
-INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-25 04:32:02.213417+00');
-INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-25 04:32:02.203467+00');
-INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-25 04:32:02.267809+00', 0, '', '', NULL, '', '2026-11-25 04:32:02.267809+00', NULL);
-INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-25 04:32:02.266261+00', '2026-11-25 04:32:02.266261+00', '');
-INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-25 04:32:02.267404+00', '2026-11-25 04:32:02.267404+00', '');
-INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-25 04:32:02.18489+00', '2026-11-25 04:32:02.18489+00', NULL);
-INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-25 04:32:02.192075+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-25 04:32:02.224083+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-25 04:32:02.224651+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-25 04:32:02.224719+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-25 04:32:02.224761+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-25 04:32:02.224803+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-25 04:32:02.224846+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-25 04:32:02.224925+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-25 04:32:02.22495+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-25 04:32:02.224972+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-25 04:32:02.225029+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-25 04:32:02.225052+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-25 04:32:02.225074+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-25 04:32:02.225096+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-25 04:32:02.225118+00');
-INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-25 04:32:02.226996+00', '2026-11-25 04:32:02.230047+00', '2026-11-25 04:32:02.232706+00');
+INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-25 04:53:42.006023+00');
+INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-25 04:53:41.984121+00');
+INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-25 04:53:42.10937+00', 0, '', '', NULL, '', '2026-11-25 04:53:42.10937+00', NULL);
+INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-25 04:53:42.107761+00', '2026-11-25 04:53:42.107761+00', '');
+INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-25 04:53:42.109007+00', '2026-11-25 04:53:42.109007+00', '');
+INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-25 04:53:41.96077+00', '2026-11-25 04:53:41.96077+00', NULL);
+INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-25 04:53:41.968934+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-25 04:53:42.011208+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-25 04:53:42.028025+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-25 04:53:42.028284+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-25 04:53:42.028338+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-25 04:53:42.028378+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-25 04:53:42.02842+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-25 04:53:42.028496+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-25 04:53:42.02852+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-25 04:53:42.028541+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-25 04:53:42.028637+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-25 04:53:42.028659+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-25 04:53:42.02868+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-25 04:53:42.028701+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-25 04:53:42.028721+00');
+INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-25 04:53:42.031994+00', '2026-11-25 04:53:42.040119+00', '2026-11-25 04:53:42.049071+00');
 INSERT INTO public.series VALUES (1, '1.3', 1, '', NULL, '');
-INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-25 04:32:02.193445+00', '2026-11-25 04:32:02.205154+00');
+INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-25 04:53:41.972939+00', '2026-11-25 04:53:42.000301+00');
 SELECT pg_catalog.setval('public.audit_events_id_seq', 1, true);
 SELECT pg_catalog.setval('public.backfills_id_seq', 1, false);
 SELECT pg_catalog.setval('public.instances_id_seq', 1, true);
@@ -738,6 +757,7 @@ CREATE INDEX ix_studies_arriving ON public.studies USING btree (last_received_at
 CREATE INDEX ix_studies_last_received_at ON public.studies USING btree (last_received_at);
 CREATE INDEX ix_studies_patient ON public.studies USING btree (patient);
 CREATE INDEX ix_studies_study_date ON public.studies USING btree (study_date);
+CREATE INDEX ix_studies_unreported ON public.studies USING btree (id) WHERE ((state)::text <> 'reported'::text);
 CREATE UNIQUE INDEX uq_jobs_running ON public.jobs USING btree (kind, subject) WHERE ((state)::text = 'running'::text);
 CREATE UNIQUE INDEX uq_jobs_waiting ON public.jobs USING btree (kind, subject) WHERE ((state)::text = 'waiting'::text);
 CREATE UNIQUE INDEX uq_labels_document ON public.labels USING btree (document, study, finding, reader) WHERE (((document)::text <> ''::text) AND (state IS NOT NULL));

@@ -15,7 +15,7 @@ CREATE TABLE audit_events (
 	CONSTRAINT pk_audit_events PRIMARY KEY (id), 
 	CONSTRAINT ck_audit_events_outcome CHECK (outcome IN ('done', 'refused', 'failed'))
 );
-INSERT INTO "audit_events" VALUES(1,'2026-11-25 04:32:00.799+00:00','store','refused','1.9','why','PACS');
+INSERT INTO "audit_events" VALUES(1,'2026-11-25 04:53:40.431+00:00','store','refused','1.9','why','PACS');
 CREATE TABLE backfill_days (
 	backfill INTEGER NOT NULL, 
 	day VARCHAR(8) NOT NULL, 
@@ -80,7 +80,7 @@ CREATE TABLE image_scores (
  WITHOUT ROWID
 
 ;
-INSERT INTO "image_scores" VALUES(1,1,X'CDCCCC3D576A253E476E643E1CB9913E143BB13E0CBDD03E043FF03E7EE0073F7AA1173F7662273F7223373F6EE4463F6AA5563F6666663F','2026-11-25 04:32:00.710+00:00');
+INSERT INTO "image_scores" VALUES(1,1,X'CDCCCC3D576A253E476E643E1CB9913E143BB13E0CBDD03E043FF03E7EE0073F7AA1173F7662273F7223373F6EE4463F6AA5563F6666663F','2026-11-25 04:53:40.299+00:00');
 CREATE TABLE instances (
 	id INTEGER NOT NULL, 
 	sop_instance_uid VARCHAR(64) NOT NULL, 
@@ -101,7 +101,7 @@ CREATE TABLE instances (
 	CONSTRAINT fk_instances_series FOREIGN KEY(series) REFERENCES series (id), 
 	CONSTRAINT uq_instances_sop_instance_uid UNIQUE (sop_instance_uid)
 );
-INSERT INTO "instances" VALUES(1,'1.1',1,'1.2.840.10008.5.1.4.1.1.1.1','1.5',NULL,'{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}','aa/f.dcm','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',7,'PACS','h','US','2026-11-25 04:32:00.708+00:00');
+INSERT INTO "instances" VALUES(1,'1.1',1,'1.2.840.10008.5.1.4.1.1.1.1','1.5',NULL,'{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}','aa/f.dcm','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',7,'PACS','h','US','2026-11-25 04:53:40.298+00:00');
 CREATE TABLE "jobs" (
 	id INTEGER NOT NULL, 
 	kind VARCHAR(16) NOT NULL, 
@@ -122,7 +122,7 @@ CREATE TABLE "jobs" (
 	CONSTRAINT ck_jobs_kind CHECK (kind IN ('score', 'report', 'send', 'label', 'learn')), 
 	CONSTRAINT ck_jobs_state CHECK (state IN ('waiting', 'running', 'done', 'quarantined'))
 );
-INSERT INTO "jobs" VALUES(1,'send','2.25.1','{}','waiting',100,'2026-11-25 04:32:00.786+00:00',0,'','',NULL,'','2026-11-25 04:32:00.786+00:00',NULL);
+INSERT INTO "jobs" VALUES(1,'send','2.25.1','{}','waiting',100,'2026-11-25 04:53:40.420+00:00',0,'','',NULL,'','2026-11-25 04:53:40.420+00:00',NULL);
 CREATE TABLE "labels" (
 	id INTEGER NOT NULL, 
 	study INTEGER NOT NULL, 
@@ -146,8 +146,8 @@ CREATE TABLE "labels" (
 	CONSTRAINT uq_labels_revokes UNIQUE (revokes), 
 	CONSTRAINT uq_labels_id_study_finding UNIQUE (id, study, finding)
 );
-INSERT INTO "labels" VALUES(1,1,'Mass','present','reader-1','csv','random',0.5,NULL,'2026-11-25 04:32:00.765+00:00','2026-11-25 04:32:00.765+00:00','');
-INSERT INTO "labels" VALUES(2,1,'Mass',NULL,'reader-1','csv','',NULL,1,'2026-11-25 04:32:00.780+00:00','2026-11-25 04:32:00.780+00:00','');
+INSERT INTO "labels" VALUES(1,1,'Mass','present','reader-1','csv','random',0.5,NULL,'2026-11-25 04:53:40.379+00:00','2026-11-25 04:53:40.379+00:00','');
+INSERT INTO "labels" VALUES(2,1,'Mass',NULL,'reader-1','csv','',NULL,1,'2026-11-25 04:53:40.415+00:00','2026-11-25 04:53:40.415+00:00','');
 CREATE TABLE model_versions (
 	number INTEGER NOT NULL, 
 	state VARCHAR(16) NOT NULL, 
@@ -170,7 +170,7 @@ CREATE TABLE model_versions (
 	CONSTRAINT ck_model_versions_state CHECK (state IN ('candidate', 'serving', 'retired', 'rejected')), 
 	CONSTRAINT uq_model_versions_device_uid UNIQUE (device_uid)
 );
-INSERT INTO "model_versions" VALUES(1,'serving','zero-shot-1','tiny','0000000000000000000000000000000000000000000000000000000000000000','2.25.1001','',0,'','{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}',0.05,'','{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}','2026-11-25 04:32:00.700+00:00','2026-11-25 04:32:00.700+00:00',NULL);
+INSERT INTO "model_versions" VALUES(1,'serving','zero-shot-1','tiny','0000000000000000000000000000000000000000000000000000000000000000','2.25.1001','',0,'','{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}',0.05,'','{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}','2026-11-25 04:53:40.286+00:00','2026-11-25 04:53:40.286+00:00',NULL);
 CREATE TABLE patients (
 	id INTEGER NOT NULL, 
 	patient_key VARCHAR(300) NOT NULL, 
@@ -181,7 +181,7 @@ CREATE TABLE patients (
 	CONSTRAINT pk_patients PRIMARY KEY (id), 
 	CONSTRAINT uq_patients_patient_key UNIQUE (patient_key)
 );
-INSERT INTO "patients" VALUES(1,'study:1.4','','','','2026-11-25 04:32:00.701+00:00');
+INSERT INTO "patients" VALUES(1,'study:1.4','','','','2026-11-25 04:53:40.287+00:00');
 CREATE TABLE predictions (
 	study INTEGER NOT NULL, 
 	version INTEGER NOT NULL, 
@@ -200,20 +200,20 @@ CREATE TABLE predictions (
  WITHOUT ROWID
 
 ;
-INSERT INTO "predictions" VALUES(1,1,'Atelectasis',1.00000001490116119384e-01,'absent',1,'2026-11-25 04:32:00.711+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Cardiomegaly',1.61538466811180114746e-01,'absent',1,'2026-11-25 04:32:00.711+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Consolidation',5.92307686805725097656e-01,'present',1,'2026-11-25 04:32:00.711+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Edema',6.53846144676208496093e-01,'present',1,'2026-11-25 04:32:00.711+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Effusion',2.23076924681663513183e-01,'absent',1,'2026-11-25 04:32:00.711+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Emphysema',7.15384602546691894531e-01,'present',1,'2026-11-25 04:32:00.711+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Fibrosis',7.76923060417175292968e-01,'present',1,'2026-11-25 04:32:00.711+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Hernia',8.99999976158142089843e-01,'present',1,'2026-11-25 04:32:00.711+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Infiltration',2.84615397453308105468e-01,'absent',1,'2026-11-25 04:32:00.711+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Mass',3.46153855323791503906e-01,'absent',1,'2026-11-25 04:32:00.711+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Nodule',4.07692313194274902343e-01,'absent',1,'2026-11-25 04:32:00.711+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Pleural_Thickening',8.38461518287658691406e-01,'present',1,'2026-11-25 04:32:00.711+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Pneumonia',4.69230771064758300781e-01,'undetermined',1,'2026-11-25 04:32:00.711+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Pneumothorax',5.30769228935241699218e-01,'undetermined',1,'2026-11-25 04:32:00.711+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Atelectasis',1.00000001490116119384e-01,'absent',1,'2026-11-25 04:53:40.315+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Cardiomegaly',1.61538466811180114746e-01,'absent',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Consolidation',5.92307686805725097656e-01,'present',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Edema',6.53846144676208496093e-01,'present',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Effusion',2.23076924681663513183e-01,'absent',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Emphysema',7.15384602546691894531e-01,'present',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Fibrosis',7.76923060417175292968e-01,'present',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Hernia',8.99999976158142089843e-01,'present',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Infiltration',2.84615397453308105468e-01,'absent',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Mass',3.46153855323791503906e-01,'absent',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Nodule',4.07692313194274902343e-01,'absent',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Pleural_Thickening',8.38461518287658691406e-01,'present',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Pneumonia',4.69230771064758300781e-01,'undetermined',1,'2026-11-25 04:53:40.316+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Pneumothorax',5.30769228935241699218e-01,'undetermined',1,'2026-11-25 04:53:40.316+00:00');
 CREATE TABLE reports (
 	id INTEGER NOT NULL, 
 	sop_instance_uid VARCHAR(64) NOT NULL, 
@@ -240,7 +240,7 @@ CREATE TABLE reports (
 	CONSTRAINT uq_reports_sop_instance_uid UNIQUE (sop_instance_uid), 
 	CONSTRAINT uq_reports_study_version_revision UNIQUE (study, version, revision)
 );
-INSERT INTO "reports" VALUES(1,'2.25.1','2.25.1.1',1,1,1,'','sent',NULL,'bb/r.dcm','eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee',9,'0x0000','2026-11-25 04:32:00.711+00:00','2026-11-25 04:32:00.722+00:00','2026-11-25 04:32:00.722+00:00');
+INSERT INTO "reports" VALUES(1,'2.25.1','2.25.1.1',1,1,1,'','sent',NULL,'bb/r.dcm','eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee',9,'0x0000','2026-11-25 04:53:40.316+00:00','2026-11-25 04:53:40.318+00:00','2026-11-25 04:53:40.318+00:00');
 CREATE TABLE requests (
 	id INTEGER NOT NULL, 
 	study INTEGER NOT NULL, 
@@ -293,7 +293,7 @@ CREATE TABLE studies (
 	CONSTRAINT fk_studies_patient FOREIGN KEY(patient) REFERENCES patients (id), 
 	CONSTRAINT uq_studies_study_instance_uid UNIQUE (study_instance_uid)
 );
-INSERT INTO "studies" VALUES(1,'1.4',1,'A1','','','','','arriving','',1,1,0,'2026-11-25 04:32:00.702+00:00','2026-11-25 04:32:00.708+00:00');
+INSERT INTO "studies" VALUES(1,'1.4',1,'A1','','','','','arriving','',1,1,0,'2026-11-25 04:53:40.296+00:00','2026-11-25 04:53:40.298+00:00');
 CREATE INDEX ix_audit_events_at ON audit_events (at);
 CREATE UNIQUE INDEX uq_model_versions_serving ON model_versions (state) WHERE state = 'serving';
 CREATE INDEX ix_studies_accession_number ON studies (accession_number);
@@ -314,6 +314,7 @@ CREATE TRIGGER requests_no_replace BEFORE INSERT ON requests WHEN EXISTS (SELECT
 CREATE INDEX ix_patients_patient_id ON patients (patient_id);
 CREATE INDEX ix_studies_study_date ON studies (study_date);
 CREATE INDEX ix_studies_last_received_at ON studies (last_received_at);
+CREATE INDEX ix_studies_unreported ON studies (id) WHERE state <> 'reported';
 CREATE INDEX ix_instances_received_at ON instances (received_at);
 CREATE INDEX ix_predictions_present ON predictions (predicted_at) WHERE decision = 'present';
 CREATE INDEX ix_predictions_scored ON predictions (version, study, predicted_at) WHERE finding = 'Atelectasis';
@@ -357,8 +358,8 @@ SELECT s.study_instance_uid, s.accession_number, s.study_date, m.number AS versi
     (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Fibrosis') AS fibrosis,
     (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Pleural_Thickening') AS pleural_thickening,
     (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Hernia') AS hernia
-FROM studies s JOIN predictions p ON p.study = s.id AND p.revision = s.revision AND p.finding = 'Atelectasis'
-    JOIN model_versions m ON m.number = p.version;
+FROM studies s CROSS JOIN predictions p CROSS JOIN model_versions m
+WHERE p.study = s.id AND p.revision = s.revision AND p.finding = 'Atelectasis' AND m.number = p.version;
 CREATE VIEW v_reports AS 
 SELECT r.sop_instance_uid, r.series_instance_uid, r.sop_class_uid, s.study_instance_uid, s.accession_number, r.version, r.revision,
     r.state, r.predecessor, r.file_key, r.file_sha256, r.status, r.created_at, r.built_at, r.sent_at
@@ -379,7 +380,7 @@ FROM reports r JOIN studies s ON s.id = r.study JOIN model_versions m ON m.numbe
 CREATE VIEW v_labels AS 
 SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.reader, l.source, l.asked_because,
     l.selection_probability, l.created_at,
-    CASE WHEN EXISTS (SELECT 1 FROM labels x WHERE x.revokes = l.id) OR EXISTS (
+    CASE WHEN (SELECT x.id FROM labels x WHERE x.revokes = l.id) IS NOT NULL OR EXISTS (
         SELECT 1 FROM labels x WHERE x.study = l.study AND x.finding = l.finding AND x.reader = l.reader AND x.state IS NOT NULL
             AND (x.stated_at > l.stated_at OR (x.stated_at = l.stated_at AND x.id > l.id))) THEN 1 ELSE 0 END AS revoked,
     l.stated_at, l.document
@@ -394,15 +395,24 @@ SELECT number, state, name, base, weights_sha256, device_uid, marking, calibrate
     reason, card, created_at, served_at, retired_at
 FROM model_versions;
 CREATE VIEW v_rescoring AS 
-SELECT m.number AS version, m.name AS version_name, m.served_at, COUNT(*) AS studies,
-    COUNT(p.study) AS scored, COUNT(CASE WHEN p.predicted_at >= m.served_at THEN 1 END) AS scored_since,
-    MAX(p.predicted_at) AS last_scored_at
-FROM model_versions m CROSS JOIN studies s
-    LEFT JOIN predictions p ON p.study = s.id AND p.version = m.number AND p.finding = 'Atelectasis'
-WHERE m.state = 'serving' AND (s.state = 'reported' OR (
-    s.state = 'scored' AND COALESCE((SELECT r.state FROM reports r WHERE r.study = s.id ORDER BY r.id DESC LIMIT 1), (
-        SELECT 'refused' FROM backfilled_studies k WHERE k.study_instance_uid = s.study_instance_uid)) = 'refused'))
-GROUP BY m.number, m.name, m.served_at;
+SELECT m.number AS version, m.name AS version_name, m.served_at, t.studies - o.studies AS studies,
+    COALESCE(a.scored, 0) - o.scored AS scored, COALESCE(a.scored_since, 0) - o.scored_since AS scored_since, a.last_scored_at
+FROM model_versions m CROSS JOIN (SELECT COUNT(*) AS studies FROM studies) t
+    CROSS JOIN (
+        SELECT COUNT(*) AS studies, COUNT(p.study) AS scored,
+            COUNT(CASE WHEN p.predicted_at >= n.served_at THEN 1 END) AS scored_since
+        FROM studies s LEFT JOIN model_versions n ON n.state = 'serving'
+            LEFT JOIN predictions p ON p.study = s.id AND p.version = n.number AND p.finding = 'Atelectasis'
+        WHERE s.state <> 'reported' AND (s.state <> 'scored' OR COALESCE(
+            (SELECT r.state FROM reports r WHERE r.study = s.id ORDER BY r.id DESC LIMIT 1),
+            (SELECT 'refused' FROM backfilled_studies k WHERE k.study_instance_uid = s.study_instance_uid), '') <> 'refused')) o
+    LEFT JOIN (
+        SELECT p.version, COUNT(*) AS scored, COUNT(CASE WHEN p.predicted_at >= n.served_at THEN 1 END) AS scored_since,
+            MAX(p.predicted_at) AS last_scored_at
+        FROM model_versions n JOIN predictions p ON p.version = n.number
+        WHERE n.state = 'serving' AND p.finding = 'Atelectasis'
+        GROUP BY p.version) a ON a.version = m.number
+WHERE m.state = 'serving' AND t.studies > o.studies;
 CREATE VIEW v_learning AS 
 SELECT j.id AS job, j.state, j.created_at, j.attempts, j.worker, j.stage, j.done, j.total,
     j.seconds / NULLIF(j.done, 0) * (j.total - j.done) AS seconds_left, j.result, j.reason, j.version, j.error, j.finished_at

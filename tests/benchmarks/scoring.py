@@ -1,0 +1,211 @@
+"""How near scoring comes to its limit: `python -m tests.benchmarks.scoring [--films 32] [--rounds 5] [--threads 2] [--json]`.
+
+An untrained ViT-B/32, films of 10 megabytes on the disk, each a study of its own. In every round each way has its turn:
+
+* `daemon`: files on the disk -> predictions committed in a SQLite catalog, by the score worker's own post;
+* `bare`: encoder and head alone on tensors that are ready, in the precision that the daemon chose;
+* `naive`: what a user would write: pydicom, PIL and open_clip, one film at a time, float32; nothing is committed.
+
+`--clock cpu` counts the processor's time of this process and of the decoders, for machines that others use too: what two
+processors would do side by side does not show then.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the daemon's workers have it; before torch is there
+
+# isort: split
+
+import models.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
+
+# isort: split
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import PIL.Image
+import pydicom
+import torch
+
+from adapters import wiring
+from adapters.catalog import schema
+from adapters.catalog.catalog import SqlCatalog
+from adapters.gpu.scorer import load_scorer
+from adapters.host.config import CatalogConfig, Config, ModelConfig, PrefixConfig, ScoreConfig, StorageConfig
+from adapters.host.image_store import FileImageStore
+from adapters.posts import build_posts
+from pipeline.domain import Header, JobKind, ModelVersion, Sender, StoredFile, StudyState
+from pipeline.work import Post, work_once
+from tests.benchmarks.films import ARCHITECTURE, file_bytes, ratio, side_by_side, tell, untrained
+from tests.builders import EXPLICIT
+
+WINDOW: dict[str, Any] = {"WindowCenter": 1900, "WindowWidth": 3600}
+"""A DX image for presentation states one (PS3.3 C.8.11.1)."""
+TURN = 60.0
+"""Seconds: a busy machine must not make batches smaller, which the bare encoder's are not either."""
+SENDER = Sender("PACS", "127.0.0.1", "RADCLIPD")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--films", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--naive", type=int, default=8, help="films of the naive way in a round")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench.of(Path(folder), options.films, options.threads)
+        tell(measure(bench, options.rounds, options.naive, options.clock), as_json=options.json)
+
+
+@dataclass
+class Bench:
+    """An archive on the disk, a catalog, and the score worker's post."""
+
+    config: Config
+    catalog: SqlCatalog
+    store: FileImageStore
+    film: bytes
+    version: ModelVersion
+    post: Post
+    films: int
+    numbers: count[int]
+    files: list[StoredFile] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, folder: Path, films: int, threads: int) -> Bench:
+        """Make films, catalog and version."""
+        config = Config(
+            catalog=CatalogConfig(url=f"sqlite:///{folder / 'catalog.db'}"),
+            storage=StorageConfig(directory=folder / "images"),
+            model=ModelConfig(directory=folder / "models", device="cpu"),
+            prefix=PrefixConfig(directory=folder / "prefixes", fill=False),
+            score=ScoreConfig(threads=threads, turn_seconds=TURN),
+        )
+        schema.upgrade(config.catalog.url)
+        catalog, store = wiring.open_catalog(config), FileImageStore(config.storage.directory)
+        _, version = untrained(folder / "models", catalog)
+        post = build_posts(config, catalog, ["score"], over=lambda: False)[0]
+        return cls(config, catalog, store, file_bytes(0, **WINDOW), version, post, films, count())
+
+    def arrive(self) -> None:
+        """Put studies of one film each in line. No film is like another, so of none is anything kept already."""
+        for file in self.files:
+            self.store.remove(file)
+        numbers = [next(self.numbers) for _ in range(self.films)]
+        self.files = [self.store.write(self.film[:-8] + number.to_bytes(8, "little")) for number in numbers]
+        with self.catalog.begin() as tx:
+            for number, file in zip(numbers, self.files, strict=True):
+                header = _header(number)
+                tx.studies.add_instance(header, file, SENDER, opens_study=True)
+                tx.studies.put_state(header.study_instance_uid, StudyState.SETTLED)
+                tx.jobs.put(JobKind.SCORE, header.study_instance_uid)
+
+    def score(self) -> None:
+        """Work the line off, as the worker does."""
+        done = 0
+        while claimed := work_once(self.post, catalog=self.catalog, worker="bench", policy=wiring.work_policy(self.config)):
+            done += claimed
+        assert done == self.films
+
+    def naive(self, films: int) -> Callable[[], None]:
+        """Return the user's loop over so many films."""
+        network, _, preprocess = open_clip.create_model_and_transforms(ARCHITECTURE)
+        network.eval()
+        directions = torch.randn(14, network.visual.output_dim)
+
+        def score() -> None:
+            for file in self.files[:films]:
+                dataset = pydicom.dcmread(self.store.root / file.key)
+                pixels = dataset.pixel_array.astype(np.float32)
+                grey = (255 * (pixels - pixels.min()) / (pixels.max() - pixels.min())).astype(np.uint8)
+                image = preprocess(PIL.Image.fromarray(grey).convert("RGB")).unsqueeze(0)
+                with torch.no_grad():
+                    features = network.encode_image(image)
+                    torch.sigmoid(features / features.norm(dim=-1, keepdim=True) @ directions.T).tolist()
+
+        return score
+
+
+def _header(number: int) -> Header:
+    uid = f"1.2.{number}"
+    return Header(
+        sop_instance_uid=f"{uid}.1",
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.1.1",
+        series_instance_uid=f"{uid}.9",
+        study_instance_uid=uid,
+        transfer_syntax_uid=EXPLICIT,
+        patient_id=f"P{number}",
+        view_position="PA",
+        body_part_examined="CHEST",
+        has_pixels=True,
+    )
+
+
+def measure(bench: Bench, rounds: int, naive: int, clock: str) -> dict[str, Any]:
+    """Return milliseconds a film and the ratios."""
+    ways: dict[str, Callable[[], object]] = {"daemon": bench.score, "bare": _bare(bench), "naive": bench.naive(naive)}
+    bench.arrive()
+    side_by_side(ways, rounds=1)  # warms up: the model is loaded, the decoders run
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        bench.arrive()
+        for name, found in side_by_side(ways, rounds=1, clock=CLOCKS[clock]).items():
+            seconds[name] += found
+    each = {"daemon": bench.films, "bare": bench.films, "naive": naive}
+    apiece = {name: [took / each[name] for took in of] for name, of in seconds.items()}
+    return {
+        "films": bench.films,
+        "rounds": rounds,
+        "threads": torch.get_num_threads(),
+        "clock": clock,
+        **{f"ms_{name}": round(1000 * statistics.median(of), 2) for name, of in apiece.items()},
+        "ratios": {
+            "vs_bare_encoder": ratio(apiece["bare"], apiece["daemon"]),
+            "vs_naive": ratio(apiece["naive"], apiece["daemon"]),
+        },
+    }
+
+
+def _bare(bench: Bench) -> Callable[[], None]:
+    settings = bench.config
+    scorer = load_scorer(
+        bench.version, settings.model.directory, batch_size=settings.score.batch_size, threads=0, precision=settings.score.precision
+    )
+    classifier = scorer._classifier
+    tensors = torch.randn(bench.films, 3, classifier.preprocess.size, classifier.preprocess.size)
+
+    def score() -> None:
+        for some in torch.split(tensors, settings.score.batch_size):
+            classifier.score_pixels(some)
+
+    return score
+
+
+def _cpu() -> float:
+    """Return the seconds that processors have spent on this process and on its children that run."""
+    children = [pid for thread in Path("/proc/self/task").iterdir() for pid in (thread / "children").read_text().split()]
+    spent = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13] for pid in children]
+    return time.process_time() + sum(int(ticks) for of in spent for ticks in of) / os.sysconf("SC_CLK_TCK")
+
+
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": _cpu}
+
+
+if __name__ == "__main__":
+    main()

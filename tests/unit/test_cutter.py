@@ -1,0 +1,136 @@
+"""PDUs cut out of a stream: in whatever pieces it comes, however it lies, and never with more memory than stated."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.dicom.cutter import COMMAND, LAST, Cutter, Malformed
+
+RELEASE = b"\x05\x00\x00\x00\x00\x04\x00\x00\x00\x00"
+DATA = 0
+Message = tuple[int, int, bytes]
+"""Presentation context, message control header of the last fragment, everything after it."""
+
+
+def pdv(context: int, control: int, payload: bytes) -> bytes:
+    return struct.pack(">LBB", len(payload) + 2, context, control) + payload
+
+
+def p_data(*items: bytes) -> bytes:
+    body = b"".join(items)
+    return struct.pack(">BBL", 4, 0, len(body)) + body
+
+
+def feed(cutter: Cutter, stream: bytes) -> Iterator[tuple[int, bytes] | bytes]:
+    """Give a cutter bytes as a socket would, as many as it has room for; yield copies of what it cuts."""
+    while stream:
+        room = cutter.room()
+        count = min(len(room), len(stream))
+        assert count, "no room left"
+        room[:count] = stream[:count]
+        cutter.filled(count)
+        stream = stream[count:]
+        while cutter.pending:
+            if cutter.holds_data:
+                yield from [(context, bytes(fragment)) for context, fragment in cutter.fragments()]
+            else:
+                yield bytes(cutter.take(len(RELEASE)))
+
+
+def put_together(cut: list[tuple[int, bytes] | bytes]) -> list[Message | bytes]:
+    found: list[Message | bytes] = []
+    under_way = b""
+    for one in cut:
+        if isinstance(one, bytes):
+            found.append(one)
+            continue
+        under_way += one[1][1:]
+        if one[1][0] & LAST:
+            found.append((one[0], one[1][0], under_way))
+            under_way = b""
+    assert not under_way
+    return found
+
+
+def fragmented(message: tuple[int, int, list[bytes]]) -> list[bytes]:
+    context, kind, parts = message
+    return [
+        pdv(context, kind | (LAST if left == 1 else 0), part) for left, part in zip(range(len(parts), 0, -1), parts, strict=True)
+    ]
+
+
+PARTS = st.lists(st.binary(max_size=300), min_size=1, max_size=5)
+MESSAGES = st.lists(st.tuples(st.sampled_from([1, 3, 255]), st.sampled_from([COMMAND, DATA]), PARTS), max_size=5)
+
+
+@given(MESSAGES, st.data(), st.integers(16, 400))
+def test_messages_come_out_as_they_went_in(sent: list[tuple[int, int, list[bytes]]], data: st.DataObject, size: int) -> None:
+    items = [item for message in sent for item in fragmented(message)]
+    stream = b""
+    while items:  # any number of items in a PDU
+        count = data.draw(st.integers(1, len(items)))
+        stream, items = stream + p_data(*items[:count]), items[count:]
+    stream += RELEASE
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    cutter, cut = Cutter(size), list[tuple[int, bytes] | bytes]()
+    for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        cut += feed(cutter, stream[begin:end])
+    assert put_together(cut) == [*((context, kind | LAST, b"".join(parts)) for context, kind, parts in sent), RELEASE]
+
+
+def test_neighbours_of_one_message_become_one_piece() -> None:
+    stream = b"".join(p_data(pdv(1, DATA, b"x" * 100)) for _ in range(9)) + p_data(pdv(1, DATA | LAST, b"y"))
+    assert list(feed(Cutter(4096), stream)) == [(1, b"\x02" + b"x" * 900 + b"y")]
+
+
+@given(st.integers(1, 400))
+def test_what_is_cut_short_ends_no_message(length: int) -> None:
+    whole = p_data(pdv(1, DATA | LAST, b"x" * 400))
+    cut = list(feed(Cutter(), whole[:length]))
+    assert not any(one[1][0] & LAST for one in cut if isinstance(one, tuple))
+
+
+def test_a_pdu_of_four_gigabytes_takes_no_more_room_than_another() -> None:
+    cutter = Cutter(1000)
+    begun = struct.pack(">BBLLBB", 4, 0, 0xFFFFFFFF, 0xFFFFFFFB, 1, DATA) + b"x" * 94
+    cut = [*feed(cutter, begun), *(one for _ in range(50) for one in feed(cutter, b"x" * 1000))]
+    pieces = [one[1] for one in cut if isinstance(one, tuple)]
+    assert sum(len(piece) - 1 for piece in pieces) == 50_094
+    assert max(map(len, pieces)) <= 1001
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x08\x00\x00\x00\x00\x04\x00\x00\x00\x00",
+        b"\x01\x00\x00\x10\x00\x00",
+        p_data(pdv(1, DATA, b"xx"))[:8] + b"\x00\x09" + b"\x01\x00xx",
+        p_data(struct.pack(">LBB", 1, 1, 0)),
+        p_data(struct.pack(">LBB", 0, 1, 0)),
+        p_data(pdv(1, DATA, b"xx"), b"\x00"),
+        p_data(b"\x00\x00\x00"),
+    ],
+    ids=[
+        "HTTP",
+        "type 8",
+        "A-ASSOCIATE-RQ of a megabyte",
+        "item beyond its PDU",
+        "item without header",
+        "empty item",
+        "odd byte",
+        "rest",
+    ],
+)
+def test_what_is_no_pdu_is_told(stream: bytes) -> None:
+    with pytest.raises(Malformed):
+        list(feed(Cutter(), stream + RELEASE * 2))
+
+
+def test_a_pdu_without_items_is_passed_over() -> None:
+    assert list(feed(Cutter(), p_data() + RELEASE)) == [RELEASE]

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from pipeline.pace import Pace
+
+
+def test_the_first_turn_is_one_batch_and_quick_jobs_fill_a_turn_up_to_its_bound() -> None:
+    pace = Pace(seconds=1.0, least=8, most=32)
+    assert pace.limit == 8
+    pace.took(8, 0.4)
+    assert pace.limit == 20
+    pace.took(20, 0.2)
+    pace.took(32, 0.32)
+    assert pace.limit == 32
+
+
+def test_a_turn_of_slow_jobs_is_one_of_them_and_a_slow_first_turn_is_forgotten() -> None:
+    pace = Pace(seconds=1.0, least=8, most=32)
+    pace.took(8, 60.0)
+    assert pace.limit == 1
+    for _ in range(10):
+        pace.took(1, 0.05)
+    assert pace.limit > 10
