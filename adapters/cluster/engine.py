@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from adapters.cluster.scorer import BlockScorer
-from pipeline import blocks
+from pipeline import blocks, errors
 from pipeline.blocks import Block
-from pipeline.errors import ConfigurationError, RadclipdError, TryAgain
+from pipeline.errors import ConfigurationError, TryAgain
 
 if TYPE_CHECKING:
     from adapters.host.config import Config
@@ -94,7 +94,7 @@ def score_archive(
 
 
 def _walk(ray: Any, left: Sequence[Block], settings: ClusterSettings) -> Iterator[tuple[Block, int, int]]:
-    """Hand blocks out; yield each with how many jobs were worked off and how many are in other hands, as they come back."""
+    """Hand blocks out; yield each with how many jobs were worked off and how many are in other hands, as they come."""
     import ray.data as ray_data
 
     pool, resources = _workers(ray, settings)
@@ -104,9 +104,12 @@ def _walk(ray: Any, left: Sequence[Block], settings: ClusterSettings) -> Iterato
     )
     try:
         for row in handed.iter_rows():
+            if row["error"]:
+                raise getattr(errors, row["error"])(row["message"], hint=row["hint"])
             yield Block(int(row["first"]), int(row["last"])), int(row["jobs"]), int(row["left"])
     except ray.exceptions.RayError as error:
-        raise _told(error) from error
+        said = f"the cluster gave up: {type(error).__name__}"
+        raise TryAgain(said, hint="start it again: it goes on from what the catalog holds") from error
 
 
 def _workers(ray: Any, settings: ClusterSettings) -> tuple[Any, dict[str, Any]]:
@@ -177,13 +180,3 @@ def _require_shared_catalog(ray: Any, config: Config) -> None:
             f"the cluster has {len(hosts)} hosts, and SQLite serves one",
             hint="catalog.url of a PostgreSQL; see deploy/docs/scale.md",
         )
-
-
-def _told(error: Exception) -> Exception:
-    """An error of radclipd's own on a machine comes as it was; any other means that the cluster, or a part of it, is lost."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, RadclipdError):
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    if isinstance(cause, RadclipdError):
-        return cause
-    return TryAgain(f"the cluster gave up: {type(error).__name__}", hint="start it again: it goes on from what the catalog holds")

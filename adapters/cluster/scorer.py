@@ -1,9 +1,9 @@
-"""What runs on a machine of the cluster: one worker, that has loaded the serving version and opened the catalog once."""
+"""What runs on a machine of the cluster: one worker, that loads the serving version and opens the catalog once."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from adapters.host import config as configuration
 from adapters.posts import score_post_and_fill
 from pipeline import blocks
 from pipeline.blocks import Block, Done
-from pipeline.errors import OutOfResources
+from pipeline.errors import OutOfResources, RadclipdError
 
 TRIES = 6
 REST_SECONDS = 2.0
@@ -28,35 +28,48 @@ class BlockScorer:
     """A callable of Ray Data: a batch of blocks in, what became of them out."""
 
     def __init__(self, path: str) -> None:
-        self._config = configuration.load(Path(path))
-        self._catalog = wiring.open_catalog(self._config)
-        self._post, fill = score_post_and_fill(self._config, self._catalog)
-        self._fill = fill.of if fill is not None else lambda _studies: None
+        self._path = Path(path)
+        self._score: Callable[[Block], Done] | None = None
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Score the blocks `first`..`last`, int [n] each; return them with `jobs` and `left`, int [n]."""
-        found = [self._score(Block(int(first), int(last))) for first, last in zip(batch["first"], batch["last"], strict=True)]
-        return {
-            "first": batch["first"],
-            "last": batch["last"],
-            "jobs": np.array([done.jobs for done in found]),
-            "left": np.array([done.left for done in found]),
+        """Score the blocks `first`..`last`, int [n] each; return them with `jobs` and `left`, int [n], and errors, str [n].
+
+        An error of ours travels as words: as an exception its remedy would be lost on the way.
+        """
+        pairs = zip(batch["first"], batch["last"], strict=True)
+        found = [self._told(Block(int(first), int(last))) for first, last in pairs]
+        columns = ("jobs", "left", "error", "message", "hint")
+        return {"first": batch["first"], "last": batch["last"]} | {
+            name: np.array([row[place] for row in found]) for place, name in enumerate(columns)
         }
 
-    def _score(self, block: Block) -> Done:
+    def _told(self, block: Block) -> Sequence[Any]:
+        try:
+            done = self._persistently(block)
+        except RadclipdError as error:
+            return 0, 0, type(error).__name__, str(error), error.hint
+        return done.jobs, done.left, "", "", ""
+
+    def _persistently(self, block: Block) -> Done:
         for attempt in range(TRIES):
             try:
-                return blocks.score_block(
-                    block,
-                    post=self._post,
-                    catalog=self._catalog,
-                    worker=wiring.worker_name("score"),
-                    policy=wiring.work_policy(self._config),
-                    fill=self._fill,
-                )
+                self._score = self._score or self._opened()
+                return self._score(block)
             except OutOfResources as error:
                 if attempt == TRIES - 1:
                     raise
                 log.warning("catalog away", error=str(error), hint=error.hint)
                 time.sleep(REST_SECONDS * 2**attempt)
         raise AssertionError("the last try returns or raises")
+
+    def _opened(self) -> Callable[[Block], Done]:
+        config = configuration.load(self._path)
+        catalog = wiring.open_catalog(config)
+        post, fill = score_post_and_fill(config, catalog)
+        name, policy = wiring.worker_name("score"), wiring.work_policy(config)
+
+        def score(block: Block) -> Done:
+            keep = fill.of if fill is not None else lambda _studies: None
+            return blocks.score_block(block, post=post, catalog=catalog, worker=name, policy=policy, fill=keep)
+
+        return score
