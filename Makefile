@@ -6,6 +6,7 @@ BIN    := $(VENV)/bin
 # Peers that the tests and the demo talk to, all from Debian.
 PEERS  := orthanc orthanc-dicomweb dcmtk dicom3tools postgresql
 DEMO   ?=
+BENCH  ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup peers demo test check format bench test-systemd install clean
@@ -40,8 +41,8 @@ test-systemd: setup peers ## the installed service in a really booted systemd (r
 	@deploy/peers.sh systemd-container debootstrap
 	$(BIN)/python -m pytest -m systemd $(PYTEST)
 
-bench: setup ## benchmarks side by side, as JSON: few labels against zero-shot, the worklist, the prefix store against pixels, reports, start-up, the catalog, films a second
-	for name in ingest scoring latency report startup catalog fewshot worklist retrain rescore phantoms; do $(BIN)/python -m tests.benchmarks.$$name --json || exit 1; done
+bench: setup peers ## every benchmark side by side with its peers, as JSON, table and plot (BENCH="ingest scoring": only these)
+	$(BIN)/python -m tests.benchmarks.performance $(BENCH)
 
 format: setup ## format the code
 	$(BIN)/ruff check --fix .
