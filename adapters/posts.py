@@ -94,7 +94,7 @@ def score_post_and_fill(config: Config, catalog: SqlCatalog) -> tuple[work.Post,
     step = partial(score.score, catalog=catalog, pixels=pixels, scorers=scorers, policy=policy)
     pace = Pace(seconds=config.score.turn_seconds, least=batch, most=BATCHES_A_TURN * batch)
     serving = partial(versions.load_serving, catalog=catalog, scorers=scorers)
-    post = work.Post(kind=JobKind.SCORE, step=step, pace=pace, prepare=serving)
+    post = work.Post(kind=JobKind.SCORE, step=step, pace=pace, prepare=serving, close=pixels.close)
     if not (config.prefix.keep and config.prefix.fill):
         return post, None
     return post, fill.Fill(catalog=catalog, pixels=pixels, scorer=serving, chest=chest)

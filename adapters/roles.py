@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -90,8 +90,11 @@ def work(config: Config, kinds: Sequence[str]) -> None:
     with (
         StopSignal(hear=wiring.wake_ups(config, kinds)) as stop,
         serving(notify.Notifier(), [catalog.probe_write], lambda: f"working: {kind}"),
+        ExitStack() as held,
     ):
         posts = build_posts(config, catalog, kinds, over=lambda: over(stop), rest=stop.wait)
+        for post in posts:
+            held.callback(post.close)
         _prepare(posts)
         while not over(stop):
             if not _round(posts, config, catalog, kind, lambda: over(stop)):

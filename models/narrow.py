@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import models.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
+
+# isort: split
+
 from dataclasses import dataclass
 
 import numpy as np

@@ -54,7 +54,8 @@ class Post:
     """A place at the queue: which kind, how many at once, the step, and whether work is admitted now.
 
     `spare` is what to do where no job is due, a little at a time; it says whether there may be more of it at once. `prepare` is
-    what takes long before the first job and need not wait for it. `subjects`: only of these; None: of any.
+    what takes long before the first job and need not wait for it, `close` gives back what it holds. `subjects`: only of these;
+    None: of any.
     """
 
     kind: JobKind
@@ -63,6 +64,7 @@ class Post:
     admit: Callable[[], bool] = lambda: True
     spare: Callable[[], bool] = lambda: False
     prepare: Callable[[], object] = lambda: None
+    close: Callable[[], object] = lambda: None
     subjects: Collection[str] | None = None
 
 

@@ -113,6 +113,7 @@ def by_queue(tmp_path_factory: pytest.TempPathFactory, films: list[bytes]) -> di
     post, _ = score_post_and_fill(alone.config, alone.catalog)
     while work.work_once(post, catalog=alone.catalog, worker="w", policy=wiring.work_policy(alone.config)):
         pass
+    post.close()
     found = alone.predictions()
     alone.catalog.dispose()
     assert len(found) == STUDIES - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -53,14 +54,16 @@ class Place:
         """Let another version of the same base serve."""
         return importer.register(self.catalog, self.store, self.base, threshold=0.5, band=0.05, serve=True).number
 
-    def post(self) -> Post:
-        (post,) = build_posts(self.config, self.catalog, "score", over=lambda: False)
-        return post
+    @contextmanager
+    def post(self, config: Config | None = None) -> Iterator[Post]:
+        (post,) = build_posts(config or self.config, self.catalog, "score", over=lambda: False)
+        yield post
+        post.close()
 
-    def work(self) -> None:
-        post = self.post()
-        while work_once(post, catalog=self.catalog, worker="w", policy=WorkPolicy()):
-            pass
+    def work(self, config: Config | None = None) -> None:
+        with self.post(config) as post:
+            while work_once(post, catalog=self.catalog, worker="w", policy=WorkPolicy()):
+                pass
 
     def scores(self, version: int) -> Scores:
         with self.catalog.read() as tx:
@@ -85,9 +88,7 @@ def test_a_later_version_scores_what_was_kept_without_the_files(place: Place, wa
     else:
         plain = place.config.model_copy(update={"prefix": place.config.prefix.model_copy(update={"keep": False})})
         assert rescore.rescore(catalog=place.catalog) == FILMS
-        (post,) = build_posts(plain, place.catalog, "score", over=lambda: False)
-        while work_once(post, catalog=place.catalog, worker="w", policy=WorkPolicy()):
-            pass
+        place.work(plain)
         first = place.scores(1)
     shutil.rmtree(place.folder / "images")
     second = place.register()

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 FREE: tuple[tuple[str, ...], ...] = (
     ("db", "current"),
     ("db", "upgrade"),
+    ("db", "tidy"),
     ("check", "--configuration"),
     ("query", "select * from v_studies"),
     ("studies",),
