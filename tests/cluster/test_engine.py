@@ -46,12 +46,14 @@ def nodes() -> Iterator[Any]:
     """A head and two more nodes, one core each, on the loopback."""
     if importlib.util.find_spec("ray") is None:
         peers.absent("Ray is not installed (pip install radclipd[scale])")
+    import ray
     from ray.cluster_utils import Cluster as RayCluster
 
     running: Any = RayCluster(initialize_head=True, head_node_args=NODE | {"num_cpus": 0, "include_dashboard": False})
     for _ in range(2):
         running.add_node(**NODE)
     yield running
+    ray.shutdown()  # whoever is still connected to the cluster cannot take it down
     running.shutdown()
 
 

@@ -87,8 +87,10 @@ def send(port: int, dataset: Dataset, **options: Any) -> Dataset:
     options.setdefault("classes", (str(dataset.SOPClassUID),))
     association = associate(port, **options)
     assert association.is_established
-    answer = association.send_c_store(with_meta(dataset))
-    association.release()
+    opened: Any = association.dul.socket
+    with contextlib.closing(opened.socket):  # pynetdicom leaves it open where the listener has closed first
+        answer = association.send_c_store(with_meta(dataset))
+        association.release()
     return answer
 
 
