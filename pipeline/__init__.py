@@ -22,12 +22,17 @@ The slow loop:
     rescore   another version serves -> the archive is scored again, behind whatever arrives
     fill      nothing else to do -> what lets a later version score fast, kept for films that came before
 
-`yielding` lets what arrives go before what is learnt, and `progress` tells how far a long step is.
-`standing` says in figures how everything stands.
+Archives that were there before:
+
+    backfill  folder, DICOMweb or query/retrieve -> `receive`, days by days, never twice
+    blocks    studies by their numbers -> scored block by block, on one machine or a cluster, as from the queue
+
+`yielding` lets what arrives go before what is learnt, `progress` tells how far a long step is, and `standing` says in figures how
+everything stands. `together` lets steps share a commit, and `pace` says how many jobs are taken at once.
 
 `work` claims jobs, runs steps and retries, quarantines or finishes them. `housekeeping` looks for what is stuck.
-`rules` holds every decision that has a medical or operational meaning, as pure functions. `ports` is what the steps need of the
-outside, `errors` what can go wrong and what to do then.
+`rules` holds every decision that has a medical or operational meaning, as pure functions. `ports` (and `*_ports`) is what the
+steps need of the outside, `errors` what can go wrong and what to do then.
 """
 
 from __future__ import annotations
