@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from models.errors import ImageUnusable, WeightsIncompatible
 from models.fingerprint import fingerprint
-from models.resize import Interpolation, Rows, resized
+from models.resize import Film, Interpolation, resized
 
 if TYPE_CHECKING:
     import torch
@@ -86,12 +86,16 @@ class Preprocess:
 
         return torch.from_numpy(self.reduced(image))[None]
 
-    def reduced(self, image: Rows) -> npt.NDArray[np.float32]:
+    def reduced(self, image: npt.NDArray[np.float32] | Film) -> npt.NDArray[np.float32]:
         """Return the grey square as an array [size, size], of which `square` makes the same square again. ImageUnusable."""
         if len(image.shape) != 2 or 0 in image.shape:
             raise ImageUnusable(f"an image has two edges of at least one pixel, not the shape {image.shape}")
+        edges = self.scaled(*image.shape)
         with np.errstate(invalid="ignore", over="ignore"):
-            small = resized(image, *self.scaled(*image.shape), self.interpolation)
+            if isinstance(image, np.ndarray):
+                small = resized(image, *edges, self.interpolation)
+            else:  # weights sum to 1, so greys are made of what is left, not of every pixel
+                small = image.levelled(resized(image.clipped, *edges, self.interpolation))
         if not np.isfinite(small).all():  # then the image's are not: no weight hides one
             raise ImageUnusable("the image holds values that are not finite")
         return self._squared(np.clip(small, 0.0, 1.0, out=small))  # bicubic overshoots at edges

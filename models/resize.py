@@ -19,10 +19,10 @@ _A = -0.5  # of Keys' kernel, as antialiasing resizes have it
 _BAND = 8
 """Rows of the result that one product makes: their sources, some 140 rows of a large film, stay in the second-level cache."""
 
+Matrix = npt.NDArray[np.float32]
+
 _ALONE = 1 << 18
 """Multiplications of a product up to which OpenBLAS keeps to one thread."""
-
-Matrix = npt.NDArray[np.float32]
 
 
 class Rows(Protocol):
@@ -34,9 +34,23 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice, /) -> npt.NDArray[np.float32]: ...
 
 
+class Film(Protocol):
+    """An image of stored values: rows of those that may be weighed and summed, and what makes greys of the sums, in place."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def clipped(self) -> Rows: ...
+
+    def levelled(self, values: Matrix, /) -> Matrix: ...
+
+
 def resized(image: Rows, height: int, width: int, interpolation: Interpolation) -> Matrix:
     """Return float32 [height, width] of an image [H, W]. Bicubic overshoots at edges; what is not finite stays so."""
     tall, wide = image.shape
+    if (tall, wide) == (height, width):
+        return np.array(image[:], dtype=np.float32)  # weights of 1 and 0
     narrow, found = np.empty((height, wide), dtype=np.float32), np.empty((height, width), dtype=np.float32)
     for first, last, top, bottom, down in _bands(tall, height, interpolation):
         _multiply(down, image[top:bottom], narrow[first:last])

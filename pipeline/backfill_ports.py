@@ -118,5 +118,5 @@ class Backfills(Protocol):
     def bring(self, source: str, study_instance_uids: Collection[str]) -> None:
         """Mark those of these studies that the catalog does not know yet: it is a backfill that brings them."""
 
-    def brought(self, study_instance_uid: str) -> bool:
-        """Say whether a backfill brought the study, and nothing of it has come any other way since."""
+    def brought(self, study_instance_uids: Collection[str]) -> set[str]:
+        """Return those of these studies that a backfill brought, and of which nothing has come any other way since."""

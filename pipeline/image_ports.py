@@ -10,7 +10,7 @@ from pipeline.errors import PixelsUnreadable
 
 
 class Rows(Protocol):
-    """An image of which rows are asked for: an Image, or what makes them of stored values when asked."""
+    """An image of which rows are asked for."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -18,7 +18,20 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice, /) -> Image: ...
 
 
-Sight = Callable[[Rows], Image]
+class Film(Rows, Protocol):
+    """An image that is made of stored values when rows of it are asked for.
+
+    Of what only weighs and sums, as a resize does, it gives the values before they become greys: `levelled` makes them so after.
+    """
+
+    @property
+    def clipped(self) -> Rows: ...
+
+    def levelled(self, values: Image, /) -> Image:
+        """Bring values to 0..1, in place."""
+
+
+Sight = Callable[[Image | Film], Image]
 """What a scorer looks at of an image, as an image. It goes to other processes, and may raise whatever it likes."""
 
 

@@ -18,8 +18,11 @@ class Jobs(Protocol):
         """Enqueue; lower priority numbers run first. Where one of this kind and subject waits already, it takes the new
         payload and None is returned."""
 
+    def put_all(self, kind: JobKind, payloads: Mapping[str, Mapping[str, Any]]) -> None:
+        """Enqueue a job for each subject with its payload, as `put` does."""
+
     def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1, of: Only = None) -> list[Job]:
-        """Lease up to `limit` due jobs, or jobs whose lease ran out, each with a fresh random token. Counts the try.
+        """Lease up to `limit` due jobs, or jobs whose lease ran out, under a fresh random token. Counts the try.
 
         `of`: only those of these subjects, a few hundred at most.
         """
@@ -27,8 +30,8 @@ class Jobs(Protocol):
     def extend(self, job: Job, *, lease_seconds: float) -> None:
         """Heartbeat. LeaseLost when the token is no longer ours."""
 
-    def finish(self, job: Job) -> None:
-        """Mark done, inside the transaction that holds the job's result. LeaseLost when the token is no longer ours."""
+    def finish(self, *finished: Job) -> None:
+        """Mark done, inside the transaction that holds the jobs' results. LeaseLost when a token is no longer ours."""
 
     def note(self, job: Job, notes: Mapping[str, Any]) -> None:
         """Keep notes beside what the job's payload held when it was claimed, in place of earlier ones. LeaseLost as `extend`."""

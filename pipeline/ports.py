@@ -6,7 +6,7 @@ catalog's own clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,147 +18,22 @@ from pipeline.domain import (
     Comparison,
     Course,
     Document,
-    Header,
     Image,
     ModelVersion,
     Prediction,
     Report,
     Scores,
-    Sender,
     StoredFile,
     StoredInstance,
     Study,
-    StudyState,
     VersionState,
 )
 from pipeline.image_ports import Sight
 from pipeline.job_ports import Circuits, Jobs
 from pipeline.label_ports import Labels, Requests
+from pipeline.study_ports import Reports, ScoreRows, Studies
 
 Buffer = bytes | bytearray | memoryview
-
-
-class Studies(Protocol):
-    """Patients, studies, series and instances."""
-
-    def find_instance(self, sop_instance_uid: str) -> StoredInstance | None:
-        """Return the instance, or None."""
-
-    def add_instance(self, header: Header, file: StoredFile, sender: Sender, *, opens_study: bool) -> None:
-        """Insert the instance; insert patient, study and series where new; touch `last_received_at`.
-
-        A new study starts ARRIVING. `opens_study` puts a known one back there too and clears its reason; without it a known
-        study's state stays. The released mark is cleared either way.
-        """
-
-    def find(self, study_instance_uid: str) -> Study | None:
-        """Return the study, or None."""
-
-    def instances(self, study_instance_uid: str) -> list[StoredInstance]:
-        """Return all instances of the study in order of series number, instance number, SOPInstanceUID."""
-
-    def instances_of(self, study_instance_uids: Collection[str]) -> dict[str, list[StoredInstance]]:
-        """Return StudyInstanceUID -> what `instances` returns, of those studies that the catalog knows."""
-
-    def patients(self) -> int:
-        """Return the highest number that a patient has: they are numbered from 1 as they come."""
-
-    def unread(
-        self,
-        version: int,
-        *,
-        ask_again_days: float,
-        patients: Collection[int] | None = None,
-        among: Collection[str] | None = None,
-    ) -> dict[str, str]:
-        """Return StudyInstanceUID -> patient key, by UID, of the scored studies that may be asked for.
-
-        They have predictions of this version and were not asked for. Left out is every study of a patient of whom any study has a
-        label, withdrawn or not, was asked for in the last `ask_again_days` days, or was ever asked for to measure with. Only
-        studies of the patients with these numbers, only those with these UIDs, where they are given.
-        """
-
-    def accession_numbers(self, study_instance_uids: Collection[str]) -> dict[str, str]:
-        """Return StudyInstanceUID -> accession number of those studies that the catalog knows."""
-
-    def with_accession_numbers(self, accession_numbers: Collection[str]) -> dict[str, list[str]]:
-        """Return accession number -> StudyInstanceUIDs, in order, of the studies that have one of these."""
-
-    def newest(self, *, limit: int) -> list[str]:
-        """Return the StudyInstanceUIDs of the studies that arrived last and are complete, newest first."""
-
-    def highest(self) -> int:
-        """Return the highest number that a study has: they are numbered from 1 as they come."""
-
-    def numbered(self, numbers: range) -> list[str]:
-        """Return the StudyInstanceUIDs of the studies with these numbers, the last first."""
-
-    def unscored(self, version: int, *, limit: int, numbers: range | None = None) -> list[str]:
-        """Return the StudyInstanceUIDs of studies without predictions of this version that came to their end, newest first.
-
-        The end is a report in the archive, or one that the archive refused; or scores that nobody is told of, where a backfill
-        brought the study. Those with a score job that waits, runs or is in quarantine are left out, and those whose number is
-        not among `numbers` where it is given.
-        """
-
-    def documents(self) -> list[str]:
-        """Return the SOPInstanceUIDs of all structured reports and key object selections, in order of arrival."""
-
-    def release(self, study_instance_uids: Sequence[str]) -> None:
-        """Mark arriving studies: the association that carried them was released in good order."""
-
-    def quiet(self, *, seconds: float, released: bool, limit: int) -> list[str]:
-        """Return arriving studies with nothing new for `seconds`; with `released`, those marked by release() too. Oldest first."""
-
-    def arriving(self, *, limit: int) -> list[tuple[str, int]]:
-        """Return arriving studies with the number of their instances."""
-
-    def put_state(self, study_instance_uid: str, state: StudyState, *, reason: str = "") -> None:
-        """Write the study's state and reason."""
-
-    def next_revision(self, study_instance_uid: str) -> int:
-        """Raise the study's revision by one and return it (1 for the first)."""
-
-
-class ScoreRows(Protocol):
-    """Scores of images and predictions of studies."""
-
-    def image_scores(self, study_instance_uid: str, version: int) -> dict[str, Scores]:
-        """Return SOPInstanceUID -> float32 [14] of the images that this version has scored."""
-
-    def add_image_scores(self, version: int, scores: Mapping[str, Scores]) -> None:
-        """Insert or replace the scores of images: SOPInstanceUID -> float32 [14]."""
-
-    def put_predictions(self, study_instance_uid: str, version: int, predictions: Sequence[Prediction], *, revision: int) -> None:
-        """Insert or replace the study's predictions of this version."""
-
-    def predictions(self, study_instance_uid: str, version: int) -> list[Prediction]:
-        """Return the study's predictions of this version in the order of FINDINGS; [] where there are none."""
-
-    def probabilities(self, study_instance_uids: Collection[str], version: int) -> dict[str, Scores]:
-        """Return StudyInstanceUID -> float32 [14] of the studies that have predictions of this version."""
-
-
-class Reports(Protocol):
-    """SR instances."""
-
-    def find(self, sop_instance_uid: str) -> Report | None:
-        """Return the report, or None."""
-
-    def latest(self, study_instance_uid: str) -> Report | None:
-        """Return the report of the study that was opened last, or None."""
-
-    def open(self, report: Report) -> Report:
-        """Insert a pending report; where it exists already, return it as it is."""
-
-    def built(self, sop_instance_uid: str, file: StoredFile) -> None:
-        """Record the bytes."""
-
-    def sent(self, sop_instance_uid: str, status: str) -> None:
-        """Record that the archive accepted it, now."""
-
-    def refused(self, sop_instance_uid: str, status: str) -> None:
-        """Record that the archive refused it for good."""
 
 
 class Versions(Protocol):
@@ -261,7 +136,7 @@ class ImageStore(Protocol):
         """Write, fsync, rename into place, fsync the folder. Idempotent. OutOfResources when the disk will not take it."""
 
     def read(self, file: StoredFile) -> bytes:
-        """Return the content. Refused when the file is missing or its SHA-256 differs."""
+        """Return the content. Refused when the file is missing, or not what was written: its size or its checksum differs."""
 
     def exists(self, file: StoredFile) -> bool:
         """Say whether the file is in place with the right size."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline import rules, versions
 from pipeline.domain import (
     AuditEvent,
+    Decision,
     Image,
     Job,
     JobKind,
@@ -66,7 +67,8 @@ def score(
     scorer = versions.load_serving(catalog=catalog, scorers=scorers)
     version = scorer.version
     with catalog.read() as tx:
-        loads = [_Load(job, _unscored(tx, job.subject, version, policy)) for job in jobs]
+        wanted = _unscored(tx, [job.subject for job in jobs], version, policy)
+    loads = [_Load(job, wanted[job.subject]) for job in jobs]
     recalled = scorer.recall([film for load in loads for film in load.wanted])
     for load in loads:
         uids = [film.header.sop_instance_uid for film in load.wanted]
@@ -82,10 +84,13 @@ def score(
         yield from _commit_together(batch, version, catalog=catalog, policy=policy)
 
 
-def _unscored(tx: Transaction, study_instance_uid: str, version: ModelVersion, policy: ScorePolicy) -> list[StoredInstance]:
-    choice = rules.choose_images(tx.studies.instances(study_instance_uid), policy.chest)
-    scored = tx.scores.image_scores(study_instance_uid, version.number)
-    return [image for image in choice.images if image.header.sop_instance_uid not in scored]
+def _unscored(
+    tx: Transaction, studies: Collection[str], version: ModelVersion, policy: ScorePolicy
+) -> dict[str, list[StoredInstance]]:
+    """Return StudyInstanceUID -> the images to be scored."""
+    films, scored = tx.studies.instances_of(studies), tx.scores.image_scores_of(studies, version.number)
+    chosen = {uid: rules.choose_images(films.get(uid, ()), policy.chest).images for uid in studies}
+    return {uid: [film for film in of if film.header.sop_instance_uid not in scored.get(uid, ())] for uid, of in chosen.items()}
 
 
 def _batches(loads: Sequence[_Load], films: int) -> Iterator[list[_Load]]:
@@ -114,8 +119,7 @@ def _commit_together(loads: Sequence[_Load], version: ModelVersion, *, catalog: 
     """Commit a batch in one transaction: the disk is waited for once. Where that fails, each study by itself."""
     try:
         with catalog.begin() as tx:
-            for load in sorted(loads, key=lambda load: load.job.subject):  # whoever holds several studies takes them in this order
-                _write(tx, load, version, policy)
+            _write(tx, loads, version, policy)
     except Exception:  # of any study; by itself it tells whose it is, and the others come through
         return [Outcome(load.job, _commit(load, version, catalog=catalog, policy=policy)) for load in loads]
     return [Outcome(load.job, None) for load in loads]
@@ -124,54 +128,66 @@ def _commit_together(loads: Sequence[_Load], version: ModelVersion, *, catalog: 
 def _commit(load: _Load, version: ModelVersion, *, catalog: Catalog, policy: ScorePolicy) -> RadclipdError | None:
     try:
         with catalog.begin() as tx:
-            _write(tx, load, version, policy)
+            _write(tx, [load], version, policy)
     except RadclipdError as error:
         return error
     return None
 
 
-def _write(tx: Transaction, load: _Load, version: ModelVersion, policy: ScorePolicy) -> None:
-    """Write scores, predictions, the report job and the end of the score job."""
-    study_instance_uid = load.job.subject
-    tx.scores.add_image_scores(version.number, load.fresh)
-    scored = tx.scores.image_scores(study_instance_uid, version.number)
-    if not scored and load.unreadable:
-        raise load.unreadable[0]
-    for error in load.unreadable:
-        tx.audit(AuditEvent("score", "failed", study_instance_uid, str(error)))
-    if load.fresh:
-        _predict(tx, load.job, version, list(scored.values()), policy)
-    tx.jobs.finish(load.job)
+def _write(tx: Transaction, loads: Sequence[_Load], version: ModelVersion, policy: ScorePolicy) -> None:
+    """Write scores, predictions, the report jobs and the end of the score jobs."""
+    studies = tx.studies.hold([load.job.subject for load in loads])
+    tx.scores.add_image_scores(version.number, {uid: scores for load in loads for uid, scores in load.fresh.items()})
+    scored = tx.scores.image_scores_of(studies, version.number)
+    for load in loads:
+        if load.unreadable and load.job.subject not in scored:
+            raise load.unreadable[0]
+        for error in load.unreadable:
+            tx.audit(AuditEvent("score", "failed", load.job.subject, str(error)))
+    fresh = [load.job for load in loads if load.fresh]
+    combined = {job.subject: rules.combine(list(scored[job.subject].values()), policy.combine) for job in fresh}
+    _predict(tx, fresh, combined, version, policy)
+    reopened = {uid for uid, study in studies.items() if study.state is not StudyState.SETTLED}  # by a late image
+    tx.studies.put_states([job.subject for job in fresh if job.subject not in reopened], StudyState.SCORED)
+    tx.jobs.finish(*(load.job for load in loads))
 
 
-def _predict(tx: Transaction, job: Job, version: ModelVersion, scored: Sequence[Scores], policy: ScorePolicy) -> None:
-    predictions = rules.predictions_of(rules.combine(scored, policy.combine), thresholds=version.thresholds, band=version.band)
-    telling = not _kept_quiet(tx, job.subject, policy)
-    if telling and job.payload.get(RESCORED):
-        telling = _worth_telling(tx, job.subject, predictions, policy)
-    revision = tx.studies.next_revision(job.subject)
-    tx.scores.put_predictions(job.subject, version.number, predictions, revision=revision)
-    if telling:
-        tx.jobs.put(JobKind.REPORT, job.subject, {"version": version.number, "revision": revision})
-    study = tx.studies.find(job.subject)
-    if study is not None and study.state is StudyState.SETTLED:  # a late image may have reopened it
-        tx.studies.put_state(job.subject, StudyState.SCORED)
+def _predict(
+    tx: Transaction, jobs: Sequence[Job], combined: Mapping[str, Scores], version: ModelVersion, policy: ScorePolicy
+) -> None:
+    """Write the predictions of the jobs' studies, and ask for the reports that somebody wants to read."""
+    predictions = {
+        uid: rules.predictions_of(scores, thresholds=version.thresholds, band=version.band) for uid, scores in combined.items()
+    }
+    untold = _kept_quiet(tx, predictions, policy) | _not_worth_telling(tx, jobs, predictions, policy)
+    revisions = tx.studies.next_revisions(predictions)
+    tx.scores.put_predictions(version.number, predictions, revisions)
+    asked = {uid: {"version": version.number, "revision": revision} for uid, revision in revisions.items() if uid not in untold}
+    tx.jobs.put_all(JobKind.REPORT, asked)
 
 
-def _kept_quiet(tx: Transaction, study_instance_uid: str, policy: ScorePolicy) -> bool:
-    """Tell whether nobody asked for a report: a backfill brought the study, and nobody has heard of it before."""
-    brought = policy.backfilled == "none" and tx.backfills.brought(study_instance_uid)
-    return brought and tx.reports.latest(study_instance_uid) is None
+def _kept_quiet(tx: Transaction, studies: Collection[str], policy: ScorePolicy) -> set[str]:
+    """Return the studies of which nobody asked for a report: a backfill brought them, and nobody has heard of them before."""
+    brought = tx.backfills.brought(studies) if policy.backfilled == "none" else set()
+    return brought - tx.reports.latest_of(brought).keys()
 
 
-def _worth_telling(tx: Transaction, study_instance_uid: str, predictions: Sequence[Prediction], policy: ScorePolicy) -> bool:
-    """Tell whether a study that was scored again gets another report. Changed: decides otherwise than the last report does.
+def _not_worth_telling(
+    tx: Transaction, jobs: Sequence[Job], predictions: Mapping[str, Sequence[Prediction]], policy: ScorePolicy
+) -> set[str]:
+    """Return the studies that were scored again and get no other report. Changed: decides otherwise than the last report does.
 
     A report that was never built, or that the archive refused, has told nobody anything.
     """
+    again = {job.subject for job in jobs if job.payload.get(RESCORED)}
     if policy.rescored != "changed":
-        return policy.rescored == "all"
-    last = tx.reports.latest(study_instance_uid)
-    told = last is not None and last.state in (ReportState.BUILT, ReportState.SENT)
-    before = tx.scores.predictions(study_instance_uid, last.version) if last is not None and told else []
-    return [prediction.decision for prediction in before] != [prediction.decision for prediction in predictions]
+        return set() if policy.rescored == "all" else again
+    told = {uid: last for uid, last in tx.reports.latest_of(again).items() if last.state in (ReportState.BUILT, ReportState.SENT)}
+    before: dict[str, Sequence[Prediction]] = {}
+    for version in {last.version for last in told.values()}:
+        before |= tx.scores.predictions_of([uid for uid, last in told.items() if last.version == version], version)
+    return {uid for uid in again if _decisions(before.get(uid, ())) == _decisions(predictions[uid])}
+
+
+def _decisions(predictions: Sequence[Prediction]) -> list[Decision]:
+    return [prediction.decision for prediction in predictions]

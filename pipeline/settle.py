@@ -58,7 +58,7 @@ def _settle_one(study_instance_uid: str, *, catalog: Catalog, policy: SettlePoli
         state = _next_state(tx, study, choice.images)
         tx.studies.put_state(study_instance_uid, state, reason=choice.reason)
         if state is StudyState.SETTLED:
-            brought = tx.backfills.brought(study_instance_uid)
+            brought = tx.backfills.brought([study_instance_uid])
             tx.jobs.put(JobKind.SCORE, study_instance_uid, priority=backfill.PRIORITY if brought else ARRIVING)
         return Settled(study_instance_uid, state, choice.reason)
 

@@ -39,11 +39,12 @@ class FakeBackfills:
 
     def bring(self, source: str, study_instance_uids: Collection[str]) -> None:
         for uid in study_instance_uids:
-            if self.brought(uid) or (uid not in self._studies and uid not in self._t.brought):
+            if self.brought([uid]) or (uid not in self._studies and uid not in self._t.brought):
                 self._t.brought[uid] = None
 
-    def brought(self, study_instance_uid: str) -> bool:
-        if study_instance_uid not in self._t.brought:
-            return False
+    def brought(self, study_instance_uids: Collection[str]) -> set[str]:
+        return {uid for uid in study_instance_uids if uid in self._t.brought and self._nothing_else_came(uid)}
+
+    def _nothing_else_came(self, study_instance_uid: str) -> bool:
         ended, study = self._t.brought[study_instance_uid], self._studies.get(study_instance_uid)
         return ended is None or (study is not None and study.last_received_at <= ended)

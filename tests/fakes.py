@@ -170,6 +170,9 @@ class FakeStudies:
     def find(self, study_instance_uid: str) -> Study | None:
         return self._t.studies.get(study_instance_uid)
 
+    def hold(self, study_instance_uids: Collection[str]) -> dict[str, Study]:
+        return {uid: self._t.studies[uid] for uid in sorted(study_instance_uids) if uid in self._t.studies}
+
     def instances(self, study_instance_uid: str) -> list[StoredInstance]:
         found = [i for i in self._t.instances.values() if i.header.study_instance_uid == study_instance_uid]
         return sorted(found, key=lambda i: (i.header.series_number or 0, i.header.instance_number or 0, i.header.sop_instance_uid))
@@ -275,10 +278,14 @@ class FakeStudies:
     def put_state(self, study_instance_uid: str, state: StudyState, *, reason: str = "") -> None:
         self._t.studies[study_instance_uid] = replace(self._t.studies[study_instance_uid], state=state, reason=reason)
 
-    def next_revision(self, study_instance_uid: str) -> int:
-        study = self._t.studies[study_instance_uid]
-        self._t.studies[study_instance_uid] = replace(study, revision=study.revision + 1)
-        return study.revision + 1
+    def put_states(self, study_instance_uids: Collection[str], state: StudyState) -> None:
+        for uid in study_instance_uids:
+            self.put_state(uid, state)
+
+    def next_revisions(self, study_instance_uids: Collection[str]) -> dict[str, int]:
+        for uid in study_instance_uids:
+            self._t.studies[uid] = replace(self._t.studies[uid], revision=self._t.studies[uid].revision + 1)
+        return {uid: self._t.studies[uid].revision for uid in study_instance_uids}
 
 
 class FakeScoreRows:
@@ -292,15 +299,22 @@ class FakeScoreRows:
             if v == version and self._t.instances[uid].header.study_instance_uid == study_instance_uid
         }
 
+    def image_scores_of(self, study_instance_uids: Collection[str], version: int) -> dict[str, dict[str, Scores]]:
+        return {uid: found for uid in study_instance_uids if (found := self.image_scores(uid, version))}
+
     def add_image_scores(self, version: int, scores: Mapping[str, Scores]) -> None:
         self._t.scores.update({(uid, version): s for uid, s in scores.items()})
 
-    def put_predictions(self, study_instance_uid: str, version: int, predictions: Sequence[Prediction], *, revision: int) -> None:
-        self._t.predictions[study_instance_uid, version] = list(predictions)
+    def put_predictions(self, version: int, predictions: Mapping[str, Sequence[Prediction]], revisions: Mapping[str, int]) -> None:
+        assert predictions.keys() == revisions.keys()
+        self._t.predictions.update({(uid, version): list(of) for uid, of in predictions.items()})
 
     def predictions(self, study_instance_uid: str, version: int) -> list[Prediction]:
         found = self._t.predictions.get((study_instance_uid, version), [])
         return sorted(found, key=lambda p: FINDINGS.index(p.finding))
+
+    def predictions_of(self, study_instance_uids: Collection[str], version: int) -> dict[str, list[Prediction]]:
+        return {uid: found for uid in study_instance_uids if (found := self.predictions(uid, version))}
 
     def probabilities(self, study_instance_uids: Collection[str], version: int) -> dict[str, Scores]:
         return {
@@ -320,6 +334,9 @@ class FakeReports:
     def latest(self, study_instance_uid: str) -> Report | None:
         found = [r for r in self._t.reports.values() if r.study_instance_uid == study_instance_uid]
         return found[-1] if found else None
+
+    def latest_of(self, study_instance_uids: Collection[str]) -> dict[str, Report]:
+        return {uid: found for uid in study_instance_uids if (found := self.latest(uid))}
 
     def open(self, report: Report) -> Report:
         same = (report.study_instance_uid, report.version, report.revision)
@@ -461,6 +478,10 @@ class FakeJobs:
         )
         return number
 
+    def put_all(self, kind: JobKind, payloads: Mapping[str, Mapping[str, Any]]) -> None:
+        for subject, payload in payloads.items():
+            self.put(kind, subject, payload)
+
     def _waiting(self, kind: JobKind, subject: str) -> _JobRow | None:
         rows = (r for r in self._t.jobs.values() if r.job.state is JobState.WAITING)
         return next((r for r in rows if (r.job.kind, r.job.subject) == (kind, subject)), None)
@@ -494,11 +515,12 @@ class FakeJobs:
             raise LeaseLost(f"job {job.id} is no longer ours")
         row.lease_until = self._now() + timedelta(seconds=lease_seconds)
 
-    def finish(self, job: Job) -> None:
-        row = self._held(job)
-        if row is None:
-            raise LeaseLost(f"job {job.id} is no longer ours")
-        row.job, row.lease_until, row.finished_at = replace(row.job, state=JobState.DONE), None, self._now()
+    def finish(self, *finished: Job) -> None:
+        for job in finished:
+            row = self._held(job)
+            if row is None:
+                raise LeaseLost(f"job {job.id} is no longer ours")
+            row.job, row.lease_until, row.finished_at = replace(row.job, state=JobState.DONE), None, self._now()
 
     def note(self, job: Job, notes: Mapping[str, Any]) -> None:
         row = self._held(job)

@@ -7,25 +7,25 @@ import signal
 import time
 
 from pipeline.domain import Image
-from pipeline.image_ports import Rows
+from pipeline.image_ports import Film
 
 DARK = 0.1
 """Mean grey below which a film is fatal to those that it may be fatal to."""
 
 
-def whole(image: Rows) -> Image:
+def whole(image: Image | Film) -> Image:
     """All of it."""
     return image[:]
 
 
-def crash_on_dark(image: Rows) -> Image:
+def crash_on_dark(image: Image | Film) -> Image:
     """As a codec that runs over the end of its buffer."""
     if image[:].mean() < DARK:
         os.kill(os.getpid(), signal.SIGSEGV)
     return image[:]
 
 
-def hang_on_dark(image: Rows) -> Image:
+def hang_on_dark(image: Image | Film) -> Image:
     """As a codec that never ends."""
     if image[:].mean() < DARK:
         time.sleep(600)

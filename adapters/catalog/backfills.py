@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, literal, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, literal, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.catalog.chunks import chunks
@@ -72,17 +72,12 @@ class SqlBackfills:
             fresh = select(literal(uid), literal(backfill)).where(~known)
             made = self._insert(backfilled_studies).from_select(["study_instance_uid", "backfill"], fresh)
             self._connection.execute(made.on_conflict_do_nothing())
-            if self.brought(uid):
+            if self.brought([uid]):
                 again = update(backfilled_studies).where(backfilled_studies.c.study_instance_uid == uid)
                 self._connection.execute(again.values(ended_at=None))
 
-    def brought(self, study_instance_uid: str) -> bool:
-        query = (
-            select(backfilled_studies.c.study_instance_uid)
-            .outerjoin(studies, studies.c.study_instance_uid == backfilled_studies.c.study_instance_uid)
-            .where(backfilled_studies.c.study_instance_uid == study_instance_uid, nothing_else_came())
-        )
-        return self._connection.scalar(query) is not None
+    def brought(self, study_instance_uids: Collection[str]) -> set[str]:
+        return {uid for some in chunks(study_instance_uids) for uid in self._connection.scalars(_BROUGHT, {"uids": some})}
 
     def _of(self, source: str) -> int:
         """Return the row of a source, made where it is new."""
@@ -100,3 +95,11 @@ def nothing_else_came() -> Any:
     """Condition on a joined row of `backfilled_studies` and `studies`: it is under way, or nothing has come since it was not."""
     row = backfilled_studies.c
     return or_(row.ended_at.is_(None), and_(studies.c.last_received_at.is_not(None), studies.c.last_received_at <= row.ended_at))
+
+
+_BROUGHT = (
+    select(backfilled_studies.c.study_instance_uid)
+    .outerjoin(studies, studies.c.study_instance_uid == backfilled_studies.c.study_instance_uid)
+    .where(backfilled_studies.c.study_instance_uid.in_(bindparam("uids", expanding=True)), nothing_else_came())
+)
+"""Made once: each study passes it."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Executable,
     RowMapping,
     Select,
     and_,
@@ -60,39 +62,54 @@ class SqlJobs:
             if made is not None or self._connection.execute(renewed).rowcount:
                 return made
 
+    def put_all(self, kind: JobKind, payloads: Mapping[str, Mapping[str, Any]]) -> None:
+        if not payloads:
+            return
+        self.put_kinds.add(kind)
+        fresh = _fresh(self._connection.dialect.name)
+        values = [
+            {"kind": kind.value, "subject": subject, "payload": dict(payload), "priority": 100}
+            for subject, payload in sorted(payloads.items())
+        ]
+        made = {subject for _, subject in self._connection.execute(fresh, values)}
+        for subject in payloads.keys() - made:
+            self.put(kind, subject, payloads[subject])
+
     def _insert(self, kind: JobKind, subject: str, payload: Mapping[str, Any], priority: int) -> int | None:
         """Insert unless one of this kind and subject waits; return the number or None."""
-        dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
-        statement = (
-            dialect.insert(jobs)
-            .values(kind=kind.value, subject=subject, payload=dict(payload), priority=priority)
-            .on_conflict_do_nothing(index_elements=["kind", "subject"], index_where=text("state = 'waiting'"))
-            .returning(jobs.c.id)
-        )
-        made: int | None = self._connection.scalar(statement)
-        return made
+        values = {"kind": kind.value, "subject": subject, "payload": dict(payload), "priority": priority}
+        made = self._connection.execute(_fresh(self._connection.dialect.name), values).one_or_none()
+        return made.id if made else None
 
     def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1, of: Only = None) -> list[Job]:
         """First the jobs whose worker let the lease run out, then the waiting ones. A subject in work waits for its end."""
-        leased: list[Job] = []
+        ids: list[int] = []
         for due in (_lost(kinds), _due(kinds)):
             if of is not None:
                 due = due.where(jobs.c.subject.in_(of))
-            if len(leased) < limit:
-                ids = self._connection.scalars(due.limit(limit - len(leased)).with_for_update(skip_locked=True)).all()
-                leased += [self._lease(id_, worker, lease_seconds) for id_ in ids]
-        return leased
+            if len(ids) < limit:
+                ids += self._connection.scalars(due.limit(limit - len(ids)).with_for_update(skip_locked=True))
+        return self._lease(ids, worker, lease_seconds) if ids else []
 
-    def _lease(self, job_id: int, worker: str, lease_seconds: float) -> Job:
-        """Lease a job whose row is locked."""
-        values = {"row": job_id, "by": words(worker, 128), "token": secrets.token_hex(16), "seconds": lease_seconds}
-        return _job(self._connection.execute(_LEASE, values).mappings().one())
+    def _lease(self, ids: Sequence[int], worker: str, lease_seconds: float) -> list[Job]:
+        """Lease jobs whose rows are locked, in this order."""
+        values = {"rows": ids, "by": words(worker, 128), "token": secrets.token_hex(16), "seconds": lease_seconds}
+        leased = {row["id"]: _job(row) for row in self._connection.execute(_LEASE, values).mappings()}
+        return [leased[number] for number in ids]
 
     def extend(self, job: Job, *, lease_seconds: float) -> None:
         self._put(job, lease_until=in_seconds(lease_seconds))
 
-    def finish(self, job: Job) -> None:
-        self._put(job, state=DONE, finished_at=now(), error="", **NOT_HELD)
+    def finish(self, *finished: Job) -> None:
+        leases: dict[str, list[int]] = {}
+        for job in finished:
+            leases.setdefault(job.lease_token, []).append(job.id)
+        done = {
+            number for token, rows in leases.items() for number in self._connection.scalars(_FINISH, {"rows": rows, "token": token})
+        }
+        for job in finished:
+            if job.id not in done:
+                raise _lost_lease(job)
 
     def note(self, job: Job, notes: Mapping[str, Any]) -> None:
         self._put(job, payload={**job.payload, **notes})
@@ -167,7 +184,11 @@ class SqlJobs:
 
     def _put(self, job: Job, **values: Any) -> None:
         if not self._change(job, **values):
-            raise LeaseLost(f"job {job.id} ({job.kind}) is no longer ours", hint="its lease ran out; see work.lease_seconds")
+            raise _lost_lease(job)
+
+
+def _lost_lease(job: Job) -> LeaseLost:
+    return LeaseLost(f"job {job.id} ({job.kind}) is no longer ours", hint="its lease ran out; see work.lease_seconds")
 
 
 def has_job(kind: JobKind, subject: ColumnElement[str], *states: str) -> ColumnElement[bool]:
@@ -184,7 +205,7 @@ def _is(state: str, table: Any = jobs) -> ColumnElement[bool]:
 
 _LEASE = (
     update(jobs)
-    .where(jobs.c.id == bindparam("row"))
+    .where(jobs.c.id.in_(bindparam("rows", expanding=True)))
     .values(
         state=RUNNING,
         attempts=jobs.c.attempts + 1,
@@ -194,7 +215,23 @@ _LEASE = (
     )
     .returning(jobs)
 )
+_FINISH = (
+    update(jobs)
+    .where(jobs.c.id.in_(bindparam("rows", expanding=True)), _is(RUNNING), jobs.c.lease_token == bindparam("token"))
+    .values(state=DONE, finished_at=now(), error="", **NOT_HELD)
+    .returning(jobs.c.id)
+)
 """Written once, as in `scores`."""
+
+
+@cache
+def _fresh(dialect: str) -> Executable:
+    """What inserts jobs unless one of their kind and subject waits, and returns number and subject."""
+    made: Any = (postgresql if dialect == "postgresql" else sqlite).insert(jobs)
+    found: Executable = made.on_conflict_do_nothing(
+        index_elements=["kind", "subject"], index_where=text("state = 'waiting'")
+    ).returning(jobs.c.id, jobs.c.subject)
+    return found
 
 
 def _lost(kinds: Sequence[JobKind]) -> Select[int]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, select, update
+from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from adapters.catalog.chunks import chunks
 from adapters.catalog.clock import now
 from adapters.catalog.tables import reports, studies
 from adapters.catalog.words import words
@@ -24,6 +26,10 @@ class SqlReports:
 
     def latest(self, study_instance_uid: str) -> Report | None:
         return self._one(_LATEST, uid=study_instance_uid)
+
+    def latest_of(self, study_instance_uids: Collection[str]) -> dict[str, Report]:
+        rows = (self._connection.execute(_LATEST_OF, {"uids": some}).mappings() for some in chunks(study_instance_uids))
+        return {row["study_instance_uid"]: _report(row) for some in rows for row in some}
 
     def _one(self, query: Select[Any], **values: str) -> Report | None:
         row = self._connection.execute(query, values).mappings().one_or_none()
@@ -80,6 +86,11 @@ def _reports() -> Select[Any]:
 
 _REPORT = _reports().where(reports.c.sop_instance_uid == bindparam("uid"))
 _LATEST = _reports().where(studies.c.study_instance_uid == bindparam("uid")).order_by(reports.c.id.desc()).limit(1)
+_LAST = reports.alias()
+_LATEST_OF = _reports().where(
+    studies.c.study_instance_uid.in_(bindparam("uids", expanding=True)),
+    reports.c.id == select(func.max(_LAST.c.id)).where(_LAST.c.study == studies.c.id).scalar_subquery(),
+)
 """Made once: each instance that comes in passes the one, each study that is scored the other."""
 
 

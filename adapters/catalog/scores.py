@@ -14,13 +14,14 @@ from pipeline.domain import FINDINGS, Decision, Prediction, Scores
 STORED = np.dtype("<f4")
 
 # Written once: to build a statement anew, and to recognise it, takes SQLAlchemy longer than SQLite takes to run it.
-_STUDY = select(studies.c.id).where(studies.c.study_instance_uid == bindparam("uid"))
+_AMONG = studies.c.study_instance_uid.in_(bindparam("uids", expanding=True))
+_STUDIES = select(studies.c.study_instance_uid, studies.c.id).where(_AMONG)
 _IMAGE_SCORES = (
-    select(instances.c.sop_instance_uid, image_scores.c.scores)
+    select(studies.c.study_instance_uid, instances.c.sop_instance_uid, image_scores.c.scores)
     .join(instances, image_scores.c.instance == instances.c.id)
     .join(series, instances.c.series == series.c.id)
     .join(studies, series.c.study == studies.c.id)
-    .where(studies.c.study_instance_uid == bindparam("uid"), image_scores.c.version == bindparam("of"))
+    .where(_AMONG, image_scores.c.version == bindparam("of"))
 )
 _INSTANCES = select(instances.c.sop_instance_uid, instances.c.id).where(
     instances.c.sop_instance_uid.in_(bindparam("uids", expanding=True))
@@ -28,9 +29,13 @@ _INSTANCES = select(instances.c.sop_instance_uid, instances.c.id).where(
 _FORGET_IMAGES = delete(image_scores).where(
     image_scores.c.version == bindparam("of"), image_scores.c.instance.in_(bindparam("rows", expanding=True))
 )
-_FORGET = delete(predictions).where(predictions.c.study == bindparam("row"), predictions.c.version == bindparam("of"))
-_PREDICTIONS = select(predictions.c.finding, predictions.c.probability, predictions.c.decision).where(
-    predictions.c.study == _STUDY.scalar_subquery(), predictions.c.version == bindparam("of")
+_FORGET = delete(predictions).where(
+    predictions.c.study.in_(bindparam("rows", expanding=True)), predictions.c.version == bindparam("of")
+)
+_PREDICTIONS = (
+    select(studies.c.study_instance_uid, predictions.c.finding, predictions.c.probability, predictions.c.decision)
+    .join(predictions, predictions.c.study == studies.c.id)
+    .where(_AMONG, predictions.c.version == bindparam("of"))
 )
 _ADD_IMAGES, _ADD = insert(image_scores), insert(predictions)
 
@@ -42,8 +47,14 @@ class SqlScoreRows:
         self._connection = connection
 
     def image_scores(self, study_instance_uid: str, version: int) -> dict[str, Scores]:
-        found = self._connection.execute(_IMAGE_SCORES, {"uid": study_instance_uid, "of": version})
-        return {uid: np.frombuffer(kept, STORED).astype(np.float32) for uid, kept in found}
+        return self.image_scores_of([study_instance_uid], version).get(study_instance_uid, {})
+
+    def image_scores_of(self, study_instance_uids: Collection[str], version: int) -> dict[str, dict[str, Scores]]:
+        found: dict[str, dict[str, Scores]] = {}
+        for some in chunks(study_instance_uids):
+            for study, uid, kept in self._connection.execute(_IMAGE_SCORES, {"uids": some, "of": version}):
+                found.setdefault(study, {})[uid] = np.frombuffer(kept, STORED).astype(np.float32)
+        return found
 
     def add_image_scores(self, version: int, scores: Mapping[str, Scores]) -> None:
         if not scores:
@@ -58,28 +69,34 @@ class SqlScoreRows:
             ],
         )
 
-    def put_predictions(self, study_instance_uid: str, version: int, predicted: Sequence[Prediction], *, revision: int) -> None:
-        study = self._connection.execute(_STUDY, {"uid": study_instance_uid}).scalar_one()
-        self._connection.execute(_FORGET, {"row": study, "of": version})
-        self._connection.execute(
-            _ADD,
-            [
-                {
-                    "study": study,
-                    "version": version,
-                    "finding": prediction.finding,
-                    "probability": prediction.probability,
-                    "decision": prediction.decision.value,
-                    "revision": revision,
-                }
-                for prediction in predicted
-            ],
-        )
+    def put_predictions(self, version: int, predictions: Mapping[str, Sequence[Prediction]], revisions: Mapping[str, int]) -> None:
+        rows = {uid: row for some in chunks(predictions) for uid, row in self._connection.execute(_STUDIES, {"uids": some})}
+        said = [
+            {
+                "study": rows[uid],
+                "version": version,
+                "finding": prediction.finding,
+                "probability": prediction.probability,
+                "decision": prediction.decision.value,
+                "revision": revisions[uid],
+            }
+            for uid, of in predictions.items()
+            for prediction in of
+        ]
+        for some in chunks(list(rows.values())):
+            self._connection.execute(_FORGET, {"rows": some, "of": version})
+        if said:
+            self._connection.execute(_ADD, said)
 
     def predictions(self, study_instance_uid: str, version: int) -> list[Prediction]:
-        rows = self._connection.execute(_PREDICTIONS, {"uid": study_instance_uid, "of": version})
-        found = [Prediction(finding, probability, Decision(said)) for finding, probability, said in rows]
-        return sorted(found, key=lambda prediction: FINDINGS.index(prediction.finding))
+        return self.predictions_of([study_instance_uid], version).get(study_instance_uid, [])
+
+    def predictions_of(self, study_instance_uids: Collection[str], version: int) -> dict[str, list[Prediction]]:
+        found: dict[str, list[Prediction]] = {}
+        for some in chunks(study_instance_uids):
+            for study, finding, probability, said in self._connection.execute(_PREDICTIONS, {"uids": some, "of": version}):
+                found.setdefault(study, []).append(Prediction(finding, probability, Decision(said)))
+        return {study: sorted(of, key=lambda one: FINDINGS.index(one.finding)) for study, of in found.items()}
 
     def probabilities(self, study_instance_uids: Collection[str], version: int) -> dict[str, Scores]:
         found: dict[str, Scores] = {}

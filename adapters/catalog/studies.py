@@ -90,6 +90,7 @@ class SqlStudies:
             "file_key": file.key,
             "file_sha256": file.sha256,
             "file_size": file.size,
+            "file_xxh3": file.xxh3,
             "sender_ae_title": words(sender.ae_title, 64),
             "sender_address": words(sender.address, 64),
             "called_ae_title": words(sender.called_ae_title, 64),
@@ -147,6 +148,11 @@ class SqlStudies:
         query = _HELD_STUDY if self._holds else _STUDY
         row = self._connection.execute(query, {"uid": study_instance_uid}).mappings().one_or_none()
         return _study(row) if row else None
+
+    def hold(self, study_instance_uids: Collection[str]) -> dict[str, Study]:
+        query = _HELD_STUDIES if self._holds else _STUDIES
+        rows = (self._connection.execute(query, {"uids": some}).mappings() for some in chunks(study_instance_uids))
+        return {row["study_instance_uid"]: _study(row) for some in rows for row in some}
 
     def instances(self, study_instance_uid: str) -> list[StoredInstance]:
         return [_instance(row) for row in self._connection.execute(_OF_STUDY, {"uid": study_instance_uid}).mappings()]
@@ -252,8 +258,13 @@ class SqlStudies:
             .values(state=state.value, reason=words(reason))
         )
 
-    def next_revision(self, study_instance_uid: str) -> int:
-        return int(self._connection.execute(_NEXT_REVISION, {"uid": study_instance_uid}).scalar_one())
+    def put_states(self, study_instance_uids: Collection[str], state: StudyState) -> None:
+        for some in chunks(study_instance_uids):
+            self._connection.execute(_PUT_STATES, {"uids": some, "to": state.value})
+
+    def next_revisions(self, study_instance_uids: Collection[str]) -> dict[str, int]:
+        rows = (self._connection.execute(_NEXT_REVISIONS, {"uids": some}) for some in chunks(study_instance_uids))
+        return {uid: revision for some in rows for uid, revision in some}
 
 
 def _scored(version: int) -> ColumnElement[bool]:
@@ -307,6 +318,14 @@ _STUDY = (
     .where(studies.c.study_instance_uid == bindparam("uid"))
 )
 _HELD_STUDY = _STUDY.with_for_update(of=studies, key_share=True)
+_AMONG = studies.c.study_instance_uid.in_(bindparam("uids", expanding=True))
+_STUDIES = (
+    select(studies, patients.c.patient_key)
+    .join(patients, studies.c.patient == patients.c.id)
+    .where(_AMONG)
+    .order_by(studies.c.study_instance_uid)
+)
+_HELD_STUDIES = _STUDIES.with_for_update(of=studies, key_share=True)
 _PATIENT_ID = select(patients.c.id).where(patients.c.patient_key == bindparam("key"))
 _STUDY_ID = select(studies.c.id).where(studies.c.study_instance_uid == bindparam("uid"))
 _SERIES_ID = select(series.c.id).where(series.c.study == bindparam("in_study"), series.c.series_instance_uid == bindparam("uid"))
@@ -317,12 +336,13 @@ _GREW = (
     .values(instance_count=studies.c.instance_count + 1, last_received_at=now(), released=False)
 )
 _OF_STUDY = _instances().where(studies.c.study_instance_uid == bindparam("uid")).order_by(*_ORDER)
-_NEXT_REVISION = (
+_NEXT_REVISIONS = (
     update(studies)
-    .where(studies.c.study_instance_uid == bindparam("uid"))
+    .where(_AMONG)
     .values(revision=studies.c.revision + 1)
-    .returning(studies.c.revision)
+    .returning(studies.c.study_instance_uid, studies.c.revision)
 )
+_PUT_STATES = update(studies).where(_AMONG).values(state=bindparam("to"), reason="")
 _OPENED = _GREW.values(state=StudyState.ARRIVING.value, reason="")
 
 
@@ -338,7 +358,8 @@ def _instance(row: RowMapping) -> StoredInstance:
     kept["image_type"] = tuple(kept.get("image_type") or ())
     known = {field.name for field in fields(Header)}  # a later release may have kept more
     header = Header(**{name: value for name, value in kept.items() if name in known})
-    return StoredInstance(header, StoredFile(row["file_key"], row["file_sha256"], row["file_size"]), row["received_at"])
+    file = StoredFile(row["file_key"], row["file_sha256"], row["file_size"], row["file_xxh3"])
+    return StoredInstance(header, file, row["received_at"])
 
 
 def _study(row: RowMapping) -> Study:

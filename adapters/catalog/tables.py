@@ -126,6 +126,7 @@ instances = Table(
     Column("file_key", String(128), nullable=False),
     Column("file_sha256", SHA256, nullable=False, index=True),
     Column("file_size", BigInteger, nullable=False),
+    Column("file_xxh3", String(32), nullable=False, server_default=""),  # "": from before it was noted
     Column("sender_ae_title", String(64), nullable=False),
     Column("sender_address", String(64), nullable=False),
     Column("called_ae_title", String(64), nullable=False),

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, JPEGLosslessSV1
 
+from adapters.dicom import stored_values
 from pipeline.domain import Image, StoredInstance
 from pipeline.errors import PixelsUnreadable, Refused
 from pipeline.image_ports import Sight
@@ -26,11 +23,6 @@ from pipeline.ports import ImageStore
 
 RENDERING = 1
 """Raised whenever the same file would give another image: what was kept of the old one is stale then."""
-LARGEST_SIDE, LARGEST_PIXELS = 30_000, 200_000_000
-"""Far above the largest detector: what is larger is a wrong header or a decompression bomb."""
-PLUGINS = ("pyjpegls", "pylibjpeg", "gdcm", "pillow", "pydicom")
-"""In this order, whatever pydicom's own is: the same film gives the same pixels on every host. pylibjpeg-openjpeg reads JPEG 2000
-and HTJ2K, gdcm JPEG lossless and baseline, pydicom itself RLE."""
 ROBUST_RANGE = (0.5, 99.5)
 """Percentiles that stand for a window where the header has none."""
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
@@ -61,7 +53,7 @@ class DicomImageReader:
         """Return what `sight` makes of its image, or the image itself. PixelsUnreadable."""
         uid = instance.header.sop_instance_uid
         try:
-            image = rendering(dcmread(BytesIO(self._store.read(instance.file))))
+            image = _rendering(*stored_values.read(self._store.read(instance.file)))
             return sight(image) if sight else image[:]
         except PixelsUnreadable as error:
             raise PixelsUnreadable(f"instance {uid}: {error}", hint=error.hint) from error
@@ -81,87 +73,65 @@ def render(dataset: Dataset) -> Image:
 
 @dataclass(frozen=True)
 class Rendering:
-    """An image that is made of its stored values [H, W] when rows of it are asked for, so that no whole film need be in float32."""
+    """An image that is made of its stored values [H, W] when rows of it are asked for, so that no whole film need be in float32.
+
+    `tone` makes values of stored values; from `black` to `white` they become 0..1, and what lies beyond is clipped.
+    """
 
     stored: npt.NDArray[Any]
     padding: Mask | None
-    grey: Tone  # stored values to 0..1
-    inverse: bool
+    tone: Tone
+    black: float
+    white: float
 
     @property
     def shape(self) -> tuple[int, ...]:
         """H and W."""
         return self.stored.shape
 
+    @property
+    def clipped(self) -> _Clipped:
+        """The same, of values from black to white: what only adds and multiplies may be done to them before they become 0..1."""
+        return _Clipped(self)
+
+    def levelled(self, values: Film) -> Film:
+        """Bring values from black..white to 0..1, in place."""
+        values -= np.float32(self.black)
+        values *= np.float32(1 / (self.white - self.black))
+        return values
+
     def __getitem__(self, rows: slice) -> Film:
-        film = self.grey(self.stored[rows])
-        if self.inverse:
-            np.subtract(1, film, out=film)
-        if self.padding is not None:
-            film[self.padding[rows]] = 0
+        return self.levelled(self.clipped[rows])
+
+
+@dataclass(frozen=True)
+class _Clipped:
+    of: Rendering
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.of.shape
+
+    def __getitem__(self, rows: slice) -> Film:
+        film = self.of.tone(self.of.stored[rows])
+        np.clip(film, *sorted((self.of.black, self.of.white)), out=film)
+        if self.of.padding is not None:
+            film[self.of.padding[rows]] = self.of.black
         return film
 
 
 def rendering(dataset: Dataset) -> Rendering:
     """Return the image of a data set with file meta, to be made row by row. PixelsUnreadable."""
-    _refuse_absurd(dataset)
-    stored = _decode(dataset)
+    return _rendering(dataset, stored_values.of(dataset))
+
+
+def _rendering(dataset: Dataset, stored: npt.NDArray[Any]) -> Rendering:
     if stored.ndim == 3:
-        return Rendering(_of_colour(stored, dataset), None, np.copy, inverse=False)
+        return Rendering(_of_colour(stored, dataset), None, np.copy, 0.0, 1.0)
     padding = _padding(stored, dataset)
-    modality = _modality(dataset)
-    voi = _voi(stored, padding, modality, dataset)
-    return Rendering(stored, padding, lambda some: voi(modality(some)), inverse=_is_inverse(dataset))
-
-
-def _refuse_absurd(dataset: Dataset) -> None:
-    rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
-    if "PixelData" not in dataset:
-        raise PixelsUnreadable("no pixel data", hint="the sender must send the image itself")
-    if not (0 < rows <= LARGEST_SIDE and 0 < columns <= LARGEST_SIDE and rows * columns <= LARGEST_PIXELS):
-        raise PixelsUnreadable(f"{rows} rows x {columns} columns is no radiograph", hint="the header is wrong; see the sender")
-    if int(dataset.get("NumberOfFrames") or 1) > 1:
-        raise PixelsUnreadable(f"{dataset.NumberOfFrames} frames where one is expected", hint="send single-frame radiographs")
-
-
-def _decode(dataset: Dataset) -> npt.NDArray[Any]:
-    """Return stored values: [H, W], or [H, W, 3] for colour. Tries the plug-ins in our order."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if not syntax.is_compressed or syntax == DeflatedExplicitVRLittleEndian:
-        return _native(dataset)
-    decoder = get_decoder(syntax)
-    failure: Exception | None = None
-    for plugin in PLUGINS:
-        if plugin not in decoder.available_plugins:
-            continue
-        try:
-            return np.asarray(decoder.as_array(dataset, raw=False, decoding_plugin=plugin)[0])
-        except Exception as error:  # the next plug-in may know this dialect
-            failure = failure or error
-    raise PixelsUnreadable(f"{syntax.name} cannot be decoded ({type(failure).__name__})", hint=_codec_hint(syntax)) from failure
-
-
-def _native(dataset: Dataset) -> npt.NDArray[Any]:
-    wanted = int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel or 1) * int(dataset.BitsAllocated) // 8
-    if len(dataset.PixelData) < wanted:
-        raise PixelsUnreadable(f"pixel data has {len(dataset.PixelData)} of {wanted} bytes: it is truncated", hint=_SEND_AGAIN)
-    signed = bool(int(dataset.get("PixelRepresentation") or 0))
-    decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
-    options: Any = {"correct_unused_bits": signed}
-    pixels = np.asarray(decoder.as_array(dataset, raw=False, **options)[0])
-    stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
-    if stored < allocated and not signed:
-        pixels = pixels & pixels.dtype.type(2**stored - 1)  # above the stored bits old scanners kept overlays
-    return pixels
-
-
-_SEND_AGAIN = "send the instance again under a new SOP Instance UID, or repair the sender's copy"
-
-
-def _codec_hint(syntax: str) -> str:
-    if syntax == JPEGExtended12Bit:
-        return "12-bit lossy JPEG needs the GPL codec: pip install radclipd[gpl-codecs]"
-    return "is the file whole? otherwise let the archive send it uncompressed or as " + JPEGLosslessSV1.name
+    tone, low, high = _voi(stored, padding, _modality(dataset), dataset)
+    black, white = (high, low) if _is_inverse(dataset) else (low, high)
+    return Rendering(stored, padding, tone, black, white)
 
 
 def _padding(stored: npt.NDArray[Any], dataset: Dataset) -> Mask | None:
@@ -191,20 +161,28 @@ def _modality(dataset: Dataset) -> Tone:
     return rescaled
 
 
-def _voi(stored: npt.NDArray[Any], padding: Mask | None, modality: Tone, dataset: Dataset) -> Tone:
-    """Return the VOI LUT: sequence before window, the first of several (PS3.3 C.11.2); without either, a robust range. To 0..1."""
+def _voi(stored: npt.NDArray[Any], padding: Mask | None, modality: Tone, dataset: Dataset) -> tuple[Tone, float, float]:
+    """Return the VOI LUT: sequence before window, the first of several (PS3.3 C.11.2); without either, a robust range.
+
+    From stored values to values, and between which of them the greys lie.
+    """
     if dataset.get("VOILUTSequence"):
-        return _voi_table(dataset.VOILUTSequence[0], below_zero=lambda: bool(modality(stored).min() < 0))
+        table = _voi_table(dataset.VOILUTSequence[0], below_zero=lambda: bool(modality(stored).min() < 0))
+        return lambda some: table(modality(some)), 0.0, 1.0
     centre, width = _decimal(dataset, "WindowCenter", None), _decimal(dataset, "WindowWidth", None)
     if centre is None or width is None or width <= 0:
-        low, high = _robust(stored, padding, modality)
-        return lambda film: _stretched(film, low, high)
+        return _between(modality, *_robust(stored, padding, modality))
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     if function == "SIGMOID":
-        return lambda film: _sigmoid(film, centre, width)
+        return lambda some: _sigmoid(modality(some), centre, width), 0.0, 1.0
     if function != "LINEAR_EXACT" and width > 1:
         centre, width = centre - 0.5, width - 1  # PS3.3 C.11.2.1.2.1
-    return lambda film: _stretched(film, centre - width / 2, centre + width / 2)
+    return _between(modality, centre - width / 2, centre + width / 2)
+
+
+def _between(tone: Tone, low: float, high: float) -> tuple[Tone, float, float]:
+    """A film of one value becomes black."""
+    return (tone, low, high) if high > low else (lambda some: np.zeros(some.shape, dtype=np.float32), 0.0, 1.0)
 
 
 def _sigmoid(film: Film, centre: float, width: float) -> Film:
@@ -235,15 +213,6 @@ def _robust(stored: npt.NDArray[Any], padding: Mask | None, modality: Tone) -> t
         return float(low), float(high)
     every = modality(seen)
     return float(every.min()), float(every.max())
-
-
-def _stretched(film: Film, low: float, high: float) -> Film:
-    """Map low..high to 0..1 in place and clip; a film of one value becomes black."""
-    if high <= low:
-        return np.zeros_like(film)
-    film -= np.float32(low)
-    film *= np.float32(1 / (high - low))
-    return np.clip(film, 0, 1, out=film)
 
 
 def _is_inverse(dataset: Dataset) -> bool:

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+import xxhash
+
 from pipeline.domain import StoredFile
 from pipeline.errors import OutOfResources, Refused
 from pipeline.ports import Buffer
@@ -36,7 +38,7 @@ class FileImageStore:
         self._folders = ThreadPoolExecutor(max_workers=FOLDERS, thread_name_prefix="folder")
 
     def file_of(self, content: bytes) -> StoredFile:
-        return _named(hashlib.sha256(content).hexdigest(), len(content))
+        return _named(hashlib.sha256(content).hexdigest(), len(content), xxhash.xxh3_128_hexdigest(content))
 
     def write(self, content: bytes) -> StoredFile:
         file = self.file_of(content)
@@ -84,9 +86,9 @@ class FileImageStore:
                 f"file {file.key} of the image store cannot be read: {error.strerror}",
                 hint="send the study again: an instance whose file is lost is taken anew",
             ) from error
-        if len(content) != file.size or hashlib.sha256(content).hexdigest() != file.sha256:
+        if len(content) != file.size or _differs(content, file):
             raise Refused(
-                f"file {file.key} of the image store is not what was written: its SHA-256 differs",
+                f"file {file.key} of the image store is not what was written: its checksum differs",
                 hint="remove the damaged file, check the disk, and send the study again",
             )
         return content
@@ -137,16 +139,18 @@ class ArrivingFile:
     def __init__(self, store: FileImageStore, part: Path) -> None:
         """Open the part. OSError."""
         self._store, self._part = store, part
-        self._hash, self._size, self._started = hashlib.sha256(), 0, 0
+        self._hash, self._checksum = hashlib.sha256(), xxhash.xxh3_128()
+        self._size = self._started = 0
         self._descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
 
     @property
     def file(self) -> StoredFile:
-        return _named(self._hash.hexdigest(), self._size)
+        return _named(self._hash.hexdigest(), self._size, self._checksum.hexdigest())
 
     def write(self, content: Buffer) -> None:
         rest = memoryview(content)
         self._hash.update(rest)
+        self._checksum.update(rest)
         with self._store.translated():
             while rest:
                 written = os.write(self._descriptor, rest)
@@ -178,8 +182,14 @@ class ArrivingFile:
         os.close(descriptor)
 
 
-def _named(digest: str, size: int) -> StoredFile:
-    return StoredFile(f"{digest[:2]}/{digest[2:4]}/{digest}.dcm", digest, size)
+def _named(digest: str, size: int, checksum: str) -> StoredFile:
+    return StoredFile(f"{digest[:2]}/{digest[2:4]}/{digest}.dcm", digest, size, checksum)
+
+
+def _differs(content: bytes, file: StoredFile) -> bool:
+    if file.xxh3:
+        return xxhash.xxh3_128_hexdigest(content) != file.xxh3
+    return hashlib.sha256(content).hexdigest() != file.sha256
 
 
 def _sync_folder(folder: Path) -> None:

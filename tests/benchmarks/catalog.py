@@ -251,8 +251,8 @@ def _written(catalog: SqlCatalog, archive: LargeArchive) -> float:
     def write() -> None:
         for start in range(0, len(studies), TOGETHER):
             with catalog.begin() as tx:
-                for uid in studies[start : start + TOGETHER]:
-                    tx.scores.put_predictions(uid, SERVING + 1, _said(), revision=tx.studies.next_revision(uid))
+                some = studies[start : start + TOGETHER]
+                tx.scores.put_predictions(SERVING + 1, {uid: _said() for uid in some}, tx.studies.next_revisions(some))
 
     return _per_second(write, len(studies) * len(FINDINGS))
 
@@ -344,7 +344,7 @@ def _by_orm(url: str, archive: LargeArchive) -> None:
 def _by_us(catalog: SqlCatalog, archive: LargeArchive) -> None:
     for study in _some(archive):
         with catalog.begin() as tx:
-            tx.scores.put_predictions(archive.study_uid(study), SERVING, _said(), revision=9)
+            tx.scores.put_predictions(SERVING, {archive.study_uid(study): _said()}, {archive.study_uid(study): 9})
 
 
 def _some(archive: LargeArchive) -> list[int]:

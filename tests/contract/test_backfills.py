@@ -45,19 +45,19 @@ def test_a_study_is_brought_until_something_of_it_comes_another_way(catalog: Cat
     with catalog.begin() as tx:
         tx.backfills.bring(HERE, ["1.1"])
         tx.backfills.bring(THERE, ["1.1"])
-        assert tx.backfills.brought("1.1")
-        assert not tx.backfills.brought("1.2")
+        assert tx.backfills.brought(["1.1"])
+        assert not tx.backfills.brought(["1.2"])
     add(catalog, film())
     pass_time(0.01)
     with catalog.begin() as tx:
         tx.backfills.conclude(HERE, Parcel(key="1.1"), Tally(), ["1.1", "1.7"])
-        assert tx.backfills.brought("1.1")
+        assert tx.backfills.brought(["1.1"])
     pass_time(0.01)
     add(catalog, film(sop="1.1.2"))
     with catalog.begin() as tx:
-        assert not tx.backfills.brought("1.1")
+        assert not tx.backfills.brought(["1.1"])
         tx.backfills.bring(HERE, ["1.1"])
-        assert not tx.backfills.brought("1.1")
+        assert not tx.backfills.brought(["1.1"])
 
 
 def test_a_study_that_came_in_two_parcels_is_brought_by_both(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
@@ -68,7 +68,7 @@ def test_a_study_that_came_in_two_parcels_is_brought_by_both(catalog: Catalog, p
         pass_time(0.01)
         with catalog.begin() as tx:
             tx.backfills.conclude(HERE, Parcel(key=str(number)), Tally(), ["1.1"])
-            assert tx.backfills.brought("1.1")
+            assert tx.backfills.brought(["1.1"])
         pass_time(0.01)
 
 
@@ -76,7 +76,7 @@ def test_a_study_that_the_catalog_knows_was_not_brought(catalog: Catalog) -> Non
     add(catalog, film())
     with catalog.begin() as tx:
         tx.backfills.bring(HERE, ["1.1"])
-        assert not tx.backfills.brought("1.1")
+        assert not tx.backfills.brought(["1.1"])
 
 
 def test_a_study_that_nobody_was_told_of_is_scored_again_unless_its_report_is_on_its_way(catalog: Catalog) -> None:

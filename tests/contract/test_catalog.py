@@ -30,7 +30,7 @@ from pipeline.ports import Catalog
 from tests.fakes import a_version
 
 SENDER = Sender("ORTHANC", "127.0.0.1", "RADCLIPD")
-FILE = StoredFile("aa/bb/f.dcm", "f" * 64, 10)
+FILE = StoredFile("aa/bb/f.dcm", "f" * 64, 10, "e" * 32)
 
 
 def film(study: str = "1.1", sop: str = "1.1.1", **changes: object) -> Header:
@@ -57,7 +57,7 @@ def test_an_instance_comes_back_as_it_went_in(catalog: Catalog) -> None:
     with catalog.read() as tx:
         found = tx.studies.find_instance("1.1.1")
         assert found is not None
-        assert (found.header, found.file) == (header, FILE)
+        assert (found.header, found.file, found.file.xxh3) == (header, FILE, FILE.xxh3)
         study = tx.studies.find("1.1")
         assert study is not None
         assert (study.state, study.instances, study.accession_number, study.study_date) == (
@@ -188,7 +188,7 @@ def test_quiet_and_released(catalog: Catalog, pass_time: Callable[[float], None]
 def test_revisions_count_up(catalog: Catalog) -> None:
     add(catalog, film())
     with catalog.begin() as tx:
-        assert [tx.studies.next_revision("1.1"), tx.studies.next_revision("1.1")] == [1, 2]
+        assert [tx.studies.next_revisions(["1.1"]) for _ in range(2)] == [{"1.1": 1}, {"1.1": 2}]
 
 
 def test_scores_and_predictions(catalog: Catalog) -> None:
@@ -202,7 +202,7 @@ def test_scores_and_predictions(catalog: Catalog) -> None:
         tx.scores.add_image_scores(1, {"1.1.1": scores})
         tx.scores.add_image_scores(1, {})
         for revision in (1, 2):
-            tx.scores.put_predictions("1.1", 1, predictions, revision=revision)
+            tx.scores.put_predictions(1, {"1.1": predictions}, {"1.1": revision})
     with catalog.read() as tx:
         assert tx.scores.image_scores("1.1", 1)["1.1.1"] == pytest.approx(scores)
         assert tx.scores.image_scores("1.1", 2) == {}
@@ -451,9 +451,9 @@ def test_the_studies_that_a_version_has_not_scored_come_newest_first(catalog: Ca
             tx.versions.add(version)
         for number in range(1, 8):
             tx.studies.put_state(f"1.{number}", StudyState.REPORTED)
-            tx.scores.put_predictions(f"1.{number}", 1, predictions, revision=1)
+            tx.scores.put_predictions(1, {f"1.{number}": predictions}, {f"1.{number}": 1})
         tx.studies.put_state("1.1", StudyState.SCORED)
-        tx.scores.put_predictions("1.2", 2, predictions, revision=2)
+        tx.scores.put_predictions(2, {"1.2": predictions}, {"1.2": 2})
         tx.jobs.put(JobKind.SCORE, "1.3")
         for subject, conclude in (("1.4", tx.jobs.quarantine), ("1.5", None)):
             tx.jobs.put(JobKind.SCORE, subject, priority=1)

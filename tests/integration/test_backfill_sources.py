@@ -185,7 +185,7 @@ def test_an_archive_moves_its_films_to_our_listener(pacs: Pacs, place: Place) ->
     assert place.kept() == pacs.wanted
     assert (run.total.instances, run.failed) == (3, 0)
     with place.catalog.read() as tx:
-        assert all(tx.backfills.brought(uid) for uid, _ in tx.studies.arriving(limit=9))
+        assert all(tx.backfills.brought([uid]) for uid, _ in tx.studies.arriving(limit=9))
 
 
 @contextmanager

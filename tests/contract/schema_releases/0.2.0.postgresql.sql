@@ -88,6 +88,7 @@ CREATE TABLE public.instances (
     sender_address character varying(64) NOT NULL,
     called_ae_title character varying(64) NOT NULL,
     received_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    file_xxh3 character varying(32) DEFAULT ''::character varying NOT NULL,
     CONSTRAINT ck_instances_file_size CHECK ((file_size > 0))
 );
 CREATE SEQUENCE public.instances_id_seq
@@ -640,33 +641,33 @@ ALTER TABLE ONLY public.reports ALTER COLUMN id SET DEFAULT nextval('public.repo
 ALTER TABLE ONLY public.requests ALTER COLUMN id SET DEFAULT nextval('public.requests_id_seq'::regclass);
 ALTER TABLE ONLY public.series ALTER COLUMN id SET DEFAULT nextval('public.series_id_seq'::regclass);
 ALTER TABLE ONLY public.studies ALTER COLUMN id SET DEFAULT nextval('public.studies_id_seq'::regclass);
-INSERT INTO public.alembic_version VALUES ('0005');
-INSERT INTO public.audit_events VALUES (1, '2026-11-25 04:53:42.109792+00', 'store', 'refused', '1.9', 'why', 'PACS');
+INSERT INTO public.alembic_version VALUES ('0006');
+INSERT INTO public.audit_events VALUES (1, '2026-11-29 08:17:06.503772+00', 'store', 'refused', '1.9', 'why', 'PACS');
 INSERT INTO public.circuits VALUES ('PACS', 2, NULL);
-INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-25 04:53:42.006023+00');
-INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-25 04:53:41.984121+00');
-INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-25 04:53:42.10937+00', 0, '', '', NULL, '', '2026-11-25 04:53:42.10937+00', NULL);
-INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-25 04:53:42.107761+00', '2026-11-25 04:53:42.107761+00', '');
-INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-25 04:53:42.109007+00', '2026-11-25 04:53:42.109007+00', '');
-INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-25 04:53:41.96077+00', '2026-11-25 04:53:41.96077+00', NULL);
-INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-25 04:53:41.968934+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-25 04:53:42.011208+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-25 04:53:42.028025+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-25 04:53:42.028284+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-25 04:53:42.028338+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-25 04:53:42.028378+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-25 04:53:42.02842+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-25 04:53:42.028496+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-25 04:53:42.02852+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-25 04:53:42.028541+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-25 04:53:42.028637+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-25 04:53:42.028659+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-25 04:53:42.02868+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-25 04:53:42.028701+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-25 04:53:42.028721+00');
-INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-25 04:53:42.031994+00', '2026-11-25 04:53:42.040119+00', '2026-11-25 04:53:42.049071+00');
+INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-29 08:17:06.354258+00');
+INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-29 08:17:06.326553+00', '');
+INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-29 08:17:06.502782+00', 0, '', '', NULL, '', '2026-11-29 08:17:06.502782+00', NULL);
+INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-29 08:17:06.491516+00', '2026-11-29 08:17:06.491516+00', '');
+INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-29 08:17:06.493677+00', '2026-11-29 08:17:06.493678+00', '');
+INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-29 08:17:06.278561+00', '2026-11-29 08:17:06.278562+00', NULL);
+INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-29 08:17:06.297492+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-29 08:17:06.386431+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-29 08:17:06.387565+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-29 08:17:06.387845+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-29 08:17:06.388079+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-29 08:17:06.388323+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-29 08:17:06.38854+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-29 08:17:06.388833+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-29 08:17:06.388949+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-29 08:17:06.389051+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-29 08:17:06.389284+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-29 08:17:06.389394+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-29 08:17:06.389496+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-29 08:17:06.389597+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-29 08:17:06.389698+00');
+INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-29 08:17:06.407184+00', '2026-11-29 08:17:06.430462+00', '2026-11-29 08:17:06.434326+00');
 INSERT INTO public.series VALUES (1, '1.3', 1, '', NULL, '');
-INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-25 04:53:41.972939+00', '2026-11-25 04:53:42.000301+00');
+INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-29 08:17:06.300326+00', '2026-11-29 08:17:06.338692+00');
 SELECT pg_catalog.setval('public.audit_events_id_seq', 1, true);
 SELECT pg_catalog.setval('public.backfills_id_seq', 1, false);
 SELECT pg_catalog.setval('public.instances_id_seq', 1, true);

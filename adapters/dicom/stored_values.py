@@ -1,0 +1,100 @@
+"""DICOM files to stored values, whatever they are encoded in (PS3.5 8, annex A.4)."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import as_pixel_options
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, JPEGLosslessSV1
+
+from pipeline.errors import PixelsUnreadable
+
+LARGEST_SIDE, LARGEST_PIXELS = 30_000, 200_000_000
+"""Far above the largest detector: what is larger is a wrong header or a decompression bomb."""
+PLUGINS = ("pyjpegls", "pylibjpeg", "gdcm", "pillow", "pydicom")
+"""In this order, whatever pydicom's own is: the same film gives the same pixels on every host. pylibjpeg-openjpeg reads JPEG 2000
+and HTJ2K, gdcm JPEG lossless and baseline, pydicom itself RLE."""
+LEFT_IN_PLACE = 1 << 16
+"""Longer values are not copied out of the file: pixels that are not compressed are read where they lie."""
+PIXEL_DATA = 0x7FE00010
+
+Values = npt.NDArray[Any]
+
+
+def read(content: bytes) -> tuple[Dataset, Values]:
+    """Return the data set of a DICOM file and its stored values: [H, W], or [H, W, 3] for colour. PixelsUnreadable."""
+    dataset = dcmread(BytesIO(content), defer_size=LEFT_IN_PLACE)
+    found = dataset.get_item(PIXEL_DATA, keep_deferred=True)
+    if not isinstance(found, RawDataElement) or found.value is not None:
+        return dataset, of(dataset)
+    if dataset.file_meta.TransferSyntaxUID.is_compressed:  # a deflated data set among them: its places are not those of the file
+        whole = dcmread(BytesIO(content))
+        return whole, of(whole)
+    _refuse_absurd(dataset)
+    return dataset, _native(dataset, memoryview(content)[found.value_tell : found.value_tell + found.length])
+
+
+def of(dataset: Dataset) -> Values:
+    """Return the stored values of a data set with file meta, as `read` does. PixelsUnreadable."""
+    _refuse_absurd(dataset)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_compressed or syntax == DeflatedExplicitVRLittleEndian:
+        return _native(dataset, dataset.PixelData)
+    return _decoded(dataset)
+
+
+def _refuse_absurd(dataset: Dataset) -> None:
+    rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+    if "PixelData" not in dataset:
+        raise PixelsUnreadable("no pixel data", hint="the sender must send the image itself")
+    if not (0 < rows <= LARGEST_SIDE and 0 < columns <= LARGEST_SIDE and rows * columns <= LARGEST_PIXELS):
+        raise PixelsUnreadable(f"{rows} rows x {columns} columns is no radiograph", hint="the header is wrong; see the sender")
+    if int(dataset.get("NumberOfFrames") or 1) > 1:
+        raise PixelsUnreadable(f"{dataset.NumberOfFrames} frames where one is expected", hint="send single-frame radiographs")
+
+
+def _decoded(dataset: Dataset) -> Values:
+    """Decompress, with the first of our plug-ins that can."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    decoder = get_decoder(syntax)
+    failure: Exception | None = None
+    for plugin in PLUGINS:
+        if plugin not in decoder.available_plugins:
+            continue
+        try:
+            return np.asarray(decoder.as_array(dataset, raw=False, decoding_plugin=plugin)[0])
+        except Exception as error:  # the next plug-in may know this dialect
+            failure = failure or error
+    raise PixelsUnreadable(f"{syntax.name} cannot be decoded ({type(failure).__name__})", hint=_codec_hint(syntax)) from failure
+
+
+def _native(dataset: Dataset, content: bytes | memoryview) -> Values:
+    """Read pixel data that is not compressed: a view on it, where nothing in it is to be changed."""
+    wanted = int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel or 1) * int(dataset.BitsAllocated) // 8
+    if len(content) < wanted:
+        raise PixelsUnreadable(f"pixel data has {len(content)} of {wanted} bytes: it is truncated", hint=_SEND_AGAIN)
+    signed = bool(int(dataset.get("PixelRepresentation") or 0))
+    decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
+    options = as_pixel_options(dataset, pixel_keyword="PixelData", view_only=True, correct_unused_bits=signed)
+    pixels: Values = np.asarray(decoder.as_array(content, raw=False, **options)[0])
+    stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
+    largest = 2**stored - 1
+    if stored < allocated and not signed and pixels.max() > largest:
+        pixels = pixels & pixels.dtype.type(largest)  # above the stored bits old scanners kept overlays
+    return pixels
+
+
+_SEND_AGAIN = "send the instance again under a new SOP Instance UID, or repair the sender's copy"
+
+
+def _codec_hint(syntax: str) -> str:
+    if syntax == JPEGExtended12Bit:
+        return "12-bit lossy JPEG needs the GPL codec: pip install radclipd[gpl-codecs]"
+    return "is the file whole? otherwise let the archive send it uncompressed or as " + JPEGLosslessSV1.name
