@@ -89,9 +89,12 @@ def _unscored(tx: Transaction, study_instance_uid: str, version: ModelVersion, p
 
 
 def _batches(loads: Sequence[_Load], films: int) -> Iterator[list[_Load]]:
-    """Whole studies, in order, until there are so many films to look at."""
+    """Whole studies, in order, until there are so many films to look at. What is more urgent waits for nothing that is less so."""
     batch: list[_Load] = []
     for load in loads:
+        if batch and load.job.priority > batch[-1].job.priority:
+            yield batch
+            batch = []
         batch.append(load)
         if sum(len(each.unknown) for each in batch) >= films:
             yield batch
@@ -152,7 +155,7 @@ def _predict(tx: Transaction, job: Job, version: ModelVersion, scored: Sequence[
     revision = tx.studies.next_revision(job.subject)
     tx.scores.put_predictions(job.subject, version.number, predictions, revision=revision)
     if telling:
-        tx.jobs.put(JobKind.REPORT, job.subject, {"version": version.number, "revision": revision})
+        tx.jobs.put(JobKind.REPORT, job.subject, {"version": version.number, "revision": revision}, priority=job.priority)
     study = tx.studies.find(job.subject)
     if study is not None and study.state is StudyState.SETTLED:  # a late image may have reopened it
         tx.studies.put_state(job.subject, StudyState.SCORED)

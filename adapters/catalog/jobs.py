@@ -34,7 +34,7 @@ from sqlalchemy.exc import IntegrityError
 from adapters.catalog.clock import DAY, in_seconds, now
 from adapters.catalog.tables import jobs
 from adapters.catalog.words import words
-from pipeline.domain import Job, JobKind, JobState
+from pipeline.domain import ARRIVED, Job, JobKind, JobState
 from pipeline.errors import LeaseLost
 from pipeline.job_ports import Only
 
@@ -50,7 +50,7 @@ class SqlJobs:
         self._connection = connection
         self.put_kinds: set[JobKind] = set()
 
-    def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = 100) -> int | None:
+    def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = ARRIVED) -> int | None:
         self.put_kinds.add(kind)
         same = and_(jobs.c.kind == kind.value, jobs.c.subject == subject, _is(WAITING))
         more_urgent = case((jobs.c.priority > priority, priority), else_=jobs.c.priority)
@@ -72,14 +72,16 @@ class SqlJobs:
         made: int | None = self._connection.scalar(statement)
         return made
 
-    def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1, of: Only = None) -> list[Job]:
+    def claim(
+        self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1, newest: int = 0, of: Only = None
+    ) -> list[Job]:
         """First the jobs whose worker let the lease run out, then the waiting ones. A subject in work waits for its end."""
         leased: list[Job] = []
-        for due in (_lost(kinds), _due(kinds)):
+        for due, most in ((_lost(kinds), limit), (_newest(kinds), newest), (_due(kinds), limit)):
             if of is not None:
                 due = due.where(jobs.c.subject.in_(of))
-            if len(leased) < limit:
-                ids = self._connection.scalars(due.limit(limit - len(leased)).with_for_update(skip_locked=True)).all()
+            if (room := min(most, limit - len(leased))) > 0:
+                ids = self._connection.scalars(due.limit(room).with_for_update(skip_locked=True)).all()
                 leased += [self._lease(id_, worker, lease_seconds) for id_ in ids]
         return leased
 
@@ -205,10 +207,19 @@ def _lost(kinds: Sequence[JobKind]) -> Select[int]:
 
 def _due(kinds: Sequence[JobKind]) -> Select[int]:
     """Waiting jobs whose time has come and whose subject nobody has in hand."""
+    return select(jobs.c.id).where(_waits(kinds)).order_by(jobs.c.priority, jobs.c.run_at, jobs.c.id)
+
+
+def _newest(kinds: Sequence[JobKind]) -> Select[int]:
+    """Those of them that somebody waits for, the last first."""
+    arrived = and_(_waits(kinds), jobs.c.priority == ARRIVED)
+    return select(jobs.c.id).where(arrived).order_by(jobs.c.run_at.desc(), jobs.c.id.desc())
+
+
+def _waits(kinds: Sequence[JobKind]) -> ColumnElement[bool]:
     other = jobs.alias()
     in_hand = select(other.c.id).where(other.c.kind == jobs.c.kind, other.c.subject == jobs.c.subject, _is(RUNNING, other))
-    waits = and_(jobs.c.kind.in_([kind.value for kind in kinds]), _is(WAITING), jobs.c.run_at <= now(), ~in_hand.exists())
-    return select(jobs.c.id).where(waits).order_by(jobs.c.priority, jobs.c.run_at, jobs.c.id)
+    return and_(jobs.c.kind.in_([kind.value for kind in kinds]), _is(WAITING), jobs.c.run_at <= now(), ~in_hand.exists())
 
 
 def _job(row: RowMapping) -> Job:
@@ -221,4 +232,5 @@ def _job(row: RowMapping) -> Job:
         attempts=row["attempts"],
         lease_token=row["lease_token"],
         error=row["error"],
+        priority=row["priority"],
     )
