@@ -143,22 +143,23 @@ def _end(crew: Fork, seconds: float) -> None:
 
 
 def loopback_echo(config: Config, port: int, host: str = "") -> Callable[[], None]:
-    """Make the probe that really asks our own listener: a C-ECHO over the loopback, or to `host`."""
-    from adapters.dicom.archive import ArchiveSettings, DicomArchive
+    """Make the probe that really asks our own listener: a C-ECHO over the loopback, or to `host`.
 
+    What it needs is loaded when it first asks, so that the listener starts meanwhile.
+    """
     called = config.listener.called_ae_titles[0] if config.listener.called_ae_titles else config.listener.ae_title
-    host = host or (config.listener.host if config.listener.host not in ("", "0.0.0.0", "::") else "127.0.0.1")
-    ours = DicomArchive(
-        ArchiveSettings(
+    host = host or (config.listener.host if config.listener.host not in ("", "0.0.0.0", "::") else LOOPBACK)
+
+    def loopback_c_echo() -> None:
+        from adapters.dicom.archive import ArchiveSettings, DicomArchive
+
+        settings = ArchiveSettings(
             ae_title=config.listener.ae_title if called == ANY else called,
             host=host,
             port=port,
             calling_ae_title=config.listener.ae_title,  # the listener keeps a place free for its own name from its own host
             timeout_seconds=PROBE_SECONDS,
         )
-    )
-
-    def loopback_c_echo() -> None:
-        ours.echo()
+        DicomArchive(settings).echo()
 
     return loopback_c_echo
