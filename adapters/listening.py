@@ -73,6 +73,8 @@ def _listen_alone(config: Config, sockets: Sequence[socket.socket]) -> None:
 
 def _listen_together(config: Config, sockets: Sequence[socket.socket]) -> None:
     """Have processes listen, each also at a door of its own, where it is asked whether it is well."""
+    from adapters.dicom import listener as _loaded_before_the_copies_are_made  # noqa: F401
+
     port, count = sockets[0].getsockname()[1], config.listener.processes
     doors = [_Door(config, notify.bind(LOOPBACK, 0)) for _ in range(count)]
     crew = Fork(partial(_keep, config, sockets, doors))
@@ -111,8 +113,6 @@ class _Door:
 
 def _keep(config: Config, sockets: Sequence[socket.socket], doors: Sequence[_Door]) -> int:
     """Make the processes, and make those again that die."""
-    from adapters.dicom import listener as _loaded_before_the_copies_are_made  # noqa: F401
-
     stop_seconds = config.listener.drain_seconds + STOP_SLACK_SECONDS
     members = [
         Role(f"listener {number}", work=partial(_listen_with_others, config, [*sockets, door.sock]), stop_seconds=stop_seconds)

@@ -64,7 +64,7 @@ class Pace:
     backoff_base: float = 0.5
     backoff_cap: float = 30.0
     start: float = 300.0  # until ready, at a start or a reload: systemd is asked for more time no longer than this
-    waits: float = 15.0  # at a start: probes that do not pass hold nobody up for longer
+    waits: float = 30.0  # at a start: probes that do not pass hold nobody up for longer
     tick: float = 0.25
 
 
