@@ -56,7 +56,7 @@ class Installation:
         self.config = folder / "radclipd.toml"
         self.config.write_text("\n".join(lines))
 
-    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run one verb to its end."""
         return subprocess.run(
             [sys.executable, "-m", "adapters.cli", "--config", str(self.config), *arguments],
@@ -64,7 +64,7 @@ class Installation:
             capture_output=True,
             text=True,
             check=check,
-            timeout=120,
+            timeout=timeout,
         )
 
     def set_up(self) -> None:

@@ -33,6 +33,7 @@ SENDER = Sender("PACS", "127.0.0.1", "RADCLIPD")
 LABELLED = 100
 """Studies that a reader has labelled: with 8 copies of each, and five folds, minutes of learning."""
 PATIENCE = 600.0
+"""Seconds, on a busy machine."""
 
 
 class Kind(StrEnum):
@@ -64,7 +65,7 @@ class Backlog:
         """Label some of the studies, call for a round of learning as the clock does, and wait until the learner is at it."""
         table = self._place.folder / "labels.csv"
         _write_labels(table, self.studies[:LABELLED])
-        self._place.run("labels", "import", str(table), "--reader", "alice")
+        self._place.run("labels", "import", str(table), "--reader", "alice", timeout=PATIENCE)
         assert learn.call(catalog=self._catalog, minimum_labels=1)
         wait_for(self.learning, PATIENCE, self._place.told)
 

@@ -33,7 +33,7 @@ from pynetdicom import AE, build_context
 from adapters.hospital.loopback import free_ports
 from adapters.hospital.orthanc import OrthancServer
 from tests.acceptance.installation import Installation, wait_for
-from tests.benchmarks.backlog import Backlog, Kind, ask
+from tests.benchmarks.backlog import PATIENCE, Backlog, Kind, ask
 from tests.benchmarks.films import film, studies_film, tell
 from tests.builders import EXPLICIT
 
@@ -55,10 +55,18 @@ def main() -> None:
 
 def measure(studies: int, backlog: int) -> dict[str, Any]:
     """Return seconds, where they went, and the ratios."""
-    with _line() as line:
+    with tempfile.TemporaryDirectory() as folder:
+        template = Installation(Path(folder))
+        template.run("db", "upgrade")
+        template.run("model", "untrained", "--architecture", "ViT-B-32", "--seed", "0", timeout=PATIENCE)
+        return _measured(template, studies, backlog)
+
+
+def _measured(template: Installation, studies: int, backlog: int) -> dict[str, Any]:
+    with _line(template) as line:
         told = _told(alone := line.waits(studies), "alone")
     limits = {"target_median": MEDIAN / alone.median, "target_p95": P95 / alone.p95}
-    beside = {kind: _beside(kind, studies, backlog) for kind in Kind} if backlog else {}
+    beside = {kind: _beside(kind, template, studies, backlog) for kind in Kind} if backlog else {}
     for kind, (waits, figures) in beside.items():
         told |= _told(waits, f"beside_{kind}") | {f"beside_{kind}_{name}": figure for name, figure in figures.items()}
     if beside:
@@ -91,7 +99,7 @@ def _told(waits: Waits, how: str) -> dict[str, float]:
 
 
 @contextmanager
-def _line() -> Iterator[Line]:
+def _line(template: Installation) -> Iterator[Line]:
     """Give a daemon and its archive, warm."""
     (nobody,) = free_ports(1)
     with (
@@ -106,8 +114,7 @@ def _line() -> Iterator[Line]:
             work={"poll_seconds": 0.5},
             prefix={"limit": "1GiB", "fill": False},
         )
-        place.run("db", "upgrade")
-        place.run("model", "untrained", "--architecture", "ViT-B-32", "--seed", "0")
+        place.copy_of(template)
         with place.running():
             line = Line(place)
             line.waits(WARM_UP)
@@ -147,9 +154,9 @@ class Line:
         return [datetime.fromisoformat(moment).timestamp() for row in ask(self.place, asked, uid) for moment in row]
 
 
-def _beside(kind: Kind, studies: int, backlog: int) -> tuple[Waits, dict[str, float]]:
+def _beside(kind: Kind, template: Installation, studies: int, backlog: int) -> tuple[Waits, dict[str, float]]:
     """Measure while a backlog is scored and a round of learning is under way. SystemExit where either ended before."""
-    with _line() as line, closing(Backlog(line.place, backlog)) as others:
+    with _line(template) as line, closing(Backlog(line.place, backlog)) as others:
         others.learn()
         others.line_up(kind)
         left, learnt = others.left(), others.learner_seconds()

@@ -83,7 +83,7 @@ def daemon(starts: int) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as folder:
         place = Installation(Path(folder), score={"threads": 0}, work={"poll_seconds": 0.5})
         place.run("db", "upgrade")
-        place.run("model", "untrained", "--architecture", "ViT-B-32", "--seed", "0")
+        place.run("model", "untrained", "--architecture", "ViT-B-32", "--seed", "0", timeout=PATIENCE)
         for number in range(starts + 1):  # the first fills the disk's cache
             ready, scored = _run(place, number)
             seconds["ready"].append(ready)
