@@ -36,12 +36,12 @@ def run(config: Config, path: Path | None) -> None:
 
 
 def roles(config: Config, path: Path | None) -> list[Role]:
-    """Return the daemon's roles in starting order."""
+    """Return the daemon's roles in starting order: who is sent films hears them first, and what loads for seconds comes after."""
     start = command_line(path)
     return [
         Role("listener", [*start, "listen"], takes_socket=True, stop_seconds=config.listener.drain_seconds + STOP_SLACK_SECONDS),
-        Role("dispatcher", [*start, "dispatch"]),
-        Role("scorer", [*start, "work", "score"], stop_seconds=config.work.lease_seconds),
-        Role("learner", [*start, "work", "learn"]),
-        Role("reporter", [*start, "work", "report"], stop_seconds=config.archive.timeout_seconds + STOP_SLACK_SECONDS),
+        Role("dispatcher", [*start, "dispatch"], waits=True),
+        Role("scorer", [*start, "work", "score"], stop_seconds=config.work.lease_seconds, waits=True),
+        Role("learner", [*start, "work", "learn"], waits=True),
+        Role("reporter", [*start, "work", "report"], stop_seconds=config.archive.timeout_seconds + STOP_SLACK_SECONDS, waits=True),
     ]

@@ -73,6 +73,8 @@ def _listen_alone(config: Config, sockets: Sequence[socket.socket]) -> None:
 
 def _listen_together(config: Config, sockets: Sequence[socket.socket]) -> None:
     """Have processes listen, each also at a door of its own, where it is asked whether it is well."""
+    from adapters.dicom import listener as _loaded_before_the_copies_are_made  # noqa: F401
+
     port, count = sockets[0].getsockname()[1], config.listener.processes
     doors = [_Door(config, notify.bind(LOOPBACK, 0)) for _ in range(count)]
     crew = Fork(partial(_keep, config, sockets, doors))
@@ -111,8 +113,6 @@ class _Door:
 
 def _keep(config: Config, sockets: Sequence[socket.socket], doors: Sequence[_Door]) -> int:
     """Make the processes, and make those again that die."""
-    from adapters.dicom import listener as _loaded_before_the_copies_are_made  # noqa: F401
-
     stop_seconds = config.listener.drain_seconds + STOP_SLACK_SECONDS
     members = [
         Role(f"listener {number}", work=partial(_listen_with_others, config, [*sockets, door.sock]), stop_seconds=stop_seconds)
@@ -143,22 +143,23 @@ def _end(crew: Fork, seconds: float) -> None:
 
 
 def loopback_echo(config: Config, port: int, host: str = "") -> Callable[[], None]:
-    """Make the probe that really asks our own listener: a C-ECHO over the loopback, or to `host`."""
-    from adapters.dicom.archive import ArchiveSettings, DicomArchive
+    """Make the probe that really asks our own listener: a C-ECHO over the loopback, or to `host`.
 
+    What it needs is loaded when it first asks, so that the listener starts meanwhile.
+    """
     called = config.listener.called_ae_titles[0] if config.listener.called_ae_titles else config.listener.ae_title
-    host = host or (config.listener.host if config.listener.host not in ("", "0.0.0.0", "::") else "127.0.0.1")
-    ours = DicomArchive(
-        ArchiveSettings(
+    host = host or (config.listener.host if config.listener.host not in ("", "0.0.0.0", "::") else LOOPBACK)
+
+    def loopback_c_echo() -> None:
+        from adapters.dicom.archive import ArchiveSettings, DicomArchive
+
+        settings = ArchiveSettings(
             ae_title=config.listener.ae_title if called == ANY else called,
             host=host,
             port=port,
             calling_ae_title=config.listener.ae_title,  # the listener keeps a place free for its own name from its own host
             timeout_seconds=PROBE_SECONDS,
         )
-    )
-
-    def loopback_c_echo() -> None:
-        ours.echo()
+        DicomArchive(settings).echo()
 
     return loopback_c_echo

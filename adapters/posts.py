@@ -94,7 +94,7 @@ def score_post_and_fill(config: Config, catalog: SqlCatalog) -> tuple[work.Post,
     step = partial(score.score, catalog=catalog, pixels=pixels, scorers=scorers, policy=policy)
     pace = Pace(seconds=config.score.turn_seconds, least=batch, most=BATCHES_A_TURN * batch)
     serving = partial(versions.load_serving, catalog=catalog, scorers=scorers)
-    post = work.Post(kind=JobKind.SCORE, step=step, pace=pace, prepare=serving, close=pixels.close)
+    post = work.Post(kind=JobKind.SCORE, step=step, pace=pace, prepare=serving, close=pixels.close, fresh=True)
     if not (config.prefix.keep and config.prefix.fill):
         return post, None
     return post, fill.Fill(catalog=catalog, pixels=pixels, scorer=serving, chest=chest)
@@ -111,7 +111,7 @@ def _report_post(config: Config, catalog: SqlCatalog) -> work.Post:
     images = open_image_store(config)
     writer = SrWriter(ReportSettings(**config.report.model_dump(exclude={"rescored"})), images)
     step = partial(report.report, catalog=catalog, images=images, writer=writer)
-    return work.Post(kind=JobKind.REPORT, step=work.one_by_one(step))
+    return work.Post(kind=JobKind.REPORT, step=work.one_by_one(step), fresh=True)
 
 
 def _send_post(config: Config, catalog: SqlCatalog) -> work.Post:

@@ -358,6 +358,10 @@ class Report:
     status: str = ""  # last word of the archive
 
 
+ARRIVED = 100
+"""Priority of a job that somebody waits for. What can wait has a higher number."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One step waiting for, or in the hands of, a worker."""
@@ -370,6 +374,7 @@ class Job:
     attempts: int = 0
     lease_token: str = ""
     error: str = ""
+    priority: int = ARRIVED
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-from pipeline.domain import Job, JobKind, JobState
+from pipeline.domain import ARRIVED, Job, JobKind, JobState
 
 Only = Collection[str] | None
 """None: of any."""
@@ -14,17 +14,20 @@ Only = Collection[str] | None
 class Jobs(Protocol):
     """The queue."""
 
-    def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = 100) -> int | None:
+    def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = ARRIVED) -> int | None:
         """Enqueue; lower priority numbers run first. Where one of this kind and subject waits already, it takes the new
         payload and None is returned."""
 
-    def put_all(self, kind: JobKind, payloads: Mapping[str, Mapping[str, Any]]) -> None:
+    def put_all(self, kind: JobKind, payloads: Mapping[str, Mapping[str, Any]], *, priority: int = ARRIVED) -> None:
         """Enqueue a job for each subject with its payload, as `put` does."""
 
-    def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1, of: Only = None) -> list[Job]:
+    def claim(
+        self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1, newest: int = 0, of: Only = None
+    ) -> list[Job]:
         """Lease up to `limit` due jobs, or jobs whose lease ran out, under a fresh random token. Counts the try.
 
-        `of`: only those of these subjects, a few hundred at most.
+        The most urgent first, of equally urgent ones those that have waited longest; but before them up to `newest` of those of
+        priority ARRIVED that came last. `of`: only those of these subjects, a few hundred at most.
         """
 
     def extend(self, job: Job, *, lease_seconds: float) -> None:

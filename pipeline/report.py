@@ -20,7 +20,7 @@ def report(job: Job, *, catalog: Catalog, images: ImageStore, writer: ReportWrit
     file = images.write(writer.write(content))
     with catalog.begin() as tx:
         tx.reports.built(content.report.sop_instance_uid, file)
-        tx.jobs.put(JobKind.SEND, content.report.sop_instance_uid)
+        tx.jobs.put(JobKind.SEND, content.report.sop_instance_uid, priority=job.priority)
         tx.jobs.finish(job)
 
 

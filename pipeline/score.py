@@ -94,9 +94,12 @@ def _unscored(
 
 
 def _batches(loads: Sequence[_Load], films: int) -> Iterator[list[_Load]]:
-    """Whole studies, in order, until there are so many films to look at."""
+    """Whole studies, in order, until there are so many films to look at. What is more urgent waits for nothing that is less so."""
     batch: list[_Load] = []
     for load in loads:
+        if batch and load.job.priority > batch[-1].job.priority:
+            yield batch
+            batch = []
         batch.append(load)
         if sum(len(each.unknown) for each in batch) >= films:
             yield batch
@@ -162,8 +165,11 @@ def _predict(
     untold = _kept_quiet(tx, predictions, policy) | _not_worth_telling(tx, jobs, predictions, policy)
     revisions = tx.studies.next_revisions(predictions)
     tx.scores.put_predictions(version.number, predictions, revisions)
-    asked = {uid: {"version": version.number, "revision": revision} for uid, revision in revisions.items() if uid not in untold}
-    tx.jobs.put_all(JobKind.REPORT, asked)
+    told = [job for job in jobs if job.subject not in untold]
+    for priority in sorted({job.priority for job in told}):  # a report is as urgent as the scores were
+        asked = {job.subject: revisions[job.subject] for job in told if job.priority == priority}
+        payloads = {uid: {"version": version.number, "revision": revision} for uid, revision in asked.items()}
+        tx.jobs.put_all(JobKind.REPORT, payloads, priority=priority)
 
 
 def _kept_quiet(tx: Transaction, studies: Collection[str], policy: ScorePolicy) -> set[str]:

@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline import backfill, rules
-from pipeline.domain import JobKind, ReportState, StoredInstance, Study, StudyState
+from pipeline.domain import ARRIVED, JobKind, ReportState, StoredInstance, Study, StudyState
 from pipeline.ports import Catalog, Counter, Transaction
 
 BATCH = 200
 """Studies looked at in one round: a bound on work, not on what is settled in the end."""
-
-
-ARRIVING = 100
-"""Priority of the score jobs of studies that arrive: before all others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +55,7 @@ def _settle_one(study_instance_uid: str, *, catalog: Catalog, policy: SettlePoli
         tx.studies.put_state(study_instance_uid, state, reason=choice.reason)
         if state is StudyState.SETTLED:
             brought = tx.backfills.brought([study_instance_uid])
-            tx.jobs.put(JobKind.SCORE, study_instance_uid, priority=backfill.PRIORITY if brought else ARRIVING)
+            tx.jobs.put(JobKind.SCORE, study_instance_uid, priority=backfill.PRIORITY if brought else ARRIVED)
         return Settled(study_instance_uid, state, choice.reason)
 
 

@@ -55,7 +55,7 @@ class Post:
 
     `spare` is what to do where no job is due, a little at a time; it says whether there may be more of it at once. `prepare` is
     what takes long before the first job and need not wait for it, `close` gives back what it holds. `subjects`: only of these;
-    None: of any.
+    None: of any. `fresh`: half of what is taken is what came last, so that it waits for no backlog of equally urgent jobs.
     """
 
     kind: JobKind
@@ -66,6 +66,7 @@ class Post:
     prepare: Callable[[], object] = lambda: None
     close: Callable[[], object] = lambda: None
     subjects: Collection[str] | None = None
+    fresh: bool = False
 
 
 def one_by_one(step: Callable[[Job], None]) -> Step:
@@ -94,7 +95,8 @@ def work_once(post: Post, *, catalog: Catalog, worker: str, policy: WorkPolicy) 
         return 0
     with catalog.begin() as tx:
         lease, limit = policy.lease_seconds, post.pace.limit
-        jobs = tx.jobs.claim([post.kind], worker=worker, lease_seconds=lease, limit=limit, of=post.subjects)
+        newest = post.pace.newest(limit) if post.fresh else 0
+        jobs = tx.jobs.claim([post.kind], worker=worker, lease_seconds=lease, limit=limit, newest=newest, of=post.subjects)
     jobs = [job for job in jobs if not _worn_out(job, catalog, policy)]
     if not jobs:
         return int(_spare(post))

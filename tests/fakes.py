@@ -18,6 +18,7 @@ import numpy as np
 
 from pipeline import rules
 from pipeline.domain import (
+    ARRIVED,
     FINDINGS,
     AuditEvent,
     Comparison,
@@ -65,7 +66,6 @@ from tests.fake_backfills import BackfillRows, FakeBackfills
 @dataclass
 class _JobRow:
     job: Job
-    priority: int
     run_at: datetime
     lease_until: datetime | None = None
     finished_at: datetime | None = None
@@ -466,27 +466,28 @@ class FakeJobs:
     def __init__(self, tables: _Tables, now: Callable[[], datetime]) -> None:
         self._t, self._now = tables, now
 
-    def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = 100) -> int | None:
+    def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = ARRIVED) -> int | None:
         waiting = self._waiting(kind, subject)
         if waiting is not None:
-            waiting.job = replace(waiting.job, payload=dict(payload or {}))
-            waiting.priority = min(waiting.priority, priority)
+            waiting.job = replace(waiting.job, payload=dict(payload or {}), priority=min(waiting.job.priority, priority))
             return None
         number = max(self._t.jobs, default=0) + 1
         self._t.jobs[number] = _JobRow(
-            Job(id=number, kind=kind, subject=subject, payload=dict(payload or {})), priority, self._now()
+            Job(id=number, kind=kind, subject=subject, payload=dict(payload or {}), priority=priority), self._now()
         )
         return number
 
-    def put_all(self, kind: JobKind, payloads: Mapping[str, Mapping[str, Any]]) -> None:
+    def put_all(self, kind: JobKind, payloads: Mapping[str, Mapping[str, Any]], *, priority: int = ARRIVED) -> None:
         for subject, payload in payloads.items():
-            self.put(kind, subject, payload)
+            self.put(kind, subject, payload, priority=priority)
 
     def _waiting(self, kind: JobKind, subject: str) -> _JobRow | None:
         rows = (r for r in self._t.jobs.values() if r.job.state is JobState.WAITING)
         return next((r for r in rows if (r.job.kind, r.job.subject) == (kind, subject)), None)
 
-    def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1, of: Only = None) -> list[Job]:
+    def claim(
+        self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1, newest: int = 0, of: Only = None
+    ) -> list[Job]:
         now = self._now()
         in_hand = {(r.job.kind, r.job.subject) for r in self._t.jobs.values() if r.job.state is JobState.RUNNING}
         asked = [r for r in self._t.jobs.values() if r.job.kind in kinds and (of is None or r.job.subject in of)]
@@ -495,11 +496,14 @@ class FakeJobs:
             r for r in asked if r.job.state is JobState.WAITING and r.run_at <= now and (r.job.kind, r.job.subject) not in in_hand
         ]
         for rows in (lost, due):
-            rows.sort(key=lambda r: (r.priority, r.run_at, r.job.id))
-        for row in (lost + due)[:limit]:
+            rows.sort(key=lambda r: (r.job.priority, r.run_at, r.job.id))
+        latest = [r for r in due if r.job.priority == ARRIVED]
+        latest = sorted(latest, key=lambda r: (r.run_at, r.job.id), reverse=True)[:newest]
+        taken = (lost + latest + [r for r in due if r not in latest])[:limit]
+        for row in taken:
             row.job = replace(row.job, state=JobState.RUNNING, attempts=row.job.attempts + 1, lease_token=secrets.token_hex(8))
             row.lease_until = now + timedelta(seconds=lease_seconds)
-        return [row.job for row in (lost + due)[:limit]]
+        return [row.job for row in taken]
 
     def in_hand(self, kind: JobKind, subjects: Collection[str]) -> int:
         rows = (row.job for row in self._t.jobs.values())
@@ -549,7 +553,7 @@ class FakeJobs:
         return any((job.kind, job.subject) == (kind, subject) and job.state is not JobState.DONE for job in rows)
 
     def pressing(self, kind: JobKind, *, before: int) -> bool:
-        urgent = [r for r in self._t.jobs.values() if r.job.kind is kind and r.priority < before]
+        urgent = [r for r in self._t.jobs.values() if r.job.kind is kind and r.job.priority < before]
         due = any(r.job.state is JobState.WAITING and r.run_at <= self._now() for r in urgent)
         return due or any(r.lease_until is not None and r.lease_until > self._now() for r in urgent)
 
@@ -570,7 +574,7 @@ class FakeJobs:
         rows = [r for r in self._t.jobs.values() if r.job.state is JobState.QUARANTINED and (ids is None or r.job.id in ids)]
         for row in reversed(rows):
             if self._waiting(row.job.kind, row.job.subject) is None:
-                self.put(row.job.kind, row.job.subject, row.job.payload, priority=row.priority)
+                self.put(row.job.kind, row.job.subject, row.job.payload, priority=row.job.priority)
             row.job, row.finished_at = replace(row.job, state=JobState.DONE), self._now()
         return len(rows)
 

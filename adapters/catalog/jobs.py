@@ -36,7 +36,7 @@ from sqlalchemy.exc import IntegrityError
 from adapters.catalog.clock import DAY, in_seconds, now
 from adapters.catalog.tables import jobs
 from adapters.catalog.words import words
-from pipeline.domain import Job, JobKind, JobState
+from pipeline.domain import ARRIVED, Job, JobKind, JobState
 from pipeline.errors import LeaseLost
 from pipeline.job_ports import Only
 
@@ -52,7 +52,7 @@ class SqlJobs:
         self._connection = connection
         self.put_kinds: set[JobKind] = set()
 
-    def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = 100) -> int | None:
+    def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = ARRIVED) -> int | None:
         self.put_kinds.add(kind)
         same = and_(jobs.c.kind == kind.value, jobs.c.subject == subject, _is(WAITING))
         more_urgent = case((jobs.c.priority > priority, priority), else_=jobs.c.priority)
@@ -62,18 +62,18 @@ class SqlJobs:
             if made is not None or self._connection.execute(renewed).rowcount:
                 return made
 
-    def put_all(self, kind: JobKind, payloads: Mapping[str, Mapping[str, Any]]) -> None:
+    def put_all(self, kind: JobKind, payloads: Mapping[str, Mapping[str, Any]], *, priority: int = ARRIVED) -> None:
         if not payloads:
             return
         self.put_kinds.add(kind)
         fresh = _fresh(self._connection.dialect.name)
         values = [
-            {"kind": kind.value, "subject": subject, "payload": dict(payload), "priority": 100}
+            {"kind": kind.value, "subject": subject, "payload": dict(payload), "priority": priority}
             for subject, payload in sorted(payloads.items())
         ]
         made = {subject for _, subject in self._connection.execute(fresh, values)}
         for subject in payloads.keys() - made:
-            self.put(kind, subject, payloads[subject])
+            self.put(kind, subject, payloads[subject], priority=priority)
 
     def _insert(self, kind: JobKind, subject: str, payload: Mapping[str, Any], priority: int) -> int | None:
         """Insert unless one of this kind and subject waits; return the number or None."""
@@ -81,14 +81,17 @@ class SqlJobs:
         made = self._connection.execute(_fresh(self._connection.dialect.name), values).one_or_none()
         return made.id if made else None
 
-    def claim(self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1, of: Only = None) -> list[Job]:
+    def claim(
+        self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1, newest: int = 0, of: Only = None
+    ) -> list[Job]:
         """First the jobs whose worker let the lease run out, then the waiting ones. A subject in work waits for its end."""
         ids: list[int] = []
-        for due in (_lost(kinds), _due(kinds)):
+        for due, most in ((_lost(kinds), limit), (_newest(kinds), newest), (_due(kinds), limit)):
             if of is not None:
                 due = due.where(jobs.c.subject.in_(of))
-            if len(ids) < limit:
-                ids += self._connection.scalars(due.limit(limit - len(ids)).with_for_update(skip_locked=True))
+            if (room := min(most, limit - len(ids))) > 0:
+                others = due.where(jobs.c.id.not_in(ids)) if ids else due
+                ids += self._connection.scalars(others.limit(room).with_for_update(skip_locked=True))
         return self._lease(ids, worker, lease_seconds) if ids else []
 
     def _lease(self, ids: Sequence[int], worker: str, lease_seconds: float) -> list[Job]:
@@ -242,10 +245,19 @@ def _lost(kinds: Sequence[JobKind]) -> Select[int]:
 
 def _due(kinds: Sequence[JobKind]) -> Select[int]:
     """Waiting jobs whose time has come and whose subject nobody has in hand."""
+    return select(jobs.c.id).where(_waits(kinds)).order_by(jobs.c.priority, jobs.c.run_at, jobs.c.id)
+
+
+def _newest(kinds: Sequence[JobKind]) -> Select[int]:
+    """Those of them that somebody waits for, the last first."""
+    arrived = and_(_waits(kinds), jobs.c.priority == ARRIVED)
+    return select(jobs.c.id).where(arrived).order_by(jobs.c.run_at.desc(), jobs.c.id.desc())
+
+
+def _waits(kinds: Sequence[JobKind]) -> ColumnElement[bool]:
     other = jobs.alias()
     in_hand = select(other.c.id).where(other.c.kind == jobs.c.kind, other.c.subject == jobs.c.subject, _is(RUNNING, other))
-    waits = and_(jobs.c.kind.in_([kind.value for kind in kinds]), _is(WAITING), jobs.c.run_at <= now(), ~in_hand.exists())
-    return select(jobs.c.id).where(waits).order_by(jobs.c.priority, jobs.c.run_at, jobs.c.id)
+    return and_(jobs.c.kind.in_([kind.value for kind in kinds]), _is(WAITING), jobs.c.run_at <= now(), ~in_hand.exists())
 
 
 def _job(row: RowMapping) -> Job:
@@ -258,4 +270,5 @@ def _job(row: RowMapping) -> Job:
         attempts=row["attempts"],
         lease_token=row["lease_token"],
         error=row["error"],
+        priority=row["priority"],
     )

@@ -46,6 +46,7 @@ class Role:
     """One child process: a program, or a copy of this process that goes on with `work`, which shares what is loaded here.
 
     `takes_socket`: it gets the listening sockets and is stopped first. `stop_seconds`: how long after SIGTERM comes SIGKILL.
+    `waits`: it starts when every probe has passed. What it loads would keep those that are asked from their processors.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Role:
     work: Work | None = None
     takes_socket: bool = False
     stop_seconds: float = 30.0
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Pace:
     backoff_base: float = 0.5
     backoff_cap: float = 30.0
     start: float = 300.0  # until ready, at a start or a reload: systemd is asked for more time no longer than this
+    waits: float = 30.0  # at a start: probes that do not pass hold nobody up for longer
     tick: float = 0.25
 
 
@@ -240,11 +243,20 @@ class Supervisor:
         for child in self._children:
             if (status := child.exited()) is not None and self._is_final(child, status):
                 return CANNOT_START
-            if child.process is None and time.monotonic() >= child.not_before and not self._try_to_start(child):
+            if child.process is None and self._is_due(child) and not self._try_to_start(child):
                 return CANNOT_START
         self._tell()
         stop.wait(min(self._pace.tick, self._watch.period))
         return 0
+
+    def _is_due(self, child: Child) -> bool:
+        return time.monotonic() >= child.not_before and not (child.role.waits and self._opening())
+
+    def _opening(self) -> bool:
+        """Whether what others ask for first is still on its way."""
+        if self._start is None or self._watch.healthy_since(self._start.begun):
+            return False
+        return time.monotonic() - self._start.begun < self._pace.waits
 
     def _is_final(self, child: Child, status: int) -> bool:
         """Note a death. True where starting again would be useless."""
@@ -289,7 +301,7 @@ class Supervisor:
             self._watch.feed()
 
     def _line(self) -> str:
-        dead = [child.role.name for child in self._children if child.process is None]
+        dead = [child.role.name for child in self._children if child.process is None and child.started_at]
         if dead:
             return f"waiting to restart {', '.join(dead)}"
         return self._watch.line

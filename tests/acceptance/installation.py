@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class Installation:
         self.config = folder / "radclipd.toml"
         self.config.write_text("\n".join(lines))
 
-    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run one verb to its end."""
         return subprocess.run(
             [sys.executable, "-m", "adapters.cli", "--config", str(self.config), *arguments],
@@ -64,7 +64,7 @@ class Installation:
             capture_output=True,
             text=True,
             check=check,
-            timeout=120,
+            timeout=timeout,
         )
 
     def set_up(self) -> None:
@@ -83,17 +83,21 @@ class Installation:
         found: list[dict[str, Any]] = json.loads(self.run("query", sql, "--json").stdout)
         return found
 
-    def start(self, *verb: str) -> subprocess.Popen[bytes]:
-        """Start a verb that stays; its log is appended to `log`."""
+    def start(self, *verb: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start a verb that stays, with more in its environment; its log is appended to `log`."""
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "adapters.cli", "--config", str(self.config), *verb], cwd=ROOT, stdout=log, stderr=log
+                [sys.executable, "-m", "adapters.cli", "--config", str(self.config), *verb],
+                cwd=ROOT,
+                env={**os.environ, **(environment or {})},
+                stdout=log,
+                stderr=log,
             )
 
     @contextmanager
-    def running(self, *verb: str) -> Iterator[subprocess.Popen[bytes]]:
+    def running(self, *verb: str, environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
         """Run `radclipd run` (or another verb) while the block lasts; it must then stop by itself."""
-        process = self.start(*(verb or ("run",)))
+        process = self.start(*(verb or ("run",)), environment=environment)
         try:
             wait_for(lambda: process.poll() is not None or self.listens(), 60, self.told)
             assert process.poll() is None, self.told()

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 
 from adapters.dicom.pixels import DicomImageReader
 from adapters.gpu import importer
@@ -62,12 +63,23 @@ class Films:
         return replace(instance, file=self._stored[int(instance.file.key) % len(self._stored)])
 
 
-def file_bytes(number: int, transfer_syntax_uid: str = EXPLICIT, **elements: Any) -> bytes:
-    """Return a film: a ramp with the noise of a detector, 12 bits, of which a lossless codec saves about half."""
-    rng = np.random.default_rng(number)
-    film = np.add.outer(np.linspace(0, 2000, ROWS), np.linspace(0, 1500, COLUMNS)) + rng.normal(100, 12, (ROWS, COLUMNS))
+def film(number: int) -> np.ndarray[Any, Any]:
+    """Return a film [ROWS, COLUMNS]: a ramp with the noise of a detector, 12 bits, of which a lossless codec saves about half."""
+    noise = np.random.default_rng(number).normal(100, 12, (ROWS, COLUMNS))
+    ramp = np.add.outer(np.linspace(0, 2000, ROWS), np.linspace(0, 1500, COLUMNS))
+    return np.asarray((ramp + noise).clip(0, 4095), dtype=np.uint16)
+
+
+def studies_film(of: np.ndarray[Any, Any], **elements: Any) -> Dataset:
+    """Return a film as a DX image of a study of its own."""
     made = dx(rows=8, columns=8, **elements)
-    pixels(made, film.clip(0, 4095), bits=12)
+    pixels(made, of, bits=12)
+    return made
+
+
+def file_bytes(number: int, transfer_syntax_uid: str = EXPLICIT, **elements: Any) -> bytes:
+    """Return a film of its own as a file."""
+    made = studies_film(film(number), **elements)
     if transfer_syntax_uid == EXPLICIT:
         return file_of(made)
     compressed, stream = dcmread(BytesIO(file_of(made))), BytesIO()

@@ -1,11 +1,15 @@
-"""How long a study waits: `python -m tests.benchmarks.latency [--studies 20] [--backlog 0] [--json]`.
+"""How long a study waits: `python -m tests.benchmarks.latency [--studies 20] [--backlog 1000] [--json]`.
 
 One study at a time of one film of 10 megabytes to the real daemon (ViT-B/32, untrained), with Orthanc as the archive: from the
 answer to the last C-STORE until Orthanc has answered the C-STORE of the SR. The quiet period is out of it: studies settle when the
-association is released. With `--backlog` so many studies of the archive wait to be scored again meanwhile, and one process learns
-without a pause; a figure is then of what arrives beside them.
+association is released.
 
-Ratios are of the targets (median 0.5 s, p95 1 s; 3 s beside a backlog) to what was measured: above 1 holds.
+* `alone`: the daemon has nothing else to do;
+* `beside_arrivals`, `beside_rescoring`: so many other studies wait for their scores, because they were sent before, or because the
+  archive is scored again and nothing is kept of its films; each has a film of 10 megabytes of its own. And the daemon's learner is
+  at a round of learning. Both must last longer than what is measured. Needs 10 gigabytes of disk for 1000 studies.
+
+Ratios are of the targets (median 0.5 s, p95 1 s; p95 3 s beside either backlog) to what was measured: above 1 holds.
 """
 
 from __future__ import annotations
@@ -13,158 +17,154 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID
 from pynetdicom import AE, build_context
 
-from adapters.catalog.catalog import SqlCatalog
 from adapters.hospital.loopback import free_ports
 from adapters.hospital.orthanc import OrthancServer
-from adapters.host.image_store import FileImageStore
-from pipeline import rescore
-from pipeline.domain import Header, JobKind, Sender, StudyState
 from tests.acceptance.installation import Installation, wait_for
-from tests.benchmarks.films import file_bytes, tell
+from tests.benchmarks.backlog import PATIENCE, Backlog, Kind, ask
+from tests.benchmarks.films import film, studies_film, tell
 from tests.builders import EXPLICIT
 
 MEDIAN, P95, P95_LOADED = 0.5, 1.0, 3.0
 """Targets, seconds."""
-LEARNER = """
-import os
-os.nice(10)
-import models.torchvision_ops, torch
-from models.architecture import Architecture
-from models.encoder import Encoder
-network = Encoder.untrained(Architecture.named("ViT-B-32"), seed=0).network.visual.requires_grad_(True)
-print("learning", flush=True)
-while True:
-    network(torch.randn(8, 3, 224, 224)).square().sum().backward()
-"""
-"""What the learner's processors do between two looks at the queue, at its niceness, and without ever giving way."""
+WARM_UP = 3
+STEPS = ("created", "built", "sent")
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=20)
-    parser.add_argument("--backlog", type=int, default=0)
+    parser.add_argument("--backlog", type=int, default=1000, help="0: only what is measured alone")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    tell(measure(options.studies, options.backlog), as_json=options.json)
+
+
+def measure(studies: int, backlog: int) -> dict[str, Any]:
+    """Return seconds, where they went, and the ratios."""
     with tempfile.TemporaryDirectory() as folder:
-        tell(measure(Path(folder), options.studies, options.backlog), as_json=options.json)
+        template = Installation(Path(folder))
+        template.run("db", "upgrade")
+        template.run("model", "untrained", "--architecture", "ViT-B-32", "--seed", "0", timeout=PATIENCE)
+        return _measured(template, studies, backlog)
 
 
-def measure(folder: Path, studies: int, backlog: int) -> dict[str, Any]:
-    """Run the line for each study; return seconds, where they went, and the ratios."""
+def _measured(template: Installation, studies: int, backlog: int) -> dict[str, Any]:
+    with _line(template) as line:
+        told = _told(alone := line.waits(studies), "alone")
+    limits = {"target_median": MEDIAN / alone.median, "target_p95": P95 / alone.p95}
+    beside = {kind: _beside(kind, template, studies, backlog) for kind in Kind} if backlog else {}
+    for kind, (waits, figures) in beside.items():
+        told |= _told(waits, f"beside_{kind}") | {f"beside_{kind}_{name}": figure for name, figure in figures.items()}
+    if beside:
+        limits["target_p95_loaded"] = P95_LOADED / max(waits.p95 for waits, _ in beside.values())
+    ratios = {name: dict.fromkeys(("min", "median", "max"), round(ratio, 2)) for name, ratio in limits.items()}
+    return {"studies": studies, "backlog": backlog, **told, "ratios": ratios}
+
+
+@dataclass(frozen=True)
+class Waits:
+    """Seconds from the last C-STORE until the report was created, built and sent, of each study."""
+
+    seconds: Mapping[str, list[float]]
+
+    @property
+    def median(self) -> float:
+        """Until it was sent."""
+        return statistics.median(self.seconds["sent"])
+
+    @property
+    def p95(self) -> float:
+        """Until it was sent."""
+        return sorted(self.seconds["sent"])[math.ceil(0.95 * len(self.seconds["sent"])) - 1]
+
+
+def _told(waits: Waits, how: str) -> dict[str, float]:
+    medians = {f"{how}_median_seconds_to_report_{step}": statistics.median(of) for step, of in waits.seconds.items()}
+    worst = {f"{how}_p95_seconds": waits.p95, f"{how}_worst_seconds": max(waits.seconds["sent"])}
+    return {name: round(seconds, 3) for name, seconds in (medians | worst).items()}
+
+
+@contextmanager
+def _line(template: Installation) -> Iterator[Line]:
+    """Give a daemon and its archive, warm."""
     (nobody,) = free_ports(1)
-    with OrthancServer(folder / "orthanc", radclipd_port=nobody, forward=False) as orthanc:
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        OrthancServer(Path(temporary) / "orthanc", radclipd_port=nobody, forward=False) as orthanc,
+    ):
         place = Installation(
-            folder,
-            "",
+            Path(temporary),
             archive={"port": orthanc.dicom_port, "timeout_seconds": 30},
             study={"quiet_seconds": 3600, "settle_on_release": True},
             score={"threads": 0},
             work={"poll_seconds": 0.5},
             prefix={"limit": "1GiB", "fill": False},
         )
-        place.run("db", "upgrade")
-        place.run("model", "untrained", "--architecture", "ViT-B-32", "--seed", "0")
+        place.copy_of(template)
         with place.running():
-            for number in range(3):
-                _one(place, orthanc, number)  # warms up
-            with _busy(place, backlog) if backlog else nullcontext():
-                sent = dict(_one(place, orthanc, 3 + number) for number in range(studies))
-                left = _left(place)
-        return _told(place, sent, backlog, left)
+            line = Line(place)
+            line.waits(WARM_UP)
+            yield line
 
 
-def _one(place: Installation, orthanc: OrthancServer, number: int) -> tuple[str, float]:
-    """Send a study and wait for its SR; return its UID and when its film was accepted, seconds since 1970."""
-    film, before = _film(number), orthanc.count()
-    association = AE("ORTHANC").associate(
-        "127.0.0.1", place.port, contexts=[build_context(film.SOPClassUID, EXPLICIT)], ae_title="RADCLIPD"
-    )
-    if not association.is_established or association.send_c_store(film).Status != 0:
-        raise SystemExit("a film was refused")
-    accepted = time.time()
-    association.release()
-    wait_for(lambda: orthanc.count() > before, 120, place.told)
-    return str(film.StudyInstanceUID), accepted
+class Line:
+    """From a sender to the archive."""
+
+    def __init__(self, place: Installation) -> None:
+        self.place = place
+
+    def waits(self, studies: int) -> Waits:
+        """Send so many studies, each when the report of the one before is in the archive."""
+        pixels = film(1)
+        films = [studies_film(pixels, WindowCenter=1900, WindowWidth=3600) for _ in range(studies)]
+        accepted = {str(film.StudyInstanceUID): self._one(film) for film in films}
+        moments = {uid: self._moments(uid) for uid in accepted}
+        return Waits({step: [moments[uid][n] - at for uid, at in accepted.items()] for n, step in enumerate(STEPS)})
+
+    def _one(self, film: Dataset) -> float:
+        """Send a study and wait for its SR; return when its film was accepted, seconds since 1970."""
+        film.file_meta = FileMetaDataset()
+        film.file_meta.TransferSyntaxUID = UID(EXPLICIT)
+        context = build_context(film.SOPClassUID, EXPLICIT)
+        association = AE("ORTHANC").associate("127.0.0.1", self.place.port, contexts=[context], ae_title="RADCLIPD")
+        if not association.is_established or association.send_c_store(film).Status != 0:
+            raise SystemExit("a film was refused")
+        accepted = time.time()
+        association.release()
+        wait_for(lambda: self._moments(str(film.StudyInstanceUID)), 300, self.place.told)
+        return accepted
+
+    def _moments(self, uid: str) -> list[float]:
+        """Return when its report was created, built and sent; nothing before."""
+        asked = "SELECT created_at, built_at, sent_at FROM v_reports WHERE study_instance_uid = ? AND sent_at IS NOT NULL"
+        return [datetime.fromisoformat(moment).timestamp() for row in ask(self.place, asked, uid) for moment in row]
 
 
-def _film(number: int) -> Dataset:
-    return dcmread(BytesIO(file_bytes(number, WindowCenter=1900, WindowWidth=3600)))
-
-
-@contextmanager
-def _busy(place: Installation, backlog: int) -> Iterator[None]:
-    """Let the archive wait to be scored again, and a learner learn, while the block lasts."""
-    catalog = SqlCatalog(place.url)
-    file = FileImageStore(place.folder / "images").write(file_bytes(0, WindowCenter=1900, WindowWidth=3600))
-    with catalog.begin() as tx:
-        for number in range(backlog):
-            header = Header(
-                sop_instance_uid=f"1.2.{number}.1",
-                sop_class_uid="1.2.840.10008.5.1.4.1.1.1.1",
-                series_instance_uid=f"1.2.{number}.9",
-                study_instance_uid=f"1.2.{number}",
-                transfer_syntax_uid=EXPLICIT,
-                patient_id=f"P{number}",
-                view_position="PA",
-                body_part_examined="CHEST",
-                has_pixels=True,
-            )
-            tx.studies.add_instance(header, file, Sender("PACS", "127.0.0.1", "RADCLIPD"), opens_study=True)
-            tx.studies.put_state(header.study_instance_uid, StudyState.REPORTED)
-            tx.jobs.put(JobKind.SCORE, header.study_instance_uid, {rescore.RESCORED: True}, priority=rescore.PRIORITY)
-    catalog.dispose()
-    with subprocess.Popen([sys.executable, "-c", LEARNER], stdout=subprocess.PIPE, text=True) as learner:
-        assert learner.stdout is not None
-        learner.stdout.readline()
-        try:
-            yield
-        finally:
-            learner.kill()
-
-
-def _left(place: Installation) -> int:
-    (row,) = place.rows("SELECT count(*) AS waiting FROM v_jobs WHERE kind = 'score' AND state <> 'done'")
-    return int(row["waiting"])
-
-
-def _told(place: Installation, sent: Mapping[str, float], backlog: int, left: int) -> dict[str, Any]:
-    rows = {row["study_instance_uid"]: row for row in place.rows("SELECT * FROM v_reports") if row["study_instance_uid"] in sent}
-    steps = {
-        step: [_seconds(rows[uid][f"{step}_at"]) - accepted for uid, accepted in sent.items()]
-        for step in ("created", "built", "sent")
-    }
-    waits = sorted(steps["sent"])
-    median, p95 = statistics.median(waits), waits[math.ceil(0.95 * len(waits)) - 1]
-    limits = {"p95_loaded": (P95_LOADED, p95)} if backlog else {"median": (MEDIAN, median), "p95": (P95, p95)}
-    return {
-        "studies": len(waits),
-        "backlog": backlog,
-        "backlog_left": left,
-        **{f"median_seconds_to_report_{step}": round(statistics.median(of), 3) for step, of in steps.items()},
-        "p95_seconds": round(p95, 3),
-        "worst_seconds": round(waits[-1], 3),
-        "ratios": {f"target_{name}": dict.fromkeys(("min", "median", "max"), round(a / b, 2)) for name, (a, b) in limits.items()},
-    }
-
-
-def _seconds(moment: str) -> float:
-    return datetime.fromisoformat(moment).timestamp()
+def _beside(kind: Kind, template: Installation, studies: int, backlog: int) -> tuple[Waits, dict[str, float]]:
+    """Measure while a backlog is scored and a round of learning is under way. SystemExit where either ended before."""
+    with _line(template) as line, closing(Backlog(line.place, backlog)) as others:
+        others.learn()
+        others.line_up(kind)
+        left, learnt = others.left(), others.learner_seconds()
+        waits = line.waits(studies)
+        if not others.left() or not others.learning():
+            raise SystemExit(f"{kind}: backlog or learning ended before the last study was reported: not what is to be measured")
+        learnt = others.learner_seconds() - learnt
+        return waits, {"left_at_first": left, "left_at_last": others.left(), "learner_cpu_seconds": round(learnt, 1)}
 
 
 if __name__ == "__main__":

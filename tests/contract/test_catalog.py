@@ -13,6 +13,7 @@ import pytest
 from adapters.catalog.catalog import SqlCatalog
 from pipeline import rules
 from pipeline.domain import (
+    ARRIVED,
     FINDINGS,
     AuditEvent,
     Header,
@@ -274,6 +275,21 @@ def test_jobs_are_claimed_by_priority_then_age(catalog: Catalog) -> None:
     with catalog.begin() as tx:
         assert [j.subject for j in tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=2)] == ["c", "a"]
         assert [j.subject for j in tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=2)] == ["b"]
+
+
+def test_what_came_last_may_be_claimed_before_what_waits_longest(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+    for subject in "abcdefg":
+        with catalog.begin() as tx:
+            tx.jobs.put(JobKind.SCORE, subject)
+            tx.jobs.put(JobKind.SCORE, f"archive {subject}", priority=900)
+        pass_time(0.002)
+    with catalog.begin() as tx:
+        taken = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=4, newest=2)
+        assert [(job.subject, job.priority) for job in taken] == [(subject, ARRIVED) for subject in "gfab"]
+        taken = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=1, newest=1)
+        assert [job.subject for job in taken] == ["e"]
+        taken = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=4, newest=4)
+        assert [job.subject for job in taken] == ["d", "c", "archive a", "archive b"]  # the archive in its own order
 
 
 def test_a_subject_in_work_is_not_claimed_again(catalog: Catalog) -> None:

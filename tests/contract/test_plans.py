@@ -161,6 +161,7 @@ def look(numbers: int) -> range:
 
 STEPS: Mapping[str, Callable[[SqlTransaction, LargeArchive], object]] = {
     "claim": lambda tx, _: tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=60, limit=4),
+    "claim what came last": lambda tx, _: tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=60, limit=4, newest=4),
     "claim nothing": lambda tx, _: tx.jobs.claim([JobKind.LEARN], worker="w", lease_seconds=60),
     "put": lambda tx, _: tx.jobs.put(JobKind.SEND, "2.25.4"),
     "is open": lambda tx, archive: tx.jobs.is_open(JobKind.SCORE, archive.study_uid(SMALL // 2)),

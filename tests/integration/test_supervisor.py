@@ -37,7 +37,7 @@ def child(name, **more):
     return Role(name, [sys.executable, "-S", "-P", str(scene / f"{name}.py"), str(scene)], **more)
 
 def roles():
-    return [child("worker", stop_seconds=1.0), child("listener", takes_socket=True, stop_seconds=1.0)]
+    return [child("worker", stop_seconds=1.0, waits=patience > 0), child("listener", takes_socket=True, stop_seconds=1.0)]
 
 def reload():
     if (scene / "broken").exists():
@@ -47,9 +47,10 @@ def reload():
 def status():
     return (scene / "status").read_text()
 
+patience = float((scene / "patience").read_text())
 sock = bind("127.0.0.1", 0)
 (scene / "port").write_text(str(sock.getsockname()[1]))
-pace = Pace(backoff_base=0.05, backoff_cap=0.2, tick=0.05)
+pace = Pace(backoff_base=0.05, backoff_cap=0.2, waits=patience, tick=0.05)
 supervisor = Supervisor(roles(), sockets=[sock], probes=[must("echo"), must("database")], status=status, reload=reload, pace=pace)
 raise SystemExit(supervisor.run())
 """
@@ -108,6 +109,7 @@ class Scene:
         self.write("extra.py", WORKER.replace("STOPPING", "0"))
         self.write("listener.py", LISTENER.replace("STOPPING", "0.3"))
         self.write("status", "queue 3")
+        self.write("patience", "0")
         self.write("echo", "")
         self.write("database", "")
         self.systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -195,6 +197,27 @@ def test_ready_comes_once_every_probe_passes_and_not_before(scene: Scene) -> Non
     assert scene.hears("READY=1") == "READY=1\nSTATUS=queue 3"
     scene.write("status", "queue 4")
     scene.hears("STATUS=queue 4")
+
+
+def test_a_role_that_waits_starts_when_every_probe_passes_and_then_it_is_ready(scene: Scene) -> None:
+    scene.write("patience", "600")
+    (scene.folder / "echo").unlink()
+    scene.start(ready=False)
+    until(lambda: scene.has("listener.pid"))
+    messages = scene.heard_within(1.0)
+    assert not scene.has("worker.pid")
+    assert not any("READY" in message or "restart" in message for message in messages)
+    scene.write("echo", "")
+    scene.hears("READY=1")
+    until(lambda: scene.has("worker.pid"))
+
+
+def test_a_role_waits_for_probes_no_longer_than_so_long(scene: Scene) -> None:
+    scene.write("patience", "0.5")
+    (scene.folder / "echo").unlink()
+    scene.start(ready=False)
+    until(lambda: scene.has("worker.pid"))
+    assert not any("READY" in message for message in scene.heard_within(0.3))
 
 
 def test_a_child_that_is_killed_comes_back_and_the_others_stay(scene: Scene) -> None:
@@ -310,7 +333,7 @@ def test_a_child_that_cannot_start_ends_the_service(scene: Scene) -> None:
 
 
 def test_a_program_that_is_not_there_ends_the_service(scene: Scene) -> None:
-    text = PARENT.replace('child("worker", stop_seconds=1.0)', 'Role("worker", ["/nonexistent/worker"])')
+    text = PARENT.replace('child("worker", stop_seconds=1.0, waits=patience > 0)', 'Role("worker", ["/nonexistent/worker"])')
     done = subprocess.run([sys.executable, "-c", text, str(scene.folder)], env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60)
     assert done.returncode == os.EX_CONFIG
 

@@ -80,10 +80,11 @@ class Hospital:
                         jobs, catalog=self.catalog, pixels=self.pixels, scorers=self.scorers, policy=policy
                     ),
                     spare=self.spare,
+                    fresh=True,
                 )
             case JobKind.REPORT:
                 step = work.one_by_one(lambda job: report.report(job, catalog=self.catalog, images=self.images, writer=self.writer))
-                return work.Post(kind=kind, step=step)
+                return work.Post(kind=kind, step=step, fresh=True)
             case JobKind.LABEL:
                 return work.Post(kind=kind, step=work.one_by_one(self._read_document))
             case JobKind.LEARN:

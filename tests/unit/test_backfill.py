@@ -12,10 +12,9 @@ import pytest
 from pipeline import backfill, rescore
 from pipeline.backfill import Backfill, BackfillPolicy, Throttle
 from pipeline.backfill_ports import Days, Known, Parcel, Piece, Take
-from pipeline.domain import Header, Sender, StudyState
+from pipeline.domain import ARRIVED, Header, Sender, StudyState
 from pipeline.errors import ArchiveUnreachable, DoesNotMatch, Interrupted, OutOfResources, Refused, RefusedByArchive
 from pipeline.receive import ReceivePolicy
-from pipeline.settle import ARRIVING
 from tests.fakes import a_version
 from tests.unit.hospital_in_memory import Hospital
 
@@ -229,9 +228,9 @@ def test_studies_of_a_backfill_are_scored_behind_arrivals_and_before_the_archive
     hospital.receive(hospital.film("2.1", "2.1.1"))
     hospital.catalog.tick(61)
     hospital.settle()
-    priorities = {row.job.subject: row.priority for row in hospital.catalog.tables.jobs.values()}
-    assert priorities == {"1.3": backfill.PRIORITY, "2.1": ARRIVING}
-    assert ARRIVING < backfill.PRIORITY < rescore.PRIORITY
+    priorities = {row.job.subject: row.job.priority for row in hospital.catalog.tables.jobs.values()}
+    assert priorities == {"1.3": backfill.PRIORITY, "2.1": ARRIVED}
+    assert ARRIVED < backfill.PRIORITY < rescore.PRIORITY
 
 
 @pytest.mark.parametrize(("asked", "reports"), [("none", 1), ("all", 2)])
@@ -268,7 +267,7 @@ def test_a_live_image_of_a_backfilled_study_is_an_arrival_and_is_reported(hospit
     hospital.catalog.tick(61)
     hospital.settle()
     (waiting,) = [row for row in hospital.catalog.tables.jobs.values() if row.job.state.value == "waiting"]
-    assert waiting.priority == ARRIVING
+    assert waiting.job.priority == ARRIVED
     hospital.run()
     assert len(hospital.archive.kept) == 1
 

@@ -1,14 +1,30 @@
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
 
-from pipeline import report, rules
-from pipeline.domain import FINDINGS, JobKind, JobState, Receipt, ReportState, StudyState, VersionState
-from pipeline.errors import ArchiveBusy, DifferentInstance, NoWeights, OutOfResources, RefusedByArchive
+from pipeline import report, rescore, rules
+from pipeline.domain import (
+    ARRIVED,
+    FINDINGS,
+    Image,
+    JobKind,
+    JobState,
+    Receipt,
+    ReportState,
+    StoredFile,
+    StoredInstance,
+    StudyState,
+    VersionState,
+)
+from pipeline.errors import ArchiveBusy, DifferentInstance, NoWeights, OutOfResources, PixelsUnreadable, RefusedByArchive
+from pipeline.image_ports import Sight
 from tests.fakes import a_version
-from tests.unit.hospital_in_memory import Hospital
+from tests.unit.hospital_in_memory import SENDER, Hospital
+
+FILE = StoredFile("aa/bb/f.dcm", "f" * 64, 10)
 
 
 def test_a_film_becomes_a_report_in_the_archive() -> None:
@@ -166,6 +182,59 @@ def test_the_scores_of_a_batch_are_committed_together_and_where_one_fails_each_b
     assert hospital.work_once(JobKind.SCORE) == 4
     assert hospital.catalog.committed - before == commits
     assert len(hospital.catalog.tables.predictions) == 4 - len(broken)
+
+
+def scored(hospital: Hospital) -> set[str]:
+    return {study for study, _ in hospital.catalog.tables.predictions}
+
+
+def arrive(hospital: Hospital, *studies: str) -> None:
+    for study in studies:
+        hospital.receive(hospital.film(study=study, sop=f"{study}.1"))
+    hospital.catalog.tick(61)
+    hospital.settle()
+
+
+def test_what_has_just_come_waits_for_no_backlog_and_who_waits_longest_is_not_passed_over() -> None:
+    hospital = Hospital()
+    crowd = [f"1.{number}" for number in range(1, 101)]
+    arrive(hospital, *crowd)
+    for turn in range(1, 7):
+        arrive(hospital, *(f"2.{turn}.{number}" for number in range(1, 9)))  # as many as are scored, and so it goes on
+        assert hospital.work_once(JobKind.SCORE) == 8
+        assert {f"2.{turn}.{number}" for number in range(5, 9)} <= scored(hospital)
+        assert {uid for uid in crowd if uid in scored(hospital)} == set(crowd[: 4 * turn])
+
+
+def test_what_arrives_is_committed_before_the_archive_is_looked_at() -> None:
+    hospital = Hospital()
+    with hospital.catalog.begin() as tx:
+        for study, priority in (("1.1", rescore.PRIORITY), ("1.2", ARRIVED), ("1.3", rescore.PRIORITY)):
+            tx.studies.add_instance(hospital.film(study, f"{study}.1"), FILE, SENDER, opens_study=True)
+            tx.jobs.put(JobKind.SCORE, study, priority=priority)
+    done: list[str] = []
+    read = hospital.pixels.read_ahead
+
+    def listening(instances: Sequence[StoredInstance], sight: Sight) -> Iterator[Image | PixelsUnreadable]:
+        for number, image in enumerate(read(instances, sight)):
+            done.append(f"film {number}: {sorted(scored(hospital))}")
+            yield image
+
+    hospital.pixels.read_ahead = listening  # type: ignore[method-assign]  # listens and passes on
+    assert hospital.work_once(JobKind.SCORE) == 3
+    assert done == ["film 0: []", "film 1: ['1.2']", "film 2: ['1.2']"]
+
+
+def test_a_report_is_as_urgent_as_the_scores_that_it_tells() -> None:
+    hospital = Hospital()
+    hospital.backfilled = "all"
+    with hospital.catalog.begin() as tx:
+        tx.studies.add_instance(hospital.film(), FILE, SENDER, opens_study=True)
+        tx.jobs.put(JobKind.SCORE, "1.1", priority=rescore.PRIORITY)
+    for kind in (JobKind.SCORE, JobKind.REPORT, JobKind.SEND):
+        (waiting,) = hospital.jobs(JobState.WAITING)
+        assert (waiting.kind, waiting.priority) == (kind, rescore.PRIORITY)
+        assert hospital.work_once(kind) == 1
 
 
 def test_a_readable_film_is_reported_though_its_neighbour_is_not() -> None:

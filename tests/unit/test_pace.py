@@ -20,3 +20,10 @@ def test_a_turn_of_slow_jobs_is_one_of_them_and_a_slow_first_turn_is_forgotten()
     for _ in range(10):
         pace.took(1, 0.05)
     assert pace.limit > 10
+
+
+def test_half_of_what_is_taken_came_last_and_of_one_job_every_other() -> None:
+    pace = Pace(seconds=1.0, least=8, most=32)
+    assert [pace.newest(8) for _ in range(3)] == [4, 4, 4]
+    assert [pace.newest(1) for _ in range(4)] == [0, 1, 0, 1]
+    assert sorted(pace.newest(5) for _ in range(2)) == [2, 3]

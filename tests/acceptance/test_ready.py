@@ -1,0 +1,35 @@
+"""The daemon is ready before its encoder is loaded, and what is to be scored waits for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from adapters.catalog.catalog import SqlCatalog
+from adapters.host.image_store import FileImageStore
+from pipeline.domain import JobKind, JobState
+from tests import labelled_archive
+from tests.acceptance.installation import Installation, wait_for
+from tests.acceptance.notified import Notified
+
+LOADED = '"event": "model loaded"'
+
+
+def test_it_is_ready_before_the_encoder_is_loaded_and_a_job_waits_for_it(tmp_path: Path, template: Installation) -> None:
+    place = Installation(tmp_path)
+    place.copy_of(template)
+    catalog = SqlCatalog(place.url)
+
+    def scored() -> int:
+        with catalog.read() as tx:
+            return tx.jobs.counts().get((JobKind.SCORE, JobState.DONE), 0)
+
+    with Notified(tmp_path / "notify") as systemd, place.running(environment=systemd.environment):
+        systemd.ready(120)
+        labelled_archive.reported_film(catalog, FileImageStore(tmp_path / "images"), 1, effusion=False)
+        with catalog.begin() as tx:
+            tx.jobs.put(JobKind.SCORE, "1.2.1")
+        assert scored() == 0
+        assert LOADED not in place.told()
+        wait_for(scored, 240, place.told)
+        assert LOADED in place.told()
+    catalog.dispose()

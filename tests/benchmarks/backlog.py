@@ -1,0 +1,114 @@
+"""What a radclipd is busy with while others are measured: an archive of films that wait for their scores, and a round of learning.
+
+Nothing here stands in for the daemon. Films of 10 megabytes, each a file of its own, come by the step that every film comes by,
+and the dispatcher puts their studies in line; labels come by `radclipd labels import`, and the daemon's learner learns from them.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapters.catalog.catalog import SqlCatalog
+from adapters.dicom.part10 import read_header, split_file
+from adapters.host.image_store import FileImageStore
+from adapters.host.wake import Wakes
+from pipeline import learn
+from pipeline.domain import FINDINGS, Sender, StudyState
+from pipeline.receive import ReceivePolicy, receive
+from tests.acceptance.installation import Installation, wait_for
+from tests.benchmarks.films import film, studies_film
+from tests.builders import file_of
+
+SENDER = Sender("PACS", "127.0.0.1", "RADCLIPD")
+LABELLED = 100
+"""Studies that a reader has labelled: with 8 copies of each, and five folds, minutes of learning."""
+PATIENCE = 600.0
+"""Seconds, on a busy machine."""
+
+
+class Kind(StrEnum):
+    """Why the studies wait."""
+
+    ARRIVALS = "arrivals"  # they were sent, all at once: as urgent as what comes after them
+    RESCORING = "rescoring"  # another version serves, and of their films nothing is kept
+
+
+class Backlog:
+    """Studies of one film each in the catalog and the store of an installation whose daemon runs."""
+
+    def __init__(self, place: Installation, studies: int) -> None:
+        """Take the films in. Nothing is done with them before they are in line."""
+        self._place = place
+        self._catalog = SqlCatalog(place.url, wake=Wakes(place.url).wake)
+        images, policy = FileImageStore(place.folder / "images"), ReceivePolicy(minimum_free_bytes=0)
+        self.studies = [f"1.2.3.{number}" for number in range(1, studies + 1)]
+        pixels = film(0)
+        for uid in self.studies:
+            content = file_of(studies_film(pixels, StudyInstanceUID=uid, SOPInstanceUID=f"{uid}.1", PatientID=f"B{uid}"))
+            receive(read_header(*split_file(content)), content, SENDER, catalog=self._catalog, images=images, policy=policy)
+
+    def close(self) -> None:
+        """Let go of the catalog."""
+        self._catalog.dispose()
+
+    def learn(self) -> None:
+        """Label some of the studies, call for a round of learning as the clock does, and wait until the learner is at it."""
+        table = self._place.folder / "labels.csv"
+        _write_labels(table, self.studies[:LABELLED])
+        self._place.run("labels", "import", str(table), "--reader", "alice", timeout=PATIENCE)
+        assert learn.call(catalog=self._catalog, minimum_labels=1)
+        wait_for(self.learning, PATIENCE, self._place.told)
+
+    def learning(self) -> bool:
+        """Whether a round is under way."""
+        return bool(ask(self._place, "SELECT 1 FROM v_learning WHERE state = 'running' AND stage IS NOT NULL"))
+
+    def learner_seconds(self) -> float:
+        """Return the seconds that processors have spent on the learner and on what decodes for it."""
+        (pid,) = re.findall(r'"child": "learner", "pid": (\d+)', self._place.told())
+        children = [child for of in Path(f"/proc/{pid}/task").iterdir() for child in (of / "children").read_text().split()]
+        spent = [Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[11:13] for one in (pid, *children)]
+        return sum(int(ticks) for of in spent for ticks in of) / os.sysconf("SC_CLK_TCK")
+
+    def line_up(self, kind: Kind) -> None:
+        """Let the dispatcher see that they are complete, or that they were reported long ago; wait until all are in line."""
+        with self._catalog.begin() as tx:
+            if kind is Kind.ARRIVALS:
+                tx.studies.release(self.studies)
+            for uid in self.studies if kind is Kind.RESCORING else ():
+                tx.studies.put_state(uid, StudyState.REPORTED)
+        wait_for(lambda: self._jobs("state <> ''") >= len(self.studies), PATIENCE, self._place.told)
+
+    def left(self) -> int:
+        """Return how many still wait for their scores."""
+        return self._jobs("state <> 'done'")
+
+    def _jobs(self, which: str) -> int:
+        of_it = f"kind = 'score' AND subject LIKE '1.2.3.%' AND {which}"
+        ((jobs,),) = ask(self._place, f"SELECT count(*) FROM v_jobs WHERE {of_it}")
+        return int(jobs)
+
+
+def ask(place: Installation, sql: str, *values: str) -> list[tuple[Any, ...]]:
+    """Ask the results database, without a process for each question."""
+    with closing(sqlite3.connect(place.folder / "catalog.db", timeout=30)) as connection:
+        return connection.execute(sql, values).fetchall()
+
+
+def _write_labels(table: Path, studies: Sequence[str]) -> None:
+    shown = np.random.default_rng(0).random((len(studies), len(FINDINGS))) < 0.3
+    with table.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["study_instance_uid", *FINDINGS])
+        for uid, row in zip(studies, shown, strict=True):
+            rows.writerow([uid, *("present" if there else "absent" for there in row)])
