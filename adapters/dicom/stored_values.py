@@ -12,7 +12,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import as_pixel_options
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, JPEGLosslessSV1
+from pydicom.uid import JPEGExtended12Bit, JPEGLosslessSV1
 
 from pipeline.errors import PixelsUnreadable
 
@@ -34,7 +34,8 @@ def read(content: bytes) -> tuple[Dataset, Values]:
     found = dataset.get_item(PIXEL_DATA, keep_deferred=True)
     if not isinstance(found, RawDataElement) or found.value is not None:
         return dataset, of(dataset)
-    if dataset.file_meta.TransferSyntaxUID.is_compressed:  # a deflated data set among them: its places are not those of the file
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_compressed or syntax.is_deflated:  # of a deflated data set the places are not those of the file
         whole = dcmread(BytesIO(content))
         return whole, of(whole)
     _refuse_absurd(dataset)
@@ -44,10 +45,9 @@ def read(content: bytes) -> tuple[Dataset, Values]:
 def of(dataset: Dataset) -> Values:
     """Return the stored values of a data set with file meta, as `read` does. PixelsUnreadable."""
     _refuse_absurd(dataset)
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if not syntax.is_compressed or syntax == DeflatedExplicitVRLittleEndian:
-        return _native(dataset, dataset.PixelData)
-    return _decoded(dataset)
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        return _decoded(dataset)
+    return _native(dataset, dataset.PixelData)
 
 
 def _refuse_absurd(dataset: Dataset) -> None:
