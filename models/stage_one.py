@@ -29,8 +29,11 @@ from models.whitening import Floats, Labels, Whitening, beside_text
 
 @dataclass(frozen=True)
 class Weighing:
-    """The numbers of the first stage. `alike`: films of a finding's rarer kind at which both heads count one half; fixed on films
-    other than the reported ones, some labelled at random, some mined."""
+    """The numbers of the first stage. `alike`: films of a finding's rarer kind at which both heads count one half.
+
+    It was chosen on phantoms that were labelled at random and mined, with those of the experiment in view: what the experiment
+    reports of the first stage may flatter it a little.
+    """
 
     anchoring: Anchoring = field(default_factory=Anchoring)
     discrimination: Discrimination = field(default_factory=Discrimination)
