@@ -27,8 +27,8 @@ class Jobs(Protocol):
     def extend(self, job: Job, *, lease_seconds: float) -> None:
         """Heartbeat. LeaseLost when the token is no longer ours."""
 
-    def finish(self, job: Job) -> None:
-        """Mark done, inside the transaction that holds the job's result. LeaseLost when the token is no longer ours."""
+    def finish(self, *jobs: Job) -> None:
+        """Mark done, inside the transaction that holds the jobs' results. LeaseLost when the token of any is no longer ours."""
 
     def note(self, job: Job, notes: Mapping[str, Any]) -> None:
         """Keep notes beside what the job's payload held when it was claimed, in place of earlier ones. LeaseLost as `extend`."""

@@ -116,8 +116,11 @@ class Studies(Protocol):
     def put_state(self, study_instance_uid: str, state: StudyState, *, reason: str = "") -> None:
         """Write the study's state and reason."""
 
-    def next_revision(self, study_instance_uid: str) -> int:
-        """Raise the study's revision by one and return it (1 for the first)."""
+    def put_scored(self, study_instance_uids: Collection[str]) -> None:
+        """Move those of these that are settled to scored; a late image may have reopened one."""
+
+    def next_revisions(self, study_instance_uids: Collection[str]) -> dict[str, int]:
+        """Raise the revision of each study by one and return it (1 for the first)."""
 
 
 class ScoreRows(Protocol):
@@ -126,11 +129,16 @@ class ScoreRows(Protocol):
     def image_scores(self, study_instance_uid: str, version: int) -> dict[str, Scores]:
         """Return SOPInstanceUID -> float32 [14] of the images that this version has scored."""
 
+    def image_scores_of(self, study_instance_uids: Collection[str], version: int) -> dict[str, dict[str, Scores]]:
+        """Return StudyInstanceUID -> what `image_scores` returns, of those studies of which there are any."""
+
     def add_image_scores(self, version: int, scores: Mapping[str, Scores]) -> None:
         """Insert or replace the scores of images: SOPInstanceUID -> float32 [14]."""
 
-    def put_predictions(self, study_instance_uid: str, version: int, predictions: Sequence[Prediction], *, revision: int) -> None:
-        """Insert or replace the study's predictions of this version."""
+    def put_predictions(
+        self, version: int, predictions: Mapping[str, Sequence[Prediction]], *, revisions: Mapping[str, int]
+    ) -> None:
+        """Insert or replace the predictions of studies by this version: StudyInstanceUID -> predictions, and -> revision."""
 
     def predictions(self, study_instance_uid: str, version: int) -> list[Prediction]:
         """Return the study's predictions of this version in the order of FINDINGS; [] where there are none."""

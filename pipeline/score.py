@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,7 +17,6 @@ from pipeline.domain import (
     ReportState,
     Scores,
     StoredInstance,
-    StudyState,
 )
 from pipeline.errors import PixelsUnreadable, RadclipdError
 from pipeline.image_ports import ImageReader
@@ -114,8 +113,7 @@ def _commit_together(loads: Sequence[_Load], version: ModelVersion, *, catalog: 
     """Commit a batch in one transaction: the disk is waited for once. Where that fails, each study by itself."""
     try:
         with catalog.begin() as tx:
-            for load in sorted(loads, key=lambda load: load.job.subject):  # whoever holds several studies takes them in this order
-                _write(tx, load, version, policy)
+            _write(tx, loads, version, policy)
     except Exception:  # of any study; by itself it tells whose it is, and the others come through
         return [Outcome(load.job, _commit(load, version, catalog=catalog, policy=policy)) for load in loads]
     return [Outcome(load.job, None) for load in loads]
@@ -124,38 +122,47 @@ def _commit_together(loads: Sequence[_Load], version: ModelVersion, *, catalog: 
 def _commit(load: _Load, version: ModelVersion, *, catalog: Catalog, policy: ScorePolicy) -> RadclipdError | None:
     try:
         with catalog.begin() as tx:
-            _write(tx, load, version, policy)
+            _write(tx, [load], version, policy)
     except RadclipdError as error:
         return error
     return None
 
 
-def _write(tx: Transaction, load: _Load, version: ModelVersion, policy: ScorePolicy) -> None:
-    """Write scores, predictions, the report job and the end of the score job."""
-    study_instance_uid = load.job.subject
-    tx.scores.add_image_scores(version.number, load.fresh)
-    scored = tx.scores.image_scores(study_instance_uid, version.number)
-    if not scored and load.unreadable:
-        raise load.unreadable[0]
-    for error in load.unreadable:
-        tx.audit(AuditEvent("score", "failed", study_instance_uid, str(error)))
-    if load.fresh:
-        _predict(tx, load.job, version, list(scored.values()), policy)
-    tx.jobs.finish(load.job)
+def _write(tx: Transaction, loads: Sequence[_Load], version: ModelVersion, policy: ScorePolicy) -> None:
+    """Write scores, predictions, report jobs and the end of the score jobs: for all studies at once, as far as may be, for a
+    server takes longer to be asked than to answer."""
+    by_study = {load.job.subject: load for load in sorted(loads, key=lambda load: load.job.subject)}  # all lock in this order
+    tx.scores.add_image_scores(version.number, {uid: scores for load in loads for uid, scores in load.fresh.items()})
+    scored = tx.scores.image_scores_of(by_study, version.number)
+    for study_instance_uid, load in by_study.items():
+        if load.unreadable and study_instance_uid not in scored:
+            raise load.unreadable[0]
+        for error in load.unreadable:
+            tx.audit(AuditEvent("score", "failed", study_instance_uid, str(error)))
+    fresh = {uid: list(scored[uid].values()) for uid, load in by_study.items() if load.fresh}
+    _predict(tx, [by_study[uid].job for uid in fresh], version, fresh, policy)
+    tx.jobs.finish(*(load.job for load in by_study.values()))
 
 
-def _predict(tx: Transaction, job: Job, version: ModelVersion, scored: Sequence[Scores], policy: ScorePolicy) -> None:
-    predictions = rules.predictions_of(rules.combine(scored, policy.combine), thresholds=version.thresholds, band=version.band)
-    telling = not _kept_quiet(tx, job.subject, policy)
-    if telling and job.payload.get(RESCORED):
-        telling = _worth_telling(tx, job.subject, predictions, policy)
-    revision = tx.studies.next_revision(job.subject)
-    tx.scores.put_predictions(job.subject, version.number, predictions, revision=revision)
-    if telling:
-        tx.jobs.put(JobKind.REPORT, job.subject, {"version": version.number, "revision": revision})
-    study = tx.studies.find(job.subject)
-    if study is not None and study.state is StudyState.SETTLED:  # a late image may have reopened it
-        tx.studies.put_state(job.subject, StudyState.SCORED)
+def _predict(
+    tx: Transaction, jobs: Sequence[Job], version: ModelVersion, scored: Mapping[str, Sequence[Scores]], policy: ScorePolicy
+) -> None:
+    predictions = {
+        uid: rules.predictions_of(rules.combine(scores, policy.combine), thresholds=version.thresholds, band=version.band)
+        for uid, scores in scored.items()
+    }
+    told = [job for job in jobs if _is_told(tx, job, predictions[job.subject], policy)]
+    revisions = tx.studies.next_revisions(predictions)
+    tx.scores.put_predictions(version.number, predictions, revisions=revisions)
+    for job in told:
+        tx.jobs.put(JobKind.REPORT, job.subject, {"version": version.number, "revision": revisions[job.subject]})
+    tx.studies.put_scored(predictions)
+
+
+def _is_told(tx: Transaction, job: Job, predictions: Sequence[Prediction], policy: ScorePolicy) -> bool:
+    if _kept_quiet(tx, job.subject, policy):
+        return False
+    return not job.payload.get(RESCORED) or _worth_telling(tx, job.subject, predictions, policy)
 
 
 def _kept_quiet(tx: Transaction, study_instance_uid: str, policy: ScorePolicy) -> bool:

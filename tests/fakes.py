@@ -275,10 +275,15 @@ class FakeStudies:
     def put_state(self, study_instance_uid: str, state: StudyState, *, reason: str = "") -> None:
         self._t.studies[study_instance_uid] = replace(self._t.studies[study_instance_uid], state=state, reason=reason)
 
-    def next_revision(self, study_instance_uid: str) -> int:
-        study = self._t.studies[study_instance_uid]
-        self._t.studies[study_instance_uid] = replace(study, revision=study.revision + 1)
-        return study.revision + 1
+    def put_scored(self, study_instance_uids: Collection[str]) -> None:
+        for uid in study_instance_uids:
+            if self._t.studies[uid].state is StudyState.SETTLED:
+                self.put_state(uid, StudyState.SCORED)
+
+    def next_revisions(self, study_instance_uids: Collection[str]) -> dict[str, int]:
+        for uid in study_instance_uids:
+            self._t.studies[uid] = replace(self._t.studies[uid], revision=self._t.studies[uid].revision + 1)
+        return {uid: self._t.studies[uid].revision for uid in study_instance_uids}
 
 
 class FakeScoreRows:
@@ -292,11 +297,17 @@ class FakeScoreRows:
             if v == version and self._t.instances[uid].header.study_instance_uid == study_instance_uid
         }
 
+    def image_scores_of(self, study_instance_uids: Collection[str], version: int) -> dict[str, dict[str, Scores]]:
+        found = {uid: self.image_scores(uid, version) for uid in study_instance_uids}
+        return {uid: scores for uid, scores in found.items() if scores}
+
     def add_image_scores(self, version: int, scores: Mapping[str, Scores]) -> None:
         self._t.scores.update({(uid, version): s for uid, s in scores.items()})
 
-    def put_predictions(self, study_instance_uid: str, version: int, predictions: Sequence[Prediction], *, revision: int) -> None:
-        self._t.predictions[study_instance_uid, version] = list(predictions)
+    def put_predictions(
+        self, version: int, predictions: Mapping[str, Sequence[Prediction]], *, revisions: Mapping[str, int]
+    ) -> None:
+        self._t.predictions |= {(uid, version): list(said) for uid, said in predictions.items()}
 
     def predictions(self, study_instance_uid: str, version: int) -> list[Prediction]:
         found = self._t.predictions.get((study_instance_uid, version), [])
@@ -494,11 +505,12 @@ class FakeJobs:
             raise LeaseLost(f"job {job.id} is no longer ours")
         row.lease_until = self._now() + timedelta(seconds=lease_seconds)
 
-    def finish(self, job: Job) -> None:
-        row = self._held(job)
-        if row is None:
-            raise LeaseLost(f"job {job.id} is no longer ours")
-        row.job, row.lease_until, row.finished_at = replace(row.job, state=JobState.DONE), None, self._now()
+    def finish(self, *jobs: Job) -> None:
+        for job in jobs:
+            row = self._held(job)
+            if row is None:
+                raise LeaseLost(f"job {job.id} is no longer ours")
+            row.job, row.lease_until, row.finished_at = replace(row.job, state=JobState.DONE), None, self._now()
 
     def note(self, job: Job, notes: Mapping[str, Any]) -> None:
         row = self._held(job)

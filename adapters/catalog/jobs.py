@@ -91,8 +91,9 @@ class SqlJobs:
     def extend(self, job: Job, *, lease_seconds: float) -> None:
         self._put(job, lease_until=in_seconds(lease_seconds))
 
-    def finish(self, job: Job) -> None:
-        self._put(job, state=DONE, finished_at=now(), error="", **NOT_HELD)
+    def finish(self, *held: Job) -> None:
+        if self._change(*held, state=DONE, finished_at=now(), error="", **NOT_HELD) < len(held):
+            raise _lease_lost(*held)
 
     def note(self, job: Job, notes: Mapping[str, Any]) -> None:
         self._put(job, payload={**job.payload, **notes})
@@ -160,14 +161,19 @@ class SqlJobs:
             self._connection.execute(update(jobs).where(jobs.c.id == row["id"]).values(**over))
         return len(rows)
 
-    def _change(self, job: Job, **values: Any) -> bool:
-        """Change a job that is still ours; say whether it was."""
-        ours = and_(jobs.c.id == job.id, jobs.c.state == RUNNING, jobs.c.lease_token == job.lease_token)
-        return self._connection.execute(update(jobs).where(ours).values(**values)).rowcount == 1
+    def _change(self, *held: Job, **values: Any) -> int:
+        """Change those jobs that are still ours; return how many were. A token is random: it names its job by itself."""
+        same = and_(jobs.c.id.in_([job.id for job in held]), jobs.c.lease_token.in_([job.lease_token for job in held]))
+        return self._connection.execute(update(jobs).where(same, jobs.c.state == RUNNING).values(**values)).rowcount
 
     def _put(self, job: Job, **values: Any) -> None:
         if not self._change(job, **values):
-            raise LeaseLost(f"job {job.id} ({job.kind}) is no longer ours", hint="its lease ran out; see work.lease_seconds")
+            raise _lease_lost(job)
+
+
+def _lease_lost(*held: Job) -> LeaseLost:
+    which = f"job {held[0].id} ({held[0].kind})" if len(held) == 1 else f"one of {len(held)} jobs"
+    return LeaseLost(f"{which} is no longer ours", hint="its lease ran out; see work.lease_seconds")
 
 
 def has_job(kind: JobKind, subject: ColumnElement[str], *states: str) -> ColumnElement[bool]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select, text
 
 from adapters.catalog.chunks import chunks
 from adapters.catalog.tables import image_scores, instances, predictions, series, studies
@@ -15,24 +16,36 @@ STORED = np.dtype("<f4")
 
 # Written once: to build a statement anew, and to recognise it, takes SQLAlchemy longer than SQLite takes to run it.
 _STUDY = select(studies.c.id).where(studies.c.study_instance_uid == bindparam("uid"))
+_AMONG = studies.c.study_instance_uid.in_(bindparam("uids", expanding=True))
+_STUDIES = select(studies.c.study_instance_uid, studies.c.id).where(_AMONG)
 _IMAGE_SCORES = (
     select(instances.c.sop_instance_uid, image_scores.c.scores)
     .join(instances, image_scores.c.instance == instances.c.id)
     .join(series, instances.c.series == series.c.id)
     .join(studies, series.c.study == studies.c.id)
-    .where(studies.c.study_instance_uid == bindparam("uid"), image_scores.c.version == bindparam("of"))
+    .where(image_scores.c.version == bindparam("of"))
 )
+_IMAGE_SCORES_OF_STUDY = _IMAGE_SCORES.where(studies.c.study_instance_uid == bindparam("uid"))
+_IMAGE_SCORES_OF_STUDIES = _IMAGE_SCORES.add_columns(studies.c.study_instance_uid).where(_AMONG)
 _INSTANCES = select(instances.c.sop_instance_uid, instances.c.id).where(
     instances.c.sop_instance_uid.in_(bindparam("uids", expanding=True))
 )
 _FORGET_IMAGES = delete(image_scores).where(
     image_scores.c.version == bindparam("of"), image_scores.c.instance.in_(bindparam("rows", expanding=True))
 )
-_FORGET = delete(predictions).where(predictions.c.study == bindparam("row"), predictions.c.version == bindparam("of"))
+_FORGET = delete(predictions).where(
+    predictions.c.version == bindparam("of"), predictions.c.study.in_(bindparam("rows", expanding=True))
+)
 _PREDICTIONS = select(predictions.c.finding, predictions.c.probability, predictions.c.decision).where(
     predictions.c.study == _STUDY.scalar_subquery(), predictions.c.version == bindparam("of")
 )
 _ADD_IMAGES, _ADD = insert(image_scores), insert(predictions)
+_ADD_COLUMNS = text("""
+INSERT INTO predictions (study, version, finding, probability, decision, revision)
+SELECT * FROM unnest(
+    CAST(:study AS bigint[]), CAST(:version AS integer[]), CAST(:finding AS text[]), CAST(:probability AS float[]),
+    CAST(:decision AS text[]), CAST(:revision AS integer[]))""")
+"""PostgreSQL: a batch in one statement of six parameters, with a quarter of the work of a statement for each row."""
 
 
 class SqlScoreRows:
@@ -42,8 +55,15 @@ class SqlScoreRows:
         self._connection = connection
 
     def image_scores(self, study_instance_uid: str, version: int) -> dict[str, Scores]:
-        found = self._connection.execute(_IMAGE_SCORES, {"uid": study_instance_uid, "of": version})
-        return {uid: np.frombuffer(kept, STORED).astype(np.float32) for uid, kept in found}
+        found = self._connection.execute(_IMAGE_SCORES_OF_STUDY, {"uid": study_instance_uid, "of": version})
+        return {uid: _scores(kept) for uid, kept in found}
+
+    def image_scores_of(self, study_instance_uids: Collection[str], version: int) -> dict[str, dict[str, Scores]]:
+        found: dict[str, dict[str, Scores]] = {}
+        for some in chunks(study_instance_uids):
+            for uid, kept, study in self._connection.execute(_IMAGE_SCORES_OF_STUDIES, {"uids": some, "of": version}):
+                found.setdefault(study, {})[uid] = _scores(kept)
+        return found
 
     def add_image_scores(self, version: int, scores: Mapping[str, Scores]) -> None:
         if not scores:
@@ -58,23 +78,29 @@ class SqlScoreRows:
             ],
         )
 
-    def put_predictions(self, study_instance_uid: str, version: int, predicted: Sequence[Prediction], *, revision: int) -> None:
-        study = self._connection.execute(_STUDY, {"uid": study_instance_uid}).scalar_one()
-        self._connection.execute(_FORGET, {"row": study, "of": version})
-        self._connection.execute(
-            _ADD,
-            [
+    def put_predictions(self, version: int, predicted: Mapping[str, Sequence[Prediction]], *, revisions: Mapping[str, int]) -> None:
+        for some in chunks(predicted):
+            number = {uid: row for uid, row in self._connection.execute(_STUDIES, {"uids": some})}
+            self._connection.execute(_FORGET, {"of": version, "rows": list(number.values())})
+            self._add(
                 {
-                    "study": study,
+                    "study": number[uid],
                     "version": version,
                     "finding": prediction.finding,
                     "probability": prediction.probability,
                     "decision": prediction.decision.value,
-                    "revision": revision,
+                    "revision": revisions[uid],
                 }
-                for prediction in predicted
-            ],
-        )
+                for uid in some
+                for prediction in predicted[uid]
+            )
+
+    def _add(self, made: Iterable[dict[str, Any]]) -> None:
+        rows = list(made)
+        if self._connection.dialect.name == "postgresql":
+            self._connection.execute(_ADD_COLUMNS, {name: [row[name] for row in rows] for name in rows[0]})
+        else:
+            self._connection.execute(_ADD, rows)
 
     def predictions(self, study_instance_uid: str, version: int) -> list[Prediction]:
         rows = self._connection.execute(_PREDICTIONS, {"uid": study_instance_uid, "of": version})
@@ -93,3 +119,7 @@ class SqlScoreRows:
             for uid, finding, probability in self._connection.execute(query):
                 found.setdefault(uid, np.full(len(FINDINGS), np.nan, np.float32))[place[finding]] = probability
         return found
+
+
+def _scores(kept: bytes) -> Scores:
+    return np.frombuffer(kept, STORED).astype(np.float32)

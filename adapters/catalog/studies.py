@@ -252,8 +252,17 @@ class SqlStudies:
             .values(state=state.value, reason=words(reason))
         )
 
-    def next_revision(self, study_instance_uid: str) -> int:
-        return int(self._connection.execute(_NEXT_REVISION, {"uid": study_instance_uid}).scalar_one())
+    def put_scored(self, study_instance_uids: Collection[str]) -> None:
+        for some in chunks(study_instance_uids):
+            self._connection.execute(_SCORED, {"uids": some})
+
+    def next_revisions(self, study_instance_uids: Collection[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for some in chunks(study_instance_uids):
+            if self._holds:  # one after the other: the update would lock them in any order, and two batches each other
+                self._connection.execute(_HOLD, {"uids": some})
+            found |= {uid: revision for uid, revision in self._connection.execute(_NEXT_REVISIONS, {"uids": some})}
+        return found
 
 
 def _scored(version: int) -> ColumnElement[bool]:
@@ -317,11 +326,16 @@ _GREW = (
     .values(instance_count=studies.c.instance_count + 1, last_received_at=now(), released=False)
 )
 _OF_STUDY = _instances().where(studies.c.study_instance_uid == bindparam("uid")).order_by(*_ORDER)
-_NEXT_REVISION = (
+_AMONG = studies.c.study_instance_uid.in_(bindparam("uids", expanding=True))
+_HOLD = select(studies.c.id).where(_AMONG).order_by(studies.c.study_instance_uid).with_for_update(key_share=True)
+_NEXT_REVISIONS = (
     update(studies)
-    .where(studies.c.study_instance_uid == bindparam("uid"))
+    .where(_AMONG)
     .values(revision=studies.c.revision + 1)
-    .returning(studies.c.revision)
+    .returning(studies.c.study_instance_uid, studies.c.revision)
+)
+_SCORED = (
+    update(studies).where(_AMONG, studies.c.state == StudyState.SETTLED.value).values(state=StudyState.SCORED.value, reason="")
 )
 _OPENED = _GREW.values(state=StudyState.ARRIVING.value, reason="")
 

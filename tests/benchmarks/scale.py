@@ -190,7 +190,7 @@ def _fill(catalog: Catalog, first: int, last: int) -> None:
             digest = f"{number:064x}"
             tx.studies.add_instance(header, StoredFile(f"aa/bb/{digest}.dcm", digest, 10 << 20), SENDER, opens_study=True)
             tx.scores.add_image_scores(1, {header.sop_instance_uid: scores})
-            tx.scores.put_predictions(uid, 1, predictions, revision=tx.studies.next_revision(uid))
+            tx.scores.put_predictions(1, {uid: predictions}, revisions=tx.studies.next_revisions([uid]))
             tx.studies.put_state(uid, StudyState.SCORED)
             tx.reports.open(_report(uid))
             tx.reports.built(f"{uid}.3", StoredFile(f"cc/dd/{digest}.dcm", digest, 9000))

@@ -15,9 +15,11 @@ from pipeline import rules
 from pipeline.domain import (
     FINDINGS,
     AuditEvent,
+    Decision,
     Header,
     JobKind,
     JobState,
+    Prediction,
     Report,
     ReportState,
     Sender,
@@ -188,7 +190,7 @@ def test_quiet_and_released(catalog: Catalog, pass_time: Callable[[float], None]
 def test_revisions_count_up(catalog: Catalog) -> None:
     add(catalog, film())
     with catalog.begin() as tx:
-        assert [tx.studies.next_revision("1.1"), tx.studies.next_revision("1.1")] == [1, 2]
+        assert [tx.studies.next_revisions(["1.1"])["1.1"] for _ in range(2)] == [1, 2]
 
 
 def test_scores_and_predictions(catalog: Catalog) -> None:
@@ -202,7 +204,7 @@ def test_scores_and_predictions(catalog: Catalog) -> None:
         tx.scores.add_image_scores(1, {"1.1.1": scores})
         tx.scores.add_image_scores(1, {})
         for revision in (1, 2):
-            tx.scores.put_predictions("1.1", 1, predictions, revision=revision)
+            tx.scores.put_predictions(1, {"1.1": predictions}, revisions={"1.1": revision})
     with catalog.read() as tx:
         assert tx.scores.image_scores("1.1", 1)["1.1.1"] == pytest.approx(scores)
         assert tx.scores.image_scores("1.1", 2) == {}
@@ -451,9 +453,9 @@ def test_the_studies_that_a_version_has_not_scored_come_newest_first(catalog: Ca
             tx.versions.add(version)
         for number in range(1, 8):
             tx.studies.put_state(f"1.{number}", StudyState.REPORTED)
-            tx.scores.put_predictions(f"1.{number}", 1, predictions, revision=1)
+            tx.scores.put_predictions(1, {f"1.{number}": predictions}, revisions={f"1.{number}": 1})
         tx.studies.put_state("1.1", StudyState.SCORED)
-        tx.scores.put_predictions("1.2", 2, predictions, revision=2)
+        tx.scores.put_predictions(2, {"1.2": predictions}, revisions={"1.2": 2})
         tx.jobs.put(JobKind.SCORE, "1.3")
         for subject, conclude in (("1.4", tx.jobs.quarantine), ("1.5", None)):
             tx.jobs.put(JobKind.SCORE, subject, priority=1)
@@ -470,3 +472,44 @@ def test_the_studies_that_a_version_has_not_scored_come_newest_first(catalog: Ca
         opened = [tx.jobs.is_open(JobKind.SCORE, f"1.{number}") for number in (3, 4, 5, 6)]
         assert opened == [True, True, False, False]
         assert tx.jobs.is_open(JobKind.REPORT, "1.6")
+
+
+def test_studies_scored_together_are_written_together(catalog: Catalog) -> None:
+    uids, predictions = ["1.1", "1.2", "1.3"], [Prediction(finding, 0.4, Decision.ABSENT) for finding in FINDINGS]
+    for uid in uids:
+        add(catalog, film(study=uid, sop=f"{uid}.1"))
+    scores = np.full(len(FINDINGS), 0.4, np.float32)
+    with catalog.begin() as tx:
+        tx.versions.add(a_version())
+        tx.studies.put_state("1.1", StudyState.SETTLED)
+        tx.studies.put_state("1.2", StudyState.REPORTED)
+        tx.scores.add_image_scores(1, {f"{uid}.1": scores for uid in uids[:2]})
+        revisions = tx.studies.next_revisions(uids)
+        assert revisions == dict.fromkeys(uids, 1)
+        tx.scores.put_predictions(1, {uid: predictions[:3] for uid in uids}, revisions=revisions)
+        tx.scores.put_predictions(1, dict.fromkeys(uids[:2], predictions), revisions=tx.studies.next_revisions(uids[:2]))
+        tx.studies.put_scored(uids)
+    with catalog.read() as tx:
+        found = tx.scores.image_scores_of(uids, 1)
+        assert {uid: list(of_study) for uid, of_study in found.items()} == {"1.1": ["1.1.1"], "1.2": ["1.2.1"]}
+        assert found["1.2"]["1.2.1"] == pytest.approx(scores)
+        assert [len(tx.scores.predictions(uid, 1)) for uid in uids] == [len(FINDINGS), len(FINDINGS), 3]
+        told = [tx.studies.find(uid) for uid in uids]
+        assert [(study.state, study.revision) for study in told if study] == [
+            (StudyState.SCORED, 2),
+            (StudyState.REPORTED, 2),
+            (StudyState.ARRIVING, 1),
+        ]
+
+
+def test_jobs_end_together_or_not_at_all(catalog: Catalog) -> None:
+    with catalog.begin() as tx:
+        for number in range(3):
+            tx.jobs.put(JobKind.SCORE, f"1.{number}")
+        jobs = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=60, limit=3)
+        tx.jobs.finish(jobs[0])
+    with pytest.raises(LeaseLost), catalog.begin() as tx:
+        tx.jobs.finish(*jobs)
+    with catalog.begin() as tx:
+        tx.jobs.finish(*jobs[1:])
+        assert tx.jobs.counts() == {(JobKind.SCORE, JobState.DONE): 3}

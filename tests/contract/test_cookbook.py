@@ -55,7 +55,7 @@ def fill(url: str) -> None:
         tx.studies.add_instance(a_film("1.1"), StoredFile("aa/f.dcm", "f" * 64, 7), Sender("PACS", "h", "US"), opens_study=True)
         tx.scores.add_image_scores(1, {"1.1": scores})
         predictions = rules.predictions_of(scores, thresholds=version.thresholds, band=version.band)
-        tx.scores.put_predictions("1.4", 1, predictions, revision=tx.studies.next_revision("1.4"))
+        tx.scores.put_predictions(1, {"1.4": predictions}, revisions=tx.studies.next_revisions(["1.4"]))
         tx.reports.open(a_report("2.25.1"))
         tx.reports.built("2.25.1", StoredFile("bb/r.dcm", "e" * 64, 9))
         tx.reports.sent("2.25.1", "0x0000")
@@ -91,7 +91,7 @@ def test_the_lineage_of_a_report_outlives_its_successor(catalog_url: str) -> Non
         tx.scores.add_image_scores(1, {"1.2": np.full(len(FINDINGS), 0.9, np.float32)})
         scores = np.full(len(FINDINGS), 0.9, np.float32)
         predictions = rules.predictions_of(scores, thresholds=a_version().thresholds, band=0.05)
-        tx.scores.put_predictions("1.4", 1, predictions, revision=tx.studies.next_revision("1.4"))
+        tx.scores.put_predictions(1, {"1.4": predictions}, revisions=tx.studies.next_revisions(["1.4"]))
         tx.reports.open(a_report("2.25.9", revision=2, predecessor="2.25.1"))
     catalog.dispose()
     sql = "SELECT DISTINCT image_sha256, weights_sha256, threshold, probability FROM v_lineage WHERE sop_instance_uid = '{}'"

@@ -159,7 +159,7 @@ def test_what_has_come_together(sql_catalog: SqlCatalog) -> None:
         tx.studies.put_state("1.2", StudyState.IGNORED, reason="why")
         tx.studies.put_state("1.3", StudyState.REPORTED)
         tx.studies.put_state("1.4", StudyState.REPORTED)
-        tx.scores.put_predictions("1.4", 1, predictions, revision=1)
+        tx.scores.put_predictions(1, {"1.4": predictions}, revisions={"1.4": 1})
         tx.reports.open(a_report("2.25.1"))
         tx.reports.open(a_report("2.25.2", revision=2))
         tx.reports.built("2.25.1", FILE)

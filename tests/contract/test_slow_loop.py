@@ -102,7 +102,7 @@ def test_a_study_whose_report_was_refused_is_scored_again_like_any_other(catalog
     with catalog.begin() as tx:
         for number, states in enumerate(([True], [False], [True, False], [True], []), 1):
             uid = f"1.{number}"
-            tx.scores.put_predictions(uid, 1, PREDICTIONS, revision=1)
+            tx.scores.put_predictions(1, {uid: PREDICTIONS}, revisions={uid: 1})
             for revision, refused in enumerate(states, 1):
                 report(tx, uid, revision=revision, refused=refused)
             tx.studies.put_state(uid, StudyState.SCORED)
@@ -159,7 +159,7 @@ def test_learning_tells_how_far_it_is_and_how_it_ended(sql_catalog: SqlCatalog, 
 
 
 def put(tx: Transaction, study: str, version: int) -> None:
-    tx.scores.put_predictions(study, version, PREDICTIONS, revision=tx.studies.next_revision(study))
+    tx.scores.put_predictions(version, {study: PREDICTIONS}, revisions=tx.studies.next_revisions([study]))
 
 
 def test_scoring_the_archive_again_tells_how_far_it_is(sql_catalog: SqlCatalog, catalog_url: str) -> None:

@@ -53,9 +53,8 @@ def fill(catalog: Catalog) -> None:
             for version in (1, 2):
                 scores = chance.random(len(FINDINGS)).astype(np.float32)
                 thresholds = dict.fromkeys(FINDINGS, 0.5)
-                tx.scores.put_predictions(
-                    uid, version, rules.predictions_of(scores, thresholds=thresholds, band=0.0), revision=version
-                )
+                predicted = rules.predictions_of(scores, thresholds=thresholds, band=0.0)
+                tx.scores.put_predictions(version, {uid: predicted}, revisions={uid: version})
             tx.studies.put_state(uid, StudyState.REPORTED)
 
 

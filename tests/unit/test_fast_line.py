@@ -253,7 +253,7 @@ def test_an_overtaken_report_job_writes_nothing() -> None:
     hospital.settle()
     hospital.work_once(JobKind.SCORE)
     with hospital.catalog.begin() as tx:
-        tx.studies.next_revision("1.1")
+        tx.studies.next_revisions(["1.1"])
     hospital.work_once(JobKind.REPORT)
     assert not hospital.writer.written
     assert not hospital.catalog.tables.reports
