@@ -64,8 +64,8 @@ def score(
     """
     scorer = versions.load_serving(catalog=catalog, scorers=scorers)
     version = scorer.version
-    with catalog.read() as tx:
-        loads = [_Load(job, _unscored(tx, job.subject, version, policy)) for job in jobs]
+    wanted = _unscored([job.subject for job in jobs], version, catalog=catalog, policy=policy)
+    loads = [_Load(job, wanted[job.subject]) for job in jobs]
     recalled = scorer.recall([film for load in loads for film in load.wanted])
     for load in loads:
         uids = [film.header.sop_instance_uid for film in load.wanted]
@@ -81,10 +81,18 @@ def score(
         yield from _commit_together(batch, version, catalog=catalog, policy=policy)
 
 
-def _unscored(tx: Transaction, study_instance_uid: str, version: ModelVersion, policy: ScorePolicy) -> list[StoredInstance]:
-    choice = rules.choose_images(tx.studies.instances(study_instance_uid), policy.chest)
-    scored = tx.scores.image_scores(study_instance_uid, version.number)
-    return [image for image in choice.images if image.header.sop_instance_uid not in scored]
+def _unscored(
+    study_instance_uids: Sequence[str], version: ModelVersion, *, catalog: Catalog, policy: ScorePolicy
+) -> dict[str, list[StoredInstance]]:
+    """Return of each study the images that are to be scored and that this version has not scored."""
+    with catalog.read() as tx:
+        known = tx.studies.instances_of(study_instance_uids)
+        scored = tx.scores.image_scores_of(study_instance_uids, version.number)
+    wanted = {uid: rules.choose_images(known.get(uid, []), policy.chest).images for uid in study_instance_uids}
+    return {
+        uid: [image for image in images if image.header.sop_instance_uid not in scored.get(uid, ())]
+        for uid, images in wanted.items()
+    }
 
 
 def _batches(loads: Sequence[_Load], films: int) -> Iterator[list[_Load]]:

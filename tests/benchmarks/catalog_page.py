@@ -29,16 +29,20 @@ begin before the connection is opened.
 ## What is asked
 
 Milliseconds, 95th percentile; in brackets those of processor time, of client and server together, in the mean, which other work
-does not change: on an idle machine they are what the wall's clock shows. To be reached: {{bound}}, but for what reads
+does not change: on an idle machine they are about what the wall's clock shows. To be reached: {{bound}}, but for what reads
 everything on purpose, which is below. `nothing` is `SELECT 1`, what it costs to be asked at all."""
 WRITTEN = {
     "fill_ms_a_study": "loaded in bulk, with its 15 predictions, ms a study",
     "received_a_second": "studies received, a commit each, a second",
     "put_in_line_ms_a_study": "put in line to be scored again, ms a study",
+    "put_in_line_processor_ms": "the same, of the processor",
     "scored_again_ms_a_study": "scored again by the score step, the encoder apart, ms a study",
+    "scored_again_processor_ms": "the same, of the processor",
     "predictions_scored_a_second": "predictions of that step, from the claim to the end of the job, a second",
     "predictions_written_a_second": f"predictions written as that step does, {TOGETHER} studies a commit, a second",
+    "predictions_written_a_processor_second": "the same, a second of the processor",
     "claim_and_finish_ms": "a job claimed and finished, a commit each, ms",
+    "claim_and_finish_processor_ms": "the same, of the processor",
     "quiet_ms": "what has settled, ms",
     "newest_ms": "the newest 500, ms",
     "nothing_unscored_ms": "10,000 studies looked through for one to score again, ms",
@@ -54,10 +58,10 @@ KEPT_UP = {
     "vacuum_into_seconds": "`VACUUM INTO`, seconds",
 }
 LINES = {
-    "fill_ms_a_study": "loaded in bulk",
-    "put_in_line_ms_a_study": "put in line to be scored again",
-    "scored_again_ms_a_study": "scored again, the encoder apart",
-    "claim_and_finish_ms": "a job claimed and finished",
+    "fill_ms_a_study": "loaded in bulk (the wall's)",
+    "put_in_line_processor_ms": "put in line to be scored again",
+    "scored_again_processor_ms": "scored again, the encoder apart",
+    "claim_and_finish_processor_ms": "a job claimed and finished",
 }
 
 
@@ -123,7 +127,7 @@ def _cell(key: str, value: Any) -> str:
 def _over(largest: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Name all that is over the bound at the largest size, with the reason and each database's plan."""
     found = {
-        name: {engine: one["p95_ms"][name] for engine, one in largest.items() if one["p95_ms"].get(name, 0) > BOUND_MS}
+        name: {engine: one["p95_ms"][name] for engine, one in largest.items() if name in one["p95_ms"] and _is_over(one, name)}
         for name in _asked(largest)
     }
     for name, slow in ((name, slow) for name, slow in found.items() if slow):
@@ -135,6 +139,12 @@ def _over(largest: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     if not any(found.values()):
         yield "Nothing."
     yield ""
+
+
+def _is_over(found: Mapping[str, Any], name: str) -> bool:
+    """On a busy machine the wall's clock judges nobody: then it is the processor's."""
+    clock = "processor_ms" if found["load"] > found["processors"] else "p95_ms"
+    return bool(found[clock][name] > BOUND_MS)
 
 
 def _upgrades(columns: list[tuple[str, int]], measured: Measured) -> Iterator[str]:
@@ -158,6 +168,6 @@ def draw(path: Path, measured: Measured) -> None:
             for key, words in LINES.items():
                 panel.plot(list(found), [one[key] for one in found.values()], marker="o", label=words)
             panel.set(title=NAMES[engine], xscale="log", yscale="log", xlabel="studies in the catalog")
-        panels[0].set_ylabel("milliseconds a study")
+        panels[0].set_ylabel("milliseconds a study, of the processor")
         panels[0].legend(frameon=False)
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

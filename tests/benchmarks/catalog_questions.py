@@ -21,6 +21,7 @@ from typer.main import get_command
 
 from adapters.catalog import query
 from adapters.cli import app
+from tests.benchmarks.catalog_clock import processor_clock
 from tests.large_archive import RESCORED, SERVING, LargeArchive
 
 ROOT = Path(__file__).parents[2]
@@ -56,10 +57,18 @@ TYPICAL: Mapping[str, str] = {
 }
 
 
+_STATEMENTS = "reads every statement of readers, of which there are 35 a thousand studies here"
 EVERYTHING: Mapping[str, str] = {
+    "How many readers' statements stand for each finding": _STATEMENTS,
+    "Where readers disagree": _STATEMENTS,
+    "What was last said of studies that readers have labelled": f"{_STATEMENTS}, and for each a prediction, by its key",
+    "How common findings are": _STATEMENTS,
+    "radclipd labels conflicts": _STATEMENTS,
+    "What the worklist asked for": "reads every request, of which there are two a thousand studies here",
+    "radclipd worklist --open": "lists every study that was asked for and not read, two of a thousand here",
     "How much of the archive the serving version has scored": "counts every study and every scored one, in indexes alone",
 }
-"""What reads the whole archive on purpose, and what it reads."""
+"""What reads all of something on purpose, and of what: it takes as long as there is of it."""
 
 
 def asked(url: str, archive: LargeArchive) -> dict[str, Any]:
@@ -69,28 +78,13 @@ def asked(url: str, archive: LargeArchive) -> dict[str, Any]:
     sql = queries(named)
     acts: dict[str, Callable[[], object]] = {name: partial(query.run, url, one) for name, one in sql.items()}
     acts |= {f"radclipd {name}": partial(verb, url, [one.format(**named) for one in words]) for name, words in LISTINGS.items()}
-    seconds = _processor(url)
+    seconds = processor_clock(url)
     taken = {name: timed(act, seconds) for name, act in acts.items()}
     return {
         "p95_ms": {name: p95 for name, (p95, _) in taken.items()},
         "processor_ms": {name: processor for name, (_, processor) in taken.items()},
         "plans": {name: plan(url, sql[name]) for name, (p95, _) in taken.items() if p95 > BOUND_MS and name in sql},
     }
-
-
-def _processor(url: str) -> Callable[[], float]:
-    """Return a clock of the processor's seconds that this process and the server have taken: other programs do not change it."""
-    if url.startswith("sqlite"):
-        return time.process_time
-    folder = Path(query.run(url, "SELECT current_setting('data_directory')")[1][0][0])
-    stat = Path("/proc", (folder / "postmaster.pid").read_text().split()[0], "stat")
-
-    def seconds() -> float:
-        """proc(5): `cutime` and `cstime`, of the connections that have ended."""
-        fields = stat.read_text().rpartition(")")[2].split()
-        return time.process_time() + (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
-
-    return seconds
 
 
 def names(archive: LargeArchive) -> dict[str, str]:

@@ -44,7 +44,8 @@ def main() -> None:
 
 def everything(url: str, archive: LargeArchive) -> dict[str, Any]:
     """Return all that is measured of a filled catalog. The upgrade comes last: it goes back to an earlier schema first."""
-    found = {"server": _server(url), "machine": f"{os.cpu_count()} processors, {platform.machine()}"}
+    processors = os.cpu_count() or 1
+    found = {"server": _server(url), "processors": processors, "machine": f"{processors} processors, {platform.machine()}"}
     found |= measure(url, archive, rounds=3) | {"load": round(os.getloadavg()[1], 1)}
     return found | {"upkeep": upkeep(url, archive), "upgrade": upgraded(url, archive)}
 

@@ -228,7 +228,7 @@ def test_an_upgrade_gives_up_before_readers_have_stood_behind_it_for_long(
 ) -> None:
     """Its last part takes tables for itself. While it waits for one who reads on, others wait behind it: five seconds at most."""
     url = load_release("0.1.0", "postgresql", request, tmp_path)
-    monkeypatch.setattr(schema, "_make_indexes", lambda connection: None)
+    monkeypatch.setattr(schema, "_go_ahead", lambda connection: None)
     engine = open_engine(database_url(url), busy_timeout_seconds=5)
     with engine.connect() as reader:
         reader.execute(text("SELECT count(*) FROM v_studies"))
@@ -239,6 +239,15 @@ def test_an_upgrade_gives_up_before_readers_have_stood_behind_it_for_long(
     schema.upgrade(url)
     schema.verify(url)
     engine.dispose()
+
+
+@pytest.mark.parametrize("engine", DATABASES)
+def test_an_upgrade_counts_revisions_that_nobody_counted(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """The views find the latest predictions by them. On PostgreSQL it is done before tables are taken, for all are looked at."""
+    url = load_release("0.1.0", engine, request, tmp_path)
+    execute(url, "UPDATE studies SET revision = 0")
+    schema.upgrade(url)
+    assert rows(url, "SELECT revision FROM v_studies") == rows(url, "SELECT DISTINCT revision FROM v_predictions") == [(1,)]
 
 
 def connection_indexes(connection: Connection) -> dict[str, bool]:
