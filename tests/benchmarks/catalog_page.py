@@ -30,7 +30,8 @@ begin before the connection is opened.
 
 Milliseconds, 95th percentile; in brackets those of processor time, of client and server together, in the mean, which other work
 does not change: on an idle machine they are about what the wall's clock shows. To be reached: {{bound}}, but for what reads
-everything on purpose, which is below. `nothing` is `SELECT 1`, what it costs to be asked at all."""
+everything on purpose, which is below. Where more programs wanted a processor than there are, the processor's time is what is
+judged. `nothing` is `SELECT 1`, what it costs to be asked at all: a command connects for each question."""
 WRITTEN = {
     "fill_ms_a_study": "loaded in bulk, with its 15 predictions, ms a study",
     "received_a_second": "studies received, a commit each, a second",
@@ -133,9 +134,9 @@ def _over(largest: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, slow in ((name, slow) for name, slow in found.items() if slow):
         times = ", ".join(f"{NAMES[engine]} {ms:g} ms" for engine, ms in slow.items())
         yield f"* **{name}**: {times}. {EVERYTHING.get(name, 'To be reached, and **missed**')}."
-        for plan in (largest[engine]["plans"].get(name) for engine in slow):
-            if plan:
-                yield from ("", *(f"      {step}" for step in plan), "")
+        for engine in slow:
+            if plan := largest[engine]["plans"].get(name):
+                yield from ("", f"      {NAMES[engine]}", *(f"        {step}" for step in plan), "")
     if not any(found.values()):
         yield "Nothing."
     yield ""

@@ -26,7 +26,7 @@ from tests.large_archive import RESCORED, SERVING, LargeArchive
 
 ROOT = Path(__file__).parents[2]
 BOUND_MS = 100.0
-REPEATS, TRIES = 20, 3
+REPEATS, TRIES = 20, 2
 PATIENCE_SECONDS = 5.0
 """What takes seconds is not asked so often."""
 RADCLIPD = get_command(app)
