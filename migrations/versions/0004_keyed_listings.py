@@ -1,6 +1,7 @@
 """Every listing and documented query finds its rows by an index, however large the archive; the queue is tidied early.
 
-On PostgreSQL `schema.upgrade` has made the indexes already, while others read and wrote: then only names are looked at here.
+On PostgreSQL `schema.upgrade` has made the indexes already, and done what BEFOREHAND says, while others read and wrote: then only
+names are looked at here.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ REVISIONS = """
 UPDATE studies SET revision = (SELECT MAX(p.revision) FROM predictions p WHERE p.study = studies.id)
 WHERE revision = 0 AND EXISTS (SELECT 1 FROM predictions p WHERE p.study = studies.id)"""
 """The views find the latest predictions by the study's own count, which whoever filled a catalog by hand may have left at none."""
+BEFOREHAND = (REVISIONS,)
+"""Of PostgreSQL, outside of the transaction that takes views and tables for itself: to look at every study takes its time."""
 
 
 def upgrade() -> None:
@@ -54,7 +57,8 @@ def upgrade() -> None:
     if op.get_bind().dialect.name == "postgresql":
         for table, settings in STORAGE:
             op.execute(f"ALTER TABLE {table} SET ({settings})")
-    op.execute(REVISIONS)
+    else:
+        op.execute(REVISIONS)
 
 
 def downgrade() -> None:

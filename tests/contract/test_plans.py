@@ -23,7 +23,7 @@ from adapters.catalog import query, schema
 from adapters.catalog.catalog import SqlCatalog, SqlTransaction
 from adapters.catalog.engine import database_url
 from pipeline.domain import JobKind
-from tests.benchmarks.catalog import LISTINGS, RADCLIPD, names, queries
+from tests.benchmarks.catalog_questions import LISTINGS, RADCLIPD, names, queries
 from tests.conftest import DATABASES
 from tests.large_archive import SERVING, LargeArchive
 

@@ -197,6 +197,59 @@ def test_indexes_are_made_before_the_upgrade_and_one_that_was_broken_off_is_made
     assert schema.current(url) == "0001"
 
 
+@pytest.mark.postgres
+def test_who_reads_and_writes_does_not_wait_while_an_upgrade_waits_for_a_long_reader(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Making an index waits for whoever has begun before, a backup; nobody stands in line behind it."""
+    url = load_release("0.1.0", "postgresql", request, tmp_path)
+    engine = open_engine(database_url(url), busy_timeout_seconds=5)
+    upgrade = threading.Thread(target=schema.upgrade, args=(url,))
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as backup:  # as pg_dump
+        backup.execute(text("SELECT count(*) FROM studies"))
+        upgrade.start()
+        waits = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%' AND wait_event_type = 'Lock'"
+        while not rows(url, waits):
+            assert upgrade.is_alive()
+        with engine.connect().execution_options(writes=True) as other:
+            other.execute(text("SET statement_timeout = '1s'"))
+            assert other.execute(text("SELECT study_instance_uid FROM v_studies")).all() == [("1.4",)]
+            assert other.execute(text("UPDATE studies SET released = released")).rowcount == 1
+            other.rollback()
+        assert upgrade.is_alive()
+    upgrade.join(30)
+    engine.dispose()
+    schema.verify(url)
+
+
+@pytest.mark.postgres
+def test_an_upgrade_gives_up_before_readers_have_stood_behind_it_for_long(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last part takes tables for itself. While it waits for one who reads on, others wait behind it: five seconds at most."""
+    url = load_release("0.1.0", "postgresql", request, tmp_path)
+    monkeypatch.setattr(schema, "_go_ahead", lambda connection: None)
+    engine = open_engine(database_url(url), busy_timeout_seconds=5)
+    with engine.connect() as reader:
+        reader.execute(text("SELECT count(*) FROM v_studies"))
+        with pytest.raises(OutOfResources):
+            schema.upgrade(url)
+        assert reader.execute(text("SELECT count(*) FROM v_studies")).scalar_one() == 1
+    assert schema.current(url) == "0001"
+    schema.upgrade(url)
+    schema.verify(url)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("engine", DATABASES)
+def test_an_upgrade_counts_revisions_that_nobody_counted(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """The views find the latest predictions by them. On PostgreSQL it is done before tables are taken, for all are looked at."""
+    url = load_release("0.1.0", engine, request, tmp_path)
+    execute(url, "UPDATE studies SET revision = 0")
+    schema.upgrade(url)
+    assert rows(url, "SELECT revision FROM v_studies") == rows(url, "SELECT DISTINCT revision FROM v_predictions") == [(1,)]
+
+
 def connection_indexes(connection: Connection) -> dict[str, bool]:
     """Return of each index whether it is valid."""
     query = "SELECT c.relname, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"

@@ -1,0 +1,174 @@
+"""The page of the catalog at size: tables, plot, and the plans of what is over the bound."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from tests.benchmarks.catalog_questions import BOUND_MS, EVERYTHING
+from tests.benchmarks.catalog_writes import TOGETHER
+
+PLOT = "pictures/catalog-at-size.svg"
+Measured = Mapping[str, Mapping[int, Mapping[str, Any]]]
+"""Engine -> studies -> figures."""
+NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+INTRODUCTION = f"""# The catalog at size
+
+Written by `python -m tests.benchmarks.catalog_size`; the docstrings of `tests/benchmarks/catalog.py` and the modules beside it
+say what each figure is. The archive is that of `tests/large_archive.py`, 15 predictions a study. {{servers}}; {{machines}},
+shared with other work, whose load is in the table of what is written. Times are the wall's, and those of queries and listings
+begin before the connection is opened.
+
+![milliseconds a study against studies in the catalog]({PLOT})
+
+## What is asked
+
+Milliseconds, 95th percentile; in brackets those of processor time, of client and server together, in the mean, which other work
+does not change: on an idle machine they are about what the wall's clock shows. To be reached: {{bound}}, but for what reads
+everything on purpose, which is below. Where more programs wanted a processor than there are, the processor's time is what is
+judged. `nothing` is `SELECT 1`, what it costs to be asked at all: a command connects for each question."""
+WRITTEN = {
+    "fill_ms_a_study": "loaded in bulk, with its 15 predictions, ms a study",
+    "received_a_second": "studies received, a commit each, a second",
+    "put_in_line_ms_a_study": "put in line to be scored again, ms a study",
+    "put_in_line_processor_ms": "the same, of the processor",
+    "scored_again_ms_a_study": "scored again by the score step, the encoder apart, ms a study",
+    "scored_again_processor_ms": "the same, of the processor",
+    "predictions_scored_a_second": "predictions of that step, from the claim to the end of the job, a second",
+    "predictions_written_a_second": f"predictions written as that step does, {TOGETHER} studies a commit, a second",
+    "predictions_written_a_processor_second": "the same, a second of the processor",
+    "claim_and_finish_ms": "a job claimed and finished, a commit each, ms",
+    "claim_and_finish_processor_ms": "the same, of the processor",
+    "quiet_ms": "what has settled, ms",
+    "newest_ms": "the newest 500, ms",
+    "nothing_unscored_ms": "10,000 studies looked through for one to score again, ms",
+    "worklist_seconds": "`radclipd worklist --n 20`, seconds",
+    "load": "programs that wanted a processor meanwhile (load average)",
+}
+KEPT_UP = {
+    "bytes": "size, GB",
+    "jobs_forgotten": "jobs forgotten at once",
+    "forget_seconds": "that takes, seconds",
+    "count_anew_seconds": "what the planner goes by counted anew, seconds",
+    "vacuum_seconds": "`VACUUM (ANALYZE)`, seconds",
+    "vacuum_into_seconds": "`VACUUM INTO`, seconds",
+}
+LINES = {
+    "fill_ms_a_study": "loaded in bulk (the wall's)",
+    "put_in_line_processor_ms": "put in line to be scored again",
+    "scored_again_processor_ms": "scored again, the encoder apart",
+    "claim_and_finish_processor_ms": "a job claimed and finished",
+}
+
+
+def write_page(page: Path, measured: Measured) -> None:
+    """Write page and plot."""
+    draw(page.parent / PLOT, measured)
+    page.write_text("\n".join(_lines(measured)) + "\n")
+
+
+def _lines(measured: Measured) -> Iterator[str]:
+    columns = [(engine, size) for engine, found in measured.items() for size in found]
+    largest = {engine: found[max(found)] for engine, found in measured.items()}
+    machines = {found["machine"] for found in largest.values()}
+    yield from INTRODUCTION.format(
+        servers=", ".join(found["server"] for found in largest.values()),
+        machines=", ".join(sorted(machines)),
+        bound=f"{BOUND_MS:g}",
+    ).splitlines()
+    yield ""
+    yield from _table(columns, measured, _both, {name: name for name in _asked(largest)})
+    yield ""
+    yield f"### Over {BOUND_MS:g} ms"
+    yield ""
+    yield from _over(largest)
+    yield "## What is written"
+    yield ""
+    yield from _table(columns, measured, lambda found: found, WRITTEN)
+    yield ""
+    yield "## What is kept in order"
+    yield ""
+    yield from _table(columns, measured, lambda found: found["upkeep"], KEPT_UP)
+    yield ""
+    yield from _upgrades(columns, measured)
+
+
+def _asked(largest: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for found in largest.values() for name in found["p95_ms"]))
+
+
+def _both(found: Mapping[str, Any]) -> dict[str, str]:
+    return {name: f"{_cell(name, ms)} ({_cell(name, found['processor_ms'][name])})" for name, ms in found["p95_ms"].items()}
+
+
+def _table(columns: list[tuple[str, int]], measured: Measured, part: Any, rows: Mapping[str, str]) -> Iterator[str]:
+    yield "| | " + " | ".join(f"{NAMES[engine]} {size:,}" for engine, size in columns) + " |"
+    yield "|---|" + "---|" * len(columns)
+    for key, words in rows.items():
+        cells = [_cell(key, part(measured[engine][size]).get(key)) for engine, size in columns]
+        if any(cells):
+            yield f"| {words} | " + " | ".join(cells) + " |"
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, list):  # of several rounds
+        value = statistics.median(value)
+    if key == "bytes":
+        value = value / 1e9
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _over(largest: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Name all that is over the bound at the largest size, with the reason and each database's plan."""
+    found = {
+        name: {engine: one["p95_ms"][name] for engine, one in largest.items() if name in one["p95_ms"] and _is_over(one, name)}
+        for name in _asked(largest)
+    }
+    for name, slow in ((name, slow) for name, slow in found.items() if slow):
+        times = ", ".join(f"{NAMES[engine]} {ms:g} ms" for engine, ms in slow.items())
+        yield f"* **{name}**: {times}. {EVERYTHING.get(name, 'To be reached, and **missed**')}."
+        for engine in slow:
+            if plan := largest[engine]["plans"].get(name):
+                yield from ("", f"      {NAMES[engine]}", *(f"        {step}" for step in plan), "")
+    if not any(found.values()):
+        yield "Nothing."
+    yield ""
+
+
+def _is_over(found: Mapping[str, Any], name: str) -> bool:
+    """On a busy machine the wall's clock judges nobody: then it is the processor's."""
+    clock = "processor_ms" if found["load"] > found["processors"] else "p95_ms"
+    return bool(found[clock][name] > BOUND_MS)
+
+
+def _upgrades(columns: list[tuple[str, int]], measured: Measured) -> Iterator[str]:
+    first = measured[columns[0][0]][columns[0][1]]["upgrade"]
+    yield "## Upgrade"
+    yield ""
+    yield f"From schema {first['from']} to {first['to']}, all at once, while others read and write. Milliseconds are the"
+    yield "longest that any of them had to wait."
+    yield ""
+    rows = {"seconds": "`radclipd db upgrade`, seconds"} | {name: f"who {name}, ms" for name in first["waits_ms"]}
+    yield from _table(columns, measured, lambda found: found["upgrade"] | found["upgrade"]["waits_ms"], rows)
+
+
+def draw(path: Path, measured: Measured) -> None:
+    """Draw a panel for each database, milliseconds against studies, both on logarithmic scales."""
+    path.parent.mkdir(exist_ok=True)
+    with rc_context({"svg.hashsalt": "radclipd", "font.size": 9}):
+        figure = Figure(figsize=(4.2 * len(measured), 3.6), layout="constrained")
+        panels = figure.subplots(1, len(measured), sharey=True, squeeze=False)[0]
+        for panel, (engine, found) in zip(panels, measured.items(), strict=True):
+            for key, words in LINES.items():
+                panel.plot(list(found), [one[key] for one in found.values()], marker="o", label=words)
+            panel.set(title=NAMES[engine], xscale="log", yscale="log", xlabel="studies in the catalog")
+        panels[0].set_ylabel("milliseconds a study, of the processor")
+        panels[0].legend(frameon=False)
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
