@@ -6,10 +6,8 @@ that both processes hold and that has no name, so the kernel frees it with the l
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
-import signal
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,10 +16,9 @@ import numpy as np
 
 from adapters.dicom.pixels import DicomImageReader
 from adapters.host.image_store import FileImageStore
+from adapters.parent import end_with
 from pipeline.errors import PixelsUnreadable
 from pipeline.image_ports import Sight
-
-PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def main() -> None:
@@ -30,7 +27,7 @@ def main() -> None:
     Arguments: descriptors of the connection and of the memory, process id of the parent, folder of the image store.
     """
     connection, memory, parent, folder = Connection(int(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-    _end_with(parent)
+    end_with(parent)  # also where a codec hangs and nobody reads the connection
     reader = DicomImageReader(FileImageStore(folder))
     connection.send(None)  # ready
     while True:
@@ -51,14 +48,6 @@ def _answer(reader: DicomImageReader, instance: object, sight: Sight | None, mem
     with mmap.mmap(memory, image.nbytes) as shared:
         np.frombuffer(shared, dtype=np.float32)[:] = image.ravel()
     return image.shape
-
-
-def _end_with(parent: int) -> None:
-    """Also where a codec hangs and nobody reads the connection. Signals of a terminal are the parent's business."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before the request was made
-        sys.exit()
 
 
 if __name__ == "__main__":

@@ -203,6 +203,7 @@ def trainer_settings(config: Config) -> TrainerSettings:
         minimum_positives=wanted.minimum_positives,
         band=config.score.band,
         device=config.model.device,
+        devices=wanted.devices,
         threads=config.score.threads,
         precision=config.score.precision,
         kept=kept_settings(config),

@@ -51,10 +51,13 @@ class Targets:
         """Return the same on a device."""
         return Targets(*(tensor.to(device) for tensor in (self.wanted, self.weight, self.learnable, self.positives)))
 
-    def loss(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Return the weighted binary cross-entropy of logits [b, F] of these rows [b]: on average over batches that of all."""
+    def loss(self, logits: torch.Tensor, rows: torch.Tensor, *, batch: int | None = None) -> torch.Tensor:
+        """Return the weighted binary cross-entropy of logits [b, F] of these rows [b]: on average over batches that of all.
+
+        Where the rows are part of a `batch` of so many, what they add to its loss.
+        """
         each = functional.binary_cross_entropy_with_logits(logits, self.wanted[rows], reduction="none")
-        return (each * self.weight[rows]).sum() * (len(self.wanted) / len(rows))
+        return (each * self.weight[rows]).sum() * (len(self.wanted) / (batch or len(rows)))
 
     def midpoint(self, logits: torch.Tensor) -> torch.Tensor:
         """Return [F]: half-way between the mean logit [n, F] of present and of absent films; 0 where not learnable."""

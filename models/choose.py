@@ -40,10 +40,14 @@ def folds(patients: npt.NDArray[np.str_], labels: Labels, *, most: int, seed: in
 def out_of_fold(fold: npt.NDArray[np.intp], findings: int, score: Score) -> Floats:
     """Return what `score` gives for every film [n, F] by a model that was made without its fold."""
     found = np.full((len(fold), findings), np.nan)
-    for number in range(int(fold.max()) + 1):
-        held_out = np.flatnonzero(fold == number)
-        found[held_out] = score(np.flatnonzero(fold != number), held_out)
+    for others, held_out in sides(fold):
+        found[held_out] = score(others, held_out)
     return found
+
+
+def sides(fold: npt.NDArray[np.intp]) -> list[tuple[Rows, Rows]]:
+    """Return fold by fold the rows of all others, and its own."""
+    return [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(int(fold.max()) + 1)]
 
 
 def cross_fitted(logits: Floats, labels: Labels, fold: npt.NDArray[np.intp]) -> Floats:

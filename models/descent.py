@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from models.batches import Targets, batches
 from models.precision import chosen
 from models.recipe import Recipe
+from models.share import WHOLE, Share
 from models.warm_head import WarmHead
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
@@ -49,24 +50,29 @@ def descend(
     steps: int,
     seed: int,
     on_step: OnStep | None = None,
+    share: Share = WHOLE,
 ) -> float:
     """Train the groups in place on activations [n, V, ...], any of the V views of a film at a time; return the last steps' loss.
 
-    Parameters outside the groups get no gradient. Everything drawn comes from `seed`.
+    Parameters outside the groups get no gradient. Everything drawn comes from `seed`. With a share of a training, every process
+    of it calls this alike, and all end with the same parameters and the same loss.
     """
-    optimizer, device = _Optimizer(groups, recipe), head.vectors.device
+    device = head.vectors.device
+    groups = [group for group in groups if group.parameters and group.rate > 0.0]
+    learner = share.joined(_Learner(forward, head, groups, recipe))
+    optimizer = _Optimizer(groups, recipe)
     drawn = batches(len(activations), activations.shape[1], size=recipe.batch, steps=steps, seed=seed)
     losses: list[float] = []
     with _reproducible(device):
         for step, (rows, views) in enumerate(drawn):
-            with _precision(device, recipe):
-                features = forward(activations[rows, views].to(device, torch.float32))
-            loss = targets.loss(head(features.float()), rows.to(device))
+            own = share.of(len(rows))
+            logits = learner(activations[rows[own], views[own]].to(device, torch.float32))
+            loss = targets.loss(logits, rows[own].to(device), batch=len(rows)) * share.world
             optimizer.step(loss, pace=recipe.pace(step, steps))
             losses.append(float(loss.detach()))
             if on_step is not None:
                 on_step(step + 1, steps)
-    return sum(losses[-_LAST:]) / len(losses[-_LAST:])
+    return share.mean(sum(losses[-_LAST:]) / len(losses[-_LAST:]))
 
 
 def head_groups(head: WarmHead, targets: Targets, recipe: Recipe) -> list[Group]:
@@ -85,13 +91,30 @@ def in_chunks(forward: Forward, activations: torch.Tensor, device: torch.device)
     return torch.cat([forward(chunk.to(device, torch.float32)) for chunk in torch.split(activations, _SCORED)])
 
 
+class _Learner(torch.nn.Module):
+    """Whatever learns, as one module: activations [b, ...] to logits [b, F]. Other parameters of `forward` are not its own."""
+
+    def __init__(self, forward: Forward, head: WarmHead, groups: Sequence[Group], recipe: Recipe) -> None:
+        super().__init__()
+        self._forward, self._recipe, self.head = forward, recipe, head
+        own = {id(parameter) for parameter in head.parameters()}
+        learning = [parameter.requires_grad_() for group in groups for parameter in group.parameters]
+        self.unfrozen = torch.nn.ParameterList(parameter for parameter in learning if id(parameter) not in own)
+
+    def forward(self, entering: torch.Tensor) -> torch.Tensor:
+        with _precision(entering.device, self._recipe):
+            features = self._forward(entering)
+        logits: torch.Tensor = self.head(features.float())
+        return logits
+
+
 class _Optimizer:
     """AdamW over groups, with clipped gradients and the step back."""
 
     def __init__(self, groups: Sequence[Group], recipe: Recipe) -> None:
-        self._groups = [group for group in groups if group.parameters and group.rate > 0.0]
+        self._groups = groups
         self._starts = [[parameter.detach().clone() for parameter in group.parameters] for group in self._groups]
-        self._parameters = [parameter.requires_grad_() for group in self._groups for parameter in group.parameters]
+        self._parameters = [parameter for group in self._groups for parameter in group.parameters]
         self._longest = recipe.gradient_norm
         self._adam = torch.optim.AdamW(
             [{"params": list(group.parameters), "lr": group.rate, "weight_decay": group.weight_decay} for group in self._groups],

@@ -25,6 +25,7 @@ from models.precision import chosen
 from models.prefix import from_prefix, prefix
 from models.preprocess import Preprocess
 from models.recipe import Recipe
+from models.share import WHOLE, Share
 from models.warm_head import WarmHead, between
 
 STORED = torch.float16
@@ -117,11 +118,13 @@ def fit(
     steps: int,
     seed: int,
     on_step: OnStep | None = None,
+    share: Share = WHOLE,
 ) -> Fitted:
     """Train a copy of the last `recipe.k` blocks, ln_post, proj and `head`; the encoder stays as it is.
 
     `activations`: [n, V, L, W], V views of each film, as `view_activations` or the prefix store give; `labels`: int8 [n, F].
-    The same arguments give the same weights on the same device and number of threads. CannotPartition; NothingToLearn.
+    The same arguments give the same weights on the same device and number of threads. With a share of a training, every process
+    of it is given all of the films, and of a batch no fewer than there are processes. CannotPartition; NothingToLearn.
     """
     names = names_of(parts := partition(encoder.network).last(recipe.k))
     rows = of_use(labels)
@@ -135,7 +138,7 @@ def fit(
     learner, warm_loss = warmed(forward, head, used, targets, encoder.device)
     start = learner.linear()
     groups = [*encoder_groups(twin, parts, recipe), *head_groups(learner, targets, recipe)]
-    loss = descend(forward, learner, groups, used, targets, recipe, steps=steps, seed=seed, on_step=on_step)
+    loss = descend(forward, learner, groups, used, targets, recipe, steps=steps, seed=seed, on_step=on_step, share=share)
     last = Trained(values(twin, names), learner.linear())
     middle = Trained(averaged(values(encoder, names), last.delta, alpha=recipe.average), between(start, last.head, recipe.average))
     learnt = tuple(np.flatnonzero(targets.learnable.cpu().numpy()).tolist())

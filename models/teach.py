@@ -10,9 +10,9 @@ films, those that are labelled, whose labels have no say in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -22,12 +22,13 @@ from scipy.special import expit, logit
 
 from models.addition import Moved
 from models.calibrate import Calibration, Floats, Labels, calibration, log_loss, prevalences
-from models.choose import Rows, cross_fitted, folds, learnable, measurable, out_of_fold
+from models.choose import Rows, cross_fitted, folds, learnable, measurable, out_of_fold, sides
 from models.delta import Delta, adapted
 from models.descent import in_chunks
 from models.encoder import Encoder
 from models.errors import CannotPartition, NothingToLearn
-from models.fit import STORED, Fitted, fit
+from models.fit import STORED, Trained
+from models.fits import Fits, Fitting, Made, Order, one_by_one
 from models.head import LinearHead
 from models.partition import partition
 from models.prefix import from_prefix, shape
@@ -121,51 +122,52 @@ class Taught:
     notes: tuple[str, ...]
 
 
-def teach(encoder: Encoder, text: LinearHead, films: Films, plan: Plan, watch: Watch) -> Taught:
+def teach(encoder: Encoder, text: LinearHead, films: Films, plan: Plan, watch: Watch, fits: Fits = one_by_one) -> Taught:
     """Learn every finding with both kinds of films. `encoder`: the base, `text`: its zero-shot head.
 
-    The same arguments give the same weights on the same device and number of threads. NothingToLearn; CannotPartition where
-    the plan insists on unfreezing a tower that cannot be.
+    `fits` makes the fits of the last blocks. The same arguments give the same weights on the same devices and number of threads.
+    NothingToLearn; CannotPartition where the plan insists on unfreezing a tower that cannot be.
     """
     if not learnable(films.labels).any():
         raise NothingToLearn("no finding is labelled both present and absent", hint="label films with a finding, and films without")
-    return _Round(encoder, text, films, plan, watch).taught()
+    return _Round(encoder, text, films, plan, watch, fits).taught()
 
 
 class _Round:
     """What the two ways share."""
 
-    def __init__(self, encoder: Encoder, text: LinearHead, films: Films, plan: Plan, watch: Watch) -> None:
+    def __init__(self, encoder: Encoder, text: LinearHead, films: Films, plan: Plan, watch: Watch, fits: Fits) -> None:
         self._encoder, self._text, self._films, self._plan, self._watch = encoder, text.to(torch.device("cpu")), films, plan, watch
         self._fold = folds(films.patients, films.labels, most=plan.folds, seed=plan.seed)
-        self._fitting = 0
+        self._learning = [others for others, _ in sides(self._fold) if learnable(films.labels[others]).any()]
+        self._every = np.arange(len(self._fold))
+        self._fits, self._stepped = fits, 0
 
     def taught(self) -> Taught:
         tried = {STAGE_1: self._tried(self._score_stage_1)}
         notes: tuple[str, ...] = ()
         if self._plan.method != STAGE_1:
             try:
-                tried[PARTIAL] = self._tried(self._score_partial)
+                tried[PARTIAL] = self._tried(partial(self._score_partial, self._made(self._learning)))
             except CannotPartition as error:
                 if self._plan.method == PARTIAL:
                     raise
                 notes = (f"partial unfreezing was not tried: {error}",)
         chosen = self._plan.method if self._plan.method != "auto" else min(tried, key=lambda name: tried[name].loss)
-        every = np.arange(len(self._fold))
-        frozen = self._stage_1(every)
+        frozen = self._stage_1(self._every)
         prevalence = self._prevalence(frozen, tried[STAGE_1].calibration)
-        fitted = self._fit(every) if chosen == PARTIAL else None
+        fitted = next(self._made([self._every])) if chosen == PARTIAL else None
         findings = learnable(self._films.labels)
         return Taught(
             method=chosen,
             findings=findings,
             head=tried[STAGE_1].calibration.folded(frozen, prevalence),
-            moved=self._moved(fitted, tried[PARTIAL].calibration, prevalence, findings) if fitted else None,
+            moved=self._moved(fitted.trained, tried[PARTIAL].calibration, prevalence, findings) if fitted else None,
             scores=np.asarray(expit(tried[chosen].odds + logit(prevalence))),
             prevalence=prevalence,
             tried=tried,
             folds=int(self._fold.max()) + 1,
-            training=fitted.report.card if fitted else {},
+            training=fitted.card if fitted else {},
             notes=notes,
         )
 
@@ -206,31 +208,24 @@ class _Round:
             raise ValueError("the films of a tower that can be partitioned come with their activations")
         return self._films.activations
 
-    def _fit(self, rows: Rows) -> Fitted:
+    def _made(self, wanted: Sequence[Rows]) -> Iterator[Made]:
+        """Fit to each of these rows of the films, in order. CannotPartition."""
+        common = Fitting(self._encoder, self._activations, self._films.labels, self._plan.recipe, self._plan.seed)
+        orders = [Order(rows, self._stage_1(rows), self._steps(rows)) for rows in wanted]
+        before, total = self._stepped, sum(map(self._steps, [*self._learning, self._every]))
+        self._stepped += sum(order.steps for order in orders)
+        return self._fits(common, orders, lambda done: self._watch("unfreezing", before + done, total))
+
+    def _steps(self, rows: Rows) -> int:
         labels = self._films.labels[rows]
-        shots = int(np.median((labels == 1).sum(axis=0)[learnable(labels)]))
-        before, fits = self._fitting, int(self._fold.max()) + 2  # each fold is left out once, then none
-        self._fitting += 1
+        return self._plan.recipe.steps(int(np.median((labels == 1).sum(axis=0)[learnable(labels)])))
 
-        def on_step(done: int, steps: int) -> None:
-            self._watch("unfreezing", before * steps + done, fits * steps)
-
-        return fit(
-            self._encoder,
-            self._activations[torch.from_numpy(rows)],
-            labels,
-            self._stage_1(rows),
-            self._plan.recipe,
-            steps=self._plan.recipe.steps(shots),
-            seed=self._plan.seed,
-            on_step=on_step,
-        )
-
-    def _score_partial(self, rows: Rows, held_out: Rows) -> Floats:
+    def _score_partial(self, made: Iterator[Made], rows: Rows, held_out: Rows) -> Floats:
+        """`made`: of each fold in which anything can be learnt."""
         findings = learnable(self._films.labels[rows])
         if not findings.any():
             return np.full((len(held_out), len(findings)), np.nan)
-        learnt = self._fit(rows).averaged
+        learnt = next(made).trained
         features = self._unfrozen(learnt.delta)
         logits = learnt.head.levelled(features).logits(features[torch.from_numpy(held_out)])
         return np.where(findings, logits.numpy().astype(np.float64), np.nan)
@@ -240,7 +235,7 @@ class _Round:
         encoder, films = adapted(self._encoder, delta), self._activations[:, 0]
         return in_chunks(lambda some: from_prefix(encoder, some, k=self._plan.recipe.k).features, films, encoder.device).cpu()
 
-    def _moved(self, fitted: Fitted, calibrated: Calibration, prevalence: Floats, findings: npt.NDArray[np.bool_]) -> Moved:
-        levelled = fitted.averaged.head.levelled(self._unfrozen(fitted.averaged.delta))
+    def _moved(self, fitted: Trained, calibrated: Calibration, prevalence: Floats, findings: npt.NDArray[np.bool_]) -> Moved:
+        levelled = fitted.head.levelled(self._unfrozen(fitted.delta))
         head = calibrated.folded(levelled, prevalence)
-        return Moved(self._plan.recipe.k, fitted.averaged.delta, head, torch.from_numpy(findings))
+        return Moved(self._plan.recipe.k, fitted.delta, head, torch.from_numpy(findings))

@@ -42,6 +42,29 @@ class Gain:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Backfilled:
+    """What backfills from one kind of source have done. From which sources is not told: the path of a folder may name a patient.
+
+    A parcel is a study of an archive, or some files of a folder; the last word on each counts.
+    """
+
+    days: int = 0  # of which there is no more to come
+    done: int = 0  # parcels that were taken in
+    failed: int = 0  # parcels that cannot be had
+    taken: int = 0  # instances that came with them
+    refused: int = 0  # instances
+    bytes: int = 0
+    coming: int = 0  # studies of which more is to come
+    fetched: int = 0  # studies that have come
+    last_at: datetime | None = None  # when the last word on a parcel was said
+
+    def __add__(self, other: Backfilled) -> Backfilled:
+        ends = [end for end in (self.last_at, other.last_at) if end is not None]
+        counts = {name: getattr(self, name) + getattr(other, name) for name in self.__slots__ if name != "last_at"}
+        return Backfilled(**counts, last_at=max(ends, default=None))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
     """What changes by the second. Jobs that are done are forgotten after a while, so they are not counted."""
 
@@ -68,3 +91,5 @@ class Archive:
     statements: Mapping[tuple[str, LabelState], int]  # of readers: finding, state; also those that were revoked since
     open_requests: int  # studies that the worklist asked for and nobody has read yet
     rescoring: tuple[int, int] | None  # reported studies, and how many of them the serving version has scored
+    backfills: Mapping[str, Backfilled]  # by the kind of source
+    backfilled_unscored: int  # studies that a backfill brought and that wait for their scores

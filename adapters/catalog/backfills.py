@@ -6,14 +6,15 @@ from collections.abc import Collection
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, literal, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, func, literal, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.catalog.chunks import chunks
-from adapters.catalog.clock import now
+from adapters.catalog.clock import Moment, now
 from adapters.catalog.tables import backfill_days, backfill_parcels, backfilled_studies, backfills, studies
 from adapters.catalog.words import words
 from pipeline.backfill_ports import Parcel, Tally
+from pipeline.standing import Backfilled
 
 DONE, FAILED = "done", "failed"
 DAY = "%Y%m%d"  # as PS3.5 6.2 writes a DA
@@ -103,3 +104,21 @@ _BROUGHT = (
     .where(backfilled_studies.c.study_instance_uid.in_(bindparam("uids", expanding=True)), nothing_else_came())
 )
 """Made once: each study passes it."""
+
+_TOLD = text(
+    "SELECT source, days_done AS days, parcels_done AS done, parcels_failed AS failed, instances AS taken, refused, bytes, last_at"
+    " FROM v_backfills"
+).columns(last_at=Moment())
+
+
+def by_kind(connection: Connection) -> dict[str, Backfilled]:
+    """Return what backfills have done, by the kind of source, which is the first word of its name."""
+    ended = func.count(backfilled_studies.c.ended_at)
+    query = select(backfills.c.source, ended, func.count() - ended).join(backfilled_studies).group_by(backfills.c.source)
+    of_studies = {source: {"fetched": fetched, "coming": coming} for source, fetched, coming in connection.execute(query)}
+    found: dict[str, Backfilled] = {}
+    for row in connection.execute(_TOLD).mappings():
+        counts = {name: value for name, value in row.items() if name != "source"} | of_studies.get(row["source"], {})
+        kind = row["source"].partition(" ")[0]
+        found[kind] = found.get(kind, Backfilled()) + Backfilled(**counts)
+    return found

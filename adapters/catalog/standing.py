@@ -7,10 +7,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, exists, func, literal_column, select, text
 
+from adapters.catalog.backfills import by_kind
 from adapters.catalog.clock import now
 from adapters.catalog.jobs import DONE, QUARANTINED, RUNNING, WAITING, SqlJobs
 from adapters.catalog.tables import circuits, instances, jobs, labels, model_versions, reports, requests, studies
 from adapters.catalog.versions import SqlVersions
+from pipeline.backfill import PRIORITY as BROUGHT
 from pipeline.domain import JobKind, JobState, LabelState, ReportState, StudyState, VersionState
 from pipeline.learn import BACKGROUND_PRIORITY, LearnResult
 from pipeline.standing import Archive, Gain, Line, Round, Stage
@@ -63,6 +65,8 @@ class SqlStanding:
         said = select(labels.c.finding, labels.c.state, func.count()).where(labels.c.state.is_not(None))
         unread = ~exists().where(labels.c.study == requests.c.study, labels.c.state.is_not(None))
         rescoring = self._connection.execute(text("SELECT studies, scored FROM v_rescoring")).one_or_none()
+        waiting = jobs.c.kind == JobKind.SCORE.value, jobs.c.state == WAITING, jobs.c.priority == BROUGHT
+        brought = select(func.count()).select_from(jobs).where(*waiting)
         return Archive(
             studies=self._counts(studies.c.state, StudyState),
             reports=self._counts(reports.c.state, ReportState),
@@ -73,6 +77,8 @@ class SqlStanding:
             },
             open_requests=self._connection.scalar(select(func.count()).select_from(requests).where(unread)) or 0,
             rescoring=(rescoring.studies, rescoring.scored) if rescoring else None,
+            backfills=by_kind(self._connection),
+            backfilled_unscored=self._connection.scalar(brought) or 0,
         )
 
     def _jobs(self) -> dict[tuple[JobKind, JobState], int]:

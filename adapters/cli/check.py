@@ -168,15 +168,20 @@ def _metrics(config: Config) -> str:
 def _device(config: Config) -> str:
     import torch
 
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        return f"{torch.cuda.get_device_name()}: {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
-    if config.model.device.startswith("cuda"):
+    from adapters.gpu.ranks import choose_devices
+
+    cuda = torch.cuda.is_available()
+    if config.model.device.startswith("cuda") and not cuda:
         raise ConfigurationError(
             f'model.device is "{config.model.device}" but torch sees no CUDA device',
             hint='install a CUDA build of torch and the driver, or set model.device = "auto"',
         )
-    return f"no GPU; scoring on the CPU with {config.score.threads or torch.get_num_threads()} threads"
+    several = len(choose_devices(config.model.device, config.learn.devices))
+    learning = f"; learning on {several} {'GPUs' if cuda else 'processes'}" if several > 1 else ""
+    if cuda:
+        free, total = torch.cuda.mem_get_info()
+        return f"{torch.cuda.get_device_name()}: {free / 2**30:.1f} of {total / 2**30:.1f} GiB free{learning}"
+    return f"no GPU; scoring on the CPU with {config.score.threads or torch.get_num_threads()} threads{learning}"
 
 
 PROBES = (

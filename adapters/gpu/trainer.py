@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,19 +23,21 @@ from adapters.gpu.films import FilmReader
 from adapters.gpu.kept import Kept, KeptSettings
 from adapters.gpu.measures import UNKNOWN, Scores, comparison, described, measures, number, only
 from adapters.gpu.monitoring import Monitoring
-from adapters.gpu.scorer import choose_device, in_precision, read_addition
+from adapters.gpu.ranks import Ranks, choose_devices
+from adapters.gpu.scorer import in_precision, read_addition
 from adapters.gpu.words import in_the_pipelines_words
 from adapters.model_files import HEAD, base_folder
 from models.addition import Addition, Measured, Moved
 from models.base import Base, libraries, read_base
 from models.checkpoint import write_checkpoint
 from models.classifier import Classifier, Unfrozen
+from models.fits import one_by_one
 from models.golden import Golden
 from models.head import LinearHead, zero_shot_head
 from models.precision import Precision
 from models.prefix import Cut
 from models.prompts import Prompts, read_prompts
-from models.teach import Films, Plan, Taught, teach
+from models.teach import STAGE_1, Films, Plan, Taught, teach
 from pipeline import rules
 from pipeline.domain import FINDINGS, Comparison, Course, Lesson, ModelVersion, StoredInstance, VersionState
 from pipeline.errors import Refused
@@ -66,14 +68,15 @@ class Store(Protocol):
 class TrainerSettings:
     """`[learn]`, `[model]` and `[prefix]` of the configuration.
 
-    `band`: the widest undetermined zone; `threads`: 0 leaves torch's choice; `precision`: that of scoring, with which it shares
-    what is kept; `kept`: of the same k as the plan, None keeps nothing.
+    `band`: the widest undetermined zone; `devices`: see `choose_devices`; `threads`: 0 leaves torch's choice; `precision`: that of
+    scoring, with which it shares what is kept; `kept`: of the same k as the plan, None keeps nothing.
     """
 
     plan: Plan
     minimum_positives: int
     band: float
     device: str = "auto"
+    devices: Literal["auto"] | int = 1
     threads: int = 0
     precision: Precision = "float32"
     kept: KeptSettings | None = None
@@ -114,17 +117,18 @@ class ClipTrainer:
     def train(self, course: Course, watch: Watch) -> ClipCandidate:
         if self._settings.threads:
             torch.set_num_threads(self._settings.threads)
-        device = choose_device(self._settings.device)
+        devices = choose_devices(self._settings.device, self._settings.devices)
         with in_the_pipelines_words():
             base = read_base(base_folder(self._store.root, course.serving.base), expected=course.serving.card)
-            base.encoder.to(device)
+            base.encoder.to(devices[0])
             prompts = read_prompts()
             text = zero_shot_head(base.encoder, prompts)
             front = in_precision(Classifier(base.encoder, base.preprocess, text), self._settings.precision).encoder
-            with closing(Kept(replace(base, encoder=front), self._settings.kept)) as kept:
-                reader = FilmReader(base, self._pixels, kept, k=self._settings.plan.recipe.k, front=front)
-                lessons, films, lost = self._films(course, base, reader, watch)
-            taught = teach(base.encoder, text, films, self._settings.plan, watch)
+            with self._ranks(devices, course, base) as ranks:
+                with closing(Kept(replace(base, encoder=front), self._settings.kept)) as kept:
+                    reader = FilmReader(base, self._pixels, kept, k=self._settings.plan.recipe.k, front=front)
+                    lessons, films, lost = self._films(course, base, reader, watch)
+                taught = teach(base.encoder, text, films, self._settings.plan, watch, ranks.fits if ranks else one_by_one)
             before = read_addition(course.serving, self._store.root)
             judged = _Judged(base, films, lessons, taught, reader, watch, seed=self._settings.plan.seed)
             comparisons = judged.comparisons(text, before, course)
@@ -141,6 +145,7 @@ class ClipTrainer:
             films=len(lessons),
             unreadable=lost,
             findings=int(taught.findings.sum()),
+            devices=len(devices),
             activations_read=kept.hits,
             activations_made=kept.misses,
         )
@@ -148,8 +153,15 @@ class ClipTrainer:
             row = _row(course, base, prompts, taught, films, addition, thresholds, self._settings)
         compared = [described(comparison) for comparison in comparisons]
         row.card["learning"] |= {"unreadable": lost, "measures": measured, "monitoring": monitored, "comparisons": compared}
-        row.card["learning"]["newest_label"] = course.newest_label
+        row.card["learning"] |= {"newest_label": course.newest_label, "devices": len(devices)}
         return ClipCandidate(tuple(comparisons), self._store, addition, row)
+
+    def _ranks(self, devices: Sequence[torch.device], course: Course, base: Base) -> AbstractContextManager[Ranks | None]:
+        """The ranks start while films are still read. None where one device does it all, or nothing is unfrozen."""
+        if len(devices) == 1 or self._settings.plan.method == STAGE_1:
+            return nullcontext()
+        folder = base_folder(self._store.root, course.serving.base)
+        return Ranks(devices, folder, sha256=base.sha256, threads=self._settings.threads)
 
     def _films(self, course: Course, base: Base, reader: FilmReader, watch: Watch) -> tuple[list[Lesson], Films, int]:
         """Read the films. Refused where those that cannot be read leave too little."""

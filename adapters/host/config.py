@@ -209,6 +209,10 @@ class LearnConfig(Section):
         default="auto", description='"stage-1" (frozen encoder), "partial" (last blocks unfrozen) or "auto" (the better of both).'
     )
     blocks: int = Field(default=2, ge=0, description="How many of the encoder's last blocks are unfrozen.")
+    devices: Literal["auto"] | Whole = Field(
+        default="auto",
+        description='GPUs that unfreeze them, or CPU processes: "auto" (every GPU that model.device allows) or a number.',
+    )
     minimum_positives: int = Field(default=4, ge=2, description="Studies that must show a finding before it is learnt.")
     folds: int = Field(default=5, ge=2, description="Groups of patients that are held out in turn; fewer patients: one at a time.")
     background: int = Field(

@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 from pipeline.domain import JobKind, JobState, ReportState, StudyState, VersionState
 from pipeline.errors import RadclipdError, TryAgain
 from pipeline.learn import LearnResult
-from pipeline.standing import Archive, Line
+from pipeline.standing import Archive, Backfilled, Line
 
 LINE_SECONDS, ARCHIVE_SECONDS = 5.0, 30.0
 """How long an answer of the catalog holds at least."""
@@ -179,6 +179,30 @@ def _of_archive(archive: Archive) -> Iterator[Metric]:
             "radclipd_rescoring_studies", "Reported studies, which the serving version is to score.", value=studies
         )
         yield GaugeMetricFamily("radclipd_rescoring_scored_studies", "Those of them that it has scored.", value=scored)
+    yield from _of_backfills(archive.backfills)
+    yield GaugeMetricFamily(
+        "radclipd_backfill_unscored_studies",
+        "Studies that a backfill brought and that wait for their scores.",
+        value=archive.backfilled_unscored,
+    )
+
+
+def _of_backfills(found: Mapping[str, Backfilled]) -> Iterator[Metric]:
+    """No counters: the last word on a parcel counts, and may be of less than the one before."""
+    words = {
+        "parcels": "Studies of an archive, or parcels of a folder, by what became of them.",
+        "studies": "Studies that a backfill brought, and those of which more is to come.",
+        "instances": "DICOM instances that backfills took in, and refused.",
+    }
+    for name, states in (("parcels", ("done", "failed")), ("studies", ("fetched", "coming")), ("instances", ("taken", "refused"))):
+        counts = {(source, state): getattr(told, state) for source, told in found.items() for state in states}
+        yield _gauge(f"backfill_{name}", words[name], ("source", "state"), counts)
+    days = {(source,): told.days for source, told in found.items()}
+    yield _gauge("backfill_done_days", "Days of an archive of which there is no more to come.", ("source",), days)
+    taken = {(source,): told.bytes for source, told in found.items()}
+    yield _gauge("backfill_taken_bytes", "Size of the instances that backfills took in.", ("source",), taken)
+    ends = {(source,): told.last_at.timestamp() for source, told in found.items() if told.last_at is not None}
+    yield _gauge("backfill_last_timestamp_seconds", "When the last parcel was taken in, or given up.", ("source",), ends)
 
 
 def _of_room(room: Mapping[str, int]) -> Iterator[Metric]:

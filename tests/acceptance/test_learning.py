@@ -18,6 +18,7 @@ from pipeline import learn
 from pipeline.domain import JobKind
 from tests import labelled_archive
 from tests.acceptance.installation import Installation, kill, wait_for
+from tests.models import ranks
 
 PATIENCE = 300.0
 """Seconds, on a busy machine."""
@@ -113,3 +114,16 @@ def test_one_process_scores_between_two_steps_of_learning(place: Installation, w
     assert ends == [("score", "done", 1), ("learn", "done", 1)], place.told()
     assert ask(place, "SELECT count(*) FROM v_predictions WHERE version = 1") == [(14,)]
     assert ended(worker) == 0
+
+
+def test_ranks_stop_and_die_with_the_worker(place: Installation, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RADCLIPD_LEARN__DEVICES", "2")
+    for end in (signal.SIGTERM, signal.SIGKILL):
+        worker = workers.begun("learn")
+        wait_for(lambda: len(ranks.of_ranks(worker.pid)) == 3, PATIENCE, place.told)  # noqa: B023 - called at once
+        started = ranks.of_ranks(worker.pid)  # torchrun and two ranks
+        worker.send_signal(end)
+        assert worker.wait(PATIENCE) == (0 if end == signal.SIGTERM else -end)
+        wait_for(lambda: not any(map(ranks.runs, started)), 30, place.told)  # noqa: B023 - called at once
+        assert ask(place, "SELECT number FROM v_model_versions") == [(1,)]
+        assert [path.name for path in (place.folder / "models").glob("versions/*")] == ["1"]

@@ -10,7 +10,7 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ from adapters.hospital.loopback import free_ports
 from adapters.host.config import Config, MetricsConfig, PrefixConfig, StorageConfig
 from adapters.host.metrics import ARCHIVE_SECONDS, LARGEST_SHARE, LINE_SECONDS, ROOM, CatalogCollector, Remembered, Sources
 from adapters.metrics import open_metrics
-from pipeline import learn, rescore, rules, work
+from pipeline import backfill, learn, rescore, rules, work
+from pipeline.backfill_ports import Parcel, Tally
 from pipeline.domain import FINDINGS, Job, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
 from pipeline.errors import ConfigurationError, OutOfResources, PixelsUnreadable
 from pipeline.learn import LearnResult, Learnt
 from pipeline.progress import Progress
-from pipeline.standing import Archive, Gain, Line, Round, Stage
+from pipeline.standing import Archive, Backfilled, Gain, Line, Round, Stage
 from tests.contract.test_catalog import FILE, add, film
 from tests.contract.test_cookbook import a_report
 from tests.contract.test_worklist import request, say
@@ -67,6 +68,7 @@ def test_of_an_empty_catalog(sql_catalog: SqlCatalog) -> None:
     assert (line.jobs, line.quarantined, line.versions, line.serving, line.stage, line.last_round) == ({}, {}, {}, None, None, None)
     assert (list(line.resting), list(line.gains), line.serving_since) == ([], [], None)
     assert (archive.studies, archive.reports, archive.instances, archive.rescoring) == ({}, {}, 0, None)
+    assert (archive.backfills, archive.backfilled_unscored) == ({}, 0)
 
 
 def test_the_queue(sql_catalog: SqlCatalog) -> None:
@@ -173,7 +175,38 @@ def test_what_has_come_together(sql_catalog: SqlCatalog) -> None:
         statements={("Mass", LabelState.PRESENT): 2, ("Edema", LabelState.ABSENT): 1},
         open_requests=1,
         rescoring=(2, 1),
+        backfills={},
+        backfilled_unscored=0,
     )
+
+
+def test_what_backfills_have_done_by_the_kind_of_source(sql_catalog: SqlCatalog) -> None:
+    """Two archives of one kind are told together, and no place is told."""
+    clinic, other, folder = "orthanc http://clinic CR,DX", "orthanc http://other DX", "folder /mnt/SECRET"
+    with sql_catalog.begin() as tx:
+        tx.backfills.put_days_done(clinic, [date(2025, 1, day) for day in (1, 2, 3)])
+        tx.backfills.put_days_done(other, [date(2025, 1, 1)])
+        tx.backfills.bring(clinic, ["1.1", "1.2"])
+        tx.backfills.bring(other, ["1.3"])
+    add(sql_catalog, film("1.1", "1.1.1"))
+    with sql_catalog.begin() as tx:
+        tx.backfills.conclude(clinic, Parcel(key="1.1"), Tally(instances=2, duplicates=9, refused=1, bytes=3 << 30), ["1.1"])
+        tx.backfills.conclude(clinic, Parcel(key="1.9"), Tally(), [], error="404")
+        tx.backfills.conclude(other, Parcel(key="1.3"), Tally(instances=1, bytes=1 << 30), ["1.3"])
+        tx.backfills.conclude(folder, Parcel(key="f"), Tally(), [], error="not there")
+        tx.jobs.put(JobKind.SCORE, "1.1", priority=backfill.PRIORITY)
+        tx.jobs.put(JobKind.SCORE, "1.7", priority=rescore.PRIORITY)
+        tx.jobs.put(JobKind.SCORE, "1.8")
+    told = archive_of(sql_catalog)
+    found = {kind: replace(one, last_at=None) for kind, one in told.backfills.items()}
+    assert found == {
+        "orthanc": Backfilled(days=4, done=2, failed=1, taken=3, refused=1, bytes=4 << 30, coming=1, fetched=2),
+        "folder": Backfilled(failed=1),
+    }
+    assert told.backfilled_unscored == 1
+    last = told.backfills["orthanc"].last_at
+    assert last is not None
+    assert abs(last - datetime.now(UTC)) < timedelta(seconds=60)
 
 
 def test_what_changes_by_the_second_is_found_by_an_index(fresh_url: Callable[[str], str]) -> None:
@@ -321,6 +354,9 @@ def test_a_scrape(sql_catalog: SqlCatalog, page: Callable[[], str], tmp_path: Pa
     work.conclude(work.Outcome(job, PixelsUnreadable("why")), catalog=sql_catalog, policy=work.WorkPolicy())
     learning = claim(sql_catalog, JobKind.LEARN, learn.ALL_LABELS)
     Progress(learning, catalog=sql_catalog)("unfreezing", 1, 4)
+    with sql_catalog.begin() as tx:
+        tx.backfills.put_days_done("folder /mnt/SECRET", [date(2025, 1, 1)])
+        tx.backfills.conclude("folder /mnt/SECRET", Parcel(key="f"), Tally(instances=2, bytes=7), [])
     (tmp_path / "prefixes" / "a").mkdir(parents=True)
     (tmp_path / "prefixes" / "a" / "shard").write_bytes(b"12345")
     text = page()
@@ -349,6 +385,13 @@ def test_a_scrape(sql_catalog: SqlCatalog, page: Callable[[], str], tmp_path: Pa
         of("label_statements_total", finding="Mass", state="present"): 1,
         of("worklist_open_studies"): 0,
         of("prefix_store_bytes"): 5,
+        of("backfill_parcels", source="folder", state="done"): 1,
+        of("backfill_parcels", source="folder", state="failed"): 0,
+        of("backfill_instances", source="folder", state="taken"): 2,
+        of("backfill_studies", source="folder", state="coming"): 0,
+        of("backfill_done_days", source="folder"): 1,
+        of("backfill_taken_bytes", source="folder"): 7,
+        of("backfill_unscored_studies"): 0,
     }
     assert {key: told.get(key) for key in wanted} == wanted
     assert told[of("storage_free_bytes")] > 0
@@ -377,7 +420,17 @@ def test_alerts_ask_for_what_is_told() -> None:
         last_round=Round("waiting", datetime.now(UTC)),
         gains=[Gain("serving", "labels", 0.1, 0.0, 0.2)],
     )
-    archive = Archive(studies={}, reports={}, instances=1, statements={}, open_requests=0, rescoring=(2, 1))
+    brought = {"folder": Backfilled(last_at=datetime.now(UTC))}
+    archive = Archive(
+        studies={},
+        reports={},
+        instances=1,
+        statements={},
+        open_requests=0,
+        rescoring=(2, 1),
+        backfills=brought,
+        backfilled_unscored=0,
+    )
     room = dict.fromkeys(ROOM, 1)
     families = CatalogCollector(Sources(line=lambda: line, archive=lambda: archive, room=lambda: room, schema="9")).collect()
     told = {sample.name: set(sample.labels) for family in families for sample in family.samples}
