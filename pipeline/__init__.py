@@ -28,7 +28,7 @@ Archives that were there before:
     blocks    studies by their numbers -> scored block by block, on one machine or a cluster, as from the queue
 
 `yielding` lets what arrives go before what is learnt, `progress` tells how far a long step is, and `standing` says in figures how
-everything stands. `together` lets steps share a commit, and `pace` says how many jobs are taken at once.
+everything stands. `together` lets steps share a commit, and `pace` says how many jobs are taken at once and which.
 
 `work` claims jobs, runs steps and retries, quarantines or finishes them. `housekeeping` looks for what is stuck.
 `rules` holds every decision that has a medical or operational meaning, as pure functions. `ports` (and `*_ports`) is what the

@@ -111,7 +111,7 @@ def _line(template: Installation) -> Iterator[Line]:
             archive={"port": orthanc.dicom_port, "timeout_seconds": 30},
             study={"quiet_seconds": 3600, "settle_on_release": True},
             score={"threads": 0},
-            work={"poll_seconds": 0.5},
+            work={"poll_seconds": 0.5, "lease_seconds": 120},
             prefix={"limit": "1GiB", "fill": False},
         )
         place.copy_of(template)
@@ -162,7 +162,8 @@ def _beside(kind: Kind, template: Installation, studies: int, backlog: int) -> t
         left, learnt = others.left(), others.learner_seconds()
         waits = line.waits(studies)
         if not others.left() or not others.learning():
-            raise SystemExit(f"{kind}: backlog or learning ended before the last study was reported: not what is to be measured")
+            ended = "learning" if others.left() else "the backlog"
+            raise SystemExit(f"{kind}: {ended} ended before the last study was reported, so nothing was measured")
         learnt = others.learner_seconds() - learnt
         return waits, {"left_at_first": left, "left_at_last": others.left(), "learner_cpu_seconds": round(learnt, 1)}
 
