@@ -133,13 +133,13 @@ def _over(largest: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     }
     for name, slow in ((name, slow) for name, slow in found.items() if slow):
         times = ", ".join(f"{NAMES[engine]} {ms:g} ms" for engine, ms in slow.items())
-        yield f"* **{name}**: {times}. {EVERYTHING.get(name, 'To be reached, and **missed**')}."
+        yield f"* **{name}** ({times}): {EVERYTHING.get(name, 'to be reached, and **missed**')}."
         for engine in slow:
             if plan := largest[engine]["plans"].get(name):
-                yield from ("", f"      {NAMES[engine]}", *(f"        {step}" for step in plan), "")
+                yield from ("", f"      {NAMES[engine]}", *(f"        {step}" for step in plan))
+        yield ""
     if not any(found.values()):
-        yield "Nothing."
-    yield ""
+        yield from ("Nothing.", "")
 
 
 def _is_over(found: Mapping[str, Any], name: str) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 
 from tests.benchmarks.catalog import ratios_of
 from tests.benchmarks.catalog_page import PLOT, WRITTEN, write_page
-from tests.benchmarks.catalog_questions import EVERYTHING
+from tests.benchmarks.catalog_questions import EVERYTHING, LISTINGS, names, queries
+from tests.large_archive import LargeArchive
 
 ON_PURPOSE = next(iter(EVERYTHING))
 
@@ -50,3 +51,7 @@ def test_ratios_are_of_the_largest_archive() -> None:
     assert found["target_predictions_per_second"] == {"min": 0.9, "median": 1.5, "max": 1.6}
     assert found["target_query_p95"]["median"] == 2.0
     assert found["flat_study_cost"]["median"] == 0.5
+
+
+def test_what_reads_everything_is_asked() -> None:
+    assert EVERYTHING.keys() <= queries(names(LargeArchive(1_000))).keys() | {f"radclipd {name}" for name in LISTINGS}
