@@ -18,7 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
+
+from models.precision import chosen
 
 NAMES = ("ingest", "scoring", "latency", "report", "startup", "catalog", "retrain", "rescore", "worklist", "fewshot", "phantoms")
 ROOT = Path(__file__).parents[2]
@@ -116,7 +119,8 @@ def _lines(rows: Sequence[Row]) -> Iterator[str]:
     yield ""
     yield "Written by `make bench`, which is `python -m tests.benchmarks.performance`. A ratio says how many times as fast radclipd"
     yield "is as the other way, both measured in turn in the same run; higher is better. The docstring of each benchmark in"
-    yield f"`tests/benchmarks` says what is compared. Measured on {os.cpu_count()} processors, {platform.machine()}, without a GPU."
+    yield f"`tests/benchmarks` says what is compared. Measured on {os.cpu_count()} processors, {platform.machine()},"
+    yield f"{_instructions()}, without a GPU."
     yield ""
     yield f"![Ratios and what they are to reach]({PLOT})"
     yield ""
@@ -124,6 +128,12 @@ def _lines(rows: Sequence[Row]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for row in rows:
         yield f"| `{row.name}` | {row.least:g} | {row.median:g} | {row.most:g} | {_verdict(row)} |"
+
+
+def _instructions() -> str:
+    """What decides how fast the encoder is beside what a user would write, whose encoder is in float32."""
+    fast = chosen("auto", torch.device("cpu")) is torch.bfloat16
+    return "which multiply in bfloat16" if fast else "which have no instructions for bfloat16 (the encoder stays in float32)"
 
 
 def _verdict(row: Row) -> str:
