@@ -10,7 +10,6 @@ from pipeline import rules, versions
 from pipeline.domain import (
     AuditEvent,
     Decision,
-    Image,
     Job,
     JobKind,
     ModelVersion,
@@ -21,7 +20,7 @@ from pipeline.domain import (
     StudyState,
 )
 from pipeline.errors import PixelsUnreadable, RadclipdError
-from pipeline.image_ports import ImageReader
+from pipeline.image_ports import ImageReader, Seen
 from pipeline.ports import Catalog, Scorers, Transaction
 from pipeline.rescore import RESCORED
 from pipeline.work import Outcome
@@ -46,7 +45,7 @@ class _Load:
     wanted: Sequence[StoredInstance]
     fresh: dict[str, Scores] = field(default_factory=dict)  # recalled, then with those of its films
     films: list[StoredInstance] = field(default_factory=list)
-    images: list[Image] = field(default_factory=list)
+    images: list[Seen] = field(default_factory=list)
     unreadable: list[PixelsUnreadable] = field(default_factory=list)
 
     @property
@@ -73,7 +72,7 @@ def score(
     for load in loads:
         uids = [film.header.sop_instance_uid for film in load.wanted]
         load.fresh = {uid: recalled[uid] for uid in uids if uid in recalled}
-    seen = pixels.read_ahead([film for load in loads for film in load.unknown], scorer.sight)
+    seen = pixels.read_ahead([film for load in loads for film in load.unknown], scorer.sight, scorer.land)
     for batch in _batches(loads, policy.batch):
         for load in batch:
             _take(load, seen)
@@ -105,7 +104,7 @@ def _batches(loads: Sequence[_Load], films: int) -> Iterator[list[_Load]]:
         yield batch
 
 
-def _take(load: _Load, seen: Iterator[Image | PixelsUnreadable]) -> None:
+def _take(load: _Load, seen: Iterator[Seen | PixelsUnreadable]) -> None:
     for film in load.unknown:
         found = next(seen)
         if isinstance(found, PixelsUnreadable):
