@@ -112,6 +112,15 @@ def test_a_detectors_film_at_the_encoders_size() -> None:
     assert square[0].numpy() == pytest.approx(preprocess.reduced(made), abs=on_device.TOLERANCE)
 
 
+@pytest.mark.parametrize(("centre", "width"), [(4000, 50), (60000, 400)])
+def test_narrow_windows_far_from_zero_are_not_rounded(centre: int, width: int) -> None:
+    stored = (centre + np.random.default_rng(0).normal(0, width / 3, (300, 250))).clip(0, 65535).astype(np.uint16)
+    black, white = centre - width / 2, centre + width / 2
+    square = on_device.square(torch.from_numpy(stored), Window(black, white), SIZE)
+    greys = ((stored.astype(np.float64) - black) / width).clip(0, 1).astype(np.float32)
+    assert square[0].numpy() == pytest.approx(SIZE.reduced(greys), abs=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(0, 5), (5,), (2, 2, 3)])
 def test_what_is_no_image_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ImageUnusable):
