@@ -6,14 +6,11 @@ that both processes hold and that has no name, so the kernel frees it with the l
 
 from __future__ import annotations
 
-import mmap
-import os
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import numpy as np
-
+from adapters.dicom.handover import Handed
 from adapters.dicom.pixels import DicomImageReader
 from adapters.host.image_store import FileImageStore
 from adapters.parent import end_with
@@ -38,16 +35,13 @@ def main() -> None:
         connection.send(_answer(reader, instance, sight, memory))
 
 
-def _answer(reader: DicomImageReader, instance: object, sight: Sight | None, memory: int) -> object:
-    """Return the shape of the image that was put into the memory, or why there is none: message and hint."""
+def _answer(reader: DicomImageReader, instance: object, sight: Sight, memory: int) -> object:
+    """Return what was put into the memory, or why there is nothing: message and hint."""
     try:
-        image = reader.seen(instance, sight)  # type: ignore[arg-type] # what the pool sends
+        seen = reader.seen(instance, sight)  # type: ignore[arg-type] # what the pool sends
     except PixelsUnreadable as error:
         return str(error), error.hint
-    os.ftruncate(memory, max(image.nbytes, os.fstat(memory).st_size))
-    with mmap.mmap(memory, image.nbytes) as shared:
-        np.frombuffer(shared, dtype=np.float32)[:] = image.ravel()
-    return image.shape
+    return Handed.over(seen, memory)
 
 
 if __name__ == "__main__":

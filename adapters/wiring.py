@@ -147,9 +147,10 @@ def build_settle(config: Config, catalog: SqlCatalog) -> Callable[[], list[settl
 
 def open_decoders(config: Config, *, processes: int) -> DecodePool:
     """Make the processes that decode films; they start when they are wanted."""
-    from adapters.dicom.decode_pool import DecodePool
+    from adapters.dicom.decode_pool import AHEAD, DecodePool
 
-    return DecodePool(config.storage.directory, processes=processes, seconds=config.score.decode_seconds)
+    ahead = max(AHEAD, 2 * config.score.batch_size)  # a batch that is full while another is in the encoder
+    return DecodePool(config.storage.directory, processes=processes, seconds=config.score.decode_seconds, ahead=ahead)
 
 
 def kept_settings(config: Config) -> KeptSettings | None:

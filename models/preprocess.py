@@ -7,20 +7,22 @@ processes that only decode make it too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from models.errors import ImageUnusable, WeightsIncompatible
 from models.fingerprint import fingerprint
-from models.resize import Film, Interpolation, resized
+from models.resize import Film, Interpolation, Windowed, resized
 
 if TYPE_CHECKING:
     import torch
+
+Pixels = TypeVar("Pixels", npt.NDArray[np.float32], "torch.Tensor")
 
 ALGORITHM = 1
 """Raised whenever the same fields would give other pixels: it is part of the fingerprint."""
@@ -88,9 +90,7 @@ class Preprocess:
 
     def reduced(self, image: npt.NDArray[np.float32] | Film) -> npt.NDArray[np.float32]:
         """Return the grey square as an array [size, size], of which `square` makes the same square again. ImageUnusable."""
-        if len(image.shape) != 2 or 0 in image.shape:
-            raise ImageUnusable(f"an image has two edges of at least one pixel, not the shape {image.shape}")
-        edges = self.scaled(*image.shape)
+        edges = self.edges(image.shape)
         with np.errstate(invalid="ignore", over="ignore"):
             if isinstance(image, np.ndarray):
                 small = resized(image, *edges, self.interpolation)
@@ -98,19 +98,33 @@ class Preprocess:
                 small = image.levelled(resized(image.clipped, *edges, self.interpolation))
         if not np.isfinite(small).all():  # then the image's are not: no weight hides one
             raise ImageUnusable("the image holds values that are not finite")
-        return self._squared(np.clip(small, 0.0, 1.0, out=small))  # bicubic overshoots at edges
+        square = np.zeros((self.size, self.size), dtype=np.float32)
+        self.lay(np.clip(small, 0.0, 1.0, out=small), square)  # bicubic overshoots at edges
+        return square
+
+    def deferred(self, image: npt.NDArray[np.float32] | Film) -> npt.NDArray[np.float32] | Windowed:
+        """Return the stored values and their window, of which `on_device` makes the grey square; without them, `reduced`."""
+        windowed = None if isinstance(image, np.ndarray) else image.windowed
+        if windowed is None:
+            return self.reduced(image)
+        self.edges(windowed.stored.shape)
+        return windowed
 
     def normalised(self, squares: torch.Tensor) -> torch.Tensor:
         """Return float32 [..., 3, size, size], as the encoder wants it, for grey squares [..., 1, size, size]."""
         mean, std = (squares.new_tensor(three)[:, None, None] for three in (self.mean, self.std))
         return (squares - mean) / std
 
-    def _squared(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """[h, w] -> [size, size]: black bars or a centre crop, as `fit` left one edge too short or too long."""
-        square = np.zeros((self.size, self.size), dtype=np.float32)
+    def edges(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Return what `scaled` does of an image's shape. ImageUnusable where it is no image's."""
+        if len(shape) != 2 or 0 in shape:
+            raise ImageUnusable(f"an image has two edges of at least one pixel, not the shape {tuple(shape)}")
+        return self.scaled(*shape)
+
+    def lay(self, pixels: Pixels, square: Pixels) -> None:
+        """Put [h, w] into the middle of [size, size]: bars stay, or a centre is cropped, as `fit` left an edge short or long."""
         (to_row, from_row), (to_column, from_column) = (_overlap(edge, self.size) for edge in pixels.shape)
         square[to_row, to_column] = pixels[from_row, from_column]
-        return square
 
 
 def _overlap(edge: int, size: int) -> tuple[slice, slice]:

@@ -34,14 +34,43 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice, /) -> npt.NDArray[np.float32]: ...
 
 
+class Window(Protocol):
+    """Which stored values are black and white. Those from the first to the last of `padding` are black, wherever they lie."""
+
+    @property
+    def black(self) -> float: ...
+
+    @property
+    def white(self) -> float: ...
+
+    @property
+    def padding(self) -> tuple[int, int] | None: ...
+
+
+class Windowed(Protocol):
+    """Integers [H, W], and the window that makes greys of them."""
+
+    @property
+    def stored(self) -> npt.NDArray[Any]: ...
+
+    @property
+    def window(self) -> Window: ...
+
+
 class Film(Protocol):
-    """An image of stored values: rows of those that may be weighed and summed, and what makes greys of the sums, in place."""
+    """An image of stored values: rows of those that may be weighed and summed, and what makes greys of the sums, in place.
+
+    `windowed`: the stored values themselves, where a window is all that it takes.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]: ...
 
     @property
     def clipped(self) -> Rows: ...
+
+    @property
+    def windowed(self) -> Windowed | None: ...
 
     def levelled(self, values: Matrix, /) -> Matrix: ...
 
@@ -57,6 +86,14 @@ def resized(image: Rows, height: int, width: int, interpolation: Interpolation) 
     for first, last, left, right, across in _bands(wide, width, interpolation):
         _multiply(across, narrow[:, left:right].T, found[:, first:last].T)
     return found
+
+
+def matrix(source: int, target: int, interpolation: Interpolation) -> Matrix:
+    """Return float32 [target, source], which resizes a column of an image by one product, zeros and all."""
+    whole = np.zeros((target, source), dtype=np.float32)
+    for first, last, top, bottom, band in _bands(source, target, interpolation):
+        whole[first:last, top:bottom] = band
+    return whole
 
 
 def _multiply(matrix: Matrix, columns: Matrix, result: Matrix) -> None:

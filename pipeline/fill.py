@@ -86,7 +86,7 @@ class Fill:
         return not any(counts.get((kind, state)) for kind in BUSY for state in (JobState.WAITING, JobState.RUNNING))
 
     def _keep(self, scorer: Scorer, films: Sequence[StoredInstance]) -> None:
-        seen = list(zip(films, self.pixels.read_ahead(films, scorer.sight), strict=True))
+        seen = list(zip(films, self.pixels.read_ahead(films, scorer.sight, scorer.land), strict=True))
         read = [(film, found) for film, found in seen if not isinstance(found, PixelsUnreadable)]
         self._unreadable |= {film.header.sop_instance_uid for film, found in seen if isinstance(found, PixelsUnreadable)}
         if read:  # of the others scoring has said so

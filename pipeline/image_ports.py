@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.domain import Image, StoredInstance
 from pipeline.errors import PixelsUnreadable
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which stored values are black and white (black may be the larger); what lies between is grey in proportion.
+
+    Those from the first to the last of `padding` are black, wherever they lie.
+    """
+
+    black: float
+    white: float
+    padding: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Windowed:
+    """Stored values [H, W], integers as the detector gave them, and the window that makes the image of them."""
+
+    stored: npt.NDArray[Any]
+    window: Window
 
 
 class Rows(Protocol):
@@ -27,12 +51,33 @@ class Film(Rows, Protocol):
     @property
     def clipped(self) -> Rows: ...
 
+    @property
+    def windowed(self) -> Windowed | None:
+        """The stored values themselves, where a window is all that stands between them and the image."""
+
     def levelled(self, values: Image, /) -> Image:
         """Bring values to 0..1, in place."""
 
 
-Sight = Callable[[Image | Film], Image]
-"""What a scorer looks at of an image, as an image. It goes to other processes, and may raise whatever it likes."""
+Sight = Callable[[Image | Film], Image | Windowed]
+"""What a scorer looks at of an image. It goes to other processes, and may raise whatever it likes."""
+
+
+def whole(image: Image | Film) -> Image:
+    """See all of it."""
+    return image[:]
+
+
+Seen = Any
+"""That, where the scorer wants it: what it is, only the scorer knows."""
+
+Landing = Callable[[Image | Windowed], Seen]
+"""Takes what a sight gave to where the scorer wants it, on any thread. The arrays that it is given last as long as the call."""
+
+
+def copied(seen: Image | Windowed, /) -> Image | Windowed:
+    """Land in memory of its own."""
+    return replace(seen, stored=np.array(seen.stored)) if isinstance(seen, Windowed) else np.array(seen)
 
 
 class ImageReader(Protocol):
@@ -41,5 +86,10 @@ class ImageReader(Protocol):
     def read(self, instance: StoredInstance) -> Image:
         """Decode and render. PixelsUnreadable where no image can be made of it."""
 
-    def read_ahead(self, instances: Sequence[StoredInstance], sight: Sight) -> Iterator[Image | PixelsUnreadable]:
-        """Yield of each, in order, what `sight` makes of its image, or why there is none. Later ones may be decoded meanwhile."""
+    def read_ahead(
+        self, instances: Sequence[StoredInstance], sight: Sight, land: Landing = copied
+    ) -> Iterator[Seen | PixelsUnreadable]:
+        """Yield of each, in order, what `sight` makes of its image, landed, or why there is none.
+
+        Later ones may be decoded, and land, meanwhile.
+        """

@@ -28,7 +28,7 @@ from pipeline.domain import (
     Study,
     VersionState,
 )
-from pipeline.image_ports import Sight
+from pipeline.image_ports import Landing, Seen, Sight
 from pipeline.job_ports import Circuits, Jobs
 from pipeline.label_ports import Labels, Requests
 from pipeline.study_ports import Reports, ScoreRows, Studies
@@ -163,13 +163,17 @@ class Scorer(Protocol):
 
     @property
     def sight(self) -> Sight:
-        """What it looks at of an image: that scores as the image itself does."""
+        """What it looks at of an image: that, landed, scores as the image itself does."""
+
+    @property
+    def land(self) -> Landing:
+        """Where it wants that to be: its own memory, or a device's."""
 
     def recall(self, films: Sequence[StoredInstance]) -> Mapping[str, Scores]:
         """Return SOPInstanceUID -> float32 [14] of those films that it can score by what was kept of them, without their pixels."""
 
-    def score(self, images: Sequence[Image], films: Sequence[StoredInstance] = ()) -> Scores:
-        """Return float32 [N, 14] in 0..1 for N images of any size.
+    def score(self, images: Sequence[Image | Seen], films: Sequence[StoredInstance] = ()) -> Scores:
+        """Return float32 [N, 14] in 0..1 for N images of any size, or for what landed of them.
 
         Where it is told of which films they are, it keeps what a later version needs to score them; a failure of that is none here.
         """
@@ -177,7 +181,7 @@ class Scorer(Protocol):
     def not_kept(self, films: Sequence[StoredInstance]) -> Sequence[StoredInstance]:
         """Return those films of which nothing is kept though there is room for it."""
 
-    def keep(self, images: Sequence[Image], films: Sequence[StoredInstance]) -> None:
+    def keep(self, images: Sequence[Image | Seen], films: Sequence[StoredInstance]) -> None:
         """Keep of N films with these images what `score` would."""
 
     @property

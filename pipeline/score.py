@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,7 +11,6 @@ from pipeline import rules, versions
 from pipeline.domain import (
     AuditEvent,
     Decision,
-    Image,
     Job,
     JobKind,
     ModelVersion,
@@ -21,8 +21,8 @@ from pipeline.domain import (
     StudyState,
 )
 from pipeline.errors import PixelsUnreadable, RadclipdError
-from pipeline.image_ports import ImageReader
-from pipeline.ports import Catalog, Scorers, Transaction
+from pipeline.image_ports import ImageReader, Seen
+from pipeline.ports import Catalog, Scorer, Scorers, Transaction
 from pipeline.rescore import RESCORED
 from pipeline.work import Outcome
 
@@ -46,7 +46,7 @@ class _Load:
     wanted: Sequence[StoredInstance]
     fresh: dict[str, Scores] = field(default_factory=dict)  # recalled, then with those of its films
     films: list[StoredInstance] = field(default_factory=list)
-    images: list[Image] = field(default_factory=list)
+    images: list[Seen] = field(default_factory=list)
     unreadable: list[PixelsUnreadable] = field(default_factory=list)
 
     @property
@@ -73,15 +73,29 @@ def score(
     for load in loads:
         uids = [film.header.sop_instance_uid for film in load.wanted]
         load.fresh = {uid: recalled[uid] for uid in uids if uid in recalled}
-    seen = pixels.read_ahead([film for load in loads for film in load.unknown], scorer.sight)
-    for batch in _batches(loads, policy.batch):
-        for load in batch:
-            _take(load, seen)
-        images, films = [image for load in batch for image in load.images], [film for load in batch for film in load.films]
-        scores = iter(scorer.score(images, films)) if images else iter(())
-        for load in batch:
-            load.fresh |= {film.header.sop_instance_uid: next(scores) for film in load.films}
-        yield from _commit_together(batch, version, catalog=catalog, policy=policy)
+    seen = pixels.read_ahead([film for load in loads for film in load.unknown], scorer.sight, scorer.land)
+    with ThreadPoolExecutor(1, thread_name_prefix="commit") as writer:  # while the next batch is in the encoder
+        committed: Callable[[], list[Outcome]] = list  # what became of the batch before
+        urgency = 0
+        for batch in _batches(loads, policy.batch):
+            if batch[0].job.priority != urgency:  # what is more urgent is committed before anything else is looked at
+                yield from committed()
+                committed, urgency = list, batch[0].job.priority
+            _look(batch, seen, scorer)
+            commit = writer.submit(_commit_together, batch, version, catalog=catalog, policy=policy)
+            yield from committed()
+            committed = commit.result
+        yield from committed()
+
+
+def _look(batch: Sequence[_Load], seen: Iterator[Seen | PixelsUnreadable], scorer: Scorer) -> None:
+    """Score the films of a batch whose pixels are needed."""
+    for load in batch:
+        _take(load, seen)
+    images, films = [image for load in batch for image in load.images], [film for load in batch for film in load.films]
+    scores = iter(scorer.score(images, films)) if images else iter(())
+    for load in batch:
+        load.fresh |= {film.header.sop_instance_uid: next(scores) for film in load.films}
 
 
 def _unscored(
@@ -108,7 +122,7 @@ def _batches(loads: Sequence[_Load], films: int) -> Iterator[list[_Load]]:
         yield batch
 
 
-def _take(load: _Load, seen: Iterator[Image | PixelsUnreadable]) -> None:
+def _take(load: _Load, seen: Iterator[Seen | PixelsUnreadable]) -> None:
     for film in load.unknown:
         found = next(seen)
         if isinstance(found, PixelsUnreadable):

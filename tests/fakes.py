@@ -44,7 +44,7 @@ from pipeline.domain import (
     VersionState,
 )
 from pipeline.errors import ArchiveUnreachable, LeaseLost, PixelsUnreadable, Refused
-from pipeline.image_ports import ImageReader, Sight
+from pipeline.image_ports import ImageReader, Landing, Seen, Sight, copied, whole
 from pipeline.job_ports import Only
 from pipeline.ports import (
     Archive,
@@ -679,10 +679,12 @@ class FakeImageReader:
             raise PixelsUnreadable(f"instance {uid}: no image can be made of it")
         return np.full((4, 5), int(instance.file.sha256[:2], 16) / 255, dtype=np.float32)
 
-    def read_ahead(self, instances: Sequence[StoredInstance], sight: Sight) -> Iterator[Image | PixelsUnreadable]:
+    def read_ahead(
+        self, instances: Sequence[StoredInstance], sight: Sight, land: Landing = copied
+    ) -> Iterator[Seen | PixelsUnreadable]:
         for instance in instances:
             try:
-                yield sight(self.read(instance))
+                yield land(sight(self.read(instance)))
             except PixelsUnreadable as error:
                 yield error
 
@@ -710,7 +712,11 @@ class FakeScorer:
 
     @property
     def sight(self) -> Sight:
-        return lambda image: image[:]
+        return whole
+
+    @property
+    def land(self) -> Landing:
+        return copied
 
     def recall(self, films: Sequence[StoredInstance]) -> dict[str, Scores]:
         there = [film for film in films if film.file.sha256 in self.kept]

@@ -13,11 +13,6 @@ DARK = 0.1
 """Mean grey below which a film is fatal to those that it may be fatal to."""
 
 
-def whole(image: Image | Film) -> Image:
-    """All of it."""
-    return image[:]
-
-
 def crash_on_dark(image: Image | Film) -> Image:
     """As a codec that runs over the end of its buffer."""
     if image[:].mean() < DARK:

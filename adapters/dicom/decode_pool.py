@@ -5,7 +5,6 @@ The films of a batch are decoded side by side, and those of the next while the e
 
 from __future__ import annotations
 
-import mmap
 import os
 import signal
 import socket
@@ -19,19 +18,19 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import numpy as np
 import structlog
 
+from adapters.dicom.handover import Handed
 from pipeline.domain import Image, StoredInstance
 from pipeline.errors import OutOfResources, PixelsUnreadable
-from pipeline.image_ports import Sight
+from pipeline.image_ports import Landing, Seen, Sight, Windowed, copied, whole
 
 START_SECONDS = 60.0
 """For a process to import what it needs, on a machine that is busy."""
 TRIES = 2
 """A decoder may be ended by what is not the film's fault, such as want of memory. One that hangs is not tried again."""
 AHEAD = 32
-"""Films that are decoded before anybody asks for them: 200 KB each, as an encoder sees them."""
+"""Films that are decoded before anybody asks for them: 200 KB each, as an encoder sees them, or whole ones on a GPU."""
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # films are what is done side by side, not the rows of one
     "OPENBLAS_NUM_THREADS": "1",
@@ -79,12 +78,6 @@ class _Decoder:
             return _Gone(_how(self.process.wait()))
         return _Gone(f"gave no answer in {seconds:.0f} s", hung=True)
 
-    def image(self, shape: tuple[int, ...]) -> Image:
-        """Return a copy of the image that lies in the memory."""
-        count = int(np.prod(shape))
-        with mmap.mmap(self.memory, 4 * count, prot=mmap.PROT_READ) as shared:
-            return np.frombuffer(shared, dtype=np.float32, count=count).reshape(shape).copy()
-
     def end(self) -> None:
         """Kill it, whatever it does, and give everything back."""
         self.process.kill()
@@ -106,9 +99,9 @@ def _how(status: int) -> str:
 class DecodePool:
     """ports.ImageReader in other processes, which are started when the first film is asked for."""
 
-    def __init__(self, folder: Path, *, processes: int, seconds: float) -> None:
+    def __init__(self, folder: Path, *, processes: int, seconds: float, ahead: int = AHEAD) -> None:
         """`folder`: of the image store. `seconds`: a film that takes longer cannot be read."""
-        self._folder, self._seconds = folder, seconds
+        self._folder, self._seconds, self._ahead = folder, seconds, ahead
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="decode")
         self._processes = processes
         self._own = threading.local()
@@ -129,14 +122,17 @@ class DecodePool:
             self._threads.submit(come_up)
 
     def read(self, instance: StoredInstance) -> Image:
-        return self._threads.submit(self._read, instance, None).result()
+        image: Image = self._threads.submit(self._read, instance, whole, copied).result()
+        return image
 
-    def read_ahead(self, instances: Sequence[StoredInstance], sight: Sight) -> Iterator[Image | PixelsUnreadable]:
-        left, begun = iter(instances), deque[Future[Image]]()
+    def read_ahead(
+        self, instances: Sequence[StoredInstance], sight: Sight, land: Landing = copied
+    ) -> Iterator[Seen | PixelsUnreadable]:
+        left, begun = iter(instances), deque[Future[Seen]]()
         try:
             while True:
-                while len(begun) < AHEAD and (instance := next(left, None)) is not None:
-                    begun.append(self._threads.submit(self._read, instance, sight))
+                while len(begun) < self._ahead and (instance := next(left, None)) is not None:
+                    begun.append(self._threads.submit(self._read, instance, sight, land))
                 if not begun:
                     return
                 yield _result(begun.popleft())
@@ -163,13 +159,13 @@ class DecodePool:
                 self._decoders.append(found)
         return found
 
-    def _read(self, instance: StoredInstance, sight: Sight | None) -> Image:
+    def _read(self, instance: StoredInstance, sight: Sight, land: Landing) -> Seen:
         tries, how = TRIES, ""
         while tries:
             decoder = self._decoder()
             answer = self._asked(decoder, instance, sight)
             if not isinstance(answer, _Gone):
-                return _image(decoder, answer)
+                return land(_seen(decoder, answer))
             self._replace(decoder)
             tries, how = (0 if answer.hung else tries - 1), answer.how
             log.error("decoder lost", instance=instance.header.sop_instance_uid, how=how)
@@ -178,7 +174,7 @@ class DecodePool:
             hint="most often a damaged film that a codec does not survive: let the sender send it again, or uncompressed",
         )
 
-    def _asked(self, decoder: _Decoder, instance: StoredInstance, sight: Sight | None) -> object:
+    def _asked(self, decoder: _Decoder, instance: StoredInstance, sight: Sight) -> object:
         try:
             decoder.connection.send((instance, sight))
         except OSError:  # it ended between two films
@@ -193,15 +189,15 @@ class DecodePool:
         decoder.end()
 
 
-def _image(decoder: _Decoder, answer: object) -> Image:
-    """Return the image, or raise why there is none."""
+def _seen(decoder: _Decoder, answer: object) -> Image | Windowed:
+    """Return what lies in its memory, or raise why there is nothing."""
+    if isinstance(answer, Handed):
+        return answer.seen(decoder.memory)
     assert isinstance(answer, tuple)
-    if isinstance(answer[0], str):
-        raise PixelsUnreadable(answer[0], hint=answer[1])
-    return decoder.image(answer)
+    raise PixelsUnreadable(answer[0], hint=answer[1])
 
 
-def _result(future: Future[Image]) -> Image | PixelsUnreadable:
+def _result(future: Future[Seen]) -> Seen | PixelsUnreadable:
     try:
         return future.result()
     except PixelsUnreadable as error:

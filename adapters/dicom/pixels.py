@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,20 @@ from pydicom.pixels.processing import apply_modality_lut
 from adapters.dicom import stored_values
 from pipeline.domain import Image, StoredInstance
 from pipeline.errors import PixelsUnreadable, Refused
-from pipeline.image_ports import Sight
+from pipeline.image_ports import Landing, Seen, Sight, Window, Windowed, copied, whole
 from pipeline.ports import ImageStore
 
 RENDERING = 1
 """Raised whenever the same file would give another image: what was kept of the old one is stale then."""
 ROBUST_RANGE = (0.5, 99.5)
 """Percentiles that stand for a window where the header has none."""
+STORED = tuple(np.dtype(name) for name in ("uint8", "int8", "uint16", "int16"))
+"""Of a grey film: in this machine's byte order, and each as it is in float32."""
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 Film = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
+Padding = tuple[int, int]
+"""First and last of the stored values that stand for nothing seen."""
 Tone = Callable[[npt.NDArray[Any]], Film]
 """Value by value, whatever else is in the array."""
 
@@ -40,21 +44,26 @@ class DicomImageReader:
         self._store = store
 
     def read(self, instance: StoredInstance) -> Image:
-        return self.seen(instance, None)
+        image = self.seen(instance, whole)
+        assert not isinstance(image, Windowed)
+        return image
 
-    def read_ahead(self, instances: Sequence[StoredInstance], sight: Sight) -> Iterator[Image | PixelsUnreadable]:
+    def read_ahead(
+        self, instances: Sequence[StoredInstance], sight: Sight, land: Landing = copied
+    ) -> Iterator[Seen | PixelsUnreadable]:
         for instance in instances:
             try:
-                yield self.seen(instance, sight)
+                seen = self.seen(instance, sight)
             except PixelsUnreadable as error:
                 yield error
+            else:
+                yield land(seen)
 
-    def seen(self, instance: StoredInstance, sight: Sight | None) -> Image:
-        """Return what `sight` makes of its image, or the image itself. PixelsUnreadable."""
+    def seen(self, instance: StoredInstance, sight: Sight) -> Image | Windowed:
+        """Return what `sight` makes of its image. PixelsUnreadable."""
         uid = instance.header.sop_instance_uid
         try:
-            image = _rendering(*stored_values.read(self._store.read(instance.file)))
-            return sight(image) if sight else image[:]
+            return sight(_rendering(*stored_values.read(self._store.read(instance.file))))
         except PixelsUnreadable as error:
             raise PixelsUnreadable(f"instance {uid}: {error}", hint=error.hint) from error
         except Refused as error:
@@ -72,6 +81,25 @@ def render(dataset: Dataset) -> Image:
 
 
 @dataclass(frozen=True)
+class Rescale:
+    """Modality LUT by slope and intercept (PS3.3 C.11.1.1.2). A Tone."""
+
+    slope: float
+    intercept: float
+
+    def __call__(self, stored: npt.NDArray[Any]) -> Film:
+        film = stored.astype(np.float32)
+        if (self.slope, self.intercept) != (1.0, 0.0):
+            film *= np.float32(self.slope)
+            film += np.float32(self.intercept)
+        return film
+
+    def before(self, value: float) -> float:
+        """Return the stored value that becomes this one; not a number, or infinite, where the slope is none."""
+        return float(np.divide(value - self.intercept, self.slope))
+
+
+@dataclass(frozen=True)
 class Rendering:
     """An image that is made of its stored values [H, W] when rows of it are asked for, so that no whole film need be in float32.
 
@@ -79,7 +107,7 @@ class Rendering:
     """
 
     stored: npt.NDArray[Any]
-    padding: Mask | None
+    padding: Padding | None
     tone: Tone
     black: float
     white: float
@@ -93,6 +121,17 @@ class Rendering:
     def clipped(self) -> _Clipped:
         """The same, of values from black to white: what only adds and multiplies may be done to them before they become 0..1."""
         return _Clipped(self)
+
+    @property
+    def windowed(self) -> Windowed | None:
+        """The stored values, where `tone` is but a rescale of integers: then the window is as well one of theirs."""
+        if not isinstance(self.tone, Rescale) or self.stored.dtype not in STORED:
+            return None
+        with np.errstate(all="ignore"):
+            black, white = self.tone.before(self.black), self.tone.before(self.white)
+        if not (isfinite(black) and isfinite(white)) or black == white:
+            return None
+        return Windowed(self.stored, Window(black, white, self.padding))
 
     def levelled(self, values: Film) -> Film:
         """Bring values from black..white to 0..1, in place."""
@@ -113,10 +152,11 @@ class _Clipped:
         return self.of.shape
 
     def __getitem__(self, rows: slice) -> Film:
-        film = self.of.tone(self.of.stored[rows])
+        stored = self.of.stored[rows]
+        film = self.of.tone(stored)
         np.clip(film, *sorted((self.of.black, self.of.white)), out=film)
         if self.of.padding is not None:
-            film[self.of.padding[rows]] = self.of.black
+            film[_within(stored, self.of.padding)] = self.of.black
         return film
 
 
@@ -134,34 +174,30 @@ def _rendering(dataset: Dataset, stored: npt.NDArray[Any]) -> Rendering:
     return Rendering(stored, padding, tone, black, white)
 
 
-def _padding(stored: npt.NDArray[Any], dataset: Dataset) -> Mask | None:
-    """Return where the detector saw nothing (PS3.3 C.7.5.1.1.2), or None."""
+def _padding(stored: npt.NDArray[Any], dataset: Dataset) -> Padding | None:
+    """Return which values say that the detector saw nothing (PS3.3 C.7.5.1.1.2); None where none or all of the film does."""
     low = dataset.get("PixelPaddingValue")
     if low is None:
         return None
     high = dataset.get("PixelPaddingRangeLimit")
     first, last = sorted((int(low), int(high if high is not None else low)))
-    mask: Mask = (stored >= first) & (stored <= last)
-    return mask if mask.any() and not mask.all() else None
+    mask = _within(stored, (first, last))
+    return (first, last) if mask.any() and not mask.all() else None
+
+
+def _within(stored: npt.NDArray[Any], padding: Padding) -> npt.NDArray[np.bool_]:
+    first, last = padding
+    return (stored >= first) & (stored <= last)
 
 
 def _modality(dataset: Dataset) -> Tone:
     """Return the Modality LUT: sequence or rescale (PS3.3 C.11.1). It makes float32 of its own of stored values."""
     if dataset.get("ModalityLUTSequence"):
         return lambda stored: np.array(apply_modality_lut(stored, dataset), dtype=np.float32)
-    slope, intercept = _decimal(dataset, "RescaleSlope", 1.0), _decimal(dataset, "RescaleIntercept", 0.0)
-
-    def rescaled(stored: npt.NDArray[Any]) -> Film:
-        film = stored.astype(np.float32)
-        if (slope, intercept) != (1.0, 0.0):
-            film *= np.float32(slope)
-            film += np.float32(intercept)
-        return film
-
-    return rescaled
+    return Rescale(_decimal(dataset, "RescaleSlope", 1.0), _decimal(dataset, "RescaleIntercept", 0.0))
 
 
-def _voi(stored: npt.NDArray[Any], padding: Mask | None, modality: Tone, dataset: Dataset) -> tuple[Tone, float, float]:
+def _voi(stored: npt.NDArray[Any], padding: Padding | None, modality: Tone, dataset: Dataset) -> tuple[Tone, float, float]:
     """Return the VOI LUT: sequence before window, the first of several (PS3.3 C.11.2); without either, a robust range.
 
     From stored values to values, and between which of them the greys lie.
@@ -206,8 +242,8 @@ def _voi_table(item: Dataset, *, below_zero: Callable[[], bool]) -> Tone:
     return looked_up
 
 
-def _robust(stored: npt.NDArray[Any], padding: Mask | None, modality: Tone) -> tuple[float, float]:
-    seen = stored[~padding] if padding is not None else stored.ravel()
+def _robust(stored: npt.NDArray[Any], padding: Padding | None, modality: Tone) -> tuple[float, float]:
+    seen = stored[~_within(stored, padding)] if padding is not None else stored.ravel()
     low, high = np.percentile(modality(seen[:: max(1, seen.size // 1_000_000)]), ROBUST_RANGE)
     if high > low:
         return float(low), float(high)

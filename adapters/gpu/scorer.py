@@ -11,6 +11,7 @@ import structlog
 import torch
 
 from adapters.gpu.kept import Kept, KeptSettings, key_of
+from adapters.gpu.squares import Squares, squares_for
 from adapters.gpu.words import in_the_pipelines_words
 from adapters.model_files import HEAD, base_folder, version_folder
 from models import narrow
@@ -23,7 +24,7 @@ from models.precision import Precision
 from models.prefix import Cut, cut
 from pipeline.domain import FINDINGS, Image, ModelVersion, Scores, StoredInstance
 from pipeline.errors import ConfigurationError, WeightsCorrupt, WeightsIncompatible
-from pipeline.image_ports import Sight
+from pipeline.image_ports import Landing, Seen, Sight
 
 _RECALLED = 64  # films at a time
 
@@ -33,11 +34,15 @@ _log = structlog.get_logger("radclipd.gpu")
 class ClipScorer:
     """Implements ports.Scorer."""
 
-    def __init__(self, version: ModelVersion, classifier: Classifier, kept: Kept, *, batch_size: int) -> None:
+    def __init__(
+        self, version: ModelVersion, classifier: Classifier, kept: Kept, *, batch_size: int, squares: Squares | None = None
+    ) -> None:
+        """`squares`: made elsewhere than is best for the classifier's device."""
         self._version = version
         self._classifier = classifier
         self._kept = kept
         self._batch_size = batch_size
+        self._squares = squares or squares_for(classifier.preprocess, classifier.encoder.device)
 
     @property
     def version(self) -> ModelVersion:
@@ -45,7 +50,11 @@ class ClipScorer:
 
     @property
     def sight(self) -> Sight:
-        return self._classifier.preprocess.reduced
+        return self._squares.sight
+
+    @property
+    def land(self) -> Landing:
+        return self._squares.land
 
     def recall(self, films: Sequence[StoredInstance]) -> dict[str, Scores]:
         k = self._kept.k
@@ -62,18 +71,16 @@ class ClipScorer:
                 found |= {film.header.sop_instance_uid: row for film, row in zip(known, scores, strict=True)}
         return found
 
-    def score(self, images: Sequence[Image], films: Sequence[StoredInstance] = ()) -> Scores:
+    def score(self, images: Sequence[Image | Seen], films: Sequence[StoredInstance] = ()) -> Scores:
         with in_the_pipelines_words():
-            if self._kept.k is None or not films:
-                return self._classifier.score(images, batch_size=self._batch_size)
-            parts = [self._score_and_keep(some, of, self._kept.k) for some, of in self._batches(images, films)]
+            parts = [self._score(self._pixels(some), of) for some, of in self._batches(images, films)]
             return np.concatenate(parts) if parts else np.zeros((0, len(FINDINGS)), dtype=np.float32)
 
     def not_kept(self, films: Sequence[StoredInstance]) -> list[StoredInstance]:
         missing = set(self._kept.missing([key_of(film) for film in films])) if self._kept.k is not None else set()
         return [film for film in films if key_of(film) in missing and self._kept.admits(film)]
 
-    def keep(self, images: Sequence[Image], films: Sequence[StoredInstance]) -> None:
+    def keep(self, images: Sequence[Image | Seen], films: Sequence[StoredInstance]) -> None:
         if (k := self._kept.k) is None:
             return
         with in_the_pipelines_words():
@@ -88,8 +95,10 @@ class ClipScorer:
         """Release the files of what is kept."""
         self._kept.close()
 
-    def _score_and_keep(self, images: Sequence[Image], films: Sequence[StoredInstance], k: int) -> Scores:
-        scores, made = self._classifier.score_and_cut(self._pixels(images), k=k)
+    def _score(self, pixels: torch.Tensor, films: Sequence[StoredInstance]) -> Scores:
+        if (k := self._kept.k) is None or not films:
+            return self._classifier.score_pixels(pixels)
+        scores, made = self._classifier.score_and_cut(pixels, k=k)
         self._write(films, made)
         return scores
 
@@ -97,12 +106,12 @@ class ClipScorer:
         rows = [row for row, film in enumerate(films) if self._kept.admits(film)]
         self._kept.write([key_of(films[row]) for row in rows], made.rows(rows))
 
-    def _pixels(self, images: Sequence[Image]) -> torch.Tensor:
-        return torch.stack([self._classifier.preprocess(image) for image in images])
+    def _pixels(self, images: Sequence[Image | Seen]) -> torch.Tensor:
+        return self._classifier.preprocess.normalised(self._squares.of(images))
 
     def _batches(
-        self, images: Sequence[Image], films: Sequence[StoredInstance]
-    ) -> Iterator[tuple[Sequence[Image], Sequence[StoredInstance]]]:
+        self, images: Sequence[Image | Seen], films: Sequence[StoredInstance]
+    ) -> Iterator[tuple[Sequence[Image | Seen], Sequence[StoredInstance]]]:
         for start in range(0, len(images), self._batch_size):
             yield images[start : start + self._batch_size], films[start : start + self._batch_size]
 

@@ -23,7 +23,7 @@ from adapters.host.image_store import FileImageStore
 from adapters.host.model_store import ModelStore
 from pipeline.domain import Header, Image, ModelVersion, StoredFile, StoredInstance
 from pipeline.errors import PixelsUnreadable
-from pipeline.image_ports import Sight
+from pipeline.image_ports import Landing, Seen, Sight, copied
 from pipeline.ports import Catalog
 from tests.builders import EXPLICIT, dx, file_of, pixels
 from tests.fakes import FakeCatalog
@@ -56,8 +56,10 @@ class Films:
     def read(self, instance: StoredInstance) -> Image:
         return self._reader.read(self._on_disk(instance))
 
-    def read_ahead(self, instances: Sequence[StoredInstance], sight: Sight) -> Iterator[Image | PixelsUnreadable]:
-        return self._reader.read_ahead([self._on_disk(instance) for instance in instances], sight)
+    def read_ahead(
+        self, instances: Sequence[StoredInstance], sight: Sight, land: Landing = copied
+    ) -> Iterator[Seen | PixelsUnreadable]:
+        return self._reader.read_ahead([self._on_disk(instance) for instance in instances], sight, land)
 
     def _on_disk(self, instance: StoredInstance) -> StoredInstance:
         return replace(instance, file=self._stored[int(instance.file.key) % len(self._stored)])

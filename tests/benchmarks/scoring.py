@@ -1,10 +1,14 @@
-"""How near scoring comes to its limit: `python -m tests.benchmarks.scoring [--films 32] [--rounds 5] [--threads 2] [--json]`.
+"""How near scoring comes to its limit: `python -m tests.benchmarks.scoring [--films 32] [--rounds 5] [--threads 2]
+[--device auto] [--json]`.
 
 An untrained ViT-B/32, films of 10 megabytes on the disk, each a study of its own. In every round each way has its turn:
 
 * `daemon`: files on the disk -> predictions committed in a SQLite catalog, by the score worker's own post;
 * `bare`: encoder and head alone on tensors that are ready, in the precision that the daemon chose;
 * `naive`: what a user would write: pydicom, PIL and open_clip, one film at a time, float32; nothing is committed.
+
+On a GPU all three encode there. Beside milliseconds and ratios stand films a second, the share of the bare encoder that is
+reached, and, of one more round, what each stage of the daemon's way costs a film (`scoring_stages`).
 
 `--clock cpu` counts the processor's time of this process and of the decoders, for machines that others use too: what two
 processors would do side by side does not show then.
@@ -41,13 +45,14 @@ import torch
 from adapters import wiring
 from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
-from adapters.gpu.scorer import load_scorer
+from adapters.gpu.scorer import choose_device, load_scorer
 from adapters.host.config import CatalogConfig, Config, ModelConfig, PrefixConfig, ScoreConfig, StorageConfig
 from adapters.host.image_store import FileImageStore
 from adapters.posts import build_posts
 from pipeline.domain import Header, JobKind, ModelVersion, Sender, StoredFile, StudyState
 from pipeline.work import Post, work_once
 from tests.benchmarks.films import ARCHITECTURE, file_bytes, ratio, side_by_side, tell, untrained
+from tests.benchmarks.scoring_stages import Stages, dissected
 from tests.builders import EXPLICIT
 
 WINDOW: dict[str, Any] = {"WindowCenter": 1900, "WindowWidth": 3600}
@@ -65,11 +70,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--naive", type=int, default=8, help="films of the naive way in a round")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--batch", type=int, default=0, help="films of a batch; 0: the daemon's own")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench.of(Path(folder), options.films, options.threads)
+        bench = Bench.of(Path(folder), options.films, options.threads, device=options.device, batch=options.batch)
         tell(measure(bench, options.rounds, options.naive, options.clock), as_json=options.json)
 
 
@@ -88,14 +95,15 @@ class Bench:
     files: list[StoredFile] = field(default_factory=list)
 
     @classmethod
-    def of(cls, folder: Path, films: int, threads: int) -> Bench:
+    def of(cls, folder: Path, films: int, threads: int, *, device: str, batch: int) -> Bench:
         """Make films, catalog and version."""
+        own = ScoreConfig(threads=threads, turn_seconds=TURN)
         config = Config(
             catalog=CatalogConfig(url=f"sqlite:///{folder / 'catalog.db'}"),
             storage=StorageConfig(directory=folder / "images"),
-            model=ModelConfig(directory=folder / "models", device="cpu"),
+            model=ModelConfig(directory=folder / "models", device=device),
             prefix=PrefixConfig(directory=folder / "prefixes", fill=False),
-            score=ScoreConfig(threads=threads, turn_seconds=TURN),
+            score=own.model_copy(update={"batch_size": batch}) if batch else own,
         )
         schema.upgrade(config.catalog.url)
         catalog, store = wiring.open_catalog(config), FileImageStore(config.storage.directory)
@@ -116,25 +124,30 @@ class Bench:
                 tx.studies.put_state(header.study_instance_uid, StudyState.SETTLED)
                 tx.jobs.put(JobKind.SCORE, header.study_instance_uid)
 
-    def score(self) -> None:
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder is."""
+        return choose_device(self.config.model.device)
+
+    def score(self, post: Post | None = None) -> None:
         """Work the line off, as the worker does."""
         done = 0
-        while claimed := work_once(self.post, catalog=self.catalog, worker="bench", policy=wiring.work_policy(self.config)):
+        while claimed := work_once(post or self.post, catalog=self.catalog, worker="bench", policy=wiring.work_policy(self.config)):
             done += claimed
         assert done == self.films
 
     def naive(self, films: int) -> Callable[[], None]:
         """Return the user's loop over so many films."""
         network, _, preprocess = open_clip.create_model_and_transforms(ARCHITECTURE)
-        network.eval()
-        directions = torch.randn(14, network.visual.output_dim)
+        network.eval().to(self.device)
+        directions = torch.randn(14, network.visual.output_dim, device=self.device)
 
         def score() -> None:
             for file in self.files[:films]:
                 dataset = pydicom.dcmread(self.store.root / file.key)
                 pixels = dataset.pixel_array.astype(np.float32)
                 grey = (255 * (pixels - pixels.min()) / (pixels.max() - pixels.min())).astype(np.uint8)
-                image = preprocess(PIL.Image.fromarray(grey).convert("RGB")).unsqueeze(0)
+                image = preprocess(PIL.Image.fromarray(grey).convert("RGB")).unsqueeze(0).to(self.device)
                 with torch.no_grad():
                     features = network.encode_image(image)
                     torch.sigmoid(features / features.norm(dim=-1, keepdim=True) @ directions.T).tolist()
@@ -169,12 +182,18 @@ def measure(bench: Bench, rounds: int, naive: int, clock: str) -> dict[str, Any]
             seconds[name] += found
     each = {"daemon": bench.films, "bare": bench.films, "naive": naive}
     apiece = {name: [took / each[name] for took in of] for name, of in seconds.items()}
+    each_second = {name: 1 / statistics.median(of) for name, of in apiece.items()}
     return {
         "films": bench.films,
         "rounds": rounds,
+        "device": torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else "cpu",
+        "batch": bench.config.score.batch_size,
         "threads": torch.get_num_threads(),
         "clock": clock,
         **{f"ms_{name}": round(1000 * statistics.median(of), 2) for name, of in apiece.items()},
+        **{f"films_a_second_{name}": round(found, 1) for name, found in each_second.items()},
+        "share_of_bare": round(each_second["daemon"] / each_second["bare"], 3),
+        "ms_stages": _stages(bench),
         "ratios": {
             "vs_bare_encoder": ratio(apiece["bare"], apiece["daemon"]),
             "vs_naive": ratio(apiece["naive"], apiece["daemon"]),
@@ -182,13 +201,27 @@ def measure(bench: Bench, rounds: int, naive: int, clock: str) -> dict[str, Any]
     }
 
 
+def _stages(bench: Bench) -> dict[str, float]:
+    """Return milliseconds a film of each stage, on the wall's clock."""
+    stages = Stages()
+    bench.arrive()
+    bench.score(dissected(bench.post, stages))
+    return {name: round(1000 * seconds / bench.films, 3) for name, seconds in stages.seconds.items()}
+
+
 def _bare(bench: Bench) -> Callable[[], None]:
     settings = bench.config
     scorer = load_scorer(
-        bench.version, settings.model.directory, batch_size=settings.score.batch_size, threads=0, precision=settings.score.precision
+        bench.version,
+        settings.model.directory,
+        device=settings.model.device,
+        batch_size=settings.score.batch_size,
+        threads=0,
+        precision=settings.score.precision,
     )
     classifier = scorer._classifier
-    tensors = torch.randn(bench.films, 3, classifier.preprocess.size, classifier.preprocess.size)
+    size, device = classifier.preprocess.size, classifier.encoder.device
+    tensors = torch.randn(bench.films, 3, size, size, device=device)
 
     def score() -> None:
         for some in torch.split(tensors, settings.score.batch_size):

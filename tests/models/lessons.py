@@ -16,7 +16,7 @@ from models.teach import Method, Plan
 from pipeline import learn, rules
 from pipeline.domain import Header, Image, Label, LabelState, ModelVersion, Sender, StoredFile, StoredInstance, StudyState
 from pipeline.errors import PixelsUnreadable
-from pipeline.image_ports import Sight
+from pipeline.image_ports import Landing, Seen, Sight, copied
 from pipeline.ports import Watch
 from pipeline.resolve import LabelPolicy
 from tests.fakes import FakeCatalog
@@ -45,7 +45,9 @@ class Films:
             film[PLACES[finding]] += 0.4
         return film
 
-    def read_ahead(self, instances: Sequence[StoredInstance], sight: Sight) -> Iterator[Image | PixelsUnreadable]:
+    def read_ahead(
+        self, instances: Sequence[StoredInstance], sight: Sight, land: Landing = copied
+    ) -> Iterator[Seen | PixelsUnreadable]:
         raise NotImplementedError("learning reads whole films")
 
 

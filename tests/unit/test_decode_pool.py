@@ -20,6 +20,7 @@ from adapters.host.image_store import FileImageStore
 from models.preprocess import Preprocess
 from pipeline.domain import Header, StoredInstance
 from pipeline.errors import PixelsUnreadable
+from pipeline.image_ports import whole
 from tests import sights
 from tests.builders import EXPLICIT, dx, file_of, pixels
 
@@ -64,7 +65,7 @@ def test_the_images_are_those_that_are_read_here_in_their_order(store: FileImage
 
 def test_what_cannot_be_read_is_said_in_the_same_words(store: FileImageStore, pool: DecodePool) -> None:
     broken = film(store, 1, cut=100)
-    (told,) = pool.read_ahead([broken], sights.whole)
+    (told,) = pool.read_ahead([broken], whole)
     with pytest.raises(PixelsUnreadable) as here:
         DicomImageReader(store).read(broken)
     assert isinstance(told, PixelsUnreadable)
@@ -78,7 +79,7 @@ def test_a_film_that_kills_its_decoder_costs_itself_alone(store: FileImageStore,
     assert lost == [1, 4]
     assert "SIGSEGV" in str(found[1])
     assert "1.2.1" in str(found[1])
-    assert not any(isinstance(got, PixelsUnreadable) for got in pool.read_ahead(films, sights.whole))  # it has healed
+    assert not any(isinstance(got, PixelsUnreadable) for got in pool.read_ahead(films, whole))  # it has healed
 
 
 def test_a_film_that_hangs_its_decoder_is_given_up_in_time(store: FileImageStore) -> None:
@@ -98,7 +99,7 @@ def test_a_decoder_that_was_killed_between_two_films_is_replaced(store: FileImag
         pool.read(film(store, 0))
         os.kill(pool._decoders[0].process.pid, signal.SIGKILL)
         pool._decoders[0].process.wait()
-        found = list(pool.read_ahead([film(store, 1), film(store, 2)], sights.whole))
+        found = list(pool.read_ahead([film(store, 1), film(store, 2)], whole))
     finally:
         pool.close()
     assert not any(isinstance(got, PixelsUnreadable) for got in found)

@@ -9,7 +9,6 @@ from pipeline import report, rescore, rules
 from pipeline.domain import (
     ARRIVED,
     FINDINGS,
-    Image,
     JobKind,
     JobState,
     Receipt,
@@ -20,7 +19,7 @@ from pipeline.domain import (
     VersionState,
 )
 from pipeline.errors import ArchiveBusy, DifferentInstance, NoWeights, OutOfResources, PixelsUnreadable, RefusedByArchive
-from pipeline.image_ports import Sight
+from pipeline.image_ports import Landing, Seen, Sight, copied
 from tests.fakes import a_version
 from tests.unit.hospital_in_memory import SENDER, Hospital
 
@@ -215,8 +214,8 @@ def test_what_arrives_is_committed_before_the_archive_is_looked_at() -> None:
     done: list[str] = []
     read = hospital.pixels.read_ahead
 
-    def listening(instances: Sequence[StoredInstance], sight: Sight) -> Iterator[Image | PixelsUnreadable]:
-        for number, image in enumerate(read(instances, sight)):
+    def listening(instances: Sequence[StoredInstance], sight: Sight, land: Landing = copied) -> Iterator[Seen | PixelsUnreadable]:
+        for number, image in enumerate(read(instances, sight, land)):
             done.append(f"film {number}: {sorted(scored(hospital))}")
             yield image
 
