@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from models.base import Base, read_base
 from models.checkpoint import read_tensors
 from models.classifier import Classifier
 from models.golden import DEVICE_TOLERANCE, TOLERANCE, Golden
+from models.lanes import Lanes
 from models.precision import Precision
 from models.prefix import Cut, cut
 from pipeline.domain import FINDINGS, Image, ModelVersion, Scores, StoredInstance
@@ -43,6 +45,7 @@ class ClipScorer:
         self._kept = kept
         self._batch_size = batch_size
         self._squares = squares or squares_for(classifier.preprocess, classifier.encoder.device)
+        self._lanes = Lanes(torch.get_num_threads() if classifier.encoder.device.type == "cpu" else 1)
 
     @property
     def version(self) -> ModelVersion:
@@ -92,15 +95,18 @@ class ClipScorer:
         return self._kept.capacity
 
     def close(self) -> None:
-        """Release the files of what is kept."""
+        """Release the files of what is kept, and end the lanes."""
         self._kept.close()
+        self._lanes.close()
 
     def _score(self, pixels: torch.Tensor, films: Sequence[StoredInstance]) -> Scores:
         if (k := self._kept.k) is None or not films:
-            return self._classifier.score_pixels(pixels)
-        scores, made = self._classifier.score_and_cut(pixels, k=k)
-        self._write(films, made)
-        return scores
+            return np.concatenate(self._lanes.over(self._classifier.score_pixels, pixels))
+        parts, done = self._lanes.over(partial(self._classifier.score_and_cut, k=k), pixels), 0
+        for scores, made in parts:
+            self._write(films[done : done + len(scores)], made)
+            done += len(scores)
+        return np.concatenate([scores for scores, _ in parts])
 
     def _write(self, films: Sequence[StoredInstance], made: Cut) -> None:
         rows = [row for row, film in enumerate(films) if self._kept.admits(film)]

@@ -225,7 +225,7 @@ def _bare(bench: Bench) -> Callable[[], None]:
 
     def score() -> None:
         for some in torch.split(tensors, settings.score.batch_size):
-            classifier.score_pixels(some)
+            scorer._lanes.over(classifier.score_pixels, some)
 
     return score
 

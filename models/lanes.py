@@ -1,0 +1,46 @@
+"""A batch on a CPU in lanes: each thread takes some of the films, in place of some rows of every product.
+
+Threads that share a product wait for each other at its end, some hundred times a batch, and longest where another program has one
+of their processors, as one that decodes the next films does. Lanes meet once. Of a single film all threads share each product
+still: it is there sooner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+LEAST = 8
+"""Films of a lane, at least: each lane reads all weights, and fewer films do not make up for that."""
+
+
+class Lanes:
+    """So many threads of torch's. With one there are no lanes."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lane")
+
+    def over(self, work: Callable[[torch.Tensor], T], films: torch.Tensor) -> list[T]:
+        """Return, in order, what `work` makes of some of the films [N, ...], of the next, and so on."""
+        lanes = min(self._threads, len(films) // LEAST)
+        if lanes < 2:
+            return [work(films)]
+
+        def in_lane(some: torch.Tensor) -> T:
+            torch.set_num_threads(self._threads // lanes)  # of this thread; for MKL of all
+            return work(some)
+
+        try:
+            return list(self._pool.map(in_lane, films.chunk(lanes)))
+        finally:
+            torch.set_num_threads(self._threads)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
