@@ -44,9 +44,9 @@ def trained(seed: int = 0, **changes: float) -> tuple[Encoder, list[Step]]:
 
 
 def test_films_come_to_lie_with_their_captions() -> None:
-    encoder, steps = trained(epochs=80)
-    assert [step.number for step in steps] == list(range(1, 321))
-    assert {step.total for step in steps} == {320}
+    encoder, steps = trained(epochs=100)
+    assert [step.number for step in steps] == list(range(1, 401))
+    assert {step.total for step in steps} == {400}
     squares, texts = half_bright(40)
     images = encoder.encode_images(Preprocess(size=SIZE).normalised(torch.from_numpy(squares).float()[:, None]))
     left, right = encoder.encode_texts(list(WORDS))
