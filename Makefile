@@ -34,8 +34,8 @@ check: setup ## format, lint, types, boundaries
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 
-test: setup peers check ## all checks, then all tests that take no more than minutes
-	$(BIN)/python -m pytest -m "not slow and not systemd and not gpu" $(PYTEST)
+test: setup peers check ## all checks, then all tests that take no more than minutes, on several processors (PYTEST="-n 0": in one)
+	$(BIN)/python -m pytest -m "not slow and not systemd and not gpu" --numprocesses=auto --maxprocesses=4 --dist=loadfile $(PYTEST)
 
 test-systemd: setup peers ## the installed service in a really booted systemd (root; Debian's systemd-container and debootstrap)
 	@deploy/peers.sh systemd-container debootstrap

@@ -74,7 +74,8 @@ def of_use(labels: npt.NDArray[np.int8]) -> npt.NDArray[np.intp]:
 def batches(films: int, views: int, *, size: int, steps: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield for each step the rows [b] of the films and the number [b] of the view of each; b is `size` or all films.
 
-    Every film comes once before any comes again. Same seed, same batches.
+    Every film comes once before any comes again. Same seed, same batches. A batch of all films holds them in order: whatever was
+    drawn, sums over it are the same to the last bit.
     """
     generator = torch.Generator().manual_seed(seed)
     waiting = torch.empty(0, dtype=torch.long)
@@ -85,4 +86,6 @@ def batches(films: int, views: int, *, size: int, steps: int, seed: int) -> Iter
             fresh = again[~torch.isin(again, waiting)]  # no film twice in the batch that bridges two rounds
             waiting = torch.cat([waiting, fresh, again[torch.isin(again, waiting)]])
         rows, waiting = waiting[:size], waiting[size:]
-        yield rows, torch.randint(views, (size,), generator=generator)
+        drawn = torch.randint(views, (size,), generator=generator)
+        order = rows.argsort() if size == films else torch.arange(size)
+        yield rows[order], drawn[order]
