@@ -172,8 +172,11 @@ def score(
     workers: Annotated[int, typer.Option(min=0, help="At most; 0: one for each GPU, or for each --cores.")] = 0,
     cores: Annotated[int, typer.Option(min=0, help="Of a worker; 0: [score] threads, or all of a machine.")] = 0,
 ) -> None:
-    """Score whatever the serving version has not scored, and keep what enters the last blocks, on all machines of a Ray cluster.
-    The catalog knows what is done: stop it, or lose a machine, and start it again."""
+    """Score the archive on all machines of a Ray cluster.
+
+    Whatever the serving version has not scored; what enters the last blocks is kept. The catalog knows what is done: stop it, or
+    lose a machine, and start it again.
+    """
     config = config_of(ctx)
     from adapters.cluster.engine import ClusterSettings, score_archive
     from adapters.host.config import DEFAULT_PATH

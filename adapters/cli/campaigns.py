@@ -44,7 +44,10 @@ def worklist(
     cache: Annotated[Path | None, typer.Option(help="Folder of the cached features.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Compare what to label next: at random, by uncertainty, by typicality, by the worklist's rules; with the same learner."""
+    """Compare ways to choose what to label next.
+
+    At random, by uncertainty, by typicality, by the worklist's rules; with the same learner.
+    """
     from adapters.experiment.campaigns import LEARNERS
     from adapters.experiment.worklist import Options
     from adapters.experiment.worklist import worklist as run

@@ -36,7 +36,10 @@ def check(
     ctx: typer.Context,
     configuration: Annotated[bool, typer.Option("--configuration", help="Read the configuration and try nothing else.")] = False,
 ) -> None:
-    """Try everything the daemon needs: files, disk, database, archive, model, GPU. Exit status 1 if anything fails."""
+    """Try everything the daemon needs.
+
+    Files, disk, database, archive, model, GPU. Exit status 1 if anything fails.
+    """
     try:
         config = config_of(ctx)
     except ConfigurationError as error:

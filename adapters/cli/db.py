@@ -42,7 +42,10 @@ def current(ctx: typer.Context) -> None:
 
 @db.command()
 def tidy(ctx: typer.Context) -> None:
-    """Do at once what the dispatcher does every hour: forget jobs done long ago, count anew what the planner goes by."""
+    """Do at once what the dispatcher does every hour.
+
+    Forget jobs done long ago, count anew what the planner goes by.
+    """
     config = config_of(ctx)
     from adapters import wiring
 

@@ -33,10 +33,10 @@ def demo(
         ),
     ] = "",
 ) -> None:
-    """Start an archive and radclipd on free loopback ports, send films, fetch the reports back; label a few, learn, score again.
+    """Play the whole story with an archive on this machine.
 
-    In the end all is compared with the truth, on patients of whom nothing was labelled.
-    Nothing of yours is touched.
+    Start Orthanc and radclipd on free loopback ports, send films, fetch the reports back; label a few, learn, score again. In the
+    end all is compared with the truth, on patients of whom nothing was labelled. Nothing of yours is touched.
     """
     from rich.console import Console
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 AE_ADDRESS = re.compile(r"^([^@\s\\]{1,16})@(.+):(\d{1,5})$")
 
 experiment = typer.Typer(
-    help="Measure label-efficient adaptation: on phantoms, on ChestX-ray14, on your own archive.", no_args_is_help=True
+    help="Measure label-efficient adaptation.\n\nOn phantoms, on ChestX-ray14, on your own archive.", no_args_is_help=True
 )
 
 
@@ -38,7 +38,10 @@ def nih_to_dicom(
     send: Annotated[str, typer.Option(metavar="AE@HOST:PORT", help="Send every object to this archive as well.")] = "",
     size: Annotated[int | None, typer.Option(min=16, help="Longer edge, pixels; larger films are reduced.")] = None,
 ) -> None:
-    """Turn ChestX-ray14 into DX studies; what the films show goes into truth.csv and never into the DICOM files."""
+    """Turn ChestX-ray14 into DX studies.
+
+    What the films show goes into truth.csv and never into the DICOM files.
+    """
     from adapters.experiment.nih_to_dicom import convert
     from adapters.hospital.truth import TRUTH
 
@@ -81,7 +84,10 @@ def pretrain_demo(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Processes that take films.")] = 2,
 ) -> None:
-    """Make the demonstration encoder again, from nothing: phantom films, captions, contrastive training."""
+    """Make the demonstration encoder again, from nothing.
+
+    Phantom films, captions, contrastive training.
+    """
     from adapters.experiment.pretraining import Plan, make_encoder
     from adapters.gpu.scorer import choose_device
     from adapters.gpu.words import in_the_pipelines_words

@@ -80,7 +80,10 @@ def fewshot(
     cache: Annotated[Path | None, typer.Option(help="Folder of the cached features.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Measure few-shot adaptation: every method, shot count and draw, against the true zero-shot. What is there is kept."""
+    """Measure few-shot adaptation by every method.
+
+    Every shot count and draw, against the true zero-shot. What is there is kept.
+    """
     counts = whole_numbers(shots)
     if data is Films.NIH and folder is None:
         raise typer.BadParameter("--data nih needs the folder of the films", param_hint="--folder")

@@ -91,7 +91,10 @@ def import_(
     csv: CsvFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Import a table: all of it or, where anything is wrong, nothing; then every fault is printed with its row."""
+    """Import a table: all of it or nothing.
+
+    Where anything is wrong, every fault is printed with its row.
+    """
     form = chosen(table=table, csv=csv, json=json)
     from adapters.readers.tables import Defaults, import_table
     from pipeline.domain import LabelState
@@ -155,7 +158,7 @@ def conflicts(ctx: typer.Context, table: TableFlag = False, csv: CsvFlag = False
 
 @labels.command()
 def export(ctx: typer.Context) -> None:
-    """Print all statements that stand as CSV, in the columns that `import` reads."""
+    """Print all statements that stand, as CSV for `import`."""
     from adapters.readers.template import EXPORTED, exported_rows
     from pipeline.resolve import standing
 
@@ -167,7 +170,7 @@ def export(ctx: typer.Context) -> None:
 
 @labels.command()
 def template(ctx: typer.Context, studies: Annotated[list[str] | None, typer.Argument(help="Study Instance UIDs.")] = None) -> None:
-    """Print an empty table to fill in, with a row for each study named."""
+    """Print a table to fill in, a row for each study named."""
     from adapters.readers.template import TO_FILL_IN, empty_rows
 
     numbers: dict[str, str] = {}
@@ -202,7 +205,10 @@ def explain(
     csv: CsvFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Show what an SR or KOS gives as labels by [labels], or why it gives none. Nothing is written."""
+    """Show what labels an SR or KOS gives, or why none.
+
+    By [labels]. Nothing is written.
+    """
     form = chosen(table=table, csv=csv, json=json)
     read = _document_of(ctx, document)
     if read.reason:
@@ -215,7 +221,10 @@ def explain(
 
 @labels.command()
 def reread(ctx: typer.Context) -> None:
-    """Have every SR and KOS in the catalog read again, after a change of [labels]. What they have said is not said twice."""
+    """Have every SR and KOS in the catalog read again.
+
+    After a change of [labels]. What they have said is not said twice.
+    """
     from pipeline.labels import reread as enqueue
 
     with _catalog_of(ctx) as (_, catalog):

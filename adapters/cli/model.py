@@ -42,7 +42,7 @@ def fetch(
     marking: Marking = "",
     serve: Serve = False,
 ) -> None:
-    """Download weights with open_clip and make a zero-shot version of them."""
+    """Download weights by open_clip, as a zero-shot version."""
     from adapters.gpu.importer import keep_source
     from adapters.gpu.words import in_the_pipelines_words
     from models import sources
@@ -82,7 +82,10 @@ def import_file(
 
 
 def demo(ctx: typer.Context, name: Name = "", serve: Serve = False) -> None:
-    """Make a zero-shot version of the encoder that is shipped: trained on phantoms, for demonstrations, never for a patient."""
+    """Make a zero-shot version of the shipped encoder.
+
+    It was trained on phantoms, for demonstrations, never for a patient.
+    """
     from adapters.gpu.importer import keep_source
     from adapters.gpu.words import in_the_pipelines_words
     from models import demo as encoder
@@ -108,7 +111,10 @@ def untrained(
 def list_versions(
     ctx: typer.Context, table: output.TableFlag = False, csv: output.CsvFlag = False, json: output.JsonFlag = False
 ) -> None:
-    """List the versions of the catalog, whether their files are in place, and bases that no version uses."""
+    """List the versions, and whether their files are there.
+
+    And bases that no version uses.
+    """
     from adapters.wiring import open_model_store
 
     form = output.chosen(table=table, csv=csv, json=json)

@@ -33,7 +33,10 @@ def query(
 
 
 def studies(ctx: typer.Context, limit: Limit = 50, table: TableFlag = False, csv: CsvFlag = False, json: JsonFlag = False) -> None:
-    """List the studies that arrived last, with their state and, where ignored, the reason."""
+    """List the studies that arrived last, and their states.
+
+    Of those that were ignored, the reason.
+    """
     sql = (
         "SELECT study_instance_uid, accession_number, study_date, state, reason, instance_count, revision, last_received_at"
         f" FROM v_studies ORDER BY last_received_at DESC LIMIT {limit}"

@@ -25,7 +25,10 @@ def register(app: typer.Typer) -> None:
 
 
 def run(ctx: typer.Context) -> None:
-    """Run the whole daemon: listener, dispatcher, score, learn and report workers."""
+    """Run the whole daemon.
+
+    Listener, dispatcher, and workers that score, learn and report.
+    """
     config = config_of(ctx, role="run")
     from adapters import daemon
 

@@ -37,8 +37,10 @@ def versions(
     csv: output.CsvFlag = False,
     json: output.JsonFlag = False,
 ) -> None:
-    """List the model versions with their state and the reason for it, and tell what is under way; of one, the measures
-    (--json: the whole card)."""
+    """List the model versions, and what is under way.
+
+    Each with its state and the reason for it; of one, the measures (--json: the whole card).
+    """
     if number is None:
         sql = (
             "SELECT number, state, name, marking, calibrated, created_at, served_at, retired_at, reason"
@@ -83,7 +85,7 @@ def reject(
 def rollback(
     ctx: typer.Context, because: Annotated[str, typer.Option(help="The reason, which is kept with the version.")] = "rolled back"
 ) -> None:
-    """Reject the serving version; the one that served before it serves again."""
+    """Reject the serving version: the one before serves again."""
     from pipeline import versions as steps
 
     with _catalog_of(ctx) as (config, catalog):

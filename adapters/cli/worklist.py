@@ -48,9 +48,10 @@ def worklist(
     table: TableFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Choose what to label next, one study a patient, by the shares of [worklist], and keep why it was asked for.
+    """Choose what to label next, and keep why.
 
-    A label of such a study, however it comes in, carries the reason and the probability by itself.
+    One study a patient, by the shares of [worklist]. A label of such a study, however it comes in, carries the reason and the
+    probability by itself.
     """
     if table + json + (str(csv) == "-") > 1:
         raise typer.BadParameter("choose one of --table, --csv - and --json")

@@ -40,6 +40,16 @@ def test_every_verb_is_in_the_help_and_has_one_of_its_own() -> None:
         assert run(verb, "--help").returncode == 0
 
 
+@pytest.mark.parametrize("group", ["", "db", "model", "quarantine", "reports", "labels", "backfill", "experiment"])
+def test_what_a_verb_is_for_fits_its_line(group: str) -> None:
+    _, _, listed = run(*group.split(), "--help").stdout.partition("\nCommands:\n")
+    assert listed and "..." not in listed
+
+
+def test_tables_of_the_configuration_stay_in_the_help() -> None:
+    assert "[worklist]" in run("worklist", "--help").stdout
+
+
 @pytest.mark.parametrize("part", ["build_listener", "build_settle"])
 def test_listener_and_dispatcher_never_load_torch(part: str) -> None:
     code = f"""
