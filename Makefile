@@ -5,6 +5,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # Peers that the tests and the demo talk to, all from Debian.
 PEERS  := orthanc orthanc-dicomweb dcmtk dicom3tools postgresql
+# A process takes whole files, in their order: the acceptance tests, which take longest, come first.
+SHARED := --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 DEMO   ?=
 BENCH  ?=
 
@@ -35,7 +37,7 @@ check: setup ## format, lint, types, boundaries
 	$(BIN)/lint-imports
 
 test: setup peers check ## all checks, then all tests that take no more than minutes, on several processors (PYTEST="-n 0": in one)
-	$(BIN)/python -m pytest -m "not slow and not systemd and not gpu" --numprocesses=auto --maxprocesses=4 --dist=loadfile $(PYTEST)
+	$(BIN)/python -m pytest -m "not slow and not systemd and not gpu" $(SHARED) $(PYTEST)
 
 test-systemd: setup peers ## the installed service in a really booted systemd (root; Debian's systemd-container and debootstrap)
 	@deploy/peers.sh systemd-container debootstrap

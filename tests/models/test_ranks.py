@@ -166,11 +166,11 @@ def test_a_round_that_is_stopped_while_ranks_start_leaves_nothing(
 
     def stop(done: int) -> None:
         started.extend(pid for pid in given.of_ranks(os.getpid()) if pid not in others)
-        raise Interrupted("told to stop")
+        if started:  # a process that has hardly begun has no command line yet
+            raise Interrupted("told to stop")
 
     with pytest.raises(Interrupted), given.two(folder, base) as two:
         two.fits(fitting, given.orders(base, 1), stop)
-    assert started
     given.until(lambda: not any(map(given.runs, started)), 5)
     assert list(folders.iterdir()) == []
 
