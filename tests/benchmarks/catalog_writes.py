@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -35,9 +35,8 @@ from pipeline.domain import (
     StoredInstance,
     VersionState,
 )
-from pipeline.image_ports import Sight
 from pipeline.pace import Pace
-from tests.fakes import FakeImageReader, FakeImageStore
+from tests.fakes import FakeImageReader, FakeImageStore, FakeScorer, FakeScorers
 from tests.large_archive import SERVING, LargeArchive
 
 REPEATS = 20
@@ -49,22 +48,21 @@ RECEIVED, SCORED_AGAIN, WRITTEN, ROUNDS = 100, 640, 1280, 3
 """Studies, and how often those are written."""
 
 
-class _Recalled:
-    """ports.Scorers and ports.Scorer whose films were all kept: what is left is the catalog's part."""
+class _Recalled(FakeScorer):
+    """ports.Scorer whose films were all kept: what is left is the catalog's part."""
 
-    sight: Sight | None = None  # nothing is looked at
-
-    def __init__(self, version: ModelVersion) -> None:
-        self.version = version
-
-    def load(self, version: ModelVersion) -> _Recalled:
-        return self
-
-    def recall(self, films: list[StoredInstance]) -> dict[str, Scores]:
+    def recall(self, films: Sequence[StoredInstance]) -> dict[str, Scores]:
         return {film.header.sop_instance_uid: np.linspace(0.1, 0.8, len(FINDINGS), dtype=np.float32) for film in films}
 
-    def score(self, images: list[Image], films: list[StoredInstance] = ()) -> Scores:  # type: ignore[assignment]
+    def score(self, images: Sequence[Image], films: Sequence[StoredInstance] = ()) -> Scores:
         raise AssertionError("nothing is left to score")
+
+
+class _Recalling(FakeScorers):
+    """ports.Scorers of those."""
+
+    def load(self, version: ModelVersion) -> _Recalled:
+        return _Recalled(version)
 
 
 def writes(catalog: SqlCatalog, archive: LargeArchive, processor: Callable[[], float]) -> dict[str, Any]:
@@ -78,7 +76,7 @@ def writes(catalog: SqlCatalog, archive: LargeArchive, processor: Callable[[], f
         tx.versions.serve(third.number)
     queued: list[int] = []
     line, line_processor = _taken(lambda: queued.append(rescore.rescore(catalog=catalog)), processor)
-    post, count = _post(catalog, third), min(SCORED_AGAIN, queued[0])
+    post, count = _post(catalog), min(SCORED_AGAIN, queued[0])
     with catalog.read() as tx:
         done = tx.jobs.counts().get((JobKind.SCORE, JobState.DONE), 0)
 
@@ -126,9 +124,9 @@ def _write(catalog: SqlCatalog, archive: LargeArchive) -> None:
             tx.scores.put_predictions(SERVING + 1, {uid: _said() for uid in uids}, revisions=revisions)
 
 
-def _post(catalog: SqlCatalog, version: ModelVersion) -> work.Post:
+def _post(catalog: SqlCatalog) -> work.Post:
     policy = score.ScorePolicy(combine="max", chest=rules.ChestPolicy(), batch=BATCH)
-    step = partial(score.score, catalog=catalog, pixels=FakeImageReader(), scorers=_Recalled(version), policy=policy)  # type: ignore[arg-type]
+    step = partial(score.score, catalog=catalog, pixels=FakeImageReader(), scorers=_Recalling(), policy=policy)
     return work.Post(kind=JobKind.SCORE, step=step, pace=Pace(seconds=60.0, least=BATCH, most=TOGETHER))
 
 
