@@ -20,6 +20,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
+from adapters.dicom.answer import SUCCESS
 from adapters.dicom.intake import Intake
 from adapters.dicom.places import OwnPlaces, Places, Waiting
 from adapters.dicom.server import DrainableServer
@@ -30,7 +31,6 @@ from pipeline.errors import DifferentInstance, DoesNotMatch, NotUnderstood, OutO
 from pipeline.ports import Arriving
 
 # C-STORE status codes, PS3.4 table B.2-1 and PS3.7 annex C
-SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700
 DATA_SET_DOES_NOT_MATCH_SOP_CLASS = 0xA900
 CANNOT_UNDERSTAND = 0xC000
@@ -205,7 +205,7 @@ class Listener:
             transfer_syntax_uid=str(association._accepted_cx[context].transfer_syntax[0]),
         )
 
-    def _on_store(self, event: evt.Event) -> Dataset:
+    def _on_store(self, event: evt.Event) -> Dataset | int:
         """Answer one C-STORE request: PS3.4 B.2.3."""
         sender = _sender(event.assoc)
         request = cast(C_STORE, event.request)
@@ -221,7 +221,7 @@ class Listener:
             return self._refusal(uid, sender, UNEXPECTED, f"unexpected {type(error).__name__}")
         self._studies.setdefault(event.assoc, set()).add(header.study_instance_uid)
         log.debug("received", instance=uid, receipt=receipt.value, calling=sender.ae_title)
-        return _response(SUCCESS)
+        return SUCCESS
 
     def _take(self, data_set: BytesIO | None, sender: Sender) -> tuple[Header, Receipt]:
         if not isinstance(data_set, Intake):
@@ -271,10 +271,9 @@ def _sender(association: Association) -> Sender:
     return Sender(str(calling or "").strip(), address, str(called or "").strip())
 
 
-def _response(status: int, comment: str = "") -> Dataset:
+def _response(status: int, comment: str) -> Dataset:
     """Return the status elements of a C-STORE-RSP (PS3.7 9.1.1.2); the comment is cut to VR LO."""
     response = Dataset()
     response.Status = status
-    if comment:
-        response.ErrorComment = comment.encode("ascii", "replace").decode()[:COMMENT_LENGTH]
+    response.ErrorComment = comment.encode("ascii", "replace").decode()[:COMMENT_LENGTH]
     return response

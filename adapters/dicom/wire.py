@@ -7,7 +7,7 @@ PDU, and look for work a thousand times a second:
 * `WireSocket` reads whatever has come into one buffer of fixed size and cuts P-DATA-TF PDUs (PS3.8 9.3.5) into fragments there;
 * `WireDul` waits for the socket or for something to send, and hands the state machine fragments in place of whole PDUs;
 * `WireDimse` lets the data set of a C-STORE flow into whatever `opened` returns, bounds everything else, and serves the request on
-  the thread that read it, so that nothing more is read from a sender before it has its answer;
+  the thread that read it, so that nothing more is read from a sender before it has its answer (`answer`);
 * `Checkpoint` rests the association's own thread until there is something for it.
 
 PDUs other than P-DATA-TF go through pynetdicom's own code, once they are there whole.
@@ -37,7 +37,8 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket, RequestHandler
 
-from adapters.dicom.cutter import COMMAND, Cutter, Fragment, Malformed
+from adapters.dicom import answer
+from adapters.dicom.cutter import COMMAND, LAST, LENGTH_BYTES, Cutter, Fragment, Malformed
 
 PINNED = "3.0.4"
 """The release whose private names are used here; another one must be read before it is let in."""
@@ -331,6 +332,17 @@ class WireDimse(DIMSEServiceProvider):
             context, request = self.msg_queue.get(block=False)
             self.assoc.abort = self.assoc._abort_nonblocking  # type: ignore[method-assign] # as pynetdicom does in events
             self.assoc._serve_request(cast(Any, request), cast(int, context))
+
+    def send_msg(self, primitive: Any, context_id: int) -> None:
+        """Send; that an instance was kept, the answer of all days, in one piece and without pydicom's part in it."""
+        kept = answer.to_a_kept(primitive)
+        command = bytes([COMMAND | LAST]) + answer.command_set(kept) if kept is not None else b""
+        if not command or 0 < self.maximum_pdu_size < LENGTH_BYTES + 1 + len(command):  # that of the peer, of its PDV items
+            super().send_msg(primitive, context_id)
+            return
+        whole = P_DATA()
+        whole.presentation_data_value_list.append((context_id, command))
+        self.dul.send_pdu(whole)
 
     def abandon(self) -> None:
         """Close what was under way when the connection ended."""

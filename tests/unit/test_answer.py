@@ -1,0 +1,49 @@
+"""That an instance was kept is told in pynetdicom's own bytes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pynetdicom.dimse_messages import C_STORE_RSP
+from pynetdicom.dimse_primitives import C_ECHO, C_STORE
+
+from adapters.dicom import answer
+
+uids = st.from_regex(r"[0-2](\.(0|[1-9][0-9]{0,9})){1,6}", fullmatch=True)
+
+
+def answered(sop_class: str, sop_instance: str, message: int, status: int = answer.SUCCESS) -> C_STORE:
+    response = C_STORE()
+    response.MessageID = response.MessageIDBeingRespondedTo = message
+    response.AffectedSOPClassUID, response.AffectedSOPInstanceUID, response.Status = sop_class, sop_instance, status
+    return response
+
+
+@given(sop_class=uids, sop_instance=uids, message=st.integers(0, 65535))
+def test_it_is_what_pynetdicom_would_send(sop_class: str, sop_instance: str, message: int) -> None:
+    response = answered(sop_class, sop_instance, message)
+    theirs = C_STORE_RSP()
+    theirs.primitive_to_message(response)
+    [whole] = theirs.encode_msg(1, 0)
+    [(_, fragment)] = whole.presentation_data_value_list
+    assert answer.to_a_kept(response) is response
+    assert answer.command_set(response) == fragment[1:]
+
+
+def request() -> C_STORE:
+    asked = answered("1.2", "1.2.3", 1)
+    asked.MessageIDBeingRespondedTo = None
+    return asked
+
+
+def refusal(comment: str = "") -> C_STORE:
+    refused = answered("1.2", "1.2.3", 1, answer.SUCCESS if comment else 0xA700)
+    if comment:
+        refused.ErrorComment = comment  # type: ignore[assignment] # pynetdicom's own says None
+    return refused
+
+
+@pytest.mark.parametrize("other", [request(), refusal(), refusal("why"), C_ECHO()], ids=["request", "refusal", "comment", "echo"])
+def test_everything_else_is_not(other: object) -> None:
+    assert answer.to_a_kept(other) is None
