@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -33,26 +35,41 @@ SQLITE_READS = {
 Answer = tuple[list[str], list[tuple[Any, ...]]]
 
 
-def run(url: str, sql: str, *, limit: int | None = None) -> Answer:
-    """Return column names and rows; moments as UTC text and JSON as text, alike on both databases.
+Ask = Callable[[str], Answer]
 
-    Refused for what is no single reading statement; OutOfResources for a database that is away.
+
+def run(url: str, sql: str, *, limit: int | None = None) -> Answer:
+    """Ask one question, as `reader` does; at most `limit` rows."""
+    with reader(url, limit=limit) as ask:
+        return ask(sql)
+
+
+@contextmanager
+def reader(url: str, *, limit: int | None = None) -> Iterator[Ask]:
+    """Give what returns column names and rows; moments as UTC text and JSON as text, alike on both databases. One connection.
+
+    It raises Refused for what is no single reading statement; OutOfResources for a database that is away.
     """
-    if not READS.match(sql):
-        raise Refused(
-            "only a reading statement is run here", hint="begin it with SELECT or WITH; the v_* views are in the SQL cookbook"
-        )
     parsed = database_url(url)
     engine = open_engine(parsed, busy_timeout_seconds=30, read_only=True)
+
+    def ask(sql: str) -> Answer:
+        if not READS.match(sql):
+            raise Refused(
+                "only a reading statement is run here", hint="begin it with SELECT or WITH; the v_* views are in the SQL cookbook"
+            )
+        try:
+            with engine.connect() as connection:
+                return _ask(connection, sql, limit)
+        except SQLAlchemyError as error:
+            if is_passing(error) and not _is_refusal_to_write(error):
+                raise away(parsed, error) from error
+            raise Refused(f"the database refuses this: {reason(error)}", hint="views and columns: SQL cookbook") from error
+        except sqlite3.ProgrammingError as error:
+            raise Refused(f"the database refuses this: {error}", hint="one statement at a time") from error
+
     try:
-        with engine.connect() as connection:
-            return _ask(connection, sql, limit)
-    except SQLAlchemyError as error:
-        if is_passing(error) and not _is_refusal_to_write(error):
-            raise away(parsed, error) from error
-        raise Refused(f"the database refuses this: {reason(error)}", hint="views and columns: SQL cookbook") from error
-    except sqlite3.ProgrammingError as error:
-        raise Refused(f"the database refuses this: {error}", hint="one statement at a time") from error
+        yield ask
     finally:
         engine.dispose()
 
@@ -72,13 +89,16 @@ def _ask_apart(connection: Connection, sql: str, limit: int | None) -> Answer:
     """
     driver: Any = connection.connection.driver_connection
     driver.set_authorizer(_authorize)
-    with ThreadPoolExecutor(1, thread_name_prefix="query") as thread:
-        asked = thread.submit(_fetch, connection, sql, limit)
-        try:
-            return asked.result()
-        except BaseException:
-            driver.interrupt()
-            raise
+    try:
+        with ThreadPoolExecutor(1, thread_name_prefix="query") as thread:
+            asked = thread.submit(_fetch, connection, sql, limit)
+            try:
+                return asked.result()
+            except BaseException:
+                driver.interrupt()
+                raise
+    finally:
+        driver.set_authorizer(None)  # what begins the next question on this connection is ours
 
 
 def _fetch(connection: Connection, sql: str, limit: int | None) -> Answer:

@@ -7,12 +7,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from time import sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex
@@ -24,7 +20,14 @@ from adapters.catalog.trouble import away, code_of, described, is_passing, reaso
 from adapters.catalog.views import VIEWS
 from pipeline.errors import OutOfResources, SchemaMismatch
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+SCRIPTS = Path(migrations.__file__).parent
 UPGRADE = "radclipd db upgrade"
+ALEMBIC = "alembic_version"
+"""The table in which Alembic keeps the revision."""
 READERS = "radclipd_readers"
 """The group role that may read the views and nothing else."""
 LOCK = 7_270_411
@@ -35,18 +38,29 @@ DEPENDED_UPON = "2BP01"
 """SQLSTATE dependent_objects_still_exist."""
 
 
-def _scripts() -> Config:
+def _config() -> Config:
+    from alembic.config import Config  # only who upgrades needs Alembic, and everybody looks at the revision
+
     config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
+    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     return config
 
 
+def _scripts() -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(_config())
+
+
 @cache
+def revisions() -> tuple[str, ...]:
+    """Return the revisions that this release knows, in order: the names of the scripts begin with them."""
+    return tuple(sorted(script.name.partition("_")[0] for script in (SCRIPTS / "versions").glob("[0-9]*.py")))
+
+
 def head() -> str:
     """Return the revision that this release works on."""
-    found = ScriptDirectory.from_config(_scripts()).get_current_head()
-    assert found is not None
-    return found
+    return revisions()[-1]
 
 
 def current(url: str) -> str | None:
@@ -104,8 +118,8 @@ def _go_ahead(connection: Connection) -> None:
     """Do what takes long and nobody waits for, outside a transaction. The lock goes with the connection."""
     _wait_for(connection, "pg_try_advisory_lock")
     connection.execute(text("SET lock_timeout = 0"))  # it waits for whoever reads, a backup too, and nobody waits for it
-    found, scripts = _revision(connection), ScriptDirectory.from_config(_scripts())
-    if found in (None, head()) or found not in {script.revision for script in scripts.walk_revisions()}:
+    found, scripts = _revision(connection), _scripts()
+    if found in (None, head()) or found not in revisions():
         return
     _make_indexes(connection)
     for script in reversed(list(scripts.iterate_revisions(head(), found))):
@@ -129,8 +143,7 @@ def _make_indexes(connection: Connection) -> None:
 
 
 def _refuse_newer(url: URL, found: str | None) -> None:
-    known = {script.revision for script in ScriptDirectory.from_config(_scripts()).walk_revisions()}
-    if found is not None and found not in known:
+    if found is not None and found not in revisions():
         raise SchemaMismatch(
             f"catalog {described(url)} has schema {found}, newer than this release's {head()}",
             hint="install the release that made it, or a newer one",
@@ -138,14 +151,19 @@ def _refuse_newer(url: URL, found: str | None) -> None:
 
 
 def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+    if not inspect(connection).has_table(ALEMBIC):
+        return None
+    revision: str | None = connection.scalar(text(f"SELECT version_num FROM {ALEMBIC}"))
+    return revision
 
 
 def _migrate(connection: Connection) -> None:
     """Views stand on tables, so they go first and come back last."""
     for name in reversed(VIEWS):
         connection.execute(text(f"DROP VIEW IF EXISTS {name}"))
-    config = _scripts()
+    from alembic import command
+
+    config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
     for name, query in VIEWS.items():

@@ -23,12 +23,13 @@ def lines(url: str) -> Iterator[str]:
     """Say from the views what is under way; nothing where nothing is. OutOfResources where the catalog is away."""
     from adapters.catalog import query
 
-    columns, rows = query.run(url, "SELECT * FROM v_learning ORDER BY job DESC LIMIT 1")
-    yield from (learning(dict(zip(columns, row, strict=True))) for row in rows)
-    if not query.run(url, OLDEST)[1]:
-        return
-    columns, rows = query.run(url, "SELECT * FROM v_rescoring WHERE scored < studies")
-    yield from (rescoring(dict(zip(columns, row, strict=True))) for row in rows)
+    with query.reader(url) as ask:
+        columns, rows = ask("SELECT * FROM v_learning ORDER BY job DESC LIMIT 1")
+        yield from (learning(dict(zip(columns, row, strict=True))) for row in rows)
+        if not ask(OLDEST)[1]:
+            return
+        columns, rows = ask("SELECT * FROM v_rescoring WHERE scored < studies")
+        yield from (rescoring(dict(zip(columns, row, strict=True))) for row in rows)
 
 
 def learning(row: Mapping[str, Any]) -> str:

@@ -12,14 +12,6 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
-
-def checked_cron(value: str) -> str:
-    """Return a crontab line as it is; "" is none. ValueError for what is no crontab line."""
-    if value:
-        CronTrigger.from_crontab(value, timezone="UTC")
-    return value
-
-
 log = structlog.get_logger("radclipd.clock")
 
 

@@ -15,7 +15,6 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from adapters.host import config_file, values
 from adapters.host.backfill_config import BackfillConfig
-from adapters.host.clock import checked_cron
 from adapters.host.values import (
     AbsolutePath,
     AeTitle,
@@ -28,6 +27,7 @@ from adapters.host.values import (
     Section,
     Whole,
     Words,
+    crontab_line,
 )
 from pipeline.errors import ConfigurationError
 
@@ -219,7 +219,7 @@ class LearnConfig(Section):
         default=1000, ge=0, description="Newest studies of the archive that are looked at for how films differ."
     )
     seed: int = Field(default=0, ge=0, description="Same seed and labels, same weights.")
-    cron: Annotated[str, AfterValidator(checked_cron)] = Field(
+    cron: Annotated[str, AfterValidator(crontab_line)] = Field(
         default="30 2 * * *", description='When the scheduler looks for new labels: a crontab line, UTC; "": never.'
     )
     min_new_labels: Whole = Field(default=20, description="It learns when at least so many statements are new.")

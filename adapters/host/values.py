@@ -32,6 +32,15 @@ class Section(BaseModel):
         return value
 
 
+def crontab_line(value: str) -> str:
+    """Check a crontab line of five fields; "" is none."""
+    if value:
+        from apscheduler.triggers.cron import CronTrigger  # of the scheduler only this: every command reads the configuration
+
+        CronTrigger.from_crontab(value, timezone="UTC")
+    return value
+
+
 def ae_title(value: str) -> str:
     """Check an AE title: 1 to 16 printable ASCII characters, no backslash (PS3.5 section 6.2, VR AE)."""
     title = value.strip(" ")

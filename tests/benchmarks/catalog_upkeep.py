@@ -90,7 +90,7 @@ def _downgrade(url: str) -> None:
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
         for name in reversed(VIEWS):
             connection.execute(text(f"DROP VIEW IF EXISTS {name}"))
-        config = schema._scripts()
+        config = schema._config()
         config.attributes["connection"] = connection
         command.downgrade(config, OLDEST)
         for name in ("v_studies", "v_predictions", "v_reports", "v_labels"):  # of views that schema knew, those that are asked here

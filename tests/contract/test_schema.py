@@ -126,6 +126,12 @@ def test_upgrading_from_every_release_keeps_what_was_there(
             execute(url, forbidden)
 
 
+def test_the_names_of_the_scripts_are_their_revisions_in_order() -> None:
+    scripts = list(schema._scripts().walk_revisions())
+    assert [script.revision for script in reversed(scripts)] == list(schema.revisions())
+    assert schema._scripts().get_current_head() == schema.head()
+
+
 @pytest.mark.parametrize("engine", DATABASES)
 def test_the_newest_file_of_releases_is_this_release(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """A change of the schema comes with a migration and a new pair of files, or no later release can be tested from it."""
