@@ -225,7 +225,7 @@ class _Hand:
             return
         places, read = _whitened(self._of.scores, self._experience.read)
         taken = np.concatenate([read, places[[pick.row for pick in self.picks]], np.zeros((1, places.shape[1]))])
-        apart = np.min([((places - one) ** 2).sum(axis=1) for one in taken], axis=0)
+        apart = _apart(places, taken)
         for _ in range(count):
             if not self.free.any():
                 return
@@ -233,7 +233,7 @@ class _Hand:
             weight = np.where(here, (apart / max(apart[here].max(), 1e-12)) ** self._policy.boldness, 0.0)
             weight = weight / weight.sum() if weight.sum() > 0 else here / here.sum()
             row = int(self._chance.choice(len(weight), p=weight))
-            apart = np.minimum(apart, ((places - places[row]) ** 2).sum(axis=1))
+            apart = np.minimum(apart, _apart(places, places[row : row + 1]))
             yield _Chosen(row, float(weight[row] * here.sum() / self.free.sum()))
 
     def typicality(self, count: int) -> Iterator[_Chosen]:
@@ -265,6 +265,8 @@ class _Hand:
             yield _Chosen(row, 1.0)
 
 
+SOME = 256
+"""Studies that were read, whose distances to all candidates are in memory at once: 8 bytes each, a candidate."""
 MOST_REGIONS = 64
 """Of typicality."""
 ROUNDS = 8
@@ -297,6 +299,15 @@ def _whitened(scores: Floats, read: Floats) -> tuple[Floats, Floats]:
     variance, axes = np.linalg.eigh(np.atleast_2d(np.cov(logit, rowvar=False)) if len(logit) > 1 else np.eye(logit.shape[1]))
     root = axes / np.sqrt(np.maximum(variance, 1e-3 * variance[-1] + 1e-12))
     return np.asarray((logit - centre) @ root), np.asarray((of - centre) @ root)
+
+
+def _apart(places: Floats, taken: Floats) -> Floats:
+    """Return the squared distance [N] of each place to the nearest of those taken [T], some of which are looked at at a time."""
+    found, length = np.full(len(places), np.inf), (places**2).sum(axis=1)
+    for first in range(0, len(taken), SOME):
+        some = taken[first : first + SOME]
+        np.minimum(found, ((some**2).sum(axis=1) - 2 * places @ some.T).min(axis=1), out=found)
+    return np.asarray((found + length).clip(min=0.0))
 
 
 def _places(scores: Floats, reference: Floats) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline import rules
 from pipeline.domain import FINDINGS
-from pipeline.selection import Candidates, Experience, Pick, Reason, SelectionPolicy, heights, select
+from pipeline.selection import SOME, Candidates, Experience, Pick, Reason, SelectionPolicy, heights, select
 
 HERNIA, MASS, EDEMA = (FINDINGS.index(name) for name in ("Hernia", "Mass", "Edema"))
 
@@ -198,6 +199,20 @@ def test_coverage_does_not_go_twice_to_one_place() -> None:
     of.scores[[3, 4]] = np.where(np.arange(len(FINDINGS)) % 2, 0.95, 0.05)
     picks = select(of, experience(read=of.scores[[3]]), only(Reason.COVERAGE), count=5, seed=0)
     assert not {pick.row for pick in picks} & {3, 4}
+
+
+@pytest.mark.parametrize(("known", "unlike"), [(10, 20), (20, 10)])
+@pytest.mark.parametrize("place", [0, SOME - 1, SOME, 3 * SOME + 1])
+def test_coverage_knows_everything_that_was_read(place: int, known: int, unlike: int) -> None:
+    """Two studies lie far from the rest, one of them where something was read, wherever that stands among what was read."""
+    archive = candidates(60)
+    scores = 0.4 + 0.2 * archive.scores
+    scores[10], scores[20] = 0.999, np.where(np.arange(len(FINDINGS)) % 2, 0.999, 0.001)
+    read = np.full((3 * SOME + 2, len(FINDINGS)), 0.5)
+    read[place] = scores[known]
+    policy = only(Reason.COVERAGE, boldness=60.0)
+    picks = select(replace(archive, scores=scores), experience(read=read), policy, count=1, seed=4)
+    assert [pick.row for pick in picks] == [unlike]
 
 
 def test_heights() -> None:
