@@ -7,7 +7,7 @@ import struct
 import time
 import tracemalloc
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import cast
 
 import pytest
@@ -34,19 +34,20 @@ class Raw:
         self.association: Association = associate(port, classes=(DX, ECHO))
         assert self.association.is_established
         self.association._reactor_checkpoint.clear()  # answers are read here
+        own = self.association.dul.socket
+        assert own is not None and own.socket is not None
+        self._socket = own.socket
         self.context = next(c.context_id for c in self.association.accepted_contexts if c.abstract_syntax == DX) or 0
 
     def write(self, stream: bytes) -> None:
-        socket_ = self.association.dul.socket
-        assert socket_ is not None
-        if socket_.socket is None:
-            raise BrokenPipeError
-        socket_.socket.sendall(stream)
+        self._socket.sendall(stream)
 
     def cut_off(self) -> None:
-        socket_ = self.association.dul.socket
-        assert socket_ is not None and socket_.socket is not None
-        socket_.socket.shutdown(socket.SHUT_RDWR)
+        self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """pynetdicom leaves a socket that the listener has reset to the garbage collector."""
+        self._socket.close()
 
     def status(self) -> int:
         _, answer = self.association.dimse.get_msg(block=True)
@@ -87,8 +88,9 @@ def port(desk: Desk) -> Iterator[int]:
 
 
 @pytest.fixture
-def raw(port: int) -> Raw:
-    return Raw(port)
+def raw(port: int) -> Iterator[Raw]:
+    with closing(Raw(port)) as association:
+        yield association
 
 
 def body_of(desk: Desk) -> list[bytes]:
