@@ -16,7 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 TOLERANCE = 1e-5
 """Largest difference of any number of a unit vector, or of a weight, from what one process learns, float32 on CPUs. A weight whose
 gradient is nothing but rounding, as that of a key's bias is (softmax does not feel it), goes where rounding sends it, on any number
-of processes."""
+of processes. Products in bfloat16 round with the number of films that share them: there 3e-4 was seen where learning had moved unit
+vectors by .12."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from models.recipe import Augmentation, Recipe
 from tests.models import films
 
 FILMS, LABELS = films.labelled(40, seed=1)
-RECIPE = replace(Recipe(), k=2, batch=15, block_rate=1e-4, proj_rate=1e-4, augmentation=Augmentation(views=2))
+RECIPE = replace(Recipe(), k=2, batch=15, block_rate=1e-4, proj_rate=1e-4, precision="float32", augmentation=Augmentation(views=2))
+"""In float32 on every processor: that is what `models.share.TOLERANCE` is of."""
 STEPS = 12
 
 
