@@ -7,13 +7,15 @@ still: it is there sooner.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from math import ceil
+from typing import Any, TypeVar
 
 import torch
 
 T = TypeVar("T")
+Films = TypeVar("Films", torch.Tensor, Sequence[Any])
 
 LEAST = 8
 """Films of a lane, at least: each lane reads all weights, and fewer films do not make up for that."""
@@ -26,18 +28,19 @@ class Lanes:
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lane")
 
-    def over(self, work: Callable[[torch.Tensor], T], films: torch.Tensor) -> list[T]:
-        """Return, in order, what `work` makes of some of the films [N, ...], of the next, and so on."""
+    def over(self, work: Callable[[Films], T], films: Films) -> list[T]:
+        """Return, in order, what `work` makes of some of the films, a tensor [N, ...] or a sequence, of the next, and so on."""
         lanes = min(self._threads, len(films) // LEAST)
         if lanes < 2:
             return [work(films)]
 
-        def in_lane(some: torch.Tensor) -> T:
+        def in_lane(some: Films) -> T:
             torch.set_num_threads(self._threads // lanes)  # of this thread; for MKL of all
             return work(some)
 
+        each = ceil(len(films) / lanes)
         try:
-            return list(self._pool.map(in_lane, films.chunk(lanes)))
+            return list(self._pool.map(in_lane, [films[first : first + each] for first in range(0, len(films), each)]))
         finally:
             torch.set_num_threads(self._threads)
 

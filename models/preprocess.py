@@ -113,7 +113,7 @@ class Preprocess:
     def normalised(self, squares: torch.Tensor) -> torch.Tensor:
         """Return float32 [..., 3, size, size], as the encoder wants it, for grey squares [..., 1, size, size]."""
         mean, std = (squares.new_tensor(three)[:, None, None] for three in (self.mean, self.std))
-        return (squares - mean) / std
+        return (squares - mean).div_(std)
 
     def edges(self, shape: Sequence[int]) -> tuple[int, int]:
         """Return what `scaled` does of an image's shape. ImageUnusable where it is no image's."""

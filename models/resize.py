@@ -6,6 +6,7 @@ grey) can be done band by band, while a band is in the processor's cache. No tor
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, Protocol
 
@@ -16,13 +17,17 @@ Interpolation = Literal["bicubic", "bilinear"]
 
 _SUPPORT = {"bicubic": 2.0, "bilinear": 1.0}
 _A = -0.5  # of Keys' kernel, as antialiasing resizes have it
-_BAND = 8
-"""Rows of the result that one product makes: their sources, some 140 rows of a large film, stay in the second-level cache."""
+_BAND = 4
+"""Rows of the result that one product makes: more would be multiplied by more zeros."""
+_BANDS = 2
+"""Whose sources are asked for at once, some 140 rows of a large film: they stay in the second-level cache."""
 
 Matrix = npt.NDArray[np.float32]
 
 _ALONE = 1 << 18
 """Multiplications of a product up to which OpenBLAS keeps to one thread."""
+_LINE = 64
+"""Columns: a product of so many, or a multiple, begins and ends with a line of the processor's cache."""
 
 
 class Rows(Protocol):
@@ -81,40 +86,54 @@ def resized(image: Rows, height: int, width: int, interpolation: Interpolation) 
     if (tall, wide) == (height, width):
         return np.array(image[:], dtype=np.float32)  # weights of 1 and 0
     narrow, found = np.empty((height, wide), dtype=np.float32), np.empty((height, width), dtype=np.float32)
-    for first, last, top, bottom, down in _bands(tall, height, interpolation):
-        _multiply(down, image[top:bottom], narrow[first:last])
-    for first, last, left, right, across in _bands(wide, width, interpolation):
-        _multiply(across, narrow[:, left:right].T, found[:, first:last].T)
+    down = _bands(tall, height, interpolation)
+    for some in (down[first : first + _BANDS] for first in range(0, len(down), _BANDS)):
+        top = some[0].low
+        rows = image[top : some[-1].high]
+        for band in some:
+            _multiply(band.matrix, rows[band.low - top : band.high - top], narrow[band.first : band.last])
+    for band in _bands(wide, width, interpolation):
+        _multiply(band.matrix, narrow[:, band.low : band.high].T, found[:, band.first : band.last].T)
     return found
 
 
 def matrix(source: int, target: int, interpolation: Interpolation) -> Matrix:
     """Return float32 [target, source], which resizes a column of an image by one product, zeros and all."""
     whole = np.zeros((target, source), dtype=np.float32)
-    for first, last, top, bottom, band in _bands(source, target, interpolation):
-        whole[first:last, top:bottom] = band
+    for band in _bands(source, target, interpolation):
+        whole[band.first : band.last, band.low : band.high] = band.matrix
     return whole
 
 
 def _multiply(matrix: Matrix, columns: Matrix, result: Matrix) -> None:
     """Write matrix @ columns, so many at a time that BLAS keeps to one thread: others would spin where processors are busy."""
-    some = max(1, _ALONE // matrix.size)
+    some = max(_LINE, _ALONE // matrix.size // _LINE * _LINE)
     for first in range(0, columns.shape[1], some):
         np.matmul(matrix, columns[:, first : first + some], out=result[:, first : first + some])
 
 
+@dataclass(frozen=True, slots=True)
+class _Band:
+    """Rows `first` to `last` of the result, those from `low` to `high` of the source, and the matrix from these to those."""
+
+    first: int
+    last: int
+    low: int
+    high: int
+    matrix: Matrix
+
+
 @lru_cache(maxsize=32)
-def _bands(source: int, target: int, interpolation: Interpolation) -> list[tuple[int, int, int, int, Matrix]]:
-    """First and last row of the result, first and last row of the source, and the matrix from these to those."""
+def _bands(source: int, target: int, interpolation: Interpolation) -> list[_Band]:
     rows = [_weights(row, source, target, interpolation) for row in range(target)]
     bands = []
     for first in range(0, target, _BAND):
         some = rows[first : first + _BAND]
-        top, bottom = some[0][0], some[-1][0] + len(some[-1][1])
-        matrix = np.zeros((len(some), bottom - top), dtype=np.float32)
-        for row, (low, weights) in zip(matrix, some, strict=True):
-            row[low - top : low - top + len(weights)] = weights
-        bands.append((first, first + len(some), top, bottom, matrix))
+        low, high = some[0][0], some[-1][0] + len(some[-1][1])
+        matrix = np.zeros((len(some), high - low), dtype=np.float32)
+        for row, (start, weights) in zip(matrix, some, strict=True):
+            row[start - low : start - low + len(weights)] = weights
+        bands.append(_Band(first, first + len(some), low, high, matrix))
     return bands
 
 

@@ -76,7 +76,7 @@ class ClipScorer:
 
     def score(self, images: Sequence[Image | Seen], films: Sequence[StoredInstance] = ()) -> Scores:
         with in_the_pipelines_words():
-            parts = [self._score(self._pixels(some), of) for some, of in self._batches(images, films)]
+            parts = [self._score(some, of) for some, of in self._batches(images, films)]
             return np.concatenate(parts) if parts else np.zeros((0, len(FINDINGS)), dtype=np.float32)
 
     def not_kept(self, films: Sequence[StoredInstance]) -> list[StoredInstance]:
@@ -99,10 +99,12 @@ class ClipScorer:
         self._kept.close()
         self._lanes.close()
 
-    def _score(self, pixels: torch.Tensor, films: Sequence[StoredInstance]) -> Scores:
+    def _score(self, images: Sequence[Image | Seen], films: Sequence[StoredInstance]) -> Scores:
+        score = self._classifier.score_pixels
         if (k := self._kept.k) is None or not films:
-            return np.concatenate(self._lanes.over(self._classifier.score_pixels, pixels))
-        parts, done = self._lanes.over(partial(self._classifier.score_and_cut, k=k), pixels), 0
+            return np.concatenate(self._lanes.over(lambda some: score(self._pixels(some)), images))
+        score_and_cut = partial(self._classifier.score_and_cut, k=k)
+        parts, done = self._lanes.over(lambda some: score_and_cut(self._pixels(some)), images), 0
         for scores, made in parts:
             self._write(films[done : done + len(scores)], made)
             done += len(scores)
