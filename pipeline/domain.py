@@ -64,7 +64,7 @@ class JobKind(StrEnum):
 
 
 class JobState(StrEnum):
-    """A failed try goes back to WAITING with its error and a later `run_at`."""
+    """A failed try goes back to WAITING with its error and is due later."""
 
     WAITING = "waiting"
     RUNNING = "running"  # leased: lease_token and lease_until are set
@@ -364,11 +364,12 @@ ARRIVED = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One step waiting for, or in the hands of, a worker."""
+    """One step waiting for, or in the hands of, a worker. `due_at`: since when, or when, it may be done."""
 
     id: int
     kind: JobKind
     subject: str
+    due_at: datetime
     payload: dict[str, Any] = field(default_factory=dict)
     state: JobState = JobState.WAITING
     attempts: int = 0

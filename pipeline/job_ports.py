@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Protocol
 
 from pipeline.domain import ARRIVED, Job, JobKind, JobState
@@ -18,8 +19,15 @@ class Jobs(Protocol):
         """Enqueue; lower priority numbers run first. Where one of this kind and subject waits already, it takes the new
         payload and None is returned."""
 
-    def put_all(self, kind: JobKind, payloads: Mapping[str, Mapping[str, Any]], *, priority: int = ARRIVED) -> None:
-        """Enqueue a job for each subject with its payload, as `put` does."""
+    def put_all(
+        self,
+        kind: JobKind,
+        payloads: Mapping[str, Mapping[str, Any]],
+        *,
+        priority: int = ARRIVED,
+        due: Mapping[str, datetime] | None = None,
+    ) -> None:
+        """Enqueue a job for each subject with its payload, as `put` does; `due`: since when each is, in place of now."""
 
     def claim(
         self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1, newest: int = 0, of: Only = None

@@ -180,10 +180,10 @@ def _predict(
     revisions = tx.studies.next_revisions(predictions)
     tx.scores.put_predictions(version.number, predictions, revisions)
     told = [job for job in jobs if job.subject not in untold]
-    for priority in sorted({job.priority for job in told}):  # a report is as urgent as the scores were
-        asked = {job.subject: revisions[job.subject] for job in told if job.priority == priority}
-        payloads = {uid: {"version": version.number, "revision": revision} for uid, revision in asked.items()}
-        tx.jobs.put_all(JobKind.REPORT, payloads, priority=priority)
+    for priority in sorted({job.priority for job in told}):  # a report is as urgent as the scores were, and stands where they stood
+        due = {job.subject: job.due_at for job in told if job.priority == priority}
+        payloads = {uid: {"version": version.number, "revision": revisions[uid]} for uid in due}
+        tx.jobs.put_all(JobKind.REPORT, payloads, priority=priority, due=due)
 
 
 def _kept_quiet(tx: Transaction, studies: Collection[str], policy: ScorePolicy) -> set[str]:

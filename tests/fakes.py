@@ -66,7 +66,6 @@ from tests.fake_backfills import BackfillRows, FakeBackfills
 @dataclass
 class _JobRow:
     job: Job
-    run_at: datetime
     lease_until: datetime | None = None
     finished_at: datetime | None = None
 
@@ -473,13 +472,22 @@ class FakeJobs:
             return None
         number = max(self._t.jobs, default=0) + 1
         self._t.jobs[number] = _JobRow(
-            Job(id=number, kind=kind, subject=subject, payload=dict(payload or {}), priority=priority), self._now()
+            Job(id=number, kind=kind, subject=subject, due_at=self._now(), payload=dict(payload or {}), priority=priority)
         )
         return number
 
-    def put_all(self, kind: JobKind, payloads: Mapping[str, Mapping[str, Any]], *, priority: int = ARRIVED) -> None:
+    def put_all(
+        self,
+        kind: JobKind,
+        payloads: Mapping[str, Mapping[str, Any]],
+        *,
+        priority: int = ARRIVED,
+        due: Mapping[str, datetime] | None = None,
+    ) -> None:
         for subject, payload in payloads.items():
-            self.put(kind, subject, payload, priority=priority)
+            number = self.put(kind, subject, payload, priority=priority)
+            if number is not None and due is not None:
+                self._t.jobs[number].job = replace(self._t.jobs[number].job, due_at=due[subject])
 
     def _waiting(self, kind: JobKind, subject: str) -> _JobRow | None:
         rows = (r for r in self._t.jobs.values() if r.job.state is JobState.WAITING)
@@ -493,12 +501,14 @@ class FakeJobs:
         asked = [r for r in self._t.jobs.values() if r.job.kind in kinds and (of is None or r.job.subject in of)]
         lost = [r for r in asked if r.job.state is JobState.RUNNING and r.lease_until is not None and r.lease_until <= now]
         due = [
-            r for r in asked if r.job.state is JobState.WAITING and r.run_at <= now and (r.job.kind, r.job.subject) not in in_hand
+            r
+            for r in asked
+            if r.job.state is JobState.WAITING and r.job.due_at <= now and (r.job.kind, r.job.subject) not in in_hand
         ]
         for rows in (lost, due):
-            rows.sort(key=lambda r: (r.job.priority, r.run_at, r.job.id))
+            rows.sort(key=lambda r: (r.job.priority, r.job.due_at, r.job.id))
         latest = [r for r in due if r.job.priority == ARRIVED]
-        latest = sorted(latest, key=lambda r: (r.run_at, r.job.id), reverse=True)[:newest]
+        latest = sorted(latest, key=lambda r: (r.job.due_at, r.job.id), reverse=True)[:newest]
         taken = (lost + latest + [r for r in due if r not in latest])[:limit]
         for row in taken:
             row.job = replace(row.job, state=JobState.RUNNING, attempts=row.job.attempts + 1, lease_token=secrets.token_hex(8))
@@ -540,8 +550,9 @@ class FakeJobs:
             row.job, row.lease_until, row.finished_at = replace(row.job, state=JobState.DONE), None, self._now()
             return
         tries = job.attempts if counts else job.attempts - 1
-        row.job = replace(row.job, state=JobState.WAITING, attempts=tries, lease_token="", error=error)
-        row.lease_until, row.run_at = None, self._now() + timedelta(seconds=delay_seconds)
+        due = self._now() + timedelta(seconds=delay_seconds)
+        row.job = replace(row.job, state=JobState.WAITING, attempts=tries, lease_token="", error=error, due_at=due)
+        row.lease_until = None
 
     def quarantine(self, job: Job, *, error: str) -> None:
         row = self._held(job)
@@ -554,7 +565,7 @@ class FakeJobs:
 
     def pressing(self, kind: JobKind, *, before: int) -> bool:
         urgent = [r for r in self._t.jobs.values() if r.job.kind is kind and r.job.priority < before]
-        due = any(r.job.state is JobState.WAITING and r.run_at <= self._now() for r in urgent)
+        due = any(r.job.state is JobState.WAITING and r.job.due_at <= self._now() for r in urgent)
         return due or any(r.lease_until is not None and r.lease_until > self._now() for r in urgent)
 
     def counts(self) -> dict[tuple[JobKind, JobState], int]:

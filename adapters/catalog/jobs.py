@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -62,13 +63,21 @@ class SqlJobs:
             if made is not None or self._connection.execute(renewed).rowcount:
                 return made
 
-    def put_all(self, kind: JobKind, payloads: Mapping[str, Mapping[str, Any]], *, priority: int = ARRIVED) -> None:
+    def put_all(
+        self,
+        kind: JobKind,
+        payloads: Mapping[str, Mapping[str, Any]],
+        *,
+        priority: int = ARRIVED,
+        due: Mapping[str, datetime] | None = None,
+    ) -> None:
         if not payloads:
             return
         self.put_kinds.add(kind)
         fresh = _fresh(self._connection.dialect.name)
-        values = [
+        values: list[dict[str, Any]] = [
             {"kind": kind.value, "subject": subject, "payload": dict(payload), "priority": priority}
+            | ({} if due is None else {"run_at": due[subject]})
             for subject, payload in sorted(payloads.items())
         ]
         made = {subject for _, subject in self._connection.execute(fresh, values)}
@@ -151,12 +160,13 @@ class SqlJobs:
         return {(JobKind(kind), JobState(state)): n for kind, state, n in self._connection.execute(query)}
 
     def oldest_due_seconds(self, *, before: int) -> dict[JobKind, float]:
-        """Return for each kind how long its oldest waiting job has been due, seconds by the database's clock.
+        """Return for each kind how long its oldest waiting job has been there and due, seconds by the database's clock.
 
         Of jobs with a priority number below `before`: the others wait on purpose.
         """
         waits = and_(_is(WAITING), jobs.c.priority < before, jobs.c.run_at <= now())
-        query = select(jobs.c.kind, func.min(jobs.c.run_at, type_=jobs.c.run_at.type)).where(waits)
+        there = case((jobs.c.created_at > jobs.c.run_at, jobs.c.created_at), else_=jobs.c.run_at)
+        query = select(jobs.c.kind, func.min(there, type_=jobs.c.run_at.type)).where(waits)
         moment = self._connection.scalars(select(now())).one()
         return {
             JobKind(kind): (moment - since).total_seconds() for kind, since in self._connection.execute(query.group_by(jobs.c.kind))
@@ -265,6 +275,7 @@ def _job(row: RowMapping) -> Job:
         id=row["id"],
         kind=JobKind(row["kind"]),
         subject=row["subject"],
+        due_at=row["run_at"],
         payload=row["payload"],
         state=JobState(row["state"]),
         attempts=row["attempts"],

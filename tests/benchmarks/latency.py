@@ -7,8 +7,8 @@ association is released.
 * `alone`: the daemon has nothing else to do;
 * `beside_arrivals`, `beside_rescoring`: so many other studies wait for their scores, because they were sent before, or because the
   archive is scored again and nothing is kept of its films; each has a film of 10 megabytes of its own. And the daemon's learner is
-  at a round of learning. Both must last longer than what is measured. Only with `--backlog`: 1000 studies need 10 gigabytes of disk
-  and some minutes to come in, twice. `make bench` asks for them.
+  at a round of learning. Both must last longer than what is measured. Only with `--backlog`: 2000 studies, for which `make bench`
+  asks, need 20 gigabytes of disk and some minutes to come in, twice.
 
 Ratios are of the targets (median 0.5 s, p95 1 s; p95 3 s beside either backlog) to what was measured: above 1 holds.
 """

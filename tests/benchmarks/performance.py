@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from models.precision import chosen
 
 NAMES = ("ingest", "scoring", "latency", "report", "startup", "catalog", "retrain", "rescore", "worklist", "fewshot", "phantoms")
-ARGUMENTS: Mapping[str, Sequence[str]] = {"latency": ("--backlog", "1000")}
+ARGUMENTS: Mapping[str, Sequence[str]] = {"latency": ("--backlog", "2000")}
 """Of benchmarks that measure less by themselves."""
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "build" / "benchmarks"

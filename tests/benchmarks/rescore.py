@@ -7,6 +7,8 @@ encoder (`both_ends`), and one that is a head alone (`head_alone`). Against them
 * `full_encoder`: open_clip's `encode_image` as a user would call it, float32, on pixels that are decoded and preprocessed before;
 * `decode_and_full_encoder`: the same from the files, by radclipd's own reader and preprocessing;
 * `own_encoder`, `decode_and_own_encoder`: radclipd's scoring where nothing is kept, which takes the same short cuts.
+
+radclipd scores as it is shipped: its batches, and in bfloat16 where the processor gains by it and the scores hold.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ import torch
 from pydicom.uid import JPEG2000Lossless
 
 from adapters.gpu.kept import Kept, KeptSettings
-from adapters.gpu.scorer import ClipScorer
+from adapters.gpu.scorer import ClipScorer, in_precision
+from adapters.host.config import ScoreConfig
 from adapters.model_files import base_folder
 from models.addition import Addition, Moved
 from models.base import Base, read_base
@@ -37,8 +40,8 @@ from pipeline.domain import ModelVersion, StoredInstance
 from tests.benchmarks.films import CLOCKS, Films, ratio, side_by_side, tell, untrained
 
 K = 2
-BATCH = 8
-"""`[score] batch_size` as shipped."""
+SHIPPED = ScoreConfig()
+BATCH = SHIPPED.batch_size
 VERSIONS: Mapping[str, float | None] = {"store": 1.0, "both_ends": 0.5, "head_alone": None}
 """The share of the findings that moved blocks score; None: no block moved."""
 RATIOS = {
@@ -74,7 +77,8 @@ def measure(folder: Path, films: int, rounds: int, clock: str) -> dict[str, Any]
     base = read_base(base_folder(store.root, version.base), expected=version.card)
     files, compressed = Films(folder / "images"), Films(folder / "compressed", transfer_syntax_uid=JPEG2000Lossless)
     archive = Archive(base, version, [files.film(number) for number in range(films)])
-    kept = Kept(base, KeptSettings(directory=folder / "prefixes", limit=1 << 30, k=K))
+    served = replace(base, encoder=archive.classifier(None).encoder)  # in the precision in which the worker keeps
+    kept = Kept(served, KeptSettings(directory=folder / "prefixes", limit=1 << 30, k=K))
     archive.fill(kept, files)
     pixels = torch.cat([archive.decoded(files, some) for some in archive.batches])
     ways: dict[str, Callable[[], object]] = {
@@ -115,15 +119,18 @@ class Archive:
         return [self.films[start : start + BATCH] for start in range(0, len(self.films), BATCH)]
 
     def classifier(self, share: float | None) -> Classifier:
-        """Return a version where blocks that moved a little score this share of the findings; None: no block moved."""
+        """Return a version, as it serves, where blocks that moved a little score this share of the findings; None: none moved."""
+        return in_precision(Classifier.of(self.base, self._addition(share)), SHIPPED.precision)
+
+    def _addition(self, share: float | None) -> Addition:
         head = zero_shot_head(self.base.encoder, read_prompts())
         if share is None:
-            return Classifier.of(self.base, Addition(head))
+            return Addition(head)
         delta = values(self.base.encoder, names_of(partition(self.base.encoder.network).last(K)))
         moved = {name: tensor + 1e-3 * torch.randn_like(tensor) for name, tensor in delta.items()}
         count = len(head.bias)
         own = torch.arange(count) < round(share * count)
-        return Classifier.of(self.base, Addition(head, Moved(K, moved, replace(head), own)))
+        return Addition(head, Moved(K, moved, replace(head), own))
 
     def scorer(self, share: float | None, kept: Kept) -> ClipScorer:
         """Return the same as the score worker has it."""

@@ -127,10 +127,11 @@ def test_how_long_the_oldest_job_has_been_due(sql_catalog: SqlCatalog) -> None:
         tx.jobs.put(JobKind.SCORE, "c")
         (later,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5)
         tx.jobs.retry(later, error="x", delay_seconds=60)
+        tx.jobs.put_all(JobKind.REPORT, {"d": {}}, due={"d": datetime(2026, 1, 1, tzinfo=UTC)})  # it came just now, all the same
     with sql_catalog.read() as tx:
         ages = tx.jobs.oldest_due_seconds(before=500)
-    assert list(ages) == [JobKind.SEND]
-    assert 0.2 <= ages[JobKind.SEND] < 10
+    assert list(ages) == [JobKind.REPORT, JobKind.SEND]
+    assert 0 <= ages[JobKind.REPORT] < 0.2 <= ages[JobKind.SEND] < 10
 
 
 def test_one_uid_stands_once(catalog: Catalog) -> None:
@@ -290,6 +291,22 @@ def test_what_came_last_may_be_claimed_before_what_waits_longest(catalog: Catalo
         assert [job.subject for job in taken] == ["e"]
         taken = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=4, newest=4)
         assert [job.subject for job in taken] == ["d", "c", "archive a", "archive b"]  # the archive in its own order
+
+
+def test_jobs_that_follow_from_others_stand_where_those_stood(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+    for subject in "abcd":
+        with catalog.begin() as tx:
+            tx.jobs.put(JobKind.SCORE, subject)
+        pass_time(0.002)
+    for subject in "dabc":  # the last is scored first
+        with catalog.begin() as tx:
+            (scored,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, of=[subject])
+            tx.jobs.put_all(JobKind.REPORT, {subject: {}}, due={subject: scored.due_at})
+            tx.jobs.finish(scored)
+        pass_time(0.002)
+    with catalog.begin() as tx:
+        taken = tx.jobs.claim([JobKind.REPORT], worker="w", lease_seconds=5, limit=4, newest=2)
+        assert [job.subject for job in taken] == list("dcab")
 
 
 def test_a_subject_in_work_is_not_claimed_again(catalog: Catalog) -> None:

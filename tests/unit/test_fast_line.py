@@ -205,6 +205,16 @@ def test_what_has_just_come_waits_for_no_backlog_and_who_waits_longest_is_not_pa
         assert {uid for uid in crowd if uid in scored(hospital)} == set(crowd[: 4 * turn])
 
 
+def test_a_report_waits_for_none_of_a_backlog_that_was_scored_after_its_study() -> None:
+    hospital = Hospital()
+    arrive(hospital, *(f"1.{number}" for number in range(1, 41)))
+    arrive(hospital, "2.1")
+    for _ in range(5):  # scoring is faster than reporting
+        assert hospital.work_once(JobKind.SCORE) == 8
+    assert sum(hospital.work_once(JobKind.REPORT) for _ in range(2)) == 2
+    assert "2.1" in {written.study.study_instance_uid for written in hospital.writer.written}
+
+
 def test_what_arrives_is_committed_before_the_archive_is_looked_at() -> None:
     hospital = Hospital()
     with hospital.catalog.begin() as tx:
