@@ -10,6 +10,7 @@ import json
 import re
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -103,7 +104,7 @@ class _SameHost(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(_SameHost)
 
 
-class _WebSource:
+class _WebSource(ABC):
     """What both kinds share."""
 
     dated = True
@@ -125,9 +126,9 @@ class _WebSource:
                 take(Piece(uid, uid, read))
         return 0
 
+    @abstractmethod
     def _instances(self, parcel: Parcel) -> Iterable[tuple[str, Callable[[], Incoming | None]]]:
         """Return SOPInstanceUID and how to read it, of the series of the modalities that are wanted."""
-        raise NotImplementedError
 
     def _file(self, content: bytes) -> Incoming | None:
         return incoming.from_file(content, other_storage=self._settings.other_storage)
