@@ -15,10 +15,10 @@ from functools import partial
 from typing import TypeVar
 
 from pipeline import rules
-from pipeline.backfill_ports import Days, Parcel, Piece, Source, Tally
 from pipeline.domain import AuditEvent, Receipt
 from pipeline.errors import Interrupted, RadclipdError, Refused, TryAgain
-from pipeline.ports import Catalog, ImageStore, Watch
+from pipeline.ports.backfill import Days, Parcel, Piece, Source, Tally
+from pipeline.ports.outside import Catalog, ImageStore, Watch
 from pipeline.receive import ReceivePolicy, receive
 
 log = logging.getLogger("radclipd.backfill")

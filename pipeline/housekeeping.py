@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.ports import Catalog
+from pipeline.ports.outside import Catalog
 
 AT_A_TIME = 5_000
 """Jobs deleted in one transaction: whoever writes meanwhile waits for some tenths of a second at most."""

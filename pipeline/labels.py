@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from pipeline import rules
+from pipeline.consensus import standing
 from pipeline.domain import FINDINGS, NO_FINDING, AuditEvent, Document, Job, JobKind, Label, LabelState, Reading, StoredInstance
 from pipeline.errors import BadLabels, Fault, Refused, TryAgain
-from pipeline.ports import Catalog, DocumentReader, ImageStore, Transaction
-from pipeline.resolve import standing
+from pipeline.ports.outside import Catalog, DocumentReader, ImageStore, Transaction
 
 LONGEST_WORD = 64
 """Characters of a reader's name, a source, a reason."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pipeline import rules
+from pipeline.consensus import UNKNOWN, LabelPolicy, resolve
 from pipeline.domain import (
     FINDINGS,
     AuditEvent,
@@ -21,8 +22,7 @@ from pipeline.domain import (
     VersionState,
 )
 from pipeline.errors import NoWeights
-from pipeline.ports import Candidate, Catalog, Trainer, Transaction, Watch
-from pipeline.resolve import UNKNOWN, LabelPolicy, resolve
+from pipeline.ports.outside import Candidate, Catalog, Trainer, Transaction, Watch
 
 ALL_LABELS = "labels"
 """Subject of every LEARN job: of one subject one job waits and one runs at most, so rounds of learning never pile up."""

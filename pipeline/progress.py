@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from pipeline.domain import Job
 from pipeline.errors import OutOfResources
-from pipeline.ports import Catalog, Watch
+from pipeline.ports.outside import Catalog, Watch
 
 log = logging.getLogger("radclipd.progress")
 

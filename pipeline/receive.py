@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pipeline import rules
 from pipeline.domain import Header, JobKind, Receipt, Sender, StoredFile, StoredInstance, StudyState
 from pipeline.errors import DifferentInstance, OutOfResources
-from pipeline.ports import Arriving, Catalog, ImageStore, Transaction
-from pipeline.together import Together
+from pipeline.group_commit import Together
+from pipeline.ports.outside import Arriving, Catalog, ImageStore, Transaction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

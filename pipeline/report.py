@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pipeline.domain import Job, JobKind, Report, ReportState, StudyState
 from pipeline.errors import ArchiveUnreachable, RefusedByArchive, ReportImpossible
-from pipeline.ports import Archive, Catalog, CircuitPolicy, ImageStore, ReportContent, ReportWriter, Transaction
+from pipeline.ports.outside import Archive, Catalog, CircuitPolicy, ImageStore, ReportContent, ReportWriter, Transaction
 
 
 def report(job: Job, *, catalog: Catalog, images: ImageStore, writer: ReportWriter) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.domain import JobKind
-from pipeline.ports import Catalog
+from pipeline.ports.outside import Catalog
 
 PRIORITY = 900
 """Of the score jobs of the archive; those of arriving studies come long before."""

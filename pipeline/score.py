@@ -21,8 +21,8 @@ from pipeline.domain import (
     StudyState,
 )
 from pipeline.errors import PixelsUnreadable, RadclipdError
-from pipeline.image_ports import ImageReader, Seen
-from pipeline.ports import Catalog, Scorer, Scorers, Transaction
+from pipeline.ports.images import ImageReader, Seen
+from pipeline.ports.outside import Catalog, Scorer, Scorers, Transaction
 from pipeline.rescore import RESCORED
 from pipeline.work import Outcome
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipeline import backfill, rules
 from pipeline.domain import ARRIVED, JobKind, ReportState, StoredInstance, Study, StudyState
-from pipeline.ports import Catalog, Counter, Transaction
+from pipeline.ports.outside import Catalog, Counter, Transaction
 
 BATCH = 200
 """Studies looked at in one round: a bound on work, not on what is settled in the end."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pipeline.domain import AuditEvent, ModelVersion, VersionState
 from pipeline.errors import NoWeights, RadclipdError, Refused, WeightsCorrupt, WeightsRejected
-from pipeline.ports import Catalog, Scorer, Scorers, Transaction
+from pipeline.ports.outside import Catalog, Scorer, Scorers, Transaction
 
 log = logging.getLogger("radclipd.versions")
 

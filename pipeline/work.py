@@ -17,7 +17,7 @@ from pipeline import rules
 from pipeline.domain import AuditEvent, Job, JobKind
 from pipeline.errors import ArchiveUnreachable, CannotStart, Interrupted, LeaseLost, OutOfResources, RadclipdError, Refused, places
 from pipeline.pace import Pace
-from pipeline.ports import Catalog, Transaction
+from pipeline.ports.outside import Catalog, Transaction
 
 log = logging.getLogger("radclipd.work")
 

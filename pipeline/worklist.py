@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline import rules
+from pipeline.acquisition import Candidates, Experience, Pick, Reason, SelectionPolicy, select
+from pipeline.consensus import PRESENT, LabelPolicy, resolve
 from pipeline.domain import FINDINGS, AuditEvent, Header, Label, ModelVersion, Request, StoredInstance, VersionState
 from pipeline.errors import NoWeights, TryAgain
-from pipeline.ports import Catalog, Transaction
-from pipeline.resolve import PRESENT, LabelPolicy, resolve
-from pipeline.selection import Candidates, Experience, Pick, Reason, SelectionPolicy, select
+from pipeline.ports.outside import Catalog, Transaction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

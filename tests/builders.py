@@ -12,7 +12,7 @@ from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, generate_uid
 
-from adapters.dicom import part10
+from adapters.dicom.image import part10
 from pipeline import rules
 
 EXPLICIT = "1.2.840.10008.1.2.1"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
-from pipeline.backfill_ports import Parcel, Tally
 from pipeline.domain import Study
+from pipeline.ports.backfill import Parcel, Tally
 
 
 @dataclass

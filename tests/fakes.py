@@ -44,9 +44,9 @@ from pipeline.domain import (
     VersionState,
 )
 from pipeline.errors import ArchiveUnreachable, LeaseLost, PixelsUnreadable, Refused
-from pipeline.image_ports import ImageReader, Landing, Seen, Sight, copied, whole
-from pipeline.job_ports import Only
-from pipeline.ports import (
+from pipeline.ports.images import ImageReader, Landing, Seen, Sight, copied, whole
+from pipeline.ports.jobs import Only
+from pipeline.ports.outside import (
     Archive,
     Buffer,
     Catalog,

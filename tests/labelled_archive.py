@@ -8,7 +8,7 @@ from datetime import datetime
 import numpy as np
 
 from adapters.catalog.catalog import SqlCatalog
-from adapters.host.image_store import FileImageStore
+from adapters.storage.image_store import FileImageStore
 from pipeline.domain import Header, Label, LabelState, Sender, StudyState
 from tests.builders import dx, file_of, pixels
 

@@ -7,7 +7,7 @@ import signal
 import time
 
 from pipeline.domain import Image
-from pipeline.image_ports import Film
+from pipeline.ports.images import Film
 
 DARK = 0.1
 """Mean grey below which a film is fatal to those that it may be fatal to."""

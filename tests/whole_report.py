@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from io import BytesIO
 
-from adapters.dicom import part10
-from adapters.dicom.evidence import evidence_of
-from adapters.dicom.report import ReportSettings, document_of, told_of
-from adapters.dicom.tree import group_of, in_words, measurement_report, observer_of
-from adapters.dicom.uids import tracking_uid
-from pipeline.ports import ImageStore, ReportContent
+from adapters.dicom.image import part10
+from adapters.dicom.sr.evidence import evidence_of
+from adapters.dicom.sr.tid1500 import group_of, in_words, measurement_report, observer_of
+from adapters.dicom.sr.uids import tracking_uid
+from adapters.dicom.sr.writer import ReportSettings, document_of, told_of
+from pipeline.ports.outside import ImageStore, ReportContent
 
 
 def from_nothing(content: ReportContent, store: ImageStore, settings: ReportSettings) -> bytes:

@@ -9,12 +9,12 @@ from typing import Any
 from sqlalchemy import Connection, and_, bindparam, func, literal, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from adapters.catalog.chunks import chunks
-from adapters.catalog.clock import Moment, now
+from adapters.catalog.parameters import chunks
+from adapters.catalog.sql_time import Moment, now
 from adapters.catalog.tables import backfill_days, backfill_parcels, backfilled_studies, backfills, studies
 from adapters.catalog.words import words
-from pipeline.backfill_ports import Parcel, Tally
-from pipeline.standing import Backfilled
+from pipeline.figures import Backfilled
+from pipeline.ports.backfill import Parcel, Tally
 
 DONE, FAILED = "done", "failed"
 DAY = "%Y%m%d"  # as PS3.5 6.2 writes a DA

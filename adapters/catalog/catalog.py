@@ -11,17 +11,17 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.catalog.backfills import SqlBackfills
 from adapters.catalog.circuits import SqlCircuits
-from adapters.catalog.clock import now
 from adapters.catalog.engine import database_url, open_engine
+from adapters.catalog.errors import away, is_passing
+from adapters.catalog.figures import SqlStanding
 from adapters.catalog.jobs import SqlJobs
 from adapters.catalog.labels import SqlLabels
 from adapters.catalog.reports import SqlReports
 from adapters.catalog.requests import SqlRequests
 from adapters.catalog.scores import SqlScoreRows
-from adapters.catalog.standing import SqlStanding
+from adapters.catalog.sql_time import now
 from adapters.catalog.studies import SqlStudies
 from adapters.catalog.tables import audit_events, circuits
-from adapters.catalog.trouble import away, is_passing
 from adapters.catalog.versions import SqlVersions
 from adapters.catalog.words import words
 from pipeline.domain import AuditEvent

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from adapters.catalog.clock import in_seconds, now
+from adapters.catalog.sql_time import in_seconds, now
 from adapters.catalog.tables import circuits
 
 

@@ -34,12 +34,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
-from adapters.catalog.clock import DAY, in_seconds, now
+from adapters.catalog.sql_time import DAY, in_seconds, now
 from adapters.catalog.tables import jobs
 from adapters.catalog.words import words
 from pipeline.domain import ARRIVED, Job, JobKind, JobState
 from pipeline.errors import LeaseLost
-from pipeline.job_ports import Only
+from pipeline.ports.jobs import Only
 
 WAITING, RUNNING, DONE, QUARANTINED = (state.value for state in JobState)
 OPEN = (WAITING, RUNNING, QUARANTINED)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, func, insert, select
 
-from adapters.catalog.chunks import chunks
+from adapters.catalog.parameters import chunks
 from adapters.catalog.tables import labels, studies
 from adapters.catalog.words import words
 from pipeline.domain import Label, LabelState

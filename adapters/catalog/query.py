@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.catalog.engine import database_url, open_engine
-from adapters.catalog.trouble import away, is_passing, reason
+from adapters.catalog.errors import away, is_passing, reason
 from pipeline.errors import Refused
 
 READS = re.compile(r"(?:\s|\(|--[^\n]*(?:\n|$)|/\*.*?\*/)*(?:SELECT|WITH|EXPLAIN|VALUES|TABLE)\b", re.IGNORECASE | re.DOTALL)

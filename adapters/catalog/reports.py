@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from adapters.catalog.chunks import chunks
-from adapters.catalog.clock import now
+from adapters.catalog.parameters import chunks
+from adapters.catalog.sql_time import now
 from adapters.catalog.tables import reports, studies
 from adapters.catalog.words import words
 from pipeline.domain import Report, ReportState, StoredFile

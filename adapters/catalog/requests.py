@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, insert, select
 
-from adapters.catalog.chunks import chunks
+from adapters.catalog.parameters import chunks
 from adapters.catalog.tables import requests, studies
 from adapters.catalog.words import words
 from pipeline.domain import Request

@@ -15,8 +15,8 @@ from sqlalchemy.schema import CreateIndex
 
 import migrations
 from adapters.catalog.engine import database_url, open_engine
+from adapters.catalog.errors import away, code_of, described, is_passing, reason, remedy
 from adapters.catalog.tables import TABLES
-from adapters.catalog.trouble import away, code_of, described, is_passing, reason, remedy
 from adapters.catalog.views import VIEWS
 from pipeline.errors import OutOfResources, SchemaMismatch
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from sqlalchemy import Connection, bindparam, delete, insert, select, text
 
-from adapters.catalog.chunks import chunks
+from adapters.catalog.parameters import chunks
 from adapters.catalog.tables import image_scores, instances, predictions, series, studies
 from pipeline.domain import FINDINGS, Decision, Prediction, Scores
 

@@ -26,9 +26,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from adapters.catalog.chunks import chunks
-from adapters.catalog.clock import DAY, in_seconds, now
 from adapters.catalog.jobs import OPEN, RUNNING, WAITING, has_job
+from adapters.catalog.parameters import chunks
+from adapters.catalog.sql_time import DAY, in_seconds, now
 from adapters.catalog.tables import (
     backfilled_studies,
     instances,

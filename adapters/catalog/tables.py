@@ -28,7 +28,7 @@ from sqlalchemy import (
     text,
 )
 
-from adapters.catalog.clock import Moment, now
+from adapters.catalog.sql_time import Moment, now
 from pipeline.domain import FINDINGS, Decision, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
 
 metadata = MetaData(

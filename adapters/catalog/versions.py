@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
-from adapters.catalog.clock import now
+from adapters.catalog.sql_time import now
 from adapters.catalog.tables import model_versions
 from adapters.catalog.words import words
 from pipeline.domain import ModelVersion, VersionState

@@ -20,10 +20,10 @@ from adapters.cli.settings import config_of, path_of
 from pipeline.errors import Refused
 
 if TYPE_CHECKING:
-    from adapters.host.config import Config
+    from adapters.config.sections import Config
     from pipeline.backfill import Backfill, BackfillPolicy
-    from pipeline.backfill_ports import Days, Piece, Source
     from pipeline.errors import RadclipdError
+    from pipeline.ports.backfill import Days, Piece, Source
 
 backfill = typer.Typer(help="Take an archive in, and score it.", invoke_without_command=True)
 
@@ -66,19 +66,19 @@ def take_in(
         raise typer.BadParameter("goes with --query-retrieve", param_hint="--move-to")
     config = _paced(config_of(ctx), per_minute, bytes_per_second)
     days = _days(first, last, needed=folder is None)
-    from adapters import backfilling
+    from adapters.app import backfill
     from pipeline.backfill import BackfillPolicy
 
     source: Source
     if folder is not None:
-        source = backfilling.folder(config, folder, days, oldest_first=oldest_first)
+        source = backfill.folder(config, folder, days, oldest_first=oldest_first)
     elif dicomweb:
-        source = backfilling.dicomweb(config, path_of(ctx), dicomweb)
+        source = backfill.dicomweb(config, path_of(ctx), dicomweb)
     elif orthanc:
-        source = backfilling.orthanc(config, path_of(ctx), orthanc)
+        source = backfill.orthanc(config, path_of(ctx), orthanc)
     else:
         ae_title, host, port = _peer(query_retrieve)
-        source = backfilling.query_retrieve(config, ae_title=ae_title, host=host, port=port, move_to=move_to)
+        source = backfill.query_retrieve(config, ae_title=ae_title, host=host, port=port, move_to=move_to)
     policy = BackfillPolicy(days=config.backfill.days, oldest_first=oldest_first, again=again)
     with _running(config, source, policy, refused) as run:
         run.run(days)
@@ -88,14 +88,14 @@ def take_in(
 @contextmanager
 def _running(config: Config, source: Source, policy: BackfillPolicy, refused: Path | None) -> Iterator[Backfill]:
     """Give a run with a bar, a list of what is refused, and an ear for Ctrl-C."""
-    from adapters import backfilling
-    from adapters.host.stop import StopSignal
-    from adapters.wiring import open_catalog
+    from adapters.app import backfill
+    from adapters.app.compose import open_catalog
+    from adapters.service.signals import StopSignal
 
     catalog = open_catalog(config)
     with StopSignal() as stop, progress.bars() as watch, _listed(refused) as on_refused:
         try:
-            yield backfilling.build(
+            yield backfill.build(
                 config, catalog, source, policy=policy, watch=watch, refused=on_refused, over=stop.is_set, rest=stop.wait
             )
         finally:
@@ -139,7 +139,7 @@ def _paced(config: Config, per_minute: float | None, bytes_per_second: str | Non
 
 
 def _days(first: datetime | None, last: datetime | None, *, needed: bool) -> Days | None:
-    from pipeline.backfill_ports import Days
+    from pipeline.ports.backfill import Days
 
     if first is None:
         if needed or last is not None:
@@ -178,9 +178,9 @@ def score(
     lose a machine, and start it again.
     """
     config = config_of(ctx)
+    from adapters.app.compose import open_catalog, require_serving
     from adapters.cluster.engine import ClusterSettings, score_archive
-    from adapters.host.config import DEFAULT_PATH
-    from adapters.wiring import open_catalog, require_serving
+    from adapters.config.sections import DEFAULT_PATH
 
     settings = ClusterSettings(
         config=(path_of(ctx) or DEFAULT_PATH).absolute(),

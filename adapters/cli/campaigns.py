@@ -51,8 +51,8 @@ def worklist(
     from adapters.experiment.campaigns import LEARNERS
     from adapters.experiment.worklist import Options
     from adapters.experiment.worklist import worklist as run
-    from adapters.gpu.scorer import choose_device
-    from pipeline.selection import SelectionPolicy
+    from adapters.ml.scorer import choose_device
+    from pipeline.acquisition import SelectionPolicy
 
     if learner not in LEARNERS:
         raise typer.BadParameter(f"one of {', '.join(LEARNERS)}", param_hint="--learner")
@@ -83,7 +83,7 @@ def worklist(
 
 def _natural(site: str, sizes: tuple[int, int, int], workers: int) -> Source:
     from adapters.experiment.phantom_source import Sizes, natural_source
-    from adapters.hospital.sites import UNSEEN_SITE
+    from adapters.simulator.sites import UNSEEN_SITE
 
     return natural_source(site or UNSEEN_SITE, Sizes.scaled(*sizes), workers=workers)
 

@@ -12,7 +12,7 @@ from adapters.cli.settings import config_of
 from pipeline.errors import ConfigurationError, OutOfResources, RadclipdError
 
 if TYPE_CHECKING:
-    from adapters.host.config import Config
+    from adapters.config.sections import Config
 
 
 METRICS_SECONDS = 10.0
@@ -70,7 +70,7 @@ def _say(verdict: str, name: str, found: str, hint: str) -> None:
 
 
 def _image_store(config: Config) -> str:
-    from adapters.wiring import open_image_store
+    from adapters.app.compose import open_image_store
 
     images = open_image_store(config)
     probe = images.write(b"radclipd check: a probe file, removed at once")
@@ -82,7 +82,7 @@ def _image_store(config: Config) -> str:
 
 
 def _disk(config: Config) -> str:
-    from adapters.wiring import open_image_store
+    from adapters.app.compose import open_image_store
 
     free, guard = open_image_store(config).free_bytes(), int(config.storage.minimum_free)
     if free < guard:
@@ -94,8 +94,8 @@ def _disk(config: Config) -> str:
 
 
 def _catalog(config: Config) -> str:
+    from adapters.app.compose import open_catalog
     from adapters.catalog import schema
-    from adapters.wiring import open_catalog
 
     catalog = open_catalog(config)
     try:
@@ -106,15 +106,15 @@ def _catalog(config: Config) -> str:
 
 
 def _archive(config: Config) -> str:
-    from adapters.wiring import open_archive
+    from adapters.app.compose import open_archive
 
     open_archive(config).echo()
     return f"{config.archive.ae_title} at {config.archive.host}:{config.archive.port} answered C-ECHO"
 
 
 def _model(config: Config) -> str:
-    from adapters.gpu.scorer import ClipScorers
-    from adapters.wiring import open_catalog, require_serving
+    from adapters.app.compose import open_catalog, require_serving
+    from adapters.ml.scorer import ClipScorers
 
     catalog = open_catalog(config)
     try:
@@ -130,7 +130,7 @@ def _model(config: Config) -> str:
 def _prefixes(config: Config) -> str:
     from tempfile import TemporaryFile
 
-    from adapters.metrics import prefix_bytes
+    from adapters.app.metrics import prefix_bytes
 
     if not config.prefix.keep:
         return "off: learning and scoring again read the pixels"
@@ -171,7 +171,7 @@ def _metrics(config: Config) -> str:
 def _device(config: Config) -> str:
     import torch
 
-    from adapters.gpu.ranks import choose_devices
+    from adapters.ml.distributed.ranks import choose_devices
 
     cuda = torch.cuda.is_available()
     if config.model.device.startswith("cuda") and not cuda:

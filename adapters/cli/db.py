@@ -18,8 +18,8 @@ def register(app: typer.Typer) -> None:
 def upgrade(ctx: typer.Context) -> None:
     """Bring the catalog to this release's schema. Safe to repeat."""
     config = config_of(ctx)
+    from adapters.app.compose import open_catalog
     from adapters.catalog import schema
-    from adapters.wiring import open_catalog
 
     before = schema.current(config.catalog.url)
     schema.upgrade(config.catalog.url)
@@ -47,9 +47,9 @@ def tidy(ctx: typer.Context) -> None:
     Forget jobs done long ago, count anew what the planner goes by.
     """
     config = config_of(ctx)
-    from adapters import wiring
+    from adapters.app import compose
 
-    catalog = wiring.open_catalog(config)
-    purged = wiring.tidy(config, catalog)
+    catalog = compose.open_catalog(config)
+    purged = compose.tidy(config, catalog)
     catalog.dispose()
     typer.echo(f"{purged} jobs forgotten that were done more than {config.work.keep_done_days:g} days ago")

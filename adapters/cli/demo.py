@@ -40,7 +40,7 @@ def demo(
     """
     from rich.console import Console
 
-    from adapters.hospital import demo as story
+    from adapters.demo import demo as story
 
     options = story.Options(
         studies=studies, images=images, folder=folder, hold=hold, seed=seed, embedded=embedded, architecture=architecture

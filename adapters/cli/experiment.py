@@ -14,7 +14,7 @@ from adapters.cli.fewshot import fewshot
 from adapters.cli.progress import bars
 
 if TYPE_CHECKING:
-    from adapters.dicom.archive import DicomArchive
+    from adapters.dicom.network.archive import DicomArchive
 
 AE_ADDRESS = re.compile(r"^([^@\s\\]{1,16})@(.+):(\d{1,5})$")
 
@@ -42,8 +42,8 @@ def nih_to_dicom(
 
     What the films show goes into truth.csv and never into the DICOM files.
     """
-    from adapters.experiment.nih_to_dicom import convert
-    from adapters.hospital.truth import TRUTH
+    from adapters.datasets.nih_to_dicom import convert
+    from adapters.simulator.truth import TRUTH
 
     archive = _archive(send) if send else None
     with bars() as watch:
@@ -66,8 +66,8 @@ def phantoms(
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same picture.")] = 0,
 ) -> None:
     """Draw a contact sheet of what the simulator can show."""
-    from adapters.hospital.contact_sheet import contact_sheet
-    from adapters.hospital.sites import SITES
+    from adapters.simulator.contact_sheet import contact_sheet
+    from adapters.simulator.sites import SITES
 
     if site not in SITES:
         raise typer.BadParameter(f"one of {', '.join(sorted(SITES))}", param_hint="--site")
@@ -89,8 +89,8 @@ def pretrain_demo(
     Phantom films, captions, contrastive training.
     """
     from adapters.experiment.pretraining import Plan, make_encoder
-    from adapters.gpu.scorer import choose_device
-    from adapters.gpu.words import in_the_pipelines_words
+    from adapters.ml.error_translation import in_the_pipelines_words
+    from adapters.ml.scorer import choose_device
 
     plan = Plan(films=films, seed=seed).with_epochs(epochs)
     with bars() as watch, in_the_pipelines_words():
@@ -101,7 +101,7 @@ def pretrain_demo(
 
 
 def _archive(address: str) -> DicomArchive:
-    from adapters.dicom.archive import ArchiveSettings, DicomArchive
+    from adapters.dicom.network.archive import ArchiveSettings, DicomArchive
 
     found = AE_ADDRESS.match(address)
     if not found:

@@ -92,7 +92,7 @@ def fewshot(
     encoder = base_of(ctx, data, base)
     from adapters.experiment.fewshot import Options, summary_json
     from adapters.experiment.fewshot import fewshot as run
-    from adapters.gpu.scorer import choose_device
+    from adapters.ml.scorer import choose_device
 
     out = out or _own_folder(source, encoder, seed)
     options = Options(
@@ -127,7 +127,7 @@ def _own_folder(source: Source, encoder: ChosenBase, seed: int) -> Path:
 
 def _methods(words: str) -> list[Method]:
     """Return the methods asked for, with the reference. Refused for an unknown name."""
-    from adapters.gpu.words import in_the_pipelines_words
+    from adapters.ml.error_translation import in_the_pipelines_words
     from models.ladder import registry
 
     names: list[str] = []
@@ -156,21 +156,21 @@ def source_of(
         assert folder is not None
         return nih_source(folder)
     from adapters.experiment.phantom_source import Sizes, phantom_source
-    from adapters.hospital.sites import UNSEEN_SITE
+    from adapters.simulator.sites import UNSEEN_SITE
 
     return phantom_source(site or UNSEEN_SITE, Sizes.scaled(*sizes), workers=workers)
 
 
 def _catalog(ctx: typer.Context) -> Source:
-    from adapters import wiring
-    from adapters.dicom.pixels import DicomImageReader
+    from adapters.app import compose
+    from adapters.dicom.image.pixels import DicomImageReader
     from adapters.experiment.catalog_source import catalog_source
 
     config = config_of(ctx)
-    catalog = wiring.open_catalog(config)
-    reader = DicomImageReader(wiring.open_image_store(config))
+    catalog = compose.open_catalog(config)
+    reader = DicomImageReader(compose.open_image_store(config))
     try:
-        return catalog_source(catalog, reader, chest=wiring.chest_policy(config), labels=wiring.label_policy(config))
+        return catalog_source(catalog, reader, chest=compose.chest_policy(config), labels=compose.label_policy(config))
     finally:
         catalog.dispose()
 
@@ -189,13 +189,13 @@ def base_of(ctx: typer.Context, data: Films, wanted: str) -> ChosenBase:
 
 
 def _serving(ctx: typer.Context) -> ChosenBase:
-    from adapters import wiring
+    from adapters.app import compose
     from adapters.experiment.bases import serving_base
 
     config = config_of(ctx)
-    catalog = wiring.open_catalog(config)
+    catalog = compose.open_catalog(config)
     try:
-        version = wiring.require_serving(catalog)
+        version = compose.require_serving(catalog)
     finally:
         catalog.dispose()
     return serving_base(config.model.directory, version.base, version.card)

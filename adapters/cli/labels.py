@@ -19,7 +19,7 @@ from pipeline.errors import BadLabels, Refused
 
 if TYPE_CHECKING:
     from adapters.catalog.catalog import SqlCatalog
-    from adapters.host.config import Config
+    from adapters.config.sections import Config
     from pipeline.domain import Document
     from pipeline.labels import Taken
 
@@ -49,7 +49,7 @@ def add(
 ) -> None:
     """Add what one reader says of one study. A later word of the same reader takes the place of the earlier one."""
     from pipeline.domain import Reading
-    from pipeline.findings import findings_said
+    from pipeline.finding_names import findings_said
     from pipeline.labels import take
 
     try:
@@ -96,7 +96,7 @@ def import_(
     Where anything is wrong, every fault is printed with its row.
     """
     form = chosen(table=table, csv=csv, json=json)
-    from adapters.readers.tables import Defaults, import_table
+    from adapters.label_csv.importer import Defaults, import_table
     from pipeline.domain import LabelState
 
     unlisted = LabelState.ABSENT if unlisted_absent else None
@@ -136,8 +136,8 @@ def list_(
 def conflicts(ctx: typer.Context, table: TableFlag = False, csv: CsvFlag = False, json: JsonFlag = False) -> None:
     """List what readers disagree on, and what holds by labels.policy."""
     form = chosen(table=table, csv=csv, json=json)
-    from adapters.wiring import label_policy
-    from pipeline.resolve import resolve
+    from adapters.app.compose import label_policy
+    from pipeline.consensus import resolve
 
     with _catalog_of(ctx) as (config, catalog), catalog.read() as tx:
         disputed = resolve(tx.labels.of_studies(tx.labels.read_by_several()), label_policy(config)).conflicts
@@ -159,8 +159,8 @@ def conflicts(ctx: typer.Context, table: TableFlag = False, csv: CsvFlag = False
 @labels.command()
 def export(ctx: typer.Context) -> None:
     """Print all statements that stand, as CSV for `import`."""
-    from adapters.readers.template import EXPORTED, exported_rows
-    from pipeline.resolve import standing
+    from adapters.label_csv.exporter import EXPORTED, exported_rows
+    from pipeline.consensus import standing
 
     with _catalog_of(ctx) as (_, catalog), catalog.read() as tx:
         stand = standing(tx.labels.all())
@@ -171,7 +171,7 @@ def export(ctx: typer.Context) -> None:
 @labels.command()
 def template(ctx: typer.Context, studies: Annotated[list[str] | None, typer.Argument(help="Study Instance UIDs.")] = None) -> None:
     """Print a table to fill in, a row for each study named."""
-    from adapters.readers.template import TO_FILL_IN, empty_rows
+    from adapters.label_csv.exporter import TO_FILL_IN, empty_rows
 
     numbers: dict[str, str] = {}
     if studies:
@@ -235,7 +235,7 @@ def reread(ctx: typer.Context) -> None:
 @contextmanager
 def _catalog_of(ctx: typer.Context) -> Iterator[tuple[Config, SqlCatalog]]:
     config = config_of(ctx)
-    from adapters.wiring import open_catalog
+    from adapters.app.compose import open_catalog
 
     catalog = open_catalog(config)
     try:
@@ -253,7 +253,7 @@ def _content_of(file: Path) -> bytes:
 
 def _document_of(ctx: typer.Context, document: str) -> Document:
     with _catalog_of(ctx) as (config, catalog):
-        from adapters.wiring import open_documents, open_image_store
+        from adapters.app.compose import open_documents, open_image_store
 
         if Path(document).is_file():
             return open_documents(config).read(_content_of(Path(document)))
@@ -296,7 +296,7 @@ def _listing(study: str, reader: str, finding: str, every: bool, limit: int) -> 
 
 def _finding(name: str) -> str:
     from pipeline.domain import FINDINGS
-    from pipeline.findings import finding_named
+    from pipeline.finding_names import finding_named
 
     found = finding_named(name)
     if found not in FINDINGS:

@@ -45,8 +45,8 @@ def learn(
     """Learn from the labels now, and say what became of it. The measures of each finding are of patients not seen in learning."""
     form = output.chosen(table=table, csv=csv, json=json)
     config = config_of(ctx)
-    from adapters.posts import learn_now
-    from adapters.wiring import open_catalog
+    from adapters.app.compose import open_catalog
+    from adapters.app.workers import learn_now
 
     catalog = open_catalog(config)
     try:

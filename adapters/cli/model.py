@@ -14,8 +14,8 @@ from adapters.cli.settings import config_of
 
 if TYPE_CHECKING:
     from adapters.catalog.catalog import SqlCatalog
-    from adapters.host.config import Config
-    from adapters.host.model_store import ModelStore, StoredBase
+    from adapters.config.sections import Config
+    from adapters.storage.model_store import ModelStore, StoredBase
     from pipeline.domain import ModelVersion
 
 Architecture = Annotated[str, typer.Option(help="open_clip's name, as ViT-B-32, or a JSON configuration file.")]
@@ -43,9 +43,9 @@ def fetch(
     serve: Serve = False,
 ) -> None:
     """Download weights by open_clip, as a zero-shot version."""
-    from adapters.gpu.importer import keep_source
-    from adapters.gpu.words import in_the_pipelines_words
-    from models import sources
+    from adapters.ml.error_translation import in_the_pipelines_words
+    from adapters.ml.importer import keep_source
+    from models.encoder import sources
 
     def keep(store: ModelStore) -> str:
         with in_the_pipelines_words():
@@ -71,9 +71,9 @@ def import_file(
     serve: Serve = False,
 ) -> None:
     """Take weights from a file and make a zero-shot version of them."""
-    from adapters.gpu.importer import keep_source
-    from adapters.gpu.words import in_the_pipelines_words
-    from models import sources
+    from adapters.ml.error_translation import in_the_pipelines_words
+    from adapters.ml.importer import keep_source
+    from models.encoder import sources
 
     with in_the_pipelines_words():
         source = sources.local(file, architecture, quickgelu=quickgelu)
@@ -86,8 +86,8 @@ def demo(ctx: typer.Context, name: Name = "", serve: Serve = False) -> None:
 
     It was trained on phantoms, for demonstrations, never for a patient.
     """
-    from adapters.gpu.importer import keep_source
-    from adapters.gpu.words import in_the_pipelines_words
+    from adapters.ml.error_translation import in_the_pipelines_words
+    from adapters.ml.importer import keep_source
     from models import demo as encoder
 
     with in_the_pipelines_words():
@@ -103,7 +103,7 @@ def untrained(
     serve: Serve = False,
 ) -> None:
     """Make a version that has learnt nothing: to try the plumbing. Every result of it is marked UNTRAINED."""
-    from adapters.gpu.importer import keep_untrained
+    from adapters.ml.importer import keep_untrained
 
     _add(ctx, lambda store: keep_untrained(store, architecture, seed=seed, name=name), serve=serve)
 
@@ -115,7 +115,7 @@ def list_versions(
 
     And bases that no version uses.
     """
-    from adapters.wiring import open_model_store
+    from adapters.app.compose import open_model_store
 
     form = output.chosen(table=table, csv=csv, json=json)
     config = config_of(ctx)
@@ -134,8 +134,8 @@ def _add(ctx: typer.Context, keep: Callable[[ModelStore], str], *, serve: bool) 
     """Keep a base, register its zero-shot version, say what became of it."""
     from rich.console import Console
 
-    from adapters.gpu.importer import register as register_version
-    from adapters.wiring import open_model_store
+    from adapters.app.compose import open_model_store
+    from adapters.ml.importer import register as register_version
 
     config = config_of(ctx)
     store = open_model_store(config)
@@ -150,7 +150,7 @@ def _add(ctx: typer.Context, keep: Callable[[ModelStore], str], *, serve: bool) 
 @contextmanager
 def _catalog_of(config: Config) -> Iterator[SqlCatalog]:
     """Open the catalog for one verb."""
-    from adapters.wiring import open_catalog
+    from adapters.app.compose import open_catalog
 
     catalog = open_catalog(config)
     try:

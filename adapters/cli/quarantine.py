@@ -35,7 +35,7 @@ def retry(
     if bool(ids) == all_:
         raise typer.BadParameter("name job numbers, or --all")
     config = config_of(ctx)
-    from adapters.wiring import open_catalog
+    from adapters.app.compose import open_catalog
     from pipeline.domain import AuditEvent
 
     catalog = open_catalog(config)

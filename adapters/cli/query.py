@@ -10,7 +10,7 @@ from adapters.cli.output import CsvFlag, JsonFlag, TableFlag, chosen, write_rows
 from adapters.cli.settings import config_of
 
 if TYPE_CHECKING:
-    from adapters.host.config import Config
+    from adapters.config.sections import Config
 
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="Newest rows only.")]
 

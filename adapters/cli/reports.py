@@ -38,8 +38,8 @@ def list_(ctx: typer.Context, limit: Limit = 50, table: TableFlag = False, csv: 
 def show(ctx: typer.Context, sop_instance_uid: Annotated[str, typer.Argument(help="SOP Instance UID of the report.")]) -> None:
     """Print one report readably, from the file that was sent."""
     config = config_of(ctx)
-    from adapters.dicom.readable import lines_of_file
-    from adapters.wiring import open_catalog, open_image_store
+    from adapters.app.compose import open_catalog, open_image_store
+    from adapters.dicom.sr.text import lines_of_file
 
     catalog = open_catalog(config)
     with catalog.read() as tx:
@@ -54,7 +54,7 @@ def show(ctx: typer.Context, sop_instance_uid: Annotated[str, typer.Argument(hel
 def resend(ctx: typer.Context, studies: Annotated[list[str], typer.Argument(help="Study Instance UIDs.")]) -> None:
     """Send the newest report of these studies again."""
     config = config_of(ctx)
-    from adapters.wiring import open_catalog
+    from adapters.app.compose import open_catalog
     from pipeline import report
 
     catalog = open_catalog(config)

@@ -30,31 +30,31 @@ def run(ctx: typer.Context) -> None:
     Listener, dispatcher, and workers that score, learn and report.
     """
     config = config_of(ctx, role="run")
-    from adapters import daemon
+    from adapters.app import run
 
-    daemon.run(config, path_of(ctx))
+    run.run(config, path_of(ctx))
 
 
 def listen(ctx: typer.Context) -> None:
     """Receive DICOM: the listener alone."""
     config = config_of(ctx, role="listen")
-    from adapters import listening
+    from adapters.app import listen
 
-    listening.listen(config)
+    listen.listen(config)
 
 
 def dispatch(ctx: typer.Context) -> None:
     """Settle studies and keep house: the dispatcher alone. One per catalog is enough; two do no harm."""
     config = config_of(ctx, role="dispatch")
-    from adapters import roles
+    from adapters.app import work
 
-    roles.dispatch(config)
+    work.dispatch(config)
 
 
 def work(ctx: typer.Context, kinds: Annotated[list[WorkKind], typer.Argument(metavar="KIND...", help="What it does.")]) -> None:
     """Work off jobs: score, report, learn, or several. As many workers on as many hosts as you like, with PostgreSQL."""
     wanted = [kind.value for kind in WorkKind if kind in kinds]
     config = config_of(ctx, role=f"work-{'+'.join(wanted)}")
-    from adapters import roles
+    from adapters.app import work
 
-    roles.work(config, wanted)
+    work.work(config, wanted)

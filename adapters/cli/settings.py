@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from adapters.host.config import Config
+    from adapters.config.sections import Config
 
 
 @dataclass(slots=True)
@@ -28,9 +28,10 @@ def path_of(ctx: typer.Context) -> Path | None:
 
 def config_of(ctx: typer.Context, *, role: str = "") -> Config:
     """Load the configuration and start the log for this role. ConfigurationError."""
-    from adapters.host import config, logs
+    from adapters.config import sections
+    from adapters.service import logs
 
-    loaded = config.load(path_of(ctx))
+    loaded = sections.load(path_of(ctx))
     logs.configure(loaded.log, role=role)
     return loaded
 

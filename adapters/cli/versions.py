@@ -17,7 +17,7 @@ from pipeline.errors import Refused
 
 if TYPE_CHECKING:
     from adapters.catalog.catalog import SqlCatalog
-    from adapters.host.config import Config
+    from adapters.config.sections import Config
     from pipeline.domain import ModelVersion
     from pipeline.versions import Prove
 
@@ -111,7 +111,7 @@ def _prove(config: Config) -> Prove:
     """Load a version as serving would, on the device that serves."""
 
     def prove(version: ModelVersion) -> object:
-        from adapters.gpu.scorer import load_scorer
+        from adapters.ml.scorer import load_scorer
 
         return load_scorer(
             version,
@@ -135,7 +135,7 @@ def _who() -> str:
 @contextmanager
 def _catalog_of(ctx: typer.Context) -> Iterator[tuple[Config, SqlCatalog]]:
     config = config_of(ctx)
-    from adapters.wiring import open_catalog
+    from adapters.app.compose import open_catalog
 
     catalog = open_catalog(config)
     try:

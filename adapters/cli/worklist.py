@@ -56,7 +56,7 @@ def worklist(
     if table + json + (str(csv) == "-") > 1:
         raise typer.BadParameter("choose one of --table, --csv - and --json")
     config = config_of(ctx)
-    from adapters.wiring import chest_policy, open_catalog, worklist_policy
+    from adapters.app.compose import chest_policy, open_catalog, worklist_policy
     from pipeline import worklist as steps
 
     catalog = open_catalog(config)
@@ -92,7 +92,7 @@ def _row(one: Asked) -> Sequence[Any]:
 
 def _write_csv(file: Path, asked: Iterable[Asked]) -> None:
     """The columns of `labels template`. Which finding a study was chosen for is left out: a reader is not to know it."""
-    from adapters.readers.template import TO_FILL_IN, asked_rows
+    from adapters.label_csv.exporter import TO_FILL_IN, asked_rows
 
     rows = asked_rows((one.request, one.accession_number) for one in asked)
     if str(file) == "-":

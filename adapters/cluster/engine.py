@@ -1,7 +1,7 @@
 """The archive, block by block, on the machines of a Ray cluster: decoded, encoded and committed where a block lands.
 
 Ray hands blocks out and hands them out again where a machine is lost. What was done is known by the catalog alone, through which
-every block goes by the same step as in the queue (`pipeline.blocks`). A block is two numbers: no pixels, no names and no secrets
+blocks go by the step of the queue (`pipeline.archive_scoring`). A block is two numbers: no pixels, no names, no secrets
 travel through Ray, each machine reads the configuration file that it has itself.
 """
 
@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from adapters.cluster.scorer import BlockScorer
-from pipeline import blocks, errors
-from pipeline.blocks import Block
+from pipeline import archive_scoring, errors
+from pipeline.archive_scoring import Block
 from pipeline.errors import ConfigurationError, TryAgain
 
 if TYPE_CHECKING:
-    from adapters.host.config import Config
-    from pipeline.ports import Catalog, Watch
+    from adapters.config.sections import Config
+    from pipeline.ports.outside import Catalog, Watch
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
 """Nothing is told to the makers of Ray."""
@@ -57,7 +57,7 @@ class ClusterSettings:
     workers: int = 0
     cores: int = 0
     gpu: bool = False
-    block: int = blocks.SIZE  # studies
+    block: int = archive_scoring.SIZE  # studies
 
 
 def score_archive(
@@ -75,7 +75,7 @@ def score_archive(
     """
     with _connected(settings) as ray:
         _require_shared_catalog(ray, config)
-        left, again, jobs = list(blocks.cut(catalog=catalog, size=settings.block)), list[Block](), 0
+        left, again, jobs = list(archive_scoring.cut(catalog=catalog, size=settings.block)), list[Block](), 0
         total, over = len(left), 0
         while left:
             for block, done, held in _walk(ray, left[:PORTION], settings):

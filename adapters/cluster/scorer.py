@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import structlog
 
-from adapters import wiring
-from adapters.host import config as configuration
-from adapters.posts import score_post_and_fill
-from pipeline import blocks
-from pipeline.blocks import Block, Done
+from adapters.app import compose
+from adapters.app.workers import score_post_and_fill
+from adapters.config import sections as configuration
+from pipeline import archive_scoring
+from pipeline.archive_scoring import Block, Done
 from pipeline.errors import OutOfResources, RadclipdError
 
 TRIES = 6
@@ -64,12 +64,12 @@ class BlockScorer:
 
     def _opened(self) -> Callable[[Block], Done]:
         config = configuration.load(self._path)
-        catalog = wiring.open_catalog(config)
+        catalog = compose.open_catalog(config)
         post, fill = score_post_and_fill(config, catalog)
-        name, policy = wiring.worker_name("score"), wiring.work_policy(config)
+        name, policy = compose.worker_name("score"), compose.work_policy(config)
 
         def score(block: Block) -> Done:
             keep = fill.of if fill is not None else lambda _studies: None
-            return blocks.score_block(block, post=post, catalog=catalog, worker=name, policy=policy, fill=keep)
+            return archive_scoring.score_block(block, post=post, catalog=catalog, worker=name, policy=policy, fill=keep)
 
         return score

@@ -8,13 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from adapters.gpu.importer import UNTRAINED, base_name
-from adapters.gpu.words import in_the_pipelines_words
+from adapters.ml.error_translation import in_the_pipelines_words
+from adapters.ml.importer import UNTRAINED, base_name
 from adapters.model_files import CARD, base_folder
-from models import demo, sources
-from models.base import read_base, write_base
-from models.encoder import Encoder
-from models.preprocess import Preprocess
+from models import demo
+from models.encoder import sources
+from models.encoder.base import read_base, write_base
+from models.encoder.encoder import Encoder
+from models.images.preprocess import Preprocess
 from pipeline.errors import NoWeights
 
 UNTRAINED_BASE = "untrained"

@@ -7,10 +7,10 @@ import torch
 from adapters.experiment.bases import ChosenBase
 from adapters.experiment.cache import Cached
 from adapters.experiment.sources import Source, with_pixels
-from adapters.gpu.words import in_the_pipelines_words
-from models.head import zero_shot_head
+from adapters.ml.error_translation import in_the_pipelines_words
+from models.classifier.head import zero_shot_head
+from models.classifier.prompts import Prompts
 from models.ladder.method import Bench
-from models.prompts import Prompts
 
 
 def bench_of(source: Source, cached: Cached, base: ChosenBase, prompts: Prompts, *, device: torch.device) -> Bench:

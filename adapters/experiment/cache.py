@@ -29,11 +29,11 @@ from numpy.lib.format import open_memmap
 
 from adapters.experiment.bases import ChosenBase
 from adapters.experiment.sources import Source
-from adapters.gpu.words import in_the_pipelines_words
-from models.encoder import Encoder
+from adapters.ml.error_translation import in_the_pipelines_words
+from models.encoder.activations import from_prefix, prefix
+from models.encoder.encoder import Encoder
 from models.errors import CannotPartition
 from models.fingerprint import file_sha256, fingerprint
-from models.prefix import from_prefix, prefix
 from pipeline.domain import Image
 from pipeline.errors import OutOfResources, Refused, TryAgain, WeightsRejected
 

@@ -1,6 +1,6 @@
 """Whole labelling campaigns: list after list is asked for, read and learnt, and what has been learnt is tested after each.
 
-The lists are chosen by `pipeline.selection.select`, which chooses those of `radclipd worklist`, too: strategies differ in their
+The lists are chosen by `pipeline.acquisition.select`, which chooses those of `radclipd worklist`, too: strategies differ in their
 `SelectionPolicy` alone. All have the same learner on the same frozen features; test films are never read.
 """
 
@@ -13,17 +13,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from adapters.gpu.words import in_the_pipelines_words
-from models.anchored import anchored_head
-from models.discriminative import discriminative_head
-from models.experiment.cases import PRESENT
-from models.experiment.statistics import auc, macro
-from models.head import LinearHead
+from adapters.ml.error_translation import in_the_pipelines_words
+from models.classifier.head import LinearHead
+from models.evaluation.cases import PRESENT
+from models.evaluation.statistics import auc, macro
 from models.ladder.method import Bench
-from models.stage_one import stage_one_head
-from models.whitening import Whitening
+from models.training.anchored_head import anchored_head
+from models.training.discriminative_head import discriminative_head
+from models.training.stage_one import stage_one_head
+from models.training.whitening import Whitening
+from pipeline.acquisition import Candidates, Experience, Pick, Reason, SelectionPolicy, select
 from pipeline.domain import FINDINGS
-from pipeline.selection import Candidates, Experience, Pick, Reason, SelectionPolicy, select
 
 Fit = Callable[[torch.Tensor, npt.NDArray[np.int8], LinearHead, Whitening], LinearHead]
 """Features and labels of what was read, the text's head, and the pool's whitening -> a head."""

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from adapters.datasets.nih import age_of
 from adapters.experiment.sources import SPLIT_SEED, TEST_SHARE, Source, cases_of
-from adapters.gpu.words import in_the_pipelines_words
-from adapters.hospital.nih import age_of
-from models.experiment.cases import Cases, Split
+from adapters.ml.error_translation import in_the_pipelines_words
+from models.evaluation.cases import Cases, Split
 from models.experiment.splits import split_by_patient
+from pipeline.consensus import LabelPolicy, resolve
 from pipeline.domain import Image, StoredInstance
 from pipeline.errors import Refused
-from pipeline.image_ports import ImageReader
-from pipeline.ports import Catalog
-from pipeline.resolve import LabelPolicy, resolve
+from pipeline.ports.images import ImageReader
+from pipeline.ports.outside import Catalog
 from pipeline.rules import ChestPolicy, choose_images
 
 NOT_RANDOM = (

@@ -20,8 +20,8 @@ from adapters.experiment.protocol import cautions
 from adapters.experiment.run import Results, Unit, run, units
 from adapters.experiment.sources import Source
 from adapters.experiment.tables import MEAN, KeptBootstrap, Tables, tables, write_csv, write_parquet
+from models.classifier.prompts import read_prompts
 from models.ladder.method import Bench, Method
-from models.prompts import read_prompts
 from pipeline.errors import OutOfResources
 
 ENCODING, SCORING, RESAMPLING, WRITING = "films encoded", "methods scored", "test patients resampled", "tables and plots"

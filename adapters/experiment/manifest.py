@@ -12,9 +12,9 @@ from typing import Any
 
 from adapters.experiment.bases import ChosenBase
 from adapters.experiment.sources import Source
-from models.experiment.cases import ABSENT, PRESENT, Cases, Split
+from models.classifier.prompts import Prompts
+from models.evaluation.cases import ABSENT, PRESENT, Cases, Split
 from models.fingerprint import fingerprint
-from models.prompts import Prompts
 from pipeline.errors import OutOfResources, Refused
 
 FORMAT = 1

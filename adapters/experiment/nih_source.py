@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from adapters.datasets import nih
+from adapters.datasets.pictures import read_picture
 from adapters.experiment.sources import SPLIT_SEED, TEST_SHARE, Source, cases_of, labels_of
-from adapters.gpu.words import in_the_pipelines_words
-from adapters.hospital import nih
-from adapters.hospital.pictures import read_picture
-from models.experiment.cases import Cases, Split
+from adapters.ml.error_translation import in_the_pipelines_words
+from models.evaluation.cases import Cases, Split
 from models.experiment.splits import split_by_lists, split_by_patient
 from pipeline.domain import Image
 

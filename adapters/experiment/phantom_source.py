@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adapters.experiment.sources import Source, cases_of, labels_of
-from adapters.gpu.words import in_the_pipelines_words
-from adapters.hospital import population
-from adapters.hospital.sites import PRETRAINING_SITES, SITES, UNSEEN_SITE
-from models.experiment.cases import Cases, Split
+from adapters.ml.error_translation import in_the_pipelines_words
+from adapters.simulator import population
+from adapters.simulator.sites import PRETRAINING_SITES, SITES, UNSEEN_SITE
+from models.evaluation.cases import Cases, Split
 from models.experiment.splits import checked
 from pipeline.domain import Image
 from pipeline.errors import Refused

@@ -19,20 +19,20 @@ import numpy.typing as npt
 import safetensors.torch
 import torch
 
-from adapters.hospital.captions import Style, caption
-from adapters.hospital.population import Case, enriched, films
-from adapters.hospital.sites import PRETRAINING_SITES, UNSEEN_SITE
+from adapters.simulator.captions import Style, caption
+from adapters.simulator.population import Case, enriched, films
+from adapters.simulator.sites import PRETRAINING_SITES, UNSEEN_SITE
 from models import demo
-from models.architecture import Architecture
-from models.base import libraries
-from models.contrastive import ContrastiveRecipe, Step, pretrain
-from models.encoder import Encoder
-from models.experiment.cases import ABSENT, PRESENT
-from models.experiment.statistics import auc, macro
+from models.classifier.head import zero_shot_head
+from models.classifier.prompts import read_prompts
+from models.encoder.architecture import Architecture
+from models.encoder.base import libraries
+from models.encoder.encoder import Encoder
+from models.evaluation.cases import ABSENT, PRESENT
+from models.evaluation.statistics import auc, macro
 from models.fingerprint import file_sha256
-from models.head import zero_shot_head
-from models.preprocess import Preprocess
-from models.prompts import read_prompts
+from models.images.preprocess import Preprocess
+from models.pretraining.contrastive import ContrastiveRecipe, Step, pretrain
 from pipeline.domain import FINDINGS
 
 Progress = Callable[[str, int, int], None]

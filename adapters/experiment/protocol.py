@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from adapters.experiment.tables import Tables
-from adapters.gpu.importer import UNTRAINED
+from adapters.ml.importer import UNTRAINED
 
 ENOUGH_DRAWS = 10
 ENOUGH_POSITIVES = 20

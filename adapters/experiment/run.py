@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adapters.gpu.words import in_the_pipelines_words
+from adapters.ml.error_translation import in_the_pipelines_words
 from models.errors import CannotPartition
 from models.experiment.draws import draws
 from models.experiment.summary import NO_LABELS

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from models.experiment.cases import ABSENT, PRESENT, Cases, Split
+from models.evaluation.cases import ABSENT, PRESENT, Cases, Split
 from models.fingerprint import fingerprint
 from pipeline.domain import FINDINGS, Image
 

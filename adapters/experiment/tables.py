@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.experiment.run import Scored
-from models.experiment.cases import ABSENT, PRESENT, Cases, Split
-from models.experiment.statistics import Floats, Labels, PatientBootstrap, Scores, holm, macro, prevalence_weighted
+from models.evaluation.cases import ABSENT, PRESENT, Cases, Split
+from models.evaluation.statistics import Floats, Labels, PatientBootstrap, Scores, holm, macro, prevalence_weighted
 from models.experiment.summary import NO_LABELS, REFERENCES, Run, averages, measured, summarise
 
 MEAN, COMMON, RARE = "mean", "common", "rare"

@@ -20,9 +20,9 @@ from adapters.experiment.bench import bench_of
 from adapters.experiment.cache import cached
 from adapters.experiment.campaigns import LEARNERS, RANDOM, WORKLIST, Campaigns, Point, strategies
 from adapters.experiment.sources import Source
-from models.prompts import read_prompts
+from models.classifier.prompts import read_prompts
+from pipeline.acquisition import SelectionPolicy
 from pipeline.errors import OutOfResources
-from pipeline.selection import SelectionPolicy
 
 ENCODING, READING = "films encoded", "campaigns"
 """What a progress bar can be about."""

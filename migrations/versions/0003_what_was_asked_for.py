@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from adapters.catalog.clock import Moment, now
+from adapters.catalog.sql_time import Moment, now
 
 revision = "0003"
 down_revision = "0002"

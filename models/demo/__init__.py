@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from models import sources
+from models.encoder import sources
 from models.errors import CheckpointCorrupt, CheckpointMissing
 from models.fingerprint import file_sha256
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from models.experiment.cases import PRESENT, UNKNOWN, Cases, Split
+from models.evaluation.cases import PRESENT, UNKNOWN, Cases, Split
 from models.ladder.method import Support
 
 _NEVER = np.iinfo(np.intp).max  # the shot count at which a film that shows nothing wanted enters

@@ -16,7 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from models.errors import SplitLeaks, SplitUnusable
-from models.experiment.cases import Cases, Split
+from models.evaluation.cases import Cases, Split
 
 _HASH_BYTES = 8  # of the digest that is read as a fraction
 

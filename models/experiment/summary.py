@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
 
-from models.experiment import statistics
-from models.experiment.statistics import Floats, PatientBootstrap
+from models.evaluation import statistics
+from models.evaluation.statistics import Floats, PatientBootstrap
 from models.ladder.method import Logits
 
 ZERO_SHOT, PAPER_HEAD = "zero-shot", "paper-head"

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.anchored import anchored_head
-from models.experiment.cases import PRESENT
-from models.head import LinearHead
+from models.classifier.head import LinearHead
+from models.evaluation.cases import PRESENT
 from models.ladder.labelled import Labelled, head_logits, whitening
 from models.ladder.logistic import logistic
 from models.ladder.method import Bench, Logits, Support
+from models.training.anchored_head import anchored_head
 
 _HELD_OUT = 0.2  # of the pool's patients
 

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from torch.nn import functional
 
-from models.experiment.cases import Cases
-from models.head import LinearHead
+from models.classifier.head import LinearHead
+from models.evaluation.cases import Cases
 from models.ladder.labelled import Labelled, head_logits
 from models.ladder.logistic import logistic
 from models.ladder.method import Bench, Logits, Support

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from models.experiment.cases import PRESENT
+from models.evaluation.cases import PRESENT
 from models.ladder.labelled import Labelled, as_floats, head_logits, tested
 from models.ladder.method import Bench, Logits, Support
 

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.head import LinearHead
+from models.classifier.head import LinearHead
 from models.ladder.labelled import Labelled, as_floats, head_logits, whitening
 from models.ladder.method import Bench, Logits, Support
-from models.stage_one import Weighing, stage_one_head
+from models.training.stage_one import Weighing, stage_one_head
 
 Floats = npt.NDArray[np.float64]
 
@@ -66,7 +66,7 @@ class Gda:
 
 @dataclass
 class StageOne:
-    """The head of `models.stage_one`: whitened by the pool, anchored to the text. What the daemon learns first."""
+    """The head of `models.training.stage_one`: whitened by the pool, anchored to the text. What the daemon learns first."""
 
     name: str = "stage-1"
     learns: bool = True

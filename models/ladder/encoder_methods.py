@@ -8,8 +8,8 @@ from models.ladder.partial import Fits, PartialUnfreezing
 from models.ladder.prefixes import SharedPrefixes
 from models.ladder.product import Radclipd
 from models.ladder.prolip import ProjectionOnly
-from models.recipe import Recipe
-from models.teach import Plan
+from models.training.recipe import Recipe
+from models.training.training_round import Plan
 
 BLOCKS = (1, 2, 3)
 """How many last blocks are unfrozen."""

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.experiment.cases import ABSENT, PRESENT
-from models.head import LinearHead
+from models.classifier.head import LinearHead
+from models.evaluation.cases import ABSENT, PRESENT
 from models.ladder.method import Bench, Logits, Support
-from models.whitening import Whitening
+from models.training.whitening import Whitening
 
 Floats = npt.NDArray[np.float64]
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from models.experiment.cases import PRESENT
+from models.evaluation.cases import PRESENT
 from models.ladder.labelled import Labelled
 
 Floats = npt.NDArray[np.float64]

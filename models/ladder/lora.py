@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from torch.nn.utils import parametrize
 
-from models.batches import Targets, of_use
-from models.delta import adapted
-from models.descent import Group, descend, head_groups
+from models.encoder.activations import from_prefix
+from models.encoder.delta import adapted
+from models.encoder.partition import partition
 from models.errors import NothingToLearn
-from models.fit import view_activations, warmed
+from models.ladder.low_rank import LowRankEncoder, LowRankSetting
 from models.ladder.method import Bench, Logits, Support
 from models.ladder.prefixes import SharedPrefixes, given, squares, zero_shot_where_not_learnt
-from models.low_rank import LowRankEncoder, LowRankSetting
-from models.partition import partition
-from models.prefix import from_prefix
-from models.recipe import Recipe
+from models.training.batches import Targets, of_use
+from models.training.fine_tuning import view_activations, warmed
+from models.training.optimiser_loop import Group, descend, head_groups
+from models.training.recipe import Recipe
 
 
 class LowRankAdaptation:

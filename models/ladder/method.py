@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.encoder import Encoder
-from models.experiment.cases import Cases, Split
-from models.head import LinearHead
-from models.preprocess import Preprocess
+from models.classifier.head import LinearHead
+from models.encoder.encoder import Encoder
+from models.evaluation.cases import Cases, Split
+from models.images.preprocess import Preprocess
 
 Logits = npt.NDArray[np.float32]
 """float32 [T, F]: one row for each test case, any monotone scale; NaN in a column that the method cannot score."""
@@ -32,7 +32,7 @@ class Bench:
     encoder: Encoder  # the base weights, on the device to work on; methods that train work on a copy
     preprocess: Preprocess
     single: LinearHead  # zero-shot from one positive and one negative prompt a finding
-    ensemble: LinearHead  # zero-shot from all prompts: `models.head.zero_shot_head`
+    ensemble: LinearHead  # zero-shot from all prompts: `models.classifier.head.zero_shot_head`
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from models.experiment.cases import PRESENT, UNKNOWN
+from models.evaluation.cases import PRESENT, UNKNOWN
 from models.ladder.labelled import Labelled
 from models.ladder.method import Bench, Logits, Support
 

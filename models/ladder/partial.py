@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from models.delta import adapted
+from models.encoder.delta import adapted
+from models.encoder.partition import partition
 from models.errors import NothingToLearn
-from models.fit import Fitted, Trained, fit, view_activations
 from models.ladder.method import Bench, Logits, Support
 from models.ladder.prefixes import SharedPrefixes, given, squares, zero_shot_where_not_learnt
-from models.partition import partition
-from models.recipe import Recipe
+from models.training.fine_tuning import Fitted, Trained, fit, view_activations
+from models.training.recipe import Recipe
 
 
 class Fits:

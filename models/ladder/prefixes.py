@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.encoder import Encoder
-from models.fit import STORED
-from models.head import LinearHead
+from models.classifier.head import LinearHead
+from models.encoder.activations import from_prefix, prefix, shape
+from models.encoder.encoder import Encoder
+from models.encoder.partition import check_blocks, partition
 from models.ladder.method import Bench, Logits, Support
-from models.partition import check_blocks, partition
-from models.prefix import from_prefix, prefix, shape
+from models.training.fine_tuning import STORED
 
 _CHUNK = 128  # films at a time
 DEFAULT_LIMIT = 4 << 30

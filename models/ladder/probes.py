@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from scipy.special import expit
 
-from models.experiment.cases import PRESENT
-from models.head import LinearHead
+from models.classifier.head import LinearHead
+from models.evaluation.cases import PRESENT
 from models.ladder.labelled import Labelled, as_floats, head_logits
 from models.ladder.method import Bench, Logits, Support
 

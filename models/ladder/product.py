@@ -6,17 +6,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.delta import adapted
+from models.encoder.activations import prefix
+from models.encoder.delta import adapted
+from models.encoder.partition import check_blocks, partition
 from models.errors import CannotPartition, NothingToLearn
 from models.experiment.summary import PRODUCT
-from models.fit import STORED
+from models.images.views import Views
 from models.ladder.labelled import head_logits
 from models.ladder.method import Bench, Logits, Support
 from models.ladder.prefixes import SharedPrefixes, given, squares, zero_shot_where_not_learnt
-from models.partition import check_blocks, partition
-from models.prefix import prefix
-from models.teach import Films, Plan, Taught, teach
-from models.views import Views
+from models.training.fine_tuning import STORED
+from models.training.training_round import Films, Plan, Taught, teach
 
 Rows = npt.NDArray[np.intp]
 DEFAULT_LIMIT = 2 << 30
@@ -52,7 +52,7 @@ class Copies:
 
 
 class Radclipd:
-    """Implements Method by `models.teach`, as the learner role calls it: stage 1 and partial unfreezing, the better of the two.
+    """Implements Method by `training_round`, as the learner role calls it: the better of stage 1 and partial unfreezing.
 
     Everything is drawn from the plan's own seed, as in the daemon, so the copies of a film are the same in every support that
     holds it, and what the frozen blocks make of them is kept. The pool is the archive that whitens. A finding is learnt from one

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from models.batches import Targets, of_use
-from models.descent import Group, descend
+from models.encoder.activations import projected
+from models.encoder.partition import vision_transformer
 from models.errors import NothingToLearn
 from models.ladder.method import Bench, Logits, Support
 from models.ladder.prefixes import given, zero_shot_where_not_learnt
-from models.partition import vision_transformer
-from models.prefix import projected
-from models.recipe import Recipe
-from models.warm_head import WarmHead
+from models.training.batches import Targets, of_use
+from models.training.optimiser_loop import Group, descend
+from models.training.recipe import Recipe
+from models.training.warm_head import WarmHead
 
 
 class ProjectionOnly:

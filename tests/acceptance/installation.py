@@ -17,7 +17,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from adapters.hospital.archive import EmbeddedArchive
+from adapters.demo.embedded_archive import EmbeddedArchive
 from tests.builders import file_of
 from tests.models import tiny
 

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydicom import dcmread
 from pynetdicom import AE, build_context
 
-from adapters.hospital.archive import EmbeddedArchive
+from adapters.demo.embedded_archive import EmbeddedArchive
 from tests.acceptance.installation import Installation, free_port, kill, reports_of, wait_for
 from tests.builders import dx, file_of
 

@@ -24,7 +24,7 @@ from PIL import Image
 from pydicom import dcmread
 from sklearn.metrics import roc_auc_score
 
-from adapters.hospital import orthanc
+from adapters.demo import orthanc
 from models.demo import MARKING
 from pipeline.domain import FINDINGS
 from pipeline.rules import OWN_MODEL_NAME

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from adapters.catalog.catalog import SqlCatalog
-from adapters.host.image_store import FileImageStore
+from adapters.storage.image_store import FileImageStore
 from pipeline import learn
 from pipeline.domain import JobKind
 from tests import labelled_archive

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from adapters.catalog.catalog import SqlCatalog
-from adapters.host.image_store import FileImageStore
+from adapters.storage.image_store import FileImageStore
 from pipeline.domain import JobKind, JobState
 from tests import labelled_archive
 from tests.acceptance.installation import Installation, wait_for

@@ -10,7 +10,7 @@ from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pynetdicom import AE, build_context
 
-from adapters.dicom import part10
+from adapters.dicom.image import part10
 from tests import peers
 from tests.acceptance.installation import Installation, reports_of, wait_for
 from tests.builders import dx

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from adapters.catalog.catalog import SqlCatalog
-from adapters.dicom.part10 import read_header, split_file
-from adapters.host.image_store import FileImageStore
-from adapters.host.wake import Wakes
+from adapters.dicom.image.part10 import read_header, split_file
+from adapters.ipc.wakeup import Wakes
+from adapters.storage.image_store import FileImageStore
 from pipeline import learn
 from pipeline.domain import FINDINGS, Sender, StudyState
 from pipeline.receive import ReceivePolicy, receive

@@ -16,10 +16,10 @@ import numpy as np
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session, registry
 
+from adapters.app.workers import BATCHES_A_TURN
 from adapters.catalog.catalog import SqlCatalog
 from adapters.catalog.engine import database_url
 from adapters.catalog.tables import predictions
-from adapters.posts import BATCHES_A_TURN
 from pipeline import receive, rescore, rules, score, work
 from pipeline.domain import (
     FINDINGS,

@@ -19,11 +19,11 @@ from unittest.mock import patch
 
 import torch
 
-from adapters.gpu.kept import KeptSettings
-from adapters.gpu.ranks import Ranks
-from adapters.gpu.trainer import ClipTrainer, TrainerSettings
-from models.fits import OnSteps
-from models.recipe import Recipe
+from adapters.ml.activation_cache import KeptSettings
+from adapters.ml.distributed.ranks import Ranks
+from adapters.ml.trainer import ClipTrainer, TrainerSettings
+from models.training.fold_fits import OnSteps
+from models.training.recipe import Recipe
 from tests.benchmarks.films import ratio, tell, untrained
 from tests.benchmarks.retrain import K, Round
 

@@ -31,14 +31,14 @@ from adapters.experiment.cache import cached
 from adapters.experiment.phantom_source import WHOLE, Sizes, phantom_source
 from adapters.experiment.run import Scored, Unit, run, units
 from adapters.experiment.tables import KeptBootstrap
-from adapters.hospital.sites import UNSEEN_SITE
-from models.experiment.statistics import PatientBootstrap, macro
+from adapters.simulator.sites import UNSEEN_SITE
+from models.classifier.prompts import read_prompts
+from models.evaluation.statistics import PatientBootstrap, macro
 from models.experiment.summary import PRODUCT, ZERO_SHOT, Comparison, Run, measured, summarise
 from models.fingerprint import fingerprint
 from models.ladder.method import Bench, Method
 from models.ladder.registry import FROZEN, LADDER, methods
-from models.prompts import read_prompts
-from models.teach import Plan
+from models.training.training_round import Plan
 
 GAIN, AT_SHOTS = 1.20, 16
 """Least mean AUC at that many shots, in parts of zero-shot's."""

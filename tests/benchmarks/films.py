@@ -17,14 +17,14 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from adapters.dicom.pixels import DicomImageReader
-from adapters.gpu import importer
-from adapters.host.image_store import FileImageStore
-from adapters.host.model_store import ModelStore
+from adapters.dicom.image.pixels import DicomImageReader
+from adapters.ml import importer
+from adapters.storage.image_store import FileImageStore
+from adapters.storage.model_store import ModelStore
 from pipeline.domain import Header, Image, ModelVersion, StoredFile, StoredInstance
 from pipeline.errors import PixelsUnreadable
-from pipeline.image_ports import Landing, Seen, Sight, copied
-from pipeline.ports import Catalog
+from pipeline.ports.images import Landing, Seen, Sight, copied
+from pipeline.ports.outside import Catalog
 from tests.builders import EXPLICIT, dx, file_of, pixels
 from tests.fakes import FakeCatalog
 

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.hospital.loopback import LOOPBACK, free_ports
-from adapters.hospital.orthanc import OrthancServer
+from adapters.demo.loopback import LOOPBACK, free_ports
+from adapters.demo.orthanc import OrthancServer
 from tests.acceptance.installation import Installation, wait_for
 from tests.benchmarks.films import ratio, tell
 from tests.builders import dx, file_of

@@ -31,8 +31,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID
 from pynetdicom import AE, build_context
 
-from adapters.hospital.loopback import free_ports
-from adapters.hospital.orthanc import OrthancServer
+from adapters.demo.loopback import free_ports
+from adapters.demo.orthanc import OrthancServer
 from tests.acceptance.installation import Installation, wait_for
 from tests.benchmarks.backlog import PATIENCE, Backlog, Kind, ask
 from tests.benchmarks.films import film, studies_film, tell

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from models.precision import chosen
+from models.encoder.precision import chosen
 
 NAMES = ("ingest", "scoring", "latency", "report", "startup", "catalog", "retrain", "rescore", "worklist", "fewshot", "phantoms")
 ARGUMENTS: Mapping[str, Sequence[str]] = {"latency": ("--backlog", "2000")}

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 
-from adapters.hospital import population
+from adapters.simulator import population
 
 SIZES = (112, 256, 512)
 SITE, SEED, WARM_UP = "north", 11, 8

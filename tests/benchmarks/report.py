@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from adapters.dicom.report import ReportSettings, SrWriter
+from adapters.dicom.sr.writer import ReportSettings, SrWriter
 from pipeline import rules
-from pipeline.ports import ReportContent
+from pipeline.ports.outside import ReportContent
 from tests.benchmarks.films import CLOCKS, ratio, side_by_side, tell
 from tests.builders import dx, file_of
 from tests.fakes import FakeImageStore

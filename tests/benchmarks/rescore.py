@@ -25,17 +25,17 @@ from typing import Any
 import torch
 from pydicom.uid import JPEG2000Lossless
 
-from adapters.gpu.kept import Kept, KeptSettings
-from adapters.gpu.scorer import ClipScorer, in_precision
-from adapters.host.config import ScoreConfig
+from adapters.config.sections import ScoreConfig
+from adapters.ml.activation_cache import Kept, KeptSettings
+from adapters.ml.scorer import ClipScorer, in_precision
 from adapters.model_files import base_folder
-from models.addition import Addition, Moved
-from models.base import Base, read_base
-from models.classifier import Classifier
-from models.delta import values
-from models.head import zero_shot_head
-from models.partition import names_of, partition
-from models.prompts import read_prompts
+from models.classifier.classifier import Classifier
+from models.classifier.head import zero_shot_head
+from models.classifier.prompts import read_prompts
+from models.classifier.version_weights import Addition, Moved
+from models.encoder.base import Base, read_base
+from models.encoder.delta import values
+from models.encoder.partition import names_of, partition
 from pipeline.domain import ModelVersion, StoredInstance
 from tests.benchmarks.films import CLOCKS, Films, ratio, side_by_side, tell, untrained
 

@@ -27,29 +27,29 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from adapters.gpu import trainer
-from adapters.gpu.films import FilmReader
-from adapters.gpu.kept import Kept, KeptSettings, key_of
-from adapters.gpu.trainer import ClipTrainer, TrainerSettings
-from adapters.host.model_store import ModelStore
+from adapters.ml import trainer
+from adapters.ml.activation_cache import Kept, KeptSettings, key_of
+from adapters.ml.trainer import ClipTrainer, TrainerSettings
+from adapters.ml.training_films import FilmReader
 from adapters.model_files import base_folder
-from models import fit, teach
-from models.augment import augmented
-from models.base import Base, read_base
-from models.batches import Targets
-from models.delta import own_copy
-from models.descent import descend, head_groups
-from models.encoder import Encoder
-from models.head import LinearHead, zero_shot_head
-from models.partition import names_of, partition
-from models.prefix import Cut, Encoded, encoded, from_prefix, prefix, shape
-from models.prompts import read_prompts
-from models.recipe import Augmentation, Recipe
-from models.teach import Plan
-from models.views import Views
-from models.warm_head import WarmHead
+from adapters.storage.model_store import ModelStore
+from models.classifier.head import LinearHead, zero_shot_head
+from models.classifier.prompts import read_prompts
+from models.encoder.activations import Cut, Encoded, encoded, from_prefix, prefix, shape
+from models.encoder.base import Base, read_base
+from models.encoder.delta import own_copy
+from models.encoder.encoder import Encoder
+from models.encoder.partition import names_of, partition
+from models.images.augment import augmented
+from models.images.views import Views
+from models.training import fine_tuning, training_round
+from models.training.batches import Targets
+from models.training.optimiser_loop import descend, head_groups
+from models.training.recipe import Augmentation, Recipe
+from models.training.training_round import Plan
+from models.training.warm_head import WarmHead
 from pipeline.domain import FINDINGS, Course, Lesson, ModelVersion, StoredInstance
-from pipeline.ports import Watch
+from pipeline.ports.outside import Watch
 from tests.benchmarks.films import CLOCKS, Films, ratio, side_by_side, tell, untrained
 
 K, STEPS, FEW_STEPS = 2, 3, 10
@@ -145,7 +145,7 @@ class Round:
     def _learn(self, kept: KeptSettings | None, clock: Callable[[], float]) -> None:
         self._optimising = 0.0
         settings = TrainerSettings(plan=self._plan, minimum_positives=2, band=0.05, device="cpu", threads=0, kept=kept)
-        with patch.object(fit, "descend", partial(self._timed, clock)):
+        with patch.object(fine_tuning, "descend", partial(self._timed, clock)):
             ClipTrainer(self._store, self._films, settings).train(self._course, lambda *_: None)
 
     def _learn_from_pixels(self, clock: Callable[[], float]) -> None:
@@ -156,8 +156,8 @@ class Round:
 
         with (
             patch.object(trainer, "FilmReader", PixelReader),
-            patch.object(fit, "from_prefix", through_all),
-            patch.object(teach, "from_prefix", through_all),
+            patch.object(fine_tuning, "from_prefix", through_all),
+            patch.object(training_round, "from_prefix", through_all),
         ):
             self._learn(None, clock)
 
@@ -227,7 +227,7 @@ def _descend(
     def forward(chosen: torch.Tensor) -> torch.Tensor:
         return from_prefix(twin, enter(chosen), k=K).features
 
-    groups = [*fit.encoder_groups(twin, parts, recipe), *head_groups(head, targets, recipe)]
+    groups = [*fine_tuning.encoder_groups(twin, parts, recipe), *head_groups(head, targets, recipe)]
     descend(forward, head, groups, inputs[:, None], targets, recipe, steps=STEPS, seed=0)
 
 

@@ -29,14 +29,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from adapters.catalog import query, schema
 from adapters.catalog.catalog import SqlCatalog
-from adapters.dicom import part10
-from adapters.gpu.kept import Kept, KeptSettings
-from adapters.gpu.scorer import load_scorer
-from adapters.host.config import ScoreConfig
-from adapters.host.image_store import FileImageStore
+from adapters.config.sections import ScoreConfig
+from adapters.dicom.image import part10
+from adapters.ml.activation_cache import Kept, KeptSettings
+from adapters.ml.scorer import load_scorer
 from adapters.model_files import base_folder
-from models.base import Base, read_base
-from pipeline.backfill_ports import Parcel, Tally
+from adapters.storage.image_store import FileImageStore
+from models.encoder.base import Base, read_base
 from pipeline.domain import (
     FINDINGS,
     Decision,
@@ -49,7 +48,8 @@ from pipeline.domain import (
     StoredFile,
     StudyState,
 )
-from pipeline.ports import Catalog
+from pipeline.ports.backfill import Parcel, Tally
+from pipeline.ports.outside import Catalog
 from pipeline.receive import ReceivePolicy, receive
 from tests import postgres
 from tests.benchmarks.films import Films, tell, untrained

@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the daemon's workers h
 
 # isort: split
 
-import models.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
+import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
 
 # isort: split
 
@@ -42,13 +42,13 @@ import PIL.Image
 import pydicom
 import torch
 
-from adapters import wiring
+from adapters.app import compose
+from adapters.app.workers import build_posts
 from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
-from adapters.gpu.scorer import choose_device, load_scorer
-from adapters.host.config import CatalogConfig, Config, ModelConfig, PrefixConfig, ScoreConfig, StorageConfig
-from adapters.host.image_store import FileImageStore
-from adapters.posts import build_posts
+from adapters.config.sections import CatalogConfig, Config, ModelConfig, PrefixConfig, ScoreConfig, StorageConfig
+from adapters.ml.scorer import choose_device, load_scorer
+from adapters.storage.image_store import FileImageStore
 from pipeline.domain import Header, JobKind, ModelVersion, Sender, StoredFile, StudyState
 from pipeline.work import Post, work_once
 from tests.benchmarks.films import ARCHITECTURE, file_bytes, ratio, side_by_side, tell, untrained
@@ -106,7 +106,7 @@ class Bench:
             score=own.model_copy(update={"batch_size": batch}) if batch else own,
         )
         schema.upgrade(config.catalog.url)
-        catalog, store = wiring.open_catalog(config), FileImageStore(config.storage.directory)
+        catalog, store = compose.open_catalog(config), FileImageStore(config.storage.directory)
         _, version = untrained(folder / "models", catalog)
         post = build_posts(config, catalog, ["score"], over=lambda: False)[0]
         return cls(config, catalog, store, file_bytes(0, **WINDOW), version, post, films, count())
@@ -132,7 +132,9 @@ class Bench:
     def score(self, post: Post | None = None) -> None:
         """Work the line off, as the worker does."""
         done = 0
-        while claimed := work_once(post or self.post, catalog=self.catalog, worker="bench", policy=wiring.work_policy(self.config)):
+        while claimed := work_once(
+            post or self.post, catalog=self.catalog, worker="bench", policy=compose.work_policy(self.config)
+        ):
             done += claimed
         assert done == self.films
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from adapters.gpu.scorer import ClipScorer
-from adapters.gpu.squares import DeviceSquares, Squares
+from adapters.ml.model_input import DeviceSquares, Squares
+from adapters.ml.scorer import ClipScorer
 from pipeline import score
 from pipeline.domain import ModelVersion, StoredInstance
-from pipeline.image_ports import ImageReader, Landing, Seen, Sight, copied
-from pipeline.ports import Catalog, Scorers, Transaction
+from pipeline.ports.images import ImageReader, Landing, Seen, Sight, copied
+from pipeline.ports.outside import Catalog, Scorers, Transaction
 from pipeline.work import Post
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
-from adapters.host.image_store import FileImageStore
+from adapters.storage.image_store import FileImageStore
 from pipeline.domain import JobKind, JobState
 from tests import labelled_archive
 from tests.acceptance.installation import Installation, wait_for

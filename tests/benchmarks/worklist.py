@@ -21,7 +21,7 @@ from adapters.cli.fewshot import default_cache
 from adapters.experiment.bases import demo_base
 from adapters.experiment.phantom_source import Sizes, natural_source
 from adapters.experiment.worklist import Options, worklist
-from pipeline.selection import SelectionPolicy
+from pipeline.acquisition import SelectionPolicy
 
 POOL, TEST, EDGE = 4000, 1000, 112
 STUDIES, STEP = 480, 20

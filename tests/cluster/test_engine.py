@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adapters import wiring
+from adapters.app import compose
+from adapters.app.workers import score_post_and_fill
 from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
 from adapters.cluster import engine
 from adapters.cluster.engine import ClusterSettings, score_archive
-from adapters.dicom import part10
-from adapters.gpu import importer
-from adapters.host import config as configuration
-from adapters.host.config import CatalogConfig, Config
-from adapters.host.model_store import ModelStore
-from adapters.posts import score_post_and_fill
+from adapters.config import sections as configuration
+from adapters.config.sections import CatalogConfig, Config
+from adapters.dicom.image import part10
+from adapters.ml import importer
+from adapters.storage.model_store import ModelStore
 from pipeline import settle, work
 from pipeline.domain import FINDINGS, Sender, VersionState
 from pipeline.errors import ConfigurationError, NoWeights, TryAgain
@@ -74,13 +74,13 @@ class Hospital:
         self.place = Installation(folder, url, prefix={"limit": "16MiB"})
         schema.upgrade(self.place.url)
         self.config: Config = configuration.load(self.place.config)
-        self.catalog: SqlCatalog = wiring.open_catalog(self.config)
+        self.catalog: SqlCatalog = compose.open_catalog(self.config)
         self._serve(folder / "models")
-        images, policy = wiring.open_image_store(self.config), wiring.receive_policy(self.config)
+        images, policy = compose.open_image_store(self.config), compose.receive_policy(self.config)
         for film in films:
             header = part10.read_header(*part10.split_file(film))
             receive(header, film, Sender("A", "", ""), catalog=self.catalog, images=images, policy=policy)
-        quiet = settle.SettlePolicy(quiet_seconds=0, settle_on_release=False, chest=wiring.chest_policy(self.config))
+        quiet = settle.SettlePolicy(quiet_seconds=0, settle_on_release=False, chest=compose.chest_policy(self.config))
         settle.settle(catalog=self.catalog, archive=None, policy=quiet)
 
     def _serve(self, models: Path) -> None:
@@ -113,7 +113,7 @@ def by_queue(tmp_path_factory: pytest.TempPathFactory, films: list[bytes]) -> di
     """What a single machine, working off the queue, makes of the films."""
     alone = Hospital(tmp_path_factory.mktemp("alone") / "queue", "", films)
     post, _ = score_post_and_fill(alone.config, alone.catalog)
-    while work.work_once(post, catalog=alone.catalog, worker="w", policy=wiring.work_policy(alone.config)):
+    while work.work_once(post, catalog=alone.catalog, worker="w", policy=compose.work_policy(alone.config)):
         pass
     post.close()
     found = alone.predictions()

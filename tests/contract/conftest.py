@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from adapters.catalog.catalog import SqlCatalog
-from pipeline.ports import Catalog
+from pipeline.ports.outside import Catalog
 from tests.conftest import DATABASES
 from tests.fakes import FakeCatalog
 

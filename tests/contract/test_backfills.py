@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import date
 
-from pipeline.backfill_ports import Parcel, Tally
 from pipeline.domain import JobKind, StudyState
-from pipeline.ports import Catalog
+from pipeline.ports.backfill import Parcel, Tally
+from pipeline.ports.outside import Catalog
 from tests.contract.test_catalog import add, film
 from tests.fakes import a_version
 

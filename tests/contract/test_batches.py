@@ -13,7 +13,7 @@ from adapters.catalog.catalog import SqlCatalog
 from pipeline import rules, score
 from pipeline.domain import FINDINGS, Job, JobKind, JobState, Report, ReportState, StudyState
 from pipeline.errors import LeaseLost
-from pipeline.ports import Catalog
+from pipeline.ports.outside import Catalog
 from pipeline.work import Outcome
 from tests.conftest import DATABASES
 from tests.contract.test_catalog import add, film

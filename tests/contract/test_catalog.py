@@ -27,7 +27,7 @@ from pipeline.domain import (
     VersionState,
 )
 from pipeline.errors import LeaseLost, OutOfResources
-from pipeline.ports import Catalog
+from pipeline.ports.outside import Catalog
 from tests.fakes import a_version
 
 SENDER = Sender("ORTHANC", "127.0.0.1", "RADCLIPD")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from adapters.catalog.catalog import SqlCatalog
-from adapters.readers.template import EXPORTED, TO_FILL_IN
+from adapters.label_csv.exporter import EXPORTED, TO_FILL_IN
 from tests import documents as sr
 from tests.builders import file_of
 from tests.contract.test_catalog import add, film

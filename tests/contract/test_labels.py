@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from adapters.catalog import chunks, query
+from adapters.catalog import parameters, query
 from adapters.catalog.catalog import SqlCatalog
 from pipeline import labels, rules
+from pipeline.consensus import LabelPolicy, resolve, standing
 from pipeline.domain import FINDINGS, Label, LabelState, Reading
 from pipeline.errors import BadLabels, Refused
-from pipeline.findings import no_finding
-from pipeline.ports import Catalog
-from pipeline.resolve import LabelPolicy, resolve, standing
+from pipeline.finding_names import no_finding
+from pipeline.ports.outside import Catalog
 from tests.contract.test_catalog import add, film
 
 NOON = datetime(2025, 6, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -219,7 +219,7 @@ def test_the_view_and_the_resolver_agree_on_what_is_revoked(sql_catalog: SqlCata
 
 
 def test_more_studies_than_fit_into_one_statement(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "PARAMETERS", 7)
+    monkeypatch.setattr(parameters, "PARAMETERS", 7)
     numbers = range(100, 130)
     for number in numbers:
         add(catalog, film(study=f"1.{number}", sop=f"1.{number}.1", accession_number=f"B{number}"))

@@ -20,19 +20,19 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import event
 from structlog.testing import capture_logs
 
+from adapters.app.metrics import open_metrics
 from adapters.catalog.catalog import SqlCatalog
 from adapters.cli.check import _metrics
-from adapters.hospital.loopback import free_ports
-from adapters.host.config import Config, MetricsConfig, PrefixConfig, StorageConfig
-from adapters.host.metrics import ARCHIVE_SECONDS, LARGEST_SHARE, LINE_SECONDS, ROOM, CatalogCollector, Remembered, Sources
-from adapters.metrics import open_metrics
+from adapters.config.sections import Config, MetricsConfig, PrefixConfig, StorageConfig
+from adapters.demo.loopback import free_ports
+from adapters.service.prometheus import ARCHIVE_SECONDS, LARGEST_SHARE, LINE_SECONDS, ROOM, CatalogCollector, Remembered, Sources
 from pipeline import backfill, learn, rescore, rules, work
-from pipeline.backfill_ports import Parcel, Tally
 from pipeline.domain import FINDINGS, Job, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
 from pipeline.errors import ConfigurationError, OutOfResources, PixelsUnreadable
+from pipeline.figures import Archive, Backfilled, Gain, Line, Round, Stage
 from pipeline.learn import LearnResult, Learnt
+from pipeline.ports.backfill import Parcel, Tally
 from pipeline.progress import Progress
-from pipeline.standing import Archive, Backfilled, Gain, Line, Round, Stage
 from tests.contract.test_catalog import FILE, add, film
 from tests.contract.test_cookbook import a_report
 from tests.contract.test_worklist import request, say

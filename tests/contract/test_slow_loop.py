@@ -15,7 +15,7 @@ from pipeline import learn, rules
 from pipeline.domain import Job, JobKind, Report, ReportState, StudyState, VersionState
 from pipeline.errors import LeaseLost
 from pipeline.learn import LearnResult, Learnt
-from pipeline.ports import Catalog, Transaction
+from pipeline.ports.outside import Catalog, Transaction
 from tests.contract.test_catalog import FILE, add, film
 from tests.fakes import a_version
 

@@ -15,12 +15,12 @@ import pytest
 
 from adapters.catalog.catalog import SqlCatalog
 from pipeline import labels, rules, worklist
+from pipeline.acquisition import Reason, SelectionPolicy
+from pipeline.consensus import LabelPolicy
 from pipeline.domain import FINDINGS, LabelState, Reading, Request, StudyState, VersionState
 from pipeline.errors import NoWeights, TryAgain
-from pipeline.findings import no_finding
-from pipeline.ports import Catalog
-from pipeline.resolve import LabelPolicy
-from pipeline.selection import Reason, SelectionPolicy
+from pipeline.finding_names import no_finding
+from pipeline.ports.outside import Catalog
 from tests.contract.test_catalog import add, film
 from tests.contract.test_verbs import Radclipd, radclipd_on
 from tests.fakes import a_version

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from adapters.hospital.nih import NO_FINDING
+from adapters.datasets.nih import NO_FINDING
 from pipeline.domain import FINDINGS
 
 HEADER = (

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from models.errors import CannotPartition
-from models.experiment.cases import ABSENT, PRESENT
+from models.evaluation.cases import ABSENT, PRESENT
 from models.ladder.method import Bench, Logits, Support
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from adapters.experiment.bases import choose_base, needs_store, serving_base
-from adapters.gpu import importer
-from adapters.host.model_store import ModelStore
+from adapters.ml import importer
+from adapters.storage.model_store import ModelStore
 from pipeline.errors import NoWeights, Refused, WeightsRejected
 from tests.models import tiny
 

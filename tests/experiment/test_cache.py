@@ -15,10 +15,10 @@ from adapters.experiment.bases import ChosenBase, choose_base
 from adapters.experiment.cache import Cached, cached
 from adapters.experiment.nih_source import nih_source
 from adapters.experiment.sources import Source
-from models.architecture import Architecture
-from models.encoder import Encoder
-from models.head import zero_shot_head
-from models.prompts import read_prompts
+from models.classifier.head import zero_shot_head
+from models.classifier.prompts import read_prompts
+from models.encoder.architecture import Architecture
+from models.encoder.encoder import Encoder
 from pipeline.domain import Image
 from pipeline.errors import Refused, TryAgain
 from tests.experiment import films

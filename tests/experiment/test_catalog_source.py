@@ -12,16 +12,16 @@ import pytest
 from pydicom.dataset import Dataset
 
 from adapters.catalog.catalog import SqlCatalog
-from adapters.dicom import part10
-from adapters.dicom.pixels import DicomImageReader
+from adapters.dicom.image import part10
+from adapters.dicom.image.pixels import DicomImageReader
 from adapters.experiment.catalog_source import NOT_RANDOM, catalog_source
 from adapters.experiment.sources import Source
-from adapters.host.image_store import FileImageStore
-from models.experiment.cases import ABSENT, PRESENT, UNKNOWN
+from adapters.storage.image_store import FileImageStore
+from models.evaluation.cases import ABSENT, PRESENT, UNKNOWN
 from pipeline import receive
+from pipeline.consensus import LabelPolicy
 from pipeline.domain import FINDINGS, Label, LabelState, Sender
 from pipeline.errors import Refused
-from pipeline.resolve import LabelPolicy
 from pipeline.rules import ChestPolicy
 from tests.builders import dx, file_of
 

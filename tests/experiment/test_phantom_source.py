@@ -7,8 +7,8 @@ import pytest
 
 from adapters.experiment.phantom_source import PHANTOM, SEEN, WHOLE, Sizes, phantom_source
 from adapters.experiment.sources import Source
-from adapters.hospital.sites import PRETRAINING_SITES, UNSEEN_SITE
-from models.experiment.cases import PRESENT
+from adapters.simulator.sites import PRETRAINING_SITES, UNSEEN_SITE
+from models.evaluation.cases import PRESENT
 from pipeline.errors import Refused
 
 SMALL = Sizes.scaled(80, 60, 48)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from adapters.experiment import manifest, report, style, tables
 from adapters.experiment.page import page
 from adapters.experiment.run import Scored
-from models.experiment.cases import ABSENT, PRESENT, Split
-from models.experiment.statistics import PatientBootstrap, holm
+from models.evaluation.cases import ABSENT, PRESENT, Split
+from models.evaluation.statistics import PatientBootstrap, holm
 from models.experiment.summary import NO_LABELS
 from pipeline.errors import Refused
 from tests.models.benches import cases, random_labels

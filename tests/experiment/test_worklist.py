@@ -16,11 +16,11 @@ from adapters.cli import app
 from adapters.experiment.campaigns import LEARNERS, RANDOM, WORKLIST, Campaigns, Point, Strategy, strategies
 from adapters.experiment.phantom_source import Sizes, natural_source
 from adapters.experiment.worklist import saved
-from models.experiment.cases import PRESENT, Split
+from models.evaluation.cases import PRESENT, Split
 from models.ladder.method import Bench
+from pipeline.acquisition import Reason, SelectionPolicy
 from pipeline.domain import FINDINGS
 from pipeline.errors import Refused
-from pipeline.selection import Reason, SelectionPolicy
 from tests.experiment import films
 from tests.models import benches, tiny
 

@@ -18,11 +18,11 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
-from adapters.dicom.part10 import file_head, read_header
-from adapters.host.image_store import FileImageStore
+from adapters.dicom.image.part10 import file_head, read_header
+from adapters.storage.image_store import FileImageStore
 from pipeline import receive, report, rules, score, settle, work
 from pipeline.domain import Job, JobKind, Sender
-from pipeline.ports import CircuitPolicy
+from pipeline.ports.outside import CircuitPolicy
 from tests.builders import dx, encoded
 from tests.fakes import FakeImageReader, FakeReportWriter, FakeScorers, a_version
 

@@ -13,12 +13,13 @@ import torch
 
 from adapters.catalog.catalog import SqlCatalog
 from adapters.catalog.engine import database_url
-from adapters.gpu.scorer import read_addition
-from adapters.gpu.trainer import ClipCandidate
-from adapters.host.model_store import ModelStore
-from models.addition import Addition
-from models.head import LinearHead
+from adapters.ml.scorer import read_addition
+from adapters.ml.trainer import ClipCandidate
+from adapters.storage.model_store import ModelStore
+from models.classifier.head import LinearHead
+from models.classifier.version_weights import Addition
 from pipeline import learn, report, rescore, rules, score, versions, work
+from pipeline.consensus import LabelPolicy
 from pipeline.domain import (
     FINDINGS,
     Comparison,
@@ -33,10 +34,9 @@ from pipeline.domain import (
     VersionState,
 )
 from pipeline.errors import Refused
-from pipeline.ports import CircuitPolicy, Watch
+from pipeline.ports.outside import CircuitPolicy, Watch
+from pipeline.preemption import Yielding
 from pipeline.progress import Progress
-from pipeline.resolve import LabelPolicy
-from pipeline.yielding import Yielding
 from tests.fakes import FakeImageReader, FakeReportWriter, FakeScorers, a_version
 from tests.faults.crashing import Countdown, Line, prepare
 from tests.labelled_archive import statements

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from adapters.catalog.catalog import SqlCatalog
-from adapters.host.image_store import FileImageStore
+from adapters.storage.image_store import FileImageStore
 from pipeline.domain import FINDINGS, ReportState, StudyState
 from tests.faults.crashing import play, prepare
 

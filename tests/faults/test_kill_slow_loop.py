@@ -12,7 +12,7 @@ import pytest
 
 from adapters.catalog import query
 from adapters.catalog.catalog import SqlCatalog
-from adapters.gpu.scorer import read_addition
+from adapters.ml.scorer import read_addition
 from pipeline import rescore
 from pipeline.domain import FINDINGS, JobKind, JobState, ModelVersion, ReportState, StudyState, VersionState
 from tests.fakes import a_version

@@ -15,9 +15,9 @@ from pydicom.uid import UID
 from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 
-from adapters.dicom.listener import Listener, ListenerSettings
+from adapters.dicom.network.listener import Listener, ListenerSettings
 from pipeline.domain import AuditEvent, Header, Receipt, Sender
-from pipeline.ports import Arriving
+from pipeline.ports.outside import Arriving
 from tests.builders import EXPLICIT
 from tests.fakes import FakeArriving
 

@@ -11,10 +11,10 @@ import pytest
 from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
 
-from adapters.dicom.archive import ArchiveSettings, DicomArchive
-from adapters.hospital.archive import EmbeddedArchive
-from adapters.hospital.loopback import free_ports
-from adapters.hospital.orthanc import OrthancServer, program
+from adapters.demo.embedded_archive import EmbeddedArchive
+from adapters.demo.loopback import free_ports
+from adapters.demo.orthanc import OrthancServer, program
+from adapters.dicom.network.archive import ArchiveSettings, DicomArchive
 from pipeline.errors import ArchiveBusy, ArchiveUnreachable, RadclipdError, RefusedByArchive
 from tests import peers
 from tests.builders import COMPREHENSIVE_3D_SR, dx, file_of
@@ -63,7 +63,7 @@ def test_it_keeps_a_report_also_twice_and_counts_it_once(peer: Peer) -> None:
 
 
 def report_study(content: bytes) -> str:
-    from adapters.dicom import part10
+    from adapters.dicom.image import part10
 
     return part10.read_header(*part10.split_file(content)).study_instance_uid
 

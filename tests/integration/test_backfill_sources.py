@@ -20,19 +20,19 @@ from pydicom.uid import JPEG2000Lossless, generate_uid
 from pynetdicom import AE, evt
 
 from adapters.catalog.catalog import SqlCatalog
-from adapters.dicom import part10
-from adapters.dicom.archive import STUDY_ROOT_FIND, ArchiveSettings
-from adapters.dicom.folder import FolderSource
-from adapters.dicom.listener import Listener, ListenerSettings
-from adapters.dicom.retrieve import STUDY_ROOT_GET, STUDY_ROOT_MOVE, RetrieveSettings, RetrieveSource
-from adapters.dicom.web import DicomWebSource, OrthancSource, WebSettings, only_part
-from adapters.hospital.loopback import free_ports
-from adapters.hospital.orthanc import OrthancServer, program
-from adapters.host.image_store import FileImageStore
+from adapters.demo.loopback import free_ports
+from adapters.demo.orthanc import OrthancServer, program
+from adapters.dicom.image import part10
+from adapters.dicom.network.archive import STUDY_ROOT_FIND, ArchiveSettings
+from adapters.dicom.network.listener import Listener, ListenerSettings
+from adapters.dicom.sources.dicomweb import DicomWebSource, OrthancSource, WebSettings, only_part
+from adapters.dicom.sources.folder import FolderSource
+from adapters.dicom.sources.query_retrieve import STUDY_ROOT_GET, STUDY_ROOT_MOVE, RetrieveSettings, RetrieveSource
+from adapters.storage.image_store import FileImageStore
 from pipeline.backfill import Backfill, BackfillPolicy
-from pipeline.backfill_ports import Days, Source
 from pipeline.domain import Sender
 from pipeline.errors import ArchiveUnreachable, ConfigurationError, RefusedByArchive
+from pipeline.ports.backfill import Days, Source
 from pipeline.receive import ReceivePolicy, Receiving, receive
 from tests import peers
 from tests.builders import dx, encoded, file_of, instance, sr

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pynetdicom.association import Association
 
-from adapters.host.places import SharedPlaces
+from adapters.ipc.slots import SharedPlaces
 from tests.acceptance.installation import Installation, kill
 from tests.builders import dx
 from tests.integration.reception import associate, send, wait_for, with_meta
@@ -85,7 +85,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
-TAKER = "import sys; from pathlib import Path; from adapters.host.places import SharedPlaces\n"
+TAKER = "import sys; from pathlib import Path; from adapters.ipc.slots import SharedPlaces\n"
 TAKER += "places = SharedPlaces(Path(sys.argv[1]), 2); print(places.take(), flush=True); sys.stdin.read()"
 
 

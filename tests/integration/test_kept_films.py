@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from adapters.app.workers import build_posts
 from adapters.catalog.catalog import SqlCatalog
-from adapters.gpu import importer
-from adapters.host.config import Config
-from adapters.host.image_store import FileImageStore
-from adapters.host.model_store import ModelStore
-from adapters.posts import build_posts
-from models.classifier import STORED_TOLERANCE
+from adapters.config.sections import Config
+from adapters.ml import importer
+from adapters.storage.image_store import FileImageStore
+from adapters.storage.model_store import ModelStore
+from models.classifier.classifier import STORED_TOLERANCE
 from pipeline import rescore
 from pipeline.domain import Scores
 from pipeline.work import Post, WorkPolicy, work_once

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 
-from adapters import wiring
+from adapters.app import compose
+from adapters.app.workers import build_posts
 from adapters.catalog import query, schema
 from adapters.catalog.catalog import SqlCatalog
-from adapters.hospital.loopback import free_ports
-from adapters.host.config import Config
-from adapters.posts import build_posts
+from adapters.config.sections import Config
+from adapters.demo.loopback import free_ports
 from pipeline.domain import JobKind, JobState
 from pipeline.work import work_once
 from tests import documents as sr
@@ -40,7 +40,7 @@ class Installation:
         )
         schema.upgrade(url)
         self.catalog = SqlCatalog(url)
-        self.listener = wiring.build_listener(self.config, self.catalog)
+        self.listener = compose.build_listener(self.config, self.catalog)
         self.listener.start()
 
     def send(self, dataset: Dataset) -> int:
@@ -50,7 +50,7 @@ class Installation:
         (post,) = [
             post for post in build_posts(self.config, self.catalog, ["report"], over=lambda: False) if post.kind is JobKind.LABEL
         ]
-        while work_once(post, catalog=self.catalog, worker="w", policy=wiring.work_policy(self.config)):
+        while work_once(post, catalog=self.catalog, worker="w", policy=compose.work_policy(self.config)):
             pass
 
     def states(self) -> list[tuple[Any, ...]]:

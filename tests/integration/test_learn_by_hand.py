@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from adapters import wiring
+from adapters.app import compose
+from adapters.app.workers import build_posts
 from adapters.catalog import query
 from adapters.catalog.catalog import SqlCatalog
-from adapters.gpu import importer
-from adapters.host import config as configuration
-from adapters.host.config import LearnConfig
-from adapters.host.image_store import FileImageStore
-from adapters.host.model_store import ModelStore
-from adapters.posts import build_posts
+from adapters.config import sections as configuration
+from adapters.config.sections import LearnConfig
+from adapters.ml import importer
+from adapters.storage.image_store import FileImageStore
+from adapters.storage.model_store import ModelStore
 from pipeline import learn, rescore
 from pipeline.domain import JobKind, JobState
 from pipeline.work import WorkPolicy, work_once
@@ -82,7 +82,7 @@ def test_the_worker_gives_up_when_told_to_and_learns_at_its_next_start(radclipd:
     config = configuration.load(ROOT / "deploy/radclipd.toml")
     config = config.model_copy(update={"catalog": config.catalog.model_copy(update={"url": url})})
     catalog = SqlCatalog(url)
-    assert wiring.build_call_to_learn(config.model_copy(update={"learn": LearnConfig(min_new_labels=16)}), catalog)()
+    assert compose.build_call_to_learn(config.model_copy(update={"learn": LearnConfig(min_new_labels=16)}), catalog)()
     stopped = True
 
     def work() -> int:

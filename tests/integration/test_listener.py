@@ -15,8 +15,8 @@ import pytest
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, build_context
 from pynetdicom.dimse_primitives import C_STORE
 
-from adapters.dicom import part10
-from adapters.dicom.listener import Listener
+from adapters.dicom.image import part10
+from adapters.dicom.network.listener import Listener
 from pipeline.errors import DifferentInstance, OutOfResources, RadclipdError
 from tests import peers
 from tests.builders import EXPLICIT, dx, encoded, file_of, instance, sr

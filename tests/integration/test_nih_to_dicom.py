@@ -12,13 +12,12 @@ from pydicom import dcmread
 from typer.testing import CliRunner
 
 from adapters.cli import app
-from adapters.dicom import part10
-from adapters.dicom.pixels import render
-from adapters.experiment import nih_to_dicom
-from adapters.hospital import import_films, nih
-from adapters.hospital.archive import EmbeddedArchive
-from adapters.hospital.pictures import read_picture
-from adapters.hospital.truth import STUDY_UID, TRUTH
+from adapters.datasets import film_folder, nih, nih_to_dicom
+from adapters.datasets.pictures import read_picture
+from adapters.demo.embedded_archive import EmbeddedArchive
+from adapters.dicom.image import part10
+from adapters.dicom.image.pixels import render
+from adapters.simulator.truth import STUDY_UID, TRUTH
 from pipeline.domain import FINDINGS
 from pipeline.rules import ChestPolicy, why_not_scored
 from tests import peers
@@ -122,7 +121,7 @@ def test_an_address_that_is_none_is_a_usage_error(folder: Path, tmp_path: Path) 
 
 
 def test_the_demonstration_reads_the_same_folder_with_its_truth(folder: Path) -> None:
-    studies, skipped = import_films.from_folder(folder, limit=5)
+    studies, skipped = film_folder.from_folder(folder, limit=5)
     assert skipped == []
     assert [set(study.scans[0].findings) for study in studies] == [set(films.shown(number, 8)) for number in range(1, 6)]
     headers = [part10.read_header(*part10.split_file(study.scans[0].content)) for study in studies]

@@ -15,9 +15,9 @@ from pydicom.uid import ComputedRadiographyImageStorage, DigitalXRayImageStorage
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
 from pynetdicom.sop_class import Comprehensive3DSRStorage, Verification  # type: ignore[attr-defined]  # made at run time
 
-from adapters.hospital import scanner
-from adapters.hospital.loopback import LOOPBACK, free_ports
-from adapters.hospital.orthanc import OrthancServer, program
+from adapters.demo.loopback import LOOPBACK, free_ports
+from adapters.demo.orthanc import OrthancServer, program
+from adapters.simulator import scanner
 from tests import peers
 
 pytestmark = pytest.mark.orthanc

@@ -10,9 +10,9 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from adapters.dicom import part10
-from adapters.dicom.evidence import evidence_of
-from adapters.hospital.dictated import dictated
+from adapters.demo.dictated_sr import dictated
+from adapters.dicom.image import part10
+from adapters.dicom.sr.evidence import evidence_of
 from tests import peers
 from tests.builders import dx, file_of
 from tests.headers import SHAPES

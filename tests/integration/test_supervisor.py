@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PARENT = """
 import sys
 from pathlib import Path
-from adapters.host.notify import bind
-from adapters.host.service import Pace, Role, Supervisor
+from adapters.service.systemd import bind
+from adapters.service.supervisor import Pace, Role, Supervisor
 from pipeline.errors import ConfigurationError
 
 scene = Path(sys.argv[1])

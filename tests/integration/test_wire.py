@@ -16,9 +16,9 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
-from adapters.dicom.cutter import COMMAND, LAST
+from adapters.dicom.network.pdu_reader import COMMAND, LAST
 from pipeline.domain import StoredFile
-from pipeline.ports import Buffer
+from pipeline.ports.outside import Buffer
 from tests.builders import dx, encoded
 from tests.fakes import FakeArriving
 from tests.integration.reception import DX, ECHO, Desk, associate, listening, send, wait_for
@@ -94,7 +94,7 @@ def raw(port: int) -> Iterator[Raw]:
 
 
 def body_of(desk: Desk) -> list[bytes]:
-    from adapters.dicom.part10 import split_file
+    from adapters.dicom.image.part10 import split_file
 
     return [split_file(content)[0] for _, content, _ in desk.got]
 

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.experiment.cases import Cases, Split
-from models.head import LinearHead
+from models.classifier.head import LinearHead
+from models.evaluation.cases import Cases, Split
+from models.images.preprocess import Preprocess
 from models.ladder.method import Bench
-from models.preprocess import Preprocess
 from tests.models import tiny
 
 FINDINGS = ("Effusion", "Mass", "Hernia", "Edema")

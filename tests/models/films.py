@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.encoder import Encoder
-from models.experiment.cases import Cases, Split
-from models.head import LinearHead
+from models.classifier.head import LinearHead
+from models.encoder.activations import from_prefix, prefix
+from models.encoder.encoder import Encoder
+from models.evaluation.cases import Cases, Split
+from models.images.preprocess import Preprocess
 from models.ladder.method import Bench, Support
-from models.prefix import from_prefix, prefix
-from models.preprocess import Preprocess
 from tests.models import tiny, towers
 
 FINDINGS = ("left", "right", "top", "hazy")

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from adapters.gpu.kept import KeptSettings
-from adapters.gpu.trainer import ClipTrainer, TrainerSettings
-from adapters.host.model_store import ModelStore
-from models.recipe import Augmentation, Recipe
-from models.teach import Method, Plan
+from adapters.ml.activation_cache import KeptSettings
+from adapters.ml.trainer import ClipTrainer, TrainerSettings
+from adapters.storage.model_store import ModelStore
+from models.training.recipe import Augmentation, Recipe
+from models.training.training_round import Method, Plan
 from pipeline import learn, rules
+from pipeline.consensus import LabelPolicy
 from pipeline.domain import Header, Image, Label, LabelState, ModelVersion, Sender, StoredFile, StoredInstance, StudyState
 from pipeline.errors import PixelsUnreadable
-from pipeline.image_ports import Landing, Seen, Sight, copied
-from pipeline.ports import Watch
-from pipeline.resolve import LabelPolicy
+from pipeline.ports.images import Landing, Seen, Sight, copied
+from pipeline.ports.outside import Watch
 from tests.fakes import FakeCatalog
 from tests.models import tiny
 

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from adapters.gpu.ranks import Ranks
-from models.base import Base, read_base
-from models.fit import view_activations
-from models.fits import Fitting, Order
-from models.recipe import Augmentation, Recipe
+from adapters.ml.distributed.ranks import Ranks
+from models.encoder.base import Base, read_base
+from models.training.fine_tuning import view_activations
+from models.training.fold_fits import Fitting, Order
+from models.training.recipe import Augmentation, Recipe
 from tests.models import films
 
 FILMS, LABELS = films.labelled(40, seed=1)
 RECIPE = replace(Recipe(), k=2, batch=15, block_rate=1e-4, proj_rate=1e-4, precision="float32", augmentation=Augmentation(views=2))
-"""In float32 on every processor: that is what `models.share.TOLERANCE` is of."""
+"""In float32 on every processor: that is what `models.training.data_parallel.TOLERANCE` is of."""
 STEPS = 12
 
 
@@ -60,7 +60,7 @@ def command(process: int) -> str:
 
 def of_ranks(process: int) -> list[int]:
     """Launcher and ranks of this process."""
-    return [pid for pid in started(process) if "adapters.gpu." in command(pid)]
+    return [pid for pid in started(process) if "adapters.ml.distributed." in command(pid)]
 
 
 def runs(process: int) -> bool:

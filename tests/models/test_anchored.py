@@ -9,10 +9,10 @@ import torch
 from scipy.stats import multivariate_normal
 from sklearn.metrics import roc_auc_score
 
-from models import anchored
-from models.anchored import Anchoring, anchored_head
-from models.head import LinearHead
-from models.whitening import Whitening
+from models.classifier.head import LinearHead
+from models.training import anchored_head as heads
+from models.training.anchored_head import Anchoring, anchored_head
+from models.training.whitening import Whitening
 from tests.models import benches
 
 Floats = npt.NDArray[np.float64]
@@ -62,7 +62,7 @@ class Observed:
     variance: Floats
 
     def posterior(self, numbers: Anchoring) -> Floats:
-        return anchored._posterior(self.shifts, self.noise, self.anchor, self.variance, numbers)
+        return heads._posterior(self.shifts, self.noise, self.anchor, self.variance, numbers)
 
     def dense(self, numbers: Anchoring) -> list[tuple[Floats, Floats, Floats]]:
         """The same written out: of each finding the mean and covariance [D, D] of what is seen, and the covariance of d."""
@@ -99,7 +99,7 @@ def test_the_evidence_is_the_density_of_what_was_observed(observed: Observed) ->
             multivariate_normal(mean, covariance).logpdf(shift)
             for (mean, covariance, _), shift in zip(observed.dense(point), observed.shifts, strict=True)
         )
-        ((evidence, _),) = anchored._grid(observed.shifts, observed.noise, observed.anchor, observed.variance, point)
+        ((evidence, _),) = heads._grid(observed.shifts, observed.noise, observed.anchor, observed.variance, point)
         off.append(evidence[0] - density)
     np.testing.assert_allclose(off, off[0])
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.augment import augmented
-from models.recipe import Augmentation
+from models.images.augment import augmented
+from models.training.recipe import Augmentation
 
 SIZE = 48
 STILL = Augmentation(degrees=0, shift=0, zoom=0, brightness=0, contrast=0, gamma=0)

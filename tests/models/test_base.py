@@ -9,8 +9,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from models.base import WEIGHTS, read_base
-from models.checkpoint import CARD, read_card, read_tensors, write_checkpoint
+from models.encoder.base import WEIGHTS, read_base
+from models.encoder.checkpoint import CARD, read_card, read_tensors, write_checkpoint
+from models.encoder.golden import DEVICE_TOLERANCE, TOLERANCE, Golden, golden_image
 from models.errors import (
     CheckpointCorrupt,
     CheckpointMissing,
@@ -19,8 +20,7 @@ from models.errors import (
     ModelsError,
     WeightsIncompatible,
 )
-from models.golden import DEVICE_TOLERANCE, TOLERANCE, Golden, golden_image
-from models.preprocess import Preprocess
+from models.images.preprocess import Preprocess
 from tests.models import tiny
 
 

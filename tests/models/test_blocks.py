@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from models import blocks
-from models.blocks import class_token, is_plain, passed
+from models.encoder import fast_blocks
+from models.encoder.fast_blocks import class_token, is_plain, passed
 from tests.models import towers
 
 ROUNDING = 1e-4
@@ -35,13 +35,13 @@ def tokens() -> torch.Tensor:
 def multiplied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The widths of what oneDNN made."""
     widths: list[int] = []
-    linear = blocks._linear
+    linear = fast_blocks._linear
 
     def noted(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         widths.append(len(weight))
         return linear(rows, weight, bias)
 
-    monkeypatch.setattr(blocks, "_linear", noted)
+    monkeypatch.setattr(fast_blocks, "_linear", noted)
     return widths
 
 

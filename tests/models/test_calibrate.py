@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from models.calibrate import COMMON_PREVALENCE, calibration, log_loss, prevalences, rates
-from models.choose import cross_fitted, folds, out_of_fold
-from models.compare import compare
-from models.head import LinearHead
+from models.classifier.head import LinearHead
+from models.evaluation.compare import compare
+from models.training.calibration import COMMON_PREVALENCE, calibration, log_loss, prevalences, rates
+from models.training.cross_validation import cross_fitted, folds, out_of_fold
 
 
 def sample(films: int, *, effect: float, seed: int = 0, share: float = 0.5) -> tuple[np.ndarray, np.ndarray]:

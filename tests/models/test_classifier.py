@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.classifier import BATCH_TOLERANCE, Classifier
+from models.classifier.classifier import BATCH_TOLERANCE, Classifier
+from models.classifier.head import LinearHead, zero_shot_head
+from models.classifier.prompts import read_prompts
 from models.errors import ImageUnusable, WeightsIncompatible
-from models.head import LinearHead, zero_shot_head
-from models.preprocess import Preprocess
-from models.prompts import read_prompts
+from models.images.preprocess import Preprocess
 from tests.models import tiny
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from adapters.catalog import schema
-from adapters.gpu import importer
-from adapters.host.model_store import ModelStore
+from adapters.ml import importer
+from adapters.storage.model_store import ModelStore
 from models.demo import MARKING
 from tests.models import tiny
 from tests.models.shipped import shipped

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 from scipy.stats import binom
 
-from models.compare import certainly_worse, compare
-from models.experiment.statistics import delong, paired_auc
+from models.evaluation.compare import certainly_worse, compare
+from models.evaluation.statistics import delong, paired_auc
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int8]

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.architecture import Architecture
-from models.contrastive import ContrastiveRecipe, Step, informed_start, pretrain
-from models.encoder import Encoder
-from models.experiment.statistics import auc
-from models.preprocess import Preprocess
+from models.encoder.architecture import Architecture
+from models.encoder.encoder import Encoder
+from models.evaluation.statistics import auc
+from models.images.preprocess import Preprocess
+from models.pretraining.contrastive import ContrastiveRecipe, Step, informed_start, pretrain
 from tests.models import tiny
 
 SIZE = tiny.SIZE

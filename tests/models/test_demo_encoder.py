@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from adapters.gpu import importer
-from adapters.gpu.words import in_the_pipelines_words
-from adapters.host.model_store import ModelStore
+from adapters.ml import importer
+from adapters.ml.error_translation import in_the_pipelines_words
+from adapters.storage.model_store import ModelStore
 from models import demo
-from models.base import read_base
+from models.encoder.base import read_base
 from models.errors import CheckpointCorrupt, CheckpointMissing
 from models.fingerprint import file_sha256
 from pipeline.errors import NoWeights

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.anchored import anchored_head
-from models.discriminative import Discrimination, discriminative_head
-from models.experiment.statistics import auc
-from models.head import LinearHead
-from models.whitening import Whitening
+from models.classifier.head import LinearHead
+from models.evaluation.statistics import auc
+from models.training.anchored_head import anchored_head
+from models.training.discriminative_head import Discrimination, discriminative_head
+from models.training.whitening import Whitening
 
 FINDINGS, SIZE, FILMS = 2, 24, 6000
 

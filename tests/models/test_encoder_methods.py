@@ -10,15 +10,15 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from models.delta import adapted
+from models.encoder.delta import adapted
 from models.errors import CannotPartition
-from models.experiment.cases import ABSENT, UNKNOWN
-from models.fit import fit, view_activations
+from models.evaluation.cases import ABSENT, UNKNOWN
 from models.ladder import partial, prefixes
 from models.ladder.encoder_methods import ENCODER_METHODS, encoder_methods
 from models.ladder.method import Bench, Logits, Method
 from models.ladder.prefixes import Prefixes, SharedPrefixes
-from models.recipe import Augmentation, Recipe
+from models.training.fine_tuning import fit, view_activations
+from models.training.recipe import Augmentation, Recipe
 from tests.models import films, towers
 
 NAMES = ["prolip", "lora-r2", *(f"partial-k{k}{kind}" for k in (1, 2, 3) for kind in ("", "-wise")), "full", "radclipd"]

@@ -13,15 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.delta import adapted, values
-from models.encoder import Encoder
+from models.encoder.activations import from_prefix, prefix
+from models.encoder.delta import adapted, values
+from models.encoder.encoder import Encoder
+from models.encoder.partition import LN_POST, PROJ, names_of, partition
+from models.encoder.precision import chosen
 from models.errors import CannotPartition, NothingToLearn
-from models.fit import Fitted, Trained, fit, view_activations
-from models.partition import LN_POST, PROJ, names_of, partition
-from models.precision import chosen
-from models.prefix import from_prefix, prefix
-from models.preprocess import Preprocess
-from models.recipe import Augmentation, Recipe
+from models.images.preprocess import Preprocess
+from models.training.fine_tuning import Fitted, Trained, fit, view_activations
+from models.training.recipe import Augmentation, Recipe
 from tests.models import films, tiny, towers
 
 RECIPE = replace(Recipe(), k=1, max_steps=20, augmentation=Augmentation(views=2))

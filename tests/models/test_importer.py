@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from adapters.gpu import importer
-from adapters.gpu.scorer import load_scorer
-from adapters.host.model_store import ModelStore
-from models import sources
+from adapters.ml import importer
+from adapters.ml.scorer import load_scorer
+from adapters.storage.model_store import ModelStore
+from models.encoder import sources
 from pipeline.domain import FINDINGS, ModelVersion, VersionState
 from pipeline.errors import NoWeights, Refused, WeightsRejected
 from tests.fakes import FakeCatalog

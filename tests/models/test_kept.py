@@ -13,14 +13,14 @@ import pytest
 import structlog
 import torch
 
-from adapters.gpu.kept import REST_SECONDS, Kept, KeptSettings
-from adapters.gpu.scorer import ClipScorer, load_scorer, read_addition
+from adapters.ml.activation_cache import REST_SECONDS, Kept, KeptSettings
+from adapters.ml.scorer import ClipScorer, load_scorer, read_addition
 from adapters.model_files import base_folder
-from models.base import read_base
-from models.classifier import BATCH_TOLERANCE, STORED_TOLERANCE
-from models.prefix import Cut
-from models.recipe import Augmentation
-from models.views import Views
+from models.classifier.classifier import BATCH_TOLERANCE, STORED_TOLERANCE
+from models.encoder.activations import Cut
+from models.encoder.base import read_base
+from models.images.views import Views
+from models.training.recipe import Augmentation
 from pipeline.domain import FINDINGS, ModelVersion, Scores, StoredInstance
 from tests.models import tiny
 from tests.models.lessons import RECIPE, Ward

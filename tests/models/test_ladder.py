@@ -11,9 +11,9 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from models.errors import UnknownMethod
-from models.experiment import statistics
+from models.evaluation import statistics
+from models.evaluation.statistics import PatientBootstrap
 from models.experiment.draws import draws
-from models.experiment.statistics import PatientBootstrap
 from models.ladder.baselines import Metadata
 from models.ladder.cache import TipAdapter
 from models.ladder.closed_form import _solved

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from models.lanes import LEAST, Lanes
+from models.encoder.cpu_parallel import LEAST, Lanes
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
-from adapters.gpu.scorer import ClipScorers, load_scorer
+from adapters.ml.scorer import ClipScorers, load_scorer
 from adapters.model_files import HEAD
 from pipeline import rules, versions
 from pipeline.domain import FINDINGS, ModelVersion, VersionState
 from pipeline.errors import Interrupted, NoWeights, OutOfResources, Refused, WeightsCorrupt, WeightsIncompatible
 from pipeline.learn import LearnResult
-from pipeline.ports import Scorer
+from pipeline.ports.outside import Scorer
 from tests.models import tiny
 from tests.models.lessons import Ward
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch.nn.utils import parametrize
 
-from models.architecture import Architecture
-from models.delta import adapted
-from models.encoder import Encoder
+from models.encoder.architecture import Architecture
+from models.encoder.delta import adapted
+from models.encoder.encoder import Encoder
 from models.errors import CannotPartition
-from models.low_rank import LowRankEncoder, LowRankSetting
+from models.ladder.low_rank import LowRankEncoder, LowRankSetting
 from tests.models import tiny, towers
 
 PIXELS = torch.randn(3, 3, tiny.SIZE, tiny.SIZE, generator=torch.Generator().manual_seed(1))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import models.base
-import models.checkpoint
-from adapters.host.model_store import ModelStore
+import models.encoder.base
+import models.encoder.checkpoint
 from adapters.model_files import CARD, HEAD, WEIGHTS
+from adapters.storage.model_store import ModelStore
 from pipeline.errors import NoWeights, OutOfResources, Refused, WeightsRejected
 from tests.models import tiny
 
@@ -123,4 +123,4 @@ def test_a_version_is_present_with_all_its_files(tmp_path: Path) -> None:
 
 def test_the_store_and_the_models_mean_the_same_files() -> None:
     """They cannot import each other."""
-    assert (WEIGHTS, CARD) == (models.base.WEIGHTS, models.checkpoint.CARD)
+    assert (WEIGHTS, CARD) == (models.encoder.base.WEIGHTS, models.encoder.checkpoint.CARD)

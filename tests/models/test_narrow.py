@@ -11,18 +11,18 @@ import torch
 from structlog.testing import capture_logs
 
 from adapters.experiment.bases import demo_base
-from adapters.gpu.prefix_store import Identity
-from adapters.gpu.scorer import in_precision
-from adapters.hospital import population
-from models import narrow
-from models.base import read_base
-from models.classifier import Classifier
-from models.experiment.statistics import auc
-from models.head import zero_shot_head
-from models.narrow import compare, narrowed
-from models.prefix import from_prefix, prefix
-from models.preprocess import Preprocess
-from models.prompts import read_prompts
+from adapters.ml.activation_store import Identity
+from adapters.ml.scorer import in_precision
+from adapters.simulator import population
+from models.classifier import bfloat16
+from models.classifier.bfloat16 import compare, narrowed
+from models.classifier.classifier import Classifier
+from models.classifier.head import zero_shot_head
+from models.classifier.prompts import read_prompts
+from models.encoder.activations import from_prefix, prefix
+from models.encoder.base import read_base
+from models.evaluation.statistics import auc
+from models.images.preprocess import Preprocess
 from pipeline.domain import FINDINGS
 from tests.models import tiny
 from tests.models.shipped import shipped
@@ -60,11 +60,11 @@ def test_a_version_that_scores_alike_serves_in_bfloat16(exact: Classifier) -> No
         served = in_precision(exact, "bfloat16")
     assert served.encoder.precision is torch.bfloat16
     assert logs[0]["log_level"] == "info"
-    assert logs[0]["largest_difference"] <= narrow.LARGEST_DIFFERENCE
+    assert logs[0]["largest_difference"] <= bfloat16.LARGEST_DIFFERENCE
 
 
 def test_one_that_does_not_serves_in_float32_and_says_so_loudly(exact: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(narrow, "LARGEST_DIFFERENCE", 1e-9)  # no network of any size rounds as finely
+    monkeypatch.setattr(bfloat16, "LARGEST_DIFFERENCE", 1e-9)  # no network of any size rounds as finely
     with capture_logs() as logs:
         served = in_precision(exact, "bfloat16")
     assert served is exact
@@ -74,9 +74,9 @@ def test_one_that_does_not_serves_in_float32_and_says_so_loudly(exact: Classifie
 
 def test_an_order_that_differs_is_no_agreement() -> None:
     scores = np.array([[0.1], [0.5], [0.9]], dtype=np.float32)
-    assert narrow._agreement(scores, scores) == 1.0
-    assert narrow._agreement(scores, scores[::-1]) == 0.0
-    assert narrow._agreement(scores, np.full_like(scores, 0.5)) == 0.5
+    assert bfloat16._agreement(scores, scores) == 1.0
+    assert bfloat16._agreement(scores, scores[::-1]) == 0.0
+    assert bfloat16._agreement(scores, np.full_like(scores, 0.5)) == 0.5
 
 
 def test_float32_is_left_alone(exact: Classifier) -> None:
@@ -100,6 +100,6 @@ def test_the_shipped_encoder_finds_in_bfloat16_what_it_finds_in_float32() -> Non
     pixels = torch.stack([base.preprocess(film.pixels) for film in population.films(cases, size=(128, 128), workers=1)])
     scores, others = exact.score_pixels(pixels), fast.score_pixels(pixels)
     labels = np.array([[finding in case.findings for finding in FINDINGS] for case in cases], dtype=np.int8)
-    assert np.abs(scores - others).max() < narrow.LARGEST_DIFFERENCE
+    assert np.abs(scores - others).max() < bfloat16.LARGEST_DIFFERENCE
     assert np.nanmax(np.abs(auc(scores, labels) - auc(others, labels))) < 0.02
     assert compare(exact, fast).holds

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.architecture import Architecture
-from models.delta import adapted, averaged, own_copy, values
-from models.encoder import Encoder
+from models.encoder.activations import TOLERANCE, cut, encoded, from_prefix, prefix
+from models.encoder.architecture import Architecture
+from models.encoder.delta import adapted, averaged, own_copy, values
+from models.encoder.encoder import Encoder
+from models.encoder.partition import LN_POST, PROJ, STEM, names_of, partition
 from models.errors import CannotPartition, WeightsIncompatible
-from models.partition import LN_POST, PROJ, STEM, names_of, partition
-from models.prefix import TOLERANCE, cut, encoded, from_prefix, prefix
 from tests.models import tiny, towers
 
 KINDS = pytest.mark.parametrize("kind", towers.TOWERS)

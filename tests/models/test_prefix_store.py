@@ -15,14 +15,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.gpu import prefix_store
-from adapters.gpu.prefix_shard import PAGE
-from adapters.gpu.prefix_store import TOLERANCE, Found, Identity, PrefixStore
-from models.architecture import Architecture
-from models.base import read_base
-from models.encoder import Encoder
-from models.prefix import TOLERANCE as SHORT_CUTS
-from models.prefix import Cut, cut, from_prefix, shape
+from adapters.ml import activation_store
+from adapters.ml.activation_shard import PAGE
+from adapters.ml.activation_store import TOLERANCE, Found, Identity, PrefixStore
+from models.encoder.activations import TOLERANCE as SHORT_CUTS
+from models.encoder.activations import Cut, cut, from_prefix, shape
+from models.encoder.architecture import Architecture
+from models.encoder.base import read_base
+from models.encoder.encoder import Encoder
 from pipeline.errors import ConfigurationError, OutOfResources
 from tests.models import films, tiny, towers
 
@@ -318,7 +318,7 @@ def test_a_writer_killed_in_the_middle_leaves_a_sound_store(tmp_path: Path, afte
 
 def test_what_an_earlier_format_left_is_not_read_and_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as earlier:
-        earlier.setattr(prefix_store, "FORMAT", prefix_store.FORMAT - 1)
+        earlier.setattr(activation_store, "FORMAT", activation_store.FORMAT - 1)
         first = opened(tmp_path)
         first.write(*records(range(3)))
         first.close()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import ImageUnusable, WeightsIncompatible
-from models.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
+from models.images.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 from tests.models import tiny
 
 PLAIN = Preprocess(size=64, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -119,7 +119,7 @@ def test_the_fingerprint_follows_every_field() -> None:
 def test_a_card_comes_back_and_another_algorithm_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     card = Preprocess(size=96).card
     assert Preprocess.from_card(card) == Preprocess(size=96)
-    monkeypatch.setattr("models.preprocess.ALGORITHM", 2)
+    monkeypatch.setattr("models.images.preprocess.ALGORITHM", 2)
     with pytest.raises(WeightsIncompatible):
         Preprocess.from_card(card)
     with pytest.raises(WeightsIncompatible):

@@ -1,4 +1,4 @@
-"""radclipd's own row of the ladder: what `models.teach` makes of a support, and nothing besides."""
+"""radclipd's own row of the ladder: what `models.training.training_round` makes of a support, and nothing besides."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from models.delta import adapted
+from models.encoder.delta import adapted
+from models.images.views import Views
 from models.ladder.closed_form import StageOne
 from models.ladder.method import Bench
 from models.ladder.prefixes import SharedPrefixes
 from models.ladder.product import Copies, Radclipd
-from models.recipe import Augmentation, Recipe
-from models.teach import Films, Method, Plan, Taught, teach
-from models.views import Views
+from models.training.recipe import Augmentation, Recipe
+from models.training.training_round import Films, Method, Plan, Taught, teach
 from tests.models import films
 
 RECIPE = replace(Recipe(), k=1, steps_per_shot=2, augmentation=Augmentation(views=2))

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import models.torchvision_ops  # noqa: F401 - before open_clip
+import models.encoder.torchvision_ops  # noqa: F401 - before open_clip
 
 # isort: split
 from pathlib import Path
@@ -11,10 +11,10 @@ import open_clip
 import pytest
 import torch
 
-from models.encoder import Encoder
+from models.classifier.head import LinearHead, zero_shot_head
+from models.classifier.prompts import Prompts, read_prompts
+from models.encoder.encoder import Encoder
 from models.errors import WeightsIncompatible
-from models.head import LinearHead, zero_shot_head
-from models.prompts import Prompts, read_prompts
 from pipeline.domain import FINDINGS
 from tests.models import tiny
 

@@ -18,16 +18,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from adapters.gpu import ranks, trainer
-from adapters.gpu.line import Gone, Line
-from adapters.gpu.ranks import Ranks, choose_devices
-from adapters.gpu.trainer import ClipTrainer, TrainerSettings
+from adapters.ipc.channel import Gone, Line
+from adapters.ml import trainer
+from adapters.ml.distributed import ranks
+from adapters.ml.distributed.ranks import Ranks, choose_devices
+from adapters.ml.trainer import ClipTrainer, TrainerSettings
 from adapters.model_files import HEAD
-from models.base import Base
-from models.delta import adapted, values
-from models.fits import Fitting, Made, one_by_one
-from models.prefix import from_prefix
-from models.share import TOLERANCE
+from models.encoder.activations import from_prefix
+from models.encoder.base import Base
+from models.encoder.delta import adapted, values
+from models.training.data_parallel import TOLERANCE
+from models.training.fold_fits import Fitting, Made, one_by_one
 from pipeline.errors import ConfigurationError, Interrupted, OutOfResources, TryAgain
 from pipeline.learn import LearnResult
 from tests.models import ranks as given
@@ -147,7 +148,7 @@ def test_a_rank_that_dies_is_named_and_takes_the_others_with_it(folder: Path, ba
     def kill(done: int) -> None:
         if done and not started:
             started.extend(pid for pid in given.of_ranks(os.getpid()) if pid not in others)
-            os.kill(next(pid for pid in started if "adapters.gpu.rank " in given.command(pid)), signal.SIGKILL)
+            os.kill(next(pid for pid in started if "adapters.ml.distributed.rank " in given.command(pid)), signal.SIGKILL)
 
     with (
         pytest.raises(TryAgain, match=r"learning on 2 devices: rank . \(cpu\): gone without a word") as lost,

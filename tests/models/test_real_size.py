@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.gpu import importer
-from adapters.gpu.scorer import load_scorer
-from adapters.host.model_store import ModelStore
-from models import sources
-from models.architecture import Architecture
-from models.encoder import Encoder
+from adapters.ml import importer
+from adapters.ml.scorer import load_scorer
+from adapters.storage.model_store import ModelStore
+from models.encoder import sources
+from models.encoder.architecture import Architecture
+from models.encoder.encoder import Encoder
+from models.encoder.golden import Golden
 from models.errors import GoldenMismatch
-from models.golden import Golden
-from models.preprocess import Preprocess
+from models.images.preprocess import Preprocess
 from tests.fakes import FakeCatalog
 from tests.models import tiny
 

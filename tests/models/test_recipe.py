@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from models.batches import ABSENT, PRESENT, UNKNOWN, Targets, batches, of_use
 from models.errors import NothingToLearn, WeightsIncompatible
-from models.experiment import cases
-from models.recipe import REFERENCE_WIDTH, Augmentation, Recipe
+from models.evaluation import cases
+from models.training.batches import ABSENT, PRESENT, UNKNOWN, Targets, batches, of_use
+from models.training.recipe import REFERENCE_WIDTH, Augmentation, Recipe
 
 LABELS = hnp.arrays(np.int8, st.tuples(st.integers(2, 12), st.integers(1, 4)), elements=st.sampled_from([PRESENT, ABSENT, UNKNOWN]))
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models.preprocess import Preprocess
-from models.resize import resized
+from models.images.preprocess import Preprocess
+from models.images.resize import resized
 from tests.models import tiny
 
 TOLERANCE = 5e-5
@@ -48,7 +48,7 @@ def test_what_has_its_size_already_stays_what_it_is() -> None:
 def test_the_grey_square_is_made_without_torch() -> None:
     script = """
 import sys, numpy as np
-from models.preprocess import Preprocess
+from models.images.preprocess import Preprocess
 assert Preprocess(size=32).reduced(np.ones((50, 40), dtype=np.float32)).shape == (32, 32)
 assert "torch" not in sys.modules
 """

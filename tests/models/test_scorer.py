@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.gpu.scorer import ClipScorers, choose_device, load_scorer
+from adapters.ml.scorer import ClipScorers, choose_device, load_scorer
 from adapters.model_files import CARD, HEAD, WEIGHTS, base_folder, version_folder
 from pipeline.domain import ModelVersion
 from pipeline.errors import ConfigurationError, NoWeights, PixelsUnreadable, RadclipdError, WeightsRejected
-from pipeline.ports import Scorer, Scorers
+from pipeline.ports.outside import Scorer, Scorers
 from tests.models import tiny
 
 

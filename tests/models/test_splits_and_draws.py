@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import SplitLeaks, SplitUnusable
-from models.experiment.cases import Cases, Split
+from models.evaluation.cases import Cases, Split
 from models.experiment.draws import draws
 from models.experiment.splits import checked, split_by_lists, split_by_patient
 from tests.models import benches

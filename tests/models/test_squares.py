@@ -14,22 +14,22 @@ import torch
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from adapters.dicom import pixels
-from adapters.dicom.decode_pool import DecodePool
-from adapters.gpu import squares as squares_module
-from adapters.gpu.kept import Kept
-from adapters.gpu.scorer import ClipScorer, load_scorer, read_addition
-from adapters.gpu.squares import DeviceSquares, HostSquares, Landed, squares_for
-from adapters.host.image_store import FileImageStore
+from adapters.dicom.image import pixels
+from adapters.dicom.image.decode_pool import DecodePool
+from adapters.ml import model_input as squares_module
+from adapters.ml.activation_cache import Kept
+from adapters.ml.model_input import DeviceSquares, HostSquares, Landed, squares_for
+from adapters.ml.scorer import ClipScorer, load_scorer, read_addition
 from adapters.model_files import base_folder
-from models import on_device
-from models.base import read_base
-from models.classifier import Classifier
+from adapters.storage.image_store import FileImageStore
+from models.classifier.classifier import Classifier
+from models.encoder.base import read_base
 from models.errors import ImageUnusable
-from models.preprocess import Preprocess
+from models.images import resize_on_device
+from models.images.preprocess import Preprocess
 from pipeline.domain import Header, StoredInstance
 from pipeline.errors import PixelsUnreadable
-from pipeline.image_ports import Window, Windowed
+from pipeline.ports.images import Window, Windowed
 from tests.builders import EXPLICIT, dx, file_of, stream_of
 from tests.builders import pixels as put_pixels
 from tests.models import tiny
@@ -92,7 +92,7 @@ def test_of_stored_values_the_same_square_is_made(
     found = DeviceSquares(preprocess, CPU)
     square = found.of([found.land(windowed)])
     assert square.shape == (1, 1, 64, 64)
-    assert square[0, 0].numpy() == pytest.approx(preprocess.reduced(made), abs=on_device.TOLERANCE)
+    assert square[0, 0].numpy() == pytest.approx(preprocess.reduced(made), abs=resize_on_device.TOLERANCE)
     assert float(square.max()) > 0.1
 
 
@@ -108,15 +108,15 @@ def test_what_is_more_than_a_window_is_made_by_the_host(film: Dataset) -> None:
 
 def test_a_detectors_film_at_the_encoders_size() -> None:
     made, preprocess = rendering(noisy(2560, 2048, **WINDOW)), Preprocess()
-    square = on_device.square(torch.from_numpy(np.array(made.stored)), Window(800.0, 3199.0), preprocess)
-    assert square[0].numpy() == pytest.approx(preprocess.reduced(made), abs=on_device.TOLERANCE)
+    square = resize_on_device.square(torch.from_numpy(np.array(made.stored)), Window(800.0, 3199.0), preprocess)
+    assert square[0].numpy() == pytest.approx(preprocess.reduced(made), abs=resize_on_device.TOLERANCE)
 
 
 @pytest.mark.parametrize(("centre", "width"), [(4000, 50), (60000, 400)])
 def test_narrow_windows_far_from_zero_are_not_rounded(centre: int, width: int) -> None:
     stored = (centre + np.random.default_rng(0).normal(0, width / 3, (300, 250))).clip(0, 65535).astype(np.uint16)
     black, white = centre - width / 2, centre + width / 2
-    square = on_device.square(torch.from_numpy(stored), Window(black, white), SIZE)
+    square = resize_on_device.square(torch.from_numpy(stored), Window(black, white), SIZE)
     greys = ((stored.astype(np.float64) - black) / width).clip(0, 1).astype(np.float32)
     assert square[0].numpy() == pytest.approx(SIZE.reduced(greys), abs=1e-6)
 
@@ -124,7 +124,7 @@ def test_narrow_windows_far_from_zero_are_not_rounded(centre: int, width: int) -
 @pytest.mark.parametrize("shape", [(0, 5), (5,), (2, 2, 3)])
 def test_what_is_no_image_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ImageUnusable):
-        on_device.square(torch.zeros(shape, dtype=torch.uint16), Window(0.0, 1.0), SIZE)
+        resize_on_device.square(torch.zeros(shape, dtype=torch.uint16), Window(0.0, 1.0), SIZE)
 
 
 def test_what_landed_is_not_the_memory_that_it_came_by() -> None:
@@ -231,4 +231,4 @@ def test_a_card_makes_the_same_squares_while_others_land() -> None:
         made = found.of(landed).cpu()
         del landed
         for square, film in zip(made, films, strict=True):
-            assert square[0].numpy() == pytest.approx(Preprocess().reduced(film), abs=on_device.TOLERANCE)
+            assert square[0].numpy() == pytest.approx(Preprocess().reduced(film), abs=resize_on_device.TOLERANCE)

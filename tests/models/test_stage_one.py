@@ -7,9 +7,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from models.anchored import anchored_head
-from models.discriminative import discriminative_head
-from models.stage_one import Weighing, stage_one_head
+from models.training.anchored_head import anchored_head
+from models.training.discriminative_head import discriminative_head
+from models.training.stage_one import Weighing, stage_one_head
 from tests.models.test_discriminative import World
 
 HEADS = (stage_one_head, anchored_head, discriminative_head)

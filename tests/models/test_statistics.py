@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as hnp
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
 
-from models.experiment import statistics
-from models.experiment.statistics import PatientBootstrap
+from models.evaluation import statistics
+from models.evaluation.statistics import PatientBootstrap
 from tests.models import benches
 
 

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pytest
 from scipy.special import expit
 
-from models.experiment import statistics
-from models.experiment.statistics import PatientBootstrap
+from models.evaluation import statistics
+from models.evaluation.statistics import PatientBootstrap
 from models.experiment.summary import PAPER_HEAD, ZERO_SHOT, Comparison, Estimate, Run, Summary, averages, measured, summarise
 from tests.models import benches
 

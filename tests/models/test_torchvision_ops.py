@@ -18,14 +18,14 @@ def run(code: str) -> str:
 
 
 def test_torchvision_and_open_clip_import_after_it_and_it_is_idempotent() -> None:
-    code = "import models.torchvision_ops as ops; before = ops.declare(); import torchvision, open_clip; \
+    code = "import models.encoder.torchvision_ops as ops; before = ops.declare(); import torchvision, open_clip; \
 print(before == ops.declare())"
     assert run(code) == "True"
 
 
 def test_after_torchvision_it_changes_nothing() -> None:
-    code = "import models.torchvision_ops, torchvision.transforms, sys; del sys.modules['models.torchvision_ops']; \
-import models.torchvision_ops as again; print(again.declare())"
+    code = "import models.encoder.torchvision_ops, torchvision.transforms, sys; del sys.modules['models.encoder.torchvision_ops']; \
+import models.encoder.torchvision_ops as again; print(again.declare())"
     assert run(code) == "False"
 
 
@@ -47,11 +47,11 @@ OURS = [path for part in ("models", "adapters", "pipeline") for path in (ROOT / 
 def test_whoever_imports_torchvision_or_open_clip_imports_it_first(path: Path) -> None:
     imports = _imports(path)
     needy = [index for index, name in enumerate(imports) if name.split(".")[0] in ("open_clip", "torchvision")]
-    assert not needy or imports.index("models.torchvision_ops") < needy[0]
+    assert not needy or imports.index("models.encoder.torchvision_ops") < needy[0]
 
 
 def test_where_the_compiled_part_loads_nothing_is_declared() -> None:
     """A matching build declares the operators itself; a second declaration would be an error."""
     code = "import torch; torch.ops.load_library = lambda path: torch.library.define('torchvision::nms', \
-'(Tensor dets, Tensor scores, float iou_threshold) -> Tensor'); import models.torchvision_ops as ops; print(ops.declare())"
+'(Tensor dets, Tensor scores, float iou_threshold) -> Tensor'); import models.encoder.torchvision_ops as ops; print(ops.declare())"
     assert run(code) == "False"

@@ -10,9 +10,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from models import sources
-from models.architecture import Architecture
-from models.encoder import Encoder
+from models.encoder import sources
+from models.encoder.architecture import Architecture
+from models.encoder.encoder import Encoder
+from models.encoder.weights import fit, read_weights
 from models.errors import (
     CheckpointCorrupt,
     CheckpointMissing,
@@ -21,7 +22,6 @@ from models.errors import (
     UnknownArchitecture,
     WeightsIncompatible,
 )
-from models.weights import fit, read_weights
 from tests.models import tiny
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adapters.gpu import importer
-from adapters.host.model_store import ModelStore
-from models.architecture import Architecture
-from models.base import write_base
-from models.encoder import Encoder
-from models.preprocess import Preprocess
+from adapters.ml import importer
+from adapters.storage.model_store import ModelStore
+from models.encoder.architecture import Architecture
+from models.encoder.base import write_base
+from models.encoder.encoder import Encoder
+from models.images.preprocess import Preprocess
 from pipeline.domain import ModelVersion
 from tests.fakes import FakeCatalog
 

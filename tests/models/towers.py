@@ -7,8 +7,8 @@ from typing import Any
 
 import open_clip
 
-from models.architecture import Architecture
-from models.encoder import Encoder
+from models.encoder.architecture import Architecture
+from models.encoder.encoder import Encoder
 from tests.models import tiny
 
 

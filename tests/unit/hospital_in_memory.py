@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from pipeline import labels, learn, receive, report, resolve, rules, score, settle, work
+from pipeline import consensus, labels, learn, receive, report, rules, score, settle, work
 from pipeline.domain import Header, Job, JobKind, JobState, Receipt, Sender, Study
 from pipeline.pace import Pace
-from pipeline.ports import CircuitPolicy
+from pipeline.ports.outside import CircuitPolicy
 from tests.fakes import (
     FakeArchive,
     FakeCatalog,
@@ -100,7 +100,7 @@ class Hospital:
 
     def _learn(self, job: Job) -> None:
         policy = learn.LearnPolicy(
-            labels=resolve.LabelPolicy(), chest=self.chest, gate=self.gate, minimum_positives=2, background=10
+            labels=consensus.LabelPolicy(), chest=self.chest, gate=self.gate, minimum_positives=2, background=10
         )
         learn.learn_job(job, catalog=self.catalog, trainer=self.trainer, policy=policy, watch=self.trainer.watch)
 

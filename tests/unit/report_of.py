@@ -11,11 +11,11 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 
-from adapters.dicom import part10
-from adapters.dicom.report import ReportSettings, SrWriter
+from adapters.dicom.image import part10
+from adapters.dicom.sr.writer import ReportSettings, SrWriter
 from pipeline import rules
 from pipeline.domain import ModelVersion, StoredInstance, Study, StudyState
-from pipeline.ports import ReportContent
+from pipeline.ports.outside import ReportContent
 from tests.builders import file_of
 from tests.fakes import FakeImageStore, a_version
 

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from pynetdicom.dimse_messages import C_STORE_RSP
 from pynetdicom.dimse_primitives import C_ECHO, C_STORE
 
-from adapters.dicom import answer
+from adapters.dicom.network import store_response
 
 uids = st.from_regex(r"[0-2](\.(0|[1-9][0-9]{0,9})){1,6}", fullmatch=True)
 
 
-def answered(sop_class: str, sop_instance: str, message: int, status: int = answer.SUCCESS) -> C_STORE:
+def answered(sop_class: str, sop_instance: str, message: int, status: int = store_response.SUCCESS) -> C_STORE:
     response = C_STORE()
     response.MessageID = response.MessageIDBeingRespondedTo = message
     response.AffectedSOPClassUID, response.AffectedSOPInstanceUID, response.Status = sop_class, sop_instance, status
@@ -27,8 +27,8 @@ def test_it_is_what_pynetdicom_would_send(sop_class: str, sop_instance: str, mes
     theirs.primitive_to_message(response)
     [whole] = theirs.encode_msg(1, 0)
     [(_, fragment)] = whole.presentation_data_value_list
-    assert answer.to_a_kept(response) is response
-    assert answer.command_set(response) == fragment[1:]
+    assert store_response.to_a_kept(response) is response
+    assert store_response.command_set(response) == fragment[1:]
 
 
 def request() -> C_STORE:
@@ -38,7 +38,7 @@ def request() -> C_STORE:
 
 
 def refusal(comment: str = "") -> C_STORE:
-    refused = answered("1.2", "1.2.3", 1, answer.SUCCESS if comment else 0xA700)
+    refused = answered("1.2", "1.2.3", 1, store_response.SUCCESS if comment else 0xA700)
     if comment:
         refused.ErrorComment = comment  # type: ignore[assignment] # pynetdicom's own says None
     return refused
@@ -46,4 +46,4 @@ def refusal(comment: str = "") -> C_STORE:
 
 @pytest.mark.parametrize("other", [request(), refusal(), refusal("why"), C_ECHO()], ids=["request", "refusal", "comment", "echo"])
 def test_everything_else_is_not(other: object) -> None:
-    assert answer.to_a_kept(other) is None
+    assert store_response.to_a_kept(other) is None

@@ -11,9 +11,9 @@ import pytest
 
 from pipeline import backfill, rescore
 from pipeline.backfill import Backfill, BackfillPolicy, Throttle
-from pipeline.backfill_ports import Days, Known, Parcel, Piece, Take
 from pipeline.domain import ARRIVED, Header, Sender, StudyState
 from pipeline.errors import ArchiveUnreachable, DoesNotMatch, Interrupted, OutOfResources, Refused, RefusedByArchive
+from pipeline.ports.backfill import Days, Known, Parcel, Piece, Take
 from pipeline.receive import ReceivePolicy
 from tests.fakes import a_version
 from tests.unit.hospital_in_memory import Hospital

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline import blocks, fill, versions
-from pipeline.blocks import Block, Done
+from pipeline import archive_scoring, cache_warming, versions
+from pipeline.archive_scoring import Block, Done
 from pipeline.domain import JobKind, JobState, StudyState, VersionState
 from pipeline.errors import NoWeights
 from tests.fakes import FakeScorers, a_version
@@ -25,7 +25,7 @@ def a_hospital(studies: int) -> Hospital:
 
 
 def score(hospital: Hospital, block: Block) -> Done:
-    return blocks.score_block(
+    return archive_scoring.score_block(
         block, post=hospital.post(JobKind.SCORE), catalog=hospital.catalog, worker="node", policy=hospital.work
     )
 
@@ -35,9 +35,9 @@ def predicted(hospital: Hospital) -> set[str]:
 
 
 def test_blocks_cover_every_study_once_newest_first() -> None:
-    found = list(blocks.cut(catalog=a_hospital(10).catalog, size=4))
+    found = list(archive_scoring.cut(catalog=a_hospital(10).catalog, size=4))
     assert found == [Block(7, 10), Block(3, 6), Block(1, 2)]
-    assert list(blocks.cut(catalog=Hospital().catalog)) == []
+    assert list(archive_scoring.cut(catalog=Hospital().catalog)) == []
 
 
 def test_a_block_scores_its_own_studies_and_no_others() -> None:
@@ -49,7 +49,7 @@ def test_a_block_scores_its_own_studies_and_no_others() -> None:
 
 def test_blocks_and_the_queue_come_to_the_same() -> None:
     by_blocks, by_queue = a_hospital(5), a_hospital(5)
-    for block in blocks.cut(catalog=by_blocks.catalog, size=2):
+    for block in archive_scoring.cut(catalog=by_blocks.catalog, size=2):
         score(by_blocks, block)
     by_blocks.run()
     by_queue.run()
@@ -97,7 +97,7 @@ def test_what_was_scored_before_is_filled_in_passing() -> None:
     hospital = a_hospital(3)
     hospital.run()
     hospital.scorers = FakeScorers(room=10)
-    filler = fill.Fill(
+    filler = cache_warming.Fill(
         catalog=hospital.catalog,
         pixels=hospital.pixels,
         scorer=lambda: versions.load_serving(catalog=hospital.catalog, scorers=hospital.scorers),
@@ -105,7 +105,7 @@ def test_what_was_scored_before_is_filled_in_passing() -> None:
     )
     hospital.pixels.asked.clear()
     for _ in range(2):
-        blocks.score_block(
+        archive_scoring.score_block(
             Block(2, 3),
             post=replace(hospital.post(JobKind.SCORE), spare=lambda: pytest.fail("a block has no spare time")),
             catalog=hospital.catalog,

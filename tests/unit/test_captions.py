@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from adapters.hospital.captions import EVERYDAY, TEXTBOOK, VAGUE, Style, caption
-from models.prompts import read_prompts
+from adapters.simulator.captions import EVERYDAY, TEXTBOOK, VAGUE, Style, caption
+from models.classifier.prompts import read_prompts
 from pipeline.domain import FINDINGS
 
 EXACT = Style(unhelpful=0, omission=0, vague=0, negation=0, subtle=0)

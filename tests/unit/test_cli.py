@@ -57,7 +57,7 @@ import sys
 from adapters import roles, wiring
 from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
-from adapters.host.config import Config
+from adapters.config.sections import Config
 config = Config()
 wiring.{part}(config, SqlCatalog('sqlite:///never-opened.db'))
 print('torch' in sys.modules, 'open_clip' in sys.modules)

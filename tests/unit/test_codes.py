@@ -9,9 +9,9 @@ import pytest
 from highdicom.sr import CodedConcept
 from pydicom.sr._concepts_dict import concepts
 
-from adapters.dicom import codes, label_codes
-from adapters.dicom.codes import FindingCode, finding_codes
-from adapters.dicom.content import Code
+from adapters.dicom.sr import codes, label_codes
+from adapters.dicom.sr.codes import FindingCode, finding_codes
+from adapters.dicom.sr.content_tree import Code
 from pipeline.domain import FINDINGS, NO_FINDING, LabelState
 
 # Verhoeff's check digit: every SNOMED CT identifier ends in one.
@@ -70,7 +70,7 @@ def test_codes_that_the_standard_lists_mean_what_it_says() -> None:
 
 
 def test_codes_that_readers_use_hold_and_mean_one_thing() -> None:
-    with files("adapters.dicom").joinpath("label_codes.csv").open(encoding="utf-8") as stream:
+    with files("adapters.dicom.sr").joinpath("label_codes.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     keys = [(row["code"], row["scheme"]) for row in rows]
     assert len(set(keys)) == len(keys)

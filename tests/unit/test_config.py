@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from adapters.host.config import Config, described, load, sections
+from adapters.config.sections import Config, described, load, sections
 from pipeline.errors import CannotStart, ConfigurationError
 
 REFERENCE = Path(__file__).resolve().parents[2] / "deploy" / "radclipd.toml"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.dicom.cutter import COMMAND, LAST, Cutter, Malformed
+from adapters.dicom.network.pdu_reader import COMMAND, LAST, Cutter, Malformed
 
 RELEASE = b"\x05\x00\x00\x00\x00\x04\x00\x00\x00\x00"
 DATA = 0

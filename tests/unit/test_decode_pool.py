@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adapters.dicom.decode_pool import DecodePool
-from adapters.dicom.pixels import DicomImageReader
-from adapters.host.image_store import FileImageStore
-from models.preprocess import Preprocess
+from adapters.dicom.image.decode_pool import DecodePool
+from adapters.dicom.image.pixels import DicomImageReader
+from adapters.storage.image_store import FileImageStore
+from models.images.preprocess import Preprocess
 from pipeline.domain import Header, StoredInstance
 from pipeline.errors import PixelsUnreadable
-from pipeline.image_ports import whole
+from pipeline.ports.images import whole
 from tests import sights
 from tests.builders import EXPLICIT, dx, file_of, pixels
 
@@ -108,7 +108,7 @@ def test_a_decoder_that_was_killed_between_two_films_is_replaced(store: FileImag
 WORKER = """
 import sys
 from pathlib import Path
-from adapters.dicom.decode_pool import DecodePool
+from adapters.dicom.image.decode_pool import DecodePool
 pool = DecodePool(Path(sys.argv[1]), processes=1, seconds=20)
 pool._threads.submit(pool._decoder).result()
 print(pool._decoders[0].process.pid, flush=True)

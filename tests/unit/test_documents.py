@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from adapters.dicom.labels import REPORTS, DicomDocuments, DocumentSettings
+from adapters.dicom.sr.label_reader import REPORTS, DicomDocuments, DocumentSettings
 from pipeline.domain import FINDINGS, NO_FINDING, Document, LabelState
-from pipeline.findings import no_finding
+from pipeline.finding_names import no_finding
 from tests import documents as sr
 from tests.builders import COMPREHENSIVE_3D_SR, dx, encoded, file_of
 from tests.unit.report_of import a_card_version, report_on

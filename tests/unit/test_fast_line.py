@@ -19,7 +19,7 @@ from pipeline.domain import (
     VersionState,
 )
 from pipeline.errors import ArchiveBusy, DifferentInstance, NoWeights, OutOfResources, PixelsUnreadable, RefusedByArchive
-from pipeline.image_ports import Landing, Seen, Sight, copied
+from pipeline.ports.images import Landing, Seen, Sight, copied
 from tests.fakes import a_version
 from tests.unit.hospital_in_memory import SENDER, Hospital
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pipeline import fill, rescore, versions
+from pipeline import cache_warming, rescore, versions
 from pipeline.domain import JobKind, JobState, ModelVersion, Scores, StoredInstance, StudyState, VersionState
 from pipeline.errors import NoWeights, OutOfResources
 from tests.fakes import FakeScorer, FakeScorers, a_version
@@ -25,8 +25,8 @@ def a_hospital(studies: int, *, room: int = 100) -> Hospital:
     return made
 
 
-def filler(hospital: Hospital) -> fill.Fill:
-    return fill.Fill(
+def filler(hospital: Hospital) -> cache_warming.Fill:
+    return cache_warming.Fill(
         catalog=hospital.catalog,
         pixels=hospital.pixels,
         scorer=lambda: versions.load_serving(catalog=hospital.catalog, scorers=hospital.scorers),
@@ -34,7 +34,7 @@ def filler(hospital: Hospital) -> fill.Fill:
     )
 
 
-def to_the_end(walk: fill.Fill) -> int:
+def to_the_end(walk: cache_warming.Fill) -> int:
     turns = 0
     while walk():
         turns += 1
@@ -157,7 +157,7 @@ def test_a_turn_reads_few_films() -> None:
     hospital = a_hospital(9)
     walk = filler(hospital)
     while walk():
-        assert len(hospital.pixels.asked) <= fill.FILMS
+        assert len(hospital.pixels.asked) <= cache_warming.FILMS
         hospital.pixels.asked.clear()
     assert len(hospital.scorers.kept) == 9
 
@@ -194,7 +194,7 @@ def test_what_is_lost_is_made_again_at_the_next_walk() -> None:
     to_the_end(walk)
     hospital.scorers.kept.clear()
     assert not walk()  # it rests
-    hospital.catalog.tick(fill.REST.total_seconds() + 1)
+    hospital.catalog.tick(cache_warming.REST.total_seconds() + 1)
     to_the_end(walk)
     assert len(hospital.scorers.kept) == 3
 
@@ -211,7 +211,7 @@ def test_a_film_that_cannot_be_read_is_tried_once_and_the_others_are_kept() -> N
     hospital.pixels.broken.add("1.2.1")
     walk = filler(hospital)
     to_the_end(walk)
-    hospital.catalog.tick(fill.REST.total_seconds() + 1)
+    hospital.catalog.tick(cache_warming.REST.total_seconds() + 1)
     to_the_end(walk)
     assert hospital.pixels.asked == ["1.3.1", "1.2.1", "1.1.1"]
     assert len(hospital.scorers.kept) == 2

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from adapters.host.image_store import FileImageStore
+from adapters.storage.image_store import FileImageStore
 from pipeline.domain import StoredFile
 from pipeline.errors import OutOfResources, Refused
-from pipeline.ports import ImageStore
+from pipeline.ports.outside import ImageStore
 from tests.fakes import FakeImageStore
 
 

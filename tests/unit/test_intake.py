@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from adapters.dicom import part10
-from adapters.dicom.intake import BEGINNING, Intake
+from adapters.dicom.image import part10
+from adapters.dicom.network.received_dataset import BEGINNING, Intake
 from pipeline.errors import DoesNotMatch, NotUnderstood, OutOfResources, RadclipdError
-from pipeline.ports import Buffer
+from pipeline.ports.outside import Buffer
 from tests.builders import EXPLICIT, dx, encoded, sr
 from tests.fakes import FakeArriving
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline import labels, rules
+from pipeline.consensus import standing
 from pipeline.domain import (
     Document,
     Header,
@@ -22,7 +23,6 @@ from pipeline.domain import (
     StudyState,
 )
 from pipeline.errors import TryAgain
-from pipeline.resolve import standing
 from tests.unit.hospital_in_memory import Hospital
 
 YES, NO, MAYBE = LabelState

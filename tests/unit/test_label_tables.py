@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.readers import text
-from adapters.readers.tables import Defaults, import_table, read_table
-from adapters.readers.template import EXPORTED, TO_FILL_IN, empty_rows, exported_rows
+from adapters.label_csv import csv_text
+from adapters.label_csv.exporter import EXPORTED, TO_FILL_IN, empty_rows, exported_rows
+from adapters.label_csv.importer import Defaults, import_table, read_table
 from pipeline import labels
+from pipeline.consensus import standing
 from pipeline.domain import FINDINGS, Label, LabelState, Reading, Sender, StoredFile
 from pipeline.errors import BadLabels, Fault
-from pipeline.findings import no_finding
-from pipeline.resolve import standing
+from pipeline.finding_names import no_finding
 from tests import peers
 from tests.contract.test_catalog import film
 from tests.fakes import FakeCatalog
@@ -238,9 +238,9 @@ def test_what_is_no_table(content: bytes, remedy: str) -> None:
 
 
 def test_a_table_is_not_read_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "MOST_ROWS", 3)
+    monkeypatch.setattr(csv_text, "MOST_ROWS", 3)
     assert "at most 3 rows" in faults_of("study_instance_uid,Mass\n" + "1.1,1\n" * 3)[0].remedy
-    monkeypatch.setattr(text, "LARGEST_BYTES", 10)
+    monkeypatch.setattr(csv_text, "LARGEST_BYTES", 10)
     assert "split the table" in faults_of("study_instance_uid,Mass\n1.1,1\n")[0].remedy
 
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import ValidationError
 
-from adapters.host.clock import Clock
-from adapters.host.config import LearnConfig
+from adapters.config.sections import LearnConfig
+from adapters.service.scheduler import Clock
 from pipeline import learn
 from pipeline.domain import JobKind, JobState, Label, LabelState, VersionState
 from pipeline.errors import Interrupted, OutOfResources

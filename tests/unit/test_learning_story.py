@@ -12,9 +12,9 @@ import pytest
 from pydicom.dataset import FileDataset
 from rich.console import Console
 
-from adapters.hospital import learning
-from adapters.hospital.stage import Demo, Failed, Options, Sent
-from adapters.hospital.truth import Truth
+from adapters.demo import learning_steps
+from adapters.demo.state import Demo, Failed, Options, Sent
+from adapters.simulator.truth import Truth
 from pipeline.domain import FINDINGS
 from tests.builders import dx, file_of
 from tests.unit.report_of import report_on
@@ -78,9 +78,9 @@ def test_what_the_gate_rejects_does_not_serve_and_the_story_goes_on(tmp_path: Pa
     installed = Installed(f"rejected (version 2): {LOST}")
     demo = story(tmp_path, radclipd=installed, said={"1.2": frozenset({"Mass"})})
     demo.answers = {"v_model_versions": [(2, "rejected", json.dumps({"learning": CARD}))]}
-    learning.learn(demo)
-    learning.follow_rescoring(demo)
-    learning.ask_successors(demo)
+    learning_steps.learn(demo)
+    learning_steps.follow_rescoring(demo)
+    learning_steps.ask_successors(demo)
     assert installed.asked == [("learn",)]
     assert demo.promoted is None
     assert demo.scores == {}
@@ -92,7 +92,7 @@ def test_what_the_gate_rejects_does_not_serve_and_the_story_goes_on(tmp_path: Pa
 def test_where_nothing_can_be_learnt_no_version_is_spoken_of(tmp_path: Path) -> None:
     demo = story(tmp_path, radclipd=Installed("nothing to learn: too little"), said={"1.2": frozenset()})
     demo.answers = {"v_model_versions": []}
-    learning.learn(demo)
+    learning_steps.learn(demo)
     assert demo.promoted is None
     assert "learnt from" not in demo.text
 
@@ -100,8 +100,8 @@ def test_where_nothing_can_be_learnt_no_version_is_spoken_of(tmp_path: Path) -> 
 def test_nobody_reads_and_nothing_is_learnt_where_the_truth_is_not_known(tmp_path: Path) -> None:
     installed = Installed("")
     demo = story(tmp_path, radclipd=installed, sent=[Sent(1, "1.2", "a film", None)])
-    learning.read_studies(demo)
-    learning.learn(demo)
+    learning_steps.read_studies(demo)
+    learning_steps.learn(demo)
     assert installed.asked == []
     assert "Nobody can play the radiologist" in demo.text
 
@@ -118,7 +118,7 @@ def test_a_version_that_was_promoted_is_followed_to_its_successors(tmp_path: Pat
         promoted=2,
     )
     demo.answers = {"v_reports": [(study, second.SOPInstanceUID)]}
-    learning.ask_successors(demo)
+    learning_steps.ask_successors(demo)
     assert "the archive holds 1 SRs of version 2; each names the one that it follows" in demo.text
     assert "decided as before, and so without another SR: 1 of 2" in demo.text
     assert f"follows  {first.SOPInstanceUID}" in demo.text
@@ -132,15 +132,15 @@ def test_a_successor_that_is_missing_or_names_another_fails_the_story(tmp_path: 
     demo = story(tmp_path, archive=Archive(first, orphan), reports={study: file_of(first)}, promoted=2)
     demo.answers = {"v_reports": [(study, orphan.SOPInstanceUID)]}
     with pytest.raises(Failed, match="does not name the one before it"):
-        learning.ask_successors(demo)
+        learning_steps.ask_successors(demo)
     demo.archive = Archive(first)  # type: ignore[assignment]  # only reports are asked for
     with pytest.raises(Failed, match="the archive has no SR"):
-        learning.ask_successors(demo)
+        learning_steps.ask_successors(demo)
 
 
 @pytest.mark.parametrize(("studies", "sittings"), [(0, []), (1, []), (4, [1]), (60, [20]), (90, [15, 15]), (304, [34, 34, 33])])
 def test_a_third_is_read_in_sittings_long_enough_to_look_for_every_finding(studies: int, sittings: list[int]) -> None:
-    assert learning.sittings(studies) == sittings
+    assert learning_steps.sittings(studies) == sittings
     assert all(count >= len(FINDINGS) for count in sittings[1:])
 
 

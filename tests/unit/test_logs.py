@@ -17,8 +17,8 @@ from typing import Any, Literal
 import pytest
 import structlog
 
-from adapters.host import logs
-from adapters.host.config import LogConfig
+from adapters.config.sections import LogConfig
+from adapters.service import logs
 from pipeline.domain import Header
 
 IDENTITY = "DOE^JANE"
@@ -198,7 +198,8 @@ def test_a_thread_that_fails_leaves_a_line() -> None:
 
 def test_a_crash_of_the_process_is_one_line_too() -> None:
     script = (
-        "from adapters.host import logs; from adapters.host.config import LogConfig; logs.configure(LogConfig(format='journald'))\n"
+        "from adapters.service import logs; from adapters.config.sections import LogConfig\n"
+        "logs.configure(LogConfig(format='journald'))\n"
         f"raise RuntimeError('insert failed\\n[parameters: ({IDENTITY})]')"
     )
     ended = subprocess.run(

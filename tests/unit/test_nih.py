@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adapters.hospital import nih
-from adapters.hospital.pictures import Picture, read_picture
+from adapters.datasets import nih
+from adapters.datasets.pictures import Picture, read_picture
 from pipeline.errors import Refused
 from tests import peers
 from tests.experiment import films

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from adapters.host import notify
-from adapters.host.notify import Notifier, bind, listening_sockets
-from adapters.host.probe import Probe, Watch, serving
-from adapters.host.stop import StopSignal
+from adapters.service import systemd as notifications
+from adapters.service.health import Probe, Watch, serving
+from adapters.service.signals import StopSignal
+from adapters.service.systemd import Notifier, bind, listening_sockets
 from pipeline.errors import CannotStart
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,7 +104,7 @@ import os, sys
 if sys.argv[1] == "systemd":
     os.environ["LISTEN_PID"] = str(os.getpid())
     os.dup2(int(sys.argv[2]), 3)
-from adapters.host.notify import listening_sockets
+from adapters.service.systemd import listening_sockets
 print([s.getsockname()[1] for s in listening_sockets()], listening_sockets(), [n for n in os.environ if "LISTEN" in n])
 """
 
@@ -116,7 +116,7 @@ def adopted_by_a_child(descriptor: int, how: str) -> str:
     if how == "systemd":
         environment |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "dicom"}
     else:
-        environment |= {notify.HANDED_FDS: str(descriptor)}
+        environment |= {notifications.HANDED_FDS: str(descriptor)}
     done = subprocess.run(argv, env=environment, pass_fds=[descriptor], capture_output=True, text=True, check=True, timeout=60)
     return done.stdout.strip()
 
@@ -136,11 +136,11 @@ def test_sockets_meant_for_another_process_are_left_alone(monkeypatch: pytest.Mo
 
 def test_something_that_does_not_listen_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with socket.socket() as sock:
-        monkeypatch.setenv(notify.HANDED_FDS, str(os.dup(sock.fileno())))
+        monkeypatch.setenv(notifications.HANDED_FDS, str(os.dup(sock.fileno())))
         with pytest.raises(CannotStart, match="no listening stream socket"):
             listening_sockets()
     with (tmp_path / "file").open("w") as file:
-        monkeypatch.setenv(notify.HANDED_FDS, str(file.fileno()))
+        monkeypatch.setenv(notifications.HANDED_FDS, str(file.fileno()))
         with pytest.raises(CannotStart, match="no socket"):
             listening_sockets()
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from adapters.hospital import outcome
-from adapters.hospital.truth import Truth
+from adapters.demo import outcome
+from adapters.simulator.truth import Truth
 from pipeline.domain import FINDINGS
 
 EFFUSION, MASS, HERNIA = (FINDINGS.index(name) for name in ("Effusion", "Mass", "Hernia"))

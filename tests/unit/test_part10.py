@@ -13,7 +13,7 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
-from adapters.dicom import part10
+from adapters.dicom.image import part10
 from pipeline.errors import DoesNotMatch, NotUnderstood, Refused
 from tests import peers
 from tests.builders import EXPLICIT, dx, encoded, file_of, sr, stream_of

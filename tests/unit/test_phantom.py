@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adapters.hospital import other_films, phantom
-from adapters.hospital.contact_sheet import LARGEST, contact_sheet
-from adapters.hospital.raster import Field, Sheet, ball, blur, cloud, curve, grid, step
-from adapters.hospital.sites import SITES
+from adapters.simulator import other_films, phantom
+from adapters.simulator.contact_sheet import LARGEST, contact_sheet
+from adapters.simulator.raster import Field, Sheet, ball, blur, cloud, curve, grid, step
+from adapters.simulator.sites import SITES
 from pipeline.domain import FINDINGS
 from tests import peers
 

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels.utils import compress
 from pydicom.sequence import Sequence
 
-from adapters.dicom import part10, pixels
+from adapters.dicom.image import part10, pixels
 from pipeline.domain import Image, StoredInstance
 from pipeline.errors import PixelsUnreadable
 from tests import peers

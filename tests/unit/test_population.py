@@ -8,10 +8,10 @@ from operator import truediv
 import numpy as np
 import pytest
 
-from adapters.hospital import phantom, population, prevalence
-from adapters.hospital.ordered import in_processes
-from adapters.hospital.population import Case
-from adapters.hospital.sites import PRETRAINING_SITES, SITES, UNSEEN_SITE
+from adapters.simulator import phantom, population, prevalence
+from adapters.simulator.parallel import in_processes
+from adapters.simulator.population import Case
+from adapters.simulator.sites import PRETRAINING_SITES, SITES, UNSEEN_SITE
 from pipeline.domain import FINDINGS
 from pipeline.errors import Refused
 

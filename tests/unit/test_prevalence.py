@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adapters.hospital import prevalence
-from adapters.hospital.sites import NATURAL_AP_SHARE
+from adapters.simulator import prevalence
+from adapters.simulator.sites import NATURAL_AP_SHARE
 from pipeline.domain import FINDINGS
 from tests import peers
 

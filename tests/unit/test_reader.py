@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from adapters.dicom.labels import DicomDocuments, DocumentSettings
-from adapters.hospital import scanner
-from adapters.hospital.dictated import dictated
-from adapters.hospital.reader import INVENTED, MISSED, Reader, mistakes
-from adapters.hospital.truth import Truth
-from adapters.readers.tables import Defaults, read_table
-from adapters.readers.template import TO_FILL_IN, empty_rows
+from adapters.demo.dictated_sr import dictated
+from adapters.demo.simulated_reader import INVENTED, MISSED, Reader, mistakes
+from adapters.dicom.sr.label_reader import DicomDocuments, DocumentSettings
+from adapters.label_csv.exporter import TO_FILL_IN, empty_rows
+from adapters.label_csv.importer import Defaults, read_table
+from adapters.simulator import scanner
+from adapters.simulator.truth import Truth
 from pipeline.domain import FINDINGS, LabelState
 from pipeline.rules import OWN_MODEL_NAME
 

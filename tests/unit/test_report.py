@@ -10,8 +10,8 @@ from highdicom.sr import srread
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from adapters.dicom.report import CLASS_UIDS
-from adapters.dicom.uids import LONGEST, derived_uid, report_uid, tracking_uid
+from adapters.dicom.sr.uids import LONGEST, derived_uid, report_uid, tracking_uid
+from adapters.dicom.sr.writer import CLASS_UIDS
 from pipeline import rules
 from pipeline.domain import FINDINGS
 from pipeline.errors import ReportImpossible
@@ -198,7 +198,7 @@ def test_highdicom_reads_it_back() -> None:
 
 
 def test_nothing_to_report_on_is_an_error_with_words() -> None:
-    from adapters.dicom.report import ReportSettings, SrWriter
+    from adapters.dicom.sr.writer import ReportSettings, SrWriter
 
     store = FakeImageStore()
     writer = SrWriter(ReportSettings(), store)

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-import adapters.dicom.report
-from adapters.dicom import codes
-from adapters.dicom.form import Form, encoded
-from adapters.dicom.report import CLASS_UIDS, FORMS_KEPT, ReportSettings, SrWriter
+import adapters.dicom.sr.writer
+from adapters.dicom.sr import codes
+from adapters.dicom.sr.dataset_template import Form, encoded
+from adapters.dicom.sr.writer import CLASS_UIDS, FORMS_KEPT, ReportSettings, SrWriter
 from pipeline.domain import FINDINGS, Decision, ModelVersion, Prediction, VersionState
 from pipeline.errors import ReportImpossible
-from pipeline.ports import ReportContent
+from pipeline.ports.outside import ReportContent
 from tests.builders import dx, file_of
 from tests.documents import code, container
 from tests.fakes import FakeImageStore
@@ -47,7 +47,7 @@ def noon() -> Iterator[None]:
         clock = SimpleNamespace(**{**vars(datetime), "datetime": _Noon})
         for module in (highdicom.base, highdicom.base_content, highdicom.sr.sop):
             patch.setattr(module, "datetime", clock)
-        patch.setattr(adapters.dicom.report, "datetime", _Noon)
+        patch.setattr(adapters.dicom.sr.writer, "datetime", _Noon)
         yield
 
 

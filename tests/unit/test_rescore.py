@@ -10,7 +10,7 @@ import pytest
 from pipeline import rescore, versions
 from pipeline.domain import FINDINGS, Decision, JobKind, JobState, ReportState, Study, StudyState, VersionState
 from pipeline.errors import OutOfResources, RefusedByArchive
-from pipeline.ports import ReportContent
+from pipeline.ports.outside import ReportContent
 from tests.fakes import FakeScorers, a_version
 from tests.unit.hospital_in_memory import Hospital
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import rules
+from pipeline.consensus import ABSENT, PRESENT, UNKNOWN, LabelPolicy, resolve, standing
 from pipeline.domain import FINDINGS, Label, LabelState
-from pipeline.findings import no_finding
-from pipeline.resolve import ABSENT, PRESENT, UNKNOWN, LabelPolicy, resolve, standing
+from pipeline.finding_names import no_finding
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NEWEST, MAJORITY = LabelPolicy(), LabelPolicy(policy="majority")

@@ -21,11 +21,12 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from adapters.dicom import part10
-from adapters.dicom.pixels import DicomImageReader
-from adapters.hospital import import_films, population, scanner
-from adapters.hospital.sites import SITES
-from adapters.host.image_store import FileImageStore
+from adapters.datasets import film_folder
+from adapters.dicom.image import part10
+from adapters.dicom.image.pixels import DicomImageReader
+from adapters.simulator import population, scanner
+from adapters.simulator.sites import SITES
+from adapters.storage.image_store import FileImageStore
 from pipeline import rules
 from pipeline.domain import FINDINGS, Header, StoredInstance
 from pipeline.domain import Image as Film
@@ -257,14 +258,14 @@ def write_picture(path: Path, mode: str) -> None:
 @pytest.mark.parametrize("mode", ["L", "RGBA", "I;16"])
 def test_a_picture_of_any_mode_becomes_a_film(mode: str, tmp_path: Path) -> None:
     write_picture(tmp_path / "film.png", mode)
-    [study], skipped = import_films.from_folder(tmp_path)
+    [study], skipped = film_folder.from_folder(tmp_path)
     image = seen(study.scans[0].content, tmp_path / "store")
     assert skipped == []
     assert image[-1, -1] - image[0, 0] > 0.9
     assert reasons(study) == [None]
 
 
-def names(files: Sequence[import_films.Skipped]) -> list[str]:
+def names(files: Sequence[film_folder.Skipped]) -> list[str]:
     return [left.path.name for left in files]
 
 
@@ -274,16 +275,16 @@ def test_a_mixed_folder_gives_films_and_says_what_it_left_out(tmp_path: Path) ->
     (tmp_path / "notes.txt").write_text("no film")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG broken")
     (tmp_path / "film.dcm").write_bytes(taken(scanner.Technique()))
-    studies, skipped = import_films.from_folder(tmp_path)
+    studies, skipped = film_folder.from_folder(tmp_path)
     assert names(skipped) == ["broken.png", "notes.txt"]
     headers = [header_of(study.scans[0].content) for study in studies]
     assert [header.patient_id for header in headers] == ["00000007", "00000007", "PHANTOM-00003"]
-    assert len(import_films.from_folder(tmp_path, limit=1)[0]) == 1
+    assert len(film_folder.from_folder(tmp_path, limit=1)[0]) == 1
 
 
 def test_a_file_without_meta_gets_one() -> None:
     path = peers.shared("dicom/CR-MONO1-10-chest_nometa.dcm")
-    studies, _ = import_films.from_folder(path.parent)
+    studies, _ = film_folder.from_folder(path.parent)
     contents = [scan.content for study in studies for scan in study.scans]
     assert all(content[128:132] == b"DICM" for content in contents)
 
@@ -291,6 +292,6 @@ def test_a_file_without_meta_gets_one() -> None:
 def test_a_folder_without_films_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no film")
     with pytest.raises(Refused, match="no film among the 1 files"):
-        import_films.from_folder(tmp_path)
+        film_folder.from_folder(tmp_path)
     with pytest.raises(Refused, match="is no folder"):
-        import_films.from_folder(tmp_path / "nothing")
+        film_folder.from_folder(tmp_path / "nothing")

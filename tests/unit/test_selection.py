@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import rules
+from pipeline.acquisition import SOME, Candidates, Experience, Pick, Reason, SelectionPolicy, heights, select
 from pipeline.domain import FINDINGS
-from pipeline.selection import SOME, Candidates, Experience, Pick, Reason, SelectionPolicy, heights, select
 
 HERNIA, MASS, EDEMA = (FINDINGS.index(name) for name in ("Hernia", "Mass", "Edema"))
 

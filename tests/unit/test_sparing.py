@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from adapters.dicom.sparing import SparingCounter
+from adapters.dicom.network.sparing import SparingCounter
 from tests.fakes import FakeArchive
 
 

@@ -15,8 +15,8 @@ import typer
 
 from adapters.catalog.catalog import SqlCatalog
 from adapters.cli import app
-from adapters.hospital.loopback import free_ports
-from adapters.host.image_store import FileImageStore
+from adapters.demo.loopback import free_ports
+from adapters.storage.image_store import FileImageStore
 from tests.builders import file_of, sr
 from tests.contract.test_cookbook import a_report, fill
 
@@ -81,7 +81,7 @@ import contextlib, io, json, os, signal, sys, threading, time
 for name in ("torch", "torchvision", "open_clip"):
     sys.modules[name] = None  # to import it is an ImportError
 from adapters.cli import main
-import adapters.daemon
+import adapters.app.run
 
 def stop():
     while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:

@@ -13,8 +13,8 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.utils import compress
 from pydicom.sequence import Sequence
 
-from adapters.dicom import part10, pixels, stored_values
-from models.preprocess import Preprocess
+from adapters.dicom.image import part10, pixels, stored_values
+from models.images.preprocess import Preprocess
 from pipeline.errors import PixelsUnreadable
 from tests.builders import dx, encoded, file_of, gradient, instance
 from tests.builders import pixels as put_pixels

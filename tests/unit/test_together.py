@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from pipeline import together
+from pipeline import group_commit
 from pipeline.domain import AuditEvent
 from pipeline.errors import DifferentInstance, OutOfResources
-from pipeline.ports import Transaction
-from pipeline.together import MOST, Together
+from pipeline.group_commit import MOST, Together
+from pipeline.ports.outside import Transaction
 from tests.fakes import FakeCatalog
 
 Step = Callable[[Transaction], str]
@@ -112,7 +112,7 @@ def test_nobody_hears_success_of_a_commit_that_failed() -> None:
 
 
 def test_a_catalog_that_takes_long_to_be_away_is_tried_once_for_all_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(together, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0)
     catalog = SlowCatalog()
     catalog.away_after = 1
     first, *others = all_at_once(catalog, [saying(word) for word in "abcd"])

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from adapters.experiment import nih_to_dicom
-from adapters.hospital import import_films, nih, scanner
-from adapters.hospital.truth import TRUTH, Truth, known_findings, write_truth
+from adapters.datasets import film_folder, nih, nih_to_dicom
+from adapters.simulator import scanner
+from adapters.simulator.truth import TRUTH, Truth, known_findings, write_truth
 from pipeline.errors import OutOfResources, Refused
 from tests.experiment import films
 
@@ -40,7 +40,7 @@ def test_dicom_files_know_what_they_show_by_their_study_or_by_their_name(table: 
         (tmp_path / "out" / TRUTH).unlink()
     if table == "labels.csv":
         (tmp_path / "nih" / "Data_Entry_2017_v2020.csv").rename(tmp_path / "out" / table)
-    studies, skipped = import_films.from_folder(tmp_path / "out")
+    studies, skipped = film_folder.from_folder(tmp_path / "out")
     assert [left.path.name for left in skipped] == [name for name in [table] if name == "labels.csv"]
     if table is None:
         assert [study.truth for study in studies] == [None] * 5
@@ -52,11 +52,11 @@ def test_dicom_files_know_what_they_show_by_their_study_or_by_their_name(table: 
 
 def test_pictures_of_a_label_table_and_phantoms_have_a_truth_and_pictures_without_have_none(tmp_path: Path) -> None:
     folder = films.collection(tmp_path / "nih", 3)
-    studies, _ = import_films.from_folder(folder)
+    studies, _ = film_folder.from_folder(folder)
     assert [study.truth for study in studies] == [Truth(f"{n:08d}", frozenset(films.shown(n, 3))) for n in range(1, 4)]
     (folder / "Data_Entry_2017_v2020.csv").unlink()
     assert nih.find_table(folder) is None
-    assert [study.truth for study in import_films.from_folder(folder)[0]] == [None] * 3
+    assert [study.truth for study in film_folder.from_folder(folder)[0]] == [None] * 3
     ordered = scanner.enriched_orders("west", 6, seed=2)
     for order, study in zip(ordered, scanner.taken(ordered, size=(32, 32)), strict=True):
         assert study.truth == Truth(order.case.patient, frozenset(order.case.findings))

@@ -9,7 +9,7 @@ import pytest
 from pipeline import versions
 from pipeline.domain import JobKind, JobState, ModelVersion, VersionState
 from pipeline.errors import NoWeights, Refused, WeightsCorrupt, WeightsIncompatible, WeightsRejected
-from pipeline.ports import Scorer
+from pipeline.ports.outside import Scorer
 from tests.fakes import FakeCatalog, FakeScorer, a_version
 from tests.unit.hospital_in_memory import Hospital
 

@@ -11,8 +11,8 @@ import pytest
 
 from adapters.catalog import schema
 from adapters.catalog.catalog import SETTLE, SqlCatalog
-from adapters.host.stop import StopSignal
-from adapters.host.wake import PLACES, Wakes
+from adapters.ipc.wakeup import PLACES, Wakes
+from adapters.service.signals import StopSignal
 from pipeline.domain import JobKind
 
 

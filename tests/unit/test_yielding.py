@@ -10,8 +10,8 @@ import pytest
 from pipeline import backfill, learn, rescore
 from pipeline.domain import Job, JobKind, JobState
 from pipeline.errors import Interrupted, LeaseLost, OutOfResources
+from pipeline.preemption import Yielding, YieldPolicy
 from pipeline.progress import Progress
-from pipeline.yielding import Yielding, YieldPolicy
 from tests.fakes import FakeCatalog
 from tests.unit.hospital_in_memory import Hospital
 

@@ -1,0 +1,48 @@
+"""A process that decodes: stored files in, images out, one at a time. `dicom.decode_pool` starts it and speaks with it.
+
+Codecs are foreign C code over bytes from anywhere: what crashes or hangs here costs one film. An image leaves by a piece of memory
+that both processes hold and that has no name, so the kernel frees it with the last of them, however they end.
+"""
+
+from __future__ import annotations
+
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from adapters.dicom.image.pixels import DicomImageReader
+from adapters.ipc.parent_death import end_with
+from adapters.ipc.shared_frame import Handed
+from adapters.storage.image_store import FileImageStore
+from pipeline.errors import PixelsUnreadable
+from pipeline.ports.images import Sight
+
+
+def main() -> None:
+    """Serve until the other end is gone.
+
+    Arguments: descriptors of the connection and of the memory, process id of the parent, folder of the image store.
+    """
+    connection, memory, parent, folder = Connection(int(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    end_with(parent)  # also where a codec hangs and nobody reads the connection
+    reader = DicomImageReader(FileImageStore(folder))
+    connection.send(None)  # ready
+    while True:
+        try:
+            instance, sight = connection.recv()
+        except EOFError:
+            return
+        connection.send(_answer(reader, instance, sight, memory))
+
+
+def _answer(reader: DicomImageReader, instance: object, sight: Sight, memory: int) -> object:
+    """Return what was put into the memory, or why there is nothing: message and hint."""
+    try:
+        seen = reader.seen(instance, sight)  # type: ignore[arg-type] # what the pool sends
+    except PixelsUnreadable as error:
+        return str(error), error.hint
+    return Handed.over(seen, memory)
+
+
+if __name__ == "__main__":
+    main()

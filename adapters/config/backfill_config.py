@@ -1,0 +1,28 @@
+"""[backfill] of the configuration."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ByteSize, Field
+
+from adapters.config.types import PositiveSeconds, Section, Whole, Words
+
+
+class BackfillConfig(Section):
+    """[backfill]: an archive that is taken in by `radclipd backfill`."""
+
+    report: Literal["none", "all"] = Field(
+        default="none", description='Studies that a backfill brought get an SR: "none" (scores are in the catalog) or "all".'
+    )
+    modalities: Words = Field(
+        default=("CR", "DX"), min_length=1, description="Series that an archive is asked for. With SR and KO its labels come, too."
+    )
+    days: Whole = Field(default=7, description="Days that an archive is asked for at a time.")
+    per_minute: float = Field(default=0, ge=0, allow_inf_nan=False, description="Instances a minute, at most; 0: no limit.")
+    bytes_per_second: ByteSize = Field(default=ByteSize(0), description="Bytes a second, at most, on average; 0: no limit.")
+    authorization_file: str = Field(
+        default="",
+        description="File that holds the Authorization header for an archive's URL; a bare name is a systemd credential.",
+    )
+    timeout_seconds: PositiveSeconds = Field(default=60, description="How long to wait for the archive to connect or answer.")

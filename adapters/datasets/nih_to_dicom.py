@@ -1,0 +1,88 @@
+"""ChestX-ray14 as DICOM studies: one object a film, what it shows in a table beside them and nowhere else."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from adapters.datasets import nih
+from adapters.datasets.picture_studies import study_of_row
+from adapters.datasets.pictures import read_picture
+from adapters.simulator.truth import STUDY_UID, TRUTH
+from pipeline.errors import OutOfResources, Refused
+
+COLUMNS = (STUDY_UID, nih.IMAGE, nih.LABELS)
+
+
+class Archive(Protocol):
+    """Where studies can be sent: adapters.dicom.network.archive.DicomArchive."""
+
+    def store(self, content: bytes) -> str:
+        """Send one object and return the status. An error where it is not taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What became of a folder."""
+
+    studies: int
+    sent: int
+    without_file: int
+    without_row: int
+    unreadable: tuple[str, ...]  # file names
+
+
+def convert(
+    folder: Path,
+    out: Path,
+    *,
+    limit: int | None = None,
+    size: int | None = None,
+    archive: Archive | None = None,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Converted:
+    """Write `out`/NIH-.../*.dcm and `out`/truth.csv; the same folder gives the same bytes again.
+
+    `size` bounds the longer edge, pixels; `archive` gets every object as well; `advance` hears how many of how many are done.
+    Refused where the folder is no collection, OutOfResources where `out` cannot be written, the archive's errors as they are.
+    """
+    collection = nih.read_collection(folder)
+    total = len(collection.rows) if limit is None else min(limit, len(collection.rows))
+    truth: list[tuple[str, str, str]] = []
+    unreadable: list[str] = []
+    for done, (row, file) in enumerate(zip(collection.rows[:total], collection.files[:total], strict=True), 1):
+        try:
+            picture = read_picture(file)
+        except Refused:
+            unreadable.append(file.name)
+            continue
+        finally:
+            advance(done, total)
+        study = study_of_row(row, picture.fitted(size) if size else picture)
+        content = study.scans[0].content
+        _write(out / f"NIH-{row.patient}" / f"{Path(row.image).stem}.dcm", content)
+        if archive is not None:
+            archive.store(content)
+        truth.append((study.study_instance_uid, row.image, nih.words_of(row.findings)))
+    _write_truth(out / TRUTH, truth)
+    return Converted(len(truth), len(truth) if archive else 0, collection.without_file, collection.without_row, tuple(unreadable))
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        raise OutOfResources(f"cannot write below {path.parent.parent}: {error.strerror}", hint="choose another --out") from error
+
+
+def _write_truth(path: Path, rows: list[tuple[str, str, str]]) -> None:
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([COLUMNS, *rows])
+    _write(path, table.getvalue().encode())

@@ -1,0 +1,109 @@
+"""Pictures as a hospital would have them: DX objects where a label table says how they were taken, CR objects else.
+
+The grey levels of the file are the stored values, and its bits the stored bits. What the findings are is never in the object.
+"""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+from pydicom.uid import ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+
+from adapters.datasets.nih import NAME, Row
+from adapters.datasets.pictures import Picture
+from adapters.simulator.header import REGIONS, Technique, digital_x_ray, uid, written
+from adapters.simulator.scanner import Examination, Scan
+from adapters.simulator.truth import Truth
+
+FIRST_DAY = date(2010, 1, 4)
+DAYS_BETWEEN = 14
+"""ChestX-ray14 publishes the order of a patient's films and no date: follow-up number n lies n times this after FIRST_DAY."""
+NOMINAL_EXTENT = (430.0, 430.0)
+"""mm, a large cassette: Imager Pixel Spacing has to be there (PS3.3 C.8.11.4) also where the table does not tell it."""
+PUBLISHED = "Bitmap as published in ChestX-ray14 (Wang et al. 2017): windowed, resampled and reduced to 8 bit by its publisher"
+
+
+def study_of_row(row: Row, picture: Picture) -> Examination:
+    """Return the study of one row: a DX object For Presentation (PS3.3 A.26); a CR object where the view is not known."""
+    image = _image(picture, ("chestx-ray14", row.patient, row.follow_up, row.image), visit=row.follow_up)
+    image.PatientID, image.PatientName, image.IssuerOfPatientID = (
+        f"NIH-{row.patient}"[:64],
+        f"NIH^{row.patient}"[:64],
+        "CHESTX-RAY14",
+    )
+    image.PatientSex = row.sex
+    if row.age is not None:
+        image.PatientAge = f"{int(row.age):03d}Y" if row.age >= 2 else f"{int(row.age * 12):03d}M"
+    image.PatientIdentityRemoved, image.DeidentificationMethod = "YES", "By the publisher of the collection"
+    image.StudyDate = (FIRST_DAY + timedelta(days=DAYS_BETWEEN * row.follow_up)).strftime("%Y%m%d")
+    image.StudyTime = "120000"
+    image.AccessionNumber = f"NIH{row.patient[-8:]}{row.follow_up:03d}"
+    image.StudyID = str(row.follow_up + 1)
+    image.StudyDescription = "CHEST, CHESTX-RAY14"
+    _source(image, row, picture)
+    if row.view:
+        _digital(image, row)
+    return _examination(image, picture, f"{image.Modality} chest {row.view}".strip() + f", {picture.bits} bit, {row.image}", row)
+
+
+def study_of_picture(path: Path, picture: Picture) -> Examination:
+    """Return the study of a picture of which nothing is known: a CR chest image (PS3.3 A.2) without a view."""
+    named = NAME.match(path.stem)
+    who, visit = named.groups() if named else (path.stem, "0")
+    image = _image(picture, ("picture", path.stem), visit=int(visit))
+    image.StudyInstanceUID = uid("picture", who, visit)
+    image.PatientID, image.PatientName = who[:64], f"PICTURE^{who}"[:64]
+    image.PatientSex = image.StudyDate = image.StudyID = image.AccessionNumber = ""
+    image.StudyDescription = "CHEST, FROM A PICTURE FILE"
+    return _examination(image, picture, f"CR from {path.name}", None)
+
+
+def _image(picture: Picture, names: tuple[object, ...], *, visit: int) -> Dataset:
+    """Return what both kinds have in common."""
+    image = Dataset()
+    image.SpecificCharacterSet = "ISO_IR 192"
+    image.SOPClassUID, image.Modality = ComputedRadiographyImageStorage, "CR"
+    image.SOPInstanceUID, image.SeriesInstanceUID = uid(*names, "image"), uid(*names, "series")
+    image.StudyInstanceUID = uid(*names, "study")
+    image.BodyPartExamined, image.ViewPosition = "CHEST", ""
+    image.PatientBirthDate = image.StudyTime = image.ReferringPhysicianName = image.Manufacturer = image.PatientOrientation = ""
+    image.SeriesNumber, image.InstanceNumber = 1, visit + 1
+    _pixels(image, picture)
+    return image
+
+
+def _pixels(image: Dataset, picture: Picture) -> None:
+    """Put the grey levels in as they are; the window is their whole range, so that what is shown is what the file shows."""
+    bits = picture.bits
+    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+    image.Rows, image.Columns = picture.stored.shape
+    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = bits, bits, bits - 1, 0
+    content = picture.stored.astype("u1" if bits == 8 else "<u2").tobytes()
+    image.PixelData = content + bytes(len(content) % 2)
+    image["PixelData"].VR = "OB" if bits == 8 else "OW"
+    image.WindowCenter, image.WindowWidth = str(1 << (bits - 1)), str(1 << bits)  # PS3.3 C.11.2.1.2.1: 0 is black, the top white
+
+
+def _source(image: Dataset, row: Row, picture: Picture) -> None:
+    """Say where the pixels are from, and their size on the detector. The publisher resized each edge by its own factor."""
+    height, width = row.extent or NOMINAL_EXTENT
+    rows, columns = picture.stored.shape
+    image.ImageType = ["DERIVED", "PRIMARY", ""]
+    image.DerivationDescription = PUBLISHED if row.extent else f"{PUBLISHED}; pixel spacing is nominal"
+    image.ImagerPixelSpacing = [f"{height / rows:.6f}", f"{width / columns:.6f}"]
+
+
+def _digital(image: Dataset, row: Row) -> None:
+    image.SOPClassUID, image.Modality, image.ViewPosition = DigitalXRayImageStorageForPresentation, "DX", row.view
+    image.PatientOrientation = list(REGIONS[row.view].orientation)
+    image.SeriesDescription = f"CHEST {row.view}"
+    digital_x_ray(image, Technique(view=row.view))
+
+
+def _examination(image: Dataset, picture: Picture, title: str, row: Row | None) -> Examination:
+    technique = Technique(modality="DX" if image.Modality == "DX" else "CR", view=image.ViewPosition, bits=picture.bits)
+    shown = dict.fromkeys(sorted(row.findings), 1.0) if row else {}
+    scan = Scan(written(image, ExplicitVRLittleEndian), technique, shown)
+    return Examination(image.StudyInstanceUID, title, [scan], truth=Truth(row.patient, row.findings) if row else None)

@@ -1,0 +1,160 @@
+"""radclipd as a hospital runs it: a configuration file, the real verbs, the real daemon, in a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from adapters.cli.settings import command_line
+from adapters.demo.loopback import LOOPBACK
+from pipeline.errors import CannotStart, Refused
+
+AE_TITLE = "RADCLIPD"
+DAEMON = "run"
+STOP_SECONDS = 45.0
+OF_OTHERS = ("RADCLIPD_", "LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
+"""Environment that is meant for another radclipd or service, not for this one."""
+
+CONFIGURATION = """\
+# Written by radclipd demo. Every key is explained in deploy/radclipd.toml.
+
+[listener]
+host = "{loopback}"
+port = {port}
+ae_title = "{ae_title}"
+calling_ae_titles = ["{archive_ae_title}"]
+
+[archive]
+ae_title = "{archive_ae_title}"
+host = "{loopback}"
+port = {archive_port}
+
+[storage]
+directory = "{folder}/images"
+minimum_free = "256MiB"
+
+[catalog]
+url = "sqlite:///{folder}/radclipd.db"
+
+[study]
+quiet_seconds = 2
+
+[model]
+directory = "{folder}/models"
+
+[prefix]
+directory = "{folder}/prefixes"
+limit = "1GiB"
+
+[learn]
+cron = ""  # the demonstration says when
+promote = "auto"  # it is nobody's patient
+
+[work]
+poll_seconds = 0.25
+
+[log]
+format = "json"
+"""
+
+
+class Installation:
+    """One radclipd: `folder` holds its configuration, catalog, images, model versions and log."""
+
+    def __init__(self, folder: Path, *, port: int, archive_ae_title: str, archive_port: int) -> None:
+        self.folder, self.port = folder, port
+        self.configuration, self.log = folder / "radclipd.toml", folder / "radclipd.log"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}  # by what they were started as
+        for name in ("images", "models"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        self.configuration.write_text(
+            CONFIGURATION.format(
+                loopback=LOOPBACK,
+                port=port,
+                ae_title=AE_TITLE,
+                archive_ae_title=archive_ae_title,
+                archive_port=archive_port,
+                folder=folder,
+            )
+        )
+
+    @property
+    def catalog_url(self) -> str:
+        """The database, for queries."""
+        return f"sqlite:///{self.folder}/radclipd.db"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the daemon while it runs."""
+        return self._processes[DAEMON].pid if DAEMON in self._processes else None
+
+    def verb(self, *words: str) -> str:
+        """Run a verb to its end; return what it printed. Refused with its own last words where it fails."""
+        return self.said_by(*words)[0]
+
+    def said_by(self, *words: str) -> tuple[str, str]:
+        """Run a verb to its end; return what it printed, and what it said beside that. Refused where it fails."""
+        done = subprocess.run([*command_line(self.configuration), *words], capture_output=True, text=True, env=_environment())
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip().splitlines()[-3:]
+            raise Refused(f"radclipd {' '.join(words)} ended with {done.returncode}: {' '.join(said)}")
+        return done.stdout.strip(), done.stderr.strip()
+
+    def start(self) -> None:
+        """Start `radclipd run`. Its listening port is open as soon as it runs; who calls earlier is refused."""
+        self._start(DAEMON)
+
+    def start_worker(self, kind: str) -> int:
+        """Start one more worker beside those of the daemon; return its process id."""
+        return self._start(f"work {kind}").pid
+
+    def _start(self, words: str) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            self._processes[words] = subprocess.Popen(
+                [*command_line(self.configuration), *words.split()],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=_environment(),
+                start_new_session=True,  # a Ctrl-C in the terminal is ours to handle
+            )
+        return self._processes[words]
+
+    def require_alive(self) -> None:
+        """Raise CannotStart when the daemon, or a worker, has ended."""
+        for words, process in self._processes.items():
+            if process.poll() is not None:
+                raise CannotStart(f"radclipd {words} ended with {process.returncode}", hint=f"see {self.log}")
+
+    def stop(self) -> None:
+        """Ask the daemon and the workers to stop and wait; kill them, and whatever they started, if they do not."""
+        processes, self._processes = self._processes, {}
+        for process in processes.values():
+            process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in processes.values():
+            _end(process, deadline)
+
+    def last_words(self, count: int) -> list[str]:
+        """Return the last lines of the daemon's log."""
+        return self.log.read_text(errors="replace").splitlines()[-count:] if self.log.exists() else []
+
+
+def _end(process: subprocess.Popen[bytes], deadline: float) -> None:
+    """Wait until a process that was asked to stop has ended, and all of its session; at the deadline kill it."""
+    try:
+        process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(OF_OTHERS)}

@@ -1,0 +1,3 @@
+"""DICOM over the network: listener, upper layer, archive (SCU)."""
+
+from __future__ import annotations

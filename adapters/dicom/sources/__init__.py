@@ -1,0 +1,3 @@
+"""Archives that are taken in: a folder, DICOMweb, query/retrieve."""
+
+from __future__ import annotations

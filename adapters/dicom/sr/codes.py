@@ -1,0 +1,69 @@
+"""The codes of findings and sites. One data file, a source in each row: `codes.csv`."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from highdicom.sr import CodedConcept
+
+from pipeline.domain import FINDINGS, Decision
+
+PRIVATE_SCHEME = "99RADCLIPD"
+
+SITES = {  # PS3.16 context group content, SNOMED CT
+    "39607008": "Lung",
+    "80891009": "Heart",
+    "3120008": "Pleural structure",
+    "5798000": "Diaphragm",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FindingCode:
+    """How a finding and its site are coded, and who says so."""
+
+    finding: str
+    concept: CodedConcept
+    site: CodedConcept
+    source: str
+
+
+@cache
+def finding_codes() -> dict[str, FindingCode]:
+    """Return finding -> its code, in the order of FINDINGS."""
+    with files("adapters.dicom.sr").joinpath("codes.csv").open(encoding="utf-8") as stream:
+        rows = {row["finding"]: row for row in csv.DictReader(stream)}
+    return {
+        finding: FindingCode(
+            finding,
+            CodedConcept(rows[finding]["code"], rows[finding]["scheme"], rows[finding]["meaning"]),
+            CodedConcept(rows[finding]["site"], "SCT", SITES[rows[finding]["site"]]),
+            rows[finding]["source"],
+        )
+        for finding in FINDINGS
+    }
+
+
+def concept(value: str, scheme: str, meaning: str) -> CodedConcept:
+    """Return a coded concept."""
+    return CodedConcept(value, scheme, meaning)
+
+
+DEVICE = concept("121007", "DCM", "Device")
+IMAGING_PROCEDURE = concept("363679005", "SCT", "Imaging procedure")  # CID 100
+ARTIFICIAL_INTELLIGENCE = concept("123110", "DCM", "Artificial Intelligence")  # CID 7162
+PROBABILITY = concept("122157", "DCM", "Probability")
+CERTAINTY_OF_FINDING = concept("111012", "DCM", "Certainty of Finding")
+RATIO = concept("{0:1}", "UCUM", "range: 0:1")
+PERCENT = concept("%", "UCUM", "Percent")
+COMMENT = concept("121106", "DCM", "Comment")
+QUALITATIVE_EVALUATIONS = concept("C0034375", "UMLS", "Qualitative Evaluations")
+
+DECISIONS = {  # CID 240
+    Decision.PRESENT: concept("52101004", "SCT", "Present"),
+    Decision.ABSENT: concept("272519000", "SCT", "Absent"),
+    Decision.UNDETERMINED: concept("373068000", "SCT", "Undetermined"),
+}

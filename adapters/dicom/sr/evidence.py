@@ -1,0 +1,96 @@
+"""The scored image's header, made fit to be the evidence of an SR: real films lack, and overstuff, what the writer copies."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+from pydicom import dcmread
+from pydicom.config import RAISE
+from pydicom.datadict import dictionary_VR
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.valuerep import validate_value
+
+from adapters.dicom.sr.dataset_template import UTF_8
+from pipeline.errors import ReportImpossible
+
+TYPE_2 = (  # PS3.3 C.7.1.1 and C.7.2.1: may be empty, must be there
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "StudyID",
+    "ReferringPhysicianName",
+)
+LIMITS = {"LO": 64, "SH": 16, "PN": 194, "CS": 16, "ST": 1024}  # characters, PS3.5 6.2; PN: three groups
+CLINICAL_TRIAL = (  # PS3.3 C.7.1.3: all of these or none
+    "ClinicalTrialSponsorName",
+    "ClinicalTrialProtocolID",
+    "ClinicalTrialProtocolName",
+    "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName",
+    "ClinicalTrialSubjectID",
+)
+PRIVATE_TO_THE_PATIENT = ("PatientComments", "AdditionalPatientHistory", "MedicalAlerts", "Allergies")
+GEOMETRY = ("PatientOrientation", "ImagerPixelSpacing")
+STRICT = {"AS", "CS", "DA", "TM"}
+"""Value representations with a form of their own (PS3.5 6.2) that senders are seen to break."""
+
+
+def evidence_of(content: bytes) -> FileDataset:
+    """Return the header of a stored file without pixels, normalised, in UTF-8. ReportImpossible where it cannot be read."""
+    try:
+        dataset = dcmread(BytesIO(content), stop_before_pixels=True)
+        dataset.decode()
+    except Exception as error:  # pydicom raises whatever a broken character set makes it stumble over
+        raise ReportImpossible(f"the image's header cannot be read ({type(error).__name__})", hint="see the sender") from error
+    dataset.SpecificCharacterSet = UTF_8
+    _drop(dataset)
+    _shorten(dataset)
+    _blank_what_is_invalid(dataset)
+    _complete(dataset)
+    return dataset
+
+
+def _drop(dataset: Dataset) -> None:
+    unwanted = list(PRIVATE_TO_THE_PATIENT)
+    if any(not dataset.get(keyword) for keyword in CLINICAL_TRIAL):
+        unwanted += [element.keyword for element in dataset if element.keyword.startswith("ClinicalTrial")]
+    for keyword in unwanted:
+        if keyword in dataset:
+            del dataset[keyword]
+
+
+def _complete(dataset: Dataset) -> None:
+    for keyword in TYPE_2:
+        if dataset.get(keyword) is None:
+            setattr(dataset, keyword, "")
+    if not _has_geometry(dataset):
+        dataset.Modality = "OT"  # leaves the geometry rows of the image library out; an orientation must never be invented
+
+
+def _has_geometry(dataset: Dataset) -> bool:
+    return all(len(dataset.get(keyword) or ()) == 2 and all(map(str, dataset.get(keyword))) for keyword in GEOMETRY)
+
+
+def _shorten(dataset: Dataset) -> None:
+    """Cut what the standard's own limits forbid: the SR that copies it would be invalid."""
+    for element in dataset:
+        limit = LIMITS.get(dictionary_VR(element.tag) if element.keyword else "")
+        if limit and element.VM <= 1 and len(str(element.value or "")) > limit:
+            element.value = str(element.value)[:limit]
+
+
+def _blank_what_is_invalid(dataset: Dataset) -> None:
+    """An age of "62", a date with dots, a sex in lower case: left out, for a guess at what was meant may be wrong."""
+    for element in list(dataset):
+        if element.VR not in STRICT:
+            continue
+        for value in element.value if element.VM > 1 else [element.value]:
+            try:
+                validate_value(element.VR, str(value or ""), RAISE)
+            except ValueError:
+                del dataset[element.tag]
+                break

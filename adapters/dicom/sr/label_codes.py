@@ -1,0 +1,111 @@
+"""Codes by which readers' documents name findings and say present or absent, other vendors' words included.
+
+Those of `codes.csv`, by which we write ourselves, and those of `label_codes.csv`; a source in each row.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+
+from adapters.dicom.sr.codes import finding_codes
+from adapters.dicom.sr.content_tree import Code
+from pipeline.domain import LabelState
+
+
+class Kind(StrEnum):
+    """How a code's meaning lies to the finding's."""
+
+    SAME = "same"
+    NARROWER = "narrower"  # present: the finding is; absent: nothing follows
+    GENERIC = "generic"  # the finding only in the chest
+
+
+@dataclass(frozen=True, slots=True)
+class Sense:
+    """What a code means: one of FINDINGS, or NO_FINDING."""
+
+    finding: str
+    kind: Kind
+
+
+FINDING = (Code("121071", "DCM"), Code("121073", "DCM"), Code("121077", "DCM"))
+"""Finding, Impression, Conclusion: as concept names of a CODE item they state what its value is."""
+PRESENCE = (Code("705057003", "SCT"), Code("408729009", "SCT"))
+"""Presence, Finding context: concept names under which present and absent stand."""
+SCORE = (Code("122157", "DCM"), Code("111012", "DCM"), Code("111047", "DCM"))
+"""Probability, Certainty of Finding, Probability of cancer: a finding with one of these is scored, not stated."""
+FINDING_SITE = Code("363698007", "SCT")
+ALGORITHM_NAME = Code("111001", "DCM")
+OBSERVER_TYPE, PERSON, DEVICE = Code("121005", "DCM"), Code("121006", "DCM"), Code("121007", "DCM")
+PERSON_OBSERVER_NAME = Code("121008", "DCM")
+DEVICE_OBSERVER = (Code("121012", "DCM"), Code("121013", "DCM"), Code("121015", "DCM"))
+"""Device Observer UID, Name, Model Name."""
+NOT_OF_THIS_STUDY = (
+    Code("121060", "DCM", "History"),
+    Code("11329-0", "LN", "History"),
+    Code("55752-0", "LN", "Clinical Information"),
+    Code("121062", "DCM", "Request"),
+    Code("55115-0", "LN", "Request"),
+    Code("121109", "DCM", "Indications for Procedure"),
+    Code("18785-6", "LN", "Indications for Procedure"),
+    Code("121110", "DCM", "Patient Presentation"),
+    Code("55108-5", "LN", "Patient Presentation"),
+    Code("121066", "DCM", "Prior Procedure Descriptions"),
+    Code("55114-3", "LN", "Prior Procedure Descriptions"),
+    Code("121068", "DCM", "Previous Findings"),
+    Code("18834-2", "LN", "Previous Findings"),
+    Code("121074", "DCM", "Recommendations"),
+    Code("18783-1", "LN", "Recommendations"),
+    Code("111028", "DCM", "Image Library"),
+)
+"""Sections whose findings were seen before, are asked for, or are to be looked for. PS3.16 CID 7001 and its DCM forebears."""
+
+WHOLE_CHEST = {"51185008"}  # Thoracic structure
+CHEST_SITES = WHOLE_CHEST | {
+    "39607008",
+    "80891009",
+    "3120008",
+    "5798000",
+    "72410000",
+}  # lung, heart, pleura, diaphragm, mediastinum
+CHEST_WORDS = ("lung", "lobe", "lingula", "pulmon", "pleura", "thora", "chest", "hilum", "hilar", "mediastin", "diaphragm", "heart")
+
+
+@cache
+def _senses() -> dict[tuple[str, str], Sense]:
+    ours = {(c.concept.value, c.concept.scheme_designator): Sense(f, Kind.SAME) for f, c in finding_codes().items()}
+    return ours | {key: Sense(means, Kind(kind)) for key, means, kind in _rows() if kind}
+
+
+@cache
+def _states() -> dict[tuple[str, str], LabelState]:
+    return {key: LabelState(means) for key, means, kind in _rows() if not kind}
+
+
+def _rows() -> list[tuple[tuple[str, str], str, str]]:
+    with files("adapters.dicom.sr").joinpath("label_codes.csv").open(encoding="utf-8") as stream:
+        return [((row["code"], row["scheme"]), row["means"], row["kind"]) for row in csv.DictReader(stream)]
+
+
+def sense_of(code: Code | None) -> Sense | None:
+    """Return the finding that a code means, or None."""
+    return _senses().get(code.key) if code is not None else None
+
+
+def state_of(code: Code | None) -> LabelState | None:
+    """Return what a presence value says; None where it is none that we know."""
+    return _states().get(code.key) if code is not None else None
+
+
+def in_the_chest(site: Code) -> bool:
+    """Tell whether a finding site is of the chest; lobes and the like by their meaning."""
+    return site.value in CHEST_SITES or any(word in site.meaning.lower() for word in CHEST_WORDS)
+
+
+def is_whole_chest(site: Code) -> bool:
+    """Tell whether a finding site is the chest as a whole: only of this does "no abnormality" speak for all 14 findings."""
+    return site.value in WHOLE_CHEST or site.meaning.lower() in ("chest", "thorax")

@@ -1,0 +1,142 @@
+"""What an SR of ours says, as highdicom's content items: TID 1500, a measurement group (TID 1501) for each finding, and words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from highdicom.sr import (
+    AlgorithmIdentification,
+    ContainerContentItem,
+    DeviceObserverIdentifyingAttributes,
+    FindingSite,
+    Measurement,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ObserverContext,
+    QualitativeEvaluation,
+    RelationshipTypeValues,
+    SourceImageForMeasurementGroup,
+    TextContentItem,
+    TrackingIdentifier,
+)
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as Items
+
+from adapters.dicom.sr import codes
+from adapters.dicom.sr.codes import finding_codes
+from pipeline.domain import Decision, ModelVersion, Prediction
+from pipeline.rules import OWN_MODEL_NAME
+
+RESEARCH_ONLY = "Research use only. Not for diagnostic use. Preliminary, unverified output of an algorithm."
+LONG_STRING = 64  # characters of VR LO, PS3.5 6.2
+
+Image = tuple[str, str]
+"""SOP Class and SOP Instance UID."""
+
+
+def measurement_report(
+    observer: ObserverContext, groups: Sequence[MeasurementsAndQualitativeEvaluations], images: Sequence[Dataset]
+) -> Dataset:
+    """Return the root of the tree, TID 1500, without the words that come last. `images`: headers, for the image library."""
+    tree = MeasurementReport(
+        observation_context=ObservationContext(observer_device_context=observer),
+        procedure_reported=codes.IMAGING_PROCEDURE,
+        imaging_measurements=groups,
+        referenced_images=images,
+    )
+    root: Dataset = tree[0]
+    return root
+
+
+def observer_of(version: ModelVersion, *, manufacturer: str, institution_name: str) -> ObserverContext:
+    """TID 1004: each version is a device of its own."""
+    return ObserverContext(
+        observer_type=codes.DEVICE,
+        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+            uid=version.device_uid,
+            name=f"{OWN_MODEL_NAME} version {version.number}",
+            manufacturer_name=manufacturer,
+            model_name=OWN_MODEL_NAME,
+            serial_number=str(version.number),
+            physical_location=institution_name or None,
+        ),
+    )
+
+
+def group_of(
+    prediction: Prediction, version: ModelVersion, tracking_uid: str, images: Sequence[Image]
+) -> MeasurementsAndQualitativeEvaluations:
+    """TID 1501 for one finding."""
+    code = finding_codes()[prediction.finding]
+    return MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=tracking_uid, identifier=f"radclipd/{prediction.finding}"),
+        finding_type=code.concept,
+        algorithm_id=_algorithm(version, prediction.finding),
+        finding_sites=[FindingSite(anatomic_location=code.site)],
+        measurements=[_measurement(prediction, calibrated=version.calibrated)],
+        qualitative_evaluations=[evaluation_of(prediction.finding, prediction.decision)],
+        source_images=[SourceImageForMeasurementGroup(*image) for image in images],
+    )
+
+
+def evaluation_of(finding: str, decision: Decision) -> QualitativeEvaluation:
+    """The decision, in words of CID 240, under the finding's own code."""
+    return QualitativeEvaluation(name=finding_codes()[finding].concept, value=codes.DECISIONS[decision])
+
+
+def score_of(prediction: Prediction, *, calibrated: bool) -> float:
+    """The number as it is told: a probability with four decimals, or per cent with two."""
+    return round(prediction.probability, 4) if calibrated else round(100 * prediction.probability, 2)
+
+
+def _measurement(prediction: Prediction, *, calibrated: bool) -> Measurement:
+    """A calibrated score is a probability; one that is not must not be told as one."""
+    name, unit = (codes.PROBABILITY, codes.RATIO) if calibrated else (codes.CERTAINTY_OF_FINDING, codes.PERCENT)
+    return Measurement(name=name, value=score_of(prediction, calibrated=calibrated), unit=unit)
+
+
+def _algorithm(version: ModelVersion, finding: str) -> AlgorithmIdentification:
+    """TID 4019: what made the score and what it was held against."""
+    card = version.card
+    parameters = {
+        "threshold": f"{version.thresholds[finding]:.4f}",
+        "undetermined band": f"{version.band:.4f}",
+        "weights SHA-256": version.weights_sha256,
+        "base": version.base,
+        "preprocessing": _fingerprint(card, "preprocess"),
+        "prompts": _fingerprint(card, "prompts"),
+        "calibrated": "yes" if version.calibrated else "no",
+        "labels": version.label_fingerprint or "none (zero-shot)",
+    }
+    if version.marking:
+        parameters["marking"] = version.marking
+    return AlgorithmIdentification(
+        name=OWN_MODEL_NAME,
+        version=f"{version.number} {version.name}"[:LONG_STRING],
+        parameters=[f"{name} = {value}" for name, value in parameters.items() if value],
+        family=codes.ARTIFICIAL_INTELLIGENCE,
+    )
+
+
+def _fingerprint(card: dict[str, Any], part: str) -> str:
+    value = card.get(part)
+    return str(value.get("fingerprint", "")) if isinstance(value, dict) else str(value or "")
+
+
+def in_words(version: ModelVersion, told: Sequence[Prediction]) -> ContainerContentItem:
+    """What a reader must not miss, whatever the viewer shows of the rest."""
+    container = ContainerContentItem(name=codes.QUALITATIVE_EVALUATIONS, relationship_type=RelationshipTypeValues.CONTAINS)
+    present = [prediction.finding.replace("_", " ") for prediction in told if prediction.decision is Decision.PRESENT]
+    sentences = [RESEARCH_ONLY]
+    if version.marking:
+        sentences.append(f"{version.marking}: the results of this model carry no medical meaning.")
+    sentences.append(f"Scored present: {', '.join(present) or 'none'}.")
+    container.ContentSequence = Items(
+        [
+            TextContentItem(name=codes.COMMENT, value=sentence, relationship_type=RelationshipTypeValues.CONTAINS)
+            for sentence in sentences
+        ]
+    )
+    return container

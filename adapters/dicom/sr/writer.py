@@ -1,0 +1,189 @@
+"""Predictions -> a DICOM SR: Comprehensive 3D SR, TID 1500, one measurement group (TID 1501) for each finding."""
+
+from __future__ import annotations
+
+import socket
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version as installed_version
+from typing import Any
+
+from highdicom.sr import Comprehensive3DSR, ComprehensiveSR, EnhancedSR, ObserverContext
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as Items
+
+from adapters.dicom.image import part10
+from adapters.dicom.sr import codes
+from adapters.dicom.sr.codes import finding_codes
+from adapters.dicom.sr.dataset_template import CONTENT_SEQUENCE, UTF_8, encoded
+from adapters.dicom.sr.evidence import evidence_of
+from adapters.dicom.sr.report_template import ReportForm
+from adapters.dicom.sr.tid1500 import LONG_STRING, observer_of
+from adapters.dicom.sr.uids import report_uid, series_uid, tracking_uid
+from pipeline.domain import Decision, ModelVersion, Prediction, Report, ReportState
+from pipeline.errors import RadclipdError, ReportImpossible
+from pipeline.ports.outside import ImageStore, ReportContent
+from pipeline.rules import OWN_MODEL_NAME
+
+SERIES_DESCRIPTION = "AI chest findings - research only"
+TRANSFER_SYNTAX = "1.2.840.10008.1.2.1"
+FORMS_KEPT = 4
+"""Of how many versions the forms are kept: one serves, another may still be reported on."""
+
+CLASSES: dict[str, Any] = {
+    "comprehensive-3d": Comprehensive3DSR,
+    "comprehensive": ComprehensiveSR,
+    "enhanced": EnhancedSR,
+}
+CLASS_UIDS = {
+    "comprehensive-3d": "1.2.840.10008.5.1.4.1.1.88.34",
+    "comprehensive": "1.2.840.10008.5.1.4.1.1.88.33",
+    "enhanced": "1.2.840.10008.5.1.4.1.1.88.22",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportSettings:
+    """`[report]` of the configuration."""
+
+    sop_class: str = "comprehensive-3d"
+    uid_root: str = ""
+    include_absent: bool = True
+    manufacturer: str = "radclipd"
+    institution_name: str = ""
+    series_number: int = 9001
+
+
+class SrWriter:
+    """ports.ReportWriter by highdicom, which makes what differs from study to study and, once, what does not (`ReportForm`)."""
+
+    def __init__(self, settings: ReportSettings, store: ImageStore) -> None:
+        self._settings, self._store = settings, store
+        self._forms: dict[int, ReportForm] = {}
+
+    def identify(self, study_instance_uid: str, version: int, revision: int) -> Report:
+        root = self._settings.uid_root
+        return Report(
+            sop_instance_uid=report_uid(root, study_instance_uid, version, revision),
+            series_instance_uid=series_uid(root, study_instance_uid, version),
+            study_instance_uid=study_instance_uid,
+            version=version,
+            revision=revision,
+            state=ReportState.PENDING,
+            sop_class_uid=CLASS_UIDS[self._settings.sop_class],
+        )
+
+    def write(self, content: ReportContent) -> bytes:
+        if not content.evidence or not content.predictions:
+            raise ReportImpossible(f"study {content.study.study_instance_uid} has no scored image to report on")
+        evidence = [evidence_of(self._store.read(instance.file)) for instance in content.evidence]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a library's doubts about a name quote the name
+                return self._file(content, evidence)
+        except RadclipdError:
+            raise
+        except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+            raise ReportImpossible(
+                f"study {content.study.study_instance_uid}: no SR can be built from its headers ({type(error).__name__})",
+                hint="please report this header to radclipd, with names and dates removed",
+            ) from error
+
+    def _file(self, content: ReportContent, evidence: Sequence[Dataset]) -> bytes:
+        form, root = self._form(content.version), self._settings.uid_root
+        headline = document_of(content, evidence, form.root, self._settings)
+        tracking = partial(tracking_uid, root, content.study.study_instance_uid)
+        tree = form.filled(evidence, told_of(content, self._settings), tracking)
+        body = encoded(headline[:CONTENT_SEQUENCE]) + tree + encoded(headline[CONTENT_SEQUENCE + 1 :])
+        report = content.report
+        return part10.file_bytes(
+            body,
+            sop_class_uid=report.sop_class_uid,
+            sop_instance_uid=report.sop_instance_uid,
+            transfer_syntax_uid=TRANSFER_SYNTAX,
+        )
+
+    def _form(self, version: ModelVersion) -> ReportForm:
+        """The form belongs to the version as it is in the catalog, word for word: a version that has changed gets another."""
+        form = self._forms.get(version.number)
+        if form is None or form.version != version:
+            if len(self._forms) >= FORMS_KEPT:
+                self._forms.clear()
+            form = self._forms[version.number] = ReportForm(version, self._observer(version))
+        return form
+
+    def _observer(self, version: ModelVersion) -> ObserverContext:
+        settings = self._settings
+        return observer_of(version, manufacturer=settings.manufacturer, institution_name=settings.institution_name)
+
+
+def told_of(content: ReportContent, settings: ReportSettings) -> list[Prediction]:
+    """Return the predictions that the report lists: all where nothing else is to be told, for one must be (TID 1500)."""
+    told = [p for p in content.predictions if settings.include_absent or p.decision is not Decision.ABSENT]
+    return told or list(content.predictions)
+
+
+def document_of(content: ReportContent, evidence: Sequence[Dataset], root: Dataset, settings: ReportSettings) -> Dataset:
+    """Return the SR with this root of its content tree."""
+    report = content.report
+    name = next(name for name, uid in CLASS_UIDS.items() if uid == report.sop_class_uid)
+    document: Dataset = CLASSES[name](
+        evidence=evidence,
+        content=root,
+        series_instance_uid=report.series_instance_uid,
+        series_number=settings.series_number,
+        sop_instance_uid=report.sop_instance_uid,
+        instance_number=report.revision,
+        manufacturer=settings.manufacturer,
+        institution_name=settings.institution_name or None,
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        series_description=_series_description(content.version),
+        specific_character_set=UTF_8,
+    )
+    _finish(document, content)
+    return document
+
+
+def _series_description(version: ModelVersion) -> str:
+    return (f"{version.marking} - {SERIES_DESCRIPTION}" if version.marking else SERIES_DESCRIPTION)[:LONG_STRING]
+
+
+def _finish(document: Dataset, content: ReportContent) -> None:
+    """Set what the writer leaves out: equipment (PS3.3 C.7.5.1), times of the series, the predecessor (C.17.2)."""
+    now = datetime.now(UTC).astimezone()
+    document.ManufacturerModelName = OWN_MODEL_NAME
+    document.SoftwareVersions = [installed_version("radclipd"), f"model {content.version.number}"]
+    document.DeviceSerialNumber = f"{socket.gethostname()}-{content.version.number}"[:LONG_STRING]
+    document.DeviceUID = content.version.device_uid
+    document.SeriesDate, document.SeriesTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    document.TimezoneOffsetFromUTC = now.strftime("%z")
+    document.PreliminaryFlag = "PRELIMINARY"
+    if any(code.concept.scheme_designator == codes.PRIVATE_SCHEME for code in finding_codes().values()):
+        document.CodingSchemeIdentificationSequence = Items([_private_scheme()])
+    if content.predecessor is not None:
+        document.PredecessorDocumentsSequence = Items([_reference(content.predecessor)])
+
+
+def _private_scheme() -> Dataset:
+    """PS3.3 C.12.1.1: what the private designator stands for."""
+    item = Dataset()
+    item.CodingSchemeDesignator = codes.PRIVATE_SCHEME
+    item.CodingSchemeName = "radclipd private codes"
+    item.CodingSchemeResponsibleOrganization = "radclipd"
+    return item
+
+
+def _reference(report: Report) -> Dataset:
+    """A Hierarchical SOP Instance Reference (PS3.3 table 10-3a) to one report."""
+    instance = Dataset()
+    instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID = report.sop_class_uid, report.sop_instance_uid
+    series = Dataset()
+    series.SeriesInstanceUID, series.ReferencedSOPSequence = report.series_instance_uid, Items([instance])
+    study = Dataset()
+    study.StudyInstanceUID, study.ReferencedSeriesSequence = report.study_instance_uid, Items([series])
+    return study

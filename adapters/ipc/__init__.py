@@ -1,0 +1,3 @@
+"""Between processes of one machine: channels, shared memory, wake-ups, slots."""
+
+from __future__ import annotations

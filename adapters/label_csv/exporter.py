@@ -1,0 +1,53 @@
+"""Tables out: an empty one to fill in, and all that stands, in the same columns: what goes out can come in again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from adapters.label_csv.columns import (
+    ACCESSION,
+    ASKED_BECAUSE,
+    DOCUMENT,
+    READER,
+    SELECTION_PROBABILITY,
+    SOURCE,
+    STATED_AT,
+    STUDY,
+)
+from pipeline.domain import FINDINGS, NO_FINDING, Label, LabelState, Request
+
+TO_FILL_IN = (STUDY, ACCESSION, READER, STATED_AT, ASKED_BECAUSE, SELECTION_PROBABILITY, NO_FINDING, *FINDINGS)
+EXPORTED = (STUDY, ACCESSION, READER, STATED_AT, SOURCE, ASKED_BECAUSE, SELECTION_PROBABILITY, DOCUMENT, NO_FINDING, *FINDINGS)
+
+
+def empty_rows(accession_numbers: Mapping[str, str]) -> Iterator[Sequence[str]]:
+    """Yield a row of TO_FILL_IN for each study."""
+    for study, accession_number in accession_numbers.items():
+        yield [study, accession_number, *[""] * (len(TO_FILL_IN) - 2)]
+
+
+def asked_rows(asked: Iterable[tuple[Request, str]]) -> Iterator[Sequence[object]]:
+    """Yield a row of TO_FILL_IN for each request and the accession number of its study."""
+    for request, accession_number in asked:
+        head = [request.study_instance_uid, accession_number, "", "", request.asked_because, repr(request.selection_probability)]
+        yield [*head, *[""] * (len(TO_FILL_IN) - len(head))]
+
+
+def exported_rows(standing: Iterable[Label], accession_numbers: Mapping[str, str]) -> Iterator[Sequence[object]]:
+    """Yield rows of EXPORTED: what one reader said of one study at one time in one way, by study, time and reader."""
+    rows: dict[tuple[object, ...], dict[str, LabelState]] = {}
+    for label in standing:
+        if label.state is not None:
+            rows.setdefault(_row_of(label), {})[label.finding] = label.state
+    for (study, stated_at, reader, source, because, probability, document), said in sorted(
+        rows.items(), key=lambda row: repr(row[0])
+    ):
+        head = [study, accession_numbers.get(str(study), ""), reader, stated_at, source, because, probability, document]
+        nothing = len(said) == len(FINDINGS) and set(said.values()) == {LabelState.ABSENT}
+        yield [*head, LabelState.PRESENT.value if nothing else "", *(said[f].value if f in said else "" for f in FINDINGS)]
+
+
+def _row_of(label: Label) -> tuple[object, ...]:
+    probability = "" if label.selection_probability is None else repr(label.selection_probability)
+    stated_at = label.stated_at.isoformat(sep=" ")
+    return label.study_instance_uid, stated_at, label.reader, label.source, label.asked_because, probability, label.document

@@ -1,0 +1,3 @@
+"""Learning on several devices: ranks, launcher, orders."""
+
+from __future__ import annotations

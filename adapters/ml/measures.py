@@ -1,0 +1,83 @@
+"""What scores are worth on labelled films, in the words of the pipeline and of a version's card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.evaluation.compare import compare
+from models.evaluation.statistics import auc, brier
+from models.training.calibration import rates
+from pipeline.domain import FINDINGS, Comparison
+
+UNKNOWN = -1
+
+Scores = npt.NDArray[np.floating]
+Labels = npt.NDArray[np.int8]
+Patients = npt.NDArray[np.str_]
+
+
+def comparison(
+    against: str, first: Scores, second: Scores, labels: Labels, patients: Patients, *, seed: int, monitoring: bool = False
+) -> Comparison:
+    """Compare scores [n, F] with others of the same films."""
+    found = compare(first, second, labels, patients, seed=seed)
+    return Comparison(
+        against=against,
+        monitoring=monitoring,
+        cases=found.cases,
+        patients=found.patients,
+        candidate=found.first,
+        other=found.second,
+        lower=found.lower,
+        upper=found.upper,
+        better=found.better,
+        worse=tuple(FINDINGS[column] for column in found.worse),
+    )
+
+
+def measures(
+    scores: Scores, zero_shot: Scores, labels: Labels, patients: Patients, *, thresholds: Scores, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Return for each finding what scores [n, F] are worth, JSON-able; sensitivity and specificity at `thresholds` [F]."""
+    labels = np.where(np.isfinite(scores), labels, UNKNOWN).astype(np.int8)
+    scores = np.where(labels == UNKNOWN, 0.0, scores)
+    decided = scores >= thresholds
+    columns = {"auc": auc(scores, labels), "auc_zero_shot": auc(zero_shot, labels), "brier": brier(scores, labels)}
+    for name, right, kind in (("sensitivity", decided, 1), ("specificity", ~decided, 0)):
+        rate = rates(right, labels == kind, patients, seed=seed)
+        columns |= {name: rate.value, f"{name}_lower": rate.lower, f"{name}_upper": rate.upper}
+    return {
+        finding: {
+            "positives": int((labels[:, column] == 1).sum()),
+            "negatives": int((labels[:, column] == 0).sum()),
+            **{name: number(values[column]) for name, values in columns.items()},
+        }
+        for column, finding in enumerate(FINDINGS)
+    }
+
+
+def described(found: Comparison) -> dict[str, Any]:
+    """Return a comparison as the card keeps it, JSON-able."""
+    numbers = ("candidate", "other", "lower", "upper", "better")
+    return {
+        "against": found.against,
+        "monitoring": found.monitoring,
+        "cases": found.cases,
+        "patients": found.patients,
+        "worse": list(found.worse),
+        **{name: number(getattr(found, name)) for name in numbers},
+    }
+
+
+def number(value: float) -> float | None:
+    """Round for people; JSON knows no NaN."""
+    return round(float(value), 6) if np.isfinite(value) else None
+
+
+def only(found: Mapping[str, dict[str, Any]], findings: npt.NDArray[np.bool_]) -> dict[str, dict[str, Any]]:
+    """Return the measures of these findings bool [F] alone."""
+    return {finding: found[finding] for column, finding in enumerate(FINDINGS) if findings[column]}

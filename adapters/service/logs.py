@@ -1,0 +1,218 @@
+"""Log lines: structlog for our own, the same renderer for the libraries' (stdlib logging), and no patient in any of them.
+
+Formats: `journald` is one JSON object after a `<N>` priority (sd-daemon(3)), without a time since the journal has one; `json` has
+its time; `console` is for people. `auto` takes journald where standard error is the journal's ($JOURNAL_STREAM, systemd.exec(5)),
+console on a terminal, else json.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import threading
+import warnings
+from collections.abc import Mapping
+from datetime import date, time
+from enum import Enum
+from pathlib import PurePath
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
+from uuid import UUID
+
+import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+    from adapters.config.sections import LogConfig
+
+OWN_LOGGERS = "radclipd"
+FOREIGN_LEVEL = logging.WARNING
+"""Libraries speak from here on only: below it pynetdicom prints whole requests."""
+FOREIGN_LOGGERS = ("pynetdicom", "pydicom", "highdicom", "sqlalchemy", "alembic", "apscheduler", "PIL")
+
+PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
+"""Level -> syslog severity (RFC 5424 section 6.2.1)."""
+
+REDACTED = "[redacted]"
+IDENTITY_KEYS = frozenset(
+    {
+        "patient",
+        "patientname",
+        "patientid",
+        "patientkey",
+        "patientbirthdate",
+        "patientbirthtime",
+        "patientaddress",
+        "patienttelephonenumbers",
+        "patientmothersbirthname",
+        "birthdate",
+        "dateofbirth",
+        "issuerofpatientid",
+        "otherpatientids",
+        "otherpatientnames",
+        "otherpatientidssequence",
+        "responsibleperson",
+        "dataset",
+        "header",
+    }
+)
+"""Keys, lower case and without separators, whose value would say who the patient is (PS3.3 C.2.2, C.2.3)."""
+
+PLAIN_TYPES = (str, int, float, bool, type(None), date, time, Enum, PurePath, UUID, BaseException)
+"""Values that are printed; of any other object only its type is."""
+
+_DATA_ELEMENT = re.compile(r"\([0-9a-fA-F]{4},\s?[0-9a-fA-F]{4}\)")
+_STATEMENT_VALUES = re.compile(r"\[parameters: .*|^DETAIL: .*", re.MULTILINE)
+
+
+def configure(config: LogConfig, *, role: str = "", stream: TextIO | None = None) -> None:
+    """Set up all logging of this process. `role` is put on each line; `stream` is standard error unless given."""
+    stream = stream if stream is not None else sys.stderr
+    form = _resolved(config.format, stream)
+    level = logging.getLevelNamesMapping()[config.level.upper()]
+    shared = _shared_processors(role)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[_without_data_sets, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(form, stream)],
+        )
+    )
+    logging.raiseExceptions = False  # its report of a line that cannot be written shows the raw arguments
+    logging.root.handlers[:] = [handler]
+    logging.root.setLevel(FOREIGN_LEVEL)
+    logging.getLogger(OWN_LOGGERS).setLevel(level)
+    for name in FOREIGN_LOGGERS:
+        _quieten(logging.getLogger(name))
+    warnings.showwarning = _log_warning
+    threading.excepthook = _log_thread_failure
+    sys.excepthook = _log_crash
+
+
+def _resolved(form: str, stream: TextIO) -> str:
+    if form != "auto":
+        return form
+    if _is_the_journal(stream):
+        return "journald"
+    return "console" if stream.isatty() else "json"
+
+
+def _is_the_journal(stream: TextIO) -> bool:
+    """Compare device and inode, as systemd.exec(5) asks: the variable is inherited by processes that write elsewhere."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _shared_processors(role: str) -> list[Processor]:
+    def add_role(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+        if role:
+            event_dict.setdefault("role", role)
+        return event_dict
+
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        add_role,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+        redact,
+    ]
+
+
+def _renderers(form: str, stream: TextIO) -> list[Processor]:
+    """Return the last processors. Tracebacks are plain: richer ones print local variables, and with them data sets."""
+    if form == "console":
+        return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+    if form == "journald":
+        return [_without_time, structlog.processors.JSONRenderer(default=str), _with_priority]
+    return [structlog.processors.JSONRenderer(default=str)]
+
+
+def _quieten(logger: logging.Logger) -> None:
+    """Send a library's lines through our handler, from FOREIGN_LEVEL on."""
+    logger.handlers[:] = []
+    logger.propagate = True
+    logger.setLevel(FOREIGN_LEVEL)
+
+
+def _without_time(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+    event_dict.pop("timestamp", None)
+    return event_dict
+
+
+def _with_priority(_logger: WrappedLogger, method: str, rendered: str | bytes | EventDict) -> str:
+    level = "error" if method == "exception" else method
+    return f"<{PRIORITIES.get(level, PRIORITIES['info'])}>{rendered!s}"
+
+
+def redact(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+    """Take out whatever could say who the patient is: named keys, objects that hold headers, values of SQL statements.
+
+    The keys that every line has come first.
+    """
+    first = ("timestamp", "level", "logger", "role", "event")
+    ordered = [key for key in first if key in event_dict] + [key for key in event_dict if key not in first]
+    return {key: _redacted(key, event_dict[key]) for key in ordered}
+
+
+def _redacted(key: str, value: Any) -> Any:
+    if key.startswith("_"):  # ProcessorFormatter's own
+        return value
+    if re.sub(r"[^a-z]", "", key.lower()) in IDENTITY_KEYS:
+        return REDACTED
+    if isinstance(value, Mapping):
+        return {str(name): _redacted(str(name), item) for name, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_redacted("", item) for item in value]
+    if not isinstance(value, PLAIN_TYPES):
+        return f"<{type(value).__name__}>"
+    if isinstance(value, (str, BaseException)):
+        return _STATEMENT_VALUES.sub(REDACTED, str(value))
+    return value
+
+
+def _without_data_sets(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+    """Keep a library's first line only, and not that where it shows a data element: data sets are printed over many lines."""
+    first = str(event_dict.get("event", "")).strip().partition("\n")[0]
+    event_dict["event"] = REDACTED if _DATA_ELEMENT.search(first) else first
+    return event_dict
+
+
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Log a library's warning by kind and place. Its text stays out: pydicom's quote the value that they complain of."""
+    structlog.get_logger("radclipd.warnings").warning("library warning", category=category.__name__, place=f"{filename}:{lineno}")
+
+
+def _log_thread_failure(failure: threading.ExceptHookArgs) -> None:
+    if failure.exc_type is SystemExit or failure.exc_value is None:
+        return
+    name = failure.thread.name if failure.thread else ""
+    structlog.get_logger("radclipd.threads").error("thread failed", thread=name, exc_info=failure.exc_value)
+
+
+def _log_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Log what ends the process: a bare traceback would be many lines to the journal, and nothing redacted."""
+    if issubclass(kind, KeyboardInterrupt):
+        return
+    structlog.get_logger("radclipd.crash").critical("process failed", exc_info=(kind, error, trace))

@@ -1,0 +1,367 @@
+"""`radclipd run`: one parent, one child process a role; a dead child comes back, and systemd hears how it all fares.
+
+The parent owns the listening sockets, so connections queue in the kernel while the listener's process is replaced. It does no
+work of its own and loads none of the heavy libraries. Children die with it, and are told to stop in order: those with a socket
+first, so that they drain while everything they need still runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from adapters.service.health import Check, Watch
+from adapters.service.signals import StopSignal
+from adapters.service.systemd import HANDED_FDS, SYSTEMD_VARIABLES, Notifier
+from pipeline.errors import CannotStart, RadclipdError, places
+
+CANNOT_START = os.EX_CONFIG
+"""Exit status (78, sysexits.h) with which a child says that starting it again would fail again."""
+STEADY_SECONDS = 60.0
+"""A child that lived this long starts again without delay and with its back-off cleared."""
+EXTENSION_SECONDS = 10.0
+"""How much more time systemd is asked for at once, ten times as often."""
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+Work = Callable[[], int | None]
+"""What a copy of this process does; returns its exit status."""
+
+log = structlog.get_logger("radclipd.service")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """One child process: a program, or a copy of this process that goes on with `work`, which shares what is loaded here.
+
+    `takes_socket`: it gets the listening sockets and is stopped first. `stop_seconds`: how long after SIGTERM comes SIGKILL.
+    `waits`: it starts when every probe has passed. What it loads would keep those that are asked from their processors.
+    """
+
+    name: str
+    argv: Sequence[str] = ()
+    work: Work | None = None
+    takes_socket: bool = False
+    stop_seconds: float = 30.0
+    waits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How patient the parent is, seconds."""
+
+    backoff_base: float = 0.5
+    backoff_cap: float = 30.0
+    start: float = 300.0  # until ready, at a start or a reload: systemd is asked for more time no longer than this
+    waits: float = 30.0  # at a start: probes that do not pass hold nobody up for longer
+    tick: float = 0.25
+
+
+class Fork:
+    """A copy of this process that does `work` and ends; so far as a Child needs it, a subprocess.Popen.
+
+    Only for a process without other threads: the copy would have none of them, but every lock that they held.
+    """
+
+    def __init__(self, work: Work) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        gc.collect()
+        gc.freeze()  # what is loaded stays shared: the collector would write into every page
+        ask = _dies_with(os.getpid())
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            _go_on(ask, work)
+
+    def poll(self) -> int | None:
+        """Return the exit status (negative: the signal), None while it runs."""
+        if self.returncode is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to a process that still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def _go_on(ask: Callable[[], None], work: Work) -> None:
+    """Be the copy: never return to what the original was about to do."""
+    code = 1
+    try:
+        ask()
+        os.setpgid(0, 0)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        code = work() or 0
+    except RadclipdError as error:
+        log.error("child failed", error=str(error), hint=error.hint)
+        code = CANNOT_START if isinstance(error, CannotStart) else 1
+    except BaseException as error:  # nobody above to hear of it
+        log.error("child failed", error=type(error).__name__, places=places(error))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+@dataclass(slots=True)
+class Child:
+    """A role and, while it runs, its process."""
+
+    role: Role
+    process: subprocess.Popen[bytes] | Fork | None = None
+    started_at: float = 0.0
+    deaths: int = 0  # in a row, each soon after its start
+    not_before: float = 0.0
+
+    def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Start the process. OSError where its program cannot be run."""
+        self.started_at = time.monotonic()
+        self.process = Fork(self.role.work) if self.role.work is not None else self._run(sockets)
+        log.info("child started", child=self.role.name, pid=self.process.pid)
+
+    def _run(self, sockets: Sequence[socket.socket]) -> subprocess.Popen[bytes]:
+        descriptors = [sock.fileno() for sock in sockets] if self.role.takes_socket else []
+        environment = {name: value for name, value in os.environ.items() if name not in SYSTEMD_VARIABLES}
+        if descriptors:
+            environment[HANDED_FDS] = ",".join(map(str, descriptors))
+        return subprocess.Popen(
+            self.role.argv,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            pass_fds=descriptors,
+            process_group=0,  # a terminal's Ctrl-C goes to the parent, which stops the children in order
+            preexec_fn=_dies_with(os.getpid()),
+        )
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, where there is a process."""
+        if self.process is not None:
+            self.process.send_signal(number)
+
+    def exited(self) -> int | None:
+        """Return the exit status (negative: the signal) of a process that has just ended; else None."""
+        if self.process is None or (status := self.process.poll()) is None:
+            return None
+        self.process = None
+        return status
+
+    def fall_back(self, pace: Pace) -> float:
+        """Note a death; return how long to wait before the next start, seconds."""
+        now = time.monotonic()
+        self.deaths = 0 if now - self.started_at >= STEADY_SECONDS else self.deaths + 1
+        delay = min(pace.backoff_cap, pace.backoff_base * 2 ** min(self.deaths - 1, 16)) if self.deaths else 0.0
+        self.not_before = now + delay
+        return delay
+
+
+def _dies_with(parent: int) -> Callable[[], None]:
+    """Return what a child does between fork and exec: ask to be killed when its parent ends, however that ends (prctl(2)).
+
+    SIGKILL, for a stopped or wedged child would not heed another signal; nothing is lost by it, as every step is durable or leased.
+    The parent has other threads, so nothing here may take a lock: the foreign function is looked up before the fork.
+    """
+
+    def ask() -> None:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it ended before the request was made
+            os._exit(1)
+
+    return ask
+
+
+@dataclass(slots=True)
+class _Start:
+    """A start or reload that has begun and is not yet ready."""
+
+    begun: float = field(default_factory=time.monotonic)
+    note: str = ""
+
+
+class Supervisor:
+    """Starts a child per role and keeps them running until told to stop."""
+
+    def __init__(
+        self,
+        roles: Sequence[Role],
+        *,
+        sockets: Sequence[socket.socket] = (),
+        probes: Sequence[Check] = (),
+        status: Callable[[], str] | None = lambda: "running",
+        reload: Callable[[], Sequence[Role]] | None = None,
+        notifier: Notifier | None = None,
+        pace: Pace | None = None,
+    ) -> None:
+        """Take the roles in starting order.
+
+        `probes` raise while something is wrong: READY=1 comes when each has passed, WATCHDOG=1 while each passes. `status` returns
+        the line of `systemctl status`; without it, and without probes, the parent has no thread but its own. `reload` reads the
+        configuration and returns the new roles; it raises RadclipdError to leave everything as it is. The sockets stay the same.
+        """
+        self._children = [Child(role) for role in roles]
+        self._sockets = list(sockets)
+        self._notifier = notifier if notifier is not None else Notifier()
+        self._watch = Watch(self._notifier, probes, status)
+        self._reload = reload
+        self._pace = pace or Pace()
+        self._start: _Start | None = _Start()
+        self._last_line = ""
+        self._asked = 0.0
+        self._farewell = "stopping: waiting for associations and jobs in hand"
+
+    def run(self) -> int:
+        """Run until SIGTERM or SIGINT (returns 0) or until a child cannot start (returns its CANNOT_START). Main thread only."""
+        with StopSignal(wake_on=(signal.SIGCHLD,)) as stop:
+            self._watch.start()
+            code = 0
+            try:
+                while code == 0 and not stop.is_set():
+                    code = self._turn(stop)
+            finally:
+                self._watch.stop()
+                self._stop_all(stop)
+        return code
+
+    def _turn(self, stop: StopSignal) -> int:
+        """One round: bury the dead, start what is due, tell systemd, wait. Return an exit status other than 0 to end."""
+        if stop.take_reload():
+            self._take_new_roles(stop)
+        for child in self._children:
+            if (status := child.exited()) is not None and self._is_final(child, status):
+                return CANNOT_START
+            if child.process is None and self._is_due(child) and not self._try_to_start(child):
+                return CANNOT_START
+        self._tell()
+        stop.wait(min(self._pace.tick, self._watch.period))
+        return 0
+
+    def _is_due(self, child: Child) -> bool:
+        return time.monotonic() >= child.not_before and not (child.role.waits and self._opening())
+
+    def _opening(self) -> bool:
+        """Whether what others ask for first is still on its way."""
+        if self._start is None or self._watch.healthy_since(self._start.begun):
+            return False
+        return time.monotonic() - self._start.begun < self._pace.waits
+
+    def _is_final(self, child: Child, status: int) -> bool:
+        """Note a death. True where starting again would be useless."""
+        if status == CANNOT_START:
+            log.error("child cannot start", child=child.role.name, hint="its own message is above; radclipd check says more")
+            self._farewell = f"{child.role.name} cannot start: see the log, or radclipd check"
+            return True
+        delay = child.fall_back(self._pace)
+        log.warning("child died", child=child.role.name, exit_status=status, restart_seconds=delay)
+        return False
+
+    def _try_to_start(self, child: Child) -> bool:
+        try:
+            child.start(self._sockets)
+        except OSError as error:
+            log.error("child cannot be run", child=child.role.name, error=error.strerror)
+            self._farewell = f"{child.role.name} cannot be run: {error.strerror}"
+            return False
+        return True
+
+    def _tell(self) -> None:
+        """Tell systemd: the line for people, readiness, the watchdog."""
+        line = self._line()
+        if line != self._last_line:
+            self._last_line = line
+            self._notifier.status(line)
+        if self._start is None:
+            self._watch.tick()
+        elif self._all_run() and self._watch.healthy_since(self._start.begun):
+            log.info("ready", **({"note": self._start.note} if self._start.note else {}))
+            self._start = None
+            self._notifier.ready(line)
+            self._watch.feed()
+        elif time.monotonic() - self._start.begun < self._pace.start:
+            self._ask_for_time()  # bounded by pace.start
+
+    def _ask_for_time(self) -> None:
+        """Keep systemd patient through work of bounded length, in which probes need not pass: start, reload, stop."""
+        if (now := time.monotonic()) - self._asked >= EXTENSION_SECONDS / 10:
+            self._asked = now
+            self._notifier.extend_timeout(EXTENSION_SECONDS)
+            self._watch.feed()
+
+    def _line(self) -> str:
+        dead = [child.role.name for child in self._children if child.process is None and child.started_at]
+        if dead:
+            return f"waiting to restart {', '.join(dead)}"
+        return self._watch.line
+
+    def _all_run(self) -> bool:
+        return all(child.process is not None for child in self._children)
+
+    def _take_new_roles(self, stop: StopSignal) -> None:
+        """Read the configuration anew and replace the children one by one, or leave all as it is."""
+        self._notifier.reloading()
+        try:
+            roles = self._reload() if self._reload else [child.role for child in self._children]
+        except RadclipdError as error:
+            log.error("reload refused, running on as before", error=str(error), hint=error.hint)
+            self._notifier.ready(f"reload refused: {error}")
+            return
+        old = {child.role.name: child for child in self._children}
+        for name, child in old.items():
+            if name not in {role.name for role in roles}:
+                self._end([child], stop)
+        self._children = []
+        for role in roles:
+            if role.name in old:
+                self._end([old[role.name]], stop)
+            self._children.append(Child(role))
+            self._try_to_start(self._children[-1])
+        self._start = _Start(note="configuration reloaded")
+
+    def _stop_all(self, stop: StopSignal) -> None:
+        """Stop the children: those with a socket first, then the others together."""
+        self._notifier.stopping(self._farewell)
+        self._end([child for child in self._children if child.role.takes_socket], stop)
+        self._end([child for child in self._children if not child.role.takes_socket], stop)
+        for sock in self._sockets:
+            sock.close()
+        log.info("stopped")
+
+    def _end(self, children: Sequence[Child], stop: StopSignal) -> None:
+        """SIGTERM, wait for each up to its deadline, SIGKILL."""
+        begun = time.monotonic()
+        for child in children:
+            child.signal(signal.SIGTERM)
+        running = [child for child in children if child.process is not None]
+        while running:
+            for child in running:
+                if time.monotonic() - begun >= child.role.stop_seconds:
+                    log.warning("child killed", child=child.role.name, deadline_seconds=child.role.stop_seconds)
+                    child.signal(signal.SIGKILL)
+                if (status := child.exited()) is not None:
+                    log.info("child stopped", child=child.role.name, exit_status=status)
+            running = [child for child in running if child.process is not None]
+            self._ask_for_time()  # bounded by the deadlines
+            if running:
+                _pause(stop, self._pace.tick)
+
+
+def _pause(stop: StopSignal, seconds: float) -> None:
+    """Wait for a child's end or `seconds`; once stopping, wait() no longer waits."""
+    if not stop.is_set():
+        stop.wait(seconds)
+        return
+    with contextlib.suppress(InterruptedError):
+        time.sleep(min(seconds, 0.05))

@@ -1,0 +1,91 @@
+"""How one film is taken: drawn within the customs of a site."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+from adapters.simulator.sites import Marker, Range, Site
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exposure:
+    """How one film was taken. Lengths in cm; strengths as `sites.Site` defines them."""
+
+    view: str = "PA"  # "PA" or "AP" (portable)
+    degrees: float = 0.0  # rotation in the image plane
+    right: float = 0.0  # off centre
+    down: float = 0.0
+    zoom: float = 1.0
+    scatter: float = 0.12
+    noise: float = 0.010
+    blur: float = 0.04
+    edges: float = 0.55
+    edge_scale: float = 0.9
+    curve: str = "gamma"
+    contrast: float = 0.9
+    black: float = 1.0
+    white: float = 1.02
+    shutters: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # left, right, top, bottom
+    border: str = "black"
+    grid_lines: float = 0.0
+    cut_off: float = 0.0
+    marker: Marker | None = None
+    devices: tuple[str, ...] = ()  # of `devices.DEVICES`
+
+
+def exposure(chance: np.random.Generator, view: str, site: Site, findings: Collection[str] = ()) -> Exposure:
+    """Draw how a film is taken: portable AP films are more turned, nearer, noisier and foggier."""
+    portable = view == "AP"
+
+    def within(limits: Range) -> float:
+        return float(chance.uniform(*limits))
+
+    collimated = chance.random() < site.collimation
+    return Exposure(
+        view=view,
+        degrees=float(chance.normal(0, 2.2 if portable else 1.0)),
+        right=float(chance.normal(0, 0.9 if portable else 0.4)),
+        down=float(chance.normal(0.2, 0.8)),
+        zoom=within(site.portable_zoom if portable else site.zoom),
+        scatter=within(site.portable_scatter if portable else site.scatter),
+        noise=within(site.portable_noise if portable else site.noise),
+        blur=within(site.blur),
+        edges=within(site.edges),
+        edge_scale=within(site.edge_scale),
+        curve=site.curve,
+        contrast=within(site.contrast),
+        black=within(site.black),
+        white=within(site.white),
+        shutters=_shutters(chance, site) if collimated else (0.0, 0.0, 0.0, 0.0),
+        border=site.border,
+        grid_lines=within(site.grid_lines),
+        cut_off=within(site.cut_off) * float(chance.choice([-1, 1])),
+        marker=site.marker if chance.random() < site.marked else None,
+        devices=_devices(chance, portable, site, findings),
+    )
+
+
+def _shutters(chance: np.random.Generator, site: Site) -> tuple[float, float, float, float]:
+    left, right, top, bottom = chance.uniform(*site.shutter, 4) * (chance.random(4) < 0.7)
+    return float(left), float(right), float(top), float(bottom)
+
+
+def _devices(chance: np.random.Generator, portable: bool, site: Site, findings: Collection[str]) -> tuple[str, ...]:
+    """Draw what is on and in the patient. Tubes come with lines; a pacemaker or a port with anybody."""
+    odds = {
+        "leads": site.leads if portable else 0.02,
+        "central line": site.lines if portable else 0.03,
+        "endotracheal tube": 0.45 * site.lines if portable else 0.0,
+        "gastric tube": 0.5 * site.lines if portable else 0.0,
+        "pacemaker": 0.06 if "Cardiomegaly" in findings else 0.02,
+        "port": 0.05 if {"Mass", "Nodule"} & set(findings) else 0.015,
+        "chest drain": site.drains if "Pneumothorax" in findings else 0.04 * site.lines,
+    }
+    return tuple(
+        name
+        for name, (odd, draw) in zip(odds, zip(odds.values(), chance.random(len(odds)), strict=True), strict=True)
+        if draw < odd
+    )

@@ -1,0 +1,136 @@
+"""Procedural radiographs: frontal chest films of persons who do not exist.
+
+A film is the thickness of soft tissue, air and bone along the beam, seen through a detector with scatter and noise, then
+processed as digital systems do (logarithm, edge enhancement). Everything follows from the seed. The person is built upright and
+straight, where most of anatomy depends on x or y alone; the finished thickness is then turned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from adapters.simulator import anatomy, findings, skeleton
+from adapters.simulator.anatomy import SIDES, Body
+from adapters.simulator.detector import developed
+from adapters.simulator.devices import devices
+from adapters.simulator.exposure import Exposure, exposure
+from adapters.simulator.findings import Scene
+from adapters.simulator.raster import Field, Grid, cloud, grid, margin_for, step, turned
+from adapters.simulator.sites import SITES, Site
+from adapters.simulator.vessels import vessels
+
+FILM_HEIGHT = 38.0
+"""Height of the detector, cm."""
+BONE = 1.75
+"""Attenuation of cortical bone relative to the same thickness of soft tissue, less that tissue's own."""
+SMALL_FILM = 200
+"""Films of fewer rows are made twice as large and averaged, as a large film is when it is shrunk."""
+DEFAULT_SITE = SITES["north"]
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """A film and the truth about it."""
+
+    pixels: Field  # float32 [H, W] in 0..1, bone bright
+    body: Body | None
+    exposure: Exposure
+    findings: Mapping[str, float] = field(default_factory=dict)  # finding -> extent 0..1
+    height: float = FILM_HEIGHT  # of the detector, cm
+
+
+class Table:
+    """The table a patient lies on: where the patient's frame is on the detector, and what becomes of the beam behind it."""
+
+    def __init__(self, taken: Exposure, size: tuple[int, int], *, height: float = FILM_HEIGHT) -> None:
+        self.taken = taken
+        self._finer = 2 if size[0] < SMALL_FILM else 1
+        rows, columns = size[0] * self._finer, size[1] * self._finer
+        self._margin = margin_for(taken.degrees, (rows, columns))
+        self._detector = grid(rows, columns, height)
+        canvas = grid(rows, columns, height, margin=self._margin)
+        self.at = canvas.placed(right=taken.right, down=taken.down, zoom=taken.zoom)
+
+    def film(self, thickness: Field, chance: np.random.Generator) -> Field:
+        """Return the film of a thickness (cm of water) in the patient's frame: float32 [rows, columns] in 0..1."""
+        straight = turned(np.asarray(thickness, dtype=np.float32), self.taken.degrees, self._margin)
+        film = developed(straight, self._detector, self.taken, chance)
+        if self._finer == 1:
+            return film
+        rows, columns = film.shape
+        return np.asarray(film.reshape(rows // 2, 2, columns // 2, 2).mean(axis=(1, 3)), dtype=np.float32)
+
+
+def frontal(
+    seed: int,
+    *,
+    body: Body | None = None,
+    view: str = "PA",
+    findings: Mapping[str, float] | None = None,
+    size: tuple[int, int] = (512, 512),
+    site: Site | None = None,
+) -> Film:
+    """Take a frontal chest film, [rows, columns] = size, at a site. `findings`: name -> extent 0..1.
+
+    KeyError for an unknown finding. The film without a finding differs by the finding alone.
+    """
+    body = body or anatomy.person(np.random.default_rng([seed, 0]))
+    present = dict(findings or {})
+    taken = exposure(np.random.default_rng([seed, 1]), view, site or DEFAULT_SITE, present)
+    table = Table(taken, size)
+    thickness = _thickness(table.at, body, taken, present, np.random.default_rng([seed, 2]))
+    return Film(table.film(thickness, np.random.default_rng([seed, 3])), body, taken, present)
+
+
+def _thickness(at: Grid, body: Body, taken: Exposure, present: Mapping[str, float], chance: np.random.Generator) -> Field:
+    """Return the thickness of water (cm) that attenuates as the patient and all that is on the patient do."""
+    scene = _scene(at, _posed(findings.altered(body, present), taken), taken.view, chance)
+    findings.put(scene, present)
+    foreign = devices(at, scene.body, taken.devices, chance, scene.pneumothorax_side)
+    return np.maximum(_flesh_and_bone(at, scene.body, taken, chance) - _lungs(scene, chance), 0) + scene.water + foreign
+
+
+def _posed(body: Body, taken: Exposure) -> Body:
+    """Lie the patient down for an AP film: shallow breath, the heart nearer the tube and so larger."""
+    if taken.view != "AP":
+        return body
+    return replace(
+        body, dome=body.dome - 2.2, heart_left=body.heart_left * 1.13, heart_right=body.heart_right * 1.15, knob=body.knob + 0.4
+    )
+
+
+def _scene(at: Grid, body: Body, view: str, chance: np.random.Generator) -> Scene:
+    """Return what the beam meets in healthy lungs."""
+    return Scene(
+        at=at,
+        body=body,
+        view=view,
+        chance=chance,
+        air={side: anatomy.lung(at, body, side) for side in SIDES},
+        heart=anatomy.mediastinum(at, body),
+        vessels=vessels(at, body),
+        water=at.zeros(),
+    )
+
+
+def _lungs(scene: Scene, chance: np.random.Generator) -> Field:
+    """Thickness of tissue (cm) that is missing where air is."""
+    at = scene.at
+    air = (scene.air[-1] + scene.air[1]) * (1 - scene.heart)
+    grain = 1 + 0.014 * cloud(at, chance, size=0.6, octaves=2) + 0.02 * cloud(at, chance, size=5)
+    return np.asarray(air * grain - scene.vessels * step(air - 0.8, 0.8))
+
+
+def _flesh_and_bone(at: Grid, body: Body, taken: Exposure, chance: np.random.Generator) -> Field:
+    """Thickness of everything but lungs, bone counted as the tissue that attenuates as much; at half the resolution, enlarged."""
+    coarse, portable = at.coarse(), taken.view == "AP"
+    spread = float(chance.uniform(-0.5, 2.0) if portable else chance.uniform(1.0, 9.0))
+    flesh = np.maximum(anatomy.trunk(coarse, body), anatomy.arms(coarse, body, spread))
+    flesh *= 1 + 0.012 * cloud(coarse, chance, size=3)
+    flesh += anatomy.breasts(coarse, body) + anatomy.muscles(coarse, body) - anatomy.airways(coarse, body)
+    flesh -= anatomy.stomach_bubble(coarse, body, float(chance.uniform(0, 1.1))) + anatomy.bowel(coarse, body, chance)
+    bone = skeleton.bones(coarse, body, lift=1.0 if portable else 0.0, inward=2.4 if portable else 0.2)
+    return at.fine(np.asarray(flesh + np.float32(BONE) * bone, dtype=np.float32))

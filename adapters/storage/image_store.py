@@ -1,0 +1,200 @@
+"""The received files: durable before anyone hears of them, each named by its own SHA-256."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import xxhash
+
+from pipeline.domain import StoredFile
+from pipeline.errors import OutOfResources, Refused
+from pipeline.ports.outside import Buffer
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOENT}
+PART = ".part"
+ARRIVING = "arriving"
+"""Folder of the parts: their names are not known before they are whole."""
+WRITE_BACK_BYTES = 1 << 22
+"""The disk begins to write an arriving file in pieces of this size, so that little is left to wait for at its end."""
+
+FOLDERS = 8
+"""Folders that are made at once, each while the file that goes there is synced."""
+
+
+class FileImageStore:
+    """ports.ImageStore below one folder, in two levels of shards: `ab/cd/abcd....dcm`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._folders = ThreadPoolExecutor(max_workers=FOLDERS, thread_name_prefix="folder")
+
+    def file_of(self, content: bytes) -> StoredFile:
+        return _named(hashlib.sha256(content).hexdigest(), len(content), xxhash.xxh3_128_hexdigest(content))
+
+    def write(self, content: bytes) -> StoredFile:
+        file = self.file_of(content)
+        if not self.exists(file):
+            arriving = self.arriving()
+            try:
+                arriving.write(content)
+                arriving.keep()
+            finally:
+                arriving.discard()
+        return file
+
+    def arriving(self) -> ArrivingFile:
+        with self.translated():
+            self._make_folder(self.root / ARRIVING)
+            return ArrivingFile(self, self.root / ARRIVING / f"{secrets.token_hex(8)}{PART}")
+
+    def place(self, part: Path, descriptor: int, file: StoredFile) -> None:
+        """Give a file that was written its own name, in the place of whatever is there; durable when this returns. OSError."""
+        path = self._path(file)
+        folder = None if path.parent.is_dir() else self._folders.submit(self._make_folder, path.parent)  # meanwhile
+        os.fsync(descriptor)
+        if folder is not None:
+            folder.result()
+        os.replace(part, path)  # noqa: PTH105 - the fault tests count the system calls by these names
+        _sync_folder(path.parent)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make the folder and those above it, each durable in its own parent; the shards of the first level all at once."""
+        if folder.is_dir():
+            return
+        if folder != self.root and folder.parent != folder:
+            self._make_folder(folder.parent)
+        if folder.parent == self.root:
+            for number in range(256):
+                (self.root / f"{number:02x}").mkdir(mode=0o750, exist_ok=True)
+        folder.mkdir(mode=0o750, parents=folder == self.root, exist_ok=True)
+        _sync_folder(folder.parent)
+
+    def read(self, file: StoredFile) -> bytes:
+        try:
+            content = self._path(file).read_bytes()
+        except OSError as error:
+            raise Refused(
+                f"file {file.key} of the image store cannot be read: {error.strerror}",
+                hint="send the study again: an instance whose file is lost is taken anew",
+            ) from error
+        if len(content) != file.size or _differs(content, file):
+            raise Refused(
+                f"file {file.key} of the image store is not what was written: its checksum differs",
+                hint="remove the damaged file, check the disk, and send the study again",
+            )
+        return content
+
+    def exists(self, file: StoredFile) -> bool:
+        try:
+            return self._path(file).stat().st_size == file.size
+        except OSError:
+            return False
+
+    def remove(self, file: StoredFile) -> None:
+        self._path(file).unlink(missing_ok=True)
+
+    def free_bytes(self) -> int:
+        with self.translated():
+            self._make_folder(self.root)
+            found = os.statvfs(self.root)
+        return found.f_bavail * found.f_frsize
+
+    def sweep(self, *, older_than_seconds: float) -> int:
+        """Remove what half-finished writes left behind that long ago; return how many."""
+        before = time.time() - older_than_seconds
+        left = [part for part in self.root.rglob(f"*{PART}") if part.stat().st_mtime < before]
+        for part in left:
+            part.unlink(missing_ok=True)
+        return len(left)
+
+    def _path(self, file: StoredFile) -> Path:
+        return self.root / file.key
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn the errors of a disk that will not take it into OutOfResources."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise OutOfResources(
+                f"image store {self.root} cannot be written: {error.strerror}",
+                hint="free disk space, or make storage.directory writable for radclipd",
+            ) from error
+
+
+class ArrivingFile:
+    """ports.Arriving: a `.part` that is hashed and on its way to the disk while it is written."""
+
+    def __init__(self, store: FileImageStore, part: Path) -> None:
+        """Open the part. OSError."""
+        self._store, self._part = store, part
+        self._hash, self._checksum = hashlib.sha256(), xxhash.xxh3_128()
+        self._size = self._started = 0
+        self._descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+
+    @property
+    def file(self) -> StoredFile:
+        return _named(self._hash.hexdigest(), self._size, self._checksum.hexdigest())
+
+    def write(self, content: Buffer) -> None:
+        rest = memoryview(content)
+        self._hash.update(rest)
+        self._checksum.update(rest)
+        with self._store.translated():
+            while rest:
+                written = os.write(self._descriptor, rest)
+                rest, self._size = rest[written:], self._size + written
+        if self._size - self._started >= WRITE_BACK_BYTES:
+            with suppress(OSError):  # only advice: Linux begins to write these pages to the disk, and drops what is there already
+                os.posix_fadvise(self._descriptor, self._started, self._size - self._started, os.POSIX_FADV_DONTNEED)
+            self._started = self._size
+
+    def open(self) -> BinaryIO:
+        stream = os.fdopen(os.dup(self._descriptor), "rb")
+        stream.seek(0)
+        return stream
+
+    def keep(self) -> StoredFile:
+        file = self.file
+        with self._store.translated():
+            self._store.place(self._part, self._descriptor, file)
+        self._close()
+        return file
+
+    def discard(self) -> None:
+        if self._descriptor >= 0:
+            self._close()
+            self._part.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
+
+
+def _named(digest: str, size: int, checksum: str) -> StoredFile:
+    return StoredFile(f"{digest[:2]}/{digest[2:4]}/{digest}.dcm", digest, size, checksum)
+
+
+def _differs(content: bytes, file: StoredFile) -> bool:
+    if file.xxh3:
+        return xxhash.xxh3_128_hexdigest(content) != file.xxh3
+    return hashlib.sha256(content).hexdigest() != file.sha256
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

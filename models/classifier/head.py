@@ -1,0 +1,101 @@
+"""From an image vector to 14 scores.
+
+Zero-shot: per finding c the prompts that affirm it and those that deny it are encoded and averaged, m+ and m-. CLIP's own
+answer to "which of the two fits the image f better" is a softmax over its two scaled cosines, and that is
+
+    p_c = sigmoid(tau * (f . m+  -  f . m-)) = sigmoid(scale_c * (f . t_c) + bias_c)
+
+with t_c = (m+ - m-) / |m+ - m-|, scale_c = tau * |m+ - m-|, bias_c = 0 and tau the encoder's learnt temperature (Radford et
+al. 2021; the pairing of a finding with its denial is CheXzero's, Tiu et al. 2022). It ranks like f . t_c. It uses no label,
+and it is not calibrated: a score is a certainty of the encoder's, not a probability of disease.
+
+A head learnt from labels has the same form with other numbers, so whatever serves one serves the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+
+from models.classifier.prompts import Prompts
+from models.encoder.encoder import Encoder
+from models.errors import WeightsIncompatible
+
+_SHORTEST = 1e-6  # below this length m+ - m- is rounding, not a direction
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """Independent binary classifiers on unit vectors: float32 directions [F, D], scale [F], bias [F]."""
+
+    directions: torch.Tensor
+    scale: torch.Tensor
+    bias: torch.Tensor
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> Self:
+        """Read what `tensors` wrote. WeightsIncompatible where names or shapes are others."""
+        try:
+            head = cls(**tensors)
+        except TypeError as error:
+            raise WeightsIncompatible(f"a head is directions, scale and bias, not {', '.join(sorted(tensors))}") from error
+        findings = head.directions.shape[0]
+        if head.directions.ndim != 2 or head.scale.shape != (findings,) or head.bias.shape != (findings,):
+            raise WeightsIncompatible("the shapes of the head's directions, scale and bias do not belong together")
+        return head
+
+    @classmethod
+    def from_weights(cls, weights: torch.Tensor, bias: torch.Tensor) -> Self:
+        """Make the head whose logits are features @ weights.T + bias, for weights [F, D] and bias [F]."""
+        length = weights.norm(dim=1)
+        return cls(directions=(weights / length.clamp(min=_SHORTEST)[:, None]).float(), scale=length.float(), bias=bias.float())
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """float32 [F, D]: scale and direction in one."""
+        return self.scale[:, None] * self.directions
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The three tensors by name."""
+        return {"directions": self.directions, "scale": self.scale, "bias": self.bias}
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same head on a device."""
+        return type(self)(**{name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Return float32 [N, F] for unit vectors [N, D]."""
+        return self.scale * (features @ self.directions.T) + self.bias
+
+    def levelled(self, features: torch.Tensor) -> Self:
+        """Return the head that ranks alike and whose logits of these films [N, D] have mean 0 and spread 1 in each finding."""
+        logits = self.logits(features)
+        spread = logits.std(dim=0, correction=0).clamp(min=_SHORTEST)
+        return type(self)(self.directions, self.scale / spread, (self.bias - logits.mean(dim=0)) / spread)
+
+    def scores(self, features: torch.Tensor) -> torch.Tensor:
+        """Return float32 [N, F] in 0..1 for unit vectors [N, D]."""
+        return torch.sigmoid(self.logits(features))
+
+
+def zero_shot_head(encoder: Encoder, prompts: Prompts) -> LinearHead:
+    """Return the head that the prompts alone give. WeightsIncompatible where the text tower tells no two texts apart."""
+    texts = sorted({text for finding in prompts.findings for text in (*prompts.positives(finding), *prompts.negatives(finding))})
+    vectors = dict(zip(texts, encoder.encode_texts(texts).cpu(), strict=True))
+    differences = torch.stack(
+        [_mean(vectors, prompts.positives(finding)) - _mean(vectors, prompts.negatives(finding)) for finding in prompts.findings]
+    )
+    length = differences.norm(dim=1)
+    if bool((length < _SHORTEST).any()):
+        raise WeightsIncompatible("the text encoder gives the same vector for a finding and for its denial")
+    return LinearHead(
+        directions=differences / length[:, None], scale=encoder.temperature * length, bias=torch.zeros(len(prompts.findings))
+    )
+
+
+def _mean(vectors: Mapping[str, torch.Tensor], texts: list[str]) -> torch.Tensor:
+    return torch.stack([vectors[text] for text in texts]).mean(dim=0)

@@ -1,0 +1,88 @@
+"""Base weights: the encoder that versions start from, with everything needed to load it the same way again.
+
+A base on disk is a checkpoint (`checkpoint.py`) with weights.safetensors in open_clip's own layout, float32, and a card:
+architecture, preprocess, golden, marking, source, libraries.
+"""
+
+from __future__ import annotations
+
+import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
+
+# isort: split
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+
+from models.encoder.architecture import Architecture
+from models.encoder.checkpoint import read_card, read_tensors, write_checkpoint
+from models.encoder.encoder import Encoder
+from models.encoder.golden import Golden
+from models.errors import CheckpointCorrupt, UnknownArchitecture, WeightsIncompatible
+from models.images.preprocess import Preprocess
+
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Base:
+    """An encoder and its preprocessing. `sha256` is that of its weights file."""
+
+    encoder: Encoder
+    preprocess: Preprocess
+    golden: Golden
+    sha256: str
+    card: Mapping[str, Any]
+
+    @property
+    def dimension(self) -> int:
+        """D: how many numbers a unit vector of this encoder has."""
+        return int(self.encoder.architecture.config["embed_dim"])
+
+
+def libraries() -> dict[str, str]:
+    """Return the versions of the libraries that compute."""
+    return {"open_clip": open_clip.__version__, "torch": torch.__version__}
+
+
+def write_base(
+    folder: Path, encoder: Encoder, preprocess: Preprocess, *, source: Mapping[str, Any], marking: str = ""
+) -> dict[str, Any]:
+    """Write an encoder into an existing folder and return its card. `source` says where the weights are from, JSON-able.
+
+    CheckpointUnwritable; WeightsIncompatible where the encoder gives values that are not finite.
+    """
+    card = {
+        "architecture": encoder.architecture.card,
+        "preprocess": preprocess.card,
+        "golden": Golden.of(encoder, preprocess).card,
+        "marking": marking,
+        "source": dict(source),
+        "libraries": libraries(),
+    }
+    return write_checkpoint(folder, WEIGHTS, encoder.network.state_dict(), card)
+
+
+def read_base(folder: Path, *, expected: Mapping[str, Any] | None = None) -> Base:
+    """Read a base and prove it: hash, architecture, golden embeddings.
+
+    `expected` is a card to hold it to in place of the folder's own, such as the one that the catalog keeps: `weights.sha256`,
+    `architecture`, `preprocess`, `golden`. Raises CheckpointMissing, CheckpointCorrupt, WeightsIncompatible, GoldenMismatch.
+    """
+    card = read_card(folder)
+    held = card if expected is None else expected
+    try:
+        sha256 = str(held["weights"]["sha256"])
+        architecture, preprocess = Architecture.from_card(held["architecture"]), Preprocess.from_card(held["preprocess"])
+        golden = Golden.from_card(held["golden"])
+        encoder = Encoder.with_weights(architecture, read_tensors(folder, WEIGHTS, sha256=sha256))
+    except (KeyError, TypeError) as error:
+        raise CheckpointCorrupt(f"the card of {folder} lacks {error}", hint="import the weights again") from error
+    except UnknownArchitecture as error:
+        raise WeightsIncompatible(str(error), hint=error.hint or "import the weights again") from error
+    golden.check(encoder, preprocess)
+    return Base(encoder=encoder, preprocess=preprocess, golden=golden, sha256=sha256, card=card)

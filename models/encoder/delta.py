@@ -1,0 +1,62 @@
+"""The trained parameters apart from the rest: a network that shares every other parameter with its base.
+
+A version of a partially unfrozen encoder is its base plus a few tensors. The frozen ones are not copied and cannot drift: they
+are the same memory.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from models.encoder.encoder import Encoder
+from models.errors import WeightsIncompatible
+
+Delta = dict[str, torch.Tensor]
+"""Parameter names of the network -> their trained values, on the CPU."""
+
+
+def own_copy(encoder: Encoder, names: Iterable[str]) -> Encoder:
+    """Return an encoder with parameters of its own under `names`, equal to the original's; it shares all others.
+
+    WeightsIncompatible for a name that the network does not have.
+    """
+    own, parameters = set(names), dict(encoder.network.named_parameters())
+    if unknown := sorted(own - parameters.keys()):
+        raise WeightsIncompatible(
+            f"the network has no parameter {unknown[0]}", hint="use the base that these weights were trained on"
+        )
+    shared = {id(parameter): parameter for name, parameter in parameters.items() if name not in own}
+    twin = copy.copy(encoder)  # the tokenizer is shared too
+    twin.network = copy.deepcopy(encoder.network, memo=shared)
+    return twin
+
+
+def values(encoder: Encoder, names: Iterable[str]) -> Delta:
+    """Return these parameters as tensors of their own on the CPU."""
+    return {name: encoder.network.get_parameter(name).detach().to("cpu", copy=True) for name in names}
+
+
+@torch.no_grad()
+def adapted(encoder: Encoder, delta: Mapping[str, torch.Tensor]) -> Encoder:
+    """Return the encoder with a delta put in place, on the encoder's device; the given one stays as it is.
+
+    WeightsIncompatible where a name or a shape is another network's, or a value is not finite.
+    """
+    twin = own_copy(encoder, delta)
+    for name, tensor in delta.items():
+        parameter = twin.network.get_parameter(name)
+        if parameter.shape != tensor.shape or not bool(torch.isfinite(tensor).all()):
+            raise WeightsIncompatible(
+                f"{name} has the shape {tuple(tensor.shape)} or values that do not fit this network",
+                hint="use the base that these weights were trained on",
+            )
+        parameter.copy_(tensor)
+    return twin
+
+
+def averaged(base: Mapping[str, torch.Tensor], trained: Mapping[str, torch.Tensor], *, alpha: float) -> Delta:
+    """Return (1 - alpha) base + alpha trained, name by name: WiSE-FT (Wortsman et al. 2022)."""
+    return {name: torch.lerp(base[name], tensor, alpha) for name, tensor in trained.items()}

@@ -1,0 +1,128 @@
+"""One named, ordered partition of CLIP's image encoder: stem, block 0 .. block n-1, ln_post, proj.
+
+The names are those of open_clip's VisionTransformer. The stem is all that happens before the first block: patches, class token,
+positions, ln_pre. Whatever freezes, sets a learning rate or says what was trained asks this partition, so the three cannot
+disagree.
+"""
+
+from __future__ import annotations
+
+import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
+
+# isort: split
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.transformer import VisionTransformer
+
+from models.errors import CannotPartition
+
+STEM, LN_POST, PROJ = "stem", "ln_post", "proj"
+"""Names of the parts that are no blocks. A block is called `block 0`, `block 1`, ..."""
+
+_VISUAL = "visual."  # where both of open_clip's CLIP classes keep the image tower
+_BLOCKS = "transformer.resblocks."
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part. `parameters`: names in the network's state dict, in its order. `count`: how many numbers they hold."""
+
+    name: str
+    parameters: tuple[str, ...]
+    count: int
+
+
+@dataclass(frozen=True)
+class Partition:
+    """All parts, in the order in which an image passes them. Every parameter of the image tower is in exactly one."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def blocks(self) -> int:
+        """Number of transformer blocks."""
+        return sum(part.name not in (STEM, LN_POST, PROJ) for part in self.parts)
+
+    @property
+    def count(self) -> int:
+        """Numbers in the whole tower."""
+        return sum(part.count for part in self.parts)
+
+    def last(self, k: int) -> tuple[Part, ...]:
+        """Return the last `k` blocks, ln_post and proj: what partial unfreezing trains. CannotPartition where k is impossible."""
+        check_blocks(k, self.blocks)
+        return self.parts[1 + self.blocks - k :]
+
+
+def check_blocks(k: int, blocks: int) -> None:
+    """CannotPartition where a tower of so many blocks has no last `k`."""
+    if not 0 <= k <= blocks:
+        raise CannotPartition(
+            f"the image encoder has {blocks} blocks: there is no last {k} of them", hint=f"choose from 0 to {blocks} blocks"
+        )
+
+
+def partition(network: torch.nn.Module) -> Partition:
+    """Divide the image tower of an open_clip network.
+
+    CannotPartition for towers that are no sequence of blocks with ln_post and proj after it: timm's, ResNets, attentional pools.
+    """
+    tower = vision_transformer(network)
+    members: dict[str, list[tuple[str, int]]] = {}
+    for name, parameter in tower.named_parameters():
+        members.setdefault(_part_of(name), []).append((_VISUAL + name, parameter.numel()))
+    order = [STEM, *(block_name(index) for index in range(len(tower.transformer.resblocks))), LN_POST, PROJ]
+    return Partition(tuple(_part(name, members.get(name, [])) for name in order))
+
+
+def block_name(index: int) -> str:
+    """Return the name of a block, counted from 0 at the pixels' end."""
+    return f"block {index}"
+
+
+def names_of(parts: Iterable[Part]) -> tuple[str, ...]:
+    """Return the parameters of several parts, in order."""
+    return tuple(name for part in parts for name in part.parameters)
+
+
+def vision_transformer(network: torch.nn.Module) -> Any:
+    """Return the image tower, open_clip's VisionTransformer. CannotPartition where it is another or pools in another way."""
+    tower = getattr(network, "visual", None)
+    if reason := _obstacle(network, tower):
+        raise CannotPartition(
+            f"the image encoder cannot be partially unfrozen: {reason}",
+            hint="choose a CLIP with open_clip's own vision transformer, as ViT-B-32 or ViT-L-14, or leave the encoder frozen",
+        )
+    return tower
+
+
+def _obstacle(network: torch.nn.Module, tower: Any) -> str:
+    """Return why there is no sequence of parts, or ''."""
+    if not isinstance(network, (open_clip.CLIP, open_clip.CustomTextCLIP)):
+        return f"{type(network).__name__} is none of open_clip's CLIP networks"
+    if not isinstance(tower, VisionTransformer):
+        return f"its image tower is a {type(tower).__name__}"
+    if tower.attn_pool is not None:
+        return "it pools by attention"
+    if tower.pool_type not in ("tok", "avg") or tower.output_tokens:
+        return "it gives tokens in place of one vector an image"
+    if tower.proj is None or not len(tower.transformer.resblocks):
+        return "it was pruned"
+    return ""
+
+
+def _part_of(name: str) -> str:
+    """Name the part of a parameter of the tower."""
+    if name.startswith(_BLOCKS):
+        return block_name(int(name.removeprefix(_BLOCKS).split(".", 1)[0]))
+    head = name.split(".", 1)[0]
+    return head if head in (LN_POST, PROJ) else STEM
+
+
+def _part(name: str, members: list[tuple[str, int]]) -> Part:
+    return Part(name, tuple(parameter for parameter, _ in members), sum(count for _, count in members))

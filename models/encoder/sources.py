@@ -1,0 +1,142 @@
+"""Where foreign weights come from: an open_clip tag, a hub id, a local file. Only `fetch` touches the network."""
+
+from __future__ import annotations
+
+import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
+
+# isort: split
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import open_clip
+from open_clip.pretrained import download_pretrained, download_pretrained_from_hf, get_pretrained_cfg
+
+from models.encoder.architecture import Architecture
+from models.encoder.encoder import Encoder
+from models.encoder.weights import read_weights
+from models.errors import FetchFailed, ModelsError, UnknownArchitecture
+from models.fingerprint import file_sha256
+from models.images.preprocess import Preprocess
+
+HUB = "hf-hub:"
+CONFIGURATION = "open_clip_config.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A weights file and what is needed to use it. `origin` is JSON-able: kind, name."""
+
+    path: Path
+    architecture: Architecture
+    preprocess: Preprocess
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def encoder(self) -> Encoder:
+        """Load it. CheckpointMissing, CheckpointCorrupt, CheckpointUnsafe, WeightsIncompatible."""
+        return Encoder.with_weights(self.architecture, read_weights(self.path))
+
+    def described(self) -> dict[str, Any]:
+        """Return origin, the file's name and its SHA-256, for a card."""
+        return {**self.origin, "file": self.path.name, "sha256": file_sha256(self.path)}
+
+
+def local(path: Path, architecture: str, *, quickgelu: bool | None = None, fit: Literal["pad", "crop"] = "pad") -> Source:
+    """Return a local weights file as a source. `architecture`: open_clip's name or a JSON file. UnknownArchitecture."""
+    named, options = _architecture(architecture)
+    return Source(
+        path=path,
+        architecture=named.with_quickgelu(quickgelu),
+        preprocess=_preprocess(named, options, fit),
+        origin={"kind": "file", "name": path.name},
+    )
+
+
+def untrained(architecture: str, *, seed: int, fit: Literal["pad", "crop"] = "pad") -> tuple[Encoder, Preprocess, dict[str, Any]]:
+    """Return an encoder of that architecture that has learnt nothing, its preprocessing and its origin."""
+    named, options = _architecture(architecture)
+    origin = {"kind": "untrained", "name": named.name, "seed": seed}
+    return Encoder.untrained(named, seed=seed), _preprocess(named, options, fit), origin
+
+
+def fetch(locator: str, cache: Path, *, fit: Literal["pad", "crop"] = "pad") -> Source:
+    """Download weights and return them as a source.
+
+    `locator`: ARCHITECTURE/TAG as open_clip lists them, or hf-hub:OWNER/NAME. `cache` keeps the downloads.
+    UnknownArchitecture for a name that does not exist; FetchFailed where the download does.
+    """
+    if locator.startswith(HUB):
+        return _from_hub(locator.removeprefix(HUB), cache, fit)
+    name, _, tag = locator.rpartition("/")
+    if not (listed := get_pretrained_cfg(name, tag)):
+        raise UnknownArchitecture(f"open_clip lists no weights {locator!r}", hint=_near(locator))
+    architecture = Architecture.named(name).with_quickgelu(bool(listed.get("quick_gelu", False)) or None)
+    path = _downloaded(locator, lambda: download_pretrained(listed, cache_dir=str(cache)))
+    return Source(path, architecture, _preprocess(architecture, listed, fit), {"kind": "tag", "name": locator})
+
+
+def _from_hub(repository: str, cache: Path, fit: Literal["pad", "crop"]) -> Source:
+    def part(file: str | None) -> Path:
+        return _downloaded(repository, lambda: download_pretrained_from_hf(repository, filename=file, cache_dir=str(cache)))
+
+    configuration = part(CONFIGURATION)
+    read = Architecture.read(configuration)
+    architecture = Architecture(repository, read.config)
+    options = _options(configuration)
+    return Source(part(None), architecture, _preprocess(architecture, options, fit), {"kind": "hub", "name": repository})
+
+
+def _downloaded(name: str, download: Any) -> Path:
+    try:
+        return Path(download())
+    except Exception as error:  # the hub's client and open_clip raise errors of many libraries, or bare RuntimeError
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FetchFailed(
+            f"cannot download {name}: {reason}",
+            hint="check name and network; or copy the file here and use: radclipd model import FILE --architecture NAME",
+        ) from error
+
+
+def _architecture(given: str) -> tuple[Architecture, Mapping[str, Any]]:
+    """Return a named architecture, or one read from a JSON file with its preprocessing options."""
+    if given.endswith(".json"):
+        return Architecture.read(Path(given)), _options(Path(given))
+    return Architecture.named(given), {}
+
+
+def _options(path: Path) -> Mapping[str, Any]:
+    options = json.loads(path.read_text(encoding="utf-8")).get("preprocess_cfg", {})
+    return options if isinstance(options, dict) else {}
+
+
+def _preprocess(architecture: Architecture, options: Mapping[str, Any], fit: Literal["pad", "crop"]) -> Preprocess:
+    """Take mean, standard deviation and filter from open_clip's options. Its resize mode is not asked: the aspect is kept."""
+    standard = Preprocess()
+    filters: dict[Any, Literal["bicubic", "bilinear"]] = {"bicubic": "bicubic", "bilinear": "bilinear"}
+    return Preprocess(
+        size=architecture.image_size,
+        fit=fit,
+        interpolation=filters.get(options.get("interpolation"), standard.interpolation),
+        mean=_triple(options.get("mean"), standard.mean),
+        std=_triple(options.get("std"), standard.std),
+    )
+
+
+def _triple(values: Any, otherwise: tuple[float, float, float]) -> tuple[float, float, float]:
+    if values is None:
+        return otherwise
+    try:
+        red, green, blue = map(float, values)
+    except (TypeError, ValueError) as error:
+        raise ModelsError(f"mean and std have three numbers each, not {values!r}", hint="correct the configuration file") from error
+    return red, green, blue
+
+
+def _near(locator: str) -> str:
+    known = [f"{name}/{tag}" for name, tag in open_clip.list_pretrained()]
+    near = difflib.get_close_matches(locator, known, n=3, cutoff=0.4)
+    return f"nearest: {', '.join(near)}" if near else "give ARCHITECTURE/TAG, as ViT-B-32-quickgelu/openai, or hf-hub:OWNER/NAME"

@@ -1,0 +1,162 @@
+"""Foreign weights files: safetensors or a torch checkpoint, read without ever running code from them.
+
+The kind is told by the first bytes, not by the name. A torch checkpoint is a pickle; torch's weights_only reader admits
+tensors and plain containers and refuses the rest.
+"""
+
+from __future__ import annotations
+
+import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
+
+# isort: split
+
+import pickle
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import safetensors
+import safetensors.torch
+import torch
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict
+
+from models.errors import CheckpointCorrupt, CheckpointMissing, CheckpointUnsafe, WeightsIncompatible
+
+StateDict = dict[str, torch.Tensor]
+"""Parameter name -> tensor, on the CPU."""
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel and torch.compile prepend these
+_NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})  # OpenAI's archives carry them as tensors
+_NAMES_SHOWN = 3
+
+
+def read_weights(path: Path) -> StateDict:
+    """Read a weights file.
+
+    CheckpointMissing; CheckpointCorrupt for truncated or foreign bytes; CheckpointUnsafe for a pickle with a payload.
+    """
+    try:
+        with path.open("rb") as stream:
+            start, size = stream.read(9), path.stat().st_size
+    except OSError as error:
+        raise CheckpointMissing(f"cannot read {path}: {error.strerror}") from error
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:  # eight bytes of length, then a JSON header
+        return _read_safetensors(path)
+    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":  # a zip archive, or a bare pickle of torch before 1.6
+        return _plain(_read_torch(path), path)
+    raise CheckpointCorrupt(
+        f"{path} is neither safetensors nor a torch checkpoint", hint="check that the download is complete and no page of HTML"
+    )
+
+
+def fit(network: torch.nn.Module, state: StateDict) -> None:
+    """Give the network these weights, all of them and no other: the tensors themselves. WeightsIncompatible says what does not fit.
+
+    Layouts that open_clip can convert (OpenAI's, big_vision's, MobileCLIP's) are converted. Positional embeddings are never
+    interpolated: another input size is another network.
+    """
+    state = _in_own_layout(network, {name: tensor for name, tensor in state.items() if name not in _NOT_WEIGHTS})
+    wanted = network.state_dict()
+    missing, surplus = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    other = sorted(name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape)
+    if missing or surplus or other:
+        raise WeightsIncompatible(_misfit(missing, surplus, other), hint=_likely(state))
+    if broken := [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]:
+        raise WeightsIncompatible(f"weights are not finite: {_some(broken)}", hint="the training that made them diverged")
+    whole = {name: tensor.to(wanted[name].dtype) for name, tensor in state.items()}
+    network.load_state_dict(whole, strict=True, assign=True)  # the tensors themselves, which may be a file's pages: no copy
+
+
+def _read_safetensors(path: Path) -> StateDict:
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise CheckpointCorrupt(f"{path} is no whole safetensors file: {error}", hint="download or copy it again") from error
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with path.open("rb") as stream, warnings.catch_warnings():  # an open file: by a path's name torch would guess the kind
+            warnings.simplefilter("ignore")  # remarks on odd pickles and archives, which fail right after
+            return torch.load(stream, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointUnsafe(
+            f"{path} holds more than tensors; reading it would run code from it: {_first_line(error)}",
+            hint="radclipd never does that: ask its author for a safetensors file, or a checkpoint of the bare state dict",
+        ) from error
+    except Exception as error:  # a parser let loose on foreign bytes: IndexError, struct.error, ... whatever they provoke
+        if "TorchScript" in str(error):
+            raise CheckpointUnsafe(
+                f"{path} is a TorchScript archive, a program and not only weights",
+                hint="for OpenAI's CLIP: radclipd model fetch ViT-B-32-quickgelu/openai",
+            ) from error
+        raise CheckpointCorrupt(
+            f"{path} is no whole torch checkpoint: {_first_line(error)}", hint="download or copy it again"
+        ) from error
+
+
+def _plain(content: Any, path: Path) -> StateDict:
+    """Take the state dict out of a training checkpoint and the prefixes off its names."""
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    if not isinstance(content, Mapping) or not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise CheckpointCorrupt(f"{path} holds no state dict of tensors", hint="save the network's state_dict()")
+    state = {str(name): tensor for name, tensor in content.items()}
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+def _in_own_layout(network: torch.nn.Module, state: StateDict) -> StateDict:
+    """Return the weights under open_clip's present names; where nothing is known of their layout, as they are."""
+    try:
+        state = convert_state_dict(network, state)
+    except (KeyError, RuntimeError, ValueError, IndexError) as error:
+        raise WeightsIncompatible(f"the weights have a known layout and yet do not convert: {error!r}") from error
+    if "positional_embedding" in state and not hasattr(network, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    scale = network.get_parameter("logit_scale")
+    if "logit_scale" in state and state["logit_scale"].numel() == scale.numel():
+        state = {**state, "logit_scale": state["logit_scale"].reshape(scale.shape)}  # a scalar or one element, by taste
+    return state
+
+
+def _misfit(missing: list[str], surplus: list[str], other: list[str]) -> str:
+    parts = [("missing", missing), ("unknown", surplus), ("of another shape", other)]
+    return "the weights are another network's: " + "; ".join(
+        f"{len(names)} {word} ({_some(names)})" for word, names in parts if names
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _likely(state: StateDict) -> str:
+    """Name the architectures of open_clip whose image tower has these shapes."""
+    patch, grid = state.get("visual.conv1.weight"), state.get("visual.positional_embedding")
+    if patch is None or patch.ndim != 4 or grid is None:
+        return "name the architecture that these weights were trained with"
+    blocks = Counter(name.split(".")[3] for name in state if name.startswith("visual.transformer.resblocks."))
+    edge = round((grid.shape[0] - 1) ** 0.5) * patch.shape[-1]
+    shape = (patch.shape[0], patch.shape[-1], len(blocks), edge)
+    towers = {name: open_clip.get_model_config(name)["vision_cfg"] for name in open_clip.list_models()}
+    names = [name for name, vision in towers.items() if "timm_model_name" not in vision and _tower(vision) == shape]
+    return f"they look like {' or '.join(names[:_NAMES_SHOWN])}" if names else "name the architecture they were trained with"
+
+
+def _tower(vision: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Width, patch, blocks, input edge."""
+    return vision.get("width", 768), vision.get("patch_size", 16), vision.get("layers", 12), vision.get("image_size", 224)

@@ -1,0 +1,134 @@
+"""From an image of any size to the encoder's input: resize, pad or crop, normalise. No 8-bit detour.
+
+The resize is bicubic with a = -0.5 and antialiased, the filter that Pillow (and so CLIP's own preprocessing) uses, but it
+runs on the float pixels: a 16-bit film keeps its grey levels. Up to the grey square no torch is needed, and none is loaded:
+processes that only decode make it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from models.errors import ImageUnusable, WeightsIncompatible
+from models.fingerprint import fingerprint
+from models.images.resize import Film, Interpolation, Windowed, resized
+
+if TYPE_CHECKING:
+    import torch
+
+Pixels = TypeVar("Pixels", npt.NDArray[np.float32], "torch.Tensor")
+
+ALGORITHM = 1
+"""Raised whenever the same fields would give other pixels: it is part of the fingerprint."""
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Per-channel mean and standard deviation of CLIP's training images (Radford et al. 2021), pixels in 0..1."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes the encoder's input.
+
+    `size`: edge of the square input, pixels. `fit`: "pad" scales the longer edge to `size` and fills the rest with black, so
+    that nothing of the lungs is cut off; "crop" scales the shorter edge and keeps the centre. The aspect is kept either way.
+    """
+
+    size: int = 224
+    fit: Literal["pad", "crop"] = "pad"
+    interpolation: Interpolation = "bicubic"
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+
+    @classmethod
+    def from_card(cls, card: Mapping[str, Any]) -> Self:
+        """Read what `card` wrote. WeightsIncompatible where this release would preprocess in another way."""
+        fields = {key: value for key, value in card.items() if key != "fingerprint"}
+        try:
+            made = cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
+        except (KeyError, TypeError) as error:
+            raise WeightsIncompatible(
+                f"the card's preprocessing cannot be read: {error}", hint="import the weights again"
+            ) from error
+        if made.fingerprint != card.get("fingerprint"):
+            raise WeightsIncompatible(
+                "this release preprocesses images in another way than the one that recorded these weights",
+                hint="import the weights again: that makes a version of its own",
+            )
+        return made
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over all fields and the algorithm's number."""
+        return fingerprint({"algorithm": ALGORITHM, **asdict(self)})
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """Return the fields and the fingerprint, JSON-able."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std), "fingerprint": self.fingerprint}
+
+    def scaled(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width after the resize, before pad or crop, pixels."""
+        edge = max(height, width) if self.fit == "pad" else min(height, width)
+        return max(1, round(height * self.size / edge)), max(1, round(width * self.size / edge))
+
+    def __call__(self, image: npt.NDArray[np.float32]) -> torch.Tensor:
+        """Return float32 [3, size, size] for float32 [H, W] in 0..1. ImageUnusable for anything else."""
+        return self.normalised(self.square(image))
+
+    def square(self, image: npt.NDArray[np.float32]) -> torch.Tensor:
+        """Return the grey square before normalisation, float32 [1, size, size] in 0..1. ImageUnusable."""
+        import torch
+
+        return torch.from_numpy(self.reduced(image))[None]
+
+    def reduced(self, image: npt.NDArray[np.float32] | Film) -> npt.NDArray[np.float32]:
+        """Return the grey square as an array [size, size], of which `square` makes the same square again. ImageUnusable."""
+        edges = self.edges(image.shape)
+        with np.errstate(invalid="ignore", over="ignore"):
+            if isinstance(image, np.ndarray):
+                small = resized(image, *edges, self.interpolation)
+            else:  # weights sum to 1, so greys are made of what is left, not of every pixel
+                small = image.levelled(resized(image.clipped, *edges, self.interpolation))
+        if not np.isfinite(small).all():  # then the image's are not: no weight hides one
+            raise ImageUnusable("the image holds values that are not finite")
+        square = np.zeros((self.size, self.size), dtype=np.float32)
+        self.lay(np.clip(small, 0.0, 1.0, out=small), square)  # bicubic overshoots at edges
+        return square
+
+    def deferred(self, image: npt.NDArray[np.float32] | Film) -> npt.NDArray[np.float32] | Windowed:
+        """Return the stored values and their window, of which `on_device` makes the grey square; without them, `reduced`."""
+        windowed = None if isinstance(image, np.ndarray) else image.windowed
+        if windowed is None:
+            return self.reduced(image)
+        self.edges(windowed.stored.shape)
+        return windowed
+
+    def normalised(self, squares: torch.Tensor) -> torch.Tensor:
+        """Return float32 [..., 3, size, size], as the encoder wants it, for grey squares [..., 1, size, size]."""
+        mean, std = (squares.new_tensor(three)[:, None, None] for three in (self.mean, self.std))
+        return (squares - mean).div_(std)
+
+    def edges(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Return what `scaled` does of an image's shape. ImageUnusable where it is no image's."""
+        if len(shape) != 2 or 0 in shape:
+            raise ImageUnusable(f"an image has two edges of at least one pixel, not the shape {tuple(shape)}")
+        return self.scaled(*shape)
+
+    def lay(self, pixels: Pixels, square: Pixels) -> None:
+        """Put [h, w] into the middle of [size, size]: bars stay, or a centre is cropped, as `fit` left an edge short or long."""
+        (to_row, from_row), (to_column, from_column) = (_overlap(edge, self.size) for edge in pixels.shape)
+        square[to_row, to_column] = pixels[from_row, from_column]
+
+
+def _overlap(edge: int, size: int) -> tuple[slice, slice]:
+    """Where on `size` pixels, and which of its own, an edge lies that is laid in the middle."""
+    before = (size - edge) // 2
+    first, last = max(0, before), min(size, before + edge)
+    return slice(first, last), slice(first - before, last - before)

@@ -1,0 +1,3 @@
+"""A training round: stages, fine-tuning, cross-validation, calibration, recipe."""
+
+from __future__ import annotations

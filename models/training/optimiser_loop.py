@@ -1,0 +1,148 @@
+"""A fixed number of AdamW steps down the loss, each followed by a step back toward the start. The loop that all training shares.
+
+The pull is decoupled from Adam, as weight decay is in AdamW (Loshchilov and Hutter 2019): after each step the distance to the
+start is divided by 1 + pull. That is the proximal step of L2-SP's penalty (Li et al. 2018), sound at any strength, and Adam's
+division by the gradient's size does not undo it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from models.encoder.precision import chosen
+from models.training.batches import Targets, batches
+from models.training.data_parallel import WHOLE, Share
+from models.training.recipe import Recipe
+from models.training.warm_head import WarmHead
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+"""Activations [b, ...] to unit vectors [b, D], with gradients."""
+OnStep = Callable[[int, int], None]
+"""Called after each step with its number, from 1, and the count of all. May wait, or raise to stop: nothing is half done."""
+
+_LAST = 10  # steps whose mean loss is reported
+_SCORED = 256  # films encoded at a time where no gradient is needed
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters with one peak learning rate and one pull, a tensor where rows of the parameters are pulled apart."""
+
+    parameters: Sequence[torch.nn.Parameter]
+    rate: float
+    pull: float | torch.Tensor = 0.0
+    weight_decay: float = 0.0
+
+
+def descend(
+    forward: Forward,
+    head: WarmHead,
+    groups: Sequence[Group],
+    activations: torch.Tensor,
+    targets: Targets,
+    recipe: Recipe,
+    *,
+    steps: int,
+    seed: int,
+    on_step: OnStep | None = None,
+    share: Share = WHOLE,
+) -> float:
+    """Train the groups in place on activations [n, V, ...], any of the V views of a film at a time; return the last steps' loss.
+
+    Parameters outside the groups get no gradient. Everything drawn comes from `seed`. With a share of a training, every process
+    of it calls this alike, and all end with the same parameters and the same loss.
+    """
+    device = head.vectors.device
+    groups = [group for group in groups if group.parameters and group.rate > 0.0]
+    learner = share.joined(_Learner(forward, head, groups, recipe))
+    optimizer = _Optimizer(groups, recipe)
+    drawn = batches(len(activations), activations.shape[1], size=recipe.batch, steps=steps, seed=seed)
+    losses: list[float] = []
+    with _reproducible(device):
+        for step, (rows, views) in enumerate(drawn):
+            own = share.of(len(rows))
+            logits = learner(activations[rows[own], views[own]].to(device, torch.float32))
+            loss = targets.loss(logits, rows[own].to(device), batch=len(rows)) * share.world
+            optimizer.step(loss, pace=recipe.pace(step, steps))
+            losses.append(float(loss.detach()))
+            if on_step is not None:
+                on_step(step + 1, steps)
+    return share.mean(sum(losses[-_LAST:]) / len(losses[-_LAST:]))
+
+
+def head_groups(head: WarmHead, targets: Targets, recipe: Recipe) -> list[Group]:
+    """Return the head's parameters as groups.
+
+    The fewer positives a finding has, the harder its vector is pulled to its start. Biases say how often, not what: nothing
+    pulls them.
+    """
+    rate, pull = recipe.head_rate, recipe.head_pull / targets.positives.clamp(min=1).to(head.vectors)
+    return [Group([head.vectors], rate, pull[:, None]), Group([head.bias], rate)]
+
+
+@torch.no_grad()
+def in_chunks(forward: Forward, activations: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return the unit vectors [n, D] of activations [n, ...] without gradients, some at a time."""
+    return torch.cat([forward(chunk.to(device, torch.float32)) for chunk in torch.split(activations, _SCORED)])
+
+
+class _Learner(torch.nn.Module):
+    """Whatever learns, as one module: activations [b, ...] to logits [b, F]. Other parameters of `forward` are not its own."""
+
+    def __init__(self, forward: Forward, head: WarmHead, groups: Sequence[Group], recipe: Recipe) -> None:
+        super().__init__()
+        self._forward, self._recipe, self.head = forward, recipe, head
+        own = {id(parameter) for parameter in head.parameters()}
+        learning = [parameter.requires_grad_() for group in groups for parameter in group.parameters]
+        self.unfrozen = torch.nn.ParameterList(parameter for parameter in learning if id(parameter) not in own)
+
+    def forward(self, entering: torch.Tensor) -> torch.Tensor:
+        with _precision(entering.device, self._recipe):
+            features = self._forward(entering)
+        logits: torch.Tensor = self.head(features.float())
+        return logits
+
+
+class _Optimizer:
+    """AdamW over groups, with clipped gradients and the step back."""
+
+    def __init__(self, groups: Sequence[Group], recipe: Recipe) -> None:
+        self._groups = groups
+        self._starts = [[parameter.detach().clone() for parameter in group.parameters] for group in self._groups]
+        self._parameters = [parameter for group in self._groups for parameter in group.parameters]
+        self._longest = recipe.gradient_norm
+        self._adam = torch.optim.AdamW(
+            [{"params": list(group.parameters), "lr": group.rate, "weight_decay": group.weight_decay} for group in self._groups],
+            fused=True,
+        )
+
+    def step(self, loss: torch.Tensor, *, pace: float) -> None:
+        """Go down the loss at this share of the peak rates."""
+        self._adam.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        torch.nn.utils.clip_grad_norm_(self._parameters, self._longest)
+        for group, settings in zip(self._groups, self._adam.param_groups, strict=True):
+            settings["lr"] = group.rate * pace
+        self._adam.step()
+        self._back(pace)
+
+    @torch.no_grad()
+    def _back(self, pace: float) -> None:
+        for group, starts in zip(self._groups, self._starts, strict=True):
+            for parameter, start in zip(group.parameters, starts, strict=True):
+                parameter.sub_(start).div_(1.0 + group.pull * pace).add_(start)
+
+
+def _precision(device: torch.device, recipe: Recipe) -> contextlib.AbstractContextManager[object]:
+    kind = chosen(recipe.precision, device)
+    return torch.autocast(device.type, dtype=kind, enabled=kind != torch.float32)
+
+
+def _reproducible(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """On CUDA the fused attention's backward pass adds in any order; the plain one does not. On a CPU all do the same each time."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cuda" else contextlib.nullcontext()
