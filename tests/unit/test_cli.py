@@ -54,12 +54,12 @@ def test_tables_of_the_configuration_stay_in_the_help() -> None:
 def test_listener_and_dispatcher_never_load_torch(part: str) -> None:
     code = f"""
 import sys
-from adapters import roles, wiring
+from adapters.app import compose, work
 from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
 from adapters.config.sections import Config
 config = Config()
-wiring.{part}(config, SqlCatalog('sqlite:///never-opened.db'))
+compose.{part}(config, SqlCatalog('sqlite:///never-opened.db'))
 print('torch' in sys.modules, 'open_clip' in sys.modules)
 """
     done = run(code=code)
