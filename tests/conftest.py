@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from hypothesis import settings
 
 from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
-from tests import postgres
+from pipeline.ports.outside import Catalog
+from tests.builders import postgres
+from tests.builders.fakes import FakeCatalog
 
 settings.register_profile("any machine", deadline=None)  # a busy one is no fault of an example
 settings.load_profile("any machine")
@@ -58,3 +61,18 @@ def sql_catalog(catalog_url: str) -> Iterator[SqlCatalog]:
     catalog = SqlCatalog(catalog_url, busy_timeout_seconds=10)
     yield catalog
     catalog.dispose()
+
+
+@pytest.fixture(params=["fake", *DATABASES])
+def catalog(request: pytest.FixtureRequest, fresh_url: Callable[[str], str]) -> Iterator[Catalog]:
+    if request.param == "fake":
+        yield FakeCatalog()
+        return
+    real = SqlCatalog(fresh_url(request.param), busy_timeout_seconds=10)
+    yield real
+    real.dispose()
+
+
+@pytest.fixture
+def pass_time(catalog: Catalog) -> Callable[[float], None]:
+    return catalog.tick if isinstance(catalog, FakeCatalog) else time.sleep

@@ -75,7 +75,7 @@ def doubled_classes() -> Iterator[str]:
 
 
 def doubled_modules() -> Iterator[str]:
-    """A module name stands once in a room: a folder below `adapters`, the whole of `models`, the whole of `pipeline` but its ports."""
+    """A module name stands once in a room: a folder below `adapters`, all of `models`, all of `pipeline` but its ports."""
     places = defaultdict(list)
     for path, _ in _modules():
         if path.stem not in ROOM_MODULES_APART:

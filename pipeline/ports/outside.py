@@ -1,4 +1,4 @@
-"""What the steps need of the outside, as Protocols. Adapters implement them; `tests/fakes.py` too.
+"""What the steps need of the outside, as Protocols. Adapters implement them; `tests/builders/fakes.py` too.
 
 A `Transaction` is all or nothing: leaving its `with` block normally commits, an exception rolls back. All times are the
 catalog's own clock.

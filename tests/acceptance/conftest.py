@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.acceptance.installation import Installation
+from tests.builders.installation import Installation
 
 
 @pytest.fixture(scope="session")

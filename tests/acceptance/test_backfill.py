@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from adapters.catalog import query
 from adapters.cli import app
-from tests.acceptance.installation import Installation, kill, wait_for
-from tests.builders import dx, file_of
+from tests.builders.dicom_files import dx, file_of
+from tests.builders.installation import Installation, kill, wait_for
 
 FILMS = 24
 CUT = 75

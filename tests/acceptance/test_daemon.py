@@ -16,8 +16,8 @@ from pydicom import dcmread
 from pynetdicom import AE, build_context
 
 from adapters.demo.embedded_archive import EmbeddedArchive
-from tests.acceptance.installation import Installation, free_port, kill, reports_of, wait_for
-from tests.builders import dx, file_of
+from tests.builders.dicom_files import dx, file_of
+from tests.builders.installation import Installation, free_port, kill, reports_of, wait_for
 
 
 @pytest.fixture

@@ -28,10 +28,8 @@ from adapters.demo import orthanc
 from models.demo import MARKING
 from pipeline.domain import FINDINGS
 from pipeline.rules import OWN_MODEL_NAME
-from tests import peers
-from tests.experiment import films
-from tests.models import tiny
-from tests.models.shipped import shipped
+from tests.builders import nih_folder, peers, tiny
+from tests.builders.shipped import shipped
 
 ROOT = Path(__file__).parents[2]
 OK = re.compile(
@@ -213,7 +211,7 @@ def test_pictures_of_a_folder_go_by_the_embedded_archive(tmp_path: Path) -> None
 @pytest.mark.timeout(600)
 def test_films_with_a_label_table_are_labelled_learnt_scored_again_and_measured(tmp_path: Path) -> None:
     """Squares that a random encoder can tell apart, and that no prompt of it is about: what is learnt must win."""
-    folder = films.collection(tmp_path / "nih", 60, show=lambda number: [["Effusion"], ["Mass"], ["Effusion"], []][number % 4])
+    folder = nih_folder.collection(tmp_path / "nih", 60, show=lambda number: [["Effusion"], ["Mass"], ["Effusion"], []][number % 4])
     told = Telling(tmp_path, "--embedded", "--images", str(folder), "--studies", "60")
     code, last = told.end()
     assert code == 0, told.text

@@ -16,9 +16,8 @@ from adapters.catalog.catalog import SqlCatalog
 from adapters.storage.image_store import FileImageStore
 from pipeline import learn
 from pipeline.domain import JobKind
-from tests import labelled_archive
-from tests.acceptance.installation import Installation, kill, wait_for
-from tests.models import ranks
+from tests.builders import labelled_archive, ranks
+from tests.builders.installation import Installation, kill, wait_for
 
 PATIENCE = 300.0
 """Seconds, on a busy machine."""

@@ -7,9 +7,9 @@ from pathlib import Path
 from adapters.catalog.catalog import SqlCatalog
 from adapters.storage.image_store import FileImageStore
 from pipeline.domain import JobKind, JobState
-from tests import labelled_archive
-from tests.acceptance.installation import Installation, wait_for
-from tests.acceptance.notified import Notified
+from tests.builders import labelled_archive
+from tests.builders.installation import Installation, wait_for
+from tests.builders.notified import Notified
 
 LOADED = '"event": "model loaded"'
 

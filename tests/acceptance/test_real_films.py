@@ -11,10 +11,10 @@ from pydicom.dataset import FileDataset
 from pynetdicom import AE, build_context
 
 from adapters.dicom.image import part10
-from tests import peers
-from tests.acceptance.installation import Installation, reports_of, wait_for
-from tests.builders import dx
-from tests.postgres import Cluster
+from tests.builders import peers
+from tests.builders.dicom_files import dx
+from tests.builders.installation import Installation, reports_of, wait_for
+from tests.builders.postgres import Cluster
 
 FILMS = [
     ("CR-MONO1-10-chest_nometa.dcm", "reported"),

@@ -21,8 +21,8 @@ import pytest
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
-from tests.acceptance.films import write_film
-from tests.acceptance.machine import ROOT, SOURCE, Machine, inside, until
+from tests.builders.acceptance_films import write_film
+from tests.builders.machine import ROOT, SOURCE, Machine, inside, until
 
 PORT = 11112
 WATCHDOG_SECONDS = 12

@@ -25,9 +25,9 @@ from adapters.storage.image_store import FileImageStore
 from pipeline import learn
 from pipeline.domain import FINDINGS, Sender, StudyState
 from pipeline.receive import ReceivePolicy, receive
-from tests.acceptance.installation import Installation, wait_for
 from tests.benchmarks.films import film, studies_film
-from tests.builders import file_of
+from tests.builders.dicom_files import file_of
+from tests.builders.installation import Installation, wait_for
 
 SENDER = Sender("PACS", "127.0.0.1", "RADCLIPD")
 LABELLED = 100

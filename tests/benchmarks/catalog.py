@@ -1,6 +1,6 @@
 """The catalog at size: `python -m tests.benchmarks.catalog [--studies 1000 10000] [--engines sqlite] [--json]`.
 
-Fills a catalog with an archive (`tests/large_archive.py`, 15 predictions a study) and measures what workers ask of it and, of
+Fills a catalog by `tests/builders/large_archive.py` (15 predictions a study), measures what workers ask of it and of
 the largest, people: every query of the SQL cookbook, every listing of the command line (`--json`, in this process), the
 queue, what receiving commits, and the scores of an archive that is scored again, through `pipeline.score` itself. What takes
 longer than 100 ms tells its plan.
@@ -30,12 +30,12 @@ from typing import Any
 
 from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
-from tests import postgres
 from tests.benchmarks.catalog_clock import processor_clock
 from tests.benchmarks.catalog_questions import BOUND_MS, EVERYTHING, asked, verb
 from tests.benchmarks.catalog_writes import by_orm, by_us, writes
 from tests.benchmarks.films import ratio, side_by_side, tell
-from tests.large_archive import LargeArchive
+from tests.builders import postgres
+from tests.builders.large_archive import LargeArchive
 
 ENGINES = ("sqlite", "postgresql")
 WANTED = 10_000.0

@@ -20,7 +20,7 @@ NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 INTRODUCTION = f"""# The catalog at size
 
 Written by `python -m tests.benchmarks.catalog_size`; the docstrings of `tests/benchmarks/catalog.py` and the modules beside it
-say what each figure is. The archive is that of `tests/large_archive.py`, 15 predictions a study. {{servers}}; {{machines}},
+say what each figure is. Archive: `tests/builders/large_archive.py`, 15 predictions a study. {{servers}}; {{machines}},
 shared with other work, whose load is in the table of what is written. Times are the wall's, and those of queries and listings
 begin before the connection is opened.
 

@@ -22,7 +22,7 @@ from typer.main import get_command
 from adapters.catalog import query
 from adapters.cli import app
 from tests.benchmarks.catalog_clock import processor_clock
-from tests.large_archive import RESCORED, SERVING, LargeArchive
+from tests.builders.large_archive import RESCORED, SERVING, LargeArchive
 
 ROOT = Path(__file__).parents[2]
 BOUND_MS = 100.0

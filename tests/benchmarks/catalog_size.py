@@ -20,7 +20,7 @@ from adapters.catalog import query
 from tests.benchmarks.catalog import ENGINES, filled, measure
 from tests.benchmarks.catalog_page import write_page
 from tests.benchmarks.catalog_upkeep import upgraded, upkeep
-from tests.large_archive import LargeArchive
+from tests.builders.large_archive import LargeArchive
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "build" / "benchmarks" / "catalog-size"

@@ -22,7 +22,7 @@ from adapters.catalog.catalog import SqlCatalog
 from adapters.catalog.engine import database_url, open_engine
 from adapters.catalog.views import VIEWS
 from pipeline import housekeeping
-from tests.large_archive import LargeArchive
+from tests.builders.large_archive import LargeArchive
 
 OLDEST = "0002"
 """The oldest schema that can be gone back to: 0002 itself cannot be taken back."""

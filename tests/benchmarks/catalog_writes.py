@@ -36,8 +36,8 @@ from pipeline.domain import (
     VersionState,
 )
 from pipeline.pace import Pace
-from tests.fakes import FakeImageReader, FakeImageStore, FakeScorer, FakeScorers
-from tests.large_archive import SERVING, LargeArchive
+from tests.builders.fakes import FakeImageReader, FakeImageStore, FakeScorer, FakeScorers
+from tests.builders.large_archive import SERVING, LargeArchive
 
 REPEATS = 20
 BATCH = 16

@@ -25,8 +25,8 @@ from pipeline.domain import Header, Image, ModelVersion, StoredFile, StoredInsta
 from pipeline.errors import PixelsUnreadable
 from pipeline.ports.images import Landing, Seen, Sight, copied
 from pipeline.ports.outside import Catalog
-from tests.builders import EXPLICIT, dx, file_of, pixels
-from tests.fakes import FakeCatalog
+from tests.builders.dicom_files import EXPLICIT, dx, file_of, pixels
+from tests.builders.fakes import FakeCatalog
 
 ROWS, COLUMNS = 2560, 2048
 """Two bytes each: 10 megabytes, as a digital detector sends."""

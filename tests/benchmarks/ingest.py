@@ -26,10 +26,10 @@ from typing import Any
 
 from adapters.demo.loopback import LOOPBACK, free_ports
 from adapters.demo.orthanc import OrthancServer
-from tests.acceptance.installation import Installation, wait_for
 from tests.benchmarks.films import ratio, tell
-from tests.builders import dx, file_of
-from tests.peers import require
+from tests.builders.dicom_files import dx, file_of
+from tests.builders.installation import Installation, wait_for
+from tests.builders.peers import require
 
 SMALL, LARGE = (1024, 1024), (2560, 2048)
 """Rows and columns of two bytes: 2 and 10 megabytes."""

@@ -33,10 +33,10 @@ from pynetdicom import AE, build_context
 
 from adapters.demo.loopback import free_ports
 from adapters.demo.orthanc import OrthancServer
-from tests.acceptance.installation import Installation, wait_for
 from tests.benchmarks.backlog import PATIENCE, Backlog, Kind, ask
 from tests.benchmarks.films import film, studies_film, tell
-from tests.builders import EXPLICIT
+from tests.builders.dicom_files import EXPLICIT
+from tests.builders.installation import Installation, wait_for
 
 MEDIAN, P95, P95_LOADED = 0.5, 1.0, 3.0
 """Targets, seconds."""

@@ -20,8 +20,8 @@ from pynetdicom import AE, build_context
 
 from adapters.demo.loopback import free_ports
 from adapters.demo.orthanc import OrthancServer
-from tests.acceptance.installation import Installation, wait_for
-from tests.builders import EXPLICIT, dx
+from tests.builders.dicom_files import EXPLICIT, dx
+from tests.builders.installation import Installation, wait_for
 
 ROWS, COLUMNS = 1024, 1024
 

@@ -22,10 +22,10 @@ from adapters.dicom.sr.writer import ReportSettings, SrWriter
 from pipeline import rules
 from pipeline.ports.outside import ReportContent
 from tests.benchmarks.films import CLOCKS, ratio, side_by_side, tell
-from tests.builders import dx, file_of
-from tests.fakes import FakeImageStore
-from tests.unit.report_of import a_card_version, content_of
-from tests.whole_report import from_nothing
+from tests.builders.dicom_files import dx, file_of
+from tests.builders.fakes import FakeImageStore
+from tests.builders.report_of import a_card_version, content_of
+from tests.builders.whole_report import from_nothing
 
 
 def main() -> None:

@@ -51,11 +51,11 @@ from pipeline.domain import (
 from pipeline.ports.backfill import Parcel, Tally
 from pipeline.ports.outside import Catalog
 from pipeline.receive import ReceivePolicy, receive
-from tests import postgres
 from tests.benchmarks.films import Films, tell, untrained
 from tests.benchmarks.rescore import Archive
-from tests.builders import EXPLICIT, dx, encoded
-from tests.fakes import a_version
+from tests.builders import postgres
+from tests.builders.dicom_files import EXPLICIT, dx, encoded
+from tests.builders.fakes import a_version
 
 SHIPPED = ScoreConfig()
 LIMIT = 1 << 30

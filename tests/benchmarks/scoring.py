@@ -53,7 +53,7 @@ from pipeline.domain import Header, JobKind, ModelVersion, Sender, StoredFile, S
 from pipeline.work import Post, work_once
 from tests.benchmarks.films import ARCHITECTURE, file_bytes, ratio, side_by_side, tell, untrained
 from tests.benchmarks.scoring_stages import Stages, dissected
-from tests.builders import EXPLICIT
+from tests.builders.dicom_files import EXPLICIT
 
 WINDOW: dict[str, Any] = {"WindowCenter": 1900, "WindowWidth": 3600}
 """A DX image for presentation states one (PS3.3 C.8.11.1)."""

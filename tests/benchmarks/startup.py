@@ -26,10 +26,10 @@ from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
 from adapters.storage.image_store import FileImageStore
 from pipeline.domain import JobKind, JobState
-from tests import labelled_archive
-from tests.acceptance.installation import Installation, wait_for
-from tests.acceptance.notified import Notified
 from tests.benchmarks.films import ratio, side_by_side, tell
+from tests.builders import labelled_archive
+from tests.builders.installation import Installation, wait_for
+from tests.builders.notified import Notified
 
 ROOT = Path(__file__).parents[2]
 READY = 5.0

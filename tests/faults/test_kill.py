@@ -9,7 +9,7 @@ from pathlib import Path
 from adapters.catalog.catalog import SqlCatalog
 from adapters.storage.image_store import FileImageStore
 from pipeline.domain import FINDINGS, ReportState, StudyState
-from tests.faults.crashing import play, prepare
+from tests.builders.crashing import play, prepare
 
 
 def steps_of(scene: str, folder: Path, url: str) -> int:

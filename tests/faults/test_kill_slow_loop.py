@@ -15,9 +15,9 @@ from adapters.catalog.catalog import SqlCatalog
 from adapters.ml.scorer import read_addition
 from pipeline import rescore
 from pipeline.domain import FINDINGS, JobKind, JobState, ModelVersion, ReportState, StudyState, VersionState
-from tests.fakes import a_version
-from tests.faults.crashing import play
-from tests.faults.learning import STUDY, SlowLine, furnish, let_leases_run_out
+from tests.builders.crashing import play
+from tests.builders.crashing_learner import STUDY, SlowLine, furnish, let_leases_run_out
+from tests.builders.fakes import a_version
 
 RETIRED, SERVING, CANDIDATE, REJECTED = "retired", "serving", "candidate", "rejected"
 

@@ -1,0 +1,522 @@
+"""The metrics: what both databases tell, how it is asked, and what Prometheus reads."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import event
+from structlog.testing import capture_logs
+
+from adapters.app.metrics import open_metrics
+from adapters.catalog.catalog import SqlCatalog
+from adapters.cli.check import _metrics
+from adapters.config.sections import Config, MetricsConfig, PrefixConfig, StorageConfig
+from adapters.demo.loopback import free_ports
+from adapters.service.prometheus import ARCHIVE_SECONDS, LARGEST_SHARE, LINE_SECONDS, ROOM, CatalogCollector, Remembered, Sources
+from pipeline import backfill, learn, rescore, rules, work
+from pipeline.domain import FINDINGS, Job, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
+from pipeline.errors import ConfigurationError, OutOfResources, PixelsUnreadable
+from pipeline.figures import Archive, Backfilled, Gain, Line, Round, Stage
+from pipeline.learn import LearnResult, Learnt
+from pipeline.ports.backfill import Parcel, Tally
+from pipeline.progress import Progress
+from tests.builders.fakes import a_version
+from tests.catalog.contract.test_catalog import FILE, add, film
+from tests.catalog.contract.test_worklist import request, say
+from tests.deploy.contract.test_cookbook import a_report
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+GAINS = [
+    {"against": "zero-shot", "monitoring": False, "candidate": 0.8, "other": 0.7, "lower": 0.05, "upper": 0.15},
+    {"against": "version 1", "monitoring": True, "candidate": 0.75, "other": 0.75, "lower": -0.1, "upper": 0.1},
+    {"against": "version 1", "monitoring": False, "candidate": None, "other": 0.75, "lower": None, "upper": None},
+]
+
+
+def line_of(catalog: SqlCatalog) -> Line:
+    with catalog.read() as tx:
+        return tx.standing.line()
+
+
+def archive_of(catalog: SqlCatalog) -> Archive:
+    with catalog.read() as tx:
+        return tx.standing.archive()
+
+
+def claim(catalog: SqlCatalog, kind: JobKind, subject: str, **payload: Any) -> Job:
+    with catalog.begin() as tx:
+        tx.jobs.put(kind, subject, payload)
+        (job,) = tx.jobs.claim([kind], worker="w", lease_seconds=60)
+    return job
+
+
+def test_of_an_empty_catalog(sql_catalog: SqlCatalog) -> None:
+    line, archive = line_of(sql_catalog), archive_of(sql_catalog)
+    assert (line.jobs, line.quarantined, line.versions, line.serving, line.stage, line.last_round) == ({}, {}, {}, None, None, None)
+    assert (list(line.resting), list(line.gains), line.serving_since) == ([], [], None)
+    assert (archive.studies, archive.reports, archive.instances, archive.rescoring) == ({}, {}, 0, None)
+    assert (archive.backfills, archive.backfilled_unscored) == ({}, 0)
+
+
+def test_the_queue(sql_catalog: SqlCatalog) -> None:
+    with sql_catalog.begin() as tx:
+        tx.jobs.put(JobKind.SCORE, "done")
+        tx.jobs.finish(tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=60)[0])
+        tx.jobs.put(JobKind.REPORT, "old")
+        tx.jobs.put(JobKind.SCORE, "of the archive", priority=rescore.PRIORITY)
+        tx.circuits.failed("PACS", threshold=1, rest_seconds=60)
+        tx.circuits.failed("OTHER", threshold=9, rest_seconds=60)
+    claim(sql_catalog, JobKind.SEND, "held")
+    line = line_of(sql_catalog)
+    assert line.jobs == {
+        (JobKind.REPORT, JobState.WAITING): 1,
+        (JobKind.SCORE, JobState.WAITING): 1,
+        (JobKind.SEND, JobState.RUNNING): 1,
+    }
+    assert list(line.oldest_due_seconds) == [JobKind.REPORT]
+    assert list(line.resting) == ["PACS"]
+
+
+def test_what_is_set_aside_is_counted_by_the_kind_of_its_fault(sql_catalog: SqlCatalog) -> None:
+    policy = work.WorkPolicy(maximum_attempts=1)
+    faults = (PixelsUnreadable("cut short"), OSError("Doe^John"), OutOfResources("full"), PixelsUnreadable("empty"))
+    for number, error in enumerate(faults):
+        job = claim(sql_catalog, JobKind.SCORE, f"1.{number}", revision=1)
+        work.conclude(work.Outcome(job, error), catalog=sql_catalog, policy=policy)
+    worn = claim(sql_catalog, JobKind.SCORE, "1.9", revision=1)
+    work._worn_out(replace(worn, attempts=2), sql_catalog, policy)
+    with sql_catalog.begin() as tx:  # as a release before this one did
+        tx.jobs.put(JobKind.SEND, "9.9")
+        tx.jobs.quarantine(tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=60)[0], error="refused")
+    assert line_of(sql_catalog).quarantined == {
+        (JobKind.SCORE, "PixelsUnreadable"): 2,
+        (JobKind.SCORE, "unexpected"): 1,
+        (JobKind.SCORE, "OutOfResources"): 1,
+        (JobKind.SCORE, work.NO_ANSWER): 1,
+        (JobKind.SEND, "other"): 1,
+    }
+    with sql_catalog.begin() as tx:
+        assert tx.jobs.requeue() == 6
+        again = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=60, limit=9)
+    assert {job.payload["revision"] for job in again} == {1}
+    assert line_of(sql_catalog).quarantined == {}
+
+
+def test_a_round_of_learning_while_it_runs_and_after(sql_catalog: SqlCatalog) -> None:
+    with sql_catalog.begin() as tx:
+        tx.versions.add(a_version(1))
+    job = claim(sql_catalog, JobKind.LEARN, learn.ALL_LABELS)
+    assert line_of(sql_catalog).stage is None
+    moments = iter([0.0, 10.0, 20.0])
+    Progress(job, catalog=sql_catalog, clock=lambda: next(moments))("unfreezing", 2, 10)
+    assert line_of(sql_catalog).stage == Stage("unfreezing", 2, 10, 40.0)
+    with sql_catalog.begin() as tx:
+        learn._finish(tx, job, Learnt(LearnResult.NOTHING, "too few"))
+    ended = line_of(sql_catalog)
+    assert ended.stage is None
+    assert ended.last_round is not None
+    assert ended.last_round.result == "nothing to learn"
+    assert abs(ended.last_round.ended_at - datetime.now(UTC)) < timedelta(seconds=10)
+
+
+@pytest.mark.parametrize(
+    ("state", "result"),
+    [(VersionState.REJECTED, LearnResult.REJECTED), (VersionState.CANDIDATE, LearnResult.WAITING)],
+)
+def test_a_round_by_hand_leaves_a_version_and_no_job(sql_catalog: SqlCatalog, state: VersionState, result: LearnResult) -> None:
+    with sql_catalog.begin() as tx:
+        tx.versions.add(a_version(1, marking="UNTRAINED"))
+        card = {"learning": {"comparisons": GAINS, "newest_label": 3}}
+        tx.versions.add(a_version(2, state, label_fingerprint="f" * 64, reason="why", card=card))
+    line = line_of(sql_catalog)
+    assert line.last_round is not None
+    assert line.last_round.result == result
+    assert (line.serving, line.marking, line.versions) == (1, "UNTRAINED", {VersionState.SERVING: 1, state: 1})
+    first, second = line.gains
+    assert first == Gain("zero-shot", "labels", pytest.approx(0.1), 0.05, 0.15)  # type: ignore[arg-type]  # a float, about
+    assert (second.against, second.sample, second.gain) == ("serving", "monitoring", 0.0)
+
+
+def test_what_has_come_together(sql_catalog: SqlCatalog) -> None:
+    with sql_catalog.begin() as tx:
+        tx.versions.add(a_version(1))
+    for number in (1, 2, 3, 4):
+        add(sql_catalog, film(study=f"1.{number}", sop=f"1.{number}.1"))
+    add(sql_catalog, film(study="1.4", sop="1.4.2"))
+    predictions = rules.predictions_of([0.5] * len(FINDINGS), thresholds=a_version().thresholds, band=0.0)  # type: ignore[arg-type]  # any 14 numbers
+    with sql_catalog.begin() as tx:
+        tx.studies.put_state("1.2", StudyState.IGNORED, reason="why")
+        tx.studies.put_state("1.3", StudyState.REPORTED)
+        tx.studies.put_state("1.4", StudyState.REPORTED)
+        tx.scores.put_predictions(1, {"1.4": predictions}, {"1.4": 1})
+        tx.reports.open(a_report("2.25.1"))
+        tx.reports.open(a_report("2.25.2", revision=2))
+        tx.reports.built("2.25.1", FILE)
+        tx.requests.append([request("1.3", asked_at=tx.now()), request("1.4", asked_at=tx.now())])
+    say(sql_catalog, "1.4", findings={"Mass": LabelState.PRESENT, "Edema": LabelState.ABSENT})
+    say(sql_catalog, "1.1", findings={"Mass": LabelState.PRESENT})
+    assert archive_of(sql_catalog) == Archive(
+        studies={StudyState.ARRIVING: 1, StudyState.IGNORED: 1, StudyState.REPORTED: 2},
+        reports={ReportState.PENDING: 1, ReportState.BUILT: 1},
+        instances=5,
+        statements={("Mass", LabelState.PRESENT): 2, ("Edema", LabelState.ABSENT): 1},
+        open_requests=1,
+        rescoring=(2, 1),
+        backfills={},
+        backfilled_unscored=0,
+    )
+
+
+def test_what_backfills_have_done_by_the_kind_of_source(sql_catalog: SqlCatalog) -> None:
+    """Two archives of one kind are told together, and no place is told."""
+    clinic, other, folder = "orthanc http://clinic CR,DX", "orthanc http://other DX", "folder /mnt/SECRET"
+    with sql_catalog.begin() as tx:
+        tx.backfills.put_days_done(clinic, [date(2025, 1, day) for day in (1, 2, 3)])
+        tx.backfills.put_days_done(other, [date(2025, 1, 1)])
+        tx.backfills.bring(clinic, ["1.1", "1.2"])
+        tx.backfills.bring(other, ["1.3"])
+    add(sql_catalog, film("1.1", "1.1.1"))
+    with sql_catalog.begin() as tx:
+        tx.backfills.conclude(clinic, Parcel(key="1.1"), Tally(instances=2, duplicates=9, refused=1, bytes=3 << 30), ["1.1"])
+        tx.backfills.conclude(clinic, Parcel(key="1.9"), Tally(), [], error="404")
+        tx.backfills.conclude(other, Parcel(key="1.3"), Tally(instances=1, bytes=1 << 30), ["1.3"])
+        tx.backfills.conclude(folder, Parcel(key="f"), Tally(), [], error="not there")
+        tx.jobs.put(JobKind.SCORE, "1.1", priority=backfill.PRIORITY)
+        tx.jobs.put(JobKind.SCORE, "1.7", priority=rescore.PRIORITY)
+        tx.jobs.put(JobKind.SCORE, "1.8")
+    told = archive_of(sql_catalog)
+    found = {kind: replace(one, last_at=None) for kind, one in told.backfills.items()}
+    assert found == {
+        "orthanc": Backfilled(days=4, done=2, failed=1, taken=3, refused=1, bytes=4 << 30, coming=1, fetched=2),
+        "folder": Backfilled(failed=1),
+    }
+    assert told.backfilled_unscored == 1
+    last = told.backfills["orthanc"].last_at
+    assert last is not None
+    assert abs(last - datetime.now(UTC)) < timedelta(seconds=60)
+
+
+def test_what_changes_by_the_second_is_found_by_an_index(fresh_url: Callable[[str], str]) -> None:
+    """However many jobs are done, no query of the quick part reads them all."""
+    catalog, asked = SqlCatalog(fresh_url("sqlite")), []
+    event.listen(catalog._engine, "before_cursor_execute", lambda *said: asked.append(said[2:4]))
+    line_of(catalog)
+    queries = [(sql, values) for sql, values in asked if sql.startswith("SELECT")]
+    with catalog.read() as tx:
+        plans = [tx._connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values).all() for sql, values in queries]
+    catalog.dispose()
+    steps = [row[3] for plan in plans for row in plan]
+    assert len([step for step in steps if "jobs" in step]) == 4
+    assert [step for step in steps if step.startswith("SCAN jobs") and "ix_jobs_learn" not in step] == []
+
+
+# How it is asked.
+
+
+def test_an_answer_holds_the_longer_the_longer_it_took() -> None:
+    now, taken, asked = [0.0], [0.0], []
+
+    def ask() -> int:
+        now[0] += taken[0]
+        asked.append(now[0])
+        return len(asked)
+
+    remembered = Remembered(ask, seconds=5, clock=lambda: now[0])
+    assert [remembered(), remembered()] == [1, 1]
+    now[0] = 4.9
+    assert remembered() == 1
+    now[0], taken[0] = 5.0, 2.0
+    assert remembered() == 2
+    now[0] = 7 + 2 / LARGEST_SHARE - 0.1
+    assert remembered() == 2
+    now[0] += 0.1
+    assert remembered() == 3
+
+
+def test_while_one_asks_others_get_the_last_answer() -> None:
+    asked, may_end, now = threading.Event(), threading.Event(), [0.0]
+    answers = iter(["first", "second"])
+
+    def ask() -> str:
+        if now[0] > 0:
+            asked.set()
+            assert may_end.wait(10)
+        return next(answers)
+
+    remembered = Remembered(ask, seconds=5, clock=lambda: now[0])
+    assert remembered() == "first"
+    now[0] = 6.0
+    other = threading.Thread(target=remembered)
+    other.start()
+    assert asked.wait(10)
+    assert remembered() == "first"
+    may_end.set()
+    other.join()
+    assert remembered() == "second"
+
+
+def test_a_failure_is_not_told_in_figures_of_yesterday() -> None:
+    now, away = [0.0], [False]
+
+    def ask() -> str:
+        if away[0]:
+            raise OutOfResources("away")
+        return "well"
+
+    remembered = Remembered(ask, seconds=5, clock=lambda: now[0])
+    assert remembered() == "well"
+    now[0], away[0] = 6.0, True
+    for _ in range(2):
+        with pytest.raises(OutOfResources):
+            remembered()
+    away[0] = False
+    assert remembered() == "well"
+
+
+def test_the_parts_of_an_answer_are_kept_apart() -> None:
+    assert LINE_SECONDS < ARCHIVE_SECONDS
+
+
+# What Prometheus reads.
+
+
+def metrics_of(url: str) -> str:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain")
+        return str(answer.read().decode())
+
+
+def samples(page: str) -> Samples:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+
+
+def faults_of(page: str) -> list[str]:
+    """Prometheus's conventions, as `promtool check metrics` holds them: help, a type, base units, _total on counters alone."""
+    faults = []
+    for family in text_string_to_metric_families(page):
+        name = family.name
+        if not family.documentation:
+            faults.append(f"{name}: no help")
+        if family.type not in ("gauge", "counter"):
+            faults.append(f"{name}: {family.type}")
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or re.search(
+            r"_(milliseconds|minutes|hours|kilobytes|percent|count|sum)$", name
+        ):
+            faults.append(f"{name}: name")
+        for sample in family.samples:
+            if sample.name.endswith("_total") != (family.type == "counter"):
+                faults.append(f"{sample.name}: _total")
+            if any(not re.fullmatch(r"[a-z][a-z0-9_]*", label) for label in sample.labels):
+                faults.append(f"{sample.name}: label")
+    return faults
+
+
+@pytest.fixture
+def page(sql_catalog: SqlCatalog, tmp_path: Path) -> Iterator[Callable[[], str]]:
+    with open_metrics(config_in(tmp_path), sql_catalog) as port:
+        yield lambda: metrics_of(f"http://127.0.0.1:{port}/metrics")
+
+
+def config_in(folder: Path, port: int = 0) -> Config:
+    return Config.model_construct(
+        metrics=MetricsConfig.model_construct(enabled=True, address="127.0.0.1", port=port or free_ports(1)[0]),
+        storage=StorageConfig(directory=folder / "images"),
+        prefix=PrefixConfig(directory=folder / "prefixes"),
+    )
+
+
+def test_a_scrape(sql_catalog: SqlCatalog, page: Callable[[], str], tmp_path: Path) -> None:
+    with sql_catalog.begin() as tx:
+        tx.versions.add(a_version(1, marking="UNTRAINED"))
+        tx.versions.add(a_version(2, VersionState.CANDIDATE, label_fingerprint="f" * 64, card={"learning": {"comparisons": GAINS}}))
+    add(sql_catalog, film(patient_id="SECRET-ID", accession_number="SECRET-ACC"))
+    say(sql_catalog, "1.1", reader="SECRET-READER", findings={"Mass": LabelState.PRESENT})
+    job = claim(sql_catalog, JobKind.SCORE, "1.1")
+    with sql_catalog.begin() as tx:
+        tx.circuits.failed("PACS", threshold=1, rest_seconds=60)
+    work.conclude(work.Outcome(job, PixelsUnreadable("why")), catalog=sql_catalog, policy=work.WorkPolicy())
+    learning = claim(sql_catalog, JobKind.LEARN, learn.ALL_LABELS)
+    Progress(learning, catalog=sql_catalog)("unfreezing", 1, 4)
+    with sql_catalog.begin() as tx:
+        tx.backfills.put_days_done("folder /mnt/SECRET", [date(2025, 1, 1)])
+        tx.backfills.conclude("folder /mnt/SECRET", Parcel(key="f"), Tally(instances=2, bytes=7), [])
+    (tmp_path / "prefixes" / "a").mkdir(parents=True)
+    (tmp_path / "prefixes" / "a" / "shard").write_bytes(b"12345")
+    text = page()
+    assert faults_of(text) == []
+    assert "SECRET" not in text
+    assert "1.1" not in {value for _, labels in samples(text) for _, value in labels}
+    told = samples(text)
+    wanted: dict[tuple[str, frozenset[tuple[str, str]]], float] = {
+        of("catalog_up"): 1,
+        of("jobs", kind="score", state="quarantined"): 1,
+        of("jobs", kind="score", state="waiting"): 0,
+        of("jobs", kind="learn", state="running"): 1,
+        of("jobs_quarantined", kind="score", reason="PixelsUnreadable"): 1,
+        of("archive_resting", archive="PACS"): 1,
+        of("model_versions", state="candidate"): 1,
+        of("model_versions", state="rejected"): 0,
+        of("serving_version", marking="UNTRAINED"): 1,
+        of("learning_stage_done_ratio", stage="unfreezing"): 0.25,
+        of("learning_result", result="waiting"): 1,
+        of("learning_result", result="promoted"): 0,
+        of("learnt_auc_gain_lower", against="zero-shot", sample="labels"): 0.05,
+        of("studies", state="arriving"): 1,
+        of("studies", state="reported"): 0,
+        of("reports", state="sent"): 0,
+        of("instances_received_total"): 1,
+        of("label_statements_total", finding="Mass", state="present"): 1,
+        of("worklist_open_studies"): 0,
+        of("prefix_store_bytes"): 5,
+        of("backfill_parcels", source="folder", state="done"): 1,
+        of("backfill_parcels", source="folder", state="failed"): 0,
+        of("backfill_instances", source="folder", state="taken"): 2,
+        of("backfill_studies", source="folder", state="coming"): 0,
+        of("backfill_done_days", source="folder"): 1,
+        of("backfill_taken_bytes", source="folder"): 7,
+        of("backfill_unscored_studies"): 0,
+    }
+    assert {key: told.get(key) for key in wanted} == wanted
+    assert told[of("storage_free_bytes")] > 0
+    assert ("process_cpu_seconds_total", frozenset()) in told
+
+
+def of(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    return f"radclipd_{name}", frozenset(labels.items())
+
+
+PROMETHEUS = Path(__file__).parents[3] / "deploy" / "prometheus"
+
+
+def test_alerts_ask_for_what_is_told() -> None:
+    """Whatever an alert of the example names is a family with these labels, whether it has samples or not."""
+    line = Line(
+        jobs={},
+        oldest_due_seconds={JobKind.SCORE: 1.0},
+        quarantined={(JobKind.SCORE, "x"): 1},
+        resting=["PACS"],
+        versions={},
+        serving=1,
+        serving_since=datetime.now(UTC),
+        marking="",
+        stage=Stage("x", 1, 2, 3.0),
+        last_round=Round("waiting", datetime.now(UTC)),
+        gains=[Gain("serving", "labels", 0.1, 0.0, 0.2)],
+    )
+    brought = {"folder": Backfilled(last_at=datetime.now(UTC))}
+    archive = Archive(
+        studies={},
+        reports={},
+        instances=1,
+        statements={},
+        open_requests=0,
+        rescoring=(2, 1),
+        backfills=brought,
+        backfilled_unscored=0,
+    )
+    room = dict.fromkeys(ROOM, 1)
+    families = CatalogCollector(Sources(line=lambda: line, archive=lambda: archive, room=lambda: room, schema="9")).collect()
+    told = {sample.name: set(sample.labels) for family in families for sample in family.samples}
+    rules = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"][0]["rules"]
+    asked = [found for rule in rules for found in re.findall(r"(radclipd_\w+)(?:\{(\w+)=)?", rule["expr"])]
+    assert len(asked) > 12
+    assert [name for name, label in asked if label and label not in told[name]] == []
+    assert {name for name, _ in asked} <= told.keys()
+    assert all(rule["annotations"].keys() == {"summary", "remedy"} and rule["labels"]["severity"] for rule in rules)
+    page = (PROMETHEUS.parent / "docs" / "operations.md").read_text()
+    assert {name for name in told if f"`{name}" not in page} == set()
+
+
+def test_the_scrape_of_the_example_goes_to_the_port_of_the_configuration() -> None:
+    (scrape,) = yaml.safe_load((PROMETHEUS / "scrape.yml").read_text())["scrape_configs"]
+    assert scrape["static_configs"] == [{"targets": [f"{Config().metrics.address}:{Config().metrics.port}"]}]
+    assert scrape["job_name"] in (PROMETHEUS / "alerts.yml").read_text()
+
+
+@pytest.mark.parametrize("name", ["alerts.yml"])
+def test_promtool_accepts_the_rules(name: str) -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not here: Debian's prometheus")
+    subprocess.run(["promtool", "check", "rules", PROMETHEUS / name], check=True, capture_output=True)
+
+
+def test_a_catalog_that_is_away_is_told_and_does_not_fail_the_scrape() -> None:
+    def away() -> Line:
+        raise OutOfResources("gone")
+
+    def broken() -> Archive:
+        raise KeyError("Doe^John")
+
+    families = list(CatalogCollector(Sources(line=away, archive=broken, room=lambda: {"storage_free": 7}, schema="9")).collect())
+    told = {sample.name: sample.value for family in families for sample in family.samples}
+    assert told == {"radclipd_build_info": 1.0, "radclipd_catalog_up": 0.0, "radclipd_storage_free_bytes": 7}
+
+
+def test_many_scrapes_at_once(page: Callable[[], str]) -> None:
+    pages: list[str] = []
+    threads = [threading.Thread(target=lambda: pages.append(page())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(pages) == 8
+    assert all("radclipd_catalog_up 1.0" in one for one in pages)
+
+
+def test_a_port_that_is_taken_is_said_in_words_and_stops_nothing(sql_catalog: SqlCatalog, tmp_path: Path) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        capture_logs() as said,
+        open_metrics(config_in(tmp_path, taken.getsockname()[1]), sql_catalog) as port,
+    ):
+        assert port == 0
+    (line,) = said
+    assert (line["log_level"], line["hint"]) == ("error", "set metrics.port, or metrics.enabled = false")
+    assert "cannot listen on 127.0.0.1 port" in line["error"]
+
+
+def test_off_means_off(sql_catalog: SqlCatalog) -> None:
+    with open_metrics(Config(), sql_catalog) as port:
+        assert port == 0
+
+
+def test_check_says_where_the_metrics_are(sql_catalog: SqlCatalog, tmp_path: Path) -> None:
+    assert _metrics(Config()).startswith("off")
+    config = config_in(tmp_path)
+    url = f"http://127.0.0.1:{config.metrics.port}/metrics"
+    assert _metrics(config) == f"{url} will answer when the dispatcher runs"
+    with open_metrics(config, sql_catalog):
+        assert _metrics(config) == f"{url} answers"
+
+
+def test_check_says_that_another_program_has_the_port(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def answer() -> None:
+            connection, _ = other.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"\x03\0\0\0\0\x04\0\x01\x01\x01\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(ConfigurationError, match="another program"):
+            _metrics(config_in(tmp_path, other.getsockname()[1]))
+        thread.join()

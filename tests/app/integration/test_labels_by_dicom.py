@@ -1,0 +1,98 @@
+"""Reports and key objects over DICOM into the catalog: the real listener, store, worker and database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+
+from adapters.app import compose
+from adapters.app.workers import build_posts
+from adapters.catalog import query, schema
+from adapters.catalog.catalog import SqlCatalog
+from adapters.config.sections import Config
+from adapters.demo.loopback import free_ports
+from pipeline.domain import JobKind, JobState
+from pipeline.work import work_once
+from tests.builders import documents as sr
+from tests.builders.dicom_files import dx
+from tests.builders.reception import send
+from tests.builders.report_of import report_on
+
+STATES = "SELECT finding, state, reader, source FROM v_labels WHERE revoked = 0 ORDER BY finding"
+
+
+class Installation:
+    """A configuration on a folder, its catalog, its listener; and a worker that runs when told to."""
+
+    def __init__(self, folder: Path, **labels: Any) -> None:
+        url = f"sqlite:///{folder / 'catalog.db'}"
+        self.config = Config.model_validate(
+            {
+                "listener": {"host": "127.0.0.1", "port": free_ports(1)[0]},
+                "storage": {"directory": folder / "images", "minimum_free": 0},
+                "catalog": {"url": url},
+                "labels": labels,
+            }
+        )
+        schema.upgrade(url)
+        self.catalog = SqlCatalog(url)
+        self.listener = compose.build_listener(self.config, self.catalog)
+        self.listener.start()
+
+    def send(self, dataset: Dataset) -> int:
+        return int(send(self.listener.port, dataset).Status)
+
+    def work(self) -> None:
+        (post,) = [
+            post for post in build_posts(self.config, self.catalog, ["report"], over=lambda: False) if post.kind is JobKind.LABEL
+        ]
+        while work_once(post, catalog=self.catalog, worker="w", policy=compose.work_policy(self.config)):
+            pass
+
+    def states(self) -> list[tuple[Any, ...]]:
+        return query.run(self.config.catalog.url, STATES)[1]
+
+    def stop(self) -> None:
+        self.listener.drain(1)
+        self.catalog.dispose()
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Iterator[Installation]:
+    made = Installation(tmp_path, key_object_titles={"113000,DCM": "Nodule"})
+    yield made
+    made.stop()
+
+
+def test_labels_arrive_by_dicom(installation: Installation) -> None:
+    film = dx()
+    same = {"StudyInstanceUID": film.StudyInstanceUID}
+    first = sr.report(*sr.person(), sr.group(sr.code(sr.FINDING, sr.MASS), sr.code(sr.MASS, sr.PRESENT)), **same)
+    later = sr.report(*sr.person(), sr.group(sr.code(sr.FINDING, sr.MASS), sr.code(sr.MASS, sr.ABSENT)), **same, **sr.verified())
+    later.PredecessorDocumentsSequence = sr.references((film.StudyInstanceUID, first.SOPInstanceUID))
+    machine = sr.report(*sr.device(), sr.code(sr.FINDING, sr.EDEMA), **same)
+    broken = sr.report(sr.item("CODE", sr.MASS), **same)
+    for dataset in (film, first, later, machine, broken, report_on(film), sr.key_objects(("113000", "DCM", "Of Interest"), **same)):
+        assert installation.send(dataset) == 0
+    assert installation.states() == []
+    installation.work()
+    assert installation.states() == [("Mass", "absent", "Cuddy^Lisa", "sr"), ("Nodule", "present", "unnamed", "kos")]
+    assert installation.send(later) == 0
+    installation.work()
+    assert len(installation.states()) == 2
+    with installation.catalog.read() as tx:
+        assert tx.jobs.counts() == {(JobKind.LABEL, JobState.DONE): 5}
+
+
+def test_nothing_is_queued_where_nothing_is_read(tmp_path: Path) -> None:
+    installation = Installation(tmp_path, accept_sr="none")
+    try:
+        assert installation.send(sr.report(*sr.person(), sr.code(sr.FINDING, sr.MASS))) == 0
+        with installation.catalog.read() as tx:
+            assert tx.jobs.counts() == {}
+    finally:
+        installation.stop()

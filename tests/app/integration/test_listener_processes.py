@@ -1,0 +1,105 @@
+"""`radclipd listen` in several processes: one port, one limit, a member that dies comes back, and a stop drains them all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pynetdicom.association import Association
+
+from adapters.ipc.slots import SharedPlaces
+from tests.builders.dicom_files import dx
+from tests.builders.installation import Installation, kill
+from tests.builders.reception import associate, send, wait_for, with_meta
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Installation]:
+    made = Installation(tmp_path, listener={"processes": 2, "maximum_associations": 1})
+    made.run("db", "upgrade")
+    yield made
+
+
+def members(parent: int) -> set[int]:
+    """The copies: children of the one in between."""
+    return {grandchild for child in children(parent) for grandchild in children(child)}
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def test_several_processes_are_one_listener(place: Installation) -> None:
+    with place.running("listen") as process:
+        wait_for(lambda: len(members(process.pid)) == 2, 20)
+        before = members(process.pid)
+        first = associate(place.port)
+        assert first.send_c_store(with_meta(dx())).Status == 0
+        others: list[Association] = []
+        waiting = [threading.Thread(target=lambda: others.append(associate(place.port))) for _ in range(1)]
+        waiting[0].start()
+        waiting[0].join(1)
+        assert not others  # the limit is one for both processes together
+        first.release()
+        waiting[0].join(20)
+        assert others[0].is_established
+        others[0].release()
+
+        kill(min(before))
+        wait_for(lambda: len(members(process.pid)) == 2 and members(process.pid) != before, 20)
+        assert [send(place.port, dx()).Status for _ in range(4)] == [0] * 4
+
+        last = associate(place.port)
+        process.send_signal(signal.SIGTERM)
+        assert last.send_c_store(with_meta(dx())).Status == 0  # a stop lets it end
+        last.release()
+        assert process.wait(30) == 0
+        assert not any(Path(f"/proc/{pid}").exists() for pid in before)
+    assert len(place.rows("SELECT * FROM v_studies")) == 6
+
+
+def test_nobody_outlives_the_parent(place: Installation) -> None:
+    process = place.start("listen")
+    try:
+        wait_for(lambda: len(members(process.pid)) == 2, 30)
+        family = [*children(process.pid), *members(process.pid)]
+    finally:
+        process.kill()
+        process.wait()
+    wait_for(lambda: not any(_runs(pid) for pid in family), 10)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+TAKER = "import sys; from pathlib import Path; from adapters.ipc.slots import SharedPlaces\n"
+TAKER += "places = SharedPlaces(Path(sys.argv[1]), 2); print(places.take(), flush=True); sys.stdin.read()"
+
+
+def test_places_are_shared_and_come_back_when_their_holder_dies(tmp_path: Path) -> None:
+    ours = SharedPlaces(tmp_path / "places", 2)
+    assert ours.take() == 0
+    other = subprocess.Popen(
+        [sys.executable, "-c", TAKER, str(tmp_path / "places")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ)
+    )
+    with other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"1\n"
+        assert ours.take() is None
+        other.kill()
+    assert ours.take() == 1
+    ours.give(0)
+    assert ours.take() == 0

@@ -1,0 +1,105 @@
+"""The score worker on real files: what it keeps in passing and in spare time lets the next version score without any file."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adapters.app.workers import build_posts
+from adapters.catalog.catalog import SqlCatalog
+from adapters.config.sections import Config
+from adapters.ml import importer
+from adapters.storage.image_store import FileImageStore
+from adapters.storage.model_store import ModelStore
+from models.classifier.classifier import STORED_TOLERANCE
+from pipeline import rescore
+from pipeline.domain import Scores
+from pipeline.work import Post, WorkPolicy, work_once
+from tests.builders import tiny
+from tests.builders.labelled_archive import reported_film
+
+FILMS = 6
+
+
+class Place:
+    """Six reported studies that nobody has scored, and a tiny CLIP of two blocks that serves."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder = folder
+        self.config = Config.model_validate(
+            {
+                "catalog": {"url": url},
+                "storage": {"directory": folder / "images", "minimum_free": 0},
+                "model": {"directory": folder / "models", "device": "cpu"},
+                "score": {"threads": 1, "batch_size": 4},
+                "prefix": {"directory": folder / "prefixes", "limit": 1 << 20},
+                "learn": {"blocks": 1},
+            }
+        )
+        self.catalog = SqlCatalog(url)
+        (folder / "models").mkdir()
+        self.store = ModelStore(folder / "models")
+        self.base = importer.keep_untrained(self.store, str(tiny.config_file(folder)), seed=0)
+        self.register()
+        images = FileImageStore(folder / "images")
+        for number in range(FILMS):
+            reported_film(self.catalog, images, number, effusion=number % 2 == 0)
+
+    def register(self) -> int:
+        """Let another version of the same base serve."""
+        return importer.register(self.catalog, self.store, self.base, threshold=0.5, band=0.05, serve=True).number
+
+    @contextmanager
+    def post(self, config: Config | None = None) -> Iterator[Post]:
+        (post,) = build_posts(config or self.config, self.catalog, "score", over=lambda: False)
+        yield post
+        post.close()
+
+    def work(self, config: Config | None = None) -> None:
+        with self.post(config) as post:
+            while work_once(post, catalog=self.catalog, worker="w", policy=WorkPolicy()):
+                pass
+
+    def scores(self, version: int) -> Scores:
+        with self.catalog.read() as tx:
+            found = [tx.scores.image_scores(f"1.2.{number}", version)[f"1.2.{number}.1"] for number in range(FILMS)]
+        return np.stack(found)
+
+
+@pytest.fixture
+def place(tmp_path: Path, fresh_url: Callable[[str], str]) -> Iterator[Place]:
+    made = Place(tmp_path, fresh_url("sqlite"))
+    yield made
+    made.catalog.dispose()
+
+
+@pytest.mark.parametrize("way", ["in passing", "in spare time"])
+def test_a_later_version_scores_what_was_kept_without_the_files(place: Place, way: str) -> None:
+    if way == "in passing":
+        assert rescore.rescore(catalog=place.catalog) == FILMS
+    place.work()
+    if way == "in passing":
+        first = place.scores(1)
+    else:
+        plain = place.config.model_copy(update={"prefix": place.config.prefix.model_copy(update={"keep": False})})
+        assert rescore.rescore(catalog=place.catalog) == FILMS
+        place.work(plain)
+        first = place.scores(1)
+    shutil.rmtree(place.folder / "images")
+    second = place.register()
+    assert rescore.rescore(catalog=place.catalog) == FILMS
+    place.work()
+    assert place.scores(second) == pytest.approx(first, abs=STORED_TOLERANCE)
+
+
+def test_nothing_is_kept_where_configuration_says_so(place: Place) -> None:
+    place.config = place.config.model_copy(update={"prefix": place.config.prefix.model_copy(update={"keep": False})})
+    rescore.rescore(catalog=place.catalog)
+    place.work()
+    assert place.scores(1).shape == (FILMS, 14)
+    assert not (place.folder / "prefixes").exists()

@@ -1,0 +1,17 @@
+"""What `tests.benchmarks.catalog` writes is what the daemon's steps write: it fails where they would."""
+
+from __future__ import annotations
+
+import time
+
+from adapters.catalog.catalog import SqlCatalog
+from tests.benchmarks.catalog_writes import writes
+from tests.builders.large_archive import LargeArchive
+
+
+def test_an_archive_is_received_put_in_line_and_scored_again(catalog_url: str, sql_catalog: SqlCatalog) -> None:
+    archive = LargeArchive(60)
+    archive.fill(catalog_url)
+    found = writes(sql_catalog, archive, time.process_time)
+    assert found["received_a_second"] > 0 and found["predictions_scored_a_second"] > 0
+    assert all(a_second > 0 for a_second in found["predictions_written_a_second"])

@@ -1,0 +1,89 @@
+"""Constructed cases and benches: features drawn around known directions, so that the right answer is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.classifier.head import LinearHead
+from models.evaluation.cases import Cases, Split
+from models.images.preprocess import Preprocess
+from models.ladder.method import Bench
+from tests.builders import tiny
+
+FINDINGS = ("Effusion", "Mass", "Hernia", "Edema")
+
+
+def cases(labels: npt.NDArray[np.int8], *, films_per_patient: int = 1, weight: npt.NDArray[np.float32] | None = None) -> Cases:
+    """Cases of these labels [N, F]; everything else follows from the row's number."""
+    number = np.arange(len(labels))
+    return Cases(
+        key=np.array([f"film-{row:05d}" for row in number]),
+        patient=np.array([f"patient-{row // films_per_patient:05d}" for row in number]),
+        labels=labels,
+        age=(30 + number % 50).astype(np.float32),
+        sex=np.where(number % 2, "M", "F"),
+        view=np.where(number % 3, "PA", "AP"),
+        pixel_sha256=np.array([f"{row:064x}" for row in number]),
+        weight=np.ones(len(labels), dtype=np.float32) if weight is None else weight,
+        findings=FINDINGS[: labels.shape[1]],
+    )
+
+
+def random_labels(films: int, rates: list[float], *, seed: int, unknown: float = 0.0) -> npt.NDArray[np.int8]:
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((films, len(rates))) < rates).astype(np.int8)
+    labels[rng.random(labels.shape) < unknown] = -1
+    return labels
+
+
+WIDTH = 32
+RATES = [0.3, 0.25, 0.2, 0.15]
+
+
+@dataclass(frozen=True)
+class World:
+    """A bench and the directions [F, D] that rank best on it."""
+
+    bench: Bench
+    truth: npt.NDArray[np.float32]
+
+
+def world(*, films: int = 1500, seed: int = 0, effect: float = 2.0, text: float = 0.5, unknown: float = 0.0) -> World:
+    """Films scatter as a Gaussian around a common direction, more along some axes; a finding moves them `effect` scatters along a
+    direction of its own. `text`: how far each text direction agrees with the truth, -1..1. A third of the films are the test.
+    """
+    rng = np.random.default_rng(seed)
+    labels = random_labels(films, RATES, seed=seed, unknown=0.0)
+    spread = np.linspace(1.5, 0.3, WIDTH)
+    truth = unit(rng.normal(size=(len(RATES), WIDTH)))  # as weights on whitened coordinates
+    scattered = (rng.normal(size=(films, WIDTH)) + effect * labels @ truth) * spread
+    features = unit(4 * unit(rng.normal(size=WIDTH)) + 0.2 * scattered)
+    aside = rng.normal(size=truth.shape)
+    aside = unit(aside - (aside * truth).sum(axis=1, keepdims=True) * truth)
+    prompts = unit((text * truth + np.sqrt(1 - text**2) * aside) / spread)
+    known = np.where(rng.random(labels.shape) < unknown, -1, labels).astype(np.int8)
+    made = Bench(
+        cases=cases(known),
+        split=Split(pool=np.arange(films // 3, films), test=np.arange(films // 3)),
+        films=np.zeros((films, tiny.SIZE, tiny.SIZE), dtype=np.float16),
+        features=torch.from_numpy(features.astype(np.float32)),
+        pooled=torch.zeros(films, 64),
+        encoder=tiny.encoder(),
+        preprocess=Preprocess(size=tiny.SIZE),
+        single=head_of(unit(prompts + 0.3 * rng.normal(size=prompts.shape) / np.sqrt(WIDTH))),
+        ensemble=head_of(prompts),
+    )
+    return World(made, unit(truth / spread).astype(np.float32))
+
+
+def head_of(directions: npt.NDArray[np.float64]) -> LinearHead:
+    findings = len(directions)
+    return LinearHead(torch.from_numpy(directions.astype(np.float32)), torch.full((findings,), 20.0), torch.zeros(findings))
+
+
+def unit(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))

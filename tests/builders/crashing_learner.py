@@ -1,0 +1,170 @@
+"""The slow loop as scenes of `crashing`: real catalog, real model store, real files of a version; the training is a sketch."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from adapters.catalog.catalog import SqlCatalog
+from adapters.catalog.engine import database_url
+from adapters.ml.scorer import read_addition
+from adapters.ml.trainer import ClipCandidate
+from adapters.storage.model_store import ModelStore
+from models.classifier.head import LinearHead
+from models.classifier.version_weights import Addition
+from pipeline import learn, report, rescore, rules, score, versions, work
+from pipeline.consensus import LabelPolicy
+from pipeline.domain import (
+    FINDINGS,
+    Comparison,
+    Course,
+    Header,
+    Job,
+    JobKind,
+    ModelVersion,
+    Sender,
+    StoredFile,
+    StudyState,
+    VersionState,
+)
+from pipeline.errors import Refused
+from pipeline.ports.outside import CircuitPolicy, Watch
+from pipeline.preemption import Yielding
+from pipeline.progress import Progress
+from tests.builders.crashing import Countdown, Line, prepare
+from tests.builders.fakes import FakeImageReader, FakeReportWriter, FakeScorers, a_version
+from tests.builders.labelled_archive import statements
+
+LABELLED = 8
+STUDY = "1.1"
+"""The study of two films that is scored and reported; the others are labelled and no more."""
+STEADY = work.WorkPolicy(lease_seconds=600)
+"""No lease runs out by itself, however busy the machine: `let_leases_run_out` lets it."""
+
+
+class Sketch:
+    """ports.Trainer: three steps, then a head that nobody has trained, better than zero-shot by decree."""
+
+    def __init__(self, store: ModelStore, countdown: Countdown) -> None:
+        self._store, self._countdown = store, countdown
+
+    def train(self, course: Course, watch: Watch) -> ClipCandidate:
+        for step in (1, 2, 3):
+            watch("unfreezing", step, 3)
+            self._countdown.tick()
+        better = Comparison(against="zero-shot", cases=9, patients=9, candidate=0.8, other=0.7, lower=0.05, upper=0.15, better=0.99)
+        head = LinearHead(torch.ones(len(FINDINGS), 4), torch.ones(len(FINDINGS)), torch.zeros(len(FINDINGS)))
+        learning = {"newest_label": course.newest_label}
+        row = a_version(0, VersionState.CANDIDATE, label_fingerprint=course.label_fingerprint, card={"learning": learning})
+        row = replace(row, device_uid="2.25.77", thresholds=dict.fromkeys(FINDINGS, 2.0))
+        return ClipCandidate((better,), self._store, Addition(head), row)
+
+
+class SlowLine(Line):
+    """Learning, versions, and the archive scored again."""
+
+    def __init__(self, folder: Path, url: str, countdown: Countdown) -> None:
+        super().__init__(folder, url, countdown)
+        self.store = ModelStore(folder / "models")
+        self.trainer = Sketch(self.store, countdown)
+
+    def play(self, scene: str) -> str:
+        if scene in ("promote", "rollback"):
+            return self._decide(scene)
+        if scene == "rescore":
+            rescore.rescore(catalog=self.catalog)
+        return self.work_at(STEADY)
+
+    def _decide(self, verb: str) -> str:
+        prove = partial(_prove, self.store.root)
+        try:
+            if verb == "promote":
+                versions.promote(2, catalog=self.catalog, prove=prove, source="test")
+            else:
+                versions.rollback(because="odd", catalog=self.catalog, prove=prove, source="test")
+        except Refused:
+            return "refused"
+        return "done"
+
+    def steps(self) -> dict[JobKind, work.Step]:
+        scoring = score.ScorePolicy(combine="max", chest=self.chest, rescored="all")
+        step = partial(score.score, catalog=self.catalog, pixels=FakeImageReader(), scorers=FakeScorers(), policy=scoring)
+        rest: dict[JobKind, Callable[[Job], None]] = {
+            JobKind.REPORT: partial(report.report, catalog=self.catalog, images=self.images, writer=FakeReportWriter()),
+            JobKind.SEND: partial(
+                report.send, catalog=self.catalog, images=self.images, archive=self.archive, circuit=CircuitPolicy()
+            ),
+            JobKind.LEARN: self._learn,
+        }
+        made: dict[JobKind, work.Step] = {kind: work.one_by_one(one) for kind, one in rest.items()}
+        return {JobKind.SCORE: step} | made
+
+    def _learn(self, job: Job) -> None:
+        progress, give_way = Progress(job, catalog=self.catalog), Yielding(catalog=self.catalog)
+
+        def watch(what: str, done: int, total: int) -> None:
+            progress(what, done, total)
+            give_way(what, done, total)
+
+        policy = learn.LearnPolicy(
+            labels=LabelPolicy(),
+            chest=self.chest,
+            gate=rules.GatePolicy(minimum_patients=2, promote="auto" if (self.store.root / "auto").exists() else "by-hand"),
+            minimum_positives=2,
+            background=2,
+        )
+        learn.learn_job(job, catalog=self.catalog, trainer=self.trainer, policy=policy, watch=watch)
+
+
+def _prove(root: Path, version: ModelVersion) -> object:
+    return read_addition(version, root) if version.number > 1 else None
+
+
+def furnish(folder: Path, *, auto: bool = True) -> str:
+    """Make a hospital whose version 1 has reported STUDY, with labels of others, and a round of learning that waits."""
+    url = f"sqlite:///{folder / 'catalog.db'}"
+    prepare(url)
+    (folder / "models").mkdir()
+    if auto:
+        (folder / "models" / "auto").touch()
+    catalog = SqlCatalog(url)
+    with catalog.begin() as tx:
+        for film in _films():
+            file = StoredFile(f"{film.sop_instance_uid}.dcm", f"{len(film.sop_instance_uid):064x}", 1)
+            tx.studies.add_instance(film, file, Sender("PACS", "h", "US"), opens_study=True)
+            state = StudyState.SETTLED if film.study_instance_uid == STUDY else StudyState.IGNORED
+            tx.studies.put_state(film.study_instance_uid, state, reason="labelled only" if state is StudyState.IGNORED else "")
+        tx.labels.append(statements("Mass", {f"2.{number}": number % 2 == 1 for number in range(LABELLED)}, tx.now()))
+        tx.jobs.put(JobKind.SCORE, STUDY)
+    SlowLine(folder, url, Countdown(0)).work_at(STEADY)
+    assert learn.call(catalog=catalog, minimum_labels=LABELLED)
+    catalog.dispose()
+    return url
+
+
+def _films() -> Iterable[Header]:
+    for study, films in {STUDY: 2, **{f"2.{number}": 1 for number in range(LABELLED)}}.items():
+        for film in range(films):
+            yield Header(
+                sop_instance_uid=f"{study}.{film}",
+                sop_class_uid=rules.DIGITAL_X_RAY_FOR_PRESENTATION,
+                series_instance_uid=f"{study}.9",
+                study_instance_uid=study,
+                transfer_syntax_uid="1.2.840.10008.1.2.1",
+                patient_id=f"P{study}",
+                view_position="PA",
+                body_part_examined="CHEST",
+                has_pixels=True,
+            )
+
+
+def let_leases_run_out(url: str) -> None:
+    """What time does to the jobs of a worker that is gone."""
+    with closing(sqlite3.connect(str(database_url(url).database))) as connection, connection:
+        connection.execute("UPDATE jobs SET lease_until = '2000-01-01 00:00:00.000+00:00' WHERE state = 'running'")

@@ -1,0 +1,128 @@
+"""The fast line on fakes: one object that tests push films through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from pipeline import consensus, labels, learn, receive, report, rules, score, settle, work
+from pipeline.domain import Header, Job, JobKind, JobState, Receipt, Sender, Study
+from pipeline.pace import Pace
+from pipeline.ports.outside import CircuitPolicy
+from tests.builders.fakes import (
+    FakeArchive,
+    FakeCatalog,
+    FakeDocuments,
+    FakeImageReader,
+    FakeImageStore,
+    FakeReportWriter,
+    FakeScorers,
+    FakeTrainer,
+    a_version,
+)
+
+SENDER = Sender("ORTHANC", "127.0.0.1", "RADCLIPD")
+
+
+class Hospital:
+    def __init__(self, *, serving: bool = True) -> None:
+        self.catalog, self.images, self.archive = FakeCatalog(), FakeImageStore(), FakeArchive()
+        self.pixels, self.writer, self.documents = FakeImageReader(), FakeReportWriter(), FakeDocuments()
+        self.trainer, self.scorers = FakeTrainer(), FakeScorers()
+        self.chest = rules.ChestPolicy()
+        self.gate = rules.GatePolicy(promote="auto")
+        self.reads_documents = True
+        self.rescored: Literal["all", "changed", "none"] = "changed"
+        self.backfilled: Literal["all", "none"] = "none"
+        self.work = work.WorkPolicy(lease_seconds=60, maximum_attempts=3, retry_base_seconds=1, retry_cap_seconds=8)
+        self.circuit = CircuitPolicy(threshold=2, rest_seconds=30)
+        self.spare: Callable[[], bool] = lambda: False
+        if serving:
+            with self.catalog.begin() as tx:
+                tx.versions.add(a_version())
+
+    def film(self, study: str = "1.1", sop: str = "1.1.1", **elements: object) -> Header:
+        values: dict[str, object] = {
+            "sop_class_uid": rules.DIGITAL_X_RAY_FOR_PRESENTATION,
+            "series_instance_uid": f"{study}.9",
+            "transfer_syntax_uid": "1.2.840.10008.1.2.1",
+            "modality": "DX",
+            "body_part_examined": "CHEST",
+            "view_position": "PA",
+            "has_pixels": True,
+            "patient_id": "P1",
+        }
+        values |= elements
+        return Header(study_instance_uid=study, sop_instance_uid=sop, **values)  # type: ignore[arg-type]  # a row of a table
+
+    def receive(self, header: Header, content: bytes | None = None) -> Receipt:
+        return receive.receive(
+            header,
+            content or header.sop_instance_uid.encode(),
+            SENDER,
+            catalog=self.catalog,
+            images=self.images,
+            policy=receive.ReceivePolicy(minimum_free_bytes=1000, read_documents=self.reads_documents),
+        )
+
+    def settle(self, *, quiet: float = 60, on_release: bool = False, ask: bool = False) -> list[settle.Settled]:
+        policy = settle.SettlePolicy(quiet_seconds=quiet, settle_on_release=on_release, chest=self.chest)
+        return settle.settle(catalog=self.catalog, archive=self.archive if ask else None, policy=policy)
+
+    def post(self, kind: JobKind) -> work.Post:
+        match kind:
+            case JobKind.SCORE:
+                policy = score.ScorePolicy(combine="max", chest=self.chest, rescored=self.rescored, backfilled=self.backfilled)
+                return work.Post(
+                    kind=kind,
+                    pace=Pace(seconds=1.0, least=8, most=8),
+                    step=lambda jobs: score.score(
+                        jobs, catalog=self.catalog, pixels=self.pixels, scorers=self.scorers, policy=policy
+                    ),
+                    spare=self.spare,
+                    fresh=True,
+                )
+            case JobKind.REPORT:
+                step = work.one_by_one(lambda job: report.report(job, catalog=self.catalog, images=self.images, writer=self.writer))
+                return work.Post(kind=kind, step=step, fresh=True)
+            case JobKind.LABEL:
+                return work.Post(kind=kind, step=work.one_by_one(self._read_document))
+            case JobKind.LEARN:
+                return work.Post(kind=kind, step=work.one_by_one(self._learn))
+            case JobKind.SEND:
+                return work.Post(kind=kind, step=work.one_by_one(self._send), admit=self._admit)
+
+    def _send(self, job: Job) -> None:
+        report.send(job, catalog=self.catalog, images=self.images, archive=self.archive, circuit=self.circuit)
+
+    def _read_document(self, job: Job) -> None:
+        labels.read_document(job, catalog=self.catalog, images=self.images, documents=self.documents)
+
+    def _learn(self, job: Job) -> None:
+        policy = learn.LearnPolicy(
+            labels=consensus.LabelPolicy(), chest=self.chest, gate=self.gate, minimum_positives=2, background=10
+        )
+        learn.learn_job(job, catalog=self.catalog, trainer=self.trainer, policy=policy, watch=self.trainer.watch)
+
+    def _admit(self) -> bool:
+        with self.catalog.begin() as tx:
+            return tx.circuits.admit(self.archive.name, probe_seconds=10)
+
+    def work_once(self, kind: JobKind) -> int:
+        return work.work_once(self.post(kind), catalog=self.catalog, worker="w1", policy=self.work)
+
+    def run(self) -> None:
+        """Settle and work until nothing moves."""
+        self.catalog.tick(61)
+        self.settle()
+        while sum(self.work_once(kind) for kind in JobKind):
+            pass
+
+    def study(self, uid: str = "1.1") -> Study:
+        with self.catalog.read() as tx:
+            found = tx.studies.find(uid)
+        assert found is not None
+        return found
+
+    def jobs(self, state: JobState) -> list[Job]:
+        return [row.job for row in self.catalog.tables.jobs.values() if row.job.state is state]

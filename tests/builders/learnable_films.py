@@ -1,0 +1,83 @@
+"""Films made for learning: what they show can be told from the pixels, and whoever looks elsewhere cannot tell it."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.classifier.head import LinearHead
+from models.encoder.activations import from_prefix, prefix
+from models.encoder.encoder import Encoder
+from models.evaluation.cases import Cases, Split
+from models.images.preprocess import Preprocess
+from models.ladder.method import Bench, Support
+from tests.builders import tiny, towers
+
+FINDINGS = ("left", "right", "top", "hazy")
+_PATCHES = {"left": (28, 4), "right": (28, 44), "top": (4, 24)}  # row and column of a bright square
+
+
+def labelled(count: int, *, seed: int) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.int8]]:
+    """Return films [N, 64, 64] and labels [N, 4]: a bright square left, right, at the top; and haze over all."""
+    chance = np.random.default_rng(seed)
+    labels = (chance.random((count, len(FINDINGS))) < 0.35).astype(np.int8)
+    films = 0.3 + 0.1 * chance.random((count, tiny.SIZE, tiny.SIZE))
+    for column, name in enumerate(FINDINGS[:3]):
+        row, left = _PATCHES[name]
+        films[:, row : row + 16, left : left + 16] += 0.35 * labels[:, column, None, None]
+    films += 0.12 * labels[:, 3, None, None]
+    return np.clip(films, 0, 1).astype(np.float16), labels
+
+
+def head_for(encoder: Encoder, *, findings: int = len(FINDINGS), seed: int = 0) -> LinearHead:
+    """Directions that know nothing, as a text tower's that never saw a film."""
+    width = int(encoder.architecture.config["embed_dim"])
+    drawn = torch.randn(findings, width, generator=torch.Generator().manual_seed(seed))
+    return LinearHead(drawn / drawn.norm(dim=1, keepdim=True), torch.full((findings,), 20.0), torch.zeros(findings))
+
+
+def bench(encoder: Encoder | None = None, *, pool: int = 120, test: int = 160) -> Bench:
+    """A whole bench of such films: patients of one film each, the first `pool` of them to learn from."""
+    encoder = encoder or towers.encoder("plain")
+    films, labels = labelled(pool + test, seed=5)
+    preprocess = Preprocess(size=tiny.SIZE)
+    pixels = preprocess.normalised(torch.from_numpy(films.astype(np.float32))[:, None])
+    encoded = from_prefix(encoder, prefix(encoder, pixels, k=0), k=0)
+    names, blank = np.array([f"{number:03}" for number in range(pool + test)]), np.array([""] * (pool + test))
+    return Bench(
+        cases=Cases(
+            key=names,
+            patient=names,
+            labels=labels,
+            age=np.full(len(names), np.nan, dtype=np.float32),
+            sex=blank,
+            view=blank,
+            pixel_sha256=names,
+            weight=np.ones(len(names), dtype=np.float32),
+            findings=FINDINGS,
+        ),
+        split=Split(pool=np.arange(pool), test=np.arange(pool, pool + test)),
+        films=films,
+        features=encoded.features.detach(),
+        pooled=encoded.pooled.detach(),
+        encoder=encoder,
+        preprocess=preprocess,
+        single=head_for(encoder, seed=1),
+        ensemble=head_for(encoder),
+    )
+
+
+def support(given: Bench, *, shots: int, draw: int = 0) -> Support:
+    """The first films of the pool, as many as hold `shots` of each finding."""
+    labels = given.cases.labels[given.split.pool]
+    count = int(np.argmax((np.cumsum(labels == 1, axis=0) >= shots).all(axis=1))) + 1
+    return Support(shots=shots, draw=draw, rows=given.split.pool[:count], studies_read=float(count))
+
+
+def mean_auc(given: Bench, logits: npt.NDArray[np.float32]) -> float:
+    """Mean over the findings, of the test films."""
+    from sklearn.metrics import roc_auc_score
+
+    truth = given.cases.labels[given.split.test]
+    return float(np.mean([roc_auc_score(truth[:, column], logits[:, column]) for column in range(truth.shape[1])]))

@@ -1,0 +1,135 @@
+"""An archive of made films, some of them labelled, on fakes: a finding is a bright patch at a place of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from adapters.ml.activation_cache import KeptSettings
+from adapters.ml.trainer import ClipTrainer, TrainerSettings
+from adapters.storage.model_store import ModelStore
+from models.training.recipe import Augmentation, Recipe
+from models.training.training_round import Method, Plan
+from pipeline import learn, rules
+from pipeline.consensus import LabelPolicy
+from pipeline.domain import Header, Image, Label, LabelState, ModelVersion, Sender, StoredFile, StoredInstance, StudyState
+from pipeline.errors import PixelsUnreadable
+from pipeline.ports.images import Landing, Seen, Sight, copied
+from pipeline.ports.outside import Watch
+from tests.builders import tiny
+from tests.builders.fakes import FakeCatalog
+
+PLACES = {"Effusion": (slice(40, 60), slice(4, 24)), "Mass": (slice(4, 24), slice(36, 56))}
+RECIPE = Recipe(k=1, max_steps=10, augmentation=Augmentation(views=2))
+
+
+class Films:
+    """ports.ImageReader: what each study shows decides what its film looks like. `broken` studies cannot be read."""
+
+    def __init__(self) -> None:
+        self.shown: dict[str, set[str]] = {}
+        self.broken: set[str] = set()
+        self.asked: list[str] = []
+
+    def read(self, instance: StoredInstance) -> Image:
+        uid = instance.header.study_instance_uid
+        self.asked.append(uid)
+        if uid in self.broken:
+            raise PixelsUnreadable(f"instance {instance.header.sop_instance_uid}: no image can be made of it")
+        rng = np.random.default_rng(int(uid.rsplit(".", 1)[1]))
+        film = 0.3 + 0.1 * rng.random((64, 64), dtype=np.float32)
+        for finding in self.shown.get(uid, set()):
+            film[PLACES[finding]] += 0.4
+        return film
+
+    def read_ahead(
+        self, instances: Sequence[StoredInstance], sight: Sight, land: Landing = copied
+    ) -> Iterator[Seen | PixelsUnreadable]:
+        raise NotImplementedError("learning reads whole films")
+
+
+class Ward:
+    """A catalog with a serving zero-shot version of an untrained tiny CLIP, and what it takes to learn."""
+
+    def __init__(self, root: Path, *, method: Method = "auto") -> None:
+        self.catalog, self.films, self.store = FakeCatalog(), Films(), ModelStore(root / "models")
+        self.zero_shot = tiny.served(root / "models", catalog=self.catalog)
+        self.gate = rules.GatePolicy(minimum_patients=8, confidence=0.8, promote="auto")
+        self.plan = Plan(method=method, recipe=RECIPE, folds=4)
+        self.kept: KeptSettings | None = None
+        self.told: list[str] = []
+
+    def study(self, number: int, *shown: str, patient: str = "") -> str:
+        """Put a study with one film into the archive."""
+        uid = f"1.{number}"
+        header = Header(
+            study_instance_uid=uid,
+            sop_instance_uid=f"{uid}.1",
+            series_instance_uid=f"{uid}.9",
+            sop_class_uid=rules.DIGITAL_X_RAY_FOR_PRESENTATION,
+            transfer_syntax_uid="1.2.840.10008.1.2.1",
+            patient_id=patient or f"P{number}",
+            view_position="PA",
+            body_part_examined="CHEST",
+            has_pixels=True,
+        )
+        with self.catalog.begin() as tx:
+            file = StoredFile(f"{number}.dcm", f"{number:064x}", 1)
+            tx.studies.add_instance(header, file, Sender("PACS", "h", "US"), opens_study=True)
+            tx.studies.put_state(uid, StudyState.REPORTED)
+        self.films.shown[uid] = set(shown)
+        return uid
+
+    def label(self, uid: str, said: Mapping[str, bool], *, because: str = "") -> None:
+        """Say of a study what is present and what is absent."""
+        states = {True: LabelState.PRESENT, False: LabelState.ABSENT}
+        with self.catalog.begin() as tx:
+            tx.labels.append(
+                [
+                    Label(
+                        study_instance_uid=uid,
+                        finding=finding,
+                        state=states[present],
+                        reader="alice",
+                        source="test",
+                        stated_at=tx.now(),
+                        asked_because=because,
+                    )
+                    for finding, present in said.items()
+                ]
+            )
+
+    def labelled(self, count: int, *, findings: tuple[str, ...] = ("Effusion",), start: int = 1) -> None:
+        """Add studies of patients of their own, every other one with all these findings, and label them."""
+        for number in range(start, start + count):
+            shows = number % 2 == 0
+            uid = self.study(number, *(findings if shows else ()))
+            self.label(uid, dict.fromkeys(findings, shows))
+
+    def trainer(self) -> ClipTrainer:
+        kept = replace(self.kept, k=self.plan.recipe.k) if self.kept else None
+        settings = TrainerSettings(plan=self.plan, minimum_positives=4, band=0.05, device="cpu", threads=1, kept=kept)
+        return ClipTrainer(self.store, self.films, settings)
+
+    def learn(self, *, again: bool = False, watch: Watch | None = None) -> learn.Learnt:
+        policy = learn.LearnPolicy(
+            labels=LabelPolicy(), chest=rules.ChestPolicy(), gate=self.gate, minimum_positives=4, background=50
+        )
+        return learn.learn(
+            catalog=self.catalog,
+            trainer=self.trainer(),
+            policy=policy,
+            watch=watch or (lambda what, done, total: self.told.append(what)),
+            again=again,
+        )
+
+    def versions(self) -> list[ModelVersion]:
+        with self.catalog.read() as tx:
+            return tx.versions.all()
+
+    def image(self, uid: str) -> Image:
+        with self.catalog.read() as tx:
+            return self.films.read(tx.studies.instances(uid)[0])

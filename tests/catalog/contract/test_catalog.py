@@ -1,0 +1,505 @@
+"""What every catalog promises: the fake, SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from adapters.catalog.catalog import SqlCatalog
+from pipeline import rules
+from pipeline.domain import (
+    ARRIVED,
+    FINDINGS,
+    AuditEvent,
+    Header,
+    JobKind,
+    JobState,
+    Report,
+    ReportState,
+    Sender,
+    StoredFile,
+    StudyState,
+    VersionState,
+)
+from pipeline.errors import LeaseLost, OutOfResources
+from pipeline.ports.outside import Catalog
+from tests.builders.fakes import a_version
+
+SENDER = Sender("ORTHANC", "127.0.0.1", "RADCLIPD")
+FILE = StoredFile("aa/bb/f.dcm", "f" * 64, 10, "e" * 32)
+
+
+def film(study: str = "1.1", sop: str = "1.1.1", **changes: object) -> Header:
+    values = {
+        "sop_class_uid": rules.DIGITAL_X_RAY_FOR_PRESENTATION,
+        "series_instance_uid": f"{study}.9",
+        "transfer_syntax_uid": "1.2.840.10008.1.2.1",
+        "patient_id": "P1",
+        "image_type": ("ORIGINAL", "PRIMARY"),
+        "view_position": "PA",
+        "has_pixels": True,
+    }
+    return Header(study_instance_uid=study, sop_instance_uid=sop, **{**values, **changes})  # type: ignore[arg-type]  # a row
+
+
+def add(catalog: Catalog, header: Header, *, opens: bool = True) -> None:
+    with catalog.begin() as tx:
+        tx.studies.add_instance(header, FILE, SENDER, opens_study=opens)
+
+
+def test_an_instance_comes_back_as_it_went_in(catalog: Catalog) -> None:
+    header = film(series_number=4, instance_number=2, accession_number="A7", study_date="20260101", modality="DX")
+    add(catalog, header)
+    with catalog.read() as tx:
+        found = tx.studies.find_instance("1.1.1")
+        assert found is not None
+        assert (found.header, found.file, found.file.xxh3) == (header, FILE, FILE.xxh3)
+        study = tx.studies.find("1.1")
+        assert study is not None
+        assert (study.state, study.instances, study.accession_number, study.study_date) == (
+            StudyState.ARRIVING,
+            1,
+            "A7",
+            "20260101",
+        )
+        assert study.patient_key == header.patient_key
+        assert tx.studies.find("9") is None
+        assert tx.studies.find_instance("9") is None
+
+
+def test_times_are_utc_and_of_now(sql_catalog: SqlCatalog) -> None:
+    add(sql_catalog, film())
+    with sql_catalog.read() as tx:
+        found = tx.studies.find_instance("1.1.1")
+    assert found is not None
+    assert abs(found.received_at - datetime.now(UTC)) < timedelta(seconds=10)
+
+
+def test_an_exception_takes_everything_back(catalog: Catalog) -> None:
+    with pytest.raises(RuntimeError), catalog.begin() as tx:
+        tx.studies.add_instance(film(), FILE, SENDER, opens_study=True)
+        tx.jobs.put(JobKind.SCORE, "1.1")
+        raise RuntimeError
+    with catalog.begin() as tx:
+        assert tx.studies.find("1.1") is None
+        assert tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5) == []
+
+
+def test_a_read_cannot_write(sql_catalog: SqlCatalog) -> None:
+    with pytest.raises(OutOfResources, match=r"read-?only"), sql_catalog.read() as tx:
+        tx.jobs.put(JobKind.SCORE, "1.1")
+    with sql_catalog.begin() as tx:  # on the same connection of the pool
+        assert tx.jobs.put(JobKind.SCORE, "1.1") is not None
+
+
+def test_hostile_words_lose_nothing(sql_catalog: SqlCatalog) -> None:
+    nasty = "\0" + "\ud800" + "x" * 10_000
+    with sql_catalog.begin() as tx:
+        tx.studies.add_instance(film(), FILE, Sender(nasty, nasty, nasty), opens_study=True)
+        tx.studies.put_state("1.1", StudyState.IGNORED, reason=nasty)
+        tx.audit(AuditEvent("store", "refused", nasty, nasty, nasty))
+        tx.jobs.put(JobKind.SEND, "1.1")
+        (job,) = tx.jobs.claim([JobKind.SEND], worker=nasty, lease_seconds=5)
+        tx.jobs.retry(job, error=nasty, delay_seconds=0)
+        (job,) = tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=5)
+        assert 100 < len(job.error) <= 4000
+
+
+def test_an_association_may_carry_a_whole_archive(sql_catalog: SqlCatalog) -> None:
+    add(sql_catalog, film())
+    with sql_catalog.begin() as tx:
+        tx.studies.release([*(f"9.{number}" for number in range(40_000)), "1.1"])
+        assert tx.studies.quiet(seconds=60, released=True, limit=9) == ["1.1"]
+
+
+def test_how_long_the_oldest_job_has_been_due(sql_catalog: SqlCatalog) -> None:
+    with sql_catalog.begin() as tx:
+        assert tx.jobs.oldest_due_seconds(before=500) == {}
+        tx.jobs.put(JobKind.SEND, "a")
+    time.sleep(0.2)
+    with sql_catalog.begin() as tx:
+        tx.jobs.put(JobKind.SEND, "b")
+        tx.jobs.put(JobKind.SCORE, "c")
+        (later,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5)
+        tx.jobs.retry(later, error="x", delay_seconds=60)
+        tx.jobs.put_all(JobKind.REPORT, {"d": {}}, due={"d": datetime(2026, 1, 1, tzinfo=UTC)})  # it came just now, all the same
+    with sql_catalog.read() as tx:
+        ages = tx.jobs.oldest_due_seconds(before=500)
+    assert list(ages) == [JobKind.REPORT, JobKind.SEND]
+    assert 0 <= ages[JobKind.REPORT] < 0.2 <= ages[JobKind.SEND] < 10
+
+
+def test_one_uid_stands_once(catalog: Catalog) -> None:
+    add(catalog, film())
+    with pytest.raises(Exception, match=r"(?i)unique|exists"):
+        add(catalog, film())
+
+
+def test_an_error_does_not_quote_a_patient(sql_catalog: SqlCatalog) -> None:
+    add(sql_catalog, film(patient_id="SECRET-7"))
+    with pytest.raises(Exception, match="instances") as told:
+        add(sql_catalog, film(patient_id="SECRET-7", series_instance_uid="1.1.8"))
+    assert "SECRET-7" not in str(told.value)
+
+
+def test_instances_come_in_order(catalog: Catalog) -> None:
+    for sop, number in (("1.1.3", 2), ("1.1.2", 1), ("1.1.1", 3)):
+        add(catalog, film(sop=sop, instance_number=number, series_number=1))
+    with catalog.read() as tx:
+        assert [i.header.instance_number for i in tx.studies.instances("1.1")] == [1, 2, 3]
+
+
+def test_only_what_can_be_scored_reopens_a_study(catalog: Catalog) -> None:
+    add(catalog, film())
+    with catalog.begin() as tx:
+        tx.studies.put_state("1.1", StudyState.IGNORED, reason="lateral view (1)")
+    add(catalog, film(sop="1.1.2"), opens=False)
+    with catalog.read() as tx:
+        study = tx.studies.find("1.1")
+        assert study is not None
+        assert (study.state, study.instances) == (StudyState.IGNORED, 2)
+    add(catalog, film(sop="1.1.3"))
+    with catalog.read() as tx:
+        study = tx.studies.find("1.1")
+        assert study is not None
+        assert (study.state, study.reason) == (StudyState.ARRIVING, "")
+
+
+def test_quiet_and_released(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+    add(catalog, film())
+    with catalog.begin() as tx:
+        assert tx.studies.quiet(seconds=0.2, released=True, limit=9) == []
+        assert tx.studies.arriving(limit=9) == [("1.1", 1)]
+        tx.studies.release(["1.1"])
+    with catalog.read() as tx:
+        assert tx.studies.quiet(seconds=60, released=True, limit=9) == ["1.1"]
+        assert tx.studies.quiet(seconds=60, released=False, limit=9) == []
+    add(catalog, film(sop="1.1.2"))  # something new: no longer released
+    with catalog.read() as tx:
+        assert tx.studies.quiet(seconds=60, released=True, limit=9) == []
+    pass_time(0.25)
+    with catalog.read() as tx:
+        assert tx.studies.quiet(seconds=0.2, released=False, limit=9) == ["1.1"]
+
+
+def test_revisions_count_up(catalog: Catalog) -> None:
+    add(catalog, film())
+    with catalog.begin() as tx:
+        assert [tx.studies.next_revisions(["1.1"]) for _ in range(2)] == [{"1.1": 1}, {"1.1": 2}]
+
+
+def test_scores_and_predictions(catalog: Catalog) -> None:
+    add(catalog, film())
+    scores = np.linspace(0, 1, 14, dtype=np.float32)
+    predictions = rules.predictions_of(scores, thresholds=dict.fromkeys(FINDINGS, 0.5), band=0.1)
+    with catalog.begin() as tx:
+        tx.versions.add(a_version())
+        tx.versions.add(a_version(2, VersionState.CANDIDATE))
+        tx.scores.add_image_scores(1, {"1.1.1": scores})
+        tx.scores.add_image_scores(1, {"1.1.1": scores})
+        tx.scores.add_image_scores(1, {})
+        for revision in (1, 2):
+            tx.scores.put_predictions(1, {"1.1": predictions}, {"1.1": revision})
+    with catalog.read() as tx:
+        assert tx.scores.image_scores("1.1", 1)["1.1.1"] == pytest.approx(scores)
+        assert tx.scores.image_scores("1.1", 2) == {}
+        assert tx.scores.predictions("1.1", 1) == predictions
+        assert tx.scores.predictions("1.1", 2) == []
+
+
+def test_one_version_serves(catalog: Catalog) -> None:
+    with catalog.begin() as tx:
+        assert (tx.versions.serving(), tx.versions.next_number()) == (None, 1)
+        tx.versions.add(a_version(card={"architecture": "tiny"}, marking="UNTRAINED"))
+        tx.versions.add(a_version(2, VersionState.CANDIDATE))
+    with pytest.raises(Exception, match=r"(?i)unique|serves"), catalog.begin() as tx:
+        tx.versions.add(a_version(3))
+    with catalog.begin() as tx:
+        assert tx.versions.serving() == a_version(card={"architecture": "tiny"}, marking="UNTRAINED")
+        tx.versions.serve(2)
+    with catalog.read() as tx:
+        assert [(v.number, v.state) for v in tx.versions.all()] == [(1, VersionState.RETIRED), (2, VersionState.SERVING)]
+        assert tx.versions.next_number() == 3
+        assert tx.versions.find(9) is None
+
+
+def test_a_report_is_opened_once_and_goes_its_way(catalog: Catalog) -> None:
+    add(catalog, film())
+    first = Report(
+        sop_instance_uid="2.25.1",
+        series_instance_uid="2.25.2",
+        study_instance_uid="1.1",
+        version=1,
+        revision=1,
+        state=ReportState.PENDING,
+        sop_class_uid="1.2",
+    )
+    second = replace(first, sop_instance_uid="2.25.3", revision=2, predecessor="2.25.1")
+    with catalog.begin() as tx:
+        tx.versions.add(a_version())
+        assert tx.reports.latest("1.1") is None
+        assert tx.reports.open(first) == first
+        assert tx.reports.open(replace(first, predecessor="other")) == first
+        other_root = replace(first, sop_instance_uid="1.2.3.4")
+        assert tx.reports.open(other_root) == first  # a revision is reported once, whatever the UID root has become
+        assert tx.reports.open(second) == second
+        assert tx.reports.latest("1.1") == second
+        tx.reports.built("2.25.1", FILE)
+        tx.reports.sent("2.25.1", "0x0000")
+        tx.reports.refused("2.25.3", "0xA900")
+    with catalog.read() as tx:
+        assert tx.reports.find("2.25.1") == replace(first, state=ReportState.SENT, file=FILE, status="0x0000")
+        refused = tx.reports.find("2.25.3")
+        assert refused is not None
+        assert (refused.state, refused.status, refused.predecessor) == (ReportState.REFUSED, "0xA900", "2.25.1")
+
+
+def test_one_job_waits_for_each_subject_and_takes_the_newest_payload(catalog: Catalog) -> None:
+    with catalog.begin() as tx:
+        assert tx.jobs.put(JobKind.REPORT, "1.1", {"revision": 1}) is not None
+        assert tx.jobs.put(JobKind.REPORT, "1.1", {"revision": 2}) is None
+        assert tx.jobs.put(JobKind.SCORE, "1.1") is not None
+    with catalog.begin() as tx:
+        (job,) = tx.jobs.claim([JobKind.REPORT], worker="w", lease_seconds=5, limit=9)
+        assert (job.payload, job.attempts, job.state) == ({"revision": 2}, 1, JobState.RUNNING)
+
+
+def test_jobs_are_claimed_by_priority_then_age(catalog: Catalog) -> None:
+    with catalog.begin() as tx:
+        for subject, priority in (("a", 100), ("b", 100), ("c", 1)):
+            tx.jobs.put(JobKind.SCORE, subject, priority=priority)
+    with catalog.begin() as tx:
+        assert [j.subject for j in tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=2)] == ["c", "a"]
+        assert [j.subject for j in tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=2)] == ["b"]
+
+
+def test_what_came_last_may_be_claimed_before_what_waits_longest(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+    for subject in "abcdefg":
+        with catalog.begin() as tx:
+            tx.jobs.put(JobKind.SCORE, subject)
+            tx.jobs.put(JobKind.SCORE, f"archive {subject}", priority=900)
+        pass_time(0.002)
+    with catalog.begin() as tx:
+        taken = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=4, newest=2)
+        assert [(job.subject, job.priority) for job in taken] == [(subject, ARRIVED) for subject in "gfab"]
+        taken = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=1, newest=1)
+        assert [job.subject for job in taken] == ["e"]
+        taken = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=4, newest=4)
+        assert [job.subject for job in taken] == ["d", "c", "archive a", "archive b"]  # the archive in its own order
+
+
+def test_jobs_that_follow_from_others_stand_where_those_stood(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+    for subject in "abcd":
+        with catalog.begin() as tx:
+            tx.jobs.put(JobKind.SCORE, subject)
+        pass_time(0.002)
+    for subject in "dabc":  # the last is scored first
+        with catalog.begin() as tx:
+            (scored,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, of=[subject])
+            tx.jobs.put_all(JobKind.REPORT, {subject: {}}, due={subject: scored.due_at})
+            tx.jobs.finish(scored)
+        pass_time(0.002)
+    with catalog.begin() as tx:
+        taken = tx.jobs.claim([JobKind.REPORT], worker="w", lease_seconds=5, limit=4, newest=2)
+        assert [job.subject for job in taken] == list("dcab")
+
+
+def test_a_subject_in_work_is_not_claimed_again(catalog: Catalog) -> None:
+    with catalog.begin() as tx:
+        tx.jobs.put(JobKind.SCORE, "a")
+        (held,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=30)
+        tx.jobs.put(JobKind.SCORE, "a")
+        assert tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=30) == []
+        tx.jobs.finish(held)
+        assert len(tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=30)) == 1
+
+
+def test_a_lost_job_runs_before_the_one_that_waits_behind_it(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+    with catalog.begin() as tx:
+        tx.jobs.put(JobKind.SCORE, "a")
+        (lost,) = tx.jobs.claim([JobKind.SCORE], worker="dead", lease_seconds=0.1)
+        tx.jobs.put(JobKind.SCORE, "a")
+    pass_time(0.2)
+    with catalog.begin() as tx:
+        (again,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=30, limit=9)
+        assert again.id == lost.id
+        assert tx.jobs.claim([JobKind.SCORE], worker="other", lease_seconds=30, limit=9) == []
+        tx.jobs.finish(again)
+        (behind,) = tx.jobs.claim([JobKind.SCORE], worker="other", lease_seconds=30, limit=9)
+        assert behind.id != lost.id
+
+
+def test_a_more_urgent_job_takes_the_waiting_one_along(catalog: Catalog) -> None:
+    with catalog.begin() as tx:
+        tx.jobs.put(JobKind.SCORE, "old film", priority=500)
+        tx.jobs.put(JobKind.SCORE, "other", priority=100)
+        tx.jobs.put(JobKind.SCORE, "old film", priority=1)
+        tx.jobs.put(JobKind.SCORE, "old film", priority=900)
+        assert tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5)[0].subject == "old film"
+
+
+def test_a_lease_that_ran_out_goes_to_another_and_the_first_is_fenced(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+    with catalog.begin() as tx:
+        tx.jobs.put(JobKind.SCORE, "a")
+        (first,) = tx.jobs.claim([JobKind.SCORE], worker="dead", lease_seconds=0.2)
+        tx.jobs.extend(first, lease_seconds=0.2)
+        assert tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5) == []
+    pass_time(0.3)
+    with catalog.begin() as tx:
+        (second,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5)
+        assert (second.id, second.attempts) == (first.id, 2)
+        assert second.lease_token != first.lease_token
+    with pytest.raises(LeaseLost), catalog.begin() as tx:
+        tx.jobs.finish(first)
+    with pytest.raises(LeaseLost), catalog.begin() as tx:
+        tx.jobs.extend(first, lease_seconds=5)
+    with catalog.begin() as tx:
+        tx.jobs.retry(first, error="late", delay_seconds=0)
+        tx.jobs.quarantine(first, error="late")
+        tx.jobs.finish(second)
+        assert tx.jobs.counts() == {(JobKind.SCORE, JobState.DONE): 1}
+
+
+def test_retry_waits_and_may_take_the_try_back(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+    with catalog.begin() as tx:
+        tx.jobs.put(JobKind.SEND, "a")
+        (job,) = tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=5)
+        tx.jobs.retry(job, error="archive away", delay_seconds=0.2, counts=False)
+        assert tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=5) == []
+    pass_time(0.3)
+    with catalog.begin() as tx:
+        (again,) = tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=5)
+        assert (again.attempts, again.error) == (1, "archive away")
+        tx.jobs.retry(again, error="busy", delay_seconds=0)
+    with catalog.begin() as tx:
+        assert tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=5)[0].attempts == 2
+
+
+def test_retry_leaves_it_to_a_newer_waiting_job(catalog: Catalog) -> None:
+    with catalog.begin() as tx:
+        tx.jobs.put(JobKind.SCORE, "a")
+        (job,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5)
+        tx.jobs.put(JobKind.SCORE, "a")
+        tx.jobs.retry(job, error="x", delay_seconds=0)
+        assert tx.jobs.counts() == {(JobKind.SCORE, JobState.DONE): 1, (JobKind.SCORE, JobState.WAITING): 1}
+
+
+def test_quarantine_and_back(catalog: Catalog) -> None:
+    with catalog.begin() as tx:
+        tx.jobs.put(JobKind.SEND, "a")
+        (job,) = tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=5)
+        tx.jobs.quarantine(job, error="refused")
+        assert tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=5) == []
+        assert tx.jobs.requeue([job.id + 1]) == 0
+        assert tx.jobs.requeue([job.id]) == 1
+    with catalog.begin() as tx:
+        assert tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=5)[0].attempts == 1
+
+
+def test_of_two_in_quarantine_the_newer_comes_back_and_none_overwrites_a_waiting_one(catalog: Catalog) -> None:
+    with catalog.begin() as tx:
+        for revision in (1, 2):
+            tx.jobs.put(JobKind.REPORT, "a", {"revision": revision})
+            tx.jobs.quarantine(tx.jobs.claim([JobKind.REPORT], worker="w", lease_seconds=5)[0], error="x")
+        assert tx.jobs.requeue() == 2
+        (job,) = tx.jobs.claim([JobKind.REPORT], worker="w", lease_seconds=5, limit=9)
+        assert (job.payload, job.attempts) == ({"revision": 2}, 1)
+        tx.jobs.quarantine(job, error="x")
+        tx.jobs.put(JobKind.REPORT, "a", {"revision": 3})
+        assert tx.jobs.requeue() == 1
+        (job,) = tx.jobs.claim([JobKind.REPORT], worker="w", lease_seconds=5, limit=9)
+        assert job.payload == {"revision": 3}
+
+
+def test_done_jobs_are_forgotten_after_their_time(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+    with catalog.begin() as tx:
+        tx.jobs.put(JobKind.SEND, "a")
+        tx.jobs.finish(tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=5)[0])
+        assert tx.jobs.purge_done(older_than_days=1) == 0
+    pass_time(0.1)
+    with catalog.begin() as tx:
+        assert tx.jobs.purge_done(older_than_days=0) == 1
+
+
+def test_a_circuit_opens_lets_one_probe_through_and_closes(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+    with catalog.begin() as tx:
+        tx.circuits.failed("PACS", threshold=2, rest_seconds=0.2)
+        assert tx.circuits.admit("PACS", probe_seconds=30)
+        tx.circuits.failed("PACS", threshold=2, rest_seconds=0.2)
+        assert not tx.circuits.admit("PACS", probe_seconds=30)
+        assert tx.circuits.admit("OTHER", probe_seconds=30)
+    pass_time(0.3)
+    with catalog.begin() as tx:
+        assert tx.circuits.admit("PACS", probe_seconds=30)
+        assert not tx.circuits.admit("PACS", probe_seconds=30)
+        tx.circuits.succeeded("PACS")
+        assert tx.circuits.admit("PACS", probe_seconds=30)
+        tx.audit(AuditEvent("send", "done", "PACS", "answers again"))
+
+
+def test_the_newest_complete_studies_come_first(catalog: Catalog) -> None:
+    for number in (1, 2, 3):
+        add(catalog, film(study=f"1.{number}", sop=f"1.{number}.1"))
+    with catalog.begin() as tx:
+        tx.studies.put_state("1.1", StudyState.REPORTED)
+        tx.studies.put_state("1.2", StudyState.SETTLED)
+    with catalog.read() as tx:
+        assert tx.studies.newest(limit=5) == ["1.2", "1.1"]
+        assert tx.studies.newest(limit=1) == ["1.2"]
+        assert tx.studies.newest(limit=0) == []
+
+
+def test_the_version_that_served_before_is_known(catalog: Catalog) -> None:
+    with catalog.begin() as tx:
+        tx.versions.add(a_version(1))
+        assert tx.versions.served_before() is None
+    for number in (2, 3):
+        time.sleep(0.005)
+        with catalog.begin() as tx:
+            tx.versions.add(a_version(number, VersionState.CANDIDATE))
+            tx.versions.serve(number)
+    with catalog.begin() as tx:
+        assert (before := tx.versions.served_before()) is not None
+        assert before.number == 2
+        tx.versions.put_state(2, VersionState.REJECTED, reason="odd")
+    with catalog.read() as tx:
+        assert (before := tx.versions.served_before()) is not None
+        assert before.number == 1
+        found = tx.versions.find(2)
+        assert found is not None
+        assert (found.state, found.reason) == (VersionState.REJECTED, "odd")
+
+
+def test_the_studies_that_a_version_has_not_scored_come_newest_first(catalog: Catalog) -> None:
+    for number in range(1, 8):
+        add(catalog, film(study=f"1.{number}", sop=f"1.{number}.1"))
+    predictions = rules.predictions_of(np.zeros(14, dtype=np.float32), thresholds=a_version().thresholds, band=0.05)
+    with catalog.begin() as tx:
+        for version in (a_version(1), a_version(2, VersionState.CANDIDATE)):
+            tx.versions.add(version)
+        for number in range(1, 8):
+            tx.studies.put_state(f"1.{number}", StudyState.REPORTED)
+            tx.scores.put_predictions(1, {f"1.{number}": predictions}, {f"1.{number}": 1})
+        tx.studies.put_state("1.1", StudyState.SCORED)
+        tx.scores.put_predictions(2, {"1.2": predictions}, {"1.2": 2})
+        tx.jobs.put(JobKind.SCORE, "1.3")
+        for subject, conclude in (("1.4", tx.jobs.quarantine), ("1.5", None)):
+            tx.jobs.put(JobKind.SCORE, subject, priority=1)
+            (job,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=60)
+            if conclude:
+                conclude(job, error="no image")
+            else:
+                tx.jobs.finish(job)
+        tx.jobs.put(JobKind.REPORT, "1.6")
+    with catalog.read() as tx:
+        assert tx.studies.unscored(1, limit=9) == []
+        assert tx.studies.unscored(2, limit=9) == ["1.7", "1.6", "1.5"]
+        assert tx.studies.unscored(2, limit=1) == ["1.7"]
+        opened = [tx.jobs.is_open(JobKind.SCORE, f"1.{number}") for number in (3, 4, 5, 6)]
+        assert opened == [True, True, False, False]
+        assert tx.jobs.is_open(JobKind.REPORT, "1.6")

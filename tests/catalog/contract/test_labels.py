@@ -1,0 +1,231 @@
+"""What every catalog promises of labels: the fake, SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from adapters.catalog import parameters, query
+from adapters.catalog.catalog import SqlCatalog
+from pipeline import labels, rules
+from pipeline.consensus import LabelPolicy, resolve, standing
+from pipeline.domain import FINDINGS, Label, LabelState, Reading
+from pipeline.errors import BadLabels, Refused
+from pipeline.finding_names import no_finding
+from pipeline.ports.outside import Catalog
+from tests.catalog.contract.test_catalog import add, film
+
+NOON = datetime(2025, 6, 1, 12, 0, 0, 123456, tzinfo=UTC)
+PRESENT, ABSENT, UNCERTAIN = LabelState
+
+
+def label(study: str = "1.1", finding: str = "Mass", state: LabelState | None = PRESENT, **changes: Any) -> Label:
+    values: dict[str, Any] = {"reader": "alice", "source": "csv", "stated_at": rules.to_the_millisecond(NOON)}
+    return Label(study_instance_uid=study, finding=finding, state=state, **{**values, **changes})
+
+
+def reading(study: str = "1.1", **changes: Any) -> Reading:
+    values: dict[str, Any] = {"findings": {"Mass": PRESENT}, "reader": "alice", "source": "csv"}
+    return Reading(study_instance_uid=study, **{**values, **changes})
+
+
+def all_of(catalog: Catalog) -> list[Label]:
+    with catalog.read() as tx:
+        return tx.labels.all()
+
+
+@pytest.fixture
+def catalog(catalog: Catalog) -> Catalog:
+    """With three studies in it, of which two share an accession number."""
+    for number, accession in enumerate(("A1", "A2", "A2"), 1):
+        add(catalog, film(study=f"1.{number}", sop=f"1.{number}.1", accession_number=accession))
+    return catalog
+
+
+def test_a_statement_comes_back_as_it_went_in(catalog: Catalog) -> None:
+    said = [
+        label(asked_because="random", selection_probability=0.25, document="2.25.7", reader="Ḧouse^Gregory"),
+        label("1.2", "Hernia", UNCERTAIN),
+        label(state=None, revokes=1, reader="bob"),
+    ]
+    with catalog.begin() as tx:
+        tx.labels.append(said)
+        tx.labels.append([])
+    numbered = [replace(one, id=number) for number, one in enumerate(said, 1)]
+    with catalog.read() as tx:
+        assert tx.labels.all() == numbered
+        assert tx.labels.of_studies({"1.2", "9"}) == [numbered[1]]
+        assert tx.labels.of_studies([]) == []
+        assert tx.labels.find([3, 1, 99]) == [numbered[0], numbered[2]]
+
+
+def test_which_studies_several_have_read_for_the_same_finding(catalog: Catalog) -> None:
+    said = [
+        label("1.1"),
+        label("1.1", reader="bob", state=ABSENT),
+        label("1.2"),
+        label("1.2", "Hernia", reader="bob"),  # of another finding
+        label("1.3"),
+        label("1.3", state=ABSENT),  # herself again
+    ]
+    with catalog.begin() as tx:
+        assert tx.labels.read_by_several() == []
+        tx.labels.append(said)
+    with catalog.read() as tx:
+        assert tx.labels.read_by_several() == ["1.1"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        label("9.9"),
+        label(state=None),
+        label(revokes=99),
+        label(finding="Nodule", revokes=1),
+        label("1.2", state=None, revokes=1),
+        label(document="2.25.7", state=ABSENT),
+    ],
+    ids=["unknown study", "says nothing", "revokes nothing", "of another finding", "of another study", "document says it twice"],
+)
+def test_what_breaks_a_rule_is_not_taken(catalog: Catalog, wrong: Label) -> None:
+    with catalog.begin() as tx:
+        tx.labels.append([label(document="2.25.7")])
+    with pytest.raises(Exception, match=r"(?i)catalog|constraint|violates|unique"), catalog.begin() as tx:
+        tx.labels.append([label("1.3"), wrong])
+    assert len(all_of(catalog)) == 1
+
+
+def test_a_statement_is_revoked_once(catalog: Catalog) -> None:
+    with catalog.begin() as tx:
+        tx.labels.append([label(), label(state=None, revokes=1)])
+    with pytest.raises(Exception, match=r"(?i)unique|append-only"), catalog.begin() as tx:
+        tx.labels.append([label(state=None, revokes=1)])
+
+
+def test_the_clock_is_the_catalogs(catalog: Catalog) -> None:
+    with catalog.read() as tx:
+        now = tx.now()
+    assert now.tzinfo is UTC
+    assert now.microsecond % 1000 == 0
+
+
+def test_studies_by_uid_and_by_accession_number(catalog: Catalog) -> None:
+    with catalog.read() as tx:
+        assert tx.studies.accession_numbers({"1.1", "1.2", "9"}) == {"1.1": "A1", "1.2": "A2"}
+        assert tx.studies.with_accession_numbers({"A1", "A2", "A3"}) == {"A1": ["1.1"], "A2": ["1.2", "1.3"]}
+        assert tx.studies.with_accession_numbers(set()) == {}
+        assert tx.studies.documents() == []
+    add(catalog, film(sop="1.1.7", sop_class_uid=rules.STRUCTURED_REPORT_FAMILY + "34"), opens=False)
+    add(catalog, film(sop="1.1.8", sop_class_uid=rules.KEY_OBJECT_SELECTION), opens=False)
+    with catalog.read() as tx:
+        assert tx.studies.documents() == ["1.1.7", "1.1.8"]
+
+
+def test_readings_are_taken_and_taking_them_again_adds_nothing(catalog: Catalog) -> None:
+    said = [
+        reading(findings=no_finding(), stated_at=NOON),
+        reading(
+            "", accession_number="A1", reader="bob", findings={"Mass": PRESENT}, asked_because="random", selection_probability=0.1
+        ),
+    ]
+    assert labels.take(said, catalog=catalog, dry_run=True) == labels.Taken(15, 0, 1)
+    assert all_of(catalog) == []
+    assert labels.take(said, catalog=catalog) == labels.Taken(15, 0, 1)
+    assert labels.take(said, catalog=catalog) == labels.Taken(0, 15, 1)
+    kept = all_of(catalog)
+    assert {(one.reader, one.asked_because, one.selection_probability) for one in kept} == {
+        ("alice", "", None),
+        ("bob", "random", 0.1),
+    }
+    assert kept[0].stated_at == rules.to_the_millisecond(NOON)
+    assert resolve(kept, LabelPolicy()).held["1.1", "Mass"].state is PRESENT
+
+
+def test_a_reader_who_says_the_same_later_is_heard_and_one_without_a_time_is_not(catalog: Catalog) -> None:
+    labels.take([reading(stated_at=NOON)], catalog=catalog)
+    assert labels.take([reading()], catalog=catalog).added == 0
+    assert labels.take([reading(stated_at=NOON + timedelta(days=1))], catalog=catalog).added == 1
+    assert labels.take([reading(findings={"Mass": ABSENT})], catalog=catalog).added == 1
+    assert labels.take([reading()], catalog=catalog).added == 1  # back to the first opinion is news again
+    assert [one.state for one in standing(all_of(catalog))] == [PRESENT]
+
+
+def test_nothing_of_a_bad_batch_is_taken_and_every_row_is_named(catalog: Catalog) -> None:
+    future = datetime.now(UTC) + timedelta(days=400)
+    rows = [
+        reading(row=2),
+        reading("9.9", row=3),
+        reading("", accession_number="A2", row=4),
+        reading("", accession_number="A9", row=5),
+        reading("", row=6),
+        reading(accession_number="A2", row=7),
+        reading(reader=" ", row=8),
+        reading(reader="x" * 65, row=9),
+        reading(reader="a\nb", row=10),
+        reading(stated_at=future, row=11),
+        reading(selection_probability=1.5, row=12),
+        reading(findings={"Broken rib": PRESENT}, row=13),
+        reading(findings={"Mass": ABSENT}, row=14),
+    ]
+    with pytest.raises(BadLabels, match="12 rows cannot be taken; nothing was") as bad:
+        labels.take(rows, catalog=catalog)
+    assert all_of(catalog) == []
+    found = {(fault.row, fault.column): (fault.value, fault.remedy) for fault in bad.value.faults}
+    assert [row for row, _ in found] == list(range(3, 15))
+    assert found[4, "accession_number"] == ("A2", "2 studies have it: name the study by study_instance_uid")
+    assert "not the accession number of the row's study" in found[7, "accession_number"][1]
+    assert "the year and the time zone" in found[11, "stated_at"][1]
+    assert "row 2 says present of the same study by the same reader" in found[14, "Mass"][1]
+    assert all(value and "\n" not in value[1] for value in found.values())
+
+
+def test_a_revoked_statement_stays_on_record_and_holds_no_more(catalog: Catalog) -> None:
+    labels.take([reading(stated_at=NOON), reading(reader="bob", findings={"Mass": ABSENT}, stated_at=NOON)], catalog=catalog)
+    assert labels.withdraw([1], reader="alice", source="cli", catalog=catalog) == 1
+    assert [(one.reader, one.state) for one in standing(all_of(catalog))] == [("bob", ABSENT)]
+    assert len(all_of(catalog)) == 3
+    for gone in ([1], [2, 1], [99], [3]):
+        with pytest.raises(Refused, match="does not stand"):
+            labels.withdraw(gone, reader="alice", source="cli", catalog=catalog)
+    assert labels.take([reading(stated_at=NOON)], catalog=catalog).added == 0  # the same old file does not bring it back
+    assert labels.take([reading()], catalog=catalog).added == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_view_and_the_resolver_agree_on_what_is_revoked(sql_catalog: SqlCatalog, catalog_url: str, seed: int) -> None:
+    for number in (1, 2):
+        add(sql_catalog, film(study=f"1.{number}", sop=f"1.{number}.1"))
+    chance = random.Random(seed)
+    made: list[Label] = []
+    for number in range(1, 150):
+        earlier = chance.choice([one for one in made if one.id not in {m.revokes for m in made}] or [None])
+        withdraws = earlier is not None and chance.random() < 0.3
+        what = (earlier.study_instance_uid, earlier.finding) if withdraws and earlier else (f"1.{chance.choice('12')}", "Mass")
+        stated_at = NOON.replace(microsecond=0) + timedelta(hours=chance.randrange(40))
+        state = None if withdraws and chance.random() < 0.5 else chance.choice(list(LabelState))
+        one = label(
+            *what, state, reader=chance.choice("abc"), stated_at=stated_at, revokes=earlier.id if withdraws and earlier else None
+        )
+        made.append(replace(one, id=number))
+    with sql_catalog.begin() as tx:
+        tx.labels.append(made)
+    _, rows = query.run(catalog_url, "SELECT id FROM v_labels WHERE revoked = 0 ORDER BY id")
+    assert [number for (number,) in rows] == sorted(one.id for one in standing(made))
+    assert 0 < len(rows) < len(made) / 3
+
+
+def test_more_studies_than_fit_into_one_statement(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parameters, "PARAMETERS", 7)
+    numbers = range(100, 130)
+    for number in numbers:
+        add(catalog, film(study=f"1.{number}", sop=f"1.{number}.1", accession_number=f"B{number}"))
+    said = [reading("", accession_number=f"B{number}", findings=no_finding()) for number in numbers]
+    assert labels.take(said, catalog=catalog) == labels.Taken(30 * len(FINDINGS), 0, 30)
+    kept = all_of(catalog)
+    with catalog.read() as tx:
+        assert tx.labels.of_studies({label.study_instance_uid for label in kept}) == kept
+        assert tx.labels.find([label.id for label in kept]) == kept

@@ -1,0 +1,308 @@
+"""The worklist on every catalog, and the verb as it is typed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from adapters.catalog.catalog import SqlCatalog
+from pipeline import labels, rules, worklist
+from pipeline.acquisition import Reason, SelectionPolicy
+from pipeline.consensus import LabelPolicy
+from pipeline.domain import FINDINGS, LabelState, Reading, Request, StudyState, VersionState
+from pipeline.errors import NoWeights, TryAgain
+from pipeline.finding_names import no_finding
+from pipeline.ports.outside import Catalog
+from tests.builders.fakes import a_version
+from tests.catalog.contract.test_catalog import add, film
+from tests.cli.contract.test_verbs import Radclipd, radclipd_on
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+STUDIES = 12
+
+
+def request(study: str, reason: str = Reason.POSITIVES, **changes: Any) -> Request:
+    values: dict[str, Any] = {"finding": "Mass", "detail": "why", "selection_probability": 0.5, "version": 1}
+    values |= {"asked_at": NOON}
+    return Request(study_instance_uid=study, asked_because=reason, **{**values, **changes})
+
+
+def fill(catalog: Catalog) -> None:
+    """STUDIES scored studies of eleven patients: the last two are of one. Zero-shot is version 1, version 2 thinks otherwise."""
+    with catalog.begin() as tx:
+        tx.versions.add(a_version(1, state=VersionState.RETIRED))
+        tx.versions.add(a_version(2, label_fingerprint="f" * 64))
+    chance = np.random.default_rng(0)
+    for number in range(1, STUDIES + 1):
+        uid = f"1.{number}"
+        patient = f"P{min(number, STUDIES - 1)}"
+        model = "Vista" if number % 2 else "Plate"
+        add(
+            catalog,
+            film(study=uid, sop=f"{uid}.1", accession_number=f"A{number}", patient_id=patient, manufacturer_model_name=model),
+        )
+        with catalog.begin() as tx:
+            for version in (1, 2):
+                scores = chance.random(len(FINDINGS)).astype(np.float32)
+                thresholds = dict.fromkeys(FINDINGS, 0.5)
+                predictions = rules.predictions_of(scores, thresholds=thresholds, band=0.0)
+                tx.scores.put_predictions(version, {uid: predictions}, {uid: version})
+            tx.studies.put_state(uid, StudyState.REPORTED)
+
+
+def policy(**changes: Any) -> worklist.WorklistPolicy:
+    values: dict[str, Any] = {
+        "selection": SelectionPolicy(),
+        "labels": LabelPolicy(),
+        "chest": rules.ChestPolicy(),
+        "patients": 100,
+        "ask_again_days": 90,
+    }
+    return worklist.WorklistPolicy(**{**values, **changes})
+
+
+def say(catalog: Catalog, study: str, **changes: Any) -> None:
+    values: dict[str, Any] = {"findings": no_finding(), "reader": "alice", "source": "csv"}
+    labels.take([Reading(study_instance_uid=study, **{**values, **changes})], catalog=catalog)
+
+
+def requests(catalog: Catalog) -> list[Request]:
+    with catalog.read() as tx:
+        return tx.requests.all()
+
+
+def patients(studies: Collection[str]) -> set[int]:
+    return {min(int(uid.partition(".")[2]), STUDIES - 1) for uid in studies}
+
+
+def test_a_request_comes_back_as_it_went_in(catalog: Catalog) -> None:
+    fill(catalog)
+    with catalog.begin() as tx:
+        now = tx.now()
+        asked = [request("1.2", asked_at=now), request("1.1", Reason.MONITORING, finding="", asked_at=now + timedelta(seconds=1))]
+        tx.requests.hold()
+        tx.requests.append(asked)
+        tx.requests.append([])
+    assert requests(catalog) == asked
+    with catalog.read() as tx:
+        assert tx.requests.of_studies({"1.1", "1.3", "9"}) == {"1.1": asked[1]}
+        assert tx.requests.of_studies(()) == {}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        request("9.9"),
+        request("1.1"),
+        request("1.2", ""),
+        request("1.2", selection_probability=0.0),
+        request("1.2", selection_probability=1.5),
+    ],
+    ids=["unknown study", "asked twice", "no reason", "no chance", "more than sure"],
+)
+def test_what_breaks_a_rule_is_not_kept(catalog: Catalog, wrong: Request) -> None:
+    fill(catalog)
+    with catalog.begin() as tx:
+        tx.requests.append([request("1.1", asked_at=tx.now())])
+    with pytest.raises(Exception, match=r"(?i)catalog|constraint|violates|unique"), catalog.begin() as tx:
+        tx.requests.append([request("1.3", asked_at=tx.now()), Request(**{**_fields(wrong), "asked_at": tx.now()})])
+    assert [one.study_instance_uid for one in requests(catalog)] == ["1.1"]
+
+
+def _fields(one: Request) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in one.__dataclass_fields__ if name != "asked_at"}
+
+
+def test_a_list_leaves_out_who_is_labelled_or_asked_for_and_takes_a_patient_once(catalog: Catalog) -> None:
+    fill(catalog)
+    say(catalog, "1.1")
+    add(catalog, film(study="1.99", sop="1.99.1", patient_id="P99"))  # not scored yet
+    first = worklist.ask(count=4, catalog=catalog, policy=policy())
+    assert [one.request for one in first] == requests(catalog)
+    second = worklist.ask(count=99, catalog=catalog, policy=policy())
+    asked = [one.request.study_instance_uid for one in (*first, *second)]
+    assert len(first) == 4
+    assert len(asked) == len(patients(asked)) == STUDIES - 2
+    assert "1.1" not in asked
+    assert worklist.ask(count=5, catalog=catalog, policy=policy()) == []
+    assert {one.scanner for one in first + second} == {"Vista", "Plate"}
+    assert all(0 < one.request.selection_probability <= 1 for one in first + second)
+
+
+def test_a_withdrawn_label_still_counts_as_read(catalog: Catalog) -> None:
+    fill(catalog)
+    say(catalog, "1.1", findings={"Mass": LabelState.PRESENT})
+    labels.withdraw([1], reader="alice", source="cli", catalog=catalog)
+    with catalog.read() as tx:
+        assert list(tx.studies.unread(2, ask_again_days=90)) == sorted(f"1.{number}" for number in range(2, STUDIES + 1))
+        assert tx.studies.unread(7, ask_again_days=90) == {}
+
+
+def test_a_study_that_nobody_reads_holds_its_patient_for_a_while_only(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+    """Studies 1.11 and 1.12 are of one patient. The study itself is not asked for twice; it stays on `worklist --open`."""
+    fill(catalog)
+    with catalog.begin() as tx:
+        tx.requests.append([request("1.12", asked_at=tx.now())])
+    pass_time(0.2)
+    soon = policy(ask_again_days=0.1 / 86400)
+    with catalog.read() as tx:
+        held, free = (tx.studies.unread(2, ask_again_days=days) for days in (90, soon.ask_again_days))
+    assert set(free) - set(held) == {"1.11"}
+    assert "1.12" not in free
+    asked = worklist.ask(count=99, catalog=catalog, policy=soon)
+    assert {one.request.study_instance_uid for one in asked} == {f"1.{number}" for number in range(1, STUDIES)}
+    waiting = worklist.still_open(catalog=catalog, chest=rules.ChestPolicy())
+    assert waiting[0].request.study_instance_uid == "1.12"
+
+
+def test_once_in_the_random_sample_a_patient_is_asked_for_nothing_else(
+    catalog: Catalog, pass_time: Callable[[float], None]
+) -> None:
+    fill(catalog)
+    with catalog.begin() as tx:
+        tx.requests.append([request("1.12", Reason.MONITORING, finding="", asked_at=tx.now())])
+    pass_time(0.2)
+    with catalog.read() as tx:
+        assert "1.11" not in tx.studies.unread(2, ask_again_days=0.1 / 86400)
+
+
+def test_a_study_that_was_read_late_holds_its_patient(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+    fill(catalog)
+    with catalog.begin() as tx:
+        tx.requests.append([request("1.12", asked_at=tx.now())])
+    pass_time(0.2)
+    say(catalog, "1.12")
+    with catalog.read() as tx:
+        assert "1.11" not in tx.studies.unread(2, ask_again_days=0.1 / 86400)
+
+
+def test_without_keeping_the_same_list_comes_again(catalog: Catalog) -> None:
+    fill(catalog)
+    tried = worklist.ask(count=3, catalog=catalog, policy=policy(), dry_run=True)
+    assert requests(catalog) == []
+    made = worklist.ask(count=3, catalog=catalog, policy=policy())
+    assert [one.request.study_instance_uid for one in tried] == [one.request.study_instance_uid for one in made]
+
+
+def test_nobody_serves(catalog: Catalog) -> None:
+    with pytest.raises(NoWeights, match="no model version serves"):
+        worklist.ask(count=3, catalog=catalog, policy=policy())
+
+
+def test_a_label_carries_the_reason_it_was_asked_for(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+    fill(catalog)
+    only_by_lot = policy(selection=SelectionPolicy(positives=0, disagreement=0, uncertainty=0, coverage=0, monitoring=1))
+    (one,) = worklist.ask(count=1, catalog=catalog, policy=only_by_lot)
+    asked = one.request
+    assert asked.asked_because == rules.MONITORING
+    assert asked.selection_probability in (pytest.approx(1 / 11), pytest.approx(1 / 22))  # the last patient has two studies
+    assert [o.request for o in worklist.still_open(catalog=catalog, chest=rules.ChestPolicy())] == [asked]
+    study, finding = asked.study_instance_uid, {"Mass": LabelState.PRESENT}
+    say(catalog, study, findings=finding)
+    say(catalog, study, findings=finding, reader="bob", stated_at=asked.asked_at - timedelta(days=1))
+    say(catalog, study, findings=finding, reader="carol", asked_because="my own", selection_probability=0.3)
+    other = next(f"1.{number}" for number in range(1, STUDIES + 1) if f"1.{number}" != study)
+    say(catalog, other, findings=finding)
+    with catalog.read() as tx:
+        told = {
+            (label.reader, label.study_instance_uid): (label.asked_because, label.selection_probability)
+            for label in tx.labels.all()
+        }
+    assert told == {
+        ("alice", study): (rules.MONITORING, asked.selection_probability),
+        ("bob", study): ("", None),  # said before it was asked for
+        ("carol", study): ("my own", 0.3),
+        ("alice", other): ("", None),
+    }
+    assert worklist.still_open(catalog=catalog, chest=rules.ChestPolicy()) == []
+
+
+def test_what_came_in_between_is_not_asked_for_again(catalog: Catalog) -> None:
+    fill(catalog)
+
+    class Overtaken:
+        """Another list is made while this one is chosen."""
+
+        def read(self) -> Any:
+            return catalog.read()
+
+        def begin(self) -> Any:
+            worklist.ask(count=11, catalog=catalog, policy=policy())
+            return catalog.begin()
+
+    with pytest.raises(TryAgain, match="in between"):
+        worklist.ask(count=3, catalog=Overtaken(), policy=policy())
+    assert len(requests(catalog)) == 11
+
+
+def test_of_a_large_archive_a_part_is_looked_at(catalog: Catalog) -> None:
+    fill(catalog)
+    by_lot = SelectionPolicy(positives=0, disagreement=0, uncertainty=0, coverage=0, monitoring=1)
+    asked = worklist.ask(count=9, catalog=catalog, policy=policy(patients=5, selection=by_lot))
+    assert len(asked) == 5
+    assert {round(one.request.selection_probability * 11, 6) for one in asked} <= {5.0, 2.5}
+
+
+@pytest.fixture
+def radclipd(catalog_url: str) -> Radclipd:
+    real = SqlCatalog(catalog_url)
+    fill(real)
+    real.dispose()
+    return radclipd_on(catalog_url)
+
+
+def test_from_the_list_to_labels_with_their_reasons(radclipd: Radclipd, tmp_path: Path) -> None:
+    path = tmp_path / "to-read.csv"
+    done = radclipd("worklist", "--n", "4", "--csv", str(path), "--json")
+    assert done.returncode == 0, done.stderr
+    listed = json.loads(done.stdout)
+    assert len(listed) == 4
+    rows = list(csv.DictReader(io.StringIO(path.read_text())))
+    assert [row["study_instance_uid"] for row in rows] == [one["study_instance_uid"] for one in listed]
+    assert set(rows[0]).isdisjoint({"finding", "detail"})  # a reader is not to know what a study was chosen for
+    for row in rows:
+        row.update(reader="alice", Mass="present", Edema="absent")
+    with path.open("w", newline="") as out:
+        writer = csv.DictWriter(out, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    opened = json.loads(radclipd("worklist", "--open", "--json").stdout)
+    assert [one["study_instance_uid"] for one in opened] == [one["study_instance_uid"] for one in listed]
+    assert radclipd("labels", "import", str(path)).stdout == "8 statements on 4 studies added, 0 known already\n"
+    told = json.loads(radclipd("query", "select * from v_labels", "--json").stdout)
+    because = {one["study_instance_uid"]: (one["asked_because"], one["selection_probability"]) for one in listed}
+    assert {(t["study_instance_uid"], (t["asked_because"], t["selection_probability"])) for t in told} == set(because.items())
+    assert json.loads(radclipd("worklist", "--open", "--json").stdout) == []
+    seen = json.loads(radclipd("query", "select * from v_worklist", "--json").stdout)
+    assert all(row["labelled_at"] for row in seen)
+    last = radclipd("worklist", "--n", "20")
+    assert "7 of 20: no more patients" in last.stderr
+    assert "Vista" in last.stdout
+
+
+def test_what_is_asked_for_is_never_changed(radclipd: Radclipd, catalog_url: str) -> None:
+    from sqlalchemy.exc import DBAPIError
+
+    from tests.catalog.contract.test_schema import execute
+
+    assert radclipd("worklist", "--n", "2", "--dry-run").returncode == 0
+    assert json.loads(radclipd("query", "select * from v_worklist", "--json").stdout) == []
+    assert radclipd("worklist", "--n", "2", "--csv", "-").stdout.count("\n") == 3
+    for forbidden in ("DELETE FROM requests", "UPDATE requests SET detail = ''"):
+        with pytest.raises(DBAPIError, match="append-only"):
+            execute(catalog_url, forbidden)
+
+
+def test_the_verb_says_what_it_cannot_do(radclipd: Radclipd, tmp_path: Path) -> None:
+    assert radclipd("worklist", "--json", "--csv", "-").returncode == 2
+    done = radclipd("worklist", "--n", "1", "--csv", str(tmp_path / "no" / "folder.csv"))
+    assert done.returncode == 1
+    assert "radclipd worklist --open --csv FILE" in done.stderr

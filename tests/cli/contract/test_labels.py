@@ -1,0 +1,104 @@
+"""`radclipd labels`, as it is typed, in real processes; what asks the database most, on both databases."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from adapters.catalog.catalog import SqlCatalog
+from adapters.label_csv.exporter import EXPORTED, TO_FILL_IN
+from tests.builders import documents as sr
+from tests.builders.dicom_files import file_of
+from tests.catalog.contract.test_catalog import add, film
+from tests.cli.contract.test_verbs import Radclipd, radclipd_on
+
+
+@pytest.fixture
+def radclipd(fresh_url: Callable[[str], str]) -> Radclipd:
+    return on(fresh_url("sqlite"))
+
+
+def on(url: str) -> Radclipd:
+    """The verbs on a catalog with three studies, of which two share an accession number."""
+    catalog = SqlCatalog(url)
+    for number, accession in enumerate(("A1", "A2", "A2"), 1):
+        add(catalog, film(study=f"1.{number}", sop=f"1.{number}.1", accession_number=accession))
+    catalog.dispose()
+    return radclipd_on(url)
+
+
+def test_a_day_of_two_readers(catalog_url: str, tmp_path: Path) -> None:
+    radclipd = on(catalog_url)
+    added = radclipd("labels", "add", "1.1", "Mass", "edema=absent", "--reader", "alice", "--asked-because", "random")
+    assert added.stdout == "2 statements on 1 studies added, 0 known already\n", added.stderr
+    assert "14 statements" in radclipd("labels", "add", "A1", "No Finding", "--reader", "bob").stdout
+    (conflict,) = json.loads(radclipd("labels", "conflicts", "--json").stdout)
+    assert (conflict["finding"], conflict["holds"], conflict["policy"]) == ("Mass", "absent", "newest")
+    assert conflict["votes"].startswith("alice: present (")
+    listed = json.loads(radclipd("labels", "list", "--study", "A1", "--finding", "mass", "--json").stdout)
+    assert [(row["reader"], row["state"]) for row in listed] == [("bob", "absent"), ("alice", "present")]
+    exported = radclipd("labels", "export").stdout
+    assert exported.splitlines()[0] == ",".join(EXPORTED)
+    (tmp_path / "out.csv").write_text(exported)
+    assert radclipd("labels", "import", str(tmp_path / "out.csv")).stdout == "0 statements on 1 studies added, 16 known already\n"
+    assert radclipd("labels", "revoke", str(listed[0]["id"]), "--reader", "bob").stdout == "1 statements withdrawn\n"
+    assert json.loads(radclipd("labels", "conflicts", "--json").stdout) == []
+    again = radclipd("labels", "revoke", str(listed[0]["id"]), "--reader", "bob")
+    assert (again.returncode, "does not stand" in again.stderr) == (1, True)
+    assert "revoked" in radclipd("labels", "list", "--all").stdout
+
+
+def test_a_bad_table_is_refused_row_by_row_and_nothing_is_taken(radclipd: Radclipd, tmp_path: Path) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text("study_instance_uid,accession_number,Mass\n1.1,,1\n,A2,1\n9.9,,perhaps\n")
+    done = radclipd("labels", "import", str(path), "--reader", "alice", "--json")
+    assert done.returncode == 1
+    faults = [(fault["file"], fault["row"], fault["column"], fault["value"]) for fault in json.loads(done.stdout)]
+    assert faults == [(str(path), 3, "accession_number", "A2"), (str(path), 4, "Mass", "perhaps")]
+    first, hint = done.stderr.splitlines()
+    assert first == "radclipd: 2 rows cannot be taken; nothing was imported"
+    assert hint == "hint: 2 studies have it: name the study by study_instance_uid"
+    assert json.loads(radclipd("labels", "list", "--json").stdout) == []
+    path.write_text("study_instance_uid,Mass,comment\n1.1,1,x\n1.2,,\n")
+    tried = radclipd("labels", "import", str(path), "--reader", "alice", "--dry-run")
+    assert tried.stdout == "1 statements on 1 studies would be added, 0 known already\n"
+    assert tried.stderr.splitlines() == ["columns not used: comment", "1 rows say nothing of any finding"]
+    assert json.loads(radclipd("labels", "list", "--json").stdout) == []
+
+
+def test_a_template_to_fill_in(radclipd: Radclipd) -> None:
+    header, row = csv.reader(io.StringIO(radclipd("labels", "template", "1.2").stdout))
+    assert (tuple(header), row[:3]) == (TO_FILL_IN, ["1.2", "A2", ""])
+    assert radclipd("labels", "template").stdout == ",".join(TO_FILL_IN) + "\n"
+    assert radclipd("labels", "template", "9.9").returncode == 1
+
+
+def test_slips_are_one_line_and_a_hint(radclipd: Radclipd, tmp_path: Path) -> None:
+    unknown = radclipd("labels", "add", "9.9", "Mass", "--reader", "alice")
+    assert (unknown.returncode, unknown.stderr.splitlines()[1][:5]) == (1, "hint:")
+    typo = radclipd("labels", "add", "1.1", "Pnuemonia", "--reader", "alice")
+    assert (typo.returncode, "did you mean Pneumonia?" in typo.stderr) == (2, True)
+    assert radclipd("labels", "add", "1.1", "Mass=perhaps", "--reader", "alice").returncode == 2
+    assert radclipd("labels", "add", "1.1", "Mass").returncode == 2
+    missing = radclipd("labels", "import", str(tmp_path / "none.csv"))
+    assert (missing.returncode, "No such file" in missing.stderr) == (1, True)
+
+
+def test_why_a_document_is_no_label(radclipd: Radclipd, tmp_path: Path) -> None:
+    path = tmp_path / "sr.dcm"
+    path.write_bytes(file_of(sr.report(*sr.device(), sr.code(sr.FINDING, sr.MASS))))
+    why = radclipd("labels", "explain", str(path))
+    assert (why.returncode, why.stderr.splitlines()[0]) == (
+        1,
+        "radclipd: no label in this document: is not verified, and its observer is a device",
+    )
+    path.write_bytes(file_of(sr.report(*sr.person(), sr.code(sr.FINDING, sr.MASS))))
+    (row,) = json.loads(radclipd("labels", "explain", str(path), "--json").stdout)
+    assert (row["finding"], row["state"], row["reader"]) == ("Mass", "present", "House^Gregory")
+    assert radclipd("labels", "explain", "9.9.9").returncode == 1
+    assert radclipd("labels", "reread").stdout == "0 documents will be read\n"

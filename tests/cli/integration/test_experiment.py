@@ -1,0 +1,124 @@
+"""The verbs of `radclipd experiment`, with the real ladder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from adapters.cli import app
+from models.ladder.registry import FROZEN
+from pipeline.errors import NoWeights, Refused
+from tests.builders import nih_folder, tiny
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("verbs")
+    nih_folder.collection(folder / "nih", 96)
+    tiny.base(folder / "base")
+    return folder
+
+
+def words(place: Path, out: Path, *more: str) -> list[str]:
+    where = ["--folder", str(place / "nih"), "--base", str(place / "base"), "--cache", str(place / "cache"), "--out", str(out)]
+    return ["experiment", "fewshot", "--data", "nih", *where, "--device", "cpu", "--bootstrap", "50", *more]
+
+
+def said(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_json_is_one_object_and_all_that_standard_output_has(place: Path, tmp_path: Path) -> None:
+    done = said(*words(place, tmp_path / "out", "--shots", "2,1", "--draws", "2", "--json"))
+    told = json.loads(done.stdout)
+    assert set(told["mean_auc"]) == {method.name for method in FROZEN}
+    assert set(told["mean_auc"]["stage-1"]) == {"1", "2"}
+    assert set(told["mean_auc"]["zero-shot"]["2"]) == {"mean", "sd", "lo", "hi"}
+    assert told["shots"] == [1, 2]
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["command"].startswith("radclipd experiment fewshot --out ")
+    assert "--shots 2,1 --draws 2" in manifest["command"]
+    assert "--json" not in manifest["command"]
+
+
+def test_a_table_for_people_and_the_reference_always_in_it(place: Path, tmp_path: Path) -> None:
+    done = said(*words(place, tmp_path / "out", "--methods", "gda", "--shots", "1", "--draws", "1"))
+    assert [line.split()[0] for line in done.stdout.splitlines() if " 0." in line] == ["zero-shot", "gda"]
+    assert "caution: " in done.stdout
+    assert f"report: {tmp_path / 'out' / 'report.html'}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [(["--shots", "1,x"], "whole numbers"), (["--shots", "0,1"], "none below 1"), (["--data", "lung"], "'lung'")],
+)
+def test_usage(more: list[str], says: str, place: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, words(place, tmp_path / "out", *more))
+    assert done.exit_code == 2
+    assert says in done.output
+
+
+def test_nih_needs_its_folder(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["experiment", "fewshot", "--data", "nih", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert "--folder" in done.output
+
+
+def test_an_unknown_method_is_refused_with_the_nearest(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="'stage1'") as refused:
+        said(*words(place, tmp_path / "out", "--methods", "stage1"))
+    assert "'stage-1'" in refused.value.hint
+
+
+def test_a_base_that_is_not_there_is_not_replaced(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "radclipd.toml").write_text(f'[model]\ndirectory = "{tmp_path}"\n[log]\nformat = "console"\n')
+    with pytest.raises(NoWeights, match="ViT-B-32/openai"):
+        said("--config", str(tmp_path / "radclipd.toml"), *words(place, tmp_path / "out", "--base", "ViT-B-32/openai"))
+
+
+def test_ctrl_c_leaves_what_the_same_command_goes_on_with(place: Path, tmp_path: Path) -> None:
+    more = ["--methods", "paper-head,tip-adapter-f", "--shots", "1,2", "--draws", "6"]
+    command = [sys.executable, "-m", "adapters.cli", *words(place, tmp_path / "out", *more)]
+    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "out" / "scores").glob("*.npz"))) < 2:
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 75
+    assert "interrupted; what is finished is kept" in told
+    assert "hint: the same command goes on" in told
+    assert "Traceback" not in told
+    kept = len(list((tmp_path / "out" / "scores").glob("*.npz")))
+    assert 2 <= kept < 25
+    said(*words(place, tmp_path / "out", *more))
+    said(*words(place, tmp_path / "whole", *more))
+    assert (tmp_path / "out" / "results.csv").read_bytes() == (tmp_path / "whole" / "results.csv").read_bytes()
+
+
+def test_a_contact_sheet_of_a_site(tmp_path: Path) -> None:
+    assert "nobody was X-rayed" in said("experiment", "phantoms", "--sheet", str(tmp_path / "sheet.png"), "--site", "east").stdout
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert min(sheet.size) > 600
+    unknown = CliRunner().invoke(app, ["experiment", "phantoms", "--sheet", str(tmp_path / "x.png"), "--site", "moon"])
+    assert unknown.exit_code == 2
+    assert "west" in unknown.output
+
+
+def test_nothing_heavy_is_imported_before_a_verb_runs() -> None:
+    script = "import sys, adapters.cli; print({'torch', 'sklearn', 'matplotlib', 'pyarrow', 'pydicom'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

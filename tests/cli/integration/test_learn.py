@@ -1,0 +1,148 @@
+"""`radclipd learn` and the verbs for versions as they are typed: real processes, real DICOM files, a tiny encoder, SQLite."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from adapters.app import compose
+from adapters.app.workers import build_posts
+from adapters.catalog import query
+from adapters.catalog.catalog import SqlCatalog
+from adapters.config import sections as configuration
+from adapters.config.sections import LearnConfig
+from adapters.ml import importer
+from adapters.storage.image_store import FileImageStore
+from adapters.storage.model_store import ModelStore
+from pipeline import learn, rescore
+from pipeline.domain import JobKind, JobState
+from pipeline.work import WorkPolicy, work_once
+from tests.builders import labelled_archive, tiny
+from tests.cli.contract.test_verbs import ROOT, Radclipd, radclipd_on
+
+
+@pytest.fixture
+def url(fresh_url: Callable[[str], str]) -> str:
+    return fresh_url("sqlite")
+
+
+@pytest.fixture
+def radclipd(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Radclipd:
+    """The verbs on an archive of sixteen films, of which every other shows an effusion, and an untrained tiny CLIP that serves."""
+    for key, folder in (("MODEL", "models"), ("STORAGE", "images"), ("PREFIX", "prefixes")):
+        monkeypatch.setenv(f"RADCLIPD_{key}__DIRECTORY", str(tmp_path / folder))
+    monkeypatch.setenv("RADCLIPD_LEARN__METHOD", "stage-1")
+    monkeypatch.setenv("RADCLIPD_LEARN__PROMOTE", "auto")
+    monkeypatch.setenv("RADCLIPD_MODEL__DEVICE", "cpu")
+    monkeypatch.setenv("RADCLIPD_SCORE__THREADS", "1")
+    catalog, store = SqlCatalog(url), ModelStore(tmp_path / "models")
+    (tmp_path / "models").mkdir()
+    base = importer.keep_untrained(store, str(tiny.config_file(tmp_path)), seed=0)
+    importer.register(catalog, store, base, threshold=0.5, band=0.05, serve=True)
+    labelled_archive.fill(catalog, FileImageStore(tmp_path / "images"))
+    catalog.dispose()
+    return radclipd_on(url)
+
+
+def test_a_version_is_learnt_promoted_and_taken_back(radclipd: Radclipd, url: str) -> None:
+    nothing = radclipd("learn", "--json")
+    assert (nothing.returncode, json.loads(nothing.stdout)) == (0, []), nothing.stderr
+    assert "nothing to learn: no study" in nothing.stderr
+    labelled_archive.label(url)
+    learnt = radclipd("learn", "--json")
+    assert learnt.returncode == 0, learnt.stderr
+    (row,) = json.loads(learnt.stdout)
+    assert (row["finding"], row["positives"], row["negatives"]) == ("Effusion", 8, 8)
+    assert row["auc"] > 0.9
+    listed = {row["number"]: row for row in json.loads(radclipd("versions", "--json").stdout)}
+    assert {number: row["state"] for number, row in listed.items()} == {1: "retired", 2: "serving"}, learnt.stderr
+    assert "mean AUC" in listed[2]["reason"]
+    assert "unchanged (version 2)" in radclipd("learn").stderr
+    card = json.loads(radclipd("versions", "2", "--json").stdout)
+    assert (card["name"], card["card"]["learning"]["films"]) == ("stage-1 untrained-tiny-0", 16)
+    assert "P1" not in json.dumps(card["card"])  # nor anything else of a patient
+    assert "Effusion" in radclipd("versions", "2").stdout
+    back = radclipd("rollback", "--because", "misses small effusions")
+    assert (back.returncode, back.stdout) == (0, "version 1 serves again: zero-shot untrained-tiny-0\n"), back.stderr
+    again = radclipd("promote", "2")
+    assert (again.returncode, again.stdout.startswith("version 2  stage-1 untrained-tiny-0  serving")) == (0, True), again.stderr
+    _, events = query.run(url, "select action, outcome, subject, detail, source from audit_events order by id")
+    told = [tuple(event)[:3] for event in events if event[0] != "model.import"]
+    assert told == [("learn", "done", "version 2"), ("rollback", "done", "version 1"), ("promote", "done", "version 2")]
+    assert events[-1][4].startswith("cli")
+
+
+def test_the_worker_gives_up_when_told_to_and_learns_at_its_next_start(radclipd: Radclipd, url: str, tmp_path: Path) -> None:
+    labelled_archive.label(url)
+    config = configuration.load(ROOT / "deploy/radclipd.toml")
+    config = config.model_copy(update={"catalog": config.catalog.model_copy(update={"url": url})})
+    catalog = SqlCatalog(url)
+    assert compose.build_call_to_learn(config.model_copy(update={"learn": LearnConfig(min_new_labels=16)}), catalog)()
+    stopped = True
+
+    def work() -> int:
+        (post,) = build_posts(config, catalog, ["learn"], over=lambda: stopped)
+        policy = WorkPolicy(retry_base_seconds=0.001, retry_cap_seconds=0.001)
+        return work_once(post, catalog=catalog, worker="w", policy=policy)
+
+    try:
+        assert work() == 1
+        with catalog.read() as tx:
+            assert tx.jobs.counts() == {(JobKind.LEARN, JobState.WAITING): 1}
+            assert len(tx.versions.all()) == 1
+        stopped = False
+        with ModelStore(tmp_path / "models").alone("learn"):  # `radclipd learn` on another terminal
+            work()
+            assert (busy := radclipd("learn")).returncode == 75
+            assert "another process is at work: learn" in busy.stderr
+        deadline = time.monotonic() + 30
+        while not work() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with catalog.read() as tx:
+            assert tx.jobs.counts() == {(JobKind.LEARN, JobState.DONE): 1}
+            assert [version.state.value for version in tx.versions.all()] == ["retired", "serving"]
+    finally:
+        catalog.dispose()
+
+
+def test_learning_rests_while_a_study_that_arrived_waits(radclipd: Radclipd, url: str) -> None:
+    """The score worker is played by what is done while learning rests."""
+    labelled_archive.label(url)
+    config = configuration.load(ROOT / "deploy/radclipd.toml")
+    config = config.model_copy(update={"catalog": config.catalog.model_copy(update={"url": url})})
+    catalog = SqlCatalog(url)
+    with catalog.begin() as tx:
+        tx.jobs.put(JobKind.LEARN, learn.ALL_LABELS)
+        tx.jobs.put(JobKind.SCORE, "1.2.0")
+        tx.jobs.put(JobKind.SCORE, "1.2.1", priority=rescore.PRIORITY)
+    rests: list[tuple[str, str]] = []
+
+    def rest(seconds: float) -> None:
+        with catalog.begin() as tx:
+            if rests:
+                (job,) = tx.jobs.claim([JobKind.SCORE], worker="scorer", lease_seconds=60)
+                tx.jobs.finish(job)
+            rests.append((job.subject if rests else "", query.run(url, "SELECT state FROM v_learning")[1][0][0]))
+
+    (post,) = build_posts(config, catalog, ["learn"], over=lambda: False, rest=rest)
+    try:
+        assert work_once(post, catalog=catalog, worker="w", policy=WorkPolicy()) == 1
+        assert rests == [("", "running"), ("1.2.0", "running")]
+        with catalog.read() as tx:
+            counts = tx.jobs.counts()
+        assert counts[JobKind.LEARN, JobState.DONE] == 1
+        assert counts[JobKind.SCORE, JobState.WAITING] == 1  # of the archive
+    finally:
+        catalog.dispose()
+
+
+def test_slips_are_one_line_and_a_hint(radclipd: Radclipd) -> None:
+    for verb in (("promote", "9"), ("promote", "1"), ("reject", "1", "--because", "x"), ("rollback",), ("versions", "9")):
+        done = radclipd(*verb)
+        assert done.returncode == 1, verb
+        assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["radclipd", "hint"], done.stderr
+    assert radclipd("reject", "1", "--because", " ").returncode == 2

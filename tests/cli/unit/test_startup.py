@@ -1,0 +1,179 @@
+"""Verbs that need no torch never import it: each is run, in a process in which torch cannot be imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from adapters.catalog.catalog import SqlCatalog
+from adapters.cli import app
+from adapters.demo.loopback import free_ports
+from adapters.storage.image_store import FileImageStore
+from tests.builders.dicom_files import file_of, sr
+from tests.deploy.contract.test_cookbook import a_report, fill
+
+ROOT = Path(__file__).parents[3]
+FREE: tuple[tuple[str, ...], ...] = (
+    ("db", "current"),
+    ("db", "upgrade"),
+    ("db", "tidy"),
+    ("check", "--configuration"),
+    ("query", "select * from v_studies"),
+    ("studies",),
+    ("jobs",),
+    ("quarantine", "list"),
+    ("quarantine", "retry", "--all"),
+    ("reports", "list"),
+    ("reports", "show", "2.25.2"),
+    ("resend", "1.4"),
+    ("labels", "add", "1.4", "Mass", "--reader", "alice"),
+    ("labels", "template", "1.4"),
+    ("labels", "import", "labels.csv", "--reader", "alice"),
+    ("labels", "list"),
+    ("labels", "conflicts"),
+    ("labels", "export"),
+    ("labels", "revoke", "1", "--reader", "alice"),
+    ("labels", "explain", "2.25.9"),  # refused: not there; the reader of documents is loaded before
+    ("labels", "reread"),
+    ("worklist",),
+    ("versions",),
+    ("versions", "1"),
+    ("promote", "9"),  # refused: there is none
+    ("rollback",),  # refused: none served before
+    ("reject", "1", "--because", "why"),  # refused: it serves
+    ("model", "list"),
+    ("backfill", "--folder", "."),  # itself is no verb of the list below: it has verbs of its own
+    ("backfill", "status"),
+    ("experiment", "phantoms", "--sheet", "sheet.png"),
+    ("listen",),
+    ("dispatch",),
+    ("work", "report"),
+)
+"""In this order. The last three run until they are told to stop."""
+REFUSED = {"explain", "promote", "rollback", "reject"}
+LOADS_TORCH = {
+    "backfill score",
+    "check",  # tries the model and the device; only --configuration is without
+    "demo",
+    "experiment fewshot",
+    "experiment nih-to-dicom",
+    "experiment pretrain-demo",
+    "experiment worklist",
+    "learn",
+    "model demo",
+    "model fetch",
+    "model import",
+    "model untrained",
+    "run",  # itself without; its children load what they need
+    "work",  # to score or to learn
+}
+
+RUN = """
+import contextlib, io, json, os, signal, sys, threading, time
+for name in ("torch", "torchvision", "open_clip"):
+    sys.modules[name] = None  # to import it is an ImportError
+from adapters.cli import main
+import adapters.app.run
+
+def stop():
+    while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+outcomes = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["radclipd", *arguments]
+    if arguments[0] in ("listen", "dispatch", "work"):
+        threading.Thread(target=stop, daemon=True).start()
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            main()
+        outcomes.append([0, ""])
+    except SystemExit as ended:
+        outcomes.append([ended.code or 0, said.getvalue()])
+    except Exception as error:
+        outcomes.append([-1, f"{type(error).__name__}: {error}"])
+print(json.dumps(outcomes))
+"""
+
+
+def run_all(verbs: Sequence[Sequence[str]], cwd: Path, settings: dict[str, str]) -> list[tuple[int, str]]:
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, json.dumps(verbs)],
+        cwd=cwd,
+        env={**os.environ, **settings, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return [(code, said) for code, said in json.loads(done.stdout.splitlines()[-1])]
+
+
+def test_they_run_where_torch_cannot_be_imported(tmp_path: Path, sqlite_template: Path) -> None:
+    (tmp_path / "catalog.db").write_bytes(sqlite_template.read_bytes())
+    url, store = f"sqlite:///{tmp_path / 'catalog.db'}", FileImageStore(tmp_path / "images")
+    fill(url)
+    catalog = SqlCatalog(url)
+    with catalog.begin() as tx:
+        tx.reports.open(a_report("2.25.2", revision=2))
+        tx.reports.built("2.25.2", store.write(file_of(sr())))
+    catalog.dispose()
+    (tmp_path / "labels.csv").write_text("study_instance_uid,Mass\n1.4,present\n")
+    (port,) = free_ports(1)
+    settings = {
+        "RADCLIPD_CONFIG": str(ROOT / "deploy/radclipd.toml"),
+        "RADCLIPD_CATALOG__URL": url,
+        "RADCLIPD_STORAGE__DIRECTORY": str(tmp_path / "images"),
+        "RADCLIPD_MODEL__DIRECTORY": str(tmp_path / "models"),
+        "RADCLIPD_LISTENER__HOST": "127.0.0.1",
+        "RADCLIPD_LISTENER__PORT": str(port),
+    }
+    outcomes = run_all(FREE, tmp_path, settings)
+    told = {" ".join(verb): outcome for verb, outcome in zip(FREE, outcomes, strict=True)}
+    wrong = {verb: outcome for verb, outcome in told.items() if outcome[0] != int(bool(REFUSED & set(verb.split())))}
+    assert not wrong
+
+
+def test_the_ban_works(tmp_path: Path) -> None:
+    """A verb that needs torch fails under it: what passes above has not imported it."""
+    ((code, said),) = run_all([("model", "demo")], tmp_path, {"RADCLIPD_CONFIG": str(ROOT / "deploy/radclipd.toml")})
+    assert code == -1
+    assert "torch" in said
+
+
+def verbs_of(command: Any, above: tuple[str, ...] = ()) -> Iterator[str]:
+    for name, below in getattr(command, "commands", {}).items():
+        yield from verbs_of(below, (*above, name)) if getattr(below, "commands", None) else [" ".join((*above, name))]
+
+
+def test_of_every_verb_it_is_known_whether_it_loads_torch() -> None:
+    """A verb that this test does not know belongs in FREE, or, where it needs torch, in LOADS_TORCH."""
+    known = {tuple(verb.split()) for verb in verbs_of(typer.main.get_command(app))}
+    free = {verb for verb in known if any(run[: len(verb)] == verb for run in FREE)}
+    assert known - free == {tuple(verb.split()) for verb in LOADS_TORCH} - free
+    assert len(free) > 25
+
+
+@pytest.mark.parametrize("verb", [(), ("labels",), ("query",)])
+def test_help_loads_nothing_heavy(verb: tuple[str, ...]) -> None:
+    code = (
+        "import sys\nfrom adapters.cli import main\n"
+        f"sys.argv = ['radclipd', *{verb!r}, '--help']\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    pass\n"
+        "print(sorted({'torch', 'sqlalchemy', 'pydicom', 'pynetdicom', 'numpy', 'highdicom', 'structlog'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"

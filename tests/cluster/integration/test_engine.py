@@ -1,0 +1,246 @@
+"""The archive scored on several Ray nodes of this host: same results as the queue, whatever is lost on the way."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from adapters.app import compose
+from adapters.app.workers import score_post_and_fill
+from adapters.catalog import schema
+from adapters.catalog.catalog import SqlCatalog
+from adapters.cluster import engine
+from adapters.cluster.engine import ClusterSettings, score_archive
+from adapters.config import sections as configuration
+from adapters.config.sections import CatalogConfig, Config
+from adapters.dicom.image import part10
+from adapters.ml import importer
+from adapters.storage.model_store import ModelStore
+from pipeline import settle, work
+from pipeline.domain import FINDINGS, Sender, VersionState
+from pipeline.errors import ConfigurationError, NoWeights, TryAgain
+from pipeline.receive import receive
+from tests.builders import peers, tiny
+from tests.builders.dicom_files import dx, file_of
+from tests.builders.fakes import a_version
+from tests.builders.installation import Installation, kill, wait_for
+from tests.builders.postgres import Cluster
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")  # Ray sets what it deprecates itself
+os.environ.update(engine.QUIET | engine.OF_ONE_HOST)  # before Ray is imported, by whichever test
+STUDIES = 60
+NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": engine.LEAST_STORE, "node_ip_address": engine.LOOPBACK}
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """A head and two more nodes, one core each, on the loopback."""
+    if importlib.util.find_spec("ray") is None:
+        peers.absent("Ray is not installed (pip install radclipd[scale])")
+    import ray
+    from ray.cluster_utils import Cluster as RayCluster
+
+    running: Any = RayCluster(initialize_head=True, head_node_args=NODE | {"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        running.add_node(**NODE)
+    yield running
+    ray.shutdown()  # whoever is still connected to the cluster cannot take it down
+    running.shutdown()
+
+
+@pytest.fixture(scope="module")
+def films() -> list[bytes]:
+    """A film of each of many studies, the last of which cannot be read."""
+    made = [file_of(dx(rows=24 + number % 7, columns=20)) for number in range(STUDIES - 1)]
+    broken = dx()
+    broken.PixelData = b"\0\0"
+    return [*made, file_of(broken)]
+
+
+class Hospital:
+    """An installation whose films have arrived and settled, and wait for their scores."""
+
+    def __init__(self, folder: Path, url: str, films: list[bytes]) -> None:
+        folder.mkdir()
+        self.place = Installation(folder, url, prefix={"limit": "16MiB"})
+        schema.upgrade(self.place.url)
+        self.config: Config = configuration.load(self.place.config)
+        self.catalog: SqlCatalog = compose.open_catalog(self.config)
+        self._serve(folder / "models")
+        images, policy = compose.open_image_store(self.config), compose.receive_policy(self.config)
+        for film in films:
+            header = part10.read_header(*part10.split_file(film))
+            receive(header, film, Sender("A", "", ""), catalog=self.catalog, images=images, policy=policy)
+        quiet = settle.SettlePolicy(quiet_seconds=0, settle_on_release=False, chest=compose.chest_policy(self.config))
+        settle.settle(catalog=self.catalog, archive=None, policy=quiet)
+
+    def _serve(self, models: Path) -> None:
+        models.mkdir()
+        store = ModelStore(models)
+        base = importer.keep_untrained(store, str(tiny.config_file(models)), seed=1)
+        importer.register(self.catalog, store, base, threshold=0.5, band=0.05, serve=True)
+
+    def settings(self, **changes: Any) -> ClusterSettings:
+        return ClusterSettings(**{"config": self.place.config, "block": 4, **changes})
+
+    def predictions(self) -> dict[str, tuple[list[float], list[str]]]:
+        """StudyInstanceUID -> probabilities and decisions."""
+        with self.catalog.read() as tx:
+            studies = tx.studies.numbered(range(1, tx.studies.highest() + 1))
+            found = {uid: tx.scores.predictions(uid, 1) for uid in studies}
+        return {uid: ([p.probability for p in said], [p.decision.value for p in said]) for uid, said in found.items() if said}
+
+    def scored(self) -> int:
+        return int(self.place.rows("SELECT count(DISTINCT study_instance_uid) AS n FROM v_predictions")[0]["n"])
+
+    def twice(self) -> list[dict[str, Any]]:
+        """Studies that were committed more than once, or jobs that are still open."""
+        revised = self.place.rows("SELECT study_instance_uid FROM v_studies WHERE revision > 1")
+        return revised + self.place.rows("SELECT id, state FROM v_jobs WHERE kind = 'score' AND state IN ('waiting', 'running')")
+
+
+@pytest.fixture(scope="module")
+def by_queue(tmp_path_factory: pytest.TempPathFactory, films: list[bytes]) -> dict[str, tuple[list[float], list[str]]]:
+    """What a single machine, working off the queue, makes of the films."""
+    alone = Hospital(tmp_path_factory.mktemp("alone") / "queue", "", films)
+    post, _ = score_post_and_fill(alone.config, alone.catalog)
+    while work.work_once(post, catalog=alone.catalog, worker="w", policy=compose.work_policy(alone.config)):
+        pass
+    post.close()
+    found = alone.predictions()
+    alone.catalog.dispose()
+    assert len(found) == STUDIES - 1
+    return found
+
+
+@pytest.fixture
+def hospital(tmp_path: Path, cluster: Cluster, films: list[bytes]) -> Iterator[Hospital]:
+    """On PostgreSQL, as several hosts would have it."""
+    made = Hospital(tmp_path / "cluster", cluster.upgraded(), films)
+    yield made
+    made.catalog.dispose()
+
+
+def same(found: dict[str, tuple[list[float], list[str]]], wanted: dict[str, tuple[list[float], list[str]]]) -> None:
+    assert found.keys() == wanted.keys()
+    for uid, (probabilities, decisions) in wanted.items():
+        np.testing.assert_allclose(found[uid][0], probabilities, atol=1e-5)
+        assert (len(found[uid][0]), found[uid][1]) == (len(FINDINGS), decisions)
+
+
+@pytest.mark.postgres
+def test_a_lost_node_costs_nothing_but_time(nodes: Any, hospital: Hospital, by_queue: Any) -> None:
+    """The results are those of the queue; the film that cannot be read is in quarantine, as there."""
+    lost: list[Any] = []
+
+    def watch(_what: str, done: int, _total: int) -> None:
+        if done >= 2 and not lost:
+            lost.append(sorted(nodes.worker_nodes, key=lambda node: node.node_id)[0])
+            nodes.remove_node(lost[0], allow_graceful=False)
+
+    jobs = score_archive(hospital.config, hospital.settings(address=nodes.address), catalog=hospital.catalog, watch=watch)
+    assert lost
+    assert 0 < jobs <= STUDIES
+    same(hospital.predictions(), by_queue)
+    assert hospital.twice() == []
+    quarantined = hospital.place.rows("SELECT kind FROM v_jobs WHERE state = 'quarantined'")
+    assert quarantined == [{"kind": "score"}]
+    assert (
+        score_archive(hospital.config, hospital.settings(address=nodes.address), catalog=hospital.catalog, watch=lambda *_: None)
+        == 0
+    )
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
+    with (
+        pytest.raises(TryAgain, match="cannot be reached"),
+        engine._connected(ClusterSettings(config=Path("/c"), address="127.0.0.1:9")),
+    ):
+        pass
+
+
+@dataclass
+class Machines:
+    """What Ray tells of a cluster."""
+
+    resources: list[dict[str, float]]
+    hosts: list[str] = field(default_factory=lambda: ["10.0.0.1"])
+
+    def nodes(self) -> list[dict[str, Any]]:
+        hosts = itertools.cycle(self.hosts)
+        return [{"Alive": True, "Resources": resources, "NodeManagerAddress": next(hosts)} for resources in self.resources]
+
+
+@pytest.mark.parametrize(
+    ("settings", "most", "takes"),
+    [
+        ({}, 3, {"num_cpus": 8.0}),  # one of 8 cores has one, one of 16 two
+        ({"cores": 4}, 6, {"num_cpus": 4.0}),
+        ({"cores": 4, "workers": 2}, 2, {"num_cpus": 4.0}),
+        ({"gpu": True}, 4, {"num_gpus": 1.0, "num_cpus": 1.0}),
+    ],
+)
+def test_workers_are_one_a_card_or_one_for_so_many_cores(settings: dict[str, Any], most: int, takes: dict[str, float]) -> None:
+    machines = Machines([{"CPU": 8, "GPU": 4}, {"CPU": 16}, {}])
+    pool, found = engine._workers(machines, ClusterSettings(config=Path("/c"), **settings))
+    assert (pool.min_size, pool.max_size, found) == (1, most, takes)
+
+
+@pytest.mark.parametrize("resources", [[{}], [{"CPU": 2}]])
+def test_a_cluster_without_room_says_so(resources: list[dict[str, float]]) -> None:
+    with pytest.raises(ConfigurationError, match="cores"):
+        engine._workers(Machines(resources), ClusterSettings(config=Path("/c"), cores=4))
+
+
+def test_sqlite_serves_no_second_host() -> None:
+    two = Machines([{"CPU": 1}, {"CPU": 1}], hosts=["10.0.0.1", "10.0.0.2"])
+    with pytest.raises(ConfigurationError, match="SQLite"):
+        engine._require_shared_catalog(two, Config(catalog=CatalogConfig(url="sqlite:////c.db")))
+    engine._require_shared_catalog(two, Config(catalog=CatalogConfig(url="postgresql://h/c")))
+    engine._require_shared_catalog(Machines([{}, {}]), Config(catalog=CatalogConfig(url="sqlite:////c.db")))
+
+
+@pytest.mark.postgres
+@pytest.mark.slow
+def test_what_stops_a_machine_is_told_as_it_was(nodes: Any, hospital: Hospital) -> None:
+    with hospital.catalog.begin() as tx:
+        tx.versions.add(a_version(2, VersionState.CANDIDATE))
+        tx.versions.serve(2)  # of which there are no files
+        tx.versions.put_state(1, VersionState.REJECTED, reason="a test")
+    with pytest.raises(NoWeights) as told:
+        score_archive(hospital.config, hospital.settings(address=nodes.address), catalog=hospital.catalog, watch=lambda *_: None)
+    assert told.value.hint
+
+
+@pytest.mark.postgres
+@pytest.mark.slow
+def test_a_lost_driver_leaves_what_was_done_and_the_next_one_goes_on(nodes: Any, hospital: Hospital, by_queue: Any) -> None:
+    driver = hospital.place.start("backfill", "score", "--engine", "ray", "--address", nodes.address)
+    wait_for(lambda: 0 < hospital.scored() < STUDIES - 1, 120, hospital.place.told)
+    kill(driver.pid)
+    driver.wait(20)
+    told = hospital.place.run("backfill", "score", "--engine", "ray", "--address", nodes.address).stdout
+    assert "studies scored" in told
+    same(hospital.predictions(), by_queue)
+    assert hospital.twice() == []
+
+
+@pytest.mark.postgres
+@pytest.mark.slow
+def test_two_workers_of_the_queue_share_what_there_is(hospital: Hospital, by_queue: Any) -> None:
+    """The other engine: as many workers as there are machines, at the queue of one PostgreSQL."""
+    workers = [hospital.place.start("work", "score") for _ in range(2)]
+    wait_for(lambda: hospital.scored() == STUDIES - 1, 120, hospital.place.told)
+    for worker in workers:
+        worker.terminate()
+        assert worker.wait(30) == 0
+    same(hospital.predictions(), by_queue)
+    assert hospital.twice() == []

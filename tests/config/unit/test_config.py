@@ -1,0 +1,218 @@
+"""What a configuration file says is what the daemon does, and a slip in it is one line that names the remedy."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from adapters.config.sections import Config, described, load, sections
+from pipeline.errors import CannotStart, ConfigurationError
+
+REFERENCE = Path(__file__).resolve().parents[3] / "deploy" / "radclipd.toml"
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [*os.environ]:
+        if name.upper().startswith("RADCLIPD_") or name == "CREDENTIALS_DIRECTORY":
+            monkeypatch.delenv(name)
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "radclipd.toml"
+    path.write_text(text)
+    return path
+
+
+def refusal(path: Path) -> ConfigurationError:
+    with pytest.raises(ConfigurationError) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+    assert "\n" not in caught.value.hint
+    assert caught.value.hint
+    assert isinstance(caught.value, CannotStart)
+    return caught.value
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
+    config = load(written(tmp_path, ""))
+    assert config.listener.port == 11112
+    assert config.listener.calling_ae_titles == ("ORTHANC",)
+    assert config.storage.minimum_free == 2 * 1024**3
+    assert config.study.quiet_seconds == 60
+
+
+def test_the_reference_file_is_the_defaults_and_lists_every_key() -> None:
+    tables = tomllib.loads(REFERENCE.read_text())
+    assert [f"{table}.{key}" for table, keys in tables.items() for key in keys] == list(described())
+    assert load(REFERENCE) == Config()
+
+
+def test_the_reference_file_explains_each_key_with_one_comment() -> None:
+    lines = REFERENCE.read_text().splitlines()
+    comments, table = {}, ""
+    for above, line in zip(["", *lines], lines, strict=False):
+        if header := re.fullmatch(r"\[(\w+)\]", line):
+            table = header[1]
+        elif key := re.match(r"(\w+) = ", line):
+            comments[f"{table}.{key[1]}"] = above
+    assert comments == {key: f"# {text}" for key, text in described().items()}
+
+
+def test_a_file_overrides_defaults_and_the_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RADCLIPD_LISTENER__PORT", "104")
+    monkeypatch.setenv("RADCLIPD_LISTENER__CALLING_AE_TITLES", "PACS, GATE WAY")
+    monkeypatch.setenv("RADCLIPD_LISTENER__CALLED_AE_TITLES", '["*"]')
+    config = load(written(tmp_path, '[listener]\nport = 4000\nae_title = "AI"\n[storage]\nminimum_free = "500MB"\n'))
+    assert config.listener.port == 104
+    assert config.listener.ae_title == "AI"
+    assert config.listener.calling_ae_titles == ("PACS", "GATE WAY")
+    assert config.listener.called_ae_titles == ("*",)
+    assert config.storage.minimum_free == 500_000_000
+
+
+def test_a_section_is_frozen() -> None:
+    config = Config()
+    with pytest.raises(ValidationError):
+        config.listener.port = 1
+    assert set(sections()) == set(Config.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "nearest"),
+    [
+        ("[listener]\nprot = 1\n", 2, "listener.prot", "listener.port"),
+        ("[listener]\n\nquiet_seconds = 1\n", 3, "listener.quiet_seconds", "study.quiet_seconds"),
+        ("[scor]\nbatch_size = 1\n", 1, "[scor]", "[score]"),
+        ("port = 1\n", 1, "port", "listener.port"),
+        ("archive.hosts = 'x'\n", 1, "archive.hosts", "archive.host"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_line_and_the_nearest_key(
+    tmp_path: Path, text: str, line: int, key: str, nearest: str
+) -> None:
+    path = written(tmp_path, text)
+    error = refusal(path)
+    assert f"{path}, line {line}: {key} is not a" in str(error)
+    assert "did you mean" in str(error)
+    assert nearest in str(error).partition("did you mean")[2]
+    assert nearest in error.hint
+
+
+def test_an_unknown_key_like_no_other_is_to_be_removed(tmp_path: Path) -> None:
+    error = refusal(written(tmp_path, "[work]\nzzzzzz = 1\n"))
+    assert "did you mean" not in str(error)
+    assert "remove it" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("section", "line"),
+    [
+        ("listener", "port = 0"),
+        ("listener", 'port = "many"'),
+        ("listener", "port = true"),
+        ("listener", 'ae_title = "SEVENTEEN LETTERS"'),
+        ("listener", "ae_title = 'BACK\\SLASH'"),
+        ("listener", "calling_ae_titles = []"),
+        ("listener", "maximum_pdu = 100"),
+        ("listener", 'other_storage = "maybe"'),
+        ("archive", 'host = ""'),
+        ("storage", 'minimum_free = "lots"'),
+        ("storage", 'directory = "images"'),
+        ("model", 'device = "gpu"'),
+        ("score", "threshold = 1.5"),
+        ("work", "poll_seconds = nan"),
+        ("report", 'uid_root = "1.02.3"'),
+        ("labels", 'policy = "loudest"'),
+        ("labels", 'accept_sr = "yes"'),
+        ("labels", 'key_object_titles = { "113000" = "Mass" }'),
+        ("labels", 'key_object_titles = { "113000,DCM" = "Tumor" }'),
+        ("work", "lease_seconds = 0"),
+        ("log", 'level = "loud"'),
+    ],
+)
+def test_a_bad_value_is_named_with_line_key_and_meaning(tmp_path: Path, section: str, line: str) -> None:
+    path = written(tmp_path, f"# a comment\n[{section}]\n{line}\n")
+    error = refusal(path)
+    key = f"{section}.{line.partition(' ')[0]}"
+    assert str(error).startswith(f"{path}, line 3: {key} = ")
+    assert error.hint == f"{key}: {described()[key]}"
+
+
+def test_adjudication_without_an_adjudicator_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, '[labels]\npolicy = "adjudicator"\n')
+    assert 'labels.adjudicators = (): policy = "adjudicator" needs a name here' in str(refusal(path))
+    monkeypatch.setenv("RADCLIPD_LABELS__ADJUDICATORS", "zoe, bob")
+    monkeypatch.setenv("RADCLIPD_LABELS__KEY_OBJECT_TITLES", '{"113000,DCM": "Mass=present, Edema=absent"}')
+    found = load(path).labels
+    assert (found.adjudicators, found.key_object_titles) == (("zoe", "bob"), {"113000,DCM": "Mass=present, Edema=absent"})
+
+
+def test_several_slips_are_counted_and_named(tmp_path: Path) -> None:
+    error = refusal(written(tmp_path, "[listener]\nport = 0\nprot = 1\n[log]\nlevel = 3\n"))
+    assert "listener.port" in str(error)
+    assert "(and 2 more: listener.prot, log.level)" in str(error)
+
+
+def test_a_value_in_place_of_a_table_is_refused(tmp_path: Path) -> None:
+    assert "archive is a table" in str(refusal(written(tmp_path, "archive = 3\n")))
+
+
+def test_a_slip_in_the_environment_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RADCLIPD_LISTENER__PORT", "ninety")
+    assert str(refusal(written(tmp_path, ""))).startswith("environment variable RADCLIPD_LISTENER__PORT: listener.port = 'ninety'")
+
+
+def test_an_unknown_section_in_the_environment_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RADCLIPD_LISTNER__PORT", "1")
+    assert "RADCLIPD_LISTENER__" in str(refusal(written(tmp_path, "")))
+
+
+def test_text_that_is_no_toml_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = written(tmp_path, "[listener]\nport 104\n")
+    error = refusal(path)
+    assert str(path) in str(error)
+    assert "line 2" in str(error)
+
+
+def test_a_missing_or_unreadable_file_is_refused(tmp_path: Path) -> None:
+    assert "no such file" in str(refusal(tmp_path / "none.toml"))
+    assert str(tmp_path) in str(refusal(tmp_path))
+    path = tmp_path / "latin.toml"
+    path.write_bytes(b"# \xe9\n")
+    assert "UTF-8" in str(refusal(path))
+
+
+def test_the_file_is_the_one_that_the_environment_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RADCLIPD_CONFIG", str(written(tmp_path, "[listener]\nport = 104\n")))
+    assert load().listener.port == 104
+
+
+def test_the_database_url_may_come_from_a_secret_file(tmp_path: Path) -> None:
+    secret = tmp_path / "url"
+    secret.write_text("postgresql+psycopg://radclipd:hush@db/radclipd\n")
+    config = load(written(tmp_path, f'[catalog]\nurl_file = "{secret}"\n'))
+    assert config.catalog.url == "postgresql+psycopg://radclipd:hush@db/radclipd"
+    assert "hush" not in repr(config)
+
+
+def test_the_database_url_may_be_a_systemd_credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, '[catalog]\nurl_file = "catalog-url"\n')
+    assert "LoadCredential=catalog-url" in refusal(path).hint
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert "cannot read" in str(refusal(path))
+    (tmp_path / "catalog-url").write_text("sqlite:////srv/catalog.db\n")
+    assert load(path).catalog.url == "sqlite:////srv/catalog.db"
+
+
+def test_no_error_shows_a_database_password(tmp_path: Path) -> None:
+    secret = tmp_path / "url"
+    secret.write_text("mysql://radclipd:hush@db/radclipd")
+    for text in (f'url_file = "{secret}"', 'url = "mysql://radclipd:hush@db/radclipd"'):
+        error = refusal(written(tmp_path, f"[catalog]\n{text}\n"))
+        assert "hush" not in f"{error} {error.hint}"

@@ -1,0 +1,234 @@
+"""A real Orthanc with our script: what it forwards, what it does not, and that it does not give up."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.uid import ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation, generate_uid
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
+from pynetdicom.sop_class import Comprehensive3DSRStorage, Verification  # type: ignore[attr-defined]  # made at run time
+
+from adapters.demo.loopback import LOOPBACK, free_ports
+from adapters.demo.orthanc import OrthancServer, program
+from adapters.simulator import scanner
+from tests.builders import peers
+
+pytestmark = pytest.mark.orthanc
+PATIENCE = 25.0
+
+
+class Receiver:
+    """A small storage SCP in radclipd's place: keeps what it gets; answers `status`."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.received: list[str] = []
+        self.modalities: list[str] = []
+        self.status = 0x0000
+        self._lock = threading.Lock()
+        self._server: object = None
+
+    def start(self) -> None:
+        entity = AE("RADCLIPD")
+        entity.add_supported_context(Verification)
+        for sop_class in (ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation, Comprehensive3DSRStorage):
+            entity.add_supported_context(sop_class, ALL_TRANSFER_SYNTAXES)
+        self._server = entity.start_server((LOOPBACK, self.port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)])
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()  # type: ignore[attr-defined]  # pynetdicom ships no types
+            self._server = None
+
+    def _store(self, event: evt.Event) -> int:
+        with self._lock:
+            self.received.append(str(event.dataset.SOPInstanceUID))
+            self.modalities.append(str(event.dataset.Modality))
+        return self.status
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    running = Receiver(free_ports(1)[0])
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def orthanc(tmp_path: Path, receiver: Receiver) -> Iterator[OrthancServer]:
+    if program() is None:
+        peers.absent("Orthanc is not installed (Debian package orthanc)")
+    impatient = {"ExecuteLuaEnabled": True, "Radclipd": {"FirstWait": 1, "LongestWait": 1, "MostRefusals": 4}}
+    with OrthancServer(tmp_path / "orthanc", radclipd_port=receiver.port, changes=impatient) as server:
+        yield server
+
+
+def until(true: Callable[[], bool], patience: float = PATIENCE) -> bool:
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        if true():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def film(number: int = 1, **technique: object) -> scanner.Examination:
+    who = scanner.patient(number, seed=5)
+    return scanner.examine(who, [scanner.Technique(**technique)], seed=5, size=(64, 64))  # type: ignore[arg-type]  # keywords are tried out
+
+
+def elements(content: bytes) -> pydicom.Dataset:
+    return pydicom.dcmread(io.BytesIO(content))
+
+
+def own_report(content: bytes) -> bytes:
+    return document(content)
+
+
+def document(content: bytes, *, modality: str = "SR", maker: str = "radclipd") -> bytes:
+    """A document in the study of this image."""
+    image = elements(content)
+    report = pydicom.Dataset()
+    for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "StudyDate", "AccessionNumber"):
+        setattr(report, keyword, image[keyword].value)
+    report.SOPClassUID, report.SOPInstanceUID, report.SeriesInstanceUID = Comprehensive3DSRStorage, generate_uid(), generate_uid()
+    report.Modality, report.ManufacturerModelName = modality, maker
+    report.file_meta = pydicom.dataset.FileMetaDataset()
+    report.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, report, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def send(orthanc: OrthancServer, examination: scanner.Examination) -> None:
+    for scan in examination.scans:
+        orthanc.upload(scan.content)
+
+
+def image_uids(examination: scanner.Examination) -> list[str]:
+    return [str(elements(scan.content).SOPInstanceUID) for scan in examination.scans]
+
+
+def quiet(orthanc: OrthancServer, receiver: Receiver) -> list[str]:
+    """What has been received by when two stable ages have passed with nothing running."""
+    time.sleep(3)
+    assert until(lambda: not [job for job in orthanc.get("/jobs?expand") if job["State"] in ("Pending", "Running")])
+    return list(receiver.received)
+
+
+def test_a_stable_study_is_forwarded_once_and_its_report_sends_nothing(orthanc: OrthancServer, receiver: Receiver) -> None:
+    receiver.start()
+    examination = film()
+    send(orthanc, examination)
+    assert until(lambda: receiver.received == image_uids(examination))
+    orthanc.upload(own_report(examination.scans[0].content))
+    assert quiet(orthanc, receiver) == image_uids(examination)
+    assert orthanc.count() == 2
+    assert len(orthanc.instances(examination.study_instance_uid, "SR")) == 1
+
+
+def test_readers_documents_follow_the_films_of_their_study(orthanc: OrthancServer, receiver: Receiver) -> None:
+    receiver.start()
+    examination, other = film(1), film(2)
+    content = examination.scans[0].content
+    documents = [document(content, modality=modality, maker="Reading Station") for modality in ("SR", "KO")]
+    for each in (*documents, own_report(content), document(other.scans[0].content, maker="CT Station")):
+        orthanc.upload(each)
+    send(orthanc, examination)
+    expected = image_uids(examination) + [str(elements(each).SOPInstanceUID) for each in documents]
+    assert until(lambda: len(receiver.received) >= 3)
+    received = quiet(orthanc, receiver)
+    assert received[0] == expected[0]
+    assert sorted(received) == sorted(expected)  # nothing of ours, and nothing of a study without films
+
+
+def test_a_late_image_goes_alone(orthanc: OrthancServer, receiver: Receiver) -> None:
+    receiver.start()
+    both = scanner.examine(scanner.patient(1, seed=5), [scanner.Technique(), scanner.Technique(view="LL")], seed=5, size=(64, 64))
+    first, second = image_uids(both)
+    orthanc.upload(both.scans[0].content)
+    assert until(lambda: receiver.received == [first])
+    orthanc.upload(both.scans[1].content)
+    assert until(lambda: receiver.received == [first, second])
+    assert quiet(orthanc, receiver) == [first, second]
+
+
+def test_what_is_no_radiograph_stays(orthanc: OrthancServer, receiver: Receiver) -> None:
+    receiver.start()
+    image = elements(film().scans[0].content)
+    image.Modality = "OT"
+    image.StudyInstanceUID = generate_uid()
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, image, enforce_file_format=True)
+    orthanc.upload(buffer.getvalue())
+    orthanc.upload(own_report(film().scans[0].content))
+    assert quiet(orthanc, receiver) == []
+
+
+def test_what_failed_is_sent_again_when_radclipd_is_there(orthanc: OrthancServer, receiver: Receiver) -> None:
+    one, two = film(1), film(2)
+    send(orthanc, one)
+    send(orthanc, two)
+    assert until(lambda: [job["State"] for job in orthanc.get("/jobs?expand")] == ["Failure", "Failure"])
+    receiver.start()
+    assert until(lambda: sorted(receiver.received) == sorted(image_uids(one) + image_uids(two)))
+    assert len(quiet(orthanc, receiver)) == 2
+
+
+def test_a_restarted_orthanc_finishes_what_it_had_begun(orthanc: OrthancServer, receiver: Receiver) -> None:
+    examination = film()
+    send(orthanc, examination)
+    assert until(lambda: any(job["State"] == "Failure" for job in orthanc.get("/jobs?expand")))
+    orthanc.stop()
+    receiver.start()
+    orthanc.start()
+    assert until(lambda: image_uids(examination)[0] in receiver.received)
+
+
+def test_a_study_that_is_refused_is_left_alone_in_the_end_and_blocks_no_other(orthanc: OrthancServer, receiver: Receiver) -> None:
+    receiver.start()
+    receiver.status = 0xA900
+    refused = film(1)
+    send(orthanc, refused)
+    assert until(lambda: len(receiver.received) == 1)
+    assert until(lambda: len(receiver.received) == 4)
+    receiver.status = 0x0000
+    fine = film(2)
+    send(orthanc, fine)
+    assert until(lambda: image_uids(fine)[0] in receiver.received)
+    assert quiet(orthanc, receiver).count(image_uids(refused)[0]) == 4
+    assert "is left alone" in orthanc.log.read_text(errors="replace")
+
+
+def test_a_study_can_be_sent_by_rest(orthanc: OrthancServer, receiver: Receiver) -> None:
+    receiver.start()
+    examination = film()
+    send(orthanc, examination)
+    assert until(lambda: len(receiver.received) == 1)
+    job = orthanc.send_study(examination.study_instance_uid)
+    assert until(lambda: orthanc.get(f"/jobs/{job}")["State"] == "Success")
+    assert receiver.received == image_uids(examination) * 2
+
+
+def test_where_orthanc_beats_no_shell_is_needed(orthanc: OrthancServer, receiver: Receiver) -> None:
+    """Orthanc 1.11.1 calls OnHeartBeat by itself; here it is called by REST, and shells are out of order."""
+    lua(orthanc, "io.popen = function() return nil end")
+    examination = film()
+    send(orthanc, examination)
+    assert until(lambda: [job["State"] for job in orthanc.get("/jobs?expand")] == ["Failure"])
+    receiver.start()
+    assert not until(lambda: bool(receiver.received), patience=2)
+    lua(orthanc, "OnHeartBeat()")
+    assert until(lambda: receiver.received == image_uids(examination))
+
+
+def lua(orthanc: OrthancServer, script: str) -> None:
+    request = urllib.request.Request(f"{orthanc.url}/tools/execute-script", data=script.encode(), method="POST")
+    urllib.request.urlopen(request, timeout=10).close()

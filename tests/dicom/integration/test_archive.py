@@ -1,0 +1,153 @@
+"""The archive's client against every archive at hand: Orthanc and the embedded one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.uid import generate_uid
+from pynetdicom import AE, evt
+
+from adapters.demo.embedded_archive import EmbeddedArchive
+from adapters.demo.loopback import free_ports
+from adapters.demo.orthanc import OrthancServer, program
+from adapters.dicom.network.archive import ArchiveSettings, DicomArchive
+from pipeline.errors import ArchiveBusy, ArchiveUnreachable, RadclipdError, RefusedByArchive
+from tests.builders import peers
+from tests.builders.dicom_files import COMPREHENSIVE_3D_SR, dx, file_of
+from tests.builders.report_of import report_on
+
+
+@dataclass
+class Peer:
+    """An archive that runs, and our client for it."""
+
+    client: DicomArchive
+    settings: ArchiveSettings
+
+
+@pytest.fixture(scope="module", params=["embedded", pytest.param("orthanc", marks=pytest.mark.orthanc)])
+def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "embedded":
+        archive = EmbeddedArchive(folder)
+        yield _peer(archive.port, "ORTHANC")
+        archive.stop()
+        return
+    if program() is None:
+        peers.absent("Orthanc is not installed (Debian package orthanc)")
+    (nobody,) = free_ports(1)
+    with OrthancServer(folder, radclipd_port=nobody, forward=False) as orthanc:
+        yield _peer(orthanc.dicom_port, "ORTHANC")
+
+
+def _peer(port: int, ae_title: str) -> Peer:
+    settings = ArchiveSettings(ae_title=ae_title, port=port, calling_ae_title="RADCLIPD", timeout_seconds=10)
+    return Peer(DicomArchive(settings), settings)
+
+
+def test_it_answers_an_echo(peer: Peer) -> None:
+    peer.client.echo()
+
+
+def test_it_keeps_a_report_also_twice_and_counts_it_once(peer: Peer) -> None:
+    report = file_of(report_on(dx(PatientName="PHANTOM^ARCHIVE")))
+    study = report_study(report)
+    assert peer.client.count_instances(study) in (0, None)
+    assert peer.client.store(report) == "0x0000"
+    assert peer.client.store(report) in ("0x0000", "0x0111")
+    assert peer.client.count_instances(study) == 1
+
+
+def report_study(content: bytes) -> str:
+    from adapters.dicom.image import part10
+
+    return part10.read_header(*part10.split_file(content)).study_instance_uid
+
+
+def test_it_keeps_films_of_every_shape(peer: Peer) -> None:
+    study = generate_uid()
+    for bits in (8, 12, 16):
+        peer.client.store(file_of(dx(bits=bits, StudyInstanceUID=study)))
+    assert peer.client.count_instances(study) == 3
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # pynetdicom leaves the refused socket to the collector
+def test_one_that_is_not_there_cannot_be_reached_and_cannot_count() -> None:
+    (port,) = free_ports(1)
+    nobody = DicomArchive(ArchiveSettings(port=port, timeout_seconds=2))
+    with pytest.raises(ArchiveUnreachable, match=f"127.0.0.1:{port}") as away:
+        nobody.store(file_of(dx()))
+    assert "archive.port" in away.value.hint
+    with pytest.raises(ArchiveUnreachable):
+        nobody.echo()
+    assert nobody.count_instances("1.2") is None
+
+
+@pytest.mark.orthanc
+def test_an_archive_that_does_not_know_our_name(tmp_path: Path) -> None:
+    if program() is None:
+        peers.absent("Orthanc is not installed (Debian package orthanc)")
+    (nobody,) = free_ports(1)
+    strict: dict[str, Any] = {"DicomAlwaysAllowStore": False, "DicomCheckCalledAet": True}
+    with OrthancServer(tmp_path, radclipd_port=nobody, forward=False, changes=strict) as orthanc:
+        wrong = replace(_peer(orthanc.dicom_port, "WRONG").settings)
+        with pytest.raises(ArchiveUnreachable, match="rejects the association"):
+            DicomArchive(wrong).store(file_of(report_on(dx())))
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (0x0000, None),
+        (0xB000, None),
+        (0xB007, None),
+        (0x0111, None),
+        (0xA700, ArchiveBusy),
+        (0x0110, ArchiveBusy),
+        (0xA900, RefusedByArchive),
+        (0xC000, RefusedByArchive),
+        (0x0122, RefusedByArchive),
+    ],
+)
+def test_every_status_is_told_passing_from_final(status: int, error: type[RadclipdError] | None) -> None:
+    with answering(status) as settings:
+        archive = DicomArchive(settings)
+        content = file_of(report_on(dx()))
+        if error is None:
+            assert archive.store(content) == f"0x{status:04X}"
+        else:
+            with pytest.raises(error, match=f"0x{status:04X}") as told:
+                archive.store(content)
+            assert told.value.hint
+
+
+def test_an_archive_that_takes_no_such_report_says_which_setting_to_change() -> None:
+    with answering(0x0000, "1.2.840.10008.5.1.4.1.1.88.33") as settings:
+        with pytest.raises(RefusedByArchive) as told:
+            DicomArchive(settings).store(file_of(report_on(dx())))
+        assert "report.sop_class" in told.value.hint
+        DicomArchive(settings).store(file_of(report_on(dx(), sop_class="comprehensive")))
+
+
+class answering:
+    """An SCP that answers each C-STORE with one status."""
+
+    def __init__(self, status: int, sop_class: str = COMPREHENSIVE_3D_SR) -> None:
+        ae = AE("PACS")
+        ae.add_supported_context(sop_class)
+        handlers: list[Any] = [(evt.EVT_C_STORE, lambda _event: status)]
+        self._server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+
+    def __enter__(self) -> ArchiveSettings:
+        assert self._server is not None
+        return ArchiveSettings(ae_title="PACS", port=self._server.server_address[1], timeout_seconds=5)
+
+    def __exit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.shutdown()

@@ -1,0 +1,385 @@
+"""Every source of a backfill, against a real Orthanc (REST, DICOMweb, C-FIND with C-GET and C-MOVE) and a real folder."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import JPEG2000Lossless, generate_uid
+from pynetdicom import AE, evt
+
+from adapters.catalog.catalog import SqlCatalog
+from adapters.demo.loopback import free_ports
+from adapters.demo.orthanc import OrthancServer, program
+from adapters.dicom.image import part10
+from adapters.dicom.network.archive import STUDY_ROOT_FIND, ArchiveSettings
+from adapters.dicom.network.listener import Listener, ListenerSettings
+from adapters.dicom.sources.dicomweb import DicomWebSource, OrthancSource, WebSettings, only_part
+from adapters.dicom.sources.folder import FolderSource
+from adapters.dicom.sources.query_retrieve import STUDY_ROOT_GET, STUDY_ROOT_MOVE, RetrieveSettings, RetrieveSource
+from adapters.storage.image_store import FileImageStore
+from pipeline.backfill import Backfill, BackfillPolicy
+from pipeline.domain import Sender
+from pipeline.errors import ArchiveUnreachable, ConfigurationError, RefusedByArchive
+from pipeline.ports.backfill import Days, Source
+from pipeline.receive import ReceivePolicy, Receiving, receive
+from tests.builders import peers
+from tests.builders.dicom_files import dx, encoded, file_of, instance, sr
+
+PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+SPRING = Days(date(2025, 3, 1), date(2025, 3, 31))
+CT = "1.2.840.10008.5.1.4.1.1.2"
+
+
+def compressed(content: bytes) -> bytes:
+    """The same film in lossless JPEG 2000."""
+    film, stream = dcmread(BytesIO(content)), BytesIO()
+    film.compress(JPEG2000Lossless, generate_instance_uid=False)
+    film.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def as_kept(content: bytes) -> bytes:
+    """The file that the image store has of it: the data set is as it was, to the byte."""
+    encoded_, syntax = part10.split_file(content)
+    header = part10.read_header(encoded_, syntax)
+    uids = {"sop_class_uid": header.sop_class_uid, "sop_instance_uid": header.sop_instance_uid}
+    return part10.file_bytes(encoded_, transfer_syntax_uid=syntax, **uids)
+
+
+def archived() -> dict[str, bytes]:
+    """SOPInstanceUID -> file: two films and a report of one study, a compressed film of another, a CT, and a film of last year."""
+    study = generate_uid()
+    films = [dx(StudyDate="20250310", StudyInstanceUID=study) for _ in range(2)]
+    report = sr(StudyDate="20250310", StudyInstanceUID=study)
+    other, old = dx(StudyDate="20250322", rows=64, columns=64), dx(StudyDate="20240101")
+    slice_ = instance(CT, Modality="CT", StudyDate="20250311")
+    found = {str(one.SOPInstanceUID): file_of(one) for one in (*films, report, slice_, old)}
+    return found | {str(other.SOPInstanceUID): compressed(file_of(other))}
+
+
+@dataclass
+class Pacs:
+    orthanc: OrthancServer
+    listener_port: int
+    files: dict[str, bytes]
+
+    @property
+    def wanted(self) -> dict[str, bytes]:
+        """The films of spring, as they should lie in the image store."""
+        headers = {uid: part10.read_header(*part10.split_file(content)) for uid, content in self.files.items()}
+        films = {uid for uid, header in headers.items() if header.modality == "DX" and header.study_date.startswith("202503")}
+        assert len(films) == 3
+        return {uid: as_kept(self.files[uid]) for uid in films}
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
+    if program() is None or not PLUGIN.exists():
+        peers.absent("Orthanc and its DICOMweb plugin are not installed (Debian packages orthanc, orthanc-dicomweb)")
+    (port,) = free_ports(1)
+    plugin = {"Plugins": [str(PLUGIN)], "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}}
+    with OrthancServer(tmp_path_factory.mktemp("pacs"), radclipd_port=port, forward=False, changes=plugin) as orthanc:
+        files = archived()
+        for content in files.values():
+            orthanc.upload(content)
+        yield Pacs(orthanc, port, files)
+
+
+@dataclass
+class Place:
+    """A catalog and an image store of our own."""
+
+    catalog: SqlCatalog
+    images: FileImageStore
+
+    def run(self, source: Source, days: Days | None = SPRING, **policy: object) -> Backfill:
+        made = Backfill(
+            source=source,
+            catalog=self.catalog,
+            images=self.images,
+            receiving=ReceivePolicy(minimum_free_bytes=0),
+            policy=BackfillPolicy(**{"tries": 1, **policy}),  # type: ignore[arg-type]  # a row of a table
+            watch=lambda *_: None,
+        )
+        made.run(days)
+        return made
+
+    def kept(self) -> dict[str, bytes]:
+        with self.catalog.read() as tx:
+            studies = [uid for uid, _ in tx.studies.arriving(limit=100)]
+            found = [one for uid in studies for one in tx.studies.instances(uid)]
+        return {one.header.sop_instance_uid: self.images.read(one.file) for one in found}
+
+
+@pytest.fixture
+def place(tmp_path: Path, fresh_url: Callable[[str], str]) -> Iterator[Place]:
+    catalog = SqlCatalog(fresh_url("sqlite"), busy_timeout_seconds=10)
+    yield Place(catalog, FileImageStore(tmp_path / "images"))
+    catalog.dispose()
+
+
+def retrieve(pacs: Pacs, **settings: str) -> RetrieveSource:
+    archive = ArchiveSettings(ae_title="ORTHANC", port=pacs.orthanc.dicom_port, calling_ae_title="RADCLIPD", timeout_seconds=10)
+    return RetrieveSource(archive, RetrieveSettings(modalities=("CR", "DX"), **settings))
+
+
+SOURCES: dict[str, Callable[[Pacs], Source]] = {
+    "orthanc": lambda pacs: OrthancSource(WebSettings(url=pacs.orthanc.url, modalities=("CR", "DX"))),
+    "dicomweb": lambda pacs: DicomWebSource(WebSettings(url=f"{pacs.orthanc.url}/dicom-web/", modalities=("CR", "DX"))),
+    "c-get": retrieve,
+}
+
+
+@pytest.mark.orthanc
+@pytest.mark.parametrize("kind", SOURCES)
+def test_the_films_of_some_days_come_in_as_they_are_stored_and_once(kind: str, pacs: Pacs, place: Place) -> None:
+    run = place.run(SOURCES[kind](pacs))
+    assert place.kept() == pacs.wanted
+    assert (run.total.instances, run.total.refused, run.failed) == (3, 0, 0)
+    with place.catalog.read() as tx:
+        assert tx.backfills.days_done(SOURCES[kind](pacs).name) == set(SPRING)
+    again = place.run(SOURCES[kind](pacs), again=True)
+    assert (again.total.instances, again.total.duplicates) == (0, 0)
+
+
+@pytest.mark.orthanc
+@pytest.mark.parametrize("kind", SOURCES)
+def test_only_what_is_not_here_is_fetched(kind: str, pacs: Pacs, place: Place) -> None:
+    uid = next(uid for uid in pacs.wanted if sum(b"20250310" in c for c in [pacs.wanted[uid]]))
+    content = pacs.wanted[uid]
+    header = part10.read_header(*part10.split_file(content))
+    policy = ReceivePolicy(minimum_free_bytes=0)
+    receive(header, content, Sender("A", "", ""), catalog=place.catalog, images=place.images, policy=policy)
+    run = place.run(SOURCES[kind](pacs))
+    assert (run.total.instances, run.total.duplicates) == (2, 0)
+    assert place.kept() == pacs.wanted
+
+
+@pytest.mark.orthanc
+def test_an_archive_moves_its_films_to_our_listener(pacs: Pacs, place: Place) -> None:
+    receiving = Receiving(catalog=place.catalog, images=place.images, policy=ReceivePolicy(minimum_free_bytes=0))
+    listener = Listener(
+        ListenerSettings(host="127.0.0.1", port=pacs.listener_port),
+        begin=receiving.begin,
+        receive=receiving.receive,
+        released=lambda _studies: None,
+        audit=lambda _event: None,
+    )
+    listener.start()
+    try:
+        run = place.run(retrieve(pacs, move_to="RADCLIPD"))
+    finally:
+        listener.drain(2)
+    assert place.kept() == pacs.wanted
+    assert (run.total.instances, run.failed) == (3, 0)
+    with place.catalog.read() as tx:
+        assert all(tx.backfills.brought([uid]) for uid, _ in tx.studies.arriving(limit=9))
+
+
+@contextmanager
+def answering(move: int, find: int = 0x0000) -> Iterator[RetrieveSource]:
+    """An archive of one study that ends C-FIND of more than a day, and every C-MOVE, with these statuses."""
+
+    def on_find(event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        asked = event.identifier
+        if find and len(asked.get("StudyDate", "")) == 17 and asked.StudyDate[:8] != asked.StudyDate[9:]:
+            yield find, None
+            return
+        if asked.get("StudyDate", "20250310")[:8] in ("20250310", "20250301"):
+            for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+                setattr(asked, keyword, "1.2")
+            asked.Modality = "DX"
+            yield 0xFF00, asked
+
+    ae = AE("PACS")
+    ae.add_supported_context(STUDY_ROOT_FIND)
+    ae.add_supported_context(STUDY_ROOT_MOVE)
+    ae.add_supported_context(STUDY_ROOT_GET)
+    handlers: list[Any] = [
+        (evt.EVT_C_FIND, on_find),
+        (evt.EVT_C_MOVE, lambda _event: iter([(None, None) if move == 0xA801 else move])),
+    ]
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    assert server is not None
+    archive = ArchiveSettings(ae_title="PACS", port=server.server_address[1], timeout_seconds=5)
+    try:
+        yield RetrieveSource(archive, RetrieveSettings(modalities=("DX",), move_to="NOBODY"))
+    finally:
+        server.shutdown()
+
+
+def test_a_destination_that_the_archive_does_not_know_stops_at_once_with_the_remedy(place: Place) -> None:
+    with answering(0xA801) as source, pytest.raises(ConfigurationError, match="NOBODY") as told:
+        place.run(source)
+    assert "AE title" in told.value.hint
+
+
+def test_an_archive_that_has_too_much_to_tell_is_asked_for_fewer_days() -> None:
+    with answering(0xA801, find=0xA700) as source:
+        assert [parcel.key for parcel in source.parcels(SPRING)] == ["1.2"]
+
+
+@pytest.mark.orthanc
+def test_reports_come_with_the_films_where_they_are_asked_for(pacs: Pacs, place: Place) -> None:
+    source = OrthancSource(WebSettings(url=pacs.orthanc.url, modalities=("DX", "SR")))
+    assert place.run(source).total.instances == 4
+
+
+@pytest.mark.orthanc
+def test_a_path_that_is_no_api_says_so(pacs: Pacs, place: Place) -> None:
+    with pytest.raises(RefusedByArchive, match="404"):
+        place.run(DicomWebSource(WebSettings(url=f"{pacs.orthanc.url}/nothing-here", modalities=("DX",))))
+
+
+@pytest.mark.orthanc
+def test_an_archive_that_wants_a_name_gets_it(tmp_path: Path, place: Place) -> None:
+    if program() is None:
+        peers.absent("Orthanc is not installed (Debian package orthanc)")
+    (nobody,) = free_ports(1)
+    guarded = {"AuthenticationEnabled": True, "RegisteredUsers": {"reader": "secret"}}
+    with pytest.raises(ConfigurationError, match="401") as told, _guarded(tmp_path, nobody, guarded) as orthanc:
+        place.run(OrthancSource(WebSettings(url=orthanc.url, modalities=("DX",))))
+    assert "authorization_file" in told.value.hint
+    assert "secret" not in repr(WebSettings(url="http://h", modalities=(), authorization="secret"))
+
+
+class _guarded(OrthancServer):
+    """An Orthanc that asks who is there, also those who only wait for it to come up."""
+
+    def __init__(self, folder: Path, port: int, changes: dict[str, object]) -> None:
+        super().__init__(folder, radclipd_port=port, forward=False, changes=changes)
+
+    def _wait_until_up(self) -> None:
+        while True:
+            try:
+                super().get("/system")
+            except RefusedByArchive:
+                return
+            except ArchiveUnreachable:
+                continue
+
+
+class _Redirects(BaseHTTPRequestHandler):
+    """Sends whoever asks to another name of itself, and remembers what was asked by that name."""
+
+    heard: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.heard.append(str(self.headers["Host"]))
+        self.send_response(302)
+        self.send_header("Location", f"http://localhost:{cast(tuple[str, int], self.server.server_address)[1]}/")
+        self.end_headers()
+
+    do_GET = do_POST
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Not to the terminal."""
+
+
+def test_a_name_and_password_go_to_no_other_host(place: Place) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Redirects) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        with pytest.raises(RefusedByArchive, match="302"):
+            place.run(OrthancSource(WebSettings(url=url, modalities=("DX",), authorization="Bearer secret")))
+        server.shutdown()
+    assert _Redirects.heard == [url.removeprefix("http://")]
+
+
+def test_an_archive_that_is_away_is_unreachable(place: Place) -> None:
+    (nobody,) = free_ports(1)
+    with pytest.raises(ArchiveUnreachable):
+        place.run(OrthancSource(WebSettings(url=f"http://127.0.0.1:{nobody}", modalities=("DX",), timeout_seconds=2)))
+
+
+@pytest.mark.parametrize("url", ["ftp://host/", "host", "http://", "http://user:secret@host/", "http://host/?token=secret"])
+def test_a_url_that_cannot_be_used_is_refused_without_quoting_it(url: str) -> None:
+    with pytest.raises(ConfigurationError) as told:
+        OrthancSource(WebSettings(url=url, modalities=("DX",)))
+    assert "secret" not in str(told.value)
+    assert told.value.hint
+
+
+def test_the_part_of_an_answer_in_parts_is_found_whatever_it_holds() -> None:
+    body = b"\0\r\n\r\n--\xff\r\n--not the boundary\r\n"
+    for kind, mark in (
+        ('multipart/related; boundary="a b"; type="application/dicom"', b"a b"),
+        ("multipart/related; boundary=x", b"x"),
+    ):
+        answer = b"--" + mark + b"\r\nContent-Type: application/dicom\r\n\r\n" + body + b"\r\n--" + mark + b"--"
+        assert only_part(answer, kind) == body
+    assert only_part(body, "application/dicom") == body
+    for broken in ("multipart/related", "multipart/related; boundary=x"):
+        with pytest.raises(RefusedByArchive):
+            only_part(b"nothing of the kind", broken)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Films with and without preamble, old ones, a CT, a broken one, and files of other kinds."""
+    root = tmp_path / "tree"
+    for name in ("2025-03-10/a", "2025-03-22/b", "2024"):
+        (root / name).mkdir(parents=True)
+    (root / "2025-03-10/a/1").write_bytes(file_of(dx(StudyDate="20250310")))
+    (root / "2025-03-10/a/2.dcm").write_bytes(encoded(dx(StudyDate="20250310")))
+    (root / "2025-03-22/b/1.dcm").write_bytes(compressed(file_of(dx(StudyDate="20250322", rows=64, columns=64))))
+    (root / "2024/1.dcm").write_bytes(file_of(dx(StudyDate="20240101")))
+    (root / "2024/ct.dcm").write_bytes(file_of(instance(CT, Modality="CT", StudyDate="20240101")))
+    (root / "2024/broken.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 40)
+    (root / "README.txt").write_text("not a film")
+    (root / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    os.mkfifo(root / "pipe")
+    (root / "nowhere").symlink_to(root / "missing")
+    return root
+
+
+def test_a_tree_is_taken_in_past_whatever_else_lies_there(tree: Path, place: Place) -> None:
+    run = place.run(FolderSource(tree, days=None, other_storage="refuse"), None)
+    assert (run.total.instances, run.total.refused, run.total.others) == (4, 1, 5)
+    again = place.run(FolderSource(tree, days=None, other_storage="refuse"), None)
+    assert (again.total.instances, again.total.duplicates, again.total.others) == (0, 0, 0)
+
+
+def test_a_file_that_was_added_or_changed_is_seen(tree: Path, place: Place) -> None:
+    place.run(FolderSource(tree, days=None, other_storage="refuse"), None)
+    (tree / "2024/2.dcm").write_bytes(file_of(dx(StudyDate="20240102")))
+    run = place.run(FolderSource(tree, days=None, other_storage="refuse"), None)
+    assert (run.total.instances, run.total.duplicates) == (1, 1)
+
+
+def test_of_a_tree_only_the_days_that_are_asked_for(tree: Path, place: Place) -> None:
+    run = place.run(FolderSource(tree, days=SPRING, other_storage="refuse"), SPRING)
+    assert run.total.instances == 3
+    assert (
+        FolderSource(tree, days=SPRING, other_storage="refuse").name != FolderSource(tree, days=None, other_storage="refuse").name
+    )
+
+
+def test_a_folder_that_is_gone_is_not_an_empty_one(tree: Path, place: Place) -> None:
+    with pytest.raises(ArchiveUnreachable, match="no such folder"):
+        place.run(FolderSource(tree / "elsewhere", days=None, other_storage="refuse"), None)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_refused(tree: Path, place: Place) -> None:
+    (tree / "2024/1.dcm").chmod(0)
+    assert place.run(FolderSource(tree, days=None, other_storage="refuse"), None).total.refused == 2
+
+
+def test_nothing_of_a_path_is_kept(tmp_path: Path, place: Place) -> None:
+    (tmp_path / "tree/DOE^JOHN").mkdir(parents=True)
+    (tmp_path / "tree/DOE^JOHN/x.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 40)
+    place.run(FolderSource(tmp_path / "tree", days=None, other_storage="refuse"), None)
+    assert b"DOE^JOHN" not in (tmp_path / "catalog.db").read_bytes() + (tmp_path / "catalog.db-wal").read_bytes()

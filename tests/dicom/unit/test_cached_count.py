@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from adapters.dicom.network.sparing import SparingCounter
+from tests.builders.fakes import FakeArchive
+
+
+class CountingArchive(FakeArchive):
+    """Notes what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def count_instances(self, study_instance_uid: str) -> int | None:
+        self.asked.append(study_instance_uid)
+        return self.counts.get(study_instance_uid)
+
+
+def test_a_study_is_asked_about_once_in_a_while() -> None:
+    now = [100.0]
+    archive = CountingArchive()
+    counter = SparingCounter(archive, seconds=5, clock=lambda: now[0])
+    archive.counts = {"1.1": 2}
+    assert [counter.count_instances("1.1") for _ in range(10)] == [2] * 10
+    assert counter.count_instances("2.2") is None
+    assert archive.asked == ["1.1", "2.2"]
+    archive.counts["1.1"] = 3
+    now[0] += 5
+    assert counter.count_instances("1.1") == 3
+    assert archive.asked == ["1.1", "2.2", "1.1"]

@@ -1,0 +1,131 @@
+"""Decoding in other processes: the same images, and a film that kills its decoder costs nobody but itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adapters.dicom.image.decode_pool import DecodePool
+from adapters.dicom.image.pixels import DicomImageReader
+from adapters.storage.image_store import FileImageStore
+from models.images.preprocess import Preprocess
+from pipeline.domain import Header, StoredInstance
+from pipeline.errors import PixelsUnreadable
+from pipeline.ports.images import whole
+from tests.builders import sights
+from tests.builders.dicom_files import EXPLICIT, dx, file_of, pixels
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileImageStore:
+    return FileImageStore(tmp_path)
+
+
+@pytest.fixture
+def pool(store: FileImageStore) -> Iterator[DecodePool]:
+    made = DecodePool(store.root, processes=2, seconds=20.0)
+    yield made
+    made.close()
+
+
+def film(store: FileImageStore, number: int, *, dark: bool = False, cut: int = 0) -> StoredInstance:
+    made = dx(WindowCenter=2048, WindowWidth=4096)
+    grey = np.full((60, 50), 0 if dark else 3000) + np.random.default_rng(number).integers(0, 50, (60, 50))
+    pixels(made, grey, bits=12)
+    content = file_of(made)
+    file = store.write(content[: len(content) - cut])
+    header = Header(
+        sop_instance_uid=f"1.2.{number}",
+        sop_class_uid=made.SOPClassUID,
+        series_instance_uid="1.2",
+        study_instance_uid="1.2",
+        transfer_syntax_uid=EXPLICIT,
+    )
+    return StoredInstance(header, file, datetime.now(UTC))
+
+
+def test_the_images_are_those_that_are_read_here_in_their_order(store: FileImageStore, pool: DecodePool) -> None:
+    films = [film(store, number) for number in range(7)]
+    here, sight = DicomImageReader(store), Preprocess(size=32).reduced
+    for got, own in zip(pool.read_ahead(films, sight), here.read_ahead(films, sight), strict=True):
+        assert not isinstance(got, PixelsUnreadable)
+        assert not isinstance(own, PixelsUnreadable)
+        assert np.array_equal(got, own)
+    assert np.array_equal(pool.read(films[3]), here.read(films[3]))
+
+
+def test_what_cannot_be_read_is_said_in_the_same_words(store: FileImageStore, pool: DecodePool) -> None:
+    broken = film(store, 1, cut=100)
+    (told,) = pool.read_ahead([broken], whole)
+    with pytest.raises(PixelsUnreadable) as here:
+        DicomImageReader(store).read(broken)
+    assert isinstance(told, PixelsUnreadable)
+    assert (str(told), told.hint) == (str(here.value), here.value.hint)
+
+
+def test_a_film_that_kills_its_decoder_costs_itself_alone(store: FileImageStore, pool: DecodePool) -> None:
+    films = [film(store, number, dark=number in (1, 4)) for number in range(8)]
+    found = list(pool.read_ahead(films, sights.crash_on_dark))
+    lost = [number for number, got in enumerate(found) if isinstance(got, PixelsUnreadable)]
+    assert lost == [1, 4]
+    assert "SIGSEGV" in str(found[1])
+    assert "1.2.1" in str(found[1])
+    assert not any(isinstance(got, PixelsUnreadable) for got in pool.read_ahead(films, whole))  # it has healed
+
+
+def test_a_film_that_hangs_its_decoder_is_given_up_in_time(store: FileImageStore) -> None:
+    pool = DecodePool(store.root, processes=1, seconds=1.0)
+    try:
+        found = list(pool.read_ahead([film(store, 0, dark=True), film(store, 1)], sights.hang_on_dark))
+    finally:
+        pool.close()
+    assert isinstance(found[0], PixelsUnreadable)
+    assert "no answer" in str(found[0])
+    assert not isinstance(found[1], PixelsUnreadable)
+
+
+def test_a_decoder_that_was_killed_between_two_films_is_replaced(store: FileImageStore) -> None:
+    pool = DecodePool(store.root, processes=1, seconds=20.0)
+    try:
+        pool.read(film(store, 0))
+        os.kill(pool._decoders[0].process.pid, signal.SIGKILL)
+        pool._decoders[0].process.wait()
+        found = list(pool.read_ahead([film(store, 1), film(store, 2)], whole))
+    finally:
+        pool.close()
+    assert not any(isinstance(got, PixelsUnreadable) for got in found)
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from adapters.dicom.image.decode_pool import DecodePool
+pool = DecodePool(Path(sys.argv[1]), processes=1, seconds=20)
+pool._threads.submit(pool._decoder).result()
+print(pool._decoders[0].process.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_nothing_is_left_of_a_worker_that_was_killed(store: FileImageStore) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(store.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as worker:
+        assert worker.stdout is not None
+        decoder = Path("/proc") / worker.stdout.readline().strip()
+        assert decoder.exists()
+        worker.kill()
+    end = time.monotonic() + 10
+    while decoder.exists() and "Z" not in (decoder / "stat").read_text().rpartition(")")[2][:3]:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert not list(Path("/dev/shm").glob("*radclipd*"))  # where shared memory with a name would lie

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import contextlib
+import zlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
+from pydicom.sequence import Sequence
+from pydicom.uid import UID
+
+from adapters.dicom.image import part10
+from pipeline.errors import DoesNotMatch, NotUnderstood, Refused
+from tests.builders import peers
+from tests.builders.dicom_files import EXPLICIT, dx, encoded, file_of, sr, stream_of
+
+SYNTAXES = ["1.2.840.10008.1.2", EXPLICIT, "1.2.840.10008.1.2.2"]
+
+
+def coded(meaning: str, value: str = "1") -> Sequence:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", meaning
+    return Sequence([item])
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_a_header_in_every_plain_encoding(syntax: str) -> None:
+    film = dx(ViewCodeSequence=coded("postero-anterior", "272479007"), AnatomicRegionSequence=coded("Chest"))
+    film.ImageType = ["ORIGINAL", "PRIMARY", ""]
+    header = part10.read_header(encoded(film, syntax), syntax)
+    assert (header.sop_instance_uid, header.study_instance_uid) == (film.SOPInstanceUID, film.StudyInstanceUID)
+    assert (header.modality, header.view_position, header.body_part_examined) == ("DX", "PA", "CHEST")
+    assert (header.rows, header.columns, header.has_pixels) == (40, 32, True)
+    assert (header.view_code, header.view_code_meaning, header.anatomic_region_meaning) == (
+        "272479007",
+        "postero-anterior",
+        "Chest",
+    )
+    assert header.image_type == ("ORIGINAL", "PRIMARY")
+    assert header.transfer_syntax_uid == syntax
+
+
+def test_a_deflated_header() -> None:
+    squeeze = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    body = squeeze.compress(encoded(dx())) + squeeze.flush()
+    assert part10.read_header(body, "1.2.840.10008.1.2.1.99").rows == 40
+
+
+def test_what_is_no_image_has_no_pixels() -> None:
+    header = part10.read_header(encoded(sr(ManufacturerModelName="radclipd")), EXPLICIT)
+    assert (header.has_pixels, header.manufacturer_model_name) == (False, "radclipd")
+
+
+def test_names_and_birth_dates_are_not_read() -> None:
+    header = part10.read_header(encoded(dx(PatientName="Doe^John", PatientBirthDate="19700101")), EXPLICIT)
+    assert "Doe" not in str(header)
+    assert "19700101" not in str(header)
+
+
+def test_long_odd_and_broken_values_do_no_harm() -> None:
+    film = dx(StudyDescription="x" * 10_000, StudyDate="2020.01.02", InstanceNumber="7", AccessionNumber="A\0B")
+    film.SeriesNumber = None
+    header = part10.read_header(encoded(film), EXPLICIT)
+    assert len(header.study_description) == 128
+    assert (header.study_date, header.instance_number, header.series_number) == ("20200102", 7, None)
+    assert "\0" not in header.accession_number
+
+
+@pytest.mark.parametrize("keyword", ["SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID"])
+@pytest.mark.parametrize("value", [None, "", "../etc", "1.2.x", "1" * 65])
+def test_without_its_uids_it_is_no_instance(keyword: str, value: str | None) -> None:
+    film = dx()
+    if value is None:
+        delattr(film, keyword)
+    else:
+        setattr(film, keyword, value)
+    with pytest.raises(DoesNotMatch, match=keyword):
+        part10.read_header(encoded(film), EXPLICIT)
+
+
+def test_the_same_data_set_makes_the_same_file() -> None:
+    film = dx()
+    assert file_of(film) == file_of(film)
+    read = dcmread(stream_of(film))
+    assert read.file_meta.MediaStorageSOPInstanceUID == film.SOPInstanceUID
+    assert read.file_meta.ImplementationVersionName == "RADCLIPD"
+    assert read.PixelData == film.PixelData
+
+
+def test_a_file_comes_apart_as_it_was_put_together() -> None:
+    assert part10.split_file(file_of(dx(SOPInstanceUID="1.2.3"), EXPLICIT))[1] == EXPLICIT
+    film = dx()
+    assert part10.split_file(file_of(film)) == (encoded(film), EXPLICIT)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_a_file_without_meta_is_guessed_right(syntax: str) -> None:
+    body = encoded(dx(), syntax)
+    assert part10.split_file(body) == (body, syntax)
+
+
+def test_a_real_file_without_meta() -> None:
+    body, syntax = part10.split_file(peers.shared("dicom/CR-MONO1-10-chest_nometa.dcm").read_bytes())
+    header = part10.read_header(body, syntax)
+    assert (header.modality, header.view_position, header.has_pixels) == ("CR", "PA", True)
+
+
+def test_a_real_file_in_korean() -> None:
+    body, syntax = part10.split_file(peers.shared("dicom/chrKoreanMulti.dcm").read_bytes())
+    assert part10.read_header(body, syntax).has_pixels is False
+
+
+@pytest.mark.parametrize("content", [b"", b"DICM", b"\0" * 132, b"not dicom at all, only words", b"\0" * 128 + b"DICM"])
+def test_what_is_no_dicom_says_so(content: bytes) -> None:
+    with pytest.raises(Refused) as told:
+        body, syntax = part10.split_file(content)
+        part10.read_header(body, syntax)
+    assert told.value.hint
+
+
+@settings(deadline=None)
+@given(st.from_regex(r"[0-2](\.[1-9][0-9]{0,8}){1,6}", fullmatch=True), st.sampled_from(SYNTAXES))
+def test_the_head_of_a_file_is_what_pydicom_writes(uid: str, syntax: str) -> None:
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\x00\x01"
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID("1.2.840.10008.5.1.4.1.1.1.1"), UID(uid)
+    meta.TransferSyntaxUID = UID(syntax)
+    meta.ImplementationClassUID = UID(part10.IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = part10.IMPLEMENTATION_VERSION_NAME
+    written = DicomBytesIO()
+    write_file_meta_info(written, meta, enforce_standard=True)
+    assert part10.file_head("1.2.840.10008.5.1.4.1.1.1.1", uid, syntax) == part10.PREAMBLE + written.getvalue()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=400), st.sampled_from([*SYNTAXES, "1.2.840.10008.1.2.1.99"]))
+def test_no_bytes_make_it_raise_anything_else(content: bytes, syntax: str) -> None:
+    with contextlib.suppress(NotUnderstood, DoesNotMatch):
+        part10.read_header(content, syntax)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 600), st.binary(min_size=1, max_size=4))
+def test_no_damage_to_a_film_makes_it_raise_anything_else(at: int, damage: bytes) -> None:
+    body = bytearray(BODY)
+    body[at : at + len(damage)] = damage
+    with contextlib.suppress(NotUnderstood, DoesNotMatch):
+        part10.read_header(bytes(body), EXPLICIT)
+
+
+BODY = encoded(dx())

@@ -1,0 +1,177 @@
+"""A report from its version's form equals, byte for byte, the one that highdicom builds from nothing."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, Self
+
+import highdicom.base
+import highdicom.base_content
+import highdicom.sr.sop
+import pytest
+from highdicom.sr import Measurement
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+import adapters.dicom.sr.writer
+from adapters.dicom.sr import codes
+from adapters.dicom.sr.dataset_template import Form, encoded
+from adapters.dicom.sr.writer import CLASS_UIDS, FORMS_KEPT, ReportSettings, SrWriter
+from pipeline.domain import FINDINGS, Decision, ModelVersion, Prediction, VersionState
+from pipeline.errors import ReportImpossible
+from pipeline.ports.outside import ReportContent
+from tests.builders.dicom_files import dx, file_of
+from tests.builders.documents import code, container
+from tests.builders.fakes import FakeImageStore
+from tests.builders.headers import SHAPES
+from tests.builders.report_of import a_card_version, content_of
+from tests.builders.whole_report import from_nothing
+
+
+class _Noon(datetime.datetime):
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> Self:
+        return cls(2026, 5, 1, 12, 0, 0, 250_000, tzinfo=tz)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def noon() -> Iterator[None]:
+    """It is noon, for highdicom and for us: two reports built one after the other say the same time."""
+    with pytest.MonkeyPatch.context() as patch:
+        clock = SimpleNamespace(**{**vars(datetime), "datetime": _Noon})
+        for module in (highdicom.base, highdicom.base_content, highdicom.sr.sop):
+            patch.setattr(module, "datetime", clock)
+        patch.setattr(adapters.dicom.sr.writer, "datetime", _Noon)
+        yield
+
+
+STORE = FakeImageStore()
+WRITERS: dict[ReportSettings, SrWriter] = {}
+"""A daemon's writer lives for months: so do these, over all examples."""
+
+
+def writer_of(wanted: ReportSettings) -> SrWriter:
+    return WRITERS.setdefault(wanted, SrWriter(wanted, STORE))
+
+
+def described(film: Dataset, wanted: ReportSettings, version: ModelVersion, **changes: Any) -> ReportContent:
+    return replace(content_of([file_of(film)], STORE, writer_of(wanted), version), **changes)
+
+
+words = st.text(st.characters(codec="utf-8", categories=["L", "N"]), max_size=12)
+versions = st.builds(
+    a_card_version,
+    number=st.integers(1, 9),
+    name=st.sampled_from(["zero-shot", "n" * 80]),
+    calibrated=st.booleans(),
+    marking=st.sampled_from(["", "UNTRAINED"]),
+    label_fingerprint=st.sampled_from(["", "f" * 16]),
+    state=st.sampled_from(VersionState),
+    band=st.sampled_from([0.0, 0.05]),
+)
+report_settings = st.builds(
+    ReportSettings,
+    sop_class=st.sampled_from(sorted(CLASS_UIDS)),
+    uid_root=st.sampled_from(["", "1.2.826.0.1.3680043.10.999"]),
+    include_absent=st.booleans(),
+    institution_name=words,
+)
+predictions = st.tuples(*(st.builds(Prediction, st.just(f), st.floats(0, 1), st.sampled_from(Decision)) for f in FINDINGS))
+
+
+@st.composite
+def contents(draw: st.DrawFn) -> tuple[ReportContent, ReportSettings]:
+    film = draw(st.sampled_from(list(SHAPES.values())))
+    others = draw(st.lists(st.sampled_from(list(SHAPES.values())), max_size=2))
+    wanted, version, revision = draw(report_settings), draw(versions), draw(st.integers(1, 3))
+    writer = writer_of(wanted)
+    films = [film, *(again(other, film) for other in others)]
+    content = content_of([file_of(one) for one in films], STORE, writer, version, revision=revision)
+    study = content.study.study_instance_uid
+    before = writer.identify(study, version.number, revision - 1) if draw(st.booleans()) else None
+    return replace(content, predictions=draw(predictions), predecessor=before), wanted
+
+
+def again(other: Dataset, film: Dataset) -> Dataset:
+    """Another film of the same study."""
+    another = copy.deepcopy(other)
+    another.StudyInstanceUID, another.SOPInstanceUID = film.StudyInstanceUID, generate_uid()
+    return another
+
+
+@settings(max_examples=12)
+@given(contents())
+def test_whatever_is_reported(drawn: tuple[ReportContent, ReportSettings]) -> None:
+    content, wanted = drawn
+    assert writer_of(wanted).write(content) == from_nothing(content, STORE, wanted)
+
+
+@pytest.mark.parametrize("film", SHAPES.values(), ids=SHAPES.keys())
+def test_whatever_the_header(film: Dataset) -> None:
+    content = described(film, ReportSettings(), a_card_version())
+    assert writer_of(ReportSettings()).write(content) == from_nothing(content, STORE, ReportSettings())
+
+
+@given(st.floats(0, 1))
+@settings(max_examples=300)
+def test_whatever_the_number(probability: float) -> None:
+    """DS has sixteen characters; what they cannot hold stands in the double beside them (PS3.3 C.18.1)."""
+    half, item = (Measurement(name=codes.PROBABILITY, value=value, unit=codes.RATIO)[0] for value in (0.5, probability))
+    form = Form(half, ("NumericValue", "FloatingPointValue"))
+    assert form.filled(NumericValue=probability, FloatingPointValue=probability) == encoded(item)
+
+
+def test_a_version_that_changed_gets_another_form() -> None:
+    """Thresholds moved by hand in the catalog, a marking set: the next report says so."""
+    writer = writer_of(ReportSettings())
+    for version in (
+        a_card_version(),
+        a_card_version(thresholds=dict.fromkeys(FINDINGS, 0.25)),
+        a_card_version(marking="UNTRAINED"),
+    ):
+        content = described(dx(), ReportSettings(), version)
+        assert writer.write(content) == from_nothing(content, STORE, ReportSettings())
+
+
+def test_forms_of_many_versions_do_not_pile_up() -> None:
+    writer = SrWriter(ReportSettings(), STORE)
+    film = dx()
+    for number in range(1, FORMS_KEPT + 3):
+        writer.write(described(film, ReportSettings(), a_card_version(number=number)))
+    assert len(writer._forms) <= FORMS_KEPT
+
+
+@pytest.mark.parametrize("probability", [float("nan"), float("inf")])
+def test_a_score_that_is_no_numberis_refused(probability: float) -> None:
+    content = described(dx(), ReportSettings(), a_card_version(), predictions=[Prediction("Mass", probability, Decision.PRESENT)])
+    with pytest.raises(ReportImpossible):
+        writer_of(ReportSettings()).write(content)
+
+
+def test_with_nothing_else_to_tell_the_absent_findings_are_told() -> None:
+    wanted = ReportSettings(include_absent=False)
+    healthy = [Prediction(finding, 0.01, Decision.ABSENT) for finding in FINDINGS]
+    content = described(dx(), wanted, a_card_version(), predictions=healthy)
+    assert writer_of(wanted).write(content) == from_nothing(content, STORE, wanted)
+
+
+def test_a_blank_at_any_depth_moves_the_lengths_above_it() -> None:
+    leaf = code(("1", "99A", "name"), ("2", "99A", "value"))
+    tree = container(("3", "99A", "outer"), container(("4", "99A", "inner"), leaf))
+    form = Form(tree, ("CodeMeaning",))
+    for one in (leaf.ConceptNameCodeSequence, leaf.ConceptCodeSequence):
+        one[0].CodeMeaning = "something longer, of odd length"
+    tree.ConceptNameCodeSequence[0].CodeMeaning = "something longer, of odd length"
+    tree.ContentSequence[0].ConceptNameCodeSequence[0].CodeMeaning = "something longer, of odd length"
+    assert form.filled(CodeMeaning="something longer, of odd length") == encoded(tree)
+
+
+def test_a_blank_that_gets_no_value_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        Form(code(("1", "99A", "name"), ("2", "99A", "value")), ("CodeMeaning",)).filled()

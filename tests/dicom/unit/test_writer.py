@@ -1,0 +1,217 @@
+"""What an SR of ours says: the faults that validators do not see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from highdicom.sr import srread
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from adapters.dicom.sr.uids import LONGEST, derived_uid, report_uid, tracking_uid
+from adapters.dicom.sr.writer import CLASS_UIDS
+from pipeline import rules
+from pipeline.domain import FINDINGS
+from pipeline.errors import ReportImpossible
+from tests.builders.dicom_files import dx, stream_of
+from tests.builders.fakes import FakeImageStore
+from tests.builders.report_of import a_card_version, content_of, report_on
+
+
+def items(node: Dataset, value: str) -> list[Dataset]:
+    """All content items below `node` whose concept name has this code value."""
+    return [item for item in _walk(node) if _name(item) == value]
+
+
+def _walk(node: Dataset) -> Iterator[Dataset]:
+    for item in node.get("ContentSequence", []):
+        yield item
+        yield from _walk(item)
+
+
+def _name(item: Dataset) -> str:
+    return str(item.ConceptNameCodeSequence[0].CodeValue) if "ConceptNameCodeSequence" in item else ""
+
+
+def faults_of(report: Dataset, film: Dataset) -> list[str]:
+    """Our own semantic assertions: what must hold of every SR beyond what validators look at."""
+    groups = items(report, "125007")
+    faults = []
+    if len(groups) != len(FINDINGS):
+        faults.append("14 groups")
+    if any(not items(group, "112039") or not items(group, "112040") for group in groups):
+        faults.append("tracking pair")
+    numbers = [item.MeasuredValueSequence[0] for group in groups for item in group.ContentSequence if item.ValueType == "NUM"]
+    ranges = {"%": 100.0, "{0:1}": 1.0}
+    units = [number.MeasurementUnitsCodeSequence[0].CodeValue for number in numbers]
+    if any(unit not in ranges for unit in units):
+        faults.append("unit")
+    elif any(not 0 <= float(n.NumericValue) <= ranges[unit] for n, unit in zip(numbers, units, strict=True)):
+        faults.append("range")
+    if not items(report, "121058"):
+        faults.append("procedure reported")
+    evidence = {
+        reference.ReferencedSOPInstanceUID
+        for study in report.get("CurrentRequestedProcedureEvidenceSequence", [])
+        for series in study.ReferencedSeriesSequence
+        for reference in series.ReferencedSOPSequence
+    }
+    if evidence != {film.SOPInstanceUID}:
+        faults.append("evidence")
+    if (report.PatientID, report.StudyInstanceUID) != (film.PatientID, film.StudyInstanceUID):
+        faults.append("patient and study")
+    return faults
+
+
+def test_a_report_says_what_it_must() -> None:
+    film = dx()
+    report = report_on(film)
+    assert faults_of(report, film) == []
+    assert (report.Modality, report.SOPClassUID) == ("SR", CLASS_UIDS["comprehensive-3d"])
+    assert (report.CompletionFlag, report.VerificationFlag, report.PreliminaryFlag) == ("COMPLETE", "UNVERIFIED", "PRELIMINARY")
+    assert report.ManufacturerModelName == rules.OWN_MODEL_NAME
+    assert report.SeriesNumber == 9001
+    assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    assert report.TimezoneOffsetFromUTC
+    assert any("Research use only" in item.TextValue for item in items(report, "121106"))
+
+
+def _drop_tracking(report: Dataset) -> None:
+    group = items(report, "125007")[3]
+    group.ContentSequence = [item for item in group.ContentSequence if _name(item) not in ("112039", "112040")]
+
+
+def _drop_procedure(report: Dataset) -> None:
+    report.ContentSequence = [item for item in report.ContentSequence if _name(item) != "121058"]
+
+
+def _wrong_unit(report: Dataset) -> None:
+    items(report, "111012")[0].MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue = "1"
+
+
+def _out_of_range(report: Dataset) -> None:
+    items(report, "111012")[0].MeasuredValueSequence[0].NumericValue = "101"
+
+
+def _drop_evidence(report: Dataset) -> None:
+    del report.CurrentRequestedProcedureEvidenceSequence
+
+
+def _other_patient(report: Dataset) -> None:
+    report.PatientID = "SOMEBODY ELSE"
+
+
+@pytest.mark.parametrize(
+    ("mutate", "fault"),
+    [
+        (_drop_tracking, "tracking pair"),
+        (_drop_procedure, "procedure reported"),
+        (_wrong_unit, "unit"),
+        (_out_of_range, "range"),
+        (_drop_evidence, "evidence"),
+        (_other_patient, "patient and study"),
+    ],
+)
+def test_our_assertions_see_what_validators_do_not(mutate: Callable[[Dataset], None], fault: str) -> None:
+    film = dx()
+    report = report_on(film)
+    mutate(report)
+    assert faults_of(report, film) == [fault]
+
+
+def test_an_uncalibrated_score_is_a_certainty_a_calibrated_one_a_probability() -> None:
+    uncalibrated, calibrated = report_on(dx()), report_on(dx(), version=a_card_version(calibrated=True))
+    assert (len(items(uncalibrated, "111012")), len(items(uncalibrated, "122157"))) == (14, 0)
+    assert (len(items(calibrated, "111012")), len(items(calibrated, "122157"))) == (0, 14)
+    assert float(items(calibrated, "122157")[0].MeasuredValueSequence[0].NumericValue) == pytest.approx(0.97)
+    assert float(items(uncalibrated, "111012")[0].MeasuredValueSequence[0].NumericValue) == pytest.approx(97)
+
+
+def test_present_absent_and_undetermined_stand_under_the_findings_own_code() -> None:
+    report = report_on(dx())
+    said = {_name(item): item.ConceptCodeSequence[0].CodeMeaning for item in items(report, "46621007")}
+    assert said == {"46621007": "Present"}
+    assert items(report, "8186001")[0].ConceptCodeSequence[0].CodeMeaning == "Undetermined"
+    assert items(report, "39839004")[0].ConceptCodeSequence[0].CodeMeaning == "Absent"
+
+
+def test_absent_findings_can_be_left_out() -> None:
+    assert len(items(report_on(dx(), include_absent=False), "125007")) == 2
+
+
+def test_the_device_observer_is_the_version() -> None:
+    version = a_card_version(device_uid="2.25.77")
+    report = report_on(dx(), version=version)
+    assert items(report, "121012")[0].UID == "2.25.77"
+    parameters = {item.TextValue for item in items(report, "111002")}
+    assert {"threshold = 0.5000", "weights SHA-256 = " + "ab" * 32, "preprocessing = " + "p" * 16} <= parameters
+
+
+def test_an_untrained_model_says_so_in_series_and_content() -> None:
+    report = report_on(dx(), version=a_card_version(marking="UNTRAINED"))
+    assert report.SeriesDescription.startswith("UNTRAINED")
+    assert any(item.TextValue.startswith("UNTRAINED") for item in items(report, "121106"))
+    assert "marking = UNTRAINED" in {item.TextValue for item in items(report, "111002")}
+
+
+def test_a_later_revision_names_its_predecessor() -> None:
+    film = dx()
+    first, second = report_on(film), report_on(film, follows=True)
+    assert "PredecessorDocumentsSequence" not in first
+    named = second.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert (named.ReferencedSOPInstanceUID, named.ReferencedSOPClassUID) == (first.SOPInstanceUID, first.SOPClassUID)
+    assert (first.InstanceNumber, second.InstanceNumber) == (1, 2)
+    assert first.SeriesInstanceUID == second.SeriesInstanceUID
+
+
+def test_several_films_are_all_evidence_and_all_sources() -> None:
+    film = dx()
+    other = dx(StudyInstanceUID=film.StudyInstanceUID, InstanceNumber=2)
+    report = report_on(film, other)
+    groups = items(report, "125007")
+    assert len(groups) == 14
+    assert {len(items(group, "121112")) + len(items(group, "121233")) for group in groups} <= {2}
+
+
+def test_built_twice_it_is_the_same_object() -> None:
+    film = dx()
+    first, second = report_on(film), report_on(film)
+    assert first.SOPInstanceUID == second.SOPInstanceUID
+    assert [i.UID for i in items(first, "112040")] == [i.UID for i in items(second, "112040")]
+
+
+@pytest.mark.parametrize("name", CLASS_UIDS)
+def test_other_classes_for_archives_that_need_them(name: str) -> None:
+    film = dx()
+    report = report_on(film, sop_class=name)
+    assert report.SOPClassUID == CLASS_UIDS[name]
+    assert faults_of(report, film) == []
+
+
+def test_highdicom_reads_it_back() -> None:
+    report: Any = srread(stream_of(report_on(dx())))
+    groups = report.content.get_image_measurement_groups()
+    assert len(groups) == 14
+    assert groups[0].finding_type.meaning == "Atelectasis"
+
+
+def test_nothing_to_report_on_is_an_error_with_words() -> None:
+    from adapters.dicom.sr.writer import ReportSettings, SrWriter
+
+    store = FakeImageStore()
+    writer = SrWriter(ReportSettings(), store)
+    content = content_of([stream_of(dx()).getvalue()], store, writer, a_card_version())
+    object.__setattr__(content, "evidence", [])
+    with pytest.raises(ReportImpossible, match="no scored image"):
+        writer.write(content)
+
+
+def test_derived_uids_differ_by_every_part_and_fit() -> None:
+    study = generate_uid()
+    uids = {report_uid(root, study, v, r) for root in ("", "1.2.826.0.1.3680043.10.999") for v in (1, 2) for r in (1, 2)}
+    assert len(uids) == 8
+    assert all(len(uid) <= LONGEST and not any(part != "0" and part.startswith("0") for part in uid.split(".")) for uid in uids)
+    assert tracking_uid("", study, "Mass") == tracking_uid("", study, "Mass") != tracking_uid("", study, "Nodule")
+    assert derived_uid("", "ab", "c") != derived_uid("", "a", "bc")

@@ -1,0 +1,332 @@
+"""Tables of labels: every style, every spreadsheet, every fault by its row; and nothing of a bad one."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.label_csv import csv_text
+from adapters.label_csv.exporter import EXPORTED, TO_FILL_IN, empty_rows, exported_rows
+from adapters.label_csv.importer import Defaults, import_table, read_table
+from pipeline import labels
+from pipeline.consensus import standing
+from pipeline.domain import FINDINGS, Label, LabelState, Reading, Sender, StoredFile
+from pipeline.errors import BadLabels, Fault
+from pipeline.finding_names import no_finding
+from tests.builders import peers
+from tests.builders.fakes import FakeCatalog
+from tests.catalog.contract.test_catalog import film
+
+YES, NO, MAYBE = LabelState
+ALICE = Defaults(reader="alice")
+STUDIES = {"1.1": "A1", "1.2": "A2", "1.3": "A2"}
+
+
+def a_catalog() -> FakeCatalog:
+    catalog = FakeCatalog()
+    with catalog.begin() as tx:
+        for study, number in STUDIES.items():
+            header = film(study=study, sop=f"{study}.1", accession_number=number)
+            tx.studies.add_instance(header, StoredFile("k", "f" * 64, 1), Sender("A", "h", "B"), opens_study=True)
+    return catalog
+
+
+def said_in(content: str | bytes, defaults: Defaults = ALICE) -> list[tuple[str, dict[str, LabelState]]]:
+    """(study as the table names it, findings) of each reading."""
+    table = read_table(content if isinstance(content, bytes) else content.encode(), defaults)
+    assert table.faults == []
+    return [(reading.study_instance_uid or reading.accession_number, dict(reading.findings)) for reading in table.readings]
+
+
+def faults_of(content: str | bytes, defaults: Defaults = ALICE, catalog: FakeCatalog | None = None) -> list[Fault]:
+    """Import what cannot be imported; return every fault, after making sure that nothing was taken."""
+    catalog = catalog or a_catalog()
+    before = list(catalog.tables.labels)
+    with pytest.raises(BadLabels) as bad:
+        import_table(content if isinstance(content, bytes) else content.encode(), defaults, catalog=catalog)
+    assert catalog.tables.labels == before
+    assert "nothing was" in str(bad.value)
+    assert all(fault.remedy and "\n" not in fault.remedy for fault in bad.value.faults)
+    return list(bad.value.faults)
+
+
+def test_our_own_template() -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(TO_FILL_IN)
+    for row in empty_rows({"1.1": "A1", "1.2": "A2"}):
+        assert len(row) == len(TO_FILL_IN)
+        writer.writerow(row)
+    assert said_in(buffer.getvalue()) == []  # not filled in yet
+    cells = {"accession_number": "A1", "reader": "bob", "stated_at": "2025-06-01T08:15:00+02:00", "asked_because": "random"}
+    cells |= {"selection_probability": "0.25", "Mass": "present", "Pleural_Thickening": "Uncertain", "Hernia": "absent"}
+    buffer = io.StringIO()
+    filled = csv.DictWriter(buffer, TO_FILL_IN)
+    filled.writeheader()
+    filled.writerow(cells)
+    (reading,) = read_table(buffer.getvalue().encode(), ALICE).readings
+    assert reading == Reading(
+        row=2,
+        accession_number="A1",
+        findings={"Mass": YES, "Pleural_Thickening": MAYBE, "Hernia": NO},
+        reader="bob",
+        source="csv",
+        stated_at=datetime(2025, 6, 1, 6, 15, tzinfo=UTC),
+        asked_because="random",
+        selection_probability=0.25,
+    )
+
+
+def test_the_style_of_chestxray14() -> None:
+    rows = ["a.png,Effusion|Pleural_Thickening,1.1", "b.png,No Finding,1.2", "c.png,Hernia,1.3"]
+    table = "\n".join(["Image Index,Finding Labels,StudyInstanceUID", *rows])
+    assert said_in(table) == [
+        ("1.1", {"Effusion": YES, "Pleural_Thickening": YES}),
+        ("1.2", no_finding()),
+        ("1.3", {"Hernia": YES}),
+    ]
+    closed = said_in(table, Defaults(reader="nih", unlisted=NO))
+    assert closed[0][1] == no_finding() | {"Effusion": YES, "Pleural_Thickening": YES}
+    assert closed[1][1] == no_finding()
+
+
+def test_the_style_of_chexpert() -> None:
+    header = (
+        "AccessionNumber,Sex,No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Pleural Effusion,Pleural Other,Edema"
+    )
+    table = f"{header}\nA1,F,,,1.0,,0.0,,-1.0\nA2,M,1.0,,,,,,\nA3,M,0.0,,,1.0,,,\n"
+    assert said_in(table) == [("A1", {"Cardiomegaly": YES, "Effusion": NO, "Edema": MAYBE}), ("A2", no_finding())]
+    notes = read_table(table.encode(), ALICE).notes
+    assert notes == [
+        "columns not used: Sex, Enlarged Cardiomediastinum, Lung Opacity, Pleural Other",
+        "1 rows say nothing of any finding",
+    ]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_whatever_spreadsheet_has_saved_it(delimiter: str, encoding: str, newline: str) -> None:
+    rows = [
+        ["Study UID", "Radiologist", "Mass", "note"],
+        ["1.1", "Müller, Jörg", "yes", 'a "quoted", one'],
+        ["", "", "", ""],
+        ["1.2", "", "-1", ""],
+    ]
+    buffer = io.StringIO()
+    csv.writer(buffer, delimiter=delimiter, lineterminator=newline).writerows(rows)
+    table = read_table(buffer.getvalue().encode(encoding), ALICE)
+    assert [(r.row, r.study_instance_uid, r.reader, r.findings) for r in table.readings] == [
+        (2, "1.1", "Müller, Jörg", {"Mass": YES}),
+        (4, "1.2", "alice", {"Mass": MAYBE}),
+    ]
+
+
+def test_the_line_by_which_excel_names_its_delimiter() -> None:
+    assert said_in("sep=;\r\nstudy_instance_uid;Mass\r\n1.1;1\r\n") == [("1.1", {"Mass": YES})]
+
+
+def test_a_decimal_comma_and_a_time_without_an_offset() -> None:
+    (reading,) = read_table(
+        b"study_instance_uid;Mass;selection_probability;read_at\n1.1;1;0,125;2025-06-01 08:15\n", ALICE
+    ).readings
+    assert reading.selection_probability == 0.125
+    assert reading.stated_at == datetime(2025, 6, 1, 8, 15).astimezone()
+
+
+def test_all_that_is_wrong_is_told_with_its_row() -> None:
+    table = "\n".join(
+        [
+            "StudyInstanceUID,AccessionNumber,Reader,Mass,Edema,No Finding,Selection Probability,stated_at",
+            "1.1,,,1,0,,,",
+            "1.1,,,perhaps,2,,,",
+            "9.9,,,1,,,,",
+            ",A2,,1,,,,",
+            ",1.23457E+15,,1,,,,",
+            "1.2,,,1,,1,,",
+            "1.2,,,,0,1,half,31.01.2025",
+            "1.2,,,1,,,1.5,2999-01-01",
+            "1.3,,,1",
+            "1.3,,,1,,,,,surplus",
+            "1.3,A1,,1,,,,",
+            "1.1,,,0,,,,",
+        ]
+    )
+    found = [(fault.row, fault.column, fault.value) for fault in faults_of(table)]
+    assert found == [
+        (3, "Mass", "perhaps"),
+        (3, "Edema", "2"),
+        (4, "StudyInstanceUID", "9.9"),
+        (5, "AccessionNumber", "A2"),
+        (6, "AccessionNumber", "1.23457E+15"),
+        (7, "No Finding", "1"),
+        (8, "stated_at", "31.01.2025"),
+        (8, "Selection Probability", "half"),
+        (9, "stated_at", found[8][2]),
+        (9, "Selection Probability", "1.5"),
+        (10, "", ""),
+        (11, "", "surplus"),
+        (12, "AccessionNumber", "A1"),
+        (13, "Mass", "absent"),
+    ]
+    told = {(fault.row, fault.column): fault.remedy for fault in faults_of(table)}
+    assert "format the column as text" in told[6, "AccessionNumber"]
+    assert told[7, "No Finding"].endswith("this row names Mass: correct one of the two")
+    assert told[10, ""].startswith("this row has 4 cells, the header has 8")
+    assert told[13, "Mass"].startswith("row 2 says present of the same study by the same reader")
+
+
+def test_one_bad_row_of_many_takes_none_in() -> None:
+    rows = "".join(f"1.{1 + number % 3},reader-{number},1\n" for number in range(200))
+    (fault,) = faults_of(f"study_instance_uid,reader,Mass\n{rows}1.1,reader-0,broken\n")
+    assert (fault.row, fault.column, fault.value) == (202, "Mass", "broken")
+    catalog = a_catalog()
+    taken, _ = import_table(f"study_instance_uid,reader,Mass\n{rows}".encode(), ALICE, catalog=catalog)
+    assert taken == labels.Taken(200, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "remedy"),
+    [
+        ("study_instance_uid,Mass,Pnuemonia\n1.1,1,1\n", "Pnuemonia", "did you mean Pneumonia?"),
+        ("study_instance_uid,Mass,MASS\n1.1,1,1\n", "MASS", "Mass says the same"),
+        ("study_instance_uid,Effusion,Pleural Effusion\n1.1,1,1\n", "Pleural Effusion", "Effusion says the same"),
+        ("Patient,Mass\n7,1\n", "study_instance_uid", "a table has a column study_instance_uid or accession_number"),
+        ("study_instance_uid,comment\n1.1,1\n", "Finding Labels", "columns named after findings"),
+        ("study_instance_uid,Finding Labels,Mass\n1.1,Mass,1\n", "Mass", "Finding Labels says the same"),
+    ],
+)
+def test_columns_that_are_not_those_of_a_table_of_labels(table: str, column: str, remedy: str) -> None:
+    (fault,) = faults_of(table)
+    assert (fault.row, fault.column) == (1, column)
+    assert remedy in fault.remedy
+
+
+@pytest.mark.parametrize(
+    ("labels_cell", "value"), [("Mass|Tumor", "Tumor"), ("No Finding|Mass", "No Finding|Mass"), ("Mass,Nodule", "Mass,Nodule")]
+)
+def test_a_list_that_names_what_there_is_not(labels_cell: str, value: str) -> None:
+    (fault,) = faults_of(f'study_instance_uid,Finding Labels\n1.1,"{labels_cell}"\n')
+    assert (fault.row, fault.column, fault.value) == (2, "Finding Labels", value)
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        (b"", "the table is empty"),
+        (b"\n\n,,\n", "the table is empty"),
+        (b"PK\x03\x04rest", "save it as CSV"),
+        (b"\xd0\xcf\x11\xe0rest", "save it as CSV"),
+        (b"study_instance_uid,Mass\n\x00\x01,1\n", "this is no text"),
+        (b"\xff\xfestudy", "this is no text"),
+        (b'study_instance_uid,Mass\n1.1,1\n"1.2,1\n', "quotation mark without its other half"),
+        (b'study_instance_uid,Mass\n1.1,"1"x\n', "quotation mark without its other half"),
+        (b"study_instance_uid,Mass\n" + b"1" * 200_000 + b",1\n", "field larger than field limit"),
+    ],
+)
+def test_what_is_no_table(content: bytes, remedy: str) -> None:
+    (fault,) = faults_of(content)
+    assert remedy in fault.remedy
+
+
+def test_a_table_is_not_read_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_text, "MOST_ROWS", 3)
+    assert "at most 3 rows" in faults_of("study_instance_uid,Mass\n" + "1.1,1\n" * 3)[0].remedy
+    monkeypatch.setattr(csv_text, "LARGEST_BYTES", 10)
+    assert "split the table" in faults_of("study_instance_uid,Mass\n1.1,1\n")[0].remedy
+
+
+def test_without_a_reader_nobody_is_heard() -> None:
+    (fault,) = faults_of("study_instance_uid,Mass\n1.1,1\n", Defaults())
+    assert (fault.row, fault.column) == (2, "reader")
+    assert "--reader" in fault.remedy
+
+
+def test_a_dry_run_looks_at_everything_and_writes_nothing() -> None:
+    catalog = a_catalog()
+    taken, _ = import_table(b"study_instance_uid,Mass\n1.1,1\n", ALICE, catalog=catalog, dry_run=True)
+    assert (taken.added, catalog.tables.labels) == (1, [])
+
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=12)
+MOMENTS = st.integers(0, 10**9).map(lambda ms: datetime(2025, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms))
+READINGS = st.builds(
+    Reading,
+    study_instance_uid=st.sampled_from(list(STUDIES)),
+    findings=st.dictionaries(st.sampled_from(FINDINGS), st.sampled_from(LabelState), min_size=1) | st.just(no_finding()),
+    reader=WORDS | st.sampled_from(["alice", 'quo"te', "semi;colon", "com,ma", "=1+1"]),
+    source=st.sampled_from(["csv", "cli", "sr", "desk"]),
+    stated_at=MOMENTS,
+    asked_because=st.just("") | WORDS,
+    selection_probability=st.none() | st.floats(1e-6, 1),
+    document=st.sampled_from(["", "2.25.1", "2.25.2"]),
+)
+
+
+def exported(catalog: FakeCatalog) -> bytes:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(EXPORTED)
+    writer.writerows(exported_rows(standing(catalog.tables.labels), STUDIES))
+    return buffer.getvalue().encode()
+
+
+def what_stands(catalog: FakeCatalog) -> list[tuple[Any, ...]]:
+    def told(label: Label) -> tuple[Any, ...]:
+        probability = label.selection_probability or 0
+        words = (label.study_instance_uid, label.finding, label.reader, label.state, label.stated_at, label.source)
+        return *words, label.asked_because, probability, label.document
+
+    return sorted(map(told, standing(catalog.tables.labels)))
+
+
+@given(st.lists(READINGS, max_size=6))
+def test_what_is_exported_can_be_imported_and_says_the_same(readings: Sequence[Reading]) -> None:
+    first, second = a_catalog(), a_catalog()
+    for reading in readings:
+        labels.take([reading], catalog=first)
+    content = exported(first)
+    if standing(first.tables.labels):
+        import_table(content, Defaults(), catalog=second)
+        again, _ = import_table(content, Defaults(), catalog=first)
+        assert again.added == 0  # and into the catalog that it came from it brings nothing
+    assert what_stands(second) == what_stands(first)
+    assert exported(second) == content
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_table_or_are_refused_in_words(content: bytes) -> None:
+    try:
+        read_table(content, ALICE)
+    except BadLabels as bad:
+        assert bad.faults
+
+
+CELLS = st.text(st.characters(exclude_characters="\0"), max_size=6) | st.sampled_from(["Mass", "1", "study_instance_uid", '"', "|"])
+
+
+@given(st.lists(st.lists(CELLS, max_size=4), max_size=5))
+def test_any_cells_are_readings_or_faults(rows: list[list[str]]) -> None:
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows([["study_instance_uid", "Finding Labels", "reader", "stated_at"], *rows])
+    table = read_table(buffer.getvalue().encode("utf-8", "replace"), ALICE)
+    assert all(reading.findings for reading in table.readings)
+
+
+def test_the_real_label_table_of_chestxray14() -> None:
+    """112,120 films; the table has no study, so its image index stands in for one."""
+    with gzip.open(peers.shared("nih-labels/Data_Entry_2017_v2020.csv.gz"), "rt", encoding="utf-8") as stream:
+        lines = stream.read()
+    table = read_table(lines.replace("Image Index", "accession_number", 1).encode(), Defaults(reader="nih", unlisted=NO))
+    assert (len(table.readings), table.faults) == (112_120, [])
+    hernias = sum(reading.findings["Hernia"] is YES for reading in table.readings)
+    assert hernias == 227
+    assert all(len(reading.findings) == len(FINDINGS) for reading in table.readings)

@@ -1,0 +1,350 @@
+"""Scoring and learning with the prefix store: the same results, fewer pixels, and no failure that is the store's."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import structlog
+import torch
+
+from adapters.ml.activation_cache import REST_SECONDS, Kept, KeptSettings
+from adapters.ml.scorer import ClipScorer, load_scorer, read_addition
+from adapters.model_files import base_folder
+from models.classifier.classifier import BATCH_TOLERANCE, STORED_TOLERANCE
+from models.encoder.activations import Cut
+from models.encoder.base import read_base
+from models.images.views import Views
+from models.training.recipe import Augmentation
+from pipeline.domain import FINDINGS, ModelVersion, Scores, StoredInstance
+from tests.builders import tiny
+from tests.builders.lessons import RECIPE, Ward
+
+LIMIT = 1 << 20
+
+
+@dataclass
+class Place:
+    """A ward, its store, and versions of it that were learnt."""
+
+    ward: Ward
+    settings: KeptSettings
+
+    def scorer(self, version: ModelVersion, settings: KeptSettings | None = None) -> ClipScorer:
+        wanted = settings or self.settings
+        return load_scorer(version, self.ward.store.root, device="cpu", batch_size=4, threads=1, kept=wanted)
+
+    def films(self) -> list[StoredInstance]:
+        with self.ward.catalog.read() as tx:
+            return [film for uid in sorted(self.ward.films.shown) for film in tx.studies.instances(uid)]
+
+    def from_pixels(self, scorer: ClipScorer) -> Scores:
+        films = self.films()
+        return scorer.score([self.ward.films.read(film) for film in films], films)
+
+    def recalled(self, scorer: ClipScorer) -> Scores:
+        found = scorer.recall(self.films())
+        return np.stack([found[film.header.sop_instance_uid] for film in self.films()])
+
+    def learnt(self, k: int) -> ModelVersion:
+        """A version whose last k blocks moved, and which scores some findings by them."""
+        self.ward.plan = replace(self.ward.plan, method="partial", recipe=replace(RECIPE, k=k))
+        version = self.ward.learn(again=True).version
+        assert version is not None
+        assert version.card["recipe"] == "partial"
+        return version
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    ward = Ward(tmp_path)
+    ward.labelled(12)
+    return Place(ward, KeptSettings(directory=tmp_path / "prefixes", limit=LIMIT, k=1))
+
+
+# scoring
+
+
+@pytest.mark.parametrize("moved", [None, 0, 1])
+def test_a_score_from_the_store_is_that_from_the_pixels(place: Place, moved: int | None) -> None:
+    first = place.scorer(place.ward.zero_shot)
+    place.from_pixels(first)
+    version = place.ward.zero_shot if moved is None else place.learnt(moved)
+    scorer = place.scorer(version)
+    place.ward.films.broken = set(place.ward.films.shown)  # nothing is read: there are no pixels
+    recalled = place.recalled(scorer)
+    place.ward.films.broken = set()
+    assert recalled == pytest.approx(place.from_pixels(scorer), abs=STORED_TOLERANCE)
+    assert recalled.std(axis=0).max() > 10 * STORED_TOLERANCE or moved is None
+
+
+def test_findings_that_nothing_moved_for_are_scored_without_the_frozen_blocks(place: Place) -> None:
+    place.from_pixels(place.scorer(place.ward.zero_shot))
+    scorer = place.scorer(place.learnt(1))
+    frozen = (
+        (read_addition(scorer.version, place.ward.store.root).moved or pytest.fail("nothing moved")).findings.logical_not().numpy()
+    )
+    wanted = place.from_pixels(scorer)
+    tower: Any = scorer._classifier.encoder.network.get_submodule("visual.transformer")
+    with torch.no_grad():
+        for parameter in tower.resblocks[-1].parameters():
+            parameter.fill_(torch.nan)  # the frozen one: what moved has its own
+    recalled = place.recalled(scorer)
+    assert 0 < frozen.sum() < len(frozen)
+    assert recalled == pytest.approx(wanted, abs=STORED_TOLERANCE)
+    assert recalled[:, frozen] == pytest.approx(wanted[:, frozen], abs=BATCH_TOLERANCE)
+
+
+def test_more_moved_blocks_than_the_store_stands_in_front_of_are_scored_from_the_pixels(place: Place) -> None:
+    place.from_pixels(place.scorer(place.ward.zero_shot))
+    scorer = place.scorer(place.learnt(2))
+    assert scorer.recall(place.films()) == {}
+    plain = load_scorer(scorer.version, place.ward.store.root, device="cpu", batch_size=4, threads=1)
+    assert place.from_pixels(scorer) == pytest.approx(place.from_pixels(plain), abs=1e-5)
+
+
+@pytest.mark.parametrize("k", [0, 1, 2])
+def test_keeping_changes_no_score(place: Place, k: int) -> None:
+    for version in (place.ward.zero_shot, place.learnt(1)):
+        plain = load_scorer(version, place.ward.store.root, device="cpu", batch_size=4, threads=1)
+        keeping = place.scorer(version, replace(place.settings, k=k))
+        assert place.from_pixels(keeping) == pytest.approx(place.from_pixels(plain), abs=1e-5)
+
+
+def test_what_is_kept_in_passing_is_what_fill_would_keep(place: Place) -> None:
+    scorer, films = place.scorer(place.ward.zero_shot), place.films()
+    assert scorer.not_kept(films) == films
+    images = [place.ward.films.read(film) for film in films]
+    scorer.score(images[:5], films[:5])
+    assert scorer.not_kept(films) == films[5:]
+    scorer.keep(images[5:], films[5:])
+    assert scorer.not_kept(films) == []
+    assert place.recalled(scorer) == pytest.approx(scorer.score(images), abs=STORED_TOLERANCE)
+    assert scorer.room == LIMIT // (5 * 64 * 2 + 32 * 4)
+
+
+def test_only_some_are_kept(place: Place) -> None:
+    scorer, films = place.scorer(place.ward.zero_shot), place.films()
+    scorer.score([place.ward.films.read(films[3])], films[3:4])
+    assert list(scorer.recall(films)) == [films[3].header.sop_instance_uid]
+    assert scorer.recall([]) == {}
+
+
+def _lost(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def _torn(folder: Path) -> None:
+    for path in folder.glob("*/*"):
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size // 1000)
+
+
+def _rotten(folder: Path) -> None:
+    for path in folder.glob("*/*"):
+        content = bytearray(path.read_bytes())
+        content[8192:] = bytes(byte ^ 0x55 for byte in content[8192:])
+        path.write_bytes(content)
+
+
+def _somebody_elses(folder: Path) -> None:
+    for path in folder.glob("*/*"):
+        path.write_bytes(b"notes of the IT department")
+
+
+@pytest.mark.parametrize("damage", [_lost, _torn, _rotten, _somebody_elses])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_is_lost_torn_or_rotten_is_scored_from_the_pixels(
+    place: Place, damage: Callable[[Path], None], restarted: bool
+) -> None:
+    scorer = place.scorer(place.ward.zero_shot)
+    wanted = place.from_pixels(scorer)
+    damage(place.settings.directory)
+    if restarted:
+        scorer.close()
+        scorer = place.scorer(place.ward.zero_shot)
+    recalled = scorer.recall(place.films())
+    for film, scores in zip(place.films(), wanted, strict=True):
+        if (found := recalled.get(film.header.sop_instance_uid)) is not None:
+            assert found == pytest.approx(scores, abs=STORED_TOLERANCE)
+    if restarted:
+        assert recalled == {}
+    assert place.from_pixels(scorer) == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("change", ["k", "rendering"])
+def test_what_is_stale_is_not_believed(place: Place, change: str) -> None:
+    scorer = place.scorer(place.ward.zero_shot)
+    place.from_pixels(scorer)
+    settings = replace(place.settings, k=0) if change == "k" else replace(place.settings, rendering=2)
+    other = place.scorer(place.ward.zero_shot, settings)
+    assert other.recall(place.films()) == {}
+    scorer.close()  # whoever writes a shard keeps it
+    place.from_pixels(other)
+    assert len(list(place.settings.directory.glob("*/"))) == 1
+    assert len(other.recall(place.films())) == 12
+
+
+def test_other_weights_find_nothing_of_the_first(place: Place, tmp_path: Path) -> None:
+    place.from_pixels(place.scorer(place.ward.zero_shot))
+    other = tiny.served(tmp_path / "other", seed=1)
+    scorer = load_scorer(other, tmp_path / "other", device="cpu", batch_size=4, threads=1, kept=place.settings)
+    assert scorer.recall(place.films()) == {}
+
+
+@pytest.mark.parametrize("trouble", ["no folder can be made", "no room", "limit too small"])
+def test_trouble_with_the_store_is_one_warning_and_scores_all_the_same(place: Place, trouble: str) -> None:
+    settings = place.settings
+    match trouble:
+        case "no folder can be made":
+            settings.directory.write_text("a file")
+        case "no room":
+            settings = replace(settings, reserve=1 << 62)
+        case _:
+            settings = replace(settings, limit=100)
+    with structlog.testing.capture_logs() as lines:
+        scorer = place.scorer(place.ward.zero_shot, settings)
+        for _ in range(3):
+            assert scorer.recall(place.films()) == {}
+            assert place.from_pixels(scorer).shape == (12, len(FINDINGS))
+    warnings = [line for line in lines if line["log_level"] == "warning"]
+    assert len(warnings) == (0 if trouble == "no room" else 1)  # a store that is full is none
+    assert all(line["hint"] for line in warnings)
+
+
+def test_after_trouble_the_store_rests_and_is_then_tried_again(place: Place) -> None:
+    now = [0.0]
+    base = read_base(base_folder(place.ward.store.root, place.ward.zero_shot.base), expected=place.ward.zero_shot.card)
+    kept = Kept(base, place.settings, clock=lambda: now[0])
+    place.settings.directory.write_text("a file")
+    row = Cut(torch.zeros(1, 5, 64), torch.zeros(1, 32))
+    kept.write(["a"], row)
+    place.settings.directory.unlink()
+    kept.write(["a"], row)
+    assert kept.missing(["a"]) == ["a"]
+    now[0] = REST_SECONDS + 1
+    kept.write(["a"], row)
+    assert kept.missing(["a"]) == []
+
+
+def test_a_tower_that_cannot_be_cut_keeps_nothing_and_scores(place: Place) -> None:
+    with structlog.testing.capture_logs() as lines:
+        scorer = place.scorer(place.ward.zero_shot, replace(place.settings, k=3))
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["no activations are kept"]
+    assert place.from_pixels(scorer).shape == (12, len(FINDINGS))
+    assert (scorer.recall(place.films()), scorer.not_kept(place.films()), scorer.room) == ({}, [], 0)
+
+
+def test_an_old_film_takes_no_newer_ones_place(place: Place) -> None:
+    scorer = place.scorer(place.ward.zero_shot, replace(place.settings, limit=1 << 16))
+    (film, *_), image = place.films(), np.zeros((64, 64), dtype=np.float32)
+
+    def another(number: int, received: StoredInstance) -> StoredInstance:
+        return replace(received, file=replace(received.file, sha256=f"{number:064x}"))
+
+    number = 1000
+    while scorer.not_kept([another(number, film)]):
+        scorer.keep([image], [another(number, film)])
+        number += 1
+    assert scorer.recall([another(1000, film)])  # nothing had to go
+    late = replace(another(number, film), received_at=film.received_at.replace(year=2200))
+    assert scorer.not_kept([late]) == [late]
+    scorer.keep([image], [late])
+    assert scorer.recall([late])
+    assert not scorer.recall([another(1000, film)])
+
+
+# copies
+
+
+def test_a_copy_depends_on_its_film_number_and_seed_alone() -> None:
+    square = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))
+    views = Views(Augmentation(views=4), seed=3)
+    assert torch.equal(views.copy(square, "a", 0), square)
+    assert torch.equal(views.copy(square, "a", 2), Views(Augmentation(views=8), seed=3).copy(square, "a", 2))
+    others = [views.copy(square, "b", 2), views.copy(square, "a", 3), Views(Augmentation(views=4), seed=4).copy(square, "a", 2)]
+    assert not any(torch.equal(views.copy(square, "a", 2), other) for other in others)
+    names = {
+        name
+        for one in (views, Views(Augmentation(views=4, degrees=3), seed=3), Views(Augmentation(views=4), 4))
+        for name in one.names("a")
+    }
+    assert len(names) == 1 + 3 * 3
+    assert views.names("a")[0] == "a"
+
+
+# learning
+
+
+def weights(place: Place, version: ModelVersion) -> dict[str, torch.Tensor]:
+    return {
+        name: torch.nan_to_num(tensor.float()) for name, tensor in read_addition(version, place.ward.store.root).tensors.items()
+    }
+
+
+@pytest.mark.parametrize("method", ["stage-1", "partial"])
+def test_learning_from_the_store_gives_what_learning_from_the_pixels_gives(place: Place, method: str) -> None:
+    place.ward.plan = replace(place.ward.plan, method=method)  # type: ignore[arg-type]  # pytest's parameters are words
+    place.ward.kept = None
+    without = place.ward.learn(again=True).version
+    place.from_pixels(place.scorer(place.ward.zero_shot))  # in batches of 4
+    place.ward.kept = place.settings
+    filling = place.ward.learn(again=True).version
+    place.ward.films.broken = set(place.ward.films.shown)
+    stored = place.ward.learn(again=True).version
+    assert without is not None
+    assert filling is not None
+    assert stored is not None
+    assert stored.card["learning"]["films"] == 12
+    assert stored.thresholds == pytest.approx(without.thresholds, abs=1e-4)
+    first, third = weights(place, without), weights(place, stored)
+    assert first.keys() == third.keys()
+    for name, tensor in first.items():
+        assert torch.allclose(tensor, third[name], atol=1e-3), name
+    for name, tensor in weights(place, filling).items():  # what a round wrote is what the next one reads, to the bit
+        assert torch.equal(tensor, third[name]), name
+
+
+def test_only_films_that_are_not_there_are_read(place: Place) -> None:
+    place.ward.kept = place.settings
+    place.learnt(1)
+    place.ward.films.asked.clear()
+    place.ward.labelled(2, start=60)
+    place.learnt(1)
+    assert set(place.ward.films.asked) == {"1.60", "1.61"}
+
+
+def test_a_store_that_is_lost_while_learning_goes_on_costs_time_alone(place: Place) -> None:
+    place.ward.kept = place.settings
+    place.learnt(1)
+    shutil.rmtree(place.settings.directory)
+    place.settings.directory.write_text("a file")
+    assert place.learnt(1).card["learning"]["films"] == 12
+
+
+def test_a_serving_version_with_more_moved_blocks_is_compared_from_the_pixels(place: Place) -> None:
+    place.ward.kept = place.settings
+    deep = place.learnt(2)
+    with place.ward.catalog.begin() as tx:
+        tx.versions.serve(deep.number)
+    version = place.learnt(1)
+    against = {found["against"]: found for found in version.card["learning"]["comparisons"]}
+    assert against[f"version {deep.number}"]["cases"] == 12
+
+
+def test_a_tower_that_cannot_be_cut_is_learnt_on_as_it_stands(place: Place) -> None:
+    place.ward.kept = place.settings
+    whole = place.ward.learn(again=True).version
+    place.ward.plan = replace(place.ward.plan, recipe=replace(RECIPE, k=3))  # of two blocks
+    version = place.ward.learn(again=True).version
+    assert whole is not None
+    assert version is not None
+    assert version.card["recipe"] == "stage-1"
+    assert "was not tried" in version.card["learning"]["notes"][0]
+    losses = [made.card["learning"]["log_loss"]["stage-1"] for made in (whole, version)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)

@@ -1,0 +1,59 @@
+"""The shipped encoder as a source: whole, or a clear word about what is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from adapters.ml import importer
+from adapters.ml.error_translation import in_the_pipelines_words
+from adapters.storage.model_store import ModelStore
+from models import demo
+from models.encoder.base import read_base
+from models.errors import CheckpointCorrupt, CheckpointMissing
+from models.fingerprint import file_sha256
+from pipeline.errors import NoWeights
+from tests.builders.shipped import shipped
+
+
+def written(folder: Path, card: str | None, weights: bytes | None = b"weights") -> Path:
+    if weights is not None:
+        (folder / demo.WEIGHTS).write_bytes(weights)
+    if card is not None:
+        (folder / demo.CARD).write_text(card)
+    return folder
+
+
+def test_weights_and_the_card_that_belongs_to_them_are_one_source(tmp_path: Path) -> None:
+    written(tmp_path, None)
+    card = {"name": "demo-clip", "weights": {"sha256": file_sha256(tmp_path / demo.WEIGHTS)}}
+    found = demo.shipped(written(tmp_path, json.dumps(card)))
+    assert found.path == tmp_path / demo.WEIGHTS
+    assert found.described()["card"] == card
+    assert (found.origin["kind"], found.origin["name"]) == ("demo", demo.NAME)
+
+
+@pytest.mark.parametrize(("card", "weights", "named"), [(None, b"w", demo.CARD), ("{}", None, demo.WEIGHTS)])
+def test_what_is_missing_is_named_with_the_remedy(tmp_path: Path, card: str | None, weights: bytes | None, named: str) -> None:
+    written(tmp_path, card, weights)
+    with pytest.raises(NoWeights, match=named) as told, in_the_pipelines_words():
+        demo.shipped(tmp_path)
+    assert "pretrain-demo" in told.value.hint
+    assert isinstance(told.value.__cause__, CheckpointMissing)
+
+
+@pytest.mark.parametrize("card", ["{}", '{"weights": {"sha256": "0"}}', "no JSON"])
+def test_a_card_of_other_weights_is_refused(tmp_path: Path, card: str) -> None:
+    with pytest.raises(CheckpointCorrupt, match="card"):
+        demo.shipped(written(tmp_path, card))
+
+
+@shipped
+def test_the_shipped_encoder_becomes_a_base_like_any_other_and_keeps_card_and_marking(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    base = read_base(store.base_folder(importer.keep_source(store, demo.shipped(), marking=demo.MARKING)))
+    assert (base.card["marking"], base.card["source"]["card"]) == (demo.MARKING, demo.card())
+    assert base.card["source"]["sha256"] == file_sha256(demo.FOLDER / demo.WEIGHTS)
+    assert (demo.FOLDER / demo.WEIGHTS).stat().st_size < 20 * 10**6

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from models.encoder.base import WEIGHTS, read_base
+from models.encoder.checkpoint import CARD, read_card, read_tensors, write_checkpoint
+from models.encoder.golden import DEVICE_TOLERANCE, TOLERANCE, Golden, golden_image
+from models.errors import (
+    CheckpointCorrupt,
+    CheckpointMissing,
+    CheckpointUnwritable,
+    GoldenMismatch,
+    ModelsError,
+    WeightsIncompatible,
+)
+from models.images.preprocess import Preprocess
+from tests.builders import tiny
+
+
+def altered(folder: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Return the folder's card with a change, also written to disk."""
+    card = read_card(folder)
+    change(card)
+    (folder / CARD).write_text(json.dumps(card))
+    return card
+
+
+def test_a_base_comes_back_as_it_was(tmp_path: Path) -> None:
+    folder = tiny.base(tmp_path / "b", quickgelu=True, seed=3)
+    read = read_base(folder)
+    film = Preprocess(size=tiny.SIZE)(golden_image())[None]
+    assert torch.equal(read.encoder.encode_images(film), tiny.encoder(seed=3, quickgelu=True).encode_images(film))
+    assert read.encoder.architecture.quickgelu
+    assert read.preprocess == Preprocess(size=tiny.SIZE)
+    assert {"open_clip", "torch"} <= read.card["libraries"].keys()
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
+    torch.manual_seed(99)  # whatever the process drew before
+    first = tiny.base(tmp_path / "1", seed=5)
+    torch.rand(7)
+    second, other = tiny.base(tmp_path / "2", seed=5), tiny.base(tmp_path / "3", seed=6)
+    assert (first / WEIGHTS).read_bytes() == (second / WEIGHTS).read_bytes()
+    assert (first / CARD).read_bytes() == (second / CARD).read_bytes()
+    assert read_card(first)["weights"]["sha256"] != read_card(other)["weights"]["sha256"]
+
+
+def test_building_leaves_the_global_random_state_alone() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    tiny.encoder(seed=8)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("trained_with", [True, False])
+def test_the_other_activation_loads_and_is_caught_by_the_golden_embedding(tmp_path: Path, trained_with: bool) -> None:
+    folder = tiny.base(tmp_path / "b", quickgelu=trained_with)
+
+    def flip(card: dict[str, Any]) -> None:
+        card["architecture"]["quickgelu"] = card["architecture"]["config"]["quick_gelu"] = not trained_with
+
+    with pytest.raises(GoldenMismatch, match="image encoder") as refused:
+        read_base(folder, expected=altered(folder, flip))
+    assert "--quickgelu" in refused.value.hint
+
+
+def test_a_card_that_contradicts_itself_on_the_activation_is_refused(tmp_path: Path) -> None:
+    folder = tiny.base(tmp_path / "b")
+    altered(folder, lambda card: card["architecture"].update(quickgelu=True))
+    with pytest.raises(WeightsIncompatible, match="QuickGELU"):
+        read_base(folder)
+
+
+def test_another_tower_is_noticed_by_the_golden_text(tmp_path: Path) -> None:
+    """The image side is right and the text side is not: prompts would point elsewhere."""
+    encoder, preprocess = tiny.encoder(), Preprocess(size=tiny.SIZE)
+    golden = Golden.of(encoder, preprocess)
+    encoder.network.get_parameter("ln_final.bias").add_(0.1)
+    with pytest.raises(GoldenMismatch, match="text encoder"):
+        golden.check(encoder, preprocess)
+
+
+def test_changed_preprocessing_is_noticed_by_the_golden_image() -> None:
+    encoder = tiny.encoder()
+    golden = Golden.of(encoder, Preprocess(size=tiny.SIZE))
+    with pytest.raises(GoldenMismatch):
+        golden.check(encoder, Preprocess(size=tiny.SIZE, fit="crop"))
+
+
+def test_the_tolerance_is_wider_than_rounding_and_narrower_than_the_wrong_activation() -> None:
+    preprocess = Preprocess(size=tiny.SIZE)
+    golden = Golden.of(tiny.encoder(), preprocess)
+    golden.check(tiny.encoder(), preprocess, tolerance=TOLERANCE / 50)
+    assert TOLERANCE < DEVICE_TOLERANCE < 1e-2
+    with pytest.raises(GoldenMismatch):
+        golden.check(tiny.encoder(quickgelu=True), preprocess, tolerance=2 * TOLERANCE)
+
+
+def test_a_golden_that_is_not_finite_or_of_another_length_never_passes() -> None:
+    encoder, preprocess = tiny.encoder(), Preprocess(size=tiny.SIZE)
+    golden = Golden.of(encoder, preprocess)
+    for image in ((float("nan"), *golden.image[1:]), golden.image[:-1], ()):
+        with pytest.raises(GoldenMismatch):
+            Golden(image=image, text=golden.text).check(encoder, preprocess)
+
+
+def test_a_tampered_file_is_refused(tmp_path: Path) -> None:
+    folder = tiny.base(tmp_path / "b")
+    tiny.flip_a_bit_of_the_last_byte(folder / WEIGHTS)
+    with pytest.raises(CheckpointCorrupt, match="SHA-256"):
+        read_base(folder)
+
+
+def test_tampered_weights_with_a_card_to_match_are_caught_by_the_golden_embedding(tmp_path: Path) -> None:
+    folder = tiny.base(tmp_path / "b")
+    tensors = safetensors.torch.load_file(folder / WEIGHTS)
+    tensors["visual.transformer.resblocks.1.mlp.c_fc.weight"] *= 1.5
+    card = read_card(folder)
+    write_checkpoint(folder, WEIGHTS, tensors, {key: value for key, value in card.items() if key not in ("weights", "format")})
+    with pytest.raises(GoldenMismatch):
+        read_base(folder)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 0.5])
+def test_a_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
+    folder = tiny.base(tmp_path / "b")
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[: int(len(content) * kept) if isinstance(kept, float) else kept])
+    with pytest.raises(CheckpointCorrupt):
+        read_base(folder)
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, CARD])
+def test_a_missing_file_is_said_to_be_missing(tmp_path: Path, file: str) -> None:
+    folder = tiny.base(tmp_path / "b")
+    (folder / file).unlink()
+    with pytest.raises(CheckpointMissing) as missing:
+        read_base(folder)
+    assert missing.value.hint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda card: card["architecture"]["config"]["vision_cfg"].update(width=96),
+        lambda card: card["architecture"]["config"]["vision_cfg"].update(layers=3),
+        lambda card: card["architecture"]["config"]["vision_cfg"].update(unheard_of=1),
+        lambda card: card["architecture"]["config"].pop("vision_cfg"),
+        lambda card: card.pop("architecture"),
+        lambda card: card.update(architecture="ViT-B-32"),
+        lambda card: card.pop("golden"),
+        lambda card: card["preprocess"].update(fit="crop"),
+        lambda card: card["weights"].pop("sha256"),
+        lambda card: card.update(format=99),
+        lambda card: card.pop("weights"),
+    ],
+)
+def test_a_changed_card_is_refused_with_a_remedy(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    folder = tiny.base(tmp_path / "b")
+    altered(folder, change)
+    with pytest.raises(ModelsError) as refused:
+        read_base(folder)
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "{", '{"weights": 1}'])
+def test_a_card_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
+    folder = tiny.base(tmp_path / "b")
+    (folder / CARD).write_text(content)
+    with pytest.raises(CheckpointCorrupt):
+        read_base(folder)
+
+
+def test_a_checkpoint_leaves_no_parts_and_its_card_tells_hash_and_size(tmp_path: Path) -> None:
+    card = write_checkpoint(tmp_path, "head.safetensors", {"bias": torch.arange(3.0)}, {"note": "x"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["card.json", "head.safetensors"]
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in tmp_path.iterdir())  # root imports, the service reads
+    assert read_card(tmp_path) == card
+    assert card["weights"]["size"] == (tmp_path / "head.safetensors").stat().st_size
+    assert torch.equal(read_tensors(tmp_path, "head.safetensors", sha256=card["weights"]["sha256"])["bias"], torch.arange(3.0))
+
+
+def test_a_checkpoint_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointUnwritable) as refused:
+        write_checkpoint(tmp_path / "nowhere", "head.safetensors", {"bias": torch.zeros(1)}, {})
+    assert refused.value.hint

@@ -1,0 +1,172 @@
+"""The partition covers every tower exactly; the encoder cut in two is the encoder; a delta shares what it did not train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.encoder.activations import TOLERANCE, cut, encoded, from_prefix, prefix
+from models.encoder.architecture import Architecture
+from models.encoder.delta import adapted, averaged, own_copy, values
+from models.encoder.encoder import Encoder
+from models.encoder.partition import LN_POST, PROJ, STEM, names_of, partition
+from models.errors import CannotPartition, WeightsIncompatible
+from tests.builders import tiny, towers
+
+KINDS = pytest.mark.parametrize("kind", towers.TOWERS)
+
+
+def pixels(count: int = 3, *, seed: int = 1) -> torch.Tensor:
+    return torch.randn(count, 3, tiny.SIZE, tiny.SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+@KINDS
+def test_every_parameter_is_in_one_part_and_the_parts_are_in_the_order_of_the_pass(kind: str) -> None:
+    network = towers.encoder(kind).network
+    parts = partition(network).parts
+    tower = {name: value for name, value in network.state_dict().items() if name.startswith("visual.")}
+    names = names_of(parts)
+    assert sorted(names) == sorted(tower)  # all, none twice, none of the text's
+    assert [part.name for part in parts] == [
+        STEM,
+        *(f"block {i}" for i in range(towers.TOWERS[kind]["vision_cfg"]["layers"])),
+        LN_POST,
+        PROJ,
+    ]
+    assert [part.count for part in parts] == [sum(tower[name].numel() for name in part.parameters) for part in parts]
+    assert partition(network).count == sum(value.numel() for value in tower.values())
+
+
+@KINDS
+def test_changing_a_part_changes_what_comes_after_it_and_nothing_before(kind: str) -> None:
+    encoder = towers.encoder(kind)
+    divided = partition(encoder.network)
+    before = {k: prefix(encoder, pixels(), k=k) for k in range(divided.blocks + 1)}
+    for block in range(divided.blocks):
+        part = divided.parts[1 + block]
+        changed = adapted(encoder, {name: value + 0.1 for name, value in values(encoder, part.parameters).items()})
+        for k, activations in before.items():
+            entering_or_earlier = divided.blocks - k <= block
+            assert torch.equal(prefix(changed, pixels(), k=k), activations) == entering_or_earlier
+
+
+@KINDS
+def test_the_two_halves_are_the_whole_wherever_it_is_cut(kind: str) -> None:
+    encoder = towers.encoder(kind)
+    whole = encoder.encode_images(pixels())
+    for k in range(partition(encoder.network).blocks + 1):
+        made = from_prefix(encoder, prefix(encoder, pixels(), k=k), k=k)
+        assert made.features.detach().numpy() == pytest.approx(whole.numpy(), abs=TOLERANCE)
+        assert made.pooled.shape == (3, towers.TOWERS[kind]["vision_cfg"]["width"])
+
+
+@KINDS
+def test_images_encoded_by_the_short_cuts_are_those_encoded_without(kind: str) -> None:
+    encoder = towers.encoder(kind)
+    whole = encoder.encode_images(pixels()).numpy()
+    assert encoded(encoder, pixels()).numpy() == pytest.approx(whole, abs=TOLERANCE)
+    both = cut(encoder, pixels(), k=1)
+    assert both.features.numpy() == pytest.approx(whole, abs=TOLERANCE)
+    assert torch.equal(both.entering, prefix(encoder, pixels(), k=1))
+
+
+def test_a_tower_that_cannot_be_cut_is_encoded_as_it_stands() -> None:
+    vision = {"layers": [1, 1, 1, 1], "width": 16, "image_size": 64}
+    encoder = Encoder.untrained(Architecture("other", {**tiny.config(), "vision_cfg": vision}), seed=0)
+    squares = torch.rand(2, 3, 64, 64)
+    assert torch.equal(encoded(encoder, squares), encoder.encode_images(squares))
+
+
+def test_blocks_that_run_sequence_first_give_the_same() -> None:
+    encoder = towers.encoder("plain")
+    transformer: Any = encoder.network.get_submodule("visual.transformer")
+    whole = encoder.encode_images(pixels())
+    transformer.batch_first = False
+    for block in transformer.resblocks:
+        block.attn.batch_first = False
+    halves = from_prefix(encoder, prefix(encoder, pixels(), k=1), k=1).features
+    assert encoder.encode_images(pixels()).numpy() == pytest.approx(whole.numpy(), abs=TOLERANCE)
+    assert halves.numpy() == pytest.approx(whole.numpy(), abs=TOLERANCE)
+
+
+def test_last_is_blocks_then_ln_post_then_proj() -> None:
+    divided = partition(towers.encoder("plain").network)
+    assert [part.name for part in divided.last(2)] == ["block 1", "block 2", LN_POST, PROJ]
+    assert [part.name for part in divided.last(0)] == [LN_POST, PROJ]
+    assert [part.name for part in divided.last(3)] == [part.name for part in divided.parts[1:]]
+
+
+@pytest.mark.parametrize("k", [-1, 4])
+def test_more_blocks_than_there_are_is_said(k: int) -> None:
+    encoder = towers.encoder("plain")
+    with pytest.raises(CannotPartition, match="has 3 blocks") as caught:
+        prefix(encoder, pixels(), k=k)
+    assert "0 to 3" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("vision", "reason"),
+    [
+        ({"layers": [1, 1, 1, 1], "width": 16, "image_size": 64}, "ModifiedResNet"),
+        ({"timm_model_name": "vit_tiny_patch16_224", "image_size": 224}, "TimmModel"),
+        (towers.config(attentional_pool=True)["vision_cfg"], "pools by attention"),
+        (towers.config(pool_type="none")["vision_cfg"], "tokens in place of one vector"),
+        (towers.config(output_tokens=True)["vision_cfg"], "tokens in place of one vector"),
+    ],
+)
+def test_towers_without_such_parts_are_refused(vision: dict[str, Any], reason: str) -> None:
+    network = Architecture("other", {**tiny.config(), "vision_cfg": vision}).build()
+    with pytest.raises(CannotPartition, match=reason) as caught:
+        partition(network)
+    assert "leave the encoder frozen" in caught.value.hint
+
+
+def test_a_network_that_is_no_clip_and_a_pruned_tower_are_refused() -> None:
+    with pytest.raises(CannotPartition, match="Linear"):
+        partition(torch.nn.Linear(2, 2))
+    encoder = towers.encoder("plain")
+    tower: Any = encoder.network.get_submodule("visual")
+    tower.prune_intermediate_layers([0])
+    with pytest.raises(CannotPartition, match="pruned"):
+        partition(encoder.network)
+
+
+def test_a_delta_shares_what_it_did_not_train_and_leaves_the_base_alone() -> None:
+    encoder = towers.encoder("custom text")
+    was = {name: value.clone() for name, value in encoder.network.state_dict().items()}
+    trained = names_of(partition(encoder.network).last(1))
+    twin = adapted(encoder, {name: value + 1 for name, value in values(encoder, trained).items()})
+    for name, parameter in twin.network.named_parameters():
+        assert (parameter is encoder.network.get_parameter(name)) == (name not in trained)
+    assert all(torch.equal(value, was[name]) for name, value in encoder.network.state_dict().items())
+    assert torch.equal(twin.encode_texts(["film"]), encoder.encode_texts(["film"]))
+    assert not torch.allclose(twin.encode_images(pixels()), encoder.encode_images(pixels()))
+
+
+@given(alpha=st.floats(0, 1))
+def test_averaging_is_exact_at_its_ends_and_between(alpha: float) -> None:
+    base, trained = {"a": torch.zeros(3)}, {"a": torch.tensor([1.0, -2.0, 4.0])}
+    assert torch.equal(averaged(base, trained, alpha=0.0)["a"], base["a"])
+    assert torch.equal(averaged(base, trained, alpha=1.0)["a"], trained["a"])
+    assert averaged(base, trained, alpha=alpha)["a"].tolist() == pytest.approx([alpha, -2 * alpha, 4 * alpha])
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [{"visual.nothing": torch.zeros(1)}, {"visual.proj": torch.zeros(3, 3)}, {"visual.proj": torch.full((64, 32), torch.nan)}],
+)
+def test_a_delta_of_another_network_is_refused(delta: dict[str, torch.Tensor]) -> None:
+    encoder: Encoder = towers.encoder("plain")
+    with pytest.raises(WeightsIncompatible):
+        adapted(encoder, delta)
+
+
+def test_a_copy_of_its_own_is_equal_and_apart() -> None:
+    encoder = towers.encoder("plain")
+    twin = own_copy(encoder, ["visual.proj"])
+    ours, theirs = twin.network.get_parameter("visual.proj"), encoder.network.get_parameter("visual.proj")
+    assert torch.equal(ours, theirs) and ours.data_ptr() != theirs.data_ptr()

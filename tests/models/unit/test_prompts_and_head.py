@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import models.encoder.torchvision_ops  # noqa: F401 - before open_clip
+
+# isort: split
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import open_clip
+import pytest
+import torch
+
+from models.classifier.head import LinearHead, zero_shot_head
+from models.classifier.prompts import Prompts, read_prompts
+from models.encoder.encoder import Encoder
+from models.errors import WeightsIncompatible
+from pipeline.domain import FINDINGS
+from tests.builders import tiny
+
+TWO = Prompts(
+    positive=("{}", "film with {}"),
+    negative=("no {}", "a normal film"),
+    phrases={"Mass": ("mass", "tumour"), "Hernia": ("hernia",)},
+)
+
+
+def test_the_file_has_every_finding_in_order_with_whole_sentences() -> None:
+    prompts = read_prompts()
+    assert prompts.findings == FINDINGS
+    for finding in FINDINGS:
+        texts = [*prompts.positives(finding), *prompts.negatives(finding)]
+        assert len(texts) == len(set(texts)) >= 10
+        assert not any("{" in text or "_" in text for text in texts)
+
+
+def test_templates_and_phrases_multiply_and_repeats_fall_away() -> None:
+    assert TWO.positives("Mass") == ["mass", "tumour", "film with mass", "film with tumour"]
+    assert TWO.negatives("Mass") == ["no mass", "no tumour", "a normal film"]
+
+
+def test_the_fingerprint_follows_content_and_order() -> None:
+    other = Prompts(TWO.positive, TWO.negative, dict(sorted(TWO.phrases.items())))
+    more = Prompts(TWO.positive, (*TWO.negative, "clear"), TWO.phrases)
+    assert len({TWO.fingerprint, other.fingerprint, more.fingerprint}) == 3
+    assert TWO.fingerprint == Prompts(TWO.positive, TWO.negative, dict(TWO.phrases)).fingerprint
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[templates]\npositive=["{}"]\nnegative=[]\n[phrases]\nMass=["mass"]',
+        '[templates]\npositive=["{}"]\nnegative=["no {}"]\n[phrases]\nMass=[]',
+    ],
+)
+def test_an_empty_list_is_an_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "prompts.toml").write_text(content)
+    with pytest.raises(ValueError, match="at least one"):
+        read_prompts(tmp_path / "prompts.toml")
+
+
+def test_the_direction_is_what_a_hand_computes() -> None:
+    encoder = tiny.encoder()
+    head = zero_shot_head(encoder, TWO)
+
+    def mean(*texts: str) -> npt.NDArray[np.float64]:
+        each = [encoder.encode_texts([text])[0].double().numpy() for text in texts]
+        return np.asarray(np.mean([vector / np.linalg.norm(vector) for vector in each], axis=0))
+
+    difference = mean("mass", "tumour", "film with mass", "film with tumour") - mean("no mass", "no tumour", "a normal film")
+    length = np.linalg.norm(difference)
+    assert head.directions[0].numpy() == pytest.approx(difference / length, abs=1e-4)
+    assert float(head.scale[0]) == pytest.approx(encoder.temperature * length, rel=1e-4)
+    assert head.directions.norm(dim=1).numpy() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_score_is_clips_softmax_over_the_finding_and_its_denial() -> None:
+    encoder = tiny.encoder()
+    one = Prompts(positive=("{}",), negative=("no {}",), phrases={"Mass": ("mass",)})
+    features = encoder.encode_images(torch.rand(5, 3, tiny.SIZE, tiny.SIZE, generator=torch.Generator().manual_seed(1)))
+    texts = encoder.encode_texts(["mass", "no mass"])
+    expected = torch.softmax(encoder.temperature * features @ texts.T, dim=1)[:, :1]
+    assert zero_shot_head(encoder, one).scores(features).numpy() == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+def test_the_logit_is_linear_with_bias() -> None:
+    head = LinearHead(torch.eye(2), torch.tensor([10.0, 1.0]), torch.tensor([0.0, -3.0]))
+    features = torch.tensor([[0.6, 0.8], [-1.0, 0.0]])
+    assert head.logits(features).tolist() == [pytest.approx([6.0, -2.2]), pytest.approx([-10.0, -3.0])]
+    assert head.scores(features)[1].tolist() == pytest.approx([4.54e-5, 0.0474], rel=1e-2)
+
+
+def test_a_levelled_head_ranks_alike_and_its_logits_are_of_one_size() -> None:
+    head = LinearHead(torch.eye(3), torch.tensor([10.0, 0.1, 0.0]), torch.tensor([0.0, -3.0, 1.0]))
+    features = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
+    levelled = head.levelled(features)
+    assert levelled.logits(features).mean(dim=0).tolist() == pytest.approx([0.0, 0.0, 0.0], abs=1e-5)
+    assert levelled.logits(features).std(dim=0, correction=0).tolist() == pytest.approx([1.0, 1.0, 0.0], abs=1e-5)
+    assert torch.equal(levelled.logits(features).argsort(dim=0)[:, :2], head.logits(features).argsort(dim=0)[:, :2])
+
+
+def test_a_text_tower_that_tells_nothing_apart_is_refused() -> None:
+    encoder = tiny.encoder()
+    encoder.network.get_parameter("text_projection").zero_()
+    with pytest.raises(WeightsIncompatible, match="denial"):
+        zero_shot_head(Encoder(encoder.architecture, encoder.network), TWO)
+
+
+def test_a_head_of_odd_shapes_is_refused() -> None:
+    with pytest.raises(WeightsIncompatible):
+        LinearHead.from_tensors({"directions": torch.zeros(2, 4), "scale": torch.ones(3), "bias": torch.zeros(2)})
+    with pytest.raises(WeightsIncompatible, match="classifier"):
+        LinearHead.from_tensors({"classifier": torch.zeros(2, 4)})
+
+
+def test_texts_are_encoded_as_open_clip_does_whatever_their_company() -> None:
+    encoder = tiny.encoder()
+    tokens = open_clip.SimpleTokenizer()
+    texts = ["mass", "a frontal chest x-ray with a small round lung nodule", "word " * 200]
+    for chosen in (texts[:1], texts[:2], texts):
+        expected = encoder.network.encode_text(tokens(chosen), normalize=True)  # type: ignore[operator] # nn.Module
+        assert encoder.encode_texts(chosen).numpy() == pytest.approx(expected.numpy(), abs=1e-6)
+    assert encoder.network.get_parameter("positional_embedding").shape == (77, 32)
+    assert encoder.network.state_dict().keys() == tiny.encoder().network.state_dict().keys()

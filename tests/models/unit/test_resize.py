@@ -1,0 +1,55 @@
+"""The resize is torch's own, whatever it reads its rows from, and needs no torch."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from models.images.preprocess import Preprocess
+from models.images.resize import resized
+from tests.builders import tiny
+
+TOLERANCE = 5e-5
+"""Torch weighs in float32, and sums in another order. An 8-bit grey level is 80 times as much."""
+EDGES, RESULTS = (2, 3, 17, 50, 333), (2, 3, 17, 64, 224)
+"""Where a source or a result is one pixel wide, torch mixes up the strides and repeats its first row."""
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("height", EDGES)
+def test_it_gives_what_torch_gives(height: int, interpolation: Literal["bicubic", "bilinear"]) -> None:
+    for width, to_height, to_width in itertools.product(EDGES, RESULTS, RESULTS):
+        film = tiny.film(height, width)
+        theirs = functional.interpolate(
+            torch.from_numpy(film)[None, None], (to_height, to_width), mode=interpolation, antialias=True, align_corners=False
+        )
+        ours = resized(film, to_height, to_width, interpolation)
+        assert np.abs(ours - theirs[0, 0].numpy()).max() < TOLERANCE, (width, to_height, to_width)
+
+
+def test_a_film_of_a_detectors_size_gives_what_torch_gives() -> None:
+    film = tiny.film(2560, 2048)
+    theirs = functional.interpolate(torch.from_numpy(film)[None, None], (224, 179), mode="bicubic", antialias=True)[0, 0]
+    assert resized(film, 224, 179, "bicubic") == pytest.approx(theirs.numpy(), abs=TOLERANCE)
+
+
+def test_what_has_its_size_already_stays_what_it_is() -> None:
+    square = Preprocess(size=64).reduced(tiny.film(300, 200))
+    assert np.array_equal(Preprocess(size=64).reduced(square), square)
+
+
+def test_the_grey_square_is_made_without_torch() -> None:
+    script = """
+import sys, numpy as np
+from models.images.preprocess import Preprocess
+assert Preprocess(size=32).reduced(np.ones((50, 40), dtype=np.float32)).shape == (32, 32)
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

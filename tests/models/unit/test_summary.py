@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy.special import expit
+
+from models.evaluation import statistics
+from models.evaluation.statistics import PatientBootstrap
+from models.experiment.summary import PAPER_HEAD, ZERO_SHOT, Comparison, Estimate, Run, Summary, averages, measured, summarise
+from tests.builders import benches
+
+FILMS, FINDINGS = 600, ("Effusion", "Mass", "Hernia")
+LABELS = benches.random_labels(FILMS, [0.3, 0.2, 0.1], seed=0)
+PATIENTS = np.array([f"p{row // 2}" for row in range(FILMS)])
+BOOTSTRAP = PatientBootstrap(PATIENTS, resamples=400, seed=0)
+
+
+def logits(skill: float, *, seed: int) -> npt.NDArray[np.float32]:
+    return (np.random.default_rng(seed).normal(size=LABELS.shape) + skill * LABELS).astype(np.float32)
+
+
+def run(method: str, shots: int, draw: int, scores: npt.NDArray[np.float32]) -> Run:
+    return measured(scores, LABELS, BOOTSTRAP, method=method, shots=shots, draw=draw, findings=FINDINGS)
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[Run]:
+    """Zero-shot and chance without labels; the paper's head no better than chance; ours better with shots."""
+    found = [run("chance", 0, 0, logits(0.0, seed=11)), run(ZERO_SHOT, 0, 0, logits(0.5, seed=2))]
+    for draw in range(5):
+        for shots in (1, 4):
+            found.append(run(PAPER_HEAD, shots, draw, logits(0.0, seed=100 + 10 * draw + shots)))
+            found.append(run("ours", shots, draw, logits(0.6 + 0.2 * shots, seed=200 + 10 * draw + shots)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def summary(runs: list[Run]) -> Summary:
+    return summarise(runs, seed=0)
+
+
+def compared(summary: Summary, method: str, shots: int, reference: str) -> Comparison:
+    (found,) = [one for one in summary.comparisons if (one.method, one.shots, one.reference) == (method, shots, reference)]
+    return found
+
+
+def test_a_row_holds_the_measures_of_one_finding() -> None:
+    scores = logits(1.0, seed=3)
+    rows = run("ours", 4, 2, scores).rows
+    assert [(row.method, row.shots, row.draw, row.finding) for row in rows] == [("ours", 4, 2, name) for name in FINDINGS]
+    chances = expit(scores.astype(np.float64))
+    for row, values in zip(
+        rows,
+        zip(
+            statistics.auc(scores, LABELS),
+            statistics.auprc(scores, LABELS),
+            statistics.brier(chances, LABELS),
+            statistics.ece(chances, LABELS),
+            strict=True,
+        ),
+        strict=True,
+    ):
+        assert (row.auc, row.auprc, row.brier, row.ece) == pytest.approx(values)
+
+
+def test_means_and_spreads_are_over_the_draws(runs: list[Run], summary: Summary) -> None:
+    per_draw = [np.mean([row.auc for row in one.rows]) for one in runs if (one.method, one.shots) == ("ours", 4)]
+    estimate = summary.mean_auc["ours"][4]
+    assert (estimate.mean, estimate.sd) == pytest.approx((np.mean(per_draw), np.std(per_draw, ddof=1)))
+    assert (estimate.draws, estimate.findings) == (5, 3)
+    assert estimate.lo < estimate.mean < estimate.hi
+    assert list(summary.mean_auc) == ["chance", ZERO_SHOT, PAPER_HEAD, "ours"]
+
+
+def test_a_method_without_labels_has_the_interval_of_the_patients_alone(runs: list[Run], summary: Summary) -> None:
+    estimate = summary.mean_auc[ZERO_SHOT][0]
+    lower, upper = statistics.interval(runs[1].resampled)
+    assert (estimate.sd, estimate.draws) == (0.0, 1)
+    assert (estimate.lo, estimate.hi) == pytest.approx((float(lower), float(upper)))
+
+
+def test_random_scores_lie_at_a_half(summary: Summary) -> None:
+    for estimate in (summary.mean_auc["chance"][0], *summary.mean_auc[PAPER_HEAD].values()):
+        assert estimate.lo <= 0.5 <= estimate.hi
+
+
+def test_draws_that_differ_widen_the_interval(runs: list[Run]) -> None:
+    """The same mean, once from equal draws and once from draws far apart."""
+    (one,) = [run("ours", 1, 0, logits(0.8, seed=5))]
+    equal = [Run("equal", 1, draw, one.rows, one.weighted_auc, one.resampled) for draw in range(6)]
+    apart = [Run("apart", 1, draw, one.rows, one.weighted_auc, one.resampled + (0.1 if draw % 2 else -0.1)) for draw in range(6)]
+    found = summarise([*equal, *apart], seed=0).mean_auc
+    width = {method: found[method][1].hi - found[method][1].lo for method in ("equal", "apart")}
+    assert width["apart"] > 1.5 * width["equal"]
+    lower, _ = statistics.interval(one.resampled)
+    assert found["equal"][1].lo == pytest.approx(float(lower))
+
+
+def test_better_methods_win_and_equal_ones_do_not(runs: list[Run], summary: Summary) -> None:
+    wins = compared(summary, "ours", 4, ZERO_SHOT)
+    assert wins.lo > 0 and wins.p_holm < 0.001
+    assert wins.difference == pytest.approx(summary.mean_auc["ours"][4].mean - summary.mean_auc[ZERO_SHOT][0].mean)
+    assert wins.relative == pytest.approx(wins.difference / (summary.mean_auc[ZERO_SHOT][0].mean - 0.5))
+    loses = compared(summary, "chance", 0, ZERO_SHOT)
+    assert loses.hi < 0 and loses.p_holm < 0.001
+    twin = [Run("twin", one.shots, one.draw, one.rows, one.weighted_auc, one.resampled) for one in runs if one.method == ZERO_SHOT]
+    same = compared(summarise([*runs, *twin], seed=0), "twin", 0, ZERO_SHOT)
+    assert (same.difference, same.lo, same.hi, same.p) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_pairing_makes_the_difference_surer_than_its_parts() -> None:
+    """Two scores that are nearly the same: their difference is known far better than either."""
+    scores = logits(1.0, seed=7)
+    nearly = scores + 0.2 * np.random.default_rng(8).normal(size=scores.shape).astype(np.float32)
+    summary = summarise([run(ZERO_SHOT, 0, 0, scores), run("nearly", 0, 0, nearly)], seed=0)
+    part, difference = summary.mean_auc[ZERO_SHOT][0], compared(summary, "nearly", 0, ZERO_SHOT)
+    assert difference.hi - difference.lo < (part.hi - part.lo) / 2
+
+
+def test_each_reference_is_met_at_its_own_shots(summary: Summary) -> None:
+    keys = {(one.method, one.shots, one.reference) for one in summary.comparisons}
+    assert keys == {
+        *((method, shots, ZERO_SHOT) for method in ("ours", PAPER_HEAD) for shots in (1, 4)),
+        ("chance", 0, ZERO_SHOT),
+        *((method, shots, PAPER_HEAD) for method in ("ours", "chance", ZERO_SHOT) for shots in (1, 4)),
+    }
+    for reference in (ZERO_SHOT, PAPER_HEAD):
+        family = [one for one in summary.comparisons if one.reference == reference]
+        corrected = statistics.holm(np.array([one.p for one in family]))
+        np.testing.assert_allclose([one.p_holm for one in family], corrected)
+
+
+def test_without_the_references_nothing_is_compared() -> None:
+    assert summarise([run("ours", 1, 0, logits(1.0, seed=1))], seed=0).comparisons == ()
+
+
+def test_findings_that_are_not_defined_are_left_out_and_counted() -> None:
+    scores = logits(1.0, seed=9)
+    scores[:, 1] = np.nan
+    one = run("ours", 1, 0, scores)
+    summary = summarise([one], seed=0)
+    estimate = summary.mean_auc["ours"][1]
+    assert math.isnan(one.rows[1].auc)
+    assert estimate.findings == 2
+    assert estimate.mean == pytest.approx(np.mean([one.rows[0].auc, one.rows[2].auc]))
+    assert estimate.lo < estimate.mean < estimate.hi
+
+
+def test_averages_of_each_finding(runs: list[Run]) -> None:
+    rows = [row for one in runs for row in one.rows]
+    (mass,) = [one for one in averages(rows) if (one.method, one.shots, one.finding) == ("ours", 1, "Mass")]
+    values = [row for row in rows if (row.method, row.shots, row.finding) == ("ours", 1, "Mass")]
+    assert len(values) == 5
+    for measure in ("auc", "auprc", "brier", "ece"):
+        column = [getattr(row, measure) for row in values]
+        assert mass.mean[measure] == pytest.approx(np.mean(column))
+        assert mass.sd[measure] == pytest.approx(np.std(column, ddof=1))
+
+
+def test_the_json_has_the_promised_shape(summary: Summary) -> None:
+    told = json.loads(json.dumps(summary.json, allow_nan=False))
+    assert set(told["mean_auc"]) == {"chance", ZERO_SHOT, PAPER_HEAD, "ours"}
+    assert set(told["mean_auc"]["ours"]) == {"1", "4"}
+    assert set(told["mean_auc"][ZERO_SHOT]) == {"0"}
+    assert set(told["mean_auc"]["ours"]["4"]) == {"mean", "sd", "lo", "hi"}
+    assert told["mean_auc"]["ours"]["4"]["mean"] == summary.mean_auc["ours"][4].mean
+    undefined = Summary({"ours": {1: Estimate(math.nan, 0.0, math.nan, math.nan, math.nan, 1, 0)}}, (), ())
+    assert undefined.json["mean_auc"]["ours"]["1"] == {"mean": None, "sd": 0.0, "lo": None, "hi": None}
+
+
+def test_the_same_runs_and_seed_give_the_same_summary(runs: list[Run], summary: Summary) -> None:
+    assert summarise(runs, seed=0) == summary
+    assert summarise(runs, seed=1).mean_auc["ours"][4].lo != summary.mean_auc["ours"][4].lo
+    assert summarise([], seed=0) == Summary({}, (), ())

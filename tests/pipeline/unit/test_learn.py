@@ -1,0 +1,185 @@
+"""Rounds of learning as jobs: when they are called for, that they never pile up, and what a stop or a crash leaves."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from datetime import UTC, datetime
+
+import pytest
+from pydantic import ValidationError
+
+from adapters.config.sections import LearnConfig
+from adapters.service.scheduler import Clock
+from pipeline import learn
+from pipeline.domain import JobKind, JobState, Label, LabelState, VersionState
+from pipeline.errors import Interrupted, OutOfResources
+from tests.builders.hospital_in_memory import Hospital
+
+
+def label(hospital: Hospital, *numbers: int) -> None:
+    """Put studies of patients of their own into the archive and label them, every other one with a mass."""
+    for number in numbers:
+        hospital.receive(hospital.film(f"1.{number}", f"1.{number}.1", patient_id=f"P{number}"))
+    hospital.run()
+    with hospital.catalog.begin() as tx:
+        tx.labels.append(
+            [
+                Label(
+                    study_instance_uid=f"1.{number}",
+                    finding="Mass",
+                    state=LabelState.PRESENT if number % 2 else LabelState.ABSENT,
+                    reader="alice",
+                    source="test",
+                    stated_at=tx.now(),
+                )
+                for number in numbers
+            ]
+        )
+
+
+@pytest.fixture
+def hospital() -> Hospital:
+    made = Hospital()
+    label(made, *range(1, 9))
+    return made
+
+
+def call(hospital: Hospital, minimum: int = 4) -> bool:
+    return learn.call(catalog=hospital.catalog, minimum_labels=minimum)
+
+
+def states(hospital: Hospital) -> list[VersionState]:
+    return [version.state for version in hospital.catalog.tables.versions.values()]
+
+
+def learning(hospital: Hospital) -> dict[JobState, int]:
+    with hospital.catalog.read() as tx:
+        return {state: count for (kind, state), count in tx.jobs.counts().items() if kind is JobKind.LEARN}
+
+
+def test_enough_labels_call_for_one_round(hospital: Hospital) -> None:
+    assert not call(hospital, 9)
+    assert call(hospital, 8)
+    assert not call(hospital, 8)  # one waits already, however often the clock strikes
+    assert learning(hospital) == {JobState.WAITING: 1}
+    assert hospital.work_once(JobKind.LEARN) == 1
+    assert learning(hospital) == {JobState.DONE: 1}
+    assert states(hospital) == [VersionState.RETIRED, VersionState.SERVING]
+    assert hospital.catalog.tables.audit[-1].detail.startswith("promoted: mean AUC 0.800 against 0.700")
+    assert not call(hospital, 1)  # nothing new since
+    label(hospital, 9, 10)
+    assert not call(hospital, 3)
+    assert call(hospital, 2)
+
+
+@pytest.mark.parametrize(
+    ("cron", "sound"),
+    [("", True), ("30 2 * * *", True), ("*/5 * * * mon", True), ("nightly", False), ("61 2 * * *", False)],
+)
+def test_a_crontab_line_is_checked_when_the_configuration_is_read(cron: str, sound: bool) -> None:
+    with nullcontext() if sound else pytest.raises(ValidationError):
+        assert LearnConfig(cron=cron).cron == cron
+
+
+def test_the_clock_goes_by_the_crontab_line_in_utc_and_one_call_at_a_time() -> None:
+    clock = Clock()
+    clock.at("30 2 * * *", "learn", lambda: None)
+    clock.start()
+    try:
+        (job,) = clock._scheduler.get_jobs()
+        assert (job.id, job.coalesce, job.max_instances) == ("learn", True, 1)
+        assert job.trigger.get_next_fire_time(None, datetime(2026, 1, 1, 3, tzinfo=UTC)) == datetime(2026, 1, 2, 2, 30, tzinfo=UTC)
+    finally:
+        clock.stop()
+
+
+def test_one_round_at_a_time(hospital: Hospital) -> None:
+    call(hospital)
+    with hospital.catalog.begin() as tx:
+        (job,) = tx.jobs.claim([JobKind.LEARN], worker="w1", lease_seconds=60)
+    call(hospital)  # may wait, but nobody gets it while the first one runs
+    assert hospital.work_once(JobKind.LEARN) == 0
+    with hospital.catalog.begin() as tx:
+        tx.jobs.finish(job)
+    assert hospital.work_once(JobKind.LEARN) == 1
+
+
+def test_labels_that_come_back_to_what_they_were_are_not_learnt_again(hospital: Hospital) -> None:
+    call(hospital)
+    hospital.work_once(JobKind.LEARN)
+    with hospital.catalog.begin() as tx:
+        before = tx.labels.all()[0]
+        tx.labels.append([before])  # said once more
+    assert call(hospital, 1)
+    hospital.work_once(JobKind.LEARN)
+    assert len(hospital.trainer.courses) == 1
+    assert learning(hospital) == {JobState.DONE: 2}
+    assert hospital.catalog.tables.audit[-1].detail.startswith("unchanged")
+
+
+def test_a_round_that_was_told_to_stop_costs_no_try_and_begins_again(hospital: Hospital) -> None:
+    call(hospital)
+    hospital.trainer.stopped = Interrupted("told to stop")
+    for _ in range(5):  # more often than a job may fail
+        hospital.catalog.tick(60)
+        assert hospital.work_once(JobKind.LEARN) == 1
+        assert learning(hospital) == {JobState.WAITING: 1}
+    assert states(hospital) == [VersionState.SERVING]
+    hospital.trainer.stopped = None
+    hospital.catalog.tick(60)
+    hospital.work_once(JobKind.LEARN)
+    assert states(hospital) == [VersionState.RETIRED, VersionState.SERVING]
+
+
+def test_a_worker_that_dies_leaves_the_round_to_the_next_one(hospital: Hospital) -> None:
+    call(hospital)
+    with hospital.catalog.begin() as tx:
+        tx.jobs.claim([JobKind.LEARN], worker="killed", lease_seconds=60)
+    assert hospital.work_once(JobKind.LEARN) == 0
+    hospital.catalog.tick(61)
+    assert hospital.work_once(JobKind.LEARN) == 1
+    assert states(hospital) == [VersionState.RETIRED, VersionState.SERVING]
+
+
+def test_version_state_job_and_audit_are_one_transaction(hospital: Hospital) -> None:
+    call(hospital)
+    told = len(hospital.catalog.tables.audit)
+
+    def fail_at_the_commit(what: str, done: int, total: int) -> None:
+        hospital.catalog.fail_next_commit = OutOfResources("the catalog is away")
+
+    hospital.trainer.watch = fail_at_the_commit  # type: ignore[method-assign]  # nothing commits between it and the result
+    hospital.work_once(JobKind.LEARN)
+    assert states(hospital) == [VersionState.SERVING]
+    assert len(hospital.catalog.tables.audit) == told
+    assert learning(hospital) == {JobState.WAITING: 1}
+
+
+def test_a_candidate_that_is_no_better_is_rejected_with_the_reason(hospital: Hospital) -> None:
+    hospital.trainer.ahead = 0.0
+    call(hospital)
+    hospital.work_once(JobKind.LEARN)
+    assert states(hospital) == [VersionState.SERVING, VersionState.REJECTED]
+    assert "not better than zero-shot" in hospital.catalog.tables.versions[2].reason
+
+
+def test_a_label_withdrawn_changes_what_is_learnt(hospital: Hospital) -> None:
+    call(hospital)
+    hospital.work_once(JobKind.LEARN)
+    with hospital.catalog.begin() as tx:
+        first = tx.labels.all()[0]
+        gone = Label(
+            study_instance_uid=first.study_instance_uid,
+            finding=first.finding,
+            state=None,
+            reader="alice",
+            source="test",
+            stated_at=tx.now(),
+            revokes=first.id,
+        )
+        tx.labels.append([gone])
+    assert call(hospital, 1)
+    hospital.work_once(JobKind.LEARN)
+    first_course, second = hospital.trainer.courses
+    assert len(second.lessons) == len(first_course.lessons) - 1
+    assert second.label_fingerprint != first_course.label_fingerprint

@@ -1,0 +1,263 @@
+"""What systemd hears from a service, and which sockets a service is given."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from adapters.service import systemd as notifications
+from adapters.service.health import Probe, Watch, serving
+from adapters.service.signals import StopSignal
+from adapters.service.systemd import Notifier, bind, listening_sockets
+from pipeline.errors import CannotStart
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class Systemd:
+    """The receiving end of notifications."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(address.replace("@", "\0"))
+        self.socket.settimeout(10)
+        self.environment = {"NOTIFY_SOCKET": address}
+
+    def hears(self) -> str:
+        return self.socket.recv(4096).decode()
+
+    def heard(self) -> list[str]:
+        """Everything that has come so far."""
+        messages = []
+        self.socket.setblocking(False)
+        while True:
+            try:
+                messages.append(self.socket.recv(4096).decode())
+            except BlockingIOError:
+                return messages
+
+    def hears_of(self, word: str) -> str:
+        while word not in (message := self.hears()):
+            pass
+        return message
+
+
+@pytest.fixture(params=["path", "abstract"])
+def systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Systemd]:
+    systemd = Systemd(f"@radclipd-{uuid.uuid4()}" if request.param == "abstract" else str(tmp_path / "notify"))
+    yield systemd
+    systemd.socket.close()
+
+
+def test_each_notification_is_one_datagram(systemd: Systemd) -> None:
+    notifier = Notifier(systemd.environment)
+    notifier.ready("queue 12\nmodel 7")
+    assert systemd.hears() == "READY=1\nSTATUS=queue 12 model 7"
+    notifier.watchdog()
+    assert systemd.hears() == "WATCHDOG=1"
+    notifier.extend_timeout(2.5)
+    assert systemd.hears() == "EXTEND_TIMEOUT_USEC=2500000"
+    notifier.stopping("bye")
+    assert systemd.hears() == "STOPPING=1\nSTATUS=bye"
+
+
+def test_reloading_carries_the_monotonic_clock(systemd: Systemd) -> None:
+    before = time.monotonic_ns() // 1000
+    Notifier(systemd.environment).reloading()
+    first, second = systemd.hears().splitlines()
+    assert first == "RELOADING=1"
+    assert before <= int(second.removeprefix("MONOTONIC_USEC=")) <= time.monotonic_ns() // 1000
+
+
+def test_outside_systemd_nothing_is_said_and_nothing_fails(tmp_path: Path) -> None:
+    Notifier({}).ready("fine")
+    Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).ready("fine")
+
+
+@pytest.mark.parametrize(
+    ("environment", "seconds"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "3000000"}, 3.0),
+        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())}, 3.0),
+        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+    ],
+)
+def test_the_watchdog_interval_is_ours_only_where_our_process_is_meant(environment: dict[str, str], seconds: float | None) -> None:
+    assert Notifier(environment).watchdog_seconds == seconds
+
+
+ADOPT = """
+import os, sys
+if sys.argv[1] == "systemd":
+    os.environ["LISTEN_PID"] = str(os.getpid())
+    os.dup2(int(sys.argv[2]), 3)
+from adapters.service.systemd import listening_sockets
+print([s.getsockname()[1] for s in listening_sockets()], listening_sockets(), [n for n in os.environ if "LISTEN" in n])
+"""
+
+
+def adopted_by_a_child(descriptor: int, how: str) -> str:
+    """Start a child that is handed the descriptor as number 3 by systemd's convention, or as it is by our own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    argv = [sys.executable, "-c", ADOPT, how, str(descriptor)]
+    if how == "systemd":
+        environment |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "dicom"}
+    else:
+        environment |= {notifications.HANDED_FDS: str(descriptor)}
+    done = subprocess.run(argv, env=environment, pass_fds=[descriptor], capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("how", ["systemd", "ours"])
+def test_a_process_adopts_the_sockets_it_was_handed_once(how: str) -> None:
+    with bind("127.0.0.1", 0) as sock:
+        assert adopted_by_a_child(sock.fileno(), how) == f"[{sock.getsockname()[1]}] [] []"
+
+
+def test_sockets_meant_for_another_process_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTEN_PID", "1")
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    assert listening_sockets() == []
+    assert "LISTEN_FDS" not in os.environ
+
+
+def test_something_that_does_not_listen_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.socket() as sock:
+        monkeypatch.setenv(notifications.HANDED_FDS, str(os.dup(sock.fileno())))
+        with pytest.raises(CannotStart, match="no listening stream socket"):
+            listening_sockets()
+    with (tmp_path / "file").open("w") as file:
+        monkeypatch.setenv(notifications.HANDED_FDS, str(file.fileno()))
+        with pytest.raises(CannotStart, match="no socket"):
+            listening_sockets()
+
+
+def test_a_taken_port_cannot_be_bound() -> None:
+    with bind("127.0.0.1", 0) as sock, pytest.raises(CannotStart, match="cannot listen") as caught:
+        bind("127.0.0.1", sock.getsockname()[1])
+    assert "listener.port" in caught.value.hint
+
+
+def test_a_stop_signal_ends_every_wait() -> None:
+    woken = []
+    with StopSignal() as stop:
+        threads = [threading.Thread(target=lambda: woken.append(stop.wait(30))) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        os.kill(os.getpid(), signal.SIGTERM)
+        for thread in threads:
+            thread.join(10)
+        assert woken == [True, True, True]
+        assert stop.wait(30)
+        assert stop.is_set()
+
+
+def test_a_reload_is_asked_for_once_and_is_no_stop() -> None:
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        begun = time.monotonic()
+        assert not stop.wait(30)
+        assert time.monotonic() - begun < 10
+        assert stop.reload_requested
+        assert stop.take_reload()
+        assert not stop.take_reload()
+
+
+def test_the_signals_are_given_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignal():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def until(condition: object, seconds: float = 10.0) -> bool:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_a_probe_that_hangs_does_not_pass_and_says_so() -> None:
+    release = threading.Event()
+
+    def write_to_catalog() -> None:
+        release.wait(30)
+
+    probe = Probe(write_to_catalog, every=0.01, within=0.05)
+    probe.start()
+    assert until(lambda: probe.trouble.startswith("write to catalog: no answer"))
+    assert not probe.passed_since(0.0)
+    release.set()
+    assert until(lambda: probe.passed_since(time.monotonic() - 0.05))
+    assert until(lambda: not probe.trouble)
+    probe.stop()
+
+
+def test_a_probe_that_is_late_has_not_passed() -> None:
+    probe = Probe(lambda: time.sleep(0.1), every=0.01, within=0.05)
+    probe.start()
+    assert until(lambda: "took" in probe.trouble)
+    assert not probe.passed_since(0.0)
+    probe.stop()
+
+
+def test_the_watchdog_is_fed_only_while_every_probe_passes(systemd: Systemd) -> None:
+    well = threading.Event()
+    well.set()
+
+    def echo() -> None:
+        if not well.is_set():
+            raise TimeoutError("no C-ECHO response")
+
+    watch = Watch(Notifier({**systemd.environment, "WATCHDOG_USEC": "800000"}), [echo, lambda: None], lambda: "fine")
+    watch.start()
+
+    def fed_within(seconds: float) -> list[str]:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            watch.tick()
+            time.sleep(watch.period)
+        return systemd.heard()
+
+    assert fed_within(2.0).count("WATCHDOG=1") >= 3
+    well.clear()
+    fed_within(0.8)
+    assert fed_within(1.0) == []
+    assert watch.line == "echo: no C-ECHO response"
+    well.set()
+    assert "WATCHDOG=1" in fed_within(1.0)
+    watch.stop()
+
+
+def test_a_service_of_one_process_is_ready_once_its_checks_pass(systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    well = threading.Event()
+
+    def database() -> None:
+        if not well.is_set():
+            raise ConnectionError("refused")
+
+    with serving(Notifier({**systemd.environment, "WATCHDOG_USEC": "400000"}), [database], lambda: "queue 3"):
+        assert systemd.hears_of("database") == "STATUS=database: refused"
+        assert not any("READY" in message for message in systemd.heard())
+        systemd.socket.settimeout(10)
+        well.set()
+        systemd.hears_of("READY=1")
+        systemd.hears_of("WATCHDOG=1")
+        systemd.hears_of("STATUS=queue 3")
+    assert any(message.startswith("STOPPING=1") for message in systemd.heard())

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.storage.image_store import FileImageStore
+from pipeline.domain import StoredFile
+from pipeline.errors import OutOfResources, Refused
+from pipeline.ports.outside import ImageStore
+from tests.builders.fakes import FakeImageStore
+
+
+@pytest.fixture(params=["fake", "files"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ImageStore:
+    return FakeImageStore() if request.param == "fake" else FileImageStore(tmp_path / "images")
+
+
+def test_what_is_written_is_read(store: ImageStore) -> None:
+    file = store.write(b"film")
+    assert file == store.file_of(b"film") == store.write(b"film")
+    assert store.exists(file)
+    assert store.read(file) == b"film"
+    assert store.free_bytes() > 0
+    store.remove(file)
+    store.remove(file)
+    assert not store.exists(file)
+    with pytest.raises(Refused):
+        store.read(file)
+
+
+def test_a_file_is_named_by_its_content(tmp_path: Path) -> None:
+    store = FileImageStore(tmp_path)
+    file = store.write(b"film")
+    digest = hashlib.sha256(b"film").hexdigest()
+    assert file == StoredFile(f"{digest[:2]}/{digest[2:4]}/{digest}.dcm", digest, 4)
+    path = tmp_path / file.key
+    assert path.stat().st_mode & 0o007 == 0  # nobody but owner and group
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
+
+
+def test_damage_is_noticed(tmp_path: Path) -> None:
+    store = FileImageStore(tmp_path)
+    file = store.write(b"film")
+    (tmp_path / file.key).write_bytes(b"filn")
+    with pytest.raises(Refused, match="checksum differs"):
+        store.read(file)
+    (tmp_path / file.key).write_bytes(b"fil")
+    assert not store.exists(file)
+    assert store.read(store.write(b"film")) == b"film"  # a torn file is written anew
+
+
+def test_a_checksum_that_was_noted_stands_for_the_sha_256(tmp_path: Path) -> None:
+    store = FileImageStore(tmp_path)
+    arriving = store.arriving()
+    for piece in (b"fi", b"lm"):
+        arriving.write(piece)
+    file = arriving.keep()
+    assert file.xxh3 == store.file_of(b"film").xxh3 == "4a34b091f0a917be0dfe4dd3c5366d96"
+    before = replace(file, xxh3="")  # as a catalog of an earlier release has it
+    assert store.read(file) == store.read(before) == b"film"
+    for wrong in (replace(file, xxh3="0" * 32), replace(before, sha256="0" * 64)):
+        with pytest.raises(Refused, match="checksum differs"):
+            store.read(wrong)
+    (tmp_path / file.key).write_bytes(b"filn")
+    for damaged in (file, before):
+        with pytest.raises(Refused, match="checksum differs"):
+            store.read(damaged)
+
+
+def test_leftovers_are_swept(tmp_path: Path) -> None:
+    store = FileImageStore(tmp_path)
+    file = store.write(b"film")
+    (tmp_path / file.key).with_suffix(".part").write_bytes(b"half")
+    assert store.sweep(older_than_seconds=60) == 0  # somebody may be writing it
+    assert store.sweep(older_than_seconds=-1) == 1
+    assert store.exists(file)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_a_disk_that_will_not_take_it_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def full(_descriptor: int, _content: Any) -> int:
+        raise OSError(code, os.strerror(code))
+
+    store = FileImageStore(tmp_path)
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OutOfResources, match=os.strerror(code)) as told:
+        store.write(b"film")
+    assert "storage.directory" in told.value.hint
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_a_write_that_fails_half_way_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_sync(_descriptor: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_sync)
+    (tmp_path / "images").mkdir()
+    with pytest.raises(OutOfResources):
+        FileImageStore(tmp_path / "images").write(b"film")
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []

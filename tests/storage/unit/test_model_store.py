@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+import models.encoder.base
+import models.encoder.checkpoint
+from adapters.model_files import CARD, HEAD, WEIGHTS
+from adapters.storage.model_store import ModelStore
+from pipeline.errors import NoWeights, OutOfResources, Refused, WeightsRejected
+from tests.builders import tiny
+
+
+def staged(folder: Path, *, sha256: str = "aa", file: str = WEIGHTS) -> Path:
+    (folder / file).write_bytes(b"weights")
+    (folder / CARD).write_text(json.dumps({"weights": {"sha256": sha256}, "marking": ""}))
+    return folder
+
+
+def published(store: ModelStore, name: str, *, sha256: str = "aa") -> None:
+    with store.stage() as folder:
+        store.publish_base(staged(folder, sha256=sha256), name)
+
+
+def test_a_base_appears_whole_when_published(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "models")
+    assert store.bases() == []
+    with store.stage() as folder:
+        staged(folder)
+        assert store.bases() == []
+        store.publish_base(folder, "b32")
+    assert [(base.name, base.weights_sha256) for base in store.bases()] == [("b32", "aa")]
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["bases"]
+
+
+def test_an_import_that_dies_leaves_nothing_to_be_seen(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    with pytest.raises(KeyboardInterrupt), store.stage() as folder:
+        staged(folder)
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_ignored_and_swept_after_a_day(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    published(store, "b32")
+    fresh, old = tmp_path / ".fresh.part", tmp_path / ".old.part"
+    for folder in (fresh, old, tmp_path / "bases" / "half"):
+        folder.mkdir()
+        (folder / f"{WEIGHTS}.part").write_bytes(b"half")
+    os.utime(old, (time.time() - 2 * 86400,) * 2)
+    assert [base.name for base in store.bases()] == ["b32"]
+    published(store, "half")  # takes the place of the folder without a card
+    assert [base.name for base in store.bases()] == ["b32", "half"]
+    assert fresh.exists()
+    assert not old.exists()
+
+
+def test_the_same_weights_again_keep_what_is_there_and_others_are_refused(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    published(store, "b32")
+    before = (tmp_path / "bases" / "b32" / WEIGHTS).stat().st_ino
+    published(store, "b32")
+    assert (tmp_path / "bases" / "b32" / WEIGHTS).stat().st_ino == before
+    with pytest.raises(Refused) as refused:
+        published(store, "b32", sha256="bb")
+    assert "--name" in refused.value.hint
+
+
+def test_a_version_folder_that_the_catalog_never_knew_is_replaced(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    for sha256 in ("aa", "bb"):
+        with store.stage() as folder:
+            store.publish_version(staged(folder, sha256=sha256, file=HEAD), 1)
+    assert json.loads((tmp_path / "versions" / "1" / CARD).read_text())["weights"]["sha256"] == "bb"
+
+
+@pytest.mark.parametrize("name", ["", "..", "../x", "a/b", ".hidden", "A", "x" * 64, "a\n"])
+def test_a_name_that_is_no_folders_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(Refused):
+        ModelStore(tmp_path).base_folder(name)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"weights": {}}'])
+def test_a_card_that_cannot_be_read_is_rejected(tmp_path: Path, content: str) -> None:
+    store = ModelStore(tmp_path)
+    published(store, "b32")
+    (tmp_path / "bases" / "b32" / CARD).write_text(content)
+    with pytest.raises(WeightsRejected):
+        store.base("b32")
+
+
+def test_a_base_that_is_not_there_is_no_weights(tmp_path: Path) -> None:
+    with pytest.raises(NoWeights) as missing:
+        ModelStore(tmp_path).base("b32")
+    assert "import" in missing.value.hint
+
+
+def test_publishing_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    with store.stage() as folder, pytest.raises(NoWeights):
+        store.publish_base(folder, "b32")
+
+
+def test_a_directory_that_cannot_be_written_is_out_of_resources(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("a file")
+    with pytest.raises(OutOfResources) as refused, ModelStore(tmp_path / "models").stage():
+        pass
+    assert "[model] directory" in refused.value.hint
+
+
+def test_a_version_is_present_with_all_its_files(tmp_path: Path) -> None:
+    version = tiny.served(tmp_path / "models")
+    store = ModelStore(tmp_path / "models")
+    assert store.present(version)
+    (store.version_folder(version.number) / HEAD).unlink()
+    assert not store.present(version)
+
+
+def test_the_store_and_the_models_mean_the_same_files() -> None:
+    """They cannot import each other."""
+    assert (WEIGHTS, CARD) == (models.encoder.base.WEIGHTS, models.encoder.checkpoint.CARD)
