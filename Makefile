@@ -16,10 +16,15 @@ BENCH  ?=
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(VENV)/ready: pyproject.toml constraints.txt
+# The demonstration needs no tool of development and no Ray.
+$(VENV)/lab: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt "torch==2.13.0"
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,scale]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[lab]"
+	touch $@
+
+$(VENV)/ready: $(VENV)/lab
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,lab,scale]"
 	touch $@
 
 setup: $(VENV)/ready ## make the virtual environment, pinned (seconds when it is there)
@@ -27,14 +32,15 @@ setup: $(VENV)/ready ## make the virtual environment, pinned (seconds when it is
 peers: ## install the Debian peers where they are missing and apt may be used
 	@deploy/peers.sh $(PEERS)
 
-demo: setup peers ## 320 phantom studies travel archive -> radclipd -> archive; a few are labelled, and what that was worth (DEMO="--hold")
+demo: $(VENV)/lab peers ## 320 phantom studies travel archive -> radclipd -> archive; a few are labelled, and what that was worth (DEMO="--hold")
 	$(BIN)/radclipd demo $(DEMO)
 
-check: setup ## format, lint, types, boundaries
+check: setup ## format, lint, types, boundaries, names
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.names
 
 test: setup peers check ## all checks, then all tests that take no more than minutes, on several processors (PYTEST="-n 0": in one)
 	$(BIN)/python -m pytest -m "not slow and not systemd and not gpu" $(SHARED) $(PYTEST)

@@ -9,18 +9,18 @@ from adapters.catalog.engine import database_url, open_engine
 from adapters.catalog.tables import metadata
 
 
-def run(connection: Connection) -> None:
+def run_migrations(connection: Connection) -> None:
     """Migrate on this connection, in one transaction for each revision."""
     context.configure(connection=connection, target_metadata=metadata, render_as_batch=connection.dialect.name == "sqlite")
     with context.begin_transaction():
         context.run_migrations()
 
 
-handed_over = context.config.attributes.get("connection")
-if handed_over is not None:
-    run(handed_over)
+given_connection = context.config.attributes.get("connection")
+if given_connection is not None:
+    run_migrations(given_connection)
 else:  # `alembic revision --autogenerate -x url=sqlite:////tmp/x.db`
     engine = open_engine(database_url(context.get_x_argument(as_dictionary=True)["url"]), busy_timeout_seconds=30)
     with engine.connect() as opened:
-        run(opened)
+        run_migrations(opened)
         opened.commit()

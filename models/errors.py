@@ -44,7 +44,7 @@ class CheckpointUnwritable(ModelsError):
     """The checkpoint could not be written."""
 
 
-class WeightsIncompatible(ModelsError):
+class CheckpointIncompatible(ModelsError):
     """The weights do not belong to this architecture, or this release."""
 
 

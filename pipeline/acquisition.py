@@ -26,7 +26,7 @@ Rows = npt.NDArray[np.intp]
 Names = npt.NDArray[np.str_]
 
 
-class Reason(StrEnum):
+class SelectionReason(StrEnum):
     """Kinds of reason to ask for a study: `asked_because` of its labels."""
 
     MONITORING = rules.MONITORING  # by lot, to measure with; its patients are never learnt from
@@ -42,9 +42,11 @@ class SelectionPolicy:
     """`[worklist]` of the configuration, and the numbers of the rules.
 
     The shares are of a list's studies, on average over lists; they need not add up to 1. `breadth`: a positive is looked for among
-    so many times the studies that are asked for, so that every one of them has a known chance below 1. `hope` and `doubt`: before
-    anything was read for a finding's sake it is expected that `hope` of the studies show it, as surely as if `doubt` of them had
-    been read. `head_start`: so many positives is the text worth. `boldness`: how far coverage goes; see there.
+    so many times the studies that are asked for, so that every one of them has a known chance below 1. `prior_rate` and
+    `prior_strength`: before
+    anything was read for a finding's sake it is expected that `prior_rate` of the studies show it, as surely as if
+    `prior_strength` of them had
+    been read. `prior_positives`: so many positives is the text worth. `boldness`: how far coverage goes; see there.
     """
 
     positives: float = 0.35
@@ -53,54 +55,56 @@ class SelectionPolicy:
     typicality: float = 0.0
     coverage: float = 0.45
     monitoring: float = 0.1
-    breadth: float = 2.0
-    hope: float = 0.15
-    doubt: float = 4.0
-    head_start: float = 5.0
-    boldness: float = 4.0
+    pool_factor: float = 2.0
+    prior_rate: float = 0.15
+    prior_strength: float = 4.0
+    prior_positives: float = 5.0
+    distance_power: float = 4.0
 
     @property
-    def shares(self) -> dict[Reason, float]:
+    def shares(self) -> dict[SelectionReason, float]:
         """Share of each reason, adding up to 1. ZeroDivisionError where all are 0."""
         total = self.positives + self.disagreement + self.uncertainty + self.typicality + self.coverage + self.monitoring
-        return {reason: float(getattr(self, reason.value)) / total for reason in Reason}
+        return {reason: float(getattr(self, reason.value)) / total for reason in SelectionReason}
 
 
 @dataclass(frozen=True)
-class Candidates:
+class CandidateStudies:
     """Studies that may be asked for, row for row. `other`: another opinion, NaN in the rows of which there is none."""
 
     patient: Names  # [N]
     stratum: Names  # [N] view and scanner
     scores: Floats  # [N, F] of the version in service
-    other: Floats  # [N, F] of zero-shot
+    zero_shot_scores: Floats  # [N, F] of zero-shot
 
     def __len__(self) -> int:
         return len(self.patient)
 
 
 @dataclass(frozen=True)
-class Experience:
+class LabelHistory:
     """What earlier lists and labels came to. Of each finding: patients known to show it, studies read for its sake, and how many
     of those showed it."""
 
     positives: Floats  # [F]
-    mined: Floats  # [F]
-    found: Floats  # [F]
-    read: Floats  # [R, F] scores of the studies read or asked for, by the version in service
+    searched: Floats  # [F]
+    search_positives: Floats  # [F]
+    read_scores: Floats  # [R, F] scores of the studies read or asked for, by the version in service
 
 
 @dataclass(frozen=True, slots=True)
-class Pick:
+class SelectedStudy:
     """One study to ask for: its row, why, and with which probability this list chose it, given what stands before it there."""
 
     row: int
-    reason: Reason
+    reason: SelectionReason
     finding: str
     probability: float
 
 
-def select(candidates: Candidates, experience: Experience, policy: SelectionPolicy, *, count: int, seed: int) -> list[Pick]:
+def select_studies(
+    candidates: CandidateStudies, experience: LabelHistory, policy: SelectionPolicy, *, count: int, seed: int
+) -> list[SelectedStudy]:
     """Choose up to `count` studies, one a patient. Fewer only where there are fewer patients.
 
     The random sample is drawn first and from everybody. What a reason cannot use (no second opinion, say) goes to coverage.
@@ -108,55 +112,55 @@ def select(candidates: Candidates, experience: Experience, policy: SelectionPoli
     if not len(candidates) or count < 1:
         return []
     chance = np.random.default_rng(seed)
-    quota = _quotas(policy, min(count, len(np.unique(candidates.patient))), chance)
-    hand = _Hand(candidates, experience, policy, chance)
-    expected = policy.shares[Reason.MONITORING] * count
-    hand.take(hand.by_lot(quota[Reason.MONITORING], expected), Reason.MONITORING)
+    quota = _allocate_quotas(policy, min(count, len(np.unique(candidates.patient))), chance)
+    hand = _Selection(candidates, experience, policy, chance)
+    expected = policy.shares[SelectionReason.MONITORING] * count
+    hand.add_draws(hand.draw_random(quota[SelectionReason.MONITORING], expected), SelectionReason.MONITORING)
     for reason, ask in (
-        (Reason.POSITIVES, hand.positives),
-        (Reason.DISAGREEMENT, hand.disagreement),
-        (Reason.UNCERTAINTY, hand.uncertainty),
-        (Reason.TYPICALITY, hand.typicality),
+        (SelectionReason.POSITIVES, hand.draw_positives),
+        (SelectionReason.DISAGREEMENT, hand.draw_disagreement),
+        (SelectionReason.UNCERTAINTY, hand.draw_uncertainty),
+        (SelectionReason.TYPICALITY, hand.draw_typicality),
     ):
-        hand.take(ask(quota[reason]), reason)
-    hand.take(hand.coverage(sum(quota.values()) - len(hand.picks)), Reason.COVERAGE)
+        hand.add_draws(ask(quota[reason]), reason)
+    hand.add_draws(hand.draw_coverage(sum(quota.values()) - len(hand.picks)), SelectionReason.COVERAGE)
     return hand.picks
 
 
-def _quotas(policy: SelectionPolicy, count: int, chance: np.random.Generator) -> dict[Reason, int]:
+def _allocate_quotas(policy: SelectionPolicy, count: int, rng: np.random.Generator) -> dict[SelectionReason, int]:
     """Whole numbers that add up to `count` and whose expectations are the shares: one lot for all, as in systematic sampling."""
     until = np.cumsum([0.0, *policy.shares.values()]) * count
     until[-1] = count
-    steps = np.floor(until + chance.random())
+    steps = np.floor(until + rng.random())
     steps[0], steps[-1] = 0, count
     return dict(zip(policy.shares, np.diff(steps).astype(int).tolist(), strict=True))
 
 
 @dataclass
-class _Chosen:
+class _Draw:
     row: int
     probability: float
     finding: str = ""
 
 
-class _Hand:
+class _Selection:
     """The list in the making. `free` are the candidates whose patients are not on it."""
 
     def __init__(
-        self, candidates: Candidates, experience: Experience, policy: SelectionPolicy, chance: np.random.Generator
+        self, candidates: CandidateStudies, experience: LabelHistory, policy: SelectionPolicy, chance: np.random.Generator
     ) -> None:
         self._of, self._experience, self._policy, self._chance = candidates, experience, policy, chance
-        self.picks: list[Pick] = []
+        self.picks: list[SelectedStudy] = []
         self.free = np.ones(len(candidates), dtype=bool)
-        self._height = heights(candidates.scores, candidates.stratum)
+        self._height = ranks_within_stratum(candidates.scores, candidates.stratum)
 
-    def take(self, chosen: Iterator[_Chosen], reason: Reason) -> None:
+    def add_draws(self, chosen: Iterator[_Draw], reason: SelectionReason) -> None:
         """Put studies on the list; each patient once."""
         for one in chosen:
-            self.picks.append(Pick(one.row, reason, one.finding, one.probability))
+            self.picks.append(SelectedStudy(one.row, reason, one.finding, one.probability))
             self.free &= self._of.patient != self._of.patient[one.row]
 
-    def by_lot(self, count: int, expected: float) -> Iterator[_Chosen]:
+    def draw_random(self, count: int, expected: float) -> Iterator[_Draw]:
         """Draw patients with equal chances, spread over the strata in proportion, and one study of each."""
         everyone = self._chance.permutation(np.flatnonzero(self.free))
         _, first, studies = np.unique(self._of.patient[everyone], return_index=True, return_counts=True)
@@ -164,49 +168,49 @@ class _Hand:
         order = np.lexsort((self._chance.random(len(rows)), self._of.stratum[rows]))
         places = np.floor((np.arange(count) + self._chance.random()) * len(rows) / max(count, 1)).astype(int)
         for place in order[places]:
-            yield _Chosen(int(rows[place]), min(1.0, expected / len(rows)) / int(studies[place]))
+            yield _Draw(int(rows[place]), min(1.0, expected / len(rows)) / int(studies[place]))
 
-    def positives(self, count: int) -> Iterator[_Chosen]:
+    def draw_positives(self, count: int) -> Iterator[_Draw]:
         """Look for positives: finding by finding, the one first where a study more is worth most, then its highest studies."""
-        for finding, wanted in self._wanted(count):
+        for finding, wanted in self._allocate_findings(count):
             rows = np.flatnonzero(self.free)
             order = rows[np.lexsort((self._chance.random(len(rows)), -self._height[rows, finding]))]
-            patients = _first_of_each(self._of.patient[order])
-            among = order[patients][: max(wanted, round(self._policy.breadth * wanted))]
+            patients = _find_first_occurrences(self._of.patient[order])
+            among = order[patients][: max(wanted, round(self._policy.pool_factor * wanted))]
             for row in self._chance.permutation(among)[:wanted]:
-                yield _Chosen(int(row), min(1.0, wanted / len(among)), FINDINGS[finding])
+                yield _Draw(int(row), min(1.0, wanted / len(among)), FINDINGS[finding])
 
-    def _wanted(self, count: int) -> list[tuple[int, int]]:
+    def _allocate_findings(self, count: int) -> list[tuple[int, int]]:
         """How many studies are read for which finding, scarcest first.
 
         What is learnt from n positives errs by 1 / (n + head_start), so one more is worth what that falls by; a study brings one
         with the probability that studies read for the finding's sake have shown so far.
         """
         policy, known = self._policy, self._experience
-        rate = (known.found + policy.hope * policy.doubt) / (known.mined + policy.doubt)
+        rate = (known.search_positives + policy.prior_rate * policy.prior_strength) / (known.searched + policy.prior_strength)
         positives, wanted = known.positives.astype(np.float64).copy(), np.zeros(len(FINDINGS), dtype=int)
         for _ in range(count):
-            finding = int(np.argmax(rate / ((positives + policy.head_start) * (positives + policy.head_start + 1))))
+            finding = int(np.argmax(rate / ((positives + policy.prior_positives) * (positives + policy.prior_positives + 1))))
             wanted[finding] += 1
             positives[finding] += rate[finding]
         return [(int(finding), int(wanted[finding])) for finding in np.argsort(known.positives, kind="stable") if wanted[finding]]
 
-    def disagreement(self, count: int) -> Iterator[_Chosen]:
+    def draw_disagreement(self, count: int) -> Iterator[_Draw]:
         """The studies that the two opinions rank furthest apart in any finding."""
-        apart = np.abs(self._height - heights(self._of.other, self._of.stratum))
+        apart = np.abs(self._height - ranks_within_stratum(self._of.zero_shot_scores, self._of.stratum))
         apart = np.where(np.isfinite(apart), apart, -1.0)
-        for row in self._highest(apart.max(axis=1), count):
+        for row in self._iterate_highest(apart.max(axis=1), count):
             finding = int(apart[row].argmax())
-            yield _Chosen(row, 1.0, FINDINGS[finding])
+            yield _Draw(row, 1.0, FINDINGS[finding])
 
-    def uncertainty(self, count: int) -> Iterator[_Chosen]:
+    def draw_uncertainty(self, count: int) -> Iterator[_Draw]:
         """The studies with the highest entropy, mean over the findings."""
         p = self._of.scores.clip(1e-6, 1 - 1e-6)
         entropy = -(p * np.log(p) + (1 - p) * np.log(1 - p)).mean(axis=1)
-        for row in self._highest(entropy, count):
-            yield _Chosen(row, 1.0)
+        for row in self._iterate_highest(entropy, count):
+            yield _Draw(row, 1.0)
 
-    def _highest(self, value: Floats, count: int) -> Iterator[int]:
+    def _iterate_highest(self, value: Floats, count: int) -> Iterator[int]:
         """Yield up to `count` free rows of positive value, the highest first; the caller takes each before it asks for the next."""
         for row in np.argsort(-value, kind="stable"):
             if count < 1 or value[row] <= 0:
@@ -215,7 +219,7 @@ class _Hand:
                 count -= 1
                 yield int(row)
 
-    def coverage(self, count: int) -> Iterator[_Chosen]:
+    def draw_coverage(self, count: int) -> Iterator[_Draw]:
         """Studies unlike all that were read, each stratum in proportion: drawn by a power of the squared distance to the nearest.
 
         With the power 1 these are the draws of k-means++ (Arthur and Vassilvitskii, SODA 2007), with a high one the farthest-first
@@ -223,35 +227,38 @@ class _Hand:
         """
         if count < 1:
             return
-        places, read = _whitened(self._of.scores, self._experience.read)
+        places, read = _whiten_logits(self._of.scores, self._experience.read_scores)
         taken = np.concatenate([read, places[[pick.row for pick in self.picks]], np.zeros((1, places.shape[1]))])
-        apart = _apart(places, taken)
+        apart = _compute_nearest_distance(places, taken)
         for _ in range(count):
             if not self.free.any():
                 return
             here = self.free & (self._of.stratum == self._of.stratum[self._chance.choice(np.flatnonzero(self.free))])
-            weight = np.where(here, (apart / max(apart[here].max(), 1e-12)) ** self._policy.boldness, 0.0)
+            weight = np.where(here, (apart / max(apart[here].max(), 1e-12)) ** self._policy.distance_power, 0.0)
             weight = weight / weight.sum() if weight.sum() > 0 else here / here.sum()
             row = int(self._chance.choice(len(weight), p=weight))
-            apart = np.minimum(apart, _apart(places, places[row : row + 1]))
-            yield _Chosen(row, float(weight[row] * here.sum() / self.free.sum()))
+            apart = np.minimum(apart, _compute_nearest_distance(places, places[row : row + 1]))
+            yield _Draw(row, float(weight[row] * here.sum() / self.free.sum()))
 
-    def typicality(self, count: int) -> Iterator[_Chosen]:
+    def draw_typicality(self, count: int) -> Iterator[_Draw]:
         """Typical studies of the regions where least was read: k-means, a region for each study read or asked for, up to a number
         (TypiClust, Hacohen et al., ICML 2022)."""
         if count < 1:
             return
         free = np.flatnonzero(self.free)
-        places, read = _places(self._of.scores, self._of.scores[free]), _places(self._experience.read, self._of.scores[free])
+        places, read = (
+            _standardise_logits(self._of.scores, self._of.scores[free]),
+            _standardise_logits(self._experience.read_scores, self._of.scores[free]),
+        )
         taken = np.concatenate([read, places[[pick.row for pick in self.picks]]])
-        yield from self._typical(places, taken, count)
+        yield from self._draw_from_regions(places, taken, count)
 
-    def _typical(self, places: Floats, taken: Floats, count: int) -> Iterator[_Chosen]:
+    def _draw_from_regions(self, places: Floats, taken: Floats, count: int) -> Iterator[_Draw]:
         free = np.flatnonzero(self.free)
-        centres = _centres(places[free], min(len(taken) + count, MOST_REGIONS, len(free)), self._chance)
-        region = _nearest(places, centres)
+        centres = _fit_centres(places[free], min(len(taken) + count, MAX_REGIONS, len(free)), self._chance)
+        region = _assign_to_centres(places, centres)
         sizes = np.bincount(region[free], minlength=len(centres)).astype(np.float64)
-        read = np.bincount(_nearest(taken, centres), minlength=len(centres)) if len(taken) else np.zeros(len(centres))
+        read = np.bincount(_assign_to_centres(taken, centres), minlength=len(centres)) if len(taken) else np.zeros(len(centres))
         for _ in range(count):
             members = np.flatnonzero(self.free)
             if not len(members):
@@ -262,18 +269,18 @@ class _Hand:
             inside = members[region[members] == chosen]
             row = int(inside[((places[inside] - centres[chosen]) ** 2).sum(axis=1).argmin()])
             read[chosen] += 1
-            yield _Chosen(row, 1.0)
+            yield _Draw(row, 1.0)
 
 
-SOME = 256
+DISTANCE_CHUNK_ROWS = 256
 """Studies that were read, whose distances to all candidates are in memory at once: 8 bytes each, a candidate."""
-MOST_REGIONS = 64
+MAX_REGIONS = 64
 """Of typicality."""
-ROUNDS = 8
+LLOYD_ITERATIONS = 8
 """Of Lloyd's algorithm."""
 
 
-def heights(scores: Floats, stratum: Names) -> Floats:
+def ranks_within_stratum(scores: Floats, stratum: Names) -> Floats:
     """Return how high each study stands in its own stratum, 0..1, for scores [N, F]: no view, no scanner is sick as a whole.
 
     A stratum of one study stands in the middle. NaN stays NaN.
@@ -287,12 +294,12 @@ def heights(scores: Floats, stratum: Names) -> Floats:
     return found
 
 
-def _first_of_each(names: Names) -> Rows:
+def _find_first_occurrences(names: Names) -> Rows:
     """Places at which each name stands first, ascending."""
     return np.sort(np.unique(names, return_index=True)[1])
 
 
-def _whitened(scores: Floats, read: Floats) -> tuple[Floats, Floats]:
+def _whiten_logits(scores: Floats, read: Floats) -> tuple[Floats, Floats]:
     """Logits of scores [N, F] and of those read [R, F], in coordinates in which the former scatter alike in all directions."""
     logit, of = (np.log(p / (1 - p)) for p in (scores.clip(1e-6, 1 - 1e-6), read.clip(1e-6, 1 - 1e-6)))
     centre = logit.mean(axis=0)
@@ -301,32 +308,32 @@ def _whitened(scores: Floats, read: Floats) -> tuple[Floats, Floats]:
     return np.asarray((logit - centre) @ root), np.asarray((of - centre) @ root)
 
 
-def _apart(places: Floats, taken: Floats) -> Floats:
+def _compute_nearest_distance(points: Floats, taken: Floats) -> Floats:
     """Return the squared distance [N] of each place to the nearest of those taken [T], some of which are looked at at a time."""
-    found, length = np.full(len(places), np.inf), (places**2).sum(axis=1)
-    for first in range(0, len(taken), SOME):
-        some = taken[first : first + SOME]
-        np.minimum(found, ((some**2).sum(axis=1) - 2 * places @ some.T).min(axis=1), out=found)
+    found, length = np.full(len(points), np.inf), (points**2).sum(axis=1)
+    for first in range(0, len(taken), DISTANCE_CHUNK_ROWS):
+        some = taken[first : first + DISTANCE_CHUNK_ROWS]
+        np.minimum(found, ((some**2).sum(axis=1) - 2 * points @ some.T).min(axis=1), out=found)
     return np.asarray((found + length).clip(min=0.0))
 
 
-def _places(scores: Floats, reference: Floats) -> Floats:
+def _standardise_logits(scores: Floats, reference: Floats) -> Floats:
     """Logits in units of the reference's scatter."""
     logit, of = (np.log(p / (1 - p)) for p in (scores.clip(1e-6, 1 - 1e-6), reference.clip(1e-6, 1 - 1e-6)))
     return np.asarray((logit - of.mean(axis=0)) / np.maximum(of.std(axis=0), 1e-9))
 
 
-def _nearest(places: Floats, centres: Floats) -> Rows:
-    return np.asarray((-2 * places @ centres.T + (centres**2).sum(axis=1)).argmin(axis=1))
+def _assign_to_centres(points: Floats, centres: Floats) -> Rows:
+    return np.asarray((-2 * points @ centres.T + (centres**2).sum(axis=1)).argmin(axis=1))
 
 
-def _centres(places: Floats, count: int, chance: np.random.Generator) -> Floats:
+def _fit_centres(points: Floats, count: int, rng: np.random.Generator) -> Floats:
     """k-means by Lloyd's algorithm from random places."""
-    centres = places[chance.choice(len(places), size=count, replace=False)]
-    for _ in range(ROUNDS):
-        region = _nearest(places, centres)
+    centres = points[rng.choice(len(points), size=count, replace=False)]
+    for _ in range(LLOYD_ITERATIONS):
+        region = _assign_to_centres(points, centres)
         sizes = np.bincount(region, minlength=count)
         sums = np.zeros_like(centres)
-        np.add.at(sums, region, places)
+        np.add.at(sums, region, points)
         centres = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], centres)
     return centres

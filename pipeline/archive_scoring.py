@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from pipeline import rescore
 from pipeline.domain import JobKind
 from pipeline.errors import NoWeights
-from pipeline.ports.outside import Catalog
-from pipeline.work import Post, WorkPolicy, work_once
+from pipeline.ports.services import Catalog
+from pipeline.work import WorkerSpec, WorkPolicy, work_once
 
-SIZE = 64
+BLOCK_SIZE = 64
 """Studies of a block, at most."""
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class StudyBlock:
     """Studies by number, both ends in it."""
 
     first: int
@@ -34,29 +34,29 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class BlockResult:
     """What became of a block: jobs worked off, and jobs that others have in hand, alive or not: it is to be looked at again."""
 
     jobs: int
-    left: int
+    leased_jobs: int
 
 
-def cut(*, catalog: Catalog, size: int = SIZE) -> Iterator[Block]:
+def cut_blocks(*, catalog: Catalog, size: int = BLOCK_SIZE) -> Iterator[StudyBlock]:
     """Cut the catalog into blocks, the newest first."""
     with catalog.read() as tx:
-        last = tx.studies.highest()
-    return (Block(max(1, end - size + 1), end) for end in range(last, 0, -size))
+        last = tx.studies.highest_study_number()
+    return (StudyBlock(max(1, end - size + 1), end) for end in range(last, 0, -size))
 
 
 def score_block(
-    block: Block,
+    block: StudyBlock,
     *,
-    post: Post,
+    spec: WorkerSpec,
     catalog: Catalog,
     worker: str,
     policy: WorkPolicy,
-    fill: Callable[[Sequence[str]], object] = lambda _studies: None,
-) -> Done:
+    warm_cache: Callable[[Sequence[str]], object] = lambda _studies: None,
+) -> BlockResult:
     """Score what the serving version has not scored of a block; then `fill`, of all of its studies. NoWeights, OutOfResources.
 
     Studies that wait for their scores have a job; those that another version has scored, and that came to their end, get one.
@@ -65,13 +65,13 @@ def score_block(
         serving = tx.versions.serving()
         if serving is None:
             raise NoWeights("no model version serves", hint="radclipd model import FILE, or radclipd model fetch TAG")
-        subjects = tx.studies.numbered(block.numbers)
+        subjects = tx.studies.uids_by_number(block.numbers)
         for study_instance_uid in tx.studies.unscored(serving.number, limit=max(1, len(subjects)), numbers=block.numbers):
-            tx.jobs.put(JobKind.SCORE, study_instance_uid, {rescore.RESCORED: True}, priority=rescore.PRIORITY)
-    ours = replace(post, subjects=subjects, spare=lambda: False)
+            tx.jobs.put(JobKind.SCORE, study_instance_uid, {rescore.RESCORE_KEY: True}, priority=rescore.RESCORE_PRIORITY)
+    ours = replace(spec, subjects=subjects, idle_task=lambda: False)
     done = 0
     while claimed := work_once(ours, catalog=catalog, worker=worker, policy=policy):
         done += claimed
-    fill(subjects)
+    warm_cache(subjects)
     with catalog.read() as tx:
-        return Done(done, tx.jobs.in_hand(JobKind.SCORE, subjects))
+        return BlockResult(done, tx.jobs.count_leased(JobKind.SCORE, subjects))

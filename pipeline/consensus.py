@@ -39,7 +39,7 @@ class LabelPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class Consensus:
     """What holds of one finding in one study, and the votes that it rests on: one of each reader, oldest first."""
 
     study_instance_uid: str
@@ -48,31 +48,31 @@ class Resolved:
     votes: tuple[Label, ...]
 
     @property
-    def disputed(self) -> bool:
+    def is_disputed(self) -> bool:
         """Whether the readers disagree, however the policy settles it."""
         return len({vote.state for vote in self.votes}) > 1
 
 
 @dataclass(frozen=True)
-class Resolution:
+class ConsensusSet:
     """All that holds, in order of study and finding."""
 
-    held: Mapping[Key, Resolved]
+    by_key: Mapping[Key, Consensus]
 
     @cached_property
-    def conflicts(self) -> list[Resolved]:
+    def conflicts(self) -> list[Consensus]:
         """The findings on which readers disagree."""
-        return [resolved for resolved in self.held.values() if resolved.disputed]
+        return [resolved for resolved in self.by_key.values() if resolved.is_disputed]
 
     @cached_property
     def fingerprint(self) -> str:
         """See rules.labels_fingerprint."""
-        return rules.labels_fingerprint({key: resolved.state for key, resolved in self.held.items()})
+        return rules.labels_fingerprint({key: resolved.state for key, resolved in self.by_key.items()})
 
     @cached_property
     def studies(self) -> list[str]:
         """The studies of which something is known, present or absent, in order of their UIDs."""
-        return list(dict.fromkeys(study for (study, _), held in self.held.items() if held.state is not LabelState.UNCERTAIN))
+        return list(dict.fromkeys(study for (study, _), held in self.by_key.items() if held.state is not LabelState.UNCERTAIN))
 
     def targets(self, studies: Sequence[str]) -> npt.NDArray[np.int8]:
         """Return int8 [N, 14], PRESENT, ABSENT or UNKNOWN, for N studies. Uncertain is unknown: nothing is learnt from it."""
@@ -80,13 +80,13 @@ class Resolution:
         found = np.full((len(studies), len(FINDINGS)), UNKNOWN, dtype=np.int8)
         for row, study in enumerate(studies):
             for column, finding in enumerate(FINDINGS):
-                resolved = self.held.get((study, finding))
+                resolved = self.by_key.get((study, finding))
                 if resolved is not None:
                     found[row, column] = known.get(resolved.state, UNKNOWN)
         return found
 
 
-def standing(labels: Iterable[Label]) -> list[Label]:
+def labels_in_force(labels: Iterable[Label]) -> list[Label]:
     """Return the statements that hold, oldest first: of each reader the last on a study's finding, unless it was revoked."""
     revoked: set[int] = set()
     last: dict[tuple[str, str, str], Label] = {}
@@ -96,26 +96,26 @@ def standing(labels: Iterable[Label]) -> list[Label]:
         if label.state is None:
             continue
         key = (label.study_instance_uid, label.finding, label.reader)
-        if key not in last or _age(last[key]) < _age(label):
+        if key not in last or _get_order_key(last[key]) < _get_order_key(label):
             last[key] = label
-    return sorted((label for label in last.values() if label.id not in revoked), key=_age)
+    return sorted((label for label in last.values() if label.id not in revoked), key=_get_order_key)
 
 
-def resolve(labels: Iterable[Label], policy: LabelPolicy) -> Resolution:
+def resolve_consensus(labels: Iterable[Label], policy: LabelPolicy) -> ConsensusSet:
     """Resolve all statements on any number of studies; the ids must be the catalog's."""
     votes: dict[Key, list[Label]] = {}
-    for label in standing(labels):
+    for label in labels_in_force(labels):
         votes.setdefault((label.study_instance_uid, label.finding), []).append(label)
-    held = {key: Resolved(*key, _state(cast, policy), tuple(cast)) for key, cast in votes.items()}
-    return Resolution(dict(sorted(held.items(), key=lambda item: (item[0][0], FINDINGS.index(item[0][1])))))
+    held = {key: Consensus(*key, _decide_state(cast, policy), tuple(cast)) for key, cast in votes.items()}
+    return ConsensusSet(dict(sorted(held.items(), key=lambda item: (item[0][0], FINDINGS.index(item[0][1])))))
 
 
-def _age(label: Label) -> tuple[datetime, int]:
+def _get_order_key(label: Label) -> tuple[datetime, int]:
     """Later said is later; of what was said at one moment, later heard."""
     return label.stated_at, label.id
 
 
-def _state(votes: Sequence[Label], policy: LabelPolicy) -> LabelState:
+def _decide_state(votes: Sequence[Label], policy: LabelPolicy) -> LabelState:
     said = {vote.reader: vote.state for vote in votes if vote.state is not None}  # oldest first
     states = list(said.values())
     if len(set(states)) == 1 or policy.policy == "newest":

@@ -215,11 +215,11 @@ class ModelVersion:
     base: str
     weights_sha256: str
     device_uid: str
-    marking: str = ""  # "UNTRAINED", "demo model, phantoms only": shown wherever a result of this version shows
+    notice: str = ""  # "UNTRAINED", "demo model, phantoms only": shown wherever a result of this version shows
     calibrated: bool = False
     label_fingerprint: str = ""
     thresholds: dict[str, float] = field(default_factory=dict)
-    band: float = 0.0
+    undetermined_margin: float = 0.0
     reason: str = ""
     card: dict[str, Any] = field(default_factory=dict)
 
@@ -244,14 +244,14 @@ class Label:
     reader: str
     source: str  # "csv", "cli", "sr", "kos", ...: how it came in
     stated_at: datetime  # when the reader said it, not when the catalog heard of it
-    asked_because: str = ""  # why this study was put before the reader, in the worklist's words; "": nobody asked
+    selection_reason: str = ""  # why this study was put before the reader, in the worklist's words; "": nobody asked
     selection_probability: float | None = None  # with which the worklist chose it, above 0 up to 1
     document: str = ""  # SOPInstanceUID of the SR or KOS that says it
     revokes: int | None = None  # id of the earlier statement that no longer holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class ReaderStatement:
     """What one reader says of one study at one time: a row of a table, or a document. Findings not mentioned stay unknown."""
 
     findings: Mapping[str, LabelState]
@@ -260,7 +260,7 @@ class Reading:
     study_instance_uid: str = ""  # a table may name the study by its accession number instead
     accession_number: str = ""
     stated_at: datetime | None = None  # None: when the catalog hears of it
-    asked_because: str = ""
+    selection_reason: str = ""
     selection_probability: float | None = None
     document: str = ""
     row: int = 0  # of a table, counted as a spreadsheet does
@@ -270,7 +270,7 @@ class Reading:
 class Document:
     """What an SR or KOS of the archive gives as labels: its readings, or the reason in words why there are none."""
 
-    readings: tuple[Reading, ...] = ()
+    readings: tuple[ReaderStatement, ...] = ()
     replaces: tuple[str, ...] = ()  # SOPInstanceUIDs of the documents that this one is a later version of
     reason: str = ""
 
@@ -280,42 +280,42 @@ class Request:
     """A study that the worklist put before the readers: why, and how likely it was to be chosen. Once a study, never changed."""
 
     study_instance_uid: str
-    asked_because: str  # the kind of reason, a word of `selection.Reason`
+    selection_reason: str  # the kind of reason, a word of `selection.SelectionReason`
     finding: str = ""  # that a positive is looked for of, or that opinions differ on; "": none in particular
-    detail: str = ""  # the reason in words
+    reason: str = ""  # the reason in words
     selection_probability: float  # above 0 up to 1
     version: int  # whose predictions it was chosen by
     asked_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class TrainingExample:
     """One labelled study as the trainer gets it: whose it is, one frontal film, and what is known of each finding.
 
     `targets`: 14 times 1 (present), 0 (absent) or -1 (unknown, or not to be learnt), in the order of FINDINGS.
     """
 
     study_instance_uid: str
-    patient: str
-    image: StoredInstance
+    patient_key: str
+    instance: StoredInstance
     targets: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
+class TrainingSet:
     """All that a round of learning rests on. `lessons` are in order of StudyInstanceUID; `findings` have enough of both kinds.
 
     `background`: films of the archive, whose labels, if any, are not looked at. `monitored`: labelled studies that were drawn by
     lot to measure with, of patients of whom nothing is in `lessons`.
     """
 
-    lessons: tuple[Lesson, ...]
+    examples: tuple[TrainingExample, ...]
     findings: tuple[str, ...]
-    background: tuple[StoredInstance, ...]
+    unlabelled_instances: tuple[StoredInstance, ...]
     serving: ModelVersion
     label_fingerprint: str
-    newest_label: int = 0  # id of the last statement that was looked at
-    monitored: tuple[Lesson, ...] = ()
+    newest_label_id: int = 0  # id of the last statement that was looked at
+    monitoring_examples: tuple[TrainingExample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,7 +358,7 @@ class Report:
     status: str = ""  # last word of the archive
 
 
-ARRIVED = 100
+ARRIVAL_PRIORITY = 100
 """Priority of a job that somebody waits for. What can wait has a higher number."""
 
 
@@ -375,7 +375,7 @@ class Job:
     attempts: int = 0
     lease_token: str = ""
     error: str = ""
-    priority: int = ARRIVED
+    priority: int = ARRIVAL_PRIORITY
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,20 @@
 
 RadclipdError
 ├── Refused                 for good: the same thing again would fail again
-│   ├── NotUnderstood       bytes that are no DICOM data set              C-STORE 0xC000
-│   ├── DoesNotMatch        data set and SOP class / UIDs disagree        C-STORE 0xA900
+│   ├── DataSetUnreadable       bytes that are no DICOM data set              C-STORE 0xC000
+│   ├── DataSetMismatch        data set and SOP class / UIDs disagree        C-STORE 0xA900
 │   ├── DifferentInstance   another file under a known SOP Instance UID   C-STORE 0xC001
 │   ├── PixelsUnreadable    no image can be made of the pixel data
 │   ├── ReportImpossible    no SR can be built of what is there
-│   ├── BadLabels           rows of labels that cannot be taken; names every one
+│   ├── InvalidLabels           rows of labels that cannot be taken; names every one
 │   └── RefusedByArchive    the archive refuses this object
-├── TryAgain                passing: later may be better
+├── TransientError                passing: later may be better
 │   ├── OutOfResources      disk below the guard, catalog unreachable     C-STORE 0xA700
 │   ├── ArchiveBusy         the archive cannot take this object now
 │   ├── ArchiveUnreachable  the archive as a whole cannot be reached; says nothing about the object
 │   ├── Interrupted         the process was told to stop; the work begins again elsewhere
 │   └── LeaseLost           another worker holds the job now
-└── CannotStart             the process must stop and say why
+└── FatalError             the process must stop and say why
     ├── ConfigurationError  file, key, nearest key
     ├── NoWeights           no model version serves
     ├── WeightsRejected     weights that cannot be served
@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
-def places(error: BaseException) -> list[str]:
+def traceback_locations(error: BaseException) -> list[str]:
     """Return where an exception came by, innermost last, without its message: foreign ones may quote a data set."""
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
 
@@ -44,32 +44,32 @@ class RadclipdError(Exception):
         self.hint = hint
 
 
-class Refused(RadclipdError):
+class PermanentError(RadclipdError):
     """For good: trying the same thing again would fail again."""
 
 
-class NotUnderstood(Refused):
+class DataSetUnreadable(PermanentError):
     """The bytes are not a DICOM data set that can be read."""
 
 
-class DoesNotMatch(Refused):
+class DataSetMismatch(PermanentError):
     """The data set is not what its SOP class, or the request that carried it, says it is."""
 
 
-class DifferentInstance(Refused):
+class DifferentInstance(PermanentError):
     """A different file stands under the same SOP Instance UID."""
 
 
-class PixelsUnreadable(Refused):
+class PixelsUnreadable(PermanentError):
     """No image can be made of this instance's pixel data."""
 
 
-class ReportImpossible(Refused):
+class ReportImpossible(PermanentError):
     """No SR can be built of what is in the catalog."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class LabelFault:
     """One thing wrong in a table of labels. `row` counts as a spreadsheet does: the header is row 1."""
 
     row: int
@@ -78,55 +78,55 @@ class Fault:
     remedy: str
 
 
-class BadLabels(Refused):
+class InvalidLabels(PermanentError):
     """Labels that cannot be taken, and of which nothing was. `faults` names every row in its place."""
 
-    def __init__(self, message: str, faults: Sequence[Fault], *, hint: str = "") -> None:
+    def __init__(self, message: str, faults: Sequence[LabelFault], *, hint: str = "") -> None:
         super().__init__(message, hint=hint or (faults[0].remedy if faults else ""))
-        self.faults = tuple(faults)
+        self.label_faults = tuple(faults)
 
 
-class RefusedByArchive(Refused):
+class RefusedByArchive(PermanentError):
     """The archive refuses this object and would refuse it again."""
 
 
-class TryAgain(RadclipdError):
+class TransientError(RadclipdError):
     """A passing trouble."""
 
 
-class OutOfResources(TryAgain):
+class OutOfResources(TransientError):
     """No room, or no catalog, to keep a promise of durability."""
 
 
-class ArchiveBusy(TryAgain):
+class ArchiveBusy(TransientError):
     """The archive answered, but cannot take this object now."""
 
 
-class ArchiveUnreachable(TryAgain):
+class ArchiveUnreachable(TransientError):
     """The archive cannot be reached at all; counts against the archive, never against the job."""
 
 
-class Interrupted(TryAgain):
+class StopRequested(TransientError):
     """The process was told to stop, and nothing was written: the work begins again at its next start."""
 
 
-class LeaseLost(TryAgain):
+class LeaseLost(TransientError):
     """The lease ran out and another worker may hold the job: nothing was written."""
 
 
-class CannotStart(RadclipdError):
+class FatalError(RadclipdError):
     """The process must stop and say why."""
 
 
-class ConfigurationError(CannotStart):
+class ConfigurationError(FatalError):
     """A configuration file that cannot be used."""
 
 
-class NoWeights(CannotStart):
+class NoWeights(FatalError):
     """No model version serves, or its files are not there."""
 
 
-class WeightsRejected(CannotStart):
+class WeightsRejected(FatalError):
     """Weights that cannot be served."""
 
 
@@ -138,5 +138,5 @@ class WeightsIncompatible(WeightsRejected):
     """The bytes are what they were, and do not fit: another architecture, another release, libraries that compute otherwise."""
 
 
-class SchemaMismatch(CannotStart):
+class SchemaMismatch(FatalError):
     """The catalog's schema is older or newer than this release."""

@@ -10,7 +10,7 @@ from pipeline.domain import JobKind, JobState, LabelState, ReportState, StudySta
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class LearningStage:
     """What a round of learning is at: `done` of `total`, and the seconds that this stage will still take; None: not known yet."""
 
     name: str
@@ -20,7 +20,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class LearningRound:
     """A round of learning that came to its end. `result` is a `learn.LearnResult`."""
 
     result: str
@@ -28,7 +28,7 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
-class Gain:
+class LearningGain:
     """By how much the version that was learnt last ranks better than another, in mean AUC; `lower`, `upper`: 95 %.
 
     `against`: "zero-shot", or "serving" for the version that served then. `sample`: "labels", or "monitoring", the random one.
@@ -42,7 +42,7 @@ class Gain:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Backfilled:
+class BackfillFigures:
     """What backfills from one kind of source have done. From which sources is not told: the path of a folder may name a patient.
 
     A parcel is a study of an archive, or some files of a folder; the last word on each counts.
@@ -58,31 +58,31 @@ class Backfilled:
     fetched: int = 0  # studies that have come
     last_at: datetime | None = None  # when the last word on a parcel was said
 
-    def __add__(self, other: Backfilled) -> Backfilled:
+    def __add__(self, other: BackfillFigures) -> BackfillFigures:
         ends = [end for end in (self.last_at, other.last_at) if end is not None]
         counts = {name: getattr(self, name) + getattr(other, name) for name in self.__slots__ if name != "last_at"}
-        return Backfilled(**counts, last_at=max(ends, default=None))
+        return BackfillFigures(**counts, last_at=max(ends, default=None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class QueueFigures:
     """What changes by the second. Jobs that are done are forgotten after a while, so they are not counted."""
 
     jobs: Mapping[tuple[JobKind, JobState], int]
     oldest_due_seconds: Mapping[JobKind, float]  # of jobs that do not stand behind arrivals on purpose
     quarantined: Mapping[tuple[JobKind, str], int]  # kind, reason
-    resting: Collection[str]  # archives that are left alone after failures
+    open_circuits: Collection[str]  # archives that are left alone after failures
     versions: Mapping[VersionState, int]
     serving: int | None
     serving_since: datetime | None
     marking: str  # of the serving version
-    stage: Stage | None  # of a round of learning that runs
-    last_round: Round | None
-    gains: Collection[Gain]
+    stage: LearningStage | None  # of a round of learning that runs
+    last_round: LearningRound | None
+    gains: Collection[LearningGain]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Archive:
+class ArchiveFigures:
     """What has come together over the years; counting it takes the longer the more there is."""
 
     studies: Mapping[StudyState, int]
@@ -91,5 +91,5 @@ class Archive:
     statements: Mapping[tuple[str, LabelState], int]  # of readers: finding, state; also those that were revoked since
     open_requests: int  # studies that the worklist asked for and nobody has read yet
     rescoring: tuple[int, int] | None  # reported studies, and how many of them the serving version has scored
-    backfills: Mapping[str, Backfilled]  # by the kind of source
+    backfills: Mapping[str, BackfillFigures]  # by the kind of source
     backfilled_unscored: int  # studies that a backfill brought and that wait for their scores

@@ -9,25 +9,25 @@ from collections.abc import Iterable
 from pipeline.domain import FINDINGS, NO_FINDING, LabelState
 
 
-def plain(name: str) -> str:
+def normalise_name(name: str) -> str:
     """Letters and digits in one case: "Pleural_Thickening" and "pleural thickening" are one name."""
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
-_NAMES = {plain(name): name for name in (*FINDINGS, NO_FINDING)} | {"pleuraleffusion": "Effusion"}
+_FINDING_BY_NAME = {normalise_name(name): name for name in (*FINDINGS, NO_FINDING)} | {"pleuraleffusion": "Effusion"}
 
 
-def no_finding() -> dict[str, LabelState]:
+def all_absent() -> dict[str, LabelState]:
     """Return what "No Finding" means."""
     return dict.fromkeys(FINDINGS, LabelState.ABSENT)
 
 
-def findings_said(words: Iterable[str]) -> dict[str, LabelState]:
+def parse_findings(words: Iterable[str]) -> dict[str, LabelState]:
     """Return what `Mass=absent`, `Edema` (which is present) and `No Finding` say, each a word. ValueError says what is wrong."""
     said: dict[str, LabelState] = {}
     for word in words:
         name, _, state = (part.strip() for part in word.partition("="))
-        for finding, value in _one_said(name, state).items():
+        for finding, value in _parse_finding(name, state).items():
             if said.setdefault(finding, value) is not value:
                 raise ValueError(f"{finding} is said to be {said[finding].value} and {value.value}")
     if not said:
@@ -35,13 +35,13 @@ def findings_said(words: Iterable[str]) -> dict[str, LabelState]:
     return said
 
 
-def finding_named(name: str) -> str | None:
+def match_finding(name: str) -> str | None:
     """Return the finding, or NO_FINDING, that goes by this name in whatever case and with whatever between its words; or None."""
-    return _NAMES.get(plain(name))
+    return _FINDING_BY_NAME.get(normalise_name(name))
 
 
-def _one_said(name: str, state: str) -> dict[str, LabelState]:
-    finding = finding_named(name)
+def _parse_finding(name: str, state: str) -> dict[str, LabelState]:
+    finding = match_finding(name)
     if finding is None:
         near = difflib.get_close_matches(name, (*FINDINGS, NO_FINDING), n=1)
         meant = f" (did you mean {near[0]}?)" if near else ""
@@ -52,4 +52,4 @@ def _one_said(name: str, state: str) -> dict[str, LabelState]:
         return {finding: LabelState(state or LabelState.PRESENT)}
     if state not in ("", LabelState.PRESENT):
         raise ValueError(f"{NO_FINDING} can only be present: name the findings instead")
-    return no_finding()
+    return all_absent()

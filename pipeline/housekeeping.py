@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.ports.outside import Catalog
+from pipeline.ports.services import Catalog
 
-AT_A_TIME = 5_000
+JOBS_PER_PURGE = 5_000
 """Jobs deleted in one transaction: whoever writes meanwhile waits for some tenths of a second at most."""
 
 
@@ -13,7 +13,7 @@ def purge_done_jobs(*, catalog: Catalog, keep_days: float) -> int:
     purged = 0
     while True:
         with catalog.begin() as tx:
-            some = tx.jobs.purge_done(older_than_days=keep_days, limit=AT_A_TIME)
+            some = tx.jobs.purge_done(older_than_days=keep_days, limit=JOBS_PER_PURGE)
         purged += some
-        if some < AT_A_TIME:
+        if some < JOBS_PER_PURGE:
             return purged

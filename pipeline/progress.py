@@ -8,17 +8,17 @@ from collections.abc import Callable
 
 from pipeline.domain import Job
 from pipeline.errors import OutOfResources
-from pipeline.ports.outside import Catalog, Watch
+from pipeline.ports.services import Catalog, StageCallback
 
 log = logging.getLogger("radclipd.progress")
 
-NOTE_SECONDS = 5.0
+NOTE_INTERVAL_SECONDS = 5.0
 """Between two notes of one stage."""
-LOG_SECONDS = 60.0
+LOG_INTERVAL_SECONDS = 60.0
 """Between two lines of the log about one stage."""
 
 
-class Progress:
+class JobProgress:
     """ports.Watch that notes in the job's payload what is under way: `stage`, `done`, `total`, and `seconds` spent on it.
 
     `lease` tells the notes of this try from those that a try before it has left.
@@ -32,28 +32,28 @@ class Progress:
         self._began = self._heard = clock()
         self._noted = self._logged = float("-inf")
 
-    def __call__(self, what: str, done: int, total: int) -> None:
+    def __call__(self, stage: str, done: int, total: int) -> None:
         """Write it down where a stage begins, and every few seconds."""
         before, self._heard = self._heard, self._clock()
-        if what != self._stage:
-            self._stage, self._began, self._noted, self._logged = what, before, float("-inf"), float("-inf")
-        if self._heard - self._noted >= NOTE_SECONDS:
+        if stage != self._stage:
+            self._stage, self._began, self._noted, self._logged = stage, before, float("-inf"), float("-inf")
+        if self._heard - self._noted >= NOTE_INTERVAL_SECONDS:
             self._noted = self._heard
             spent = round(self._heard - self._began, 3)
-            self._note({"lease": self._job.lease_token, "stage": what, "done": done, "total": total, "seconds": spent})
-        if self._heard - self._logged >= LOG_SECONDS:
+            self._write_notes({"lease": self._job.lease_token, "stage": stage, "done": done, "total": total, "seconds": spent})
+        if self._heard - self._logged >= LOG_INTERVAL_SECONDS:
             self._logged = self._heard
-            log.info("under way", extra={"kind": self._job.kind.value, "stage": what, "done": done, "total": total})
+            log.info("under way", extra={"kind": self._job.kind.value, "stage": stage, "done": done, "total": total})
 
-    def _note(self, notes: dict[str, object]) -> None:
+    def _write_notes(self, notes: dict[str, object]) -> None:
         try:
             with self._catalog.begin() as tx:
-                tx.jobs.note(self._job, notes)
+                tx.jobs.put_notes(self._job, notes)
         except OutOfResources as error:
             log.warning("progress not noted", extra={"job": self._job.id, "error": str(error)})
 
 
-def both(first: Watch, second: Watch) -> Watch:
+def chain_callbacks(first: StageCallback, second: StageCallback) -> StageCallback:
     """Tell both, in this order."""
 
     def watch(what: str, done: int, total: int) -> None:

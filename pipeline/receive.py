@@ -7,31 +7,31 @@ from dataclasses import dataclass
 from pipeline import rules
 from pipeline.domain import Header, JobKind, Receipt, Sender, StoredFile, StoredInstance, StudyState
 from pipeline.errors import DifferentInstance, OutOfResources
-from pipeline.group_commit import Together
-from pipeline.ports.outside import Arriving, Catalog, ImageStore, Transaction
+from pipeline.group_commit import GroupCommit
+from pipeline.ports.services import Catalog, ImageStore, IncomingFile, Transaction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivePolicy:
     """`[storage]` of the configuration."""
 
-    minimum_free_bytes: int
+    min_free_bytes: int
     read_documents: bool = False  # whether structured reports and key objects are read for labels: `[labels]`
 
 
-class Receiving:
+class InstanceReceiver:
     """The step, for any number of threads at once: their rows share transactions."""
 
     def __init__(self, *, catalog: Catalog, images: ImageStore, policy: ReceivePolicy) -> None:
         self._catalog, self._images, self._policy = catalog, images, policy
-        self._together = Together(catalog)
+        self._together = GroupCommit(catalog)
 
-    def begin(self) -> Arriving:
+    def open_incoming(self) -> IncomingFile:
         """Begin a file. OutOfResources below the disk guard, or when the disk will not take it."""
-        _guard_disk(self._images, self._policy)
-        return self._images.arriving()
+        _require_free_space(self._images, self._policy)
+        return self._images.open_incoming()
 
-    def receive(self, header: Header, arriving: Arriving, sender: Sender) -> Receipt:
+    def receive(self, header: Header, incoming: IncomingFile, sender: Sender) -> Receipt:
         """Keep one DICOM file for good, or discard it where it is known. Idempotent.
 
         OutOfResources below the disk guard; DifferentInstance where another file stands under the same SOP Instance UID.
@@ -39,23 +39,23 @@ class Receiving:
         with self._catalog.read() as tx:
             known = tx.studies.find_instance(header.sop_instance_uid)
         if known is None:
-            _guard_disk(self._images, self._policy)
-            file = arriving.keep()
+            _require_free_space(self._images, self._policy)
+            file = incoming.commit()
             entered = self._together.run(
-                lambda tx: _insert_or_find(tx, header, file, sender, self._policy), order=header.study_instance_uid
+                lambda tx: _insert_or_find(tx, header, file, sender, self._policy), lock_order=header.study_instance_uid
             )
             if isinstance(entered, Receipt):
                 return entered
             known = entered
-        return _again(known, arriving, self._images)
+        return _resolve_duplicate(known, incoming, self._images)
 
 
 def receive(
     header: Header, content: bytes, sender: Sender, *, catalog: Catalog, images: ImageStore, policy: ReceivePolicy
 ) -> Receipt:
     """Keep one DICOM file that is here whole, as `Receiving.receive` does."""
-    receiving = Receiving(catalog=catalog, images=images, policy=policy)
-    arriving = receiving.begin()
+    receiving = InstanceReceiver(catalog=catalog, images=images, policy=policy)
+    arriving = receiving.open_incoming()
     try:
         arriving.write(content)
         return receiving.receive(header, arriving, sender)
@@ -67,10 +67,10 @@ def _insert_or_find(
     tx: Transaction, header: Header, file: StoredFile, sender: Sender, policy: ReceivePolicy
 ) -> Receipt | StoredInstance:
     """Insert, unless another association was faster."""
-    return tx.studies.find_instance(header.sop_instance_uid) or _insert(tx, header, file, sender, policy)
+    return tx.studies.find_instance(header.sop_instance_uid) or _insert_instance(tx, header, file, sender, policy)
 
 
-def _insert(tx: Transaction, header: Header, file: StoredFile, sender: Sender, policy: ReceivePolicy) -> Receipt:
+def _insert_instance(tx: Transaction, header: Header, file: StoredFile, sender: Sender, policy: ReceivePolicy) -> Receipt:
     if rules.is_own_report(header) or _is_of_this_catalog(tx, header):
         tx.studies.add_instance(header, file, sender, opens_study=False)
         return Receipt.OWN_REPORT
@@ -87,23 +87,23 @@ def _is_of_this_catalog(tx: Transaction, header: Header) -> bool:
     return rules.object_kind(header) is rules.ObjectKind.REPORT and tx.reports.find(header.sop_instance_uid) is not None
 
 
-def _again(known: StoredInstance, arriving: Arriving, images: ImageStore) -> Receipt:
-    if known.file.sha256 != arriving.file.sha256:
+def _resolve_duplicate(known: StoredInstance, incoming: IncomingFile, images: ImageStore) -> Receipt:
+    if known.file.sha256 != incoming.file.sha256:
         raise DifferentInstance(
             f"SOP Instance UID {known.header.sop_instance_uid} is already stored with other content"
-            f" (SHA-256 {known.file.sha256[:12]}, received {arriving.file.sha256[:12]})",
+            f" (SHA-256 {known.file.sha256[:12]}, received {incoming.file.sha256[:12]})",
             hint="the sender must give a changed object a new SOP Instance UID; the stored one stays as it is",
         )
     if not images.exists(known.file):
-        arriving.keep()  # the sender gives back what the disk has lost
+        incoming.commit()  # the sender gives back what the disk has lost
     return Receipt.DUPLICATE
 
 
-def _guard_disk(images: ImageStore, policy: ReceivePolicy) -> None:
+def _require_free_space(images: ImageStore, policy: ReceivePolicy) -> None:
     """What has come of a file is on the disk already."""
     free = images.free_bytes()
-    if free < policy.minimum_free_bytes:
+    if free < policy.min_free_bytes:
         raise OutOfResources(
-            f"image store has {free} bytes free, below storage.minimum_free = {policy.minimum_free_bytes}",
+            f"image store has {free} bytes free, below storage.minimum_free = {policy.min_free_bytes}",
             hint="free disk space or lower storage.minimum_free",
         )

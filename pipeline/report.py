@@ -7,24 +7,24 @@ from dataclasses import replace
 
 from pipeline.domain import Job, JobKind, Report, ReportState, StudyState
 from pipeline.errors import ArchiveUnreachable, RefusedByArchive, ReportImpossible
-from pipeline.ports.outside import Archive, Catalog, CircuitPolicy, ImageStore, ReportContent, ReportWriter, Transaction
+from pipeline.ports.services import Archive, Catalog, CircuitPolicy, ImageStore, ReportContent, ReportWriter, Transaction
 
 
 def report(job: Job, *, catalog: Catalog, images: ImageStore, writer: ReportWriter) -> None:
     """Build the SR of one study's newest revision. Run twice, it makes the same SOP Instance UID."""
     with catalog.begin() as tx:
-        content = _open(tx, job, writer)
+        content = _gather_content(tx, job, writer)
         if content is None or content.report.state is not ReportState.PENDING:
             tx.jobs.finish(job)
             return
     file = images.write(writer.write(content))
     with catalog.begin() as tx:
-        tx.reports.built(content.report.sop_instance_uid, file)
+        tx.reports.mark_built(content.report.sop_instance_uid, file)
         tx.jobs.put(JobKind.SEND, content.report.sop_instance_uid, priority=job.priority)
         tx.jobs.finish(job)
 
 
-def _open(tx: Transaction, job: Job, writer: ReportWriter) -> ReportContent | None:
+def _gather_content(tx: Transaction, job: Job, writer: ReportWriter) -> ReportContent | None:
     """Gather what the SR says and write its row first. None where a newer revision has overtaken this job."""
     study = tx.studies.find(job.subject)
     version = tx.versions.find(int(job.payload["version"]))
@@ -32,11 +32,11 @@ def _open(tx: Transaction, job: Job, writer: ReportWriter) -> ReportContent | No
         raise ReportImpossible(f"study {job.subject} or version {job.payload['version']} is not in the catalog")
     if study.revision != int(job.payload["revision"]):
         return None
-    opened = writer.identify(study.study_instance_uid, version.number, study.revision)
+    opened = writer.pending_report(study.study_instance_uid, version.number, study.revision)
     before = tx.reports.latest(study.study_instance_uid)
     if before is not None and before.sop_instance_uid != opened.sop_instance_uid:
-        opened = replace(opened, predecessor=_followed(before))
-    opened = tx.reports.open(opened)
+        opened = replace(opened, predecessor=_choose_predecessor(before))
+    opened = tx.reports.ensure_pending(opened)
     scored = tx.scores.image_scores(study.study_instance_uid, version.number)
     return ReportContent(
         report=opened,
@@ -48,10 +48,10 @@ def _open(tx: Transaction, job: Job, writer: ReportWriter) -> ReportContent | No
     )
 
 
-def _followed(before: Report) -> str | None:
+def _choose_predecessor(previous: Report) -> str | None:
     """A report that no archive holds, or ever will, is no predecessor; the one before it may be."""
-    on_its_way = before.state in (ReportState.BUILT, ReportState.SENT)
-    return before.sop_instance_uid if on_its_way else before.predecessor
+    on_its_way = previous.state in (ReportState.BUILT, ReportState.SENT)
+    return previous.sop_instance_uid if on_its_way else previous.predecessor
 
 
 def send(job: Job, *, catalog: Catalog, images: ImageStore, archive: Archive, circuit: CircuitPolicy) -> None:
@@ -65,16 +65,16 @@ def send(job: Job, *, catalog: Catalog, images: ImageStore, archive: Archive, ci
         status = archive.store(content)
     except ArchiveUnreachable:
         with catalog.begin() as tx:
-            tx.circuits.failed(archive.name, threshold=circuit.threshold, rest_seconds=circuit.rest_seconds)
+            tx.circuits.record_failure(archive.name, threshold=circuit.threshold, open_seconds=circuit.open_seconds)
         raise
     except RefusedByArchive as error:
         with catalog.begin() as tx:
-            tx.circuits.succeeded(archive.name)
-            tx.reports.refused(found.sop_instance_uid, str(error))
+            tx.circuits.record_success(archive.name)
+            tx.reports.mark_refused(found.sop_instance_uid, str(error))
         raise
     with catalog.begin() as tx:
-        tx.circuits.succeeded(archive.name)
-        tx.reports.sent(found.sop_instance_uid, status)
+        tx.circuits.record_success(archive.name)
+        tx.reports.mark_sent(found.sop_instance_uid, status)
         _close_study(tx, found)
         tx.jobs.finish(job)
 

@@ -5,70 +5,70 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.domain import JobKind
-from pipeline.ports.outside import Catalog
+from pipeline.ports.services import Catalog
 
-PRIORITY = 900
+RESCORE_PRIORITY = 900
 """Of the score jobs of the archive; those of arriving studies come long before."""
-WAITING_AT_MOST = 4_000
+MAX_WAITING_JOBS = 4_000
 """Score jobs that wait at a time, so that a promotion does not put the whole archive into the queue."""
-AT_A_TIME = 500
+JOBS_PER_TRANSACTION = 500
 """Jobs put in one transaction."""
-SPAN, SPANS = 10_000, 4
+STUDIES_PER_SPAN, SPANS_PER_ROUND = 10_000, 4
 """Studies looked at in one reading, and readings in one round: what a round costs does not grow with the archive."""
-RESCORED = "rescored"
+RESCORE_KEY = "rescored"
 """Key in the payload of such a job: the study has been reported before."""
 
 
 @dataclass(slots=True)
-class Walk:
+class RescoreCursor:
     """How far down the archive has been looked, for which version: below study number `high` it is not known what is left.
 
     Kept in memory alone: whoever starts again looks from the newest study on, and finds what is left.
     """
 
     version: int = 0
-    high: int = 0
+    upper_bound: int = 0
 
-    def span(self) -> range:
+    def next_numbers(self) -> range:
         """Return the numbers to look at next."""
-        return range(max(1, self.high - SPAN), self.high)
+        return range(max(1, self.upper_bound - STUDIES_PER_SPAN), self.upper_bound)
 
 
-def rescore(*, catalog: Catalog, walk: Walk | None = None) -> int:
+def rescore(*, catalog: Catalog, cursor: RescoreCursor | None = None) -> int:
     """Put score jobs for reported studies that the serving version has not scored; return how many.
 
     What is to be done follows from the catalog alone: it goes on wherever it was stopped, and begins anew by itself with each
     version that comes to serve. A study that was set aside in quarantine is left there. With the `walk` of the last round it goes
     on where that ended, and at the oldest study it begins anew, for one may have been reported meanwhile.
     """
-    walk = walk or Walk()
+    cursor = cursor or RescoreCursor()
     with catalog.read() as tx:
         serving = tx.versions.serving()
-        room = WAITING_AT_MOST - tx.jobs.waiting(JobKind.SCORE, at_most=WAITING_AT_MOST)
-        highest = tx.studies.highest()
+        room = MAX_WAITING_JOBS - tx.jobs.count_waiting(JobKind.SCORE, at_most=MAX_WAITING_JOBS)
+        highest = tx.studies.highest_study_number()
     if serving is None:
         return 0
-    if walk.version != serving.number or walk.high <= 1:
-        walk.version, walk.high = serving.number, highest + 1
+    if cursor.version != serving.number or cursor.upper_bound <= 1:
+        cursor.version, cursor.upper_bound = serving.number, highest + 1
     queued = 0
-    for _ in range(SPANS):
-        queued += _look(walk, room - queued, catalog)
+    for _ in range(SPANS_PER_ROUND):
+        queued += _enqueue_span(cursor, room - queued, catalog)
     return queued
 
 
-def _look(walk: Walk, room: int, catalog: Catalog) -> int:
+def _enqueue_span(cursor: RescoreCursor, room: int, catalog: Catalog) -> int:
     """Look at one span and put what is left in it, at most `room`, into the queue; go on where nothing more is left in it."""
     queued = 0
-    while queued < room and walk.high > 1:
-        limit = min(AT_A_TIME, room - queued)
+    while queued < room and cursor.upper_bound > 1:
+        limit = min(JOBS_PER_TRANSACTION, room - queued)
         with catalog.read() as tx:
-            studies = tx.studies.unscored(walk.version, limit=limit, numbers=walk.span())
+            studies = tx.studies.unscored(cursor.version, limit=limit, numbers=cursor.next_numbers())
         if studies:
             with catalog.begin() as tx:
                 for study_instance_uid in studies:
-                    tx.jobs.put(JobKind.SCORE, study_instance_uid, {RESCORED: True}, priority=PRIORITY)
+                    tx.jobs.put(JobKind.SCORE, study_instance_uid, {RESCORE_KEY: True}, priority=RESCORE_PRIORITY)
         queued += len(studies)
         if len(studies) < limit:
-            walk.high -= SPAN
+            cursor.upper_bound -= STUDIES_PER_SPAN
             break
     return queued

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.domain import FINDINGS, Comparison, Decision, Header, LabelState, Lesson, Prediction, Scores, StoredInstance
+from pipeline.domain import FINDINGS, Comparison, Decision, Header, LabelState, Prediction, Scores, StoredInstance, TrainingExample
 
 # Storage SOP classes, PS3.4 B.5. A trailing dot marks a family.
 COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"
@@ -24,7 +24,7 @@ STRUCTURED_REPORT_FAMILY = "1.2.840.10008.5.1.4.1.1.88."
 KEY_OBJECT_SELECTION = "1.2.840.10008.5.1.4.1.1.88.59"
 PRESENTATION_STATE_FAMILY = "1.2.840.10008.5.1.4.1.1.11."
 
-RADIOGRAPHS = {COMPUTED_RADIOGRAPHY, DIGITAL_X_RAY_FOR_PRESENTATION, DIGITAL_X_RAY_FOR_PROCESSING, SECONDARY_CAPTURE}
+RADIOGRAPH_SOP_CLASSES = {COMPUTED_RADIOGRAPHY, DIGITAL_X_RAY_FOR_PRESENTATION, DIGITAL_X_RAY_FOR_PROCESSING, SECONDARY_CAPTURE}
 RADIOGRAPHY_MODALITIES = {"CR", "DX", "RG"}  # PS3.3 C.7.3.1.1.1
 
 OWN_MODEL_NAME = "radclipd"
@@ -60,7 +60,7 @@ class ChestPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ImageChoice:
     """The images of a study to score, or, where there are none, why in words."""
 
     images: tuple[StoredInstance, ...]
@@ -70,7 +70,7 @@ class Choice:
 def object_kind(header: Header) -> ObjectKind:
     """Tell by the SOP class what an instance is."""
     uid = header.sop_class_uid
-    if uid in RADIOGRAPHS:
+    if uid in RADIOGRAPH_SOP_CLASSES:
         return ObjectKind.RADIOGRAPH
     if uid == KEY_OBJECT_SELECTION:
         return ObjectKind.KEY_OBJECTS
@@ -97,62 +97,62 @@ def opens_study(header: Header) -> bool:
     return object_kind(header) is ObjectKind.RADIOGRAPH
 
 
-def choose_images(instances: Iterable[StoredInstance], policy: ChestPolicy) -> Choice:
+def choose_images(instances: Iterable[StoredInstance], policy: ChestPolicy) -> ImageChoice:
     """Choose the frontal chest radiographs of a study."""
     images: list[StoredInstance] = []
     reasons: Counter[str] = Counter()
     for instance in instances:
-        reason = why_not_scored(instance.header, policy)
+        reason = exclusion_reason(instance.header, policy)
         if reason is None:
             images.append(instance)
         else:
             reasons[reason] += 1
     words = "; ".join(f"{reason} ({n})" for reason, n in reasons.most_common())
-    return Choice(tuple(images), "" if images else words or "no instances")
+    return ImageChoice(tuple(images), "" if images else words or "no instances")
 
 
-def why_not_scored(header: Header, policy: ChestPolicy) -> str | None:
+def exclusion_reason(header: Header, policy: ChestPolicy) -> str | None:
     """Return why this instance is not a frontal chest radiograph that can be scored, or None."""
     kind = object_kind(header)
     if kind is not ObjectKind.RADIOGRAPH:
         return kind.value
-    return _unfit(header, policy) or _not_chest(header, policy) or _not_frontal(header, policy)
+    return _exclude_by_object(header, policy) or _exclude_by_body_part(header, policy) or _exclude_by_view(header, policy)
 
 
-def _unfit(header: Header, policy: ChestPolicy) -> str | None:
+def _exclude_by_object(header: Header, policy: ChestPolicy) -> str | None:
     if header.sop_class_uid == SECONDARY_CAPTURE and header.modality.upper() not in RADIOGRAPHY_MODALITIES:
         return "secondary capture that is no radiograph"
     if not header.has_pixels:
         return "no pixel data"
     if (header.number_of_frames or 1) > 1:
         return "more than one frame"
-    if _for_processing(header) and policy.for_processing == "ignore":
+    if _is_for_processing(header) and policy.for_processing == "ignore":
         return "raw image for processing"
     return None
 
 
-def _for_processing(header: Header) -> bool:
+def _is_for_processing(header: Header) -> bool:
     return (
         header.sop_class_uid == DIGITAL_X_RAY_FOR_PROCESSING or header.presentation_intent_type.upper().strip() == "FOR PROCESSING"
     )
 
 
-def _not_chest(header: Header, policy: ChestPolicy) -> str | None:
+def _exclude_by_body_part(header: Header, policy: ChestPolicy) -> str | None:
     stated = header.body_part_examined or header.anatomic_region_meaning
     if stated:
-        return None if _names_chest(stated) else "not the chest"
+        return None if _is_chest_description(stated) else "not the chest"
     described = f"{header.protocol_name} {header.series_description} {header.study_description}"
-    if _names_chest(described) or policy.no_body_part == "score":
+    if _is_chest_description(described) or policy.no_body_part == "score":
         return None
     return "body part not stated"
 
 
-def _names_chest(words: str) -> bool:
-    upper = words.upper()
+def _is_chest_description(description: str) -> bool:
+    upper = description.upper()
     return any(word in upper for word in CHEST_WORDS) and not any(word in upper for word in OTHER_REGION_WORDS)
 
 
-def _not_frontal(header: Header, policy: ChestPolicy) -> str | None:
+def _exclude_by_view(header: Header, policy: ChestPolicy) -> str | None:
     view = header.view_position.upper().strip()
     meaning = header.view_code_meaning.lower()
     if view in FRONTAL_VIEWS:
@@ -176,28 +176,30 @@ def is_complete(received: int, archive_count: int | None) -> bool:
     return bool(archive_count) and received >= (archive_count or 0)
 
 
-def combine(scores: Sequence[Scores], how: Literal["max", "mean"]) -> Scores:
+def aggregate_scores(scores: Sequence[Scores], method: Literal["max", "mean"]) -> Scores:
     """Make one float32 [14] of a study of the [14] of each of its images. `max`: present on any film is present."""
     stacked = np.stack(scores)
-    return np.asarray(stacked.max(axis=0) if how == "max" else stacked.mean(axis=0), dtype=np.float32)
+    return np.asarray(stacked.max(axis=0) if method == "max" else stacked.mean(axis=0), dtype=np.float32)
 
 
-def decide(probability: float, *, threshold: float, band: float) -> Decision:
+def decide(probability: float, *, threshold: float, undetermined_margin: float) -> Decision:
     """Present from threshold + band on, absent below threshold - band, undetermined between."""
-    if probability >= threshold + band:
+    if probability >= threshold + undetermined_margin:
         return Decision.PRESENT
-    return Decision.ABSENT if probability < threshold - band else Decision.UNDETERMINED
+    return Decision.ABSENT if probability < threshold - undetermined_margin else Decision.UNDETERMINED
 
 
-def predictions_of(scores: Scores, *, thresholds: Mapping[str, float], band: float) -> list[Prediction]:
+def predictions_of(scores: Scores, *, thresholds: Mapping[str, float], undetermined_margin: float) -> list[Prediction]:
     """Make the 14 predictions of a study. KeyError where a finding has no threshold."""
     return [
-        Prediction(finding, float(score), decide(float(score), threshold=thresholds[finding], band=band))
+        Prediction(
+            finding, float(score), decide(float(score), threshold=thresholds[finding], undetermined_margin=undetermined_margin)
+        )
         for finding, score in zip(FINDINGS, scores, strict=True)
     ]
 
 
-def to_the_millisecond(moment: datetime) -> datetime:
+def truncate_to_milliseconds(moment: datetime) -> datetime:
     """Return an aware moment in UTC, cut to what every catalog keeps: the same statement read again has the same time."""
     return moment.astimezone(UTC).replace(microsecond=moment.microsecond // 1000 * 1000)
 
@@ -213,33 +215,33 @@ def labels_fingerprint(states: Mapping[tuple[str, str], LabelState]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Learnable:
+class LearnableFindings:
     """The findings that there is enough of to learn; of each other one why not, in words."""
 
     findings: tuple[str, ...]
-    missing: Mapping[str, str]
+    exclusions: Mapping[str, str]
 
 
-def learnable(lessons: Sequence[Lesson], *, minimum_positives: int) -> Learnable:
+def learnable_findings(examples: Sequence[TrainingExample], *, min_positives: int) -> LearnableFindings:
     """Tell which findings can be learnt and measured: enough studies show it, and either kind comes from two patients or more."""
     found: list[str] = []
     missing: dict[str, str] = {}
     for column, finding in enumerate(FINDINGS):
-        positives = sum(lesson.targets[column] == 1 for lesson in lessons)
-        present, absent = ({lesson.patient for lesson in lessons if lesson.targets[column] == kind} for kind in (1, 0))
-        if positives >= minimum_positives and len(present) > 1 and len(absent) > 1:
+        positives = sum(lesson.targets[column] == 1 for lesson in examples)
+        present, absent = ({lesson.patient_key for lesson in examples if lesson.targets[column] == kind} for kind in (1, 0))
+        if positives >= min_positives and len(present) > 1 and len(absent) > 1:
             found.append(finding)
         else:
             missing[finding] = f"{positives} present, of {len(present)} patients; absent in {len(absent)} patients"
-    return Learnable(tuple(found), missing)
+    return LearnableFindings(tuple(found), missing)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatePolicy:
     """What a candidate must show: `[learn]` of the configuration."""
 
-    minimum_patients: int = 10
-    confidence: float = 0.9
+    min_patients: int = 10
+    min_confidence: float = 0.9
     promote: Literal["auto", "by-hand"] = "by-hand"
 
 
@@ -259,37 +261,37 @@ def may_promote(comparisons: Sequence[Comparison], policy: GatePolicy) -> Verdic
     if all(comparison.monitoring for comparison in comparisons):
         return Verdict(False, "it was compared with nothing")
     for comparison in comparisons:
-        if reason := (_why_worse if comparison.monitoring else _why_not_better)(comparison, policy):
+        if reason := (_explain_worse if comparison.monitoring else _explain_not_better)(comparison, policy):
             return Verdict(False, reason)
     told = [comparison for comparison in comparisons if not math.isnan(comparison.candidate - comparison.other)]
-    return Verdict(True, "; ".join(_in_words(comparison) for comparison in told))
+    return Verdict(True, "; ".join(_describe_comparison(comparison) for comparison in told))
 
 
-def _why_worse(comparison: Comparison, policy: GatePolicy) -> str:
+def _explain_worse(comparison: Comparison, policy: GatePolicy) -> str:
     """Of the monitoring sample: nothing is certain of fewer patients than the gate asks for."""
-    if comparison.patients < policy.minimum_patients:
+    if comparison.patients < policy.min_patients:
         return ""
     if comparison.worse:
-        return f"worse than {comparison.against} in {', '.join(comparison.worse)}; {_in_words(comparison)}"
-    return f"worse than {comparison.against} for certain; {_in_words(comparison)}" if comparison.upper < 0 else ""
+        return f"worse than {comparison.against} in {', '.join(comparison.worse)}; {_describe_comparison(comparison)}"
+    return f"worse than {comparison.against} for certain; {_describe_comparison(comparison)}" if comparison.upper < 0 else ""
 
 
-def _why_not_better(comparison: Comparison, policy: GatePolicy) -> str:
-    if comparison.patients < policy.minimum_patients:
+def _explain_not_better(comparison: Comparison, policy: GatePolicy) -> str:
+    if comparison.patients < policy.min_patients:
         return (
             f"{comparison.patients} patients to compare it with {comparison.against} are too few;"
-            f" {policy.minimum_patients} are asked for"
+            f" {policy.min_patients} are asked for"
         )
     if math.isnan(comparison.candidate) or math.isnan(comparison.other):
         return f"no finding has both kinds among the cases on which it could be compared with {comparison.against}"
     if comparison.worse:
-        return f"worse than {comparison.against} in {', '.join(comparison.worse)}; {_in_words(comparison)}"
-    if comparison.candidate <= comparison.other or comparison.better < policy.confidence:
-        return f"not better than {comparison.against} for certain; {_in_words(comparison)}"
+        return f"worse than {comparison.against} in {', '.join(comparison.worse)}; {_describe_comparison(comparison)}"
+    if comparison.candidate <= comparison.other or comparison.better < policy.min_confidence:
+        return f"not better than {comparison.against} for certain; {_describe_comparison(comparison)}"
     return ""
 
 
-def _in_words(comparison: Comparison) -> str:
+def _describe_comparison(comparison: Comparison) -> str:
     return (
         f"mean AUC {comparison.candidate:.3f} against {comparison.other:.3f} of {comparison.against}"
         f" (difference {comparison.lower:+.3f} to {comparison.upper:+.3f}, not worse in {comparison.better:.0%} of resamples,"
@@ -297,7 +299,7 @@ def _in_words(comparison: Comparison) -> str:
     )
 
 
-def backoff(attempts: int, *, base_seconds: float, cap_seconds: float, chance: float) -> float:
+def backoff(attempts: int, *, base_seconds: float, cap_seconds: float, jitter: float) -> float:
     """Full jitter: a uniform share `chance` (0..1) of min(cap, base * 2^attempts), seconds; never below a tenth of it."""
     ceiling = min(cap_seconds, base_seconds * 2.0 ** min(attempts, 30))
-    return ceiling * max(0.1, chance)
+    return ceiling * max(0.1, jitter)

@@ -6,52 +6,53 @@ import logging
 from collections.abc import Callable
 
 from pipeline.domain import AuditEvent, ModelVersion, VersionState
-from pipeline.errors import NoWeights, RadclipdError, Refused, WeightsCorrupt, WeightsRejected
-from pipeline.ports.outside import Catalog, Scorer, Scorers, Transaction
+from pipeline.errors import NoWeights, PermanentError, RadclipdError, WeightsCorrupt, WeightsRejected
+from pipeline.ports.services import Catalog, Scorer, Scorers, Transaction
 
 log = logging.getLogger("radclipd.versions")
 
-Prove = Callable[[ModelVersion], object]
+VerifyWeights = Callable[[ModelVersion], object]
 """Loads a version and holds its files to its card. NoWeights, WeightsRejected."""
 
 
-def promote(number: int, *, catalog: Catalog, prove: Prove, source: str) -> ModelVersion:
-    """Let a version serve, whatever became of it before; return it. Refused where it serves already; its files are proved first."""
+def promote(number: int, *, catalog: Catalog, verify: VerifyWeights, source: str) -> ModelVersion:
+    """Let a version serve, whatever became of it before; return it. PermanentError where it serves already; its files are proved
+    first."""
     with catalog.read() as tx:
-        version = _known(tx, number)
+        version = _require_version(tx, number)
     if version.state is VersionState.SERVING:
-        raise Refused(f"version {number} serves already", hint="radclipd versions")
-    prove(version)
+        raise PermanentError(f"version {number} serves already", hint="radclipd versions")
+    verify(version)
     with catalog.begin() as tx:
         before = tx.versions.serving()
         tx.versions.serve(number)
         detail = f"serves in place of version {before.number}" if before else "serves"
         tx.audit(AuditEvent("promote", "done", f"version {number}", detail, source))
-        return _known(tx, number)
+        return _require_version(tx, number)
 
 
-def reject(number: int, *, because: str, catalog: Catalog, source: str) -> ModelVersion:
+def reject(number: int, *, reason: str, catalog: Catalog, source: str) -> ModelVersion:
     """Put a version aside with the reason; return it. Refused for the one that serves."""
     with catalog.begin() as tx:
-        if _known(tx, number).state is VersionState.SERVING:
-            raise Refused(f"version {number} serves", hint="radclipd rollback, or radclipd promote another one first")
-        tx.versions.put_state(number, VersionState.REJECTED, reason=because)
-        tx.audit(AuditEvent("reject", "done", f"version {number}", because, source))
-        return _known(tx, number)
+        if _require_version(tx, number).state is VersionState.SERVING:
+            raise PermanentError(f"version {number} serves", hint="radclipd rollback, or radclipd promote another one first")
+        tx.versions.put_state(number, VersionState.REJECTED, reason=reason)
+        tx.audit(AuditEvent("reject", "done", f"version {number}", reason, source))
+        return _require_version(tx, number)
 
 
-def rollback(*, because: str, catalog: Catalog, prove: Prove, source: str) -> ModelVersion:
+def rollback(*, reason: str, catalog: Catalog, verify: VerifyWeights, source: str) -> ModelVersion:
     """Reject the serving version and let the one before it serve again; return that. Its files are proved first.
 
-    NoWeights where none serves, Refused where none served before it.
+    NoWeights where none serves, PermanentError where none served before it.
     """
     with catalog.read() as tx:
-        broken = _serving(tx)
-        before = tx.versions.served_before()
+        broken = _require_serving(tx)
+        before = tx.versions.previously_serving()
     if before is None:
-        raise Refused(f"no version served before version {broken.number}", hint="radclipd versions; radclipd promote N")
-    prove(before)
-    _replace(broken, before, because=because, outcome="done", catalog=catalog, source=source)
+        raise PermanentError(f"no version served before version {broken.number}", hint="radclipd versions; radclipd promote N")
+    verify(before)
+    _restore_previous(broken, before, reason=reason, outcome="done", catalog=catalog, source=source)
     return before
 
 
@@ -62,8 +63,8 @@ def load_serving(*, catalog: Catalog, scorers: Scorers) -> Scorer:
     NoWeights or WeightsRejected where neither can be loaded.
     """
     with catalog.read() as tx:
-        serving = _serving(tx)
-        before = tx.versions.served_before()
+        serving = _require_serving(tx)
+        before = tx.versions.previously_serving()
     try:
         return scorers.load(serving)
     except (NoWeights, WeightsRejected) as error:
@@ -77,42 +78,44 @@ def _fall_back(serving: ModelVersion, before: ModelVersion, error: RadclipdError
         scorer = scorers.load(before)
     except (NoWeights, WeightsRejected):
         raise error from None  # not a version has gone bad, but the folder or the base that they share
-    fault = _fault(error)
+    fault = _classify_fault(error)
     log.error(
         "serving version cannot be loaded; the one before it serves again",
         extra={"version": serving.number, "before": before.number, "fault": fault, "error": str(error), "hint": error.hint},
     )
-    _replace(serving, before, because=f"cannot be loaded, {fault}: {error}", outcome="failed", catalog=catalog, source="")
+    _restore_previous(serving, before, reason=f"cannot be loaded, {fault}: {error}", outcome="failed", catalog=catalog, source="")
     return scorer
 
 
-def _fault(error: RadclipdError) -> str:
+def _classify_fault(error: RadclipdError) -> str:
     """Say whether to look for a backup (missing, corrupt) or at the release and its libraries (incompatible)."""
     if isinstance(error, NoWeights):
         return "missing"
     return "corrupt" if isinstance(error, WeightsCorrupt) else "incompatible"
 
 
-def _replace(broken: ModelVersion, before: ModelVersion, *, because: str, outcome: str, catalog: Catalog, source: str) -> None:
+def _restore_previous(
+    broken: ModelVersion, before: ModelVersion, *, reason: str, outcome: str, catalog: Catalog, source: str
+) -> None:
     """One transaction. Where another process was faster, what it decided stands."""
     with catalog.begin() as tx:
-        if _serving(tx).number != broken.number:
+        if _require_serving(tx).number != broken.number:
             return
         tx.versions.serve(before.number)
-        tx.versions.put_state(broken.number, VersionState.REJECTED, reason=because)
-        detail = f"version {before.number} serves in place of version {broken.number}: {because}"
+        tx.versions.put_state(broken.number, VersionState.REJECTED, reason=reason)
+        detail = f"version {before.number} serves in place of version {broken.number}: {reason}"
         tx.audit(AuditEvent("rollback", outcome, f"version {before.number}", detail, source))
 
 
-def _serving(tx: Transaction) -> ModelVersion:
+def _require_serving(tx: Transaction) -> ModelVersion:
     serving = tx.versions.serving()
     if serving is None:
         raise NoWeights("no model version serves", hint="radclipd model import FILE, or radclipd model fetch TAG")
     return serving
 
 
-def _known(tx: Transaction, number: int) -> ModelVersion:
+def _require_version(tx: Transaction, number: int) -> ModelVersion:
     version = tx.versions.find(number)
     if version is None:
-        raise Refused(f"there is no version {number}", hint="radclipd versions")
+        raise PermanentError(f"there is no version {number}", hint="radclipd versions")
     return version

@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
-from pipeline.ports.outside import Catalog
+from pipeline.ports.services import Catalog
 from tests.builders import postgres
 from tests.builders.fakes import FakeCatalog
 

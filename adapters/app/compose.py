@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from adapters.ipc.wakeup import Wakes
+from adapters.ipc.wakeup import WakeupSockets
 from pipeline import acquisition, consensus, housekeeping, learn, receive, rules, settle, work, worklist
 from pipeline.domain import AuditEvent, JobKind, JobState, ModelVersion
 from pipeline.errors import NoWeights
-from pipeline.finding_names import findings_said
+from pipeline.finding_names import parse_findings
 
 if TYPE_CHECKING:
     from adapters.catalog.catalog import SqlCatalog
     from adapters.config.sections import Config
     from adapters.dicom.image.decode_pool import DecodePool
     from adapters.dicom.network.archive import DicomArchive
-    from adapters.dicom.network.association_limit import Places
+    from adapters.dicom.network.association_limit import AssociationSlots
     from adapters.dicom.network.listener import Listener
-    from adapters.dicom.sr.label_reader import DicomDocuments
-    from adapters.ml.activation_cache import KeptSettings
+    from adapters.dicom.sr.label_reader import DicomDocumentReader
+    from adapters.ml.activation_cache import ActivationCacheSettings
     from adapters.ml.trainer import TrainerSettings
     from adapters.storage.image_store import FileImageStore
     from adapters.storage.model_store import ModelStore
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger("radclipd.wiring")
 
 CACHE_RESERVE = 2
-"""The prefix store leaves so many times `storage.minimum_free` free: a cache never makes senders wait."""
-ASK_AGAIN_SECONDS = 5.0
+"""The prefix store leaves so many times `storage.min_free` free: a cache never makes senders wait."""
+ARCHIVE_QUERY_SECONDS = 5.0
 """Between two questions to the archive about one arriving study."""
 
 
@@ -44,20 +44,20 @@ def open_catalog(config: Config) -> SqlCatalog:
 
     schema.verify(config.catalog.url)
     return SqlCatalog(
-        config.catalog.url, busy_timeout_seconds=config.catalog.busy_timeout_seconds, wake=Wakes(config.catalog.url).wake
+        config.catalog.url, busy_timeout_seconds=config.catalog.busy_timeout_seconds, wake=WakeupSockets(config.catalog.url).wake
     )
 
 
-def wake_ups(config: Config, posts: Sequence[str]) -> list[socket.socket]:
+def listen_for_wakeups(config: Config, worker_kinds: Sequence[str]) -> list[socket.socket]:
     """Return sockets that become readable when there may be work: for workers of these kinds, or SETTLE for the dispatcher."""
     kinds = {"report": [JobKind.REPORT, JobKind.SEND, JobKind.LABEL]}
-    return Wakes(config.catalog.url).listen([str(kind) for post in posts for kind in kinds.get(post, [post])])
+    return WakeupSockets(config.catalog.url).listen([str(kind) for post in worker_kinds for kind in kinds.get(post, [post])])
 
 
-def tidy(config: Config, catalog: SqlCatalog) -> int:
+def maintain_catalog(config: Config, catalog: SqlCatalog) -> int:
     """Forget jobs that were done long ago and let the database count anew what its planner goes by; return how many jobs."""
     purged = housekeeping.purge_done_jobs(catalog=catalog, keep_days=config.work.keep_done_days)
-    catalog.tidy()
+    catalog.update_statistics()
     return purged
 
 
@@ -90,27 +90,29 @@ def open_archive(config: Config) -> DicomArchive:
     )
 
 
-def build_listener(config: Config, catalog: SqlCatalog, places: Places | None = None) -> Listener:
+def build_listener(config: Config, catalog: SqlCatalog, slots: AssociationSlots | None = None) -> Listener:
     """Make the DICOM listener: what arrives goes through pipeline.receive. `places`: where processes share the limit."""
     from adapters.dicom.network.listener import Listener, ListenerSettings
 
-    receiving = receive.Receiving(catalog=catalog, images=open_image_store(config), policy=receive_policy(config))
+    receiving = receive.InstanceReceiver(catalog=catalog, images=open_image_store(config), policy=receive_policy(config))
 
     def released(study_instance_uids: Sequence[str]) -> None:
         with catalog.begin() as tx:
-            tx.studies.release(study_instance_uids)
+            tx.studies.mark_released(study_instance_uids)
 
     def audit(event: AuditEvent) -> None:
         with catalog.begin() as tx:
             tx.audit(event)
 
     settings = ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds", "processes"}))
-    return Listener(settings, begin=receiving.begin, receive=receiving.receive, released=released, audit=audit, places=places)
+    return Listener(
+        settings, begin_file=receiving.open_incoming, receive=receiving.receive, mark_released=released, audit=audit, slots=slots
+    )
 
 
 def receive_policy(config: Config) -> receive.ReceivePolicy:
     """`[storage]` as the step reads it."""
-    return receive.ReceivePolicy(minimum_free_bytes=int(config.storage.minimum_free), read_documents=reads_documents(config))
+    return receive.ReceivePolicy(min_free_bytes=int(config.storage.min_free), read_documents=reads_documents(config))
 
 
 def chest_policy(config: Config) -> rules.ChestPolicy:
@@ -122,40 +124,44 @@ def chest_policy(config: Config) -> rules.ChestPolicy:
     )
 
 
-def build_settle(config: Config, catalog: SqlCatalog) -> Callable[[], list[settle.Settled]]:
+def build_settle(config: Config, catalog: SqlCatalog) -> Callable[[], list[settle.SettleResult]]:
     """Make the dispatcher's step."""
-    from adapters.dicom.network.sparing import SparingCounter
+    from adapters.dicom.network.cached_count import CachedInstanceCounter
 
     policy = settle.SettlePolicy(
-        quiet_seconds=config.study.quiet_seconds,
+        stable_age_seconds=config.study.stable_age_seconds,
         settle_on_release=config.study.settle_on_release,
         chest=chest_policy(config),
     )
-    archive = SparingCounter(open_archive(config), seconds=ASK_AGAIN_SECONDS) if config.study.ask_archive else None
+    archive = (
+        CachedInstanceCounter(open_archive(config), max_age_seconds=ARCHIVE_QUERY_SECONDS) if config.study.ask_archive else None
+    )
     return partial(settle.settle, catalog=catalog, archive=archive, policy=policy)
 
 
-def open_decoders(config: Config, *, processes: int) -> DecodePool:
+def open_decode_pool(config: Config, *, processes: int) -> DecodePool:
     """Make the processes that decode films; they start when they are wanted."""
-    from adapters.dicom.image.decode_pool import AHEAD, DecodePool
+    from adapters.dicom.image.decode_pool import READ_AHEAD_LIMIT, DecodePool
 
-    ahead = max(AHEAD, 2 * config.score.batch_size)  # a batch that is full while another is in the encoder
-    return DecodePool(config.storage.directory, processes=processes, seconds=config.score.decode_seconds, ahead=ahead)
+    ahead = max(READ_AHEAD_LIMIT, 2 * config.score.batch_size)  # a batch that is full while another is in the encoder
+    return DecodePool(
+        config.storage.directory, processes=processes, timeout_seconds=config.score.decode_seconds, read_ahead_limit=ahead
+    )
 
 
-def kept_settings(config: Config) -> KeptSettings | None:
+def activation_cache_settings(config: Config) -> ActivationCacheSettings | None:
     """`[prefix]` as scoring and learning read it; None where nothing is to be kept."""
-    from adapters.dicom.image.pixels import RENDERING
-    from adapters.ml.activation_cache import KeptSettings
+    from adapters.dicom.image.pixels import RENDERING_VERSION
+    from adapters.ml.activation_cache import ActivationCacheSettings
 
-    if not config.prefix.keep:
+    if not config.activation_cache.enabled:
         return None
-    return KeptSettings(
-        directory=config.prefix.directory,
-        limit=int(config.prefix.limit),
-        reserve=CACHE_RESERVE * int(config.storage.minimum_free),
-        k=config.learn.blocks,
-        rendering=RENDERING,
+    return ActivationCacheSettings(
+        directory=config.activation_cache.directory,
+        max_bytes=int(config.activation_cache.max_size),
+        reserve_bytes=CACHE_RESERVE * int(config.storage.min_free),
+        k=config.learn.unfrozen_blocks,
+        rendering=RENDERING_VERSION,
     )
 
 
@@ -169,35 +175,35 @@ def label_policy(config: Config) -> consensus.LabelPolicy:
     return consensus.LabelPolicy(policy=config.labels.policy, adjudicators=config.labels.adjudicators)
 
 
-def open_documents(config: Config) -> DicomDocuments:
+def open_document_reader(config: Config) -> DicomDocumentReader:
     """Make the reader of SRs and KOSs."""
-    from adapters.dicom.sr.label_reader import DicomDocuments, DocumentSettings
+    from adapters.dicom.sr.label_reader import DicomDocumentReader, DocumentSettings
 
-    titles = {title: findings_said(said.split(",")) for title, said in config.labels.key_object_titles.items()}
-    return DicomDocuments(DocumentSettings(accept_sr=config.labels.accept_sr, key_object_titles=titles))
+    titles = {title: parse_findings(said.split(",")) for title, said in config.labels.key_object_titles.items()}
+    return DicomDocumentReader(DocumentSettings(accept_sr=config.labels.accept_sr, key_object_titles=titles))
 
 
-def build_call_to_learn(config: Config, catalog: SqlCatalog) -> Callable[[], bool]:
+def build_learn_trigger(config: Config, catalog: SqlCatalog) -> Callable[[], bool]:
     """Make the scheduler's step: it only enqueues."""
-    return partial(learn.call, catalog=catalog, minimum_labels=config.learn.min_new_labels)
+    return partial(learn.enqueue_learning, catalog=catalog, minimum_labels=config.learn.min_new_labels)
 
 
 def trainer_settings(config: Config) -> TrainerSettings:
     """`[learn]` as the trainer reads it."""
     from adapters.ml.trainer import TrainerSettings
     from models.training.recipe import Recipe
-    from models.training.training_round import Plan
+    from models.training.training_round import TrainingPlan
 
     wanted = config.learn
     return TrainerSettings(
-        plan=Plan(method=wanted.method, recipe=Recipe(k=wanted.blocks), folds=wanted.folds, seed=wanted.seed),
-        minimum_positives=wanted.minimum_positives,
-        band=config.score.band,
+        plan=TrainingPlan(method=wanted.method, recipe=Recipe(k=wanted.unfrozen_blocks), max_folds=wanted.folds, seed=wanted.seed),
+        min_positives=wanted.min_positives,
+        undetermined_margin=config.score.undetermined_margin,
         device=config.model.device,
         devices=wanted.devices,
         threads=config.score.threads,
         precision=config.score.precision,
-        kept=kept_settings(config),
+        cache_settings=activation_cache_settings(config),
     )
 
 
@@ -207,22 +213,22 @@ def learn_policy(config: Config) -> learn.LearnPolicy:
     return learn.LearnPolicy(
         labels=label_policy(config),
         chest=chest_policy(config),
-        gate=rules.GatePolicy(minimum_patients=wanted.gate_patients, confidence=wanted.gate_confidence, promote=wanted.promote),
-        minimum_positives=wanted.minimum_positives,
-        background=wanted.background,
+        gate=rules.GatePolicy(min_patients=wanted.min_gate_patients, min_confidence=wanted.gate_confidence, promote=wanted.promote),
+        min_positives=wanted.min_positives,
+        unlabelled_studies=wanted.unlabelled_studies,
     )
 
 
 def worklist_policy(config: Config) -> worklist.WorklistPolicy:
     """`[worklist]` as the step reads it."""
     wanted = config.worklist
-    shares = wanted.model_dump(include={reason.value for reason in acquisition.Reason})
+    shares = wanted.model_dump(include={reason.value for reason in acquisition.SelectionReason})
     return worklist.WorklistPolicy(
         selection=acquisition.SelectionPolicy(**shares),
         labels=label_policy(config),
         chest=chest_policy(config),
-        patients=wanted.patients,
-        ask_again_days=wanted.ask_again_days,
+        patients=wanted.max_patients,
+        ask_again_days=wanted.request_expiry_days,
         seed=wanted.seed,
     )
 
@@ -231,7 +237,7 @@ def work_policy(config: Config) -> work.WorkPolicy:
     """`[work]` as the loop reads it."""
     return work.WorkPolicy(
         lease_seconds=config.work.lease_seconds,
-        maximum_attempts=config.work.maximum_attempts,
+        max_attempts=config.work.max_attempts,
         retry_base_seconds=config.work.retry_base_seconds,
         retry_cap_seconds=config.work.retry_cap_seconds,
     )
@@ -254,10 +260,10 @@ def require_serving(catalog: SqlCatalog) -> ModelVersion:
     return version
 
 
-def summary(catalog: SqlCatalog) -> str:
+def queue_summary(catalog: SqlCatalog) -> str:
     """Say in one line how the queue stands: what `systemctl status` shows."""
     with catalog.read() as tx:
-        counts = tx.jobs.counts()
+        counts = tx.jobs.count_by_state()
     waiting = sum(n for (_, state), n in counts.items() if state is JobState.WAITING)
     quarantined = sum(n for (_, state), n in counts.items() if state is JobState.QUARANTINED)
     return f"{waiting} jobs waiting, {quarantined} in quarantine"

@@ -11,11 +11,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from adapters.dicom.image.pixels import DicomImageReader
-from adapters.ipc.parent_death import end_with
-from adapters.ipc.shared_frame import Handed
+from adapters.ipc.parent_death import die_with_parent
+from adapters.ipc.shared_frame import SharedFrame
 from adapters.storage.image_store import FileImageStore
 from pipeline.errors import PixelsUnreadable
-from pipeline.ports.images import Sight
+from pipeline.ports.images import DecoderTransform
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     Arguments: descriptors of the connection and of the memory, process id of the parent, folder of the image store.
     """
     connection, memory, parent, folder = Connection(int(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-    end_with(parent)  # also where a codec hangs and nobody reads the connection
+    die_with_parent(parent)  # also where a codec hangs and nobody reads the connection
     reader = DicomImageReader(FileImageStore(folder))
     connection.send(None)  # ready
     while True:
@@ -32,16 +32,16 @@ def main() -> None:
             instance, sight = connection.recv()
         except EOFError:
             return
-        connection.send(_answer(reader, instance, sight, memory))
+        connection.send(_decode_instance(reader, instance, sight, memory))
 
 
-def _answer(reader: DicomImageReader, instance: object, sight: Sight, memory: int) -> object:
+def _decode_instance(reader: DicomImageReader, instance: object, transform: DecoderTransform, memory: int) -> object:
     """Return what was put into the memory, or why there is nothing: message and hint."""
     try:
-        seen = reader.seen(instance, sight)  # type: ignore[arg-type] # what the pool sends
+        seen = reader.read_transformed(instance, transform)  # type: ignore[arg-type] # what the pool sends
     except PixelsUnreadable as error:
         return str(error), error.hint
-    return Handed.over(seen, memory)
+    return SharedFrame.write(seen, memory)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from adapters.app import compose
-from adapters.app.work import over, wait_until_over
-from adapters.ipc.slots import SharedPlaces
+from adapters.app.work import should_stop, wait_for_stop
+from adapters.ipc.slots import SharedSlots
 from adapters.service import systemd
-from adapters.service.health import serving
+from adapters.service.health import notify_systemd
 from adapters.service.signals import StopSignal
-from adapters.service.supervisor import Fork, Role, Supervisor
-from pipeline.errors import CannotStart, TryAgain
+from adapters.service.supervisor import ForkedProcess, Role, Supervisor
+from pipeline.errors import FatalError, TransientError
 
 if TYPE_CHECKING:
     from adapters.config.sections import Config
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 ANY = "*"
 """In an allow-list: whoever."""
-PLACES = "places"
+SLOTS_FILE = "places"
 """File in the image store's folder whose bytes are the places of associations."""
 STOP_SLACK_SECONDS = 5.0
 """On top of the drain, before a process is killed."""
 PROBE_SECONDS = 5.0
 """How long our own listener may take to answer our own C-ECHO."""
-LOOK_SECONDS = 1.0
-HUNG_SECONDS = 60.0
+POLL_SECONDS = 1.0
+HANG_SECONDS = 60.0
 """So long one of several processes may be without an answer before all are replaced."""
 
 log = structlog.get_logger("radclipd.roles")
@@ -46,17 +46,17 @@ log = structlog.get_logger("radclipd.roles")
 def listen(config: Config) -> None:
     """Receive until told to stop, then drain: no new associations, open ones end or are aborted at the deadline.
 
-    CannotStart where the processes cannot; TryAgain where one of them hangs.
+    FatalError where the processes cannot; TransientError where one of them hangs.
     """
     compose.open_catalog(config).dispose()  # so that a fault shows here
     sockets = systemd.listening_sockets() or [systemd.bind(config.listener.host, config.listener.port)]
     if config.listener.processes == 1:
-        _listen_alone(config, sockets)
+        _run_single_listener(config, sockets)
     else:
-        _listen_together(config, sockets)
+        _run_listener_group(config, sockets)
 
 
-def _listen_alone(config: Config, sockets: Sequence[socket.socket]) -> None:
+def _run_single_listener(config: Config, sockets: Sequence[socket.socket]) -> None:
     catalog = compose.open_catalog(config)
     listener = compose.build_listener(config, catalog)
     listener.start(*sockets)
@@ -64,81 +64,81 @@ def _listen_alone(config: Config, sockets: Sequence[socket.socket]) -> None:
     echo = loopback_echo(config, listener.port)
     with (
         StopSignal() as stop,
-        serving(systemd.Notifier(), [echo, catalog.probe_write], lambda: f"listening on port {listener.port}"),
+        notify_systemd(systemd.Notifier(), [echo, catalog.probe_write], lambda: f"listening on port {listener.port}"),
     ):
-        wait_until_over(stop)
+        wait_for_stop(stop)
     listener.drain(config.listener.drain_seconds)
     catalog.dispose()
 
 
-def _listen_together(config: Config, sockets: Sequence[socket.socket]) -> None:
+def _run_listener_group(config: Config, sockets: Sequence[socket.socket]) -> None:
     """Have processes listen, each also at a door of its own, where it is asked whether it is well."""
 
     port, count = sockets[0].getsockname()[1], config.listener.processes
-    doors = [_Door(config, systemd.bind(LOOPBACK, 0)) for _ in range(count)]
-    crew = Fork(partial(_keep, config, sockets, doors))
+    doors = [_ProbePort(config, systemd.bind(LOOPBACK, 0)) for _ in range(count)]
+    crew = ForkedProcess(partial(_supervise_processes, config, sockets, doors))
     catalog = compose.open_catalog(config)
     checks = [loopback_echo(config, port), *(door.check for door in doors), catalog.probe_write]
-    with StopSignal() as stop, serving(systemd.Notifier(), checks, lambda: f"listening on port {port}, {count} processes"):
+    with StopSignal() as stop, notify_systemd(systemd.Notifier(), checks, lambda: f"listening on port {port}, {count} processes"):
         log.info("listening", ae_title=config.listener.ae_title, port=port, processes=count)
-        while not over(stop) and crew.poll() is None and not any(door.hangs for door in doors):
-            stop.wait(LOOK_SECONDS)
-        ended, hangs = crew.poll(), any(door.hangs for door in doors)
-        _end(crew, config.listener.drain_seconds + STOP_SLACK_SECONDS + LOOK_SECONDS)
+        while not should_stop(stop) and crew.poll() is None and not any(door.is_hung for door in doors):
+            stop.wait(POLL_SECONDS)
+        ended, hangs = crew.poll(), any(door.is_hung for door in doors)
+        _stop_process(crew, config.listener.drain_seconds + STOP_SLACK_SECONDS + POLL_SECONDS)
     catalog.dispose()
     if ended is not None:
-        raise CannotStart(f"the listener's processes ended with status {ended}", hint="the log above says why")
+        raise FatalError(f"the listener's processes ended with status {ended}", hint="the log above says why")
     if hangs:
-        raise TryAgain(f"a process of the listener has not answered for {HUNG_SECONDS:.0f} s", hint="it will be started anew")
+        raise TransientError(f"a process of the listener has not answered for {HANG_SECONDS:.0f} s", hint="it will be started anew")
 
 
-class _Door:
+class _ProbePort:
     """A port of the loopback at which one of the processes answers."""
 
     def __init__(self, config: Config, sock: socket.socket) -> None:
         self.sock = sock
         self._echo = loopback_echo(config, sock.getsockname()[1], LOOPBACK)
         self._answered = time.monotonic()
-        self.check: Callable[[], None] = self._door_c_echo
+        self.check: Callable[[], None] = self._send_c_echo
 
-    def _door_c_echo(self) -> None:
+    def _send_c_echo(self) -> None:
         self._echo()
         self._answered = time.monotonic()
 
     @property
-    def hangs(self) -> bool:
-        return time.monotonic() - self._answered > HUNG_SECONDS
+    def is_hung(self) -> bool:
+        return time.monotonic() - self._answered > HANG_SECONDS
 
 
-def _keep(config: Config, sockets: Sequence[socket.socket], doors: Sequence[_Door]) -> int:
+def _supervise_processes(config: Config, sockets: Sequence[socket.socket], probe_ports: Sequence[_ProbePort]) -> int:
     """Make the processes, and make those again that die."""
     stop_seconds = config.listener.drain_seconds + STOP_SLACK_SECONDS
     members = [
-        Role(f"listener {number}", work=partial(_listen_with_others, config, [*sockets, door.sock]), stop_seconds=stop_seconds)
-        for number, door in enumerate(doors, start=1)
+        Role(f"listener {number}", work=partial(_run_listener_process, config, [*sockets, door.sock]), stop_seconds=stop_seconds)
+        for number, door in enumerate(probe_ports, start=1)
     ]
     return Supervisor(members, notifier=systemd.Notifier({}), status=None).run()
 
 
-def _listen_with_others(config: Config, sockets: Sequence[socket.socket]) -> int:
+def _run_listener_process(config: Config, sockets: Sequence[socket.socket]) -> int:
     catalog = compose.open_catalog(config)
-    places = SharedPlaces(config.storage.directory / PLACES, config.listener.maximum_associations)
+    places = SharedSlots(config.storage.directory / SLOTS_FILE, config.listener.max_associations)
     listener = compose.build_listener(config, catalog, places)
     listener.start(*sockets)
     with StopSignal() as stop:
-        wait_until_over(stop)
+        wait_for_stop(stop)
     listener.drain(config.listener.drain_seconds)
     catalog.dispose()
     return 0
 
 
-def _end(crew: Fork, seconds: float) -> None:
+def _stop_process(process: ForkedProcess, seconds: float) -> None:
     """SIGTERM, and SIGKILL where it takes too long; what it has made dies with it."""
-    crew.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + seconds
-    while crew.poll() is None and time.monotonic() < deadline:
+    while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    crew.send_signal(signal.SIGKILL)
+    process.send_signal(signal.SIGKILL)
 
 
 def loopback_echo(config: Config, port: int, host: str = "") -> Callable[[], None]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from adapters.app import compose
-from pipeline.errors import TryAgain
-from pipeline.figures import Archive, Line
+from pipeline.errors import TransientError
+from pipeline.figures import ArchiveFigures, QueueFigures
 
 if TYPE_CHECKING:
     from adapters.catalog.catalog import SqlCatalog
@@ -30,43 +30,45 @@ def open_metrics(config: Config, catalog: SqlCatalog) -> Iterator[int]:
         port = 0
         if config.metrics.enabled:
             try:
-                port = open_until_then.enter_context(_served(config, catalog))
-            except TryAgain as error:
+                port = open_until_then.enter_context(_serve_metrics(config, catalog))
+            except TransientError as error:
                 log.error("no metrics", error=str(error), hint=error.hint)
         yield port
 
 
-def _served(config: Config, catalog: SqlCatalog) -> AbstractContextManager[int]:
+def _serve_metrics(config: Config, catalog: SqlCatalog) -> AbstractContextManager[int]:
     from adapters.catalog import schema
-    from adapters.service.prometheus import Sources, served
+    from adapters.service.prometheus import MetricSources, serve_metrics
 
-    def line() -> Line:
+    def line() -> QueueFigures:
         with catalog.read() as tx:
-            return tx.standing.line()
+            return tx.figures.current_figures()
 
-    def archive() -> Archive:
+    def archive() -> ArchiveFigures:
         with catalog.read() as tx:
-            return tx.standing.archive()
+            return tx.figures.archive_figures()
 
-    sources = Sources(line=line, archive=archive, room=partial(room_of, config), schema=schema.head())
-    return served(sources, address=config.metrics.address, port=config.metrics.port)
+    sources = MetricSources(
+        queue_figures=line, archive_figures=archive, disk_usage=partial(disk_usage, config), schema=schema.head()
+    )
+    return serve_metrics(sources, address=config.metrics.address, port=config.metrics.port)
 
 
-def room_of(config: Config) -> dict[str, int]:
+def disk_usage(config: Config) -> dict[str, int]:
     """Return how much disk is free, and how much the prefix store takes, bytes by name. OutOfResources."""
     room = {
         "storage_free": compose.open_image_store(config).free_bytes(),
-        "storage_minimum_free": int(config.storage.minimum_free),
+        "storage_minimum_free": int(config.storage.min_free),
     }
-    if config.prefix.keep:
-        room |= {"prefix_store": prefix_bytes(config), "prefix_store_limit": int(config.prefix.limit)}
+    if config.activation_cache.enabled:
+        room |= {"prefix_store": activation_cache_bytes(config), "prefix_store_limit": int(config.activation_cache.max_size)}
     return room
 
 
-def prefix_bytes(config: Config) -> int:
+def activation_cache_bytes(config: Config) -> int:
     """Return what the prefix store takes on this host."""
     taken = 0
-    for path in config.prefix.directory.glob("*/*"):
+    for path in config.activation_cache.directory.glob("*/*"):
         with suppress(FileNotFoundError):  # the oldest give way at any time
             taken += path.stat().st_size
     return taken

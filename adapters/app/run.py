@@ -10,28 +10,28 @@ from adapters.config import sections as configuration
 from adapters.config.sections import Config
 from adapters.service import systemd
 from adapters.service.supervisor import Role, Supervisor
-from pipeline.errors import CannotStart
+from pipeline.errors import FatalError
 
 STOP_SLACK_SECONDS = 10.0
 """On top of what a role needs to finish what it has in hand."""
 
 
 def run(config: Config, path: Path | None) -> None:
-    """Run until told to stop. CannotStart where a role cannot start; NoWeights before anything is started."""
+    """Run until told to stop. FatalError where a role cannot start; NoWeights before anything is started."""
     catalog = compose.open_catalog(config)
     version = compose.require_serving(catalog)
     sockets = systemd.listening_sockets() or [systemd.bind(config.listener.host, config.listener.port)]
     port = sockets[0].getsockname()[1]
-    marking = f" ({version.marking})" if version.marking else ""
+    marking = f" ({version.notice})" if version.notice else ""
     supervisor = Supervisor(
         roles(config, path),
         sockets=sockets,
         probes=[listen.loopback_echo(config, port), catalog.probe_write],
-        status=lambda: f"{compose.summary(catalog)}; model {version.number}{marking}",
+        status=lambda: f"{compose.queue_summary(catalog)}; model {version.number}{marking}",
         reload=lambda: roles(configuration.load(path), path),
     )
     if code := supervisor.run():
-        raise CannotStart(f"a role of the daemon ended with status {code}; its own message is above", hint="radclipd check")
+        raise FatalError(f"a role of the daemon ended with status {code}; its own message is above", hint="radclipd check")
     catalog.dispose()
 
 
@@ -40,8 +40,13 @@ def roles(config: Config, path: Path | None) -> list[Role]:
     start = command_line(path)
     return [
         Role("listener", [*start, "listen"], takes_socket=True, stop_seconds=config.listener.drain_seconds + STOP_SLACK_SECONDS),
-        Role("dispatcher", [*start, "dispatch"], waits=True),
-        Role("scorer", [*start, "work", "score"], stop_seconds=config.work.lease_seconds, waits=True),
-        Role("learner", [*start, "work", "learn"], waits=True),
-        Role("reporter", [*start, "work", "report"], stop_seconds=config.archive.timeout_seconds + STOP_SLACK_SECONDS, waits=True),
+        Role("dispatcher", [*start, "dispatch"], waits_for_probes=True),
+        Role("scorer", [*start, "work", "score"], stop_seconds=config.work.lease_seconds, waits_for_probes=True),
+        Role("learner", [*start, "work", "learn"], waits_for_probes=True),
+        Role(
+            "reporter",
+            [*start, "work", "report"],
+            stop_seconds=config.archive.timeout_seconds + STOP_SLACK_SECONDS,
+            waits_for_probes=True,
+        ),
     ]

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from adapters.app import compose
-from adapters.app.workers import build_posts
+from adapters.app.workers import build_worker_specs
 from adapters.service import systemd
-from adapters.service.health import serving
+from adapters.service.health import notify_systemd
 from adapters.service.signals import StopSignal
 from pipeline import rescore
 from pipeline.errors import OutOfResources
-from pipeline.work import Post, work_once
+from pipeline.work import WorkerSpec, work_once
 
 if TYPE_CHECKING:
     from adapters.catalog.catalog import SqlCatalog
@@ -29,7 +29,7 @@ HOUR = 3600.0
 LEARNING_NICE = 10
 """Learning leaves the processors to whoever else wants them."""
 RESCORE_SECONDS = 5.0
-FOREVER = 3600.0
+WAIT_SLICE_SECONDS = 3600.0
 """A wait that only a signal ends is taken in slices of this many seconds."""
 
 log = structlog.get_logger("radclipd.roles")
@@ -39,7 +39,7 @@ def dispatch(config: Config) -> None:
     """Settle studies, keep house and answer scrapes until told to stop."""
     from adapters.app.metrics import open_metrics
     from adapters.catalog.catalog import SETTLE
-    from adapters.service.scheduler import Clock
+    from adapters.service.scheduler import Scheduler
 
     catalog = compose.open_catalog(config)
     settle = compose.build_settle(config, catalog)
@@ -48,32 +48,32 @@ def dispatch(config: Config) -> None:
         for settled in settle():
             log.info("settled", study=settled.study_instance_uid, state=settled.state.value, reason=settled.reason)
 
-    clock = Clock()
-    clock.every(config.work.poll_seconds, "settle", settle_and_tell)
+    clock = Scheduler()
+    clock.add_interval(config.work.poll_seconds, "settle", settle_and_tell)
     images = compose.open_image_store(config)
-    clock.every(HOUR, "sweep", lambda: images.sweep(older_than_seconds=HOUR))
-    clock.every(HOUR, "tidy", lambda: compose.tidy(config, catalog))
+    clock.add_interval(HOUR, "sweep", lambda: images.remove_stale_parts(older_than_seconds=HOUR))
+    clock.add_interval(HOUR, "tidy", lambda: compose.maintain_catalog(config, catalog))
     if config.score.rescore:
-        walk = rescore.Walk()
+        walk = rescore.RescoreCursor()
 
         def rescore_and_tell() -> None:
-            if queued := rescore.rescore(catalog=catalog, walk=walk):
+            if queued := rescore.rescore(catalog=catalog, cursor=walk):
                 log.info("studies of the archive put in line to be scored again", studies=queued)
 
-        clock.every(RESCORE_SECONDS, "rescore", rescore_and_tell)
+        clock.add_interval(RESCORE_SECONDS, "rescore", rescore_and_tell)
     if config.learn.cron:
-        clock.at(config.learn.cron, "learn", compose.build_call_to_learn(config, catalog))
+        clock.add_cron(config.learn.cron, "learn", compose.build_learn_trigger(config, catalog))
     with (
         open_metrics(config, catalog) as port,
-        StopSignal(hear=compose.wake_ups(config, [SETTLE])) as stop,
-        serving(systemd.Notifier(), [catalog.probe_write], lambda: "dispatching"),
+        StopSignal(wake_sockets=compose.listen_for_wakeups(config, [SETTLE])) as stop,
+        notify_systemd(systemd.Notifier(), [catalog.probe_write], lambda: "dispatching"),
     ):
         if port:
             log.info("metrics", address=config.metrics.address, port=port)
         clock.start()
-        while not over(stop):
-            stop.wait(FOREVER)
-            clock.now("settle")
+        while not should_stop(stop):
+            stop.wait(WAIT_SLICE_SECONDS)
+            clock.run_now("settle")
         clock.stop()
     catalog.dispose()
 
@@ -86,47 +86,49 @@ def work(config: Config, kinds: Sequence[str]) -> None:
             os.nice(LEARNING_NICE)
     catalog = compose.open_catalog(config)
     version = compose.require_serving(catalog)
-    log.info("working", kind=kind, version=version.number, marking=version.marking)
+    log.info("working", kind=kind, version=version.number, marking=version.notice)
     with (
-        StopSignal(hear=compose.wake_ups(config, kinds)) as stop,
-        serving(systemd.Notifier(), [catalog.probe_write], lambda: f"working: {kind}"),
+        StopSignal(wake_sockets=compose.listen_for_wakeups(config, kinds)) as stop,
+        notify_systemd(systemd.Notifier(), [catalog.probe_write], lambda: f"working: {kind}"),
         ExitStack() as held,
     ):
-        posts = build_posts(config, catalog, kinds, over=lambda: over(stop), rest=stop.wait)
+        posts = build_worker_specs(config, catalog, kinds, stop_requested=lambda: should_stop(stop), wait=stop.wait)
         for post in posts:
             held.callback(post.close)
-        _prepare(posts)
-        while not over(stop):
-            if not _round(posts, config, catalog, kind, lambda: over(stop)):
+        _prepare_workers(posts)
+        while not should_stop(stop):
+            if not _run_workers_once(posts, config, catalog, kind, lambda: should_stop(stop)):
                 stop.wait(config.work.poll_seconds)
     catalog.dispose()
 
 
-def over(stop: StopSignal) -> bool:
+def should_stop(stop: StopSignal) -> bool:
     """Say whether to end. A role stops to reload, too: whoever watches over it starts it again with the new configuration."""
     return stop.is_set() or stop.reload_requested
 
 
-def wait_until_over(stop: StopSignal) -> None:
+def wait_for_stop(stop: StopSignal) -> None:
     """Wait for that."""
-    while not over(stop):
-        stop.wait(FOREVER)
+    while not should_stop(stop):
+        stop.wait(WAIT_SLICE_SECONDS)
 
 
-def _prepare(posts: Sequence[Post]) -> None:
+def _prepare_workers(workers: Sequence[WorkerSpec]) -> None:
     """Load the encoder before the first job needs it. The process is ready meanwhile, and jobs wait."""
-    for post in posts:
+    for post in workers:
         try:
             post.prepare()
         except OutOfResources as error:  # the first job tries again
             log.warning("catalog away", error=str(error), hint=error.hint)
 
 
-def _round(posts: list[Post], config: Config, catalog: SqlCatalog, kind: str, over: Callable[[], bool]) -> int:
+def _run_workers_once(
+    workers: list[WorkerSpec], config: Config, catalog: SqlCatalog, kind: str, stop_requested: Callable[[], bool]
+) -> int:
     """Give every post one turn; return how many jobs were claimed. A catalog that is away is waited for."""
     name, policy, claimed = compose.worker_name(kind), compose.work_policy(config), 0
-    for post in posts:
-        if over():
+    for post in workers:
+        if stop_requested():
             break
         try:
             claimed += work_once(post, catalog=catalog, worker=name, policy=policy)

@@ -10,14 +10,14 @@ from sqlalchemy import Connection, and_, bindparam, func, literal, or_, select, 
 from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.catalog.parameters import chunks
-from adapters.catalog.sql_time import Moment, now
+from adapters.catalog.sql_time import UtcDateTime, now
 from adapters.catalog.tables import backfill_days, backfill_parcels, backfilled_studies, backfills, studies
-from adapters.catalog.words import words
-from pipeline.figures import Backfilled
-from pipeline.ports.backfill import Parcel, Tally
+from adapters.catalog.words import sanitise_text
+from pipeline.figures import BackfillFigures
+from pipeline.ports.backfill import BackfillCounts, BackfillUnit
 
 DONE, FAILED = "done", "failed"
-DAY = "%Y%m%d"  # as PS3.5 6.2 writes a DA
+DAY_FORMAT = "%Y%m%d"  # as PS3.5 6.2 writes a DA
 
 
 class SqlBackfills:
@@ -26,17 +26,17 @@ class SqlBackfills:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def days_done(self, source: str) -> set[date]:
+    def finished_days(self, source: str) -> set[date]:
         query = select(backfill_days.c.day).join(backfills).where(backfills.c.source == source)
-        return {datetime.strptime(day, DAY).date() for day in self._connection.scalars(query)}
+        return {datetime.strptime(day, DAY_FORMAT).date() for day in self._connection.scalars(query)}
 
-    def put_days_done(self, source: str, days: Collection[date]) -> None:
+    def add_finished_days(self, source: str, days: Collection[date]) -> None:
         if days:
-            backfill = self._of(source)
-            rows = [{"backfill": backfill, "day": day.strftime(DAY)} for day in days]
-            self._connection.execute(self._insert(backfill_days).on_conflict_do_nothing(), rows)
+            backfill = self._find_or_add_backfill(source)
+            rows = [{"backfill": backfill, "day": day.strftime(DAY_FORMAT)} for day in days]
+            self._connection.execute(self._build_insert(backfill_days).on_conflict_do_nothing(), rows)
 
-    def concluded(self, source: str, keys: Collection[str], *, failed: bool) -> dict[str, str]:
+    def finished_units(self, source: str, keys: Collection[str], *, failed: bool) -> dict[str, str]:
         states = (DONE, FAILED) if failed else (DONE,)
         found: dict[str, str] = {}
         for some in chunks(keys):
@@ -48,77 +48,79 @@ class SqlBackfills:
             found |= {key: mark for key, mark in self._connection.execute(query)}
         return found
 
-    def conclude(self, source: str, parcel: Parcel, tally: Tally, studies: Collection[str], *, error: str = "") -> None:
+    def finish_unit(
+        self, source: str, unit: BackfillUnit, counts: BackfillCounts, studies: Collection[str], *, error: str = ""
+    ) -> None:
         said: dict[str, Any] = {
-            "mark": parcel.mark,
+            "mark": unit.change_tag,
             "state": FAILED if error else DONE,
-            "instances": tally.instances,
-            "duplicates": tally.duplicates,
-            "refused": tally.refused,
-            "bytes": tally.bytes,
-            "error": words(error),
+            "instances": counts.instances,
+            "duplicates": counts.duplicates,
+            "refused": counts.refused,
+            "bytes": counts.bytes,
+            "error": sanitise_text(error),
             "finished_at": now(),
         }
-        made = self._insert(backfill_parcels).values(backfill=self._of(source), key=parcel.key, **said)
+        made = self._build_insert(backfill_parcels).values(backfill=self._find_or_add_backfill(source), key=unit.key, **said)
         self._connection.execute(made.on_conflict_do_update(index_elements=["backfill", "key"], set_=said))
         for some in chunks(studies):
             ended = update(backfilled_studies).where(backfilled_studies.c.study_instance_uid.in_(some))
             self._connection.execute(ended.values(ended_at=now()))
 
-    def bring(self, source: str, study_instance_uids: Collection[str]) -> None:
+    def mark_backfilled(self, source: str, study_instance_uids: Collection[str]) -> None:
         """A study that is on its way by a backfill, and comes again by another parcel or run, stays so."""
-        backfill = self._of(source)
+        backfill = self._find_or_add_backfill(source)
         for uid in study_instance_uids:
             known = select(studies.c.id).where(studies.c.study_instance_uid == uid).exists()
             fresh = select(literal(uid), literal(backfill)).where(~known)
-            made = self._insert(backfilled_studies).from_select(["study_instance_uid", "backfill"], fresh)
+            made = self._build_insert(backfilled_studies).from_select(["study_instance_uid", "backfill"], fresh)
             self._connection.execute(made.on_conflict_do_nothing())
-            if self.brought([uid]):
+            if self.backfilled_studies([uid]):
                 again = update(backfilled_studies).where(backfilled_studies.c.study_instance_uid == uid)
                 self._connection.execute(again.values(ended_at=None))
 
-    def brought(self, study_instance_uids: Collection[str]) -> set[str]:
-        return {uid for some in chunks(study_instance_uids) for uid in self._connection.scalars(_BROUGHT, {"uids": some})}
+    def backfilled_studies(self, study_instance_uids: Collection[str]) -> set[str]:
+        return {uid for some in chunks(study_instance_uids) for uid in self._connection.scalars(_BACKFILLED, {"uids": some})}
 
-    def _of(self, source: str) -> int:
+    def _find_or_add_backfill(self, source: str) -> int:
         """Return the row of a source, made where it is new."""
         known = select(backfills.c.id).where(backfills.c.source == source)
         if (found := self._connection.scalar(known)) is not None:
             return int(found)
-        self._connection.execute(self._insert(backfills).values(source=source).on_conflict_do_nothing())
+        self._connection.execute(self._build_insert(backfills).values(source=source).on_conflict_do_nothing())
         return int(self._connection.scalars(known).one())
 
-    def _insert(self, table: Any) -> Any:
+    def _build_insert(self, table: Any) -> Any:
         return (postgresql if self._connection.dialect.name == "postgresql" else sqlite).insert(table)
 
 
-def nothing_else_came() -> Any:
+def is_only_backfilled() -> Any:
     """Condition on a joined row of `backfilled_studies` and `studies`: it is under way, or nothing has come since it was not."""
     row = backfilled_studies.c
     return or_(row.ended_at.is_(None), and_(studies.c.last_received_at.is_not(None), studies.c.last_received_at <= row.ended_at))
 
 
-_BROUGHT = (
+_BACKFILLED = (
     select(backfilled_studies.c.study_instance_uid)
     .outerjoin(studies, studies.c.study_instance_uid == backfilled_studies.c.study_instance_uid)
-    .where(backfilled_studies.c.study_instance_uid.in_(bindparam("uids", expanding=True)), nothing_else_came())
+    .where(backfilled_studies.c.study_instance_uid.in_(bindparam("uids", expanding=True)), is_only_backfilled())
 )
 """Made once: each study passes it."""
 
-_TOLD = text(
+_TOTALS = text(
     "SELECT source, days_done AS days, parcels_done AS done, parcels_failed AS failed, instances AS taken, refused, bytes, last_at"
     " FROM v_backfills"
-).columns(last_at=Moment())
+).columns(last_at=UtcDateTime())
 
 
-def by_kind(connection: Connection) -> dict[str, Backfilled]:
+def totals_by_kind(connection: Connection) -> dict[str, BackfillFigures]:
     """Return what backfills have done, by the kind of source, which is the first word of its name."""
     ended = func.count(backfilled_studies.c.ended_at)
     query = select(backfills.c.source, ended, func.count() - ended).join(backfilled_studies).group_by(backfills.c.source)
     of_studies = {source: {"fetched": fetched, "coming": coming} for source, fetched, coming in connection.execute(query)}
-    found: dict[str, Backfilled] = {}
-    for row in connection.execute(_TOLD).mappings():
+    found: dict[str, BackfillFigures] = {}
+    for row in connection.execute(_TOTALS).mappings():
         counts = {name: value for name, value in row.items() if name != "source"} | of_studies.get(row["source"], {})
         kind = row["source"].partition(" ")[0]
-        found[kind] = found.get(kind, Backfilled()) + Backfilled(**counts)
+        found[kind] = found.get(kind, BackfillFigures()) + BackfillFigures(**counts)
     return found

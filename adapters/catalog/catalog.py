@@ -12,8 +12,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from adapters.catalog.backfills import SqlBackfills
 from adapters.catalog.circuits import SqlCircuits
 from adapters.catalog.engine import database_url, open_engine
-from adapters.catalog.errors import away, is_passing
-from adapters.catalog.figures import SqlStanding
+from adapters.catalog.errors import catalog_unavailable, is_transient
+from adapters.catalog.figures import SqlFigures
 from adapters.catalog.jobs import SqlJobs
 from adapters.catalog.labels import SqlLabels
 from adapters.catalog.reports import SqlReports
@@ -23,16 +23,16 @@ from adapters.catalog.sql_time import now
 from adapters.catalog.studies import SqlStudies
 from adapters.catalog.tables import audit_events, circuits
 from adapters.catalog.versions import SqlVersions
-from adapters.catalog.words import words
+from adapters.catalog.words import sanitise_text
 from pipeline.domain import AuditEvent
-from pipeline.rules import to_the_millisecond
+from pipeline.rules import truncate_to_milliseconds
 
 SETTLE = "settle"
 """Beside the kinds of jobs: the dispatcher's work."""
-PROBE = "(probe)"
+PROBE_DESTINATION = "(probe)"
 """A destination that no archive can have: an AE title has no parentheses of ours."""
 
-SAMPLE = 1000
+ANALYSIS_LIMIT = 1000
 """Rows of each index, https://sqlite.org/lang_analyze.html#approx."""
 
 
@@ -50,25 +50,25 @@ class SqlTransaction:
         self.labels = SqlLabels(connection)
         self.requests = SqlRequests(connection)
         self.backfills = SqlBackfills(connection)
-        self.standing = SqlStanding(connection)
+        self.figures = SqlFigures(connection)
 
     @property
-    def woken(self) -> set[str]:
+    def kinds_to_wake(self) -> set[str]:
         """Kinds of work that this transaction has made."""
-        return {kind.value for kind in self.jobs.put_kinds} | ({SETTLE} if self.studies.released else set())
+        return {kind.value for kind in self.jobs.put_kinds} | ({SETTLE} if self.studies.has_released else set())
 
     def now(self) -> datetime:
         moment = self._connection.scalars(select(now())).one()
-        return to_the_millisecond(moment)
+        return truncate_to_milliseconds(moment)
 
     def audit(self, event: AuditEvent) -> None:
         self._connection.execute(
             insert(audit_events).values(
                 action=event.action,
                 outcome=event.outcome,
-                subject=words(event.subject, 128),
-                detail=words(event.detail),
-                source=words(event.source, 128),
+                subject=sanitise_text(event.subject, 128),
+                detail=sanitise_text(event.detail),
+                source=sanitise_text(event.source, 128),
             )
         )
 
@@ -87,39 +87,39 @@ class SqlCatalog:
     @contextmanager
     def begin(self) -> Iterator[SqlTransaction]:
         """Open a transaction that may write; on SQLite it holds the write lock from the start."""
-        with self._translated(), self._engine.connect() as connection:
+        with self._translate_errors(), self._engine.connect() as connection:
             connection = connection.execution_options(writes=True)
             with connection.begin():
                 transaction = SqlTransaction(connection)
                 yield transaction
-        if woken := transaction.woken:
+        if woken := transaction.kinds_to_wake:
             self._wake(woken)
 
     @contextmanager
     def read(self) -> Iterator[SqlTransaction]:
         """Open a transaction that only reads: one consistent state on SQLite, committed rows on PostgreSQL."""
-        with self._translated(), self._engine.connect() as connection:
+        with self._translate_errors(), self._engine.connect() as connection:
             connection = connection.execution_options(writes=False, postgresql_readonly=True)
             with connection.begin():
                 yield SqlTransaction(connection)
 
     def probe_write(self) -> None:
         """Really take the write lock, write a row and take it back. OutOfResources where that cannot be done."""
-        with self._translated(), self._engine.connect() as connection:
+        with self._translate_errors(), self._engine.connect() as connection:
             connection = connection.execution_options(writes=True)
             with connection.begin() as transaction:
-                connection.execute(insert(circuits).values(destination=PROBE))
-                connection.execute(select(circuits.c.destination).where(circuits.c.destination == PROBE)).one()
+                connection.execute(insert(circuits).values(destination=PROBE_DESTINATION))
+                connection.execute(select(circuits.c.destination).where(circuits.c.destination == PROBE_DESTINATION)).one()
                 transaction.rollback()
 
-    def tidy(self) -> None:
+    def update_statistics(self) -> None:
         """Count anew what SQLite's planner goes by, from a sample of each index: milliseconds. PostgreSQL does so by itself."""
         if self._url.get_backend_name() != "sqlite":
             return
-        with self._translated(), self._engine.connect() as connection:
+        with self._translate_errors(), self._engine.connect() as connection:
             connection = connection.execution_options(writes=True)
             with connection.begin():
-                connection.exec_driver_sql(f"PRAGMA analysis_limit = {SAMPLE}")
+                connection.exec_driver_sql(f"PRAGMA analysis_limit = {ANALYSIS_LIMIT}")
                 connection.exec_driver_sql("ANALYZE")
 
     def dispose(self) -> None:
@@ -127,11 +127,11 @@ class SqlCatalog:
         self._engine.dispose()
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         """Turn "locked", "gone" and "full" into OutOfResources; a broken rule stays what it is: a fault of ours."""
         try:
             yield
         except SQLAlchemyError as error:
-            if not is_passing(error):
+            if not is_transient(error):
                 raise
-            raise away(self._url, error) from error
+            raise catalog_unavailable(self._url, error) from error

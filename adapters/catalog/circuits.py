@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from adapters.catalog.sql_time import in_seconds, now
+from adapters.catalog.sql_time import now, seconds_from_now
 from adapters.catalog.tables import circuits
 
 
@@ -22,11 +22,11 @@ class SqlCircuits:
         probe = (
             update(circuits)
             .where(circuits.c.destination == destination, or_(circuits.c.open_until.is_(None), circuits.c.open_until <= now()))
-            .values(open_until=in_seconds(probe_seconds))
+            .values(open_until=seconds_from_now(probe_seconds))
         )
         return self._connection.execute(probe).rowcount == 1
 
-    def failed(self, destination: str, *, threshold: int, rest_seconds: float) -> None:
+    def record_failure(self, destination: str, *, threshold: int, open_seconds: float) -> None:
         dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
         statement = dialect.insert(circuits).values(destination=destination, failures=1)
         counted = statement.on_conflict_do_update(
@@ -36,9 +36,9 @@ class SqlCircuits:
         self._connection.execute(
             update(circuits)
             .where(circuits.c.destination == destination, circuits.c.failures >= threshold)
-            .values(open_until=in_seconds(rest_seconds))
+            .values(open_until=seconds_from_now(open_seconds))
         )
 
-    def succeeded(self, destination: str) -> None:
+    def record_success(self, destination: str) -> None:
         if self._connection.scalar(select(circuits.c.destination).where(circuits.c.destination == destination)) is not None:
             self._connection.execute(delete(circuits).where(circuits.c.destination == destination))

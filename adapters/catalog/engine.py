@@ -14,9 +14,9 @@ from sqlalchemy.pool import QueuePool
 from pipeline.errors import ConfigurationError
 
 DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
-EXAMPLES = "sqlite:////path/file.db or postgresql://host/name"
-POOL = {"pool_size": 10, "max_overflow": 30}
-LONGEST_WAL = 64 * 2**20
+URL_EXAMPLES = "sqlite:////path/file.db or postgresql://host/name"
+POOL_OPTIONS = {"pool_size": 10, "max_overflow": 30}
+MAX_WAL_BYTES = 64 * 2**20
 """Bytes to which SQLite cuts its write-ahead log, once a long reading has let it grow."""
 KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
 """Of libpq: a server that vanished without a word is noticed in about a minute, not in two hours."""
@@ -28,13 +28,13 @@ def database_url(url: str) -> URL:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
     except (ArgumentError, ValueError) as error:  # ValueError: the port is no number
-        raise ConfigurationError("catalog.url is no database URL", hint=EXAMPLES) from error
+        raise ConfigurationError("catalog.url is no database URL", hint=URL_EXAMPLES) from error
     if backend not in DRIVERS:
         raise ConfigurationError(
             f"catalog.url names {backend}; only sqlite and postgresql are served", hint="see deploy/radclipd.toml"
         )
     if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise ConfigurationError("catalog.url names no file: every process must see the same catalog", hint=EXAMPLES)
+        raise ConfigurationError("catalog.url names no file: every process must see the same catalog", hint=URL_EXAMPLES)
     if "@" in (parsed.host or ""):
         raise ConfigurationError("catalog.url holds more than one @", hint="write an @ in a user name or password as %40")
     return parsed.set(drivername=DRIVERS[backend])
@@ -56,7 +56,7 @@ def open_engine(url: URL, *, busy_timeout_seconds: float, read_only: bool = Fals
     }
     return create_engine(
         url,
-        **POOL,
+        **POOL_OPTIONS,
         pool_pre_ping=True,
         hide_parameters=True,  # an error's text must not quote a header
         connect_args={
@@ -76,22 +76,22 @@ def _open_sqlite(url: URL, busy_timeout_seconds: float, read_only: bool, check_f
         url = url.set(database=f"file:{path}", query={"mode": "ro", "uri": "true"})
     engine = create_engine(
         url,
-        **POOL,
+        **POOL_OPTIONS,
         poolclass=QueuePool,
         hide_parameters=True,
         connect_args={"timeout": busy_timeout_seconds, "check_same_thread": False, "isolation_level": None},
     )
 
     @event.listens_for(engine, "connect")
-    def _set_up(connection: Any, _record: Any) -> None:
+    def _set_pragmas(connection: Any, _record: Any) -> None:
         if not read_only:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")  # Success is a promise: the commit must outlive a power cut
-            connection.execute(f"PRAGMA journal_size_limit = {LONGEST_WAL}")
+            connection.execute(f"PRAGMA journal_size_limit = {MAX_WAL_BYTES}")
         connection.execute(f"PRAGMA foreign_keys = {'ON' if check_foreign_keys else 'OFF'}")
 
     @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
+    def _begin_transaction(connection: Connection) -> None:
         writes = bool(connection.get_execution_options().get("writes", False))
         connection.exec_driver_sql(f"PRAGMA query_only = {'OFF' if writes else 'ON'}")
         # A transaction that reads first and then writes would be refused at once when another has written between.

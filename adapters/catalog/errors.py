@@ -7,13 +7,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from pipeline.errors import OutOfResources
 
-PASSING_SQLSTATES = ("08", "25006", "40", "53", "55", "57", "58")
+TRANSIENT_SQLSTATES = ("08", "25006", "40", "53", "55", "57", "58")
 """Of PostgreSQL: connection, a server that is a standby now, rollback (serialization, deadlock), resources, lock, operator,
 system."""
-PASSING_SQLITE_CODES = {3, 5, 6, 7, 8, 10, 13, 14, 15}
+TRANSIENT_SQLITE_CODES = {3, 5, 6, 7, 8, 10, 13, 14, 15}
 """SQLITE_PERM, BUSY, LOCKED, NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL (primary result codes)."""
-PRIMARY_CODE = 0xFF
-SECRETS = ("password", "sslpassword", "passfile")
+PRIMARY_CODE_MASK = 0xFF
+SECRET_URL_OPTIONS = ("password", "sslpassword", "passfile")
 
 REMEDIES = {
     "42501": "the role needs CREATE in the schema: make it the owner of the database",
@@ -24,51 +24,51 @@ REMEDIES = {
     8: "run it as the user that the catalog belongs to",
 }
 """By SQLSTATE (or its class) or SQLite's primary result code."""
-USUAL_REMEDY = "is the database up, its disk not full, and no other program holding its lock?"
+DEFAULT_REMEDY = "is the database up, its disk not full, and no other program holding its lock?"
 
 
-def described(url: URL) -> str:
+def redacted_url(url: URL) -> str:
     """Return the URL as it may be shown: no password, wherever it stood."""
-    return url.difference_update_query(SECRETS).render_as_string(hide_password=True)
+    return url.difference_update_query(SECRET_URL_OPTIONS).render_as_string(hide_password=True)
 
 
-def is_passing(error: SQLAlchemyError) -> bool:
+def is_transient(error: SQLAlchemyError) -> bool:
     """Say whether the database may take the same statement later."""
     if not isinstance(error, DBAPIError):
         return "QueuePool limit" in str(error)
     if error.connection_invalidated:
         return True
-    code = code_of(error)
+    code = error_code(error)
     if isinstance(code, str):
-        return code.startswith(PASSING_SQLSTATES)
+        return code.startswith(TRANSIENT_SQLSTATES)
     if isinstance(code, int):
-        return code in PASSING_SQLITE_CODES
+        return code in TRANSIENT_SQLITE_CODES
     return type(error.orig).__name__ == "OperationalError"  # psycopg's, where there was no server to give a SQLSTATE
 
 
-def code_of(error: SQLAlchemyError) -> str | int | None:
+def error_code(error: SQLAlchemyError) -> str | int | None:
     """Return PostgreSQL's SQLSTATE or SQLite's primary result code; None where neither came back."""
     orig = getattr(error, "orig", None)
     sqlite = getattr(orig, "sqlite_errorcode", None)
     if sqlite is not None:
-        return int(sqlite) & PRIMARY_CODE
+        return int(sqlite) & PRIMARY_CODE_MASK
     sqlstate = getattr(orig, "sqlstate", None)
     return None if sqlstate is None else str(sqlstate)
 
 
-def reason(error: SQLAlchemyError) -> str:
+def driver_message(error: SQLAlchemyError) -> str:
     """Return the driver's own words without statement, parameters and details, which may quote a header."""
     words = str(error.orig) if isinstance(error, DBAPIError) else str(error)
     return words.strip().splitlines()[0] if words.strip() else type(error).__name__
 
 
-def remedy(error: SQLAlchemyError) -> str:
+def find_remedy(error: SQLAlchemyError) -> str:
     """Return what to do about it."""
-    code = code_of(error)
+    code = error_code(error)
     found = REMEDIES.get(code) if code is not None else None
-    return found or (REMEDIES.get(code[:2]) if isinstance(code, str) else None) or USUAL_REMEDY
+    return found or (REMEDIES.get(code[:2]) if isinstance(code, str) else None) or DEFAULT_REMEDY
 
 
-def away(url: URL, error: SQLAlchemyError) -> OutOfResources:
+def catalog_unavailable(url: URL, error: SQLAlchemyError) -> OutOfResources:
     """Return the error that says that the catalog cannot be used now."""
-    return OutOfResources(f"the catalog {described(url)} cannot be used now: {reason(error)}", hint=remedy(error))
+    return OutOfResources(f"the catalog {redacted_url(url)} cannot be used now: {driver_message(error)}", hint=find_remedy(error))

@@ -34,16 +34,16 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
-from adapters.catalog.sql_time import DAY, in_seconds, now
+from adapters.catalog.sql_time import DAY_SECONDS, now, seconds_from_now
 from adapters.catalog.tables import jobs
-from adapters.catalog.words import words
-from pipeline.domain import ARRIVED, Job, JobKind, JobState
+from adapters.catalog.words import sanitise_text
+from pipeline.domain import ARRIVAL_PRIORITY, Job, JobKind, JobState
 from pipeline.errors import LeaseLost
-from pipeline.ports.jobs import Only
+from pipeline.ports.jobs import SubjectFilter
 
 WAITING, RUNNING, DONE, QUARANTINED = (state.value for state in JobState)
-OPEN = (WAITING, RUNNING, QUARANTINED)
-NOT_HELD: dict[str, Any] = {"lease_until": None, "lease_token": "", "worker": ""}
+OPEN_STATES = (WAITING, RUNNING, QUARANTINED)
+NO_LEASE: dict[str, Any] = {"lease_until": None, "lease_token": "", "worker": ""}
 
 
 class SqlJobs:
@@ -53,13 +53,15 @@ class SqlJobs:
         self._connection = connection
         self.put_kinds: set[JobKind] = set()
 
-    def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = ARRIVED) -> int | None:
+    def put(
+        self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = ARRIVAL_PRIORITY
+    ) -> int | None:
         self.put_kinds.add(kind)
-        same = and_(jobs.c.kind == kind.value, jobs.c.subject == subject, _is(WAITING))
+        same = and_(jobs.c.kind == kind.value, jobs.c.subject == subject, _has_state(WAITING))
         more_urgent = case((jobs.c.priority > priority, priority), else_=jobs.c.priority)
         renewed = update(jobs).where(same).values(payload=dict(payload or {}), priority=more_urgent)
         while True:  # the one that waits may be claimed between the two statements: then it is not the one to wait any more
-            made = self._insert(kind, subject, payload or {}, priority)
+            made = self._insert_job(kind, subject, payload or {}, priority)
             if made is not None or self._connection.execute(renewed).rowcount:
                 return made
 
@@ -68,13 +70,13 @@ class SqlJobs:
         kind: JobKind,
         payloads: Mapping[str, Mapping[str, Any]],
         *,
-        priority: int = ARRIVED,
+        priority: int = ARRIVAL_PRIORITY,
         due: Mapping[str, datetime] | None = None,
     ) -> None:
         if not payloads:
             return
         self.put_kinds.add(kind)
-        fresh = _fresh(self._connection.dialect.name)
+        fresh = _insert_unless_waiting(self._connection.dialect.name)
         values: list[dict[str, Any]] = [
             {"kind": kind.value, "subject": subject, "payload": dict(payload), "priority": priority}
             | ({} if due is None else {"run_at": due[subject]})
@@ -84,33 +86,40 @@ class SqlJobs:
         for subject in payloads.keys() - made:
             self.put(kind, subject, payloads[subject], priority=priority)
 
-    def _insert(self, kind: JobKind, subject: str, payload: Mapping[str, Any], priority: int) -> int | None:
+    def _insert_job(self, kind: JobKind, subject: str, payload: Mapping[str, Any], priority: int) -> int | None:
         """Insert unless one of this kind and subject waits; return the number or None."""
         values = {"kind": kind.value, "subject": subject, "payload": dict(payload), "priority": priority}
-        made = self._connection.execute(_fresh(self._connection.dialect.name), values).one_or_none()
+        made = self._connection.execute(_insert_unless_waiting(self._connection.dialect.name), values).one_or_none()
         return made.id if made else None
 
     def claim(
-        self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1, newest: int = 0, of: Only = None
+        self,
+        kinds: Sequence[JobKind],
+        *,
+        worker: str,
+        lease_seconds: float,
+        limit: int = 1,
+        newest: int = 0,
+        subjects: SubjectFilter = None,
     ) -> list[Job]:
         """First the jobs whose worker let the lease run out, then the waiting ones. A subject in work waits for its end."""
         ids: list[int] = []
-        for due, most in ((_lost(kinds), limit), (_newest(kinds), newest), (_due(kinds), limit)):
-            if of is not None:
-                due = due.where(jobs.c.subject.in_(of))
+        for due, most in ((_select_expired(kinds), limit), (_select_newest(kinds), newest), (_select_due(kinds), limit)):
+            if subjects is not None:
+                due = due.where(jobs.c.subject.in_(subjects))
             if (room := min(most, limit - len(ids))) > 0:
                 others = due.where(jobs.c.id.not_in(ids)) if ids else due
                 ids += self._connection.scalars(others.limit(room).with_for_update(skip_locked=True))
-        return self._lease(ids, worker, lease_seconds) if ids else []
+        return self._lease_jobs(ids, worker, lease_seconds) if ids else []
 
-    def _lease(self, ids: Sequence[int], worker: str, lease_seconds: float) -> list[Job]:
+    def _lease_jobs(self, ids: Sequence[int], worker: str, lease_seconds: float) -> list[Job]:
         """Lease jobs whose rows are locked, in this order."""
-        values = {"rows": ids, "by": words(worker, 128), "token": secrets.token_hex(16), "seconds": lease_seconds}
-        leased = {row["id"]: _job(row) for row in self._connection.execute(_LEASE, values).mappings()}
+        values = {"rows": ids, "by": sanitise_text(worker, 128), "token": secrets.token_hex(16), "seconds": lease_seconds}
+        leased = {row["id"]: _build_job(row) for row in self._connection.execute(_LEASE, values).mappings()}
         return [leased[number] for number in ids]
 
     def extend(self, job: Job, *, lease_seconds: float) -> None:
-        self._put(job, lease_until=in_seconds(lease_seconds))
+        self._update_or_raise(job, lease_until=seconds_from_now(lease_seconds))
 
     def finish(self, *finished: Job) -> None:
         leases: dict[str, list[int]] = {}
@@ -121,41 +130,41 @@ class SqlJobs:
         }
         for job in finished:
             if job.id not in done:
-                raise _lost_lease(job)
+                raise _build_lease_lost(job)
 
-    def note(self, job: Job, notes: Mapping[str, Any]) -> None:
-        self._put(job, payload={**job.payload, **notes})
+    def put_notes(self, job: Job, notes: Mapping[str, Any]) -> None:
+        self._update_or_raise(job, payload={**job.payload, **notes})
 
     def retry(self, job: Job, *, error: str, delay_seconds: float, counts: bool = True) -> None:
         attempts = job.attempts if counts else job.attempts - 1
-        again = {"state": WAITING, "attempts": attempts, "run_at": in_seconds(delay_seconds), "error": words(error)}
+        again = {"state": WAITING, "attempts": attempts, "run_at": seconds_from_now(delay_seconds), "error": sanitise_text(error)}
         try:
             with self._connection.begin_nested():
-                self._change(job, **again, **NOT_HELD)
+                self._update_held(job, **again, **NO_LEASE)
         except IntegrityError:  # one of this kind and subject waits already, and knows more
-            self._change(job, state=DONE, finished_at=now(), error=words(f"left to a newer job; {error}"), **NOT_HELD)
+            self._update_held(job, state=DONE, finished_at=now(), error=sanitise_text(f"left to a newer job; {error}"), **NO_LEASE)
 
     def quarantine(self, job: Job, *, error: str) -> None:
-        self._change(job, state=QUARANTINED, finished_at=now(), error=words(error), **NOT_HELD)
+        self._update_held(job, state=QUARANTINED, finished_at=now(), error=sanitise_text(error), **NO_LEASE)
 
     def is_open(self, kind: JobKind, subject: str) -> bool:
-        return bool(self._connection.scalar(select(has_job(kind, literal(subject), *OPEN))))
+        return bool(self._connection.scalar(select(has_job(kind, literal(subject), *OPEN_STATES))))
 
-    def waiting(self, kind: JobKind, *, at_most: int) -> int:
-        some = select(jobs.c.id).where(_is(WAITING), jobs.c.kind == kind.value).limit(at_most).subquery()
+    def count_waiting(self, kind: JobKind, *, at_most: int) -> int:
+        some = select(jobs.c.id).where(_has_state(WAITING), jobs.c.kind == kind.value).limit(at_most).subquery()
         return self._connection.scalar(select(func.count()).select_from(some)) or 0
 
-    def in_hand(self, kind: JobKind, subjects: Collection[str]) -> int:
-        query = select(func.count()).where(jobs.c.kind == kind.value, jobs.c.subject.in_(subjects), _is(RUNNING))
+    def count_leased(self, kind: JobKind, subjects: Collection[str]) -> int:
+        query = select(func.count()).where(jobs.c.kind == kind.value, jobs.c.subject.in_(subjects), _has_state(RUNNING))
         return self._connection.scalars(query).one()
 
-    def pressing(self, kind: JobKind, *, before: int) -> bool:
+    def has_urgent(self, kind: JobKind, *, before: int) -> bool:
         urgent = and_(jobs.c.kind == kind.value, jobs.c.priority < before)
-        due = select(jobs.c.id).where(_is(WAITING), urgent, jobs.c.run_at <= now()).limit(1)
-        held = select(jobs.c.id).where(_is(RUNNING), urgent, jobs.c.lease_until > now()).limit(1)
+        due = select(jobs.c.id).where(_has_state(WAITING), urgent, jobs.c.run_at <= now()).limit(1)
+        held = select(jobs.c.id).where(_has_state(RUNNING), urgent, jobs.c.lease_until > now()).limit(1)
         return any(self._connection.scalar(query) is not None for query in (due, held))
 
-    def counts(self) -> dict[tuple[JobKind, JobState], int]:
+    def count_by_state(self) -> dict[tuple[JobKind, JobState], int]:
         query = select(jobs.c.kind, jobs.c.state, func.count()).group_by(jobs.c.kind, jobs.c.state)
         return {(JobKind(kind), JobState(state)): n for kind, state, n in self._connection.execute(query)}
 
@@ -164,7 +173,7 @@ class SqlJobs:
 
         Of jobs with a priority number below `before`: the others wait on purpose.
         """
-        waits = and_(_is(WAITING), jobs.c.priority < before, jobs.c.run_at <= now())
+        waits = and_(_has_state(WAITING), jobs.c.priority < before, jobs.c.run_at <= now())
         there = case((jobs.c.created_at > jobs.c.run_at, jobs.c.created_at), else_=jobs.c.run_at)
         query = select(jobs.c.kind, func.min(there, type_=jobs.c.run_at.type)).where(waits)
         moment = self._connection.scalars(select(now())).one()
@@ -173,44 +182,44 @@ class SqlJobs:
         }
 
     def purge_done(self, *, older_than_days: float, limit: int = 10_000) -> int:
-        old = and_(_is(DONE), jobs.c.finished_at < in_seconds(-older_than_days * DAY))
+        old = and_(_has_state(DONE), jobs.c.finished_at < seconds_from_now(-older_than_days * DAY_SECONDS))
         some = select(jobs.c.id).where(old).order_by(jobs.c.finished_at).limit(limit)
         return self._connection.execute(delete(jobs).where(jobs.c.id.in_(some))).rowcount
 
     def requeue(self, ids: Sequence[int] | None = None) -> int:
         """Newest first: of several jobs of one subject the newest waits again, or the one that waits already; the rest is over."""
-        chosen = select(jobs).where(_is(QUARANTINED)).order_by(jobs.c.id.desc()).with_for_update()
+        chosen = select(jobs).where(_has_state(QUARANTINED)).order_by(jobs.c.id.desc()).with_for_update()
         if ids is not None:
             chosen = chosen.where(jobs.c.id.in_(ids))
         rows = self._connection.execute(chosen).mappings().all()
         for row in rows:
-            again = self._insert(JobKind(row["kind"]), row["subject"], row["payload"], row["priority"])
+            again = self._insert_job(JobKind(row["kind"]), row["subject"], row["payload"], row["priority"])
             note = f"put back as job {again}" if again is not None else "left to a newer job that waits"
-            over = {"state": DONE, "finished_at": now(), "error": words(f"{note}; {row['error']}")}
+            over = {"state": DONE, "finished_at": now(), "error": sanitise_text(f"{note}; {row['error']}")}
             self._connection.execute(update(jobs).where(jobs.c.id == row["id"]).values(**over))
         return len(rows)
 
-    def _change(self, job: Job, **values: Any) -> bool:
+    def _update_held(self, job: Job, **values: Any) -> bool:
         """Change a job that is still ours; say whether it was."""
         ours = and_(jobs.c.id == job.id, jobs.c.state == RUNNING, jobs.c.lease_token == job.lease_token)
         return self._connection.execute(update(jobs).where(ours).values(**values)).rowcount == 1
 
-    def _put(self, job: Job, **values: Any) -> None:
-        if not self._change(job, **values):
-            raise _lost_lease(job)
+    def _update_or_raise(self, job: Job, **values: Any) -> None:
+        if not self._update_held(job, **values):
+            raise _build_lease_lost(job)
 
 
-def _lost_lease(job: Job) -> LeaseLost:
+def _build_lease_lost(job: Job) -> LeaseLost:
     return LeaseLost(f"job {job.id} ({job.kind}) is no longer ours", hint="its lease ran out; see work.lease_seconds")
 
 
 def has_job(kind: JobKind, subject: ColumnElement[str], *states: str) -> ColumnElement[bool]:
     """Say in SQL whether there is a job of this kind and subject in one of the open states; each has an index of its own."""
     of_it = and_(jobs.c.kind == kind.value, jobs.c.subject == subject)
-    return or_(*(exists().where(of_it, _is(state)) for state in states))
+    return or_(*(exists().where(of_it, _has_state(state)) for state in states))
 
 
-def _is(state: str, table: Any = jobs) -> ColumnElement[bool]:
+def _has_state(state: str, table: Any = jobs) -> ColumnElement[bool]:
     """Written out, not a parameter: only so does SQLite see that a partial index serves."""
     found: ColumnElement[bool] = table.c.state == literal_column(f"'{state}'")
     return found
@@ -224,21 +233,21 @@ _LEASE = (
         attempts=jobs.c.attempts + 1,
         worker=bindparam("by"),
         lease_token=bindparam("token"),
-        lease_until=in_seconds(bindparam("seconds")),
+        lease_until=seconds_from_now(bindparam("seconds")),
     )
     .returning(jobs)
 )
 _FINISH = (
     update(jobs)
-    .where(jobs.c.id.in_(bindparam("rows", expanding=True)), _is(RUNNING), jobs.c.lease_token == bindparam("token"))
-    .values(state=DONE, finished_at=now(), error="", **NOT_HELD)
+    .where(jobs.c.id.in_(bindparam("rows", expanding=True)), _has_state(RUNNING), jobs.c.lease_token == bindparam("token"))
+    .values(state=DONE, finished_at=now(), error="", **NO_LEASE)
     .returning(jobs.c.id)
 )
 """Written once, as in `scores`."""
 
 
 @cache
-def _fresh(dialect: str) -> Executable:
+def _insert_unless_waiting(dialect: str) -> Executable:
     """What inserts jobs unless one of their kind and subject waits, and returns number and subject."""
     made: Any = (postgresql if dialect == "postgresql" else sqlite).insert(jobs)
     found: Executable = made.on_conflict_do_nothing(
@@ -247,30 +256,30 @@ def _fresh(dialect: str) -> Executable:
     return found
 
 
-def _lost(kinds: Sequence[JobKind]) -> Select[int]:
+def _select_expired(kinds: Sequence[JobKind]) -> Select[int]:
     """Jobs whose lease ran out: the worker is gone, or as good as gone."""
-    ran_out = and_(jobs.c.kind.in_([kind.value for kind in kinds]), _is(RUNNING), jobs.c.lease_until <= now())
+    ran_out = and_(jobs.c.kind.in_([kind.value for kind in kinds]), _has_state(RUNNING), jobs.c.lease_until <= now())
     return select(jobs.c.id).where(ran_out).order_by(jobs.c.priority, jobs.c.run_at, jobs.c.id)
 
 
-def _due(kinds: Sequence[JobKind]) -> Select[int]:
+def _select_due(kinds: Sequence[JobKind]) -> Select[int]:
     """Waiting jobs whose time has come and whose subject nobody has in hand."""
-    return select(jobs.c.id).where(_waits(kinds)).order_by(jobs.c.priority, jobs.c.run_at, jobs.c.id)
+    return select(jobs.c.id).where(_is_claimable(kinds)).order_by(jobs.c.priority, jobs.c.run_at, jobs.c.id)
 
 
-def _newest(kinds: Sequence[JobKind]) -> Select[int]:
+def _select_newest(kinds: Sequence[JobKind]) -> Select[int]:
     """Those of them that somebody waits for, the last first."""
-    arrived = and_(_waits(kinds), jobs.c.priority == ARRIVED)
+    arrived = and_(_is_claimable(kinds), jobs.c.priority == ARRIVAL_PRIORITY)
     return select(jobs.c.id).where(arrived).order_by(jobs.c.run_at.desc(), jobs.c.id.desc())
 
 
-def _waits(kinds: Sequence[JobKind]) -> ColumnElement[bool]:
+def _is_claimable(kinds: Sequence[JobKind]) -> ColumnElement[bool]:
     other = jobs.alias()
-    in_hand = select(other.c.id).where(other.c.kind == jobs.c.kind, other.c.subject == jobs.c.subject, _is(RUNNING, other))
-    return and_(jobs.c.kind.in_([kind.value for kind in kinds]), _is(WAITING), jobs.c.run_at <= now(), ~in_hand.exists())
+    in_hand = select(other.c.id).where(other.c.kind == jobs.c.kind, other.c.subject == jobs.c.subject, _has_state(RUNNING, other))
+    return and_(jobs.c.kind.in_([kind.value for kind in kinds]), _has_state(WAITING), jobs.c.run_at <= now(), ~in_hand.exists())
 
 
-def _job(row: RowMapping) -> Job:
+def _build_job(row: RowMapping) -> Job:
     return Job(
         id=row["id"],
         kind=JobKind(row["kind"]),

@@ -9,10 +9,10 @@ from sqlalchemy import Connection, RowMapping, Select, func, insert, select
 
 from adapters.catalog.parameters import chunks
 from adapters.catalog.tables import labels, studies
-from adapters.catalog.words import words
+from adapters.catalog.words import sanitise_text
 from pipeline.domain import Label, LabelState
 
-SHORT_WORDS = 64
+SHORT_TEXT_LENGTH = 64
 
 
 class SqlLabels:
@@ -22,20 +22,20 @@ class SqlLabels:
         self._connection = connection
 
     def append(self, statements: Sequence[Label]) -> None:
-        rows = self._rows_of({label.study_instance_uid for label in statements})
+        rows = self._find_study_ids({label.study_instance_uid for label in statements})
         if unknown := sum(label.study_instance_uid not in rows for label in statements):
             raise ValueError(f"{unknown} of {len(statements)} labels are on studies that the catalog does not know")
         if statements:
-            self._connection.execute(insert(labels), [_values(label, rows[label.study_instance_uid]) for label in statements])
+            self._connection.execute(insert(labels), [_build_row(label, rows[label.study_instance_uid]) for label in statements])
 
     def all(self) -> list[Label]:
-        return self._fetch(_labels())
+        return self._fetch_labels(_select_labels())
 
     def of_studies(self, study_instance_uids: Collection[str]) -> list[Label]:
-        queries = (_labels().where(studies.c.study_instance_uid.in_(some)) for some in chunks(study_instance_uids))
-        return sorted((label for query in queries for label in self._fetch(query)), key=lambda label: label.id)
+        queries = (_select_labels().where(studies.c.study_instance_uid.in_(some)) for some in chunks(study_instance_uids))
+        return sorted((label for query in queries for label in self._fetch_labels(query)), key=lambda label: label.id)
 
-    def read_by_several(self) -> list[str]:
+    def multi_reader_studies(self) -> list[str]:
         several = (
             select(labels.c.study).group_by(labels.c.study, labels.c.finding).having(func.count(labels.c.reader.distinct()) > 1)
         )
@@ -43,12 +43,12 @@ class SqlLabels:
         return list(self._connection.scalars(query))
 
     def find(self, ids: Collection[int]) -> list[Label]:
-        return [label for some in chunks(ids) for label in self._fetch(_labels().where(labels.c.id.in_(some)))]
+        return [label for some in chunks(ids) for label in self._fetch_labels(_select_labels().where(labels.c.id.in_(some)))]
 
-    def _fetch(self, query: Select[Any]) -> list[Label]:
-        return [_label(row) for row in self._connection.execute(query.order_by(labels.c.id)).mappings()]
+    def _fetch_labels(self, query: Select[Any]) -> list[Label]:
+        return [_build_label(row) for row in self._connection.execute(query.order_by(labels.c.id)).mappings()]
 
-    def _rows_of(self, study_instance_uids: Collection[str]) -> dict[str, int]:
+    def _find_study_ids(self, study_instance_uids: Collection[str]) -> dict[str, int]:
         found: dict[str, int] = {}
         for some in chunks(study_instance_uids):
             query = select(studies.c.study_instance_uid, studies.c.id).where(studies.c.study_instance_uid.in_(some))
@@ -56,26 +56,26 @@ class SqlLabels:
         return found
 
 
-def _labels() -> Select[Any]:
+def _select_labels() -> Select[Any]:
     columns = [column for column in labels.c if column.name not in ("study", "created_at")]
     return select(*columns, studies.c.study_instance_uid).join(studies, labels.c.study == studies.c.id)
 
 
-def _label(row: RowMapping) -> Label:
+def _build_label(row: RowMapping) -> Label:
     said = row["state"]
     return Label(**{**row, "state": LabelState(said) if said is not None else None})
 
 
-def _values(label: Label, study: int) -> dict[str, Any]:
+def _build_row(label: Label, study: int) -> dict[str, Any]:
     return {
         "study": study,
         "finding": label.finding,
         "state": label.state.value if label.state is not None else None,
-        "reader": words(label.reader, SHORT_WORDS),
-        "source": words(label.source, SHORT_WORDS),
+        "reader": sanitise_text(label.reader, SHORT_TEXT_LENGTH),
+        "source": sanitise_text(label.source, SHORT_TEXT_LENGTH),
         "stated_at": label.stated_at,
-        "asked_because": words(label.asked_because, SHORT_WORDS),
+        "asked_because": sanitise_text(label.selection_reason, SHORT_TEXT_LENGTH),
         "selection_probability": label.selection_probability,
-        "document": words(label.document, SHORT_WORDS),
+        "document": sanitise_text(label.document, SHORT_TEXT_LENGTH),
         "revokes": label.revokes,
     }

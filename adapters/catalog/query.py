@@ -16,14 +16,16 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.catalog.engine import database_url, open_engine
-from adapters.catalog.errors import away, is_passing, reason
-from pipeline.errors import Refused
+from adapters.catalog.errors import catalog_unavailable, driver_message, is_transient
+from pipeline.errors import PermanentError
 
-READS = re.compile(r"(?:\s|\(|--[^\n]*(?:\n|$)|/\*.*?\*/)*(?:SELECT|WITH|EXPLAIN|VALUES|TABLE)\b", re.IGNORECASE | re.DOTALL)
+READING_STATEMENT = re.compile(
+    r"(?:\s|\(|--[^\n]*(?:\n|$)|/\*.*?\*/)*(?:SELECT|WITH|EXPLAIN|VALUES|TABLE)\b", re.IGNORECASE | re.DOTALL
+)
 """Comments and opening parentheses, then a word that reads. What writes behind such a word is refused by the connection."""
-PRAGMAS = {"table_info", "table_xinfo", "table_list"}
+ALLOWED_PRAGMAS = {"table_info", "table_xinfo", "table_list"}
 """Of SQLite, as table-valued functions: which columns there are."""
-SQLITE_READS = {
+ALLOWED_ACTIONS = {
     sqlite3.SQLITE_SELECT,
     sqlite3.SQLITE_READ,
     sqlite3.SQLITE_FUNCTION,
@@ -32,20 +34,20 @@ SQLITE_READS = {
 }
 
 
-Answer = tuple[list[str], list[tuple[Any, ...]]]
+QueryResult = tuple[list[str], list[tuple[Any, ...]]]
 
 
-Ask = Callable[[str], Answer]
+QueryRunner = Callable[[str], QueryResult]
 
 
-def run(url: str, sql: str, *, limit: int | None = None) -> Answer:
+def run(url: str, sql: str, *, limit: int | None = None) -> QueryResult:
     """Ask one question, as `reader` does; at most `limit` rows."""
-    with reader(url, limit=limit) as ask:
+    with open_session(url, limit=limit) as ask:
         return ask(sql)
 
 
 @contextmanager
-def reader(url: str, *, limit: int | None = None) -> Iterator[Ask]:
+def open_session(url: str, *, limit: int | None = None) -> Iterator[QueryRunner]:
     """Give what returns column names and rows; moments as UTC text and JSON as text, alike on both databases. One connection.
 
     It raises Refused for what is no single reading statement; OutOfResources for a database that is away.
@@ -53,20 +55,22 @@ def reader(url: str, *, limit: int | None = None) -> Iterator[Ask]:
     parsed = database_url(url)
     engine = open_engine(parsed, busy_timeout_seconds=30, read_only=True)
 
-    def ask(sql: str) -> Answer:
-        if not READS.match(sql):
-            raise Refused(
+    def ask(sql: str) -> QueryResult:
+        if not READING_STATEMENT.match(sql):
+            raise PermanentError(
                 "only a reading statement is run here", hint="begin it with SELECT or WITH; the v_* views are in the SQL cookbook"
             )
         try:
             with engine.connect() as connection:
-                return _ask(connection, sql, limit)
+                return _run_statement(connection, sql, limit)
         except SQLAlchemyError as error:
-            if is_passing(error) and not _is_refusal_to_write(error):
-                raise away(parsed, error) from error
-            raise Refused(f"the database refuses this: {reason(error)}", hint="views and columns: SQL cookbook") from error
+            if is_transient(error) and not _is_refusal_to_write(error):
+                raise catalog_unavailable(parsed, error) from error
+            raise PermanentError(
+                f"the database refuses this: {driver_message(error)}", hint="views and columns: SQL cookbook"
+            ) from error
         except sqlite3.ProgrammingError as error:
-            raise Refused(f"the database refuses this: {error}", hint="one statement at a time") from error
+            raise PermanentError(f"the database refuses this: {error}", hint="one statement at a time") from error
 
     try:
         yield ask
@@ -74,24 +78,25 @@ def reader(url: str, *, limit: int | None = None) -> Iterator[Ask]:
         engine.dispose()
 
 
-def _ask(connection: Connection, sql: str, limit: int | None) -> Answer:
+def _run_statement(connection: Connection, sql: str, limit: int | None) -> QueryResult:
     connection.begin()
     if connection.dialect.name == "sqlite":
-        return _ask_apart(connection, sql, limit)
-    return _fetch(connection, sql, limit)
+        return _run_on_thread(connection, sql, limit)
+    return _fetch_rows(connection, sql, limit)
 
 
-def _ask_apart(connection: Connection, sql: str, limit: int | None) -> Answer:
+def _run_on_thread(connection: Connection, sql: str, limit: int | None) -> QueryResult:
     """Ask on a thread of its own, and stop the statement where the caller is interrupted.
 
-    SQLite asks `_authorize` in the midst of its own work. On the main thread a signal's handler would run inside that answer, and
+    SQLite asks `_authorize_action` in the midst of its own work. On the main thread a signal's handler would run inside that
+    answer, and
     what it raises, a KeyboardInterrupt, would be lost there and pass for "access prohibited".
     """
     driver: Any = connection.connection.driver_connection
-    driver.set_authorizer(_authorize)
+    driver.set_authorizer(_authorize_action)
     try:
         with ThreadPoolExecutor(1, thread_name_prefix="query") as thread:
-            asked = thread.submit(_fetch, connection, sql, limit)
+            asked = thread.submit(_fetch_rows, connection, sql, limit)
             try:
                 return asked.result()
             except BaseException:
@@ -101,26 +106,26 @@ def _ask_apart(connection: Connection, sql: str, limit: int | None) -> Answer:
         driver.set_authorizer(None)  # what begins the next question on this connection is ours
 
 
-def _fetch(connection: Connection, sql: str, limit: int | None) -> Answer:
+def _fetch_rows(connection: Connection, sql: str, limit: int | None) -> QueryResult:
     result = connection.execution_options(no_parameters=True).exec_driver_sql(sql)
     if not result.returns_rows:
-        raise Refused("the statement returns no rows", hint="ask with SELECT")
+        raise PermanentError("the statement returns no rows", hint="ask with SELECT")
     rows = result.fetchall() if limit is None else result.fetchmany(limit)
-    return list(result.keys()), [tuple(_plain(value) for value in row) for row in rows]
+    return list(result.keys()), [tuple(_convert_value(value) for value in row) for row in rows]
 
 
-def _authorize(action: int, first: str | None, *_: str | None) -> int:
+def _authorize_action(action: int, first: str | None, *_: str | None) -> int:
     """What SQLite asks about each step of a statement, https://sqlite.org/c3ref/set_authorizer.html."""
-    allowed = action in SQLITE_READS or (action == sqlite3.SQLITE_PRAGMA and first in PRAGMAS)
+    allowed = action in ALLOWED_ACTIONS or (action == sqlite3.SQLITE_PRAGMA and first in ALLOWED_PRAGMAS)
     return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
 
 def _is_refusal_to_write(error: SQLAlchemyError) -> bool:
     """SQLite READONLY and PostgreSQL 25006 pass elsewhere; here they are the statement's fault."""
-    return "read-only" in reason(error) or "readonly" in reason(error)
+    return "read-only" in driver_message(error) or "readonly" in driver_message(error)
 
 
-def _plain(value: Any) -> Any:
+def _convert_value(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat(sep=" ", timespec="milliseconds")
     if isinstance(value, Decimal):

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from adapters.catalog.parameters import chunks
 from adapters.catalog.sql_time import now
 from adapters.catalog.tables import reports, studies
-from adapters.catalog.words import words
+from adapters.catalog.words import sanitise_text
 from pipeline.domain import Report, ReportState, StoredFile
 
 
@@ -22,20 +22,20 @@ class SqlReports:
         self._connection = connection
 
     def find(self, sop_instance_uid: str) -> Report | None:
-        return self._one(_REPORT, uid=sop_instance_uid)
+        return self._fetch_report(_REPORT, uid=sop_instance_uid)
 
     def latest(self, study_instance_uid: str) -> Report | None:
-        return self._one(_LATEST, uid=study_instance_uid)
+        return self._fetch_report(_LATEST, uid=study_instance_uid)
 
     def latest_of(self, study_instance_uids: Collection[str]) -> dict[str, Report]:
         rows = (self._connection.execute(_LATEST_OF, {"uids": some}).mappings() for some in chunks(study_instance_uids))
-        return {row["study_instance_uid"]: _report(row) for some in rows for row in some}
+        return {row["study_instance_uid"]: _build_report(row) for some in rows for row in some}
 
-    def _one(self, query: Select[Any], **values: str) -> Report | None:
+    def _fetch_report(self, query: Select[Any], **values: str) -> Report | None:
         row = self._connection.execute(query, values).mappings().one_or_none()
-        return _report(row) if row else None
+        return _build_report(row) if row else None
 
-    def open(self, report: Report) -> Report:
+    def ensure_pending(self, report: Report) -> Report:
         study = select(studies.c.id).where(studies.c.study_instance_uid == report.study_instance_uid).scalar_subquery()
         dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
         values = {
@@ -51,17 +51,17 @@ class SqlReports:
         self._connection.execute(
             dialect.insert(reports).values(**values).on_conflict_do_nothing()  # by its UID, or by study, version and revision
         )
-        return self.find(report.sop_instance_uid) or self._of_revision(report)
+        return self.find(report.sop_instance_uid) or self._find_revision(report)
 
-    def _of_revision(self, report: Report) -> Report:
+    def _find_revision(self, report: Report) -> Report:
         """The report was opened under another UID: the configuration's UID root has changed since."""
         same = and_(reports.c.version == report.version, reports.c.revision == report.revision)
-        found = self._one(_reports().where(studies.c.study_instance_uid == report.study_instance_uid, same))
+        found = self._fetch_report(_select_reports().where(studies.c.study_instance_uid == report.study_instance_uid, same))
         assert found is not None
         return found
 
-    def built(self, sop_instance_uid: str, file: StoredFile) -> None:
-        self._put(
+    def mark_built(self, sop_instance_uid: str, file: StoredFile) -> None:
+        self._update_report(
             sop_instance_uid,
             state=ReportState.BUILT.value,
             file_key=file.key,
@@ -70,31 +70,31 @@ class SqlReports:
             built_at=now(),
         )
 
-    def sent(self, sop_instance_uid: str, status: str) -> None:
-        self._put(sop_instance_uid, state=ReportState.SENT.value, status=words(status), sent_at=now())
+    def mark_sent(self, sop_instance_uid: str, status: str) -> None:
+        self._update_report(sop_instance_uid, state=ReportState.SENT.value, status=sanitise_text(status), sent_at=now())
 
-    def refused(self, sop_instance_uid: str, status: str) -> None:
-        self._put(sop_instance_uid, state=ReportState.REFUSED.value, status=words(status))
+    def mark_refused(self, sop_instance_uid: str, status: str) -> None:
+        self._update_report(sop_instance_uid, state=ReportState.REFUSED.value, status=sanitise_text(status))
 
-    def _put(self, sop_instance_uid: str, **values: Any) -> None:
+    def _update_report(self, sop_instance_uid: str, **values: Any) -> None:
         self._connection.execute(update(reports).where(reports.c.sop_instance_uid == sop_instance_uid).values(**values))
 
 
-def _reports() -> Select[Any]:
+def _select_reports() -> Select[Any]:
     return select(reports, studies.c.study_instance_uid).join(studies, reports.c.study == studies.c.id)
 
 
-_REPORT = _reports().where(reports.c.sop_instance_uid == bindparam("uid"))
-_LATEST = _reports().where(studies.c.study_instance_uid == bindparam("uid")).order_by(reports.c.id.desc()).limit(1)
-_LAST = reports.alias()
-_LATEST_OF = _reports().where(
+_REPORT = _select_reports().where(reports.c.sop_instance_uid == bindparam("uid"))
+_LATEST = _select_reports().where(studies.c.study_instance_uid == bindparam("uid")).order_by(reports.c.id.desc()).limit(1)
+_OTHER_REPORTS = reports.alias()
+_LATEST_OF = _select_reports().where(
     studies.c.study_instance_uid.in_(bindparam("uids", expanding=True)),
-    reports.c.id == select(func.max(_LAST.c.id)).where(_LAST.c.study == studies.c.id).scalar_subquery(),
+    reports.c.id == select(func.max(_OTHER_REPORTS.c.id)).where(_OTHER_REPORTS.c.study == studies.c.id).scalar_subquery(),
 )
 """Made once: each instance that comes in passes the one, each study that is scored the other."""
 
 
-def _report(row: RowMapping) -> Report:
+def _build_report(row: RowMapping) -> Report:
     file = StoredFile(row["file_key"], row["file_sha256"], row["file_size"]) if row["file_sha256"] else None
     return Report(
         sop_instance_uid=row["sop_instance_uid"],

@@ -10,10 +10,10 @@ from sqlalchemy import Connection, Select, func, insert, select
 
 from adapters.catalog.parameters import chunks
 from adapters.catalog.tables import requests, studies
-from adapters.catalog.words import words
+from adapters.catalog.words import sanitise_text
 from pipeline.domain import Request
 
-LOCK = 7_270_412
+WORKLIST_LOCK_KEY = 7_270_412
 """Key of the PostgreSQL advisory lock that keeps two worklists apart."""
 
 
@@ -23,9 +23,9 @@ class SqlRequests:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def hold(self) -> None:
+    def lock(self) -> None:
         if self._connection.dialect.name == "postgresql":  # SQLite has one writer
-            self._connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
+            self._connection.execute(select(func.pg_advisory_xact_lock(WORKLIST_LOCK_KEY)))
 
     def append(self, asked: Sequence[Request]) -> None:
         rows: dict[str, int] = {}
@@ -35,24 +35,24 @@ class SqlRequests:
         if unknown := sum(request.study_instance_uid not in rows for request in asked):
             raise ValueError(f"{unknown} of {len(asked)} requests are for studies that the catalog does not know")
         if asked:
-            self._connection.execute(insert(requests), [_values(request, rows) for request in asked])
+            self._connection.execute(insert(requests), [_build_row(request, rows) for request in asked])
 
     def all(self) -> list[Request]:
-        return self._fetch(_requests())
+        return self._fetch_requests(_select_requests())
 
     def of_studies(self, study_instance_uids: Collection[str]) -> dict[str, Request]:
-        queries = (_requests().where(studies.c.study_instance_uid.in_(some)) for some in chunks(study_instance_uids))
-        return {request.study_instance_uid: request for query in queries for request in self._fetch(query)}
+        queries = (_select_requests().where(studies.c.study_instance_uid.in_(some)) for some in chunks(study_instance_uids))
+        return {request.study_instance_uid: request for query in queries for request in self._fetch_requests(query)}
 
-    def _fetch(self, query: Select[Any]) -> list[Request]:
+    def _fetch_requests(self, query: Select[Any]) -> list[Request]:
         return [Request(**row) for row in self._connection.execute(query.order_by(requests.c.id)).mappings()]
 
 
-def _requests() -> Select[Any]:
+def _select_requests() -> Select[Any]:
     columns = [column for column in requests.c if column.name not in ("id", "study")]
     return select(*columns, studies.c.study_instance_uid).join(studies, requests.c.study == studies.c.id)
 
 
-def _values(request: Request, rows: dict[str, int]) -> dict[str, Any]:
-    values = {**asdict(request), "study": rows[request.study_instance_uid], "detail": words(request.detail)}
+def _build_row(request: Request, rows: dict[str, int]) -> dict[str, Any]:
+    values = {**asdict(request), "study": rows[request.study_instance_uid], "detail": sanitise_text(request.reason)}
     return {name: value for name, value in values.items() if name in requests.c}

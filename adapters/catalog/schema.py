@@ -15,7 +15,7 @@ from sqlalchemy.schema import CreateIndex
 
 import migrations
 from adapters.catalog.engine import database_url, open_engine
-from adapters.catalog.errors import away, code_of, described, is_passing, reason, remedy
+from adapters.catalog.errors import catalog_unavailable, driver_message, error_code, find_remedy, is_transient, redacted_url
 from adapters.catalog.tables import TABLES
 from adapters.catalog.views import VIEWS
 from pipeline.errors import OutOfResources, SchemaMismatch
@@ -24,38 +24,38 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
-SCRIPTS = Path(migrations.__file__).parent
-UPGRADE = "radclipd db upgrade"
-ALEMBIC = "alembic_version"
+MIGRATIONS_FOLDER = Path(migrations.__file__).parent
+UPGRADE_COMMAND = "radclipd db upgrade"
+ALEMBIC_TABLE = "alembic_version"
 """The table in which Alembic keeps the revision."""
-READERS = "radclipd_readers"
+READERS_ROLE = "radclipd_readers"
 """The group role that may read the views and nothing else."""
-LOCK = 7_270_411
+UPGRADE_LOCK_KEY = 7_270_411
 """Key of the PostgreSQL advisory lock that keeps two upgrades apart."""
-LOCK_SECONDS = 0.2
+LOCK_POLL_SECONDS = 0.2
 """Between two looks at that lock. Who waits for it in a statement would hold up the making of an index, and wait for that."""
-DEPENDED_UPON = "2BP01"
+DEPENDENT_OBJECTS_STILL_EXIST = "2BP01"
 """SQLSTATE dependent_objects_still_exist."""
 
 
-def _config() -> Config:
+def _build_alembic_config() -> Config:
     from alembic.config import Config  # only who upgrades needs Alembic, and everybody looks at the revision
 
     config = Config()
-    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS_FOLDER).replace("%", "%%"))
     return config
 
 
-def _scripts() -> ScriptDirectory:
+def _load_scripts() -> ScriptDirectory:
     from alembic.script import ScriptDirectory
 
-    return ScriptDirectory.from_config(_config())
+    return ScriptDirectory.from_config(_build_alembic_config())
 
 
 @cache
 def revisions() -> tuple[str, ...]:
     """Return the revisions that this release knows, in order: the names of the scripts begin with them."""
-    return tuple(sorted(script.name.partition("_")[0] for script in (SCRIPTS / "versions").glob("[0-9]*.py")))
+    return tuple(sorted(script.name.partition("_")[0] for script in (MIGRATIONS_FOLDER / "versions").glob("[0-9]*.py")))
 
 
 def head() -> str:
@@ -66,10 +66,10 @@ def head() -> str:
 def current(url: str) -> str | None:
     """Return the database's revision; None where there is no schema. OutOfResources where it cannot be reached."""
     parsed = database_url(url)
-    if not _is_there(parsed):
+    if not _has_database(parsed):
         return None
-    with _connect(parsed, writes=False) as connection:
-        return _revision(connection)
+    with _open_connection(parsed, writes=False) as connection:
+        return _read_revision(connection)
 
 
 def upgrade(url: str) -> None:
@@ -83,18 +83,18 @@ def upgrade(url: str) -> None:
     parsed = database_url(url)
     _make_folder(parsed)
     if parsed.get_backend_name() == "postgresql":
-        with _connect(parsed, writes=True, isolation_level="AUTOCOMMIT") as connection:
-            _go_ahead(connection)
-    with _connect(parsed, writes=True) as connection:
+        with _open_connection(parsed, writes=True, isolation_level="AUTOCOMMIT") as connection:
+            _prepare_online(connection)
+    with _open_connection(parsed, writes=True) as connection:
         if connection.dialect.name == "postgresql":
-            _wait_for(connection, "pg_try_advisory_xact_lock")
+            _acquire_lock(connection, "pg_try_advisory_xact_lock")
             connection.execute(text("SET LOCAL lock_timeout = '5s'"))  # readers go on; the upgrade gives up instead
-        found = _revision(connection)
+        found = _read_revision(connection)
         _refuse_newer(parsed, found)
         if found == head():
             _renew_views(connection)
         else:
-            _migrate(connection)
+            _run_migrations(connection)
         _grant_to_readers(connection)
 
 
@@ -105,20 +105,20 @@ def verify(url: str) -> None:
         return
     _refuse_newer(parsed, found)
     if found is None:
-        raise SchemaMismatch(f"catalog {described(parsed)} has no schema yet", hint=UPGRADE)
-    raise SchemaMismatch(f"catalog {described(parsed)} has schema {found}, this release needs {wanted}", hint=UPGRADE)
+        raise SchemaMismatch(f"catalog {redacted_url(parsed)} has no schema yet", hint=UPGRADE_COMMAND)
+    raise SchemaMismatch(f"catalog {redacted_url(parsed)} has schema {found}, this release needs {wanted}", hint=UPGRADE_COMMAND)
 
 
-def _wait_for(connection: Connection, lock: str) -> None:
-    while not connection.scalar(text(f"SELECT {lock}(:key)"), {"key": LOCK}):
-        sleep(LOCK_SECONDS)
+def _acquire_lock(connection: Connection, lock_function: str) -> None:
+    while not connection.scalar(text(f"SELECT {lock_function}(:key)"), {"key": UPGRADE_LOCK_KEY}):
+        sleep(LOCK_POLL_SECONDS)
 
 
-def _go_ahead(connection: Connection) -> None:
+def _prepare_online(connection: Connection) -> None:
     """Do what takes long and nobody waits for, outside a transaction. The lock goes with the connection."""
-    _wait_for(connection, "pg_try_advisory_lock")
+    _acquire_lock(connection, "pg_try_advisory_lock")
     connection.execute(text("SET lock_timeout = 0"))  # it waits for whoever reads, a backup too, and nobody waits for it
-    found, scripts = _revision(connection), _scripts()
+    found, scripts = _read_revision(connection), _load_scripts()
     if found in (None, head()) or found not in revisions():
         return
     _make_indexes(connection)
@@ -145,25 +145,25 @@ def _make_indexes(connection: Connection) -> None:
 def _refuse_newer(url: URL, found: str | None) -> None:
     if found is not None and found not in revisions():
         raise SchemaMismatch(
-            f"catalog {described(url)} has schema {found}, newer than this release's {head()}",
+            f"catalog {redacted_url(url)} has schema {found}, newer than this release's {head()}",
             hint="install the release that made it, or a newer one",
         )
 
 
-def _revision(connection: Connection) -> str | None:
-    if not inspect(connection).has_table(ALEMBIC):
+def _read_revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(ALEMBIC_TABLE):
         return None
-    revision: str | None = connection.scalar(text(f"SELECT version_num FROM {ALEMBIC}"))
+    revision: str | None = connection.scalar(text(f"SELECT version_num FROM {ALEMBIC_TABLE}"))
     return revision
 
 
-def _migrate(connection: Connection) -> None:
+def _run_migrations(connection: Connection) -> None:
     """Views stand on tables, so they go first and come back last."""
     for name in reversed(VIEWS):
         connection.execute(text(f"DROP VIEW IF EXISTS {name}"))
     from alembic import command
 
-    config = _config()
+    config = _build_alembic_config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
     for name, query in VIEWS.items():
@@ -191,16 +191,16 @@ def _grant_to_readers(connection: Connection) -> None:
     """A view made anew has lost its grants: give them back to the role of deploy/postgres/read-only-role.sql."""
     if connection.dialect.name != "postgresql":
         return
-    if connection.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": READERS}):
-        connection.execute(text(f"GRANT SELECT ON {', '.join(VIEWS)} TO {READERS}"))
+    if connection.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": READERS_ROLE}):
+        connection.execute(text(f"GRANT SELECT ON {', '.join(VIEWS)} TO {READERS_ROLE}"))
 
 
-def _is_there(url: URL) -> bool:
+def _has_database(url: URL) -> bool:
     """PostgreSQL answers for itself; SQLite would make an empty file."""
     try:
         return url.get_backend_name() != "sqlite" or Path(str(url.database)).exists()
     except OSError as error:
-        raise _no_access(url, error) from error
+        raise _build_access_error(url, error) from error
 
 
 def _make_folder(url: URL) -> None:
@@ -209,29 +209,31 @@ def _make_folder(url: URL) -> None:
     try:
         Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _no_access(url, error) from error
+        raise _build_access_error(url, error) from error
 
 
-def _no_access(url: URL, error: OSError) -> OutOfResources:
+def _build_access_error(url: URL, error: OSError) -> OutOfResources:
     return OutOfResources(
-        f"the catalog {described(url)} cannot be used now: {error.strerror}",
+        f"the catalog {redacted_url(url)} cannot be used now: {error.strerror}",
         hint="run it as the user that the catalog belongs to, and look at the folder's permissions",
     )
 
 
 @contextmanager
-def _connect(url: URL, *, writes: bool, **options: Any) -> Iterator[Connection]:
+def _open_connection(url: URL, *, writes: bool, **options: Any) -> Iterator[Connection]:
     engine = open_engine(url, busy_timeout_seconds=30, check_foreign_keys=not writes)
     try:
         with engine.connect().execution_options(writes=writes, **options) as connection, connection.begin():
             yield connection
     except SQLAlchemyError as error:
-        if code_of(error) == DEPENDED_UPON:
+        if error_code(error) == DEPENDENT_OBJECTS_STILL_EXIST:
             raise SchemaMismatch(
-                f"views of your own stand on radclipd's: {reason(error)}", hint="drop them, upgrade, and make them again"
+                f"views of your own stand on radclipd's: {driver_message(error)}", hint="drop them, upgrade, and make them again"
             ) from error
-        if is_passing(error):
-            raise away(url, error) from error
-        raise SchemaMismatch(f"the catalog {described(url)} refuses: {reason(error)}", hint=remedy(error)) from error
+        if is_transient(error):
+            raise catalog_unavailable(url, error) from error
+        raise SchemaMismatch(
+            f"the catalog {redacted_url(url)} refuses: {driver_message(error)}", hint=find_remedy(error)
+        ) from error
     finally:
         engine.dispose()

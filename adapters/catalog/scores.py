@@ -11,34 +11,34 @@ from adapters.catalog.parameters import chunks
 from adapters.catalog.tables import image_scores, instances, predictions, series, studies
 from pipeline.domain import FINDINGS, Decision, Prediction, Scores
 
-STORED = np.dtype("<f4")
+SCORE_DTYPE = np.dtype("<f4")
 
 # Written once: to build a statement anew, and to recognise it, takes SQLAlchemy longer than SQLite takes to run it.
-_AMONG = studies.c.study_instance_uid.in_(bindparam("uids", expanding=True))
-_STUDIES = select(studies.c.study_instance_uid, studies.c.id).where(_AMONG)
+_IN_UIDS = studies.c.study_instance_uid.in_(bindparam("uids", expanding=True))
+_STUDIES = select(studies.c.study_instance_uid, studies.c.id).where(_IN_UIDS)
 _IMAGE_SCORES = (
     select(studies.c.study_instance_uid, instances.c.sop_instance_uid, image_scores.c.scores)
     .join(instances, image_scores.c.instance == instances.c.id)
     .join(series, instances.c.series == series.c.id)
     .join(studies, series.c.study == studies.c.id)
-    .where(_AMONG, image_scores.c.version == bindparam("of"))
+    .where(_IN_UIDS, image_scores.c.version == bindparam("of"))
 )
 _INSTANCES = select(instances.c.sop_instance_uid, instances.c.id).where(
     instances.c.sop_instance_uid.in_(bindparam("uids", expanding=True))
 )
-_FORGET_IMAGES = delete(image_scores).where(
+_DELETE_IMAGE_SCORES = delete(image_scores).where(
     image_scores.c.version == bindparam("of"), image_scores.c.instance.in_(bindparam("rows", expanding=True))
 )
-_FORGET = delete(predictions).where(
+_DELETE_PREDICTIONS = delete(predictions).where(
     predictions.c.study.in_(bindparam("rows", expanding=True)), predictions.c.version == bindparam("of")
 )
 _PREDICTIONS = (
     select(studies.c.study_instance_uid, predictions.c.finding, predictions.c.probability, predictions.c.decision)
     .join(predictions, predictions.c.study == studies.c.id)
-    .where(_AMONG, predictions.c.version == bindparam("of"))
+    .where(_IN_UIDS, predictions.c.version == bindparam("of"))
 )
-_ADD_IMAGES, _ADD = insert(image_scores), insert(predictions)
-_ADD_COLUMNS = text("""
+_INSERT_IMAGE_SCORES, _INSERT_PREDICTIONS = insert(image_scores), insert(predictions)
+_INSERT_PREDICTION_ARRAYS = text("""
 INSERT INTO predictions (study, version, finding, probability, decision, revision)
 SELECT * FROM unnest(
     CAST(:study AS bigint[]), CAST(:version AS integer[]), CAST(:finding AS text[]), CAST(:probability AS float[]),
@@ -59,18 +59,18 @@ class SqlScoreRows:
         found: dict[str, dict[str, Scores]] = {}
         for some in chunks(study_instance_uids):
             for study, uid, kept in self._connection.execute(_IMAGE_SCORES, {"uids": some, "of": version}):
-                found.setdefault(study, {})[uid] = np.frombuffer(kept, STORED).astype(np.float32)
+                found.setdefault(study, {})[uid] = np.frombuffer(kept, SCORE_DTYPE).astype(np.float32)
         return found
 
     def add_image_scores(self, version: int, scores: Mapping[str, Scores]) -> None:
         if not scores:
             return
         rows = {uid: row for uid, row in self._connection.execute(_INSTANCES, {"uids": list(scores)})}
-        self._connection.execute(_FORGET_IMAGES, {"of": version, "rows": list(rows.values())})
+        self._connection.execute(_DELETE_IMAGE_SCORES, {"of": version, "rows": list(rows.values())})
         self._connection.execute(
-            _ADD_IMAGES,
+            _INSERT_IMAGE_SCORES,
             [
-                {"instance": rows[uid], "version": version, "scores": np.asarray(values, STORED).tobytes()}
+                {"instance": rows[uid], "version": version, "scores": np.asarray(values, SCORE_DTYPE).tobytes()}
                 for uid, values in scores.items()
             ],
         )
@@ -90,11 +90,11 @@ class SqlScoreRows:
             for prediction in of
         ]
         for some in chunks(list(rows.values())):
-            self._connection.execute(_FORGET, {"rows": some, "of": version})
+            self._connection.execute(_DELETE_PREDICTIONS, {"rows": some, "of": version})
         if said and self._connection.dialect.name == "postgresql":
-            self._connection.execute(_ADD_COLUMNS, {name: [row[name] for row in said] for name in said[0]})
+            self._connection.execute(_INSERT_PREDICTION_ARRAYS, {name: [row[name] for row in said] for name in said[0]})
         elif said:
-            self._connection.execute(_ADD, said)
+            self._connection.execute(_INSERT_PREDICTIONS, said)
 
     def predictions(self, study_instance_uid: str, version: int) -> list[Prediction]:
         return self.predictions_of([study_instance_uid], version).get(study_instance_uid, [])

@@ -11,13 +11,13 @@ from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TEXT, TypeDecorator, TypeEngine
 
-DAY = 86400.0
+DAY_SECONDS = 86400.0
 """Seconds."""
-SQLITE_FORMAT = "%Y-%m-%d %H:%M:%f+00:00"
+SQLITE_TIME_FORMAT = "%Y-%m-%d %H:%M:%f+00:00"
 """Of SQLite's strftime: UTC to the millisecond, says so, and sorts as text."""
 
 
-class Moment(TypeDecorator[datetime]):
+class UtcDateTime(TypeDecorator[datetime]):
     """A moment in UTC: timestamptz on PostgreSQL, sortable text on SQLite; an aware datetime in Python."""
 
     impl = DateTime(timezone=True)
@@ -43,36 +43,36 @@ class Moment(TypeDecorator[datetime]):
 class now(FunctionElement[datetime]):
     """This very moment, even late in a transaction."""
 
-    type = Moment()
+    type = UtcDateTime()
     inherit_cache = True
 
 
-class _shifted(FunctionElement[datetime]):
-    type = Moment()
+class _now_plus(FunctionElement[datetime]):
+    type = UtcDateTime()
     inherit_cache = True
 
 
-def in_seconds(seconds: float | ColumnElement[Any]) -> ColumnElement[datetime]:
+def seconds_from_now(seconds: float | ColumnElement[Any]) -> ColumnElement[datetime]:
     """Return the moment `seconds` from now; negative: ago."""
-    return _shifted(cast(seconds, Float))
+    return _now_plus(cast(seconds, Float))
 
 
 @compiles(now, "sqlite")
-def _now_sqlite(element: now, compiler: Any, **_: Any) -> str:
-    return f"(strftime('{SQLITE_FORMAT}', 'now'))"
+def _compile_now_sqlite(element: now, compiler: Any, **_: Any) -> str:
+    return f"(strftime('{SQLITE_TIME_FORMAT}', 'now'))"
 
 
 @compiles(now, "postgresql")
-def _now_postgresql(element: now, compiler: Any, **_: Any) -> str:
+def _compile_now_postgresql(element: now, compiler: Any, **_: Any) -> str:
     return "clock_timestamp()"
 
 
-@compiles(_shifted, "sqlite")
-def _shifted_sqlite(element: _shifted, compiler: Any, **options: Any) -> str:
-    return f"strftime('{SQLITE_FORMAT}', 'now', {compiler.process(element.clauses, **options)} || ' seconds')"
+@compiles(_now_plus, "sqlite")
+def _compile_now_plus_sqlite(element: _now_plus, compiler: Any, **options: Any) -> str:
+    return f"strftime('{SQLITE_TIME_FORMAT}', 'now', {compiler.process(element.clauses, **options)} || ' seconds')"
 
 
-@compiles(_shifted, "postgresql")
-def _shifted_postgresql(element: _shifted, compiler: Any, **options: Any) -> str:
+@compiles(_now_plus, "postgresql")
+def _compile_now_plus_postgresql(element: _now_plus, compiler: Any, **options: Any) -> str:
     # As a query of its own it is one moment for the whole statement, and so one that an index can be searched by.
     return f"(SELECT clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"

@@ -26,9 +26,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from adapters.catalog.jobs import OPEN, RUNNING, WAITING, has_job
+from adapters.catalog.jobs import OPEN_STATES, RUNNING, WAITING, has_job
 from adapters.catalog.parameters import chunks
-from adapters.catalog.sql_time import DAY, in_seconds, now
+from adapters.catalog.sql_time import DAY_SECONDS, now, seconds_from_now
 from adapters.catalog.tables import (
     backfilled_studies,
     instances,
@@ -40,7 +40,7 @@ from adapters.catalog.tables import (
     series,
     studies,
 )
-from adapters.catalog.words import words
+from adapters.catalog.words import sanitise_text
 from pipeline import rules
 from pipeline.domain import (
     FINDINGS,
@@ -54,12 +54,12 @@ from pipeline.domain import (
     StudyState,
 )
 
-OWN_COLUMNS = ("sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "instance_number")
+HEADER_COLUMNS = ("sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "instance_number")
 """Fields of a Header with a column of their own in `instances`; the others are in its `header`."""
-_ARRIVING = studies.c.state == literal_column(f"'{StudyState.ARRIVING.value}'")
+_IS_ARRIVING = studies.c.state == literal_column(f"'{StudyState.ARRIVING.value}'")
 """Written out, not a parameter: only so does SQLite see that a partial index serves."""
-_IN_HEADER = tuple(field.name for field in fields(Header) if field.name not in OWN_COLUMNS)
-_ORDER = (series.c.series_number.nulls_first(), instances.c.instance_number.nulls_first(), instances.c.sop_instance_uid)
+_JSON_HEADER_FIELDS = tuple(field.name for field in fields(Header) if field.name not in HEADER_COLUMNS)
+_INSTANCE_ORDER = (series.c.series_number.nulls_first(), instances.c.instance_number.nulls_first(), instances.c.sop_instance_uid)
 
 
 class SqlStudies:
@@ -71,34 +71,34 @@ class SqlStudies:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.released = False
-        self._holds = connection.dialect.name == "postgresql" and connection.get_execution_options().get("writes", False)
+        self.has_released = False
+        self._locks_rows = connection.dialect.name == "postgresql" and connection.get_execution_options().get("writes", False)
 
     def find_instance(self, sop_instance_uid: str) -> StoredInstance | None:
-        if self._holds:  # there may be no row yet to lock
+        if self._locks_rows:  # there may be no row yet to lock
             self._connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(sop_instance_uid, 0))))
         row = self._connection.execute(_INSTANCE, {"uid": sop_instance_uid}).mappings().one_or_none()
-        return _instance(row) if row else None
+        return _build_instance(row) if row else None
 
     def add_instance(self, header: Header, file: StoredFile, sender: Sender, *, opens_study: bool) -> None:
-        study = self._study_of(header)
-        row = self._series_of(header, study)
+        study = self._find_or_add_study(header)
+        row = self._find_or_add_series(header, study)
         values = {
             "series": row,
-            "header": {name: getattr(header, name) for name in _IN_HEADER},
-            **{name: getattr(header, name) for name in OWN_COLUMNS},
+            "header": {name: getattr(header, name) for name in _JSON_HEADER_FIELDS},
+            **{name: getattr(header, name) for name in HEADER_COLUMNS},
             "file_key": file.key,
             "file_sha256": file.sha256,
             "file_size": file.size,
             "file_xxh3": file.xxh3,
-            "sender_ae_title": words(sender.ae_title, 64),
-            "sender_address": words(sender.address, 64),
-            "called_ae_title": words(sender.called_ae_title, 64),
+            "sender_ae_title": sanitise_text(sender.ae_title, 64),
+            "sender_address": sanitise_text(sender.address, 64),
+            "called_ae_title": sanitise_text(sender.called_ae_title, 64),
         }
         self._connection.execute(_ADD_INSTANCE, values)
-        self._connection.execute(_OPENED if opens_study else _GREW, {"study_id": study})
+        self._connection.execute(_REOPEN_STUDY if opens_study else _COUNT_INSTANCE, {"study_id": study})
 
-    def _study_of(self, header: Header) -> int:
+    def _find_or_add_study(self, header: Header) -> int:
         """Return the study's row, made where new. A study keeps the patient it came with."""
         if (found := self._connection.scalar(_STUDY_ID, {"uid": header.study_instance_uid})) is not None:
             return int(found)
@@ -130,7 +130,7 @@ class SqlStudies:
             },
         )
 
-    def _series_of(self, header: Header, study: int) -> int:
+    def _find_or_add_series(self, header: Header, study: int) -> int:
         same = {"in_study": study, "uid": header.series_instance_uid}
         if (found := self._connection.scalar(_SERIES_ID, same)) is not None:
             return int(found)
@@ -139,36 +139,38 @@ class SqlStudies:
 
     def _insert_or_find(self, table: Table, find: Select[Any], same: dict[str, Any], **values: Any) -> int:
         """Insert unless another association was faster; return the row's id."""
-        made = self._connection.scalar(_insert_new(table, self._connection.dialect.name), values)
+        made = self._connection.scalar(_insert_if_new(table, self._connection.dialect.name), values)
         found = made if made is not None else self._connection.scalar(find, same)
         assert found is not None
         return int(found)
 
     def find(self, study_instance_uid: str) -> Study | None:
-        query = _HELD_STUDY if self._holds else _STUDY
+        query = _LOCKED_STUDY if self._locks_rows else _STUDY
         row = self._connection.execute(query, {"uid": study_instance_uid}).mappings().one_or_none()
-        return _study(row) if row else None
+        return _build_study(row) if row else None
 
-    def hold(self, study_instance_uids: Collection[str]) -> dict[str, Study]:
-        query = _HELD_STUDIES if self._holds else _STUDIES
+    def lock(self, study_instance_uids: Collection[str]) -> dict[str, Study]:
+        query = _LOCKED_STUDIES if self._locks_rows else _STUDIES
         rows = (self._connection.execute(query, {"uids": some}).mappings() for some in chunks(study_instance_uids))
-        return {row["study_instance_uid"]: _study(row) for some in rows for row in some}
+        return {row["study_instance_uid"]: _build_study(row) for some in rows for row in some}
 
     def instances(self, study_instance_uid: str) -> list[StoredInstance]:
-        return [_instance(row) for row in self._connection.execute(_OF_STUDY, {"uid": study_instance_uid}).mappings()]
+        return [
+            _build_instance(row) for row in self._connection.execute(_INSTANCES_OF_STUDY, {"uid": study_instance_uid}).mappings()
+        ]
 
     def instances_of(self, study_instance_uids: Collection[str]) -> dict[str, list[StoredInstance]]:
         found: dict[str, list[StoredInstance]] = {}
         for some in chunks(study_instance_uids):
-            query = _instances().add_columns(studies.c.study_instance_uid).where(studies.c.study_instance_uid.in_(some))
-            for row in self._connection.execute(query.order_by(*_ORDER)).mappings():
-                found.setdefault(row["study_instance_uid"], []).append(_instance(row))
+            query = _select_instances().add_columns(studies.c.study_instance_uid).where(studies.c.study_instance_uid.in_(some))
+            for row in self._connection.execute(query.order_by(*_INSTANCE_ORDER)).mappings():
+                found.setdefault(row["study_instance_uid"], []).append(_build_instance(row))
         return found
 
-    def patients(self) -> int:
+    def highest_patient_number(self) -> int:
         return self._connection.scalar(select(func.max(patients.c.id))) or 0
 
-    def unread(
+    def label_candidates(
         self,
         version: int,
         *,
@@ -176,7 +178,7 @@ class SqlStudies:
         patients: Collection[int] | None = None,
         among: Collection[str] | None = None,
     ) -> dict[str, str]:
-        query = _unread(version, ask_again_days)
+        query = _select_unread(version, ask_again_days)
         queries = [query] if patients is None else [query.where(studies.c.patient.in_(some)) for some in chunks(patients)]
         if among is not None:
             queries = [one.where(studies.c.study_instance_uid.in_(some)) for one in queries for some in chunks(among)]
@@ -190,7 +192,7 @@ class SqlStudies:
             found |= {uid: accession_number for uid, accession_number in rows}
         return found
 
-    def with_accession_numbers(self, accession_numbers: Collection[str]) -> dict[str, list[str]]:
+    def uids_by_accession_number(self, accession_numbers: Collection[str]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for some in chunks(accession_numbers):
             named = select(studies.c.accession_number, studies.c.study_instance_uid).order_by(studies.c.study_instance_uid)
@@ -198,33 +200,35 @@ class SqlStudies:
                 found.setdefault(accession_number, []).append(uid)
         return found
 
-    def newest(self, *, limit: int) -> list[str]:
+    def newest_complete(self, *, limit: int) -> list[str]:
         complete = studies.c.state != StudyState.ARRIVING.value
         query = select(studies.c.study_instance_uid).where(complete).order_by(studies.c.id.desc())
         return list(self._connection.scalars(query.limit(limit)))
 
-    def highest(self) -> int:
+    def highest_study_number(self) -> int:
         return self._connection.scalar(select(func.max(studies.c.id))) or 0
 
-    def numbered(self, numbers: range) -> list[str]:
+    def uids_by_number(self, numbers: range) -> list[str]:
         among = and_(studies.c.id >= numbers.start, studies.c.id < numbers.stop)
         return list(self._connection.scalars(select(studies.c.study_instance_uid).where(among).order_by(studies.c.id.desc())))
 
     def unscored(self, version: int, *, limit: int, numbers: range | None = None) -> list[str]:
-        in_hand = has_job(JobKind.SCORE, studies.c.study_instance_uid, *OPEN)
+        in_hand = has_job(JobKind.SCORE, studies.c.study_instance_uid, *OPEN_STATES)
         query = select(studies.c.study_instance_uid).where(
-            or_(studies.c.state == StudyState.REPORTED.value, _refused(), _told_to_nobody()), ~_scored(version), ~in_hand
+            or_(studies.c.state == StudyState.REPORTED.value, _is_report_refused(), _is_unreported_backfill()),
+            ~_has_predictions(version),
+            ~in_hand,
         )
         if numbers is not None:
             query = query.where(studies.c.id >= numbers.start, studies.c.id < numbers.stop)
         return list(self._connection.scalars(query.order_by(studies.c.id.desc()).limit(limit)))
 
-    def documents(self) -> list[str]:
+    def document_uids(self) -> list[str]:
         family = instances.c.sop_class_uid.startswith(rules.STRUCTURED_REPORT_FAMILY, autoescape=True)  # key objects among them
         return list(self._connection.scalars(select(instances.c.sop_instance_uid).where(family).order_by(instances.c.id)))
 
-    def release(self, study_instance_uids: Sequence[str]) -> None:
-        self.released = True
+    def mark_released(self, study_instance_uids: Sequence[str]) -> None:
+        self.has_released = True
         for uids in chunks(study_instance_uids):
             self._connection.execute(
                 update(studies)
@@ -232,20 +236,20 @@ class SqlStudies:
                 .values(released=True)
             )
 
-    def quiet(self, *, seconds: float, released: bool, limit: int) -> list[str]:
-        due: ColumnElement[bool] = studies.c.last_received_at <= in_seconds(-seconds)
+    def stable_studies(self, *, seconds: float, released: bool, limit: int) -> list[str]:
+        due: ColumnElement[bool] = studies.c.last_received_at <= seconds_from_now(-seconds)
         query = (
             select(studies.c.study_instance_uid)
-            .where(_ARRIVING, or_(due, studies.c.released) if released else due)
+            .where(_IS_ARRIVING, or_(due, studies.c.released) if released else due)
             .order_by(studies.c.last_received_at)
             .limit(limit)
         )
         return list(self._connection.scalars(query))
 
-    def arriving(self, *, limit: int) -> list[tuple[str, int]]:
+    def arriving_studies(self, *, limit: int) -> list[tuple[str, int]]:
         query = (
             select(studies.c.study_instance_uid, studies.c.instance_count)
-            .where(_ARRIVING)
+            .where(_IS_ARRIVING)
             .order_by(studies.c.last_received_at)
             .limit(limit)
         )
@@ -255,7 +259,7 @@ class SqlStudies:
         self._connection.execute(
             update(studies)
             .where(studies.c.study_instance_uid == study_instance_uid)
-            .values(state=state.value, reason=words(reason))
+            .values(state=state.value, reason=sanitise_text(reason))
         )
 
     def put_states(self, study_instance_uids: Collection[str], state: StudyState) -> None:
@@ -267,94 +271,94 @@ class SqlStudies:
         return {uid: revision for some in rows for uid, revision in some}
 
 
-def _scored(version: int) -> ColumnElement[bool]:
+def _has_predictions(version: int) -> ColumnElement[bool]:
     """All findings of a study are predicted together; one tells."""
     return exists().where(
         predictions.c.study == studies.c.id, predictions.c.version == version, predictions.c.finding == FINDINGS[0]
     )
 
 
-def _unread(version: int, ask_again_days: float) -> Select[Any]:
+def _select_unread(version: int, ask_again_days: float) -> Select[Any]:
     """Scored studies that were not asked for, of patients of whom nothing was labelled and no request holds."""
     theirs = studies.alias()
-    holds = or_(requests.c.asked_because == rules.MONITORING, requests.c.asked_at > in_seconds(-ask_again_days * DAY))
+    holds = or_(requests.c.asked_because == rules.MONITORING, requests.c.asked_at > seconds_from_now(-ask_again_days * DAY_SECONDS))
     labelled, asked_for = exists().where(labels.c.study == theirs.c.id), exists().where(requests.c.study == theirs.c.id, holds)
     known = exists().where(theirs.c.patient == studies.c.patient, or_(labelled, asked_for))
     return (
         select(studies.c.study_instance_uid, patients.c.patient_key)
         .join(patients, studies.c.patient == patients.c.id)
-        .where(studies.c.state.in_((StudyState.SCORED.value, StudyState.REPORTED.value)), _scored(version), ~known)
+        .where(studies.c.state.in_((StudyState.SCORED.value, StudyState.REPORTED.value)), _has_predictions(version), ~known)
         .where(~exists().where(requests.c.study == studies.c.id))
     )
 
 
-def _refused() -> ColumnElement[bool]:
+def _is_report_refused() -> ColumnElement[bool]:
     """A study whose last report the archive has refused for good, and of which no other is on its way."""
     last = select(reports.c.state).where(reports.c.study == studies.c.id).order_by(reports.c.id.desc()).limit(1)
     scored = studies.c.state == StudyState.SCORED.value
-    return and_(scored, last.scalar_subquery() == ReportState.REFUSED.value, ~_report_on_its_way())
+    return and_(scored, last.scalar_subquery() == ReportState.REFUSED.value, ~_has_active_report_job())
 
 
-def _told_to_nobody() -> ColumnElement[bool]:
+def _is_unreported_backfill() -> ColumnElement[bool]:
     """A scored study that a backfill brought, of which there is no report and none is asked for."""
     brought = exists().where(backfilled_studies.c.study_instance_uid == studies.c.study_instance_uid)
     reported = exists().where(reports.c.study == studies.c.id)
-    return and_(studies.c.state == StudyState.SCORED.value, brought, ~reported, ~_report_on_its_way())
+    return and_(studies.c.state == StudyState.SCORED.value, brought, ~reported, ~_has_active_report_job())
 
 
-def _report_on_its_way() -> ColumnElement[bool]:
+def _has_active_report_job() -> ColumnElement[bool]:
     return has_job(JobKind.REPORT, studies.c.study_instance_uid, WAITING, RUNNING)
 
 
-def _instances() -> Select[Any]:
+def _select_instances() -> Select[Any]:
     return select(instances).join(series, instances.c.series == series.c.id).join(studies, series.c.study == studies.c.id)
 
 
 # Each film passes these: made once, they need not be put together and recognised each time.
-_INSTANCE = _instances().where(instances.c.sop_instance_uid == bindparam("uid"))
+_INSTANCE = _select_instances().where(instances.c.sop_instance_uid == bindparam("uid"))
 _STUDY = (
     select(studies, patients.c.patient_key)
     .join(patients, studies.c.patient == patients.c.id)
     .where(studies.c.study_instance_uid == bindparam("uid"))
 )
-_HELD_STUDY = _STUDY.with_for_update(of=studies, key_share=True)
-_AMONG = studies.c.study_instance_uid.in_(bindparam("uids", expanding=True))
+_LOCKED_STUDY = _STUDY.with_for_update(of=studies, key_share=True)
+_IN_UIDS = studies.c.study_instance_uid.in_(bindparam("uids", expanding=True))
 _STUDIES = (
     select(studies, patients.c.patient_key)
     .join(patients, studies.c.patient == patients.c.id)
-    .where(_AMONG)
+    .where(_IN_UIDS)
     .order_by(studies.c.study_instance_uid)
 )
-_HELD_STUDIES = _STUDIES.with_for_update(of=studies, key_share=True)
+_LOCKED_STUDIES = _STUDIES.with_for_update(of=studies, key_share=True)
 _PATIENT_ID = select(patients.c.id).where(patients.c.patient_key == bindparam("key"))
 _STUDY_ID = select(studies.c.id).where(studies.c.study_instance_uid == bindparam("uid"))
 _SERIES_ID = select(series.c.id).where(series.c.study == bindparam("in_study"), series.c.series_instance_uid == bindparam("uid"))
 _ADD_INSTANCE = insert(instances)
-_GREW = (
+_COUNT_INSTANCE = (
     update(studies)
     .where(studies.c.id == bindparam("study_id"))
     .values(instance_count=studies.c.instance_count + 1, last_received_at=now(), released=False)
 )
-_OF_STUDY = _instances().where(studies.c.study_instance_uid == bindparam("uid")).order_by(*_ORDER)
+_INSTANCES_OF_STUDY = _select_instances().where(studies.c.study_instance_uid == bindparam("uid")).order_by(*_INSTANCE_ORDER)
 _NEXT_REVISIONS = (
     update(studies)
-    .where(_AMONG)
+    .where(_IN_UIDS)
     .values(revision=studies.c.revision + 1)
     .returning(studies.c.study_instance_uid, studies.c.revision)
 )
-_PUT_STATES = update(studies).where(_AMONG).values(state=bindparam("to"), reason="")
-_OPENED = _GREW.values(state=StudyState.ARRIVING.value, reason="")
+_PUT_STATES = update(studies).where(_IN_UIDS).values(state=bindparam("to"), reason="")
+_REOPEN_STUDY = _COUNT_INSTANCE.values(state=StudyState.ARRIVING.value, reason="")
 
 
 @cache
-def _insert_new(table: Table, dialect: str) -> Executable:
+def _insert_if_new(table: Table, dialect: str) -> Executable:
     made: Any = (postgresql if dialect == "postgresql" else sqlite).insert(table)
     found: Executable = made.on_conflict_do_nothing().returning(table.c.id)
     return found
 
 
-def _instance(row: RowMapping) -> StoredInstance:
-    kept = dict(row["header"]) | {name: row[name] for name in OWN_COLUMNS}
+def _build_instance(row: RowMapping) -> StoredInstance:
+    kept = dict(row["header"]) | {name: row[name] for name in HEADER_COLUMNS}
     kept["image_type"] = tuple(kept.get("image_type") or ())
     known = {field.name for field in fields(Header)}  # a later release may have kept more
     header = Header(**{name: value for name, value in kept.items() if name in known})
@@ -362,7 +366,7 @@ def _instance(row: RowMapping) -> StoredInstance:
     return StoredInstance(header, file, row["received_at"])
 
 
-def _study(row: RowMapping) -> Study:
+def _build_study(row: RowMapping) -> Study:
     return Study(
         study_instance_uid=row["study_instance_uid"],
         state=StudyState(row["state"]),

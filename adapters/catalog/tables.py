@@ -28,7 +28,7 @@ from sqlalchemy import (
     text,
 )
 
-from adapters.catalog.sql_time import Moment, now
+from adapters.catalog.sql_time import UtcDateTime, now
 from pipeline.domain import FINDINGS, Decision, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
 
 metadata = MetaData(
@@ -43,43 +43,43 @@ metadata = MetaData(
 
 UID = String(64)  # PS3.5 section 9.1
 SHA256 = String(64)
-Identity = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only in an INTEGER PRIMARY KEY
+RowId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only in an INTEGER PRIMARY KEY
 
 
-def _one_of(column: str, values: Iterable[str]) -> CheckConstraint:
+def _check_one_of(column: str, values: Iterable[str]) -> CheckConstraint:
     """A column holds one of the domain's words: those of an enum, or FINDINGS."""
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
 
-def _where(condition: str) -> dict[str, Any]:
+def _restrict_index(condition: str) -> dict[str, Any]:
     """An index of some of the rows only."""
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
-def _created() -> Column[object]:
-    return Column("created_at", Moment(), nullable=False, server_default=now())
+def _build_created_at() -> Column[object]:
+    return Column("created_at", UtcDateTime(), nullable=False, server_default=now())
 
 
-def _key() -> Column[int]:
-    return Column("id", Identity, primary_key=True, autoincrement=True)
+def _build_primary_key() -> Column[int]:
+    return Column("id", RowId, primary_key=True, autoincrement=True)
 
 
 patients = Table(
     "patients",
     metadata,
-    _key(),
+    _build_primary_key(),
     Column("patient_key", String(300), nullable=False, unique=True),  # one row per PatientID and issuer; none: one per study
     Column("patient_id", String(128), nullable=False, index=True),
     Column("issuer_of_patient_id", String(128), nullable=False),
     Column("patient_sex", String(16), nullable=False),
-    _created(),
+    _build_created_at(),
 )
 
 studies = Table(
     "studies",
     metadata,
-    _key(),
+    _build_primary_key(),
     Column("study_instance_uid", UID, nullable=False, unique=True),  # a study is known by its UID
     Column("patient", ForeignKey("patients.id"), nullable=False, index=True),
     Column("accession_number", String(64), nullable=False, index=True),
@@ -92,19 +92,19 @@ studies = Table(
     Column("revision", Integer, nullable=False, server_default="0"),
     Column("instance_count", Integer, nullable=False, server_default="0"),
     Column("released", Boolean, nullable=False, server_default=text("false")),
-    Column("received_at", Moment(), nullable=False, server_default=now()),
-    Column("last_received_at", Moment(), nullable=False, server_default=now(), index=True),
-    _one_of("state", StudyState),
+    Column("received_at", UtcDateTime(), nullable=False, server_default=now()),
+    Column("last_received_at", UtcDateTime(), nullable=False, server_default=now(), index=True),
+    _check_one_of("state", StudyState),
     CheckConstraint("state <> 'ignored' OR reason <> ''", name="ignored_says_why"),
     CheckConstraint("revision >= 0", name="revision"),
-    Index("ix_studies_unreported", "id", **_where("state <> 'reported'")),  # few of a large archive
-    Index("ix_studies_arriving", "last_received_at", **_where("state = 'arriving'")),
+    Index("ix_studies_unreported", "id", **_restrict_index("state <> 'reported'")),  # few of a large archive
+    Index("ix_studies_arriving", "last_received_at", **_restrict_index("state = 'arriving'")),
 )
 
 series = Table(
     "series",
     metadata,
-    _key(),
+    _build_primary_key(),
     Column("series_instance_uid", UID, nullable=False),
     Column("study", ForeignKey("studies.id"), nullable=False),
     Column("modality", String(16), nullable=False),
@@ -116,7 +116,7 @@ series = Table(
 instances = Table(
     "instances",
     metadata,
-    _key(),
+    _build_primary_key(),
     Column("sop_instance_uid", UID, nullable=False, unique=True),  # an instance is known by its UID, whichever study it names
     Column("series", ForeignKey("series.id"), nullable=False, index=True),
     Column("sop_class_uid", UID, nullable=False),
@@ -130,7 +130,7 @@ instances = Table(
     Column("sender_ae_title", String(64), nullable=False),
     Column("sender_address", String(64), nullable=False),
     Column("called_ae_title", String(64), nullable=False),
-    Column("received_at", Moment(), nullable=False, server_default=now(), index=True),
+    Column("received_at", UtcDateTime(), nullable=False, server_default=now(), index=True),
     CheckConstraint("file_size > 0", name="file_size"),
 )
 
@@ -150,12 +150,12 @@ model_versions = Table(
     Column("band", Float, nullable=False),
     Column("reason", Text, nullable=False, server_default=""),
     Column("card", JSON, nullable=False),
-    _created(),
-    Column("served_at", Moment()),
-    Column("retired_at", Moment()),
-    _one_of("state", VersionState),
+    _build_created_at(),
+    Column("served_at", UtcDateTime()),
+    Column("retired_at", UtcDateTime()),
+    _check_one_of("state", VersionState),
     CheckConstraint("state <> 'rejected' OR reason <> ''", name="rejected_says_why"),
-    Index("uq_model_versions_serving", "state", unique=True, **_where("state = 'serving'")),  # at most one version serves
+    Index("uq_model_versions_serving", "state", unique=True, **_restrict_index("state = 'serving'")),  # at most one version serves
 )
 
 image_scores = Table(
@@ -164,7 +164,7 @@ image_scores = Table(
     Column("instance", ForeignKey("instances.id"), primary_key=True),
     Column("version", ForeignKey("model_versions.number"), primary_key=True),
     Column("scores", LargeBinary, nullable=False),  # float32 little-endian [14], in the order of FINDINGS
-    _created(),
+    _build_created_at(),
     CheckConstraint(f"length(scores) = {4 * len(FINDINGS)}", name="scores"),  # a score for every finding
     sqlite_with_rowid=False,  # millions of short rows, found by their key only: one tree instead of two
 )
@@ -178,19 +178,23 @@ predictions = Table(
     Column("probability", Float, nullable=False),
     Column("decision", String(16), nullable=False),
     Column("revision", Integer, nullable=False),
-    Column("predicted_at", Moment(), nullable=False, server_default=now()),
+    Column("predicted_at", UtcDateTime(), nullable=False, server_default=now()),
     CheckConstraint("probability BETWEEN 0 AND 1", name="probability"),  # a probability is one; NaN is none
-    _one_of("finding", FINDINGS),
-    _one_of("decision", Decision),
-    Index("ix_predictions_present", "predicted_at", **_where("decision = 'present'")),  # what was found of late: a small share
-    Index("ix_predictions_scored", "version", "study", "predicted_at", **_where(f"finding = '{FINDINGS[0]}'")),  # one for all
+    _check_one_of("finding", FINDINGS),
+    _check_one_of("decision", Decision),
+    Index(
+        "ix_predictions_present", "predicted_at", **_restrict_index("decision = 'present'")
+    ),  # what was found of late: a small share
+    Index(
+        "ix_predictions_scored", "version", "study", "predicted_at", **_restrict_index(f"finding = '{FINDINGS[0]}'")
+    ),  # one for all
     sqlite_with_rowid=False,  # as image_scores
 )
 
 labels = Table(
     "labels",  # append-only: triggers refuse UPDATE and DELETE
     metadata,
-    _key(),
+    _build_primary_key(),
     Column("study", ForeignKey("studies.id"), nullable=False),
     Column("finding", String(32), nullable=False),
     Column("state", String(16)),  # none: a withdrawal
@@ -198,12 +202,12 @@ labels = Table(
     Column("source", String(64), nullable=False),
     Column("asked_because", String(64), nullable=False, server_default=""),
     Column("selection_probability", Float),
-    Column("revokes", Identity, unique=True),  # a label is revoked by a later row, once
-    _created(),
-    Column("stated_at", Moment(), nullable=False, server_default=now()),
+    Column("revokes", RowId, unique=True),  # a label is revoked by a later row, once
+    _build_created_at(),
+    Column("stated_at", UtcDateTime(), nullable=False, server_default=now()),
     Column("document", UID, nullable=False, server_default=""),
-    _one_of("finding", FINDINGS),
-    _one_of("state", LabelState),
+    _check_one_of("finding", FINDINGS),
+    _check_one_of("state", LabelState),
     CheckConstraint("state IS NOT NULL OR revokes IS NOT NULL", name="says_something"),  # present, absent, uncertain; or withdrawn
     UniqueConstraint("id", "study", "finding"),
     # What revokes a label speaks of the same study and finding.
@@ -216,7 +220,7 @@ labels = Table(
         "finding",
         "reader",
         unique=True,
-        **_where("document <> '' AND state IS NOT NULL"),
+        **_restrict_index("document <> '' AND state IS NOT NULL"),
     ),
     Index("ix_labels_document", "document"),
     Index("ix_labels_reader", "reader", "id"),
@@ -226,15 +230,15 @@ labels = Table(
 requests = Table(
     "requests",  # append-only, as labels
     metadata,
-    _key(),
+    _build_primary_key(),
     Column("study", ForeignKey("studies.id"), nullable=False, unique=True),  # a study is asked for once
     Column("asked_because", String(64), nullable=False),
     Column("finding", String(32), nullable=False, server_default=""),
     Column("detail", Text, nullable=False, server_default=""),
     Column("selection_probability", Float, nullable=False),
     Column("version", ForeignKey("model_versions.number"), nullable=False),
-    Column("asked_at", Moment(), nullable=False, server_default=now()),
-    _one_of("finding", ("", *FINDINGS)),
+    Column("asked_at", UtcDateTime(), nullable=False, server_default=now()),
+    _check_one_of("finding", ("", *FINDINGS)),
     CheckConstraint("asked_because <> ''", name="says_why"),
     CheckConstraint("selection_probability > 0 AND selection_probability <= 1", name="selection_probability"),
 )
@@ -242,7 +246,7 @@ requests = Table(
 reports = Table(
     "reports",
     metadata,
-    _key(),
+    _build_primary_key(),
     Column("sop_instance_uid", UID, nullable=False, unique=True),
     Column("series_instance_uid", UID, nullable=False),
     Column("study", ForeignKey("studies.id"), nullable=False),
@@ -255,43 +259,47 @@ reports = Table(
     Column("file_sha256", SHA256),
     Column("file_size", BigInteger),
     Column("status", Text, nullable=False, server_default=""),
-    _created(),
-    Column("built_at", Moment()),
-    Column("sent_at", Moment()),
+    _build_created_at(),
+    Column("built_at", UtcDateTime()),
+    Column("sent_at", UtcDateTime()),
     UniqueConstraint("study", "version", "revision"),  # a revision is reported once
-    _one_of("state", ReportState),
+    _check_one_of("state", ReportState),
     CheckConstraint("state IN ('pending', 'refused') OR file_sha256 IS NOT NULL", name="built_has_bytes"),
     CheckConstraint("state <> 'sent' OR sent_at IS NOT NULL", name="sent_has_a_time"),
     Index("ix_reports_created_at", "created_at"),
-    Index("ix_reports_unsent", "created_at", **_where("state <> 'sent'")),
+    Index("ix_reports_unsent", "created_at", **_restrict_index("state <> 'sent'")),
 )
 
 jobs = Table(
     "jobs",
     metadata,
-    _key(),
+    _build_primary_key(),
     Column("kind", String(16), nullable=False),
     Column("subject", UID, nullable=False),
     Column("payload", JSON, nullable=False),
     Column("state", String(16), nullable=False, server_default=JobState.WAITING.value),
     Column("priority", Integer, nullable=False, server_default="100"),
-    Column("run_at", Moment(), nullable=False, server_default=now()),
+    Column("run_at", UtcDateTime(), nullable=False, server_default=now()),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("worker", String(128), nullable=False, server_default=""),
     Column("lease_token", String(32), nullable=False, server_default=""),
-    Column("lease_until", Moment()),
+    Column("lease_until", UtcDateTime()),
     Column("error", Text, nullable=False, server_default=""),
-    _created(),
-    Column("finished_at", Moment()),
-    _one_of("kind", JobKind),
-    _one_of("state", JobState),
+    _build_created_at(),
+    Column("finished_at", UtcDateTime()),
+    _check_one_of("kind", JobKind),
+    _check_one_of("state", JobState),
     CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="running_is_leased"),
-    Index("uq_jobs_waiting", "kind", "subject", unique=True, **_where("state = 'waiting'")),  # one waits of a kind and subject
-    Index("uq_jobs_running", "kind", "subject", unique=True, **_where("state = 'running'")),  # and one worker has it in hand
-    Index("ix_jobs_quarantined", "kind", "subject", **_where("state = 'quarantined'")),
-    Index("ix_jobs_due", "kind", "priority", "run_at", "id", **_where("state = 'waiting'")),
-    Index("ix_jobs_done", "finished_at", **_where("state = 'done'")),  # what is forgotten in time
-    Index("ix_jobs_learn", "id", **_where("kind = 'learn'")),  # a few among very many
+    Index(
+        "uq_jobs_waiting", "kind", "subject", unique=True, **_restrict_index("state = 'waiting'")
+    ),  # one waits of a kind and subject
+    Index(
+        "uq_jobs_running", "kind", "subject", unique=True, **_restrict_index("state = 'running'")
+    ),  # and one worker has it in hand
+    Index("ix_jobs_quarantined", "kind", "subject", **_restrict_index("state = 'quarantined'")),
+    Index("ix_jobs_due", "kind", "priority", "run_at", "id", **_restrict_index("state = 'waiting'")),
+    Index("ix_jobs_done", "finished_at", **_restrict_index("state = 'done'")),  # what is forgotten in time
+    Index("ix_jobs_learn", "id", **_restrict_index("kind = 'learn'")),  # a few among very many
     Index("ix_jobs_by_state", "state", "id", "kind"),  # lists, newest first, and counts
 )
 
@@ -300,15 +308,15 @@ circuits = Table(
     metadata,
     Column("destination", String(64), primary_key=True),
     Column("failures", Integer, nullable=False, server_default="0"),
-    Column("open_until", Moment()),
+    Column("open_until", UtcDateTime()),
 )
 
 backfills = Table(
     "backfills",
     metadata,
-    _key(),
+    _build_primary_key(),
     Column("source", String(255), nullable=False, unique=True),  # an archive is taken in once, by one name
-    Column("begun_at", Moment(), nullable=False, server_default=now()),
+    Column("begun_at", UtcDateTime(), nullable=False, server_default=now()),
 )
 
 backfill_days = Table(
@@ -316,7 +324,7 @@ backfill_days = Table(
     metadata,
     Column("backfill", ForeignKey("backfills.id"), primary_key=True),
     Column("day", String(8), primary_key=True),  # YYYYMMDD: of this day there is no more to come
-    Column("done_at", Moment(), nullable=False, server_default=now()),
+    Column("done_at", UtcDateTime(), nullable=False, server_default=now()),
 )
 
 backfill_parcels = Table(
@@ -331,8 +339,8 @@ backfill_parcels = Table(
     Column("refused", Integer, nullable=False),
     Column("bytes", BigInteger, nullable=False),
     Column("error", Text, nullable=False, server_default=""),
-    Column("finished_at", Moment(), nullable=False, server_default=now()),
-    _one_of("state", ("done", "failed")),
+    Column("finished_at", UtcDateTime(), nullable=False, server_default=now()),
+    _check_one_of("state", ("done", "failed")),
     CheckConstraint("(state = 'failed') = (error <> '')", name="failed_says_why"),
     sqlite_with_rowid=False,
 )
@@ -342,16 +350,16 @@ backfilled_studies = Table(
     metadata,
     Column("study_instance_uid", UID, primary_key=True),  # marked before anything of it is here: no row of `studies` to point at
     Column("backfill", ForeignKey("backfills.id"), nullable=False),
-    Column("brought_at", Moment(), nullable=False, server_default=now()),
-    Column("ended_at", Moment()),  # none: under way
+    Column("brought_at", UtcDateTime(), nullable=False, server_default=now()),
+    Column("ended_at", UtcDateTime()),  # none: under way
     sqlite_with_rowid=False,
 )
 
 audit_events = Table(
     "audit_events",
     metadata,
-    _key(),
-    Column("at", Moment(), nullable=False, server_default=now(), index=True),
+    _build_primary_key(),
+    Column("at", UtcDateTime(), nullable=False, server_default=now(), index=True),
     Column("action", String(32), nullable=False),
     Column("outcome", String(16), nullable=False),
     Column("subject", String(128), nullable=False),

@@ -8,10 +8,10 @@ from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from adapters.catalog.sql_time import now
 from adapters.catalog.tables import model_versions
-from adapters.catalog.words import words
+from adapters.catalog.words import sanitise_text
 from pipeline.domain import ModelVersion, VersionState
 
-NAMES = [field.name for field in fields(ModelVersion)]
+VERSION_FIELDS = [field.name for field in fields(ModelVersion)]
 
 
 class SqlVersions:
@@ -23,15 +23,15 @@ class SqlVersions:
     def serving(self) -> ModelVersion | None:
         query = select(model_versions).where(model_versions.c.state == VersionState.SERVING.value)
         row = self._connection.execute(query).mappings().one_or_none()
-        return _version(row) if row else None
+        return _build_version(row) if row else None
 
     def find(self, number: int) -> ModelVersion | None:
         row = self._connection.execute(select(model_versions).where(model_versions.c.number == number)).mappings().one_or_none()
-        return _version(row) if row else None
+        return _build_version(row) if row else None
 
     def all(self) -> list[ModelVersion]:
         rows = self._connection.execute(select(model_versions).order_by(model_versions.c.number)).mappings()
-        return [_version(row) for row in rows]
+        return [_build_version(row) for row in rows]
 
     def next_number(self) -> int:
         return (self._connection.scalar(select(func.max(model_versions.c.number))) or 0) + 1
@@ -40,7 +40,7 @@ class SqlVersions:
         served = {"served_at": now()} if version.state is VersionState.SERVING else {}
         self._connection.execute(insert(model_versions).values(**asdict(version) | {"state": version.state.value} | served))
 
-    def served_before(self) -> ModelVersion | None:
+    def previously_serving(self) -> ModelVersion | None:
         query = (
             select(model_versions)
             .where(model_versions.c.state == VersionState.RETIRED.value)
@@ -48,11 +48,11 @@ class SqlVersions:
             .limit(1)
         )
         row = self._connection.execute(query).mappings().one_or_none()
-        return _version(row) if row else None
+        return _build_version(row) if row else None
 
     def put_state(self, number: int, state: VersionState, *, reason: str) -> None:
         self._connection.execute(
-            update(model_versions).where(model_versions.c.number == number).values(state=state.value, reason=words(reason))
+            update(model_versions).where(model_versions.c.number == number).values(state=state.value, reason=sanitise_text(reason))
         )
 
     def serve(self, number: int) -> None:
@@ -68,5 +68,5 @@ class SqlVersions:
         )
 
 
-def _version(row: RowMapping) -> ModelVersion:
-    return ModelVersion(**{name: row[name] for name in NAMES} | {"state": VersionState(row["state"])})
+def _build_version(row: RowMapping) -> ModelVersion:
+    return ModelVersion(**{name: row[name] for name in VERSION_FIELDS} | {"state": VersionState(row["state"])})

@@ -5,23 +5,23 @@ from __future__ import annotations
 from pipeline.domain import FINDINGS
 
 
-def column_of(finding: str) -> str:
+def finding_column(finding: str) -> str:
     """Return a finding's column in v_findings_wide: Pleural_Thickening -> pleural_thickening."""
     return finding.lower()
 
 
-_FINDINGS = ", ".join(f"('{finding}')" for finding in FINDINGS)
-_WIDE = ",\n    ".join(
-    ["p.probability AS " + column_of(FINDINGS[0])]
+_FINDING_VALUES = ", ".join(f"('{finding}')" for finding in FINDINGS)
+_FINDING_COLUMNS = ",\n    ".join(
+    ["p.probability AS " + finding_column(FINDINGS[0])]
     + [
         "(SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version"
-        f" AND q.finding = '{finding}') AS {column_of(finding)}"
+        f" AND q.finding = '{finding}') AS {finding_column(finding)}"
         for finding in FINDINGS[1:]
     ]
 )
 """Looked up by key, and only where the column is asked for: no study is read that is not shown."""
 
-_THIS_TRY = "state = 'running' AND payload ->> 'lease' = lease_token"
+_IS_CURRENT_ATTEMPT = "state = 'running' AND payload ->> 'lease' = lease_token"
 """What a job notes of its progress holds for the try in which it noted it."""
 
 VIEWS: dict[str, str] = {
@@ -43,7 +43,7 @@ FROM predictions p JOIN studies s ON s.id = p.study AND s.revision = p.revision 
     # CROSS JOIN: SQLite takes tables so joined in this order, study by study, and never by versions long retired.
     "v_findings_wide": f"""
 SELECT s.study_instance_uid, s.accession_number, s.study_date, m.number AS version, m.marking,
-    {_WIDE}
+    {_FINDING_COLUMNS}
 FROM studies s CROSS JOIN predictions p CROSS JOIN model_versions m
 WHERE p.study = s.id AND p.revision = s.revision AND p.finding = '{FINDINGS[0]}' AND m.number = p.version""",
     "v_reports": """
@@ -60,7 +60,7 @@ SELECT r.sop_instance_uid, s.study_instance_uid, r.revision, r.state AS delivery
 FROM reports r JOIN studies s ON s.id = r.study JOIN model_versions m ON m.number = r.version
     JOIN series e ON e.study = s.id JOIN instances i ON i.series = e.id
     JOIN image_scores g ON g.instance = i.id AND g.version = r.version AND g.created_at <= r.created_at
-    CROSS JOIN (VALUES {_FINDINGS}) AS f
+    CROSS JOIN (VALUES {_FINDING_VALUES}) AS f
     LEFT JOIN predictions p
         ON p.study = r.study AND p.version = r.version AND p.revision = r.revision AND p.finding = f.column1""",
     "v_labels": """
@@ -104,10 +104,10 @@ WHERE m.state = 'serving' AND t.studies > o.studies""",
 SELECT j.id AS job, j.state, j.created_at, j.attempts, j.worker, j.stage, j.done, j.total,
     j.seconds / NULLIF(j.done, 0) * (j.total - j.done) AS seconds_left, j.result, j.reason, j.version, j.error, j.finished_at
 FROM (SELECT id, state, created_at, attempts, worker, error, finished_at,
-        CASE WHEN {_THIS_TRY} THEN payload ->> 'stage' END AS stage,
-        CASE WHEN {_THIS_TRY} THEN CAST(payload ->> 'done' AS INTEGER) END AS done,
-        CASE WHEN {_THIS_TRY} THEN CAST(payload ->> 'total' AS INTEGER) END AS total,
-        CASE WHEN {_THIS_TRY} THEN CAST(payload ->> 'seconds' AS FLOAT) END AS seconds,
+        CASE WHEN {_IS_CURRENT_ATTEMPT} THEN payload ->> 'stage' END AS stage,
+        CASE WHEN {_IS_CURRENT_ATTEMPT} THEN CAST(payload ->> 'done' AS INTEGER) END AS done,
+        CASE WHEN {_IS_CURRENT_ATTEMPT} THEN CAST(payload ->> 'total' AS INTEGER) END AS total,
+        CASE WHEN {_IS_CURRENT_ATTEMPT} THEN CAST(payload ->> 'seconds' AS FLOAT) END AS seconds,
         payload ->> 'result' AS result, payload ->> 'reason' AS reason, CAST(payload ->> 'version' AS INTEGER) AS version
     FROM jobs WHERE kind = 'learn') j""",
     "v_backfills": """

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from adapters.cli.settings import Settings
-from pipeline.errors import CannotStart, RadclipdError, TryAgain
+from adapters.cli.settings import GlobalOptions
+from pipeline.errors import FatalError, RadclipdError, TransientError
 
 REFUSED, USAGE, CANNOT_START, TRY_AGAIN = 1, 2, 78, 75
 """Exit codes: 0 done, 1 refused or failed, 2 usage, 75 try again (EX_TEMPFAIL), 78 cannot start (EX_CONFIG)."""
@@ -47,7 +47,7 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
@@ -61,10 +61,10 @@ def radclipd(
     config: Annotated[
         Path | None, typer.Option(envvar="RADCLIPD_CONFIG", help="Configuration file (default /etc/radclipd/radclipd.toml).")
     ] = None,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """DICOM in, CLIP in the middle, DICOM SR out. Research use only; not a medical device."""
-    ctx.obj = Settings(config)
+    ctx.obj = GlobalOptions(config)
 
 
 for _group in GROUPS:
@@ -86,6 +86,6 @@ def main() -> None:
 
 
 def _exit_code(error: RadclipdError) -> int:
-    if isinstance(error, CannotStart):
+    if isinstance(error, FatalError):
         return CANNOT_START
-    return TRY_AGAIN if isinstance(error, TryAgain) else REFUSED
+    return TRY_AGAIN if isinstance(error, TransientError) else REFUSED

@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adapters.cli import output, progress, query
-from adapters.cli.settings import config_of, path_of
-from pipeline.errors import Refused
+from adapters.cli.settings import config_of, config_path_of
+from pipeline.errors import PermanentError
 
 if TYPE_CHECKING:
     from adapters.config.sections import Config
     from pipeline.backfill import Backfill, BackfillPolicy
     from pipeline.errors import RadclipdError
-    from pipeline.ports.backfill import Days, Piece, Source
+    from pipeline.ports.backfill import BackfillObject, BackfillSource, DateRange
 
 backfill = typer.Typer(help="Take an archive in, and score it.", invoke_without_command=True)
 
 
-class Engine(StrEnum):
+class ScoringEngine(StrEnum):
     """What `backfill score` runs on."""
 
     RAY = "ray"
@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
 
 @backfill.callback()
-def take_in(
+def run_backfill(
     ctx: typer.Context,
     folder: Annotated[Path | None, typer.Option(help="A tree of DICOM files; others in it are passed over.")] = None,
     dicomweb: Annotated[str, typer.Option(metavar="URL", help="An archive by QIDO-RS and WADO-RS.")] = "",
@@ -64,56 +64,63 @@ def take_in(
         raise typer.BadParameter("name one of --folder, --dicomweb, --orthanc and --query-retrieve")
     if move_to and not query_retrieve:
         raise typer.BadParameter("goes with --query-retrieve", param_hint="--move-to")
-    config = _paced(config_of(ctx), per_minute, bytes_per_second)
-    days = _days(first, last, needed=folder is None)
+    config = _override_rates(config_of(ctx), per_minute, bytes_per_second)
+    days = _parse_days(first, last, needed=folder is None)
     from adapters.app import backfill
     from pipeline.backfill import BackfillPolicy
 
-    source: Source
+    source: BackfillSource
     if folder is not None:
-        source = backfill.folder(config, folder, days, oldest_first=oldest_first)
+        source = backfill.folder_source(config, folder, days, oldest_first=oldest_first)
     elif dicomweb:
-        source = backfill.dicomweb(config, path_of(ctx), dicomweb)
+        source = backfill.dicomweb_source(config, config_path_of(ctx), dicomweb)
     elif orthanc:
-        source = backfill.orthanc(config, path_of(ctx), orthanc)
+        source = backfill.orthanc_source(config, config_path_of(ctx), orthanc)
     else:
-        ae_title, host, port = _peer(query_retrieve)
-        source = backfill.query_retrieve(config, ae_title=ae_title, host=host, port=port, move_to=move_to)
-    policy = BackfillPolicy(days=config.backfill.days, oldest_first=oldest_first, again=again)
-    with _running(config, source, policy, refused) as run:
+        ae_title, host, port = _parse_peer(query_retrieve)
+        source = backfill.query_retrieve_source(config, ae_title=ae_title, host=host, port=port, move_to=move_to)
+    policy = BackfillPolicy(days=config.backfill.days_per_query, oldest_first=oldest_first, repeat_finished=again)
+    with _open_run(config, source, policy, refused) as run:
         run.run(days)
-    _tell(run, as_json=json_)
+    _print_result(run, as_json=json_)
 
 
 @contextmanager
-def _running(config: Config, source: Source, policy: BackfillPolicy, refused: Path | None) -> Iterator[Backfill]:
+def _open_run(config: Config, source: BackfillSource, policy: BackfillPolicy, refused: Path | None) -> Iterator[Backfill]:
     """Give a run with a bar, a list of what is refused, and an ear for Ctrl-C."""
     from adapters.app import backfill
     from adapters.app.compose import open_catalog
     from adapters.service.signals import StopSignal
 
     catalog = open_catalog(config)
-    with StopSignal() as stop, progress.bars() as watch, _listed(refused) as on_refused:
+    with StopSignal() as stop, progress.progress_bars() as watch, _open_refusal_log(refused) as on_refused:
         try:
-            yield backfill.build(
-                config, catalog, source, policy=policy, watch=watch, refused=on_refused, over=stop.is_set, rest=stop.wait
+            yield backfill.build_backfill(
+                config,
+                catalog,
+                source,
+                policy=policy,
+                watch=watch,
+                on_refused=on_refused,
+                stop_requested=stop.is_set,
+                wait=stop.wait,
             )
         finally:
             catalog.dispose()
 
 
 @contextmanager
-def _listed(path: Path | None) -> Iterator[Callable[[Piece, RadclipdError], None]]:
+def _open_refusal_log(path: Path | None) -> Iterator[Callable[[BackfillObject, RadclipdError], None]]:
     """Give what writes a line for each refused piece into the file that was asked for."""
     if path is None:
         yield lambda _piece, _error: None
         return
     with path.open("a", encoding="utf-8", errors="surrogateescape") as stream:
-        yield lambda piece, error: print(piece.place, error, sep="\t", file=stream, flush=True)
+        yield lambda piece, error: print(piece.location, error, sep="\t", file=stream, flush=True)
 
 
-def _tell(run: Backfill, *, as_json: bool) -> None:
-    total = run.total
+def _print_result(run: Backfill, *, as_json: bool) -> None:
+    total = run.totals
     if as_json:
         sys.stdout.write(json.dumps(asdict(total) | {"failed": run.failed}) + "\n")
     else:
@@ -122,10 +129,12 @@ def _tell(run: Backfill, *, as_json: bool) -> None:
             f" {total.refused} refused, {total.others} passed over"
         )
     if run.failed:
-        raise Refused(f"{run.failed} studies could not be had", hint="radclipd backfill status tells why; --again tries again")
+        raise PermanentError(
+            f"{run.failed} studies could not be had", hint="radclipd backfill status tells why; --again tries again"
+        )
 
 
-def _paced(config: Config, per_minute: float | None, bytes_per_second: str | None) -> Config:
+def _override_rates(config: Config, per_minute: float | None, bytes_per_second: str | None) -> Config:
     """Lay the command line over [backfill]."""
     from pydantic import ValidationError
 
@@ -138,20 +147,20 @@ def _paced(config: Config, per_minute: float | None, bytes_per_second: str | Non
     return config.model_copy(update={"backfill": wanted})
 
 
-def _days(first: datetime | None, last: datetime | None, *, needed: bool) -> Days | None:
-    from pipeline.ports.backfill import Days
+def _parse_days(first: datetime | None, last: datetime | None, *, needed: bool) -> DateRange | None:
+    from pipeline.ports.backfill import DateRange
 
     if first is None:
         if needed or last is not None:
             raise typer.BadParameter("say from which study date on", param_hint="--from")
         return None
-    days = Days(first.date(), last.date() if last else date.today())
+    days = DateRange(first.date(), last.date() if last else date.today())
     if days.last < days.first:
         raise typer.BadParameter("lies before --from", param_hint="--to")
     return days
 
 
-def _peer(text: str) -> tuple[str, str, int]:
+def _parse_peer(text: str) -> tuple[str, str, int]:
     found = re.fullmatch(r"([\x20-\x3f\x41-\x5b\x5d-\x7e]{1,16})@(\[[0-9A-Fa-f:.]+\]|[^:@\s]+):(\d{1,5})", text)
     if found is None:
         raise typer.BadParameter("AE@HOST:PORT, as PACS@pacs.example.org:104", param_hint="--query-retrieve")
@@ -167,7 +176,7 @@ def status(ctx: typer.Context, table: output.TableFlag = False, csv: output.CsvF
 @backfill.command()
 def score(
     ctx: typer.Context,
-    engine: Annotated[Engine, typer.Option(help="Ray Data: the extra radclipd[scale].")] = Engine.RAY,
+    engine: Annotated[ScoringEngine, typer.Option(help="Ray Data: the extra radclipd[scale].")] = ScoringEngine.RAY,
     address: Annotated[str, typer.Option(help="HOST:PORT of a running cluster, or auto; none: one of our own, on this host.")] = "",
     workers: Annotated[int, typer.Option(min=0, help="At most; 0: one for each GPU, or for each --cores.")] = 0,
     cores: Annotated[int, typer.Option(min=0, help="Of a worker; 0: [score] threads, or all of a machine.")] = 0,
@@ -183,7 +192,7 @@ def score(
     from adapters.config.sections import DEFAULT_PATH
 
     settings = ClusterSettings(
-        config=(path_of(ctx) or DEFAULT_PATH).absolute(),
+        config=(config_path_of(ctx) or DEFAULT_PATH).absolute(),
         address=address,
         workers=workers,
         cores=cores or config.score.threads,
@@ -192,7 +201,7 @@ def score(
     catalog = open_catalog(config)
     try:
         require_serving(catalog)
-        with progress.bars() as watch:
+        with progress.progress_bars() as watch:
             jobs = score_archive(config, settings, catalog=catalog, watch=watch)
     finally:
         catalog.dispose()

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adapters.cli.fewshot import Films, base_of, command_of, default_cache, source_of
+from adapters.cli.fewshot import ExperimentData, base_of, command_of, default_cache, source_of
 from adapters.cli.output import Format, write_rows
-from adapters.cli.progress import bars
+from adapters.cli.progress import progress_bars
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from adapters.experiment.sources import Source
+    from adapters.experiment.case_source import CaseSource
 
-ROWS = 12
+TABLE_ROWS = 12
 """Of the table: as many numbers of studies read, evenly spread."""
 
 
 def worklist(
     ctx: typer.Context,
     out: Annotated[Path | None, typer.Option(help="Folder for points, summary and plot. Default: nothing is written.")] = None,
-    data: Annotated[Films, typer.Option(help="Whose films.")] = Films.PHANTOM,
+    data: Annotated[ExperimentData, typer.Option(help="Whose films.")] = ExperimentData.PHANTOM,
     folder: Annotated[Path | None, typer.Option(help="nih: the folder with the films and their label table.")] = None,
     site: Annotated[str, typer.Option(help="phantom: the hospital; default: the one the demo model has not seen.")] = "",
     pool: Annotated[int, typer.Option(min=1, help="phantom: patients to choose from, at natural prevalences.")] = 4000,
@@ -49,50 +49,54 @@ def worklist(
     At random, by uncertainty, by typicality, by the worklist's rules; with the same learner.
     """
     from adapters.experiment.campaigns import LEARNERS
-    from adapters.experiment.worklist import Options
-    from adapters.experiment.worklist import worklist as run
+    from adapters.experiment.worklist import CampaignOptions
+    from adapters.experiment.worklist import run_campaigns as run
     from adapters.ml.scorer import choose_device
     from pipeline.acquisition import SelectionPolicy
 
     if learner not in LEARNERS:
         raise typer.BadParameter(f"one of {', '.join(LEARNERS)}", param_hint="--learner")
-    if data is Films.NIH and folder is None:
+    if data is ExperimentData.NIH and folder is None:
         raise typer.BadParameter("--data nih needs the folder of the films", param_hint="--folder")
-    source = _natural(site, (pool, test, film_size), workers) if data is Films.PHANTOM else source_of(ctx, data, folder=folder)
-    options = Options(
+    source = (
+        _make_natural_source(site, (pool, test, film_size), workers)
+        if data is ExperimentData.PHANTOM
+        else source_of(ctx, data, folder=folder)
+    )
+    options = CampaignOptions(
         cache=cache or default_cache(),
         out=out,
         policy=SelectionPolicy(),
         learner=learner,
         studies=studies,
-        step=step,
+        list_size=step,
         seeds=range(seed, seed + seeds),
         device=choose_device(device),
         workers=workers,
         command=command_of(ctx),
     )
-    with bars() as watch:
+    with progress_bars() as watch:
         outcome = run(source, base_of(ctx, data, base), options, watch)
     if json:
         typer.echo(json_format.dumps(outcome.summary, allow_nan=False))
         return
-    _show(outcome.summary)
+    _print_summary(outcome.summary)
     if out is not None:
         typer.echo(f"points, summary and plot: {out}")
 
 
-def _natural(site: str, sizes: tuple[int, int, int], workers: int) -> Source:
-    from adapters.experiment.phantom_source import Sizes, natural_source
+def _make_natural_source(site: str, sizes: tuple[int, int, int], workers: int) -> CaseSource:
+    from adapters.experiment.phantom_source import PhantomSizes, natural_source
     from adapters.simulator.sites import UNSEEN_SITE
 
-    return natural_source(site or UNSEEN_SITE, Sizes.scaled(*sizes), workers=workers)
+    return natural_source(site or UNSEEN_SITE, PhantomSizes.scaled(*sizes), workers=workers)
 
 
-def _show(summary: Mapping[str, Any]) -> None:
+def _print_summary(summary: Mapping[str, Any]) -> None:
     """Print mean AUC by studies read, and what is saved."""
     curves = summary["mean_auc"]
     reads = [*next(iter(curves.values()))]
-    shown = reads[:: max(1, len(reads) // ROWS)]
+    shown = reads[:: max(1, len(reads) // TABLE_ROWS)]
     rows = [(int(at), *(curve[at]["mean"] if at in curve else None for curve in curves.values())) for at in shown]
     write_rows(("studies read", *curves), rows, Format.TABLE)
     typer.echo(f"mean AUC; zero-shot {summary['zero_shot']:.4f}, all labels of the pool {summary['all_labels']:.4f}")

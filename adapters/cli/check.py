@@ -20,7 +20,7 @@ METRICS_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class PreflightCheck:
     """One thing to try: its name and a function that returns what it found or raises."""
 
     name: str
@@ -43,33 +43,35 @@ def check(
     try:
         config = config_of(ctx)
     except ConfigurationError as error:
-        _say("FAIL", "configuration", str(error), error.hint)
+        _print_verdict("FAIL", "configuration", str(error), error.hint)
         raise typer.Exit(1) from None
-    _say("ok", "configuration", "read; every key is known", "")
+    _print_verdict("ok", "configuration", "read; every key is known", "")
     if configuration:
         return
-    failed = [probe.name for probe in PROBES if not _passes(probe, config)]
+    failed = [probe.name for probe in PREFLIGHT_CHECKS if not _run_check(probe, config)]
     raise typer.Exit(1 if failed else 0)
 
 
-def _passes(probe: Probe, config: Config) -> bool:
+def _run_check(preflight_check: PreflightCheck, config: Config) -> bool:
     try:
-        _say("ok", probe.name, probe.attempt(config), "")
+        _print_verdict("ok", preflight_check.name, preflight_check.attempt(config), "")
     except RadclipdError as error:
-        _say("FAIL", probe.name, str(error), error.hint)
+        _print_verdict("FAIL", preflight_check.name, str(error), error.hint)
         return False
     except Exception as error:  # a check must end with a line for each probe, whatever breaks
-        _say("FAIL", probe.name, f"{type(error).__name__}: {error}", "this is a fault of radclipd's own; please report it")
+        _print_verdict(
+            "FAIL", preflight_check.name, f"{type(error).__name__}: {error}", "this is a fault of radclipd's own; please report it"
+        )
         return False
     return True
 
 
-def _say(verdict: str, name: str, found: str, hint: str) -> None:
+def _print_verdict(verdict: str, name: str, found: str, hint: str) -> None:
     mark = typer.style(f"{verdict:4}", fg="green" if verdict == "ok" else "red")
     typer.echo(f"{mark} {name:14} {found}" + (f"  hint: {hint}" if hint else ""))
 
 
-def _image_store(config: Config) -> str:
+def _check_image_store(config: Config) -> str:
     from adapters.app.compose import open_image_store
 
     images = open_image_store(config)
@@ -81,10 +83,10 @@ def _image_store(config: Config) -> str:
     return f"{config.storage.directory}: a probe file was written, read back and removed"
 
 
-def _disk(config: Config) -> str:
+def _check_disk(config: Config) -> str:
     from adapters.app.compose import open_image_store
 
-    free, guard = open_image_store(config).free_bytes(), int(config.storage.minimum_free)
+    free, guard = open_image_store(config).free_bytes(), int(config.storage.min_free)
     if free < guard:
         raise OutOfResources(
             f"{free / 2**30:.1f} GiB free, below storage.minimum_free of {guard / 2**30:.1f} GiB: the listener refuses images",
@@ -93,7 +95,7 @@ def _disk(config: Config) -> str:
     return f"{free / 2**30:.1f} GiB free; images are refused below {guard / 2**30:.1f} GiB"
 
 
-def _catalog(config: Config) -> str:
+def _check_catalog(config: Config) -> str:
     from adapters.app.compose import open_catalog
     from adapters.catalog import schema
 
@@ -105,14 +107,14 @@ def _catalog(config: Config) -> str:
     return f"opened and written to; schema {schema.head()}"
 
 
-def _archive(config: Config) -> str:
+def _check_archive(config: Config) -> str:
     from adapters.app.compose import open_archive
 
     open_archive(config).echo()
     return f"{config.archive.ae_title} at {config.archive.host}:{config.archive.port} answered C-ECHO"
 
 
-def _model(config: Config) -> str:
+def _check_model(config: Config) -> str:
     from adapters.app.compose import open_catalog, require_serving
     from adapters.ml.scorer import ClipScorers
 
@@ -123,18 +125,18 @@ def _model(config: Config) -> str:
         catalog.dispose()
     scorers = ClipScorers(config.model.directory, device=config.model.device, batch_size=1, threads=config.score.threads)
     scorers.load(version)
-    marking = f"; {version.marking}" if version.marking else ""
+    marking = f"; {version.notice}" if version.notice else ""
     return f"version {version.number} ({version.name}) loaded, golden embedding as recorded{marking}"
 
 
-def _prefixes(config: Config) -> str:
+def _check_activation_cache(config: Config) -> str:
     from tempfile import TemporaryFile
 
-    from adapters.app.metrics import prefix_bytes
+    from adapters.app.metrics import activation_cache_bytes
 
-    if not config.prefix.keep:
+    if not config.activation_cache.enabled:
         return "off: learning and scoring again read the pixels"
-    folder, limit = config.prefix.directory, int(config.prefix.limit)
+    folder, limit = config.activation_cache.directory, int(config.activation_cache.max_size)
     try:
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         with TemporaryFile(dir=folder) as probe:
@@ -143,10 +145,10 @@ def _prefixes(config: Config) -> str:
         raise OutOfResources(
             f"{folder} cannot be written: {error.strerror}", hint="make it the daemon's, or set prefix.keep = false"
         ) from error
-    return f"{folder}: {prefix_bytes(config) / 2**30:.1f} of {limit / 2**30:.1f} GiB taken"
+    return f"{folder}: {activation_cache_bytes(config) / 2**30:.1f} of {limit / 2**30:.1f} GiB taken"
 
 
-def _metrics(config: Config) -> str:
+def _check_metrics(config: Config) -> str:
     from http.client import HTTPException
     from urllib.error import HTTPError, URLError
     from urllib.request import ProxyHandler, build_opener
@@ -168,7 +170,7 @@ def _metrics(config: Config) -> str:
     return f"{url} answers"
 
 
-def _device(config: Config) -> str:
+def _check_device(config: Config) -> str:
     import torch
 
     from adapters.ml.distributed.ranks import choose_devices
@@ -187,13 +189,13 @@ def _device(config: Config) -> str:
     return f"no GPU; scoring on the CPU with {config.score.threads or torch.get_num_threads()} threads{learning}"
 
 
-PROBES = (
-    Probe("image store", _image_store),
-    Probe("disk", _disk),
-    Probe("catalog", _catalog),
-    Probe("archive", _archive),
-    Probe("model", _model),
-    Probe("prefix store", _prefixes),
-    Probe("metrics", _metrics),
-    Probe("device", _device),
+PREFLIGHT_CHECKS = (
+    PreflightCheck("image store", _check_image_store),
+    PreflightCheck("disk", _check_disk),
+    PreflightCheck("catalog", _check_catalog),
+    PreflightCheck("archive", _check_archive),
+    PreflightCheck("model", _check_model),
+    PreflightCheck("prefix store", _check_activation_cache),
+    PreflightCheck("metrics", _check_metrics),
+    PreflightCheck("device", _check_device),
 )

@@ -24,7 +24,7 @@ def upgrade(ctx: typer.Context) -> None:
     before = schema.current(config.catalog.url)
     schema.upgrade(config.catalog.url)
     catalog = open_catalog(config)
-    catalog.tidy()
+    catalog.update_statistics()
     catalog.dispose()
     typer.echo(f"schema {before or 'none'} -> {schema.head()}")
 
@@ -50,6 +50,6 @@ def tidy(ctx: typer.Context) -> None:
     from adapters.app import compose
 
     catalog = compose.open_catalog(config)
-    purged = compose.tidy(config, catalog)
+    purged = compose.maintain_catalog(config, catalog)
     catalog.dispose()
     typer.echo(f"{purged} jobs forgotten that were done more than {config.work.keep_done_days:g} days ago")

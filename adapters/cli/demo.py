@@ -40,10 +40,10 @@ def demo(
     """
     from rich.console import Console
 
-    from adapters.demo import demo as story
+    from adapters.demo import demonstration as story
 
-    options = story.Options(
+    options = story.DemoOptions(
         studies=studies, images=images, folder=folder, hold=hold, seed=seed, embedded=embedded, architecture=architecture
     )
     console = Console(width=None if sys.stdout.isatty() else 132)
-    raise typer.Exit(story.run(options, console))
+    raise typer.Exit(story.run_demo(options, console))

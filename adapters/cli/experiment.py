@@ -11,7 +11,7 @@ import typer
 
 from adapters.cli.campaigns import worklist
 from adapters.cli.fewshot import fewshot
-from adapters.cli.progress import bars
+from adapters.cli.progress import progress_bars
 
 if TYPE_CHECKING:
     from adapters.dicom.network.archive import DicomArchive
@@ -43,12 +43,12 @@ def nih_to_dicom(
     What the films show goes into truth.csv and never into the DICOM files.
     """
     from adapters.datasets.nih_to_dicom import convert
-    from adapters.simulator.truth import TRUTH
+    from adapters.simulator.truth import TRUTH_FILE
 
-    archive = _archive(send) if send else None
-    with bars() as watch:
-        made = convert(folder, out, limit=limit, size=size, archive=archive, advance=partial(watch, "films"))
-    typer.echo(f"{made.studies} studies in {out}, {made.sent} sent; truth: {out / TRUTH}")
+    archive = _connect_archive(send) if send else None
+    with progress_bars() as watch:
+        made = convert(folder, out, limit=limit, size=size, archive=archive, on_progress=partial(watch, "films"))
+    typer.echo(f"{made.studies} studies in {out}, {made.sent} sent; truth: {out / TRUTH_FILE}")
     left = (
         (made.without_file, "rows without a file"),
         (made.without_row, "files without a row"),
@@ -88,19 +88,19 @@ def pretrain_demo(
 
     Phantom films, captions, contrastive training.
     """
-    from adapters.experiment.pretraining import Plan, make_encoder
-    from adapters.ml.error_translation import in_the_pipelines_words
+    from adapters.experiment.pretraining import PretrainingPlan, make_encoder
+    from adapters.ml.error_translation import translate_model_errors
     from adapters.ml.scorer import choose_device
 
-    plan = Plan(films=films, seed=seed).with_epochs(epochs)
-    with bars() as watch, in_the_pipelines_words():
+    plan = PretrainingPlan(films_per_site=films, seed=seed).with_epochs(epochs)
+    with progress_bars() as watch, translate_model_errors():
         card = make_encoder(plan, out, device=choose_device(device), workers=workers, progress=watch)
     for site, measures in card["measures"]["zero-shot"].items():
         typer.echo(f"{site}: mean zero-shot AUC {measures['mean_auc']:.3f} on {measures['films']} films")
     typer.echo(f"{out}: {card['weights']['size'] / 1e6:.1f} MB, sha256 {card['weights']['sha256'][:12]}, {card['marking']}")
 
 
-def _archive(address: str) -> DicomArchive:
+def _connect_archive(address: str) -> DicomArchive:
     from adapters.dicom.network.archive import ArchiveSettings, DicomArchive
 
     found = AE_ADDRESS.match(address)

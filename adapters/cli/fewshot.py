@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapters.cli.output import Format, write_rows
-from adapters.cli.progress import bars
+from adapters.cli.progress import progress_bars
 from adapters.cli.settings import config_of
-from pipeline.errors import TryAgain
+from pipeline.errors import TransientError
 
 if TYPE_CHECKING:
     from adapters.experiment.bases import ChosenBase
-    from adapters.experiment.fewshot import Outcome
-    from adapters.experiment.sources import Source
+    from adapters.experiment.case_source import CaseSource
+    from adapters.experiment.fewshot import FewshotOutcome
     from models.ladder.method import Method
 
 FROZEN, ALL = "frozen", "all"
 """Words for several methods: those on frozen features, and every one there is."""
-REFERENCE = "zero-shot"
+REFERENCE_METHOD = "zero-shot"
 """Always among the methods: what every other one is measured against."""
 
 
-class Films(StrEnum):
+class ExperimentData(StrEnum):
     """Where films come from."""
 
     PHANTOM = "phantom"
@@ -37,7 +37,7 @@ class Films(StrEnum):
     CATALOG = "catalog"
 
 
-def whole_numbers(words: str) -> tuple[int, ...]:
+def parse_whole_numbers(words: str) -> tuple[int, ...]:
     """Read 1,4,16 into ascending numbers of at least 1, each once. typer.BadParameter."""
     try:
         numbers = sorted({int(word) for word in words.split(",") if word.strip()})
@@ -61,7 +61,7 @@ def fewshot(
             help="Folder of the results: new, or one to go on with. Default: fewshot-..., named by films, encoder and seed."
         ),
     ] = None,
-    data: Annotated[Films, typer.Option(help="Whose films.")] = Films.PHANTOM,
+    data: Annotated[ExperimentData, typer.Option(help="Whose films.")] = ExperimentData.PHANTOM,
     folder: Annotated[Path | None, typer.Option(help="nih: the folder with the films and their label table.")] = None,
     site: Annotated[str, typer.Option(help="phantom: the hospital; default: the one the demo model has not seen.")] = "",
     pool: Annotated[int, typer.Option(min=1, help="phantom: films to learn from.")] = 2500,
@@ -84,18 +84,18 @@ def fewshot(
 
     Every shot count and draw, against the true zero-shot. What is there is kept.
     """
-    counts = whole_numbers(shots)
-    if data is Films.NIH and folder is None:
+    counts = parse_whole_numbers(shots)
+    if data is ExperimentData.NIH and folder is None:
         raise typer.BadParameter("--data nih needs the folder of the films", param_hint="--folder")
-    chosen = _methods(methods)
+    chosen = _parse_methods(methods)
     source = source_of(ctx, data, folder=folder, site=site, sizes=(pool, test, film_size), workers=workers)
     encoder = base_of(ctx, data, base)
-    from adapters.experiment.fewshot import Options, summary_json
-    from adapters.experiment.fewshot import fewshot as run
+    from adapters.experiment.fewshot import FewshotOptions, summary_json
+    from adapters.experiment.fewshot import run_fewshot as run
     from adapters.ml.scorer import choose_device
 
-    out = out or _own_folder(source, encoder, seed)
-    options = Options(
+    out = out or _name_output_folder(source, encoder, seed)
+    options = FewshotOptions(
         out=out,
         cache=cache or default_cache(),
         methods=chosen,
@@ -108,60 +108,62 @@ def fewshot(
         command=command_of(ctx),
     )
     try:
-        with bars() as watch:
+        with progress_bars() as watch:
             outcome = run(source, encoder, options, watch)
     except KeyboardInterrupt as error:
-        raise TryAgain(f"interrupted; what is finished is kept in {out}", hint="the same command goes on from there") from error
+        raise TransientError(
+            f"interrupted; what is finished is kept in {out}", hint="the same command goes on from there"
+        ) from error
     if json:
         typer.echo(json_format.dumps(summary_json(outcome), allow_nan=False))
     else:
-        _show(outcome, out)
+        _print_outcome(outcome, out)
 
 
-def _own_folder(source: Source, encoder: ChosenBase, seed: int) -> Path:
+def _name_output_folder(source: CaseSource, encoder: ChosenBase, seed: int) -> Path:
     """Return a folder of the working directory that no other experiment has."""
     from models.fingerprint import fingerprint
 
     return Path(f"fewshot-{source.kind}-{fingerprint([source.fingerprint, encoder.sha256, seed])[:8]}")
 
 
-def _methods(words: str) -> list[Method]:
+def _parse_methods(words: str) -> list[Method]:
     """Return the methods asked for, with the reference. Refused for an unknown name."""
-    from adapters.ml.error_translation import in_the_pipelines_words
+    from adapters.ml.error_translation import translate_model_errors
     from models.ladder import registry
 
     names: list[str] = []
     for word in filter(None, (word.strip() for word in words.split(","))):
-        group = {FROZEN: registry.FROZEN, ALL: registry.LADDER}.get(word)
+        group = {FROZEN: registry.FROZEN_ENCODER_METHODS, ALL: registry.LADDER}.get(word)
         names += [word] if group is None else [method.name for method in group]
-    with in_the_pipelines_words():
-        return registry.methods(list(dict.fromkeys(names if REFERENCE in names else [REFERENCE, *names])))
+    with translate_model_errors():
+        return registry.find_methods(list(dict.fromkeys(names if REFERENCE_METHOD in names else [REFERENCE_METHOD, *names])))
 
 
 def source_of(
     ctx: typer.Context,
-    data: Films,
+    data: ExperimentData,
     *,
     folder: Path | None,
     site: str = "",
     sizes: tuple[int, int, int] = (0, 0, 0),
     workers: int = 1,
-) -> Source:
+) -> CaseSource:
     """Return the films asked for. `sizes`: of the phantoms' pool and test set, and the edge of a film."""
-    if data is Films.CATALOG:
-        return _catalog(ctx)
-    if data is Films.NIH:
+    if data is ExperimentData.CATALOG:
+        return _load_catalog_source(ctx)
+    if data is ExperimentData.NIH:
         from adapters.experiment.nih_source import nih_source
 
         assert folder is not None
         return nih_source(folder)
-    from adapters.experiment.phantom_source import Sizes, phantom_source
+    from adapters.experiment.phantom_source import PhantomSizes, phantom_source
     from adapters.simulator.sites import UNSEEN_SITE
 
-    return phantom_source(site or UNSEEN_SITE, Sizes.scaled(*sizes), workers=workers)
+    return phantom_source(site or UNSEEN_SITE, PhantomSizes.scaled(*sizes), workers=workers)
 
 
-def _catalog(ctx: typer.Context) -> Source:
+def _load_catalog_source(ctx: typer.Context) -> CaseSource:
     from adapters.app import compose
     from adapters.dicom.image.pixels import DicomImageReader
     from adapters.experiment.catalog_source import catalog_source
@@ -175,12 +177,12 @@ def _catalog(ctx: typer.Context) -> Source:
         catalog.dispose()
 
 
-def base_of(ctx: typer.Context, data: Films, wanted: str) -> ChosenBase:
+def base_of(ctx: typer.Context, data: ExperimentData, wanted: str) -> ChosenBase:
     """Return the encoder asked for: by name, the demo model, or, of a catalog, the serving version's."""
     from adapters.experiment import bases
 
-    if data is Films.CATALOG and not wanted:
-        return _serving(ctx)
+    if data is ExperimentData.CATALOG and not wanted:
+        return _load_serving_base(ctx)
     if not wanted:
         return bases.demo_base()
     if bases.needs_store(wanted):
@@ -188,7 +190,7 @@ def base_of(ctx: typer.Context, data: Films, wanted: str) -> ChosenBase:
     return bases.choose_base(wanted, store=None)
 
 
-def _serving(ctx: typer.Context) -> ChosenBase:
+def _load_serving_base(ctx: typer.Context) -> ChosenBase:
     from adapters.app import compose
     from adapters.experiment.bases import serving_base
 
@@ -212,10 +214,10 @@ def command_of(ctx: typer.Context) -> str:
     return shlex.join(words)
 
 
-def _show(outcome: Outcome, out: Path) -> None:
+def _print_outcome(outcome: FewshotOutcome, out: Path) -> None:
     """Print the table of means, and where the rest is."""
-    from adapters.experiment.report import HTML
-    from adapters.experiment.tables import MEAN
+    from adapters.experiment.fewshot_report import HTML_FILE
+    from adapters.experiment.result_tables import MEAN
 
     rows = [row for row in outcome.tables.summary if row.scope == MEAN]
     shots: Sequence[int] = sorted({row.shots for row in rows})
@@ -224,4 +226,4 @@ def _show(outcome: Outcome, out: Path) -> None:
     write_rows(("mean AUC", *(f"{at} shot{'s' * (at > 1)}" if at else "no support" for at in shots)), table, Format.TABLE)
     for words in outcome.cautions:
         typer.echo(f"caution: {words}")
-    typer.echo(f"report: {out / HTML}")
+    typer.echo(f"report: {out / HTML_FILE}")

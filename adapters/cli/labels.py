@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapters.cli import query
-from adapters.cli.output import CsvFlag, Format, JsonFlag, TableFlag, chosen, write_rows
-from adapters.cli.query import Limit
+from adapters.cli.output import CsvFlag, Format, JsonFlag, TableFlag, choose_format, write_rows
+from adapters.cli.query import LimitOption
 from adapters.cli.settings import config_of
-from pipeline.errors import BadLabels, Refused
+from pipeline.errors import InvalidLabels, PermanentError
 
 if TYPE_CHECKING:
     from adapters.catalog.catalog import SqlCatalog
     from adapters.config.sections import Config
     from pipeline.domain import Document
-    from pipeline.labels import Taken
+    from pipeline.labels import ImportResult
 
-Reader = Annotated[str, typer.Option(help="Whose word it is.")]
-Source = Annotated[str, typer.Option(help="How it came in.")]
-Study = Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID, or accession number.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Look at everything and write nothing.")]
+ReaderOption = Annotated[str, typer.Option(help="Whose word it is.")]
+SourceOption = Annotated[str, typer.Option(help="How it came in.")]
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID, or accession number.")]
+DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Look at everything and write nothing.")]
 
 labels = typer.Typer(help="What readers say of findings.", no_args_is_help=True)
 
@@ -39,42 +39,42 @@ def register(app: typer.Typer) -> None:
 @labels.command()
 def add(
     ctx: typer.Context,
-    study: Study,
+    study: StudyArgument,
     findings: Annotated[list[str], typer.Argument(help='Mass (which is present), Edema=absent, Nodule=uncertain, "No Finding".')],
-    reader: Reader,
+    reader: ReaderOption,
     at: Annotated[datetime | None, typer.Option(help="When it was said, local time; default: now.")] = None,
     asked_because: Annotated[str, typer.Option(help="Why the worklist asked for it.")] = "",
     selection_probability: Annotated[float | None, typer.Option(help="With which the worklist chose the study.")] = None,
-    source: Source = "cli",
+    source: SourceOption = "cli",
 ) -> None:
     """Add what one reader says of one study. A later word of the same reader takes the place of the earlier one."""
-    from pipeline.domain import Reading
-    from pipeline.finding_names import findings_said
-    from pipeline.labels import take
+    from pipeline.domain import ReaderStatement
+    from pipeline.finding_names import parse_findings
+    from pipeline.labels import import_readings
 
     try:
-        said = findings_said(findings)
+        said = parse_findings(findings)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    with _catalog_of(ctx) as (_, catalog):
+    with _open_catalog(ctx) as (_, catalog):
         with catalog.read() as tx:
             is_uid = study in tx.studies.accession_numbers({study})
-        reading = Reading(
+        reading = ReaderStatement(
             study_instance_uid=study if is_uid else "",
             accession_number="" if is_uid else study,
             findings=said,
             reader=reader.strip(),
             source=source.strip(),
             stated_at=at.astimezone() if at else None,
-            asked_because=asked_because.strip(),
+            selection_reason=asked_because.strip(),
             selection_probability=selection_probability,
         )
         try:
-            taken = take([reading], catalog=catalog)
-        except BadLabels as error:
-            fault = error.faults[0]
-            raise Refused(f"{fault.column} {fault.value!r} cannot be taken; nothing was", hint=fault.remedy) from error
-    typer.echo(_told(taken, dry_run=False))
+            taken = import_readings([reading], catalog=catalog)
+        except InvalidLabels as error:
+            fault = error.label_faults[0]
+            raise PermanentError(f"{fault.column} {fault.value!r} cannot be taken; nothing was", hint=fault.remedy) from error
+    typer.echo(_format_result(taken, dry_run=False))
 
 
 @labels.command("import")
@@ -82,11 +82,11 @@ def import_(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(help="CSV: our own template, ChestX-ray14's or CheXpert's style; - for standard input.")],
     reader: Annotated[str, typer.Option(help="Whose word it is, where the table has no reader column.")] = "",
-    source: Source = "csv",
+    source: SourceOption = "csv",
     unlisted_absent: Annotated[
         bool, typer.Option("--unlisted-absent", help="In a list like Effusion|Mass, what is not listed is absent, not unknown.")
     ] = False,
-    dry_run: DryRun = False,
+    dry_run: DryRunFlag = False,
     table: TableFlag = False,
     csv: CsvFlag = False,
     json: JsonFlag = False,
@@ -95,23 +95,23 @@ def import_(
 
     Where anything is wrong, every fault is printed with its row.
     """
-    form = chosen(table=table, csv=csv, json=json)
-    from adapters.label_csv.importer import Defaults, import_table
+    form = choose_format(table=table, csv=csv, json=json)
+    from adapters.label_csv.importer import ImportDefaults, import_table
     from pipeline.domain import LabelState
 
     unlisted = LabelState.ABSENT if unlisted_absent else None
-    defaults = Defaults(reader=reader.strip(), source=source.strip(), unlisted=unlisted)
-    content = _content_of(file)
-    with _catalog_of(ctx) as (_, catalog):
+    defaults = ImportDefaults(reader=reader.strip(), source=source.strip(), unlisted_state=unlisted)
+    content = _read_content(file)
+    with _open_catalog(ctx) as (_, catalog):
         try:
             taken, notes = import_table(content, defaults, catalog=catalog, dry_run=dry_run)
-        except BadLabels as error:
-            faults = [(str(file), fault.row, fault.column, fault.value[:60], fault.remedy) for fault in error.faults]
+        except InvalidLabels as error:
+            faults = [(str(file), fault.row, fault.column, fault.value[:60], fault.remedy) for fault in error.label_faults]
             write_rows(("file", "row", "column", "value", "remedy"), faults, form)
             raise
     for note in notes:
         typer.echo(note, err=True)
-    typer.echo(_told(taken, dry_run=dry_run))
+    typer.echo(_format_result(taken, dry_run=dry_run))
 
 
 @labels.command("list")
@@ -123,24 +123,24 @@ def list_(
     every: Annotated[
         bool, typer.Option("--all", help="Also what was revoked, or followed by the same reader's later word.")
     ] = False,
-    limit: Limit = 50,
+    limit: LimitOption = 50,
     table: TableFlag = False,
     csv: CsvFlag = False,
     json: JsonFlag = False,
 ) -> None:
     """List the newest statements that stand."""
-    query.query(ctx, _listing(study, reader, finding, every, limit), table=table, csv=csv, json=json)
+    query.query(ctx, _build_list_query(study, reader, finding, every, limit), table=table, csv=csv, json=json)
 
 
 @labels.command()
 def conflicts(ctx: typer.Context, table: TableFlag = False, csv: CsvFlag = False, json: JsonFlag = False) -> None:
     """List what readers disagree on, and what holds by labels.policy."""
-    form = chosen(table=table, csv=csv, json=json)
+    form = choose_format(table=table, csv=csv, json=json)
     from adapters.app.compose import label_policy
-    from pipeline.consensus import resolve
+    from pipeline.consensus import resolve_consensus
 
-    with _catalog_of(ctx) as (config, catalog), catalog.read() as tx:
-        disputed = resolve(tx.labels.of_studies(tx.labels.read_by_several()), label_policy(config)).conflicts
+    with _open_catalog(ctx) as (config, catalog), catalog.read() as tx:
+        disputed = resolve_consensus(tx.labels.of_studies(tx.labels.multi_reader_studies()), label_policy(config)).conflicts
         numbers = tx.studies.accession_numbers({one.study_instance_uid for one in disputed})
     rows = [
         (
@@ -149,7 +149,7 @@ def conflicts(ctx: typer.Context, table: TableFlag = False, csv: CsvFlag = False
             one.finding,
             one.state.value,
             config.labels.policy,
-            _votes(one.votes),
+            _format_votes(one.votes),
         )
         for one in disputed
     ]
@@ -159,40 +159,42 @@ def conflicts(ctx: typer.Context, table: TableFlag = False, csv: CsvFlag = False
 @labels.command()
 def export(ctx: typer.Context) -> None:
     """Print all statements that stand, as CSV for `import`."""
-    from adapters.label_csv.exporter import EXPORTED, exported_rows
-    from pipeline.consensus import standing
+    from adapters.label_csv.exporter import EXPORT_COLUMNS, exported_rows
+    from pipeline.consensus import labels_in_force
 
-    with _catalog_of(ctx) as (_, catalog), catalog.read() as tx:
-        stand = standing(tx.labels.all())
+    with _open_catalog(ctx) as (_, catalog), catalog.read() as tx:
+        stand = labels_in_force(tx.labels.all())
         numbers = tx.studies.accession_numbers({label.study_instance_uid for label in stand})
-    write_rows(EXPORTED, exported_rows(stand, numbers), Format.CSV)
+    write_rows(EXPORT_COLUMNS, exported_rows(stand, numbers), Format.CSV)
 
 
 @labels.command()
 def template(ctx: typer.Context, studies: Annotated[list[str] | None, typer.Argument(help="Study Instance UIDs.")] = None) -> None:
     """Print a table to fill in, a row for each study named."""
-    from adapters.label_csv.exporter import TO_FILL_IN, empty_rows
+    from adapters.label_csv.exporter import TEMPLATE_COLUMNS, empty_rows
 
     numbers: dict[str, str] = {}
     if studies:
-        with _catalog_of(ctx) as (_, catalog), catalog.read() as tx:
+        with _open_catalog(ctx) as (_, catalog), catalog.read() as tx:
             known = tx.studies.accession_numbers(studies)
         if unknown := [study for study in studies if study not in known]:
-            raise Refused(f"{len(unknown)} of {len(studies)} studies are not in the catalog", hint="radclipd studies")
+            raise PermanentError(f"{len(unknown)} of {len(studies)} studies are not in the catalog", hint="radclipd studies")
         numbers = {study: known[study] for study in studies}
-    write_rows(TO_FILL_IN, empty_rows(numbers), Format.CSV)
+    write_rows(TEMPLATE_COLUMNS, empty_rows(numbers), Format.CSV)
 
 
 @labels.command()
 def revoke(
-    ctx: typer.Context, ids: Annotated[list[int], typer.Argument(help="Numbers, as `labels list` shows them.")], reader: Reader
+    ctx: typer.Context,
+    ids: Annotated[list[int], typer.Argument(help="Numbers, as `labels list` shows them.")],
+    reader: ReaderOption,
 ) -> None:
     """Withdraw statements. They stay on record; what they said holds no more."""
     from pipeline.labels import withdraw
 
     if not reader.strip():
         raise typer.BadParameter("name who withdraws", param_hint="--reader")
-    with _catalog_of(ctx) as (_, catalog):
+    with _open_catalog(ctx) as (_, catalog):
         count = withdraw(ids, reader=reader.strip(), source="cli", catalog=catalog)
     typer.echo(f"{count} statements withdrawn")
 
@@ -209,10 +211,10 @@ def explain(
 
     By [labels]. Nothing is written.
     """
-    form = chosen(table=table, csv=csv, json=json)
-    read = _document_of(ctx, document)
+    form = choose_format(table=table, csv=csv, json=json)
+    read = _read_document(ctx, document)
     if read.reason:
-        raise Refused(f"no label in this document: {read.reason}", hint="what counts stands in the operations guide, Labels")
+        raise PermanentError(f"no label in this document: {read.reason}", hint="what counts stands in the operations guide, Labels")
     rows = [
         (r.study_instance_uid, f, s.value, r.reader, r.source, r.stated_at) for r in read.readings for f, s in r.findings.items()
     ]
@@ -225,15 +227,15 @@ def reread(ctx: typer.Context) -> None:
 
     After a change of [labels]. What they have said is not said twice.
     """
-    from pipeline.labels import reread as enqueue
+    from pipeline.labels import enqueue_documents as enqueue
 
-    with _catalog_of(ctx) as (_, catalog):
+    with _open_catalog(ctx) as (_, catalog):
         count = enqueue(catalog=catalog)
     typer.echo(f"{count} documents will be read")
 
 
 @contextmanager
-def _catalog_of(ctx: typer.Context) -> Iterator[tuple[Config, SqlCatalog]]:
+def _open_catalog(ctx: typer.Context) -> Iterator[tuple[Config, SqlCatalog]]:
     config = config_of(ctx)
     from adapters.app.compose import open_catalog
 
@@ -244,49 +246,49 @@ def _catalog_of(ctx: typer.Context) -> Iterator[tuple[Config, SqlCatalog]]:
         catalog.dispose()
 
 
-def _content_of(file: Path) -> bytes:
+def _read_content(file: Path) -> bytes:
     try:
         return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
-        raise Refused(f"{file}: {error.strerror}", hint="name a CSV file that you can read") from error
+        raise PermanentError(f"{file}: {error.strerror}", hint="name a CSV file that you can read") from error
 
 
-def _document_of(ctx: typer.Context, document: str) -> Document:
-    with _catalog_of(ctx) as (config, catalog):
-        from adapters.app.compose import open_documents, open_image_store
+def _read_document(ctx: typer.Context, document: str) -> Document:
+    with _open_catalog(ctx) as (config, catalog):
+        from adapters.app.compose import open_document_reader, open_image_store
 
         if Path(document).is_file():
-            return open_documents(config).read(_content_of(Path(document)))
+            return open_document_reader(config).read(_read_content(Path(document)))
         with catalog.read() as tx:
             instance = tx.studies.find_instance(document)
         if instance is None:
-            raise Refused(
+            raise PermanentError(
                 f"{document} is neither a file nor an instance in the catalog", hint="radclipd query 'select * from v_instances'"
             )
-        return open_documents(config).read(open_image_store(config).read(instance.file))
+        return open_document_reader(config).read(open_image_store(config).read(instance.file))
 
 
-def _told(taken: Taken, *, dry_run: bool) -> str:
+def _format_result(taken: ImportResult, *, dry_run: bool) -> str:
     verb = "would be added" if dry_run else "added"
     return f"{taken.added} statements on {taken.studies} studies {verb}, {taken.known} known already"
 
 
-def _votes(votes: Any) -> str:
+def _format_votes(votes: Any) -> str:
     return "; ".join(f"{vote.reader}: {vote.state.value} ({vote.stated_at:%Y-%m-%d})" for vote in votes)
 
 
-def _listing(study: str, reader: str, finding: str, every: bool, limit: int) -> str:
+def _build_list_query(study: str, reader: str, finding: str, every: bool, limit: int) -> str:
     conditions = [] if every else ["revoked = 0"]
     if study:
         named = " UNION ALL ".join(
-            f"SELECT study_instance_uid FROM v_studies WHERE {column} = {_quoted(study)}"
+            f"SELECT study_instance_uid FROM v_studies WHERE {column} = {_quote_literal(study)}"
             for column in ("study_instance_uid", "accession_number")
         )
         conditions.append(f"study_instance_uid IN ({named})")
     if reader:
-        conditions.append(f"reader = {_quoted(reader)}")
+        conditions.append(f"reader = {_quote_literal(reader)}")
     if finding:
-        conditions.append(f"finding = {_quoted(_finding(finding))}")
+        conditions.append(f"finding = {_quote_literal(_parse_finding(finding))}")
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     columns = (
         "id, study_instance_uid, accession_number, finding, state, reader, source, stated_at, asked_because, selection_probability"
@@ -294,15 +296,15 @@ def _listing(study: str, reader: str, finding: str, every: bool, limit: int) -> 
     return f"SELECT {columns}{', revoked' if every else ''} FROM v_labels{where} ORDER BY id DESC LIMIT {limit}"
 
 
-def _finding(name: str) -> str:
+def _parse_finding(name: str) -> str:
     from pipeline.domain import FINDINGS
-    from pipeline.finding_names import finding_named
+    from pipeline.finding_names import match_finding
 
-    found = finding_named(name)
+    found = match_finding(name)
     if found not in FINDINGS:
         raise typer.BadParameter(f"one of {', '.join(FINDINGS)}", param_hint="--finding")
     return found
 
 
-def _quoted(text: str) -> str:
+def _quote_literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"

@@ -43,14 +43,14 @@ def learn(
     json: output.JsonFlag = False,
 ) -> None:
     """Learn from the labels now, and say what became of it. The measures of each finding are of patients not seen in learning."""
-    form = output.chosen(table=table, csv=csv, json=json)
+    form = output.choose_format(table=table, csv=csv, json=json)
     config = config_of(ctx)
     from adapters.app.compose import open_catalog
     from adapters.app.workers import learn_now
 
     catalog = open_catalog(config)
     try:
-        with progress.bars() as watch:
+        with progress.progress_bars() as watch:
             learnt = learn_now(config, catalog, watch=watch, again=again)
     finally:
         catalog.dispose()

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from adapters.storage.model_store import ModelStore, StoredBase
     from pipeline.domain import ModelVersion
 
-Architecture = Annotated[str, typer.Option(help="open_clip's name, as ViT-B-32, or a JSON configuration file.")]
-Name = Annotated[str, typer.Option(help="Name of the base; derived from the source by default.")]
-Serve = Annotated[bool, typer.Option("--serve", help="Let it serve at once, even where another version does.")]
-Marking = Annotated[str, typer.Option(help="Words shown wherever a result of these weights shows.")]
+ArchitectureOption = Annotated[str, typer.Option(help="open_clip's name, as ViT-B-32, or a JSON configuration file.")]
+NameOption = Annotated[str, typer.Option(help="Name of the base; derived from the source by default.")]
+ServeFlag = Annotated[bool, typer.Option("--serve", help="Let it serve at once, even where another version does.")]
+MarkingOption = Annotated[str, typer.Option(help="Words shown wherever a result of these weights shows.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -38,27 +38,27 @@ def register(app: typer.Typer) -> None:
 def fetch(
     ctx: typer.Context,
     source: Annotated[str, typer.Argument(metavar="TAG_OR_HUB_ID", help="ViT-B-32-quickgelu/openai or hf-hub:OWNER/NAME.")],
-    name: Name = "",
-    marking: Marking = "",
-    serve: Serve = False,
+    name: NameOption = "",
+    marking: MarkingOption = "",
+    serve: ServeFlag = False,
 ) -> None:
     """Download weights by open_clip, as a zero-shot version."""
-    from adapters.ml.error_translation import in_the_pipelines_words
-    from adapters.ml.importer import keep_source
+    from adapters.ml.error_translation import translate_model_errors
+    from adapters.ml.importer import import_base
     from models.encoder import sources
 
     def keep(store: ModelStore) -> str:
-        with in_the_pipelines_words():
+        with translate_model_errors():
             found = sources.fetch(source, store.root / "downloads")
-        return keep_source(store, found, name=name, marking=marking)
+        return import_base(store, found, name=name, marking=marking)
 
-    _add(ctx, keep, serve=serve)
+    _add_version(ctx, keep, serve=serve)
 
 
 def import_file(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(help="safetensors, or a torch checkpoint of a state dict.")],
-    architecture: Architecture,
+    architecture: ArchitectureOption,
     quickgelu: Annotated[
         bool | None,
         typer.Option(
@@ -66,46 +66,46 @@ def import_file(
             help="Activation of the training; OpenAI's weights need --quickgelu. Default: the architecture's.",
         ),
     ] = None,
-    name: Name = "",
-    marking: Marking = "",
-    serve: Serve = False,
+    name: NameOption = "",
+    marking: MarkingOption = "",
+    serve: ServeFlag = False,
 ) -> None:
     """Take weights from a file and make a zero-shot version of them."""
-    from adapters.ml.error_translation import in_the_pipelines_words
-    from adapters.ml.importer import keep_source
+    from adapters.ml.error_translation import translate_model_errors
+    from adapters.ml.importer import import_base
     from models.encoder import sources
 
-    with in_the_pipelines_words():
-        source = sources.local(file, architecture, quickgelu=quickgelu)
+    with translate_model_errors():
+        source = sources.local_source(file, architecture, quickgelu=quickgelu)
     typer.echo(f"activation: {'QuickGELU' if source.architecture.quickgelu else 'GELU'}", err=True)
-    _add(ctx, lambda store: keep_source(store, source, name=name, marking=marking), serve=serve)
+    _add_version(ctx, lambda store: import_base(store, source, name=name, marking=marking), serve=serve)
 
 
-def demo(ctx: typer.Context, name: Name = "", serve: Serve = False) -> None:
+def demo(ctx: typer.Context, name: NameOption = "", serve: ServeFlag = False) -> None:
     """Make a zero-shot version of the shipped encoder.
 
     It was trained on phantoms, for demonstrations, never for a patient.
     """
-    from adapters.ml.error_translation import in_the_pipelines_words
-    from adapters.ml.importer import keep_source
+    from adapters.ml.error_translation import translate_model_errors
+    from adapters.ml.importer import import_base
     from models import demo as encoder
 
-    with in_the_pipelines_words():
-        source = encoder.shipped()
-    _add(ctx, lambda store: keep_source(store, source, name=name, marking=encoder.MARKING), serve=serve)
+    with translate_model_errors():
+        source = encoder.verified_source()
+    _add_version(ctx, lambda store: import_base(store, source, name=name, marking=encoder.NOTICE), serve=serve)
 
 
 def untrained(
     ctx: typer.Context,
-    architecture: Architecture = "ViT-B-32",
+    architecture: ArchitectureOption = "ViT-B-32",
     seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
-    name: Name = "",
-    serve: Serve = False,
+    name: NameOption = "",
+    serve: ServeFlag = False,
 ) -> None:
     """Make a version that has learnt nothing: to try the plumbing. Every result of it is marked UNTRAINED."""
-    from adapters.ml.importer import keep_untrained
+    from adapters.ml.importer import import_untrained_base
 
-    _add(ctx, lambda store: keep_untrained(store, architecture, seed=seed, name=name), serve=serve)
+    _add_version(ctx, lambda store: import_untrained_base(store, architecture, seed=seed, name=name), serve=serve)
 
 
 def list_versions(
@@ -117,38 +117,45 @@ def list_versions(
     """
     from adapters.app.compose import open_model_store
 
-    form = output.chosen(table=table, csv=csv, json=json)
+    form = output.choose_format(table=table, csv=csv, json=json)
     config = config_of(ctx)
     store = open_model_store(config)
-    with _catalog_of(config) as catalog, catalog.read() as transaction:
+    with _open_catalog(config) as catalog, catalog.read() as transaction:
         versions = transaction.versions.all()
     used = {version.base for version in versions}
-    rows = [_row(version, store) for version in versions]
-    rows += [_unused(base) for base in store.bases() if base.name not in used]
+    rows = [_make_version_row(version, store) for version in versions]
+    rows += [_make_unused_row(base) for base in store.bases() if base.name not in used]
     output.write_rows(
         ("version", "state", "name", "architecture", "activation", "weights", "files", "calibrated", "marking"), rows, form
     )
 
 
-def _add(ctx: typer.Context, keep: Callable[[ModelStore], str], *, serve: bool) -> None:
+def _add_version(ctx: typer.Context, keep: Callable[[ModelStore], str], *, serve: bool) -> None:
     """Keep a base, register its zero-shot version, say what became of it."""
     from rich.console import Console
 
     from adapters.app.compose import open_model_store
-    from adapters.ml.importer import register as register_version
+    from adapters.ml.importer import register_zero_shot as register_version
 
     config = config_of(ctx)
     store = open_model_store(config)
-    with _catalog_of(config) as catalog:  # first: minutes of work must not end at a catalog that is not there
+    with _open_catalog(config) as catalog:  # first: minutes of work must not end at a catalog that is not there
         base = keep(store)
         with Console(stderr=True).status("encoding prompts"):
-            version = register_version(catalog, store, base, threshold=config.score.threshold, band=config.score.band, serve=serve)
-    marking = f"  {version.marking}" if version.marking else ""
+            version = register_version(
+                catalog,
+                store,
+                base,
+                threshold=config.score.threshold,
+                undetermined_margin=config.score.undetermined_margin,
+                serve=serve,
+            )
+    marking = f"  {version.notice}" if version.notice else ""
     typer.echo(f"version {version.number}  {version.state.value}  {version.name}  sha256 {version.weights_sha256[:12]}{marking}")
 
 
 @contextmanager
-def _catalog_of(config: Config) -> Iterator[SqlCatalog]:
+def _open_catalog(config: Config) -> Iterator[SqlCatalog]:
     """Open the catalog for one verb."""
     from adapters.app.compose import open_catalog
 
@@ -159,9 +166,9 @@ def _catalog_of(config: Config) -> Iterator[SqlCatalog]:
         catalog.dispose()
 
 
-def _row(version: ModelVersion, store: ModelStore) -> tuple[Any, ...]:
-    files = "present" if store.present(version) else "MISSING"
-    network = _network(version.card)
+def _make_version_row(version: ModelVersion, store: ModelStore) -> tuple[Any, ...]:
+    files = "present" if store.has_version(version) else "MISSING"
+    network = _describe_network(version.card)
     calibrated = version.calibrated
     return (
         version.number,
@@ -171,16 +178,16 @@ def _row(version: ModelVersion, store: ModelStore) -> tuple[Any, ...]:
         version.weights_sha256[:12],
         files,
         calibrated,
-        version.marking,
+        version.notice,
     )
 
 
-def _unused(base: StoredBase) -> tuple[Any, ...]:
-    network = _network(base.card)
+def _make_unused_row(base: StoredBase) -> tuple[Any, ...]:
+    network = _describe_network(base.card)
     return None, "unused", base.name, *network, base.weights_sha256[:12], "present", None, base.card.get("marking", "")
 
 
-def _network(card: dict[str, Any]) -> tuple[str, str]:
+def _describe_network(card: dict[str, Any]) -> tuple[str, str]:
     """Return the architecture's name and activation."""
     architecture = card.get("architecture", {})
     return architecture.get("name", ""), "QuickGELU" if architecture.get("quickgelu") else "GELU"

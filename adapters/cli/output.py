@@ -25,7 +25,7 @@ CsvFlag = Annotated[bool, typer.Option("--csv", help="CSV with a header line.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="A JSON array of objects.")]
 
 
-def chosen(*, table: bool, csv: bool, json: bool) -> Format:
+def choose_format(*, table: bool, csv: bool, json: bool) -> Format:
     """Return the one format asked for. typer.BadParameter for more than one."""
     if table + csv + json > 1:
         raise typer.BadParameter("choose one of --table, --csv and --json")
@@ -54,12 +54,12 @@ def _write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*map(_cell, row))
+        table.add_row(*map(_format_cell, row))
     width = None if sys.stdout.isatty() else 200
     Console(width=width, highlight=False, markup=False, emoji=False).print(table)  # "[listener]" is a word, not a colour
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     """A value as one line of plain characters: what came over the network does not get to speak to the terminal."""
     if value is None:
         return ""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Watch = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 """Hears what is under way, how much of it is done, and how much there is."""
 
 
 @contextmanager
-def bars() -> Iterator[Watch]:
+def progress_bars() -> Iterator[ProgressCallback]:
     """Give a function that draws a bar for each thing it hears of."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn

@@ -9,7 +9,7 @@ import typer
 from adapters.cli import query
 from adapters.cli.output import CsvFlag, JsonFlag, TableFlag
 from adapters.cli.settings import config_of
-from pipeline.errors import Refused
+from pipeline.errors import PermanentError
 
 quarantine = typer.Typer(help="Jobs that were set aside for a person.", no_args_is_help=True)
 
@@ -44,5 +44,5 @@ def retry(
         tx.audit(AuditEvent("requeue", "done", "", f"{count} quarantined jobs put back to work"))
     catalog.dispose()
     if ids and count < len(set(ids)):
-        raise Refused(f"{len(set(ids)) - count} of {len(set(ids))} are not in quarantine", hint="radclipd quarantine list")
+        raise PermanentError(f"{len(set(ids)) - count} of {len(set(ids))} are not in quarantine", hint="radclipd quarantine list")
     typer.echo(f"{count} jobs wait again")

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adapters.cli.output import CsvFlag, JsonFlag, TableFlag, chosen, write_rows
+from adapters.cli.output import CsvFlag, JsonFlag, TableFlag, choose_format, write_rows
 from adapters.cli.settings import config_of
 
 if TYPE_CHECKING:
     from adapters.config.sections import Config
 
-Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="Newest rows only.")]
+LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, help="Newest rows only.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -29,10 +29,12 @@ def query(
     json: JsonFlag = False,
 ) -> None:
     """Ask the results database. The connection itself refuses to write."""
-    _show(config_of(ctx), sql, table=table, csv=csv, json=json)
+    _print_query(config_of(ctx), sql, table=table, csv=csv, json=json)
 
 
-def studies(ctx: typer.Context, limit: Limit = 50, table: TableFlag = False, csv: CsvFlag = False, json: JsonFlag = False) -> None:
+def studies(
+    ctx: typer.Context, limit: LimitOption = 50, table: TableFlag = False, csv: CsvFlag = False, json: JsonFlag = False
+) -> None:
     """List the studies that arrived last, and their states.
 
     Of those that were ignored, the reason.
@@ -41,13 +43,13 @@ def studies(ctx: typer.Context, limit: Limit = 50, table: TableFlag = False, csv
         "SELECT study_instance_uid, accession_number, study_date, state, reason, instance_count, revision, last_received_at"
         f" FROM v_studies ORDER BY last_received_at DESC LIMIT {limit}"
     )
-    _show(config_of(ctx), sql, table=table, csv=csv, json=json)
+    _print_query(config_of(ctx), sql, table=table, csv=csv, json=json)
 
 
 def jobs(
     ctx: typer.Context,
     state: Annotated[str, typer.Option(help="waiting, running, done or quarantined; default: all but done.")] = "",
-    limit: Limit = 50,
+    limit: LimitOption = 50,
     table: TableFlag = False,
     csv: CsvFlag = False,
     json: JsonFlag = False,
@@ -64,11 +66,11 @@ def jobs(
         for one in states
     )
     sql = f"{' UNION ALL '.join(each)} ORDER BY id DESC LIMIT {limit}"
-    _show(config_of(ctx), sql, table=table, csv=csv, json=json)
+    _print_query(config_of(ctx), sql, table=table, csv=csv, json=json)
 
 
-def _show(config: Config, sql: str, *, table: bool, csv: bool, json: bool) -> None:
-    form = chosen(table=table, csv=csv, json=json)
+def _print_query(config: Config, sql: str, *, table: bool, csv: bool, json: bool) -> None:
+    form = choose_format(table=table, csv=csv, json=json)
     from adapters.catalog import query as reading
     from adapters.catalog import schema
 

@@ -8,9 +8,9 @@ import typer
 
 from adapters.cli import query
 from adapters.cli.output import CsvFlag, JsonFlag, TableFlag
-from adapters.cli.query import Limit
+from adapters.cli.query import LimitOption
 from adapters.cli.settings import config_of
-from pipeline.errors import Refused
+from pipeline.errors import PermanentError
 
 reports = typer.Typer(help="The structured reports.", no_args_is_help=True)
 
@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 
 
 @reports.command("list")
-def list_(ctx: typer.Context, limit: Limit = 50, table: TableFlag = False, csv: CsvFlag = False, json: JsonFlag = False) -> None:
+def list_(
+    ctx: typer.Context, limit: LimitOption = 50, table: TableFlag = False, csv: CsvFlag = False, json: JsonFlag = False
+) -> None:
     """List the newest reports with their delivery state."""
     query.query(
         ctx,
@@ -46,7 +48,7 @@ def show(ctx: typer.Context, sop_instance_uid: Annotated[str, typer.Argument(hel
         report = tx.reports.find(sop_instance_uid)
     catalog.dispose()
     if report is None or report.file is None:
-        raise Refused(f"no report {sop_instance_uid} with bytes in this catalog", hint="radclipd reports list")
+        raise PermanentError(f"no report {sop_instance_uid} with bytes in this catalog", hint="radclipd reports list")
     for line in lines_of_file(open_image_store(config).read(report.file)):
         typer.echo(line)
 
@@ -62,4 +64,4 @@ def resend(ctx: typer.Context, studies: Annotated[list[str], typer.Argument(help
     catalog.dispose()
     typer.echo(f"{len(queued)} reports will be sent again")
     if len(queued) < len(studies):
-        raise Refused(f"{len(studies) - len(queued)} of these studies have no report", hint="radclipd reports list")
+        raise PermanentError(f"{len(studies) - len(queued)} of these studies have no report", hint="radclipd reports list")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from adapters.cli.settings import config_of, path_of
+from adapters.cli.settings import config_of, config_path_of
 
 
 class WorkKind(StrEnum):
@@ -32,7 +32,7 @@ def run(ctx: typer.Context) -> None:
     config = config_of(ctx, role="run")
     from adapters.app import run
 
-    run.run(config, path_of(ctx))
+    run.run(config, config_path_of(ctx))
 
 
 def listen(ctx: typer.Context) -> None:

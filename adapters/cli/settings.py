@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Settings:
+class GlobalOptions:
     """What stood before the verb."""
 
     path: Path | None
 
 
-def path_of(ctx: typer.Context) -> Path | None:
+def config_path_of(ctx: typer.Context) -> Path | None:
     """Return the file that `--config` or RADCLIPD_CONFIG names; None for the default."""
     settings = ctx.find_root().obj
-    return settings.path if isinstance(settings, Settings) else None
+    return settings.path if isinstance(settings, GlobalOptions) else None
 
 
 def config_of(ctx: typer.Context, *, role: str = "") -> Config:
@@ -31,7 +31,7 @@ def config_of(ctx: typer.Context, *, role: str = "") -> Config:
     from adapters.config import sections
     from adapters.service import logs
 
-    loaded = sections.load(path_of(ctx))
+    loaded = sections.load(config_path_of(ctx))
     logs.configure(loaded.log, role=role)
     return loaded
 

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adapters.cli import output, query, under_way
+from adapters.cli import activity, output, query
 from adapters.cli.learn import COLUMNS, measures_of
 from adapters.cli.settings import config_of
-from pipeline.errors import Refused
+from pipeline.errors import PermanentError
 
 if TYPE_CHECKING:
     from adapters.catalog.catalog import SqlCatalog
     from adapters.config.sections import Config
     from pipeline.domain import ModelVersion
-    from pipeline.versions import Prove
+    from pipeline.versions import VerifyWeights
 
-Number = Annotated[int, typer.Argument(metavar="N", help="Number of the version.")]
+NumberArgument = Annotated[int, typer.Argument(metavar="N", help="Number of the version.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -47,39 +47,41 @@ def versions(
             " FROM v_model_versions ORDER BY number"
         )
         query.query(ctx, sql, table=table, csv=csv, json=json)
-        for line in under_way.lines(config_of(ctx).catalog.url):
+        for line in activity.activity_lines(config_of(ctx).catalog.url):
             typer.echo(line, err=True)
         return
-    form = output.chosen(table=table, csv=csv, json=json)
-    with _catalog_of(ctx) as (_, catalog), catalog.read() as tx:
+    form = output.choose_format(table=table, csv=csv, json=json)
+    with _open_catalog(ctx) as (_, catalog), catalog.read() as tx:
         version = tx.versions.find(number)
     if version is None:
-        raise Refused(f"there is no version {number}", hint="radclipd versions")
+        raise PermanentError(f"there is no version {number}", hint="radclipd versions")
     if form is output.Format.JSON:
         _print_card(version)
         return
-    typer.echo(_told(version), err=True)
+    typer.echo(_format_version(version), err=True)
     output.write_rows(COLUMNS, measures_of(version), form)
 
 
-def promote(ctx: typer.Context, number: Number) -> None:
+def promote(ctx: typer.Context, number: NumberArgument) -> None:
     """Let a version serve, in place of the one that does. Its files are loaded and proved first."""
     from pipeline import versions as steps
 
-    with _catalog_of(ctx) as (config, catalog):
-        typer.echo(_told(steps.promote(number, catalog=catalog, prove=_prove(config), source=_who())))
+    with _open_catalog(ctx) as (config, catalog):
+        typer.echo(_format_version(steps.promote(number, catalog=catalog, verify=_make_prover(config), source=_name_user())))
 
 
 def reject(
-    ctx: typer.Context, number: Number, because: Annotated[str, typer.Option(help="The reason, which is kept with the version.")]
+    ctx: typer.Context,
+    number: NumberArgument,
+    because: Annotated[str, typer.Option(help="The reason, which is kept with the version.")],
 ) -> None:
     """Put a version aside that does not serve."""
     from pipeline import versions as steps
 
     if not because.strip():
         raise typer.BadParameter("say why", param_hint="--because")
-    with _catalog_of(ctx) as (_, catalog):
-        typer.echo(_told(steps.reject(number, because=because.strip(), catalog=catalog, source=_who())))
+    with _open_catalog(ctx) as (_, catalog):
+        typer.echo(_format_version(steps.reject(number, reason=because.strip(), catalog=catalog, source=_name_user())))
 
 
 def rollback(
@@ -88,13 +90,15 @@ def rollback(
     """Reject the serving version: the one before serves again."""
     from pipeline import versions as steps
 
-    with _catalog_of(ctx) as (config, catalog):
-        before = steps.rollback(because=because.strip() or "rolled back", catalog=catalog, prove=_prove(config), source=_who())
+    with _open_catalog(ctx) as (config, catalog):
+        before = steps.rollback(
+            reason=because.strip() or "rolled back", catalog=catalog, verify=_make_prover(config), source=_name_user()
+        )
     typer.echo(f"version {before.number} serves again: {before.name}")
 
 
-def _told(version: ModelVersion) -> str:
-    marking = f"  {version.marking}" if version.marking else ""
+def _format_version(version: ModelVersion) -> str:
+    marking = f"  {version.notice}" if version.notice else ""
     reason = f": {version.reason}" if version.reason else ""
     return f"version {version.number}  {version.name}  {version.state.value}{marking}{reason}"
 
@@ -107,7 +111,7 @@ def _print_card(version: ModelVersion) -> None:
     sys.stdout.write("\n")
 
 
-def _prove(config: Config) -> Prove:
+def _make_prover(config: Config) -> VerifyWeights:
     """Load a version as serving would, on the device that serves."""
 
     def prove(version: ModelVersion) -> object:
@@ -124,7 +128,7 @@ def _prove(config: Config) -> Prove:
     return prove
 
 
-def _who() -> str:
+def _name_user() -> str:
     """Name the user of this terminal for the audit."""
     try:
         return f"cli:{getpass.getuser()}"
@@ -133,7 +137,7 @@ def _who() -> str:
 
 
 @contextmanager
-def _catalog_of(ctx: typer.Context) -> Iterator[tuple[Config, SqlCatalog]]:
+def _open_catalog(ctx: typer.Context) -> Iterator[tuple[Config, SqlCatalog]]:
     config = config_of(ctx)
     from adapters.app.compose import open_catalog
 

@@ -11,10 +11,10 @@ import typer
 
 from adapters.cli.output import Format, JsonFlag, TableFlag, write_rows
 from adapters.cli.settings import config_of
-from pipeline.errors import Refused
+from pipeline.errors import PermanentError
 
 if TYPE_CHECKING:
-    from pipeline.worklist import Asked
+    from pipeline.worklist import WorklistEntry
 
 COLUMNS = (
     "study_instance_uid",
@@ -62,47 +62,47 @@ def worklist(
     catalog = open_catalog(config)
     try:
         if still_open:
-            asked = steps.still_open(catalog=catalog, chest=chest_policy(config))
+            asked = steps.list_open_entries(catalog=catalog, chest=chest_policy(config))
         else:
-            asked = steps.ask(count=n, catalog=catalog, policy=worklist_policy(config), dry_run=dry_run)
+            asked = steps.make_worklist(count=n, catalog=catalog, policy=worklist_policy(config), dry_run=dry_run)
     finally:
         catalog.dispose()
     if csv is not None:
         _write_csv(csv, asked)
     if str(csv) != "-":
-        write_rows(COLUMNS, map(_row, asked), Format.JSON if json else Format.TABLE)
+        write_rows(COLUMNS, map(_make_row, asked), Format.JSON if json else Format.TABLE)
     if not still_open and len(asked) < n:
         typer.echo(f"{len(asked)} of {n}: no more patients whose studies are scored and neither labelled nor asked for", err=True)
 
 
-def _row(one: Asked) -> Sequence[Any]:
+def _make_row(one: WorklistEntry) -> Sequence[Any]:
     request = one.request
     return (
         request.study_instance_uid,
         one.accession_number,
         one.view,
         one.scanner,
-        request.asked_because,
+        request.selection_reason,
         request.finding,
-        request.detail,
+        request.reason,
         request.selection_probability,
         request.asked_at,
     )
 
 
-def _write_csv(file: Path, asked: Iterable[Asked]) -> None:
+def _write_csv(file: Path, asked: Iterable[WorklistEntry]) -> None:
     """The columns of `labels template`. Which finding a study was chosen for is left out: a reader is not to know it."""
-    from adapters.label_csv.exporter import TO_FILL_IN, asked_rows
+    from adapters.label_csv.exporter import TEMPLATE_COLUMNS, request_rows
 
-    rows = asked_rows((one.request, one.accession_number) for one in asked)
+    rows = request_rows((one.request, one.accession_number) for one in asked)
     if str(file) == "-":
-        write_rows(TO_FILL_IN, rows, Format.CSV)
+        write_rows(TEMPLATE_COLUMNS, rows, Format.CSV)
         return
     try:
         with file.open("w", encoding="utf-8", newline="") as out:
             writer = csv_format.writer(out, lineterminator="\n")
-            writer.writerow(TO_FILL_IN)
+            writer.writerow(TEMPLATE_COLUMNS)
             writer.writerows(rows)
     except OSError as error:
         remedy = "radclipd worklist --open --csv FILE writes what was asked for again"
-        raise Refused(f"{file}: {error.strerror}", hint=remedy) from error
+        raise PermanentError(f"{file}: {error.strerror}", hint=remedy) from error

@@ -21,24 +21,24 @@ import structlog
 
 from adapters.cluster.scorer import BlockScorer
 from pipeline import archive_scoring, errors
-from pipeline.archive_scoring import Block
-from pipeline.errors import ConfigurationError, TryAgain
+from pipeline.archive_scoring import StudyBlock
+from pipeline.errors import ConfigurationError, TransientError
 
 if TYPE_CHECKING:
     from adapters.config.sections import Config
-    from pipeline.ports.outside import Catalog, Watch
+    from pipeline.ports.services import Catalog, StageCallback
 
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+TELEMETRY_OFF = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
 """Nothing is told to the makers of Ray."""
-OF_ONE_HOST = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+SINGLE_HOST_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray's own switch for a cluster that needs no other host: whatever listens does so on the loopback. Read when it is imported."""
 LOOPBACK = "127.0.0.1"
-LEAST_STORE = 100 << 20
+OBJECT_STORE_BYTES = 100 << 20
 """Bytes of shared memory of a local Ray: blocks are a few numbers."""
-PORTION = 2_000
+BLOCKS_PER_SUBMISSION = 2_000
 """Blocks handed to Ray at a time: it keeps a note of each, and workers load the model anew for each portion."""
-REACH_SECONDS = 5.0
-LOST_SECONDS = 5.0
+CONNECT_TIMEOUT_SECONDS = 5.0
+HELD_BLOCKS_POLL_SECONDS = 5.0
 """Between two looks at blocks that a lost machine, or a worker of the queue, has in hand."""
 
 log = structlog.get_logger("radclipd.cluster")
@@ -57,7 +57,7 @@ class ClusterSettings:
     workers: int = 0
     cores: int = 0
     gpu: bool = False
-    block: int = archive_scoring.SIZE  # studies
+    block_size: int = archive_scoring.BLOCK_SIZE  # studies
 
 
 def score_archive(
@@ -65,40 +65,41 @@ def score_archive(
     settings: ClusterSettings,
     *,
     catalog: Catalog,
-    watch: Watch,
-    rest: Callable[[float], object] = time.sleep,
+    watch: StageCallback,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> int:
     """Score whatever the serving version has not scored, and keep what enters the last blocks; return the jobs worked off.
 
-    ConfigurationError where Ray, or a machine of the cluster, cannot serve; TryAgain where the cluster is lost. Started again, it
+    ConfigurationError where Ray, or a machine of the cluster, cannot serve; TransientError where the cluster is lost. Started
+    again, it
     goes on from what the catalog holds.
     """
-    with _connected(settings) as ray:
+    with _connect_cluster(settings) as ray:
         _require_shared_catalog(ray, config)
-        left, again, jobs = list(archive_scoring.cut(catalog=catalog, size=settings.block)), list[Block](), 0
+        left, again, jobs = list(archive_scoring.cut_blocks(catalog=catalog, size=settings.block_size)), list[StudyBlock](), 0
         total, over = len(left), 0
         while left:
-            for block, done, held in _walk(ray, left[:PORTION], settings):
+            for block, done, held in _score_blocks(ray, left[:BLOCKS_PER_SUBMISSION], settings):
                 jobs += done
                 if held:
                     again.append(block)
                 else:
                     over += 1
                     watch("blocks", over, total)
-            left = left[PORTION:]
+            left = left[BLOCKS_PER_SUBMISSION:]
             if again and not left:
                 log.info("blocks wait for what others have in hand", blocks=len(again))
-                rest(LOST_SECONDS)
+                sleep(HELD_BLOCKS_POLL_SECONDS)
                 left, again = again, []
         return jobs
 
 
-def _walk(ray: Any, left: Sequence[Block], settings: ClusterSettings) -> Iterator[tuple[Block, int, int]]:
+def _score_blocks(ray: Any, blocks: Sequence[StudyBlock], settings: ClusterSettings) -> Iterator[tuple[StudyBlock, int, int]]:
     """Hand blocks out; yield each with how many jobs were worked off and how many are in other hands, as they come."""
     import ray.data as ray_data
 
-    pool, resources = _workers(ray, settings)
-    rows = [{"first": block.first, "last": block.last} for block in left]
+    pool, resources = _size_worker_pool(ray, settings)
+    rows = [{"first": block.first, "last": block.last} for block in blocks]
     handed = ray_data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         BlockScorer, fn_constructor_args=(str(settings.config),), batch_size=1, compute=pool, **resources
     )
@@ -106,13 +107,13 @@ def _walk(ray: Any, left: Sequence[Block], settings: ClusterSettings) -> Iterato
         for row in handed.iter_rows():
             if row["error"]:
                 raise getattr(errors, row["error"])(row["message"], hint=row["hint"])
-            yield Block(int(row["first"]), int(row["last"])), int(row["jobs"]), int(row["left"])
+            yield StudyBlock(int(row["first"]), int(row["last"])), int(row["jobs"]), int(row["left"])
     except ray.exceptions.RayError as error:
         said = f"the cluster gave up: {type(error).__name__}"
-        raise TryAgain(said, hint="start it again: it goes on from what the catalog holds") from error
+        raise TransientError(said, hint="start it again: it goes on from what the catalog holds") from error
 
 
-def _workers(ray: Any, settings: ClusterSettings) -> tuple[Any, dict[str, Any]]:
+def _size_worker_pool(ray: Any, settings: ClusterSettings) -> tuple[Any, dict[str, Any]]:
     """Return the pool and what each of its workers takes. It may shrink and grow with the cluster."""
     import ray.data as ray_data
 
@@ -132,10 +133,10 @@ def _workers(ray: Any, settings: ClusterSettings) -> tuple[Any, dict[str, Any]]:
 
 
 @contextmanager
-def _connected(settings: ClusterSettings) -> Iterator[Any]:
+def _connect_cluster(settings: ClusterSettings) -> Iterator[Any]:
     """Connect to the cluster, or start one of our own that only this host can reach, without a dashboard."""
     _require_reachable(settings.address)
-    os.environ.update(QUIET if settings.address else QUIET | OF_ONE_HOST)
+    os.environ.update(TELEMETRY_OFF if settings.address else TELEMETRY_OFF | SINGLE_HOST_ENVIRONMENT)
     try:
         import ray
         import ray.data
@@ -146,9 +147,9 @@ def _connected(settings: ClusterSettings) -> Iterator[Any]:
         if settings.address:
             ray.init(address=settings.address, **quiet)
         else:
-            ray.init(include_dashboard=False, _node_ip_address=LOOPBACK, object_store_memory=LEAST_STORE, **quiet)
+            ray.init(include_dashboard=False, _node_ip_address=LOOPBACK, object_store_memory=OBJECT_STORE_BYTES, **quiet)
     except (ConnectionError, ray.exceptions.RayError, RuntimeError, ValueError) as error:
-        raise TryAgain(
+        raise TransientError(
             f"the Ray cluster {settings.address or 'of this host'} cannot be used: {type(error).__name__}",
             hint="ray status --address ... tells; the same Ray on every machine: radclipd[scale]",
         ) from error
@@ -166,9 +167,9 @@ def _require_reachable(address: str) -> None:
     if not port.isdigit():
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_SECONDS).close()
     except OSError as error:
-        raise TryAgain(
+        raise TransientError(
             f"the Ray cluster {address} cannot be reached", hint="ray start --head runs there, and on which port?"
         ) from error
 

@@ -11,14 +11,14 @@ import numpy as np
 import structlog
 
 from adapters.app import compose
-from adapters.app.workers import score_post_and_fill
+from adapters.app.workers import build_score_spec_and_cache_warming
 from adapters.config import sections as configuration
 from pipeline import archive_scoring
-from pipeline.archive_scoring import Block, Done
+from pipeline.archive_scoring import BlockResult, StudyBlock
 from pipeline.errors import OutOfResources, RadclipdError
 
-TRIES = 6
-REST_SECONDS = 2.0
+MAX_ATTEMPTS = 6
+BACKOFF_SECONDS = 2.0
 """Doubled with each try: a catalog that is away for a minute costs no block."""
 
 log = structlog.get_logger("radclipd.cluster")
@@ -29,7 +29,7 @@ class BlockScorer:
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
-        self._score: Callable[[Block], Done] | None = None
+        self._score: Callable[[StudyBlock], BlockResult] | None = None
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Score the blocks `first`..`last`, int [n] each; return them with `jobs` and `left`, int [n], and errors, str [n].
@@ -37,39 +37,39 @@ class BlockScorer:
         An error of ours travels as words: as an exception its remedy would be lost on the way.
         """
         pairs = zip(batch["first"], batch["last"], strict=True)
-        found = [self._told(Block(int(first), int(last))) for first, last in pairs]
+        found = [self._score_to_row(StudyBlock(int(first), int(last))) for first, last in pairs]
         columns = ("jobs", "left", "error", "message", "hint")
         return {"first": batch["first"], "last": batch["last"]} | {
             name: np.array([row[place] for row in found]) for place, name in enumerate(columns)
         }
 
-    def _told(self, block: Block) -> Sequence[Any]:
+    def _score_to_row(self, block: StudyBlock) -> Sequence[Any]:
         try:
-            done = self._persistently(block)
+            done = self._score_with_retries(block)
         except RadclipdError as error:
             return 0, 0, type(error).__name__, str(error), error.hint
-        return done.jobs, done.left, "", "", ""
+        return done.jobs, done.leased_jobs, "", "", ""
 
-    def _persistently(self, block: Block) -> Done:
-        for attempt in range(TRIES):
+    def _score_with_retries(self, block: StudyBlock) -> BlockResult:
+        for attempt in range(MAX_ATTEMPTS):
             try:
-                self._score = self._score or self._opened()
+                self._score = self._score or self._load_scorer()
                 return self._score(block)
             except OutOfResources as error:
-                if attempt == TRIES - 1:
+                if attempt == MAX_ATTEMPTS - 1:
                     raise
                 log.warning("catalog away", error=str(error), hint=error.hint)
-                time.sleep(REST_SECONDS * 2**attempt)
+                time.sleep(BACKOFF_SECONDS * 2**attempt)
         raise AssertionError("the last try returns or raises")
 
-    def _opened(self) -> Callable[[Block], Done]:
+    def _load_scorer(self) -> Callable[[StudyBlock], BlockResult]:
         config = configuration.load(self._path)
         catalog = compose.open_catalog(config)
-        post, fill = score_post_and_fill(config, catalog)
+        post, fill = build_score_spec_and_cache_warming(config, catalog)
         name, policy = compose.worker_name("score"), compose.work_policy(config)
 
-        def score(block: Block) -> Done:
-            keep = fill.of if fill is not None else lambda _studies: None
-            return archive_scoring.score_block(block, post=post, catalog=catalog, worker=name, policy=policy, fill=keep)
+        def score(block: StudyBlock) -> BlockResult:
+            keep = fill.warm_studies if fill is not None else lambda _studies: None
+            return archive_scoring.score_block(block, spec=post, catalog=catalog, worker=name, policy=policy, warm_cache=keep)
 
         return score

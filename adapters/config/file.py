@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 SECRET_KEYS = frozenset({"catalog.url"})
 """Keys whose value never stands in an error."""
-SHOWN_CHARACTERS = 60
+MAX_SHOWN_CHARACTERS = 60
 REFERENCE = "the reference file radclipd.toml lists every key with its default"
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ConfigOrigin:
     """Where values come from: the file with its text, and the environment's naming."""
 
     path: Path
@@ -32,14 +32,14 @@ class Origin:
     prefix: str
     delimiter: str
 
-    def variable(self, dotted: str) -> str | None:
+    def environment_variable(self, dotted: str) -> str | None:
         """Return the environment variable that sets the key, or None."""
         wanted = self.prefix + dotted.replace(".", self.delimiter)
         return next((name for name in os.environ if name.upper() == wanted.upper()), None)
 
-    def place(self, dotted: str) -> str:
+    def location(self, dotted: str) -> str:
         """Return where the key is set, in words: a variable, or file and line."""
-        if variable := self.variable(dotted):
+        if variable := self.environment_variable(dotted):
             return f"environment variable {variable}"
         line = line_of(self.text, dotted)
         return f"{self.path}, line {line}" if line else str(self.path)
@@ -72,7 +72,7 @@ def read_text(path: Path) -> str:
         raise ConfigurationError(f"{path}: {error.strerror}", hint="the user that runs radclipd must be able to read it") from error
 
 
-def parse(origin: Origin) -> dict[str, Any]:
+def parse(origin: ConfigOrigin) -> dict[str, Any]:
     """Return the file's tables. ConfigurationError with line and column where the text is not TOML."""
     try:
         return tomllib.loads(origin.text)
@@ -82,13 +82,13 @@ def parse(origin: Origin) -> dict[str, Any]:
         ) from error
 
 
-def refuse_unknown_variables(origin: Origin, sections: Sequence[str]) -> None:
+def refuse_unknown_variables(origin: ConfigOrigin, sections: Sequence[str]) -> None:
     """Refuse a variable such as RADCLIPD_LISTENR__PORT, which pydantic-settings would pass over in silence."""
     for name in os.environ:
         section, delimiter, _ = name.upper().removeprefix(origin.prefix).partition(origin.delimiter)
         if not name.upper().startswith(origin.prefix) or not delimiter or section.lower() in sections:
             continue
-        near = _nearest(section.lower(), sections)
+        near = _find_nearest(section.lower(), sections)
         meant = f" (did you mean {origin.prefix}{near.upper()}{origin.delimiter}...?)" if near else ""
         raise ConfigurationError(
             f"environment variable {name}: there is no section [{section.lower()}]{meant}",
@@ -96,13 +96,13 @@ def refuse_unknown_variables(origin: Origin, sections: Sequence[str]) -> None:
         )
 
 
-def read_secret(name: str, key: str, origin: Origin) -> str:
+def read_secret(name: str, key: str, origin: ConfigOrigin) -> str:
     """Return the content of a secret file, stripped: an absolute path, or the bare name of a systemd credential."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
     path = Path(name)
     if not path.is_absolute() and not folder:
         raise ConfigurationError(
-            f"{origin.place(key)}: {key} = {name!r} is a systemd credential, and this process was given none",
+            f"{origin.location(key)}: {key} = {name!r} is a systemd credential, and this process was given none",
             hint=f"run it from a unit with LoadCredential={name}:PATH, or write an absolute path",
         )
     path = Path(folder) / path  # an absolute path stays what it is
@@ -111,69 +111,69 @@ def read_secret(name: str, key: str, origin: Origin) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigurationError(
-            f"{origin.place(key)}: {key} = {name!r}: cannot read {path}: {reason}",
+            f"{origin.location(key)}: {key} = {name!r}: cannot read {path}: {reason}",
             hint="the user that runs radclipd must be able to read it, and nobody else",
         ) from error
 
 
-def explained(error: ValidationError, origin: Origin, described: Mapping[str, str]) -> ConfigurationError:
+def translate_validation_error(error: ValidationError, origin: ConfigOrigin, descriptions: Mapping[str, str]) -> ConfigurationError:
     """Return the error in one line: the first fault in full, the keys of the others."""
     faults = error.errors(include_url=False)
-    message, hint = _fault(faults[0], origin, described)
-    others = list(dict.fromkeys(_dotted(fault) for fault in faults[1:]))
+    message, hint = _explain_fault(faults[0], origin, descriptions)
+    others = list(dict.fromkeys(_join_key(fault) for fault in faults[1:]))
     if others:
         message += f" (and {len(others)} more: {', '.join(others)})"
     return ConfigurationError(message, hint=hint)
 
 
-def _dotted(fault: ErrorDetails) -> str:
+def _join_key(fault: ErrorDetails) -> str:
     return ".".join(str(part) for part in fault["loc"][:2])
 
 
-def _fault(fault: ErrorDetails, origin: Origin, described: Mapping[str, str]) -> tuple[str, str]:
+def _explain_fault(fault: ErrorDetails, origin: ConfigOrigin, descriptions: Mapping[str, str]) -> tuple[str, str]:
     """Return message and hint of one fault."""
-    dotted = _dotted(fault)
-    place = origin.place(dotted)
+    dotted = _join_key(fault)
+    place = origin.location(dotted)
     if fault["type"] == "extra_forbidden":
-        return _unknown(dotted, place, described, is_table=isinstance(fault["input"], dict))
-    if dotted not in described:  # a section's name with something that is no table
+        return _explain_unknown_key(dotted, place, descriptions, is_table=isinstance(fault["input"], dict))
+    if dotted not in descriptions:  # a section's name with something that is no table
         return f"{place}: {dotted} is a table, not a value", f"write [{dotted}] on a line of its own and its keys below"
     reason = fault["msg"].removeprefix("Value error, ").replace("Input should", "should").replace("Tuple should", "should")
-    return f"{place}: {dotted}{_shown(dotted, fault['input'])}: {reason}", f"{dotted}: {described[dotted]}"
+    return f"{place}: {dotted}{_format_value(dotted, fault['input'])}: {reason}", f"{dotted}: {descriptions[dotted]}"
 
 
-def _shown(dotted: str, value: Any) -> str:
+def _format_value(dotted: str, value: Any) -> str:
     if dotted in SECRET_KEYS:
         return ""
     text = repr(value)
-    return f" = {text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + '...'}"
+    return f" = {text if len(text) <= MAX_SHOWN_CHARACTERS else text[:MAX_SHOWN_CHARACTERS] + '...'}"
 
 
-def _unknown(dotted: str, place: str, described: Mapping[str, str], *, is_table: bool) -> tuple[str, str]:
+def _explain_unknown_key(dotted: str, location: str, descriptions: Mapping[str, str], *, is_table: bool) -> tuple[str, str]:
     """Return message and hint for a key or a section that does not exist."""
     if is_table:
-        sections = list(dict.fromkeys(key.partition(".")[0] for key in described))
-        nearest = _nearest(dotted, sections)
+        sections = list(dict.fromkeys(key.partition(".")[0] for key in descriptions))
+        nearest = _find_nearest(dotted, sections)
         name, near = f"[{dotted}] is not a section", f"[{nearest}]" if nearest else ""
     else:
         section, _, key = dotted.rpartition(".")
-        name, near = f"{dotted} is not a key", _nearest_key(section, key, described) or ""
+        name, near = f"{dotted} is not a key", _find_nearest_key(section, key, descriptions) or ""
     meant = f" (did you mean {near}?)" if near else ""
-    return f"{place}: {name}{meant}", f"{f'write {near} instead' if near else 'remove it'}; {REFERENCE}"
+    return f"{location}: {name}{meant}", f"{f'write {near} instead' if near else 'remove it'}; {REFERENCE}"
 
 
-def _nearest_key(section: str, key: str, described: Iterable[str]) -> str | None:
+def _find_nearest_key(section: str, key: str, known_keys: Iterable[str]) -> str | None:
     """Return the nearest key: of the same section first, then of any, for a key that stands in the wrong table."""
-    known = list(described)
+    known = list(known_keys)
     own = {dotted.partition(".")[2]: dotted for dotted in known if dotted.startswith(f"{section}.")}
     every = {dotted.partition(".")[2]: dotted for dotted in reversed(known)}
     if key in every:
         return every[key]
     for keys in (own, every):
-        if near := _nearest(key, keys):
+        if near := _find_nearest(key, keys):
             return keys[near]
     return None
 
 
-def _nearest(word: str, known: Iterable[str]) -> str | None:
+def _find_nearest(word: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)

@@ -22,12 +22,12 @@ from adapters.config.types import (
     Fraction,
     OptionalAeTitle,
     Port,
+    PositiveInteger,
     PositiveSeconds,
     Seconds,
     Section,
-    Whole,
-    Words,
-    crontab_line,
+    StringTuple,
+    check_crontab,
 )
 from pipeline.errors import ConfigurationError
 
@@ -44,9 +44,13 @@ class ListenerConfig(Section):
     ae_title: AeTitle = Field(default="RADCLIPD", description="AE title of this daemon.")
     called_ae_titles: AeTitles = Field(default=(), description='AE titles that senders may call; empty: ae_title only; ["*"]: any.')
     calling_ae_titles: AeTitles = Field(default=("ORTHANC",), min_length=1, description='AE titles that may send; ["*"]: any.')
-    processes: Whole = Field(default=2, description="Processes that share the port; more than one where senders come at once.")
-    maximum_associations: Whole = Field(default=32, description="Associations served at once; further senders wait in the queue.")
-    maximum_pdu: Annotated[int, AfterValidator(types.pdu)] = Field(
+    processes: PositiveInteger = Field(
+        default=2, description="Processes that share the port; more than one where senders come at once."
+    )
+    max_associations: PositiveInteger = Field(
+        default=32, description="Associations served at once; further senders wait in the queue."
+    )
+    max_pdu: Annotated[int, AfterValidator(types.check_pdu_length)] = Field(
         default=types.UNLIMITED_PDU, description="Largest PDU accepted, bytes; 0: unlimited."
     )
     other_storage: Literal["refuse", "keep"] = Field(
@@ -72,7 +76,7 @@ class StorageConfig(Section):
     """[storage]: the received files."""
 
     directory: AbsolutePath = Field(default=Path("/var/lib/radclipd/images"), description="Folder of the received DICOM files.")
-    minimum_free: ByteSize = Field(
+    min_free: ByteSize = Field(
         default=ByteSize(2 << 30), description="Disk guard: with less space free, senders are told to try later."
     )
 
@@ -80,7 +84,7 @@ class StorageConfig(Section):
 class CatalogConfig(Section):
     """[catalog]: the database. After `load`, `url` is the URL to use, wherever it came from."""
 
-    url: Annotated[str, AfterValidator(types.database_url)] = Field(
+    url: Annotated[str, AfterValidator(types.check_database_url)] = Field(
         default="sqlite:////var/lib/radclipd/radclipd.db",
         repr=False,
         description="Database: sqlite:////absolute/path or postgresql+psycopg://user@host/name.",
@@ -94,7 +98,7 @@ class CatalogConfig(Section):
 class StudyConfig(Section):
     """[study]: when a study is complete and what of it is scored."""
 
-    quiet_seconds: Seconds = Field(default=60, description="A study is complete when nothing has come for this long.")
+    stable_age_seconds: Seconds = Field(default=60, description="A study is complete when nothing has come for this long.")
     settle_on_release: bool = Field(default=False, description="Complete at once when the association that carried it is released.")
     ask_archive: bool = Field(default=False, description="Complete as soon as the archive's own instance count is here (C-FIND).")
     no_view_position: Literal["score", "ignore"] = Field(
@@ -122,8 +126,8 @@ class ModelConfig(Section):
 class ScoreConfig(Section):
     """[score]: from images to probabilities and decisions."""
 
-    batch_size: Whole = Field(default=16, description="Images per pass of the encoder.")
-    turn_seconds: PositiveSeconds = Field(
+    batch_size: PositiveInteger = Field(default=16, description="Images per pass of the encoder.")
+    claim_seconds: PositiveSeconds = Field(
         default=1, description="Studies are taken for about so long at a time; what arrives meanwhile waits no longer."
     )
     threads: int = Field(default=0, ge=0, description="CPU threads of the encoder; 0: as many as there are cores.")
@@ -135,25 +139,27 @@ class ScoreConfig(Section):
         default="auto",
         description='"auto" (bfloat16 where the processor or GPU has it and scores agree with float32), "float32" or "bfloat16".',
     )
-    combine: Literal["max", "mean"] = Field(
+    aggregate: Literal["max", "mean"] = Field(
         default="max", description='Several images of one study: "max" or "mean" of their scores.'
     )
     rescore: bool = Field(default=True, description="When another version serves, score the archive again, behind what arrives.")
     threshold: Fraction = Field(default=0.5, description="Present at or above, for versions without thresholds of their own.")
-    band: float = Field(default=0.05, ge=0, le=0.5, description="Undetermined within this distance of the threshold.")
+    undetermined_margin: float = Field(
+        default=0.05, ge=0, le=0.5, description="Undetermined within this distance of the threshold."
+    )
 
 
-class PrefixConfig(Section):
+class ActivationCacheConfig(Section):
     """[prefix]: what enters the encoder's last blocks, kept for each image, for learning and for scoring the archive again."""
 
-    keep: bool = Field(default=True, description="Keep it: learning and scoring again then need no pixels.")
+    enabled: bool = Field(default=True, description="Keep it: learning and scoring again then need no pixels.")
     directory: AbsolutePath = Field(
         default=Path("/var/lib/radclipd/prefixes"), description="Folder for it, a cache: it may be deleted at any time."
     )
-    limit: ByteSize = Field(
+    max_size: ByteSize = Field(
         default=ByteSize(10 << 30), description="Disk it may take; 77 KiB an image with ViT-B. The oldest images go first."
     )
-    fill: bool = Field(default=True, description="When idle, make it for images that were scored before it was kept.")
+    warm: bool = Field(default=True, description="When idle, make it for images that were scored before it was kept.")
 
 
 class ReportConfig(Section):
@@ -162,13 +168,13 @@ class ReportConfig(Section):
     sop_class: Literal["comprehensive-3d", "comprehensive", "enhanced"] = Field(
         default="comprehensive-3d", description='SR storage class: "comprehensive-3d", "comprehensive" or "enhanced".'
     )
-    uid_root: Annotated[str, AfterValidator(types.uid_root)] = Field(
+    uid_root: Annotated[str, AfterValidator(types.check_uid_root)] = Field(
         default="", description="Root of the UIDs we make; empty: 2.25 (UUID-derived)."
     )
     include_absent: bool = Field(
         default=True, description="Report findings that are absent, too; false: only in a study where all of them are."
     )
-    rescored: Literal["all", "changed", "none"] = Field(
+    rescored_studies: Literal["all", "changed", "none"] = Field(
         default="changed", description='Studies scored again that get another SR: "all", "changed" (a decision differs) or "none".'
     )
     manufacturer: str = Field(
@@ -184,19 +190,19 @@ class LabelsConfig(Section):
     policy: Literal["newest", "majority", "adjudicator"] = Field(
         default="newest", description='Where readers disagree: "newest", "majority" or "adjudicator".'
     )
-    adjudicators: Words = Field(
+    adjudicators: StringTuple = Field(
         default=(), description='Readers whose word decides, first the first, where policy = "adjudicator".'
     )
     accept_sr: Literal["person-or-verified", "verified", "none"] = Field(
         default="person-or-verified", description='Reports read for labels: "person-or-verified", "verified" or "none".'
     )
-    key_object_titles: Annotated[dict[str, str], AfterValidator(types.titles)] = Field(
+    key_object_titles: Annotated[dict[str, str], AfterValidator(types.check_document_titles)] = Field(
         default={}, description='Key objects read for labels, by the code of their title: { "113000,DCM" = "Mass=present" }.'
     )
 
     @field_validator("adjudicators")
     @classmethod
-    def _somebody_decides(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    def _require_adjudicators(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if info.data.get("policy") == "adjudicator" and not value:
             raise ValueError('policy = "adjudicator" needs a name here')
         return value
@@ -208,25 +214,25 @@ class LearnConfig(Section):
     method: Literal["auto", "stage-1", "partial"] = Field(
         default="auto", description='"stage-1" (frozen encoder), "partial" (last blocks unfrozen) or "auto" (the better of both).'
     )
-    blocks: int = Field(default=2, ge=0, description="How many of the encoder's last blocks are unfrozen.")
-    devices: Literal["auto"] | Whole = Field(
+    unfrozen_blocks: int = Field(default=2, ge=0, description="How many of the encoder's last blocks are unfrozen.")
+    devices: Literal["auto"] | PositiveInteger = Field(
         default="auto",
         description='GPUs that unfreeze them, or CPU processes: "auto" (every GPU that model.device allows) or a number.',
     )
-    minimum_positives: int = Field(default=4, ge=2, description="Studies that must show a finding before it is learnt.")
+    min_positives: int = Field(default=4, ge=2, description="Studies that must show a finding before it is learnt.")
     folds: int = Field(default=5, ge=2, description="Groups of patients that are held out in turn; fewer patients: one at a time.")
-    background: int = Field(
+    unlabelled_studies: int = Field(
         default=1000, ge=0, description="Newest studies of the archive that are looked at for how films differ."
     )
     seed: int = Field(default=0, ge=0, description="Same seed and labels, same weights.")
-    cron: Annotated[str, AfterValidator(crontab_line)] = Field(
+    cron: Annotated[str, AfterValidator(check_crontab)] = Field(
         default="30 2 * * *", description='When the scheduler looks for new labels: a crontab line, UTC; "": never.'
     )
-    min_new_labels: Whole = Field(default=20, description="It learns when at least so many statements are new.")
+    min_new_labels: PositiveInteger = Field(default=20, description="It learns when at least so many statements are new.")
     promote: Literal["auto", "by-hand"] = Field(
         default="by-hand", description='A candidate that passes the gate: "by-hand" waits for a person, "auto" serves at once.'
     )
-    gate_patients: Whole = Field(default=10, description="Patients that a candidate must have been measured on.")
+    min_gate_patients: PositiveInteger = Field(default=10, description="Patients that a candidate must have been measured on.")
     gate_confidence: Fraction = Field(default=0.9, description="Share of resamples in which a candidate must not be worse.")
 
 
@@ -241,15 +247,17 @@ class WorklistConfig(Section):
     monitoring: Fraction = Field(
         default=0.1, description="Share drawn by lot: it only measures, its patients are never learnt from."
     )
-    patients: Whole = Field(default=20_000, description="Of a larger archive so many patients, drawn by lot, are looked at.")
-    ask_again_days: Whole = Field(
+    max_patients: PositiveInteger = Field(
+        default=20_000, description="Of a larger archive so many patients, drawn by lot, are looked at."
+    )
+    request_expiry_days: PositiveInteger = Field(
         default=90, description="A study that nobody reads for so long keeps its patient's others off no more."
     )
     seed: int = Field(default=0, ge=0, description="Same seed, archive and labels, same list.")
 
     @field_validator("monitoring")
     @classmethod
-    def _something_is_asked_for(cls, value: float, info: ValidationInfo) -> float:
+    def _require_positive_share(cls, value: float, info: ValidationInfo) -> float:
         if not value + sum(
             info.data.get(share, 1.0) for share in ("positives", "disagreement", "uncertainty", "typicality", "coverage")
         ):
@@ -263,11 +271,15 @@ class WorkConfig(Section):
     lease_seconds: PositiveSeconds = Field(
         default=120, description="A worker that gives no sign for this long loses its job to another."
     )
-    maximum_attempts: Whole = Field(default=8, description="Tries before a job is set aside for a person (radclipd quarantine).")
+    max_attempts: PositiveInteger = Field(
+        default=8, description="Tries before a job is set aside for a person (radclipd quarantine)."
+    )
     retry_base_seconds: PositiveSeconds = Field(default=2, description="Longest wait before the second try; doubles with each try.")
     retry_cap_seconds: PositiveSeconds = Field(default=3600, description="Longest wait between two tries.")
-    circuit_threshold: Whole = Field(default=3, description="Failures in a row to reach the archive before sending rests.")
-    circuit_rest_seconds: PositiveSeconds = Field(
+    circuit_threshold: PositiveInteger = Field(
+        default=3, description="Failures in a row to reach the archive before sending rests."
+    )
+    circuit_open_seconds: PositiveSeconds = Field(
         default=30, description="How long sending rests before one job tries the archive again."
     )
     poll_seconds: PositiveSeconds = Field(default=0.5, description="How often an idle worker looks for a job.")
@@ -314,7 +326,7 @@ class Config(BaseSettings):
     study: StudyConfig = Field(default_factory=StudyConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     score: ScoreConfig = Field(default_factory=ScoreConfig)
-    prefix: PrefixConfig = Field(default_factory=PrefixConfig)
+    activation_cache: ActivationCacheConfig = Field(default_factory=ActivationCacheConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
     labels: LabelsConfig = Field(default_factory=LabelsConfig)
     learn: LearnConfig = Field(default_factory=LearnConfig)
@@ -337,48 +349,48 @@ class Config(BaseSettings):
         return env_settings, init_settings
 
 
-def sections() -> dict[str, type[Section]]:
+def section_classes() -> dict[str, type[Section]]:
     """Return the section classes by name, in the order of the file."""
     found = {name: field.annotation for name, field in Config.model_fields.items()}
     return {name: cls for name, cls in found.items() if isinstance(cls, type) and issubclass(cls, Section)}
 
 
-def described() -> dict[str, str]:
+def key_descriptions() -> dict[str, str]:
     """Return every dotted key with its description."""
     return {
         f"{section}.{key}": field.description or ""
-        for section, cls in sections().items()
+        for section, cls in section_classes().items()
         for key, field in cls.model_fields.items()
     }
 
 
 def load(path: Path | None = None) -> Config:
     """Read the file (None: $RADCLIPD_CONFIG, else DEFAULT_PATH) and the environment. ConfigurationError says what is wrong."""
-    origin = _origin(path)
+    origin = _read_origin(path)
     content = file.parse(origin)
-    file.refuse_unknown_variables(origin, list(sections()))
+    file.refuse_unknown_variables(origin, list(section_classes()))
     try:
         config = Config(**content)
     except ValidationError as error:
-        raise file.explained(error, origin, described()) from error
+        raise file.translate_validation_error(error, origin, key_descriptions()) from error
     except SettingsError as error:
         raise ConfigurationError(f"environment: {error}", hint="write RADCLIPD_SECTION__KEY=value, one variable per key") from error
-    return _with_secret_url(config, origin)
+    return _apply_url_file(config, origin)
 
 
-def authorization(config: Config, path: Path | None) -> str:
+def read_authorization(config: Config, path: Path | None) -> str:
     """Return what `backfill.authorization_file` holds; "" where none is named. ConfigurationError."""
     if not config.backfill.authorization_file:
         return ""
-    return file.read_secret(config.backfill.authorization_file, "backfill.authorization_file", _origin(path))
+    return file.read_secret(config.backfill.authorization_file, "backfill.authorization_file", _read_origin(path))
 
 
-def _origin(path: Path | None) -> file.Origin:
+def _read_origin(path: Path | None) -> file.ConfigOrigin:
     path = path or Path(os.environ.get("RADCLIPD_CONFIG") or DEFAULT_PATH)
-    return file.Origin(path, file.read_text(path), ENVIRONMENT_PREFIX, ENVIRONMENT_DELIMITER)
+    return file.ConfigOrigin(path, file.read_text(path), ENVIRONMENT_PREFIX, ENVIRONMENT_DELIMITER)
 
 
-def _with_secret_url(config: Config, origin: file.Origin) -> Config:
+def _apply_url_file(config: Config, origin: file.ConfigOrigin) -> Config:
     """Put the content of `catalog.url_file`, where one is named, in the place of `catalog.url`."""
     if not config.catalog.url_file:
         return config
@@ -387,7 +399,7 @@ def _with_secret_url(config: Config, origin: file.Origin) -> Config:
         catalog = CatalogConfig.model_validate(config.catalog.model_dump() | {"url": url})
     except ValidationError as error:
         raise ConfigurationError(
-            f"{origin.place('catalog.url_file')}: {config.catalog.url_file} holds no database URL",
+            f"{origin.location('catalog.url_file')}: {config.catalog.url_file} holds no database URL",
             hint="one line: sqlite:////absolute/path or postgresql+psycopg://user:password@host/name",
         ) from error
     return config.model_copy(update={"catalog": catalog})

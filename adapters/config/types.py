@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
-from pipeline.finding_names import findings_said
+from pipeline.finding_names import parse_findings
 
 URL_SCHEMES = ("sqlite://", "sqlite+pysqlite://", "postgresql://", "postgresql+psycopg://")
 UNLIMITED_PDU = 0
@@ -24,7 +24,7 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _refuse_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
         """`port = true` is a slip, though Python would read it as 1."""
         expected = cls.model_fields[info.field_name].annotation if info.field_name else None
         if isinstance(value, bool) and expected is not bool:
@@ -32,7 +32,7 @@ class Section(BaseModel):
         return value
 
 
-def crontab_line(value: str) -> str:
+def check_crontab(value: str) -> str:
     """Check a crontab line of five fields; "" is none."""
     if value:
         from apscheduler.triggers.cron import CronTrigger  # of the scheduler only this: every command reads the configuration
@@ -41,7 +41,7 @@ def crontab_line(value: str) -> str:
     return value
 
 
-def ae_title(value: str) -> str:
+def check_ae_title(value: str) -> str:
     """Check an AE title: 1 to 16 printable ASCII characters, no backslash (PS3.5 section 6.2, VR AE)."""
     title = value.strip(" ")
     if not re.fullmatch(r"[\x20-\x5b\x5d-\x7e]{1,16}", title):
@@ -49,12 +49,12 @@ def ae_title(value: str) -> str:
     return title
 
 
-def optional_ae_title(value: str) -> str:
+def check_optional_ae_title(value: str) -> str:
     """Check an AE title where there may be none."""
-    return ae_title(value) if value.strip() else ""
+    return check_ae_title(value) if value.strip() else ""
 
 
-def listed(value: Any) -> Any:
+def split_list(value: Any) -> Any:
     """Let an environment variable hold a list as `A,B` or as JSON."""
     if not isinstance(value, str):
         return value
@@ -67,28 +67,28 @@ def listed(value: Any) -> Any:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def pdu(value: int) -> int:
+def check_pdu_length(value: int) -> int:
     """Check the length of a PDU, bytes (PS3.8 section D.1)."""
     if value != UNLIMITED_PDU and value < SMALLEST_PDU:
         raise ValueError(f"0 (unlimited) or at least {SMALLEST_PDU} bytes")
     return value
 
 
-def database_url(value: str) -> str:
+def check_database_url(value: str) -> str:
     """Check which database a URL names."""
     if not value.startswith(URL_SCHEMES):
         raise ValueError("a database URL starts with sqlite:/// or postgresql+psycopg://")
     return value
 
 
-def absolute(value: Path) -> Path:
+def check_absolute(value: Path) -> Path:
     """Check that a path is absolute."""
     if not value.is_absolute():
         raise ValueError("a path starts with /: a service has no folder of its own to start from")
     return value
 
 
-def uid_root(value: str) -> str:
+def check_uid_root(value: str) -> str:
     """Check a UID root: dotted numbers without leading zeros (PS3.5 section 9.1), short enough to derive from."""
     root = value.rstrip(".")
     if root and (len(root) > 32 or not re.fullmatch(r"[0-2](\.(0|[1-9]\d*))+", root)):
@@ -96,22 +96,22 @@ def uid_root(value: str) -> str:
     return root
 
 
-def titles(value: dict[str, str]) -> dict[str, str]:
+def check_document_titles(value: dict[str, str]) -> dict[str, str]:
     """Check a table of document titles: a code "value,scheme", and findings as `radclipd labels add` takes them."""
     for title, said in value.items():
         if not re.fullmatch(r"[^,\s]+,[^,\s]+", title):
             raise ValueError(f'{title!r} is not a code "value,scheme" such as "113000,DCM"')
-        findings_said(said.split(","))
+        parse_findings(said.split(","))
     return value
 
 
-AeTitle = Annotated[str, AfterValidator(ae_title)]
-OptionalAeTitle = Annotated[str, AfterValidator(optional_ae_title)]
-AeTitles = Annotated[tuple[AeTitle, ...], NoDecode, BeforeValidator(listed)]
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)]
+AeTitle = Annotated[str, AfterValidator(check_ae_title)]
+OptionalAeTitle = Annotated[str, AfterValidator(check_optional_ae_title)]
+AeTitles = Annotated[tuple[AeTitle, ...], NoDecode, BeforeValidator(split_list)]
+StringTuple = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Whole = Annotated[int, Field(ge=1)]
+PositiveInteger = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-AbsolutePath = Annotated[Path, AfterValidator(absolute)]
+AbsolutePath = Annotated[Path, AfterValidator(check_absolute)]

@@ -14,45 +14,45 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from adapters.datasets.pictures import PICTURES
+from adapters.datasets.pictures import PICTURE_SUFFIXES
 from pipeline.domain import FINDINGS
-from pipeline.errors import Refused
+from pipeline.errors import PermanentError
 
-TABLES = ("Data_Entry_2017*.csv", "Data_Entry_2017*.csv.gz", "labels.csv", "labels.csv.gz")
+TABLE_PATTERNS = ("Data_Entry_2017*.csv", "Data_Entry_2017*.csv.gz", "labels.csv", "labels.csv.gz")
 """Names of a label table, best first; of several of one kind the last, so that the corrected one of 2020 comes before 2017's."""
 IMAGE, LABELS, PATIENT = "Image Index", "Finding Labels", "Patient ID"
 FOLLOW_UP, AGE, SEX, VIEW = "Follow-up #", "Patient Age", "Patient Gender", "View Position"
-NEEDED = (IMAGE, LABELS, PATIENT)
+REQUIRED_COLUMNS = (IMAGE, LABELS, PATIENT)
 NO_FINDING = "No Finding"
-NAME = re.compile(r"^(\d{8})_(\d{3})$")
+FILE_STEM = re.compile(r"^(\d{8})_(\d{3})$")
 """A file's stem: patient and follow-up number."""
 OLDEST = 120
 """Years. The table holds ages of up to 414: slips of the pen, so unknown."""
 POOL_LIST, TEST_LIST = "train_val_list.txt", "test_list.txt"
-UNITS = {"Y": 1.0, "M": 12.0, "W": 365.25 / 7, "D": 365.25}
+UNITS_PER_YEAR = {"Y": 1.0, "M": 12.0, "W": 365.25 / 7, "D": 365.25}
 """Parts of a year, as in DICOM's AS (PS3.5 section 6.2)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class NihRow:
     """One line of the label table."""
 
-    image: str  # file name
+    file_name: str  # file name
     findings: frozenset[str]
     patient: str  # eight digits where it is a number
     follow_up: int = 0
     age: float | None = None  # years
     sex: str = ""  # "M", "F" or ""
     view: str = ""  # "PA", "AP" or ""
-    extent: tuple[float, float] | None = None  # mm, height and width of the original film, where the table says it
+    size_mm: tuple[float, float] | None = None  # mm, height and width of the original film, where the table says it
 
 
 @dataclass(frozen=True, slots=True)
-class Collection:
+class NihCollection:
     """A folder's films: rows that have a file, in the table's order, and what did not fit together."""
 
     table: Path
-    rows: Sequence[Row]
+    rows: Sequence[NihRow]
     files: Sequence[Path]
     without_file: int = 0
     without_row: int = 0
@@ -61,105 +61,112 @@ class Collection:
 
 def find_table(folder: Path) -> Path | None:
     """Return the label table of a folder, in it or one level below; None where there is none."""
-    for pattern in TABLES:
+    for pattern in TABLE_PATTERNS:
         if found := sorted([*folder.glob(pattern), *folder.glob(f"*/{pattern}")]):
             return found[-1]
     return None
 
 
-def read_collection(folder: Path) -> Collection:
-    """Read table, files and lists of a folder. Refused where one of them is missing or says what cannot be."""
+def read_collection(folder: Path) -> NihCollection:
+    """Read table, files and lists of a folder. PermanentError where one of them is missing or says what cannot be."""
     if not folder.is_dir():
-        raise Refused(f"{folder} is no folder", hint="name the folder that holds the films and their label table")
+        raise PermanentError(f"{folder} is no folder", hint="name the folder that holds the films and their label table")
     table = find_table(folder)
     if table is None:
-        raise Refused(f"no label table in {folder}", hint="put Data_Entry_2017_v2020.csv (or its .gz, or labels.csv) into it")
-    rows, files = read_table(table), _files(folder)
-    paired = [(row, files[row.image]) for row in rows if row.image in files]
+        raise PermanentError(
+            f"no label table in {folder}", hint="put Data_Entry_2017_v2020.csv (or its .gz, or labels.csv) into it"
+        )
+    rows, files = read_table(table), _find_pictures(folder)
+    paired = [(row, files[row.file_name]) for row in rows if row.file_name in files]
     if not paired:
-        raise Refused(f"none of the {len(rows)} films of {table.name} lies in {folder}", hint="unpack the images_*.tar.gz into it")
-    return Collection(
+        raise PermanentError(
+            f"none of the {len(rows)} films of {table.name} lies in {folder}", hint="unpack the images_*.tar.gz into it"
+        )
+    return NihCollection(
         table=table,
         rows=[row for row, _ in paired],
         files=[file for _, file in paired],
         without_file=len(rows) - len(paired),
         without_row=len(files) - len(paired),
-        lists=_lists(folder),
+        lists=_read_lists(folder),
     )
 
 
-def read_table(path: Path) -> list[Row]:
-    """Read a label table, plain or gzip. Refused with row, column and value for what cannot be read, or stands there twice."""
-    reader = csv.reader(_lines(path))
+def read_table(path: Path) -> list[NihRow]:
+    """Read a label table, plain or gzip. PermanentError with row, column and value for what cannot be read, or stands there
+    twice."""
+    reader = csv.reader(_read_lines(path))
     columns = {name.strip(): place for place, name in reversed(list(enumerate(next(reader, []))))}
-    if absent := [name for name in NEEDED if name not in columns]:
-        raise Refused(f"{path.name} has no column {absent[0]!r}", hint=f"its first line must name {', '.join(NEEDED)}")
-    rows = [_row(values, columns, f"{path.name}, line {reader.line_num}") for values in reader if any(values)]
+    if absent := [name for name in REQUIRED_COLUMNS if name not in columns]:
+        raise PermanentError(
+            f"{path.name} has no column {absent[0]!r}", hint=f"its first line must name {', '.join(REQUIRED_COLUMNS)}"
+        )
+    rows = [_parse_row(values, columns, f"{path.name}, line {reader.line_num}") for values in reader if any(values)]
     seen: set[str] = set()
     for row in rows:
-        if row.image in seen:
-            raise Refused(f"{path.name} lists {row.image} twice", hint="keep one of the two rows")
-        seen.add(row.image)
+        if row.file_name in seen:
+            raise PermanentError(f"{path.name} lists {row.file_name} twice", hint="keep one of the two rows")
+        seen.add(row.file_name)
     return rows
 
 
-def _lines(path: Path) -> list[str]:
+def _read_lines(path: Path) -> list[str]:
     try:
         content = path.read_bytes()
         return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig").splitlines()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise Refused(f"{path} cannot be read as a table", hint="is it whole? it is UTF-8 text, plain or gzip") from error
+        raise PermanentError(f"{path} cannot be read as a table", hint="is it whole? it is UTF-8 text, plain or gzip") from error
 
 
-def _row(values: Sequence[str], columns: dict[str, int], place: str) -> Row:
+def _parse_row(values: Sequence[str], columns: dict[str, int], place: str) -> NihRow:
     def of(name: str) -> str:
         column = columns.get(name)
         return values[column].strip() if column is not None and column < len(values) else ""
 
     image, patient = of(IMAGE), of(PATIENT)
     if not image or not patient:
-        raise Refused(f"{place}: no {IMAGE if not image else PATIENT}", hint="every row names a film and a patient")
-    named = NAME.match(Path(image).stem)
+        raise PermanentError(f"{place}: no {IMAGE if not image else PATIENT}", hint="every row names a film and a patient")
+    named = FILE_STEM.match(Path(image).stem)
     follow_up = of(FOLLOW_UP) or (named.group(2) if named else "0")
-    return Row(
-        image=image,
-        findings=findings_of(of(LABELS), place),
+    return NihRow(
+        file_name=image,
+        findings=parse_findings(of(LABELS), place),
         patient=patient.zfill(8) if patient.isdigit() else patient,
         follow_up=int(follow_up) if follow_up.isdigit() else 0,
-        age=age_of(of(AGE)),
+        age=parse_age(of(AGE)),
         sex=of(SEX)[:1].upper() if of(SEX)[:1].upper() in ("M", "F") else "",
         view=of(VIEW).upper() if of(VIEW).upper() in ("PA", "AP") else "",
-        extent=_extent(values, columns),
+        size_mm=_parse_size(values, columns),
     )
 
 
-def findings_of(words: str, place: str) -> frozenset[str]:
-    """Return the findings of A|B; empty for No Finding. Refused, naming the place, for what is neither."""
-    named = [word.strip().replace(" ", "_") for word in words.split("|") if word.strip()]
+def parse_findings(text: str, place: str) -> frozenset[str]:
+    """Return the findings of A|B; empty for No Finding. PermanentError, naming the place, for what is neither."""
+    named = [word.strip().replace(" ", "_") for word in text.split("|") if word.strip()]
     unknown = [word for word in named if word not in FINDINGS and word != NO_FINDING.replace(" ", "_")]
     if unknown or not named:
-        raise Refused(
+        raise PermanentError(
             f"{place}, column {LABELS!r}: {unknown[0] if unknown else 'nothing'} is no finding of ChestX-ray14",
             hint=f"write {NO_FINDING}, or findings joined by |: {', '.join(FINDINGS)}",
         )
     return frozenset(named) & frozenset(FINDINGS)
 
 
-def words_of(findings: frozenset[str]) -> str:
+def format_findings(findings: frozenset[str]) -> str:
     """Return findings as a label table writes them: A|B, or No Finding."""
     return "|".join(sorted(findings)) or NO_FINDING
 
 
-def age_of(words: str) -> float | None:
+def parse_age(text: str) -> float | None:
     """Return years for "58", "058Y", "011M"; None for what is absent, unreadable or above OLDEST."""
-    found = re.fullmatch(r"(\d{1,3})([YMWD]?)", words.strip().upper())
+    found = re.fullmatch(r"(\d{1,3})([YMWD]?)", text.strip().upper())
     if not found:
         return None
-    years = int(found.group(1)) / UNITS[found.group(2) or "Y"]
+    years = int(found.group(1)) / UNITS_PER_YEAR[found.group(2) or "Y"]
     return years if years <= OLDEST else None
 
 
-def _extent(values: Sequence[str], columns: dict[str, int]) -> tuple[float, float] | None:
+def _parse_size(values: Sequence[str], columns: dict[str, int]) -> tuple[float, float] | None:
     """Return height and width of the original in mm from the four columns whose names the commas have split."""
     places = [columns.get(name) for name in ("OriginalImage[Width", "Height]", "OriginalImagePixelSpacing[x", "y]")]
     try:
@@ -169,24 +176,26 @@ def _extent(values: Sequence[str], columns: dict[str, int]) -> tuple[float, floa
     return (height * y, width * x) if min(width, height, x, y) > 0 else None
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Return every picture by its name, however deep. Refused where two folders hold one name."""
+def _find_pictures(folder: Path) -> dict[str, Path]:
+    """Return every picture by its name, however deep. PermanentError where two folders hold one name."""
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in PICTURES or path.name.startswith("."):
+        if path.suffix.lower() not in PICTURE_SUFFIXES or path.name.startswith("."):
             continue
         if path.name in found:
-            raise Refused(
+            raise PermanentError(
                 f"{path.name} lies in {found[path.name].parent.name} and in {path.parent.name}", hint="keep one of the two files"
             )
         found[path.name] = path
     return found
 
 
-def _lists(folder: Path) -> dict[str, frozenset[str]]:
-    """Return the official lists. Refused where only one of the two is there."""
+def _read_lists(folder: Path) -> dict[str, frozenset[str]]:
+    """Return the official lists. PermanentError where only one of the two is there."""
     found = {name: path for name in (POOL_LIST, TEST_LIST) for path in (folder / name, *folder.glob(f"*/{name}")) if path.is_file()}
     if len(found) == 1:
         absent = TEST_LIST if POOL_LIST in found else POOL_LIST
-        raise Refused(f"{folder} holds {next(iter(found))} but no {absent}", hint="put both official lists into it, or neither")
+        raise PermanentError(
+            f"{folder} holds {next(iter(found))} but no {absent}", hint="put both official lists into it, or neither"
+        )
     return {name: frozenset(path.read_text(encoding="utf-8").split()) for name, path in found.items()}

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Protocol
 
 from adapters.datasets import nih
-from adapters.datasets.picture_studies import study_of_row
+from adapters.datasets.picture_studies import study_from_row
 from adapters.datasets.pictures import read_picture
-from adapters.simulator.truth import STUDY_UID, TRUTH
-from pipeline.errors import OutOfResources, Refused
+from adapters.simulator.truth import STUDY_UID, TRUTH_FILE
+from pipeline.errors import OutOfResources, PermanentError
 
 COLUMNS = (STUDY_UID, nih.IMAGE, nih.LABELS)
 
 
-class Archive(Protocol):
+class StudyArchive(Protocol):
     """Where studies can be sent: adapters.dicom.network.archive.DicomArchive."""
 
     def store(self, content: bytes) -> str:
@@ -26,7 +26,7 @@ class Archive(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Converted:
+class ConversionResult:
     """What became of a folder."""
 
     studies: int
@@ -42,9 +42,9 @@ def convert(
     *,
     limit: int | None = None,
     size: int | None = None,
-    archive: Archive | None = None,
-    advance: Callable[[int, int], None] = lambda done, total: None,
-) -> Converted:
+    archive: StudyArchive | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ConversionResult:
     """Write `out`/NIH-.../*.dcm and `out`/truth.csv; the same folder gives the same bytes again.
 
     `size` bounds the longer edge, pixels; `archive` gets every object as well; `advance` hears how many of how many are done.
@@ -57,22 +57,24 @@ def convert(
     for done, (row, file) in enumerate(zip(collection.rows[:total], collection.files[:total], strict=True), 1):
         try:
             picture = read_picture(file)
-        except Refused:
+        except PermanentError:
             unreadable.append(file.name)
             continue
         finally:
-            advance(done, total)
-        study = study_of_row(row, picture.fitted(size) if size else picture)
-        content = study.scans[0].content
-        _write(out / f"NIH-{row.patient}" / f"{Path(row.image).stem}.dcm", content)
+            on_progress(done, total)
+        study = study_from_row(row, picture.shrunk_to(size) if size else picture)
+        content = study.instances[0].content
+        _write_file(out / f"NIH-{row.patient}" / f"{Path(row.file_name).stem}.dcm", content)
         if archive is not None:
             archive.store(content)
-        truth.append((study.study_instance_uid, row.image, nih.words_of(row.findings)))
-    _write_truth(out / TRUTH, truth)
-    return Converted(len(truth), len(truth) if archive else 0, collection.without_file, collection.without_row, tuple(unreadable))
+        truth.append((study.study_instance_uid, row.file_name, nih.format_findings(row.findings)))
+    _write_truth(out / TRUTH_FILE, truth)
+    return ConversionResult(
+        len(truth), len(truth) if archive else 0, collection.without_file, collection.without_row, tuple(unreadable)
+    )
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write_file(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
@@ -85,4 +87,4 @@ def _write(path: Path, content: bytes) -> None:
 def _write_truth(path: Path, rows: list[tuple[str, str, str]]) -> None:
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([COLUMNS, *rows])
-    _write(path, table.getvalue().encode())
+    _write_file(path, table.getvalue().encode())

@@ -11,9 +11,9 @@ from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
 from adapters.simulator.raster import Field
-from pipeline.errors import Refused
+from pipeline.errors import PermanentError
 
-PICTURES = {".png", ".jpg", ".jpeg"}
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 
 Grey = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
@@ -22,26 +22,28 @@ Grey = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 class Picture:
     """Grey levels as the file has them: uint8 or uint16 [H, W], bone bright. Colour became luminance, alpha was dropped."""
 
-    stored: Grey
+    stored_values: Grey
 
     @property
     def bits(self) -> int:
         """8 or 16."""
-        return 8 * self.stored.itemsize
+        return 8 * self.stored_values.itemsize
 
     @property
     def brightness(self) -> Field:
         """Return float32 [H, W] in 0..1."""
-        return np.asarray(self.stored, dtype=np.float32) / np.float32((1 << self.bits) - 1)
+        return np.asarray(self.stored_values, dtype=np.float32) / np.float32((1 << self.bits) - 1)
 
-    def fitted(self, size: int) -> Picture:
+    def shrunk_to(self, size: int) -> Picture:
         """Return the picture with its longer edge `size` pixels, antialiased, never larger than it is; the bits stay."""
-        height, width = self.stored.shape
+        height, width = self.stored_values.shape
         if max(height, width) <= size:
             return self
         edges = max(1, round(width * size / max(height, width))), max(1, round(height * size / max(height, width)))
-        levels = PillowImage.fromarray(np.asarray(self.stored, dtype=np.float32)).resize(edges, PillowImage.Resampling.BICUBIC)
-        return Picture(np.clip(np.rint(np.asarray(levels)), 0, (1 << self.bits) - 1).astype(self.stored.dtype))
+        levels = PillowImage.fromarray(np.asarray(self.stored_values, dtype=np.float32)).resize(
+            edges, PillowImage.Resampling.BICUBIC
+        )
+        return Picture(np.clip(np.rint(np.asarray(levels)), 0, (1 << self.bits) - 1).astype(self.stored_values.dtype))
 
 
 def read_picture(path: Path) -> Picture:
@@ -52,4 +54,4 @@ def read_picture(path: Path) -> Picture:
                 return Picture(np.clip(np.asarray(opened), 0, 65535).astype(np.uint16))
             return Picture(np.asarray(opened.convert("L"), dtype=np.uint8))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
-        raise Refused(f"{path.name} is not a picture that can be read", hint="replace the file, or take it away") from error
+        raise PermanentError(f"{path.name} is not a picture that can be read", hint="replace the file, or take it away") from error

@@ -11,11 +11,11 @@ from typing import Protocol
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from adapters.demo.embedded_archive import RADIOGRAPHS, EmbeddedArchive
+from adapters.demo.embedded_archive import RADIOGRAPH_MODALITIES, EmbeddedArchive
 from adapters.demo.installation import AE_TITLE
 from adapters.demo.loopback import LOOPBACK
 from adapters.demo.orthanc import OrthancServer
-from pipeline.errors import ArchiveUnreachable, CannotStart
+from pipeline.errors import ArchiveUnreachable, FatalError
 from pipeline.rules import OWN_MODEL_NAME
 
 
@@ -29,82 +29,82 @@ class HospitalArchive(Protocol):
         """Its DICOM port on the loopback."""
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Where a person can look at it."""
 
-    def take(self, study_instance_uid: str, files: list[bytes]) -> None:
+    def store_study(self, study_instance_uid: str, files: list[bytes]) -> None:
         """Take in a study; it goes on to radclipd by the archive's own doing."""
 
-    def films(self, study_instance_uid: str) -> list[bytes]:
+    def fetch_radiographs(self, study_instance_uid: str) -> list[bytes]:
         """Return the radiographs of a study as DICOM files."""
 
-    def file(self, study_instance_uid: str, document: bytes) -> None:
+    def store_document(self, study_instance_uid: str, document: bytes) -> None:
         """File a document in a study that is there; it goes on to radclipd by the archive's own doing."""
 
-    def reports(self, study_instance_uid: str) -> list[bytes]:
+    def fetch_reports(self, study_instance_uid: str) -> list[bytes]:
         """Return radclipd's SRs of a study as DICOM files."""
 
     def stop(self) -> None:
         """Stop it."""
 
 
-class OrthancArchive:
-    """Orthanc with `deploy/orthanc/radclipd.lua`: it forwards by itself. CannotStart where it cannot be had."""
+class OrthancHospitalArchive:
+    """Orthanc with `deploy/orthanc/radclipd.lua`: it forwards by itself. FatalError where it cannot be had."""
 
     def __init__(self, folder: Path, *, radclipd_port: int) -> None:
-        self._server = OrthancServer(folder, radclipd_port=radclipd_port, changes={"Radclipd": {"FirstWait": 2}})
+        self._server = OrthancServer(folder, radclipd_port=radclipd_port, overrides={"Radclipd": {"FirstWait": 2}})
         self._server.start()
-        self.ae_title, self.port, self.place = (
+        self.ae_title, self.port, self.location = (
             self._server.ae_title,
             self._server.dicom_port,
             f"{self._server.url}/app/explorer.html",
         )
 
-    def take(self, study_instance_uid: str, files: list[bytes]) -> None:
+    def store_study(self, study_instance_uid: str, files: list[bytes]) -> None:
         for content in files:
             self._server.upload(content)
 
-    def films(self, study_instance_uid: str) -> list[bytes]:
-        found = [self._server.instances(study_instance_uid, modality) for modality in sorted(RADIOGRAPHS)]
+    def fetch_radiographs(self, study_instance_uid: str) -> list[bytes]:
+        found = [self._server.find_instances(study_instance_uid, modality) for modality in sorted(RADIOGRAPH_MODALITIES)]
         return [self._server.download(instance) for instances in found for instance in instances]
 
-    def file(self, study_instance_uid: str, document: bytes) -> None:
+    def store_document(self, study_instance_uid: str, document: bytes) -> None:
         self._server.upload(document)
 
-    def reports(self, study_instance_uid: str) -> list[bytes]:
-        found = [self._server.download(instance) for instance in self._server.instances(study_instance_uid, "SR")]
-        return [content for content in found if _ours(content)]
+    def fetch_reports(self, study_instance_uid: str) -> list[bytes]:
+        found = [self._server.download(instance) for instance in self._server.find_instances(study_instance_uid, "SR")]
+        return [content for content in found if _is_own_report(content)]
 
     def stop(self) -> None:
         self._server.stop()
 
 
-class OwnArchive:
+class EmbeddedHospitalArchive:
     """The embedded archive: it forwards each study when all of it has been taken in."""
 
     def __init__(self, folder: Path, *, radclipd_port: int) -> None:
         self._archive = EmbeddedArchive(folder / "storage")
         self._radclipd_port = radclipd_port
-        self.ae_title, self.port, self.place = self._archive.ae_title, self._archive.port, str(self._archive.folder)
+        self.ae_title, self.port, self.location = self._archive.ae_title, self._archive.port, str(self._archive.folder)
 
-    def take(self, study_instance_uid: str, files: list[bytes]) -> None:
+    def store_study(self, study_instance_uid: str, files: list[bytes]) -> None:
         for content in files:
-            self._archive.keep(content)
-        self._forward(study_instance_uid, RADIOGRAPHS)
+            self._archive.store(content)
+        self._forward_study(study_instance_uid, RADIOGRAPH_MODALITIES)
 
-    def films(self, study_instance_uid: str) -> list[bytes]:
-        found = [path.read_bytes() for path in self._archive.files_of(study_instance_uid)]
-        return [content for content in found if _head(content).get("Modality") in RADIOGRAPHS]
+    def fetch_radiographs(self, study_instance_uid: str) -> list[bytes]:
+        found = [path.read_bytes() for path in self._archive.list_files(study_instance_uid)]
+        return [content for content in found if _read_header(content).get("Modality") in RADIOGRAPH_MODALITIES]
 
-    def file(self, study_instance_uid: str, document: bytes) -> None:
-        self._archive.keep(document)
-        self._forward(study_instance_uid, {_head(document).Modality})
+    def store_document(self, study_instance_uid: str, document: bytes) -> None:
+        self._archive.store(document)
+        self._forward_study(study_instance_uid, {_read_header(document).Modality})
 
-    def reports(self, study_instance_uid: str) -> list[bytes]:
-        found = [path.read_bytes() for path in self._archive.files_of(study_instance_uid)]
-        return [content for content in found if _ours(content)]
+    def fetch_reports(self, study_instance_uid: str) -> list[bytes]:
+        found = [path.read_bytes() for path in self._archive.list_files(study_instance_uid)]
+        return [content for content in found if _is_own_report(content)]
 
-    def _forward(self, study_instance_uid: str, modalities: Set[str]) -> None:
+    def _forward_study(self, study_instance_uid: str, modalities: Set[str]) -> None:
         forward = partial(self._archive.forward, host=LOOPBACK, port=self._radclipd_port, ae_title=AE_TITLE)
         try:
             accepted = forward(study_instance_uid, modalities=modalities)
@@ -117,12 +117,12 @@ class OwnArchive:
         self._archive.stop()
 
 
-def _ours(content: bytes) -> bool:
-    head = _head(content)
+def _is_own_report(content: bytes) -> bool:
+    head = _read_header(content)
     return (head.get("Modality"), head.get("ManufacturerModelName")) == ("SR", OWN_MODEL_NAME)
 
 
-def _head(content: bytes) -> Dataset:
+def _read_header(content: bytes) -> Dataset:
     return dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=["Modality", "ManufacturerModelName"])
 
 
@@ -130,9 +130,9 @@ def open_archive(folder: Path, *, radclipd_port: int, embedded: bool) -> tuple[H
     """Start an archive; return it and, in words, what it is: where it is not Orthanc, why."""
     if not embedded:
         try:
-            return OrthancArchive(folder, radclipd_port=radclipd_port), "Orthanc"
-        except CannotStart as error:
+            return OrthancHospitalArchive(folder, radclipd_port=radclipd_port), "Orthanc"
+        except FatalError as error:
             reason = str(error).splitlines()[0]
     else:
         reason = "asked for"
-    return OwnArchive(folder, radclipd_port=radclipd_port), f"the EMBEDDED archive, not Orthanc ({reason})"
+    return EmbeddedHospitalArchive(folder, radclipd_port=radclipd_port), f"the EMBEDDED archive, not Orthanc ({reason})"

@@ -26,11 +26,11 @@ from adapters.simulator.header import uid
 from pipeline.domain import FINDINGS, Decision
 
 PERSON = CodedConcept("121006", "DCM", "Person")
-STATION = "Reading Station"
+MODEL_NAME = "Reading Station"
 SERIES_NUMBER = 900
 
 
-def dictated(film: bytes, present: Set[str], *, reader: str) -> bytes:
+def build_dictated_sr(film: bytes, present: Set[str], *, reader: str) -> bytes:
     """Return the DICOM file of the report of one reader on the study of a film: each of FINDINGS present or absent.
 
     `reader`: a person's name, PN. The same film gives the same UIDs. ReportImpossible where the film's header cannot be read.
@@ -40,7 +40,7 @@ def dictated(film: bytes, present: Set[str], *, reader: str) -> bytes:
         warnings.simplefilter("ignore")  # a library's doubts about a name quote the name
         document = ComprehensiveSR(
             evidence=[evidence],
-            content=_content(evidence, present, reader)[0],
+            content=_build_measurement_report(evidence, present, reader)[0],
             series_instance_uid=uid("dictated", evidence.SOPInstanceUID, "series"),
             series_number=SERIES_NUMBER,
             sop_instance_uid=uid("dictated", evidence.SOPInstanceUID),
@@ -51,26 +51,26 @@ def dictated(film: bytes, present: Set[str], *, reader: str) -> bytes:
             series_description="Radiologist's findings",
             specific_character_set=UTF_8,
         )
-        document.ManufacturerModelName = STATION
+        document.ManufacturerModelName = MODEL_NAME
         whole = BytesIO()
         document.save_as(whole, enforce_file_format=True)
     return whole.getvalue()
 
 
-def _content(evidence: Dataset, present: Set[str], reader: str) -> MeasurementReport:
+def _build_measurement_report(evidence: Dataset, present: Set[str], reader: str) -> MeasurementReport:
     person = ObserverContext(PERSON, PersonObserverIdentifyingAttributes(name=reader))
     return MeasurementReport(
         observation_context=ObservationContext(observer_person_context=person),
         procedure_reported=codes.IMAGING_PROCEDURE,
-        imaging_measurements=[_group(evidence, finding, finding in present) for finding in FINDINGS],
+        imaging_measurements=[_build_finding_group(evidence, finding, finding in present) for finding in FINDINGS],
         referenced_images=[evidence],
     )
 
 
-def _group(evidence: Dataset, finding: str, there: bool) -> MeasurementsAndQualitativeEvaluations:
+def _build_finding_group(evidence: Dataset, finding: str, present: bool) -> MeasurementsAndQualitativeEvaluations:
     """TID 1501 for one finding."""
     concept = codes.finding_codes()[finding].concept
-    decision = Decision.PRESENT if there else Decision.ABSENT
+    decision = Decision.PRESENT if present else Decision.ABSENT
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=uid("dictated", evidence.SOPInstanceUID, finding), identifier=finding),
         finding_type=concept,

@@ -15,7 +15,7 @@ from adapters.dicom.image import part10
 from adapters.dicom.network.archive import STUDY_ROOT_FIND, VERIFICATION
 from pipeline.rules import OWN_MODEL_NAME
 
-RADIOGRAPHS = {"CR", "DX"}
+RADIOGRAPH_MODALITIES = {"CR", "DX"}
 SUCCESS, PENDING, CANNOT_UNDERSTAND = 0x0000, 0xFF00, 0xC000
 
 
@@ -26,9 +26,9 @@ class EmbeddedArchive:
         self.folder, self.ae_title = folder, ae_title
         self._files: dict[str, dict[str, Path]] = {}  # study -> SOP Instance UID -> file
         self._lock = threading.Lock()
-        self._server = self._start(port)
+        self._server = self._start_server(port)
 
-    def _start(self, port: int) -> ThreadedAssociationServer:
+    def _start_server(self, port: int) -> ThreadedAssociationServer:
         ae = AE(self.ae_title)
         ae.maximum_pdu_size = 0
         for context in AllStoragePresentationContexts:
@@ -50,7 +50,7 @@ class EmbeddedArchive:
         """Stop listening; the files stay."""
         self._server.shutdown()
 
-    def keep(self, content: bytes) -> str:
+    def store(self, content: bytes) -> str:
         """Keep a DICOM file, as an upload would; return its SOP Instance UID."""
         header = part10.read_header(*part10.split_file(content))
         path = self.folder / f"{header.sop_instance_uid}.dcm"
@@ -59,17 +59,19 @@ class EmbeddedArchive:
             self._files.setdefault(header.study_instance_uid, {})[header.sop_instance_uid] = path
         return header.sop_instance_uid
 
-    def files_of(self, study_instance_uid: str) -> list[Path]:
+    def list_files(self, study_instance_uid: str) -> list[Path]:
         """Return the files of a study."""
         with self._lock:
             return list(self._files.get(study_instance_uid, {}).values())
 
-    def forward(self, study_instance_uid: str, *, host: str, port: int, ae_title: str, modalities: Set[str] = RADIOGRAPHS) -> int:
+    def forward(
+        self, study_instance_uid: str, *, host: str, port: int, ae_title: str, modalities: Set[str] = RADIOGRAPH_MODALITIES
+    ) -> int:
         """C-STORE the instances of a study that are of these modalities; return how many were accepted. ConnectionError.
 
         What radclipd made never goes.
         """
-        found = [dcmread(path) for path in self.files_of(study_instance_uid)]
+        found = [dcmread(path) for path in self.list_files(study_instance_uid)]
         found = [one for one in found if one.Modality in modalities and one.get("ManufacturerModelName") != OWN_MODEL_NAME]
         if not found:
             return 0
@@ -85,7 +87,7 @@ class EmbeddedArchive:
 
     def _on_store(self, event: evt.Event) -> int:
         try:
-            self.keep(event.encoded_dataset())
+            self.store(event.encoded_dataset())
         except Exception:  # whatever it was: the sender must not hear Success
             return CANNOT_UNDERSTAND
         return SUCCESS
@@ -93,7 +95,7 @@ class EmbeddedArchive:
     def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
         """Study level (PS3.4 C.6.2.1), by StudyInstanceUID."""
         wanted = str(event.identifier.get("StudyInstanceUID", ""))
-        found = self.files_of(wanted)
+        found = self.list_files(wanted)
         if found:
             answer = Dataset()
             answer.QueryRetrieveLevel, answer.StudyInstanceUID = "STUDY", wanted

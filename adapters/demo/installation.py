@@ -11,15 +11,15 @@ from pathlib import Path
 
 from adapters.cli.settings import command_line
 from adapters.demo.loopback import LOOPBACK
-from pipeline.errors import CannotStart, Refused
+from pipeline.errors import FatalError, PermanentError
 
 AE_TITLE = "RADCLIPD"
-DAEMON = "run"
+DAEMON_VERB = "run"
 STOP_SECONDS = 45.0
-OF_OTHERS = ("RADCLIPD_", "LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
+FOREIGN_ENVIRONMENT_PREFIXES = ("RADCLIPD_", "LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
 """Environment that is meant for another radclipd or service, not for this one."""
 
-CONFIGURATION = """\
+CONFIGURATION_TEMPLATE = """\
 # Written by radclipd demo. Every key is explained in deploy/radclipd.toml.
 
 [listener]
@@ -62,7 +62,7 @@ format = "json"
 """
 
 
-class Installation:
+class DemoInstallation:
     """One radclipd: `folder` holds its configuration, catalog, images, model versions and log."""
 
     def __init__(self, folder: Path, *, port: int, archive_ae_title: str, archive_port: int) -> None:
@@ -72,7 +72,7 @@ class Installation:
         for name in ("images", "models"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         self.configuration.write_text(
-            CONFIGURATION.format(
+            CONFIGURATION_TEMPLATE.format(
                 loopback=LOOPBACK,
                 port=port,
                 ae_title=AE_TITLE,
@@ -90,45 +90,45 @@ class Installation:
     @property
     def pid(self) -> int | None:
         """Process id of the daemon while it runs."""
-        return self._processes[DAEMON].pid if DAEMON in self._processes else None
+        return self._processes[DAEMON_VERB].pid if DAEMON_VERB in self._processes else None
 
-    def verb(self, *words: str) -> str:
-        """Run a verb to its end; return what it printed. Refused with its own last words where it fails."""
-        return self.said_by(*words)[0]
+    def run_verb(self, *words: str) -> str:
+        """Run a verb to its end; return what it printed. PermanentError with its own last words where it fails."""
+        return self.run_verb_with_stderr(*words)[0]
 
-    def said_by(self, *words: str) -> tuple[str, str]:
-        """Run a verb to its end; return what it printed, and what it said beside that. Refused where it fails."""
-        done = subprocess.run([*command_line(self.configuration), *words], capture_output=True, text=True, env=_environment())
+    def run_verb_with_stderr(self, *words: str) -> tuple[str, str]:
+        """Run a verb to its end; return what it printed, and what it said beside that. PermanentError where it fails."""
+        done = subprocess.run([*command_line(self.configuration), *words], capture_output=True, text=True, env=_build_environment())
         if done.returncode:
             said = (done.stderr or done.stdout).strip().splitlines()[-3:]
-            raise Refused(f"radclipd {' '.join(words)} ended with {done.returncode}: {' '.join(said)}")
+            raise PermanentError(f"radclipd {' '.join(words)} ended with {done.returncode}: {' '.join(said)}")
         return done.stdout.strip(), done.stderr.strip()
 
     def start(self) -> None:
         """Start `radclipd run`. Its listening port is open as soon as it runs; who calls earlier is refused."""
-        self._start(DAEMON)
+        self._start_process(DAEMON_VERB)
 
     def start_worker(self, kind: str) -> int:
         """Start one more worker beside those of the daemon; return its process id."""
-        return self._start(f"work {kind}").pid
+        return self._start_process(f"work {kind}").pid
 
-    def _start(self, words: str) -> subprocess.Popen[bytes]:
+    def _start_process(self, words: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             self._processes[words] = subprocess.Popen(
                 [*command_line(self.configuration), *words.split()],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env=_environment(),
+                env=_build_environment(),
                 start_new_session=True,  # a Ctrl-C in the terminal is ours to handle
             )
         return self._processes[words]
 
     def require_alive(self) -> None:
-        """Raise CannotStart when the daemon, or a worker, has ended."""
+        """Raise FatalError when the daemon, or a worker, has ended."""
         for words, process in self._processes.items():
             if process.poll() is not None:
-                raise CannotStart(f"radclipd {words} ended with {process.returncode}", hint=f"see {self.log}")
+                raise FatalError(f"radclipd {words} ended with {process.returncode}", hint=f"see {self.log}")
 
     def stop(self) -> None:
         """Ask the daemon and the workers to stop and wait; kill them, and whatever they started, if they do not."""
@@ -137,14 +137,14 @@ class Installation:
             process.terminate()
         deadline = time.monotonic() + STOP_SECONDS
         for process in processes.values():
-            _end(process, deadline)
+            _wait_or_kill(process, deadline)
 
-    def last_words(self, count: int) -> list[str]:
+    def read_log_tail(self, count: int) -> list[str]:
         """Return the last lines of the daemon's log."""
         return self.log.read_text(errors="replace").splitlines()[-count:] if self.log.exists() else []
 
 
-def _end(process: subprocess.Popen[bytes], deadline: float) -> None:
+def _wait_or_kill(process: subprocess.Popen[bytes], deadline: float) -> None:
     """Wait until a process that was asked to stop has ended, and all of its session; at the deadline kill it."""
     try:
         process.wait(max(0.0, deadline - time.monotonic()))
@@ -156,5 +156,5 @@ def _end(process: subprocess.Popen[bytes], deadline: float) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(OF_OTHERS)}
+def _build_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN_ENVIRONMENT_PREFIXES)}

@@ -12,109 +12,120 @@ from typing import Any, TypeVar
 
 from pydicom import dcmread
 
-from adapters.demo.dictated_sr import dictated
-from adapters.demo.simulated_reader import INVENTED, MISSED, Reader, mistakes
-from adapters.demo.state import Demo, Failed
-from adapters.demo.steps import LOOK_SECONDS, PATIENCE_SECONDS, keep_scores, require_no_quarantine
+from adapters.demo.dictated_sr import build_dictated_sr
+from adapters.demo.simulated_reader import FALSE_POSITIVE_RATE, MISS_RATE, SimulatedReader, count_wrong_statements
+from adapters.demo.state import DemoFailed, DemoState
+from adapters.demo.steps import POLL_SECONDS, STALL_TIMEOUT_SECONDS, raise_if_quarantined, record_scores
 from adapters.label_csv.columns import ASKED_BECAUSE, STUDY
 from pipeline.domain import FINDINGS, VersionState
 from pipeline.rules import FRONTAL_VIEWS, MONITORING
 
-READ_SHARE, ROUNDS = 1 / 3, 3
+READ_SHARE, READING_SESSIONS = 1 / 3, 3
 """How much of the archive the radiologist reads, in how many sittings: what was read tells the worklist what is still rare."""
-AFTER = "after learning"
+AFTER_LEARNING = "after learning"
 
-Seen = TypeVar("Seen")
+PolledValue = TypeVar("PolledValue")
 
 
-def read_studies(demo: Demo) -> None:
+def read_studies(demo: DemoState) -> None:
     """Let a simulated radiologist label what the worklist asks for: by a table, and one study by an SR to the archive."""
     if not demo.truths:
-        demo.say("Nobody can play the radiologist: nothing says what these films really show.")
+        demo.print_line("Nobody can play the radiologist: nothing says what these films really show.")
         return
-    reader = Reader(seed=demo.options.seed)
-    demo.say("The radiologist is simulated, and looks at the hidden truth; but misses")
-    demo.say(f"{MISSED:.0%} of the findings that are there and sees {INVENTED:.0%} of those that are not.")
-    for number, count in enumerate(sittings(len(demo.reports)), 1):
-        _sit(demo, reader, number, count)
-    statements, wrong = len(demo.said) * len(FINDINGS), mistakes(demo.said, demo.truths)
+    reader = SimulatedReader(seed=demo.options.seed)
+    demo.print_line("The radiologist is simulated, and looks at the hidden truth; but misses")
+    demo.print_line(f"{MISS_RATE:.0%} of the findings that are there and sees {FALSE_POSITIVE_RATE:.0%} of those that are not.")
+    for number, count in enumerate(studies_per_session(len(demo.reports)), 1):
+        _hold_reading_session(demo, reader, number, count)
+    statements, wrong = len(demo.reader_findings) * len(FINDINGS), count_wrong_statements(demo.reader_findings, demo.truths)
     share = f" ({wrong / statements:.1%})" if statements else ""
-    demo.say(
-        f"{len(demo.said)} of {len(demo.reports)} studies were read: {statements} statements, of which {wrong}{share} are wrong"
+    demo.print_line(
+        f"{len(demo.reader_findings)} of {len(demo.reports)} studies were read: "
+        f"{statements} statements, of which {wrong}{share} are wrong"
     )
 
 
-def sittings(studies: int) -> list[int]:
+def studies_per_session(studies: int) -> list[int]:
     """How many studies are read at each sitting."""
     wanted = round(READ_SHARE * studies)
-    sittings = max(1, min(ROUNDS, wanted // len(FINDINGS)))
+    sittings = max(1, min(READING_SESSIONS, wanted // len(FINDINGS)))
     return [wanted // sittings + (number < wanted % sittings) for number in range(sittings)] if wanted else []
 
 
-def _sit(demo: Demo, reader: Reader, number: int, count: int) -> None:
+def _hold_reading_session(demo: DemoState, reader: SimulatedReader, number: int, count: int) -> None:
     asked, answered = (demo.folder / f"{name}-{number}.csv" for name in ("worklist", "labels"))
-    wanted = _worklist(demo, count, asked)
+    wanted = _request_worklist(demo, count, asked)
     truths = demo.truths
-    said = {one[STUDY]: reader.read(one[STUDY], truths[one[STUDY]]) for one in wanted}
+    said = {one[STUDY]: reader.read_study(one[STUDY], truths[one[STUDY]]) for one in wanted}
     by_table = dict(said)
     learnt = [one[STUDY] for one in wanted if one[ASKED_BECAUSE] != MONITORING]
     if number == 1 and learnt:
-        _dictate(demo, reader, learnt[0], by_table.pop(learnt[0]))
+        _send_dictated_sr(demo, reader, learnt[0], by_table.pop(learnt[0]))
     if by_table:
-        reader.fill_in(asked, answered, by_table)
-        demo.say(f"radclipd labels import {answered.name}: {demo.installed.verb('labels', 'import', str(answered))}")
-    demo.said |= said
+        reader.fill_in_table(asked, answered, by_table)
+        demo.print_line(f"radclipd labels import {answered.name}: {demo.installation.run_verb('labels', 'import', str(answered))}")
+    demo.reader_findings |= said
 
 
-def _worklist(demo: Demo, count: int, path: Path) -> list[dict[str, Any]]:
+def _request_worklist(demo: DemoState, count: int, path: Path) -> list[dict[str, Any]]:
     """Have radclipd write a table to fill in; return what it asks for, and why."""
-    asked: list[dict[str, Any]] = json.loads(demo.installed.verb("worklist", "--n", str(count), "--csv", str(path), "--json"))
+    asked: list[dict[str, Any]] = json.loads(
+        demo.installation.run_verb("worklist", "--n", str(count), "--csv", str(path), "--json")
+    )
     reasons = Counter(one[ASKED_BECAUSE] for one in asked)
-    demo.say(f"radclipd worklist --n {count}: " + ", ".join(f"{times} for {reason}" for reason, times in reasons.most_common()))
-    numbers = {sent.study_instance_uid: sent.number for sent in demo.sent}
+    demo.print_line(
+        f"radclipd worklist --n {count}: " + ", ".join(f"{times} for {reason}" for reason, times in reasons.most_common())
+    )
+    numbers = {sent.study_instance_uid: sent.number for sent in demo.sent_studies}
     of_each = {one[ASKED_BECAUSE]: one for one in asked}
-    for reason, one in of_each.items() if not demo.said else ():
-        demo.say(f"  study {numbers[one[STUDY]]}, {reason}: {one['detail']}")
+    for reason, one in of_each.items() if not demo.reader_findings else ():
+        demo.print_line(f"  study {numbers[one[STUDY]]}, {reason}: {one['detail']}")
     truths = demo.truths
     return [one for one in asked if one[STUDY] in truths]
 
 
-def _dictate(demo: Demo, reader: Reader, study: str, present: frozenset[str]) -> None:
+def _send_dictated_sr(demo: DemoState, reader: SimulatedReader, study: str, present: frozenset[str]) -> None:
     """Send one report the other way: as a structured report to the archive, which forwards it."""
-    films = demo.hospital.films(study)
-    film = next((film for film in films if _view(film) in FRONTAL_VIEWS), films[0])
-    demo.hospital.file(study, dictated(film, present, reader=reader.name))
+    films = demo.hospital_archive.fetch_radiographs(study)
+    film = next((film for film in films if _read_view_position(film) in FRONTAL_VIEWS), films[0])
+    demo.hospital_archive.store_document(study, build_dictated_sr(film, present, reader=reader.name))
 
     def labelled() -> list[Any]:
-        return [row for row in demo.rows("SELECT study_instance_uid, finding FROM v_labels WHERE source = 'sr'") if row[0] == study]
+        return [
+            row
+            for row in demo.query_rows("SELECT study_instance_uid, finding FROM v_labels WHERE source = 'sr'")
+            if row[0] == study
+        ]
 
-    found = _until(demo, f"the labels of study {study} did not come back from the archive", labelled, bool)
-    demo.say(f"one report goes to the archive as a structured report; it was forwarded, and read: {len(found)} labels")
+    found = _poll_until(demo, f"the labels of study {study} did not come back from the archive", labelled, bool)
+    demo.print_line(f"one report goes to the archive as a structured report; it was forwarded, and read: {len(found)} labels")
 
 
-def _view(film: bytes) -> str:
+def _read_view_position(film: bytes) -> str:
     return str(dcmread(BytesIO(film), stop_before_pixels=True, specific_tags=["ViewPosition"]).get("ViewPosition"))
 
 
-def learn(demo: Demo) -> None:
+def run_learning(demo: DemoState) -> None:
     """Learn now what a hospital's scheduler would have learnt at night; tell what the gate says of it."""
-    if not demo.said:
-        demo.say("Nothing is labelled, so there is nothing to learn.")
+    if not demo.reader_findings:
+        demo.print_line("Nothing is labelled, so there is nothing to learn.")
         return
-    demo.say("The scheduler would call for this at night, as soon as enough labels are new; here a person does.")
+    demo.print_line("The scheduler would call for this at night, as soon as enough labels are new; here a person does.")
     with demo.console.status("learning: the head on the frozen encoder, and the last blocks unfrozen"):
-        _, beside = demo.installed.said_by("learn")
-    demo.say(f"radclipd learn: {beside.splitlines()[-1]}")
-    made = demo.rows("SELECT number, state, card FROM v_model_versions WHERE label_fingerprint <> '' ORDER BY number DESC LIMIT 1")
+        _, beside = demo.installation.run_verb_with_stderr("learn")
+    demo.print_line(f"radclipd learn: {beside.splitlines()[-1]}")
+    made = demo.query_rows(
+        "SELECT number, state, card FROM v_model_versions WHERE label_fingerprint <> '' ORDER BY number DESC LIMIT 1"
+    )
     for number, state, card in made:
-        for line in _in_words(json.loads(card)["learning"]):
-            demo.say(line)
-        demo.promoted = number if state == VersionState.SERVING.value else None
-    if demo.promoted is None:
-        demo.say("The version that served goes on serving.")
+        for line in _describe_learning(json.loads(card)["learning"]):
+            demo.print_line(line)
+        demo.promoted_version = number if state == VersionState.SERVING.value else None
+    if demo.promoted_version is None:
+        demo.print_line("The version that served goes on serving.")
 
 
-def _in_words(learning: dict[str, Any]) -> Iterator[str]:
+def _describe_learning(learning: dict[str, Any]) -> Iterator[str]:
     """Yield how a version came to be, by its card."""
     yield f"learnt from {learning['films']} films of {learning['patients']} patients: {', '.join(learning['findings'])}"
     if learning["kept"]:
@@ -123,75 +134,79 @@ def _in_words(learning: dict[str, Any]) -> Iterator[str]:
     yield f"log-loss on patients that were held out: {ways}; the lower is taken"
 
 
-def follow_rescoring(demo: Demo) -> None:
+def wait_for_rescoring(demo: DemoState) -> None:
     """Wait until the serving version has scored the archive and what is to be reported is in the archive."""
-    if demo.promoted is None:
-        demo.say("No other version serves: the scores stand as they are.")
+    if demo.promoted_version is None:
+        demo.print_line("No other version serves: the scores stand as they are.")
         return
-    [(studies,)] = demo.rows("SELECT studies FROM v_rescoring")
-    with demo.bar(studies) as show:
+    [(studies,)] = demo.query_rows("SELECT studies FROM v_rescoring")
+    with demo.progress_bar(studies) as show:
 
         def look() -> tuple[int, int]:
-            [(scored,)] = demo.rows("SELECT scored FROM v_rescoring")
-            [(waiting,)] = demo.rows(
+            [(scored,)] = demo.query_rows("SELECT scored FROM v_rescoring")
+            [(waiting,)] = demo.query_rows(
                 "SELECT COUNT(*) FROM v_jobs WHERE state IN ('waiting', 'running') AND kind IN ('report', 'send')"
             )
             show(scored - waiting, f"{scored} scored, {waiting} reports to be sent")
             return scored, waiting
 
-        _until(demo, "the archive was not scored again", look, lambda seen: seen == (studies, 0))
-    demo.say(f"version {demo.promoted} has scored {studies} studies")
-    keep_scores(demo, AFTER)
+        _poll_until(demo, "the archive was not scored again", look, lambda seen: seen == (studies, 0))
+    demo.print_line(f"version {demo.promoted_version} has scored {studies} studies")
+    record_scores(demo, AFTER_LEARNING)
 
 
-def ask_successors(demo: Demo) -> None:
+def fetch_successors(demo: DemoState) -> None:
     """Fetch the SRs of the version that was promoted from the archive: each must name the one before it."""
-    if demo.promoted is None:
-        demo.say("There are none.")
+    if demo.promoted_version is None:
+        demo.print_line("There are none.")
         return
-    expected = demo.rows(f"SELECT study_instance_uid, sop_instance_uid FROM v_reports WHERE version = {demo.promoted}")
-    with demo.bar(len(expected)) as show:
+    expected = demo.query_rows(
+        f"SELECT study_instance_uid, sop_instance_uid FROM v_reports WHERE version = {demo.promoted_version}"
+    )
+    with demo.progress_bar(len(expected)) as show:
         for number, (study, uid) in enumerate(expected, 1):
             _require_successor(demo, study, uid)
             show(number, "asked for")
-    demo.say(f"the archive holds {len(expected)} SRs of version {demo.promoted}; each names the one that it follows")
+    demo.print_line(f"the archive holds {len(expected)} SRs of version {demo.promoted_version}; each names the one that it follows")
     if same := len(demo.reports) - len(expected):
-        demo.say(f"decided as before, and so without another SR: {same} of {len(demo.reports)}")
-    first = next((sent for sent in demo.sent if sent.study_instance_uid in dict(expected)), None)
+        demo.print_line(f"decided as before, and so without another SR: {same} of {len(demo.reports)}")
+    first = next((sent for sent in demo.sent_studies if sent.study_instance_uid in dict(expected)), None)
     if first:
         uid = dict(expected)[first.study_instance_uid]
-        demo.say(f"study {first.number}: {uid}")
-        demo.say(f"follows  {_uid(demo.reports[first.study_instance_uid])}")
+        demo.print_line(f"study {first.number}: {uid}")
+        demo.print_line(f"follows  {_read_sop_instance_uid(demo.reports[first.study_instance_uid])}")
 
 
-def _require_successor(demo: Demo, study: str, uid: str) -> None:
-    held = [dcmread(BytesIO(content)) for content in demo.hospital.reports(study)]
+def _require_successor(demo: DemoState, study: str, uid: str) -> None:
+    held = [dcmread(BytesIO(content)) for content in demo.hospital_archive.fetch_reports(study)]
     successor = next((report for report in held if report.SOPInstanceUID == uid), None)
     if successor is None:
-        raise Failed(f"the archive has no SR {uid} of study {study}")
+        raise DemoFailed(f"the archive has no SR {uid} of study {study}")
     followed = [
         reference.ReferencedSOPInstanceUID
         for of_study in successor.get("PredecessorDocumentsSequence", [])
         for series in of_study.ReferencedSeriesSequence
         for reference in series.ReferencedSOPSequence
     ]
-    if followed != [_uid(demo.reports[study])]:
-        raise Failed(f"SR {uid} does not name the one before it")
+    if followed != [_read_sop_instance_uid(demo.reports[study])]:
+        raise DemoFailed(f"SR {uid} does not name the one before it")
 
 
-def _uid(report: bytes) -> str:
+def _read_sop_instance_uid(report: bytes) -> str:
     return str(dcmread(BytesIO(report), specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
 
 
-def _until(demo: Demo, failure: str, look: Callable[[], Seen], ended: Callable[[Seen], object]) -> Seen:
+def _poll_until(
+    demo: DemoState, failure: str, poll: Callable[[], PolledValue], is_done: Callable[[PolledValue], object]
+) -> PolledValue:
     """Look until it has ended; return what was seen last. Failed where nothing changes for too long."""
     moved, before = time.monotonic(), None
-    while not ended(seen := look()):
-        demo.installed.require_alive()
-        require_no_quarantine(demo)
+    while not is_done(seen := poll()):
+        demo.installation.require_alive()
+        raise_if_quarantined(demo)
         if seen != before:
             moved, before = time.monotonic(), seen
-        elif time.monotonic() > moved + PATIENCE_SECONDS:
-            raise Failed(failure)
-        time.sleep(LOOK_SECONDS)
+        elif time.monotonic() > moved + STALL_TIMEOUT_SECONDS:
+            raise DemoFailed(failure)
+        time.sleep(POLL_SECONDS)
     return seen

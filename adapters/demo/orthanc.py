@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from adapters.demo.loopback import LOOPBACK, free_ports
-from pipeline.errors import ArchiveUnreachable, CannotStart, RefusedByArchive
+from pipeline.errors import ArchiveUnreachable, FatalError, RefusedByArchive
 
 PROGRAM = "Orthanc"
 SBIN = "/usr/sbin:/usr/local/sbin"
@@ -27,7 +27,7 @@ START_SECONDS, STOP_SECONDS, REQUEST_SECONDS = 30.0, 15.0, 60.0
 JSON = "application/json"
 
 
-def program() -> str | None:
+def find_program() -> str | None:
     """Return the path of Orthanc, or None where it is not installed."""
     return shutil.which(PROGRAM) or shutil.which(PROGRAM, path=SBIN)
 
@@ -38,11 +38,11 @@ def deploy_folder() -> Path:
     for candidate in candidates:
         if (candidate / "orthanc" / "orthanc.json").exists():
             return candidate
-    raise CannotStart(f"deploy/orthanc/orthanc.json is neither below {candidates[0]} nor below {candidates[1]}")
+    raise FatalError(f"deploy/orthanc/orthanc.json is neither below {candidates[0]} nor below {candidates[1]}")
 
 
 class OrthancServer:
-    """Orthanc in `folder`, forwarding to a radclipd on `radclipd_port` of the loopback. CannotStart where it is not installed.
+    """Orthanc in `folder`, forwarding to a radclipd on `radclipd_port` of the loopback. FatalError where it is not installed.
 
     `changes` are laid over the shipped configuration; `forward=False` leaves the forwarding script out.
     """
@@ -55,22 +55,22 @@ class OrthancServer:
         radclipd_ae_title: str = "RADCLIPD",
         stable_seconds: int = 1,
         forward: bool = True,
-        changes: dict[str, Any] | None = None,
+        overrides: dict[str, Any] | None = None,
     ) -> None:
-        found = program()
+        found = find_program()
         if found is None:
-            raise CannotStart("Orthanc is not installed on this host", hint="apt-get install orthanc")
+            raise FatalError("Orthanc is not installed on this host", hint="apt-get install orthanc")
         self._program = found
         self.folder = folder
         self.http_port, self.dicom_port = free_ports(2)
         self.ae_title = "ORTHANC"
         self.log = folder / "orthanc.log"
         self._process: subprocess.Popen[bytes] | None = None
-        self._configuration = _configuration(folder, self.http_port, self.dicom_port) | {
+        self._configuration = _build_configuration(folder, self.http_port, self.dicom_port) | {
             "DicomModalities": {MODALITY: {"AET": radclipd_ae_title, "Host": LOOPBACK, "Port": radclipd_port, "Timeout": 30}},
             "StableAge": stable_seconds,
             "LuaScripts": [str(deploy_folder() / "orthanc" / "radclipd.lua")] if forward else [],
-            **(changes or {}),
+            **(overrides or {}),
         }
 
     @property
@@ -91,7 +91,7 @@ class OrthancServer:
         self.stop()
 
     def start(self) -> None:
-        """Start it and wait until it answers. CannotStart with the end of its log where it does not."""
+        """Start it and wait until it answers. FatalError with the end of its log where it does not."""
         (self.folder / "storage").mkdir(parents=True, exist_ok=True)
         configuration = self.folder / "orthanc.json"
         configuration.write_text(json.dumps(self._configuration, indent=2))
@@ -121,7 +121,7 @@ class OrthancServer:
             else:
                 return
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-8:])
-        raise CannotStart(f"Orthanc did not come up within {START_SECONDS:.0f} s:\n{tail}", hint=f"see {self.log}")
+        raise FatalError(f"Orthanc did not come up within {START_SECONDS:.0f} s:\n{tail}", hint=f"see {self.log}")
 
     def stop(self) -> None:
         """Stop it and everything it started; kill what does not go."""
@@ -140,15 +140,15 @@ class OrthancServer:
 
     def upload(self, content: bytes) -> str:
         """Store one DICOM file; return Orthanc's identifier of its study."""
-        return str(self._request("POST", "/instances", content, "application/dicom")["ParentStudy"])
+        return str(self._request_json("POST", "/instances", content, "application/dicom")["ParentStudy"])
 
     def get(self, path: str) -> Any:
         """GET a REST resource that is JSON. ArchiveUnreachable, RefusedByArchive."""
-        return self._request("GET", path)
+        return self._request_json("GET", path)
 
     def post(self, path: str, body: Any) -> Any:
         """POST JSON; return JSON. ArchiveUnreachable, RefusedByArchive."""
-        return self._request("POST", path, json.dumps(body).encode(), JSON)
+        return self._request_json("POST", path, json.dumps(body).encode(), JSON)
 
     def find_study(self, study_instance_uid: str) -> str | None:
         """Return Orthanc's identifier of a study, or None."""
@@ -163,7 +163,7 @@ class OrthancServer:
         job = self.post(f"/modalities/{MODALITY}/store", {"Resources": [study], "Synchronous": False})
         return str(job["ID"])
 
-    def instances(self, study_instance_uid: str, modality: str | None = None) -> list[str]:
+    def find_instances(self, study_instance_uid: str, modality: str | None = None) -> list[str]:
         """Return Orthanc's identifiers of the instances of a study, all or of one modality."""
         study = self.find_study(study_instance_uid)
         series = self.get(f"/studies/{study}/series") if study else []
@@ -176,16 +176,16 @@ class OrthancServer:
 
     def download(self, instance: str) -> bytes:
         """Return the DICOM file of one instance."""
-        return self._bytes("GET", f"/instances/{instance}/file")
+        return self._request_bytes("GET", f"/instances/{instance}/file")
 
-    def count(self) -> int:
+    def count_instances(self) -> int:
         """Return how many instances Orthanc holds."""
         return int(self.get("/statistics")["CountInstances"])
 
-    def _request(self, method: str, path: str, body: bytes | None = None, kind: str = JSON) -> Any:
-        return json.loads(self._bytes(method, path, body, kind) or b"null")
+    def _request_json(self, method: str, path: str, body: bytes | None = None, kind: str = JSON) -> Any:
+        return json.loads(self._request_bytes(method, path, body, kind) or b"null")
 
-    def _bytes(self, method: str, path: str, body: bytes | None = None, kind: str = JSON) -> bytes:
+    def _request_bytes(self, method: str, path: str, body: bytes | None = None, kind: str = JSON) -> bytes:
         request = urllib.request.Request(self.url + path, data=body, method=method, headers={"Content-Type": kind})
         try:
             with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as answer:
@@ -197,7 +197,7 @@ class OrthancServer:
             raise ArchiveUnreachable(f"Orthanc at {self.url} cannot be reached", hint=f"see {self.log}") from error
 
 
-def _configuration(folder: Path, http_port: int, dicom_port: int) -> dict[str, Any]:
+def _build_configuration(folder: Path, http_port: int, dicom_port: int) -> dict[str, Any]:
     shipped: dict[str, Any] = json.loads((deploy_folder() / "orthanc" / "orthanc.json").read_text())
     return shipped | {
         "StorageDirectory": str(folder / "storage"),

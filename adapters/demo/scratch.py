@@ -7,10 +7,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from pipeline.errors import Refused
+from pipeline.errors import PermanentError
 
-PREFIX = "radclipd-demo-"
-MARK = "pid"
+FOLDER_PREFIX = "radclipd-demo-"
+PID_FILE = "pid"
 """File that holds the process id of the demonstration that made the folder."""
 
 
@@ -20,27 +20,27 @@ def scratch_folder(wanted: Path | None) -> Path:
     Fresh ones that earlier demonstrations of this user left are removed: each holds the weights of a whole encoder.
     """
     if wanted is None:
-        _clear_away(Path(tempfile.gettempdir()))
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        _remove_stale_folders(Path(tempfile.gettempdir()))
+        folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
     else:
         folder = wanted.absolute()
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise Refused(f"{folder} is not empty", hint="name a folder that is new or empty, or leave --folder out")
-    (folder / MARK).write_text(str(os.getpid()))
+            raise PermanentError(f"{folder} is not empty", hint="name a folder that is new or empty, or leave --folder out")
+    (folder / PID_FILE).write_text(str(os.getpid()))
     return folder
 
 
-def _clear_away(parent: Path) -> None:
-    for folder in parent.glob(PREFIX + "*"):
-        mark = folder / MARK
+def _remove_stale_folders(parent: Path) -> None:
+    for folder in parent.glob(FOLDER_PREFIX + "*"):
+        mark = folder / PID_FILE
         if folder.is_symlink() or not mark.is_file() or folder.stat().st_uid != os.getuid():
             continue
-        if not _alive(mark.read_text()):
+        if not _is_process_alive(mark.read_text()):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _alive(pid: str) -> bool:
+def _is_process_alive(pid: str) -> bool:
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from adapters.ml.error_translation import in_the_pipelines_words
+from adapters.ml.error_translation import translate_model_errors
 from adapters.ml.importer import UNTRAINED, base_name
 from adapters.model_files import CARD, base_folder
 from models import demo
@@ -41,16 +41,16 @@ def choose_base(wanted: str, *, store: Path | None) -> ChosenBase:
     NoWeights where nothing is kept under it, WeightsRejected where what is kept is not what its card says. No network.
     """
     if wanted == UNTRAINED_BASE or wanted.startswith(f"{UNTRAINED_BASE}:"):
-        return _untrained(wanted.partition(":")[2] or UNTRAINED_ARCHITECTURE)
+        return _build_untrained_base(wanted.partition(":")[2] or UNTRAINED_ARCHITECTURE)
     if (Path(wanted) / CARD).is_file():
-        return _read(Path(wanted).name, Path(wanted))
+        return _read_base(Path(wanted).name, Path(wanted))
     kept = base_folder(store, base_name(wanted)) if store else None
     if kept is None or not (kept / CARD).is_file():
         raise NoWeights(
             f"no base {wanted!r}: neither a folder with a card nor a name in the model store",
             hint="radclipd model list shows the names; radclipd model fetch or import adds one",
         )
-    return _read(kept.name, kept)
+    return _read_base(kept.name, kept)
 
 
 def needs_store(wanted: str) -> bool:
@@ -60,26 +60,26 @@ def needs_store(wanted: str) -> bool:
 
 def demo_base() -> ChosenBase:
     """Return the shipped demonstration model. NoWeights where this installation was made without it."""
-    with in_the_pipelines_words():
-        source = demo.shipped()
+    with translate_model_errors():
+        source = demo.verified_source()
         encoder = source.encoder()
-    return ChosenBase(demo.NAME, encoder, source.preprocess, source.described()["sha256"], demo.MARKING, source.origin["card"])
+    return ChosenBase(demo.NAME, encoder, source.preprocess, source.provenance()["sha256"], demo.NOTICE, source.origin["card"])
 
 
 def serving_base(store: Path, name: str, card: Mapping[str, Any]) -> ChosenBase:
     """Return the base that a version was made from, held to the catalog's card."""
-    return _read(name, base_folder(store, name), expected=card)
+    return _read_base(name, base_folder(store, name), expected=card)
 
 
-def _read(name: str, folder: Path, *, expected: Mapping[str, Any] | None = None) -> ChosenBase:
-    with in_the_pipelines_words():
+def _read_base(name: str, folder: Path, *, expected: Mapping[str, Any] | None = None) -> ChosenBase:
+    with translate_model_errors():
         base = read_base(folder, expected=expected)
     return ChosenBase(name, base.encoder, base.preprocess, base.sha256, str(base.card.get("marking", "")), base.card)
 
 
-def _untrained(architecture: str) -> ChosenBase:
+def _build_untrained_base(architecture: str) -> ChosenBase:
     """Write it once and read it back: its weights have a hash like any other's."""
-    with in_the_pipelines_words(), TemporaryDirectory(prefix="radclipd-") as folder:
-        encoder, preprocess, origin = sources.untrained(architecture, seed=0)
+    with translate_model_errors(), TemporaryDirectory(prefix="radclipd-") as folder:
+        encoder, preprocess, origin = sources.build_untrained(architecture, seed=0)
         write_base(Path(folder), encoder, preprocess, source=origin, marking=UNTRAINED)
-        return _read(f"untrained {encoder.architecture.name}", Path(folder))
+        return _read_base(f"untrained {encoder.architecture.name}", Path(folder))

@@ -7,26 +7,26 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from adapters.datasets.nih import age_of
-from adapters.experiment.sources import SPLIT_SEED, TEST_SHARE, Source, cases_of
-from adapters.ml.error_translation import in_the_pipelines_words
+from adapters.datasets.nih import parse_age
+from adapters.experiment.case_source import SPLIT_SEED, TEST_SHARE, CaseSource, build_cases
+from adapters.ml.error_translation import translate_model_errors
 from models.evaluation.cases import Cases, Split
 from models.experiment.splits import split_by_patient
-from pipeline.consensus import LabelPolicy, resolve
+from pipeline.consensus import LabelPolicy, resolve_consensus
 from pipeline.domain import Image, StoredInstance
-from pipeline.errors import Refused
+from pipeline.errors import PermanentError
 from pipeline.ports.images import ImageReader
-from pipeline.ports.outside import Catalog
+from pipeline.ports.services import Catalog
 from pipeline.rules import ChestPolicy, choose_images
 
-NOT_RANDOM = (
+SELECTION_BIAS_NOTE = (
     "The studies are those that somebody labelled, which is no random sample of the archive: prevalences, and figures that depend "
     "on them, are of the labelled studies."
 )
 
 
 @dataclass(frozen=True, slots=True)
-class _Labelled:
+class _LabelledStudy:
     """One study with a label and a frontal film."""
 
     study_instance_uid: str
@@ -35,20 +35,20 @@ class _Labelled:
     labels: npt.NDArray[np.int8]
 
 
-def catalog_source(catalog: Catalog, reader: ImageReader, *, chest: ChestPolicy, labels: LabelPolicy) -> Source:
+def catalog_source(catalog: Catalog, reader: ImageReader, *, chest: ChestPolicy, labels: LabelPolicy) -> CaseSource:
     """Return the labelled studies of a catalog. `labels` settles what readers disagree on; uncertain is unknown, as is silence.
 
     Refused where nothing is labelled, or the labelled patients fit on one side only.
     """
-    studies, without_film = _studies(catalog, chest, labels)
+    studies, without_film = _select_studies(catalog, chest, labels)
     if not studies:
-        raise Refused("no study of this catalog has both a label and a frontal film", hint="label a few studies first")
+        raise PermanentError("no study of this catalog has both a label and a frontal film", hint="label a few studies first")
     headers = [study.instance.header for study in studies]
-    cases = cases_of(
+    cases = build_cases(
         key=[study.study_instance_uid for study in studies],
         patient=[study.patient for study in studies],
         labels=np.stack([study.labels for study in studies]),
-        age=[age_of(header.patient_age) for header in headers],
+        age=[parse_age(header.patient_age) for header in headers],
         sex=[header.patient_sex if header.patient_sex in ("M", "F") else "" for header in headers],
         view=[header.view_position if header.view_position in ("PA", "AP") else "" for header in headers],
     )
@@ -57,30 +57,30 @@ def catalog_source(catalog: Catalog, reader: ImageReader, *, chest: ChestPolicy,
         return reader.read(studies[row].instance)
 
     def split(of: Cases) -> Split:
-        with in_the_pipelines_words():
+        with translate_model_errors():
             return split_by_patient(of, test_share=TEST_SHARE, seed=SPLIT_SEED)
 
-    return Source(
+    return CaseSource(
         kind="catalog",
         title=f"the catalog: {len(studies)} labelled studies of {len(np.unique(cases.patient))} patients",
         cases=cases,
         identity={"films": [study.instance.file.sha256 for study in studies]},
-        film=film,
+        read_film=film,
         split=split,
-        split_words=f"by patient hash, {TEST_SHARE:.0%} of the patients tested",
-        counts={"labelled studies without a frontal film": without_film},
-        notes=(NOT_RANDOM,),
+        split_description=f"by patient hash, {TEST_SHARE:.0%} of the patients tested",
+        left_out_counts={"labelled studies without a frontal film": without_film},
+        notes=(SELECTION_BIAS_NOTE,),
     )
 
 
-def _studies(catalog: Catalog, chest: ChestPolicy, policy: LabelPolicy) -> tuple[list[_Labelled], int]:
+def _select_studies(catalog: Catalog, chest: ChestPolicy, policy: LabelPolicy) -> tuple[list[_LabelledStudy], int]:
     """Return the labelled studies that have a frontal film, the first of each, and how many have none."""
-    found: list[_Labelled] = []
+    found: list[_LabelledStudy] = []
     with catalog.read() as transaction:
-        resolution = resolve(transaction.labels.all(), policy)
+        resolution = resolve_consensus(transaction.labels.all(), policy)
         for uid, targets in zip(resolution.studies, resolution.targets(resolution.studies), strict=True):
             study = transaction.studies.find(uid)
             films = choose_images(transaction.studies.instances(uid), chest).images
             if study is not None and films:
-                found.append(_Labelled(uid, study.patient_key, films[0], targets))
+                found.append(_LabelledStudy(uid, study.patient_key, films[0], targets))
     return found, len(resolution.studies) - len(found)

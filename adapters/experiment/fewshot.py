@@ -12,28 +12,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from adapters.experiment import manifest, plots, report
+from adapters.experiment import fewshot_report, manifest, plots
 from adapters.experiment.bases import ChosenBase
-from adapters.experiment.bench import bench_of
-from adapters.experiment.cache import cached
+from adapters.experiment.case_source import CaseSource
+from adapters.experiment.feature_cache import load_or_fill_cache
+from adapters.experiment.method_inputs import build_bench
 from adapters.experiment.protocol import cautions
-from adapters.experiment.run import Results, Unit, run, units
-from adapters.experiment.sources import Source
-from adapters.experiment.tables import MEAN, KeptBootstrap, Tables, tables, write_csv, write_parquet
+from adapters.experiment.result_tables import MEAN, CachedBootstrap, FewshotTables, build_tables, write_csv, write_parquet
+from adapters.experiment.scoring import ScoringResults, ScoringUnit, list_units, score_units
 from models.classifier.prompts import read_prompts
-from models.ladder.method import Bench, Method
+from models.ladder.method import FewShotBenchmark, Method
 from pipeline.errors import OutOfResources
 
 ENCODING, SCORING, RESAMPLING, WRITING = "films encoded", "methods scored", "test patients resampled", "tables and plots"
 """What a progress bar can be about."""
-RESAMPLES = "resamples"
+RESAMPLES_FOLDER = "resamples"
 
-Watch = Callable[[str, int, int], None]
+FewshotProgress = Callable[[str, int, int], None]
 """Hears what is under way, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class FewshotOptions:
     """What was asked for."""
 
     out: Path
@@ -49,100 +49,104 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FewshotOutcome:
     """What came of it. `manifest` is what the folder's manifest.json holds."""
 
-    tables: Tables
+    tables: FewshotTables
     manifest: Mapping[str, Any]
     cautions: Sequence[str]
 
 
-def fewshot(source: Source, base: ChosenBase, options: Options, watch: Watch = lambda what, done, total: None) -> Outcome:
+def run_fewshot(
+    source: CaseSource, base: ChosenBase, options: FewshotOptions, on_progress: FewshotProgress = lambda what, done, total: None
+) -> FewshotOutcome:
     """Run the experiment, or what is missing of it, and write the folder.
 
-    Refused where the split leaks or the folder belongs to another experiment; TryAgain where another process fills the cache.
+    Refused where the split leaks or the folder belongs to another experiment; TransientError where another process fills the cache.
     """
     began = time.monotonic()
-    films = cached(
+    films = load_or_fill_cache(
         options.cache,
         source,
         base,
         device=options.device,
         workers=options.workers,
-        advance=lambda rows: watch(ENCODING, rows, len(source.cases)),
+        advance=lambda rows: on_progress(ENCODING, rows, len(source.cases)),
     )
     prompts = read_prompts()
-    bench = bench_of(source, films, base, prompts, device=options.device)
-    whole = {"identity": manifest.identity(source, bench.cases, bench.split, base, prompts, seed=options.seed)}
-    manifest.claim(options.out, whole["identity"])
-    scored = _scored(bench, options, watch)
-    measured = tables(
-        scored.scored,
+    bench = build_bench(source, films, base, prompts, device=options.device)
+    whole = {"identity": manifest.build_identity(source, bench.cases, bench.split, base, prompts, seed=options.seed)}
+    manifest.claim_folder(options.out, whole["identity"])
+    scored = _score_methods(bench, options, on_progress)
+    measured = build_tables(
+        scored.unit_scores,
         bench.cases,
         bench.split,
-        KeptBootstrap(
-            bench.cases.patient[bench.split.test], options.out / RESAMPLES, resamples=options.resamples, seed=options.seed
+        CachedBootstrap(
+            bench.cases.patient[bench.split.test], options.out / RESAMPLES_FOLDER, resamples=options.resamples, seed=options.seed
         ),
         seed=options.seed,
-        advance=partial(_resampled, watch, len(scored.scored)),
+        advance=partial(_report_resampling, on_progress, len(scored.unit_scores)),
     )
-    whole |= _told(source, base, options, scored, time.monotonic() - began)
-    watch(WRITING, 1, 2)
-    _write(options.out, measured, whole)
-    watch(WRITING, 2, 2)
-    return Outcome(measured, whole, cautions(whole, measured))
+    whole |= _describe_run(source, base, options, scored, time.monotonic() - began)
+    on_progress(WRITING, 1, 2)
+    _write_folder(options.out, measured, whole)
+    on_progress(WRITING, 2, 2)
+    return FewshotOutcome(measured, whole, cautions(whole, measured))
 
 
-def _resampled(watch: Watch, total: int, done: int) -> None:
-    watch(RESAMPLING, done, total)
+def _report_resampling(on_progress: FewshotProgress, total: int, done: int) -> None:
+    on_progress(RESAMPLING, done, total)
     if done == total:
-        watch(WRITING, 0, 2)
+        on_progress(WRITING, 0, 2)
 
 
-def _scored(bench: Bench, options: Options, watch: Watch) -> Results:
-    wanted = units(options.methods, bench, shots=options.shots, count=options.draws, seed=options.seed)
+def _score_methods(bench: FewShotBenchmark, options: FewshotOptions, on_progress: FewshotProgress) -> ScoringResults:
+    wanted = list_units(options.methods, bench, shots=options.shots, count=options.draws, seed=options.seed)
     places = iter(range(1, len(wanted) + 1))
 
-    def advance(unit: Unit, kept: bool) -> None:
-        watch(SCORING, next(places), len(wanted))
+    def advance(unit: ScoringUnit, kept: bool) -> None:
+        on_progress(SCORING, next(places), len(wanted))
 
-    return run(options.out, bench, wanted, seed=options.seed, advance=advance)
+    return score_units(options.out, bench, wanted, seed=options.seed, advance=advance)
 
 
-def _told(source: Source, base: ChosenBase, options: Options, scored: Results, seconds: float) -> dict[str, Any]:
+def _describe_run(
+    source: CaseSource, base: ChosenBase, options: FewshotOptions, scored: ScoringResults, seconds: float
+) -> dict[str, Any]:
     """What the manifest says besides its identity."""
     return {
-        "methods": [method.name for method in options.methods if method.name not in scored.impossible],
-        "impossible": scored.impossible,
+        "methods": [method.name for method in options.methods if method.name not in scored.unsupported_methods],
+        "impossible": scored.unsupported_methods,
         "shots": list(options.shots),
         "draws": options.draws,
         "resamples": options.resamples,
-        "left_out": {reason: count for reason, count in source.counts.items() if count},
+        "left_out": {reason: count for reason, count in source.left_out_counts.items() if count},
         "notes": list(source.notes),
         "card": {name: value for name, value in base.card.items() if name != "golden"},
         "device": str(options.device),
-        "commit": manifest.commit(),
+        "commit": manifest.git_commit(),
         "command": options.command,
         "seconds": round(seconds, 1),
     }
 
 
-def _write(out: Path, measured: Tables, whole: Mapping[str, Any]) -> None:
+def _write_folder(out: Path, result_tables: FewshotTables, contents: Mapping[str, Any]) -> None:
     try:
-        write_parquet(out / "results.parquet", measured.results)
+        write_parquet(out / "results.parquet", result_tables.results)
         for name in ("results", "summary", "comparisons", "timings"):
-            if rows := getattr(measured, name):
+            if rows := getattr(result_tables, name):
                 write_csv(out / f"{name}.csv", rows)
-        drawn = plots.draw(out / "plots", measured, marking=whole["identity"]["base"]["marking"])
-        report.write(out, measured, whole, drawn)
+        drawn = plots.draw_plots(out / "plots", result_tables, marking=contents["identity"]["base"]["marking"])
+        fewshot_report.write_report(out, result_tables, contents, drawn)
     except OSError as error:
         raise OutOfResources(
             f"cannot write into {out}: {error.strerror}", hint="make room and run the same command again"
         ) from error
-    manifest.write(out, whole)
+    manifest.write_manifest(out, contents)
 
 
-def summary_json(outcome: Outcome) -> dict[str, Any]:
+def summary_json(outcome: FewshotOutcome) -> dict[str, Any]:
     """Return the object of `--json`.
 
     A method that takes no support stands under 0 and, being the same there, under every shot count.
@@ -154,7 +158,7 @@ def summary_json(outcome: Outcome) -> dict[str, Any]:
         cell = {"mean": row.auc, "sd": row.sd, "lo": row.lo, "hi": row.hi}
         at = [row.shots, *outcome.manifest["shots"]] if row.shots == 0 else [row.shots]
         for shots in at:
-            means.setdefault(row.method, {})[str(shots)] = {name: _finite(value) for name, value in cell.items()}
+            means.setdefault(row.method, {})[str(shots)] = {name: _nan_to_none(value) for name, value in cell.items()}
     told = ("shots", "draws", "resamples", "impossible", "left_out", "commit", "seconds")
     return {
         "mean_auc": means,
@@ -164,6 +168,6 @@ def summary_json(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _finite(value: float) -> float | None:
+def _nan_to_none(value: float) -> float | None:
     """JSON has no NaN."""
     return None if np.isnan(value) else value

@@ -11,30 +11,32 @@ from pathlib import Path
 from typing import Any
 
 from adapters.experiment.bases import ChosenBase
-from adapters.experiment.sources import Source
+from adapters.experiment.case_source import CaseSource
 from models.classifier.prompts import Prompts
 from models.evaluation.cases import ABSENT, PRESENT, Cases, Split
 from models.fingerprint import fingerprint
-from pipeline.errors import OutOfResources, Refused
+from pipeline.errors import OutOfResources, PermanentError
 
 FORMAT = 1
-MANIFEST = "manifest.json"
+MANIFEST_FILE = "manifest.json"
 LIBRARIES = ("radclipd", "torch", "open_clip_torch", "numpy", "scipy", "scikit-learn")
 """What computes. Other versions may give other figures, so a folder keeps to one set."""
-HEX = 16
+SHOWN_HASH_DIGITS = 16
 """Digits of a hash that an error shows."""
 
 
-def identity(source: Source, cases: Cases, split: Split, base: ChosenBase, prompts: Prompts, *, seed: int) -> dict[str, Any]:
+def build_identity(
+    source: CaseSource, cases: Cases, split: Split, base: ChosenBase, prompts: Prompts, *, seed: int
+) -> dict[str, Any]:
     """Return what every figure of a folder depends on, JSON-able. Methods, shots and draws may be added to later."""
     return {
         "format": FORMAT,
-        "films": {"kind": source.kind, "title": source.title, "sha256": source.fingerprint, "options": _options(source)},
+        "films": {"kind": source.kind, "title": source.title, "sha256": source.fingerprint, "options": _source_options(source)},
         "labels": {"sha256": fingerprint([cases.findings, cases.labels.tolist(), cases.patient.tolist()])},
         "split": {
-            "made": source.split_words,
-            "sha256": fingerprint({side: sorted(cases.key[rows].tolist()) for side, rows in _sides(split)}),
-            **{side: counted(cases, rows) for side, rows in _sides(split)},
+            "made": source.split_description,
+            "sha256": fingerprint({side: sorted(cases.key[rows].tolist()) for side, rows in _split_sides(split)}),
+            **{side: count_cases(cases, rows) for side, rows in _split_sides(split)},
         },
         "base": {
             "name": base.name,
@@ -49,7 +51,7 @@ def identity(source: Source, cases: Cases, split: Split, base: ChosenBase, promp
     }
 
 
-def counted(cases: Cases, rows: Any) -> dict[str, Any]:
+def count_cases(cases: Cases, rows: Any) -> dict[str, Any]:
     """Return the films and patients of a side, and of each finding how many are present and absent."""
     labels = cases.labels[rows]
     present, absent = (labels == PRESENT).sum(axis=0).tolist(), (labels == ABSENT).sum(axis=0).tolist()
@@ -61,76 +63,77 @@ def counted(cases: Cases, rows: Any) -> dict[str, Any]:
     }
 
 
-def _sides(split: Split) -> tuple[tuple[str, Any], tuple[str, Any]]:
+def _split_sides(split: Split) -> tuple[tuple[str, Any], tuple[str, Any]]:
     return ("pool", split.pool), ("test", split.test)
 
 
-def _options(source: Source) -> dict[str, Any]:
+def _source_options(source: CaseSource) -> dict[str, Any]:
     """The identity without its long list of films."""
     return {name: value for name, value in source.identity.items() if not isinstance(value, list)}
 
 
-def claim(out: Path, wanted: Mapping[str, Any]) -> None:
-    """Make `out` the folder of this experiment, or find that it is. Refused where it belongs to another; names what differs."""
-    path = out / MANIFEST
+def claim_folder(out: Path, wanted: Mapping[str, Any]) -> None:
+    """Make `out` the folder of this experiment, or find that it is. PermanentError where it belongs to another; names what
+    differs."""
+    path = out / MANIFEST_FILE
     if path.is_file():
-        kept = read(out).get("identity", {})
-        if different := list(differences(kept, wanted)):
-            raise Refused(
+        kept = read_manifest(out).get("identity", {})
+        if different := list(find_differences(kept, wanted)):
+            raise PermanentError(
                 f"{out} holds another experiment: {'; '.join(different)}",
                 hint="give another --out, or the options it was made with",
             )
         return
     if out.exists() and any(out.iterdir()):
-        raise Refused(f"{out} is not empty and holds no experiment", hint="give a new or empty folder as --out")
-    write(out, {"identity": dict(wanted)})
+        raise PermanentError(f"{out} is not empty and holds no experiment", hint="give a new or empty folder as --out")
+    write_manifest(out, {"identity": dict(wanted)})
 
 
-def read(out: Path) -> dict[str, Any]:
-    """Return the manifest of a folder. Refused where it cannot be read."""
+def read_manifest(out: Path) -> dict[str, Any]:
+    """Return the manifest of a folder. PermanentError where it cannot be read."""
     try:
-        found: dict[str, Any] = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((out / MANIFEST_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise Refused(f"{out / MANIFEST} cannot be read", hint="give another --out") from error
+        raise PermanentError(f"{out / MANIFEST_FILE} cannot be read", hint="give another --out") from error
     return found
 
 
-def write(out: Path, content: Mapping[str, Any]) -> None:
+def write_manifest(out: Path, content: Mapping[str, Any]) -> None:
     """Write the manifest, whole or not at all. OutOfResources where the disk refuses."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        part = out / f"{MANIFEST}.part"
+        part = out / f"{MANIFEST_FILE}.part"
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        part.replace(out / MANIFEST)
+        part.replace(out / MANIFEST_FILE)
     except OSError as error:
         raise OutOfResources(f"cannot write into {out}: {error.strerror}", hint="give another --out") from error
 
 
-def differences(kept: Any, wanted: Any, place: str = "") -> Iterator[str]:
+def find_differences(kept: Any, wanted: Any, place: str = "") -> Iterator[str]:
     """Yield `place: kept, not wanted` for every leaf that is not the same; hashes are cut short."""
     if isinstance(kept, Mapping) and isinstance(wanted, Mapping):
         for name in sorted({*kept, *wanted}):
-            yield from differences(kept.get(name), wanted.get(name), f"{place}.{name}".lstrip("."))
+            yield from find_differences(kept.get(name), wanted.get(name), f"{place}.{name}".lstrip("."))
     elif kept != wanted:
-        yield f"{place} is {_short(kept)}, not {_short(wanted)}"
+        yield f"{place} is {_shorten_hash(kept)}, not {_shorten_hash(wanted)}"
 
 
-def _short(value: Any) -> str:
+def _shorten_hash(value: Any) -> str:
     text = str(value)
-    return f"{text[:HEX]}..." if len(text) == 64 else text
+    return f"{text[:SHOWN_HASH_DIGITS]}..." if len(text) == 64 else text
 
 
-def commit() -> str | None:
+def git_commit() -> str | None:
     """Return the git commit of the code, with +changes where files differ from it; None where it is no checkout."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     try:
-        head = _git(root, "rev-parse", "HEAD")
-        return head + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+        head = _run_git(root, "rev-parse", "HEAD")
+        return head + ("+changes" if _run_git(root, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _git(root: Path, *words: str) -> str:
+def _run_git(root: Path, *words: str) -> str:
     return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()

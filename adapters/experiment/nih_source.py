@@ -8,33 +8,33 @@ import numpy as np
 
 from adapters.datasets import nih
 from adapters.datasets.pictures import read_picture
-from adapters.experiment.sources import SPLIT_SEED, TEST_SHARE, Source, cases_of, labels_of
-from adapters.ml.error_translation import in_the_pipelines_words
+from adapters.experiment.case_source import SPLIT_SEED, TEST_SHARE, CaseSource, build_cases, build_labels
+from adapters.ml.error_translation import translate_model_errors
 from models.evaluation.cases import Cases, Split
 from models.experiment.splits import split_by_lists, split_by_patient
 from pipeline.domain import Image
 
-MINED = (
+MINED_LABELS_NOTE = (
     "The labels of ChestX-ray14 were mined from report texts; films were re-read by radiologists with clearly lower agreement "
     "than its documentation states. An AUC on them measures agreement with the miner."
 )
-NOT_OFFICIAL = (
+UNOFFICIAL_SPLIT_NOTE = (
     "The official lists train_val_list.txt and test_list.txt were not there: patients were split by the hash of their number. "
     "These figures cannot be set beside any published on the official test list."
 )
 
 
-def nih_source(folder: Path) -> Source:
-    """Return the films of a folder. Refused where it is no collection, or where a patient is on both official lists."""
+def nih_source(folder: Path) -> CaseSource:
+    """Return the films of a folder. PermanentError where it is no collection, or where a patient is on both official lists."""
     collection = nih.read_collection(folder)
     official = bool(collection.lists)
     listed = frozenset().union(*collection.lists.values())
-    chosen = [place for place, row in enumerate(collection.rows) if not official or row.image in listed]
+    chosen = [place for place, row in enumerate(collection.rows) if not official or row.file_name in listed]
     rows, files = [collection.rows[place] for place in chosen], [collection.files[place] for place in chosen]
-    cases = cases_of(
-        key=[row.image for row in rows],
+    cases = build_cases(
+        key=[row.file_name for row in rows],
         patient=[row.patient for row in rows],
-        labels=labels_of([row.findings for row in rows]),
+        labels=build_labels([row.findings for row in rows]),
         age=[row.age for row in rows],
         sex=[row.sex for row in rows],
         view=[row.view for row in rows],
@@ -44,24 +44,26 @@ def nih_source(folder: Path) -> Source:
         return read_picture(files[row]).brightness
 
     def split(of: Cases) -> Split:
-        with in_the_pipelines_words():
+        with translate_model_errors():
             if official:
                 return split_by_lists(of, collection.lists[nih.POOL_LIST], collection.lists[nih.TEST_LIST])
             return split_by_patient(of, test_share=TEST_SHARE, seed=SPLIT_SEED)
 
     split(cases)  # a patient on both sides is said before hours of reading
-    return Source(
+    return CaseSource(
         kind="nih",
         title=f"ChestX-ray14, {len(rows)} films of {len(np.unique(cases.patient))} patients, labels of {collection.table.name}",
         cases=cases,
-        identity={"films": [[row.image, file.stat().st_size] for row, file in zip(rows, files, strict=True)]},
-        film=film,
+        identity={"films": [[row.file_name, file.stat().st_size] for row, file in zip(rows, files, strict=True)]},
+        read_film=film,
         split=split,
-        split_words="official lists of ChestX-ray14" if official else f"by patient hash, {TEST_SHARE:.0%} of the patients tested",
-        counts={
+        split_description="official lists of ChestX-ray14"
+        if official
+        else f"by patient hash, {TEST_SHARE:.0%} of the patients tested",
+        left_out_counts={
             "rows without a file": collection.without_file,
             "files without a row": collection.without_row,
             "films on neither list": len(collection.rows) - len(rows),
         },
-        notes=(MINED,) if official else (MINED, NOT_OFFICIAL),
+        notes=(MINED_LABELS_NOTE,) if official else (MINED_LABELS_NOTE, UNOFFICIAL_SPLIT_NOTE),
     )

@@ -7,22 +7,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adapters.experiment.sources import Source, cases_of, labels_of
-from adapters.ml.error_translation import in_the_pipelines_words
+from adapters.experiment.case_source import CaseSource, build_cases, build_labels
+from adapters.ml.error_translation import translate_model_errors
 from adapters.simulator import population
 from adapters.simulator.sites import PRETRAINING_SITES, SITES, UNSEEN_SITE
 from models.evaluation.cases import Cases, Split
-from models.experiment.splits import checked
+from models.experiment.splits import check_split
 from pipeline.domain import Image
-from pipeline.errors import Refused
+from pipeline.errors import PermanentError
 
-PHANTOM = (
+PHANTOM_NOTE = (
     "These are simulated films: no patient was X-rayed. Figures on phantoms say how methods compare in a world of known truth, "
     "and nothing about how any of them does on people."
 )
 
 
-class Sizes(NamedTuple):
+class PhantomSizes(NamedTuple):
     """How many films of how many pixels, and at least how many of each finding."""
 
     pool: int = 2500
@@ -32,9 +32,9 @@ class Sizes(NamedTuple):
     edge: int = 256  # pixels of a film's edge
 
     @classmethod
-    def scaled(cls, pool: int, test: int, edge: int) -> Sizes:
+    def scaled(cls, pool: int, test: int, edge: int) -> PhantomSizes:
         """Return sizes whose positives keep their share of a smaller number of films, and their number in a larger one."""
-        whole = WHOLE
+        whole = DEFAULT_SIZES
         return cls(
             pool=pool,
             test=test,
@@ -44,87 +44,91 @@ class Sizes(NamedTuple):
         )
 
 
-WHOLE = Sizes()
+DEFAULT_SIZES = PhantomSizes()
 POOL_SEED, TEST_SEED = 171, 172
 """Of the two populations. Fixed: another seed of the experiment draws other supports from the same films."""
 NATURAL_SEED = 271
 """Of the natural population; that of its test set is the next."""
-STUDIES_A_PATIENT = 6
+STUDIES_PER_PATIENT = 6
 """So many studies of a natural population hold more than so many patients."""
-SEEN = "The demonstration model was trained on other films of this site: it is no shift to it. The site that it has not seen is {}."
+SEEN_SITE_NOTE = (
+    "The demonstration model was trained on other films of this site: it is no shift to it. The site that it has not seen is {}."
+)
 
 
-def phantom_source(site: str = UNSEEN_SITE, sizes: Sizes = WHOLE, *, workers: int = 2) -> Source:
+def phantom_source(site: str = UNSEEN_SITE, sizes: PhantomSizes = DEFAULT_SIZES, *, workers: int = 2) -> CaseSource:
     """Return films of a site, each rendered when it is wanted. `workers` processes render. Refused for an unknown site.
 
     Both sides are enriched in rare findings; the weights of the cases undo it. Each film is of another person.
     """
-    _check(site)
-    pool = population.enriched(site, sizes.pool, seed=POOL_SEED, per_finding=sizes.pool_positives)
-    return _source(site, pool, sizes, {"seeds": f"{POOL_SEED}, {TEST_SEED}", **sizes._asdict()}, workers)
+    _require_known_site(site)
+    pool = population.enriched_cases(site, sizes.pool, seed=POOL_SEED, per_finding=sizes.pool_positives)
+    return _build_source(site, pool, sizes, {"seeds": f"{POOL_SEED}, {TEST_SEED}", **sizes._asdict()}, workers)
 
 
-def natural_source(site: str = UNSEEN_SITE, sizes: Sizes = WHOLE, *, workers: int = 2, seed: int = NATURAL_SEED) -> Source:
+def natural_source(
+    site: str = UNSEEN_SITE, sizes: PhantomSizes = DEFAULT_SIZES, *, workers: int = 2, seed: int = NATURAL_SEED
+) -> CaseSource:
     """Return films of a site as they come: the first film of each person, at natural prevalences, and an enriched test set.
 
     `sizes.pool_positives` counts for nothing. Another `seed`, other persons on both sides. Refused for an unknown site.
     """
-    _check(site)
-    come = population.natural(site, STUDIES_A_PATIENT * sizes.pool, seed=seed)
+    _require_known_site(site)
+    come = population.natural_cases(site, STUDIES_PER_PATIENT * sizes.pool, seed=seed)
     pool = [case for case in come if case.visit == 0][: sizes.pool]
     kept = {name: size for name, size in sizes._asdict().items() if name != "pool_positives"}
-    return _source(site, pool, sizes, {"natural": seed, "first films": len(pool), **kept}, workers, test_seed=seed + 1)
+    return _build_source(site, pool, sizes, {"natural": seed, "first films": len(pool), **kept}, workers, test_seed=seed + 1)
 
 
-def _check(site: str) -> None:
+def _require_known_site(site: str) -> None:
     if site not in SITES:
-        raise Refused(f"no phantom hospital is called {site!r}", hint=f"choose from {', '.join(sorted(SITES))}")
+        raise PermanentError(f"no phantom hospital is called {site!r}", hint=f"choose from {', '.join(sorted(SITES))}")
 
 
-def _source(
+def _build_source(
     site: str,
     pool: Sequence[population.Case],
-    sizes: Sizes,
+    sizes: PhantomSizes,
     identity: Mapping[str, Any],
     workers: int,
     *,
     test_seed: int = TEST_SEED,
-) -> Source:
-    test = population.enriched(site, sizes.test, seed=test_seed, per_finding=sizes.test_positives)
+) -> CaseSource:
+    test = population.enriched_cases(site, sizes.test, seed=test_seed, per_finding=sizes.test_positives)
     everyone = [*pool, *test]
     size = (sizes.edge, sizes.edge)
 
     def film(row: int) -> Image:
-        return population.film(everyone[row], size=size).pixels
+        return population.take_film(everyone[row], size=size).pixels
 
     def stream(rows: range) -> Iterator[Image]:
-        taken = population.films(everyone[rows.start : rows.stop], size=size, workers=workers)
+        taken = population.take_films(everyone[rows.start : rows.stop], size=size, workers=workers)
         return (each.pixels for each in taken)
 
     def split(cases: Cases) -> Split:
-        with in_the_pipelines_words():
-            return checked(cases, Split(pool=np.arange(len(pool)), test=np.arange(len(pool), len(everyone))))
+        with translate_model_errors():
+            return check_split(cases, Split(pool=np.arange(len(pool)), test=np.arange(len(pool), len(everyone))))
 
-    return Source(
+    return CaseSource(
         kind="phantom",
         title=f"phantom films of the site {site!r}: {len(pool)} to learn from, {len(test)} tested, one a person",
-        cases=_cases(pool, test),
+        cases=_build_phantom_cases(pool, test),
         identity={"site": site, **identity},
-        film=film,
+        read_film=film,
         split=split,
-        split_words="two populations of other persons",
-        stream=stream,
-        notes=(PHANTOM, SEEN.format(UNSEEN_SITE)) if site in PRETRAINING_SITES else (PHANTOM,),
+        split_description="two populations of other persons",
+        read_films=stream,
+        notes=(PHANTOM_NOTE, SEEN_SITE_NOTE.format(UNSEEN_SITE)) if site in PRETRAINING_SITES else (PHANTOM_NOTE,),
     )
 
 
-def _cases(pool: Sequence[population.Case], test: Sequence[population.Case]) -> Cases:
+def _build_phantom_cases(pool: Sequence[population.Case], test: Sequence[population.Case]) -> Cases:
     """Name the persons by side: both populations count theirs from the same number."""
     sided = [("pool", case) for case in pool] + [("test", case) for case in test]
-    return cases_of(
+    return build_cases(
         key=[f"{side}/{case.key}" for side, case in sided],
         patient=[f"{side}/{case.patient}" for side, case in sided],
-        labels=labels_of([frozenset(case.findings) for _, case in sided]),
+        labels=build_labels([frozenset(case.findings) for _, case in sided]),
         age=[case.age for _, case in sided],
         sex=[case.sex for _, case in sided],
         view=[case.view for _, case in sided],

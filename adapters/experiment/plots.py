@@ -11,8 +11,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from adapters.experiment import style
-from adapters.experiment.tables import COMMON, MEAN, RARE, Summary, Tables
+from adapters.experiment import plot_style
+from adapters.experiment.result_tables import COMMON, MEAN, RARE, FewshotSummary, FewshotTables
 from models.experiment.summary import PRODUCT, REFERENCES
 
 BY_SHOTS, BY_FINDING, COMMON_AND_RARE, BY_STUDIES = (
@@ -29,89 +29,91 @@ CAPTIONS = {
     BY_STUDIES: "Mean AUC against the studies that would have to be read at random to find the support.",
 }
 COLUMNS = 4
-FEW = 6  # methods whose intervals can be told apart
-EVERY_SHOT = 12  # as many shot counts still have a tick each
+MAX_METHODS_WITH_BANDS = 6  # methods whose intervals can be told apart
+MAX_SHOT_TICKS = 12  # as many shot counts still have a tick each
 
 
-def draw(folder: Path, measured: Tables, *, marking: str) -> list[Path]:
+def draw_plots(folder: Path, result_tables: FewshotTables, *, marking: str) -> list[Path]:
     """Draw all plots into a folder and return their paths; those with nothing to show are left out."""
-    with rc_context(style.RC):
+    with rc_context(plot_style.MATPLOTLIB_RC):
         paths = [
-            _by_shots(folder / BY_SHOTS, measured, marking),
-            _by_finding(folder / BY_FINDING, measured, marking),
-            _common_and_rare(folder / COMMON_AND_RARE, measured, marking),
-            _by_studies(folder / BY_STUDIES, measured, marking),
+            _draw_by_shots(folder / BY_SHOTS, result_tables, marking),
+            _draw_by_finding(folder / BY_FINDING, result_tables, marking),
+            _draw_common_and_rare(folder / COMMON_AND_RARE, result_tables, marking),
+            _draw_by_studies(folder / BY_STUDIES, result_tables, marking),
         ]
     return [path for path in paths if path is not None]
 
 
-def _by_shots(path: Path, measured: Tables, marking: str) -> Path:
-    made = style.figure(8.0, 5.0)
+def _draw_by_shots(path: Path, result_tables: FewshotTables, marking: str) -> Path:
+    made = plot_style.new_figure(8.0, 5.0)
     axes = made.add_subplot()
-    _curves(axes, measured.summary, MEAN, bands=_banded(measured.summary, MEAN))
+    _draw_curves(axes, result_tables.summary, MEAN, bands=_choose_banded_methods(result_tables.summary, MEAN))
     axes.set_ylabel("mean AUC")
-    _label(axes, measured.summary, MEAN)
-    return style.save(made, path, marking=marking)
+    _label_curves(axes, result_tables.summary, MEAN)
+    return plot_style.save_figure(made, path, marking=marking)
 
 
-def _by_finding(path: Path, measured: Tables, marking: str) -> Path:
-    positives = {row.finding: row.positives for row in measured.results}
+def _draw_by_finding(path: Path, result_tables: FewshotTables, marking: str) -> Path:
+    positives = {row.finding: row.positives for row in result_tables.results}
     rows = -(-(len(positives) + 1) // COLUMNS)
-    made = style.figure(9.0, 2.0 * rows)
+    made = plot_style.new_figure(9.0, 2.0 * rows)
     panels = made.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, (finding, count) in zip(panels, positives.items(), strict=False):
-        _curves(axes, measured.summary, finding)
+        _draw_curves(axes, result_tables.summary, finding)
         axes.set_title(f"{finding.replace('_', ' ')}  (n = {count})", fontsize=8)
         axes.set_xlabel("")
     for axes in panels[len(positives) :]:
         axes.set_axis_off()
-    drawn = style.lines(_methods(measured.summary))
-    handles = [style.handle(line) for line in drawn.values()]
+    drawn = plot_style.curve_styles(_list_methods(result_tables.summary))
+    handles = [plot_style.legend_handle(line) for line in drawn.values()]
     panels[len(positives)].legend(handles, list(drawn), loc="center left", frameon=False, fontsize=6.5, ncols=1 + (len(drawn) > 9))
     made.supylabel("AUC", fontsize=9)
-    return style.save(made, path, marking=marking)
+    return plot_style.save_figure(made, path, marking=marking)
 
 
-def _common_and_rare(path: Path, measured: Tables, marking: str) -> Path | None:
-    scopes = [scope for scope in (COMMON, RARE) if measured.groups[scope]]
+def _draw_common_and_rare(path: Path, result_tables: FewshotTables, marking: str) -> Path | None:
+    scopes = [scope for scope in (COMMON, RARE) if result_tables.groups[scope]]
     if len(scopes) < 2:
         return None
-    made = style.figure(9.0, 4.6)
+    made = plot_style.new_figure(9.0, 4.6)
     panels = made.subplots(1, 2, sharey=True)
     for axes, scope in zip(panels, scopes, strict=True):
-        _curves(axes, measured.summary, scope, bands=_banded(measured.summary, scope))
-        axes.set_title(f"{scope} findings ({len(measured.groups[scope])})")
+        _draw_curves(axes, result_tables.summary, scope, bands=_choose_banded_methods(result_tables.summary, scope))
+        axes.set_title(f"{scope} findings ({len(result_tables.groups[scope])})")
     panels[0].set_ylabel("mean AUC")
-    _label(panels[1], measured.summary, RARE)
-    return style.save(made, path, marking=marking)
+    _label_curves(panels[1], result_tables.summary, RARE)
+    return plot_style.save_figure(made, path, marking=marking)
 
 
-def _by_studies(path: Path, measured: Tables, marking: str) -> Path | None:
-    if not any(row.shots for row in measured.summary):
+def _draw_by_studies(path: Path, result_tables: FewshotTables, marking: str) -> Path | None:
+    if not any(row.shots for row in result_tables.summary):
         return None
-    made = style.figure(8.0, 5.0)
+    made = plot_style.new_figure(8.0, 5.0)
     axes = made.add_subplot()
-    _curves(axes, measured.summary, MEAN, bands=_banded(measured.summary, MEAN), studies=True)
+    _draw_curves(axes, result_tables.summary, MEAN, bands=_choose_banded_methods(result_tables.summary, MEAN), studies=True)
     axes.set_ylabel("mean AUC")
-    _label(axes, measured.summary, MEAN)
-    return style.save(made, path, marking=marking)
+    _label_curves(axes, result_tables.summary, MEAN)
+    return plot_style.save_figure(made, path, marking=marking)
 
 
-def _methods(summary: Sequence[Summary]) -> list[str]:
+def _list_methods(summary: Sequence[FewshotSummary]) -> list[str]:
     return list(dict.fromkeys(row.method for row in summary))
 
 
-def _banded(summary: Sequence[Summary], scope: str) -> set[str]:
+def _choose_banded_methods(summary: Sequence[FewshotSummary], scope: str) -> set[str]:
     """Return whose intervals are drawn: all of a few; of many the references', the product's and that of the highest in the end."""
     rows = [row for row in summary if row.scope == scope and not np.isnan(row.auc)]
-    if len({row.method for row in rows}) <= FEW or not rows:
+    if len({row.method for row in rows}) <= MAX_METHODS_WITH_BANDS or not rows:
         return {row.method for row in rows}
     return {*REFERENCES, PRODUCT, max(rows, key=lambda row: (row.shots, row.auc)).method}
 
 
-def _curves(axes: Axes, summary: Sequence[Summary], scope: str, *, bands: Container[str] = (), studies: bool = False) -> None:
+def _draw_curves(
+    axes: Axes, summary: Sequence[FewshotSummary], scope: str, *, bands: Container[str] = (), studies: bool = False
+) -> None:
     """Draw every method: a curve over shots or studies read; a level line where it takes no support."""
-    for method, line in style.lines(_methods(summary)).items():
+    for method, line in plot_style.curve_styles(_list_methods(summary)).items():
         rows = sorted((row for row in summary if row.method == method and row.scope == scope), key=lambda row: row.shots)
         look: dict[str, Any] = {"color": line.colour, "linestyle": line.dash, "linewidth": line.width}
         if not rows or all(np.isnan(row.auc) for row in rows):
@@ -119,33 +121,38 @@ def _curves(axes: Axes, summary: Sequence[Summary], scope: str, *, bands: Contai
         if rows[0].shots == 0:
             axes.axhline(rows[0].auc, **look)
             if method in bands:
-                axes.axhspan(rows[0].lo, rows[0].hi, color=line.colour, alpha=style.BAND / 2, linewidth=0)
+                axes.axhspan(rows[0].lo, rows[0].hi, color=line.colour, alpha=plot_style.BAND_OPACITY / 2, linewidth=0)
             continue
         places = [row.studies_read if studies else row.shots for row in rows]
         axes.plot(places, [row.auc for row in rows], marker="o", **look)
         if method in bands:
             axes.fill_between(
-                places, [row.lo for row in rows], [row.hi for row in rows], color=line.colour, alpha=style.BAND, linewidth=0
+                places,
+                [row.lo for row in rows],
+                [row.hi for row in rows],
+                color=line.colour,
+                alpha=plot_style.BAND_OPACITY,
+                linewidth=0,
             )
-    _scale(axes, summary, studies=studies)
+    _set_x_scale(axes, summary, studies=studies)
 
 
-def _scale(axes: Axes, summary: Sequence[Summary], *, studies: bool) -> None:
+def _set_x_scale(axes: Axes, summary: Sequence[FewshotSummary], *, studies: bool) -> None:
     axes.set_xlabel("studies read at random" if studies else "shots: positives of each finding, and as many normal films")
     if studies:
         axes.set_xscale("log")
         return
     shots = sorted({row.shots for row in summary if row.shots})
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(shots if len(shots) <= EVERY_SHOT else shots[::2]))
+    axes.xaxis.set_major_locator(FixedLocator(shots if len(shots) <= MAX_SHOT_TICKS else shots[::2]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
-def _label(axes: Axes, summary: Sequence[Summary], scope: str) -> None:
+def _label_curves(axes: Axes, summary: Sequence[FewshotSummary], scope: str) -> None:
     """Name the curves at their right ends."""
     last = {
         row.method: row.auc for row in sorted(summary, key=lambda row: row.shots) if row.scope == scope and not np.isnan(row.auc)
     }
-    drawn = style.lines(_methods(summary))
-    style.label_ends(axes, [(method, value, drawn[method].colour) for method, value in last.items()])
+    drawn = plot_style.curve_styles(_list_methods(summary))
+    plot_style.label_ends(axes, [(method, value, drawn[method].colour) for method, value in last.items()])

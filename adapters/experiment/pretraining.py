@@ -19,115 +19,130 @@ import numpy.typing as npt
 import safetensors.torch
 import torch
 
-from adapters.simulator.captions import Style, caption
-from adapters.simulator.population import Case, enriched, films
+from adapters.simulator.captions import CaptionStyle, caption
+from adapters.simulator.population import Case, enriched_cases, take_films
 from adapters.simulator.sites import PRETRAINING_SITES, UNSEEN_SITE
 from models import demo
 from models.classifier.head import zero_shot_head
 from models.classifier.prompts import read_prompts
 from models.encoder.architecture import Architecture
-from models.encoder.base import libraries
+from models.encoder.base import library_versions
 from models.encoder.encoder import Encoder
 from models.evaluation.cases import ABSENT, PRESENT
-from models.evaluation.statistics import auc, macro
+from models.evaluation.statistics import auc, macro_average
 from models.fingerprint import file_sha256
 from models.images.preprocess import Preprocess
-from models.pretraining.contrastive import ContrastiveRecipe, Step, pretrain
+from models.pretraining.contrastive import ContrastiveRecipe, PretrainingStep, pretrain
 from pipeline.domain import FINDINGS
 
-Progress = Callable[[str, int, int], None]
+PretrainingProgress = Callable[[str, int, int], None]
 """Called with what is done, how much of it, and of how much."""
-Squares = npt.NDArray[np.float16]
+ModelInputs = npt.NDArray[np.float16]
 
-TRAINING_SEED, MEASURING_SEED = 11, 12
+TRAINING_SEED, EVALUATION_SEED = 11, 12
 """Added to the seed: films that measure are of other patients than films that train."""
-MEASURED_SHARE = 0.05
+EVALUATION_FINDING_SHARE = 0.05
 """Of the measured films, the least that show each finding."""
 _BATCH = 250
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class PretrainingPlan:
     """What the encoder is made from."""
 
-    films: int = 4000  # of each site that is trained on
-    share: float = 0.055  # of them, the least that show each finding
-    measured: int = 1000  # of each site, to measure with
-    edge: int = 256  # pixels, of the films that are taken; the encoder sees less
-    style: Style = field(default_factory=Style)
+    films_per_site: int = 4000  # of each site that is trained on
+    min_finding_share: float = 0.055  # of them, the least that show each finding
+    evaluation_films: int = 1000  # of each site, to measure with
+    film_edge_pixels: int = 256  # pixels, of the films that are taken; the encoder sees less
+    style: CaptionStyle = field(default_factory=CaptionStyle)
     recipe: ContrastiveRecipe = field(default_factory=ContrastiveRecipe)
     seed: int = 0
 
-    def with_epochs(self, epochs: int) -> Plan:
+    def with_epochs(self, epochs: int) -> PretrainingPlan:
         """Return the same plan with another length of training."""
         return replace(self, recipe=replace(self.recipe, epochs=epochs))
 
 
-def make_encoder(plan: Plan, out: Path, *, device: torch.device, workers: int, progress: Progress) -> dict[str, Any]:
+def make_encoder(
+    plan: PretrainingPlan, out: Path, *, device: torch.device, workers: int, progress: PretrainingProgress
+) -> dict[str, Any]:
     """Make the encoder, write weights (float16) and card into `out`, return the card. OSError where `out` cannot be written."""
     out.mkdir(parents=True, exist_ok=True)
     architecture = Architecture.read(demo.ARCHITECTURE)
     preprocess = demo.source(out).preprocess
     cases, squares = training_films(plan, preprocess, workers=workers, progress=progress)
 
-    def on_step(step: Step) -> None:
+    def on_step(step: PretrainingStep) -> None:
         progress("training", step.number, step.total)
 
     encoder = pretrain(
         architecture,
         preprocess,
         squares,
-        partial(captions_of, cases, plan),
+        partial(draw_captions, cases, plan),
         recipe=plan.recipe,
         seed=plan.seed,
         device=device,
         on_step=on_step,
     )
     write_weights(encoder, out / demo.WEIGHTS)
-    measures = measure(demo.source(out).encoder(), preprocess, plan, workers=workers, progress=progress)
-    card = _card(plan, architecture, out / demo.WEIGHTS, measures, device)
+    measures = measure_zero_shot(demo.source(out).encoder(), preprocess, plan, workers=workers, progress=progress)
+    card = _build_card(plan, architecture, out / demo.WEIGHTS, measures, device)
     (out / demo.CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     return card
 
 
-def training_films(plan: Plan, preprocess: Preprocess, *, workers: int, progress: Progress) -> tuple[list[Case], Squares]:
+def training_films(
+    plan: PretrainingPlan, preprocess: Preprocess, *, workers: int, progress: PretrainingProgress
+) -> tuple[list[Case], ModelInputs]:
     """Take the films of all sites that are trained on: N cases and float16 [N, S, S]."""
-    per_finding = round(plan.films * plan.share)
+    per_finding = round(plan.films_per_site * plan.min_finding_share)
     cases = [
         case
         for site in PRETRAINING_SITES
-        for case in enriched(site, plan.films, seed=TRAINING_SEED + plan.seed, per_finding=per_finding)
+        for case in enriched_cases(site, plan.films_per_site, seed=TRAINING_SEED + plan.seed, per_finding=per_finding)
     ]
-    return cases, squares_of(cases, preprocess, plan.edge, workers=workers, progress=partial(progress, "films"))
+    return cases, render_model_inputs(
+        cases, preprocess, plan.film_edge_pixels, workers=workers, progress=partial(progress, "films")
+    )
 
 
-def squares_of(
+def render_model_inputs(
     cases: Sequence[Case], preprocess: Preprocess, edge: int, *, workers: int, progress: Callable[[int, int], None]
-) -> Squares:
+) -> ModelInputs:
     """Take the film of every case and make it the encoder's square: float16 [N, S, S] in 0..1."""
     squares = np.empty((len(cases), preprocess.size, preprocess.size), dtype=np.float16)
-    for row, film in enumerate(films(cases, size=(edge, edge), workers=workers)):
-        squares[row] = preprocess.square(film.pixels)[0].numpy()
+    for row, film in enumerate(take_films(cases, size=(edge, edge), workers=workers)):
+        squares[row] = preprocess.make_model_input(film.pixels)[0].numpy()
         progress(row + 1, len(cases))
     return squares
 
 
-def captions_of(cases: Sequence[Case], plan: Plan, epoch: int) -> list[str]:
+def draw_captions(cases: Sequence[Case], plan: PretrainingPlan, epoch: int) -> list[str]:
     """Return what is dictated of each case this time: other words every epoch."""
     chance = np.random.default_rng([plan.seed, epoch])
     return [caption(case.findings, case.view, chance, style=plan.style) for case in cases]
 
 
-def measure(encoder: Encoder, preprocess: Preprocess, plan: Plan, *, workers: int, progress: Progress) -> dict[str, dict[str, Any]]:
+def measure_zero_shot(
+    encoder: Encoder, preprocess: Preprocess, plan: PretrainingPlan, *, workers: int, progress: PretrainingProgress
+) -> dict[str, dict[str, Any]]:
     """Return, for every site, the zero-shot AUC of each finding and their mean, on films that nothing was trained on."""
     head = zero_shot_head(encoder, read_prompts())
     found = {}
     for site in (*PRETRAINING_SITES, UNSEEN_SITE):
-        cases = enriched(site, plan.measured, seed=MEASURING_SEED + plan.seed, per_finding=round(plan.measured * MEASURED_SHARE))
-        squares = squares_of(cases, preprocess, plan.edge, workers=workers, progress=partial(progress, f"measuring at {site}"))
-        areas = auc(head.logits(_features(encoder, preprocess, squares)).numpy(), _labels(cases))
+        cases = enriched_cases(
+            site,
+            plan.evaluation_films,
+            seed=EVALUATION_SEED + plan.seed,
+            per_finding=round(plan.evaluation_films * EVALUATION_FINDING_SHARE),
+        )
+        squares = render_model_inputs(
+            cases, preprocess, plan.film_edge_pixels, workers=workers, progress=partial(progress, f"measuring at {site}")
+        )
+        areas = auc(head.logits(_encode_features(encoder, preprocess, squares)).numpy(), _build_labels(cases))
         found[site] = {
-            "mean_auc": round(float(macro(areas)), 4),
+            "mean_auc": round(float(macro_average(areas)), 4),
             "auc": {finding: round(float(area), 4) for finding, area in zip(FINDINGS, areas, strict=True)},
             "films": len(cases),
         }
@@ -143,21 +158,21 @@ def write_weights(encoder: Encoder, path: Path) -> None:
     part.replace(path)
 
 
-def _features(encoder: Encoder, preprocess: Preprocess, squares: Squares) -> torch.Tensor:
-    batches: Iterable[Squares] = (squares[start : start + _BATCH] for start in range(0, len(squares), _BATCH))
-    return torch.cat([encoder.encode_images(preprocess.normalised(torch.from_numpy(batch).float()[:, None])) for batch in batches])
+def _encode_features(encoder: Encoder, preprocess: Preprocess, squares: ModelInputs) -> torch.Tensor:
+    batches: Iterable[ModelInputs] = (squares[start : start + _BATCH] for start in range(0, len(squares), _BATCH))
+    return torch.cat([encoder.encode_images(preprocess.normalise(torch.from_numpy(batch).float()[:, None])) for batch in batches])
 
 
-def _labels(cases: Sequence[Case]) -> npt.NDArray[np.int8]:
+def _build_labels(cases: Sequence[Case]) -> npt.NDArray[np.int8]:
     return np.array([[PRESENT if finding in case.findings else ABSENT for finding in FINDINGS] for case in cases], dtype=np.int8)
 
 
-def _card(
-    plan: Plan, architecture: Architecture, weights: Path, measures: Mapping[str, Any], device: torch.device
+def _build_card(
+    plan: PretrainingPlan, architecture: Architecture, weights: Path, measures: Mapping[str, Any], device: torch.device
 ) -> dict[str, Any]:
     return {
         "name": demo.NAME,
-        "marking": demo.MARKING,
+        "marking": demo.NOTICE,
         "made_by": "radclipd experiment pretrain-demo",
         "intended_use": "demonstrations and tests; it has never seen a patient and must not be used for one",
         "architecture": architecture.card,
@@ -165,9 +180,9 @@ def _card(
         "training_data": {
             "kind": "procedural phantom films with generated captions",
             "sites": list(PRETRAINING_SITES),
-            "films": plan.films * len(PRETRAINING_SITES),
-            "at_least_of_each_finding": round(plan.films * plan.share) * len(PRETRAINING_SITES),
-            "film_edge_pixels": plan.edge,
+            "films": plan.films_per_site * len(PRETRAINING_SITES),
+            "at_least_of_each_finding": round(plan.films_per_site * plan.min_finding_share) * len(PRETRAINING_SITES),
+            "film_edge_pixels": plan.film_edge_pixels,
             "captions": asdict(plan.style),
         },
         "recipe": {**plan.recipe.card, "seed": plan.seed},
@@ -178,5 +193,5 @@ def _card(
             "machine": platform.machine(),
             "cores": os.cpu_count(),
         },
-        "libraries": libraries(),
+        "libraries": library_versions(),
     }

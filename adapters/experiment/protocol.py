@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from adapters.experiment.tables import Tables
+from adapters.experiment.result_tables import FewshotTables
 from adapters.ml.importer import UNTRAINED
 
-ENOUGH_DRAWS = 10
-ENOUGH_POSITIVES = 20
+MIN_DRAWS = 10
+MIN_POSITIVES = 20
 """In the test set; below it the interval of a finding's AUC is wider than most differences between methods."""
 
 PROTOCOL = """\
@@ -34,9 +34,9 @@ else, and these tables must not be set beside its own:
 * It counted an undefined AUC as .5. Here it is missing, and counted as missing."""
 
 
-def cautions(whole: Mapping[str, Any], measured: Tables) -> list[str]:
+def cautions(manifest: Mapping[str, Any], result_tables: FewshotTables) -> list[str]:
     """Return the warnings that stand before everything else, the gravest first."""
-    base, kind = whole["identity"]["base"], whole["identity"]["films"]["kind"]
+    base, kind = manifest["identity"]["base"], manifest["identity"]["films"]["kind"]
     found = []
     if base["marking"]:
         found.append(f"Encoder marked: {base['marking']}.")
@@ -44,13 +44,13 @@ def cautions(whole: Mapping[str, Any], measured: Tables) -> list[str]:
         found.append("A check of the plumbing: the encoder holds random numbers.")
     elif base["marking"] and kind != "phantom":
         found.append("A check of the plumbing, and no claim of quality: the encoder has seen simulated films only.")
-    found += whole["notes"]
-    positives = {row.finding: row.positives for row in measured.results}
-    if few := [finding for finding, count in positives.items() if count < ENOUGH_POSITIVES]:
+    found += manifest["notes"]
+    positives = {row.finding: row.positives for row in result_tables.results}
+    if few := [finding for finding, count in positives.items() if count < MIN_POSITIVES]:
         found.append(
-            f"The test set holds fewer than {ENOUGH_POSITIVES} positives of {len(few)} of {len(positives)} findings "
+            f"The test set holds fewer than {MIN_POSITIVES} positives of {len(few)} of {len(positives)} findings "
             f"({', '.join(few)}): too few to tell methods apart. A check of the plumbing, and no claim of quality."
         )
-    if whole["draws"] < ENOUGH_DRAWS:
-        found.append(f"Only {whole['draws']} draws: at least {ENOUGH_DRAWS} are needed to see how much the support matters.")
+    if manifest["draws"] < MIN_DRAWS:
+        found.append(f"Only {manifest['draws']} draws: at least {MIN_DRAWS} are needed to see how much the support matters.")
     return found

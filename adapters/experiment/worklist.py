@@ -14,27 +14,27 @@ import numpy as np
 import torch
 from matplotlib import rc_context
 
-from adapters.experiment import manifest, style
+from adapters.experiment import manifest, plot_style
 from adapters.experiment.bases import ChosenBase
-from adapters.experiment.bench import bench_of
-from adapters.experiment.cache import cached
-from adapters.experiment.campaigns import LEARNERS, RANDOM, WORKLIST, Campaigns, Point, strategies
-from adapters.experiment.sources import Source
+from adapters.experiment.campaigns import LEARNERS, RANDOM, WORKLIST, CampaignPoint, Campaigns, build_strategies
+from adapters.experiment.case_source import CaseSource
+from adapters.experiment.feature_cache import load_or_fill_cache
+from adapters.experiment.method_inputs import build_bench
 from models.classifier.prompts import read_prompts
 from pipeline.acquisition import SelectionPolicy
 from pipeline.errors import OutOfResources
 
 ENCODING, READING = "films encoded", "campaigns"
 """What a progress bar can be about."""
-SHARES = (0.25, 0.5, 0.75, 1.0)
+TARGET_SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the studies read: where random reading's AUC is taken for one to be reached."""
-PLOT, POINTS, SUMMARY = "auc-by-studies-read.png", "points.csv", "summary.json"
+PLOT_FILE, POINTS_FILE, SUMMARY_FILE = "auc-by-studies-read.png", "points.csv", "summary.json"
 
-Watch = Callable[[str, int, int], None]
+CampaignProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class CampaignOptions:
     """What was asked for."""
 
     cache: Path
@@ -42,7 +42,7 @@ class Options:
     policy: SelectionPolicy
     learner: str  # of LEARNERS
     studies: int
-    step: int
+    list_size: int
     seeds: Sequence[int]
     device: torch.device
     workers: int
@@ -50,34 +50,38 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CampaignOutcome:
     """Every point, and the object of `--json`."""
 
-    points: Sequence[Point]
+    points: Sequence[CampaignPoint]
     summary: Mapping[str, Any]
 
 
-def worklist(source: Source, base: ChosenBase, options: Options, watch: Watch = lambda what, done, total: None) -> Outcome:
+def run_campaigns(
+    source: CaseSource, base: ChosenBase, options: CampaignOptions, on_progress: CampaignProgress = lambda what, done, total: None
+) -> CampaignOutcome:
     """Run all campaigns; write the folder where one was asked for.
 
-    Refused where the split leaks; TryAgain where another process fills the cache; OutOfResources for the disk.
+    Refused where the split leaks; TransientError where another process fills the cache; OutOfResources for the disk.
     """
-    films = cached(
+    films = load_or_fill_cache(
         options.cache,
         source,
         base,
         device=options.device,
         workers=options.workers,
-        advance=lambda rows: watch(ENCODING, rows, len(source.cases)),
+        advance=lambda rows: on_progress(ENCODING, rows, len(source.cases)),
     )
-    bench = bench_of(source, films, base, read_prompts(), device=options.device)
+    bench = build_bench(source, films, base, read_prompts(), device=options.device)
     campaigns = Campaigns(bench, LEARNERS[options.learner])
-    compared = [(strategy, seed) for seed in options.seeds for strategy in strategies(options.policy)]
-    points: list[Point] = []
+    compared = [(strategy, seed) for seed in options.seeds for strategy in build_strategies(options.policy)]
+    points: list[CampaignPoint] = []
     for done, (strategy, seed) in enumerate(compared, 1):
-        points += campaigns.run(strategy, seed=seed, studies=options.studies, step=options.step)
-        watch(READING, done, len(compared))
-    sides = {side: manifest.counted(bench.cases, rows) for side, rows in (("pool", bench.split.pool), ("test", bench.split.test))}
+        points += campaigns.run(strategy, seed=seed, studies=options.studies, step=options.list_size)
+        on_progress(READING, done, len(compared))
+    sides = {
+        side: manifest.count_cases(bench.cases, rows) for side, rows in (("pool", bench.split.pool), ("test", bench.split.test))
+    }
     summary = {
         "films": {"kind": source.kind, "title": source.title, "sha256": source.fingerprint, **sides},
         "base": {"name": base.name, "sha256": base.sha256, "marking": base.marking},
@@ -85,46 +89,49 @@ def worklist(source: Source, base: ChosenBase, options: Options, watch: Watch = 
         "policy": asdict(options.policy),
         "learner": options.learner,
         "seeds": list(options.seeds),
-        "zero_shot": campaigns.zero_shot(),
-        "all_labels": campaigns.all_labels(),
-        "mean_auc": curves(points),
-        "positives": _positives(points),
-        "to_reach": saved(points, [round(share * options.studies) for share in SHARES]),
-        "commit": manifest.commit(),
+        "zero_shot": campaigns.zero_shot_auc(),
+        "all_labels": campaigns.all_labels_auc(),
+        "mean_auc": summarise_curves(points),
+        "positives": _average_positives(points),
+        "to_reach": studies_to_reach(points, [round(share * options.studies) for share in TARGET_SHARES]),
+        "commit": manifest.git_commit(),
         "command": options.command,
     }
     if options.out is not None:
-        _write(options.out, points, summary)
-    return Outcome(points, summary)
+        _write_folder(options.out, points, summary)
+    return CampaignOutcome(points, summary)
 
 
-def curves(points: Sequence[Point]) -> dict[str, dict[str, dict[str, float]]]:
+def summarise_curves(points: Sequence[CampaignPoint]) -> dict[str, dict[str, dict[str, float]]]:
     """Return strategy -> studies read -> mean, lowest and highest AUC of its campaigns."""
     return {
         strategy: {
             str(read): {"mean": mean(found), "min": min(found), "max": max(found)}
-            for read, found in _by_read(points, strategy).items()
+            for read, found in _group_by_studies_read(points, strategy).items()
         }
         for strategy in dict.fromkeys(point.strategy for point in points)
     }
 
 
-def saved(points: Sequence[Point], targets: Sequence[int]) -> dict[str, dict[str, Any]]:
+def studies_to_reach(points: Sequence[CampaignPoint], targets: Sequence[int]) -> dict[str, dict[str, Any]]:
     """Return, for each number of studies read at random, the AUC they came to on average and what the worklist reads to reach it.
 
     `needed`: studies after which the mean of its campaigns reaches it for the first time; `ratio`: of that to the number. `each`:
     the least, median and largest ratio of a single campaign. A campaign that never reaches it counts as if one list more than it
     read had been needed, and `never` says how many did.
     """
-    random, ours = _by_read(points, RANDOM), _by_read(points, WORKLIST)
+    random, ours = _group_by_studies_read(points, RANDOM), _group_by_studies_read(points, WORKLIST)
     means = {read: mean(found) for read, found in ours.items()}
     campaigns = sorted({point.seed for point in points if point.strategy == WORKLIST})
     beyond = max(ours) + min(ours)
     found: dict[str, dict[str, Any]] = {}
     for target in sorted({min(random, key=lambda read: abs(read - wanted)) for wanted in targets}):
         level = mean(random[target])
-        single = [_first({p.read: p.auc for p in points if (p.strategy, p.seed) == (WORKLIST, seed)}, level) for seed in campaigns]
-        needed = _first(means, level)
+        single = [
+            _first_reaching({p.studies_read: p.auc for p in points if (p.strategy, p.seed) == (WORKLIST, seed)}, level)
+            for seed in campaigns
+        ]
+        needed = _first_reaching(means, level)
         ratios = [(one or beyond) / target for one in single]
         found[str(target)] = {
             "auc": level,
@@ -136,19 +143,19 @@ def saved(points: Sequence[Point], targets: Sequence[int]) -> dict[str, dict[str
     return found
 
 
-def _first(curve: Mapping[int, float], level: float) -> int | None:
+def _first_reaching(curve: Mapping[int, float], level: float) -> int | None:
     return next((read for read, height in sorted(curve.items()) if height >= level), None)
 
 
-def _by_read(points: Sequence[Point], strategy: str) -> dict[int, list[float]]:
+def _group_by_studies_read(points: Sequence[CampaignPoint], strategy: str) -> dict[int, list[float]]:
     found: dict[int, list[float]] = {}
     for point in points:
         if point.strategy == strategy:
-            found.setdefault(point.read, []).append(point.auc)
+            found.setdefault(point.studies_read, []).append(point.auc)
     return dict(sorted(found.items()))
 
 
-def _positives(points: Sequence[Point]) -> dict[str, list[float]]:
+def _average_positives(points: Sequence[CampaignPoint]) -> dict[str, list[float]]:
     """Strategy -> positives of each finding at the end, mean of its campaigns."""
     last = {(point.strategy, point.seed): point.positives for point in points}
     return {
@@ -157,32 +164,32 @@ def _positives(points: Sequence[Point]) -> dict[str, list[float]]:
     }
 
 
-def _write(out: Path, points: Sequence[Point], summary: Mapping[str, Any]) -> None:
+def _write_folder(out: Path, points: Sequence[CampaignPoint], summary: Mapping[str, Any]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with (out / POINTS).open("w", encoding="utf-8", newline="") as file:
+        with (out / POINTS_FILE).open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(("strategy", "seed", "studies_read", "mean_auc", "positives"))
-            writer.writerows((p.strategy, p.seed, p.read, f"{p.auc:.6f}", " ".join(map(str, p.positives))) for p in points)
-        (out / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-        _draw(out / PLOT, summary)
+            writer.writerows((p.strategy, p.seed, p.studies_read, f"{p.auc:.6f}", " ".join(map(str, p.positives))) for p in points)
+        (out / SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        _draw_plot(out / PLOT_FILE, summary)
     except OSError as error:
         raise OutOfResources(f"cannot write into {out}: {error.strerror}", hint="give another --out") from error
 
 
-def _draw(path: Path, summary: Mapping[str, Any]) -> None:
+def _draw_plot(path: Path, summary: Mapping[str, Any]) -> None:
     """Mean AUC against studies read; bands from the lowest to the highest campaign."""
-    with rc_context(style.RC):
-        made = style.figure(8.0, 5.0)
+    with rc_context(plot_style.MATPLOTLIB_RC):
+        made = plot_style.new_figure(8.0, 5.0)
         axes = made.add_subplot()
-        lines = style.lines([*summary["mean_auc"], "zero-shot", "all-labels"])
+        lines = plot_style.curve_styles([*summary["mean_auc"], "zero-shot", "all-labels"])
         ends = []
         for strategy, curve in summary["mean_auc"].items():
             line, read = lines[strategy], [int(at) for at in curve]
             means = [point["mean"] for point in curve.values()]
             axes.plot(read, means, color=line.colour, linestyle=line.dash)
             lowest, highest = ([point[end] for point in curve.values()] for end in ("min", "max"))
-            axes.fill_between(read, lowest, highest, color=line.colour, alpha=style.BAND, linewidth=0)
+            axes.fill_between(read, lowest, highest, color=line.colour, alpha=plot_style.BAND_OPACITY, linewidth=0)
             ends.append((strategy, means[-1], line.colour))
         for name in ("zero-shot", "all-labels"):
             line, height = lines[name], summary[name.replace("-", "_")]
@@ -190,5 +197,5 @@ def _draw(path: Path, summary: Mapping[str, Any]) -> None:
             ends.append((name, height, line.colour))
         axes.set_xlabel("studies read")
         axes.set_ylabel("mean AUC")
-        style.label_ends(axes, ends)
-        style.save(made, path, marking=summary["base"]["marking"])
+        plot_style.label_ends(axes, ends)
+        plot_style.save_figure(made, path, marking=summary["base"]["marking"])

@@ -18,56 +18,56 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Words = dict[str, Any]
-Arrays = dict[str, npt.NDArray[Any]]
+MessageFields = dict[str, Any]
+NamedArrays = dict[str, npt.NDArray[Any]]
 
-_LARGEST = 1 << 16  # bytes of the words of one message
-_ALIGNED = 64  # bytes
+_MAX_MESSAGE_BYTES = 1 << 16  # bytes of the words of one message
+_ALIGNMENT_BYTES = 64  # bytes
 
 
-class Gone(Exception):
+class ChannelClosed(Exception):
     """The other end has closed the line, or has ended."""
 
 
 @dataclass(frozen=True)
-class Parcel:
+class SharedArrays:
     """Arrays in a piece of memory. `contents`: of each name, kind of number, shape and place, JSON-able."""
 
-    memory: int
-    contents: tuple[tuple[str, str, tuple[int, ...], int], ...]
+    descriptor: int
+    layout: tuple[tuple[str, str, tuple[int, ...], int], ...]
 
     @classmethod
-    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Parcel:
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> SharedArrays:
         """Copy arrays into new memory. OSError where there is not enough."""
         descriptor, contents = os.memfd_create("radclipd-learning"), []
         with open(descriptor, "wb", closefd=False) as memory:
             for name, array in arrays.items():
-                memory.seek(-memory.tell() % _ALIGNED, os.SEEK_CUR)
+                memory.seek(-memory.tell() % _ALIGNMENT_BYTES, os.SEEK_CUR)
                 contents.append((name, array.dtype.str, array.shape, memory.tell()))
                 memory.write(np.ascontiguousarray(array).data.cast("B"))
         return cls(descriptor, tuple(contents))
 
-    def opened(self) -> Arrays:
+    def map_arrays(self) -> NamedArrays:
         """Return the arrays as they lie in the memory, which lasts as long as any of them. What is written to one stays here."""
-        memory = mmap.mmap(self.memory, 0, access=mmap.ACCESS_COPY)
+        memory = mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_COPY)
         return {
             name: np.frombuffer(memory, np.dtype(kind), count=int(np.prod(shape)), offset=place).reshape(shape)
-            for name, kind, shape, place in self.contents
+            for name, kind, shape, place in self.layout
         }
 
     def close(self) -> None:
         """Let go of the memory."""
-        os.close(self.memory)
+        os.close(self.descriptor)
 
 
-class Line:
+class Channel:
     """One end of a connection. Messages come whole and in order."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
 
     @classmethod
-    def to(cls, path: Path) -> Line:
+    def connect(cls, path: Path) -> Channel:
         """Connect. OSError where nobody listens."""
         end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         end.connect(str(path))
@@ -77,38 +77,38 @@ class Line:
         """Return the descriptor, which becomes readable when there is something to hear."""
         return self._end.fileno()
 
-    def tell(self, words: Words, parcel: Parcel | None = None) -> None:
+    def send(self, fields: MessageFields, arrays: SharedArrays | None = None) -> None:
         """Send. Gone."""
-        enclosed = [parcel.memory] if parcel is not None else []
-        message = words | ({"enclosed": parcel.contents} if parcel is not None else {})
+        enclosed = [arrays.descriptor] if arrays is not None else []
+        message = fields | ({"enclosed": arrays.layout} if arrays is not None else {})
         try:
             socket.send_fds(self._end, [json.dumps(message).encode()], enclosed)
         except (BrokenPipeError, ConnectionResetError) as error:
-            raise Gone from error
+            raise ChannelClosed from error
 
-    def hear(self) -> tuple[Words, Arrays]:
+    def receive(self) -> tuple[MessageFields, NamedArrays]:
         """Wait for a message, and return its words and what was enclosed. Gone."""
         try:
-            received, descriptors, _, _ = socket.recv_fds(self._end, _LARGEST, 1)
+            received, descriptors, _, _ = socket.recv_fds(self._end, _MAX_MESSAGE_BYTES, 1)
         except ConnectionResetError:  # told once, of an end that closed unread, and before what that end had said last
-            received, descriptors, _, _ = socket.recv_fds(self._end, _LARGEST, 1)
+            received, descriptors, _, _ = socket.recv_fds(self._end, _MAX_MESSAGE_BYTES, 1)
         if not received:
-            raise Gone
+            raise ChannelClosed
         words = json.loads(received)
         if not descriptors:
             return words, {}
         contents = tuple((name, kind, tuple(shape), place) for name, kind, shape, place in words.pop("enclosed"))
-        with closing(Parcel(descriptors[0], contents)) as parcel:
-            return words, parcel.opened()
+        with closing(SharedArrays(descriptors[0], contents)) as parcel:
+            return words, parcel.map_arrays()
 
-    def await_the_end(self, seconds: float) -> None:
+    def shutdown_and_wait(self, seconds: float) -> None:
         """Say that nothing more comes, and wait for the other end to close or end, at most so long; then let go."""
         with suppress(OSError), closing(self._end):  # of which a TimeoutError is one
             self._end.shutdown(socket.SHUT_WR)
             self._end.settimeout(seconds)
-            with suppress(Gone):
+            with suppress(ChannelClosed):
                 while True:
-                    self.hear()
+                    self.receive()
 
     def close(self) -> None:
         """End the connection."""

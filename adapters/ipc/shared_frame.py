@@ -10,11 +10,11 @@ from typing import Self
 import numpy as np
 
 from pipeline.domain import Image
-from pipeline.ports.images import Window, Windowed
+from pipeline.ports.images import Window, WindowedPixelData
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
+class SharedFrame:
     """What lies in the memory. `window`: of stored values; None where it is an image."""
 
     dtype: str
@@ -22,16 +22,16 @@ class Handed:
     window: Window | None
 
     @classmethod
-    def over(cls, seen: Image | Windowed, memory: int) -> Self:
+    def write(cls, frame: Image | WindowedPixelData, memory: int) -> Self:
         """Put it there, in the place of what was there before. `memory`: a descriptor. MemoryError."""
-        array, window = (seen.stored, seen.window) if isinstance(seen, Windowed) else (seen, None)
+        array, window = (frame.stored, frame.window) if isinstance(frame, WindowedPixelData) else (frame, None)
         if os.pwrite(memory, np.ascontiguousarray(array).data, 0) != array.nbytes:  # mapped, each page would be a fault of its own
             raise MemoryError("no room for the film in shared memory")
         return cls(array.dtype.str, array.shape, window)
 
-    def seen(self, memory: int) -> Image | Windowed:
+    def read(self, memory: int) -> Image | WindowedPixelData:
         """Return it as it lies there: only to be read, and before the next is put there."""
         count, dtype = int(np.prod(self.shape)), np.dtype(self.dtype)
         shared = mmap.mmap(memory, count * dtype.itemsize, prot=mmap.PROT_READ)  # unmapped with the last array on it
         array = np.frombuffer(shared, dtype).reshape(self.shape)
-        return array if self.window is None else Windowed(array, self.window)
+        return array if self.window is None else WindowedPixelData(array, self.window)

@@ -12,11 +12,11 @@ import socket
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-PLACES = 8
+MAX_WOKEN_PROCESSES = 8
 """Processes of one host and kind that are woken; further ones poll."""
 
 
-class Wakes:
+class WakeupSockets:
     """Whom a change of one catalog concerns, on this host."""
 
     def __init__(self, catalog_url: str) -> None:
@@ -24,28 +24,28 @@ class Wakes:
 
     def wake(self, kinds: Iterable[str]) -> None:
         """Tell everybody who waits for work of these kinds. Never waits and never fails."""
-        with _datagrams() as sender:
+        with _open_datagram_socket() as sender:
             for kind in set(kinds):
-                for place in range(PLACES):
+                for place in range(MAX_WOKEN_PROCESSES):
                     with suppress(OSError):  # nobody is there, or has so much to look at that one more says nothing
-                        sender.sendto(b"!", self._name(kind, place))
+                        sender.sendto(b"!", self._make_socket_name(kind, place))
 
     def listen(self, kinds: Sequence[str]) -> list[socket.socket]:
         """Return sockets that become readable when there may be work of these kinds."""
-        return [found for kind in kinds if (found := self._bound(kind)) is not None]
+        return [found for kind in kinds if (found := self._bind_socket(kind)) is not None]
 
-    def _bound(self, kind: str) -> socket.socket | None:
-        listening = _datagrams()
-        for place in range(PLACES):
+    def _bind_socket(self, kind: str) -> socket.socket | None:
+        listening = _open_datagram_socket()
+        for place in range(MAX_WOKEN_PROCESSES):
             with suppress(OSError):  # another process has it
-                listening.bind(self._name(kind, place))
+                listening.bind(self._make_socket_name(kind, place))
                 return listening
         listening.close()
         return None
 
-    def _name(self, kind: str, place: int) -> bytes:
-        return f"\0radclipd-{self._stem}-{kind}-{place}".encode()
+    def _make_socket_name(self, kind: str, number: int) -> bytes:
+        return f"\0radclipd-{self._stem}-{kind}-{number}".encode()
 
 
-def _datagrams() -> socket.socket:
+def _open_datagram_socket() -> socket.socket:
     return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)

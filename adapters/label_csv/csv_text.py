@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 
-from pipeline.errors import BadLabels, Fault
+from pipeline.errors import InvalidLabels, LabelFault
 
 LARGEST_BYTES = 64 << 20
 MOST_ROWS = 1_000_000
@@ -18,20 +18,20 @@ WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx, .xls
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class CsvTable:
     """Header cells, and rows with their numbers as a spreadsheet counts them: the header is row 1. Cells are stripped."""
 
     header: Sequence[str]
     rows: Sequence[tuple[int, Sequence[str]]]
 
 
-def read_rows(content: bytes, is_known: Callable[[str], bool]) -> Table:
-    """Read a table whose delimiter is the one by which most header cells are known. BadLabels where it is no table."""
-    text = _decoded(content)
+def read_rows(content: bytes, is_known: Callable[[str], bool]) -> CsvTable:
+    """Read a table whose delimiter is the one by which most header cells are known. InvalidLabels where it is no table."""
+    text = _decode_text(content)
     first, _, rest = text.partition("\n")
     if first.strip().lower().startswith("sep="):  # Excel's way to name the delimiter; it does not show the line
         text = rest
-    delimiter = _delimiter(text, is_known)
+    delimiter = _detect_delimiter(text, is_known)
     records: list[tuple[int, list[str]]] = []
     try:
         for number, record in enumerate(csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True), 1):
@@ -39,21 +39,23 @@ def read_rows(content: bytes, is_known: Callable[[str], bool]) -> Table:
             if any(cells):
                 records.append((number, cells))
             if len(records) > MOST_ROWS:
-                raise _no_table(number, "", f"at most {MOST_ROWS} rows: split the table")
+                raise _build_table_error(number, "", f"at most {MOST_ROWS} rows: split the table")
     except csv.Error as error:
         number = records[-1][0] + 1 if records else 1
-        raise _no_table(number, "", f"this row is no CSV ({error}): look for a quotation mark without its other half") from error
+        raise _build_table_error(
+            number, "", f"this row is no CSV ({error}): look for a quotation mark without its other half"
+        ) from error
     if not records:
-        raise _no_table(1, "", "the table is empty: radclipd labels template shows what it looks like")
-    return Table(records[0][1], records[1:])
+        raise _build_table_error(1, "", "the table is empty: radclipd labels template shows what it looks like")
+    return CsvTable(records[0][1], records[1:])
 
 
-def _decoded(content: bytes) -> str:
+def _decode_text(content: bytes) -> str:
     """Return the text. Without a byte order mark it is UTF-8, or what Excel writes in western Europe."""
     if len(content) > LARGEST_BYTES:
-        raise _no_table(0, "", f"the file has {len(content)} bytes, more than {LARGEST_BYTES}: split the table")
+        raise _build_table_error(0, "", f"the file has {len(content)} bytes, more than {LARGEST_BYTES}: split the table")
     if content.startswith(WORKBOOKS):
-        raise _no_table(0, "", "this is a workbook: save it as CSV (UTF-8)")
+        raise _build_table_error(0, "", "this is a workbook: save it as CSV (UTF-8)")
     marked = next((encoding for mark, encoding in BYTE_ORDER_MARKS if content.startswith(mark)), None)
     for encoding in [marked] if marked else ["utf-8", WESTERN_WINDOWS]:
         try:
@@ -62,10 +64,10 @@ def _decoded(content: bytes) -> str:
             continue
         if "\0" not in text:
             return text
-    raise _no_table(0, "", "this is no text: save the table as CSV (UTF-8)")
+    raise _build_table_error(0, "", "this is no text: save the table as CSV (UTF-8)")
 
 
-def _delimiter(text: str, is_known: Callable[[str], bool]) -> str:
+def _detect_delimiter(text: str, is_known: Callable[[str], bool]) -> str:
     line = next((line for line in text.splitlines() if line.strip()), "")
 
     def known(delimiter: str) -> int:
@@ -77,5 +79,5 @@ def _delimiter(text: str, is_known: Callable[[str], bool]) -> str:
     return max(DELIMITERS, key=known)
 
 
-def _no_table(row: int, value: str, remedy: str) -> BadLabels:
-    return BadLabels("this is no table of labels; nothing was taken", [Fault(row, "", value, remedy)])
+def _build_table_error(row: int, value: str, remedy: str) -> InvalidLabels:
+    return InvalidLabels("this is no table of labels; nothing was taken", [LabelFault(row, "", value, remedy)])

@@ -16,21 +16,32 @@ from adapters.label_csv.columns import (
 )
 from pipeline.domain import FINDINGS, NO_FINDING, Label, LabelState, Request
 
-TO_FILL_IN = (STUDY, ACCESSION, READER, STATED_AT, ASKED_BECAUSE, SELECTION_PROBABILITY, NO_FINDING, *FINDINGS)
-EXPORTED = (STUDY, ACCESSION, READER, STATED_AT, SOURCE, ASKED_BECAUSE, SELECTION_PROBABILITY, DOCUMENT, NO_FINDING, *FINDINGS)
+TEMPLATE_COLUMNS = (STUDY, ACCESSION, READER, STATED_AT, ASKED_BECAUSE, SELECTION_PROBABILITY, NO_FINDING, *FINDINGS)
+EXPORT_COLUMNS = (
+    STUDY,
+    ACCESSION,
+    READER,
+    STATED_AT,
+    SOURCE,
+    ASKED_BECAUSE,
+    SELECTION_PROBABILITY,
+    DOCUMENT,
+    NO_FINDING,
+    *FINDINGS,
+)
 
 
 def empty_rows(accession_numbers: Mapping[str, str]) -> Iterator[Sequence[str]]:
     """Yield a row of TO_FILL_IN for each study."""
     for study, accession_number in accession_numbers.items():
-        yield [study, accession_number, *[""] * (len(TO_FILL_IN) - 2)]
+        yield [study, accession_number, *[""] * (len(TEMPLATE_COLUMNS) - 2)]
 
 
-def asked_rows(asked: Iterable[tuple[Request, str]]) -> Iterator[Sequence[object]]:
+def request_rows(requests: Iterable[tuple[Request, str]]) -> Iterator[Sequence[object]]:
     """Yield a row of TO_FILL_IN for each request and the accession number of its study."""
-    for request, accession_number in asked:
-        head = [request.study_instance_uid, accession_number, "", "", request.asked_because, repr(request.selection_probability)]
-        yield [*head, *[""] * (len(TO_FILL_IN) - len(head))]
+    for request, accession_number in requests:
+        head = [request.study_instance_uid, accession_number, "", "", request.selection_reason, repr(request.selection_probability)]
+        yield [*head, *[""] * (len(TEMPLATE_COLUMNS) - len(head))]
 
 
 def exported_rows(standing: Iterable[Label], accession_numbers: Mapping[str, str]) -> Iterator[Sequence[object]]:
@@ -38,7 +49,7 @@ def exported_rows(standing: Iterable[Label], accession_numbers: Mapping[str, str
     rows: dict[tuple[object, ...], dict[str, LabelState]] = {}
     for label in standing:
         if label.state is not None:
-            rows.setdefault(_row_of(label), {})[label.finding] = label.state
+            rows.setdefault(_build_row_key(label), {})[label.finding] = label.state
     for (study, stated_at, reader, source, because, probability, document), said in sorted(
         rows.items(), key=lambda row: repr(row[0])
     ):
@@ -47,7 +58,7 @@ def exported_rows(standing: Iterable[Label], accession_numbers: Mapping[str, str
         yield [*head, LabelState.PRESENT.value if nothing else "", *(said[f].value if f in said else "" for f in FINDINGS)]
 
 
-def _row_of(label: Label) -> tuple[object, ...]:
+def _build_row_key(label: Label) -> tuple[object, ...]:
     probability = "" if label.selection_probability is None else repr(label.selection_probability)
     stated_at = label.stated_at.isoformat(sep=" ")
-    return label.study_instance_uid, stated_at, label.reader, label.source, label.asked_because, probability, label.document
+    return label.study_instance_uid, stated_at, label.reader, label.source, label.selection_reason, probability, label.document

@@ -14,107 +14,109 @@ from datetime import datetime
 
 from adapters.label_csv import columns
 from adapters.label_csv.columns import Columns
-from adapters.label_csv.csv_text import Table, read_rows
+from adapters.label_csv.csv_text import CsvTable, read_rows
 from pipeline import labels
-from pipeline.domain import FINDINGS, NO_FINDING, LabelState, Reading
-from pipeline.errors import BadLabels, Fault
-from pipeline.finding_names import finding_named, no_finding
-from pipeline.labels import Taken
-from pipeline.ports.outside import Catalog
+from pipeline.domain import FINDINGS, NO_FINDING, LabelState, ReaderStatement
+from pipeline.errors import InvalidLabels, LabelFault
+from pipeline.finding_names import all_absent, match_finding
+from pipeline.labels import ImportResult
+from pipeline.ports.services import Catalog
 
-WORDS = {
+STATE_WORDS = {
     **dict.fromkeys(("present", "yes", "y", "true", "positive", "pos"), LabelState.PRESENT),
     **dict.fromkeys(("absent", "no", "n", "false", "negative", "neg"), LabelState.ABSENT),
     **dict.fromkeys(("uncertain", "maybe", "unclear", "undetermined"), LabelState.UNCERTAIN),
 }
-NUMBERS = {1.0: LabelState.PRESENT, 0.0: LabelState.ABSENT, -1.0: LabelState.UNCERTAIN}  # CheXpert (Irvin et al., AAAI 2019)
-SAYS_NOTHING = {"", "nan", "na", "n/a", "-"}
-SPOILT_NUMBER = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+")
+STATE_NUMBERS = {1.0: LabelState.PRESENT, 0.0: LabelState.ABSENT, -1.0: LabelState.UNCERTAIN}  # CheXpert (Irvin et al., AAAI 2019)
+EMPTY_CELLS = {"", "nan", "na", "n/a", "-"}
+ROUNDED_NUMBER = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+")
 """1.23457E+15: what is left of a long number after a spreadsheet has taken it for one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Defaults:
+class ImportDefaults:
     """What holds where a table does not say. `unlisted`: what a name missing from a list like `Effusion|Mass` means."""
 
     reader: str = ""
     source: str = "csv"
-    unlisted: LabelState | None = None
+    unlisted_state: LabelState | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class ParsedTable:
     """A table as it was understood: its readings, its faults, and what is worth saying of it."""
 
-    readings: Sequence[Reading]
-    faults: Sequence[Fault]
+    readings: Sequence[ReaderStatement]
+    faults: Sequence[LabelFault]
     columns: Columns
     notes: Sequence[str]
 
 
-def import_table(content: bytes, defaults: Defaults, *, catalog: Catalog, dry_run: bool = False) -> tuple[Taken, Sequence[str]]:
-    """Take all labels of a table, or none; return what became of them, and notes. BadLabels names every fault with its row."""
+def import_table(
+    content: bytes, defaults: ImportDefaults, *, catalog: Catalog, dry_run: bool = False
+) -> tuple[ImportResult, Sequence[str]]:
+    """Take all labels of a table, or none; return what became of them, and notes. InvalidLabels names every fault with its row."""
     table = read_table(content, defaults)
     faults = list(table.faults)
-    taken = Taken(0, 0, 0)
+    taken = ImportResult(0, 0, 0)
     try:
-        taken = labels.take(table.readings, catalog=catalog, dry_run=dry_run or bool(faults))
-    except BadLabels as error:
-        faults += [Fault(f.row, table.columns.called(f.column), f.value, f.remedy) for f in error.faults]
+        taken = labels.import_readings(table.readings, catalog=catalog, dry_run=dry_run or bool(faults))
+    except InvalidLabels as error:
+        faults += [LabelFault(f.row, table.columns.column_name(f.column), f.value, f.remedy) for f in error.label_faults]
     if faults:
         rows = len({fault.row for fault in faults})
         message = f"{rows} {'row' if rows == 1 else 'rows'} cannot be taken; nothing was imported"
-        raise BadLabels(message, sorted(faults, key=lambda fault: fault.row))
+        raise InvalidLabels(message, sorted(faults, key=lambda fault: fault.row))
     return taken, table.notes
 
 
-def read_table(content: bytes, defaults: Defaults) -> Read:
-    """Read a table without looking at the catalog. BadLabels where there is no table to read."""
+def read_table(content: bytes, defaults: ImportDefaults) -> ParsedTable:
+    """Read a table without looking at the catalog. InvalidLabels where there is no table to read."""
     table = read_rows(content, lambda name: columns.meaning_of(name) is not None)
-    known, faults = columns.understood(table.header)
+    known, faults = columns.parse_header(table.header)
     if faults:
-        raise BadLabels("the columns are not those of a table of labels; nothing was imported", faults)
-    readings: list[Reading] = []
+        raise InvalidLabels("the columns are not those of a table of labels; nothing was imported", faults)
+    readings: list[ReaderStatement] = []
     for number, cells in table.rows:
-        reading, wrong = _row(number, cells, known, defaults)
+        reading, wrong = _parse_row(number, cells, known, defaults)
         faults += wrong
         if reading is not None and reading.findings:
             readings.append(reading)
-    return Read(readings, faults, known, _notes(table, known, readings, faults))
+    return ParsedTable(readings, faults, known, _collect_notes(table, known, readings, faults))
 
 
-def _notes(table: Table, known: Columns, readings: Sequence[Reading], faults: Sequence[Fault]) -> list[str]:
+def _collect_notes(table: CsvTable, known: Columns, readings: Sequence[ReaderStatement], faults: Sequence[LabelFault]) -> list[str]:
     notes = [f"columns not used: {', '.join(known.unused)}"] if known.unused else []
     silent = len(table.rows) - len(readings) - len({fault.row for fault in faults})
     return notes + ([f"{silent} rows say nothing of any finding"] if silent > 0 else [])
 
 
-class _Cells:
+class _CsvRow:
     """One row by meaning; faults are collected as cells are read."""
 
     def __init__(self, row: int, cells: Sequence[str], known: Columns) -> None:
-        self.row, self.faults = row, list[Fault]()
-        self._cells, self._known = cells, known
+        self.row, self.faults = row, list[LabelFault]()
+        self._cells, self._columns = cells, known
 
     def __getitem__(self, meaning: str) -> str:
-        place = self._known.places.get(meaning)
+        place = self._columns.positions.get(meaning)
         return self._cells[place] if place is not None else ""
 
-    def wrong(self, meaning: str, value: str, remedy: str) -> None:
+    def add_fault(self, meaning: str, value: str, remedy: str) -> None:
         """Note a fault."""
-        self.faults.append(Fault(self.row, self._known.called(meaning), value, remedy))
+        self.faults.append(LabelFault(self.row, self._columns.column_name(meaning), value, remedy))
 
-    def moment(self, meaning: str) -> datetime | None:
+    def parse_time(self, meaning: str) -> datetime | None:
         """Return an aware time; without an offset it is this host's."""
         if not self[meaning]:
             return None
         try:
             return datetime.fromisoformat(self[meaning]).astimezone()
         except (ValueError, OverflowError):
-            self.wrong(meaning, self[meaning], "write 2026-01-31 08:15, or with its offset 2026-01-31T08:15:00+01:00")
+            self.add_fault(meaning, self[meaning], "write 2026-01-31 08:15, or with its offset 2026-01-31T08:15:00+01:00")
             return None
 
-    def number(self, meaning: str) -> float | None:
+    def parse_number(self, meaning: str) -> float | None:
         """Return a number, whichever decimal mark it has."""
         if not self[meaning]:
             return None
@@ -123,80 +125,86 @@ class _Cells:
         except ValueError:
             found = math.nan
         if not math.isfinite(found):
-            self.wrong(meaning, self[meaning], "write a number such as 0.25, or nothing")
+            self.add_fault(meaning, self[meaning], "write a number such as 0.25, or nothing")
             return None
         return found
 
-    def state(self, meaning: str) -> LabelState | None:
+    def parse_state(self, meaning: str) -> LabelState | None:
         """Return what a cell of a finding says; None: nothing."""
         word = self[meaning].lower()
-        if word in SAYS_NOTHING:
+        if word in EMPTY_CELLS:
             return None
         try:
-            found = WORDS.get(word) or NUMBERS.get(float(word))
+            found = STATE_WORDS.get(word) or STATE_NUMBERS.get(float(word))
         except ValueError:
             found = None
         if found is None:
-            self.wrong(meaning, self[meaning], "write present, absent or uncertain (or 1, 0, -1), or nothing")
+            self.add_fault(meaning, self[meaning], "write present, absent or uncertain (or 1, 0, -1), or nothing")
         return found
 
 
-def _row(number: int, cells: Sequence[str], known: Columns, defaults: Defaults) -> tuple[Reading | None, list[Fault]]:
+def _parse_row(
+    number: int, cells: Sequence[str], known: Columns, defaults: ImportDefaults
+) -> tuple[ReaderStatement | None, list[LabelFault]]:
     """Return the reading of one row, and what is wrong with it."""
     surplus = next((cell for cell in cells[len(known.header) :] if cell), None)
     if surplus is not None or len(cells) < len(known.header):
         remedy = f"this row has {len(cells)} cells, the header has {len(known.header)}: look for a missing quotation mark"
-        return None, [Fault(number, "", surplus or "", remedy)]
-    row = _Cells(number, cells, known)
+        return None, [LabelFault(number, "", surplus or "", remedy)]
+    row = _CsvRow(number, cells, known)
     for meaning in (columns.STUDY, columns.ACCESSION):
-        if SPOILT_NUMBER.fullmatch(row[meaning]):
-            row.wrong(meaning, row[meaning], "a spreadsheet has rounded this number: format the column as text and enter it again")
-    findings = _listed(row, defaults) if columns.LISTED in known.places else _wide(row, known)
-    reading = Reading(
+        if ROUNDED_NUMBER.fullmatch(row[meaning]):
+            row.add_fault(
+                meaning, row[meaning], "a spreadsheet has rounded this number: format the column as text and enter it again"
+            )
+    findings = (
+        _parse_finding_labels(row, defaults) if columns.FINDING_LABELS in known.positions else _parse_finding_columns(row, known)
+    )
+    reading = ReaderStatement(
         row=number,
         study_instance_uid=row[columns.STUDY],
         accession_number=row[columns.ACCESSION],
         findings=findings,
         reader=row[columns.READER] or defaults.reader,
         source=row[columns.SOURCE] or defaults.source,
-        stated_at=row.moment(columns.STATED_AT),
-        asked_because=row[columns.ASKED_BECAUSE],
-        selection_probability=row.number(columns.SELECTION_PROBABILITY),
+        stated_at=row.parse_time(columns.STATED_AT),
+        selection_reason=row[columns.ASKED_BECAUSE],
+        selection_probability=row.parse_number(columns.SELECTION_PROBABILITY),
         document=row[columns.DOCUMENT],
     )
     return (None if row.faults else reading), row.faults
 
 
-def _wide(row: _Cells, known: Columns) -> Mapping[str, LabelState]:
+def _parse_finding_columns(row: _CsvRow, known: Columns) -> Mapping[str, LabelState]:
     """A column for each finding. "No Finding" speaks for all 14 and suffers nothing beside it but absent."""
-    said = {finding: state for finding in known.findings if (state := row.state(finding)) is not None}
+    said = {finding: state for finding in known.findings if (state := row.parse_state(finding)) is not None}
     nothing = said.pop(NO_FINDING, None)
     if nothing is not LabelState.PRESENT:
         return said
     _refuse_beside_no_finding(row, NO_FINDING, [finding for finding, state in said.items() if state is not LabelState.ABSENT])
-    return no_finding()
+    return all_absent()
 
 
-def _listed(row: _Cells, defaults: Defaults) -> Mapping[str, LabelState]:
+def _parse_finding_labels(row: _CsvRow, defaults: ImportDefaults) -> Mapping[str, LabelState]:
     """Names with | between them are present; "No Finding" stands alone."""
-    names = [name for part in row[columns.LISTED].split("|") if (name := part.strip())]
-    found = [finding_named(name) for name in names]
+    names = [name for part in row[columns.FINDING_LABELS].split("|") if (name := part.strip())]
+    found = [match_finding(name) for name in names]
     for name, finding in zip(names, found, strict=True):
         if finding is None:
-            row.wrong(columns.LISTED, name, f"no finding is called so: one of {', '.join(FINDINGS)}, or {NO_FINDING}")
+            row.add_fault(columns.FINDING_LABELS, name, f"no finding is called so: one of {', '.join(FINDINGS)}, or {NO_FINDING}")
     present = [finding for finding in found if finding is not None]
     if NO_FINDING in present:
-        _refuse_beside_no_finding(row, columns.LISTED, [finding for finding in present if finding != NO_FINDING])
-        return no_finding()
+        _refuse_beside_no_finding(row, columns.FINDING_LABELS, [finding for finding in present if finding != NO_FINDING])
+        return all_absent()
     listed = dict.fromkeys(present, LabelState.PRESENT)
-    if defaults.unlisted is None or not listed:
+    if defaults.unlisted_state is None or not listed:
         return listed
-    return dict.fromkeys(FINDINGS, defaults.unlisted) | listed
+    return dict.fromkeys(FINDINGS, defaults.unlisted_state) | listed
 
 
-def _refuse_beside_no_finding(row: _Cells, meaning: str, findings: Iterable[str]) -> None:
+def _refuse_beside_no_finding(row: _CsvRow, meaning: str, findings: Iterable[str]) -> None:
     named = ", ".join(findings)
     if named:
-        row.wrong(
+        row.add_fault(
             meaning, row[meaning], f"{NO_FINDING} means that all 14 are absent, and this row names {named}: correct one of the two"
         )

@@ -28,10 +28,10 @@ PAGE = 4096
 _HEADER = struct.Struct("<16s32sIII")
 _MAGIC = b"radclipd prefix1"
 _ENTRY = np.dtype([("key", np.uint8, 32), ("record", "<u4"), ("entry", "<u4")])
-_OWN = 36  # bytes of an entry before its own checksum
+_CHECKED_ENTRY_BYTES = 36  # bytes of an entry before its own checksum
 
 
-class Shard:
+class ActivationShard:
     """An open shard, for reading; for appending too once `lock` said yes. OSError from the disk is the store's to translate."""
 
     def __init__(self, path: Path, descriptor: int, *, slots: int, record_bytes: int) -> None:
@@ -43,12 +43,12 @@ class Shard:
         self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
 
     @classmethod
-    def create(cls, path: Path, identity: bytes, *, slots: int, record_bytes: int) -> Shard:
+    def create(cls, path: Path, identity: bytes, *, slots: int, record_bytes: int) -> ActivationShard:
         """Make an empty shard, locked. FileExistsError where there is one."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(descriptor, length(slots, record_bytes))
+            os.ftruncate(descriptor, shard_bytes(slots, record_bytes))
             header = _HEADER.pack(_MAGIC, identity, slots, record_bytes, 0)
             os.pwrite(descriptor, _HEADER.pack(_MAGIC, identity, slots, record_bytes, zlib.crc32(header)), 0)
             return cls(path, descriptor, slots=slots, record_bytes=record_bytes)
@@ -58,14 +58,14 @@ class Shard:
             raise
 
     @classmethod
-    def open(cls, path: Path, identity: bytes, *, record_bytes: int) -> Shard | None:
+    def open(cls, path: Path, identity: bytes, *, record_bytes: int) -> ActivationShard | None:
         """Open a shard of this identity; None where the file is gone, torn in its header, or another's."""
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        slots = _slots(os.pread(descriptor, _HEADER.size, 0), identity, record_bytes)
-        if not slots or os.fstat(descriptor).st_size < _records_start(slots):
+        slots = _parse_slots(os.pread(descriptor, _HEADER.size, 0), identity, record_bytes)
+        if not slots or os.fstat(descriptor).st_size < _compute_records_start(slots):
             os.close(descriptor)
             return None
         return cls(path, descriptor, slots=slots, record_bytes=record_bytes)
@@ -94,55 +94,57 @@ class Shard:
 
     def entries(self) -> Iterator[tuple[int, bytes]]:
         """Yield slot and key of each whole entry whose record lies within the file."""
-        table = self._table()
+        table = self._read_table()
         for slot in np.flatnonzero(table["entry"]).tolist():
-            if self._within(slot) and zlib.crc32(table[slot].tobytes()[:_OWN]) == table[slot]["entry"]:
+            if self._is_within_file(slot) and zlib.crc32(table[slot].tobytes()[:_CHECKED_ENTRY_BYTES]) == table[slot]["entry"]:
                 yield slot, table[slot]["key"].tobytes()
 
-    def record(self, slot: int, key: bytes) -> bytes | None:
+    def read_record(self, slot: int, key: bytes) -> bytes | None:
         """Return a copy of the record; None where the slot is another key's, or the checksum does not hold: that frees it."""
-        entry = np.frombuffer(self._entries(slot, 1), dtype=_ENTRY)[0]
-        if entry["key"].tobytes() != key or not self._within(slot):
+        entry = np.frombuffer(self._read_entries(slot, 1), dtype=_ENTRY)[0]
+        if entry["key"].tobytes() != key or not self._is_within_file(slot):
             return None
-        start = _records_start(self.slots) + slot * self._record_bytes
+        start = _compute_records_start(self.slots) + slot * self._record_bytes
         content = self._map[start : start + self._record_bytes]
-        if _checksum(key, content) == entry["record"]:
+        if _compute_checksum(key, content) == entry["record"]:
             return content
-        _write(self._descriptor, bytes(_ENTRY.itemsize), PAGE + slot * _ENTRY.itemsize)
+        _write_bytes(self._descriptor, bytes(_ENTRY.itemsize), PAGE + slot * _ENTRY.itemsize)
         return None
 
-    def free(self) -> list[int]:
+    def free_slots(self) -> list[int]:
         """Return the slots that hold nothing whole, in order."""
         taken = {slot for slot, _ in self.entries()}
-        return [slot for slot in range(self.slots) if slot not in taken and self._within(slot)]
+        return [slot for slot in range(self.slots) if slot not in taken and self._is_within_file(slot)]
 
     def append(self, slot: int, key: bytes, content: bytes) -> None:
         """Write a record into a free slot, then its entry. Only with the lock."""
-        _write(self._descriptor, content, _records_start(self.slots) + slot * self._record_bytes)
+        _write_bytes(self._descriptor, content, _compute_records_start(self.slots) + slot * self._record_bytes)
         entry = np.zeros((), dtype=_ENTRY)
-        entry["key"], entry["record"] = np.frombuffer(key, dtype=np.uint8), _checksum(key, content)
-        entry["entry"] = zlib.crc32(entry.tobytes()[:_OWN])
-        _write(self._descriptor, entry.tobytes(), PAGE + slot * _ENTRY.itemsize)
+        entry["key"], entry["record"] = np.frombuffer(key, dtype=np.uint8), _compute_checksum(key, content)
+        entry["entry"] = zlib.crc32(entry.tobytes()[:_CHECKED_ENTRY_BYTES])
+        _write_bytes(self._descriptor, entry.tobytes(), PAGE + slot * _ENTRY.itemsize)
 
-    def _table(self) -> npt.NDArray[np.void]:
-        return np.frombuffer(self._entries(0, self.slots), dtype=_ENTRY)
+    def _read_table(self) -> npt.NDArray[np.void]:
+        return np.frombuffer(self._read_entries(0, self.slots), dtype=_ENTRY)
 
-    def _entries(self, slot: int, count: int) -> bytes:
+    def _read_entries(self, slot: int, count: int) -> bytes:
         """Read anew each time: another process may be writing. What a file that was cut short lacks is no entry."""
         wanted = count * _ENTRY.itemsize
         return os.pread(self._descriptor, wanted, PAGE + slot * _ENTRY.itemsize).ljust(wanted, b"\0")
 
-    def _within(self, slot: int) -> bool:
+    def _is_within_file(self, slot: int) -> bool:
         """Ask the file itself: reading a map beyond the end of a file that was cut short ends the process."""
-        return _records_start(self.slots) + (slot + 1) * self._record_bytes <= min(self._size, os.fstat(self._descriptor).st_size)
+        return _compute_records_start(self.slots) + (slot + 1) * self._record_bytes <= min(
+            self._size, os.fstat(self._descriptor).st_size
+        )
 
 
-def length(slots: int, record_bytes: int) -> int:
+def shard_bytes(slots: int, record_bytes: int) -> int:
     """Return the bytes of a shard of so many slots."""
-    return _records_start(slots) + slots * record_bytes
+    return _compute_records_start(slots) + slots * record_bytes
 
 
-def remove(path: Path) -> bool:
+def remove_shard(path: Path) -> bool:
     """Remove a shard unless a process appends to it; True where it is gone. Who has it open goes on reading."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -158,7 +160,7 @@ def remove(path: Path) -> bool:
     return True
 
 
-def _slots(header: bytes, identity: bytes, record_bytes: int) -> int:
+def _parse_slots(header: bytes, identity: bytes, record_bytes: int) -> int:
     """Return the slots that a header states; 0 where it is torn, or of another identity or size."""
     if len(header) < _HEADER.size:
         return 0
@@ -167,16 +169,16 @@ def _slots(header: bytes, identity: bytes, record_bytes: int) -> int:
     return slots if whole and (magic, found, size) == (_MAGIC, identity, record_bytes) else 0
 
 
-def _records_start(slots: int) -> int:
+def _compute_records_start(slots: int) -> int:
     table_end = PAGE + slots * _ENTRY.itemsize
     return -(-table_end // PAGE) * PAGE
 
 
-def _checksum(key: bytes, content: bytes) -> int:
+def _compute_checksum(key: bytes, content: bytes) -> int:
     return zlib.crc32(content, zlib.crc32(key))
 
 
-def _write(descriptor: int, content: bytes, offset: int) -> None:
+def _write_bytes(descriptor: int, content: bytes, offset: int) -> None:
     rest = memoryview(content)
     while rest:
         written = os.pwrite(descriptor, rest, offset)

@@ -8,29 +8,29 @@ from contextlib import contextmanager
 from models import errors as models_errors
 from pipeline import errors
 
-_WORDS: tuple[tuple[type[models_errors.ModelsError], type[errors.RadclipdError]], ...] = (
+_TRANSLATIONS: tuple[tuple[type[models_errors.ModelsError], type[errors.RadclipdError]], ...] = (
     (models_errors.CheckpointMissing, errors.NoWeights),
     (models_errors.CheckpointUnwritable, errors.OutOfResources),
     (models_errors.CheckpointCorrupt, errors.WeightsCorrupt),
-    (models_errors.WeightsIncompatible, errors.WeightsIncompatible),
+    (models_errors.CheckpointIncompatible, errors.WeightsIncompatible),
     (models_errors.GoldenMismatch, errors.WeightsIncompatible),
-    (models_errors.UnknownArchitecture, errors.Refused),
-    (models_errors.CannotPartition, errors.Refused),
-    (models_errors.NothingToLearn, errors.Refused),
-    (models_errors.SplitLeaks, errors.Refused),
-    (models_errors.SplitUnusable, errors.Refused),
-    (models_errors.UnknownMethod, errors.Refused),
-    (models_errors.FetchFailed, errors.TryAgain),
+    (models_errors.UnknownArchitecture, errors.PermanentError),
+    (models_errors.CannotPartition, errors.PermanentError),
+    (models_errors.NothingToLearn, errors.PermanentError),
+    (models_errors.SplitLeaks, errors.PermanentError),
+    (models_errors.SplitUnusable, errors.PermanentError),
+    (models_errors.UnknownMethod, errors.PermanentError),
+    (models_errors.FetchFailed, errors.TransientError),
     (models_errors.ImageUnusable, errors.PixelsUnreadable),
     (models_errors.ModelsError, errors.WeightsRejected),
 )
 
 
 @contextmanager
-def in_the_pipelines_words() -> Iterator[None]:
+def translate_model_errors() -> Iterator[None]:
     """Translate whatever `models` raises; message and remedy stay."""
     try:
         yield
     except models_errors.ModelsError as error:
-        word = next(word for kind, word in _WORDS if isinstance(error, kind))
+        word = next(word for kind, word in _TRANSLATIONS if isinstance(error, kind))
         raise word(str(error), hint=error.hint) from error

@@ -15,18 +15,18 @@ from typing import Any, Protocol
 
 import structlog
 
-from adapters.ml.error_translation import in_the_pipelines_words
+from adapters.ml.error_translation import translate_model_errors
 from adapters.model_files import HEAD
 from models.classifier.head import LinearHead, zero_shot_head
 from models.classifier.prompts import Prompts, read_prompts
 from models.encoder import sources
-from models.encoder.base import Base, libraries, read_base, write_base
+from models.encoder.base import Base, library_versions, read_base, write_base
 from models.encoder.checkpoint import write_checkpoint
 from models.encoder.encoder import Encoder
 from models.images.preprocess import Preprocess
 from pipeline.domain import FINDINGS, AuditEvent, ModelVersion, VersionState
 from pipeline.errors import WeightsRejected
-from pipeline.ports.outside import Catalog, Transaction
+from pipeline.ports.services import Catalog, Transaction
 
 UNTRAINED = "UNTRAINED"
 """Marking of every result of weights that have learnt nothing."""
@@ -34,7 +34,7 @@ UNTRAINED = "UNTRAINED"
 _log = structlog.get_logger("radclipd.gpu")
 
 
-class Store(Protocol):
+class ImportStore(Protocol):
     """What the importer needs of the model directory."""
 
     def base_folder(self, name: str) -> Path:
@@ -50,38 +50,40 @@ class Store(Protocol):
         """Put a staged version in its place."""
 
 
-def keep_source(store: Store, source: sources.Source, *, name: str = "", marking: str = "") -> str:
+def import_base(store: ImportStore, source: sources.WeightsSource, *, name: str = "", marking: str = "") -> str:
     """Load foreign weights and keep them as a base; return its name, by default derived from the source's.
 
     WeightsRejected with the reason where they cannot be used; NoWeights where the file is not there.
     """
     name = name or base_name(str(source.origin["name"]))
     store.base_folder(name)  # an impossible name is said before minutes of work
-    with in_the_pipelines_words():
-        return _keep(store, source.encoder(), source.preprocess, source.described(), name=name, marking=marking)
+    with translate_model_errors():
+        return _store_base(store, source.encoder(), source.preprocess, source.provenance(), name=name, marking=marking)
 
 
-def keep_untrained(store: Store, architecture: str, *, seed: int, name: str = "") -> str:
+def import_untrained_base(store: ImportStore, architecture: str, *, seed: int, name: str = "") -> str:
     """Keep a base that has learnt nothing, marked UNTRAINED; return its name. Same seed, same weights."""
-    with in_the_pipelines_words():
-        encoder, preprocess, origin = sources.untrained(architecture, seed=seed)
+    with translate_model_errors():
+        encoder, preprocess, origin = sources.build_untrained(architecture, seed=seed)
         name = name or base_name(f"untrained-{encoder.architecture.name}-{seed}")
-        return _keep(store, encoder, preprocess, origin, name=name, marking=UNTRAINED)
+        return _store_base(store, encoder, preprocess, origin, name=name, marking=UNTRAINED)
 
 
 def base_name(source: str) -> str:
     """Return a folder's name for a source: ViT-B-32-quickgelu/openai -> vit-b-32-quickgelu-openai."""
-    stem = re.sub(r"\.(safetensors|pt|pth|bin|ckpt)$", "", source.removeprefix(sources.HUB).lower())
+    stem = re.sub(r"\.(safetensors|pt|pth|bin|ckpt)$", "", source.removeprefix(sources.HUB_PREFIX).lower())
     return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("-._")[:63]
 
 
-def register(catalog: Catalog, store: Store, base: str, *, threshold: float, band: float, serve: bool = False) -> ModelVersion:
+def register_zero_shot(
+    catalog: Catalog, store: ImportStore, base: str, *, threshold: float, undetermined_margin: float, serve: bool = False
+) -> ModelVersion:
     """Add a zero-shot version of a base to the catalog, and let it serve where none does or `serve` asks for it.
 
     `threshold` holds for every finding, `band` is the half-width of the undetermined zone around it. The head's files are in
     place before the row commits; a version whose row does not commit leaves a folder that the next one replaces.
     """
-    with in_the_pipelines_words():
+    with translate_model_errors():
         read, prompts = read_base(store.base_folder(base)), read_prompts()
         if prompts.findings != FINDINGS:
             raise WeightsRejected(
@@ -98,28 +100,30 @@ def register(catalog: Catalog, store: Store, base: str, *, threshold: float, ban
             base=base,
             weights_sha256=read.sha256,
             device_uid=f"2.25.{uuid.uuid4().int}",  # PS3.5 B.2
-            marking=str(read.card.get("marking", "")),
+            notice=str(read.card.get("marking", "")),
             calibrated=False,
             thresholds=dict.fromkeys(FINDINGS, threshold),
-            band=band,
-            card=_version_card(base, read, prompts, head_sha256=sha256),
+            undetermined_margin=undetermined_margin,
+            card=_build_version_card(base, read, prompts, head_sha256=sha256),
         )
-        _enter(transaction, version, serve=serve)
+        _insert_version(transaction, version, serve=serve)
         entered = transaction.versions.find(number) or version
-    _log.info("model version added", version=number, base=base, state=entered.state.value, marking=entered.marking)
+    _log.info("model version added", version=number, base=base, state=entered.state.value, marking=entered.notice)
     return entered
 
 
-def _keep(store: Store, encoder: Encoder, preprocess: Preprocess, origin: Mapping[str, Any], *, name: str, marking: str) -> str:
+def _store_base(
+    store: ImportStore, encoder: Encoder, preprocess: Preprocess, origin: Mapping[str, Any], *, name: str, marking: str
+) -> str:
     with store.stage() as folder:
         write_base(folder, encoder, preprocess, source=origin, marking=marking)
         store.publish_base(folder, name)
     return name
 
 
-def _write_head(store: Store, number: int, base: str, read: Base, head: LinearHead) -> str:
+def _write_head(store: ImportStore, number: int, base: str, read: Base, head: LinearHead) -> str:
     """Write and publish a version's files; return the SHA-256 of its head."""
-    with in_the_pipelines_words(), store.stage() as folder:
+    with translate_model_errors(), store.stage() as folder:
         card = write_checkpoint(
             folder, HEAD, head.tensors, {"base": {"name": base, "sha256": read.sha256}, "findings": list(FINDINGS)}
         )
@@ -127,7 +131,7 @@ def _write_head(store: Store, number: int, base: str, read: Base, head: LinearHe
     return str(card["weights"]["sha256"])
 
 
-def _version_card(base: str, read: Base, prompts: Prompts, *, head_sha256: str) -> dict[str, Any]:
+def _build_version_card(base: str, read: Base, prompts: Prompts, *, head_sha256: str) -> dict[str, Any]:
     """Return what the catalog keeps: all that loading this version is held to, and where it came from."""
     return {
         "recipe": "zero-shot",
@@ -139,11 +143,11 @@ def _version_card(base: str, read: Base, prompts: Prompts, *, head_sha256: str) 
         "prompts": {"fingerprint": prompts.fingerprint},
         "temperature": read.encoder.temperature,
         "source": dict(read.card.get("source", {})),
-        "libraries": libraries(),
+        "libraries": library_versions(),
     }
 
 
-def _enter(transaction: Transaction, version: ModelVersion, *, serve: bool) -> None:
+def _insert_version(transaction: Transaction, version: ModelVersion, *, serve: bool) -> None:
     """Insert the row, promote it where that is asked for or nothing serves, and write both down for the record."""
     transaction.versions.add(version)
     serves = serve or transaction.versions.serving() is None
@@ -151,6 +155,6 @@ def _enter(transaction: Transaction, version: ModelVersion, *, serve: bool) -> N
         transaction.versions.serve(version.number)
     state = "serving" if serves else "candidate"
     detail = f"{state}; base {version.base} sha256 {version.weights_sha256[:12]}" + (
-        f"; {version.marking}" if version.marking else ""
+        f"; {version.notice}" if version.notice else ""
     )
     transaction.audit(AuditEvent(action="model.import", outcome="done", subject=f"version {version.number}", detail=detail))

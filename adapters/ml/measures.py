@@ -10,18 +10,25 @@ import numpy.typing as npt
 
 from models.evaluation.compare import compare
 from models.evaluation.statistics import auc, brier
-from models.training.calibration import rates
+from models.training.calibration import rates_with_intervals
 from pipeline.domain import FINDINGS, Comparison
 
 UNKNOWN = -1
 
-Scores = npt.NDArray[np.floating]
-Labels = npt.NDArray[np.int8]
+ScoreMatrix = npt.NDArray[np.floating]
+LabelMatrix = npt.NDArray[np.int8]
 Patients = npt.NDArray[np.str_]
 
 
-def comparison(
-    against: str, first: Scores, second: Scores, labels: Labels, patients: Patients, *, seed: int, monitoring: bool = False
+def compare_scores(
+    against: str,
+    first: ScoreMatrix,
+    second: ScoreMatrix,
+    labels: LabelMatrix,
+    patients: Patients,
+    *,
+    seed: int,
+    monitoring: bool = False,
 ) -> Comparison:
     """Compare scores [n, F] with others of the same films."""
     found = compare(first, second, labels, patients, seed=seed)
@@ -34,13 +41,13 @@ def comparison(
         other=found.second,
         lower=found.lower,
         upper=found.upper,
-        better=found.better,
-        worse=tuple(FINDINGS[column] for column in found.worse),
+        better=found.share_not_worse,
+        worse=tuple(FINDINGS[column] for column in found.worse_columns),
     )
 
 
-def measures(
-    scores: Scores, zero_shot: Scores, labels: Labels, patients: Patients, *, thresholds: Scores, seed: int
+def measure_scores(
+    scores: ScoreMatrix, zero_shot: ScoreMatrix, labels: LabelMatrix, patients: Patients, *, thresholds: ScoreMatrix, seed: int
 ) -> dict[str, dict[str, Any]]:
     """Return for each finding what scores [n, F] are worth, JSON-able; sensitivity and specificity at `thresholds` [F]."""
     labels = np.where(np.isfinite(scores), labels, UNKNOWN).astype(np.int8)
@@ -48,19 +55,19 @@ def measures(
     decided = scores >= thresholds
     columns = {"auc": auc(scores, labels), "auc_zero_shot": auc(zero_shot, labels), "brier": brier(scores, labels)}
     for name, right, kind in (("sensitivity", decided, 1), ("specificity", ~decided, 0)):
-        rate = rates(right, labels == kind, patients, seed=seed)
+        rate = rates_with_intervals(right, labels == kind, patients, seed=seed)
         columns |= {name: rate.value, f"{name}_lower": rate.lower, f"{name}_upper": rate.upper}
     return {
         finding: {
             "positives": int((labels[:, column] == 1).sum()),
             "negatives": int((labels[:, column] == 0).sum()),
-            **{name: number(values[column]) for name, values in columns.items()},
+            **{name: json_number(values[column]) for name, values in columns.items()},
         }
         for column, finding in enumerate(FINDINGS)
     }
 
 
-def described(found: Comparison) -> dict[str, Any]:
+def comparison_card(found: Comparison) -> dict[str, Any]:
     """Return a comparison as the card keeps it, JSON-able."""
     numbers = ("candidate", "other", "lower", "upper", "better")
     return {
@@ -69,15 +76,15 @@ def described(found: Comparison) -> dict[str, Any]:
         "cases": found.cases,
         "patients": found.patients,
         "worse": list(found.worse),
-        **{name: number(getattr(found, name)) for name in numbers},
+        **{name: json_number(getattr(found, name)) for name in numbers},
     }
 
 
-def number(value: float) -> float | None:
+def json_number(value: float) -> float | None:
     """Round for people; JSON knows no NaN."""
     return round(float(value), 6) if np.isfinite(value) else None
 
 
-def only(found: Mapping[str, dict[str, Any]], findings: npt.NDArray[np.bool_]) -> dict[str, dict[str, Any]]:
+def select_findings(found: Mapping[str, dict[str, Any]], findings: npt.NDArray[np.bool_]) -> dict[str, dict[str, Any]]:
     """Return the measures of these findings bool [F] alone."""
     return {finding: found[finding] for column, finding in enumerate(FINDINGS) if findings[column]}

@@ -18,73 +18,73 @@ import torch
 from models.images import resize_on_device
 from models.images.preprocess import Preprocess
 from pipeline.domain import Image
-from pipeline.ports.images import Landing, Seen, Sight, Window, Windowed, copied
+from pipeline.ports.images import DecoderTransform, DeviceTransfer, ModelInput, Window, WindowedPixelData, copy_to_host
 
 _log = structlog.get_logger("radclipd.gpu")
 
 
-class Squares(Protocol):
+class ModelInputBuilder(Protocol):
     """Where a film becomes a grey square."""
 
     @property
-    def sight(self) -> Sight:
+    def decoder_transform(self) -> DecoderTransform:
         """What is left of a film by the process that decodes it."""
 
     @property
-    def land(self) -> Landing:
+    def to_device(self) -> DeviceTransfer:
         """Where that goes as soon as it is there."""
 
-    def of(self, seen: Sequence[Image | Seen]) -> torch.Tensor:
+    def build(self, decoded: Sequence[Image | ModelInput]) -> torch.Tensor:
         """Return float32 [n, 1, size, size] in 0..1 for n images, or for what landed of them. ImageUnusable."""
 
 
-def squares_for(preprocess: Preprocess, device: torch.device) -> Squares:
+def choose_model_input_builder(preprocess: Preprocess, device: torch.device) -> ModelInputBuilder:
     """Return those of the device, where it makes what the host makes; else, with a warning, the host's."""
     if device.type == "cpu":
-        return HostSquares(preprocess)
-    made = DeviceSquares(preprocess, device)
-    if reason := _unlike_the_host(made, preprocess):
+        return HostModelInputBuilder(preprocess)
+    made = DeviceModelInputBuilder(preprocess, device)
+    if reason := _describe_host_difference(made, preprocess):
         _log.warning("films are windowed and resized on the host, not on the device", device=str(device), reason=reason)
-        return HostSquares(preprocess)
+        return HostModelInputBuilder(preprocess)
     return made
 
 
-class HostSquares:
+class HostModelInputBuilder:
     """Squares, made by the processes that decode."""
 
     def __init__(self, preprocess: Preprocess) -> None:
         self._preprocess = preprocess
 
     @property
-    def sight(self) -> Sight:
-        return self._preprocess.reduced
+    def decoder_transform(self) -> DecoderTransform:
+        return self._preprocess.make_model_input_array
 
     @property
-    def land(self) -> Landing:
-        return copied
+    def to_device(self) -> DeviceTransfer:
+        return copy_to_host
 
-    def of(self, seen: Sequence[Image | Seen]) -> torch.Tensor:
-        return torch.stack([self._preprocess.square(image) for image in seen])
+    def build(self, decoded: Sequence[Image | ModelInput]) -> torch.Tensor:
+        return torch.stack([self._preprocess.make_model_input(image) for image in decoded])
 
 
 @dataclass(frozen=True, slots=True)
-class Landed:
+class DeviceValues:
     """What goes to a device: stored values and their window, or a grey square. `there`: when it has arrived; None: it has."""
 
     values: torch.Tensor
     window: Window | None
-    there: torch.cuda.Event | None = None
+    copy_done: torch.cuda.Event | None = None
 
-    def arrived(self) -> torch.Tensor:
+    def wait_for_values(self) -> torch.Tensor:
         """Return the values for the current stream, which waits for them; the host does not."""
-        if self.there is not None:
+        if self.copy_done is not None:
             stream = torch.cuda.current_stream(self.values.device)
-            stream.wait_event(self.there)
+            stream.wait_event(self.copy_done)
             self.values.record_stream(stream)  # its memory is another stream's: not to be used again before this one is done
         return self.values
 
 
-class DeviceSquares:
+class DeviceModelInputBuilder:
     """Squares, made on the device. On a CPU it is the same without page-locked memory and streams."""
 
     def __init__(self, preprocess: Preprocess, device: torch.device) -> None:
@@ -92,39 +92,41 @@ class DeviceSquares:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call] # torch's
 
     @property
-    def sight(self) -> Sight:
-        return cast("Sight", self._preprocess.deferred)  # the windowed film that it gives is the one that it was given
+    def decoder_transform(self) -> DecoderTransform:
+        return cast(
+            "DecoderTransform", self._preprocess.defer_resize
+        )  # the windowed film that it gives is the one that it was given
 
-    def land(self, seen: Image | Windowed) -> Landed:
-        array, window = (seen.stored, seen.window) if isinstance(seen, Windowed) else (seen, None)
+    def to_device(self, decoded: Image | WindowedPixelData) -> DeviceValues:
+        array, window = (decoded.stored, decoded.window) if isinstance(decoded, WindowedPixelData) else (decoded, None)
         host = torch.empty(array.shape, dtype=getattr(torch, array.dtype.name), pin_memory=self._stream is not None)
         host.numpy()[:] = array
         if self._stream is None:
-            return Landed(host, window)
+            return DeviceValues(host, window)
         with torch.cuda.stream(self._stream):  # torch keeps the page-locked memory until the copy is done, then for the next film
-            return Landed(host.to(self._device, non_blocking=True), window, self._stream.record_event())
+            return DeviceValues(host.to(self._device, non_blocking=True), window, self._stream.record_event())
 
-    def of(self, seen: Sequence[Image | Seen]) -> torch.Tensor:
-        return torch.stack([self._square(each) for each in seen])
+    def build(self, decoded: Sequence[Image | ModelInput]) -> torch.Tensor:
+        return torch.stack([self._make_model_input(each) for each in decoded])
 
-    def _square(self, seen: Image | Landed) -> torch.Tensor:
-        landed = seen if isinstance(seen, Landed) else self.land(self._preprocess.reduced(seen))
-        values = landed.arrived()
-        return values[None] if landed.window is None else resize_on_device.square(values, landed.window, self._preprocess)
+    def _make_model_input(self, decoded: Image | DeviceValues) -> torch.Tensor:
+        landed = decoded if isinstance(decoded, DeviceValues) else self.to_device(self._preprocess.make_model_input_array(decoded))
+        values = landed.wait_for_values()
+        return values[None] if landed.window is None else resize_on_device.make_model_input(values, landed.window, self._preprocess)
 
 
-def _unlike_the_host(squares: DeviceSquares, preprocess: Preprocess) -> str:
+def _describe_host_difference(builder: DeviceModelInputBuilder, preprocess: Preprocess) -> str:
     """Say how the squares of two films differ from the host's, if they do: signed and unsigned, either polarity."""
     ramp = np.add.outer(np.arange(601) * 5, np.arange(501) * 3)
     films = (
-        Windowed(ramp.astype(np.uint16), Window(4000.0, 300.0)),
-        Windowed((ramp - 2000).astype(np.int16), Window(-1500.0, 2000.0)),
+        WindowedPixelData(ramp.astype(np.uint16), Window(4000.0, 300.0)),
+        WindowedPixelData((ramp - 2000).astype(np.int16), Window(-1500.0, 2000.0)),
     )
     for film in films:
         black, white = film.window.black, film.window.white
-        host = preprocess.reduced(((film.stored - np.float32(black)) / np.float32(white - black)).clip(0, 1))
+        host = preprocess.make_model_input_array(((film.stored - np.float32(black)) / np.float32(white - black)).clip(0, 1))
         try:
-            found = squares.of([squares.land(film)])[0, 0].cpu().numpy()
+            found = builder.build([builder.to_device(film)])[0, 0].cpu().numpy()
         except RuntimeError as error:  # what torch cannot do on this device
             return (str(error).splitlines() or [type(error).__name__])[0]
         if (difference := float(np.abs(found - host).max())) > resize_on_device.TOLERANCE:

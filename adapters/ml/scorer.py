@@ -11,24 +11,24 @@ import numpy as np
 import structlog
 import torch
 
-from adapters.ml.activation_cache import Kept, KeptSettings, key_of
-from adapters.ml.error_translation import in_the_pipelines_words
-from adapters.ml.model_input import Squares, squares_for
+from adapters.ml.activation_cache import ActivationCache, ActivationCacheSettings, activation_key
+from adapters.ml.error_translation import translate_model_errors
+from adapters.ml.model_input import ModelInputBuilder, choose_model_input_builder
 from adapters.model_files import HEAD, base_folder, version_folder
 from models.classifier import bfloat16
 from models.classifier.classifier import Classifier
-from models.classifier.version_weights import Addition
-from models.encoder.activations import Cut, cut
+from models.classifier.version_weights import VersionWeights
+from models.encoder.activations import SplitActivations, encode_split
 from models.encoder.base import Base, read_base
 from models.encoder.checkpoint import read_tensors
-from models.encoder.cpu_parallel import Lanes
-from models.encoder.golden import DEVICE_TOLERANCE, TOLERANCE, Golden
+from models.encoder.cpu_parallel import CpuDataParallel
+from models.encoder.golden import DEVICE_TOLERANCE, TOLERANCE, GoldenEmbedding
 from models.encoder.precision import Precision
 from pipeline.domain import FINDINGS, Image, ModelVersion, Scores, StoredInstance
 from pipeline.errors import ConfigurationError, WeightsCorrupt, WeightsIncompatible
-from pipeline.ports.images import Landing, Seen, Sight
+from pipeline.ports.images import DecoderTransform, DeviceTransfer, ModelInput
 
-_RECALLED = 64  # films at a time
+_RECALL_BATCH = 64  # films at a time
 
 _log = structlog.get_logger("radclipd.gpu")
 
@@ -37,61 +37,69 @@ class ClipScorer:
     """Implements ports.Scorer."""
 
     def __init__(
-        self, version: ModelVersion, classifier: Classifier, kept: Kept, *, batch_size: int, squares: Squares | None = None
+        self,
+        version: ModelVersion,
+        classifier: Classifier,
+        cache: ActivationCache,
+        *,
+        batch_size: int,
+        input_builder: ModelInputBuilder | None = None,
     ) -> None:
         """`squares`: made elsewhere than is best for the classifier's device."""
         self._version = version
         self._classifier = classifier
-        self._kept = kept
+        self._kept = cache
         self._batch_size = batch_size
-        self._squares = squares or squares_for(classifier.preprocess, classifier.encoder.device)
-        self._lanes = Lanes(torch.get_num_threads() if classifier.encoder.device.type == "cpu" else 1)
+        self._squares = input_builder or choose_model_input_builder(classifier.preprocess, classifier.encoder.device)
+        self._lanes = CpuDataParallel(torch.get_num_threads() if classifier.encoder.device.type == "cpu" else 1)
 
     @property
     def version(self) -> ModelVersion:
         return self._version
 
     @property
-    def sight(self) -> Sight:
-        return self._squares.sight
+    def decoder_transform(self) -> DecoderTransform:
+        return self._squares.decoder_transform
 
     @property
-    def land(self) -> Landing:
-        return self._squares.land
+    def to_device(self) -> DeviceTransfer:
+        return self._squares.to_device
 
-    def recall(self, films: Sequence[StoredInstance]) -> dict[str, Scores]:
+    def score_cached(self, instances: Sequence[StoredInstance]) -> dict[str, Scores]:
         k = self._kept.k
-        if k is None or not self._classifier.scores_from(k):
+        if k is None or not self._classifier.can_score_from(k):
             return {}
         found: dict[str, Scores] = {}
-        for start in range(0, len(films), _RECALLED):
-            some = films[start : start + _RECALLED]
-            there = self._kept.read([key_of(film) for film in some])
-            known = [film for film in some if key_of(film) in there]
+        for start in range(0, len(instances), _RECALL_BATCH):
+            some = instances[start : start + _RECALL_BATCH]
+            there = self._kept.read([activation_key(film) for film in some])
+            known = [film for film in some if activation_key(film) in there]
             if known:
-                with in_the_pipelines_words():
-                    scores = self._classifier.score_cut(Cut.of(there[key_of(film)] for film in known), k=k)
+                with translate_model_errors():
+                    scores = self._classifier.score_activations(
+                        SplitActivations.stack(there[activation_key(film)] for film in known), k=k
+                    )
                 found |= {film.header.sop_instance_uid: row for film, row in zip(known, scores, strict=True)}
         return found
 
-    def score(self, images: Sequence[Image | Seen], films: Sequence[StoredInstance] = ()) -> Scores:
-        with in_the_pipelines_words():
-            parts = [self._score(some, of) for some, of in self._batches(images, films)]
+    def score(self, images: Sequence[Image | ModelInput], instances: Sequence[StoredInstance] = ()) -> Scores:
+        with translate_model_errors():
+            parts = [self._score_batch(some, of) for some, of in self._split_batches(images, instances)]
             return np.concatenate(parts) if parts else np.zeros((0, len(FINDINGS)), dtype=np.float32)
 
-    def not_kept(self, films: Sequence[StoredInstance]) -> list[StoredInstance]:
-        missing = set(self._kept.missing([key_of(film) for film in films])) if self._kept.k is not None else set()
-        return [film for film in films if key_of(film) in missing and self._kept.admits(film)]
+    def uncached(self, instances: Sequence[StoredInstance]) -> list[StoredInstance]:
+        missing = set(self._kept.missing([activation_key(film) for film in instances])) if self._kept.k is not None else set()
+        return [film for film in instances if activation_key(film) in missing and self._kept.admits(film)]
 
-    def keep(self, images: Sequence[Image | Seen], films: Sequence[StoredInstance]) -> None:
+    def cache_activations(self, images: Sequence[Image | ModelInput], instances: Sequence[StoredInstance]) -> None:
         if (k := self._kept.k) is None:
             return
-        with in_the_pipelines_words():
-            for some, of in self._batches(images, films):
-                self._write(of, cut(self._classifier.encoder, self._pixels(some), k=k))
+        with translate_model_errors():
+            for some, of in self._split_batches(images, instances):
+                self._write_activations(of, encode_split(self._classifier.encoder, self._prepare_pixels(some), k=k))
 
     @property
-    def room(self) -> int:
+    def cache_capacity(self) -> int:
         return self._kept.capacity
 
     def close(self) -> None:
@@ -99,29 +107,29 @@ class ClipScorer:
         self._kept.close()
         self._lanes.close()
 
-    def _score(self, images: Sequence[Image | Seen], films: Sequence[StoredInstance]) -> Scores:
+    def _score_batch(self, images: Sequence[Image | ModelInput], instances: Sequence[StoredInstance]) -> Scores:
         score = self._classifier.score_pixels
-        if (k := self._kept.k) is None or not films:
-            return np.concatenate(self._lanes.over(lambda some: score(self._pixels(some)), images))
-        score_and_cut = partial(self._classifier.score_and_cut, k=k)
-        parts, done = self._lanes.over(lambda some: score_and_cut(self._pixels(some)), images), 0
+        if (k := self._kept.k) is None or not instances:
+            return np.concatenate(self._lanes.map_chunks(lambda some: score(self._prepare_pixels(some)), images))
+        score_and_cut = partial(self._classifier.score_and_split, k=k)
+        parts, done = self._lanes.map_chunks(lambda some: score_and_cut(self._prepare_pixels(some)), images), 0
         for scores, made in parts:
-            self._write(films[done : done + len(scores)], made)
+            self._write_activations(instances[done : done + len(scores)], made)
             done += len(scores)
         return np.concatenate([scores for scores, _ in parts])
 
-    def _write(self, films: Sequence[StoredInstance], made: Cut) -> None:
-        rows = [row for row, film in enumerate(films) if self._kept.admits(film)]
-        self._kept.write([key_of(films[row]) for row in rows], made.rows(rows))
+    def _write_activations(self, instances: Sequence[StoredInstance], split: SplitActivations) -> None:
+        rows = [row for row, film in enumerate(instances) if self._kept.admits(film)]
+        self._kept.write([activation_key(instances[row]) for row in rows], split.select(rows))
 
-    def _pixels(self, images: Sequence[Image | Seen]) -> torch.Tensor:
-        return self._classifier.preprocess.normalised(self._squares.of(images))
+    def _prepare_pixels(self, images: Sequence[Image | ModelInput]) -> torch.Tensor:
+        return self._classifier.preprocess.normalise(self._squares.build(images))
 
-    def _batches(
-        self, images: Sequence[Image | Seen], films: Sequence[StoredInstance]
-    ) -> Iterator[tuple[Sequence[Image | Seen], Sequence[StoredInstance]]]:
+    def _split_batches(
+        self, images: Sequence[Image | ModelInput], instances: Sequence[StoredInstance]
+    ) -> Iterator[tuple[Sequence[Image | ModelInput], Sequence[StoredInstance]]]:
         for start in range(0, len(images), self._batch_size):
-            yield images[start : start + self._batch_size], films[start : start + self._batch_size]
+            yield images[start : start + self._batch_size], instances[start : start + self._batch_size]
 
 
 class ClipScorers:
@@ -135,14 +143,14 @@ class ClipScorers:
         batch_size: int,
         threads: int,
         precision: Precision = "float32",
-        kept: KeptSettings | None = None,
+        cache_settings: ActivationCacheSettings | None = None,
     ) -> None:
         self._store_root = store_root
         self._device = device
         self._batch_size = batch_size
         self._threads = threads
         self._precision = precision
-        self._kept = kept
+        self._kept = cache_settings
         self._loaded: ClipScorer | None = None
 
     def load(self, version: ModelVersion) -> ClipScorer:
@@ -157,7 +165,7 @@ class ClipScorers:
                 batch_size=self._batch_size,
                 threads=self._threads,
                 precision=self._precision,
-                kept=self._kept,
+                cache_settings=self._kept,
             )
         return self._loaded
 
@@ -170,7 +178,7 @@ def load_scorer(
     batch_size: int,
     threads: int,
     precision: Precision = "float32",
-    kept: KeptSettings | None = None,
+    cache_settings: ActivationCacheSettings | None = None,
 ) -> ClipScorer:
     """Load a version and hold its files to the catalog's card: hashes, architecture, preprocessing, golden embeddings.
 
@@ -181,34 +189,36 @@ def load_scorer(
     if threads:
         torch.set_num_threads(threads)
     chosen = choose_device(device)
-    with in_the_pipelines_words():
+    with translate_model_errors():
         base = read_base(base_folder(store_root, version.base), expected=version.card)
         if base.sha256 != version.weights_sha256:
             raise WeightsCorrupt(
                 f"version {version.number} contradicts itself on the SHA-256 of its weights", hint="import the weights again"
             )
-        classifier = Classifier.of(base, read_addition(version, store_root)).to(chosen)
-        _prove(version, base, classifier, tolerance=TOLERANCE if chosen.type == "cpu" else DEVICE_TOLERANCE)
-        classifier = in_precision(classifier, precision)
+        classifier = Classifier.of(base, read_version_weights(version, store_root)).to(chosen)
+        _check_golden(version, base, classifier, tolerance=TOLERANCE if chosen.type == "cpu" else DEVICE_TOLERANCE)
+        classifier = apply_precision(classifier, precision)
     _log.info(
         "model loaded",
         version=version.number,
         base=version.base,
         device=str(chosen),
         precision=str(classifier.encoder.precision),
-        marking=version.marking,
+        marking=version.notice,
     )
-    return ClipScorer(version, classifier, Kept(replace(base, encoder=classifier.encoder), kept), batch_size=batch_size)
+    return ClipScorer(
+        version, classifier, ActivationCache(replace(base, encoder=classifier.encoder), cache_settings), batch_size=batch_size
+    )
 
 
-def in_precision(classifier: Classifier, precision: Precision) -> Classifier:
+def apply_precision(classifier: Classifier, precision: Precision) -> Classifier:
     """Return the classifier in bfloat16 where that is wanted, gains, and scores as float32 does; what was compared is logged."""
-    served, compared, reason = bfloat16.served(classifier, precision)
+    served, compared, reason = bfloat16.choose_serving_precision(classifier, precision)
     figures = {} if compared is None else {name: round(value, 5) for name, value in asdict(compared).items()}
     if reason:
         _log.warning("scoring in float32, which is slower", reason=reason, **figures, hint='[score] precision = "float32" says so')
     elif compared is not None:
-        _log.info("scoring in bfloat16", **figures, allowed=bfloat16.LARGEST_DIFFERENCE)
+        _log.info("scoring in bfloat16", **figures, allowed=bfloat16.MAX_SCORE_DIFFERENCE)
     return served
 
 
@@ -229,13 +239,13 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def read_addition(version: ModelVersion, store_root: Path) -> Addition:
+def read_version_weights(version: ModelVersion, store_root: Path) -> VersionWeights:
     """Read what a version adds to its base and hold it to the catalog: hash, number of findings.
 
     CheckpointMissing, CheckpointCorrupt; WeightsIncompatible of either tree.
     """
     sha256 = str(version.card.get("head", {}).get("sha256", ""))
-    addition = Addition.from_tensors(read_tensors(version_folder(store_root, version.number), HEAD, sha256=sha256))
+    addition = VersionWeights.from_tensors(read_tensors(version_folder(store_root, version.number), HEAD, sha256=sha256))
     if len(addition.head.bias) != len(FINDINGS):
         raise WeightsIncompatible(
             f"the head of version {version.number} scores {len(addition.head.bias)} findings, not {len(FINDINGS)}"
@@ -243,11 +253,11 @@ def read_addition(version: ModelVersion, store_root: Path) -> Addition:
     return addition
 
 
-def _prove(version: ModelVersion, base: Base, classifier: Classifier, *, tolerance: float) -> None:
+def _check_golden(version: ModelVersion, base: Base, classifier: Classifier, *, tolerance: float) -> None:
     """Compare with the golden embeddings what came on another device than the base was read on, and what moved."""
     device = classifier.encoder.device
     if device.type != "cpu":
         base.golden.check(classifier.encoder, classifier.preprocess, tolerance=tolerance)
     if classifier.unfrozen is not None:
-        golden = Golden.from_card(version.card.get("moved_golden", {}))
+        golden = GoldenEmbedding.from_card(version.card.get("moved_golden", {}))
         golden.check(classifier.unfrozen.encoder, classifier.preprocess, tolerance=tolerance)

@@ -71,9 +71,9 @@ _STATEMENT_VALUES = re.compile(r"\[parameters: .*|^DETAIL: .*", re.MULTILINE)
 def configure(config: LogConfig, *, role: str = "", stream: TextIO | None = None) -> None:
     """Set up all logging of this process. `role` is put on each line; `stream` is standard error unless given."""
     stream = stream if stream is not None else sys.stderr
-    form = _resolved(config.format, stream)
+    form = _resolve_format(config.format, stream)
     level = logging.getLevelNamesMapping()[config.level.upper()]
-    shared = _shared_processors(role)
+    shared = _build_shared_processors(role)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -83,8 +83,8 @@ def configure(config: LogConfig, *, role: str = "", stream: TextIO | None = None
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[_without_data_sets, *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(form, stream)],
+            foreign_pre_chain=[_strip_data_sets, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_build_renderers(form, stream)],
         )
     )
     logging.raiseExceptions = False  # its report of a line that cannot be written shows the raw arguments
@@ -92,21 +92,21 @@ def configure(config: LogConfig, *, role: str = "", stream: TextIO | None = None
     logging.root.setLevel(FOREIGN_LEVEL)
     logging.getLogger(OWN_LOGGERS).setLevel(level)
     for name in FOREIGN_LOGGERS:
-        _quieten(logging.getLogger(name))
+        _configure_library_logger(logging.getLogger(name))
     warnings.showwarning = _log_warning
     threading.excepthook = _log_thread_failure
     sys.excepthook = _log_crash
 
 
-def _resolved(form: str, stream: TextIO) -> str:
+def _resolve_format(form: str, stream: TextIO) -> str:
     if form != "auto":
         return form
-    if _is_the_journal(stream):
+    if _is_journal(stream):
         return "journald"
     return "console" if stream.isatty() else "json"
 
 
-def _is_the_journal(stream: TextIO) -> bool:
+def _is_journal(stream: TextIO) -> bool:
     """Compare device and inode, as systemd.exec(5) asks: the variable is inherited by processes that write elsewhere."""
     try:
         status = os.fstat(stream.fileno())
@@ -115,7 +115,7 @@ def _is_the_journal(stream: TextIO) -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
-def _shared_processors(role: str) -> list[Processor]:
+def _build_shared_processors(role: str) -> list[Processor]:
     def add_role(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
         if role:
             event_dict.setdefault("role", role)
@@ -133,28 +133,28 @@ def _shared_processors(role: str) -> list[Processor]:
     ]
 
 
-def _renderers(form: str, stream: TextIO) -> list[Processor]:
+def _build_renderers(form: str, stream: TextIO) -> list[Processor]:
     """Return the last processors. Tracebacks are plain: richer ones print local variables, and with them data sets."""
     if form == "console":
         return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)]
     if form == "journald":
-        return [_without_time, structlog.processors.JSONRenderer(default=str), _with_priority]
+        return [_drop_timestamp, structlog.processors.JSONRenderer(default=str), _add_priority]
     return [structlog.processors.JSONRenderer(default=str)]
 
 
-def _quieten(logger: logging.Logger) -> None:
+def _configure_library_logger(logger: logging.Logger) -> None:
     """Send a library's lines through our handler, from FOREIGN_LEVEL on."""
     logger.handlers[:] = []
     logger.propagate = True
     logger.setLevel(FOREIGN_LEVEL)
 
 
-def _without_time(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+def _drop_timestamp(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
     event_dict.pop("timestamp", None)
     return event_dict
 
 
-def _with_priority(_logger: WrappedLogger, method: str, rendered: str | bytes | EventDict) -> str:
+def _add_priority(_logger: WrappedLogger, method: str, rendered: str | bytes | EventDict) -> str:
     level = "error" if method == "exception" else method
     return f"<{PRIORITIES.get(level, PRIORITIES['info'])}>{rendered!s}"
 
@@ -166,18 +166,18 @@ def redact(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> Event
     """
     first = ("timestamp", "level", "logger", "role", "event")
     ordered = [key for key in first if key in event_dict] + [key for key in event_dict if key not in first]
-    return {key: _redacted(key, event_dict[key]) for key in ordered}
+    return {key: _redact_value(key, event_dict[key]) for key in ordered}
 
 
-def _redacted(key: str, value: Any) -> Any:
+def _redact_value(key: str, value: Any) -> Any:
     if key.startswith("_"):  # ProcessorFormatter's own
         return value
     if re.sub(r"[^a-z]", "", key.lower()) in IDENTITY_KEYS:
         return REDACTED
     if isinstance(value, Mapping):
-        return {str(name): _redacted(str(name), item) for name, item in value.items()}
+        return {str(name): _redact_value(str(name), item) for name, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_redacted("", item) for item in value]
+        return [_redact_value("", item) for item in value]
     if not isinstance(value, PLAIN_TYPES):
         return f"<{type(value).__name__}>"
     if isinstance(value, (str, BaseException)):
@@ -185,7 +185,7 @@ def _redacted(key: str, value: Any) -> Any:
     return value
 
 
-def _without_data_sets(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+def _strip_data_sets(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
     """Keep a library's first line only, and not that where it shows a data element: data sets are printed over many lines."""
     first = str(event_dict.get("event", "")).strip().partition("\n")[0]
     event_dict["event"] = REDACTED if _DATA_ELEMENT.search(first) else first

@@ -20,13 +20,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from pipeline.domain import JobKind, JobState, ReportState, StudyState, VersionState
-from pipeline.errors import RadclipdError, TryAgain
-from pipeline.figures import Archive, Backfilled, Line
+from pipeline.errors import RadclipdError, TransientError
+from pipeline.figures import ArchiveFigures, BackfillFigures, QueueFigures
 from pipeline.learn import LearnResult
 
-LINE_SECONDS, ARCHIVE_SECONDS = 5.0, 30.0
+QUEUE_CACHE_SECONDS, ARCHIVE_CACHE_SECONDS = 5.0, 30.0
 """How long an answer of the catalog holds at least."""
-LARGEST_SHARE = 0.01
+MAX_TIME_SHARE = 0.01
 """Of the time may be spent on answers: what takes a second to count is counted every 100 seconds."""
 
 log = structlog.get_logger("radclipd.metrics")
@@ -34,7 +34,7 @@ log = structlog.get_logger("radclipd.metrics")
 T = TypeVar("T")
 
 
-class Remembered(Generic[T]):
+class TimedCache(Generic[T]):
     """An answer that holds for a while: longer, the longer it took. While one asks again, others get the last answer."""
 
     def __init__(self, ask: Callable[[], T], *, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,9 +51,9 @@ class Remembered(Generic[T]):
         with self._asking:
             if self._answer is not None and self._clock() < self._until:  # somebody else has just asked
                 return self._answer[0]
-            return self._renewed()
+            return self._refresh_answer()
 
-    def _renewed(self) -> T:
+    def _refresh_answer(self) -> T:
         begun = self._clock()
         try:
             answer = self._ask()
@@ -61,27 +61,27 @@ class Remembered(Generic[T]):
             self._answer = None
             raise
         ended = self._clock()
-        self._answer, self._until = (answer,), ended + max(self._seconds, (ended - begun) / LARGEST_SHARE)
+        self._answer, self._until = (answer,), ended + max(self._seconds, (ended - begun) / MAX_TIME_SHARE)
         return answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
+class MetricSources:
     """Where the figures come from. `room`: bytes by name, such as free on the disk; each may raise RadclipdError."""
 
-    line: Callable[[], Line]
-    archive: Callable[[], Archive]
-    room: Callable[[], Mapping[str, int]]
+    queue_figures: Callable[[], QueueFigures]
+    archive_figures: Callable[[], ArchiveFigures]
+    disk_usage: Callable[[], Mapping[str, int]]
     schema: str
 
 
 class CatalogCollector(Collector):
     """Asks the sources at each scrape. A catalog that is away is told by `radclipd_catalog_up`; its figures are then left out."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: MetricSources) -> None:
         self._sources = sources
-        self._line = Remembered(sources.line, seconds=LINE_SECONDS)
-        self._archive = Remembered(sources.archive, seconds=ARCHIVE_SECONDS)
+        self._line = TimedCache(sources.queue_figures, seconds=QUEUE_CACHE_SECONDS)
+        self._archive = TimedCache(sources.archive_figures, seconds=ARCHIVE_CACHE_SECONDS)
 
     def collect(self) -> Iterator[Metric]:
         """Yield the families."""
@@ -93,11 +93,11 @@ class CatalogCollector(Collector):
         told: list[Metric] = []
         up = True
         for ask in (
-            lambda: _of_line(self._line()),
-            lambda: _of_archive(self._archive()),
-            lambda: _of_room(self._sources.room()),
+            lambda: _build_queue_metrics(self._line()),
+            lambda: _build_archive_metrics(self._archive()),
+            lambda: _build_disk_metrics(self._sources.disk_usage()),
         ):
-            up = _asked(ask, told) and up
+            up = _collect_source(ask, told) and up
         yield GaugeMetricFamily("radclipd_catalog_up", "1 where catalog and disks have answered, else 0.", value=float(up))
         yield from told
 
@@ -106,10 +106,10 @@ class CatalogCollector(Collector):
         return []
 
 
-def _asked(ask: Callable[[], Iterable[Metric]], told: list[Metric]) -> bool:
+def _collect_source(ask: Callable[[], Iterable[Metric]], families: list[Metric]) -> bool:
     """Add what a source tells; say whether it has answered. A scrape ends with an answer whatever breaks."""
     try:
-        told += list(ask())
+        families += list(ask())
     except RadclipdError as error:
         log.warning("metrics are left out", error=str(error), hint=error.hint)
         return False
@@ -119,32 +119,32 @@ def _asked(ask: Callable[[], Iterable[Metric]], told: list[Metric]) -> bool:
     return True
 
 
-def _of_line(line: Line) -> Iterator[Metric]:
+def _build_queue_metrics(line: QueueFigures) -> Iterator[Metric]:
     open_jobs = {key: line.jobs.get(key, 0) for key in product(JobKind, JobState) if key[1] is not JobState.DONE}
-    yield _gauge("jobs", "Jobs that are not done.", ("kind", "state"), open_jobs)
-    yield _gauge(
+    yield _make_gauge("jobs", "Jobs that are not done.", ("kind", "state"), open_jobs)
+    yield _make_gauge(
         "job_oldest_due_seconds",
         "For how long the oldest waiting job has been due, those behind arrivals apart.",
         ("kind",),
-        _keyed(line.oldest_due_seconds),
+        _key_by_label(line.oldest_due_seconds),
     )
-    yield _gauge("jobs_quarantined", "Jobs that wait for a person.", ("kind", "reason"), line.quarantined)
-    yield _gauge(
-        "archive_resting", "1: sending to this archive rests after failures.", ("archive",), {(a,): 1 for a in line.resting}
+    yield _make_gauge("jobs_quarantined", "Jobs that wait for a person.", ("kind", "reason"), line.quarantined)
+    yield _make_gauge(
+        "archive_resting", "1: sending to this archive rests after failures.", ("archive",), {(a,): 1 for a in line.open_circuits}
     )
-    yield _gauge("model_versions", "Model versions.", ("state",), _of_all(VersionState, line.versions))
+    yield _make_gauge("model_versions", "Model versions.", ("state",), _count_every_state(VersionState, line.versions))
     if line.serving is not None:
-        yield _gauge("serving_version", "Number of the version that serves.", ("marking",), {(line.marking,): line.serving})
+        yield _make_gauge("serving_version", "Number of the version that serves.", ("marking",), {(line.marking,): line.serving})
     if line.serving_since is not None:
         since = line.serving_since.timestamp()
         yield GaugeMetricFamily("radclipd_serving_since_timestamp_seconds", "When the version came to serve.", value=since)
-    yield from _of_learning(line)
+    yield from _build_learning_metrics(line)
 
 
-def _of_learning(line: Line) -> Iterator[Metric]:
+def _build_learning_metrics(line: QueueFigures) -> Iterator[Metric]:
     if (stage := line.stage) is not None:
         share = {(stage.name,): stage.done / stage.total if stage.total else 0.0}
-        yield _gauge("learning_stage_done_ratio", "How far the stage is that a round of learning is at.", ("stage",), share)
+        yield _make_gauge("learning_stage_done_ratio", "How far the stage is that a round of learning is at.", ("stage",), share)
         if stage.seconds_left is not None:
             yield GaugeMetricFamily(
                 "radclipd_learning_stage_left_seconds", "How long that stage will still take.", value=stage.seconds_left
@@ -154,19 +154,19 @@ def _of_learning(line: Line) -> Iterator[Metric]:
             "radclipd_learning_ended_timestamp_seconds", "When the last round of learning ended.", value=ended.ended_at.timestamp()
         )
         results = {(result.value,): float(result.value == ended.result) for result in LearnResult}
-        yield _gauge("learning_result", "1 for what became of the last round of learning.", ("result",), results)
+        yield _make_gauge("learning_result", "1 for what became of the last round of learning.", ("result",), results)
     for name, words in (
         ("gain", "Gain"),
         ("gain_lower", "Lower bound (95 %) of the gain"),
         ("gain_upper", "Upper bound of the gain"),
     ):
         values = {(one.against, one.sample): getattr(one, name.removeprefix("gain_")) for one in line.gains}
-        yield _gauge(f"learnt_auc_{name}", f"{words} in mean AUC of the version learnt last.", ("against", "sample"), values)
+        yield _make_gauge(f"learnt_auc_{name}", f"{words} in mean AUC of the version learnt last.", ("against", "sample"), values)
 
 
-def _of_archive(archive: Archive) -> Iterator[Metric]:
-    yield _gauge("studies", "Studies.", ("state",), _of_all(StudyState, archive.studies))
-    yield _gauge("reports", "Structured reports.", ("state",), _of_all(ReportState, archive.reports))
+def _build_archive_metrics(archive: ArchiveFigures) -> Iterator[Metric]:
+    yield _make_gauge("studies", "Studies.", ("state",), _count_every_state(StudyState, archive.studies))
+    yield _make_gauge("reports", "Structured reports.", ("state",), _count_every_state(ReportState, archive.reports))
     yield CounterMetricFamily("radclipd_instances_received", "DICOM instances received and kept.", value=archive.instances)
     statements = CounterMetricFamily("radclipd_label_statements", "Statements of readers.", labels=("finding", "state"))
     for (finding, state), count in archive.statements.items():
@@ -179,7 +179,7 @@ def _of_archive(archive: Archive) -> Iterator[Metric]:
             "radclipd_rescoring_studies", "Reported studies, which the serving version is to score.", value=studies
         )
         yield GaugeMetricFamily("radclipd_rescoring_scored_studies", "Those of them that it has scored.", value=scored)
-    yield from _of_backfills(archive.backfills)
+    yield from _build_backfill_metrics(archive.backfills)
     yield GaugeMetricFamily(
         "radclipd_backfill_unscored_studies",
         "Studies that a backfill brought and that wait for their scores.",
@@ -187,7 +187,7 @@ def _of_archive(archive: Archive) -> Iterator[Metric]:
     )
 
 
-def _of_backfills(found: Mapping[str, Backfilled]) -> Iterator[Metric]:
+def _build_backfill_metrics(found: Mapping[str, BackfillFigures]) -> Iterator[Metric]:
     """No counters: the last word on a parcel counts, and may be of less than the one before."""
     words = {
         "parcels": "Studies of an archive, or parcels of a folder, by what became of them.",
@@ -196,21 +196,21 @@ def _of_backfills(found: Mapping[str, Backfilled]) -> Iterator[Metric]:
     }
     for name, states in (("parcels", ("done", "failed")), ("studies", ("fetched", "coming")), ("instances", ("taken", "refused"))):
         counts = {(source, state): getattr(told, state) for source, told in found.items() for state in states}
-        yield _gauge(f"backfill_{name}", words[name], ("source", "state"), counts)
+        yield _make_gauge(f"backfill_{name}", words[name], ("source", "state"), counts)
     days = {(source,): told.days for source, told in found.items()}
-    yield _gauge("backfill_done_days", "Days of an archive of which there is no more to come.", ("source",), days)
+    yield _make_gauge("backfill_done_days", "Days of an archive of which there is no more to come.", ("source",), days)
     taken = {(source,): told.bytes for source, told in found.items()}
-    yield _gauge("backfill_taken_bytes", "Size of the instances that backfills took in.", ("source",), taken)
+    yield _make_gauge("backfill_taken_bytes", "Size of the instances that backfills took in.", ("source",), taken)
     ends = {(source,): told.last_at.timestamp() for source, told in found.items() if told.last_at is not None}
-    yield _gauge("backfill_last_timestamp_seconds", "When the last parcel was taken in, or given up.", ("source",), ends)
+    yield _make_gauge("backfill_last_timestamp_seconds", "When the last parcel was taken in, or given up.", ("source",), ends)
 
 
-def _of_room(room: Mapping[str, int]) -> Iterator[Metric]:
-    for name, count in room.items():
-        yield GaugeMetricFamily(f"radclipd_{name}_bytes", ROOM[name], value=count)
+def _build_disk_metrics(usage: Mapping[str, int]) -> Iterator[Metric]:
+    for name, count in usage.items():
+        yield GaugeMetricFamily(f"radclipd_{name}_bytes", DISK_GAUGES[name], value=count)
 
 
-ROOM = {
+DISK_GAUGES = {
     "storage_free": "Free disk space where images are kept.",
     "storage_minimum_free": "Below so much of it, senders are told to try later.",
     "prefix_store": "Taken by what is kept for learning and scoring again, on this host.",
@@ -219,25 +219,25 @@ ROOM = {
 """What `Sources.room` may tell."""
 
 
-def _keyed(values: Mapping[Any, float]) -> dict[tuple[str, ...], float]:
+def _key_by_label(values: Mapping[Any, float]) -> dict[tuple[str, ...], float]:
     return {(str(key),): value for key, value in values.items()}
 
 
-def _of_all(words: Iterable[Any], counts: Mapping[Any, int]) -> dict[tuple[str, ...], float]:
+def _count_every_state(states: Iterable[Any], counts: Mapping[Any, int]) -> dict[tuple[str, ...], float]:
     """A count that is 0 is told, too: an alert needs to see it."""
-    return {(word.value,): counts.get(word, 0) for word in words}
+    return {(word.value,): counts.get(word, 0) for word in states}
 
 
-def _gauge(name: str, words: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Metric:
-    family = GaugeMetricFamily(f"radclipd_{name}", words, labels=labels)
+def _make_gauge(name: str, description: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Metric:
+    family = GaugeMetricFamily(f"radclipd_{name}", description, labels=labels)
     for key, value in values.items():
         family.add_metric([str(part) for part in key], value)
     return family
 
 
 @contextmanager
-def served(sources: Sources, *, address: str, port: int) -> Iterator[int]:
-    """Answer scrapes at http://ADDRESS:PORT/metrics until the context ends; give the port. TryAgain where it is taken."""
+def serve_metrics(sources: MetricSources, *, address: str, port: int) -> Iterator[int]:
+    """Answer scrapes at http://ADDRESS:PORT/metrics until the context ends; give the port. TransientError where it is taken."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
@@ -245,7 +245,7 @@ def served(sources: Sources, *, address: str, port: int) -> Iterator[int]:
     try:
         server, thread = start_http_server(port, addr=address, registry=registry)
     except OSError as error:
-        raise TryAgain(
+        raise TransientError(
             f"metrics: cannot listen on {address} port {port}: {error.strerror}",
             hint="set metrics.port, or metrics.enabled = false",
         ) from error

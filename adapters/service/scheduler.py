@@ -15,7 +15,7 @@ from apscheduler.triggers.cron import CronTrigger
 log = structlog.get_logger("radclipd.clock")
 
 
-class Clock:
+class Scheduler:
     """Calls functions at intervals, one at a time each, never catching up on what was missed."""
 
     def __init__(self) -> None:
@@ -26,15 +26,15 @@ class Clock:
         )
         self._scheduler.add_listener(_log_error, EVENT_JOB_ERROR)
 
-    def every(self, seconds: float, name: str, call: Callable[[], Any]) -> None:
+    def add_interval(self, seconds: float, name: str, call: Callable[[], Any]) -> None:
         """Call now and then every `seconds`."""
         self._scheduler.add_job(call, "interval", seconds=seconds, id=name, name=name)
 
-    def now(self, name: str) -> None:
+    def run_now(self, name: str) -> None:
         """Make a call at once, before its next turn."""
         self._scheduler.modify_job(name, next_run_time=datetime.now(UTC))
 
-    def at(self, cron: str, name: str, call: Callable[[], Any]) -> None:
+    def add_cron(self, cron: str, name: str, call: Callable[[], Any]) -> None:
         """Call whenever a crontab line of five fields says so, in UTC. What a stopped process has missed is not caught up on."""
         self._scheduler.add_job(call, CronTrigger.from_crontab(cron, timezone="UTC"), id=name, name=name)
 

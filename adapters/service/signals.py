@@ -23,21 +23,21 @@ class StopSignal:
     Enter it on the main thread; wait() and is_set() serve any thread.
     """
 
-    def __init__(self, *, wake_on: Sequence[signal.Signals] = (), hear: Sequence[socket.socket] = ()) -> None:
-        """`wake_on`: further signals that end a wait() early, such as SIGCHLD. `hear`: sockets of which any datagram does."""
-        self._wake_on, self._hear = wake_on, hear
+    def __init__(self, *, wake_on: Sequence[signal.Signals] = (), wake_sockets: Sequence[socket.socket] = ()) -> None:
+        """`wake_on`: further signals that end a wait() early, such as SIGCHLD. `receive`: sockets of which any datagram does."""
+        self._wake_on, self._hear = wake_on, wake_sockets
         self._stopped = False
         self._reload = False
-        self._stop_reader, self._stop_writer = _pipe()  # readable for ever once stopped
-        self._wake_reader, self._wake_writer = _pipe()  # drained by whoever wakes
+        self._stop_reader, self._stop_writer = _open_pipe()  # readable for ever once stopped
+        self._wake_reader, self._wake_writer = _open_pipe()  # drained by whoever wakes
         self._before: dict[signal.Signals, Handler] = {}
 
     def __enter__(self) -> Self:
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._handle(number, lambda _number, _frame: self.set())
-        self._handle(signal.SIGHUP, lambda _number, _frame: self._ask_reload())
+            self._install_handler(number, lambda _number, _frame: self.set())
+        self._install_handler(signal.SIGHUP, lambda _number, _frame: self._request_reload())
         for number in self._wake_on:
-            self._handle(number, lambda _number, _frame: _poke(self._wake_writer))
+            self._install_handler(number, lambda _number, _frame: _write_wakeup(self._wake_writer))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -53,14 +53,14 @@ class StopSignal:
     def set(self) -> None:
         """Ask to stop, as a signal would."""
         self._stopped = True
-        _poke(self._stop_writer)
+        _write_wakeup(self._stop_writer)
 
     @property
     def reload_requested(self) -> bool:
         """Whether a reload was asked for and not yet taken."""
         return self._reload
 
-    def take_reload(self) -> bool:
+    def consume_reload(self) -> bool:
         """Return `reload_requested` and clear it."""
         asked, self._reload = self._reload, False
         return asked
@@ -74,43 +74,43 @@ class StopSignal:
                 poll.register(descriptor, select.POLLIN)
             ready = {descriptor for descriptor, _ in poll.poll(max(0.0, seconds) * 1000)}
             if self._wake_reader in ready:
-                _drain(self._wake_reader)
+                _drain_pipe(self._wake_reader)
             for heard in self._hear:
                 if heard.fileno() in ready:
-                    _empty(heard)
+                    _drain_socket(heard)
         return self._stopped
 
-    def _ask_reload(self) -> None:
+    def _request_reload(self) -> None:
         self._reload = True
-        _poke(self._wake_writer)
+        _write_wakeup(self._wake_writer)
 
-    def _handle(self, number: signal.Signals, handler: Callable[[int, FrameType | None], object]) -> None:
+    def _install_handler(self, number: signal.Signals, handler: Callable[[int, FrameType | None], object]) -> None:
         self._before[number] = signal.signal(number, handler)
 
 
-def _pipe() -> tuple[int, int]:
+def _open_pipe() -> tuple[int, int]:
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
     return reader, writer
 
 
-def _poke(writer: int) -> None:
+def _write_wakeup(writer: int) -> None:
     try:
         os.write(writer, b"!")
     except BlockingIOError:
         return  # full: whoever waits wakes anyway
 
 
-def _drain(reader: int) -> None:
+def _drain_pipe(reader: int) -> None:
     try:
         os.read(reader, 4096)
     except BlockingIOError:
         return  # another thread was quicker
 
 
-def _empty(heard: socket.socket) -> None:
+def _drain_socket(wake_socket: socket.socket) -> None:
     """Many words in the meantime are one."""
     with contextlib.suppress(BlockingIOError):
         while True:
-            heard.recv(16)
+            wake_socket.recv(16)

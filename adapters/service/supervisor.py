@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from adapters.service.health import Check, Watch
+from adapters.service.health import HealthCheck, HealthMonitor
 from adapters.service.signals import StopSignal
-from adapters.service.systemd import HANDED_FDS, SYSTEMD_VARIABLES, Notifier
-from pipeline.errors import CannotStart, RadclipdError, places
+from adapters.service.systemd import INHERITED_FDS, SYSTEMD_VARIABLES, Notifier
+from pipeline.errors import FatalError, RadclipdError, traceback_locations
 
 CANNOT_START = os.EX_CONFIG
 """Exit status (78, sysexits.h) with which a child says that starting it again would fail again."""
@@ -54,21 +54,21 @@ class Role:
     work: Work | None = None
     takes_socket: bool = False
     stop_seconds: float = 30.0
-    waits: bool = False
+    waits_for_probes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class SupervisorTimings:
     """How patient the parent is, seconds."""
 
     backoff_base: float = 0.5
     backoff_cap: float = 30.0
-    start: float = 300.0  # until ready, at a start or a reload: systemd is asked for more time no longer than this
-    waits: float = 30.0  # at a start: probes that do not pass hold nobody up for longer
+    start_limit: float = 300.0  # until ready, at a start or a reload: systemd is asked for more time no longer than this
+    probe_wait_limit: float = 30.0  # at a start: probes that do not pass hold nobody up for longer
     tick: float = 0.25
 
 
-class Fork:
+class ForkedProcess:
     """A copy of this process that does `work` and ends; so far as a Child needs it, a subprocess.Popen.
 
     Only for a process without other threads: the copy would have none of them, but every lock that they held.
@@ -79,11 +79,11 @@ class Fork:
         sys.stderr.flush()
         gc.collect()
         gc.freeze()  # what is loaded stays shared: the collector would write into every page
-        ask = _dies_with(os.getpid())
+        ask = _make_death_signal_setter(os.getpid())
         self.returncode: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
-            _go_on(ask, work)
+            _run_copy(ask, work)
 
     def poll(self) -> int | None:
         """Return the exit status (negative: the signal), None while it runs."""
@@ -98,20 +98,20 @@ class Fork:
             os.kill(self.pid, number)
 
 
-def _go_on(ask: Callable[[], None], work: Work) -> None:
+def _run_copy(set_death_signal: Callable[[], None], work: Work) -> None:
     """Be the copy: never return to what the original was about to do."""
     code = 1
     try:
-        ask()
+        set_death_signal()
         os.setpgid(0, 0)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         code = work() or 0
     except RadclipdError as error:
         log.error("child failed", error=str(error), hint=error.hint)
-        code = CANNOT_START if isinstance(error, CannotStart) else 1
+        code = CANNOT_START if isinstance(error, FatalError) else 1
     except BaseException as error:  # nobody above to hear of it
-        log.error("child failed", error=type(error).__name__, places=places(error))
+        log.error("child failed", error=type(error).__name__, places=traceback_locations(error))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -123,7 +123,7 @@ class Child:
     """A role and, while it runs, its process."""
 
     role: Role
-    process: subprocess.Popen[bytes] | Fork | None = None
+    process: subprocess.Popen[bytes] | ForkedProcess | None = None
     started_at: float = 0.0
     deaths: int = 0  # in a row, each soon after its start
     not_before: float = 0.0
@@ -131,21 +131,21 @@ class Child:
     def start(self, sockets: Sequence[socket.socket]) -> None:
         """Start the process. OSError where its program cannot be run."""
         self.started_at = time.monotonic()
-        self.process = Fork(self.role.work) if self.role.work is not None else self._run(sockets)
+        self.process = ForkedProcess(self.role.work) if self.role.work is not None else self._spawn_program(sockets)
         log.info("child started", child=self.role.name, pid=self.process.pid)
 
-    def _run(self, sockets: Sequence[socket.socket]) -> subprocess.Popen[bytes]:
+    def _spawn_program(self, sockets: Sequence[socket.socket]) -> subprocess.Popen[bytes]:
         descriptors = [sock.fileno() for sock in sockets] if self.role.takes_socket else []
         environment = {name: value for name, value in os.environ.items() if name not in SYSTEMD_VARIABLES}
         if descriptors:
-            environment[HANDED_FDS] = ",".join(map(str, descriptors))
+            environment[INHERITED_FDS] = ",".join(map(str, descriptors))
         return subprocess.Popen(
             self.role.argv,
             env=environment,
             stdin=subprocess.DEVNULL,
             pass_fds=descriptors,
             process_group=0,  # a terminal's Ctrl-C goes to the parent, which stops the children in order
-            preexec_fn=_dies_with(os.getpid()),
+            preexec_fn=_make_death_signal_setter(os.getpid()),
         )
 
     def signal(self, number: signal.Signals) -> None:
@@ -153,23 +153,23 @@ class Child:
         if self.process is not None:
             self.process.send_signal(number)
 
-    def exited(self) -> int | None:
+    def poll_exit(self) -> int | None:
         """Return the exit status (negative: the signal) of a process that has just ended; else None."""
         if self.process is None or (status := self.process.poll()) is None:
             return None
         self.process = None
         return status
 
-    def fall_back(self, pace: Pace) -> float:
+    def schedule_restart(self, timings: SupervisorTimings) -> float:
         """Note a death; return how long to wait before the next start, seconds."""
         now = time.monotonic()
         self.deaths = 0 if now - self.started_at >= STEADY_SECONDS else self.deaths + 1
-        delay = min(pace.backoff_cap, pace.backoff_base * 2 ** min(self.deaths - 1, 16)) if self.deaths else 0.0
+        delay = min(timings.backoff_cap, timings.backoff_base * 2 ** min(self.deaths - 1, 16)) if self.deaths else 0.0
         self.not_before = now + delay
         return delay
 
 
-def _dies_with(parent: int) -> Callable[[], None]:
+def _make_death_signal_setter(parent: int) -> Callable[[], None]:
     """Return what a child does between fork and exec: ask to be killed when its parent ends, however that ends (prctl(2)).
 
     SIGKILL, for a stopped or wedged child would not heed another signal; nothing is lost by it, as every step is durable or leased.
@@ -185,10 +185,10 @@ def _dies_with(parent: int) -> Callable[[], None]:
 
 
 @dataclass(slots=True)
-class _Start:
+class _PendingStart:
     """A start or reload that has begun and is not yet ready."""
 
-    begun: float = field(default_factory=time.monotonic)
+    begun_at: float = field(default_factory=time.monotonic)
     note: str = ""
 
 
@@ -200,11 +200,11 @@ class Supervisor:
         roles: Sequence[Role],
         *,
         sockets: Sequence[socket.socket] = (),
-        probes: Sequence[Check] = (),
+        probes: Sequence[HealthCheck] = (),
         status: Callable[[], str] | None = lambda: "running",
         reload: Callable[[], Sequence[Role]] | None = None,
         notifier: Notifier | None = None,
-        pace: Pace | None = None,
+        timings: SupervisorTimings | None = None,
     ) -> None:
         """Take the roles in starting order.
 
@@ -215,10 +215,10 @@ class Supervisor:
         self._children = [Child(role) for role in roles]
         self._sockets = list(sockets)
         self._notifier = notifier if notifier is not None else Notifier()
-        self._watch = Watch(self._notifier, probes, status)
+        self._watch = HealthMonitor(self._notifier, probes, status)
         self._reload = reload
-        self._pace = pace or Pace()
-        self._start: _Start | None = _Start()
+        self._pace = timings or SupervisorTimings()
+        self._start: _PendingStart | None = _PendingStart()
         self._last_line = ""
         self._asked = 0.0
         self._farewell = "stopping: waiting for associations and jobs in hand"
@@ -230,45 +230,45 @@ class Supervisor:
             code = 0
             try:
                 while code == 0 and not stop.is_set():
-                    code = self._turn(stop)
+                    code = self._run_cycle(stop)
             finally:
                 self._watch.stop()
-                self._stop_all(stop)
+                self._stop_all_children(stop)
         return code
 
-    def _turn(self, stop: StopSignal) -> int:
+    def _run_cycle(self, stop: StopSignal) -> int:
         """One round: bury the dead, start what is due, tell systemd, wait. Return an exit status other than 0 to end."""
-        if stop.take_reload():
-            self._take_new_roles(stop)
+        if stop.consume_reload():
+            self._reload_roles(stop)
         for child in self._children:
-            if (status := child.exited()) is not None and self._is_final(child, status):
+            if (status := child.poll_exit()) is not None and self._record_exit(child, status):
                 return CANNOT_START
-            if child.process is None and self._is_due(child) and not self._try_to_start(child):
+            if child.process is None and self._is_due(child) and not self._start_child(child):
                 return CANNOT_START
-        self._tell()
+        self._notify_systemd()
         stop.wait(min(self._pace.tick, self._watch.period))
         return 0
 
     def _is_due(self, child: Child) -> bool:
-        return time.monotonic() >= child.not_before and not (child.role.waits and self._opening())
+        return time.monotonic() >= child.not_before and not (child.role.waits_for_probes and self._is_waiting_for_probes())
 
-    def _opening(self) -> bool:
+    def _is_waiting_for_probes(self) -> bool:
         """Whether what others ask for first is still on its way."""
-        if self._start is None or self._watch.healthy_since(self._start.begun):
+        if self._start is None or self._watch.healthy_since(self._start.begun_at):
             return False
-        return time.monotonic() - self._start.begun < self._pace.waits
+        return time.monotonic() - self._start.begun_at < self._pace.probe_wait_limit
 
-    def _is_final(self, child: Child, status: int) -> bool:
+    def _record_exit(self, child: Child, status: int) -> bool:
         """Note a death. True where starting again would be useless."""
         if status == CANNOT_START:
             log.error("child cannot start", child=child.role.name, hint="its own message is above; radclipd check says more")
             self._farewell = f"{child.role.name} cannot start: see the log, or radclipd check"
             return True
-        delay = child.fall_back(self._pace)
+        delay = child.schedule_restart(self._pace)
         log.warning("child died", child=child.role.name, exit_status=status, restart_seconds=delay)
         return False
 
-    def _try_to_start(self, child: Child) -> bool:
+    def _start_child(self, child: Child) -> bool:
         try:
             child.start(self._sockets)
         except OSError as error:
@@ -277,39 +277,39 @@ class Supervisor:
             return False
         return True
 
-    def _tell(self) -> None:
+    def _notify_systemd(self) -> None:
         """Tell systemd: the line for people, readiness, the watchdog."""
-        line = self._line()
+        line = self._format_status()
         if line != self._last_line:
             self._last_line = line
             self._notifier.status(line)
         if self._start is None:
             self._watch.tick()
-        elif self._all_run() and self._watch.healthy_since(self._start.begun):
+        elif self._has_all_running() and self._watch.healthy_since(self._start.begun_at):
             log.info("ready", **({"note": self._start.note} if self._start.note else {}))
             self._start = None
             self._notifier.ready(line)
-            self._watch.feed()
-        elif time.monotonic() - self._start.begun < self._pace.start:
-            self._ask_for_time()  # bounded by pace.start
+            self._watch.feed_watchdog()
+        elif time.monotonic() - self._start.begun_at < self._pace.start_limit:
+            self._extend_timeout()  # bounded by pace.start
 
-    def _ask_for_time(self) -> None:
+    def _extend_timeout(self) -> None:
         """Keep systemd patient through work of bounded length, in which probes need not pass: start, reload, stop."""
         if (now := time.monotonic()) - self._asked >= EXTENSION_SECONDS / 10:
             self._asked = now
             self._notifier.extend_timeout(EXTENSION_SECONDS)
-            self._watch.feed()
+            self._watch.feed_watchdog()
 
-    def _line(self) -> str:
+    def _format_status(self) -> str:
         dead = [child.role.name for child in self._children if child.process is None and child.started_at]
         if dead:
             return f"waiting to restart {', '.join(dead)}"
-        return self._watch.line
+        return self._watch.status_line
 
-    def _all_run(self) -> bool:
+    def _has_all_running(self) -> bool:
         return all(child.process is not None for child in self._children)
 
-    def _take_new_roles(self, stop: StopSignal) -> None:
+    def _reload_roles(self, stop: StopSignal) -> None:
         """Read the configuration anew and replace the children one by one, or leave all as it is."""
         self._notifier.reloading()
         try:
@@ -321,25 +321,25 @@ class Supervisor:
         old = {child.role.name: child for child in self._children}
         for name, child in old.items():
             if name not in {role.name for role in roles}:
-                self._end([child], stop)
+                self._stop_children([child], stop)
         self._children = []
         for role in roles:
             if role.name in old:
-                self._end([old[role.name]], stop)
+                self._stop_children([old[role.name]], stop)
             self._children.append(Child(role))
-            self._try_to_start(self._children[-1])
-        self._start = _Start(note="configuration reloaded")
+            self._start_child(self._children[-1])
+        self._start = _PendingStart(note="configuration reloaded")
 
-    def _stop_all(self, stop: StopSignal) -> None:
+    def _stop_all_children(self, stop: StopSignal) -> None:
         """Stop the children: those with a socket first, then the others together."""
         self._notifier.stopping(self._farewell)
-        self._end([child for child in self._children if child.role.takes_socket], stop)
-        self._end([child for child in self._children if not child.role.takes_socket], stop)
+        self._stop_children([child for child in self._children if child.role.takes_socket], stop)
+        self._stop_children([child for child in self._children if not child.role.takes_socket], stop)
         for sock in self._sockets:
             sock.close()
         log.info("stopped")
 
-    def _end(self, children: Sequence[Child], stop: StopSignal) -> None:
+    def _stop_children(self, children: Sequence[Child], stop: StopSignal) -> None:
         """SIGTERM, wait for each up to its deadline, SIGKILL."""
         begun = time.monotonic()
         for child in children:
@@ -350,15 +350,15 @@ class Supervisor:
                 if time.monotonic() - begun >= child.role.stop_seconds:
                     log.warning("child killed", child=child.role.name, deadline_seconds=child.role.stop_seconds)
                     child.signal(signal.SIGKILL)
-                if (status := child.exited()) is not None:
+                if (status := child.poll_exit()) is not None:
                     log.info("child stopped", child=child.role.name, exit_status=status)
             running = [child for child in running if child.process is not None]
-            self._ask_for_time()  # bounded by the deadlines
+            self._extend_timeout()  # bounded by the deadlines
             if running:
-                _pause(stop, self._pace.tick)
+                _wait_for_exit(stop, self._pace.tick)
 
 
-def _pause(stop: StopSignal, seconds: float) -> None:
+def _wait_for_exit(stop: StopSignal, seconds: float) -> None:
     """Wait for a child's end or `seconds`; once stopping, wait() no longer waits."""
     if not stop.is_set():
         stop.wait(seconds)

@@ -10,15 +10,15 @@ import socket
 import time
 from collections.abc import Mapping
 
-from pipeline.errors import CannotStart
+from pipeline.errors import FatalError
 
 FIRST_PASSED_FD = 3
 BACKLOG = 128
 SEND_SECONDS = 0.5
-HANDED_FDS = "RADCLIPD_LISTEN_FDS"
+INHERITED_FDS = "RADCLIPD_LISTEN_FDS"
 """Our own parent's way to hand sockets to a child, comma-separated descriptors: LISTEN_PID must be the receiver's process id,
 which no one knows before the fork."""
-SYSTEMD_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", HANDED_FDS)
+SYSTEMD_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", INHERITED_FDS)
 """Meant for one process; never inherited by its children."""
 
 
@@ -28,35 +28,35 @@ class Notifier:
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         """Read $NOTIFY_SOCKET, $WATCHDOG_USEC and $WATCHDOG_PID from the environment."""
         environment = os.environ if environment is None else environment
-        self._address = _socket_address(environment.get("NOTIFY_SOCKET", ""))
-        self.watchdog_seconds = _watchdog_seconds(environment)
+        self._address = _parse_socket_address(environment.get("NOTIFY_SOCKET", ""))
+        self.watchdog_seconds = _read_watchdog_seconds(environment)
         """Seconds within which WATCHDOG=1 must come again; None where nobody watches."""
 
     def ready(self, status: str = "") -> None:
         """Say that start, or reload, is done."""
-        self._send("READY=1", *_status(status))
+        self._send_datagram("READY=1", *_format_status(status))
 
     def status(self, text: str) -> None:
         """Set the one line that `systemctl status` shows."""
-        self._send(*_status(text))
+        self._send_datagram(*_format_status(text))
 
     def watchdog(self) -> None:
         """Say that the service is alive and well."""
-        self._send("WATCHDOG=1")
+        self._send_datagram("WATCHDOG=1")
 
     def reloading(self) -> None:
         """Say that a reload has begun; ready() ends it."""
-        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._send_datagram("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, status: str = "") -> None:
         """Say that the service is going down on its own account or as told."""
-        self._send("STOPPING=1", *_status(status))
+        self._send_datagram("STOPPING=1", *_format_status(status))
 
     def extend_timeout(self, seconds: float) -> None:
         """Ask for this much more time, from now, to finish the start, reload or stop under way."""
-        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
+        self._send_datagram(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
 
-    def _send(self, *lines: str) -> None:
+    def _send_datagram(self, *lines: str) -> None:
         if not self._address or not lines:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
@@ -67,18 +67,18 @@ class Notifier:
                 return  # systemd is restarting or its queue is full: the next notification will do
 
 
-def _socket_address(name: str) -> str:
+def _parse_socket_address(name: str) -> str:
     """Return the socket's address; a leading @ stands for the abstract name space (unix(7))."""
     if name.startswith("@"):
         return "\0" + name[1:]
     return name if name.startswith("/") else ""
 
 
-def _status(text: str) -> tuple[str, ...]:
+def _format_status(text: str) -> tuple[str, ...]:
     return (f"STATUS={' '.join(text.split())}",) if text else ()
 
 
-def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
+def _read_watchdog_seconds(environment: Mapping[str, str]) -> float | None:
     """Return the watchdog's interval, where it is this process that is watched (sd_watchdog_enabled(3))."""
     if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
@@ -89,34 +89,34 @@ def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
 def listening_sockets() -> list[socket.socket]:
     """Return the listening stream sockets that systemd or our parent handed to this process; once, then the environment is clean.
 
-    CannotStart where something else was handed over.
+    FatalError where something else was handed over.
     """
-    if handed := os.environ.pop(HANDED_FDS, ""):
+    if handed := os.environ.pop(INHERITED_FDS, ""):
         descriptors = [int(descriptor) for descriptor in handed.split(",")]
     else:
-        descriptors = _activated_descriptors()
+        descriptors = _read_activated_descriptors()
     for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
         os.environ.pop(name, None)
-    return [_adopted(descriptor) for descriptor in descriptors]
+    return [_adopt_socket(descriptor) for descriptor in descriptors]
 
 
-def _activated_descriptors() -> list[int]:
+def _read_activated_descriptors() -> list[int]:
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     return list(range(FIRST_PASSED_FD, FIRST_PASSED_FD + int(os.environ.get("LISTEN_FDS", "0"))))
 
 
-def _adopted(descriptor: int) -> socket.socket:
+def _adopt_socket(descriptor: int) -> socket.socket:
     try:
         adopted = socket.socket(fileno=descriptor)
         listens = adopted.type == socket.SOCK_STREAM and adopted.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
-        raise CannotStart(
+        raise FatalError(
             f"descriptor {descriptor} was handed over, but is no socket: {error.strerror}", hint=_SOCKET_HINT
         ) from error
     if not listens:
         adopted.close()
-        raise CannotStart(f"descriptor {descriptor} was handed over, but is no listening stream socket", hint=_SOCKET_HINT)
+        raise FatalError(f"descriptor {descriptor} was handed over, but is no listening stream socket", hint=_SOCKET_HINT)
     adopted.set_inheritable(False)
     return adopted
 
@@ -125,10 +125,10 @@ _SOCKET_HINT = "the socket unit needs ListenStream=PORT and Accept=no"
 
 
 def bind(host: str, port: int, *, backlog: int = BACKLOG) -> socket.socket:
-    """Return a listening TCP socket. CannotStart where the address is taken, unknown or not allowed."""
+    """Return a listening TCP socket. FatalError where the address is taken, unknown or not allowed."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=backlog, dualstack_ipv6=host == "::")
     except OSError as error:
         hint = "another program has the port (ss -ltnp), or set listener.port; below 1024 let the socket unit bind it"
-        raise CannotStart(f"cannot listen on {host} port {port}: {error.strerror or error}", hint=hint) from error
+        raise FatalError(f"cannot listen on {host} port {port}: {error.strerror or error}", hint=hint) from error

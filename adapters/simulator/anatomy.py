@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adapters.simulator.raster import Field, Grid, Sheet, ball, bump, curve, ellipse, step
+from adapters.simulator.raster import Field, Grid, Sheet, ellipsoid_profile, elliptic_radius, gaussian, smoothstep, spline_path
 
 SIDES = (-1, 1)
 """-1: the patient's right, at the left of the image; 1: the patient's left."""
@@ -37,37 +37,39 @@ class Body:
     heart_left: float  # how far the heart reaches to the patient's left of the midline
     heart_right: float
     heart_top: float  # y where the left border leaves the great vessels
-    knob: float  # how far the aortic knob stands out
+    aortic_knob: float  # how far the aortic knob stands out
     cone: float  # how far the pulmonary trunk fills the waist
     hilum: float  # y of the right hilum; the left one is higher
     breast: float  # thickness; 0 for none
     breast_low: float  # how far below the dome the breasts end
     rib_slope: float
     spine_bend: float
-    turn: float  # how far the front of the chest is turned to the patient's left
-    shift: float  # of the mediastinum to the patient's left, from its place
-    lift: tuple[float, float]  # how far the right and left diaphragm stand above their place
-    bone: float  # mineral: 1 is a young adult's
-    sparse: float  # share of the lungs' vessels that are lost
+    rotation: float  # how far the front of the chest is turned to the patient's left
+    mediastinal_shift: float  # of the mediastinum to the patient's left, from its place
+    diaphragm_lift: tuple[float, float]  # how far the right and left diaphragm stand above their place
+    bone_density: float  # mineral: 1 is a young adult's
+    vessel_loss: float  # share of the lungs' vessels that are lost
     seed: int  # of what is drawn inside: vessels, and where findings sit
 
-    def raised(self, side: int) -> float:
+    def diaphragm_lift_of(self, side: int) -> float:
         """How far the diaphragm of one side stands above its place."""
-        return self.lift[0] if side < 0 else self.lift[1]
+        return self.diaphragm_lift[0] if side < 0 else self.diaphragm_lift[1]
 
 
-TRAITS = 21
+TRAIT_COUNT = 21
 """Standard normal numbers that make a body."""
 
 
-def person(chance: np.random.Generator, *, sex: str | None = None, age: int | None = None) -> Body:
+def draw_body(chance: np.random.Generator, *, sex: str | None = None, age: int | None = None) -> Body:
     """Draw a person."""
     sex = sex or str(chance.choice(["M", "F"]))
     age = int(np.clip(chance.normal(57, 17), 19, 94)) if age is None else age
-    return body_of([float(value) for value in chance.standard_normal(TRAITS)], sex=sex, age=age, seed=int(chance.integers(2**31)))
+    return body_from_traits(
+        [float(value) for value in chance.standard_normal(TRAIT_COUNT)], sex=sex, age=age, seed=int(chance.integers(2**31))
+    )
 
 
-def body_of(traits: Sequence[float], *, sex: str, age: int, seed: int) -> Body:
+def body_from_traits(traits: Sequence[float], *, sex: str, age: int, seed: int) -> Body:
     """Return the body that belongs to TRAITS standard normal numbers."""
     traits = [min(max(trait, -2.6), 2.6) for trait in traits]
     wide, tall, apex, dome, doming, lower, deep, taper, slope, bend, turn = traits[:11]
@@ -94,18 +96,18 @@ def body_of(traits: Sequence[float], *, sex: str, age: int, seed: int) -> Body:
         heart_left=width * heart,
         heart_right=width * (0.29 + 0.03 * right),
         heart_top=13.4 + 0.5 * top,
-        knob=3.2 + 0.3 * knob + 0.9 * old,
+        aortic_knob=3.2 + 0.3 * knob + 0.9 * old,
         cone=0.8 + 0.35 * cone,
         hilum=15.4 + 0.25 * (bottom - 26) + 0.4 * hilum,
         breast=min(max(2.4 + 1.0 * breast + 0.5 * fat, 0.6), 5.5) if female else 0.0,
         breast_low=1.5 + 1.6 * low + 1.6 * old,
         rib_slope=1.0 + 0.12 * slope + 0.15 * old,
         spine_bend=0.35 * bend,
-        turn=0.35 * turn,
-        shift=0.0,
-        lift=(0.0, 0.0),
-        bone=1.05 - 0.3 * old * (1.25 if female else 0.8),
-        sparse=0.0,
+        rotation=0.35 * turn,
+        mediastinal_shift=0.0,
+        diaphragm_lift=(0.0, 0.0),
+        bone_density=1.05 - 0.3 * old * (1.25 if female else 0.8),
+        vessel_loss=0.0,
         seed=seed,
     )
 
@@ -114,22 +116,26 @@ def trunk(at: Grid, body: Body) -> Field:
     """Thickness of the whole body: neck, shoulders, trunk."""
     y = at.y
     slope = np.clip((y - (body.shoulder - 6.6)) / 6.6, 0, 1)
-    shoulders = body.neck + 0.9 * step(2.5 - y, 4.0) + (body.trunk_half_width + 4.6 - body.neck) * slope**2.2
-    armpit = 5.2 * step(y - body.shoulder - 8.0, 3.4)
-    flank = 0.35 * np.sin(y * np.float32(0.31) + np.float32(body.taper * 9)) - 1.0 * bump(y - body.dome - 5, 5)
-    depth = 11.0 + (body.trunk_depth - 11.0) * step(y - body.shoulder - 1.0, 7.0)
-    depth = depth + 1.5 * step(y - body.dome - 4, 7.0)
-    return depth * ball(np.abs(at.x) / (shoulders - armpit + flank).astype(np.float32), 2.3)
+    shoulders = body.neck + 0.9 * smoothstep(2.5 - y, 4.0) + (body.trunk_half_width + 4.6 - body.neck) * slope**2.2
+    armpit = 5.2 * smoothstep(y - body.shoulder - 8.0, 3.4)
+    flank = 0.35 * np.sin(y * np.float32(0.31) + np.float32(body.taper * 9)) - 1.0 * gaussian(y - body.dome - 5, 5)
+    depth = 11.0 + (body.trunk_depth - 11.0) * smoothstep(y - body.shoulder - 1.0, 7.0)
+    depth = depth + 1.5 * smoothstep(y - body.dome - 4, 7.0)
+    return depth * ellipsoid_profile(np.abs(at.x) / (shoulders - armpit + flank).astype(np.float32), 2.3)
 
 
 def arms(at: Grid, body: Body, spread: float) -> Field:
     """Thickness of the upper arms; `spread` (cm) is how far they stand away from the trunk."""
     fall = np.clip((at.y - body.shoulder) / 30, 0, 1.5)
     middle = body.trunk_half_width + 1.6 + 2.5 * fall + spread * fall**1.4
-    return 8.0 * ball(np.clip(np.abs(np.abs(at.x) - middle) / 3.9, 0, 1), 2.3) * step(at.y - body.shoulder - 1.5, 4.0)
+    return (
+        8.0
+        * ellipsoid_profile(np.clip(np.abs(np.abs(at.x) - middle) / 3.9, 0, 1), 2.3)
+        * smoothstep(at.y - body.shoulder - 1.5, 4.0)
+    )
 
 
-def wall(at_y: Field, body: Body) -> Field:
+def rib_cage_half_width(at_y: Field, body: Body) -> Field:
     """Half the inner width of the rib cage at this height."""
     t = np.clip((at_y - body.apex) / (body.dome + 3.5 - body.apex), 1e-3, 1.2)
     rounded = np.clip(1 - np.clip(1 - t, 0, 1) ** (2.0 / body.taper), 0, 1) ** np.float32(body.taper)
@@ -141,7 +147,7 @@ def diaphragm(at: Grid, body: Body, side: int) -> Field:
     """Height (y) of the dome of one side. The left one is lower."""
     middle, reach = body.half_width * 0.45, body.half_width * 0.55
     out = (np.abs(at.x) - np.float32(middle)) / np.float32(reach)
-    top = body.dome - body.raised(side) + (body.left_lower if side > 0 else 0.0)
+    top = body.dome - body.diaphragm_lift_of(side) + (body.left_lower if side > 0 else 0.0)
     fall = np.where(out > 0, 1.75 * np.abs(out) ** 2.2, 0.6 * out**2)
     return np.asarray(top + body.doming * fall, dtype=np.float32)
 
@@ -149,32 +155,36 @@ def diaphragm(at: Grid, body: Body, side: int) -> Field:
 def lung(at: Grid, body: Body, side: int) -> Field:
     """Thickness of air in one lung, before heart and vessels take their room."""
     out = np.abs(at.x)
-    edge = wall(at.y, body) - out
-    roof = at.y - np.float32(body.apex) - 0.10 * np.square(out - 4.2) * step(body.apex + 4 - at.y, 3)
-    depth = body.lung_depth * (0.45 + 0.55 * step(at.y - body.apex - 4.5, 6)) * np.clip(1 - np.exp(-edge / np.float32(1.5)), 0, 1)
+    edge = rib_cage_half_width(at.y, body) - out
+    roof = at.y - np.float32(body.apex) - 0.10 * np.square(out - 4.2) * smoothstep(body.apex + 4 - at.y, 3)
+    depth = (
+        body.lung_depth * (0.45 + 0.55 * smoothstep(at.y - body.apex - 4.5, 6)) * np.clip(1 - np.exp(-edge / np.float32(1.5)), 0, 1)
+    )
     above = diaphragm(at, body, side) - at.y
     behind = 0.2 * np.exp(np.clip(above, -9, 0) / 1.9)  # the lung reaches down behind the dome
-    height = np.maximum(step(above, 0.16), behind * step(edge - 0.4, 0.4))
-    own = step(at.x * side - 1.2, 0.4)
-    return np.asarray(depth * step(roof, 0.45) * height * own * step(edge, 0.14), dtype=np.float32)
+    height = np.maximum(smoothstep(above, 0.16), behind * smoothstep(edge - 0.4, 0.4))
+    own = smoothstep(at.x * side - 1.2, 0.4)
+    return np.asarray(depth * smoothstep(roof, 0.45) * height * own * smoothstep(edge, 0.14), dtype=np.float32)
 
 
 def mediastinum(at: Grid, body: Body) -> Field:
     """Share of the beam's way through the lungs that heart and great vessels fill, 0..1."""
     y, drop = at.y, body.dome - 26.0
-    x = at.x - np.float32(0.6 * body.turn + body.shift)
-    left = 2.2 + (body.knob - 2.2) * bump(y - 11.4, 1.5) + body.cone * bump(y - 14.4 - drop / 2, 1.9)
-    left += (body.heart_left - 2.4) * _swell(y, body.heart_top + 0.6 * drop, 23.4 + drop, 4.6)
-    right = 2.3 + 0.35 * bump(y - 12.6, 2.4) + (body.heart_right - 2.3) * _swell(y, 15.6 + drop, 21.4 + drop, 6.0)
+    x = at.x - np.float32(0.6 * body.rotation + body.mediastinal_shift)
+    left = 2.2 + (body.aortic_knob - 2.2) * gaussian(y - 11.4, 1.5) + body.cone * gaussian(y - 14.4 - drop / 2, 1.9)
+    left += (body.heart_left - 2.4) * _trace_heart_border(y, body.heart_top + 0.6 * drop, 23.4 + drop, 4.6)
+    right = 2.3 + 0.35 * gaussian(y - 12.6, 2.4) + (body.heart_right - 2.3) * _trace_heart_border(y, 15.6 + drop, 21.4 + drop, 6.0)
     edge = np.where(x > 0, left - x, right + x).astype(np.float32)
-    solid = 0.25 + 0.3 * step(y - 10.0, 1.6) + 0.1 * step(y - body.heart_top, 3.0)  # the upper mediastinum is thin at its rims
+    solid = (
+        0.25 + 0.3 * smoothstep(y - 10.0, 1.6) + 0.1 * smoothstep(y - body.heart_top, 3.0)
+    )  # the upper mediastinum is thin at its rims
     filled = solid + (1 - solid) * np.sqrt(np.clip(edge / 3.2, 0, 1))
-    aorta = 0.14 * step(2.4 + 0.25 * (body.knob - 3) - np.abs(x - 0.2), 0.25) * step(y - 11.5, 1.0) * (x > 0)
-    rim = 0.14 + 0.25 * step(13.0 - y, 3.0)
-    return np.asarray(np.maximum(step(edge / rim, 1.0) * filled, aorta) * step(y - 3.5, 1.5), dtype=np.float32)
+    aorta = 0.14 * smoothstep(2.4 + 0.25 * (body.aortic_knob - 3) - np.abs(x - 0.2), 0.25) * smoothstep(y - 11.5, 1.0) * (x > 0)
+    rim = 0.14 + 0.25 * smoothstep(13.0 - y, 3.0)
+    return np.asarray(np.maximum(smoothstep(edge / rim, 1.0) * filled, aorta) * smoothstep(y - 3.5, 1.5), dtype=np.float32)
 
 
-def _swell(y: Field, start: float, full: float, fall: float) -> Field:
+def _trace_heart_border(y: Field, start: float, full: float, fall: float) -> Field:
     """The outline of a heart border: 0 above, a rounded rise to 1, slowly back in toward the diaphragm."""
     rise = np.sin(np.clip((y - start) / (full - start), 0, 1) * np.pi / 2) ** 1.25
     return np.asarray(rise * (1 - 0.3 * np.clip((y - full) / fall, 0, 1.6) ** 2), dtype=np.float32)
@@ -182,20 +192,20 @@ def _swell(y: Field, start: float, full: float, fall: float) -> Field:
 
 def airways(at: Grid, body: Body) -> Field:
     """Thickness of air in trachea and main bronchi."""
-    lean = 0.12 + 0.4 * body.shift + 0.12 * np.clip(at.y - 9, 0, 4) * -0.3
-    trachea = 1.8 * ball(np.clip(np.abs(at.x - lean) / 0.85, 0, 1)) * step(13.6 - at.y, 0.6)
+    lean = 0.12 + 0.4 * body.mediastinal_shift + 0.12 * np.clip(at.y - 9, 0, 4) * -0.3
+    trachea = 1.8 * ellipsoid_profile(np.clip(np.abs(at.x - lean) / 0.85, 0, 1)) * smoothstep(13.6 - at.y, 0.6)
     bronchi = Sheet(at)
     for side, end in ((-1, (-3.9, body.hilum + 0.6)), (1, (4.2, body.hilum - 0.4))):
-        path = [(0.1 + 0.4 * body.shift, 12.6), (side * 1.2, 13.9), end]
-        bronchi.ribbon(curve(path, 12), np.linspace(0.75, 0.5, 12), ball, 1.2)
-    return np.asarray(np.maximum(trachea, bronchi.rendered()), dtype=np.float32)
+        path = [(0.1 + 0.4 * body.mediastinal_shift, 12.6), (side * 1.2, 13.9), end]
+        bronchi.add_ribbon(spline_path(path, 12), np.linspace(0.75, 0.5, 12), ellipsoid_profile, 1.2)
+    return np.asarray(np.maximum(trachea, bronchi.render()), dtype=np.float32)
 
 
 def stomach_bubble(at: Grid, body: Body, size: float) -> Field:
     """Thickness of air under the left diaphragm, flat below where it meets fluid."""
-    top = body.dome + body.left_lower - body.raised(1)
-    radius = ellipse(at, body.half_width * 0.45, top + 2.9, 3.0 * size, 2.2 * size, -8)
-    return 3.5 * size * ball(np.clip(radius, 0, 1)) * step(top + 3.2 + 0.4 * size - at.y, 0.2)
+    top = body.dome + body.left_lower - body.diaphragm_lift_of(1)
+    radius = elliptic_radius(at, body.half_width * 0.45, top + 2.9, 3.0 * size, 2.2 * size, -8)
+    return 3.5 * size * ellipsoid_profile(np.clip(radius, 0, 1)) * smoothstep(top + 3.2 + 0.4 * size - at.y, 0.2)
 
 
 def bowel(at: Grid, body: Body, chance: np.random.Generator) -> Field:
@@ -203,8 +213,10 @@ def bowel(at: Grid, body: Body, chance: np.random.Generator) -> Field:
     gas = at.zeros()
     for _ in range(int(chance.integers(0, 5))):
         x, y = float(chance.uniform(-10, 11)), body.dome + float(chance.uniform(6.5, 12))
-        loop = ellipse(at, x, y, float(chance.uniform(0.8, 2.4)), float(chance.uniform(0.7, 1.6)), float(chance.uniform(-60, 60)))
-        gas += float(chance.uniform(0.8, 2.4)) * ball(np.clip(loop, 0, 1))
+        loop = elliptic_radius(
+            at, x, y, float(chance.uniform(0.8, 2.4)), float(chance.uniform(0.7, 1.6)), float(chance.uniform(-60, 60))
+        )
+        gas += float(chance.uniform(0.8, 2.4)) * ellipsoid_profile(np.clip(loop, 0, 1))
     return gas
 
 
@@ -213,8 +225,10 @@ def breasts(at: Grid, body: Body) -> Field:
     both = at.zeros()
     low = body.dome + body.breast_low
     for side in SIDES:
-        radius = ellipse(at, side * body.half_width * 0.60, low - 6.0, body.half_width * 0.50, 6.0 + 0.5 * body.breast, -10 * side)
-        both += ball(np.clip(radius, 0, 1), 2.6) * (0.25 + 0.75 * step(at.y - low + 5.5, 5.0))
+        radius = elliptic_radius(
+            at, side * body.half_width * 0.60, low - 6.0, body.half_width * 0.50, 6.0 + 0.5 * body.breast, -10 * side
+        )
+        both += ellipsoid_profile(np.clip(radius, 0, 1), 2.6) * (0.25 + 0.75 * smoothstep(at.y - low + 5.5, 5.0))
     return body.breast * both
 
 
@@ -222,4 +236,9 @@ def muscles(at: Grid, body: Body) -> Field:
     """Thickness of what the pectoral muscles add: their lower edge runs from the armpit inward."""
     out = np.abs(at.x)
     edge = 17.5 - 0.35 * (out - body.half_width) - at.y
-    return (1.6 if body.sex == "M" else 0.8) * step(edge, 2.2) * step(out - 3.0, 3.0) * step(at.y - body.apex - 3.5, 3.0)
+    return (
+        (1.6 if body.sex == "M" else 0.8)
+        * smoothstep(edge, 2.2)
+        * smoothstep(out - 3.0, 3.0)
+        * smoothstep(at.y - body.apex - 3.5, 3.0)
+    )

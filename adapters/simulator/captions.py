@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-TEXTBOOK: Mapping[str, tuple[str, ...]] = {
+TEXTBOOK_TERMS: Mapping[str, tuple[str, ...]] = {
     "Atelectasis": (
         "atelectasis",
         "bibasilar atelectasis",
@@ -36,7 +36,7 @@ TEXTBOOK: Mapping[str, tuple[str, ...]] = {
     "Hernia": ("hiatal hernia", "retrocardiac air-fluid level from hiatus hernia", "diaphragmatic hernia"),
 }
 """The words of textbooks, and of prompts."""
-EVERYDAY: Mapping[str, tuple[str, ...]] = {
+EVERYDAY_TERMS: Mapping[str, tuple[str, ...]] = {
     "Atelectasis": (
         "a lobe that has lost air",
         "band shadows low down",
@@ -64,7 +64,7 @@ EVERYDAY: Mapping[str, tuple[str, ...]] = {
     "Hernia": ("stomach in the chest", "a gas bubble behind the ventricle", "an intrathoracic stomach"),
 }
 """What is said between colleagues. Few of these words are in a prompt."""
-VAGUE: Mapping[str, tuple[str, ...]] = {
+VAGUE_TERMS: Mapping[str, tuple[str, ...]] = {
     "Atelectasis": ("basal opacity", "abnormal lung bases"),
     "Cardiomegaly": ("abnormal mediastinal contour",),
     "Effusion": ("basal opacity", "abnormal lung bases"),
@@ -82,7 +82,7 @@ VAGUE: Mapping[str, tuple[str, ...]] = {
 }
 """Words that leave open which of several findings is meant."""
 
-SHOWING = (
+POSITIVE_TEMPLATES = (
     "a chest x-ray showing {}",
     "chest radiograph with {}",
     "{} is present",
@@ -92,7 +92,7 @@ SHOWING = (
     "impression: {}",
     "{} view of the chest. {}",
 )
-NORMAL = (
+NORMAL_TEMPLATES = (
     "a normal chest x-ray with clear lungs",
     "no acute cardiopulmonary process",
     "clear lungs, normal heart size",
@@ -103,7 +103,7 @@ NORMAL = (
     "no {}",
     "no {} or {}",
 )
-UNHELPFUL = (
+UNHELPFUL_TEMPLATES = (
     "portable chest radiograph",
     "comparison with the prior study",
     "stable appearance of the chest",
@@ -112,7 +112,7 @@ UNHELPFUL = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Style:
+class CaptionStyle:
     """How exact the reports are. Shares of captions, 0..1."""
 
     unhelpful: float = 0.05  # say nothing of what is there
@@ -123,42 +123,45 @@ class Style:
     subtle: float = 0.3  # of findings of the smallest extent that go unmentioned; none of the largest
 
 
-def caption(findings: Mapping[str, float], view: str, chance: np.random.Generator, *, style: Style | None = None) -> str:
+def caption(findings: Mapping[str, float], view: str, chance: np.random.Generator, *, style: CaptionStyle | None = None) -> str:
     """Return one caption for a film: `findings` maps finding -> extent 0..1. KeyError for an unknown finding."""
-    style = style or Style()
+    style = style or CaptionStyle()
     if chance.random() < style.unhelpful:
-        return _pick(UNHELPFUL, chance).format(view)
+        return _choose_phrase(UNHELPFUL_TEMPLATES, chance).format(view)
     seen = [name for name, extent in findings.items() if chance.random() >= style.subtle * (1 - extent) ** 2]
-    named = _named(seen, chance, style)
-    absent = [name for name in TEXTBOOK if name not in findings]
+    named = _phrase_findings(seen, chance, style)
+    absent = [name for name in TEXTBOOK_TERMS if name not in findings]
     if not named:
-        return _normal(absent, view, chance, style)
-    text = _filled(_pick(SHOWING, chance), view, " and ".join(named))
+        return _phrase_normal(absent, view, chance, style)
+    text = _fill_template(_choose_phrase(POSITIVE_TEMPLATES, chance), view, " and ".join(named))
     if chance.random() < style.negation:
-        text += f". no {_exact(_pick(absent, chance), chance, style)}"
+        text += f". no {_choose_exact_term(_choose_phrase(absent, chance), chance, style)}"
     return text
 
 
-def _named(seen: Sequence[str], chance: np.random.Generator, style: Style) -> list[str]:
-    order = [seen[index] for index in chance.permutation(len(seen))]
+def _phrase_findings(mentioned: Sequence[str], chance: np.random.Generator, style: CaptionStyle) -> list[str]:
+    order = [mentioned[index] for index in chance.permutation(len(mentioned))]
     kept = order[:1] + [name for name in order[1:] if chance.random() >= style.omission]
-    return [_pick(VAGUE[name], chance) if chance.random() < style.vague else _exact(name, chance, style) for name in kept]
+    return [
+        _choose_phrase(VAGUE_TERMS[name], chance) if chance.random() < style.vague else _choose_exact_term(name, chance, style)
+        for name in kept
+    ]
 
 
-def _exact(name: str, chance: np.random.Generator, style: Style) -> str:
-    return _pick((TEXTBOOK if chance.random() < style.textbook else EVERYDAY)[name], chance)
+def _choose_exact_term(name: str, chance: np.random.Generator, style: CaptionStyle) -> str:
+    return _choose_phrase((TEXTBOOK_TERMS if chance.random() < style.textbook else EVERYDAY_TERMS)[name], chance)
 
 
-def _normal(absent: Sequence[str], view: str, chance: np.random.Generator, style: Style) -> str:
-    template = _pick(NORMAL, chance)
+def _phrase_normal(absent: Sequence[str], view: str, chance: np.random.Generator, style: CaptionStyle) -> str:
+    template = _choose_phrase(NORMAL_TEMPLATES, chance)
     if "view" in template:
         return template.format(view)
-    return template.format(*(_exact(_pick(absent, chance), chance, style) for _ in range(2)))
+    return template.format(*(_choose_exact_term(_choose_phrase(absent, chance), chance, style) for _ in range(2)))
 
 
-def _filled(template: str, view: str, words: str) -> str:
+def _fill_template(template: str, view: str, words: str) -> str:
     return template.format(view, words) if template.count("{}") == 2 else template.format(words)
 
 
-def _pick(choices: Sequence[str], chance: np.random.Generator) -> str:
+def _choose_phrase(choices: Sequence[str], chance: np.random.Generator) -> str:
     return choices[int(chance.integers(len(choices)))]

@@ -15,12 +15,12 @@ from pipeline.domain import FINDINGS
 
 SLIGHT, GROSS = 0.3, 0.85
 """Extents at which each finding is shown."""
-PAIRS_A_ROW = 3
+PAIRS_PER_ROW = 3
 TILE, CAPTION, GAP = 200, 18, 4
 """Edge of a film, height of a caption, space between films; pixels."""
-GREYS = (64, 48, 32, 24, 16)
+GREY_LEVEL_COUNTS = (64, 48, 32, 24, 16)
 """Shades that are tried, the most first, until the picture is small enough."""
-LARGEST = 400_000
+MAX_BYTES = 400_000
 """Bytes that the picture may have."""
 
 
@@ -29,8 +29,8 @@ def contact_sheet(path: Path, *, site: str = "north", seed: int = 0) -> None:
 
     A pair shows the same person. The same seed gives the same picture. KeyError for an unknown site.
     """
-    films = list(_films(SITES[site], seed))
-    columns = 2 * PAIRS_A_ROW
+    films = list(_take_captioned_films(SITES[site], seed))
+    columns = 2 * PAIRS_PER_ROW
     rows = -(-len(films) // columns)
     width, height = columns * (TILE + GAP) + GAP, rows * (TILE + CAPTION + GAP) + GAP
     sheet = PillowImage.new("L", (width, height), 255)
@@ -41,18 +41,18 @@ def contact_sheet(path: Path, *, site: str = "north", seed: int = 0) -> None:
         pen.text((x + TILE / 2, y + CAPTION / 2), caption, fill=0, font=font, anchor="mm")
         sheet.paste(PillowImage.fromarray(np.rint(tile.pixels * 255).astype(np.uint8)), (x, y + CAPTION))
     path.parent.mkdir(parents=True, exist_ok=True)
-    for greys in GREYS:
+    for greys in GREY_LEVEL_COUNTS:
         sheet.quantize(greys, dither=PillowImage.Dither.NONE).save(path, optimize=True)
-        if path.stat().st_size <= LARGEST:
+        if path.stat().st_size <= MAX_BYTES:
             return
 
 
-def _films(site: Site, seed: int) -> Iterator[tuple[str, phantom.Film]]:
+def _take_captioned_films(site: Site, seed: int) -> Iterator[tuple[str, phantom.SimulatedFilm]]:
     """Yield captions and films [TILE, TILE] in pairs."""
     size = (TILE, TILE)
     for view in ("PA", "AP"):
-        yield f"normal, {view}", phantom.frontal(1000 * seed, view=view, size=size, site=site)
+        yield f"normal, {view}", phantom.take_frontal(1000 * seed, view=view, size=size, site=site)
     for index, finding in enumerate(FINDINGS):
         for extent, word in ((SLIGHT, "slight"), (GROSS, "gross")):
-            film = phantom.frontal(1000 * seed + 1 + index, findings={finding: extent}, size=size, site=site)
+            film = phantom.take_frontal(1000 * seed + 1 + index, findings={finding: extent}, size=size, site=site)
             yield f"{finding.replace('_', ' ').lower()}, {word}", film

@@ -7,72 +7,72 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
 from adapters.simulator.exposure import Exposure
-from adapters.simulator.raster import Field, Grid, blur, step
+from adapters.simulator.raster import Field, Grid, blur, smoothstep
 
-COEFFICIENT = 0.16
+ATTENUATION_COEFFICIENT = 0.16
 """Attenuation per cm of water at chest energies, after the grid."""
 REFERENCE_PITCH = 38.0 / 512
 """Pixel (cm) for which the strength of noise is stated; a larger one counts more quanta."""
-THICKEST = (12.0, 27.0)
+WHITE_THICKNESS_RANGE = (12.0, 27.0)
 """Between these thicknesses of water (cm) lies what automatic exposure shows white."""
-FOG = 3.0
+SCATTER_SIGMA = 3.0
 """Sigma of scattered light, cm."""
 GRID_PITCH = 0.21
 """Beat of the anti-scatter grid with the pixels, cm."""
 
-MARKER_PLACES = {"top": (0.05, 0.12), "side": (0.22, 0.5), "bottom": (0.78, 0.90)}
+MARKER_POSITIONS = {"top": (0.05, 0.12), "side": (0.22, 0.5), "bottom": (0.78, 0.90)}
 """Where markers lie, shares of the height of the field."""
 
 
-def developed(thickness: Field, detector: Grid, taken: Exposure, chance: np.random.Generator) -> Field:
+def develop_film(thickness: Field, detector: Grid, exposure: Exposure, chance: np.random.Generator) -> Field:
     """Expose, read out, process and mark. float32 [H, W] in 0..1, bone bright."""
-    seen = _read_out(thickness, detector, taken, chance)
-    seen += np.float32(taken.edges) * (seen - blur(seen, taken.edge_scale / detector.spacing))
-    white = np.clip(np.percentile(seen[::4, ::4], 99.0), *THICKEST) * taken.white
-    level = np.clip((seen - np.float32(taken.black)) / np.float32(white - taken.black), 0, 1)
-    film = _shuttered(_shown(level, taken), detector, taken)
-    return _marked(film, detector, taken, chance)
+    seen = _read_detector(thickness, detector, exposure, chance)
+    seen += np.float32(exposure.edge_strength) * (seen - blur(seen, exposure.edge_scale / detector.spacing))
+    white = np.clip(np.percentile(seen[::4, ::4], 99.0), *WHITE_THICKNESS_RANGE) * exposure.white
+    level = np.clip((seen - np.float32(exposure.black)) / np.float32(white - exposure.black), 0, 1)
+    film = _apply_shutters(_apply_display_curve(level, exposure), detector, exposure)
+    return _burn_in_marker(film, detector, exposure, chance)
 
 
-def _read_out(thickness: Field, detector: Grid, taken: Exposure, chance: np.random.Generator) -> Field:
+def _read_detector(thickness: Field, detector: Grid, exposure: Exposure, chance: np.random.Generator) -> Field:
     """Return the thickness of water (cm) that the detector believes in."""
-    signal = np.exp(np.float32(-COEFFICIENT) * thickness)
-    if taken.cut_off:
-        signal *= 1 + np.float32(taken.cut_off) * detector.x / np.abs(detector.x).max()
-    fog = blur(signal, FOG / detector.spacing)
-    signal = blur(signal, taken.blur / detector.spacing) + np.float32(taken.scatter) * fog
-    average = np.float32(np.exp(-COEFFICIENT * 14))
-    strength = np.float32(taken.noise * REFERENCE_PITCH / detector.spacing)
+    signal = np.exp(np.float32(-ATTENUATION_COEFFICIENT) * thickness)
+    if exposure.cut_off:
+        signal *= 1 + np.float32(exposure.cut_off) * detector.x / np.abs(detector.x).max()
+    fog = blur(signal, SCATTER_SIGMA / detector.spacing)
+    signal = blur(signal, exposure.blur / detector.spacing) + np.float32(exposure.scatter) * fog
+    average = np.float32(np.exp(-ATTENUATION_COEFFICIENT * 14))
+    strength = np.float32(exposure.noise * REFERENCE_PITCH / detector.spacing)
     signal *= 1 + strength * chance.standard_normal(signal.shape, dtype=np.float32) * np.sqrt(average / signal)
-    if taken.grid_lines:
-        signal *= 1 + np.float32(taken.grid_lines) * np.sin(detector.x * np.float32(2 * np.pi / GRID_PITCH))
-    return np.asarray(-np.log(np.maximum(signal, np.float32(1e-4))) / np.float32(COEFFICIENT))
+    if exposure.grid_lines:
+        signal *= 1 + np.float32(exposure.grid_lines) * np.sin(detector.x * np.float32(2 * np.pi / GRID_PITCH))
+    return np.asarray(-np.log(np.maximum(signal, np.float32(1e-4))) / np.float32(ATTENUATION_COEFFICIENT))
 
 
-def _shown(level: Field, taken: Exposure) -> Field:
+def _apply_display_curve(level: Field, exposure: Exposure) -> Field:
     """Apply the display curve to a level of 0..1."""
-    strength = np.float32(taken.contrast)
-    if taken.curve == "gamma":
+    strength = np.float32(exposure.contrast)
+    if exposure.curve == "gamma":
         return np.asarray(level**strength)
     middle = np.float32(0.55)
     low, high = np.tanh(-strength * middle), np.tanh(strength * (1 - middle))
     return np.asarray((np.tanh(strength * (level - middle)) - low) / (high - low), dtype=np.float32)
 
 
-def _shuttered(film: Field, detector: Grid, taken: Exposure) -> Field:
-    if not any(taken.shutters):
+def _apply_shutters(film: Field, detector: Grid, exposure: Exposure) -> Field:
+    if not any(exposure.shutters):
         return film
-    left, right, top, bottom = (np.float32(width) for width in taken.shutters)
+    left, right, top, bottom = (np.float32(width) for width in exposure.shutters)
     half, height = np.abs(detector.x).max(), detector.y.max()
     across = np.minimum(half + detector.x - left, half - detector.x - right)
     down = np.minimum(detector.y - top, height - detector.y - bottom)
-    inside = step(across, 0.06) * step(down, 0.06)
-    return np.asarray(film * inside + (1 - inside) * np.float32(0.97 if taken.border == "white" else 0.0))
+    inside = smoothstep(across, 0.06) * smoothstep(down, 0.06)
+    return np.asarray(film * inside + (1 - inside) * np.float32(0.97 if exposure.border == "white" else 0.0))
 
 
-def _marked(film: Field, detector: Grid, taken: Exposure, chance: np.random.Generator) -> Field:
+def _burn_in_marker(film: Field, detector: Grid, exposure: Exposure, chance: np.random.Generator) -> Field:
     """Burn in the side marker and, on a portable film, its word."""
-    marker = taken.marker
+    marker = exposure.marker
     if marker is None:
         return film
     rows, columns = film.shape
@@ -80,19 +80,19 @@ def _marked(film: Field, detector: Grid, taken: Exposure, chance: np.random.Gene
     sheet = PillowImage.new("L", (columns, rows))
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=max(5.0, size))
     right = marker.letter == "L"  # the patient's left is at the right of the image
-    left_edge, right_edge, top_edge, bottom_edge = (edge / detector.spacing for edge in taken.shutters)
+    left_edge, right_edge, top_edge, bottom_edge = (edge / detector.spacing for edge in exposure.shutters)
     inward = size + columns * chance.uniform(0.01, 0.06)
     x = columns - right_edge - inward if right else left_edge + inward
-    y = top_edge + chance.uniform(*MARKER_PLACES[marker.at]) * (rows - top_edge - bottom_edge)
-    _letter(pen, font, (x, y), size, marker.letter, marker.style)
-    words = " ".join(word for word in (marker.word, marker.portable_word if taken.view == "AP" else "") if word)
+    y = top_edge + chance.uniform(*MARKER_POSITIONS[marker.position]) * (rows - top_edge - bottom_edge)
+    _draw_letter(pen, font, (x, y), size, marker.letter, marker.style)
+    words = " ".join(word for word in (marker.word, marker.portable_word if exposure.view == "AP" else "") if word)
     small = ImageFont.load_default(size=max(5.0, 0.6 * size))
     pen.text((x, y + 1.1 * size), words, fill=255, font=small, anchor="rt" if right else "lt")
     ink = np.asarray(sheet, dtype=np.float32) * np.float32(chance.uniform(*marker.brightness) / 255)
     return np.asarray(np.maximum(film, ink))
 
 
-def _letter(
+def _draw_letter(
     pen: ImageDraw.ImageDraw,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     at: tuple[float, float],

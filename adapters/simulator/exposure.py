@@ -22,7 +22,7 @@ class Exposure:
     scatter: float = 0.12
     noise: float = 0.010
     blur: float = 0.04
-    edges: float = 0.55
+    edge_strength: float = 0.55
     edge_scale: float = 0.9
     curve: str = "gamma"
     contrast: float = 0.9
@@ -36,14 +36,14 @@ class Exposure:
     devices: tuple[str, ...] = ()  # of `devices.DEVICES`
 
 
-def exposure(chance: np.random.Generator, view: str, site: Site, findings: Collection[str] = ()) -> Exposure:
+def draw_exposure(chance: np.random.Generator, view: str, site: Site, findings: Collection[str] = ()) -> Exposure:
     """Draw how a film is taken: portable AP films are more turned, nearer, noisier and foggier."""
     portable = view == "AP"
 
     def within(limits: Range) -> float:
         return float(chance.uniform(*limits))
 
-    collimated = chance.random() < site.collimation
+    collimated = chance.random() < site.collimation_share
     return Exposure(
         view=view,
         degrees=float(chance.normal(0, 2.2 if portable else 1.0)),
@@ -53,36 +53,36 @@ def exposure(chance: np.random.Generator, view: str, site: Site, findings: Colle
         scatter=within(site.portable_scatter if portable else site.scatter),
         noise=within(site.portable_noise if portable else site.noise),
         blur=within(site.blur),
-        edges=within(site.edges),
+        edge_strength=within(site.edge_strength),
         edge_scale=within(site.edge_scale),
         curve=site.curve,
         contrast=within(site.contrast),
         black=within(site.black),
         white=within(site.white),
-        shutters=_shutters(chance, site) if collimated else (0.0, 0.0, 0.0, 0.0),
+        shutters=_draw_shutters(chance, site) if collimated else (0.0, 0.0, 0.0, 0.0),
         border=site.border,
         grid_lines=within(site.grid_lines),
         cut_off=within(site.cut_off) * float(chance.choice([-1, 1])),
-        marker=site.marker if chance.random() < site.marked else None,
-        devices=_devices(chance, portable, site, findings),
+        marker=site.marker if chance.random() < site.marker_share else None,
+        devices=_draw_devices(chance, portable, site, findings),
     )
 
 
-def _shutters(chance: np.random.Generator, site: Site) -> tuple[float, float, float, float]:
+def _draw_shutters(chance: np.random.Generator, site: Site) -> tuple[float, float, float, float]:
     left, right, top, bottom = chance.uniform(*site.shutter, 4) * (chance.random(4) < 0.7)
     return float(left), float(right), float(top), float(bottom)
 
 
-def _devices(chance: np.random.Generator, portable: bool, site: Site, findings: Collection[str]) -> tuple[str, ...]:
+def _draw_devices(chance: np.random.Generator, portable: bool, site: Site, findings: Collection[str]) -> tuple[str, ...]:
     """Draw what is on and in the patient. Tubes come with lines; a pacemaker or a port with anybody."""
     odds = {
-        "leads": site.leads if portable else 0.02,
-        "central line": site.lines if portable else 0.03,
-        "endotracheal tube": 0.45 * site.lines if portable else 0.0,
-        "gastric tube": 0.5 * site.lines if portable else 0.0,
+        "leads": site.lead_share if portable else 0.02,
+        "central line": site.line_share if portable else 0.03,
+        "endotracheal tube": 0.45 * site.line_share if portable else 0.0,
+        "gastric tube": 0.5 * site.line_share if portable else 0.0,
         "pacemaker": 0.06 if "Cardiomegaly" in findings else 0.02,
         "port": 0.05 if {"Mass", "Nodule"} & set(findings) else 0.015,
-        "chest drain": site.drains if "Pneumothorax" in findings else 0.04 * site.lines,
+        "chest drain": site.drain_share if "Pneumothorax" in findings else 0.04 * site.line_share,
     }
     return tuple(
         name

@@ -12,61 +12,72 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from adapters.simulator.anatomy import SIDES, Body, diaphragm, wall
-from adapters.simulator.raster import Field, Grid, Sheet, ball, blur, bump, cloud, curve, ellipse, step
+from adapters.simulator.anatomy import SIDES, Body, diaphragm, rib_cage_half_width
+from adapters.simulator.raster import (
+    Field,
+    Grid,
+    Sheet,
+    blur,
+    ellipsoid_profile,
+    elliptic_radius,
+    fractal_noise,
+    gaussian,
+    smoothstep,
+    spline_path,
+)
 
-Chance = np.random.Generator
+RandomGenerator = np.random.Generator
 
 
 @dataclass(slots=True)
-class Scene:
+class ChestScene:
     """What the beam meets in the lungs. Findings change it in place."""
 
     at: Grid
     body: Body
     view: str
-    chance: Chance  # of the finding that is being put in
+    chance: RandomGenerator  # of the finding that is being put in
     air: dict[int, Field]  # side -> thickness of air, cm
     heart: Field  # share of the lungs' depth that is filled by heart and great vessels
     vessels: Field  # thickness of blood in the lungs' vessels, cm
     water: Field  # thickness of anything solid or liquid that is added, cm
     pneumothorax_side: int | None = None
 
-    def place(self, side: int, low: float, high: float, inner: float = 0.45, outer: float = 0.88) -> tuple[float, float]:
+    def draw_position(self, side: int, low: float, high: float, inner: float = 0.45, outer: float = 0.88) -> tuple[float, float]:
         """Draw a point (x, y in cm) in one lung, between these shares of its height and of its width."""
         y = self.body.apex + 1 + float(self.chance.uniform(low, high)) * (self.body.dome - self.body.apex - 1.5)
-        edge = float(wall(np.array([y], dtype=np.float32), self.body)[0])
+        edge = float(rib_cage_half_width(np.array([y], dtype=np.float32), self.body)[0])
         return side * edge * float(self.chance.uniform(inner, outer)), y
 
-    def fill(self, side: int, share: Field) -> None:
+    def fill_air(self, side: int, share: Field) -> None:
         """Replace this share (0..1) of the air of one lung by water; vessels vanish in it."""
         self.water += self.air[side] * (1 - self.heart) * share
         self.vessels *= 1 - np.clip(share, 0, 1)
 
-    def inside(self) -> Field:
+    def lung_mask(self) -> Field:
         """0..1: where there is lung."""
-        return step(self.air[-1] + self.air[1] - 1.5, 1.0) * (1 - self.heart)
+        return smoothstep(self.air[-1] + self.air[1] - 1.5, 1.0) * (1 - self.heart)
 
 
-def _side(chance: Chance) -> int:
+def _draw_side(chance: RandomGenerator) -> int:
     return int(chance.choice(SIDES))
 
 
-def _sides(chance: Chance, both: float) -> tuple[int, ...]:
+def _draw_sides(chance: RandomGenerator, both: float) -> tuple[int, ...]:
     """Draw one side, or both with this chance."""
-    side = _side(chance)
+    side = _draw_side(chance)
     return SIDES if chance.random() < both else (side,)
 
 
-def _lifted(body: Body, side: int, height: float) -> tuple[float, float]:
-    right, left = body.lift
+def _raise_diaphragm(body: Body, side: int, height: float) -> tuple[float, float]:
+    right, left = body.diaphragm_lift
     return (right + height, left) if side < 0 else (right, left + height)
 
 
 # --- what changes the body
 
 
-def _enlarge_heart(body: Body, extent: float, chance: Chance) -> Body:
+def _enlarge_heart(body: Body, extent: float, chance: RandomGenerator) -> Body:
     grown = 1.08 + 0.40 * extent
     return replace(
         body,
@@ -76,7 +87,7 @@ def _enlarge_heart(body: Body, extent: float, chance: Chance) -> Body:
     )
 
 
-def _inflate(body: Body, extent: float, chance: Chance) -> Body:
+def _inflate_lungs(body: Body, extent: float, chance: RandomGenerator) -> Body:
     return replace(
         body,
         dome=body.dome + 0.6 + 2.6 * extent,
@@ -84,275 +95,290 @@ def _inflate(body: Body, extent: float, chance: Chance) -> Body:
         lung_depth=body.lung_depth + 0.7 + 2.4 * extent,
         heart_left=body.heart_left * (0.97 - 0.2 * extent),
         rib_slope=body.rib_slope * (0.98 - 0.16 * extent),
-        sparse=0.08 + 0.45 * extent,
+        vessel_loss=0.08 + 0.45 * extent,
     )
 
 
-def _collapse(body: Body, extent: float, chance: Chance) -> Body:
+def _collapse_lobe(body: Body, extent: float, chance: RandomGenerator) -> Body:
     """Volume is lost: the diaphragm rises and the mediastinum comes nearer."""
-    side, kind = _side(chance), chance.random()
-    loss = extent * (0.5 if kind < PLATES else 1.0)
-    return replace(body, lift=_lifted(body, side, 2.4 * loss), shift=body.shift + side * 0.9 * loss)
+    side, kind = _draw_side(chance), chance.random()
+    loss = extent * (0.5 if kind < PLATE_SHARE else 1.0)
+    shift = body.mediastinal_shift + side * 0.9 * loss
+    return replace(body, diaphragm_lift=_raise_diaphragm(body, side, 2.4 * loss), mediastinal_shift=shift)
 
 
-def _shrink(body: Body, extent: float, chance: Chance) -> Body:
-    both = _lifted(replace(body, lift=_lifted(body, -1, 1.2 * extent)), 1, 1.2 * extent)
-    return replace(body, lift=both, lung_depth=body.lung_depth - 1.2 * extent)
+def _shrink_lungs(body: Body, extent: float, chance: RandomGenerator) -> Body:
+    both = _raise_diaphragm(replace(body, diaphragm_lift=_raise_diaphragm(body, -1, 1.2 * extent)), 1, 1.2 * extent)
+    return replace(body, diaphragm_lift=both, lung_depth=body.lung_depth - 1.2 * extent)
 
 
-def _push(least: float, far: float) -> Callable[[Body, float, Chance], Body]:
+def _build_mediastinal_push(least: float, far: float) -> Callable[[Body, float, RandomGenerator], Body]:
     """A gross one pushes the mediastinum to the other side."""
 
-    def pushed(body: Body, extent: float, chance: Chance) -> Body:
-        return replace(body, shift=body.shift - _side(chance) * far * max(0.0, extent - least) / (1 - least))
+    def pushed(body: Body, extent: float, chance: RandomGenerator) -> Body:
+        push = far * max(0.0, extent - least) / (1 - least)
+        return replace(body, mediastinal_shift=body.mediastinal_shift - _draw_side(chance) * push)
 
     return pushed
 
 
 # --- what changes the lungs
 
-PLATES = 0.55
+PLATE_SHARE = 0.55
 """Share of atelectases that are plates; the others are the collapse of a part of a lower lobe."""
 
 
-def _atelectasis(scene: Scene, extent: float) -> None:
+def _add_atelectasis(scene: ChestScene, extent: float) -> None:
     chance = scene.chance
-    side, kind = _side(chance), chance.random()
-    if kind < PLATES:
+    side, kind = _draw_side(chance), chance.random()
+    if kind < PLATE_SHARE:
         plates = Sheet(scene.at)
         for _ in range(int(chance.integers(1, 4))):
-            x, y = scene.place(side, 0.66, 0.97)
+            x, y = scene.draw_position(side, 0.66, 0.97)
             half, tilt = 1.6 + 2.6 * extent, float(chance.normal(0, 0.22))
-            path = curve([(x - half, y + half * tilt), (x, y + float(chance.normal(0, 0.15))), (x + half, y - half * tilt)], 24)
+            path = spline_path(
+                [(x - half, y + half * tilt), (x, y + float(chance.normal(0, 0.15))), (x + half, y - half * tilt)], 24
+            )
             taper = np.sin(np.linspace(0.15, np.pi - 0.15, 24))
-            plates.ribbon(path, (0.14 + 0.26 * extent) * taper, ball, (1.2 + 2.6 * extent) * taper)
-        scene.water += plates.rendered() * scene.inside()
+            plates.add_ribbon(path, (0.14 + 0.26 * extent) * taper, ellipsoid_profile, (1.2 + 2.6 * extent) * taper)
+        scene.water += plates.render() * scene.lung_mask()
         return
     out, low = scene.at.x * side, diaphragm(scene.at, scene.body, side) - scene.at.y
     reach = 3.0 + 4.5 * extent  # a wedge that leans on spine and diaphragm
-    wedge = step(reach * (0.55 + 0.45 * np.clip(1 - low / 9, 0, 1)) + 1.5 - out, 0.8) * step(5.0 + 4.0 * extent - low, 2.0)
-    scene.fill(side, wedge * np.float32(0.22 + 0.45 * extent))
-    scene.water += (1.0 + 2.5 * extent) * wedge * scene.heart * step(out - 1.0, 0.5)  # it shows through the heart
+    wedge = smoothstep(reach * (0.55 + 0.45 * np.clip(1 - low / 9, 0, 1)) + 1.5 - out, 0.8) * smoothstep(
+        5.0 + 4.0 * extent - low, 2.0
+    )
+    scene.fill_air(side, wedge * np.float32(0.22 + 0.45 * extent))
+    scene.water += (1.0 + 2.5 * extent) * wedge * scene.heart * smoothstep(out - 1.0, 0.5)  # it shows through the heart
 
 
-def _effusion(scene: Scene, extent: float) -> None:
+def _add_effusion(scene: ChestScene, extent: float) -> None:
     chance = scene.chance
-    first = _side(chance)
+    first = _draw_side(chance)
     supine = scene.view == "AP" and chance.random() < 0.6
     for side in (first, -first) if chance.random() < 0.3 else (first,):
         much = extent * (1.0 if side == first else float(chance.uniform(0.4, 0.9)))
         level = scene.body.dome + 3.6 - (1.2 + 10.5 * (0.5 * much if supine else much))
         out = np.abs(scene.at.x) / np.float32(scene.body.half_width)
-        meniscus = level + 2.4 - 4.4 * np.clip(out, 0, 1.05) ** 4 - 1.2 * bump(out - 0.18, 0.1)
+        meniscus = level + 2.4 - 4.4 * np.clip(out, 0, 1.05) ** 4 - 1.2 * gaussian(out - 0.18, 0.1)
         depth = np.clip((scene.at.y - meniscus) / 2.6, 0, 1)
-        scene.fill(side, step(scene.at.y - meniscus, 0.5) * (0.55 + 0.42 * depth))
+        scene.fill_air(side, smoothstep(scene.at.y - meniscus, 0.5) * (0.55 + 0.42 * depth))
         if supine:  # it spreads behind the lung: a veil that grows toward the base
             veil = np.clip((scene.at.y - scene.body.apex) / (scene.body.dome - scene.body.apex), 0, 1) ** 1.5
-            scene.fill(side, (0.08 + 0.34 * much) * veil)
+            scene.fill_air(side, (0.08 + 0.34 * much) * veil)
 
 
-def _patches(scene: Scene, spots: list[tuple[int, float, float, float]], *, share: float, soft: float, grain: float) -> None:
+def _fill_patches(
+    scene: ChestScene, spots: list[tuple[int, float, float, float]], *, share: float, soft: float, grain: float
+) -> None:
     """Fill patches (side, x, y, half size in cm) of ragged outline; `soft` and `grain`: how blurred the rim, how mottled within."""
-    coarse, chance = scene.at.coarse(), scene.chance
-    ragged = 0.26 * cloud(coarse, chance, size=4.0, roughness=1.5)
-    texture = np.clip(1 + grain * cloud(coarse, chance, size=1.2, roughness=0.8, octaves=3), 0, 2.2)
+    coarse, chance = scene.at.downsampled(), scene.chance
+    ragged = 0.26 * fractal_noise(coarse, chance, size=4.0, roughness=1.5)
+    texture = np.clip(1 + grain * fractal_noise(coarse, chance, size=1.2, roughness=0.8, octaves=3), 0, 2.2)
     for side in SIDES:
         covered = coarse.zeros()
         for own, x, y, half in spots:
             if own == side:
-                radius = ellipse(coarse, x, y, half, half * float(chance.uniform(0.7, 1.3)), float(chance.uniform(-45, 45)))
-                covered = np.maximum(covered, step(1 - radius - ragged, soft))
+                radius = elliptic_radius(coarse, x, y, half, half * float(chance.uniform(0.7, 1.3)), float(chance.uniform(-45, 45)))
+                covered = np.maximum(covered, smoothstep(1 - radius - ragged, soft))
         if covered.any():
-            scene.fill(side, scene.at.fine(np.clip(share * covered * texture, 0, 0.92).astype(np.float32)))
+            scene.fill_air(side, scene.at.upsample(np.clip(share * covered * texture, 0, 0.92).astype(np.float32)))
 
 
-def _consolidation(scene: Scene, extent: float) -> None:
+def _add_consolidation(scene: ChestScene, extent: float) -> None:
     spots = []
-    for side in _sides(scene.chance, 0.25):
-        x, y = scene.place(side, 0.25, 0.95, 0.4, 0.8)
+    for side in _draw_sides(scene.chance, 0.25):
+        x, y = scene.draw_position(side, 0.25, 0.95, 0.4, 0.8)
         spots.append((side, x, y, 1.9 + 3.6 * extent))
-    _patches(scene, spots, share=0.38 + 0.42 * extent, soft=0.5, grain=0.10)
+    _fill_patches(scene, spots, share=0.38 + 0.42 * extent, soft=0.5, grain=0.10)
 
 
-def _pneumonia(scene: Scene, extent: float) -> None:
+def _add_pneumonia(scene: ChestScene, extent: float) -> None:
     spots = []
-    for side in _sides(scene.chance, 0.2):
-        x, y = scene.place(side, 0.4, 0.95, 0.4, 0.8)
+    for side in _draw_sides(scene.chance, 0.2):
+        x, y = scene.draw_position(side, 0.4, 0.95, 0.4, 0.8)
         spots.append((side, x, y, 1.6 + 2.8 * extent))
         spots.append((side, x + float(scene.chance.normal(0, 1.6)), y + float(scene.chance.normal(0, 1.8)), 1.2 + 2.0 * extent))
-    _patches(scene, spots, share=0.24 + 0.32 * extent, soft=0.6, grain=0.20)
+    _fill_patches(scene, spots, share=0.24 + 0.32 * extent, soft=0.6, grain=0.20)
 
 
-def _infiltration(scene: Scene, extent: float) -> None:
+def _add_infiltration(scene: ChestScene, extent: float) -> None:
     spots = []
-    for side in _sides(scene.chance, 0.5):
+    for side in _draw_sides(scene.chance, 0.5):
         for _ in range(int(scene.chance.integers(2, 5))):
-            x, y = scene.place(side, 0.2, 0.97)
+            x, y = scene.draw_position(side, 0.2, 0.97)
             spots.append((side, x, y, 1.6 + 2.4 * extent))
-    _patches(scene, spots, share=0.13 + 0.24 * extent, soft=0.8, grain=0.32)
+    _fill_patches(scene, spots, share=0.13 + 0.24 * extent, soft=0.8, grain=0.32)
 
 
-def _edema(scene: Scene, extent: float) -> None:
-    chance, coarse = scene.chance, scene.at.coarse()
-    mist = 1 + 0.25 * cloud(coarse, chance, size=1.8, roughness=0.8, octaves=3)
+def _add_edema(scene: ChestScene, extent: float) -> None:
+    chance, coarse = scene.chance, scene.at.downsampled()
+    mist = 1 + 0.25 * fractal_noise(coarse, chance, size=1.8, roughness=0.8, octaves=3)
     for side in SIDES:
-        hilum = ellipse(coarse, side * 4.4, scene.body.hilum + 1.8, 5.5 + 1.5 * extent, 7.0 + 2.0 * extent)
+        hilum = elliptic_radius(coarse, side * 4.4, scene.body.hilum + 1.8, 5.5 + 1.5 * extent, 7.0 + 2.0 * extent)
         share = (0.12 + 0.36 * extent) * float(chance.uniform(0.8, 1.2)) * np.exp(-0.5 * hilum**2) * mist
-        scene.fill(side, scene.at.fine(np.clip(share, 0, 0.85).astype(np.float32)))
+        scene.fill_air(side, scene.at.upsample(np.clip(share, 0, 0.85).astype(np.float32)))
     scene.vessels *= 1 + 0.5 * extent
     scene.vessels += 0.5 * extent * blur(scene.vessels, 0.15 / scene.at.spacing)  # cuffs
     septa = Sheet(scene.at)
     for side in SIDES:
         for _ in range(int(10 * extent)):  # Kerley's B lines
             y = scene.body.dome - float(chance.uniform(0.5, 6.5))
-            edge = float(wall(np.array([y], dtype=np.float32), scene.body)[0])
-            path = curve([(side * (edge - 0.2), y), (side * (edge - 0.9), y + 0.05), (side * (edge - 1.7), y + 0.1)], 10)
-            septa.ribbon(path, 0.05, ball, 0.8)
-    scene.water += septa.rendered() * scene.inside()
+            edge = float(rib_cage_half_width(np.array([y], dtype=np.float32), scene.body)[0])
+            path = spline_path([(side * (edge - 0.2), y), (side * (edge - 0.9), y + 0.05), (side * (edge - 1.7), y + 0.1)], 10)
+            septa.add_ribbon(path, 0.05, ellipsoid_profile, 0.8)
+    scene.water += septa.render() * scene.lung_mask()
 
 
-def _round(scene: Scene, side: int, x: float, y: float, radius: float, spiky: float) -> None:
+def _add_round_opacity(scene: ChestScene, side: int, x: float, y: float, radius: float, spiky: float) -> None:
     """Put a round opacity; outside of air it only fills what air there is."""
-    outline = ellipse(scene.at, x, y, radius, radius * float(scene.chance.uniform(0.82, 1.18)), float(scene.chance.uniform(0, 90)))
+    outline = elliptic_radius(
+        scene.at, x, y, radius, radius * float(scene.chance.uniform(0.82, 1.18)), float(scene.chance.uniform(0, 90))
+    )
     if spiky:
-        outline += spiky * cloud(scene.at, scene.chance, size=1.5 * radius, roughness=0.9, octaves=3)
-    thickness = 2.4 * radius * ball(np.clip(outline, 0, 1))
+        outline += spiky * fractal_noise(scene.at, scene.chance, size=1.5 * radius, roughness=0.9, octaves=3)
+    thickness = 2.4 * radius * ellipsoid_profile(np.clip(outline, 0, 1))
     scene.water += np.minimum(thickness, scene.air[side] * (1 - 0.5 * scene.heart))
-    scene.vessels *= 1 - 0.6 * step(1 - outline, 0.2)
+    scene.vessels *= 1 - 0.6 * smoothstep(1 - outline, 0.2)
 
 
-def _nodule(scene: Scene, extent: float) -> None:
+def _add_nodules(scene: ChestScene, extent: float) -> None:
     several = scene.chance.random() < 0.35
     for _ in range(int(scene.chance.integers(2, 6)) if several else 1):
-        side = _side(scene.chance)
-        x, y = scene.place(side, 0.1, 0.9, 0.4, 0.88)
+        side = _draw_side(scene.chance)
+        x, y = scene.draw_position(side, 0.1, 0.9, 0.4, 0.88)
         size = (0.32 + 1.1 * extent) * (float(scene.chance.uniform(0.7, 1.1)) if several else 1.0)
-        _round(scene, side, x, y, size, 0.05)
+        _add_round_opacity(scene, side, x, y, size, 0.05)
 
 
-def _mass(scene: Scene, extent: float) -> None:
-    side = _side(scene.chance)
-    x, y = scene.place(side, 0.12, 0.85, 0.42, 0.85)
+def _add_mass(scene: ChestScene, extent: float) -> None:
+    side = _draw_side(scene.chance)
+    x, y = scene.draw_position(side, 0.12, 0.85, 0.42, 0.85)
     if scene.chance.random() < 0.25:
         x, y = side * float(scene.chance.uniform(3.4, 5.0)), scene.body.hilum + float(scene.chance.normal(0, 1.0))
-    _round(scene, side, x, y, 1.55 + 2.4 * extent, 0.07)
+    _add_round_opacity(scene, side, x, y, 1.55 + 2.4 * extent, 0.07)
 
 
-def _emphysema(scene: Scene, extent: float) -> None:
+def _add_emphysema(scene: ChestScene, extent: float) -> None:
     """Bullae: round places without vessels."""
     for _ in range(int(6 * extent)):
-        x, y = scene.place(_side(scene.chance), 0.02, 0.6, 0.4, 0.9)
-        radius = ellipse(scene.at, x, y, float(scene.chance.uniform(1.0, 2.4)), float(scene.chance.uniform(1.0, 2.4)))
-        scene.vessels *= 1 - 0.9 * step(1 - radius, 0.15)
-        scene.water += 0.3 * bump(radius - 1, 0.04) * scene.inside()
+        x, y = scene.draw_position(_draw_side(scene.chance), 0.02, 0.6, 0.4, 0.9)
+        radius = elliptic_radius(scene.at, x, y, float(scene.chance.uniform(1.0, 2.4)), float(scene.chance.uniform(1.0, 2.4)))
+        scene.vessels *= 1 - 0.9 * smoothstep(1 - radius, 0.15)
+        scene.water += 0.3 * gaussian(radius - 1, 0.04) * scene.lung_mask()
 
 
-def _fibrosis(scene: Scene, extent: float) -> None:
+def _add_fibrosis(scene: ChestScene, extent: float) -> None:
     chance, y = scene.chance, scene.at.y
     upper = chance.random() < 0.25
-    net = np.abs(cloud(scene.at, chance, size=1.6, roughness=0.7, octaves=3))
-    patch = np.clip(0.7 + 0.5 * cloud(scene.at.coarse(), chance, size=4.0, octaves=2), 0, 1.6).astype(np.float32)
+    net = np.abs(fractal_noise(scene.at, chance, size=1.6, roughness=0.7, octaves=3))
+    patch = np.clip(0.7 + 0.5 * fractal_noise(scene.at.downsampled(), chance, size=4.0, octaves=2), 0, 1.6).astype(np.float32)
     middle = scene.body.apex + (5.5 if upper else 0.78 * (scene.body.dome - scene.body.apex))
-    zone = bump(y - middle, 3.0 + 2.0 * extent) if upper else step(y - middle + 2.5 * extent, 3.0)
-    rim = sum((step(2.2 + 3 * extent - wall(y, scene.body) + scene.at.x * side, 2.2) for side in SIDES), scene.at.zeros())
-    lines = np.clip(1 - 3.2 * net, 0, 1) * scene.at.fine(patch) * np.clip(zone * (0.55 + 0.45 * rim) + 0.35 * extent * rim, 0, 1)
-    scene.water += (1.0 + 3.0 * extent) * lines * scene.inside()
+    zone = gaussian(y - middle, 3.0 + 2.0 * extent) if upper else smoothstep(y - middle + 2.5 * extent, 3.0)
+    rim = sum(
+        (smoothstep(2.2 + 3 * extent - rib_cage_half_width(y, scene.body) + scene.at.x * side, 2.2) for side in SIDES),
+        scene.at.zeros(),
+    )
+    lines = (
+        np.clip(1 - 3.2 * net, 0, 1) * scene.at.upsample(patch) * np.clip(zone * (0.55 + 0.45 * rim) + 0.35 * extent * rim, 0, 1)
+    )
+    scene.water += (1.0 + 3.0 * extent) * lines * scene.lung_mask()
 
 
-def _pneumothorax(scene: Scene, extent: float) -> None:
-    side = scene.pneumothorax_side = _side(scene.chance)
-    gap = (0.5 + 5.0 * extent) * (0.25 + 0.75 * step(scene.body.apex + 9 + 6 * extent - scene.at.y, 7))
+def _add_pneumothorax(scene: ChestScene, extent: float) -> None:
+    side = scene.pneumothorax_side = _draw_side(scene.chance)
+    gap = (0.5 + 5.0 * extent) * (0.25 + 0.75 * smoothstep(scene.body.apex + 9 + 6 * extent - scene.at.y, 7))
     top = scene.body.apex + 0.8 + 4.0 * extent
-    edge = wall(scene.at.y, scene.body) - gap - scene.at.x * side
+    edge = rib_cage_half_width(scene.at.y, scene.body) - gap - scene.at.x * side
     dome = scene.at.y - np.float32(top) - 0.15 * np.square(np.abs(scene.at.x) - 4.6)
     inside = np.minimum(edge, dome)  # distance within the collapsed lung
-    lung = step(inside, 0.1)
-    own = step(scene.at.x * side, 0.2)
+    lung = smoothstep(inside, 0.1)
+    own = smoothstep(scene.at.x * side, 0.2)
     pleura = scene.air[side] > 2.5
     scene.vessels *= 1 - own * (1 - lung)
     scene.air[side] *= 1 + 0.10 * (1 - lung)
-    scene.fill(side, lung * np.float32(0.03 + 0.2 * extent))
-    scene.water += 0.6 * bump(inside, 0.07) * own * pleura
+    scene.fill_air(side, lung * np.float32(0.03 + 0.2 * extent))
+    scene.water += 0.6 * gaussian(inside, 0.07) * own * pleura
 
 
-def _pleural_thickening(scene: Scene, extent: float) -> None:
+def _add_pleural_thickening(scene: ChestScene, extent: float) -> None:
     chance, y = scene.chance, scene.at.y
-    for side in _sides(chance, 0.25):
+    for side in _draw_sides(chance, 0.25):
         lobed = 1 + 0.35 * np.sin(y * np.float32(chance.uniform(0.5, 1.2)) + np.float32(chance.uniform(0, 6)))
-        inward = wall(y, scene.body) - scene.at.x * side
+        inward = rib_cage_half_width(y, scene.body) - scene.at.x * side
         where = chance.random()
         if where < 0.4:  # a cap on the apex
-            cover = step(scene.body.apex + 1.6 + 1.6 * extent + 0.3 * lobed - y, 0.6)
+            cover = smoothstep(scene.body.apex + 1.6 + 1.6 * extent + 0.3 * lobed - y, 0.6)
         else:  # a rind along the side, low ones blunt the angle
-            thick = (0.2 + 1.1 * extent) * lobed * (step(y - scene.body.apex - 8, 5) if where < 0.8 else 1.0)
-            cover = step(thick - inward, 0.25)
-        scene.water += (2.0 + 2.0 * extent) * cover * step(scene.air[side] - 0.5, 0.5)
+            thick = (0.2 + 1.1 * extent) * lobed * (smoothstep(y - scene.body.apex - 8, 5) if where < 0.8 else 1.0)
+            cover = smoothstep(thick - inward, 0.25)
+        scene.water += (2.0 + 2.0 * extent) * cover * smoothstep(scene.air[side] - 0.5, 0.5)
         if chance.random() < 0.2:  # a calcified plaque
-            x, height = scene.place(side, 0.4, 0.9, 0.6, 0.95)
-            plaque = ellipse(scene.at, x, height, 0.5 + 1.2 * extent, 0.25 + 0.4 * extent, float(chance.uniform(-60, 60)))
-            scene.water += 1.5 * ball(np.clip(plaque + 0.2 * np.sin(6 * scene.at.x), 0, 1))
+            x, height = scene.draw_position(side, 0.4, 0.9, 0.6, 0.95)
+            plaque = elliptic_radius(scene.at, x, height, 0.5 + 1.2 * extent, 0.25 + 0.4 * extent, float(chance.uniform(-60, 60)))
+            scene.water += 1.5 * ellipsoid_profile(np.clip(plaque + 0.2 * np.sin(6 * scene.at.x), 0, 1))
 
 
-def _hernia(scene: Scene, extent: float) -> None:
+def _add_hernia(scene: ChestScene, extent: float) -> None:
     size, x = 1.4 + 2.4 * extent, 0.8 + float(scene.chance.normal(0, 0.8))
     y = scene.body.dome - 1.2 * size + 1.0
-    radius = ellipse(scene.at, x, y, size * float(scene.chance.uniform(1.0, 1.4)), size)
-    gas = step(y + float(scene.chance.normal(-0.1, 0.25)) * size - scene.at.y, 0.06) * step(0.86 - radius, 0.08)
-    scene.water += 0.9 * size * ball(np.clip(radius, 0, 1), 3) * (1 - gas) - 1.3 * size * gas
+    radius = elliptic_radius(scene.at, x, y, size * float(scene.chance.uniform(1.0, 1.4)), size)
+    gas = smoothstep(y + float(scene.chance.normal(-0.1, 0.25)) * size - scene.at.y, 0.06) * smoothstep(0.86 - radius, 0.08)
+    scene.water += 0.9 * size * ellipsoid_profile(np.clip(radius, 0, 1), 3) * (1 - gas) - 1.3 * size * gas
     below = diaphragm(scene.at, scene.body, 1) - scene.at.y
-    scene.water += 0.3 * bump(radius - 0.95, 0.05) * step(below, 0.5)
+    scene.water += 0.3 * gaussian(radius - 0.95, 0.05) * smoothstep(below, 0.5)
 
 
-BODIES: Mapping[str, Callable[[Body, float, Chance], Body]] = {
-    "Atelectasis": _collapse,
+BODY_CHANGES: Mapping[str, Callable[[Body, float, RandomGenerator], Body]] = {
+    "Atelectasis": _collapse_lobe,
     "Cardiomegaly": _enlarge_heart,
-    "Effusion": _push(0.75, 1.6),
-    "Pneumothorax": _push(0.8, 2.0),
-    "Emphysema": _inflate,
-    "Fibrosis": _shrink,
+    "Effusion": _build_mediastinal_push(0.75, 1.6),
+    "Pneumothorax": _build_mediastinal_push(0.8, 2.0),
+    "Emphysema": _inflate_lungs,
+    "Fibrosis": _shrink_lungs,
 }
 """What findings do to the shape of the thorax. Each draws its side first, as its namesake in CHANGES does from the same seed."""
 
-CHANGES: Mapping[str, Callable[[Scene, float], None]] = {
-    "Emphysema": _emphysema,
-    "Edema": _edema,
-    "Infiltration": _infiltration,
-    "Pneumonia": _pneumonia,
-    "Consolidation": _consolidation,
-    "Atelectasis": _atelectasis,
-    "Fibrosis": _fibrosis,
-    "Mass": _mass,
-    "Nodule": _nodule,
-    "Pneumothorax": _pneumothorax,
-    "Effusion": _effusion,
-    "Pleural_Thickening": _pleural_thickening,
-    "Hernia": _hernia,
+LUNG_CHANGES: Mapping[str, Callable[[ChestScene, float], None]] = {
+    "Emphysema": _add_emphysema,
+    "Edema": _add_edema,
+    "Infiltration": _add_infiltration,
+    "Pneumonia": _add_pneumonia,
+    "Consolidation": _add_consolidation,
+    "Atelectasis": _add_atelectasis,
+    "Fibrosis": _add_fibrosis,
+    "Mass": _add_mass,
+    "Nodule": _add_nodules,
+    "Pneumothorax": _add_pneumothorax,
+    "Effusion": _add_effusion,
+    "Pleural_Thickening": _add_pleural_thickening,
+    "Hernia": _add_hernia,
 }
 """Findings that change what is in the lungs, in the order in which they are put there."""
 
-ORDER = ("Cardiomegaly", *CHANGES)
+FINDING_ORDER = ("Cardiomegaly", *LUNG_CHANGES)
 """Every finding; its place here is part of its seed."""
 
 
-def _chance_of(body: Body, name: str) -> Chance:
+def _create_finding_generator(body: Body, name: str) -> RandomGenerator:
     """Where a finding sits belongs to the person: it is there again on the next film."""
-    return np.random.default_rng([body.seed, 3, ORDER.index(name)])
+    return np.random.default_rng([body.seed, 3, FINDING_ORDER.index(name)])
 
 
-def altered(body: Body, findings: Mapping[str, float]) -> Body:
+def alter_body(body: Body, findings: Mapping[str, float]) -> Body:
     """Return the body with the findings that change its shape. KeyError for an unknown finding."""
     for name in findings:
-        if name not in ORDER:
+        if name not in FINDING_ORDER:
             raise KeyError(name)
-    for name, change in BODIES.items():
+    for name, change in BODY_CHANGES.items():
         if name in findings:
-            body = change(body, findings[name], _chance_of(body, name))
+            body = change(body, findings[name], _create_finding_generator(body, name))
     return body
 
 
-def put(scene: Scene, findings: Mapping[str, float]) -> None:
+def add_findings(scene: ChestScene, findings: Mapping[str, float]) -> None:
     """Put findings into a scene."""
-    for name, change in CHANGES.items():
+    for name, change in LUNG_CHANGES.items():
         if name in findings:
-            scene.chance = _chance_of(scene.body, name)
+            scene.chance = _create_finding_generator(scene.body, name)
             change(scene, findings[name])

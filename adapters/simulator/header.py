@@ -19,10 +19,10 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
 from adapters.simulator.anatomy import Body
-from adapters.simulator.phantom import Film
-from adapters.simulator.population import FIRST_DAY, day_of
+from adapters.simulator.phantom import SimulatedFilm
+from adapters.simulator.population import FIRST_DAY, visit_date
 from adapters.simulator.raster import Field
-from adapters.simulator.sites import Equipment
+from adapters.simulator.sites import SiteEquipment
 
 NAMESPACE = uuid.UUID("5e0b2a4e-6f0f-4a53-9a9c-3d1f6f7b7a10")
 """Root of the virtual hospital's UIDs."""
@@ -98,30 +98,30 @@ class Patient:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class InstanceContext:
     """Where an object belongs: whose, the how manieth visit and film, made by what machine. `root` starts its UIDs."""
 
-    root: tuple[object, ...]
-    who: Patient
+    uid_root: tuple[object, ...]
+    patient: Patient
     visit: int
     index: int
-    equipment: Equipment
+    equipment: SiteEquipment
 
     @property
     def day(self) -> date:
-        return day_of(self.who.number, self.visit)
+        return visit_date(self.patient.number, self.visit)
 
     @property
     def time(self) -> str:
-        minutes = (7 * self.who.number + 13 * self.visit + self.index) % 60
-        return f"{8 + self.who.number % 9:02d}{minutes:02d}00"
+        minutes = (7 * self.patient.number + 13 * self.visit + self.index) % 60
+        return f"{8 + self.patient.number % 9:02d}{minutes:02d}00"
 
     @property
     def study_instance_uid(self) -> str:
-        return uid(*self.root)
+        return uid(*self.uid_root)
 
     def uid(self, *parts: object) -> str:
-        return uid(*self.root, self.index, *parts)
+        return uid(*self.uid_root, self.index, *parts)
 
 
 def uid(*parts: object) -> str:
@@ -129,7 +129,7 @@ def uid(*parts: object) -> str:
     return f"2.25.{uuid.uuid5(NAMESPACE, '/'.join(map(str, parts))).int}"
 
 
-def written(image: Dataset, transfer_syntax: UID) -> bytes:
+def encode_file(image: Dataset, transfer_syntax: UID) -> bytes:
     """Return the DICOM file of an object in this transfer syntax."""
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -143,30 +143,30 @@ def written(image: Dataset, transfer_syntax: UID) -> bytes:
     return buffer.getvalue()
 
 
-def image_of(film: Film, technique: Technique, place: Place) -> Dataset:
+def dataset_from_film(film: SimulatedFilm, technique: Technique, context: InstanceContext) -> Dataset:
     """Return the object of a film."""
     image = Dataset()
     image.SOPClassUID = DigitalXRayImageStorageForPresentation if technique.modality == "DX" else ComputedRadiographyImageStorage
-    image.SOPInstanceUID = place.uid("image")
-    image.StudyInstanceUID = place.study_instance_uid
-    image.SeriesInstanceUID = place.uid("series")
+    image.SOPInstanceUID = context.uid("image")
+    image.StudyInstanceUID = context.study_instance_uid
+    image.SeriesInstanceUID = context.uid("series")
     image.Modality = technique.modality
-    image.PatientID, image.PatientName = place.who.id, place.who.name
+    image.PatientID, image.PatientName = context.patient.id, context.patient.name
     image.InstanceNumber = 1
-    image.SeriesNumber = place.index + 1
-    pixels(image, film.pixels, technique)
+    image.SeriesNumber = context.index + 1
+    set_pixels(image, film.pixels, technique)
     if technique.header == "poor":
-        _poor_header(image, place)
+        _set_poor_header(image, context)
     else:
-        _complete_header(image, technique, place)
+        _set_complete_header(image, technique, context)
         image.ImagerPixelSpacing = [f"{film.height * 10 / image.Rows:.4f}"] * 2
     if technique.header == "sparse":
-        for keyword in place.equipment.omits:
+        for keyword in context.equipment.empty_attributes:
             setattr(image, keyword, None)
     return image
 
 
-def pixels(image: Dataset, film: Field, technique: Technique) -> None:
+def set_pixels(image: Dataset, film: Field, technique: Technique) -> None:
     """Put a film, float32 [H, W] in 0..1 with bone bright, into an object: stored bits, polarity, VOI."""
     top = (1 << technique.bits) - 1
     low, high = round(0.06 * top), round(0.94 * top)
@@ -182,10 +182,10 @@ def pixels(image: Dataset, film: Field, technique: Technique) -> None:
     if technique.display == "window":
         image.WindowCenter, image.WindowWidth = [f"{(top + 1) / 2:.1f}"], [f"{high - low:.1f}"]
     elif technique.display == "lut":
-        image.VOILUTSequence = [_sigmoid(technique.bits)]
+        image.VOILUTSequence = [_build_sigmoid_lut(technique.bits)]
 
 
-def _sigmoid(bits: int) -> Dataset:
+def _build_sigmoid_lut(bits: int) -> Dataset:
     """Return a VOI LUT (PS3.3 C.11.2) with a gentle toe and shoulder, as film has; 16 bit out."""
     ramp = np.linspace(-1, 1, 1 << bits)  # a shorter table would clip all that lies beyond its end
     curve = np.tanh(1.4 * ramp) / np.tanh(1.4)
@@ -196,41 +196,41 @@ def _sigmoid(bits: int) -> Dataset:
     return table
 
 
-def _poor_header(image: Dataset, place: Place) -> None:
+def _set_poor_header(image: Dataset, context: InstanceContext) -> None:
     """What a worn-out cassette reader leaves: no view, no body part, no window, no character set; the study says what it was."""
-    image.StudyDate = place.day.strftime("%Y%m%d")
+    image.StudyDate = context.day.strftime("%Y%m%d")
     image.StudyDescription = "PHANTOM CHEST"
     image.Manufacturer = ""
     image.PatientOrientation = ""
 
 
-def _complete_header(image: Dataset, technique: Technique, place: Place) -> None:
-    _patient_and_study(image, technique, place)
-    _equipment(image, technique, place.equipment)
-    _acquisition(image, technique, place)
+def _set_complete_header(image: Dataset, technique: Technique, context: InstanceContext) -> None:
+    _set_patient_and_study(image, technique, context)
+    _set_equipment(image, technique, context.equipment)
+    _set_acquisition(image, technique, context)
     if technique.modality == "DX":
-        digital_x_ray(image, technique)
+        set_dx_modules(image, technique)
 
 
-def _patient_and_study(image: Dataset, technique: Technique, place: Place) -> None:
-    body, day, region = place.who.body, place.day.strftime("%Y%m%d"), REGIONS[technique.view].name
+def _set_patient_and_study(image: Dataset, technique: Technique, context: InstanceContext) -> None:
+    body, day, region = context.patient.body, context.day.strftime("%Y%m%d"), REGIONS[technique.view].name
     born = FIRST_DAY.year - body.age
     image.SpecificCharacterSet = "ISO_IR 192"
     image.IssuerOfPatientID = "PHANTOM HOSPITAL"
     image.PatientBirthDate = f"{born}0101"
     image.PatientSex = body.sex
-    image.PatientAge = f"{place.day.year - born:03d}Y"
+    image.PatientAge = f"{context.day.year - born:03d}Y"
     image.StudyDate = image.SeriesDate = image.AcquisitionDate = image.ContentDate = day
-    image.StudyTime = image.SeriesTime = image.AcquisitionTime = image.ContentTime = place.time
-    image.StudyID = f"{place.visit + 1}"
-    image.AccessionNumber = f"PH{place.who.number:07d}{place.visit:03d}"
+    image.StudyTime = image.SeriesTime = image.AcquisitionTime = image.ContentTime = context.time
+    image.StudyID = f"{context.visit + 1}"
+    image.AccessionNumber = f"PH{context.patient.number:07d}{context.visit:03d}"
     image.ReferringPhysicianName = ""
     image.StudyDescription = f"PHANTOM {region.upper()}"
     image.SeriesDescription = f"PHANTOM {region} {technique.view}"
-    image.AcquisitionNumber = place.index + 1
+    image.AcquisitionNumber = context.index + 1
 
 
-def _equipment(image: Dataset, technique: Technique, equipment: Equipment) -> None:
+def _set_equipment(image: Dataset, technique: Technique, equipment: SiteEquipment) -> None:
     image.Manufacturer = equipment.manufacturer
     image.ManufacturerModelName = equipment.dx_model if technique.modality == "DX" else equipment.cr_model
     image.DeviceSerialNumber = "0001"
@@ -239,7 +239,7 @@ def _equipment(image: Dataset, technique: Technique, equipment: Equipment) -> No
     image.StationName = f"{technique.modality}{'2' if technique.view == 'AP' else '1'}"
 
 
-def _acquisition(image: Dataset, technique: Technique, place: Place) -> None:
+def _set_acquisition(image: Dataset, technique: Technique, context: InstanceContext) -> None:
     region = REGIONS[technique.view]
     image.BodyPartExamined = region.name.upper()
     image.ViewPosition = region.position
@@ -253,13 +253,13 @@ def _acquisition(image: Dataset, technique: Technique, place: Place) -> None:
         image.PresentationLUTShape = "INVERSE" if technique.photometric == "MONOCHROME1" else "IDENTITY"
 
 
-def digital_x_ray(image: Dataset, technique: Technique) -> None:
+def set_dx_modules(image: Dataset, technique: Technique) -> None:
     """Fill DX Series, Anatomy Imaged, Image, Detector, Positioning, Acquisition Context (PS3.3 C.8.11, C.7.6.14)."""
     region = REGIONS[technique.view]
     image.PresentationIntentType = "FOR PRESENTATION"
     image.ImageLaterality = region.laterality
-    image.AnatomicRegionSequence = [_code(*region.code)]
-    image.ViewCodeSequence = [_code(*VIEW_CODES[region.position])]
+    image.AnatomicRegionSequence = [_build_code_item(*region.code)]
+    image.ViewCodeSequence = [_build_code_item(*VIEW_CODES[region.position])]
     image.ViewCodeSequence[0].ViewModifierCodeSequence = []
     image.PixelIntensityRelationship = "LOG"
     image.PixelIntensityRelationshipSign = 1 if technique.photometric == "MONOCHROME1" else -1
@@ -272,7 +272,7 @@ def digital_x_ray(image: Dataset, technique: Technique) -> None:
     image.AcquisitionContextSequence = []
 
 
-def _code(value: str, scheme: str, meaning: str) -> Dataset:
+def _build_code_item(value: str, scheme: str, meaning: str) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
     return item

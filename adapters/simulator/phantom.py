@@ -14,25 +14,25 @@ import numpy as np
 
 from adapters.simulator import anatomy, findings, skeleton
 from adapters.simulator.anatomy import SIDES, Body
-from adapters.simulator.detector import developed
+from adapters.simulator.detector import develop_film
 from adapters.simulator.devices import devices
-from adapters.simulator.exposure import Exposure, exposure
-from adapters.simulator.findings import Scene
-from adapters.simulator.raster import Field, Grid, cloud, grid, margin_for, step, turned
+from adapters.simulator.exposure import Exposure, draw_exposure
+from adapters.simulator.findings import ChestScene
+from adapters.simulator.raster import Field, Grid, fractal_noise, make_grid, rotate, rotation_margin, smoothstep
 from adapters.simulator.sites import SITES, Site
 from adapters.simulator.vessels import vessels
 
 FILM_HEIGHT = 38.0
 """Height of the detector, cm."""
-BONE = 1.75
+BONE_ATTENUATION = 1.75
 """Attenuation of cortical bone relative to the same thickness of soft tissue, less that tissue's own."""
-SMALL_FILM = 200
+SMALL_FILM_ROWS = 200
 """Films of fewer rows are made twice as large and averaged, as a large film is when it is shrunk."""
 DEFAULT_SITE = SITES["north"]
 
 
 @dataclass(frozen=True, slots=True)
-class Film:
+class SimulatedFilm:
     """A film and the truth about it."""
 
     pixels: Field  # float32 [H, W] in 0..1, bone bright
@@ -42,29 +42,29 @@ class Film:
     height: float = FILM_HEIGHT  # of the detector, cm
 
 
-class Table:
+class RadiographyTable:
     """The table a patient lies on: where the patient's frame is on the detector, and what becomes of the beam behind it."""
 
-    def __init__(self, taken: Exposure, size: tuple[int, int], *, height: float = FILM_HEIGHT) -> None:
-        self.taken = taken
-        self._finer = 2 if size[0] < SMALL_FILM else 1
+    def __init__(self, exposure: Exposure, size: tuple[int, int], *, height: float = FILM_HEIGHT) -> None:
+        self.exposure = exposure
+        self._finer = 2 if size[0] < SMALL_FILM_ROWS else 1
         rows, columns = size[0] * self._finer, size[1] * self._finer
-        self._margin = margin_for(taken.degrees, (rows, columns))
-        self._detector = grid(rows, columns, height)
-        canvas = grid(rows, columns, height, margin=self._margin)
-        self.at = canvas.placed(right=taken.right, down=taken.down, zoom=taken.zoom)
+        self._margin = rotation_margin(exposure.degrees, (rows, columns))
+        self._detector = make_grid(rows, columns, height)
+        canvas = make_grid(rows, columns, height, margin=self._margin)
+        self.at = canvas.in_patient_frame(right=exposure.right, down=exposure.down, zoom=exposure.zoom)
 
-    def film(self, thickness: Field, chance: np.random.Generator) -> Field:
+    def take_film(self, thickness: Field, chance: np.random.Generator) -> Field:
         """Return the film of a thickness (cm of water) in the patient's frame: float32 [rows, columns] in 0..1."""
-        straight = turned(np.asarray(thickness, dtype=np.float32), self.taken.degrees, self._margin)
-        film = developed(straight, self._detector, self.taken, chance)
+        straight = rotate(np.asarray(thickness, dtype=np.float32), self.exposure.degrees, self._margin)
+        film = develop_film(straight, self._detector, self.exposure, chance)
         if self._finer == 1:
             return film
         rows, columns = film.shape
         return np.asarray(film.reshape(rows // 2, 2, columns // 2, 2).mean(axis=(1, 3)), dtype=np.float32)
 
 
-def frontal(
+def take_frontal(
     seed: int,
     *,
     body: Body | None = None,
@@ -72,39 +72,47 @@ def frontal(
     findings: Mapping[str, float] | None = None,
     size: tuple[int, int] = (512, 512),
     site: Site | None = None,
-) -> Film:
+) -> SimulatedFilm:
     """Take a frontal chest film, [rows, columns] = size, at a site. `findings`: name -> extent 0..1.
 
     KeyError for an unknown finding. The film without a finding differs by the finding alone.
     """
-    body = body or anatomy.person(np.random.default_rng([seed, 0]))
+    body = body or anatomy.draw_body(np.random.default_rng([seed, 0]))
     present = dict(findings or {})
-    taken = exposure(np.random.default_rng([seed, 1]), view, site or DEFAULT_SITE, present)
-    table = Table(taken, size)
-    thickness = _thickness(table.at, body, taken, present, np.random.default_rng([seed, 2]))
-    return Film(table.film(thickness, np.random.default_rng([seed, 3])), body, taken, present)
+    taken = draw_exposure(np.random.default_rng([seed, 1]), view, site or DEFAULT_SITE, present)
+    table = RadiographyTable(taken, size)
+    thickness = _render_thickness(table.at, body, taken, present, np.random.default_rng([seed, 2]))
+    return SimulatedFilm(table.take_film(thickness, np.random.default_rng([seed, 3])), body, taken, present)
 
 
-def _thickness(at: Grid, body: Body, taken: Exposure, present: Mapping[str, float], chance: np.random.Generator) -> Field:
+def _render_thickness(at: Grid, body: Body, exposure: Exposure, present: Mapping[str, float], chance: np.random.Generator) -> Field:
     """Return the thickness of water (cm) that attenuates as the patient and all that is on the patient do."""
-    scene = _scene(at, _posed(findings.altered(body, present), taken), taken.view, chance)
-    findings.put(scene, present)
-    foreign = devices(at, scene.body, taken.devices, chance, scene.pneumothorax_side)
-    return np.maximum(_flesh_and_bone(at, scene.body, taken, chance) - _lungs(scene, chance), 0) + scene.water + foreign
-
-
-def _posed(body: Body, taken: Exposure) -> Body:
-    """Lie the patient down for an AP film: shallow breath, the heart nearer the tube and so larger."""
-    if taken.view != "AP":
-        return body
-    return replace(
-        body, dome=body.dome - 2.2, heart_left=body.heart_left * 1.13, heart_right=body.heart_right * 1.15, knob=body.knob + 0.4
+    scene = _build_scene(at, _pose_body(findings.alter_body(body, present), exposure), exposure.view, chance)
+    findings.add_findings(scene, present)
+    foreign = devices(at, scene.body, exposure.devices, chance, scene.pneumothorax_side)
+    return (
+        np.maximum(_render_flesh_and_bone(at, scene.body, exposure, chance) - _render_lungs(scene, chance), 0)
+        + scene.water
+        + foreign
     )
 
 
-def _scene(at: Grid, body: Body, view: str, chance: np.random.Generator) -> Scene:
+def _pose_body(body: Body, exposure: Exposure) -> Body:
+    """Lie the patient down for an AP film: shallow breath, the heart nearer the tube and so larger."""
+    if exposure.view != "AP":
+        return body
+    return replace(
+        body,
+        dome=body.dome - 2.2,
+        heart_left=body.heart_left * 1.13,
+        heart_right=body.heart_right * 1.15,
+        aortic_knob=body.aortic_knob + 0.4,
+    )
+
+
+def _build_scene(at: Grid, body: Body, view: str, chance: np.random.Generator) -> ChestScene:
     """Return what the beam meets in healthy lungs."""
-    return Scene(
+    return ChestScene(
         at=at,
         body=body,
         view=view,
@@ -116,21 +124,21 @@ def _scene(at: Grid, body: Body, view: str, chance: np.random.Generator) -> Scen
     )
 
 
-def _lungs(scene: Scene, chance: np.random.Generator) -> Field:
+def _render_lungs(scene: ChestScene, chance: np.random.Generator) -> Field:
     """Thickness of tissue (cm) that is missing where air is."""
     at = scene.at
     air = (scene.air[-1] + scene.air[1]) * (1 - scene.heart)
-    grain = 1 + 0.014 * cloud(at, chance, size=0.6, octaves=2) + 0.02 * cloud(at, chance, size=5)
-    return np.asarray(air * grain - scene.vessels * step(air - 0.8, 0.8))
+    grain = 1 + 0.014 * fractal_noise(at, chance, size=0.6, octaves=2) + 0.02 * fractal_noise(at, chance, size=5)
+    return np.asarray(air * grain - scene.vessels * smoothstep(air - 0.8, 0.8))
 
 
-def _flesh_and_bone(at: Grid, body: Body, taken: Exposure, chance: np.random.Generator) -> Field:
+def _render_flesh_and_bone(at: Grid, body: Body, exposure: Exposure, chance: np.random.Generator) -> Field:
     """Thickness of everything but lungs, bone counted as the tissue that attenuates as much; at half the resolution, enlarged."""
-    coarse, portable = at.coarse(), taken.view == "AP"
+    coarse, portable = at.downsampled(), exposure.view == "AP"
     spread = float(chance.uniform(-0.5, 2.0) if portable else chance.uniform(1.0, 9.0))
     flesh = np.maximum(anatomy.trunk(coarse, body), anatomy.arms(coarse, body, spread))
-    flesh *= 1 + 0.012 * cloud(coarse, chance, size=3)
+    flesh *= 1 + 0.012 * fractal_noise(coarse, chance, size=3)
     flesh += anatomy.breasts(coarse, body) + anatomy.muscles(coarse, body) - anatomy.airways(coarse, body)
     flesh -= anatomy.stomach_bubble(coarse, body, float(chance.uniform(0, 1.1))) + anatomy.bowel(coarse, body, chance)
     bone = skeleton.bones(coarse, body, lift=1.0 if portable else 0.0, inward=2.4 if portable else 0.2)
-    return at.fine(np.asarray(flesh + np.float32(BONE) * bone, dtype=np.float32))
+    return at.upsample(np.asarray(flesh + np.float32(BONE_ATTENUATION) * bone, dtype=np.float32))

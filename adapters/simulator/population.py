@@ -17,34 +17,34 @@ import numpy.typing as npt
 from scipy import special
 
 from adapters.simulator import phantom
-from adapters.simulator.anatomy import TRAITS, Body, body_of
-from adapters.simulator.parallel import in_processes
-from adapters.simulator.prevalence import VIEWS, combinations, visits
+from adapters.simulator.anatomy import TRAIT_COUNT, Body, body_from_traits
+from adapters.simulator.parallel import map_in_processes
+from adapters.simulator.prevalence import VIEWS, combinations, visit_counts
 from adapters.simulator.sites import SITES, Site
 from pipeline.domain import FINDINGS
-from pipeline.errors import Refused
+from pipeline.errors import PermanentError
 
 YOUNGEST, OLDEST = 18, 95
 """Years: the anatomy is an adult's."""
 SMALLEST_EXTENT = 0.04
-SUBTLETY = 1.1
+EXTENT_POWER = 1.1
 """Extents are a uniform number to this power: half of them lie below 0.49, a tenth below 0.12."""
-PERSISTENCE = 0.8
+EXTENT_CORRELATION = 0.8
 """Correlation of a finding's extent from one visit to the next, on the normal scale."""
-UNCHANGED, ACUTE = 0.35, 0.35
+UNCHANGED_PROBABILITY, ACUTE_CHANGE_PROBABILITY = 0.35, 0.35
 """Chance that a visit finds what the last one found; that only what is not chronic may have changed."""
-CHRONIC = ("Cardiomegaly", "Mass", "Nodule", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia")
+CHRONIC_FINDINGS = ("Cardiomegaly", "Mass", "Nodule", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia")
 """Findings that do not go from one visit to the next."""
-RELUCTANCE = 0.12
+CHRONIC_CHANGE_FACTOR = 0.12
 """A visit on which one chronic finding came or went is this much less likely than one on which none did."""
-ENRICHED_FROM = 1_000_001
+FIRST_ENRICHED_NUMBER = 1_000_001
 """Number of the first patient of an enriched population: no patient of a natural one."""
 RAKING_ROUNDS = 60
 FIRST_DAY = date(2021, 1, 4)
 """The virtual hospitals' first day; ages are those of that year."""
-BETWEEN_VISITS = timedelta(days=37)
+VISIT_INTERVAL = timedelta(days=37)
 
-Rows = npt.NDArray[np.intp]
+Indices = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Case:
     @property
     def day(self) -> date:
         """When the film is taken."""
-        return day_of(self.number, self.visit)
+        return visit_date(self.number, self.visit)
 
     @property
     def key(self) -> str:
@@ -78,40 +78,40 @@ class Case:
         return f"{self.patient}-{self.visit:03d}"
 
 
-def natural(site: str, count: int, *, seed: int) -> list[Case]:
+def natural_cases(site: str, count: int, *, seed: int) -> list[Case]:
     """Return `count` studies of a site as they come: natural prevalences, patients with several studies over time.
 
     From one visit to the next findings stay, grow, fade or go, so that every visit has the prevalences of the table. Sorted by
     patient and visit. KeyError for an unknown site.
     """
-    place, chance = SITES[site], _chance(site, seed, "natural")
-    table = _Table(place)
-    films = _films_each(chance, count)
+    place, chance = SITES[site], _create_generator(site, seed, "natural")
+    table = _CombinationTable(place)
+    films = _draw_film_counts(chance, count)
     rows, latent = table.draw(chance, len(films)), chance.standard_normal((len(films), len(FINDINGS)))
-    people = _people(chance, table, place, rows)
+    people = _draw_people(chance, table, place, rows)
     who, visits_, seen, depth = [np.arange(len(films))], [np.zeros(len(films), np.intp)], [rows], [latent]
     for visit in range(1, int(films.max(initial=1))):
         again = np.flatnonzero(films[who[-1]] > visit)
-        rows, latent = table.later(chance, seen[-1][again]), _evolved(chance, depth[-1][again])
+        rows, latent = table.draw_next_visit(chance, seen[-1][again]), _evolve_extents(chance, depth[-1][again])
         who.append(who[-1][again])
         visits_.append(np.full(len(again), visit))
         seen.append(rows)
         depth.append(latent)
-    come = _Come(np.concatenate(who), np.concatenate(visits_), np.concatenate(seen), np.concatenate(depth))
-    return _cases(chance, place, table, people, come.sorted(), np.ones(count), first=1)
+    come = _VisitTable(np.concatenate(who), np.concatenate(visits_), np.concatenate(seen), np.concatenate(depth))
+    return _build_cases(chance, place, table, people, come.sorted_by_patient(), np.ones(count), first=1)
 
 
-def enriched(site: str, count: int, *, seed: int, per_finding: int) -> list[Case]:
+def enriched_cases(site: str, count: int, *, seed: int, per_finding: int) -> list[Case]:
     """Return `count` studies of a site, one a patient, of which at least `per_finding` have each finding.
 
     Weights undo it: the weighted prevalences and the weighted share of AP films are the site's natural ones, and weights add up
     to `count`. A case's weight is its natural density over the mixture that it was drawn from (the balance heuristic of Veach and
     Guibas, SIGGRAPH 1995), then raked to the margins (Deming and Stephan, Ann Math Stat 1940;11:427). KeyError for an unknown
-    site; Refused where `count` cases cannot hold so many of each.
+    site; PermanentError where `count` cases cannot hold so many of each.
     """
-    place, chance = SITES[site], _chance(site, seed, "enriched")
-    table = _Table(place)
-    drawn: list[Rows] = []
+    place, chance = SITES[site], _create_generator(site, seed, "enriched")
+    table = _CombinationTable(place)
+    drawn: list[Indices] = []
     asked = np.zeros(len(FINDINGS))  # draws made for the sake of each finding
     for finding in np.argsort(table.prevalence):
         have = sum(int(table.has[rows, finding].sum()) for rows in drawn)
@@ -119,28 +119,30 @@ def enriched(site: str, count: int, *, seed: int, per_finding: int) -> list[Case
         drawn.append(table.draw(chance, int(asked[finding]), among=table.has[:, finding]))
     left = count - int(asked.sum())
     if left < 0:
-        raise Refused(f"{count} cases cannot hold {per_finding} of each finding", hint=f"ask for {count - left} or more cases")
+        raise PermanentError(
+            f"{count} cases cannot hold {per_finding} of each finding", hint=f"ask for {count - left} or more cases"
+        )
     rows = chance.permutation(np.concatenate([*drawn, table.draw(chance, left)]))
     weight = count / (left + table.has[rows] @ (asked / table.prevalence))
-    come = _Come(np.arange(count), np.zeros(count, np.intp), rows, chance.standard_normal((count, len(FINDINGS))))
-    people = _people(chance, table, place, rows)
-    return _cases(chance, place, table, people, come, _raked(weight, table, rows), first=ENRICHED_FROM)
+    come = _VisitTable(np.arange(count), np.zeros(count, np.intp), rows, chance.standard_normal((count, len(FINDINGS))))
+    people = _draw_people(chance, table, place, rows)
+    return _build_cases(chance, place, table, people, come, _rake_weights(weight, table, rows), first=FIRST_ENRICHED_NUMBER)
 
 
-def day_of(number: int, visit: int) -> date:
+def visit_date(number: int, visit: int) -> date:
     """Return the day of a patient's visit."""
-    return FIRST_DAY + visit * BETWEEN_VISITS + timedelta(days=number % 29)
+    return FIRST_DAY + visit * VISIT_INTERVAL + timedelta(days=number % 29)
 
 
-class _Table:
+class _CombinationTable:
     """The combinations of both views of one site, in one list of R rows, sorted by what is chronic in them."""
 
     def __init__(self, site: Site) -> None:
         both = [combinations(view) for view in VIEWS]
         has = np.concatenate([table.has for table in both])
-        chronic = has @ (2 ** np.arange(len(FINDINGS)) * np.isin(FINDINGS, CHRONIC))
+        chronic = has @ (2 ** np.arange(len(FINDINGS)) * np.isin(FINDINGS, CHRONIC_FINDINGS))
         order = np.argsort(chronic, kind="stable")
-        self.chronic: Rows = chronic[order]
+        self.chronic: Indices = chronic[order]
         self.has = has[order]
         self.portable = np.repeat([False, True], [len(table.findings) for table in both])[order]
         shares = (1 - site.ap_share, site.ap_share)
@@ -155,42 +157,44 @@ class _Table:
         self._low = total[np.searchsorted(self.chronic, self.chronic, side="left")]
         self._high = total[np.searchsorted(self.chronic, self.chronic, side="right")]
 
-    def draw(self, chance: np.random.Generator, count: int, among: npt.NDArray[np.bool_] | None = None) -> Rows:
+    def draw(self, chance: np.random.Generator, count: int, among: npt.NDArray[np.bool_] | None = None) -> Indices:
         """Draw rows by their share, of all or of those of a mask."""
         total = self._total if among is None else np.concatenate([[0.0], np.cumsum(self.share * among)])
-        return self._at(total, chance.random(count) * total[-1])
+        return self._find_rows(total, chance.random(count) * total[-1])
 
-    def later(self, chance: np.random.Generator, rows: Rows) -> Rows:
+    def draw_next_visit(self, chance: np.random.Generator, rows: Indices) -> Indices:
         """Draw what the next visit finds. Each of the three ways to go on leaves the shares of the table as they are.
 
         Nothing has changed; or what is not chronic is drawn anew among the rows with the same chronic findings; or any row is
         proposed, and taken with a chance that is the same for the way back (Metropolis et al., J Chem Phys 1953;21:1087).
         """
         way = chance.random(len(rows))
-        acute = self._at(self._total, self._low[rows] + chance.random(len(rows)) * (self._high[rows] - self._low[rows]))
+        acute = self._find_rows(self._total, self._low[rows] + chance.random(len(rows)) * (self._high[rows] - self._low[rows]))
         proposed = self.draw(chance, len(rows))
         changes = np.bitwise_count(self.chronic[rows] ^ self.chronic[proposed])
-        taken = chance.random(len(rows)) < RELUCTANCE**changes
+        taken = chance.random(len(rows)) < CHRONIC_CHANGE_FACTOR**changes
         anew = np.where(taken, proposed, rows)
-        return np.where(way < UNCHANGED, rows, np.where(way < UNCHANGED + ACUTE, acute, anew))
+        return np.where(
+            way < UNCHANGED_PROBABILITY, rows, np.where(way < UNCHANGED_PROBABILITY + ACUTE_CHANGE_PROBABILITY, acute, anew)
+        )
 
     @staticmethod
-    def _at(total: npt.NDArray[np.float64], place: npt.NDArray[np.float64]) -> Rows:
+    def _find_rows(total: npt.NDArray[np.float64], place: npt.NDArray[np.float64]) -> Indices:
         return np.asarray(np.searchsorted(total, place, side="right") - 1).clip(0, len(total) - 2)
 
 
 @dataclass(frozen=True, slots=True)
-class _Come:
+class _VisitTable:
     """N visits: whose, the how manieth, the row of the table, and how far each finding has got on the normal scale [N, 14]."""
 
-    who: Rows
-    visit: Rows
-    row: Rows
+    patient: Indices
+    visit: Indices
+    row: Indices
     latent: npt.NDArray[np.float64]
 
-    def sorted(self) -> _Come:
-        order = np.lexsort((self.visit, self.who))
-        return _Come(self.who[order], self.visit[order], self.row[order], self.latent[order])
+    def sorted_by_patient(self) -> _VisitTable:
+        order = np.lexsort((self.visit, self.patient))
+        return _VisitTable(self.patient[order], self.visit[order], self.row[order], self.latent[order])
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +204,13 @@ class _Person:
     age: int
 
 
-def _chance(site: str, seed: int, kind: str) -> np.random.Generator:
+def _create_generator(site: str, seed: int, kind: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(f"{site}/{kind}".encode())])
 
 
-def _films_each(chance: np.random.Generator, count: int) -> Rows:
+def _draw_film_counts(chance: np.random.Generator, count: int) -> Indices:
     """Draw how many films each patient has until there are `count`; the last patient's are cut short."""
-    numbers, share = visits()
+    numbers, share = visit_counts()
     films = chance.choice(numbers, size=max(count, 1), p=share)
     until = np.cumsum(films)
     patients = int(np.searchsorted(until, count)) + 1
@@ -215,35 +219,35 @@ def _films_each(chance: np.random.Generator, count: int) -> Rows:
     return films[films > 0]
 
 
-def _evolved(chance: np.random.Generator, latent: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.asarray(PERSISTENCE * latent + np.sqrt(1 - PERSISTENCE**2) * chance.standard_normal(latent.shape))
+def _evolve_extents(chance: np.random.Generator, latent: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(EXTENT_CORRELATION * latent + np.sqrt(1 - EXTENT_CORRELATION**2) * chance.standard_normal(latent.shape))
 
 
-def _people(chance: np.random.Generator, table: _Table, place: Site, rows: Rows) -> list[_Person]:
+def _draw_people(chance: np.random.Generator, table: _CombinationTable, place: Site, rows: Indices) -> list[_Person]:
     """Draw who they are: age and sex as the table has them for what the first film shows."""
-    age = table.age[rows] + table.spread[rows] * chance.standard_normal(len(rows)) + place.older_by
+    age = table.age[rows] + table.spread[rows] * chance.standard_normal(len(rows)) + place.age_offset
     years = np.clip(np.rint(age), YOUNGEST, OLDEST).astype(int).tolist()
     sexes = np.where(chance.random(len(rows)) < table.female[rows], "F", "M").tolist()
-    traits, seeds = chance.standard_normal((len(rows), TRAITS)).tolist(), chance.integers(2**31, size=len(rows)).tolist()
+    traits, seeds = chance.standard_normal((len(rows), TRAIT_COUNT)).tolist(), chance.integers(2**31, size=len(rows)).tolist()
     return [
-        _Person(body_of(trait, sex=sex, age=age, seed=seed), sex, age)
+        _Person(body_from_traits(trait, sex=sex, age=age, seed=seed), sex, age)
         for trait, sex, age, seed in zip(traits, sexes, years, seeds, strict=True)
     ]
 
 
-def _cases(
+def _build_cases(
     chance: np.random.Generator,
     place: Site,
-    table: _Table,
+    table: _CombinationTable,
     people: Sequence[_Person],
-    come: _Come,
+    visit_table: _VisitTable,
     weight: npt.NDArray[np.float64],
     *,
     first: int,
 ) -> list[Case]:
-    extents = (SMALLEST_EXTENT + (1 - SMALLEST_EXTENT) * special.ndtr(come.latent) ** SUBTLETY).round(3).tolist()
+    extents = (SMALLEST_EXTENT + (1 - SMALLEST_EXTENT) * special.ndtr(visit_table.latent) ** EXTENT_POWER).round(3).tolist()
     present = [[(finding, FINDINGS[finding]) for finding in np.flatnonzero(has)] for has in table.has]
-    seeds = chance.integers(2**31, size=len(come.who)).tolist()
+    seeds = chance.integers(2**31, size=len(visit_table.patient)).tolist()
     portable = table.portable.tolist()
     return [
         Case(
@@ -253,18 +257,24 @@ def _cases(
             seed=seed,
             view="AP" if portable[row] else "PA",
             sex=people[who].sex,
-            age=people[who].age + day_of(first + who, visit).year - FIRST_DAY.year,
+            age=people[who].age + visit_date(first + who, visit).year - FIRST_DAY.year,
             body=people[who].body,
             findings={name: extent[finding] for finding, name in present[row]},
             weight=share,
         )
         for who, visit, row, extent, seed, share in zip(
-            come.who.tolist(), come.visit.tolist(), come.row.tolist(), extents, seeds, weight.tolist(), strict=True
+            visit_table.patient.tolist(),
+            visit_table.visit.tolist(),
+            visit_table.row.tolist(),
+            extents,
+            seeds,
+            weight.tolist(),
+            strict=True,
         )
     ]
 
 
-def _raked(weight: npt.NDArray[np.float64], table: _Table, rows: Rows) -> npt.NDArray[np.float64]:
+def _rake_weights(weight: npt.NDArray[np.float64], table: _CombinationTable, rows: Indices) -> npt.NDArray[np.float64]:
     """Scale weights until every weighted margin (14 findings, AP) is the table's; a margin that no case has is left alone."""
     margins = np.column_stack([table.has[rows], table.portable[rows]])
     wanted = np.append(table.prevalence, table.share @ table.portable)
@@ -277,14 +287,15 @@ def _raked(weight: npt.NDArray[np.float64], table: _Table, rows: Rows) -> npt.ND
     return weight
 
 
-def film(case: Case, *, size: tuple[int, int] = (512, 512)) -> phantom.Film:
+def take_film(case: Case, *, size: tuple[int, int] = (512, 512)) -> phantom.SimulatedFilm:
     """Take the film of a case, [rows, columns] = size. The same case gives the same film."""
-    return phantom.frontal(case.seed, body=case.body, view=case.view, findings=case.findings, size=size, site=SITES[case.site])
+    return phantom.take_frontal(case.seed, body=case.body, view=case.view, findings=case.findings, size=size, site=SITES[case.site])
 
 
-def films(cases: Sequence[Case], *, size: tuple[int, int] = (512, 512), workers: int = 2) -> Iterator[phantom.Film]:
+def take_films(cases: Sequence[Case], *, size: tuple[int, int] = (512, 512), workers: int = 2) -> Iterator[phantom.SimulatedFilm]:
     """Take the films of cases, in their order, in `workers` processes; with fewer than two in this one.
 
-    Only a few films are made ahead of the one that is wanted. Scripts need `if __name__ == "__main__"` (`ordered.in_processes`).
+    Only a few films are made ahead of the one that is wanted. Scripts need `if __name__ == "__main__"`
+    (`ordered.map_in_processes`).
     """
-    return in_processes(partial(film, size=size), cases, workers=workers)
+    return map_in_processes(partial(take_film, size=size), cases, workers=workers)

@@ -27,9 +27,9 @@ from adapters.simulator.sites import NATURAL_AP_SHARE
 from pipeline.domain import FINDINGS
 
 VIEWS = ("PA", "AP")
-FEWEST = 2
+MIN_COMBINATION_FILMS = 2
 """A combination seen on fewer films of one view is counted as a smaller one: it gives up findings."""
-MOST_VISITS = 40
+MAX_VISITS = 40
 """Patients with more films than this are counted as having this many."""
 OLDEST = 100
 """Ages above are typing errors of the table."""
@@ -56,7 +56,7 @@ class Combinations:
 
 
 @cache
-def _table() -> tuple[dict[str, str], ...]:
+def _load_summary() -> tuple[dict[str, str], ...]:
     text = files("adapters.simulator").joinpath("prevalence.csv").read_text(encoding="utf-8")
     return tuple(csv.DictReader(io.StringIO(text)))
 
@@ -66,7 +66,7 @@ def combinations(view: str) -> Combinations:
     """Return the combinations of a view, "PA" or "AP"; the commonest first. KeyError for another view."""
     if view not in VIEWS:
         raise KeyError(view)
-    rows = [row for row in _table() if row["of"] == "findings" and row["view"] == view]
+    rows = [row for row in _load_summary() if row["of"] == "findings" and row["view"] == view]
     named = tuple(tuple(FINDINGS[int(place)] for place in row["value"].split("|") if place) for row in rows)
     numbers = {column: np.array([float(row[column]) for row in rows]) for column in ("count", "female", "age", "spread")}
     has = np.array([[finding in names for finding in FINDINGS] for names in named])
@@ -75,9 +75,9 @@ def combinations(view: str) -> Combinations:
 
 
 @cache
-def visits() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def visit_counts() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Return how many films a patient has, [V], and the share of patients who have so many, [V]."""
-    rows = [row for row in _table() if row["of"] == "visits"]
+    rows = [row for row in _load_summary() if row["of"] == "visits"]
     count = np.array([float(row["count"]) for row in rows])
     return np.array([int(row["value"]) for row in rows]), count / count.sum()
 
@@ -95,7 +95,7 @@ def draw_findings(chance: np.random.Generator, view: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _PrevalenceRow:
     findings: frozenset[str]
     patient: str
     age: int
@@ -105,12 +105,12 @@ class _Row:
 
 def summarise(source: Path) -> str:
     """Return the text of `prevalence.csv` for the label table of ChestX-ray14 (CSV or its gzip)."""
-    rows = list(_rows(source))
+    rows = list(_read_rows(source))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for view in VIEWS:
-        pooled = _pooled([row for row in rows if row.view == view])
+        pooled = _pool_combinations([row for row in rows if row.view == view])
         for findings, members in sorted(pooled.items(), key=lambda item: (-len(item[1]), item[0])):
             ages = [member.age for member in members]
             female = np.mean([member.female for member in members])
@@ -119,13 +119,13 @@ def summarise(source: Path) -> str:
     films = Counter(Counter(row.patient for row in rows).values())
     counted: Counter[int] = Counter()
     for number, patients in films.items():
-        counted[min(number, MOST_VISITS)] += patients
+        counted[min(number, MAX_VISITS)] += patients
     for number, patients in sorted(counted.items()):
         writer.writerow(["visits", "", number, patients, "", "", ""])
     return out.getvalue()
 
 
-def _rows(source: Path) -> Iterator[_Row]:
+def _read_rows(source: Path) -> Iterator[_PrevalenceRow]:
     """Read by position: the table's header has commas inside names, so that it has more columns than its rows."""
     raw = source.read_bytes()
     text = (gzip.decompress(raw) if source.suffix == ".gz" else raw).decode("utf-8")
@@ -133,18 +133,18 @@ def _rows(source: Path) -> Iterator[_Row]:
     next(lines)
     for _, findings, _, patient, age, sex, view, *_ in lines:
         if int(age) <= OLDEST:
-            yield _Row(frozenset(findings.split("|")) - {"No Finding"}, patient, int(age), sex == "F", view)
+            yield _PrevalenceRow(frozenset(findings.split("|")) - {"No Finding"}, patient, int(age), sex == "F", view)
 
 
-def _pooled(rows: Sequence[_Row]) -> dict[tuple[str, ...], list[_Row]]:
+def _pool_combinations(rows: Sequence[_PrevalenceRow]) -> dict[tuple[str, ...], list[_PrevalenceRow]]:
     """Group films by combination; those of too rare a one give up findings, each finding about as often for its number."""
     common = Counter(finding for row in rows for finding in row.findings)
     counted = Counter(row.findings for row in rows)
     lost: Counter[str] = Counter()
-    groups: dict[tuple[str, ...], list[_Row]] = {}
+    groups: dict[tuple[str, ...], list[_PrevalenceRow]] = {}
     for row in rows:
         kept = set(row.findings)
-        while len(kept) > 1 and counted[frozenset(kept)] < FEWEST:
+        while len(kept) > 1 and counted[frozenset(kept)] < MIN_COMBINATION_FILMS:
             least = min(sorted(kept), key=lambda finding: (lost[finding] + 1) / common[finding])
             kept.remove(least)
             lost[least] += 1

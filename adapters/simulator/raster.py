@@ -16,12 +16,12 @@ Field = npt.NDArray[np.floating[Any]]
 """float32 [H, W]: one number for each pixel; [1, W] or [H, 1] where it depends on x or y alone."""
 
 LATTICE_SPAN = 48.0
-"""The noise of `cloud` repeats after so many centimetres: farther than any film reaches."""
+"""The noise of `fractal_noise` repeats after so many centimetres: farther than any film reaches."""
 SPLINE_SPREAD = 0.479
 """Standard deviation that a lattice of unit normals keeps under cubic B-spline interpolation in two dimensions: 151/315."""
-FINEST = 0.1
+FINEST_SPACING = 0.1
 """Pixel (cm) below which what has no fine edges is worked out at half the resolution."""
-SAMPLING = 0.75
+RIBBON_SAMPLING = 0.75
 """Points of a ribbon lie this many pixels apart."""
 
 
@@ -38,24 +38,26 @@ class Grid:
         """Rows, columns."""
         return self.y.shape[0], self.x.shape[1]
 
-    def placed(self, *, right: float, down: float, zoom: float) -> Grid:
+    def in_patient_frame(self, *, right: float, down: float, zoom: float) -> Grid:
         """Return the grid in the frame of a patient who is shifted (cm) and magnified about the middle of the film."""
         middle = np.float32((self.y[0, 0] + self.y[-1, 0]) / 2)
         x, y = (self.x - np.float32(right)) / np.float32(zoom), (self.y - middle - np.float32(down)) / np.float32(zoom)
         return Grid(x, y + middle, self.spacing / zoom)
 
-    def coarse(self) -> Grid:
+    def downsampled(self) -> Grid:
         """Return the grid of half as many rows and columns where pixels are finer than FINEST; else this one."""
-        if self.spacing >= FINEST:
+        if self.spacing >= FINEST_SPACING:
             return self
         y, x = self.y[: self.y.size // 2 * 2], self.x[:, : self.x.size // 2 * 2]
         return Grid((x[:, ::2] + x[:, 1::2]) / 2, (y[::2] + y[1::2]) / 2, 2 * self.spacing)
 
-    def fine(self, coarse: Field) -> Field:
+    def upsample(self, coarse: Field) -> Field:
         """Return a field of `coarse` interpolated to this grid."""
         if coarse.shape == self.shape:
             return coarse
-        rows, columns = (_enlarging(length, 2, small) for length, small in zip(self.shape, coarse.shape, strict=True))
+        rows, columns = (
+            _build_interpolation_matrix(length, 2, small) for length, small in zip(self.shape, coarse.shape, strict=True)
+        )
         return np.asarray(rows @ coarse @ columns.T)
 
     def zeros(self) -> Field:
@@ -63,7 +65,7 @@ class Grid:
         return np.zeros(self.shape, dtype=np.float32)
 
 
-def grid(rows: int, columns: int, height: float, *, margin: int = 0) -> Grid:
+def make_grid(rows: int, columns: int, height: float, *, margin: int = 0) -> Grid:
     """Make the grid of a detector `height` centimetres tall, `margin` pixels larger at each side."""
     spacing = height / rows
     y = (np.arange(-margin, rows + margin, dtype=np.float32) + np.float32(0.5)) * np.float32(spacing)
@@ -71,7 +73,7 @@ def grid(rows: int, columns: int, height: float, *, margin: int = 0) -> Grid:
     return Grid(x[None, :], y[:, None], spacing)
 
 
-def turned(image: Field, degrees: float, margin: int) -> Field:
+def rotate(image: Field, degrees: float, margin: int) -> Field:
     """Return the image turned clockwise about its middle, `margin` pixels cut off at each side."""
     if degrees:
         image = np.asarray(PillowImage.fromarray(image).rotate(-degrees, PillowImage.Resampling.BILINEAR))
@@ -79,23 +81,23 @@ def turned(image: Field, degrees: float, margin: int) -> Field:
     return image[margin : rows - margin, margin : columns - margin]
 
 
-def margin_for(degrees: float, shape: tuple[int, int]) -> int:
+def rotation_margin(degrees: float, shape: tuple[int, int]) -> int:
     """Return the pixels that a turn brings in from outside."""
     return int(np.ceil(np.hypot(*shape) / 2 * abs(np.sin(np.deg2rad(degrees)))))
 
 
-def step(distance: Field, width: float) -> Field:
+def smoothstep(distance: Field, width: float) -> Field:
     """0 where distance is negative, 1 where it is positive, smooth over `width` (cm)."""
     ramp = np.clip(distance / np.float32(2 * width) + np.float32(0.5), 0, 1)
     return np.asarray(ramp * ramp * (3 - 2 * ramp), dtype=np.float32)
 
 
-def bump(distance: Field, width: float) -> Field:
+def gaussian(distance: Field, width: float) -> Field:
     """Gaussian profile: 1 at distance 0."""
     return np.asarray(np.exp(np.float32(-0.5) * np.square(distance / np.float32(width))), dtype=np.float32)
 
 
-def ellipse(at: Grid, x: float, y: float, half_width: float, half_height: float, degrees: float = 0.0) -> Field:
+def elliptic_radius(at: Grid, x: float, y: float, half_width: float, half_height: float, degrees: float = 0.0) -> Field:
     """Return the elliptic radius: 0 in the centre, 1 on the rim."""
     dx, dy = at.x - np.float32(x), at.y - np.float32(y)
     if not degrees:
@@ -107,13 +109,13 @@ def ellipse(at: Grid, x: float, y: float, half_width: float, half_height: float,
     return np.asarray(radius, dtype=np.float32)
 
 
-def ball(radius: Field, power: float = 2.0) -> Field:
+def ellipsoid_profile(radius: Field, power: float = 2.0) -> Field:
     """Thickness profile of a body of elliptic radius `radius`: 1 in the centre, 0 from the rim outward."""
     raised = np.square(radius) if power == 2 else radius ** np.float32(power)
     return np.asarray(np.sqrt(np.clip(1 - raised, 0, 1)), dtype=np.float32)
 
 
-def tube(distance: Field, radius: float, wall: float) -> Field:
+def tube_profile(distance: Field, radius: float, wall: float) -> Field:
     """Thickness (cm) of the wall of a hollow tube seen from the side: bright edges, as cortical bone has."""
     squared = np.square(distance, dtype=np.float32)
     outer = np.sqrt(np.clip(np.float32(radius * radius) - squared, 0, None))
@@ -126,14 +128,16 @@ def blur(image: Field, sigma: float) -> Field:
     factor = int(sigma / 2)
     if factor < 2:
         return np.asarray(ndimage.gaussian_filter(image, sigma, mode="reflect", truncate=3.0), dtype=np.float32)
-    small = _shrunk(image, factor)
+    small = _average_blocks(image, factor)
     own = np.sqrt(max(sigma * sigma - factor * factor / 3, 1.0)) / factor  # averaging and interpolation have blurred by the rest
     small = ndimage.gaussian_filter(small, own, mode="reflect", truncate=3.0)
-    rows, columns = (_enlarging(length, factor, blocks) for length, blocks in zip(image.shape, small.shape, strict=True))
+    rows, columns = (
+        _build_interpolation_matrix(length, factor, blocks) for length, blocks in zip(image.shape, small.shape, strict=True)
+    )
     return np.asarray(rows @ small @ columns.T, dtype=np.float32)
 
 
-def _shrunk(image: Field, factor: int) -> Field:
+def _average_blocks(image: Field, factor: int) -> Field:
     """Average blocks of factor x factor pixels; the last ones are filled up with the edge."""
     rows, columns = image.shape
     full = np.pad(image, ((0, -rows % factor), (0, -columns % factor)), mode="edge").astype(np.float32, copy=False)
@@ -141,7 +145,7 @@ def _shrunk(image: Field, factor: int) -> Field:
 
 
 @lru_cache(maxsize=64)
-def _enlarging(length: int, factor: int, blocks: int) -> npt.NDArray[np.float32]:
+def _build_interpolation_matrix(length: int, factor: int, blocks: int) -> npt.NDArray[np.float32]:
     """Return the matrix [length, blocks] that interpolates block averages linearly."""
     place = np.clip((np.arange(length) + 0.5) / factor - 0.5, 0, blocks - 1)
     low = np.minimum(place.astype(np.intp), max(blocks - 2, 0))
@@ -152,7 +156,7 @@ def _enlarging(length: int, factor: int, blocks: int) -> npt.NDArray[np.float32]
     return matrix
 
 
-def cloud(at: Grid, chance: np.random.Generator, *, size: float, roughness: float = 1.0, octaves: int = 4) -> Field:
+def fractal_noise(at: Grid, chance: np.random.Generator, *, size: float, roughness: float = 1.0, octaves: int = 4) -> Field:
     """Noise of mean 0 and standard deviation 1 whose patches are about `size` cm across; finer detail falls with roughness.
 
     It hangs on a lattice in centimetres: the same draw gives the same clouds at any resolution, less what is too fine to see.
@@ -167,11 +171,11 @@ def cloud(at: Grid, chance: np.random.Generator, *, size: float, roughness: floa
         knots = int(np.ceil(LATTICE_SPAN / pitch))
         lattice = own.standard_normal((knots, knots), dtype=np.float32)
         lattice *= np.float32(strength / SPLINE_SPREAD)
-        total += _spline(at.y[:, 0], pitch, knots) @ lattice @ _spline(at.x[0], pitch, knots).T
+        total += _build_spline_matrix(at.y[:, 0], pitch, knots) @ lattice @ _build_spline_matrix(at.x[0], pitch, knots).T
     return total / np.float32(np.sqrt(power))
 
 
-def _spline(position: Field, pitch: float, knots: int) -> npt.NDArray[np.float32]:
+def _build_spline_matrix(position: Field, pitch: float, knots: int) -> npt.NDArray[np.float32]:
     """Return cubic B-spline weights [positions, knots] on a lattice that closes upon itself."""
     place = position.astype(np.float64) / pitch
     base = np.floor(place)
@@ -184,7 +188,7 @@ def _spline(position: Field, pitch: float, knots: int) -> npt.NDArray[np.float32
     return matrix
 
 
-def curve(points: Sequence[tuple[float, float]], count: int = 40) -> Field:
+def spline_path(points: Sequence[tuple[float, float]], count: int = 40) -> Field:
     """Return a smooth path [count, 2] through these points (x, y in cm), by Catmull and Rom."""
     knots = np.array([points[0], *points, points[-1]], dtype=np.float32)
     t = np.linspace(0, len(points) - 1 - 1e-4, count, dtype=np.float32)
@@ -212,7 +216,7 @@ class Sheet:
         across, down = np.abs(self._at.x - np.float32(x)), np.abs(self._at.y - np.float32(y))
         return np.asarray((across**power + down**power) ** np.float32(1 / power), dtype=np.float32)
 
-    def ribbon(
+    def add_ribbon(
         self, path: Field, half_width: Field | float, profile: Callable[[Field], Field], thickness: Field | float = 1.0
     ) -> None:
         """Lay ribbons along paths [..., N, 2] (x, y in cm) or [..., N, 3] (and the depth along the beam).
@@ -222,29 +226,29 @@ class Sheet:
         """
         spacing = self._at.spacing
         numbers = [np.broadcast_to(np.asarray(value, np.float32), path.shape[:-1])[..., None] for value in (half_width, thickness)]
-        strand = _resampled(np.concatenate([path, *numbers], axis=-1).astype(np.float32), spacing)
+        strand = _resample_strands(np.concatenate([path, *numbers], axis=-1).astype(np.float32), spacing)
         path, widths, depths = strand[..., :-2], strand[..., -2], strand[..., -1]
         along = np.gradient(path, axis=-2)
         length = np.maximum(np.hypot(along[..., 0], along[..., 1]), np.float32(1e-6))
-        count = max(2, int(np.ceil(2 * float(widths.max()) / (SAMPLING * spacing))))
+        count = max(2, int(np.ceil(2 * float(widths.max()) / (RIBBON_SAMPLING * spacing))))
         u = ((np.arange(count, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / count) - 1)[:, None]
         x = path[..., None, :, 0] - u * (widths * along[..., 1] / length)[..., None, :]
         y = path[..., None, :, 1] + u * (widths * along[..., 0] / length)[..., None, :]
         amount = depths * np.sqrt(np.square(along).sum(axis=-1)) * widths * np.float32(2 / count / spacing**2)
-        self._drop(x, y, profile(u) * amount[..., None, :])
+        self._collect_points(x, y, profile(u) * amount[..., None, :])
 
-    def _drop(self, x: Field, y: Field, amount: Field) -> None:
+    def _collect_points(self, x: Field, y: Field, amount: Field) -> None:
         rows, columns = self._at.shape
         x = ((x - self._at.x[0, 0]) / np.float32(self._at.spacing)).ravel()
         y = ((y - self._at.y[0, 0]) / np.float32(self._at.spacing)).ravel()
         inside = (x > 0) & (x < columns - 1.001) & (y > 0) & (y < rows - 1.001)
         self._points.append((x[inside], y[inside], amount.ravel()[inside]))
 
-    def rendered(self) -> Field:
+    def render(self) -> Field:
         """Return the thickness (cm) of all that lies here."""
-        return np.asarray(sum(self._plates, self._threads()), dtype=np.float32)
+        return np.asarray(sum(self._plates, self._sum_points()), dtype=np.float32)
 
-    def _threads(self) -> Field:
+    def _sum_points(self) -> Field:
         """Add up the points of all ribbons; each is shared by the four pixels around it."""
         if not self._points:
             return self._at.zeros()
@@ -258,10 +262,10 @@ class Sheet:
         return np.bincount(corners, shares, rows * columns).astype(np.float32).reshape(rows, columns)
 
 
-def _resampled(strand: Field, spacing: float) -> Field:
+def _resample_strands(strand: Field, spacing: float) -> Field:
     """Interpolate strands [..., N, K] (x, y, ...) linearly so that no step of the longest one exceeds SAMPLING pixels."""
     steps = np.hypot(*np.moveaxis(np.diff(strand[..., :2], axis=-2), -1, 0))
-    factor = max(1, int(np.ceil(float(steps.max(initial=0.0)) / (SAMPLING * spacing))))
+    factor = max(1, int(np.ceil(float(steps.max(initial=0.0)) / (RIBBON_SAMPLING * spacing))))
     count = strand.shape[-2]
     place = np.linspace(0, count - 1, (count - 1) * factor + 1, dtype=np.float32)
     low = np.minimum(place.astype(np.intp), count - 2)

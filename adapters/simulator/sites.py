@@ -28,11 +28,11 @@ class Marker:
     portable_word: str = "PORTABLE"  # on AP films; "" for none
     height: float = 1.5  # cm
     brightness: Range = (0.85, 1.0)
-    at: Literal["top", "side", "bottom"] = "top"
+    position: Literal["top", "side", "bottom"] = "top"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Equipment:
+class SiteEquipment:
     """What the site's machines write into a header. Names of makers who do not exist."""
 
     institution: str
@@ -45,7 +45,7 @@ class Equipment:
     cr_share: float = 0.3  # of studies that come from cassettes
     poor_share: float = 0.15  # of CR studies whose header says almost nothing
     sparse_share: float = 0.15  # of CR studies in whose header these are empty:
-    omits: tuple[str, ...] = ("ViewPosition", "PatientOrientation")
+    empty_attributes: tuple[str, ...] = ("ViewPosition", "PatientOrientation")
     inverted_share: float = 0.3  # MONOCHROME1
 
 
@@ -54,15 +54,15 @@ class Site:
     """One hospital: the look of its films and the customs of its radiographers. Lengths in cm on the detector."""
 
     name: str
-    equipment: Equipment
+    equipment: SiteEquipment
     ap_share: float = NATURAL_AP_SHARE
-    older_by: float = 0.0  # years, than the patients of ChestX-ray14
+    age_offset: float = 0.0  # years, than the patients of ChestX-ray14
     scatter: Range = (0.08, 0.16)  # share of the signal that is fog
     portable_scatter: Range = (0.22, 0.36)
     noise: Range = (0.006, 0.012)  # of the signal behind 14 cm of water, in a pixel of 0.074 cm
     portable_noise: Range = (0.014, 0.024)
     blur: Range = (0.030, 0.045)  # sigma of the detector
-    edges: Range = (0.35, 0.75)  # strength of edge enhancement
+    edge_strength: Range = (0.35, 0.75)  # strength of edge enhancement
     edge_scale: Range = (0.8, 1.0)  # sigma of what it takes away
     curve: Literal["gamma", "sigmoid"] = "gamma"
     contrast: Range = (0.85, 0.95)  # the exponent of gamma, the steepness of sigmoid
@@ -70,21 +70,21 @@ class Site:
     white: Range = (0.98, 1.06)  # of the thickest hundredth of the film
     zoom: Range = (1.0, 1.14)
     portable_zoom: Range = (1.04, 1.18)
-    collimation: float = 0.35  # share of films on which shutters show
+    collimation_share: float = 0.35  # share of films on which shutters show
     shutter: Range = (0.2, 1.4)
     border: Literal["black", "white"] = "black"
     grid_lines: Range = (0.0, 0.0)  # relative strength of the anti-scatter grid's lines
     cut_off: Range = (0.0, 0.06)  # relative fall of the exposure from one side to the other
     marker: Marker = field(default_factory=Marker)
-    marked: float = 0.85  # share of films with a marker
-    leads: float = 0.55  # share of AP films with ECG leads
-    lines: float = 0.35  # share of AP films with a central line; tubes are rarer
-    drains: float = 0.4  # share of films with a pneumothorax that show a chest drain
+    marker_share: float = 0.85  # share of films with a marker
+    lead_share: float = 0.55  # share of AP films with ECG leads
+    line_share: float = 0.35  # share of AP films with a central line; tubes are rarer
+    drain_share: float = 0.4  # share of films with a pneumothorax that show a chest drain
 
 
 _NORTH = Site(
     name="north",
-    equipment=Equipment(
+    equipment=SiteEquipment(
         institution="PHANTOM NORTH HOSPITAL",
         manufacturer="Phantom Works",
         dx_model="Virtual DX",
@@ -94,7 +94,7 @@ _NORTH = Site(
 )
 _EAST = Site(
     name="east",
-    equipment=Equipment(
+    equipment=SiteEquipment(
         institution="PHANTOM EAST CLINIC",
         manufacturer="Lumen Imaging",
         dx_model="Panel 43",
@@ -102,30 +102,30 @@ _EAST = Site(
         software="E7.02",
         dx_bits=(14,),
         cr_bits=(10, 12),
-        omits=("BodyPartExamined", "Laterality", "PatientAge", "PatientSex"),
+        empty_attributes=("BodyPartExamined", "Laterality", "PatientAge", "PatientSex"),
         inverted_share=0.6,
     ),
     ap_share=0.30,
-    older_by=-4.0,
+    age_offset=-4.0,
     scatter=(0.05, 0.11),
     portable_scatter=(0.16, 0.26),
     noise=(0.004, 0.009),
     portable_noise=(0.009, 0.016),
-    edges=(0.15, 0.4),
+    edge_strength=(0.15, 0.4),
     edge_scale=(1.3, 1.8),
     curve="sigmoid",
     contrast=(1.8, 2.6),
     white=(0.96, 1.02),
     zoom=(0.95, 1.08),
-    collimation=0.6,
+    collimation_share=0.6,
     shutter=(0.3, 2.0),
-    marker=Marker(letter="R", style="ring", portable_word="AP", height=1.7, at="side"),
-    leads=0.4,
-    lines=0.25,
+    marker=Marker(letter="R", style="ring", portable_word="AP", height=1.7, position="side"),
+    lead_share=0.4,
+    line_share=0.25,
 )
 _SOUTH = Site(
     name="south",
-    equipment=Equipment(
+    equipment=SiteEquipment(
         institution="PHANTOM SOUTH MEDICAL CENTRE",
         manufacturer="Meridian Rontgen",
         dx_model="MR-500",
@@ -133,29 +133,29 @@ _SOUTH = Site(
         software="5.0.1",
         cr_share=0.6,
         poor_share=0.3,
-        omits=("ViewPosition", "BodyPartExamined", "Laterality", "PatientOrientation"),
+        empty_attributes=("ViewPosition", "BodyPartExamined", "Laterality", "PatientOrientation"),
     ),
     ap_share=0.45,
-    older_by=3.0,
+    age_offset=3.0,
     scatter=(0.12, 0.22),
     portable_scatter=(0.26, 0.40),
     noise=(0.010, 0.018),
     portable_noise=(0.016, 0.028),
     blur=(0.045, 0.07),
-    edges=(0.5, 1.0),
+    edge_strength=(0.5, 1.0),
     edge_scale=(0.5, 0.8),
     contrast=(1.0, 1.25),
     white=(1.02, 1.12),
-    collimation=0.2,
+    collimation_share=0.2,
     grid_lines=(0.0, 0.006),
     cut_off=(0.0, 0.12),
     marker=Marker(style="plain", word="", portable_word="PORT", height=1.9),
-    leads=0.6,
-    lines=0.45,
+    lead_share=0.6,
+    line_share=0.45,
 )
 _LAKE = Site(
     name="lake",
-    equipment=Equipment(
+    equipment=SiteEquipment(
         institution="PHANTOM LAKE INFIRMARY",
         manufacturer="Phantom Works",
         dx_model="Virtual DX Mobile",
@@ -166,21 +166,21 @@ _LAKE = Site(
     ),
     ap_share=0.40,
     noise=(0.007, 0.014),
-    edges=(0.8, 1.3),
+    edge_strength=(0.8, 1.3),
     edge_scale=(1.0, 1.6),
     curve="sigmoid",
     contrast=(1.4, 2.2),
     black=(1.2, 2.0),
     white=(0.92, 1.0),
     zoom=(1.04, 1.18),
-    collimation=0.5,
+    collimation_share=0.5,
     shutter=(0.1, 0.8),
     border="white",
     marker=Marker(style="disc", portable_word="PORTABLE", height=1.4),
 )
 _WEST = Site(
     name="west",
-    equipment=Equipment(
+    equipment=SiteEquipment(
         institution="PHANTOM WEST UNIVERSITY HOSPITAL",
         manufacturer="Occident Medical",
         dx_model="Vista R",
@@ -190,32 +190,32 @@ _WEST = Site(
         cr_bits=(12,),
         cr_share=0.35,
         poor_share=0.2,
-        omits=("ViewPosition", "PatientSex", "PatientBirthDate", "PatientAge"),
+        empty_attributes=("ViewPosition", "PatientSex", "PatientBirthDate", "PatientAge"),
         inverted_share=0.5,
     ),
     ap_share=0.62,
-    older_by=6.0,
+    age_offset=6.0,
     scatter=(0.20, 0.34),
     portable_scatter=(0.34, 0.52),
     noise=(0.014, 0.024),
     portable_noise=(0.022, 0.036),
     blur=(0.035, 0.06),
-    edges=(1.6, 2.6),
+    edge_strength=(1.6, 2.6),
     edge_scale=(0.35, 0.6),
     contrast=(0.52, 0.68),
     black=(0.2, 0.8),
     white=(1.06, 1.2),
     zoom=(0.90, 1.04),
     portable_zoom=(0.94, 1.10),
-    collimation=0.75,
+    collimation_share=0.75,
     shutter=(0.4, 2.4),
     border="white",
     grid_lines=(0.002, 0.010),
     cut_off=(0.0, 0.16),
-    marker=Marker(letter="R", style="box", word="ER", portable_word="PORTABLE SUPINE", height=2.2, at="bottom"),
-    marked=0.95,
-    leads=0.7,
-    lines=0.55,
+    marker=Marker(letter="R", style="box", word="ER", portable_word="PORTABLE SUPINE", height=2.2, position="bottom"),
+    marker_share=0.95,
+    lead_share=0.7,
+    line_share=0.55,
 )
 
 SITES: Mapping[str, Site] = MappingProxyType({site.name: site for site in (_NORTH, _EAST, _SOUTH, _LAKE, _WEST)})

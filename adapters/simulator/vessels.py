@@ -5,51 +5,51 @@ from __future__ import annotations
 import numpy as np
 
 from adapters.simulator.anatomy import SIDES, Body
-from adapters.simulator.raster import Field, Grid, Sheet, ball
+from adapters.simulator.raster import Field, Grid, Sheet, ellipsoid_profile
 
-THINNEST = 0.05
+MIN_RADIUS = 0.05
 """Radius (cm) below which a vessel is not followed: its shadow is part of the lungs' grain."""
-THIN, THICK = 0.09, 0.15
+THIN_RADIUS, THICK_RADIUS = 0.09, 0.15
 """Radii (cm) that are drawn alike; a thick vessel has no fine edges."""
-ROOTS = ((-75, 0.42), (-58, 0.36), (-35, 0.34), (-12, 0.38), (8, 0.36), (28, 0.42), (50, 0.52), (68, 0.58), (82, 0.40))
+ROOT_VESSELS = ((-75, 0.42), (-58, 0.36), (-35, 0.34), (-12, 0.38), (8, 0.36), (28, 0.42), (50, 0.52), (68, 0.58), (82, 0.40))
 """Vessels that leave each hilum: degrees below the horizontal, radius in cm. The lower ones are larger: a standing patient's."""
-BLOOD = 1.15
+BLOOD_THICKNESS_FACTOR = 1.15
 """Thickness of water relative to a vessel's diameter: the wall and the sheath show with the blood."""
-LEFT_HIGHER = 0.9
+LEFT_HILUM_RISE = 0.9
 """How much higher the left hilum is, cm."""
 
 
 def vessels(at: Grid, body: Body) -> Field:
     """Thickness of blood (cm) in the vessels of both lungs of a person."""
-    paths, widths = _trees(body)
-    fine, coarse = Sheet(at), Sheet(at.coarse())
-    for low, high, sheet in ((0.0, THIN, fine), (THIN, THICK, fine), (THICK, 9.0, coarse)):
+    paths, widths = _grow_trees(body)
+    fine, coarse = Sheet(at), Sheet(at.downsampled())
+    for low, high, sheet in ((0.0, THIN_RADIUS, fine), (THIN_RADIUS, THICK_RADIUS, fine), (THICK_RADIUS, 9.0, coarse)):
         part = (widths[:, 0] > low) & (widths[:, 0] <= high)
         if part.any():
-            sheet.ribbon(paths[part], widths[part], ball, 2 * BLOOD * widths[part])
-    return (fine.rendered() + at.fine(coarse.rendered())) * np.float32(1 - body.sparse)
+            sheet.add_ribbon(paths[part], widths[part], ellipsoid_profile, 2 * BLOOD_THICKNESS_FACTOR * widths[part])
+    return (fine.render() + at.upsample(coarse.render())) * np.float32(1 - body.vessel_loss)
 
 
-def _trees(body: Body) -> tuple[Field, Field]:
+def _grow_trees(body: Body) -> tuple[Field, Field]:
     """Return the pieces of all vessels of both lungs: paths [N, 5, 2] and radii [N, 5], cm."""
-    chance, count = np.random.default_rng([body.seed, 2]), len(ROOTS)
+    chance, count = np.random.default_rng([body.seed, 2]), len(ROOT_VESSELS)
     side = np.repeat(np.array(SIDES, dtype=np.float32), count)
-    angle: Field = np.deg2rad(np.tile([degrees for degrees, _ in ROOTS], 2) + chance.normal(0, 7, 2 * count))
-    radius: Field = np.tile([radius for _, radius in ROOTS], 2) * chance.uniform(0.8, 1.2, 2 * count)
-    height = body.hilum - LEFT_HIGHER * (side > 0)
-    root = np.stack([side * (3.0 + 0.5 * np.cos(angle)) + body.shift, height + 1.2 * np.sin(angle)], axis=1)
+    angle: Field = np.deg2rad(np.tile([degrees for degrees, _ in ROOT_VESSELS], 2) + chance.normal(0, 7, 2 * count))
+    radius: Field = np.tile([radius for _, radius in ROOT_VESSELS], 2) * chance.uniform(0.8, 1.2, 2 * count)
+    height = body.hilum - LEFT_HILUM_RISE * (side > 0)
+    root = np.stack([side * (3.0 + 0.5 * np.cos(angle)) + body.mediastinal_shift, height + 1.2 * np.sin(angle)], axis=1)
     start: Field = root + chance.normal(0, 0.28, root.shape)
-    centre: Field = np.stack([side * 2.6 + body.shift, height], axis=1)
+    centre: Field = np.stack([side * 2.6 + body.mediastinal_shift, height], axis=1)
     paths, widths = [], []
     while radius.size:
-        path, bends, ends = _generation(chance, start, angle, radius, side, centre)
+        path, bends, ends = _grow_generation(chance, start, angle, radius, side, centre)
         paths.append(path)
         widths.append(np.linspace(radius, ends, path.shape[1], axis=1))
-        start, angle, radius, side, centre = _forked(chance, path[:, -1], bends, ends, side, centre)
+        start, angle, radius, side, centre = _fork_vessels(chance, path[:, -1], bends, ends, side, centre)
     return np.concatenate(paths), np.concatenate(widths)
 
 
-def _generation(
+def _grow_generation(
     chance: np.random.Generator, start: Field, angle: Field, radius: Field, side: Field, centre: Field
 ) -> tuple[Field, Field, Field]:
     """Return bent pieces of vessel [N, 5, 2], their last directions [N] and last radii [N]; thinner ones are shorter.
@@ -66,7 +66,7 @@ def _generation(
     return path.astype(np.float32), bends[:, -1], 0.93 * radius
 
 
-def _forked(
+def _fork_vessels(
     chance: np.random.Generator, end: Field, angle: Field, radius: Field, side: Field, centre: Field
 ) -> tuple[Field, Field, Field, Field, Field]:
     """Return start, angle, radius, side and hilum of the two children of each piece; those too thin to see are dropped."""
@@ -74,5 +74,5 @@ def _forked(
     turn = chance.uniform(0.15, 0.6, (2, radius.size))
     thinner = np.concatenate([radius * share ** (1 / 3), radius * (1 - share) ** (1 / 3)]) * 0.93
     aside = np.concatenate([angle + turn[0] * (1 - share), angle - turn[1] * share])
-    kept = thinner > THINNEST
+    kept = thinner > MIN_RADIUS
     return np.tile(end, (2, 1))[kept], aside[kept], thinner[kept], np.tile(side, 2)[kept], np.tile(centre, (2, 1))[kept]

@@ -16,17 +16,27 @@ from typing import BinaryIO
 import xxhash
 
 from pipeline.domain import StoredFile
-from pipeline.errors import OutOfResources, Refused
-from pipeline.ports.outside import Buffer
+from pipeline.errors import OutOfResources, PermanentError
+from pipeline.ports.services import Buffer
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOENT}
-PART = ".part"
-ARRIVING = "arriving"
+UNWRITABLE_ERRNOS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOENT,
+}
+PART_SUFFIX = ".part"
+ARRIVING_FOLDER = "arriving"
 """Folder of the parts: their names are not known before they are whole."""
 WRITE_BACK_BYTES = 1 << 22
 """The disk begins to write an arriving file in pieces of this size, so that little is left to wait for at its end."""
 
-FOLDERS = 8
+MAX_FOLDER_THREADS = 8
 """Folders that are made at once, each while the file that goes there is synced."""
 
 
@@ -35,31 +45,31 @@ class FileImageStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._folders = ThreadPoolExecutor(max_workers=FOLDERS, thread_name_prefix="folder")
+        self._folder_pool = ThreadPoolExecutor(max_workers=MAX_FOLDER_THREADS, thread_name_prefix="folder")
 
     def file_of(self, content: bytes) -> StoredFile:
-        return _named(hashlib.sha256(content).hexdigest(), len(content), xxhash.xxh3_128_hexdigest(content))
+        return _build_stored_file(hashlib.sha256(content).hexdigest(), len(content), xxhash.xxh3_128_hexdigest(content))
 
     def write(self, content: bytes) -> StoredFile:
         file = self.file_of(content)
         if not self.exists(file):
-            arriving = self.arriving()
+            arriving = self.open_incoming()
             try:
                 arriving.write(content)
-                arriving.keep()
+                arriving.commit()
             finally:
                 arriving.discard()
         return file
 
-    def arriving(self) -> ArrivingFile:
-        with self.translated():
-            self._make_folder(self.root / ARRIVING)
-            return ArrivingFile(self, self.root / ARRIVING / f"{secrets.token_hex(8)}{PART}")
+    def open_incoming(self) -> ArrivingFile:
+        with self.translate_errors():
+            self._make_folder(self.root / ARRIVING_FOLDER)
+            return ArrivingFile(self, self.root / ARRIVING_FOLDER / f"{secrets.token_hex(8)}{PART_SUFFIX}")
 
-    def place(self, part: Path, descriptor: int, file: StoredFile) -> None:
+    def publish(self, part: Path, descriptor: int, file: StoredFile) -> None:
         """Give a file that was written its own name, in the place of whatever is there; durable when this returns. OSError."""
-        path = self._path(file)
-        folder = None if path.parent.is_dir() else self._folders.submit(self._make_folder, path.parent)  # meanwhile
+        path = self._locate_file(file)
+        folder = None if path.parent.is_dir() else self._folder_pool.submit(self._make_folder, path.parent)  # meanwhile
         os.fsync(descriptor)
         if folder is not None:
             folder.result()
@@ -80,14 +90,14 @@ class FileImageStore:
 
     def read(self, file: StoredFile) -> bytes:
         try:
-            content = self._path(file).read_bytes()
+            content = self._locate_file(file).read_bytes()
         except OSError as error:
-            raise Refused(
+            raise PermanentError(
                 f"file {file.key} of the image store cannot be read: {error.strerror}",
                 hint="send the study again: an instance whose file is lost is taken anew",
             ) from error
-        if len(content) != file.size or _differs(content, file):
-            raise Refused(
+        if len(content) != file.size or _is_damaged(content, file):
+            raise PermanentError(
                 f"file {file.key} of the image store is not what was written: its checksum differs",
                 hint="remove the damaged file, check the disk, and send the study again",
             )
@@ -95,37 +105,37 @@ class FileImageStore:
 
     def exists(self, file: StoredFile) -> bool:
         try:
-            return self._path(file).stat().st_size == file.size
+            return self._locate_file(file).stat().st_size == file.size
         except OSError:
             return False
 
     def remove(self, file: StoredFile) -> None:
-        self._path(file).unlink(missing_ok=True)
+        self._locate_file(file).unlink(missing_ok=True)
 
     def free_bytes(self) -> int:
-        with self.translated():
+        with self.translate_errors():
             self._make_folder(self.root)
             found = os.statvfs(self.root)
         return found.f_bavail * found.f_frsize
 
-    def sweep(self, *, older_than_seconds: float) -> int:
+    def remove_stale_parts(self, *, older_than_seconds: float) -> int:
         """Remove what half-finished writes left behind that long ago; return how many."""
         before = time.time() - older_than_seconds
-        left = [part for part in self.root.rglob(f"*{PART}") if part.stat().st_mtime < before]
+        left = [part for part in self.root.rglob(f"*{PART_SUFFIX}") if part.stat().st_mtime < before]
         for part in left:
             part.unlink(missing_ok=True)
         return len(left)
 
-    def _path(self, file: StoredFile) -> Path:
+    def _locate_file(self, file: StoredFile) -> Path:
         return self.root / file.key
 
     @contextmanager
-    def translated(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         """Turn the errors of a disk that will not take it into OutOfResources."""
         try:
             yield
         except OSError as error:
-            if error.errno not in NO_ROOM:
+            if error.errno not in UNWRITABLE_ERRNOS:
                 raise
             raise OutOfResources(
                 f"image store {self.root} cannot be written: {error.strerror}",
@@ -140,53 +150,53 @@ class ArrivingFile:
         """Open the part. OSError."""
         self._store, self._part = store, part
         self._hash, self._checksum = hashlib.sha256(), xxhash.xxh3_128()
-        self._size = self._started = 0
+        self._size = self._flushed = 0
         self._descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
 
     @property
     def file(self) -> StoredFile:
-        return _named(self._hash.hexdigest(), self._size, self._checksum.hexdigest())
+        return _build_stored_file(self._hash.hexdigest(), self._size, self._checksum.hexdigest())
 
     def write(self, content: Buffer) -> None:
         rest = memoryview(content)
         self._hash.update(rest)
         self._checksum.update(rest)
-        with self._store.translated():
+        with self._store.translate_errors():
             while rest:
                 written = os.write(self._descriptor, rest)
                 rest, self._size = rest[written:], self._size + written
-        if self._size - self._started >= WRITE_BACK_BYTES:
+        if self._size - self._flushed >= WRITE_BACK_BYTES:
             with suppress(OSError):  # only advice: Linux begins to write these pages to the disk, and drops what is there already
-                os.posix_fadvise(self._descriptor, self._started, self._size - self._started, os.POSIX_FADV_DONTNEED)
-            self._started = self._size
+                os.posix_fadvise(self._descriptor, self._flushed, self._size - self._flushed, os.POSIX_FADV_DONTNEED)
+            self._flushed = self._size
 
     def open(self) -> BinaryIO:
         stream = os.fdopen(os.dup(self._descriptor), "rb")
         stream.seek(0)
         return stream
 
-    def keep(self) -> StoredFile:
+    def commit(self) -> StoredFile:
         file = self.file
-        with self._store.translated():
-            self._store.place(self._part, self._descriptor, file)
-        self._close()
+        with self._store.translate_errors():
+            self._store.publish(self._part, self._descriptor, file)
+        self._close_descriptor()
         return file
 
     def discard(self) -> None:
         if self._descriptor >= 0:
-            self._close()
+            self._close_descriptor()
             self._part.unlink(missing_ok=True)
 
-    def _close(self) -> None:
+    def _close_descriptor(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         os.close(descriptor)
 
 
-def _named(digest: str, size: int, checksum: str) -> StoredFile:
+def _build_stored_file(digest: str, size: int, checksum: str) -> StoredFile:
     return StoredFile(f"{digest[:2]}/{digest[2:4]}/{digest}.dcm", digest, size, checksum)
 
 
-def _differs(content: bytes, file: StoredFile) -> bool:
+def _is_damaged(content: bytes, file: StoredFile) -> bool:
     if file.xxh3:
         return xxhash.xxh3_128_hexdigest(content) != file.xxh3
     return hashlib.sha256(content).hexdigest() != file.sha256

@@ -18,11 +18,11 @@ from typing import Any
 
 from adapters.model_files import CARD, HEAD, WEIGHTS, base_folder, bases_folder, version_folder
 from pipeline.domain import ModelVersion
-from pipeline.errors import NoWeights, OutOfResources, Refused, TryAgain, WeightsCorrupt
+from pipeline.errors import NoWeights, OutOfResources, PermanentError, TransientError, WeightsCorrupt
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_BASE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _ABANDONED_SECONDS = 24 * 3600  # a staging folder this old belongs to a process that died
-_AGAIN = "import the weights again: radclipd model import"
+_IMPORT_AGAIN = "import the weights again: radclipd model import"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,10 @@ class ModelStore:
 
     def base_folder(self, name: str) -> Path:
         """Return where a base of this name lies or would lie. Refused for a name that cannot be a folder's."""
-        if not _NAME.fullmatch(name):
-            raise Refused(f"{name!r} cannot name a base", hint="use up to 63 of a-z 0-9 . _ - and begin with a letter or digit")
+        if not _BASE_NAME.fullmatch(name):
+            raise PermanentError(
+                f"{name!r} cannot name a base", hint="use up to 63 of a-z 0-9 . _ - and begin with a letter or digit"
+            )
         return base_folder(self.root, name)
 
     def version_folder(self, number: int) -> Path:
@@ -58,24 +60,24 @@ class ModelStore:
     def bases(self) -> list[StoredBase]:
         """Return every whole base, by name. Whatever a dead process left half-written is not seen."""
         folder = bases_folder(self.root)
-        names = sorted(path.name for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else []
+        names = sorted(path.name for path in folder.iterdir() if _BASE_NAME.fullmatch(path.name)) if folder.is_dir() else []
         return [self.base(name) for name in names if (base_folder(self.root, name) / CARD).is_file()]
 
     def base(self, name: str) -> StoredBase:
         """Return a base. NoWeights where it is not there, WeightsRejected where its card cannot be read."""
         folder = self.base_folder(name)
-        return StoredBase(name, folder, _card(folder))
+        return StoredBase(name, folder, _read_card(folder))
 
-    def present(self, version: ModelVersion) -> bool:
+    def has_version(self, version: ModelVersion) -> bool:
         """Say whether the version's files are there; loading it proves their content."""
         return (self.base_folder(version.base) / WEIGHTS).is_file() and (self.version_folder(version.number) / HEAD).is_file()
 
     @contextmanager
     def stage(self) -> Iterator[Path]:
         """Give an empty folder to write a base or a version into; what has not been published at the end is removed."""
-        self._sweep()
+        self._remove_abandoned_folders()
         folder = self.root / f".{uuid.uuid4().hex}.part"
-        with _disk(self.root):
+        with _translate_disk_errors(self.root):
             folder.mkdir(parents=True)
         try:
             yield folder
@@ -87,46 +89,47 @@ class ModelStore:
 
         Refused where the name belongs to other weights, WeightsRejected where the staged folder is no base.
         """
-        folder, card = self.base_folder(name), _card(staged)
+        folder, card = self.base_folder(name), _read_card(staged)
         if (folder / CARD).is_file():
             known = self.base(name)
             if any(known.card.get(key) != card.get(key) for key in ("weights", "architecture", "preprocess", "marking")):
-                raise Refused(f"the base {name} exists and is another one", hint="choose another name with --name")
+                raise PermanentError(f"the base {name} exists and is another one", hint="choose another name with --name")
             return known
-        self._publish(staged, folder)
+        self._publish_folder(staged, folder)
         return self.base(name)
 
     def publish_version(self, staged: Path, number: int) -> Path:
         """Put a staged version in its place; a folder of that number that the catalog never came to know is replaced."""
-        _card(staged)
+        _read_card(staged)
         folder = self.version_folder(number)
-        self._publish(staged, folder)
+        self._publish_folder(staged, folder)
         return folder
 
     @contextmanager
-    def alone(self, what: str) -> Iterator[None]:
-        """Hold the directory for one purpose, for as long as the process lives at most. TryAgain where another process does."""
-        with _disk(self.root):
+    def lock(self, purpose: str) -> Iterator[None]:
+        """Hold the directory for one purpose, for as long as the process lives at most. TransientError where another process
+        does."""
+        with _translate_disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-            held = (self.root / f".{what}.lock").open("w")
+            held = (self.root / f".{purpose}.lock").open("w")
         with held:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise TryAgain(f"another process is at work: {what}", hint="wait for it to end") from error
+                raise TransientError(f"another process is at work: {purpose}", hint="wait for it to end") from error
             yield
 
-    def _publish(self, staged: Path, folder: Path) -> None:
-        with _disk(self.root):
+    def _publish_folder(self, staged: Path, folder: Path) -> None:
+        with _translate_disk_errors(self.root):
             folder.parent.mkdir(parents=True, exist_ok=True)
             if folder.exists():
                 folder.rename(self.root / f".{uuid.uuid4().hex}.part")  # swept later: only a rename is quick and whole
-            _sync(staged)
+            _sync_folder(staged)
             staged.rename(folder)
-            _sync(folder.parent)
-            _sync(self.root)
+            _sync_folder(folder.parent)
+            _sync_folder(self.root)
 
-    def _sweep(self) -> None:
+    def _remove_abandoned_folders(self) -> None:
         """Remove what dead processes left."""
         for folder in self.root.glob(".*.part"):
             with suppress(FileNotFoundError):  # another process sweeps too
@@ -134,21 +137,21 @@ class ModelStore:
                     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _card(folder: Path) -> dict[str, Any]:
+def _read_card(folder: Path) -> dict[str, Any]:
     path = folder / CARD
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise NoWeights(f"no model in {folder}: {error.strerror}", hint=_AGAIN) from error
+        raise NoWeights(f"no model in {folder}: {error.strerror}", hint=_IMPORT_AGAIN) from error
     except ValueError as error:
-        raise WeightsCorrupt(f"{path} is not JSON", hint=_AGAIN) from error
+        raise WeightsCorrupt(f"{path} is not JSON", hint=_IMPORT_AGAIN) from error
     if not isinstance(card, dict) or not isinstance(card.get("weights"), dict) or "sha256" not in card["weights"]:
-        raise WeightsCorrupt(f"{path} is no model's card", hint=_AGAIN)
+        raise WeightsCorrupt(f"{path} is no model's card", hint=_IMPORT_AGAIN)
     return card
 
 
 @contextmanager
-def _disk(root: Path) -> Iterator[None]:
+def _translate_disk_errors(root: Path) -> Iterator[None]:
     """Say a refusing disk in the pipeline's words."""
     try:
         yield
@@ -158,7 +161,7 @@ def _disk(root: Path) -> Iterator[None]:
         raise OutOfResources(f"cannot write to the model directory {root}: {error.strerror}", hint=hint) from error
 
 
-def _sync(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from adapters.catalog.sql_time import Moment, now
+from adapters.catalog.sql_time import UtcDateTime, now
 
 revision = "0001"
 down_revision = None
@@ -39,7 +39,7 @@ def upgrade() -> None:
     op.create_table(
         "audit_events",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
-        sa.Column("at", Moment(), server_default=now(), nullable=False),
+        sa.Column("at", UtcDateTime(), server_default=now(), nullable=False),
         sa.Column("action", sa.String(length=32), nullable=False),
         sa.Column("outcome", sa.String(length=16), nullable=False),
         sa.Column("subject", sa.String(length=128), nullable=False),
@@ -53,7 +53,7 @@ def upgrade() -> None:
         "circuits",
         sa.Column("destination", sa.String(length=64), nullable=False),
         sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("open_until", Moment(), nullable=True),
+        sa.Column("open_until", UtcDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("destination", name=op.f("pk_circuits")),
     )
     op.create_table(
@@ -64,14 +64,14 @@ def upgrade() -> None:
         sa.Column("payload", sa.JSON(), nullable=False),
         sa.Column("state", sa.String(length=16), server_default="waiting", nullable=False),
         sa.Column("priority", sa.Integer(), server_default="100", nullable=False),
-        sa.Column("run_at", Moment(), server_default=now(), nullable=False),
+        sa.Column("run_at", UtcDateTime(), server_default=now(), nullable=False),
         sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("worker", sa.String(length=128), server_default="", nullable=False),
         sa.Column("lease_token", sa.String(length=32), server_default="", nullable=False),
-        sa.Column("lease_until", Moment(), nullable=True),
+        sa.Column("lease_until", UtcDateTime(), nullable=True),
         sa.Column("error", sa.Text(), server_default="", nullable=False),
-        sa.Column("created_at", Moment(), server_default=now(), nullable=False),
-        sa.Column("finished_at", Moment(), nullable=True),
+        sa.Column("created_at", UtcDateTime(), server_default=now(), nullable=False),
+        sa.Column("finished_at", UtcDateTime(), nullable=True),
         sa.CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name=op.f("ck_jobs_running_is_leased")),
         sa.CheckConstraint("kind IN ('score', 'report', 'send')", name=op.f("ck_jobs_kind")),
         sa.CheckConstraint("state IN ('waiting', 'running', 'done', 'quarantined')", name=op.f("ck_jobs_state")),
@@ -117,9 +117,9 @@ def upgrade() -> None:
         sa.Column("band", sa.Float(), nullable=False),
         sa.Column("reason", sa.Text(), server_default="", nullable=False),
         sa.Column("card", sa.JSON(), nullable=False),
-        sa.Column("created_at", Moment(), server_default=now(), nullable=False),
-        sa.Column("served_at", Moment(), nullable=True),
-        sa.Column("retired_at", Moment(), nullable=True),
+        sa.Column("created_at", UtcDateTime(), server_default=now(), nullable=False),
+        sa.Column("served_at", UtcDateTime(), nullable=True),
+        sa.Column("retired_at", UtcDateTime(), nullable=True),
         sa.CheckConstraint("state <> 'rejected' OR reason <> ''", name=op.f("ck_model_versions_rejected_says_why")),
         sa.CheckConstraint("state IN ('candidate', 'serving', 'retired', 'rejected')", name=op.f("ck_model_versions_state")),
         sa.PrimaryKeyConstraint("number", name=op.f("pk_model_versions")),
@@ -140,7 +140,7 @@ def upgrade() -> None:
         sa.Column("patient_id", sa.String(length=128), nullable=False),
         sa.Column("issuer_of_patient_id", sa.String(length=128), nullable=False),
         sa.Column("patient_sex", sa.String(length=16), nullable=False),
-        sa.Column("created_at", Moment(), server_default=now(), nullable=False),
+        sa.Column("created_at", UtcDateTime(), server_default=now(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_patients")),
         sa.UniqueConstraint("patient_key", name=op.f("uq_patients_patient_key")),
     )
@@ -159,8 +159,8 @@ def upgrade() -> None:
         sa.Column("revision", sa.Integer(), server_default="0", nullable=False),
         sa.Column("instance_count", sa.Integer(), server_default="0", nullable=False),
         sa.Column("released", sa.Boolean(), server_default=sa.text("false"), nullable=False),
-        sa.Column("received_at", Moment(), server_default=now(), nullable=False),
-        sa.Column("last_received_at", Moment(), server_default=now(), nullable=False),
+        sa.Column("received_at", UtcDateTime(), server_default=now(), nullable=False),
+        sa.Column("last_received_at", UtcDateTime(), server_default=now(), nullable=False),
         sa.CheckConstraint("state <> 'ignored' OR reason <> ''", name=op.f("ck_studies_ignored_says_why")),
         sa.CheckConstraint("state IN ('arriving', 'settled', 'scored', 'reported', 'ignored')", name=op.f("ck_studies_state")),
         sa.CheckConstraint("revision >= 0", name=op.f("ck_studies_revision")),
@@ -189,7 +189,7 @@ def upgrade() -> None:
         sa.Column("asked_because", sa.String(length=64), server_default="", nullable=False),
         sa.Column("selection_probability", sa.Float(), nullable=True),
         sa.Column("revokes", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
-        sa.Column("created_at", Moment(), server_default=now(), nullable=False),
+        sa.Column("created_at", UtcDateTime(), server_default=now(), nullable=False),
         sa.CheckConstraint("state IN ('present', 'absent', 'uncertain')", name=op.f("ck_labels_state")),
         sa.CheckConstraint(
             "selection_probability > 0 AND selection_probability <= 1", name=op.f("ck_labels_selection_probability")
@@ -215,7 +215,7 @@ def upgrade() -> None:
         sa.Column("probability", sa.Float(), nullable=False),
         sa.Column("decision", sa.String(length=16), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
-        sa.Column("predicted_at", Moment(), server_default=now(), nullable=False),
+        sa.Column("predicted_at", UtcDateTime(), server_default=now(), nullable=False),
         sa.CheckConstraint("decision IN ('present', 'absent', 'undetermined')", name=op.f("ck_predictions_decision")),
         sa.CheckConstraint("probability BETWEEN 0 AND 1", name=op.f("ck_predictions_probability")),
         sa.CheckConstraint(f"finding IN ({FINDINGS})", name=op.f("ck_predictions_finding")),
@@ -239,9 +239,9 @@ def upgrade() -> None:
         sa.Column("file_sha256", sa.String(length=64), nullable=True),
         sa.Column("file_size", sa.BigInteger(), nullable=True),
         sa.Column("status", sa.Text(), server_default="", nullable=False),
-        sa.Column("created_at", Moment(), server_default=now(), nullable=False),
-        sa.Column("built_at", Moment(), nullable=True),
-        sa.Column("sent_at", Moment(), nullable=True),
+        sa.Column("created_at", UtcDateTime(), server_default=now(), nullable=False),
+        sa.Column("built_at", UtcDateTime(), nullable=True),
+        sa.Column("sent_at", UtcDateTime(), nullable=True),
         sa.CheckConstraint("state <> 'sent' OR sent_at IS NOT NULL", name=op.f("ck_reports_sent_has_a_time")),
         sa.CheckConstraint("state IN ('pending', 'built', 'sent', 'refused')", name=op.f("ck_reports_state")),
         sa.CheckConstraint("state IN ('pending', 'refused') OR file_sha256 IS NOT NULL", name=op.f("ck_reports_built_has_bytes")),
@@ -278,7 +278,7 @@ def upgrade() -> None:
         sa.Column("sender_ae_title", sa.String(length=64), nullable=False),
         sa.Column("sender_address", sa.String(length=64), nullable=False),
         sa.Column("called_ae_title", sa.String(length=64), nullable=False),
-        sa.Column("received_at", Moment(), server_default=now(), nullable=False),
+        sa.Column("received_at", UtcDateTime(), server_default=now(), nullable=False),
         sa.CheckConstraint("file_size > 0", name=op.f("ck_instances_file_size")),
         sa.ForeignKeyConstraint(["series"], ["series.id"], name=op.f("fk_instances_series")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_instances")),
@@ -291,7 +291,7 @@ def upgrade() -> None:
         sa.Column("instance", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("scores", sa.LargeBinary(), nullable=False),
-        sa.Column("created_at", Moment(), server_default=now(), nullable=False),
+        sa.Column("created_at", UtcDateTime(), server_default=now(), nullable=False),
         sa.ForeignKeyConstraint(["instance"], ["instances.id"], name=op.f("fk_image_scores_instance")),
         sa.ForeignKeyConstraint(["version"], ["model_versions.number"], name=op.f("fk_image_scores_version")),
         sa.PrimaryKeyConstraint("instance", "version", name=op.f("pk_image_scores")),

@@ -5,19 +5,19 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from adapters.catalog.sql_time import Moment, now
+from adapters.catalog.sql_time import UtcDateTime, now
 
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-KINDS = "kind IN ('score', 'report', 'send', 'label', 'learn')"
+KIND_CONDITION = "kind IN ('score', 'report', 'send', 'label', 'learn')"
 FINDINGS = (
     "'Atelectasis', 'Cardiomegaly', 'Effusion', 'Infiltration', 'Mass', 'Nodule', 'Pneumonia', 'Pneumothorax', 'Consolidation',"
     " 'Edema', 'Emphysema', 'Fibrosis', 'Pleural_Thickening', 'Hernia'"
 )
-Identity = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+RowId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 APPEND_ONLY = (  # SQLite; on PostgreSQL the trigger of the first schema serves
     "CREATE TRIGGER labels_no_update BEFORE UPDATE ON labels BEGIN SELECT RAISE(ABORT, 'labels are append-only'); END",
@@ -36,13 +36,13 @@ def upgrade() -> None:
         _rebuild_labels()
         _rebuild_jobs()
     else:
-        op.add_column("labels", sa.Column("stated_at", Moment(), nullable=False, server_default=now()))
+        op.add_column("labels", sa.Column("stated_at", UtcDateTime(), nullable=False, server_default=now()))
         op.add_column("labels", sa.Column("document", sa.String(length=64), nullable=False, server_default=""))
         op.execute("ALTER TABLE labels DISABLE TRIGGER labels_append_only")
         op.execute("UPDATE labels SET stated_at = created_at")
         op.execute("ALTER TABLE labels ENABLE TRIGGER labels_append_only")
         op.drop_constraint(op.f("ck_jobs_kind"), "jobs", type_="check")
-        op.create_check_constraint(op.f("ck_jobs_kind"), "jobs", KINDS)
+        op.create_check_constraint(op.f("ck_jobs_kind"), "jobs", KIND_CONDITION)
     said = sa.text("document <> '' AND state IS NOT NULL")
     op.create_index(
         "uq_labels_document",
@@ -61,17 +61,17 @@ def downgrade() -> None:
 def _rebuild_labels() -> None:
     op.create_table(
         "labels_0002",
-        sa.Column("id", Identity, autoincrement=True, nullable=False),
-        sa.Column("study", Identity, nullable=False),
+        sa.Column("id", RowId, autoincrement=True, nullable=False),
+        sa.Column("study", RowId, nullable=False),
         sa.Column("finding", sa.String(length=32), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=True),
         sa.Column("reader", sa.String(length=64), nullable=False),
         sa.Column("source", sa.String(length=64), nullable=False),
         sa.Column("asked_because", sa.String(length=64), server_default="", nullable=False),
         sa.Column("selection_probability", sa.Float(), nullable=True),
-        sa.Column("revokes", Identity, nullable=True),
-        sa.Column("created_at", Moment(), server_default=now(), nullable=False),
-        sa.Column("stated_at", Moment(), server_default=now(), nullable=False),
+        sa.Column("revokes", RowId, nullable=True),
+        sa.Column("created_at", UtcDateTime(), server_default=now(), nullable=False),
+        sa.Column("stated_at", UtcDateTime(), server_default=now(), nullable=False),
         sa.Column("document", sa.String(length=64), server_default="", nullable=False),
         sa.CheckConstraint("state IN ('present', 'absent', 'uncertain')", name=op.f("ck_labels_state")),
         sa.CheckConstraint(
@@ -101,22 +101,22 @@ def _rebuild_labels() -> None:
 def _rebuild_jobs() -> None:
     op.create_table(
         "jobs_0002",
-        sa.Column("id", Identity, autoincrement=True, nullable=False),
+        sa.Column("id", RowId, autoincrement=True, nullable=False),
         sa.Column("kind", sa.String(length=16), nullable=False),
         sa.Column("subject", sa.String(length=64), nullable=False),
         sa.Column("payload", sa.JSON(), nullable=False),
         sa.Column("state", sa.String(length=16), server_default="waiting", nullable=False),
         sa.Column("priority", sa.Integer(), server_default="100", nullable=False),
-        sa.Column("run_at", Moment(), server_default=now(), nullable=False),
+        sa.Column("run_at", UtcDateTime(), server_default=now(), nullable=False),
         sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("worker", sa.String(length=128), server_default="", nullable=False),
         sa.Column("lease_token", sa.String(length=32), server_default="", nullable=False),
-        sa.Column("lease_until", Moment(), nullable=True),
+        sa.Column("lease_until", UtcDateTime(), nullable=True),
         sa.Column("error", sa.Text(), server_default="", nullable=False),
-        sa.Column("created_at", Moment(), server_default=now(), nullable=False),
-        sa.Column("finished_at", Moment(), nullable=True),
+        sa.Column("created_at", UtcDateTime(), server_default=now(), nullable=False),
+        sa.Column("finished_at", UtcDateTime(), nullable=True),
         sa.CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name=op.f("ck_jobs_running_is_leased")),
-        sa.CheckConstraint(KINDS, name=op.f("ck_jobs_kind")),
+        sa.CheckConstraint(KIND_CONDITION, name=op.f("ck_jobs_kind")),
         sa.CheckConstraint("state IN ('waiting', 'running', 'done', 'quarantined')", name=op.f("ck_jobs_state")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
     )

@@ -32,7 +32,7 @@ INDEXES: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("ix_jobs_learn", "jobs", ("id",), "kind = 'learn'"),
     ("ix_jobs_by_state", "jobs", ("state", "id", "kind"), ""),
 )
-STORAGE = (
+STORAGE_PARAMETERS = (
     # The queue's rows change three times each and are soon done: a fifth of a large table dead would slow every claim.
     ("jobs", "fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02"),
     # A study's row changes with each of its images and at each step.
@@ -40,11 +40,11 @@ STORAGE = (
     ("reports", "autovacuum_vacuum_scale_factor = 0.05"),
 )
 """Of PostgreSQL."""
-REVISIONS = """
+FILL_REVISIONS = """
 UPDATE studies SET revision = (SELECT MAX(p.revision) FROM predictions p WHERE p.study = studies.id)
 WHERE revision = 0 AND EXISTS (SELECT 1 FROM predictions p WHERE p.study = studies.id)"""
 """The views find the latest predictions by the study's own count, which whoever filled a catalog by hand may have left at none."""
-BEFOREHAND = (REVISIONS,)
+BEFOREHAND = (FILL_REVISIONS,)
 """Of PostgreSQL, outside of the transaction that takes views and tables for itself: to look at every study takes its time."""
 
 
@@ -55,10 +55,10 @@ def upgrade() -> None:
     op.drop_index("ix_labels_study", "labels")
     op.drop_index("ix_jobs_state", "jobs")
     if op.get_bind().dialect.name == "postgresql":
-        for table, settings in STORAGE:
+        for table, settings in STORAGE_PARAMETERS:
             op.execute(f"ALTER TABLE {table} SET ({settings})")
     else:
-        op.execute(REVISIONS)
+        op.execute(FILL_REVISIONS)
 
 
 def downgrade() -> None:
@@ -67,5 +67,5 @@ def downgrade() -> None:
     for name, table, _, _ in reversed(INDEXES):
         op.drop_index(name, table)
     if op.get_bind().dialect.name == "postgresql":
-        for table, settings in STORAGE:
+        for table, settings in STORAGE_PARAMETERS:
             op.execute(f"ALTER TABLE {table} RESET ({', '.join(one.split(' = ')[0] for one in settings.split(', '))})")

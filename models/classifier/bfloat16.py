@@ -14,75 +14,75 @@ import torch
 from open_clip.transformer import ResidualAttentionBlock
 
 from models.classifier.classifier import Classifier
-from models.encoder.delta import own_copy
+from models.encoder.delta import copy_with_own_parameters
 from models.encoder.encoder import Encoder
-from models.encoder.golden import golden_films
+from models.encoder.golden import golden_images
 from models.encoder.partition import vision_transformer
-from models.encoder.precision import Precision, chosen
+from models.encoder.precision import Precision, choose_dtype
 from models.errors import CannotPartition
 
-LARGEST_DIFFERENCE = 0.02
+MAX_SCORE_DIFFERENCE = 0.02
 """How far a score in bfloat16 may be from that in float32 on the golden films. With the shipped encoder 0.009 was the most on 150
 phantoms, and no AUC moved by more than 0.003: the noise of films that were scored again a little shifted is larger."""
-LEAST_AGREEMENT = 0.99
+MIN_AGREEMENT = 0.99
 """Least AUC of the scores in bfloat16 against the order that float32 puts the golden films in."""
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PrecisionComparison:
     """Scores in bfloat16 beside those in float32, of the golden films. `agreement`: AUC against the order in float32."""
 
     largest_difference: float
     agreement: float
 
     @property
-    def holds(self) -> bool:
+    def is_equivalent(self) -> bool:
         """Whether the one may stand for the other."""
-        return self.largest_difference <= LARGEST_DIFFERENCE and self.agreement >= LEAST_AGREEMENT
+        return self.largest_difference <= MAX_SCORE_DIFFERENCE and self.agreement >= MIN_AGREEMENT
 
 
-def narrowed(encoder: Encoder) -> Encoder:
+def with_bfloat16_blocks(encoder: Encoder) -> Encoder:
     """Return an encoder whose image blocks multiply in bfloat16 and whose residual stream stays float32. The given one stays.
 
     A stream in bfloat16, too, is no faster and twice as far off. CannotPartition for towers that are no sequence of blocks.
     """
     names = [name for name, _ in encoder.network.named_parameters() if name.startswith("visual.transformer.resblocks.")]
-    twin = own_copy(encoder, names)
+    twin = copy_with_own_parameters(encoder, names)
     for block in vision_transformer(twin.network).transformer.resblocks:
         if type(block) is not ResidualAttentionBlock:
             raise CannotPartition(f"its blocks are {type(block).__name__}")
         for norm, products in ((block.ln_1, block.attn), (block.ln_2, block.mlp)):
             products.to(torch.bfloat16)
-            norm.register_forward_hook(_to_bfloat16)
+            norm.register_forward_hook(_cast_to_bfloat16)
     twin.precision = torch.bfloat16
     return twin
 
 
-def served(classifier: Classifier, precision: Precision) -> tuple[Classifier, Comparison | None, str]:
+def choose_serving_precision(classifier: Classifier, precision: Precision) -> tuple[Classifier, PrecisionComparison | None, str]:
     """Return the classifier as it may serve, how it compares with float32, and why it is float32 though bfloat16 was to be had."""
-    if chosen(precision, classifier.encoder.device) is torch.float32:
+    if choose_dtype(precision, classifier.encoder.device) is torch.float32:
         return classifier, None, ""
     try:
-        fast = classifier.by(narrowed)
+        fast = classifier.map_encoders(with_bfloat16_blocks)
     except CannotPartition as error:
         return classifier, None, str(error)
-    compared = compare(classifier, fast)
-    return (fast, compared, "") if compared.holds else (classifier, compared, "its scores are not those of float32")
+    compared = compare_precisions(classifier, fast)
+    return (fast, compared, "") if compared.is_equivalent else (classifier, compared, "its scores are not those of float32")
 
 
-def compare(exact: Classifier, fast: Classifier) -> Comparison:
+def compare_precisions(exact: Classifier, fast: Classifier) -> PrecisionComparison:
     """Score the golden films both ways."""
-    pixels = torch.stack([exact.preprocess(film) for film in golden_films()])
+    pixels = torch.stack([exact.preprocess(film) for film in golden_images()])
     scores, others = exact.score_pixels(pixels), fast.score_pixels(pixels)
-    return Comparison(float(np.abs(scores - others).max()), _agreement(scores, others))
+    return PrecisionComparison(float(np.abs(scores - others).max()), _compute_agreement(scores, others))
 
 
-def _agreement(scores: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> float:
+def _compute_agreement(scores: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> float:
     """Return how often, of two films that float32 tells apart, the other way puts the same one first. Arrays [films, findings]."""
-    apart = scores[:, None] - scores[None] > LARGEST_DIFFERENCE
+    apart = scores[:, None] - scores[None] > MAX_SCORE_DIFFERENCE
     same = (others[:, None] - others[None])[apart]
     return float((same > 0).mean() + (same == 0).mean() / 2) if apart.any() else 1.0
 
 
-def _to_bfloat16(_norm: torch.nn.Module, _given: tuple[torch.Tensor, ...], normed: torch.Tensor) -> torch.Tensor:
+def _cast_to_bfloat16(_norm: torch.nn.Module, _given: tuple[torch.Tensor, ...], normed: torch.Tensor) -> torch.Tensor:
     return normed.to(torch.bfloat16)

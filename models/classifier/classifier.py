@@ -11,13 +11,20 @@ import numpy.typing as npt
 import torch
 
 from models.classifier.head import LinearHead
-from models.classifier.version_weights import Addition, Moved
-from models.encoder.activations import Cut, cut, encoded, from_prefix, onward, prefix
+from models.classifier.version_weights import FineTunedBlocks, VersionWeights
+from models.encoder.activations import (
+    SplitActivations,
+    compute_activations,
+    encode_activations,
+    encode_images_fast,
+    encode_split,
+    run_blocks,
+)
 from models.encoder.base import Base
-from models.encoder.delta import adapted
+from models.encoder.delta import apply_delta
 from models.encoder.encoder import Encoder
-from models.encoder.partition import names_of, partition
-from models.errors import WeightsIncompatible
+from models.encoder.partition import parameter_names, partition
+from models.errors import CheckpointIncompatible
 from models.images.preprocess import Preprocess
 
 BATCH_TOLERANCE = 1e-4
@@ -29,7 +36,7 @@ scores does not pass them: features are stored as they are, and move a score by 
 
 
 @dataclass(frozen=True)
-class Unfrozen:
+class UnfrozenEncoder:
     """The encoder whose last `k` blocks moved, its head, and the findings bool [F] that the two score."""
 
     encoder: Encoder
@@ -38,14 +45,14 @@ class Unfrozen:
     k: int
 
     @classmethod
-    def of(cls, encoder: Encoder, moved: Moved) -> Self:
+    def from_blocks(cls, encoder: Encoder, blocks: FineTunedBlocks) -> Self:
         """Put moved tensors into a copy of the base's encoder. CannotPartition; WeightsIncompatible where they are another's."""
-        if set(moved.delta) != set(names_of(partition(encoder.network).last(moved.k))):
-            raise WeightsIncompatible(
-                f"the moved tensors are not the last {moved.k} blocks of this encoder",
+        if set(blocks.delta) != set(parameter_names(partition(encoder.network).last_parts(blocks.k))):
+            raise CheckpointIncompatible(
+                f"the moved tensors are not the last {blocks.k} blocks of this encoder",
                 hint="use the base that they were trained on",
             )
-        return cls(adapted(encoder, moved.delta), moved.head, moved.findings, moved.k)
+        return cls(apply_delta(encoder, blocks.delta), blocks.head, blocks.findings, blocks.k)
 
     def to(self, device: torch.device) -> Self:
         """Return the same on a device (the encoder moves)."""
@@ -59,31 +66,31 @@ class Classifier:
     encoder: Encoder
     preprocess: Preprocess
     head: LinearHead
-    unfrozen: Unfrozen | None = None
+    unfrozen: UnfrozenEncoder | None = None
 
     def __post_init__(self) -> None:
         wanted = int(self.encoder.architecture.config["embed_dim"])
         for head in (self.head, *([self.unfrozen.head] if self.unfrozen else [])):
             if (given := head.directions.shape[1]) != wanted:
-                raise WeightsIncompatible(
+                raise CheckpointIncompatible(
                     f"the head expects vectors of {given} numbers, the encoder gives {wanted}",
                     hint="use the base that it was learnt on",
                 )
             if len(head.bias) != len(self.head.bias):
-                raise WeightsIncompatible("the two heads of the version do not score the same findings")
+                raise CheckpointIncompatible("the two heads of the version do not score the same findings")
 
     @classmethod
-    def of(cls, base: Base, addition: Addition) -> Self:
+    def of(cls, base: Base, weights: VersionWeights) -> Self:
         """Join a base and what a version adds to it. CannotPartition, WeightsIncompatible."""
-        unfrozen = Unfrozen.of(base.encoder, addition.moved) if addition.moved is not None else None
-        return cls(base.encoder, base.preprocess, addition.head, unfrozen)
+        unfrozen = UnfrozenEncoder.from_blocks(base.encoder, weights.fine_tuned) if weights.fine_tuned is not None else None
+        return cls(base.encoder, base.preprocess, weights.head, unfrozen)
 
     def to(self, device: torch.device) -> Self:
         """Return the same classifier on a device (the encoder moves)."""
         moved = self.unfrozen.to(device) if self.unfrozen else None
         return replace(self, encoder=self.encoder.to(device), head=self.head.to(device), unfrozen=moved)
 
-    def by(self, change: Callable[[Encoder], Encoder]) -> Self:
+    def map_encoders(self, change: Callable[[Encoder], Encoder]) -> Self:
         """Return the same classifier with every encoder changed."""
         moved = replace(self.unfrozen, encoder=change(self.unfrozen.encoder)) if self.unfrozen else None
         return replace(self, encoder=change(self.encoder), unfrozen=moved)
@@ -98,61 +105,63 @@ class Classifier:
     def score_pixels(self, pixels: torch.Tensor) -> npt.NDArray[np.float32]:
         """Return float32 [N, F] in 0..1 for preprocessed float32 [N, 3, S, S], all at once."""
         if self.unfrozen is None:
-            return _array(self._frozen(encoded(self.encoder, pixels)))
+            return _to_array(self._score_frozen(encode_images_fast(self.encoder, pixels)))
         k = self.unfrozen.k
         if bool(self.unfrozen.findings.all()):  # nothing asks for the frozen end
-            return _array(self._moved(prefix(self.encoder, pixels, k=k), k=k))
-        return self._both(cut(self.encoder, pixels, k=k), k=k)
+            return _to_array(self._score_unfrozen(compute_activations(self.encoder, pixels, k=k), k=k))
+        return self._score_both(encode_split(self.encoder, pixels, k=k), k=k)
 
     @torch.inference_mode()
-    def score_and_cut(self, pixels: torch.Tensor, *, k: int) -> tuple[npt.NDArray[np.float32], Cut]:
+    def score_and_split(self, pixels: torch.Tensor, *, k: int) -> tuple[npt.NDArray[np.float32], SplitActivations]:
         """Return what `score_pixels` does, and of the same pass what the base makes of the images, cut in front of the last `k`
         blocks.
 
         CannotPartition.
         """
         outer = max(k, self.unfrozen.k if self.unfrozen else 0)
-        made = cut(self.encoder, pixels, k=outer)
-        return self._both(made, k=outer), Cut(onward(self.encoder, made.entering, k=outer, to=k), made.features)
+        made = encode_split(self.encoder, pixels, k=outer)
+        return self._score_both(made, k=outer), SplitActivations(
+            run_blocks(self.encoder, made.activations, k=outer, last=k), made.features
+        )
 
-    def scores_from(self, k: int) -> bool:
+    def can_score_from(self, k: int) -> bool:
         """Say whether what enters the last `k` blocks of the base is enough: nothing before them has moved."""
         return self.unfrozen is None or self.unfrozen.k <= k
 
     @torch.inference_mode()
-    def score_cut(self, images: Cut, *, k: int) -> npt.NDArray[np.float32]:
+    def score_activations(self, images: SplitActivations, *, k: int) -> npt.NDArray[np.float32]:
         """Return float32 [N, F] in 0..1 for images that the base has passed, cut in front of its last `k` blocks, all at once.
 
         ValueError where blocks before them have moved; CannotPartition.
         """
-        if not self.scores_from(k):
+        if not self.can_score_from(k):
             raise ValueError(f"activations in front of the last {k} blocks do not pass all blocks that moved")
-        return self._both(images, k=k)
+        return self._score_both(images, k=k)
 
-    def _both(self, images: Cut, *, k: int) -> npt.NDArray[np.float32]:
+    def _score_both(self, images: SplitActivations, *, k: int) -> npt.NDArray[np.float32]:
         """The end that moved, and the frozen one, whose features are there, where findings need it."""
-        frozen = self._frozen(images.features.to(self.encoder.device))
+        frozen = self._score_frozen(images.features.to(self.encoder.device))
         if self.unfrozen is None:
-            return _array(frozen)
-        return _array(torch.where(self.unfrozen.findings, self._moved(images.entering, k=k), frozen))
+            return _to_array(frozen)
+        return _to_array(torch.where(self.unfrozen.findings, self._score_unfrozen(images.activations, k=k), frozen))
 
-    def _frozen(self, features: torch.Tensor) -> torch.Tensor:
-        return self.head.scores(_finite(features))
+    def _score_frozen(self, features: torch.Tensor) -> torch.Tensor:
+        return self.head.scores(_require_finite(features))
 
-    def _moved(self, entering: torch.Tensor, *, k: int) -> torch.Tensor:
+    def _score_unfrozen(self, activations: torch.Tensor, *, k: int) -> torch.Tensor:
         assert self.unfrozen is not None
         moved = self.unfrozen
-        entering = onward(self.encoder, entering, k=k, to=moved.k)
-        return moved.head.scores(_finite(from_prefix(moved.encoder, entering, k=moved.k).features))
+        activations = run_blocks(self.encoder, activations, k=k, last=moved.k)
+        return moved.head.scores(_require_finite(encode_activations(moved.encoder, activations, k=moved.k).features))
 
 
-def _finite(features: torch.Tensor) -> torch.Tensor:
+def _require_finite(features: torch.Tensor) -> torch.Tensor:
     """NaN must never pass for a low score."""
     if not torch.isfinite(features).all():
-        raise WeightsIncompatible("the encoder gives values that are not finite", hint="import sound weights, or learn again")
+        raise CheckpointIncompatible("the encoder gives values that are not finite", hint="import sound weights, or learn again")
     return features
 
 
-def _array(scores: torch.Tensor) -> npt.NDArray[np.float32]:
+def _to_array(scores: torch.Tensor) -> npt.NDArray[np.float32]:
     found: npt.NDArray[np.float32] = scores.cpu().numpy()
     return found

@@ -22,9 +22,9 @@ import torch
 
 from models.classifier.prompts import Prompts
 from models.encoder.encoder import Encoder
-from models.errors import WeightsIncompatible
+from models.errors import CheckpointIncompatible
 
-_SHORTEST = 1e-6  # below this length m+ - m- is rounding, not a direction
+_MIN_LENGTH = 1e-6  # below this length m+ - m- is rounding, not a direction
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class LinearHead:
         try:
             head = cls(**tensors)
         except TypeError as error:
-            raise WeightsIncompatible(f"a head is directions, scale and bias, not {', '.join(sorted(tensors))}") from error
+            raise CheckpointIncompatible(f"a head is directions, scale and bias, not {', '.join(sorted(tensors))}") from error
         findings = head.directions.shape[0]
         if head.directions.ndim != 2 or head.scale.shape != (findings,) or head.bias.shape != (findings,):
-            raise WeightsIncompatible("the shapes of the head's directions, scale and bias do not belong together")
+            raise CheckpointIncompatible("the shapes of the head's directions, scale and bias do not belong together")
         return head
 
     @classmethod
     def from_weights(cls, weights: torch.Tensor, bias: torch.Tensor) -> Self:
         """Make the head whose logits are features @ weights.T + bias, for weights [F, D] and bias [F]."""
         length = weights.norm(dim=1)
-        return cls(directions=(weights / length.clamp(min=_SHORTEST)[:, None]).float(), scale=length.float(), bias=bias.float())
+        return cls(directions=(weights / length.clamp(min=_MIN_LENGTH)[:, None]).float(), scale=length.float(), bias=bias.float())
 
     @property
     def weights(self) -> torch.Tensor:
@@ -71,10 +71,10 @@ class LinearHead:
         """Return float32 [N, F] for unit vectors [N, D]."""
         return self.scale * (features @ self.directions.T) + self.bias
 
-    def levelled(self, features: torch.Tensor) -> Self:
+    def standardised(self, features: torch.Tensor) -> Self:
         """Return the head that ranks alike and whose logits of these films [N, D] have mean 0 and spread 1 in each finding."""
         logits = self.logits(features)
-        spread = logits.std(dim=0, correction=0).clamp(min=_SHORTEST)
+        spread = logits.std(dim=0, correction=0).clamp(min=_MIN_LENGTH)
         return type(self)(self.directions, self.scale / spread, (self.bias - logits.mean(dim=0)) / spread)
 
     def scores(self, features: torch.Tensor) -> torch.Tensor:
@@ -87,15 +87,18 @@ def zero_shot_head(encoder: Encoder, prompts: Prompts) -> LinearHead:
     texts = sorted({text for finding in prompts.findings for text in (*prompts.positives(finding), *prompts.negatives(finding))})
     vectors = dict(zip(texts, encoder.encode_texts(texts).cpu(), strict=True))
     differences = torch.stack(
-        [_mean(vectors, prompts.positives(finding)) - _mean(vectors, prompts.negatives(finding)) for finding in prompts.findings]
+        [
+            _average_vectors(vectors, prompts.positives(finding)) - _average_vectors(vectors, prompts.negatives(finding))
+            for finding in prompts.findings
+        ]
     )
     length = differences.norm(dim=1)
-    if bool((length < _SHORTEST).any()):
-        raise WeightsIncompatible("the text encoder gives the same vector for a finding and for its denial")
+    if bool((length < _MIN_LENGTH).any()):
+        raise CheckpointIncompatible("the text encoder gives the same vector for a finding and for its denial")
     return LinearHead(
         directions=differences / length[:, None], scale=encoder.temperature * length, bias=torch.zeros(len(prompts.findings))
     )
 
 
-def _mean(vectors: Mapping[str, torch.Tensor], texts: list[str]) -> torch.Tensor:
+def _average_vectors(vectors: Mapping[str, torch.Tensor], texts: list[str]) -> torch.Tensor:
     return torch.stack([vectors[text] for text in texts]).mean(dim=0)

@@ -28,11 +28,11 @@ class Prompts:
 
     def positives(self, finding: str) -> list[str]:
         """Return the prompts that say the finding is there. KeyError for a finding without phrases."""
-        return _filled(self.positive, self.phrases[finding])
+        return _fill_templates(self.positive, self.phrases[finding])
 
     def negatives(self, finding: str) -> list[str]:
         """Return the prompts that say it is not. KeyError for a finding without phrases."""
-        return _filled(self.negative, self.phrases[finding])
+        return _fill_templates(self.negative, self.phrases[finding])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -55,6 +55,6 @@ def read_prompts(path: Path = PROMPTS_FILE) -> Prompts:
     return prompts
 
 
-def _filled(templates: Sequence[str], phrases: Sequence[str]) -> list[str]:
+def _fill_templates(templates: Sequence[str], phrases: Sequence[str]) -> list[str]:
     """Every template with every phrase, each text once."""
     return list(dict.fromkeys(template.replace("{}", phrase) for template in templates for phrase in phrases))

@@ -14,15 +14,15 @@ import torch
 
 from models.classifier.head import LinearHead
 from models.encoder.delta import Delta
-from models.errors import WeightsIncompatible
+from models.errors import CheckpointIncompatible
 
 _MOVED, _DELTA, _MEASURED = "moved.", "delta.", "measured."
 _COUNT, _FINDINGS = "k", "findings"
-_AGAIN = "learn again: radclipd learn --again"
+_LEARN_AGAIN_HINT = "learn again: radclipd learn --again"
 
 
 @dataclass(frozen=True)
-class Moved:
+class FineTunedBlocks:
     """The last `k` blocks, ln_post and proj as they were trained, and the findings bool [F] that they and `head` score."""
 
     k: int
@@ -32,7 +32,7 @@ class Moved:
 
 
 @dataclass(frozen=True)
-class Measured:
+class OutOfFoldScores:
     """What a later version is compared with: the cases that were learnt from, scored by models that had not seen their patients.
 
     `cases`: uint8 [n, 32], the SHA-256 of each case's name. `scores`: float32 [n, F]; NaN where there is none.
@@ -43,42 +43,42 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Addition:
+class VersionWeights:
     """`head` scores on the base's own encoder whatever `moved` does not."""
 
     head: LinearHead
-    moved: Moved | None = None
-    measured: Measured | None = None
+    fine_tuned: FineTunedBlocks | None = None
+    out_of_fold: OutOfFoldScores | None = None
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> Self:
         """Read what `tensors` wrote. WeightsIncompatible where names or shapes are others."""
         plain = {name: tensor for name, tensor in tensors.items() if "." not in name}
-        return cls(LinearHead.from_tensors(plain), _moved(tensors), _measured(tensors, len(plain["bias"])))
+        return cls(LinearHead.from_tensors(plain), _read_fine_tuned(tensors), _read_out_of_fold(tensors, len(plain["bias"])))
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor by name; of a head alone its three."""
         found = dict(self.head.tensors)
-        if self.moved is not None:
-            found |= {_MOVED + name: tensor for name, tensor in self.moved.head.tensors.items()}
-            found |= {_DELTA + name: tensor for name, tensor in self.moved.delta.items()}
-            found[_MOVED + _COUNT], found[_MOVED + _FINDINGS] = torch.tensor([self.moved.k]), self.moved.findings
-        if self.measured is not None:
-            found |= {_MEASURED + "cases": self.measured.cases, _MEASURED + "scores": self.measured.scores}
+        if self.fine_tuned is not None:
+            found |= {_MOVED + name: tensor for name, tensor in self.fine_tuned.head.tensors.items()}
+            found |= {_DELTA + name: tensor for name, tensor in self.fine_tuned.delta.items()}
+            found[_MOVED + _COUNT], found[_MOVED + _FINDINGS] = torch.tensor([self.fine_tuned.k]), self.fine_tuned.findings
+        if self.out_of_fold is not None:
+            found |= {_MEASURED + "cases": self.out_of_fold.cases, _MEASURED + "scores": self.out_of_fold.scores}
         return found
 
 
-def _measured(tensors: Mapping[str, torch.Tensor], findings: int) -> Measured | None:
+def _read_out_of_fold(tensors: Mapping[str, torch.Tensor], findings: int) -> OutOfFoldScores | None:
     cases, scores = tensors.get(_MEASURED + "cases"), tensors.get(_MEASURED + "scores")
     if cases is None or scores is None:
         return None
     if cases.shape != (len(cases), 32) or scores.shape != (len(cases), findings):
-        raise WeightsIncompatible("the measured cases of the version do not belong together", hint=_AGAIN)
-    return Measured(cases, scores)
+        raise CheckpointIncompatible("the measured cases of the version do not belong together", hint=_LEARN_AGAIN_HINT)
+    return OutOfFoldScores(cases, scores)
 
 
-def _moved(tensors: Mapping[str, torch.Tensor]) -> Moved | None:
+def _read_fine_tuned(tensors: Mapping[str, torch.Tensor]) -> FineTunedBlocks | None:
     found = {name.removeprefix(_MOVED): tensor for name, tensor in tensors.items() if name.startswith(_MOVED)}
     delta = {name.removeprefix(_DELTA): tensor for name, tensor in tensors.items() if name.startswith(_DELTA)}
     if not found and not delta:
@@ -86,8 +86,8 @@ def _moved(tensors: Mapping[str, torch.Tensor]) -> Moved | None:
     try:
         k, findings = int(found.pop(_COUNT)), found.pop(_FINDINGS)
     except KeyError as error:
-        raise WeightsIncompatible(f"a version with moved tensors lacks {error}", hint=_AGAIN) from error
+        raise CheckpointIncompatible(f"a version with moved tensors lacks {error}", hint=_LEARN_AGAIN_HINT) from error
     head = LinearHead.from_tensors(found)
     if findings.shape != head.bias.shape or findings.dtype != torch.bool or not delta:
-        raise WeightsIncompatible("the moved tensors of the version do not belong together", hint=_AGAIN)
-    return Moved(k, delta, head, findings)
+        raise CheckpointIncompatible("the moved tensors of the version do not belong together", hint=_LEARN_AGAIN_HINT)
+    return FineTunedBlocks(k, delta, head, findings)

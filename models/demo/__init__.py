@@ -15,40 +15,44 @@ from models.encoder import sources
 from models.errors import CheckpointCorrupt, CheckpointMissing
 from models.fingerprint import file_sha256
 
-MARKING = "demo model, phantoms only"
+NOTICE = "demo model, phantoms only"
 NAME = "demo-clip"
 FOLDER = Path(__file__).parent
 ARCHITECTURE = FOLDER / "architecture.json"
 WEIGHTS = "weights.safetensors"
 CARD = "card.json"
-REMEDY = "install radclipd again, or make the encoder: radclipd experiment pretrain-demo"
+REINSTALL_HINT = "install radclipd again, or make the encoder: radclipd experiment pretrain-demo"
 
 
-def source(folder: Path = FOLDER) -> sources.Source:
+def source(folder: Path = FOLDER) -> sources.WeightsSource:
     """Return the shipped weights as a source like any other. CheckpointMissing is raised where they are used, not here."""
-    found = sources.local(folder / WEIGHTS, str(ARCHITECTURE))
-    return sources.Source(found.path, found.architecture, found.preprocess, {"kind": "demo", "name": NAME})
+    found = sources.local_source(folder / WEIGHTS, str(ARCHITECTURE))
+    return sources.WeightsSource(found.path, found.architecture, found.preprocess, {"kind": "demo", "name": NAME})
 
 
-def card(folder: Path = FOLDER) -> dict[str, Any]:
+def read_card(folder: Path = FOLDER) -> dict[str, Any]:
     """Return what the encoder was made of and what it measures: data, recipe, measures. OSError where it is not there."""
     read: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
     return read
 
 
-def shipped(folder: Path = FOLDER) -> sources.Source:
+def verified_source(folder: Path = FOLDER) -> sources.WeightsSource:
     """Return the encoder with its card in its origin, ready to be imported.
 
     CheckpointMissing where weights or card are not there; CheckpointCorrupt where the card is of other weights, or none.
     """
     found = source(folder)
     try:
-        described, sha256 = card(folder), file_sha256(found.path)
+        described, sha256 = read_card(folder), file_sha256(found.path)
     except OSError as error:
         missing = Path(str(error.filename)).name
-        raise CheckpointMissing(f"the demonstration encoder is not whole: no {missing} in {folder}", hint=REMEDY) from error
+        raise CheckpointMissing(f"the demonstration encoder is not whole: no {missing} in {folder}", hint=REINSTALL_HINT) from error
     except ValueError as error:
-        raise CheckpointCorrupt(f"the card of the demonstration encoder is no JSON: {folder / CARD}", hint=REMEDY) from error
+        raise CheckpointCorrupt(
+            f"the card of the demonstration encoder is no JSON: {folder / CARD}", hint=REINSTALL_HINT
+        ) from error
     if described.get("weights", {}).get("sha256") != sha256:
-        raise CheckpointCorrupt(f"weights and card of the demonstration encoder do not belong together: {folder}", hint=REMEDY)
+        raise CheckpointCorrupt(
+            f"weights and card of the demonstration encoder do not belong together: {folder}", hint=REINSTALL_HINT
+        )
     return replace(found, origin={**found.origin, "card": described})

@@ -1,7 +1,8 @@
 """The image encoder cut in two before its last k blocks.
 
 With all before them frozen, what enters those blocks is a pure function of the image: computed once, it serves every training
-step and every re-scoring that touches the last k blocks alone. `prefix` and `from_prefix` together are `encode_images`, by the
+step and every re-scoring that touches the last k blocks alone. `prefix` and `encode_activations` together are `encode_images`, by
+the
 short cuts of `blocks`.
 """
 
@@ -18,7 +19,7 @@ import torch
 from torch.nn import functional
 
 from models.encoder.encoder import Encoder
-from models.encoder.fast_blocks import class_token, is_plain, passed
+from models.encoder.fast_blocks import is_standard_block, run_block, run_block_for_class_token
 from models.encoder.partition import check_blocks, vision_transformer
 from models.errors import CannotPartition
 
@@ -26,92 +27,92 @@ TOLERANCE = 1e-5
 """Largest difference of any number of a unit vector from that of `encode_images`, float32 on a CPU."""
 
 
-class Encoded(NamedTuple):
+class EncoderOutput(NamedTuple):
     """What the image tower gives for N images."""
 
     pooled: torch.Tensor  # [N, W] after ln_post, before the projection
     features: torch.Tensor  # [N, D] projected, of unit length
 
 
-class Cut(NamedTuple):
+class SplitActivations(NamedTuple):
     """N images in front of the last k blocks, where learning starts, and behind them as they were before anything was learnt."""
 
-    entering: torch.Tensor  # [N, L, W], the activations that enter the last k blocks
+    activations: torch.Tensor  # [N, L, W], the activations that enter the last k blocks
     features: torch.Tensor  # [N, D], what the base makes of the images, of unit length
 
     @classmethod
-    def of(cls, images: Iterable[Cut]) -> Self:
+    def stack(cls, images: Iterable[SplitActivations]) -> Self:
         """Join single images, [L, W] and [D] each."""
         return cls(*map(torch.stack, zip(*images, strict=True)))
 
-    def rows(self, rows: Sequence[int]) -> Self:
+    def select(self, rows: Sequence[int]) -> Self:
         """Return some of the images."""
-        return type(self)(self.entering[rows], self.features[rows])
+        return type(self)(self.activations[rows], self.features[rows])
 
 
 @torch.no_grad()
-def cut(encoder: Encoder, pixels: torch.Tensor, *, k: int) -> Cut:
+def encode_split(encoder: Encoder, pixels: torch.Tensor, *, k: int) -> SplitActivations:
     """Return both of one pass, float32 on the encoder's device, for `pixels` as `prefix` wants them. CannotPartition."""
-    entering = prefix(encoder, pixels, k=k)
-    return Cut(entering, from_prefix(encoder, entering, k=k).features)
+    entering = compute_activations(encoder, pixels, k=k)
+    return SplitActivations(entering, encode_activations(encoder, entering, k=k).features)
 
 
-def encoded(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+def encode_images_fast(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
     """Return what `encode_images` does within TOLERANCE, of any tower: with the short cuts where it can be cut."""
     try:
-        return cut(encoder, pixels, k=1).features
+        return encode_split(encoder, pixels, k=1).features
     except CannotPartition:
         return encoder.encode_images(pixels)
 
 
 @torch.no_grad()
-def prefix(encoder: Encoder, pixels: torch.Tensor, *, k: int) -> torch.Tensor:
+def compute_activations(encoder: Encoder, pixels: torch.Tensor, *, k: int) -> torch.Tensor:
     """Return the activations that enter the first of the last `k` blocks, float32 [N, L, W], on the encoder's device.
 
     `pixels`: float32 [N, 3, S, S], preprocessed. L is 1 + the number of patches, class token first; W the tower's width. k = 0
     gives what enters ln_post, k = all blocks what leaves the stem. CannotPartition.
     """
-    tower, blocks = _blocks(encoder, k)
+    tower, blocks = _require_blocks(encoder, k)
     tokens: torch.Tensor = tower._embeds(pixels.to(encoder.device))
-    return _through(tower.transformer, blocks[: len(blocks) - k], tokens)
+    return _run_transformer_blocks(tower.transformer, blocks[: len(blocks) - k], tokens)
 
 
 @torch.no_grad()
-def onward(encoder: Encoder, activations: torch.Tensor, *, k: int, to: int) -> torch.Tensor:
+def run_blocks(encoder: Encoder, activations: torch.Tensor, *, k: int, last: int) -> torch.Tensor:
     """Return what enters the last `to` blocks, given the activations [N, L, W] that enter the last `k`; `to` is at most k."""
-    tower, blocks = _blocks(encoder, k)
-    check_blocks(to, k)
+    tower, blocks = _require_blocks(encoder, k)
+    check_blocks(last, k)
     tokens = activations.to(encoder.device, torch.float32)
-    return _through(tower.transformer, blocks[len(blocks) - k : len(blocks) - to], tokens)
+    return _run_transformer_blocks(tower.transformer, blocks[len(blocks) - k : len(blocks) - last], tokens)
 
 
-def from_prefix(encoder: Encoder, activations: torch.Tensor, *, k: int) -> Encoded:
+def encode_activations(encoder: Encoder, activations: torch.Tensor, *, k: int) -> EncoderOutput:
     """Return what the last `k` blocks, ln_post and proj make of activations [N, L, W], computed in float32.
 
     Gradients flow, to the activations and to whatever parameters ask for them. CannotPartition.
     """
-    tower, blocks = _blocks(encoder, k)
+    tower, blocks = _require_blocks(encoder, k)
     tokens, last = activations.to(encoder.device, torch.float32), blocks[len(blocks) - k :]
-    if k and tower.pool_type == "tok" and is_plain(last[-1]):
-        tokens = class_token(last[-1], _through(tower.transformer, last[:-1], tokens))
+    if k and tower.pool_type == "tok" and is_standard_block(last[-1]):
+        tokens = run_block_for_class_token(last[-1], _run_transformer_blocks(tower.transformer, last[:-1], tokens))
     else:
-        tokens = _through(tower.transformer, last, tokens)
+        tokens = _run_transformer_blocks(tower.transformer, last, tokens)
     pooled: torch.Tensor = tower._pool(tokens)[0]
-    return Encoded(pooled, projected(pooled, tower.proj))
+    return EncoderOutput(pooled, project(pooled, tower.proj))
 
 
-def shape(encoder: Encoder) -> tuple[int, int]:
+def activation_shape(encoder: Encoder) -> tuple[int, int]:
     """Return L and W of the activations, the same in front of every block. CannotPartition."""
     length, width = vision_transformer(encoder.network).positional_embedding.shape
     return int(length), int(width)
 
 
-def projected(pooled: torch.Tensor, proj: torch.Tensor) -> torch.Tensor:
+def project(pooled: torch.Tensor, proj: torch.Tensor) -> torch.Tensor:
     """Return the features of pooled vectors [N, W] under a projection [W, D]: unit vectors [N, D]."""
     return functional.normalize(pooled @ proj, dim=-1)
 
 
-def _blocks(encoder: Encoder, k: int) -> tuple[Any, Any]:
+def _require_blocks(encoder: Encoder, k: int) -> tuple[Any, Any]:
     """Return the tower and its blocks, of which there must be k."""
     tower = vision_transformer(encoder.network)
     blocks = tower.transformer.resblocks
@@ -119,9 +120,9 @@ def _blocks(encoder: Encoder, k: int) -> tuple[Any, Any]:
     return tower, blocks
 
 
-def _through(transformer: Any, blocks: Any, tokens: torch.Tensor) -> torch.Tensor:
+def _run_transformer_blocks(transformer: Any, blocks: Any, tokens: torch.Tensor) -> torch.Tensor:
     """[N, L, W] -> [N, L, W]; open_clip's transformers may run sequence first inside."""
     tokens = tokens if transformer.batch_first else tokens.transpose(0, 1)
     for block in blocks:
-        tokens = passed(block, tokens)
+        tokens = run_block(block, tokens)
     return tokens if transformer.batch_first else tokens.transpose(0, 1)

@@ -38,7 +38,7 @@ class Architecture:
     config: Mapping[str, Any]
 
     @classmethod
-    def named(cls, name: str) -> Self:
+    def from_name(cls, name: str) -> Self:
         """Return open_clip's architecture of that name. UnknownArchitecture with the nearest names."""
         config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
         if config is None:
@@ -47,7 +47,7 @@ class Architecture:
                 f"open_clip knows no architecture {name!r}",
                 hint=f"nearest: {', '.join(near)}" if near else "give open_clip's name, as ViT-B-32, or a JSON configuration file",
             )
-        return cls(name, config)._servable()
+        return cls(name, config)._require_servable()
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -58,7 +58,7 @@ class Architecture:
             raise UnknownArchitecture(f"{path} is no architecture file: {error}") from error
         if not isinstance(content, dict):
             raise UnknownArchitecture(f"{path} is no architecture file: it holds no JSON object")
-        return cls(path.stem, content.get("model_cfg", content))._servable()
+        return cls(path.stem, content.get("model_cfg", content))._require_servable()
 
     @classmethod
     def from_card(cls, card: Mapping[str, Any]) -> Self:
@@ -72,7 +72,7 @@ class Architecture:
             ) from error
         if not agrees:
             raise UnknownArchitecture("the card's architecture contradicts itself on QuickGELU", hint="import the weights again")
-        return made._servable()
+        return made._require_servable()
 
     @property
     def card(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Architecture:
         custom_text = config.pop("custom_text", False)
         config["vision_cfg"].pop("timm_model_pretrained", None)  # would download
         network = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
-        with torch.random.fork_rng(devices=[]), _Unfilled() if seed is None else nullcontext():
+        with torch.random.fork_rng(devices=[]), _SkipInitialisation() if seed is None else nullcontext():
             torch.default_generator.manual_seed(seed or 0)
             try:
                 built: torch.nn.Module = network(**config)
@@ -118,19 +118,19 @@ class Architecture:
                 raise UnknownArchitecture(f"open_clip cannot build {self.name}: {error}") from error
         return built.eval().requires_grad_(False)
 
-    def _servable(self) -> Self:
+    def _require_servable(self) -> Self:
         """Return self, or say why it cannot be served here."""
         for part in ("embed_dim", "vision_cfg", "text_cfg"):
             if part not in self.config:
                 raise UnknownArchitecture(f"the architecture {self.name} lacks {part}", hint="give an open_clip configuration")
-        if reason := _obstacle(self.config):
+        if reason := _find_obstacle(self.config):
             raise UnknownArchitecture(
                 f"{self.name} cannot be served: {reason}", hint="choose a CLIP with its own text tower, as ViT-B-32 or ViT-L-14"
             )
         return self
 
 
-class _Unfilled(TorchFunctionMode):
+class _SkipInitialisation(TorchFunctionMode):
     """Draws no random numbers: weights that are about to be loaded keep whatever was in memory. What is computed is computed."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -139,7 +139,7 @@ class _Unfilled(TorchFunctionMode):
         return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
 
 
-def _obstacle(config: Mapping[str, Any]) -> str:
+def _find_obstacle(config: Mapping[str, Any]) -> str:
     """Return why radclipd cannot use a network of this configuration, or ''."""
     text, size = config["text_cfg"], config["vision_cfg"].get("image_size", 224)
     if "multimodal_cfg" in config:

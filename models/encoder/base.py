@@ -21,8 +21,8 @@ import torch
 from models.encoder.architecture import Architecture
 from models.encoder.checkpoint import read_card, read_tensors, write_checkpoint
 from models.encoder.encoder import Encoder
-from models.encoder.golden import Golden
-from models.errors import CheckpointCorrupt, UnknownArchitecture, WeightsIncompatible
+from models.encoder.golden import GoldenEmbedding
+from models.errors import CheckpointCorrupt, CheckpointIncompatible, UnknownArchitecture
 from models.images.preprocess import Preprocess
 
 WEIGHTS = "weights.safetensors"
@@ -34,7 +34,7 @@ class Base:
 
     encoder: Encoder
     preprocess: Preprocess
-    golden: Golden
+    golden: GoldenEmbedding
     sha256: str
     card: Mapping[str, Any]
 
@@ -44,7 +44,7 @@ class Base:
         return int(self.encoder.architecture.config["embed_dim"])
 
 
-def libraries() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """Return the versions of the libraries that compute."""
     return {"open_clip": open_clip.__version__, "torch": torch.__version__}
 
@@ -59,10 +59,10 @@ def write_base(
     card = {
         "architecture": encoder.architecture.card,
         "preprocess": preprocess.card,
-        "golden": Golden.of(encoder, preprocess).card,
+        "golden": GoldenEmbedding.compute(encoder, preprocess).card,
         "marking": marking,
         "source": dict(source),
-        "libraries": libraries(),
+        "libraries": library_versions(),
     }
     return write_checkpoint(folder, WEIGHTS, encoder.network.state_dict(), card)
 
@@ -78,11 +78,11 @@ def read_base(folder: Path, *, expected: Mapping[str, Any] | None = None) -> Bas
     try:
         sha256 = str(held["weights"]["sha256"])
         architecture, preprocess = Architecture.from_card(held["architecture"]), Preprocess.from_card(held["preprocess"])
-        golden = Golden.from_card(held["golden"])
+        golden = GoldenEmbedding.from_card(held["golden"])
         encoder = Encoder.with_weights(architecture, read_tensors(folder, WEIGHTS, sha256=sha256))
     except (KeyError, TypeError) as error:
         raise CheckpointCorrupt(f"the card of {folder} lacks {error}", hint="import the weights again") from error
     except UnknownArchitecture as error:
-        raise WeightsIncompatible(str(error), hint=error.hint or "import the weights again") from error
+        raise CheckpointIncompatible(str(error), hint=error.hint or "import the weights again") from error
     golden.check(encoder, preprocess)
     return Base(encoder=encoder, preprocess=preprocess, golden=golden, sha256=sha256, card=card)

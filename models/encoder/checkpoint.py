@@ -16,7 +16,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from models.errors import CheckpointCorrupt, CheckpointMissing, CheckpointUnwritable, WeightsIncompatible
+from models.errors import CheckpointCorrupt, CheckpointIncompatible, CheckpointMissing, CheckpointUnwritable
 from models.fingerprint import file_sha256
 
 FORMAT = 1
@@ -35,11 +35,11 @@ def write_checkpoint(folder: Path, file: str, tensors: Mapping[str, torch.Tensor
         safetensors.torch.save_file(contiguous, part, metadata={"format": "pt"})
         part.chmod(0o644)  # safetensors leaves it to its owner alone, and the service is seldom the one who imports
         sha256, size = file_sha256(part), part.stat().st_size
-        _settle(part, folder / file)
+        _rename_durably(part, folder / file)
         whole = {"format": FORMAT, "weights": {"file": file, "sha256": sha256, "size": size}, **card}
         part = folder / f"{CARD}.part"
         part.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        _settle(part, folder / CARD)
+        _rename_durably(part, folder / CARD)
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointUnwritable(
             f"cannot write the checkpoint {folder}: {error}", hint="make room on the disk, or check its rights"
@@ -58,7 +58,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     if not isinstance(card, dict) or not isinstance(card.get("weights"), dict):
         raise CheckpointCorrupt(f"{folder / CARD} is no card", hint="import the weights again")
     if card.get("format") != FORMAT:
-        raise WeightsIncompatible(
+        raise CheckpointIncompatible(
             f"{folder / CARD} has layout {card.get('format')!r}; this release reads {FORMAT}", hint="upgrade radclipd"
         )
     return card
@@ -82,14 +82,14 @@ def read_tensors(folder: Path, file: str, *, sha256: str) -> dict[str, torch.Ten
         raise CheckpointCorrupt(f"{path} is no safetensors file: {error}", hint="import the weights again") from error
 
 
-def _settle(part: Path, place: Path) -> None:
+def _rename_durably(part: Path, target: Path) -> None:
     """Make the bytes durable, then rename, then make the rename durable."""
-    _sync(part, os.O_RDWR)
-    part.replace(place)
-    _sync(place.parent, os.O_RDONLY)
+    _fsync_path(part, os.O_RDWR)
+    part.replace(target)
+    _fsync_path(target.parent, os.O_RDONLY)
 
 
-def _sync(path: Path, flags: int) -> None:
+def _fsync_path(path: Path, flags: int) -> None:
     descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)

@@ -15,32 +15,32 @@ from typing import Any, TypeVar
 import torch
 
 T = TypeVar("T")
-Films = TypeVar("Films", torch.Tensor, Sequence[Any])
+ImageBatch = TypeVar("ImageBatch", torch.Tensor, Sequence[Any])
 
-LEAST = 8
+MIN_IMAGES_PER_CHUNK = 8
 """Films of a lane, at least: each lane reads all weights, and fewer films do not make up for that."""
 
 
-class Lanes:
+class CpuDataParallel:
     """So many threads of torch's. With one there are no lanes."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lane")
 
-    def over(self, work: Callable[[Films], T], films: Films) -> list[T]:
+    def map_chunks(self, work: Callable[[ImageBatch], T], images: ImageBatch) -> list[T]:
         """Return, in order, what `work` makes of some of the films, a tensor [N, ...] or a sequence, of the next, and so on."""
-        lanes = min(self._threads, len(films) // LEAST)
+        lanes = min(self._threads, len(images) // MIN_IMAGES_PER_CHUNK)
         if lanes < 2:
-            return [work(films)]
+            return [work(images)]
 
-        def in_lane(some: Films) -> T:
+        def in_lane(some: ImageBatch) -> T:
             torch.set_num_threads(self._threads // lanes)  # of this thread; for MKL of all
             return work(some)
 
-        each = ceil(len(films) / lanes)
+        each = ceil(len(images) / lanes)
         try:
-            return list(self._pool.map(in_lane, [films[first : first + each] for first in range(0, len(films), each)]))
+            return list(self._pool.map(in_lane, [images[first : first + each] for first in range(0, len(images), each)]))
         finally:
             torch.set_num_threads(self._threads)
 

@@ -12,20 +12,20 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from models.encoder.encoder import Encoder
-from models.errors import WeightsIncompatible
+from models.errors import CheckpointIncompatible
 
 Delta = dict[str, torch.Tensor]
 """Parameter names of the network -> their trained values, on the CPU."""
 
 
-def own_copy(encoder: Encoder, names: Iterable[str]) -> Encoder:
+def copy_with_own_parameters(encoder: Encoder, names: Iterable[str]) -> Encoder:
     """Return an encoder with parameters of its own under `names`, equal to the original's; it shares all others.
 
     WeightsIncompatible for a name that the network does not have.
     """
     own, parameters = set(names), dict(encoder.network.named_parameters())
     if unknown := sorted(own - parameters.keys()):
-        raise WeightsIncompatible(
+        raise CheckpointIncompatible(
             f"the network has no parameter {unknown[0]}", hint="use the base that these weights were trained on"
         )
     shared = {id(parameter): parameter for name, parameter in parameters.items() if name not in own}
@@ -34,22 +34,22 @@ def own_copy(encoder: Encoder, names: Iterable[str]) -> Encoder:
     return twin
 
 
-def values(encoder: Encoder, names: Iterable[str]) -> Delta:
+def copy_parameters(encoder: Encoder, names: Iterable[str]) -> Delta:
     """Return these parameters as tensors of their own on the CPU."""
     return {name: encoder.network.get_parameter(name).detach().to("cpu", copy=True) for name in names}
 
 
 @torch.no_grad()
-def adapted(encoder: Encoder, delta: Mapping[str, torch.Tensor]) -> Encoder:
+def apply_delta(encoder: Encoder, delta: Mapping[str, torch.Tensor]) -> Encoder:
     """Return the encoder with a delta put in place, on the encoder's device; the given one stays as it is.
 
     WeightsIncompatible where a name or a shape is another network's, or a value is not finite.
     """
-    twin = own_copy(encoder, delta)
+    twin = copy_with_own_parameters(encoder, delta)
     for name, tensor in delta.items():
         parameter = twin.network.get_parameter(name)
         if parameter.shape != tensor.shape or not bool(torch.isfinite(tensor).all()):
-            raise WeightsIncompatible(
+            raise CheckpointIncompatible(
                 f"{name} has the shape {tuple(tensor.shape)} or values that do not fit this network",
                 hint="use the base that these weights were trained on",
             )
@@ -57,6 +57,6 @@ def adapted(encoder: Encoder, delta: Mapping[str, torch.Tensor]) -> Encoder:
     return twin
 
 
-def averaged(base: Mapping[str, torch.Tensor], trained: Mapping[str, torch.Tensor], *, alpha: float) -> Delta:
+def average_weights(base: Mapping[str, torch.Tensor], trained: Mapping[str, torch.Tensor], *, alpha: float) -> Delta:
     """Return (1 - alpha) base + alpha trained, name by name: WiSE-FT (Wortsman et al. 2022)."""
     return {name: torch.lerp(base[name], tensor, alpha) for name, tensor in trained.items()}

@@ -14,8 +14,8 @@ import open_clip
 import torch
 
 from models.encoder.architecture import Architecture
-from models.encoder.weights import StateDict, fit
-from models.errors import WeightsIncompatible
+from models.encoder.weights import StateDict, assign_weights
+from models.errors import CheckpointIncompatible
 
 _TEXT_BATCH = 32
 
@@ -35,7 +35,7 @@ class Encoder:
     def with_weights(cls, architecture: Architecture, state: StateDict) -> Encoder:
         """Build the network and fill it with these weights. WeightsIncompatible where they are another network's."""
         network = architecture.build(seed=None)
-        fit(network, state)
+        assign_weights(network, state)
         return cls(architecture, network)
 
     @classmethod
@@ -62,29 +62,29 @@ class Encoder:
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return float32 [N, D] of unit length for preprocessed float32 [N, 3, S, S], on the encoder's device."""
         encode: Any = self.network.encode_image
-        return self._finite(encode(pixels.to(self.device), normalize=True))
+        return self._require_finite(encode(pixels.to(self.device), normalize=True))
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Return float32 [N, D] of unit length, on the encoder's device. Texts beyond the context length are cut."""
         encode: Any = self.network.encode_text
-        with _as_long_as(self.tokens(texts), self.network) as shortened:
-            return self._finite(torch.cat([encode(batch, normalize=True) for batch in torch.split(shortened, _TEXT_BATCH)]))
+        with _shorten_context(self.tokens(texts), self.network) as shortened:
+            return self._require_finite(torch.cat([encode(batch, normalize=True) for batch in torch.split(shortened, _TEXT_BATCH)]))
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """Return int64 [N, context length] on the encoder's device. Texts beyond the context length are cut."""
         tokens: torch.Tensor = self._tokenizer(list(texts))
         return tokens.to(self.device)
 
-    def _finite(self, features: torch.Tensor) -> torch.Tensor:
+    def _require_finite(self, features: torch.Tensor) -> torch.Tensor:
         """NaN compares false with every threshold: it must never pass for a low score."""
         if not torch.isfinite(features).all():
-            raise WeightsIncompatible("the encoder gives values that are not finite", hint="import sound weights")
+            raise CheckpointIncompatible("the encoder gives values that are not finite", hint="import sound weights")
         return features
 
 
 @contextmanager
-def _as_long_as(tokens: torch.Tensor, network: torch.nn.Module) -> Iterator[torch.Tensor]:
+def _shorten_context(tokens: torch.Tensor, network: torch.nn.Module) -> Iterator[torch.Tensor]:
     """Let the text tower read no further than the longest text; give the tokens [N, L] cut to that.
 
     CLIP's text tower is causal and takes its answer at the end token: the padding after it costs two thirds of the time and

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.encoder.activations import encoded
+from models.encoder.activations import encode_images_fast
 from models.encoder.encoder import Encoder
-from models.errors import GoldenMismatch, WeightsIncompatible
+from models.errors import CheckpointIncompatible, GoldenMismatch
 from models.images.preprocess import Preprocess
 
 TEXT = "a chest x-ray showing pleural effusion"
@@ -32,16 +32,18 @@ _DIGITS = 7
 
 
 @dataclass(frozen=True)
-class Golden:
+class GoldenEmbedding:
     """Unit vectors [D] of `golden_image()` and TEXT."""
 
     image: tuple[float, ...]
     text: tuple[float, ...]
 
     @classmethod
-    def of(cls, encoder: Encoder, preprocess: Preprocess) -> Self:
+    def compute(cls, encoder: Encoder, preprocess: Preprocess) -> Self:
         """Compute them. Float32 on the encoder's device."""
-        return cls(image=_rounded(_image(encoder, preprocess)), text=_rounded(encoder.encode_texts([TEXT])[0]))
+        return cls(
+            image=_round_vector(_encode_golden_image(encoder, preprocess)), text=_round_vector(encoder.encode_texts([TEXT])[0])
+        )
 
     @classmethod
     def from_card(cls, card: Mapping[str, Any]) -> Self:
@@ -49,7 +51,7 @@ class Golden:
         try:
             return cls(image=tuple(map(float, card["image"])), text=tuple(map(float, card["text"])))
         except (KeyError, TypeError, ValueError) as error:
-            raise WeightsIncompatible("the card holds no golden embeddings", hint="import the weights again") from error
+            raise CheckpointIncompatible("the card holds no golden embeddings", hint="import the weights again") from error
 
     @property
     def card(self) -> dict[str, Any]:
@@ -58,9 +60,9 @@ class Golden:
 
     def check(self, encoder: Encoder, preprocess: Preprocess, *, tolerance: float = TOLERANCE) -> None:
         """Compute both again; GoldenMismatch where either is farther away than `tolerance`."""
-        now = Golden.of(encoder, preprocess)
+        now = GoldenEmbedding.compute(encoder, preprocess)
         for side, then, again in (("image", self.image, now.image), ("text", self.text, now.text)):
-            distance = _distance(then, again)
+            distance = _measure_distance(then, again)
             if not distance <= tolerance:
                 raise GoldenMismatch(
                     f"the {side} encoder does not compute what it computed when its weights were imported: "
@@ -76,7 +78,7 @@ def golden_image() -> npt.NDArray[np.float32]:
     return np.asarray((waves + 2.5) / 5.0, dtype=np.float32)
 
 
-def golden_films() -> list[npt.NDArray[np.float32]]:
+def golden_images() -> list[npt.NDArray[np.float32]]:
     """Return eight fixed images for scores to be compared on: the golden one turned, cropped, darkened and under noise."""
     image, chance = golden_image(), np.random.default_rng(0)
     noise = chance.random(image.shape, dtype=np.float32)
@@ -84,15 +86,15 @@ def golden_films() -> list[npt.NDArray[np.float32]]:
     return [np.ascontiguousarray(film) for film in (*turned, image**3, np.sqrt(image), (image + noise) / 2, noise)]
 
 
-def _image(encoder: Encoder, preprocess: Preprocess) -> torch.Tensor:
+def _encode_golden_image(encoder: Encoder, preprocess: Preprocess) -> torch.Tensor:
     """By the way that scoring goes."""
-    return encoded(encoder, preprocess(golden_image())[None])[0]
+    return encode_images_fast(encoder, preprocess(golden_image())[None])[0]
 
 
-def _rounded(vector: torch.Tensor) -> tuple[float, ...]:
+def _round_vector(vector: torch.Tensor) -> tuple[float, ...]:
     return tuple(round(value, _DIGITS) for value in vector.cpu().tolist())
 
 
-def _distance(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+def _measure_distance(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     """Euclidean; infinite between vectors of different length."""
     return float(np.linalg.norm(np.subtract(a, b))) if len(a) == len(b) else float("inf")

@@ -29,34 +29,34 @@ _BLOCKS = "transformer.resblocks."
 
 
 @dataclass(frozen=True)
-class Part:
+class EncoderPart:
     """One part. `parameters`: names in the network's state dict, in its order. `count`: how many numbers they hold."""
 
     name: str
     parameters: tuple[str, ...]
-    count: int
+    parameter_count: int
 
 
 @dataclass(frozen=True)
 class Partition:
     """All parts, in the order in which an image passes them. Every parameter of the image tower is in exactly one."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[EncoderPart, ...]
 
     @property
-    def blocks(self) -> int:
+    def block_count(self) -> int:
         """Number of transformer blocks."""
         return sum(part.name not in (STEM, LN_POST, PROJ) for part in self.parts)
 
     @property
-    def count(self) -> int:
+    def parameter_count(self) -> int:
         """Numbers in the whole tower."""
-        return sum(part.count for part in self.parts)
+        return sum(part.parameter_count for part in self.parts)
 
-    def last(self, k: int) -> tuple[Part, ...]:
+    def last_parts(self, k: int) -> tuple[EncoderPart, ...]:
         """Return the last `k` blocks, ln_post and proj: what partial unfreezing trains. CannotPartition where k is impossible."""
-        check_blocks(k, self.blocks)
-        return self.parts[1 + self.blocks - k :]
+        check_blocks(k, self.block_count)
+        return self.parts[1 + self.block_count - k :]
 
 
 def check_blocks(k: int, blocks: int) -> None:
@@ -75,9 +75,9 @@ def partition(network: torch.nn.Module) -> Partition:
     tower = vision_transformer(network)
     members: dict[str, list[tuple[str, int]]] = {}
     for name, parameter in tower.named_parameters():
-        members.setdefault(_part_of(name), []).append((_VISUAL + name, parameter.numel()))
+        members.setdefault(_find_part_name(name), []).append((_VISUAL + name, parameter.numel()))
     order = [STEM, *(block_name(index) for index in range(len(tower.transformer.resblocks))), LN_POST, PROJ]
-    return Partition(tuple(_part(name, members.get(name, [])) for name in order))
+    return Partition(tuple(_build_part(name, members.get(name, [])) for name in order))
 
 
 def block_name(index: int) -> str:
@@ -85,7 +85,7 @@ def block_name(index: int) -> str:
     return f"block {index}"
 
 
-def names_of(parts: Iterable[Part]) -> tuple[str, ...]:
+def parameter_names(parts: Iterable[EncoderPart]) -> tuple[str, ...]:
     """Return the parameters of several parts, in order."""
     return tuple(name for part in parts for name in part.parameters)
 
@@ -93,7 +93,7 @@ def names_of(parts: Iterable[Part]) -> tuple[str, ...]:
 def vision_transformer(network: torch.nn.Module) -> Any:
     """Return the image tower, open_clip's VisionTransformer. CannotPartition where it is another or pools in another way."""
     tower = getattr(network, "visual", None)
-    if reason := _obstacle(network, tower):
+    if reason := _find_obstacle(network, tower):
         raise CannotPartition(
             f"the image encoder cannot be partially unfrozen: {reason}",
             hint="choose a CLIP with open_clip's own vision transformer, as ViT-B-32 or ViT-L-14, or leave the encoder frozen",
@@ -101,7 +101,7 @@ def vision_transformer(network: torch.nn.Module) -> Any:
     return tower
 
 
-def _obstacle(network: torch.nn.Module, tower: Any) -> str:
+def _find_obstacle(network: torch.nn.Module, tower: Any) -> str:
     """Return why there is no sequence of parts, or ''."""
     if not isinstance(network, (open_clip.CLIP, open_clip.CustomTextCLIP)):
         return f"{type(network).__name__} is none of open_clip's CLIP networks"
@@ -116,7 +116,7 @@ def _obstacle(network: torch.nn.Module, tower: Any) -> str:
     return ""
 
 
-def _part_of(name: str) -> str:
+def _find_part_name(name: str) -> str:
     """Name the part of a parameter of the tower."""
     if name.startswith(_BLOCKS):
         return block_name(int(name.removeprefix(_BLOCKS).split(".", 1)[0]))
@@ -124,5 +124,5 @@ def _part_of(name: str) -> str:
     return head if head in (LN_POST, PROJ) else STEM
 
 
-def _part(name: str, members: list[tuple[str, int]]) -> Part:
-    return Part(name, tuple(parameter for parameter, _ in members), sum(count for _, count in members))
+def _build_part(name: str, members: list[tuple[str, int]]) -> EncoderPart:
+    return EncoderPart(name, tuple(parameter for parameter, _ in members), sum(count for _, count in members))

@@ -23,12 +23,12 @@ from models.errors import FetchFailed, ModelsError, UnknownArchitecture
 from models.fingerprint import file_sha256
 from models.images.preprocess import Preprocess
 
-HUB = "hf-hub:"
-CONFIGURATION = "open_clip_config.json"
+HUB_PREFIX = "hf-hub:"
+CONFIGURATION_FILE = "open_clip_config.json"
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightsSource:
     """A weights file and what is needed to use it. `origin` is JSON-able: kind, name."""
 
     path: Path
@@ -40,57 +40,63 @@ class Source:
         """Load it. CheckpointMissing, CheckpointCorrupt, CheckpointUnsafe, WeightsIncompatible."""
         return Encoder.with_weights(self.architecture, read_weights(self.path))
 
-    def described(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """Return origin, the file's name and its SHA-256, for a card."""
         return {**self.origin, "file": self.path.name, "sha256": file_sha256(self.path)}
 
 
-def local(path: Path, architecture: str, *, quickgelu: bool | None = None, fit: Literal["pad", "crop"] = "pad") -> Source:
+def local_source(
+    path: Path, architecture: str, *, quickgelu: bool | None = None, fit: Literal["pad", "crop"] = "pad"
+) -> WeightsSource:
     """Return a local weights file as a source. `architecture`: open_clip's name or a JSON file. UnknownArchitecture."""
-    named, options = _architecture(architecture)
-    return Source(
+    named, options = _resolve_architecture(architecture)
+    return WeightsSource(
         path=path,
         architecture=named.with_quickgelu(quickgelu),
-        preprocess=_preprocess(named, options, fit),
+        preprocess=_build_preprocess(named, options, fit),
         origin={"kind": "file", "name": path.name},
     )
 
 
-def untrained(architecture: str, *, seed: int, fit: Literal["pad", "crop"] = "pad") -> tuple[Encoder, Preprocess, dict[str, Any]]:
+def build_untrained(
+    architecture: str, *, seed: int, fit: Literal["pad", "crop"] = "pad"
+) -> tuple[Encoder, Preprocess, dict[str, Any]]:
     """Return an encoder of that architecture that has learnt nothing, its preprocessing and its origin."""
-    named, options = _architecture(architecture)
+    named, options = _resolve_architecture(architecture)
     origin = {"kind": "untrained", "name": named.name, "seed": seed}
-    return Encoder.untrained(named, seed=seed), _preprocess(named, options, fit), origin
+    return Encoder.untrained(named, seed=seed), _build_preprocess(named, options, fit), origin
 
 
-def fetch(locator: str, cache: Path, *, fit: Literal["pad", "crop"] = "pad") -> Source:
+def fetch(locator: str, cache: Path, *, fit: Literal["pad", "crop"] = "pad") -> WeightsSource:
     """Download weights and return them as a source.
 
     `locator`: ARCHITECTURE/TAG as open_clip lists them, or hf-hub:OWNER/NAME. `cache` keeps the downloads.
     UnknownArchitecture for a name that does not exist; FetchFailed where the download does.
     """
-    if locator.startswith(HUB):
-        return _from_hub(locator.removeprefix(HUB), cache, fit)
+    if locator.startswith(HUB_PREFIX):
+        return _fetch_from_hub(locator.removeprefix(HUB_PREFIX), cache, fit)
     name, _, tag = locator.rpartition("/")
     if not (listed := get_pretrained_cfg(name, tag)):
-        raise UnknownArchitecture(f"open_clip lists no weights {locator!r}", hint=_near(locator))
-    architecture = Architecture.named(name).with_quickgelu(bool(listed.get("quick_gelu", False)) or None)
-    path = _downloaded(locator, lambda: download_pretrained(listed, cache_dir=str(cache)))
-    return Source(path, architecture, _preprocess(architecture, listed, fit), {"kind": "tag", "name": locator})
+        raise UnknownArchitecture(f"open_clip lists no weights {locator!r}", hint=_suggest_tags(locator))
+    architecture = Architecture.from_name(name).with_quickgelu(bool(listed.get("quick_gelu", False)) or None)
+    path = _download_file(locator, lambda: download_pretrained(listed, cache_dir=str(cache)))
+    return WeightsSource(path, architecture, _build_preprocess(architecture, listed, fit), {"kind": "tag", "name": locator})
 
 
-def _from_hub(repository: str, cache: Path, fit: Literal["pad", "crop"]) -> Source:
+def _fetch_from_hub(repository: str, cache: Path, fit: Literal["pad", "crop"]) -> WeightsSource:
     def part(file: str | None) -> Path:
-        return _downloaded(repository, lambda: download_pretrained_from_hf(repository, filename=file, cache_dir=str(cache)))
+        return _download_file(repository, lambda: download_pretrained_from_hf(repository, filename=file, cache_dir=str(cache)))
 
-    configuration = part(CONFIGURATION)
+    configuration = part(CONFIGURATION_FILE)
     read = Architecture.read(configuration)
     architecture = Architecture(repository, read.config)
-    options = _options(configuration)
-    return Source(part(None), architecture, _preprocess(architecture, options, fit), {"kind": "hub", "name": repository})
+    options = _read_options(configuration)
+    return WeightsSource(
+        part(None), architecture, _build_preprocess(architecture, options, fit), {"kind": "hub", "name": repository}
+    )
 
 
-def _downloaded(name: str, download: Any) -> Path:
+def _download_file(name: str, download: Any) -> Path:
     try:
         return Path(download())
     except Exception as error:  # the hub's client and open_clip raise errors of many libraries, or bare RuntimeError
@@ -101,19 +107,19 @@ def _downloaded(name: str, download: Any) -> Path:
         ) from error
 
 
-def _architecture(given: str) -> tuple[Architecture, Mapping[str, Any]]:
+def _resolve_architecture(given: str) -> tuple[Architecture, Mapping[str, Any]]:
     """Return a named architecture, or one read from a JSON file with its preprocessing options."""
     if given.endswith(".json"):
-        return Architecture.read(Path(given)), _options(Path(given))
-    return Architecture.named(given), {}
+        return Architecture.read(Path(given)), _read_options(Path(given))
+    return Architecture.from_name(given), {}
 
 
-def _options(path: Path) -> Mapping[str, Any]:
+def _read_options(path: Path) -> Mapping[str, Any]:
     options = json.loads(path.read_text(encoding="utf-8")).get("preprocess_cfg", {})
     return options if isinstance(options, dict) else {}
 
 
-def _preprocess(architecture: Architecture, options: Mapping[str, Any], fit: Literal["pad", "crop"]) -> Preprocess:
+def _build_preprocess(architecture: Architecture, options: Mapping[str, Any], fit: Literal["pad", "crop"]) -> Preprocess:
     """Take mean, standard deviation and filter from open_clip's options. Its resize mode is not asked: the aspect is kept."""
     standard = Preprocess()
     filters: dict[Any, Literal["bicubic", "bilinear"]] = {"bicubic": "bicubic", "bilinear": "bilinear"}
@@ -121,14 +127,14 @@ def _preprocess(architecture: Architecture, options: Mapping[str, Any], fit: Lit
         size=architecture.image_size,
         fit=fit,
         interpolation=filters.get(options.get("interpolation"), standard.interpolation),
-        mean=_triple(options.get("mean"), standard.mean),
-        std=_triple(options.get("std"), standard.std),
+        mean=_parse_triple(options.get("mean"), standard.mean),
+        std=_parse_triple(options.get("std"), standard.std),
     )
 
 
-def _triple(values: Any, otherwise: tuple[float, float, float]) -> tuple[float, float, float]:
+def _parse_triple(values: Any, default: tuple[float, float, float]) -> tuple[float, float, float]:
     if values is None:
-        return otherwise
+        return default
     try:
         red, green, blue = map(float, values)
     except (TypeError, ValueError) as error:
@@ -136,7 +142,7 @@ def _triple(values: Any, otherwise: tuple[float, float, float]) -> tuple[float, 
     return red, green, blue
 
 
-def _near(locator: str) -> str:
+def _suggest_tags(locator: str) -> str:
     known = [f"{name}/{tag}" for name, tag in open_clip.list_pretrained()]
     near = difflib.get_close_matches(locator, known, n=3, cutoff=0.4)
     return f"nearest: {', '.join(near)}" if near else "give ARCHITECTURE/TAG, as ViT-B-32-quickgelu/openai, or hf-hub:OWNER/NAME"

@@ -27,7 +27,7 @@ _SCHEMAS = (
 _libraries: list[torch.library.Library] = []  # a Library undoes its declarations when it is collected
 
 
-def _compiled_part() -> Path | None:
+def _find_extension() -> Path | None:
     """Return the path of torchvision's extension, without importing torchvision; None where there is none."""
     spec = importlib.util.find_spec("torchvision")
     for folder in (spec.submodule_search_locations or []) if spec else []:
@@ -37,7 +37,7 @@ def _compiled_part() -> Path | None:
     return None
 
 
-def _loads(extension: Path | None) -> bool:
+def _load_extension(extension: Path | None) -> bool:
     if extension is None:
         return False
     try:
@@ -48,9 +48,9 @@ def _loads(extension: Path | None) -> bool:
 
 
 @functools.cache
-def declare() -> bool:
+def declare_operators() -> bool:
     """Declare the operators where they are missing, once. Returns True where it did."""
-    if "torchvision" in sys.modules or _loads(_compiled_part()):
+    if "torchvision" in sys.modules or _load_extension(_find_extension()):
         return False
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call] # torch leaves it untyped
     for schema in _SCHEMAS:
@@ -59,4 +59,4 @@ def declare() -> bool:
     return True
 
 
-declare()
+declare_operators()

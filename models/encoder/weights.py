@@ -24,7 +24,7 @@ import torch
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict
 
-from models.errors import CheckpointCorrupt, CheckpointMissing, CheckpointUnsafe, WeightsIncompatible
+from models.errors import CheckpointCorrupt, CheckpointIncompatible, CheckpointMissing, CheckpointUnsafe
 
 StateDict = dict[str, torch.Tensor]
 """Parameter name -> tensor, on the CPU."""
@@ -48,26 +48,28 @@ def read_weights(path: Path) -> StateDict:
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:  # eight bytes of length, then a JSON header
         return _read_safetensors(path)
     if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":  # a zip archive, or a bare pickle of torch before 1.6
-        return _plain(_read_torch(path), path)
+        return _extract_state_dict(_read_torch(path), path)
     raise CheckpointCorrupt(
         f"{path} is neither safetensors nor a torch checkpoint", hint="check that the download is complete and no page of HTML"
     )
 
 
-def fit(network: torch.nn.Module, state: StateDict) -> None:
+def assign_weights(network: torch.nn.Module, state: StateDict) -> None:
     """Give the network these weights, all of them and no other: the tensors themselves. WeightsIncompatible says what does not fit.
 
     Layouts that open_clip can convert (OpenAI's, big_vision's, MobileCLIP's) are converted. Positional embeddings are never
     interpolated: another input size is another network.
     """
-    state = _in_own_layout(network, {name: tensor for name, tensor in state.items() if name not in _NOT_WEIGHTS})
+    state = _convert_layout(network, {name: tensor for name, tensor in state.items() if name not in _NOT_WEIGHTS})
     wanted = network.state_dict()
     missing, surplus = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     other = sorted(name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape)
     if missing or surplus or other:
-        raise WeightsIncompatible(_misfit(missing, surplus, other), hint=_likely(state))
+        raise CheckpointIncompatible(_describe_mismatch(missing, surplus, other), hint=_suggest_architectures(state))
     if broken := [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]:
-        raise WeightsIncompatible(f"weights are not finite: {_some(broken)}", hint="the training that made them diverged")
+        raise CheckpointIncompatible(
+            f"weights are not finite: {_abbreviate_names(broken)}", hint="the training that made them diverged"
+        )
     whole = {name: tensor.to(wanted[name].dtype) for name, tensor in state.items()}
     network.load_state_dict(whole, strict=True, assign=True)  # the tensors themselves, which may be a file's pages: no copy
 
@@ -86,7 +88,7 @@ def _read_torch(path: Path) -> Any:
             return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointUnsafe(
-            f"{path} holds more than tensors; reading it would run code from it: {_first_line(error)}",
+            f"{path} holds more than tensors; reading it would run code from it: {_take_first_line(error)}",
             hint="radclipd never does that: ask its author for a safetensors file, or a checkpoint of the bare state dict",
         ) from error
     except Exception as error:  # a parser let loose on foreign bytes: IndexError, struct.error, ... whatever they provoke
@@ -96,11 +98,11 @@ def _read_torch(path: Path) -> Any:
                 hint="for OpenAI's CLIP: radclipd model fetch ViT-B-32-quickgelu/openai",
             ) from error
         raise CheckpointCorrupt(
-            f"{path} is no whole torch checkpoint: {_first_line(error)}", hint="download or copy it again"
+            f"{path} is no whole torch checkpoint: {_take_first_line(error)}", hint="download or copy it again"
         ) from error
 
 
-def _plain(content: Any, path: Path) -> StateDict:
+def _extract_state_dict(content: Any, path: Path) -> StateDict:
     """Take the state dict out of a training checkpoint and the prefixes off its names."""
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
@@ -115,12 +117,12 @@ def _plain(content: Any, path: Path) -> StateDict:
     return state
 
 
-def _in_own_layout(network: torch.nn.Module, state: StateDict) -> StateDict:
+def _convert_layout(network: torch.nn.Module, state: StateDict) -> StateDict:
     """Return the weights under open_clip's present names; where nothing is known of their layout, as they are."""
     try:
         state = convert_state_dict(network, state)
     except (KeyError, RuntimeError, ValueError, IndexError) as error:
-        raise WeightsIncompatible(f"the weights have a known layout and yet do not convert: {error!r}") from error
+        raise CheckpointIncompatible(f"the weights have a known layout and yet do not convert: {error!r}") from error
     if "positional_embedding" in state and not hasattr(network, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
     scale = network.get_parameter("logit_scale")
@@ -129,22 +131,22 @@ def _in_own_layout(network: torch.nn.Module, state: StateDict) -> StateDict:
     return state
 
 
-def _misfit(missing: list[str], surplus: list[str], other: list[str]) -> str:
+def _describe_mismatch(missing: list[str], surplus: list[str], other: list[str]) -> str:
     parts = [("missing", missing), ("unknown", surplus), ("of another shape", other)]
     return "the weights are another network's: " + "; ".join(
-        f"{len(names)} {word} ({_some(names)})" for word, names in parts if names
+        f"{len(names)} {word} ({_abbreviate_names(names)})" for word, names in parts if names
     )
 
 
-def _some(names: list[str]) -> str:
+def _abbreviate_names(names: list[str]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
 
 
-def _first_line(error: Exception) -> str:
+def _take_first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _likely(state: StateDict) -> str:
+def _suggest_architectures(state: StateDict) -> str:
     """Name the architectures of open_clip whose image tower has these shapes."""
     patch, grid = state.get("visual.conv1.weight"), state.get("visual.positional_embedding")
     if patch is None or patch.ndim != 4 or grid is None:
@@ -153,10 +155,10 @@ def _likely(state: StateDict) -> str:
     edge = round((grid.shape[0] - 1) ** 0.5) * patch.shape[-1]
     shape = (patch.shape[0], patch.shape[-1], len(blocks), edge)
     towers = {name: open_clip.get_model_config(name)["vision_cfg"] for name in open_clip.list_models()}
-    names = [name for name, vision in towers.items() if "timm_model_name" not in vision and _tower(vision) == shape]
+    names = [name for name, vision in towers.items() if "timm_model_name" not in vision and _read_tower_shape(vision) == shape]
     return f"they look like {' or '.join(names[:_NAMES_SHOWN])}" if names else "name the architecture they were trained with"
 
 
-def _tower(vision: Mapping[str, Any]) -> tuple[Any, ...]:
+def _read_tower_shape(vision: Mapping[str, Any]) -> tuple[Any, ...]:
     """Width, patch, blocks, input edge."""
     return vision.get("width", 768), vision.get("patch_size", 16), vision.get("layers", 12), vision.get("image_size", 224)

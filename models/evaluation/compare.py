@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from models.evaluation.statistics import LEVEL, PatientBootstrap, auc, interval, macro, paired_auc
+from models.evaluation.statistics import CONFIDENCE_LEVEL, PatientBootstrap, auc, macro_average, paired_auc, percentile_interval
 from models.training.batches import ABSENT, PRESENT, UNKNOWN
 
 Scores = npt.NDArray[np.floating]
@@ -19,19 +19,20 @@ Labels = npt.NDArray[np.int8]
 
 
 @dataclass(frozen=True)
-class Difference:
+class AucComparison:
     """Mean AUCs over the findings, their difference with its 95 % interval, and who is worse.
 
     `better`: share of resamples in which the first is not worse. `worse`: columns in which the first is worse for certain, at
-    95 % for all findings together; see `certainly_worse`. `cases` and `patients` took part. NaN where no finding has both kinds.
+    95 % for all findings together; see `significantly_worse`. `cases` and `patients` took part. NaN where no finding has both
+    kinds.
     """
 
     first: float
     second: float
     lower: float
     upper: float
-    better: float
-    worse: tuple[int, ...]
+    share_not_worse: float
+    worse_columns: tuple[int, ...]
     cases: int
     patients: int
 
@@ -44,32 +45,32 @@ def compare(
     *,
     seed: int,
     resamples: int = 1000,
-) -> Difference:
+) -> AucComparison:
     """Compare scores [n, F]. Where either has none (NaN), the label takes no part."""
     known = np.where(np.isfinite(first) & np.isfinite(second), labels, UNKNOWN).astype(np.int8)
     rows = np.flatnonzero((known != UNKNOWN).any(axis=1))
     if not len(rows):
-        return Difference(np.nan, np.nan, np.nan, np.nan, better=0.0, worse=(), cases=0, patients=0)
+        return AucComparison(np.nan, np.nan, np.nan, np.nan, share_not_worse=0.0, worse_columns=(), cases=0, patients=0)
     known = known[rows]
     one, two = (np.where(known == UNKNOWN, 0.0, scores[rows]) for scores in (first, second))
     bootstrap = PatientBootstrap(patients[rows], resamples=resamples, seed=seed)
     drawn = bootstrap.auc(one, known) - bootstrap.auc(two, known)
-    means = macro(drawn)
+    means = macro_average(drawn)
     means = means[np.isfinite(means)]
-    lower, upper = interval(means) if len(means) else (np.nan, np.nan)
-    return Difference(
-        first=float(macro(auc(one, known))),
-        second=float(macro(auc(two, known))),
+    lower, upper = percentile_interval(means) if len(means) else (np.nan, np.nan)
+    return AucComparison(
+        first=float(macro_average(auc(one, known))),
+        second=float(macro_average(auc(two, known))),
         lower=float(lower),
         upper=float(upper),
-        better=float(np.mean(means >= 0)) if len(means) else 0.0,
-        worse=certainly_worse(one, two, known, patients[rows]),
+        share_not_worse=float(np.mean(means >= 0)) if len(means) else 0.0,
+        worse_columns=significantly_worse(one, two, known, patients[rows]),
         cases=len(rows),
         patients=len(np.unique(patients[rows])),
     )
 
 
-def certainly_worse(first: Scores, second: Scores, labels: Labels, patients: npt.NDArray[np.str_]) -> tuple[int, ...]:
+def significantly_worse(first: Scores, second: Scores, labels: Labels, patients: npt.NDArray[np.str_]) -> tuple[int, ...]:
     """Return the columns of scores [n, F] in which the first ranks worse for certain.
 
     That is wrongly said of any finding in one comparison out of 40 at most: the tail of a 95 % interval, divided among the findings
@@ -79,7 +80,7 @@ def certainly_worse(first: Scores, second: Scores, labels: Labels, patients: npt
     """
     kinds = [labels == kind for kind in (PRESENT, ABSENT)]
     both = [column for column in range(labels.shape[1]) if all(kind[:, column].any() for kind in kinds)]
-    tail = (1 - LEVEL) / 2 / max(len(both), 1)
+    tail = (1 - CONFIDENCE_LEVEL) / 2 / max(len(both), 1)
     enough = int(np.ceil(-np.log2(tail)))
     return tuple(
         column

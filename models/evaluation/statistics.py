@@ -21,13 +21,13 @@ Floats = npt.NDArray[np.float64]
 Scores = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.int8]
 
-BINS = 15
+CALIBRATION_BINS = 15
 """Of the expected calibration error."""
 
-LEVEL = 0.95
+CONFIDENCE_LEVEL = 0.95
 """Of every interval."""
 
-_BLOCK = 250  # resamples worked on at a time: their counts stay in the processor's cache
+_RESAMPLES_PER_BLOCK = 250  # resamples worked on at a time: their counts stay in the processor's cache
 
 
 def auc(scores: Scores, labels: Labels) -> Floats:
@@ -40,40 +40,42 @@ def auc(scores: Scores, labels: Labels) -> Floats:
     positives, negatives = positive.sum(axis=0).astype(np.float64), (labels == ABSENT).sum(axis=0)
     above = (ranks * positive).sum(axis=0) - positives * (positives + 1) / 2
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(_sound(scores, labels), above / (positives * negatives), np.nan)
+        return np.where(_find_defined(scores, labels), above / (positives * negatives), np.nan)
 
 
 def auprc(scores: Scores, labels: Labels) -> Floats:
     """Return the average precision [F] for scores and labels [N, F]: sum of precision x step in recall; ties are one step."""
-    return _each(_average_precision, scores, labels)
+    return _measure_findings(_compute_average_precision, scores, labels)
 
 
 def brier(probabilities: Scores, labels: Labels) -> Floats:
     """Return the mean squared error [F] of probabilities [N, F] (Brier 1950). Defined with labels of one kind too."""
-    return _each(lambda p, positive: float(np.mean((p - positive) ** 2)), probabilities, labels, both=False)
+    return _measure_findings(lambda p, positive: float(np.mean((p - positive) ** 2)), probabilities, labels, needs_both_kinds=False)
 
 
-def ece(probabilities: Scores, labels: Labels, *, bins: int = BINS) -> Floats:
+def ece(probabilities: Scores, labels: Labels, *, bins: int = CALIBRATION_BINS) -> Floats:
     """Return the expected calibration error [F] of probabilities [N, F]: mean over the films of |mean p - share| of their bin.
 
     Bins of equal mass: their edges are quantiles of the probabilities, and equal probabilities share a bin. Bins of equal width
     would put nearly all films of a rare finding into the lowest one.
     """
-    return _each(lambda p, positive: _calibration_error(p, positive, bins), probabilities, labels, both=False)
+    return _measure_findings(
+        lambda p, positive: _compute_calibration_error(p, positive, bins), probabilities, labels, needs_both_kinds=False
+    )
 
 
 def sensitivity_at(scores: Scores, labels: Labels, *, specificity: float) -> Floats:
     """Return the highest sensitivity [F] among the thresholds whose specificity is at least `specificity`."""
-    return _each(lambda s, positive: _sensitivity(s, positive, specificity), scores, labels)
+    return _measure_findings(lambda s, positive: _compute_sensitivity(s, positive, specificity), scores, labels)
 
 
-def macro(values: Scores) -> Floats:
+def macro_average(values: Scores) -> Floats:
     """Return the mean over the defined findings [...] of measures [..., F]; NaN where none is defined."""
-    count = defined(values)
+    count = count_defined(values)
     return np.where(count > 0, np.nansum(values, axis=-1, dtype=np.float64) / np.maximum(count, 1), np.nan)
 
 
-def defined(values: Scores) -> npt.NDArray[np.intp]:
+def count_defined(values: Scores) -> npt.NDArray[np.intp]:
     """Return how many findings [...] of measures [..., F] are defined."""
     return np.asarray((~np.isnan(values)).sum(axis=-1))
 
@@ -91,11 +93,11 @@ def delong(scores: Scores, labels: Labels) -> tuple[Floats, Floats]:
     DeLong, DeLong and Clarke-Pearson 1988, by the mid-ranks of Sun and Xu 2014. It takes films as independent: with several films
     a patient the variances are too small, and `PatientBootstrap` is the judge. At least two positives and two negatives.
     """
-    beaten, beating = _placements(scores, labels)
+    beaten, beating = _compute_placements(scores, labels)
     return beaten.mean(axis=1), np.atleast_2d(np.cov(beaten) / beaten.shape[1] + np.cov(beating) / beating.shape[1])
 
 
-def _placements(scores: Scores, labels: Labels) -> tuple[Floats, Floats]:
+def _compute_placements(scores: Scores, labels: Labels) -> tuple[Floats, Floats]:
     """[M, P] share of the negatives below each positive, and [M, Q] of the positives above each negative, for scores [M, N]."""
     ordered = np.concatenate([scores[:, labels == PRESENT], scores[:, labels == ABSENT]], axis=1)
     positives, negatives = int((labels == PRESENT).sum()), int((labels == ABSENT).sum())
@@ -109,17 +111,17 @@ class PairedAuc:
     """Difference of two AUCs, its standard error with degrees of freedom; patients who show the finding, and who do not."""
 
     difference: float
-    error: float
-    freedom: float
-    present: int
-    absent: int
+    standard_error: float
+    degrees_of_freedom: float
+    present_patients: int
+    absent_patients: int
 
     @property
     def p_worse(self) -> float:
         """One-sided p-value for the first to rank worse than the second. 1 where both rank alike."""
-        if self.error == 0:
+        if self.standard_error == 0:
             return float(self.difference >= 0)
-        return float(t.cdf(self.difference / self.error, self.freedom))
+        return float(t.cdf(self.difference / self.standard_error, self.degrees_of_freedom))
 
 
 def paired_auc(first: Scores, second: Scores, labels: Labels, patients: npt.NDArray[np.str_]) -> PairedAuc:
@@ -130,7 +132,7 @@ def paired_auc(first: Scores, second: Scores, labels: Labels, patients: npt.NDAr
     """
     names, patient = np.unique(patients, return_inverse=True)
     kinds = (labels == PRESENT, labels == ABSENT)
-    differences = [placed[0] - placed[1] for placed in _placements(np.stack([first, second]), labels)]
+    differences = [placed[0] - placed[1] for placed in _compute_placements(np.stack([first, second]), labels)]
     sums, counts = np.zeros((2, len(names))), np.zeros(2, dtype=int)
     for row, (kind, difference) in enumerate(zip(kinds, differences, strict=True)):
         np.add.at(sums[row], patient[kind], (difference - difference.mean()) / kind.sum())
@@ -160,15 +162,15 @@ def normal_p(difference: float, error: float) -> float:
 def holm(p: Scores) -> Floats:
     """Return p-values [K] corrected for K comparisons (Holm 1979, step-down). NaN is no comparison and stays NaN."""
     adjusted = np.full(len(p), np.nan)
-    order = np.argsort(p)[: int(defined(p))]  # NaN sorts last
+    order = np.argsort(p)[: int(count_defined(p))]  # NaN sorts last
     steps = p[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return adjusted
 
 
-def interval(samples: Scores) -> tuple[Floats, Floats]:
+def percentile_interval(samples: Scores) -> tuple[Floats, Floats]:
     """Return the lower and upper percentile bound [...] of resamples [R, ...]; resamples that are NaN do not count."""
-    tail = (1 - LEVEL) / 2
+    tail = (1 - CONFIDENCE_LEVEL) / 2
     undefined = np.isnan(samples).all(axis=0)
     lower, upper = np.nanquantile(np.where(undefined, 0.0, samples), [tail, 1 - tail], axis=0)
     return np.where(undefined, np.nan, lower), np.where(undefined, np.nan, upper)
@@ -187,38 +189,44 @@ class PatientBootstrap:
         cells = (drawn + np.arange(resamples)[:, None] * len(names)).ravel()
         counts = np.bincount(cells, minlength=resamples * len(names)).reshape(resamples, len(names))
         # float32 holds whole numbers exactly up to 2**24: enough for the sums of any test set
-        self._times = [np.ascontiguousarray(block.T[patient], dtype=np.float32) for block in _blocks(counts)]
+        self._draw_counts = [np.ascontiguousarray(block.T[patient], dtype=np.float32) for block in _split_resamples(counts)]
 
     def auc(self, scores: Scores, labels: Labels) -> Floats:
         """Return the AUCs [R, F] of scores [N, F] on every resample; NaN where a resample has no positive or no negative."""
-        sound = _sound(scores, labels)
+        sound = _find_defined(scores, labels)
         return np.stack(
-            [self._auc(scores[:, f], labels[:, f]) if sound[f] else self._undefined() for f in range(labels.shape[1])], axis=1
+            [
+                self._resample_auc(scores[:, f], labels[:, f]) if sound[f] else self._fill_undefined()
+                for f in range(labels.shape[1])
+            ],
+            axis=1,
         )
 
-    def _undefined(self) -> Floats:
-        return np.full(sum(times.shape[1] for times in self._times), np.nan)
+    def _fill_undefined(self) -> Floats:
+        return np.full(sum(times.shape[1] for times in self._draw_counts), np.nan)
 
-    def _auc(self, scores: Scores, labels: Labels) -> Floats:
+    def _resample_auc(self, scores: Scores, labels: Labels) -> Floats:
         positives, negatives = np.flatnonzero(labels == PRESENT), np.flatnonzero(labels == ABSENT)
         cuts, place = np.unique(scores[positives], return_inverse=True)
         # bin 2i: between the cuts i - 1 and i; bin 2i + 1: tied with the cut i
         bins = np.searchsorted(cuts, scores[negatives], "left") + np.searchsorted(cuts, scores[negatives], "right")
-        gather_positives = _gather(place, positives, (len(cuts), len(labels)))
-        gather_negatives = _gather(bins, negatives, (2 * len(cuts) + 1, len(labels)))
-        return np.concatenate([_weighted_auc(gather_positives @ times, gather_negatives @ times) for times in self._times])
+        gather_positives = _build_gather_matrix(place, positives, (len(cuts), len(labels)))
+        gather_negatives = _build_gather_matrix(bins, negatives, (2 * len(cuts) + 1, len(labels)))
+        return np.concatenate(
+            [_compute_weighted_auc(gather_positives @ times, gather_negatives @ times) for times in self._draw_counts]
+        )
 
 
-def _blocks(counts: npt.NDArray[np.intp]) -> list[npt.NDArray[np.intp]]:
-    return [counts[start : start + _BLOCK] for start in range(0, len(counts), _BLOCK)]
+def _split_resamples(counts: npt.NDArray[np.intp]) -> list[npt.NDArray[np.intp]]:
+    return [counts[start : start + _RESAMPLES_PER_BLOCK] for start in range(0, len(counts), _RESAMPLES_PER_BLOCK)]
 
 
-def _gather(bins: npt.NDArray[np.intp], films: npt.NDArray[np.intp], shape: tuple[int, int]) -> csr_array:
+def _build_gather_matrix(bins: npt.NDArray[np.intp], rows: npt.NDArray[np.intp], shape: tuple[int, int]) -> csr_array:
     """Sums the rows of films into bins."""
-    return csr_array((np.ones(len(films), dtype=np.float32), (bins, films)), shape=shape)
+    return csr_array((np.ones(len(rows), dtype=np.float32), (bins, rows)), shape=shape)
 
 
-def _weighted_auc(positives: npt.NDArray[np.float32], negatives: npt.NDArray[np.float32]) -> Floats:
+def _compute_weighted_auc(positives: npt.NDArray[np.float32], negatives: npt.NDArray[np.float32]) -> Floats:
     """[r] from the positives at each cut [q, r] and the negatives in each bin [2q + 1, r]."""
     below = negatives.cumsum(axis=0)  # whole numbers: exact
     pairs = np.einsum("qr,qr->r", positives, below[0:-1:2] + below[1::2], dtype=np.float64) / 2
@@ -227,15 +235,17 @@ def _weighted_auc(positives: npt.NDArray[np.float32], negatives: npt.NDArray[np.
         return np.asarray(np.where(possible > 0, pairs / possible, np.nan))
 
 
-def _sound(scores: Scores, labels: Labels) -> npt.NDArray[np.bool_]:
+def _find_defined(scores: Scores, labels: Labels) -> npt.NDArray[np.bool_]:
     """[F]: a positive and a negative are there and every score of a known film is a number."""
     both = (labels == PRESENT).any(axis=0) & (labels == ABSENT).any(axis=0)
     return np.asarray(both & (np.isfinite(scores) | (labels == UNKNOWN)).all(axis=0))
 
 
-def _each(measure: Callable[[Floats, Floats], float], values: Scores, labels: Labels, *, both: bool = True) -> Floats:
+def _measure_findings(
+    measure: Callable[[Floats, Floats], float], values: Scores, labels: Labels, *, needs_both_kinds: bool = True
+) -> Floats:
     """[F]: the measure on the known films of each finding."""
-    sound = _sound(values, labels) if both else ((labels != UNKNOWN).any(axis=0) & _sound_values(values, labels))
+    sound = _find_defined(values, labels) if needs_both_kinds else ((labels != UNKNOWN).any(axis=0) & _find_finite(values, labels))
     measured = np.full(labels.shape[1], np.nan)
     for finding in np.flatnonzero(sound):
         known = labels[:, finding] != UNKNOWN
@@ -245,24 +255,24 @@ def _each(measure: Callable[[Floats, Floats], float], values: Scores, labels: La
     return measured
 
 
-def _sound_values(values: Scores, labels: Labels) -> npt.NDArray[np.bool_]:
+def _find_finite(values: Scores, labels: Labels) -> npt.NDArray[np.bool_]:
     return np.asarray((np.isfinite(values) | (labels == UNKNOWN)).all(axis=0))
 
 
-def _average_precision(scores: Floats, positive: Floats) -> float:
+def _compute_average_precision(scores: Floats, positive: Floats) -> float:
     order = np.argsort(-scores, kind="stable")
     last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of each run of equal scores
     found = positive[order].cumsum()[last]
     return float(np.sum(np.diff(found, prepend=0.0) * found / (last + 1)) / positive.sum())
 
 
-def _calibration_error(probabilities: Floats, positive: Floats, bins: int) -> float:
+def _compute_calibration_error(probabilities: Floats, positive: Floats, bins: int) -> float:
     edges = np.quantile(probabilities, np.arange(1, bins) / bins)
     bin_of = np.searchsorted(edges, probabilities, side="right")
     return float(np.abs(np.bincount(bin_of, probabilities - positive, minlength=bins)).sum() / len(positive))
 
 
-def _sensitivity(scores: Floats, positive: Floats, specificity: float) -> float:
+def _compute_sensitivity(scores: Floats, positive: Floats, specificity: float) -> float:
     negatives = np.sort(scores[positive == 0])[::-1]
     false_alarms = int((1 - specificity) * len(negatives) + 1e-9)  # allowed; the sum of a rounding error must not cost one
     threshold = negatives[false_alarms] if false_alarms < len(negatives) else -np.inf

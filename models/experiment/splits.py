@@ -1,7 +1,7 @@
 """Which films may be learnt from and which are only ever scored. By patient, never by film.
 
 Films of one patient resemble each other more than the findings do; a split by film measures how well patients are recognised.
-Both ways to split end in `checked`, which looks for shared patients and for shared pixels: the same film may be filed under two
+Both ways to split end in `check_split`, which looks for shared patients and for shared pixels: the same film may be filed under two
 patients.
 """
 
@@ -31,7 +31,7 @@ def split_by_lists(cases: Cases, pool: Collection[str], test: Collection[str]) -
         raise SplitUnusable(
             f"{unlisted} of {len(cases)} films are on neither list", hint="give the lists that belong to this label table"
         )
-    return checked(cases, Split(pool=np.flatnonzero(in_pool), test=np.flatnonzero(in_test)))
+    return check_split(cases, Split(pool=np.flatnonzero(in_pool), test=np.flatnonzero(in_test)))
 
 
 def split_by_patient(cases: Cases, *, test_share: float, seed: int) -> Split:
@@ -40,17 +40,17 @@ def split_by_patient(cases: Cases, *, test_share: float, seed: int) -> Split:
     A patient stays on the same side whoever else is in the archive, so films may be added without moving others. Patients who
     share a film go together. SplitUnusable where a side stays empty.
     """
-    return checked(cases, _halved(_fractions(cases, seed) < test_share))
+    return check_split(cases, _split_rows(_hash_patients(cases, seed) < test_share))
 
 
-def checked(cases: Cases, split: Split) -> Split:
+def check_split(cases: Cases, split: Split) -> Split:
     """Return the split. SplitLeaks where a patient or a film is on both sides; SplitUnusable where a side is empty."""
     if not len(split.pool) or not len(split.test):
         raise SplitUnusable(
             f"the pool has {len(split.pool)} films and the test set {len(split.test)}: neither may be empty",
             hint="choose another share, or give more films",
         )
-    patients, films = (_shared(names, split) for names in (cases.patient, cases.pixel_sha256))
+    patients, films = (_count_shared(names, split) for names in (cases.patient, cases.pixel_sha256))
     if patients or films:
         raise SplitLeaks(
             f"the pool and the test set share {patients} patients and {films} films with the same pixels",
@@ -59,15 +59,15 @@ def checked(cases: Cases, split: Split) -> Split:
     return split
 
 
-def _halved(in_test: npt.NDArray[np.bool_]) -> Split:
+def _split_rows(in_test: npt.NDArray[np.bool_]) -> Split:
     return Split(pool=np.flatnonzero(~in_test), test=np.flatnonzero(in_test))
 
 
-def _shared(names: npt.NDArray[np.str_], split: Split) -> int:
+def _count_shared(names: npt.NDArray[np.str_], split: Split) -> int:
     return len(np.intersect1d(names[split.pool], names[split.test]))
 
 
-def _fractions(cases: Cases, seed: int) -> npt.NDArray[np.float64]:
+def _hash_patients(cases: Cases, seed: int) -> npt.NDArray[np.float64]:
     """[N] in 0..1: the least hash among the patients who belong together."""
     patients, patient = np.unique(cases.patient, return_inverse=True)
     films, film = np.unique(cases.pixel_sha256, return_inverse=True)
@@ -75,10 +75,10 @@ def _fractions(cases: Cases, seed: int) -> npt.NDArray[np.float64]:
     edges = coo_array((np.ones(len(cases)), (patient, len(patients) + film)), shape=(nodes, nodes))
     _, family = connected_components(edges, directed=False)
     least = np.ones(nodes)
-    np.minimum.at(least, family[: len(patients)], [_fraction(name, seed) for name in patients])
+    np.minimum.at(least, family[: len(patients)], [_hash_patient(name, seed) for name in patients])
     return np.asarray(least[family[patient]])
 
 
-def _fraction(name: str, seed: int) -> float:
+def _hash_patient(name: str, seed: int) -> float:
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return int.from_bytes(digest[:_HASH_BYTES]) / 2.0 ** (8 * _HASH_BYTES)

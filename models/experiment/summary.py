@@ -35,7 +35,7 @@ MEASURES = ("auc", "auprc", "brier", "ece")
 
 
 @dataclass(frozen=True)
-class Row:
+class LadderRow:
     """One line of the long table: one finding, one method, one shot count, one draw. NaN where a measure is not defined.
 
     Brier score and ECE take the sigmoid of the logits for a probability, as the method means it.
@@ -52,15 +52,15 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Run:
+class MethodRun:
     """All that is kept of one method at one shot count in one draw: its rows and its mean AUC on every resample [R]."""
 
     method: str
     shots: int
     draw: int
-    rows: tuple[Row, ...]
+    rows: tuple[LadderRow, ...]
     weighted_auc: float  # mean weighted with the prevalence in the test set
-    resampled: Floats
+    resampled_auc: Floats
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Average:
+class FindingAverage:
     """Mean and standard deviation over draws of each measure of one finding."""
 
     method: str
@@ -91,7 +91,7 @@ class Average:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class LadderComparison:
     """A method's mean AUC minus the reference's at the same shot count, or at none where one of them needs none.
 
     `p` is two-sided, from the standard error of the resampled differences; `p_holm` corrects for all comparisons with that
@@ -116,12 +116,12 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Summary:
+class LadderSummary:
     """Everything the report shows."""
 
     mean_auc: Mapping[str, Mapping[int, Estimate]]
-    averages: tuple[Average, ...]
-    comparisons: tuple[Comparison, ...]
+    averages: tuple[FindingAverage, ...]
+    comparisons: tuple[LadderComparison, ...]
 
     @property
     def json(self) -> dict[str, Any]:
@@ -129,13 +129,15 @@ class Summary:
         keys = ("mean", "sd", "lo", "hi")
         return {
             "mean_auc": {
-                method: {str(shots): {key: _number(getattr(estimate, key)) for key in keys} for shots, estimate in by_shots.items()}
+                method: {
+                    str(shots): {key: _null_if_nan(getattr(estimate, key)) for key in keys} for shots, estimate in by_shots.items()
+                }
                 for method, by_shots in self.mean_auc.items()
             }
         }
 
 
-def measured(
+def measure_run(
     logits: Logits,
     labels: npt.NDArray[np.int8],
     bootstrap: PatientBootstrap,
@@ -144,7 +146,7 @@ def measured(
     shots: int,
     draw: int,
     findings: Sequence[str],
-) -> Run:
+) -> MethodRun:
     """Measure one method's logits [T, F] against the test labels [T, F]. Pass the same bootstrap for all that is compared."""
     probabilities = expit(logits.astype(np.float64))
     columns = (
@@ -153,73 +155,81 @@ def measured(
         statistics.brier(probabilities, labels),
         statistics.ece(probabilities, labels),
     )
-    rows = tuple(Row(method, shots, draw, finding, *(float(column[f]) for column in columns)) for f, finding in enumerate(findings))
+    rows = tuple(
+        LadderRow(method, shots, draw, finding, *(float(column[f]) for column in columns)) for f, finding in enumerate(findings)
+    )
     weighted = statistics.prevalence_weighted(columns[0], labels)
-    return Run(method, shots, draw, rows, weighted, statistics.macro(bootstrap.auc(logits, labels)))
+    return MethodRun(method, shots, draw, rows, weighted, statistics.macro_average(bootstrap.auc(logits, labels)))
 
 
-def summarise(runs: Sequence[Run], *, seed: int, references: Sequence[str] = REFERENCES) -> Summary:
+def summarise(runs: Sequence[MethodRun], *, seed: int, references: Sequence[str] = REFERENCES) -> LadderSummary:
     """Summarise runs that were measured with one bootstrap; `seed` draws the draws. Methods come in the order they are met."""
-    cells = _cells(runs, np.random.default_rng(seed))
+    cells = _summarise_cells(runs, np.random.default_rng(seed))
     mean_auc: dict[str, dict[int, Estimate]] = defaultdict(dict)
     for (method, shots), cell in cells.items():
         mean_auc[method][shots] = cell.estimate
-    return Summary(dict(mean_auc), tuple(averages([row for run in runs for row in run.rows])), tuple(_compared(cells, references)))
+    return LadderSummary(
+        dict(mean_auc),
+        tuple(average_draws([row for run in runs for row in run.rows])),
+        tuple(_compare_with_references(cells, references)),
+    )
 
 
-def averages(rows: Sequence[Row]) -> Iterator[Average]:
+def average_draws(rows: Sequence[LadderRow]) -> Iterator[FindingAverage]:
     """Average over draws, for each method, shot count and finding, in the order they are met. What is NaN does not count."""
-    groups: dict[tuple[str, int, str], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, int, str], list[LadderRow]] = defaultdict(list)
     for row in rows:
         groups[row.method, row.shots, row.finding].append(row)
     for (method, shots, finding), group in groups.items():
         columns = {measure: np.array([getattr(row, measure) for row in group]) for measure in MEASURES}
-        yield Average(
+        yield FindingAverage(
             method,
             shots,
             finding,
-            mean={measure: float(statistics.macro(values)) for measure, values in columns.items()},
-            sd={measure: _sd(values) for measure, values in columns.items()},
+            mean={measure: float(statistics.macro_average(values)) for measure, values in columns.items()},
+            sd={measure: _compute_deviation(values) for measure, values in columns.items()},
         )
 
 
 @dataclass(frozen=True)
-class _Cell:
+class _LadderCell:
     """A method at a shot count."""
 
     estimate: Estimate
     resampled: Floats  # [R] mean AUC over the draws, draws and patients resampled
 
 
-def _cells(runs: Sequence[Run], rng: np.random.Generator) -> dict[tuple[str, int], _Cell]:
-    groups: dict[tuple[str, int], list[Run]] = defaultdict(list)
+def _summarise_cells(runs: Sequence[MethodRun], rng: np.random.Generator) -> dict[tuple[str, int], _LadderCell]:
+    groups: dict[tuple[str, int], list[MethodRun]] = defaultdict(list)
     for run in runs:
         groups[run.method, run.shots].append(run)
     draws = sorted({run.draw for run in runs})
     if not runs:
         return {}
-    times = rng.multinomial(len(draws), np.full(len(draws), 1 / len(draws)), size=len(runs[0].resampled))  # [R, draws]
-    return {key: _cell(group, times[:, np.searchsorted(draws, [run.draw for run in group])]) for key, group in groups.items()}
+    times = rng.multinomial(len(draws), np.full(len(draws), 1 / len(draws)), size=len(runs[0].resampled_auc))  # [R, draws]
+    return {
+        key: _summarise_cell(group, times[:, np.searchsorted(draws, [run.draw for run in group])]) for key, group in groups.items()
+    }
 
 
-def _cell(runs: Sequence[Run], times: npt.NDArray[np.int64]) -> _Cell:
+def _summarise_cell(runs: Sequence[MethodRun], times: npt.NDArray[np.int64]) -> _LadderCell:
     aucs = np.array([[row.auc for row in run.rows] for run in runs])  # [draws, F]
-    per_draw = statistics.macro(aucs)
-    resampled = _over_draws(np.stack([run.resampled for run in runs], axis=1), times)
-    lower, upper = statistics.interval(resampled)
+    per_draw = statistics.macro_average(aucs)
+    resampled = _average_over_draws(np.stack([run.resampled_auc for run in runs], axis=1), times)
+    lower, upper = statistics.percentile_interval(resampled)
     estimate = Estimate(
-        mean=float(statistics.macro(per_draw)),
-        sd=_sd(per_draw),
+        mean=float(statistics.macro_average(per_draw)),
+        sd=_compute_deviation(per_draw),
         lo=float(lower),
         hi=float(upper),
-        weighted=float(statistics.macro(np.array([run.weighted_auc for run in runs]))),
+        weighted=float(statistics.macro_average(np.array([run.weighted_auc for run in runs]))),
         draws=len(runs),
-        findings=int(statistics.defined(aucs).max()),
+        findings=int(statistics.count_defined(aucs).max()),
     )
-    return _Cell(estimate, resampled)
+    return _LadderCell(estimate, resampled)
 
 
-def _over_draws(resampled: Floats, times: npt.NDArray[np.int64]) -> Floats:
+def _average_over_draws(resampled: Floats, times: npt.NDArray[np.int64]) -> Floats:
     """[R]: the mean over the draws [R, draws] that each resample has drawn. A method that was run once does not vary with them."""
     if resampled.shape[1] == 1:
         return resampled[:, 0]
@@ -229,10 +239,10 @@ def _over_draws(resampled: Floats, times: npt.NDArray[np.int64]) -> Floats:
         return np.asarray(np.where(total > 0, np.nansum(resampled * weight, axis=1) / total, np.nan))
 
 
-def _compared(cells: Mapping[tuple[str, int], _Cell], references: Sequence[str]) -> Iterator[Comparison]:
+def _compare_with_references(cells: Mapping[tuple[str, int], _LadderCell], references: Sequence[str]) -> Iterator[LadderComparison]:
     for reference in references:
         family = [
-            _comparison(method, max(shots, against), cell, reference, cells[reference, against])
+            _compare_cells(method, max(shots, against), cell, reference, cells[reference, against])
             for (method, shots), cell in cells.items()
             for against in (shots_of for name, shots_of in cells if name == reference)
             if method != reference and (shots == against or NO_LABELS in (shots, against))
@@ -241,15 +251,15 @@ def _compared(cells: Mapping[tuple[str, int], _Cell], references: Sequence[str])
         yield from (replace(one, p_holm=float(p)) for one, p in zip(family, corrected, strict=True))
 
 
-def _comparison(method: str, shots: int, cell: _Cell, reference: str, against: _Cell) -> Comparison:
+def _compare_cells(method: str, shots: int, cell: _LadderCell, reference: str, against: _LadderCell) -> LadderComparison:
     differences = cell.resampled - against.resampled
-    lower, upper = statistics.interval(differences)
+    lower, upper = statistics.percentile_interval(differences)
     difference = cell.estimate.mean - against.estimate.mean
-    p = statistics.normal_p(difference, _sd(differences))
-    return Comparison(method, shots, reference, against.estimate.mean, difference, float(lower), float(upper), p, math.nan)
+    p = statistics.normal_p(difference, _compute_deviation(differences))
+    return LadderComparison(method, shots, reference, against.estimate.mean, difference, float(lower), float(upper), p, math.nan)
 
 
-def _sd(values: Floats) -> float:
+def _compute_deviation(values: Floats) -> float:
     """Of a sample; 0 for a single value, NaN for none."""
     known = values[~np.isnan(values)]
     if len(known) < 2:
@@ -257,5 +267,5 @@ def _sd(values: Floats) -> float:
     return float(np.std(known, ddof=1))
 
 
-def _number(value: float) -> float | None:
+def _null_if_nan(value: float) -> float | None:
     return None if math.isnan(value) else value

@@ -16,21 +16,23 @@ from models.training.recipe import Augmentation
 _DARKEST = 1e-6  # below it a power has no useful slope, and the film is black anyway
 
 
-def augmented(squares: torch.Tensor, amounts: Augmentation, generator: torch.Generator) -> torch.Tensor:
+def augment_inputs(inputs: torch.Tensor, amounts: Augmentation, generator: torch.Generator) -> torch.Tensor:
     """Return changed copies, float32 [N, 1, S, S] in 0..1, of grey squares of that shape, each film with changes of its own.
 
     Draws from `generator`, a CPU generator, the same count for each film: the same state gives the same copies on any device.
     """
-    draws = torch.rand(len(squares), 7, generator=generator) * 2.0 - 1.0
-    turn, right, down, zoom, brightness, contrast, gamma = draws.to(squares.device).T
-    moved = _moved(
-        squares.float(),
-        _placements(turn * math.radians(amounts.degrees), right * amounts.shift, down * amounts.shift, 1.0 + zoom * amounts.zoom),
+    draws = torch.rand(len(inputs), 7, generator=generator) * 2.0 - 1.0
+    turn, right, down, zoom, brightness, contrast, gamma = draws.to(inputs.device).T
+    moved = _warp_inputs(
+        inputs.float(),
+        _build_affine_matrices(
+            turn * math.radians(amounts.degrees), right * amounts.shift, down * amounts.shift, 1.0 + zoom * amounts.zoom
+        ),
     )
-    return _toned(moved, brightness * amounts.brightness, contrast * amounts.contrast, 1.0 + gamma * amounts.gamma)
+    return _adjust_tone(moved, brightness * amounts.brightness, contrast * amounts.contrast, 1.0 + gamma * amounts.gamma)
 
 
-def _placements(turn: torch.Tensor, right: torch.Tensor, down: torch.Tensor, zoom: torch.Tensor) -> torch.Tensor:
+def _build_affine_matrices(turn: torch.Tensor, right: torch.Tensor, down: torch.Tensor, zoom: torch.Tensor) -> torch.Tensor:
     """[N, 2, 3]: where each pixel of the copy comes from, in units of half the edge. The determinant is positive: no mirror."""
     cosine, sine = torch.cos(turn) / zoom, torch.sin(turn) / zoom
     x, y = -2.0 * right, -2.0 * down
@@ -43,14 +45,14 @@ def _placements(turn: torch.Tensor, right: torch.Tensor, down: torch.Tensor, zoo
     )
 
 
-def _moved(squares: torch.Tensor, placements: torch.Tensor) -> torch.Tensor:
-    grid = functional.affine_grid(placements, list(squares.shape), align_corners=False)
-    return functional.grid_sample(squares, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+def _warp_inputs(inputs: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    grid = functional.affine_grid(matrices, list(inputs.shape), align_corners=False)
+    return functional.grid_sample(inputs, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def _toned(squares: torch.Tensor, brightness: torch.Tensor, contrast: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
+def _adjust_tone(inputs: torch.Tensor, brightness: torch.Tensor, contrast: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
     """Contrast turns the grey scale about the film's mean along a parabola through 0, so that black stays black."""
     gain, slope, power = (amount[:, None, None, None] for amount in (1.0 + brightness, contrast, gamma))
-    toned = gain * squares.clamp(min=_DARKEST) ** power * (squares > 0)
+    toned = gain * inputs.clamp(min=_DARKEST) ** power * (inputs > 0)
     mean = toned.mean(dim=(1, 2, 3), keepdim=True)
     return (toned * (1.0 + slope * (toned - mean))).clamp(0.0, 1.0)

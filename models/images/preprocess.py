@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from models.errors import ImageUnusable, WeightsIncompatible
+from models.errors import CheckpointIncompatible, ImageUnusable
 from models.fingerprint import fingerprint
-from models.images.resize import Film, Interpolation, Windowed, resized
+from models.images.resize import Interpolation, ResizableImage, ResizeWindowedValues, resize_image
 
 if TYPE_CHECKING:
     import torch
@@ -53,11 +53,11 @@ class Preprocess:
         try:
             made = cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
         except (KeyError, TypeError) as error:
-            raise WeightsIncompatible(
+            raise CheckpointIncompatible(
                 f"the card's preprocessing cannot be read: {error}", hint="import the weights again"
             ) from error
         if made.fingerprint != card.get("fingerprint"):
-            raise WeightsIncompatible(
+            raise CheckpointIncompatible(
                 "this release preprocesses images in another way than the one that recorded these weights",
                 hint="import the weights again: that makes a version of its own",
             )
@@ -73,61 +73,62 @@ class Preprocess:
         """Return the fields and the fingerprint, JSON-able."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std), "fingerprint": self.fingerprint}
 
-    def scaled(self, height: int, width: int) -> tuple[int, int]:
+    def scaled_size(self, height: int, width: int) -> tuple[int, int]:
         """Return height and width after the resize, before pad or crop, pixels."""
         edge = max(height, width) if self.fit == "pad" else min(height, width)
         return max(1, round(height * self.size / edge)), max(1, round(width * self.size / edge))
 
     def __call__(self, image: npt.NDArray[np.float32]) -> torch.Tensor:
         """Return float32 [3, size, size] for float32 [H, W] in 0..1. ImageUnusable for anything else."""
-        return self.normalised(self.square(image))
+        return self.normalise(self.make_model_input(image))
 
-    def square(self, image: npt.NDArray[np.float32]) -> torch.Tensor:
+    def make_model_input(self, image: npt.NDArray[np.float32]) -> torch.Tensor:
         """Return the grey square before normalisation, float32 [1, size, size] in 0..1. ImageUnusable."""
         import torch
 
-        return torch.from_numpy(self.reduced(image))[None]
+        return torch.from_numpy(self.make_model_input_array(image))[None]
 
-    def reduced(self, image: npt.NDArray[np.float32] | Film) -> npt.NDArray[np.float32]:
+    def make_model_input_array(self, image: npt.NDArray[np.float32] | ResizableImage) -> npt.NDArray[np.float32]:
         """Return the grey square as an array [size, size], of which `square` makes the same square again. ImageUnusable."""
-        edges = self.edges(image.shape)
+        edges = self.checked_scaled_size(image.shape)
         with np.errstate(invalid="ignore", over="ignore"):
             if isinstance(image, np.ndarray):
-                small = resized(image, *edges, self.interpolation)
+                small = resize_image(image, *edges, self.interpolation)
             else:  # weights sum to 1, so greys are made of what is left, not of every pixel
-                small = image.levelled(resized(image.clipped, *edges, self.interpolation))
+                small = image.normalised(resize_image(image.clipped, *edges, self.interpolation))
         if not np.isfinite(small).all():  # then the image's are not: no weight hides one
             raise ImageUnusable("the image holds values that are not finite")
         square = np.zeros((self.size, self.size), dtype=np.float32)
-        self.lay(np.clip(small, 0.0, 1.0, out=small), square)  # bicubic overshoots at edges
+        self.place_centred(np.clip(small, 0.0, 1.0, out=small), square)  # bicubic overshoots at edges
         return square
 
-    def deferred(self, image: npt.NDArray[np.float32] | Film) -> npt.NDArray[np.float32] | Windowed:
-        """Return the stored values and their window, of which `on_device` makes the grey square; without them, `reduced`."""
+    def defer_resize(self, image: npt.NDArray[np.float32] | ResizableImage) -> npt.NDArray[np.float32] | ResizeWindowedValues:
+        """Return the stored values and their window, of which `on_device` makes the grey square; without them,
+        `make_model_input_array`."""
         windowed = None if isinstance(image, np.ndarray) else image.windowed
         if windowed is None:
-            return self.reduced(image)
-        self.edges(windowed.stored.shape)
+            return self.make_model_input_array(image)
+        self.checked_scaled_size(windowed.stored.shape)
         return windowed
 
-    def normalised(self, squares: torch.Tensor) -> torch.Tensor:
+    def normalise(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return float32 [..., 3, size, size], as the encoder wants it, for grey squares [..., 1, size, size]."""
-        mean, std = (squares.new_tensor(three)[:, None, None] for three in (self.mean, self.std))
-        return (squares - mean).div_(std)
+        mean, std = (inputs.new_tensor(three)[:, None, None] for three in (self.mean, self.std))
+        return (inputs - mean).div_(std)
 
-    def edges(self, shape: Sequence[int]) -> tuple[int, int]:
+    def checked_scaled_size(self, shape: Sequence[int]) -> tuple[int, int]:
         """Return what `scaled` does of an image's shape. ImageUnusable where it is no image's."""
         if len(shape) != 2 or 0 in shape:
             raise ImageUnusable(f"an image has two edges of at least one pixel, not the shape {tuple(shape)}")
-        return self.scaled(*shape)
+        return self.scaled_size(*shape)
 
-    def lay(self, pixels: Pixels, square: Pixels) -> None:
+    def place_centred(self, pixels: Pixels, canvas: Pixels) -> None:
         """Put [h, w] into the middle of [size, size]: bars stay, or a centre is cropped, as `fit` left an edge short or long."""
-        (to_row, from_row), (to_column, from_column) = (_overlap(edge, self.size) for edge in pixels.shape)
-        square[to_row, to_column] = pixels[from_row, from_column]
+        (to_row, from_row), (to_column, from_column) = (_compute_overlap(edge, self.size) for edge in pixels.shape)
+        canvas[to_row, to_column] = pixels[from_row, from_column]
 
 
-def _overlap(edge: int, size: int) -> tuple[slice, slice]:
+def _compute_overlap(edge: int, size: int) -> tuple[slice, slice]:
     """Where on `size` pixels, and which of its own, an edge lies that is laid in the middle."""
     before = (size - edge) // 2
     first, last = max(0, before), min(size, before + edge)

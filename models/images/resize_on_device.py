@@ -1,6 +1,7 @@
 """The grey square of a film made where the encoder is: window, resize, and pad or crop, of the stored values as they are.
 
-It is `Preprocess.reduced`, with the same weights, in two dense products: a card multiplies by zeros faster than it would skip them,
+It is `Preprocess.make_model_input_array`, with the same weights, in two dense products: a card multiplies by zeros faster than it
+would skip them,
 and what goes to it are the integers of the file, half of what they would be in float32.
 """
 
@@ -14,27 +15,28 @@ from models.images import resize
 from models.images.preprocess import Preprocess
 
 TOLERANCE = 1e-5
-"""Largest difference of any grey from that of `Preprocess.reduced`, for windows of 200 values at least (12 bits; 2,000 for 16).
+"""Largest difference of any grey from that of `Preprocess.make_model_input_array`, for windows of 200 values at least (12 bits;
+2,000 for 16).
 
 In narrower ones, far from 0, the host rounds more (5e-5 in 400 of 16 bits): it sums stored values, and here greys are summed.
 """
 
 
-def square(stored: torch.Tensor, window: resize.Window, preprocess: Preprocess) -> torch.Tensor:
+def make_model_input(stored: torch.Tensor, window: resize.ResizeWindow, preprocess: Preprocess) -> torch.Tensor:
     """Return float32 [1, size, size] in 0..1 for integers [H, W] of at most 16 bits, on their device. ImageUnusable.
 
     Integers and a window are always finite, so what is made of them is.
     """
-    height, width = preprocess.edges(stored.shape)
-    greys = _greys(stored, window)
-    down = _weights(stored.shape[0], height, preprocess.interpolation, stored.device)
-    across = _weights(stored.shape[1], width, preprocess.interpolation, stored.device)
+    height, width = preprocess.checked_scaled_size(stored.shape)
+    greys = _apply_window(stored, window)
+    down = _load_resize_matrix(stored.shape[0], height, preprocess.interpolation, stored.device)
+    across = _load_resize_matrix(stored.shape[1], width, preprocess.interpolation, stored.device)
     made = greys.new_zeros((preprocess.size, preprocess.size))
-    preprocess.lay((down @ greys @ across.T).clamp_(0.0, 1.0), made)
+    preprocess.place_centred((down @ greys @ across.T).clamp_(0.0, 1.0), made)
     return made[None]
 
 
-def _greys(stored: torch.Tensor, window: resize.Window) -> torch.Tensor:
+def _apply_window(stored: torch.Tensor, window: resize.ResizeWindow) -> torch.Tensor:
     """float32 [H, W] in 0..1."""
     values = stored.to(torch.float32)
     greys = ((values - window.black) * (1 / (window.white - window.black))).clamp_(0.0, 1.0)
@@ -45,6 +47,6 @@ def _greys(stored: torch.Tensor, window: resize.Window) -> torch.Tensor:
 
 
 @lru_cache(maxsize=32)
-def _weights(source: int, target: int, interpolation: resize.Interpolation, device: torch.device) -> torch.Tensor:
+def _load_resize_matrix(source: int, target: int, interpolation: resize.Interpolation, device: torch.device) -> torch.Tensor:
     """float32 [target, source], 2 MB of a large film, kept on the device: an archive has films of few sizes."""
-    return torch.from_numpy(resize.matrix(source, target, interpolation)).to(device)
+    return torch.from_numpy(resize.resize_matrix(source, target, interpolation)).to(device)

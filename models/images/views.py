@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 
 from models.fingerprint import fingerprint
-from models.images.augment import augmented
+from models.images.augment import augment_inputs
 from models.training.recipe import Augmentation
 
 ALGORITHM = 1
@@ -21,26 +21,26 @@ ALGORITHM = 1
 
 
 @dataclass(frozen=True)
-class Views:
+class AugmentedViews:
     """All copies of any film: `amounts.views` of them, of which number 0 is the film itself."""
 
     amounts: Augmentation
     seed: int
 
-    def names(self, film: str) -> tuple[str, ...]:
+    def names(self, instance_key: str) -> tuple[str, ...]:
         """Return the names of all copies of a film; that of the first is the film's own."""
-        return (film, *(f"{film} {self._kind} {number}" for number in range(1, self.amounts.views)))
+        return (instance_key, *(f"{instance_key} {self._amounts_digest} {number}" for number in range(1, self.amounts.views)))
 
-    def copy(self, square: torch.Tensor, film: str, number: int) -> torch.Tensor:
+    def view(self, model_input: torch.Tensor, instance_key: str, number: int) -> torch.Tensor:
         """Return one copy, float32 [1, S, S] in 0..1, of a film's grey square of that shape."""
         if number == 0:
-            return square.float()
-        drawn = hashlib.sha256(self.names(film)[number].encode()).digest()
+            return model_input.float()
+        drawn = hashlib.sha256(self.names(instance_key)[number].encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(drawn[:7], "big"))
-        return augmented(square[None], self.amounts, generator)[0]
+        return augment_inputs(model_input[None], self.amounts, generator)[0]
 
     @cached_property
-    def _kind(self) -> str:
+    def _amounts_digest(self) -> str:
         """12 hex digits for everything but the count: more copies leave the first ones as they are."""
         amounts = {name: value for name, value in asdict(self.amounts).items() if name != "views"}
         return fingerprint({"algorithm": ALGORITHM, "seed": self.seed, **amounts})[:12]

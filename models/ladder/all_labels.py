@@ -10,12 +10,12 @@ import torch
 
 from models.classifier.head import LinearHead
 from models.evaluation.cases import PRESENT
-from models.ladder.labelled import Labelled, head_logits, whitening
-from models.ladder.logistic import logistic
-from models.ladder.method import Bench, Logits, Support
+from models.ladder.labelled_features import LabelledFeatures, head_logits, pool_whitening
+from models.ladder.logistic import fit_logistic_regression
+from models.ladder.method import FewShotBenchmark, Logits, Support
 from models.training.anchored_head import anchored_head
 
-_HELD_OUT = 0.2  # of the pool's patients
+_HELD_OUT_SHARE = 0.2  # of the pool's patients
 
 
 @dataclass
@@ -28,35 +28,35 @@ class AllLabels:
     """
 
     name: str = "all-labels"
-    learns: bool = False
+    needs_support: bool = False
     ridges: tuple[float, ...] = (0.125, 0.5, 2.0, 8.0, 32.0)
 
-    def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
+    def scores(self, bench: FewShotBenchmark, support: Support | None, *, seed: int) -> Logits:
         pool = bench.split.pool
-        held = _of_some_patients(bench.cases.patient[pool], seed)
-        losses = [_loss(bench, _fitted(bench, pool[~held], ridge), pool[held]) for ridge in self.ridges]
-        return head_logits(_fitted(bench, pool, self.ridges[int(np.argmin(losses))]), bench)
+        held = _draw_held_out(bench.cases.patient[pool], seed)
+        losses = [_compute_loss(bench, _fit_head(bench, pool[~held], ridge), pool[held]) for ridge in self.ridges]
+        return head_logits(_fit_head(bench, pool, self.ridges[int(np.argmin(losses))]), bench)
 
 
-def _of_some_patients(patients: npt.NDArray[np.str_], seed: int) -> npt.NDArray[np.bool_]:
+def _draw_held_out(patients: npt.NDArray[np.str_], seed: int) -> npt.NDArray[np.bool_]:
     names, patient = np.unique(patients, return_inverse=True)
-    return np.asarray((np.random.default_rng(seed).random(len(names)) < _HELD_OUT)[patient])
+    return np.asarray((np.random.default_rng(seed).random(len(names)) < _HELD_OUT_SHARE)[patient])
 
 
-def _fitted(bench: Bench, rows: npt.NDArray[np.intp], ridge: float) -> LinearHead:
-    features, labels, white = bench.features[rows], bench.cases.labels[rows], whitening(bench)
+def _fit_head(bench: FewShotBenchmark, rows: npt.NDArray[np.intp], ridge: float) -> LinearHead:
+    features, labels, white = bench.features[rows], bench.cases.labels[rows], pool_whitening(bench)
     anchored = anchored_head(features, labels, bench.ensemble, white)
-    known = Labelled(white(features), labels)
+    known = LabelledFeatures(white(features), labels)
     offset = anchored.to(features.device).logits(features).cpu().numpy().astype(np.float64)
-    more, bias = logistic(known, ridge=ridge * len(white.mean), offset=offset)
+    more, bias = fit_logistic_regression(known, ridge=ridge * len(white.mean), offset=offset)
     more = more @ white.inverse_root.T  # from whitened coordinates to those of the features
     moved = torch.from_numpy(bias - more @ white.mean)
     return LinearHead.from_weights(anchored.weights.cpu() + torch.from_numpy(more), anchored.bias.cpu() + moved)
 
 
-def _loss(bench: Bench, head: LinearHead, rows: npt.NDArray[np.intp]) -> float:
+def _compute_loss(bench: FewShotBenchmark, head: LinearHead, rows: npt.NDArray[np.intp]) -> float:
     """Balanced log-loss of these films, summed over the findings."""
     features = bench.features[rows]
-    known = Labelled(np.empty((len(rows), 0)), bench.cases.labels[rows])
+    known = LabelledFeatures(np.empty((len(rows), 0)), bench.cases.labels[rows])
     logits = head.to(features.device).logits(features).cpu().numpy().astype(np.float64)
-    return float(np.sum(known.halves * (np.logaddexp(0.0, logits) - (known.labels == PRESENT) * logits)))
+    return float(np.sum(known.balanced_weights * (np.logaddexp(0.0, logits) - (known.labels == PRESENT) * logits)))

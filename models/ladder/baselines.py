@@ -11,52 +11,52 @@ from torch.nn import functional
 
 from models.classifier.head import LinearHead
 from models.evaluation.cases import Cases
-from models.ladder.labelled import Labelled, head_logits
-from models.ladder.logistic import logistic
-from models.ladder.method import Bench, Logits, Support
+from models.ladder.labelled_features import LabelledFeatures, head_logits
+from models.ladder.logistic import fit_logistic_regression
+from models.ladder.method import FewShotBenchmark, Logits, Support
 
 
 @dataclass
-class Chance:
+class ChanceBaseline:
     """Normal noise. Its AUC is .5 within its interval, or the measuring is wrong."""
 
     name: str = "chance"
-    learns: bool = False
+    needs_support: bool = False
 
-    def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
+    def scores(self, bench: FewShotBenchmark, support: Support | None, *, seed: int) -> Logits:
         shape = (len(bench.split.test), len(bench.cases.findings))
         return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
 @dataclass
-class Metadata:
+class MetadataBaseline:
     """Age, sex and view, no pixel: what a model may score by knowing who is imaged how. Logistic regression.
 
     A finding that cannot be learnt scores 0 everywhere: the form knows no prompt to fall back on.
     """
 
     name: str = "metadata"
-    learns: bool = True
+    needs_support: bool = True
     ridge: float = 1.0
 
-    def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
-        known = Labelled.of(bench, support)
-        form = _form(bench.cases)
+    def scores(self, bench: FewShotBenchmark, support: Support | None, *, seed: int) -> Logits:
+        known = LabelledFeatures.of_support(bench, support)
+        form = _encode_metadata(bench.cases)
         rows = support.rows if support is not None else np.arange(0)
-        weights, bias = logistic(Labelled(form[rows], known.labels), ridge=self.ridge)
+        weights, bias = fit_logistic_regression(LabelledFeatures(form[rows], known.labels), ridge=self.ridge)
         return np.asarray(form[bench.split.test] @ weights.T + bias, dtype=np.float32)
 
 
 @dataclass
-class ZeroShot:
+class ZeroShotBaseline:
     """The prompts alone: no label, no image of the place. From one prompt pair a finding, or from all of them."""
 
     name: str
     prompts: Literal["single", "ensemble"]
-    learns: bool = False
+    needs_support: bool = False
 
-    def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
-        return head_logits(_head(bench, self.prompts), bench)
+    def scores(self, bench: FewShotBenchmark, support: Support | None, *, seed: int) -> Logits:
+        return head_logits(_select_head(bench, self.prompts), bench)
 
 
 @dataclass
@@ -64,20 +64,20 @@ class ZeroShotCentred:
     """Zero-shot on features without what all films of the pool have in common, brought back to unit length. No label."""
 
     name: str = "zero-shot-centred"
-    learns: bool = False
+    needs_support: bool = False
 
-    def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
+    def scores(self, bench: FewShotBenchmark, support: Support | None, *, seed: int) -> Logits:
         centre = bench.features[bench.split.pool].mean(dim=0)
         centred = functional.normalize(bench.features[bench.split.test] - centre, dim=1)
         logits: Logits = bench.ensemble.to(centred.device).logits(centred).cpu().numpy()
         return logits
 
 
-def _head(bench: Bench, prompts: Literal["single", "ensemble"]) -> LinearHead:
+def _select_head(bench: FewShotBenchmark, prompts: Literal["single", "ensemble"]) -> LinearHead:
     return bench.single if prompts == "single" else bench.ensemble
 
 
-def _form(cases: Cases) -> npt.NDArray[np.float64]:
+def _encode_metadata(cases: Cases) -> npt.NDArray[np.float64]:
     """[N, 6]: age in units of 20 years from 50, its absence, sex and view as -1 / 0 / 1 and their absence."""
     age = (cases.age.astype(np.float64) - 50) / 20
     columns = [np.nan_to_num(age, nan=0.0), np.isnan(age)]

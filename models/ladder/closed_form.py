@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 
 from models.classifier.head import LinearHead
-from models.ladder.labelled import Labelled, as_floats, head_logits, whitening
-from models.ladder.method import Bench, Logits, Support
-from models.training.stage_one import Weighing, stage_one_head
+from models.ladder.labelled_features import LabelledFeatures, head_logits, pool_whitening, to_float64
+from models.ladder.method import FewShotBenchmark, Logits, Support
+from models.training.stage_one import StageOneSettings, stage_one_head
 
 Floats = npt.NDArray[np.float64]
 
@@ -25,16 +25,16 @@ class SsText:
     """
 
     name: str = "ss-text"
-    learns: bool = True
+    needs_support: bool = True
 
-    def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
-        known = Labelled.of(bench, support)
-        text, temperature = as_floats(bench.ensemble.directions), as_floats(bench.ensemble.scale)
-        pull = temperature * known.positives / len(text)
-        weights = text + pull[:, None] * known.difference / 2
+    def scores(self, bench: FewShotBenchmark, support: Support | None, *, seed: int) -> Logits:
+        known = LabelledFeatures.of_support(bench, support)
+        text, temperature = to_float64(bench.ensemble.directions), to_float64(bench.ensemble.scale)
+        pull = temperature * known.positive_counts / len(text)
+        weights = text + pull[:, None] * known.mean_difference / 2
         unit = weights / np.linalg.norm(weights, axis=1, keepdims=True)
         scaled = temperature[:, None] * unit
-        return head_logits(_head(scaled, _balancing_bias(known, scaled)), bench)
+        return head_logits(_make_head(scaled, _compute_balancing_bias(known, scaled)), bench)
 
 
 @dataclass
@@ -48,37 +48,37 @@ class Gda:
     """
 
     name: str = "gda"
-    learns: bool = True
-    half: float = 4.0
+    needs_support: bool = True
+    half_weight_positives: float = 4.0
 
-    def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
-        known = Labelled.of(bench, support)
-        text = as_floats(bench.ensemble.weights)
+    def scores(self, bench: FewShotBenchmark, support: Support | None, *, seed: int) -> Logits:
+        known = LabelledFeatures.of_support(bench, support)
+        text = to_float64(bench.ensemble.weights)
         if not known.learnable.any():
             return head_logits(bench.ensemble, bench)
         scatter = known.features - known.features.mean(axis=0)
-        learnt = _solved(scatter, known.difference)
+        learnt = _solve_ridge(scatter, known.mean_difference)
         spread = (scatter @ text.T).std(axis=0) / np.maximum((scatter @ learnt.T).std(axis=0), np.finfo(np.float64).tiny)
-        share = np.where(known.learnable, known.positives / (known.positives + self.half), 0.0)
+        share = np.where(known.learnable, known.positive_counts / (known.positive_counts + self.half_weight_positives), 0.0)
         weights = (1 - share)[:, None] * text + (share * spread)[:, None] * learnt
-        return head_logits(_head(weights, _balancing_bias(known, weights)), bench)
+        return head_logits(_make_head(weights, _compute_balancing_bias(known, weights)), bench)
 
 
 @dataclass
-class StageOne:
+class StageOneMethod:
     """The head of `models.training.stage_one`: whitened by the pool, anchored to the text. What the daemon learns first."""
 
     name: str = "stage-1"
-    learns: bool = True
-    numbers: Weighing = field(default_factory=Weighing)
+    needs_support: bool = True
+    settings: StageOneSettings = field(default_factory=StageOneSettings)
 
-    def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
-        known = Labelled.of(bench, support)
+    def scores(self, bench: FewShotBenchmark, support: Support | None, *, seed: int) -> Logits:
+        known = LabelledFeatures.of_support(bench, support)
         features = torch.from_numpy(known.features)
-        return head_logits(stage_one_head(features, known.labels, bench.ensemble, whitening(bench), self.numbers), bench)
+        return head_logits(stage_one_head(features, known.labels, bench.ensemble, pool_whitening(bench), self.settings), bench)
 
 
-def _solved(scatter: Floats, differences: Floats) -> Floats:
+def _solve_ridge(scatter: Floats, differences: Floats) -> Floats:
     """[F, D]: D (X'X + tr(S) I)^-1 d for centred rows X [n, D], by the smaller of the two systems. S = X'X / (n - 1)."""
     films, width = scatter.shape
     ridge = np.sum(scatter**2) / max(films - 1, 1)
@@ -88,10 +88,10 @@ def _solved(scatter: Floats, differences: Floats) -> Floats:
     return np.asarray(width * (differences - (scatter.T @ inner).T) / ridge)
 
 
-def _balancing_bias(known: Labelled, weights: Floats) -> Floats:
+def _compute_balancing_bias(known: LabelledFeatures, weights: Floats) -> Floats:
     """[F]: puts the middle between the two means at 0; 0 where one is missing."""
-    return np.asarray(-(known.halves * (known.features @ weights.T)).sum(axis=0))
+    return np.asarray(-(known.balanced_weights * (known.features @ weights.T)).sum(axis=0))
 
 
-def _head(weights: Floats, bias: Floats) -> LinearHead:
+def _make_head(weights: Floats, bias: Floats) -> LinearHead:
     return LinearHead.from_weights(torch.from_numpy(weights), torch.from_numpy(bias))

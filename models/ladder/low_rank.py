@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch.nn.utils import parametrize
 
-from models.encoder.delta import Delta, own_copy
+from models.encoder.delta import Delta, copy_with_own_parameters
 from models.encoder.encoder import Encoder
 from models.encoder.partition import vision_transformer
 
 _WEIGHT = "in_proj_weight"  # query, key and value one above the other: [3 W, W]
-_SHARES = 3
+_PROJECTIONS = 3
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,16 @@ class LowRankSetting:
         return asdict(self)
 
 
-class LowRank(torch.nn.Module):
+class LowRankUpdate(torch.nn.Module):
     """A weight [3 W, W] -> that weight plus scaling times B A for each of its three shares. B starts at 0: nothing changes."""
 
     def __init__(self, weight: torch.Tensor, setting: LowRankSetting, generator: torch.Generator) -> None:
         super().__init__()
         width = weight.shape[1]
         bound = 1.0 / math.sqrt(width)  # Kaiming's for a linear layer without a gain
-        drawn = (2.0 * torch.rand(_SHARES, setting.rank, width, generator=generator) - 1.0) * bound
+        drawn = (2.0 * torch.rand(_PROJECTIONS, setting.rank, width, generator=generator) - 1.0) * bound
         self.down = torch.nn.Parameter(drawn.to(weight))
-        self.up = torch.nn.Parameter(weight.new_zeros(_SHARES, weight.shape[0] // _SHARES, setting.rank))
+        self.up = torch.nn.Parameter(weight.new_zeros(_PROJECTIONS, weight.shape[0] // _PROJECTIONS, setting.rank))
         self._scaling = setting.alpha / math.sqrt(setting.rank)
         self._dropout = setting.dropout
         self._generator = generator
@@ -57,13 +57,13 @@ class LowRank(torch.nn.Module):
         """Return the weight [3 W, W]; in training mode some columns get nothing added, others the more."""
         down: torch.Tensor = self.down
         if self.training and self._dropout:
-            kept = torch.rand(_SHARES, 1, down.shape[2], generator=self._generator) >= self._dropout
+            kept = torch.rand(_PROJECTIONS, 1, down.shape[2], generator=self._generator) >= self._dropout
             down = down * kept.to(down) / (1.0 - self._dropout)
         return weight + self._scaling * (self.up @ down).flatten(0, 1)
 
 
 class LowRankEncoder:
-    """An encoder whose blocks carry LowRank; the given one stays as it is. Same seed, same start and same dropout.
+    """An encoder whose blocks carry LowRankUpdate; the given one stays as it is. Same seed, same start and same dropout.
 
     CannotPartition for towers that have no such blocks.
     """
@@ -71,27 +71,27 @@ class LowRankEncoder:
     def __init__(self, encoder: Encoder, setting: LowRankSetting, *, seed: int) -> None:
         blocks = vision_transformer(encoder.network).transformer.resblocks
         self._modules = [f"visual.transformer.resblocks.{index}.attn" for index in range(len(blocks))]
-        self.encoder = own_copy(encoder, [f"{module}.{_WEIGHT}" for module in self._modules])
-        self.added: list[LowRank] = []
+        self.encoder = copy_with_own_parameters(encoder, [f"{module}.{_WEIGHT}" for module in self._modules])
+        self.updates: list[LowRankUpdate] = []
         generator = torch.Generator().manual_seed(seed)
         for name in self._modules:
             module = self.encoder.network.get_submodule(name)
-            added = LowRank(module.get_parameter(_WEIGHT), setting, generator)
+            added = LowRankUpdate(module.get_parameter(_WEIGHT), setting, generator)
             parametrize.register_parametrization(module, _WEIGHT, added)
-            self.added.append(added)
+            self.updates.append(added)
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
         """Both thin matrices of every block."""
-        return [parameter for added in self.added for parameter in added.parameters()]
+        return [parameter for added in self.updates for parameter in added.parameters()]
 
     def train(self, training: bool) -> None:
         """Switch the dropout on or off."""
-        for added in self.added:
+        for added in self.updates:
             added.train(training)
 
     @torch.no_grad()
-    def merged(self) -> Delta:
+    def merged_weights(self) -> Delta:
         """Return the weights with what was learnt added, by the names that the base has for them, on the CPU."""
         self.train(False)
         weights: list[torch.Tensor] = [getattr(self.encoder.network.get_submodule(name), _WEIGHT) for name in self._modules]

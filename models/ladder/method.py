@@ -19,12 +19,12 @@ Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Bench:
+class FewShotBenchmark:
     """Films, their features from the frozen base encoder, and the text directions. Shared by all methods, changed by none."""
 
     cases: Cases
     split: Split
-    films: npt.NDArray[
+    model_inputs: npt.NDArray[
         np.float16
     ]  # [N, S, S] in 0..1, resized and padded, not normalised (`Preprocess.square`); may be a memory map
     features: torch.Tensor  # float32 [N, D], unit length, as encode_images gives
@@ -53,7 +53,7 @@ class Method(Protocol):
     """One rung. `name` is what tables show. `shots` says whether a support is used: a method without is run once a draw at most."""
 
     name: str
-    learns: bool  # False: needs no support (chance, zero-shot, all labels)
+    needs_support: bool  # False: needs no support (chance, zero-shot, all labels)
 
-    def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
+    def scores(self, bench: FewShotBenchmark, support: Support | None, *, seed: int) -> Logits:
         """Fit on the support's rows alone, never looking at a test label, and score the test cases. Same seed, same logits."""

@@ -15,8 +15,8 @@ import torch
 from torch.nn import functional
 
 from models.evaluation.cases import PRESENT, UNKNOWN
-from models.ladder.labelled import Labelled
-from models.ladder.method import Bench, Logits, Support
+from models.ladder.labelled_features import LabelledFeatures
+from models.ladder.method import FewShotBenchmark, Logits, Support
 
 _HIDDEN = (512, 256)
 _DROPOUT = (0.3, 0.2)
@@ -29,29 +29,29 @@ class PaperHead:
     """
 
     name: str = "paper-head"
-    learns: bool = True
+    needs_support: bool = True
     epochs: int = 5
     batch: int = 16
     rate: float = 1e-4
     decay: float = 1e-2
 
-    def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
-        known = Labelled.of(bench, support)
+    def scores(self, bench: FewShotBenchmark, support: Support | None, *, seed: int) -> Logits:
+        known = LabelledFeatures.of_support(bench, support)
         generator = torch.Generator().manual_seed(seed)
         head = _Perceptron(known.features.shape[1], known.labels.shape[1], generator)
-        self._train(head, known, generator)
+        self._train_head(head, known, generator)
         with torch.no_grad():
             logits: Logits = head.forward(bench.features[bench.split.test].float().cpu()).numpy()
         return logits
 
-    def _train(self, head: _Perceptron, known: Labelled, generator: torch.Generator) -> None:
+    def _train_head(self, head: _Perceptron, known: LabelledFeatures, generator: torch.Generator) -> None:
         features = torch.from_numpy(known.features.astype(np.float32))
         target = torch.from_numpy((known.labels == PRESENT).astype(np.float32))
         weight = torch.from_numpy((known.labels != UNKNOWN).astype(np.float32))
         optimiser = torch.optim.AdamW(head.parameters, lr=self.rate, weight_decay=self.decay)
         for _ in range(self.epochs):
             for rows in torch.split(torch.randperm(len(features), generator=generator), self.batch):
-                logits = head.forward(features[rows], dropped=generator)
+                logits = head.forward(features[rows], dropout_generator=generator)
                 loss = functional.binary_cross_entropy_with_logits(logits, target[rows], weight[rows], reduction="sum")
                 optimiser.zero_grad()
                 (loss / weight[rows].sum().clamp(min=1)).backward()  # type: ignore[no-untyped-call]
@@ -70,12 +70,12 @@ class _Perceptron:
         self._norm = [(torch.ones(hidden), torch.zeros(hidden)) for hidden in _HIDDEN]
         self.parameters = [tensor.requires_grad_() for pair in (*self._linear, *self._norm) for tensor in pair]
 
-    def forward(self, features: torch.Tensor, *, dropped: torch.Generator | None = None) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, *, dropout_generator: torch.Generator | None = None) -> torch.Tensor:
         """Return logits [n, F] for features [n, D]; with a generator, some hidden units are dropped for training."""
         hidden = features
         for (weight, bias), (gain, offset), rate in zip(self._linear, self._norm, _DROPOUT, strict=False):
             layer = functional.linear(hidden, weight, bias)
             hidden = functional.gelu(functional.layer_norm(layer, layer.shape[1:], gain, offset))
-            if dropped is not None:
-                hidden = hidden * (torch.rand(hidden.shape, generator=dropped) >= rate) / (1 - rate)
+            if dropout_generator is not None:
+                hidden = hidden * (torch.rand(hidden.shape, generator=dropout_generator) >= rate) / (1 - rate)
         return functional.linear(hidden, *self._linear[-1])

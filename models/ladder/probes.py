@@ -18,8 +18,8 @@ from scipy.special import expit
 
 from models.classifier.head import LinearHead
 from models.evaluation.cases import PRESENT
-from models.ladder.labelled import Labelled, as_floats, head_logits
-from models.ladder.method import Bench, Logits, Support
+from models.ladder.labelled_features import LabelledFeatures, head_logits, to_float64
+from models.ladder.method import FewShotBenchmark, Logits, Support
 
 Floats = npt.NDArray[np.float64]
 
@@ -33,67 +33,67 @@ class LinearProbe:
 
     name: str
     start: Literal["random", "text"]
-    held: bool = False
-    learns: bool = True
+    constrained: bool = False
+    needs_support: bool = True
     steps: int = 300
     rate: float = 0.1
     momentum: float = 0.9
 
-    def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
-        known = Labelled.of(bench, support)
-        text = as_floats(bench.ensemble.directions)
-        start = text if self.start == "text" else _kaiming(text.shape, seed)
-        return head_logits(self._fitted(known, start, as_floats(bench.ensemble.scale)), bench)
+    def scores(self, bench: FewShotBenchmark, support: Support | None, *, seed: int) -> Logits:
+        known = LabelledFeatures.of_support(bench, support)
+        text = to_float64(bench.ensemble.directions)
+        start = text if self.start == "text" else _draw_kaiming(text.shape, seed)
+        return head_logits(self._fit_head(known, start, to_float64(bench.ensemble.scale)), bench)
 
-    def _fitted(self, known: Labelled, start: Floats, temperature: Floats) -> LinearHead:
-        descent = _Descent(known, temperature, start, self._pull(known, start, temperature))
+    def _fit_head(self, known: LabelledFeatures, start: Floats, temperature: Floats) -> LinearHead:
+        descent = _ProbeObjective(known, temperature, start, self._compute_multipliers(known, start, temperature))
         weights, bias = start.copy(), descent.balancing_bias(start)
         speed, bias_speed = np.zeros_like(weights), np.zeros_like(bias)
         for step in range(self.steps):
             rate = self.rate * (1 + np.cos(np.pi * step / self.steps)) / 2
-            slope, bias_slope = descent.slopes(weights, bias)
+            slope, bias_slope = descent.gradients(weights, bias)
             speed, bias_speed = self.momentum * speed + slope, self.momentum * bias_speed + bias_slope
             weights, bias = weights - rate * speed, bias - rate * bias_speed
-        tensors = (_unit(weights), temperature, np.where(known.learnable, bias, 0.0))
+        tensors = (_normalise_rows(weights), temperature, np.where(known.learnable, bias, 0.0))
         return LinearHead(*(torch.from_numpy(part.astype(np.float32)) for part in tensors))
 
-    def _pull(self, known: Labelled, start: Floats, temperature: Floats) -> Floats:
+    def _compute_multipliers(self, known: LabelledFeatures, start: Floats, temperature: Floats) -> Floats:
         """[F]: CLAP's multiplier, the probability that the start gives the right answer on the support; once, then fixed."""
-        if not self.held:
+        if not self.constrained:
             return np.zeros(len(start))
-        descent = _Descent(known, temperature, start, np.zeros(len(start)))
+        descent = _ProbeObjective(known, temperature, start, np.zeros(len(start)))
         right = expit(descent.logits(start, descent.balancing_bias(start)) * np.where(known.labels == PRESENT, 1, -1))
-        return np.asarray((known.halves * right).sum(axis=0))
+        return np.asarray((known.balanced_weights * right).sum(axis=0))
 
 
 @dataclass(frozen=True)
-class _Descent:
+class _ProbeObjective:
     """Mean over the findings of balanced log-loss + pull x |w - start|^2."""
 
-    known: Labelled
+    known: LabelledFeatures
     temperature: Floats  # [F]
     start: Floats  # [F, D]
     pull: Floats  # [F]
 
     def logits(self, weights: Floats, bias: Floats) -> Floats:
-        return np.asarray(self.temperature * (self.known.features @ _unit(weights).T) + bias)
+        return np.asarray(self.temperature * (self.known.features @ _normalise_rows(weights).T) + bias)
 
     def balancing_bias(self, weights: Floats) -> Floats:
         """[F]: the mean logits of positives and of negatives lie at the same distance from 0."""
-        return np.asarray(-(self.known.halves * self.logits(weights, np.zeros(len(weights)))).sum(axis=0))
+        return np.asarray(-(self.known.balanced_weights * self.logits(weights, np.zeros(len(weights)))).sum(axis=0))
 
-    def slopes(self, weights: Floats, bias: Floats) -> tuple[Floats, Floats]:
-        residual = self.known.halves * (expit(self.logits(weights, bias)) - (self.known.labels == PRESENT))  # [n, F]
+    def gradients(self, weights: Floats, bias: Floats) -> tuple[Floats, Floats]:
+        residual = self.known.balanced_weights * (expit(self.logits(weights, bias)) - (self.known.labels == PRESENT))  # [n, F]
         of_unit = self.temperature[:, None] * (residual.T @ self.known.features)
-        unit = _unit(weights)
+        unit = _normalise_rows(weights)
         tangent = of_unit - (of_unit * unit).sum(axis=1, keepdims=True) * unit
         slope = tangent / np.linalg.norm(weights, axis=1, keepdims=True) + 2 * self.pull[:, None] * (weights - self.start)
         return slope / len(weights), residual.sum(axis=0) / len(weights)
 
 
-def _unit(weights: Floats) -> Floats:
+def _normalise_rows(weights: Floats) -> Floats:
     return np.asarray(weights / np.linalg.norm(weights, axis=1, keepdims=True))
 
 
-def _kaiming(shape: tuple[int, ...], seed: int) -> Floats:
+def _draw_kaiming(shape: tuple[int, ...], seed: int) -> Floats:
     return np.random.default_rng(seed).normal(scale=np.sqrt(2 / shape[1]), size=shape)

@@ -7,38 +7,38 @@ from collections.abc import Sequence
 
 from models.errors import UnknownMethod
 from models.ladder.all_labels import AllLabels
-from models.ladder.baselines import Chance, Metadata, ZeroShot, ZeroShotCentred
-from models.ladder.cache import TipAdapter
-from models.ladder.closed_form import Gda, SsText, StageOne
+from models.ladder.baselines import ChanceBaseline, MetadataBaseline, ZeroShotBaseline, ZeroShotCentred
+from models.ladder.closed_form import Gda, SsText, StageOneMethod
 from models.ladder.encoder_methods import ENCODER_METHODS
 from models.ladder.method import Method
 from models.ladder.paper_head import PaperHead
 from models.ladder.probes import LinearProbe
+from models.ladder.tip_adapter import TipAdapter
 
-FROZEN: tuple[Method, ...] = (
-    Chance(),
-    Metadata(),
-    ZeroShot("zero-shot-single", "single"),
-    ZeroShot("zero-shot", "ensemble"),
+FROZEN_ENCODER_METHODS: tuple[Method, ...] = (
+    ChanceBaseline(),
+    MetadataBaseline(),
+    ZeroShotBaseline("zero-shot-single", "single"),
+    ZeroShotBaseline("zero-shot", "ensemble"),
     ZeroShotCentred(),
     PaperHead(),
     LinearProbe("linear-random", start="random"),
     LinearProbe("linear-text", start="text"),
-    LinearProbe("clap", start="text", held=True),
+    LinearProbe("clap", start="text", constrained=True),
     SsText(),
     TipAdapter("tip-adapter"),
-    TipAdapter("tip-adapter-f", trained=True),
+    TipAdapter("tip-adapter-f", fine_tuned=True),
     Gda(),
-    StageOne(),
+    StageOneMethod(),
     AllLabels(),
 )
 """Methods on frozen features: seconds on a CPU once the features are cached."""
 
-LADDER: tuple[Method, ...] = (*FROZEN, *ENCODER_METHODS)
+LADDER: tuple[Method, ...] = (*FROZEN_ENCODER_METHODS, *ENCODER_METHODS)
 """Every method there is: those on frozen features, then those that change the encoder."""
 
 
-def methods(names: Sequence[str]) -> list[Method]:
+def find_methods(names: Sequence[str]) -> list[Method]:
     """Return the methods of these names, in this order. UnknownMethod names the nearest."""
     by_name = {method.name: method for method in LADDER}
     for name in names:

@@ -29,12 +29,12 @@ from models.encoder.architecture import VOCABULARY, Architecture
 from models.encoder.encoder import Encoder
 from models.images.preprocess import Preprocess
 
-HIGHEST_SCALE = math.log(100)
+MAX_LOGIT_SCALE = math.log(100)
 """Cap of the learnt logit scale, as CLIP's own."""
-_SAMPLE = 800  # films whose patches are looked at
-_SOFTEST = 60  # the principal component from which on whitening is softened: what lies beyond is noise
-_RAREST_WORD = 400  # a word that fewer than one caption in so many has is not asked for
-_WORDS_A_CAPTION = 12.0  # brings the mean over words to the size of the contrast
+_PATCH_SAMPLE = 800  # films whose patches are looked at
+_SOFTENED_COMPONENT = 60  # the principal component from which on whitening is softened: what lies beyond is noise
+_MIN_WORD_RATE = 400  # a word that fewer than one caption in so many has is not asked for
+_WORDS_PER_CAPTION = 12.0  # brings the mean over words to the size of the contrast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ class ContrastiveRecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PretrainingStep:
     """Where the training stands."""
 
     number: int
@@ -71,13 +71,13 @@ class Step:
 def pretrain(
     architecture: Architecture,
     preprocess: Preprocess,
-    squares: npt.NDArray[np.float16],
+    model_inputs: npt.NDArray[np.float16],
     captions: Callable[[int], Sequence[str]],
     *,
     recipe: ContrastiveRecipe,
     seed: int,
     device: torch.device,
-    on_step: Callable[[Step], None] = lambda _step: None,
+    on_step: Callable[[PretrainingStep], None] = lambda _step: None,
 ) -> Encoder:
     """Train a network from random weights and return it, in evaluation mode on the CPU.
 
@@ -87,33 +87,33 @@ def pretrain(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         encoder = Encoder(architecture, architecture.build(seed=seed))
-        sample = torch.from_numpy(squares[:: max(1, len(squares) // _SAMPLE)]).float()[:, None]
-        informed_start(encoder.network, preprocess.normalised(sample))
-        words = _Words(encoder, captions(0)).to(device)
+        sample = torch.from_numpy(model_inputs[:: max(1, len(model_inputs) // _PATCH_SAMPLE)]).float()[:, None]
+        initialise_image_tower(encoder.network, preprocess.normalise(sample))
+        words = _CaptionWordClassifier(encoder, captions(0)).to(device)
         encoder.network.to(device).train().requires_grad_(True)
-        trainer = _Trainer(encoder, words, recipe, steps=recipe.epochs * (len(squares) // recipe.batch))
+        trainer = _ContrastiveTrainer(encoder, words, recipe, steps=recipe.epochs * (len(model_inputs) // recipe.batch))
         chance = np.random.default_rng([seed, 1])
-        for rows, texts in _batches(len(squares), captions, recipe, chance):
-            pixels = preprocess.normalised(_jittered(torch.from_numpy(squares[rows]).float()[:, None], recipe, chance))
+        for rows, texts in _draw_batches(len(model_inputs), captions, recipe, chance):
+            pixels = preprocess.normalise(_jitter_images(torch.from_numpy(model_inputs[rows]).float()[:, None], recipe, chance))
             on_step(trainer.step(pixels.to(device), texts))
     encoder.network.eval().requires_grad_(False)
     return encoder.to(torch.device("cpu"))
 
 
-class _Trainer:
+class _ContrastiveTrainer:
     """Network, optimiser and schedule: one step at a time."""
 
-    def __init__(self, encoder: Encoder, words: _Words, recipe: ContrastiveRecipe, *, steps: int) -> None:
+    def __init__(self, encoder: Encoder, words: _CaptionWordClassifier, recipe: ContrastiveRecipe, *, steps: int) -> None:
         self._encoder, self._words, self._recipe, self._steps, self._done = encoder, words, recipe, steps, 0
         self._parameters = [*encoder.network.parameters(), *words.parameters()]
-        self._optimisers = _optimisers(encoder.network, words, recipe)
+        self._optimisers = _make_optimisers(encoder.network, words, recipe)
         self._schedules = [
-            torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate((step + 1) / steps, recipe.warm_up))
+            torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _compute_rate_factor((step + 1) / steps, recipe.warm_up))
             for optimiser in self._optimisers
         ]
 
-    def step(self, pixels: torch.Tensor, texts: list[str]) -> Step:
-        loss = _loss(self._encoder, self._words, pixels, texts, self._recipe)
+    def step(self, pixels: torch.Tensor, texts: list[str]) -> PretrainingStep:
+        loss = _compute_loss(self._encoder, self._words, pixels, texts, self._recipe)
         for optimiser in self._optimisers:
             optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
@@ -122,12 +122,12 @@ class _Trainer:
             optimiser.step()
         for schedule in self._schedules:
             schedule.step()
-        self._encoder.network.get_parameter("logit_scale").data.clamp_(0, HIGHEST_SCALE)
+        self._encoder.network.get_parameter("logit_scale").data.clamp_(0, MAX_LOGIT_SCALE)
         self._done += 1
-        return Step(self._done, self._steps, float(loss.detach()))
+        return PretrainingStep(self._done, self._steps, float(loss.detach()))
 
 
-def informed_start(network: torch.nn.Module, pixels: torch.Tensor) -> None:
+def initialise_image_tower(network: torch.nn.Module, pixels: torch.Tensor) -> None:
     """Start the image tower of an open_clip ViT from what patches look like and where they lie. `pixels`: [N, 3, S, S], normalised.
 
     Its first layer becomes a random rotation of the whitened principal components of grey patches; its positional embedding, sines
@@ -139,37 +139,39 @@ def informed_start(network: torch.nn.Module, pixels: torch.Tensor) -> None:
     variance, axes = (part.flip(-1) for part in torch.linalg.eigh(torch.cov(patches.T)))
     kept = min(width, patch * patch)
     spread = variance[:kept].clamp_min(0).sqrt()
-    whitened = axes[:, :kept].T / (spread + spread[min(_SOFTEST, kept - 1)])[:, None]
+    whitened = axes[:, :kept].T / (spread + spread[min(_SOFTENED_COMPONENT, kept - 1)])[:, None]
     rotation = torch.linalg.qr(torch.randn(width, kept))[0] if width >= kept else torch.eye(width, kept)
     weight = (rotation @ whitened).reshape(width, 1, patch, patch) / 3  # three equal channels
     tower.conv1.weight.data.copy_(weight.expand(-1, 3, -1, -1))
-    tower.positional_embedding.data[1:] = 0.5 * _waves(tower.grid_size[0], width)
+    tower.positional_embedding.data[1:] = 0.5 * _encode_positions(tower.grid_size[0], width)
 
 
-def _waves(edge: int, width: int) -> torch.Tensor:
+def _encode_positions(edge: int, width: int) -> torch.Tensor:
     """[edge * edge, width]: sines and cosines of row and column at geometrically spaced wavelengths."""
     speed = 100.0 ** -(torch.arange(width // 4) / (width // 4))
     rows, columns = (axis.reshape(-1, 1) * speed for axis in torch.meshgrid(*[torch.arange(float(edge))] * 2, indexing="ij"))
     return torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], dim=1)
 
 
-class _Words(torch.nn.Linear):
+class _CaptionWordClassifier(torch.nn.Linear):
     """Names the words of a caption from the image vector. It serves the training only."""
 
     def __init__(self, encoder: Encoder, texts: Sequence[str]) -> None:
         counts = torch.bincount(encoder.tokens(texts).flatten(), minlength=VOCABULARY)
-        often = counts >= max(2, len(texts) // _RAREST_WORD)
+        often = counts >= max(2, len(texts) // _MIN_WORD_RATE)
         often[[0, VOCABULARY - 2, VOCABULARY - 1]] = False  # padding, start and end
         super().__init__(int(encoder.architecture.config["embed_dim"]), int(often.sum()))
-        self._often = often
+        self._frequent = often
 
     def loss(self, images: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Binary cross-entropy for image vectors [N, D] and tokens [N, L], summed over the words, as a share of their number."""
-        said = torch.zeros(len(tokens), VOCABULARY).scatter_(1, tokens.cpu(), 1.0)[:, self._often].to(images.device)
-        return functional.binary_cross_entropy_with_logits(self(images), said) * _WORDS_A_CAPTION
+        said = torch.zeros(len(tokens), VOCABULARY).scatter_(1, tokens.cpu(), 1.0)[:, self._frequent].to(images.device)
+        return functional.binary_cross_entropy_with_logits(self(images), said) * _WORDS_PER_CAPTION
 
 
-def _optimisers(network: torch.nn.Module, words: _Words, recipe: ContrastiveRecipe) -> list[torch.optim.Optimizer]:
+def _make_optimisers(
+    network: torch.nn.Module, words: _CaptionWordClassifier, recipe: ContrastiveRecipe
+) -> list[torch.optim.Optimizer]:
     """Return Muon (Jordan et al. 2024) for the matrices of the blocks and AdamW for the rest; gains and biases are not decayed.
 
     Muon reaches with 35,000 films what AdamW alone reaches with more than 50,000.
@@ -187,13 +189,13 @@ def _optimisers(network: torch.nn.Module, words: _Words, recipe: ContrastiveReci
     ]
 
 
-def _rate(progress: float, warm_up: float) -> float:
+def _compute_rate_factor(progress: float, warm_up: float) -> float:
     if progress < warm_up:
         return progress / warm_up
     return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
 
 
-def _batches(
+def _draw_batches(
     count: int, captions: Callable[[int], Sequence[str]], recipe: ContrastiveRecipe, chance: np.random.Generator
 ) -> Iterator[tuple[npt.NDArray[np.intp], list[str]]]:
     for epoch in range(recipe.epochs):
@@ -203,11 +205,11 @@ def _batches(
             yield rows, [texts[row] for row in rows]
 
 
-def _jittered(squares: torch.Tensor, recipe: ContrastiveRecipe, chance: np.random.Generator) -> torch.Tensor:
+def _jitter_images(images: torch.Tensor, recipe: ContrastiveRecipe, chance: np.random.Generator) -> torch.Tensor:
     """Shift each square and change its brightness and contrast. Never mirrored: the heart lies on the left."""
-    n, size = len(squares), squares.shape[-1]
+    n, size = len(images), images.shape[-1]
     down, right = (torch.from_numpy(chance.integers(0, 2 * recipe.shift + 1, n)) for _ in range(2))
-    padded = functional.pad(squares, [recipe.shift] * 4)
+    padded = functional.pad(images, [recipe.shift] * 4)
     edge = torch.arange(size)
     moved = padded[torch.arange(n)[:, None, None], 0, (down[:, None] + edge)[:, :, None], (right[:, None] + edge)[:, None, :]][
         :, None
@@ -218,7 +220,9 @@ def _jittered(squares: torch.Tensor, recipe: ContrastiveRecipe, chance: np.rando
     return ((moved - 0.5) * (1 + gain) + 0.5 + offset).clamp(0, 1)
 
 
-def _loss(encoder: Encoder, words: _Words, pixels: torch.Tensor, texts: list[str], recipe: ContrastiveRecipe) -> torch.Tensor:
+def _compute_loss(
+    encoder: Encoder, words: _CaptionWordClassifier, pixels: torch.Tensor, texts: list[str], recipe: ContrastiveRecipe
+) -> torch.Tensor:
     network: Any = encoder.network
     tokens = encoder.tokens(texts)
     # Plain attention: on a CPU the backward pass of the fused one takes, in bfloat16, as long as all the rest of the network.
@@ -226,17 +230,17 @@ def _loss(encoder: Encoder, words: _Words, pixels: torch.Tensor, texts: list[str
         images = network.encode_image(pixels).float()
         phrases = network.encode_text(tokens).float()
     logits = network.logit_scale.exp() * functional.normalize(images, dim=-1) @ functional.normalize(phrases, dim=-1).T
-    partners = _partners(texts).to(logits.device)
-    contrast = (_cross_entropy(logits, partners) + _cross_entropy(logits.T, partners)) / 2
+    partners = _match_captions(texts).to(logits.device)
+    contrast = (_compute_cross_entropy(logits, partners) + _compute_cross_entropy(logits.T, partners)) / 2
     return contrast + recipe.words * words.loss(images, tokens)
 
 
-def _partners(texts: list[str]) -> torch.Tensor:
+def _match_captions(texts: list[str]) -> torch.Tensor:
     """[N, N], rows summing to 1: who belongs to whom."""
     _, group = np.unique(np.array(texts), return_inverse=True)
     same = torch.from_numpy(group[:, None] == group[None, :]).float()
     return same / same.sum(dim=1, keepdim=True)
 
 
-def _cross_entropy(logits: torch.Tensor, partners: torch.Tensor) -> torch.Tensor:
+def _compute_cross_entropy(logits: torch.Tensor, partners: torch.Tensor) -> torch.Tensor:
     return -(partners * functional.log_softmax(logits, dim=1)).sum(dim=1).mean()

@@ -31,11 +31,11 @@ import torch
 from scipy.special import logsumexp
 
 from models.classifier.head import LinearHead
-from models.training.whitening import Floats, Labels, Whitening, beside_text
+from models.training.whitening import Floats, Labels, WhiteningTransform, fit_with_text_fallback
 
 
 @dataclass(frozen=True)
-class Anchoring:
+class AnchoredHeadSettings:
     """The numbers of the anchored head. Fixed on simulated films and texts; none is tuned to an archive, an encoder or labels.
 
     `text`: mean and standard deviation of k before any label, in units of the films' scatter: with k = .75 alone a finding would be
@@ -61,58 +61,70 @@ class Anchoring:
 
 
 def anchored_head(
-    features: torch.Tensor, labels: Labels, text: LinearHead, whitening: Whitening, numbers: Anchoring = Anchoring()
+    features: torch.Tensor,
+    labels: Labels,
+    text: LinearHead,
+    whitening: WhiteningTransform,
+    settings: AnchoredHeadSettings = AnchoredHeadSettings(),
 ) -> LinearHead:
-    """Return the head for unit vectors [n, D] and labels [n, F]; see `beside_text`. Closed form, no chance in it."""
-    return beside_text(partial(anchored, numbers=numbers), features, labels, text, whitening)
+    """Return the head for unit vectors [n, D] and labels [n, F]; see `fit_with_text_fallback`. Closed form, no chance in it."""
+    return fit_with_text_fallback(partial(fit_anchored_weights, settings=settings), features, labels, text, whitening)
 
 
-def anchored(
-    white: Floats, labels: Labels, anchor: Floats, whitening: Whitening, numbers: Anchoring = Anchoring()
+def fit_anchored_weights(
+    white: Floats,
+    labels: Labels,
+    anchor: Floats,
+    whitening: WhiteningTransform,
+    settings: AnchoredHeadSettings = AnchoredHeadSettings(),
 ) -> tuple[Floats, Floats]:
-    """Implements `Learn`: d_c and -|d_c|^2 / 2, which give the logarithm of p(z | present) / p(z | absent)."""
-    expected = _posterior(*_observed(white, labels == 1), anchor, whitening.variance, numbers)
+    """Implements `FitWeights`: d_c and -|d_c|^2 / 2, which give the logarithm of p(z | present) / p(z | absent)."""
+    expected = _average_posterior(*_summarise_positives(white, labels == 1), anchor, whitening.variance, settings)
     return expected, -(expected**2).sum(axis=1) / 2
 
 
-def _observed(white: Floats, positive: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+def _summarise_positives(white: Floats, positive: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
     """The positives' means [F, D] and the variance [F] of their noise, the same in each coordinate."""
     count = positive.sum(axis=0)
     return np.asarray((positive / count).T @ white), 1.0 / count
 
 
-def _posterior(shifts: Floats, noise: Floats, anchor: Floats, variance: Floats, numbers: Anchoring) -> Floats:
+def _average_posterior(shifts: Floats, noise: Floats, anchor: Floats, variance: Floats, settings: AnchoredHeadSettings) -> Floats:
     """[F, D]: the expected d_c, averaged over the grid by evidence."""
-    points = list(_grid(shifts, noise, anchor, variance, numbers))
+    points = list(_evaluate_grid(shifts, noise, anchor, variance, settings))
     evidence = np.concatenate([evidence for evidence, _ in points])
     weight = np.exp(evidence - logsumexp(evidence))
     return np.asarray(np.einsum("m,mfd->fd", weight, np.concatenate([expected for _, expected in points])))
 
 
-def _grid(shifts: Floats, noise: Floats, anchor: Floats, variance: Floats, numbers: Anchoring) -> Iterator[tuple[Floats, Floats]]:
+def _evaluate_grid(
+    shifts: Floats, noise: Floats, anchor: Floats, variance: Floats, settings: AnchoredHeadSettings
+) -> Iterator[tuple[Floats, Floats]]:
     """Log evidence [M] and expected d_c [M, F, D] for the M sizes, at each power and each k."""
-    sizes, own = np.array(numbers.sizes), np.array(numbers.own)
-    own_prior = _normalised(-((own / numbers.own_spread) ** 2) / 2)
-    for power in numbers.powers:
+    sizes, own = np.array(settings.sizes), np.array(settings.own)
+    own_prior = _normalise_logs(-((own / settings.own_spread) ** 2) / 2)
+    for power in settings.powers:
         profile = variance**power / np.sum(variance**power)
         signal = (sizes[:, None] * np.exp(own))[:, :, None, None] * profile  # [M, own, 1, D] variance of e_c
-        for count in numbers.counts:
-            evidence, expected = _given(count, shifts, anchor, signal, noise[:, None], numbers.differs)
+        for count in settings.counts:
+            evidence, expected = _compute_posterior(count, shifts, anchor, signal, noise[:, None], settings.differs)
             evidence += own_prior[:, None]
             of_finding = logsumexp(evidence, axis=1)  # [M, F]
             share = np.exp(evidence - of_finding[:, None])
-            prior = _prior(count, sizes, numbers)
-            yield numbers.trust * of_finding.sum(axis=1) + prior, np.einsum("mof,mofd->mfd", share, expected)
+            prior = _compute_log_prior(count, sizes, settings)
+            yield settings.trust * of_finding.sum(axis=1) + prior, np.einsum("mof,mofd->mfd", share, expected)
 
 
-def _prior(count: float, sizes: Floats, numbers: Anchoring) -> Floats:
+def _compute_log_prior(count: float, sizes: Floats, settings: AnchoredHeadSettings) -> Floats:
     """[M]: log density, up to a constant, of k and the sizes before any label."""
-    mean, spread = numbers.text
-    left = max(numbers.apart - count**2 - numbers.differs**2, numbers.least)
-    return -(((count - mean) / spread) ** 2 + (np.log(sizes / left) / numbers.size_spread) ** 2) / 2
+    mean, spread = settings.text
+    left = max(settings.apart - count**2 - settings.differs**2, settings.least)
+    return -(((count - mean) / spread) ** 2 + (np.log(sizes / left) / settings.size_spread) ** 2) / 2
 
 
-def _given(count: float, shifts: Floats, anchor: Floats, signal: Floats, noise: Floats, differs: float) -> tuple[Floats, Floats]:
+def _compute_posterior(
+    count: float, shifts: Floats, anchor: Floats, signal: Floats, noise: Floats, differs: float
+) -> tuple[Floats, Floats]:
     """Log evidence [M, own, F] and expected d_c [M, own, F, D] for k = `count` and the variances `signal` of e_c.
 
     The observed shift is k z_c with the variance signal + noise, and `differs`^2 more along z_c: one step of a rank-one update.
@@ -128,5 +140,5 @@ def _given(count: float, shifts: Floats, anchor: Floats, signal: Floats, noise: 
     return -(misfit + np.log(total).sum(axis=-1) + np.log(known)) / 2, expected
 
 
-def _normalised(logs: Floats) -> Floats:
+def _normalise_logs(logs: Floats) -> Floats:
     return np.asarray(logs - logsumexp(logs))

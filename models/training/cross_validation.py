@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from models.training.batches import ABSENT, PRESENT, UNKNOWN
-from models.training.calibration import Floats, Labels, calibration
+from models.training.calibration import Floats, Labels, fit_calibration
 
 Rows = npt.NDArray[np.intp]
-Score = Callable[[Rows, Rows], Floats]
+ScoreFold = Callable[[Rows, Rows], Floats]
 """Learn from these rows, and score those: log-odds of any scale [m, F], NaN in findings that could not be learnt."""
 
 
-def folds(patients: npt.NDArray[np.str_], labels: Labels, *, most: int, seed: int) -> npt.NDArray[np.intp]:
+def assign_folds(patients: npt.NDArray[np.str_], labels: Labels, *, max_folds: int, seed: int) -> npt.NDArray[np.intp]:
     """Return the fold [n] of each film: at most `most` folds, all films of a patient in one, positives of each finding spread.
 
     Patients are dealt in turn, in an order by their rarest finding and within that by chance. Same seed, same folds, whatever the
@@ -33,37 +33,37 @@ def folds(patients: npt.NDArray[np.str_], labels: Labels, *, most: int, seed: in
         rarest[patient[film]] = min(rarest[patient[film]], rarity[finding])
     order = np.lexsort((np.random.default_rng(seed).permutation(len(names)), rarest))
     dealt = np.empty(len(names), dtype=np.intp)
-    dealt[order] = np.arange(len(names)) % min(most, len(names))
+    dealt[order] = np.arange(len(names)) % min(max_folds, len(names))
     return np.asarray(dealt[patient])
 
 
-def out_of_fold(fold: npt.NDArray[np.intp], findings: int, score: Score) -> Floats:
+def score_out_of_fold(fold: npt.NDArray[np.intp], findings: int, score: ScoreFold) -> Floats:
     """Return what `score` gives for every film [n, F] by a model that was made without its fold."""
     found = np.full((len(fold), findings), np.nan)
-    for others, held_out in sides(fold):
+    for others, held_out in split_by_fold(fold):
         found[held_out] = score(others, held_out)
     return found
 
 
-def sides(fold: npt.NDArray[np.intp]) -> list[tuple[Rows, Rows]]:
+def split_by_fold(fold: npt.NDArray[np.intp]) -> list[tuple[Rows, Rows]]:
     """Return fold by fold the rows of all others, and its own."""
     return [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(int(fold.max()) + 1)]
 
 
-def cross_fitted(logits: Floats, labels: Labels, fold: npt.NDArray[np.intp]) -> Floats:
+def cross_fit_calibration(logits: Floats, labels: Labels, fold: npt.NDArray[np.intp]) -> Floats:
     """Return calibrated log-odds [n, F] at even odds, each fold's by a calibration that was fitted to the others; NaN stays."""
 
     def score(others: Rows, held_out: Rows) -> Floats:
-        return calibration(logits[others], measurable(logits[others], labels[others]))(logits[held_out])
+        return fit_calibration(logits[others], mask_unscored(logits[others], labels[others]))(logits[held_out])
 
-    return out_of_fold(fold, labels.shape[1], score)
+    return score_out_of_fold(fold, labels.shape[1], score)
 
 
-def measurable(logits: Floats, labels: Labels) -> Labels:
+def mask_unscored(logits: Floats, labels: Labels) -> Labels:
     """Return the labels [n, F] of films that were scored; the others are UNKNOWN."""
     return np.where(np.isfinite(logits), labels, UNKNOWN).astype(np.int8)
 
 
-def learnable(labels: Labels) -> npt.NDArray[np.bool_]:
+def learnable_findings(labels: Labels) -> npt.NDArray[np.bool_]:
     """Return [F]: both kinds are there."""
     return np.asarray((labels == PRESENT).any(axis=0) & (labels == ABSENT).any(axis=0))

@@ -21,35 +21,35 @@ vectors by .12."""
 
 
 @dataclass(frozen=True)
-class Share:
+class DataParallelProcess:
     """Process `rank` of `world`. One of one has everything, and knows no other process.
 
     Of more than one, the process group is there: gloo for tensors on the CPU, NCCL for those on GPUs.
     """
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
-    def of(self, films: int) -> slice:
+    def batch_slice(self, count: int) -> slice:
         """Return which of so many films are this process's: every `world`-th, beginning at its own number."""
-        return slice(self.rank, films, self.world)
+        return slice(self.rank, count, self.world_size)
 
-    def joined(self, learner: torch.nn.Module) -> torch.nn.Module:
+    def wrap_module(self, learner: torch.nn.Module) -> torch.nn.Module:
         """Return a module whose parameters begin as those of the first process, and get the mean of all processes' gradients."""
-        return learner if self.world == 1 else DistributedDataParallel(learner)
+        return learner if self.world_size == 1 else DistributedDataParallel(learner)
 
-    def mean(self, value: float) -> float:
+    def all_reduce_mean(self, value: float) -> float:
         """Return the mean over the processes."""
-        if self.world == 1:
+        if self.world_size == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64)
         distributed.all_reduce(total)
-        return float(total) / self.world
+        return float(total) / self.world_size
 
-    def after_the_first(self) -> None:
+    def wait_for_first(self) -> None:
         """Wait until the first process, too, is here. It may be waiting for what has nothing to do with the others."""
-        if self.world > 1:
+        if self.world_size > 1:
             distributed.broadcast(torch.zeros(1), src=0)
 
 
-WHOLE = Share()
+SINGLE_PROCESS = DataParallelProcess()

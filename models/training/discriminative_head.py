@@ -27,14 +27,14 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from models.classifier.head import LinearHead
-from models.training.whitening import Floats, Labels, Whitening, beside_text
+from models.training.whitening import Floats, Labels, WhiteningTransform, fit_with_text_fallback
 
-_FLAT = 1e-3
+_GRADIENT_TOLERANCE = 1e-3
 """Length of the gradient at which the mode is found: log-odds are off by some thousandths at most."""
 
 
 @dataclass(frozen=True)
-class Discrimination:
+class DiscriminativeHeadSettings:
     """The numbers of the discriminative head. Fixed on films other than the reported ones.
 
     `text`: mean and standard deviation, before any label, of k, in units of the films' scatter. `size`: squared length expected of
@@ -48,63 +48,73 @@ class Discrimination:
 
 
 def discriminative_head(
-    features: torch.Tensor, labels: Labels, text: LinearHead, whitening: Whitening, numbers: Discrimination = Discrimination()
+    features: torch.Tensor,
+    labels: Labels,
+    text: LinearHead,
+    whitening: WhiteningTransform,
+    settings: DiscriminativeHeadSettings = DiscriminativeHeadSettings(),
 ) -> LinearHead:
-    """Return the head for unit vectors [n, D] and labels [n, F]; see `beside_text`. No chance in it."""
-    return beside_text(partial(discriminative, numbers=numbers), features, labels, text, whitening)
+    """Return the head for unit vectors [n, D] and labels [n, F]; see `fit_with_text_fallback`. No chance in it."""
+    return fit_with_text_fallback(partial(fit_discriminative_weights, settings=settings), features, labels, text, whitening)
 
 
-def discriminative(
-    white: Floats, labels: Labels, anchor: Floats, whitening: Whitening, numbers: Discrimination = Discrimination()
+def fit_discriminative_weights(
+    white: Floats,
+    labels: Labels,
+    anchor: Floats,
+    whitening: WhiteningTransform,
+    settings: DiscriminativeHeadSettings = DiscriminativeHeadSettings(),
 ) -> tuple[Floats, Floats]:
-    """Implements `Learn`."""
-    return _Problem(white, labels, anchor, whitening, numbers).mode()
+    """Implements `FitWeights`."""
+    return _LogisticPosterior(white, labels, anchor, whitening, settings).mode()
 
 
-class _Problem:
+class _LogisticPosterior:
     """n films, F findings that can be learnt. The unknowns in one vector: k, b [F], e [F, D], each N(0, 1)."""
 
-    def __init__(self, white: Floats, labels: Labels, anchor: Floats, whitening: Whitening, numbers: Discrimination) -> None:
-        self._anchor, self._numbers = anchor, numbers
+    def __init__(
+        self, white: Floats, labels: Labels, anchor: Floats, whitening: WhiteningTransform, settings: DiscriminativeHeadSettings
+    ) -> None:
+        self._anchor, self._settings = anchor, settings
         self._known = (labels >= 0).astype(np.float64)
         self._target = (labels == 1).astype(np.float64)
-        self._along = white @ anchor.T
-        self._scale = np.sqrt(numbers.size * whitening.variance / whitening.variance.sum())
-        self._scaled = white * self._scale
+        self._text_scores = white @ anchor.T
+        self._scale = np.sqrt(settings.size * whitening.variance / whitening.variance.sum())
+        self._scaled_features = white * self._scale
         share = self._target.sum(axis=0) / self._known.sum(axis=0)
-        self._expected = numbers.text[0] * self._along + np.log(share / (1 - share))  # log-odds where every unknown is 0
+        self._expected = settings.text[0] * self._text_scores + np.log(share / (1 - share))  # log-odds where every unknown is 0
 
     def mode(self) -> tuple[Floats, Floats]:
         """Return weights [F, D], and intercepts [F] without the log-odds of the labelled share, at the highest posterior."""
-        start = np.zeros(1 + self._target.shape[1] * (1 + self._scaled.shape[1]))
-        how = {"maxiter": self._numbers.steps, "gtol": _FLAT}
-        found = minimize(self._loss, start, jac=True, hessp=self._bent, method="trust-ncg", options=how).x
-        k, b, e = self._parts(found)
-        return (self._numbers.text[0] + k) * self._anchor + e * self._scale, b
+        start = np.zeros(1 + self._target.shape[1] * (1 + self._scaled_features.shape[1]))
+        how = {"maxiter": self._settings.steps, "gtol": _GRADIENT_TOLERANCE}
+        found = minimize(self._compute_loss, start, jac=True, hessp=self._multiply_hessian, method="trust-ncg", options=how).x
+        k, b, e = self._split_unknowns(found)
+        return (self._settings.text[0] + k) * self._anchor + e * self._scale, b
 
-    def _parts(self, unknown: Floats) -> tuple[float, Floats, Floats]:
+    def _split_unknowns(self, unknown: Floats) -> tuple[float, Floats, Floats]:
         """k, as far as it lies from what is expected, and b [F] in their own units, e [F, D] in units of its scale."""
         findings = self._target.shape[1]
-        b = self._numbers.intercept * unknown[1 : 1 + findings]
-        return self._numbers.text[1] * float(unknown[0]), b, unknown[1 + findings :].reshape(findings, -1)
+        b = self._settings.intercept * unknown[1 : 1 + findings]
+        return self._settings.text[1] * float(unknown[0]), b, unknown[1 + findings :].reshape(findings, -1)
 
-    def _odds(self, unknown: Floats) -> Floats:
+    def _compute_log_odds(self, unknown: Floats) -> Floats:
         """What unknowns add to the log-odds [n, F]."""
-        k, b, e = self._parts(unknown)
-        return np.asarray(k * self._along + self._scaled @ e.T + b)
+        k, b, e = self._split_unknowns(unknown)
+        return np.asarray(k * self._text_scores + self._scaled_features @ e.T + b)
 
-    def _back(self, slopes: Floats) -> Floats:
+    def _backpropagate_slopes(self, slopes: Floats) -> Floats:
         """From slopes [n, F] along the log-odds to those along the unknowns."""
-        k, b, e = self._numbers.text[1] * np.sum(self._along * slopes), slopes.sum(axis=0), slopes.T @ self._scaled
-        return np.concatenate([[k], self._numbers.intercept * b, e.ravel()])
+        k, b, e = self._settings.text[1] * np.sum(self._text_scores * slopes), slopes.sum(axis=0), slopes.T @ self._scaled_features
+        return np.concatenate([[k], self._settings.intercept * b, e.ravel()])
 
-    def _loss(self, unknown: Floats) -> tuple[float, Floats]:
+    def _compute_loss(self, unknown: Floats) -> tuple[float, Floats]:
         """Negative log posterior and its gradient."""
-        odds = self._expected + self._odds(unknown)
+        odds = self._expected + self._compute_log_odds(unknown)
         value = (self._known * np.logaddexp(0, odds) - self._target * odds).sum() + unknown @ unknown / 2
-        return float(value), self._back(self._known * expit(odds) - self._target) + unknown
+        return float(value), self._backpropagate_slopes(self._known * expit(odds) - self._target) + unknown
 
-    def _bent(self, unknown: Floats, along: Floats) -> Floats:
+    def _multiply_hessian(self, unknown: Floats, along: Floats) -> Floats:
         """The second derivative of the loss, times a vector."""
-        present = expit(self._expected + self._odds(unknown))
-        return self._back(self._known * present * (1 - present) * self._odds(along)) + along
+        present = expit(self._expected + self._compute_log_odds(unknown))
+        return self._backpropagate_slopes(self._known * present * (1 - present) * self._compute_log_odds(along)) + along

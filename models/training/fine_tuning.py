@@ -15,26 +15,26 @@ import numpy.typing as npt
 import torch
 
 from models.classifier.head import LinearHead
-from models.encoder.activations import from_prefix, prefix
-from models.encoder.delta import Delta, averaged, own_copy, values
+from models.encoder.activations import compute_activations, encode_activations
+from models.encoder.delta import Delta, average_weights, copy_parameters, copy_with_own_parameters
 from models.encoder.encoder import Encoder
-from models.encoder.partition import PROJ, Part, names_of, partition, vision_transformer
-from models.encoder.precision import chosen
-from models.images.augment import augmented
+from models.encoder.partition import PROJ, EncoderPart, parameter_names, partition, vision_transformer
+from models.encoder.precision import choose_dtype
+from models.images.augment import augment_inputs
 from models.images.preprocess import Preprocess
-from models.training.batches import Targets, of_use
-from models.training.data_parallel import WHOLE, Share
-from models.training.optimiser_loop import Forward, Group, OnStep, descend, head_groups, in_chunks
+from models.training.batches import Targets, learnable_rows
+from models.training.data_parallel import SINGLE_PROCESS, DataParallelProcess
+from models.training.optimiser_loop import Forward, OnStep, ParameterGroup, encode_in_chunks, head_parameter_groups, optimise
 from models.training.recipe import Recipe
-from models.training.warm_head import WarmHead, between
+from models.training.warm_head import WarmHead, interpolate
 
-STORED = torch.float16
+ACTIVATION_DTYPE = torch.float16
 """Kind of number that activations are kept in: half the memory, and less error than any augmentation makes."""
 _CHUNK = 64  # films at a time through the frozen blocks
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedWeights:
     """Trained tensors by name, of an encoder whose other parameters are the base's, and the head that goes with them."""
 
     delta: Delta
@@ -42,10 +42,10 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Report:
+class FitReport:
     """What was trained, on what, how long. `findings`: column numbers that were learnt; the others have no meaning here."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[EncoderPart, ...]
     films: int
     findings: tuple[int, ...]
     steps: int
@@ -57,10 +57,10 @@ class Report:
     @property
     def card(self) -> dict[str, Any]:
         """Return it JSON-able, the parts with names and numbers of parameters."""
-        parts = [{"name": part.name, "parameters": part.count} for part in self.parts]
+        parts = [{"name": part.name, "parameters": part.parameter_count} for part in self.parts]
         return {
             "trained": parts,
-            "parameters": sum(part.count for part in self.parts),
+            "parameters": sum(part.parameter_count for part in self.parts),
             "films": self.films,
             "findings": list(self.findings),
             "steps": self.steps,
@@ -72,18 +72,18 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FineTuningResult:
     """The outcome of a fit: what was learnt, and its average with the start (WiSE-FT)."""
 
-    last: Trained
-    averaged: Trained
-    report: Report
+    last: TrainedWeights
+    averaged: TrainedWeights
+    report: FitReport
 
 
 def view_activations(
     encoder: Encoder,
     preprocess: Preprocess,
-    squares: torch.Tensor,
+    model_inputs: torch.Tensor,
     recipe: Recipe,
     *,
     k: int,
@@ -96,19 +96,19 @@ def view_activations(
     chunk of films. CannotPartition.
     """
     generator, views = torch.Generator().manual_seed(seed), recipe.augmentation.views
-    chunks = [(view, chunk) for view in range(views) for chunk in torch.split(squares, _CHUNK)]
+    chunks = [(view, chunk) for view in range(views) for chunk in torch.split(model_inputs, _CHUNK)]
     entering = []
     for number, (view, chunk) in enumerate(chunks):
         films = chunk.to(encoder.device, torch.float32)
-        changed = augmented(films, recipe.augmentation, generator) if view else films
-        entering.append(prefix(encoder, preprocess.normalised(changed), k=k).to("cpu", STORED))
+        changed = augment_inputs(films, recipe.augmentation, generator) if view else films
+        entering.append(compute_activations(encoder, preprocess.normalise(changed), k=k).to("cpu", ACTIVATION_DTYPE))
         if on_step is not None:
             on_step(number + 1, len(chunks))
     whole = torch.cat(entering)
-    return whole.reshape(views, len(squares), *whole.shape[1:]).transpose(0, 1)
+    return whole.reshape(views, len(model_inputs), *whole.shape[1:]).transpose(0, 1)
 
 
-def fit(
+def fine_tune(
     encoder: Encoder,
     activations: torch.Tensor,
     labels: npt.NDArray[np.int8],
@@ -118,35 +118,38 @@ def fit(
     steps: int,
     seed: int,
     on_step: OnStep | None = None,
-    share: Share = WHOLE,
-) -> Fitted:
+    process: DataParallelProcess = SINGLE_PROCESS,
+) -> FineTuningResult:
     """Train a copy of the last `recipe.k` blocks, ln_post, proj and `head`; the encoder stays as it is.
 
     `activations`: [n, V, L, W], V views of each film, as `view_activations` or the prefix store give; `labels`: int8 [n, F].
     The same arguments give the same weights on the same device and number of threads. With a share of a training, every process
     of it is given all of the films, and of a batch no fewer than there are processes. CannotPartition; NothingToLearn.
     """
-    names = names_of(parts := partition(encoder.network).last(recipe.k))
-    rows = of_use(labels)
+    names = parameter_names(parts := partition(encoder.network).last_parts(recipe.k))
+    rows = learnable_rows(labels)
     targets = Targets.of(labels[rows], smoothing=recipe.label_smoothing).to(encoder.device)
     used = activations[torch.from_numpy(rows)]
-    twin = own_copy(encoder, names)
+    twin = copy_with_own_parameters(encoder, names)
 
     def forward(entering: torch.Tensor) -> torch.Tensor:
-        return from_prefix(twin, entering, k=recipe.k).features
+        return encode_activations(twin, entering, k=recipe.k).features
 
-    learner, warm_loss = warmed(forward, head, used, targets, encoder.device)
-    start = learner.linear()
-    groups = [*encoder_groups(twin, parts, recipe), *head_groups(learner, targets, recipe)]
-    loss = descend(forward, learner, groups, used, targets, recipe, steps=steps, seed=seed, on_step=on_step, share=share)
-    last = Trained(values(twin, names), learner.linear())
-    middle = Trained(averaged(values(encoder, names), last.delta, alpha=recipe.average), between(start, last.head, recipe.average))
+    learner, warm_loss = make_warm_head(forward, head, used, targets, encoder.device)
+    start = learner.to_linear_head()
+    groups = [*encoder_parameter_groups(twin, parts, recipe), *head_parameter_groups(learner, targets, recipe)]
+    loss = optimise(forward, learner, groups, used, targets, recipe, steps=steps, seed=seed, on_step=on_step, process=process)
+    last = TrainedWeights(copy_parameters(twin, names), learner.to_linear_head())
+    middle = TrainedWeights(
+        average_weights(copy_parameters(encoder, names), last.delta, alpha=recipe.average),
+        interpolate(start, last.head, recipe.average),
+    )
     learnt = tuple(np.flatnonzero(targets.learnable.cpu().numpy()).tolist())
-    precision = str(chosen(recipe.precision, encoder.device)).removeprefix("torch.")
-    return Fitted(last, middle, Report(parts, len(rows), learnt, steps, seed, precision, warm_loss, loss))
+    precision = str(choose_dtype(recipe.precision, encoder.device)).removeprefix("torch.")
+    return FineTuningResult(last, middle, FitReport(parts, len(rows), learnt, steps, seed, precision, warm_loss, loss))
 
 
-def encoder_groups(encoder: Encoder, parts: Sequence[Part], recipe: Recipe) -> list[Group]:
+def encoder_parameter_groups(encoder: Encoder, parts: Sequence[EncoderPart], recipe: Recipe) -> list[ParameterGroup]:
     """Return the parameters of these parts as groups: matrices of blocks, their vectors, and the projection."""
     sorts: dict[str, list[torch.nn.Parameter]] = {"matrix": [], "vector": [], PROJ: []}
     for part in parts:
@@ -156,17 +159,17 @@ def encoder_groups(encoder: Encoder, parts: Sequence[Part], recipe: Recipe) -> l
     width = vision_transformer(encoder.network).proj.shape[0]
     block_rate, proj_rate = (recipe.encoder_rate(rate, width) for rate in (recipe.block_rate, recipe.proj_rate))
     return [
-        Group(sorts["matrix"], block_rate, recipe.pull, recipe.weight_decay),
-        Group(sorts["vector"], block_rate, recipe.pull),
-        Group(sorts[PROJ], proj_rate, recipe.pull, recipe.weight_decay),
+        ParameterGroup(sorts["matrix"], block_rate, recipe.pull, recipe.weight_decay),
+        ParameterGroup(sorts["vector"], block_rate, recipe.pull),
+        ParameterGroup(sorts[PROJ], proj_rate, recipe.pull, recipe.weight_decay),
     ]
 
 
-def warmed(
+def make_warm_head(
     forward: Forward, head: LinearHead, activations: torch.Tensor, targets: Targets, device: torch.device
 ) -> tuple[WarmHead, float]:
     """Return a head fitted to what the encoder gives before it moves, and its loss on the films' own views."""
-    features = in_chunks(forward, activations[:, 0], device)
+    features = encode_in_chunks(forward, activations[:, 0], device)
     learner = WarmHead(head.to(device), features, targets)
     with torch.no_grad():
         loss = targets.loss(learner(features), torch.arange(len(features), device=device))

@@ -15,8 +15,8 @@ from models.classifier.head import LinearHead
 from models.encoder.encoder import Encoder
 from models.training.calibration import Labels
 from models.training.cross_validation import Rows
-from models.training.data_parallel import WHOLE, Share
-from models.training.fine_tuning import Trained, fit
+from models.training.data_parallel import SINGLE_PROCESS, DataParallelProcess
+from models.training.fine_tuning import TrainedWeights, fine_tune
 from models.training.recipe import Recipe
 
 _DELTA, _HEAD = "delta.", "head."
@@ -26,7 +26,7 @@ OnSteps = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Order:
+class FitSpec:
     """A fit to be made: of these films, from this head, in so many steps."""
 
     rows: Rows
@@ -35,10 +35,10 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Made:
+class FitResult:
     """The averaged weights of a fit, and what a card tells of it, JSON-able."""
 
-    trained: Trained
+    trained: TrainedWeights
     card: Mapping[str, Any]
 
     @property
@@ -53,11 +53,11 @@ class Made:
         delta, head = (
             {name.removeprefix(kind): tensors[name] for name in tensors if name.startswith(kind)} for kind in (_DELTA, _HEAD)
         )
-        return cls(Trained(delta, LinearHead.from_tensors(head)), card)
+        return cls(TrainedWeights(delta, LinearHead.from_tensors(head)), card)
 
 
 @dataclass(frozen=True)
-class Fitting:
+class FitContext:
     """What all fits of a round have in common: base, films with their labels [n, F] and activations [n, V, L, W], recipe, seed."""
 
     encoder: Encoder
@@ -66,33 +66,33 @@ class Fitting:
     recipe: Recipe
     seed: int
 
-    def fit(self, order: Order, on_steps: OnSteps, share: Share = WHOLE) -> Made:
+    def fit(self, spec: FitSpec, on_steps: OnSteps, process: DataParallelProcess = SINGLE_PROCESS) -> FitResult:
         """Make one. CannotPartition; NothingToLearn."""
-        fitted = fit(
+        fitted = fine_tune(
             self.encoder,
-            self.activations[torch.from_numpy(order.rows)],
-            self.labels[order.rows],
-            order.head,
+            self.activations[torch.from_numpy(spec.rows)],
+            self.labels[spec.rows],
+            spec.head,
             self.recipe,
-            steps=order.steps,
+            steps=spec.steps,
             seed=self.seed,
             on_step=lambda done, _steps: on_steps(done),
-            share=share,
+            process=process,
         )
-        return Made(fitted.averaged, fitted.report.card)
+        return FitResult(fitted.averaged, fitted.report.card)
 
 
-Fits = Callable[[Fitting, Sequence[Order], OnSteps], Iterator[Made]]
+RunFits = Callable[[FitContext, Sequence[FitSpec], OnSteps], Iterator[FitResult]]
 """Makes the fits that are ordered, and gives them in order."""
 
 
-def one_by_one(fitting: Fitting, orders: Sequence[Order], on_steps: OnSteps) -> Iterator[Made]:
+def run_fits_sequentially(context: FitContext, specs: Sequence[FitSpec], on_steps: OnSteps) -> Iterator[FitResult]:
     """Implements Fits: here, each when the one before it has been taken."""
     before = 0
 
     def on_own(done: int) -> None:
         on_steps(before + done)
 
-    for order in orders:
-        yield fitting.fit(order, on_own)
+    for order in specs:
+        yield context.fit(order, on_own)
         before += order.steps

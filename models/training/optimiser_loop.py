@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models.encoder.precision import chosen
-from models.training.batches import Targets, batches
-from models.training.data_parallel import WHOLE, Share
+from models.encoder.precision import choose_dtype
+from models.training.batches import Targets, draw_batches
+from models.training.data_parallel import SINGLE_PROCESS, DataParallelProcess
 from models.training.recipe import Recipe
 from models.training.warm_head import WarmHead
 
@@ -25,12 +25,12 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 OnStep = Callable[[int, int], None]
 """Called after each step with its number, from 1, and the count of all. May wait, or raise to stop: nothing is half done."""
 
-_LAST = 10  # steps whose mean loss is reported
-_SCORED = 256  # films encoded at a time where no gradient is needed
+_REPORTED_STEPS = 10  # steps whose mean loss is reported
+_CHUNK = 256  # films encoded at a time where no gradient is needed
 
 
 @dataclass(frozen=True)
-class Group:
+class ParameterGroup:
     """Parameters with one peak learning rate and one pull, a tensor where rows of the parameters are pulled apart."""
 
     parameters: Sequence[torch.nn.Parameter]
@@ -39,10 +39,10 @@ class Group:
     weight_decay: float = 0.0
 
 
-def descend(
+def optimise(
     forward: Forward,
     head: WarmHead,
-    groups: Sequence[Group],
+    groups: Sequence[ParameterGroup],
     activations: torch.Tensor,
     targets: Targets,
     recipe: Recipe,
@@ -50,7 +50,7 @@ def descend(
     steps: int,
     seed: int,
     on_step: OnStep | None = None,
-    share: Share = WHOLE,
+    process: DataParallelProcess = SINGLE_PROCESS,
 ) -> float:
     """Train the groups in place on activations [n, V, ...], any of the V views of a film at a time; return the last steps' loss.
 
@@ -59,42 +59,42 @@ def descend(
     """
     device = head.vectors.device
     groups = [group for group in groups if group.parameters and group.rate > 0.0]
-    learner = share.joined(_Learner(forward, head, groups, recipe))
-    optimizer = _Optimizer(groups, recipe)
-    drawn = batches(len(activations), activations.shape[1], size=recipe.batch, steps=steps, seed=seed)
+    learner = process.wrap_module(_TrainableModel(forward, head, groups, recipe))
+    optimizer = _ProximalAdamW(groups, recipe)
+    drawn = draw_batches(len(activations), activations.shape[1], size=recipe.batch, steps=steps, seed=seed)
     losses: list[float] = []
-    with _reproducible(device):
+    with _select_reproducible_attention(device):
         for step, (rows, views) in enumerate(drawn):
-            own = share.of(len(rows))
+            own = process.batch_slice(len(rows))
             logits = learner(activations[rows[own], views[own]].to(device, torch.float32))
-            loss = targets.loss(logits, rows[own].to(device), batch=len(rows)) * share.world
-            optimizer.step(loss, pace=recipe.pace(step, steps))
+            loss = targets.loss(logits, rows[own].to(device), batch=len(rows)) * process.world_size
+            optimizer.step(loss, rate_factor=recipe.rate_factor(step, steps))
             losses.append(float(loss.detach()))
             if on_step is not None:
                 on_step(step + 1, steps)
-    return share.mean(sum(losses[-_LAST:]) / len(losses[-_LAST:]))
+    return process.all_reduce_mean(sum(losses[-_REPORTED_STEPS:]) / len(losses[-_REPORTED_STEPS:]))
 
 
-def head_groups(head: WarmHead, targets: Targets, recipe: Recipe) -> list[Group]:
+def head_parameter_groups(head: WarmHead, targets: Targets, recipe: Recipe) -> list[ParameterGroup]:
     """Return the head's parameters as groups.
 
     The fewer positives a finding has, the harder its vector is pulled to its start. Biases say how often, not what: nothing
     pulls them.
     """
     rate, pull = recipe.head_rate, recipe.head_pull / targets.positives.clamp(min=1).to(head.vectors)
-    return [Group([head.vectors], rate, pull[:, None]), Group([head.bias], rate)]
+    return [ParameterGroup([head.vectors], rate, pull[:, None]), ParameterGroup([head.bias], rate)]
 
 
 @torch.no_grad()
-def in_chunks(forward: Forward, activations: torch.Tensor, device: torch.device) -> torch.Tensor:
+def encode_in_chunks(forward: Forward, activations: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return the unit vectors [n, D] of activations [n, ...] without gradients, some at a time."""
-    return torch.cat([forward(chunk.to(device, torch.float32)) for chunk in torch.split(activations, _SCORED)])
+    return torch.cat([forward(chunk.to(device, torch.float32)) for chunk in torch.split(activations, _CHUNK)])
 
 
-class _Learner(torch.nn.Module):
+class _TrainableModel(torch.nn.Module):
     """Whatever learns, as one module: activations [b, ...] to logits [b, F]. Other parameters of `forward` are not its own."""
 
-    def __init__(self, forward: Forward, head: WarmHead, groups: Sequence[Group], recipe: Recipe) -> None:
+    def __init__(self, forward: Forward, head: WarmHead, groups: Sequence[ParameterGroup], recipe: Recipe) -> None:
         super().__init__()
         self._forward, self._recipe, self.head = forward, recipe, head
         own = {id(parameter) for parameter in head.parameters()}
@@ -102,47 +102,47 @@ class _Learner(torch.nn.Module):
         self.unfrozen = torch.nn.ParameterList(parameter for parameter in learning if id(parameter) not in own)
 
     def forward(self, entering: torch.Tensor) -> torch.Tensor:
-        with _precision(entering.device, self._recipe):
+        with _make_autocast(entering.device, self._recipe):
             features = self._forward(entering)
         logits: torch.Tensor = self.head(features.float())
         return logits
 
 
-class _Optimizer:
+class _ProximalAdamW:
     """AdamW over groups, with clipped gradients and the step back."""
 
-    def __init__(self, groups: Sequence[Group], recipe: Recipe) -> None:
+    def __init__(self, groups: Sequence[ParameterGroup], recipe: Recipe) -> None:
         self._groups = groups
         self._starts = [[parameter.detach().clone() for parameter in group.parameters] for group in self._groups]
         self._parameters = [parameter for group in self._groups for parameter in group.parameters]
-        self._longest = recipe.gradient_norm
+        self._max_norm = recipe.gradient_norm
         self._adam = torch.optim.AdamW(
             [{"params": list(group.parameters), "lr": group.rate, "weight_decay": group.weight_decay} for group in self._groups],
             fused=True,
         )
 
-    def step(self, loss: torch.Tensor, *, pace: float) -> None:
+    def step(self, loss: torch.Tensor, *, rate_factor: float) -> None:
         """Go down the loss at this share of the peak rates."""
         self._adam.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
-        torch.nn.utils.clip_grad_norm_(self._parameters, self._longest)
+        torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
         for group, settings in zip(self._groups, self._adam.param_groups, strict=True):
-            settings["lr"] = group.rate * pace
+            settings["lr"] = group.rate * rate_factor
         self._adam.step()
-        self._back(pace)
+        self._pull_to_start(rate_factor)
 
     @torch.no_grad()
-    def _back(self, pace: float) -> None:
+    def _pull_to_start(self, rate_factor: float) -> None:
         for group, starts in zip(self._groups, self._starts, strict=True):
             for parameter, start in zip(group.parameters, starts, strict=True):
-                parameter.sub_(start).div_(1.0 + group.pull * pace).add_(start)
+                parameter.sub_(start).div_(1.0 + group.pull * rate_factor).add_(start)
 
 
-def _precision(device: torch.device, recipe: Recipe) -> contextlib.AbstractContextManager[object]:
-    kind = chosen(recipe.precision, device)
+def _make_autocast(device: torch.device, recipe: Recipe) -> contextlib.AbstractContextManager[object]:
+    kind = choose_dtype(recipe.precision, device)
     return torch.autocast(device.type, dtype=kind, enabled=kind != torch.float32)
 
 
-def _reproducible(device: torch.device) -> contextlib.AbstractContextManager[object]:
+def _select_reproducible_attention(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """On CUDA the fused attention's backward pass adds in any order; the plain one does not. On a CPU all do the same each time."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cuda" else contextlib.nullcontext()

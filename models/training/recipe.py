@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from models.encoder.precision import Precision
-from models.errors import WeightsIncompatible
+from models.errors import CheckpointIncompatible
 from models.fingerprint import fingerprint
 
 REFERENCE_WIDTH = 768
@@ -65,18 +65,18 @@ class Recipe:
             fields = {key: value for key, value in card.items() if key != "fingerprint"}
             return cls(**{**fields, "augmentation": Augmentation(**fields["augmentation"])})
         except (KeyError, TypeError) as error:
-            raise WeightsIncompatible(f"the card's recipe cannot be read: {error}", hint="train again") from error
+            raise CheckpointIncompatible(f"the card's recipe cannot be read: {error}", hint="train again") from error
 
     @property
     def card(self) -> dict[str, Any]:
         """Return every number and the fingerprint, JSON-able."""
         return {**asdict(self), "fingerprint": fingerprint(asdict(self))}
 
-    def steps(self, shots: int) -> int:
+    def step_count(self, shots: int) -> int:
         """Return the number of training steps for so many positives a finding; at least one."""
         return max(1, min(self.steps_per_shot * shots, self.max_steps))
 
-    def pace(self, step: int, steps: int) -> float:
+    def rate_factor(self, step: int, steps: int) -> float:
         """Return the share of the peak rate, above 0 and at most 1, at a step counted from 0."""
         rising = max(1, round(self.warmup * steps))
         if step < rising:

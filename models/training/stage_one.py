@@ -23,40 +23,46 @@ import numpy as np
 import torch
 
 from models.classifier.head import LinearHead
-from models.training.anchored_head import Anchoring, anchored
-from models.training.discriminative_head import Discrimination, discriminative
-from models.training.whitening import Floats, Labels, Whitening, beside_text
+from models.training.anchored_head import AnchoredHeadSettings, fit_anchored_weights
+from models.training.discriminative_head import DiscriminativeHeadSettings, fit_discriminative_weights
+from models.training.whitening import Floats, Labels, WhiteningTransform, fit_with_text_fallback
 
 
 @dataclass(frozen=True)
-class Weighing:
+class StageOneSettings:
     """The numbers of the first stage. `alike`: films of a finding's rarer kind at which both heads count one half.
 
     It was chosen on phantoms that were labelled at random and mined, with those of the experiment in view: what the experiment
     reports of the first stage may flatter it a little.
     """
 
-    anchoring: Anchoring = field(default_factory=Anchoring)
-    discrimination: Discrimination = field(default_factory=Discrimination)
+    anchoring: AnchoredHeadSettings = field(default_factory=AnchoredHeadSettings)
+    discrimination: DiscriminativeHeadSettings = field(default_factory=DiscriminativeHeadSettings)
     alike: float = 1.5
 
 
 def stage_one_head(
-    features: torch.Tensor, labels: Labels, text: LinearHead, whitening: Whitening, numbers: Weighing = Weighing()
+    features: torch.Tensor,
+    labels: Labels,
+    text: LinearHead,
+    whitening: WhiteningTransform,
+    settings: StageOneSettings = StageOneSettings(),
 ) -> LinearHead:
-    """Return the head for unit vectors [n, D] and labels [n, F]; see `beside_text`. No chance in it.
+    """Return the head for unit vectors [n, D] and labels [n, F]; see `fit_with_text_fallback`. No chance in it.
 
     Its logits are log-odds at even odds, to be moved to the prevalence of the place by calibration.
     """
-    return beside_text(partial(_weighed, numbers=numbers), features, labels, text, whitening)
+    return fit_with_text_fallback(partial(_combine_heads, settings=settings), features, labels, text, whitening)
 
 
-def _weighed(white: Floats, labels: Labels, anchor: Floats, whitening: Whitening, *, numbers: Weighing) -> tuple[Floats, Floats]:
-    """Implements `Learn`."""
+def _combine_heads(
+    white: Floats, labels: Labels, anchor: Floats, whitening: WhiteningTransform, *, settings: StageOneSettings
+) -> tuple[Floats, Floats]:
+    """Implements `FitWeights`."""
     found = np.minimum((labels == 1).sum(axis=0), (labels == 0).sum(axis=0))
-    share = found / (found + numbers.alike)
+    share = found / (found + settings.alike)
     few, many = (
-        anchored(white, labels, anchor, whitening, numbers.anchoring),
-        discriminative(white, labels, anchor, whitening, numbers.discrimination),
+        fit_anchored_weights(white, labels, anchor, whitening, settings.anchoring),
+        fit_discriminative_weights(white, labels, anchor, whitening, settings.discrimination),
     )
     return (1 - share)[:, None] * few[0] + share[:, None] * many[0], (1 - share) * few[1] + share * many[1]

@@ -12,7 +12,7 @@ import torch
 from models.classifier.head import LinearHead
 from models.training.batches import Targets
 
-_NARROWEST = 1e-6  # a spread below it is rounding
+_MIN_SPREAD = 1e-6  # a spread below it is rounding
 
 
 class WarmHead(torch.nn.Module):
@@ -26,9 +26,9 @@ class WarmHead(torch.nn.Module):
         super().__init__()
         mean = features.mean(dim=0)
         self.register_buffer("mean", mean)
-        self.register_buffer("gain", 1.0 / (features - mean).square().mean().sqrt().clamp(min=_NARROWEST))
+        self.register_buffer("gain", 1.0 / (features - mean).square().mean().sqrt().clamp(min=_MIN_SPREAD))
         aligned = self.gain * (features - mean) @ head.directions.T
-        vectors = head.directions / aligned.std(dim=0, correction=0).clamp(min=_NARROWEST)[:, None]
+        vectors = head.directions / aligned.std(dim=0, correction=0).clamp(min=_MIN_SPREAD)[:, None]
         self.vectors = torch.nn.Parameter(vectors)
         self.bias = torch.nn.Parameter(-targets.midpoint(self.gain * (features - mean) @ vectors.T))
 
@@ -37,12 +37,12 @@ class WarmHead(torch.nn.Module):
         return self.gain * (features - self.mean) @ self.vectors.T + self.bias
 
     @torch.no_grad()
-    def linear(self) -> LinearHead:
+    def to_linear_head(self) -> LinearHead:
         """Return what it has learnt as a head on the CPU: the same logits."""
         weights = (self.gain * self.vectors).cpu()
         return LinearHead.from_weights(weights, self.bias.cpu() - weights @ self.mean.cpu())
 
 
-def between(start: LinearHead, last: LinearHead, share: float) -> LinearHead:
+def interpolate(start: LinearHead, last: LinearHead, share: float) -> LinearHead:
     """Return the head whose logits are `share` of the last's and the rest of the start's: WiSE-FT's average, for a linear head."""
     return LinearHead.from_weights(torch.lerp(start.weights, last.weights, share), torch.lerp(start.bias, last.bias, share))

@@ -16,17 +16,17 @@ import torch
 from sklearn.covariance import ledoit_wolf
 
 from models.classifier.head import LinearHead
-from models.training.cross_validation import learnable
+from models.training.cross_validation import learnable_findings
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int8]
 
-_SMALLEST = 1e-9  # of the largest variance: below it a direction is rounding
+_MIN_RELATIVE_VARIANCE = 1e-9  # of the largest variance: below it a direction is rounding
 _TINY = np.finfo(np.float64).tiny
 
 
 @dataclass(frozen=True)
-class Whitening:
+class WhiteningTransform:
     """Mean [D], principal axes [D, D] (columns) and variances [D] of an archive's features, float64."""
 
     mean: Floats
@@ -34,13 +34,13 @@ class Whitening:
     variance: Floats
 
     @classmethod
-    def of(cls, features: torch.Tensor) -> Self:
+    def from_features(cls, features: torch.Tensor) -> Self:
         """Estimate it from unlabelled features [N, D], the covariance shrunk as Ledoit and Wolf 2004 do. At least two films."""
         archive = features.cpu().numpy().astype(np.float64)
         mean = archive.mean(axis=0)
         covariance, _ = ledoit_wolf(archive - mean, assume_centered=True)
         variance, axes = np.linalg.eigh(covariance)
-        return cls(mean, axes, np.maximum(variance, max(_SMALLEST * variance[-1], _TINY)))
+        return cls(mean, axes, np.maximum(variance, max(_MIN_RELATIVE_VARIANCE * variance[-1], _TINY)))
 
     @property
     def inverse_root(self) -> Floats:
@@ -57,29 +57,31 @@ class Whitening:
         return LinearHead.from_weights(torch.from_numpy(directions), torch.from_numpy(intercepts - directions @ self.mean))
 
 
-Learn = Callable[[Floats, Labels, Floats, Whitening], tuple[Floats, Floats]]
+FitWeights = Callable[[Floats, Labels, Floats, WhiteningTransform], tuple[Floats, Floats]]
 """Whitened films [n, D], their labels [n, F], each finding with both kinds, and the directions [F, D], of unit length, along which
 the text ranks -> weights [F, D] and intercepts [F] of log-odds at even odds, in whitened coordinates."""
 
 
-def beside_text(learn: Learn, features: torch.Tensor, labels: Labels, text: LinearHead, whitening: Whitening) -> LinearHead:
+def fit_with_text_fallback(
+    fit_weights: FitWeights, features: torch.Tensor, labels: Labels, text: LinearHead, whitening: WhiteningTransform
+) -> LinearHead:
     """Return the head that is learnt from unit vectors [n, D] and labels [n, F] (1 present, 0 absent, -1 unknown).
 
     A finding without a positive or without a negative keeps its text classifier, to the last digit.
     """
-    both = learnable(labels)
+    both = learnable_findings(labels)
     if not both.any():
         return text
     kept = torch.from_numpy(both).to(text.bias.device)
-    anchor = text_anchor(text.directions[kept], whitening)
-    learnt = whitening.head(*learn(whitening(features), labels[:, both], anchor, whitening))
+    anchor = whitened_text_directions(text.directions[kept], whitening)
+    learnt = whitening.head(*fit_weights(whitening(features), labels[:, both], anchor, whitening))
     tensors = {name: tensor.clone() for name, tensor in text.tensors.items()}
     for name, tensor in learnt.tensors.items():
         tensors[name][kept] = tensor.to(kept.device)
     return LinearHead(**tensors)
 
 
-def text_anchor(directions: torch.Tensor, whitening: Whitening) -> Floats:
+def whitened_text_directions(directions: torch.Tensor, whitening: WhiteningTransform) -> Floats:
     """Return where text directions [F, D] point in whitened coordinates: [F, D], of unit length."""
     white = directions.cpu().numpy().astype(np.float64) @ whitening.axes * np.sqrt(whitening.variance)
     return np.asarray(white / np.maximum(np.linalg.norm(white, axis=-1, keepdims=True), _TINY))

@@ -11,7 +11,7 @@ from pipeline.domain import Header, Receipt, Sender
 
 
 @dataclass(frozen=True, slots=True)
-class Days:
+class DateRange:
     """A range of dates, both ends in it."""
 
     first: date
@@ -22,7 +22,7 @@ class Days:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parcel:
+class BackfillUnit:
     """What a source gives at a time: a study of an archive, or a few files of a folder.
 
     `key` tells it from the others of its source, in no more than 64 characters and without a word about the patient. `mark` is
@@ -31,13 +31,13 @@ class Parcel:
     """
 
     key: str
-    mark: str = ""
-    study: str = ""
-    places: tuple[str, ...] = ()
+    change_tag: str = ""
+    study_instance_uid: str = ""
+    locations: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
-class Tally:
+class BackfillCounts:
     """What became of what a source gave. Duplicates are instances that were here already, to the byte."""
 
     instances: int = 0
@@ -46,36 +46,36 @@ class Tally:
     others: int = 0  # files that are no instances, or none that is wanted
     bytes: int = 0  # of instances that were stored
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: BackfillCounts) -> None:
         """Add up."""
         for name in self.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
-Incoming = tuple[Header, bytes]
+ReceivedInstance = tuple[Header, bytes]
 """What `receive` takes: the header and the DICOM file."""
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class BackfillObject:
     """One object of a parcel, not looked at yet.
 
     `read` returns it; None where it is none, or none that is wanted; it raises what the listener would refuse it with. `uid`: its
     SOPInstanceUID, where that is known. `place` is for whoever runs the backfill and may name a patient: it is never kept.
     """
 
-    place: str
-    uid: str
-    read: Callable[[], Incoming | None]
+    location: str
+    sop_instance_uid: str
+    read: Callable[[], ReceivedInstance | None]
 
 
-Known = Callable[[Collection[str]], set[str]]
+FindStored = Callable[[Collection[str]], set[str]]
 """Returns those of these SOPInstanceUIDs that are here, file and row: they need not be fetched."""
-Take = Callable[[Piece], Receipt | None]
-"""Takes a piece in for good; None where it was refused, or is none. TryAgain passes through: fetch no more."""
+StoreObject = Callable[[BackfillObject], Receipt | None]
+"""Takes a piece in for good; None where it was refused, or is none. TransientError passes through: fetch no more."""
 
 
-class Source(Protocol):
+class BackfillSource(Protocol):
     """Where studies come from."""
 
     @property
@@ -87,14 +87,14 @@ class Source(Protocol):
         """Who the instances are from."""
 
     @property
-    def dated(self) -> bool:
+    def supports_dates(self) -> bool:
         """Whether `parcels` can be asked for some days."""
 
-    def parcels(self, days: Days | None) -> Iterable[Parcel]:
-        """Return what there is of these days, or at all where it is not dated. TryAgain, Refused."""
+    def list_units(self, days: DateRange | None) -> Iterable[BackfillUnit]:
+        """Return what there is of these days, or at all where it is not dated. TransientError, PermanentError."""
 
-    def fetch(self, parcel: Parcel, known: Known, take: Take) -> int:
-        """Give the pieces of a parcel that are not known, one by one. TryAgain; Refused where it can never be had.
+    def fetch(self, unit: BackfillUnit, find_stored: FindStored, store_object: StoreObject) -> int:
+        """Give the pieces of a parcel that are not known, one by one. TransientError; PermanentError where it can never be had.
 
         Returns how many came another way than this: sent to the listener, at our request.
         """
@@ -103,20 +103,22 @@ class Source(Protocol):
 class Backfills(Protocol):
     """What backfills have done, by source: a part of `ports.Transaction`."""
 
-    def days_done(self, source: str) -> set[date]:
+    def finished_days(self, source: str) -> set[date]:
         """Return the days of which everything was taken in."""
 
-    def put_days_done(self, source: str, days: Collection[date]) -> None:
+    def add_finished_days(self, source: str, days: Collection[date]) -> None:
         """Remember that of these days there is no more to come."""
 
-    def concluded(self, source: str, keys: Collection[str], *, failed: bool) -> dict[str, str]:
+    def finished_units(self, source: str, keys: Collection[str], *, failed: bool) -> dict[str, str]:
         """Return key -> mark of those of these parcels that were taken in; with `failed`, of those that never can be, too."""
 
-    def conclude(self, source: str, parcel: Parcel, tally: Tally, studies: Collection[str], *, error: str = "") -> None:
+    def finish_unit(
+        self, source: str, unit: BackfillUnit, counts: BackfillCounts, studies: Collection[str], *, error: str = ""
+    ) -> None:
         """Remember that a parcel was taken in, with what studies, or why it cannot be. The last word holds."""
 
-    def bring(self, source: str, study_instance_uids: Collection[str]) -> None:
+    def mark_backfilled(self, source: str, study_instance_uids: Collection[str]) -> None:
         """Mark those of these studies that the catalog does not know yet: it is a backfill that brings them."""
 
-    def brought(self, study_instance_uids: Collection[str]) -> set[str]:
+    def backfilled_studies(self, study_instance_uids: Collection[str]) -> set[str]:
         """Return those of these studies that a backfill brought, and of which nothing has come any other way since."""

@@ -26,14 +26,14 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Windowed:
+class WindowedPixelData:
     """Stored values [H, W], integers as the detector gave them, and the window that makes the image of them."""
 
     stored: npt.NDArray[Any]
     window: Window
 
 
-class Rows(Protocol):
+class SliceableImage(Protocol):
     """An image of which rows are asked for."""
 
     @property
@@ -42,42 +42,42 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice, /) -> Image: ...
 
 
-class Film(Rows, Protocol):
+class DeferredImage(SliceableImage, Protocol):
     """An image that is made of stored values when rows of it are asked for.
 
     Of what only weighs and sums, as a resize does, it gives the values before they become greys: `levelled` makes them so after.
     """
 
     @property
-    def clipped(self) -> Rows: ...
+    def clipped(self) -> SliceableImage: ...
 
     @property
-    def windowed(self) -> Windowed | None:
+    def windowed(self) -> WindowedPixelData | None:
         """The stored values themselves, where a window is all that stands between them and the image."""
 
-    def levelled(self, values: Image, /) -> Image:
+    def normalised(self, values: Image, /) -> Image:
         """Bring values to 0..1, in place."""
 
 
-Sight = Callable[[Image | Film], Image | Windowed]
+DecoderTransform = Callable[[Image | DeferredImage], Image | WindowedPixelData]
 """What a scorer looks at of an image. It goes to other processes, and may raise whatever it likes."""
 
 
-def whole(image: Image | Film) -> Image:
+def read_whole_image(image: Image | DeferredImage) -> Image:
     """See all of it."""
     return image[:]
 
 
-Seen = Any
+ModelInput = Any
 """That, where the scorer wants it: what it is, only the scorer knows."""
 
-Landing = Callable[[Image | Windowed], Seen]
+DeviceTransfer = Callable[[Image | WindowedPixelData], ModelInput]
 """Takes what a sight gave to where the scorer wants it, on any thread. The arrays that it is given last as long as the call."""
 
 
-def copied(seen: Image | Windowed, /) -> Image | Windowed:
+def copy_to_host(decoded: Image | WindowedPixelData, /) -> Image | WindowedPixelData:
     """Land in memory of its own."""
-    return replace(seen, stored=np.array(seen.stored)) if isinstance(seen, Windowed) else np.array(seen)
+    return replace(decoded, stored=np.array(decoded.stored)) if isinstance(decoded, WindowedPixelData) else np.array(decoded)
 
 
 class ImageReader(Protocol):
@@ -87,8 +87,8 @@ class ImageReader(Protocol):
         """Decode and render. PixelsUnreadable where no image can be made of it."""
 
     def read_ahead(
-        self, instances: Sequence[StoredInstance], sight: Sight, land: Landing = copied
-    ) -> Iterator[Seen | PixelsUnreadable]:
+        self, instances: Sequence[StoredInstance], transform: DecoderTransform, to_device: DeviceTransfer = copy_to_host
+    ) -> Iterator[ModelInput | PixelsUnreadable]:
         """Yield of each, in order, what `sight` makes of its image, landed, or why there is none.
 
         Later ones may be decoded, and land, meanwhile.

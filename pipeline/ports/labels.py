@@ -11,7 +11,7 @@ from pipeline.domain import Label, Request
 class Requests(Protocol):
     """What the worklist asked for. Append-only, as labels are."""
 
-    def hold(self) -> None:
+    def lock(self) -> None:
         """Let no other transaction ask before this one ends."""
 
     def append(self, requests: Sequence[Request]) -> None:
@@ -36,7 +36,7 @@ class Labels(Protocol):
     def of_studies(self, study_instance_uids: Collection[str]) -> list[Label]:
         """Return every statement on these studies, in order of id."""
 
-    def read_by_several(self) -> list[str]:
+    def multi_reader_studies(self) -> list[str]:
         """Return the StudyInstanceUIDs, in order, of the studies of which more than one reader has spoken on one finding."""
 
     def find(self, ids: Collection[int]) -> list[Label]:

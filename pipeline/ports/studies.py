@@ -37,7 +37,7 @@ class Studies(Protocol):
     def find(self, study_instance_uid: str) -> Study | None:
         """Return the study, or None."""
 
-    def hold(self, study_instance_uids: Collection[str]) -> dict[str, Study]:
+    def lock(self, study_instance_uids: Collection[str]) -> dict[str, Study]:
         """Return the studies by UID. No other transaction changes one of them before this one ends.
 
         Whoever holds several takes them in the same order, and so nobody waits for one who waits for him.
@@ -49,10 +49,10 @@ class Studies(Protocol):
     def instances_of(self, study_instance_uids: Collection[str]) -> dict[str, list[StoredInstance]]:
         """Return StudyInstanceUID -> what `instances` returns, of those studies that the catalog knows."""
 
-    def patients(self) -> int:
+    def highest_patient_number(self) -> int:
         """Return the highest number that a patient has: they are numbered from 1 as they come."""
 
-    def unread(
+    def label_candidates(
         self,
         version: int,
         *,
@@ -70,16 +70,16 @@ class Studies(Protocol):
     def accession_numbers(self, study_instance_uids: Collection[str]) -> dict[str, str]:
         """Return StudyInstanceUID -> accession number of those studies that the catalog knows."""
 
-    def with_accession_numbers(self, accession_numbers: Collection[str]) -> dict[str, list[str]]:
+    def uids_by_accession_number(self, accession_numbers: Collection[str]) -> dict[str, list[str]]:
         """Return accession number -> StudyInstanceUIDs, in order, of the studies that have one of these."""
 
-    def newest(self, *, limit: int) -> list[str]:
+    def newest_complete(self, *, limit: int) -> list[str]:
         """Return the StudyInstanceUIDs of the studies that arrived last and are complete, newest first."""
 
-    def highest(self) -> int:
+    def highest_study_number(self) -> int:
         """Return the highest number that a study has: they are numbered from 1 as they come."""
 
-    def numbered(self, numbers: range) -> list[str]:
+    def uids_by_number(self, numbers: range) -> list[str]:
         """Return the StudyInstanceUIDs of the studies with these numbers, the last first."""
 
     def unscored(self, version: int, *, limit: int, numbers: range | None = None) -> list[str]:
@@ -90,16 +90,16 @@ class Studies(Protocol):
         not among `numbers` where it is given.
         """
 
-    def documents(self) -> list[str]:
+    def document_uids(self) -> list[str]:
         """Return the SOPInstanceUIDs of all structured reports and key object selections, in order of arrival."""
 
-    def release(self, study_instance_uids: Sequence[str]) -> None:
+    def mark_released(self, study_instance_uids: Sequence[str]) -> None:
         """Mark arriving studies: the association that carried them was released in good order."""
 
-    def quiet(self, *, seconds: float, released: bool, limit: int) -> list[str]:
+    def stable_studies(self, *, seconds: float, released: bool, limit: int) -> list[str]:
         """Return arriving studies with nothing new for `seconds`; with `released`, those marked by release() too. Oldest first."""
 
-    def arriving(self, *, limit: int) -> list[tuple[str, int]]:
+    def arriving_studies(self, *, limit: int) -> list[tuple[str, int]]:
         """Return arriving studies with the number of their instances."""
 
     def put_state(self, study_instance_uid: str, state: StudyState, *, reason: str = "") -> None:
@@ -149,14 +149,14 @@ class Reports(Protocol):
     def latest_of(self, study_instance_uids: Collection[str]) -> dict[str, Report]:
         """Return StudyInstanceUID -> what `latest` returns, of those studies that have a report."""
 
-    def open(self, report: Report) -> Report:
+    def ensure_pending(self, report: Report) -> Report:
         """Insert a pending report; where it exists already, return it as it is."""
 
-    def built(self, sop_instance_uid: str, file: StoredFile) -> None:
+    def mark_built(self, sop_instance_uid: str, file: StoredFile) -> None:
         """Record the bytes."""
 
-    def sent(self, sop_instance_uid: str, status: str) -> None:
+    def mark_sent(self, sop_instance_uid: str, status: str) -> None:
         """Record that the archive accepted it, now."""
 
-    def refused(self, sop_instance_uid: str, status: str) -> None:
+    def mark_refused(self, sop_instance_uid: str, status: str) -> None:
         """Record that the archive refused it for good."""

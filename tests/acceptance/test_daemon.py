@@ -100,7 +100,7 @@ def test_reports_wait_for_an_archive_that_is_away(place: Installation) -> None:
     with place.running():
         with place.archive() as archive:
             for film in films:
-                archive.keep(file_of(film))
+                archive.store(file_of(film))
         elsewhere = AE("ORTHANC").associate(
             "127.0.0.1", place.port, contexts=[build_context(films[0].SOPClassUID, "1.2.840.10008.1.2.1")], ae_title="RADCLIPD"
         )

@@ -25,7 +25,7 @@ from pydicom import dcmread
 from sklearn.metrics import roc_auc_score
 
 from adapters.demo import orthanc
-from models.demo import MARKING
+from models.demo import NOTICE
 from pipeline.domain import FINDINGS
 from pipeline.rules import OWN_MODEL_NAME
 from tests.builders import nih_folder, peers, tiny
@@ -137,7 +137,7 @@ class Telling:
 
 @pytest.mark.orthanc
 def test_films_travel_from_orthanc_come_back_as_reports_and_are_held_until_ctrl_c(tmp_path: Path) -> None:
-    if orthanc.program() is None:
+    if orthanc.find_program() is None:
         peers.absent("Orthanc is not installed (Debian package orthanc)")
     told = Telling(tmp_path, "--studies", "5", "--seed", "2", "--hold")
     told.until("Ctrl-C ends it", patience=240)
@@ -167,7 +167,7 @@ def test_the_shipped_encoder_is_measured_against_the_hidden_truth(tmp_path: Path
     end = ended(last)
     assert (end.studies, end.reports, end.labelled) == (12, 11, 4)
     assert end.before == end.after == about(told.recomputed())
-    assert f"AUC against the hidden truth ({MARKING})" in told.text
+    assert f"AUC against the hidden truth ({NOTICE})" in told.text
     assert "patients, none of them labelled" in told.text
     assert next(line for line in told.lines if "mean of" in line).split()[-1] == f"{end.after:.3f}"
     with Image.open(told.folder / "outcome.png") as plot:

@@ -32,7 +32,7 @@ def place(tmp_path: Path, template: Installation) -> Installation:
     catalog = SqlCatalog(installation.url)
     labelled_archive.fill(catalog, FileImageStore(tmp_path / "images"))
     labelled_archive.label(installation.url)
-    assert learn.call(catalog=catalog, minimum_labels=1)
+    assert learn.enqueue_learning(catalog=catalog, minimum_labels=1)
     catalog.dispose()
     return installation
 

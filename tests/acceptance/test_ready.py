@@ -21,7 +21,7 @@ def test_it_is_ready_before_the_encoder_is_loaded_and_a_job_waits_for_it(tmp_pat
 
     def scored() -> int:
         with catalog.read() as tx:
-            return tx.jobs.counts().get((JobKind.SCORE, JobState.DONE), 0)
+            return tx.jobs.count_by_state().get((JobKind.SCORE, JobState.DONE), 0)
 
     with Notified(tmp_path / "notify") as systemd, place.running(environment=systemd.environment):
         systemd.ready(120)

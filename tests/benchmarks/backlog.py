@@ -20,7 +20,7 @@ import numpy as np
 
 from adapters.catalog.catalog import SqlCatalog
 from adapters.dicom.image.part10 import read_header, split_file
-from adapters.ipc.wakeup import Wakes
+from adapters.ipc.wakeup import WakeupSockets
 from adapters.storage.image_store import FileImageStore
 from pipeline import learn
 from pipeline.domain import FINDINGS, Sender, StudyState
@@ -49,8 +49,8 @@ class Backlog:
     def __init__(self, place: Installation, studies: int) -> None:
         """Take the films in. Nothing is done with them before they are in line."""
         self._place = place
-        self._catalog = SqlCatalog(place.url, wake=Wakes(place.url).wake)
-        images, policy = FileImageStore(place.folder / "images"), ReceivePolicy(minimum_free_bytes=0)
+        self._catalog = SqlCatalog(place.url, wake=WakeupSockets(place.url).wake)
+        images, policy = FileImageStore(place.folder / "images"), ReceivePolicy(min_free_bytes=0)
         self.studies = [f"1.2.3.{number}" for number in range(1, studies + 1)]
         pixels = film(0)
         for uid in self.studies:
@@ -66,7 +66,7 @@ class Backlog:
         table = self._place.folder / "labels.csv"
         _write_labels(table, self.studies[:LABELLED])
         self._place.run("labels", "import", str(table), "--reader", "alice", timeout=PATIENCE)
-        assert learn.call(catalog=self._catalog, minimum_labels=1)
+        assert learn.enqueue_learning(catalog=self._catalog, minimum_labels=1)
         wait_for(self.learning, PATIENCE, self._place.told)
 
     def learning(self) -> bool:
@@ -84,7 +84,7 @@ class Backlog:
         """Let the dispatcher see that they are complete, or that they were reported long ago; wait until all are in line."""
         with self._catalog.begin() as tx:
             if kind is Kind.ARRIVALS:
-                tx.studies.release(self.studies)
+                tx.studies.mark_released(self.studies)
             for uid in self.studies if kind is Kind.RESCORING else ():
                 tx.studies.put_state(uid, StudyState.REPORTED)
         wait_for(lambda: self._jobs("state <> ''") >= len(self.studies), PATIENCE, self._place.told)

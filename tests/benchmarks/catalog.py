@@ -77,7 +77,7 @@ def filled(engine: str, size: int) -> Iterator[tuple[str, float]]:
         LargeArchive(size).fill(url)
         seconds = time.perf_counter() - begun
         catalog = SqlCatalog(url)
-        catalog.tidy()  # as the dispatcher does every hour
+        catalog.update_statistics()  # as the dispatcher does every hour
         catalog.dispose()
         yield url, seconds
 

@@ -38,7 +38,7 @@ def upkeep(url: str, archive: LargeArchive) -> dict[str, Any]:
     begun = time.perf_counter()
     forgotten = housekeeping.purge_done_jobs(catalog=catalog, keep_days=30.0 - LATER_DAYS)
     purged = time.perf_counter()
-    catalog.tidy()
+    catalog.update_statistics()
     counted = time.perf_counter()
     catalog.dispose()
     found = {
@@ -90,7 +90,7 @@ def _downgrade(url: str) -> None:
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
         for name in reversed(VIEWS):
             connection.execute(text(f"DROP VIEW IF EXISTS {name}"))
-        config = schema._config()
+        config = schema._build_alembic_config()
         config.attributes["connection"] = connection
         command.downgrade(config, OLDEST)
         for name in ("v_studies", "v_predictions", "v_reports", "v_labels"):  # of views that schema knew, those that are asked here

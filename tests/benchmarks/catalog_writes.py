@@ -16,7 +16,7 @@ import numpy as np
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session, registry
 
-from adapters.app.workers import BATCHES_A_TURN
+from adapters.app.workers import MAX_BATCHES_PER_CLAIM
 from adapters.catalog.catalog import SqlCatalog
 from adapters.catalog.engine import database_url
 from adapters.catalog.tables import predictions
@@ -35,14 +35,14 @@ from pipeline.domain import (
     StoredInstance,
     VersionState,
 )
-from pipeline.pace import Pace
+from pipeline.pace import ClaimSizer
 from tests.builders.fakes import FakeImageReader, FakeImageStore, FakeScorer, FakeScorers
 from tests.builders.large_archive import SERVING, LargeArchive
 
 REPEATS = 20
 BATCH = 16
 """`[score] batch_size` as shipped."""
-TOGETHER = BATCHES_A_TURN * BATCH
+TOGETHER = MAX_BATCHES_PER_CLAIM * BATCH
 """Studies whose films were all kept: the score step commits so many in one transaction."""
 RECEIVED, SCORED_AGAIN, WRITTEN, ROUNDS = 100, 640, 1280, 3
 """Studies, and how often those are written."""
@@ -51,10 +51,10 @@ RECEIVED, SCORED_AGAIN, WRITTEN, ROUNDS = 100, 640, 1280, 3
 class _Recalled(FakeScorer):
     """ports.Scorer whose films were all kept: what is left is the catalog's part."""
 
-    def recall(self, films: Sequence[StoredInstance]) -> dict[str, Scores]:
-        return {film.header.sop_instance_uid: np.linspace(0.1, 0.8, len(FINDINGS), dtype=np.float32) for film in films}
+    def score_cached(self, instances: Sequence[StoredInstance]) -> dict[str, Scores]:
+        return {film.header.sop_instance_uid: np.linspace(0.1, 0.8, len(FINDINGS), dtype=np.float32) for film in instances}
 
-    def score(self, images: Sequence[Image], films: Sequence[StoredInstance] = ()) -> Scores:
+    def score(self, images: Sequence[Image], instances: Sequence[StoredInstance] = ()) -> Scores:
         raise AssertionError("nothing is left to score")
 
 
@@ -78,7 +78,7 @@ def writes(catalog: SqlCatalog, archive: LargeArchive, processor: Callable[[], f
     line, line_processor = _taken(lambda: queued.append(rescore.rescore(catalog=catalog)), processor)
     post, count = _post(catalog), min(SCORED_AGAIN, queued[0])
     with catalog.read() as tx:
-        done = tx.jobs.counts().get((JobKind.SCORE, JobState.DONE), 0)
+        done = tx.jobs.count_by_state().get((JobKind.SCORE, JobState.DONE), 0)
 
     def scored() -> None:
         left = count
@@ -87,7 +87,7 @@ def writes(catalog: SqlCatalog, archive: LargeArchive, processor: Callable[[], f
 
     again, again_processor = _taken(scored, processor)
     with catalog.read() as tx:
-        assert tx.jobs.counts()[JobKind.SCORE, JobState.DONE] >= done + count, "steps have failed: nothing was measured"
+        assert tx.jobs.count_by_state()[JobKind.SCORE, JobState.DONE] >= done + count, "steps have failed: nothing was measured"
     written = [_taken(partial(_write, catalog, archive), processor) for _ in range(ROUNDS)]
     predictions = len(_written(archive)) * len(FINDINGS)
     return {
@@ -124,14 +124,16 @@ def _write(catalog: SqlCatalog, archive: LargeArchive) -> None:
             tx.scores.put_predictions(SERVING + 1, {uid: _said() for uid in uids}, revisions=revisions)
 
 
-def _post(catalog: SqlCatalog) -> work.Post:
-    policy = score.ScorePolicy(combine="max", chest=rules.ChestPolicy(), batch=BATCH)
+def _post(catalog: SqlCatalog) -> work.WorkerSpec:
+    policy = score.ScorePolicy(aggregate="max", chest=rules.ChestPolicy(), batch_size=BATCH)
     step = partial(score.score, catalog=catalog, pixels=FakeImageReader(), scorers=_Recalling(), policy=policy)
-    return work.Post(kind=JobKind.SCORE, step=step, pace=Pace(seconds=60.0, least=BATCH, most=TOGETHER))
+    return work.WorkerSpec(
+        kind=JobKind.SCORE, step=step, claim_sizer=ClaimSizer(target_seconds=60.0, min_jobs=BATCH, max_jobs=TOGETHER)
+    )
 
 
 def _receive(catalog: SqlCatalog, count: int) -> None:
-    images, policy = FakeImageStore(), receive.ReceivePolicy(minimum_free_bytes=0)
+    images, policy = FakeImageStore(), receive.ReceivePolicy(min_free_bytes=0)
     for number in range(count):
         uid = f"1.2.9.{number}"
         header = Header(
@@ -172,7 +174,7 @@ _LOOKS: Mapping[str, Callable[[Any], object]] = {
     "quiet_ms": lambda tx: tx.studies.quiet(seconds=0, released=True, limit=200),
     "newest_ms": lambda tx: tx.studies.newest(limit=500),
     "nothing_unscored_ms": lambda tx: tx.studies.unscored(
-        SERVING, limit=500, numbers=range(max(1, tx.studies.highest() - rescore.SPAN), tx.studies.highest())
+        SERVING, limit=500, numbers=range(max(1, tx.studies.highest() - rescore.STUDIES_PER_SPAN), tx.studies.highest())
     ),
 }
 

@@ -19,8 +19,8 @@ from unittest.mock import patch
 
 import torch
 
-from adapters.ml.activation_cache import KeptSettings
-from adapters.ml.distributed.ranks import Ranks
+from adapters.ml.activation_cache import ActivationCacheSettings
+from adapters.ml.distributed.ranks import RankPool
 from adapters.ml.trainer import ClipTrainer, TrainerSettings
 from models.training.fold_fits import OnSteps
 from models.training.recipe import Recipe
@@ -43,9 +43,15 @@ class Side(Round):
         if what == "unfreezing" and done:
             self._steps.append(time.monotonic())
 
-    def _learn(self, kept: KeptSettings | None, clock: Any) -> None:
+    def _learn(self, kept: ActivationCacheSettings | None, clock: Any) -> None:
         settings = TrainerSettings(
-            plan=self._plan, minimum_positives=2, band=0.05, device="cpu", devices=self.devices, threads=1, kept=kept
+            plan=self._plan,
+            min_positives=2,
+            undetermined_margin=0.05,
+            device="cpu",
+            devices=self.devices,
+            threads=1,
+            cache_settings=kept,
         )
         ClipTrainer(self._store, self._films, settings).train(self._course, self._watch)
 
@@ -79,15 +85,15 @@ def main() -> None:
 def measured(side: Side, devices: int, rounds: int) -> dict[str, Any]:
     """Alternate rounds on one device and on several."""
     starts: list[float] = []
-    gather = Ranks._gather
+    gather = RankPool._accept_ranks
 
-    def timed(self: Ranks, on_steps: OnSteps) -> None:
+    def timed(self: RankPool, on_steps: OnSteps) -> None:
         begun = time.monotonic()
         gather(self, on_steps)
         starts.append(time.monotonic() - begun)
 
     found: dict[str, list[tuple[float, float, float]]] = {"one": [], "several": []}
-    with patch.object(Ranks, "_gather", timed):
+    with patch.object(RankPool, "_gather", timed):
         for _ in range(rounds):
             found["one"].append(side.on(1))
             found["several"].append(side.on(devices))

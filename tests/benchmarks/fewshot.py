@@ -23,22 +23,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from adapters.cli.fewshot import default_cache, whole_numbers
+from adapters.cli.fewshot import default_cache, parse_whole_numbers
 from adapters.experiment import manifest
 from adapters.experiment.bases import demo_base
-from adapters.experiment.bench import bench_of
-from adapters.experiment.cache import cached
-from adapters.experiment.phantom_source import WHOLE, Sizes, phantom_source
-from adapters.experiment.run import Scored, Unit, run, units
-from adapters.experiment.tables import KeptBootstrap
+from adapters.experiment.feature_cache import load_or_fill_cache
+from adapters.experiment.method_inputs import build_bench
+from adapters.experiment.phantom_source import DEFAULT_SIZES, PhantomSizes, phantom_source
+from adapters.experiment.result_tables import CachedBootstrap
+from adapters.experiment.scoring import ScoringUnit, UnitScores, list_units, score_units
 from adapters.simulator.sites import UNSEEN_SITE
 from models.classifier.prompts import read_prompts
-from models.evaluation.statistics import PatientBootstrap, macro
-from models.experiment.summary import PRODUCT, ZERO_SHOT, Comparison, Run, measured, summarise
+from models.evaluation.statistics import PatientBootstrap, macro_average
+from models.experiment.summary import PRODUCT, ZERO_SHOT, LadderComparison, MethodRun, measure_run, summarise
 from models.fingerprint import fingerprint
-from models.ladder.method import Bench, Method
-from models.ladder.registry import FROZEN, LADDER, methods
-from models.training.training_round import Plan
+from models.ladder.method import FewShotBenchmark, Method
+from models.ladder.registry import FROZEN_ENCODER_METHODS, LADDER, find_methods
+from models.training.training_round import TrainingPlan
 
 GAIN, AT_SHOTS = 1.20, 16
 """Least mean AUC at that many shots, in parts of zero-shot's."""
@@ -48,7 +48,7 @@ UNJUDGED = ("all-labels",)
 """Rungs that know more than the support: shown, and no rival."""
 SEED = 0
 
-GROUPS = {"all": LADDER, "frozen": FROZEN}
+GROUPS = {"all": LADDER, "frozen": FROZEN_ENCODER_METHODS}
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=10)
-    parser.add_argument("--shots", type=whole_numbers, default="1,2,4,8,16")
+    parser.add_argument("--shots", type=parse_whole_numbers, default="1,2,4,8,16")
     parser.add_argument("--methods", default="all", help="names joined by commas; frozen, all")
     parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--pool", type=int, default=WHOLE.pool)
-    parser.add_argument("--test", type=int, default=WHOLE.test)
+    parser.add_argument("--pool", type=int, default=DEFAULT_SIZES.pool)
+    parser.add_argument("--test", type=int, default=DEFAULT_SIZES.test)
     parser.add_argument("--threads", type=int, default=0, help="of each computation; 0: torch's choice")
     parser.add_argument("--cache", type=Path, default=default_cache())
     parser.add_argument("--out", type=Path)
@@ -91,23 +91,23 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run what is missing and return the object of `--json`."""
     base, prompts = demo_base(), read_prompts()
     workers = os.cpu_count() or 1
-    source = phantom_source(UNSEEN_SITE, Sizes.scaled(options.pool, options.test, WHOLE.edge), workers=workers)
+    source = phantom_source(UNSEEN_SITE, PhantomSizes.scaled(options.pool, options.test, DEFAULT_SIZES.edge), workers=workers)
     device = torch.device("cpu")
-    films = cached(options.cache, source, base, device=device, workers=workers)
-    bench = bench_of(source, films, base, prompts, device=device)
-    key = fingerprint([source.fingerprint, base.sha256, SEED, Plan().card])[:12]
+    films = load_or_fill_cache(options.cache, source, base, device=device, workers=workers)
+    bench = build_bench(source, films, base, prompts, device=device)
+    key = fingerprint([source.fingerprint, base.sha256, SEED, TrainingPlan().card])[:12]
     out = options.out or options.cache.parent / "benchmarks" / f"fewshot-{key}"
-    manifest.claim(out, manifest.identity(source, bench.cases, bench.split, base, prompts, seed=SEED))
-    wanted = units(_asked(options.methods), bench, shots=options.shots, count=options.draws, seed=SEED)
-    results = run(out, bench, wanted, seed=SEED, advance=_progress(len(wanted)))
-    bootstrap = KeptBootstrap(bench.cases.patient[bench.split.test], out / "resamples", resamples=options.resamples, seed=SEED)
-    runs = [_measured(one, bench, bootstrap) for one in results.scored]
+    manifest.claim_folder(out, manifest.build_identity(source, bench.cases, bench.split, base, prompts, seed=SEED))
+    wanted = list_units(_asked(options.methods), bench, shots=options.shots, count=options.draws, seed=SEED)
+    results = score_units(out, bench, wanted, seed=SEED, advance=_progress(len(wanted)))
+    bootstrap = CachedBootstrap(bench.cases.patient[bench.split.test], out / "resamples", resamples=options.resamples, seed=SEED)
+    runs = [_measured(one, bench, bootstrap) for one in results.unit_scores]
     settings = {"draws": options.draws, "shots": list(options.shots), "seed": SEED, "resamples": options.resamples}
     settings |= {"site": UNSEEN_SITE, "pool": options.pool, "test": options.test, "encoder": base.sha256[:12], "out": str(out)}
-    return {**told(runs, results.scored), "impossible": results.impossible, "settings": settings}
+    return {**told(runs, results.unit_scores), "impossible": results.unsupported_methods, "settings": settings}
 
 
-def told(runs: Sequence[Run], scored: Sequence[Scored]) -> dict[str, Any]:
+def told(runs: Sequence[MethodRun], scored: Sequence[UnitScores]) -> dict[str, Any]:
     """Return ratios, differences, seconds and which targets hold, JSON-able."""
     zero, own, shots = _mean_aucs(runs, ZERO_SHOT), _mean_aucs(runs, PRODUCT), sorted({one.shots for one in runs if one.shots})
     summary = summarise(runs, seed=SEED, references=(PRODUCT, ZERO_SHOT))
@@ -161,13 +161,13 @@ def table(told: Mapping[str, Any]) -> Iterator[str]:
 
 def _asked(words: str) -> list[Method]:
     names = [name for word in words.split(",") for name in ([each.name for each in GROUPS[word]] if word in GROUPS else [word])]
-    return methods(list(dict.fromkeys([ZERO_SHOT, PRODUCT, *names])))
+    return find_methods(list(dict.fromkeys([ZERO_SHOT, PRODUCT, *names])))
 
 
 def _progress(total: int) -> Any:
     places = iter(range(1, total + 1))
 
-    def advance(unit: Unit, kept: bool) -> None:
+    def advance(unit: ScoringUnit, kept: bool) -> None:
         place = next(places)
         if not kept:
             sys.stderr.write(f"{place} of {total}: {unit.method.name}, {unit.shots} shots, draw {unit.draw}\n")
@@ -175,8 +175,8 @@ def _progress(total: int) -> Any:
     return advance
 
 
-def _measured(one: Scored, bench: Bench, bootstrap: PatientBootstrap) -> Run:
-    return measured(
+def _measured(one: UnitScores, bench: FewShotBenchmark, bootstrap: PatientBootstrap) -> MethodRun:
+    return measure_run(
         one.logits(),
         bench.cases.labels[bench.split.test],
         bootstrap,
@@ -187,13 +187,15 @@ def _measured(one: Scored, bench: Bench, bootstrap: PatientBootstrap) -> Run:
     )
 
 
-def _mean_aucs(runs: Sequence[Run], method: str) -> dict[tuple[int, int], float]:
+def _mean_aucs(runs: Sequence[MethodRun], method: str) -> dict[tuple[int, int], float]:
     """Mean AUC over the findings by shots and draw."""
-    return {(run.shots, run.draw): float(macro(np.array([row.auc for row in run.rows]))) for run in runs if run.method == method}
+    return {
+        (run.shots, run.draw): float(macro_average(np.array([row.auc for row in run.rows]))) for run in runs if run.method == method
+    }
 
 
 def _ratios(
-    runs: Sequence[Run], own: Mapping[tuple[int, int], float], shots: Sequence[int]
+    runs: Sequence[MethodRun], own: Mapping[tuple[int, int], float], shots: Sequence[int]
 ) -> Iterator[tuple[str, dict[str, float]]]:
     for method in dict.fromkeys(one.method for one in runs if one.method != PRODUCT):
         theirs = _mean_aucs(runs, method)
@@ -203,12 +205,12 @@ def _ratios(
             yield f"{PRODUCT} at {count} shots / {method}", {name: round(value, 4) for name, value in found.items()}
 
 
-def _against(one: Comparison) -> Against:
+def _against(one: LadderComparison) -> Against:
     """The comparison the other way round: the reference minus the method."""
     return Against(one.method, one.shots, -one.difference, -one.hi, -one.lo)
 
 
-def _seconds(scored: Sequence[Scored], shots: int) -> float:
+def _seconds(scored: Sequence[UnitScores], shots: int) -> float:
     return float(np.mean([one.seconds for one in scored if one.method == PRODUCT and one.shots == shots]))
 
 

@@ -23,8 +23,8 @@ from adapters.storage.image_store import FileImageStore
 from adapters.storage.model_store import ModelStore
 from pipeline.domain import Header, Image, ModelVersion, StoredFile, StoredInstance
 from pipeline.errors import PixelsUnreadable
-from pipeline.ports.images import Landing, Seen, Sight, copied
-from pipeline.ports.outside import Catalog
+from pipeline.ports.images import DecoderTransform, DeviceTransfer, ModelInput, copy_to_host
+from pipeline.ports.services import Catalog
 from tests.builders.dicom_files import EXPLICIT, dx, file_of, pixels
 from tests.builders.fakes import FakeCatalog
 
@@ -57,9 +57,9 @@ class Films:
         return self._reader.read(self._on_disk(instance))
 
     def read_ahead(
-        self, instances: Sequence[StoredInstance], sight: Sight, land: Landing = copied
-    ) -> Iterator[Seen | PixelsUnreadable]:
-        return self._reader.read_ahead([self._on_disk(instance) for instance in instances], sight, land)
+        self, instances: Sequence[StoredInstance], transform: DecoderTransform, to_device: DeviceTransfer = copy_to_host
+    ) -> Iterator[ModelInput | PixelsUnreadable]:
+        return self._reader.read_ahead([self._on_disk(instance) for instance in instances], transform, to_device)
 
     def _on_disk(self, instance: StoredInstance) -> StoredInstance:
         return replace(instance, file=self._stored[int(instance.file.key) % len(self._stored)])
@@ -94,8 +94,10 @@ def untrained(folder: Path, catalog: Catalog | None = None) -> tuple[ModelStore,
     """Return a model store with an untrained ViT-B/32, and its zero-shot version, which serves in that catalog."""
     folder.mkdir()
     store = ModelStore(folder)
-    base = importer.keep_untrained(store, ARCHITECTURE, seed=0)
-    return store, importer.register(catalog or FakeCatalog(), store, base, threshold=0.5, band=0.05, serve=True)
+    base = importer.import_untrained_base(store, ARCHITECTURE, seed=0)
+    return store, importer.register_zero_shot(
+        catalog or FakeCatalog(), store, base, threshold=0.5, undetermined_margin=0.05, serve=True
+    )
 
 
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -199,7 +199,7 @@ def _listens(port: int) -> bool:
 @contextmanager
 def _orthanc(at: Path) -> Iterator[Receiver]:
     (nobody,) = free_ports(1)
-    with OrthancServer(at, radclipd_port=nobody, forward=False, changes=SYNCED) as orthanc:
+    with OrthancServer(at, radclipd_port=nobody, forward=False, overrides=SYNCED) as orthanc:
         assert orthanc.pid is not None
         yield Receiver(orthanc.dicom_port, orthanc.pid)
 

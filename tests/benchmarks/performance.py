@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from models.encoder.precision import chosen
+from models.encoder.precision import choose_dtype
 
 NAMES = ("ingest", "scoring", "latency", "report", "startup", "catalog", "retrain", "rescore", "worklist", "fewshot", "phantoms")
 ARGUMENTS: Mapping[str, Sequence[str]] = {"latency": ("--backlog", "2000")}
@@ -134,7 +134,7 @@ def _lines(rows: Sequence[Row]) -> Iterator[str]:
 
 def _instructions() -> str:
     """What decides how fast the encoder is beside what a user would write, whose encoder is in float32."""
-    fast = chosen("auto", torch.device("cpu")) is torch.bfloat16
+    fast = choose_dtype("auto", torch.device("cpu")) is torch.bfloat16
     return "which multiply in bfloat16" if fast else "which have no instructions for bfloat16 (the encoder stays in float32)"
 
 

@@ -32,7 +32,7 @@ def main() -> None:
 
 def measure(films: int, processes: int) -> dict[str, float]:
     """Return rates by size; the processor's own rate (`..._a_cpu_second`) does not suffer from others on the machine."""
-    cases = population.enriched(SITE, films + WARM_UP, seed=SEED, per_finding=max(1, films // 40))
+    cases = population.enriched_cases(SITE, films + WARM_UP, seed=SEED, per_finding=max(1, films // 40))
     measured: dict[str, float] = {"films": films, "processes": processes, "cores": os.cpu_count() or 1}
     for edge in SIZES:
         one, own = _rate(cases, edge, 1)
@@ -46,7 +46,7 @@ def measure(films: int, processes: int) -> dict[str, float]:
 
 def _rate(cases: list[population.Case], edge: int, processes: int) -> tuple[float, float]:
     """Return films a second, by the clock and by this process's processor time, after the first ones."""
-    made = population.films(cases, size=(edge, edge), workers=processes)
+    made = population.take_films(cases, size=(edge, edge), workers=processes)
     for _ in range(WARM_UP):
         next(made)
     begun, used = time.perf_counter(), time.process_time()

@@ -20,7 +20,7 @@ import numpy as np
 
 from adapters.dicom.sr.writer import ReportSettings, SrWriter
 from pipeline import rules
-from pipeline.ports.outside import ReportContent
+from pipeline.ports.services import ReportContent
 from tests.benchmarks.films import CLOCKS, ratio, side_by_side, tell
 from tests.builders.dicom_files import dx, file_of
 from tests.builders.fakes import FakeImageStore
@@ -63,7 +63,10 @@ def content(number: int, store: FakeImageStore, writer: SrWriter) -> ReportConte
     made = content_of([file_of(film)], store, writer, a_card_version())
     scores = np.array([chance.random() for _ in made.predictions], dtype=np.float32)
     version = made.version
-    return replace(made, predictions=rules.predictions_of(scores, thresholds=version.thresholds, band=version.band))
+    return replace(
+        made,
+        predictions=rules.predictions_of(scores, thresholds=version.thresholds, undetermined_margin=version.undetermined_margin),
+    )
 
 
 if __name__ == "__main__":

@@ -26,16 +26,16 @@ import torch
 from pydicom.uid import JPEG2000Lossless
 
 from adapters.config.sections import ScoreConfig
-from adapters.ml.activation_cache import Kept, KeptSettings
-from adapters.ml.scorer import ClipScorer, in_precision
+from adapters.ml.activation_cache import ActivationCache, ActivationCacheSettings
+from adapters.ml.scorer import ClipScorer, apply_precision
 from adapters.model_files import base_folder
 from models.classifier.classifier import Classifier
 from models.classifier.head import zero_shot_head
 from models.classifier.prompts import read_prompts
-from models.classifier.version_weights import Addition, Moved
+from models.classifier.version_weights import FineTunedBlocks, VersionWeights
 from models.encoder.base import Base, read_base
-from models.encoder.delta import values
-from models.encoder.partition import names_of, partition
+from models.encoder.delta import copy_parameters
+from models.encoder.partition import parameter_names, partition
 from pipeline.domain import ModelVersion, StoredInstance
 from tests.benchmarks.films import CLOCKS, Films, ratio, side_by_side, tell, untrained
 
@@ -78,13 +78,13 @@ def measure(folder: Path, films: int, rounds: int, clock: str) -> dict[str, Any]
     files, compressed = Films(folder / "images"), Films(folder / "compressed", transfer_syntax_uid=JPEG2000Lossless)
     archive = Archive(base, version, [files.film(number) for number in range(films)])
     served = replace(base, encoder=archive.classifier(None).encoder)  # in the precision in which the worker keeps
-    kept = Kept(served, KeptSettings(directory=folder / "prefixes", limit=1 << 30, k=K))
+    kept = ActivationCache(served, ActivationCacheSettings(directory=folder / "prefixes", max_bytes=1 << 30, k=K))
     archive.fill(kept, files)
     pixels = torch.cat([archive.decoded(files, some) for some in archive.batches])
     ways: dict[str, Callable[[], object]] = {
         name: partial(archive.recall, archive.scorer(share, kept)) for name, share in VERSIONS.items()
     }
-    plain = archive.scorer(1.0, Kept(base, None))
+    plain = archive.scorer(1.0, ActivationCache(base, None))
     ways |= {
         "full_encoder": partial(archive.encode, pixels),
         "decode_and_full_encoder": partial(archive.decode_and_encode, files),
@@ -120,27 +120,27 @@ class Archive:
 
     def classifier(self, share: float | None) -> Classifier:
         """Return a version, as it serves, where blocks that moved a little score this share of the findings; None: none moved."""
-        return in_precision(Classifier.of(self.base, self._addition(share)), SHIPPED.precision)
+        return apply_precision(Classifier.of(self.base, self._addition(share)), SHIPPED.precision)
 
-    def _addition(self, share: float | None) -> Addition:
+    def _addition(self, share: float | None) -> VersionWeights:
         head = zero_shot_head(self.base.encoder, read_prompts())
         if share is None:
-            return Addition(head)
-        delta = values(self.base.encoder, names_of(partition(self.base.encoder.network).last(K)))
+            return VersionWeights(head)
+        delta = copy_parameters(self.base.encoder, parameter_names(partition(self.base.encoder.network).last_parts(K)))
         moved = {name: tensor + 1e-3 * torch.randn_like(tensor) for name, tensor in delta.items()}
         count = len(head.bias)
         own = torch.arange(count) < round(share * count)
-        return Addition(head, Moved(K, moved, replace(head), own))
+        return VersionWeights(head, FineTunedBlocks(K, moved, replace(head), own))
 
-    def scorer(self, share: float | None, kept: Kept) -> ClipScorer:
+    def scorer(self, share: float | None, kept: ActivationCache) -> ClipScorer:
         """Return the same as the score worker has it."""
         return ClipScorer(self.version, self.classifier(share), kept, batch_size=BATCH)
 
-    def fill(self, kept: Kept, files: Films) -> None:
+    def fill(self, kept: ActivationCache, files: Films) -> None:
         """Keep every film."""
         scorer = self.scorer(None, kept)
         for some in self.batches:
-            scorer.keep([files.read(film) for film in some], some)
+            scorer.cache_activations([files.read(film) for film in some], some)
 
     def decoded(self, files: Films, some: Sequence[StoredInstance]) -> torch.Tensor:
         """Return pixels [n, 3, S, S] of some films, read and decoded."""
@@ -149,7 +149,7 @@ class Archive:
     def recall(self, scorer: ClipScorer) -> None:
         """Score from the store."""
         for some in self.batches:
-            assert len(scorer.recall(some)) == len(some)
+            assert len(scorer.score_cached(some)) == len(some)
 
     def encode(self, pixels: torch.Tensor) -> None:
         """Encode ready pixels by open_clip."""

@@ -28,28 +28,35 @@ import numpy as np
 import torch
 
 from adapters.ml import trainer
-from adapters.ml.activation_cache import Kept, KeptSettings, key_of
+from adapters.ml.activation_cache import ActivationCache, ActivationCacheSettings, activation_key
 from adapters.ml.trainer import ClipTrainer, TrainerSettings
-from adapters.ml.training_films import FilmReader
+from adapters.ml.training_images import TrainingImageReader
 from adapters.model_files import base_folder
 from adapters.storage.model_store import ModelStore
 from models.classifier.head import LinearHead, zero_shot_head
 from models.classifier.prompts import read_prompts
-from models.encoder.activations import Cut, Encoded, encoded, from_prefix, prefix, shape
+from models.encoder.activations import (
+    EncoderOutput,
+    SplitActivations,
+    activation_shape,
+    compute_activations,
+    encode_activations,
+    encode_images_fast,
+)
 from models.encoder.base import Base, read_base
-from models.encoder.delta import own_copy
+from models.encoder.delta import copy_with_own_parameters
 from models.encoder.encoder import Encoder
-from models.encoder.partition import names_of, partition
-from models.images.augment import augmented
-from models.images.views import Views
+from models.encoder.partition import parameter_names, partition
+from models.images.augment import augment_inputs
+from models.images.views import AugmentedViews
 from models.training import fine_tuning, training_round
 from models.training.batches import Targets
-from models.training.optimiser_loop import descend, head_groups
+from models.training.optimiser_loop import head_parameter_groups, optimise
 from models.training.recipe import Augmentation, Recipe
-from models.training.training_round import Plan
+from models.training.training_round import TrainingPlan
 from models.training.warm_head import WarmHead
-from pipeline.domain import FINDINGS, Course, Lesson, ModelVersion, StoredInstance
-from pipeline.ports.outside import Watch
+from pipeline.domain import FINDINGS, ModelVersion, StoredInstance, TrainingExample, TrainingSet
+from pipeline.ports.services import StageCallback
 from tests.benchmarks.films import CLOCKS, Films, ratio, side_by_side, tell, untrained
 
 K, STEPS, FEW_STEPS = 2, 3, 10
@@ -89,22 +96,22 @@ class Round:
     def __init__(
         self, folder: Path, store: ModelStore, version: ModelVersion, recipe: Recipe, *, shots: int, background: int
     ) -> None:
-        self._store, self._films, self._plan = store, Films(folder / "images"), Plan(method="partial", recipe=recipe)
-        self._kept = KeptSettings(directory=folder / "prefixes", limit=LIMIT, k=K)
+        self._store, self._films, self._plan = store, Films(folder / "images"), TrainingPlan(method="partial", recipe=recipe)
+        self._kept = ActivationCacheSettings(directory=folder / "prefixes", max_bytes=LIMIT, k=K)
         lessons = [self._lesson(number) for number in range(shots * len(FINDINGS))]
-        self._course = Course(
-            lessons=tuple(lessons),
+        self._course = TrainingSet(
+            examples=tuple(lessons),
             findings=FINDINGS,
-            background=tuple(self._films.film(number) for number in range(len(lessons), len(lessons) + background)),
+            unlabelled_instances=tuple(self._films.film(number) for number in range(len(lessons), len(lessons) + background)),
             serving=version,
             label_fingerprint="0" * 64,
         )
         self._optimising = 0.0
 
-    def _lesson(self, number: int) -> Lesson:
+    def _lesson(self, number: int) -> TrainingExample:
         film = self._films.film(number)
         shown = tuple(int(number % len(FINDINGS) == column) for column in range(len(FINDINGS)))
-        return Lesson(film.header.study_instance_uid, f"P{number}", film, shown)
+        return TrainingExample(film.header.study_instance_uid, f"P{number}", film, shown)
 
     def measure(self, *, rounds: int, clock: Callable[[], float], store_alone: bool = False) -> dict[str, Any]:
         """Return seconds of a round, how much of one from the store is not the optimiser's, and the ratios."""
@@ -124,35 +131,37 @@ class Round:
             ways |= {"pixels": partial(self._learn_from_pixels, clock), "nothing_kept": partial(self._learn, None, clock)}
         seconds = side_by_side(ways, rounds=rounds, clock=clock)
         return {
-            "labelled_films": len(self._course.lessons),
-            "archive_films": len(self._course.background),
+            "labelled_films": len(self._course.examples),
+            "archive_films": len(self._course.unlabelled_instances),
             **{f"seconds_round_{name}": round(statistics.median(of), 1) for name, of in seconds.items()},
             "share_not_optimiser": round(statistics.median(shares), 3),
-            "steps_a_fit": self._plan.recipe.steps(len(self._course.lessons) // len(FINDINGS)),
+            "steps_a_fit": self._plan.recipe.step_count(len(self._course.examples) // len(FINDINGS)),
             "ratios": {f"vs_{NAMES[name]}": ratio(of, seconds["store"]) for name, of in seconds.items() if name in NAMES},
         }
 
     def _fill_with_noise(self) -> None:
         base = self._base()
-        kept = Kept(base, self._kept)
-        views = self._plan.views(base.encoder, len(self._course.lessons))
-        names = [name for lesson in self._course.lessons for name in views.names(key_of(lesson.image))]
-        names += [key_of(film) for film in self._course.background]
+        kept = ActivationCache(base, self._kept)
+        views = self._plan.views(base.encoder, len(self._course.examples))
+        names = [name for lesson in self._course.examples for name in views.names(activation_key(lesson.instance))]
+        names += [activation_key(film) for film in self._course.unlabelled_instances]
         for name in names:
-            kept.write([name], Cut(torch.randn(1, *shape(base.encoder)), torch.randn(1, base.dimension)))
+            kept.write([name], SplitActivations(torch.randn(1, *activation_shape(base.encoder)), torch.randn(1, base.dimension)))
         kept.close()
 
-    def _learn(self, kept: KeptSettings | None, clock: Callable[[], float]) -> None:
+    def _learn(self, kept: ActivationCacheSettings | None, clock: Callable[[], float]) -> None:
         self._optimising = 0.0
-        settings = TrainerSettings(plan=self._plan, minimum_positives=2, band=0.05, device="cpu", threads=0, kept=kept)
+        settings = TrainerSettings(
+            plan=self._plan, min_positives=2, undetermined_margin=0.05, device="cpu", threads=0, cache_settings=kept
+        )
         with patch.object(fine_tuning, "descend", partial(self._timed, clock)):
             ClipTrainer(self._store, self._films, settings).train(self._course, lambda *_: None)
 
     def _learn_from_pixels(self, clock: Callable[[], float]) -> None:
-        normalised = self._base().preprocess.normalised
+        normalised = self._base().preprocess.normalise
 
-        def through_all(encoder: Encoder, squares: torch.Tensor, *, k: int) -> Encoded:
-            return from_prefix(encoder, prefix(encoder, normalised(squares), k=k), k=k)
+        def through_all(encoder: Encoder, squares: torch.Tensor, *, k: int) -> EncoderOutput:
+            return encode_activations(encoder, compute_activations(encoder, normalised(squares), k=k), k=k)
 
         with (
             patch.object(trainer, "FilmReader", PixelReader),
@@ -168,28 +177,28 @@ class Round:
     def _timed(self, clock: Callable[[], float], *arguments: Any, **named: Any) -> float:
         begun = clock()
         try:
-            return descend(*arguments, **named)
+            return optimise(*arguments, **named)
         finally:
             self._optimising += clock() - begun
 
 
-class PixelReader(FilmReader):
+class PixelReader(TrainingImageReader):
     """Gives the grey squares of a film's copies [V, 1, S, S] in place of activations, and makes features from the pixels."""
 
-    def copies(self, films: Sequence[StoredInstance], views: Views, watch: Watch) -> list[Cut | None]:
+    def copies(self, films: Sequence[StoredInstance], views: AugmentedViews, watch: StageCallback) -> list[SplitActivations | None]:
         """Of each film, with the features [1, D] of the film itself."""
         return [self._of(film, views) for film in films]
 
-    def features(self, films: Sequence[StoredInstance], what: str, watch: Watch) -> list[torch.Tensor | None]:
+    def features(self, films: Sequence[StoredInstance], what: str, watch: StageCallback) -> list[torch.Tensor | None]:
         """Of each film."""
-        copies = [self._of(film, Views(Augmentation(views=1), seed=0)) for film in films]
+        copies = [self._of(film, AugmentedViews(Augmentation(views=1), seed=0)) for film in films]
         return [found.features[0] for found in copies]
 
-    def _of(self, film: StoredInstance, views: Views) -> Cut:
-        square = self.square(film)
+    def _of(self, film: StoredInstance, views: AugmentedViews) -> SplitActivations:
+        square = self.read_model_input(film)
         assert square is not None
-        copies = torch.stack([views.copy(square, key_of(film), number) for number in range(views.amounts.views)])
-        return Cut(copies.half(), encoded(self._base.encoder, self._base.preprocess.normalised(copies[:1])))
+        copies = torch.stack([views.view(square, activation_key(film), number) for number in range(views.amounts.views)])
+        return SplitActivations(copies.half(), encode_images_fast(self._base.encoder, self._base.preprocess.normalise(copies[:1])))
 
 
 def steps(store: ModelStore, version: ModelVersion, *, rounds: int, clock: Callable[[], float]) -> dict[str, Any]:
@@ -198,11 +207,13 @@ def steps(store: ModelStore, version: ModelVersion, *, rounds: int, clock: Calla
     recipe, text = Recipe(k=K), zero_shot_head(base.encoder, read_prompts())
     squares = torch.rand(recipe.batch, 1, base.preprocess.size, base.preprocess.size)
     with torch.no_grad():
-        entering = prefix(base.encoder, base.preprocess.normalised(squares), k=K).half()
+        entering = compute_activations(base.encoder, base.preprocess.normalise(squares), k=K).half()
     generator = torch.Generator().manual_seed(0)
 
     def through_all(chosen: torch.Tensor) -> torch.Tensor:
-        return prefix(base.encoder, base.preprocess.normalised(augmented(chosen, recipe.augmentation, generator)), k=K)
+        return compute_activations(
+            base.encoder, base.preprocess.normalise(augment_inputs(chosen, recipe.augmentation, generator)), k=K
+        )
 
     ways = {
         "store": partial(_descend, base, text, recipe, entering, lambda chosen: chosen),
@@ -217,18 +228,18 @@ def steps(store: ModelStore, version: ModelVersion, *, rounds: int, clock: Calla
 def _descend(
     base: Base, text: LinearHead, recipe: Recipe, inputs: torch.Tensor, enter: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
-    parts = partition(base.encoder.network).last(K)
-    twin = own_copy(base.encoder, names_of(parts))
+    parts = partition(base.encoder.network).last_parts(K)
+    twin = copy_with_own_parameters(base.encoder, parameter_names(parts))
     labels = np.add.outer(np.arange(len(inputs)), np.arange(len(FINDINGS))) % 2
     targets = Targets.of(labels.astype(np.int8), smoothing=recipe.label_smoothing)
     with torch.no_grad():
         head = WarmHead(text, torch.nn.functional.normalize(torch.randn(len(inputs), base.dimension), dim=1), targets)
 
     def forward(chosen: torch.Tensor) -> torch.Tensor:
-        return from_prefix(twin, enter(chosen), k=K).features
+        return encode_activations(twin, enter(chosen), k=K).features
 
-    groups = [*fine_tuning.encoder_groups(twin, parts, recipe), *head_groups(head, targets, recipe)]
-    descend(forward, head, groups, inputs[:, None], targets, recipe, steps=STEPS, seed=0)
+    groups = [*fine_tuning.encoder_parameter_groups(twin, parts, recipe), *head_parameter_groups(head, targets, recipe)]
+    optimise(forward, head, groups, inputs[:, None], targets, recipe, steps=STEPS, seed=0)
 
 
 if __name__ == "__main__":

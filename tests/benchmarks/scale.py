@@ -31,7 +31,7 @@ from adapters.catalog import query, schema
 from adapters.catalog.catalog import SqlCatalog
 from adapters.config.sections import ScoreConfig
 from adapters.dicom.image import part10
-from adapters.ml.activation_cache import Kept, KeptSettings
+from adapters.ml.activation_cache import ActivationCache, ActivationCacheSettings
 from adapters.ml.scorer import load_scorer
 from adapters.model_files import base_folder
 from adapters.storage.image_store import FileImageStore
@@ -48,8 +48,8 @@ from pipeline.domain import (
     StoredFile,
     StudyState,
 )
-from pipeline.ports.backfill import Parcel, Tally
-from pipeline.ports.outside import Catalog
+from pipeline.ports.backfill import BackfillCounts, BackfillUnit
+from pipeline.ports.services import Catalog
 from pipeline.receive import ReceivePolicy, receive
 from tests.benchmarks.films import Films, tell, untrained
 from tests.benchmarks.rescore import Archive
@@ -84,21 +84,27 @@ def films(folder: Path, count: int, rounds: int) -> dict[str, Any]:
     """Return seconds, bytes and operations a film."""
     store, version = untrained(folder / "models")
     plain, compressed = Films(folder / "plain"), Films(folder / "j2k", transfer_syntax_uid=JPEG2000Lossless)
-    kept = KeptSettings(directory=folder / "prefixes", limit=LIMIT)
+    kept = ActivationCacheSettings(directory=folder / "prefixes", max_bytes=LIMIT)
     scorer = load_scorer(
-        version, store.root, device="cpu", batch_size=SHIPPED.batch_size, threads=1, precision=SHIPPED.precision, kept=kept
+        version,
+        store.root,
+        device="cpu",
+        batch_size=SHIPPED.batch_size,
+        threads=1,
+        precision=SHIPPED.precision,
+        cache_settings=kept,
     )
     base = read_base(base_folder(store.root, version.base), expected=version.card)
     archive = Archive(base, version, [])
-    again = archive.scorer(1.0, Kept(replace(base, encoder=archive.classifier(None).encoder), kept))
+    again = archive.scorer(1.0, ActivationCache(replace(base, encoder=archive.classifier(None).encoder), kept))
     instances = [plain.film(number) for number in range(count)]
-    squares = list(plain.read_ahead(instances, scorer.sight))
+    squares = list(plain.read_ahead(instances, scorer.decoder_transform))
     fresh = itertools.count(count)
     ways: dict[str, Callable[[], object]] = {
-        "decode": lambda: list(plain.read_ahead(instances, scorer.sight)),
-        "decode_jpeg2000": lambda: list(compressed.read_ahead(instances, scorer.sight)),
+        "decode": lambda: list(plain.read_ahead(instances, scorer.decoder_transform)),
+        "decode_jpeg2000": lambda: list(compressed.read_ahead(instances, scorer.decoder_transform)),
         "encode": lambda: scorer.score(squares, [plain.film(next(fresh)) for _ in squares]),  # and keep what enters the last blocks
-        "recall": lambda: again.recall([plain.film(count + number) for number in range(count)]),
+        "recall": lambda: again.score_cached([plain.film(count + number) for number in range(count)]),
     }
     seconds = {name: [_spent(way) for _ in range(rounds)] for name, way in ways.items()}
     received = [_receive(folder / f"round{n}", sorted((folder / "plain").rglob("*.dcm"))) for n in range(rounds)]
@@ -107,7 +113,7 @@ def films(folder: Path, count: int, rounds: int) -> dict[str, Any]:
         "bytes": {
             "film": _size(folder / "plain"),
             "film_jpeg2000": _size(folder / "j2k"),
-            "prefix": LIMIT // scorer.room,  # its files are made ahead, in pieces for many films
+            "prefix": LIMIT // scorer.cache_capacity,  # its files are made ahead, in pieces for many films
         },
         "gigaflop": _gigaflop(base),
     }
@@ -123,7 +129,7 @@ def _receive(folder: Path, files: list[Path]) -> float:
     def take() -> None:
         for content in contents:
             header = part10.read_header(*part10.split_file(content))
-            receive(header, content, SENDER, catalog=catalog, images=images, policy=ReceivePolicy(minimum_free_bytes=0))
+            receive(header, content, SENDER, catalog=catalog, images=images, policy=ReceivePolicy(min_free_bytes=0))
 
     spent = _spent(take)
     catalog.dispose()
@@ -203,20 +209,22 @@ def _fill(catalog: Catalog, first: int, last: int) -> None:
         for number in range(first, last):
             uid = f"1.2.826.0.1.3680043.8.498.{10**30 + 7919 * number}"
             header = _header(uid, number)
-            tx.backfills.bring("dicomweb https://pacs.example.org/dicom-web CR,DX", [uid])
+            tx.backfills.mark_backfilled("dicomweb https://pacs.example.org/dicom-web CR,DX", [uid])
             digest = f"{number:064x}"
             tx.studies.add_instance(header, StoredFile(f"aa/bb/{digest}.dcm", digest, 10 << 20), SENDER, opens_study=True)
             tx.scores.add_image_scores(1, {header.sop_instance_uid: scores})
             tx.scores.put_predictions(1, {uid: predictions}, tx.studies.next_revisions([uid]))
             tx.studies.put_state(uid, StudyState.SCORED)
-            tx.reports.open(_report(uid))
-            tx.reports.built(f"{uid}.3", StoredFile(f"cc/dd/{digest}.dcm", digest, 9000))
-            tx.reports.sent(f"{uid}.3", "0x0000")
+            tx.reports.ensure_pending(_report(uid))
+            tx.reports.mark_built(f"{uid}.3", StoredFile(f"cc/dd/{digest}.dcm", digest, 9000))
+            tx.reports.mark_sent(f"{uid}.3", "0x0000")
             for kind in (JobKind.SCORE, JobKind.REPORT, JobKind.SEND):
                 tx.jobs.put(kind, uid, {"version": 1, "revision": 1})
                 (job,) = tx.jobs.claim([kind], worker="host:1:score", lease_seconds=60)
                 tx.jobs.finish(job)
-            tx.backfills.conclude("dicomweb https://pacs.example.org/dicom-web CR,DX", Parcel(key=uid), Tally(instances=1), [uid])
+            tx.backfills.finish_unit(
+                "dicomweb https://pacs.example.org/dicom-web CR,DX", BackfillUnit(key=uid), BackfillCounts(instances=1), [uid]
+            )
 
 
 def _header(uid: str, number: int) -> Header:

@@ -43,14 +43,14 @@ import pydicom
 import torch
 
 from adapters.app import compose
-from adapters.app.workers import build_posts
+from adapters.app.workers import build_worker_specs
 from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
-from adapters.config.sections import CatalogConfig, Config, ModelConfig, PrefixConfig, ScoreConfig, StorageConfig
+from adapters.config.sections import ActivationCacheConfig, CatalogConfig, Config, ModelConfig, ScoreConfig, StorageConfig
 from adapters.ml.scorer import choose_device, load_scorer
 from adapters.storage.image_store import FileImageStore
 from pipeline.domain import Header, JobKind, ModelVersion, Sender, StoredFile, StudyState
-from pipeline.work import Post, work_once
+from pipeline.work import WorkerSpec, work_once
 from tests.benchmarks.films import ARCHITECTURE, file_bytes, ratio, side_by_side, tell, untrained
 from tests.benchmarks.scoring_stages import Stages, dissected
 from tests.builders.dicom_files import EXPLICIT
@@ -89,7 +89,7 @@ class Bench:
     store: FileImageStore
     film: bytes
     version: ModelVersion
-    post: Post
+    post: WorkerSpec
     films: int
     numbers: count[int]
     files: list[StoredFile] = field(default_factory=list)
@@ -97,18 +97,18 @@ class Bench:
     @classmethod
     def of(cls, folder: Path, films: int, threads: int, *, device: str, batch: int) -> Bench:
         """Make films, catalog and version."""
-        own = ScoreConfig(threads=threads, turn_seconds=TURN)
+        own = ScoreConfig(threads=threads, claim_seconds=TURN)
         config = Config(
             catalog=CatalogConfig(url=f"sqlite:///{folder / 'catalog.db'}"),
             storage=StorageConfig(directory=folder / "images"),
             model=ModelConfig(directory=folder / "models", device=device),
-            prefix=PrefixConfig(directory=folder / "prefixes", fill=False),
+            activation_cache=ActivationCacheConfig(directory=folder / "prefixes", warm=False),
             score=own.model_copy(update={"batch_size": batch}) if batch else own,
         )
         schema.upgrade(config.catalog.url)
         catalog, store = compose.open_catalog(config), FileImageStore(config.storage.directory)
         _, version = untrained(folder / "models", catalog)
-        post = build_posts(config, catalog, ["score"], over=lambda: False)[0]
+        post = build_worker_specs(config, catalog, ["score"], stop_requested=lambda: False)[0]
         return cls(config, catalog, store, file_bytes(0, **WINDOW), version, post, films, count())
 
     def arrive(self) -> None:
@@ -129,7 +129,7 @@ class Bench:
         """Where the encoder is."""
         return choose_device(self.config.model.device)
 
-    def score(self, post: Post | None = None) -> None:
+    def score(self, post: WorkerSpec | None = None) -> None:
         """Work the line off, as the worker does."""
         done = 0
         while claimed := work_once(
@@ -227,7 +227,7 @@ def _bare(bench: Bench) -> Callable[[], None]:
 
     def score() -> None:
         for some in torch.split(tensors, settings.score.batch_size):
-            scorer._lanes.over(classifier.score_pixels, some)
+            scorer._lanes.map_chunks(classifier.score_pixels, some)
 
     return score
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
-from adapters.ml.model_input import DeviceSquares, Squares
+from adapters.ml.model_input import DeviceModelInputBuilder, ModelInputBuilder
 from adapters.ml.scorer import ClipScorer
 from pipeline import score
 from pipeline.domain import ModelVersion, StoredInstance
-from pipeline.ports.images import ImageReader, Landing, Seen, Sight, copied
-from pipeline.ports.outside import Catalog, Scorers, Transaction
-from pipeline.work import Post
+from pipeline.ports.images import DecoderTransform, DeviceTransfer, ImageReader, ModelInput, copy_to_host
+from pipeline.ports.services import Catalog, Scorers, Transaction
+from pipeline.work import WorkerSpec
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Stages:
             self._own.inside = outside + took
 
 
-def dissected(post: Post, stages: Stages) -> Post:
+def dissected(post: WorkerSpec, stages: Stages) -> WorkerSpec:
     """Return the score worker's post with a clock at every stage."""
     step: Any = post.step
     parts = step.keywords
@@ -92,8 +92,10 @@ class _Reader:
     def read(self, instance: StoredInstance) -> Any:
         return self.of.read(instance)
 
-    def read_ahead(self, instances: Sequence[StoredInstance], sight: Sight, land: Landing = copied) -> Iterator[Seen]:
-        seen = self.of.read_ahead(instances, sight, land)
+    def read_ahead(
+        self, instances: Sequence[StoredInstance], transform: DecoderTransform, to_device: DeviceTransfer = copy_to_host
+    ) -> Iterator[ModelInput]:
+        seen = self.of.read_ahead(instances, transform, to_device)
         for _ in instances:
             with self.stages.of("wait for decoders", _HOST):
                 found = next(seen)
@@ -110,7 +112,7 @@ class _Scorers:
         assert isinstance(scorer, ClipScorer)
         device = scorer._classifier.encoder.device
         squares = _Squares(scorer._squares, self.stages, device)
-        twin = ClipScorer(version, scorer._classifier, scorer._kept, batch_size=scorer._batch_size, squares=squares)
+        twin = ClipScorer(version, scorer._classifier, scorer._kept, batch_size=scorer._batch_size, input_builder=squares)
         return _Scorer(twin, self.stages, device)
 
 
@@ -123,32 +125,32 @@ class _Scorer:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.of, name)
 
-    def score(self, images: Sequence[Seen], films: Sequence[StoredInstance] = ()) -> Any:
+    def score(self, images: Sequence[ModelInput], films: Sequence[StoredInstance] = ()) -> Any:
         with self.stages.of("encode and keep", self.device):
             return self.of.score(images, films)
 
 
 @dataclass
 class _Squares:
-    made: Squares
+    made: ModelInputBuilder
     stages: Stages
     device: torch.device
 
     @property
-    def sight(self) -> Sight:
-        return self.made.sight
+    def decoder_transform(self) -> DecoderTransform:
+        return self.made.decoder_transform
 
     @property
-    def land(self) -> Landing:
+    def to_device(self) -> DeviceTransfer:
         return self._land
 
-    def of(self, seen: Sequence[Seen]) -> torch.Tensor:
+    def build(self, decoded: Sequence[ModelInput]) -> torch.Tensor:
         with self.stages.of("window and resize", self.device):
-            return self.made.of(seen)
+            return self.made.build(decoded)
 
-    def _land(self, seen: Any) -> Seen:
+    def _land(self, seen: Any) -> ModelInput:
         with self.stages.of("copy", _HOST):  # of its own stream only: the encoder's work is not waited for
-            landed = self.made.land(seen)
-            if isinstance(self.made, DeviceSquares) and landed.there is not None:
+            landed = self.made.to_device(seen)
+            if isinstance(self.made, DeviceModelInputBuilder) and landed.there is not None:
                 landed.there.synchronize()
             return landed

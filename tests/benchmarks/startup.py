@@ -99,7 +99,7 @@ def _run(place: Installation, number: int) -> tuple[float, float]:
 
     def scored() -> bool:
         with catalog.read() as tx:
-            return tx.jobs.counts().get((JobKind.SCORE, JobState.DONE), 0) > number
+            return tx.jobs.count_by_state().get((JobKind.SCORE, JobState.DONE), 0) > number
 
     with Notified(place.folder / f"notify-{number}") as systemd:
         begun = time.monotonic()

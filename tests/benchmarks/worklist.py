@@ -19,8 +19,8 @@ import torch
 
 from adapters.cli.fewshot import default_cache
 from adapters.experiment.bases import demo_base
-from adapters.experiment.phantom_source import Sizes, natural_source
-from adapters.experiment.worklist import Options, worklist
+from adapters.experiment.phantom_source import PhantomSizes, natural_source
+from adapters.experiment.worklist import CampaignOptions, run_campaigns
 from pipeline.acquisition import SelectionPolicy
 
 POOL, TEST, EDGE = 4000, 1000, 112
@@ -42,16 +42,16 @@ def main() -> None:
 
 def measure(cache: Path, seeds: int, workers: int) -> dict[str, Any]:
     """Run the campaigns and return the ratios with what they rest on."""
-    made = worklist(
-        natural_source(sizes=Sizes.scaled(POOL, TEST, EDGE), workers=workers),
+    made = run_campaigns(
+        natural_source(sizes=PhantomSizes.scaled(POOL, TEST, EDGE), workers=workers),
         demo_base(),
-        Options(
+        CampaignOptions(
             cache=cache,
             out=None,
             policy=SelectionPolicy(),
             learner="stage-1",
             studies=STUDIES,
-            step=STEP,
+            list_size=STEP,
             seeds=range(seeds),
             device=torch.device("cpu"),
             workers=workers,

@@ -11,7 +11,7 @@ import torch
 from models.classifier.head import LinearHead
 from models.evaluation.cases import Cases, Split
 from models.images.preprocess import Preprocess
-from models.ladder.method import Bench
+from models.ladder.method import FewShotBenchmark
 from tests.builders import tiny
 
 FINDINGS = ("Effusion", "Mass", "Hernia", "Edema")
@@ -48,7 +48,7 @@ RATES = [0.3, 0.25, 0.2, 0.15]
 class World:
     """A bench and the directions [F, D] that rank best on it."""
 
-    bench: Bench
+    bench: FewShotBenchmark
     truth: npt.NDArray[np.float32]
 
 
@@ -66,10 +66,10 @@ def world(*, films: int = 1500, seed: int = 0, effect: float = 2.0, text: float 
     aside = unit(aside - (aside * truth).sum(axis=1, keepdims=True) * truth)
     prompts = unit((text * truth + np.sqrt(1 - text**2) * aside) / spread)
     known = np.where(rng.random(labels.shape) < unknown, -1, labels).astype(np.int8)
-    made = Bench(
+    made = FewShotBenchmark(
         cases=cases(known),
         split=Split(pool=np.arange(films // 3, films), test=np.arange(films // 3)),
-        films=np.zeros((films, tiny.SIZE, tiny.SIZE), dtype=np.float16),
+        model_inputs=np.zeros((films, tiny.SIZE, tiny.SIZE), dtype=np.float16),
         features=torch.from_numpy(features.astype(np.float32)),
         pooled=torch.zeros(films, 64),
         encoder=tiny.encoder(),

@@ -22,7 +22,7 @@ from adapters.dicom.image.part10 import file_head, read_header
 from adapters.storage.image_store import FileImageStore
 from pipeline import receive, report, rules, score, settle, work
 from pipeline.domain import Job, JobKind, Sender
-from pipeline.ports.outside import CircuitPolicy
+from pipeline.ports.services import CircuitPolicy
 from tests.builders.dicom_files import dx, encoded
 from tests.builders.fakes import FakeImageReader, FakeReportWriter, FakeScorers, a_version
 
@@ -93,27 +93,27 @@ class Line:
         header = read_header(body, EXPLICIT_LITTLE_ENDIAN)
         head = file_head(header.sop_class_uid, header.sop_instance_uid, EXPLICIT_LITTLE_ENDIAN)
         sender = Sender("TEST", "127.0.0.1", "RADCLIPD")
-        policy = receive.ReceivePolicy(minimum_free_bytes=0)
-        receiving = receive.Receiving(catalog=self.catalog, images=self.images, policy=policy)
-        arriving = receiving.begin()
+        policy = receive.ReceivePolicy(min_free_bytes=0)
+        receiving = receive.InstanceReceiver(catalog=self.catalog, images=self.images, policy=policy)
+        arriving = receiving.open_incoming()
         for piece in (head, body[:100], body[100:]):
             arriving.write(piece)
             self.countdown.tick()
         return receiving.receive(header, arriving, sender)
 
     def work_off(self) -> str:
-        policy = settle.SettlePolicy(quiet_seconds=0, settle_on_release=False, chest=self.chest)
+        policy = settle.SettlePolicy(stable_age_seconds=0, settle_on_release=False, chest=self.chest)
         settle.settle(catalog=self.catalog, archive=None, policy=policy)
         return self.work_at(work.WorkPolicy(lease_seconds=0.3))
 
     def work_at(self, loop: work.WorkPolicy) -> str:
-        posts = [work.Post(kind=kind, step=step) for kind, step in self.steps().items()]
+        posts = [work.WorkerSpec(kind=kind, step=step) for kind, step in self.steps().items()]
         while sum(work.work_once(post, catalog=self.catalog, worker="w", policy=loop) for post in posts):
             pass
         return "worked"
 
-    def steps(self) -> dict[JobKind, work.Step]:
-        scoring = score.ScorePolicy(combine="max", chest=self.chest)
+    def steps(self) -> dict[JobKind, work.BatchStep]:
+        scoring = score.ScorePolicy(aggregate="max", chest=self.chest)
 
         def build(job: Job) -> None:
             report.report(job, catalog=self.catalog, images=self.images, writer=FakeReportWriter())
@@ -122,7 +122,7 @@ class Line:
             report.send(job, catalog=self.catalog, images=self.images, archive=self.archive, circuit=CircuitPolicy())
 
         step = partial(score.score, catalog=self.catalog, pixels=FakeImageReader(), scorers=FakeScorers(), policy=scoring)
-        return {JobKind.SCORE: step, JobKind.REPORT: work.one_by_one(build), JobKind.SEND: work.one_by_one(send)}
+        return {JobKind.SCORE: step, JobKind.REPORT: work.per_job_step(build), JobKind.SEND: work.per_job_step(send)}
 
 
 def prepare(url: str) -> None:

@@ -13,17 +13,16 @@ import torch
 
 from adapters.catalog.catalog import SqlCatalog
 from adapters.catalog.engine import database_url
-from adapters.ml.scorer import read_addition
+from adapters.ml.scorer import read_version_weights
 from adapters.ml.trainer import ClipCandidate
 from adapters.storage.model_store import ModelStore
 from models.classifier.head import LinearHead
-from models.classifier.version_weights import Addition
+from models.classifier.version_weights import VersionWeights
 from pipeline import learn, report, rescore, rules, score, versions, work
 from pipeline.consensus import LabelPolicy
 from pipeline.domain import (
     FINDINGS,
     Comparison,
-    Course,
     Header,
     Job,
     JobKind,
@@ -31,12 +30,13 @@ from pipeline.domain import (
     Sender,
     StoredFile,
     StudyState,
+    TrainingSet,
     VersionState,
 )
-from pipeline.errors import Refused
-from pipeline.ports.outside import CircuitPolicy, Watch
-from pipeline.preemption import Yielding
-from pipeline.progress import Progress
+from pipeline.errors import PermanentError
+from pipeline.ports.services import CircuitPolicy, StageCallback
+from pipeline.preemption import Preemption
+from pipeline.progress import JobProgress
 from tests.builders.crashing import Countdown, Line, prepare
 from tests.builders.fakes import FakeImageReader, FakeReportWriter, FakeScorers, a_version
 from tests.builders.labelled_archive import statements
@@ -54,16 +54,16 @@ class Sketch:
     def __init__(self, store: ModelStore, countdown: Countdown) -> None:
         self._store, self._countdown = store, countdown
 
-    def train(self, course: Course, watch: Watch) -> ClipCandidate:
+    def train(self, training_set: TrainingSet, on_progress: StageCallback) -> ClipCandidate:
         for step in (1, 2, 3):
-            watch("unfreezing", step, 3)
+            on_progress("unfreezing", step, 3)
             self._countdown.tick()
         better = Comparison(against="zero-shot", cases=9, patients=9, candidate=0.8, other=0.7, lower=0.05, upper=0.15, better=0.99)
         head = LinearHead(torch.ones(len(FINDINGS), 4), torch.ones(len(FINDINGS)), torch.zeros(len(FINDINGS)))
-        learning = {"newest_label": course.newest_label}
-        row = a_version(0, VersionState.CANDIDATE, label_fingerprint=course.label_fingerprint, card={"learning": learning})
+        learning = {"newest_label": training_set.newest_label_id}
+        row = a_version(0, VersionState.CANDIDATE, label_fingerprint=training_set.label_fingerprint, card={"learning": learning})
         row = replace(row, device_uid="2.25.77", thresholds=dict.fromkeys(FINDINGS, 2.0))
-        return ClipCandidate((better,), self._store, Addition(head), row)
+        return ClipCandidate((better,), self._store, VersionWeights(head), row)
 
 
 class SlowLine(Line):
@@ -85,15 +85,15 @@ class SlowLine(Line):
         prove = partial(_prove, self.store.root)
         try:
             if verb == "promote":
-                versions.promote(2, catalog=self.catalog, prove=prove, source="test")
+                versions.promote(2, catalog=self.catalog, verify=prove, source="test")
             else:
-                versions.rollback(because="odd", catalog=self.catalog, prove=prove, source="test")
-        except Refused:
+                versions.rollback(reason="odd", catalog=self.catalog, verify=prove, source="test")
+        except PermanentError:
             return "refused"
         return "done"
 
-    def steps(self) -> dict[JobKind, work.Step]:
-        scoring = score.ScorePolicy(combine="max", chest=self.chest, rescored="all")
+    def steps(self) -> dict[JobKind, work.BatchStep]:
+        scoring = score.ScorePolicy(aggregate="max", chest=self.chest, rescored="all")
         step = partial(score.score, catalog=self.catalog, pixels=FakeImageReader(), scorers=FakeScorers(), policy=scoring)
         rest: dict[JobKind, Callable[[Job], None]] = {
             JobKind.REPORT: partial(report.report, catalog=self.catalog, images=self.images, writer=FakeReportWriter()),
@@ -102,11 +102,11 @@ class SlowLine(Line):
             ),
             JobKind.LEARN: self._learn,
         }
-        made: dict[JobKind, work.Step] = {kind: work.one_by_one(one) for kind, one in rest.items()}
+        made: dict[JobKind, work.BatchStep] = {kind: work.per_job_step(one) for kind, one in rest.items()}
         return {JobKind.SCORE: step} | made
 
     def _learn(self, job: Job) -> None:
-        progress, give_way = Progress(job, catalog=self.catalog), Yielding(catalog=self.catalog)
+        progress, give_way = JobProgress(job, catalog=self.catalog), Preemption(catalog=self.catalog)
 
         def watch(what: str, done: int, total: int) -> None:
             progress(what, done, total)
@@ -115,15 +115,15 @@ class SlowLine(Line):
         policy = learn.LearnPolicy(
             labels=LabelPolicy(),
             chest=self.chest,
-            gate=rules.GatePolicy(minimum_patients=2, promote="auto" if (self.store.root / "auto").exists() else "by-hand"),
-            minimum_positives=2,
-            background=2,
+            gate=rules.GatePolicy(min_patients=2, promote="auto" if (self.store.root / "auto").exists() else "by-hand"),
+            min_positives=2,
+            unlabelled_studies=2,
         )
-        learn.learn_job(job, catalog=self.catalog, trainer=self.trainer, policy=policy, watch=watch)
+        learn.learn_job(job, catalog=self.catalog, trainer=self.trainer, policy=policy, on_progress=watch)
 
 
 def _prove(root: Path, version: ModelVersion) -> object:
-    return read_addition(version, root) if version.number > 1 else None
+    return read_version_weights(version, root) if version.number > 1 else None
 
 
 def furnish(folder: Path, *, auto: bool = True) -> str:
@@ -143,7 +143,7 @@ def furnish(folder: Path, *, auto: bool = True) -> str:
         tx.labels.append(statements("Mass", {f"2.{number}": number % 2 == 1 for number in range(LABELLED)}, tx.now()))
         tx.jobs.put(JobKind.SCORE, STUDY)
     SlowLine(folder, url, Countdown(0)).work_at(STEADY)
-    assert learn.call(catalog=catalog, minimum_labels=LABELLED)
+    assert learn.enqueue_learning(catalog=catalog, minimum_labels=LABELLED)
     catalog.dispose()
     return url
 

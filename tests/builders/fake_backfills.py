@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 
 from pipeline.domain import Study
-from pipeline.ports.backfill import Parcel, Tally
+from pipeline.ports.backfill import BackfillCounts, BackfillUnit
 
 
 @dataclass
 class BackfillRows:
     days: dict[str, set[date]] = field(default_factory=dict)
-    parcels: dict[tuple[str, str], tuple[str, Tally, str]] = field(default_factory=dict)  # mark, tally, error
+    parcels: dict[tuple[str, str], tuple[str, BackfillCounts, str]] = field(default_factory=dict)  # mark, tally, error
     brought: dict[str, datetime | None] = field(default_factory=dict)  # study -> when it ended
 
 
@@ -21,28 +21,30 @@ class FakeBackfills:
     def __init__(self, rows: BackfillRows, studies: Mapping[str, Study], now: Callable[[], datetime]) -> None:
         self._t, self._studies, self._now = rows, studies, now
 
-    def days_done(self, source: str) -> set[date]:
+    def finished_days(self, source: str) -> set[date]:
         return set(self._t.days.get(source, ()))
 
-    def put_days_done(self, source: str, days: Collection[date]) -> None:
+    def add_finished_days(self, source: str, days: Collection[date]) -> None:
         self._t.days.setdefault(source, set()).update(days)
 
-    def concluded(self, source: str, keys: Collection[str], *, failed: bool) -> dict[str, str]:
+    def finished_units(self, source: str, keys: Collection[str], *, failed: bool) -> dict[str, str]:
         rows = ((key, self._t.parcels.get((source, key))) for key in keys)
         return {key: row[0] for key, row in rows if row and (failed or not row[2])}
 
-    def conclude(self, source: str, parcel: Parcel, tally: Tally, studies: Collection[str], *, error: str = "") -> None:
-        self._t.parcels[source, parcel.key] = (parcel.mark, tally, error)
+    def finish_unit(
+        self, source: str, unit: BackfillUnit, counts: BackfillCounts, studies: Collection[str], *, error: str = ""
+    ) -> None:
+        self._t.parcels[source, unit.key] = (unit.change_tag, counts, error)
         for uid in studies:
             if uid in self._t.brought:
                 self._t.brought[uid] = self._now()
 
-    def bring(self, source: str, study_instance_uids: Collection[str]) -> None:
+    def mark_backfilled(self, source: str, study_instance_uids: Collection[str]) -> None:
         for uid in study_instance_uids:
-            if self.brought([uid]) or (uid not in self._studies and uid not in self._t.brought):
+            if self.backfilled_studies([uid]) or (uid not in self._studies and uid not in self._t.brought):
                 self._t.brought[uid] = None
 
-    def brought(self, study_instance_uids: Collection[str]) -> set[str]:
+    def backfilled_studies(self, study_instance_uids: Collection[str]) -> set[str]:
         return {uid for uid in study_instance_uids if uid in self._t.brought and self._nothing_else_came(uid)}
 
     def _nothing_else_came(self, study_instance_uid: str) -> bool:

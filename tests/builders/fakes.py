@@ -18,11 +18,10 @@ import numpy as np
 
 from pipeline import rules
 from pipeline.domain import (
-    ARRIVED,
+    ARRIVAL_PRIORITY,
     FINDINGS,
     AuditEvent,
     Comparison,
-    Course,
     Document,
     Header,
     Image,
@@ -41,12 +40,13 @@ from pipeline.domain import (
     StoredInstance,
     Study,
     StudyState,
+    TrainingSet,
     VersionState,
 )
-from pipeline.errors import ArchiveUnreachable, LeaseLost, PixelsUnreadable, Refused
-from pipeline.ports.images import ImageReader, Landing, Seen, Sight, copied, whole
-from pipeline.ports.jobs import Only
-from pipeline.ports.outside import (
+from pipeline.errors import ArchiveUnreachable, LeaseLost, PermanentError, PixelsUnreadable
+from pipeline.ports.images import DecoderTransform, DeviceTransfer, ImageReader, ModelInput, copy_to_host, read_whole_image
+from pipeline.ports.jobs import SubjectFilter
+from pipeline.ports.services import (
     Archive,
     Buffer,
     Catalog,
@@ -56,9 +56,9 @@ from pipeline.ports.outside import (
     ReportWriter,
     Scorer,
     Scorers,
+    StageCallback,
     Trainer,
     Transaction,
-    Watch,
 )
 from tests.builders.fake_backfills import BackfillRows, FakeBackfills
 
@@ -169,7 +169,7 @@ class FakeStudies:
     def find(self, study_instance_uid: str) -> Study | None:
         return self._t.studies.get(study_instance_uid)
 
-    def hold(self, study_instance_uids: Collection[str]) -> dict[str, Study]:
+    def lock(self, study_instance_uids: Collection[str]) -> dict[str, Study]:
         return {uid: self._t.studies[uid] for uid in sorted(study_instance_uids) if uid in self._t.studies}
 
     def instances(self, study_instance_uid: str) -> list[StoredInstance]:
@@ -179,13 +179,13 @@ class FakeStudies:
     def instances_of(self, study_instance_uids: Collection[str]) -> dict[str, list[StoredInstance]]:
         return {uid: self.instances(uid) for uid in study_instance_uids if uid in self._t.studies}
 
-    def patients(self) -> int:
+    def highest_patient_number(self) -> int:
         return len(self._patients())
 
     def _patients(self) -> list[str]:
         return list(dict.fromkeys(study.patient_key for study in self._t.studies.values()))
 
-    def unread(
+    def label_candidates(
         self,
         version: int,
         *,
@@ -195,7 +195,7 @@ class FakeStudies:
     ) -> dict[str, str]:
         everyone = self._patients()
         lapsed = self._now() - timedelta(days=ask_again_days)
-        holding = (r for r in self._t.requests.values() if r.asked_because == rules.MONITORING or r.asked_at > lapsed)
+        holding = (r for r in self._t.requests.values() if r.selection_reason == rules.MONITORING or r.asked_at > lapsed)
         read = {label.study_instance_uid for label in self._t.labels} | {request.study_instance_uid for request in holding}
         known = {self._t.studies[uid].patient_key for uid in read}
         return {
@@ -212,21 +212,21 @@ class FakeStudies:
     def accession_numbers(self, study_instance_uids: Collection[str]) -> dict[str, str]:
         return {uid: self._t.studies[uid].accession_number for uid in study_instance_uids if uid in self._t.studies}
 
-    def with_accession_numbers(self, accession_numbers: Collection[str]) -> dict[str, list[str]]:
+    def uids_by_accession_number(self, accession_numbers: Collection[str]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for uid, study in sorted(self._t.studies.items()):
             if study.accession_number in accession_numbers:
                 found.setdefault(study.accession_number, []).append(uid)
         return found
 
-    def newest(self, *, limit: int) -> list[str]:
+    def newest_complete(self, *, limit: int) -> list[str]:
         complete = [s for s in reversed(self._t.studies.values()) if s.state is not StudyState.ARRIVING]
         return [s.study_instance_uid for s in sorted(complete, key=lambda s: s.received_at, reverse=True)][:limit]
 
-    def highest(self) -> int:
+    def highest_study_number(self) -> int:
         return len(self._t.studies)
 
-    def numbered(self, numbers: range) -> list[str]:
+    def uids_by_number(self, numbers: range) -> list[str]:
         return [uid for number, uid in enumerate(self._t.studies, 1) if number in numbers][::-1]
 
     def unscored(self, version: int, *, limit: int, numbers: range | None = None) -> list[str]:
@@ -251,16 +251,16 @@ class FakeStudies:
         on_its_way = any(job.kind is JobKind.REPORT and job.subject == uid and job.state in unfinished for job in rows)
         return (told[-1:] == [ReportState.REFUSED] or (quiet and not told)) and not on_its_way
 
-    def documents(self) -> list[str]:
+    def document_uids(self) -> list[str]:
         kinds = {rules.ObjectKind.REPORT, rules.ObjectKind.KEY_OBJECTS}
         return [uid for uid, instance in self._t.instances.items() if rules.object_kind(instance.header) in kinds]
 
-    def release(self, study_instance_uids: Sequence[str]) -> None:
+    def mark_released(self, study_instance_uids: Sequence[str]) -> None:
         self._t.released |= {
             u for u in study_instance_uids if u in self._t.studies and self._t.studies[u].state is StudyState.ARRIVING
         }
 
-    def quiet(self, *, seconds: float, released: bool, limit: int) -> list[str]:
+    def stable_studies(self, *, seconds: float, released: bool, limit: int) -> list[str]:
         before = self._now() - timedelta(seconds=seconds)
         found = [
             s
@@ -270,7 +270,7 @@ class FakeStudies:
         ]
         return [s.study_instance_uid for s in sorted(found, key=lambda s: s.last_received_at)][:limit]
 
-    def arriving(self, *, limit: int) -> list[tuple[str, int]]:
+    def arriving_studies(self, *, limit: int) -> list[tuple[str, int]]:
         found = [s for s in self._t.studies.values() if s.state is StudyState.ARRIVING]
         return [(s.study_instance_uid, s.instances) for s in found][:limit]
 
@@ -337,19 +337,19 @@ class FakeReports:
     def latest_of(self, study_instance_uids: Collection[str]) -> dict[str, Report]:
         return {uid: found for uid in study_instance_uids if (found := self.latest(uid))}
 
-    def open(self, report: Report) -> Report:
+    def ensure_pending(self, report: Report) -> Report:
         same = (report.study_instance_uid, report.version, report.revision)
         rows = self._t.reports.values()
         known = next((r for r in rows if (r.study_instance_uid, r.version, r.revision) == same), None)
         return known or self._t.reports.setdefault(report.sop_instance_uid, report)
 
-    def built(self, sop_instance_uid: str, file: StoredFile) -> None:
+    def mark_built(self, sop_instance_uid: str, file: StoredFile) -> None:
         self._put(sop_instance_uid, state=ReportState.BUILT, file=file)
 
-    def sent(self, sop_instance_uid: str, status: str) -> None:
+    def mark_sent(self, sop_instance_uid: str, status: str) -> None:
         self._put(sop_instance_uid, state=ReportState.SENT, status=status)
 
-    def refused(self, sop_instance_uid: str, status: str) -> None:
+    def mark_refused(self, sop_instance_uid: str, status: str) -> None:
         self._put(sop_instance_uid, state=ReportState.REFUSED, status=status)
 
     def _put(self, uid: str, **changes: Any) -> None:
@@ -391,7 +391,7 @@ class FakeLabels:
     def of_studies(self, study_instance_uids: Collection[str]) -> list[Label]:
         return [label for label in self._t.labels if label.study_instance_uid in study_instance_uids]
 
-    def read_by_several(self) -> list[str]:
+    def multi_reader_studies(self) -> list[str]:
         readers: dict[tuple[str, str], set[str]] = {}
         for label in self._t.labels:
             readers.setdefault((label.study_instance_uid, label.finding), set()).add(label.reader)
@@ -405,7 +405,7 @@ class FakeRequests:
     def __init__(self, tables: _Tables) -> None:
         self._t = tables
 
-    def hold(self) -> None:
+    def lock(self) -> None:
         """The catalog's lock is held already."""
 
     def append(self, requests: Sequence[Request]) -> None:
@@ -414,7 +414,7 @@ class FakeRequests:
                 raise ValueError("a study is not in the catalog")
             if request.study_instance_uid in self._t.requests:
                 raise ValueError("unique: a study is asked for once")
-            if not request.asked_because or not 0 < request.selection_probability <= 1:
+            if not request.selection_reason or not 0 < request.selection_probability <= 1:
                 raise ValueError("constraint: says why, with a probability")
             self._t.requests[request.study_instance_uid] = request
 
@@ -446,7 +446,7 @@ class FakeVersions:
             raise ValueError("number taken, or another version serves")
         self._t.versions[version.number] = version
 
-    def served_before(self) -> ModelVersion | None:
+    def previously_serving(self) -> ModelVersion | None:
         retired = [n for n in self._t.retired if self._t.versions[n].state is VersionState.RETIRED]
         return self._t.versions[retired[-1]] if retired else None
 
@@ -465,7 +465,9 @@ class FakeJobs:
     def __init__(self, tables: _Tables, now: Callable[[], datetime]) -> None:
         self._t, self._now = tables, now
 
-    def put(self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = ARRIVED) -> int | None:
+    def put(
+        self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = ARRIVAL_PRIORITY
+    ) -> int | None:
         waiting = self._waiting(kind, subject)
         if waiting is not None:
             waiting.job = replace(waiting.job, payload=dict(payload or {}), priority=min(waiting.job.priority, priority))
@@ -481,7 +483,7 @@ class FakeJobs:
         kind: JobKind,
         payloads: Mapping[str, Mapping[str, Any]],
         *,
-        priority: int = ARRIVED,
+        priority: int = ARRIVAL_PRIORITY,
         due: Mapping[str, datetime] | None = None,
     ) -> None:
         for subject, payload in payloads.items():
@@ -494,11 +496,18 @@ class FakeJobs:
         return next((r for r in rows if (r.job.kind, r.job.subject) == (kind, subject)), None)
 
     def claim(
-        self, kinds: Sequence[JobKind], *, worker: str, lease_seconds: float, limit: int = 1, newest: int = 0, of: Only = None
+        self,
+        kinds: Sequence[JobKind],
+        *,
+        worker: str,
+        lease_seconds: float,
+        limit: int = 1,
+        newest: int = 0,
+        subjects: SubjectFilter = None,
     ) -> list[Job]:
         now = self._now()
         in_hand = {(r.job.kind, r.job.subject) for r in self._t.jobs.values() if r.job.state is JobState.RUNNING}
-        asked = [r for r in self._t.jobs.values() if r.job.kind in kinds and (of is None or r.job.subject in of)]
+        asked = [r for r in self._t.jobs.values() if r.job.kind in kinds and (subjects is None or r.job.subject in subjects)]
         lost = [r for r in asked if r.job.state is JobState.RUNNING and r.lease_until is not None and r.lease_until <= now]
         due = [
             r
@@ -507,7 +516,7 @@ class FakeJobs:
         ]
         for rows in (lost, due):
             rows.sort(key=lambda r: (r.job.priority, r.job.due_at, r.job.id))
-        latest = [r for r in due if r.job.priority == ARRIVED]
+        latest = [r for r in due if r.job.priority == ARRIVAL_PRIORITY]
         latest = sorted(latest, key=lambda r: (r.job.due_at, r.job.id), reverse=True)[:newest]
         taken = (lost + latest + [r for r in due if r not in latest])[:limit]
         for row in taken:
@@ -515,7 +524,7 @@ class FakeJobs:
             row.lease_until = now + timedelta(seconds=lease_seconds)
         return [row.job for row in taken]
 
-    def in_hand(self, kind: JobKind, subjects: Collection[str]) -> int:
+    def count_leased(self, kind: JobKind, subjects: Collection[str]) -> int:
         rows = (row.job for row in self._t.jobs.values())
         return sum(job.kind is kind and job.subject in subjects and job.state is JobState.RUNNING for job in rows)
 
@@ -536,7 +545,7 @@ class FakeJobs:
                 raise LeaseLost(f"job {job.id} is no longer ours")
             row.job, row.lease_until, row.finished_at = replace(row.job, state=JobState.DONE), None, self._now()
 
-    def note(self, job: Job, notes: Mapping[str, Any]) -> None:
+    def put_notes(self, job: Job, notes: Mapping[str, Any]) -> None:
         row = self._held(job)
         if row is None:
             raise LeaseLost(f"job {job.id} is no longer ours")
@@ -563,16 +572,16 @@ class FakeJobs:
         rows = (row.job for row in self._t.jobs.values())
         return any((job.kind, job.subject) == (kind, subject) and job.state is not JobState.DONE for job in rows)
 
-    def pressing(self, kind: JobKind, *, before: int) -> bool:
+    def has_urgent(self, kind: JobKind, *, before: int) -> bool:
         urgent = [r for r in self._t.jobs.values() if r.job.kind is kind and r.job.priority < before]
         due = any(r.job.state is JobState.WAITING and r.job.due_at <= self._now() for r in urgent)
         return due or any(r.lease_until is not None and r.lease_until > self._now() for r in urgent)
 
-    def counts(self) -> dict[tuple[JobKind, JobState], int]:
+    def count_by_state(self) -> dict[tuple[JobKind, JobState], int]:
         return dict(Counter((r.job.kind, r.job.state) for r in self._t.jobs.values()))
 
-    def waiting(self, kind: JobKind, *, at_most: int) -> int:
-        return min(at_most, self.counts().get((kind, JobState.WAITING), 0))
+    def count_waiting(self, kind: JobKind, *, at_most: int) -> int:
+        return min(at_most, self.count_by_state().get((kind, JobState.WAITING), 0))
 
     def purge_done(self, *, older_than_days: float, limit: int = 10_000) -> int:
         before = self._now() - timedelta(days=older_than_days)
@@ -603,12 +612,12 @@ class FakeCircuits:
         self._t.circuits[destination] = (failures, self._now() + timedelta(seconds=probe_seconds))
         return True
 
-    def failed(self, destination: str, *, threshold: int, rest_seconds: float) -> None:
+    def record_failure(self, destination: str, *, threshold: int, open_seconds: float) -> None:
         failures = self._t.circuits.get(destination, (0, None))[0] + 1
-        until = self._now() + timedelta(seconds=rest_seconds) if failures >= threshold else None
+        until = self._now() + timedelta(seconds=open_seconds) if failures >= threshold else None
         self._t.circuits[destination] = (failures, until)
 
-    def succeeded(self, destination: str) -> None:
+    def record_success(self, destination: str) -> None:
         self._t.circuits.pop(destination, None)
 
 
@@ -630,7 +639,7 @@ class FakeArriving:
     def open(self) -> BinaryIO:
         return BytesIO(self.content)
 
-    def keep(self) -> StoredFile:
+    def commit(self) -> StoredFile:
         self.kept = True
         return self.store.write(self.content) if self.store else self.file
 
@@ -649,7 +658,7 @@ class FakeImageStore:
         self.files: dict[str, bytes] = {}
         self.free = 1 << 40
 
-    def arriving(self) -> FakeArriving:
+    def open_incoming(self) -> FakeArriving:
         return FakeArriving(self)
 
     def file_of(self, content: bytes) -> StoredFile:
@@ -663,7 +672,7 @@ class FakeImageStore:
 
     def read(self, file: StoredFile) -> bytes:
         if file.key not in self.files:
-            raise Refused(f"{file.key} is missing")
+            raise PermanentError(f"{file.key} is missing")
         return self.files[file.key]
 
     def exists(self, file: StoredFile) -> bool:
@@ -691,11 +700,11 @@ class FakeImageReader:
         return np.full((4, 5), int(instance.file.sha256[:2], 16) / 255, dtype=np.float32)
 
     def read_ahead(
-        self, instances: Sequence[StoredInstance], sight: Sight, land: Landing = copied
-    ) -> Iterator[Seen | PixelsUnreadable]:
+        self, instances: Sequence[StoredInstance], transform: DecoderTransform, to_device: DeviceTransfer = copy_to_host
+    ) -> Iterator[ModelInput | PixelsUnreadable]:
         for instance in instances:
             try:
-                yield land(sight(self.read(instance)))
+                yield to_device(transform(self.read(instance)))
             except PixelsUnreadable as error:
                 yield error
 
@@ -715,35 +724,35 @@ class FakeScorer:
 
     def __init__(self, version: ModelVersion, kept: dict[str, float] | None = None, *, room: int = 0) -> None:
         self._version = version
-        self.kept, self.room = {} if kept is None else kept, room
+        self.kept, self.cache_capacity = {} if kept is None else kept, room
 
     @property
     def version(self) -> ModelVersion:
         return self._version
 
     @property
-    def sight(self) -> Sight:
-        return whole
+    def decoder_transform(self) -> DecoderTransform:
+        return read_whole_image
 
     @property
-    def land(self) -> Landing:
-        return copied
+    def to_device(self) -> DeviceTransfer:
+        return copy_to_host
 
-    def recall(self, films: Sequence[StoredInstance]) -> dict[str, Scores]:
-        there = [film for film in films if film.file.sha256 in self.kept]
+    def score_cached(self, instances: Sequence[StoredInstance]) -> dict[str, Scores]:
+        there = [film for film in instances if film.file.sha256 in self.kept]
         return {film.header.sop_instance_uid: _greys([self.kept[film.file.sha256]])[0] for film in there}
 
-    def score(self, images: Sequence[Image], films: Sequence[StoredInstance] = ()) -> Scores:
-        if films:
-            self.keep(images, films)
+    def score(self, images: Sequence[Image], instances: Sequence[StoredInstance] = ()) -> Scores:
+        if instances:
+            self.cache_activations(images, instances)
         return _greys([float(image.mean()) for image in images])
 
-    def not_kept(self, films: Sequence[StoredInstance]) -> list[StoredInstance]:
-        return [film for film in films if film.file.sha256 not in self.kept and len(self.kept) < self.room]
+    def uncached(self, instances: Sequence[StoredInstance]) -> list[StoredInstance]:
+        return [film for film in instances if film.file.sha256 not in self.kept and len(self.kept) < self.cache_capacity]
 
-    def keep(self, images: Sequence[Image], films: Sequence[StoredInstance]) -> None:
-        for image, film in zip(images, films, strict=True):
-            if len(self.kept) < self.room:
+    def cache_activations(self, images: Sequence[Image], instances: Sequence[StoredInstance]) -> None:
+        for image, film in zip(images, instances, strict=True):
+            if len(self.kept) < self.cache_capacity:
                 self.kept[film.file.sha256] = float(image.mean())
 
 
@@ -767,12 +776,12 @@ class FakeScorers:
 class FakeCandidate:
     """ports.Candidate: a row without files."""
 
-    course: Course
+    course: TrainingSet
     comparisons: Sequence[Comparison]
 
     @contextmanager
-    def staged(self) -> Iterator[Callable[[int], ModelVersion]]:
-        learning = {"newest_label": self.course.newest_label}
+    def stage_files(self) -> Iterator[Callable[[int], ModelVersion]]:
+        learning = {"newest_label": self.course.newest_label_id}
         fingerprint = self.course.label_fingerprint
         yield lambda number: a_version(number, VersionState.CANDIDATE, label_fingerprint=fingerprint, card={"learning": learning})
 
@@ -781,13 +790,13 @@ class FakeTrainer:
     """ports.Trainer: every candidate beats the others by this much (0..1); `watch` raises what is put into `stopped`."""
 
     def __init__(self) -> None:
-        self.courses: list[Course] = []
+        self.courses: list[TrainingSet] = []
         self.ahead = 0.1
         self.stopped: Exception | None = None
 
-    def train(self, course: Course, watch: Watch) -> FakeCandidate:
-        self.courses.append(course)
-        watch("films", 1, 1)
+    def train(self, training_set: TrainingSet, on_progress: StageCallback) -> FakeCandidate:
+        self.courses.append(training_set)
+        on_progress("films", 1, 1)
         ahead = self.ahead
         better = Comparison(
             against="zero-shot",
@@ -799,7 +808,7 @@ class FakeTrainer:
             upper=ahead,
             better=float(ahead >= 0),
         )
-        return FakeCandidate(course, [better])
+        return FakeCandidate(training_set, [better])
 
     def watch(self, what: str, done: int, total: int) -> None:
         if self.stopped:
@@ -812,7 +821,7 @@ class FakeReportWriter:
     def __init__(self) -> None:
         self.written: list[ReportContent] = []
 
-    def identify(self, study_instance_uid: str, version: int, revision: int) -> Report:
+    def pending_report(self, study_instance_uid: str, version: int, revision: int) -> Report:
         uid = f"{study_instance_uid}.{version}.{revision}"
         return Report(
             sop_instance_uid=uid,

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pipeline import consensus, labels, learn, receive, report, rules, score, settle, work
 from pipeline.domain import Header, Job, JobKind, JobState, Receipt, Sender, Study
-from pipeline.pace import Pace
-from pipeline.ports.outside import CircuitPolicy
+from pipeline.pace import ClaimSizer
+from pipeline.ports.services import CircuitPolicy
 from tests.builders.fakes import (
     FakeArchive,
     FakeCatalog,
@@ -34,8 +34,8 @@ class Hospital:
         self.reads_documents = True
         self.rescored: Literal["all", "changed", "none"] = "changed"
         self.backfilled: Literal["all", "none"] = "none"
-        self.work = work.WorkPolicy(lease_seconds=60, maximum_attempts=3, retry_base_seconds=1, retry_cap_seconds=8)
-        self.circuit = CircuitPolicy(threshold=2, rest_seconds=30)
+        self.work = work.WorkPolicy(lease_seconds=60, max_attempts=3, retry_base_seconds=1, retry_cap_seconds=8)
+        self.circuit = CircuitPolicy(threshold=2, open_seconds=30)
         self.spare: Callable[[], bool] = lambda: False
         if serving:
             with self.catalog.begin() as tx:
@@ -62,35 +62,37 @@ class Hospital:
             SENDER,
             catalog=self.catalog,
             images=self.images,
-            policy=receive.ReceivePolicy(minimum_free_bytes=1000, read_documents=self.reads_documents),
+            policy=receive.ReceivePolicy(min_free_bytes=1000, read_documents=self.reads_documents),
         )
 
-    def settle(self, *, quiet: float = 60, on_release: bool = False, ask: bool = False) -> list[settle.Settled]:
-        policy = settle.SettlePolicy(quiet_seconds=quiet, settle_on_release=on_release, chest=self.chest)
+    def settle(self, *, quiet: float = 60, on_release: bool = False, ask: bool = False) -> list[settle.SettleResult]:
+        policy = settle.SettlePolicy(stable_age_seconds=quiet, settle_on_release=on_release, chest=self.chest)
         return settle.settle(catalog=self.catalog, archive=self.archive if ask else None, policy=policy)
 
-    def post(self, kind: JobKind) -> work.Post:
+    def post(self, kind: JobKind) -> work.WorkerSpec:
         match kind:
             case JobKind.SCORE:
-                policy = score.ScorePolicy(combine="max", chest=self.chest, rescored=self.rescored, backfilled=self.backfilled)
-                return work.Post(
+                policy = score.ScorePolicy(aggregate="max", chest=self.chest, rescored=self.rescored, backfilled=self.backfilled)
+                return work.WorkerSpec(
                     kind=kind,
-                    pace=Pace(seconds=1.0, least=8, most=8),
+                    claim_sizer=ClaimSizer(target_seconds=1.0, min_jobs=8, max_jobs=8),
                     step=lambda jobs: score.score(
                         jobs, catalog=self.catalog, pixels=self.pixels, scorers=self.scorers, policy=policy
                     ),
-                    spare=self.spare,
-                    fresh=True,
+                    idle_task=self.spare,
+                    prefer_newest=True,
                 )
             case JobKind.REPORT:
-                step = work.one_by_one(lambda job: report.report(job, catalog=self.catalog, images=self.images, writer=self.writer))
-                return work.Post(kind=kind, step=step, fresh=True)
+                step = work.per_job_step(
+                    lambda job: report.report(job, catalog=self.catalog, images=self.images, writer=self.writer)
+                )
+                return work.WorkerSpec(kind=kind, step=step, prefer_newest=True)
             case JobKind.LABEL:
-                return work.Post(kind=kind, step=work.one_by_one(self._read_document))
+                return work.WorkerSpec(kind=kind, step=work.per_job_step(self._read_document))
             case JobKind.LEARN:
-                return work.Post(kind=kind, step=work.one_by_one(self._learn))
+                return work.WorkerSpec(kind=kind, step=work.per_job_step(self._learn))
             case JobKind.SEND:
-                return work.Post(kind=kind, step=work.one_by_one(self._send), admit=self._admit)
+                return work.WorkerSpec(kind=kind, step=work.per_job_step(self._send), admit=self._admit)
 
     def _send(self, job: Job) -> None:
         report.send(job, catalog=self.catalog, images=self.images, archive=self.archive, circuit=self.circuit)
@@ -100,9 +102,9 @@ class Hospital:
 
     def _learn(self, job: Job) -> None:
         policy = learn.LearnPolicy(
-            labels=consensus.LabelPolicy(), chest=self.chest, gate=self.gate, minimum_positives=2, background=10
+            labels=consensus.LabelPolicy(), chest=self.chest, gate=self.gate, min_positives=2, unlabelled_studies=10
         )
-        learn.learn_job(job, catalog=self.catalog, trainer=self.trainer, policy=policy, watch=self.trainer.watch)
+        learn.learn_job(job, catalog=self.catalog, trainer=self.trainer, policy=policy, on_progress=self.trainer.watch)
 
     def _admit(self) -> bool:
         with self.catalog.begin() as tx:

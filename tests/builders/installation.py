@@ -126,14 +126,14 @@ class Installation:
     def forward(self, archive: EmbeddedArchive, *films: Dataset) -> None:
         """Put films into the archive and let it send their studies."""
         for film in films:
-            archive.keep(file_of(film))
+            archive.store(file_of(film))
         for study in {film.StudyInstanceUID for film in films}:
             archive.forward(study, host="127.0.0.1", port=self.port, ae_title="RADCLIPD")
 
 
 def reports_of(archive: EmbeddedArchive, study_instance_uid: str) -> list[Path]:
     """The SR files of a study in the archive."""
-    return [path for path in archive.files_of(study_instance_uid) if path.name.startswith("2.25.")]
+    return [path for path in archive.list_files(study_instance_uid) if path.name.startswith("2.25.")]
 
 
 def wait_for(condition: Callable[[], object], seconds: float, told: Callable[[], str] = str) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import psycopg
 
 from adapters.catalog.engine import database_url
-from adapters.catalog.studies import OWN_COLUMNS
+from adapters.catalog.studies import HEADER_COLUMNS
 from adapters.catalog.tables import TABLES
 from pipeline.domain import FINDINGS, Header
 from pipeline.rules import DIGITAL_X_RAY_FOR_PRESENTATION as DX
@@ -181,7 +181,7 @@ def _instances(archive: LargeArchive) -> Iterator[Row]:
             number += 1
             header = _header(archive, study, film)
             kept = {name: getattr(header, name) for name in _HEADER}
-            own = [kept.pop(name) for name in OWN_COLUMNS]
+            own = [kept.pop(name) for name in HEADER_COLUMNS]
             digest = f"{number:064x}"
             yield (
                 *(number, study, *own, json.dumps(kept), f"{digest[:2]}/{digest[2:4]}/{digest}.dcm", digest, 10_500_000),
@@ -284,8 +284,8 @@ _COLUMNS = {
     "studies": "id, study_instance_uid, patient, accession_number, study_date, study_time, study_description, patient_age, state,"
     " reason, revision, instance_count, released, received_at, last_received_at",
     "series": "id, series_instance_uid, study, modality, series_number, series_description",
-    "instances": f"id, series, {', '.join(OWN_COLUMNS)}, header, file_key, file_sha256, file_size, sender_ae_title, sender_address,"
-    " called_ae_title, received_at",
+    "instances": f"id, series, {', '.join(HEADER_COLUMNS)}, header, file_key, file_sha256, file_size, sender_ae_title,"
+    " sender_address, called_ae_title, received_at",
     "model_versions": "number, state, name, base, weights_sha256, device_uid, marking, calibrated, label_fingerprint, thresholds,"
     " band, reason, card, created_at, served_at, retired_at",
     "image_scores": "instance, version, scores, created_at",

@@ -7,11 +7,11 @@ import numpy.typing as npt
 import torch
 
 from models.classifier.head import LinearHead
-from models.encoder.activations import from_prefix, prefix
+from models.encoder.activations import compute_activations, encode_activations
 from models.encoder.encoder import Encoder
 from models.evaluation.cases import Cases, Split
 from models.images.preprocess import Preprocess
-from models.ladder.method import Bench, Support
+from models.ladder.method import FewShotBenchmark, Support
 from tests.builders import tiny, towers
 
 FINDINGS = ("left", "right", "top", "hazy")
@@ -37,15 +37,15 @@ def head_for(encoder: Encoder, *, findings: int = len(FINDINGS), seed: int = 0) 
     return LinearHead(drawn / drawn.norm(dim=1, keepdim=True), torch.full((findings,), 20.0), torch.zeros(findings))
 
 
-def bench(encoder: Encoder | None = None, *, pool: int = 120, test: int = 160) -> Bench:
+def bench(encoder: Encoder | None = None, *, pool: int = 120, test: int = 160) -> FewShotBenchmark:
     """A whole bench of such films: patients of one film each, the first `pool` of them to learn from."""
     encoder = encoder or towers.encoder("plain")
     films, labels = labelled(pool + test, seed=5)
     preprocess = Preprocess(size=tiny.SIZE)
-    pixels = preprocess.normalised(torch.from_numpy(films.astype(np.float32))[:, None])
-    encoded = from_prefix(encoder, prefix(encoder, pixels, k=0), k=0)
+    pixels = preprocess.normalise(torch.from_numpy(films.astype(np.float32))[:, None])
+    encoded = encode_activations(encoder, compute_activations(encoder, pixels, k=0), k=0)
     names, blank = np.array([f"{number:03}" for number in range(pool + test)]), np.array([""] * (pool + test))
-    return Bench(
+    return FewShotBenchmark(
         cases=Cases(
             key=names,
             patient=names,
@@ -58,7 +58,7 @@ def bench(encoder: Encoder | None = None, *, pool: int = 120, test: int = 160) -
             findings=FINDINGS,
         ),
         split=Split(pool=np.arange(pool), test=np.arange(pool, pool + test)),
-        films=films,
+        model_inputs=films,
         features=encoded.features.detach(),
         pooled=encoded.pooled.detach(),
         encoder=encoder,
@@ -68,14 +68,14 @@ def bench(encoder: Encoder | None = None, *, pool: int = 120, test: int = 160) -
     )
 
 
-def support(given: Bench, *, shots: int, draw: int = 0) -> Support:
+def support(given: FewShotBenchmark, *, shots: int, draw: int = 0) -> Support:
     """The first films of the pool, as many as hold `shots` of each finding."""
     labels = given.cases.labels[given.split.pool]
     count = int(np.argmax((np.cumsum(labels == 1, axis=0) >= shots).all(axis=1))) + 1
     return Support(shots=shots, draw=draw, rows=given.split.pool[:count], studies_read=float(count))
 
 
-def mean_auc(given: Bench, logits: npt.NDArray[np.float32]) -> float:
+def mean_auc(given: FewShotBenchmark, logits: npt.NDArray[np.float32]) -> float:
     """Mean over the findings, of the test films."""
     from sklearn.metrics import roc_auc_score
 

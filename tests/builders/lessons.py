@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from adapters.ml.activation_cache import KeptSettings
+from adapters.ml.activation_cache import ActivationCacheSettings
 from adapters.ml.trainer import ClipTrainer, TrainerSettings
 from adapters.storage.model_store import ModelStore
 from models.training.recipe import Augmentation, Recipe
-from models.training.training_round import Method, Plan
+from models.training.training_round import TrainingMethod, TrainingPlan
 from pipeline import learn, rules
 from pipeline.consensus import LabelPolicy
 from pipeline.domain import Header, Image, Label, LabelState, ModelVersion, Sender, StoredFile, StoredInstance, StudyState
 from pipeline.errors import PixelsUnreadable
-from pipeline.ports.images import Landing, Seen, Sight, copied
-from pipeline.ports.outside import Watch
+from pipeline.ports.images import DecoderTransform, DeviceTransfer, ModelInput, copy_to_host
+from pipeline.ports.services import StageCallback
 from tests.builders import tiny
 from tests.builders.fakes import FakeCatalog
 
@@ -46,20 +46,20 @@ class Films:
         return film
 
     def read_ahead(
-        self, instances: Sequence[StoredInstance], sight: Sight, land: Landing = copied
-    ) -> Iterator[Seen | PixelsUnreadable]:
+        self, instances: Sequence[StoredInstance], transform: DecoderTransform, to_device: DeviceTransfer = copy_to_host
+    ) -> Iterator[ModelInput | PixelsUnreadable]:
         raise NotImplementedError("learning reads whole films")
 
 
 class Ward:
     """A catalog with a serving zero-shot version of an untrained tiny CLIP, and what it takes to learn."""
 
-    def __init__(self, root: Path, *, method: Method = "auto") -> None:
+    def __init__(self, root: Path, *, method: TrainingMethod = "auto") -> None:
         self.catalog, self.films, self.store = FakeCatalog(), Films(), ModelStore(root / "models")
         self.zero_shot = tiny.served(root / "models", catalog=self.catalog)
-        self.gate = rules.GatePolicy(minimum_patients=8, confidence=0.8, promote="auto")
-        self.plan = Plan(method=method, recipe=RECIPE, folds=4)
-        self.kept: KeptSettings | None = None
+        self.gate = rules.GatePolicy(min_patients=8, min_confidence=0.8, promote="auto")
+        self.plan = TrainingPlan(method=method, recipe=RECIPE, max_folds=4)
+        self.kept: ActivationCacheSettings | None = None
         self.told: list[str] = []
 
     def study(self, number: int, *shown: str, patient: str = "") -> str:
@@ -96,7 +96,7 @@ class Ward:
                         reader="alice",
                         source="test",
                         stated_at=tx.now(),
-                        asked_because=because,
+                        selection_reason=because,
                     )
                     for finding, present in said.items()
                 ]
@@ -111,19 +111,21 @@ class Ward:
 
     def trainer(self) -> ClipTrainer:
         kept = replace(self.kept, k=self.plan.recipe.k) if self.kept else None
-        settings = TrainerSettings(plan=self.plan, minimum_positives=4, band=0.05, device="cpu", threads=1, kept=kept)
+        settings = TrainerSettings(
+            plan=self.plan, min_positives=4, undetermined_margin=0.05, device="cpu", threads=1, cache_settings=kept
+        )
         return ClipTrainer(self.store, self.films, settings)
 
-    def learn(self, *, again: bool = False, watch: Watch | None = None) -> learn.Learnt:
+    def learn(self, *, again: bool = False, watch: StageCallback | None = None) -> learn.LearnOutcome:
         policy = learn.LearnPolicy(
-            labels=LabelPolicy(), chest=rules.ChestPolicy(), gate=self.gate, minimum_positives=4, background=50
+            labels=LabelPolicy(), chest=rules.ChestPolicy(), gate=self.gate, min_positives=4, unlabelled_studies=50
         )
         return learn.learn(
             catalog=self.catalog,
             trainer=self.trainer(),
             policy=policy,
-            watch=watch or (lambda what, done, total: self.told.append(what)),
-            again=again,
+            on_progress=watch or (lambda what, done, total: self.told.append(what)),
+            relearn=again,
         )
 
     def versions(self) -> list[ModelVersion]:

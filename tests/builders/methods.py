@@ -8,7 +8,7 @@ import numpy as np
 
 from models.errors import CannotPartition
 from models.evaluation.cases import ABSENT, PRESENT
-from models.ladder.method import Bench, Logits, Support
+from models.ladder.method import FewShotBenchmark, Logits, Support
 
 
 @dataclass
@@ -16,9 +16,9 @@ class ZeroShot:
     """The text directions as they are."""
 
     name: str = "zero-shot"
-    learns: bool = False
+    needs_support: bool = False
 
-    def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
+    def scores(self, bench: FewShotBenchmark, support: Support | None, *, seed: int) -> Logits:
         assert support is None
         logits: Logits = bench.ensemble.logits(bench.features[bench.split.test]).numpy()
         return logits
@@ -29,9 +29,9 @@ class Chance:
     """Numbers out of a hat."""
 
     name: str = "chance"
-    learns: bool = False
+    needs_support: bool = False
 
-    def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
+    def scores(self, bench: FewShotBenchmark, support: Support | None, *, seed: int) -> Logits:
         shape = len(bench.split.test), len(bench.cases.findings)
         return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
@@ -41,10 +41,10 @@ class Means:
     """The direction from the mean of the absent to the mean of the present; no score where either is missing."""
 
     name: str = "means"
-    learns: bool = True
+    needs_support: bool = True
     asked: list[tuple[int, int]] = field(default_factory=list)
 
-    def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
+    def scores(self, bench: FewShotBenchmark, support: Support | None, *, seed: int) -> Logits:
         assert support is not None
         self.asked.append((support.shots, support.draw))
         features, labels = bench.features.numpy(), support.labels(bench.cases)
@@ -61,9 +61,9 @@ class Oracle:
     """Knows the answer."""
 
     name: str = "oracle"
-    learns: bool = True
+    needs_support: bool = True
 
-    def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
+    def scores(self, bench: FewShotBenchmark, support: Support | None, *, seed: int) -> Logits:
         return bench.cases.labels[bench.split.test].astype(np.float32)
 
 
@@ -72,9 +72,9 @@ class Impossible:
     """Asks of the encoder what it cannot do."""
 
     name: str = "impossible"
-    learns: bool = True
+    needs_support: bool = True
 
-    def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
+    def scores(self, bench: FewShotBenchmark, support: Support | None, *, seed: int) -> Logits:
         raise CannotPartition("the image encoder cannot be partially unfrozen: its image tower is a Stand-in")
 
 
@@ -84,10 +84,10 @@ class Interrupted:
 
     after: int
     name: str = "means"
-    learns: bool = True
+    needs_support: bool = True
     inner: Means = field(default_factory=Means)
 
-    def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
+    def scores(self, bench: FewShotBenchmark, support: Support | None, *, seed: int) -> Logits:
         if len(self.inner.asked) == self.after:
             raise KeyboardInterrupt
         return self.inner.scores(bench, support, seed=seed)

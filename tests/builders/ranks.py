@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from adapters.ml.distributed.ranks import Ranks
+from adapters.ml.distributed.ranks import RankPool
 from models.encoder.base import Base, read_base
 from models.training.fine_tuning import view_activations
-from models.training.fold_fits import Fitting, Order
+from models.training.fold_fits import FitContext, FitSpec
 from models.training.recipe import Augmentation, Recipe
 from tests.builders import learnable_films
 
@@ -24,25 +24,27 @@ RECIPE = replace(Recipe(), k=2, batch=15, block_rate=1e-4, proj_rate=1e-4, preci
 STEPS = 12
 
 
-def fitting(base: Base, recipe: Recipe = RECIPE) -> Fitting:
+def fitting(base: Base, recipe: Recipe = RECIPE) -> FitContext:
     squares = torch.from_numpy(FILMS.astype(np.float32))[:, None]
-    return Fitting(base.encoder, view_activations(base.encoder, base.preprocess, squares, recipe, k=2, seed=0), LABELS, recipe, 0)
+    return FitContext(
+        base.encoder, view_activations(base.encoder, base.preprocess, squares, recipe, k=2, seed=0), LABELS, recipe, 0
+    )
 
 
-def orders(base: Base, folds: int) -> list[Order]:
+def orders(base: Base, folds: int) -> list[FitSpec]:
     """Of one: all films. Of more: all but those of a fold, each in a number of steps of its own."""
     head, number = learnable_films.head_for(base.encoder), np.arange(len(LABELS))
     if folds == 1:
-        return [Order(number, head, STEPS)]
-    return [Order(np.flatnonzero(number % folds != fold), head, STEPS - fold) for fold in range(folds)]
+        return [FitSpec(number, head, STEPS)]
+    return [FitSpec(np.flatnonzero(number % folds != fold), head, STEPS - fold) for fold in range(folds)]
 
 
 def read(folder: Path) -> Base:
     return read_base(folder)
 
 
-def two(folder: Path, base: Base) -> Ranks:
-    return Ranks([torch.device("cpu")] * 2, folder, sha256=base.sha256, threads=1)
+def two(folder: Path, base: Base) -> RankPool:
+    return RankPool([torch.device("cpu")] * 2, folder, sha256=base.sha256, threads=1)
 
 
 def started(process: int) -> list[int]:

@@ -17,7 +17,7 @@ from pynetdicom.association import Association
 
 from adapters.dicom.network.listener import Listener, ListenerSettings
 from pipeline.domain import AuditEvent, Header, Receipt, Sender
-from pipeline.ports.outside import Arriving
+from pipeline.ports.services import IncomingFile
 from tests.builders.dicom_files import EXPLICIT
 from tests.builders.fakes import FakeArriving
 
@@ -45,13 +45,13 @@ class Desk:
         self.begun.append(self.make())
         return self.begun[-1]
 
-    def receive(self, header: Header, arriving: Arriving, sender: Sender) -> Receipt:
+    def receive(self, header: Header, arriving: IncomingFile, sender: Sender) -> Receipt:
         self.gate.wait(20)
         if self.error:
             raise self.error
         with arriving.open() as stream:
             self.got.append((header, stream.read(), sender))
-        arriving.keep()
+        arriving.commit()
         return Receipt.STORED
 
     def released(self, studies: Any) -> None:
@@ -62,9 +62,9 @@ class Desk:
 def listening(desk: Desk, *socks: socket.socket, **settings: Any) -> Iterator[Listener]:
     listener = Listener(
         ListenerSettings(host="127.0.0.1", port=0, **settings),
-        begin=desk.begin,
+        begin_file=desk.begin,
         receive=desk.receive,
-        released=desk.released,
+        mark_released=desk.released,
         audit=desk.events.append,
     )
     listener.start(*socks)

@@ -15,7 +15,7 @@ from adapters.dicom.image import part10
 from adapters.dicom.sr.writer import ReportSettings, SrWriter
 from pipeline import rules
 from pipeline.domain import ModelVersion, StoredInstance, Study, StudyState
-from pipeline.ports.outside import ReportContent
+from pipeline.ports.services import ReportContent
 from tests.builders.dicom_files import file_of
 from tests.builders.fakes import FakeImageStore, a_version
 
@@ -37,9 +37,9 @@ def content_of(
     evidence = [stored(store, film) for film in films]
     study_uid = evidence[0].header.study_instance_uid
     scores = [0.97, 0.52, *[0.03 * n for n in range(12)]]
-    predictions = rules.predictions_of(scores, thresholds=version.thresholds, band=version.band)  # type: ignore[arg-type]  # any 14 numbers
+    predictions = rules.predictions_of(scores, thresholds=version.thresholds, undetermined_margin=version.undetermined_margin)  # type: ignore[arg-type]  # any 14 numbers
     return ReportContent(
-        report=writer.identify(study_uid, version.number, revision),
+        report=writer.pending_report(study_uid, version.number, revision),
         study=Study(
             study_instance_uid=study_uid,
             state=StudyState.SCORED,
@@ -61,6 +61,6 @@ def report_on(*films: Dataset | bytes, version: ModelVersion | None = None, foll
     version = version or a_card_version()
     content = content_of(contents, store, writer, version, revision=2 if follows else 1)
     if follows:
-        before = writer.identify(content.study.study_instance_uid, version.number, 1)
+        before = writer.pending_report(content.study.study_instance_uid, version.number, 1)
         content = replace(content, predecessor=before)
     return dcmread(BytesIO(writer.write(content)))

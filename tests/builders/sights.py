@@ -7,20 +7,20 @@ import signal
 import time
 
 from pipeline.domain import Image
-from pipeline.ports.images import Film
+from pipeline.ports.images import DeferredImage
 
 DARK = 0.1
 """Mean grey below which a film is fatal to those that it may be fatal to."""
 
 
-def crash_on_dark(image: Image | Film) -> Image:
+def crash_on_dark(image: Image | DeferredImage) -> Image:
     """As a codec that runs over the end of its buffer."""
     if image[:].mean() < DARK:
         os.kill(os.getpid(), signal.SIGSEGV)
     return image[:]
 
 
-def hang_on_dark(image: Image | Film) -> Image:
+def hang_on_dark(image: Image | DeferredImage) -> Image:
     """As a codec that never ends."""
     if image[:].mean() < DARK:
         time.sleep(600)

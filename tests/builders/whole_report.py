@@ -7,25 +7,25 @@ from io import BytesIO
 
 from adapters.dicom.image import part10
 from adapters.dicom.sr.evidence import evidence_of
-from adapters.dicom.sr.tid1500 import group_of, in_words, measurement_report, observer_of
+from adapters.dicom.sr.tid1500 import build_measurement_group, build_measurement_report, build_observer_context, build_summary_text
 from adapters.dicom.sr.uids import tracking_uid
-from adapters.dicom.sr.writer import ReportSettings, document_of, told_of
-from pipeline.ports.outside import ImageStore, ReportContent
+from adapters.dicom.sr.writer import ReportSettings, build_document, reported_predictions
+from pipeline.ports.services import ImageStore, ReportContent
 
 
 def from_nothing(content: ReportContent, store: ImageStore, settings: ReportSettings) -> bytes:
     evidence = [evidence_of(store.read(instance.file)) for instance in content.evidence]
     images = [(instance.header.sop_class_uid, instance.header.sop_instance_uid) for instance in content.evidence]
-    version, study, told = content.version, content.study.study_instance_uid, told_of(content, settings)
+    version, study, told = content.version, content.study.study_instance_uid, reported_predictions(content, settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        root = measurement_report(
-            observer_of(version, manufacturer=settings.manufacturer, institution_name=settings.institution_name),
-            [group_of(p, version, tracking_uid(settings.uid_root, study, p.finding), images) for p in told],
+        root = build_measurement_report(
+            build_observer_context(version, manufacturer=settings.manufacturer, institution_name=settings.institution_name),
+            [build_measurement_group(p, version, tracking_uid(settings.uid_root, study, p.finding), images) for p in told],
             evidence,
         )
-        root.ContentSequence.append(in_words(version, told))
-        document = document_of(content, evidence, root, settings)
+        root.ContentSequence.append(build_summary_text(version, told))
+        document = build_document(content, evidence, root, settings)
         whole = BytesIO()
         document.save_as(whole, enforce_file_format=True)
     body, syntax = part10.split_file(whole.getvalue())

@@ -12,7 +12,7 @@ import pytest
 
 from adapters.catalog import query
 from adapters.catalog.catalog import SqlCatalog
-from adapters.ml.scorer import read_addition
+from adapters.ml.scorer import read_version_weights
 from pipeline import rescore
 from pipeline.domain import FINDINGS, JobKind, JobState, ModelVersion, ReportState, StudyState, VersionState
 from tests.builders.crashing import play
@@ -88,7 +88,7 @@ def assert_whole(folder: Path, url: str) -> None:
     """The row of a version promises its files; exactly one version serves; whatever else lies about is hidden and swept later."""
     found = known(url)
     for version in found[1:]:
-        read_addition(version, folder / "models")
+        read_version_weights(version, folder / "models")
     assert sum(version.state is VersionState.SERVING for version in found) == 1
     lying = {path.name for path in (folder / "models").iterdir()} - {"versions", "auto"}
     assert all(name.startswith(".") and name.endswith(".part") for name in lying)
@@ -106,7 +106,7 @@ def test_a_version_is_whole_or_not_there_wherever_learning_dies(promoting: Path,
         assert states(url) == [RETIRED, SERVING]
         assert audited(url, "learn") == 1
         with opened(url) as catalog, catalog.read() as tx:
-            counts = {state: n for (kind, state), n in tx.jobs.counts().items() if kind is JobKind.LEARN}
+            counts = {state: n for (kind, state), n in tx.jobs.count_by_state().items() if kind is JobKind.LEARN}
         assert counts == {JobState.DONE: 1}
         assert query.run(url, "SELECT result, version FROM v_learning")[1] == [("promoted", 2)]
     assert seen == {(SERVING,), (RETIRED, SERVING)}

@@ -20,16 +20,16 @@ from pathlib import Path
 
 import structlog
 
-from adapters.ipc.shared_frame import Handed
+from adapters.ipc.shared_frame import SharedFrame
 from pipeline.domain import Image, StoredInstance
 from pipeline.errors import OutOfResources, PixelsUnreadable
-from pipeline.ports.images import Landing, Seen, Sight, Windowed, copied, whole
+from pipeline.ports.images import DecoderTransform, DeviceTransfer, ModelInput, WindowedPixelData, copy_to_host, read_whole_image
 
 START_SECONDS = 60.0
 """For a process to import what it needs, on a machine that is busy."""
-TRIES = 2
+MAX_ATTEMPTS = 2
 """A decoder may be ended by what is not the film's fault, such as want of memory. One that hangs is not tried again."""
-AHEAD = 32
+READ_AHEAD_LIMIT = 32
 """Films that are decoded before anybody asks for them: 200 KB each, as an encoder sees them, or whole ones on a GPU."""
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # films are what is done side by side, not the rows of one
@@ -47,7 +47,7 @@ class _Decoder:
 
     process: subprocess.Popen[bytes]
     connection: Connection
-    memory: int
+    memory_fd: int
 
     @classmethod
     def start(cls, folder: Path) -> _Decoder:
@@ -64,44 +64,44 @@ class _Decoder:
         )
         theirs.close()
         decoder = cls(process, Connection(ours.detach()), memory)
-        if decoder.answer(START_SECONDS) is not None:
-            decoder.end()
+        if decoder.wait_for_answer(START_SECONDS) is not None:
+            decoder.kill()
             raise OutOfResources("a decoding process does not start", hint="is memory short? its own message is in the log")
         return decoder
 
-    def answer(self, seconds: float) -> object:
+    def wait_for_answer(self, seconds: float) -> object:
         """Return the next answer, or a _Gone where none comes."""
         try:
             if self.connection.poll(seconds):
                 return self.connection.recv()
         except (EOFError, OSError):
-            return _Gone(_how(self.process.wait()))
-        return _Gone(f"gave no answer in {seconds:.0f} s", hung=True)
+            return _DecoderLoss(_describe_exit(self.process.wait()))
+        return _DecoderLoss(f"gave no answer in {seconds:.0f} s", timed_out=True)
 
-    def end(self) -> None:
+    def kill(self) -> None:
         """Kill it, whatever it does, and give everything back."""
         self.process.kill()
         self.process.wait()
         self.connection.close()
-        os.close(self.memory)
+        os.close(self.memory_fd)
 
 
 @dataclass(frozen=True, slots=True)
-class _Gone:
-    how: str
-    hung: bool = False
+class _DecoderLoss:
+    reason: str
+    timed_out: bool = False
 
 
-def _how(status: int) -> str:
+def _describe_exit(status: int) -> str:
     return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 
 class DecodePool:
     """ports.ImageReader in other processes, which are started when the first film is asked for."""
 
-    def __init__(self, folder: Path, *, processes: int, seconds: float, ahead: int = AHEAD) -> None:
+    def __init__(self, folder: Path, *, processes: int, timeout_seconds: float, read_ahead_limit: int = READ_AHEAD_LIMIT) -> None:
         """`folder`: of the image store. `seconds`: a film that takes longer cannot be read."""
-        self._folder, self._seconds, self._ahead = folder, seconds, ahead
+        self._folder, self._seconds, self._ahead = folder, timeout_seconds, read_ahead_limit
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="decode")
         self._processes = processes
         self._own = threading.local()
@@ -114,7 +114,7 @@ class DecodePool:
 
         def come_up() -> None:
             try:
-                self._decoder()
+                self._get_decoder()
             finally:
                 gathered.wait(2 * START_SECONDS)  # or one thread would take every turn
 
@@ -122,20 +122,20 @@ class DecodePool:
             self._threads.submit(come_up)
 
     def read(self, instance: StoredInstance) -> Image:
-        image: Image = self._threads.submit(self._read, instance, whole, copied).result()
+        image: Image = self._threads.submit(self._decode_instance, instance, read_whole_image, copy_to_host).result()
         return image
 
     def read_ahead(
-        self, instances: Sequence[StoredInstance], sight: Sight, land: Landing = copied
-    ) -> Iterator[Seen | PixelsUnreadable]:
-        left, begun = iter(instances), deque[Future[Seen]]()
+        self, instances: Sequence[StoredInstance], transform: DecoderTransform, to_device: DeviceTransfer = copy_to_host
+    ) -> Iterator[ModelInput | PixelsUnreadable]:
+        left, begun = iter(instances), deque[Future[ModelInput]]()
         try:
             while True:
                 while len(begun) < self._ahead and (instance := next(left, None)) is not None:
-                    begun.append(self._threads.submit(self._read, instance, sight, land))
+                    begun.append(self._threads.submit(self._decode_instance, instance, transform, to_device))
                 if not begun:
                     return
-                yield _result(begun.popleft())
+                yield _await_result(begun.popleft())
         finally:
             for future in begun:  # whoever asked has had enough
                 future.cancel()
@@ -147,10 +147,10 @@ class DecodePool:
                 decoder.process.kill()
         self._threads.shutdown(wait=True, cancel_futures=True)
         for decoder in self._decoders:
-            decoder.end()
+            decoder.kill()
         self._decoders.clear()
 
-    def _decoder(self) -> _Decoder:
+    def _get_decoder(self) -> _Decoder:
         """Return this thread's process."""
         found: _Decoder | None = getattr(self._own, "decoder", None)
         if found is None:
@@ -159,45 +159,45 @@ class DecodePool:
                 self._decoders.append(found)
         return found
 
-    def _read(self, instance: StoredInstance, sight: Sight, land: Landing) -> Seen:
-        tries, how = TRIES, ""
+    def _decode_instance(self, instance: StoredInstance, sight: DecoderTransform, land: DeviceTransfer) -> ModelInput:
+        tries, how = MAX_ATTEMPTS, ""
         while tries:
-            decoder = self._decoder()
-            answer = self._asked(decoder, instance, sight)
-            if not isinstance(answer, _Gone):
-                return land(_seen(decoder, answer))
-            self._replace(decoder)
-            tries, how = (0 if answer.hung else tries - 1), answer.how
+            decoder = self._get_decoder()
+            answer = self._request_decoding(decoder, instance, sight)
+            if not isinstance(answer, _DecoderLoss):
+                return land(_read_answer(decoder, answer))
+            self._discard_decoder(decoder)
+            tries, how = (0 if answer.timed_out else tries - 1), answer.reason
             log.error("decoder lost", instance=instance.header.sop_instance_uid, how=how)
         raise PixelsUnreadable(
             f"instance {instance.header.sop_instance_uid}: the process that decoded it {how}",
             hint="most often a damaged film that a codec does not survive: let the sender send it again, or uncompressed",
         )
 
-    def _asked(self, decoder: _Decoder, instance: StoredInstance, sight: Sight) -> object:
+    def _request_decoding(self, decoder: _Decoder, instance: StoredInstance, sight: DecoderTransform) -> object:
         try:
             decoder.connection.send((instance, sight))
         except OSError:  # it ended between two films
-            return _Gone(_how(decoder.process.wait()))
-        return decoder.answer(self._seconds)
+            return _DecoderLoss(_describe_exit(decoder.process.wait()))
+        return decoder.wait_for_answer(self._seconds)
 
-    def _replace(self, decoder: _Decoder) -> None:
+    def _discard_decoder(self, decoder: _Decoder) -> None:
         """The next film of this thread starts another process."""
         self._own.decoder = None
         with self._lock:
             self._decoders.remove(decoder)
-        decoder.end()
+        decoder.kill()
 
 
-def _seen(decoder: _Decoder, answer: object) -> Image | Windowed:
+def _read_answer(decoder: _Decoder, answer: object) -> Image | WindowedPixelData:
     """Return what lies in its memory, or raise why there is nothing."""
-    if isinstance(answer, Handed):
-        return answer.seen(decoder.memory)
+    if isinstance(answer, SharedFrame):
+        return answer.read(decoder.memory_fd)
     assert isinstance(answer, tuple)
     raise PixelsUnreadable(answer[0], hint=answer[1])
 
 
-def _result(future: Future[Seen]) -> Seen | PixelsUnreadable:
+def _await_result(future: Future[ModelInput]) -> ModelInput | PixelsUnreadable:
     try:
         return future.result()
     except PixelsUnreadable as error:

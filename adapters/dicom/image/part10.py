@@ -27,7 +27,7 @@ from pydicom.uid import (
 )
 
 from pipeline.domain import Header
-from pipeline.errors import DoesNotMatch, NotUnderstood
+from pipeline.errors import DataSetMismatch, DataSetUnreadable
 
 pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE  # what a hospital sends is kept as it is
 
@@ -48,7 +48,7 @@ LARGEST_VALUE = 1 << 20
 LARGEST_HEADER = 1 << 26
 """So much is read of what stands before the pixel data, what is passed over apart; a sender must not fill the memory."""
 
-IDENTIFYING = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID")
+IDENTIFYING_KEYWORDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID")
 """What is there in whatever is a composite instance at all; bytes without any of it only happened to parse."""
 TEXT_LIMITS = {
     "patient_id": 128,
@@ -70,20 +70,20 @@ TEXT_LIMITS = {
     "conversion_type": 16,
 }
 """Field -> characters kept. Longer than the standard's own limits, for senders that break them."""
-NUMBERS = ("series_number", "instance_number", "rows", "columns", "number_of_frames", "samples_per_pixel")
+NUMBER_FIELDS = ("series_number", "instance_number", "rows", "columns", "number_of_frames", "samples_per_pixel")
 LARGEST_NUMBER = 2**31 - 1  # VR IS, PS3.5 6.2
 
 
 @cache
-def _keyword(name: str) -> str:
+def _derive_keyword(name: str) -> str:
     """patient_id -> PatientID."""
     return "".join({"id": "ID", "of": "Of"}.get(part, part.capitalize()) for part in name.split("_"))
 
 
-KEPT_TAGS = {
+HEADER_TAGS = {
     Tag(keyword)
     for keyword in (
-        *map(_keyword, (*TEXT_LIMITS, *NUMBERS)),
+        *map(_derive_keyword, (*TEXT_LIMITS, *NUMBER_FIELDS)),
         *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
         *("StudyDate", "ImageType", "ViewCodeSequence", "AnatomicRegionSequence"),
     )
@@ -94,40 +94,40 @@ KEPT_TAGS = {
 def read_header(encoded: bytes | BinaryIO, transfer_syntax_uid: str) -> Header:
     """Read what the catalog keeps from an encoded data set (no file meta), or from a stream that stands at the start of one.
 
-    NotUnderstood where it cannot be parsed; DoesNotMatch where it lacks the UIDs that every instance has.
+    DataSetUnreadable where it cannot be parsed; DataSetMismatch where it lacks the UIDs that every instance has.
     """
     stream = BytesIO(encoded) if isinstance(encoded, bytes) else encoded
-    return _header(*_read(stream, transfer_syntax_uid), transfer_syntax_uid)
+    return _build_header(*_read_to_pixel_data(stream, transfer_syntax_uid), transfer_syntax_uid)
 
 
-def read_early(beginning: bytes, transfer_syntax_uid: str) -> Header | None:
+def read_header_from_prefix(prefix: bytes, transfer_syntax_uid: str) -> Header | None:
     """Read the same from the beginning of a data set, where that reaches as far as the pixel data; else None.
 
-    DoesNotMatch as above.
+    DataSetMismatch as above.
     """
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
         return None
     try:
-        dataset, has_pixels = _read(BytesIO(beginning), transfer_syntax_uid)
-    except NotUnderstood:  # it may be the cut
+        dataset, has_pixels = _read_to_pixel_data(BytesIO(prefix), transfer_syntax_uid)
+    except DataSetUnreadable:  # it may be the cut
         return None
-    return None if has_pixels is None else _header(dataset, has_pixels, transfer_syntax_uid)
+    return None if has_pixels is None else _build_header(dataset, has_pixels, transfer_syntax_uid)
 
 
-def _header(dataset: Dataset, has_pixels: bool | None, transfer_syntax_uid: str) -> Header:
-    values: dict[str, Any] = {name: _text(dataset, _keyword(name), limit) for name, limit in TEXT_LIMITS.items()}
-    values |= {name: _number(dataset, _keyword(name)) for name in NUMBERS}
+def _build_header(dataset: Dataset, has_pixels: bool | None, transfer_syntax_uid: str) -> Header:
+    values: dict[str, Any] = {name: _get_text(dataset, _derive_keyword(name), limit) for name, limit in TEXT_LIMITS.items()}
+    values |= {name: _get_number(dataset, _derive_keyword(name)) for name in NUMBER_FIELDS}
     return Header(
-        sop_instance_uid=_uid(dataset, "SOPInstanceUID"),
-        sop_class_uid=_uid(dataset, "SOPClassUID"),
-        series_instance_uid=_uid(dataset, "SeriesInstanceUID"),
-        study_instance_uid=_uid(dataset, "StudyInstanceUID"),
+        sop_instance_uid=_require_uid(dataset, "SOPInstanceUID"),
+        sop_class_uid=_require_uid(dataset, "SOPClassUID"),
+        series_instance_uid=_require_uid(dataset, "SeriesInstanceUID"),
+        study_instance_uid=_require_uid(dataset, "StudyInstanceUID"),
         transfer_syntax_uid=str(transfer_syntax_uid),
-        study_date=re.sub(r"\D", "", _text(dataset, "StudyDate", 16))[:8],
-        view_code=_coded(dataset, "ViewCodeSequence", "CodeValue", 16),
-        view_code_meaning=_coded(dataset, "ViewCodeSequence", "CodeMeaning", 64),
-        anatomic_region_meaning=_coded(dataset, "AnatomicRegionSequence", "CodeMeaning", 64),
-        image_type=tuple(part[:16] for part in _text(dataset, "ImageType", 256).split("\\") if part),
+        study_date=re.sub(r"\D", "", _get_text(dataset, "StudyDate", 16))[:8],
+        view_code=_get_code_text(dataset, "ViewCodeSequence", "CodeValue", 16),
+        view_code_meaning=_get_code_text(dataset, "ViewCodeSequence", "CodeMeaning", 64),
+        anatomic_region_meaning=_get_code_text(dataset, "AnatomicRegionSequence", "CodeMeaning", 64),
+        image_type=tuple(part[:16] for part in _get_text(dataset, "ImageType", 256).split("\\") if part),
         has_pixels=bool(has_pixels),
         **values,
     )
@@ -140,7 +140,7 @@ def file_bytes(encoded: bytes, *, sop_class_uid: str, sop_instance_uid: str, tra
 
 def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
     """Return what stands before the data set in a DICOM file of ours: preamble and file meta information."""
-    before, after = _around_instance(sop_class_uid, transfer_syntax_uid)
+    before, after = _encode_file_meta(sop_class_uid, transfer_syntax_uid)
     uid = UID(sop_instance_uid).encode("ascii")
     uid += b"\0" * (len(uid) % 2)
     element = INSTANCE_TAG + struct.pack("<H", len(uid)) + uid
@@ -149,7 +149,7 @@ def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: st
 
 
 @lru_cache(maxsize=64)
-def _around_instance(sop_class_uid: str, transfer_syntax_uid: str) -> tuple[bytes, bytes]:
+def _encode_file_meta(sop_class_uid: str, transfer_syntax_uid: str) -> tuple[bytes, bytes]:
     """Return the file meta information after its group length, before and after its SOP Instance UID: the same for many files."""
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
@@ -167,31 +167,31 @@ def _around_instance(sop_class_uid: str, transfer_syntax_uid: str) -> tuple[byte
 def split_file(content: bytes) -> tuple[bytes, str]:
     """Return encoded data set and Transfer Syntax UID of a DICOM file, also of one without preamble or file meta.
 
-    NotUnderstood where the content is no DICOM.
+    DataSetUnreadable where the content is no DICOM.
     """
     stream = BytesIO(content)
     stream.seek(len(PREAMBLE) if content[128:132] == b"DICM" else 0)
     try:
         meta = _read_file_meta_info(stream)
     except Exception as error:  # pydicom raises whatever the bytes make it stumble over
-        raise NotUnderstood(f"file meta information cannot be read: {type(error).__name__}", hint=_NO_DICOM) from error
+        raise DataSetUnreadable(f"file meta information cannot be read: {type(error).__name__}", hint=_NOT_DICOM_HINT) from error
     encoded = content[stream.tell() :]
     if not encoded:
-        raise NotUnderstood("the file holds no data set", hint=_NO_DICOM)
-    return encoded, str(meta.get("TransferSyntaxUID") or _guessed_syntax(encoded))
+        raise DataSetUnreadable("the file holds no data set", hint=_NOT_DICOM_HINT)
+    return encoded, str(meta.get("TransferSyntaxUID") or _guess_transfer_syntax(encoded))
 
 
-_NO_DICOM = "is it a DICOM file, and complete? dcmdump FILE tells"
+_NOT_DICOM_HINT = "is it a DICOM file, and complete? dcmdump FILE tells"
 
 
-def _guessed_syntax(encoded: bytes) -> str:
+def _guess_transfer_syntax(encoded: bytes) -> str:
     """Explicit VR shows two capital letters after the first tag (PS3.5 7.1.2)."""
     if not re.fullmatch(rb"[A-Z]{2}", encoded[4:6]):
         return str(ImplicitVRLittleEndian)
     return str(ExplicitVRBigEndian if encoded[0] == 0 and encoded[1] != 0 else ExplicitVRLittleEndian)
 
 
-def _read(stream: BinaryIO, transfer_syntax_uid: str) -> tuple[Dataset, bool | None]:
+def _read_to_pixel_data(stream: BinaryIO, transfer_syntax_uid: str) -> tuple[Dataset, bool | None]:
     """Parse up to the pixel data; tell whether there is any, None where the stream ended before."""
     found: list[bool] = []
 
@@ -204,28 +204,28 @@ def _read(stream: BinaryIO, transfer_syntax_uid: str) -> tuple[Dataset, bool | N
     try:
         if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
             stream = BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(LARGEST_INFLATED), LARGEST_INFLATED))
-        dataset = _parse(stream, transfer_syntax_uid, at_pixels)
+        dataset = _parse_data_set(stream, transfer_syntax_uid, at_pixels)
     except Exception as error:  # as above: any exception means that it cannot be parsed
-        raise NotUnderstood(f"the data set cannot be parsed: {type(error).__name__}", hint=_NO_DICOM) from error
-    if not any(keyword in dataset for keyword in IDENTIFYING):
-        raise NotUnderstood("the data set has no SOP class, no UID and no patient: it is none", hint=_NO_DICOM)
+        raise DataSetUnreadable(f"the data set cannot be parsed: {type(error).__name__}", hint=_NOT_DICOM_HINT) from error
+    if not any(keyword in dataset for keyword in IDENTIFYING_KEYWORDS):
+        raise DataSetUnreadable("the data set has no SOP class, no UID and no patient: it is none", hint=_NOT_DICOM_HINT)
     return dataset, found[0] if found else None
 
 
-def _parse(stream: BinaryIO, transfer_syntax_uid: str, stop: Callable[[BaseTag, str | None, int], bool]) -> Dataset:
+def _parse_data_set(stream: BinaryIO, transfer_syntax_uid: str, stop: Callable[[BaseTag, str | None, int], bool]) -> Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a library's doubts about a value quote the value
         return read_dataset(
-            cast(BinaryIO, _Frugal(stream)),
+            cast(BinaryIO, _BoundedStream(stream)),
             is_implicit_VR=transfer_syntax_uid == ImplicitVRLittleEndian,
             is_little_endian=transfer_syntax_uid != ExplicitVRBigEndian,
             stop_when=stop,
             defer_size=LARGEST_VALUE,
-            specific_tags=list(KEPT_TAGS),
+            specific_tags=list(HEADER_TAGS),
         )
 
 
-class _Frugal:
+class _BoundedStream:
     """A stream of which no more than LARGEST_HEADER is read."""
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -241,45 +241,45 @@ class _Frugal:
 
 
 @cache
-def _tag(keyword: str) -> BaseTag:
+def _lookup_tag(keyword: str) -> BaseTag:
     return Tag(keyword)
 
 
-def _value(dataset: Dataset, keyword: str) -> Any:
+def _get_value(dataset: Dataset, keyword: str) -> Any:
     """Return the value or None. By tag: by keyword pydicom takes twice as long, and each film has thirty of them."""
-    element = dataset.get(_tag(keyword))
+    element = dataset.get(_lookup_tag(keyword))
     return None if element is None else element.value
 
 
-def _text(dataset: Dataset, keyword: str, limit: int) -> str:
+def _get_text(dataset: Dataset, keyword: str, limit: int) -> str:
     try:
-        value = _value(dataset, keyword)
+        value = _get_value(dataset, keyword)
         joined = "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value or "")
     except Exception:  # an element that cannot be decoded is as good as absent
         return ""
     return joined.replace("\0", "").strip()[:limit].encode("utf-8", "replace").decode("utf-8")
 
 
-def _number(dataset: Dataset, keyword: str) -> int | None:
+def _get_number(dataset: Dataset, keyword: str) -> int | None:
     try:
-        number = int(str(_value(dataset, keyword)).split("\\")[0])
+        number = int(str(_get_value(dataset, keyword)).split("\\")[0])
     except Exception:  # as above
         return None
     return number if 0 <= number <= LARGEST_NUMBER else None
 
 
-def _coded(dataset: Dataset, sequence: str, keyword: str, limit: int) -> str:
+def _get_code_text(dataset: Dataset, sequence: str, keyword: str, limit: int) -> str:
     try:
-        items = _value(dataset, sequence)
-        return _text(items[0], keyword, limit) if items else ""
+        items = _get_value(dataset, sequence)
+        return _get_text(items[0], keyword, limit) if items else ""
     except Exception:  # as above
         return ""
 
 
-def _uid(dataset: Dataset, keyword: str) -> str:
-    uid = _text(dataset, keyword, 128)
+def _require_uid(dataset: Dataset, keyword: str) -> str:
+    uid = _get_text(dataset, keyword, 128)
     if not UID_PATTERN.fullmatch(uid):
-        raise DoesNotMatch(
+        raise DataSetMismatch(
             f"{keyword} is {'missing' if not uid else 'not a UID'}", hint="the sender must give every instance its UIDs (PS3.5 9.1)"
         )
     return uid

@@ -21,36 +21,36 @@ LARGEST_SIDE, LARGEST_PIXELS = 30_000, 200_000_000
 PLUGINS = ("pyjpegls", "pylibjpeg", "gdcm", "pillow", "pydicom")
 """In this order, whatever pydicom's own is: the same film gives the same pixels on every host. pylibjpeg-openjpeg reads JPEG 2000
 and HTJ2K, gdcm JPEG lossless and baseline, pydicom itself RLE."""
-LEFT_IN_PLACE = 1 << 16
+DEFER_BYTES = 1 << 16
 """Longer values are not copied out of the file: pixels that are not compressed are read where they lie."""
 PIXEL_DATA = 0x7FE00010
 
-Values = npt.NDArray[Any]
+StoredValues = npt.NDArray[Any]
 
 
-def read(content: bytes) -> tuple[Dataset, Values]:
+def read(content: bytes) -> tuple[Dataset, StoredValues]:
     """Return the data set of a DICOM file and its stored values: [H, W], or [H, W, 3] for colour. PixelsUnreadable."""
-    dataset = dcmread(BytesIO(content), defer_size=LEFT_IN_PLACE)
+    dataset = dcmread(BytesIO(content), defer_size=DEFER_BYTES)
     found = dataset.get_item(PIXEL_DATA, keep_deferred=True)
     if not isinstance(found, RawDataElement) or found.value is not None:
-        return dataset, of(dataset)
+        return dataset, decode(dataset)
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_compressed or syntax.is_deflated:  # of a deflated data set the places are not those of the file
         whole = dcmread(BytesIO(content))
-        return whole, of(whole)
-    _refuse_absurd(dataset)
-    return dataset, _native(dataset, memoryview(content)[found.value_tell : found.value_tell + found.length])
+        return whole, decode(whole)
+    _check_pixel_attributes(dataset)
+    return dataset, _read_native_pixels(dataset, memoryview(content)[found.value_tell : found.value_tell + found.length])
 
 
-def of(dataset: Dataset) -> Values:
+def decode(dataset: Dataset) -> StoredValues:
     """Return the stored values of a data set with file meta, as `read` does. PixelsUnreadable."""
-    _refuse_absurd(dataset)
+    _check_pixel_attributes(dataset)
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        return _decoded(dataset)
-    return _native(dataset, dataset.PixelData)
+        return _decompress_pixels(dataset)
+    return _read_native_pixels(dataset, dataset.PixelData)
 
 
-def _refuse_absurd(dataset: Dataset) -> None:
+def _check_pixel_attributes(dataset: Dataset) -> None:
     rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     if "PixelData" not in dataset:
         raise PixelsUnreadable("no pixel data", hint="the sender must send the image itself")
@@ -60,7 +60,7 @@ def _refuse_absurd(dataset: Dataset) -> None:
         raise PixelsUnreadable(f"{dataset.NumberOfFrames} frames where one is expected", hint="send single-frame radiographs")
 
 
-def _decoded(dataset: Dataset) -> Values:
+def _decompress_pixels(dataset: Dataset) -> StoredValues:
     """Decompress, with the first of our plug-ins that can."""
     syntax = dataset.file_meta.TransferSyntaxUID
     decoder = get_decoder(syntax)
@@ -72,18 +72,18 @@ def _decoded(dataset: Dataset) -> Values:
             return np.asarray(decoder.as_array(dataset, raw=False, decoding_plugin=plugin)[0])
         except Exception as error:  # the next plug-in may know this dialect
             failure = failure or error
-    raise PixelsUnreadable(f"{syntax.name} cannot be decoded ({type(failure).__name__})", hint=_codec_hint(syntax)) from failure
+    raise PixelsUnreadable(f"{syntax.name} cannot be decoded ({type(failure).__name__})", hint=_suggest_codec(syntax)) from failure
 
 
-def _native(dataset: Dataset, content: bytes | memoryview) -> Values:
+def _read_native_pixels(dataset: Dataset, content: bytes | memoryview) -> StoredValues:
     """Read pixel data that is not compressed: a view on it, where nothing in it is to be changed."""
     wanted = int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel or 1) * int(dataset.BitsAllocated) // 8
     if len(content) < wanted:
-        raise PixelsUnreadable(f"pixel data has {len(content)} of {wanted} bytes: it is truncated", hint=_SEND_AGAIN)
+        raise PixelsUnreadable(f"pixel data has {len(content)} of {wanted} bytes: it is truncated", hint=_SEND_AGAIN_HINT)
     signed = bool(int(dataset.get("PixelRepresentation") or 0))
     decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
     options = as_pixel_options(dataset, pixel_keyword="PixelData", view_only=True, correct_unused_bits=signed)
-    pixels: Values = np.asarray(decoder.as_array(content, raw=False, **options)[0])
+    pixels: StoredValues = np.asarray(decoder.as_array(content, raw=False, **options)[0])
     stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
     largest = 2**stored - 1
     if stored < allocated and not signed and pixels.max() > largest:
@@ -91,10 +91,10 @@ def _native(dataset: Dataset, content: bytes | memoryview) -> Values:
     return pixels
 
 
-_SEND_AGAIN = "send the instance again under a new SOP Instance UID, or repair the sender's copy"
+_SEND_AGAIN_HINT = "send the instance again under a new SOP Instance UID, or repair the sender's copy"
 
 
-def _codec_hint(syntax: str) -> str:
+def _suggest_codec(syntax: str) -> str:
     if syntax == JPEGExtended12Bit:
         return "12-bit lossy JPEG needs the GPL codec: pip install radclipd[gpl-codecs]"
     return "is the file whole? otherwise let the archive send it uncompressed or as " + JPEGLosslessSV1.name

@@ -28,7 +28,7 @@ OUT_OF_RESOURCES = range(0xA700, 0xA800)
 DUPLICATE_SOP_INSTANCE = 0x0111
 PENDING = (0xFF00, 0xFF01)
 PROCESSING_FAILURE, NOT_AUTHORIZED = 0x0110, 0x0124
-PASSING = {PROCESSING_FAILURE, NOT_AUTHORIZED}
+TEMPORARY_FAILURES = {PROCESSING_FAILURE, NOT_AUTHORIZED}
 
 _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom would log whole requests
 logging.getLogger("pynetdicom.transport").setLevel(logging.CRITICAL)  # "connection refused": our own error says it, with the remedy
@@ -59,26 +59,29 @@ class DicomArchive:
     def store(self, content: bytes) -> str:
         dataset = dcmread(BytesIO(content))
         syntaxes = [str(dataset.file_meta.TransferSyntaxUID), str(ImplicitVRLittleEndian)]
-        with self._association([build_context(dataset.SOPClassUID, list(dict.fromkeys(syntaxes)))]) as association:
+        with self._open_association([build_context(dataset.SOPClassUID, list(dict.fromkeys(syntaxes)))]) as association:
             try:
                 answer = association.send_c_store(dataset)
             except ValueError as error:
                 raise RefusedByArchive(
-                    f"{self._where()} accepts no {dataset.SOPClassUID.name}", hint="choose another report.sop_class it knows"
+                    f"{self._describe_archive()} accepts no {dataset.SOPClassUID.name}",
+                    hint="choose another report.sop_class it knows",
                 ) from error
-        return self._verdict(answer)
+        return self._check_store_status(answer)
 
-    def _verdict(self, answer: Dataset) -> str:
+    def _check_store_status(self, answer: Dataset) -> str:
         """Translate a C-STORE-RSP status."""
         if "Status" not in answer:
-            raise ArchiveUnreachable(f"{self._where()} gave no answer to C-STORE", hint=self._hint())
+            raise ArchiveUnreachable(f"{self._describe_archive()} gave no answer to C-STORE", hint=self._suggest_remedy())
         status = int(answer.Status)
         words = f"0x{status:04X}"
         if status in (SUCCESS, DUPLICATE_SOP_INSTANCE) or status in WARNINGS:
             return words
-        if status in OUT_OF_RESOURCES or status in PASSING:
-            raise ArchiveBusy(f"{self._where()} cannot store now: {words}", hint="is its disk full? see the archive's own log")
-        raise RefusedByArchive(f"{self._where()} refuses the report: {words}", hint="see the archive's own log")
+        if status in OUT_OF_RESOURCES or status in TEMPORARY_FAILURES:
+            raise ArchiveBusy(
+                f"{self._describe_archive()} cannot store now: {words}", hint="is its disk full? see the archive's own log"
+            )
+        raise RefusedByArchive(f"{self._describe_archive()} refuses the report: {words}", hint="see the archive's own log")
 
     def count_instances(self, study_instance_uid: str) -> int | None:
         query = Dataset()
@@ -86,7 +89,7 @@ class DicomArchive:
         query.StudyInstanceUID = study_instance_uid
         query.NumberOfStudyRelatedInstances = None
         try:
-            with self._association([build_context(STUDY_ROOT_FIND)]) as association:
+            with self._open_association([build_context(STUDY_ROOT_FIND)]) as association:
                 found = [
                     identifier
                     for status, identifier in association.send_c_find(query, STUDY_ROOT_FIND)
@@ -99,43 +102,46 @@ class DicomArchive:
         return int(counts[0]) if len(counts) == 1 and counts[0] is not None else None
 
     def echo(self) -> None:
-        with self._association([build_context(VERIFICATION)]) as association:
+        with self._open_association([build_context(VERIFICATION)]) as association:
             try:
                 answer = association.send_c_echo()
             except ValueError as error:
-                raise ArchiveUnreachable(f"{self._where()} does not accept C-ECHO", hint=self._hint()) from error
+                raise ArchiveUnreachable(
+                    f"{self._describe_archive()} does not accept C-ECHO", hint=self._suggest_remedy()
+                ) from error
         if int(answer.get("Status", 0xFFFF)) != SUCCESS:
-            raise ArchiveUnreachable(f"{self._where()} did not answer C-ECHO with Success", hint=self._hint())
+            raise ArchiveUnreachable(f"{self._describe_archive()} did not answer C-ECHO with Success", hint=self._suggest_remedy())
 
     @contextmanager
-    def _association(self, contexts: list[PresentationContext], **more: Any) -> Iterator[Association]:
+    def _open_association(self, contexts: list[PresentationContext], **options: Any) -> Iterator[Association]:
         """Open and, in the end, release an association; `more` as AE.associate takes it. ArchiveUnreachable, RefusedByArchive."""
         settings = self._settings
         ae = AE(settings.calling_ae_title)
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = settings.timeout_seconds
-        association = ae.associate(settings.host, settings.port, contexts=contexts, ae_title=settings.ae_title, **more)
+        association = ae.associate(settings.host, settings.port, contexts=contexts, ae_title=settings.ae_title, **options)
         if not association.is_established:
-            raise self._not_established(association)
+            raise self._build_association_error(association)
         try:
             yield association
         finally:
             if association.is_established:
                 association.release()
 
-    def _not_established(self, association: Association) -> RadclipdError:
+    def _build_association_error(self, association: Association) -> RadclipdError:
         if association.is_rejected:
             return ArchiveUnreachable(
-                f"{self._where()} rejects the association of {self._settings.calling_ae_title}",
+                f"{self._describe_archive()} rejects the association of {self._settings.calling_ae_title}",
                 hint="is our AE title known there, and archive.ae_title the one it has?",
             )
         if association.acceptor.primitive is not None:
             return RefusedByArchive(
-                f"{self._where()} accepts none of the offered presentation contexts", hint="choose another report.sop_class"
+                f"{self._describe_archive()} accepts none of the offered presentation contexts",
+                hint="choose another report.sop_class",
             )
-        return ArchiveUnreachable(f"{self._where()} cannot be reached", hint=self._hint())
+        return ArchiveUnreachable(f"{self._describe_archive()} cannot be reached", hint=self._suggest_remedy())
 
-    def _where(self) -> str:
+    def _describe_archive(self) -> str:
         return f"archive {self._settings.ae_title} at {self._settings.host}:{self._settings.port}"
 
-    def _hint(self) -> str:
+    def _suggest_remedy(self) -> str:
         return "is it running, and archive.host and archive.port right?"

@@ -20,15 +20,22 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
-from adapters.dicom.network.association_limit import OwnPlaces, Places, Waiting
-from adapters.dicom.network.received_dataset import Intake
+from adapters.dicom.network.association_limit import AssociationLimit, AssociationSlots, ProcessSlots
+from adapters.dicom.network.received_dataset import ReceivedDataset
 from adapters.dicom.network.server import DrainableServer
 from adapters.dicom.network.storage_classes import supported_contexts
 from adapters.dicom.network.store_response import SUCCESS
-from adapters.dicom.network.upper_layer import WireHandler
+from adapters.dicom.network.upper_layer import StreamingRequestHandler
 from pipeline.domain import AuditEvent, Header, Receipt, Sender
-from pipeline.errors import DifferentInstance, DoesNotMatch, NotUnderstood, OutOfResources, RadclipdError, places
-from pipeline.ports.outside import Arriving
+from pipeline.errors import (
+    DataSetMismatch,
+    DataSetUnreadable,
+    DifferentInstance,
+    OutOfResources,
+    RadclipdError,
+    traceback_locations,
+)
+from pipeline.ports.services import IncomingFile
 
 # C-STORE status codes, PS3.4 table B.2-1 and PS3.7 annex C
 OUT_OF_RESOURCES = 0xA700
@@ -37,10 +44,10 @@ CANNOT_UNDERSTAND = 0xC000
 DIFFERENT_INSTANCE = 0xC001
 UNEXPECTED = 0xC002
 NOT_AUTHORIZED = 0x0124
-STATUS_OF: dict[type[RadclipdError], int] = {
+STATUS_BY_ERROR: dict[type[RadclipdError], int] = {
     OutOfResources: OUT_OF_RESOURCES,
-    DoesNotMatch: DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
-    NotUnderstood: CANNOT_UNDERSTAND,
+    DataSetMismatch: DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
+    DataSetUnreadable: CANNOT_UNDERSTAND,
     DifferentInstance: DIFFERENT_INSTANCE,
 }
 COMMENT_LENGTH = 64  # ErrorComment is LO
@@ -80,21 +87,27 @@ class Listener:
         self,
         settings: ListenerSettings,
         *,
-        begin: Callable[[], Arriving],
-        receive: Callable[[Header, Arriving, Sender], Receipt],
-        released: Callable[[Sequence[str]], None],
+        begin_file: Callable[[], IncomingFile],
+        receive: Callable[[Header, IncomingFile, Sender], Receipt],
+        mark_released: Callable[[Sequence[str]], None],
         audit: Callable[[AuditEvent], None],
-        places: Places | None = None,
+        slots: AssociationSlots | None = None,
     ) -> None:
         """`begin` a file for each C-STORE, which `receive` keeps or raises. `places`: where other processes share the limit."""
-        self._settings, self._begin, self._receive, self._released, self._audit = settings, begin, receive, released, audit
-        self._places = Waiting(places or OwnPlaces(settings.maximum_associations))
+        self._settings, self._begin, self._receive, self._released, self._audit = (
+            settings,
+            begin_file,
+            receive,
+            mark_released,
+            audit,
+        )
+        self._places = AssociationLimit(slots or ProcessSlots(settings.maximum_associations))
         self._studies: WeakKeyDictionary[Association, set[str]] = WeakKeyDictionary()
-        self._shared = places is not None
+        self._shared = slots is not None
         self._servers: list[DrainableServer] = []
         self._drained = False
 
-    def start(self, *handed: socket.socket) -> None:
+    def start(self, *adopted: socket.socket) -> None:
         """Listen, on a thread for each socket that was handed over, or on one of our own. OSError where the port cannot be had."""
         settings = self._settings
         _config.UNRESTRICTED_STORAGE_SERVICE = settings.other_storage == "keep"  # private classes, too
@@ -105,10 +118,10 @@ class Listener:
         ae.network_timeout = settings.network_timeout_seconds
         ae.dimse_timeout = settings.network_timeout_seconds
         ae.supported_contexts = supported_contexts(other_storage=settings.other_storage)
-        for sock in handed or (None,):
-            self._serve(ae, sock)
+        for sock in adopted or (None,):
+            self._start_server(ae, sock)
 
-    def _serve(self, ae: AE, sock: socket.socket | None) -> None:
+    def _start_server(self, ae: AE, sock: socket.socket | None) -> None:
         handlers: list[Any] = [
             (evt.EVT_REQUESTED, self._on_requested),
             (evt.EVT_C_ECHO, lambda _event: SUCCESS),
@@ -121,10 +134,10 @@ class Listener:
             (self._settings.host, self._settings.port),
             evt_handlers=handlers,
             server_class=DrainableServer,
-            request_handler=WireHandler,
+            request_handler=StreamingRequestHandler,
             adopted=sock,
             shared=self._shared,
-            opened=self._opened,
+            opened=self._open_data_set,
         )
         self._servers.append(cast(DrainableServer, server))
         ae._servers.append(server)
@@ -146,42 +159,46 @@ class Listener:
         for server in self._servers:
             server.shutdown()
         end = time.monotonic() + deadline_seconds
-        while (left := self._open_associations()) and time.monotonic() < end:
+        while (left := self._list_open_associations()) and time.monotonic() < end:
             time.sleep(0.02)
         for association in left:
-            log.warning("association aborted at the drain deadline", calling=_sender(association).ae_title)
+            log.warning("association aborted at the drain deadline", calling=_identify_sender(association).ae_title)
             association.abort()
-        for association in self._associations():
+        for association in self._list_associations():
             association.dul.kill_dul()  # connections that never asked for an association
 
-    def _associations(self) -> list[Association]:
+    def _list_associations(self) -> list[Association]:
         return [association for server in self._servers for association in server.active_associations]
 
-    def _open_associations(self) -> list[Association]:
+    def _list_open_associations(self) -> list[Association]:
         """Return those that have been asked for; a connection that never said a word is none."""
-        return [association for association in self._associations() if association.requestor.primitive is not None]
+        return [association for association in self._list_associations() if association.requestor.primitive is not None]
 
     def _on_requested(self, event: evt.Event) -> None:
         """Check the allow-lists, then wait for a place."""
         association = event.assoc
-        sender = _sender(association)
-        if self._refused(association, sender) or self._is_own_probe(sender):
+        sender = _identify_sender(association)
+        if self._reject_unknown_titles(association, sender) or self._is_own_probe(sender):
             return
-        waited = self._places.take(association)
+        waited = self._places.acquire(association)
         if waited > 1:
             log.info("association waited for a place", calling=sender.ae_title, seconds=round(waited, 1))
 
-    def _refused(self, association: Association, sender: Sender) -> bool:
+    def _reject_unknown_titles(self, association: Association, sender: Sender) -> bool:
         called = tuple(self._settings.called_ae_titles) or (self._settings.ae_title,)
         if ANY not in called and sender.called_ae_title not in called:
-            self._reject(association, sender, CALLED_AE_TITLE_NOT_RECOGNIZED, "listener.called_ae_titles does not name it")
+            self._reject_association(
+                association, sender, CALLED_AE_TITLE_NOT_RECOGNIZED, "listener.called_ae_titles does not name it"
+            )
             return True
-        if not self._may_call(sender) and not self._is_own_probe(sender):
-            self._reject(association, sender, CALLING_AE_TITLE_NOT_RECOGNIZED, "listener.calling_ae_titles does not name it")
+        if not self._is_allowed_caller(sender) and not self._is_own_probe(sender):
+            self._reject_association(
+                association, sender, CALLING_AE_TITLE_NOT_RECOGNIZED, "listener.calling_ae_titles does not name it"
+            )
             return True
         return False
 
-    def _may_call(self, sender: Sender) -> bool:
+    def _is_allowed_caller(self, sender: Sender) -> bool:
         calling = self._settings.calling_ae_titles
         return ANY in calling or sender.ae_title in calling
 
@@ -189,16 +206,16 @@ class Listener:
         """The watchdog calls itself from this host; it must get through when all places are taken."""
         return sender.ae_title == self._settings.ae_title and sender.address in ("127.0.0.1", "::1", self._settings.host)
 
-    def _reject(self, association: Association, sender: Sender, reject: tuple[int, int, int], why: str) -> None:
+    def _reject_association(self, association: Association, sender: Sender, reject: tuple[int, int, int], why: str) -> None:
         association.acse.send_reject(*reject)
         association.kill()
         detail = f"calling {sender.ae_title!r}, called {sender.called_ae_title!r}: {why}"
         log.warning("association rejected", calling=sender.ae_title, called=sender.called_ae_title, why=why)
-        self._tell(AuditEvent("association", "refused", sender.ae_title, detail, sender.address))
+        self._write_audit_event(AuditEvent("association", "refused", sender.ae_title, detail, sender.address))
 
-    def _opened(self, association: Association, context: int, command: Dataset) -> Intake:
+    def _open_data_set(self, association: Association, context: int, command: Dataset) -> ReceivedDataset:
         """Say where the data set of a C-STORE goes, before its first byte has come."""
-        return Intake(
+        return ReceivedDataset(
             self._begin,
             sop_class_uid=str(command.get("AffectedSOPClassUID")),
             sop_instance_uid=str(command.get("AffectedSOPInstanceUID")),
@@ -207,33 +224,35 @@ class Listener:
 
     def _on_store(self, event: evt.Event) -> Dataset | int:
         """Answer one C-STORE request: PS3.4 B.2.3."""
-        sender = _sender(event.assoc)
+        sender = _identify_sender(event.assoc)
         request = cast(C_STORE, event.request)
         uid = str(request.AffectedSOPInstanceUID)
-        if not self._may_call(sender):
-            return self._refusal(uid, sender, NOT_AUTHORIZED, "the watchdog's place is for C-ECHO")
+        if not self._is_allowed_caller(sender):
+            return self._refuse_instance(uid, sender, NOT_AUTHORIZED, "the watchdog's place is for C-ECHO")
         try:
-            header, receipt = self._take(request.DataSet, sender)
+            header, receipt = self._receive_data_set(request.DataSet, sender)
         except RadclipdError as error:
-            return self._refusal(uid, sender, STATUS_OF.get(type(error), UNEXPECTED), str(error))
+            return self._refuse_instance(uid, sender, STATUS_BY_ERROR.get(type(error), UNEXPECTED), str(error))
         except Exception as error:  # whatever it was: the sender must not hear Success
-            log.error("receive failed", error=type(error).__name__, places=places(error))
-            return self._refusal(uid, sender, UNEXPECTED, f"unexpected {type(error).__name__}")
+            log.error("receive failed", error=type(error).__name__, places=traceback_locations(error))
+            return self._refuse_instance(uid, sender, UNEXPECTED, f"unexpected {type(error).__name__}")
         self._studies.setdefault(event.assoc, set()).add(header.study_instance_uid)
         log.debug("received", instance=uid, receipt=receipt.value, calling=sender.ae_title)
         return SUCCESS
 
-    def _take(self, data_set: BytesIO | None, sender: Sender) -> tuple[Header, Receipt]:
-        if not isinstance(data_set, Intake):
-            raise NotUnderstood("the request brings no data set", hint="the sender must send one")
+    def _receive_data_set(self, data_set: BytesIO | None, sender: Sender) -> tuple[Header, Receipt]:
+        if not isinstance(data_set, ReceivedDataset):
+            raise DataSetUnreadable("the request brings no data set", hint="the sender must send one")
         with data_set:
             header, arriving = data_set.finish()
             return header, self._receive(header, arriving, sender)
 
-    def _refusal(self, uid: str, sender: Sender, status: int, why: str) -> Dataset:
+    def _refuse_instance(self, uid: str, sender: Sender, status: int, why: str) -> Dataset:
         log.warning("instance refused", instance=uid[:64], status=f"0x{status:04X}", why=why, calling=sender.ae_title)
-        self._tell(AuditEvent("receive", "refused", uid[:64], f"0x{status:04X} {why}", f"{sender.ae_title} {sender.address}"))
-        return _response(status, why)
+        self._write_audit_event(
+            AuditEvent("receive", "refused", uid[:64], f"0x{status:04X} {why}", f"{sender.ae_title} {sender.address}")
+        )
+        return _build_response(status, why)
 
     def _on_released(self, event: evt.Event) -> None:
         studies = self._studies.pop(event.assoc, set())
@@ -247,14 +266,14 @@ class Listener:
     def _on_aborted(self, event: evt.Event) -> None:
         """What was stored before the abort stays; its study settles by the quiet time."""
         self._studies.pop(event.assoc, None)
-        sender = _sender(event.assoc)
+        sender = _identify_sender(event.assoc)
         log.warning("association aborted", calling=sender.ae_title)
-        self._tell(AuditEvent("association", "failed", sender.ae_title, "aborted", sender.address))
+        self._write_audit_event(AuditEvent("association", "failed", sender.ae_title, "aborted", sender.address))
 
     def _on_closed(self, event: evt.Event) -> None:
-        self._places.give(event.assoc)
+        self._places.release(event.assoc)
 
-    def _tell(self, event: AuditEvent) -> None:
+    def _write_audit_event(self, event: AuditEvent) -> None:
         """Audit; a catalog that is away must not keep the answer from the sender."""
         try:
             self._audit(event)
@@ -262,7 +281,7 @@ class Listener:
             log.error("audit not written", action=event.action, outcome=event.outcome, error=type(error).__name__)
 
 
-def _sender(association: Association) -> Sender:
+def _identify_sender(association: Association) -> Sender:
     requestor = association.requestor
     primitive = requestor.primitive
     calling = primitive.calling_ae_title if primitive is not None else requestor.ae_title
@@ -271,7 +290,7 @@ def _sender(association: Association) -> Sender:
     return Sender(str(calling or "").strip(), address, str(called or "").strip())
 
 
-def _response(status: int, comment: str) -> Dataset:
+def _build_response(status: int, comment: str) -> Dataset:
     """Return the status elements of a C-STORE-RSP (PS3.7 9.1.1.2); the comment is cut to VR LO."""
     response = Dataset()
     response.Status = status

@@ -15,11 +15,11 @@ Fragment = tuple[int, memoryview]
 """Presentation context, and message control header followed by bytes of the message. Valid until the socket is read again."""
 
 
-class Malformed(Exception):
+class MalformedPdu(Exception):
     """Bytes that are no PDU."""
 
 
-class Cutter:
+class PduReader:
     """Cuts a stream of PDUs in one buffer of fixed size. P-DATA-TF comes out in fragments as it comes in, everything else whole.
 
     Neighbouring fragments of one message are moved together, over the headers between them: one piece to hash and to write.
@@ -32,14 +32,14 @@ class Cutter:
         self._pdv_left = 0
         self._context, self._control = 0, 0
 
-    def room(self) -> memoryview:
+    def get_buffer(self) -> memoryview:
         """Return where to read into. Fragments returned before are void."""
         left = self._end - self._start
         self._view[1 : 1 + left] = self._view[self._start : self._end]
         self._start, self._end = 1, 1 + left
         return self._view[self._end :]
 
-    def filled(self, count: int) -> None:
+    def buffer_updated(self, count: int) -> None:
         """Note that so many bytes were read into the room."""
         self._end += count
 
@@ -50,45 +50,45 @@ class Cutter:
             return self._start < self._end
         if self._pdu_left:
             return self._end - self._start >= PDV_HEADER
-        return self._pdu() is not None
+        return self._peek_pdu_type() is not None
 
     @property
     def holds_data(self) -> bool:
         """Whether what stands at the start belongs to a P-DATA-TF. Malformed."""
-        return bool(self._pdv_left or self._pdu_left) or self._pdu() == P_DATA_TF
+        return bool(self._pdv_left or self._pdu_left) or self._peek_pdu_type() == P_DATA_TF
 
-    def _pdu(self) -> int | None:
+    def _peek_pdu_type(self) -> int | None:
         """Return the type of the PDU at the start, None where it has not come: of a P-DATA-TF, its header. Malformed."""
         if self._end - self._start < PDU_HEADER:
             return None
-        kind, length = self._view[self._start], self._number(self._start + 2)
+        kind, length = self._view[self._start], self._read_length(self._start + 2)
         if kind == P_DATA_TF:
             return kind
         if kind not in OTHER_PDUS or PDU_HEADER + length >= len(self._view):
-            raise Malformed
+            raise MalformedPdu
         return kind if self._end - self._start >= PDU_HEADER + length else None
 
-    def _number(self, at: int) -> int:
-        return int.from_bytes(self._view[at : at + LENGTH_BYTES], "big")
+    def _read_length(self, offset: int) -> int:
+        return int.from_bytes(self._view[offset : offset + LENGTH_BYTES], "big")
 
-    def take(self, count: int) -> bytearray:
+    def read(self, count: int) -> bytearray:
         """Take bytes of a PDU that has come whole."""
         taken = bytearray(self._view[self._start : min(self._end, self._start + count)])
         self._start += len(taken)
         return taken
 
-    def forget(self) -> None:
+    def discard_all(self) -> None:
         """Take everything."""
         self._start = self._end
 
-    def fragments(self) -> list[Fragment]:
+    def read_fragments(self) -> list[Fragment]:
         """Take what there is of P-DATA-TF PDUs, up to the first PDU of another kind. Malformed where lengths disagree."""
         found: list[list[int]] = []  # context, where it begins, where it ends
-        while self._next_piece():
+        while self._advance_to_data():
             size = min(self._pdv_left, self._end - self._start)
             self._pdv_left -= size
             control = self._control if not self._pdv_left else self._control & ~LAST
-            if found and self._continues(found[-1]):
+            if found and self._is_continuation(found[-1]):
                 end = found[-1][2]
                 self._view[end : end + size] = self._view[self._start : self._start + size]
                 found[-1][2] = end + size
@@ -98,24 +98,24 @@ class Cutter:
             self._start += size
         return [(context, self._view[begin:end]) for context, begin, end in found]
 
-    def _continues(self, before: list[int]) -> bool:
+    def _is_continuation(self, before: list[int]) -> bool:
         return before[0] == self._context and self._view[before[1]] == self._control & COMMAND
 
-    def _next_piece(self) -> bool:
+    def _advance_to_data(self) -> bool:
         """Move to the next bytes of a PDV, over the headers before them. False where there are none."""
         while not self._pdv_left:
             there = self._end - self._start
             if not self._pdu_left:
-                if there < PDU_HEADER or self._pdu() != P_DATA_TF:
+                if there < PDU_HEADER or self._peek_pdu_type() != P_DATA_TF:
                     return False
-                self._pdu_left = self._number(self._start + 2)
+                self._pdu_left = self._read_length(self._start + 2)
                 self._start += PDU_HEADER
                 continue
             if there < PDV_HEADER:
                 return False
-            length = self._number(self._start)
+            length = self._read_length(self._start)
             if not 2 <= length <= self._pdu_left - LENGTH_BYTES:
-                raise Malformed
+                raise MalformedPdu
             self._context, self._control = self._view[self._start + 4], self._view[self._start + 5] & (COMMAND | LAST)
             self._pdu_left -= LENGTH_BYTES + length
             self._pdv_left = length - 2

@@ -8,14 +8,14 @@ from io import BytesIO
 
 from adapters.dicom.image import part10
 from pipeline.domain import Header
-from pipeline.errors import DoesNotMatch
-from pipeline.ports.outside import Arriving, Buffer
+from pipeline.errors import DataSetMismatch
+from pipeline.ports.services import Buffer, IncomingFile
 
-BEGINNING = 1 << 15
+HEADER_PREFIX_BYTES = 1 << 15
 """The header is looked for in so many first bytes, once they have come; where it is longer, in the file, at the end."""
 
 
-class Intake(BytesIO):
+class ReceivedDataset(BytesIO):
     """What pynetdicom writes the fragments of a data set to: it asks for a BytesIO, and this one keeps nothing.
 
     The thread that reads the network goes on whatever happens: a fault is noted, what follows of the data set is dropped, and
@@ -23,7 +23,7 @@ class Intake(BytesIO):
     """
 
     def __init__(
-        self, begin: Callable[[], Arriving], *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+        self, begin_file: Callable[[], IncomingFile], *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
     ) -> None:
         """Begin a file for the instance that the C-STORE request names."""
         super().__init__()
@@ -31,55 +31,56 @@ class Intake(BytesIO):
         self._syntax = transfer_syntax_uid
         self._beginning: bytearray | None = bytearray()  # None once it has been looked at
         self._header: Header | None = None
-        self._arriving: Arriving | None = None
+        self._arriving: IncomingFile | None = None
         self._fault: Exception | None = None
         self._data_set_at = 0
-        with self._noting():
+        with self._record_fault():
             head = part10.file_head(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
             self._data_set_at = len(head)
-            self._arriving = begin()
+            self._arriving = begin_file()
             self._arriving.write(head)
 
     def write(self, fragment: Buffer) -> int:  # type: ignore[override] # BytesIO takes any buffer; these are what comes
         """Take the next bytes of the data set. Never raises."""
         if self._fault is None and self._arriving is not None:
-            with self._noting():
+            with self._record_fault():
                 self._arriving.write(fragment)
-                self._look(fragment)
+                self._collect_header(fragment)
         return len(fragment)
 
-    def _look(self, fragment: Buffer) -> None:
+    def _collect_header(self, fragment: Buffer) -> None:
         if self._beginning is None:
             return
-        self._beginning += fragment[: BEGINNING - len(self._beginning)]
-        if len(self._beginning) == BEGINNING:
-            self._header = part10.read_early(bytes(self._beginning), self._syntax)
+        self._beginning += fragment[: HEADER_PREFIX_BYTES - len(self._beginning)]
+        if len(self._beginning) == HEADER_PREFIX_BYTES:
+            self._header = part10.read_header_from_prefix(bytes(self._beginning), self._syntax)
             self._beginning = None
 
     @contextmanager
-    def _noting(self) -> Iterator[None]:
+    def _record_fault(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # whatever it is, the sender hears of it when the request is whole
             self._fault = error
 
-    def finish(self) -> tuple[Header, Arriving]:
+    def finish(self) -> tuple[Header, IncomingFile]:
         """Return header and file of the data set, which has come whole.
 
-        NotUnderstood where it cannot be parsed; DoesNotMatch where it is not what the request said; OutOfResources where the disk
+        DataSetUnreadable where it cannot be parsed; DataSetMismatch where it is not what the request said; OutOfResources where
+        the disk
         would not take it.
         """
         if self._fault is not None:
             raise self._fault
         assert self._arriving is not None
-        header = self._header or self._read_whole(self._arriving)
+        header = self._header or self._read_full_header(self._arriving)
         found = {"SOPClassUID": header.sop_class_uid, "SOPInstanceUID": header.sop_instance_uid}
         for name, wanted in self._wanted.items():
             if found[name] != wanted:
-                raise DoesNotMatch(f"{name} of the data set is not that of the request", hint="the sender must make them agree")
+                raise DataSetMismatch(f"{name} of the data set is not that of the request", hint="the sender must make them agree")
         return header, self._arriving
 
-    def _read_whole(self, arriving: Arriving) -> Header:
+    def _read_full_header(self, arriving: IncomingFile) -> Header:
         if self._beginning is not None:
             return part10.read_header(bytes(self._beginning), self._syntax)
         with arriving.open() as stream:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pynetdicom.transport import ThreadedAssociationServer
 
-from adapters.dicom.network.upper_layer import Opened
+from adapters.dicom.network.upper_layer import DataSetOpener
 
 BACKLOG = 128
 YIELD_SECONDS, LONGEST_YIELD_SECONDS = 0.002, 0.02
@@ -23,7 +23,7 @@ class DrainableServer(ThreadedAssociationServer):
     daemon_threads = True
 
     def __init__(
-        self, *arguments: Any, opened: Opened, adopted: sockets.socket | None = None, shared: bool = False, **keywords: Any
+        self, *arguments: Any, opened: DataSetOpener, adopted: sockets.socket | None = None, shared: bool = False, **keywords: Any
     ) -> None:
         self._adopted, self._shared, self.opened = adopted, shared, opened
         super().__init__(*arguments, **keywords)

@@ -16,21 +16,21 @@ RADIOGRAPHS = {
     "DigitalXRayImageStorageForProcessing",
     "SecondaryCaptureImageStorage",
 }
-DOCUMENTS = ("SRStorage", "KeyObjectSelectionDocumentStorage", "PresentationStateStorage")
+DOCUMENT_SUFFIXES = ("SRStorage", "KeyObjectSelectionDocumentStorage", "PresentationStateStorage")
 """Ends of the keywords of what comes with radiographs: structured reports, key objects, presentation states."""
 UNCOMPRESSED: list[str | UID] = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
-FILM_SYNTAXES = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91)} | {"1.2.840.10008.1.2.5"}
+COMPRESSED_SYNTAXES = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91)} | {"1.2.840.10008.1.2.5"}
 """JPEG, JPEG-LS, JPEG 2000 and RLE of single films: PS3.5 10."""
 
 
 def supported_contexts(*, other_storage: str) -> list[PresentationContext]:
     """Return Verification and the storage classes, each with every transfer syntax; all classes where `other_storage` is "keep"."""
-    storage = [build_context(uid, ALL_TRANSFER_SYNTAXES) for uid in accepted(other_storage=other_storage)]
+    storage = [build_context(uid, ALL_TRANSFER_SYNTAXES) for uid in accepted_sop_classes(other_storage=other_storage)]
     return [build_context(VERIFICATION), *storage]
 
 
 @cache
-def accepted(*, other_storage: str) -> tuple[UID, ...]:
+def accepted_sop_classes(*, other_storage: str) -> tuple[UID, ...]:
     """Return the SOP classes of these storage classes."""
     return tuple(
         context.abstract_syntax
@@ -44,9 +44,9 @@ def requested_contexts() -> list[PresentationContext]:
 
     Of several syntaxes in one context the archive would choose one, and decompress what is stored otherwise (PS3.8 9.3.3.2).
     """
-    one_each = [syntax for syntax in ALL_TRANSFER_SYNTAXES if UID(syntax).is_compressed and syntax in FILM_SYNTAXES]
+    one_each = [syntax for syntax in ALL_TRANSFER_SYNTAXES if UID(syntax).is_compressed and syntax in COMPRESSED_SYNTAXES]
     contexts: list[PresentationContext] = []
-    for uid in accepted(other_storage="refuse"):
+    for uid in accepted_sop_classes(other_storage="refuse"):
         contexts.append(build_context(uid, UNCOMPRESSED))
         if uid.keyword in RADIOGRAPHS:
             contexts += [build_context(uid, [syntax]) for syntax in one_each]
@@ -54,4 +54,4 @@ def requested_contexts() -> list[PresentationContext]:
 
 
 def _is_radiography(keyword: str) -> bool:
-    return keyword in RADIOGRAPHS or keyword.endswith(DOCUMENTS)
+    return keyword in RADIOGRAPHS or keyword.endswith(DOCUMENT_SUFFIXES)

@@ -10,33 +10,33 @@ SUCCESS = 0x0000  # PS3.7 C.1.1
 _C_STORE_RSP, _NO_DATA_SET = 0x8001, 0x0101  # PS3.7 E.1-1
 
 
-def to_a_kept(primitive: object) -> C_STORE | None:
+def as_plain_success(primitive: object) -> C_STORE | None:
     """Return the primitive if it is such an answer, with nothing more to say."""
     if not isinstance(primitive, C_STORE) or primitive.MessageIDBeingRespondedTo is None or primitive.Status != SUCCESS:
         return None
     return primitive if primitive.ErrorComment is None and primitive.OffendingElement is None else None
 
 
-def command_set(answer: C_STORE) -> bytes:
+def encode_command_set(answer: C_STORE) -> bytes:
     """Return its command set, implicit VR little endian (PS3.7 6.3.1, table 9.3-2)."""
     elements = b"".join(
         (
-            _uid(0x0002, answer.AffectedSOPClassUID),
-            _number(0x0100, _C_STORE_RSP),
-            _number(0x0120, answer.MessageIDBeingRespondedTo),
-            _number(0x0800, _NO_DATA_SET),
-            _number(0x0900, SUCCESS),
-            _uid(0x1000, answer.AffectedSOPInstanceUID),
+            _encode_uid(0x0002, answer.AffectedSOPClassUID),
+            _encode_unsigned_short(0x0100, _C_STORE_RSP),
+            _encode_unsigned_short(0x0120, answer.MessageIDBeingRespondedTo),
+            _encode_unsigned_short(0x0800, _NO_DATA_SET),
+            _encode_unsigned_short(0x0900, SUCCESS),
+            _encode_uid(0x1000, answer.AffectedSOPInstanceUID),
         )
     )
     return struct.pack("<HHLL", 0, 0, 4, len(elements)) + elements
 
 
-def _number(element: int, value: int | None) -> bytes:
+def _encode_unsigned_short(element: int, value: int | None) -> bytes:
     return struct.pack("<HHLH", 0, element, 2, value)
 
 
-def _uid(element: int, value: str | None) -> bytes:
+def _encode_uid(element: int, value: str | None) -> bytes:
     encoded = (value or "").encode("ascii")
     encoded += b"\0" * (len(encoded) % 2)
     return struct.pack("<HHL", 0, element, len(encoded)) + encoded

@@ -4,11 +4,13 @@ pynetdicom 3.0.4 stays the protocol engine: negotiation, PDU classes, state mach
 by subclasses of theirs, because theirs read 4096 bytes at a time, keep whole PDUs and data sets in memory, block in the middle of a
 PDU, and look for work a thousand times a second:
 
-* `WireSocket` reads whatever has come into one buffer of fixed size and cuts P-DATA-TF PDUs (PS3.8 9.3.5) into fragments there;
-* `WireDul` waits for the socket or for something to send, and hands the state machine fragments in place of whole PDUs;
-* `WireDimse` lets the data set of a C-STORE flow into whatever `opened` returns, bounds everything else, and serves the request on
+* `BufferedAssociationSocket` reads whatever has come into one buffer of fixed size and cuts P-DATA-TF PDUs (PS3.8 9.3.5) into
+  fragments there;
+* `EventDrivenDul` waits for the socket or for something to send, and hands the state machine fragments in place of whole PDUs;
+* `StreamingDimse` lets the data set of a C-STORE flow into whatever `opened` returns, bounds everything else, and serves the
+  request on
   the thread that read it, so that nothing more is read from a sender before it has its answer (`answer`);
-* `Checkpoint` rests the association's own thread until there is something for it.
+* `ReactorCheckpoint` rests the association's own thread until there is something for it.
 
 PDUs other than P-DATA-TF go through pynetdicom's own code, once they are there whole.
 """
@@ -38,31 +40,33 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket, RequestHandler
 
 from adapters.dicom.network import store_response
-from adapters.dicom.network.pdu_reader import COMMAND, LAST, LENGTH_BYTES, Cutter, Fragment, Malformed
+from adapters.dicom.network.pdu_reader import COMMAND, LAST, LENGTH_BYTES, Fragment, MalformedPdu, PduReader
 
-PINNED = "3.0.4"
+PYNETDICOM_VERSION = "3.0.4"
 """The release whose private names are used here; another one must be read before it is let in."""
-if pynetdicom.__version__ != PINNED:
-    raise ImportError(f"adapters/dicom/network/upper_layer.py knows pynetdicom {PINNED}, found {pynetdicom.__version__}")
+if pynetdicom.__version__ != PYNETDICOM_VERSION:
+    raise ImportError(
+        f"adapters/dicom/network/upper_layer.py knows pynetdicom {PYNETDICOM_VERSION}, found {pynetdicom.__version__}"
+    )
 
 LARGEST_COMMAND = 1 << 16
 LARGEST_OTHER_DATA_SET = 1 << 20
 """Of a message that is no C-STORE."""
-WAITING_MESSAGES = 8
+MAX_QUEUED_MESSAGES = 8
 """With more requests waiting than this, a sender is not read from."""
 TICK_SECONDS = 0.05
 """pynetdicom's timers and flags are looked at as often as this, whatever happens."""
 
-INVALID_PDU, PDU_OF_DATA, CLOSED = "Evt19", "Evt10", "Evt17"  # PS3.8 table 9-7
+INVALID_PDU, P_DATA_PDU, CONNECTION_CLOSED = "Evt19", "Evt10", "Evt17"  # PS3.8 table 9-7
 WAITING_FOR_CLOSE = "Sta13"  # PS3.8 table 9-5
 
 log = structlog.get_logger("radclipd.listener")
 
-Opened = Callable[[Association, int, Dataset], BytesIO]
+DataSetOpener = Callable[[Association, int, Dataset], BytesIO]
 """Association, presentation context and command set of a C-STORE to where its data set is written."""
 
 
-class Fragments:
+class PDataFragments:
     """The part of one or several P-DATA-TF PDUs that has come."""
 
     def __init__(self, fragments: list[Fragment]) -> None:
@@ -75,17 +79,17 @@ class Fragments:
         return primitive
 
 
-class WireSocket(AssociationSocket):
+class BufferedAssociationSocket(AssociationSocket):
     """Reads what has come, never more than its buffer holds, and never waits for more."""
 
     def __init__(self, association: Association, client: socket.socket) -> None:
         super().__init__(association, client_socket=client)
-        self.cutter = Cutter()
+        self.pdu_reader = PduReader()
         self._descriptor = client.fileno()
         self._poll = select.poll()
         self._poll.register(client, select.POLLIN)
 
-    def wake_by(self, descriptor: int) -> None:
+    def register_wakeup(self, descriptor: int) -> None:
         """Let wait() end when this descriptor is readable."""
         self._poll.register(descriptor, select.POLLIN)
 
@@ -98,36 +102,36 @@ class WireSocket(AssociationSocket):
         """Whether a read would find something; also the end of the connection, once."""
         return self.socket is not None and self.wait(0)
 
-    def fill(self) -> bool:
+    def read_available(self) -> bool:
         """Read once; False where the connection has ended, which is told only once."""
         try:
-            count = self.socket.recv_into(self.cutter.room()) if self.socket is not None else 0
+            count = self.socket.recv_into(self.pdu_reader.get_buffer()) if self.socket is not None else 0
         except OSError:  # reset by the peer, or shut down by the association's own thread
             count = 0
-        self.cutter.filled(count)
+        self.pdu_reader.buffer_updated(count)
         if count == 0:
             self._poll.unregister(self._descriptor)
         return count > 0
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Return bytes of a PDU that is there whole."""
-        return self.cutter.take(nr_bytes)
+        return self.pdu_reader.read(nr_bytes)
 
 
-class Bell:
+class EventFd:
     """Wakes a thread that polls its descriptor."""
 
     def __init__(self) -> None:
         self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lock = threading.Lock()  # a descriptor that was closed may be another file's the next moment
 
-    def ring(self) -> None:
+    def signal(self) -> None:
         """Wake the thread, or have it not fall asleep."""
         with self._lock:
             if self.descriptor >= 0:
                 os.eventfd_write(self.descriptor, 1)
 
-    def heard(self) -> None:
+    def clear(self) -> None:
         """Let it be still again."""
         with suppress(BlockingIOError):
             os.eventfd_read(self.descriptor)
@@ -139,7 +143,7 @@ class Bell:
             self.descriptor = -1
 
 
-class Checkpoint(threading.Event):
+class ReactorCheckpoint(threading.Event):
     """Where pynetdicom's association thread passes in each round; it rests here until there is something for it."""
 
     def __init__(self) -> None:
@@ -147,7 +151,7 @@ class Checkpoint(threading.Event):
         self._news = threading.Event()
         self.set()
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Say that there is something."""
         self._news.set()
 
@@ -161,28 +165,28 @@ class Checkpoint(threading.Event):
         return super().wait(timeout)
 
 
-class _Told(queue.Queue[Any]):
+class _NotifyingQueue(queue.Queue[Any]):
     """A queue that says when something is put into it."""
 
-    def __init__(self, tell: Callable[[], None]) -> None:
+    def __init__(self, notify: Callable[[], None]) -> None:
         super().__init__()
-        self._tell = tell
+        self._tell = notify
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         super().put(item, block, timeout)
         self._tell()
 
 
-class WireDul(DULServiceProvider):
+class EventDrivenDul(DULServiceProvider):
     """The upper layer's thread: it sleeps until there is something to read or to send."""
 
-    socket: WireSocket
+    socket: BufferedAssociationSocket
 
-    def __init__(self, association: Association, checkpoint: Checkpoint) -> None:
-        self._bell, self._killed = Bell(), False
+    def __init__(self, association: Association, checkpoint: ReactorCheckpoint) -> None:
+        self._bell, self._killed = EventFd(), False
         super().__init__(association)
         self.daemon = True
-        self.to_user_queue = _Told(checkpoint.ring)
+        self.to_user_queue = _NotifyingQueue(checkpoint.wake)
         self._checkpoint = checkpoint
         self._run_loop_delay = 0.0
         self._lost = False  # what follows in the stream makes no sense
@@ -195,18 +199,18 @@ class WireDul(DULServiceProvider):
     @_kill_thread.setter
     def _kill_thread(self, killed: bool) -> None:
         self._killed = killed
-        self._bell.ring()
+        self._bell.signal()
 
     def send_pdu(self, primitive: Any) -> None:
         super().send_pdu(primitive)
-        self._bell.ring()
+        self._bell.signal()
 
     def idle_timer_expired(self) -> bool:
         """Whether the peer has been silent for too long; while it waits for our answer, it has not."""
         return not self._serving and bool(super().idle_timer_expired())
 
     @contextmanager
-    def serving(self) -> Iterator[None]:
+    def suspend_idle_timer(self) -> Iterator[None]:
         """Answer a request on this thread."""
         self._serving = True
         try:
@@ -217,13 +221,13 @@ class WireDul(DULServiceProvider):
 
     def run_reactor(self) -> None:
         """Run until killed."""
-        self.socket.wake_by(self._bell.descriptor)
+        self.socket.register_wakeup(self._bell.descriptor)
         try:
             super().run_reactor()
         finally:
-            cast(WireDimse, self.assoc.dimse).abandon()
+            cast(StreamingDimse, self.assoc.dimse).close_data_sets()
             self._bell.close()
-            self._checkpoint.ring()
+            self._checkpoint.wake()
 
     def _process_recv_primitive(self) -> bool:
         if not self.event_queue.empty():  # one thing at a time: what has happened decides what may be sent
@@ -236,51 +240,51 @@ class WireDul(DULServiceProvider):
     def _is_transport_event(self) -> bool:
         if self.state_machine.current_state == WAITING_FOR_CLOSE:
             return self.event_queue.empty() and bool(super()._is_transport_event())
-        if self.assoc.dimse.msg_queue.qsize() >= WAITING_MESSAGES:
+        if self.assoc.dimse.msg_queue.qsize() >= MAX_QUEUED_MESSAGES:
             time.sleep(TICK_SECONDS)
             return False
         if not self.event_queue.empty():  # fragments that were not looked at would be overwritten
             return False
-        if not self._pending() and not self.socket.wait(TICK_SECONDS):
-            self._bell.heard()
+        if not self._has_pending_input() and not self.socket.wait(TICK_SECONDS):
+            self._bell.clear()
             return False
         self._read_pdu_data()
         return True
 
-    def _pending(self) -> bool:
+    def _has_pending_input(self) -> bool:
         try:
-            return self.socket.cutter.pending
-        except Malformed:
+            return self.socket.pdu_reader.pending
+        except MalformedPdu:
             return True  # _read_pdu_data says so
 
     def _read_pdu_data(self) -> None:
         """Take what has come: fragments of P-DATA-TF, or one whole PDU of another kind, which pynetdicom decodes itself."""
-        cutter = self.socket.cutter
-        if not self._pending() and not self.socket.fill():
-            self.event_queue.put(CLOSED)
+        cutter = self.socket.pdu_reader
+        if not self._has_pending_input() and not self.socket.read_available():
+            self.event_queue.put(CONNECTION_CLOSED)
         if self._lost:
-            cutter.forget()
+            cutter.discard_all()
             return
         try:
             if cutter.holds_data:
-                self._hand_on(cutter.fragments())
+                self._queue_fragments(cutter.read_fragments())
             elif cutter.pending:
                 super()._read_pdu_data()
-        except Malformed:
+        except MalformedPdu:
             self._lost = True
-            cutter.forget()
+            cutter.discard_all()
             self.event_queue.put(INVALID_PDU)
 
-    def _hand_on(self, fragments: list[Fragment]) -> None:
+    def _queue_fragments(self, fragments: list[Fragment]) -> None:
         if fragments:
-            self._recv_pdu.put(cast(Any, Fragments(fragments)))
-            self.event_queue.put(PDU_OF_DATA)
+            self._recv_pdu.put(cast(Any, PDataFragments(fragments)))
+            self.event_queue.put(P_DATA_PDU)
 
 
-class WireDimse(DIMSEServiceProvider):
+class StreamingDimse(DIMSEServiceProvider):
     """Puts messages together, each with bounded memory, and has C-STOREs answered at once."""
 
-    def __init__(self, association: Association, opened: Opened) -> None:
+    def __init__(self, association: Association, opened: DataSetOpener) -> None:
         super().__init__(association)
         self._opened = opened
         self._flowing: BytesIO | None = None
@@ -291,11 +295,11 @@ class WireDimse(DIMSEServiceProvider):
         for context, fragment in cast(list[Fragment], primitive.presentation_data_value_list):
             if self._lost:
                 return
-            if not self._makes_sense(context, fragment) or not self._put(context, fragment):
+            if not self._is_valid_fragment(context, fragment) or not self._process_fragment(context, fragment):
                 self._lost = True
                 self.dul.event_queue.put(INVALID_PDU)
 
-    def _makes_sense(self, context: int, fragment: memoryview) -> bool:
+    def _is_valid_fragment(self, context: int, fragment: memoryview) -> bool:
         """One message at a time: its command, then its data set, in one presentation context."""
         message = self.message
         if fragment[0] & COMMAND:
@@ -306,14 +310,14 @@ class WireDimse(DIMSEServiceProvider):
         held = 0 if self._flowing is not None else cast(BytesIO, message.data_set).tell() + len(fragment)
         return held <= LARGEST_OTHER_DATA_SET
 
-    def _put(self, context: int, fragment: memoryview) -> bool:
+    def _process_fragment(self, context: int, fragment: memoryview) -> bool:
         one = P_DATA()
         one.presentation_data_value_list.append(cast(Any, (context, fragment)))
         try:
             super().receive_primitive(one)
             if self.message is None:
                 self._flowing = None
-                self._serve()
+                self._serve_store_request()
             elif self._flowing is None and isinstance(self.message, C_STORE_RQ) and context in self.assoc._accepted_cx:
                 self._flowing = self.message.data_set = self._opened(self.assoc, context, self.message.command_set)
         except Exception as error:  # pynetdicom raises whatever a command set makes it stumble over
@@ -321,22 +325,22 @@ class WireDimse(DIMSEServiceProvider):
             return False
         return True
 
-    def _serve(self) -> None:
+    def _serve_store_request(self) -> None:
         """Serve a C-STORE here and now: nothing more is read from this sender before. Others are the association's thread's."""
         context, request = self.peek_msg()
         established = self.assoc.is_established and context in self.assoc._accepted_cx
         if not isinstance(request, C_STORE) or not established or self.msg_queue.qsize() > 1:
-            cast(Checkpoint, self.assoc._reactor_checkpoint).ring()
+            cast(ReactorCheckpoint, self.assoc._reactor_checkpoint).wake()
             return
-        with suppress(queue.Empty), cast(WireDul, self.dul).serving():
+        with suppress(queue.Empty), cast(EventDrivenDul, self.dul).suspend_idle_timer():
             context, request = self.msg_queue.get(block=False)
             self.assoc.abort = self.assoc._abort_nonblocking  # type: ignore[method-assign] # as pynetdicom does in events
             self.assoc._serve_request(cast(Any, request), cast(int, context))
 
     def send_msg(self, primitive: Any, context_id: int) -> None:
         """Send; that an instance was kept, the answer of all days, in one piece and without pydicom's part in it."""
-        kept = store_response.to_a_kept(primitive)
-        command = bytes([COMMAND | LAST]) + store_response.command_set(kept) if kept is not None else b""
+        kept = store_response.as_plain_success(primitive)
+        command = bytes([COMMAND | LAST]) + store_response.encode_command_set(kept) if kept is not None else b""
         if not command or 0 < self.maximum_pdu_size < LENGTH_BYTES + 1 + len(command):  # that of the peer, of its PDV items
             super().send_msg(primitive, context_id)
             return
@@ -344,7 +348,7 @@ class WireDimse(DIMSEServiceProvider):
         whole.presentation_data_value_list.append((context_id, command))
         self.dul.send_pdu(whole)
 
-    def abandon(self) -> None:
+    def close_data_sets(self) -> None:
         """Close what was under way when the connection ended."""
         left: list[BytesIO | None] = [self._flowing]
         with suppress(queue.Empty):
@@ -355,16 +359,16 @@ class WireDimse(DIMSEServiceProvider):
                 data_set.close()
 
 
-class WireHandler(RequestHandler):
+class StreamingRequestHandler(RequestHandler):
     """Gives each connection the parts above. Its server has `opened`."""
 
     def _create_association(self) -> Association:
         association = super()._create_association()
-        checkpoint = Checkpoint()
-        dul = WireDul(association, checkpoint)
+        checkpoint = ReactorCheckpoint()
+        dul = EventDrivenDul(association, checkpoint)
         association.dul, association._reactor_checkpoint = dul, checkpoint
         association.acse_timeout = self.ae.acse_timeout  # sets the timers of the parts that were replaced
         association.network_timeout = self.ae.network_timeout
-        dul.socket = WireSocket(association, cast(socket.socket, self.request))
-        association.dimse = WireDimse(association, cast(Any, self.server).opened)
+        dul.socket = BufferedAssociationSocket(association, cast(socket.socket, self.request))
+        association.dimse = StreamingDimse(association, cast(Any, self.server).opened)
         return association

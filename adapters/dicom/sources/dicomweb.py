@@ -20,11 +20,11 @@ from urllib.parse import quote, urlencode, urlsplit
 from adapters.dicom.sources import incoming
 from pipeline.domain import Sender
 from pipeline.errors import ArchiveBusy, ArchiveUnreachable, ConfigurationError, RadclipdError, RefusedByArchive
-from pipeline.ports.backfill import Days, Incoming, Known, Parcel, Piece, Take
+from pipeline.ports.backfill import BackfillObject, BackfillUnit, DateRange, FindStored, ReceivedInstance, StoreObject
 
 JSON, DICOM_JSON = "application/json", "application/dicom+json"
 AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'  # PS3.18 8.7.3.5.2
-PAGE = 500
+PAGE_SIZE = 500
 """Studies asked for at a time."""
 NOT_ALLOWED, BUSY = {401, 403}, {408, 425, 429, 500, 502, 503, 504}
 
@@ -44,7 +44,7 @@ class WebSettings:
     timeout_seconds: float = 60
 
 
-class _Web:
+class _ArchiveHttpClient:
     """GET and POST, with the errors in our words."""
 
     def __init__(self, settings: WebSettings) -> None:
@@ -59,7 +59,7 @@ class _Web:
         self._headers = {"Authorization": settings.authorization} if settings.authorization else {}
         self._timeout = settings.timeout_seconds
 
-    def ask(self, path: str, accept: str, body: bytes | None = None) -> tuple[bytes, str]:
+    def request(self, path: str, accept: str, body: bytes | None = None) -> tuple[bytes, str]:
         """Return content and Content-Type; b"" for 204. RefusedByArchive, ArchiveBusy, ArchiveUnreachable, ConfigurationError."""
         headers = {"Accept": accept, **self._headers} | ({"Content-Type": JSON} if body else {})
         request = urllib.request.Request(self.url + path, data=body, headers=headers)
@@ -68,13 +68,13 @@ class _Web:
                 return answer.read(), answer.headers.get("Content-Type", "")
         except urllib.error.HTTPError as error:
             with error:
-                raise self._refusal(error.code, path) from error
+                raise self._translate_status(error.code, path) from error
         except (OSError, http.client.HTTPException) as error:  # URLError, time-outs, an answer cut short
             raise ArchiveUnreachable(f"archive {self.url} cannot be reached", hint="is it running, and the URL right?") from error
 
-    def json(self, path: str, accept: str = JSON, body: Any = None) -> Any:
+    def request_json(self, path: str, accept: str = JSON, body: Any = None) -> Any:
         """Return the answer parsed; [] for none."""
-        content, _ = self.ask(path, accept, json.dumps(body).encode() if body is not None else None)
+        content, _ = self.request(path, accept, json.dumps(body).encode() if body is not None else None)
         try:
             return json.loads(content or b"[]")
         except ValueError as error:
@@ -82,7 +82,7 @@ class _Web:
                 f"archive {self.url} answers with what is no JSON", hint="is the URL that of its API?"
             ) from error
 
-    def _refusal(self, code: int, path: str) -> RadclipdError:
+    def _translate_status(self, code: int, path: str) -> RadclipdError:
         said = f"archive {self.url} answered {code}"
         if code in NOT_ALLOWED:
             return ConfigurationError(said, hint="backfill.authorization_file holds the value of the Authorization header")
@@ -91,7 +91,7 @@ class _Web:
         return RefusedByArchive(f"{said} to {path.split('?')[0]}", hint="see the archive's own log")
 
 
-class _SameHost(urllib.request.HTTPRedirectHandler):
+class _SameHostRedirectHandler(urllib.request.HTTPRedirectHandler):
     """Follows no redirection to another host, or out of TLS: the Authorization header would go along."""
 
     def redirect_request(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
@@ -101,120 +101,124 @@ class _SameHost(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-_OPENER = urllib.request.build_opener(_SameHost)
+_OPENER = urllib.request.build_opener(_SameHostRedirectHandler)
 
 
-class _WebSource(ABC):
+class _HttpArchiveSource(ABC):
     """What both kinds share."""
 
-    dated = True
+    supports_dates = True
     kind = ""
 
     def __init__(self, settings: WebSettings) -> None:
-        self._web, self._settings = _Web(settings), settings
+        self._web, self._settings = _ArchiveHttpClient(settings), settings
         self.sender = Sender("", self._web.host[:64], "")
 
     @property
     def name(self) -> str:
         return f"{self.kind} {self._web.url} {','.join(sorted(self._settings.modalities))}"[:255]
 
-    def fetch(self, parcel: Parcel, known: Known, take: Take) -> int:
-        found = dict(self._instances(parcel))
-        here = known(list(found))
+    def fetch(self, unit: BackfillUnit, find_stored: FindStored, store_object: StoreObject) -> int:
+        found = dict(self._list_instances(unit))
+        here = find_stored(list(found))
         for uid, read in found.items():
             if uid not in here:
-                take(Piece(uid, uid, read))
+                store_object(BackfillObject(uid, uid, read))
         return 0
 
     @abstractmethod
-    def _instances(self, parcel: Parcel) -> Iterable[tuple[str, Callable[[], Incoming | None]]]:
+    def _list_instances(self, parcel: BackfillUnit) -> Iterable[tuple[str, Callable[[], ReceivedInstance | None]]]:
         """Return SOPInstanceUID and how to read it, of the series of the modalities that are wanted."""
 
-    def _file(self, content: bytes) -> Incoming | None:
+    def _parse_file(self, content: bytes) -> ReceivedInstance | None:
         return incoming.from_file(content, other_storage=self._settings.other_storage)
 
 
-class DicomWebSource(_WebSource):
+class DicomWebSource(_HttpArchiveSource):
     """backfill_ports.Source over QIDO-RS and WADO-RS."""
 
     kind = "dicomweb"
 
-    def parcels(self, days: Days | None) -> list[Parcel]:
-        found: dict[str, Parcel] = {}
+    def list_units(self, days: DateRange | None) -> list[BackfillUnit]:
+        found: dict[str, BackfillUnit] = {}
         for modality in self._settings.modalities:
             query = {"ModalitiesInStudy": modality, "includefield": INSTANCES_IN_STUDY}
             if days is not None:
                 query["StudyDate"] = f"{days.first:%Y%m%d}-{days.last:%Y%m%d}"
-            for study in self._pages("/studies", query):
-                uid, has = _first(study, STUDY_INSTANCE_UID), set(_values(study, MODALITIES_IN_STUDY))
+            for study in self._query_rows("/studies", query):
+                uid, has = _get_first_value(study, STUDY_INSTANCE_UID), set(_get_values(study, MODALITIES_IN_STUDY))
                 if uid and (not has or has & set(self._settings.modalities)):
-                    found[uid] = Parcel(key=uid, study=uid, mark=_first(study, INSTANCES_IN_STUDY))
+                    found[uid] = BackfillUnit(
+                        key=uid, study_instance_uid=uid, change_tag=_get_first_value(study, INSTANCES_IN_STUDY)
+                    )
         return list(found.values())
 
-    def _instances(self, parcel: Parcel) -> Iterator[tuple[str, Callable[[], Incoming | None]]]:
-        study = f"/studies/{quote(parcel.study)}"
-        for series in self._pages(f"{study}/series", {}):
-            if _first(series, MODALITY) not in self._settings.modalities:
+    def _list_instances(self, parcel: BackfillUnit) -> Iterator[tuple[str, Callable[[], ReceivedInstance | None]]]:
+        study = f"/studies/{quote(parcel.study_instance_uid)}"
+        for series in self._query_rows(f"{study}/series", {}):
+            if _get_first_value(series, MODALITY) not in self._settings.modalities:
                 continue
-            place = f"{study}/series/{quote(_first(series, SERIES_INSTANCE_UID))}/instances"
-            for instance in self._pages(place, {}):
-                uid = _first(instance, SOP_INSTANCE_UID)
-                yield uid, partial(self._read, f"{place}/{quote(uid)}")
+            place = f"{study}/series/{quote(_get_first_value(series, SERIES_INSTANCE_UID))}/instances"
+            for instance in self._query_rows(place, {}):
+                uid = _get_first_value(instance, SOP_INSTANCE_UID)
+                yield uid, partial(self._read_instance, f"{place}/{quote(uid)}")
 
-    def _read(self, path: str) -> Incoming | None:
-        content, kind = self._web.ask(path, AS_STORED)
-        return self._file(only_part(content, kind))
+    def _read_instance(self, path: str) -> ReceivedInstance | None:
+        content, kind = self._web.request(path, AS_STORED)
+        return self._parse_file(extract_single_part(content, kind))
 
-    def _pages(self, path: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    def _query_rows(self, path: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         """Ask page by page, until one brings nothing more: also where the archive knows no pages."""
         seen: set[str] = set()
         while True:
-            asked = urlencode({**query, "limit": PAGE, "offset": len(seen)})
-            page = {json.dumps(row, sort_keys=True): row for row in self._web.json(f"{path}?{asked}", DICOM_JSON)}
+            asked = urlencode({**query, "limit": PAGE_SIZE, "offset": len(seen)})
+            page = {json.dumps(row, sort_keys=True): row for row in self._web.request_json(f"{path}?{asked}", DICOM_JSON)}
             fresh = {text: row for text, row in page.items() if text not in seen}
             yield from fresh.values()
             seen |= set(fresh)
-            if not fresh or len(page) < PAGE:
+            if not fresh or len(page) < PAGE_SIZE:
                 return
 
 
-class OrthancSource(_WebSource):
+class OrthancSource(_HttpArchiveSource):
     """backfill_ports.Source over Orthanc's REST API, which every Orthanc has, without a plugin."""
 
     kind = "orthanc"
 
-    def parcels(self, days: Days | None) -> list[Parcel]:
+    def list_units(self, days: DateRange | None) -> list[BackfillUnit]:
         query = {"ModalitiesInStudy": "\\".join(self._settings.modalities)}
         if days is not None:
             query["StudyDate"] = f"{days.first:%Y%m%d}-{days.last:%Y%m%d}"
-        studies = self._web.json("/tools/find", body={"Level": "Study", "Expand": True, "Query": query})
+        studies = self._web.request_json("/tools/find", body={"Level": "Study", "Expand": True, "Query": query})
         found = ((study["MainDicomTags"].get("StudyInstanceUID", ""), study) for study in studies)
         return [
-            Parcel(key=uid, study=uid, mark=str(study.get("LastUpdate", ""))[:64], places=(study["ID"],))
+            BackfillUnit(
+                key=uid, study_instance_uid=uid, change_tag=str(study.get("LastUpdate", ""))[:64], locations=(study["ID"],)
+            )
             for uid, study in found
             if uid
         ]
 
-    def _instances(self, parcel: Parcel) -> Iterator[tuple[str, Callable[[], Incoming | None]]]:
-        for series in self._web.json(f"/studies/{parcel.places[0]}/series"):
+    def _list_instances(self, parcel: BackfillUnit) -> Iterator[tuple[str, Callable[[], ReceivedInstance | None]]]:
+        for series in self._web.request_json(f"/studies/{parcel.locations[0]}/series"):
             if series["MainDicomTags"].get("Modality") in self._settings.modalities:
-                for instance in self._web.json(f"/series/{series['ID']}/instances"):
+                for instance in self._web.request_json(f"/series/{series['ID']}/instances"):
                     path = f"/instances/{instance['ID']}/file"
-                    yield instance["MainDicomTags"]["SOPInstanceUID"], partial(self._read, path)
+                    yield instance["MainDicomTags"]["SOPInstanceUID"], partial(self._read_instance, path)
 
-    def _read(self, path: str) -> Incoming | None:
-        content, _ = self._web.ask(path, "application/dicom")
-        return self._file(content)
+    def _read_instance(self, path: str) -> ReceivedInstance | None:
+        content, _ = self._web.request(path, "application/dicom")
+        return self._parse_file(content)
 
 
-def only_part(content: bytes, kind: str) -> bytes:
+def extract_single_part(content: bytes, content_type: str) -> bytes:
     """Return the one part of a multipart/related answer (RFC 2387, RFC 2046 5.1.1), or what came without parts.
 
     RefusedByArchive where it cannot be told from its headers.
     """
-    if not kind.lower().startswith("multipart/"):
+    if not content_type.lower().startswith("multipart/"):
         return content
-    boundary = re.search(r'boundary="?([^";]+)"?', kind, re.IGNORECASE)
+    boundary = re.search(r'boundary="?([^";]+)"?', content_type, re.IGNORECASE)
     start = content.find(b"--" + boundary[1].strip().encode()) if boundary else -1
     body = content.find(b"\r\n\r\n", start)
     end = content.rfind(b"\r\n--" + boundary[1].strip().encode()) if boundary else -1
@@ -223,9 +227,9 @@ def only_part(content: bytes, kind: str) -> bytes:
     return content[body + 4 : end]
 
 
-def _values(row: Mapping[str, Any], tag: str) -> list[str]:
+def _get_values(row: Mapping[str, Any], tag: str) -> list[str]:
     return [str(value) for value in row.get(tag, {}).get("Value", []) if value is not None]
 
 
-def _first(row: Mapping[str, Any], tag: str) -> str:
-    return next(iter(_values(row, tag)), "")
+def _get_first_value(row: Mapping[str, Any], tag: str) -> str:
+    return next(iter(_get_values(row, tag)), "")

@@ -17,8 +17,8 @@ from adapters.dicom.network.archive import PENDING, STUDY_ROOT_FIND, SUCCESS, Ar
 from adapters.dicom.network.storage_classes import requested_contexts
 from adapters.dicom.sources import incoming
 from pipeline.domain import Sender
-from pipeline.errors import ArchiveBusy, ArchiveUnreachable, ConfigurationError, NotUnderstood, RefusedByArchive
-from pipeline.ports.backfill import Days, Incoming, Known, Parcel, Piece, Take
+from pipeline.errors import ArchiveBusy, ArchiveUnreachable, ConfigurationError, DataSetUnreadable, RefusedByArchive
+from pipeline.ports.backfill import BackfillObject, BackfillUnit, DateRange, FindStored, ReceivedInstance, StoreObject
 
 STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"  # PS3.4 C.6.2
 STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
@@ -34,13 +34,13 @@ class RetrieveSettings:
     """Which films, and how they come: `move_to` is the AE title under which the archive knows our listener; empty: by C-GET."""
 
     modalities: Sequence[str]
-    move_to: str = ""
+    move_destination: str = ""
 
 
 class RetrieveSource(DicomArchive):
     """backfill_ports.Source over DIMSE."""
 
-    dated = True
+    supports_dates = True
 
     def __init__(self, archive: ArchiveSettings, settings: RetrieveSettings) -> None:
         super().__init__(archive)
@@ -52,124 +52,129 @@ class RetrieveSource(DicomArchive):
         to = self._settings
         return f"query-retrieve {to.ae_title}@{to.host}:{to.port} {','.join(sorted(self._wanted.modalities))}"[:255]
 
-    def parcels(self, days: Days | None) -> list[Parcel]:
-        with self._association([build_context(STUDY_ROOT_FIND)]) as association:
-            found = [parcel for modality in self._wanted.modalities for parcel in self._studies(association, days, modality)]
+    def list_units(self, days: DateRange | None) -> list[BackfillUnit]:
+        with self._open_association([build_context(STUDY_ROOT_FIND)]) as association:
+            found = [parcel for modality in self._wanted.modalities for parcel in self._query_studies(association, days, modality)]
         return list({parcel.key: parcel for parcel in found}.values())
 
-    def _studies(self, association: Association, days: Days | None, modality: str) -> Iterator[Parcel]:
+    def _query_studies(self, association: Association, days: DateRange | None, modality: str) -> Iterator[BackfillUnit]:
         """An archive that has too much to tell is asked for half of the days."""
-        query = _query("STUDY", StudyInstanceUID="", ModalitiesInStudy=modality, NumberOfStudyRelatedInstances="")
+        query = _build_query("STUDY", StudyInstanceUID="", ModalitiesInStudy=modality, NumberOfStudyRelatedInstances="")
         query.StudyDate = f"{days.first:%Y%m%d}-{days.last:%Y%m%d}" if days else ""
         try:
-            rows = self._find(association, query)
+            rows = self._send_find(association, query)
         except ArchiveBusy:
             if days is None or days.first == days.last:
                 raise
             middle = days.first + (days.last - days.first) // 2
             after = next(day for day in days if day > middle)
-            for half in (Days(days.first, middle), Days(after, days.last)):
-                yield from self._studies(association, half, modality)
+            for half in (DateRange(days.first, middle), DateRange(after, days.last)):
+                yield from self._query_studies(association, half, modality)
             return
         for row in rows:
             uid, count = str(row.get("StudyInstanceUID", "")), row.get("NumberOfStudyRelatedInstances")
-            if uid and _has_one_of(row, self._wanted.modalities):
-                yield Parcel(key=uid, study=uid, mark="" if count is None else str(count))
+            if uid and _has_any_modality(row, self._wanted.modalities):
+                yield BackfillUnit(key=uid, study_instance_uid=uid, change_tag="" if count is None else str(count))
 
-    def fetch(self, parcel: Parcel, known: Known, take: Take) -> int:
-        with self._association([build_context(STUDY_ROOT_FIND)]) as association:
-            series = {uid: self._images(association, parcel.study, uid) for uid in self._series(association, parcel.study)}
-        here = known([uid for images in series.values() for uid in images])
+    def fetch(self, unit: BackfillUnit, find_stored: FindStored, store_object: StoreObject) -> int:
+        with self._open_association([build_context(STUDY_ROOT_FIND)]) as association:
+            series = {
+                uid: self._query_instances(association, unit.study_instance_uid, uid)
+                for uid in self._query_series(association, unit.study_instance_uid)
+            }
+        here = find_stored([uid for images in series.values() for uid in images])
         left = {uid: [image for image in images if image not in here] for uid, images in series.items()}
         queries = [
-            _images_query(parcel.study, uid, images, whole=len(images) == len(series[uid]))
+            _build_instances_query(unit.study_instance_uid, uid, images, whole=len(images) == len(series[uid]))
             for uid, images in left.items()
             if images
         ]
         expected = {image for images in left.values() for image in images}
         if not expected:
             return 0
-        if self._wanted.move_to:
-            return self._move(queries, expected, known)
-        self._get(queries, expected, take)
+        if self._wanted.move_destination:
+            return self._retrieve_by_move(queries, expected, find_stored)
+        self._retrieve_by_get(queries, expected, store_object)
         return 0
 
-    def _series(self, association: Association, study: str) -> list[str]:
-        rows = self._find(association, _query("SERIES", StudyInstanceUID=study, SeriesInstanceUID="", Modality=""))
+    def _query_series(self, association: Association, study: str) -> list[str]:
+        rows = self._send_find(association, _build_query("SERIES", StudyInstanceUID=study, SeriesInstanceUID="", Modality=""))
         return [str(row.SeriesInstanceUID) for row in rows if row.get("Modality") in self._wanted.modalities]
 
-    def _images(self, association: Association, study: str, series: str) -> list[str]:
-        query = _query("IMAGE", StudyInstanceUID=study, SeriesInstanceUID=series, SOPInstanceUID="")
-        return [str(row.SOPInstanceUID) for row in self._find(association, query)]
+    def _query_instances(self, association: Association, study: str, series: str) -> list[str]:
+        query = _build_query("IMAGE", StudyInstanceUID=study, SeriesInstanceUID=series, SOPInstanceUID="")
+        return [str(row.SOPInstanceUID) for row in self._send_find(association, query)]
 
-    def _find(self, association: Association, query: Dataset) -> list[Dataset]:
+    def _send_find(self, association: Association, query: Dataset) -> list[Dataset]:
         found: list[Dataset] = []
         for status, identifier in association.send_c_find(query, STUDY_ROOT_FIND):
-            code = self._code(status, "C-FIND")
+            code = self._get_status(status, "C-FIND")
             if code in PENDING and identifier is not None:
                 found.append(identifier)
             elif code != SUCCESS:
-                raise ArchiveBusy(f"{self._where()} answers C-FIND with 0x{code:04X}", hint="see the archive's own log")
+                raise ArchiveBusy(f"{self._describe_archive()} answers C-FIND with 0x{code:04X}", hint="see the archive's own log")
         return found
 
-    def _get(self, queries: Sequence[Dataset], expected: set[str], take: Take) -> None:
+    def _retrieve_by_get(self, queries: Sequence[Dataset], expected: set[str], take: StoreObject) -> None:
         contexts = requested_contexts()
         roles = [build_role(uid, scp_role=True) for uid in {context.abstract_syntax for context in contexts} if uid]
-        desk = _Desk(take)
+        desk = _StoreSubOperationHandler(take)
         handlers = [(evt.EVT_C_STORE, desk.on_store)]
         offered = [build_context(STUDY_ROOT_GET), *contexts]
-        with self._association(offered, ext_neg=roles, evt_handlers=handlers) as association:
+        with self._open_association(offered, ext_neg=roles, evt_handlers=handlers) as association:
             for query in queries:
                 for status, _ in association.send_c_get(query, STUDY_ROOT_GET):
                     if desk.error is not None:
                         association.abort()  # the archive would go on to the end
                         raise desk.error
-                    self._judge(self._code(status, "C-GET"), "C-GET")
-        self._complain(expected - desk.seen, len(expected))
+                    self._check_retrieve_status(self._get_status(status, "C-GET"), "C-GET")
+        self._raise_if_missing(expected - desk.received, len(expected))
 
-    def _move(self, queries: Sequence[Dataset], expected: set[str], known: Known) -> int:
+    def _retrieve_by_move(self, queries: Sequence[Dataset], expected: set[str], known: FindStored) -> int:
         """Our listener has answered for each instance when the archive says that it is through."""
-        with self._association([build_context(STUDY_ROOT_MOVE)]) as association:
+        with self._open_association([build_context(STUDY_ROOT_MOVE)]) as association:
             for query in queries:
-                for status, _ in association.send_c_move(query, self._wanted.move_to, STUDY_ROOT_MOVE):
-                    self._judge(self._code(status, "C-MOVE"), "C-MOVE")
+                for status, _ in association.send_c_move(query, self._wanted.move_destination, STUDY_ROOT_MOVE):
+                    self._check_retrieve_status(self._get_status(status, "C-MOVE"), "C-MOVE")
         here = known(sorted(expected))
-        self._complain(expected - here, len(expected))
+        self._raise_if_missing(expected - here, len(expected))
         return len(here)
 
-    def _code(self, status: Dataset, service: str) -> int:
+    def _get_status(self, status: Dataset, service: str) -> int:
         if "Status" not in status:
-            raise ArchiveUnreachable(f"{self._where()} gave no answer to {service}", hint=self._hint())
+            raise ArchiveUnreachable(f"{self._describe_archive()} gave no answer to {service}", hint=self._suggest_remedy())
         return int(status.Status)
 
-    def _judge(self, code: int, service: str) -> None:
+    def _check_retrieve_status(self, code: int, service: str) -> None:
         if code == DESTINATION_UNKNOWN:
             raise ConfigurationError(
-                f"{self._where()} does not know {self._wanted.move_to} as a destination of C-MOVE",
+                f"{self._describe_archive()} does not know {self._wanted.move_destination} as a destination of C-MOVE",
                 hint="make our listener known there by that AE title, with its host and port",
             )
         if code in UNABLE_TO_PROCESS:
-            raise RefusedByArchive(f"{self._where()} answers {service} with 0x{code:04X}", hint="see the archive's own log")
+            raise RefusedByArchive(
+                f"{self._describe_archive()} answers {service} with 0x{code:04X}", hint="see the archive's own log"
+            )
         if code not in (SUCCESS, SOME_FAILED, *PENDING):
-            raise ArchiveBusy(f"{self._where()} answers {service} with 0x{code:04X}", hint="see the archive's own log")
+            raise ArchiveBusy(f"{self._describe_archive()} answers {service} with 0x{code:04X}", hint="see the archive's own log")
 
-    def _complain(self, missing: set[str], expected: int) -> None:
+    def _raise_if_missing(self, missing: set[str], expected: int) -> None:
         if missing:
             raise RefusedByArchive(
                 f"{len(missing)} of {expected} instances did not come",
                 hint="see the archive's own log and ours; --again tries again",
             )
 
-    def _hint(self) -> str:
+    def _suggest_remedy(self) -> str:
         return "is it running, and AE@HOST:PORT right?"
 
 
-class _Desk:
+class _StoreSubOperationHandler:
     """Takes in what an archive sends within a C-GET. An error ends it and is kept: nothing hears Success by mistake."""
 
-    def __init__(self, take: Take) -> None:
+    def __init__(self, take: StoreObject) -> None:
         self._take = take
-        self.seen: set[str] = set()
+        self.received: set[str] = set()
         self.error: Exception | None = None
 
     def on_store(self, event: evt.Event) -> int:
@@ -180,22 +185,22 @@ class _Desk:
         uid = str(request.AffectedSOPInstanceUID)
         encoded = cast(BytesIO, request.DataSet).getvalue()
         try:
-            taken = self._take(Piece(uid, uid, partial(_read, uid, encoded, str(event.context.transfer_syntax))))
+            taken = self._take(BackfillObject(uid, uid, partial(_read_instance, uid, encoded, str(event.context.transfer_syntax))))
         except Exception as error:  # pynetdicom would swallow it
             self.error = error
             return OUT_OF_RESOURCES
-        self.seen.add(uid)
+        self.received.add(uid)
         return CANNOT_UNDERSTAND if taken is None else SUCCESS
 
 
-def _read(uid: str, encoded: bytes, transfer_syntax_uid: str) -> Incoming | None:
+def _read_instance(uid: str, encoded: bytes, transfer_syntax_uid: str) -> ReceivedInstance | None:
     found = incoming.from_encoded(encoded, transfer_syntax_uid, other_storage="refuse")
     if found is not None and found[0].sop_instance_uid != uid:
-        raise NotUnderstood("the data set is not the one that the archive says it is", hint="see the archive's own log")
+        raise DataSetUnreadable("the data set is not the one that the archive says it is", hint="see the archive's own log")
     return found
 
 
-def _query(level: str, **keys: Any) -> Dataset:
+def _build_query(level: str, **keys: Any) -> Dataset:
     query = Dataset()
     query.QueryRetrieveLevel = level
     for keyword, value in keys.items():
@@ -203,14 +208,14 @@ def _query(level: str, **keys: Any) -> Dataset:
     return query
 
 
-def _images_query(study: str, series: str, images: Sequence[str], *, whole: bool) -> Dataset:
+def _build_instances_query(study: str, series: str, images: Sequence[str], *, whole: bool) -> Dataset:
     """A series as a whole, or the images of it that are not here (a list of UIDs: PS3.4 C.2.2.2.2)."""
     if whole:
-        return _query("SERIES", StudyInstanceUID=study, SeriesInstanceUID=series)
-    return _query("IMAGE", StudyInstanceUID=study, SeriesInstanceUID=series, SOPInstanceUID=list(images))
+        return _build_query("SERIES", StudyInstanceUID=study, SeriesInstanceUID=series)
+    return _build_query("IMAGE", StudyInstanceUID=study, SeriesInstanceUID=series, SOPInstanceUID=list(images))
 
 
-def _has_one_of(row: Dataset, modalities: Sequence[str]) -> bool:
+def _has_any_modality(row: Dataset, modalities: Sequence[str]) -> bool:
     """An archive need not match by ModalitiesInStudy, nor return it (PS3.4 table C.6-5): then its series will tell."""
     value = row.get("ModalitiesInStudy")
     has = {value} if isinstance(value, str) else set(value or ())

@@ -41,11 +41,11 @@ def children(node: Dataset) -> list[Dataset]:
     return list(node.get("ContentSequence") or ())
 
 
-def everything_below(node: Dataset) -> Iterator[Dataset]:
+def descendants(node: Dataset) -> Iterator[Dataset]:
     """Yield all content items below a node, at any depth."""
     for item in children(node):
         yield item
-        yield from everything_below(item)
+        yield from descendants(item)
 
 
 def name_of(item: Dataset) -> Code | None:
@@ -64,30 +64,30 @@ def code_in(item: Dataset, keyword: str) -> Code | None:
     for coded in items:
         value = next((str(coded.get(name)).strip() for name in CODE_VALUES if coded.get(name)), "")
         scheme = str(coded.get("CodingSchemeDesignator") or "").strip().upper()
-        return _code(value, scheme, text(coded, "CodeMeaning")) if value else None
+        return _normalise_code(value, scheme, printable_text(coded, "CodeMeaning")) if value else None
     return None
 
 
-def _code(value: str, scheme: str, meaning: str) -> Code:
+def _normalise_code(value: str, scheme: str, meaning: str) -> Code:
     if scheme in SNOMED_RT_SCHEMES:
         return Code(SNOMED_RT_TO_CT[value], "SCT", meaning) if value in SNOMED_RT_TO_CT else Code(value, "SRT", meaning)
     return Code(value, "SCT" if scheme in SNOMED_CT_SCHEMES else scheme, meaning)
 
 
-def text(dataset: Dataset, keyword: str, limit: int = 64) -> str:
+def printable_text(dataset: Dataset, keyword: str, limit: int = 64) -> str:
     """Return an element as one line of printable characters, not longer than `limit`."""
     value = str(dataset.get(keyword) or "")
     return "".join(character for character in value if character.isprintable()).strip()[:limit]
 
 
-def is_called(item: Dataset, names: Sequence[Code] | Code) -> bool:
+def has_concept_name(item: Dataset, names: Sequence[Code] | Code) -> bool:
     """Tell whether the item's concept name is one of these."""
     name = name_of(item)
     wanted = [names] if isinstance(names, Code) else names
     return name is not None and any(name.key == one.key for one in wanted)
 
 
-def images_of(items: Sequence[Dataset]) -> list[str]:
+def referenced_image_uids(items: Sequence[Dataset]) -> list[str]:
     """Return the SOP Instance UIDs that the IMAGE items among these refer to."""
     found = []
     for item in items:
@@ -96,7 +96,7 @@ def images_of(items: Sequence[Dataset]) -> list[str]:
     return found
 
 
-def references(dataset: Dataset, keyword: str) -> Iterator[tuple[str, str]]:
+def hierarchical_references(dataset: Dataset, keyword: str) -> Iterator[tuple[str, str]]:
     """Yield (StudyInstanceUID, SOPInstanceUID) of a sequence of hierarchical references (PS3.3 table C.17-3)."""
     for study in dataset.get(keyword) or ():
         for series in study.get("ReferencedSeriesSequence") or ():
@@ -104,7 +104,7 @@ def references(dataset: Dataset, keyword: str) -> Iterator[tuple[str, str]]:
                 yield str(study.get("StudyInstanceUID") or ""), str(reference.get("ReferencedSOPInstanceUID") or "")
 
 
-def moment(words: str, offset: str = "") -> datetime | None:
+def parse_datetime(words: str, offset: str = "") -> datetime | None:
     """Return an aware moment of a DT value, or of DA and TM side by side; without an offset in local time. None: it says none."""
     said = re.sub(r"[^0-9.+-]", "", words)
     try:

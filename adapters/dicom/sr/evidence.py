@@ -24,7 +24,7 @@ TYPE_2 = (  # PS3.3 C.7.1.1 and C.7.2.1: may be empty, must be there
     "StudyID",
     "ReferringPhysicianName",
 )
-LIMITS = {"LO": 64, "SH": 16, "PN": 194, "CS": 16, "ST": 1024}  # characters, PS3.5 6.2; PN: three groups
+VR_LIMITS = {"LO": 64, "SH": 16, "PN": 194, "CS": 16, "ST": 1024}  # characters, PS3.5 6.2; PN: three groups
 CLINICAL_TRIAL = (  # PS3.3 C.7.1.3: all of these or none
     "ClinicalTrialSponsorName",
     "ClinicalTrialProtocolID",
@@ -35,7 +35,7 @@ CLINICAL_TRIAL = (  # PS3.3 C.7.1.3: all of these or none
 )
 PRIVATE_TO_THE_PATIENT = ("PatientComments", "AdditionalPatientHistory", "MedicalAlerts", "Allergies")
 GEOMETRY = ("PatientOrientation", "ImagerPixelSpacing")
-STRICT = {"AS", "CS", "DA", "TM"}
+STRICT_VRS = {"AS", "CS", "DA", "TM"}
 """Value representations with a form of their own (PS3.5 6.2) that senders are seen to break."""
 
 
@@ -47,14 +47,14 @@ def evidence_of(content: bytes) -> FileDataset:
     except Exception as error:  # pydicom raises whatever a broken character set makes it stumble over
         raise ReportImpossible(f"the image's header cannot be read ({type(error).__name__})", hint="see the sender") from error
     dataset.SpecificCharacterSet = UTF_8
-    _drop(dataset)
-    _shorten(dataset)
-    _blank_what_is_invalid(dataset)
-    _complete(dataset)
+    _drop_elements(dataset)
+    _truncate_values(dataset)
+    _delete_invalid_values(dataset)
+    _fill_missing_elements(dataset)
     return dataset
 
 
-def _drop(dataset: Dataset) -> None:
+def _drop_elements(dataset: Dataset) -> None:
     unwanted = list(PRIVATE_TO_THE_PATIENT)
     if any(not dataset.get(keyword) for keyword in CLINICAL_TRIAL):
         unwanted += [element.keyword for element in dataset if element.keyword.startswith("ClinicalTrial")]
@@ -63,7 +63,7 @@ def _drop(dataset: Dataset) -> None:
             del dataset[keyword]
 
 
-def _complete(dataset: Dataset) -> None:
+def _fill_missing_elements(dataset: Dataset) -> None:
     for keyword in TYPE_2:
         if dataset.get(keyword) is None:
             setattr(dataset, keyword, "")
@@ -75,18 +75,18 @@ def _has_geometry(dataset: Dataset) -> bool:
     return all(len(dataset.get(keyword) or ()) == 2 and all(map(str, dataset.get(keyword))) for keyword in GEOMETRY)
 
 
-def _shorten(dataset: Dataset) -> None:
+def _truncate_values(dataset: Dataset) -> None:
     """Cut what the standard's own limits forbid: the SR that copies it would be invalid."""
     for element in dataset:
-        limit = LIMITS.get(dictionary_VR(element.tag) if element.keyword else "")
+        limit = VR_LIMITS.get(dictionary_VR(element.tag) if element.keyword else "")
         if limit and element.VM <= 1 and len(str(element.value or "")) > limit:
             element.value = str(element.value)[:limit]
 
 
-def _blank_what_is_invalid(dataset: Dataset) -> None:
+def _delete_invalid_values(dataset: Dataset) -> None:
     """An age of "62", a date with dots, a sex in lower case: left out, for a guess at what was meant may be wrong."""
     for element in list(dataset):
-        if element.VR not in STRICT:
+        if element.VR not in STRICT_VRS:
             continue
         for value in element.value if element.VM > 1 else [element.value]:
             try:

@@ -16,7 +16,7 @@ from adapters.dicom.sr.content_tree import Code
 from pipeline.domain import LabelState
 
 
-class Kind(StrEnum):
+class CodeRelation(StrEnum):
     """How a code's meaning lies to the finding's."""
 
     SAME = "same"
@@ -25,11 +25,11 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Sense:
+class MappedFinding:
     """What a code means: one of FINDINGS, or NO_FINDING."""
 
     finding: str
-    kind: Kind
+    relation: CodeRelation
 
 
 FINDING = (Code("121071", "DCM"), Code("121073", "DCM"), Code("121077", "DCM"))
@@ -76,32 +76,32 @@ CHEST_WORDS = ("lung", "lobe", "lingula", "pulmon", "pleura", "thora", "chest", 
 
 
 @cache
-def _senses() -> dict[tuple[str, str], Sense]:
-    ours = {(c.concept.value, c.concept.scheme_designator): Sense(f, Kind.SAME) for f, c in finding_codes().items()}
-    return ours | {key: Sense(means, Kind(kind)) for key, means, kind in _rows() if kind}
+def _load_finding_map() -> dict[tuple[str, str], MappedFinding]:
+    ours = {(c.concept.value, c.concept.scheme_designator): MappedFinding(f, CodeRelation.SAME) for f, c in finding_codes().items()}
+    return ours | {key: MappedFinding(means, CodeRelation(kind)) for key, means, kind in _read_rows() if kind}
 
 
 @cache
-def _states() -> dict[tuple[str, str], LabelState]:
-    return {key: LabelState(means) for key, means, kind in _rows() if not kind}
+def _load_presence_map() -> dict[tuple[str, str], LabelState]:
+    return {key: LabelState(means) for key, means, kind in _read_rows() if not kind}
 
 
-def _rows() -> list[tuple[tuple[str, str], str, str]]:
+def _read_rows() -> list[tuple[tuple[str, str], str, str]]:
     with files("adapters.dicom.sr").joinpath("label_codes.csv").open(encoding="utf-8") as stream:
         return [((row["code"], row["scheme"]), row["means"], row["kind"]) for row in csv.DictReader(stream)]
 
 
-def sense_of(code: Code | None) -> Sense | None:
+def mapped_finding(code: Code | None) -> MappedFinding | None:
     """Return the finding that a code means, or None."""
-    return _senses().get(code.key) if code is not None else None
+    return _load_finding_map().get(code.key) if code is not None else None
 
 
-def state_of(code: Code | None) -> LabelState | None:
+def presence_state(code: Code | None) -> LabelState | None:
     """Return what a presence value says; None where it is none that we know."""
-    return _states().get(code.key) if code is not None else None
+    return _load_presence_map().get(code.key) if code is not None else None
 
 
-def in_the_chest(site: Code) -> bool:
+def is_chest_site(site: Code) -> bool:
     """Tell whether a finding site is of the chest; lobes and the like by their meaning."""
     return site.value in CHEST_SITES or any(word in site.meaning.lower() for word in CHEST_WORDS)
 

@@ -16,21 +16,29 @@ from typing import Literal
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from adapters.dicom.sr.content_tree import children, code_in, everything_below, is_called, moment, references, text
-from adapters.dicom.sr.finding_statements import Observer, Statement, observer_of, statements_below, stronger
+from adapters.dicom.sr.content_tree import (
+    children,
+    code_in,
+    descendants,
+    has_concept_name,
+    hierarchical_references,
+    parse_datetime,
+    printable_text,
+)
+from adapters.dicom.sr.finding_statements import Observer, Statement, observer_of, prevailing_state, statements_below
 from adapters.dicom.sr.label_codes import ALGORITHM_NAME, DEVICE_OBSERVER
-from pipeline.domain import NO_FINDING, Document, LabelState, Reading
-from pipeline.finding_names import no_finding
+from pipeline.domain import NO_FINDING, Document, LabelState, ReaderStatement
+from pipeline.finding_names import all_absent
 from pipeline.rules import KEY_OBJECT_SELECTION, OWN_MODEL_NAME
 
-REPORTS = {
+REPORT_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.88.22": "Enhanced SR",
     "1.2.840.10008.5.1.4.1.1.88.33": "Comprehensive SR",
     "1.2.840.10008.5.1.4.1.1.88.34": "Comprehensive 3D SR",
     "1.2.840.10008.5.1.4.1.1.88.35": "Extensible SR",
 }
-EVIDENCE = ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence")  # PS3.3 C.17.2
-UNNAMED = "unnamed"
+EVIDENCE_SEQUENCES = ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence")  # PS3.3 C.17.2
+UNNAMED_READER = "unnamed"
 """The reader of a document that names nobody."""
 
 
@@ -46,7 +54,7 @@ class _NoLabel(Exception):
     """Why a document gives none, in words."""
 
 
-class DicomDocuments:
+class DicomDocumentReader:
     """ports.DocumentReader."""
 
     def __init__(self, settings: DocumentSettings) -> None:
@@ -56,121 +64,125 @@ class DicomDocuments:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a library's doubts about a value quote the value
-                return self._document(dcmread(BytesIO(content), force=True))
+                return self._read_document(dcmread(BytesIO(content), force=True))
         except _NoLabel as reason:
             return Document(reason=str(reason))
         except Exception as error:  # pydicom raises whatever the bytes make it stumble over, and may quote them
             return Document(reason=f"cannot be read ({type(error).__name__})")
 
-    def _document(self, dataset: Dataset) -> Document:
+    def _read_document(self, dataset: Dataset) -> Document:
         uid = str(dataset.get("SOPClassUID") or "")
         if _is_own(dataset):
             raise _NoLabel("says what radclipd itself has said")
         if uid == KEY_OBJECT_SELECTION:
-            readings = self._key_objects(dataset)
-        elif uid in REPORTS:
-            readings = self._report(dataset)
+            readings = self._read_key_objects(dataset)
+        elif uid in REPORT_CLASSES:
+            readings = self._read_report(dataset)
         else:
-            raise _NoLabel(f"is none of {', '.join(REPORTS.values())}, Key Object Selection")
-        replaces = {replaced for _, replaced in references(dataset, "PredecessorDocumentsSequence")}
+            raise _NoLabel(f"is none of {', '.join(REPORT_CLASSES.values())}, Key Object Selection")
+        replaces = {replaced for _, replaced in hierarchical_references(dataset, "PredecessorDocumentsSequence")}
         return Document(readings=tuple(readings), replaces=tuple(sorted(replaces)))
 
-    def _report(self, dataset: Dataset) -> list[Reading]:
+    def _read_report(self, dataset: Dataset) -> list[ReaderStatement]:
         if self._settings.accept_sr == "none":
             raise _NoLabel('structured reports are not read: accept_sr = "none" in [labels]')
         if dataset.get("CompletionFlag") == "PARTIAL":
             raise _NoLabel("is not complete")
-        stated = list(statements_below(dataset, _author(dataset), study=_study(dataset), evidence=_evidence(dataset)))
+        stated = list(
+            statements_below(dataset, _find_author(dataset), study=_get_study_uid(dataset), evidence=_map_evidence(dataset))
+        )
         if not any(statement.state for statement in stated):
             raise _NoLabel("codes none of the 14 findings as present, absent or undetermined")
         if dataset.get("VerificationFlag") == "VERIFIED":
-            verifier, verified_at = _verifier(dataset)
+            verifier, verified_at = _find_verifier(dataset)
             stated = [replace(statement, observer=Observer("person", verifier)) for statement in stated]
-            return _readings(stated, "sr", verified_at or _content_time(dataset))
+            return _merge_readings(stated, "sr", verified_at or _get_content_time(dataset))
         if self._settings.accept_sr == "verified":
             raise _NoLabel('is not verified: accept_sr = "verified" in [labels]')
         by_persons = [statement for statement in stated if statement.observer.kind == "person"]
         if not by_persons:
             device = any(statement.observer.kind == "device" for statement in stated)
             raise _NoLabel(f"is not verified, and its observer is {'a device' if device else 'not named as a person'}")
-        return _readings(by_persons, "sr", _content_time(dataset))
+        return _merge_readings(by_persons, "sr", _get_content_time(dataset))
 
-    def _key_objects(self, dataset: Dataset) -> list[Reading]:
+    def _read_key_objects(self, dataset: Dataset) -> list[ReaderStatement]:
         title = code_in(dataset, "ConceptNameCodeSequence")
         findings = self._settings.key_object_titles.get(f"{title.value},{title.scheme}") if title else None
         if findings is None:
             raise _NoLabel("has a title that key_object_titles in [labels] does not name")
-        observer = observer_of(children(dataset), _author(dataset))
+        observer = observer_of(children(dataset), _find_author(dataset))
         if observer.kind == "device":
             raise _NoLabel("its observer is a device")
-        studies = sorted(set(_evidence(dataset).values())) or [_study(dataset)]
+        studies = sorted(set(_map_evidence(dataset).values())) or [_get_study_uid(dataset)]
         stated = [Statement(study, finding, state, observer) for study in studies for finding, state in findings.items()]
-        return _readings(stated, "kos", _content_time(dataset))
+        return _merge_readings(stated, "kos", _get_content_time(dataset))
 
 
-def _readings(stated: Iterable[Statement], source: str, stated_at: datetime | None) -> list[Reading]:
+def _merge_readings(stated: Iterable[Statement], source: str, stated_at: datetime | None) -> list[ReaderStatement]:
     """Make one reading of what each person states of each study."""
     merged: dict[tuple[str, str], dict[str, LabelState | None]] = {}
     for one in stated:
-        of_study = merged.setdefault((one.study_instance_uid, one.observer.name or UNNAMED), {})
-        of_study[one.finding] = stronger(one.state, of_study.get(one.finding, one.state))
+        of_study = merged.setdefault((one.study_instance_uid, one.observer.name or UNNAMED_READER), {})
+        of_study[one.finding] = prevailing_state(one.state, of_study.get(one.finding, one.state))
     readings = [
-        Reading(study_instance_uid=study, reader=reader, findings=clear, source=source, stated_at=stated_at)
+        ReaderStatement(study_instance_uid=study, reader=reader, findings=clear, source=source, stated_at=stated_at)
         for (study, reader), of_study in merged.items()
-        if (clear := _clear(of_study))
+        if (clear := _select_clear_states(of_study))
     ]
     if not readings:
         raise _NoLabel("states nothing clearly")
     return readings
 
 
-def _clear(stated: Mapping[str, LabelState | None]) -> dict[str, LabelState]:
+def _select_clear_states(stated: Mapping[str, LabelState | None]) -> dict[str, LabelState]:
     """Leave out what was not understood; let "no abnormality" speak for all 14 where nothing beside it says otherwise."""
     named = {finding: state for finding, state in stated.items() if finding != NO_FINDING}
     clear = {finding: state for finding, state in named.items() if state is not None}
     if NO_FINDING in stated and all(state is LabelState.ABSENT for state in named.values()):
-        return no_finding()
+        return all_absent()
     return clear
 
 
 def _is_own(dataset: Dataset) -> bool:
     """Tell by the equipment, the observer and the algorithm: an archive may rewrite a header, a person may verify our words."""
-    names = (item for item in everything_below(dataset) if is_called(item, (ALGORITHM_NAME, *DEVICE_OBSERVER)))
-    ours = any(text(item, "TextValue") == OWN_MODEL_NAME for item in names)
-    return ours or text(dataset, "ManufacturerModelName") == OWN_MODEL_NAME
+    names = (item for item in descendants(dataset) if has_concept_name(item, (ALGORITHM_NAME, *DEVICE_OBSERVER)))
+    ours = any(printable_text(item, "TextValue") == OWN_MODEL_NAME for item in names)
+    return ours or printable_text(dataset, "ManufacturerModelName") == OWN_MODEL_NAME
 
 
-def _study(dataset: Dataset) -> str:
+def _get_study_uid(dataset: Dataset) -> str:
     return str(dataset.get("StudyInstanceUID") or "")
 
 
-def _evidence(dataset: Dataset) -> dict[str, str]:
-    return {image: study for keyword in EVIDENCE for study, image in references(dataset, keyword)}
+def _map_evidence(dataset: Dataset) -> dict[str, str]:
+    return {image: study for keyword in EVIDENCE_SEQUENCES for study, image in hierarchical_references(dataset, keyword)}
 
 
-def _author(dataset: Dataset) -> Observer:
+def _find_author(dataset: Dataset) -> Observer:
     """Return who the head of the document says observed (PS3.3 C.17.2.4): what holds where the tree says nothing."""
     for author in dataset.get("AuthorObserverSequence") or ():
         if author.get("ObserverType") == "PSN":
-            return Observer("person", text(author, "PersonName"))
+            return Observer("person", printable_text(author, "PersonName"))
         if author.get("ObserverType") == "DEV":
             return Observer("device")
     return Observer("")
 
 
-def _verifier(dataset: Dataset) -> tuple[str, datetime | None]:
+def _find_verifier(dataset: Dataset) -> tuple[str, datetime | None]:
     """Return who verified it last, and when."""
     observers = list(dataset.get("VerifyingObserverSequence") or ())
     if not observers:
         return "", None
     last = max(observers, key=lambda observer: str(observer.get("VerificationDateTime") or ""))
-    return text(last, "VerifyingObserverName"), moment(str(last.get("VerificationDateTime") or ""), _offset(dataset))
+    return printable_text(last, "VerifyingObserverName"), parse_datetime(
+        str(last.get("VerificationDateTime") or ""), _get_utc_offset(dataset)
+    )
 
 
-def _content_time(dataset: Dataset) -> datetime | None:
+def _get_content_time(dataset: Dataset) -> datetime | None:
     date = str(dataset.get("ContentDate") or "").replace(".", "")  # 2025.05.01 in objects of before 1993
-    return moment(f"{date}{dataset.get('ContentTime') or ''}", _offset(dataset)) if date else None
+    return parse_datetime(f"{date}{dataset.get('ContentTime') or ''}", _get_utc_offset(dataset)) if date else None
 
 
-def _offset(dataset: Dataset) -> str:
+def _get_utc_offset(dataset: Dataset) -> str:
     return str(dataset.get("TimezoneOffsetFromUTC") or "")

@@ -32,11 +32,11 @@ from pipeline.rules import OWN_MODEL_NAME
 RESEARCH_ONLY = "Research use only. Not for diagnostic use. Preliminary, unverified output of an algorithm."
 LONG_STRING = 64  # characters of VR LO, PS3.5 6.2
 
-Image = tuple[str, str]
+ImageReference = tuple[str, str]
 """SOP Class and SOP Instance UID."""
 
 
-def measurement_report(
+def build_measurement_report(
     observer: ObserverContext, groups: Sequence[MeasurementsAndQualitativeEvaluations], images: Sequence[Dataset]
 ) -> Dataset:
     """Return the root of the tree, TID 1500, without the words that come last. `images`: headers, for the image library."""
@@ -50,7 +50,7 @@ def measurement_report(
     return root
 
 
-def observer_of(version: ModelVersion, *, manufacturer: str, institution_name: str) -> ObserverContext:
+def build_observer_context(version: ModelVersion, *, manufacturer: str, institution_name: str) -> ObserverContext:
     """TID 1004: each version is a device of its own."""
     return ObserverContext(
         observer_type=codes.DEVICE,
@@ -65,53 +65,53 @@ def observer_of(version: ModelVersion, *, manufacturer: str, institution_name: s
     )
 
 
-def group_of(
-    prediction: Prediction, version: ModelVersion, tracking_uid: str, images: Sequence[Image]
+def build_measurement_group(
+    prediction: Prediction, version: ModelVersion, tracking_uid: str, images: Sequence[ImageReference]
 ) -> MeasurementsAndQualitativeEvaluations:
     """TID 1501 for one finding."""
     code = finding_codes()[prediction.finding]
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=tracking_uid, identifier=f"radclipd/{prediction.finding}"),
         finding_type=code.concept,
-        algorithm_id=_algorithm(version, prediction.finding),
+        algorithm_id=_build_algorithm(version, prediction.finding),
         finding_sites=[FindingSite(anatomic_location=code.site)],
-        measurements=[_measurement(prediction, calibrated=version.calibrated)],
-        qualitative_evaluations=[evaluation_of(prediction.finding, prediction.decision)],
+        measurements=[_build_measurement(prediction, calibrated=version.calibrated)],
+        qualitative_evaluations=[build_evaluation(prediction.finding, prediction.decision)],
         source_images=[SourceImageForMeasurementGroup(*image) for image in images],
     )
 
 
-def evaluation_of(finding: str, decision: Decision) -> QualitativeEvaluation:
+def build_evaluation(finding: str, decision: Decision) -> QualitativeEvaluation:
     """The decision, in words of CID 240, under the finding's own code."""
     return QualitativeEvaluation(name=finding_codes()[finding].concept, value=codes.DECISIONS[decision])
 
 
-def score_of(prediction: Prediction, *, calibrated: bool) -> float:
+def reported_score(prediction: Prediction, *, calibrated: bool) -> float:
     """The number as it is told: a probability with four decimals, or per cent with two."""
     return round(prediction.probability, 4) if calibrated else round(100 * prediction.probability, 2)
 
 
-def _measurement(prediction: Prediction, *, calibrated: bool) -> Measurement:
+def _build_measurement(prediction: Prediction, *, calibrated: bool) -> Measurement:
     """A calibrated score is a probability; one that is not must not be told as one."""
     name, unit = (codes.PROBABILITY, codes.RATIO) if calibrated else (codes.CERTAINTY_OF_FINDING, codes.PERCENT)
-    return Measurement(name=name, value=score_of(prediction, calibrated=calibrated), unit=unit)
+    return Measurement(name=name, value=reported_score(prediction, calibrated=calibrated), unit=unit)
 
 
-def _algorithm(version: ModelVersion, finding: str) -> AlgorithmIdentification:
+def _build_algorithm(version: ModelVersion, finding: str) -> AlgorithmIdentification:
     """TID 4019: what made the score and what it was held against."""
     card = version.card
     parameters = {
         "threshold": f"{version.thresholds[finding]:.4f}",
-        "undetermined band": f"{version.band:.4f}",
+        "undetermined band": f"{version.undetermined_margin:.4f}",
         "weights SHA-256": version.weights_sha256,
         "base": version.base,
-        "preprocessing": _fingerprint(card, "preprocess"),
-        "prompts": _fingerprint(card, "prompts"),
+        "preprocessing": _get_fingerprint(card, "preprocess"),
+        "prompts": _get_fingerprint(card, "prompts"),
         "calibrated": "yes" if version.calibrated else "no",
         "labels": version.label_fingerprint or "none (zero-shot)",
     }
-    if version.marking:
-        parameters["marking"] = version.marking
+    if version.notice:
+        parameters["marking"] = version.notice
     return AlgorithmIdentification(
         name=OWN_MODEL_NAME,
         version=f"{version.number} {version.name}"[:LONG_STRING],
@@ -120,18 +120,18 @@ def _algorithm(version: ModelVersion, finding: str) -> AlgorithmIdentification:
     )
 
 
-def _fingerprint(card: dict[str, Any], part: str) -> str:
+def _get_fingerprint(card: dict[str, Any], part: str) -> str:
     value = card.get(part)
     return str(value.get("fingerprint", "")) if isinstance(value, dict) else str(value or "")
 
 
-def in_words(version: ModelVersion, told: Sequence[Prediction]) -> ContainerContentItem:
+def build_summary_text(version: ModelVersion, predictions: Sequence[Prediction]) -> ContainerContentItem:
     """What a reader must not miss, whatever the viewer shows of the rest."""
     container = ContainerContentItem(name=codes.QUALITATIVE_EVALUATIONS, relationship_type=RelationshipTypeValues.CONTAINS)
-    present = [prediction.finding.replace("_", " ") for prediction in told if prediction.decision is Decision.PRESENT]
+    present = [prediction.finding.replace("_", " ") for prediction in predictions if prediction.decision is Decision.PRESENT]
     sentences = [RESEARCH_ONLY]
-    if version.marking:
-        sentences.append(f"{version.marking}: the results of this model carry no medical meaning.")
+    if version.notice:
+        sentences.append(f"{version.notice}: the results of this model carry no medical meaning.")
     sentences.append(f"Scored present: {', '.join(present) or 'none'}.")
     container.ContentSequence = Items(
         [

@@ -7,7 +7,7 @@ import uuid
 
 NAMESPACE = uuid.UUID("5a1c7f0e-3f0b-5c55-9a3e-7d2c0c1d4e11")
 """Of every UUID-derived UID of radclipd's; fixed for ever."""
-LONGEST = 64
+MAX_UID_LENGTH = 64
 
 
 def derived_uid(root: str, *parts: object) -> str:
@@ -16,7 +16,7 @@ def derived_uid(root: str, *parts: object) -> str:
     if not root:
         return f"2.25.{uuid.uuid5(NAMESPACE, name).int}"
     digits = str(int.from_bytes(hashlib.sha256(name.encode()).digest(), "big"))
-    return f"{root}.{digits[: LONGEST - len(root) - 1]}"
+    return f"{root}.{digits[: MAX_UID_LENGTH - len(root) - 1]}"
 
 
 def report_uid(root: str, study_instance_uid: str, version: int, revision: int) -> str:

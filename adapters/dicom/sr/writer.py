@@ -18,27 +18,27 @@ from pydicom.sequence import Sequence as Items
 from adapters.dicom.image import part10
 from adapters.dicom.sr import codes
 from adapters.dicom.sr.codes import finding_codes
-from adapters.dicom.sr.dataset_template import CONTENT_SEQUENCE, UTF_8, encoded
+from adapters.dicom.sr.dataset_template import CONTENT_SEQUENCE, UTF_8, encode_dataset
 from adapters.dicom.sr.evidence import evidence_of
-from adapters.dicom.sr.report_template import ReportForm
-from adapters.dicom.sr.tid1500 import LONG_STRING, observer_of
+from adapters.dicom.sr.report_template import ReportTemplate
+from adapters.dicom.sr.tid1500 import LONG_STRING, build_observer_context
 from adapters.dicom.sr.uids import report_uid, series_uid, tracking_uid
 from pipeline.domain import Decision, ModelVersion, Prediction, Report, ReportState
 from pipeline.errors import RadclipdError, ReportImpossible
-from pipeline.ports.outside import ImageStore, ReportContent
+from pipeline.ports.services import ImageStore, ReportContent
 from pipeline.rules import OWN_MODEL_NAME
 
 SERIES_DESCRIPTION = "AI chest findings - research only"
 TRANSFER_SYNTAX = "1.2.840.10008.1.2.1"
-FORMS_KEPT = 4
+TEMPLATE_CACHE_SIZE = 4
 """Of how many versions the forms are kept: one serves, another may still be reported on."""
 
-CLASSES: dict[str, Any] = {
+SR_CLASSES: dict[str, Any] = {
     "comprehensive-3d": Comprehensive3DSR,
     "comprehensive": ComprehensiveSR,
     "enhanced": EnhancedSR,
 }
-CLASS_UIDS = {
+SR_CLASS_UIDS = {
     "comprehensive-3d": "1.2.840.10008.5.1.4.1.1.88.34",
     "comprehensive": "1.2.840.10008.5.1.4.1.1.88.33",
     "enhanced": "1.2.840.10008.5.1.4.1.1.88.22",
@@ -58,13 +58,13 @@ class ReportSettings:
 
 
 class SrWriter:
-    """ports.ReportWriter by highdicom, which makes what differs from study to study and, once, what does not (`ReportForm`)."""
+    """ports.ReportWriter by highdicom, which makes what differs from study to study and, once, what does not (`ReportTemplate`)."""
 
     def __init__(self, settings: ReportSettings, store: ImageStore) -> None:
         self._settings, self._store = settings, store
-        self._forms: dict[int, ReportForm] = {}
+        self._forms: dict[int, ReportTemplate] = {}
 
-    def identify(self, study_instance_uid: str, version: int, revision: int) -> Report:
+    def pending_report(self, study_instance_uid: str, version: int, revision: int) -> Report:
         root = self._settings.uid_root
         return Report(
             sop_instance_uid=report_uid(root, study_instance_uid, version, revision),
@@ -73,7 +73,7 @@ class SrWriter:
             version=version,
             revision=revision,
             state=ReportState.PENDING,
-            sop_class_uid=CLASS_UIDS[self._settings.sop_class],
+            sop_class_uid=SR_CLASS_UIDS[self._settings.sop_class],
         )
 
     def write(self, content: ReportContent) -> bytes:
@@ -83,7 +83,7 @@ class SrWriter:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a library's doubts about a name quote the name
-                return self._file(content, evidence)
+                return self._build_file(content, evidence)
         except RadclipdError:
             raise
         except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
@@ -92,12 +92,12 @@ class SrWriter:
                 hint="please report this header to radclipd, with names and dates removed",
             ) from error
 
-    def _file(self, content: ReportContent, evidence: Sequence[Dataset]) -> bytes:
-        form, root = self._form(content.version), self._settings.uid_root
-        headline = document_of(content, evidence, form.root, self._settings)
+    def _build_file(self, content: ReportContent, evidence: Sequence[Dataset]) -> bytes:
+        form, root = self._get_template(content.version), self._settings.uid_root
+        headline = build_document(content, evidence, form.root, self._settings)
         tracking = partial(tracking_uid, root, content.study.study_instance_uid)
-        tree = form.filled(evidence, told_of(content, self._settings), tracking)
-        body = encoded(headline[:CONTENT_SEQUENCE]) + tree + encoded(headline[CONTENT_SEQUENCE + 1 :])
+        tree = form.fill(evidence, reported_predictions(content, self._settings), tracking)
+        body = encode_dataset(headline[:CONTENT_SEQUENCE]) + tree + encode_dataset(headline[CONTENT_SEQUENCE + 1 :])
         report = content.report
         return part10.file_bytes(
             body,
@@ -106,31 +106,31 @@ class SrWriter:
             transfer_syntax_uid=TRANSFER_SYNTAX,
         )
 
-    def _form(self, version: ModelVersion) -> ReportForm:
+    def _get_template(self, version: ModelVersion) -> ReportTemplate:
         """The form belongs to the version as it is in the catalog, word for word: a version that has changed gets another."""
         form = self._forms.get(version.number)
         if form is None or form.version != version:
-            if len(self._forms) >= FORMS_KEPT:
+            if len(self._forms) >= TEMPLATE_CACHE_SIZE:
                 self._forms.clear()
-            form = self._forms[version.number] = ReportForm(version, self._observer(version))
+            form = self._forms[version.number] = ReportTemplate(version, self._build_observer(version))
         return form
 
-    def _observer(self, version: ModelVersion) -> ObserverContext:
+    def _build_observer(self, version: ModelVersion) -> ObserverContext:
         settings = self._settings
-        return observer_of(version, manufacturer=settings.manufacturer, institution_name=settings.institution_name)
+        return build_observer_context(version, manufacturer=settings.manufacturer, institution_name=settings.institution_name)
 
 
-def told_of(content: ReportContent, settings: ReportSettings) -> list[Prediction]:
+def reported_predictions(content: ReportContent, settings: ReportSettings) -> list[Prediction]:
     """Return the predictions that the report lists: all where nothing else is to be told, for one must be (TID 1500)."""
     told = [p for p in content.predictions if settings.include_absent or p.decision is not Decision.ABSENT]
     return told or list(content.predictions)
 
 
-def document_of(content: ReportContent, evidence: Sequence[Dataset], root: Dataset, settings: ReportSettings) -> Dataset:
+def build_document(content: ReportContent, evidence: Sequence[Dataset], root: Dataset, settings: ReportSettings) -> Dataset:
     """Return the SR with this root of its content tree."""
     report = content.report
-    name = next(name for name, uid in CLASS_UIDS.items() if uid == report.sop_class_uid)
-    document: Dataset = CLASSES[name](
+    name = next(name for name, uid in SR_CLASS_UIDS.items() if uid == report.sop_class_uid)
+    document: Dataset = SR_CLASSES[name](
         evidence=evidence,
         content=root,
         series_instance_uid=report.series_instance_uid,
@@ -142,18 +142,18 @@ def document_of(content: ReportContent, evidence: Sequence[Dataset], root: Datas
         is_complete=True,
         is_final=False,
         is_verified=False,
-        series_description=_series_description(content.version),
+        series_description=_build_series_description(content.version),
         specific_character_set=UTF_8,
     )
-    _finish(document, content)
+    _complete_document(document, content)
     return document
 
 
-def _series_description(version: ModelVersion) -> str:
-    return (f"{version.marking} - {SERIES_DESCRIPTION}" if version.marking else SERIES_DESCRIPTION)[:LONG_STRING]
+def _build_series_description(version: ModelVersion) -> str:
+    return (f"{version.notice} - {SERIES_DESCRIPTION}" if version.notice else SERIES_DESCRIPTION)[:LONG_STRING]
 
 
-def _finish(document: Dataset, content: ReportContent) -> None:
+def _complete_document(document: Dataset, content: ReportContent) -> None:
     """Set what the writer leaves out: equipment (PS3.3 C.7.5.1), times of the series, the predecessor (C.17.2)."""
     now = datetime.now(UTC).astimezone()
     document.ManufacturerModelName = OWN_MODEL_NAME
@@ -164,12 +164,12 @@ def _finish(document: Dataset, content: ReportContent) -> None:
     document.TimezoneOffsetFromUTC = now.strftime("%z")
     document.PreliminaryFlag = "PRELIMINARY"
     if any(code.concept.scheme_designator == codes.PRIVATE_SCHEME for code in finding_codes().values()):
-        document.CodingSchemeIdentificationSequence = Items([_private_scheme()])
+        document.CodingSchemeIdentificationSequence = Items([_build_coding_scheme_item()])
     if content.predecessor is not None:
-        document.PredecessorDocumentsSequence = Items([_reference(content.predecessor)])
+        document.PredecessorDocumentsSequence = Items([_build_reference(content.predecessor)])
 
 
-def _private_scheme() -> Dataset:
+def _build_coding_scheme_item() -> Dataset:
     """PS3.3 C.12.1.1: what the private designator stands for."""
     item = Dataset()
     item.CodingSchemeDesignator = codes.PRIVATE_SCHEME
@@ -178,7 +178,7 @@ def _private_scheme() -> Dataset:
     return item
 
 
-def _reference(report: Report) -> Dataset:
+def _build_reference(report: Report) -> Dataset:
     """A Hierarchical SOP Instance Reference (PS3.3 table 10-3a) to one report."""
     instance = Dataset()
     instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID = report.sop_class_uid, report.sop_instance_uid

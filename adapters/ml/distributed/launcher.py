@@ -9,12 +9,12 @@ import os
 import sys
 from pathlib import Path
 
-from adapters.ipc.parent_death import end_with
+from adapters.ipc.parent_death import die_with_parent
 
 
 def main() -> None:
     """Run the ranks until all have ended, or one has failed. Arguments: process id of the worker, folder, how many ranks."""
-    end_with(int(sys.argv[1]))  # before what takes seconds to import
+    die_with_parent(int(sys.argv[1]))  # before what takes seconds to import
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

@@ -16,23 +16,23 @@ from typing import NoReturn
 import torch
 from torch import distributed
 
-from adapters.ipc.channel import Arrays, Gone, Line, Parcel, Words
+from adapters.ipc.channel import Channel, ChannelClosed, MessageFields, NamedArrays, SharedArrays
 from adapters.ml.scorer import choose_device
 from models.classifier.head import LinearHead
 from models.encoder.base import read_base
 from models.encoder.encoder import Encoder
-from models.training.data_parallel import WHOLE, Share
-from models.training.fold_fits import Fitting, Made, Order
+from models.training.data_parallel import SINGLE_PROCESS, DataParallelProcess
+from models.training.fold_fits import FitContext, FitResult, FitSpec
 from models.training.recipe import Recipe
 from pipeline.errors import WeightsCorrupt
 
-_EQUIPMENT = "equipment.json"
-_GROUP = "group"
+_SETTINGS_FILE = "equipment.json"
+_RENDEZVOUS_FILE = "group"
 """The file by which the ranks find each other."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Equipment:
+class RankSettings:
     """What every rank is to work with. `base`: folder, whose weights have this SHA-256; `devices`: of rank 0, 1, ..."""
 
     base: str
@@ -42,76 +42,76 @@ class Equipment:
 
     def write(self, folder: Path) -> None:
         """Leave it for the ranks."""
-        (folder / _EQUIPMENT).write_text(json.dumps(asdict(self)))
+        (folder / _SETTINGS_FILE).write_text(json.dumps(asdict(self)))
 
     @classmethod
-    def read(cls, folder: Path) -> Equipment:
+    def read(cls, folder: Path) -> RankSettings:
         """Read what `write` wrote."""
-        return cls(**json.loads((folder / _EQUIPMENT).read_text()))
+        return cls(**json.loads((folder / _SETTINGS_FILE).read_text()))
 
 
-def carry_out(line: Line, folder: Path, *, rank: int, world: int) -> NoReturn:
+def run_rank_loop(channel: Channel, folder: Path, *, rank: int, world_size: int) -> NoReturn:
     """Make one fit after another, alone or with the other ranks, of whom the first then speaks for all. Gone, in the end."""
-    encoder = _equipped(Equipment.read(folder), folder, rank=rank, world=world)
+    encoder = _prepare_encoder(RankSettings.read(folder), folder, rank=rank, world_size=world_size)
     try:
-        _work(line, encoder, rank=rank, world=world)
-    except Gone:
+        _make_fits(channel, encoder, rank=rank, world_size=world_size)
+    except ChannelClosed:
         distributed.destroy_process_group()
         raise
 
 
-def _work(line: Line, encoder: Encoder, *, rank: int, world: int) -> NoReturn:
-    fitting = _fitting(encoder, *line.hear())
+def _make_fits(channel: Channel, encoder: Encoder, *, rank: int, world_size: int) -> NoReturn:
+    fitting = _build_fitting(encoder, *channel.receive())
     while True:
-        words, arrays = line.hear()
-        share = Share(rank, world) if words["together"] else WHOLE
-        order = Order(arrays.pop("rows"), LinearHead.from_tensors(tensors(arrays)), words["steps"])
-        made = fitting.fit(order, _Asking(line, share), share)
+        words, arrays = channel.receive()
+        share = DataParallelProcess(rank, world_size) if words["together"] else SINGLE_PROCESS
+        order = FitSpec(arrays.pop("rows"), LinearHead.from_tensors(to_tensors(arrays)), words["steps"])
+        made = fitting.fit(order, _StepGate(channel, share), share)
         if share.rank == 0:
-            _hand_over(made, line)
+            _send_fit(made, channel)
 
 
-def _equipped(given: Equipment, folder: Path, *, rank: int, world: int) -> Encoder:
-    torch.set_num_threads(given.threads)
-    device = choose_device(given.devices[rank])
+def _prepare_encoder(settings: RankSettings, folder: Path, *, rank: int, world_size: int) -> Encoder:
+    torch.set_num_threads(settings.threads)
+    device = choose_device(settings.devices[rank])
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, init_method=f"file://{folder / _GROUP}", rank=rank, world_size=world)
-    base = read_base(Path(given.base))
-    if base.sha256 != given.sha256:
+    distributed.init_process_group(backend, init_method=f"file://{folder / _RENDEZVOUS_FILE}", rank=rank, world_size=world_size)
+    base = read_base(Path(settings.base))
+    if base.sha256 != settings.sha256:
         raise WeightsCorrupt("the base has become another one since the round began", hint="let the round begin again")
     return base.encoder.to(device)
 
 
-class _Asking:
+class _StepGate:
     """`fold_fits.OnSteps` that asks the worker before each step whether to go on. The first rank asks for all ranks of a step."""
 
-    def __init__(self, line: Line, share: Share) -> None:
-        self._line, self._share = line, share
+    def __init__(self, channel: Channel, share: DataParallelProcess) -> None:
+        self._line, self._share = channel, share
 
     def __call__(self, done: int) -> None:
         if self._share.rank == 0:
-            self._line.tell({"done": done})
-            self._line.hear()
-        self._share.after_the_first()
+            self._line.send({"done": done})
+            self._line.receive()
+        self._share.wait_for_first()
 
 
-def _fitting(encoder: Encoder, words: Words, arrays: Arrays) -> Fitting:
-    activations, recipe = torch.from_numpy(arrays["activations"]), Recipe.from_card(words["recipe"])
-    return Fitting(encoder, activations, arrays["labels"], recipe, words["seed"])
+def _build_fitting(encoder: Encoder, message: MessageFields, arrays: NamedArrays) -> FitContext:
+    activations, recipe = torch.from_numpy(arrays["activations"]), Recipe.from_card(message["recipe"])
+    return FitContext(encoder, activations, arrays["labels"], recipe, message["seed"])
 
 
-def _hand_over(made: Made, line: Line) -> None:
-    with closing(Parcel.of(arrays_of(made.tensors))) as parcel:
-        line.tell({"made": dict(made.card)}, parcel)
+def _send_fit(made: FitResult, channel: Channel) -> None:
+    with closing(SharedArrays.from_arrays(to_arrays(made.tensors))) as parcel:
+        channel.send({"made": dict(made.card)}, parcel)
 
 
-def tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
+def to_tensors(arrays: NamedArrays) -> dict[str, torch.Tensor]:
     """Return arrays as tensors of the same memory."""
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def arrays_of(given: Mapping[str, torch.Tensor]) -> Arrays:
+def to_arrays(tensors: Mapping[str, torch.Tensor]) -> NamedArrays:
     """Return tensors on the CPU as arrays of the same memory."""
-    return {name: tensor.numpy() for name, tensor in given.items()}
+    return {name: tensor.numpy() for name, tensor in tensors.items()}

@@ -22,17 +22,25 @@ from structlog.testing import capture_logs
 
 from adapters.app.metrics import open_metrics
 from adapters.catalog.catalog import SqlCatalog
-from adapters.cli.check import _metrics
-from adapters.config.sections import Config, MetricsConfig, PrefixConfig, StorageConfig
+from adapters.cli.check import _check_metrics
+from adapters.config.sections import ActivationCacheConfig, Config, MetricsConfig, StorageConfig
 from adapters.demo.loopback import free_ports
-from adapters.service.prometheus import ARCHIVE_SECONDS, LARGEST_SHARE, LINE_SECONDS, ROOM, CatalogCollector, Remembered, Sources
+from adapters.service.prometheus import (
+    ARCHIVE_CACHE_SECONDS,
+    DISK_GAUGES,
+    MAX_TIME_SHARE,
+    QUEUE_CACHE_SECONDS,
+    CatalogCollector,
+    MetricSources,
+    TimedCache,
+)
 from pipeline import backfill, learn, rescore, rules, work
 from pipeline.domain import FINDINGS, Job, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
 from pipeline.errors import ConfigurationError, OutOfResources, PixelsUnreadable
-from pipeline.figures import Archive, Backfilled, Gain, Line, Round, Stage
-from pipeline.learn import LearnResult, Learnt
-from pipeline.ports.backfill import Parcel, Tally
-from pipeline.progress import Progress
+from pipeline.figures import ArchiveFigures, BackfillFigures, LearningGain, LearningRound, LearningStage, QueueFigures
+from pipeline.learn import LearnOutcome, LearnResult
+from pipeline.ports.backfill import BackfillCounts, BackfillUnit
+from pipeline.progress import JobProgress
 from tests.builders.fakes import a_version
 from tests.catalog.contract.test_catalog import FILE, add, film
 from tests.catalog.contract.test_worklist import request, say
@@ -46,14 +54,14 @@ GAINS = [
 ]
 
 
-def line_of(catalog: SqlCatalog) -> Line:
+def line_of(catalog: SqlCatalog) -> QueueFigures:
     with catalog.read() as tx:
-        return tx.standing.line()
+        return tx.figures.current_figures()
 
 
-def archive_of(catalog: SqlCatalog) -> Archive:
+def archive_of(catalog: SqlCatalog) -> ArchiveFigures:
     with catalog.read() as tx:
-        return tx.standing.archive()
+        return tx.figures.archive_figures()
 
 
 def claim(catalog: SqlCatalog, kind: JobKind, subject: str, **payload: Any) -> Job:
@@ -66,7 +74,7 @@ def claim(catalog: SqlCatalog, kind: JobKind, subject: str, **payload: Any) -> J
 def test_of_an_empty_catalog(sql_catalog: SqlCatalog) -> None:
     line, archive = line_of(sql_catalog), archive_of(sql_catalog)
     assert (line.jobs, line.quarantined, line.versions, line.serving, line.stage, line.last_round) == ({}, {}, {}, None, None, None)
-    assert (list(line.resting), list(line.gains), line.serving_since) == ([], [], None)
+    assert (list(line.open_circuits), list(line.gains), line.serving_since) == ([], [], None)
     assert (archive.studies, archive.reports, archive.instances, archive.rescoring) == ({}, {}, 0, None)
     assert (archive.backfills, archive.backfilled_unscored) == ({}, 0)
 
@@ -76,9 +84,9 @@ def test_the_queue(sql_catalog: SqlCatalog) -> None:
         tx.jobs.put(JobKind.SCORE, "done")
         tx.jobs.finish(tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=60)[0])
         tx.jobs.put(JobKind.REPORT, "old")
-        tx.jobs.put(JobKind.SCORE, "of the archive", priority=rescore.PRIORITY)
-        tx.circuits.failed("PACS", threshold=1, rest_seconds=60)
-        tx.circuits.failed("OTHER", threshold=9, rest_seconds=60)
+        tx.jobs.put(JobKind.SCORE, "of the archive", priority=rescore.RESCORE_PRIORITY)
+        tx.circuits.record_failure("PACS", threshold=1, open_seconds=60)
+        tx.circuits.record_failure("OTHER", threshold=9, open_seconds=60)
     claim(sql_catalog, JobKind.SEND, "held")
     line = line_of(sql_catalog)
     assert line.jobs == {
@@ -87,17 +95,17 @@ def test_the_queue(sql_catalog: SqlCatalog) -> None:
         (JobKind.SEND, JobState.RUNNING): 1,
     }
     assert list(line.oldest_due_seconds) == [JobKind.REPORT]
-    assert list(line.resting) == ["PACS"]
+    assert list(line.open_circuits) == ["PACS"]
 
 
 def test_what_is_set_aside_is_counted_by_the_kind_of_its_fault(sql_catalog: SqlCatalog) -> None:
-    policy = work.WorkPolicy(maximum_attempts=1)
+    policy = work.WorkPolicy(max_attempts=1)
     faults = (PixelsUnreadable("cut short"), OSError("Doe^John"), OutOfResources("full"), PixelsUnreadable("empty"))
     for number, error in enumerate(faults):
         job = claim(sql_catalog, JobKind.SCORE, f"1.{number}", revision=1)
-        work.conclude(work.Outcome(job, error), catalog=sql_catalog, policy=policy)
+        work.retry_or_quarantine(work.JobOutcome(job, error), catalog=sql_catalog, policy=policy)
     worn = claim(sql_catalog, JobKind.SCORE, "1.9", revision=1)
-    work._worn_out(replace(worn, attempts=2), sql_catalog, policy)
+    work._quarantine_if_exhausted(replace(worn, attempts=2), sql_catalog, policy)
     with sql_catalog.begin() as tx:  # as a release before this one did
         tx.jobs.put(JobKind.SEND, "9.9")
         tx.jobs.quarantine(tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=60)[0], error="refused")
@@ -105,7 +113,7 @@ def test_what_is_set_aside_is_counted_by_the_kind_of_its_fault(sql_catalog: SqlC
         (JobKind.SCORE, "PixelsUnreadable"): 2,
         (JobKind.SCORE, "unexpected"): 1,
         (JobKind.SCORE, "OutOfResources"): 1,
-        (JobKind.SCORE, work.NO_ANSWER): 1,
+        (JobKind.SCORE, work.NO_ANSWER_KIND): 1,
         (JobKind.SEND, "other"): 1,
     }
     with sql_catalog.begin() as tx:
@@ -121,10 +129,10 @@ def test_a_round_of_learning_while_it_runs_and_after(sql_catalog: SqlCatalog) ->
     job = claim(sql_catalog, JobKind.LEARN, learn.ALL_LABELS)
     assert line_of(sql_catalog).stage is None
     moments = iter([0.0, 10.0, 20.0])
-    Progress(job, catalog=sql_catalog, clock=lambda: next(moments))("unfreezing", 2, 10)
-    assert line_of(sql_catalog).stage == Stage("unfreezing", 2, 10, 40.0)
+    JobProgress(job, catalog=sql_catalog, clock=lambda: next(moments))("unfreezing", 2, 10)
+    assert line_of(sql_catalog).stage == LearningStage("unfreezing", 2, 10, 40.0)
     with sql_catalog.begin() as tx:
-        learn._finish(tx, job, Learnt(LearnResult.NOTHING, "too few"))
+        learn._finish_job(tx, job, LearnOutcome(LearnResult.NOTHING, "too few"))
     ended = line_of(sql_catalog)
     assert ended.stage is None
     assert ended.last_round is not None
@@ -146,7 +154,7 @@ def test_a_round_by_hand_leaves_a_version_and_no_job(sql_catalog: SqlCatalog, st
     assert line.last_round.result == result
     assert (line.serving, line.marking, line.versions) == (1, "UNTRAINED", {VersionState.SERVING: 1, state: 1})
     first, second = line.gains
-    assert first == Gain("zero-shot", "labels", pytest.approx(0.1), 0.05, 0.15)  # type: ignore[arg-type]  # a float, about
+    assert first == LearningGain("zero-shot", "labels", pytest.approx(0.1), 0.05, 0.15)  # type: ignore[arg-type]  # a float, about
     assert (second.against, second.sample, second.gain) == ("serving", "monitoring", 0.0)
 
 
@@ -156,19 +164,19 @@ def test_what_has_come_together(sql_catalog: SqlCatalog) -> None:
     for number in (1, 2, 3, 4):
         add(sql_catalog, film(study=f"1.{number}", sop=f"1.{number}.1"))
     add(sql_catalog, film(study="1.4", sop="1.4.2"))
-    predictions = rules.predictions_of([0.5] * len(FINDINGS), thresholds=a_version().thresholds, band=0.0)  # type: ignore[arg-type]  # any 14 numbers
+    predictions = rules.predictions_of([0.5] * len(FINDINGS), thresholds=a_version().thresholds, undetermined_margin=0.0)  # type: ignore[arg-type]  # any 14 numbers
     with sql_catalog.begin() as tx:
         tx.studies.put_state("1.2", StudyState.IGNORED, reason="why")
         tx.studies.put_state("1.3", StudyState.REPORTED)
         tx.studies.put_state("1.4", StudyState.REPORTED)
         tx.scores.put_predictions(1, {"1.4": predictions}, {"1.4": 1})
-        tx.reports.open(a_report("2.25.1"))
-        tx.reports.open(a_report("2.25.2", revision=2))
-        tx.reports.built("2.25.1", FILE)
+        tx.reports.ensure_pending(a_report("2.25.1"))
+        tx.reports.ensure_pending(a_report("2.25.2", revision=2))
+        tx.reports.mark_built("2.25.1", FILE)
         tx.requests.append([request("1.3", asked_at=tx.now()), request("1.4", asked_at=tx.now())])
     say(sql_catalog, "1.4", findings={"Mass": LabelState.PRESENT, "Edema": LabelState.ABSENT})
     say(sql_catalog, "1.1", findings={"Mass": LabelState.PRESENT})
-    assert archive_of(sql_catalog) == Archive(
+    assert archive_of(sql_catalog) == ArchiveFigures(
         studies={StudyState.ARRIVING: 1, StudyState.IGNORED: 1, StudyState.REPORTED: 2},
         reports={ReportState.PENDING: 1, ReportState.BUILT: 1},
         instances=5,
@@ -184,24 +192,26 @@ def test_what_backfills_have_done_by_the_kind_of_source(sql_catalog: SqlCatalog)
     """Two archives of one kind are told together, and no place is told."""
     clinic, other, folder = "orthanc http://clinic CR,DX", "orthanc http://other DX", "folder /mnt/SECRET"
     with sql_catalog.begin() as tx:
-        tx.backfills.put_days_done(clinic, [date(2025, 1, day) for day in (1, 2, 3)])
-        tx.backfills.put_days_done(other, [date(2025, 1, 1)])
-        tx.backfills.bring(clinic, ["1.1", "1.2"])
-        tx.backfills.bring(other, ["1.3"])
+        tx.backfills.add_finished_days(clinic, [date(2025, 1, day) for day in (1, 2, 3)])
+        tx.backfills.add_finished_days(other, [date(2025, 1, 1)])
+        tx.backfills.mark_backfilled(clinic, ["1.1", "1.2"])
+        tx.backfills.mark_backfilled(other, ["1.3"])
     add(sql_catalog, film("1.1", "1.1.1"))
     with sql_catalog.begin() as tx:
-        tx.backfills.conclude(clinic, Parcel(key="1.1"), Tally(instances=2, duplicates=9, refused=1, bytes=3 << 30), ["1.1"])
-        tx.backfills.conclude(clinic, Parcel(key="1.9"), Tally(), [], error="404")
-        tx.backfills.conclude(other, Parcel(key="1.3"), Tally(instances=1, bytes=1 << 30), ["1.3"])
-        tx.backfills.conclude(folder, Parcel(key="f"), Tally(), [], error="not there")
-        tx.jobs.put(JobKind.SCORE, "1.1", priority=backfill.PRIORITY)
-        tx.jobs.put(JobKind.SCORE, "1.7", priority=rescore.PRIORITY)
+        tx.backfills.finish_unit(
+            clinic, BackfillUnit(key="1.1"), BackfillCounts(instances=2, duplicates=9, refused=1, bytes=3 << 30), ["1.1"]
+        )
+        tx.backfills.finish_unit(clinic, BackfillUnit(key="1.9"), BackfillCounts(), [], error="404")
+        tx.backfills.finish_unit(other, BackfillUnit(key="1.3"), BackfillCounts(instances=1, bytes=1 << 30), ["1.3"])
+        tx.backfills.finish_unit(folder, BackfillUnit(key="f"), BackfillCounts(), [], error="not there")
+        tx.jobs.put(JobKind.SCORE, "1.1", priority=backfill.BACKFILL_PRIORITY)
+        tx.jobs.put(JobKind.SCORE, "1.7", priority=rescore.RESCORE_PRIORITY)
         tx.jobs.put(JobKind.SCORE, "1.8")
     told = archive_of(sql_catalog)
     found = {kind: replace(one, last_at=None) for kind, one in told.backfills.items()}
     assert found == {
-        "orthanc": Backfilled(days=4, done=2, failed=1, taken=3, refused=1, bytes=4 << 30, coming=1, fetched=2),
-        "folder": Backfilled(failed=1),
+        "orthanc": BackfillFigures(days=4, done=2, failed=1, taken=3, refused=1, bytes=4 << 30, coming=1, fetched=2),
+        "folder": BackfillFigures(failed=1),
     }
     assert told.backfilled_unscored == 1
     last = told.backfills["orthanc"].last_at
@@ -234,13 +244,13 @@ def test_an_answer_holds_the_longer_the_longer_it_took() -> None:
         asked.append(now[0])
         return len(asked)
 
-    remembered = Remembered(ask, seconds=5, clock=lambda: now[0])
+    remembered = TimedCache(ask, seconds=5, clock=lambda: now[0])
     assert [remembered(), remembered()] == [1, 1]
     now[0] = 4.9
     assert remembered() == 1
     now[0], taken[0] = 5.0, 2.0
     assert remembered() == 2
-    now[0] = 7 + 2 / LARGEST_SHARE - 0.1
+    now[0] = 7 + 2 / MAX_TIME_SHARE - 0.1
     assert remembered() == 2
     now[0] += 0.1
     assert remembered() == 3
@@ -256,7 +266,7 @@ def test_while_one_asks_others_get_the_last_answer() -> None:
             assert may_end.wait(10)
         return next(answers)
 
-    remembered = Remembered(ask, seconds=5, clock=lambda: now[0])
+    remembered = TimedCache(ask, seconds=5, clock=lambda: now[0])
     assert remembered() == "first"
     now[0] = 6.0
     other = threading.Thread(target=remembered)
@@ -276,7 +286,7 @@ def test_a_failure_is_not_told_in_figures_of_yesterday() -> None:
             raise OutOfResources("away")
         return "well"
 
-    remembered = Remembered(ask, seconds=5, clock=lambda: now[0])
+    remembered = TimedCache(ask, seconds=5, clock=lambda: now[0])
     assert remembered() == "well"
     now[0], away[0] = 6.0, True
     for _ in range(2):
@@ -287,7 +297,7 @@ def test_a_failure_is_not_told_in_figures_of_yesterday() -> None:
 
 
 def test_the_parts_of_an_answer_are_kept_apart() -> None:
-    assert LINE_SECONDS < ARCHIVE_SECONDS
+    assert QUEUE_CACHE_SECONDS < ARCHIVE_CACHE_SECONDS
 
 
 # What Prometheus reads.
@@ -338,7 +348,7 @@ def config_in(folder: Path, port: int = 0) -> Config:
     return Config.model_construct(
         metrics=MetricsConfig.model_construct(enabled=True, address="127.0.0.1", port=port or free_ports(1)[0]),
         storage=StorageConfig(directory=folder / "images"),
-        prefix=PrefixConfig(directory=folder / "prefixes"),
+        prefix=ActivationCacheConfig(directory=folder / "prefixes"),
     )
 
 
@@ -350,13 +360,13 @@ def test_a_scrape(sql_catalog: SqlCatalog, page: Callable[[], str], tmp_path: Pa
     say(sql_catalog, "1.1", reader="SECRET-READER", findings={"Mass": LabelState.PRESENT})
     job = claim(sql_catalog, JobKind.SCORE, "1.1")
     with sql_catalog.begin() as tx:
-        tx.circuits.failed("PACS", threshold=1, rest_seconds=60)
-    work.conclude(work.Outcome(job, PixelsUnreadable("why")), catalog=sql_catalog, policy=work.WorkPolicy())
+        tx.circuits.record_failure("PACS", threshold=1, open_seconds=60)
+    work.retry_or_quarantine(work.JobOutcome(job, PixelsUnreadable("why")), catalog=sql_catalog, policy=work.WorkPolicy())
     learning = claim(sql_catalog, JobKind.LEARN, learn.ALL_LABELS)
-    Progress(learning, catalog=sql_catalog)("unfreezing", 1, 4)
+    JobProgress(learning, catalog=sql_catalog)("unfreezing", 1, 4)
     with sql_catalog.begin() as tx:
-        tx.backfills.put_days_done("folder /mnt/SECRET", [date(2025, 1, 1)])
-        tx.backfills.conclude("folder /mnt/SECRET", Parcel(key="f"), Tally(instances=2, bytes=7), [])
+        tx.backfills.add_finished_days("folder /mnt/SECRET", [date(2025, 1, 1)])
+        tx.backfills.finish_unit("folder /mnt/SECRET", BackfillUnit(key="f"), BackfillCounts(instances=2, bytes=7), [])
     (tmp_path / "prefixes" / "a").mkdir(parents=True)
     (tmp_path / "prefixes" / "a" / "shard").write_bytes(b"12345")
     text = page()
@@ -407,21 +417,21 @@ PROMETHEUS = Path(__file__).parents[3] / "deploy" / "prometheus"
 
 def test_alerts_ask_for_what_is_told() -> None:
     """Whatever an alert of the example names is a family with these labels, whether it has samples or not."""
-    line = Line(
+    line = QueueFigures(
         jobs={},
         oldest_due_seconds={JobKind.SCORE: 1.0},
         quarantined={(JobKind.SCORE, "x"): 1},
-        resting=["PACS"],
+        open_circuits=["PACS"],
         versions={},
         serving=1,
         serving_since=datetime.now(UTC),
         marking="",
-        stage=Stage("x", 1, 2, 3.0),
-        last_round=Round("waiting", datetime.now(UTC)),
-        gains=[Gain("serving", "labels", 0.1, 0.0, 0.2)],
+        stage=LearningStage("x", 1, 2, 3.0),
+        last_round=LearningRound("waiting", datetime.now(UTC)),
+        gains=[LearningGain("serving", "labels", 0.1, 0.0, 0.2)],
     )
-    brought = {"folder": Backfilled(last_at=datetime.now(UTC))}
-    archive = Archive(
+    brought = {"folder": BackfillFigures(last_at=datetime.now(UTC))}
+    archive = ArchiveFigures(
         studies={},
         reports={},
         instances=1,
@@ -431,8 +441,10 @@ def test_alerts_ask_for_what_is_told() -> None:
         backfills=brought,
         backfilled_unscored=0,
     )
-    room = dict.fromkeys(ROOM, 1)
-    families = CatalogCollector(Sources(line=lambda: line, archive=lambda: archive, room=lambda: room, schema="9")).collect()
+    room = dict.fromkeys(DISK_GAUGES, 1)
+    families = CatalogCollector(
+        MetricSources(queue_figures=lambda: line, archive_figures=lambda: archive, disk_usage=lambda: room, schema="9")
+    ).collect()
     told = {sample.name: set(sample.labels) for family in families for sample in family.samples}
     rules = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"][0]["rules"]
     asked = [found for rule in rules for found in re.findall(r"(radclipd_\w+)(?:\{(\w+)=)?", rule["expr"])]
@@ -458,13 +470,17 @@ def test_promtool_accepts_the_rules(name: str) -> None:
 
 
 def test_a_catalog_that_is_away_is_told_and_does_not_fail_the_scrape() -> None:
-    def away() -> Line:
+    def away() -> QueueFigures:
         raise OutOfResources("gone")
 
-    def broken() -> Archive:
+    def broken() -> ArchiveFigures:
         raise KeyError("Doe^John")
 
-    families = list(CatalogCollector(Sources(line=away, archive=broken, room=lambda: {"storage_free": 7}, schema="9")).collect())
+    families = list(
+        CatalogCollector(
+            MetricSources(queue_figures=away, archive_figures=broken, disk_usage=lambda: {"storage_free": 7}, schema="9")
+        ).collect()
+    )
     told = {sample.name: sample.value for family in families for sample in family.samples}
     assert told == {"radclipd_build_info": 1.0, "radclipd_catalog_up": 0.0, "radclipd_storage_free_bytes": 7}
 
@@ -498,12 +514,12 @@ def test_off_means_off(sql_catalog: SqlCatalog) -> None:
 
 
 def test_check_says_where_the_metrics_are(sql_catalog: SqlCatalog, tmp_path: Path) -> None:
-    assert _metrics(Config()).startswith("off")
+    assert _check_metrics(Config()).startswith("off")
     config = config_in(tmp_path)
     url = f"http://127.0.0.1:{config.metrics.port}/metrics"
-    assert _metrics(config) == f"{url} will answer when the dispatcher runs"
+    assert _check_metrics(config) == f"{url} will answer when the dispatcher runs"
     with open_metrics(config, sql_catalog):
-        assert _metrics(config) == f"{url} answers"
+        assert _check_metrics(config) == f"{url} answers"
 
 
 def test_check_says_that_another_program_has_the_port(tmp_path: Path) -> None:
@@ -518,5 +534,5 @@ def test_check_says_that_another_program_has_the_port(tmp_path: Path) -> None:
         thread = threading.Thread(target=answer)
         thread.start()
         with pytest.raises(ConfigurationError, match="another program"):
-            _metrics(config_in(tmp_path, other.getsockname()[1]))
+            _check_metrics(config_in(tmp_path, other.getsockname()[1]))
         thread.join()

@@ -10,7 +10,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from adapters.app import compose
-from adapters.app.workers import build_posts
+from adapters.app.workers import build_worker_specs
 from adapters.catalog import query, schema
 from adapters.catalog.catalog import SqlCatalog
 from adapters.config.sections import Config
@@ -48,7 +48,9 @@ class Installation:
 
     def work(self) -> None:
         (post,) = [
-            post for post in build_posts(self.config, self.catalog, ["report"], over=lambda: False) if post.kind is JobKind.LABEL
+            post
+            for post in build_worker_specs(self.config, self.catalog, ["report"], stop_requested=lambda: False)
+            if post.kind is JobKind.LABEL
         ]
         while work_once(post, catalog=self.catalog, worker="w", policy=compose.work_policy(self.config)):
             pass
@@ -85,7 +87,7 @@ def test_labels_arrive_by_dicom(installation: Installation) -> None:
     installation.work()
     assert len(installation.states()) == 2
     with installation.catalog.read() as tx:
-        assert tx.jobs.counts() == {(JobKind.LABEL, JobState.DONE): 5}
+        assert tx.jobs.count_by_state() == {(JobKind.LABEL, JobState.DONE): 5}
 
 
 def test_nothing_is_queued_where_nothing_is_read(tmp_path: Path) -> None:
@@ -93,6 +95,6 @@ def test_nothing_is_queued_where_nothing_is_read(tmp_path: Path) -> None:
     try:
         assert installation.send(sr.report(*sr.person(), sr.code(sr.FINDING, sr.MASS))) == 0
         with installation.catalog.read() as tx:
-            assert tx.jobs.counts() == {}
+            assert tx.jobs.count_by_state() == {}
     finally:
         installation.stop()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pynetdicom.association import Association
 
-from adapters.ipc.slots import SharedPlaces
+from adapters.ipc.slots import SharedSlots
 from tests.builders.dicom_files import dx
 from tests.builders.installation import Installation, kill
 from tests.builders.reception import associate, send, wait_for, with_meta
@@ -90,16 +90,16 @@ TAKER += "places = SharedPlaces(Path(sys.argv[1]), 2); print(places.take(), flus
 
 
 def test_places_are_shared_and_come_back_when_their_holder_dies(tmp_path: Path) -> None:
-    ours = SharedPlaces(tmp_path / "places", 2)
-    assert ours.take() == 0
+    ours = SharedSlots(tmp_path / "places", 2)
+    assert ours.acquire() == 0
     other = subprocess.Popen(
         [sys.executable, "-c", TAKER, str(tmp_path / "places")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ)
     )
     with other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"1\n"
-        assert ours.take() is None
+        assert ours.acquire() is None
         other.kill()
-    assert ours.take() == 1
-    ours.give(0)
-    assert ours.take() == 0
+    assert ours.acquire() == 1
+    ours.release(0)
+    assert ours.acquire() == 0

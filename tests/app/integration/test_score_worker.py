@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adapters.app.workers import build_posts
+from adapters.app.workers import build_worker_specs
 from adapters.catalog.catalog import SqlCatalog
 from adapters.config.sections import Config
 from adapters.ml import importer
@@ -19,7 +19,7 @@ from adapters.storage.model_store import ModelStore
 from models.classifier.classifier import STORED_TOLERANCE
 from pipeline import rescore
 from pipeline.domain import Scores
-from pipeline.work import Post, WorkPolicy, work_once
+from pipeline.work import WorkerSpec, WorkPolicy, work_once
 from tests.builders import tiny
 from tests.builders.labelled_archive import reported_film
 
@@ -44,7 +44,7 @@ class Place:
         self.catalog = SqlCatalog(url)
         (folder / "models").mkdir()
         self.store = ModelStore(folder / "models")
-        self.base = importer.keep_untrained(self.store, str(tiny.config_file(folder)), seed=0)
+        self.base = importer.import_untrained_base(self.store, str(tiny.config_file(folder)), seed=0)
         self.register()
         images = FileImageStore(folder / "images")
         for number in range(FILMS):
@@ -52,11 +52,13 @@ class Place:
 
     def register(self) -> int:
         """Let another version of the same base serve."""
-        return importer.register(self.catalog, self.store, self.base, threshold=0.5, band=0.05, serve=True).number
+        return importer.register_zero_shot(
+            self.catalog, self.store, self.base, threshold=0.5, undetermined_margin=0.05, serve=True
+        ).number
 
     @contextmanager
-    def post(self, config: Config | None = None) -> Iterator[Post]:
-        (post,) = build_posts(config or self.config, self.catalog, "score", over=lambda: False)
+    def post(self, config: Config | None = None) -> Iterator[WorkerSpec]:
+        (post,) = build_worker_specs(config or self.config, self.catalog, "score", stop_requested=lambda: False)
         yield post
         post.close()
 
@@ -86,7 +88,7 @@ def test_a_later_version_scores_what_was_kept_without_the_files(place: Place, wa
     if way == "in passing":
         first = place.scores(1)
     else:
-        plain = place.config.model_copy(update={"prefix": place.config.prefix.model_copy(update={"keep": False})})
+        plain = place.config.model_copy(update={"prefix": place.config.activation_cache.model_copy(update={"keep": False})})
         assert rescore.rescore(catalog=place.catalog) == FILMS
         place.work(plain)
         first = place.scores(1)
@@ -98,7 +100,7 @@ def test_a_later_version_scores_what_was_kept_without_the_files(place: Place, wa
 
 
 def test_nothing_is_kept_where_configuration_says_so(place: Place) -> None:
-    place.config = place.config.model_copy(update={"prefix": place.config.prefix.model_copy(update={"keep": False})})
+    place.config = place.config.model_copy(update={"prefix": place.config.activation_cache.model_copy(update={"keep": False})})
     rescore.rescore(catalog=place.catalog)
     place.work()
     assert place.scores(1).shape == (FILMS, 14)

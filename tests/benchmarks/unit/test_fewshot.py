@@ -9,31 +9,31 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adapters.experiment.run import Scored
-from models.experiment.summary import Row, Run
+from adapters.experiment.scoring import UnitScores
+from models.experiment.summary import LadderRow, MethodRun
 from tests.benchmarks.fewshot import table, told
 
 FINDINGS = ("Effusion", "Mass")
 
 
-def runs(method: str, means: Sequence[float], *, shots: int) -> list[Run]:
+def runs(method: str, means: Sequence[float], *, shots: int) -> list[MethodRun]:
     """One run a draw, whose AUC is that of both findings and, with a little noise, of every resample."""
     noise = 0.001 * np.random.default_rng(0).standard_normal(200)  # the same patients for every method
     return [
-        Run(
+        MethodRun(
             method=method,
             shots=shots,
             draw=draw,
-            rows=tuple(Row(method, shots, draw, finding, mean, 0.5, 0.1, 0.1) for finding in FINDINGS),
+            rows=tuple(LadderRow(method, shots, draw, finding, mean, 0.5, 0.1, 0.1) for finding in FINDINGS),
             weighted_auc=mean,
-            resampled=mean + noise,
+            resampled_auc=mean + noise,
         )
         for draw, mean in enumerate(means)
     ]
 
 
-def scored(shots: int, seconds: float) -> Scored:
-    return Scored("radclipd", shots, 0, lambda: np.zeros((1, 2), dtype=np.float32), seconds, films=4, studies_read=9.0)
+def scored(shots: int, seconds: float) -> UnitScores:
+    return UnitScores("radclipd", shots, 0, lambda: np.zeros((1, 2), dtype=np.float32), seconds, films=4, studies_read=9.0)
 
 
 def measured(own: Sequence[float], *, zero: float = 0.6, clap: Sequence[float] = (0.7, 0.7), shots: int = 16) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from datetime import date
 
 from pipeline.domain import JobKind, StudyState
-from pipeline.ports.backfill import Parcel, Tally
-from pipeline.ports.outside import Catalog
+from pipeline.ports.backfill import BackfillCounts, BackfillUnit
+from pipeline.ports.services import Catalog
 from tests.builders.fakes import a_version
 from tests.catalog.contract.test_catalog import add, film
 
@@ -18,71 +18,71 @@ def test_days_that_are_done_are_done_for_one_source(catalog: Catalog) -> None:
     days = {date(2025, 1, 1), date(2025, 12, 31)}
     for _ in range(2):
         with catalog.begin() as tx:
-            tx.backfills.put_days_done(HERE, days)
-            tx.backfills.put_days_done(HERE, [])
+            tx.backfills.add_finished_days(HERE, days)
+            tx.backfills.add_finished_days(HERE, [])
     with catalog.read() as tx:
-        assert tx.backfills.days_done(HERE) == days
-        assert tx.backfills.days_done(THERE) == set()
+        assert tx.backfills.finished_days(HERE) == days
+        assert tx.backfills.finished_days(THERE) == set()
 
 
 def test_the_last_word_on_a_parcel_holds(catalog: Catalog) -> None:
     keys = ["1.1", "1.2", "1.3"]
     with catalog.begin() as tx:
-        tx.backfills.conclude(HERE, Parcel(key="1.1", mark="2"), Tally(instances=2, bytes=7 << 30), [])
-        tx.backfills.conclude(HERE, Parcel(key="1.2"), Tally(), [], error="404")
+        tx.backfills.finish_unit(HERE, BackfillUnit(key="1.1", change_tag="2"), BackfillCounts(instances=2, bytes=7 << 30), [])
+        tx.backfills.finish_unit(HERE, BackfillUnit(key="1.2"), BackfillCounts(), [], error="404")
     with catalog.read() as tx:
-        assert tx.backfills.concluded(HERE, keys, failed=True) == {"1.1": "2", "1.2": ""}
-        assert tx.backfills.concluded(HERE, keys, failed=False) == {"1.1": "2"}
-        assert tx.backfills.concluded(THERE, keys, failed=True) == {}
-        assert tx.backfills.concluded(HERE, [], failed=True) == {}
+        assert tx.backfills.finished_units(HERE, keys, failed=True) == {"1.1": "2", "1.2": ""}
+        assert tx.backfills.finished_units(HERE, keys, failed=False) == {"1.1": "2"}
+        assert tx.backfills.finished_units(THERE, keys, failed=True) == {}
+        assert tx.backfills.finished_units(HERE, [], failed=True) == {}
     with catalog.begin() as tx:
-        tx.backfills.conclude(HERE, Parcel(key="1.2", mark="9"), Tally(instances=1), [])
+        tx.backfills.finish_unit(HERE, BackfillUnit(key="1.2", change_tag="9"), BackfillCounts(instances=1), [])
     with catalog.read() as tx:
-        assert tx.backfills.concluded(HERE, keys, failed=False) == {"1.1": "2", "1.2": "9"}
+        assert tx.backfills.finished_units(HERE, keys, failed=False) == {"1.1": "2", "1.2": "9"}
 
 
 def test_a_study_is_brought_until_something_of_it_comes_another_way(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
     with catalog.begin() as tx:
-        tx.backfills.bring(HERE, ["1.1"])
-        tx.backfills.bring(THERE, ["1.1"])
-        assert tx.backfills.brought(["1.1"])
-        assert not tx.backfills.brought(["1.2"])
+        tx.backfills.mark_backfilled(HERE, ["1.1"])
+        tx.backfills.mark_backfilled(THERE, ["1.1"])
+        assert tx.backfills.backfilled_studies(["1.1"])
+        assert not tx.backfills.backfilled_studies(["1.2"])
     add(catalog, film())
     pass_time(0.01)
     with catalog.begin() as tx:
-        tx.backfills.conclude(HERE, Parcel(key="1.1"), Tally(), ["1.1", "1.7"])
-        assert tx.backfills.brought(["1.1"])
+        tx.backfills.finish_unit(HERE, BackfillUnit(key="1.1"), BackfillCounts(), ["1.1", "1.7"])
+        assert tx.backfills.backfilled_studies(["1.1"])
     pass_time(0.01)
     add(catalog, film(sop="1.1.2"))
     with catalog.begin() as tx:
-        assert not tx.backfills.brought(["1.1"])
-        tx.backfills.bring(HERE, ["1.1"])
-        assert not tx.backfills.brought(["1.1"])
+        assert not tx.backfills.backfilled_studies(["1.1"])
+        tx.backfills.mark_backfilled(HERE, ["1.1"])
+        assert not tx.backfills.backfilled_studies(["1.1"])
 
 
 def test_a_study_that_came_in_two_parcels_is_brought_by_both(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
     for number in (1, 2):
         with catalog.begin() as tx:
-            tx.backfills.bring(HERE, ["1.1"])
+            tx.backfills.mark_backfilled(HERE, ["1.1"])
         add(catalog, film(sop=f"1.1.{number}"))
         pass_time(0.01)
         with catalog.begin() as tx:
-            tx.backfills.conclude(HERE, Parcel(key=str(number)), Tally(), ["1.1"])
-            assert tx.backfills.brought(["1.1"])
+            tx.backfills.finish_unit(HERE, BackfillUnit(key=str(number)), BackfillCounts(), ["1.1"])
+            assert tx.backfills.backfilled_studies(["1.1"])
         pass_time(0.01)
 
 
 def test_a_study_that_the_catalog_knows_was_not_brought(catalog: Catalog) -> None:
     add(catalog, film())
     with catalog.begin() as tx:
-        tx.backfills.bring(HERE, ["1.1"])
-        assert not tx.backfills.brought(["1.1"])
+        tx.backfills.mark_backfilled(HERE, ["1.1"])
+        assert not tx.backfills.backfilled_studies(["1.1"])
 
 
 def test_a_study_that_nobody_was_told_of_is_scored_again_unless_its_report_is_on_its_way(catalog: Catalog) -> None:
     with catalog.begin() as tx:
         tx.versions.add(a_version())
-        tx.backfills.bring(HERE, ["1.1"])
+        tx.backfills.mark_backfilled(HERE, ["1.1"])
     add(catalog, film())
     add(catalog, film("1.2", "1.2.1"))
     with catalog.begin() as tx:
@@ -96,14 +96,14 @@ def test_a_study_that_nobody_was_told_of_is_scored_again_unless_its_report_is_on
 
 def test_studies_are_numbered_in_order_of_arrival(catalog: Catalog) -> None:
     with catalog.read() as tx:
-        assert tx.studies.highest() == 0
-        assert tx.studies.numbered(range(1, 9)) == []
+        assert tx.studies.highest_study_number() == 0
+        assert tx.studies.uids_by_number(range(1, 9)) == []
     for number in range(1, 6):
         add(catalog, film(f"1.{number}", f"1.{number}.1"))
     with catalog.read() as tx:
-        last = tx.studies.highest()
-        assert tx.studies.numbered(range(1, last + 1)) == ["1.5", "1.4", "1.3", "1.2", "1.1"]
-        assert tx.studies.numbered(range(last - 1, last + 1)) == ["1.5", "1.4"]
+        last = tx.studies.highest_study_number()
+        assert tx.studies.uids_by_number(range(1, last + 1)) == ["1.5", "1.4", "1.3", "1.2", "1.1"]
+        assert tx.studies.uids_by_number(range(last - 1, last + 1)) == ["1.5", "1.4"]
 
 
 def test_only_some_studies_are_asked_for(catalog: Catalog) -> None:
@@ -113,7 +113,7 @@ def test_only_some_studies_are_asked_for(catalog: Catalog) -> None:
         tx.versions.add(a_version())
         for number in range(1, 6):
             tx.studies.put_state(f"1.{number}", StudyState.REPORTED)
-        last = tx.studies.highest()
+        last = tx.studies.highest_study_number()
         assert tx.studies.unscored(1, limit=9, numbers=range(last - 2, last)) == ["1.4", "1.3"]
         assert tx.studies.unscored(1, limit=1, numbers=range(1, last + 1)) == ["1.5"]
 
@@ -126,17 +126,17 @@ def test_jobs_of_some_subjects_are_claimed_and_those_in_hand_counted(catalog: Ca
 
     def claim(*subjects: str, lease: float = 60) -> list[str]:
         with catalog.begin() as tx:
-            found = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=lease, limit=9, of=subjects)
+            found = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=lease, limit=9, subjects=subjects)
         return [job.subject for job in found]
 
     assert claim("1.3", "1.1", "1.9", lease=0.05) == ["1.1", "1.3"]
     assert claim("1.3", "1.1") == []
     assert claim() == []
     with catalog.read() as tx:
-        assert tx.jobs.in_hand(JobKind.SCORE, ["1.1", "1.2", "1.3"]) == 2
-        assert tx.jobs.in_hand(JobKind.REPORT, ["1.1"]) == tx.jobs.in_hand(JobKind.SCORE, []) == 0
+        assert tx.jobs.count_leased(JobKind.SCORE, ["1.1", "1.2", "1.3"]) == 2
+        assert tx.jobs.count_leased(JobKind.REPORT, ["1.1"]) == tx.jobs.count_leased(JobKind.SCORE, []) == 0
     pass_time(0.1)
     with catalog.read() as tx:
-        assert tx.jobs.in_hand(JobKind.SCORE, ["1.1", "1.2", "1.3"]) == 2  # whether their worker lives or not
+        assert tx.jobs.count_leased(JobKind.SCORE, ["1.1", "1.2", "1.3"]) == 2  # whether their worker lives or not
     assert claim("1.3") == ["1.3"]
     assert claim("1.2", "1.4") == ["1.2", "1.4"]

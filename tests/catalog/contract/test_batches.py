@@ -13,8 +13,8 @@ from adapters.catalog.catalog import SqlCatalog
 from pipeline import rules, score
 from pipeline.domain import FINDINGS, Job, JobKind, JobState, Report, ReportState, StudyState
 from pipeline.errors import LeaseLost
-from pipeline.ports.outside import Catalog
-from pipeline.work import Outcome
+from pipeline.ports.services import Catalog
+from pipeline.work import JobOutcome
 from tests.builders.fakes import FakeImageReader, FakeScorers, a_version
 from tests.catalog.contract.test_catalog import add, film
 from tests.conftest import DATABASES
@@ -24,7 +24,7 @@ THRESHOLDS = dict.fromkeys(FINDINGS, 0.5)
 
 
 def predictions(level: float) -> list[Any]:
-    return list(rules.predictions_of(np.full(len(FINDINGS), level, np.float32), thresholds=THRESHOLDS, band=0.0))
+    return list(rules.predictions_of(np.full(len(FINDINGS), level, np.float32), thresholds=THRESHOLDS, undetermined_margin=0.0))
 
 
 def fill(catalog: Catalog, studies: list[str]) -> None:
@@ -38,7 +38,7 @@ def test_studies_are_held_found_and_moved(catalog: Catalog) -> None:
     fill(catalog, STUDIES)
     with catalog.begin() as tx:
         tx.studies.put_state("1.1", StudyState.IGNORED, reason="no chest")
-        held = tx.studies.hold([*STUDIES, "1.9"])
+        held = tx.studies.lock([*STUDIES, "1.9"])
         assert {uid: study.state for uid, study in held.items()} == {
             "1.1": StudyState.IGNORED,
             "1.2": StudyState.SETTLED,
@@ -46,7 +46,7 @@ def test_studies_are_held_found_and_moved(catalog: Catalog) -> None:
         }
         tx.studies.put_states(["1.1", "1.3"], StudyState.SCORED)
         tx.studies.put_states([], StudyState.ARRIVING)
-        assert [(study.state, study.reason) for study in tx.studies.hold(STUDIES).values()] == [
+        assert [(study.state, study.reason) for study in tx.studies.lock(STUDIES).values()] == [
             (StudyState.SCORED, ""),
             (StudyState.SETTLED, ""),
             (StudyState.SCORED, ""),
@@ -54,7 +54,7 @@ def test_studies_are_held_found_and_moved(catalog: Catalog) -> None:
         assert tx.studies.next_revisions(["1.1", "1.3"]) == {"1.1": 1, "1.3": 1}
         assert tx.studies.next_revisions(["1.3"]) == {"1.3": 2}
         assert not tx.studies.next_revisions([])
-        assert not tx.studies.hold([])
+        assert not tx.studies.lock([])
 
 
 def test_scores_and_predictions_of_several(catalog: Catalog) -> None:
@@ -91,7 +91,7 @@ def test_the_last_report_of_several(catalog: Catalog) -> None:
     with catalog.begin() as tx:
         tx.versions.add(a_version())
         for report in made:
-            tx.reports.open(report)
+            tx.reports.ensure_pending(report)
         assert tx.reports.latest_of(STUDIES) == {"1.1": made[2], "1.2": made[3]}
         assert tx.reports.latest_of([]) == {}
 
@@ -108,10 +108,10 @@ def test_jobs_are_put_together_and_end_together(catalog: Catalog) -> None:
         tx.jobs.retry(held[1], error="given up", delay_seconds=60)
         tx.jobs.finish(*held)
     with catalog.begin() as tx:
-        assert tx.jobs.counts() == {(JobKind.REPORT, JobState.RUNNING): 3}, "none is done where one is lost"
+        assert tx.jobs.count_by_state() == {(JobKind.REPORT, JobState.RUNNING): 3}, "none is done where one is lost"
         tx.jobs.finish(*held)
         tx.jobs.finish()
-        assert tx.jobs.counts() == {(JobKind.REPORT, JobState.DONE): 3}
+        assert tx.jobs.count_by_state() == {(JobKind.REPORT, JobState.DONE): 3}
 
 
 @pytest.mark.parametrize("database", DATABASES)
@@ -135,9 +135,9 @@ def test_a_batch_is_scored_in_as_many_statements_as_a_study(database: str, fresh
     assert counts[0] == counts[1] > 5
 
 
-def scored(catalog: Catalog, many: int) -> list[Outcome]:
+def scored(catalog: Catalog, many: int) -> list[JobOutcome]:
     with catalog.begin() as tx:
         jobs: list[Job] = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=60, limit=many)
     assert len(jobs) == many
-    policy = score.ScorePolicy(combine="max", chest=rules.ChestPolicy())
+    policy = score.ScorePolicy(aggregate="max", chest=rules.ChestPolicy())
     return list(score.score(jobs, catalog=catalog, pixels=FakeImageReader(), scorers=FakeScorers(), policy=policy))

@@ -13,7 +13,7 @@ import pytest
 from adapters.catalog.catalog import SqlCatalog
 from pipeline import rules
 from pipeline.domain import (
-    ARRIVED,
+    ARRIVAL_PRIORITY,
     FINDINGS,
     AuditEvent,
     Header,
@@ -27,7 +27,7 @@ from pipeline.domain import (
     VersionState,
 )
 from pipeline.errors import LeaseLost, OutOfResources
-from pipeline.ports.outside import Catalog
+from pipeline.ports.services import Catalog
 from tests.builders.fakes import a_version
 
 SENDER = Sender("ORTHANC", "127.0.0.1", "RADCLIPD")
@@ -113,8 +113,8 @@ def test_hostile_words_lose_nothing(sql_catalog: SqlCatalog) -> None:
 def test_an_association_may_carry_a_whole_archive(sql_catalog: SqlCatalog) -> None:
     add(sql_catalog, film())
     with sql_catalog.begin() as tx:
-        tx.studies.release([*(f"9.{number}" for number in range(40_000)), "1.1"])
-        assert tx.studies.quiet(seconds=60, released=True, limit=9) == ["1.1"]
+        tx.studies.mark_released([*(f"9.{number}" for number in range(40_000)), "1.1"])
+        assert tx.studies.stable_studies(seconds=60, released=True, limit=9) == ["1.1"]
 
 
 def test_how_long_the_oldest_job_has_been_due(sql_catalog: SqlCatalog) -> None:
@@ -173,18 +173,18 @@ def test_only_what_can_be_scored_reopens_a_study(catalog: Catalog) -> None:
 def test_quiet_and_released(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
     add(catalog, film())
     with catalog.begin() as tx:
-        assert tx.studies.quiet(seconds=0.2, released=True, limit=9) == []
-        assert tx.studies.arriving(limit=9) == [("1.1", 1)]
-        tx.studies.release(["1.1"])
+        assert tx.studies.stable_studies(seconds=0.2, released=True, limit=9) == []
+        assert tx.studies.arriving_studies(limit=9) == [("1.1", 1)]
+        tx.studies.mark_released(["1.1"])
     with catalog.read() as tx:
-        assert tx.studies.quiet(seconds=60, released=True, limit=9) == ["1.1"]
-        assert tx.studies.quiet(seconds=60, released=False, limit=9) == []
+        assert tx.studies.stable_studies(seconds=60, released=True, limit=9) == ["1.1"]
+        assert tx.studies.stable_studies(seconds=60, released=False, limit=9) == []
     add(catalog, film(sop="1.1.2"))  # something new: no longer released
     with catalog.read() as tx:
-        assert tx.studies.quiet(seconds=60, released=True, limit=9) == []
+        assert tx.studies.stable_studies(seconds=60, released=True, limit=9) == []
     pass_time(0.25)
     with catalog.read() as tx:
-        assert tx.studies.quiet(seconds=0.2, released=False, limit=9) == ["1.1"]
+        assert tx.studies.stable_studies(seconds=0.2, released=False, limit=9) == ["1.1"]
 
 
 def test_revisions_count_up(catalog: Catalog) -> None:
@@ -196,7 +196,7 @@ def test_revisions_count_up(catalog: Catalog) -> None:
 def test_scores_and_predictions(catalog: Catalog) -> None:
     add(catalog, film())
     scores = np.linspace(0, 1, 14, dtype=np.float32)
-    predictions = rules.predictions_of(scores, thresholds=dict.fromkeys(FINDINGS, 0.5), band=0.1)
+    predictions = rules.predictions_of(scores, thresholds=dict.fromkeys(FINDINGS, 0.5), undetermined_margin=0.1)
     with catalog.begin() as tx:
         tx.versions.add(a_version())
         tx.versions.add(a_version(2, VersionState.CANDIDATE))
@@ -243,15 +243,15 @@ def test_a_report_is_opened_once_and_goes_its_way(catalog: Catalog) -> None:
     with catalog.begin() as tx:
         tx.versions.add(a_version())
         assert tx.reports.latest("1.1") is None
-        assert tx.reports.open(first) == first
-        assert tx.reports.open(replace(first, predecessor="other")) == first
+        assert tx.reports.ensure_pending(first) == first
+        assert tx.reports.ensure_pending(replace(first, predecessor="other")) == first
         other_root = replace(first, sop_instance_uid="1.2.3.4")
-        assert tx.reports.open(other_root) == first  # a revision is reported once, whatever the UID root has become
-        assert tx.reports.open(second) == second
+        assert tx.reports.ensure_pending(other_root) == first  # a revision is reported once, whatever the UID root has become
+        assert tx.reports.ensure_pending(second) == second
         assert tx.reports.latest("1.1") == second
-        tx.reports.built("2.25.1", FILE)
-        tx.reports.sent("2.25.1", "0x0000")
-        tx.reports.refused("2.25.3", "0xA900")
+        tx.reports.mark_built("2.25.1", FILE)
+        tx.reports.mark_sent("2.25.1", "0x0000")
+        tx.reports.mark_refused("2.25.3", "0xA900")
     with catalog.read() as tx:
         assert tx.reports.find("2.25.1") == replace(first, state=ReportState.SENT, file=FILE, status="0x0000")
         refused = tx.reports.find("2.25.3")
@@ -286,7 +286,7 @@ def test_what_came_last_may_be_claimed_before_what_waits_longest(catalog: Catalo
         pass_time(0.002)
     with catalog.begin() as tx:
         taken = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=4, newest=2)
-        assert [(job.subject, job.priority) for job in taken] == [(subject, ARRIVED) for subject in "gfab"]
+        assert [(job.subject, job.priority) for job in taken] == [(subject, ARRIVAL_PRIORITY) for subject in "gfab"]
         taken = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=1, newest=1)
         assert [job.subject for job in taken] == ["e"]
         taken = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=4, newest=4)
@@ -300,7 +300,7 @@ def test_jobs_that_follow_from_others_stand_where_those_stood(catalog: Catalog, 
         pass_time(0.002)
     for subject in "dabc":  # the last is scored first
         with catalog.begin() as tx:
-            (scored,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, of=[subject])
+            (scored,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, subjects=[subject])
             tx.jobs.put_all(JobKind.REPORT, {subject: {}}, due={subject: scored.due_at})
             tx.jobs.finish(scored)
         pass_time(0.002)
@@ -362,7 +362,7 @@ def test_a_lease_that_ran_out_goes_to_another_and_the_first_is_fenced(catalog: C
         tx.jobs.retry(first, error="late", delay_seconds=0)
         tx.jobs.quarantine(first, error="late")
         tx.jobs.finish(second)
-        assert tx.jobs.counts() == {(JobKind.SCORE, JobState.DONE): 1}
+        assert tx.jobs.count_by_state() == {(JobKind.SCORE, JobState.DONE): 1}
 
 
 def test_retry_waits_and_may_take_the_try_back(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
@@ -386,7 +386,7 @@ def test_retry_leaves_it_to_a_newer_waiting_job(catalog: Catalog) -> None:
         (job,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5)
         tx.jobs.put(JobKind.SCORE, "a")
         tx.jobs.retry(job, error="x", delay_seconds=0)
-        assert tx.jobs.counts() == {(JobKind.SCORE, JobState.DONE): 1, (JobKind.SCORE, JobState.WAITING): 1}
+        assert tx.jobs.count_by_state() == {(JobKind.SCORE, JobState.DONE): 1, (JobKind.SCORE, JobState.WAITING): 1}
 
 
 def test_quarantine_and_back(catalog: Catalog) -> None:
@@ -428,16 +428,16 @@ def test_done_jobs_are_forgotten_after_their_time(catalog: Catalog, pass_time: C
 
 def test_a_circuit_opens_lets_one_probe_through_and_closes(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
     with catalog.begin() as tx:
-        tx.circuits.failed("PACS", threshold=2, rest_seconds=0.2)
+        tx.circuits.record_failure("PACS", threshold=2, open_seconds=0.2)
         assert tx.circuits.admit("PACS", probe_seconds=30)
-        tx.circuits.failed("PACS", threshold=2, rest_seconds=0.2)
+        tx.circuits.record_failure("PACS", threshold=2, open_seconds=0.2)
         assert not tx.circuits.admit("PACS", probe_seconds=30)
         assert tx.circuits.admit("OTHER", probe_seconds=30)
     pass_time(0.3)
     with catalog.begin() as tx:
         assert tx.circuits.admit("PACS", probe_seconds=30)
         assert not tx.circuits.admit("PACS", probe_seconds=30)
-        tx.circuits.succeeded("PACS")
+        tx.circuits.record_success("PACS")
         assert tx.circuits.admit("PACS", probe_seconds=30)
         tx.audit(AuditEvent("send", "done", "PACS", "answers again"))
 
@@ -449,26 +449,26 @@ def test_the_newest_complete_studies_come_first(catalog: Catalog) -> None:
         tx.studies.put_state("1.1", StudyState.REPORTED)
         tx.studies.put_state("1.2", StudyState.SETTLED)
     with catalog.read() as tx:
-        assert tx.studies.newest(limit=5) == ["1.2", "1.1"]
-        assert tx.studies.newest(limit=1) == ["1.2"]
-        assert tx.studies.newest(limit=0) == []
+        assert tx.studies.newest_complete(limit=5) == ["1.2", "1.1"]
+        assert tx.studies.newest_complete(limit=1) == ["1.2"]
+        assert tx.studies.newest_complete(limit=0) == []
 
 
 def test_the_version_that_served_before_is_known(catalog: Catalog) -> None:
     with catalog.begin() as tx:
         tx.versions.add(a_version(1))
-        assert tx.versions.served_before() is None
+        assert tx.versions.previously_serving() is None
     for number in (2, 3):
         time.sleep(0.005)
         with catalog.begin() as tx:
             tx.versions.add(a_version(number, VersionState.CANDIDATE))
             tx.versions.serve(number)
     with catalog.begin() as tx:
-        assert (before := tx.versions.served_before()) is not None
+        assert (before := tx.versions.previously_serving()) is not None
         assert before.number == 2
         tx.versions.put_state(2, VersionState.REJECTED, reason="odd")
     with catalog.read() as tx:
-        assert (before := tx.versions.served_before()) is not None
+        assert (before := tx.versions.previously_serving()) is not None
         assert before.number == 1
         found = tx.versions.find(2)
         assert found is not None
@@ -478,7 +478,7 @@ def test_the_version_that_served_before_is_known(catalog: Catalog) -> None:
 def test_the_studies_that_a_version_has_not_scored_come_newest_first(catalog: Catalog) -> None:
     for number in range(1, 8):
         add(catalog, film(study=f"1.{number}", sop=f"1.{number}.1"))
-    predictions = rules.predictions_of(np.zeros(14, dtype=np.float32), thresholds=a_version().thresholds, band=0.05)
+    predictions = rules.predictions_of(np.zeros(14, dtype=np.float32), thresholds=a_version().thresholds, undetermined_margin=0.05)
     with catalog.begin() as tx:
         for version in (a_version(1), a_version(2, VersionState.CANDIDATE)):
             tx.versions.add(version)

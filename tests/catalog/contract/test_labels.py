@@ -12,11 +12,11 @@ import pytest
 from adapters.catalog import parameters, query
 from adapters.catalog.catalog import SqlCatalog
 from pipeline import labels, rules
-from pipeline.consensus import LabelPolicy, resolve, standing
-from pipeline.domain import FINDINGS, Label, LabelState, Reading
-from pipeline.errors import BadLabels, Refused
-from pipeline.finding_names import no_finding
-from pipeline.ports.outside import Catalog
+from pipeline.consensus import LabelPolicy, labels_in_force, resolve_consensus
+from pipeline.domain import FINDINGS, Label, LabelState, ReaderStatement
+from pipeline.errors import InvalidLabels, PermanentError
+from pipeline.finding_names import all_absent
+from pipeline.ports.services import Catalog
 from tests.catalog.contract.test_catalog import add, film
 
 NOON = datetime(2025, 6, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -24,13 +24,13 @@ PRESENT, ABSENT, UNCERTAIN = LabelState
 
 
 def label(study: str = "1.1", finding: str = "Mass", state: LabelState | None = PRESENT, **changes: Any) -> Label:
-    values: dict[str, Any] = {"reader": "alice", "source": "csv", "stated_at": rules.to_the_millisecond(NOON)}
+    values: dict[str, Any] = {"reader": "alice", "source": "csv", "stated_at": rules.truncate_to_milliseconds(NOON)}
     return Label(study_instance_uid=study, finding=finding, state=state, **{**values, **changes})
 
 
-def reading(study: str = "1.1", **changes: Any) -> Reading:
+def reading(study: str = "1.1", **changes: Any) -> ReaderStatement:
     values: dict[str, Any] = {"findings": {"Mass": PRESENT}, "reader": "alice", "source": "csv"}
-    return Reading(study_instance_uid=study, **{**values, **changes})
+    return ReaderStatement(study_instance_uid=study, **{**values, **changes})
 
 
 def all_of(catalog: Catalog) -> list[Label]:
@@ -73,10 +73,10 @@ def test_which_studies_several_have_read_for_the_same_finding(catalog: Catalog) 
         label("1.3", state=ABSENT),  # herself again
     ]
     with catalog.begin() as tx:
-        assert tx.labels.read_by_several() == []
+        assert tx.labels.multi_reader_studies() == []
         tx.labels.append(said)
     with catalog.read() as tx:
-        assert tx.labels.read_by_several() == ["1.1"]
+        assert tx.labels.multi_reader_studies() == ["1.1"]
 
 
 @pytest.mark.parametrize(
@@ -116,42 +116,42 @@ def test_the_clock_is_the_catalogs(catalog: Catalog) -> None:
 def test_studies_by_uid_and_by_accession_number(catalog: Catalog) -> None:
     with catalog.read() as tx:
         assert tx.studies.accession_numbers({"1.1", "1.2", "9"}) == {"1.1": "A1", "1.2": "A2"}
-        assert tx.studies.with_accession_numbers({"A1", "A2", "A3"}) == {"A1": ["1.1"], "A2": ["1.2", "1.3"]}
-        assert tx.studies.with_accession_numbers(set()) == {}
-        assert tx.studies.documents() == []
+        assert tx.studies.uids_by_accession_number({"A1", "A2", "A3"}) == {"A1": ["1.1"], "A2": ["1.2", "1.3"]}
+        assert tx.studies.uids_by_accession_number(set()) == {}
+        assert tx.studies.document_uids() == []
     add(catalog, film(sop="1.1.7", sop_class_uid=rules.STRUCTURED_REPORT_FAMILY + "34"), opens=False)
     add(catalog, film(sop="1.1.8", sop_class_uid=rules.KEY_OBJECT_SELECTION), opens=False)
     with catalog.read() as tx:
-        assert tx.studies.documents() == ["1.1.7", "1.1.8"]
+        assert tx.studies.document_uids() == ["1.1.7", "1.1.8"]
 
 
 def test_readings_are_taken_and_taking_them_again_adds_nothing(catalog: Catalog) -> None:
     said = [
-        reading(findings=no_finding(), stated_at=NOON),
+        reading(findings=all_absent(), stated_at=NOON),
         reading(
             "", accession_number="A1", reader="bob", findings={"Mass": PRESENT}, asked_because="random", selection_probability=0.1
         ),
     ]
-    assert labels.take(said, catalog=catalog, dry_run=True) == labels.Taken(15, 0, 1)
+    assert labels.import_readings(said, catalog=catalog, dry_run=True) == labels.ImportResult(15, 0, 1)
     assert all_of(catalog) == []
-    assert labels.take(said, catalog=catalog) == labels.Taken(15, 0, 1)
-    assert labels.take(said, catalog=catalog) == labels.Taken(0, 15, 1)
+    assert labels.import_readings(said, catalog=catalog) == labels.ImportResult(15, 0, 1)
+    assert labels.import_readings(said, catalog=catalog) == labels.ImportResult(0, 15, 1)
     kept = all_of(catalog)
-    assert {(one.reader, one.asked_because, one.selection_probability) for one in kept} == {
+    assert {(one.reader, one.selection_reason, one.selection_probability) for one in kept} == {
         ("alice", "", None),
         ("bob", "random", 0.1),
     }
-    assert kept[0].stated_at == rules.to_the_millisecond(NOON)
-    assert resolve(kept, LabelPolicy()).held["1.1", "Mass"].state is PRESENT
+    assert kept[0].stated_at == rules.truncate_to_milliseconds(NOON)
+    assert resolve_consensus(kept, LabelPolicy()).by_key["1.1", "Mass"].state is PRESENT
 
 
 def test_a_reader_who_says_the_same_later_is_heard_and_one_without_a_time_is_not(catalog: Catalog) -> None:
-    labels.take([reading(stated_at=NOON)], catalog=catalog)
-    assert labels.take([reading()], catalog=catalog).added == 0
-    assert labels.take([reading(stated_at=NOON + timedelta(days=1))], catalog=catalog).added == 1
-    assert labels.take([reading(findings={"Mass": ABSENT})], catalog=catalog).added == 1
-    assert labels.take([reading()], catalog=catalog).added == 1  # back to the first opinion is news again
-    assert [one.state for one in standing(all_of(catalog))] == [PRESENT]
+    labels.import_readings([reading(stated_at=NOON)], catalog=catalog)
+    assert labels.import_readings([reading()], catalog=catalog).added == 0
+    assert labels.import_readings([reading(stated_at=NOON + timedelta(days=1))], catalog=catalog).added == 1
+    assert labels.import_readings([reading(findings={"Mass": ABSENT})], catalog=catalog).added == 1
+    assert labels.import_readings([reading()], catalog=catalog).added == 1  # back to the first opinion is news again
+    assert [one.state for one in labels_in_force(all_of(catalog))] == [PRESENT]
 
 
 def test_nothing_of_a_bad_batch_is_taken_and_every_row_is_named(catalog: Catalog) -> None:
@@ -171,10 +171,10 @@ def test_nothing_of_a_bad_batch_is_taken_and_every_row_is_named(catalog: Catalog
         reading(findings={"Broken rib": PRESENT}, row=13),
         reading(findings={"Mass": ABSENT}, row=14),
     ]
-    with pytest.raises(BadLabels, match="12 rows cannot be taken; nothing was") as bad:
-        labels.take(rows, catalog=catalog)
+    with pytest.raises(InvalidLabels, match="12 rows cannot be taken; nothing was") as bad:
+        labels.import_readings(rows, catalog=catalog)
     assert all_of(catalog) == []
-    found = {(fault.row, fault.column): (fault.value, fault.remedy) for fault in bad.value.faults}
+    found = {(fault.row, fault.column): (fault.value, fault.remedy) for fault in bad.value.label_faults}
     assert [row for row, _ in found] == list(range(3, 15))
     assert found[4, "accession_number"] == ("A2", "2 studies have it: name the study by study_instance_uid")
     assert "not the accession number of the row's study" in found[7, "accession_number"][1]
@@ -184,15 +184,17 @@ def test_nothing_of_a_bad_batch_is_taken_and_every_row_is_named(catalog: Catalog
 
 
 def test_a_revoked_statement_stays_on_record_and_holds_no_more(catalog: Catalog) -> None:
-    labels.take([reading(stated_at=NOON), reading(reader="bob", findings={"Mass": ABSENT}, stated_at=NOON)], catalog=catalog)
+    labels.import_readings(
+        [reading(stated_at=NOON), reading(reader="bob", findings={"Mass": ABSENT}, stated_at=NOON)], catalog=catalog
+    )
     assert labels.withdraw([1], reader="alice", source="cli", catalog=catalog) == 1
-    assert [(one.reader, one.state) for one in standing(all_of(catalog))] == [("bob", ABSENT)]
+    assert [(one.reader, one.state) for one in labels_in_force(all_of(catalog))] == [("bob", ABSENT)]
     assert len(all_of(catalog)) == 3
     for gone in ([1], [2, 1], [99], [3]):
-        with pytest.raises(Refused, match="does not stand"):
+        with pytest.raises(PermanentError, match="does not stand"):
             labels.withdraw(gone, reader="alice", source="cli", catalog=catalog)
-    assert labels.take([reading(stated_at=NOON)], catalog=catalog).added == 0  # the same old file does not bring it back
-    assert labels.take([reading()], catalog=catalog).added == 1
+    assert labels.import_readings([reading(stated_at=NOON)], catalog=catalog).added == 0  # the same old file does not bring it back
+    assert labels.import_readings([reading()], catalog=catalog).added == 1
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -214,7 +216,7 @@ def test_the_view_and_the_resolver_agree_on_what_is_revoked(sql_catalog: SqlCata
     with sql_catalog.begin() as tx:
         tx.labels.append(made)
     _, rows = query.run(catalog_url, "SELECT id FROM v_labels WHERE revoked = 0 ORDER BY id")
-    assert [number for (number,) in rows] == sorted(one.id for one in standing(made))
+    assert [number for (number,) in rows] == sorted(one.id for one in labels_in_force(made))
     assert 0 < len(rows) < len(made) / 3
 
 
@@ -223,8 +225,8 @@ def test_more_studies_than_fit_into_one_statement(catalog: Catalog, monkeypatch:
     numbers = range(100, 130)
     for number in numbers:
         add(catalog, film(study=f"1.{number}", sop=f"1.{number}.1", accession_number=f"B{number}"))
-    said = [reading("", accession_number=f"B{number}", findings=no_finding()) for number in numbers]
-    assert labels.take(said, catalog=catalog) == labels.Taken(30 * len(FINDINGS), 0, 30)
+    said = [reading("", accession_number=f"B{number}", findings=all_absent()) for number in numbers]
+    assert labels.import_readings(said, catalog=catalog) == labels.ImportResult(30 * len(FINDINGS), 0, 30)
     kept = all_of(catalog)
     with catalog.read() as tx:
         assert tx.labels.of_studies({label.study_instance_uid for label in kept}) == kept

@@ -100,7 +100,7 @@ def places(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         archive = LargeArchive(studies, labelled=20)
         archive.fill(url)
         catalog = SqlCatalog(url)
-        catalog.tidy()
+        catalog.update_statistics()
         catalog.dispose()
         return Place(archive, url)
 
@@ -165,14 +165,17 @@ STEPS: Mapping[str, Callable[[SqlTransaction, LargeArchive], object]] = {
     "claim nothing": lambda tx, _: tx.jobs.claim([JobKind.LEARN], worker="w", lease_seconds=60),
     "put": lambda tx, _: tx.jobs.put(JobKind.SEND, "2.25.4"),
     "is open": lambda tx, archive: tx.jobs.is_open(JobKind.SCORE, archive.study_uid(SMALL // 2)),
-    "how many wait": lambda tx, _: tx.jobs.waiting(JobKind.SCORE, at_most=100),
+    "how many wait": lambda tx, _: tx.jobs.count_waiting(JobKind.SCORE, at_most=100),
     "forget": lambda tx, _: tx.jobs.purge_done(older_than_days=365, limit=10),
-    "settle": lambda tx, _: (tx.studies.quiet(seconds=0, released=True, limit=200), tx.studies.arriving(limit=200)),
+    "settle": lambda tx, _: (
+        tx.studies.stable_studies(seconds=0, released=True, limit=200),
+        tx.studies.arriving_studies(limit=200),
+    ),
     "a study": lambda tx, archive: (tx.studies.find(archive.study_uid(9)), tx.studies.instances(archive.study_uid(9))),
-    "newest": lambda tx, _: tx.studies.newest(limit=100),
+    "newest": lambda tx, _: tx.studies.newest_complete(limit=100),
     "left to score again": lambda tx, archive: tx.studies.unscored(SERVING, limit=100, numbers=look(archive.studies)),
-    "a lot of patients": lambda tx, _: tx.studies.unread(SERVING, ask_again_days=90, patients=range(1, 60)),
-    "asked for just now": lambda tx, archive: tx.studies.unread(SERVING, ask_again_days=90, among={archive.study_uid(9)}),
+    "a lot of patients": lambda tx, _: tx.studies.label_candidates(SERVING, ask_again_days=90, patients=range(1, 60)),
+    "asked for just now": lambda tx, archive: tx.studies.label_candidates(SERVING, ask_again_days=90, among={archive.study_uid(9)}),
     "scores": lambda tx, archive: (
         tx.scores.predictions(archive.study_uid(9), SERVING),
         tx.scores.image_scores(archive.study_uid(9), SERVING),

@@ -16,7 +16,7 @@ import pytest
 from adapters.catalog import query
 from adapters.catalog.catalog import SqlCatalog
 from pipeline.domain import JobKind
-from pipeline.errors import OutOfResources, Refused
+from pipeline.errors import OutOfResources, PermanentError
 from tests.builders.fakes import a_version
 
 
@@ -75,7 +75,7 @@ def test_a_database_that_is_away_is_not_the_statements_fault(tmp_path: Path) -> 
 
 
 def test_a_slip_is_one_line(catalog_url: str) -> None:
-    with pytest.raises(Refused, match="no_such") as slip:
+    with pytest.raises(PermanentError, match="no_such") as slip:
         query.run(catalog_url, "SELECT no_such FROM v_jobs")
     assert "\n" not in str(slip.value)
 
@@ -120,10 +120,10 @@ def test_it_refuses_to_write(catalog_url: str, statement: str) -> None:
     catalog = SqlCatalog(catalog_url)
     with catalog.begin() as tx:
         tx.jobs.put(JobKind.SCORE, "1.2")
-    with pytest.raises(Refused):
+    with pytest.raises(PermanentError):
         query.run(catalog_url, statement)
     with catalog.read() as tx:
-        assert sum(tx.jobs.counts().values()) == 1
+        assert sum(tx.jobs.count_by_state().values()) == 1
     catalog.dispose()
 
 

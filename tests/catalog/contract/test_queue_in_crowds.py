@@ -17,7 +17,7 @@ import adapters.catalog as catalog_package
 from adapters.catalog import query
 from adapters.catalog.catalog import SqlCatalog
 from adapters.catalog.engine import database_url, open_engine
-from adapters.catalog.jobs import _due
+from adapters.catalog.jobs import _select_due
 from pipeline.domain import Job, JobKind
 
 JOBS, WORKERS = 60, 4
@@ -83,8 +83,8 @@ def test_writers_wait_for_each_other_instead_of_failing(catalog_url: str) -> Non
         try:
             for _ in range(15):
                 with catalog.begin() as tx:
-                    tx.jobs.counts()
-                    tx.circuits.failed("PACS", threshold=10_000, rest_seconds=1)
+                    tx.jobs.count_by_state()
+                    tx.circuits.record_failure("PACS", threshold=10_000, open_seconds=1)
         except Exception as error:
             failures.append(error)
 
@@ -146,7 +146,7 @@ def test_the_next_job_of_a_long_queue_is_found_by_an_index(catalog_url: str) -> 
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
         connection.execute(text(f"INSERT INTO jobs (kind, subject, payload) {many} SELECT 'score', '1.' || x, '{{}}' FROM n"))
         connection.execute(text("ANALYZE"))
-        claim = str(_due([JobKind.SCORE]).limit(1).compile(engine, compile_kwargs={"literal_binds": True}))
+        claim = str(_select_due([JobKind.SCORE]).limit(1).compile(engine, compile_kwargs={"literal_binds": True}))
     engine.dispose()
     explain = "EXPLAIN QUERY PLAN" if catalog_url.startswith("sqlite") else "EXPLAIN"
     plan = str(query.run(catalog_url, f"{explain} {claim}")[1])

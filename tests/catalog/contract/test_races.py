@@ -72,7 +72,7 @@ def test_a_job_put_while_the_waiting_one_is_claimed_is_not_lost(sql_catalog: Sql
     with just_before("UPDATE jobs SET payload", claim), sql_catalog.begin() as tx:
         assert tx.jobs.put(JobKind.REPORT, "1.4", {"revision": 2}) is not None
     with sql_catalog.read() as tx:
-        assert tx.jobs.counts() == {(JobKind.REPORT, JobState.RUNNING): 1, (JobKind.REPORT, JobState.WAITING): 1}
+        assert tx.jobs.count_by_state() == {(JobKind.REPORT, JobState.RUNNING): 1, (JobKind.REPORT, JobState.WAITING): 1}
 
 
 @only_postgresql
@@ -88,7 +88,7 @@ def test_a_retry_gives_way_to_a_job_put_at_the_same_moment(sql_catalog: SqlCatal
     with just_before("UPDATE jobs SET state", put), sql_catalog.begin() as tx:
         tx.jobs.retry(job, error="busy", delay_seconds=0)
     with sql_catalog.begin() as tx:
-        assert tx.jobs.counts() == {(JobKind.SCORE, JobState.DONE): 1, (JobKind.SCORE, JobState.WAITING): 1}
+        assert tx.jobs.count_by_state() == {(JobKind.SCORE, JobState.DONE): 1, (JobKind.SCORE, JobState.WAITING): 1}
         assert tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=30)[0].payload == {"newer": True}
 
 

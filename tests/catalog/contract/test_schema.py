@@ -127,9 +127,9 @@ def test_upgrading_from_every_release_keeps_what_was_there(
 
 
 def test_the_names_of_the_scripts_are_their_revisions_in_order() -> None:
-    scripts = list(schema._scripts().walk_revisions())
+    scripts = list(schema._load_scripts().walk_revisions())
     assert [script.revision for script in reversed(scripts)] == list(schema.revisions())
-    assert schema._scripts().get_current_head() == schema.head()
+    assert schema._load_scripts().get_current_head() == schema.head()
 
 
 @pytest.mark.parametrize("engine", DATABASES)

@@ -10,16 +10,16 @@ import pytest
 
 from adapters.catalog import query
 from adapters.catalog.catalog import SqlCatalog
-from adapters.cli import under_way
+from adapters.cli import activity
 from pipeline import learn, rules
 from pipeline.domain import Job, JobKind, Report, ReportState, StudyState, VersionState
 from pipeline.errors import LeaseLost
-from pipeline.learn import LearnResult, Learnt
-from pipeline.ports.outside import Catalog, Transaction
+from pipeline.learn import LearnOutcome, LearnResult
+from pipeline.ports.services import Catalog, Transaction
 from tests.builders.fakes import a_version
 from tests.catalog.contract.test_catalog import FILE, add, film
 
-PREDICTIONS = rules.predictions_of(np.zeros(14, dtype=np.float32), thresholds=a_version().thresholds, band=0.05)
+PREDICTIONS = rules.predictions_of(np.zeros(14, dtype=np.float32), thresholds=a_version().thresholds, undetermined_margin=0.05)
 
 
 def claim(tx: Transaction, kind: JobKind, lease_seconds: float = 60) -> Job:
@@ -29,7 +29,7 @@ def claim(tx: Transaction, kind: JobKind, lease_seconds: float = 60) -> Job:
 
 def presses(catalog: Catalog, kind: JobKind = JobKind.SCORE, before: int = 900) -> bool:
     with catalog.read() as tx:
-        return tx.jobs.pressing(kind, before=before)
+        return tx.jobs.has_urgent(kind, before=before)
 
 
 def test_a_job_presses_while_it_is_due_or_a_living_worker_holds_it(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
@@ -65,13 +65,13 @@ def test_notes_stand_beside_the_payload_until_the_next_ones(catalog: Catalog, pa
         job = claim(tx, JobKind.LEARN, lease_seconds=0.2)
     for notes in ({"stage": "a", "done": 1}, {"stage": "b"}):
         with catalog.begin() as tx:
-            tx.jobs.note(job, notes)
+            tx.jobs.put_notes(job, notes)
     pass_time(0.3)
     with catalog.begin() as tx:
         again = claim(tx, JobKind.LEARN)
         assert again.payload == {"asked": 1, "stage": "b"}
     with pytest.raises(LeaseLost), catalog.begin() as tx:
-        tx.jobs.note(job, {"stage": "c"})
+        tx.jobs.put_notes(job, {"stage": "c"})
 
 
 def report(tx: Transaction, study: str, *, revision: int, refused: bool) -> None:
@@ -84,12 +84,12 @@ def report(tx: Transaction, study: str, *, revision: int, refused: bool) -> None
         revision=revision,
         state=ReportState.PENDING,
     )
-    tx.reports.open(opened)
-    tx.reports.built(uid, FILE)
+    tx.reports.ensure_pending(opened)
+    tx.reports.mark_built(uid, FILE)
     if refused:
-        tx.reports.refused(uid, "0xA900")
+        tx.reports.mark_refused(uid, "0xA900")
     else:
-        tx.reports.sent(uid, "0x0000")
+        tx.reports.mark_sent(uid, "0x0000")
 
 
 def test_a_study_whose_report_was_refused_is_scored_again_like_any_other(catalog: Catalog) -> None:
@@ -121,7 +121,7 @@ def test_a_study_whose_report_was_refused_is_scored_again_like_any_other(catalog
 
 
 def told(url: str) -> list[str]:
-    return list(under_way.lines(url))
+    return list(activity.activity_lines(url))
 
 
 def test_learning_tells_how_far_it_is_and_how_it_ended(sql_catalog: SqlCatalog, catalog_url: str) -> None:
@@ -134,7 +134,7 @@ def test_learning_tells_how_far_it_is_and_how_it_ended(sql_catalog: SqlCatalog, 
     assert told(catalog_url) == ["learning (job 1) begins"]
     for done, left in ((0, ""), (30, ", about 4 min left"), (299, ", less than a minute left")):
         with sql_catalog.begin() as tx:
-            tx.jobs.note(job, {"lease": job.lease_token, "stage": "unfreezing", "done": done, "total": 300, "seconds": 26.5})
+            tx.jobs.put_notes(job, {"lease": job.lease_token, "stage": "unfreezing", "done": done, "total": 300, "seconds": 26.5})
         assert told(catalog_url) == [f"learning (job 1): unfreezing, {done} of 300{left}"]
     with sql_catalog.begin() as tx:
         tx.jobs.retry(job, error="told to stop", delay_seconds=0, counts=False)
@@ -143,7 +143,7 @@ def test_learning_tells_how_far_it_is_and_how_it_ended(sql_catalog: SqlCatalog, 
         job = claim(tx, JobKind.LEARN)
     assert told(catalog_url) == ["learning (job 1) begins"]  # what the try before it was at is no news
     with sql_catalog.begin() as tx:
-        learn._finish(tx, job, Learnt(LearnResult.REJECTED, "no better", a_version(7)))
+        learn._finish_job(tx, job, LearnOutcome(LearnResult.REJECTED, "no better", a_version(7)))
     (line,) = told(catalog_url)
     assert line.startswith("last round of learning, 20")
     assert line.endswith(": rejected: no better")
@@ -201,4 +201,4 @@ def test_scoring_the_archive_again_tells_how_far_it_is(sql_catalog: SqlCatalog, 
 def test_the_time_left_goes_by_the_pace_so_far(since: str, scored_since: int, scored: int, said: str) -> None:
     row = {"version": 2, "studies": 100, "scored": scored, "scored_since": scored_since}
     times = {"served_at": f"2026-01-01 {since}.000+00:00", "last_scored_at": "2026-01-01 09:00:00.000+00:00"}
-    assert under_way.rescoring(row | times).endswith(said)
+    assert activity.describe_rescoring(row | times).endswith(said)

@@ -15,12 +15,12 @@ import pytest
 
 from adapters.catalog.catalog import SqlCatalog
 from pipeline import labels, rules, worklist
-from pipeline.acquisition import Reason, SelectionPolicy
+from pipeline.acquisition import SelectionPolicy, SelectionReason
 from pipeline.consensus import LabelPolicy
-from pipeline.domain import FINDINGS, LabelState, Reading, Request, StudyState, VersionState
-from pipeline.errors import NoWeights, TryAgain
-from pipeline.finding_names import no_finding
-from pipeline.ports.outside import Catalog
+from pipeline.domain import FINDINGS, LabelState, ReaderStatement, Request, StudyState, VersionState
+from pipeline.errors import NoWeights, TransientError
+from pipeline.finding_names import all_absent
+from pipeline.ports.services import Catalog
 from tests.builders.fakes import a_version
 from tests.catalog.contract.test_catalog import add, film
 from tests.cli.contract.test_verbs import Radclipd, radclipd_on
@@ -29,10 +29,10 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 STUDIES = 12
 
 
-def request(study: str, reason: str = Reason.POSITIVES, **changes: Any) -> Request:
+def request(study: str, reason: str = SelectionReason.POSITIVES, **changes: Any) -> Request:
     values: dict[str, Any] = {"finding": "Mass", "detail": "why", "selection_probability": 0.5, "version": 1}
     values |= {"asked_at": NOON}
-    return Request(study_instance_uid=study, asked_because=reason, **{**values, **changes})
+    return Request(study_instance_uid=study, selection_reason=reason, **{**values, **changes})
 
 
 def fill(catalog: Catalog) -> None:
@@ -53,7 +53,7 @@ def fill(catalog: Catalog) -> None:
             for version in (1, 2):
                 scores = chance.random(len(FINDINGS)).astype(np.float32)
                 thresholds = dict.fromkeys(FINDINGS, 0.5)
-                predictions = rules.predictions_of(scores, thresholds=thresholds, band=0.0)
+                predictions = rules.predictions_of(scores, thresholds=thresholds, undetermined_margin=0.0)
                 tx.scores.put_predictions(version, {uid: predictions}, {uid: version})
             tx.studies.put_state(uid, StudyState.REPORTED)
 
@@ -70,8 +70,8 @@ def policy(**changes: Any) -> worklist.WorklistPolicy:
 
 
 def say(catalog: Catalog, study: str, **changes: Any) -> None:
-    values: dict[str, Any] = {"findings": no_finding(), "reader": "alice", "source": "csv"}
-    labels.take([Reading(study_instance_uid=study, **{**values, **changes})], catalog=catalog)
+    values: dict[str, Any] = {"findings": all_absent(), "reader": "alice", "source": "csv"}
+    labels.import_readings([ReaderStatement(study_instance_uid=study, **{**values, **changes})], catalog=catalog)
 
 
 def requests(catalog: Catalog) -> list[Request]:
@@ -87,8 +87,11 @@ def test_a_request_comes_back_as_it_went_in(catalog: Catalog) -> None:
     fill(catalog)
     with catalog.begin() as tx:
         now = tx.now()
-        asked = [request("1.2", asked_at=now), request("1.1", Reason.MONITORING, finding="", asked_at=now + timedelta(seconds=1))]
-        tx.requests.hold()
+        asked = [
+            request("1.2", asked_at=now),
+            request("1.1", SelectionReason.MONITORING, finding="", asked_at=now + timedelta(seconds=1)),
+        ]
+        tx.requests.lock()
         tx.requests.append(asked)
         tx.requests.append([])
     assert requests(catalog) == asked
@@ -125,14 +128,14 @@ def test_a_list_leaves_out_who_is_labelled_or_asked_for_and_takes_a_patient_once
     fill(catalog)
     say(catalog, "1.1")
     add(catalog, film(study="1.99", sop="1.99.1", patient_id="P99"))  # not scored yet
-    first = worklist.ask(count=4, catalog=catalog, policy=policy())
+    first = worklist.make_worklist(count=4, catalog=catalog, policy=policy())
     assert [one.request for one in first] == requests(catalog)
-    second = worklist.ask(count=99, catalog=catalog, policy=policy())
+    second = worklist.make_worklist(count=99, catalog=catalog, policy=policy())
     asked = [one.request.study_instance_uid for one in (*first, *second)]
     assert len(first) == 4
     assert len(asked) == len(patients(asked)) == STUDIES - 2
     assert "1.1" not in asked
-    assert worklist.ask(count=5, catalog=catalog, policy=policy()) == []
+    assert worklist.make_worklist(count=5, catalog=catalog, policy=policy()) == []
     assert {one.scanner for one in first + second} == {"Vista", "Plate"}
     assert all(0 < one.request.selection_probability <= 1 for one in first + second)
 
@@ -142,8 +145,8 @@ def test_a_withdrawn_label_still_counts_as_read(catalog: Catalog) -> None:
     say(catalog, "1.1", findings={"Mass": LabelState.PRESENT})
     labels.withdraw([1], reader="alice", source="cli", catalog=catalog)
     with catalog.read() as tx:
-        assert list(tx.studies.unread(2, ask_again_days=90)) == sorted(f"1.{number}" for number in range(2, STUDIES + 1))
-        assert tx.studies.unread(7, ask_again_days=90) == {}
+        assert list(tx.studies.label_candidates(2, ask_again_days=90)) == sorted(f"1.{number}" for number in range(2, STUDIES + 1))
+        assert tx.studies.label_candidates(7, ask_again_days=90) == {}
 
 
 def test_a_study_that_nobody_reads_holds_its_patient_for_a_while_only(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
@@ -154,12 +157,12 @@ def test_a_study_that_nobody_reads_holds_its_patient_for_a_while_only(catalog: C
     pass_time(0.2)
     soon = policy(ask_again_days=0.1 / 86400)
     with catalog.read() as tx:
-        held, free = (tx.studies.unread(2, ask_again_days=days) for days in (90, soon.ask_again_days))
+        held, free = (tx.studies.label_candidates(2, ask_again_days=days) for days in (90, soon.ask_again_days))
     assert set(free) - set(held) == {"1.11"}
     assert "1.12" not in free
-    asked = worklist.ask(count=99, catalog=catalog, policy=soon)
+    asked = worklist.make_worklist(count=99, catalog=catalog, policy=soon)
     assert {one.request.study_instance_uid for one in asked} == {f"1.{number}" for number in range(1, STUDIES)}
-    waiting = worklist.still_open(catalog=catalog, chest=rules.ChestPolicy())
+    waiting = worklist.list_open_entries(catalog=catalog, chest=rules.ChestPolicy())
     assert waiting[0].request.study_instance_uid == "1.12"
 
 
@@ -168,10 +171,10 @@ def test_once_in_the_random_sample_a_patient_is_asked_for_nothing_else(
 ) -> None:
     fill(catalog)
     with catalog.begin() as tx:
-        tx.requests.append([request("1.12", Reason.MONITORING, finding="", asked_at=tx.now())])
+        tx.requests.append([request("1.12", SelectionReason.MONITORING, finding="", asked_at=tx.now())])
     pass_time(0.2)
     with catalog.read() as tx:
-        assert "1.11" not in tx.studies.unread(2, ask_again_days=0.1 / 86400)
+        assert "1.11" not in tx.studies.label_candidates(2, ask_again_days=0.1 / 86400)
 
 
 def test_a_study_that_was_read_late_holds_its_patient(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
@@ -181,30 +184,30 @@ def test_a_study_that_was_read_late_holds_its_patient(catalog: Catalog, pass_tim
     pass_time(0.2)
     say(catalog, "1.12")
     with catalog.read() as tx:
-        assert "1.11" not in tx.studies.unread(2, ask_again_days=0.1 / 86400)
+        assert "1.11" not in tx.studies.label_candidates(2, ask_again_days=0.1 / 86400)
 
 
 def test_without_keeping_the_same_list_comes_again(catalog: Catalog) -> None:
     fill(catalog)
-    tried = worklist.ask(count=3, catalog=catalog, policy=policy(), dry_run=True)
+    tried = worklist.make_worklist(count=3, catalog=catalog, policy=policy(), dry_run=True)
     assert requests(catalog) == []
-    made = worklist.ask(count=3, catalog=catalog, policy=policy())
+    made = worklist.make_worklist(count=3, catalog=catalog, policy=policy())
     assert [one.request.study_instance_uid for one in tried] == [one.request.study_instance_uid for one in made]
 
 
 def test_nobody_serves(catalog: Catalog) -> None:
     with pytest.raises(NoWeights, match="no model version serves"):
-        worklist.ask(count=3, catalog=catalog, policy=policy())
+        worklist.make_worklist(count=3, catalog=catalog, policy=policy())
 
 
 def test_a_label_carries_the_reason_it_was_asked_for(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
     fill(catalog)
     only_by_lot = policy(selection=SelectionPolicy(positives=0, disagreement=0, uncertainty=0, coverage=0, monitoring=1))
-    (one,) = worklist.ask(count=1, catalog=catalog, policy=only_by_lot)
+    (one,) = worklist.make_worklist(count=1, catalog=catalog, policy=only_by_lot)
     asked = one.request
-    assert asked.asked_because == rules.MONITORING
+    assert asked.selection_reason == rules.MONITORING
     assert asked.selection_probability in (pytest.approx(1 / 11), pytest.approx(1 / 22))  # the last patient has two studies
-    assert [o.request for o in worklist.still_open(catalog=catalog, chest=rules.ChestPolicy())] == [asked]
+    assert [o.request for o in worklist.list_open_entries(catalog=catalog, chest=rules.ChestPolicy())] == [asked]
     study, finding = asked.study_instance_uid, {"Mass": LabelState.PRESENT}
     say(catalog, study, findings=finding)
     say(catalog, study, findings=finding, reader="bob", stated_at=asked.asked_at - timedelta(days=1))
@@ -213,7 +216,7 @@ def test_a_label_carries_the_reason_it_was_asked_for(catalog: Catalog, pass_time
     say(catalog, other, findings=finding)
     with catalog.read() as tx:
         told = {
-            (label.reader, label.study_instance_uid): (label.asked_because, label.selection_probability)
+            (label.reader, label.study_instance_uid): (label.selection_reason, label.selection_probability)
             for label in tx.labels.all()
         }
     assert told == {
@@ -222,7 +225,7 @@ def test_a_label_carries_the_reason_it_was_asked_for(catalog: Catalog, pass_time
         ("carol", study): ("my own", 0.3),
         ("alice", other): ("", None),
     }
-    assert worklist.still_open(catalog=catalog, chest=rules.ChestPolicy()) == []
+    assert worklist.list_open_entries(catalog=catalog, chest=rules.ChestPolicy()) == []
 
 
 def test_what_came_in_between_is_not_asked_for_again(catalog: Catalog) -> None:
@@ -235,18 +238,18 @@ def test_what_came_in_between_is_not_asked_for_again(catalog: Catalog) -> None:
             return catalog.read()
 
         def begin(self) -> Any:
-            worklist.ask(count=11, catalog=catalog, policy=policy())
+            worklist.make_worklist(count=11, catalog=catalog, policy=policy())
             return catalog.begin()
 
-    with pytest.raises(TryAgain, match="in between"):
-        worklist.ask(count=3, catalog=Overtaken(), policy=policy())
+    with pytest.raises(TransientError, match="in between"):
+        worklist.make_worklist(count=3, catalog=Overtaken(), policy=policy())
     assert len(requests(catalog)) == 11
 
 
 def test_of_a_large_archive_a_part_is_looked_at(catalog: Catalog) -> None:
     fill(catalog)
     by_lot = SelectionPolicy(positives=0, disagreement=0, uncertainty=0, coverage=0, monitoring=1)
-    asked = worklist.ask(count=9, catalog=catalog, policy=policy(patients=5, selection=by_lot))
+    asked = worklist.make_worklist(count=9, catalog=catalog, policy=policy(patients=5, selection=by_lot))
     assert len(asked) == 5
     assert {round(one.request.selection_probability * 11, 6) for one in asked} <= {5.0, 2.5}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from adapters.catalog.catalog import SqlCatalog
-from adapters.label_csv.exporter import EXPORTED, TO_FILL_IN
+from adapters.label_csv.exporter import EXPORT_COLUMNS, TEMPLATE_COLUMNS
 from tests.builders import documents as sr
 from tests.builders.dicom_files import file_of
 from tests.catalog.contract.test_catalog import add, film
@@ -43,7 +43,7 @@ def test_a_day_of_two_readers(catalog_url: str, tmp_path: Path) -> None:
     listed = json.loads(radclipd("labels", "list", "--study", "A1", "--finding", "mass", "--json").stdout)
     assert [(row["reader"], row["state"]) for row in listed] == [("bob", "absent"), ("alice", "present")]
     exported = radclipd("labels", "export").stdout
-    assert exported.splitlines()[0] == ",".join(EXPORTED)
+    assert exported.splitlines()[0] == ",".join(EXPORT_COLUMNS)
     (tmp_path / "out.csv").write_text(exported)
     assert radclipd("labels", "import", str(tmp_path / "out.csv")).stdout == "0 statements on 1 studies added, 16 known already\n"
     assert radclipd("labels", "revoke", str(listed[0]["id"]), "--reader", "bob").stdout == "1 statements withdrawn\n"
@@ -73,8 +73,8 @@ def test_a_bad_table_is_refused_row_by_row_and_nothing_is_taken(radclipd: Radcli
 
 def test_a_template_to_fill_in(radclipd: Radclipd) -> None:
     header, row = csv.reader(io.StringIO(radclipd("labels", "template", "1.2").stdout))
-    assert (tuple(header), row[:3]) == (TO_FILL_IN, ["1.2", "A2", ""])
-    assert radclipd("labels", "template").stdout == ",".join(TO_FILL_IN) + "\n"
+    assert (tuple(header), row[:3]) == (TEMPLATE_COLUMNS, ["1.2", "A2", ""])
+    assert radclipd("labels", "template").stdout == ",".join(TEMPLATE_COLUMNS) + "\n"
     assert radclipd("labels", "template", "9.9").returncode == 1
 
 

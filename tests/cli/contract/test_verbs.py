@@ -82,7 +82,7 @@ def test_quarantine_is_listed_and_put_back(radclipd: Radclipd, catalog_url: str)
     assert "1 jobs wait again" in radclipd("quarantine", "retry", "--all").stdout
     assert radclipd("quarantine", "retry").returncode == 2
     with catalog.read() as tx:
-        assert tx.jobs.counts()[JobKind.SCORE, JobState.WAITING] == 2
+        assert tx.jobs.count_by_state()[JobKind.SCORE, JobState.WAITING] == 2
     catalog.dispose()
     assert radclipd("jobs", "--state", "waiting").stdout.count("score") == 2
 

@@ -15,8 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from adapters.cli import app
-from models.ladder.registry import FROZEN
-from pipeline.errors import NoWeights, Refused
+from models.ladder.registry import FROZEN_ENCODER_METHODS
+from pipeline.errors import NoWeights, PermanentError
 from tests.builders import nih_folder, tiny
 
 ROOT = Path(__file__).parents[3]
@@ -42,7 +42,7 @@ def said(*arguments: str) -> Result:
 def test_json_is_one_object_and_all_that_standard_output_has(place: Path, tmp_path: Path) -> None:
     done = said(*words(place, tmp_path / "out", "--shots", "2,1", "--draws", "2", "--json"))
     told = json.loads(done.stdout)
-    assert set(told["mean_auc"]) == {method.name for method in FROZEN}
+    assert set(told["mean_auc"]) == {method.name for method in FROZEN_ENCODER_METHODS}
     assert set(told["mean_auc"]["stage-1"]) == {"1", "2"}
     assert set(told["mean_auc"]["zero-shot"]["2"]) == {"mean", "sd", "lo", "hi"}
     assert told["shots"] == [1, 2]
@@ -76,7 +76,7 @@ def test_nih_needs_its_folder(tmp_path: Path) -> None:
 
 
 def test_an_unknown_method_is_refused_with_the_nearest(place: Path, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="'stage1'") as refused:
+    with pytest.raises(PermanentError, match="'stage1'") as refused:
         said(*words(place, tmp_path / "out", "--methods", "stage1"))
     assert "'stage-1'" in refused.value.hint
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from adapters.app import compose
-from adapters.app.workers import build_posts
+from adapters.app.workers import build_worker_specs
 from adapters.catalog import query
 from adapters.catalog.catalog import SqlCatalog
 from adapters.config import sections as configuration
@@ -41,8 +41,8 @@ def radclipd(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Radcl
     monkeypatch.setenv("RADCLIPD_SCORE__THREADS", "1")
     catalog, store = SqlCatalog(url), ModelStore(tmp_path / "models")
     (tmp_path / "models").mkdir()
-    base = importer.keep_untrained(store, str(tiny.config_file(tmp_path)), seed=0)
-    importer.register(catalog, store, base, threshold=0.5, band=0.05, serve=True)
+    base = importer.import_untrained_base(store, str(tiny.config_file(tmp_path)), seed=0)
+    importer.register_zero_shot(catalog, store, base, threshold=0.5, undetermined_margin=0.05, serve=True)
     labelled_archive.fill(catalog, FileImageStore(tmp_path / "images"))
     catalog.dispose()
     return radclipd_on(url)
@@ -81,21 +81,21 @@ def test_the_worker_gives_up_when_told_to_and_learns_at_its_next_start(radclipd:
     config = configuration.load(ROOT / "deploy/radclipd.toml")
     config = config.model_copy(update={"catalog": config.catalog.model_copy(update={"url": url})})
     catalog = SqlCatalog(url)
-    assert compose.build_call_to_learn(config.model_copy(update={"learn": LearnConfig(min_new_labels=16)}), catalog)()
+    assert compose.build_learn_trigger(config.model_copy(update={"learn": LearnConfig(min_new_labels=16)}), catalog)()
     stopped = True
 
     def work() -> int:
-        (post,) = build_posts(config, catalog, ["learn"], over=lambda: stopped)
+        (post,) = build_worker_specs(config, catalog, ["learn"], stop_requested=lambda: stopped)
         policy = WorkPolicy(retry_base_seconds=0.001, retry_cap_seconds=0.001)
         return work_once(post, catalog=catalog, worker="w", policy=policy)
 
     try:
         assert work() == 1
         with catalog.read() as tx:
-            assert tx.jobs.counts() == {(JobKind.LEARN, JobState.WAITING): 1}
+            assert tx.jobs.count_by_state() == {(JobKind.LEARN, JobState.WAITING): 1}
             assert len(tx.versions.all()) == 1
         stopped = False
-        with ModelStore(tmp_path / "models").alone("learn"):  # `radclipd learn` on another terminal
+        with ModelStore(tmp_path / "models").lock("learn"):  # `radclipd learn` on another terminal
             work()
             assert (busy := radclipd("learn")).returncode == 75
             assert "another process is at work: learn" in busy.stderr
@@ -103,7 +103,7 @@ def test_the_worker_gives_up_when_told_to_and_learns_at_its_next_start(radclipd:
         while not work() and time.monotonic() < deadline:
             time.sleep(0.01)
         with catalog.read() as tx:
-            assert tx.jobs.counts() == {(JobKind.LEARN, JobState.DONE): 1}
+            assert tx.jobs.count_by_state() == {(JobKind.LEARN, JobState.DONE): 1}
             assert [version.state.value for version in tx.versions.all()] == ["retired", "serving"]
     finally:
         catalog.dispose()
@@ -118,7 +118,7 @@ def test_learning_rests_while_a_study_that_arrived_waits(radclipd: Radclipd, url
     with catalog.begin() as tx:
         tx.jobs.put(JobKind.LEARN, learn.ALL_LABELS)
         tx.jobs.put(JobKind.SCORE, "1.2.0")
-        tx.jobs.put(JobKind.SCORE, "1.2.1", priority=rescore.PRIORITY)
+        tx.jobs.put(JobKind.SCORE, "1.2.1", priority=rescore.RESCORE_PRIORITY)
     rests: list[tuple[str, str]] = []
 
     def rest(seconds: float) -> None:
@@ -128,12 +128,12 @@ def test_learning_rests_while_a_study_that_arrived_waits(radclipd: Radclipd, url
                 tx.jobs.finish(job)
             rests.append((job.subject if rests else "", query.run(url, "SELECT state FROM v_learning")[1][0][0]))
 
-    (post,) = build_posts(config, catalog, ["learn"], over=lambda: False, rest=rest)
+    (post,) = build_worker_specs(config, catalog, ["learn"], stop_requested=lambda: False, wait=rest)
     try:
         assert work_once(post, catalog=catalog, worker="w", policy=WorkPolicy()) == 1
         assert rests == [("", "running"), ("1.2.0", "running")]
         with catalog.read() as tx:
-            counts = tx.jobs.counts()
+            counts = tx.jobs.count_by_state()
         assert counts[JobKind.LEARN, JobState.DONE] == 1
         assert counts[JobKind.SCORE, JobState.WAITING] == 1  # of the archive
     finally:

@@ -12,7 +12,7 @@ import torch
 from adapters.catalog import schema
 from adapters.ml import importer
 from adapters.storage.model_store import ModelStore
-from models.demo import MARKING
+from models.demo import NOTICE
 from tests.builders import tiny
 from tests.builders.shipped import shipped
 
@@ -69,7 +69,9 @@ def verbs(home: Path, *calls: list[str]) -> list[str]:
 def test_untrained_import_and_list_on_a_real_catalog(home: Path) -> None:
     config, weights = tiny.config_file(home), home / "clip.pt"
     torch.save(tiny.encoder(quickgelu=True).network.state_dict(), weights)
-    importer.keep_untrained(ModelStore(home / "models"), str(config), seed=9)  # as an import leaves it whose catalog went away
+    importer.import_untrained_base(
+        ModelStore(home / "models"), str(config), seed=9
+    )  # as an import leaves it whose catalog went away
     made, imported, listed = verbs(
         home,
         ["untrained", "--architecture", str(config), "--seed", "3"],
@@ -117,8 +119,8 @@ def test_the_shipped_encoder_is_imported_by_its_own_verb_and_served_only_where_t
     )
     assert first.startswith("version 1  serving")
     assert kept.startswith("version 2  candidate  zero-shot demo-clip")
-    assert kept.rstrip().endswith(MARKING)
+    assert kept.rstrip().endswith(NOTICE)
     assert served.startswith("version 3  serving  zero-shot again")
     rows = json.loads(listed)
-    assert [(row["version"], row["marking"]) for row in rows] == [(1, "UNTRAINED"), (2, MARKING), (3, MARKING)]
+    assert [(row["version"], row["marking"]) for row in rows] == [(1, "UNTRAINED"), (2, NOTICE), (3, NOTICE)]
     assert rows[0]["weights"] != rows[1]["weights"] == rows[2]["weights"]

@@ -127,8 +127,8 @@ def test_they_run_where_torch_cannot_be_imported(tmp_path: Path, sqlite_template
     fill(url)
     catalog = SqlCatalog(url)
     with catalog.begin() as tx:
-        tx.reports.open(a_report("2.25.2", revision=2))
-        tx.reports.built("2.25.2", store.write(file_of(sr())))
+        tx.reports.ensure_pending(a_report("2.25.2", revision=2))
+        tx.reports.mark_built("2.25.2", store.write(file_of(sr())))
     catalog.dispose()
     (tmp_path / "labels.csv").write_text("study_instance_uid,Mass\n1.4,present\n")
     (port,) = free_ports(1)

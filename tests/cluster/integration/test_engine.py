@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from adapters.app import compose
-from adapters.app.workers import score_post_and_fill
+from adapters.app.workers import build_score_spec_and_cache_warming
 from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
 from adapters.cluster import engine
@@ -26,7 +26,7 @@ from adapters.ml import importer
 from adapters.storage.model_store import ModelStore
 from pipeline import settle, work
 from pipeline.domain import FINDINGS, Sender, VersionState
-from pipeline.errors import ConfigurationError, NoWeights, TryAgain
+from pipeline.errors import ConfigurationError, NoWeights, TransientError
 from pipeline.receive import receive
 from tests.builders import peers, tiny
 from tests.builders.dicom_files import dx, file_of
@@ -35,9 +35,9 @@ from tests.builders.installation import Installation, kill, wait_for
 from tests.builders.postgres import Cluster
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")  # Ray sets what it deprecates itself
-os.environ.update(engine.QUIET | engine.OF_ONE_HOST)  # before Ray is imported, by whichever test
+os.environ.update(engine.TELEMETRY_OFF | engine.SINGLE_HOST_ENVIRONMENT)  # before Ray is imported, by whichever test
 STUDIES = 60
-NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": engine.LEAST_STORE, "node_ip_address": engine.LOOPBACK}
+NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": engine.OBJECT_STORE_BYTES, "node_ip_address": engine.LOOPBACK}
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +79,14 @@ class Hospital:
         for film in films:
             header = part10.read_header(*part10.split_file(film))
             receive(header, film, Sender("A", "", ""), catalog=self.catalog, images=images, policy=policy)
-        quiet = settle.SettlePolicy(quiet_seconds=0, settle_on_release=False, chest=compose.chest_policy(self.config))
+        quiet = settle.SettlePolicy(stable_age_seconds=0, settle_on_release=False, chest=compose.chest_policy(self.config))
         settle.settle(catalog=self.catalog, archive=None, policy=quiet)
 
     def _serve(self, models: Path) -> None:
         models.mkdir()
         store = ModelStore(models)
-        base = importer.keep_untrained(store, str(tiny.config_file(models)), seed=1)
-        importer.register(self.catalog, store, base, threshold=0.5, band=0.05, serve=True)
+        base = importer.import_untrained_base(store, str(tiny.config_file(models)), seed=1)
+        importer.register_zero_shot(self.catalog, store, base, threshold=0.5, undetermined_margin=0.05, serve=True)
 
     def settings(self, **changes: Any) -> ClusterSettings:
         return ClusterSettings(**{"config": self.place.config, "block": 4, **changes})
@@ -94,7 +94,7 @@ class Hospital:
     def predictions(self) -> dict[str, tuple[list[float], list[str]]]:
         """StudyInstanceUID -> probabilities and decisions."""
         with self.catalog.read() as tx:
-            studies = tx.studies.numbered(range(1, tx.studies.highest() + 1))
+            studies = tx.studies.uids_by_number(range(1, tx.studies.highest_study_number() + 1))
             found = {uid: tx.scores.predictions(uid, 1) for uid in studies}
         return {uid: ([p.probability for p in said], [p.decision.value for p in said]) for uid, said in found.items() if said}
 
@@ -111,7 +111,7 @@ class Hospital:
 def by_queue(tmp_path_factory: pytest.TempPathFactory, films: list[bytes]) -> dict[str, tuple[list[float], list[str]]]:
     """What a single machine, working off the queue, makes of the films."""
     alone = Hospital(tmp_path_factory.mktemp("alone") / "queue", "", films)
-    post, _ = score_post_and_fill(alone.config, alone.catalog)
+    post, _ = build_score_spec_and_cache_warming(alone.config, alone.catalog)
     while work.work_once(post, catalog=alone.catalog, worker="w", policy=compose.work_policy(alone.config)):
         pass
     post.close()
@@ -161,8 +161,8 @@ def test_a_lost_node_costs_nothing_but_time(nodes: Any, hospital: Hospital, by_q
 
 def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
     with (
-        pytest.raises(TryAgain, match="cannot be reached"),
-        engine._connected(ClusterSettings(config=Path("/c"), address="127.0.0.1:9")),
+        pytest.raises(TransientError, match="cannot be reached"),
+        engine._connect_cluster(ClusterSettings(config=Path("/c"), address="127.0.0.1:9")),
     ):
         pass
 
@@ -190,14 +190,14 @@ class Machines:
 )
 def test_workers_are_one_a_card_or_one_for_so_many_cores(settings: dict[str, Any], most: int, takes: dict[str, float]) -> None:
     machines = Machines([{"CPU": 8, "GPU": 4}, {"CPU": 16}, {}])
-    pool, found = engine._workers(machines, ClusterSettings(config=Path("/c"), **settings))
+    pool, found = engine._size_worker_pool(machines, ClusterSettings(config=Path("/c"), **settings))
     assert (pool.min_size, pool.max_size, found) == (1, most, takes)
 
 
 @pytest.mark.parametrize("resources", [[{}], [{"CPU": 2}]])
 def test_a_cluster_without_room_says_so(resources: list[dict[str, float]]) -> None:
     with pytest.raises(ConfigurationError, match="cores"):
-        engine._workers(Machines(resources), ClusterSettings(config=Path("/c"), cores=4))
+        engine._size_worker_pool(Machines(resources), ClusterSettings(config=Path("/c"), cores=4))
 
 
 def test_sqlite_serves_no_second_host() -> None:

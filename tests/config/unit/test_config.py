@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from adapters.config.sections import Config, described, load, sections
-from pipeline.errors import CannotStart, ConfigurationError
+from adapters.config.sections import Config, key_descriptions, load, section_classes
+from pipeline.errors import ConfigurationError, FatalError
 
 REFERENCE = Path(__file__).resolve().parents[3] / "deploy" / "radclipd.toml"
 
@@ -35,7 +35,7 @@ def refusal(path: Path) -> ConfigurationError:
     assert "\n" not in str(caught.value)
     assert "\n" not in caught.value.hint
     assert caught.value.hint
-    assert isinstance(caught.value, CannotStart)
+    assert isinstance(caught.value, FatalError)
     return caught.value
 
 
@@ -43,13 +43,13 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     config = load(written(tmp_path, ""))
     assert config.listener.port == 11112
     assert config.listener.calling_ae_titles == ("ORTHANC",)
-    assert config.storage.minimum_free == 2 * 1024**3
-    assert config.study.quiet_seconds == 60
+    assert config.storage.min_free == 2 * 1024**3
+    assert config.study.stable_age_seconds == 60
 
 
 def test_the_reference_file_is_the_defaults_and_lists_every_key() -> None:
     tables = tomllib.loads(REFERENCE.read_text())
-    assert [f"{table}.{key}" for table, keys in tables.items() for key in keys] == list(described())
+    assert [f"{table}.{key}" for table, keys in tables.items() for key in keys] == list(key_descriptions())
     assert load(REFERENCE) == Config()
 
 
@@ -61,7 +61,7 @@ def test_the_reference_file_explains_each_key_with_one_comment() -> None:
             table = header[1]
         elif key := re.match(r"(\w+) = ", line):
             comments[f"{table}.{key[1]}"] = above
-    assert comments == {key: f"# {text}" for key, text in described().items()}
+    assert comments == {key: f"# {text}" for key, text in key_descriptions().items()}
 
 
 def test_a_file_overrides_defaults_and_the_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,14 +73,14 @@ def test_a_file_overrides_defaults_and_the_environment_overrides_the_file(tmp_pa
     assert config.listener.ae_title == "AI"
     assert config.listener.calling_ae_titles == ("PACS", "GATE WAY")
     assert config.listener.called_ae_titles == ("*",)
-    assert config.storage.minimum_free == 500_000_000
+    assert config.storage.min_free == 500_000_000
 
 
 def test_a_section_is_frozen() -> None:
     config = Config()
     with pytest.raises(ValidationError):
         config.listener.port = 1
-    assert set(sections()) == set(Config.model_fields)
+    assert set(section_classes()) == set(Config.model_fields)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_bad_value_is_named_with_line_key_and_meaning(tmp_path: Path, section:
     error = refusal(path)
     key = f"{section}.{line.partition(' ')[0]}"
     assert str(error).startswith(f"{path}, line 3: {key} = ")
-    assert error.hint == f"{key}: {described()[key]}"
+    assert error.hint == f"{key}: {key_descriptions()[key]}"
 
 
 def test_adjudication_without_an_adjudicator_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,9 @@ from adapters.datasets.pictures import read_picture
 from adapters.demo.embedded_archive import EmbeddedArchive
 from adapters.dicom.image import part10
 from adapters.dicom.image.pixels import render
-from adapters.simulator.truth import STUDY_UID, TRUTH
+from adapters.simulator.truth import STUDY_UID, TRUTH_FILE
 from pipeline.domain import FINDINGS
-from pipeline.rules import ChestPolicy, why_not_scored
+from pipeline.rules import ChestPolicy, exclusion_reason
 from tests.builders import nih_folder, peers
 from tests.dicom.integration.test_report_validators import errors_in, run
 
@@ -39,7 +39,7 @@ def test_each_film_is_a_study_of_its_own_bits(folder: Path, tmp_path: Path) -> N
         assert (image.Modality, image.ViewPosition, image.PatientID) == ("DX", row.view, f"NIH-{row.patient}")
         assert (image.PatientAge, image.PatientSex) == (f"{row.age:03.0f}Y", row.sex)
         assert (image.BitsAllocated, image.BitsStored) == (picture.bits, picture.bits)
-        assert np.array_equal(image.pixel_array, picture.stored)
+        assert np.array_equal(image.pixel_array, picture.stored_values)
         assert np.abs(render(image) - picture.brightness).max() < 1e-6
         assert np.allclose(
             [float(each) * nih_folder.EDGE for each in image.ImagerPixelSpacing], [2048 * 0.168, 2500 * 0.168], atol=1e-3
@@ -48,7 +48,7 @@ def test_each_film_is_a_study_of_its_own_bits(folder: Path, tmp_path: Path) -> N
 
 def test_what_a_film_shows_stands_in_the_truth_and_nowhere_in_its_file(folder: Path, tmp_path: Path) -> None:
     nih_to_dicom.convert(folder, tmp_path)
-    with (tmp_path / TRUTH).open() as lines:
+    with (tmp_path / TRUTH_FILE).open() as lines:
         truth = {row[nih.IMAGE]: row for row in csv.DictReader(lines)}
     files = sorted(tmp_path.glob("NIH-*/*.dcm"))
     assert len(files) == len(truth) == 8
@@ -122,11 +122,11 @@ def test_an_address_that_is_none_is_a_usage_error(folder: Path, tmp_path: Path) 
 
 
 def test_the_demonstration_reads_the_same_folder_with_its_truth(folder: Path) -> None:
-    studies, skipped = film_folder.from_folder(folder, limit=5)
+    studies, skipped = film_folder.read_film_folder(folder, limit=5)
     assert skipped == []
-    assert [set(study.scans[0].findings) for study in studies] == [set(nih_folder.shown(number, 8)) for number in range(1, 6)]
-    headers = [part10.read_header(*part10.split_file(study.scans[0].content)) for study in studies]
-    assert [why_not_scored(header, ChestPolicy()) for header in headers] == [None] * 5
+    assert [set(study.instances[0].findings) for study in studies] == [set(nih_folder.shown(number, 8)) for number in range(1, 6)]
+    headers = [part10.read_header(*part10.split_file(study.instances[0].content)) for study in studies]
+    assert [exclusion_reason(header, ChestPolicy()) for header in headers] == [None] * 5
 
 
 @pytest.mark.validators

@@ -10,7 +10,7 @@ from PIL import Image
 
 from adapters.datasets import nih
 from adapters.datasets.pictures import Picture, read_picture
-from pipeline.errors import Refused
+from pipeline.errors import PermanentError
 from tests.builders import nih_folder, peers
 
 
@@ -23,15 +23,15 @@ def table(folder: Path, *lines: str, name: str = "Data_Entry_2017.csv", header: 
 def test_the_header_that_splits_on_its_own_commas(tmp_path: Path) -> None:
     path = table(tmp_path, "00000013_026.png,Cardiomegaly|Pleural_Thickening,26,13,060Y,F,AP,2500,2048,0.168,0.2,")
     [row] = nih.read_table(path)
-    assert row == nih.Row(
-        image="00000013_026.png",
+    assert row == nih.NihRow(
+        file_name="00000013_026.png",
         findings=frozenset({"Cardiomegaly", "Pleural_Thickening"}),
         patient="00000013",
         follow_up=26,
         age=60,
         sex="F",
         view="AP",
-        extent=(2048 * 0.2, 2500 * 0.168),
+        size_mm=(2048 * 0.2, 2500 * 0.168),
     )
 
 
@@ -39,7 +39,7 @@ def test_a_lighter_table_says_less(tmp_path: Path) -> None:
     header = "Image Index,Finding Labels,Patient ID,Patient Age,Patient Gender,View Position"
     path = table(tmp_path, "00000075_003.png,No Finding,75,61,F,PA", name="labels.csv", header=header)
     [row] = nih.read_table(path)
-    assert (row.findings, row.follow_up, row.extent, row.patient) == (frozenset(), 3, None, "00000075")
+    assert (row.findings, row.follow_up, row.size_mm, row.patient) == (frozenset(), 3, None, "00000075")
 
 
 @pytest.mark.parametrize(
@@ -57,12 +57,12 @@ def test_a_lighter_table_says_less(tmp_path: Path) -> None:
     ],
 )
 def test_ages_as_both_tables_write_them(words: str, years: float | None) -> None:
-    assert nih.age_of(words) == years
+    assert nih.parse_age(words) == years
 
 
 def test_days_and_weeks_are_parts_of_a_year() -> None:
-    assert nih.age_of("014D") == pytest.approx(nih.age_of("002W"))
-    assert nih.age_of("014D") == pytest.approx(14 / 365.25)
+    assert nih.parse_age("014D") == pytest.approx(nih.parse_age("002W"))
+    assert nih.parse_age("014D") == pytest.approx(14 / 365.25)
 
 
 @pytest.mark.parametrize(
@@ -76,20 +76,20 @@ def test_days_and_weeks_are_parts_of_a_year() -> None:
     ],
 )
 def test_what_cannot_be_is_refused_with_its_place(line: str, says: str, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=says) as refused:
+    with pytest.raises(PermanentError, match=says) as refused:
         nih.read_table(table(tmp_path, line))
     assert refused.value.hint
 
 
 def test_a_table_without_a_needed_column_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="no column 'Patient ID'"):
+    with pytest.raises(PermanentError, match="no column 'Patient ID'"):
         nih.read_table(table(tmp_path, "a.png,Mass", header="Image Index,Finding Labels"))
 
 
 def test_a_torn_gzip_is_refused(tmp_path: Path) -> None:
     path = nih_folder.collection(tmp_path, 4, packed=True) / "Data_Entry_2017_v2020.csv.gz"
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(Refused, match="cannot be read as a table"):
+    with pytest.raises(PermanentError, match="cannot be read as a table"):
         nih.read_table(path)
 
 
@@ -99,8 +99,8 @@ def test_a_collection_in_nested_folders(packed: bool, tmp_path: Path) -> None:
     (folder / "images_000" / "images" / "00000002_000.png").unlink()
     nih_folder.save(folder / "images_000" / "stray.png", nih_folder.picture([], seed=0))
     found = nih.read_collection(folder)
-    assert [row.image for row in found.rows] == [f"{number:08d}_000.png" for number in (1, 3, 4, 5, 6)]
-    assert [path.name for path in found.files] == [row.image for row in found.rows]
+    assert [row.file_name for row in found.rows] == [f"{number:08d}_000.png" for number in (1, 3, 4, 5, 6)]
+    assert [path.name for path in found.files] == [row.file_name for row in found.rows]
     assert (found.without_file, found.without_row) == (1, 1)
     assert {name: len(files) for name, files in found.lists.items()} == {nih.POOL_LIST: 3, nih.TEST_LIST: 3}
 
@@ -115,14 +115,14 @@ def test_the_corrected_table_comes_before_the_first_one(tmp_path: Path) -> None:
 
 def test_half_a_split_is_refused(tmp_path: Path) -> None:
     (nih_folder.collection(tmp_path, 2) / nih.TEST_LIST).unlink()
-    with pytest.raises(Refused, match=r"holds train_val_list.txt but no test_list.txt"):
+    with pytest.raises(PermanentError, match=r"holds train_val_list.txt but no test_list.txt"):
         nih.read_collection(tmp_path)
 
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
     nih_folder.collection(tmp_path, 2)
     nih_folder.save(tmp_path / "more" / "00000001_000.png", nih_folder.picture([], seed=0))
-    with pytest.raises(Refused, match="lies in images and in more"):
+    with pytest.raises(PermanentError, match="lies in images and in more"):
         nih.read_collection(tmp_path)
 
 
@@ -132,7 +132,7 @@ def test_the_real_table_is_read_whole() -> None:
     assert sum("Hernia" in row.findings for row in rows) == 227
     assert sum(not row.findings for row in rows) == 60_361
     assert len({row.patient for row in rows}) == 30_805
-    assert all(row.extent and row.view and row.sex for row in rows)
+    assert all(row.size_mm and row.view and row.sex for row in rows)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16", "RGB", "LA", "1"])
@@ -149,21 +149,21 @@ def test_alpha_is_dropped_and_not_blended(tmp_path: Path) -> None:
     pixels = np.full((4, 4, 4), 200, dtype=np.uint8)
     pixels[..., 3] = 0
     Image.fromarray(pixels, "RGBA").save(tmp_path / "film.png")
-    assert (read_picture(tmp_path / "film.png").stored == 200).all()
+    assert (read_picture(tmp_path / "film.png").stored_values == 200).all()
 
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_a_smaller_picture_keeps_bits_and_aspect(bits: int) -> None:
     ramp = np.linspace(0, (1 << bits) - 1, 60 * 40).reshape(60, 40)
     picture = Picture(ramp.astype(np.uint8) if bits == 8 else ramp.astype(np.uint16))
-    smaller = picture.fitted(30)
-    assert smaller.stored.shape == (30, 20)
+    smaller = picture.shrunk_to(30)
+    assert smaller.stored_values.shape == (30, 20)
     assert smaller.bits == bits
     assert abs(float(smaller.brightness.mean()) - float(picture.brightness.mean())) < 0.01
-    assert picture.fitted(60) is picture
+    assert picture.shrunk_to(60) is picture
 
 
 def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "film.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    with pytest.raises(Refused, match=r"film.png is not a picture"):
+    with pytest.raises(PermanentError, match=r"film.png is not a picture"):
         read_picture(tmp_path / "film.png")

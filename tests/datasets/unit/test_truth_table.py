@@ -8,55 +8,55 @@ import pytest
 
 from adapters.datasets import film_folder, nih, nih_to_dicom
 from adapters.simulator import scanner
-from adapters.simulator.truth import TRUTH, Truth, known_findings, write_truth
-from pipeline.errors import OutOfResources, Refused
+from adapters.simulator.truth import TRUTH_FILE, GroundTruth, known_findings, write_truth
+from pipeline.errors import OutOfResources, PermanentError
 from tests.builders import nih_folder
 
-TRUTHS = {"1.2": Truth("a", frozenset({"Mass", "Effusion"})), "1.3": Truth("b", frozenset())}
+TRUTHS = {"1.2": GroundTruth("a", frozenset({"Mass", "Effusion"})), "1.3": GroundTruth("b", frozenset())}
 
 
 def test_a_table_that_was_written_is_read_back(tmp_path: Path) -> None:
-    write_truth(tmp_path / TRUTH, TRUTHS)
-    assert (tmp_path / TRUTH).read_text().splitlines()[1] == "1.2,a,Effusion|Mass"
+    write_truth(tmp_path / TRUTH_FILE, TRUTHS)
+    assert (tmp_path / TRUTH_FILE).read_text().splitlines()[1] == "1.2,a,Effusion|Mass"
     assert known_findings(tmp_path) == {study: truth.findings for study, truth in TRUTHS.items()}
 
 
 def test_where_there_is_no_table_nothing_is_known_and_one_that_cannot_be_read_or_written_is_said(tmp_path: Path) -> None:
     assert known_findings(tmp_path) == {}
-    (tmp_path / TRUTH).write_text("StudyInstanceUID,Finding Labels\n1.2,Cough\n")
-    with pytest.raises(Refused, match=r"line 2.*Cough"):
+    (tmp_path / TRUTH_FILE).write_text("StudyInstanceUID,Finding Labels\n1.2,Cough\n")
+    with pytest.raises(PermanentError, match=r"line 2.*Cough"):
         known_findings(tmp_path)
-    (tmp_path / TRUTH).write_text("Study\n1.2\n")
-    with pytest.raises(Refused, match="cannot be read"):
+    (tmp_path / TRUTH_FILE).write_text("Study\n1.2\n")
+    with pytest.raises(PermanentError, match="cannot be read"):
         known_findings(tmp_path)
     with pytest.raises(OutOfResources, match="cannot write"):
-        write_truth(tmp_path / "nowhere" / TRUTH, TRUTHS)
+        write_truth(tmp_path / "nowhere" / TRUTH_FILE, TRUTHS)
 
 
-@pytest.mark.parametrize("table", [TRUTH, "labels.csv", None])
+@pytest.mark.parametrize("table", [TRUTH_FILE, "labels.csv", None])
 def test_dicom_files_know_what_they_show_by_their_study_or_by_their_name(table: str | None, tmp_path: Path) -> None:
     nih_to_dicom.convert(nih_folder.collection(tmp_path / "nih", 5, modes=nih_folder.MODES), tmp_path / "out")
-    if table != TRUTH:
-        (tmp_path / "out" / TRUTH).unlink()
+    if table != TRUTH_FILE:
+        (tmp_path / "out" / TRUTH_FILE).unlink()
     if table == "labels.csv":
         (tmp_path / "nih" / "Data_Entry_2017_v2020.csv").rename(tmp_path / "out" / table)
-    studies, skipped = film_folder.from_folder(tmp_path / "out")
+    studies, skipped = film_folder.read_film_folder(tmp_path / "out")
     assert [left.path.name for left in skipped] == [name for name in [table] if name == "labels.csv"]
     if table is None:
         assert [study.truth for study in studies] == [None] * 5
     else:
         assert [study.truth for study in studies] == [
-            Truth(f"NIH-{number:08d}", frozenset(nih_folder.shown(number, 5))) for number in range(1, 6)
+            GroundTruth(f"NIH-{number:08d}", frozenset(nih_folder.shown(number, 5))) for number in range(1, 6)
         ]
 
 
 def test_pictures_of_a_label_table_and_phantoms_have_a_truth_and_pictures_without_have_none(tmp_path: Path) -> None:
     folder = nih_folder.collection(tmp_path / "nih", 3)
-    studies, _ = film_folder.from_folder(folder)
-    assert [study.truth for study in studies] == [Truth(f"{n:08d}", frozenset(nih_folder.shown(n, 3))) for n in range(1, 4)]
+    studies, _ = film_folder.read_film_folder(folder)
+    assert [study.truth for study in studies] == [GroundTruth(f"{n:08d}", frozenset(nih_folder.shown(n, 3))) for n in range(1, 4)]
     (folder / "Data_Entry_2017_v2020.csv").unlink()
     assert nih.find_table(folder) is None
-    assert [study.truth for study in film_folder.from_folder(folder)[0]] == [None] * 3
+    assert [study.truth for study in film_folder.read_film_folder(folder)[0]] == [None] * 3
     ordered = scanner.enriched_orders("west", 6, seed=2)
-    for order, study in zip(ordered, scanner.taken(ordered, size=(32, 32)), strict=True):
-        assert study.truth == Truth(order.case.patient, frozenset(order.case.findings))
+    for order, study in zip(ordered, scanner.take_studies(ordered, size=(32, 32)), strict=True):
+        assert study.truth == GroundTruth(order.case.patient, frozenset(order.case.findings))

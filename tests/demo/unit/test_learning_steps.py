@@ -13,8 +13,8 @@ from pydicom.dataset import FileDataset
 from rich.console import Console
 
 from adapters.demo import learning_steps
-from adapters.demo.state import Demo, Failed, Options, Sent
-from adapters.simulator.truth import Truth
+from adapters.demo.state import DemoFailed, DemoOptions, DemoState, SentStudy
+from adapters.simulator.truth import GroundTruth
 from pipeline.domain import FINDINGS
 from tests.builders.dicom_files import dx, file_of
 from tests.builders.report_of import report_on
@@ -37,7 +37,7 @@ class Installed:
     made: list[tuple[Any, ...]] = field(default_factory=list)
     asked: list[tuple[str, ...]] = field(default_factory=list)
 
-    def said_by(self, *words: str) -> tuple[str, str]:
+    def run_verb_with_stderr(self, *words: str) -> tuple[str, str]:
         self.asked.append(words)
         return "", f"some progress\n{self.said}"
 
@@ -48,16 +48,16 @@ class Archive:
     def __init__(self, *reports: FileDataset) -> None:
         self._reports = [file_of(report) for report in reports]
 
-    def reports(self, study_instance_uid: str) -> list[bytes]:
+    def fetch_reports(self, study_instance_uid: str) -> list[bytes]:
         return self._reports
 
 
-class Scripted(Demo):
+class Scripted(DemoState):
     """A story whose database answers what it is told to."""
 
     answers: dict[str, list[tuple[Any, ...]]]
 
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+    def query_rows(self, sql: str) -> list[tuple[Any, ...]]:
         return next(rows for words, rows in self.answers.items() if words in sql)
 
     @property
@@ -67,7 +67,7 @@ class Scripted(Demo):
 
 
 def story(tmp_path: Path, **parts: Any) -> Scripted:
-    made = Scripted(Options(), Console(file=io.StringIO(), width=400), tmp_path)
+    made = Scripted(DemoOptions(), Console(file=io.StringIO(), width=400), tmp_path)
     made.answers = {}
     for name, value in parts.items():
         setattr(made, name, value)
@@ -78,11 +78,11 @@ def test_what_the_gate_rejects_does_not_serve_and_the_story_goes_on(tmp_path: Pa
     installed = Installed(f"rejected (version 2): {LOST}")
     demo = story(tmp_path, radclipd=installed, said={"1.2": frozenset({"Mass"})})
     demo.answers = {"v_model_versions": [(2, "rejected", json.dumps({"learning": CARD}))]}
-    learning_steps.learn(demo)
-    learning_steps.follow_rescoring(demo)
-    learning_steps.ask_successors(demo)
+    learning_steps.run_learning(demo)
+    learning_steps.wait_for_rescoring(demo)
+    learning_steps.fetch_successors(demo)
     assert installed.asked == [("learn",)]
-    assert demo.promoted is None
+    assert demo.promoted_version is None
     assert demo.scores == {}
     assert f"radclipd learn: rejected (version 2): {LOST}" in demo.text
     assert "stage-1 0.610, partial 0.580" in demo.text
@@ -92,16 +92,16 @@ def test_what_the_gate_rejects_does_not_serve_and_the_story_goes_on(tmp_path: Pa
 def test_where_nothing_can_be_learnt_no_version_is_spoken_of(tmp_path: Path) -> None:
     demo = story(tmp_path, radclipd=Installed("nothing to learn: too little"), said={"1.2": frozenset()})
     demo.answers = {"v_model_versions": []}
-    learning_steps.learn(demo)
-    assert demo.promoted is None
+    learning_steps.run_learning(demo)
+    assert demo.promoted_version is None
     assert "learnt from" not in demo.text
 
 
 def test_nobody_reads_and_nothing_is_learnt_where_the_truth_is_not_known(tmp_path: Path) -> None:
     installed = Installed("")
-    demo = story(tmp_path, radclipd=installed, sent=[Sent(1, "1.2", "a film", None)])
+    demo = story(tmp_path, radclipd=installed, sent=[SentStudy(1, "1.2", "a film", None)])
     learning_steps.read_studies(demo)
-    learning_steps.learn(demo)
+    learning_steps.run_learning(demo)
     assert installed.asked == []
     assert "Nobody can play the radiologist" in demo.text
 
@@ -114,11 +114,11 @@ def test_a_version_that_was_promoted_is_followed_to_its_successors(tmp_path: Pat
         tmp_path,
         archive=Archive(first, second),
         reports={study: file_of(first), "1.2": b""},
-        sent=[Sent(1, study, "a film", None)],
+        sent=[SentStudy(1, study, "a film", None)],
         promoted=2,
     )
     demo.answers = {"v_reports": [(study, second.SOPInstanceUID)]}
-    learning_steps.ask_successors(demo)
+    learning_steps.fetch_successors(demo)
     assert "the archive holds 1 SRs of version 2; each names the one that it follows" in demo.text
     assert "decided as before, and so without another SR: 1 of 2" in demo.text
     assert f"follows  {first.SOPInstanceUID}" in demo.text
@@ -131,21 +131,21 @@ def test_a_successor_that_is_missing_or_names_another_fails_the_story(tmp_path: 
     del orphan.PredecessorDocumentsSequence
     demo = story(tmp_path, archive=Archive(first, orphan), reports={study: file_of(first)}, promoted=2)
     demo.answers = {"v_reports": [(study, orphan.SOPInstanceUID)]}
-    with pytest.raises(Failed, match="does not name the one before it"):
-        learning_steps.ask_successors(demo)
+    with pytest.raises(DemoFailed, match="does not name the one before it"):
+        learning_steps.fetch_successors(demo)
     demo.archive = Archive(first)  # type: ignore[assignment]  # only reports are asked for
-    with pytest.raises(Failed, match="the archive has no SR"):
-        learning_steps.ask_successors(demo)
+    with pytest.raises(DemoFailed, match="the archive has no SR"):
+        learning_steps.fetch_successors(demo)
 
 
 @pytest.mark.parametrize(("studies", "sittings"), [(0, []), (1, []), (4, [1]), (60, [20]), (90, [15, 15]), (304, [34, 34, 33])])
 def test_a_third_is_read_in_sittings_long_enough_to_look_for_every_finding(studies: int, sittings: list[int]) -> None:
-    assert learning_steps.sittings(studies) == sittings
+    assert learning_steps.studies_per_session(studies) == sittings
     assert all(count >= len(FINDINGS) for count in sittings[1:])
 
 
 def test_patients_of_whom_a_study_was_read_are_not_measured_on(tmp_path: Path) -> None:
     truths = [("1.1", "p1"), ("1.2", "p1"), ("1.3", "p2"), ("1.4", None)]
-    sent = [Sent(n, uid, "", Truth(who, frozenset()) if who else None) for n, (uid, who) in enumerate(truths, 1)]
+    sent = [SentStudy(n, uid, "", GroundTruth(who, frozenset()) if who else None) for n, (uid, who) in enumerate(truths, 1)]
     demo = story(tmp_path, sent=sent, said={"1.2": frozenset()})
-    assert set(demo.unread) == {"1.3"}
+    assert set(demo.unlabelled_truths) == {"1.3"}

@@ -10,19 +10,19 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from adapters.demo import outcome
-from adapters.simulator.truth import Truth
+from adapters.demo import evaluation
+from adapters.simulator.truth import GroundTruth
 from pipeline.domain import FINDINGS
 
 EFFUSION, MASS, HERNIA = (FINDINGS.index(name) for name in ("Effusion", "Mass", "Hernia"))
 
 
-def truths(*shown: set[str]) -> dict[str, Truth]:
+def truths(*shown: set[str]) -> dict[str, GroundTruth]:
     """Study s0, s1, ...; two studies a patient."""
-    return {f"s{number}": Truth(f"p{number // 2}", frozenset(findings)) for number, findings in enumerate(shown)}
+    return {f"s{number}": GroundTruth(f"p{number // 2}", frozenset(findings)) for number, findings in enumerate(shown)}
 
 
-def scores(**findings: list[float]) -> dict[str, outcome.Floats]:
+def scores(**findings: list[float]) -> dict[str, evaluation.Floats]:
     """Probabilities by finding for s0, s1, ...; .5 for findings that are not named."""
     count = len(next(iter(findings.values())))
     made = {f"s{number}": np.full(len(FINDINGS), 0.5) for number in range(count)}
@@ -35,16 +35,16 @@ def scores(**findings: list[float]) -> dict[str, outcome.Floats]:
 FOUR = truths({"Effusion", "Mass"}, {"Effusion"}, {"Mass"}, set())
 
 
-def measured(**columns: dict[str, outcome.Floats]) -> outcome.Outcome:
-    found = outcome.measured(FOUR, {name.replace("_", "-"): column for name, column in columns.items()}, marking="PAPER")
+def measured(**columns: dict[str, evaluation.Floats]) -> evaluation.DemoEvaluation:
+    found = evaluation.evaluate_scores(FOUR, {name.replace("_", "-"): column for name, column in columns.items()}, marking="PAPER")
     assert found is not None
     return found
 
 
 def test_one_for_scores_in_order_a_half_for_scores_all_alike_nothing_for_what_nobody_has() -> None:
     found = measured(zero_shot=scores(Effusion=[0.9, 0.8, 0.3, 0.1], Mass=[0.5, 0.5, 0.5, 0.5]))
-    [column] = found.columns
-    assert (column.name, found.studies, found.patients, found.defined) == ("zero-shot", 4, 2, 2)
+    [column] = found.performances
+    assert (column.name, found.studies, found.patients, found.defined_findings) == ("zero-shot", 4, 2, 2)
     assert column.findings[EFFUSION].value == 1
     assert column.findings[MASS].value == 0.5
     assert np.isnan(column.findings[HERNIA].value)
@@ -54,36 +54,39 @@ def test_one_for_scores_in_order_a_half_for_scores_all_alike_nothing_for_what_no
 
 def test_what_every_study_has_is_not_defined_either() -> None:
     everywhere = truths({"Effusion"}, {"Effusion"})
-    found = outcome.measured(everywhere, {"zero-shot": scores(Effusion=[0.2, 0.9])}, marking="")
+    found = evaluation.evaluate_scores(everywhere, {"zero-shot": scores(Effusion=[0.2, 0.9])}, marking="")
     assert found is not None
-    assert str(found.columns[0].findings[EFFUSION]) == str(found.columns[0].mean) == "-"
+    assert str(found.performances[0].findings[EFFUSION]) == str(found.performances[0].mean) == "-"
     assert "mean of 0" in shown(found)
 
 
 def test_the_interval_holds_the_mean_and_resamples_patients_and_not_studies() -> None:
     chance = np.random.default_rng(3)
-    apart = {f"s{n}": Truth(f"p{n}", frozenset({"Mass"} if n % 3 == 0 else ())) for n in range(60)}
-    together = {study: Truth(f"p{int(study[1:]) // 6}", truth.findings) for study, truth in apart.items()}
+    apart = {f"s{n}": GroundTruth(f"p{n}", frozenset({"Mass"} if n % 3 == 0 else ())) for n in range(60)}
+    together = {study: GroundTruth(f"p{int(study[1:]) // 6}", truth.findings) for study, truth in apart.items()}
     column = scores(Mass=[float(chance.normal(n % 3 == 0)) for n in range(60)])
     for study, values in column.items():
         values[MASS] += 0.8 * (int(study[1:]) // 6)  # what the films of a patient have in common
-    alone, grouped = (outcome.measured(truth, {"it": column}, marking="") for truth in (apart, together))
+    alone, grouped = (evaluation.evaluate_scores(truth, {"it": column}, marking="") for truth in (apart, together))
     assert alone is not None
     assert grouped is not None
     for found in (alone, grouped):
-        mean = found.columns[0].mean
+        mean = found.performances[0].mean
         assert mean.low < mean.value < mean.high
-    assert alone.columns[0].mean.value == grouped.columns[0].mean.value
-    assert (alone.columns[0].mean.low, alone.columns[0].mean.high) != (grouped.columns[0].mean.low, grouped.columns[0].mean.high)
+    assert alone.performances[0].mean.value == grouped.performances[0].mean.value
+    assert (alone.performances[0].mean.low, alone.performances[0].mean.high) != (
+        grouped.performances[0].mean.low,
+        grouped.performances[0].mean.high,
+    )
 
 
 def test_columns_stand_side_by_side_on_the_studies_that_each_of_them_scored() -> None:
     before, after = scores(Effusion=[0.9, 0.1, 0.3, 0.2]), scores(Effusion=[0.9, 0.8, 0.1, 0.7])
     del after["s3"]
-    found = outcome.measured(FOUR, {"zero-shot": before, "after": after}, marking="")
+    found = evaluation.evaluate_scores(FOUR, {"zero-shot": before, "after": after}, marking="")
     assert found is not None
     assert (found.studies, found.patients) == (3, 2)
-    assert [column.findings[EFFUSION].value for column in found.columns] == [0.5, 1.0]
+    assert [column.findings[EFFUSION].value for column in found.performances] == [0.5, 1.0]
     words = next(line for line in shown(found).splitlines() if "Effusion" in line).split()
     assert words[:5] == ["Effusion", "2", "0.500", "1.000", "+0.500"]
 
@@ -94,10 +97,10 @@ def test_what_was_gained_is_paired_and_stands_beside() -> None:
     noise = [float(chance.normal()) for _ in range(90)]
     before = scores(Mass=[noise[n] + 0.4 * (n % 3 == 0) for n in range(90)], Edema=noise)
     after = scores(Mass=[noise[n] + 0.6 * (n % 3 == 0) for n in range(90)], Edema=noise)
-    found = outcome.measured(shown_in, {"zero-shot": before, "after": after}, marking="", whose="of nobody")
+    found = evaluation.evaluate_scores(shown_in, {"zero-shot": before, "after": after}, marking="", studies_description="of nobody")
     assert found is not None
     assert found.gain is not None
-    first, last = found.columns
+    first, last = found.performances
     assert found.gain.findings[MASS].value == pytest.approx(last.findings[MASS].value - first.findings[MASS].value)
     assert found.gain.mean.value == pytest.approx(last.mean.value - first.mean.value)
     mean = found.gain.mean
@@ -109,7 +112,7 @@ def test_what_was_gained_is_paired_and_stands_beside() -> None:
     assert "90 studies of 45 patients, of nobody" in text
     lines = {line.split("  ")[0].strip(): line for line in text.splitlines()}
     assert lines["Edema"].endswith("+0.000   +0.000 to +0.000 ")
-    assert f"{mean.signed}   {mean.signed_interval}" in lines["mean of 2"]
+    assert f"{mean.signed_value}   {mean.signed_interval}" in lines["mean of 2"]
 
 
 def test_one_model_has_gained_nothing_on_anybody() -> None:
@@ -118,26 +121,26 @@ def test_one_model_has_gained_nothing_on_anybody() -> None:
 
 def test_studies_without_truth_or_score_are_left_out_and_none_at_all_is_no_outcome() -> None:
     column = scores(Effusion=[0.9, 0.8])
-    assert outcome.measured({}, {"zero-shot": column}, marking="") is None
-    assert outcome.measured(FOUR, {}, marking="") is None
-    assert outcome.measured(truths({"Mass"}), {"zero-shot": {"other": column["s0"]}}, marking="") is None
-    found = outcome.measured(FOUR, {"zero-shot": column}, marking="")
+    assert evaluation.evaluate_scores({}, {"zero-shot": column}, marking="") is None
+    assert evaluation.evaluate_scores(FOUR, {}, marking="") is None
+    assert evaluation.evaluate_scores(truths({"Mass"}), {"zero-shot": {"other": column["s0"]}}, marking="") is None
+    found = evaluation.evaluate_scores(FOUR, {"zero-shot": column}, marking="")
     assert found is not None
     assert found.studies == 2
 
 
 def test_scores_come_from_the_rows_of_v_predictions_and_one_that_lacks_a_finding_is_not_ranked_by_it() -> None:
     rows = [(f"s{n}", finding, 0.1 * n) for n in range(4) for finding in FINDINGS if (n, finding) != (2, "Mass")]
-    column = outcome.scores_of(rows)
+    column = evaluation.group_scores(rows)
     assert column["s3"][HERNIA] == pytest.approx(0.3)
     assert np.isnan(column["s2"][MASS])
     found = measured(zero_shot=column)
-    assert (str(found.columns[0].findings[MASS]), str(found.columns[0].findings[EFFUSION])) == ("-", "0.000")
+    assert (str(found.performances[0].findings[MASS]), str(found.performances[0].findings[EFFUSION])) == ("-", "0.000")
 
 
-def shown(found: outcome.Outcome) -> str:
+def shown(found: evaluation.DemoEvaluation) -> str:
     text = io.StringIO()
-    Console(file=text, width=132).print(outcome.table(found))
+    Console(file=text, width=132).print(evaluation.build_table(found))
     return text.getvalue()
 
 
@@ -154,11 +157,11 @@ def test_the_table_says_what_was_measured_by_what_model_and_a_line_for_what_is_m
 def test_the_plot_is_drawn_for_one_column_and_two_and_shows_the_marking(tmp_path: Path) -> None:
     column = scores(Effusion=[0.9, 0.8, 0.3, 0.1])
     one, two = measured(zero_shot=column), measured(zero_shot=column, after=scores(Mass=[0.9, 0.8, 0.3, 0.1]))
-    unmarked = outcome.measured(FOUR, {"zero-shot": column}, marking="")
+    unmarked = evaluation.evaluate_scores(FOUR, {"zero-shot": column}, marking="")
     assert unmarked is not None
     pictures = []
     for number, found in enumerate((one, two, unmarked)):
-        path = outcome.draw(found, tmp_path / f"{number}.png", films="films of paper")
+        path = evaluation.draw_plot(found, tmp_path / f"{number}.png", films="films of paper")
         with Image.open(path) as picture:
             pictures.append(np.asarray(picture.convert("RGB")))
     foot = int(0.95 * len(pictures[0]))

@@ -54,11 +54,11 @@ def fill(url: str) -> None:
         tx.versions.add(version)
         tx.studies.add_instance(a_film("1.1"), StoredFile("aa/f.dcm", "f" * 64, 7), Sender("PACS", "h", "US"), opens_study=True)
         tx.scores.add_image_scores(1, {"1.1": scores})
-        predictions = rules.predictions_of(scores, thresholds=version.thresholds, band=version.band)
+        predictions = rules.predictions_of(scores, thresholds=version.thresholds, undetermined_margin=version.undetermined_margin)
         tx.scores.put_predictions(1, {"1.4": predictions}, tx.studies.next_revisions(["1.4"]))
-        tx.reports.open(a_report("2.25.1"))
-        tx.reports.built("2.25.1", StoredFile("bb/r.dcm", "e" * 64, 9))
-        tx.reports.sent("2.25.1", "0x0000")
+        tx.reports.ensure_pending(a_report("2.25.1"))
+        tx.reports.mark_built("2.25.1", StoredFile("bb/r.dcm", "e" * 64, 9))
+        tx.reports.mark_sent("2.25.1", "0x0000")
     catalog.dispose()
 
 
@@ -90,9 +90,9 @@ def test_the_lineage_of_a_report_outlives_its_successor(catalog_url: str) -> Non
         tx.studies.add_instance(late, StoredFile("aa/g.dcm", "d" * 64, 7), Sender("PACS", "h", "US"), opens_study=True)
         tx.scores.add_image_scores(1, {"1.2": np.full(len(FINDINGS), 0.9, np.float32)})
         scores = np.full(len(FINDINGS), 0.9, np.float32)
-        predictions = rules.predictions_of(scores, thresholds=a_version().thresholds, band=0.05)
+        predictions = rules.predictions_of(scores, thresholds=a_version().thresholds, undetermined_margin=0.05)
         tx.scores.put_predictions(1, {"1.4": predictions}, tx.studies.next_revisions(["1.4"]))
-        tx.reports.open(a_report("2.25.9", revision=2, predecessor="2.25.1"))
+        tx.reports.ensure_pending(a_report("2.25.9", revision=2, predecessor="2.25.1"))
     catalog.dispose()
     sql = "SELECT DISTINCT image_sha256, weights_sha256, threshold, probability FROM v_lineage WHERE sop_instance_uid = '{}'"
     assert query.run(catalog_url, sql.format("2.25.1"))[1] == [("f" * 64, "0" * 64, 0.5, None)]

@@ -16,7 +16,7 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
 from pynetdicom.sop_class import Comprehensive3DSRStorage, Verification  # type: ignore[attr-defined]  # made at run time
 
 from adapters.demo.loopback import LOOPBACK, free_ports
-from adapters.demo.orthanc import OrthancServer, program
+from adapters.demo.orthanc import OrthancServer, find_program
 from adapters.simulator import scanner
 from tests.builders import peers
 
@@ -63,10 +63,10 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def orthanc(tmp_path: Path, receiver: Receiver) -> Iterator[OrthancServer]:
-    if program() is None:
+    if find_program() is None:
         peers.absent("Orthanc is not installed (Debian package orthanc)")
     impatient = {"ExecuteLuaEnabled": True, "Radclipd": {"FirstWait": 1, "LongestWait": 1, "MostRefusals": 4}}
-    with OrthancServer(tmp_path / "orthanc", radclipd_port=receiver.port, changes=impatient) as server:
+    with OrthancServer(tmp_path / "orthanc", radclipd_port=receiver.port, overrides=impatient) as server:
         yield server
 
 
@@ -80,8 +80,8 @@ def until(true: Callable[[], bool], patience: float = PATIENCE) -> bool:
 
 
 def film(number: int = 1, **technique: object) -> scanner.Examination:
-    who = scanner.patient(number, seed=5)
-    return scanner.examine(who, [scanner.Technique(**technique)], seed=5, size=(64, 64))  # type: ignore[arg-type]  # keywords are tried out
+    who = scanner.draw_patient(number, seed=5)
+    return scanner.examine_patient(who, [scanner.Technique(**technique)], seed=5, size=(64, 64))  # type: ignore[arg-type]  # keywords are tried out
 
 
 def elements(content: bytes) -> pydicom.Dataset:
@@ -108,12 +108,12 @@ def document(content: bytes, *, modality: str = "SR", maker: str = "radclipd") -
 
 
 def send(orthanc: OrthancServer, examination: scanner.Examination) -> None:
-    for scan in examination.scans:
+    for scan in examination.instances:
         orthanc.upload(scan.content)
 
 
 def image_uids(examination: scanner.Examination) -> list[str]:
-    return [str(elements(scan.content).SOPInstanceUID) for scan in examination.scans]
+    return [str(elements(scan.content).SOPInstanceUID) for scan in examination.instances]
 
 
 def quiet(orthanc: OrthancServer, receiver: Receiver) -> list[str]:
@@ -128,18 +128,18 @@ def test_a_stable_study_is_forwarded_once_and_its_report_sends_nothing(orthanc: 
     examination = film()
     send(orthanc, examination)
     assert until(lambda: receiver.received == image_uids(examination))
-    orthanc.upload(own_report(examination.scans[0].content))
+    orthanc.upload(own_report(examination.instances[0].content))
     assert quiet(orthanc, receiver) == image_uids(examination)
-    assert orthanc.count() == 2
-    assert len(orthanc.instances(examination.study_instance_uid, "SR")) == 1
+    assert orthanc.count_instances() == 2
+    assert len(orthanc.find_instances(examination.study_instance_uid, "SR")) == 1
 
 
 def test_readers_documents_follow_the_films_of_their_study(orthanc: OrthancServer, receiver: Receiver) -> None:
     receiver.start()
     examination, other = film(1), film(2)
-    content = examination.scans[0].content
+    content = examination.instances[0].content
     documents = [document(content, modality=modality, maker="Reading Station") for modality in ("SR", "KO")]
-    for each in (*documents, own_report(content), document(other.scans[0].content, maker="CT Station")):
+    for each in (*documents, own_report(content), document(other.instances[0].content, maker="CT Station")):
         orthanc.upload(each)
     send(orthanc, examination)
     expected = image_uids(examination) + [str(elements(each).SOPInstanceUID) for each in documents]
@@ -151,24 +151,26 @@ def test_readers_documents_follow_the_films_of_their_study(orthanc: OrthancServe
 
 def test_a_late_image_goes_alone(orthanc: OrthancServer, receiver: Receiver) -> None:
     receiver.start()
-    both = scanner.examine(scanner.patient(1, seed=5), [scanner.Technique(), scanner.Technique(view="LL")], seed=5, size=(64, 64))
+    both = scanner.examine_patient(
+        scanner.draw_patient(1, seed=5), [scanner.Technique(), scanner.Technique(view="LL")], seed=5, size=(64, 64)
+    )
     first, second = image_uids(both)
-    orthanc.upload(both.scans[0].content)
+    orthanc.upload(both.instances[0].content)
     assert until(lambda: receiver.received == [first])
-    orthanc.upload(both.scans[1].content)
+    orthanc.upload(both.instances[1].content)
     assert until(lambda: receiver.received == [first, second])
     assert quiet(orthanc, receiver) == [first, second]
 
 
 def test_what_is_no_radiograph_stays(orthanc: OrthancServer, receiver: Receiver) -> None:
     receiver.start()
-    image = elements(film().scans[0].content)
+    image = elements(film().instances[0].content)
     image.Modality = "OT"
     image.StudyInstanceUID = generate_uid()
     buffer = io.BytesIO()
     pydicom.dcmwrite(buffer, image, enforce_file_format=True)
     orthanc.upload(buffer.getvalue())
-    orthanc.upload(own_report(film().scans[0].content))
+    orthanc.upload(own_report(film().instances[0].content))
     assert quiet(orthanc, receiver) == []
 
 

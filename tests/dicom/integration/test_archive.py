@@ -13,7 +13,7 @@ from pynetdicom import AE, evt
 
 from adapters.demo.embedded_archive import EmbeddedArchive
 from adapters.demo.loopback import free_ports
-from adapters.demo.orthanc import OrthancServer, program
+from adapters.demo.orthanc import OrthancServer, find_program
 from adapters.dicom.network.archive import ArchiveSettings, DicomArchive
 from pipeline.errors import ArchiveBusy, ArchiveUnreachable, RadclipdError, RefusedByArchive
 from tests.builders import peers
@@ -37,7 +37,7 @@ def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield _peer(archive.port, "ORTHANC")
         archive.stop()
         return
-    if program() is None:
+    if find_program() is None:
         peers.absent("Orthanc is not installed (Debian package orthanc)")
     (nobody,) = free_ports(1)
     with OrthancServer(folder, radclipd_port=nobody, forward=False) as orthanc:
@@ -91,11 +91,11 @@ def test_one_that_is_not_there_cannot_be_reached_and_cannot_count() -> None:
 
 @pytest.mark.orthanc
 def test_an_archive_that_does_not_know_our_name(tmp_path: Path) -> None:
-    if program() is None:
+    if find_program() is None:
         peers.absent("Orthanc is not installed (Debian package orthanc)")
     (nobody,) = free_ports(1)
     strict: dict[str, Any] = {"DicomAlwaysAllowStore": False, "DicomCheckCalledAet": True}
-    with OrthancServer(tmp_path, radclipd_port=nobody, forward=False, changes=strict) as orthanc:
+    with OrthancServer(tmp_path, radclipd_port=nobody, forward=False, overrides=strict) as orthanc:
         wrong = replace(_peer(orthanc.dicom_port, "WRONG").settings)
         with pytest.raises(ArchiveUnreachable, match="rejects the association"):
             DicomArchive(wrong).store(file_of(report_on(dx())))

@@ -10,7 +10,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from adapters.demo.dictated_sr import dictated
+from adapters.demo.dictated_sr import build_dictated_sr
 from adapters.dicom.image import part10
 from adapters.dicom.sr.evidence import evidence_of
 from tests.builders import peers
@@ -63,7 +63,7 @@ def test_nor_with_several_films(tmp_path: Path) -> None:
 
 def test_nor_in_the_report_of_the_simulated_radiologist(tmp_path: Path) -> None:
     film = file_of(dx())
-    report = dcmread(BytesIO(dictated(film, frozenset({"Mass", "Hernia"}), reader="Simulated^Reader")))
+    report = dcmread(BytesIO(build_dictated_sr(film, frozenset({"Mass", "Hernia"}), reader="Simulated^Reader")))
     validate(report, film, tmp_path)
 
 

@@ -21,24 +21,24 @@ from pynetdicom import AE, evt
 
 from adapters.catalog.catalog import SqlCatalog
 from adapters.demo.loopback import free_ports
-from adapters.demo.orthanc import OrthancServer, program
+from adapters.demo.orthanc import OrthancServer, find_program
 from adapters.dicom.image import part10
 from adapters.dicom.network.archive import STUDY_ROOT_FIND, ArchiveSettings
 from adapters.dicom.network.listener import Listener, ListenerSettings
-from adapters.dicom.sources.dicomweb import DicomWebSource, OrthancSource, WebSettings, only_part
+from adapters.dicom.sources.dicomweb import DicomWebSource, OrthancSource, WebSettings, extract_single_part
 from adapters.dicom.sources.folder import FolderSource
 from adapters.dicom.sources.query_retrieve import STUDY_ROOT_GET, STUDY_ROOT_MOVE, RetrieveSettings, RetrieveSource
 from adapters.storage.image_store import FileImageStore
 from pipeline.backfill import Backfill, BackfillPolicy
 from pipeline.domain import Sender
 from pipeline.errors import ArchiveUnreachable, ConfigurationError, RefusedByArchive
-from pipeline.ports.backfill import Days, Source
-from pipeline.receive import ReceivePolicy, Receiving, receive
+from pipeline.ports.backfill import BackfillSource, DateRange
+from pipeline.receive import InstanceReceiver, ReceivePolicy, receive
 from tests.builders import peers
 from tests.builders.dicom_files import dx, encoded, file_of, instance, sr
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-SPRING = Days(date(2025, 3, 1), date(2025, 3, 31))
+SPRING = DateRange(date(2025, 3, 1), date(2025, 3, 31))
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
 
@@ -86,11 +86,11 @@ class Pacs:
 
 @pytest.fixture(scope="module")
 def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
-    if program() is None or not PLUGIN.exists():
+    if find_program() is None or not PLUGIN.exists():
         peers.absent("Orthanc and its DICOMweb plugin are not installed (Debian packages orthanc, orthanc-dicomweb)")
     (port,) = free_ports(1)
     plugin = {"Plugins": [str(PLUGIN)], "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}}
-    with OrthancServer(tmp_path_factory.mktemp("pacs"), radclipd_port=port, forward=False, changes=plugin) as orthanc:
+    with OrthancServer(tmp_path_factory.mktemp("pacs"), radclipd_port=port, forward=False, overrides=plugin) as orthanc:
         files = archived()
         for content in files.values():
             orthanc.upload(content)
@@ -104,21 +104,21 @@ class Place:
     catalog: SqlCatalog
     images: FileImageStore
 
-    def run(self, source: Source, days: Days | None = SPRING, **policy: object) -> Backfill:
+    def run(self, source: BackfillSource, days: DateRange | None = SPRING, **policy: object) -> Backfill:
         made = Backfill(
             source=source,
             catalog=self.catalog,
             images=self.images,
-            receiving=ReceivePolicy(minimum_free_bytes=0),
+            receive_policy=ReceivePolicy(min_free_bytes=0),
             policy=BackfillPolicy(**{"tries": 1, **policy}),  # type: ignore[arg-type]  # a row of a table
-            watch=lambda *_: None,
+            on_progress=lambda *_: None,
         )
         made.run(days)
         return made
 
     def kept(self) -> dict[str, bytes]:
         with self.catalog.read() as tx:
-            studies = [uid for uid, _ in tx.studies.arriving(limit=100)]
+            studies = [uid for uid, _ in tx.studies.arriving_studies(limit=100)]
             found = [one for uid in studies for one in tx.studies.instances(uid)]
         return {one.header.sop_instance_uid: self.images.read(one.file) for one in found}
 
@@ -135,7 +135,7 @@ def retrieve(pacs: Pacs, **settings: str) -> RetrieveSource:
     return RetrieveSource(archive, RetrieveSettings(modalities=("CR", "DX"), **settings))
 
 
-SOURCES: dict[str, Callable[[Pacs], Source]] = {
+SOURCES: dict[str, Callable[[Pacs], BackfillSource]] = {
     "orthanc": lambda pacs: OrthancSource(WebSettings(url=pacs.orthanc.url, modalities=("CR", "DX"))),
     "dicomweb": lambda pacs: DicomWebSource(WebSettings(url=f"{pacs.orthanc.url}/dicom-web/", modalities=("CR", "DX"))),
     "c-get": retrieve,
@@ -147,11 +147,11 @@ SOURCES: dict[str, Callable[[Pacs], Source]] = {
 def test_the_films_of_some_days_come_in_as_they_are_stored_and_once(kind: str, pacs: Pacs, place: Place) -> None:
     run = place.run(SOURCES[kind](pacs))
     assert place.kept() == pacs.wanted
-    assert (run.total.instances, run.total.refused, run.failed) == (3, 0, 0)
+    assert (run.totals.instances, run.totals.refused, run.failed) == (3, 0, 0)
     with place.catalog.read() as tx:
-        assert tx.backfills.days_done(SOURCES[kind](pacs).name) == set(SPRING)
+        assert tx.backfills.finished_days(SOURCES[kind](pacs).name) == set(SPRING)
     again = place.run(SOURCES[kind](pacs), again=True)
-    assert (again.total.instances, again.total.duplicates) == (0, 0)
+    assert (again.totals.instances, again.totals.duplicates) == (0, 0)
 
 
 @pytest.mark.orthanc
@@ -160,21 +160,21 @@ def test_only_what_is_not_here_is_fetched(kind: str, pacs: Pacs, place: Place) -
     uid = next(uid for uid in pacs.wanted if sum(b"20250310" in c for c in [pacs.wanted[uid]]))
     content = pacs.wanted[uid]
     header = part10.read_header(*part10.split_file(content))
-    policy = ReceivePolicy(minimum_free_bytes=0)
+    policy = ReceivePolicy(min_free_bytes=0)
     receive(header, content, Sender("A", "", ""), catalog=place.catalog, images=place.images, policy=policy)
     run = place.run(SOURCES[kind](pacs))
-    assert (run.total.instances, run.total.duplicates) == (2, 0)
+    assert (run.totals.instances, run.totals.duplicates) == (2, 0)
     assert place.kept() == pacs.wanted
 
 
 @pytest.mark.orthanc
 def test_an_archive_moves_its_films_to_our_listener(pacs: Pacs, place: Place) -> None:
-    receiving = Receiving(catalog=place.catalog, images=place.images, policy=ReceivePolicy(minimum_free_bytes=0))
+    receiving = InstanceReceiver(catalog=place.catalog, images=place.images, policy=ReceivePolicy(min_free_bytes=0))
     listener = Listener(
         ListenerSettings(host="127.0.0.1", port=pacs.listener_port),
-        begin=receiving.begin,
+        begin_file=receiving.open_incoming,
         receive=receiving.receive,
-        released=lambda _studies: None,
+        mark_released=lambda _studies: None,
         audit=lambda _event: None,
     )
     listener.start()
@@ -183,9 +183,9 @@ def test_an_archive_moves_its_films_to_our_listener(pacs: Pacs, place: Place) ->
     finally:
         listener.drain(2)
     assert place.kept() == pacs.wanted
-    assert (run.total.instances, run.failed) == (3, 0)
+    assert (run.totals.instances, run.failed) == (3, 0)
     with place.catalog.read() as tx:
-        assert all(tx.backfills.brought([uid]) for uid, _ in tx.studies.arriving(limit=9))
+        assert all(tx.backfills.backfilled_studies([uid]) for uid, _ in tx.studies.arriving_studies(limit=9))
 
 
 @contextmanager
@@ -215,7 +215,7 @@ def answering(move: int, find: int = 0x0000) -> Iterator[RetrieveSource]:
     assert server is not None
     archive = ArchiveSettings(ae_title="PACS", port=server.server_address[1], timeout_seconds=5)
     try:
-        yield RetrieveSource(archive, RetrieveSettings(modalities=("DX",), move_to="NOBODY"))
+        yield RetrieveSource(archive, RetrieveSettings(modalities=("DX",), move_destination="NOBODY"))
     finally:
         server.shutdown()
 
@@ -228,13 +228,13 @@ def test_a_destination_that_the_archive_does_not_know_stops_at_once_with_the_rem
 
 def test_an_archive_that_has_too_much_to_tell_is_asked_for_fewer_days() -> None:
     with answering(0xA801, find=0xA700) as source:
-        assert [parcel.key for parcel in source.parcels(SPRING)] == ["1.2"]
+        assert [parcel.key for parcel in source.list_units(SPRING)] == ["1.2"]
 
 
 @pytest.mark.orthanc
 def test_reports_come_with_the_films_where_they_are_asked_for(pacs: Pacs, place: Place) -> None:
     source = OrthancSource(WebSettings(url=pacs.orthanc.url, modalities=("DX", "SR")))
-    assert place.run(source).total.instances == 4
+    assert place.run(source).totals.instances == 4
 
 
 @pytest.mark.orthanc
@@ -245,7 +245,7 @@ def test_a_path_that_is_no_api_says_so(pacs: Pacs, place: Place) -> None:
 
 @pytest.mark.orthanc
 def test_an_archive_that_wants_a_name_gets_it(tmp_path: Path, place: Place) -> None:
-    if program() is None:
+    if find_program() is None:
         peers.absent("Orthanc is not installed (Debian package orthanc)")
     (nobody,) = free_ports(1)
     guarded = {"AuthenticationEnabled": True, "RegisteredUsers": {"reader": "secret"}}
@@ -259,7 +259,7 @@ class _guarded(OrthancServer):
     """An Orthanc that asks who is there, also those who only wait for it to come up."""
 
     def __init__(self, folder: Path, port: int, changes: dict[str, object]) -> None:
-        super().__init__(folder, radclipd_port=port, forward=False, changes=changes)
+        super().__init__(folder, radclipd_port=port, forward=False, overrides=changes)
 
     def _wait_until_up(self) -> None:
         while True:
@@ -319,11 +319,11 @@ def test_the_part_of_an_answer_in_parts_is_found_whatever_it_holds() -> None:
         ("multipart/related; boundary=x", b"x"),
     ):
         answer = b"--" + mark + b"\r\nContent-Type: application/dicom\r\n\r\n" + body + b"\r\n--" + mark + b"--"
-        assert only_part(answer, kind) == body
-    assert only_part(body, "application/dicom") == body
+        assert extract_single_part(answer, kind) == body
+    assert extract_single_part(body, "application/dicom") == body
     for broken in ("multipart/related", "multipart/related; boundary=x"):
         with pytest.raises(RefusedByArchive):
-            only_part(b"nothing of the kind", broken)
+            extract_single_part(b"nothing of the kind", broken)
 
 
 @pytest.fixture
@@ -347,21 +347,21 @@ def tree(tmp_path: Path) -> Path:
 
 def test_a_tree_is_taken_in_past_whatever_else_lies_there(tree: Path, place: Place) -> None:
     run = place.run(FolderSource(tree, days=None, other_storage="refuse"), None)
-    assert (run.total.instances, run.total.refused, run.total.others) == (4, 1, 5)
+    assert (run.totals.instances, run.totals.refused, run.totals.others) == (4, 1, 5)
     again = place.run(FolderSource(tree, days=None, other_storage="refuse"), None)
-    assert (again.total.instances, again.total.duplicates, again.total.others) == (0, 0, 0)
+    assert (again.totals.instances, again.totals.duplicates, again.totals.others) == (0, 0, 0)
 
 
 def test_a_file_that_was_added_or_changed_is_seen(tree: Path, place: Place) -> None:
     place.run(FolderSource(tree, days=None, other_storage="refuse"), None)
     (tree / "2024/2.dcm").write_bytes(file_of(dx(StudyDate="20240102")))
     run = place.run(FolderSource(tree, days=None, other_storage="refuse"), None)
-    assert (run.total.instances, run.total.duplicates) == (1, 1)
+    assert (run.totals.instances, run.totals.duplicates) == (1, 1)
 
 
 def test_of_a_tree_only_the_days_that_are_asked_for(tree: Path, place: Place) -> None:
     run = place.run(FolderSource(tree, days=SPRING, other_storage="refuse"), SPRING)
-    assert run.total.instances == 3
+    assert run.totals.instances == 3
     assert (
         FolderSource(tree, days=SPRING, other_storage="refuse").name != FolderSource(tree, days=None, other_storage="refuse").name
     )
@@ -375,7 +375,7 @@ def test_a_folder_that_is_gone_is_not_an_empty_one(tree: Path, place: Place) -> 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read_is_refused(tree: Path, place: Place) -> None:
     (tree / "2024/1.dcm").chmod(0)
-    assert place.run(FolderSource(tree, days=None, other_storage="refuse"), None).total.refused == 2
+    assert place.run(FolderSource(tree, days=None, other_storage="refuse"), None).totals.refused == 2
 
 
 def test_nothing_of_a_path_is_kept(tmp_path: Path, place: Place) -> None:

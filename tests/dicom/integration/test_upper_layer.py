@@ -18,7 +18,7 @@ from pynetdicom.dsutils import encode
 
 from adapters.dicom.network.pdu_reader import COMMAND, LAST
 from pipeline.domain import StoredFile
-from pipeline.ports.outside import Buffer
+from pipeline.ports.services import Buffer
 from tests.builders.dicom_files import dx, encoded
 from tests.builders.fakes import FakeArriving
 from tests.builders.reception import DX, ECHO, Desk, associate, listening, send, wait_for

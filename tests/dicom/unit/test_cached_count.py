@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from adapters.dicom.network.sparing import SparingCounter
+from adapters.dicom.network.cached_count import CachedInstanceCounter
 from tests.builders.fakes import FakeArchive
 
 
@@ -19,7 +19,7 @@ class CountingArchive(FakeArchive):
 def test_a_study_is_asked_about_once_in_a_while() -> None:
     now = [100.0]
     archive = CountingArchive()
-    counter = SparingCounter(archive, seconds=5, clock=lambda: now[0])
+    counter = CachedInstanceCounter(archive, max_age_seconds=5, clock=lambda: now[0])
     archive.counts = {"1.1": 2}
     assert [counter.count_instances("1.1") for _ in range(10)] == [2] * 10
     assert counter.count_instances("2.2") is None

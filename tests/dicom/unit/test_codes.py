@@ -87,12 +87,12 @@ def test_codes_that_readers_use_hold_and_mean_one_thing() -> None:
 
 def test_what_we_write_we_can_read() -> None:
     for finding, code in finding_codes().items():
-        sense = label_codes.sense_of(Code(code.concept.value, code.concept.scheme_designator))
+        sense = label_codes.mapped_finding(Code(code.concept.value, code.concept.scheme_designator))
         assert sense is not None
         assert sense.finding == finding
     for decision, concept in codes.DECISIONS.items():
         expected = {"present": LabelState.PRESENT, "absent": LabelState.ABSENT, "undetermined": LabelState.UNCERTAIN}[decision]
-        assert label_codes.state_of(Code(concept.value, concept.scheme_designator)) is expected
+        assert label_codes.presence_state(Code(concept.value, concept.scheme_designator)) is expected
 
 
 def standard_meanings(concept: CodedConcept) -> set[str]:

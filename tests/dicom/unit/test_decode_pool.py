@@ -20,7 +20,7 @@ from adapters.storage.image_store import FileImageStore
 from models.images.preprocess import Preprocess
 from pipeline.domain import Header, StoredInstance
 from pipeline.errors import PixelsUnreadable
-from pipeline.ports.images import whole
+from pipeline.ports.images import read_whole_image
 from tests.builders import sights
 from tests.builders.dicom_files import EXPLICIT, dx, file_of, pixels
 
@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> FileImageStore:
 
 @pytest.fixture
 def pool(store: FileImageStore) -> Iterator[DecodePool]:
-    made = DecodePool(store.root, processes=2, seconds=20.0)
+    made = DecodePool(store.root, processes=2, timeout_seconds=20.0)
     yield made
     made.close()
 
@@ -55,7 +55,7 @@ def film(store: FileImageStore, number: int, *, dark: bool = False, cut: int = 0
 
 def test_the_images_are_those_that_are_read_here_in_their_order(store: FileImageStore, pool: DecodePool) -> None:
     films = [film(store, number) for number in range(7)]
-    here, sight = DicomImageReader(store), Preprocess(size=32).reduced
+    here, sight = DicomImageReader(store), Preprocess(size=32).make_model_input_array
     for got, own in zip(pool.read_ahead(films, sight), here.read_ahead(films, sight), strict=True):
         assert not isinstance(got, PixelsUnreadable)
         assert not isinstance(own, PixelsUnreadable)
@@ -65,7 +65,7 @@ def test_the_images_are_those_that_are_read_here_in_their_order(store: FileImage
 
 def test_what_cannot_be_read_is_said_in_the_same_words(store: FileImageStore, pool: DecodePool) -> None:
     broken = film(store, 1, cut=100)
-    (told,) = pool.read_ahead([broken], whole)
+    (told,) = pool.read_ahead([broken], read_whole_image)
     with pytest.raises(PixelsUnreadable) as here:
         DicomImageReader(store).read(broken)
     assert isinstance(told, PixelsUnreadable)
@@ -79,11 +79,11 @@ def test_a_film_that_kills_its_decoder_costs_itself_alone(store: FileImageStore,
     assert lost == [1, 4]
     assert "SIGSEGV" in str(found[1])
     assert "1.2.1" in str(found[1])
-    assert not any(isinstance(got, PixelsUnreadable) for got in pool.read_ahead(films, whole))  # it has healed
+    assert not any(isinstance(got, PixelsUnreadable) for got in pool.read_ahead(films, read_whole_image))  # it has healed
 
 
 def test_a_film_that_hangs_its_decoder_is_given_up_in_time(store: FileImageStore) -> None:
-    pool = DecodePool(store.root, processes=1, seconds=1.0)
+    pool = DecodePool(store.root, processes=1, timeout_seconds=1.0)
     try:
         found = list(pool.read_ahead([film(store, 0, dark=True), film(store, 1)], sights.hang_on_dark))
     finally:
@@ -94,12 +94,12 @@ def test_a_film_that_hangs_its_decoder_is_given_up_in_time(store: FileImageStore
 
 
 def test_a_decoder_that_was_killed_between_two_films_is_replaced(store: FileImageStore) -> None:
-    pool = DecodePool(store.root, processes=1, seconds=20.0)
+    pool = DecodePool(store.root, processes=1, timeout_seconds=20.0)
     try:
         pool.read(film(store, 0))
         os.kill(pool._decoders[0].process.pid, signal.SIGKILL)
         pool._decoders[0].process.wait()
-        found = list(pool.read_ahead([film(store, 1), film(store, 2)], whole))
+        found = list(pool.read_ahead([film(store, 1), film(store, 2)], read_whole_image))
     finally:
         pool.close()
     assert not any(isinstance(got, PixelsUnreadable) for got in found)

@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from adapters.dicom.sr.label_reader import REPORTS, DicomDocuments, DocumentSettings
+from adapters.dicom.sr.label_reader import REPORT_CLASSES, DicomDocumentReader, DocumentSettings
 from pipeline.domain import FINDINGS, NO_FINDING, Document, LabelState
-from pipeline.finding_names import no_finding
+from pipeline.finding_names import all_absent
 from tests.builders import documents as sr
 from tests.builders.dicom_files import COMPREHENSIVE_3D_SR, dx, encoded, file_of
 from tests.builders.report_of import a_card_version, report_on
 
 YES, NO, MAYBE = LabelState
-TITLES = {"113000,DCM": {"Mass": YES}, "NORMAL,99SITE": no_finding()}
+TITLES = {"113000,DCM": {"Mass": YES}, "NORMAL,99SITE": all_absent()}
 
 
 def read(dataset: Dataset, accept_sr: Literal["person-or-verified", "verified", "none"] = "person-or-verified") -> Document:
-    return DicomDocuments(DocumentSettings(accept_sr=accept_sr, key_object_titles=TITLES)).read(file_of(dataset))
+    return DicomDocumentReader(DocumentSettings(accept_sr=accept_sr, key_object_titles=TITLES)).read(file_of(dataset))
 
 
 def findings(*below: Dataset, **elements: Any) -> dict[str, LabelState]:
@@ -45,7 +45,7 @@ def test_a_report_by_a_person() -> None:
     assert reading.stated_at == datetime(2025, 5, 1, 10, 15, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("sop_class_uid", REPORTS)
+@pytest.mark.parametrize("sop_class_uid", REPORT_CLASSES)
 def test_a_report_by_a_device_counts_when_a_person_has_verified_it(sop_class_uid: str) -> None:
     content = [*sr.device(), sr.group(sr.code(sr.FINDING, sr.MASS), sr.code(sr.PRESENCE, sr.PRESENT), sr.algorithm("OtherAI"))]
     assert read(sr.report(*content, sop_class_uid=sop_class_uid)).reason == "is not verified, and its observer is a device"
@@ -196,11 +196,11 @@ def test_present_on_one_side_is_present() -> None:
 
 def test_no_abnormality_speaks_for_all_unless_something_is_there() -> None:
     nothing = sr.code(sr.FINDING, sr.NORMAL)
-    assert findings(nothing) == no_finding()
-    assert len(no_finding()) == len(FINDINGS)
+    assert findings(nothing) == all_absent()
+    assert len(all_absent()) == len(FINDINGS)
     assert (
         findings(sr.group(nothing, sr.code(sr.SITE, ("51185008", "SCT", "Thoracic structure"))), sr.code(sr.MASS, sr.ABSENT))
-        == no_finding()
+        == all_absent()
     )
     assert findings(nothing, sr.group(sr.code(sr.MASS, sr.PRESENT))) == {"Mass": YES}
     assert findings(nothing, sr.group(sr.code(sr.MASS, sr.UNDETERMINED))) == {"Mass": MAYBE}
@@ -279,7 +279,7 @@ def test_key_objects_by_the_sites_own_table() -> None:
     )
     normal = sr.key_objects(("NORMAL", "99SITE", "Normal chest"))
     assert [(one.study_instance_uid, one.findings, one.reader) for one in read(normal).readings] == [
-        (normal.StudyInstanceUID, no_finding(), "unnamed")
+        (normal.StudyInstanceUID, all_absent(), "unnamed")
     ]
     assert "does not name" in read(sr.key_objects(("113004", "DCM", "For Teaching"))).reason
     assert read(sr.key_objects(of_interest, *sr.device())).reason == "its observer is a device"
@@ -393,12 +393,12 @@ WHOLE = file_of(sr.report(*sr.person(), *[sr.group(sr.code(sr.FINDING, sr.MASS),
 @given(st.integers(0, len(WHOLE) - 1), st.binary(min_size=1, max_size=12), st.booleans())
 def test_any_bytes_are_read_without_a_fall(place: int, noise: bytes, cut: bool) -> None:
     content = WHOLE[:place] if cut else WHOLE[:place] + noise + WHOLE[place + len(noise) :]
-    found = DicomDocuments(DocumentSettings()).read(content)
+    found = DicomDocumentReader(DocumentSettings()).read(content)
     assert bool(found.reason) != bool(found.readings)
 
 
 def test_bytes_that_are_no_dicom_and_nests_without_an_end() -> None:
-    reader = DicomDocuments(DocumentSettings())
+    reader = DicomDocumentReader(DocumentSettings())
     for content in (b"", b"no DICOM", b"\0" * 1000, encoded(sr.report())):
         assert reader.read(content).reason
     opened = bytes.fromhex("400030a7 5351 0000 ffffffff feff00e0 ffffffff".replace(" ", ""))  # ContentSequence, its first item
@@ -407,4 +407,4 @@ def test_bytes_that_are_no_dicom_and_nests_without_an_end() -> None:
     for _ in range(60):
         deep = sr.container(sr.GROUP, deep)
     assert findings(deep) == {"Mass": YES}
-    assert COMPREHENSIVE_3D_SR in REPORTS
+    assert COMPREHENSIVE_3D_SR in REPORT_CLASSES

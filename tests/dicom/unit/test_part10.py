@@ -14,7 +14,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
 from adapters.dicom.image import part10
-from pipeline.errors import DoesNotMatch, NotUnderstood, Refused
+from pipeline.errors import DataSetMismatch, DataSetUnreadable, PermanentError
 from tests.builders import peers
 from tests.builders.dicom_files import EXPLICIT, dx, encoded, file_of, sr, stream_of
 
@@ -78,7 +78,7 @@ def test_without_its_uids_it_is_no_instance(keyword: str, value: str | None) -> 
         delattr(film, keyword)
     else:
         setattr(film, keyword, value)
-    with pytest.raises(DoesNotMatch, match=keyword):
+    with pytest.raises(DataSetMismatch, match=keyword):
         part10.read_header(encoded(film), EXPLICIT)
 
 
@@ -116,7 +116,7 @@ def test_a_real_file_in_korean() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"DICM", b"\0" * 132, b"not dicom at all, only words", b"\0" * 128 + b"DICM"])
 def test_what_is_no_dicom_says_so(content: bytes) -> None:
-    with pytest.raises(Refused) as told:
+    with pytest.raises(PermanentError) as told:
         body, syntax = part10.split_file(content)
         part10.read_header(body, syntax)
     assert told.value.hint
@@ -139,7 +139,7 @@ def test_the_head_of_a_file_is_what_pydicom_writes(uid: str, syntax: str) -> Non
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=400), st.sampled_from([*SYNTAXES, "1.2.840.10008.1.2.1.99"]))
 def test_no_bytes_make_it_raise_anything_else(content: bytes, syntax: str) -> None:
-    with contextlib.suppress(NotUnderstood, DoesNotMatch):
+    with contextlib.suppress(DataSetUnreadable, DataSetMismatch):
         part10.read_header(content, syntax)
 
 
@@ -148,7 +148,7 @@ def test_no_bytes_make_it_raise_anything_else(content: bytes, syntax: str) -> No
 def test_no_damage_to_a_film_makes_it_raise_anything_else(at: int, damage: bytes) -> None:
     body = bytearray(BODY)
     body[at : at + len(damage)] = damage
-    with contextlib.suppress(NotUnderstood, DoesNotMatch):
+    with contextlib.suppress(DataSetUnreadable, DataSetMismatch):
         part10.read_header(bytes(body), EXPLICIT)
 
 

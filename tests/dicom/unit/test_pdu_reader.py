@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.dicom.network.pdu_reader import COMMAND, LAST, Cutter, Malformed
+from adapters.dicom.network.pdu_reader import COMMAND, LAST, MalformedPdu, PduReader
 
 RELEASE = b"\x05\x00\x00\x00\x00\x04\x00\x00\x00\x00"
 DATA = 0
@@ -26,20 +26,20 @@ def p_data(*items: bytes) -> bytes:
     return struct.pack(">BBL", 4, 0, len(body)) + body
 
 
-def feed(cutter: Cutter, stream: bytes) -> Iterator[tuple[int, bytes] | bytes]:
+def feed(cutter: PduReader, stream: bytes) -> Iterator[tuple[int, bytes] | bytes]:
     """Give a cutter bytes as a socket would, as many as it has room for; yield copies of what it cuts."""
     while stream:
-        room = cutter.room()
+        room = cutter.get_buffer()
         count = min(len(room), len(stream))
         assert count, "no room left"
         room[:count] = stream[:count]
-        cutter.filled(count)
+        cutter.buffer_updated(count)
         stream = stream[count:]
         while cutter.pending:
             if cutter.holds_data:
-                yield from [(context, bytes(fragment)) for context, fragment in cutter.fragments()]
+                yield from [(context, bytes(fragment)) for context, fragment in cutter.read_fragments()]
             else:
-                yield bytes(cutter.take(len(RELEASE)))
+                yield bytes(cutter.read(len(RELEASE)))
 
 
 def put_together(cut: list[tuple[int, bytes] | bytes]) -> list[Message | bytes]:
@@ -77,7 +77,7 @@ def test_messages_come_out_as_they_went_in(sent: list[tuple[int, int, list[bytes
         stream, items = stream + p_data(*items[:count]), items[count:]
     stream += RELEASE
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
-    cutter, cut = Cutter(size), list[tuple[int, bytes] | bytes]()
+    cutter, cut = PduReader(size), list[tuple[int, bytes] | bytes]()
     for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         cut += feed(cutter, stream[begin:end])
     assert put_together(cut) == [*((context, kind | LAST, b"".join(parts)) for context, kind, parts in sent), RELEASE]
@@ -85,18 +85,18 @@ def test_messages_come_out_as_they_went_in(sent: list[tuple[int, int, list[bytes
 
 def test_neighbours_of_one_message_become_one_piece() -> None:
     stream = b"".join(p_data(pdv(1, DATA, b"x" * 100)) for _ in range(9)) + p_data(pdv(1, DATA | LAST, b"y"))
-    assert list(feed(Cutter(4096), stream)) == [(1, b"\x02" + b"x" * 900 + b"y")]
+    assert list(feed(PduReader(4096), stream)) == [(1, b"\x02" + b"x" * 900 + b"y")]
 
 
 @given(st.integers(1, 400))
 def test_what_is_cut_short_ends_no_message(length: int) -> None:
     whole = p_data(pdv(1, DATA | LAST, b"x" * 400))
-    cut = list(feed(Cutter(), whole[:length]))
+    cut = list(feed(PduReader(), whole[:length]))
     assert not any(one[1][0] & LAST for one in cut if isinstance(one, tuple))
 
 
 def test_a_pdu_of_four_gigabytes_takes_no_more_room_than_another() -> None:
-    cutter = Cutter(1000)
+    cutter = PduReader(1000)
     begun = struct.pack(">BBLLBB", 4, 0, 0xFFFFFFFF, 0xFFFFFFFB, 1, DATA) + b"x" * 94
     cut = [*feed(cutter, begun), *(one for _ in range(50) for one in feed(cutter, b"x" * 1000))]
     pieces = [one[1] for one in cut if isinstance(one, tuple)]
@@ -128,9 +128,9 @@ def test_a_pdu_of_four_gigabytes_takes_no_more_room_than_another() -> None:
     ],
 )
 def test_what_is_no_pdu_is_told(stream: bytes) -> None:
-    with pytest.raises(Malformed):
-        list(feed(Cutter(), stream + RELEASE * 2))
+    with pytest.raises(MalformedPdu):
+        list(feed(PduReader(), stream + RELEASE * 2))
 
 
 def test_a_pdu_without_items_is_passed_over() -> None:
-    assert list(feed(Cutter(), p_data() + RELEASE)) == [RELEASE]
+    assert list(feed(PduReader(), p_data() + RELEASE)) == [RELEASE]

@@ -302,7 +302,7 @@ def _table(**elements: Any) -> Dataset:
     ],
 )
 def test_rows_by_themselves_are_those_of_the_whole_film(film: Dataset) -> None:
-    made = pixels.rendering(dcmread(stream_of(film)))
+    made = pixels.build_rendering(dcmread(stream_of(film)))
     whole = made[:]
     assert np.array_equal(np.concatenate([made[first : first + 7] for first in range(0, made.shape[0], 7)]), whole)
     assert np.array_equal(pixels.render(dcmread(stream_of(film))), whole)

@@ -13,9 +13,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from adapters.dicom.image import part10
-from adapters.dicom.network.received_dataset import BEGINNING, Intake
-from pipeline.errors import DoesNotMatch, NotUnderstood, OutOfResources, RadclipdError
-from pipeline.ports.outside import Buffer
+from adapters.dicom.network.received_dataset import HEADER_PREFIX_BYTES, ReceivedDataset
+from pipeline.errors import DataSetMismatch, DataSetUnreadable, OutOfResources, RadclipdError
+from pipeline.ports.services import Buffer
 from tests.builders.dicom_files import EXPLICIT, dx, encoded, sr
 from tests.builders.fakes import FakeArriving
 
@@ -39,9 +39,9 @@ class Disk(FakeArriving):
         return super().open()
 
 
-def taken(film: Dataset, body: bytes, syntax: str = EXPLICIT, *, disk: Disk | None = None, step: int = 10_000) -> Intake:
+def taken(film: Dataset, body: bytes, syntax: str = EXPLICIT, *, disk: Disk | None = None, step: int = 10_000) -> ReceivedDataset:
     arriving = disk or Disk()
-    intake = Intake(
+    intake = ReceivedDataset(
         lambda: arriving, sop_class_uid=film.SOPClassUID, sop_instance_uid=film.SOPInstanceUID, transfer_syntax_uid=syntax
     )
     for begin in range(0, len(body), step):
@@ -53,7 +53,7 @@ def long_header() -> Dataset:
     """A film with a private element longer than what is looked at first, before everything of interest from group 0010 on."""
     film = dx(rows=300, columns=300)
     film.add_new(0x00090010, "LO", "RADCLIPD TEST")
-    film.add_new(0x00091001, "OB", b"x" * (3 * BEGINNING))
+    film.add_new(0x00091001, "OB", b"x" * (3 * HEADER_PREFIX_BYTES))
     return film
 
 
@@ -114,7 +114,7 @@ def test_a_disk_that_takes_nothing_at_all_is_told_at_the_end() -> None:
     def refuse() -> FakeArriving:
         raise OutOfResources("disk below the guard")
 
-    intake = Intake(refuse, sop_class_uid="1.2", sop_instance_uid="1.3", transfer_syntax_uid=EXPLICIT)
+    intake = ReceivedDataset(refuse, sop_class_uid="1.2", sop_instance_uid="1.3", transfer_syntax_uid=EXPLICIT)
     assert intake.write(b"film") == 4
     with pytest.raises(OutOfResources), intake:
         intake.finish()
@@ -122,14 +122,14 @@ def test_a_disk_that_takes_nothing_at_all_is_told_at_the_end() -> None:
 
 def test_another_instance_than_the_request_named_is_refused() -> None:
     film = dx(rows=300, columns=300)
-    with pytest.raises(DoesNotMatch, match="SOPInstanceUID"):
+    with pytest.raises(DataSetMismatch, match="SOPInstanceUID"):
         taken(dx(), encoded(film)).finish()
 
 
 def test_a_header_that_would_fill_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(part10, "LARGEST_HEADER", 10_000)
     film = dx(rows=300, columns=300, ViewCodeSequence=[Dataset() for _ in range(5000)])
-    with pytest.raises(NotUnderstood):
+    with pytest.raises(DataSetUnreadable):
         taken(film, encoded(film)).finish()
     film = long_header()  # passed over, not read
     assert taken(film, encoded(film)).finish()[0].rows == 300

@@ -21,11 +21,11 @@ from pydicom.uid import generate_uid
 
 import adapters.dicom.sr.writer
 from adapters.dicom.sr import codes
-from adapters.dicom.sr.dataset_template import Form, encoded
-from adapters.dicom.sr.writer import CLASS_UIDS, FORMS_KEPT, ReportSettings, SrWriter
+from adapters.dicom.sr.dataset_template import DatasetTemplate, encode_dataset
+from adapters.dicom.sr.writer import SR_CLASS_UIDS, TEMPLATE_CACHE_SIZE, ReportSettings, SrWriter
 from pipeline.domain import FINDINGS, Decision, ModelVersion, Prediction, VersionState
 from pipeline.errors import ReportImpossible
-from pipeline.ports.outside import ReportContent
+from pipeline.ports.services import ReportContent
 from tests.builders.dicom_files import dx, file_of
 from tests.builders.documents import code, container
 from tests.builders.fakes import FakeImageStore
@@ -77,7 +77,7 @@ versions = st.builds(
 )
 report_settings = st.builds(
     ReportSettings,
-    sop_class=st.sampled_from(sorted(CLASS_UIDS)),
+    sop_class=st.sampled_from(sorted(SR_CLASS_UIDS)),
     uid_root=st.sampled_from(["", "1.2.826.0.1.3680043.10.999"]),
     include_absent=st.booleans(),
     institution_name=words,
@@ -94,7 +94,7 @@ def contents(draw: st.DrawFn) -> tuple[ReportContent, ReportSettings]:
     films = [film, *(again(other, film) for other in others)]
     content = content_of([file_of(one) for one in films], STORE, writer, version, revision=revision)
     study = content.study.study_instance_uid
-    before = writer.identify(study, version.number, revision - 1) if draw(st.booleans()) else None
+    before = writer.pending_report(study, version.number, revision - 1) if draw(st.booleans()) else None
     return replace(content, predictions=draw(predictions), predecessor=before), wanted
 
 
@@ -123,8 +123,8 @@ def test_whatever_the_header(film: Dataset) -> None:
 def test_whatever_the_number(probability: float) -> None:
     """DS has sixteen characters; what they cannot hold stands in the double beside them (PS3.3 C.18.1)."""
     half, item = (Measurement(name=codes.PROBABILITY, value=value, unit=codes.RATIO)[0] for value in (0.5, probability))
-    form = Form(half, ("NumericValue", "FloatingPointValue"))
-    assert form.filled(NumericValue=probability, FloatingPointValue=probability) == encoded(item)
+    form = DatasetTemplate(half, ("NumericValue", "FloatingPointValue"))
+    assert form.fill(NumericValue=probability, FloatingPointValue=probability) == encode_dataset(item)
 
 
 def test_a_version_that_changed_gets_another_form() -> None:
@@ -142,9 +142,9 @@ def test_a_version_that_changed_gets_another_form() -> None:
 def test_forms_of_many_versions_do_not_pile_up() -> None:
     writer = SrWriter(ReportSettings(), STORE)
     film = dx()
-    for number in range(1, FORMS_KEPT + 3):
+    for number in range(1, TEMPLATE_CACHE_SIZE + 3):
         writer.write(described(film, ReportSettings(), a_card_version(number=number)))
-    assert len(writer._forms) <= FORMS_KEPT
+    assert len(writer._forms) <= TEMPLATE_CACHE_SIZE
 
 
 @pytest.mark.parametrize("probability", [float("nan"), float("inf")])
@@ -164,14 +164,14 @@ def test_with_nothing_else_to_tell_the_absent_findings_are_told() -> None:
 def test_a_blank_at_any_depth_moves_the_lengths_above_it() -> None:
     leaf = code(("1", "99A", "name"), ("2", "99A", "value"))
     tree = container(("3", "99A", "outer"), container(("4", "99A", "inner"), leaf))
-    form = Form(tree, ("CodeMeaning",))
+    form = DatasetTemplate(tree, ("CodeMeaning",))
     for one in (leaf.ConceptNameCodeSequence, leaf.ConceptCodeSequence):
         one[0].CodeMeaning = "something longer, of odd length"
     tree.ConceptNameCodeSequence[0].CodeMeaning = "something longer, of odd length"
     tree.ContentSequence[0].ConceptNameCodeSequence[0].CodeMeaning = "something longer, of odd length"
-    assert form.filled(CodeMeaning="something longer, of odd length") == encoded(tree)
+    assert form.fill(CodeMeaning="something longer, of odd length") == encode_dataset(tree)
 
 
 def test_a_blank_that_gets_no_value_is_an_error() -> None:
     with pytest.raises(KeyError):
-        Form(code(("1", "99A", "name"), ("2", "99A", "value")), ("CodeMeaning",)).filled()
+        DatasetTemplate(code(("1", "99A", "name"), ("2", "99A", "value")), ("CodeMeaning",)).fill()

@@ -27,8 +27,8 @@ def test_it_is_what_pynetdicom_would_send(sop_class: str, sop_instance: str, mes
     theirs.primitive_to_message(response)
     [whole] = theirs.encode_msg(1, 0)
     [(_, fragment)] = whole.presentation_data_value_list
-    assert store_response.to_a_kept(response) is response
-    assert store_response.command_set(response) == fragment[1:]
+    assert store_response.as_plain_success(response) is response
+    assert store_response.encode_command_set(response) == fragment[1:]
 
 
 def request() -> C_STORE:
@@ -46,4 +46,4 @@ def refusal(comment: str = "") -> C_STORE:
 
 @pytest.mark.parametrize("other", [request(), refusal(), refusal("why"), C_ECHO()], ids=["request", "refusal", "comment", "echo"])
 def test_everything_else_is_not(other: object) -> None:
-    assert store_response.to_a_kept(other) is None
+    assert store_response.as_plain_success(other) is None

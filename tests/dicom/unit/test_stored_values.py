@@ -31,7 +31,7 @@ IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN = (
 def large(**elements: Any) -> Dataset:
     """A film whose pixel data is left in place."""
     film = dx(rows=ROWS, columns=COLUMNS, **elements)
-    assert len(film.PixelData) > stored_values.LEFT_IN_PLACE
+    assert len(film.PixelData) > stored_values.DEFER_BYTES
     return film
 
 
@@ -39,7 +39,7 @@ def read(content: bytes) -> np.ndarray[Any, Any]:
     """As files are read, and held to what the whole data set gives."""
     dataset, values = stored_values.read(content)
     assert dataset.SOPInstanceUID
-    assert np.array_equal(values, stored_values.of(dcmread(BytesIO(content))))
+    assert np.array_equal(values, stored_values.decode(dcmread(BytesIO(content))))
     return values
 
 
@@ -69,7 +69,7 @@ def test_a_compressed_film_is_read_whole() -> None:
     put_pixels(film, noise, bits=12)
     packed, out = dcmread(BytesIO(file_of(film))), BytesIO()
     compress(packed, "1.2.840.10008.1.2.5")
-    assert len(packed.PixelData) > stored_values.LEFT_IN_PLACE
+    assert len(packed.PixelData) > stored_values.DEFER_BYTES
     packed.save_as(out)
     assert np.array_equal(read(out.getvalue()), noise)
 
@@ -119,6 +119,6 @@ def table() -> Dataset:
     ids=["window", "exact and rescaled", "inverse", "sigmoid", "padded", "no window", "table"],
 )
 def test_what_is_windowed_after_the_resize_is_the_same(film: Dataset, fit: Any) -> None:
-    rendering = pixels.rendering(dcmread(BytesIO(file_of(film))))
+    rendering = pixels.build_rendering(dcmread(BytesIO(file_of(film))))
     preprocess = Preprocess(size=64, fit=fit)
-    assert preprocess.reduced(rendering) == pytest.approx(preprocess.reduced(rendering[:]), abs=2e-6)
+    assert preprocess.make_model_input_array(rendering) == pytest.approx(preprocess.make_model_input_array(rendering[:]), abs=2e-6)

@@ -10,8 +10,8 @@ from highdicom.sr import srread
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from adapters.dicom.sr.uids import LONGEST, derived_uid, report_uid, tracking_uid
-from adapters.dicom.sr.writer import CLASS_UIDS
+from adapters.dicom.sr.uids import MAX_UID_LENGTH, derived_uid, report_uid, tracking_uid
+from adapters.dicom.sr.writer import SR_CLASS_UIDS
 from pipeline import rules
 from pipeline.domain import FINDINGS
 from pipeline.errors import ReportImpossible
@@ -69,7 +69,7 @@ def test_a_report_says_what_it_must() -> None:
     film = dx()
     report = report_on(film)
     assert faults_of(report, film) == []
-    assert (report.Modality, report.SOPClassUID) == ("SR", CLASS_UIDS["comprehensive-3d"])
+    assert (report.Modality, report.SOPClassUID) == ("SR", SR_CLASS_UIDS["comprehensive-3d"])
     assert (report.CompletionFlag, report.VerificationFlag, report.PreliminaryFlag) == ("COMPLETE", "UNVERIFIED", "PRELIMINARY")
     assert report.ManufacturerModelName == rules.OWN_MODEL_NAME
     assert report.SeriesNumber == 9001
@@ -182,11 +182,11 @@ def test_built_twice_it_is_the_same_object() -> None:
     assert [i.UID for i in items(first, "112040")] == [i.UID for i in items(second, "112040")]
 
 
-@pytest.mark.parametrize("name", CLASS_UIDS)
+@pytest.mark.parametrize("name", SR_CLASS_UIDS)
 def test_other_classes_for_archives_that_need_them(name: str) -> None:
     film = dx()
     report = report_on(film, sop_class=name)
-    assert report.SOPClassUID == CLASS_UIDS[name]
+    assert report.SOPClassUID == SR_CLASS_UIDS[name]
     assert faults_of(report, film) == []
 
 
@@ -212,6 +212,8 @@ def test_derived_uids_differ_by_every_part_and_fit() -> None:
     study = generate_uid()
     uids = {report_uid(root, study, v, r) for root in ("", "1.2.826.0.1.3680043.10.999") for v in (1, 2) for r in (1, 2)}
     assert len(uids) == 8
-    assert all(len(uid) <= LONGEST and not any(part != "0" and part.startswith("0") for part in uid.split(".")) for uid in uids)
+    assert all(
+        len(uid) <= MAX_UID_LENGTH and not any(part != "0" and part.startswith("0") for part in uid.split(".")) for uid in uids
+    )
     assert tracking_uid("", study, "Mass") == tracking_uid("", study, "Mass") != tracking_uid("", study, "Nodule")
     assert derived_uid("", "ab", "c") != derived_uid("", "a", "bc")

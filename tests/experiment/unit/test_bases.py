@@ -9,14 +9,14 @@ import pytest
 from adapters.experiment.bases import choose_base, needs_store, serving_base
 from adapters.ml import importer
 from adapters.storage.model_store import ModelStore
-from pipeline.errors import NoWeights, Refused, WeightsRejected
+from pipeline.errors import NoWeights, PermanentError, WeightsRejected
 from tests.builders import tiny
 
 
 def kept(root: Path, name: str) -> Path:
     store = ModelStore(root)
     root.mkdir(exist_ok=True)
-    importer.keep_untrained(store, str(tiny.config_file(root)), seed=0, name=name)
+    importer.import_untrained_base(store, str(tiny.config_file(root)), seed=0, name=name)
     return store.base_folder(name)
 
 
@@ -41,7 +41,7 @@ def test_untrained_is_asked_for_and_says_so(tmp_path: Path) -> None:
     assert one.marking == "UNTRAINED"
     assert one.sha256 == two.sha256
     assert not needs_store(f"untrained:{config}")
-    with pytest.raises(Refused, match="ViT-none"):
+    with pytest.raises(PermanentError, match="ViT-none"):
         choose_base("untrained:ViT-none", store=None)
 
 

@@ -10,24 +10,24 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.experiment import cache as caching
+from adapters.experiment import feature_cache as caching
 from adapters.experiment.bases import ChosenBase, choose_base
-from adapters.experiment.cache import Cached, cached
+from adapters.experiment.case_source import CaseSource
+from adapters.experiment.feature_cache import FeatureCache, load_or_fill_cache
 from adapters.experiment.nih_source import nih_source
-from adapters.experiment.sources import Source
 from models.classifier.head import zero_shot_head
 from models.classifier.prompts import read_prompts
 from models.encoder.architecture import Architecture
 from models.encoder.encoder import Encoder
 from pipeline.domain import Image
-from pipeline.errors import Refused, TryAgain
+from pipeline.errors import PermanentError, TransientError
 from tests.builders import nih_folder, tiny, towers
 
 FILMS = 150  # more than two batches
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+def source(tmp_path_factory: pytest.TempPathFactory) -> CaseSource:
     return nih_source(nih_folder.collection(tmp_path_factory.mktemp("nih"), FILMS))
 
 
@@ -36,8 +36,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> ChosenBase:
     return choose_base(str(tiny.base(tmp_path_factory.mktemp("models") / "base")), store=None)
 
 
-def fill(root: Path, source: Source, base: ChosenBase, **heard: list[int]) -> Cached:
-    return cached(root, source, base, device=torch.device("cpu"), workers=2, advance=heard.get("heard", []).append)
+def fill(root: Path, source: CaseSource, base: ChosenBase, **heard: list[int]) -> FeatureCache:
+    return load_or_fill_cache(root, source, base, device=torch.device("cpu"), workers=2, advance=heard.get("heard", []).append)
 
 
 def folder_of(root: Path) -> Path:
@@ -46,16 +46,16 @@ def folder_of(root: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(source: Source, base: ChosenBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(source: CaseSource, base: ChosenBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that was filled in one go."""
     root = tmp_path_factory.mktemp("cache")
     fill(root, source, base)
     return root
 
 
-def test_it_holds_what_the_encoder_gives(whole: Path, source: Source, base: ChosenBase) -> None:
+def test_it_holds_what_the_encoder_gives(whole: Path, source: CaseSource, base: ChosenBase) -> None:
     held = fill(whole, source, base)
-    pixels = torch.stack([base.preprocess(source.film(row)) for row in range(12)])
+    pixels = torch.stack([base.preprocess(source.read_film(row)) for row in range(12)])
     assert torch.allclose(held.features[:12], base.encoder.encode_images(pixels), atol=2e-3)  # the squares are float16
     projected = torch.nn.functional.normalize(held.pooled @ base.encoder.network.get_parameter("visual.proj"), dim=1)
     assert torch.allclose(projected, held.features, atol=1e-5)
@@ -65,25 +65,27 @@ def test_it_holds_what_the_encoder_gives(whole: Path, source: Source, base: Chos
     assert zero_shot_head(base.encoder, read_prompts()).logits(held.features).shape == (FILMS, 14)
 
 
-def test_a_second_time_nothing_is_encoded(whole: Path, source: Source, base: ChosenBase) -> None:
+def test_a_second_time_nothing_is_encoded(whole: Path, source: CaseSource, base: ChosenBase) -> None:
     heard: list[int] = []
     fill(whole, source, base, heard=heard)
     assert heard == []
 
 
-def interrupted(source: Source, after: int) -> Source:
+def interrupted(source: CaseSource, after: int) -> CaseSource:
     """The same films, until somebody presses Ctrl-C."""
 
     def stream(rows: range) -> Iterator[Image]:
         for count, row in enumerate(rows):
             if count == after:
                 raise KeyboardInterrupt
-            yield source.film(row)
+            yield source.read_film(row)
 
-    return replace(source, stream=stream)
+    return replace(source, read_films=stream)
 
 
-def test_an_interrupted_one_goes_on_at_the_last_whole_batch(whole: Path, source: Source, base: ChosenBase, tmp_path: Path) -> None:
+def test_an_interrupted_one_goes_on_at_the_last_whole_batch(
+    whole: Path, source: CaseSource, base: ChosenBase, tmp_path: Path
+) -> None:
     with pytest.raises(KeyboardInterrupt):
         fill(tmp_path, interrupted(source, 100), base)
     assert not list(tmp_path.glob(f"*/{caching.CARD}"))
@@ -94,7 +96,9 @@ def test_an_interrupted_one_goes_on_at_the_last_whole_batch(whole: Path, source:
         assert (folder_of(tmp_path) / name).read_bytes() == (folder_of(whole) / name).read_bytes()
 
 
-def test_other_weights_or_films_have_a_cache_of_their_own(whole: Path, source: Source, base: ChosenBase, tmp_path: Path) -> None:
+def test_other_weights_or_films_have_a_cache_of_their_own(
+    whole: Path, source: CaseSource, base: ChosenBase, tmp_path: Path
+) -> None:
     other = choose_base(str(tiny.base(tmp_path / "other", seed=1)), store=None)
     fewer = nih_source(nih_folder.collection(tmp_path / "nih", 4))
     keys = {caching.cache_key(*pair) for pair in ((source, base), (source, other), (fewer, base))}
@@ -103,36 +107,36 @@ def test_other_weights_or_films_have_a_cache_of_their_own(whole: Path, source: S
 
 
 @pytest.mark.parametrize("name", [caching.FEATURES, caching.POOLED, caching.PIXELS])
-def test_damage_is_seen(name: str, source: Source, base: ChosenBase, tmp_path: Path) -> None:
+def test_damage_is_seen(name: str, source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
     fill(tmp_path, source, base)
     tiny.flip_a_bit_of_the_last_byte(folder_of(tmp_path) / name)
-    with pytest.raises(Refused, match=f"{name} is not what was written") as refused:
+    with pytest.raises(PermanentError, match=f"{name} is not what was written") as refused:
         fill(tmp_path, source, base)
     assert "made again" in refused.value.hint
 
 
-def test_damaged_films_are_seen(source: Source, base: ChosenBase, tmp_path: Path) -> None:
+def test_damaged_films_are_seen(source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
     fill(tmp_path, source, base)
     tiny.flip_a_bit_of_the_last_byte(folder_of(tmp_path) / caching.FILMS)
-    with pytest.raises(Refused, match="is damaged at row 149"):
+    with pytest.raises(PermanentError, match="is damaged at row 149"):
         fill(tmp_path, source, base)
 
 
-def test_a_film_that_has_changed_since_is_seen(whole: Path, source: Source, base: ChosenBase) -> None:
+def test_a_film_that_has_changed_since_is_seen(whole: Path, source: CaseSource, base: ChosenBase) -> None:
     def film(row: int) -> Image:
-        return np.asarray(1 - source.film(row), dtype=np.float32)
+        return np.asarray(1 - source.read_film(row), dtype=np.float32)
 
-    with pytest.raises(Refused, match="gives another film at row 0"):
-        fill(whole, replace(source, film=film), base)
+    with pytest.raises(PermanentError, match="gives another film at row 0"):
+        fill(whole, replace(source, read_film=film), base)
 
 
-def test_two_do_not_fill_one_cache(source: Source, base: ChosenBase, tmp_path: Path) -> None:
+def test_two_do_not_fill_one_cache(source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
     def stream(rows: range) -> Iterator[Image]:
-        with pytest.raises(TryAgain, match="another process fills"):
+        with pytest.raises(TransientError, match="another process fills"):
             fill(tmp_path, source, base)
-        return map(source.film, rows)
+        return map(source.read_film, rows)
 
-    fill(tmp_path, replace(source, stream=stream), base)
+    fill(tmp_path, replace(source, read_films=stream), base)
 
 
 def test_a_tower_that_cannot_be_partitioned_has_features_alone(base: ChosenBase, tmp_path: Path) -> None:

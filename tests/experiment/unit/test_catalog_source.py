@@ -14,14 +14,14 @@ from pydicom.dataset import Dataset
 from adapters.catalog.catalog import SqlCatalog
 from adapters.dicom.image import part10
 from adapters.dicom.image.pixels import DicomImageReader
-from adapters.experiment.catalog_source import NOT_RANDOM, catalog_source
-from adapters.experiment.sources import Source
+from adapters.experiment.case_source import CaseSource
+from adapters.experiment.catalog_source import SELECTION_BIAS_NOTE, catalog_source
 from adapters.storage.image_store import FileImageStore
 from models.evaluation.cases import ABSENT, PRESENT, UNKNOWN
 from pipeline import receive
 from pipeline.consensus import LabelPolicy
 from pipeline.domain import FINDINGS, Label, LabelState, Sender
-from pipeline.errors import Refused
+from pipeline.errors import PermanentError
 from pipeline.rules import ChestPolicy
 from tests.builders.dicom_files import dx, file_of
 
@@ -38,7 +38,7 @@ class Place:
         film: Dataset = dx(PatientID=patient, **elements)
         content = file_of(film)
         header = part10.read_header(*part10.split_file(content))
-        policy = receive.ReceivePolicy(minimum_free_bytes=0)
+        policy = receive.ReceivePolicy(min_free_bytes=0)
         receive.receive(header, content, Sender("A", "127.0.0.1", "B"), catalog=self.catalog, images=self.images, policy=policy)
         return str(film.StudyInstanceUID)
 
@@ -48,7 +48,7 @@ class Place:
         with self.catalog.begin() as transaction:
             transaction.labels.append([said])
 
-    def source(self, policy: LabelPolicy | None = None) -> Source:
+    def source(self, policy: LabelPolicy | None = None) -> CaseSource:
         reader = DicomImageReader(self.images)
         return catalog_source(self.catalog, reader, chest=ChestPolicy(), labels=policy or LabelPolicy())
 
@@ -61,7 +61,7 @@ def place(sqlite_template: Path, tmp_path: Path) -> Iterator[Place]:
     catalog.dispose()
 
 
-def of(source: Source, study: str, finding: str) -> int:
+def of(source: CaseSource, study: str, finding: str) -> int:
     row = source.cases.key.tolist().index(study)
     return int(source.cases.labels[row, FINDINGS.index(finding)])
 
@@ -78,7 +78,7 @@ def test_the_newest_word_holds_and_uncertain_is_unknown(place: Place) -> None:
     assert [of(source, two, "Mass"), of(source, two, "Hernia")] == [PRESENT, UNKNOWN]
     row = source.cases.key.tolist().index(two)
     assert (source.cases.age[row], source.cases.sex[row], source.cases.view[row]) == (61, "M", "AP")
-    assert source.notes == (NOT_RANDOM,)
+    assert source.notes == (SELECTION_BIAS_NOTE,)
 
 
 def test_the_configured_policy_settles_disputes(place: Place) -> None:
@@ -97,8 +97,8 @@ def test_films_are_decoded_and_what_has_no_frontal_film_is_counted(place: Place)
     place.say(dark, "Mass", LabelState.UNCERTAIN)
     source = place.source()
     assert source.cases.key.tolist() == [chest]
-    assert source.counts == {"labelled studies without a frontal film": 1}
-    film = source.film(0)
+    assert source.left_out_counts == {"labelled studies without a frontal film": 1}
+    film = source.read_film(0)
     assert film.shape == (40, 32)
     assert film.dtype == np.float32
     assert film[-1, -1] > 0.95
@@ -125,5 +125,5 @@ def test_a_new_study_is_another_set_of_films(place: Place) -> None:
 
 def test_a_catalog_without_labels_is_refused(place: Place) -> None:
     place.film("P1")
-    with pytest.raises(Refused, match="no study of this catalog has both a label and a frontal film"):
+    with pytest.raises(PermanentError, match="no study of this catalog has both a label and a frontal film"):
         place.source()

@@ -15,14 +15,14 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from adapters.experiment import run as running
+from adapters.experiment import scoring as running
 from adapters.experiment.bases import ChosenBase, choose_base
-from adapters.experiment.fewshot import Options, Outcome, fewshot, summary_json
-from adapters.experiment.nih_source import MINED, NOT_OFFICIAL, nih_source
-from adapters.experiment.sources import Source
+from adapters.experiment.case_source import CaseSource
+from adapters.experiment.fewshot import FewshotOptions, FewshotOutcome, run_fewshot, summary_json
+from adapters.experiment.nih_source import MINED_LABELS_NOTE, UNOFFICIAL_SPLIT_NOTE, nih_source
 from models.ladder.method import Method
 from pipeline.domain import FINDINGS
-from pipeline.errors import Refused
+from pipeline.errors import PermanentError
 from tests.builders import methods, nih_folder, peers, tiny
 
 PATIENTS = 96
@@ -38,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def source(place: Path) -> Source:
+def source(place: Path) -> CaseSource:
     return nih_source(place / "nih")
 
 
@@ -47,7 +47,7 @@ def base(place: Path) -> ChosenBase:
     return choose_base(str(place / "base"), store=None)
 
 
-def options(place: Path, out: Path, **changes: Any) -> Options:
+def options(place: Path, out: Path, **changes: Any) -> FewshotOptions:
     wanted: dict[str, Any] = {
         "out": out,
         "cache": place / "cache",
@@ -60,39 +60,39 @@ def options(place: Path, out: Path, **changes: Any) -> Options:
         "workers": 2,
         "command": "radclipd experiment fewshot",
     }
-    return Options(**wanted | changes)
+    return FewshotOptions(**wanted | changes)
 
 
-Run = Callable[..., Outcome]
+Run = Callable[..., FewshotOutcome]
 
 
 @pytest.fixture
-def run(place: Path, source: Source, base: ChosenBase, tmp_path: Path) -> Run:
+def run(place: Path, source: CaseSource, base: ChosenBase, tmp_path: Path) -> Run:
     """Run the experiment below a folder of the test's own; the cache is everybody's."""
 
     def go(
-        out: str = "out", use: Sequence[Method] = (), *, on: Source = source, under: ChosenBase = base, **changes: Any
-    ) -> Outcome:
-        return fewshot(on, under, options(place, tmp_path / out, **({"methods": use} if use else {}) | changes))
+        out: str = "out", use: Sequence[Method] = (), *, on: CaseSource = source, under: ChosenBase = base, **changes: Any
+    ) -> FewshotOutcome:
+        return run_fewshot(on, under, options(place, tmp_path / out, **({"methods": use} if use else {}) | changes))
 
     return go
 
 
 @pytest.fixture(scope="module")
-def plain(place: Path, source: Source, base: ChosenBase) -> Outcome:
+def plain(place: Path, source: CaseSource, base: ChosenBase) -> FewshotOutcome:
     """What the options as they are give, in `place`/plain."""
-    return fewshot(source, base, options(place, place / "plain"))
+    return run_fewshot(source, base, options(place, place / "plain"))
 
 
 @pytest.fixture(scope="module")
-def rich(place: Path, source: Source, base: ChosenBase) -> Outcome:
+def rich(place: Path, source: CaseSource, base: ChosenBase) -> FewshotOutcome:
     """A run with every kind of method, in `place`/rich."""
     use = [methods.ZeroShot(), methods.Chance(), methods.Means(), methods.Oracle(), methods.Impossible()]
-    return fewshot(source, base, options(place, place / "rich", methods=use, shots=(1, 2, 4), resamples=200))
+    return run_fewshot(source, base, options(place, place / "rich", methods=use, shots=(1, 2, 4), resamples=200))
 
 
 @pytest.fixture
-def copied(place: Path, plain: Outcome, tmp_path: Path) -> Path:
+def copied(place: Path, plain: FewshotOutcome, tmp_path: Path) -> Path:
     """A copy of the plain run, to spoil, as the folder `out` of the test."""
     return shutil.copytree(place / "plain", tmp_path / "out")
 
@@ -105,7 +105,9 @@ def rows(path: Path) -> list[dict[str, str]]:
 TABLES = ("results.csv", "summary.csv", "comparisons.csv")
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(run: Run, place: Path, plain: Outcome, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
+    run: Run, place: Path, plain: FewshotOutcome, tmp_path: Path
+) -> None:
     run("again")
     run("other", seed=1)
     for table in TABLES:
@@ -113,10 +115,12 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(run: Run, pl
         assert (tmp_path / "other" / table).read_bytes() != (place / "plain" / table).read_bytes()
 
 
-def test_interrupted_and_gone_on_with_it_equals_one_that_was_not(run: Run, place: Path, plain: Outcome, tmp_path: Path) -> None:
+def test_interrupted_and_gone_on_with_it_equals_one_that_was_not(
+    run: Run, place: Path, plain: FewshotOutcome, tmp_path: Path
+) -> None:
     with pytest.raises(KeyboardInterrupt):
         run("parts", [methods.ZeroShot(), methods.Interrupted(after=4)])
-    assert len(list((tmp_path / "parts" / running.SCORES).glob("*.npz"))) == 1 + 4
+    assert len(list((tmp_path / "parts" / running.SCORES_FOLDER).glob("*.npz"))) == 1 + 4
     rest = methods.Means()
     run("parts", [methods.ZeroShot(), rest])
     assert len(rest.asked) == 2
@@ -139,37 +143,37 @@ def test_a_wider_run_computes_only_what_is_new(run: Run, copied: Path, tmp_path:
 
 
 def test_a_folder_of_another_experiment_is_refused_and_what_differs_is_named(run: Run, copied: Path, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="seed is 0, not 5") as refused:
+    with pytest.raises(PermanentError, match="seed is 0, not 5") as refused:
         run(seed=5)
     assert "--out" in refused.value.hint
     other = choose_base(str(tiny.base(tmp_path / "other", seed=1)), store=None)
-    with pytest.raises(Refused, match=r"base.name is base, not other; base.sha256 is [0-9a-f]{16}\.\.\., not "):
+    with pytest.raises(PermanentError, match=r"base.name is base, not other; base.sha256 is [0-9a-f]{16}\.\.\., not "):
         run(under=other)
     fewer = nih_source(nih_folder.collection(tmp_path / "fewer", PATIENTS - 20))
-    with pytest.raises(Refused, match=r"labels.sha256 is .*split.sha256 is .*split.test.films is 48, not 38"):
+    with pytest.raises(PermanentError, match=r"labels.sha256 is .*split.sha256 is .*split.test.films is 48, not 38"):
         run(on=fewer)
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(run: Run, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("precious")
-    with pytest.raises(Refused, match="is not empty and holds no experiment"):
+    with pytest.raises(PermanentError, match="is not empty and holds no experiment"):
         run()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
 def test_scores_of_another_support_are_refused(run: Run, copied: Path) -> None:
-    first, second = sorted((copied / running.SCORES).glob("means--*.npz"))[:2]
+    first, second = sorted((copied / running.SCORES_FOLDER).glob("means--*.npz"))[:2]
     shutil.copy(first, second)
-    with pytest.raises(Refused, match="is of another experiment"):
+    with pytest.raises(PermanentError, match="is of another experiment"):
         run()
     second.write_bytes(first.read_bytes()[:100])
-    with pytest.raises(Refused, match="cannot be read") as refused:
+    with pytest.raises(PermanentError, match="cannot be read") as refused:
         run()
     assert "computed again" in refused.value.hint
 
 
-def test_the_object_of_json(rich: Outcome) -> None:
+def test_the_object_of_json(rich: FewshotOutcome) -> None:
     told = json.loads(json.dumps(summary_json(rich), allow_nan=False))
     assert set(told["mean_auc"]) == {"zero-shot", "chance", "means", "oracle"}
     assert set(told["mean_auc"]["means"]) == {"1", "2", "4"}
@@ -180,10 +184,10 @@ def test_the_object_of_json(rich: Outcome) -> None:
     assert told["mean_auc"]["oracle"]["1"] == {"mean": 1, "sd": 0, "lo": 1, "hi": 1}
     assert told["mean_auc"]["zero-shot"]["0"]["sd"] == 0
     assert "partially unfrozen" in told["impossible"]["impossible"]
-    assert any(MINED in words for words in told["cautions"])
+    assert any(MINED_LABELS_NOTE in words for words in told["cautions"])
 
 
-def test_a_method_that_knows_wins_and_one_that_does_not_is_at_chance(rich: Outcome, place: Path) -> None:
+def test_a_method_that_knows_wins_and_one_that_does_not_is_at_chance(rich: FewshotOutcome, place: Path) -> None:
     means = summary_json(rich)["mean_auc"]
     assert means["chance"]["0"]["lo"] < 0.5 < means["chance"]["0"]["hi"]
     assert means["means"]["4"]["lo"] > 0.6
@@ -193,7 +197,7 @@ def test_a_method_that_knows_wins_and_one_that_does_not_is_at_chance(rich: Outco
     assert float(compared["chance", "mean"]["p_holm"]) >= float(compared["chance", "mean"]["p"])
 
 
-def test_undefined_is_missing_and_counted(plain: Outcome, place: Path) -> None:
+def test_undefined_is_missing_and_counted(plain: FewshotOutcome, place: Path) -> None:
     out = place / "plain"
     results, table = rows(out / "results.csv"), pyarrow.parquet.read_table(out / "results.parquet").to_pylist()
     missing = [row for row in results if row["auc"] == ""]
@@ -208,14 +212,14 @@ def test_undefined_is_missing_and_counted(plain: Outcome, place: Path) -> None:
     assert re.search(rf"\| means \|.*\({compared['findings']} of 14\) \|", report)
 
 
-def test_each_row_counts_the_test_set(plain: Outcome, source: Source, place: Path) -> None:
+def test_each_row_counts_the_test_set(plain: FewshotOutcome, source: CaseSource, place: Path) -> None:
     test = source.split(source.cases).test
     for row in rows(place / "plain" / "results.csv"):
         labels = source.cases.labels[test, FINDINGS.index(row["finding"])]
         assert (int(row["positives"]), int(row["negatives"])) == ((labels == 1).sum(), (labels == 0).sum())
 
 
-def test_the_manifest_says_what_figures_depend_on(plain: Outcome, base: ChosenBase, place: Path) -> None:
+def test_the_manifest_says_what_figures_depend_on(plain: FewshotOutcome, base: ChosenBase, place: Path) -> None:
     told = json.loads((place / "plain" / "manifest.json").read_text())
     identity = told["identity"]
     assert identity["base"]["sha256"] == base.sha256
@@ -227,7 +231,7 @@ def test_the_manifest_says_what_figures_depend_on(plain: Outcome, base: ChosenBa
     assert told["commit"] is None or re.fullmatch(r"[0-9a-f]{40}(\+changes)?", told["commit"])
 
 
-def test_the_report_is_one_file_that_fetches_nothing(rich: Outcome, place: Path) -> None:
+def test_the_report_is_one_file_that_fetches_nothing(rich: FewshotOutcome, place: Path) -> None:
     page = (place / "rich" / "report.html").read_text()
     assert page.count('src="data:image/png;base64,') == len(list((place / "rich" / "plots").glob("*.png"))) == 4
     assert not re.search(r"(src|href)=\"(?!data:)", page)
@@ -249,7 +253,7 @@ def test_a_patient_on_both_lists_is_refused_before_any_film_is_read(place: Path,
     folder = shutil.copytree(place / "nih", tmp_path / "nih")
     table = folder / "Data_Entry_2017_v2020.csv"
     table.write_text(table.read_text().replace(",0,2,", ",0,1,"))
-    with pytest.raises(Refused, match="share 1 patients") as refused:
+    with pytest.raises(PermanentError, match="share 1 patients") as refused:
         nih_source(folder)
     assert refused.value.hint
 
@@ -258,7 +262,7 @@ def test_one_film_filed_under_two_patients_is_refused(place: Path, tmp_path: Pat
     folder = shutil.copytree(place / "nih", tmp_path / "nih")
     one, two = (next(folder.rglob(f"0000000{number}_000.png")) for number in (1, 2))
     shutil.copy(one, two)
-    with pytest.raises(Refused, match="share 0 patients and 1 films with the same pixels"):
+    with pytest.raises(PermanentError, match="share 0 patients and 1 films with the same pixels"):
         run(on=nih_source(folder), cache=tmp_path / "cache")
     assert not (tmp_path / "out").exists()
 
@@ -267,7 +271,7 @@ def test_without_lists_patients_are_split_by_hash_and_it_is_said(tmp_path: Path,
     source = nih_source(nih_folder.collection(tmp_path / "nih", PATIENTS, lists=False))
     outcome = run(on=source, cache=tmp_path / "cache")
     assert "by patient hash" in outcome.manifest["identity"]["split"]["made"]
-    assert NOT_OFFICIAL in outcome.cautions
+    assert UNOFFICIAL_SPLIT_NOTE in outcome.cautions
     split = source.split(source.cases)
     assert not set(source.cases.patient[split.pool]) & set(source.cases.patient[split.test])
     assert 0.2 < len(split.test) / PATIENTS < 0.6
@@ -277,7 +281,7 @@ def test_every_mode_and_a_packed_table_give_the_same_films(tmp_path: Path) -> No
     plain = nih_source(nih_folder.collection(tmp_path / "plain", 8))
     mixed = nih_source(nih_folder.collection(tmp_path / "mixed", 8, modes=nih_folder.MODES, packed=True))
     for row in range(8):
-        assert np.abs(plain.film(row) - mixed.film(row)).max() < 0.01
+        assert np.abs(plain.read_film(row) - mixed.read_film(row)).max() < 0.01
     assert (plain.cases.labels == mixed.cases.labels).all()
     assert plain.cases.age.tolist() == mixed.cases.age.tolist()
 

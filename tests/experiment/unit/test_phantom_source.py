@@ -5,21 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from adapters.experiment.phantom_source import PHANTOM, SEEN, WHOLE, Sizes, phantom_source
-from adapters.experiment.sources import Source
+from adapters.experiment.case_source import CaseSource
+from adapters.experiment.phantom_source import DEFAULT_SIZES, PHANTOM_NOTE, SEEN_SITE_NOTE, PhantomSizes, phantom_source
 from adapters.simulator.sites import PRETRAINING_SITES, UNSEEN_SITE
 from models.evaluation.cases import PRESENT
-from pipeline.errors import Refused
+from pipeline.errors import PermanentError
 
-SMALL = Sizes.scaled(80, 60, 48)
+SMALL = PhantomSizes.scaled(80, 60, 48)
 
 
 @pytest.fixture(scope="module")
-def source() -> Source:
+def source() -> CaseSource:
     return phantom_source(sizes=SMALL, workers=1)
 
 
-def test_nobody_is_on_both_sides_and_both_have_every_finding(source: Source) -> None:
+def test_nobody_is_on_both_sides_and_both_have_every_finding(source: CaseSource) -> None:
     split = source.split(source.cases)
     assert (len(split.pool), len(split.test)) == (80, 60)
     assert not set(source.cases.patient[split.pool]) & set(source.cases.patient[split.test])
@@ -28,37 +28,37 @@ def test_nobody_is_on_both_sides_and_both_have_every_finding(source: Source) -> 
         assert source.cases.weight[rows].sum() == pytest.approx(len(rows), rel=1e-3)
 
 
-def test_a_film_is_the_same_one_by_one_and_in_a_stream(source: Source) -> None:
-    streamed = list(source.each(range(3, 6), lambda image: image, workers=1))
-    assert all((one == source.film(row)).all() for one, row in zip(streamed, range(3, 6), strict=True))
+def test_a_film_is_the_same_one_by_one_and_in_a_stream(source: CaseSource) -> None:
+    streamed = list(source.map_films(range(3, 6), lambda image: image, workers=1))
+    assert all((one == source.read_film(row)).all() for one, row in zip(streamed, range(3, 6), strict=True))
     assert streamed[0].shape == (48, 48)
     assert streamed[0].dtype == np.float32
 
 
-def test_sides_do_not_share_films(source: Source) -> None:
+def test_sides_do_not_share_films(source: CaseSource) -> None:
     keys = source.cases.key.tolist()
     assert len(set(keys)) == len(keys)
-    assert (source.film(0) != source.film(80)).any()
+    assert (source.read_film(0) != source.read_film(80)).any()
 
 
-def test_what_makes_other_films_makes_another_fingerprint(source: Source) -> None:
+def test_what_makes_other_films_makes_another_fingerprint(source: CaseSource) -> None:
     assert phantom_source(sizes=SMALL, workers=2).fingerprint == source.fingerprint
     others = [phantom_source(sizes=SMALL._replace(edge=64)), phantom_source(PRETRAINING_SITES[0], SMALL)]
     assert len({source.fingerprint, *(other.fingerprint for other in others)}) == 3
 
 
-def test_it_says_that_nobody_was_x_rayed_and_which_site_the_model_knows(source: Source) -> None:
-    assert source.notes == (PHANTOM,)
-    assert phantom_source(PRETRAINING_SITES[0], SMALL).notes == (PHANTOM, SEEN.format(UNSEEN_SITE))
+def test_it_says_that_nobody_was_x_rayed_and_which_site_the_model_knows(source: CaseSource) -> None:
+    assert source.notes == (PHANTOM_NOTE,)
+    assert phantom_source(PRETRAINING_SITES[0], SMALL).notes == (PHANTOM_NOTE, SEEN_SITE_NOTE.format(UNSEEN_SITE))
 
 
 def test_an_unknown_site_is_refused() -> None:
-    with pytest.raises(Refused, match="no phantom hospital is called 'moon'") as refused:
+    with pytest.raises(PermanentError, match="no phantom hospital is called 'moon'") as refused:
         phantom_source("moon", SMALL)
     assert UNSEEN_SITE in refused.value.hint
 
 
 def test_sizes_scale_with_their_positives() -> None:
-    assert Sizes.scaled(WHOLE.pool, WHOLE.test, WHOLE.edge) == WHOLE
-    assert Sizes.scaled(10_000, 6_000, 256).test_positives == WHOLE.test_positives
-    assert Sizes.scaled(250, 150, 256) == Sizes(250, 150, 10, 6, 256)
+    assert PhantomSizes.scaled(DEFAULT_SIZES.pool, DEFAULT_SIZES.test, DEFAULT_SIZES.edge) == DEFAULT_SIZES
+    assert PhantomSizes.scaled(10_000, 6_000, 256).test_positives == DEFAULT_SIZES.test_positives
+    assert PhantomSizes.scaled(250, 150, 256) == PhantomSizes(250, 150, 10, 6, 256)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.experiment.pretraining import Plan, make_encoder
+from adapters.experiment.pretraining import PretrainingPlan, make_encoder
 from models import demo
 from models.fingerprint import file_sha256
 from pipeline.domain import FINDINGS
@@ -15,7 +15,7 @@ from pipeline.domain import FINDINGS
 
 def test_an_encoder_is_made_with_its_card_and_measured_at_every_site(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    plan = Plan(films=20, share=0.05, measured=20, edge=96).with_epochs(1)
+    plan = PretrainingPlan(films_per_site=20, min_finding_share=0.05, evaluation_films=20, film_edge_pixels=96).with_epochs(1)
     card = make_encoder(
         plan, tmp_path, device=torch.device("cpu"), workers=1, progress=lambda what, done, total: told.append((what, done, total))
     )
@@ -29,7 +29,7 @@ def test_an_encoder_is_made_with_its_card_and_measured_at_every_site(tmp_path: P
 
 
 def test_the_shipped_card_belongs_to_the_shipped_weights_and_keeps_its_promise() -> None:
-    card = demo.card()
+    card = demo.read_card()
     weights = demo.FOLDER / demo.WEIGHTS
     assert card["weights"]["sha256"] == file_sha256(weights)
     assert weights.stat().st_size < 20e6
@@ -39,9 +39,11 @@ def test_the_shipped_card_belongs_to_the_shipped_weights_and_keeps_its_promise()
 
 @pytest.mark.slow
 def test_the_shipped_encoder_measures_at_the_unseen_site_what_its_card_says() -> None:
-    from adapters.experiment.pretraining import measure
+    from adapters.experiment.pretraining import measure_zero_shot
 
     source = demo.source()
-    found = measure(source.encoder(), source.preprocess, Plan(), workers=2, progress=lambda what, done, total: None)
-    for site, said in demo.card()["measures"]["zero-shot"].items():
+    found = measure_zero_shot(
+        source.encoder(), source.preprocess, PretrainingPlan(), workers=2, progress=lambda what, done, total: None
+    )
+    for site, said in demo.read_card()["measures"]["zero-shot"].items():
         assert np.isclose(found[site]["mean_auc"], said["mean_auc"], atol=2e-3)

@@ -10,24 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.experiment import manifest, report, style, tables
-from adapters.experiment.page import page
-from adapters.experiment.run import Scored
+from adapters.experiment import fewshot_report, manifest, plot_style, result_tables
+from adapters.experiment.html_page import render_html
+from adapters.experiment.scoring import UnitScores
 from models.evaluation.cases import ABSENT, PRESENT, Split
 from models.evaluation.statistics import PatientBootstrap, holm
 from models.experiment.summary import NO_LABELS
-from pipeline.errors import Refused
+from pipeline.errors import PermanentError
 from tests.builders.benches import cases, random_labels
 
 TESTED = 200
 
 
-def scored(method: str, shots: int, draw: int, logits: Any) -> Scored:
-    return Scored(method, shots, draw, lambda: np.asarray(logits, dtype=np.float32), seconds=0.5, films=3, studies_read=40.0)
+def scored(method: str, shots: int, draw: int, logits: Any) -> UnitScores:
+    return UnitScores(method, shots, draw, lambda: np.asarray(logits, dtype=np.float32), seconds=0.5, films=3, studies_read=40.0)
 
 
 @pytest.fixture(scope="module")
-def measured() -> tables.Tables:
+def measured() -> result_tables.FewshotTables:
     """Three findings; `good` sees two of them and says nothing of the third, `zero-shot` sees none."""
     labels = random_labels(2 * TESTED, [0.4, 0.3, 0.01], seed=1)
     labels[TESTED : TESTED + 3, 2] = PRESENT
@@ -40,10 +40,10 @@ def measured() -> tables.Tables:
         logits[:, 2] = np.nan
         ones.append(scored("good", 2, draw, logits))
     bootstrap = PatientBootstrap(known.patient[split.test], resamples=100, seed=0)
-    return tables.tables(ones, known, split, bootstrap, seed=0)
+    return result_tables.build_tables(ones, known, split, bootstrap, seed=0)
 
 
-def test_scopes_are_all_common_rare_and_each(measured: tables.Tables) -> None:
+def test_scopes_are_all_common_rare_and_each(measured: result_tables.FewshotTables) -> None:
     assert list(dict.fromkeys(row.scope for row in measured.summary)) == ["mean", "common", "rare", "Effusion", "Mass", "Hernia"]
     assert measured.groups == {"common": [0, 1], "rare": [2]}
     means = {(row.method, row.scope): row for row in measured.summary}
@@ -54,7 +54,7 @@ def test_scopes_are_all_common_rare_and_each(measured: tables.Tables) -> None:
     assert (means["good", "mean"].films, means["good", "mean"].studies_read) == (3, 40)
 
 
-def test_a_mean_is_compared_over_what_both_define(measured: tables.Tables) -> None:
+def test_a_mean_is_compared_over_what_both_define(measured: result_tables.FewshotTables) -> None:
     means = {(row.method, row.scope): row.auc for row in measured.summary}
     (mean,) = (row for row in measured.comparisons if row.scope == "mean")
     assert mean.findings == 2
@@ -64,7 +64,7 @@ def test_a_mean_is_compared_over_what_both_define(measured: tables.Tables) -> No
     assert not [row for row in measured.comparisons if row.scope in ("rare", "Hernia")]
 
 
-def test_findings_are_corrected_among_themselves(measured: tables.Tables) -> None:
+def test_findings_are_corrected_among_themselves(measured: result_tables.FewshotTables) -> None:
     of_findings = [row for row in measured.comparisons if row.scope in ("Effusion", "Mass")]
     assert [row.p_holm for row in of_findings] == holm(np.array([row.p for row in of_findings])).tolist()
     assert all(row.p == row.p_holm for row in measured.comparisons if row.scope in ("mean", "common"))
@@ -78,24 +78,27 @@ def test_kept_resamples_are_those_of_a_fresh_bootstrap(tmp_path: Path) -> None:
     )
     patients = np.array([f"p{row // 2}" for row in range(60)])
     fresh = PatientBootstrap(patients, resamples=40, seed=3).auc(scores, labels)
-    kept = tables.KeptBootstrap(patients, tmp_path / "kept", resamples=40, seed=3)
+    kept = result_tables.CachedBootstrap(patients, tmp_path / "kept", resamples=40, seed=3)
     assert np.allclose(kept.auc(scores, labels), fresh, atol=1e-6)
     (file,) = (tmp_path / "kept").iterdir()
     np.save(file, np.zeros((40, 2), dtype=np.float32))
     assert (kept.auc(scores, labels) == 0).all()
-    other = tables.KeptBootstrap(patients, tmp_path / "kept", resamples=40, seed=4)
+    other = result_tables.CachedBootstrap(patients, tmp_path / "kept", resamples=40, seed=4)
     assert (other.auc(scores, labels) != 0).any()
 
 
 def test_a_difference_is_told_in_three_ways() -> None:
-    assert report.gains(0.70, 0.60) == "+10.0 AUC points (+16.7% of zero-shot; +100.0% of what zero-shot has above chance)"
-    assert report.gains(0.70, 0.51).endswith("zero-shot is at chance)")
+    assert (
+        fewshot_report.describe_gain(0.70, 0.60)
+        == "+10.0 AUC points (+16.7% of zero-shot; +100.0% of what zero-shot has above chance)"
+    )
+    assert fewshot_report.describe_gain(0.70, 0.51).endswith("zero-shot is at chance)")
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_labels_keep_their_distance_and_their_order(heights: list[float]) -> None:
     gap = 0.04
-    placed = style.spread(heights, gap)
+    placed = plot_style.spread_labels(heights, gap)
     order = sorted(range(len(heights)), key=lambda place: heights[place])
     apart = np.diff([placed[place] for place in order])
     assert (apart >= gap - 1e-9).all()
@@ -103,12 +106,12 @@ def test_labels_keep_their_distance_and_their_order(heights: list[float]) -> Non
 
 
 def test_no_two_of_many_methods_are_drawn_alike() -> None:
-    drawn = style.lines([f"method {number}" for number in range(24)] + list(style.QUIET))
-    assert len({(line.colour, line.dash, line.width) for line in drawn.values()}) == 24 + len(style.QUIET)
+    drawn = plot_style.curve_styles([f"method {number}" for number in range(24)] + list(plot_style.REFERENCE_STYLES))
+    assert len({(line.colour, line.dash, line.width) for line in drawn.values()}) == 24 + len(plot_style.REFERENCE_STYLES)
 
 
 def test_a_page_shows_raw_html_and_does_not_obey_it(tmp_path: Path) -> None:
-    made = page("<title>", "A <script>alert(1)</script> word\n\n| a | b |\n| --- | ---: |\n| 1 | 2 |\n", tmp_path)
+    made = render_html("<title>", "A <script>alert(1)</script> word\n\n| a | b |\n| --- | ---: |\n| 1 | 2 |\n", tmp_path)
     assert "<script>" not in made
     assert "&lt;script&gt;" in made
     assert "<title>&lt;title&gt;</title>" in made
@@ -118,7 +121,7 @@ def test_a_page_shows_raw_html_and_does_not_obey_it(tmp_path: Path) -> None:
 def test_differences_name_every_leaf_and_cut_hashes_short() -> None:
     kept = {"seed": 0, "base": {"sha256": "a" * 64, "name": "x"}, "gone": 1}
     wanted = {"seed": 0, "base": {"sha256": "b" * 64, "name": "x"}, "come": 2}
-    assert list(manifest.differences(kept, wanted)) == [
+    assert list(manifest.find_differences(kept, wanted)) == [
         f"base.sha256 is {'a' * 16}..., not {'b' * 16}...",
         "come is None, not 2",
         "gone is 1, not None",
@@ -126,6 +129,6 @@ def test_differences_name_every_leaf_and_cut_hashes_short() -> None:
 
 
 def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    (tmp_path / manifest.MANIFEST).write_text("{")
-    with pytest.raises(Refused, match="cannot be read"):
-        manifest.claim(tmp_path, {})
+    (tmp_path / manifest.MANIFEST_FILE).write_text("{")
+    with pytest.raises(PermanentError, match="cannot be read"):
+        manifest.claim_folder(tmp_path, {})

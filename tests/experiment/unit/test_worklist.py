@@ -13,22 +13,24 @@ import torch
 from typer.testing import CliRunner
 
 from adapters.cli import app
-from adapters.experiment.campaigns import LEARNERS, RANDOM, WORKLIST, Campaigns, Point, Strategy, strategies
-from adapters.experiment.phantom_source import Sizes, natural_source
-from adapters.experiment.worklist import saved
+from adapters.experiment.campaigns import LEARNERS, RANDOM, WORKLIST, CampaignPoint, Campaigns, SelectionStrategy, build_strategies
+from adapters.experiment.phantom_source import PhantomSizes, natural_source
+from adapters.experiment.worklist import studies_to_reach
 from models.evaluation.cases import PRESENT, Split
-from models.ladder.method import Bench
-from pipeline.acquisition import Reason, SelectionPolicy
+from models.ladder.method import FewShotBenchmark
+from pipeline.acquisition import SelectionPolicy, SelectionReason
 from pipeline.domain import FINDINGS
-from pipeline.errors import Refused
+from pipeline.errors import PermanentError
 from tests.builders import benches, nih_folder, tiny
 
 
-def run(campaigns: Campaigns, strategy: Strategy, *, seed: int = 0, studies: int = 12, step: int = 5) -> list[Point]:
+def run(
+    campaigns: Campaigns, strategy: SelectionStrategy, *, seed: int = 0, studies: int = 12, step: int = 5
+) -> list[CampaignPoint]:
     return list(campaigns.run(strategy, seed=seed, studies=studies, step=step))
 
 
-def bench() -> Bench:
+def bench() -> FewShotBenchmark:
     """900 films of 400 patients in which every finding moves the features along a direction that the text half knows."""
     chance = np.random.default_rng(5)
     labels = (chance.random((900, len(FINDINGS))) < np.linspace(0.02, 0.25, len(FINDINGS))).astype(np.int8)
@@ -50,68 +52,68 @@ def campaigns() -> Campaigns:
 
 
 def test_a_campaign_reads_list_after_list_and_the_same_again(campaigns: Campaigns) -> None:
-    for strategy in strategies(SelectionPolicy()):
+    for strategy in build_strategies(SelectionPolicy()):
         points = run(campaigns, strategy)
-        assert [point.read for point in points] == [5, 10, 12]
+        assert [point.studies_read for point in points] == [5, 10, 12]
         assert points == run(campaigns, strategy)
         assert all(0 < point.auc < 1 for point in points)
-    assert run(campaigns, strategies(SelectionPolicy())[0], seed=1) != run(campaigns, strategies(SelectionPolicy())[0])
+    assert run(campaigns, build_strategies(SelectionPolicy())[0], seed=1) != run(campaigns, build_strategies(SelectionPolicy())[0])
 
 
 def test_a_campaign_ends_where_everybody_was_read(campaigns: Campaigns) -> None:
     patients = len(np.unique(bench().cases.patient[:600]))
-    points = run(campaigns, strategies(SelectionPolicy())[0], studies=5000, step=200)
-    assert points[-1].read == patients
-    assert [point.read for point in points] == [200, patients]
+    points = run(campaigns, build_strategies(SelectionPolicy())[0], studies=5000, step=200)
+    assert points[-1].studies_read == patients
+    assert [point.studies_read for point in points] == [200, patients]
 
 
 def test_reading_pays_and_the_worklist_finds_more_of_what_is_rare(campaigns: Campaigns) -> None:
-    by_name = {strategy.name: strategy for strategy in strategies(SelectionPolicy())}
+    by_name = {strategy.name: strategy for strategy in build_strategies(SelectionPolicy())}
     random = run(campaigns, by_name[RANDOM], studies=100, step=20)
     ours = run(campaigns, by_name[WORKLIST], studies=100, step=20)
-    assert random[-1].auc > campaigns.zero_shot()
-    assert ours[-1].auc > campaigns.zero_shot()
-    assert campaigns.all_labels() > ours[-1].auc
+    assert random[-1].auc > campaigns.zero_shot_auc()
+    assert ours[-1].auc > campaigns.zero_shot_auc()
+    assert campaigns.all_labels_auc() > ours[-1].auc
     assert sum(ours[-1].positives[:4]) > 1.5 * sum(random[-1].positives[:4])
 
 
 def test_what_is_kept_aside_to_measure_with_is_not_learnt() -> None:
     of = bench()
-    nothing = {reason.value: 0.0 for reason in Reason}
-    aside = Strategy("aside", SelectionPolicy(**nothing | {"monitoring": 1.0}))
+    nothing = {reason.value: 0.0 for reason in SelectionReason}
+    aside = SelectionStrategy("aside", SelectionPolicy(**nothing | {"monitoring": 1.0}))
     (point,) = run(Campaigns(of, LEARNERS["stage-1"]), aside, studies=50, step=50)
     assert point.positives == (0,) * len(FINDINGS)
-    assert point.auc == Campaigns(of, LEARNERS["stage-1"]).zero_shot()
+    assert point.auc == Campaigns(of, LEARNERS["stage-1"]).zero_shot_auc()
 
 
-def points(strategy: str, seed: int, *aucs: float) -> list[Point]:
-    return [Point(strategy, seed, 10 * (at + 1), auc, ()) for at, auc in enumerate(aucs)]
+def points(strategy: str, seed: int, *aucs: float) -> list[CampaignPoint]:
+    return [CampaignPoint(strategy, seed, 10 * (at + 1), auc, ()) for at, auc in enumerate(aucs)]
 
 
 def test_what_is_saved_is_counted_on_the_mean_and_on_each_campaign() -> None:
     made = points(RANDOM, 0, 0.60, 0.70, 0.80) + points(RANDOM, 1, 0.62, 0.72, 0.78)
     made += points(WORKLIST, 0, 0.72, 0.90, 0.90) + points(WORKLIST, 1, 0.68, 0.70, 0.70)
-    found = saved(made, [19, 30])
+    found = studies_to_reach(made, [19, 30])
     assert (found["20"]["auc"], found["20"]["needed"], found["20"]["ratio"]) == (pytest.approx(0.71), 20, 1.0)
     assert found["20"]["each"] == {"min": 0.5, "median": 1.25, "max": 2.0}  # the second never: 40 of 20
     assert (found["20"]["never"], found["30"]["never"]) == (1, 1)
     assert (found["30"]["needed"], found["30"]["ratio"]) == (20, pytest.approx(2 / 3))
-    missed = saved(made[:6] + points(WORKLIST, 0, 0.5, 0.5, 0.5), [30])["30"]
+    missed = studies_to_reach(made[:6] + points(WORKLIST, 0, 0.5, 0.5, 0.5), [30])["30"]
     assert (missed["needed"], missed["ratio"], missed["each"]["min"]) == (None, None, pytest.approx(4 / 3))
 
 
 def test_the_natural_source_has_each_person_once_at_the_sites_prevalences() -> None:
-    source = natural_source(sizes=Sizes(pool=600, test=60, pool_positives=0, test_positives=2, edge=32), workers=1)
+    source = natural_source(sizes=PhantomSizes(pool=600, test=60, pool_positives=0, test_positives=2, edge=32), workers=1)
     split = source.split(source.cases)
     assert (len(split.pool), len(split.test)) == (600, 60)
     assert len(np.unique(source.cases.patient)) == 660
     share = (source.cases.labels[split.pool] == PRESENT).mean(axis=0)
     assert share[FINDINGS.index("Infiltration")] > 0.12
     assert share[FINDINGS.index("Hernia")] < 0.02
-    assert source.film(0).shape == (32, 32)
-    other = natural_source(sizes=Sizes(pool=600, test=60, pool_positives=0, test_positives=2, edge=32), workers=1, seed=9)
+    assert source.read_film(0).shape == (32, 32)
+    other = natural_source(sizes=PhantomSizes(pool=600, test=60, pool_positives=0, test_positives=2, edge=32), workers=1, seed=9)
     assert other.fingerprint != source.fingerprint
-    with pytest.raises(Refused, match="no phantom hospital"):
+    with pytest.raises(PermanentError, match="no phantom hospital"):
         natural_source("atlantis")
 
 

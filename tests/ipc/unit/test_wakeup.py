@@ -11,15 +11,15 @@ import pytest
 
 from adapters.catalog import schema
 from adapters.catalog.catalog import SETTLE, SqlCatalog
-from adapters.ipc.wakeup import PLACES, Wakes
+from adapters.ipc.wakeup import MAX_WOKEN_PROCESSES, WakeupSockets
 from adapters.service.signals import StopSignal
 from pipeline.domain import JobKind
 
 
 def test_a_wait_ends_when_there_is_work_of_its_kind_and_not_for_others(tmp_path: Path) -> None:
-    wakes = Wakes(str(tmp_path))
+    wakes = WakeupSockets(str(tmp_path))
     (heard,) = wakes.listen(["score"])
-    with closing(heard), StopSignal(hear=[heard]) as stop:
+    with closing(heard), StopSignal(wake_sockets=[heard]) as stop:
         wakes.wake(["report"])
         begun = time.monotonic()
         stop.wait(0.1)
@@ -32,9 +32,9 @@ def test_a_wait_ends_when_there_is_work_of_its_kind_and_not_for_others(tmp_path:
 
 
 def test_what_came_before_the_wait_ends_it_once_however_often_it_came(tmp_path: Path) -> None:
-    wakes = Wakes(str(tmp_path))
+    wakes = WakeupSockets(str(tmp_path))
     (heard,) = wakes.listen(["score"])
-    with closing(heard), StopSignal(hear=[heard]) as stop:
+    with closing(heard), StopSignal(wake_sockets=[heard]) as stop:
         for _ in range(1000):  # more than a socket keeps
             wakes.wake(["score"])
         begun = time.monotonic()
@@ -46,11 +46,11 @@ def test_what_came_before_the_wait_ends_it_once_however_often_it_came(tmp_path: 
 
 
 def test_every_process_of_a_kind_is_woken_and_too_many_are_left_to_poll(tmp_path: Path) -> None:
-    wakes = Wakes(str(tmp_path))
-    heard = [wakes.listen(["score"])[0] for _ in range(PLACES)]
+    wakes = WakeupSockets(str(tmp_path))
+    heard = [wakes.listen(["score"])[0] for _ in range(MAX_WOKEN_PROCESSES)]
     assert wakes.listen(["score"]) == []
     wakes.wake(["score"])
-    assert [found.recv(16) for found in heard] == [b"!"] * PLACES
+    assert [found.recv(16) for found in heard] == [b"!"] * MAX_WOKEN_PROCESSES
     for found in heard:
         found.close()
     wakes.wake(["score"])  # nobody is there
@@ -69,6 +69,6 @@ def test_only_a_commit_wakes_and_says_what_for(tmp_path: Path) -> None:
     with catalog.begin() as tx:
         tx.jobs.put(JobKind.SCORE, "1.2")
         assert told == []
-        tx.studies.release(["1.2"])
+        tx.studies.mark_released(["1.2"])
     assert told == [{"score", SETTLE}]
     catalog.dispose()

@@ -14,19 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.label_csv import csv_text
-from adapters.label_csv.exporter import EXPORTED, TO_FILL_IN, empty_rows, exported_rows
-from adapters.label_csv.importer import Defaults, import_table, read_table
+from adapters.label_csv.exporter import EXPORT_COLUMNS, TEMPLATE_COLUMNS, empty_rows, exported_rows
+from adapters.label_csv.importer import ImportDefaults, import_table, read_table
 from pipeline import labels
-from pipeline.consensus import standing
-from pipeline.domain import FINDINGS, Label, LabelState, Reading, Sender, StoredFile
-from pipeline.errors import BadLabels, Fault
-from pipeline.finding_names import no_finding
+from pipeline.consensus import labels_in_force
+from pipeline.domain import FINDINGS, Label, LabelState, ReaderStatement, Sender, StoredFile
+from pipeline.errors import InvalidLabels, LabelFault
+from pipeline.finding_names import all_absent
 from tests.builders import peers
 from tests.builders.fakes import FakeCatalog
 from tests.catalog.contract.test_catalog import film
 
 YES, NO, MAYBE = LabelState
-ALICE = Defaults(reader="alice")
+ALICE = ImportDefaults(reader="alice")
 STUDIES = {"1.1": "A1", "1.2": "A2", "1.3": "A2"}
 
 
@@ -39,48 +39,48 @@ def a_catalog() -> FakeCatalog:
     return catalog
 
 
-def said_in(content: str | bytes, defaults: Defaults = ALICE) -> list[tuple[str, dict[str, LabelState]]]:
+def said_in(content: str | bytes, defaults: ImportDefaults = ALICE) -> list[tuple[str, dict[str, LabelState]]]:
     """(study as the table names it, findings) of each reading."""
     table = read_table(content if isinstance(content, bytes) else content.encode(), defaults)
     assert table.faults == []
     return [(reading.study_instance_uid or reading.accession_number, dict(reading.findings)) for reading in table.readings]
 
 
-def faults_of(content: str | bytes, defaults: Defaults = ALICE, catalog: FakeCatalog | None = None) -> list[Fault]:
+def faults_of(content: str | bytes, defaults: ImportDefaults = ALICE, catalog: FakeCatalog | None = None) -> list[LabelFault]:
     """Import what cannot be imported; return every fault, after making sure that nothing was taken."""
     catalog = catalog or a_catalog()
     before = list(catalog.tables.labels)
-    with pytest.raises(BadLabels) as bad:
+    with pytest.raises(InvalidLabels) as bad:
         import_table(content if isinstance(content, bytes) else content.encode(), defaults, catalog=catalog)
     assert catalog.tables.labels == before
     assert "nothing was" in str(bad.value)
-    assert all(fault.remedy and "\n" not in fault.remedy for fault in bad.value.faults)
-    return list(bad.value.faults)
+    assert all(fault.remedy and "\n" not in fault.remedy for fault in bad.value.label_faults)
+    return list(bad.value.label_faults)
 
 
 def test_our_own_template() -> None:
     buffer = io.StringIO()
     writer = csv.writer(buffer)
-    writer.writerow(TO_FILL_IN)
+    writer.writerow(TEMPLATE_COLUMNS)
     for row in empty_rows({"1.1": "A1", "1.2": "A2"}):
-        assert len(row) == len(TO_FILL_IN)
+        assert len(row) == len(TEMPLATE_COLUMNS)
         writer.writerow(row)
     assert said_in(buffer.getvalue()) == []  # not filled in yet
     cells = {"accession_number": "A1", "reader": "bob", "stated_at": "2025-06-01T08:15:00+02:00", "asked_because": "random"}
     cells |= {"selection_probability": "0.25", "Mass": "present", "Pleural_Thickening": "Uncertain", "Hernia": "absent"}
     buffer = io.StringIO()
-    filled = csv.DictWriter(buffer, TO_FILL_IN)
+    filled = csv.DictWriter(buffer, TEMPLATE_COLUMNS)
     filled.writeheader()
     filled.writerow(cells)
     (reading,) = read_table(buffer.getvalue().encode(), ALICE).readings
-    assert reading == Reading(
+    assert reading == ReaderStatement(
         row=2,
         accession_number="A1",
         findings={"Mass": YES, "Pleural_Thickening": MAYBE, "Hernia": NO},
         reader="bob",
         source="csv",
         stated_at=datetime(2025, 6, 1, 6, 15, tzinfo=UTC),
-        asked_because="random",
+        selection_reason="random",
         selection_probability=0.25,
     )
 
@@ -90,12 +90,12 @@ def test_the_style_of_chestxray14() -> None:
     table = "\n".join(["Image Index,Finding Labels,StudyInstanceUID", *rows])
     assert said_in(table) == [
         ("1.1", {"Effusion": YES, "Pleural_Thickening": YES}),
-        ("1.2", no_finding()),
+        ("1.2", all_absent()),
         ("1.3", {"Hernia": YES}),
     ]
-    closed = said_in(table, Defaults(reader="nih", unlisted=NO))
-    assert closed[0][1] == no_finding() | {"Effusion": YES, "Pleural_Thickening": YES}
-    assert closed[1][1] == no_finding()
+    closed = said_in(table, ImportDefaults(reader="nih", unlisted_state=NO))
+    assert closed[0][1] == all_absent() | {"Effusion": YES, "Pleural_Thickening": YES}
+    assert closed[1][1] == all_absent()
 
 
 def test_the_style_of_chexpert() -> None:
@@ -103,7 +103,7 @@ def test_the_style_of_chexpert() -> None:
         "AccessionNumber,Sex,No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Pleural Effusion,Pleural Other,Edema"
     )
     table = f"{header}\nA1,F,,,1.0,,0.0,,-1.0\nA2,M,1.0,,,,,,\nA3,M,0.0,,,1.0,,,\n"
-    assert said_in(table) == [("A1", {"Cardiomegaly": YES, "Effusion": NO, "Edema": MAYBE}), ("A2", no_finding())]
+    assert said_in(table) == [("A1", {"Cardiomegaly": YES, "Effusion": NO, "Edema": MAYBE}), ("A2", all_absent())]
     notes = read_table(table.encode(), ALICE).notes
     assert notes == [
         "columns not used: Sex, Enlarged Cardiomediastinum, Lung Opacity, Pleural Other",
@@ -190,7 +190,7 @@ def test_one_bad_row_of_many_takes_none_in() -> None:
     assert (fault.row, fault.column, fault.value) == (202, "Mass", "broken")
     catalog = a_catalog()
     taken, _ = import_table(f"study_instance_uid,reader,Mass\n{rows}".encode(), ALICE, catalog=catalog)
-    assert taken == labels.Taken(200, 0, 3)
+    assert taken == labels.ImportResult(200, 0, 3)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_table_is_not_read_without_end(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_without_a_reader_nobody_is_heard() -> None:
-    (fault,) = faults_of("study_instance_uid,Mass\n1.1,1\n", Defaults())
+    (fault,) = faults_of("study_instance_uid,Mass\n1.1,1\n", ImportDefaults())
     assert (fault.row, fault.column) == (2, "reader")
     assert "--reader" in fault.remedy
 
@@ -259,9 +259,9 @@ def test_a_dry_run_looks_at_everything_and_writes_nothing() -> None:
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=12)
 MOMENTS = st.integers(0, 10**9).map(lambda ms: datetime(2025, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms))
 READINGS = st.builds(
-    Reading,
+    ReaderStatement,
     study_instance_uid=st.sampled_from(list(STUDIES)),
-    findings=st.dictionaries(st.sampled_from(FINDINGS), st.sampled_from(LabelState), min_size=1) | st.just(no_finding()),
+    findings=st.dictionaries(st.sampled_from(FINDINGS), st.sampled_from(LabelState), min_size=1) | st.just(all_absent()),
     reader=WORDS | st.sampled_from(["alice", 'quo"te', "semi;colon", "com,ma", "=1+1"]),
     source=st.sampled_from(["csv", "cli", "sr", "desk"]),
     stated_at=MOMENTS,
@@ -274,8 +274,8 @@ READINGS = st.builds(
 def exported(catalog: FakeCatalog) -> bytes:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(EXPORTED)
-    writer.writerows(exported_rows(standing(catalog.tables.labels), STUDIES))
+    writer.writerow(EXPORT_COLUMNS)
+    writer.writerows(exported_rows(labels_in_force(catalog.tables.labels), STUDIES))
     return buffer.getvalue().encode()
 
 
@@ -283,20 +283,20 @@ def what_stands(catalog: FakeCatalog) -> list[tuple[Any, ...]]:
     def told(label: Label) -> tuple[Any, ...]:
         probability = label.selection_probability or 0
         words = (label.study_instance_uid, label.finding, label.reader, label.state, label.stated_at, label.source)
-        return *words, label.asked_because, probability, label.document
+        return *words, label.selection_reason, probability, label.document
 
-    return sorted(map(told, standing(catalog.tables.labels)))
+    return sorted(map(told, labels_in_force(catalog.tables.labels)))
 
 
 @given(st.lists(READINGS, max_size=6))
-def test_what_is_exported_can_be_imported_and_says_the_same(readings: Sequence[Reading]) -> None:
+def test_what_is_exported_can_be_imported_and_says_the_same(readings: Sequence[ReaderStatement]) -> None:
     first, second = a_catalog(), a_catalog()
     for reading in readings:
-        labels.take([reading], catalog=first)
+        labels.import_readings([reading], catalog=first)
     content = exported(first)
-    if standing(first.tables.labels):
-        import_table(content, Defaults(), catalog=second)
-        again, _ = import_table(content, Defaults(), catalog=first)
+    if labels_in_force(first.tables.labels):
+        import_table(content, ImportDefaults(), catalog=second)
+        again, _ = import_table(content, ImportDefaults(), catalog=first)
         assert again.added == 0  # and into the catalog that it came from it brings nothing
     assert what_stands(second) == what_stands(first)
     assert exported(second) == content
@@ -306,8 +306,8 @@ def test_what_is_exported_can_be_imported_and_says_the_same(readings: Sequence[R
 def test_any_bytes_are_a_table_or_are_refused_in_words(content: bytes) -> None:
     try:
         read_table(content, ALICE)
-    except BadLabels as bad:
-        assert bad.faults
+    except InvalidLabels as bad:
+        assert bad.label_faults
 
 
 CELLS = st.text(st.characters(exclude_characters="\0"), max_size=6) | st.sampled_from(["Mass", "1", "study_instance_uid", '"', "|"])
@@ -325,7 +325,9 @@ def test_the_real_label_table_of_chestxray14() -> None:
     """112,120 films; the table has no study, so its image index stands in for one."""
     with gzip.open(peers.shared("nih-labels/Data_Entry_2017_v2020.csv.gz"), "rt", encoding="utf-8") as stream:
         lines = stream.read()
-    table = read_table(lines.replace("Image Index", "accession_number", 1).encode(), Defaults(reader="nih", unlisted=NO))
+    table = read_table(
+        lines.replace("Image Index", "accession_number", 1).encode(), ImportDefaults(reader="nih", unlisted_state=NO)
+    )
     assert (len(table.readings), table.faults) == (112_120, [])
     hernias = sum(reading.findings["Hernia"] is YES for reading in table.readings)
     assert hernias == 227

@@ -16,9 +16,9 @@ from adapters.ml.scorer import ClipScorers, load_scorer
 from adapters.model_files import HEAD
 from pipeline import rules, versions
 from pipeline.domain import FINDINGS, ModelVersion, VersionState
-from pipeline.errors import Interrupted, NoWeights, OutOfResources, Refused, WeightsCorrupt, WeightsIncompatible
+from pipeline.errors import NoWeights, OutOfResources, PermanentError, StopRequested, WeightsCorrupt, WeightsIncompatible
 from pipeline.learn import LearnResult
-from pipeline.ports.outside import Scorer
+from pipeline.ports.services import Scorer
 from tests.builders import tiny
 from tests.builders.lessons import Ward
 
@@ -46,7 +46,7 @@ def test_a_finding_is_learnt_and_serves(tmp_path: Path, method: str) -> None:
     assert version is not None
     assert (version.number, version.state, version.base) == (2, VersionState.SERVING, ward.zero_shot.base)
     assert [v.state for v in ward.versions()] == [VersionState.RETIRED, VersionState.SERVING]
-    assert version.marking == ward.zero_shot.marking == "UNTRAINED"
+    assert version.notice == ward.zero_shot.notice == "UNTRAINED"
     assert version.device_uid != ward.zero_shot.device_uid
     unseen = [ward.study(100, "Effusion"), ward.study(101)]
     effusion = scores(ward, version, unseen)[:, FINDINGS.index("Effusion")]
@@ -77,7 +77,7 @@ def test_findings_that_are_not_learnt_score_as_before(tmp_path: Path, method: st
     before, after = scores(ward, ward.zero_shot, uids), scores(ward, version, uids)
     assert after[:, others] == pytest.approx(before[:, others], abs=1e-5)
     assert {version.thresholds[FINDINGS[column]] for column in others} == {0.5}
-    assert 0 <= version.band <= min(version.thresholds.values())
+    assert 0 <= version.undetermined_margin <= min(version.thresholds.values())
 
 
 def test_the_same_seed_and_labels_give_the_same_weights(tmp_path: Path) -> None:
@@ -186,9 +186,9 @@ def test_a_round_can_be_stopped_at_every_stage(tmp_path: Path, stage: str) -> No
 
     def stop(what: str, done: int, total: int) -> None:
         if what == stage:
-            raise Interrupted(what)
+            raise StopRequested(what)
 
-    with pytest.raises(Interrupted, match=stage):
+    with pytest.raises(StopRequested, match=stage):
         ward.learn(watch=stop)
     assert [version.number for version in ward.versions()] == [1]
     assert [path.name for path in ward.store.root.glob("versions/*")] == ["1"]
@@ -229,7 +229,7 @@ def test_films_that_cannot_be_read_are_left_out_and_counted(ward: Ward) -> None:
     assert version is not None
     assert (version.card["learning"]["films"], version.card["learning"]["unreadable"]) == (14, 2)
     ward.films.broken = {f"1.{number}" for number in range(1, 17)}
-    with pytest.raises(Refused, match="16 of 16 labelled films cannot be read"):
+    with pytest.raises(PermanentError, match="16 of 16 labelled films cannot be read"):
         ward.learn(again=True)
 
 

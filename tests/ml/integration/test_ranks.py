@@ -18,18 +18,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from adapters.ipc.channel import Gone, Line
+from adapters.ipc.channel import Channel, ChannelClosed
 from adapters.ml import trainer
 from adapters.ml.distributed import ranks
-from adapters.ml.distributed.ranks import Ranks, choose_devices
+from adapters.ml.distributed.ranks import RankPool, choose_devices
 from adapters.ml.trainer import ClipTrainer, TrainerSettings
 from adapters.model_files import HEAD
-from models.encoder.activations import from_prefix
+from models.encoder.activations import encode_activations
 from models.encoder.base import Base
-from models.encoder.delta import adapted, values
+from models.encoder.delta import apply_delta, copy_parameters
 from models.training.data_parallel import TOLERANCE
-from models.training.fold_fits import Fitting, Made, one_by_one
-from pipeline.errors import ConfigurationError, Interrupted, OutOfResources, TryAgain
+from models.training.fold_fits import FitContext, FitResult, run_fits_sequentially
+from pipeline.errors import ConfigurationError, OutOfResources, StopRequested, TransientError
 from pipeline.learn import LearnResult
 from tests.builders import ranks as given
 from tests.builders import tiny
@@ -51,12 +51,12 @@ def base(folder: Path) -> Base:
 
 
 @pytest.fixture(scope="module")
-def fitting(base: Base) -> Fitting:
+def fitting(base: Base) -> FitContext:
     return given.fitting(base)
 
 
 @pytest.fixture(scope="module")
-def two(folder: Path, base: Base) -> Iterator[Ranks]:
+def two(folder: Path, base: Base) -> Iterator[RankPool]:
     with given.two(folder, base) as running:
         yield running
 
@@ -68,14 +68,14 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def equal(one: Made, other: Made) -> bool:
+def equal(one: FitResult, other: FitResult) -> bool:
     return one.card == other.card and all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
 
 
-def test_a_fit_without_a_fold_is_bit_for_bit_that_of_one_device(two: Ranks, base: Base, fitting: Fitting) -> None:
+def test_a_fit_without_a_fold_is_bit_for_bit_that_of_one_device(two: RankPool, base: Base, fitting: FitContext) -> None:
     orders, told = given.orders(base, FOLDS), list[int]()
-    alone = list(one_by_one(fitting, orders, lambda done: None))
-    dealt = list(two.fits(fitting, orders, told.append))
+    alone = list(run_fits_sequentially(fitting, orders, lambda done: None))
+    dealt = list(two.run_fits(fitting, orders, told.append))
     assert len(dealt) == FOLDS
     assert all(map(equal, alone, dealt))
     assert not equal(dealt[0], dealt[1])
@@ -84,19 +84,19 @@ def test_a_fit_without_a_fold_is_bit_for_bit_that_of_one_device(two: Ranks, base
 
 
 def test_the_fit_that_all_make_together_is_that_of_one_device_within_the_tolerance(
-    two: Ranks, base: Base, fitting: Fitting
+    two: RankPool, base: Base, fitting: FitContext
 ) -> None:
     """A batch of 15 films is dealt as eight and seven."""
     orders = given.orders(base, 1)
     told: list[int] = []
-    (alone,) = one_by_one(fitting, orders, lambda done: None)
-    (together,) = two.fits(fitting, orders, told.append)
+    (alone,) = run_fits_sequentially(fitting, orders, lambda done: None)
+    (together,) = two.run_fits(fitting, orders, told.append)
     assert set(told) - {0} == set(range(1, given.STEPS + 1))
-    start = values(base.encoder, alone.trained.delta)
+    start = copy_parameters(base.encoder, alone.trained.delta)
     moved = max(float((tensor - start[name]).abs().max()) for name, tensor in alone.trained.delta.items())
     assert moved > 100 * TOLERANCE  # there is something to differ in
     features = [
-        from_prefix(adapted(base.encoder, made.trained.delta), fitting.activations[:, 0], k=2).features
+        encode_activations(apply_delta(base.encoder, made.trained.delta), fitting.activations[:, 0], k=2).features
         for made in (alone, together)
     ]
     assert float((features[0] - features[1]).abs().max()) <= TOLERANCE
@@ -112,7 +112,7 @@ def test_the_fit_that_all_make_together_is_that_of_one_device_within_the_toleran
 
 
 @pytest.mark.parametrize("folds", [FOLDS, 1])
-def test_ranks_rest_while_the_worker_pauses(two: Ranks, base: Base, fitting: Fitting, folds: int) -> None:
+def test_ranks_rest_while_the_worker_pauses(two: RankPool, base: Base, fitting: FitContext, folds: int) -> None:
     used: list[float] = []
 
     def pause(done: int) -> None:
@@ -126,23 +126,25 @@ def test_ranks_rest_while_the_worker_pauses(two: Ranks, base: Base, fitting: Fit
             for after, earlier in zip(map(given.processor_seconds, given.of_ranks(os.getpid())), before, strict=True)
         )
 
-    assert len(list(two.fits(fitting, given.orders(base, folds), pause))) == folds
+    assert len(list(two.run_fits(fitting, given.orders(base, folds), pause))) == folds
     assert len(used) == 3  # torchrun and two ranks
     assert max(used) < 0.25
 
 
-def test_nothing_can_be_reached_from_another_host(two: Ranks, base: Base, fitting: Fitting) -> None:
+def test_nothing_can_be_reached_from_another_host(two: RankPool, base: Base, fitting: FitContext) -> None:
     found: list[str] = []
 
     def look(done: int) -> None:
         found.extend(address for rank in given.of_ranks(os.getpid()) for address in given.listening(rank))
 
-    list(two.fits(fitting, given.orders(base, 1), look))
+    list(two.run_fits(fitting, given.orders(base, 1), look))
     assert found  # the ranks do listen, to each other
     assert set(found) <= LOOPBACK
 
 
-def test_a_rank_that_dies_is_named_and_takes_the_others_with_it(folder: Path, base: Base, fitting: Fitting, folders: Path) -> None:
+def test_a_rank_that_dies_is_named_and_takes_the_others_with_it(
+    folder: Path, base: Base, fitting: FitContext, folders: Path
+) -> None:
     started, others = list[int](), given.of_ranks(os.getpid())
 
     def kill(done: int) -> None:
@@ -151,10 +153,10 @@ def test_a_rank_that_dies_is_named_and_takes_the_others_with_it(folder: Path, ba
             os.kill(next(pid for pid in started if "adapters.ml.distributed.rank " in given.command(pid)), signal.SIGKILL)
 
     with (
-        pytest.raises(TryAgain, match=r"learning on 2 devices: rank . \(cpu\): gone without a word") as lost,
+        pytest.raises(TransientError, match=r"learning on 2 devices: rank . \(cpu\): gone without a word") as lost,
         given.two(folder, base) as two,
     ):
-        two.fits(fitting, given.orders(base, 1), kill)
+        two.run_fits(fitting, given.orders(base, 1), kill)
     assert "[learn] devices = 1" in lost.value.hint
     assert len(started) == 3
     assert not any(map(given.runs, started))
@@ -162,39 +164,39 @@ def test_a_rank_that_dies_is_named_and_takes_the_others_with_it(folder: Path, ba
 
 
 def test_a_round_that_is_stopped_while_ranks_start_leaves_nothing(
-    folder: Path, base: Base, fitting: Fitting, folders: Path
+    folder: Path, base: Base, fitting: FitContext, folders: Path
 ) -> None:
     started, others = list[int](), given.of_ranks(os.getpid())
 
     def stop(done: int) -> None:
         started.extend(pid for pid in given.of_ranks(os.getpid()) if pid not in others)
         if started:  # a process that has hardly begun has no command line yet
-            raise Interrupted("told to stop")
+            raise StopRequested("told to stop")
 
-    with pytest.raises(Interrupted), given.two(folder, base) as two:
-        two.fits(fitting, given.orders(base, 1), stop)
+    with pytest.raises(StopRequested), given.two(folder, base) as two:
+        two.run_fits(fitting, given.orders(base, 1), stop)
     given.until(lambda: not any(map(given.runs, started)), 5)
     assert list(folders.iterdir()) == []
 
 
-def test_a_rank_that_cannot_begin_says_why(folder: Path, base: Base, fitting: Fitting, folders: Path) -> None:
+def test_a_rank_that_cannot_begin_says_why(folder: Path, base: Base, fitting: FitContext, folders: Path) -> None:
     """Its base is not the one that the worker has."""
     with (
-        pytest.raises(TryAgain, match=r"rank \d \(cpu\): WeightsCorrupt"),
-        Ranks([torch.device("cpu")] * 2, folder, sha256="0" * 64, threads=1) as two,
+        pytest.raises(TransientError, match=r"rank \d \(cpu\): WeightsCorrupt"),
+        RankPool([torch.device("cpu")] * 2, folder, sha256="0" * 64, threads=1) as two,
     ):
-        two.fits(fitting, given.orders(base, 1), lambda done: None)
+        two.run_fits(fitting, given.orders(base, 1), lambda done: None)
     assert list(folders.iterdir()) == []
 
 
 def test_what_was_said_last_is_heard_though_the_other_end_closed_unread() -> None:
-    ours, theirs = (Line(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-    ours.tell({"films": 1})
-    theirs.tell({"failed": "why"})
+    ours, theirs = (Channel(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+    ours.send({"films": 1})
+    theirs.send({"failed": "why"})
     theirs.close()
-    assert ours.hear()[0] == {"failed": "why"}
-    with pytest.raises(Gone), closing(ours):
-        ours.hear()
+    assert ours.receive()[0] == {"failed": "why"}
+    with pytest.raises(ChannelClosed), closing(ours):
+        ours.receive()
 
 
 WORKER = """
@@ -235,7 +237,7 @@ class Together(Ward):
     """Learns on two devices."""
 
     def trainer(self) -> ClipTrainer:
-        settings = TrainerSettings(plan=self.plan, minimum_positives=4, band=0.05, device="cpu", devices=2, threads=1)
+        settings = TrainerSettings(plan=self.plan, min_positives=4, undetermined_margin=0.05, device="cpu", devices=2, threads=1)
         return ClipTrainer(self.store, self.films, settings)
 
 

@@ -13,13 +13,13 @@ import pytest
 import structlog
 import torch
 
-from adapters.ml.activation_cache import REST_SECONDS, Kept, KeptSettings
-from adapters.ml.scorer import ClipScorer, load_scorer, read_addition
+from adapters.ml.activation_cache import BACKOFF_SECONDS, ActivationCache, ActivationCacheSettings
+from adapters.ml.scorer import ClipScorer, load_scorer, read_version_weights
 from adapters.model_files import base_folder
 from models.classifier.classifier import BATCH_TOLERANCE, STORED_TOLERANCE
-from models.encoder.activations import Cut
+from models.encoder.activations import SplitActivations
 from models.encoder.base import read_base
-from models.images.views import Views
+from models.images.views import AugmentedViews
 from models.training.recipe import Augmentation
 from pipeline.domain import FINDINGS, ModelVersion, Scores, StoredInstance
 from tests.builders import tiny
@@ -33,11 +33,11 @@ class Place:
     """A ward, its store, and versions of it that were learnt."""
 
     ward: Ward
-    settings: KeptSettings
+    settings: ActivationCacheSettings
 
-    def scorer(self, version: ModelVersion, settings: KeptSettings | None = None) -> ClipScorer:
+    def scorer(self, version: ModelVersion, settings: ActivationCacheSettings | None = None) -> ClipScorer:
         wanted = settings or self.settings
-        return load_scorer(version, self.ward.store.root, device="cpu", batch_size=4, threads=1, kept=wanted)
+        return load_scorer(version, self.ward.store.root, device="cpu", batch_size=4, threads=1, cache_settings=wanted)
 
     def films(self) -> list[StoredInstance]:
         with self.ward.catalog.read() as tx:
@@ -48,7 +48,7 @@ class Place:
         return scorer.score([self.ward.films.read(film) for film in films], films)
 
     def recalled(self, scorer: ClipScorer) -> Scores:
-        found = scorer.recall(self.films())
+        found = scorer.score_cached(self.films())
         return np.stack([found[film.header.sop_instance_uid] for film in self.films()])
 
     def learnt(self, k: int) -> ModelVersion:
@@ -64,7 +64,7 @@ class Place:
 def place(tmp_path: Path) -> Place:
     ward = Ward(tmp_path)
     ward.labelled(12)
-    return Place(ward, KeptSettings(directory=tmp_path / "prefixes", limit=LIMIT, k=1))
+    return Place(ward, ActivationCacheSettings(directory=tmp_path / "prefixes", max_bytes=LIMIT, k=1))
 
 
 # scoring
@@ -87,7 +87,9 @@ def test_findings_that_nothing_moved_for_are_scored_without_the_frozen_blocks(pl
     place.from_pixels(place.scorer(place.ward.zero_shot))
     scorer = place.scorer(place.learnt(1))
     frozen = (
-        (read_addition(scorer.version, place.ward.store.root).moved or pytest.fail("nothing moved")).findings.logical_not().numpy()
+        (read_version_weights(scorer.version, place.ward.store.root).fine_tuned or pytest.fail("nothing moved"))
+        .findings.logical_not()
+        .numpy()
     )
     wanted = place.from_pixels(scorer)
     tower: Any = scorer._classifier.encoder.network.get_submodule("visual.transformer")
@@ -103,7 +105,7 @@ def test_findings_that_nothing_moved_for_are_scored_without_the_frozen_blocks(pl
 def test_more_moved_blocks_than_the_store_stands_in_front_of_are_scored_from_the_pixels(place: Place) -> None:
     place.from_pixels(place.scorer(place.ward.zero_shot))
     scorer = place.scorer(place.learnt(2))
-    assert scorer.recall(place.films()) == {}
+    assert scorer.score_cached(place.films()) == {}
     plain = load_scorer(scorer.version, place.ward.store.root, device="cpu", batch_size=4, threads=1)
     assert place.from_pixels(scorer) == pytest.approx(place.from_pixels(plain), abs=1e-5)
 
@@ -118,21 +120,21 @@ def test_keeping_changes_no_score(place: Place, k: int) -> None:
 
 def test_what_is_kept_in_passing_is_what_fill_would_keep(place: Place) -> None:
     scorer, films = place.scorer(place.ward.zero_shot), place.films()
-    assert scorer.not_kept(films) == films
+    assert scorer.uncached(films) == films
     images = [place.ward.films.read(film) for film in films]
     scorer.score(images[:5], films[:5])
-    assert scorer.not_kept(films) == films[5:]
-    scorer.keep(images[5:], films[5:])
-    assert scorer.not_kept(films) == []
+    assert scorer.uncached(films) == films[5:]
+    scorer.cache_activations(images[5:], films[5:])
+    assert scorer.uncached(films) == []
     assert place.recalled(scorer) == pytest.approx(scorer.score(images), abs=STORED_TOLERANCE)
-    assert scorer.room == LIMIT // (5 * 64 * 2 + 32 * 4)
+    assert scorer.cache_capacity == LIMIT // (5 * 64 * 2 + 32 * 4)
 
 
 def test_only_some_are_kept(place: Place) -> None:
     scorer, films = place.scorer(place.ward.zero_shot), place.films()
     scorer.score([place.ward.films.read(films[3])], films[3:4])
-    assert list(scorer.recall(films)) == [films[3].header.sop_instance_uid]
-    assert scorer.recall([]) == {}
+    assert list(scorer.score_cached(films)) == [films[3].header.sop_instance_uid]
+    assert scorer.score_cached([]) == {}
 
 
 def _lost(folder: Path) -> None:
@@ -168,7 +170,7 @@ def test_what_is_lost_torn_or_rotten_is_scored_from_the_pixels(
     if restarted:
         scorer.close()
         scorer = place.scorer(place.ward.zero_shot)
-    recalled = scorer.recall(place.films())
+    recalled = scorer.score_cached(place.films())
     for film, scores in zip(place.films(), wanted, strict=True):
         if (found := recalled.get(film.header.sop_instance_uid)) is not None:
             assert found == pytest.approx(scores, abs=STORED_TOLERANCE)
@@ -183,18 +185,18 @@ def test_what_is_stale_is_not_believed(place: Place, change: str) -> None:
     place.from_pixels(scorer)
     settings = replace(place.settings, k=0) if change == "k" else replace(place.settings, rendering=2)
     other = place.scorer(place.ward.zero_shot, settings)
-    assert other.recall(place.films()) == {}
+    assert other.score_cached(place.films()) == {}
     scorer.close()  # whoever writes a shard keeps it
     place.from_pixels(other)
     assert len(list(place.settings.directory.glob("*/"))) == 1
-    assert len(other.recall(place.films())) == 12
+    assert len(other.score_cached(place.films())) == 12
 
 
 def test_other_weights_find_nothing_of_the_first(place: Place, tmp_path: Path) -> None:
     place.from_pixels(place.scorer(place.ward.zero_shot))
     other = tiny.served(tmp_path / "other", seed=1)
-    scorer = load_scorer(other, tmp_path / "other", device="cpu", batch_size=4, threads=1, kept=place.settings)
-    assert scorer.recall(place.films()) == {}
+    scorer = load_scorer(other, tmp_path / "other", device="cpu", batch_size=4, threads=1, cache_settings=place.settings)
+    assert scorer.score_cached(place.films()) == {}
 
 
 @pytest.mark.parametrize("trouble", ["no folder can be made", "no room", "limit too small"])
@@ -204,13 +206,13 @@ def test_trouble_with_the_store_is_one_warning_and_scores_all_the_same(place: Pl
         case "no folder can be made":
             settings.directory.write_text("a file")
         case "no room":
-            settings = replace(settings, reserve=1 << 62)
+            settings = replace(settings, reserve_bytes=1 << 62)
         case _:
-            settings = replace(settings, limit=100)
+            settings = replace(settings, max_bytes=100)
     with structlog.testing.capture_logs() as lines:
         scorer = place.scorer(place.ward.zero_shot, settings)
         for _ in range(3):
-            assert scorer.recall(place.films()) == {}
+            assert scorer.score_cached(place.films()) == {}
             assert place.from_pixels(scorer).shape == (12, len(FINDINGS))
     warnings = [line for line in lines if line["log_level"] == "warning"]
     assert len(warnings) == (0 if trouble == "no room" else 1)  # a store that is full is none
@@ -220,14 +222,14 @@ def test_trouble_with_the_store_is_one_warning_and_scores_all_the_same(place: Pl
 def test_after_trouble_the_store_rests_and_is_then_tried_again(place: Place) -> None:
     now = [0.0]
     base = read_base(base_folder(place.ward.store.root, place.ward.zero_shot.base), expected=place.ward.zero_shot.card)
-    kept = Kept(base, place.settings, clock=lambda: now[0])
+    kept = ActivationCache(base, place.settings, clock=lambda: now[0])
     place.settings.directory.write_text("a file")
-    row = Cut(torch.zeros(1, 5, 64), torch.zeros(1, 32))
+    row = SplitActivations(torch.zeros(1, 5, 64), torch.zeros(1, 32))
     kept.write(["a"], row)
     place.settings.directory.unlink()
     kept.write(["a"], row)
     assert kept.missing(["a"]) == ["a"]
-    now[0] = REST_SECONDS + 1
+    now[0] = BACKOFF_SECONDS + 1
     kept.write(["a"], row)
     assert kept.missing(["a"]) == []
 
@@ -237,26 +239,26 @@ def test_a_tower_that_cannot_be_cut_keeps_nothing_and_scores(place: Place) -> No
         scorer = place.scorer(place.ward.zero_shot, replace(place.settings, k=3))
     assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["no activations are kept"]
     assert place.from_pixels(scorer).shape == (12, len(FINDINGS))
-    assert (scorer.recall(place.films()), scorer.not_kept(place.films()), scorer.room) == ({}, [], 0)
+    assert (scorer.score_cached(place.films()), scorer.uncached(place.films()), scorer.cache_capacity) == ({}, [], 0)
 
 
 def test_an_old_film_takes_no_newer_ones_place(place: Place) -> None:
-    scorer = place.scorer(place.ward.zero_shot, replace(place.settings, limit=1 << 16))
+    scorer = place.scorer(place.ward.zero_shot, replace(place.settings, max_bytes=1 << 16))
     (film, *_), image = place.films(), np.zeros((64, 64), dtype=np.float32)
 
     def another(number: int, received: StoredInstance) -> StoredInstance:
         return replace(received, file=replace(received.file, sha256=f"{number:064x}"))
 
     number = 1000
-    while scorer.not_kept([another(number, film)]):
-        scorer.keep([image], [another(number, film)])
+    while scorer.uncached([another(number, film)]):
+        scorer.cache_activations([image], [another(number, film)])
         number += 1
-    assert scorer.recall([another(1000, film)])  # nothing had to go
+    assert scorer.score_cached([another(1000, film)])  # nothing had to go
     late = replace(another(number, film), received_at=film.received_at.replace(year=2200))
-    assert scorer.not_kept([late]) == [late]
-    scorer.keep([image], [late])
-    assert scorer.recall([late])
-    assert not scorer.recall([another(1000, film)])
+    assert scorer.uncached([late]) == [late]
+    scorer.cache_activations([image], [late])
+    assert scorer.score_cached([late])
+    assert not scorer.score_cached([another(1000, film)])
 
 
 # copies
@@ -264,14 +266,18 @@ def test_an_old_film_takes_no_newer_ones_place(place: Place) -> None:
 
 def test_a_copy_depends_on_its_film_number_and_seed_alone() -> None:
     square = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))
-    views = Views(Augmentation(views=4), seed=3)
-    assert torch.equal(views.copy(square, "a", 0), square)
-    assert torch.equal(views.copy(square, "a", 2), Views(Augmentation(views=8), seed=3).copy(square, "a", 2))
-    others = [views.copy(square, "b", 2), views.copy(square, "a", 3), Views(Augmentation(views=4), seed=4).copy(square, "a", 2)]
-    assert not any(torch.equal(views.copy(square, "a", 2), other) for other in others)
+    views = AugmentedViews(Augmentation(views=4), seed=3)
+    assert torch.equal(views.view(square, "a", 0), square)
+    assert torch.equal(views.view(square, "a", 2), AugmentedViews(Augmentation(views=8), seed=3).view(square, "a", 2))
+    others = [
+        views.view(square, "b", 2),
+        views.view(square, "a", 3),
+        AugmentedViews(Augmentation(views=4), seed=4).view(square, "a", 2),
+    ]
+    assert not any(torch.equal(views.view(square, "a", 2), other) for other in others)
     names = {
         name
-        for one in (views, Views(Augmentation(views=4, degrees=3), seed=3), Views(Augmentation(views=4), 4))
+        for one in (views, AugmentedViews(Augmentation(views=4, degrees=3), seed=3), AugmentedViews(Augmentation(views=4), 4))
         for name in one.names("a")
     }
     assert len(names) == 1 + 3 * 3
@@ -283,7 +289,8 @@ def test_a_copy_depends_on_its_film_number_and_seed_alone() -> None:
 
 def weights(place: Place, version: ModelVersion) -> dict[str, torch.Tensor]:
     return {
-        name: torch.nan_to_num(tensor.float()) for name, tensor in read_addition(version, place.ward.store.root).tensors.items()
+        name: torch.nan_to_num(tensor.float())
+        for name, tensor in read_version_weights(version, place.ward.store.root).tensors.items()
     }
 
 

@@ -17,45 +17,45 @@ from hypothesis import strategies as st
 
 from adapters.ml import activation_store
 from adapters.ml.activation_shard import PAGE
-from adapters.ml.activation_store import TOLERANCE, Found, Identity, PrefixStore
+from adapters.ml.activation_store import TOLERANCE, ActivationIdentity, ActivationReadResult, ActivationStore
 from models.encoder.activations import TOLERANCE as SHORT_CUTS
-from models.encoder.activations import Cut, cut, from_prefix, shape
+from models.encoder.activations import SplitActivations, activation_shape, encode_activations, encode_split
 from models.encoder.architecture import Architecture
 from models.encoder.base import read_base
 from models.encoder.encoder import Encoder
 from pipeline.errors import ConfigurationError, OutOfResources
 from tests.builders import learnable_films, tiny, towers
 
-IDENTITY = Identity("0" * 64, "1" * 64, 2, length=5, width=64, dimension=16)
+IDENTITY = ActivationIdentity("0" * 64, "1" * 64, 2, length=5, width=64, dimension=16)
 RECORD = 5 * 64 * 2 + 16 * 4
 SHARD = 4 * PAGE  # of a limit of four of them: a table of one page, and eleven records
 LIMIT = 4 * SHARD
 
 
-def record(number: int, identity: Identity = IDENTITY) -> Cut:
+def record(number: int, identity: ActivationIdentity = IDENTITY) -> SplitActivations:
     """Of one film, [L, W] and [D]."""
     generator = torch.Generator().manual_seed(number)
     entering = torch.randn(identity.length, identity.width, generator=generator).half()
-    return Cut(entering, torch.randn(identity.dimension, generator=generator))
+    return SplitActivations(entering, torch.randn(identity.dimension, generator=generator))
 
 
-def records(numbers: Iterable[int], identity: Identity = IDENTITY) -> tuple[list[str], Cut]:
-    return [f"film {number}" for number in numbers], Cut.of(record(number, identity) for number in numbers)
+def records(numbers: Iterable[int], identity: ActivationIdentity = IDENTITY) -> tuple[list[str], SplitActivations]:
+    return [f"film {number}" for number in numbers], SplitActivations.stack(record(number, identity) for number in numbers)
 
 
-def right(found: Found, identity: Identity = IDENTITY) -> bool:
+def right(found: ActivationReadResult, identity: ActivationIdentity = IDENTITY) -> bool:
     """Whether each film that was found has its own numbers, to the bit."""
     wanted = [record(int(key.split()[1]), identity) for key in found.keys]
-    parts = zip(found.images, *wanted, strict=True)
+    parts = zip(found.split, *wanted, strict=True)
     return all(len(rows) == len(own) and all(map(torch.equal, rows, own)) for rows, *own in parts)
 
 
-def opened(root: Path, identity: Identity = IDENTITY, *, limit: int = LIMIT) -> PrefixStore:
-    return PrefixStore(root, identity, limit=limit)
+def opened(root: Path, identity: ActivationIdentity = IDENTITY, *, limit: int = LIMIT) -> ActivationStore:
+    return ActivationStore(root, identity, max_bytes=limit)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[PrefixStore]:
+def store(tmp_path: Path) -> Iterator[ActivationStore]:
     made = opened(tmp_path)
     yield made
     made.close()
@@ -65,21 +65,21 @@ def shards(root: Path) -> list[Path]:
     return sorted(root.glob("*/*.shard"))
 
 
-def holds(store: PrefixStore, numbers: range) -> bool:
+def holds(store: ActivationStore, numbers: range) -> bool:
     """Whether exactly these of the first hundred are there, each with its own numbers."""
     found = store.read([f"film {number}" for number in range(100)])
     return found.keys == tuple(f"film {number}" for number in numbers) and right(found)
 
 
-def test_what_was_written_is_read_in_the_order_asked_for_and_the_rest_is_missing(store: PrefixStore) -> None:
+def test_what_was_written_is_read_in_the_order_asked_for_and_the_rest_is_missing(store: ActivationStore) -> None:
     assert store.write(*records(range(4))) == 4
     found = store.read(["film 2", "nobody", "film 0"])
     assert (found.keys, found.missing) == (("film 2", "film 0"), ("nobody",))
     assert right(found)
-    assert [part.dtype for part in found.images] == [torch.float16, torch.float32]
+    assert [part.dtype for part in found.split] == [torch.float16, torch.float32]
     assert store.missing(["film 3", "film 4"]) == ["film 4"]
     nothing = store.read(["nobody"])
-    assert [part.shape for part in nothing.images] == [(0, 5, 64), (0, 16)] and nothing.missing == ("nobody",)
+    assert [part.shape for part in nothing.split] == [(0, 5, 64), (0, 16)] and nothing.missing == ("nobody",)
 
 
 def test_it_is_there_after_a_restart_and_writing_goes_on_in_the_same_shard(tmp_path: Path) -> None:
@@ -91,14 +91,14 @@ def test_it_is_there_after_a_restart_and_writing_goes_on_in_the_same_shard(tmp_p
     assert holds(opened(tmp_path), range(6))
 
 
-def test_the_same_again_takes_no_room(store: PrefixStore) -> None:
+def test_the_same_again_takes_no_room(store: ActivationStore) -> None:
     store.write(*records(range(3)))
     assert store.write(*records(range(3))) == 0
     assert store.write(*records(range(2, 5))) == 2
     assert len(store) == 5
 
 
-def test_the_oldest_go_when_it_is_full_and_it_never_takes_more_than_its_limit(tmp_path: Path, store: PrefixStore) -> None:
+def test_the_oldest_go_when_it_is_full_and_it_never_takes_more_than_its_limit(tmp_path: Path, store: ActivationStore) -> None:
     for number in range(80):
         store.write(*records(range(number, number + 1)))
         assert store.size() <= LIMIT
@@ -109,7 +109,7 @@ def test_the_oldest_go_when_it_is_full_and_it_never_takes_more_than_its_limit(tm
     assert holds(opened(tmp_path), range(80 - kept, 80))
 
 
-def test_what_was_evicted_is_made_again(store: PrefixStore) -> None:
+def test_what_was_evicted_is_made_again(store: ActivationStore) -> None:
     store.write(*records(range(80)))
     missing = store.missing([f"film {number}" for number in range(5)])
     assert len(missing) == 5
@@ -117,7 +117,7 @@ def test_what_was_evicted_is_made_again(store: PrefixStore) -> None:
     assert not store.missing([f"film {number}" for number in range(5)])
 
 
-def test_a_reader_goes_on_reading_what_was_evicted_under_it(tmp_path: Path, store: PrefixStore) -> None:
+def test_a_reader_goes_on_reading_what_was_evicted_under_it(tmp_path: Path, store: ActivationStore) -> None:
     store.write(*records(range(5)))
     reader = opened(tmp_path)
     store.write(*records(range(5, 80)))
@@ -138,7 +138,7 @@ def test_a_reader_goes_on_reading_what_was_evicted_under_it(tmp_path: Path, stor
         replace(IDENTITY, dimension=8),
     ],
 )
-def test_what_other_weights_preprocessing_k_or_shape_gave_is_are_never_given(tmp_path: Path, other: Identity) -> None:
+def test_what_other_weights_preprocessing_k_or_shape_gave_is_are_never_given(tmp_path: Path, other: ActivationIdentity) -> None:
     first = opened(tmp_path)
     first.write(*records(range(3)))
     first.close()
@@ -223,7 +223,7 @@ def test_no_turned_bit_ever_gives_wrong_numbers(tmp_path_factory: pytest.TempPat
     assert len(found.keys) >= 4 or offset < 2 * PAGE
 
 
-def test_rot_under_an_open_store_is_noticed_and_healed(tmp_path: Path, store: PrefixStore) -> None:
+def test_rot_under_an_open_store_is_noticed_and_healed(tmp_path: Path, store: ActivationStore) -> None:
     store.write(*records(range(3)))
     with shards(tmp_path)[0].open("r+b") as stream:
         stream.seek(2 * PAGE + RECORD)
@@ -233,18 +233,18 @@ def test_rot_under_an_open_store_is_noticed_and_healed(tmp_path: Path, store: Pr
     assert holds(store, range(3))
 
 
-def test_what_does_not_fit_half_precision_is_left_out(store: PrefixStore) -> None:
-    quiet = Cut(torch.ones(3, 5, 64), torch.ones(3, 16))
-    quiet.entering[1] *= 1e6
+def test_what_does_not_fit_half_precision_is_left_out(store: ActivationStore) -> None:
+    quiet = SplitActivations(torch.ones(3, 5, 64), torch.ones(3, 16))
+    quiet.activations[1] *= 1e6
     quiet.features[2] = torch.nan
     assert store.write(["film 0", "film 1", "film 2"], quiet) == 1
     assert store.read(["film 0", "film 1", "film 2"]).missing == ("film 1", "film 2")
 
 
 @pytest.mark.parametrize("shapes", [((1, 4, 64), (1, 16)), ((1, 5, 64), (1, 8)), ((2, 5, 64), (1, 16)), ((2, 5, 64), (2, 16))])
-def test_another_shape_is_a_mistake_of_the_caller(store: PrefixStore, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+def test_another_shape_is_a_mistake_of_the_caller(store: ActivationStore, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     with pytest.raises(ValueError, match="shape"):
-        store.write(["film 0"], Cut(*map(torch.zeros, shapes)))
+        store.write(["film 0"], SplitActivations(*map(torch.zeros, shapes)))
 
 
 def test_a_limit_without_room_is_said(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_a_limit_without_room_is_said(tmp_path: Path) -> None:
 
 
 def test_a_disk_without_room_is_said_and_nothing_is_lost(
-    tmp_path: Path, store: PrefixStore, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: ActivationStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.write(*records(range(2)))
     with monkeypatch.context() as full:
@@ -333,30 +333,36 @@ def test_what_an_earlier_format_left_is_not_read_and_makes_room(tmp_path: Path, 
 def test_features_from_the_store_are_those_from_the_pixels(tmp_path: Path, kind: str, k: int) -> None:
     encoder = towers.encoder(kind)
     dimension = encoder.network.get_parameter("visual.proj").shape[1]
-    store = PrefixStore(tmp_path, Identity("0" * 64, "1" * 64, k, *shape(encoder), dimension), limit=1 << 22)
+    store = ActivationStore(
+        tmp_path, ActivationIdentity("0" * 64, "1" * 64, k, *activation_shape(encoder), dimension), max_bytes=1 << 22
+    )
     pixels = torch.from_numpy(learnable_films.labelled(6, seed=3)[0].astype(np.float32))[:, None].expand(-1, 3, -1, -1) * 4 - 2
     keys = [f"film {number}" for number in range(6)]
-    store.write(keys, cut(encoder, pixels, k=k))
-    stored, from_pixels = store.read(keys).images, encoder.encode_images(pixels).numpy()
-    assert from_prefix(encoder, stored.entering, k=k).features.detach().numpy() == pytest.approx(from_pixels, abs=TOLERANCE)
+    store.write(keys, encode_split(encoder, pixels, k=k))
+    stored, from_pixels = store.read(keys).split, encoder.encode_images(pixels).numpy()
+    assert encode_activations(encoder, stored.activations, k=k).features.detach().numpy() == pytest.approx(
+        from_pixels, abs=TOLERANCE
+    )
     assert stored.features.numpy() == pytest.approx(from_pixels, abs=SHORT_CUTS)
 
 
 def test_the_same_holds_for_the_real_size(tmp_path: Path) -> None:
-    encoder = Encoder.untrained(Architecture.named("ViT-B-32"), seed=0)
-    store = PrefixStore(tmp_path, Identity("0" * 64, "1" * 64, 2, *shape(encoder), 512), limit=1 << 24)
+    encoder = Encoder.untrained(Architecture.from_name("ViT-B-32"), seed=0)
+    store = ActivationStore(tmp_path, ActivationIdentity("0" * 64, "1" * 64, 2, *activation_shape(encoder), 512), max_bytes=1 << 24)
     pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    store.write(["a", "b"], cut(encoder, pixels, k=2))
-    assert shape(encoder) == (50, 768)
-    stored, from_pixels = store.read(["a", "b"]).images, encoder.encode_images(pixels).numpy()
-    assert from_prefix(encoder, stored.entering, k=2).features.detach().numpy() == pytest.approx(from_pixels, abs=TOLERANCE)
+    store.write(["a", "b"], encode_split(encoder, pixels, k=2))
+    assert activation_shape(encoder) == (50, 768)
+    stored, from_pixels = store.read(["a", "b"]).split, encoder.encode_images(pixels).numpy()
+    assert encode_activations(encoder, stored.activations, k=2).features.detach().numpy() == pytest.approx(
+        from_pixels, abs=TOLERANCE
+    )
     assert stored.features.numpy() == pytest.approx(from_pixels, abs=SHORT_CUTS)
 
 
 def test_the_identity_is_that_of_a_base(tmp_path: Path) -> None:
     base = read_base(tiny.base(tmp_path / "base"))
-    identity = Identity.of(base, k=1)
+    identity = ActivationIdentity.of_base(base, k=1)
     assert (identity.weights_sha256, identity.preprocess) == (base.sha256, base.preprocess.fingerprint)
     assert (identity.k, identity.length, identity.width) == (1, 5, 64)
-    other = Identity.of(read_base(tiny.base(tmp_path / "other", seed=1)), k=1)
+    other = ActivationIdentity.of_base(read_base(tiny.base(tmp_path / "other", seed=1)), k=1)
     assert other.fingerprint != identity.fingerprint

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapters.ml import importer
-from adapters.ml.error_translation import in_the_pipelines_words
+from adapters.ml.error_translation import translate_model_errors
 from adapters.storage.model_store import ModelStore
 from models import demo
 from models.encoder.base import read_base
@@ -29,17 +29,17 @@ def written(folder: Path, card: str | None, weights: bytes | None = b"weights") 
 def test_weights_and_the_card_that_belongs_to_them_are_one_source(tmp_path: Path) -> None:
     written(tmp_path, None)
     card = {"name": "demo-clip", "weights": {"sha256": file_sha256(tmp_path / demo.WEIGHTS)}}
-    found = demo.shipped(written(tmp_path, json.dumps(card)))
+    found = demo.verified_source(written(tmp_path, json.dumps(card)))
     assert found.path == tmp_path / demo.WEIGHTS
-    assert found.described()["card"] == card
+    assert found.provenance()["card"] == card
     assert (found.origin["kind"], found.origin["name"]) == ("demo", demo.NAME)
 
 
 @pytest.mark.parametrize(("card", "weights", "named"), [(None, b"w", demo.CARD), ("{}", None, demo.WEIGHTS)])
 def test_what_is_missing_is_named_with_the_remedy(tmp_path: Path, card: str | None, weights: bytes | None, named: str) -> None:
     written(tmp_path, card, weights)
-    with pytest.raises(NoWeights, match=named) as told, in_the_pipelines_words():
-        demo.shipped(tmp_path)
+    with pytest.raises(NoWeights, match=named) as told, translate_model_errors():
+        demo.verified_source(tmp_path)
     assert "pretrain-demo" in told.value.hint
     assert isinstance(told.value.__cause__, CheckpointMissing)
 
@@ -47,13 +47,13 @@ def test_what_is_missing_is_named_with_the_remedy(tmp_path: Path, card: str | No
 @pytest.mark.parametrize("card", ["{}", '{"weights": {"sha256": "0"}}', "no JSON"])
 def test_a_card_of_other_weights_is_refused(tmp_path: Path, card: str) -> None:
     with pytest.raises(CheckpointCorrupt, match="card"):
-        demo.shipped(written(tmp_path, card))
+        demo.verified_source(written(tmp_path, card))
 
 
 @shipped
 def test_the_shipped_encoder_becomes_a_base_like_any_other_and_keeps_card_and_marking(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
-    base = read_base(store.base_folder(importer.keep_source(store, demo.shipped(), marking=demo.MARKING)))
-    assert (base.card["marking"], base.card["source"]["card"]) == (demo.MARKING, demo.card())
+    base = read_base(store.base_folder(importer.import_base(store, demo.verified_source(), marking=demo.NOTICE)))
+    assert (base.card["marking"], base.card["source"]["card"]) == (demo.NOTICE, demo.read_card())
     assert base.card["source"]["sha256"] == file_sha256(demo.FOLDER / demo.WEIGHTS)
     assert (demo.FOLDER / demo.WEIGHTS).stat().st_size < 20 * 10**6

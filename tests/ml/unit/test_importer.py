@@ -11,7 +11,7 @@ from adapters.ml.scorer import load_scorer
 from adapters.storage.model_store import ModelStore
 from models.encoder import sources
 from pipeline.domain import FINDINGS, ModelVersion, VersionState
-from pipeline.errors import NoWeights, Refused, WeightsRejected
+from pipeline.errors import NoWeights, PermanentError, WeightsRejected
 from tests.builders import tiny
 from tests.builders.fakes import FakeCatalog
 
@@ -22,18 +22,18 @@ def store(tmp_path: Path) -> ModelStore:
 
 
 def add(catalog: FakeCatalog, store: ModelStore, base: str, *, serve: bool = False) -> ModelVersion:
-    return importer.register(catalog, store, base, threshold=0.6, band=0.1, serve=serve)
+    return importer.register_zero_shot(catalog, store, base, threshold=0.6, undetermined_margin=0.1, serve=serve)
 
 
 def test_importing_a_file_makes_a_version_that_serves_and_scores(tmp_path: Path, store: ModelStore) -> None:
     catalog = FakeCatalog()
     torch.save(tiny.encoder(quickgelu=True).network.state_dict(), tmp_path / "My CLIP.pt")
-    source = sources.local(tmp_path / "My CLIP.pt", str(tiny.config_file(tmp_path)), quickgelu=True)
-    version = add(catalog, store, importer.keep_source(store, source, marking="for tests"))
-    assert (version.number, version.state, version.base, version.marking) == (1, VersionState.SERVING, "my-clip", "for tests")
+    source = sources.local_source(tmp_path / "My CLIP.pt", str(tiny.config_file(tmp_path)), quickgelu=True)
+    version = add(catalog, store, importer.import_base(store, source, marking="for tests"))
+    assert (version.number, version.state, version.base, version.notice) == (1, VersionState.SERVING, "my-clip", "for tests")
     assert not version.calibrated
     assert version.thresholds == dict.fromkeys(FINDINGS, 0.6)
-    assert version.band == 0.1
+    assert version.undetermined_margin == 0.1
     assert re.fullmatch(r"2\.25\.[1-9][0-9]{20,38}", version.device_uid)
     assert catalog.tables.versions[1] == version
     assert load_scorer(version, store.root, batch_size=2, threads=0).score([tiny.film(50, 80)]).shape == (1, 14)
@@ -41,8 +41,8 @@ def test_importing_a_file_makes_a_version_that_serves_and_scores(tmp_path: Path,
 
 def test_the_card_tells_everything_that_lineage_asks(tmp_path: Path, store: ModelStore) -> None:
     torch.save(tiny.encoder().network.state_dict(), tmp_path / "w.pt")
-    source = sources.local(tmp_path / "w.pt", str(tiny.config_file(tmp_path)))
-    version = add(FakeCatalog(), store, importer.keep_source(store, source, name="ours"))
+    source = sources.local_source(tmp_path / "w.pt", str(tiny.config_file(tmp_path)))
+    version = add(FakeCatalog(), store, importer.import_base(store, source, name="ours"))
     card = version.card
     assert card["recipe"] == "zero-shot"
     assert card["weights"] == {"name": "ours", "sha256": version.weights_sha256}
@@ -58,7 +58,7 @@ def test_the_card_tells_everything_that_lineage_asks(tmp_path: Path, store: Mode
 
 def test_the_first_version_serves_and_later_ones_only_when_asked(store: ModelStore, tmp_path: Path) -> None:
     catalog, config = FakeCatalog(), str(tiny.config_file(tmp_path))
-    bases = [importer.keep_untrained(store, config, seed=seed) for seed in (0, 1, 2)]
+    bases = [importer.import_untrained_base(store, config, seed=seed) for seed in (0, 1, 2)]
     first, second = add(catalog, store, bases[0]), add(catalog, store, bases[1])
     assert (first.state, second.state) == (VersionState.SERVING, VersionState.CANDIDATE)
     third = add(catalog, store, bases[2], serve=True)
@@ -72,19 +72,19 @@ def test_the_first_version_serves_and_later_ones_only_when_asked(store: ModelSto
 
 def test_untrained_weights_are_marked_and_the_same_seed_is_the_same_base(store: ModelStore, tmp_path: Path) -> None:
     catalog, config = FakeCatalog(), str(tiny.config_file(tmp_path))
-    name = importer.keep_untrained(store, config, seed=7)
-    assert importer.keep_untrained(store, config, seed=7) == name == "untrained-tiny-7"
+    name = importer.import_untrained_base(store, config, seed=7)
+    assert importer.import_untrained_base(store, config, seed=7) == name == "untrained-tiny-7"
     version = add(catalog, store, name)
-    assert version.marking == "UNTRAINED"
+    assert version.notice == "UNTRAINED"
     assert "UNTRAINED" in catalog.tables.audit[0].detail
     assert version.card["source"] == {"kind": "untrained", "name": "tiny", "seed": 7}
-    with pytest.raises(Refused, match="another one"):
-        importer.keep_untrained(store, config, seed=8, name=name)
+    with pytest.raises(PermanentError, match="another one"):
+        importer.import_untrained_base(store, config, seed=8, name=name)
 
 
 def test_a_version_whose_row_does_not_commit_leaves_the_way_free(store: ModelStore, tmp_path: Path) -> None:
     catalog = FakeCatalog()
-    base = importer.keep_untrained(store, str(tiny.config_file(tmp_path)), seed=0)
+    base = importer.import_untrained_base(store, str(tiny.config_file(tmp_path)), seed=0)
     catalog.fail_next_commit = ConnectionError("gone")
     with pytest.raises(ConnectionError):
         add(catalog, store, base)
@@ -105,18 +105,18 @@ def test_a_file_that_cannot_be_used_leaves_no_base_and_no_version(store: ModelSt
         path.write_bytes(path.read_bytes()[:5000])
     config = tiny.config_file(tmp_path, **({"layers": 3} if damage == "other" else {}))
     with pytest.raises(WeightsRejected) as refused:
-        importer.keep_source(store, sources.local(path, str(config)))
+        importer.import_base(store, sources.local_source(path, str(config)))
     assert refused.value.hint
     assert store.bases() == []
     assert not any(store.root.glob("**/*.part")) if store.root.exists() else True
 
 
 def test_a_missing_file_and_a_bad_name_are_said_before_any_work(store: ModelStore, tmp_path: Path) -> None:
-    source = sources.local(tmp_path / "nothing.pt", str(tiny.config_file(tmp_path)))
+    source = sources.local_source(tmp_path / "nothing.pt", str(tiny.config_file(tmp_path)))
     with pytest.raises(NoWeights):
-        importer.keep_source(store, source)
-    with pytest.raises(Refused, match="cannot name a base"):
-        importer.keep_source(store, source, name="../x")
+        importer.import_base(store, source)
+    with pytest.raises(PermanentError, match="cannot name a base"):
+        importer.import_base(store, source, name="../x")
 
 
 @pytest.mark.parametrize(

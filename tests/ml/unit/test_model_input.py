@@ -17,9 +17,9 @@ from pydicom.dataset import Dataset
 from adapters.dicom.image import pixels
 from adapters.dicom.image.decode_pool import DecodePool
 from adapters.ml import model_input as squares_module
-from adapters.ml.activation_cache import Kept
-from adapters.ml.model_input import DeviceSquares, HostSquares, Landed, squares_for
-from adapters.ml.scorer import ClipScorer, load_scorer, read_addition
+from adapters.ml.activation_cache import ActivationCache
+from adapters.ml.model_input import DeviceModelInputBuilder, DeviceValues, HostModelInputBuilder, choose_model_input_builder
+from adapters.ml.scorer import ClipScorer, load_scorer, read_version_weights
 from adapters.model_files import base_folder
 from adapters.storage.image_store import FileImageStore
 from models.classifier.classifier import Classifier
@@ -29,7 +29,7 @@ from models.images import resize_on_device
 from models.images.preprocess import Preprocess
 from pipeline.domain import Header, StoredInstance
 from pipeline.errors import PixelsUnreadable
-from pipeline.ports.images import Window, Windowed
+from pipeline.ports.images import Window, WindowedPixelData
 from tests.builders import tiny
 from tests.builders.dicom_files import EXPLICIT, dx, file_of, stream_of
 from tests.builders.dicom_files import pixels as put_pixels
@@ -38,8 +38,8 @@ CPU = torch.device("cpu")
 SIZE = Preprocess(size=64)
 
 
-def rendering(dataset: Dataset) -> pixels.Rendering:
-    return pixels.rendering(dcmread(stream_of(dataset)))
+def rendering(dataset: Dataset) -> pixels.DicomRendering:
+    return pixels.build_rendering(dcmread(stream_of(dataset)))
 
 
 def noisy(rows: int, columns: int, *, bits: int = 12, low: int = 0, **elements: Any) -> Dataset:
@@ -86,13 +86,13 @@ def test_of_stored_values_the_same_square_is_made(
 ) -> None:
     preprocess = Preprocess(size=64, fit=fit, interpolation=interpolation)
     made = rendering(film)
-    windowed = preprocess.deferred(made)
-    assert isinstance(windowed, Windowed)
+    windowed = preprocess.defer_resize(made)
+    assert isinstance(windowed, WindowedPixelData)
     assert windowed.stored is made.stored
-    found = DeviceSquares(preprocess, CPU)
-    square = found.of([found.land(windowed)])
+    found = DeviceModelInputBuilder(preprocess, CPU)
+    square = found.build([found.to_device(windowed)])
     assert square.shape == (1, 1, 64, 64)
-    assert square[0, 0].numpy() == pytest.approx(preprocess.reduced(made), abs=resize_on_device.TOLERANCE)
+    assert square[0, 0].numpy() == pytest.approx(preprocess.make_model_input_array(made), abs=resize_on_device.TOLERANCE)
     assert float(square.max()) > 0.1
 
 
@@ -100,40 +100,40 @@ def test_of_stored_values_the_same_square_is_made(
 def test_what_is_more_than_a_window_is_made_by_the_host(film: Dataset) -> None:
     made = rendering(film)
     assert made.windowed is None
-    seen = SIZE.deferred(made)
-    found = DeviceSquares(SIZE, CPU)
-    assert not isinstance(seen, Windowed)
-    assert np.array_equal(found.of([found.land(seen)])[0, 0].numpy(), SIZE.reduced(made))  # type: ignore[arg-type] # an array
+    seen = SIZE.defer_resize(made)
+    found = DeviceModelInputBuilder(SIZE, CPU)
+    assert not isinstance(seen, WindowedPixelData)
+    assert np.array_equal(found.build([found.to_device(seen)])[0, 0].numpy(), SIZE.make_model_input_array(made))  # type: ignore[arg-type] # an array
 
 
 def test_a_detectors_film_at_the_encoders_size() -> None:
     made, preprocess = rendering(noisy(2560, 2048, **WINDOW)), Preprocess()
-    square = resize_on_device.square(torch.from_numpy(np.array(made.stored)), Window(800.0, 3199.0), preprocess)
-    assert square[0].numpy() == pytest.approx(preprocess.reduced(made), abs=resize_on_device.TOLERANCE)
+    square = resize_on_device.make_model_input(torch.from_numpy(np.array(made.stored)), Window(800.0, 3199.0), preprocess)
+    assert square[0].numpy() == pytest.approx(preprocess.make_model_input_array(made), abs=resize_on_device.TOLERANCE)
 
 
 @pytest.mark.parametrize(("centre", "width"), [(4000, 50), (60000, 400)])
 def test_narrow_windows_far_from_zero_are_not_rounded(centre: int, width: int) -> None:
     stored = (centre + np.random.default_rng(0).normal(0, width / 3, (300, 250))).clip(0, 65535).astype(np.uint16)
     black, white = centre - width / 2, centre + width / 2
-    square = resize_on_device.square(torch.from_numpy(stored), Window(black, white), SIZE)
+    square = resize_on_device.make_model_input(torch.from_numpy(stored), Window(black, white), SIZE)
     greys = ((stored.astype(np.float64) - black) / width).clip(0, 1).astype(np.float32)
-    assert square[0].numpy() == pytest.approx(SIZE.reduced(greys), abs=1e-6)
+    assert square[0].numpy() == pytest.approx(SIZE.make_model_input_array(greys), abs=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (5,), (2, 2, 3)])
 def test_what_is_no_image_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ImageUnusable):
-        resize_on_device.square(torch.zeros(shape, dtype=torch.uint16), Window(0.0, 1.0), SIZE)
+        resize_on_device.make_model_input(torch.zeros(shape, dtype=torch.uint16), Window(0.0, 1.0), SIZE)
 
 
 def test_what_landed_is_not_the_memory_that_it_came_by() -> None:
     stored = np.full((80, 80), 100, dtype=np.uint16)
-    found = DeviceSquares(SIZE, CPU)
-    landed = found.land(Windowed(stored, Window(0.0, 200.0)))
+    found = DeviceModelInputBuilder(SIZE, CPU)
+    landed = found.to_device(WindowedPixelData(stored, Window(0.0, 200.0)))
     stored[:] = 0
     assert landed.values.dtype == torch.uint16
-    assert found.of([landed])[0, 0].numpy() == pytest.approx(np.full((64, 64), 0.5), abs=1e-6)
+    assert found.build([landed])[0, 0].numpy() == pytest.approx(np.full((64, 64), 0.5), abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -142,17 +142,17 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[ClipScorer, ClipSc
     root = tmp_path_factory.mktemp("squares") / "models"
     version = tiny.served(root)
     base = read_base(base_folder(root, version.base), expected=version.card)
-    classifier = Classifier.of(base, read_addition(version, root))
-    by_device = DeviceSquares(base.preprocess, CPU)
+    classifier = Classifier.of(base, read_version_weights(version, root))
+    by_device = DeviceModelInputBuilder(base.preprocess, CPU)
     return (
         load_scorer(version, root, device="cpu", batch_size=4, threads=1),
-        ClipScorer(version, classifier, Kept(base, None), batch_size=4, squares=by_device),
+        ClipScorer(version, classifier, ActivationCache(base, None), batch_size=4, input_builder=by_device),
     )
 
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Iterator[DecodePool]:
-    made = DecodePool(tmp_path, processes=2, seconds=60.0)
+    made = DecodePool(tmp_path, processes=2, timeout_seconds=60.0)
     yield made
     made.close()
 
@@ -175,10 +175,10 @@ def test_films_from_the_decoders_score_the_same_either_way(
     host, device = served
     store = FileImageStore(tmp_path)
     films = [stored(store, number, film) for number, film in enumerate([*LINEAR.values(), *OTHERS.values()])]
-    landed = [each for each in pool.read_ahead(films, device.sight, device.land) if isinstance(each, Landed)]
+    landed = [each for each in pool.read_ahead(films, device.decoder_transform, device.to_device) if isinstance(each, DeviceValues)]
     assert [each.window is not None for each in landed] == [True] * len(LINEAR) + [False] * len(OTHERS)
     assert {each.values.dtype for each in landed} == {torch.uint8, torch.uint16, torch.int16, torch.float32}
-    scores = host.score(list(pool.read_ahead(films, host.sight, host.land)))
+    scores = host.score(list(pool.read_ahead(films, host.decoder_transform, host.to_device)))
     assert scores.std() > 0
     assert device.score(landed) == pytest.approx(scores, abs=1e-5)
 
@@ -189,46 +189,46 @@ def test_a_film_that_cannot_be_read_says_so_and_whole_images_are_scored_too(
     host, device = served
     store, film = FileImageStore(tmp_path), noisy(80, 70, **WINDOW)
     broken, sound = stored(store, 1, film, cut=100), stored(store, 2, film)
-    told, landed = pool.read_ahead([broken, sound], device.sight, device.land)
+    told, landed = pool.read_ahead([broken, sound], device.decoder_transform, device.to_device)
     assert isinstance(told, PixelsUnreadable)
-    assert isinstance(landed, Landed)
+    assert isinstance(landed, DeviceValues)
     image = pool.read(sound)
     assert device.score([image]) == pytest.approx(host.score([image]), abs=1e-5)
 
 
 def test_processes_that_decode_need_no_torch_for_it() -> None:
-    sight = DeviceSquares(SIZE, CPU).sight
+    sight = DeviceModelInputBuilder(SIZE, CPU).decoder_transform
     assert b"torch" not in pickle.dumps(sight)
     assert b"squares" not in pickle.dumps(sight)
 
 
 def test_a_device_that_makes_other_squares_makes_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(squares_for(SIZE, CPU), HostSquares)
-    assert squares_module._unlike_the_host(DeviceSquares(SIZE, CPU), SIZE) == ""
+    assert isinstance(choose_model_input_builder(SIZE, CPU), HostModelInputBuilder)
+    assert squares_module._describe_host_difference(DeviceModelInputBuilder(SIZE, CPU), SIZE) == ""
 
-    class Biased(DeviceSquares):
+    class Biased(DeviceModelInputBuilder):
         def of(self, seen: Any) -> torch.Tensor:
-            return super().of(seen) + 1e-3
+            return super().build(seen) + 1e-3
 
-    class Unable(DeviceSquares):
+    class Unable(DeviceModelInputBuilder):
         def of(self, seen: Any) -> torch.Tensor:
             raise NotImplementedError("no kernel for it")
 
-    assert "differ" in squares_module._unlike_the_host(Biased(SIZE, CPU), SIZE)
-    assert squares_module._unlike_the_host(Unable(SIZE, CPU), SIZE) == "no kernel for it"
+    assert "differ" in squares_module._describe_host_difference(Biased(SIZE, CPU), SIZE)
+    assert squares_module._describe_host_difference(Unable(SIZE, CPU), SIZE) == "no kernel for it"
     monkeypatch.setattr(squares_module, "DeviceSquares", lambda preprocess, device: Biased(preprocess, CPU))
-    assert isinstance(squares_for(SIZE, torch.device("meta")), HostSquares)
+    assert isinstance(choose_model_input_builder(SIZE, torch.device("meta")), HostModelInputBuilder)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_card_makes_the_same_squares_while_others_land() -> None:
-    found = squares_for(Preprocess(), torch.device("cuda"))
-    assert isinstance(found, DeviceSquares)
+    found = choose_model_input_builder(Preprocess(), torch.device("cuda"))
+    assert isinstance(found, DeviceModelInputBuilder)
     films = [rendering(noisy(2560 - 8 * number, 2048, **WINDOW)) for number in range(8)]
     for _ in range(3):
-        landed = [found.land(Preprocess().deferred(film)) for film in films]  # type: ignore[arg-type] # the film's own
-        made = found.of(landed).cpu()
+        landed = [found.to_device(Preprocess().defer_resize(film)) for film in films]  # type: ignore[arg-type] # the film's own
+        made = found.build(landed).cpu()
         del landed
         for square, film in zip(made, films, strict=True):
-            assert square[0].numpy() == pytest.approx(Preprocess().reduced(film), abs=resize_on_device.TOLERANCE)
+            assert square[0].numpy() == pytest.approx(Preprocess().make_model_input_array(film), abs=resize_on_device.TOLERANCE)

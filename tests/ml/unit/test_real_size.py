@@ -14,7 +14,7 @@ from adapters.storage.model_store import ModelStore
 from models.encoder import sources
 from models.encoder.architecture import Architecture
 from models.encoder.encoder import Encoder
-from models.encoder.golden import Golden
+from models.encoder.golden import GoldenEmbedding
 from models.errors import GoldenMismatch
 from models.images.preprocess import Preprocess
 from tests.builders import tiny
@@ -22,13 +22,13 @@ from tests.builders.fakes import FakeCatalog
 
 
 def test_the_same_seed_gives_the_same_network_and_the_activation_is_caught() -> None:
-    first, again = (Encoder.untrained(Architecture.named("ViT-B-32"), seed=0) for _ in range(2))
+    first, again = (Encoder.untrained(Architecture.from_name("ViT-B-32"), seed=0) for _ in range(2))
     weights = first.network.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in again.network.state_dict().items())
-    golden = Golden.of(first, Preprocess())
+    golden = GoldenEmbedding.compute(first, Preprocess())
     golden.check(again, Preprocess())
     with pytest.raises(GoldenMismatch):
-        golden.check(Encoder.with_weights(Architecture.named("ViT-B-32-quickgelu"), weights), Preprocess())
+        golden.check(Encoder.with_weights(Architecture.from_name("ViT-B-32-quickgelu"), weights), Preprocess())
 
 
 @pytest.mark.slow
@@ -40,11 +40,13 @@ def test_openais_tag_is_fetched_registered_and_scores_as_quickgelu(tmp_path: Pat
     (root / "snapshots" / "abc").mkdir(parents=True)
     (root / "refs").mkdir()
     (root / "refs" / "main").write_text("abc")
-    network = Encoder.untrained(Architecture.named("ViT-B-32-quickgelu"), seed=1).network
+    network = Encoder.untrained(Architecture.from_name("ViT-B-32-quickgelu"), seed=1).network
     safetensors.torch.save_file(network.state_dict(), root / "snapshots" / "abc" / "open_clip_model.safetensors")
     store = ModelStore(tmp_path / "models")
     source = sources.fetch("ViT-B-32-quickgelu/openai", tmp_path / "downloads")
-    version = importer.register(FakeCatalog(), store, importer.keep_source(store, source), threshold=0.5, band=0.05)
+    version = importer.register_zero_shot(
+        FakeCatalog(), store, importer.import_base(store, source), threshold=0.5, undetermined_margin=0.05
+    )
     assert version.base == "vit-b-32-quickgelu-openai"
     assert version.card["architecture"]["quickgelu"]
     scorer = load_scorer(version, store.root, batch_size=4, threads=0)

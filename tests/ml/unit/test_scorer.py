@@ -14,7 +14,7 @@ from adapters.ml.scorer import ClipScorers, choose_device, load_scorer
 from adapters.model_files import CARD, HEAD, WEIGHTS, base_folder, version_folder
 from pipeline.domain import ModelVersion
 from pipeline.errors import ConfigurationError, NoWeights, PixelsUnreadable, RadclipdError, WeightsRejected
-from pipeline.ports.outside import Scorer, Scorers
+from pipeline.ports.services import Scorer, Scorers
 from tests.builders import tiny
 
 

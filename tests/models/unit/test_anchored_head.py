@@ -11,12 +11,12 @@ from sklearn.metrics import roc_auc_score
 
 from models.classifier.head import LinearHead
 from models.training import anchored_head as heads
-from models.training.anchored_head import Anchoring, anchored_head
-from models.training.whitening import Whitening
+from models.training.anchored_head import AnchoredHeadSettings, anchored_head
+from models.training.whitening import WhiteningTransform
 from tests.builders import benches
 
 Floats = npt.NDArray[np.float64]
-ONE_POINT = Anchoring(counts=(0.7,), differs=0.3, sizes=(0.8,), own=(0.0,), powers=(0.5,), trust=1.0)
+ONE_POINT = AnchoredHeadSettings(counts=(0.7,), differs=0.3, sizes=(0.8,), own=(0.0,), powers=(0.5,), trust=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +25,17 @@ def world() -> benches.World:
 
 
 @pytest.fixture(scope="module")
-def whitening(world: benches.World) -> Whitening:
-    return Whitening.of(world.bench.features[world.bench.split.pool])
+def whitening(world: benches.World) -> WhiteningTransform:
+    return WhiteningTransform.from_features(world.bench.features[world.bench.split.pool])
 
 
-def fit(world: benches.World, whitening: Whitening, rows: npt.NDArray[np.intp], **numbers: object) -> LinearHead:
+def fit(world: benches.World, whitening: WhiteningTransform, rows: npt.NDArray[np.intp], **numbers: object) -> LinearHead:
     bench = world.bench
-    chosen = replace(Anchoring(), **numbers)  # type: ignore[arg-type]
+    chosen = replace(AnchoredHeadSettings(), **numbers)  # type: ignore[arg-type]
     return anchored_head(bench.features[rows], bench.cases.labels[rows], bench.ensemble, whitening, chosen)
 
 
-def test_whitened_films_scatter_alike_in_all_directions(world: benches.World, whitening: Whitening) -> None:
+def test_whitened_films_scatter_alike_in_all_directions(world: benches.World, whitening: WhiteningTransform) -> None:
     pool = world.bench.features[world.bench.split.pool]
     white = whitening(pool)
     np.testing.assert_allclose(white.mean(axis=0), 0, atol=1e-6)
@@ -48,8 +48,8 @@ def test_whitened_films_scatter_alike_in_all_directions(world: benches.World, wh
 
 def test_whitening_survives_fewer_films_than_features() -> None:
     features = torch.nn.functional.normalize(torch.randn(5, 64, generator=torch.Generator().manual_seed(0)), dim=1)
-    assert np.isfinite(Whitening.of(features)(features)).all()
-    assert np.isfinite(Whitening.of(features[:1].repeat(3, 1))(features)).all()
+    assert np.isfinite(WhiteningTransform.from_features(features)(features)).all()
+    assert np.isfinite(WhiteningTransform.from_features(features[:1].repeat(3, 1))(features)).all()
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Observed:
     anchor: Floats
     variance: Floats
 
-    def posterior(self, numbers: Anchoring) -> Floats:
-        return heads._posterior(self.shifts, self.noise, self.anchor, self.variance, numbers)
+    def posterior(self, numbers: AnchoredHeadSettings) -> Floats:
+        return heads._average_posterior(self.shifts, self.noise, self.anchor, self.variance, numbers)
 
-    def dense(self, numbers: Anchoring) -> list[tuple[Floats, Floats, Floats]]:
+    def dense(self, numbers: AnchoredHeadSettings) -> list[tuple[Floats, Floats, Floats]]:
         """The same written out: of each finding the mean and covariance [D, D] of what is seen, and the covariance of d."""
         (count,), (size,), (power,) = numbers.counts, numbers.sizes, numbers.powers
         signal = np.diag(size * self.variance**power / np.sum(self.variance**power))
@@ -99,7 +99,7 @@ def test_the_evidence_is_the_density_of_what_was_observed(observed: Observed) ->
             multivariate_normal(mean, covariance).logpdf(shift)
             for (mean, covariance, _), shift in zip(observed.dense(point), observed.shifts, strict=True)
         )
-        ((evidence, _),) = heads._grid(observed.shifts, observed.noise, observed.anchor, observed.variance, point)
+        ((evidence, _),) = heads._evaluate_grid(observed.shifts, observed.noise, observed.anchor, observed.variance, point)
         off.append(evidence[0] - density)
     np.testing.assert_allclose(off, off[0])
 
@@ -119,7 +119,9 @@ def agreement(right: float, *, shots: int) -> float:
     pool = bench.split.pool
     labels = bench.cases.labels[pool]
     few = np.concatenate([*(pool[labels[:, f] == 1][:shots] for f in range(4)), pool[(labels == 0).all(axis=1)][:shots]])
-    head = anchored_head(bench.features[few], bench.cases.labels[few], bench.ensemble, Whitening.of(bench.features[pool]))
+    head = anchored_head(
+        bench.features[few], bench.cases.labels[few], bench.ensemble, WhiteningTransform.from_features(bench.features[pool])
+    )
     learnt, text = head.logits(bench.features).numpy().T, bench.ensemble.logits(bench.features).numpy().T
     return float(np.mean([np.corrcoef(*both)[0, 1] for both in zip(learnt, text, strict=True)]))
 
@@ -133,7 +135,7 @@ def test_a_blunt_text_is_let_go_as_labels_come() -> None:
     assert agreement(0.2, shots=16) < agreement(0.2, shots=4) < agreement(0.95, shots=4) - 0.15
 
 
-def test_without_labels_it_is_the_text(world: benches.World, whitening: Whitening) -> None:
+def test_without_labels_it_is_the_text(world: benches.World, whitening: WhiteningTransform) -> None:
     bench = world.bench
     nothing = np.full((3, 4), -1, dtype=np.int8)
     assert anchored_head(bench.features[:3], nothing, bench.ensemble, whitening) is bench.ensemble
@@ -141,7 +143,7 @@ def test_without_labels_it_is_the_text(world: benches.World, whitening: Whitenin
 
 
 @pytest.mark.parametrize("only", [1, 0, -1])
-def test_a_finding_with_one_kind_of_label_keeps_its_text(world: benches.World, whitening: Whitening, only: int) -> None:
+def test_a_finding_with_one_kind_of_label_keeps_its_text(world: benches.World, whitening: WhiteningTransform, only: int) -> None:
     bench, rows = world.bench, world.bench.split.pool[:40]
     labels = bench.cases.labels[rows].copy()
     labels[:, 2] = only
@@ -151,7 +153,9 @@ def test_a_finding_with_one_kind_of_label_keeps_its_text(world: benches.World, w
         assert not torch.equal(tensor[1], bench.ensemble.tensors[name][1])
 
 
-def test_films_of_which_nothing_is_known_and_their_order_change_nothing(world: benches.World, whitening: Whitening) -> None:
+def test_films_of_which_nothing_is_known_and_their_order_change_nothing(
+    world: benches.World, whitening: WhiteningTransform
+) -> None:
     bench, rows = world.bench, world.bench.split.pool[:40]
     labels = bench.cases.labels[rows].copy()
     labels[5] = -1
@@ -162,7 +166,9 @@ def test_films_of_which_nothing_is_known_and_their_order_change_nothing(world: b
     assert torch.allclose(more.bias, fewer.bias, atol=1e-4, rtol=1e-4)
 
 
-def test_the_boundary_lies_midway_between_the_positives_and_the_archive(world: benches.World, whitening: Whitening) -> None:
+def test_the_boundary_lies_midway_between_the_positives_and_the_archive(
+    world: benches.World, whitening: WhiteningTransform
+) -> None:
     head = fit(world, whitening, world.bench.split.pool[:60])
     shift = (head.weights.numpy() @ whitening.axes) * np.sqrt(whitening.variance)  # expected d_c, whitened
     half_way = whitening.mean + (shift / 2) @ (whitening.axes * np.sqrt(whitening.variance)).T
@@ -172,7 +178,7 @@ def test_the_boundary_lies_midway_between_the_positives_and_the_archive(world: b
 
 def test_even_a_text_that_points_the_wrong_way_fades() -> None:
     wrong = benches.world(films=1500, text=-0.6)
-    whitening = Whitening.of(wrong.bench.features[wrong.bench.split.pool])
+    whitening = WhiteningTransform.from_features(wrong.bench.features[wrong.bench.split.pool])
     bench, test = wrong.bench, wrong.bench.split.test
 
     def auc(head: LinearHead) -> float:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.images.augment import augmented
+from models.images.augment import augment_inputs
 from models.training.recipe import Augmentation
 
 SIZE = 48
@@ -19,7 +19,7 @@ SEEDS = st.integers(0, 2**31 - 1)
 
 
 def changed(films: torch.Tensor, amounts: Augmentation, seed: int) -> torch.Tensor:
-    return augmented(films, amounts, torch.Generator().manual_seed(seed))
+    return augment_inputs(films, amounts, torch.Generator().manual_seed(seed))
 
 
 def marker(row: int, column: int) -> torch.Tensor:
@@ -104,5 +104,5 @@ def test_each_film_has_changes_of_its_own_and_the_seed_decides_them() -> None:
 def test_the_batch_size_has_no_say() -> None:
     films = torch.rand(5, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(3)
-    parts = torch.cat([augmented(chunk, Augmentation(), generator) for chunk in torch.split(films, 2)])
+    parts = torch.cat([augment_inputs(chunk, Augmentation(), generator) for chunk in torch.split(films, 2)])
     assert torch.equal(parts, changed(films, Augmentation(), 3))

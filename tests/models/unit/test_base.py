@@ -11,14 +11,14 @@ import torch
 
 from models.encoder.base import WEIGHTS, read_base
 from models.encoder.checkpoint import CARD, read_card, read_tensors, write_checkpoint
-from models.encoder.golden import DEVICE_TOLERANCE, TOLERANCE, Golden, golden_image
+from models.encoder.golden import DEVICE_TOLERANCE, TOLERANCE, GoldenEmbedding, golden_image
 from models.errors import (
     CheckpointCorrupt,
+    CheckpointIncompatible,
     CheckpointMissing,
     CheckpointUnwritable,
     GoldenMismatch,
     ModelsError,
-    WeightsIncompatible,
 )
 from models.images.preprocess import Preprocess
 from tests.builders import tiny
@@ -75,14 +75,14 @@ def test_the_other_activation_loads_and_is_caught_by_the_golden_embedding(tmp_pa
 def test_a_card_that_contradicts_itself_on_the_activation_is_refused(tmp_path: Path) -> None:
     folder = tiny.base(tmp_path / "b")
     altered(folder, lambda card: card["architecture"].update(quickgelu=True))
-    with pytest.raises(WeightsIncompatible, match="QuickGELU"):
+    with pytest.raises(CheckpointIncompatible, match="QuickGELU"):
         read_base(folder)
 
 
 def test_another_tower_is_noticed_by_the_golden_text(tmp_path: Path) -> None:
     """The image side is right and the text side is not: prompts would point elsewhere."""
     encoder, preprocess = tiny.encoder(), Preprocess(size=tiny.SIZE)
-    golden = Golden.of(encoder, preprocess)
+    golden = GoldenEmbedding.compute(encoder, preprocess)
     encoder.network.get_parameter("ln_final.bias").add_(0.1)
     with pytest.raises(GoldenMismatch, match="text encoder"):
         golden.check(encoder, preprocess)
@@ -90,14 +90,14 @@ def test_another_tower_is_noticed_by_the_golden_text(tmp_path: Path) -> None:
 
 def test_changed_preprocessing_is_noticed_by_the_golden_image() -> None:
     encoder = tiny.encoder()
-    golden = Golden.of(encoder, Preprocess(size=tiny.SIZE))
+    golden = GoldenEmbedding.compute(encoder, Preprocess(size=tiny.SIZE))
     with pytest.raises(GoldenMismatch):
         golden.check(encoder, Preprocess(size=tiny.SIZE, fit="crop"))
 
 
 def test_the_tolerance_is_wider_than_rounding_and_narrower_than_the_wrong_activation() -> None:
     preprocess = Preprocess(size=tiny.SIZE)
-    golden = Golden.of(tiny.encoder(), preprocess)
+    golden = GoldenEmbedding.compute(tiny.encoder(), preprocess)
     golden.check(tiny.encoder(), preprocess, tolerance=TOLERANCE / 50)
     assert TOLERANCE < DEVICE_TOLERANCE < 1e-2
     with pytest.raises(GoldenMismatch):
@@ -106,10 +106,10 @@ def test_the_tolerance_is_wider_than_rounding_and_narrower_than_the_wrong_activa
 
 def test_a_golden_that_is_not_finite_or_of_another_length_never_passes() -> None:
     encoder, preprocess = tiny.encoder(), Preprocess(size=tiny.SIZE)
-    golden = Golden.of(encoder, preprocess)
+    golden = GoldenEmbedding.compute(encoder, preprocess)
     for image in ((float("nan"), *golden.image[1:]), golden.image[:-1], ()):
         with pytest.raises(GoldenMismatch):
-            Golden(image=image, text=golden.text).check(encoder, preprocess)
+            GoldenEmbedding(image=image, text=golden.text).check(encoder, preprocess)
 
 
 def test_a_tampered_file_is_refused(tmp_path: Path) -> None:

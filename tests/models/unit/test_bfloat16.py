@@ -11,15 +11,15 @@ import torch
 from structlog.testing import capture_logs
 
 from adapters.experiment.bases import demo_base
-from adapters.ml.activation_store import Identity
-from adapters.ml.scorer import in_precision
+from adapters.ml.activation_store import ActivationIdentity
+from adapters.ml.scorer import apply_precision
 from adapters.simulator import population
 from models.classifier import bfloat16
-from models.classifier.bfloat16 import compare, narrowed
+from models.classifier.bfloat16 import compare_precisions, with_bfloat16_blocks
 from models.classifier.classifier import Classifier
 from models.classifier.head import zero_shot_head
 from models.classifier.prompts import read_prompts
-from models.encoder.activations import from_prefix, prefix
+from models.encoder.activations import compute_activations, encode_activations
 from models.encoder.base import read_base
 from models.evaluation.statistics import auc
 from models.images.preprocess import Preprocess
@@ -36,7 +36,7 @@ def exact() -> Classifier:
 
 def test_the_blocks_multiply_in_bfloat16_and_the_encoder_given_stays_what_it_is(exact: Classifier) -> None:
     before = {name: tensor.clone() for name, tensor in exact.encoder.network.state_dict().items()}
-    fast = narrowed(exact.encoder)
+    fast = with_bfloat16_blocks(exact.encoder)
     kinds = {name: parameter.dtype for name, parameter in fast.network.named_parameters()}
     assert {name for name, kind in kinds.items() if kind is torch.bfloat16} == {
         name for name in kinds if name.startswith("visual.transformer.resblocks.") and ".ln_" not in name
@@ -47,26 +47,26 @@ def test_the_blocks_multiply_in_bfloat16_and_the_encoder_given_stays_what_it_is(
 
 
 def test_the_stream_and_what_is_kept_of_it_stay_float32_and_the_cut_changes_nothing(exact: Classifier) -> None:
-    fast, pixels = narrowed(exact.encoder), torch.randn(3, 3, tiny.SIZE, tiny.SIZE)
-    entering = prefix(fast, pixels, k=1)
+    fast, pixels = with_bfloat16_blocks(exact.encoder), torch.randn(3, 3, tiny.SIZE, tiny.SIZE)
+    entering = compute_activations(fast, pixels, k=1)
     assert entering.dtype is torch.float32
-    features = from_prefix(fast, entering, k=1).features
+    features = encode_activations(fast, entering, k=1).features
     assert features.dtype is torch.float32
     assert (features - fast.encode_images(pixels)).abs().max() < 2e-3
 
 
 def test_a_version_that_scores_alike_serves_in_bfloat16(exact: Classifier) -> None:
     with capture_logs() as logs:
-        served = in_precision(exact, "bfloat16")
+        served = apply_precision(exact, "bfloat16")
     assert served.encoder.precision is torch.bfloat16
     assert logs[0]["log_level"] == "info"
-    assert logs[0]["largest_difference"] <= bfloat16.LARGEST_DIFFERENCE
+    assert logs[0]["largest_difference"] <= bfloat16.MAX_SCORE_DIFFERENCE
 
 
 def test_one_that_does_not_serves_in_float32_and_says_so_loudly(exact: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bfloat16, "LARGEST_DIFFERENCE", 1e-9)  # no network of any size rounds as finely
     with capture_logs() as logs:
-        served = in_precision(exact, "bfloat16")
+        served = apply_precision(exact, "bfloat16")
     assert served is exact
     assert logs[0]["log_level"] == "warning"
     assert logs[0]["largest_difference"] > 0
@@ -74,32 +74,32 @@ def test_one_that_does_not_serves_in_float32_and_says_so_loudly(exact: Classifie
 
 def test_an_order_that_differs_is_no_agreement() -> None:
     scores = np.array([[0.1], [0.5], [0.9]], dtype=np.float32)
-    assert bfloat16._agreement(scores, scores) == 1.0
-    assert bfloat16._agreement(scores, scores[::-1]) == 0.0
-    assert bfloat16._agreement(scores, np.full_like(scores, 0.5)) == 0.5
+    assert bfloat16._compute_agreement(scores, scores) == 1.0
+    assert bfloat16._compute_agreement(scores, scores[::-1]) == 0.0
+    assert bfloat16._compute_agreement(scores, np.full_like(scores, 0.5)) == 0.5
 
 
 def test_float32_is_left_alone(exact: Classifier) -> None:
-    assert in_precision(exact, "float32") is exact
+    assert apply_precision(exact, "float32") is exact
 
 
 def test_what_is_kept_in_another_precision_is_another_store(tmp_path: Path) -> None:
     base = read_base(tiny.base(tmp_path / "base"))
-    identity = Identity.of(base, k=1)
-    other = Identity.of(replace(base, encoder=narrowed(base.encoder)), k=1)
+    identity = ActivationIdentity.of_base(base, k=1)
+    other = ActivationIdentity.of_base(replace(base, encoder=with_bfloat16_blocks(base.encoder)), k=1)
     assert identity.fingerprint != other.fingerprint
-    assert Identity.of(base, k=1).precision == "float32"
+    assert ActivationIdentity.of_base(base, k=1).precision == "float32"
 
 
 @shipped
 def test_the_shipped_encoder_finds_in_bfloat16_what_it_finds_in_float32() -> None:
     base = demo_base()
     exact = Classifier(base.encoder, base.preprocess, zero_shot_head(base.encoder, read_prompts()))
-    fast = exact.by(narrowed)
-    cases = population.enriched("west", 56, seed=5, per_finding=4)
-    pixels = torch.stack([base.preprocess(film.pixels) for film in population.films(cases, size=(128, 128), workers=1)])
+    fast = exact.map_encoders(with_bfloat16_blocks)
+    cases = population.enriched_cases("west", 56, seed=5, per_finding=4)
+    pixels = torch.stack([base.preprocess(film.pixels) for film in population.take_films(cases, size=(128, 128), workers=1)])
     scores, others = exact.score_pixels(pixels), fast.score_pixels(pixels)
     labels = np.array([[finding in case.findings for finding in FINDINGS] for case in cases], dtype=np.int8)
-    assert np.abs(scores - others).max() < bfloat16.LARGEST_DIFFERENCE
+    assert np.abs(scores - others).max() < bfloat16.MAX_SCORE_DIFFERENCE
     assert np.nanmax(np.abs(auc(scores, labels) - auc(others, labels))) < 0.02
-    assert compare(exact, fast).holds
+    assert compare_precisions(exact, fast).is_equivalent

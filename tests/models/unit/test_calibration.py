@@ -9,8 +9,8 @@ from scipy.special import expit, logit
 
 from models.classifier.head import LinearHead
 from models.evaluation.compare import compare
-from models.training.calibration import COMMON_PREVALENCE, calibration, log_loss, prevalences, rates
-from models.training.cross_validation import cross_fitted, folds, out_of_fold
+from models.training.calibration import PRIOR_PREVALENCE, estimate_prevalences, fit_calibration, log_loss, rates_with_intervals
+from models.training.cross_validation import assign_folds, cross_fit_calibration, score_out_of_fold
 
 
 def sample(films: int, *, effect: float, seed: int = 0, share: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
@@ -23,33 +23,33 @@ def sample(films: int, *, effect: float, seed: int = 0, share: float = 0.5) -> t
 
 def test_many_labels_find_the_slope_and_the_intercept() -> None:
     logits, labels = sample(20000, effect=2.0)
-    found = calibration(3.0 * logits + 5.0, labels)  # unit normals 2 apart: the log-odds are 2 x
+    found = fit_calibration(3.0 * logits + 5.0, labels)  # unit normals 2 apart: the log-odds are 2 x
     assert found.slope * 3.0 == pytest.approx(2.0, rel=0.05)
     assert found(np.array([[5.0]]))[0, 0] == pytest.approx(0.0, abs=0.1)
 
 
 def test_few_labels_move_it_little() -> None:
     logits, labels = np.array([[4.0], [-4.0]]), np.array([[1], [0]], dtype=np.int8)
-    found = calibration(logits, labels)
+    found = fit_calibration(logits, labels)
     assert 1.0 < found.slope < 1.5
     assert found.intercepts[0] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_unknown_films_and_findings_of_one_kind_have_no_say() -> None:
     logits, labels = sample(200, effect=1.0)
-    alone = calibration(logits, labels)
+    alone = fit_calibration(logits, labels)
     wider = np.concatenate([logits, np.full_like(logits, np.nan)], axis=1)
     both = np.concatenate([labels, np.full_like(labels, -1)], axis=1)
-    found = calibration(wider, both)
+    found = fit_calibration(wider, both)
     assert found.slope == pytest.approx(alone.slope, rel=1e-4)
     assert found.intercepts[1] == 0.0
 
 
 def test_a_folded_head_gives_probabilities() -> None:
     logits, labels = sample(4000, effect=2.0)
-    found = calibration(logits, labels)
+    found = fit_calibration(logits, labels)
     head = LinearHead(torch.tensor([[1.0]]), torch.tensor([1.0]), torch.tensor([0.0]))
-    folded = found.folded(head, np.array([0.1]))
+    folded = found.calibrated_head(head, np.array([0.1]))
     expected = expit(found(logits) + logit(0.1))
     assert folded.scores(torch.from_numpy(logits).float()).numpy() == pytest.approx(expected, abs=1e-5)
 
@@ -57,12 +57,12 @@ def test_a_folded_head_gives_probabilities() -> None:
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
 def test_the_share_of_an_archive_is_found_without_labels(share: float) -> None:
     logits, _ = sample(5000, effect=3.0, share=share, seed=3)
-    assert prevalences(3.0 * logits)[0] == pytest.approx(share, rel=0.25)
+    assert estimate_prevalences(3.0 * logits)[0] == pytest.approx(share, rel=0.25)
 
 
 def test_where_nothing_is_told_apart_the_common_share_stays() -> None:
-    assert prevalences(np.zeros((300, 2))) == pytest.approx([COMMON_PREVALENCE] * 2)
-    assert prevalences(np.zeros((0, 2))) == pytest.approx([COMMON_PREVALENCE] * 2)
+    assert estimate_prevalences(np.zeros((300, 2))) == pytest.approx([PRIOR_PREVALENCE] * 2)
+    assert estimate_prevalences(np.zeros((0, 2))) == pytest.approx([PRIOR_PREVALENCE] * 2)
 
 
 def test_log_loss_is_balanced_and_a_mean_over_findings() -> None:
@@ -76,14 +76,14 @@ def test_log_loss_is_balanced_and_a_mean_over_findings() -> None:
 def test_rates_have_intervals_of_patients() -> None:
     among = np.ones((40, 2), dtype=bool)
     decided = np.tile(np.arange(40)[:, None] % 4 > 0, (1, 2))
-    alone = rates(decided, among, np.arange(40).astype(str), seed=0)
+    alone = rates_with_intervals(decided, among, np.arange(40).astype(str), seed=0)
     assert alone.value == pytest.approx([0.75, 0.75])
     assert (alone.lower < 0.75).all()
     assert (alone.upper > 0.75).all()
-    clustered = rates(decided, among, (np.arange(40) % 4).astype(str), seed=0)  # four patients, ten films each
+    clustered = rates_with_intervals(decided, among, (np.arange(40) % 4).astype(str), seed=0)  # four patients, ten films each
     assert clustered.upper[0] - clustered.lower[0] > alone.upper[0] - alone.lower[0]
     among[:, 1] = False
-    assert np.isnan(rates(decided, among, np.arange(40).astype(str), seed=0).lower[1])
+    assert np.isnan(rates_with_intervals(decided, among, np.arange(40).astype(str), seed=0).lower[1])
 
 
 @settings(max_examples=50, deadline=None)
@@ -91,18 +91,18 @@ def test_rates_have_intervals_of_patients() -> None:
 def test_patients_are_dealt_whole_and_evenly(patients: int, films: int, most: int, seed: int) -> None:
     whose = np.repeat(np.arange(patients).astype(str), films)
     labels = (np.random.default_rng(seed).random((len(whose), 3)) < 0.3).astype(np.int8)
-    fold = folds(whose, labels, most=most, seed=seed)
+    fold = assign_folds(whose, labels, max_folds=most, seed=seed)
     assert all(len(set(fold[whose == name])) == 1 for name in set(whose))
     sizes = np.bincount(fold)
     assert len(sizes) == min(most, patients)
     assert sizes.max() - sizes.min() <= films
-    assert np.array_equal(fold[::-1], folds(whose[::-1], labels[::-1], most=most, seed=seed))
+    assert np.array_equal(fold[::-1], assign_folds(whose[::-1], labels[::-1], max_folds=most, seed=seed))
 
 
 def test_a_rare_finding_is_in_as_many_folds_as_it_can() -> None:
     labels = np.zeros((40, 2), dtype=np.int8)
     labels[:4, 1], labels[:, 0] = 1, 1
-    fold = folds(np.arange(40).astype(str), labels, most=4, seed=0)
+    fold = assign_folds(np.arange(40).astype(str), labels, max_folds=4, seed=0)
     assert sorted(fold[:4]) == [0, 1, 2, 3]
 
 
@@ -114,14 +114,14 @@ def test_no_film_is_scored_by_what_was_made_of_its_fold() -> None:
         seen.append((set(fold[rows]), set(fold[held_out])))
         return held_out[:, None].astype(np.float64)
 
-    assert out_of_fold(fold, 1, score)[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert score_out_of_fold(fold, 1, score)[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert [(a & b, b) for a, b in seen] == [(set(), {0}), (set(), {1}), (set(), {2})]
 
 
 def test_a_cross_fitted_calibration_is_honest() -> None:
     logits, labels = sample(60, effect=0.0, seed=1)
     fold = np.arange(60) % 5
-    assert log_loss(cross_fitted(logits, labels, fold), labels) > log_loss(calibration(logits, labels)(logits), labels)
+    assert log_loss(cross_fit_calibration(logits, labels, fold), labels) > log_loss(fit_calibration(logits, labels)(logits), labels)
 
 
 def test_a_better_ranking_is_seen_as_one() -> None:
@@ -130,11 +130,11 @@ def test_a_better_ranking_is_seen_as_one() -> None:
     patients = np.arange(300).astype(str)
     found = compare(truth, noise, labels, patients, seed=0)
     assert found.first > found.second
-    assert (found.lower > 0, found.better, found.worse, found.cases, found.patients) == (True, 1.0, (), 300, 300)
+    assert (found.lower > 0, found.share_not_worse, found.worse_columns, found.cases, found.patients) == (True, 1.0, (), 300, 300)
     turned = compare(noise, truth, labels, patients, seed=0)
-    assert (turned.upper < 0, turned.better, turned.worse) == (True, 0.0, (0,))
+    assert (turned.upper < 0, turned.share_not_worse, turned.worse_columns) == (True, 0.0, (0,))
     same = compare(truth, truth, labels, patients, seed=0)
-    assert (same.lower, same.upper, same.better) == (0.0, 0.0, 1.0)
+    assert (same.lower, same.upper, same.share_not_worse) == (0.0, 0.0, 1.0)
 
 
 def test_cases_without_a_score_take_no_part() -> None:
@@ -143,6 +143,6 @@ def test_cases_without_a_score_take_no_part() -> None:
     holed[:40] = np.nan
     assert compare(holed, truth, labels, np.arange(100).astype(str), seed=0).cases == 60
     nothing = compare(np.full_like(truth, np.nan), truth, labels, np.arange(100).astype(str), seed=0)
-    assert (nothing.cases, nothing.better, np.isnan(nothing.first)) == (0, 0.0, True)
+    assert (nothing.cases, nothing.share_not_worse, np.isnan(nothing.first)) == (0, 0.0, True)
     one_kind = compare(truth, truth, np.ones_like(labels), np.arange(100).astype(str), seed=0)
-    assert (np.isnan(one_kind.first), one_kind.better) == (True, 0.0)
+    assert (np.isnan(one_kind.first), one_kind.share_not_worse) == (True, 0.0)

@@ -7,7 +7,7 @@ import torch
 from models.classifier.classifier import BATCH_TOLERANCE, Classifier
 from models.classifier.head import LinearHead, zero_shot_head
 from models.classifier.prompts import read_prompts
-from models.errors import ImageUnusable, WeightsIncompatible
+from models.errors import CheckpointIncompatible, ImageUnusable
 from models.images.preprocess import Preprocess
 from tests.builders import tiny
 
@@ -60,12 +60,12 @@ def test_an_image_that_is_none_is_refused(classifier: Classifier) -> None:
 
 def test_a_head_of_another_encoder_is_refused(classifier: Classifier) -> None:
     head = LinearHead(torch.zeros(14, 512), torch.ones(14), torch.zeros(14))
-    with pytest.raises(WeightsIncompatible, match="512"):
+    with pytest.raises(CheckpointIncompatible, match="512"):
         Classifier(classifier.encoder, classifier.preprocess, head)
 
 
 def test_an_encoder_that_yields_nan_never_gives_a_score(classifier: Classifier) -> None:
     encoder = tiny.encoder()
     encoder.network.get_parameter("visual.ln_post.bias").fill_(torch.nan)
-    with pytest.raises(WeightsIncompatible, match="finite"):
+    with pytest.raises(CheckpointIncompatible, match="finite"):
         Classifier(encoder, classifier.preprocess, classifier.head).score(FILMS[:1], batch_size=1)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from scipy.stats import binom
 
-from models.evaluation.compare import certainly_worse, compare
+from models.evaluation.compare import compare, significantly_worse
 from models.evaluation.statistics import delong, paired_auc
 
 Floats = npt.NDArray[np.float64]
@@ -49,7 +49,7 @@ def test_no_more_is_called_worse_than_is_said(made: Made, present: int) -> None:
     called = 0
     for _ in range(rounds):
         first, second = made(labels, chance)
-        called += bool(certainly_worse(first[:, None], second[:, None], labels[:, None], patients))
+        called += bool(significantly_worse(first[:, None], second[:, None], labels[:, None], patients))
     assert called <= binom.ppf(0.999, rounds, 0.025)
 
 
@@ -60,21 +60,21 @@ def test_whoever_is_much_worse_in_one_of_fourteen_findings_is_told() -> None:
     first = second + 0.1 * chance.normal(size=second.shape)
     first[:, 3] = ranked(labels[:, 3], 0.0, chance)
     found = compare(first, second, labels, alone(60), seed=0)
-    assert found.worse == (3,)
+    assert found.worse_columns == (3,)
 
 
 @pytest.mark.parametrize(("present", "absent", "told"), [(2, 60, ()), (5, 60, ()), (60, 5, ()), (6, 60, (0,)), (60, 6, (0,))])
 def test_few_patients_of_either_kind_never_speak_against_anybody(present: int, absent: int, told: tuple[int, ...]) -> None:
     labels = of_kinds(present, absent)[:, None]
     right = labels + np.linspace(0, 0.5, len(labels))[:, None]
-    assert certainly_worse(-right, right, labels, alone(len(labels))) == told
+    assert significantly_worse(-right, right, labels, alone(len(labels))) == told
 
 
 def test_it_is_patients_that_count_and_not_films() -> None:
     labels = of_kinds(20, 20)[:, None]
     right = labels + np.linspace(0, 0.5, 40)[:, None]
-    assert certainly_worse(-right, right, labels, alone(40)) == (0,)
-    assert certainly_worse(-right, right, labels, np.repeat(alone(8), 5)) == ()
+    assert significantly_worse(-right, right, labels, alone(40)) == (0,)
+    assert significantly_worse(-right, right, labels, np.repeat(alone(8), 5)) == ()
 
 
 def test_with_a_film_a_patient_the_error_is_that_of_delong() -> None:
@@ -83,9 +83,9 @@ def test_with_a_film_a_patient_the_error_is_that_of_delong() -> None:
     found = paired_auc(first, second, labels, alone(39))
     aucs, covariance = delong(np.stack([first, second]), labels)
     assert found.difference == pytest.approx(aucs[0] - aucs[1])
-    assert found.error == pytest.approx(np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]))
-    assert 8 <= found.freedom <= 37
-    assert (found.present, found.absent) == (9, 30)
+    assert found.standard_error == pytest.approx(np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]))
+    assert 8 <= found.degrees_of_freedom <= 37
+    assert (found.present_patients, found.absent_patients) == (9, 30)
 
 
 def test_films_of_the_same_patients_once_more_make_nothing_surer() -> None:

@@ -8,7 +8,7 @@ from models.encoder.architecture import Architecture
 from models.encoder.encoder import Encoder
 from models.evaluation.statistics import auc
 from models.images.preprocess import Preprocess
-from models.pretraining.contrastive import ContrastiveRecipe, Step, informed_start, pretrain
+from models.pretraining.contrastive import ContrastiveRecipe, PretrainingStep, initialise_image_tower, pretrain
 from tests.builders import tiny
 
 SIZE = tiny.SIZE
@@ -26,9 +26,9 @@ def half_bright(count: int) -> tuple[np.ndarray, list[str]]:
     return squares, [WORDS[side] for side in right]
 
 
-def trained(seed: int = 0, **changes: float) -> tuple[Encoder, list[Step]]:
+def trained(seed: int = 0, **changes: float) -> tuple[Encoder, list[PretrainingStep]]:
     squares, texts = half_bright(64)
-    steps: list[Step] = []
+    steps: list[PretrainingStep] = []
     recipe = ContrastiveRecipe(**{**RECIPE.card, **changes})
     encoder = pretrain(
         Architecture("tiny", tiny.config()),
@@ -48,7 +48,7 @@ def test_films_come_to_lie_with_their_captions() -> None:
     assert [step.number for step in steps] == list(range(1, 401))
     assert {step.total for step in steps} == {400}
     squares, texts = half_bright(40)
-    images = encoder.encode_images(Preprocess(size=SIZE).normalised(torch.from_numpy(squares).float()[:, None]))
+    images = encoder.encode_images(Preprocess(size=SIZE).normalise(torch.from_numpy(squares).float()[:, None]))
     left, right = encoder.encode_texts(list(WORDS))
     to_the_right = (images @ (right - left)).numpy()
     shown = np.array([WORDS.index(text) for text in texts])
@@ -67,8 +67,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
 def test_patches_start_whitened_and_positions_tell_rows_from_columns() -> None:
     network = tiny.encoder().network
     squares, _ = half_bright(32)
-    pixels = Preprocess(size=SIZE).normalised(torch.from_numpy(squares).float()[:, None])
-    informed_start(network, pixels)
+    pixels = Preprocess(size=SIZE).normalise(torch.from_numpy(squares).float()[:, None])
+    initialise_image_tower(network, pixels)
     tower = network.get_submodule("visual")
     seen = tower.get_submodule("conv1")(pixels).flatten(2).transpose(1, 2).reshape(-1, 64)
     assert 0 < float(seen.std(dim=0).mean()) < 1.5

@@ -9,8 +9,8 @@ import torch
 from models.classifier.head import LinearHead
 from models.evaluation.statistics import auc
 from models.training.anchored_head import anchored_head
-from models.training.discriminative_head import Discrimination, discriminative_head
-from models.training.whitening import Whitening
+from models.training.discriminative_head import DiscriminativeHeadSettings, discriminative_head
+from models.training.whitening import WhiteningTransform
 
 FINDINGS, SIZE, FILMS = 2, 24, 6000
 
@@ -31,7 +31,7 @@ class World:
         truth /= np.linalg.norm(truth, axis=1, keepdims=True)
         guess = truth + 1.2 * chance.standard_normal(truth.shape) / np.sqrt(SIZE)
         self.text = LinearHead.from_weights(torch.from_numpy(guess), torch.zeros(FINDINGS))
-        self.whitening = Whitening.of(self.features)
+        self.whitening = WhiteningTransform.from_features(self.features)
 
     def auc(self, head: LinearHead) -> float:
         return float(auc(head.logits(self.features).numpy(), self.labels).mean())
@@ -63,7 +63,9 @@ def test_the_mode_is_a_mode() -> None:
     rows = np.arange(300)
     head = discriminative_head(world.features[rows], world.labels[rows], world.text, world.whitening)
     turned = discriminative_head(world.features[rows[::-1].copy()], world.labels[rows[::-1]], world.text, world.whitening)
-    long = discriminative_head(world.features[rows], world.labels[rows], world.text, world.whitening, Discrimination(steps=2000))
+    long = discriminative_head(
+        world.features[rows], world.labels[rows], world.text, world.whitening, DiscriminativeHeadSettings(steps=2000)
+    )
     assert torch.allclose(head.logits(world.features), turned.logits(world.features), atol=2e-2)
     assert torch.allclose(head.logits(world.features), long.logits(world.features), atol=2e-2)
 

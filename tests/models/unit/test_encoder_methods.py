@@ -10,14 +10,14 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from models.encoder.delta import adapted
+from models.encoder.delta import apply_delta
 from models.errors import CannotPartition
 from models.evaluation.cases import ABSENT, UNKNOWN
-from models.ladder import partial, prefixes
-from models.ladder.encoder_methods import ENCODER_METHODS, encoder_methods
-from models.ladder.method import Bench, Logits, Method
-from models.ladder.prefixes import Prefixes, SharedPrefixes
-from models.training.fine_tuning import fit, view_activations
+from models.ladder import bench_activations, partial
+from models.ladder.bench_activations import BenchActivations, SharedActivations
+from models.ladder.encoder_methods import ENCODER_METHODS, make_encoder_methods
+from models.ladder.method import FewShotBenchmark, Logits, Method
+from models.training.fine_tuning import fine_tune, view_activations
 from models.training.recipe import Augmentation, Recipe
 from tests.builders import learnable_films, towers
 
@@ -26,41 +26,44 @@ RECIPE = replace(Recipe(), block_rate=1e-4, proj_rate=1e-4, steps_per_shot=4, au
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
+def bench() -> FewShotBenchmark:
     return learnable_films.bench()
 
 
 @pytest.fixture(scope="module")
 def methods() -> dict[str, Method]:
-    return {method.name: method for method in encoder_methods(RECIPE)}
+    return {method.name: method for method in make_encoder_methods(RECIPE)}
 
 
-def zero_shot(bench: Bench) -> Logits:
+def zero_shot(bench: FewShotBenchmark) -> Logits:
     scores: npt.NDArray[np.float32] = bench.ensemble.logits(bench.features[bench.split.test]).numpy()
     return scores
 
 
-def with_labels(bench: Bench, labels: npt.NDArray[np.int8]) -> Bench:
+def with_labels(bench: FewShotBenchmark, labels: npt.NDArray[np.int8]) -> FewShotBenchmark:
     return replace(bench, cases=replace(bench.cases, labels=labels))
 
 
 def test_the_names_are_the_ladders() -> None:
     assert [method.name for method in ENCODER_METHODS] == NAMES
-    assert all(method.learns for method in ENCODER_METHODS)
+    assert all(method.needs_support for method in ENCODER_METHODS)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_learns_from_sixteen_shots_what_zero_shot_does_not_know(bench: Bench, methods: dict[str, Method], name: str) -> None:
+def test_each_learns_from_sixteen_shots_what_zero_shot_does_not_know(
+    bench: FewShotBenchmark, methods: dict[str, Method], name: str
+) -> None:
     logits = methods[name].scores(bench, learnable_films.support(bench, shots=16), seed=0)
     assert logits.shape == (160, 4) and logits.dtype == np.float32 and np.isfinite(logits).all()
     assert learnable_films.mean_auc(bench, logits) > learnable_films.mean_auc(bench, zero_shot(bench)) + 0.08
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_same_seed_gives_the_same_logits(bench: Bench, name: str) -> None:
+def test_the_same_seed_gives_the_same_logits(bench: FewShotBenchmark, name: str) -> None:
     support = learnable_films.support(bench, shots=2)
     first, again, other = (
-        {method.name: method for method in encoder_methods(RECIPE)}[name].scores(bench, support, seed=seed) for seed in (3, 3, 4)
+        {method.name: method for method in make_encoder_methods(RECIPE)}[name].scores(bench, support, seed=seed)
+        for seed in (3, 3, 4)
     )
     assert np.array_equal(first, again)
     drawn_from_it = name not in ("prolip", "radclipd")  # one draws nothing, the other has its plan's own seed, as in the daemon
@@ -69,7 +72,7 @@ def test_the_same_seed_gives_the_same_logits(bench: Bench, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_findings_without_both_kinds_of_films_keep_their_zero_shot_scores(
-    bench: Bench, methods: dict[str, Method], name: str
+    bench: FewShotBenchmark, methods: dict[str, Method], name: str
 ) -> None:
     support, labels = learnable_films.support(bench, shots=2), bench.cases.labels.copy()
     labels[support.rows, 1], labels[support.rows, 2] = ABSENT, UNKNOWN
@@ -79,13 +82,13 @@ def test_findings_without_both_kinds_of_films_keep_their_zero_shot_scores(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_any_label_all_is_zero_shot(bench: Bench, methods: dict[str, Method], name: str) -> None:
+def test_without_any_label_all_is_zero_shot(bench: FewShotBenchmark, methods: dict[str, Method], name: str) -> None:
     blank = with_labels(bench, np.full_like(bench.cases.labels, UNKNOWN))
     assert np.array_equal(methods[name].scores(blank, learnable_films.support(bench, shots=1), seed=0), zero_shot(bench))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_label_of_a_test_film_has_a_say(bench: Bench, methods: dict[str, Method], name: str) -> None:
+def test_no_label_of_a_test_film_has_a_say(bench: FewShotBenchmark, methods: dict[str, Method], name: str) -> None:
     support, labels = learnable_films.support(bench, shots=1), bench.cases.labels.copy()
     labels[bench.split.test] = 1 - labels[bench.split.test]
     assert np.array_equal(
@@ -102,15 +105,17 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         recipe = args[4]
         assert isinstance(recipe, Recipe)
         trainings.append(recipe.k)
-        return fit(*args, **settings)  # type: ignore[arg-type] # passed on as they came
+        return fine_tune(*args, **settings)  # type: ignore[arg-type] # passed on as they came
 
     monkeypatch.setattr(partial, "fit", counting)
     yield trainings
 
 
 @pytest.mark.parametrize("draws_first", [True, False])
-def test_the_averaged_method_costs_no_second_training_in_either_order(bench: Bench, counted: list[int], draws_first: bool) -> None:
-    methods = {method.name: method for method in encoder_methods(RECIPE)}
+def test_the_averaged_method_costs_no_second_training_in_either_order(
+    bench: FewShotBenchmark, counted: list[int], draws_first: bool
+) -> None:
+    methods = {method.name: method for method in make_encoder_methods(RECIPE)}
     pair = [methods["partial-k2-wise"], methods["partial-k2"]]
     supports = [learnable_films.support(bench, shots=1, draw=draw) for draw in range(2)]
     order = [(m, s) for s in supports for m in pair] if draws_first else [(m, s) for m in pair for s in supports]
@@ -119,49 +124,49 @@ def test_the_averaged_method_costs_no_second_training_in_either_order(bench: Ben
     assert not any(np.array_equal(made["partial-k2", draw], made["partial-k2-wise", draw]) for draw in range(2))
 
 
-def test_asked_again_or_on_another_bench_it_is_trained_again(bench: Bench, counted: list[int]) -> None:
-    method = {method.name: method for method in encoder_methods(RECIPE)}["partial-k1"]
+def test_asked_again_or_on_another_bench_it_is_trained_again(bench: FewShotBenchmark, counted: list[int]) -> None:
+    method = {method.name: method for method in make_encoder_methods(RECIPE)}["partial-k1"]
     support = learnable_films.support(bench, shots=1)
     first = method.scores(bench, support, seed=0)
-    other = replace(bench, films=bench.films[:, ::-1].copy())
+    other = replace(bench, model_inputs=bench.model_inputs[:, ::-1].copy())
     assert not np.array_equal(method.scores(other, support, seed=0), first)
     assert np.array_equal(method.scores(bench, support, seed=0), first)
     assert counted == [1, 1, 1]
 
 
-def test_scores_from_prefixes_are_those_from_pixels(bench: Bench) -> None:
+def test_scores_from_prefixes_are_those_from_pixels(bench: FewShotBenchmark) -> None:
     support = learnable_films.support(bench, shots=4)
-    squares = prefixes.squares(bench, support.rows)
+    squares = bench_activations.select_model_inputs(bench, support.rows)
     activations = view_activations(bench.encoder, bench.preprocess, squares, RECIPE, k=2, seed=0)
-    trained = fit(bench.encoder, activations, support.labels(bench.cases), bench.ensemble, RECIPE, steps=16, seed=0).last
-    encoder = adapted(bench.encoder, trained.delta)
-    pixels = bench.preprocess.normalised(prefixes.squares(bench, bench.split.test))
+    trained = fine_tune(bench.encoder, activations, support.labels(bench.cases), bench.ensemble, RECIPE, steps=16, seed=0).last
+    encoder = apply_delta(bench.encoder, trained.delta)
+    pixels = bench.preprocess.normalise(bench_activations.select_model_inputs(bench, bench.split.test))
     whole = trained.head.logits(encoder.encode_images(pixels)).numpy()
-    assert Prefixes(bench).logits(encoder, trained.head, 2) == pytest.approx(whole, abs=0.02)
+    assert BenchActivations(bench).logits(encoder, trained.head, 2) == pytest.approx(whole, abs=0.02)
     assert np.abs(whole).max() > 0.2
 
 
-def test_prefixes_are_kept_within_their_limit_and_otherwise_made_again(bench: Bench) -> None:
-    roomy, narrow, one = Prefixes(bench), Prefixes(bench, limit=0), 160 * 17 * 64 * 2
+def test_prefixes_are_kept_within_their_limit_and_otherwise_made_again(bench: FewShotBenchmark) -> None:
+    roomy, narrow, one = BenchActivations(bench), BenchActivations(bench, max_bytes=0), 160 * 17 * 64 * 2
     for k in (1, 2):
-        kept, made = torch.cat(list(roomy.of_test(k))), torch.cat(list(narrow.of_test(k)))
+        kept, made = torch.cat(list(roomy.test_chunks(k))), torch.cat(list(narrow.test_chunks(k)))
         assert torch.equal(kept, made) and kept.shape == (160, 17, 64)
-    assert (roomy.held, narrow.held) == (2 * one, 0)
-    tight = Prefixes(bench, limit=one)
+    assert (roomy.held_bytes, narrow.held_bytes) == (2 * one, 0)
+    tight = BenchActivations(bench, max_bytes=one)
     for k in (1, 2, 1):
-        assert torch.equal(torch.cat(list(tight.of_test(k))), torch.cat(list(roomy.of_test(k))))
-    assert tight.held == one
+        assert torch.equal(torch.cat(list(tight.test_chunks(k))), torch.cat(list(roomy.test_chunks(k))))
+    assert tight.held_bytes == one
 
 
-def test_another_bench_takes_the_place_of_the_last(bench: Bench) -> None:
-    shared, other = SharedPrefixes(), learnable_films.bench(pool=20, test=20)
-    first = shared.of(bench)
-    assert shared.of(bench) is first and shared.of(other).bench is other and shared.of(bench) is not first
+def test_another_bench_takes_the_place_of_the_last(bench: FewShotBenchmark) -> None:
+    shared, other = SharedActivations(), learnable_films.bench(pool=20, test=20)
+    first = shared.of_bench(bench)
+    assert shared.of_bench(bench) is first and shared.of_bench(other).bench is other and shared.of_bench(bench) is not first
 
 
 def test_an_encoder_with_fewer_blocks_says_so() -> None:
     small = learnable_films.bench(towers.encoder("one block"), pool=60, test=20)
-    methods = {method.name: method for method in encoder_methods(RECIPE)}
+    methods = {method.name: method for method in make_encoder_methods(RECIPE)}
     support = learnable_films.support(small, shots=1)
     assert methods["partial-k1"].scores(small, support, seed=0).shape == (20, 4)
     with pytest.raises(CannotPartition, match="has 1 blocks"):
@@ -169,6 +174,6 @@ def test_an_encoder_with_fewer_blocks_says_so() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_a_support_it_is_a_mistake_of_the_caller(bench: Bench, methods: dict[str, Method], name: str) -> None:
+def test_without_a_support_it_is_a_mistake_of_the_caller(bench: FewShotBenchmark, methods: dict[str, Method], name: str) -> None:
     with pytest.raises(ValueError, match="support"):
         methods[name].scores(bench, None, seed=0)

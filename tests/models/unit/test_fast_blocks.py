@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.encoder import fast_blocks
-from models.encoder.fast_blocks import class_token, is_plain, passed
+from models.encoder.fast_blocks import is_standard_block, run_block, run_block_for_class_token
 from tests.builders import towers
 
 ROUNDING = 1e-4
@@ -35,7 +35,7 @@ def tokens() -> torch.Tensor:
 def multiplied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The widths of what oneDNN made."""
     widths: list[int] = []
-    linear = fast_blocks._linear
+    linear = fast_blocks._apply_linear
 
     def noted(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         widths.append(len(weight))
@@ -49,7 +49,7 @@ def multiplied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_block_without_gradients_is_the_block(kind: str, multiplied: list[int]) -> None:
     whole = block(kind)
     with torch.no_grad():
-        assert passed(whole, tokens()).numpy() == pytest.approx(whole(tokens()).numpy(), abs=ROUNDING)
+        assert run_block(whole, tokens()).numpy() == pytest.approx(whole(tokens()).numpy(), abs=ROUNDING)
     assert multiplied == [192, 64, whole.mlp.c_fc.out_features, 64]
 
 
@@ -57,10 +57,10 @@ def test_a_block_without_gradients_is_the_block(kind: str, multiplied: list[int]
 def test_the_class_token_alone_is_that_of_the_block(kind: str, multiplied: list[int]) -> None:
     whole = block(kind)
     wanted = whole(tokens())[:, :1].detach().numpy()
-    assert class_token(whole, tokens()).detach().numpy() == pytest.approx(wanted, abs=ROUNDING)
+    assert run_block_for_class_token(whole, tokens()).detach().numpy() == pytest.approx(wanted, abs=ROUNDING)
     assert multiplied == []
     with torch.inference_mode():
-        assert class_token(whole, tokens()).numpy() == pytest.approx(wanted, abs=ROUNDING)
+        assert run_block_for_class_token(whole, tokens()).numpy() == pytest.approx(wanted, abs=ROUNDING)
     assert multiplied == [whole.mlp.c_fc.out_features, 64]
 
 
@@ -68,7 +68,7 @@ def test_the_class_token_alone_is_that_of_the_block(kind: str, multiplied: list[
 def test_so_are_its_gradients(kind: str) -> None:
     short, whole = block(kind).requires_grad_(), block(kind).requires_grad_()
     entering = [tokens().requires_grad_() for _ in range(2)]
-    for made in (class_token(short, entering[0]), whole(entering[1])[:, :1]):
+    for made in (run_block_for_class_token(short, entering[0]), whole(entering[1])[:, :1]):
         torch.autograd.backward(made.square().sum())
     for (name, one), other in zip(short.named_parameters(), whole.parameters(), strict=True):
         assert one.grad.numpy() == pytest.approx(other.grad.numpy(), abs=2e-3, rel=1e-4), name
@@ -78,9 +78,9 @@ def test_so_are_its_gradients(kind: str) -> None:
 
 def test_where_a_gradient_or_another_precision_is_asked_for_the_block_itself_runs(multiplied: list[int]) -> None:
     whole = block("plain")
-    assert torch.equal(passed(whole, tokens()), whole(tokens()))
+    assert torch.equal(run_block(whole, tokens()), whole(tokens()))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(passed(whole, tokens()), whole(tokens()))
+        assert torch.equal(run_block(whole, tokens()), whole(tokens()))
     assert multiplied == []
 
 
@@ -90,7 +90,9 @@ def test_in_half_precision_the_short_cut_is_no_farther_off_than_the_block(kind: 
     with torch.no_grad():
         exact = whole(tokens())[:, :1]
         with torch.autocast("cpu", torch.bfloat16):
-            off = [(made.float() - exact).abs().mean() for made in (class_token(whole, tokens()), whole(tokens())[:, :1])]
+            off = [
+                (made.float() - exact).abs().mean() for made in (run_block_for_class_token(whole, tokens()), whole(tokens())[:, :1])
+            ]
     assert 0 < off[0] < 1.5 * off[1]
 
 
@@ -99,8 +101,8 @@ def test_a_block_of_another_kind_runs_itself(multiplied: list[int]) -> None:
     sequence_first.attn.batch_first = False
     with torch.no_grad():
         for whole in (custom, sequence_first):
-            assert not is_plain(whole)
-            assert torch.equal(passed(whole, tokens()), whole(tokens()))
+            assert not is_standard_block(whole)
+            assert torch.equal(run_block(whole, tokens()), whole(tokens()))
     assert multiplied == []
 
 
@@ -108,13 +110,13 @@ def test_products_in_half_precision_leave_the_stream_whole(multiplied: list[int]
     """As `torch.nn` has it where attention and perceptron are bfloat16 and what the norms give is made so."""
     whole = block("plain")
     with torch.no_grad():
-        exact = class_token(whole, tokens())
+        exact = run_block_for_class_token(whole, tokens())
         multiplied.clear()
         for norm, products in ((whole.ln_1, whole.attn), (whole.ln_2, whole.mlp)):
             products.to(torch.bfloat16)
             norm.register_forward_hook(lambda *given: given[-1].to(torch.bfloat16))
-        coarse = class_token(whole, tokens())
-        assert torch.equal(passed(whole, tokens()), whole(tokens()))
+        coarse = run_block_for_class_token(whole, tokens())
+        assert torch.equal(run_block(whole, tokens()), whole(tokens()))
     assert coarse.dtype == torch.float32
     assert 0 < (coarse - exact).abs().mean() < 1.5 * (whole(tokens())[:, :1] - exact).abs().mean()
     assert multiplied == []

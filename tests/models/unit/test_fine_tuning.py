@@ -13,14 +13,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.encoder.activations import from_prefix, prefix
-from models.encoder.delta import adapted, values
+from models.encoder.activations import compute_activations, encode_activations
+from models.encoder.delta import apply_delta, copy_parameters
 from models.encoder.encoder import Encoder
-from models.encoder.partition import LN_POST, PROJ, names_of, partition
-from models.encoder.precision import chosen
+from models.encoder.partition import LN_POST, PROJ, parameter_names, partition
+from models.encoder.precision import choose_dtype
 from models.errors import CannotPartition, NothingToLearn
 from models.images.preprocess import Preprocess
-from models.training.fine_tuning import Fitted, Trained, fit, view_activations
+from models.training.fine_tuning import FineTuningResult, TrainedWeights, fine_tune, view_activations
 from models.training.recipe import Augmentation, Recipe
 from tests.builders import learnable_films, tiny, towers
 
@@ -39,13 +39,13 @@ def fitted(
     seed: int = 0,
     squares: torch.Tensor = SQUARES,
     steps: int = 12,
-) -> Fitted:
+) -> FineTuningResult:
     activations = view_activations(encoder, PREPROCESS, squares, recipe, k=recipe.k, seed=seed)
     head = learnable_films.head_for(encoder, findings=labels.shape[1])
-    return fit(encoder, activations, labels, head, recipe, steps=steps, seed=seed)
+    return fine_tune(encoder, activations, labels, head, recipe, steps=steps, seed=seed)
 
 
-def equal(one: Trained, other: Trained) -> bool:
+def equal(one: TrainedWeights, other: TrainedWeights) -> bool:
     return all(torch.equal(tensor, other.delta[name]) for name, tensor in one.delta.items()) and all(
         torch.equal(tensor, other.head.tensors[name]) for name, tensor in one.head.tensors.items()
     )
@@ -57,12 +57,12 @@ def test_what_is_frozen_stays_bit_for_bit_and_what_is_not_moves(kind: str, k: in
     encoder = towers.encoder(kind)
     was = {name: tensor.clone() for name, tensor in encoder.network.state_dict().items()}
     result = fitted(encoder, replace(QUICK, k=k))
-    unfrozen = names_of(partition(encoder.network).last(k))
+    unfrozen = parameter_names(partition(encoder.network).last_parts(k))
     assert tuple(result.last.delta) == tuple(result.averaged.delta) == unfrozen
     assert not any(torch.equal(result.last.delta[name], was[name]) for name in unfrozen)
     assert all(torch.equal(tensor, was[name]) for name, tensor in encoder.network.state_dict().items())
     assert not any(parameter.requires_grad for parameter in encoder.network.parameters())
-    after = adapted(encoder, result.last.delta).network.state_dict()
+    after = apply_delta(encoder, result.last.delta).network.state_dict()
     assert {name for name, tensor in after.items() if not torch.equal(tensor, was[name])} == set(unfrozen)
 
 
@@ -76,7 +76,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
 def test_an_infinite_pull_gives_the_base_weights_and_the_warm_head() -> None:
     encoder = towers.encoder("plain")
     held = fitted(encoder, replace(QUICK, k=2, pull=math.inf, head_pull=math.inf))
-    base = values(encoder, held.last.delta)
+    base = copy_parameters(encoder, held.last.delta)
     assert all(torch.equal(tensor, base[name]) for name, tensor in held.last.delta.items())
     text = learnable_films.head_for(encoder)
     assert held.last.head.directions.numpy() == pytest.approx(text.directions.numpy(), abs=1e-6)
@@ -87,7 +87,7 @@ def test_the_harder_the_pull_the_nearer_to_the_base() -> None:
     distances = []
     for pull in (0.0, 0.1, 1.0, 10.0):
         delta = fitted(encoder, replace(QUICK, pull=pull)).last.delta
-        base = values(encoder, delta)
+        base = copy_parameters(encoder, delta)
         distances.append(sum(float((tensor - base[name]).norm()) for name, tensor in delta.items()))
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] < 0.3 * distances[0]
@@ -96,15 +96,15 @@ def test_the_harder_the_pull_the_nearer_to_the_base() -> None:
 def test_a_task_that_the_base_cannot_do_is_learnt() -> None:
     given = learnable_films.bench()
     support = learnable_films.support(given, shots=16)
-    squares = torch.from_numpy(given.films[support.rows].astype(np.float32))[:, None]
+    squares = torch.from_numpy(given.model_inputs[support.rows].astype(np.float32))[:, None]
     recipe = replace(QUICK, k=2, max_steps=120, augmentation=Augmentation(views=3))
     activations = view_activations(given.encoder, PREPROCESS, squares, recipe, k=2, seed=0)
-    result = fit(given.encoder, activations, support.labels(given.cases), given.ensemble, recipe, steps=120, seed=0)
+    result = fine_tune(given.encoder, activations, support.labels(given.cases), given.ensemble, recipe, steps=120, seed=0)
     before = learnable_films.mean_auc(given, given.ensemble.logits(given.features[given.split.test]).numpy())
-    test = PREPROCESS.normalised(torch.from_numpy(given.films[given.split.test].astype(np.float32))[:, None])
+    test = PREPROCESS.normalise(torch.from_numpy(given.model_inputs[given.split.test].astype(np.float32))[:, None])
     after = {
         kind: learnable_films.mean_auc(
-            given, trained.head.logits(adapted(given.encoder, trained.delta).encode_images(test)).numpy()
+            given, trained.head.logits(apply_delta(given.encoder, trained.delta).encode_images(test)).numpy()
         )
         for kind, trained in (("last", result.last), ("averaged", result.averaged))
     }
@@ -116,7 +116,7 @@ def test_a_task_that_the_base_cannot_do_is_learnt() -> None:
 def test_the_average_is_half_way_in_every_number() -> None:
     encoder = towers.encoder("plain")
     result = fitted(encoder, QUICK)
-    base = values(encoder, result.last.delta)
+    base = copy_parameters(encoder, result.last.delta)
     for name, tensor in result.averaged.delta.items():
         assert tensor.numpy() == pytest.approx(((base[name] + result.last.delta[name]) / 2).numpy(), abs=1e-6)
     whole = fitted(encoder, replace(QUICK, average=1.0))
@@ -132,7 +132,7 @@ def test_the_report_names_what_was_trained() -> None:
     card = json.loads(json.dumps(report.card, allow_nan=False))
     assert [part["name"] for part in card["trained"]] == ["block 1", "block 2", LN_POST, PROJ]
     assert card["parameters"] == sum(
-        tensor.numel() for name, tensor in encoder.network.named_parameters() if name in names_of(report.parts)
+        tensor.numel() for name, tensor in encoder.network.named_parameters() if name in parameter_names(report.parts)
     )
     assert card["findings"] == [0, 1, 2, 3] and card["steps"] == 12 and card["films"] == 40
 
@@ -168,11 +168,11 @@ def test_stopping_between_steps_leaves_nothing_half_done(at: int) -> None:
             raise Stopped
 
     with pytest.raises(Stopped):
-        fit(encoder, activations, LABELS, learnable_films.head_for(encoder), RECIPE, steps=12, seed=0, on_step=on_step)
+        fine_tune(encoder, activations, LABELS, learnable_films.head_for(encoder), RECIPE, steps=12, seed=0, on_step=on_step)
     assert seen == [(step, 12) for step in range(1, at + 1)]
     assert all(torch.equal(tensor, was[name]) for name, tensor in encoder.network.state_dict().items())
     assert torch.equal(activations, kept) and not any(p.requires_grad for p in encoder.network.parameters())
-    again = fit(encoder, activations, LABELS, learnable_films.head_for(encoder), RECIPE, steps=12, seed=0)
+    again = fine_tune(encoder, activations, LABELS, learnable_films.head_for(encoder), RECIPE, steps=12, seed=0)
     assert equal(again.last, fitted(towers.encoder("plain")).last)
 
 
@@ -215,7 +215,7 @@ def test_nothing_to_learn_and_too_many_blocks_are_said() -> None:
 
 def test_the_first_view_is_the_film_and_the_others_are_not() -> None:
     views = view_activations(_ENCODER, PREPROCESS, SQUARES[:5], replace(RECIPE, augmentation=Augmentation(views=3)), k=1, seed=2)
-    alone = prefix(_ENCODER, PREPROCESS.normalised(SQUARES[:5]), k=1)
+    alone = compute_activations(_ENCODER, PREPROCESS.normalise(SQUARES[:5]), k=1)
     assert views.shape == (5, 3, 17, 64) and views.dtype == torch.float16
     assert views[:, 0].float().numpy() == pytest.approx(alone.numpy(), abs=2e-3, rel=1e-3)
     assert not any(torch.equal(views[:, 0], views[:, other]) for other in (1, 2))
@@ -236,15 +236,15 @@ def test_auto_is_bfloat16_where_the_processor_has_it(
     monkeypatch: pytest.MonkeyPatch, instructions: dict[str, bool], kind: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
-    assert chosen("auto", torch.device("cpu")) == kind
-    assert chosen("float32", torch.device("cpu")) == torch.float32
+    assert choose_dtype("auto", torch.device("cpu")) == kind
+    assert choose_dtype("float32", torch.device("cpu")) == torch.float32
 
 
 def test_the_head_before_training_ranks_as_the_one_it_was_given() -> None:
     """Scaling and shifting of the start are for the learning rate; a fit of no consequence gives back the head's ranking."""
     held = fitted(_ENCODER, replace(RECIPE, pull=math.inf, head_pull=math.inf))
-    pixels = PREPROCESS.normalised(SQUARES)
-    features = from_prefix(_ENCODER, prefix(_ENCODER, pixels, k=1), k=1).features.detach()
+    pixels = PREPROCESS.normalise(SQUARES)
+    features = encode_activations(_ENCODER, compute_activations(_ENCODER, pixels, k=1), k=1).features.detach()
     given_logits, after = learnable_films.head_for(_ENCODER).logits(features), held.last.head.logits(features)
     for column in range(4):
         assert np.corrcoef(given_logits[:, column].numpy(), after[:, column].numpy())[0, 1] > 1 - 1e-5

@@ -13,20 +13,20 @@ from sklearn.linear_model import LogisticRegression
 from models.errors import UnknownMethod
 from models.evaluation import statistics
 from models.evaluation.statistics import PatientBootstrap
-from models.experiment.draws import draws
-from models.ladder.baselines import Metadata
-from models.ladder.cache import TipAdapter
-from models.ladder.closed_form import _solved
-from models.ladder.labelled import Labelled, head_logits
-from models.ladder.logistic import logistic
-from models.ladder.method import Bench, Logits, Method, Support
+from models.experiment.draws import draw_supports
+from models.ladder.baselines import MetadataBaseline
+from models.ladder.closed_form import _solve_ridge
+from models.ladder.labelled_features import LabelledFeatures, head_logits
+from models.ladder.logistic import fit_logistic_regression
+from models.ladder.method import FewShotBenchmark, Logits, Method, Support
 from models.ladder.paper_head import PaperHead, _Perceptron
-from models.ladder.probes import LinearProbe, _Descent
-from models.ladder.registry import FROZEN, LADDER, methods
+from models.ladder.probes import LinearProbe, _ProbeObjective
+from models.ladder.registry import FROZEN_ENCODER_METHODS, LADDER, find_methods
+from models.ladder.tip_adapter import TipAdapter
 from tests.builders import benches
 
-BY_NAME = {method.name: method for method in FROZEN}
-LEARNERS = [name for name, method in BY_NAME.items() if method.learns]
+BY_NAME = {method.name: method for method in FROZEN_ENCODER_METHODS}
+LEARNERS = [name for name, method in BY_NAME.items() if method.needs_support]
 KNOW_TEXT = ["linear-text", "clap", "ss-text", "tip-adapter", "tip-adapter-f", "gda", "stage-1"]
 ANCHORED = [name for name in KNOW_TEXT if name != "linear-text"]  # ZS-LP starts at the text and is not held there
 SHOTS = (1, 4, 16, 64)
@@ -41,30 +41,30 @@ def world() -> benches.World:
 
 
 @pytest.fixture(scope="module")
-def bench(world: benches.World) -> Bench:
+def bench(world: benches.World) -> FewShotBenchmark:
     return world.bench
 
 
 @pytest.fixture(scope="module")
-def supports(bench: Bench) -> list[Support]:
-    return draws(bench.cases, bench.split, shots=SHOTS, draws=4, seed=0)
+def supports(bench: FewShotBenchmark) -> list[Support]:
+    return draw_supports(bench.cases, bench.split, shots=SHOTS, draws=4, seed=0)
 
 
-def ask(name: str, bench: Bench, support: Support, *, seed: int = 0) -> Logits:
+def ask(name: str, bench: FewShotBenchmark, support: Support, *, seed: int = 0) -> Logits:
     method = BY_NAME[name]
-    return method.scores(bench, support if method.learns else None, seed=seed)
+    return method.scores(bench, support if method.needs_support else None, seed=seed)
 
 
-def mean_auc(logits: npt.NDArray[np.floating], bench: Bench) -> float:
-    return float(statistics.macro(statistics.auc(logits, bench.cases.labels[bench.split.test])))
+def mean_auc(logits: npt.NDArray[np.floating], bench: FewShotBenchmark) -> float:
+    return float(statistics.macro_average(statistics.auc(logits, bench.cases.labels[bench.split.test])))
 
 
-def with_labels(bench: Bench, labels: npt.NDArray[np.int8]) -> Bench:
+def with_labels(bench: FewShotBenchmark, labels: npt.NDArray[np.int8]) -> FewShotBenchmark:
     return replace(bench, cases=replace(bench.cases, labels=labels))
 
 
 @pytest.fixture(scope="module")
-def learnt(bench: Bench, supports: list[Support]) -> dict[str, list[float]]:
+def learnt(bench: FewShotBenchmark, supports: list[Support]) -> dict[str, list[float]]:
     """Mean AUC over the draws at each of SHOTS, by method."""
     return {
         name: [np.mean([mean_auc(ask(name, bench, s), bench) for s in supports if s.shots == k]).item() for k in SHOTS]
@@ -73,7 +73,7 @@ def learnt(bench: Bench, supports: list[Support]) -> dict[str, list[float]]:
 
 
 @every_method
-def test_scores_have_a_row_a_test_film_and_are_numbers(name: str, bench: Bench, supports: list[Support]) -> None:
+def test_scores_have_a_row_a_test_film_and_are_numbers(name: str, bench: FewShotBenchmark, supports: list[Support]) -> None:
     logits = ask(name, bench, supports[1])
     assert logits.shape == (len(bench.split.test), 4)
     assert logits.dtype == np.float32
@@ -81,23 +81,23 @@ def test_scores_have_a_row_a_test_film_and_are_numbers(name: str, bench: Bench, 
 
 
 @every_method
-def test_no_method_sees_a_test_label(name: str, bench: Bench, supports: list[Support]) -> None:
+def test_no_method_sees_a_test_label(name: str, bench: FewShotBenchmark, supports: list[Support]) -> None:
     labels = bench.cases.labels.copy()
     labels[bench.split.test] = np.random.default_rng(0).permutation(labels[bench.split.test])
     np.testing.assert_array_equal(ask(name, bench, supports[1]), ask(name, with_labels(bench, labels), supports[1]))
 
 
 @every_method
-def test_no_label_of_the_pool_is_seen_but_the_support_s(name: str, bench: Bench, supports: list[Support]) -> None:
+def test_no_label_of_the_pool_is_seen_but_the_support_s(name: str, bench: FewShotBenchmark, supports: list[Support]) -> None:
     labels = np.full_like(bench.cases.labels, -1)
-    if BY_NAME[name].learns:
+    if BY_NAME[name].needs_support:
         labels[supports[1].rows] = bench.cases.labels[supports[1].rows]
     same = np.array_equal(ask(name, bench, supports[1]), ask(name, with_labels(bench, labels), supports[1]))
     assert same == (name != "all-labels")
 
 
 @every_learner
-def test_learners_do_learn_from_the_support(name: str, bench: Bench, supports: list[Support]) -> None:
+def test_learners_do_learn_from_the_support(name: str, bench: FewShotBenchmark, supports: list[Support]) -> None:
     labels = bench.cases.labels.copy()
     labels[supports[2].rows] = np.random.default_rng(0).permutation(labels[supports[2].rows])
     assert not np.array_equal(ask(name, bench, supports[2]), ask(name, with_labels(bench, labels), supports[2]))
@@ -113,18 +113,20 @@ def global_random_state() -> Iterator[None]:
 
 @every_method
 @pytest.mark.usefixtures("global_random_state")
-def test_same_seed_same_logits_whatever_the_global_state(name: str, bench: Bench, supports: list[Support]) -> None:
+def test_same_seed_same_logits_whatever_the_global_state(name: str, bench: FewShotBenchmark, supports: list[Support]) -> None:
     np.testing.assert_array_equal(ask(name, bench, supports[1], seed=3), ask(name, bench, supports[1], seed=3))
 
 
 @pytest.mark.parametrize("name", ["chance", "linear-random", "paper-head"])
-def test_another_seed_another_start(name: str, bench: Bench, supports: list[Support]) -> None:
+def test_another_seed_another_start(name: str, bench: FewShotBenchmark, supports: list[Support]) -> None:
     assert not np.array_equal(ask(name, bench, supports[1], seed=3), ask(name, bench, supports[1], seed=4))
 
 
 @pytest.mark.parametrize("only", [1, 0, -1])
 @every_learner
-def test_a_finding_with_one_kind_of_label_is_never_missing(name: str, only: int, bench: Bench, supports: list[Support]) -> None:
+def test_a_finding_with_one_kind_of_label_is_never_missing(
+    name: str, only: int, bench: FewShotBenchmark, supports: list[Support]
+) -> None:
     """Methods that know the text rank it as zero-shot does."""
     labels = bench.cases.labels.copy()
     labels[supports[2].rows, 1] = only
@@ -136,7 +138,7 @@ def test_a_finding_with_one_kind_of_label_is_never_missing(name: str, only: int,
 
 
 @every_learner
-def test_an_empty_support_is_no_error(name: str, bench: Bench) -> None:
+def test_an_empty_support_is_no_error(name: str, bench: FewShotBenchmark) -> None:
     logits = ask(name, bench, Support(shots=1, draw=0, rows=np.array([], dtype=np.intp), studies_read=0.0))
     assert np.isfinite(logits).all()
     if name in KNOW_TEXT:
@@ -144,7 +146,7 @@ def test_an_empty_support_is_no_error(name: str, bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in LEARNERS if name != "paper-head"])  # another number, another order of films
-def test_unknown_labels_take_no_part(name: str, bench: Bench, supports: list[Support]) -> None:
+def test_unknown_labels_take_no_part(name: str, bench: FewShotBenchmark, supports: list[Support]) -> None:
     """A film of which nothing is known may as well not be there."""
     support = supports[1]
     labels = bench.cases.labels.copy()
@@ -158,18 +160,18 @@ def test_unknown_labels_take_no_part(name: str, bench: Bench, supports: list[Sup
 
 
 @every_learner
-def test_a_learner_without_a_support_is_an_error(name: str, bench: Bench) -> None:
+def test_a_learner_without_a_support_is_an_error(name: str, bench: FewShotBenchmark) -> None:
     with pytest.raises(ValueError, match="support"):
         BY_NAME[name].scores(bench, None, seed=0)
 
 
-def test_chance_is_a_half_within_its_interval(bench: Bench) -> None:
+def test_chance_is_a_half_within_its_interval(bench: FewShotBenchmark) -> None:
     labels = bench.cases.labels[bench.split.test]
     bootstrap = PatientBootstrap(bench.cases.patient[bench.split.test], resamples=500, seed=0)
     held = 0
     for seed in range(20):
         logits = BY_NAME["chance"].scores(bench, None, seed=seed)
-        lower, upper = statistics.interval(statistics.macro(bootstrap.auc(logits, labels)))
+        lower, upper = statistics.percentile_interval(statistics.macro_average(bootstrap.auc(logits, labels)))
         held += bool(lower <= 0.5 <= upper)
     assert held >= 17  # 95 % of 20; fewer than 17 once in 60 times, and the seeds are fixed
 
@@ -185,7 +187,7 @@ def test_more_shots_rank_better_and_approach_the_truth(name: str, world: benches
 
 
 @pytest.mark.parametrize("name", ANCHORED)
-def test_one_shot_is_never_far_below_zero_shot(name: str, bench: Bench, learnt: dict[str, list[float]]) -> None:
+def test_one_shot_is_never_far_below_zero_shot(name: str, bench: FewShotBenchmark, learnt: dict[str, list[float]]) -> None:
     assert learnt[name][0] > mean_auc(head_logits(bench.ensemble, bench), bench) - 0.03
 
 
@@ -199,17 +201,17 @@ def test_the_ladder_is_in_order(world: benches.World, learnt: dict[str, list[flo
     assert learnt["paper-head"][2] < learnt["stage-1"][2] - 0.1  # five epochs from a random start
 
 
-def test_metadata_learns_what_the_form_tells(bench: Bench, supports: list[Support]) -> None:
+def test_metadata_learns_what_the_form_tells(bench: FewShotBenchmark, supports: list[Support]) -> None:
     labels = bench.cases.labels.copy()
     labels[:, 0] = bench.cases.age > 60
     labels[:, 1] = bench.cases.sex == "M"
     labels[:, 2] = bench.cases.view == "AP"
     told = with_labels(bench, labels)
-    (support,) = draws(told.cases, told.split, shots=[16], draws=1, seed=0)
-    aucs = statistics.auc(Metadata().scores(told, support, seed=0), labels[told.split.test])
+    (support,) = draw_supports(told.cases, told.split, shots=[16], draws=1, seed=0)
+    aucs = statistics.auc(MetadataBaseline().scores(told, support, seed=0), labels[told.split.test])
     assert (aucs[:3] > 0.9).all()
     unknown = replace(told.cases, age=np.full_like(told.cases.age, np.nan), sex=np.full_like(told.cases.sex, ""))
-    assert np.isfinite(Metadata().scores(replace(told, cases=unknown), support, seed=0)).all()
+    assert np.isfinite(MetadataBaseline().scores(replace(told, cases=unknown), support, seed=0)).all()
 
 
 def test_the_paper_s_head_has_the_paper_s_size() -> None:
@@ -220,28 +222,28 @@ def test_the_paper_s_head_has_the_paper_s_size() -> None:
 
 def test_the_paper_s_head_trains_and_drops_only_in_training() -> None:
     world = benches.world(films=600, effect=4.0)
-    (support,) = draws(world.bench.cases, world.bench.split, shots=[32], draws=1, seed=0)
+    (support,) = draw_supports(world.bench.cases, world.bench.split, shots=[32], draws=1, seed=0)
     assert mean_auc(PaperHead(epochs=40).scores(world.bench, support, seed=0), world.bench) > 0.75
     head = _Perceptron(32, 4, torch.Generator().manual_seed(0))
     features = world.bench.features[:8]
     assert torch.equal(head.forward(features), head.forward(features))
-    dropped = [head.forward(features, dropped=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    dropped = [head.forward(features, dropout_generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     assert torch.equal(dropped[0], dropped[1])
     assert not torch.equal(dropped[0], dropped[2])
 
 
-def known(bench: Bench, films: int = 40) -> Labelled:
+def known(bench: FewShotBenchmark, films: int = 40) -> LabelledFeatures:
     rows = bench.split.pool[:films]
     labels = bench.cases.labels[rows].copy()
     labels[::7, 0] = -1
-    return Labelled(bench.features[rows].double().numpy(), labels)
+    return LabelledFeatures(bench.features[rows].double().numpy(), labels)
 
 
-def test_films_weigh_half_for_the_positives_and_half_for_the_negatives(bench: Bench) -> None:
+def test_films_weigh_half_for_the_positives_and_half_for_the_negatives(bench: FewShotBenchmark) -> None:
     some = known(bench)
     labels = some.labels.copy()
     labels[:, 3] = 1
-    halves = Labelled(some.features, labels).halves
+    halves = LabelledFeatures(some.features, labels).balanced_weights
     for finding in range(3):
         assert halves[labels[:, finding] == 1, finding].sum() == pytest.approx(0.5)
         assert halves[labels[:, finding] == 0, finding].sum() == pytest.approx(0.5)
@@ -249,9 +251,9 @@ def test_films_weigh_half_for_the_positives_and_half_for_the_negatives(bench: Be
     assert (halves[:, 3] == 0).all()
 
 
-def test_the_logistic_regression_is_scikit_learn_s(bench: Bench) -> None:
+def test_the_logistic_regression_is_scikit_learn_s(bench: FewShotBenchmark) -> None:
     some = known(bench)
-    weights, bias = logistic(some, ridge=0.7)
+    weights, bias = fit_logistic_regression(some, ridge=0.7)
     for finding in range(4):
         rows = some.labels[:, finding] != -1
         target = some.labels[rows, finding]
@@ -262,7 +264,7 @@ def test_the_logistic_regression_is_scikit_learn_s(bench: Bench) -> None:
         np.testing.assert_allclose(bias[finding], theirs.intercept_[0], atol=2e-3)
 
 
-def test_the_probe_walks_down_the_slope_that_autograd_gives(bench: Bench) -> None:
+def test_the_probe_walks_down_the_slope_that_autograd_gives(bench: FewShotBenchmark) -> None:
     some = known(bench)
     rng = np.random.default_rng(0)
     start, temperature, pull = rng.normal(size=(4, 32)), rng.uniform(5, 20, 4), rng.random(4)
@@ -271,14 +273,14 @@ def test_the_probe_walks_down_the_slope_that_autograd_gives(bench: Bench) -> Non
     target = torch.tensor((some.labels == 1).astype(np.float64))
     each = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     held = torch.tensor(pull) * (at - torch.tensor(start)).pow(2).sum(dim=1)
-    ((torch.tensor(some.halves) * each).sum(dim=0) + held).mean().backward()  # type: ignore[no-untyped-call]
+    ((torch.tensor(some.balanced_weights) * each).sum(dim=0) + held).mean().backward()  # type: ignore[no-untyped-call]
     assert at.grad is not None and at_bias.grad is not None
-    slope, bias_slope = _Descent(some, temperature, start, pull).slopes(at.detach().numpy(), at_bias.detach().numpy())
+    slope, bias_slope = _ProbeObjective(some, temperature, start, pull).gradients(at.detach().numpy(), at_bias.detach().numpy())
     np.testing.assert_allclose(slope, at.grad.numpy(), atol=1e-12)
     np.testing.assert_allclose(bias_slope, at_bias.grad.numpy(), atol=1e-12)
 
 
-def test_clap_is_held_near_the_text(bench: Bench, supports: list[Support]) -> None:
+def test_clap_is_held_near_the_text(bench: FewShotBenchmark, supports: list[Support]) -> None:
     zero_shot = head_logits(bench.ensemble, bench)
 
     def moved(method: Method) -> float:
@@ -290,7 +292,7 @@ def test_clap_is_held_near_the_text(bench: Bench, supports: list[Support]) -> No
     assert moved(LinearProbe("no steps", start="text", steps=0)) < 1e-6  # the bias alone
 
 
-def test_tip_adapter_is_the_text_and_a_vote_of_the_neighbours(bench: Bench, supports: list[Support]) -> None:
+def test_tip_adapter_is_the_text_and_a_vote_of_the_neighbours(bench: FewShotBenchmark, supports: list[Support]) -> None:
     support, method = supports[1], TipAdapter("tip-adapter", alpha=2.0, beta=3.0)
     keys, queries = bench.features[support.rows].numpy(), bench.features[bench.split.test].numpy()
     labels = support.labels(bench.cases)
@@ -300,15 +302,15 @@ def test_tip_adapter_is_the_text_and_a_vote_of_the_neighbours(bench: Bench, supp
     np.testing.assert_allclose(method.scores(bench, support, seed=0), expected, atol=1e-4)
 
 
-def test_tuned_keys_fit_the_support_better(bench: Bench, supports: list[Support]) -> None:
+def test_tuned_keys_fit_the_support_better(bench: FewShotBenchmark, supports: list[Support]) -> None:
     support = supports[2]
     seen = replace(bench, split=replace(bench.split, test=support.rows))
-    some = Labelled.of(bench, support)
+    some = LabelledFeatures.of_support(bench, support)
 
     def loss(name: str) -> float:
         logits = ask(name, seen, support).astype(np.float64)
-        logits -= (some.halves * logits).sum(axis=0)
-        return float(-(some.halves * np.log(expit(np.where(some.labels == 1, logits, -logits)))).sum())
+        logits -= (some.balanced_weights * logits).sum(axis=0)
+        return float(-(some.balanced_weights * np.log(expit(np.where(some.labels == 1, logits, -logits)))).sum())
 
     assert loss("tip-adapter-f") < loss("tip-adapter")
 
@@ -321,17 +323,17 @@ def test_gda_s_precision_is_the_ridge_estimate() -> None:
         covariance = np.cov(scatter.T)
         precision = 10 * np.linalg.pinv((films - 1) * covariance + np.trace(covariance) * np.eye(10))
         differences = rng.normal(size=(3, 10))
-        np.testing.assert_allclose(_solved(scatter, differences), differences @ precision)
+        np.testing.assert_allclose(_solve_ridge(scatter, differences), differences @ precision)
 
 
 def test_names_are_unique_and_the_references_are_there() -> None:
     names = [method.name for method in LADDER]
     assert len(names) == len(set(names))
     assert {"zero-shot", "paper-head", "stage-1", "all-labels"} <= set(names)
-    assert [method.name for method in methods(["stage-1", "chance"])] == ["stage-1", "chance"]
+    assert [method.name for method in find_methods(["stage-1", "chance"])] == ["stage-1", "chance"]
 
 
 def test_an_unknown_method_is_told_the_nearest() -> None:
     with pytest.raises(UnknownMethod, match="'zeroshot'") as caught:
-        methods(["chance", "zeroshot"])
+        find_methods(["chance", "zeroshot"])
     assert "did you mean 'zero-shot'?" in caught.value.hint

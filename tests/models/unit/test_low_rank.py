@@ -11,7 +11,7 @@ import torch
 from torch.nn.utils import parametrize
 
 from models.encoder.architecture import Architecture
-from models.encoder.delta import adapted
+from models.encoder.delta import apply_delta
 from models.encoder.encoder import Encoder
 from models.errors import CannotPartition
 from models.ladder.low_rank import LowRankEncoder, LowRankSetting
@@ -26,7 +26,7 @@ def learnt(encoder: Encoder, *, seed: int = 0, setting: LowRankSetting | None = 
     thin = LowRankEncoder(encoder, setting or LowRankSetting(), seed=seed)
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
-        for added in thin.added:
+        for added in thin.updates:
             added.up.copy_(0.1 * torch.randn(added.up.shape, generator=generator))
     return thin
 
@@ -49,15 +49,15 @@ def test_it_starts_as_the_base_and_leaves_the_base_alone(kind: str) -> None:
 def test_merged_weights_are_those_it_computes_with_under_the_bases_names(kind: str) -> None:
     encoder = towers.encoder(kind)
     thin = learnt(encoder)
-    merged = thin.merged()
+    merged = thin.merged_weights()
     assert list(merged) == [f"visual.transformer.resblocks.{block}.attn.in_proj_weight" for block in range(3)]
-    whole = adapted(encoder, merged)
+    whole = apply_delta(encoder, merged)
     assert whole.encode_images(PIXELS).numpy() == pytest.approx(thin.encoder.encode_images(PIXELS).numpy(), abs=1e-6)
 
 
 def test_the_change_of_each_of_query_key_and_value_has_rank_two() -> None:
     encoder = towers.encoder("plain")
-    name, merged = next(iter(learnt(encoder).merged().items()))
+    name, merged = next(iter(learnt(encoder).merged_weights().items()))
     change = merged - encoder.network.get_parameter(name)
     for share in change.chunk(3):
         singular = torch.linalg.svdvals(share)
@@ -70,7 +70,7 @@ def test_the_seed_decides_the_start_and_the_dropout() -> None:
     def drawn(seed: int) -> list[Any]:
         thin = learnt(encoder, seed=seed)
         thin.train(True)
-        return [thin.added[0].down.detach(), *(thin.added[0](torch.zeros(192, 64)).detach() for _ in range(2))]
+        return [thin.updates[0].down.detach(), *(thin.updates[0](torch.zeros(192, 64)).detach() for _ in range(2))]
 
     first, again, other = drawn(0), drawn(0), drawn(1)
     assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
@@ -79,7 +79,7 @@ def test_the_seed_decides_the_start_and_the_dropout() -> None:
 
 def test_dropout_leaves_out_columns_and_keeps_the_expectation() -> None:
     thin = learnt(towers.encoder("plain"), setting=replace(LowRankSetting(), dropout=0.5))
-    added = thin.added[0]
+    added = thin.updates[0]
     added.train(False)
     whole = added(torch.zeros(192, 64)).detach()
     added.train(True)

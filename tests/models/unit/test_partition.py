@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.encoder.activations import TOLERANCE, cut, encoded, from_prefix, prefix
+from models.encoder.activations import TOLERANCE, compute_activations, encode_activations, encode_images_fast, encode_split
 from models.encoder.architecture import Architecture
-from models.encoder.delta import adapted, averaged, own_copy, values
+from models.encoder.delta import apply_delta, average_weights, copy_parameters, copy_with_own_parameters
 from models.encoder.encoder import Encoder
-from models.encoder.partition import LN_POST, PROJ, STEM, names_of, partition
-from models.errors import CannotPartition, WeightsIncompatible
+from models.encoder.partition import LN_POST, PROJ, STEM, parameter_names, partition
+from models.errors import CannotPartition, CheckpointIncompatible
 from tests.builders import tiny, towers
 
 KINDS = pytest.mark.parametrize("kind", towers.TOWERS)
@@ -29,7 +29,7 @@ def test_every_parameter_is_in_one_part_and_the_parts_are_in_the_order_of_the_pa
     network = towers.encoder(kind).network
     parts = partition(network).parts
     tower = {name: value for name, value in network.state_dict().items() if name.startswith("visual.")}
-    names = names_of(parts)
+    names = parameter_names(parts)
     assert sorted(names) == sorted(tower)  # all, none twice, none of the text's
     assert [part.name for part in parts] == [
         STEM,
@@ -37,29 +37,29 @@ def test_every_parameter_is_in_one_part_and_the_parts_are_in_the_order_of_the_pa
         LN_POST,
         PROJ,
     ]
-    assert [part.count for part in parts] == [sum(tower[name].numel() for name in part.parameters) for part in parts]
-    assert partition(network).count == sum(value.numel() for value in tower.values())
+    assert [part.parameter_count for part in parts] == [sum(tower[name].numel() for name in part.parameters) for part in parts]
+    assert partition(network).parameter_count == sum(value.numel() for value in tower.values())
 
 
 @KINDS
 def test_changing_a_part_changes_what_comes_after_it_and_nothing_before(kind: str) -> None:
     encoder = towers.encoder(kind)
     divided = partition(encoder.network)
-    before = {k: prefix(encoder, pixels(), k=k) for k in range(divided.blocks + 1)}
-    for block in range(divided.blocks):
+    before = {k: compute_activations(encoder, pixels(), k=k) for k in range(divided.block_count + 1)}
+    for block in range(divided.block_count):
         part = divided.parts[1 + block]
-        changed = adapted(encoder, {name: value + 0.1 for name, value in values(encoder, part.parameters).items()})
+        changed = apply_delta(encoder, {name: value + 0.1 for name, value in copy_parameters(encoder, part.parameters).items()})
         for k, activations in before.items():
-            entering_or_earlier = divided.blocks - k <= block
-            assert torch.equal(prefix(changed, pixels(), k=k), activations) == entering_or_earlier
+            entering_or_earlier = divided.block_count - k <= block
+            assert torch.equal(compute_activations(changed, pixels(), k=k), activations) == entering_or_earlier
 
 
 @KINDS
 def test_the_two_halves_are_the_whole_wherever_it_is_cut(kind: str) -> None:
     encoder = towers.encoder(kind)
     whole = encoder.encode_images(pixels())
-    for k in range(partition(encoder.network).blocks + 1):
-        made = from_prefix(encoder, prefix(encoder, pixels(), k=k), k=k)
+    for k in range(partition(encoder.network).block_count + 1):
+        made = encode_activations(encoder, compute_activations(encoder, pixels(), k=k), k=k)
         assert made.features.detach().numpy() == pytest.approx(whole.numpy(), abs=TOLERANCE)
         assert made.pooled.shape == (3, towers.TOWERS[kind]["vision_cfg"]["width"])
 
@@ -68,17 +68,17 @@ def test_the_two_halves_are_the_whole_wherever_it_is_cut(kind: str) -> None:
 def test_images_encoded_by_the_short_cuts_are_those_encoded_without(kind: str) -> None:
     encoder = towers.encoder(kind)
     whole = encoder.encode_images(pixels()).numpy()
-    assert encoded(encoder, pixels()).numpy() == pytest.approx(whole, abs=TOLERANCE)
-    both = cut(encoder, pixels(), k=1)
+    assert encode_images_fast(encoder, pixels()).numpy() == pytest.approx(whole, abs=TOLERANCE)
+    both = encode_split(encoder, pixels(), k=1)
     assert both.features.numpy() == pytest.approx(whole, abs=TOLERANCE)
-    assert torch.equal(both.entering, prefix(encoder, pixels(), k=1))
+    assert torch.equal(both.activations, compute_activations(encoder, pixels(), k=1))
 
 
 def test_a_tower_that_cannot_be_cut_is_encoded_as_it_stands() -> None:
     vision = {"layers": [1, 1, 1, 1], "width": 16, "image_size": 64}
     encoder = Encoder.untrained(Architecture("other", {**tiny.config(), "vision_cfg": vision}), seed=0)
     squares = torch.rand(2, 3, 64, 64)
-    assert torch.equal(encoded(encoder, squares), encoder.encode_images(squares))
+    assert torch.equal(encode_images_fast(encoder, squares), encoder.encode_images(squares))
 
 
 def test_blocks_that_run_sequence_first_give_the_same() -> None:
@@ -88,23 +88,23 @@ def test_blocks_that_run_sequence_first_give_the_same() -> None:
     transformer.batch_first = False
     for block in transformer.resblocks:
         block.attn.batch_first = False
-    halves = from_prefix(encoder, prefix(encoder, pixels(), k=1), k=1).features
+    halves = encode_activations(encoder, compute_activations(encoder, pixels(), k=1), k=1).features
     assert encoder.encode_images(pixels()).numpy() == pytest.approx(whole.numpy(), abs=TOLERANCE)
     assert halves.numpy() == pytest.approx(whole.numpy(), abs=TOLERANCE)
 
 
 def test_last_is_blocks_then_ln_post_then_proj() -> None:
     divided = partition(towers.encoder("plain").network)
-    assert [part.name for part in divided.last(2)] == ["block 1", "block 2", LN_POST, PROJ]
-    assert [part.name for part in divided.last(0)] == [LN_POST, PROJ]
-    assert [part.name for part in divided.last(3)] == [part.name for part in divided.parts[1:]]
+    assert [part.name for part in divided.last_parts(2)] == ["block 1", "block 2", LN_POST, PROJ]
+    assert [part.name for part in divided.last_parts(0)] == [LN_POST, PROJ]
+    assert [part.name for part in divided.last_parts(3)] == [part.name for part in divided.parts[1:]]
 
 
 @pytest.mark.parametrize("k", [-1, 4])
 def test_more_blocks_than_there_are_is_said(k: int) -> None:
     encoder = towers.encoder("plain")
     with pytest.raises(CannotPartition, match="has 3 blocks") as caught:
-        prefix(encoder, pixels(), k=k)
+        compute_activations(encoder, pixels(), k=k)
     assert "0 to 3" in caught.value.hint
 
 
@@ -138,8 +138,8 @@ def test_a_network_that_is_no_clip_and_a_pruned_tower_are_refused() -> None:
 def test_a_delta_shares_what_it_did_not_train_and_leaves_the_base_alone() -> None:
     encoder = towers.encoder("custom text")
     was = {name: value.clone() for name, value in encoder.network.state_dict().items()}
-    trained = names_of(partition(encoder.network).last(1))
-    twin = adapted(encoder, {name: value + 1 for name, value in values(encoder, trained).items()})
+    trained = parameter_names(partition(encoder.network).last_parts(1))
+    twin = apply_delta(encoder, {name: value + 1 for name, value in copy_parameters(encoder, trained).items()})
     for name, parameter in twin.network.named_parameters():
         assert (parameter is encoder.network.get_parameter(name)) == (name not in trained)
     assert all(torch.equal(value, was[name]) for name, value in encoder.network.state_dict().items())
@@ -150,9 +150,9 @@ def test_a_delta_shares_what_it_did_not_train_and_leaves_the_base_alone() -> Non
 @given(alpha=st.floats(0, 1))
 def test_averaging_is_exact_at_its_ends_and_between(alpha: float) -> None:
     base, trained = {"a": torch.zeros(3)}, {"a": torch.tensor([1.0, -2.0, 4.0])}
-    assert torch.equal(averaged(base, trained, alpha=0.0)["a"], base["a"])
-    assert torch.equal(averaged(base, trained, alpha=1.0)["a"], trained["a"])
-    assert averaged(base, trained, alpha=alpha)["a"].tolist() == pytest.approx([alpha, -2 * alpha, 4 * alpha])
+    assert torch.equal(average_weights(base, trained, alpha=0.0)["a"], base["a"])
+    assert torch.equal(average_weights(base, trained, alpha=1.0)["a"], trained["a"])
+    assert average_weights(base, trained, alpha=alpha)["a"].tolist() == pytest.approx([alpha, -2 * alpha, 4 * alpha])
 
 
 @pytest.mark.parametrize(
@@ -161,12 +161,12 @@ def test_averaging_is_exact_at_its_ends_and_between(alpha: float) -> None:
 )
 def test_a_delta_of_another_network_is_refused(delta: dict[str, torch.Tensor]) -> None:
     encoder: Encoder = towers.encoder("plain")
-    with pytest.raises(WeightsIncompatible):
-        adapted(encoder, delta)
+    with pytest.raises(CheckpointIncompatible):
+        apply_delta(encoder, delta)
 
 
 def test_a_copy_of_its_own_is_equal_and_apart() -> None:
     encoder = towers.encoder("plain")
-    twin = own_copy(encoder, ["visual.proj"])
+    twin = copy_with_own_parameters(encoder, ["visual.proj"])
     ours, theirs = twin.network.get_parameter("visual.proj"), encoder.network.get_parameter("visual.proj")
     assert torch.equal(ours, theirs) and ours.data_ptr() != theirs.data_ptr()

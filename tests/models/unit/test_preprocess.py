@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.errors import ImageUnusable, WeightsIncompatible
+from models.errors import CheckpointIncompatible, ImageUnusable
 from models.images.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 from tests.builders import tiny
 
@@ -32,7 +32,7 @@ def test_any_size_becomes_the_encoders_input(height: int, width: int, fit: str) 
 def test_padding_keeps_the_aspect_and_centres_the_film(height: int, width: int) -> None:
     seen = PLAIN(np.ones((height, width), dtype=np.float32))[0] > 0.5
     rows, columns = torch.nonzero(seen.any(dim=1)).flatten(), torch.nonzero(seen.any(dim=0)).flatten()
-    assert (len(rows), len(columns)) == PLAIN.scaled(height, width)
+    assert (len(rows), len(columns)) == PLAIN.scaled_size(height, width)
     assert max(len(rows), len(columns)) == 64
     assert abs(len(rows) - 64 * height / max(height, width)) <= 1
     assert abs(len(columns) - 64 * width / max(height, width)) <= 1
@@ -120,7 +120,7 @@ def test_a_card_comes_back_and_another_algorithm_is_noticed(monkeypatch: pytest.
     card = Preprocess(size=96).card
     assert Preprocess.from_card(card) == Preprocess(size=96)
     monkeypatch.setattr("models.images.preprocess.ALGORITHM", 2)
-    with pytest.raises(WeightsIncompatible):
+    with pytest.raises(CheckpointIncompatible):
         Preprocess.from_card(card)
-    with pytest.raises(WeightsIncompatible):
+    with pytest.raises(CheckpointIncompatible):
         Preprocess.from_card({"size": 96})

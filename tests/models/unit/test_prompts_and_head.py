@@ -14,7 +14,7 @@ import torch
 from models.classifier.head import LinearHead, zero_shot_head
 from models.classifier.prompts import Prompts, read_prompts
 from models.encoder.encoder import Encoder
-from models.errors import WeightsIncompatible
+from models.errors import CheckpointIncompatible
 from pipeline.domain import FINDINGS
 from tests.builders import tiny
 
@@ -93,7 +93,7 @@ def test_the_logit_is_linear_with_bias() -> None:
 def test_a_levelled_head_ranks_alike_and_its_logits_are_of_one_size() -> None:
     head = LinearHead(torch.eye(3), torch.tensor([10.0, 0.1, 0.0]), torch.tensor([0.0, -3.0, 1.0]))
     features = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
-    levelled = head.levelled(features)
+    levelled = head.standardised(features)
     assert levelled.logits(features).mean(dim=0).tolist() == pytest.approx([0.0, 0.0, 0.0], abs=1e-5)
     assert levelled.logits(features).std(dim=0, correction=0).tolist() == pytest.approx([1.0, 1.0, 0.0], abs=1e-5)
     assert torch.equal(levelled.logits(features).argsort(dim=0)[:, :2], head.logits(features).argsort(dim=0)[:, :2])
@@ -102,14 +102,14 @@ def test_a_levelled_head_ranks_alike_and_its_logits_are_of_one_size() -> None:
 def test_a_text_tower_that_tells_nothing_apart_is_refused() -> None:
     encoder = tiny.encoder()
     encoder.network.get_parameter("text_projection").zero_()
-    with pytest.raises(WeightsIncompatible, match="denial"):
+    with pytest.raises(CheckpointIncompatible, match="denial"):
         zero_shot_head(Encoder(encoder.architecture, encoder.network), TWO)
 
 
 def test_a_head_of_odd_shapes_is_refused() -> None:
-    with pytest.raises(WeightsIncompatible):
+    with pytest.raises(CheckpointIncompatible):
         LinearHead.from_tensors({"directions": torch.zeros(2, 4), "scale": torch.ones(3), "bias": torch.zeros(2)})
-    with pytest.raises(WeightsIncompatible, match="classifier"):
+    with pytest.raises(CheckpointIncompatible, match="classifier"):
         LinearHead.from_tensors({"classifier": torch.zeros(2, 4)})
 
 

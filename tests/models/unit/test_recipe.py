@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from models.errors import NothingToLearn, WeightsIncompatible
+from models.errors import CheckpointIncompatible, NothingToLearn
 from models.evaluation import cases
-from models.training.batches import ABSENT, PRESENT, UNKNOWN, Targets, batches, of_use
+from models.training.batches import ABSENT, PRESENT, UNKNOWN, Targets, draw_batches, learnable_rows
 from models.training.recipe import REFERENCE_WIDTH, Augmentation, Recipe
 
 LABELS = hnp.arrays(np.int8, st.tuples(st.integers(2, 12), st.integers(1, 4)), elements=st.sampled_from([PRESENT, ABSENT, UNKNOWN]))
@@ -30,18 +30,18 @@ def test_the_card_holds_every_number_and_comes_back_whole() -> None:
 
 @pytest.mark.parametrize("change", [{"augmentation": None}, {"of_a_later_release": 1}])
 def test_a_card_of_another_release_is_refused(change: dict[str, object]) -> None:
-    with pytest.raises(WeightsIncompatible, match="recipe"):
+    with pytest.raises(CheckpointIncompatible, match="recipe"):
         Recipe.from_card({**Recipe().card, **change})
 
 
 def test_steps_grow_with_the_shots_up_to_the_cap() -> None:
     recipe = replace(Recipe(), steps_per_shot=25, max_steps=200)
-    assert [recipe.steps(shots) for shots in (0, 1, 2, 4, 8, 16, 64)] == [1, 25, 50, 100, 200, 200, 200]
+    assert [recipe.step_count(shots) for shots in (0, 1, 2, 4, 8, 16, 64)] == [1, 25, 50, 100, 200, 200, 200]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 25, 200])
 def test_the_pace_rises_to_the_peak_once_and_falls_without_reaching_zero(steps: int) -> None:
-    paces = [Recipe().pace(step, steps) for step in range(steps)]
+    paces = [Recipe().rate_factor(step, steps) for step in range(steps)]
     peak = paces.index(max(paces))
     assert max(paces) == 1.0 and min(paces) > 0.0
     assert paces[: peak + 1] == sorted(paces[: peak + 1]) and paces[peak:] == sorted(paces[peak:], reverse=True)
@@ -72,7 +72,7 @@ def test_each_side_of_each_finding_weighs_half_and_the_unknown_nothing(labels: n
         for side in (PRESENT, ABSENT):
             assert weight[labels[:, finding] == side, finding].sum() == pytest.approx(0.5 / count)
     assert (weight[labels == UNKNOWN] == 0).all() and (weight[:, ~both] == 0).all()
-    assert set(of_use(labels)) == set(np.flatnonzero((weight > 0).any(axis=1)))
+    assert set(learnable_rows(labels)) == set(np.flatnonzero((weight > 0).any(axis=1)))
 
 
 @settings(deadline=None)
@@ -103,13 +103,13 @@ def test_the_loss_of_batches_is_on_average_that_of_all() -> None:
     labels = np.array([[1, 0], [0, 1], [0, 1], [1, 0], [0, 0], [1, 1]], dtype=np.int8)
     targets, logits = Targets.of(labels, smoothing=0.05), torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
     whole = float(targets.loss(logits, torch.arange(6)))
-    halves = [float(targets.loss(logits[rows], rows)) for rows, _ in batches(6, 1, size=2, steps=3, seed=4)]
+    halves = [float(targets.loss(logits[rows], rows)) for rows, _ in draw_batches(6, 1, size=2, steps=3, seed=4)]
     assert sum(halves) / 3 == pytest.approx(whole, rel=1e-5)
 
 
 @given(films=st.integers(1, 20), size=st.integers(1, 25), seed=st.integers(0, 99))
 def test_batches_hold_no_film_twice_and_all_films_in_turn(films: int, size: int, seed: int) -> None:
-    drawn = list(batches(films, 3, size=size, steps=12, seed=seed))
+    drawn = list(draw_batches(films, 3, size=size, steps=12, seed=seed))
     rows = [row for batch, _ in drawn for row in batch.tolist()]
     assert all(len(set(batch.tolist())) == len(batch) == min(films, size) == len(views) for batch, views in drawn)
     for start in range(0, len(rows) - films + 1, films):
@@ -119,6 +119,6 @@ def test_batches_hold_no_film_twice_and_all_films_in_turn(films: int, size: int,
 
 def test_the_seed_decides_the_batches() -> None:
     first, again, other = (
-        [(rows.tolist(), views.tolist()) for rows, views in batches(9, 4, size=4, steps=6, seed=seed)] for seed in (1, 1, 2)
+        [(rows.tolist(), views.tolist()) for rows, views in draw_batches(9, 4, size=4, steps=6, seed=seed)] for seed in (1, 1, 2)
     )
     assert first == again != other

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from models.images.preprocess import Preprocess
-from models.images.resize import resized
+from models.images.resize import resize_image
 from tests.builders import tiny
 
 TOLERANCE = 5e-5
@@ -30,19 +30,19 @@ def test_it_gives_what_torch_gives(height: int, interpolation: Literal["bicubic"
         theirs = functional.interpolate(
             torch.from_numpy(film)[None, None], (to_height, to_width), mode=interpolation, antialias=True, align_corners=False
         )
-        ours = resized(film, to_height, to_width, interpolation)
+        ours = resize_image(film, to_height, to_width, interpolation)
         assert np.abs(ours - theirs[0, 0].numpy()).max() < TOLERANCE, (width, to_height, to_width)
 
 
 def test_a_film_of_a_detectors_size_gives_what_torch_gives() -> None:
     film = tiny.film(2560, 2048)
     theirs = functional.interpolate(torch.from_numpy(film)[None, None], (224, 179), mode="bicubic", antialias=True)[0, 0]
-    assert resized(film, 224, 179, "bicubic") == pytest.approx(theirs.numpy(), abs=TOLERANCE)
+    assert resize_image(film, 224, 179, "bicubic") == pytest.approx(theirs.numpy(), abs=TOLERANCE)
 
 
 def test_what_has_its_size_already_stays_what_it_is() -> None:
-    square = Preprocess(size=64).reduced(tiny.film(300, 200))
-    assert np.array_equal(Preprocess(size=64).reduced(square), square)
+    square = Preprocess(size=64).make_model_input_array(tiny.film(300, 200))
+    assert np.array_equal(Preprocess(size=64).make_model_input_array(square), square)
 
 
 def test_the_grey_square_is_made_without_torch() -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from models.errors import SplitLeaks, SplitUnusable
 from models.evaluation.cases import Cases, Split
-from models.experiment.draws import draws
-from models.experiment.splits import checked, split_by_lists, split_by_patient
+from models.experiment.draws import draw_supports
+from models.experiment.splits import check_split, split_by_lists, split_by_patient
 from tests.builders import benches
 
 RATES = [0.3, 0.1, 0.03]
@@ -46,7 +46,7 @@ def test_a_film_on_neither_list_is_an_error() -> None:
 @pytest.mark.parametrize("empty", ["pool", "test"])
 def test_an_empty_side_is_an_error(empty: str) -> None:
     with pytest.raises(SplitUnusable, match="neither may be empty"):
-        checked(archive(10), replace(Split(pool=np.arange(5), test=np.arange(5, 10)), **{empty: np.arange(0)}))
+        check_split(archive(10), replace(Split(pool=np.arange(5), test=np.arange(5, 10)), **{empty: np.arange(0)}))
 
 
 def test_a_patient_on_both_sides_is_counted_never_named() -> None:
@@ -62,12 +62,12 @@ def test_a_film_filed_under_two_patients_is_found() -> None:
     pixels = cases.pixel_sha256.copy()
     pixels[[35, 36]] = pixels[[3, 4]]
     with pytest.raises(SplitLeaks, match="share 0 patients and 2 films"):
-        checked(replace(cases, pixel_sha256=pixels), all_but_the_last(cases, 10))
+        check_split(replace(cases, pixel_sha256=pixels), all_but_the_last(cases, 10))
 
 
 def test_a_row_on_both_sides_is_a_leak() -> None:
     with pytest.raises(SplitLeaks, match="share 1 patients and 1 films"):
-        checked(archive(10, films_per_patient=1), Split(pool=np.arange(6), test=np.arange(5, 10)))
+        check_split(archive(10, films_per_patient=1), Split(pool=np.arange(6), test=np.arange(5, 10)))
 
 
 @given(share=st.floats(0.2, 0.8), seed=st.integers(0, 50))
@@ -102,8 +102,8 @@ def test_more_films_move_nobody() -> None:
 def test_supports_are_nested_of_the_pool_one_a_patient_and_large_enough(seed: int, unknown: float, shots: list[int]) -> None:
     cases = archive(unknown=unknown)
     split = all_but_the_last(cases)
-    supports = {support.shots: support for support in draws(cases, split, shots=shots, draws=1, seed=seed)}
-    (everything,) = draws(cases, split, shots=[len(cases)], draws=1, seed=seed)
+    supports = {support.shots: support for support in draw_supports(cases, split, shots=shots, draws=1, seed=seed)}
+    (everything,) = draw_supports(cases, split, shots=[len(cases)], draws=1, seed=seed)
     there = (everything.labels(cases) == 1).sum(axis=0)  # with one film a patient, this many can be had
     for few, many in zip(sorted(shots), sorted(shots)[1:], strict=False):
         assert same(supports[few].rows, supports[many].rows[: len(supports[few].rows)])
@@ -125,7 +125,7 @@ def test_a_support_is_the_first_positives_and_normals_that_the_order_meets() -> 
     labels = np.zeros((200, 2), dtype=np.int8)
     labels[:50, 0] = labels[50:60, 1] = 1
     cases = benches.cases(labels)
-    for support in draws(cases, all_but_the_last(cases), shots=[1, 5, 50], draws=3, seed=0):
+    for support in draw_supports(cases, all_but_the_last(cases), shots=[1, 5, 50], draws=3, seed=0):
         k, found = support.shots, support.labels(cases)
         np.testing.assert_array_equal(found.sum(axis=0), [min(k, 50), min(k, 10)])
         assert (found == 0).all(axis=1).sum() == min(k, 40)
@@ -135,14 +135,14 @@ def test_a_support_is_the_first_positives_and_normals_that_the_order_meets() -> 
 def test_a_film_with_two_findings_counts_for_both() -> None:
     labels = np.array([[1, 1], [0, 0], [0, 0]], dtype=np.int8)
     cases = benches.cases(labels)
-    (support,) = draws(cases, Split(pool=np.array([0, 1]), test=np.array([2])), shots=[1], draws=1, seed=0)
+    (support,) = draw_supports(cases, Split(pool=np.array([0, 1]), test=np.array([2])), shots=[1], draws=1, seed=0)
     assert set(support.rows) == {0, 1}
 
 
 def test_an_unknown_label_is_neither_positive_nor_normal() -> None:
     labels = np.array([[-1, 0], [1, -1], [0, 0], [0, 0]], dtype=np.int8)
     cases = benches.cases(labels)
-    (support,) = draws(cases, Split(pool=np.arange(3), test=np.array([3])), shots=[4], draws=1, seed=0)
+    (support,) = draw_supports(cases, Split(pool=np.arange(3), test=np.array([3])), shots=[4], draws=1, seed=0)
     assert set(support.rows) == {1, 2}
     assert support.studies_read == pytest.approx(3.0)  # a normal one in three; the finding in one of the two known
 
@@ -151,7 +151,7 @@ def test_prevalence_is_that_of_the_archive_not_of_what_was_taken() -> None:
     """Half the films show it, but each of those stands for a hundredth of what the others stand for."""
     labels = np.array([[1], [0]] * 100, dtype=np.int8)
     cases = benches.cases(labels, weight=np.where(labels[:, 0] == 1, 0.01, 1.0).astype(np.float32))
-    supports = draws(cases, Split(pool=np.arange(198), test=np.array([198, 199])), shots=[1, 4], draws=1, seed=0)
+    supports = draw_supports(cases, Split(pool=np.arange(198), test=np.array([198, 199])), shots=[1, 4], draws=1, seed=0)
     assert [support.studies_read for support in supports] == pytest.approx([101.0, 404.0], rel=1e-4)
 
 
@@ -159,14 +159,14 @@ def test_films_that_stand_for_more_are_read_earlier() -> None:
     labels = np.ones((400, 1), dtype=np.int8)
     weight = np.where(np.arange(400) < 200, 1.0, 0.1).astype(np.float32)
     cases = benches.cases(labels, weight=weight)
-    supports = draws(cases, Split(pool=np.arange(399), test=np.array([399])), shots=[20], draws=20, seed=0)
+    supports = draw_supports(cases, Split(pool=np.arange(399), test=np.array([399])), shots=[20], draws=20, seed=0)
     heavy = np.mean([(support.rows < 200).mean() for support in supports])
     assert heavy == pytest.approx(10 / 11, abs=0.05)
 
 
 def test_a_pool_without_any_label_gives_empty_supports() -> None:
     cases = benches.cases(np.full((10, 2), -1, dtype=np.int8))
-    (support,) = draws(cases, Split(pool=np.arange(9), test=np.array([9])), shots=[4], draws=1, seed=0)
+    (support,) = draw_supports(cases, Split(pool=np.arange(9), test=np.array([9])), shots=[4], draws=1, seed=0)
     assert len(support.rows) == 0
     assert support.studies_read == 0.0
 
@@ -174,10 +174,10 @@ def test_a_pool_without_any_label_gives_empty_supports() -> None:
 def test_same_seed_same_supports_and_draws_differ() -> None:
     cases = archive()
     split = all_but_the_last(cases)
-    once, twice, other = (draws(cases, split, shots=[2, 4], draws=3, seed=seed) for seed in (5, 5, 6))
+    once, twice, other = (draw_supports(cases, split, shots=[2, 4], draws=3, seed=seed) for seed in (5, 5, 6))
     assert [(s.draw, s.shots) for s in once] == [(0, 2), (0, 4), (1, 2), (1, 4), (2, 2), (2, 4)]
     assert all(same(a.rows, b.rows) and a.studies_read == b.studies_read for a, b in zip(once, twice, strict=True))
     assert not same(once[0].rows, other[0].rows)
     assert not same(once[0].rows, once[2].rows)
     # more draws leave the first ones as they were
-    assert same(draws(cases, split, shots=[2], draws=9, seed=5)[0].rows, once[0].rows)
+    assert same(draw_supports(cases, split, shots=[2], draws=9, seed=5)[0].rows, once[0].rows)

@@ -9,7 +9,7 @@ import torch
 
 from models.training.anchored_head import anchored_head
 from models.training.discriminative_head import discriminative_head
-from models.training.stage_one import Weighing, stage_one_head
+from models.training.stage_one import StageOneSettings, stage_one_head
 from tests.models.unit.test_discriminative_head import World
 
 HEADS = (stage_one_head, anchored_head, discriminative_head)
@@ -57,7 +57,7 @@ def test_its_logits_lie_between_those_of_both_and_nearer_to_the_discriminative_o
         share = ((ours - few) * (many - few)).sum(axis=0) / ((many - few) ** 2).sum(axis=0)
         np.testing.assert_allclose(ours, few + share * (many - few), atol=1e-3)
         kinds = np.minimum((world.labels[rows] == 1).sum(axis=0), (world.labels[rows] == 0).sum(axis=0))
-        np.testing.assert_allclose(share, kinds / (kinds + Weighing().alike), atol=1e-3)
+        np.testing.assert_allclose(share, kinds / (kinds + StageOneSettings().alike), atol=1e-3)
         shares.append(share.mean())
     assert shares == sorted(shares)
 

@@ -70,11 +70,11 @@ def test_what_is_not_defined_is_missing_and_counted() -> None:
     for measure in (statistics.auc, statistics.auprc):
         values = measure(scores, labels)
         np.testing.assert_array_equal(values, [np.nan, np.nan, np.nan, np.nan, 1.0])
-        assert statistics.macro(values) == 1.0
-        assert statistics.defined(values) == 1
+        assert statistics.macro_average(values) == 1.0
+        assert statistics.count_defined(values) == 1
     np.testing.assert_array_equal(np.isnan(statistics.brier(scores, labels)), [False, False, True, True, False])
     np.testing.assert_array_equal(np.isnan(statistics.ece(scores, labels)), [False, False, True, True, False])
-    assert np.isnan(statistics.macro(np.array([np.nan, np.nan])))
+    assert np.isnan(statistics.macro_average(np.array([np.nan, np.nan])))
     assert np.isnan(statistics.prevalence_weighted(np.array([np.nan, np.nan]), labels[:, :2]))
 
 
@@ -167,7 +167,7 @@ def test_the_bootstrap_repeats_itself_and_pairs_what_it_measures() -> None:
 def test_intervals_hold_the_middle_and_skip_the_undefined() -> None:
     samples = np.stack([np.linspace(0, 1, 1001), np.full(1001, np.nan)], axis=1)
     samples[::2, 0] = np.nan
-    lower, upper = statistics.interval(samples)
+    lower, upper = statistics.percentile_interval(samples)
     np.testing.assert_allclose([lower[0], upper[0]], [0.025, 0.975], atol=2e-3)
     assert np.isnan([lower[1], upper[1]]).all()
 

@@ -10,7 +10,17 @@ from scipy.special import expit
 
 from models.evaluation import statistics
 from models.evaluation.statistics import PatientBootstrap
-from models.experiment.summary import PAPER_HEAD, ZERO_SHOT, Comparison, Estimate, Run, Summary, averages, measured, summarise
+from models.experiment.summary import (
+    PAPER_HEAD,
+    ZERO_SHOT,
+    Estimate,
+    LadderComparison,
+    LadderSummary,
+    MethodRun,
+    average_draws,
+    measure_run,
+    summarise,
+)
 from tests.builders import benches
 
 FILMS, FINDINGS = 600, ("Effusion", "Mass", "Hernia")
@@ -23,12 +33,12 @@ def logits(skill: float, *, seed: int) -> npt.NDArray[np.float32]:
     return (np.random.default_rng(seed).normal(size=LABELS.shape) + skill * LABELS).astype(np.float32)
 
 
-def run(method: str, shots: int, draw: int, scores: npt.NDArray[np.float32]) -> Run:
-    return measured(scores, LABELS, BOOTSTRAP, method=method, shots=shots, draw=draw, findings=FINDINGS)
+def run(method: str, shots: int, draw: int, scores: npt.NDArray[np.float32]) -> MethodRun:
+    return measure_run(scores, LABELS, BOOTSTRAP, method=method, shots=shots, draw=draw, findings=FINDINGS)
 
 
 @pytest.fixture(scope="module")
-def runs() -> list[Run]:
+def runs() -> list[MethodRun]:
     """Zero-shot and chance without labels; the paper's head no better than chance; ours better with shots."""
     found = [run("chance", 0, 0, logits(0.0, seed=11)), run(ZERO_SHOT, 0, 0, logits(0.5, seed=2))]
     for draw in range(5):
@@ -39,11 +49,11 @@ def runs() -> list[Run]:
 
 
 @pytest.fixture(scope="module")
-def summary(runs: list[Run]) -> Summary:
+def summary(runs: list[MethodRun]) -> LadderSummary:
     return summarise(runs, seed=0)
 
 
-def compared(summary: Summary, method: str, shots: int, reference: str) -> Comparison:
+def compared(summary: LadderSummary, method: str, shots: int, reference: str) -> LadderComparison:
     (found,) = [one for one in summary.comparisons if (one.method, one.shots, one.reference) == (method, shots, reference)]
     return found
 
@@ -67,7 +77,7 @@ def test_a_row_holds_the_measures_of_one_finding() -> None:
         assert (row.auc, row.auprc, row.brier, row.ece) == pytest.approx(values)
 
 
-def test_means_and_spreads_are_over_the_draws(runs: list[Run], summary: Summary) -> None:
+def test_means_and_spreads_are_over_the_draws(runs: list[MethodRun], summary: LadderSummary) -> None:
     per_draw = [np.mean([row.auc for row in one.rows]) for one in runs if (one.method, one.shots) == ("ours", 4)]
     estimate = summary.mean_auc["ours"][4]
     assert (estimate.mean, estimate.sd) == pytest.approx((np.mean(per_draw), np.std(per_draw, ddof=1)))
@@ -76,38 +86,45 @@ def test_means_and_spreads_are_over_the_draws(runs: list[Run], summary: Summary)
     assert list(summary.mean_auc) == ["chance", ZERO_SHOT, PAPER_HEAD, "ours"]
 
 
-def test_a_method_without_labels_has_the_interval_of_the_patients_alone(runs: list[Run], summary: Summary) -> None:
+def test_a_method_without_labels_has_the_interval_of_the_patients_alone(runs: list[MethodRun], summary: LadderSummary) -> None:
     estimate = summary.mean_auc[ZERO_SHOT][0]
-    lower, upper = statistics.interval(runs[1].resampled)
+    lower, upper = statistics.percentile_interval(runs[1].resampled_auc)
     assert (estimate.sd, estimate.draws) == (0.0, 1)
     assert (estimate.lo, estimate.hi) == pytest.approx((float(lower), float(upper)))
 
 
-def test_random_scores_lie_at_a_half(summary: Summary) -> None:
+def test_random_scores_lie_at_a_half(summary: LadderSummary) -> None:
     for estimate in (summary.mean_auc["chance"][0], *summary.mean_auc[PAPER_HEAD].values()):
         assert estimate.lo <= 0.5 <= estimate.hi
 
 
-def test_draws_that_differ_widen_the_interval(runs: list[Run]) -> None:
+def test_draws_that_differ_widen_the_interval(runs: list[MethodRun]) -> None:
     """The same mean, once from equal draws and once from draws far apart."""
     (one,) = [run("ours", 1, 0, logits(0.8, seed=5))]
-    equal = [Run("equal", 1, draw, one.rows, one.weighted_auc, one.resampled) for draw in range(6)]
-    apart = [Run("apart", 1, draw, one.rows, one.weighted_auc, one.resampled + (0.1 if draw % 2 else -0.1)) for draw in range(6)]
+    equal = [MethodRun("equal", 1, draw, one.rows, one.weighted_auc, one.resampled_auc) for draw in range(6)]
+    apart = [
+        MethodRun("apart", 1, draw, one.rows, one.weighted_auc, one.resampled_auc + (0.1 if draw % 2 else -0.1))
+        for draw in range(6)
+    ]
     found = summarise([*equal, *apart], seed=0).mean_auc
     width = {method: found[method][1].hi - found[method][1].lo for method in ("equal", "apart")}
     assert width["apart"] > 1.5 * width["equal"]
-    lower, _ = statistics.interval(one.resampled)
+    lower, _ = statistics.percentile_interval(one.resampled_auc)
     assert found["equal"][1].lo == pytest.approx(float(lower))
 
 
-def test_better_methods_win_and_equal_ones_do_not(runs: list[Run], summary: Summary) -> None:
+def test_better_methods_win_and_equal_ones_do_not(runs: list[MethodRun], summary: LadderSummary) -> None:
     wins = compared(summary, "ours", 4, ZERO_SHOT)
     assert wins.lo > 0 and wins.p_holm < 0.001
     assert wins.difference == pytest.approx(summary.mean_auc["ours"][4].mean - summary.mean_auc[ZERO_SHOT][0].mean)
     assert wins.relative == pytest.approx(wins.difference / (summary.mean_auc[ZERO_SHOT][0].mean - 0.5))
     loses = compared(summary, "chance", 0, ZERO_SHOT)
     assert loses.hi < 0 and loses.p_holm < 0.001
-    twin = [Run("twin", one.shots, one.draw, one.rows, one.weighted_auc, one.resampled) for one in runs if one.method == ZERO_SHOT]
+    twin = [
+        MethodRun("twin", one.shots, one.draw, one.rows, one.weighted_auc, one.resampled_auc)
+        for one in runs
+        if one.method == ZERO_SHOT
+    ]
     same = compared(summarise([*runs, *twin], seed=0), "twin", 0, ZERO_SHOT)
     assert (same.difference, same.lo, same.hi, same.p) == (0.0, 0.0, 0.0, 1.0)
 
@@ -121,7 +138,7 @@ def test_pairing_makes_the_difference_surer_than_its_parts() -> None:
     assert difference.hi - difference.lo < (part.hi - part.lo) / 2
 
 
-def test_each_reference_is_met_at_its_own_shots(summary: Summary) -> None:
+def test_each_reference_is_met_at_its_own_shots(summary: LadderSummary) -> None:
     keys = {(one.method, one.shots, one.reference) for one in summary.comparisons}
     assert keys == {
         *((method, shots, ZERO_SHOT) for method in ("ours", PAPER_HEAD) for shots in (1, 4)),
@@ -150,9 +167,9 @@ def test_findings_that_are_not_defined_are_left_out_and_counted() -> None:
     assert estimate.lo < estimate.mean < estimate.hi
 
 
-def test_averages_of_each_finding(runs: list[Run]) -> None:
+def test_averages_of_each_finding(runs: list[MethodRun]) -> None:
     rows = [row for one in runs for row in one.rows]
-    (mass,) = [one for one in averages(rows) if (one.method, one.shots, one.finding) == ("ours", 1, "Mass")]
+    (mass,) = [one for one in average_draws(rows) if (one.method, one.shots, one.finding) == ("ours", 1, "Mass")]
     values = [row for row in rows if (row.method, row.shots, row.finding) == ("ours", 1, "Mass")]
     assert len(values) == 5
     for measure in ("auc", "auprc", "brier", "ece"):
@@ -161,18 +178,18 @@ def test_averages_of_each_finding(runs: list[Run]) -> None:
         assert mass.sd[measure] == pytest.approx(np.std(column, ddof=1))
 
 
-def test_the_json_has_the_promised_shape(summary: Summary) -> None:
+def test_the_json_has_the_promised_shape(summary: LadderSummary) -> None:
     told = json.loads(json.dumps(summary.json, allow_nan=False))
     assert set(told["mean_auc"]) == {"chance", ZERO_SHOT, PAPER_HEAD, "ours"}
     assert set(told["mean_auc"]["ours"]) == {"1", "4"}
     assert set(told["mean_auc"][ZERO_SHOT]) == {"0"}
     assert set(told["mean_auc"]["ours"]["4"]) == {"mean", "sd", "lo", "hi"}
     assert told["mean_auc"]["ours"]["4"]["mean"] == summary.mean_auc["ours"][4].mean
-    undefined = Summary({"ours": {1: Estimate(math.nan, 0.0, math.nan, math.nan, math.nan, 1, 0)}}, (), ())
+    undefined = LadderSummary({"ours": {1: Estimate(math.nan, 0.0, math.nan, math.nan, math.nan, 1, 0)}}, (), ())
     assert undefined.json["mean_auc"]["ours"]["1"] == {"mean": None, "sd": 0.0, "lo": None, "hi": None}
 
 
-def test_the_same_runs_and_seed_give_the_same_summary(runs: list[Run], summary: Summary) -> None:
+def test_the_same_runs_and_seed_give_the_same_summary(runs: list[MethodRun], summary: LadderSummary) -> None:
     assert summarise(runs, seed=0) == summary
     assert summarise(runs, seed=1).mean_auc["ours"][4].lo != summary.mean_auc["ours"][4].lo
-    assert summarise([], seed=0) == Summary({}, (), ())
+    assert summarise([], seed=0) == LadderSummary({}, (), ())

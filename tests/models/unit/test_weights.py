@@ -13,14 +13,14 @@ import torch
 from models.encoder import sources
 from models.encoder.architecture import Architecture
 from models.encoder.encoder import Encoder
-from models.encoder.weights import fit, read_weights
+from models.encoder.weights import assign_weights, read_weights
 from models.errors import (
     CheckpointCorrupt,
+    CheckpointIncompatible,
     CheckpointMissing,
     CheckpointUnsafe,
     FetchFailed,
     UnknownArchitecture,
-    WeightsIncompatible,
 )
 from tests.builders import tiny
 
@@ -136,14 +136,14 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path: Path, content: object
 
 @pytest.mark.parametrize("other", [tiny.config(width=96), tiny.config(layers=3)])
 def test_weights_of_another_network_are_refused(other: dict[str, Any]) -> None:
-    with pytest.raises(WeightsIncompatible, match="another network's"):
+    with pytest.raises(CheckpointIncompatible, match="another network's"):
         Encoder.with_weights(Architecture("other", other), state())
 
 
 def test_another_input_size_is_another_network() -> None:
     larger = tiny.config()
     larger["vision_cfg"]["image_size"] = 128
-    with pytest.raises(WeightsIncompatible, match="positional_embedding"):
+    with pytest.raises(CheckpointIncompatible, match="positional_embedding"):
         Encoder.with_weights(Architecture("larger", larger), state())
 
 
@@ -153,7 +153,7 @@ def test_the_refusal_names_the_network_that_the_weights_look_like() -> None:
         "visual.positional_embedding": torch.zeros(197, 768),
         **{f"visual.transformer.resblocks.{block}.ln_1.weight": torch.zeros(768) for block in range(12)},
     }
-    with pytest.raises(WeightsIncompatible) as refused:
+    with pytest.raises(CheckpointIncompatible) as refused:
         Encoder.with_weights(tiny.architecture(), b16)
     assert "ViT-B-16" in refused.value.hint
 
@@ -162,20 +162,20 @@ def test_weights_that_are_not_finite_are_refused() -> None:
     broken = state()
     broken["visual.proj"] = broken["visual.proj"].clone()
     broken["visual.proj"][0, 0] = torch.nan
-    with pytest.raises(WeightsIncompatible, match=r"visual\.proj"):
+    with pytest.raises(CheckpointIncompatible, match=r"visual\.proj"):
         Encoder.with_weights(tiny.architecture(), broken)
 
 
 def test_an_unknown_architecture_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UnknownArchitecture) as refused:
-        Architecture.named("ViT-B32")
+        Architecture.from_name("ViT-B32")
     assert "ViT-B-32" in refused.value.hint
 
 
 @pytest.mark.parametrize("name", ["coca_ViT-B-32", "ViT-B-16-SigLIP", "roberta-ViT-B-32"])
 def test_architectures_that_cannot_be_served_say_why(name: str) -> None:
     with pytest.raises(UnknownArchitecture, match="cannot be served"):
-        Architecture.named(name)
+        Architecture.from_name(name)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"embed_dim": 3}', "{"])
@@ -186,11 +186,11 @@ def test_a_file_that_is_no_architecture_is_refused(tmp_path: Path, content: str)
 
 
 def test_quickgelu_is_explicit() -> None:
-    assert not Architecture.named("ViT-B-32").quickgelu
-    assert Architecture.named("ViT-B-32-quickgelu").quickgelu
-    assert Architecture.named("ViT-B-32").with_quickgelu(True).quickgelu
-    assert not Architecture.named("ViT-B-32-quickgelu").with_quickgelu(False).quickgelu
-    assert Architecture.named("ViT-B-32-quickgelu").with_quickgelu(None).quickgelu
+    assert not Architecture.from_name("ViT-B-32").quickgelu
+    assert Architecture.from_name("ViT-B-32-quickgelu").quickgelu
+    assert Architecture.from_name("ViT-B-32").with_quickgelu(True).quickgelu
+    assert not Architecture.from_name("ViT-B-32-quickgelu").with_quickgelu(False).quickgelu
+    assert Architecture.from_name("ViT-B-32-quickgelu").with_quickgelu(None).quickgelu
 
 
 def test_a_configuration_file_brings_its_preprocessing(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_configuration_file_brings_its_preprocessing(tmp_path: Path) -> None:
     path = tmp_path / "open_clip_config.json"
     preprocess = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bilinear", "resize_mode": "squash"}
     path.write_text(json.dumps({"model_cfg": tiny.config(), "preprocess_cfg": preprocess}))
-    source = sources.local(tmp_path / "w", str(path))
+    source = sources.local_source(tmp_path / "w", str(path))
     assert (source.preprocess.mean, source.preprocess.std) == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     assert (source.preprocess.size, source.preprocess.interpolation, source.preprocess.fit) == (64, "bilinear", "pad")
 
@@ -237,7 +237,7 @@ def test_a_network_that_is_not_filled_first_is_the_same_once_it_has_its_weights(
     filled = tiny.encoder(seed=3).network
     state = {name: tensor.clone() for name, tensor in filled.state_dict().items()}
     bare = tiny.architecture().build(seed=None)
-    fit(bare, state)
+    assign_weights(bare, state)
     ours, theirs = dict(bare.named_parameters()), dict(filled.named_parameters())
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) and not ours[name].requires_grad for name in theirs)
@@ -247,5 +247,5 @@ def test_a_network_that_is_not_filled_first_is_the_same_once_it_has_its_weights(
 
 def test_half_precision_weights_serve_in_float32() -> None:
     network = tiny.architecture().build(seed=None)
-    fit(network, {name: tensor.half() for name, tensor in tiny.encoder().network.state_dict().items()})
+    assign_weights(network, {name: tensor.half() for name, tensor in tiny.encoder().network.state_dict().items()})
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}

@@ -12,32 +12,41 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import rules
-from pipeline.acquisition import SOME, Candidates, Experience, Pick, Reason, SelectionPolicy, heights, select
+from pipeline.acquisition import (
+    DISTANCE_CHUNK_ROWS,
+    CandidateStudies,
+    LabelHistory,
+    SelectedStudy,
+    SelectionPolicy,
+    SelectionReason,
+    ranks_within_stratum,
+    select_studies,
+)
 from pipeline.domain import FINDINGS
 
 HERNIA, MASS, EDEMA = (FINDINGS.index(name) for name in ("Hernia", "Mass", "Edema"))
 
 
-def only(reason: Reason, **changes: Any) -> SelectionPolicy:
-    return SelectionPolicy(**{kind.value: float(kind is reason) for kind in Reason} | changes)
+def only(reason: SelectionReason, **changes: Any) -> SelectionPolicy:
+    return SelectionPolicy(**{kind.value: float(kind is reason) for kind in SelectionReason} | changes)
 
 
-def candidates(count: int, *, seed: int = 0, patients: int | None = None, strata: int = 1, other: bool = True) -> Candidates:
+def candidates(count: int, *, seed: int = 0, patients: int | None = None, strata: int = 1, other: bool = True) -> CandidateStudies:
     chance = np.random.default_rng(seed)
     names = np.arange(count) if patients is None else chance.integers(patients, size=count)
     scores, others = chance.random((2, count, len(FINDINGS)))
-    return Candidates(
+    return CandidateStudies(
         patient=np.array([f"P{name}" for name in names], dtype=np.str_),
         stratum=np.array([f"S{place % strata}" for place in range(count)], dtype=np.str_),
         scores=scores,
-        other=others if other else np.full_like(others, np.nan),
+        zero_shot_scores=others if other else np.full_like(others, np.nan),
     )
 
 
-def experience(**changes: Any) -> Experience:
+def experience(**changes: Any) -> LabelHistory:
     nothing = np.zeros(len(FINDINGS))
     values: dict[str, Any] = {"positives": nothing, "mined": nothing, "found": nothing, "read": np.zeros((0, len(FINDINGS)))}
-    return Experience(**{**values, **changes})
+    return LabelHistory(**{**values, **changes})
 
 
 def known(**positives: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -69,22 +78,24 @@ def test_a_list_is_full_and_holds_a_patient_once(
     policy: SelectionPolicy, studies: int, count: int, patients: int, strata: int, other: bool, seed: int
 ) -> None:
     of = candidates(studies, seed=seed, patients=patients, strata=strata, other=other)
-    picks = select(of, experience(read=of.scores[:3]), policy, count=count, seed=seed)
+    picks = select_studies(of, experience(read=of.scores[:3]), policy, count=count, seed=seed)
     chosen = [of.patient[pick.row] for pick in picks]
     assert len(chosen) == len(set(chosen)) == min(count, len(set(of.patient)))
     assert all(0 < pick.probability <= 1 for pick in picks)
-    assert all((pick.finding in FINDINGS) == (pick.reason in (Reason.POSITIVES, Reason.DISAGREEMENT)) for pick in picks)
-    assert picks == select(of, experience(read=of.scores[:3]), policy, count=count, seed=seed)
+    assert all(
+        (pick.finding in FINDINGS) == (pick.reason in (SelectionReason.POSITIVES, SelectionReason.DISAGREEMENT)) for pick in picks
+    )
+    assert picks == select_studies(of, experience(read=of.scores[:3]), policy, count=count, seed=seed)
 
 
 def test_the_reason_of_the_random_sample_is_the_learners_word() -> None:
-    assert Reason.MONITORING == rules.MONITORING
+    assert SelectionReason.MONITORING == rules.MONITORING
 
 
 def test_shares_hold_on_average_however_short_the_lists() -> None:
     policy = SelectionPolicy()
     of = candidates(60)
-    seen = Counter(pick.reason for seed in range(400) for pick in select(of, experience(), policy, count=3, seed=seed))
+    seen = Counter(pick.reason for seed in range(400) for pick in select_studies(of, experience(), policy, count=3, seed=seed))
     for reason, share in policy.shares.items():
         assert seen[reason] / 1200 == pytest.approx(share, abs=0.05), reason
 
@@ -96,8 +107,8 @@ def test_the_random_sample_is_drawn_with_the_chance_it_states() -> None:
     stated: dict[int, float] = {}
     rounds = 3000
     for seed in range(rounds):
-        for pick in select(of, experience(), SelectionPolicy(), count=5, seed=seed):
-            if pick.reason is Reason.MONITORING:
+        for pick in select_studies(of, experience(), SelectionPolicy(), count=5, seed=seed):
+            if pick.reason is SelectionReason.MONITORING:
                 drawn[pick.row] += 1
                 stated[pick.row] = pick.probability
     patients, studies = np.unique(of.patient, return_counts=True)
@@ -109,13 +120,13 @@ def test_the_random_sample_is_drawn_with_the_chance_it_states() -> None:
 
 def test_the_random_sample_takes_its_part_of_each_stratum() -> None:
     of = candidates(90, strata=3)
-    picks = select(of, experience(), only(Reason.MONITORING), count=30, seed=4)
+    picks = select_studies(of, experience(), only(SelectionReason.MONITORING), count=30, seed=4)
     assert Counter(of.stratum[pick.row] for pick in picks) == {"S0": 10, "S1": 10, "S2": 10}
 
 
 def test_positives_are_looked_for_where_they_are_scarce_and_ranked_highest() -> None:
     of = candidates(50)
-    picks = select(of, experience(positives=known(Hernia=0)), only(Reason.POSITIVES, breadth=1.0), count=5, seed=0)
+    picks = select_studies(of, experience(positives=known(Hernia=0)), only(SelectionReason.POSITIVES, breadth=1.0), count=5, seed=0)
     assert {pick.finding for pick in picks} == {"Hernia"}
     assert {pick.row for pick in picks} == set(np.argsort(-of.scores[:, HERNIA])[:5].tolist())
     assert [pick.probability for pick in picks] == [1.0] * 5
@@ -126,13 +137,15 @@ def test_what_was_looked_for_in_vain_is_looked_for_less() -> None:
     starved = known(Hernia=1, Mass=1)
     mined, found = np.zeros(len(FINDINGS)), np.zeros(len(FINDINGS))
     mined[[HERNIA, MASS]], found[MASS] = 30, 15
-    picks = select(of, experience(positives=starved, mined=mined, found=found), only(Reason.POSITIVES), count=4, seed=0)
+    picks = select_studies(
+        of, experience(positives=starved, mined=mined, found=found), only(SelectionReason.POSITIVES), count=4, seed=0
+    )
     assert Counter(pick.finding for pick in picks)["Mass"] > Counter(pick.finding for pick in picks)["Hernia"]
 
 
 def test_a_wider_look_gives_each_study_its_chance() -> None:
     of = candidates(50)
-    picks = select(of, experience(positives=known(Hernia=0)), only(Reason.POSITIVES, breadth=4.0), count=5, seed=0)
+    picks = select_studies(of, experience(positives=known(Hernia=0)), only(SelectionReason.POSITIVES, breadth=4.0), count=5, seed=0)
     assert {pick.row for pick in picks} <= set(np.argsort(-of.scores[:, HERNIA])[:20].tolist())
     assert [pick.probability for pick in picks] == [0.25] * 5
 
@@ -141,33 +154,35 @@ def test_a_view_that_is_scored_high_as_a_whole_does_not_fill_the_list() -> None:
     of = candidates(40, strata=2)
     of.scores[of.stratum == "S0"] = 0.5 + of.scores[of.stratum == "S0"] / 2
     of.scores[of.stratum == "S1"] /= 2
-    picks = select(of, experience(positives=known(Hernia=0)), only(Reason.POSITIVES, breadth=1.0), count=10, seed=0)
+    picks = select_studies(
+        of, experience(positives=known(Hernia=0)), only(SelectionReason.POSITIVES, breadth=1.0), count=10, seed=0
+    )
     assert Counter(of.stratum[pick.row] for pick in picks) == {"S0": 5, "S1": 5}
 
 
 def test_disagreement_is_of_ranks_and_names_its_finding() -> None:
     of = candidates(30)
-    of.other[:] = of.scores / 2  # another scale, the same order
-    of.other[7, EDEMA] = 1 - of.scores[7, EDEMA]
-    of.scores[7, EDEMA], of.other[7, EDEMA] = 0.99, 0.0
-    (pick,) = select(of, experience(), only(Reason.DISAGREEMENT), count=1, seed=0)
-    assert pick == Pick(7, Reason.DISAGREEMENT, "Edema", 1.0)
+    of.zero_shot_scores[:] = of.scores / 2  # another scale, the same order
+    of.zero_shot_scores[7, EDEMA] = 1 - of.scores[7, EDEMA]
+    of.scores[7, EDEMA], of.zero_shot_scores[7, EDEMA] = 0.99, 0.0
+    (pick,) = select_studies(of, experience(), only(SelectionReason.DISAGREEMENT), count=1, seed=0)
+    assert pick == SelectedStudy(7, SelectionReason.DISAGREEMENT, "Edema", 1.0)
 
 
 def test_without_a_second_opinion_the_share_goes_to_coverage() -> None:
-    picks = select(candidates(30, other=False), experience(), only(Reason.DISAGREEMENT), count=4, seed=0)
-    assert [pick.reason for pick in picks] == [Reason.COVERAGE] * 4
+    picks = select_studies(candidates(30, other=False), experience(), only(SelectionReason.DISAGREEMENT), count=4, seed=0)
+    assert [pick.reason for pick in picks] == [SelectionReason.COVERAGE] * 4
 
 
 def test_uncertain_is_what_lies_between() -> None:
     of = candidates(20)
     of.scores[:] = 0.01
     of.scores[11] = 0.5
-    (pick,) = select(of, experience(), only(Reason.UNCERTAINTY), count=1, seed=0)
-    assert (pick.row, pick.reason) == (11, Reason.UNCERTAINTY)
+    (pick,) = select_studies(of, experience(), only(SelectionReason.UNCERTAINTY), count=1, seed=0)
+    assert (pick.row, pick.reason) == (11, SelectionReason.UNCERTAINTY)
 
 
-def two_kinds() -> tuple[Candidates, np.ndarray[tuple[int, int], np.dtype[np.float64]]]:
+def two_kinds() -> tuple[CandidateStudies, np.ndarray[tuple[int, int], np.dtype[np.float64]]]:
     """60 studies, scored low in the first half and high in the other; and how those of the first half are scored."""
     of = candidates(60)
     low, high = np.full(len(FINDINGS), 0.05), np.full(len(FINDINGS), 0.9)
@@ -177,7 +192,7 @@ def two_kinds() -> tuple[Candidates, np.ndarray[tuple[int, int], np.dtype[np.flo
 
 def test_typical_is_where_little_was_read() -> None:
     of, read = two_kinds()
-    picks = select(of, experience(read=read), only(Reason.TYPICALITY), count=4, seed=0)
+    picks = select_studies(of, experience(read=read), only(SelectionReason.TYPICALITY), count=4, seed=0)
     assert all(pick.row >= 30 for pick in picks)
 
 
@@ -185,9 +200,12 @@ def test_coverage_finds_what_is_unlike_the_rest_and_states_the_chance() -> None:
     of = candidates(200, strata=2)
     of.scores[:] = 0.5 + of.scores / 100
     of.scores[[17, 18]] = np.where(np.arange(len(FINDINGS)) % 2, 0.95, 0.05)
-    picks = select(of, experience(), only(Reason.COVERAGE), count=6, seed=0)
+    picks = select_studies(of, experience(), only(SelectionReason.COVERAGE), count=6, seed=0)
     assert {pick.row for pick in picks} & {17, 18}
-    seen = [select(of, experience(), only(Reason.COVERAGE, boldness=1.0), count=1, seed=seed)[0] for seed in range(1500)]
+    seen = [
+        select_studies(of, experience(), only(SelectionReason.COVERAGE, boldness=1.0), count=1, seed=seed)[0]
+        for seed in range(1500)
+    ]
     often, times = Counter(pick.row for pick in seen).most_common(1)[0]
     (stated,) = {round(pick.probability, 9) for pick in seen if pick.row == often}
     assert times / 1500 == pytest.approx(stated, abs=0.04)
@@ -197,32 +215,34 @@ def test_coverage_does_not_go_twice_to_one_place() -> None:
     of = candidates(100)
     of.scores[:] = 0.5 + of.scores / 100
     of.scores[[3, 4]] = np.where(np.arange(len(FINDINGS)) % 2, 0.95, 0.05)
-    picks = select(of, experience(read=of.scores[[3]]), only(Reason.COVERAGE), count=5, seed=0)
+    picks = select_studies(of, experience(read=of.scores[[3]]), only(SelectionReason.COVERAGE), count=5, seed=0)
     assert not {pick.row for pick in picks} & {3, 4}
 
 
 @pytest.mark.parametrize(("known", "unlike"), [(10, 20), (20, 10)])
-@pytest.mark.parametrize("place", [0, SOME - 1, SOME, 3 * SOME + 1])
+@pytest.mark.parametrize("place", [0, DISTANCE_CHUNK_ROWS - 1, DISTANCE_CHUNK_ROWS, 3 * DISTANCE_CHUNK_ROWS + 1])
 def test_coverage_knows_everything_that_was_read(place: int, known: int, unlike: int) -> None:
     """Two studies lie far from the rest, one of them where something was read, wherever that stands among what was read."""
     archive = candidates(60)
     scores = 0.4 + 0.2 * archive.scores
     scores[10], scores[20] = 0.999, np.where(np.arange(len(FINDINGS)) % 2, 0.999, 0.001)
-    read = np.full((3 * SOME + 2, len(FINDINGS)), 0.5)
+    read = np.full((3 * DISTANCE_CHUNK_ROWS + 2, len(FINDINGS)), 0.5)
     read[place] = scores[known]
-    policy = only(Reason.COVERAGE, boldness=60.0)
-    picks = select(replace(archive, scores=scores), experience(read=read), policy, count=1, seed=4)
+    policy = only(SelectionReason.COVERAGE, boldness=60.0)
+    picks = select_studies(replace(archive, scores=scores), experience(read=read), policy, count=1, seed=4)
     assert [pick.row for pick in picks] == [unlike]
 
 
 def test_heights() -> None:
     scores = np.array([[0.1], [0.3], [0.2], [0.9], [np.nan]])
-    assert heights(scores, np.array(["a", "a", "a", "b", "b"])).ravel().tolist()[:4] == pytest.approx([1 / 6, 5 / 6, 0.5, 0.5])
-    assert np.isnan(heights(scores, np.array(["a", "a", "a", "b", "b"]))[4, 0])
+    assert ranks_within_stratum(scores, np.array(["a", "a", "a", "b", "b"])).ravel().tolist()[:4] == pytest.approx(
+        [1 / 6, 5 / 6, 0.5, 0.5]
+    )
+    assert np.isnan(ranks_within_stratum(scores, np.array(["a", "a", "a", "b", "b"]))[4, 0])
 
 
 def test_nothing_to_choose_from() -> None:
-    assert select(candidates(0), experience(), SelectionPolicy(), count=5, seed=0) == []
-    assert select(candidates(5), experience(), SelectionPolicy(), count=0, seed=0) == []
+    assert select_studies(candidates(0), experience(), SelectionPolicy(), count=5, seed=0) == []
+    assert select_studies(candidates(5), experience(), SelectionPolicy(), count=0, seed=0) == []
     with pytest.raises(ZeroDivisionError):
-        _ = only(Reason.COVERAGE, coverage=0.0).shares
+        _ = only(SelectionReason.COVERAGE, coverage=0.0).shares

@@ -11,14 +11,14 @@ import pytest
 
 from pipeline import backfill, rescore
 from pipeline.backfill import Backfill, BackfillPolicy, Throttle
-from pipeline.domain import ARRIVED, Header, Sender, StudyState
-from pipeline.errors import ArchiveUnreachable, DoesNotMatch, Interrupted, OutOfResources, Refused, RefusedByArchive
-from pipeline.ports.backfill import Days, Known, Parcel, Piece, Take
+from pipeline.domain import ARRIVAL_PRIORITY, Header, Sender, StudyState
+from pipeline.errors import ArchiveUnreachable, DataSetMismatch, OutOfResources, PermanentError, RefusedByArchive, StopRequested
+from pipeline.ports.backfill import BackfillObject, BackfillUnit, DateRange, FindStored, StoreObject
 from pipeline.receive import ReceivePolicy
 from tests.builders.fakes import a_version
 from tests.builders.hospital_in_memory import Hospital
 
-JANUARY = Days(date(2025, 1, 1), date(2025, 1, 28))
+JANUARY = DateRange(date(2025, 1, 1), date(2025, 1, 28))
 
 
 @dataclass
@@ -26,29 +26,33 @@ class FakeArchiveSource:
     """Studies by day; counts what is asked of it, and can be told to fail."""
 
     studies: dict[date, list[tuple[str, list[Header]]]] = field(default_factory=dict)
-    asked: list[Days | None] = field(default_factory=list)
+    asked: list[DateRange | None] = field(default_factory=list)
     fetched: list[str] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
     trouble: list[Exception] = field(default_factory=list)
-    dated: bool = True
+    supports_dates: bool = True
     name: str = "archive http://pacs CR,DX"
     sender: Sender = field(default_factory=lambda: Sender("PACS", "pacs", "RADCLIPD"))
 
-    def parcels(self, days: Days | None) -> list[Parcel]:
+    def list_units(self, days: DateRange | None) -> list[BackfillUnit]:
         self.asked.append(days)
         wanted = self.studies if days is None else [day for day in days if day in self.studies]
-        return [Parcel(key=uid, study=uid, mark=str(len(films))) for day in wanted for uid, films in self.studies[day]]
+        return [
+            BackfillUnit(key=uid, study_instance_uid=uid, change_tag=str(len(films)))
+            for day in wanted
+            for uid, films in self.studies[day]
+        ]
 
-    def fetch(self, parcel: Parcel, known: Known, take: Take) -> int:
-        self.fetched.append(parcel.key)
-        films = next(films for studies in self.studies.values() for uid, films in studies if uid == parcel.key)
-        here = known([film.sop_instance_uid for film in films])
+    def fetch(self, unit: BackfillUnit, find_stored: FindStored, store_object: StoreObject) -> int:
+        self.fetched.append(unit.key)
+        films = next(films for studies in self.studies.values() for uid, films in studies if uid == unit.key)
+        here = find_stored([film.sop_instance_uid for film in films])
         for film in films:
             if film.sop_instance_uid in here:
                 continue
             if self.trouble:
                 raise self.trouble.pop()
-            take(Piece(film.sop_instance_uid, film.sop_instance_uid, partial(self._read, film)))
+            store_object(BackfillObject(film.sop_instance_uid, film.sop_instance_uid, partial(self._read, film)))
         return 0
 
     def _read(self, film: Header) -> tuple[Header, bytes]:
@@ -71,10 +75,10 @@ def run_of(
         source=source,
         catalog=hospital.catalog,
         images=hospital.images,
-        receiving=ReceivePolicy(minimum_free_bytes=1000),
+        receive_policy=ReceivePolicy(min_free_bytes=1000),
         policy=BackfillPolicy(**policy),  # type: ignore[arg-type]  # a row of a table
-        watch=watch,
-        rest=lambda seconds: hospital.catalog.tick(seconds),
+        on_progress=watch,
+        sleep=lambda seconds: hospital.catalog.tick(seconds),
     )
 
 
@@ -101,7 +105,7 @@ def test_the_oldest_days_come_first_where_that_is_asked_for(hospital: Hospital) 
 
 def test_days_that_are_done_are_not_asked_for_again_whatever_the_ranges(hospital: Hospital) -> None:
     source = archive_of(hospital, [3, 28])
-    run_of(hospital, source).run(Days(date(2025, 1, 1), date(2025, 1, 14)))
+    run_of(hospital, source).run(DateRange(date(2025, 1, 1), date(2025, 1, 14)))
     source.asked.clear()
     run_of(hospital, source, days=30).run(JANUARY)
     assert [(days.first.day, days.last.day) for days in source.asked if days] == [(15, 28)]
@@ -112,9 +116,9 @@ def test_a_day_that_is_not_over_is_asked_for_again_and_only_what_is_new_is_fetch
     today = hospital.catalog.now.date()
     source = archive_of(hospital, [])
     source.studies[today] = [("1.1", [hospital.film("1.1", "1.1.1")])]
-    run_of(hospital, source).run(Days(today, today))
+    run_of(hospital, source).run(DateRange(today, today))
     source.studies[today].append(("1.2", [hospital.film("1.2", "1.2.1")]))
-    run_of(hospital, source).run(Days(today, today))
+    run_of(hospital, source).run(DateRange(today, today))
     assert source.fetched == ["1.1", "1.2"]
     assert len(source.asked) == 2
 
@@ -124,9 +128,9 @@ def test_a_stopped_backfill_goes_on_with_the_film_that_it_was_at(hospital: Hospi
 
     def stop_in_the_second_study(_what: str, done: int, _total: int) -> None:
         if done == 1 and len(source.pieces) == 3:
-            raise Interrupted("told to stop")
+            raise StopRequested("told to stop")
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(StopRequested):
         run_of(hospital, source, stop_in_the_second_study).run(JANUARY)
     assert len(hospital.catalog.tables.instances) == 3
     run_of(hospital, source).run(JANUARY)
@@ -156,7 +160,7 @@ def test_an_archive_that_stays_away_ends_the_run_and_nothing_counts_as_done(hosp
     source = archive_of(hospital, [3])
     source.trouble = [ArchiveUnreachable("away")] * 3
     with pytest.raises(ArchiveUnreachable):
-        run_of(hospital, source, tries=3).run(Days(date(2025, 1, 3), date(2025, 1, 3)))
+        run_of(hospital, source, tries=3).run(DateRange(date(2025, 1, 3), date(2025, 1, 3)))
     assert not hospital.catalog.tables.backfills.days
     assert run_of(hospital, source).run(JANUARY).instances == 2
 
@@ -180,7 +184,7 @@ def test_an_archive_of_which_nothing_can_be_had_ends_the_run(hospital: Hospital)
     source = archive_of(hospital, range(1, 29))
     source.trouble = [RefusedByArchive("C000")] * 28
     run = run_of(hospital, source)
-    with pytest.raises(Refused, match="10 in a row"):
+    with pytest.raises(PermanentError, match="10 in a row"):
         run.run(JANUARY)
     assert len(source.fetched) == run.failed == 10
 
@@ -191,15 +195,15 @@ def test_what_the_listener_would_refuse_is_refused_here_and_the_rest_goes_on(hos
     source, heard = archive_of(hospital, [3, 10]), []
 
     class Broken(FakeArchiveSource):
-        def fetch(self, parcel: Parcel, known: Known, take: Take) -> int:
+        def fetch(self, unit: BackfillUnit, find_stored: FindStored, store_object: StoreObject) -> int:
             def read() -> tuple[Header, bytes]:
-                raise DoesNotMatch("StudyInstanceUID is missing")
+                raise DataSetMismatch("StudyInstanceUID is missing")
 
-            take(Piece("/archive/DOE^JOHN/1.dcm", "", read))
-            return super().fetch(parcel, known, take)
+            store_object(BackfillObject("/archive/DOE^JOHN/1.dcm", "", read))
+            return super().fetch(unit, find_stored, store_object)
 
     broken = Broken(studies=source.studies)
-    run = replace(run_of(hospital, broken), refused=lambda piece, error: heard.append((piece.place, str(error))))
+    run = replace(run_of(hospital, broken), on_refused=lambda piece, error: heard.append((piece.location, str(error))))
     total = run.run(JANUARY)
     assert (total.instances, total.refused) == (3, 3)
     told = " ".join(f"{event.subject} {event.detail} {event.source}" for event in hospital.catalog.tables.audit)
@@ -211,15 +215,15 @@ def test_what_the_listener_would_refuse_is_refused_here_and_the_rest_goes_on(hos
 
 def test_nothing_that_is_no_instance_counts(hospital: Hospital) -> None:
     class Readme(FakeArchiveSource):
-        def parcels(self, days: Days | None) -> list[Parcel]:
+        def list_units(self, days: DateRange | None) -> list[BackfillUnit]:
             assert days is None
-            return [Parcel(key="k")]
+            return [BackfillUnit(key="k")]
 
-        def fetch(self, parcel: Parcel, known: Known, take: Take) -> int:
-            take(Piece("README", "", lambda: None))
+        def fetch(self, unit: BackfillUnit, find_stored: FindStored, store_object: StoreObject) -> int:
+            store_object(BackfillObject("README", "", lambda: None))
             return 0
 
-    total = run_of(hospital, Readme(dated=False)).run(JANUARY)
+    total = run_of(hospital, Readme(supports_dates=False)).run(JANUARY)
     assert (total.others, total.instances, total.refused) == (1, 0, 0)
 
 
@@ -229,8 +233,8 @@ def test_studies_of_a_backfill_are_scored_behind_arrivals_and_before_the_archive
     hospital.catalog.tick(61)
     hospital.settle()
     priorities = {row.job.subject: row.job.priority for row in hospital.catalog.tables.jobs.values()}
-    assert priorities == {"1.3": backfill.PRIORITY, "2.1": ARRIVED}
-    assert ARRIVED < backfill.PRIORITY < rescore.PRIORITY
+    assert priorities == {"1.3": backfill.BACKFILL_PRIORITY, "2.1": ARRIVAL_PRIORITY}
+    assert ARRIVAL_PRIORITY < backfill.BACKFILL_PRIORITY < rescore.RESCORE_PRIORITY
 
 
 @pytest.mark.parametrize(("asked", "reports"), [("none", 1), ("all", 2)])
@@ -267,7 +271,7 @@ def test_a_live_image_of_a_backfilled_study_is_an_arrival_and_is_reported(hospit
     hospital.catalog.tick(61)
     hospital.settle()
     (waiting,) = [row for row in hospital.catalog.tables.jobs.values() if row.job.state.value == "waiting"]
-    assert waiting.job.priority == ARRIVED
+    assert waiting.job.priority == ARRIVAL_PRIORITY
     hospital.run()
     assert len(hospital.archive.kept) == 1
 
@@ -289,7 +293,7 @@ class _Time:
 
 def test_the_pace_is_held_on_average_and_lost_time_is_not_made_up_for() -> None:
     time = _Time()
-    throttle = Throttle(per_minute=60, bytes_per_second=1000, rest=time.rest, clock=lambda: time.now)
+    throttle = Throttle(per_minute=60, bytes_per_second=1000, sleep=time.rest, clock=lambda: time.now)
     throttle(10)
     assert time.now == pytest.approx(1)  # a film a second
     throttle(5000)
@@ -301,11 +305,11 @@ def test_the_pace_is_held_on_average_and_lost_time_is_not_made_up_for() -> None:
 
 
 def test_a_pace_without_limits_never_waits() -> None:
-    Throttle(rest=lambda seconds: pytest.fail(f"waited {seconds}"))(10**9)
+    Throttle(sleep=lambda seconds: pytest.fail(f"waited {seconds}"))(10**9)
 
 
 def test_the_clock_of_the_catalog_decides_what_is_over(hospital: Hospital) -> None:
     hospital.catalog.now = datetime(2025, 1, 10, 0, 30, tzinfo=UTC)
-    run_of(hospital, archive_of(hospital, [])).run(Days(date(2025, 1, 7), date(2025, 1, 10)))
+    run_of(hospital, archive_of(hospital, [])).run(DateRange(date(2025, 1, 7), date(2025, 1, 10)))
     (done,) = hospital.catalog.tables.backfills.days.values()
     assert sorted(day.day for day in done) == [7, 8]

@@ -25,8 +25,8 @@ def a_hospital(studies: int, *, room: int = 100) -> Hospital:
     return made
 
 
-def filler(hospital: Hospital) -> cache_warming.Fill:
-    return cache_warming.Fill(
+def filler(hospital: Hospital) -> cache_warming.CacheWarmer:
+    return cache_warming.CacheWarmer(
         catalog=hospital.catalog,
         pixels=hospital.pixels,
         scorer=lambda: versions.load_serving(catalog=hospital.catalog, scorers=hospital.scorers),
@@ -34,7 +34,7 @@ def filler(hospital: Hospital) -> cache_warming.Fill:
     )
 
 
-def to_the_end(walk: cache_warming.Fill) -> int:
+def to_the_end(walk: cache_warming.CacheWarmer) -> int:
     turns = 0
     while walk():
         turns += 1
@@ -113,13 +113,13 @@ class _Interrupted(FakeScorer):
         super().__init__(version, scorers.kept, room=scorers.room)
         self._scorers = scorers
 
-    def recall(self, films: Sequence[StoredInstance]) -> dict[str, Scores]:
+    def score_cached(self, instances: Sequence[StoredInstance]) -> dict[str, Scores]:
         self._scorers.reached("recall")
-        return {uid: scores * 0 + self.version.number / 100 for uid, scores in super().recall(films).items()}
+        return {uid: scores * 0 + self.version.number / 100 for uid, scores in super().score_cached(instances).items()}
 
-    def score(self, images: Sequence[object], films: Sequence[StoredInstance] = ()) -> Scores:
+    def score(self, images: Sequence[object], instances: Sequence[StoredInstance] = ()) -> Scores:
         self._scorers.reached("score")
-        return super().score(images, films) * 0 + self.version.number / 100  # type: ignore[arg-type]  # images all the same
+        return super().score(images, instances) * 0 + self.version.number / 100  # type: ignore[arg-type]  # images all the same
 
 
 @pytest.mark.parametrize("at", ["recall", "score"])
@@ -157,7 +157,7 @@ def test_a_turn_reads_few_films() -> None:
     hospital = a_hospital(9)
     walk = filler(hospital)
     while walk():
-        assert len(hospital.pixels.asked) <= cache_warming.FILMS
+        assert len(hospital.pixels.asked) <= cache_warming.INSTANCES_PER_TURN
         hospital.pixels.asked.clear()
     assert len(hospital.scorers.kept) == 9
 
@@ -194,7 +194,7 @@ def test_what_is_lost_is_made_again_at_the_next_walk() -> None:
     to_the_end(walk)
     hospital.scorers.kept.clear()
     assert not walk()  # it rests
-    hospital.catalog.tick(cache_warming.REST.total_seconds() + 1)
+    hospital.catalog.tick(cache_warming.PASS_INTERVAL.total_seconds() + 1)
     to_the_end(walk)
     assert len(hospital.scorers.kept) == 3
 
@@ -211,7 +211,7 @@ def test_a_film_that_cannot_be_read_is_tried_once_and_the_others_are_kept() -> N
     hospital.pixels.broken.add("1.2.1")
     walk = filler(hospital)
     to_the_end(walk)
-    hospital.catalog.tick(cache_warming.REST.total_seconds() + 1)
+    hospital.catalog.tick(cache_warming.PASS_INTERVAL.total_seconds() + 1)
     to_the_end(walk)
     assert hospital.pixels.asked == ["1.3.1", "1.2.1", "1.1.1"]
     assert len(hospital.scorers.kept) == 2

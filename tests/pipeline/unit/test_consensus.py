@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import rules
-from pipeline.consensus import ABSENT, PRESENT, UNKNOWN, LabelPolicy, resolve, standing
+from pipeline.consensus import ABSENT, PRESENT, UNKNOWN, LabelPolicy, labels_in_force, resolve_consensus
 from pipeline.domain import FINDINGS, Label, LabelState
-from pipeline.finding_names import no_finding
+from pipeline.finding_names import all_absent
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NEWEST, MAJORITY = LabelPolicy(), LabelPolicy(policy="majority")
@@ -61,21 +61,21 @@ def statements(draw: st.DrawFn) -> list[Label]:
 def test_the_order_of_statements_is_no_matter(labels: list[Label], chance: object, policy: LabelPolicy) -> None:
     shuffled = list(labels)
     chance.shuffle(shuffled)  # type: ignore[attr-defined]  # random.Random
-    first, second = resolve(labels, policy), resolve(shuffled, policy)
-    assert list(first.held.items()) == list(second.held.items())
+    first, second = resolve_consensus(labels, policy), resolve_consensus(shuffled, policy)
+    assert list(first.by_key.items()) == list(second.by_key.items())
     assert first.fingerprint == second.fingerprint
 
 
 @given(statements(), st.sampled_from(POLICIES))
 def test_what_does_not_stand_changes_nothing(labels: list[Label], policy: LabelPolicy) -> None:
     """Resolving what stands alone gives the same: no statement is heard twice, none that was revoked at all."""
-    assert resolve(standing(labels), policy).held == resolve(labels, policy).held
-    assert standing(standing(labels)) == standing(labels)
+    assert resolve_consensus(labels_in_force(labels), policy).by_key == resolve_consensus(labels, policy).by_key
+    assert labels_in_force(labels_in_force(labels)) == labels_in_force(labels)
 
 
 @given(statements())
 def test_of_each_reader_at_most_one_word_stands_and_nobody_has_revoked_it(labels: list[Label]) -> None:
-    stand = standing(labels)
+    stand = labels_in_force(labels)
     revoked = {one.revokes for one in labels}
     assert all(one.id not in revoked and one.state is not None for one in stand)
     assert max(Counter((one.study_instance_uid, one.finding, one.reader) for one in stand).values(), default=1) == 1
@@ -83,7 +83,7 @@ def test_of_each_reader_at_most_one_word_stands_and_nobody_has_revoked_it(labels
 
 @given(statements(), st.sampled_from(POLICIES))
 def test_revoking_takes_back_one_vote_and_no_other(labels: list[Label], policy: LabelPolicy) -> None:
-    for victim in standing(labels):
+    for victim in labels_in_force(labels):
         taken_back = said(
             len(labels) + 1,
             None,
@@ -92,16 +92,16 @@ def test_revoking_takes_back_one_vote_and_no_other(labels: list[Label], policy: 
             finding=victim.finding,
             revokes=victim.id,
         )
-        assert standing([*labels, taken_back]) == [one for one in standing(labels) if one.id != victim.id]
+        assert labels_in_force([*labels, taken_back]) == [one for one in labels_in_force(labels) if one.id != victim.id]
 
 
 @given(statements(), st.sampled_from(POLICIES))
 def test_where_all_agree_no_policy_says_otherwise(labels: list[Label], policy: LabelPolicy) -> None:
-    for key, held in resolve(labels, policy).held.items():
+    for key, held in resolve_consensus(labels, policy).by_key.items():
         states = {vote.state for vote in held.votes}
-        assert held.disputed == (len(states) > 1)
-        assert (key in [(c.study_instance_uid, c.finding) for c in resolve(labels, policy).conflicts]) == held.disputed
-        if not held.disputed:
+        assert held.is_disputed == (len(states) > 1)
+        assert (key in [(c.study_instance_uid, c.finding) for c in resolve_consensus(labels, policy).conflicts]) == held.is_disputed
+        if not held.is_disputed:
             assert states == {held.state}
 
 
@@ -109,19 +109,19 @@ def test_where_all_agree_no_policy_says_otherwise(labels: list[Label], policy: L
 def test_a_majority_is_more_than_half_of_the_readers(states: list[LabelState]) -> None:
     votes = [said(number, state, READERS[number - 1]) for number, state in enumerate(states, 1)]
     most, count = Counter(states).most_common(1)[0]
-    assert resolve(votes, MAJORITY).held["1.1", "Mass"].state is (most if count > len(states) / 2 else MAYBE)
+    assert resolve_consensus(votes, MAJORITY).by_key["1.1", "Mass"].state is (most if count > len(states) / 2 else MAYBE)
 
 
 @given(statements())
 def test_the_fingerprint_is_that_of_what_can_be_learnt(labels: list[Label]) -> None:
-    resolution = resolve(labels, NEWEST)
+    resolution = resolve_consensus(labels, NEWEST)
     certain = [one for one in labels if one.state is not MAYBE]
-    assert resolution.fingerprint == rules.labels_fingerprint({key: held.state for key, held in resolution.held.items()})
+    assert resolution.fingerprint == rules.labels_fingerprint({key: held.state for key, held in resolution.by_key.items()})
     doubted = said(len(labels) + 1, MAYBE, "newcomer", study_instance_uid="1.9")
-    assert resolve([*labels, doubted], NEWEST).fingerprint == resolution.fingerprint
+    assert resolve_consensus([*labels, doubted], NEWEST).fingerprint == resolution.fingerprint
     learnt = said(len(labels) + 1, YES, "newcomer", study_instance_uid="1.9")
-    assert resolve([*labels, learnt], NEWEST).fingerprint != resolution.fingerprint
-    assert (resolution.fingerprint == "") == (not any(held.state is not MAYBE for held in resolution.held.values()))
+    assert resolve_consensus([*labels, learnt], NEWEST).fingerprint != resolution.fingerprint
+    assert (resolution.fingerprint == "") == (not any(held.state is not MAYBE for held in resolution.by_key.values()))
     assert certain or resolution.fingerprint == ""
 
 
@@ -132,39 +132,41 @@ def test_the_fingerprint_stays_the_same_from_release_to_release() -> None:
 
 def test_two_readers_disagree() -> None:
     votes = [said(1, YES, "alice"), said(2, NO, "bob"), said(3, NO, "carl")]
-    assert {policy.policy: resolve(votes, policy).held["1.1", "Mass"].state for policy in POLICIES} == {
+    assert {policy.policy: resolve_consensus(votes, policy).by_key["1.1", "Mass"].state for policy in POLICIES} == {
         "newest": NO,
         "majority": NO,
         "adjudicator": NO,
     }
-    (conflict,) = resolve(votes, NEWEST).conflicts
+    (conflict,) = resolve_consensus(votes, NEWEST).conflicts
     assert [(vote.reader, vote.state) for vote in conflict.votes] == [("alice", YES), ("bob", NO), ("carl", NO)]
     even = votes[:2]
-    assert [resolve(even, policy).held["1.1", "Mass"].state for policy in POLICIES] == [NO, MAYBE, NO]
-    assert resolve([*votes, said(4, YES, "zoe")], ADJUDICATOR).held["1.1", "Mass"].state is YES
-    assert resolve([votes[0], votes[2]], ADJUDICATOR).held["1.1", "Mass"].state is MAYBE  # no adjudicator has read it
+    assert [resolve_consensus(even, policy).by_key["1.1", "Mass"].state for policy in POLICIES] == [NO, MAYBE, NO]
+    assert resolve_consensus([*votes, said(4, YES, "zoe")], ADJUDICATOR).by_key["1.1", "Mass"].state is YES
+    assert resolve_consensus([votes[0], votes[2]], ADJUDICATOR).by_key["1.1", "Mass"].state is MAYBE  # no adjudicator has read it
 
 
 def test_a_reader_has_one_vote_the_last_by_the_time_it_was_said() -> None:
     votes = [said(1, YES, hour=5), said(2, NO, hour=3), said(3, NO, "bob", hour=4)]
-    assert resolve(votes, NEWEST).held["1.1", "Mass"].state is YES  # an old table that comes late is still old
-    assert len(resolve(votes, NEWEST).held["1.1", "Mass"].votes) == 2
-    assert resolve([*votes, said(4, MAYBE, hour=5)], NEWEST).held["1.1", "Mass"].state is MAYBE  # at one moment: the later heard
+    assert resolve_consensus(votes, NEWEST).by_key["1.1", "Mass"].state is YES  # an old table that comes late is still old
+    assert len(resolve_consensus(votes, NEWEST).by_key["1.1", "Mass"].votes) == 2
+    assert (
+        resolve_consensus([*votes, said(4, MAYBE, hour=5)], NEWEST).by_key["1.1", "Mass"].state is MAYBE
+    )  # at one moment: the later heard
 
 
 def test_a_withdrawn_correction_does_not_bring_back_what_it_corrected() -> None:
     labels = [said(1, YES), said(2, NO), said(3, None, revokes=2)]
-    assert standing(labels) == []
-    assert resolve([*labels, said(4, YES)], NEWEST).held["1.1", "Mass"].state is YES
+    assert labels_in_force(labels) == []
+    assert resolve_consensus([*labels, said(4, YES)], NEWEST).by_key["1.1", "Mass"].state is YES
 
 
 def test_targets_mask_what_is_unknown_or_uncertain() -> None:
     labels = [said(1), said(2, NO, finding="Edema"), said(3, MAYBE, finding="Hernia"), said(4, study_instance_uid="1.2")]
     labels += [
         replace(said(10 + n, state, finding=finding), study_instance_uid="1.3")
-        for n, (finding, state) in enumerate(no_finding().items())
+        for n, (finding, state) in enumerate(all_absent().items())
     ]
-    resolution = resolve(labels, NEWEST)
+    resolution = resolve_consensus(labels, NEWEST)
     targets = resolution.targets(["1.3", "1.1", "9"])
     assert targets.dtype == np.int8
     assert targets.shape == (3, len(FINDINGS))
@@ -177,10 +179,10 @@ def test_targets_mask_what_is_unknown_or_uncertain() -> None:
     ]
     assert (targets[2] == UNKNOWN).all()
     assert resolution.studies == ["1.1", "1.2", "1.3"]
-    assert resolve([said(1, MAYBE)], NEWEST).studies == []
+    assert resolve_consensus([said(1, MAYBE)], NEWEST).studies == []
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_no_labels(policy: LabelPolicy) -> None:
-    nothing = resolve([], policy)
-    assert (nothing.held, nothing.conflicts, nothing.studies, nothing.fingerprint) == ({}, [], [], "")
+    nothing = resolve_consensus([], policy)
+    assert (nothing.by_key, nothing.conflicts, nothing.studies, nothing.fingerprint) == ({}, [], [], "")

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import report, rescore, rules
 from pipeline.domain import (
-    ARRIVED,
+    ARRIVAL_PRIORITY,
     FINDINGS,
     JobKind,
     JobState,
@@ -19,7 +19,7 @@ from pipeline.domain import (
     VersionState,
 )
 from pipeline.errors import ArchiveBusy, DifferentInstance, NoWeights, OutOfResources, PixelsUnreadable, RefusedByArchive
-from pipeline.ports.images import Landing, Seen, Sight, copied
+from pipeline.ports.images import DecoderTransform, DeviceTransfer, ModelInput, copy_to_host
 from tests.builders.fakes import a_version
 from tests.builders.hospital_in_memory import SENDER, Hospital
 
@@ -141,7 +141,7 @@ def test_settles_at_once_when_the_association_was_released_and_configuration_say
     hospital = Hospital()
     hospital.receive(hospital.film())
     with hospital.catalog.begin() as tx:
-        tx.studies.release(["1.1"])
+        tx.studies.mark_released(["1.1"])
     assert hospital.settle() == []
     assert [s.state for s in hospital.settle(on_release=True)] == [StudyState.SETTLED]
 
@@ -218,14 +218,16 @@ def test_a_report_waits_for_none_of_a_backlog_that_was_scored_after_its_study() 
 def test_what_arrives_is_committed_before_the_archive_is_looked_at() -> None:
     hospital = Hospital()
     with hospital.catalog.begin() as tx:
-        for study, priority in (("1.1", rescore.PRIORITY), ("1.2", ARRIVED), ("1.3", rescore.PRIORITY)):
+        for study, priority in (("1.1", rescore.RESCORE_PRIORITY), ("1.2", ARRIVAL_PRIORITY), ("1.3", rescore.RESCORE_PRIORITY)):
             tx.studies.add_instance(hospital.film(study, f"{study}.1"), FILE, SENDER, opens_study=True)
             tx.jobs.put(JobKind.SCORE, study, priority=priority)
     done: list[str] = []
     read = hospital.pixels.read_ahead
 
-    def listening(instances: Sequence[StoredInstance], sight: Sight, land: Landing = copied) -> Iterator[Seen | PixelsUnreadable]:
-        for number, image in enumerate(read(instances, sight, land)):
+    def listening(
+        instances: Sequence[StoredInstance], transform: DecoderTransform, to_device: DeviceTransfer = copy_to_host
+    ) -> Iterator[ModelInput | PixelsUnreadable]:
+        for number, image in enumerate(read(instances, transform, to_device)):
             done.append(f"film {number}: {sorted(scored(hospital))}")
             yield image
 
@@ -239,10 +241,10 @@ def test_a_report_is_as_urgent_as_the_scores_that_it_tells() -> None:
     hospital.backfilled = "all"
     with hospital.catalog.begin() as tx:
         tx.studies.add_instance(hospital.film(), FILE, SENDER, opens_study=True)
-        tx.jobs.put(JobKind.SCORE, "1.1", priority=rescore.PRIORITY)
+        tx.jobs.put(JobKind.SCORE, "1.1", priority=rescore.RESCORE_PRIORITY)
     for kind in (JobKind.SCORE, JobKind.REPORT, JobKind.SEND):
         (waiting,) = hospital.jobs(JobState.WAITING)
-        assert (waiting.kind, waiting.priority) == (kind, rescore.PRIORITY)
+        assert (waiting.kind, waiting.priority) == (kind, rescore.RESCORE_PRIORITY)
         assert hospital.work_once(kind) == 1
 
 
@@ -287,7 +289,7 @@ def test_a_busy_archive_costs_tries_and_then_a_person_is_asked() -> None:
     for _ in range(9):
         hospital.run()
     (job,) = hospital.jobs(JobState.QUARANTINED)
-    assert job.attempts == hospital.work.maximum_attempts
+    assert job.attempts == hospital.work.max_attempts
     hospital.archive.errors = []
     with hospital.catalog.begin() as tx:
         assert tx.jobs.requeue() == 1
@@ -316,7 +318,7 @@ def test_a_job_that_takes_down_its_worker_ends_in_quarantine() -> None:
     hospital.receive(hospital.film())
     hospital.catalog.tick(61)
     hospital.settle()
-    for _ in range(hospital.work.maximum_attempts):
+    for _ in range(hospital.work.max_attempts):
         with hospital.catalog.begin() as tx:
             assert len(tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=10)) == 1
         hospital.catalog.tick(11)

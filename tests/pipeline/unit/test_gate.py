@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from pipeline import rules
-from pipeline.domain import FINDINGS, Comparison, Header, Lesson, StoredFile, StoredInstance
-from pipeline.rules import GatePolicy, learnable, may_promote
+from pipeline.domain import FINDINGS, Comparison, Header, StoredFile, StoredInstance, TrainingExample
+from pipeline.rules import GatePolicy, learnable_findings, may_promote
 from tests.builders.fakes import FakeCatalog
 
 BETTER = Comparison(
@@ -56,7 +56,7 @@ def test_a_candidate_must_beat_every_other(comparisons: list[Comparison], passed
     assert "nan" not in verdict.reason
 
 
-def lesson(number: int, target: int, *, patient: str = "") -> Lesson:
+def lesson(number: int, target: int, *, patient: str = "") -> TrainingExample:
     header = Header(
         sop_instance_uid=f"1.{number}.1",
         sop_class_uid=rules.DIGITAL_X_RAY_FOR_PRESENTATION,
@@ -65,7 +65,7 @@ def lesson(number: int, target: int, *, patient: str = "") -> Lesson:
         transfer_syntax_uid="1.2.840.10008.1.2.1",
     )
     image = StoredInstance(header, StoredFile("f", "f" * 64, 1), FakeCatalog().now)
-    return Lesson(f"1.{number}", patient or f"P{number}", image, (target, *[-1] * (len(FINDINGS) - 1)))
+    return TrainingExample(f"1.{number}", patient or f"P{number}", image, (target, *[-1] * (len(FINDINGS) - 1)))
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def lesson(number: int, target: int, *, patient: str = "") -> Lesson:
 )
 def test_a_finding_needs_enough_of_both_kinds(positives: list[str], negatives: list[str], learnt: bool) -> None:
     said = [(1, patient) for patient in positives] + [(0, patient) for patient in negatives]
-    found = learnable([lesson(n, target, patient=patient) for n, (target, patient) in enumerate(said)], minimum_positives=4)
+    found = learnable_findings([lesson(n, target, patient=patient) for n, (target, patient) in enumerate(said)], min_positives=4)
     assert found.findings == ((FINDINGS[0],) if learnt else ())
-    assert len(found.missing) == len(FINDINGS) - learnt
+    assert len(found.exclusions) == len(FINDINGS) - learnt
     if not learnt:
-        assert found.missing[FINDINGS[0]].startswith(f"{len(positives)} present, of {len(set(positives))} patients")
+        assert found.exclusions[FINDINGS[0]].startswith(f"{len(positives)} present, of {len(set(positives))} patients")

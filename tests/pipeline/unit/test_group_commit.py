@@ -12,8 +12,8 @@ import pytest
 from pipeline import group_commit
 from pipeline.domain import AuditEvent
 from pipeline.errors import DifferentInstance, OutOfResources
-from pipeline.group_commit import MOST, Together
-from pipeline.ports.outside import Transaction
+from pipeline.group_commit import MAX_STEPS, GroupCommit
+from pipeline.ports.services import Transaction
 from tests.builders.fakes import FakeCatalog
 
 Step = Callable[[Transaction], str]
@@ -53,7 +53,7 @@ def refusing(tx: Transaction) -> str:
 
 def all_at_once(catalog: SlowCatalog, steps: list[Step]) -> list[Future[str]]:
     """Start the first, and the others while it commits; none has an answer before the gate opens."""
-    line, waiting = Together(catalog), threading.Semaphore(0)
+    line, waiting = GroupCommit(catalog), threading.Semaphore(0)
     pool = ThreadPoolExecutor(len(steps))
 
     def run(step: Step) -> str:
@@ -78,7 +78,7 @@ def told(catalog: FakeCatalog) -> list[str]:
 
 
 def test_who_waits_while_one_commits_shares_the_next_transaction() -> None:
-    catalog, words = SlowCatalog(), [f"{number:03}" for number in range(MOST)]
+    catalog, words = SlowCatalog(), [f"{number:03}" for number in range(MAX_STEPS)]
     futures = all_at_once(catalog, [saying(word) for word in words])
     assert [future.result() for future in futures] == words
     assert told(catalog) == words
@@ -86,7 +86,7 @@ def test_who_waits_while_one_commits_shares_the_next_transaction() -> None:
 
 
 def test_more_than_one_transaction_takes_are_all_done() -> None:
-    catalog, words = SlowCatalog(), [f"{number:03}" for number in range(MOST + 20)]
+    catalog, words = SlowCatalog(), [f"{number:03}" for number in range(MAX_STEPS + 20)]
     futures = all_at_once(catalog, [saying(word) for word in words])
     assert [future.result() for future in futures] == words
     assert catalog.committed == 3
@@ -104,7 +104,7 @@ def test_a_fault_is_its_owners_alone_and_leaves_nothing() -> None:
 def test_nobody_hears_success_of_a_commit_that_failed() -> None:
     catalog = FakeCatalog()
     catalog.fail_next_commit = OutOfResources("locked")
-    line = Together(catalog)
+    line = GroupCommit(catalog)
     with pytest.raises(OutOfResources):
         line.run(saying("a"))
     assert told(catalog) == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline import labels, rules
-from pipeline.consensus import standing
+from pipeline.consensus import labels_in_force
 from pipeline.domain import (
     Document,
     Header,
@@ -16,13 +16,13 @@ from pipeline.domain import (
     JobState,
     Label,
     LabelState,
-    Reading,
+    ReaderStatement,
     Receipt,
     Report,
     ReportState,
     StudyState,
 )
-from pipeline.errors import TryAgain
+from pipeline.errors import TransientError
 from tests.builders.hospital_in_memory import Hospital
 
 YES, NO, MAYBE = LabelState
@@ -36,7 +36,7 @@ class Reporting(Hospital):
         """Make a report with this UID that states these findings (none: a reason why not)."""
         replaces = changes.pop("replaces", ())
         values: dict[str, Any] = {"reader": "alice", "source": "sr", "stated_at": self.catalog.now, "study_instance_uid": study}
-        reading = Reading(findings=findings or {}, **(values | changes))
+        reading = ReaderStatement(findings=findings or {}, **(values | changes))
         said = Document(readings=(reading,), replaces=replaces) if findings else Document(reason="a device")
         self.documents.said[uid.encode()] = said
         return self.film(study=study, sop=uid, sop_class_uid=SR, modality="SR", has_pixels=False)
@@ -54,7 +54,7 @@ class Reporting(Hospital):
 
     @property
     def states(self) -> dict[tuple[str, str], LabelState | None]:
-        return {(label.reader, label.finding): label.state for label in standing(self.labels)}
+        return {(label.reader, label.finding): label.state for label in labels_in_force(self.labels)}
 
     @property
     def told(self) -> list[tuple[str, str, str]]:
@@ -83,11 +83,11 @@ def test_the_same_report_again_adds_nothing(hospital: Reporting) -> None:
     hospital.receive_report("2.25.1", {"Mass": YES})
     hospital.read_reports()
     assert hospital.receive_report("2.25.1", {"Mass": YES}) is Receipt.DUPLICATE
-    assert labels.reread(catalog=hospital.catalog) == 1
+    assert labels.enqueue_documents(catalog=hospital.catalog) == 1
     hospital.read_reports()
     assert len(hospital.labels) == 1
     labels.withdraw([1], reader="alice", source="cli", catalog=hospital.catalog)
-    labels.reread(catalog=hospital.catalog)
+    labels.enqueue_documents(catalog=hospital.catalog)
     hospital.read_reports()
     assert hospital.states == {}  # what a person has withdrawn does not come back
 
@@ -102,11 +102,11 @@ def test_a_report_that_does_not_count_says_why_once(hospital: Reporting) -> None
 
 def test_our_own_reports_are_not_even_queued(hospital: Reporting) -> None:
     own = hospital.film(sop="2.25.5", sop_class_uid=SR, manufacturer_model_name=rules.OWN_MODEL_NAME)
-    hospital.documents.said[b"2.25.5"] = Document(readings=(Reading(findings={"Mass": YES}, reader="r", source="sr"),))
+    hospital.documents.said[b"2.25.5"] = Document(readings=(ReaderStatement(findings={"Mass": YES}, reader="r", source="sr"),))
     assert hospital.receive(own) is Receipt.OWN_REPORT
     rewritten = hospital.film(sop="2.25.6", sop_class_uid=SR, manufacturer_model_name="Some PACS")
     with hospital.catalog.begin() as tx:
-        tx.reports.open(
+        tx.reports.ensure_pending(
             Report(
                 sop_instance_uid="2.25.6",
                 series_instance_uid="2.25.7",
@@ -117,7 +117,7 @@ def test_our_own_reports_are_not_even_queued(hospital: Reporting) -> None:
             )
         )
     assert hospital.receive(rewritten) is Receipt.OWN_REPORT
-    assert labels.reread(catalog=hospital.catalog) == 2
+    assert labels.enqueue_documents(catalog=hospital.catalog) == 2
     hospital.read_reports()
     assert (hospital.labels, hospital.told) == ([], [])
 
@@ -172,7 +172,9 @@ def test_a_clock_that_runs_ahead_does_not_get_the_last_word(hospital: Reporting)
 
 
 def test_a_reading_of_a_study_that_is_not_here_is_left_out(hospital: Reporting) -> None:
-    readings = tuple(Reading(study_instance_uid=uid, findings={"Mass": YES}, reader="r", source="sr") for uid in ("1.1", "9.9"))
+    readings = tuple(
+        ReaderStatement(study_instance_uid=uid, findings={"Mass": YES}, reader="r", source="sr") for uid in ("1.1", "9.9")
+    )
     hospital.receive(hospital.report("2.25.1"))
     hospital.documents.said[b"2.25.1"] = Document(readings=readings)
     hospital.read_reports()
@@ -195,7 +197,7 @@ def test_a_document_that_comes_in_while_another_is_read_makes_it_wait(hospital: 
     monkeypatch.setattr(hospital.images, "read", slow)
     with hospital.catalog.begin() as tx:
         (job,) = tx.jobs.claim([JobKind.LABEL], worker="w", lease_seconds=60)
-    with pytest.raises(TryAgain, match="came in between"):
+    with pytest.raises(TransientError, match="came in between"):
         hospital._read_document(job)
     assert hospital.labels == []
     hospital._read_document(job)

@@ -9,10 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from adapters.config.sections import LearnConfig
-from adapters.service.scheduler import Clock
+from adapters.service.scheduler import Scheduler
 from pipeline import learn
 from pipeline.domain import JobKind, JobState, Label, LabelState, VersionState
-from pipeline.errors import Interrupted, OutOfResources
+from pipeline.errors import OutOfResources, StopRequested
 from tests.builders.hospital_in_memory import Hospital
 
 
@@ -45,7 +45,7 @@ def hospital() -> Hospital:
 
 
 def call(hospital: Hospital, minimum: int = 4) -> bool:
-    return learn.call(catalog=hospital.catalog, minimum_labels=minimum)
+    return learn.enqueue_learning(catalog=hospital.catalog, minimum_labels=minimum)
 
 
 def states(hospital: Hospital) -> list[VersionState]:
@@ -54,7 +54,7 @@ def states(hospital: Hospital) -> list[VersionState]:
 
 def learning(hospital: Hospital) -> dict[JobState, int]:
     with hospital.catalog.read() as tx:
-        return {state: count for (kind, state), count in tx.jobs.counts().items() if kind is JobKind.LEARN}
+        return {state: count for (kind, state), count in tx.jobs.count_by_state().items() if kind is JobKind.LEARN}
 
 
 def test_enough_labels_call_for_one_round(hospital: Hospital) -> None:
@@ -82,8 +82,8 @@ def test_a_crontab_line_is_checked_when_the_configuration_is_read(cron: str, sou
 
 
 def test_the_clock_goes_by_the_crontab_line_in_utc_and_one_call_at_a_time() -> None:
-    clock = Clock()
-    clock.at("30 2 * * *", "learn", lambda: None)
+    clock = Scheduler()
+    clock.add_cron("30 2 * * *", "learn", lambda: None)
     clock.start()
     try:
         (job,) = clock._scheduler.get_jobs()
@@ -119,7 +119,7 @@ def test_labels_that_come_back_to_what_they_were_are_not_learnt_again(hospital: 
 
 def test_a_round_that_was_told_to_stop_costs_no_try_and_begins_again(hospital: Hospital) -> None:
     call(hospital)
-    hospital.trainer.stopped = Interrupted("told to stop")
+    hospital.trainer.stopped = StopRequested("told to stop")
     for _ in range(5):  # more often than a job may fail
         hospital.catalog.tick(60)
         assert hospital.work_once(JobKind.LEARN) == 1
@@ -181,5 +181,5 @@ def test_a_label_withdrawn_changes_what_is_learnt(hospital: Hospital) -> None:
     assert call(hospital, 1)
     hospital.work_once(JobKind.LEARN)
     first_course, second = hospital.trainer.courses
-    assert len(second.lessons) == len(first_course.lessons) - 1
+    assert len(second.examples) == len(first_course.examples) - 1
     assert second.label_fingerprint != first_course.label_fingerprint

@@ -9,13 +9,13 @@ import pytest
 
 from pipeline import backfill, learn, rescore
 from pipeline.domain import Job, JobKind, JobState
-from pipeline.errors import Interrupted, LeaseLost, OutOfResources
-from pipeline.preemption import Yielding, YieldPolicy
-from pipeline.progress import Progress
+from pipeline.errors import LeaseLost, OutOfResources, StopRequested
+from pipeline.preemption import Preemption, PreemptionPolicy
+from pipeline.progress import JobProgress
 from tests.builders.fakes import FakeCatalog
 from tests.builders.hospital_in_memory import Hospital
 
-POLICY = YieldPolicy(look=1.0, longest=60.0, turn=5.0)
+POLICY = PreemptionPolicy(poll_seconds=1.0, max_pause_seconds=60.0, turn_seconds=5.0)
 
 
 class Bench:
@@ -24,8 +24,8 @@ class Bench:
     def __init__(self) -> None:
         self.catalog, self.seconds, self.rests, self.told = FakeCatalog(), 0.0, 0, False
         self.on_rest: Callable[[], object] = lambda: None
-        self.yielding = Yielding(
-            catalog=self.catalog, rest=self.rest, over=lambda: self.told, policy=POLICY, clock=lambda: self.seconds
+        self.yielding = Preemption(
+            catalog=self.catalog, sleep=self.rest, should_stop=lambda: self.told, policy=POLICY, clock=lambda: self.seconds
         )
 
     def rest(self, seconds: float) -> None:
@@ -67,7 +67,7 @@ def bench() -> Bench:
 def test_learning_rests_until_what_has_arrived_is_scored(bench: Bench) -> None:
     assert bench.step() == 0
     bench.put("1.1")
-    bench.spend(POLICY.look)
+    bench.spend(POLICY.poll_seconds)
     bench.on_rest = lambda: bench.score_all() if bench.rests == 7 else None
     assert bench.step() == 7
     assert bench.step() == 0
@@ -79,12 +79,12 @@ def test_a_job_in_the_hands_of_a_worker_is_waited_for_until_its_lease_is_over(be
     assert 9 <= bench.step() <= 11
 
 
-@pytest.mark.parametrize("priority", [backfill.PRIORITY, rescore.PRIORITY, rescore.PRIORITY + 1])
+@pytest.mark.parametrize("priority", [backfill.BACKFILL_PRIORITY, rescore.RESCORE_PRIORITY, rescore.RESCORE_PRIORITY + 1])
 def test_the_archive_is_behind_learning(bench: Bench, priority: int) -> None:
     bench.put("1.1", priority)
     assert bench.step() == 0
     bench.put("1.1")  # a late film: it has arrived
-    bench.spend(POLICY.look)
+    bench.spend(POLICY.poll_seconds)
     bench.on_rest = bench.score_all
     assert bench.step() == 1
 
@@ -104,20 +104,22 @@ def test_under_arrivals_without_end_learning_has_its_turns(bench: Bench, caplog:
     bench.put("1.1")  # nobody takes it
     steps, began = 0, bench.seconds
     with caplog.at_level(logging.WARNING):
-        while bench.seconds - began < 10 * (POLICY.longest + POLICY.turn):
+        while bench.seconds - began < 10 * (POLICY.max_pause_seconds + POLICY.turn_seconds):
             bench.step()
             steps += 1
     learnt = steps * 0.125
-    assert 5 + 10 + 20 + 40 + 60 <= learnt <= bench.rests * POLICY.look  # more with each turn, never more than half
+    assert 5 + 10 + 20 + 40 + 60 <= learnt <= bench.rests * POLICY.poll_seconds  # more with each turn, never more than half
     turns = [record for record in caplog.records if "still wait" in record.message]
     assert 5 <= len(turns) <= 10
     bench.score_all()
-    bench.spend(POLICY.longest)
+    bench.spend(POLICY.max_pause_seconds)
     assert bench.step() == 0
     bench.put("1.2")
-    bench.spend(POLICY.look)
-    assert bench.step() == POLICY.longest
-    assert [bench.step() for _ in range(100)].index(POLICY.longest) == POLICY.turn / 0.125 - 1  # a short turn again
+    bench.spend(POLICY.poll_seconds)
+    assert bench.step() == POLICY.max_pause_seconds
+    assert [bench.step() for _ in range(100)].index(
+        POLICY.max_pause_seconds
+    ) == POLICY.turn_seconds / 0.125 - 1  # a short turn again
 
 
 def test_it_looks_no_more_often_than_it_may(bench: Bench) -> None:
@@ -142,10 +144,10 @@ def test_it_leaves_when_told_to_also_in_the_middle_of_a_pause(bench: Bench) -> N
         bench.told = bench.rests == 3
 
     bench.on_rest = stop
-    with pytest.raises(Interrupted, match="unfreezing, 1 of 100"):
+    with pytest.raises(StopRequested, match="unfreezing, 1 of 100"):
         bench.step()
     assert bench.rests == 3
-    with pytest.raises(Interrupted):
+    with pytest.raises(StopRequested):
         bench.step()
 
 
@@ -172,11 +174,11 @@ def test_one_process_that_does_both_scores_between_two_steps() -> None:
         raise AssertionError("nobody else scores here")
 
     seconds = iter(range(1000))
-    yielding = Yielding(catalog=hospital.catalog, rest=at_rest, meanwhile=meanwhile, clock=lambda: float(next(seconds)))
+    yielding = Preemption(catalog=hospital.catalog, sleep=at_rest, score_batch=meanwhile, clock=lambda: float(next(seconds)))
     with hospital.catalog.begin() as tx:
         tx.jobs.put(JobKind.LEARN, learn.ALL_LABELS)
         for number in range(20):  # of the archive
-            tx.jobs.put(JobKind.SCORE, f"1.{number % 8 + 1}", priority=rescore.PRIORITY)
+            tx.jobs.put(JobKind.SCORE, f"1.{number % 8 + 1}", priority=rescore.RESCORE_PRIORITY)
 
     def arrive(number: int) -> None:
         hospital.receive(hospital.film(f"2.{number}", f"2.{number}.1"))
@@ -188,8 +190,8 @@ def test_one_process_that_does_both_scores_between_two_steps() -> None:
             arrive(20 * number + more)
         yielding("unfreezing", number, 3)
         with hospital.catalog.read() as tx:
-            assert not tx.jobs.pressing(JobKind.SCORE, before=backfill.PRIORITY)
-            left.append(tx.jobs.counts().get((JobKind.SCORE, JobState.WAITING), 0))
+            assert not tx.jobs.has_urgent(JobKind.SCORE, before=backfill.BACKFILL_PRIORITY)
+            left.append(tx.jobs.count_by_state().get((JobKind.SCORE, JobState.WAITING), 0))
     assert left[-1] == 0
     assert all(len(hospital.catalog.tables.predictions[f"2.{number}", 1]) == 14 for number in range(60))
 
@@ -204,7 +206,7 @@ def learning(catalog: FakeCatalog) -> Job:
 def test_how_far_a_job_is_is_noted_now_and_then() -> None:
     catalog, seconds = FakeCatalog(), 0.0
     job = learning(catalog)
-    progress, token = Progress(job, catalog=catalog, clock=lambda: seconds), job.lease_token
+    progress, token = JobProgress(job, catalog=catalog, clock=lambda: seconds), job.lease_token
     noted = catalog.committed
     for step in range(1, 101):
         seconds += 0.5
@@ -227,7 +229,7 @@ def test_how_far_a_job_is_is_noted_now_and_then() -> None:
 def test_a_job_that_another_worker_holds_is_left() -> None:
     catalog = FakeCatalog()
     job = learning(catalog)
-    progress = Progress(job, catalog=catalog)
+    progress = JobProgress(job, catalog=catalog)
     progress("unfreezing", 1, 100)
     catalog.tick(61)
     with catalog.begin() as tx:
@@ -238,7 +240,7 @@ def test_a_job_that_another_worker_holds_is_left() -> None:
 
 def test_a_note_that_cannot_be_written_is_no_trouble(caplog: pytest.LogCaptureFixture) -> None:
     catalog = FakeCatalog()
-    progress = Progress(learning(catalog), catalog=catalog)
+    progress = JobProgress(learning(catalog), catalog=catalog)
     catalog.fail_next_commit = OutOfResources("the catalog is away")
     with caplog.at_level(logging.WARNING):
         progress("unfreezing", 1, 100)

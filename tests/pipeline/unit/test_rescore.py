@@ -10,7 +10,7 @@ import pytest
 from pipeline import rescore, versions
 from pipeline.domain import FINDINGS, Decision, JobKind, JobState, ReportState, Study, StudyState, VersionState
 from pipeline.errors import OutOfResources, RefusedByArchive
-from pipeline.ports.outside import ReportContent
+from pipeline.ports.services import ReportContent
 from tests.builders.fakes import FakeScorers, a_version
 from tests.builders.hospital_in_memory import Hospital
 
@@ -31,7 +31,7 @@ def hospital() -> Hospital:
 def promote(hospital: Hospital, number: int = 2, thresholds: dict[str, float] = OTHER) -> None:
     with hospital.catalog.begin() as tx:
         tx.versions.add(a_version(number, VersionState.CANDIDATE, thresholds=thresholds))
-    versions.promote(number, catalog=hospital.catalog, prove=FakeScorers().load, source="")
+    versions.promote(number, catalog=hospital.catalog, verify=FakeScorers().load, source="")
 
 
 def waiting(hospital: Hospital) -> list[str]:
@@ -199,20 +199,20 @@ def test_a_round_looks_at_so_many_studies_and_the_next_one_goes_on_below(
     monkeypatch.setattr(rescore, "SPAN", 1)
     monkeypatch.setattr(rescore, "SPANS", 2)
     promote(hospital)
-    walk = rescore.Walk()
-    assert [rescore.rescore(catalog=hospital.catalog, walk=walk) for _ in range(3)] == [2, 1, 0]
+    walk = rescore.RescoreCursor()
+    assert [rescore.rescore(catalog=hospital.catalog, cursor=walk) for _ in range(3)] == [2, 1, 0]
     assert waiting(hospital) == ["1.3", "1.2", "1.1"]
 
 
 def test_a_walk_begins_anew_at_its_end_and_with_another_version(hospital: Hospital) -> None:
     promote(hospital)
-    walk = rescore.Walk()
+    walk = rescore.RescoreCursor()
     with hospital.catalog.begin() as tx:
         tx.studies.put_state("1.1", StudyState.SCORED)  # its report is on its way
-    assert rescore.rescore(catalog=hospital.catalog, walk=walk) == 2
+    assert rescore.rescore(catalog=hospital.catalog, cursor=walk) == 2
     with hospital.catalog.begin() as tx:
         tx.studies.put_state("1.1", StudyState.REPORTED)
-    assert rescore.rescore(catalog=hospital.catalog, walk=walk) == 1
+    assert rescore.rescore(catalog=hospital.catalog, cursor=walk) == 1
     hospital.run()
     promote(hospital, 3)
-    assert rescore.rescore(catalog=hospital.catalog, walk=walk) == 3
+    assert rescore.rescore(catalog=hospital.catalog, cursor=walk) == 3

@@ -61,7 +61,7 @@ def header(sop_class_uid: str = DX, **elements: object) -> Header:
     ],
 )
 def test_why_not_scored(film: Header, policy: rules.ChestPolicy, reason: str | None) -> None:
-    assert rules.why_not_scored(film, policy) == reason
+    assert rules.exclusion_reason(film, policy) == reason
 
 
 def test_an_ignored_study_says_why_in_words() -> None:
@@ -82,28 +82,28 @@ def test_an_ignored_study_says_why_in_words() -> None:
     ],
 )
 def test_decide(probability: float, decision: Decision) -> None:
-    assert rules.decide(probability, threshold=0.5, band=0.05) is decision
+    assert rules.decide(probability, threshold=0.5, undetermined_margin=0.05) is decision
 
 
 def test_combine_takes_the_film_that_shows_it_or_the_mean() -> None:
     films = [np.array([0.1, 0.9], np.float32), np.array([0.3, 0.1], np.float32)]
-    assert rules.combine(films, "max") == pytest.approx([0.3, 0.9])
-    assert rules.combine(films, "mean") == pytest.approx([0.2, 0.5])
-    assert rules.combine(films, "mean").dtype == np.float32
+    assert rules.aggregate_scores(films, "max") == pytest.approx([0.3, 0.9])
+    assert rules.aggregate_scores(films, "mean") == pytest.approx([0.2, 0.5])
+    assert rules.aggregate_scores(films, "mean").dtype == np.float32
 
 
 def test_predictions_keep_the_order_of_the_findings() -> None:
     scores = np.linspace(0, 1, 14, dtype=np.float32)
-    predictions = rules.predictions_of(scores, thresholds=dict.fromkeys(FINDINGS, 0.5), band=0.0)
+    predictions = rules.predictions_of(scores, thresholds=dict.fromkeys(FINDINGS, 0.5), undetermined_margin=0.0)
     assert [p.finding for p in predictions] == list(FINDINGS)
     assert [p.decision for p in predictions].count(Decision.PRESENT) == 7
 
 
 def test_backoff_grows_with_jitter_and_stays_under_its_cap() -> None:
-    waits = [rules.backoff(n, base_seconds=2, cap_seconds=60, chance=1.0) for n in range(1, 9)]
+    waits = [rules.backoff(n, base_seconds=2, cap_seconds=60, jitter=1.0) for n in range(1, 9)]
     assert waits == [4, 8, 16, 32, 60, 60, 60, 60]
-    assert rules.backoff(3, base_seconds=2, cap_seconds=60, chance=0.0) == pytest.approx(1.6)
-    assert rules.backoff(4000, base_seconds=2, cap_seconds=60, chance=1.0) == 60
+    assert rules.backoff(3, base_seconds=2, cap_seconds=60, jitter=0.0) == pytest.approx(1.6)
+    assert rules.backoff(4000, base_seconds=2, cap_seconds=60, jitter=1.0) == 60
 
 
 @pytest.mark.parametrize(

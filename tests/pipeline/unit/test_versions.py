@@ -8,8 +8,8 @@ import pytest
 
 from pipeline import versions
 from pipeline.domain import JobKind, JobState, ModelVersion, VersionState
-from pipeline.errors import NoWeights, Refused, WeightsCorrupt, WeightsIncompatible, WeightsRejected
-from pipeline.ports.outside import Scorer
+from pipeline.errors import NoWeights, PermanentError, WeightsCorrupt, WeightsIncompatible, WeightsRejected
+from pipeline.ports.services import Scorer
 from tests.builders.fakes import FakeCatalog, FakeScorer, a_version
 from tests.builders.hospital_in_memory import Hospital
 
@@ -45,7 +45,7 @@ def states(catalog: FakeCatalog) -> dict[int, str]:
 
 @pytest.mark.parametrize("number", [1, 3, 4])
 def test_any_other_version_may_be_promoted(catalog: FakeCatalog, number: int) -> None:
-    assert versions.promote(number, catalog=catalog, prove=Shelf().load, source="cli:me").state is VersionState.SERVING
+    assert versions.promote(number, catalog=catalog, verify=Shelf().load, source="cli:me").state is VersionState.SERVING
     assert states(catalog)[2] == "retired"
     event = catalog.tables.audit[-1]
     assert (event.action, event.outcome, event.subject, event.source) == ("promote", "done", f"version {number}", "cli:me")
@@ -55,35 +55,35 @@ def test_any_other_version_may_be_promoted(catalog: FakeCatalog, number: int) ->
 def test_what_cannot_be_loaded_is_not_promoted(catalog: FakeCatalog) -> None:
     before = states(catalog)
     with pytest.raises(WeightsRejected):
-        versions.promote(3, catalog=catalog, prove=Shelf(3).load, source="")
-    with pytest.raises(Refused, match="serves already"):
-        versions.promote(2, catalog=catalog, prove=Shelf().load, source="")
-    with pytest.raises(Refused, match="no version 9"):
-        versions.promote(9, catalog=catalog, prove=Shelf().load, source="")
+        versions.promote(3, catalog=catalog, verify=Shelf(3).load, source="")
+    with pytest.raises(PermanentError, match="serves already"):
+        versions.promote(2, catalog=catalog, verify=Shelf().load, source="")
+    with pytest.raises(PermanentError, match="no version 9"):
+        versions.promote(9, catalog=catalog, verify=Shelf().load, source="")
     assert (states(catalog), catalog.tables.audit) == (before, [])
 
 
 def test_a_version_is_put_aside_with_the_reason(catalog: FakeCatalog) -> None:
-    rejected = versions.reject(3, because="misses every hernia", catalog=catalog, source="cli:me")
+    rejected = versions.reject(3, reason="misses every hernia", catalog=catalog, source="cli:me")
     assert (rejected.state, rejected.reason) == (VersionState.REJECTED, "misses every hernia")
     assert catalog.tables.audit[-1].detail == "misses every hernia"
-    with pytest.raises(Refused, match="version 2 serves") as refused:
-        versions.reject(2, because="x", catalog=catalog, source="")
+    with pytest.raises(PermanentError, match="version 2 serves") as refused:
+        versions.reject(2, reason="x", catalog=catalog, source="")
     assert "rollback" in refused.value.hint
 
 
 def test_a_rollback_goes_back_a_step_at_a_time(catalog: FakeCatalog) -> None:
-    versions.promote(3, catalog=catalog, prove=Shelf().load, source="")
+    versions.promote(3, catalog=catalog, verify=Shelf().load, source="")
     for number in (2, 1):
-        assert versions.rollback(because="odd", catalog=catalog, prove=Shelf().load, source="").number == number
+        assert versions.rollback(reason="odd", catalog=catalog, verify=Shelf().load, source="").number == number
     assert states(catalog) == {1: "serving", 2: "rejected", 3: "rejected", 4: "rejected"}
-    with pytest.raises(Refused, match="no version served before version 1"):
-        versions.rollback(because="odd", catalog=catalog, prove=Shelf().load, source="")
+    with pytest.raises(PermanentError, match="no version served before version 1"):
+        versions.rollback(reason="odd", catalog=catalog, verify=Shelf().load, source="")
 
 
 def test_a_rollback_to_bad_files_is_refused(catalog: FakeCatalog) -> None:
     with pytest.raises(WeightsRejected):
-        versions.rollback(because="odd", catalog=catalog, prove=Shelf(1).load, source="")
+        versions.rollback(reason="odd", catalog=catalog, verify=Shelf(1).load, source="")
     assert states(catalog)[2] == "serving"
 
 
@@ -125,7 +125,7 @@ def test_a_promotion_in_the_middle_of_scoring_mixes_no_study() -> None:
 
     def promoting(instance: object) -> object:
         if not promoted:
-            promoted.append(versions.promote(2, catalog=hospital.catalog, prove=Shelf().load, source=""))
+            promoted.append(versions.promote(2, catalog=hospital.catalog, verify=Shelf().load, source=""))
         return read(instance)  # type: ignore[arg-type]  # what the step passes on
 
     hospital.pixels.read = promoting  # type: ignore[method-assign,assignment]  # the films are read in the middle

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from adapters.service import systemd as notifications
-from adapters.service.health import Probe, Watch, serving
+from adapters.service.health import HealthMonitor, HealthProbe, notify_systemd
 from adapters.service.signals import StopSignal
 from adapters.service.systemd import Notifier, bind, listening_sockets
-from pipeline.errors import CannotStart
+from pipeline.errors import FatalError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -116,7 +116,7 @@ def adopted_by_a_child(descriptor: int, how: str) -> str:
     if how == "systemd":
         environment |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "dicom"}
     else:
-        environment |= {notifications.HANDED_FDS: str(descriptor)}
+        environment |= {notifications.INHERITED_FDS: str(descriptor)}
     done = subprocess.run(argv, env=environment, pass_fds=[descriptor], capture_output=True, text=True, check=True, timeout=60)
     return done.stdout.strip()
 
@@ -136,17 +136,17 @@ def test_sockets_meant_for_another_process_are_left_alone(monkeypatch: pytest.Mo
 
 def test_something_that_does_not_listen_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with socket.socket() as sock:
-        monkeypatch.setenv(notifications.HANDED_FDS, str(os.dup(sock.fileno())))
-        with pytest.raises(CannotStart, match="no listening stream socket"):
+        monkeypatch.setenv(notifications.INHERITED_FDS, str(os.dup(sock.fileno())))
+        with pytest.raises(FatalError, match="no listening stream socket"):
             listening_sockets()
     with (tmp_path / "file").open("w") as file:
-        monkeypatch.setenv(notifications.HANDED_FDS, str(file.fileno()))
-        with pytest.raises(CannotStart, match="no socket"):
+        monkeypatch.setenv(notifications.INHERITED_FDS, str(file.fileno()))
+        with pytest.raises(FatalError, match="no socket"):
             listening_sockets()
 
 
 def test_a_taken_port_cannot_be_bound() -> None:
-    with bind("127.0.0.1", 0) as sock, pytest.raises(CannotStart, match="cannot listen") as caught:
+    with bind("127.0.0.1", 0) as sock, pytest.raises(FatalError, match="cannot listen") as caught:
         bind("127.0.0.1", sock.getsockname()[1])
     assert "listener.port" in caught.value.hint
 
@@ -172,8 +172,8 @@ def test_a_reload_is_asked_for_once_and_is_no_stop() -> None:
         assert not stop.wait(30)
         assert time.monotonic() - begun < 10
         assert stop.reload_requested
-        assert stop.take_reload()
-        assert not stop.take_reload()
+        assert stop.consume_reload()
+        assert not stop.consume_reload()
 
 
 def test_the_signals_are_given_back() -> None:
@@ -199,20 +199,20 @@ def test_a_probe_that_hangs_does_not_pass_and_says_so() -> None:
     def write_to_catalog() -> None:
         release.wait(30)
 
-    probe = Probe(write_to_catalog, every=0.01, within=0.05)
+    probe = HealthProbe(write_to_catalog, every=0.01, within=0.05)
     probe.start()
-    assert until(lambda: probe.trouble.startswith("write to catalog: no answer"))
+    assert until(lambda: probe.failure.startswith("write to catalog: no answer"))
     assert not probe.passed_since(0.0)
     release.set()
     assert until(lambda: probe.passed_since(time.monotonic() - 0.05))
-    assert until(lambda: not probe.trouble)
+    assert until(lambda: not probe.failure)
     probe.stop()
 
 
 def test_a_probe_that_is_late_has_not_passed() -> None:
-    probe = Probe(lambda: time.sleep(0.1), every=0.01, within=0.05)
+    probe = HealthProbe(lambda: time.sleep(0.1), every=0.01, within=0.05)
     probe.start()
-    assert until(lambda: "took" in probe.trouble)
+    assert until(lambda: "took" in probe.failure)
     assert not probe.passed_since(0.0)
     probe.stop()
 
@@ -225,7 +225,7 @@ def test_the_watchdog_is_fed_only_while_every_probe_passes(systemd: Systemd) -> 
         if not well.is_set():
             raise TimeoutError("no C-ECHO response")
 
-    watch = Watch(Notifier({**systemd.environment, "WATCHDOG_USEC": "800000"}), [echo, lambda: None], lambda: "fine")
+    watch = HealthMonitor(Notifier({**systemd.environment, "WATCHDOG_USEC": "800000"}), [echo, lambda: None], lambda: "fine")
     watch.start()
 
     def fed_within(seconds: float) -> list[str]:
@@ -239,7 +239,7 @@ def test_the_watchdog_is_fed_only_while_every_probe_passes(systemd: Systemd) -> 
     well.clear()
     fed_within(0.8)
     assert fed_within(1.0) == []
-    assert watch.line == "echo: no C-ECHO response"
+    assert watch.status_line == "echo: no C-ECHO response"
     well.set()
     assert "WATCHDOG=1" in fed_within(1.0)
     watch.stop()
@@ -252,7 +252,7 @@ def test_a_service_of_one_process_is_ready_once_its_checks_pass(systemd: Systemd
         if not well.is_set():
             raise ConnectionError("refused")
 
-    with serving(Notifier({**systemd.environment, "WATCHDOG_USEC": "400000"}), [database], lambda: "queue 3"):
+    with notify_systemd(Notifier({**systemd.environment, "WATCHDOG_USEC": "400000"}), [database], lambda: "queue 3"):
         assert systemd.hears_of("database") == "STATUS=database: refused"
         assert not any("READY" in message for message in systemd.heard())
         systemd.socket.settimeout(10)

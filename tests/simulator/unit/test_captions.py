@@ -6,30 +6,32 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from adapters.simulator.captions import EVERYDAY, TEXTBOOK, VAGUE, Style, caption
+from adapters.simulator.captions import EVERYDAY_TERMS, TEXTBOOK_TERMS, VAGUE_TERMS, CaptionStyle, caption
 from models.classifier.prompts import read_prompts
 from pipeline.domain import FINDINGS
 
-EXACT = Style(unhelpful=0, omission=0, vague=0, negation=0, subtle=0)
-DIALECTS = pytest.mark.parametrize(("words", "textbook"), [(EVERYDAY, 0.0), (TEXTBOOK, 1.0)], ids=["everyday", "textbook"])
+EXACT = CaptionStyle(unhelpful=0, omission=0, vague=0, negation=0, subtle=0)
+DIALECTS = pytest.mark.parametrize(
+    ("words", "textbook"), [(EVERYDAY_TERMS, 0.0), (TEXTBOOK_TERMS, 1.0)], ids=["everyday", "textbook"]
+)
 Words = Mapping[str, tuple[str, ...]]
 
 
-def captions(findings: dict[str, float], style: Style, count: int = 200) -> list[str]:
+def captions(findings: dict[str, float], style: CaptionStyle, count: int = 200) -> list[str]:
     chance = np.random.default_rng(0)
     return [caption(findings, "PA", chance, style=style) for _ in range(count)]
 
 
 def test_every_finding_has_words_and_prompts_use_the_textbook_s() -> None:
-    assert tuple(TEXTBOOK) == tuple(EVERYDAY) == tuple(VAGUE) == FINDINGS
+    assert tuple(TEXTBOOK_TERMS) == tuple(EVERYDAY_TERMS) == tuple(VAGUE_TERMS) == FINDINGS
     prompts = read_prompts()
     for finding in FINDINGS:
-        assert set(prompts.phrases[finding]) & set(TEXTBOOK[finding])
+        assert set(prompts.phrases[finding]) & set(TEXTBOOK_TERMS[finding])
 
 
 def test_prompts_know_hardly_an_everyday_word() -> None:
     asked = {word for phrases in read_prompts().phrases.values() for phrase in phrases for word in phrase.split()}
-    said = {word for phrases in EVERYDAY.values() for phrase in phrases for word in phrase.split() if len(word) > 3}
+    said = {word for phrases in EVERYDAY_TERMS.values() for phrase in phrases for word in phrase.split() if len(word) > 3}
     assert len(said & asked) < 0.05 * len(said)
 
 
@@ -50,7 +52,7 @@ def test_two_findings_are_both_named_and_nothing_else(words: Words, textbook: fl
 
 def test_a_part_of_the_captions_may_use_the_textbook_s_words() -> None:
     said = captions({"Nodule": 0.8}, replace(EXACT, textbook=0.25), count=400)
-    assert 60 < sum(any(phrase in text for phrase in TEXTBOOK["Nodule"]) for text in said) < 140
+    assert 60 < sum(any(phrase in text for phrase in TEXTBOOK_TERMS["Nodule"]) for text in said) < 140
 
 
 def test_a_normal_film_is_never_said_to_show_anything() -> None:
@@ -61,19 +63,20 @@ def test_a_normal_film_is_never_said_to_show_anything() -> None:
 def test_a_denied_finding_is_one_that_is_not_there() -> None:
     for text in captions({"Edema": 0.9}, replace(EXACT, negation=1)):
         denied = text.split(". no ")[-1]
-        assert any(denied in EVERYDAY[finding] for finding in FINDINGS if finding != "Edema")
+        assert any(denied in EVERYDAY_TERMS[finding] for finding in FINDINGS if finding != "Edema")
 
 
 def test_the_smallest_findings_go_unmentioned_most_often() -> None:
     style = replace(EXACT, subtle=1)
     silent = [
-        sum(not any(word in text for word in EVERYDAY["Mass"]) for text in captions({"Mass": e}, style)) for e in (0.05, 0.5, 1)
+        sum(not any(word in text for word in EVERYDAY_TERMS["Mass"]) for text in captions({"Mass": e}, style))
+        for e in (0.05, 0.5, 1)
     ]
     assert silent[0] > silent[1] > silent[2] == 0
 
 
 def test_braces_are_all_filled_and_an_unknown_finding_is_refused() -> None:
     for findings in ({}, {"Mass": 0.1}, {name: 0.5 for name in FINDINGS[:5]}):
-        assert not any("{" in text for text in captions(findings, Style()))
+        assert not any("{" in text for text in captions(findings, CaptionStyle()))
     with pytest.raises(KeyError):
         captions({"Gout": 1.0}, EXACT)

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from adapters.simulator import other_films, phantom
-from adapters.simulator.contact_sheet import LARGEST, contact_sheet
-from adapters.simulator.raster import Field, Sheet, ball, blur, cloud, curve, grid, step
+from adapters.simulator.contact_sheet import MAX_BYTES, contact_sheet
+from adapters.simulator.raster import Field, Sheet, blur, ellipsoid_profile, fractal_noise, make_grid, smoothstep, spline_path
 from adapters.simulator.sites import SITES
 from pipeline.domain import FINDINGS
 from tests.builders import peers
@@ -26,7 +26,7 @@ def region(film: Field, rows: tuple[float, float], columns: tuple[float, float])
 @pytest.mark.parametrize("view", ["PA", "AP"])
 def test_a_frontal_film_is_float32_between_0_and_1_with_dark_lungs_beside_a_bright_heart(view: str) -> None:
     for seed in range(4):
-        film = phantom.frontal(seed, view=view, size=SMALL).pixels
+        film = phantom.take_frontal(seed, view=view, size=SMALL).pixels
         assert film.dtype == np.float32
         assert film.shape == SMALL
         assert 0 <= film.min() <= film.max() <= 1
@@ -36,11 +36,11 @@ def test_a_frontal_film_is_float32_between_0_and_1_with_dark_lungs_beside_a_brig
 
 
 def test_rows_and_columns_may_differ() -> None:
-    assert phantom.frontal(1, size=(200, 160)).pixels.shape == (200, 160)
+    assert phantom.take_frontal(1, size=(200, 160)).pixels.shape == (200, 160)
 
 
 def test_the_same_seed_gives_the_same_film_and_another_seed_another_person() -> None:
-    one, again, other = (phantom.frontal(seed, size=SMALL) for seed in (3, 3, 4))
+    one, again, other = (phantom.take_frontal(seed, size=SMALL) for seed in (3, 3, 4))
     assert np.array_equal(one.pixels, again.pixels)
     assert one.body == again.body
     assert one.body != other.body
@@ -48,22 +48,22 @@ def test_the_same_seed_gives_the_same_film_and_another_seed_another_person() -> 
 
 
 def test_one_person_on_two_films_keeps_the_body() -> None:
-    first = phantom.frontal(1, size=SMALL)
-    second = phantom.frontal(2, body=first.body, size=SMALL)
-    stranger = phantom.frontal(2, size=SMALL)
+    first = phantom.take_frontal(1, size=SMALL)
+    second = phantom.take_frontal(2, body=first.body, size=SMALL)
+    stranger = phantom.take_frontal(2, size=SMALL)
     assert second.body == first.body != stranger.body
     assert not np.array_equal(second.pixels, first.pixels)
 
 
 @cache
-def healthy(seed: int, site: str, view: str) -> phantom.Film:
-    return phantom.frontal(seed, view=view, size=SMALL, site=SITES[site])
+def healthy(seed: int, site: str, view: str) -> phantom.SimulatedFilm:
+    return phantom.take_frontal(seed, view=view, size=SMALL, site=SITES[site])
 
 
 def shown(finding: str, extent: float, *, seed: int, site: str = "north", view: str = "PA") -> tuple[float, float]:
     """How much a finding changes the film where it changes it most, and how much the film is grained."""
     without = healthy(seed, site, view)
-    film = phantom.frontal(seed, body=without.body, view=view, findings={finding: extent}, size=SMALL, site=SITES[site])
+    film = phantom.take_frontal(seed, body=without.body, view=view, findings={finding: extent}, size=SMALL, site=SITES[site])
     assert film.findings == {finding: extent}
     difference = np.abs(blur(film.pixels, 1.5) - blur(without.pixels, 1.5))
     grains = np.abs(without.pixels - blur(without.pixels, 1.0))
@@ -87,29 +87,31 @@ def test_every_finding_is_visible_at_every_site(finding: str, site: str) -> None
 def test_a_pneumothorax_darkens_and_an_effusion_whitens() -> None:
     darker = lighter = 0.0
     for seed in range(4):
-        without = phantom.frontal(seed, size=SMALL).pixels
-        darker += float((phantom.frontal(seed, findings={"Pneumothorax": 1.0}, size=SMALL).pixels - without).min())
-        lighter += float((phantom.frontal(seed, findings={"Effusion": 0.8}, size=SMALL).pixels - without).mean())
+        without = phantom.take_frontal(seed, size=SMALL).pixels
+        darker += float((phantom.take_frontal(seed, findings={"Pneumothorax": 1.0}, size=SMALL).pixels - without).min())
+        lighter += float((phantom.take_frontal(seed, findings={"Effusion": 0.8}, size=SMALL).pixels - without).mean())
     assert darker < -0.05
     assert lighter > 0.02
 
 
 def test_findings_come_together() -> None:
-    both = phantom.frontal(1, findings={"Effusion": 0.7, "Cardiomegaly": 0.8}, size=SMALL).pixels
-    one = phantom.frontal(1, findings={"Cardiomegaly": 0.8}, size=SMALL).pixels
+    both = phantom.take_frontal(1, findings={"Effusion": 0.7, "Cardiomegaly": 0.8}, size=SMALL).pixels
+    one = phantom.take_frontal(1, findings={"Cardiomegaly": 0.8}, size=SMALL).pixels
     assert both.mean() > one.mean()
 
 
 def test_an_unknown_finding_is_refused() -> None:
     with pytest.raises(KeyError):
-        phantom.frontal(1, findings={"Gout": 1.0}, size=SMALL)
+        phantom.take_frontal(1, findings={"Gout": 1.0}, size=SMALL)
 
 
 def test_a_finding_sits_where_it_sat_on_the_last_film_of_the_person() -> None:
-    body = phantom.frontal(5, size=SMALL).body
+    body = phantom.take_frontal(5, size=SMALL).body
     places = []
     for seed in (20, 21):
-        without, film = (phantom.frontal(seed, body=body, findings=present, size=SMALL).pixels for present in ({}, {"Mass": 0.6}))
+        without, film = (
+            phantom.take_frontal(seed, body=body, findings=present, size=SMALL).pixels for present in ({}, {"Mass": 0.6})
+        )
         places.append(divmod(int(np.argmax(blur(film - without, 4))), SMALL[1]))
     (row, column), (later_row, later_column) = places
     assert max(abs(row - later_row), abs(column - later_column)) < 0.12 * SMALL[0]
@@ -117,7 +119,7 @@ def test_a_finding_sits_where_it_sat_on_the_last_film_of_the_person() -> None:
 
 def test_the_same_film_at_two_sizes_is_the_same_picture() -> None:
     findings = {"Infiltration": 0.6, "Effusion": 0.4}
-    large, small = (phantom.frontal(9, findings=findings, size=size).pixels for size in ((384, 384), (96, 96)))
+    large, small = (phantom.take_frontal(9, findings=findings, size=size).pixels for size in ((384, 384), (96, 96)))
     shrunk = large.reshape(96, 4, 96, 4).mean(axis=(1, 3))
     assert np.corrcoef(shrunk.ravel(), small.ravel())[0, 1] > 0.985
     assert np.abs(shrunk.std() - small.std()) < 0.02
@@ -125,7 +127,9 @@ def test_the_same_film_at_two_sizes_is_the_same_picture() -> None:
 
 def test_sites_look_different_and_one_can_tell_them_apart() -> None:
     def look(site: str, seed: int) -> Field:
-        pixels = phantom.frontal(seed, body=phantom.frontal(seed, size=(16, 16)).body, size=(96, 96), site=SITES[site]).pixels
+        pixels = phantom.take_frontal(
+            seed, body=phantom.take_frontal(seed, size=(16, 16)).body, size=(96, 96), site=SITES[site]
+        ).pixels
         fine = pixels - blur(pixels, 1.0)
         lungs = pixels[30:55, 20:38]
         return np.array([pixels.mean(), pixels.std(), fine[20:80, 20:80].std(), lungs.mean(), lungs.std()])
@@ -141,18 +145,18 @@ def test_sites_look_different_and_one_can_tell_them_apart() -> None:
 
 
 def test_markers_and_devices_are_burnt_in_and_belong_to_the_site() -> None:
-    exposures = [phantom.frontal(seed, view="AP", size=(16, 16), site=SITES["west"]).exposure for seed in range(40)]
+    exposures = [phantom.take_frontal(seed, view="AP", size=(16, 16), site=SITES["west"]).exposure for seed in range(40)]
     marked = [taken for taken in exposures if taken.marker is not None]
     assert len(marked) > 30
     assert all(taken.marker is SITES["west"].marker for taken in marked)
     assert {"leads", "central line", "endotracheal tube", "gastric tube"} <= {name for taken in exposures for name in taken.devices}
-    drained = [phantom.frontal(seed, findings={"Pneumothorax": 0.5}, size=(16, 16)).exposure.devices for seed in range(40)]
+    drained = [phantom.take_frontal(seed, findings={"Pneumothorax": 0.5}, size=(16, 16)).exposure.devices for seed in range(40)]
     assert 5 < sum("chest drain" in devices for devices in drained) < 30
 
 
 def test_portable_films_are_foggier() -> None:
     for seed in range(3):
-        scatter = {view: phantom.frontal(seed, view=view, size=(32, 32)).exposure.scatter for view in ("PA", "AP")}
+        scatter = {view: phantom.take_frontal(seed, view=view, size=(32, 32)).exposure.scatter for view in ("PA", "AP")}
         assert scatter["AP"] > scatter["PA"]
 
 
@@ -163,7 +167,7 @@ def test_a_phantom_is_nearer_to_real_frontal_films_than_a_lateral_or_a_knee() ->
     def likeness(film: Field) -> float:
         return float(np.corrcoef(film.ravel(), real.ravel())[0, 1])
 
-    frontal = min(likeness(phantom.frontal(seed, size=SMALL).pixels) for seed in range(6))
+    frontal = min(likeness(phantom.take_frontal(seed, size=SMALL).pixels) for seed in range(6))
     others = max(likeness(make(seed, size=SMALL).pixels) for make in (other_films.lateral, other_films.knee) for seed in range(3))
     assert frontal > 0.55
     assert frontal > others
@@ -174,10 +178,10 @@ def _grey(path: object) -> Field:
         return np.asarray(picture.convert("L").resize(SMALL), dtype=np.float32) / 255
 
 
-@pytest.mark.parametrize("view", other_films.ELSEWHERE)
+@pytest.mark.parametrize("view", other_films.OTHER_REGION_FILMS)
 def test_other_regions_are_films_too(view: str) -> None:
     for site in ("north", "west"):
-        film = other_films.ELSEWHERE[view](3, size=SMALL, site=SITES[site])
+        film = other_films.OTHER_REGION_FILMS[view](3, size=SMALL, site=SITES[site])
         assert film.pixels.shape == SMALL
         assert 0 <= film.pixels.min() < 0.1
         assert 0.5 < film.pixels.max() <= 1
@@ -195,37 +199,37 @@ def test_blur_is_gaussian_narrow_and_wide() -> None:
 
 
 def test_clouds_have_unit_spread_and_do_not_depend_on_the_resolution() -> None:
-    fine, coarse = (cloud(grid(n, n, 38.0), np.random.default_rng(4), size=6.0, octaves=3) for n in (256, 128))
+    fine, coarse = (fractal_noise(make_grid(n, n, 38.0), np.random.default_rng(4), size=6.0, octaves=3) for n in (256, 128))
     assert abs(float(fine.mean())) < 0.4
     assert 0.6 < fine.std() < 1.4
     assert np.corrcoef(fine.reshape(128, 2, 128, 2).mean(axis=(1, 3)).ravel(), coarse.ravel())[0, 1] > 0.99
 
 
 def test_a_ribbon_has_the_volume_it_should_and_is_thicker_along_the_beam() -> None:
-    at = grid(256, 256, 38.0)
+    at = make_grid(256, 256, 38.0)
     flat = Sheet(at)
-    flat.ribbon(curve([(-5.0, 19.0), (5.0, 19.0)]), 0.5, np.ones_like, 2.0)
-    assert float(flat.rendered().sum()) * at.spacing**2 == pytest.approx(10.0 * 1.0 * 2.0, rel=0.03)
-    assert float(flat.rendered()[:, 128].max()) == pytest.approx(2.0, rel=0.15)
+    flat.add_ribbon(spline_path([(-5.0, 19.0), (5.0, 19.0)]), 0.5, np.ones_like, 2.0)
+    assert float(flat.render().sum()) * at.spacing**2 == pytest.approx(10.0 * 1.0 * 2.0, rel=0.03)
+    assert float(flat.render()[:, 128].max()) == pytest.approx(2.0, rel=0.15)
     deep = Sheet(at)
     path = np.array([[x, 19.0, x] for x in np.linspace(-5, 5, 20)], dtype=np.float32)
-    deep.ribbon(path, 0.5, np.ones_like, 2.0)
-    assert float(deep.rendered().sum()) == pytest.approx(float(flat.rendered().sum()) * np.sqrt(2), rel=0.03)
+    deep.add_ribbon(path, 0.5, np.ones_like, 2.0)
+    assert float(deep.render().sum()) == pytest.approx(float(flat.render().sum()) * np.sqrt(2), rel=0.03)
 
 
 def test_plates_and_ribbons_add_up() -> None:
-    at = grid(64, 64, 38.0)
+    at = make_grid(64, 64, 38.0)
     sheet = Sheet(at)
-    sheet.add(step(5 - sheet.distance(0, 19), 0.5))
-    sheet.ribbon(curve([(-8.0, 19.0), (8.0, 19.0)]), 1.0, ball, 3.0)
-    assert float(sheet.rendered().max()) > 3
-    assert Sheet(at).rendered().max() == 0
+    sheet.add(smoothstep(5 - sheet.distance(0, 19), 0.5))
+    sheet.add_ribbon(spline_path([(-8.0, 19.0), (8.0, 19.0)]), 1.0, ellipsoid_profile, 3.0)
+    assert float(sheet.render().max()) > 3
+    assert Sheet(at).render().max() == 0
 
 
 def test_the_contact_sheet_shows_everything_and_is_small(tmp_path: Path) -> None:
     path = tmp_path / "pictures" / "phantoms.png"
     contact_sheet(path, site="west", seed=2)
-    assert path.stat().st_size <= LARGEST
+    assert path.stat().st_size <= MAX_BYTES
     with Image.open(path) as picture:
         assert picture.width > 1000
         assert picture.height > 1000

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from adapters.simulator import phantom, population, prevalence
-from adapters.simulator.parallel import in_processes
+from adapters.simulator.parallel import map_in_processes
 from adapters.simulator.population import Case
 from adapters.simulator.sites import PRETRAINING_SITES, SITES, UNSEEN_SITE
 from pipeline.domain import FINDINGS
-from pipeline.errors import Refused
+from pipeline.errors import PermanentError
 
 TINY = (48, 48)
 RECIPROCAL = partial(truediv, 1)
@@ -21,12 +21,12 @@ RECIPROCAL = partial(truediv, 1)
 
 @cache
 def natural(site: str) -> list[Case]:
-    return population.natural(site, 12_000, seed=1)
+    return population.natural_cases(site, 12_000, seed=1)
 
 
 @cache
 def enriched(site: str) -> list[Case]:
-    return population.enriched(site, 3000, seed=1, per_finding=60)
+    return population.enriched_cases(site, 3000, seed=1, per_finding=60)
 
 
 def labels(cases: list[Case]) -> np.ndarray:
@@ -61,7 +61,7 @@ def test_a_natural_population_has_natural_prevalences_views_and_combinations(sit
 
 
 def test_the_third_visit_has_the_same_prevalences_as_the_first() -> None:
-    third = [case for case in population.natural("north", 40_000, seed=2) if case.visit == 2]  # each of another patient
+    third = [case for case in population.natural_cases("north", 40_000, seed=2) if case.visit == 2]  # each of another patient
     shares = labels(third).mean(axis=0)
     for share, wanted in zip(shares, prevalence.prevalence(SITES["north"].ap_share).values(), strict=True):
         assert abs(share - wanted) < 4.5 * np.sqrt(wanted / len(third))
@@ -78,7 +78,7 @@ def test_patients_come_again_and_keep_body_sex_and_most_of_what_is_chronic() -> 
         assert len({case.sex for case in visits}) == 1
         assert all(before.day < after.day and before.age <= after.age for before, after in pairwise(visits))
         for before, after in pairwise(visits):
-            had = set(before.findings) & set(population.CHRONIC)
+            had = set(before.findings) & set(population.CHRONIC_FINDINGS)
             chronic += len(had)
             kept += len(had & set(after.findings))
     assert kept / chronic > 0.8
@@ -119,19 +119,19 @@ def test_weights_of_an_enriched_population_reproduce_the_natural_one(site: str) 
 
 
 def test_an_enriched_population_without_enrichment_is_a_natural_one() -> None:
-    weight = np.array([case.weight for case in population.enriched("east", 5000, seed=2, per_finding=0)])
+    weight = np.array([case.weight for case in population.enriched_cases("east", 5000, seed=2, per_finding=0)])
     assert weight.std() < 0.1
 
 
 def test_too_many_of_each_finding_are_refused() -> None:
-    with pytest.raises(Refused, match="cannot hold 30 of each"):
-        population.enriched("north", 100, seed=1, per_finding=30)
+    with pytest.raises(PermanentError, match="cannot hold 30 of each"):
+        population.enriched_cases("north", 100, seed=1, per_finding=30)
 
 
 def test_the_same_seed_gives_the_same_cases_and_sites_and_kinds_share_no_patient() -> None:
-    assert population.natural("lake", 50, seed=3) == population.natural("lake", 50, seed=3)
-    assert population.natural("lake", 50, seed=3) != population.natural("lake", 50, seed=4)
-    seeds = [{case.body.seed for case in population.natural(site, 200, seed=3)} for site in SITES]
+    assert population.natural_cases("lake", 50, seed=3) == population.natural_cases("lake", 50, seed=3)
+    assert population.natural_cases("lake", 50, seed=3) != population.natural_cases("lake", 50, seed=4)
+    seeds = [{case.body.seed for case in population.natural_cases(site, 200, seed=3)} for site in SITES]
     assert len(set().union(*seeds)) == sum(map(len, seeds))
     assert not {case.patient for case in natural("north")} & {case.patient for case in enriched("north")}
     assert len({case.key for case in natural("north")}) == len(natural("north")) == 12_000
@@ -144,28 +144,30 @@ def test_a_site_may_be_older() -> None:
 
 def test_the_film_of_a_case_is_its_own() -> None:
     case = next(case for case in enriched("south") if "Effusion" in case.findings)
-    one, again = population.film(case, size=TINY), population.film(case, size=TINY)
+    one, again = population.take_film(case, size=TINY), population.take_film(case, size=TINY)
     assert np.array_equal(one.pixels, again.pixels)
     assert one.findings == case.findings
     assert one.body is case.body
     assert one.exposure.view == case.view
     assert np.array_equal(
         one.pixels,
-        phantom.frontal(case.seed, body=case.body, view=case.view, findings=case.findings, size=TINY, site=SITES["south"]).pixels,
+        phantom.take_frontal(
+            case.seed, body=case.body, view=case.view, findings=case.findings, size=TINY, site=SITES["south"]
+        ).pixels,
     )
 
 
 def test_films_from_two_processes_are_those_of_one_in_the_same_order() -> None:
     cases = natural("north")[:10]
-    one = [film.pixels for film in population.films(cases, size=TINY, workers=1)]
-    two = [film.pixels for film in population.films(cases, size=TINY, workers=2)]
+    one = [film.pixels for film in population.take_films(cases, size=TINY, workers=1)]
+    two = [film.pixels for film in population.take_films(cases, size=TINY, workers=2)]
     assert len(one) == len(two) == len(cases)
     assert all(np.array_equal(left, right) for left, right in zip(one, two, strict=True))
 
 
 def test_one_may_stop_in_the_middle_and_an_error_comes_through() -> None:
-    made = in_processes(RECIPROCAL, [1, 2, 4, 5, 8, 10, 16, 20], workers=2)
+    made = map_in_processes(RECIPROCAL, [1, 2, 4, 5, 8, 10, 16, 20], workers=2)
     assert [next(made), next(made)] == [1.0, 0.5]
     made.close()
     with pytest.raises(ZeroDivisionError):
-        list(in_processes(RECIPROCAL, [1, 2, 3, 4, 0, 5], workers=2))
+        list(map_in_processes(RECIPROCAL, [1, 2, 3, 4, 0, 5], workers=2))

@@ -30,7 +30,7 @@ from adapters.storage.image_store import FileImageStore
 from pipeline import rules
 from pipeline.domain import FINDINGS, Header, StoredInstance
 from pipeline.domain import Image as Film
-from pipeline.errors import Refused
+from pipeline.errors import PermanentError
 from tests.builders import peers
 
 SMALL = (96, 96)
@@ -57,7 +57,7 @@ def seen(content: bytes, folder: Path) -> Film:
 
 
 def taken(technique: scanner.Technique) -> bytes:
-    return scanner.examine(scanner.patient(3, seed=1), [technique], seed=1, size=SMALL).scans[0].content
+    return scanner.examine_patient(scanner.draw_patient(3, seed=1), [technique], seed=1, size=SMALL).instances[0].content
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: UID(uid).name)
@@ -76,12 +76,12 @@ def test_however_a_film_is_stored_the_reader_sees_the_same(
 
 
 @pytest.mark.validators
-@pytest.mark.parametrize("number", range(len(scanner.VARIETY)))
+@pytest.mark.parametrize("number", range(len(scanner.VARIED_STUDIES)))
 def test_complete_objects_are_valid(number: int, tmp_path: Path) -> None:
     program = peers.require("dciodvfy", "dicom3tools")
-    techniques, _ = scanner.VARIETY[number]
-    examination = scanner.examine(scanner.patient(number, seed=2), techniques, seed=2, size=SMALL)
-    for scan in examination.scans:
+    techniques, _ = scanner.VARIED_STUDIES[number]
+    examination = scanner.examine_patient(scanner.draw_patient(number, seed=2), techniques, seed=2, size=SMALL)
+    for scan in examination.instances:
         if scan.technique.header == "poor" or scan.technique.transfer_syntax == DeflatedExplicitVRLittleEndian:
             continue  # dciodvfy cannot inflate
         path = tmp_path / "film.dcm"
@@ -95,13 +95,13 @@ def test_complete_objects_are_valid(number: int, tmp_path: Path) -> None:
 def test_what_a_site_writes_is_valid_even_where_it_leaves_things_out(site: str, tmp_path: Path) -> None:
     program = peers.require("dciodvfy", "dicom3tools")
     kinds = set()
-    for order in scanner.orders(site, 400, seed=2):
+    for order in scanner.natural_orders(site, 400, seed=2):
         for technique in order.techniques:
             kind = (technique.modality, technique.view, technique.header, technique.display)
             if technique.header == "poor" or kind in kinds:
                 continue
             kinds.add(kind)
-            [scan] = scanner.examination(order.case, [technique], size=(32, 32)).scans
+            [scan] = scanner.examine_case(order.case, [technique], size=(32, 32)).instances
             path = tmp_path / "film.dcm"
             path.write_bytes(scan.content)
             said = subprocess.run([program, "-new", str(path)], capture_output=True, text=True).stderr
@@ -112,11 +112,11 @@ def test_what_a_site_writes_is_valid_even_where_it_leaves_things_out(site: str, 
 
 
 def reasons(examination: scanner.Examination) -> list[str | None]:
-    return [rules.why_not_scored(header_of(scan.content), rules.ChestPolicy()) for scan in examination.scans]
+    return [rules.exclusion_reason(header_of(scan.content), rules.ChestPolicy()) for scan in examination.instances]
 
 
 def test_a_day_brings_what_is_scored_and_what_is_not() -> None:
-    day = scanner.day(len(scanner.VARIETY), size=SMALL)
+    day = scanner.varied_examinations(len(scanner.VARIED_STUDIES), size=SMALL)
     assert [reasons(study) for study in day] == [
         [None],
         [None],
@@ -137,10 +137,10 @@ def test_a_poor_header_leaves_out_what_old_readers_leave_out() -> None:
 
 
 def test_patients_come_again_and_studies_never_share_a_uid() -> None:
-    day = scanner.day(22, size=(32, 32))
+    day = scanner.varied_examinations(22, size=(32, 32))
     patients: dict[str, list[str]] = {}
     for study in day:
-        header = header_of(study.scans[0].content)
+        header = header_of(study.instances[0].content)
         assert header.study_instance_uid == study.study_instance_uid
         patients.setdefault(header.patient_id, []).append(header.study_date)
     assert len({study.study_instance_uid for study in day}) == len(day)
@@ -150,22 +150,24 @@ def test_patients_come_again_and_studies_never_share_a_uid() -> None:
 
 
 def test_the_same_seed_gives_the_same_files_and_everybody_is_a_phantom() -> None:
-    one, again = scanner.day(2, seed=4, size=SMALL), scanner.day(2, seed=4, size=SMALL)
-    assert [scan.content for study in one for scan in study.scans] == [scan.content for study in again for scan in study.scans]
-    elements = pydicom.dcmread(io.BytesIO(one[0].scans[0].content))
+    one, again = scanner.varied_examinations(2, seed=4, size=SMALL), scanner.varied_examinations(2, seed=4, size=SMALL)
+    assert [scan.content for study in one for scan in study.instances] == [
+        scan.content for study in again for scan in study.instances
+    ]
+    elements = pydicom.dcmread(io.BytesIO(one[0].instances[0].content))
     assert str(elements.PatientName).startswith("PHANTOM^")
     assert "PHANTOM" in elements.StudyDescription
 
 
 def a_case(**wanted: object) -> population.Case:
-    cases = population.enriched("west", 300, seed=5, per_finding=8)
+    cases = population.enriched_cases("west", 300, seed=5, per_finding=8)
     return next(case for case in cases if all(getattr(case, name) == value for name, value in wanted.items()))
 
 
 def test_the_examination_of_a_case_is_its_film_at_its_site_and_the_truth_is_not_in_the_file(tmp_path: Path) -> None:
-    case = next(case for case in population.enriched("west", 300, seed=5, per_finding=8) if len(case.findings) == 2)
-    study = scanner.examination(case, size=SMALL)
-    [scan] = study.scans
+    case = next(case for case in population.enriched_cases("west", 300, seed=5, per_finding=8) if len(case.findings) == 2)
+    study = scanner.examine_case(case, size=SMALL)
+    [scan] = study.instances
     elements = pydicom.dcmread(io.BytesIO(scan.content))
     assert study.case is case
     assert scan.findings == case.findings
@@ -176,24 +178,24 @@ def test_the_examination_of_a_case_is_its_film_at_its_site_and_the_truth_is_not_
     assert elements.Manufacturer == SITES["west"].equipment.manufacturer
     assert elements.PatientID == f"PHANTOM-WEST-{case.number:07d}"
     assert not any(finding.lower().encode() in scan.content.lower() for finding in case.findings)
-    film = population.film(case, size=SMALL).pixels
+    film = population.take_film(case, size=SMALL).pixels
     assert np.corrcoef(seen(scan.content, tmp_path).ravel(), film.ravel())[0, 1] > 0.99
 
 
 def test_a_study_may_have_a_lateral_of_the_same_person() -> None:
     case = a_case(view="PA")
-    study = scanner.examination(case, [scanner.Technique(), scanner.Technique(view="LL")], size=SMALL)
-    headers = [header_of(scan.content) for scan in study.scans]
+    study = scanner.examine_case(case, [scanner.Technique(), scanner.Technique(view="LL")], size=SMALL)
+    headers = [header_of(scan.content) for scan in study.instances]
     assert len({header.sop_instance_uid for header in headers}) == 2
     assert {header.study_instance_uid for header in headers} == {study.study_instance_uid}
-    assert [dict(scan.findings) for scan in study.scans] == [dict(case.findings), {}]
+    assert [dict(scan.findings) for scan in study.instances] == [dict(case.findings), {}]
     assert reasons(study) == [None, "lateral view"]
 
 
 def test_an_archive_of_a_site_holds_what_archives_hold() -> None:
-    ordered = scanner.orders("south", 1500, seed=3)
+    ordered = scanner.natural_orders("south", 1500, seed=3)
     techniques = [technique for order in ordered for technique in order.techniques]
-    elsewhere = [order for order in ordered if order.techniques[0].view in scanner.ELSEWHERE]
+    elsewhere = [order for order in ordered if order.techniques[0].view in scanner.OTHER_REGIONS]
     assert 0.03 < len(elsewhere) / len(ordered) < 0.07
     assert all(not order.case.findings for order in elsewhere)
     pa = [order for order in ordered if order.techniques[0].view == "PA"]
@@ -229,19 +231,20 @@ def test_an_enriched_archive_can_be_small(count: int) -> None:
 
 
 def test_a_hospital_day_is_what_was_ordered_in_one_process_or_two() -> None:
-    one = scanner.hospital_day("west", 10, seed=3, size=(32, 32))
-    two = scanner.hospital_day("west", 10, seed=3, size=(32, 32), workers=2)
-    contents = [[scan.content for study in day for scan in study.scans] for day in (one, two)]
+    one = scanner.site_examinations("west", 10, seed=3, size=(32, 32))
+    two = scanner.site_examinations("west", 10, seed=3, size=(32, 32), workers=2)
+    contents = [[scan.content for study in day for scan in study.instances] for day in (one, two)]
     assert contents[0] == contents[1]
-    assert [study.case for study in one] == [order.case for order in scanner.orders("west", 10, seed=3)]
+    assert [study.case for study in one] == [order.case for order in scanner.natural_orders("west", 10, seed=3)]
     assert len({study.study_instance_uid for study in one}) == 10
 
 
 def test_one_patient_has_one_birthday_and_grows_older() -> None:
-    cases = [case for case in population.natural("north", 400, seed=3) if case.number == 2 or case.visit > 11]
+    cases = [case for case in population.natural_cases("north", 400, seed=3) if case.number == 2 or case.visit > 11]
     patient = [case for case in cases if case.number == cases[-1].number]
     headers = [
-        pydicom.dcmread(io.BytesIO(scanner.examination(case, size=(16, 16)).scans[0].content)) for case in (patient[0], patient[-1])
+        pydicom.dcmread(io.BytesIO(scanner.examine_case(case, size=(16, 16)).instances[0].content))
+        for case in (patient[0], patient[-1])
     ]
     assert headers[0].PatientBirthDate == headers[1].PatientBirthDate
     assert headers[0].StudyDate <= headers[1].StudyDate
@@ -258,14 +261,14 @@ def write_picture(path: Path, mode: str) -> None:
 @pytest.mark.parametrize("mode", ["L", "RGBA", "I;16"])
 def test_a_picture_of_any_mode_becomes_a_film(mode: str, tmp_path: Path) -> None:
     write_picture(tmp_path / "film.png", mode)
-    [study], skipped = film_folder.from_folder(tmp_path)
-    image = seen(study.scans[0].content, tmp_path / "store")
+    [study], skipped = film_folder.read_film_folder(tmp_path)
+    image = seen(study.instances[0].content, tmp_path / "store")
     assert skipped == []
     assert image[-1, -1] - image[0, 0] > 0.9
     assert reasons(study) == [None]
 
 
-def names(files: Sequence[film_folder.Skipped]) -> list[str]:
+def names(files: Sequence[film_folder.SkippedFile]) -> list[str]:
     return [left.path.name for left in files]
 
 
@@ -275,23 +278,23 @@ def test_a_mixed_folder_gives_films_and_says_what_it_left_out(tmp_path: Path) ->
     (tmp_path / "notes.txt").write_text("no film")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG broken")
     (tmp_path / "film.dcm").write_bytes(taken(scanner.Technique()))
-    studies, skipped = film_folder.from_folder(tmp_path)
+    studies, skipped = film_folder.read_film_folder(tmp_path)
     assert names(skipped) == ["broken.png", "notes.txt"]
-    headers = [header_of(study.scans[0].content) for study in studies]
+    headers = [header_of(study.instances[0].content) for study in studies]
     assert [header.patient_id for header in headers] == ["00000007", "00000007", "PHANTOM-00003"]
-    assert len(film_folder.from_folder(tmp_path, limit=1)[0]) == 1
+    assert len(film_folder.read_film_folder(tmp_path, limit=1)[0]) == 1
 
 
 def test_a_file_without_meta_gets_one() -> None:
     path = peers.shared("dicom/CR-MONO1-10-chest_nometa.dcm")
-    studies, _ = film_folder.from_folder(path.parent)
-    contents = [scan.content for study in studies for scan in study.scans]
+    studies, _ = film_folder.read_film_folder(path.parent)
+    contents = [scan.content for study in studies for scan in study.instances]
     assert all(content[128:132] == b"DICM" for content in contents)
 
 
 def test_a_folder_without_films_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no film")
-    with pytest.raises(Refused, match="no film among the 1 files"):
-        film_folder.from_folder(tmp_path)
-    with pytest.raises(Refused, match="is no folder"):
-        film_folder.from_folder(tmp_path / "nothing")
+    with pytest.raises(PermanentError, match="no film among the 1 files"):
+        film_folder.read_film_folder(tmp_path)
+    with pytest.raises(PermanentError, match="is no folder"):
+        film_folder.read_film_folder(tmp_path / "nothing")

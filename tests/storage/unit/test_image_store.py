@@ -11,8 +11,8 @@ import pytest
 
 from adapters.storage.image_store import FileImageStore
 from pipeline.domain import StoredFile
-from pipeline.errors import OutOfResources, Refused
-from pipeline.ports.outside import ImageStore
+from pipeline.errors import OutOfResources, PermanentError
+from pipeline.ports.services import ImageStore
 from tests.builders.fakes import FakeImageStore
 
 
@@ -30,7 +30,7 @@ def test_what_is_written_is_read(store: ImageStore) -> None:
     store.remove(file)
     store.remove(file)
     assert not store.exists(file)
-    with pytest.raises(Refused):
+    with pytest.raises(PermanentError):
         store.read(file)
 
 
@@ -48,7 +48,7 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
     store = FileImageStore(tmp_path)
     file = store.write(b"film")
     (tmp_path / file.key).write_bytes(b"filn")
-    with pytest.raises(Refused, match="checksum differs"):
+    with pytest.raises(PermanentError, match="checksum differs"):
         store.read(file)
     (tmp_path / file.key).write_bytes(b"fil")
     assert not store.exists(file)
@@ -57,19 +57,19 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
 
 def test_a_checksum_that_was_noted_stands_for_the_sha_256(tmp_path: Path) -> None:
     store = FileImageStore(tmp_path)
-    arriving = store.arriving()
+    arriving = store.open_incoming()
     for piece in (b"fi", b"lm"):
         arriving.write(piece)
-    file = arriving.keep()
+    file = arriving.commit()
     assert file.xxh3 == store.file_of(b"film").xxh3 == "4a34b091f0a917be0dfe4dd3c5366d96"
     before = replace(file, xxh3="")  # as a catalog of an earlier release has it
     assert store.read(file) == store.read(before) == b"film"
     for wrong in (replace(file, xxh3="0" * 32), replace(before, sha256="0" * 64)):
-        with pytest.raises(Refused, match="checksum differs"):
+        with pytest.raises(PermanentError, match="checksum differs"):
             store.read(wrong)
     (tmp_path / file.key).write_bytes(b"filn")
     for damaged in (file, before):
-        with pytest.raises(Refused, match="checksum differs"):
+        with pytest.raises(PermanentError, match="checksum differs"):
             store.read(damaged)
 
 
@@ -77,8 +77,8 @@ def test_leftovers_are_swept(tmp_path: Path) -> None:
     store = FileImageStore(tmp_path)
     file = store.write(b"film")
     (tmp_path / file.key).with_suffix(".part").write_bytes(b"half")
-    assert store.sweep(older_than_seconds=60) == 0  # somebody may be writing it
-    assert store.sweep(older_than_seconds=-1) == 1
+    assert store.remove_stale_parts(older_than_seconds=60) == 0  # somebody may be writing it
+    assert store.remove_stale_parts(older_than_seconds=-1) == 1
     assert store.exists(file)
 
 

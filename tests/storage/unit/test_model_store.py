@@ -11,7 +11,7 @@ import models.encoder.base
 import models.encoder.checkpoint
 from adapters.model_files import CARD, HEAD, WEIGHTS
 from adapters.storage.model_store import ModelStore
-from pipeline.errors import NoWeights, OutOfResources, Refused, WeightsRejected
+from pipeline.errors import NoWeights, OutOfResources, PermanentError, WeightsRejected
 from tests.builders import tiny
 
 
@@ -66,7 +66,7 @@ def test_the_same_weights_again_keep_what_is_there_and_others_are_refused(tmp_pa
     before = (tmp_path / "bases" / "b32" / WEIGHTS).stat().st_ino
     published(store, "b32")
     assert (tmp_path / "bases" / "b32" / WEIGHTS).stat().st_ino == before
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(PermanentError) as refused:
         published(store, "b32", sha256="bb")
     assert "--name" in refused.value.hint
 
@@ -81,7 +81,7 @@ def test_a_version_folder_that_the_catalog_never_knew_is_replaced(tmp_path: Path
 
 @pytest.mark.parametrize("name", ["", "..", "../x", "a/b", ".hidden", "A", "x" * 64, "a\n"])
 def test_a_name_that_is_no_folders_name_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(PermanentError):
         ModelStore(tmp_path).base_folder(name)
 
 
@@ -116,9 +116,9 @@ def test_a_directory_that_cannot_be_written_is_out_of_resources(tmp_path: Path) 
 def test_a_version_is_present_with_all_its_files(tmp_path: Path) -> None:
     version = tiny.served(tmp_path / "models")
     store = ModelStore(tmp_path / "models")
-    assert store.present(version)
+    assert store.has_version(version)
     (store.version_folder(version.number) / HEAD).unlink()
-    assert not store.present(version)
+    assert not store.has_version(version)
 
 
 def test_the_store_and_the_models_mean_the_same_files() -> None:

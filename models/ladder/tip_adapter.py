@@ -16,8 +16,8 @@ import torch
 from torch.nn import functional
 
 from models.evaluation.cases import PRESENT
-from models.ladder.labelled import Labelled, as_floats, head_logits, tested
-from models.ladder.method import Bench, Logits, Support
+from models.ladder.labelled_features import LabelledFeatures, get_test_features, head_logits, to_float64
+from models.ladder.method import FewShotBenchmark, Logits, Support
 
 Floats = npt.NDArray[np.float64]
 
@@ -27,8 +27,8 @@ class TipAdapter:
     """The cache as it is, or (`trained`) with its keys fine-tuned: AdamW 1e-3, 20 epochs in batches of 256, falling as a cosine."""
 
     name: str
-    trained: bool = False
-    learns: bool = True
+    fine_tuned: bool = False
+    needs_support: bool = True
     alpha: float = 1.0
     beta: float = 5.5
     epochs: int = 20
@@ -36,30 +36,32 @@ class TipAdapter:
     rate: float = 1e-3
     epsilon: float = 1e-4
 
-    def scores(self, bench: Bench, support: Support | None, *, seed: int) -> Logits:
-        known = Labelled.of(bench, support)
-        keys, values = torch.from_numpy(known.features), torch.from_numpy(_values(known))
+    def scores(self, bench: FewShotBenchmark, support: Support | None, *, seed: int) -> Logits:
+        known = LabelledFeatures.of_support(bench, support)
+        keys, values = torch.from_numpy(known.features), torch.from_numpy(_compute_values(known))
         text = head_logits(bench.ensemble, bench)
-        if self.trained and known.learnable.any():
-            keys = self._tuned(known, values, torch.from_numpy(as_floats(bench.ensemble.weights)), seed)
-        return np.asarray(text + self._cached(torch.from_numpy(tested(bench)), keys, values).numpy(), dtype=np.float32)
+        if self.fine_tuned and known.learnable.any():
+            keys = self._tune_keys(known, values, torch.from_numpy(to_float64(bench.ensemble.weights)), seed)
+        return np.asarray(
+            text + self._query_cache(torch.from_numpy(get_test_features(bench)), keys, values).numpy(), dtype=np.float32
+        )
 
-    def _cached(self, features: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    def _query_cache(self, features: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         return self.alpha * (torch.exp(-self.beta * (1 - features @ keys.T)) @ values)
 
-    def _tuned(self, known: Labelled, values: torch.Tensor, weights: torch.Tensor, seed: int) -> torch.Tensor:
+    def _tune_keys(self, known: LabelledFeatures, values: torch.Tensor, weights: torch.Tensor, seed: int) -> torch.Tensor:
         """Minimise the balanced log-loss of the support over the keys. The text's bias starts where the two kinds balance."""
-        features, halves = torch.from_numpy(known.features), torch.from_numpy(known.halves)
+        features, halves = torch.from_numpy(known.features), torch.from_numpy(known.balanced_weights)
         target = torch.from_numpy((known.labels == PRESENT).astype(np.float64))
         text = features @ weights.T
         with torch.no_grad():
-            text -= (halves * (text + self._cached(features, features, values))).sum(dim=0)
+            text -= (halves * (text + self._query_cache(features, features, values))).sum(dim=0)
         tuned = features.clone().requires_grad_()
         optimiser = torch.optim.AdamW([tuned], lr=self.rate, eps=self.epsilon)
-        batches = _batches(len(features), self.batch, self.epochs, seed)
+        batches = _shuffle_batches(len(features), self.batch, self.epochs, seed)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, len(batches))
         for rows in batches:
-            logits = text[rows] + self._cached(features[rows], tuned, values)
+            logits = text[rows] + self._query_cache(features[rows], tuned, values)
             loss = (halves[rows] * functional.binary_cross_entropy_with_logits(logits, target[rows], reduction="none")).sum()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -68,13 +70,13 @@ class TipAdapter:
         return tuned.detach()
 
 
-def _values(known: Labelled) -> Floats:
+def _compute_values(known: LabelledFeatures) -> Floats:
     """[n, F]; 0 in findings that cannot be learnt, whose score stays the text's."""
-    return np.asarray(2 * known.positives * known.signed)
+    return np.asarray(2 * known.positive_counts * known.signed_weights)
 
 
-def _batches(films: int, size: int, epochs: int, seed: int) -> list[npt.NDArray[np.intp]]:
+def _shuffle_batches(count: int, size: int, epochs: int, seed: int) -> list[npt.NDArray[np.intp]]:
     """Rows of each step: every epoch all films in another order."""
     rng = np.random.default_rng(seed)
-    orders = [rng.permutation(films) for _ in range(epochs)]
-    return [order[start : start + size] for order in orders for start in range(0, films, size)]
+    orders = [rng.permutation(count) for _ in range(epochs)]
+    return [order[start : start + size] for order in orders for start in range(0, count, size)]

@@ -15,10 +15,10 @@ from models.evaluation.cases import ABSENT, PRESENT, Cases, Split
 from models.fingerprint import fingerprint
 from pipeline.domain import FINDINGS, Image
 
-Kind = Literal["phantom", "nih", "catalog"]
-Made = TypeVar("Made")
+SourceKind = Literal["phantom", "nih", "catalog"]
+FilmResult = TypeVar("FilmResult")
 
-AHEAD = 32
+READ_AHEAD_FILMS = 32
 """Films that are read before they are asked for."""
 TEST_SHARE = 0.4
 """Of the patients, where no official list says who is tested."""
@@ -27,22 +27,22 @@ SPLIT_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class CaseSource:
     """Films and what is known of them.
 
     `cases.pixel_sha256` is empty until the films have been read. `split` is made anew when it is known: a film filed under two
     patients is found only then. `identity` is JSON-able and says which films these are, whatever is known of them.
     """
 
-    kind: Kind
+    kind: SourceKind
     title: str  # in words, for the report
     cases: Cases
     identity: Mapping[str, Any]
-    film: Callable[[int], Image]  # float32 [H, W] in 0..1 of a row
+    read_film: Callable[[int], Image]  # float32 [H, W] in 0..1 of a row
     split: Callable[[Cases], Split]
-    split_words: str  # how it was made, for the report
-    stream: Callable[[range], Iterator[Image]] | None = None  # many rows in order, where that is faster than one by one
-    counts: Mapping[str, int] = field(default_factory=dict)  # what was left out, by reason
+    split_description: str  # how it was made, for the report
+    read_films: Callable[[range], Iterator[Image]] | None = None  # many rows in order, where that is faster than one by one
+    left_out_counts: Mapping[str, int] = field(default_factory=dict)  # what was left out, by reason
     notes: Sequence[str] = ()  # what a reader must know of these films
 
     @property
@@ -50,27 +50,27 @@ class Source:
         """SHA-256 over kind and identity."""
         return fingerprint({"kind": self.kind, **self.identity})
 
-    def each(self, rows: range, make: Callable[[Image], Made], *, workers: int) -> Iterator[Made]:
+    def map_films(self, rows: range, make: Callable[[Image], FilmResult], *, workers: int) -> Iterator[FilmResult]:
         """Yield what `make` makes of each film, in order, read ahead by threads."""
-        if self.stream is not None:
-            yield from map(make, self.stream(rows))
+        if self.read_films is not None:
+            yield from map(make, self.read_films(rows))
             return
         with ThreadPoolExecutor(workers) as pool:
             waiting = iter(rows)
-            ahead: list[Future[Made]] = [pool.submit(self._made, row, make) for row in islice(waiting, AHEAD)]
+            ahead: list[Future[FilmResult]] = [pool.submit(self._map_film, row, make) for row in islice(waiting, READ_AHEAD_FILMS)]
             try:
                 while ahead:
                     yield ahead.pop(0).result()
-                    ahead += [pool.submit(self._made, row, make) for row in islice(waiting, 1)]
+                    ahead += [pool.submit(self._map_film, row, make) for row in islice(waiting, 1)]
             finally:
                 for left in ahead:
                     left.cancel()
 
-    def _made(self, row: int, make: Callable[[Image], Made]) -> Made:
-        return make(self.film(row))
+    def _map_film(self, row: int, make: Callable[[Image], FilmResult]) -> FilmResult:
+        return make(self.read_film(row))
 
 
-def cases_of(
+def build_cases(
     *,
     key: Sequence[str],
     patient: Sequence[str],
@@ -95,7 +95,7 @@ def cases_of(
     )
 
 
-def labels_of(present: Sequence[frozenset[str]]) -> npt.NDArray[np.int8]:
+def build_labels(present: Sequence[frozenset[str]]) -> npt.NDArray[np.int8]:
     """Return labels [N, 14] of films whose every finding is known."""
     labels = np.full((len(present), len(FINDINGS)), ABSENT, dtype=np.int8)
     for row, findings in enumerate(present):
@@ -103,6 +103,6 @@ def labels_of(present: Sequence[frozenset[str]]) -> npt.NDArray[np.int8]:
     return labels
 
 
-def with_pixels(cases: Cases, pixel_sha256: npt.NDArray[np.str_]) -> Cases:
+def with_pixel_hashes(cases: Cases, pixel_sha256: npt.NDArray[np.str_]) -> Cases:
     """Return the same cases with the hashes of their films."""
     return replace(cases, pixel_sha256=pixel_sha256)

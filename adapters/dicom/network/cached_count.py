@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from pipeline.ports.outside import Archive
+from pipeline.ports.services import Archive
 
 
-class SparingCounter:
+class CachedInstanceCounter:
     """The counting half of ports.Archive, with a rest of `seconds` between two questions about the same study."""
 
-    def __init__(self, archive: Archive, *, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._archive, self._seconds, self._clock = archive, seconds, clock
+    def __init__(self, archive: Archive, *, max_age_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._archive, self._seconds, self._clock = archive, max_age_seconds, clock
         self._asked: dict[str, tuple[float, int | None]] = {}
 
     def count_instances(self, study_instance_uid: str) -> int | None:

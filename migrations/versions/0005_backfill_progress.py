@@ -5,36 +5,36 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from adapters.catalog.sql_time import Moment, now
+from adapters.catalog.sql_time import UtcDateTime, now
 
 revision = "0005"
 down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-Identity = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+RowId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
     op.create_table(
         "backfills",
-        sa.Column("id", Identity, autoincrement=True, nullable=False),
+        sa.Column("id", RowId, autoincrement=True, nullable=False),
         sa.Column("source", sa.String(length=255), nullable=False),
-        sa.Column("begun_at", Moment(), server_default=now(), nullable=False),
+        sa.Column("begun_at", UtcDateTime(), server_default=now(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_backfills")),
         sa.UniqueConstraint("source", name=op.f("uq_backfills_source")),
     )
     op.create_table(
         "backfill_days",
-        sa.Column("backfill", Identity, nullable=False),
+        sa.Column("backfill", RowId, nullable=False),
         sa.Column("day", sa.String(length=8), nullable=False),
-        sa.Column("done_at", Moment(), server_default=now(), nullable=False),
+        sa.Column("done_at", UtcDateTime(), server_default=now(), nullable=False),
         sa.ForeignKeyConstraint(["backfill"], ["backfills.id"], name=op.f("fk_backfill_days_backfill")),
         sa.PrimaryKeyConstraint("backfill", "day", name=op.f("pk_backfill_days")),
     )
     op.create_table(
         "backfill_parcels",
-        sa.Column("backfill", Identity, nullable=False),
+        sa.Column("backfill", RowId, nullable=False),
         sa.Column("key", sa.String(length=64), nullable=False),
         sa.Column("mark", sa.String(length=64), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
@@ -43,7 +43,7 @@ def upgrade() -> None:
         sa.Column("refused", sa.Integer(), nullable=False),
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("error", sa.Text(), server_default="", nullable=False),
-        sa.Column("finished_at", Moment(), server_default=now(), nullable=False),
+        sa.Column("finished_at", UtcDateTime(), server_default=now(), nullable=False),
         sa.CheckConstraint("state IN ('done', 'failed')", name=op.f("ck_backfill_parcels_state")),
         sa.CheckConstraint("(state = 'failed') = (error <> '')", name=op.f("ck_backfill_parcels_failed_says_why")),
         sa.ForeignKeyConstraint(["backfill"], ["backfills.id"], name=op.f("fk_backfill_parcels_backfill")),
@@ -53,9 +53,9 @@ def upgrade() -> None:
     op.create_table(
         "backfilled_studies",
         sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
-        sa.Column("backfill", Identity, nullable=False),
-        sa.Column("brought_at", Moment(), server_default=now(), nullable=False),
-        sa.Column("ended_at", Moment()),
+        sa.Column("backfill", RowId, nullable=False),
+        sa.Column("brought_at", UtcDateTime(), server_default=now(), nullable=False),
+        sa.Column("ended_at", UtcDateTime()),
         sa.ForeignKeyConstraint(["backfill"], ["backfills.id"], name=op.f("fk_backfilled_studies_backfill")),
         sa.PrimaryKeyConstraint("study_instance_uid", name=op.f("pk_backfilled_studies")),
         sqlite_with_rowid=False,

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from adapters.experiment.run import Scored
+from adapters.experiment.scoring import UnitScores
 from models.evaluation.cases import ABSENT, PRESENT, Cases, Split
-from models.evaluation.statistics import Floats, Labels, PatientBootstrap, Scores, holm, macro, prevalence_weighted
-from models.experiment.summary import NO_LABELS, REFERENCES, Run, averages, measured, summarise
+from models.evaluation.statistics import Floats, Labels, PatientBootstrap, Scores, holm, macro_average, prevalence_weighted
+from models.experiment.summary import NO_LABELS, REFERENCES, MethodRun, average_draws, measure_run, summarise
 
 MEAN, COMMON, RARE = "mean", "common", "rare"
 """Scopes over several findings: all, and the two halves that RARE_BELOW makes. Every finding is a scope, too."""
@@ -29,11 +29,11 @@ RARE_BELOW = 0.025
 """Prevalence in the pool, weighted to the archive, below which a finding is rare."""
 DIGITS = 6
 
-Cell = tuple[str, int]
+MethodShots = tuple[str, int]
 """A method at a shot count."""
 
 
-class Result(NamedTuple):
+class FewshotResult(NamedTuple):
     """One finding of one method on one draw. AUC and AUPRC are NaN without both positives and negatives in the test set."""
 
     method: str
@@ -48,7 +48,7 @@ class Result(NamedTuple):
     negatives: int
 
 
-class Summary(NamedTuple):
+class FewshotSummary(NamedTuple):
     """A method at a shot count over its draws. `lo` and `hi`: 95 % interval of the mean, test patients and draws resampled."""
 
     method: str
@@ -68,7 +68,7 @@ class Summary(NamedTuple):
     studies_read: float  # mean over draws
 
 
-class Comparison(NamedTuple):
+class FewshotComparison(NamedTuple):
     """A method against a reference over the findings that both define, on the same resamples of patients and draws."""
 
     method: str
@@ -84,7 +84,7 @@ class Comparison(NamedTuple):
     p_holm: float  # over methods and shots for an average, over findings for a finding
 
 
-class Timing(NamedTuple):
+class FewshotTiming(NamedTuple):
     """What one fit with its scores of the whole test set took, mean over draws."""
 
     method: str
@@ -92,17 +92,17 @@ class Timing(NamedTuple):
     seconds: float
 
 
-class Tables(NamedTuple):
+class FewshotTables(NamedTuple):
     """All that is known of a run."""
 
-    results: Sequence[Result]
-    summary: Sequence[Summary]
-    comparisons: Sequence[Comparison]
-    timings: Sequence[Timing]
+    results: Sequence[FewshotResult]
+    summary: Sequence[FewshotSummary]
+    comparisons: Sequence[FewshotComparison]
+    timings: Sequence[FewshotTiming]
     groups: Mapping[str, Sequence[int]]  # COMMON and RARE: columns of the findings
 
 
-class KeptBootstrap(PatientBootstrap):
+class CachedBootstrap(PatientBootstrap):
     """A bootstrap that keeps in a folder what it has once computed."""
 
     def __init__(self, patients: npt.NDArray[np.str_], folder: Path, *, resamples: int, seed: int) -> None:
@@ -123,66 +123,68 @@ class KeptBootstrap(PatientBootstrap):
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _MeasuredRun:
     """One result with its AUCs on every resample [R, F]."""
 
-    scored: Scored
-    run: Run
+    scored: UnitScores
+    run: MethodRun
     resampled: Floats
 
     @property
-    def defined(self) -> npt.NDArray[np.bool_]:
+    def defined_findings(self) -> npt.NDArray[np.bool_]:
         """[F]: which findings have an AUC."""
         return ~np.isnan([row.auc for row in self.run.rows])
 
-    def over(self, columns: Sequence[int], labels: Labels) -> Run:
+    def restrict_to(self, columns: Sequence[int], labels: Labels) -> MethodRun:
         """The same over some of the findings."""
         rows = tuple(self.run.rows[column] for column in columns)
         weighted = prevalence_weighted(np.array([row.auc for row in rows]), labels[:, list(columns)])
-        return replace(self.run, rows=rows, weighted_auc=weighted, resampled=macro(self.resampled[:, list(columns)]))
+        return replace(self.run, rows=rows, weighted_auc=weighted, resampled_auc=macro_average(self.resampled[:, list(columns)]))
 
 
-def tables(
-    scored: Sequence[Scored],
+def build_tables(
+    scored: Sequence[UnitScores],
     cases: Cases,
     split: Split,
     bootstrap: PatientBootstrap,
     *,
     seed: int,
     advance: Callable[[int], None] = lambda done: None,
-) -> Tables:
+) -> FewshotTables:
     """Measure everything on one bootstrap of the test patients; `seed` resamples the draws. `advance` hears how many are done."""
     labels = cases.labels[split.test]
-    cells: dict[Cell, list[_Measured]] = defaultdict(list)
+    cells: dict[MethodShots, list[_MeasuredRun]] = defaultdict(list)
     for done, one in enumerate(scored, 1):
-        cells[one.method, one.shots].append(_measured(one, labels, cases.findings, bootstrap))
+        cells[one.method, one.shots].append(_measure_scores(one, labels, cases.findings, bootstrap))
         advance(done)
-    groups = _groups(cases, split)
+    groups = _group_findings(cases, split)
     scopes: dict[str, Sequence[int]] = {MEAN: range(len(cases.findings))}
     scopes |= {name: columns for name, columns in groups.items() if columns}
     scopes |= {finding: [column] for column, finding in enumerate(cases.findings)}
-    return Tables(
-        results=[result for ones in cells.values() for one in ones for result in _results(one, labels)],
-        summary=[row for name, columns in scopes.items() for row in _summary(name, columns, cells, labels, seed)],
-        comparisons=[row for against in REFERENCES for row in _comparisons(against, scopes, cells, labels, seed)],
-        timings=[Timing(*cell, float(np.mean([one.scored.seconds for one in ones]))) for cell, ones in cells.items()],
+    return FewshotTables(
+        results=[result for ones in cells.values() for one in ones for result in _build_results(one, labels)],
+        summary=[row for name, columns in scopes.items() for row in _summarise_scope(name, columns, cells, labels, seed)],
+        comparisons=[row for against in REFERENCES for row in _compare_with_reference(against, scopes, cells, labels, seed)],
+        timings=[FewshotTiming(*cell, float(np.mean([one.scored.seconds for one in ones]))) for cell, ones in cells.items()],
         groups=groups,
     )
 
 
-def _measured(one: Scored, labels: Labels, findings: Sequence[str], bootstrap: PatientBootstrap) -> _Measured:
+def _measure_scores(one: UnitScores, labels: Labels, findings: Sequence[str], bootstrap: PatientBootstrap) -> _MeasuredRun:
     logits = one.logits()
-    run = measured(logits, labels, bootstrap, method=one.method, shots=one.shots, draw=one.draw, findings=findings)
-    return _Measured(one, run, bootstrap.auc(logits, labels))
+    run = measure_run(logits, labels, bootstrap, method=one.method, shots=one.shots, draw=one.draw, findings=findings)
+    return _MeasuredRun(one, run, bootstrap.auc(logits, labels))
 
 
-def _results(one: _Measured, labels: Labels) -> Iterator[Result]:
+def _build_results(one: _MeasuredRun, labels: Labels) -> Iterator[FewshotResult]:
     counts = (labels == PRESENT).sum(axis=0).tolist(), (labels == ABSENT).sum(axis=0).tolist()
     for row, positives, negatives in zip(one.run.rows, *counts, strict=True):
-        yield Result(row.method, row.shots, row.draw, row.finding, row.auc, row.auprc, row.brier, row.ece, positives, negatives)
+        yield FewshotResult(
+            row.method, row.shots, row.draw, row.finding, row.auc, row.auprc, row.brier, row.ece, positives, negatives
+        )
 
 
-def _groups(cases: Cases, split: Split) -> dict[str, list[int]]:
+def _group_findings(cases: Cases, split: Split) -> dict[str, list[int]]:
     """Return the columns of common and of rare findings, by their prevalence in the archive that the pool stands for."""
     labels, weight = cases.labels[split.pool], cases.weight[split.pool][:, None].astype(np.float64)
     present = ((labels == PRESENT) * weight).sum(axis=0)
@@ -190,14 +192,14 @@ def _groups(cases: Cases, split: Split) -> dict[str, list[int]]:
     return {COMMON: np.flatnonzero(~rare).tolist(), RARE: np.flatnonzero(rare).tolist()}
 
 
-def _summary(
-    scope: str, columns: Sequence[int], cells: Mapping[Cell, Sequence[_Measured]], labels: Labels, seed: int
-) -> Iterator[Summary]:
-    told = summarise([one.over(columns, labels) for ones in cells.values() for one in ones], seed=seed)
+def _summarise_scope(
+    scope: str, columns: Sequence[int], cells: Mapping[MethodShots, Sequence[_MeasuredRun]], labels: Labels, seed: int
+) -> Iterator[FewshotSummary]:
+    told = summarise([one.restrict_to(columns, labels) for ones in cells.values() for one in ones], seed=seed)
     for (method, shots), ones in cells.items():
         estimate = told.mean_auc[method][shots]
-        means = list(averages([row for one in ones for row in one.over(columns, labels).rows]))
-        yield Summary(
+        means = list(average_draws([row for one in ones for row in one.restrict_to(columns, labels).rows]))
+        yield FewshotSummary(
             method,
             shots,
             scope,
@@ -210,41 +212,45 @@ def _summary(
             weighted_auc=estimate.weighted,
             films=float(np.mean([one.scored.films for one in ones])),
             studies_read=float(np.mean([one.scored.studies_read for one in ones])),
-            **{name: float(macro(np.array([each.mean[name] for each in means]))) for name in ("auprc", "brier", "ece")},
+            **{name: float(macro_average(np.array([each.mean[name] for each in means]))) for name in ("auprc", "brier", "ece")},
         )
 
 
-def _comparisons(
-    against: str, scopes: Mapping[str, Sequence[int]], cells: Mapping[Cell, Sequence[_Measured]], labels: Labels, seed: int
-) -> list[Comparison]:
+def _compare_with_reference(
+    against: str,
+    scopes: Mapping[str, Sequence[int]],
+    cells: Mapping[MethodShots, Sequence[_MeasuredRun]],
+    labels: Labels,
+    seed: int,
+) -> list[FewshotComparison]:
     """Compare each cell with the reference at its own shot count, or at none."""
-    rows: list[Comparison] = []
+    rows: list[FewshotComparison] = []
     for cell, ones in cells.items():
         others = next((cells[other] for other in ((against, cell[1]), (against, NO_LABELS)) if other in cells), None)
         if others is not None and cell[0] != against:
-            rows += _compared(ones, others, against, scopes, labels, seed)
-    return _corrected(rows, averaged=(MEAN, COMMON, RARE))
+            rows += _compare_cells(ones, others, against, scopes, labels, seed)
+    return _correct_p_values(rows, averaged=(MEAN, COMMON, RARE))
 
 
-def _compared(
-    ones: Sequence[_Measured],
-    others: Sequence[_Measured],
+def _compare_cells(
+    ones: Sequence[_MeasuredRun],
+    others: Sequence[_MeasuredRun],
     against: str,
     scopes: Mapping[str, Sequence[int]],
     labels: Labels,
     seed: int,
-) -> Iterator[Comparison]:
+) -> Iterator[FewshotComparison]:
     """Compare in every scope. A difference of two means over different findings would say nothing: only common ones count."""
-    both = np.logical_and.reduce([one.defined for one in (*ones, *others)])
+    both = np.logical_and.reduce([one.defined_findings for one in (*ones, *others)])
     for scope, columns in scopes.items():
         if common := [column for column in columns if both[column]]:
-            told = summarise([one.over(common, labels) for one in (*others, *ones)], seed=seed)
+            told = summarise([one.restrict_to(common, labels) for one in (*others, *ones)], seed=seed)
             (found,) = (each for each in told.comparisons if each.reference == against)
             measures = found.reference_mean, found.difference, found.lo, found.hi, found.p, found.p
-            yield Comparison(ones[0].scored.method, ones[0].scored.shots, against, scope, len(common), *measures)
+            yield FewshotComparison(ones[0].scored.method, ones[0].scored.shots, against, scope, len(common), *measures)
 
 
-def _corrected(rows: Sequence[Comparison], averaged: Sequence[str]) -> list[Comparison]:
+def _correct_p_values(rows: Sequence[FewshotComparison], averaged: Sequence[str]) -> list[FewshotComparison]:
     """Correct after Holm: an average over all methods and shots, a finding over the findings of its method and shots."""
     families: dict[Any, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
@@ -260,11 +266,11 @@ def write_csv(path: Path, rows: Sequence[NamedTuple]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows[0]._fields)
-    writer.writerows([_field(value) for value in row] for row in rows)
+    writer.writerows([_format_field(value) for value in row] for row in rows)
     path.write_text(text.getvalue(), encoding="utf-8")
 
 
-def _field(value: Any) -> Any:
+def _format_field(value: Any) -> Any:
     if not isinstance(value, float):
         return value
     return "" if np.isnan(value) else f"{value:.{DIGITS}f}"

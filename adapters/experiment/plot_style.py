@@ -19,9 +19,9 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 """Told apart by the colour-blind: after Okabe and Ito (2008), the yellow left out."""
 DASHES: tuple[tuple[int, tuple[float, ...]], ...] = ((0, ()), (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 """When the colours are used up they begin again with the next of these."""
-BAND = 0.13  # opacity
+BAND_OPACITY = 0.13  # opacity
 DPI = 144
-RC: dict[Any, Any] = {
+MATPLOTLIB_RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
@@ -42,11 +42,11 @@ RC: dict[Any, Any] = {
     "text.color": INK,
     "svg.hashsalt": "radclipd",
 }
-GAP = 0.034
+MIN_LABEL_GAP = 0.034
 """Least distance of two labels, of the height of the axes."""
 
 
-class Line(NamedTuple):
+class CurveStyle(NamedTuple):
     """How one method is drawn."""
 
     colour: str
@@ -54,48 +54,48 @@ class Line(NamedTuple):
     width: float = 1.4
 
 
-QUIET = {
-    "chance": Line(FAINT, DASHES[2], 1.0),
-    "metadata": Line(FAINT, DASHES[0], 1.0),
-    "zero-shot-single": Line(FAINT, DASHES[1], 1.0),
-    "zero-shot-centred": Line(FAINT, DASHES[3], 1.0),
-    "zero-shot": Line(INK, DASHES[1], 1.6),
-    "all-labels": Line(INK, DASHES[2], 1.6),
+REFERENCE_STYLES = {
+    "chance": CurveStyle(FAINT, DASHES[2], 1.0),
+    "metadata": CurveStyle(FAINT, DASHES[0], 1.0),
+    "zero-shot-single": CurveStyle(FAINT, DASHES[1], 1.0),
+    "zero-shot-centred": CurveStyle(FAINT, DASHES[3], 1.0),
+    "zero-shot": CurveStyle(INK, DASHES[1], 1.6),
+    "all-labels": CurveStyle(INK, DASHES[2], 1.6),
 }
 """Methods that are there to compare with: always drawn alike."""
-OWN = {PRODUCT: Line(INK, DASHES[0], 2.2)}
+PRODUCT_STYLES = {PRODUCT: CurveStyle(INK, DASHES[0], 2.2)}
 """The product, above all of them."""
 
 
-def lines(methods: Sequence[str]) -> dict[str, Line]:
+def curve_styles(methods: Sequence[str]) -> dict[str, CurveStyle]:
     """Return a line for each method, the same for the same list."""
-    fixed = QUIET | OWN
+    fixed = REFERENCE_STYLES | PRODUCT_STYLES
     loud = [method for method in methods if method not in fixed]
     drawn = {
-        method: Line(COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)])
+        method: CurveStyle(COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)])
         for place, method in enumerate(loud)
     }
     return {method: fixed.get(method) or drawn[method] for method in methods}
 
 
-def handle(line: Line) -> Line2D:
+def legend_handle(style: CurveStyle) -> Line2D:
     """Return what stands for a line in a legend."""
-    return Line2D([], [], color=line.colour, linestyle=line.dash, linewidth=line.width)
+    return Line2D([], [], color=style.colour, linestyle=style.dash, linewidth=style.width)
 
 
-def figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure, inches, with a canvas of its own: no global state."""
     made = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(made)
     return made
 
 
-def save(made: Figure, path: Path, *, marking: str) -> Path:
+def save_figure(made: Figure, path: Path, *, marking: str) -> Path:
     """Write a PNG; what the encoder is marked with stands at its foot."""
     if marking:
         made.supxlabel(marking, fontsize=8, color=COLOURS[1], x=0.01, ha="left")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context(RC):
+    with rc_context(MATPLOTLIB_RC):
         made.savefig(path, dpi=DPI, metadata={"Software": None})
     return path
 
@@ -103,12 +103,12 @@ def save(made: Figure, path: Path, *, marking: str) -> Path:
 def label_ends(axes: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
     """Write each name at the right of the axes, at its height or as near as there is room. `ends`: name, value, colour."""
     low, high = axes.get_ylim()
-    places = spread([(value - low) / (high - low) for _, value, _ in ends], GAP)
+    places = spread_labels([(value - low) / (high - low) for _, value, _ in ends], MIN_LABEL_GAP)
     for (name, _, colour), place in zip(ends, places, strict=True):
         axes.text(1.015, place, name, transform=axes.transAxes, color=colour, fontsize=7.5, va="center", clip_on=False)
 
 
-def spread(heights: Sequence[float], gap: float) -> list[float]:
+def spread_labels(heights: Sequence[float], gap: float) -> list[float]:
     """Return heights, as near to the given ones as an upward sweep and a downward one make them, no two nearer than `gap`."""
     order = sorted(range(len(heights)), key=lambda place: heights[place])
     moved = [heights[place] for place in order]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from adapters.catalog.sql_time import Moment, now
+from adapters.catalog.sql_time import UtcDateTime, now
 
 revision = "0003"
 down_revision = "0002"
@@ -16,7 +16,7 @@ FINDINGS = (
     "'', 'Atelectasis', 'Cardiomegaly', 'Effusion', 'Infiltration', 'Mass', 'Nodule', 'Pneumonia', 'Pneumothorax',"
     " 'Consolidation', 'Edema', 'Emphysema', 'Fibrosis', 'Pleural_Thickening', 'Hernia'"
 )
-Identity = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+RowId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 APPEND_ONLY = {
     "sqlite": (
@@ -39,14 +39,14 @@ APPEND_ONLY = {
 def upgrade() -> None:
     op.create_table(
         "requests",
-        sa.Column("id", Identity, autoincrement=True, nullable=False),
-        sa.Column("study", Identity, nullable=False),
+        sa.Column("id", RowId, autoincrement=True, nullable=False),
+        sa.Column("study", RowId, nullable=False),
         sa.Column("asked_because", sa.String(length=64), nullable=False),
         sa.Column("finding", sa.String(length=32), server_default="", nullable=False),
         sa.Column("detail", sa.Text(), server_default="", nullable=False),
         sa.Column("selection_probability", sa.Float(), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
-        sa.Column("asked_at", Moment(), server_default=now(), nullable=False),
+        sa.Column("asked_at", UtcDateTime(), server_default=now(), nullable=False),
         sa.CheckConstraint(f"finding IN ({FINDINGS})", name=op.f("ck_requests_finding")),
         sa.CheckConstraint("asked_because <> ''", name=op.f("ck_requests_says_why")),
         sa.CheckConstraint(

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 MINUTE, HOUR = 60.0, 3600.0
-OLDEST = """
+OLDEST_UNSCORED_SQL = """
 SELECT 1 FROM (
     SELECT study_instance_uid FROM v_studies WHERE state IN ('reported', 'scored') ORDER BY last_received_at LIMIT 200
 ) AS oldest
@@ -19,24 +19,24 @@ LIMIT 1"""
 """The archive is scored again newest study first: as long as that goes on, the oldest are not. v_rescoring counts all of it."""
 
 
-def lines(url: str) -> Iterator[str]:
+def activity_lines(url: str) -> Iterator[str]:
     """Say from the views what is under way; nothing where nothing is. OutOfResources where the catalog is away."""
     from adapters.catalog import query
 
-    with query.reader(url) as ask:
+    with query.open_session(url) as ask:
         columns, rows = ask("SELECT * FROM v_learning ORDER BY job DESC LIMIT 1")
-        yield from (learning(dict(zip(columns, row, strict=True))) for row in rows)
-        if not ask(OLDEST)[1]:
+        yield from (describe_learning(dict(zip(columns, row, strict=True))) for row in rows)
+        if not ask(OLDEST_UNSCORED_SQL)[1]:
             return
         columns, rows = ask("SELECT * FROM v_rescoring WHERE scored < studies")
-        yield from (rescoring(dict(zip(columns, row, strict=True))) for row in rows)
+        yield from (describe_rescoring(dict(zip(columns, row, strict=True))) for row in rows)
 
 
-def learning(row: Mapping[str, Any]) -> str:
+def describe_learning(row: Mapping[str, Any]) -> str:
     """Say how a round stands, from a row of v_learning."""
     match row["state"]:
         case "running" if row["stage"]:
-            left = f", {_about(row['seconds_left'])} left" if row["seconds_left"] is not None else ""
+            left = f", {_format_duration(row['seconds_left'])} left" if row["seconds_left"] is not None else ""
             return f"learning (job {row['job']}): {row['stage']}, {row['done']} of {row['total']}{left}"
         case "running":
             return f"learning (job {row['job']}) begins"
@@ -48,17 +48,17 @@ def learning(row: Mapping[str, Any]) -> str:
     return f"last round of learning, {row['finished_at']}: {outcome or 'ended'}"
 
 
-def rescoring(row: Mapping[str, Any]) -> str:
+def describe_rescoring(row: Mapping[str, Any]) -> str:
     """Say how far the archive is, from a row of v_rescoring. The pace is that since the version came to serve."""
     said = f"version {row['version']} scores the archive again: {row['scored']} of {row['studies']} studies"
     if not row["scored_since"]:
         return said
     spent = datetime.fromisoformat(row["last_scored_at"]) - datetime.fromisoformat(row["served_at"])
     left = spent.total_seconds() / row["scored_since"] * (row["studies"] - row["scored"])
-    return f"{said}, {_about(left)} left"
+    return f"{said}, {_format_duration(left)} left"
 
 
-def _about(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     if seconds < MINUTE:
         return "less than a minute"
     return f"about {seconds / MINUTE:.0f} min" if seconds < 2 * HOUR else f"about {seconds / HOUR:.0f} h"

@@ -28,30 +28,30 @@ import torch
 from numpy.lib.format import open_memmap
 
 from adapters.experiment.bases import ChosenBase
-from adapters.experiment.sources import Source
-from adapters.ml.error_translation import in_the_pipelines_words
-from models.encoder.activations import from_prefix, prefix
+from adapters.experiment.case_source import CaseSource
+from adapters.ml.error_translation import translate_model_errors
+from models.encoder.activations import compute_activations, encode_activations
 from models.encoder.encoder import Encoder
 from models.errors import CannotPartition
 from models.fingerprint import file_sha256, fingerprint
 from pipeline.domain import Image
-from pipeline.errors import OutOfResources, Refused, TryAgain, WeightsRejected
+from pipeline.errors import OutOfResources, PermanentError, TransientError, WeightsRejected
 
 FORMAT = 1
 BATCH = 64
 """Films of one pass of the encoder. Always the same rows together, so that a resumed run computes what an unbroken one does."""
-LOOKED_AT = 2048
+VERIFIED_ROWS = 2048
 """Squares that are hashed when a cache is loaded: all of a small one, evenly spread ones of a large one."""
-SAME = 2e-3
+GREY_LEVEL_TOLERANCE = 2e-3
 """Largest difference of a grey level read again: processors round float16 the other way now and then."""
-READ_AGAIN = 3
+REREAD_FILMS = 3
 """Films that are read from the source again when a cache is loaded: it must still be the same source."""
 FILMS, FEATURES, POOLED, PIXELS = "films.npy", "features.npy", "pooled.npy", "pixel_sha256.npy"
 ROWS, CARD = "rows", "card.json"
 
 
 @dataclass(frozen=True)
-class Cached:
+class FeatureCache:
     """Row for row the films of the source."""
 
     films: npt.NDArray[np.float16]  # [N, S, S] memory map
@@ -60,37 +60,38 @@ class Cached:
     pixel_sha256: npt.NDArray[np.str_]  # [N]
 
 
-def cached(
+def load_or_fill_cache(
     root: Path,
-    source: Source,
+    source: CaseSource,
     base: ChosenBase,
     *,
     device: torch.device,
     workers: int,
     advance: Callable[[int], None] = lambda rows: None,
-) -> Cached:
+) -> FeatureCache:
     """Return the cache of these films under these weights, filled as far as it is not. `advance` hears how many rows there are.
 
-    TryAgain where another process fills it, Refused where the source gives other films than it did, OutOfResources for the disk.
+    TransientError where another process fills it, PermanentError where the source gives other films than it did, OutOfResources
+    for the disk.
     """
     folder = root / cache_key(source, base)
-    with _disk(root):
+    with _translate_disk_errors(root):
         if not (folder / CARD).is_file():
             root.mkdir(parents=True, exist_ok=True)
-            with _alone(folder.with_suffix(".lock")):
+            with _hold_lock(folder.with_suffix(".lock")):
                 if not (folder / CARD).is_file():
-                    _fill(folder.with_suffix(".part"), source, base, device, workers, advance)
-                    _publish(folder.with_suffix(".part"), folder)
-        return _load(folder, source, base)
+                    _fill_cache(folder.with_suffix(".part"), source, base, device, workers, advance)
+                    _publish_cache(folder.with_suffix(".part"), folder)
+        return _load_cache(folder, source, base)
 
 
-def cache_key(source: Source, base: ChosenBase) -> str:
+def cache_key(source: CaseSource, base: ChosenBase) -> str:
     """Return the name of the folder: 32 hex digits for weights, preprocessing and films."""
     parts = {"format": FORMAT, "weights": base.sha256, "preprocess": base.preprocess.fingerprint, "films": source.fingerprint}
     return fingerprint(parts)[:32]
 
 
-class _Arrays:
+class _CacheArrays:
     """The files of a cache under construction."""
 
     def __init__(self, part: Path, rows: int, size: int, features: int, pooled: int, *, done: int) -> None:
@@ -101,10 +102,10 @@ class _Arrays:
         self.films, self.features, self.pixels = of(FILMS, "f2", size, size), of(FEATURES, "f4", features), of(PIXELS, "U64")
         self.pooled = of(POOLED, "f4", pooled) if pooled else None  # there is no memory map of nothing
 
-    def put(self, start: int, squares: npt.NDArray[np.float16], encoded: tuple[torch.Tensor, torch.Tensor]) -> None:
+    def write_rows(self, start: int, squares: npt.NDArray[np.float16], encoded: tuple[torch.Tensor, torch.Tensor]) -> None:
         """Write rows from `start` on, and let the disk have them."""
         rows = slice(start, start + len(squares))
-        self.films[rows], self.pixels[rows] = squares, [_sha256(square) for square in squares]
+        self.films[rows], self.pixels[rows] = squares, [_hash_model_input(square) for square in squares]
         self.features[rows] = encoded[0].numpy()
         if self.pooled is not None:
             self.pooled[rows] = encoded[1].numpy()
@@ -113,43 +114,45 @@ class _Arrays:
                 array.flush()
 
 
-def _fill(part: Path, source: Source, base: ChosenBase, device: torch.device, workers: int, advance: Callable[[int], None]) -> None:
+def _fill_cache(
+    part: Path, source: CaseSource, base: ChosenBase, device: torch.device, workers: int, advance: Callable[[int], None]
+) -> None:
     """Encode every film that is not yet encoded, a batch at a time."""
     encoder, count = base.encoder.to(device), len(source.cases)
     part.mkdir(exist_ok=True)
-    done = _done(part)
+    done = _count_finished_rows(part)
     advance(done)
-    arrays: _Arrays | None = None
-    squares = source.each(range(done, count), lambda image: _square(base, image), workers=workers)
+    arrays: _CacheArrays | None = None
+    squares = source.map_films(range(done, count), lambda image: _compute_model_input(base, image), workers=workers)
     for start in range(done, count, BATCH):
         batch = np.stack(list(islice(squares, BATCH)))
-        encoded = _encoded(encoder, base, batch)
+        encoded = _encode_batch(encoder, base, batch)
         if arrays is None:
             shapes = (base.preprocess.size, encoded[0].shape[1], encoded[1].shape[1])
-            arrays = _Arrays(part, count, *shapes, done=done)
-        arrays.put(start, batch, encoded)
-        _write(part / ROWS, str(start + len(batch)))
+            arrays = _CacheArrays(part, count, *shapes, done=done)
+        arrays.write_rows(start, batch, encoded)
+        _write_atomically(part / ROWS, str(start + len(batch)))
         advance(start + len(batch))
 
 
-def _done(part: Path) -> int:
+def _count_finished_rows(part: Path) -> int:
     """Return how many rows are whole."""
     rows = part / ROWS
     return int(rows.read_text()) if rows.is_file() else 0
 
 
-def _square(base: ChosenBase, image: Image) -> npt.NDArray[np.float16]:
-    with in_the_pipelines_words():
-        return np.asarray(base.preprocess.square(image)[0].numpy(), dtype=np.float16)
+def _compute_model_input(base: ChosenBase, image: Image) -> npt.NDArray[np.float16]:
+    with translate_model_errors():
+        return np.asarray(base.preprocess.make_model_input(image)[0].numpy(), dtype=np.float16)
 
 
-def _encoded(encoder: Encoder, base: ChosenBase, squares: npt.NDArray[np.float16]) -> tuple[torch.Tensor, torch.Tensor]:
+def _encode_batch(encoder: Encoder, base: ChosenBase, squares: npt.NDArray[np.float16]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return features [n, D] and pooled [n, W] on the CPU. From the rounded squares: what is kept is what was encoded."""
-    pixels = base.preprocess.normalised(torch.from_numpy(squares.astype(np.float32))[:, None].to(encoder.device))
-    with in_the_pipelines_words():
+    pixels = base.preprocess.normalise(torch.from_numpy(squares.astype(np.float32))[:, None].to(encoder.device))
+    with translate_model_errors():
         try:
             with torch.inference_mode():
-                pooled, features = from_prefix(encoder, prefix(encoder, pixels, k=0), k=0)
+                pooled, features = encode_activations(encoder, compute_activations(encoder, pixels, k=0), k=0)
         except CannotPartition:
             features = encoder.encode_images(pixels)
             pooled = features[:, :0]
@@ -158,59 +161,61 @@ def _encoded(encoder: Encoder, base: ChosenBase, squares: npt.NDArray[np.float16
     return features.cpu(), pooled.cpu()
 
 
-def _publish(part: Path, folder: Path) -> None:
+def _publish_cache(part: Path, folder: Path) -> None:
     hashes = {name: file_sha256(part / name) for name in (FEATURES, POOLED, PIXELS) if (part / name).is_file()}
-    _write(part / CARD, json.dumps({"format": FORMAT, "sha256": hashes}))
+    _write_atomically(part / CARD, json.dumps({"format": FORMAT, "sha256": hashes}))
     shutil.rmtree(folder, ignore_errors=True)  # a folder without a card: never one of ours that was whole
     part.rename(folder)
 
 
-def _load(folder: Path, source: Source, base: ChosenBase) -> Cached:
+def _load_cache(folder: Path, source: CaseSource, base: ChosenBase) -> FeatureCache:
     """Read a cache and hold it to its hashes, to a look at its squares, and to a few films read again from the source."""
     card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     again = f"remove the folder {folder}: it will be made again"
     for name, sha256 in card["sha256"].items():
         if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
-            raise Refused(f"{folder / name} is not what was written", hint=again)
+            raise PermanentError(f"{folder / name} is not what was written", hint=again)
     films = np.load(folder / FILMS, mmap_mode="r")
     pixels, features = np.load(folder / PIXELS), np.load(folder / FEATURES)
     pooled = np.load(folder / POOLED) if POOLED in card["sha256"] else np.zeros((len(films), 0), dtype=np.float32)
-    for row in _spread(len(films), LOOKED_AT):
-        if _sha256(films[row]) != pixels[row]:
-            raise Refused(f"{folder / FILMS} is damaged at row {row}", hint=again)
-    for row in _spread(len(films), READ_AGAIN):
-        if float(np.abs(_square(base, source.film(row)) - films[row]).max()) > SAME:
-            raise Refused(f"the source gives another film at row {row} than when {folder} was filled", hint=again)
-    return Cached(films, torch.from_numpy(features), torch.from_numpy(pooled), pixels)
+    for row in _choose_spread_rows(len(films), VERIFIED_ROWS):
+        if _hash_model_input(films[row]) != pixels[row]:
+            raise PermanentError(f"{folder / FILMS} is damaged at row {row}", hint=again)
+    for row in _choose_spread_rows(len(films), REREAD_FILMS):
+        if float(np.abs(_compute_model_input(base, source.read_film(row)) - films[row]).max()) > GREY_LEVEL_TOLERANCE:
+            raise PermanentError(f"the source gives another film at row {row} than when {folder} was filled", hint=again)
+    return FeatureCache(films, torch.from_numpy(features), torch.from_numpy(pooled), pixels)
 
 
-def _spread(count: int, wanted: int) -> list[int]:
+def _choose_spread_rows(count: int, wanted: int) -> list[int]:
     return sorted(set(np.linspace(0, count - 1, min(count, wanted)).astype(int).tolist()))
 
 
-def _sha256(square: npt.NDArray[np.float16]) -> str:
+def _hash_model_input(square: npt.NDArray[np.float16]) -> str:
     return hashlib.sha256(np.ascontiguousarray(square).tobytes()).hexdigest()
 
 
-def _write(path: Path, text: str) -> None:
+def _write_atomically(path: Path, text: str) -> None:
     part = path.with_name(f"{path.name}.new")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process. TryAgain where another holds it."""
+def _hold_lock(lock: Path) -> Iterator[None]:
+    """Hold a lock that ends with the process. TransientError where another holds it."""
     with lock.open("w") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise TryAgain(f"another process fills the cache {lock.stem}", hint="wait for it, or give another --cache") from error
+            raise TransientError(
+                f"another process fills the cache {lock.stem}", hint="wait for it, or give another --cache"
+            ) from error
         yield
 
 
 @contextmanager
-def _disk(root: Path) -> Iterator[None]:
+def _translate_disk_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

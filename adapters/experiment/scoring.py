@@ -13,19 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from adapters.ml.error_translation import in_the_pipelines_words
+from adapters.ml.error_translation import translate_model_errors
 from models.errors import CannotPartition
-from models.experiment.draws import draws
+from models.experiment.draws import draw_supports
 from models.experiment.summary import NO_LABELS
 from models.fingerprint import fingerprint
-from models.ladder.method import Bench, Logits, Method, Support
-from pipeline.errors import OutOfResources, Refused
+from models.ladder.method import FewShotBenchmark, Logits, Method, Support
+from pipeline.errors import OutOfResources, PermanentError
 
-SCORES = "scores"
+SCORES_FOLDER = "scores"
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class ScoringUnit:
     """One result: a method on one support, or on none."""
 
     method: Method
@@ -34,7 +34,7 @@ class Unit:
     support: Support | None
 
     @property
-    def file(self) -> str:
+    def file_name(self) -> str:
         """Name of its file."""
         return f"{re.sub(r'[^a-z0-9.=+-]+', '-', self.method.name.lower())}--k{self.shots:04d}--d{self.draw:03d}.npz"
 
@@ -45,7 +45,7 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class UnitScores:
     """A unit's result. `films` is how many cases it learnt from. The logits stay on the disk until they are read."""
 
     method: str
@@ -57,59 +57,61 @@ class Scored:
     studies_read: float  # NaN for a method that needs no support
 
 
-def units(methods: Sequence[Method], bench: Bench, *, shots: Sequence[int], count: int, seed: int) -> list[Unit]:
+def list_units(
+    methods: Sequence[Method], bench: FewShotBenchmark, *, shots: Sequence[int], count: int, seed: int
+) -> list[ScoringUnit]:
     """Return what is to be computed, method by method. All methods learn from the same supports."""
-    supports = draws(bench.cases, bench.split, shots=shots, draws=count, seed=seed)
-    return [unit for method in methods for unit in _units_of(method, supports)]
+    supports = draw_supports(bench.cases, bench.split, shots=shots, draws=count, seed=seed)
+    return [unit for method in methods for unit in _list_method_units(method, supports)]
 
 
-def _units_of(method: Method, supports: Sequence[Support]) -> list[Unit]:
-    if not method.learns:
-        return [Unit(method, NO_LABELS, 0, None)]
-    return [Unit(method, support.shots, support.draw, support) for support in supports]
+def _list_method_units(method: Method, supports: Sequence[Support]) -> list[ScoringUnit]:
+    if not method.needs_support:
+        return [ScoringUnit(method, NO_LABELS, 0, None)]
+    return [ScoringUnit(method, support.shots, support.draw, support) for support in supports]
 
 
 @dataclass(frozen=True, slots=True)
-class Results:
+class ScoringResults:
     """Everything that was scored, and which methods this encoder does not allow, with the reason."""
 
-    scored: Sequence[Scored]
-    impossible: dict[str, str]
+    unit_scores: Sequence[UnitScores]
+    unsupported_methods: dict[str, str]
 
 
-def run(
+def score_units(
     out: Path,
-    bench: Bench,
-    wanted: Sequence[Unit],
+    bench: FewShotBenchmark,
+    wanted: Sequence[ScoringUnit],
     *,
     seed: int,
-    advance: Callable[[Unit, bool], None] = lambda unit, kept: None,
-) -> Results:
+    advance: Callable[[ScoringUnit, bool], None] = lambda unit, kept: None,
+) -> ScoringResults:
     """Compute what is missing in `out`/scores, read what is there. `advance` hears each unit and whether it was there.
 
     Refused where a file is not of this experiment, OutOfResources where one cannot be written.
     """
-    folder = out / SCORES
-    scored: list[Scored] = []
+    folder = out / SCORES_FOLDER
+    scored: list[UnitScores] = []
     impossible: dict[str, str] = {}
     for unit in wanted:
-        path = folder / unit.file
+        path = folder / unit.file_name
         kept = path.is_file()
         if not kept and unit.method.name not in impossible:
-            with in_the_pipelines_words():
+            with translate_model_errors():
                 try:
-                    _compute(path, unit, bench, seed)
+                    _compute_scores(path, unit, bench, seed)
                 except CannotPartition as error:
                     impossible[unit.method.name] = str(error)
         if unit.method.name not in impossible:
-            scored.append(_read(path, unit, bench))
+            scored.append(_read_scores(path, unit, bench))
         advance(unit, kept)
-    return Results(scored, impossible)
+    return ScoringResults(scored, impossible)
 
 
-def _compute(path: Path, unit: Unit, bench: Bench, seed: int) -> None:
+def _compute_scores(path: Path, unit: ScoringUnit, bench: FewShotBenchmark, seed: int) -> None:
     started = time.monotonic()
-    logits = unit.method.scores(bench, unit.support, seed=_seed(unit, seed))
+    logits = unit.method.scores(bench, unit.support, seed=_derive_seed(unit, seed))
     seconds = time.monotonic() - started
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,32 +123,32 @@ def _compute(path: Path, unit: Unit, bench: Bench, seed: int) -> None:
         raise OutOfResources(f"cannot write {path}: {error.strerror}", hint="make room and run the same command again") from error
 
 
-def _seed(unit: Unit, seed: int) -> int:
+def _derive_seed(unit: ScoringUnit, seed: int) -> int:
     """A number for each support: the same for every method on it, so that two may share a fit, and for no other."""
     return int(fingerprint([seed, unit.shots, unit.draw])[:8], 16)
 
 
-def _read(path: Path, unit: Unit, bench: Bench) -> Scored:
+def _read_scores(path: Path, unit: ScoringUnit, bench: FewShotBenchmark) -> UnitScores:
     """Read a unit's file and hold it to the support and the test set."""
     try:
         with path.open("rb") as stream, np.load(stream) as kept:
             shape, seconds, support = kept["logits"].shape, float(kept["seconds"]), str(kept["support"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise Refused(f"{path} cannot be read", hint="remove the file: it will be computed again") from error
+        raise PermanentError(f"{path} cannot be read", hint="remove the file: it will be computed again") from error
     if support != unit.support_sha256 or shape != (len(bench.split.test), len(bench.cases.findings)):
-        raise Refused(f"{path} is of another experiment", hint="remove the file, or give another --out")
-    return Scored(
+        raise PermanentError(f"{path} is of another experiment", hint="remove the file, or give another --out")
+    return UnitScores(
         method=unit.method.name,
         shots=unit.shots,
         draw=unit.draw,
-        logits=partial(_logits, path),
+        logits=partial(_read_logits, path),
         seconds=seconds,
         films=0 if unit.support is None else len(unit.support.rows),
         studies_read=float("nan") if unit.support is None else unit.support.studies_read,
     )
 
 
-def _logits(path: Path) -> Logits:
+def _read_logits(path: Path) -> Logits:
     with path.open("rb") as stream, np.load(stream) as kept:
         logits: Logits = kept["logits"]
         return logits

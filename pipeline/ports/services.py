@@ -15,7 +15,6 @@ from typing import BinaryIO, Protocol
 from pipeline.domain import (
     AuditEvent,
     Comparison,
-    Course,
     Document,
     Image,
     ModelVersion,
@@ -25,10 +24,11 @@ from pipeline.domain import (
     StoredFile,
     StoredInstance,
     Study,
+    TrainingSet,
     VersionState,
 )
 from pipeline.ports.backfill import Backfills
-from pipeline.ports.images import Landing, Seen, Sight
+from pipeline.ports.images import DecoderTransform, DeviceTransfer, ModelInput
 from pipeline.ports.jobs import Circuits, Jobs
 from pipeline.ports.labels import Labels, Requests
 from pipeline.ports.studies import Reports, ScoreRows, Studies
@@ -54,7 +54,7 @@ class Versions(Protocol):
     def add(self, version: ModelVersion) -> None:
         """Insert a version in the state it carries."""
 
-    def served_before(self) -> ModelVersion | None:
+    def previously_serving(self) -> ModelVersion | None:
         """Return the retired version that served last, or None."""
 
     def put_state(self, number: int, state: VersionState, *, reason: str) -> None:
@@ -103,7 +103,7 @@ class Catalog(Protocol):
         """Open a transaction that only reads."""
 
 
-class Arriving(Protocol):
+class IncomingFile(Protocol):
     """A file on its way in: whole and durable once it is kept, and nothing before."""
 
     @property
@@ -116,7 +116,7 @@ class Arriving(Protocol):
     def open(self) -> BinaryIO:
         """Read what has been written so far, from the start."""
 
-    def keep(self) -> StoredFile:
+    def commit(self) -> StoredFile:
         """Fsync, rename into place, fsync the folder, whatever stood there. OutOfResources as above."""
 
     def discard(self) -> None:
@@ -126,7 +126,7 @@ class Arriving(Protocol):
 class ImageStore(Protocol):
     """Durable files, named by their own SHA-256."""
 
-    def arriving(self) -> Arriving:
+    def open_incoming(self) -> IncomingFile:
         """Begin a file. OutOfResources when the disk will not take it."""
 
     def file_of(self, content: bytes) -> StoredFile:
@@ -162,30 +162,30 @@ class Scorer(Protocol):
     def version(self) -> ModelVersion: ...
 
     @property
-    def sight(self) -> Sight:
+    def decoder_transform(self) -> DecoderTransform:
         """What it looks at of an image: that, landed, scores as the image itself does."""
 
     @property
-    def land(self) -> Landing:
+    def to_device(self) -> DeviceTransfer:
         """Where it wants that to be: its own memory, or a device's."""
 
-    def recall(self, films: Sequence[StoredInstance]) -> Mapping[str, Scores]:
+    def score_cached(self, instances: Sequence[StoredInstance]) -> Mapping[str, Scores]:
         """Return SOPInstanceUID -> float32 [14] of those films that it can score by what was kept of them, without their pixels."""
 
-    def score(self, images: Sequence[Image | Seen], films: Sequence[StoredInstance] = ()) -> Scores:
+    def score(self, images: Sequence[Image | ModelInput], instances: Sequence[StoredInstance] = ()) -> Scores:
         """Return float32 [N, 14] in 0..1 for N images of any size, or for what landed of them.
 
         Where it is told of which films they are, it keeps what a later version needs to score them; a failure of that is none here.
         """
 
-    def not_kept(self, films: Sequence[StoredInstance]) -> Sequence[StoredInstance]:
+    def uncached(self, instances: Sequence[StoredInstance]) -> Sequence[StoredInstance]:
         """Return those films of which nothing is kept though there is room for it."""
 
-    def keep(self, images: Sequence[Image | Seen], films: Sequence[StoredInstance]) -> None:
+    def cache_activations(self, images: Sequence[Image | ModelInput], instances: Sequence[StoredInstance]) -> None:
         """Keep of N films with these images what `score` would."""
 
     @property
-    def room(self) -> int:
+    def cache_capacity(self) -> int:
         """Of how many films something can be kept at a time, about; 0 where it keeps nothing."""
 
 
@@ -196,7 +196,7 @@ class Scorers(Protocol):
         """Return the loaded version; the same object as long as the version stays. NoWeights, WeightsRejected."""
 
 
-Watch = Callable[[str, int, int], None]
+StageCallback = Callable[[str, int, int], None]
 """Hears what is under way, how much of it is done, and how much there is. May wait, or raise to stop: nothing is half done."""
 
 
@@ -207,7 +207,7 @@ class Candidate(Protocol):
     def comparisons(self) -> Sequence[Comparison]:
         """With zero-shot, and with the serving version where that is another."""
 
-    def staged(self) -> AbstractContextManager[Callable[[int], ModelVersion]]:
+    def stage_files(self) -> AbstractContextManager[Callable[[int], ModelVersion]]:
         """Write its files aside. What is given puts them in their place, whole, under a number and returns the version's row.
 
         Files that were not put in their place are gone when the context ends. OutOfResources.
@@ -217,19 +217,19 @@ class Candidate(Protocol):
 class Trainer(Protocol):
     """Labelled studies to a candidate."""
 
-    def train(self, course: Course, watch: Watch) -> Candidate:
+    def train(self, training_set: TrainingSet, on_progress: StageCallback) -> Candidate:
         """Learn from the base of the serving version and measure. Same course, same weights.
 
-        NoWeights, WeightsRejected; Refused where the films that can be read leave nothing to learn.
+        NoWeights, WeightsRejected; PermanentError where the films that can be read leave nothing to learn.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitPolicy:
-    """When to leave an archive alone: after `threshold` failures in a row, for `rest_seconds`."""
+    """When to leave an archive alone: after `threshold` failures in a row, for `open_seconds`."""
 
     threshold: int = 3
-    rest_seconds: float = 30.0
+    open_seconds: float = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,21 +247,21 @@ class ReportContent:
 class ReportWriter(Protocol):
     """Predictions to the bytes of an SR."""
 
-    def identify(self, study_instance_uid: str, version: int, revision: int) -> Report:
+    def pending_report(self, study_instance_uid: str, version: int, revision: int) -> Report:
         """Return the pending report with its derived UIDs."""
 
     def write(self, content: ReportContent) -> bytes:
         """Return a DICOM file. ReportImpossible where the headers do not allow one."""
 
 
-class Counter(Protocol):
+class InstanceCounter(Protocol):
     """Who can tell how many instances a study has."""
 
     def count_instances(self, study_instance_uid: str) -> int | None:
         """C-FIND NumberOfStudyRelatedInstances (PS3.4 C.6.2.1); None where the archive cannot tell or be reached."""
 
 
-class Archive(Counter, Protocol):
+class Archive(InstanceCounter, Protocol):
     """The PACS."""
 
     @property

@@ -23,13 +23,13 @@ code { font-size: .9em; background: #f5f5f5; overflow-wrap: anywhere; }
 """
 
 
-def page(title: str, markdown: str, folder: Path) -> str:
+def render_html(title: str, markdown: str, folder: Path) -> str:
     """Return a whole HTML document. Pictures are read from `folder` and put into it; raw HTML in the text is shown, not obeyed."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = reader.parse(markdown)
     for token in tokens:
         for child in token.children or ():
-            _embed(child, folder)
+            _embed_image(child, folder)
     body = reader.renderer.render(tokens, reader.options, {})
     body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
     return (
@@ -38,7 +38,7 @@ def page(title: str, markdown: str, folder: Path) -> str:
     )
 
 
-def _embed(token: Token, folder: Path) -> None:
+def _embed_image(token: Token, folder: Path) -> None:
     if token.type == "image":
         content = (folder / str(token.attrs["src"])).read_bytes()
         token.attrs["src"] = "data:image/png;base64," + base64.b64encode(content).decode()

@@ -1,0 +1,118 @@
+"""The demonstration: radiographs travel archive -> radclipd -> archive, a few are labelled, radclipd learns from them and scores
+the archive again, and in the end it shows what the scores were worth before and after.
+
+Every part is the real one: the archive (Orthanc), the verbs, the daemon, the database. Only the patients do not exist.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from adapters.demo import learning_steps, steps
+from adapters.demo.evaluation import UNDEFINED
+from adapters.demo.scratch import scratch_folder
+from adapters.demo.state import DemoFailed, DemoOptions, DemoState
+from pipeline.errors import RadclipdError, TransientError
+
+__all__ = ["DEMO_STEPS", "DemoOptions", "DemoStep", "run_demo"]
+
+TAIL_LINES = 25
+
+
+@dataclass(frozen=True, slots=True)
+class DemoStep:
+    """One step of the story."""
+
+    title: str
+    run: Callable[[DemoState], None]
+
+
+DEMO_STEPS: tuple[DemoStep, ...] = (
+    DemoStep("The hospital has an archive", steps.start_archive),
+    DemoStep("radclipd is set up beside it", steps.install_radclipd),
+    DemoStep("It needs weights", steps.import_model),
+    DemoStep("The daemon starts", steps.start_daemon),
+    DemoStep("Patients are X-rayed, and the films go to the archive", steps.send_studies),
+    DemoStep("radclipd receives, scores and reports", steps.wait_for_reports),
+    DemoStep("The archive has the reports", steps.fetch_reports),
+    DemoStep("One report, as the archive gives it back", steps.show_report),
+    DemoStep("The same in SQL", steps.show_findings),
+    DemoStep("A radiologist reads a few studies", learning_steps.read_studies),
+    DemoStep("radclipd learns from them", learning_steps.run_learning),
+    DemoStep("The archive is scored again", learning_steps.wait_for_rescoring),
+    DemoStep("The archive has the successors", learning_steps.fetch_successors),
+    DemoStep("What the scores were worth", steps.show_evaluation),
+    DemoStep("Where things lie", steps.show_locations),
+)
+"""The story, in order. Whatever changes the model goes before its worth is shown, and keeps its scores
+(`chapters.record_scores`)."""
+
+
+def run_demo(options: DemoOptions, console: Console) -> int:
+    """Tell the story; return the exit status. The last line printed is `DEMO OK ...` or `DEMO FAILED ...`."""
+    started = time.monotonic()
+    demo = DemoState(options, console, scratch_folder(options.folder))
+    try:
+        with _stop_on_exit(demo):
+            for number, chapter in enumerate(DEMO_STEPS, 1):
+                console.print(f"[bold]{number}. {chapter.title}[/bold]", highlight=False)
+                chapter.run(demo)
+            seconds = time.monotonic() - started
+            if options.hold:
+                _keep_running(demo)
+    except (DemoFailed, RadclipdError, KeyboardInterrupt) as error:
+        return _report_failure(demo, error)
+    before, after = (demo.evaluation.performances[place].mean if demo.evaluation else UNDEFINED for place in (0, -1))
+    counts = f"studies={len(demo.sent_studies)} reports={len(demo.reports)} labelled={len(demo.reader_findings)}"
+    counts += f" zero_shot={before} mean_auc={after} seconds={seconds:.0f}"
+    console.print(f"DEMO OK {counts}", highlight=False)
+    return 0
+
+
+def _keep_running(demo: DemoState) -> None:
+    demo.print_line("Everything keeps running. Ctrl-C ends it.")
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            demo.installation.require_alive()
+            time.sleep(1)
+
+
+def _report_failure(demo: DemoState, error: BaseException) -> int:
+    words = str(error) or "interrupted"
+    if demo.radclipd and demo.radclipd.log.exists() and not isinstance(error, KeyboardInterrupt):
+        demo.console.print(f"The end of the log of the daemon ({demo.radclipd.log}):", highlight=False, soft_wrap=True)
+        for line in demo.radclipd.read_log_tail(TAIL_LINES) or ["(it is empty)"]:
+            demo.print_line(line)
+    if hint := getattr(error, "hint", ""):
+        demo.print_line(f"hint: {hint}")
+    first = words.splitlines()[0] + (" (passing: try again)" if isinstance(error, TransientError) else "")
+    demo.console.print(f"DEMO FAILED {first}", highlight=False, markup=False, soft_wrap=True)
+    return 1
+
+
+@contextlib.contextmanager
+def _stop_on_exit(demo: DemoState) -> Iterator[None]:
+    """Stop every process that the story started, however it ends: by itself, by an error, by Ctrl-C, by SIGTERM."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupted)
+    try:
+        yield
+    finally:
+        impatient = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # Together: the listener drains until the archive lets its association go.
+        with ThreadPoolExecutor() as both:
+            for stopped in [both.submit(part.stop) for part in (demo.archive, demo.radclipd) if part is not None]:
+                stopped.result()
+        signal.signal(signal.SIGINT, impatient)
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,230 @@
+"""How well scores agree with the hidden truth: AUC of each finding and their mean, as a table and as a plot.
+
+An outcome has one column for each model that scored the same studies; where there are several they stand side by side, with what
+the last has gained on the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from rich import box
+from rich.table import Table
+
+from adapters.experiment import plot_style
+from adapters.simulator.truth import GroundTruth
+from models.evaluation.cases import ABSENT, PRESENT
+from models.evaluation.statistics import PatientBootstrap, auc, macro_average, percentile_interval
+from pipeline.domain import FINDINGS
+
+Floats = npt.NDArray[np.float64]
+StudyScores = Mapping[str, Floats]
+"""Study Instance UID -> float64 [14], the probabilities of FINDINGS in their order; NaN for one that is not there."""
+
+UNDEFINED = "-"
+"""Stands where a measure is not defined: a finding that no study has, or every one."""
+RESAMPLES, SEED = 1000, 0
+CHANCE = 0.5
+MODEL_COLOURS = (plot_style.INK, *plot_style.COLOURS)
+DOT_SPACING = 0.24
+"""Of a row's height, between the dots of two columns."""
+GAIN = "gain"
+
+
+@dataclass(frozen=True)
+class AucEstimate:
+    """An AUC with its 95 % interval: patients resampled with all their studies. NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return UNDEFINED if np.isnan(self.value) else f"{self.value:.3f}"
+
+    @property
+    def interval(self) -> str:
+        """Its interval in words."""
+        return UNDEFINED if np.isnan(self.low) else f"{self.low:.3f} to {self.high:.3f}"
+
+    @property
+    def signed_value(self) -> str:
+        """Its value as a difference."""
+        return UNDEFINED if np.isnan(self.value) else f"{self.value:+.3f}"
+
+    @property
+    def signed_interval(self) -> str:
+        """Its interval as one of a difference."""
+        return UNDEFINED if np.isnan(self.low) else f"{self.low:+.3f} to {self.high:+.3f}"
+
+
+@dataclass(frozen=True)
+class ModelPerformance:
+    """What one model achieved."""
+
+    name: str
+    findings: tuple[AucEstimate, ...]  # of FINDINGS
+    mean: AucEstimate  # over the findings where it is defined
+
+
+@dataclass(frozen=True)
+class DemoEvaluation:
+    """What every model achieved on the same studies."""
+
+    marking: str  # of the models; shows wherever the outcome does
+    studies: int
+    patients: int
+    positives: tuple[int, ...]  # of FINDINGS
+    performances: tuple[ModelPerformance, ...]
+    gain: ModelPerformance | None  # of the last column on the first, resample by resample; None where there is one column
+    studies_description: str = ""  # the studies, in words
+
+    @property
+    def defined_findings(self) -> int:
+        """How many findings some studies have and some have not."""
+        return sum(0 < count < self.studies for count in self.positives)
+
+    @property
+    def title(self) -> str:
+        """What was measured, of what model."""
+        return "AUC against the hidden truth" + (f" ({self.marking})" if self.marking else "")
+
+    @property
+    def sample_description(self) -> str:
+        """On how much."""
+        return f"{self.studies} studies of {self.patients} patients" + (
+            f", {self.studies_description}" if self.studies_description else ""
+        )
+
+
+def group_scores(rows: Iterable[tuple[str, str, float]]) -> dict[str, Floats]:
+    """Return scores from rows of v_predictions: study_instance_uid, finding, probability."""
+    place = {finding: number for number, finding in enumerate(FINDINGS)}
+    scores: dict[str, Floats] = {}
+    for study, finding, probability in rows:
+        scores.setdefault(study, np.full(len(FINDINGS), np.nan))[place[finding]] = probability
+    return scores
+
+
+def evaluate_scores(
+    truth: Mapping[str, GroundTruth], scores_by_model: Mapping[str, StudyScores], *, marking: str, studies_description: str = ""
+) -> DemoEvaluation | None:
+    """Measure each column on the studies whose truth is known and that every column scored; None where there is no such study."""
+    studies = sorted(study for study in truth if all(study in scores for scores in scores_by_model.values()))
+    if not studies or not scores_by_model:
+        return None
+    shown = np.array([[finding in truth[study].findings for finding in FINDINGS] for study in studies])
+    patients = np.array([truth[study].patient for study in studies])
+    labels = np.where(shown, PRESENT, ABSENT).astype(np.int8)
+    bootstrap = PatientBootstrap(patients, resamples=RESAMPLES, seed=SEED)
+    stacked = {name: np.stack([scores[study] for study in studies]) for name, scores in scores_by_model.items()}
+    values = {name: auc(scores, labels) for name, scores in stacked.items()}
+    samples = {name: bootstrap.auc(scores, labels) for name, scores in stacked.items()}
+    names = list(scores_by_model)
+    first, last = names[0], names[-1]
+    gain = _estimate_performance(GAIN, values[last] - values[first], samples[last] - samples[first]) if first != last else None
+    return DemoEvaluation(
+        marking=marking,
+        studies=len(studies),
+        patients=len(np.unique(patients)),
+        positives=tuple(shown.sum(axis=0).tolist()),
+        performances=tuple(_estimate_performance(name, values[name], samples[name]) for name in scores_by_model),
+        gain=gain,
+        studies_description=studies_description,
+    )
+
+
+def _estimate_performance(name: str, values: Floats, samples: Floats) -> ModelPerformance:
+    """Of measures [F] and the same on resamples [R, F]."""
+    low, high = percentile_interval(samples)
+    findings = tuple(map(AucEstimate, values.tolist(), low.tolist(), high.tolist()))
+    low, high = percentile_interval(macro_average(samples))
+    return ModelPerformance(name, findings, AucEstimate(float(macro_average(values)), float(low), float(high)))
+
+
+def build_table(evaluation: DemoEvaluation) -> Table:
+    """Return the outcome as a table: findings down, models across, the mean with its interval last."""
+    title = f"{evaluation.title}\n{evaluation.sample_description}"
+    width = max(map(len, title.splitlines())) + 2
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", min_width=width)
+    made.add_column("finding")
+    made.add_column("positives", justify="right")
+    for name in [column.name for column in evaluation.performances] + ([GAIN, "95 % interval"] if evaluation.gain else []):
+        made.add_column(name, justify="right")
+    for number, finding in enumerate(FINDINGS):
+        areas = [str(column.findings[number]) for column in evaluation.performances]
+        gained = _format_gain(evaluation.gain.findings[number]) if evaluation.gain else []
+        made.add_row(finding.replace("_", " "), str(evaluation.positives[number]), *areas, *gained)
+    made.add_section()
+    gained = _format_gain(evaluation.gain.mean) if evaluation.gain else []
+    made.add_row(f"mean of {evaluation.defined_findings}", "", *(str(column.mean) for column in evaluation.performances), *gained)
+    made.add_row("95 % interval", "", *(column.mean.interval for column in evaluation.performances))
+    return made
+
+
+def _format_gain(area: AucEstimate) -> list[str]:
+    return [area.signed_value, area.signed_interval]
+
+
+def draw_plot(evaluation: DemoEvaluation, path: Path, *, films: str) -> Path:
+    """Draw the outcome as a PNG and return its path: a dot with its interval for each finding and model. `films`: of what.
+
+    Where a model has gained on another, what it gained stands beside it.
+    """
+    with rc_context(plot_style.MATPLOTLIB_RC):
+        made = plot_style.new_figure(9.6 if evaluation.gain else 7.4, 5.6)
+        if evaluation.gain:
+            axes, beside = made.subplots(1, 2, sharey=True, width_ratios=(5, 3))
+            _draw_gain(beside, evaluation.gain)
+        else:
+            axes = made.add_subplot()
+        _draw_auc_estimates(axes, evaluation)
+        made.suptitle(f"{evaluation.title}\n{evaluation.sample_description}; {films}", x=0.01, ha="left", fontsize="medium")
+        made.legend(loc="outside lower right", frameon=False, ncols=len(evaluation.performances))
+        return plot_style.save_figure(made, path, marking=evaluation.marking)
+
+
+def _draw_auc_estimates(axes: Axes, evaluation: DemoEvaluation) -> None:
+    names = [f"{finding.replace('_', ' ')}  ({count})" for finding, count in zip(FINDINGS, evaluation.positives, strict=True)]
+    _draw_reference_lines(axes, CHANCE)
+    for number, column in enumerate(evaluation.performances):
+        label = f"{column.name}, mean {column.mean}"
+        _draw_estimates(
+            axes,
+            column,
+            MODEL_COLOURS[number % len(MODEL_COLOURS)],
+            (number - (len(evaluation.performances) - 1) / 2) * DOT_SPACING,
+            label,
+        )
+    axes.set_yticks(range(len(names) + 1), [*names, "mean"])
+    axes.set_ylim(len(names) + 0.6, -0.6)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("AUC with its 95 % interval, patients resampled\n(in brackets: studies that have the finding)")
+
+
+def _draw_gain(axes: Axes, gain: ModelPerformance) -> None:
+    _draw_reference_lines(axes, 0.0)
+    _draw_estimates(axes, gain, plot_style.INK, 0.0, None)
+    axes.tick_params(axis="y", length=0, labelleft=False)
+    axes.set_xlabel(f"gain in AUC, its 95 % interval, paired\n(mean {gain.mean.signed_value}, {gain.mean.signed_interval})")
+
+
+def _draw_reference_lines(axes: Axes, reference_value: float) -> None:
+    """Mark the value that is worth nothing, and set the mean apart."""
+    axes.axvline(reference_value, color=plot_style.FAINT, linestyle=plot_style.DASHES[1], linewidth=1.0)
+    axes.axhline(len(FINDINGS) - 0.5, color=plot_style.FAINT, linewidth=0.6)
+    axes.grid(visible=False, axis="y")
+
+
+def _draw_estimates(axes: Axes, column: ModelPerformance, ink: str, shift: float, label: str | None) -> None:
+    areas = [*column.findings, column.mean]
+    places = [row + shift for row, area in enumerate(areas) if not np.isnan(area.value)]
+    there = [area for area in areas if not np.isnan(area.value)]
+    axes.hlines(places, [area.low for area in there], [area.high for area in there], color=ink, linewidth=1.2)
+    axes.plot([area.value for area in there], places, "o", color=ink, markersize=4.5, clip_on=False, label=label)

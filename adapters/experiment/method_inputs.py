@@ -1,0 +1,43 @@
+"""What every method works on: the films of a source as one encoder sees them."""
+
+from __future__ import annotations
+
+import torch
+
+from adapters.experiment.bases import ChosenBase
+from adapters.experiment.case_source import CaseSource, with_pixel_hashes
+from adapters.experiment.feature_cache import FeatureCache
+from adapters.ml.error_translation import translate_model_errors
+from models.classifier.head import zero_shot_head
+from models.classifier.prompts import Prompts
+from models.ladder.method import FewShotBenchmark
+
+
+def build_bench(
+    source: CaseSource, cache: FeatureCache, base: ChosenBase, prompts: Prompts, *, device: torch.device
+) -> FewShotBenchmark:
+    """Return the bench. PermanentError where a film is on both sides, now that the pixels are known."""
+    cases = with_pixel_hashes(source.cases, cache.pixel_sha256)
+    split = source.split(cases)
+    encoder = base.encoder.to(device)
+    with translate_model_errors():
+        return FewShotBenchmark(
+            cases=cases,
+            split=split,
+            model_inputs=cache.films,
+            features=cache.features,
+            pooled=cache.pooled,
+            encoder=encoder,
+            preprocess=base.preprocess,
+            single=zero_shot_head(encoder, first_prompts(prompts)),
+            ensemble=zero_shot_head(encoder, prompts),
+        )
+
+
+def first_prompts(prompts: Prompts) -> Prompts:
+    """Return one positive and one negative prompt a finding: the first template with the first phrase."""
+    return Prompts(
+        positive=prompts.positive[:1],
+        negative=prompts.negative[:1],
+        phrases={finding: phrases[:1] for finding, phrases in prompts.phrases.items()},
+    )
