@@ -93,7 +93,7 @@ def measured(side: Side, devices: int, rounds: int) -> dict[str, Any]:
         starts.append(time.monotonic() - begun)
 
     found: dict[str, list[tuple[float, float, float]]] = {"one": [], "several": []}
-    with patch.object(RankPool, "_gather", timed):
+    with patch.object(RankPool, "_accept_ranks", timed):
         for _ in range(rounds):
             found["one"].append(side.on(1))
             found["several"].append(side.on(devices))

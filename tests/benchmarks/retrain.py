@@ -154,7 +154,7 @@ class Round:
         settings = TrainerSettings(
             plan=self._plan, min_positives=2, undetermined_margin=0.05, device="cpu", threads=0, cache_settings=kept
         )
-        with patch.object(fine_tuning, "descend", partial(self._timed, clock)):
+        with patch.object(fine_tuning, "optimise", partial(self._timed, clock)):
             ClipTrainer(self._store, self._films, settings).train(self._course, lambda *_: None)
 
     def _learn_from_pixels(self, clock: Callable[[], float]) -> None:
@@ -164,9 +164,9 @@ class Round:
             return encode_activations(encoder, compute_activations(encoder, normalised(squares), k=k), k=k)
 
         with (
-            patch.object(trainer, "FilmReader", PixelReader),
-            patch.object(fine_tuning, "from_prefix", through_all),
-            patch.object(training_round, "from_prefix", through_all),
+            patch.object(trainer, "TrainingImageReader", PixelReader),
+            patch.object(fine_tuning, "encode_activations", through_all),
+            patch.object(training_round, "encode_activations", through_all),
         ):
             self._learn(None, clock)
 

@@ -68,7 +68,7 @@ def test_tables_are_what_the_migrations_make(catalog_url: str) -> None:
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "target_metadata": metadata})
         found = compare_metadata(context, metadata)
-        return [d for d in found if "Moment" not in str(d)]
+        return [d for d in found if "UtcDateTime" not in str(d)]
 
     assert on(catalog_url, differences) == []
 
@@ -197,7 +197,7 @@ def test_indexes_are_made_before_the_upgrade_and_one_that_was_broken_off_is_made
         assert all(found.values())
         raise KeyError
 
-    monkeypatch.setattr(schema, "_migrate", fail)
+    monkeypatch.setattr(schema, "_run_migrations", fail)
     with pytest.raises(KeyError):
         schema.upgrade(url)
     assert schema.current(url) == "0001"
@@ -234,7 +234,7 @@ def test_an_upgrade_gives_up_before_readers_have_stood_behind_it_for_long(
 ) -> None:
     """Its last part takes tables for itself. While it waits for one who reads on, others wait behind it: five seconds at most."""
     url = load_release("0.1.0", "postgresql", request, tmp_path)
-    monkeypatch.setattr(schema, "_go_ahead", lambda connection: None)
+    monkeypatch.setattr(schema, "_prepare_online", lambda connection: None)
     engine = open_engine(database_url(url), busy_timeout_seconds=5)
     with engine.connect() as reader:
         reader.execute(text("SELECT count(*) FROM v_studies"))

@@ -265,7 +265,7 @@ def test_one_device_starts_no_process(tmp_path: Path, monkeypatch: pytest.Monkey
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("ranks on one device")
 
-    monkeypatch.setattr(trainer, "Ranks", refuse)
+    monkeypatch.setattr(trainer, "RankPool", refuse)
     ward = Ward(tmp_path, method="partial")
     ward.labelled(12)
     assert ward.learn().version is not None

@@ -216,7 +216,7 @@ def test_a_device_that_makes_other_squares_makes_none(monkeypatch: pytest.Monkey
 
     assert "differ" in squares_module._describe_host_difference(Biased(SIZE, CPU), SIZE)
     assert squares_module._describe_host_difference(Unable(SIZE, CPU), SIZE) == "no kernel for it"
-    monkeypatch.setattr(squares_module, "DeviceSquares", lambda preprocess, device: Biased(preprocess, CPU))
+    monkeypatch.setattr(squares_module, "DeviceModelInputBuilder", lambda preprocess, device: Biased(preprocess, CPU))
     assert isinstance(choose_model_input_builder(SIZE, torch.device("meta")), HostModelInputBuilder)
 
 

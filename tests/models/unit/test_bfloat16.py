@@ -64,7 +64,7 @@ def test_a_version_that_scores_alike_serves_in_bfloat16(exact: Classifier) -> No
 
 
 def test_one_that_does_not_serves_in_float32_and_says_so_loudly(exact: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bfloat16, "LARGEST_DIFFERENCE", 1e-9)  # no network of any size rounds as finely
+    monkeypatch.setattr(bfloat16, "MAX_SCORE_DIFFERENCE", 1e-9)  # no network of any size rounds as finely
     with capture_logs() as logs:
         served = apply_precision(exact, "bfloat16")
     assert served is exact

@@ -107,7 +107,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         trainings.append(recipe.k)
         return fine_tune(*args, **settings)  # type: ignore[arg-type] # passed on as they came
 
-    monkeypatch.setattr(partial, "fit", counting)
+    monkeypatch.setattr(partial, "fine_tune", counting)
     yield trainings
 
 

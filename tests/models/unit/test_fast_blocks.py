@@ -41,7 +41,7 @@ def multiplied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         widths.append(len(weight))
         return linear(rows, weight, bias)
 
-    monkeypatch.setattr(fast_blocks, "_linear", noted)
+    monkeypatch.setattr(fast_blocks, "_apply_linear", noted)
     return widths
 
 

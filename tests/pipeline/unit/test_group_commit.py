@@ -112,7 +112,7 @@ def test_nobody_hears_success_of_a_commit_that_failed() -> None:
 
 
 def test_a_catalog_that_takes_long_to_be_away_is_tried_once_for_all_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(group_commit, "RETRY_WINDOW_SECONDS", 0)
     catalog = SlowCatalog()
     catalog.away_after = 1
     first, *others = all_at_once(catalog, [saying(word) for word in "abcd"])

@@ -64,7 +64,7 @@ def test_the_newest_study_comes_first_and_arrivals_before_all(hospital: Hospital
 
 
 def test_only_so_many_wait_at_a_time(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rescore, "WAITING_AT_MOST", 2)
+    monkeypatch.setattr(rescore, "MAX_WAITING_JOBS", 2)
     promote(hospital)
     assert rescore.rescore(catalog=hospital.catalog) == 2
     hospital.run()
@@ -196,8 +196,8 @@ def test_a_new_film_is_reported_whatever_is_scored_again(hospital: Hospital) -> 
 def test_a_round_looks_at_so_many_studies_and_the_next_one_goes_on_below(
     hospital: Hospital, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rescore, "SPAN", 1)
-    monkeypatch.setattr(rescore, "SPANS", 2)
+    monkeypatch.setattr(rescore, "STUDIES_PER_SPAN", 1)
+    monkeypatch.setattr(rescore, "SPANS_PER_ROUND", 2)
     promote(hospital)
     walk = rescore.RescoreCursor()
     assert [rescore.rescore(catalog=hospital.catalog, cursor=walk) for _ in range(3)] == [2, 1, 0]
