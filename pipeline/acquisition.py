@@ -27,7 +27,7 @@ Names = npt.NDArray[np.str_]
 
 
 class SelectionReason(StrEnum):
-    """Kinds of reason to ask for a study: `asked_because` of its labels."""
+    """Kinds of reason to ask for a study: `selection_reason` of its labels."""
 
     MONITORING = rules.MONITORING  # by lot, to measure with; its patients are never learnt from
     POSITIVES = "positives"  # ranked high for a finding of which few positives are known

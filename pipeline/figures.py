@@ -75,7 +75,7 @@ class QueueFigures:
     versions: Mapping[VersionState, int]
     serving: int | None
     serving_since: datetime | None
-    marking: str  # of the serving version
+    notice: str  # of the serving version
     stage: LearningStage | None  # of a round of learning that runs
     last_round: LearningRound | None
     gains: Collection[LearningGain]

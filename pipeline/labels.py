@@ -261,7 +261,7 @@ def _check_reading(reading: ReaderStatement, now: datetime) -> Iterator[LabelFau
     row, probability = reading.row, reading.selection_probability
     if not reading.reader.strip():
         yield LabelFault(row, "reader", reading.reader, "say who read it: a reader column, or --reader NAME")
-    for column in ("reader", "source", "asked_because", "document"):
+    for column in ("reader", "source", "selection_reason", "document"):
         word = getattr(reading, column)
         if len(word) > MAX_TEXT_LENGTH or not (word.isprintable() or not word):
             yield LabelFault(row, column, word, f"at most {MAX_TEXT_LENGTH} printable characters")

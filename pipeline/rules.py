@@ -37,7 +37,7 @@ OTHER_REGION_WORDS = ("ABD", "SPINE", "PELVIS", "CLAVICLE", "SHOULDER", "STERNUM
 
 
 MONITORING = "monitoring"
-"""`asked_because` of the random sample that only measures: nothing of its patients is ever learnt."""
+"""`selection_reason` of the random sample that only measures: nothing of its patients is ever learnt."""
 
 
 class ObjectKind(StrEnum):

@@ -39,11 +39,9 @@ ARCHIVE_QUERY_SECONDS = 5.0
 
 def open_catalog(config: Config) -> SqlCatalog:
     """Open the catalog. OutOfResources where it cannot be reached, SchemaMismatch where it is not this release's."""
-    from adapters.catalog import schema
     from adapters.catalog.catalog import SqlCatalog
 
-    schema.verify(config.catalog.url)
-    return SqlCatalog(
+    return SqlCatalog.open(
         config.catalog.url, busy_timeout_seconds=config.catalog.busy_timeout_seconds, wake=WakeupSockets(config.catalog.url).wake
     )
 

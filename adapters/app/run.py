@@ -22,12 +22,12 @@ def run(config: Config, path: Path | None) -> None:
     version = compose.require_serving(catalog)
     sockets = systemd.listening_sockets() or [systemd.bind(config.listener.host, config.listener.port)]
     port = sockets[0].getsockname()[1]
-    marking = f" ({version.notice})" if version.notice else ""
+    notice = f" ({version.notice})" if version.notice else ""
     supervisor = Supervisor(
         roles(config, path),
         sockets=sockets,
         probes=[listen.loopback_echo(config, port), catalog.probe_write],
-        status=lambda: f"{compose.queue_summary(catalog)}; model {version.number}{marking}",
+        status=lambda: f"{compose.queue_summary(catalog)}; model {version.number}{notice}",
         reload=lambda: roles(configuration.load(path), path),
     )
     if code := supervisor.run():

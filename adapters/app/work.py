@@ -86,7 +86,7 @@ def work(config: Config, kinds: Sequence[str]) -> None:
             os.nice(LEARNING_NICE)
     catalog = compose.open_catalog(config)
     version = compose.require_serving(catalog)
-    log.info("working", kind=kind, version=version.number, marking=version.notice)
+    log.info("working", kind=kind, version=version.number, notice=version.notice)
     with (
         StopSignal(wake_sockets=compose.listen_for_wakeups(config, kinds)) as stop,
         notify_systemd(systemd.Notifier(), [catalog.probe_write], lambda: f"working: {kind}"),

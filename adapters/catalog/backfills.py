@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.catalog.parameters import chunks
 from adapters.catalog.sql_time import UtcDateTime, now
-from adapters.catalog.tables import backfill_days, backfill_parcels, backfilled_studies, backfills, studies
+from adapters.catalog.tables import backfill_days, backfill_units, backfilled_studies, backfills, studies
 from adapters.catalog.words import sanitise_text
 from pipeline.figures import BackfillFigures
 from pipeline.ports.backfill import BackfillCounts, BackfillUnit
@@ -41,9 +41,9 @@ class SqlBackfills:
         found: dict[str, str] = {}
         for some in chunks(keys):
             query = (
-                select(backfill_parcels.c.key, backfill_parcels.c.mark)
+                select(backfill_units.c.key, backfill_units.c.mark)
                 .join(backfills)
-                .where(backfills.c.source == source, backfill_parcels.c.state.in_(states), backfill_parcels.c.key.in_(some))
+                .where(backfills.c.source == source, backfill_units.c.state.in_(states), backfill_units.c.key.in_(some))
             )
             found |= {key: mark for key, mark in self._connection.execute(query)}
         return found
@@ -61,7 +61,7 @@ class SqlBackfills:
             "error": sanitise_text(error),
             "finished_at": now(),
         }
-        made = self._build_insert(backfill_parcels).values(backfill=self._find_or_add_backfill(source), key=unit.key, **said)
+        made = self._build_insert(backfill_units).values(backfill=self._find_or_add_backfill(source), key=unit.key, **said)
         self._connection.execute(made.on_conflict_do_update(index_elements=["backfill", "key"], set_=said))
         for some in chunks(studies):
             ended = update(backfilled_studies).where(backfilled_studies.c.study_instance_uid.in_(some))
@@ -108,7 +108,7 @@ _BACKFILLED = (
 """Made once: each study passes it."""
 
 _TOTALS = text(
-    "SELECT source, days_done AS days, parcels_done AS done, parcels_failed AS failed, instances AS taken, refused, bytes, last_at"
+    "SELECT source, days_done AS days, units_done AS done, units_failed AS failed, instances AS taken, refused, bytes, last_at"
     " FROM v_backfills"
 ).columns(last_at=UtcDateTime())
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Self
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import URL, Connection, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from adapters.catalog import schema
 from adapters.catalog.backfills import SqlBackfills
 from adapters.catalog.circuits import SqlCircuits
 from adapters.catalog.engine import database_url, open_engine
@@ -77,12 +79,26 @@ class SqlCatalog:
     """ports.Catalog on SQLite or PostgreSQL. Safe for any number of threads; not to be carried over a fork."""
 
     def __init__(
-        self, url: str, *, busy_timeout_seconds: float = 30.0, wake: Callable[[Collection[str]], None] = lambda kinds: None
+        self, url: str | URL, *, busy_timeout_seconds: float = 30.0, wake: Callable[[Collection[str]], None] = lambda kinds: None
     ) -> None:
-        """`wake` hears after a commit of which kinds jobs were put, and SETTLE where a study may be complete."""
+        """`wake` is called after a commit with the kinds of the new jobs, and SETTLE where a study may be complete.
+
+        The schema is not verified: see `open`. ConfigurationError for a URL that cannot be served.
+        """
         self._wake = wake
         self._url = database_url(url)
         self._engine = open_engine(self._url, busy_timeout_seconds=busy_timeout_seconds)
+
+    @classmethod
+    def open(cls, url: str, *, busy_timeout_seconds: float, wake: Callable[[Collection[str]], None]) -> Self:
+        """Return the catalog at this URL, its schema verified; `wake` as in the constructor.
+
+        ConfigurationError for a URL that cannot be served, OutOfResources where the database cannot be reached, SchemaMismatch
+        where its schema is not this release's.
+        """
+        parsed = database_url(url)
+        schema.verify(parsed)
+        return cls(parsed, busy_timeout_seconds=busy_timeout_seconds, wake=wake)
 
     @contextmanager
     def begin(self) -> Iterator[SqlTransaction]:

@@ -22,8 +22,8 @@ KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_coun
 """Of libpq: a server that vanished without a word is noticed in about a minute, not in two hours."""
 
 
-def database_url(url: str) -> URL:
-    """Parse the URL and name the driver: pysqlite or psycopg 3. ConfigurationError for what cannot be served."""
+def database_url(url: str | URL) -> URL:
+    """Return the URL, parsed, with the driver named: pysqlite or psycopg 3. ConfigurationError for a URL that cannot be served."""
     try:
         parsed = make_url(url)
         backend = parsed.get_backend_name()

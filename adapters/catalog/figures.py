@@ -54,7 +54,7 @@ class SqlFigures:
             versions=self._count_states(model_versions.c.state, VersionState),
             serving=serving.number if serving else None,
             serving_since=since,
-            marking=serving.notice if serving else "",
+            notice=serving.notice if serving else "",
             stage=next(filter(None, map(_read_stage, rounds)), None),
             last_round=_find_last_round(rounds, learnt),
             gains=_build_gains(learnt["compared"]) if learnt else (),

@@ -74,7 +74,7 @@ def _build_row(label: Label, study: int) -> dict[str, Any]:
         "reader": sanitise_text(label.reader, SHORT_TEXT_LENGTH),
         "source": sanitise_text(label.source, SHORT_TEXT_LENGTH),
         "stated_at": label.stated_at,
-        "asked_because": sanitise_text(label.selection_reason, SHORT_TEXT_LENGTH),
+        "selection_reason": sanitise_text(label.selection_reason, SHORT_TEXT_LENGTH),
         "selection_probability": label.selection_probability,
         "document": sanitise_text(label.document, SHORT_TEXT_LENGTH),
         "revokes": label.revokes,

@@ -54,5 +54,5 @@ def _select_requests() -> Select[Any]:
 
 
 def _build_row(request: Request, rows: dict[str, int]) -> dict[str, Any]:
-    values = {**asdict(request), "study": rows[request.study_instance_uid], "detail": sanitise_text(request.reason)}
+    values = {**asdict(request), "study": rows[request.study_instance_uid], "reason": sanitise_text(request.reason)}
     return {name: value for name, value in values.items() if name in requests.c}

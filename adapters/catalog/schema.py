@@ -36,6 +36,8 @@ LOCK_POLL_SECONDS = 0.2
 """Between two looks at that lock. Who waits for it in a statement would hold up the making of an index, and wait for that."""
 DEPENDENT_OBJECTS_STILL_EXIST = "2BP01"
 """SQLSTATE dependent_objects_still_exist."""
+BROKEN_VIEW = "error in view"
+"""Begin of SQLite's message where a table is renamed and a view stands on a view that is gone."""
 
 
 def _build_alembic_config() -> Config:
@@ -63,7 +65,7 @@ def head() -> str:
     return revisions()[-1]
 
 
-def current(url: str) -> str | None:
+def current(url: str | URL) -> str | None:
     """Return the database's revision; None where there is no schema. OutOfResources where it cannot be reached."""
     parsed = database_url(url)
     if not _has_database(parsed):
@@ -98,9 +100,10 @@ def upgrade(url: str) -> None:
         _grant_to_readers(connection)
 
 
-def verify(url: str) -> None:
-    """SchemaMismatch where the database's schema is not this release's."""
-    parsed, found, wanted = database_url(url), current(url), head()
+def verify(url: str | URL) -> None:
+    """Raise SchemaMismatch where the database's schema is not this release's, OutOfResources where it cannot be reached."""
+    parsed, wanted = database_url(url), head()
+    found = current(parsed)
     if found == wanted:
         return
     _refuse_newer(parsed, found)
@@ -226,7 +229,7 @@ def _open_connection(url: URL, *, writes: bool, **options: Any) -> Iterator[Conn
         with engine.connect().execution_options(writes=writes, **options) as connection, connection.begin():
             yield connection
     except SQLAlchemyError as error:
-        if error_code(error) == DEPENDENT_OBJECTS_STILL_EXIST:
+        if error_code(error) == DEPENDENT_OBJECTS_STILL_EXIST or driver_message(error).startswith(BROKEN_VIEW):
             raise SchemaMismatch(
                 f"views of your own stand on radclipd's: {driver_message(error)}", hint="drop them, upgrade, and make them again"
             ) from error

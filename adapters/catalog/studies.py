@@ -281,7 +281,9 @@ def _has_predictions(version: int) -> ColumnElement[bool]:
 def _select_unread(version: int, ask_again_days: float) -> Select[Any]:
     """Scored studies that were not asked for, of patients of whom nothing was labelled and no request holds."""
     theirs = studies.alias()
-    holds = or_(requests.c.asked_because == rules.MONITORING, requests.c.asked_at > seconds_from_now(-ask_again_days * DAY_SECONDS))
+    holds = or_(
+        requests.c.selection_reason == rules.MONITORING, requests.c.asked_at > seconds_from_now(-ask_again_days * DAY_SECONDS)
+    )
     labelled, asked_for = exists().where(labels.c.study == theirs.c.id), exists().where(requests.c.study == theirs.c.id, holds)
     known = exists().where(theirs.c.patient == studies.c.patient, or_(labelled, asked_for))
     return (

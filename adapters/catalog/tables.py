@@ -143,11 +143,11 @@ model_versions = Table(
     Column("base", String(128), nullable=False),
     Column("weights_sha256", SHA256, nullable=False),
     Column("device_uid", UID, nullable=False, unique=True),  # every version is a device of its own
-    Column("marking", String(64), nullable=False, server_default=""),
+    Column("notice", String(64), nullable=False, server_default=""),
     Column("calibrated", Boolean, nullable=False, server_default=text("false")),
     Column("label_fingerprint", String(64), nullable=False, server_default=""),
     Column("thresholds", JSON, nullable=False),
-    Column("band", Float, nullable=False),
+    Column("undetermined_margin", Float, nullable=False),
     Column("reason", Text, nullable=False, server_default=""),
     Column("card", JSON, nullable=False),
     _build_created_at(),
@@ -200,7 +200,7 @@ labels = Table(
     Column("state", String(16)),  # none: a withdrawal
     Column("reader", String(64), nullable=False),
     Column("source", String(64), nullable=False),
-    Column("asked_because", String(64), nullable=False, server_default=""),
+    Column("selection_reason", String(64), nullable=False, server_default=""),
     Column("selection_probability", Float),
     Column("revokes", RowId, unique=True),  # a label is revoked by a later row, once
     _build_created_at(),
@@ -232,14 +232,14 @@ requests = Table(
     metadata,
     _build_primary_key(),
     Column("study", ForeignKey("studies.id"), nullable=False, unique=True),  # a study is asked for once
-    Column("asked_because", String(64), nullable=False),
+    Column("selection_reason", String(64), nullable=False),
     Column("finding", String(32), nullable=False, server_default=""),
-    Column("detail", Text, nullable=False, server_default=""),
+    Column("reason", Text, nullable=False, server_default=""),
     Column("selection_probability", Float, nullable=False),
     Column("version", ForeignKey("model_versions.number"), nullable=False),
     Column("asked_at", UtcDateTime(), nullable=False, server_default=now()),
     _check_one_of("finding", ("", *FINDINGS)),
-    CheckConstraint("asked_because <> ''", name="says_why"),
+    CheckConstraint("selection_reason <> ''", name="says_why"),
     CheckConstraint("selection_probability > 0 AND selection_probability <= 1", name="selection_probability"),
 )
 
@@ -327,10 +327,10 @@ backfill_days = Table(
     Column("done_at", UtcDateTime(), nullable=False, server_default=now()),
 )
 
-backfill_parcels = Table(
-    "backfill_parcels",
+backfill_units = Table(
+    "backfill_units",
     metadata,
-    Column("backfill", ForeignKey("backfills.id"), primary_key=True),  # the last word on a parcel is the only one
+    Column("backfill", ForeignKey("backfills.id"), primary_key=True),  # the last result of a unit replaces the one before
     Column("key", String(64), primary_key=True),
     Column("mark", String(64), nullable=False),
     Column("state", String(16), nullable=False),

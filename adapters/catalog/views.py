@@ -38,11 +38,11 @@ SELECT i.sop_instance_uid, r.series_instance_uid, s.study_instance_uid, i.sop_cl
 FROM instances i JOIN series r ON r.id = i.series JOIN studies s ON s.id = r.study""",
     "v_predictions": """
 SELECT s.study_instance_uid, s.accession_number, p.finding, p.probability, p.decision, m.calibrated, p.version,
-    m.name AS version_name, m.marking, p.revision, p.predicted_at
+    m.name AS version_name, m.notice, p.revision, p.predicted_at
 FROM predictions p JOIN studies s ON s.id = p.study AND s.revision = p.revision JOIN model_versions m ON m.number = p.version""",
     # CROSS JOIN: SQLite takes tables so joined in this order, study by study, and never by versions long retired.
     "v_findings_wide": f"""
-SELECT s.study_instance_uid, s.accession_number, s.study_date, m.number AS version, m.marking,
+SELECT s.study_instance_uid, s.accession_number, s.study_date, m.number AS version, m.notice,
     {_FINDING_COLUMNS}
 FROM studies s CROSS JOIN predictions p CROSS JOIN model_versions m
 WHERE p.study = s.id AND p.revision = s.revision AND p.finding = '{FINDINGS[0]}' AND m.number = p.version""",
@@ -53,10 +53,10 @@ FROM reports r JOIN studies s ON s.id = r.study""",
     "v_lineage": f"""
 SELECT r.sop_instance_uid, s.study_instance_uid, r.revision, r.state AS delivery, r.status, r.created_at, r.built_at, r.sent_at,
     r.file_sha256 AS report_sha256, r.predecessor, i.sop_instance_uid AS image_sop_instance_uid, i.file_key AS image_file_key,
-    i.file_sha256 AS image_sha256, r.version, m.name AS version_name, m.device_uid, m.marking, m.weights_sha256,
+    i.file_sha256 AS image_sha256, r.version, m.name AS version_name, m.device_uid, m.notice, m.weights_sha256,
     m.card -> 'preprocess' ->> 'fingerprint' AS preprocessing, m.card -> 'prompts' ->> 'fingerprint' AS prompts,
     m.label_fingerprint, m.calibrated, m.card ->> 'calibration' AS calibration, f.column1 AS finding, p.probability, p.decision,
-    CAST(m.thresholds ->> f.column1 AS FLOAT) AS threshold, m.band
+    CAST(m.thresholds ->> f.column1 AS FLOAT) AS threshold, m.undetermined_margin
 FROM reports r JOIN studies s ON s.id = r.study JOIN model_versions m ON m.number = r.version
     JOIN series e ON e.study = s.id JOIN instances i ON i.series = e.id
     JOIN image_scores g ON g.instance = i.id AND g.version = r.version AND g.created_at <= r.created_at
@@ -64,7 +64,7 @@ FROM reports r JOIN studies s ON s.id = r.study JOIN model_versions m ON m.numbe
     LEFT JOIN predictions p
         ON p.study = r.study AND p.version = r.version AND p.revision = r.revision AND p.finding = f.column1""",
     "v_labels": """
-SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.reader, l.source, l.asked_because,
+SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.reader, l.source, l.selection_reason,
     l.selection_probability, l.created_at,
     CASE WHEN (SELECT x.id FROM labels x WHERE x.revokes = l.id) IS NOT NULL OR EXISTS (
         SELECT 1 FROM labels x WHERE x.study = l.study AND x.finding = l.finding AND x.reader = l.reader AND x.state IS NOT NULL
@@ -72,13 +72,13 @@ SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.rea
     l.stated_at, l.document
 FROM labels l JOIN studies s ON s.id = l.study WHERE l.state IS NOT NULL""",
     "v_worklist": """
-SELECT s.study_instance_uid, s.accession_number, s.study_date, q.asked_because, q.finding, q.detail, q.selection_probability,
+SELECT s.study_instance_uid, s.accession_number, s.study_date, q.selection_reason, q.finding, q.reason, q.selection_probability,
     q.version, q.asked_at,
     (SELECT MIN(l.created_at) FROM labels l WHERE l.study = q.study AND l.state IS NOT NULL) AS labelled_at
 FROM requests q JOIN studies s ON s.id = q.study""",
     "v_model_versions": """
-SELECT number, state, name, base, weights_sha256, device_uid, marking, calibrated, label_fingerprint, thresholds, band,
-    reason, card, created_at, served_at, retired_at
+SELECT number, state, name, base, weights_sha256, device_uid, notice, calibrated, label_fingerprint, thresholds,
+    undetermined_margin, reason, card, created_at, served_at, retired_at
 FROM model_versions""",
     # All, less the few that are not reported: both are counted in an index, and no study is looked up that is reported.
     "v_rescoring": f"""
@@ -112,12 +112,12 @@ FROM (SELECT id, state, created_at, attempts, worker, error, finished_at,
     FROM jobs WHERE kind = 'learn') j""",
     "v_backfills": """
 SELECT b.source, b.begun_at, (SELECT COUNT(*) FROM backfill_days d WHERE d.backfill = b.id) AS days_done,
-    COUNT(CASE WHEN p.state = 'done' THEN 1 END) AS parcels_done, COUNT(CASE WHEN p.state = 'failed' THEN 1 END) AS parcels_failed,
+    COUNT(CASE WHEN p.state = 'done' THEN 1 END) AS units_done, COUNT(CASE WHEN p.state = 'failed' THEN 1 END) AS units_failed,
     CAST(COALESCE(SUM(p.instances), 0) AS BIGINT) AS instances, CAST(COALESCE(SUM(p.refused), 0) AS BIGINT) AS refused,
     CAST(COALESCE(SUM(p.bytes), 0) AS BIGINT) AS bytes, MAX(p.finished_at) AS last_at,
-    (SELECT e.error FROM backfill_parcels e WHERE e.backfill = b.id AND e.state = 'failed'
+    (SELECT e.error FROM backfill_units e WHERE e.backfill = b.id AND e.state = 'failed'
         ORDER BY e.finished_at DESC LIMIT 1) AS last_error
-FROM backfills b LEFT JOIN backfill_parcels p ON p.backfill = b.id GROUP BY b.id, b.source, b.begun_at""",
+FROM backfills b LEFT JOIN backfill_units p ON p.backfill = b.id GROUP BY b.id, b.source, b.begun_at""",
     "v_jobs": """
 SELECT id, kind, subject, state, priority, run_at, attempts, worker, lease_until, error, created_at, finished_at
 FROM jobs""",

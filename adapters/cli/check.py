@@ -125,8 +125,8 @@ def _check_model(config: Config) -> str:
         catalog.dispose()
     scorers = ClipScorers(config.model.directory, device=config.model.device, batch_size=1, threads=config.score.threads)
     scorers.load(version)
-    marking = f"; {version.notice}" if version.notice else ""
-    return f"version {version.number} ({version.name}) loaded, golden embedding as recorded{marking}"
+    notice = f"; {version.notice}" if version.notice else ""
+    return f"version {version.number} ({version.name}) loaded, golden embedding as recorded{notice}"
 
 
 def _check_activation_cache(config: Config) -> str:

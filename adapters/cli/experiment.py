@@ -97,7 +97,7 @@ def pretrain_demo(
         card = make_encoder(plan, out, device=choose_device(device), workers=workers, progress=watch)
     for site, measures in card["measures"]["zero-shot"].items():
         typer.echo(f"{site}: mean zero-shot AUC {measures['mean_auc']:.3f} on {measures['films']} films")
-    typer.echo(f"{out}: {card['weights']['size'] / 1e6:.1f} MB, sha256 {card['weights']['sha256'][:12]}, {card['marking']}")
+    typer.echo(f"{out}: {card['weights']['size'] / 1e6:.1f} MB, sha256 {card['weights']['sha256'][:12]}, {card['notice']}")
 
 
 def _connect_archive(address: str) -> DicomArchive:

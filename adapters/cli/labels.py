@@ -43,7 +43,7 @@ def add(
     findings: Annotated[list[str], typer.Argument(help='Mass (which is present), Edema=absent, Nodule=uncertain, "No Finding".')],
     reader: ReaderOption,
     at: Annotated[datetime | None, typer.Option(help="When it was said, local time; default: now.")] = None,
-    asked_because: Annotated[str, typer.Option(help="Why the worklist asked for it.")] = "",
+    selection_reason: Annotated[str, typer.Option(help="Why the worklist asked for it.")] = "",
     selection_probability: Annotated[float | None, typer.Option(help="With which the worklist chose the study.")] = None,
     source: SourceOption = "cli",
 ) -> None:
@@ -66,7 +66,7 @@ def add(
             reader=reader.strip(),
             source=source.strip(),
             stated_at=at.astimezone() if at else None,
-            selection_reason=asked_because.strip(),
+            selection_reason=selection_reason.strip(),
             selection_probability=selection_probability,
         )
         try:
@@ -291,7 +291,8 @@ def _build_list_query(study: str, reader: str, finding: str, every: bool, limit:
         conditions.append(f"finding = {_quote_literal(_parse_finding(finding))}")
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     columns = (
-        "id, study_instance_uid, accession_number, finding, state, reader, source, stated_at, asked_because, selection_probability"
+        "id, study_instance_uid, accession_number, finding, state, reader, source, stated_at, selection_reason,"
+        " selection_probability"
     )
     return f"SELECT {columns}{', revoked' if every else ''} FROM v_labels{where} ORDER BY id DESC LIMIT {limit}"
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ArchitectureOption = Annotated[str, typer.Option(help="open_clip's name, as ViT-B-32, or a JSON configuration file.")]
 NameOption = Annotated[str, typer.Option(help="Name of the base; derived from the source by default.")]
 ServeFlag = Annotated[bool, typer.Option("--serve", help="Let it serve at once, even where another version does.")]
-MarkingOption = Annotated[str, typer.Option(help="Words shown wherever a result of these weights shows.")]
+NoticeOption = Annotated[str, typer.Option(help="Words shown wherever a result of these weights shows.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +39,7 @@ def fetch(
     ctx: typer.Context,
     source: Annotated[str, typer.Argument(metavar="TAG_OR_HUB_ID", help="ViT-B-32-quickgelu/openai or hf-hub:OWNER/NAME.")],
     name: NameOption = "",
-    marking: MarkingOption = "",
+    notice: NoticeOption = "",
     serve: ServeFlag = False,
 ) -> None:
     """Download weights by open_clip, as a zero-shot version."""
@@ -50,7 +50,7 @@ def fetch(
     def keep(store: ModelStore) -> str:
         with translate_model_errors():
             found = sources.fetch(source, store.root / "downloads")
-        return import_base(store, found, name=name, marking=marking)
+        return import_base(store, found, name=name, notice=notice)
 
     _add_version(ctx, keep, serve=serve)
 
@@ -67,7 +67,7 @@ def import_file(
         ),
     ] = None,
     name: NameOption = "",
-    marking: MarkingOption = "",
+    notice: NoticeOption = "",
     serve: ServeFlag = False,
 ) -> None:
     """Take weights from a file and make a zero-shot version of them."""
@@ -78,7 +78,7 @@ def import_file(
     with translate_model_errors():
         source = sources.local_source(file, architecture, quickgelu=quickgelu)
     typer.echo(f"activation: {'QuickGELU' if source.architecture.quickgelu else 'GELU'}", err=True)
-    _add_version(ctx, lambda store: import_base(store, source, name=name, marking=marking), serve=serve)
+    _add_version(ctx, lambda store: import_base(store, source, name=name, notice=notice), serve=serve)
 
 
 def demo(ctx: typer.Context, name: NameOption = "", serve: ServeFlag = False) -> None:
@@ -92,7 +92,7 @@ def demo(ctx: typer.Context, name: NameOption = "", serve: ServeFlag = False) ->
 
     with translate_model_errors():
         source = encoder.verified_source()
-    _add_version(ctx, lambda store: import_base(store, source, name=name, marking=encoder.NOTICE), serve=serve)
+    _add_version(ctx, lambda store: import_base(store, source, name=name, notice=encoder.NOTICE), serve=serve)
 
 
 def untrained(
@@ -126,7 +126,7 @@ def list_versions(
     rows = [_make_version_row(version, store) for version in versions]
     rows += [_make_unused_row(base) for base in store.bases() if base.name not in used]
     output.write_rows(
-        ("version", "state", "name", "architecture", "activation", "weights", "files", "calibrated", "marking"), rows, form
+        ("version", "state", "name", "architecture", "activation", "weights", "files", "calibrated", "notice"), rows, form
     )
 
 
@@ -150,8 +150,8 @@ def _add_version(ctx: typer.Context, keep: Callable[[ModelStore], str], *, serve
                 undetermined_margin=config.score.undetermined_margin,
                 serve=serve,
             )
-    marking = f"  {version.notice}" if version.notice else ""
-    typer.echo(f"version {version.number}  {version.state.value}  {version.name}  sha256 {version.weights_sha256[:12]}{marking}")
+    notice = f"  {version.notice}" if version.notice else ""
+    typer.echo(f"version {version.number}  {version.state.value}  {version.name}  sha256 {version.weights_sha256[:12]}{notice}")
 
 
 @contextmanager
@@ -184,7 +184,7 @@ def _make_version_row(version: ModelVersion, store: ModelStore) -> tuple[Any, ..
 
 def _make_unused_row(base: StoredBase) -> tuple[Any, ...]:
     network = _describe_network(base.card)
-    return None, "unused", base.name, *network, base.weights_sha256[:12], "present", None, base.card.get("marking", "")
+    return None, "unused", base.name, *network, base.weights_sha256[:12], "present", None, base.card.get("notice", "")
 
 
 def _describe_network(card: dict[str, Any]) -> tuple[str, str]:

@@ -43,7 +43,7 @@ def versions(
     """
     if number is None:
         sql = (
-            "SELECT number, state, name, marking, calibrated, created_at, served_at, retired_at, reason"
+            "SELECT number, state, name, notice, calibrated, created_at, served_at, retired_at, reason"
             " FROM v_model_versions ORDER BY number"
         )
         query.query(ctx, sql, table=table, csv=csv, json=json)
@@ -98,9 +98,9 @@ def rollback(
 
 
 def _format_version(version: ModelVersion) -> str:
-    marking = f"  {version.notice}" if version.notice else ""
+    notice = f"  {version.notice}" if version.notice else ""
     reason = f": {version.reason}" if version.reason else ""
-    return f"version {version.number}  {version.name}  {version.state.value}{marking}{reason}"
+    return f"version {version.number}  {version.name}  {version.state.value}{notice}{reason}"
 
 
 def _print_card(version: ModelVersion) -> None:

@@ -21,9 +21,9 @@ COLUMNS = (
     "accession_number",
     "view",
     "scanner",
-    "asked_because",
+    "selection_reason",
     "finding",
-    "detail",
+    "reason",
     "selection_probability",
     "asked_at",
 )

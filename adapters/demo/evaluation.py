@@ -77,7 +77,7 @@ class ModelPerformance:
 class DemoEvaluation:
     """What every model achieved on the same studies."""
 
-    marking: str  # of the models; shows wherever the outcome does
+    notice: str  # of the models; shows wherever the outcome does
     studies: int
     patients: int
     positives: tuple[int, ...]  # of FINDINGS
@@ -93,7 +93,7 @@ class DemoEvaluation:
     @property
     def title(self) -> str:
         """What was measured, of what model."""
-        return "AUC against the hidden truth" + (f" ({self.marking})" if self.marking else "")
+        return "AUC against the hidden truth" + (f" ({self.notice})" if self.notice else "")
 
     @property
     def sample_description(self) -> str:
@@ -113,7 +113,7 @@ def group_scores(rows: Iterable[tuple[str, str, float]]) -> dict[str, Floats]:
 
 
 def evaluate_scores(
-    truth: Mapping[str, GroundTruth], scores_by_model: Mapping[str, StudyScores], *, marking: str, studies_description: str = ""
+    truth: Mapping[str, GroundTruth], scores_by_model: Mapping[str, StudyScores], *, notice: str, studies_description: str = ""
 ) -> DemoEvaluation | None:
     """Measure each column on the studies whose truth is known and that every column scored; None where there is no such study."""
     studies = sorted(study for study in truth if all(study in scores for scores in scores_by_model.values()))
@@ -130,7 +130,7 @@ def evaluate_scores(
     first, last = names[0], names[-1]
     gain = _estimate_performance(GAIN, values[last] - values[first], samples[last] - samples[first]) if first != last else None
     return DemoEvaluation(
-        marking=marking,
+        notice=notice,
         studies=len(studies),
         patients=len(np.unique(patients)),
         positives=tuple(shown.sum(axis=0).tolist()),
@@ -187,7 +187,7 @@ def draw_plot(evaluation: DemoEvaluation, path: Path, *, films: str) -> Path:
         _draw_auc_estimates(axes, evaluation)
         made.suptitle(f"{evaluation.title}\n{evaluation.sample_description}; {films}", x=0.01, ha="left", fontsize="medium")
         made.legend(loc="outside lower right", frameon=False, ncols=len(evaluation.performances))
-        return plot_style.save_figure(made, path, marking=evaluation.marking)
+        return plot_style.save_figure(made, path, notice=evaluation.notice)
 
 
 def _draw_auc_estimates(axes: Axes, evaluation: DemoEvaluation) -> None:

@@ -16,7 +16,7 @@ from adapters.demo.dictated_sr import build_dictated_sr
 from adapters.demo.simulated_reader import FALSE_POSITIVE_RATE, MISS_RATE, SimulatedReader, count_wrong_statements
 from adapters.demo.state import DemoFailed, DemoState
 from adapters.demo.steps import POLL_SECONDS, STALL_TIMEOUT_SECONDS, raise_if_quarantined, record_scores
-from adapters.label_csv.columns import ASKED_BECAUSE, STUDY
+from adapters.label_csv.columns import SELECTION_REASON, STUDY
 from pipeline.domain import FINDINGS, VersionState
 from pipeline.rules import FRONTAL_VIEWS, MONITORING
 
@@ -58,7 +58,7 @@ def _hold_reading_session(demo: DemoState, reader: SimulatedReader, number: int,
     truths = demo.truths
     said = {one[STUDY]: reader.read_study(one[STUDY], truths[one[STUDY]]) for one in wanted}
     by_table = dict(said)
-    learnt = [one[STUDY] for one in wanted if one[ASKED_BECAUSE] != MONITORING]
+    learnt = [one[STUDY] for one in wanted if one[SELECTION_REASON] != MONITORING]
     if number == 1 and learnt:
         _send_dictated_sr(demo, reader, learnt[0], by_table.pop(learnt[0]))
     if by_table:
@@ -72,14 +72,14 @@ def _request_worklist(demo: DemoState, count: int, path: Path) -> list[dict[str,
     asked: list[dict[str, Any]] = json.loads(
         demo.installation.run_verb("worklist", "--n", str(count), "--csv", str(path), "--json")
     )
-    reasons = Counter(one[ASKED_BECAUSE] for one in asked)
+    reasons = Counter(one[SELECTION_REASON] for one in asked)
     demo.print_line(
         f"radclipd worklist --n {count}: " + ", ".join(f"{times} for {reason}" for reason, times in reasons.most_common())
     )
     numbers = {sent.study_instance_uid: sent.number for sent in demo.sent_studies}
-    of_each = {one[ASKED_BECAUSE]: one for one in asked}
+    of_each = {one[SELECTION_REASON]: one for one in asked}
     for reason, one in of_each.items() if not demo.reader_findings else ():
-        demo.print_line(f"  study {numbers[one[STUDY]]}, {reason}: {one['detail']}")
+        demo.print_line(f"  study {numbers[one[STUDY]]}, {reason}: {one['reason']}")
     truths = demo.truths
     return [one for one in asked if one[STUDY] in truths]
 

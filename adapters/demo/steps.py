@@ -217,11 +217,11 @@ def show_report(demo: DemoState) -> None:
 def show_findings(demo: DemoState) -> None:
     """Print what SQL sees: v_findings_wide, turned on its side."""
     names = ", ".join(finding_column(finding) for finding in FINDINGS)
-    found = {row[0]: row[1:] for row in demo.query_rows(f"SELECT study_instance_uid, marking, {names} FROM v_findings_wide")}
+    found = {row[0]: row[1:] for row in demo.query_rows(f"SELECT study_instance_uid, notice, {names} FROM v_findings_wide")}
     numbered = [(sent.number, sent.study_instance_uid) for sent in demo.sent_studies if sent.study_instance_uid in found]
     shown = numbered[:SHOWN_STUDIES]
-    marking = found[shown[0][1]][0]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"v_findings_wide{f' ({marking})' if marking else ''}")
+    notice = found[shown[0][1]][0]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"v_findings_wide{f' ({notice})' if notice else ''}")
     table.add_column("finding")
     for number, _ in shown:
         table.add_column(f"study {number}", justify="right")
@@ -242,10 +242,10 @@ def record_scores(demo: DemoState, name: str) -> None:
 
 def show_evaluation(demo: DemoState) -> None:
     """Compare with the truth, which until here nobody has looked at: a table and a plot."""
-    markings = {marking for (marking,) in demo.query_rows("SELECT DISTINCT marking FROM v_predictions") if marking}
+    notices = {notice for (notice,) in demo.query_rows("SELECT DISTINCT notice FROM v_predictions") if notice}
     whose = "none of them labelled" if demo.reader_findings else ""
     demo.evaluation = evaluation.evaluate_scores(
-        demo.unlabelled_truths, demo.scores, marking=", ".join(sorted(markings)), studies_description=whose
+        demo.unlabelled_truths, demo.scores, notice=", ".join(sorted(notices)), studies_description=whose
     )
     if demo.evaluation is None:
         demo.print_line(f"No table and no plot: nothing says what these films really show ({_explain_missing_truth(demo)}).")

@@ -31,7 +31,7 @@ class ChosenBase:
     encoder: Encoder
     preprocess: Preprocess
     sha256: str
-    marking: str
+    notice: str
     card: Mapping[str, Any]
 
 
@@ -74,12 +74,12 @@ def serving_base(store: Path, name: str, card: Mapping[str, Any]) -> ChosenBase:
 def _read_base(name: str, folder: Path, *, expected: Mapping[str, Any] | None = None) -> ChosenBase:
     with translate_model_errors():
         base = read_base(folder, expected=expected)
-    return ChosenBase(name, base.encoder, base.preprocess, base.sha256, str(base.card.get("marking", "")), base.card)
+    return ChosenBase(name, base.encoder, base.preprocess, base.sha256, str(base.card.get("notice", "")), base.card)
 
 
 def _build_untrained_base(architecture: str) -> ChosenBase:
     """Write it once and read it back: its weights have a hash like any other's."""
     with translate_model_errors(), TemporaryDirectory(prefix="radclipd-") as folder:
         encoder, preprocess, origin = sources.build_untrained(architecture, seed=0)
-        write_base(Path(folder), encoder, preprocess, source=origin, marking=UNTRAINED)
+        write_base(Path(folder), encoder, preprocess, source=origin, notice=UNTRAINED)
         return _read_base(f"untrained {encoder.architecture.name}", Path(folder))

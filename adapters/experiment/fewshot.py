@@ -137,7 +137,7 @@ def _write_folder(out: Path, result_tables: FewshotTables, contents: Mapping[str
         for name in ("results", "summary", "comparisons", "timings"):
             if rows := getattr(result_tables, name):
                 write_csv(out / f"{name}.csv", rows)
-        drawn = plots.draw_plots(out / "plots", result_tables, marking=contents["identity"]["base"]["marking"])
+        drawn = plots.draw_plots(out / "plots", result_tables, notice=contents["identity"]["base"]["notice"])
         fewshot_report.write_report(out, result_tables, contents, drawn)
     except OSError as error:
         raise OutOfResources(

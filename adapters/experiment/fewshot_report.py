@@ -200,7 +200,7 @@ def _build_design_section(result_tables: FewshotTables, manifest: Mapping[str, A
         "normal "
         f"films as a random reading of the pool meets. {supports}.",
         f"* Encoder: {base['name']} ({base['architecture']}), weights {base['sha256'][:12]}"
-        + (f", marked “{base['marking']}”" if base["marking"] else "")
+        + (f", marked “{base['notice']}”" if base["notice"] else "")
         + ". Findings are 14 independent binaries; unknown labels take part in nothing.",
         f"* Intervals: {manifest['resamples']} resamples of the test patients with all their films, crossed with resamples of "
         "the draws, the same for every method.",

@@ -41,7 +41,7 @@ def build_identity(
         "base": {
             "name": base.name,
             "sha256": base.sha256,
-            "marking": base.marking,
+            "notice": base.notice,
             "preprocess": base.preprocess.fingerprint,
             "architecture": base.encoder.architecture.name,
         },

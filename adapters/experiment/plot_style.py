@@ -90,10 +90,10 @@ def new_figure(width: float, height: float) -> Figure:
     return made
 
 
-def save_figure(made: Figure, path: Path, *, marking: str) -> Path:
+def save_figure(made: Figure, path: Path, *, notice: str) -> Path:
     """Write a PNG; what the encoder is marked with stands at its foot."""
-    if marking:
-        made.supxlabel(marking, fontsize=8, color=COLOURS[1], x=0.01, ha="left")
+    if notice:
+        made.supxlabel(notice, fontsize=8, color=COLOURS[1], x=0.01, ha="left")
     path.parent.mkdir(parents=True, exist_ok=True)
     with rc_context(MATPLOTLIB_RC):
         made.savefig(path, dpi=DPI, metadata={"Software": None})

@@ -33,28 +33,28 @@ MAX_METHODS_WITH_BANDS = 6  # methods whose intervals can be told apart
 MAX_SHOT_TICKS = 12  # as many shot counts still have a tick each
 
 
-def draw_plots(folder: Path, result_tables: FewshotTables, *, marking: str) -> list[Path]:
+def draw_plots(folder: Path, result_tables: FewshotTables, *, notice: str) -> list[Path]:
     """Draw all plots into a folder and return their paths; those with nothing to show are left out."""
     with rc_context(plot_style.MATPLOTLIB_RC):
         paths = [
-            _draw_by_shots(folder / BY_SHOTS, result_tables, marking),
-            _draw_by_finding(folder / BY_FINDING, result_tables, marking),
-            _draw_common_and_rare(folder / COMMON_AND_RARE, result_tables, marking),
-            _draw_by_studies(folder / BY_STUDIES, result_tables, marking),
+            _draw_by_shots(folder / BY_SHOTS, result_tables, notice),
+            _draw_by_finding(folder / BY_FINDING, result_tables, notice),
+            _draw_common_and_rare(folder / COMMON_AND_RARE, result_tables, notice),
+            _draw_by_studies(folder / BY_STUDIES, result_tables, notice),
         ]
     return [path for path in paths if path is not None]
 
 
-def _draw_by_shots(path: Path, result_tables: FewshotTables, marking: str) -> Path:
+def _draw_by_shots(path: Path, result_tables: FewshotTables, notice: str) -> Path:
     made = plot_style.new_figure(8.0, 5.0)
     axes = made.add_subplot()
     _draw_curves(axes, result_tables.summary, MEAN, bands=_choose_banded_methods(result_tables.summary, MEAN))
     axes.set_ylabel("mean AUC")
     _label_curves(axes, result_tables.summary, MEAN)
-    return plot_style.save_figure(made, path, marking=marking)
+    return plot_style.save_figure(made, path, notice=notice)
 
 
-def _draw_by_finding(path: Path, result_tables: FewshotTables, marking: str) -> Path:
+def _draw_by_finding(path: Path, result_tables: FewshotTables, notice: str) -> Path:
     positives = {row.finding: row.positives for row in result_tables.results}
     rows = -(-(len(positives) + 1) // COLUMNS)
     made = plot_style.new_figure(9.0, 2.0 * rows)
@@ -69,10 +69,10 @@ def _draw_by_finding(path: Path, result_tables: FewshotTables, marking: str) -> 
     handles = [plot_style.legend_handle(line) for line in drawn.values()]
     panels[len(positives)].legend(handles, list(drawn), loc="center left", frameon=False, fontsize=6.5, ncols=1 + (len(drawn) > 9))
     made.supylabel("AUC", fontsize=9)
-    return plot_style.save_figure(made, path, marking=marking)
+    return plot_style.save_figure(made, path, notice=notice)
 
 
-def _draw_common_and_rare(path: Path, result_tables: FewshotTables, marking: str) -> Path | None:
+def _draw_common_and_rare(path: Path, result_tables: FewshotTables, notice: str) -> Path | None:
     scopes = [scope for scope in (COMMON, RARE) if result_tables.groups[scope]]
     if len(scopes) < 2:
         return None
@@ -83,10 +83,10 @@ def _draw_common_and_rare(path: Path, result_tables: FewshotTables, marking: str
         axes.set_title(f"{scope} findings ({len(result_tables.groups[scope])})")
     panels[0].set_ylabel("mean AUC")
     _label_curves(panels[1], result_tables.summary, RARE)
-    return plot_style.save_figure(made, path, marking=marking)
+    return plot_style.save_figure(made, path, notice=notice)
 
 
-def _draw_by_studies(path: Path, result_tables: FewshotTables, marking: str) -> Path | None:
+def _draw_by_studies(path: Path, result_tables: FewshotTables, notice: str) -> Path | None:
     if not any(row.shots for row in result_tables.summary):
         return None
     made = plot_style.new_figure(8.0, 5.0)
@@ -94,7 +94,7 @@ def _draw_by_studies(path: Path, result_tables: FewshotTables, marking: str) -> 
     _draw_curves(axes, result_tables.summary, MEAN, bands=_choose_banded_methods(result_tables.summary, MEAN), studies=True)
     axes.set_ylabel("mean AUC")
     _label_curves(axes, result_tables.summary, MEAN)
-    return plot_style.save_figure(made, path, marking=marking)
+    return plot_style.save_figure(made, path, notice=notice)
 
 
 def _list_methods(summary: Sequence[FewshotSummary]) -> list[str]:

@@ -172,7 +172,7 @@ def _build_card(
 ) -> dict[str, Any]:
     return {
         "name": demo.NAME,
-        "marking": demo.NOTICE,
+        "notice": demo.NOTICE,
         "made_by": "radclipd experiment pretrain-demo",
         "intended_use": "demonstrations and tests; it has never seen a patient and must not be used for one",
         "architecture": architecture.card,

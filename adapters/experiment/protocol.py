@@ -38,11 +38,11 @@ def cautions(manifest: Mapping[str, Any], result_tables: FewshotTables) -> list[
     """Return the warnings that stand before everything else, the gravest first."""
     base, kind = manifest["identity"]["base"], manifest["identity"]["films"]["kind"]
     found = []
-    if base["marking"]:
-        found.append(f"Encoder marked: {base['marking']}.")
-    if base["marking"] == UNTRAINED:
+    if base["notice"]:
+        found.append(f"Encoder marked: {base['notice']}.")
+    if base["notice"] == UNTRAINED:
         found.append("A check of the plumbing: the encoder holds random numbers.")
-    elif base["marking"] and kind != "phantom":
+    elif base["notice"] and kind != "phantom":
         found.append("A check of the plumbing, and no claim of quality: the encoder has seen simulated films only.")
     found += manifest["notes"]
     positives = {row.finding: row.positives for row in result_tables.results}

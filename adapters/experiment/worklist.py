@@ -84,7 +84,7 @@ def run_campaigns(
     }
     summary = {
         "films": {"kind": source.kind, "title": source.title, "sha256": source.fingerprint, **sides},
-        "base": {"name": base.name, "sha256": base.sha256, "marking": base.marking},
+        "base": {"name": base.name, "sha256": base.sha256, "notice": base.notice},
         "notes": list(source.notes),
         "policy": asdict(options.policy),
         "learner": options.learner,
@@ -198,4 +198,4 @@ def _draw_plot(path: Path, summary: Mapping[str, Any]) -> None:
         axes.set_xlabel("studies read")
         axes.set_ylabel("mean AUC")
         plot_style.label_ends(axes, ends)
-        plot_style.save_figure(made, path, marking=summary["base"]["marking"])
+        plot_style.save_figure(made, path, notice=summary["base"]["notice"])

@@ -11,11 +11,11 @@ from pipeline.errors import LabelFault
 from pipeline.finding_names import match_finding, normalise_name
 
 STUDY, ACCESSION, READER, STATED_AT = "study_instance_uid", "accession_number", "reader", "stated_at"
-SOURCE, ASKED_BECAUSE, SELECTION_PROBABILITY, DOCUMENT = "source", "asked_because", "selection_probability", "document"
+SOURCE, SELECTION_REASON, SELECTION_PROBABILITY, DOCUMENT = "source", "selection_reason", "selection_probability", "document"
 FINDING_LABELS = "Finding Labels"
 """ChestX-ray14's column of names with | between them."""
 
-FIELDS = (STUDY, ACCESSION, READER, STATED_AT, SOURCE, ASKED_BECAUSE, SELECTION_PROBABILITY, DOCUMENT)
+FIELDS = (STUDY, ACCESSION, READER, STATED_AT, SOURCE, SELECTION_REASON, SELECTION_PROBABILITY, DOCUMENT)
 SYNONYMS = {
     **{normalise_name(name): name for name in (*FIELDS, FINDING_LABELS)},
     "studyuid": STUDY,
@@ -26,6 +26,8 @@ SYNONYMS = {
     "rater": READER,
     "readat": STATED_AT,
 }
+RENAMED = {normalise_name("asked_because"): SELECTION_REASON}
+"""Name of an earlier release -> name now. A table with the old name is refused, with one line that gives the new one."""
 SIMILARITY_CUTOFF = 0.85
 """Above this, a name that nobody knows is taken for a slip of the pen. "Pleural Other" of CheXpert lies below."""
 
@@ -60,8 +62,10 @@ def parse_header(header: Sequence[str]) -> tuple[Columns, list[LabelFault]]:
     for place, name in enumerate(header):
         meaning = meaning_of(name)
         if meaning is None:
-            near = _correct_spelling(name)
-            if near:
+            renamed, near = RENAMED.get(normalise_name(name)), _correct_spelling(name)
+            if renamed:
+                faults.append(LabelFault(1, name, "", f"this column is called {renamed} now: rename it"))
+            elif near:
                 faults.append(LabelFault(1, name, "", f"no column is called so: did you mean {near}?"))
             elif name:
                 unused.append(name)

@@ -168,7 +168,7 @@ def _parse_row(
         reader=row[columns.READER] or defaults.reader,
         source=row[columns.SOURCE] or defaults.source,
         stated_at=row.parse_time(columns.STATED_AT),
-        selection_reason=row[columns.ASKED_BECAUSE],
+        selection_reason=row[columns.SELECTION_REASON],
         selection_probability=row.parse_number(columns.SELECTION_PROBABILITY),
         document=row[columns.DOCUMENT],
     )

@@ -50,7 +50,7 @@ class ImportStore(Protocol):
         """Put a staged version in its place."""
 
 
-def import_base(store: ImportStore, source: sources.WeightsSource, *, name: str = "", marking: str = "") -> str:
+def import_base(store: ImportStore, source: sources.WeightsSource, *, name: str = "", notice: str = "") -> str:
     """Load foreign weights and keep them as a base; return its name, by default derived from the source's.
 
     WeightsRejected with the reason where they cannot be used; NoWeights where the file is not there.
@@ -58,7 +58,7 @@ def import_base(store: ImportStore, source: sources.WeightsSource, *, name: str 
     name = name or base_name(str(source.origin["name"]))
     store.base_folder(name)  # an impossible name is said before minutes of work
     with translate_model_errors():
-        return _store_base(store, source.encoder(), source.preprocess, source.provenance(), name=name, marking=marking)
+        return _store_base(store, source.encoder(), source.preprocess, source.provenance(), name=name, notice=notice)
 
 
 def import_untrained_base(store: ImportStore, architecture: str, *, seed: int, name: str = "") -> str:
@@ -66,7 +66,7 @@ def import_untrained_base(store: ImportStore, architecture: str, *, seed: int, n
     with translate_model_errors():
         encoder, preprocess, origin = sources.build_untrained(architecture, seed=seed)
         name = name or base_name(f"untrained-{encoder.architecture.name}-{seed}")
-        return _store_base(store, encoder, preprocess, origin, name=name, marking=UNTRAINED)
+        return _store_base(store, encoder, preprocess, origin, name=name, notice=UNTRAINED)
 
 
 def base_name(source: str) -> str:
@@ -100,7 +100,7 @@ def register_zero_shot(
             base=base,
             weights_sha256=read.sha256,
             device_uid=f"2.25.{uuid.uuid4().int}",  # PS3.5 B.2
-            notice=str(read.card.get("marking", "")),
+            notice=str(read.card.get("notice", "")),
             calibrated=False,
             thresholds=dict.fromkeys(FINDINGS, threshold),
             undetermined_margin=undetermined_margin,
@@ -108,15 +108,15 @@ def register_zero_shot(
         )
         _insert_version(transaction, version, serve=serve)
         entered = transaction.versions.find(number) or version
-    _log.info("model version added", version=number, base=base, state=entered.state.value, marking=entered.notice)
+    _log.info("model version added", version=number, base=base, state=entered.state.value, notice=entered.notice)
     return entered
 
 
 def _store_base(
-    store: ImportStore, encoder: Encoder, preprocess: Preprocess, origin: Mapping[str, Any], *, name: str, marking: str
+    store: ImportStore, encoder: Encoder, preprocess: Preprocess, origin: Mapping[str, Any], *, name: str, notice: str
 ) -> str:
     with store.stage() as folder:
-        write_base(folder, encoder, preprocess, source=origin, marking=marking)
+        write_base(folder, encoder, preprocess, source=origin, notice=notice)
         store.publish_base(folder, name)
     return name
 

@@ -204,7 +204,7 @@ def load_scorer(
         base=version.base,
         device=str(chosen),
         precision=str(classifier.encoder.precision),
-        marking=version.notice,
+        notice=version.notice,
     )
     return ClipScorer(
         version, classifier, ActivationCache(replace(base, encoder=classifier.encoder), cache_settings), batch_size=batch_size

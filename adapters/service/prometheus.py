@@ -130,11 +130,14 @@ def _build_queue_metrics(line: QueueFigures) -> Iterator[Metric]:
     )
     yield _make_gauge("jobs_quarantined", "Jobs that wait for a person.", ("kind", "reason"), line.quarantined)
     yield _make_gauge(
-        "archive_resting", "1: sending to this archive rests after failures.", ("archive",), {(a,): 1 for a in line.open_circuits}
+        "archive_circuit_open",
+        "1: the circuit breaker of this archive is open.",
+        ("archive",),
+        {(a,): 1 for a in line.open_circuits},
     )
     yield _make_gauge("model_versions", "Model versions.", ("state",), _count_every_state(VersionState, line.versions))
     if line.serving is not None:
-        yield _make_gauge("serving_version", "Number of the version that serves.", ("marking",), {(line.marking,): line.serving})
+        yield _make_gauge("serving_version", "Number of the version that serves.", ("notice",), {(line.notice,): line.serving})
     if line.serving_since is not None:
         since = line.serving_since.timestamp()
         yield GaugeMetricFamily("radclipd_serving_since_timestamp_seconds", "When the version came to serve.", value=since)
@@ -190,11 +193,11 @@ def _build_archive_metrics(archive: ArchiveFigures) -> Iterator[Metric]:
 def _build_backfill_metrics(found: Mapping[str, BackfillFigures]) -> Iterator[Metric]:
     """No counters: the last word on a parcel counts, and may be of less than the one before."""
     words = {
-        "parcels": "Studies of an archive, or parcels of a folder, by what became of them.",
+        "units": "Units of a backfill (studies of an archive, groups of files of a folder) by result.",
         "studies": "Studies that a backfill brought, and those of which more is to come.",
         "instances": "DICOM instances that backfills took in, and refused.",
     }
-    for name, states in (("parcels", ("done", "failed")), ("studies", ("fetched", "coming")), ("instances", ("taken", "refused"))):
+    for name, states in (("units", ("done", "failed")), ("studies", ("fetched", "coming")), ("instances", ("taken", "refused"))):
         counts = {(source, state): getattr(told, state) for source, told in found.items() for state in states}
         yield _make_gauge(f"backfill_{name}", words[name], ("source", "state"), counts)
     days = {(source,): told.days for source, told in found.items()}
@@ -212,7 +215,7 @@ def _build_disk_metrics(usage: Mapping[str, int]) -> Iterator[Metric]:
 
 DISK_GAUGES = {
     "storage_free": "Free disk space where images are kept.",
-    "storage_minimum_free": "Below so much of it, senders are told to try later.",
+    "storage_min_free": "Below so much of it, senders are told to try later.",
     "prefix_store": "Taken by what is kept for learning and scoring again, on this host.",
     "prefix_store_limit": "What that may take.",
 }

@@ -23,11 +23,12 @@ from pipeline.errors import NoWeights, OutOfResources, PermanentError, Transient
 _BASE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _ABANDONED_SECONDS = 24 * 3600  # a staging folder this old belongs to a process that died
 _IMPORT_AGAIN = "import the weights again: radclipd model import"
+_RENAMED_CARD_KEYS = {"marking": "notice"}  # key in cards of an earlier release, key now: as models.encoder.checkpoint
 
 
 @dataclass(frozen=True, slots=True)
 class StoredBase:
-    """A base on disk. `card` is JSON: weights, architecture, preprocess, golden, marking, source, libraries."""
+    """A base on disk. `card` is JSON: weights, architecture, preprocess, golden, notice, source, libraries."""
 
     name: str
     folder: Path
@@ -92,7 +93,7 @@ class ModelStore:
         folder, card = self.base_folder(name), _read_card(staged)
         if (folder / CARD).is_file():
             known = self.base(name)
-            if any(known.card.get(key) != card.get(key) for key in ("weights", "architecture", "preprocess", "marking")):
+            if any(known.card.get(key) != card.get(key) for key in ("weights", "architecture", "preprocess", "notice")):
                 raise PermanentError(f"the base {name} exists and is another one", hint="choose another name with --name")
             return known
         self._publish_folder(staged, folder)
@@ -147,7 +148,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
         raise WeightsCorrupt(f"{path} is not JSON", hint=_IMPORT_AGAIN) from error
     if not isinstance(card, dict) or not isinstance(card.get("weights"), dict) or "sha256" not in card["weights"]:
         raise WeightsCorrupt(f"{path} is no model's card", hint=_IMPORT_AGAIN)
-    return card
+    return {_RENAMED_CARD_KEYS.get(str(key), str(key)): value for key, value in card.items()}
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Base weights: the encoder that versions start from, with everything needed to load it the same way again.
 
 A base on disk is a checkpoint (`checkpoint.py`) with weights.safetensors in open_clip's own layout, float32, and a card:
-architecture, preprocess, golden, marking, source, libraries.
+architecture, preprocess, golden, notice, source, libraries.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def library_versions() -> dict[str, str]:
 
 
 def write_base(
-    folder: Path, encoder: Encoder, preprocess: Preprocess, *, source: Mapping[str, Any], marking: str = ""
+    folder: Path, encoder: Encoder, preprocess: Preprocess, *, source: Mapping[str, Any], notice: str = ""
 ) -> dict[str, Any]:
     """Write an encoder into an existing folder and return its card. `source` says where the weights are from, JSON-able.
 
@@ -60,7 +60,7 @@ def write_base(
         "architecture": encoder.architecture.card,
         "preprocess": preprocess.card,
         "golden": GoldenEmbedding.compute(encoder, preprocess).card,
-        "marking": marking,
+        "notice": notice,
         "source": dict(source),
         "libraries": library_versions(),
     }

@@ -22,6 +22,8 @@ from models.fingerprint import file_sha256
 FORMAT = 1
 """Number of the card's layout."""
 CARD = "card.json"
+_RENAMED_CARD_KEYS = {"marking": "notice"}
+"""Key in the cards of an earlier release, key now."""
 
 
 def write_checkpoint(folder: Path, file: str, tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,7 +50,8 @@ def write_checkpoint(folder: Path, file: str, tensors: Mapping[str, torch.Tensor
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """Read card.json. CheckpointMissing, CheckpointCorrupt, or WeightsIncompatible for another layout."""
+    """Read card.json, with the key names of this release. CheckpointMissing, CheckpointCorrupt, CheckpointIncompatible for another
+    layout."""
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except OSError as error:
@@ -61,7 +64,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise CheckpointIncompatible(
             f"{folder / CARD} has layout {card.get('format')!r}; this release reads {FORMAT}", hint="upgrade radclipd"
         )
-    return card
+    return {_RENAMED_CARD_KEYS.get(str(key), str(key)): value for key, value in card.items()}
 
 
 def read_tensors(folder: Path, file: str, *, sha256: str) -> dict[str, torch.Tensor]:

@@ -64,7 +64,7 @@ def test_a_backfill_that_was_cut_short_goes_on_where_it_was(way: str, place: Ins
     assert told["instances"] + told["duplicates"] <= FILMS
     assert json.loads(place.run(*verb, "--json").stdout)["instances"] == 0
     (row,) = json.loads(place.run("backfill", "status", "--json").stdout)
-    assert (row["source"], row["parcels_done"], row["parcels_failed"]) == (f"folder {films}", 4, 0)
+    assert (row["source"], row["units_done"], row["units_failed"]) == (f"folder {films}", 4, 0)
 
 
 def test_the_daemon_scores_what_was_brought_and_reports_nothing_of_it(place: Installation, films: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_film_comes_back_as_a_report_and_can_be_queried(place: Installation, a
     states = {row["study_instance_uid"]: (row["state"], row["reason"]) for row in place.rows("select * from v_studies")}
     assert states == {frontal.StudyInstanceUID: ("reported", ""), lateral.StudyInstanceUID: ("ignored", "lateral view (1)")}
     (wide,) = place.rows("select * from v_findings_wide")
-    assert wide["marking"] == "UNTRAINED"
+    assert wide["notice"] == "UNTRAINED"
     assert 0 <= wide["pleural_thickening"] <= 1
     shown = place.run("reports", "show", report.stem).stdout
     assert "Research use only" in shown
@@ -191,7 +191,7 @@ def test_a_running_daemon_answers_scrapes(tmp_path: Path, template: Installation
     figures = {sample.name: sample.value for family in text_string_to_metric_families(page) for sample in family.samples}
     assert (figures["radclipd_catalog_up"], figures["radclipd_instances_received_total"]) == (1, 1)
     assert 'radclipd_studies{state="reported"} 1.0' in page
-    assert 'radclipd_serving_version{marking="UNTRAINED"} 1.0' in page
+    assert 'radclipd_serving_version{notice="UNTRAINED"} 1.0' in page
     assert "PHANTOM" not in page
     assert "T-1" not in page
 

@@ -236,7 +236,7 @@ def test_films_with_a_label_table_are_labelled_learnt_scored_again_and_measured(
 def said_by_reader(told: Telling) -> None:
     """What was labelled came by both roads, was what the story says, and is wrong as often as it says."""
     truth = told.truth
-    labels = told.rows("SELECT study_instance_uid, finding, state, source, asked_because FROM v_labels WHERE revoked = 0")
+    labels = told.rows("SELECT study_instance_uid, finding, state, source, selection_reason FROM v_labels WHERE revoked = 0")
     assert Counter(source for _, _, _, source, _ in labels) == {"csv": 19 * len(FINDINGS), "sr": len(FINDINGS)}
     assert {because for _, _, _, _, because in labels} <= {"positives", "coverage", "disagreement", "uncertainty", "monitoring"}
     wrong = sum((state == "present") != (finding in truth[study][1]) for study, finding, state, _, _ in labels)

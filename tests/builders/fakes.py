@@ -874,7 +874,7 @@ def a_version(number: int = 1, state: VersionState = VersionState.SERVING, **cha
         "weights_sha256": "0" * 64,
         "device_uid": f"2.25.{1000 + number}",
         "thresholds": dict.fromkeys(FINDINGS, 0.5),
-        "band": 0.05,
+        "undetermined_margin": 0.05,
     }
     return ModelVersion(**{**values, **changes})
 

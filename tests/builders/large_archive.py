@@ -286,12 +286,12 @@ _COLUMNS = {
     "series": "id, series_instance_uid, study, modality, series_number, series_description",
     "instances": f"id, series, {', '.join(HEADER_COLUMNS)}, header, file_key, file_sha256, file_size, sender_ae_title,"
     " sender_address, called_ae_title, received_at",
-    "model_versions": "number, state, name, base, weights_sha256, device_uid, marking, calibrated, label_fingerprint, thresholds,"
-    " band, reason, card, created_at, served_at, retired_at",
+    "model_versions": "number, state, name, base, weights_sha256, device_uid, notice, calibrated, label_fingerprint, thresholds,"
+    " undetermined_margin, reason, card, created_at, served_at, retired_at",
     "image_scores": "instance, version, scores, created_at",
     "predictions": "study, version, finding, probability, decision, revision, predicted_at",
-    "labels": "id, study, finding, state, reader, source, asked_because, selection_probability, created_at, stated_at, document",
-    "requests": "id, study, asked_because, finding, detail, selection_probability, version, asked_at",
+    "labels": "id, study, finding, state, reader, source, selection_reason, selection_probability, created_at, stated_at, document",
+    "requests": "id, study, selection_reason, finding, reason, selection_probability, version, asked_at",
     "reports": "id, sop_instance_uid, series_instance_uid, study, version, revision, sop_class_uid, state, predecessor, file_key,"
     " file_sha256, file_size, status, created_at, built_at, sent_at",
     "jobs": "id, kind, subject, payload, state, priority, run_at, attempts, worker, lease_token, lease_until, error, created_at,"

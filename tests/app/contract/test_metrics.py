@@ -41,10 +41,8 @@ from pipeline.figures import ArchiveFigures, BackfillFigures, LearningGain, Lear
 from pipeline.learn import LearnOutcome, LearnResult
 from pipeline.ports.backfill import BackfillCounts, BackfillUnit
 from pipeline.progress import JobProgress
+from tests.builders.catalog_rows import FILE, add_instance, chest_header, import_statement, pending_report, worklist_request
 from tests.builders.fakes import a_version
-from tests.catalog.contract.test_catalog import FILE, add, film
-from tests.catalog.contract.test_worklist import request, say
-from tests.deploy.contract.test_cookbook import a_report
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 GAINS = [
@@ -146,13 +144,13 @@ def test_a_round_of_learning_while_it_runs_and_after(sql_catalog: SqlCatalog) ->
 )
 def test_a_round_by_hand_leaves_a_version_and_no_job(sql_catalog: SqlCatalog, state: VersionState, result: LearnResult) -> None:
     with sql_catalog.begin() as tx:
-        tx.versions.add(a_version(1, marking="UNTRAINED"))
+        tx.versions.add(a_version(1, notice="UNTRAINED"))
         card = {"learning": {"comparisons": GAINS, "newest_label": 3}}
         tx.versions.add(a_version(2, state, label_fingerprint="f" * 64, reason="why", card=card))
     line = line_of(sql_catalog)
     assert line.last_round is not None
     assert line.last_round.result == result
-    assert (line.serving, line.marking, line.versions) == (1, "UNTRAINED", {VersionState.SERVING: 1, state: 1})
+    assert (line.serving, line.notice, line.versions) == (1, "UNTRAINED", {VersionState.SERVING: 1, state: 1})
     first, second = line.gains
     assert first == LearningGain("zero-shot", "labels", pytest.approx(0.1), 0.05, 0.15)  # type: ignore[arg-type]  # a float, about
     assert (second.against, second.sample, second.gain) == ("serving", "monitoring", 0.0)
@@ -162,20 +160,20 @@ def test_what_has_come_together(sql_catalog: SqlCatalog) -> None:
     with sql_catalog.begin() as tx:
         tx.versions.add(a_version(1))
     for number in (1, 2, 3, 4):
-        add(sql_catalog, film(study=f"1.{number}", sop=f"1.{number}.1"))
-    add(sql_catalog, film(study="1.4", sop="1.4.2"))
+        add_instance(sql_catalog, chest_header(study=f"1.{number}", sop=f"1.{number}.1"))
+    add_instance(sql_catalog, chest_header(study="1.4", sop="1.4.2"))
     predictions = rules.predictions_of([0.5] * len(FINDINGS), thresholds=a_version().thresholds, undetermined_margin=0.0)  # type: ignore[arg-type]  # any 14 numbers
     with sql_catalog.begin() as tx:
         tx.studies.put_state("1.2", StudyState.IGNORED, reason="why")
         tx.studies.put_state("1.3", StudyState.REPORTED)
         tx.studies.put_state("1.4", StudyState.REPORTED)
         tx.scores.put_predictions(1, {"1.4": predictions}, {"1.4": 1})
-        tx.reports.ensure_pending(a_report("2.25.1"))
-        tx.reports.ensure_pending(a_report("2.25.2", revision=2))
+        tx.reports.ensure_pending(pending_report("2.25.1"))
+        tx.reports.ensure_pending(pending_report("2.25.2", revision=2))
         tx.reports.mark_built("2.25.1", FILE)
-        tx.requests.append([request("1.3", asked_at=tx.now()), request("1.4", asked_at=tx.now())])
-    say(sql_catalog, "1.4", findings={"Mass": LabelState.PRESENT, "Edema": LabelState.ABSENT})
-    say(sql_catalog, "1.1", findings={"Mass": LabelState.PRESENT})
+        tx.requests.append([worklist_request("1.3", asked_at=tx.now()), worklist_request("1.4", asked_at=tx.now())])
+    import_statement(sql_catalog, "1.4", findings={"Mass": LabelState.PRESENT, "Edema": LabelState.ABSENT})
+    import_statement(sql_catalog, "1.1", findings={"Mass": LabelState.PRESENT})
     assert archive_of(sql_catalog) == ArchiveFigures(
         studies={StudyState.ARRIVING: 1, StudyState.IGNORED: 1, StudyState.REPORTED: 2},
         reports={ReportState.PENDING: 1, ReportState.BUILT: 1},
@@ -196,7 +194,7 @@ def test_what_backfills_have_done_by_the_kind_of_source(sql_catalog: SqlCatalog)
         tx.backfills.add_finished_days(other, [date(2025, 1, 1)])
         tx.backfills.mark_backfilled(clinic, ["1.1", "1.2"])
         tx.backfills.mark_backfilled(other, ["1.3"])
-    add(sql_catalog, film("1.1", "1.1.1"))
+    add_instance(sql_catalog, chest_header("1.1", "1.1.1"))
     with sql_catalog.begin() as tx:
         tx.backfills.finish_unit(
             clinic, BackfillUnit(key="1.1"), BackfillCounts(instances=2, duplicates=9, refused=1, bytes=3 << 30), ["1.1"]
@@ -354,10 +352,10 @@ def config_in(folder: Path, port: int = 0) -> Config:
 
 def test_a_scrape(sql_catalog: SqlCatalog, page: Callable[[], str], tmp_path: Path) -> None:
     with sql_catalog.begin() as tx:
-        tx.versions.add(a_version(1, marking="UNTRAINED"))
+        tx.versions.add(a_version(1, notice="UNTRAINED"))
         tx.versions.add(a_version(2, VersionState.CANDIDATE, label_fingerprint="f" * 64, card={"learning": {"comparisons": GAINS}}))
-    add(sql_catalog, film(patient_id="SECRET-ID", accession_number="SECRET-ACC"))
-    say(sql_catalog, "1.1", reader="SECRET-READER", findings={"Mass": LabelState.PRESENT})
+    add_instance(sql_catalog, chest_header(patient_id="SECRET-ID", accession_number="SECRET-ACC"))
+    import_statement(sql_catalog, "1.1", reader="SECRET-READER", findings={"Mass": LabelState.PRESENT})
     job = claim(sql_catalog, JobKind.SCORE, "1.1")
     with sql_catalog.begin() as tx:
         tx.circuits.record_failure("PACS", threshold=1, open_seconds=60)
@@ -380,10 +378,10 @@ def test_a_scrape(sql_catalog: SqlCatalog, page: Callable[[], str], tmp_path: Pa
         of("jobs", kind="score", state="waiting"): 0,
         of("jobs", kind="learn", state="running"): 1,
         of("jobs_quarantined", kind="score", reason="PixelsUnreadable"): 1,
-        of("archive_resting", archive="PACS"): 1,
+        of("archive_circuit_open", archive="PACS"): 1,
         of("model_versions", state="candidate"): 1,
         of("model_versions", state="rejected"): 0,
-        of("serving_version", marking="UNTRAINED"): 1,
+        of("serving_version", notice="UNTRAINED"): 1,
         of("learning_stage_done_ratio", stage="unfreezing"): 0.25,
         of("learning_result", result="waiting"): 1,
         of("learning_result", result="promoted"): 0,
@@ -395,8 +393,8 @@ def test_a_scrape(sql_catalog: SqlCatalog, page: Callable[[], str], tmp_path: Pa
         of("label_statements_total", finding="Mass", state="present"): 1,
         of("worklist_open_studies"): 0,
         of("prefix_store_bytes"): 5,
-        of("backfill_parcels", source="folder", state="done"): 1,
-        of("backfill_parcels", source="folder", state="failed"): 0,
+        of("backfill_units", source="folder", state="done"): 1,
+        of("backfill_units", source="folder", state="failed"): 0,
         of("backfill_instances", source="folder", state="taken"): 2,
         of("backfill_studies", source="folder", state="coming"): 0,
         of("backfill_done_days", source="folder"): 1,
@@ -425,7 +423,7 @@ def test_alerts_ask_for_what_is_told() -> None:
         versions={},
         serving=1,
         serving_since=datetime.now(UTC),
-        marking="",
+        notice="",
         stage=LearningStage("x", 1, 2, 3.0),
         last_round=LearningRound("waiting", datetime.now(UTC)),
         gains=[LearningGain("serving", "labels", 0.1, 0.0, 0.2)],

@@ -29,7 +29,7 @@ CREATE TABLE public.backfill_days (
     day character varying(8) NOT NULL,
     done_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
-CREATE TABLE public.backfill_parcels (
+CREATE TABLE public.backfill_units (
     backfill bigint NOT NULL,
     key character varying(64) NOT NULL,
     mark character varying(64) NOT NULL,
@@ -40,8 +40,8 @@ CREATE TABLE public.backfill_parcels (
     bytes bigint NOT NULL,
     error text DEFAULT ''::text NOT NULL,
     finished_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT ck_backfill_parcels_failed_says_why CHECK ((((state)::text = 'failed'::text) = (error <> ''::text))),
-    CONSTRAINT ck_backfill_parcels_state CHECK (((state)::text = ANY ((ARRAY['done'::character varying, 'failed'::character varying])::text[])))
+    CONSTRAINT ck_backfill_units_failed_says_why CHECK ((((state)::text = 'failed'::text) = (error <> ''::text))),
+    CONSTRAINT ck_backfill_units_state CHECK (((state)::text = ANY ((ARRAY['done'::character varying, 'failed'::character varying])::text[])))
 );
 CREATE TABLE public.backfilled_studies (
     study_instance_uid character varying(64) NOT NULL,
@@ -132,7 +132,7 @@ CREATE TABLE public.labels (
     state character varying(16),
     reader character varying(64) NOT NULL,
     source character varying(64) NOT NULL,
-    asked_because character varying(64) DEFAULT ''::character varying NOT NULL,
+    selection_reason character varying(64) DEFAULT ''::character varying NOT NULL,
     selection_probability double precision,
     revokes bigint,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
@@ -157,11 +157,11 @@ CREATE TABLE public.model_versions (
     base character varying(128) NOT NULL,
     weights_sha256 character varying(64) NOT NULL,
     device_uid character varying(64) NOT NULL,
-    marking character varying(64) DEFAULT ''::character varying NOT NULL,
+    notice character varying(64) DEFAULT ''::character varying NOT NULL,
     calibrated boolean DEFAULT false NOT NULL,
     label_fingerprint character varying(64) DEFAULT ''::character varying NOT NULL,
     thresholds json NOT NULL,
-    band double precision NOT NULL,
+    undetermined_margin double precision NOT NULL,
     reason text DEFAULT ''::text NOT NULL,
     card json NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
@@ -229,14 +229,14 @@ ALTER SEQUENCE public.reports_id_seq OWNED BY public.reports.id;
 CREATE TABLE public.requests (
     id bigint NOT NULL,
     study bigint NOT NULL,
-    asked_because character varying(64) NOT NULL,
+    selection_reason character varying(64) NOT NULL,
     finding character varying(32) DEFAULT ''::character varying NOT NULL,
-    detail text DEFAULT ''::text NOT NULL,
+    reason text DEFAULT ''::text NOT NULL,
     selection_probability double precision NOT NULL,
     version integer NOT NULL,
     asked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT ck_requests_finding CHECK (((finding)::text = ANY ((ARRAY[''::character varying, 'Atelectasis'::character varying, 'Cardiomegaly'::character varying, 'Effusion'::character varying, 'Infiltration'::character varying, 'Mass'::character varying, 'Nodule'::character varying, 'Pneumonia'::character varying, 'Pneumothorax'::character varying, 'Consolidation'::character varying, 'Edema'::character varying, 'Emphysema'::character varying, 'Fibrosis'::character varying, 'Pleural_Thickening'::character varying, 'Hernia'::character varying])::text[]))),
-    CONSTRAINT ck_requests_says_why CHECK (((asked_because)::text <> ''::text)),
+    CONSTRAINT ck_requests_says_why CHECK (((selection_reason)::text <> ''::text)),
     CONSTRAINT ck_requests_selection_probability CHECK (((selection_probability > (0)::double precision) AND (selection_probability <= (1)::double precision)))
 );
 CREATE SEQUENCE public.requests_id_seq
@@ -299,30 +299,30 @@ CREATE VIEW public.v_backfills AS
         CASE
             WHEN ((p.state)::text = 'done'::text) THEN 1
             ELSE NULL::integer
-        END) AS parcels_done,
+        END) AS units_done,
     count(
         CASE
             WHEN ((p.state)::text = 'failed'::text) THEN 1
             ELSE NULL::integer
-        END) AS parcels_failed,
+        END) AS units_failed,
     COALESCE(sum(p.instances), (0)::bigint) AS instances,
     COALESCE(sum(p.refused), (0)::bigint) AS refused,
     (COALESCE(sum(p.bytes), (0)::numeric))::bigint AS bytes,
     max(p.finished_at) AS last_at,
     ( SELECT e.error
-           FROM public.backfill_parcels e
+           FROM public.backfill_units e
           WHERE ((e.backfill = b.id) AND ((e.state)::text = 'failed'::text))
           ORDER BY e.finished_at DESC
          LIMIT 1) AS last_error
    FROM (public.backfills b
-     LEFT JOIN public.backfill_parcels p ON ((p.backfill = b.id)))
+     LEFT JOIN public.backfill_units p ON ((p.backfill = b.id)))
   GROUP BY b.id, b.source, b.begun_at;
 CREATE VIEW public.v_findings_wide AS
  SELECT s.study_instance_uid,
     s.accession_number,
     s.study_date,
     m.number AS version,
-    m.marking,
+    m.notice,
     p.probability AS atelectasis,
     ( SELECT q.probability
            FROM public.predictions q
@@ -410,7 +410,7 @@ CREATE VIEW public.v_labels AS
     l.state,
     l.reader,
     l.source,
-    l.asked_because,
+    l.selection_reason,
     l.selection_probability,
     l.created_at,
         CASE
@@ -486,7 +486,7 @@ CREATE VIEW public.v_lineage AS
     r.version,
     m.name AS version_name,
     m.device_uid,
-    m.marking,
+    m.notice,
     m.weights_sha256,
     ((m.card -> 'preprocess'::text) ->> 'fingerprint'::text) AS preprocessing,
     ((m.card -> 'prompts'::text) ->> 'fingerprint'::text) AS prompts,
@@ -497,7 +497,7 @@ CREATE VIEW public.v_lineage AS
     p.probability,
     p.decision,
     ((m.thresholds ->> f.column1))::double precision AS threshold,
-    m.band
+    m.undetermined_margin
    FROM (((((((public.reports r
      JOIN public.studies s ON ((s.id = r.study)))
      JOIN public.model_versions m ON ((m.number = r.version)))
@@ -513,11 +513,11 @@ CREATE VIEW public.v_model_versions AS
     model_versions.base,
     model_versions.weights_sha256,
     model_versions.device_uid,
-    model_versions.marking,
+    model_versions.notice,
     model_versions.calibrated,
     model_versions.label_fingerprint,
     model_versions.thresholds,
-    model_versions.band,
+    model_versions.undetermined_margin,
     model_versions.reason,
     model_versions.card,
     model_versions.created_at,
@@ -533,7 +533,7 @@ CREATE VIEW public.v_predictions AS
     m.calibrated,
     p.version,
     m.name AS version_name,
-    m.marking,
+    m.notice,
     p.revision,
     p.predicted_at
    FROM ((public.predictions p
@@ -620,9 +620,9 @@ CREATE VIEW public.v_worklist AS
  SELECT s.study_instance_uid,
     s.accession_number,
     s.study_date,
-    q.asked_because,
+    q.selection_reason,
     q.finding,
-    q.detail,
+    q.reason,
     q.selection_probability,
     q.version,
     q.asked_at,
@@ -641,41 +641,44 @@ ALTER TABLE ONLY public.reports ALTER COLUMN id SET DEFAULT nextval('public.repo
 ALTER TABLE ONLY public.requests ALTER COLUMN id SET DEFAULT nextval('public.requests_id_seq'::regclass);
 ALTER TABLE ONLY public.series ALTER COLUMN id SET DEFAULT nextval('public.series_id_seq'::regclass);
 ALTER TABLE ONLY public.studies ALTER COLUMN id SET DEFAULT nextval('public.studies_id_seq'::regclass);
-INSERT INTO public.alembic_version VALUES ('0006');
-INSERT INTO public.audit_events VALUES (1, '2026-11-29 08:17:06.503772+00', 'store', 'refused', '1.9', 'why', 'PACS');
+INSERT INTO public.alembic_version VALUES ('0007');
+INSERT INTO public.audit_events VALUES (1, '2026-11-30 11:55:30.773281+00', 'store', 'refused', '1.9', 'why', 'PACS');
+INSERT INTO public.backfill_units VALUES (1, 'unit-1', 'mark-1', 'done', 3, 1, 0, 700, '', '2026-11-30 11:55:30.772436+00');
+INSERT INTO public.backfills VALUES (1, 'folder /films', '2026-11-30 11:55:30.772266+00');
 INSERT INTO public.circuits VALUES ('PACS', 2, NULL);
-INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-29 08:17:06.354258+00');
-INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-29 08:17:06.326553+00', '');
-INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-29 08:17:06.502782+00', 0, '', '', NULL, '', '2026-11-29 08:17:06.502782+00', NULL);
-INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-29 08:17:06.491516+00', '2026-11-29 08:17:06.491516+00', '');
-INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-29 08:17:06.493677+00', '2026-11-29 08:17:06.493678+00', '');
-INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-29 08:17:06.278561+00', '2026-11-29 08:17:06.278562+00', NULL);
-INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-29 08:17:06.297492+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-29 08:17:06.386431+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-29 08:17:06.387565+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-29 08:17:06.387845+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-29 08:17:06.388079+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-29 08:17:06.388323+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-29 08:17:06.38854+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-29 08:17:06.388833+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-29 08:17:06.388949+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-29 08:17:06.389051+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-29 08:17:06.389284+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-29 08:17:06.389394+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-29 08:17:06.389496+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-29 08:17:06.389597+00');
-INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-29 08:17:06.389698+00');
-INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-29 08:17:06.407184+00', '2026-11-29 08:17:06.430462+00', '2026-11-29 08:17:06.434326+00');
+INSERT INTO public.image_scores VALUES (1, 1, '\xcdcccc3d576a253e476e643e1cb9913e143bb13e0cbdd03e043ff03e7ee0073f7aa1173f7662273f7223373f6ee4463f6aa5563f6666663f', '2026-11-30 11:55:30.675549+00');
+INSERT INTO public.instances VALUES (1, '1.1', 1, '1.2.840.10008.5.1.4.1.1.1.1', '1.5', NULL, '{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}', 'aa/f.dcm', 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff', 7, 'PACS', 'h', 'US', '2026-11-30 11:55:30.659778+00', '');
+INSERT INTO public.jobs VALUES (1, 'send', '2.25.1', '{}', 'waiting', 100, '2026-11-30 11:55:30.772713+00', 0, '', '', NULL, '', '2026-11-30 11:55:30.772713+00', NULL);
+INSERT INTO public.labels VALUES (1, 1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5, NULL, '2026-11-30 11:55:30.757834+00', '2026-11-30 11:55:30.757834+00', '');
+INSERT INTO public.labels VALUES (2, 1, 'Mass', NULL, 'reader-1', 'csv', '', NULL, 1, '2026-11-30 11:55:30.770737+00', '2026-11-30 11:55:30.770737+00', '');
+INSERT INTO public.model_versions VALUES (1, 'serving', 'zero-shot-1', 'tiny', '0000000000000000000000000000000000000000000000000000000000000000', '2.25.1001', '', false, '', '{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}', 0.05, '', '{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}', '2026-11-30 11:55:30.626403+00', '2026-11-30 11:55:30.626403+00', NULL);
+INSERT INTO public.patients VALUES (1, 'study:1.4', '', '', '', '2026-11-30 11:55:30.637004+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Atelectasis', 0.10000000149011612, 'absent', 1, '2026-11-30 11:55:30.691817+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Cardiomegaly', 0.16153846681118011, 'absent', 1, '2026-11-30 11:55:30.692192+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Effusion', 0.2230769246816635, 'absent', 1, '2026-11-30 11:55:30.692198+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Infiltration', 0.2846153974533081, 'absent', 1, '2026-11-30 11:55:30.6922+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Mass', 0.3461538553237915, 'absent', 1, '2026-11-30 11:55:30.692202+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Nodule', 0.4076923131942749, 'absent', 1, '2026-11-30 11:55:30.692203+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumonia', 0.4692307710647583, 'undetermined', 1, '2026-11-30 11:55:30.692205+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pneumothorax', 0.5307692289352417, 'undetermined', 1, '2026-11-30 11:55:30.692206+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Consolidation', 0.5923076868057251, 'present', 1, '2026-11-30 11:55:30.692208+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Edema', 0.6538461446762085, 'present', 1, '2026-11-30 11:55:30.692233+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Emphysema', 0.7153846025466919, 'present', 1, '2026-11-30 11:55:30.692237+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Fibrosis', 0.7769230604171753, 'present', 1, '2026-11-30 11:55:30.692239+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Pleural_Thickening', 0.8384615182876587, 'present', 1, '2026-11-30 11:55:30.692241+00');
+INSERT INTO public.predictions VALUES (1, 1, 'Hernia', 0.8999999761581421, 'present', 1, '2026-11-30 11:55:30.692243+00');
+INSERT INTO public.reports VALUES (1, '2.25.1', '2.25.1.1', 1, 1, 1, '', 'sent', NULL, 'bb/r.dcm', 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee', 9, '0x0000', '2026-11-30 11:55:30.694798+00', '2026-11-30 11:55:30.709814+00', '2026-11-30 11:55:30.711473+00');
+INSERT INTO public.requests VALUES (1, 1, 'coverage', '', 'why', 0.25, 1, '2026-11-30 11:55:30.771477+00');
 INSERT INTO public.series VALUES (1, '1.3', 1, '', NULL, '');
-INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-29 08:17:06.300326+00', '2026-11-29 08:17:06.338692+00');
+INSERT INTO public.studies VALUES (1, '1.4', 1, 'A1', '', '', '', '', 'arriving', '', 1, 1, false, '2026-11-30 11:55:30.640162+00', '2026-11-30 11:55:30.661581+00');
 SELECT pg_catalog.setval('public.audit_events_id_seq', 1, true);
-SELECT pg_catalog.setval('public.backfills_id_seq', 1, false);
+SELECT pg_catalog.setval('public.backfills_id_seq', 1, true);
 SELECT pg_catalog.setval('public.instances_id_seq', 1, true);
 SELECT pg_catalog.setval('public.jobs_id_seq', 1, true);
 SELECT pg_catalog.setval('public.labels_id_seq', 2, true);
 SELECT pg_catalog.setval('public.patients_id_seq', 1, true);
 SELECT pg_catalog.setval('public.reports_id_seq', 1, true);
-SELECT pg_catalog.setval('public.requests_id_seq', 1, false);
+SELECT pg_catalog.setval('public.requests_id_seq', 1, true);
 SELECT pg_catalog.setval('public.series_id_seq', 1, true);
 SELECT pg_catalog.setval('public.studies_id_seq', 1, true);
 ALTER TABLE ONLY public.alembic_version
@@ -684,8 +687,8 @@ ALTER TABLE ONLY public.audit_events
     ADD CONSTRAINT pk_audit_events PRIMARY KEY (id);
 ALTER TABLE ONLY public.backfill_days
     ADD CONSTRAINT pk_backfill_days PRIMARY KEY (backfill, day);
-ALTER TABLE ONLY public.backfill_parcels
-    ADD CONSTRAINT pk_backfill_parcels PRIMARY KEY (backfill, key);
+ALTER TABLE ONLY public.backfill_units
+    ADD CONSTRAINT pk_backfill_units PRIMARY KEY (backfill, key);
 ALTER TABLE ONLY public.backfilled_studies
     ADD CONSTRAINT pk_backfilled_studies PRIMARY KEY (study_instance_uid);
 ALTER TABLE ONLY public.backfills
@@ -767,8 +770,8 @@ CREATE TRIGGER labels_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.
 CREATE TRIGGER requests_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.requests FOR EACH STATEMENT EXECUTE FUNCTION public.requests_refuse();
 ALTER TABLE ONLY public.backfill_days
     ADD CONSTRAINT fk_backfill_days_backfill FOREIGN KEY (backfill) REFERENCES public.backfills(id);
-ALTER TABLE ONLY public.backfill_parcels
-    ADD CONSTRAINT fk_backfill_parcels_backfill FOREIGN KEY (backfill) REFERENCES public.backfills(id);
+ALTER TABLE ONLY public.backfill_units
+    ADD CONSTRAINT fk_backfill_units_backfill FOREIGN KEY (backfill) REFERENCES public.backfills(id);
 ALTER TABLE ONLY public.backfilled_studies
     ADD CONSTRAINT fk_backfilled_studies_backfill FOREIGN KEY (backfill) REFERENCES public.backfills(id);
 ALTER TABLE ONLY public.image_scores

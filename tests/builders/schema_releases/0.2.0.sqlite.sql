@@ -3,7 +3,7 @@ CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "alembic_version" VALUES('0006');
+INSERT INTO "alembic_version" VALUES('0007');
 CREATE TABLE audit_events (
 	id INTEGER NOT NULL, 
 	at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
@@ -15,7 +15,7 @@ CREATE TABLE audit_events (
 	CONSTRAINT pk_audit_events PRIMARY KEY (id), 
 	CONSTRAINT ck_audit_events_outcome CHECK (outcome IN ('done', 'refused', 'failed'))
 );
-INSERT INTO "audit_events" VALUES(1,'2026-11-29 08:17:04.894+00:00','store','refused','1.9','why','PACS');
+INSERT INTO "audit_events" VALUES(1,'2026-11-30 11:55:29.371+00:00','store','refused','1.9','why','PACS');
 CREATE TABLE backfill_days (
 	backfill INTEGER NOT NULL, 
 	day VARCHAR(8) NOT NULL, 
@@ -23,7 +23,7 @@ CREATE TABLE backfill_days (
 	CONSTRAINT pk_backfill_days PRIMARY KEY (backfill, day), 
 	CONSTRAINT fk_backfill_days_backfill FOREIGN KEY(backfill) REFERENCES backfills (id)
 );
-CREATE TABLE backfill_parcels (
+CREATE TABLE backfill_units (
 	backfill INTEGER NOT NULL, 
 	"key" VARCHAR(64) NOT NULL, 
 	mark VARCHAR(64) NOT NULL, 
@@ -34,14 +34,15 @@ CREATE TABLE backfill_parcels (
 	bytes BIGINT NOT NULL, 
 	error TEXT DEFAULT '' NOT NULL, 
 	finished_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
-	CONSTRAINT pk_backfill_parcels PRIMARY KEY (backfill, "key"), 
-	CONSTRAINT ck_backfill_parcels_state CHECK (state IN ('done', 'failed')), 
-	CONSTRAINT ck_backfill_parcels_failed_says_why CHECK ((state = 'failed') = (error <> '')), 
-	CONSTRAINT fk_backfill_parcels_backfill FOREIGN KEY(backfill) REFERENCES backfills (id)
+	CONSTRAINT pk_backfill_units PRIMARY KEY (backfill, "key"), 
+	CONSTRAINT ck_backfill_units_state CHECK (state IN ('done', 'failed')), 
+	CONSTRAINT ck_backfill_units_failed_says_why CHECK ((state = 'failed') = (error <> '')), 
+	CONSTRAINT fk_backfill_units_backfill FOREIGN KEY(backfill) REFERENCES backfills (id)
 )
  WITHOUT ROWID
 
 ;
+INSERT INTO "backfill_units" VALUES(1,'unit-1','mark-1','done',3,1,0,700,'','2026-11-30 11:55:29.362+00:00');
 CREATE TABLE backfilled_studies (
 	study_instance_uid VARCHAR(64) NOT NULL, 
 	backfill INTEGER NOT NULL, 
@@ -60,6 +61,7 @@ CREATE TABLE backfills (
 	CONSTRAINT pk_backfills PRIMARY KEY (id), 
 	CONSTRAINT uq_backfills_source UNIQUE (source)
 );
+INSERT INTO "backfills" VALUES(1,'folder /films','2026-11-30 11:55:29.358+00:00');
 CREATE TABLE circuits (
 	destination VARCHAR(64) NOT NULL, 
 	failures INTEGER DEFAULT '0' NOT NULL, 
@@ -80,7 +82,7 @@ CREATE TABLE image_scores (
  WITHOUT ROWID
 
 ;
-INSERT INTO "image_scores" VALUES(1,1,X'CDCCCC3D576A253E476E643E1CB9913E143BB13E0CBDD03E043FF03E7EE0073F7AA1173F7662273F7223373F6EE4463F6AA5563F6666663F','2026-11-29 08:17:04.830+00:00');
+INSERT INTO "image_scores" VALUES(1,1,X'CDCCCC3D576A253E476E643E1CB9913E143BB13E0CBDD03E043FF03E7EE0073F7AA1173F7662273F7223373F6EE4463F6AA5563F6666663F','2026-11-30 11:55:29.319+00:00');
 CREATE TABLE instances (
 	id INTEGER NOT NULL, 
 	sop_instance_uid VARCHAR(64) NOT NULL, 
@@ -101,7 +103,7 @@ CREATE TABLE instances (
 	CONSTRAINT fk_instances_series FOREIGN KEY(series) REFERENCES series (id), 
 	CONSTRAINT uq_instances_sop_instance_uid UNIQUE (sop_instance_uid)
 );
-INSERT INTO "instances" VALUES(1,'1.1',1,'1.2.840.10008.5.1.4.1.1.1.1','1.5',NULL,'{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}','aa/f.dcm','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',7,'PACS','h','US','2026-11-29 08:17:04.827+00:00','');
+INSERT INTO "instances" VALUES(1,'1.1',1,'1.2.840.10008.5.1.4.1.1.1.1','1.5',NULL,'{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}','aa/f.dcm','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',7,'PACS','h','US','2026-11-30 11:55:29.307+00:00','');
 CREATE TABLE "jobs" (
 	id INTEGER NOT NULL, 
 	kind VARCHAR(16) NOT NULL, 
@@ -122,7 +124,7 @@ CREATE TABLE "jobs" (
 	CONSTRAINT ck_jobs_kind CHECK (kind IN ('score', 'report', 'send', 'label', 'learn')), 
 	CONSTRAINT ck_jobs_state CHECK (state IN ('waiting', 'running', 'done', 'quarantined'))
 );
-INSERT INTO "jobs" VALUES(1,'send','2.25.1','{}','waiting',100,'2026-11-29 08:17:04.886+00:00',0,'','',NULL,'','2026-11-29 08:17:04.886+00:00',NULL);
+INSERT INTO "jobs" VALUES(1,'send','2.25.1','{}','waiting',100,'2026-11-30 11:55:29.369+00:00',0,'','',NULL,'','2026-11-30 11:55:29.369+00:00',NULL);
 CREATE TABLE "labels" (
 	id INTEGER NOT NULL, 
 	study INTEGER NOT NULL, 
@@ -130,7 +132,7 @@ CREATE TABLE "labels" (
 	state VARCHAR(16), 
 	reader VARCHAR(64) NOT NULL, 
 	source VARCHAR(64) NOT NULL, 
-	asked_because VARCHAR(64) DEFAULT '' NOT NULL, 
+	selection_reason VARCHAR(64) DEFAULT '' NOT NULL, 
 	selection_probability FLOAT, 
 	revokes INTEGER, 
 	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
@@ -146,8 +148,8 @@ CREATE TABLE "labels" (
 	CONSTRAINT uq_labels_revokes UNIQUE (revokes), 
 	CONSTRAINT uq_labels_id_study_finding UNIQUE (id, study, finding)
 );
-INSERT INTO "labels" VALUES(1,1,'Mass','present','reader-1','csv','random',0.5,NULL,'2026-11-29 08:17:04.867+00:00','2026-11-29 08:17:04.867+00:00','');
-INSERT INTO "labels" VALUES(2,1,'Mass',NULL,'reader-1','csv','',NULL,1,'2026-11-29 08:17:04.882+00:00','2026-11-29 08:17:04.882+00:00','');
+INSERT INTO "labels" VALUES(1,1,'Mass','present','reader-1','csv','random',0.5,NULL,'2026-11-30 11:55:29.346+00:00','2026-11-30 11:55:29.346+00:00','');
+INSERT INTO "labels" VALUES(2,1,'Mass',NULL,'reader-1','csv','',NULL,1,'2026-11-30 11:55:29.350+00:00','2026-11-30 11:55:29.350+00:00','');
 CREATE TABLE model_versions (
 	number INTEGER NOT NULL, 
 	state VARCHAR(16) NOT NULL, 
@@ -155,11 +157,11 @@ CREATE TABLE model_versions (
 	base VARCHAR(128) NOT NULL, 
 	weights_sha256 VARCHAR(64) NOT NULL, 
 	device_uid VARCHAR(64) NOT NULL, 
-	marking VARCHAR(64) DEFAULT '' NOT NULL, 
+	notice VARCHAR(64) DEFAULT '' NOT NULL, 
 	calibrated BOOLEAN DEFAULT false NOT NULL, 
 	label_fingerprint VARCHAR(64) DEFAULT '' NOT NULL, 
 	thresholds JSON NOT NULL, 
-	band FLOAT NOT NULL, 
+	undetermined_margin FLOAT NOT NULL, 
 	reason TEXT DEFAULT '' NOT NULL, 
 	card JSON NOT NULL, 
 	created_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
@@ -170,7 +172,7 @@ CREATE TABLE model_versions (
 	CONSTRAINT ck_model_versions_state CHECK (state IN ('candidate', 'serving', 'retired', 'rejected')), 
 	CONSTRAINT uq_model_versions_device_uid UNIQUE (device_uid)
 );
-INSERT INTO "model_versions" VALUES(1,'serving','zero-shot-1','tiny','0000000000000000000000000000000000000000000000000000000000000000','2.25.1001','',0,'','{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}',0.05,'','{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}','2026-11-29 08:17:04.822+00:00','2026-11-29 08:17:04.822+00:00',NULL);
+INSERT INTO "model_versions" VALUES(1,'serving','zero-shot-1','tiny','0000000000000000000000000000000000000000000000000000000000000000','2.25.1001','',0,'','{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}',0.05,'','{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}','2026-11-30 11:55:29.293+00:00','2026-11-30 11:55:29.293+00:00',NULL);
 CREATE TABLE patients (
 	id INTEGER NOT NULL, 
 	patient_key VARCHAR(300) NOT NULL, 
@@ -181,7 +183,7 @@ CREATE TABLE patients (
 	CONSTRAINT pk_patients PRIMARY KEY (id), 
 	CONSTRAINT uq_patients_patient_key UNIQUE (patient_key)
 );
-INSERT INTO "patients" VALUES(1,'study:1.4','','','','2026-11-29 08:17:04.824+00:00');
+INSERT INTO "patients" VALUES(1,'study:1.4','','','','2026-11-30 11:55:29.304+00:00');
 CREATE TABLE predictions (
 	study INTEGER NOT NULL, 
 	version INTEGER NOT NULL, 
@@ -200,20 +202,20 @@ CREATE TABLE predictions (
  WITHOUT ROWID
 
 ;
-INSERT INTO "predictions" VALUES(1,1,'Atelectasis',1.00000001490116119384e-01,'absent',1,'2026-11-29 08:17:04.833+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Cardiomegaly',1.61538466811180114746e-01,'absent',1,'2026-11-29 08:17:04.833+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Consolidation',5.92307686805725097656e-01,'present',1,'2026-11-29 08:17:04.833+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Edema',6.53846144676208496093e-01,'present',1,'2026-11-29 08:17:04.833+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Effusion',2.23076924681663513183e-01,'absent',1,'2026-11-29 08:17:04.833+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Emphysema',7.15384602546691894531e-01,'present',1,'2026-11-29 08:17:04.833+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Fibrosis',7.76923060417175292968e-01,'present',1,'2026-11-29 08:17:04.833+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Hernia',8.99999976158142089843e-01,'present',1,'2026-11-29 08:17:04.833+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Infiltration',2.84615397453308105468e-01,'absent',1,'2026-11-29 08:17:04.833+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Mass',3.46153855323791503906e-01,'absent',1,'2026-11-29 08:17:04.833+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Nodule',4.07692313194274902343e-01,'absent',1,'2026-11-29 08:17:04.833+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Pleural_Thickening',8.38461518287658691406e-01,'present',1,'2026-11-29 08:17:04.833+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Pneumonia',4.69230771064758300781e-01,'undetermined',1,'2026-11-29 08:17:04.833+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Pneumothorax',5.30769228935241699218e-01,'undetermined',1,'2026-11-29 08:17:04.833+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Atelectasis',1.00000001490116119384e-01,'absent',1,'2026-11-30 11:55:29.321+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Cardiomegaly',1.61538466811180114746e-01,'absent',1,'2026-11-30 11:55:29.321+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Consolidation',5.92307686805725097656e-01,'present',1,'2026-11-30 11:55:29.321+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Edema',6.53846144676208496093e-01,'present',1,'2026-11-30 11:55:29.321+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Effusion',2.23076924681663513183e-01,'absent',1,'2026-11-30 11:55:29.321+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Emphysema',7.15384602546691894531e-01,'present',1,'2026-11-30 11:55:29.321+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Fibrosis',7.76923060417175292968e-01,'present',1,'2026-11-30 11:55:29.321+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Hernia',8.99999976158142089843e-01,'present',1,'2026-11-30 11:55:29.321+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Infiltration',2.84615397453308105468e-01,'absent',1,'2026-11-30 11:55:29.321+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Mass',3.46153855323791503906e-01,'absent',1,'2026-11-30 11:55:29.321+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Nodule',4.07692313194274902343e-01,'absent',1,'2026-11-30 11:55:29.321+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Pleural_Thickening',8.38461518287658691406e-01,'present',1,'2026-11-30 11:55:29.321+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Pneumonia',4.69230771064758300781e-01,'undetermined',1,'2026-11-30 11:55:29.321+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Pneumothorax',5.30769228935241699218e-01,'undetermined',1,'2026-11-30 11:55:29.321+00:00');
 CREATE TABLE reports (
 	id INTEGER NOT NULL, 
 	sop_instance_uid VARCHAR(64) NOT NULL, 
@@ -240,24 +242,25 @@ CREATE TABLE reports (
 	CONSTRAINT uq_reports_sop_instance_uid UNIQUE (sop_instance_uid), 
 	CONSTRAINT uq_reports_study_version_revision UNIQUE (study, version, revision)
 );
-INSERT INTO "reports" VALUES(1,'2.25.1','2.25.1.1',1,1,1,'','sent',NULL,'bb/r.dcm','eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee',9,'0x0000','2026-11-29 08:17:04.834+00:00','2026-11-29 08:17:04.837+00:00','2026-11-29 08:17:04.838+00:00');
+INSERT INTO "reports" VALUES(1,'2.25.1','2.25.1.1',1,1,1,'','sent',NULL,'bb/r.dcm','eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee',9,'0x0000','2026-11-30 11:55:29.322+00:00','2026-11-30 11:55:29.324+00:00','2026-11-30 11:55:29.325+00:00');
 CREATE TABLE requests (
 	id INTEGER NOT NULL, 
 	study INTEGER NOT NULL, 
-	asked_because VARCHAR(64) NOT NULL, 
+	selection_reason VARCHAR(64) NOT NULL, 
 	finding VARCHAR(32) DEFAULT '' NOT NULL, 
-	detail TEXT DEFAULT '' NOT NULL, 
+	reason TEXT DEFAULT '' NOT NULL, 
 	selection_probability FLOAT NOT NULL, 
 	version INTEGER NOT NULL, 
 	asked_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
 	CONSTRAINT pk_requests PRIMARY KEY (id), 
 	CONSTRAINT ck_requests_finding CHECK (finding IN ('', 'Atelectasis', 'Cardiomegaly', 'Effusion', 'Infiltration', 'Mass', 'Nodule', 'Pneumonia', 'Pneumothorax', 'Consolidation', 'Edema', 'Emphysema', 'Fibrosis', 'Pleural_Thickening', 'Hernia')), 
-	CONSTRAINT ck_requests_says_why CHECK (asked_because <> ''), 
+	CONSTRAINT ck_requests_says_why CHECK (selection_reason <> ''), 
 	CONSTRAINT ck_requests_selection_probability CHECK (selection_probability > 0 AND selection_probability <= 1), 
 	CONSTRAINT fk_requests_study FOREIGN KEY(study) REFERENCES studies (id), 
 	CONSTRAINT fk_requests_version FOREIGN KEY(version) REFERENCES model_versions (number), 
 	CONSTRAINT uq_requests_study UNIQUE (study)
 );
+INSERT INTO "requests" VALUES(1,1,'coverage','','why',0.25,1,'2026-11-30 11:55:29.352+00:00');
 CREATE TABLE series (
 	id INTEGER NOT NULL, 
 	series_instance_uid VARCHAR(64) NOT NULL, 
@@ -293,7 +296,7 @@ CREATE TABLE studies (
 	CONSTRAINT fk_studies_patient FOREIGN KEY(patient) REFERENCES patients (id), 
 	CONSTRAINT uq_studies_study_instance_uid UNIQUE (study_instance_uid)
 );
-INSERT INTO "studies" VALUES(1,'1.4',1,'A1','','','','','arriving','',1,1,0,'2026-11-29 08:17:04.825+00:00','2026-11-29 08:17:04.828+00:00');
+INSERT INTO "studies" VALUES(1,'1.4',1,'A1','','','','','arriving','',1,1,0,'2026-11-30 11:55:29.305+00:00','2026-11-30 11:55:29.309+00:00');
 CREATE INDEX ix_audit_events_at ON audit_events (at);
 CREATE UNIQUE INDEX uq_model_versions_serving ON model_versions (state) WHERE state = 'serving';
 CREATE INDEX ix_studies_accession_number ON studies (accession_number);
@@ -340,10 +343,10 @@ SELECT i.sop_instance_uid, r.series_instance_uid, s.study_instance_uid, i.sop_cl
 FROM instances i JOIN series r ON r.id = i.series JOIN studies s ON s.id = r.study;
 CREATE VIEW v_predictions AS 
 SELECT s.study_instance_uid, s.accession_number, p.finding, p.probability, p.decision, m.calibrated, p.version,
-    m.name AS version_name, m.marking, p.revision, p.predicted_at
+    m.name AS version_name, m.notice, p.revision, p.predicted_at
 FROM predictions p JOIN studies s ON s.id = p.study AND s.revision = p.revision JOIN model_versions m ON m.number = p.version;
 CREATE VIEW v_findings_wide AS 
-SELECT s.study_instance_uid, s.accession_number, s.study_date, m.number AS version, m.marking,
+SELECT s.study_instance_uid, s.accession_number, s.study_date, m.number AS version, m.notice,
     p.probability AS atelectasis,
     (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Cardiomegaly') AS cardiomegaly,
     (SELECT q.probability FROM predictions q WHERE q.study = p.study AND q.version = p.version AND q.finding = 'Effusion') AS effusion,
@@ -367,10 +370,10 @@ FROM reports r JOIN studies s ON s.id = r.study;
 CREATE VIEW v_lineage AS 
 SELECT r.sop_instance_uid, s.study_instance_uid, r.revision, r.state AS delivery, r.status, r.created_at, r.built_at, r.sent_at,
     r.file_sha256 AS report_sha256, r.predecessor, i.sop_instance_uid AS image_sop_instance_uid, i.file_key AS image_file_key,
-    i.file_sha256 AS image_sha256, r.version, m.name AS version_name, m.device_uid, m.marking, m.weights_sha256,
+    i.file_sha256 AS image_sha256, r.version, m.name AS version_name, m.device_uid, m.notice, m.weights_sha256,
     m.card -> 'preprocess' ->> 'fingerprint' AS preprocessing, m.card -> 'prompts' ->> 'fingerprint' AS prompts,
     m.label_fingerprint, m.calibrated, m.card ->> 'calibration' AS calibration, f.column1 AS finding, p.probability, p.decision,
-    CAST(m.thresholds ->> f.column1 AS FLOAT) AS threshold, m.band
+    CAST(m.thresholds ->> f.column1 AS FLOAT) AS threshold, m.undetermined_margin
 FROM reports r JOIN studies s ON s.id = r.study JOIN model_versions m ON m.number = r.version
     JOIN series e ON e.study = s.id JOIN instances i ON i.series = e.id
     JOIN image_scores g ON g.instance = i.id AND g.version = r.version AND g.created_at <= r.created_at
@@ -378,7 +381,7 @@ FROM reports r JOIN studies s ON s.id = r.study JOIN model_versions m ON m.numbe
     LEFT JOIN predictions p
         ON p.study = r.study AND p.version = r.version AND p.revision = r.revision AND p.finding = f.column1;
 CREATE VIEW v_labels AS 
-SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.reader, l.source, l.asked_because,
+SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.reader, l.source, l.selection_reason,
     l.selection_probability, l.created_at,
     CASE WHEN (SELECT x.id FROM labels x WHERE x.revokes = l.id) IS NOT NULL OR EXISTS (
         SELECT 1 FROM labels x WHERE x.study = l.study AND x.finding = l.finding AND x.reader = l.reader AND x.state IS NOT NULL
@@ -386,13 +389,13 @@ SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.rea
     l.stated_at, l.document
 FROM labels l JOIN studies s ON s.id = l.study WHERE l.state IS NOT NULL;
 CREATE VIEW v_worklist AS 
-SELECT s.study_instance_uid, s.accession_number, s.study_date, q.asked_because, q.finding, q.detail, q.selection_probability,
+SELECT s.study_instance_uid, s.accession_number, s.study_date, q.selection_reason, q.finding, q.reason, q.selection_probability,
     q.version, q.asked_at,
     (SELECT MIN(l.created_at) FROM labels l WHERE l.study = q.study AND l.state IS NOT NULL) AS labelled_at
 FROM requests q JOIN studies s ON s.id = q.study;
 CREATE VIEW v_model_versions AS 
-SELECT number, state, name, base, weights_sha256, device_uid, marking, calibrated, label_fingerprint, thresholds, band,
-    reason, card, created_at, served_at, retired_at
+SELECT number, state, name, base, weights_sha256, device_uid, notice, calibrated, label_fingerprint, thresholds,
+    undetermined_margin, reason, card, created_at, served_at, retired_at
 FROM model_versions;
 CREATE VIEW v_rescoring AS 
 SELECT m.number AS version, m.name AS version_name, m.served_at, t.studies - o.studies AS studies,
@@ -425,12 +428,12 @@ FROM (SELECT id, state, created_at, attempts, worker, error, finished_at,
     FROM jobs WHERE kind = 'learn') j;
 CREATE VIEW v_backfills AS 
 SELECT b.source, b.begun_at, (SELECT COUNT(*) FROM backfill_days d WHERE d.backfill = b.id) AS days_done,
-    COUNT(CASE WHEN p.state = 'done' THEN 1 END) AS parcels_done, COUNT(CASE WHEN p.state = 'failed' THEN 1 END) AS parcels_failed,
+    COUNT(CASE WHEN p.state = 'done' THEN 1 END) AS units_done, COUNT(CASE WHEN p.state = 'failed' THEN 1 END) AS units_failed,
     CAST(COALESCE(SUM(p.instances), 0) AS BIGINT) AS instances, CAST(COALESCE(SUM(p.refused), 0) AS BIGINT) AS refused,
     CAST(COALESCE(SUM(p.bytes), 0) AS BIGINT) AS bytes, MAX(p.finished_at) AS last_at,
-    (SELECT e.error FROM backfill_parcels e WHERE e.backfill = b.id AND e.state = 'failed'
+    (SELECT e.error FROM backfill_units e WHERE e.backfill = b.id AND e.state = 'failed'
         ORDER BY e.finished_at DESC LIMIT 1) AS last_error
-FROM backfills b LEFT JOIN backfill_parcels p ON p.backfill = b.id GROUP BY b.id, b.source, b.begun_at;
+FROM backfills b LEFT JOIN backfill_units p ON p.backfill = b.id GROUP BY b.id, b.source, b.begun_at;
 CREATE VIEW v_jobs AS 
 SELECT id, kind, subject, state, priority, run_at, attempts, worker, lease_until, error, created_at, finished_at
 FROM jobs;

@@ -11,20 +11,27 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from packaging.version import Version
+
 from adapters.catalog.engine import database_url
 from tests.builders.postgres import Cluster
 
 FOLDER = Path(__file__).parent
-RELEASES = sorted({path.name.removesuffix(".sql").rpartition(".")[0] for path in FOLDER.glob("*.sql")})
+RELEASES = sorted({path.name.removesuffix(".sql").rpartition(".")[0] for path in FOLDER.glob("*.sql")}, key=Version)
+"""In order; 0.2.0.dev6 is the state of 0.2.0 before its release with schema 0006."""
 ROWS = """
-INSERT INTO labels (study, finding, state, reader, source, asked_because, selection_probability)
+INSERT INTO labels (study, finding, state, reader, source, selection_reason, selection_probability)
 VALUES (1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5);
 INSERT INTO labels (study, finding, reader, source, revokes) VALUES (1, 'Mass', 'reader-1', 'csv', 1);
+INSERT INTO requests (study, selection_reason, reason, selection_probability, version) VALUES (1, 'coverage', 'why', 0.25, 1);
+INSERT INTO backfills (source) VALUES ('folder /films');
+INSERT INTO backfill_units (backfill, key, mark, state, instances, duplicates, refused, bytes)
+VALUES (1, 'unit-1', 'mark-1', 'done', 3, 1, 0, 700);
 INSERT INTO jobs (kind, subject, payload) VALUES ('send', '2.25.1', '{}');
 INSERT INTO circuits (destination, failures) VALUES ('PACS', 2);
 INSERT INTO audit_events (action, outcome, subject, detail, source) VALUES ('store', 'refused', '1.9', 'why', 'PACS');
 """
-"""What the fast line has not written: labels, and what waits."""
+"""Rows that `add_reported_study` does not write: labels, a request, a backfill, and what waits."""
 
 
 def path_of(release: str, engine: str) -> Path:

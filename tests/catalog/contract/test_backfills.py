@@ -8,8 +8,8 @@ from datetime import date
 from pipeline.domain import JobKind, StudyState
 from pipeline.ports.backfill import BackfillCounts, BackfillUnit
 from pipeline.ports.services import Catalog
+from tests.builders.catalog_rows import add_instance, chest_header
 from tests.builders.fakes import a_version
-from tests.catalog.contract.test_catalog import add, film
 
 HERE, THERE = "orthanc http://pacs CR,DX", "folder /archive"
 
@@ -47,13 +47,13 @@ def test_a_study_is_brought_until_something_of_it_comes_another_way(catalog: Cat
         tx.backfills.mark_backfilled(THERE, ["1.1"])
         assert tx.backfills.backfilled_studies(["1.1"])
         assert not tx.backfills.backfilled_studies(["1.2"])
-    add(catalog, film())
+    add_instance(catalog, chest_header())
     pass_time(0.01)
     with catalog.begin() as tx:
         tx.backfills.finish_unit(HERE, BackfillUnit(key="1.1"), BackfillCounts(), ["1.1", "1.7"])
         assert tx.backfills.backfilled_studies(["1.1"])
     pass_time(0.01)
-    add(catalog, film(sop="1.1.2"))
+    add_instance(catalog, chest_header(sop="1.1.2"))
     with catalog.begin() as tx:
         assert not tx.backfills.backfilled_studies(["1.1"])
         tx.backfills.mark_backfilled(HERE, ["1.1"])
@@ -64,7 +64,7 @@ def test_a_study_that_came_in_two_parcels_is_brought_by_both(catalog: Catalog, p
     for number in (1, 2):
         with catalog.begin() as tx:
             tx.backfills.mark_backfilled(HERE, ["1.1"])
-        add(catalog, film(sop=f"1.1.{number}"))
+        add_instance(catalog, chest_header(sop=f"1.1.{number}"))
         pass_time(0.01)
         with catalog.begin() as tx:
             tx.backfills.finish_unit(HERE, BackfillUnit(key=str(number)), BackfillCounts(), ["1.1"])
@@ -73,7 +73,7 @@ def test_a_study_that_came_in_two_parcels_is_brought_by_both(catalog: Catalog, p
 
 
 def test_a_study_that_the_catalog_knows_was_not_brought(catalog: Catalog) -> None:
-    add(catalog, film())
+    add_instance(catalog, chest_header())
     with catalog.begin() as tx:
         tx.backfills.mark_backfilled(HERE, ["1.1"])
         assert not tx.backfills.backfilled_studies(["1.1"])
@@ -83,8 +83,8 @@ def test_a_study_that_nobody_was_told_of_is_scored_again_unless_its_report_is_on
     with catalog.begin() as tx:
         tx.versions.add(a_version())
         tx.backfills.mark_backfilled(HERE, ["1.1"])
-    add(catalog, film())
-    add(catalog, film("1.2", "1.2.1"))
+    add_instance(catalog, chest_header())
+    add_instance(catalog, chest_header("1.2", "1.2.1"))
     with catalog.begin() as tx:
         for study in ("1.1", "1.2"):
             tx.studies.put_state(study, StudyState.SCORED)
@@ -99,7 +99,7 @@ def test_studies_are_numbered_in_order_of_arrival(catalog: Catalog) -> None:
         assert tx.studies.highest_study_number() == 0
         assert tx.studies.uids_by_number(range(1, 9)) == []
     for number in range(1, 6):
-        add(catalog, film(f"1.{number}", f"1.{number}.1"))
+        add_instance(catalog, chest_header(f"1.{number}", f"1.{number}.1"))
     with catalog.read() as tx:
         last = tx.studies.highest_study_number()
         assert tx.studies.uids_by_number(range(1, last + 1)) == ["1.5", "1.4", "1.3", "1.2", "1.1"]
@@ -108,7 +108,7 @@ def test_studies_are_numbered_in_order_of_arrival(catalog: Catalog) -> None:
 
 def test_only_some_studies_are_asked_for(catalog: Catalog) -> None:
     for number in range(1, 6):
-        add(catalog, film(f"1.{number}", f"1.{number}.1"))
+        add_instance(catalog, chest_header(f"1.{number}", f"1.{number}.1"))
     with catalog.begin() as tx:
         tx.versions.add(a_version())
         for number in range(1, 6):

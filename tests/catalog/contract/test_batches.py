@@ -15,8 +15,8 @@ from pipeline.domain import FINDINGS, Job, JobKind, JobState, Report, ReportStat
 from pipeline.errors import LeaseLost
 from pipeline.ports.services import Catalog
 from pipeline.work import JobOutcome
+from tests.builders.catalog_rows import add_instance, chest_header
 from tests.builders.fakes import FakeImageReader, FakeScorers, a_version
-from tests.catalog.contract.test_catalog import add, film
 from tests.conftest import DATABASES
 
 STUDIES = ["1.1", "1.2", "1.3"]
@@ -29,7 +29,7 @@ def predictions(level: float) -> list[Any]:
 
 def fill(catalog: Catalog, studies: list[str]) -> None:
     for study in studies:
-        add(catalog, film(study=study, sop=f"{study}.1"))
+        add_instance(catalog, chest_header(study=study, sop=f"{study}.1"))
     with catalog.begin() as tx:
         tx.studies.put_states(studies, StudyState.SETTLED)
 

@@ -16,45 +16,23 @@ from pipeline.domain import (
     ARRIVAL_PRIORITY,
     FINDINGS,
     AuditEvent,
-    Header,
     JobKind,
     JobState,
     Report,
     ReportState,
     Sender,
-    StoredFile,
     StudyState,
     VersionState,
 )
 from pipeline.errors import LeaseLost, OutOfResources
 from pipeline.ports.services import Catalog
+from tests.builders.catalog_rows import FILE, SENDER, add_instance, chest_header
 from tests.builders.fakes import a_version
-
-SENDER = Sender("ORTHANC", "127.0.0.1", "RADCLIPD")
-FILE = StoredFile("aa/bb/f.dcm", "f" * 64, 10, "e" * 32)
-
-
-def film(study: str = "1.1", sop: str = "1.1.1", **changes: object) -> Header:
-    values = {
-        "sop_class_uid": rules.DIGITAL_X_RAY_FOR_PRESENTATION,
-        "series_instance_uid": f"{study}.9",
-        "transfer_syntax_uid": "1.2.840.10008.1.2.1",
-        "patient_id": "P1",
-        "image_type": ("ORIGINAL", "PRIMARY"),
-        "view_position": "PA",
-        "has_pixels": True,
-    }
-    return Header(study_instance_uid=study, sop_instance_uid=sop, **{**values, **changes})  # type: ignore[arg-type]  # a row
-
-
-def add(catalog: Catalog, header: Header, *, opens: bool = True) -> None:
-    with catalog.begin() as tx:
-        tx.studies.add_instance(header, FILE, SENDER, opens_study=opens)
 
 
 def test_an_instance_comes_back_as_it_went_in(catalog: Catalog) -> None:
-    header = film(series_number=4, instance_number=2, accession_number="A7", study_date="20260101", modality="DX")
-    add(catalog, header)
+    header = chest_header(series_number=4, instance_number=2, accession_number="A7", study_date="20260101", modality="DX")
+    add_instance(catalog, header)
     with catalog.read() as tx:
         found = tx.studies.find_instance("1.1.1")
         assert found is not None
@@ -73,7 +51,7 @@ def test_an_instance_comes_back_as_it_went_in(catalog: Catalog) -> None:
 
 
 def test_times_are_utc_and_of_now(sql_catalog: SqlCatalog) -> None:
-    add(sql_catalog, film())
+    add_instance(sql_catalog, chest_header())
     with sql_catalog.read() as tx:
         found = tx.studies.find_instance("1.1.1")
     assert found is not None
@@ -82,7 +60,7 @@ def test_times_are_utc_and_of_now(sql_catalog: SqlCatalog) -> None:
 
 def test_an_exception_takes_everything_back(catalog: Catalog) -> None:
     with pytest.raises(RuntimeError), catalog.begin() as tx:
-        tx.studies.add_instance(film(), FILE, SENDER, opens_study=True)
+        tx.studies.add_instance(chest_header(), FILE, SENDER, opens_study=True)
         tx.jobs.put(JobKind.SCORE, "1.1")
         raise RuntimeError
     with catalog.begin() as tx:
@@ -100,7 +78,7 @@ def test_a_read_cannot_write(sql_catalog: SqlCatalog) -> None:
 def test_hostile_words_lose_nothing(sql_catalog: SqlCatalog) -> None:
     nasty = "\0" + "\ud800" + "x" * 10_000
     with sql_catalog.begin() as tx:
-        tx.studies.add_instance(film(), FILE, Sender(nasty, nasty, nasty), opens_study=True)
+        tx.studies.add_instance(chest_header(), FILE, Sender(nasty, nasty, nasty), opens_study=True)
         tx.studies.put_state("1.1", StudyState.IGNORED, reason=nasty)
         tx.audit(AuditEvent("store", "refused", nasty, nasty, nasty))
         tx.jobs.put(JobKind.SEND, "1.1")
@@ -111,7 +89,7 @@ def test_hostile_words_lose_nothing(sql_catalog: SqlCatalog) -> None:
 
 
 def test_an_association_may_carry_a_whole_archive(sql_catalog: SqlCatalog) -> None:
-    add(sql_catalog, film())
+    add_instance(sql_catalog, chest_header())
     with sql_catalog.begin() as tx:
         tx.studies.mark_released([*(f"9.{number}" for number in range(40_000)), "1.1"])
         assert tx.studies.stable_studies(seconds=60, released=True, limit=9) == ["1.1"]
@@ -135,35 +113,35 @@ def test_how_long_the_oldest_job_has_been_due(sql_catalog: SqlCatalog) -> None:
 
 
 def test_one_uid_stands_once(catalog: Catalog) -> None:
-    add(catalog, film())
+    add_instance(catalog, chest_header())
     with pytest.raises(Exception, match=r"(?i)unique|exists"):
-        add(catalog, film())
+        add_instance(catalog, chest_header())
 
 
 def test_an_error_does_not_quote_a_patient(sql_catalog: SqlCatalog) -> None:
-    add(sql_catalog, film(patient_id="SECRET-7"))
+    add_instance(sql_catalog, chest_header(patient_id="SECRET-7"))
     with pytest.raises(Exception, match="instances") as told:
-        add(sql_catalog, film(patient_id="SECRET-7", series_instance_uid="1.1.8"))
+        add_instance(sql_catalog, chest_header(patient_id="SECRET-7", series_instance_uid="1.1.8"))
     assert "SECRET-7" not in str(told.value)
 
 
 def test_instances_come_in_order(catalog: Catalog) -> None:
     for sop, number in (("1.1.3", 2), ("1.1.2", 1), ("1.1.1", 3)):
-        add(catalog, film(sop=sop, instance_number=number, series_number=1))
+        add_instance(catalog, chest_header(sop=sop, instance_number=number, series_number=1))
     with catalog.read() as tx:
         assert [i.header.instance_number for i in tx.studies.instances("1.1")] == [1, 2, 3]
 
 
 def test_only_what_can_be_scored_reopens_a_study(catalog: Catalog) -> None:
-    add(catalog, film())
+    add_instance(catalog, chest_header())
     with catalog.begin() as tx:
         tx.studies.put_state("1.1", StudyState.IGNORED, reason="lateral view (1)")
-    add(catalog, film(sop="1.1.2"), opens=False)
+    add_instance(catalog, chest_header(sop="1.1.2"), opens=False)
     with catalog.read() as tx:
         study = tx.studies.find("1.1")
         assert study is not None
         assert (study.state, study.instances) == (StudyState.IGNORED, 2)
-    add(catalog, film(sop="1.1.3"))
+    add_instance(catalog, chest_header(sop="1.1.3"))
     with catalog.read() as tx:
         study = tx.studies.find("1.1")
         assert study is not None
@@ -171,7 +149,7 @@ def test_only_what_can_be_scored_reopens_a_study(catalog: Catalog) -> None:
 
 
 def test_quiet_and_released(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
-    add(catalog, film())
+    add_instance(catalog, chest_header())
     with catalog.begin() as tx:
         assert tx.studies.stable_studies(seconds=0.2, released=True, limit=9) == []
         assert tx.studies.arriving_studies(limit=9) == [("1.1", 1)]
@@ -179,7 +157,7 @@ def test_quiet_and_released(catalog: Catalog, pass_time: Callable[[float], None]
     with catalog.read() as tx:
         assert tx.studies.stable_studies(seconds=60, released=True, limit=9) == ["1.1"]
         assert tx.studies.stable_studies(seconds=60, released=False, limit=9) == []
-    add(catalog, film(sop="1.1.2"))  # something new: no longer released
+    add_instance(catalog, chest_header(sop="1.1.2"))  # something new: no longer released
     with catalog.read() as tx:
         assert tx.studies.stable_studies(seconds=60, released=True, limit=9) == []
     pass_time(0.25)
@@ -188,13 +166,13 @@ def test_quiet_and_released(catalog: Catalog, pass_time: Callable[[float], None]
 
 
 def test_revisions_count_up(catalog: Catalog) -> None:
-    add(catalog, film())
+    add_instance(catalog, chest_header())
     with catalog.begin() as tx:
         assert [tx.studies.next_revisions(["1.1"]) for _ in range(2)] == [{"1.1": 1}, {"1.1": 2}]
 
 
 def test_scores_and_predictions(catalog: Catalog) -> None:
-    add(catalog, film())
+    add_instance(catalog, chest_header())
     scores = np.linspace(0, 1, 14, dtype=np.float32)
     predictions = rules.predictions_of(scores, thresholds=dict.fromkeys(FINDINGS, 0.5), undetermined_margin=0.1)
     with catalog.begin() as tx:
@@ -215,12 +193,12 @@ def test_scores_and_predictions(catalog: Catalog) -> None:
 def test_one_version_serves(catalog: Catalog) -> None:
     with catalog.begin() as tx:
         assert (tx.versions.serving(), tx.versions.next_number()) == (None, 1)
-        tx.versions.add(a_version(card={"architecture": "tiny"}, marking="UNTRAINED"))
+        tx.versions.add(a_version(card={"architecture": "tiny"}, notice="UNTRAINED"))
         tx.versions.add(a_version(2, VersionState.CANDIDATE))
     with pytest.raises(Exception, match=r"(?i)unique|serves"), catalog.begin() as tx:
         tx.versions.add(a_version(3))
     with catalog.begin() as tx:
-        assert tx.versions.serving() == a_version(card={"architecture": "tiny"}, marking="UNTRAINED")
+        assert tx.versions.serving() == a_version(card={"architecture": "tiny"}, notice="UNTRAINED")
         tx.versions.serve(2)
     with catalog.read() as tx:
         assert [(v.number, v.state) for v in tx.versions.all()] == [(1, VersionState.RETIRED), (2, VersionState.SERVING)]
@@ -229,7 +207,7 @@ def test_one_version_serves(catalog: Catalog) -> None:
 
 
 def test_a_report_is_opened_once_and_goes_its_way(catalog: Catalog) -> None:
-    add(catalog, film())
+    add_instance(catalog, chest_header())
     first = Report(
         sop_instance_uid="2.25.1",
         series_instance_uid="2.25.2",
@@ -444,7 +422,7 @@ def test_a_circuit_opens_lets_one_probe_through_and_closes(catalog: Catalog, pas
 
 def test_the_newest_complete_studies_come_first(catalog: Catalog) -> None:
     for number in (1, 2, 3):
-        add(catalog, film(study=f"1.{number}", sop=f"1.{number}.1"))
+        add_instance(catalog, chest_header(study=f"1.{number}", sop=f"1.{number}.1"))
     with catalog.begin() as tx:
         tx.studies.put_state("1.1", StudyState.REPORTED)
         tx.studies.put_state("1.2", StudyState.SETTLED)
@@ -477,7 +455,7 @@ def test_the_version_that_served_before_is_known(catalog: Catalog) -> None:
 
 def test_the_studies_that_a_version_has_not_scored_come_newest_first(catalog: Catalog) -> None:
     for number in range(1, 8):
-        add(catalog, film(study=f"1.{number}", sop=f"1.{number}.1"))
+        add_instance(catalog, chest_header(study=f"1.{number}", sop=f"1.{number}.1"))
     predictions = rules.predictions_of(np.zeros(14, dtype=np.float32), thresholds=a_version().thresholds, undetermined_margin=0.05)
     with catalog.begin() as tx:
         for version in (a_version(1), a_version(2, VersionState.CANDIDATE)):

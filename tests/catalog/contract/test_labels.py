@@ -17,7 +17,7 @@ from pipeline.domain import FINDINGS, Label, LabelState, ReaderStatement
 from pipeline.errors import InvalidLabels, PermanentError
 from pipeline.finding_names import all_absent
 from pipeline.ports.services import Catalog
-from tests.catalog.contract.test_catalog import add, film
+from tests.builders.catalog_rows import add_instance, chest_header
 
 NOON = datetime(2025, 6, 1, 12, 0, 0, 123456, tzinfo=UTC)
 PRESENT, ABSENT, UNCERTAIN = LabelState
@@ -42,13 +42,13 @@ def all_of(catalog: Catalog) -> list[Label]:
 def catalog(catalog: Catalog) -> Catalog:
     """With three studies in it, of which two share an accession number."""
     for number, accession in enumerate(("A1", "A2", "A2"), 1):
-        add(catalog, film(study=f"1.{number}", sop=f"1.{number}.1", accession_number=accession))
+        add_instance(catalog, chest_header(study=f"1.{number}", sop=f"1.{number}.1", accession_number=accession))
     return catalog
 
 
 def test_a_statement_comes_back_as_it_went_in(catalog: Catalog) -> None:
     said = [
-        label(asked_because="random", selection_probability=0.25, document="2.25.7", reader="Ḧouse^Gregory"),
+        label(selection_reason="random", selection_probability=0.25, document="2.25.7", reader="Ḧouse^Gregory"),
         label("1.2", "Hernia", UNCERTAIN),
         label(state=None, revokes=1, reader="bob"),
     ]
@@ -119,8 +119,8 @@ def test_studies_by_uid_and_by_accession_number(catalog: Catalog) -> None:
         assert tx.studies.uids_by_accession_number({"A1", "A2", "A3"}) == {"A1": ["1.1"], "A2": ["1.2", "1.3"]}
         assert tx.studies.uids_by_accession_number(set()) == {}
         assert tx.studies.document_uids() == []
-    add(catalog, film(sop="1.1.7", sop_class_uid=rules.STRUCTURED_REPORT_FAMILY + "34"), opens=False)
-    add(catalog, film(sop="1.1.8", sop_class_uid=rules.KEY_OBJECT_SELECTION), opens=False)
+    add_instance(catalog, chest_header(sop="1.1.7", sop_class_uid=rules.STRUCTURED_REPORT_FAMILY + "34"), opens=False)
+    add_instance(catalog, chest_header(sop="1.1.8", sop_class_uid=rules.KEY_OBJECT_SELECTION), opens=False)
     with catalog.read() as tx:
         assert tx.studies.document_uids() == ["1.1.7", "1.1.8"]
 
@@ -129,7 +129,12 @@ def test_readings_are_taken_and_taking_them_again_adds_nothing(catalog: Catalog)
     said = [
         reading(findings=all_absent(), stated_at=NOON),
         reading(
-            "", accession_number="A1", reader="bob", findings={"Mass": PRESENT}, asked_because="random", selection_probability=0.1
+            "",
+            accession_number="A1",
+            reader="bob",
+            findings={"Mass": PRESENT},
+            selection_reason="random",
+            selection_probability=0.1,
         ),
     ]
     assert labels.import_readings(said, catalog=catalog, dry_run=True) == labels.ImportResult(15, 0, 1)
@@ -200,7 +205,7 @@ def test_a_revoked_statement_stays_on_record_and_holds_no_more(catalog: Catalog)
 @pytest.mark.parametrize("seed", range(3))
 def test_the_view_and_the_resolver_agree_on_what_is_revoked(sql_catalog: SqlCatalog, catalog_url: str, seed: int) -> None:
     for number in (1, 2):
-        add(sql_catalog, film(study=f"1.{number}", sop=f"1.{number}.1"))
+        add_instance(sql_catalog, chest_header(study=f"1.{number}", sop=f"1.{number}.1"))
     chance = random.Random(seed)
     made: list[Label] = []
     for number in range(1, 150):
@@ -224,7 +229,7 @@ def test_more_studies_than_fit_into_one_statement(catalog: Catalog, monkeypatch:
     monkeypatch.setattr(parameters, "PARAMETERS", 7)
     numbers = range(100, 130)
     for number in numbers:
-        add(catalog, film(study=f"1.{number}", sop=f"1.{number}.1", accession_number=f"B{number}"))
+        add_instance(catalog, chest_header(study=f"1.{number}", sop=f"1.{number}.1", accession_number=f"B{number}"))
     said = [reading("", accession_number=f"B{number}", findings=all_absent()) for number in numbers]
     assert labels.import_readings(said, catalog=catalog) == labels.ImportResult(30 * len(FINDINGS), 0, 30)
     kept = all_of(catalog)

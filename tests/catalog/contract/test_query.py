@@ -34,11 +34,13 @@ def test_moments_json_and_numbers_look_alike_on_both(catalog_url: str) -> None:
     with catalog.begin() as tx:
         tx.versions.add(a_version(card={"a": 1}))
     catalog.dispose()
-    _, rows = query.run(catalog_url, "SELECT served_at, thresholds, card, round(CAST(band AS numeric), 1) FROM v_model_versions")
-    served_at, thresholds, card, band = rows[0]
+    _, rows = query.run(
+        catalog_url, "SELECT served_at, thresholds, card, round(CAST(undetermined_margin AS numeric), 1) FROM v_model_versions"
+    )
+    served_at, thresholds, card, margin = rows[0]
     assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}\+00:00", served_at)
     assert abs(datetime.fromisoformat(served_at) - datetime.now(UTC)) < timedelta(seconds=20)
-    assert (json.loads(thresholds)["Hernia"], json.loads(card), type(band)) == (0.5, {"a": 1}, float)
+    assert (json.loads(thresholds)["Hernia"], json.loads(card), type(margin)) == (0.5, {"a": 1}, float)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
@@ -117,13 +118,76 @@ def test_upgrading_from_every_release_keeps_what_was_there(
         tx.studies.add_instance(a_header("1.2"), StoredFile("k", "f" * 64, 1), SENDER, opens_study=True)
         assert [i.header.sop_instance_uid for i in tx.studies.instances("1.4")] == ["1.1", "1.2"]
     catalog.dispose()
-    assert rows(url, "SELECT revoked FROM v_labels") == [(1,)]
+    assert rows(url, "SELECT selection_reason, selection_probability, revoked FROM v_labels") == [("random", 0.5, 1)]
+    assert rows(url, "SELECT undetermined_margin, notice FROM v_model_versions") == [(0.05, "")]
     if release == "0.1.0":  # which knew no other time than that at which it heard of a label
         assert rows(url, "SELECT count(*) FROM labels WHERE stated_at = created_at AND document = ''") == [(2,)]
     assert rows(url, "SELECT version FROM v_findings_wide WHERE accession_number = 'A1'") == [(1,)]
     for forbidden in ("DELETE FROM labels", "UPDATE labels SET document = ''"):
         with pytest.raises(DBAPIError, match="append-only"):
             execute(url, forbidden)
+
+
+BEFORE_0007 = """
+INSERT INTO requests (study, asked_because, finding, detail, selection_probability, version)
+VALUES (1, 'coverage', 'Mass', 'unlike the others', 0.25, 1);
+INSERT INTO backfills (source) VALUES ('folder /films');
+INSERT INTO backfill_parcels (backfill, key, mark, state, instances, duplicates, refused, bytes, error)
+VALUES (1, 'a', 'm', 'done', 3, 1, 0, 700, ''), (1, 'b', 'n', 'failed', 0, 0, 2, 0, 'gone');
+UPDATE model_versions SET marking = 'UNTRAINED', band = 0.07, card = '{"b": 1.50, "source": {"card": {"marking": "x"}}, "a": 2}';
+"""
+RENAMED_IN_0007 = {
+    "SELECT selection_reason FROM labels ORDER BY id": "SELECT asked_because FROM labels ORDER BY id",
+    "SELECT selection_reason, reason FROM requests": "SELECT asked_because, detail FROM requests",
+    "SELECT undetermined_margin, notice FROM model_versions": "SELECT band, marking FROM model_versions",
+    "SELECT * FROM backfill_units ORDER BY key": "SELECT * FROM backfill_parcels ORDER BY key",
+}
+
+
+@pytest.mark.parametrize("engine", DATABASES)
+def test_renamed_columns_and_tables_keep_their_values_and_a_downgrade_renames_them_back(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = load_release("0.2.0.dev6", engine, request, tmp_path)
+    for statement in BEFORE_0007.strip().split(";\n"):
+        execute(url, statement.rstrip(";"))
+    schemas, before = [schema_of(url)], [rows(url, old) for old in RENAMED_IN_0007.values()]
+    assert before[2] == [(0.07, "UNTRAINED")]
+    schema.upgrade(url)
+    test_tables_are_what_the_migrations_make(url)
+    assert [rows(url, new) for new in RENAMED_IN_0007] == before
+    assert rows(url, "SELECT source, units_done, units_failed, last_error FROM v_backfills") == [("folder /films", 1, 1, "gone")]
+    assert rows(url, "SELECT card FROM v_model_versions") == [('{"b": 1.5, "source": {"card": {"notice": "x"}}, "a": 2}',)]
+    for broken in ("UPDATE requests SET reason = ''", "UPDATE labels SET selection_reason = ''"):
+        with pytest.raises(DBAPIError, match="append-only"):
+            execute(url, broken)
+    with pytest.raises(DBAPIError, match="ck_backfill_units_failed_says_why"):
+        execute(url, "UPDATE backfill_units SET error = 'x'")
+    on(url, downgrade)
+    assert [rows(url, old) for old in RENAMED_IN_0007.values()] == before
+    assert rows(url, "SELECT card -> 'source' -> 'card' ->> 'marking' FROM model_versions") == [("x",)]
+    schemas.append(schema_of(url))
+    assert schemas[0] == schemas[1]
+    schema.upgrade(url)
+    assert [rows(url, new) for new in RENAMED_IN_0007] == before
+
+
+def downgrade(connection: Connection) -> None:
+    """Go back to 0006, as a developer may with Alembic."""
+    for name in reversed(VIEWS):
+        connection.execute(text(f"DROP VIEW {name}"))
+    config = schema._build_alembic_config()
+    config.attributes["connection"] = connection
+    command.downgrade(config, "0006")
+
+
+def schema_of(url: str) -> list[tuple[object, ...]]:
+    """Return tables, indexes and triggers with their SQL (SQLite), or constraints and indexes with theirs (PostgreSQL)."""
+    if url.startswith("sqlite"):
+        found = rows(url, "SELECT name, sql FROM sqlite_master WHERE type <> 'view' ORDER BY name")
+        return [(name, " ".join(str(sql).replace('"', "").split())) for name, sql in found]
+    constraints = "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace"
+    return sorted(rows(url, constraints) + rows(url, "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"))
 
 
 def test_the_names_of_the_scripts_are_their_revisions_in_order() -> None:
@@ -260,6 +324,18 @@ def connection_indexes(connection: Connection) -> dict[str, bool]:
     """Return of each index whether it is valid."""
     query = "SELECT c.relname, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
     return {name: valid for name, valid in connection.execute(text(query))}
+
+
+def test_an_upgrade_on_sqlite_names_the_view_of_ones_own_that_is_in_its_way(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    schema_releases.load_sqlite(url, schema_releases.path_of("0.2.0.dev6", "sqlite").read_text())
+    execute(url, "CREATE VIEW mine AS SELECT study_instance_uid FROM v_studies")
+    with pytest.raises(SchemaMismatch, match=r"views of your own .*mine") as own:
+        schema.upgrade(url)
+    assert "drop them" in own.value.hint
+    assert schema.current(url) == "0006"
+    execute(url, "DROP VIEW mine")
+    schema.upgrade(url)
 
 
 @pytest.mark.postgres

@@ -16,8 +16,8 @@ from pipeline.domain import Job, JobKind, Report, ReportState, StudyState, Versi
 from pipeline.errors import LeaseLost
 from pipeline.learn import LearnOutcome, LearnResult
 from pipeline.ports.services import Catalog, Transaction
+from tests.builders.catalog_rows import FILE, add_instance, chest_header
 from tests.builders.fakes import a_version
-from tests.catalog.contract.test_catalog import FILE, add, film
 
 PREDICTIONS = rules.predictions_of(np.zeros(14, dtype=np.float32), thresholds=a_version().thresholds, undetermined_margin=0.05)
 
@@ -98,7 +98,7 @@ def test_a_study_whose_report_was_refused_is_scored_again_like_any_other(catalog
         for version in (a_version(1), a_version(2, VersionState.CANDIDATE)):
             tx.versions.add(version)
     for number in range(1, 6):
-        add(catalog, film(study=f"1.{number}", sop=f"1.{number}.1"))
+        add_instance(catalog, chest_header(study=f"1.{number}", sop=f"1.{number}.1"))
     with catalog.begin() as tx:
         for number, states in enumerate(([True], [False], [True, False], [True], []), 1):
             uid = f"1.{number}"
@@ -164,7 +164,7 @@ def put(tx: Transaction, study: str, version: int) -> None:
 
 def test_scoring_the_archive_again_tells_how_far_it_is(sql_catalog: SqlCatalog, catalog_url: str) -> None:
     for number in range(1, 5):
-        add(sql_catalog, film(study=f"1.{number}", sop=f"1.{number}.1"))
+        add_instance(sql_catalog, chest_header(study=f"1.{number}", sop=f"1.{number}.1"))
     with sql_catalog.begin() as tx:
         for version in (a_version(1), a_version(2, VersionState.CANDIDATE)):
             tx.versions.add(version)

@@ -17,22 +17,15 @@ from adapters.catalog.catalog import SqlCatalog
 from pipeline import labels, rules, worklist
 from pipeline.acquisition import SelectionPolicy, SelectionReason
 from pipeline.consensus import LabelPolicy
-from pipeline.domain import FINDINGS, LabelState, ReaderStatement, Request, StudyState, VersionState
+from pipeline.domain import FINDINGS, LabelState, Request, StudyState, VersionState
 from pipeline.errors import NoWeights, TransientError
-from pipeline.finding_names import all_absent
 from pipeline.ports.services import Catalog
+from tests.builders.catalog_rows import add_instance, chest_header, import_statement, worklist_request
 from tests.builders.fakes import a_version
-from tests.catalog.contract.test_catalog import add, film
 from tests.cli.contract.test_verbs import Radclipd, radclipd_on
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 STUDIES = 12
-
-
-def request(study: str, reason: str = SelectionReason.POSITIVES, **changes: Any) -> Request:
-    values: dict[str, Any] = {"finding": "Mass", "detail": "why", "selection_probability": 0.5, "version": 1}
-    values |= {"asked_at": NOON}
-    return Request(study_instance_uid=study, selection_reason=reason, **{**values, **changes})
 
 
 def fill(catalog: Catalog) -> None:
@@ -45,9 +38,11 @@ def fill(catalog: Catalog) -> None:
         uid = f"1.{number}"
         patient = f"P{min(number, STUDIES - 1)}"
         model = "Vista" if number % 2 else "Plate"
-        add(
+        add_instance(
             catalog,
-            film(study=uid, sop=f"{uid}.1", accession_number=f"A{number}", patient_id=patient, manufacturer_model_name=model),
+            chest_header(
+                study=uid, sop=f"{uid}.1", accession_number=f"A{number}", patient_id=patient, manufacturer_model_name=model
+            ),
         )
         with catalog.begin() as tx:
             for version in (1, 2):
@@ -69,11 +64,6 @@ def policy(**changes: Any) -> worklist.WorklistPolicy:
     return worklist.WorklistPolicy(**{**values, **changes})
 
 
-def say(catalog: Catalog, study: str, **changes: Any) -> None:
-    values: dict[str, Any] = {"findings": all_absent(), "reader": "alice", "source": "csv"}
-    labels.import_readings([ReaderStatement(study_instance_uid=study, **{**values, **changes})], catalog=catalog)
-
-
 def requests(catalog: Catalog) -> list[Request]:
     with catalog.read() as tx:
         return tx.requests.all()
@@ -88,8 +78,8 @@ def test_a_request_comes_back_as_it_went_in(catalog: Catalog) -> None:
     with catalog.begin() as tx:
         now = tx.now()
         asked = [
-            request("1.2", asked_at=now),
-            request("1.1", SelectionReason.MONITORING, finding="", asked_at=now + timedelta(seconds=1)),
+            worklist_request("1.2", asked_at=now),
+            worklist_request("1.1", SelectionReason.MONITORING, finding="", asked_at=now + timedelta(seconds=1)),
         ]
         tx.requests.lock()
         tx.requests.append(asked)
@@ -103,20 +93,20 @@ def test_a_request_comes_back_as_it_went_in(catalog: Catalog) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        request("9.9"),
-        request("1.1"),
-        request("1.2", ""),
-        request("1.2", selection_probability=0.0),
-        request("1.2", selection_probability=1.5),
+        worklist_request("9.9"),
+        worklist_request("1.1"),
+        worklist_request("1.2", ""),
+        worklist_request("1.2", selection_probability=0.0),
+        worklist_request("1.2", selection_probability=1.5),
     ],
     ids=["unknown study", "asked twice", "no reason", "no chance", "more than sure"],
 )
 def test_what_breaks_a_rule_is_not_kept(catalog: Catalog, wrong: Request) -> None:
     fill(catalog)
     with catalog.begin() as tx:
-        tx.requests.append([request("1.1", asked_at=tx.now())])
+        tx.requests.append([worklist_request("1.1", asked_at=tx.now())])
     with pytest.raises(Exception, match=r"(?i)catalog|constraint|violates|unique"), catalog.begin() as tx:
-        tx.requests.append([request("1.3", asked_at=tx.now()), Request(**{**_fields(wrong), "asked_at": tx.now()})])
+        tx.requests.append([worklist_request("1.3", asked_at=tx.now()), Request(**{**_fields(wrong), "asked_at": tx.now()})])
     assert [one.study_instance_uid for one in requests(catalog)] == ["1.1"]
 
 
@@ -126,8 +116,8 @@ def _fields(one: Request) -> dict[str, Any]:
 
 def test_a_list_leaves_out_who_is_labelled_or_asked_for_and_takes_a_patient_once(catalog: Catalog) -> None:
     fill(catalog)
-    say(catalog, "1.1")
-    add(catalog, film(study="1.99", sop="1.99.1", patient_id="P99"))  # not scored yet
+    import_statement(catalog, "1.1")
+    add_instance(catalog, chest_header(study="1.99", sop="1.99.1", patient_id="P99"))  # not scored yet
     first = worklist.make_worklist(count=4, catalog=catalog, policy=policy())
     assert [one.request for one in first] == requests(catalog)
     second = worklist.make_worklist(count=99, catalog=catalog, policy=policy())
@@ -142,7 +132,7 @@ def test_a_list_leaves_out_who_is_labelled_or_asked_for_and_takes_a_patient_once
 
 def test_a_withdrawn_label_still_counts_as_read(catalog: Catalog) -> None:
     fill(catalog)
-    say(catalog, "1.1", findings={"Mass": LabelState.PRESENT})
+    import_statement(catalog, "1.1", findings={"Mass": LabelState.PRESENT})
     labels.withdraw([1], reader="alice", source="cli", catalog=catalog)
     with catalog.read() as tx:
         assert list(tx.studies.label_candidates(2, ask_again_days=90)) == sorted(f"1.{number}" for number in range(2, STUDIES + 1))
@@ -153,7 +143,7 @@ def test_a_study_that_nobody_reads_holds_its_patient_for_a_while_only(catalog: C
     """Studies 1.11 and 1.12 are of one patient. The study itself is not asked for twice; it stays on `worklist --open`."""
     fill(catalog)
     with catalog.begin() as tx:
-        tx.requests.append([request("1.12", asked_at=tx.now())])
+        tx.requests.append([worklist_request("1.12", asked_at=tx.now())])
     pass_time(0.2)
     soon = policy(ask_again_days=0.1 / 86400)
     with catalog.read() as tx:
@@ -171,7 +161,7 @@ def test_once_in_the_random_sample_a_patient_is_asked_for_nothing_else(
 ) -> None:
     fill(catalog)
     with catalog.begin() as tx:
-        tx.requests.append([request("1.12", SelectionReason.MONITORING, finding="", asked_at=tx.now())])
+        tx.requests.append([worklist_request("1.12", SelectionReason.MONITORING, finding="", asked_at=tx.now())])
     pass_time(0.2)
     with catalog.read() as tx:
         assert "1.11" not in tx.studies.label_candidates(2, ask_again_days=0.1 / 86400)
@@ -180,9 +170,9 @@ def test_once_in_the_random_sample_a_patient_is_asked_for_nothing_else(
 def test_a_study_that_was_read_late_holds_its_patient(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
     fill(catalog)
     with catalog.begin() as tx:
-        tx.requests.append([request("1.12", asked_at=tx.now())])
+        tx.requests.append([worklist_request("1.12", asked_at=tx.now())])
     pass_time(0.2)
-    say(catalog, "1.12")
+    import_statement(catalog, "1.12")
     with catalog.read() as tx:
         assert "1.11" not in tx.studies.label_candidates(2, ask_again_days=0.1 / 86400)
 
@@ -209,11 +199,11 @@ def test_a_label_carries_the_reason_it_was_asked_for(catalog: Catalog, pass_time
     assert asked.selection_probability in (pytest.approx(1 / 11), pytest.approx(1 / 22))  # the last patient has two studies
     assert [o.request for o in worklist.list_open_entries(catalog=catalog, chest=rules.ChestPolicy())] == [asked]
     study, finding = asked.study_instance_uid, {"Mass": LabelState.PRESENT}
-    say(catalog, study, findings=finding)
-    say(catalog, study, findings=finding, reader="bob", stated_at=asked.asked_at - timedelta(days=1))
-    say(catalog, study, findings=finding, reader="carol", asked_because="my own", selection_probability=0.3)
+    import_statement(catalog, study, findings=finding)
+    import_statement(catalog, study, findings=finding, reader="bob", stated_at=asked.asked_at - timedelta(days=1))
+    import_statement(catalog, study, findings=finding, reader="carol", selection_reason="my own", selection_probability=0.3)
     other = next(f"1.{number}" for number in range(1, STUDIES + 1) if f"1.{number}" != study)
-    say(catalog, other, findings=finding)
+    import_statement(catalog, other, findings=finding)
     with catalog.read() as tx:
         told = {
             (label.reader, label.study_instance_uid): (label.selection_reason, label.selection_probability)
@@ -270,7 +260,7 @@ def test_from_the_list_to_labels_with_their_reasons(radclipd: Radclipd, tmp_path
     assert len(listed) == 4
     rows = list(csv.DictReader(io.StringIO(path.read_text())))
     assert [row["study_instance_uid"] for row in rows] == [one["study_instance_uid"] for one in listed]
-    assert set(rows[0]).isdisjoint({"finding", "detail"})  # a reader is not to know what a study was chosen for
+    assert set(rows[0]).isdisjoint({"finding", "reason"})  # a reader is not to know what a study was chosen for
     for row in rows:
         row.update(reader="alice", Mass="present", Edema="absent")
     with path.open("w", newline="") as out:
@@ -281,8 +271,8 @@ def test_from_the_list_to_labels_with_their_reasons(radclipd: Radclipd, tmp_path
     assert [one["study_instance_uid"] for one in opened] == [one["study_instance_uid"] for one in listed]
     assert radclipd("labels", "import", str(path)).stdout == "8 statements on 4 studies added, 0 known already\n"
     told = json.loads(radclipd("query", "select * from v_labels", "--json").stdout)
-    because = {one["study_instance_uid"]: (one["asked_because"], one["selection_probability"]) for one in listed}
-    assert {(t["study_instance_uid"], (t["asked_because"], t["selection_probability"])) for t in told} == set(because.items())
+    because = {one["study_instance_uid"]: (one["selection_reason"], one["selection_probability"]) for one in listed}
+    assert {(t["study_instance_uid"], (t["selection_reason"], t["selection_probability"])) for t in told} == set(because.items())
     assert json.loads(radclipd("worklist", "--open", "--json").stdout) == []
     seen = json.loads(radclipd("query", "select * from v_worklist", "--json").stdout)
     assert all(row["labelled_at"] for row in seen)
@@ -299,7 +289,7 @@ def test_what_is_asked_for_is_never_changed(radclipd: Radclipd, catalog_url: str
     assert radclipd("worklist", "--n", "2", "--dry-run").returncode == 0
     assert json.loads(radclipd("query", "select * from v_worklist", "--json").stdout) == []
     assert radclipd("worklist", "--n", "2", "--csv", "-").stdout.count("\n") == 3
-    for forbidden in ("DELETE FROM requests", "UPDATE requests SET detail = ''"):
+    for forbidden in ("DELETE FROM requests", "UPDATE requests SET reason = ''"):
         with pytest.raises(DBAPIError, match="append-only"):
             execute(catalog_url, forbidden)
 

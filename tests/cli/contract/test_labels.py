@@ -13,8 +13,8 @@ import pytest
 from adapters.catalog.catalog import SqlCatalog
 from adapters.label_csv.exporter import EXPORT_COLUMNS, TEMPLATE_COLUMNS
 from tests.builders import documents as sr
+from tests.builders.catalog_rows import add_instance, chest_header
 from tests.builders.dicom_files import file_of
-from tests.catalog.contract.test_catalog import add, film
 from tests.cli.contract.test_verbs import Radclipd, radclipd_on
 
 
@@ -27,7 +27,7 @@ def on(url: str) -> Radclipd:
     """The verbs on a catalog with three studies, of which two share an accession number."""
     catalog = SqlCatalog(url)
     for number, accession in enumerate(("A1", "A2", "A2"), 1):
-        add(catalog, film(study=f"1.{number}", sop=f"1.{number}.1", accession_number=accession))
+        add_instance(catalog, chest_header(study=f"1.{number}", sop=f"1.{number}.1", accession_number=accession))
     catalog.dispose()
     return radclipd_on(url)
 

@@ -16,8 +16,8 @@ import pytest
 from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
 from pipeline.domain import JobKind, JobState, StudyState
+from tests.builders.catalog_rows import add_reported_study
 from tests.builders.postgres import Cluster
-from tests.deploy.contract.test_cookbook import fill
 
 ROOT = Path(__file__).parents[3]
 Radclipd = Callable[..., subprocess.CompletedProcess[str]]
@@ -44,7 +44,7 @@ def radclipd(catalog_url: str) -> Radclipd:
 
 
 def test_rows_as_table_csv_and_json(radclipd: Radclipd, catalog_url: str) -> None:
-    fill(catalog_url)
+    add_reported_study(catalog_url)
     catalog = SqlCatalog(catalog_url)
     with catalog.begin() as tx:
         tx.studies.put_state("1.4", StudyState.IGNORED, reason="see [study] :x: [/b] \x1b[31m and more")

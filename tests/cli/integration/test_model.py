@@ -75,14 +75,14 @@ def test_untrained_import_and_list_on_a_real_catalog(home: Path) -> None:
     made, imported, listed = verbs(
         home,
         ["untrained", "--architecture", str(config), "--seed", "3"],
-        ["import", str(weights), "--architecture", str(config), "--quickgelu", "--name", "ours", "--marking", "demo", "--serve"],
+        ["import", str(weights), "--architecture", str(config), "--quickgelu", "--name", "ours", "--notice", "demo", "--serve"],
         ["list", "--json"],
     )
     assert made.startswith("version 1  serving  zero-shot untrained-tiny-3")
     assert made.rstrip().endswith("UNTRAINED")
     assert imported.startswith("version 2  serving  zero-shot ours")
     rows = json.loads(listed)
-    assert [(row["version"], row["state"], row["activation"], row["marking"], row["files"]) for row in rows] == [
+    assert [(row["version"], row["state"], row["activation"], row["notice"], row["files"]) for row in rows] == [
         (1, "retired", "GELU", "UNTRAINED", "present"),
         (2, "serving", "QuickGELU", "demo", "present"),
         (None, "unused", "GELU", "UNTRAINED", "present"),
@@ -122,5 +122,5 @@ def test_the_shipped_encoder_is_imported_by_its_own_verb_and_served_only_where_t
     assert kept.rstrip().endswith(NOTICE)
     assert served.startswith("version 3  serving  zero-shot again")
     rows = json.loads(listed)
-    assert [(row["version"], row["marking"]) for row in rows] == [(1, "UNTRAINED"), (2, NOTICE), (3, NOTICE)]
+    assert [(row["version"], row["notice"]) for row in rows] == [(1, "UNTRAINED"), (2, NOTICE), (3, NOTICE)]
     assert rows[0]["weights"] != rows[1]["weights"] == rows[2]["weights"]

@@ -17,8 +17,8 @@ from adapters.catalog.catalog import SqlCatalog
 from adapters.cli import app
 from adapters.demo.loopback import free_ports
 from adapters.storage.image_store import FileImageStore
+from tests.builders.catalog_rows import add_reported_study, pending_report
 from tests.builders.dicom_files import file_of, sr
-from tests.deploy.contract.test_cookbook import a_report, fill
 
 ROOT = Path(__file__).parents[3]
 FREE: tuple[tuple[str, ...], ...] = (
@@ -124,10 +124,10 @@ def run_all(verbs: Sequence[Sequence[str]], cwd: Path, settings: dict[str, str])
 def test_they_run_where_torch_cannot_be_imported(tmp_path: Path, sqlite_template: Path) -> None:
     (tmp_path / "catalog.db").write_bytes(sqlite_template.read_bytes())
     url, store = f"sqlite:///{tmp_path / 'catalog.db'}", FileImageStore(tmp_path / "images")
-    fill(url)
+    add_reported_study(url)
     catalog = SqlCatalog(url)
     with catalog.begin() as tx:
-        tx.reports.ensure_pending(a_report("2.25.2", revision=2))
+        tx.reports.ensure_pending(pending_report("2.25.2", revision=2))
         tx.reports.mark_built("2.25.2", store.write(file_of(sr())))
     catalog.dispose()
     (tmp_path / "labels.csv").write_text("study_instance_uid,Mass\n1.4,present\n")

@@ -36,7 +36,7 @@ FOUR = truths({"Effusion", "Mass"}, {"Effusion"}, {"Mass"}, set())
 
 
 def measured(**columns: dict[str, evaluation.Floats]) -> evaluation.DemoEvaluation:
-    found = evaluation.evaluate_scores(FOUR, {name.replace("_", "-"): column for name, column in columns.items()}, marking="PAPER")
+    found = evaluation.evaluate_scores(FOUR, {name.replace("_", "-"): column for name, column in columns.items()}, notice="PAPER")
     assert found is not None
     return found
 
@@ -54,7 +54,7 @@ def test_one_for_scores_in_order_a_half_for_scores_all_alike_nothing_for_what_no
 
 def test_what_every_study_has_is_not_defined_either() -> None:
     everywhere = truths({"Effusion"}, {"Effusion"})
-    found = evaluation.evaluate_scores(everywhere, {"zero-shot": scores(Effusion=[0.2, 0.9])}, marking="")
+    found = evaluation.evaluate_scores(everywhere, {"zero-shot": scores(Effusion=[0.2, 0.9])}, notice="")
     assert found is not None
     assert str(found.performances[0].findings[EFFUSION]) == str(found.performances[0].mean) == "-"
     assert "mean of 0" in shown(found)
@@ -67,7 +67,7 @@ def test_the_interval_holds_the_mean_and_resamples_patients_and_not_studies() ->
     column = scores(Mass=[float(chance.normal(n % 3 == 0)) for n in range(60)])
     for study, values in column.items():
         values[MASS] += 0.8 * (int(study[1:]) // 6)  # what the films of a patient have in common
-    alone, grouped = (evaluation.evaluate_scores(truth, {"it": column}, marking="") for truth in (apart, together))
+    alone, grouped = (evaluation.evaluate_scores(truth, {"it": column}, notice="") for truth in (apart, together))
     assert alone is not None
     assert grouped is not None
     for found in (alone, grouped):
@@ -83,7 +83,7 @@ def test_the_interval_holds_the_mean_and_resamples_patients_and_not_studies() ->
 def test_columns_stand_side_by_side_on_the_studies_that_each_of_them_scored() -> None:
     before, after = scores(Effusion=[0.9, 0.1, 0.3, 0.2]), scores(Effusion=[0.9, 0.8, 0.1, 0.7])
     del after["s3"]
-    found = evaluation.evaluate_scores(FOUR, {"zero-shot": before, "after": after}, marking="")
+    found = evaluation.evaluate_scores(FOUR, {"zero-shot": before, "after": after}, notice="")
     assert found is not None
     assert (found.studies, found.patients) == (3, 2)
     assert [column.findings[EFFUSION].value for column in found.performances] == [0.5, 1.0]
@@ -97,7 +97,7 @@ def test_what_was_gained_is_paired_and_stands_beside() -> None:
     noise = [float(chance.normal()) for _ in range(90)]
     before = scores(Mass=[noise[n] + 0.4 * (n % 3 == 0) for n in range(90)], Edema=noise)
     after = scores(Mass=[noise[n] + 0.6 * (n % 3 == 0) for n in range(90)], Edema=noise)
-    found = evaluation.evaluate_scores(shown_in, {"zero-shot": before, "after": after}, marking="", studies_description="of nobody")
+    found = evaluation.evaluate_scores(shown_in, {"zero-shot": before, "after": after}, notice="", studies_description="of nobody")
     assert found is not None
     assert found.gain is not None
     first, last = found.performances
@@ -121,10 +121,10 @@ def test_one_model_has_gained_nothing_on_anybody() -> None:
 
 def test_studies_without_truth_or_score_are_left_out_and_none_at_all_is_no_outcome() -> None:
     column = scores(Effusion=[0.9, 0.8])
-    assert evaluation.evaluate_scores({}, {"zero-shot": column}, marking="") is None
-    assert evaluation.evaluate_scores(FOUR, {}, marking="") is None
-    assert evaluation.evaluate_scores(truths({"Mass"}), {"zero-shot": {"other": column["s0"]}}, marking="") is None
-    found = evaluation.evaluate_scores(FOUR, {"zero-shot": column}, marking="")
+    assert evaluation.evaluate_scores({}, {"zero-shot": column}, notice="") is None
+    assert evaluation.evaluate_scores(FOUR, {}, notice="") is None
+    assert evaluation.evaluate_scores(truths({"Mass"}), {"zero-shot": {"other": column["s0"]}}, notice="") is None
+    found = evaluation.evaluate_scores(FOUR, {"zero-shot": column}, notice="")
     assert found is not None
     assert found.studies == 2
 
@@ -157,7 +157,7 @@ def test_the_table_says_what_was_measured_by_what_model_and_a_line_for_what_is_m
 def test_the_plot_is_drawn_for_one_column_and_two_and_shows_the_marking(tmp_path: Path) -> None:
     column = scores(Effusion=[0.9, 0.8, 0.3, 0.1])
     one, two = measured(zero_shot=column), measured(zero_shot=column, after=scores(Mass=[0.9, 0.8, 0.3, 0.1]))
-    unmarked = evaluation.evaluate_scores(FOUR, {"zero-shot": column}, marking="")
+    unmarked = evaluation.evaluate_scores(FOUR, {"zero-shot": column}, notice="")
     assert unmarked is not None
     pictures = []
     for number, found in enumerate((one, two, unmarked)):

@@ -60,7 +60,7 @@ def test_a_table_is_filled_in_as_it_was_asked_and_a_study_that_was_not_read_is_l
         table.writerow(TEMPLATE_COLUMNS)
         for number, row in enumerate(empty_rows({"1.2.1": "A1", "1.2.2": "A2", "1.2.3": "A3"})):
             cells = dict(zip(TEMPLATE_COLUMNS, row, strict=True)) | {
-                "asked_because": "coverage",
+                "selection_reason": "coverage",
                 "selection_probability": f"0.{number + 1}",
             }
             table.writerow(cells[name] for name in TEMPLATE_COLUMNS)

@@ -13,7 +13,8 @@ from adapters.catalog import query
 from adapters.catalog.catalog import SqlCatalog
 from adapters.catalog.views import VIEWS
 from pipeline import rules
-from pipeline.domain import FINDINGS, Header, Report, ReportState, Sender, StoredFile
+from pipeline.domain import FINDINGS, Sender, StoredFile
+from tests.builders.catalog_rows import add_reported_study, pending_report, reported_header
 from tests.builders.fakes import a_version
 
 ROOT = Path(__file__).parents[3]
@@ -21,78 +22,37 @@ PAGE = (ROOT / "deploy/docs/sql-cookbook.md").read_text()
 QUERIES = re.findall(r"```sql\n(.*?)```", PAGE + (ROOT / "README.md").read_text(), re.DOTALL)
 
 
-def a_film(sop: str) -> Header:
-    return Header(
-        sop_instance_uid=sop,
-        sop_class_uid=rules.DIGITAL_X_RAY_FOR_PRESENTATION,
-        series_instance_uid="1.3",
-        study_instance_uid="1.4",
-        transfer_syntax_uid="1.5",
-        accession_number="A1",
-        view_position="PA",
-    )
-
-
-def a_report(uid: str, *, revision: int = 1, predecessor: str | None = None) -> Report:
-    return Report(
-        sop_instance_uid=uid,
-        series_instance_uid=f"{uid}.1",
-        study_instance_uid="1.4",
-        version=1,
-        revision=revision,
-        state=ReportState.PENDING,
-        predecessor=predecessor,
-    )
-
-
-def fill(url: str) -> None:
-    """One study, scored, reported and sent."""
-    catalog = SqlCatalog(url)
-    version = a_version(card={"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}})
-    scores = np.linspace(0.1, 0.9, len(FINDINGS), dtype=np.float32)
-    with catalog.begin() as tx:
-        tx.versions.add(version)
-        tx.studies.add_instance(a_film("1.1"), StoredFile("aa/f.dcm", "f" * 64, 7), Sender("PACS", "h", "US"), opens_study=True)
-        tx.scores.add_image_scores(1, {"1.1": scores})
-        predictions = rules.predictions_of(scores, thresholds=version.thresholds, undetermined_margin=version.undetermined_margin)
-        tx.scores.put_predictions(1, {"1.4": predictions}, tx.studies.next_revisions(["1.4"]))
-        tx.reports.ensure_pending(a_report("2.25.1"))
-        tx.reports.mark_built("2.25.1", StoredFile("bb/r.dcm", "e" * 64, 9))
-        tx.reports.mark_sent("2.25.1", "0x0000")
-    catalog.dispose()
-
-
 @pytest.mark.parametrize("number", range(len(QUERIES)))
 def test_a_documented_query_runs(catalog_url: str, number: int) -> None:
-    fill(catalog_url)
+    add_reported_study(catalog_url)
     columns, _ = query.run(catalog_url, QUERIES[number])
     assert columns
 
 
 def test_the_lineage_of_a_report(catalog_url: str) -> None:
-    fill(catalog_url)
+    add_reported_study(catalog_url)
     columns, rows = query.run(catalog_url, next(q for q in QUERIES if "v_lineage" in q))
     assert len(rows) == len(FINDINGS)
     first = dict(zip(columns, rows[0], strict=True))
     assert (first["image_sha256"], first["preprocessing"], first["prompts"]) == ("f" * 64, "PRE", "PROMPTS")
     assert (first["version"], first["delivery"], first["report_sha256"]) == (1, "sent", "e" * 64)
-    assert (first["threshold"], first["band"], first["calibration"]) == (0.5, 0.05, None)
+    assert (first["threshold"], first["undetermined_margin"], first["calibration"]) == (0.5, 0.05, None)
     assert first["created_at"] <= first["built_at"] <= first["sent_at"]
 
 
 def test_the_lineage_of_a_report_outlives_its_successor(catalog_url: str) -> None:
     """A late image makes a new revision; what the first report rests on is still told, without the late image."""
-    fill(catalog_url)
+    add_reported_study(catalog_url)
     catalog = SqlCatalog(catalog_url)
     time.sleep(0.01)  # scores are told apart from an earlier report by the clock, which on SQLite counts milliseconds
     with catalog.begin() as tx:
-        late = a_film("1.2")
+        late = reported_header("1.2")
         tx.studies.add_instance(late, StoredFile("aa/g.dcm", "d" * 64, 7), Sender("PACS", "h", "US"), opens_study=True)
         tx.scores.add_image_scores(1, {"1.2": np.full(len(FINDINGS), 0.9, np.float32)})
         scores = np.full(len(FINDINGS), 0.9, np.float32)
         predictions = rules.predictions_of(scores, thresholds=a_version().thresholds, undetermined_margin=0.05)
         tx.scores.put_predictions(1, {"1.4": predictions}, tx.studies.next_revisions(["1.4"]))
-        tx.reports.ensure_pending(a_report("2.25.9", revision=2, predecessor="2.25.1"))
+        tx.reports.ensure_pending(pending_report("2.25.9", revision=2, predecessor="2.25.1"))
     catalog.dispose()
     sql = "SELECT DISTINCT image_sha256, weights_sha256, threshold, probability FROM v_lineage WHERE sop_instance_uid = '{}'"
     assert query.run(catalog_url, sql.format("2.25.1"))[1] == [("f" * 64, "0" * 64, 0.5, None)]

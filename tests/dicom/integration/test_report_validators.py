@@ -50,7 +50,7 @@ def test_no_validator_finds_an_error(film: Dataset, tmp_path: Path) -> None:
 @pytest.mark.parametrize("sop_class", ["comprehensive-3d", "comprehensive", "enhanced"])
 def test_nor_in_the_other_shapes_of_a_report(sop_class: str, tmp_path: Path) -> None:
     film = dx()
-    version = a_card_version(calibrated=True, marking="UNTRAINED")
+    version = a_card_version(calibrated=True, notice="UNTRAINED")
     report = report_on(film, version=version, follows=True, sop_class=sop_class, include_absent=False, institution_name="Hospital")
     validate(report, file_of(film), tmp_path)
 

@@ -70,10 +70,10 @@ versions = st.builds(
     number=st.integers(1, 9),
     name=st.sampled_from(["zero-shot", "n" * 80]),
     calibrated=st.booleans(),
-    marking=st.sampled_from(["", "UNTRAINED"]),
+    notice=st.sampled_from(["", "UNTRAINED"]),
     label_fingerprint=st.sampled_from(["", "f" * 16]),
     state=st.sampled_from(VersionState),
-    band=st.sampled_from([0.0, 0.05]),
+    undetermined_margin=st.sampled_from([0.0, 0.05]),
 )
 report_settings = st.builds(
     ReportSettings,
@@ -133,7 +133,7 @@ def test_a_version_that_changed_gets_another_form() -> None:
     for version in (
         a_card_version(),
         a_card_version(thresholds=dict.fromkeys(FINDINGS, 0.25)),
-        a_card_version(marking="UNTRAINED"),
+        a_card_version(notice="UNTRAINED"),
     ):
         content = described(dx(), ReportSettings(), version)
         assert writer.write(content) == from_nothing(content, STORE, ReportSettings())

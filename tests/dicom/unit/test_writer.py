@@ -150,7 +150,7 @@ def test_the_device_observer_is_the_version() -> None:
 
 
 def test_an_untrained_model_says_so_in_series_and_content() -> None:
-    report = report_on(dx(), version=a_card_version(marking="UNTRAINED"))
+    report = report_on(dx(), version=a_card_version(notice="UNTRAINED"))
     assert report.SeriesDescription.startswith("UNTRAINED")
     assert any(item.TextValue.startswith("UNTRAINED") for item in items(report, "121106"))
     assert "marking = UNTRAINED" in {item.TextValue for item in items(report, "111002")}

@@ -23,7 +23,7 @@ def kept(root: Path, name: str) -> Path:
 def test_a_folder_with_a_card_is_itself(tmp_path: Path) -> None:
     folder = tiny.base(tmp_path / "mine")
     chosen = choose_base(str(folder), store=None)
-    assert (chosen.name, chosen.marking, chosen.preprocess.size) == ("mine", "", tiny.SIZE)
+    assert (chosen.name, chosen.notice, chosen.preprocess.size) == ("mine", "", tiny.SIZE)
     assert not needs_store(str(folder))
 
 
@@ -32,13 +32,13 @@ def test_a_name_and_an_open_clip_tag_are_looked_up_in_the_store(tmp_path: Path) 
     by_name = choose_base("vit-b-32-quickgelu-openai", store=tmp_path)
     by_tag = choose_base("ViT-B-32-quickgelu/openai", store=tmp_path)
     assert by_name.sha256 == by_tag.sha256
-    assert by_tag.marking == "UNTRAINED"
+    assert by_tag.notice == "UNTRAINED"
 
 
 def test_untrained_is_asked_for_and_says_so(tmp_path: Path) -> None:
     config = tiny.config_file(tmp_path)
     one, two = (choose_base(f"untrained:{config}", store=None) for _ in range(2))
-    assert one.marking == "UNTRAINED"
+    assert one.notice == "UNTRAINED"
     assert one.sha256 == two.sha256
     assert not needs_store(f"untrained:{config}")
     with pytest.raises(PermanentError, match="ViT-none"):

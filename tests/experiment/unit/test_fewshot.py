@@ -246,7 +246,7 @@ def test_a_marked_encoder_says_so_in_page_plots_and_manifest(run: Run, tmp_path:
     outcome = run(under=marked)
     assert "> Encoder marked: UNTRAINED." in (tmp_path / "out" / "report.md").read_text()
     assert outcome.cautions[0] == "Encoder marked: UNTRAINED."
-    assert outcome.manifest["identity"]["base"]["marking"] == "UNTRAINED"
+    assert outcome.manifest["identity"]["base"]["notice"] == "UNTRAINED"
 
 
 def test_a_patient_on_both_lists_is_refused_before_any_film_is_read(place: Path, tmp_path: Path) -> None:

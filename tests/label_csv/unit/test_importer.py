@@ -22,8 +22,8 @@ from pipeline.domain import FINDINGS, Label, LabelState, ReaderStatement, Sender
 from pipeline.errors import InvalidLabels, LabelFault
 from pipeline.finding_names import all_absent
 from tests.builders import peers
+from tests.builders.catalog_rows import chest_header
 from tests.builders.fakes import FakeCatalog
-from tests.catalog.contract.test_catalog import film
 
 YES, NO, MAYBE = LabelState
 ALICE = ImportDefaults(reader="alice")
@@ -34,7 +34,7 @@ def a_catalog() -> FakeCatalog:
     catalog = FakeCatalog()
     with catalog.begin() as tx:
         for study, number in STUDIES.items():
-            header = film(study=study, sop=f"{study}.1", accession_number=number)
+            header = chest_header(study=study, sop=f"{study}.1", accession_number=number)
             tx.studies.add_instance(header, StoredFile("k", "f" * 64, 1), Sender("A", "h", "B"), opens_study=True)
     return catalog
 
@@ -66,7 +66,7 @@ def test_our_own_template() -> None:
         assert len(row) == len(TEMPLATE_COLUMNS)
         writer.writerow(row)
     assert said_in(buffer.getvalue()) == []  # not filled in yet
-    cells = {"accession_number": "A1", "reader": "bob", "stated_at": "2025-06-01T08:15:00+02:00", "asked_because": "random"}
+    cells = {"accession_number": "A1", "reader": "bob", "stated_at": "2025-06-01T08:15:00+02:00", "selection_reason": "random"}
     cells |= {"selection_probability": "0.25", "Mass": "present", "Pleural_Thickening": "Uncertain", "Hernia": "absent"}
     buffer = io.StringIO()
     filled = csv.DictWriter(buffer, TEMPLATE_COLUMNS)
@@ -196,6 +196,7 @@ def test_one_bad_row_of_many_takes_none_in() -> None:
 @pytest.mark.parametrize(
     ("table", "column", "remedy"),
     [
+        ("study_instance_uid,Asked because,Mass\n1.1,random,1\n", "Asked because", "this column is called selection_reason now"),
         ("study_instance_uid,Mass,Pnuemonia\n1.1,1,1\n", "Pnuemonia", "did you mean Pneumonia?"),
         ("study_instance_uid,Mass,MASS\n1.1,1,1\n", "MASS", "Mass says the same"),
         ("study_instance_uid,Effusion,Pleural Effusion\n1.1,1,1\n", "Pleural Effusion", "Effusion says the same"),
@@ -265,7 +266,7 @@ READINGS = st.builds(
     reader=WORDS | st.sampled_from(["alice", 'quo"te', "semi;colon", "com,ma", "=1+1"]),
     source=st.sampled_from(["csv", "cli", "sr", "desk"]),
     stated_at=MOMENTS,
-    asked_because=st.just("") | WORDS,
+    selection_reason=st.just("") | WORDS,
     selection_probability=st.none() | st.floats(1e-6, 1),
     document=st.sampled_from(["", "2.25.1", "2.25.2"]),
 )

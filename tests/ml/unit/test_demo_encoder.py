@@ -53,7 +53,7 @@ def test_a_card_of_other_weights_is_refused(tmp_path: Path, card: str) -> None:
 @shipped
 def test_the_shipped_encoder_becomes_a_base_like_any_other_and_keeps_card_and_marking(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
-    base = read_base(store.base_folder(importer.import_base(store, demo.verified_source(), marking=demo.NOTICE)))
-    assert (base.card["marking"], base.card["source"]["card"]) == (demo.NOTICE, demo.read_card())
+    base = read_base(store.base_folder(importer.import_base(store, demo.verified_source(), notice=demo.NOTICE)))
+    assert (base.card["notice"], base.card["source"]["card"]) == (demo.NOTICE, demo.read_card())
     assert base.card["source"]["sha256"] == file_sha256(demo.FOLDER / demo.WEIGHTS)
     assert (demo.FOLDER / demo.WEIGHTS).stat().st_size < 20 * 10**6

@@ -29,7 +29,7 @@ def test_importing_a_file_makes_a_version_that_serves_and_scores(tmp_path: Path,
     catalog = FakeCatalog()
     torch.save(tiny.encoder(quickgelu=True).network.state_dict(), tmp_path / "My CLIP.pt")
     source = sources.local_source(tmp_path / "My CLIP.pt", str(tiny.config_file(tmp_path)), quickgelu=True)
-    version = add(catalog, store, importer.import_base(store, source, marking="for tests"))
+    version = add(catalog, store, importer.import_base(store, source, notice="for tests"))
     assert (version.number, version.state, version.base, version.notice) == (1, VersionState.SERVING, "my-clip", "for tests")
     assert not version.calibrated
     assert version.thresholds == dict.fromkeys(FINDINGS, 0.6)

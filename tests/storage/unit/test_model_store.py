@@ -17,7 +17,7 @@ from tests.builders import tiny
 
 def staged(folder: Path, *, sha256: str = "aa", file: str = WEIGHTS) -> Path:
     (folder / file).write_bytes(b"weights")
-    (folder / CARD).write_text(json.dumps({"weights": {"sha256": sha256}, "marking": ""}))
+    (folder / CARD).write_text(json.dumps({"weights": {"sha256": sha256}, "notice": ""}))
     return folder
 
 
