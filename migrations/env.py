@@ -1,4 +1,4 @@
-"""Run by Alembic: online with a connection that `adapters.catalog.schema` hands over, or from the command line for developers."""
+"""Run by Alembic: with the connection that `adapters.catalog.schema` passes, or from the command line of a developer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What backfills have done: days, parcels, and which studies they brought."""
+"""Progress of backfills: finished days, finished units, and the studies that a backfill brought."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections.abc import Collection
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, func, literal, or_, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Table, and_, bindparam, func, literal, or_, select, text, update
 
-from adapters.catalog.parameters import chunks
+from adapters.catalog.parameters import build_insert, chunks, sanitise_text
 from adapters.catalog.sql_time import UtcDateTime, now
 from adapters.catalog.tables import backfill_days, backfill_units, backfilled_studies, backfills, studies
-from adapters.catalog.words import sanitise_text
 from pipeline.figures import BackfillFigures
 from pipeline.ports.backfill import BackfillCounts, BackfillUnit
 
@@ -34,7 +32,7 @@ class SqlBackfills:
         if days:
             backfill = self._find_or_add_backfill(source)
             rows = [{"backfill": backfill, "day": day.strftime(DAY_FORMAT)} for day in days]
-            self._connection.execute(self._build_insert(backfill_days).on_conflict_do_nothing(), rows)
+            self._connection.execute(self._insert_into(backfill_days).on_conflict_do_nothing(), rows)
 
     def finished_units(self, source: str, keys: Collection[str], *, failed: bool) -> dict[str, str]:
         states = (DONE, FAILED) if failed else (DONE,)
@@ -51,7 +49,7 @@ class SqlBackfills:
     def finish_unit(
         self, source: str, unit: BackfillUnit, counts: BackfillCounts, studies: Collection[str], *, error: str = ""
     ) -> None:
-        said: dict[str, Any] = {
+        values: dict[str, Any] = {
             "mark": unit.change_tag,
             "state": FAILED if error else DONE,
             "instances": counts.instances,
@@ -61,20 +59,20 @@ class SqlBackfills:
             "error": sanitise_text(error),
             "finished_at": now(),
         }
-        made = self._build_insert(backfill_units).values(backfill=self._find_or_add_backfill(source), key=unit.key, **said)
-        self._connection.execute(made.on_conflict_do_update(index_elements=["backfill", "key"], set_=said))
+        insert = self._insert_into(backfill_units).values(backfill=self._find_or_add_backfill(source), key=unit.key, **values)
+        self._connection.execute(insert.on_conflict_do_update(index_elements=["backfill", "key"], set_=values))
         for some in chunks(studies):
             ended = update(backfilled_studies).where(backfilled_studies.c.study_instance_uid.in_(some))
             self._connection.execute(ended.values(ended_at=now()))
 
     def mark_backfilled(self, source: str, study_instance_uids: Collection[str]) -> None:
-        """A study that is on its way by a backfill, and comes again by another parcel or run, stays so."""
+        """A study that a backfill is bringing, and that another unit or run brings again, stays marked."""
         backfill = self._find_or_add_backfill(source)
         for uid in study_instance_uids:
             known = select(studies.c.id).where(studies.c.study_instance_uid == uid).exists()
             fresh = select(literal(uid), literal(backfill)).where(~known)
-            made = self._build_insert(backfilled_studies).from_select(["study_instance_uid", "backfill"], fresh)
-            self._connection.execute(made.on_conflict_do_nothing())
+            insert = self._insert_into(backfilled_studies).from_select(["study_instance_uid", "backfill"], fresh)
+            self._connection.execute(insert.on_conflict_do_nothing())
             if self.backfilled_studies([uid]):
                 again = update(backfilled_studies).where(backfilled_studies.c.study_instance_uid == uid)
                 self._connection.execute(again.values(ended_at=None))
@@ -83,19 +81,20 @@ class SqlBackfills:
         return {uid for some in chunks(study_instance_uids) for uid in self._connection.scalars(_BACKFILLED, {"uids": some})}
 
     def _find_or_add_backfill(self, source: str) -> int:
-        """Return the row of a source, made where it is new."""
+        """Return the row number of a source; insert the row where the source is new."""
         known = select(backfills.c.id).where(backfills.c.source == source)
         if (found := self._connection.scalar(known)) is not None:
             return int(found)
-        self._connection.execute(self._build_insert(backfills).values(source=source).on_conflict_do_nothing())
+        self._connection.execute(self._insert_into(backfills).values(source=source).on_conflict_do_nothing())
         return int(self._connection.scalars(known).one())
 
-    def _build_insert(self, table: Any) -> Any:
-        return (postgresql if self._connection.dialect.name == "postgresql" else sqlite).insert(table)
+    def _insert_into(self, table: Table) -> Any:
+        return build_insert(table, self._connection.dialect.name)
 
 
 def is_only_backfilled() -> Any:
-    """Condition on a joined row of `backfilled_studies` and `studies`: it is under way, or nothing has come since it was not."""
+    """Return the condition on a joined row of `backfilled_studies` and `studies`: the backfill has not ended, or no instance has
+    been received since."""
     row = backfilled_studies.c
     return or_(row.ended_at.is_(None), and_(studies.c.last_received_at.is_not(None), studies.c.last_received_at <= row.ended_at))
 
@@ -105,7 +104,7 @@ _BACKFILLED = (
     .outerjoin(studies, studies.c.study_instance_uid == backfilled_studies.c.study_instance_uid)
     .where(backfilled_studies.c.study_instance_uid.in_(bindparam("uids", expanding=True)), is_only_backfilled())
 )
-"""Made once: each study passes it."""
+"""Built once: it is executed for each study."""
 
 _TOTALS = text(
     "SELECT source, days_done AS days, units_done AS done, units_failed AS failed, instances AS taken, refused, bytes, last_at"
@@ -114,7 +113,7 @@ _TOTALS = text(
 
 
 def totals_by_kind(connection: Connection) -> dict[str, BackfillFigures]:
-    """Return what backfills have done, by the kind of source, which is the first word of its name."""
+    """Return the totals of all backfills by the kind of source: the first word of its name."""
     ended = func.count(backfilled_studies.c.ended_at)
     query = select(backfills.c.source, ended, func.count() - ended).join(backfilled_studies).group_by(backfills.c.source)
     of_studies = {source: {"fetched": fetched, "coming": coming} for source, fetched, coming in connection.execute(query)}

@@ -1,4 +1,4 @@
-"""The catalog: one transaction at a time, all or nothing."""
+"""The catalog: transactions, all or nothing."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from adapters.catalog.errors import catalog_unavailable, is_transient
 from adapters.catalog.figures import SqlFigures
 from adapters.catalog.jobs import SqlJobs
 from adapters.catalog.labels import SqlLabels
+from adapters.catalog.parameters import sanitise_text
 from adapters.catalog.reports import SqlReports
 from adapters.catalog.requests import SqlRequests
 from adapters.catalog.scores import SqlScoreRows
@@ -25,17 +26,16 @@ from adapters.catalog.sql_time import now
 from adapters.catalog.studies import SqlStudies
 from adapters.catalog.tables import audit_events, circuits
 from adapters.catalog.versions import SqlVersions
-from adapters.catalog.words import sanitise_text
 from pipeline.domain import AuditEvent
 from pipeline.rules import truncate_to_milliseconds
 
 SETTLE = "settle"
-"""Beside the kinds of jobs: the dispatcher's work."""
+"""Wake-up of the dispatcher, beside the kinds of jobs, which wake workers."""
 PROBE_DESTINATION = "(probe)"
-"""A destination that no archive can have: an AE title has no parentheses of ours."""
+"""Row of `circuits` that `probe_write` writes and takes back; no archive is named so."""
 
 ANALYSIS_LIMIT = 1000
-"""Rows of each index, https://sqlite.org/lang_analyze.html#approx."""
+"""Rows of each index that SQLite's ANALYZE samples, https://sqlite.org/lang_analyze.html#approx."""
 
 
 class SqlTransaction:
@@ -56,7 +56,7 @@ class SqlTransaction:
 
     @property
     def kinds_to_wake(self) -> set[str]:
-        """Kinds of work that this transaction has made."""
+        """Kinds of jobs that this transaction has put, and SETTLE where it has released a study."""
         return {kind.value for kind in self.jobs.put_kinds} | ({SETTLE} if self.studies.has_released else set())
 
     def now(self) -> datetime:
@@ -76,7 +76,7 @@ class SqlTransaction:
 
 
 class SqlCatalog:
-    """ports.Catalog on SQLite or PostgreSQL. Safe for any number of threads; not to be carried over a fork."""
+    """ports.Catalog on SQLite or PostgreSQL. Thread-safe; a forked process must open its own."""
 
     def __init__(
         self, url: str | URL, *, busy_timeout_seconds: float = 30.0, wake: Callable[[Collection[str]], None] = lambda kinds: None
@@ -108,19 +108,19 @@ class SqlCatalog:
             with connection.begin():
                 transaction = SqlTransaction(connection)
                 yield transaction
-        if woken := transaction.kinds_to_wake:
-            self._wake(woken)
+        if kinds := transaction.kinds_to_wake:
+            self._wake(kinds)
 
     @contextmanager
     def read(self) -> Iterator[SqlTransaction]:
-        """Open a transaction that only reads: one consistent state on SQLite, committed rows on PostgreSQL."""
+        """Open a transaction that only reads: a snapshot on SQLite, read committed on PostgreSQL."""
         with self._translate_errors(), self._engine.connect() as connection:
             connection = connection.execution_options(writes=False, postgresql_readonly=True)
             with connection.begin():
                 yield SqlTransaction(connection)
 
     def probe_write(self) -> None:
-        """Really take the write lock, write a row and take it back. OutOfResources where that cannot be done."""
+        """Take the write lock, write a row and roll it back. OutOfResources where that fails."""
         with self._translate_errors(), self._engine.connect() as connection:
             connection = connection.execution_options(writes=True)
             with connection.begin() as transaction:
@@ -129,7 +129,7 @@ class SqlCatalog:
                 transaction.rollback()
 
     def update_statistics(self) -> None:
-        """Count anew what SQLite's planner goes by, from a sample of each index: milliseconds. PostgreSQL does so by itself."""
+        """Renew the statistics of SQLite's query planner from a sample of each index: milliseconds. PostgreSQL has autovacuum."""
         if self._url.get_backend_name() != "sqlite":
             return
         with self._translate_errors(), self._engine.connect() as connection:
@@ -144,7 +144,7 @@ class SqlCatalog:
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        """Turn "locked", "gone" and "full" into OutOfResources; a broken rule stays what it is: a fault of ours."""
+        """Translate transient errors (locked, unreachable, full) to OutOfResources; a violated constraint is a fault and passes."""
         try:
             yield
         except SQLAlchemyError as error:

@@ -1,10 +1,10 @@
-"""One breaker per destination, shared by all workers."""
+"""One circuit breaker per destination, shared by all workers."""
 
 from __future__ import annotations
 
 from sqlalchemy import Connection, delete, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
+from adapters.catalog.parameters import build_insert
 from adapters.catalog.sql_time import now, seconds_from_now
 from adapters.catalog.tables import circuits
 
@@ -27,8 +27,7 @@ class SqlCircuits:
         return self._connection.execute(probe).rowcount == 1
 
     def record_failure(self, destination: str, *, threshold: int, open_seconds: float) -> None:
-        dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
-        statement = dialect.insert(circuits).values(destination=destination, failures=1)
+        statement = build_insert(circuits, self._connection.dialect.name).values(destination=destination, failures=1)
         counted = statement.on_conflict_do_update(
             index_elements=[circuits.c.destination], set_={"failures": circuits.c.failures + 1}
         )

@@ -1,4 +1,4 @@
-"""Engines: how each database is opened so that its promises hold."""
+"""Engines: each database is opened with the settings that its guarantees need."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
 URL_EXAMPLES = "sqlite:////path/file.db or postgresql://host/name"
 POOL_OPTIONS = {"pool_size": 10, "max_overflow": 30}
 MAX_WAL_BYTES = 64 * 2**20
-"""Bytes to which SQLite cuts its write-ahead log, once a long reading has let it grow."""
+"""SQLite truncates its write-ahead log to this size after a long read transaction has let it grow."""
 KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
-"""Of libpq: a server that vanished without a word is noticed in about a minute, not in two hours."""
+"""Of libpq: a connection whose server has vanished is detected in about a minute instead of two hours."""
 
 
 def database_url(url: str | URL) -> URL:
@@ -27,7 +27,7 @@ def database_url(url: str | URL) -> URL:
     try:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
-    except (ArgumentError, ValueError) as error:  # ValueError: the port is no number
+    except (ArgumentError, ValueError) as error:  # ValueError: the port is not a number
         raise ConfigurationError("catalog.url is no database URL", hint=URL_EXAMPLES) from error
     if backend not in DRIVERS:
         raise ConfigurationError(
@@ -41,9 +41,9 @@ def database_url(url: str | URL) -> URL:
 
 
 def open_engine(url: URL, *, busy_timeout_seconds: float, read_only: bool = False, check_foreign_keys: bool = True) -> Engine:
-    """Open an engine. A read-only one refuses writes by the connection itself, whatever the statement.
+    """Open an engine. The connections of a read-only engine refuse every statement that writes.
 
-    Foreign keys are left unchecked only while a migration moves SQLite's tables about; PostgreSQL always checks them.
+    Foreign keys are unchecked only while a migration rebuilds SQLite's tables; PostgreSQL always checks them.
     """
     if url.get_backend_name() == "sqlite":
         return _open_sqlite(url, busy_timeout_seconds, read_only, check_foreign_keys)
@@ -51,7 +51,7 @@ def open_engine(url: URL, *, busy_timeout_seconds: float, read_only: bool = Fals
     settings = {
         "timezone": "UTC",
         "lock_timeout": f"{seconds}s",
-        "jit": "off",  # to compile a statement takes longer than most of ours run
+        "jit": "off",  # compiling a statement takes longer than most of ours run
         "default_transaction_read_only": "on" if read_only else "off",
     }
     return create_engine(
@@ -64,7 +64,7 @@ def open_engine(url: URL, *, busy_timeout_seconds: float, read_only: bool = Fals
             "connect_timeout": seconds,
             "application_name": "radclipd",
             **KEEPALIVES,
-            # Prepared at once, a string holds one statement: none can follow that ends the read-only transaction.
+            # A prepared string holds one statement: no second one can end the read-only transaction.
             **({"prepare_threshold": 0} if read_only else {}),
         },
     )
@@ -94,7 +94,7 @@ def _open_sqlite(url: URL, busy_timeout_seconds: float, read_only: bool, check_f
     def _begin_transaction(connection: Connection) -> None:
         writes = bool(connection.get_execution_options().get("writes", False))
         connection.exec_driver_sql(f"PRAGMA query_only = {'OFF' if writes else 'ON'}")
-        # A transaction that reads first and then writes would be refused at once when another has written between.
+        # A transaction that reads first and writes later is refused at once if another has written in between.
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine

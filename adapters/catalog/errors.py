@@ -1,4 +1,4 @@
-"""Drivers' errors in our words: what passes, what is a fault, and nothing of a password or a patient in either."""
+"""Errors of the drivers, translated: transient or a fault, without passwords and without patient data."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from pipeline.errors import OutOfResources
 
 TRANSIENT_SQLSTATES = ("08", "25006", "40", "53", "55", "57", "58")
-"""Of PostgreSQL: connection, a server that is a standby now, rollback (serialization, deadlock), resources, lock, operator,
-system."""
+"""Classes of PostgreSQL's SQLSTATE: connection exception, read-only transaction (the server has become a standby), transaction
+rollback (serialization, deadlock), insufficient resources, object not in prerequisite state (lock), operator intervention, system
+error. https://www.postgresql.org/docs/current/errcodes-appendix.html."""
 TRANSIENT_SQLITE_CODES = {3, 5, 6, 7, 8, 10, 13, 14, 15}
 """SQLITE_PERM, BUSY, LOCKED, NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL (primary result codes)."""
 PRIMARY_CODE_MASK = 0xFF
 SECRET_URL_OPTIONS = ("password", "sslpassword", "passfile")
+CHECK_PERMISSIONS = "run it as the user that the catalog belongs to, and look at the folder's permissions"
 
 REMEDIES = {
     "42501": "the role needs CREATE in the schema: make it the owner of the database",
     "3D000": "make the database first: createdb",
     "28": "the role or its password is not what the server expects: catalog.url",
     "55P03": "another session holds a lock on these tables: try again when it has ended",
-    14: "run it as the user that the catalog belongs to, and look at the folder's permissions",
+    14: CHECK_PERMISSIONS,
     8: "run it as the user that the catalog belongs to",
 }
 """By SQLSTATE (or its class) or SQLite's primary result code."""
@@ -28,7 +30,7 @@ DEFAULT_REMEDY = "is the database up, its disk not full, and no other program ho
 
 
 def redacted_url(url: URL) -> str:
-    """Return the URL as it may be shown: no password, wherever it stood."""
+    """Return the URL as text without passwords, those in its options included."""
     return url.difference_update_query(SECRET_URL_OPTIONS).render_as_string(hide_password=True)
 
 
@@ -43,11 +45,11 @@ def is_transient(error: SQLAlchemyError) -> bool:
         return code.startswith(TRANSIENT_SQLSTATES)
     if isinstance(code, int):
         return code in TRANSIENT_SQLITE_CODES
-    return type(error.orig).__name__ == "OperationalError"  # psycopg's, where there was no server to give a SQLSTATE
+    return type(error.orig).__name__ == "OperationalError"  # psycopg: no server was reached, so there is no SQLSTATE
 
 
 def error_code(error: SQLAlchemyError) -> str | int | None:
-    """Return PostgreSQL's SQLSTATE or SQLite's primary result code; None where neither came back."""
+    """Return PostgreSQL's SQLSTATE or SQLite's primary result code; None where the error has neither."""
     orig = getattr(error, "orig", None)
     sqlite = getattr(orig, "sqlite_errorcode", None)
     if sqlite is not None:
@@ -57,18 +59,18 @@ def error_code(error: SQLAlchemyError) -> str | int | None:
 
 
 def driver_message(error: SQLAlchemyError) -> str:
-    """Return the driver's own words without statement, parameters and details, which may quote a header."""
+    """Return the first line of the driver's message. Statement, parameters and details may quote a header and are left out."""
     words = str(error.orig) if isinstance(error, DBAPIError) else str(error)
     return words.strip().splitlines()[0] if words.strip() else type(error).__name__
 
 
 def find_remedy(error: SQLAlchemyError) -> str:
-    """Return what to do about it."""
+    """Return the hint for this error."""
     code = error_code(error)
     found = REMEDIES.get(code) if code is not None else None
     return found or (REMEDIES.get(code[:2]) if isinstance(code, str) else None) or DEFAULT_REMEDY
 
 
 def catalog_unavailable(url: URL, error: SQLAlchemyError) -> OutOfResources:
-    """Return the error that says that the catalog cannot be used now."""
+    """Return the error for a catalog that cannot be used now."""
     return OutOfResources(f"the catalog {redacted_url(url)} cannot be used now: {driver_message(error)}", hint=find_remedy(error))

@@ -1,4 +1,4 @@
-"""How the daemon stands, in figures: what the metrics tell. Two short reading transactions, one for each part."""
+"""The figures that the metrics show. Two short read transactions, one for each part of `pipeline.figures`."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from adapters.catalog.jobs import DONE, QUARANTINED, RUNNING, WAITING, SqlJobs
 from adapters.catalog.sql_time import now
 from adapters.catalog.tables import circuits, instances, jobs, labels, model_versions, reports, requests, studies
 from adapters.catalog.versions import SqlVersions
-from pipeline.backfill import BACKFILL_PRIORITY as BROUGHT
+from pipeline.backfill import BACKFILL_PRIORITY
 from pipeline.domain import JobKind, JobState, LabelState, ReportState, StudyState, VersionState
 from pipeline.figures import ArchiveFigures, LearningGain, LearningRound, LearningStage, QueueFigures
 from pipeline.learn import BACKGROUND_PRIORITY, LearnResult
 from pipeline.work import ERROR_KIND_KEY
 
 UNKNOWN_REASON = "other"
-"""Of a job that was set aside before reasons were kept."""
+"""Reason of a job that was quarantined by a release that stored none."""
 MAX_ROUNDS = 20
-"""The newest rounds of learning that are looked at: one that runs, and the last that came to its end."""
+"""Newest learn jobs that are read, to find the running round and the last finished one."""
 IS_LEARN_JOB: ColumnElement[bool] = jobs.c.kind == literal_column(f"'{JobKind.LEARN.value}'")
 IS_QUARANTINED: ColumnElement[bool] = jobs.c.state == literal_column(f"'{JobState.QUARANTINED.value}'")
-"""Written out, not parameters: only so does SQLite see that a partial index serves."""
+"""Literals, not parameters: SQLite uses a partial index only for a literal condition."""
 RESULT_OF_STATE = {
     VersionState.REJECTED: LearnResult.REJECTED,
     VersionState.CANDIDATE: LearnResult.WAITING,
     VersionState.SERVING: LearnResult.PROMOTED,
     VersionState.RETIRED: LearnResult.PROMOTED,
 }
-"""What became of a round of which only the version tells: one that was learnt by hand."""
+"""Result of a round without a job, by the state of its version: `radclipd learn` run by a person."""
 
 
 class SqlFigures:
-    """Reads both parts of what `pipeline.figures` describes."""
+    """Reads the figures that `pipeline.figures` describes."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def current_figures(self) -> QueueFigures:
-        """Read what changes by the second; every query has an index, or a table of a few rows."""
+        """Return the figures that change by the second. Every query has an index, or reads a table of a few rows."""
         serving = SqlVersions(self._connection).serving()
         since = self._connection.scalar(select(model_versions.c.served_at).where(model_versions.c.state == "serving"))
         rounds = self._fetch_rows(select(jobs).where(IS_LEARN_JOB).order_by(jobs.c.id.desc()).limit(MAX_ROUNDS))
-        learnt = self._find_last_trained_version()
+        trained = self._find_last_trained_version()
         return QueueFigures(
             jobs=self._count_open_jobs(),
             oldest_due_seconds=SqlJobs(self._connection).oldest_due_seconds(before=BACKGROUND_PRIORITY),
@@ -56,29 +56,29 @@ class SqlFigures:
             serving_since=since,
             notice=serving.notice if serving else "",
             stage=next(filter(None, map(_read_stage, rounds)), None),
-            last_round=_find_last_round(rounds, learnt),
-            gains=_build_gains(learnt["compared"]) if learnt else (),
+            last_round=_find_last_round(rounds, trained),
+            gains=_build_gains(trained["comparisons"]) if trained else (),
         )
 
     def archive_figures(self) -> ArchiveFigures:
-        """Count what has come together; a pass over each table."""
-        said = select(labels.c.finding, labels.c.state, func.count()).where(labels.c.state.is_not(None))
+        """Return the counts of the archive. Each takes a pass over its table."""
+        statements = select(labels.c.finding, labels.c.state, func.count()).where(labels.c.state.is_not(None))
         unread = ~exists().where(labels.c.study == requests.c.study, labels.c.state.is_not(None))
         rescoring = self._connection.execute(text("SELECT studies, scored FROM v_rescoring")).one_or_none()
-        waiting = jobs.c.kind == JobKind.SCORE.value, jobs.c.state == WAITING, jobs.c.priority == BROUGHT
-        brought = select(func.count()).select_from(jobs).where(*waiting)
+        waiting = jobs.c.kind == JobKind.SCORE.value, jobs.c.state == WAITING, jobs.c.priority == BACKFILL_PRIORITY
+        unscored = select(func.count()).select_from(jobs).where(*waiting)
         return ArchiveFigures(
             studies=self._count_states(studies.c.state, StudyState),
             reports=self._count_states(reports.c.state, ReportState),
             instances=self._connection.scalar(select(func.count()).select_from(instances)) or 0,
             statements={
                 (finding, LabelState(state)): n
-                for finding, state, n in self._connection.execute(said.group_by(labels.c.finding, labels.c.state))
+                for finding, state, n in self._connection.execute(statements.group_by(labels.c.finding, labels.c.state))
             },
             open_requests=self._connection.scalar(select(func.count()).select_from(requests).where(unread)) or 0,
             rescoring=(rescoring.studies, rescoring.scored) if rescoring else None,
             backfills=totals_by_kind(self._connection),
-            backfilled_unscored=self._connection.scalar(brought) or 0,
+            backfilled_unscored=self._connection.scalar(unscored) or 0,
         )
 
     def _count_open_jobs(self) -> dict[tuple[JobKind, JobState], int]:
@@ -92,11 +92,11 @@ class SqlFigures:
         return {(JobKind(kind), word): n for kind, word, n in self._connection.execute(query)}
 
     def _find_last_trained_version(self) -> RowMapping | None:
-        compared = model_versions.c.card[("learning", "comparisons")].label("compared")
-        learnt = select(model_versions.c.state, model_versions.c.created_at, compared).where(
+        comparisons = model_versions.c.card[("learning", "comparisons")].label("comparisons")
+        trained = select(model_versions.c.state, model_versions.c.created_at, comparisons).where(
             model_versions.c.label_fingerprint != ""
         )
-        return next(iter(self._fetch_rows(learnt.order_by(model_versions.c.number.desc()).limit(1))), None)
+        return next(iter(self._fetch_rows(trained.order_by(model_versions.c.number.desc()).limit(1))), None)
 
     def _count_states(self, column: Any, word: Callable[[str], Any]) -> dict[Any, int]:
         return {word(state): n for state, n in self._connection.execute(select(column, func.count()).group_by(column))}
@@ -106,7 +106,7 @@ class SqlFigures:
 
 
 def _read_stage(job: RowMapping) -> LearningStage | None:
-    """What a job that runs has noted in this try; a note of a try before it says nothing."""
+    """Return the progress that a running job has noted in its current attempt; None where it has noted none."""
     noted = job["payload"]
     if job["state"] != RUNNING or noted.get("lease") != job["lease_token"]:
         return None
@@ -115,7 +115,7 @@ def _read_stage(job: RowMapping) -> LearningStage | None:
 
 
 def _find_last_round(rounds: Iterable[RowMapping], trained_version: RowMapping | None) -> LearningRound | None:
-    """The later of the last job that came to its end and the last version: who learns by hand leaves no job."""
+    """Return the later of the last finished job and the last version: a round that a person runs leaves no job."""
     found = [
         LearningRound(str(job["payload"]["result"]), job["finished_at"])
         for job in rounds
@@ -127,7 +127,7 @@ def _find_last_round(rounds: Iterable[RowMapping], trained_version: RowMapping |
 
 
 def _build_gains(comparisons: Any) -> list[LearningGain]:
-    """Of comparisons as the card keeps them; one without figures had too few cases."""
+    """Return the gains of a card's comparisons. A comparison without figures had too few cases and gives none."""
     return [
         LearningGain(
             against="zero-shot" if one["against"] == "zero-shot" else "serving",

@@ -1,7 +1,7 @@
-"""The queue. Leases by the database's clock, fenced by a random token.
+"""The queue. Leases end by the database's clock and are fenced by a random token.
 
-Of one kind and subject at most one job waits and at most one runs: the database holds both rules. Workers on PostgreSQL meet in
-the middle of each other's transactions, so whatever is read here to decide is decided again by the statement that writes.
+At most one job of a kind and subject waits, and at most one runs: unique indexes enforce both. On PostgreSQL the transactions of
+workers overlap, so a statement that writes repeats the condition that was read before it.
 """
 
 from __future__ import annotations
@@ -31,12 +31,11 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
+from adapters.catalog.parameters import build_insert, sanitise_text
 from adapters.catalog.sql_time import DAY_SECONDS, now, seconds_from_now
 from adapters.catalog.tables import jobs
-from adapters.catalog.words import sanitise_text
 from pipeline.domain import ARRIVAL_PRIORITY, Job, JobKind, JobState
 from pipeline.errors import LeaseLost
 from pipeline.ports.jobs import SubjectFilter
@@ -60,7 +59,7 @@ class SqlJobs:
         same = and_(jobs.c.kind == kind.value, jobs.c.subject == subject, _has_state(WAITING))
         more_urgent = case((jobs.c.priority > priority, priority), else_=jobs.c.priority)
         renewed = update(jobs).where(same).values(payload=dict(payload or {}), priority=more_urgent)
-        while True:  # the one that waits may be claimed between the two statements: then it is not the one to wait any more
+        while True:  # the waiting job may be claimed between the two statements: then the insert succeeds
             made = self._insert_job(kind, subject, payload or {}, priority)
             if made is not None or self._connection.execute(renewed).rowcount:
                 return made
@@ -87,7 +86,7 @@ class SqlJobs:
             self.put(kind, subject, payloads[subject], priority=priority)
 
     def _insert_job(self, kind: JobKind, subject: str, payload: Mapping[str, Any], priority: int) -> int | None:
-        """Insert unless one of this kind and subject waits; return the number or None."""
+        """Insert a job unless one of its kind and subject waits. Return its number, or None."""
         values = {"kind": kind.value, "subject": subject, "payload": dict(payload), "priority": priority}
         made = self._connection.execute(_insert_unless_waiting(self._connection.dialect.name), values).one_or_none()
         return made.id if made else None
@@ -102,7 +101,7 @@ class SqlJobs:
         newest: int = 0,
         subjects: SubjectFilter = None,
     ) -> list[Job]:
-        """First the jobs whose worker let the lease run out, then the waiting ones. A subject in work waits for its end."""
+        """Jobs with an expired lease come first, then waiting ones. A job waits while another of its kind and subject runs."""
         ids: list[int] = []
         for due, most in ((_select_expired(kinds), limit), (_select_newest(kinds), newest), (_select_due(kinds), limit)):
             if subjects is not None:
@@ -113,7 +112,7 @@ class SqlJobs:
         return self._lease_jobs(ids, worker, lease_seconds) if ids else []
 
     def _lease_jobs(self, ids: Sequence[int], worker: str, lease_seconds: float) -> list[Job]:
-        """Lease jobs whose rows are locked, in this order."""
+        """Lease jobs whose rows are locked; return them in the order of `ids`."""
         values = {"rows": ids, "by": sanitise_text(worker, 128), "token": secrets.token_hex(16), "seconds": lease_seconds}
         leased = {row["id"]: _build_job(row) for row in self._connection.execute(_LEASE, values).mappings()}
         return [leased[number] for number in ids]
@@ -141,7 +140,7 @@ class SqlJobs:
         try:
             with self._connection.begin_nested():
                 self._update_held(job, **again, **NO_LEASE)
-        except IntegrityError:  # one of this kind and subject waits already, and knows more
+        except IntegrityError:  # a newer job of this kind and subject waits already
             self._update_held(job, state=DONE, finished_at=now(), error=sanitise_text(f"left to a newer job; {error}"), **NO_LEASE)
 
     def quarantine(self, job: Job, *, error: str) -> None:
@@ -169,9 +168,9 @@ class SqlJobs:
         return {(JobKind(kind), JobState(state)): n for kind, state, n in self._connection.execute(query)}
 
     def oldest_due_seconds(self, *, before: int) -> dict[JobKind, float]:
-        """Return for each kind how long its oldest waiting job has been there and due, seconds by the database's clock.
+        """Return by kind how long its oldest waiting job has existed and been due, in seconds by the database's clock.
 
-        Of jobs with a priority number below `before`: the others wait on purpose.
+        Only jobs with a priority number below `before` count: the others wait on purpose.
         """
         waits = and_(_has_state(WAITING), jobs.c.priority < before, jobs.c.run_at <= now())
         there = case((jobs.c.created_at > jobs.c.run_at, jobs.c.created_at), else_=jobs.c.run_at)
@@ -187,7 +186,7 @@ class SqlJobs:
         return self._connection.execute(delete(jobs).where(jobs.c.id.in_(some))).rowcount
 
     def requeue(self, ids: Sequence[int] | None = None) -> int:
-        """Newest first: of several jobs of one subject the newest waits again, or the one that waits already; the rest is over."""
+        """Of several jobs of one subject the newest waits again, or the one that waits already; the others are marked done."""
         chosen = select(jobs).where(_has_state(QUARANTINED)).order_by(jobs.c.id.desc()).with_for_update()
         if ids is not None:
             chosen = chosen.where(jobs.c.id.in_(ids))
@@ -195,12 +194,12 @@ class SqlJobs:
         for row in rows:
             again = self._insert_job(JobKind(row["kind"]), row["subject"], row["payload"], row["priority"])
             note = f"put back as job {again}" if again is not None else "left to a newer job that waits"
-            over = {"state": DONE, "finished_at": now(), "error": sanitise_text(f"{note}; {row['error']}")}
-            self._connection.execute(update(jobs).where(jobs.c.id == row["id"]).values(**over))
+            done = {"state": DONE, "finished_at": now(), "error": sanitise_text(f"{note}; {row['error']}")}
+            self._connection.execute(update(jobs).where(jobs.c.id == row["id"]).values(**done))
         return len(rows)
 
     def _update_held(self, job: Job, **values: Any) -> bool:
-        """Change a job that is still ours; say whether it was."""
+        """Update a job whose lease this worker still holds; return whether it does."""
         ours = and_(jobs.c.id == job.id, jobs.c.state == RUNNING, jobs.c.lease_token == job.lease_token)
         return self._connection.execute(update(jobs).where(ours).values(**values)).rowcount == 1
 
@@ -214,13 +213,13 @@ def _build_lease_lost(job: Job) -> LeaseLost:
 
 
 def has_job(kind: JobKind, subject: ColumnElement[str], *states: str) -> ColumnElement[bool]:
-    """Say in SQL whether there is a job of this kind and subject in one of the open states; each has an index of its own."""
+    """Return the condition that a job of this kind and subject has one of these open states; each state has its own index."""
     of_it = and_(jobs.c.kind == kind.value, jobs.c.subject == subject)
     return or_(*(exists().where(of_it, _has_state(state)) for state in states))
 
 
 def _has_state(state: str, table: Any = jobs) -> ColumnElement[bool]:
-    """Written out, not a parameter: only so does SQLite see that a partial index serves."""
+    """Return the condition with a literal state: SQLite uses a partial index only for a literal condition."""
     found: ColumnElement[bool] = table.c.state == literal_column(f"'{state}'")
     return found
 
@@ -243,32 +242,32 @@ _FINISH = (
     .values(state=DONE, finished_at=now(), error="", **NO_LEASE)
     .returning(jobs.c.id)
 )
-"""Written once, as in `scores`."""
+"""Built once, as in `scores`."""
 
 
 @cache
 def _insert_unless_waiting(dialect: str) -> Executable:
-    """What inserts jobs unless one of their kind and subject waits, and returns number and subject."""
-    made: Any = (postgresql if dialect == "postgresql" else sqlite).insert(jobs)
-    found: Executable = made.on_conflict_do_nothing(
+    """Return the INSERT of jobs unless one of their kind and subject waits; it returns number and subject."""
+    ignored = build_insert(jobs, dialect).on_conflict_do_nothing(
         index_elements=["kind", "subject"], index_where=text("state = 'waiting'")
-    ).returning(jobs.c.id, jobs.c.subject)
-    return found
+    )
+    statement: Executable = ignored.returning(jobs.c.id, jobs.c.subject)
+    return statement
 
 
 def _select_expired(kinds: Sequence[JobKind]) -> Select[int]:
-    """Jobs whose lease ran out: the worker is gone, or as good as gone."""
+    """Return the jobs whose lease has expired: the worker has died or hangs."""
     ran_out = and_(jobs.c.kind.in_([kind.value for kind in kinds]), _has_state(RUNNING), jobs.c.lease_until <= now())
     return select(jobs.c.id).where(ran_out).order_by(jobs.c.priority, jobs.c.run_at, jobs.c.id)
 
 
 def _select_due(kinds: Sequence[JobKind]) -> Select[int]:
-    """Waiting jobs whose time has come and whose subject nobody has in hand."""
+    """Return the waiting jobs that are due and of whose kind and subject none runs."""
     return select(jobs.c.id).where(_is_claimable(kinds)).order_by(jobs.c.priority, jobs.c.run_at, jobs.c.id)
 
 
 def _select_newest(kinds: Sequence[JobKind]) -> Select[int]:
-    """Those of them that somebody waits for, the last first."""
+    """Return the due jobs of studies that have just been received, the newest first."""
     arrived = and_(_is_claimable(kinds), jobs.c.priority == ARRIVAL_PRIORITY)
     return select(jobs.c.id).where(arrived).order_by(jobs.c.run_at.desc(), jobs.c.id.desc())
 

@@ -1,4 +1,4 @@
-"""Statements of readers. There is no UPDATE and no DELETE here, and the database would refuse them."""
+"""Labels. Append-only: the database refuses UPDATE and DELETE."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, func, insert, select
 
-from adapters.catalog.parameters import chunks
+from adapters.catalog.parameters import chunks, sanitise_text
+from adapters.catalog.studies import find_study_ids
 from adapters.catalog.tables import labels, studies
-from adapters.catalog.words import sanitise_text
 from pipeline.domain import Label, LabelState
 
 SHORT_TEXT_LENGTH = 64
@@ -22,7 +22,7 @@ class SqlLabels:
         self._connection = connection
 
     def append(self, statements: Sequence[Label]) -> None:
-        rows = self._find_study_ids({label.study_instance_uid for label in statements})
+        rows = find_study_ids(self._connection, {label.study_instance_uid for label in statements})
         if unknown := sum(label.study_instance_uid not in rows for label in statements):
             raise ValueError(f"{unknown} of {len(statements)} labels are on studies that the catalog does not know")
         if statements:
@@ -48,13 +48,6 @@ class SqlLabels:
     def _fetch_labels(self, query: Select[Any]) -> list[Label]:
         return [_build_label(row) for row in self._connection.execute(query.order_by(labels.c.id)).mappings()]
 
-    def _find_study_ids(self, study_instance_uids: Collection[str]) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for some in chunks(study_instance_uids):
-            query = select(studies.c.study_instance_uid, studies.c.id).where(studies.c.study_instance_uid.in_(some))
-            found |= {uid: row for uid, row in self._connection.execute(query)}
-        return found
-
 
 def _select_labels() -> Select[Any]:
     columns = [column for column in labels.c if column.name not in ("study", "created_at")]
@@ -62,8 +55,8 @@ def _select_labels() -> Select[Any]:
 
 
 def _build_label(row: RowMapping) -> Label:
-    said = row["state"]
-    return Label(**{**row, "state": LabelState(said) if said is not None else None})
+    state = row["state"]
+    return Label(**{**row, "state": LabelState(state) if state is not None else None})
 
 
 def _build_row(label: Label, study: int) -> dict[str, Any]:

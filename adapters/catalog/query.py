@@ -1,4 +1,4 @@
-"""`radclipd query`: one statement on a connection that itself refuses to write."""
+"""`radclipd query`: one statement on a connection that refuses to write."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from pipeline.errors import PermanentError
 READING_STATEMENT = re.compile(
     r"(?:\s|\(|--[^\n]*(?:\n|$)|/\*.*?\*/)*(?:SELECT|WITH|EXPLAIN|VALUES|TABLE)\b", re.IGNORECASE | re.DOTALL
 )
-"""Comments and opening parentheses, then a word that reads. What writes behind such a word is refused by the connection."""
+"""Comments and opening parentheses, then a keyword that reads. The connection refuses a write behind such a keyword."""
 ALLOWED_PRAGMAS = {"table_info", "table_xinfo", "table_list"}
-"""Of SQLite, as table-valued functions: which columns there are."""
+"""Pragmas of SQLite, called as table-valued functions, that list tables and columns."""
 ALLOWED_ACTIONS = {
     sqlite3.SQLITE_SELECT,
     sqlite3.SQLITE_READ,
@@ -33,24 +33,23 @@ ALLOWED_ACTIONS = {
     sqlite3.SQLITE_TRANSACTION,
 }
 
-
 QueryResult = tuple[list[str], list[tuple[Any, ...]]]
-
-
+"""Column names and rows."""
 QueryRunner = Callable[[str], QueryResult]
 
 
 def run(url: str, sql: str, *, limit: int | None = None) -> QueryResult:
-    """Ask one question, as `reader` does; at most `limit` rows."""
+    """Run one statement as `open_session` does; return at most `limit` rows."""
     with open_session(url, limit=limit) as ask:
         return ask(sql)
 
 
 @contextmanager
 def open_session(url: str, *, limit: int | None = None) -> Iterator[QueryRunner]:
-    """Give what returns column names and rows; moments as UTC text and JSON as text, alike on both databases. One connection.
+    """Yield a function that runs one statement and returns column names and rows. All its statements share one connection.
 
-    It raises Refused for what is no single reading statement; OutOfResources for a database that is away.
+    Times are UTC text and JSON is text, alike on both databases. The function raises PermanentError for anything but a single
+    statement that reads, OutOfResources where the database is unreachable.
     """
     parsed = database_url(url)
     engine = open_engine(parsed, busy_timeout_seconds=30, read_only=True)
@@ -86,11 +85,10 @@ def _run_statement(connection: Connection, sql: str, limit: int | None) -> Query
 
 
 def _run_on_thread(connection: Connection, sql: str, limit: int | None) -> QueryResult:
-    """Ask on a thread of its own, and stop the statement where the caller is interrupted.
+    """Run the statement on a thread of its own, and stop it where the caller is interrupted.
 
-    SQLite asks `_authorize_action` in the midst of its own work. On the main thread a signal's handler would run inside that
-    answer, and
-    what it raises, a KeyboardInterrupt, would be lost there and pass for "access prohibited".
+    SQLite calls `_authorize_action` while it prepares a statement. On the main thread a signal handler would run inside that
+    callback, and the KeyboardInterrupt that it raises would be swallowed there and reported as "access prohibited".
     """
     driver: Any = connection.connection.driver_connection
     driver.set_authorizer(_authorize_action)
@@ -103,7 +101,7 @@ def _run_on_thread(connection: Connection, sql: str, limit: int | None) -> Query
                 driver.interrupt()
                 raise
     finally:
-        driver.set_authorizer(None)  # what begins the next question on this connection is ours
+        driver.set_authorizer(None)  # the statement that begins the next transaction is ours
 
 
 def _fetch_rows(connection: Connection, sql: str, limit: int | None) -> QueryResult:
@@ -115,13 +113,13 @@ def _fetch_rows(connection: Connection, sql: str, limit: int | None) -> QueryRes
 
 
 def _authorize_action(action: int, first: str | None, *_: str | None) -> int:
-    """What SQLite asks about each step of a statement, https://sqlite.org/c3ref/set_authorizer.html."""
+    """Allow or deny one action of a statement: SQLite's authorizer callback, https://sqlite.org/c3ref/set_authorizer.html."""
     allowed = action in ALLOWED_ACTIONS or (action == sqlite3.SQLITE_PRAGMA and first in ALLOWED_PRAGMAS)
     return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
 
 def _is_refusal_to_write(error: SQLAlchemyError) -> bool:
-    """SQLite READONLY and PostgreSQL 25006 pass elsewhere; here they are the statement's fault."""
+    """Return whether the statement tried to write. SQLite READONLY and PostgreSQL 25006 are transient errors elsewhere."""
     return "read-only" in driver_message(error) or "readonly" in driver_message(error)
 
 

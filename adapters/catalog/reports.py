@@ -1,4 +1,4 @@
-"""SR instances."""
+"""Reports: the SR instances of a study, by version and revision."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from adapters.catalog.parameters import chunks
+from adapters.catalog.parameters import build_insert, chunks, sanitise_text
 from adapters.catalog.sql_time import now
+from adapters.catalog.studies import IN_UIDS
 from adapters.catalog.tables import reports, studies
-from adapters.catalog.words import sanitise_text
 from pipeline.domain import Report, ReportState, StoredFile
 
 
@@ -37,7 +36,6 @@ class SqlReports:
 
     def ensure_pending(self, report: Report) -> Report:
         study = select(studies.c.id).where(studies.c.study_instance_uid == report.study_instance_uid).scalar_subquery()
-        dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
         values = {
             "sop_instance_uid": report.sop_instance_uid,
             "series_instance_uid": report.series_instance_uid,
@@ -48,13 +46,12 @@ class SqlReports:
             "state": report.state.value,
             "predecessor": report.predecessor,
         }
-        self._connection.execute(
-            dialect.insert(reports).values(**values).on_conflict_do_nothing()  # by its UID, or by study, version and revision
-        )
+        insert = build_insert(reports, self._connection.dialect.name).values(**values)
+        self._connection.execute(insert.on_conflict_do_nothing())  # of its UID, or of study, version and revision
         return self.find(report.sop_instance_uid) or self._find_revision(report)
 
     def _find_revision(self, report: Report) -> Report:
-        """The report was opened under another UID: the configuration's UID root has changed since."""
+        """Return the report of the same study, version and revision: its UID differs where the configured UID root has changed."""
         same = and_(reports.c.version == report.version, reports.c.revision == report.revision)
         found = self._fetch_report(_select_reports().where(studies.c.study_instance_uid == report.study_instance_uid, same))
         assert found is not None
@@ -88,10 +85,10 @@ _REPORT = _select_reports().where(reports.c.sop_instance_uid == bindparam("uid")
 _LATEST = _select_reports().where(studies.c.study_instance_uid == bindparam("uid")).order_by(reports.c.id.desc()).limit(1)
 _OTHER_REPORTS = reports.alias()
 _LATEST_OF = _select_reports().where(
-    studies.c.study_instance_uid.in_(bindparam("uids", expanding=True)),
+    IN_UIDS,
     reports.c.id == select(func.max(_OTHER_REPORTS.c.id)).where(_OTHER_REPORTS.c.study == studies.c.id).scalar_subquery(),
 )
-"""Made once: each instance that comes in passes the one, each study that is scored the other."""
+"""Built once: _LATEST is executed for each received instance, _LATEST_OF for each batch of scored studies."""
 
 
 def _build_report(row: RowMapping) -> Report:

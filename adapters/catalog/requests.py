@@ -1,4 +1,4 @@
-"""What the worklist asked for. There is no UPDATE and no DELETE here, and the database would refuse them."""
+"""Requests of the worklist. Append-only: the database refuses UPDATE and DELETE."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, insert, select
 
-from adapters.catalog.parameters import chunks
+from adapters.catalog.parameters import chunks, sanitise_text
+from adapters.catalog.studies import find_study_ids
 from adapters.catalog.tables import requests, studies
-from adapters.catalog.words import sanitise_text
 from pipeline.domain import Request
 
 WORKLIST_LOCK_KEY = 7_270_412
-"""Key of the PostgreSQL advisory lock that keeps two worklists apart."""
+"""Key of the PostgreSQL advisory lock that two worklists take in turn."""
 
 
 class SqlRequests:
@@ -28,10 +28,7 @@ class SqlRequests:
             self._connection.execute(select(func.pg_advisory_xact_lock(WORKLIST_LOCK_KEY)))
 
     def append(self, asked: Sequence[Request]) -> None:
-        rows: dict[str, int] = {}
-        for some in chunks({request.study_instance_uid for request in asked}):
-            query = select(studies.c.study_instance_uid, studies.c.id).where(studies.c.study_instance_uid.in_(some))
-            rows |= {uid: row for uid, row in self._connection.execute(query)}
+        rows = find_study_ids(self._connection, {request.study_instance_uid for request in asked})
         if unknown := sum(request.study_instance_uid not in rows for request in asked):
             raise ValueError(f"{unknown} of {len(asked)} requests are for studies that the catalog does not know")
         if asked:

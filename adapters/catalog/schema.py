@@ -1,4 +1,4 @@
-"""The schema's version: bring a database to it, ask for it, refuse to run on another."""
+"""The version of the schema: upgrade a database, read its version, refuse another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from sqlalchemy.schema import CreateIndex
 
 import migrations
 from adapters.catalog.engine import database_url, open_engine
-from adapters.catalog.errors import catalog_unavailable, driver_message, error_code, find_remedy, is_transient, redacted_url
+from adapters.catalog.errors import (
+    CHECK_PERMISSIONS,
+    catalog_unavailable,
+    driver_message,
+    error_code,
+    find_remedy,
+    is_transient,
+    redacted_url,
+)
 from adapters.catalog.tables import TABLES
 from adapters.catalog.views import VIEWS
 from pipeline.errors import OutOfResources, SchemaMismatch
@@ -33,15 +41,15 @@ READERS_ROLE = "radclipd_readers"
 UPGRADE_LOCK_KEY = 7_270_411
 """Key of the PostgreSQL advisory lock that keeps two upgrades apart."""
 LOCK_POLL_SECONDS = 0.2
-"""Between two looks at that lock. Who waits for it in a statement would hold up the making of an index, and wait for that."""
+"""Between two attempts at that lock. A statement that waited for it would block CREATE INDEX CONCURRENTLY, and be blocked by it."""
 DEPENDENT_OBJECTS_STILL_EXIST = "2BP01"
 """SQLSTATE dependent_objects_still_exist."""
 BROKEN_VIEW = "error in view"
-"""Begin of SQLite's message where a table is renamed and a view stands on a view that is gone."""
+"""Begin of SQLite's message where a column or table is renamed and a view depends on a view that was dropped."""
 
 
 def _build_alembic_config() -> Config:
-    from alembic.config import Config  # only who upgrades needs Alembic, and everybody looks at the revision
+    from alembic.config import Config  # only an upgrade needs Alembic; every process reads the revision
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS_FOLDER).replace("%", "%%"))
@@ -56,12 +64,12 @@ def _load_scripts() -> ScriptDirectory:
 
 @cache
 def revisions() -> tuple[str, ...]:
-    """Return the revisions that this release knows, in order: the names of the scripts begin with them."""
+    """Return the revisions that this release knows, in order. The file name of a script begins with its revision."""
     return tuple(sorted(script.name.partition("_")[0] for script in (MIGRATIONS_FOLDER / "versions").glob("[0-9]*.py")))
 
 
 def head() -> str:
-    """Return the revision that this release works on."""
+    """Return the revision that this release needs."""
     return revisions()[-1]
 
 
@@ -75,10 +83,10 @@ def current(url: str | URL) -> str | None:
 
 
 def upgrade(url: str) -> None:
-    """Bring the database to this release's schema, wholly or not at all. Safe to repeat and to run twice at once.
+    """Bring the database to this release's schema, wholly or not at all. Safe to repeat and to run concurrently.
 
-    On PostgreSQL indexes are made first, and what migrations do BEFOREHAND, while others read and write; that is all that a failed
-    upgrade may leave behind. On SQLite others read meanwhile, and who writes waits.
+    On PostgreSQL the indexes and the BEFOREHAND statements of migrations come first, while others read and write; a failed upgrade
+    leaves nothing else behind. On SQLite others read meanwhile and writers wait.
 
     OutOfResources where it cannot be reached, SchemaMismatch where it is newer than this release or cannot be changed.
     """
@@ -90,7 +98,7 @@ def upgrade(url: str) -> None:
     with _open_connection(parsed, writes=True) as connection:
         if connection.dialect.name == "postgresql":
             _acquire_lock(connection, "pg_try_advisory_xact_lock")
-            connection.execute(text("SET LOCAL lock_timeout = '5s'"))  # readers go on; the upgrade gives up instead
+            connection.execute(text("SET LOCAL lock_timeout = '5s'"))  # the upgrade gives up before it blocks readers for long
         found = _read_revision(connection)
         _refuse_newer(parsed, found)
         if found == head():
@@ -118,9 +126,9 @@ def _acquire_lock(connection: Connection, lock_function: str) -> None:
 
 
 def _prepare_online(connection: Connection) -> None:
-    """Do what takes long and nobody waits for, outside a transaction. The lock goes with the connection."""
+    """Build indexes and run BEFOREHAND statements outside a transaction; others go on. The lock ends with the connection."""
     _acquire_lock(connection, "pg_try_advisory_lock")
-    connection.execute(text("SET lock_timeout = 0"))  # it waits for whoever reads, a backup too, and nobody waits for it
+    connection.execute(text("SET lock_timeout = 0"))  # CREATE INDEX CONCURRENTLY waits for readers, a backup too, and blocks none
     found, scripts = _read_revision(connection), _load_scripts()
     if found in (None, head()) or found not in revisions():
         return
@@ -131,18 +139,18 @@ def _prepare_online(connection: Connection) -> None:
 
 
 def _make_indexes(connection: Connection) -> None:
-    """Make what indexes the tables of a catalog lack. An attempt broken off left one that is not valid."""
+    """Create the indexes that the tables lack. An interrupted attempt has left an invalid index, which is dropped first."""
     invalid = "SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE NOT i.indisvalid"
     for name in connection.scalars(text(invalid)).all():
         connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
     found = inspect(connection)
     for table in (table for table in TABLES if found.has_table(table.name)):
         columns = {column["name"] for column in found.get_columns(table.name)}
-        there = {index["name"] for index in found.get_indexes(table.name)}
+        existing = {index["name"] for index in found.get_indexes(table.name)}
         for index in table.indexes:
-            if index.name not in there and {column.name for column in index.columns} <= columns:
-                made = str(CreateIndex(index, if_not_exists=True).compile(dialect=connection.dialect))
-                connection.execute(text(made.replace("INDEX", "INDEX CONCURRENTLY", 1)))
+            if index.name not in existing and {column.name for column in index.columns} <= columns:
+                statement = str(CreateIndex(index, if_not_exists=True).compile(dialect=connection.dialect))
+                connection.execute(text(statement.replace("INDEX", "INDEX CONCURRENTLY", 1)))
 
 
 def _refuse_newer(url: URL, found: str | None) -> None:
@@ -161,7 +169,7 @@ def _read_revision(connection: Connection) -> str | None:
 
 
 def _run_migrations(connection: Connection) -> None:
-    """Views stand on tables, so they go first and come back last."""
+    """Migrate the tables. Views depend on tables: they are dropped first and created last."""
     for name in reversed(VIEWS):
         connection.execute(text(f"DROP VIEW IF EXISTS {name}"))
     from alembic import command
@@ -171,7 +179,7 @@ def _run_migrations(connection: Connection) -> None:
     command.upgrade(config, "head")
     for name, query in VIEWS.items():
         connection.execute(text(f"CREATE VIEW {name} AS {query}"))
-    if connection.dialect.name == "sqlite":  # which does not look while tables are moved about
+    if connection.dialect.name == "sqlite":  # whose foreign keys are unchecked during a migration
         orphans = connection.execute(text("PRAGMA foreign_key_check")).all()
         if orphans:
             raise SchemaMismatch(
@@ -181,7 +189,7 @@ def _run_migrations(connection: Connection) -> None:
 
 
 def _renew_views(connection: Connection) -> None:
-    """The tables are as they should be. On PostgreSQL a view that others stand on is replaced where it stands."""
+    """Create the views again over unchanged tables. On PostgreSQL a view is replaced in place: other views may depend on it."""
     for name, query in VIEWS.items():
         if connection.dialect.name == "postgresql":
             connection.execute(text(f"CREATE OR REPLACE VIEW {name} AS {query}"))
@@ -191,7 +199,7 @@ def _renew_views(connection: Connection) -> None:
 
 
 def _grant_to_readers(connection: Connection) -> None:
-    """A view made anew has lost its grants: give them back to the role of deploy/postgres/read-only-role.sql."""
+    """Grant the views, which lose their grants when created again, to the role of deploy/postgres/read-only-role.sql."""
     if connection.dialect.name != "postgresql":
         return
     if connection.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": READERS_ROLE}):
@@ -199,7 +207,7 @@ def _grant_to_readers(connection: Connection) -> None:
 
 
 def _has_database(url: URL) -> bool:
-    """PostgreSQL answers for itself; SQLite would make an empty file."""
+    """Return whether there is a database to connect to: to connect to a missing SQLite file would create it."""
     try:
         return url.get_backend_name() != "sqlite" or Path(str(url.database)).exists()
     except OSError as error:
@@ -218,7 +226,7 @@ def _make_folder(url: URL) -> None:
 def _build_access_error(url: URL, error: OSError) -> OutOfResources:
     return OutOfResources(
         f"the catalog {redacted_url(url)} cannot be used now: {error.strerror}",
-        hint="run it as the user that the catalog belongs to, and look at the folder's permissions",
+        hint=CHECK_PERMISSIONS,
     )
 
 

@@ -1,4 +1,4 @@
-"""Scores of images and predictions of studies."""
+"""Scores of instances and predictions of studies."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ import numpy as np
 from sqlalchemy import Connection, bindparam, delete, insert, select, text
 
 from adapters.catalog.parameters import chunks
+from adapters.catalog.studies import IN_UIDS, find_study_ids
 from adapters.catalog.tables import image_scores, instances, predictions, series, studies
 from pipeline.domain import FINDINGS, Decision, Prediction, Scores
 
 SCORE_DTYPE = np.dtype("<f4")
 
-# Written once: to build a statement anew, and to recognise it, takes SQLAlchemy longer than SQLite takes to run it.
-_IN_UIDS = studies.c.study_instance_uid.in_(bindparam("uids", expanding=True))
-_STUDIES = select(studies.c.study_instance_uid, studies.c.id).where(_IN_UIDS)
+# Built once: SQLAlchemy takes longer to build a statement and to look up its compiled form than SQLite takes to run it.
 _IMAGE_SCORES = (
     select(studies.c.study_instance_uid, instances.c.sop_instance_uid, image_scores.c.scores)
     .join(instances, image_scores.c.instance == instances.c.id)
     .join(series, instances.c.series == series.c.id)
     .join(studies, series.c.study == studies.c.id)
-    .where(_IN_UIDS, image_scores.c.version == bindparam("of"))
+    .where(IN_UIDS, image_scores.c.version == bindparam("of"))
 )
 _INSTANCES = select(instances.c.sop_instance_uid, instances.c.id).where(
     instances.c.sop_instance_uid.in_(bindparam("uids", expanding=True))
@@ -35,7 +34,7 @@ _DELETE_PREDICTIONS = delete(predictions).where(
 _PREDICTIONS = (
     select(studies.c.study_instance_uid, predictions.c.finding, predictions.c.probability, predictions.c.decision)
     .join(predictions, predictions.c.study == studies.c.id)
-    .where(_IN_UIDS, predictions.c.version == bindparam("of"))
+    .where(IN_UIDS, predictions.c.version == bindparam("of"))
 )
 _INSERT_IMAGE_SCORES, _INSERT_PREDICTIONS = insert(image_scores), insert(predictions)
 _INSERT_PREDICTION_ARRAYS = text("""
@@ -43,7 +42,7 @@ INSERT INTO predictions (study, version, finding, probability, decision, revisio
 SELECT * FROM unnest(
     CAST(:study AS bigint[]), CAST(:version AS integer[]), CAST(:finding AS text[]), CAST(:probability AS float[]),
     CAST(:decision AS text[]), CAST(:revision AS integer[]))""")
-"""PostgreSQL: a batch in one statement of six parameters, with a quarter of the work of a statement for each row."""
+"""PostgreSQL: one statement of six array parameters for a batch takes a quarter of the work of a statement for each row."""
 
 
 class SqlScoreRows:
@@ -58,8 +57,8 @@ class SqlScoreRows:
     def image_scores_of(self, study_instance_uids: Collection[str], version: int) -> dict[str, dict[str, Scores]]:
         found: dict[str, dict[str, Scores]] = {}
         for some in chunks(study_instance_uids):
-            for study, uid, kept in self._connection.execute(_IMAGE_SCORES, {"uids": some, "of": version}):
-                found.setdefault(study, {})[uid] = np.frombuffer(kept, SCORE_DTYPE).astype(np.float32)
+            for study, uid, stored in self._connection.execute(_IMAGE_SCORES, {"uids": some, "of": version}):
+                found.setdefault(study, {})[uid] = np.frombuffer(stored, SCORE_DTYPE).astype(np.float32)
         return found
 
     def add_image_scores(self, version: int, scores: Mapping[str, Scores]) -> None:
@@ -76,10 +75,10 @@ class SqlScoreRows:
         )
 
     def put_predictions(self, version: int, predictions: Mapping[str, Sequence[Prediction]], revisions: Mapping[str, int]) -> None:
-        rows = {uid: row for some in chunks(predictions) for uid, row in self._connection.execute(_STUDIES, {"uids": some})}
-        said = [
+        study_ids = find_study_ids(self._connection, predictions)
+        rows = [
             {
-                "study": rows[uid],
+                "study": study_ids[uid],
                 "version": version,
                 "finding": prediction.finding,
                 "probability": prediction.probability,
@@ -89,12 +88,12 @@ class SqlScoreRows:
             for uid, of in predictions.items()
             for prediction in of
         ]
-        for some in chunks(list(rows.values())):
+        for some in chunks(list(study_ids.values())):
             self._connection.execute(_DELETE_PREDICTIONS, {"rows": some, "of": version})
-        if said and self._connection.dialect.name == "postgresql":
-            self._connection.execute(_INSERT_PREDICTION_ARRAYS, {name: [row[name] for row in said] for name in said[0]})
-        elif said:
-            self._connection.execute(_INSERT_PREDICTIONS, said)
+        if rows and self._connection.dialect.name == "postgresql":
+            self._connection.execute(_INSERT_PREDICTION_ARRAYS, {name: [row[name] for row in rows] for name in rows[0]})
+        elif rows:
+            self._connection.execute(_INSERT_PREDICTIONS, rows)
 
     def predictions(self, study_instance_uid: str, version: int) -> list[Prediction]:
         return self.predictions_of([study_instance_uid], version).get(study_instance_uid, [])
@@ -102,13 +101,13 @@ class SqlScoreRows:
     def predictions_of(self, study_instance_uids: Collection[str], version: int) -> dict[str, list[Prediction]]:
         found: dict[str, list[Prediction]] = {}
         for some in chunks(study_instance_uids):
-            for study, finding, probability, said in self._connection.execute(_PREDICTIONS, {"uids": some, "of": version}):
-                found.setdefault(study, []).append(Prediction(finding, probability, Decision(said)))
+            for study, finding, probability, decision in self._connection.execute(_PREDICTIONS, {"uids": some, "of": version}):
+                found.setdefault(study, []).append(Prediction(finding, probability, Decision(decision)))
         return {study: sorted(of, key=lambda one: FINDINGS.index(one.finding)) for study, of in found.items()}
 
     def probabilities(self, study_instance_uids: Collection[str], version: int) -> dict[str, Scores]:
         found: dict[str, Scores] = {}
-        place = {finding: column for column, finding in enumerate(FINDINGS)}
+        column_of = {finding: column for column, finding in enumerate(FINDINGS)}
         for some in chunks(study_instance_uids):
             query = (
                 select(studies.c.study_instance_uid, predictions.c.finding, predictions.c.probability)
@@ -116,5 +115,5 @@ class SqlScoreRows:
                 .where(studies.c.study_instance_uid.in_(some), predictions.c.version == version)
             )
             for uid, finding, probability in self._connection.execute(query):
-                found.setdefault(uid, np.full(len(FINDINGS), np.nan, np.float32))[place[finding]] = probability
+                found.setdefault(uid, np.full(len(FINDINGS), np.nan, np.float32))[column_of[finding]] = probability
         return found

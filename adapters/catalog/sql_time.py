@@ -1,4 +1,4 @@
-"""The database's own clock, the only one that counts: workers on other hosts may be wrong about the time."""
+"""The database's own clock, the only one that counts: the clocks of workers on other hosts may be wrong."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TEXT, TypeDecorator, TypeEngine
 
 DAY_SECONDS = 86400.0
-"""Seconds."""
 SQLITE_TIME_FORMAT = "%Y-%m-%d %H:%M:%f+00:00"
-"""Of SQLite's strftime: UTC to the millisecond, says so, and sorts as text."""
+"""Format for SQLite's strftime: UTC to the millisecond with its offset; it sorts as text."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -27,7 +26,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return dialect.type_descriptor(TEXT() if dialect.name == "sqlite" else DateTime(timezone=True))
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
-        """An aware moment; SQLite gets the words that its own clock would write."""
+        """Return the value for the driver: an aware datetime; for SQLite text as SQLITE_TIME_FORMAT writes it."""
         if value is None or dialect.name != "sqlite":
             return value
         moment = value.astimezone(UTC)
@@ -41,7 +40,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class now(FunctionElement[datetime]):
-    """This very moment, even late in a transaction."""
+    """The time at which the statement runs, not the begin of its transaction."""
 
     type = UtcDateTime()
     inherit_cache = True
@@ -53,7 +52,7 @@ class _now_plus(FunctionElement[datetime]):
 
 
 def seconds_from_now(seconds: float | ColumnElement[Any]) -> ColumnElement[datetime]:
-    """Return the moment `seconds` from now; negative: ago."""
+    """Return the time `seconds` from now; before now where negative."""
     return _now_plus(cast(seconds, Float))
 
 
@@ -74,5 +73,5 @@ def _compile_now_plus_sqlite(element: _now_plus, compiler: Any, **options: Any) 
 
 @compiles(_now_plus, "postgresql")
 def _compile_now_plus_postgresql(element: _now_plus, compiler: Any, **options: Any) -> str:
-    # As a query of its own it is one moment for the whole statement, and so one that an index can be searched by.
+    # A scalar subquery is evaluated once for the whole statement, so an index can be searched by its value.
     return f"(SELECT clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"

@@ -24,10 +24,9 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.catalog.jobs import OPEN_STATES, RUNNING, WAITING, has_job
-from adapters.catalog.parameters import chunks
+from adapters.catalog.parameters import build_insert, chunks, sanitise_text
 from adapters.catalog.sql_time import DAY_SECONDS, now, seconds_from_now
 from adapters.catalog.tables import (
     backfilled_studies,
@@ -40,7 +39,6 @@ from adapters.catalog.tables import (
     series,
     studies,
 )
-from adapters.catalog.words import sanitise_text
 from pipeline import rules
 from pipeline.domain import (
     FINDINGS,
@@ -55,18 +53,26 @@ from pipeline.domain import (
 )
 
 HEADER_COLUMNS = ("sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "instance_number")
-"""Fields of a Header with a column of their own in `instances`; the others are in its `header`."""
+"""Fields of a Header with a column of their own in `instances`; the others are in its JSON column `header`."""
 _IS_ARRIVING = studies.c.state == literal_column(f"'{StudyState.ARRIVING.value}'")
-"""Written out, not a parameter: only so does SQLite see that a partial index serves."""
+"""A literal, not a parameter: SQLite uses a partial index only for a literal condition."""
+IN_UIDS = studies.c.study_instance_uid.in_(bindparam("uids", expanding=True))
+"""Condition of statements that are built once and executed for a chunk of StudyInstanceUIDs, `uids`."""
+_STUDY_IDS = select(studies.c.study_instance_uid, studies.c.id).where(IN_UIDS)
 _JSON_HEADER_FIELDS = tuple(field.name for field in fields(Header) if field.name not in HEADER_COLUMNS)
 _INSTANCE_ORDER = (series.c.series_number.nulls_first(), instances.c.instance_number.nulls_first(), instances.c.sop_instance_uid)
+
+
+def find_study_ids(connection: Connection, study_instance_uids: Collection[str]) -> dict[str, int]:
+    """Return StudyInstanceUID -> row number of the studies that the catalog knows."""
+    return {uid: row for some in chunks(study_instance_uids) for uid, row in connection.execute(_STUDY_IDS, {"uids": some})}
 
 
 class SqlStudies:
     """ports.Studies.
 
-    On PostgreSQL a writing transaction holds what it looks for until its end, as on SQLite it holds everything: whoever decides
-    upon a study, or upon whether an instance is new, decides upon what will still be true when it commits.
+    On PostgreSQL a transaction that writes locks the studies and instances that it looks up until it ends; on SQLite it holds the
+    only write lock. So a decision on the state of a study, or on whether an instance is new, still holds at its commit.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -75,7 +81,7 @@ class SqlStudies:
         self._locks_rows = connection.dialect.name == "postgresql" and connection.get_execution_options().get("writes", False)
 
     def find_instance(self, sop_instance_uid: str) -> StoredInstance | None:
-        if self._locks_rows:  # there may be no row yet to lock
+        if self._locks_rows:  # by an advisory lock: a new instance has no row to lock
             self._connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(sop_instance_uid, 0))))
         row = self._connection.execute(_INSTANCE, {"uid": sop_instance_uid}).mappings().one_or_none()
         return _build_instance(row) if row else None
@@ -99,7 +105,7 @@ class SqlStudies:
         self._connection.execute(_REOPEN_STUDY if opens_study else _COUNT_INSTANCE, {"study_id": study})
 
     def _find_or_add_study(self, header: Header) -> int:
-        """Return the study's row, made where new. A study keeps the patient it came with."""
+        """Return the study's row number; insert the study where new. A known study keeps its patient."""
         if (found := self._connection.scalar(_STUDY_ID, {"uid": header.study_instance_uid})) is not None:
             return int(found)
         patient = self._insert_or_find(
@@ -138,7 +144,7 @@ class SqlStudies:
         return self._insert_or_find(series, _SERIES_ID, same, study=study, **{name: getattr(header, name) for name in names})
 
     def _insert_or_find(self, table: Table, find: Select[Any], same: dict[str, Any], **values: Any) -> int:
-        """Insert unless another association was faster; return the row's id."""
+        """Insert unless a concurrent association has inserted the same row; return the row's number."""
         made = self._connection.scalar(_insert_if_new(table, self._connection.dialect.name), values)
         found = made if made is not None else self._connection.scalar(find, same)
         assert found is not None
@@ -272,20 +278,20 @@ class SqlStudies:
 
 
 def _has_predictions(version: int) -> ColumnElement[bool]:
-    """All findings of a study are predicted together; one tells."""
+    """Return the condition that a version has predicted a study. The first finding decides: all are predicted together."""
     return exists().where(
         predictions.c.study == studies.c.id, predictions.c.version == version, predictions.c.finding == FINDINGS[0]
     )
 
 
 def _select_unread(version: int, ask_again_days: float) -> Select[Any]:
-    """Scored studies that were not asked for, of patients of whom nothing was labelled and no request holds."""
-    theirs = studies.alias()
-    holds = or_(
+    """Return the scored studies without a request, of patients without a label and without a request that has not expired."""
+    other = studies.alias()
+    unexpired = or_(
         requests.c.selection_reason == rules.MONITORING, requests.c.asked_at > seconds_from_now(-ask_again_days * DAY_SECONDS)
     )
-    labelled, asked_for = exists().where(labels.c.study == theirs.c.id), exists().where(requests.c.study == theirs.c.id, holds)
-    known = exists().where(theirs.c.patient == studies.c.patient, or_(labelled, asked_for))
+    labelled, requested = exists().where(labels.c.study == other.c.id), exists().where(requests.c.study == other.c.id, unexpired)
+    known = exists().where(other.c.patient == studies.c.patient, or_(labelled, requested))
     return (
         select(studies.c.study_instance_uid, patients.c.patient_key)
         .join(patients, studies.c.patient == patients.c.id)
@@ -295,14 +301,14 @@ def _select_unread(version: int, ask_again_days: float) -> Select[Any]:
 
 
 def _is_report_refused() -> ColumnElement[bool]:
-    """A study whose last report the archive has refused for good, and of which no other is on its way."""
+    """Return the condition that the archive has refused a study's last report for good and no report job is active."""
     last = select(reports.c.state).where(reports.c.study == studies.c.id).order_by(reports.c.id.desc()).limit(1)
     scored = studies.c.state == StudyState.SCORED.value
     return and_(scored, last.scalar_subquery() == ReportState.REFUSED.value, ~_has_active_report_job())
 
 
 def _is_unreported_backfill() -> ColumnElement[bool]:
-    """A scored study that a backfill brought, of which there is no report and none is asked for."""
+    """Return the condition that a backfill brought a scored study that has no report and no active report job."""
     brought = exists().where(backfilled_studies.c.study_instance_uid == studies.c.study_instance_uid)
     reported = exists().where(reports.c.study == studies.c.id)
     return and_(studies.c.state == StudyState.SCORED.value, brought, ~reported, ~_has_active_report_job())
@@ -316,7 +322,7 @@ def _select_instances() -> Select[Any]:
     return select(instances).join(series, instances.c.series == series.c.id).join(studies, series.c.study == studies.c.id)
 
 
-# Each film passes these: made once, they need not be put together and recognised each time.
+# Built once, for they are executed for each instance: see `scores`.
 _INSTANCE = _select_instances().where(instances.c.sop_instance_uid == bindparam("uid"))
 _STUDY = (
     select(studies, patients.c.patient_key)
@@ -324,11 +330,10 @@ _STUDY = (
     .where(studies.c.study_instance_uid == bindparam("uid"))
 )
 _LOCKED_STUDY = _STUDY.with_for_update(of=studies, key_share=True)
-_IN_UIDS = studies.c.study_instance_uid.in_(bindparam("uids", expanding=True))
 _STUDIES = (
     select(studies, patients.c.patient_key)
     .join(patients, studies.c.patient == patients.c.id)
-    .where(_IN_UIDS)
+    .where(IN_UIDS)
     .order_by(studies.c.study_instance_uid)
 )
 _LOCKED_STUDIES = _STUDIES.with_for_update(of=studies, key_share=True)
@@ -344,26 +349,25 @@ _COUNT_INSTANCE = (
 _INSTANCES_OF_STUDY = _select_instances().where(studies.c.study_instance_uid == bindparam("uid")).order_by(*_INSTANCE_ORDER)
 _NEXT_REVISIONS = (
     update(studies)
-    .where(_IN_UIDS)
+    .where(IN_UIDS)
     .values(revision=studies.c.revision + 1)
     .returning(studies.c.study_instance_uid, studies.c.revision)
 )
-_PUT_STATES = update(studies).where(_IN_UIDS).values(state=bindparam("to"), reason="")
+_PUT_STATES = update(studies).where(IN_UIDS).values(state=bindparam("to"), reason="")
 _REOPEN_STUDY = _COUNT_INSTANCE.values(state=StudyState.ARRIVING.value, reason="")
 
 
 @cache
 def _insert_if_new(table: Table, dialect: str) -> Executable:
-    made: Any = (postgresql if dialect == "postgresql" else sqlite).insert(table)
-    found: Executable = made.on_conflict_do_nothing().returning(table.c.id)
-    return found
+    statement: Executable = build_insert(table, dialect).on_conflict_do_nothing().returning(table.c.id)
+    return statement
 
 
 def _build_instance(row: RowMapping) -> StoredInstance:
-    kept = dict(row["header"]) | {name: row[name] for name in HEADER_COLUMNS}
-    kept["image_type"] = tuple(kept.get("image_type") or ())
-    known = {field.name for field in fields(Header)}  # a later release may have kept more
-    header = Header(**{name: value for name, value in kept.items() if name in known})
+    stored = dict(row["header"]) | {name: row[name] for name in HEADER_COLUMNS}
+    stored["image_type"] = tuple(stored.get("image_type") or ())
+    known = {field.name for field in fields(Header)}  # a later release may have stored more
+    header = Header(**{name: value for name, value in stored.items() if name in known})
     file = StoredFile(row["file_key"], row["file_sha256"], row["file_size"], row["file_xxh3"])
     return StoredInstance(header, file, row["received_at"])
 

@@ -1,6 +1,6 @@
-"""The tables. Constraints hold the rules; the comment beside each says which sentence it enforces.
+"""The tables. Constraints enforce the rules; the comment beside each states its rule.
 
-Times are the database's own clock, UTC. No patient names, no birth dates.
+Times are UTC, by the database's own clock. No patient names, no birth dates.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ metadata = MetaData(
 
 UID = String(64)  # PS3.5 section 9.1
 SHA256 = String(64)
-RowId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only in an INTEGER PRIMARY KEY
+RowId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only in an INTEGER PRIMARY KEY
 
 
 def _check_one_of(column: str, values: Iterable[str]) -> CheckConstraint:
-    """A column holds one of the domain's words: those of an enum, or FINDINGS."""
+    """Return the constraint that a column holds one of these values: those of an enum, or FINDINGS."""
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
 
 def _restrict_index(condition: str) -> dict[str, Any]:
-    """An index of some of the rows only."""
+    """Return the arguments of a partial index: the rows that fulfil the condition."""
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
@@ -126,7 +126,7 @@ instances = Table(
     Column("file_key", String(128), nullable=False),
     Column("file_sha256", SHA256, nullable=False, index=True),
     Column("file_size", BigInteger, nullable=False),
-    Column("file_xxh3", String(32), nullable=False, server_default=""),  # "": from before it was noted
+    Column("file_xxh3", String(32), nullable=False, server_default=""),  # "": stored by a release without this checksum
     Column("sender_ae_title", String(64), nullable=False),
     Column("sender_address", String(64), nullable=False),
     Column("called_ae_title", String(64), nullable=False),
@@ -166,7 +166,7 @@ image_scores = Table(
     Column("scores", LargeBinary, nullable=False),  # float32 little-endian [14], in the order of FINDINGS
     _build_created_at(),
     CheckConstraint(f"length(scores) = {4 * len(FINDINGS)}", name="scores"),  # a score for every finding
-    sqlite_with_rowid=False,  # millions of short rows, found by their key only: one tree instead of two
+    sqlite_with_rowid=False,  # millions of short rows, found only by key: one B-tree instead of two
 )
 
 predictions = Table(
@@ -231,7 +231,7 @@ requests = Table(
     "requests",  # append-only, as labels
     metadata,
     _build_primary_key(),
-    Column("study", ForeignKey("studies.id"), nullable=False, unique=True),  # a study is asked for once
+    Column("study", ForeignKey("studies.id"), nullable=False, unique=True),  # a study is requested once
     Column("selection_reason", String(64), nullable=False),
     Column("finding", String(32), nullable=False, server_default=""),
     Column("reason", Text, nullable=False, server_default=""),
@@ -292,13 +292,13 @@ jobs = Table(
     CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="running_is_leased"),
     Index(
         "uq_jobs_waiting", "kind", "subject", unique=True, **_restrict_index("state = 'waiting'")
-    ),  # one waits of a kind and subject
+    ),  # at most one job of a kind and subject waits
     Index(
         "uq_jobs_running", "kind", "subject", unique=True, **_restrict_index("state = 'running'")
-    ),  # and one worker has it in hand
+    ),  # at most one job of a kind and subject runs
     Index("ix_jobs_quarantined", "kind", "subject", **_restrict_index("state = 'quarantined'")),
     Index("ix_jobs_due", "kind", "priority", "run_at", "id", **_restrict_index("state = 'waiting'")),
-    Index("ix_jobs_done", "finished_at", **_restrict_index("state = 'done'")),  # what is forgotten in time
+    Index("ix_jobs_done", "finished_at", **_restrict_index("state = 'done'")),  # purged after work.keep_done_days
     Index("ix_jobs_learn", "id", **_restrict_index("kind = 'learn'")),  # a few among very many
     Index("ix_jobs_by_state", "state", "id", "kind"),  # lists, newest first, and counts
 )
@@ -315,7 +315,7 @@ backfills = Table(
     "backfills",
     metadata,
     _build_primary_key(),
-    Column("source", String(255), nullable=False, unique=True),  # an archive is taken in once, by one name
+    Column("source", String(255), nullable=False, unique=True),  # a source has one row, by its name
     Column("begun_at", UtcDateTime(), nullable=False, server_default=now()),
 )
 
@@ -323,7 +323,7 @@ backfill_days = Table(
     "backfill_days",
     metadata,
     Column("backfill", ForeignKey("backfills.id"), primary_key=True),
-    Column("day", String(8), primary_key=True),  # YYYYMMDD: of this day there is no more to come
+    Column("day", String(8), primary_key=True),  # YYYYMMDD: all studies of this day are imported
     Column("done_at", UtcDateTime(), nullable=False, server_default=now()),
 )
 
@@ -348,10 +348,10 @@ backfill_units = Table(
 backfilled_studies = Table(
     "backfilled_studies",
     metadata,
-    Column("study_instance_uid", UID, primary_key=True),  # marked before anything of it is here: no row of `studies` to point at
+    Column("study_instance_uid", UID, primary_key=True),  # inserted before the study's first instance: no foreign key
     Column("backfill", ForeignKey("backfills.id"), nullable=False),
     Column("brought_at", UtcDateTime(), nullable=False, server_default=now()),
-    Column("ended_at", UtcDateTime()),  # none: under way
+    Column("ended_at", UtcDateTime()),  # NULL: the backfill is still bringing it
     sqlite_with_rowid=False,
 )
 

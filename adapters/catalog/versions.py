@@ -6,9 +6,9 @@ from dataclasses import asdict, fields
 
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
+from adapters.catalog.parameters import sanitise_text
 from adapters.catalog.sql_time import now
 from adapters.catalog.tables import model_versions
-from adapters.catalog.words import sanitise_text
 from pipeline.domain import ModelVersion, VersionState
 
 VERSION_FIELDS = [field.name for field in fields(ModelVersion)]

@@ -1,4 +1,4 @@
-"""The promised views: the same columns on SQLite and PostgreSQL. Tables may change; these change only with a changelog line."""
+"""The promised views: the same columns on SQLite and PostgreSQL. Tables may change; views change only with a changelog line."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _FINDING_COLUMNS = ",\n    ".join(
         for finding in FINDINGS[1:]
     ]
 )
-"""Looked up by key, and only where the column is asked for: no study is read that is not shown."""
+"""Scalar subqueries by key: computed only for selected columns, so that studies which are not shown are not read."""
 
 _IS_CURRENT_ATTEMPT = "state = 'running' AND payload ->> 'lease' = lease_token"
-"""What a job notes of its progress holds for the try in which it noted it."""
+"""The progress that a job notes is valid only for the attempt that noted it."""
 
 VIEWS: dict[str, str] = {
     "v_studies": """
@@ -40,7 +40,7 @@ FROM instances i JOIN series r ON r.id = i.series JOIN studies s ON s.id = r.stu
 SELECT s.study_instance_uid, s.accession_number, p.finding, p.probability, p.decision, m.calibrated, p.version,
     m.name AS version_name, m.notice, p.revision, p.predicted_at
 FROM predictions p JOIN studies s ON s.id = p.study AND s.revision = p.revision JOIN model_versions m ON m.number = p.version""",
-    # CROSS JOIN: SQLite takes tables so joined in this order, study by study, and never by versions long retired.
+    # CROSS JOIN: SQLite keeps this order of tables, study by study, and never starts from a retired version.
     "v_findings_wide": f"""
 SELECT s.study_instance_uid, s.accession_number, s.study_date, m.number AS version, m.notice,
     {_FINDING_COLUMNS}
@@ -80,7 +80,7 @@ FROM requests q JOIN studies s ON s.id = q.study""",
 SELECT number, state, name, base, weights_sha256, device_uid, notice, calibrated, label_fingerprint, thresholds,
     undetermined_margin, reason, card, created_at, served_at, retired_at
 FROM model_versions""",
-    # All, less the few that are not reported: both are counted in an index, and no study is looked up that is reported.
+    # All studies less the few that are not reported: an index counts both, and no reported study is looked up.
     "v_rescoring": f"""
 SELECT m.number AS version, m.name AS version_name, m.served_at, t.studies - o.studies AS studies,
     COALESCE(a.scored, 0) - o.scored AS scored, COALESCE(a.scored_since, 0) - o.scored_since AS scored_since, a.last_scored_at

@@ -21,7 +21,7 @@ APPEND_ONLY = {
     "sqlite": (
         "CREATE TRIGGER labels_no_update BEFORE UPDATE ON labels BEGIN SELECT RAISE(ABORT, 'labels are append-only'); END",
         "CREATE TRIGGER labels_no_delete BEFORE DELETE ON labels BEGIN SELECT RAISE(ABORT, 'labels are append-only'); END",
-        # REPLACE takes rows away without a DELETE.
+        # REPLACE removes rows without a DELETE.
         "CREATE TRIGGER labels_no_replace BEFORE INSERT ON labels"
         " WHEN EXISTS (SELECT 1 FROM labels WHERE id = NEW.id OR revokes = NEW.revokes)"
         " BEGIN SELECT RAISE(ABORT, 'labels are append-only: UNIQUE constraint'); END",

@@ -1,4 +1,4 @@
-"""Labels say when they were stated and in which document; documents are read by a job of their own."""
+"""Labels have the time of their statement and its document. Job kinds `label` (read a document) and `learn`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ FINDINGS = (
 )
 RowId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
-APPEND_ONLY = (  # SQLite; on PostgreSQL the trigger of the first schema serves
+APPEND_ONLY = (  # SQLite; PostgreSQL keeps the trigger of the first schema
     "CREATE TRIGGER labels_no_update BEFORE UPDATE ON labels BEGIN SELECT RAISE(ABORT, 'labels are append-only'); END",
     "CREATE TRIGGER labels_no_delete BEFORE DELETE ON labels BEGIN SELECT RAISE(ABORT, 'labels are append-only'); END",
-    # REPLACE takes rows away without a DELETE.
+    # REPLACE removes rows without a DELETE.
     "CREATE TRIGGER labels_no_replace BEFORE INSERT ON labels"
     " WHEN EXISTS (SELECT 1 FROM labels WHERE id = NEW.id OR revokes = NEW.revokes)"
     " OR (NEW.state IS NOT NULL AND EXISTS (SELECT 1 FROM labels WHERE document <> '' AND document = NEW.document"
@@ -32,7 +32,7 @@ APPEND_ONLY = (  # SQLite; on PostgreSQL the trigger of the first schema serves
 
 
 def upgrade() -> None:
-    if op.get_bind().dialect.name == "sqlite":  # which changes no constraint and adds no column with a default that is computed
+    if op.get_bind().dialect.name == "sqlite":  # which cannot alter a constraint or add a column with a computed default
         _rebuild_labels()
         _rebuild_jobs()
     else:
@@ -43,19 +43,19 @@ def upgrade() -> None:
         op.execute("ALTER TABLE labels ENABLE TRIGGER labels_append_only")
         op.drop_constraint(op.f("ck_jobs_kind"), "jobs", type_="check")
         op.create_check_constraint(op.f("ck_jobs_kind"), "jobs", KIND_CONDITION)
-    said = sa.text("document <> '' AND state IS NOT NULL")
+    stated = sa.text("document <> '' AND state IS NOT NULL")
     op.create_index(
         "uq_labels_document",
         "labels",
         ["document", "study", "finding", "reader"],
         unique=True,
-        sqlite_where=said,
-        postgresql_where=said,
+        sqlite_where=stated,
+        postgresql_where=stated,
     )
 
 
 def downgrade() -> None:
-    raise NotImplementedError("labels would lose when they were stated: put back the copy from before the upgrade")
+    raise NotImplementedError("labels would lose the time of their statement: restore the backup from before the upgrade")
 
 
 def _rebuild_labels() -> None:
@@ -89,9 +89,9 @@ def _rebuild_labels() -> None:
         sa.UniqueConstraint("revokes", name=op.f("uq_labels_revokes")),
         sa.UniqueConstraint("id", "study", "finding", name=op.f("uq_labels_id_study_finding")),
     )
-    kept = "id, study, finding, state, reader, source, asked_because, selection_probability, revokes, created_at"
-    op.execute(f"INSERT INTO labels_0002 ({kept}, stated_at) SELECT {kept}, created_at FROM labels ORDER BY id")
-    op.drop_table("labels")  # and with it its triggers
+    columns = "id, study, finding, state, reader, source, asked_because, selection_probability, revokes, created_at"
+    op.execute(f"INSERT INTO labels_0002 ({columns}, stated_at) SELECT {columns}, created_at FROM labels ORDER BY id")
+    op.drop_table("labels")  # its triggers are dropped with it
     op.rename_table("labels_0002", "labels")
     op.create_index(op.f("ix_labels_study"), "labels", ["study"], unique=False)
     for statement in APPEND_ONLY:

@@ -1,4 +1,4 @@
-"""What the worklist asked for is kept: which study, why, and how likely it was to be chosen."""
+"""Requests of the worklist: the study, the reason, and the probability with which it was chosen."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ APPEND_ONLY = {
     "sqlite": (
         "CREATE TRIGGER requests_no_update BEFORE UPDATE ON requests BEGIN SELECT RAISE(ABORT, 'requests are append-only'); END",
         "CREATE TRIGGER requests_no_delete BEFORE DELETE ON requests BEGIN SELECT RAISE(ABORT, 'requests are append-only'); END",
-        # REPLACE takes rows away without a DELETE.
+        # REPLACE removes rows without a DELETE.
         "CREATE TRIGGER requests_no_replace BEFORE INSERT ON requests"
         " WHEN EXISTS (SELECT 1 FROM requests WHERE id = NEW.id OR study = NEW.study)"
         " BEGIN SELECT RAISE(ABORT, 'requests are append-only: UNIQUE constraint'); END",

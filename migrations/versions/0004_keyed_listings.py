@@ -1,7 +1,7 @@
-"""Every listing and documented query finds its rows by an index, however large the archive; the queue is tidied early.
+"""Indexes for every listing and documented query, however large the archive; autovacuum of the queue starts early.
 
-On PostgreSQL `schema.upgrade` has made the indexes already, and done what BEFOREHAND says, while others read and wrote: then only
-names are looked at here.
+On PostgreSQL `schema.upgrade` has built the indexes and run BEFOREHAND already, while others read and wrote: here only their names
+are compared.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ INDEXES: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("ix_jobs_by_state", "jobs", ("state", "id", "kind"), ""),
 )
 STORAGE_PARAMETERS = (
-    # The queue's rows change three times each and are soon done: a fifth of a large table dead would slow every claim.
+    # Each row of the queue changes three times and is soon done: with a fifth of a large table dead every claim would be slow.
     ("jobs", "fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02"),
-    # A study's row changes with each of its images and at each step.
+    # The row of a study changes with each of its instances and at each step.
     ("studies", "fillfactor = 90, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02"),
     ("reports", "autovacuum_vacuum_scale_factor = 0.05"),
 )
-"""Of PostgreSQL."""
+"""PostgreSQL."""
 FILL_REVISIONS = """
 UPDATE studies SET revision = (SELECT MAX(p.revision) FROM predictions p WHERE p.study = studies.id)
 WHERE revision = 0 AND EXISTS (SELECT 1 FROM predictions p WHERE p.study = studies.id)"""
-"""The views find the latest predictions by the study's own count, which whoever filled a catalog by hand may have left at none."""
+"""The views find the latest predictions by the study's revision, which is 0 in a catalog that was filled by other means."""
 BEFOREHAND = (FILL_REVISIONS,)
-"""Of PostgreSQL, outside of the transaction that takes views and tables for itself: to look at every study takes its time."""
+"""PostgreSQL, outside the transaction that locks views and tables: a pass over all studies takes long."""
 
 
 def upgrade() -> None:

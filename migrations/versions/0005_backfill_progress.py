@@ -1,4 +1,4 @@
-"""What backfills have done is kept: days, parcels, and which studies they brought."""
+"""Progress of backfills: finished days, finished units (`backfill_parcels`), and the studies that a backfill brought."""
 
 from __future__ import annotations
 

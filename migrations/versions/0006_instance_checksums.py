@@ -1,4 +1,4 @@
-"""Films have a checksum by which whoever reads them sees damage fast. Films from before are held to their SHA-256 as ever."""
+"""Instances have an XXH3 checksum, by which a read detects damage fast. Older instances are still verified by their SHA-256."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Both databases add a column with a constant default without touching a row."""
+    """Both databases add a column with a constant default without rewriting rows."""
     op.add_column("instances", sa.Column("file_xxh3", sa.String(length=32), server_default="", nullable=False))
 
 

@@ -1,7 +1,7 @@
 """Columns and tables have the field's own names: selection_reason, reason, undetermined_margin, notice, backfill_units.
 
-A column is renamed in the catalog of the database, without a look at its rows; constraints and triggers follow. The views, which
-`adapters.catalog.schema` drops before a migration and creates after it, need no change here.
+A column is renamed without a pass over its rows; constraints and triggers follow. `adapters.catalog.schema` drops the views before
+a migration and creates them after it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _rename_table(before: str, after: str) -> None:
         op.rename_table(before, after)
         for name in CONSTRAINTS:
             op.execute(f"ALTER TABLE {after} RENAME CONSTRAINT {name.format(before)} TO {name.format(after)}")
-    else:  # which renames no constraint
+    else:  # SQLite, which cannot rename a constraint
         _create_units(after)
         op.execute(f"INSERT INTO {after} SELECT * FROM {before}")
         op.drop_table(before)
@@ -95,7 +95,7 @@ def _rename_card_key(before: str, after: str) -> None:
 
 
 def _rename_key(value: Any, before: str, after: str) -> Any:
-    """Return JSON in which the key is renamed at every depth: a version's card holds the card of its base's source."""
+    """Return the JSON value with the key renamed at every depth of objects: a card holds the card of the base's source."""
     if isinstance(value, dict):
         return {after if key == before else key: _rename_key(one, before, after) for key, one in value.items()}
     return value

@@ -226,7 +226,7 @@ def test_the_view_and_the_resolver_agree_on_what_is_revoked(sql_catalog: SqlCata
 
 
 def test_more_studies_than_fit_into_one_statement(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parameters, "PARAMETERS", 7)
+    monkeypatch.setattr(parameters, "MAX_PARAMETERS", 7)
     numbers = range(100, 130)
     for number in numbers:
         add_instance(catalog, chest_header(study=f"1.{number}", sop=f"1.{number}.1", accession_number=f"B{number}"))
