@@ -13,7 +13,7 @@ from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
 from pipeline.ports.services import Catalog
 from tests.builders import postgres
-from tests.builders.fakes import FakeCatalog
+from tests.builders.fakes.catalog import FakeCatalog
 
 settings.register_profile("any machine", deadline=None)  # a busy one is no fault of an example
 settings.load_profile("any machine")

@@ -36,7 +36,8 @@ from pipeline.domain import (
     VersionState,
 )
 from pipeline.pace import ClaimSizer
-from tests.builders.fakes import FakeImageReader, FakeImageStore, FakeScorer, FakeScorers
+from tests.builders.fakes.images import FakeImageReader, FakeImageStore
+from tests.builders.fakes.models import FakeScorer, FakeScorers
 from tests.builders.large_archive import SERVING, LargeArchive
 
 REPEATS = 20

@@ -26,7 +26,7 @@ from pipeline.errors import PixelsUnreadable
 from pipeline.ports.images import DecoderTransform, DeviceTransfer, ModelInput, copy_to_host
 from pipeline.ports.services import Catalog
 from tests.builders.dicom_files import EXPLICIT, dx, file_of, pixels
-from tests.builders.fakes import FakeCatalog
+from tests.builders.fakes.catalog import FakeCatalog
 
 ROWS, COLUMNS = 2560, 2048
 """Two bytes each: 10 megabytes, as a digital detector sends."""

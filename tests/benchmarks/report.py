@@ -23,7 +23,7 @@ from pipeline import rules
 from pipeline.ports.services import ReportContent
 from tests.benchmarks.films import CLOCKS, ratio, side_by_side, tell
 from tests.builders.dicom_files import dx, file_of
-from tests.builders.fakes import FakeImageStore
+from tests.builders.fakes.images import FakeImageStore
 from tests.builders.report_of import a_card_version, content_of
 from tests.builders.whole_report import from_nothing
 

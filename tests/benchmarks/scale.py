@@ -55,7 +55,7 @@ from tests.benchmarks.films import Films, tell, untrained
 from tests.benchmarks.rescore import Archive
 from tests.builders import postgres
 from tests.builders.dicom_files import EXPLICIT, dx, encoded
-from tests.builders.fakes import a_version
+from tests.builders.fakes.versions import a_version
 
 SHIPPED = ScoreConfig()
 LIMIT = 1 << 30

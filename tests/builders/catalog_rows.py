@@ -13,7 +13,7 @@ from pipeline.acquisition import SelectionReason
 from pipeline.domain import FINDINGS, Header, ReaderStatement, Report, ReportState, Request, Sender, StoredFile
 from pipeline.finding_names import all_absent
 from pipeline.ports.services import Catalog
-from tests.builders.fakes import a_version
+from tests.builders.fakes.versions import a_version
 
 SENDER = Sender("ORTHANC", "127.0.0.1", "RADCLIPD")
 FILE = StoredFile("aa/bb/f.dcm", "f" * 64, 10, "e" * 32)

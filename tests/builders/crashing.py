@@ -24,7 +24,10 @@ from pipeline import receive, report, rules, score, settle, work
 from pipeline.domain import Job, JobKind, Sender
 from pipeline.ports.services import CircuitPolicy
 from tests.builders.dicom_files import dx, encoded
-from tests.builders.fakes import FakeImageReader, FakeReportWriter, FakeScorers, a_version
+from tests.builders.fakes.images import FakeImageReader
+from tests.builders.fakes.models import FakeScorers
+from tests.builders.fakes.reports import FakeReportWriter
+from tests.builders.fakes.versions import a_version
 
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 

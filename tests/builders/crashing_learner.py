@@ -38,7 +38,10 @@ from pipeline.ports.services import CircuitPolicy, StageCallback
 from pipeline.preemption import Preemption
 from pipeline.progress import JobProgress
 from tests.builders.crashing import Countdown, Line, prepare
-from tests.builders.fakes import FakeImageReader, FakeReportWriter, FakeScorers, a_version
+from tests.builders.fakes.images import FakeImageReader
+from tests.builders.fakes.models import FakeScorers
+from tests.builders.fakes.reports import FakeReportWriter
+from tests.builders.fakes.versions import a_version
 from tests.builders.labelled_archive import statements
 
 LABELLED = 8

@@ -9,17 +9,11 @@ from pipeline import consensus, labels, learn, receive, report, rules, score, se
 from pipeline.domain import Header, Job, JobKind, JobState, Receipt, Sender, Study
 from pipeline.pace import ClaimSizer
 from pipeline.ports.services import CircuitPolicy
-from tests.builders.fakes import (
-    FakeArchive,
-    FakeCatalog,
-    FakeDocuments,
-    FakeImageReader,
-    FakeImageStore,
-    FakeReportWriter,
-    FakeScorers,
-    FakeTrainer,
-    a_version,
-)
+from tests.builders.fakes.catalog import FakeCatalog
+from tests.builders.fakes.images import FakeDocuments, FakeImageReader, FakeImageStore
+from tests.builders.fakes.models import FakeScorers, FakeTrainer
+from tests.builders.fakes.reports import FakeArchive, FakeReportWriter
+from tests.builders.fakes.versions import a_version
 
 SENDER = Sender("ORTHANC", "127.0.0.1", "RADCLIPD")
 

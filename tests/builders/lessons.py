@@ -20,7 +20,7 @@ from pipeline.errors import PixelsUnreadable
 from pipeline.ports.images import DecoderTransform, DeviceTransfer, ModelInput, copy_to_host
 from pipeline.ports.services import StageCallback
 from tests.builders import tiny
-from tests.builders.fakes import FakeCatalog
+from tests.builders.fakes.catalog import FakeCatalog
 
 PLACES = {"Effusion": (slice(40, 60), slice(4, 24)), "Mass": (slice(4, 24), slice(36, 56))}
 RECIPE = Recipe(k=1, max_steps=10, augmentation=Augmentation(views=2))

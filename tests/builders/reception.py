@@ -19,7 +19,7 @@ from adapters.dicom.network.listener import Listener, ListenerSettings
 from pipeline.domain import AuditEvent, Header, Receipt, Sender
 from pipeline.ports.services import IncomingFile
 from tests.builders.dicom_files import EXPLICIT
-from tests.builders.fakes import FakeArriving
+from tests.builders.fakes.images import FakeIncomingFile
 
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 ECHO = "1.2.840.10008.1.1"
@@ -35,13 +35,13 @@ class Desk:
     events: list[AuditEvent] = field(default_factory=list)
     error: Exception | None = None
     gate: threading.Event = field(default_factory=threading.Event)
-    begun: list[FakeArriving] = field(default_factory=list)
-    make: Callable[[], FakeArriving] = FakeArriving
+    begun: list[FakeIncomingFile] = field(default_factory=list)
+    make: Callable[[], FakeIncomingFile] = FakeIncomingFile
 
     def __post_init__(self) -> None:
         self.gate.set()
 
-    def begin(self) -> FakeArriving:
+    def begin(self) -> FakeIncomingFile:
         self.begun.append(self.make())
         return self.begun[-1]
 

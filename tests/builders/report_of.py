@@ -17,7 +17,8 @@ from pipeline import rules
 from pipeline.domain import ModelVersion, StoredInstance, Study, StudyState
 from pipeline.ports.services import ReportContent
 from tests.builders.dicom_files import file_of
-from tests.builders.fakes import FakeImageStore, a_version
+from tests.builders.fakes.images import FakeImageStore
+from tests.builders.fakes.versions import a_version
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

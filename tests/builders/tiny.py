@@ -17,7 +17,7 @@ from models.encoder.base import write_base
 from models.encoder.encoder import Encoder
 from models.images.preprocess import Preprocess
 from pipeline.domain import ModelVersion
-from tests.builders.fakes import FakeCatalog
+from tests.builders.fakes.catalog import FakeCatalog
 
 SIZE = 64
 

@@ -17,7 +17,7 @@ from pipeline import rescore
 from pipeline.domain import FINDINGS, JobKind, JobState, ModelVersion, ReportState, StudyState, VersionState
 from tests.builders.crashing import play
 from tests.builders.crashing_learner import STUDY, SlowLine, furnish, let_leases_run_out
-from tests.builders.fakes import a_version
+from tests.builders.fakes.versions import a_version
 
 RETIRED, SERVING, CANDIDATE, REJECTED = "retired", "serving", "candidate", "rejected"
 

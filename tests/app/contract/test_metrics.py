@@ -42,7 +42,7 @@ from pipeline.learn import LearnOutcome, LearnResult
 from pipeline.ports.backfill import BackfillCounts, BackfillUnit
 from pipeline.progress import JobProgress
 from tests.builders.catalog_rows import FILE, add_instance, chest_header, import_statement, pending_report, worklist_request
-from tests.builders.fakes import a_version
+from tests.builders.fakes.versions import a_version
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 GAINS = [

@@ -9,7 +9,7 @@ from pipeline.domain import JobKind, StudyState
 from pipeline.ports.backfill import BackfillCounts, BackfillUnit
 from pipeline.ports.services import Catalog
 from tests.builders.catalog_rows import add_instance, chest_header
-from tests.builders.fakes import a_version
+from tests.builders.fakes.versions import a_version
 
 HERE, THERE = "orthanc http://pacs CR,DX", "folder /archive"
 

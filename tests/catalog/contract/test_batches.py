@@ -16,7 +16,9 @@ from pipeline.errors import LeaseLost
 from pipeline.ports.services import Catalog
 from pipeline.work import JobOutcome
 from tests.builders.catalog_rows import add_instance, chest_header
-from tests.builders.fakes import FakeImageReader, FakeScorers, a_version
+from tests.builders.fakes.images import FakeImageReader
+from tests.builders.fakes.models import FakeScorers
+from tests.builders.fakes.versions import a_version
 from tests.conftest import DATABASES
 
 STUDIES = ["1.1", "1.2", "1.3"]

@@ -27,7 +27,7 @@ from pipeline.domain import (
 from pipeline.errors import LeaseLost, OutOfResources
 from pipeline.ports.services import Catalog
 from tests.builders.catalog_rows import FILE, SENDER, add_instance, chest_header
-from tests.builders.fakes import a_version
+from tests.builders.fakes.versions import a_version
 
 
 def test_an_instance_comes_back_as_it_went_in(catalog: Catalog) -> None:

@@ -17,7 +17,7 @@ from adapters.catalog import query
 from adapters.catalog.catalog import SqlCatalog
 from pipeline.domain import JobKind
 from pipeline.errors import OutOfResources, PermanentError
-from tests.builders.fakes import a_version
+from tests.builders.fakes.versions import a_version
 
 
 def test_it_reads(catalog_url: str) -> None:

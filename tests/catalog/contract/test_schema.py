@@ -21,7 +21,7 @@ from adapters.catalog.views import VIEWS
 from pipeline.domain import FINDINGS, Header, JobKind, ReportState, Sender, StoredFile
 from pipeline.errors import ConfigurationError, OutOfResources, SchemaMismatch
 from tests.builders import schema_releases
-from tests.builders.fakes import a_version
+from tests.builders.fakes.versions import a_version
 from tests.builders.postgres import Cluster
 from tests.conftest import DATABASES
 

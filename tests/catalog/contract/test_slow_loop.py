@@ -17,7 +17,7 @@ from pipeline.errors import LeaseLost
 from pipeline.learn import LearnOutcome, LearnResult
 from pipeline.ports.services import Catalog, Transaction
 from tests.builders.catalog_rows import FILE, add_instance, chest_header
-from tests.builders.fakes import a_version
+from tests.builders.fakes.versions import a_version
 
 PREDICTIONS = rules.predictions_of(np.zeros(14, dtype=np.float32), thresholds=a_version().thresholds, undetermined_margin=0.05)
 

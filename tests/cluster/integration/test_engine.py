@@ -30,7 +30,7 @@ from pipeline.errors import ConfigurationError, NoWeights, TransientError
 from pipeline.receive import receive
 from tests.builders import peers, tiny
 from tests.builders.dicom_files import dx, file_of
-from tests.builders.fakes import a_version
+from tests.builders.fakes.versions import a_version
 from tests.builders.installation import Installation, kill, wait_for
 from tests.builders.postgres import Cluster
 

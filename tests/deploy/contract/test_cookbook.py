@@ -15,7 +15,7 @@ from adapters.catalog.views import VIEWS
 from pipeline import rules
 from pipeline.domain import FINDINGS, Sender, StoredFile
 from tests.builders.catalog_rows import add_reported_study, pending_report, reported_header
-from tests.builders.fakes import a_version
+from tests.builders.fakes.versions import a_version
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "deploy/docs/sql-cookbook.md").read_text()

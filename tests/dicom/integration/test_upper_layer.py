@@ -20,7 +20,7 @@ from adapters.dicom.network.pdu_reader import COMMAND, LAST
 from pipeline.domain import StoredFile
 from pipeline.ports.services import Buffer
 from tests.builders.dicom_files import dx, encoded
-from tests.builders.fakes import FakeArriving
+from tests.builders.fakes.images import FakeIncomingFile
 from tests.builders.reception import DX, ECHO, Desk, associate, listening, send, wait_for
 from tests.dicom.unit.test_pdu_reader import DATA, p_data, pdv
 
@@ -191,7 +191,7 @@ def test_silence_in_a_pdu_is_cut_off_and_slowness_is_not(raw: Raw, desk: Desk, p
     wait_for(lambda: desk.begun[1].discarded)
 
 
-class Nowhere(FakeArriving):
+class Nowhere(FakeIncomingFile):
     """Counts."""
 
     def __init__(self) -> None:

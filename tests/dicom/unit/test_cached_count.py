@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from adapters.dicom.network.cached_count import CachedInstanceCounter
-from tests.builders.fakes import FakeArchive
+from tests.builders.fakes.reports import FakeArchive
 
 
 class CountingArchive(FakeArchive):

@@ -22,7 +22,7 @@ from pipeline.errors import PixelsUnreadable
 from tests.builders import peers
 from tests.builders.dicom_files import dx, file_of, gradient, stream_of
 from tests.builders.dicom_files import pixels as put_pixels
-from tests.builders.fakes import FakeImageStore
+from tests.builders.fakes.images import FakeImageStore
 
 
 def rendered(dataset: Dataset) -> Image:

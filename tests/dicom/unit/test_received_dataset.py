@@ -17,12 +17,12 @@ from adapters.dicom.network.received_dataset import HEADER_PREFIX_BYTES, Receive
 from pipeline.errors import DataSetMismatch, DataSetUnreadable, OutOfResources, RadclipdError
 from pipeline.ports.services import Buffer
 from tests.builders.dicom_files import EXPLICIT, dx, encoded, sr
-from tests.builders.fakes import FakeArriving
+from tests.builders.fakes.images import FakeIncomingFile
 
 SYNTAXES = [EXPLICIT, ImplicitVRLittleEndian, ExplicitVRBigEndian]
 
 
-class Disk(FakeArriving):
+class Disk(FakeIncomingFile):
     """Full after so many bytes; says how often it was read back."""
 
     def __init__(self, room: int = 1 << 40) -> None:
@@ -111,7 +111,7 @@ def test_a_disk_that_fills_up_on_the_way_is_told_at_the_end_and_nothing_stays() 
 
 
 def test_a_disk_that_takes_nothing_at_all_is_told_at_the_end() -> None:
-    def refuse() -> FakeArriving:
+    def refuse() -> FakeIncomingFile:
         raise OutOfResources("disk below the guard")
 
     intake = ReceivedDataset(refuse, sop_class_uid="1.2", sop_instance_uid="1.3", transfer_syntax_uid=EXPLICIT)

@@ -28,7 +28,7 @@ from pipeline.errors import ReportImpossible
 from pipeline.ports.services import ReportContent
 from tests.builders.dicom_files import dx, file_of
 from tests.builders.documents import code, container
-from tests.builders.fakes import FakeImageStore
+from tests.builders.fakes.images import FakeImageStore
 from tests.builders.headers import SHAPES
 from tests.builders.report_of import a_card_version, content_of
 from tests.builders.whole_report import from_nothing

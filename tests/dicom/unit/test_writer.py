@@ -16,7 +16,7 @@ from pipeline import rules
 from pipeline.domain import FINDINGS
 from pipeline.errors import ReportImpossible
 from tests.builders.dicom_files import dx, stream_of
-from tests.builders.fakes import FakeImageStore
+from tests.builders.fakes.images import FakeImageStore
 from tests.builders.report_of import a_card_version, content_of, report_on
 
 

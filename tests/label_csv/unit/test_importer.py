@@ -23,7 +23,7 @@ from pipeline.errors import InvalidLabels, LabelFault
 from pipeline.finding_names import all_absent
 from tests.builders import peers
 from tests.builders.catalog_rows import chest_header
-from tests.builders.fakes import FakeCatalog
+from tests.builders.fakes.catalog import FakeCatalog
 
 YES, NO, MAYBE = LabelState
 ALICE = ImportDefaults(reader="alice")

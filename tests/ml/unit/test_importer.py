@@ -13,7 +13,7 @@ from models.encoder import sources
 from pipeline.domain import FINDINGS, ModelVersion, VersionState
 from pipeline.errors import NoWeights, PermanentError, WeightsRejected
 from tests.builders import tiny
-from tests.builders.fakes import FakeCatalog
+from tests.builders.fakes.catalog import FakeCatalog
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from models.encoder.golden import GoldenEmbedding
 from models.errors import GoldenMismatch
 from models.images.preprocess import Preprocess
 from tests.builders import tiny
-from tests.builders.fakes import FakeCatalog
+from tests.builders.fakes.catalog import FakeCatalog
 
 
 def test_the_same_seed_gives_the_same_network_and_the_activation_is_caught() -> None:

@@ -10,7 +10,8 @@ from pipeline import archive_scoring, cache_warming, versions
 from pipeline.archive_scoring import BlockResult, StudyBlock
 from pipeline.domain import JobKind, JobState, StudyState, VersionState
 from pipeline.errors import NoWeights
-from tests.builders.fakes import FakeScorers, a_version
+from tests.builders.fakes.models import FakeScorers
+from tests.builders.fakes.versions import a_version
 from tests.builders.hospital_in_memory import Hospital
 
 

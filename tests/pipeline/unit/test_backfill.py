@@ -15,7 +15,7 @@ from pipeline.domain import ARRIVAL_PRIORITY, Header, Sender, StudyState
 from pipeline.errors import ArchiveUnreachable, DataSetMismatch, OutOfResources, PermanentError, RefusedByArchive, StopRequested
 from pipeline.ports.backfill import BackfillObject, BackfillUnit, DateRange, FindStored, StoreObject
 from pipeline.receive import ReceivePolicy
-from tests.builders.fakes import a_version
+from tests.builders.fakes.versions import a_version
 from tests.builders.hospital_in_memory import Hospital
 
 JANUARY = DateRange(date(2025, 1, 1), date(2025, 1, 28))

@@ -9,7 +9,8 @@ import pytest
 from pipeline import cache_warming, rescore, versions
 from pipeline.domain import JobKind, JobState, ModelVersion, Scores, StoredInstance, StudyState, VersionState
 from pipeline.errors import NoWeights, OutOfResources
-from tests.builders.fakes import FakeScorer, FakeScorers, a_version
+from tests.builders.fakes.models import FakeScorer, FakeScorers
+from tests.builders.fakes.versions import a_version
 from tests.builders.hospital_in_memory import Hospital
 
 

@@ -20,7 +20,7 @@ from pipeline.domain import (
 )
 from pipeline.errors import ArchiveBusy, DifferentInstance, NoWeights, OutOfResources, PixelsUnreadable, RefusedByArchive
 from pipeline.ports.images import DecoderTransform, DeviceTransfer, ModelInput, copy_to_host
-from tests.builders.fakes import a_version
+from tests.builders.fakes.versions import a_version
 from tests.builders.hospital_in_memory import SENDER, Hospital
 
 FILE = StoredFile("aa/bb/f.dcm", "f" * 64, 10)

@@ -9,7 +9,7 @@ import pytest
 from pipeline import rules
 from pipeline.domain import FINDINGS, Comparison, Header, StoredFile, StoredInstance, TrainingExample
 from pipeline.rules import GatePolicy, learnable_findings, may_promote
-from tests.builders.fakes import FakeCatalog
+from tests.builders.fakes.catalog import FakeCatalog
 
 BETTER = Comparison(
     against="zero-shot", cases=60, patients=40, candidate=0.8, other=0.7, lower=0.02, upper=0.18, better=0.99, worse=()

@@ -14,7 +14,7 @@ from pipeline.domain import AuditEvent
 from pipeline.errors import DifferentInstance, OutOfResources
 from pipeline.group_commit import MAX_STEPS, GroupCommit
 from pipeline.ports.services import Transaction
-from tests.builders.fakes import FakeCatalog
+from tests.builders.fakes.catalog import FakeCatalog
 
 Step = Callable[[Transaction], str]
 

@@ -12,7 +12,7 @@ from pipeline.domain import Job, JobKind, JobState
 from pipeline.errors import LeaseLost, OutOfResources, StopRequested
 from pipeline.preemption import Preemption, PreemptionPolicy
 from pipeline.progress import JobProgress
-from tests.builders.fakes import FakeCatalog
+from tests.builders.fakes.catalog import FakeCatalog
 from tests.builders.hospital_in_memory import Hospital
 
 POLICY = PreemptionPolicy(poll_seconds=1.0, max_pause_seconds=60.0, turn_seconds=5.0)

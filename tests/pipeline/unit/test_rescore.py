@@ -11,7 +11,8 @@ from pipeline import rescore, versions
 from pipeline.domain import FINDINGS, Decision, JobKind, JobState, ReportState, Study, StudyState, VersionState
 from pipeline.errors import OutOfResources, RefusedByArchive
 from pipeline.ports.services import ReportContent
-from tests.builders.fakes import FakeScorers, a_version
+from tests.builders.fakes.models import FakeScorers
+from tests.builders.fakes.versions import a_version
 from tests.builders.hospital_in_memory import Hospital
 
 SAME, OTHER = dict.fromkeys(FINDINGS, 0.5), dict.fromkeys(FINDINGS, 2.0)  # the film of study 1.1 is bright

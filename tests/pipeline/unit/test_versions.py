@@ -10,7 +10,9 @@ from pipeline import versions
 from pipeline.domain import JobKind, JobState, ModelVersion, VersionState
 from pipeline.errors import NoWeights, PermanentError, WeightsCorrupt, WeightsIncompatible, WeightsRejected
 from pipeline.ports.services import Scorer
-from tests.builders.fakes import FakeCatalog, FakeScorer, a_version
+from tests.builders.fakes.catalog import FakeCatalog
+from tests.builders.fakes.models import FakeScorer
+from tests.builders.fakes.versions import a_version
 from tests.builders.hospital_in_memory import Hospital
 
 

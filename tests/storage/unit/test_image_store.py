@@ -13,7 +13,7 @@ from adapters.storage.image_store import FileImageStore
 from pipeline.domain import StoredFile
 from pipeline.errors import OutOfResources, PermanentError
 from pipeline.ports.services import ImageStore
-from tests.builders.fakes import FakeImageStore
+from tests.builders.fakes.images import FakeImageStore
 
 
 @pytest.fixture(params=["fake", "files"])

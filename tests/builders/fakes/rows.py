@@ -1,0 +1,54 @@
+"""The rows of the fake catalog."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date, datetime
+
+from pipeline.domain import (
+    AuditEvent,
+    Job,
+    Label,
+    ModelVersion,
+    Prediction,
+    Report,
+    Request,
+    Scores,
+    StoredInstance,
+    Study,
+)
+from pipeline.ports.backfill import BackfillCounts
+
+
+@dataclass
+class JobRow:
+    job: Job
+    lease_until: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass
+class BackfillRows:
+    days: dict[str, set[date]] = field(default_factory=dict)
+    units: dict[tuple[str, str], tuple[str, BackfillCounts, str]] = field(default_factory=dict)  # change tag, counts, error
+    studies: dict[str, datetime | None] = field(default_factory=dict)  # study -> end of its backfill; None: under way
+
+
+@dataclass
+class CatalogTables:
+    """All rows. A transaction works on a copy and puts it back when it commits."""
+
+    studies: dict[str, Study] = field(default_factory=dict)
+    released: set[str] = field(default_factory=set)
+    instances: dict[str, StoredInstance] = field(default_factory=dict)
+    scores: dict[tuple[str, int], Scores] = field(default_factory=dict)
+    predictions: dict[tuple[str, int], list[Prediction]] = field(default_factory=dict)
+    reports: dict[str, Report] = field(default_factory=dict)
+    versions: dict[int, ModelVersion] = field(default_factory=dict)
+    retired: list[int] = field(default_factory=list)  # versions in the order of their retirement
+    jobs: dict[int, JobRow] = field(default_factory=dict)
+    circuits: dict[str, tuple[int, datetime | None]] = field(default_factory=dict)
+    audit: list[AuditEvent] = field(default_factory=list)
+    labels: list[Label] = field(default_factory=list)
+    requests: dict[str, Request] = field(default_factory=dict)
+    backfills: BackfillRows = field(default_factory=BackfillRows)
