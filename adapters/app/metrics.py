@@ -58,7 +58,7 @@ def disk_usage(config: Config) -> dict[str, int]:
     """Return how much disk is free, and how much the prefix store takes, bytes by name. OutOfResources."""
     room = {
         "storage_free": compose.open_image_store(config).free_bytes(),
-        "storage_minimum_free": int(config.storage.min_free),
+        "storage_min_free": int(config.storage.min_free),
     }
     if config.activation_cache.enabled:
         room |= {"prefix_store": activation_cache_bytes(config), "prefix_store_limit": int(config.activation_cache.max_size)}

@@ -174,11 +174,11 @@ class SqlStudies:
         self,
         version: int,
         *,
-        ask_again_days: float,
+        request_expiry_days: float,
         patients: Collection[int] | None = None,
         among: Collection[str] | None = None,
     ) -> dict[str, str]:
-        query = _select_unread(version, ask_again_days)
+        query = _select_unread(version, request_expiry_days)
         queries = [query] if patients is None else [query.where(studies.c.patient.in_(some)) for some in chunks(patients)]
         if among is not None:
             queries = [one.where(studies.c.study_instance_uid.in_(some)) for one in queries for some in chunks(among)]
@@ -278,10 +278,12 @@ def _has_predictions(version: int) -> ColumnElement[bool]:
     )
 
 
-def _select_unread(version: int, ask_again_days: float) -> Select[Any]:
+def _select_unread(version: int, request_expiry_days: float) -> Select[Any]:
     """Scored studies that were not asked for, of patients of whom nothing was labelled and no request holds."""
     theirs = studies.alias()
-    holds = or_(requests.c.asked_because == rules.MONITORING, requests.c.asked_at > seconds_from_now(-ask_again_days * DAY_SECONDS))
+    holds = or_(
+        requests.c.asked_because == rules.MONITORING, requests.c.asked_at > seconds_from_now(-request_expiry_days * DAY_SECONDS)
+    )
     labelled, asked_for = exists().where(labels.c.study == theirs.c.id), exists().where(requests.c.study == theirs.c.id, holds)
     known = exists().where(theirs.c.patient == studies.c.patient, or_(labelled, asked_for))
     return (

@@ -212,7 +212,7 @@ def _build_disk_metrics(usage: Mapping[str, int]) -> Iterator[Metric]:
 
 DISK_GAUGES = {
     "storage_free": "Free disk space where images are kept.",
-    "storage_minimum_free": "Below so much of it, senders are told to try later.",
+    "storage_min_free": "Below so much of it, senders are told to try later.",
     "prefix_store": "Taken by what is kept for learning and scoring again, on this host.",
     "prefix_store_limit": "What that may take.",
 }

@@ -189,12 +189,12 @@ class FakeStudies:
         self,
         version: int,
         *,
-        ask_again_days: float,
+        request_expiry_days: float,
         patients: Collection[int] | None = None,
         among: Collection[str] | None = None,
     ) -> dict[str, str]:
         everyone = self._patients()
-        lapsed = self._now() - timedelta(days=ask_again_days)
+        lapsed = self._now() - timedelta(days=request_expiry_days)
         holding = (r for r in self._t.requests.values() if r.selection_reason == rules.MONITORING or r.asked_at > lapsed)
         read = {label.study_instance_uid for label in self._t.labels} | {request.study_instance_uid for request in holding}
         known = {self._t.studies[uid].patient_key for uid in read}
@@ -874,7 +874,7 @@ def a_version(number: int = 1, state: VersionState = VersionState.SERVING, **cha
         "weights_sha256": "0" * 64,
         "device_uid": f"2.25.{1000 + number}",
         "thresholds": dict.fromkeys(FINDINGS, 0.5),
-        "band": 0.05,
+        "undetermined_margin": 0.05,
     }
     return ModelVersion(**{**values, **changes})
 
