@@ -154,8 +154,6 @@ class _CandidatePool:
             return "by lot, to measure with; never learnt from"
         if pick.reason is SelectionReason.COVERAGE:
             return "unlike everything that was read"
-        if pick.reason is SelectionReason.TYPICALITY:
-            return "typical of studies of which few were read"
         if pick.reason is SelectionReason.UNCERTAINTY:
             return "the version in service is undecided"
         column = FINDINGS.index(pick.finding)

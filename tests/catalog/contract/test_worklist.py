@@ -197,6 +197,24 @@ def test_without_keeping_the_same_list_comes_again(catalog: Catalog) -> None:
     assert [one.request.study_instance_uid for one in tried] == [one.request.study_instance_uid for one in made]
 
 
+def test_a_stored_request_for_a_reason_that_no_list_gives_any_more_is_still_read(catalog: Catalog) -> None:
+    fill(catalog)
+    with catalog.begin() as tx:
+        stored = Request(
+            study_instance_uid="1.1",
+            selection_reason="typicality",
+            finding="",
+            reason="typical of studies of which few were read",
+            selection_probability=1.0,
+            version=2,
+            asked_at=tx.now(),
+        )
+        tx.requests.append([stored])
+    assert [one.request for one in worklist.list_open_entries(catalog=catalog, chest=rules.ChestPolicy())] == [stored]
+    made = worklist.make_worklist(count=99, catalog=catalog, policy=policy())
+    assert "1.1" not in {one.request.study_instance_uid for one in made}
+
+
 def test_nobody_serves(catalog: Catalog) -> None:
     with pytest.raises(NoWeights, match="no model version serves"):
         worklist.make_worklist(count=3, catalog=catalog, policy=policy())
