@@ -4,9 +4,10 @@
 #   deploy/install.sh                      onto this host
 #   DESTDIR=/tmp/root deploy/install.sh    into a folder, for packaging: no user, no database, nothing started
 #   PYTHON=/usr/bin/python3.12 ...         another interpreter than /usr/bin/python3 (3.11 or newer)
+#   EXTRAS="lab scale" ...                 with extras of pyproject.toml: lab (demo, experiment), scale (Ray), gpl-codecs
 #
-# The environment goes to /opt/radclipd/venv, units to /usr/local/lib, configuration to /etc/radclipd, where nothing that is
-# there already is overwritten.
+# The virtual environment goes to /opt/radclipd/venv, units to /usr/local/lib, the configuration to /etc/radclipd; an existing
+# configuration is kept. A first installation takes 2 to 10 minutes, most of them for the download of torch.
 set -eu
 umask 022
 
@@ -17,6 +18,9 @@ prefix=/opt/radclipd
 venv=$destination$prefix/venv
 config=/etc/radclipd/radclipd.toml
 units=$destination/usr/local/lib/systemd/system
+extras=
+
+say() { echo "install: $1"; }
 
 fail() {
     echo "install: $1" >&2
@@ -34,10 +38,23 @@ check_host() {
     esac
 }
 
+# pip only warns of an extra that does not exist.
+choose_extras() {
+    for extra in $(echo "${EXTRAS:-}" | tr ',' ' '); do
+        grep -q "^$extra = \[" "$source/pyproject.toml" || fail "there is no extra $extra" "the extras are lab, scale and gpl-codecs"
+        extras=${extras:+$extras,}$extra
+    done
+}
+
 install_environment() {
-    [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+    if [ ! -x "$venv/bin/python" ]; then
+        say "creating the virtual environment $venv (about 10 seconds)"
+        "$python" -m venv "$venv"
+    fi
+    say "installing torch $(pinned torch) (1 to 8 minutes; a few seconds if it is installed already)"
     "$venv/bin/pip" install --quiet --constraint "$source/constraints.txt" "torch==$(pinned torch)"
-    "$venv/bin/pip" install --quiet --constraint "$source/constraints.txt" "$source"
+    say "installing radclipd${extras:+[$extras]} and its dependencies (about 1 minute)"
+    "$venv/bin/pip" install --quiet --constraint "$source/constraints.txt" "$source${extras:+[$extras]}"
     [ -z "$destination" ] || forget_destination
     install -d "$destination/usr/local/bin"
     ln -sfn "$prefix/venv/bin/radclipd" "$destination/usr/local/bin/radclipd"
@@ -45,12 +62,13 @@ install_environment() {
 
 pinned() { sed -n "s/^$1==//p" "$source/constraints.txt"; }
 
-# A virtual environment holds its own path: take the folder of packaging out of it.
+# Scripts of a virtual environment hold its path: remove DESTDIR from them.
 forget_destination() {
     grep -rlI --exclude-dir=site-packages -- "$destination" "$venv/bin" "$venv/pyvenv.cfg" | xargs -r sed -i "s|$destination||g"
 }
 
 install_files() {
+    say "installing units and configuration (seconds)"
     install -d "$units" "$destination/usr/local/lib/sysusers.d" "$destination/usr/local/lib/tmpfiles.d" "$destination/etc/radclipd"
     install -m 0644 "$source"/deploy/systemd/*.service "$source"/deploy/systemd/*.socket "$source"/deploy/systemd/*.target "$units"
     install -m 0644 "$source/deploy/sysusers.d/radclipd.conf" "$destination/usr/local/lib/sysusers.d"
@@ -59,6 +77,7 @@ install_files() {
 }
 
 set_up_host() {
+    say "creating the user, the folders and the catalog's schema (seconds; minutes for the upgrade of a large catalog)"
     systemd-sysusers /usr/local/lib/sysusers.d/radclipd.conf
     systemd-tmpfiles --create /usr/local/lib/tmpfiles.d/radclipd.conf
     runuser -u radclipd -- env RADCLIPD_CONFIG="$config" "$prefix/venv/bin/radclipd" db upgrade
@@ -66,6 +85,7 @@ set_up_host() {
 }
 
 check_host
+choose_extras
 install_environment
 install_files
 if [ -n "$destination" ]; then
@@ -74,10 +94,10 @@ if [ -n "$destination" ]; then
 fi
 set_up_host
 cat <<END
-radclipd is installed. What comes next:
-  edit $config                                  archive, AE titles
-  runuser -u radclipd -- radclipd model list    a model version must serve: radclipd model --help
-  runuser -u radclipd -- radclipd check         tries everything, one line each
+radclipd is installed. Next steps:
+  edit $config                                     archive, AE titles
+  runuser -u radclipd -- radclipd versions list    a model version must serve: radclipd model --help
+  runuser -u radclipd -- radclipd check            checks every part, one line each
   systemctl enable --now radclipd.socket radclipd.service
-After an upgrade: systemctl restart radclipd.service (senders wait meanwhile; none is refused)
+After an upgrade: systemctl restart radclipd.service (senders wait until it is up; none is refused)
 END

@@ -34,7 +34,7 @@ def _per_film(measured: dict[str, Any], options: argparse.Namespace) -> str:
     rows = [
         ("file, 2560 x 2048, uncompressed", f"{size['film'] / 1e6:.1f} MB"),
         ("file, lossless JPEG 2000", f"{size['film_jpeg2000'] / 1e6:.1f} MB"),
-        ("kept of it for later versions (`[prefix]`)", f"{size['prefix'] / 1e3:.1f} kB"),
+        ("kept of it for later versions (`[activation_cache]`)", f"{size['prefix'] / 1e3:.1f} kB"),
         *((f"catalog, {_named(name)}", f"{value / 1e3:.1f} kB") for name, value in sorted(measured["catalog_bytes"].items())),
         ("take in: header, hash, file, row", f"{1e3 * seconds['receive']:.0f} ms of a core"),
         ("decode, uncompressed", f"{1e3 * seconds['decode']:.0f} ms of a core"),

@@ -33,7 +33,6 @@ class SelectionReason(StrEnum):
     POSITIVES = "positives"  # ranked high for a finding of which few positives are known
     DISAGREEMENT = "disagreement"  # the version in service and zero-shot rank it apart
     UNCERTAINTY = "uncertainty"  # the version in service is undecided on it
-    TYPICALITY = "typicality"  # typical of a region of which little was read
     COVERAGE = "coverage"  # unlike everything that was read
 
 
@@ -52,7 +51,6 @@ class SelectionPolicy:
     positives: float = 0.35
     disagreement: float = 0.05
     uncertainty: float = 0.05
-    typicality: float = 0.0
     coverage: float = 0.45
     monitoring: float = 0.1
     pool_factor: float = 2.0
@@ -64,7 +62,7 @@ class SelectionPolicy:
     @property
     def shares(self) -> dict[SelectionReason, float]:
         """Share of each reason, adding up to 1. ZeroDivisionError where all are 0."""
-        total = self.positives + self.disagreement + self.uncertainty + self.typicality + self.coverage + self.monitoring
+        total = self.positives + self.disagreement + self.uncertainty + self.coverage + self.monitoring
         return {reason: float(getattr(self, reason.value)) / total for reason in SelectionReason}
 
 
@@ -120,7 +118,6 @@ def select_studies(
         (SelectionReason.POSITIVES, hand.draw_positives),
         (SelectionReason.DISAGREEMENT, hand.draw_disagreement),
         (SelectionReason.UNCERTAINTY, hand.draw_uncertainty),
-        (SelectionReason.TYPICALITY, hand.draw_typicality),
     ):
         hand.add_draws(ask(quota[reason]), reason)
     hand.add_draws(hand.draw_coverage(sum(quota.values()) - len(hand.picks)), SelectionReason.COVERAGE)
@@ -240,44 +237,9 @@ class _Selection:
             apart = np.minimum(apart, _compute_nearest_distance(places, places[row : row + 1]))
             yield _Draw(row, float(weight[row] * here.sum() / self.free.sum()))
 
-    def draw_typicality(self, count: int) -> Iterator[_Draw]:
-        """Typical studies of the regions where least was read: k-means, a region for each study read or asked for, up to a number
-        (TypiClust, Hacohen et al., ICML 2022)."""
-        if count < 1:
-            return
-        free = np.flatnonzero(self.free)
-        places, read = (
-            _standardise_logits(self._of.scores, self._of.scores[free]),
-            _standardise_logits(self._experience.read_scores, self._of.scores[free]),
-        )
-        taken = np.concatenate([read, places[[pick.row for pick in self.picks]]])
-        yield from self._draw_from_regions(places, taken, count)
-
-    def _draw_from_regions(self, places: Floats, taken: Floats, count: int) -> Iterator[_Draw]:
-        free = np.flatnonzero(self.free)
-        centres = _fit_centres(places[free], min(len(taken) + count, MAX_REGIONS, len(free)), self._chance)
-        region = _assign_to_centres(places, centres)
-        sizes = np.bincount(region[free], minlength=len(centres)).astype(np.float64)
-        read = np.bincount(_assign_to_centres(taken, centres), minlength=len(centres)) if len(taken) else np.zeros(len(centres))
-        for _ in range(count):
-            members = np.flatnonzero(self.free)
-            if not len(members):
-                return
-            there = np.bincount(region[members], minlength=len(centres)) > 0
-            least = np.where(there, (read + 1) / (sizes + 1), np.inf)
-            chosen = int(least.argmin())
-            inside = members[region[members] == chosen]
-            row = int(inside[((places[inside] - centres[chosen]) ** 2).sum(axis=1).argmin()])
-            read[chosen] += 1
-            yield _Draw(row, 1.0)
-
 
 DISTANCE_CHUNK_ROWS = 256
 """Studies that were read, whose distances to all candidates are in memory at once: 8 bytes each, a candidate."""
-MAX_REGIONS = 64
-"""Of typicality."""
-LLOYD_ITERATIONS = 8
-"""Of Lloyd's algorithm."""
 
 
 def ranks_within_stratum(scores: Floats, stratum: Names) -> Floats:
@@ -315,25 +277,3 @@ def _compute_nearest_distance(points: Floats, taken: Floats) -> Floats:
         some = taken[first : first + DISTANCE_CHUNK_ROWS]
         np.minimum(found, ((some**2).sum(axis=1) - 2 * points @ some.T).min(axis=1), out=found)
     return np.asarray((found + length).clip(min=0.0))
-
-
-def _standardise_logits(scores: Floats, reference: Floats) -> Floats:
-    """Logits in units of the reference's scatter."""
-    logit, of = (np.log(p / (1 - p)) for p in (scores.clip(1e-6, 1 - 1e-6), reference.clip(1e-6, 1 - 1e-6)))
-    return np.asarray((logit - of.mean(axis=0)) / np.maximum(of.std(axis=0), 1e-9))
-
-
-def _assign_to_centres(points: Floats, centres: Floats) -> Rows:
-    return np.asarray((-2 * points @ centres.T + (centres**2).sum(axis=1)).argmin(axis=1))
-
-
-def _fit_centres(points: Floats, count: int, rng: np.random.Generator) -> Floats:
-    """k-means by Lloyd's algorithm from random places."""
-    centres = points[rng.choice(len(points), size=count, replace=False)]
-    for _ in range(LLOYD_ITERATIONS):
-        region = _assign_to_centres(points, centres)
-        sizes = np.bincount(region, minlength=count)
-        sums = np.zeros_like(centres)
-        np.add.at(sums, region, points)
-        centres = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], centres)
-    return centres

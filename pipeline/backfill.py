@@ -38,7 +38,7 @@ Answer = TypeVar("Answer")
 class BackfillPolicy:
     """`[backfill]` of the configuration, and what was asked for on the command line."""
 
-    days: int = 7  # asked for at a time
+    days_per_query: int = 7
     oldest_first: bool = False
     repeat_finished: bool = False  # look at days that are done once more, and try what failed
     max_tries: int = 8  # in a row, of what fails for now
@@ -55,13 +55,13 @@ class Throttle:
     def __init__(
         self,
         *,
-        per_minute: float = 0,
-        bytes_per_second: float = 0,
+        max_instances_per_minute: float = 0,
+        max_bytes_per_second: float = 0,
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._seconds_each = SECONDS_PER_MINUTE / per_minute if per_minute else 0.0
-        self._seconds_a_byte = 1 / bytes_per_second if bytes_per_second else 0.0
+        self._seconds_each = SECONDS_PER_MINUTE / max_instances_per_minute if max_instances_per_minute else 0.0
+        self._seconds_a_byte = 1 / max_bytes_per_second if max_bytes_per_second else 0.0
         self._rest, self._clock, self._free_at = sleep, clock, float("-inf")
 
     def __call__(self, size: int) -> None:
@@ -118,7 +118,7 @@ class Backfill:
         if days is None or not self.source.supports_dates:
             return [None]
         left = [day for day in days if self.policy.repeat_finished or day not in done]
-        spans = list(_split_ranges(left, self.policy.days))
+        spans = list(_split_ranges(left, self.policy.days_per_query))
         return spans if self.policy.oldest_first else spans[::-1]
 
     def _import_units(self, units: Sequence[BackfillUnit]) -> None:

@@ -60,7 +60,7 @@ class LearnOutcome:
     version: ModelVersion | None = None
 
 
-def enqueue_learning(*, catalog: Catalog, minimum_labels: int) -> bool:
+def enqueue_learning(*, catalog: Catalog, min_new_labels: int) -> bool:
     """Put a LEARN job where at least so many statements have come since labels were last learnt; say whether.
 
     Where one waits already it stays the only one.
@@ -68,7 +68,7 @@ def enqueue_learning(*, catalog: Catalog, minimum_labels: int) -> bool:
     with catalog.begin() as tx:
         learnt = [int(version.card.get("learning", {}).get("newest_label", 0)) for version in tx.versions.all()]
         fresh = sum(label.id > max(learnt, default=0) for label in tx.labels.all())
-        if fresh < max(1, minimum_labels):
+        if fresh < max(1, min_new_labels):
             return False
         return tx.jobs.put(JobKind.LEARN, ALL_LABELS, priority=BACKGROUND_PRIORITY) is not None
 
@@ -231,6 +231,6 @@ def _decide_result(verdict: rules.Verdict, gate: rules.GatePolicy, *, compared: 
         return LearnResult.REJECTED, verdict.reason
     if not compared:
         return LearnResult.WAITING, f"another version serves than the one it was compared with; {verdict.reason}"
-    if gate.promote == "by-hand":
+    if gate.promote == "manual":
         return LearnResult.WAITING, verdict.reason
     return LearnResult.PROMOTED, verdict.reason

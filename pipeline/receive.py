@@ -104,6 +104,6 @@ def _require_free_space(images: ImageStore, policy: ReceivePolicy) -> None:
     free = images.free_bytes()
     if free < policy.min_free_bytes:
         raise OutOfResources(
-            f"image store has {free} bytes free, below storage.minimum_free = {policy.min_free_bytes}",
-            hint="free disk space or lower storage.minimum_free",
+            f"image store has {free} bytes free, below storage.min_free = {policy.min_free_bytes}",
+            hint="free disk space or lower storage.min_free",
         )

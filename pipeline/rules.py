@@ -242,7 +242,7 @@ class GatePolicy:
 
     min_patients: int = 10
     min_confidence: float = 0.9
-    promote: Literal["auto", "by-hand"] = "by-hand"
+    promote: Literal["auto", "manual"] = "manual"
 
 
 @dataclass(frozen=True, slots=True)

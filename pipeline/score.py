@@ -33,9 +33,11 @@ class ScorePolicy:
 
     aggregate: Literal["max", "mean"]
     chest: rules.ChestPolicy
-    rescored: Literal["all", "changed", "none"] = "changed"  # which studies of the archive, scored again, get another report
+    rescored_studies: Literal["all", "changed", "none"] = (
+        "changed"  # which studies of the archive, scored again, get another report
+    )
     batch_size: int = 8  # films that are scored and committed together, while those after them are decoded
-    backfilled: Literal["all", "none"] = "none"  # which studies that a backfill brought get a report
+    backfill_reports: Literal["all", "none"] = "none"  # which studies that a backfill brought get a report
 
 
 @dataclass(slots=True)
@@ -194,7 +196,7 @@ def _write_predictions(
 
 def _find_suppressed_backfills(tx: Transaction, studies: Collection[str], policy: ScorePolicy) -> set[str]:
     """Return the studies of which nobody asked for a report: a backfill brought them, and nobody has heard of them before."""
-    brought = tx.backfills.backfilled_studies(studies) if policy.backfilled == "none" else set()
+    brought = tx.backfills.backfilled_studies(studies) if policy.backfill_reports == "none" else set()
     return brought - tx.reports.latest_of(brought).keys()
 
 
@@ -206,8 +208,8 @@ def _find_unchanged_rescores(
     A report that was never built, or that the archive refused, has told nobody anything.
     """
     again = {job.subject for job in jobs if job.payload.get(RESCORE_KEY)}
-    if policy.rescored != "changed":
-        return set() if policy.rescored == "all" else again
+    if policy.rescored_studies != "changed":
+        return set() if policy.rescored_studies == "all" else again
     told = {uid: last for uid, last in tx.reports.latest_of(again).items() if last.state in (ReportState.BUILT, ReportState.SENT)}
     before: dict[str, Sequence[Prediction]] = {}
     for version in {last.version for last in told.values()}:

@@ -22,8 +22,8 @@ class WorklistPolicy:
     selection: SelectionPolicy
     labels: LabelPolicy
     chest: rules.ChestPolicy
-    patients: int  # of a larger archive so many, drawn by lot, are looked at for each list
-    ask_again_days: float  # what nobody has read for so long keeps its patient's other studies off the list no more
+    max_patients: int  # of a larger archive so many, drawn by lot, are looked at for each list
+    request_expiry_days: float  # what nobody has read for so long keeps its patient's other studies off the list no more
     seed: int = 0
 
 
@@ -88,7 +88,10 @@ def _store_requests(requests: Sequence[Request], serving: ModelVersion, catalog:
     with catalog.begin() as tx:
         tx.requests.lock()
         studies = {request.study_instance_uid for request in requests}
-        if studies != tx.studies.label_candidates(serving.number, ask_again_days=policy.ask_again_days, among=studies).keys():
+        if (
+            studies
+            != tx.studies.label_candidates(serving.number, request_expiry_days=policy.request_expiry_days, among=studies).keys()
+        ):
             raise TransientError("another list was made, or a label came in, in between", hint="run it again")
         tx.requests.append(requests)
         reasons = [request.selection_reason for request in requests]
@@ -112,9 +115,9 @@ class _CandidatePool:
         """Read it."""
         requests = tx.requests.all()
         drawn, share = _draw_patients(
-            tx.studies.highest_patient_number(), policy.patients, np.random.default_rng([policy.seed, len(requests)])
+            tx.studies.highest_patient_number(), policy.max_patients, np.random.default_rng([policy.seed, len(requests)])
         )
-        patients = tx.studies.label_candidates(serving.number, ask_again_days=policy.ask_again_days, patients=drawn)
+        patients = tx.studies.label_candidates(serving.number, request_expiry_days=policy.request_expiry_days, patients=drawn)
         films = _choose_headers(tx, patients, policy.chest)
         studies = [uid for uid in patients if uid in films]
         strata = [f"{_describe_view(films[uid])} {_describe_scanner(films[uid])}" for uid in studies]
@@ -151,8 +154,6 @@ class _CandidatePool:
             return "by lot, to measure with; never learnt from"
         if pick.reason is SelectionReason.COVERAGE:
             return "unlike everything that was read"
-        if pick.reason is SelectionReason.TYPICALITY:
-            return "typical of studies of which few were read"
         if pick.reason is SelectionReason.UNCERTAINTY:
             return "the version in service is undecided"
         column = FINDINGS.index(pick.finding)

@@ -85,7 +85,9 @@ def build_backfill(
         ),
         sleep=wait,
         throttle=Throttle(
-            per_minute=wanted.max_instances_per_minute, bytes_per_second=float(wanted.max_bytes_per_second), sleep=wait
+            max_instances_per_minute=wanted.max_instances_per_minute,
+            max_bytes_per_second=float(wanted.max_bytes_per_second),
+            sleep=wait,
         ),
         on_refused=on_refused,
     )

@@ -148,7 +148,7 @@ def open_decode_pool(config: Config, *, processes: int) -> DecodePool:
 
 
 def activation_cache_settings(config: Config) -> ActivationCacheSettings | None:
-    """`[prefix]` as scoring and learning read it; None where nothing is to be kept."""
+    """`[activation_cache]` as scoring and learning read it; None where nothing is to be kept."""
     from adapters.dicom.image.pixels import RENDERING_VERSION
     from adapters.ml.activation_cache import ActivationCacheSettings
 
@@ -183,7 +183,7 @@ def open_document_reader(config: Config) -> DicomDocumentReader:
 
 def build_learn_trigger(config: Config, catalog: SqlCatalog) -> Callable[[], bool]:
     """Make the scheduler's step: it only enqueues."""
-    return partial(learn.enqueue_learning, catalog=catalog, minimum_labels=config.learn.min_new_labels)
+    return partial(learn.enqueue_learning, catalog=catalog, min_new_labels=config.learn.min_new_labels)
 
 
 def trainer_settings(config: Config) -> TrainerSettings:
@@ -225,8 +225,8 @@ def worklist_policy(config: Config) -> worklist.WorklistPolicy:
         selection=acquisition.SelectionPolicy(**shares),
         labels=label_policy(config),
         chest=chest_policy(config),
-        patients=wanted.max_patients,
-        ask_again_days=wanted.request_expiry_days,
+        max_patients=wanted.max_patients,
+        request_expiry_days=wanted.request_expiry_days,
         seed=wanted.seed,
     )
 

@@ -93,8 +93,8 @@ def build_score_spec_and_cache_warming(
     policy = score.ScorePolicy(
         aggregate=config.score.aggregate,
         chest=chest,
-        rescored=config.report.rescored_studies,
-        backfilled=config.backfill.reports,
+        rescored_studies=config.report.rescored_studies,
+        backfill_reports=config.backfill.reports,
         batch_size=batch,
     )
     step = partial(score.score, catalog=catalog, pixels=pixels, scorers=scorers, policy=policy)
@@ -115,7 +115,7 @@ def _build_report_spec(config: Config, catalog: SqlCatalog) -> work.WorkerSpec:
     from adapters.dicom.sr.writer import ReportSettings, SrWriter
 
     images = open_image_store(config)
-    writer = SrWriter(ReportSettings(**config.report.model_dump(exclude={"rescored"})), images)
+    writer = SrWriter(ReportSettings(**config.report.model_dump(exclude={"rescored_studies"})), images)
     step = partial(report.report, catalog=catalog, images=images, writer=writer)
     return work.WorkerSpec(kind=JobKind.REPORT, step=work.per_job_step(step), prefer_newest=True)
 

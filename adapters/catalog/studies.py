@@ -180,11 +180,11 @@ class SqlStudies:
         self,
         version: int,
         *,
-        ask_again_days: float,
+        request_expiry_days: float,
         patients: Collection[int] | None = None,
         among: Collection[str] | None = None,
     ) -> dict[str, str]:
-        query = _select_unread(version, ask_again_days)
+        query = _select_unread(version, request_expiry_days)
         queries = [query] if patients is None else [query.where(studies.c.patient.in_(some)) for some in chunks(patients)]
         if among is not None:
             queries = [one.where(studies.c.study_instance_uid.in_(some)) for one in queries for some in chunks(among)]
@@ -284,11 +284,11 @@ def _has_predictions(version: int) -> ColumnElement[bool]:
     )
 
 
-def _select_unread(version: int, ask_again_days: float) -> Select[Any]:
+def _select_unread(version: int, request_expiry_days: float) -> Select[Any]:
     """Return the scored studies without a request, of patients without a label and without a request that has not expired."""
     other = studies.alias()
     unexpired = or_(
-        requests.c.selection_reason == rules.MONITORING, requests.c.asked_at > seconds_from_now(-ask_again_days * DAY_SECONDS)
+        requests.c.selection_reason == rules.MONITORING, requests.c.asked_at > seconds_from_now(-request_expiry_days * DAY_SECONDS)
     )
     labelled, requested = exists().where(labels.c.study == other.c.id), exists().where(requests.c.study == other.c.id, unexpired)
     known = exists().where(other.c.patient == studies.c.patient, or_(labelled, requested))

@@ -50,8 +50,10 @@ def run_backfill(
     first: Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First study date.")] = None,
     last: Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last study date (default today).")] = None,
     oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Instead of the newest days first.")] = False,
-    per_minute: Annotated[float | None, typer.Option(min=0, help="Instances a minute, at most (backfill.per_minute).")] = None,
-    bytes_per_second: Annotated[str | None, typer.Option(help="As 20MB, at most (backfill.bytes_per_second).")] = None,
+    per_minute: Annotated[
+        float | None, typer.Option(min=0, help="Instances a minute, at most (backfill.max_instances_per_minute).")
+    ] = None,
+    bytes_per_second: Annotated[str | None, typer.Option(help="As 20MB, at most (backfill.max_bytes_per_second).")] = None,
     again: Annotated[bool, typer.Option("--again", help="Days that are done once more, and what failed.")] = False,
     refused: Annotated[Path | None, typer.Option(help="A file for the places of what cannot be taken, and why.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="What came of it as a JSON object.")] = False,
@@ -79,7 +81,7 @@ def run_backfill(
     else:
         ae_title, host, port = _parse_peer(query_retrieve)
         source = backfill.query_retrieve_source(config, ae_title=ae_title, host=host, port=port, move_to=move_to)
-    policy = BackfillPolicy(days=config.backfill.days_per_query, oldest_first=oldest_first, repeat_finished=again)
+    policy = BackfillPolicy(days_per_query=config.backfill.days_per_query, oldest_first=oldest_first, repeat_finished=again)
     with _open_run(config, source, policy, refused) as run:
         run.run(days)
     _print_result(run, as_json=json_)
@@ -138,7 +140,7 @@ def _override_rates(config: Config, per_minute: float | None, bytes_per_second: 
     """Lay the command line over [backfill]."""
     from pydantic import ValidationError
 
-    given = {"per_minute": per_minute, "bytes_per_second": bytes_per_second}
+    given = {"max_instances_per_minute": per_minute, "max_bytes_per_second": bytes_per_second}
     changes = {name: value for name, value in given.items() if value is not None}
     try:
         wanted = type(config.backfill).model_validate(config.backfill.model_dump() | changes)

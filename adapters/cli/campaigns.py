@@ -46,7 +46,7 @@ def worklist(
 ) -> None:
     """Compare ways to choose what to label next.
 
-    At random, by uncertainty, by typicality, by the worklist's rules; with the same learner.
+    At random, by uncertainty, by the worklist's rules; with the same learner.
     """
     from adapters.experiment.campaigns import LEARNERS
     from adapters.experiment.worklist import CampaignOptions

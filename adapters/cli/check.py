@@ -89,8 +89,8 @@ def _check_disk(config: Config) -> str:
     free, guard = open_image_store(config).free_bytes(), int(config.storage.min_free)
     if free < guard:
         raise OutOfResources(
-            f"{free / 2**30:.1f} GiB free, below storage.minimum_free of {guard / 2**30:.1f} GiB: the listener refuses images",
-            hint="free disk space or lower storage.minimum_free",
+            f"{free / 2**30:.1f} GiB free, below storage.min_free of {guard / 2**30:.1f} GiB: the listener refuses images",
+            hint="free disk space or lower storage.min_free",
         )
     return f"{free / 2**30:.1f} GiB free; images are refused below {guard / 2**30:.1f} GiB"
 
@@ -143,7 +143,7 @@ def _check_activation_cache(config: Config) -> str:
             probe.write(b"radclipd check: a probe file, removed at once")
     except OSError as error:
         raise OutOfResources(
-            f"{folder} cannot be written: {error.strerror}", hint="make it the daemon's, or set prefix.keep = false"
+            f"{folder} cannot be written: {error.strerror}", hint="make it the daemon's, or set activation_cache.enabled = false"
         ) from error
     return f"{folder}: {activation_cache_bytes(config) / 2**30:.1f} of {limit / 2**30:.1f} GiB taken"
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapters.config.renamed_keys import RENAMED_KEYS, RENAMED_SECTIONS, RENAMED_VALUES, describe_renamed_key
 from pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -34,8 +35,12 @@ class ConfigOrigin:
 
     def environment_variable(self, dotted: str) -> str | None:
         """Return the environment variable that sets the key, or None."""
-        wanted = self.prefix + dotted.replace(".", self.delimiter)
-        return next((name for name in os.environ if name.upper() == wanted.upper()), None)
+        wanted = self.name_variable(dotted)
+        return next((name for name in os.environ if name.upper() == wanted), None)
+
+    def name_variable(self, dotted: str) -> str:
+        """Return the name of the environment variable for a key or a section."""
+        return (self.prefix + dotted.replace(".", self.delimiter)).upper()
 
     def location(self, dotted: str) -> str:
         """Return where the key is set, in words: a variable, or file and line."""
@@ -83,17 +88,30 @@ def parse(origin: ConfigOrigin) -> dict[str, Any]:
 
 
 def refuse_unknown_variables(origin: ConfigOrigin, sections: Sequence[str]) -> None:
-    """Refuse a variable such as RADCLIPD_LISTENR__PORT, which pydantic-settings would pass over in silence."""
+    """Refuse a variable such as RADCLIPD_LISTENR__PORT, which pydantic-settings would ignore."""
     for name in os.environ:
-        section, delimiter, _ = name.upper().removeprefix(origin.prefix).partition(origin.delimiter)
-        if not name.upper().startswith(origin.prefix) or not delimiter or section.lower() in sections:
+        section, delimiter, key = (part.lower() for part in name.upper().removeprefix(origin.prefix).partition(origin.delimiter))
+        if not name.upper().startswith(origin.prefix):
             continue
-        near = _find_nearest(section.lower(), sections)
-        meant = f" (did you mean {origin.prefix}{near.upper()}{origin.delimiter}...?)" if near else ""
+        if section in RENAMED_SECTIONS:
+            raise _translate_renamed_variable(name, section, key, origin)
+        if not delimiter or section in sections:
+            continue
+        near = _find_nearest(section, sections)
+        meant = f" (did you mean {origin.name_variable(near)}{origin.delimiter}...?)" if near else ""
         raise ConfigurationError(
-            f"environment variable {name}: there is no section [{section.lower()}]{meant}",
+            f"environment variable {name}: there is no section [{section}]{meant}",
             hint=f"rename or unset it; the sections are {', '.join(sections)}",
         )
+
+
+def _translate_renamed_variable(name: str, section: str, key: str, origin: ConfigOrigin) -> ConfigurationError:
+    """Return the error for a variable of a renamed section."""
+    dotted = f"{section}.{key}" if f"{section}.{key}" in RENAMED_KEYS else section
+    new = RENAMED_KEYS.get(dotted) or RENAMED_SECTIONS[section]
+    return ConfigurationError(
+        f"environment variable {name}: {describe_renamed_key(dotted)}", hint=f"rename it to {origin.name_variable(new)}"
+    )
 
 
 def read_secret(name: str, key: str, origin: ConfigOrigin) -> str:
@@ -117,29 +135,64 @@ def read_secret(name: str, key: str, origin: ConfigOrigin) -> str:
 
 
 def translate_validation_error(error: ValidationError, origin: ConfigOrigin, descriptions: Mapping[str, str]) -> ConfigurationError:
-    """Return the error in one line: the first fault in full, the keys of the others."""
-    faults = error.errors(include_url=False)
+    """Return the error in one line: the first fault in full, of the others the key and, if it was renamed, its new name."""
+    faults = [fault for one in error.errors(include_url=False) for fault in _split_renamed_section(one)]
     message, hint = _explain_fault(faults[0], origin, descriptions)
-    others = list(dict.fromkeys(_join_key(fault) for fault in faults[1:]))
+    others = list(dict.fromkeys(_name_fault(fault) for fault in faults[1:]))
     if others:
         message += f" (and {len(others)} more: {', '.join(others)})"
     return ConfigurationError(message, hint=hint)
+
+
+def _split_renamed_section(fault: ErrorDetails) -> list[ErrorDetails]:
+    """Return a fault for each key of a renamed section that has another name in the new one; otherwise the fault itself."""
+    section, content = _join_key(fault), fault["input"]
+    if section not in RENAMED_SECTIONS or not isinstance(content, dict):
+        return [fault]
+    keys = [key for key in content if f"{section}.{key}" in RENAMED_KEYS]
+    return [{**fault, "loc": (section, key), "input": content[key]} for key in keys] or [fault]
 
 
 def _join_key(fault: ErrorDetails) -> str:
     return ".".join(str(part) for part in fault["loc"][:2])
 
 
+def _name_fault(fault: ErrorDetails) -> str:
+    dotted = _join_key(fault)
+    return _describe_renamed(dotted, fault["input"]) or dotted
+
+
+def _describe_renamed(dotted: str, value: Any) -> str:
+    """Say what became of an old key or an old value; "" for any other fault."""
+    if isinstance(value, str) and (new := RENAMED_VALUES.get((dotted, value))):
+        return f'{dotted} = "{value}" is now "{new}"'
+    return describe_renamed_key(dotted)
+
+
 def _explain_fault(fault: ErrorDetails, origin: ConfigOrigin, descriptions: Mapping[str, str]) -> tuple[str, str]:
     """Return message and hint of one fault."""
     dotted = _join_key(fault)
-    place = origin.location(dotted)
+    location = origin.location(dotted)
+    if renamed := _describe_renamed(dotted, fault["input"]):
+        return f"{location}: {renamed}", _suggest_replacement(dotted, origin, descriptions)
     if fault["type"] == "extra_forbidden":
-        return _explain_unknown_key(dotted, place, descriptions, is_table=isinstance(fault["input"], dict))
-    if dotted not in descriptions:  # a section's name with something that is no table
-        return f"{place}: {dotted} is a table, not a value", f"write [{dotted}] on a line of its own and its keys below"
+        return _explain_unknown_key(dotted, location, descriptions, is_table=isinstance(fault["input"], dict))
+    if dotted not in descriptions:  # a section's name with a value that is not a table
+        return f"{location}: {dotted} is a table, not a value", f"write [{dotted}] on a line of its own and its keys below"
     reason = fault["msg"].removeprefix("Value error, ").replace("Input should", "should").replace("Tuple should", "should")
-    return f"{place}: {dotted}{_format_value(dotted, fault['input'])}: {reason}", f"{dotted}: {descriptions[dotted]}"
+    return f"{location}: {dotted}{_format_value(dotted, fault['input'])}: {reason}", f"{dotted}: {descriptions[dotted]}"
+
+
+def _suggest_replacement(dotted: str, origin: ConfigOrigin, descriptions: Mapping[str, str]) -> str:
+    """Return the hint for an old section, key or value."""
+    if dotted in RENAMED_SECTIONS:
+        return f"write [{RENAMED_SECTIONS[dotted]}] instead; {REFERENCE}"
+    new, variable = RENAMED_KEYS.get(dotted, dotted), origin.environment_variable(dotted)
+    if new is None:
+        return f"unset {variable}" if variable else f"remove it; {REFERENCE}"
+    if variable and new != dotted:
+        return f"rename it to {origin.name_variable(new)}"
+    return f"{new}: {descriptions[new]}"
 
 
 def _format_value(dotted: str, value: Any) -> str:

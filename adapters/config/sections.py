@@ -14,7 +14,6 @@ from pydantic import AfterValidator, ByteSize, Field, ValidationError, Validatio
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from adapters.config import file, types
-from adapters.config.backfill_config import BackfillConfig
 from adapters.config.types import (
     AbsolutePath,
     AeTitle,
@@ -39,37 +38,46 @@ ENVIRONMENT_DELIMITER = "__"
 class ListenerConfig(Section):
     """[listener]: the DICOM storage service provider."""
 
-    host: str = Field(default="0.0.0.0", min_length=1, description="Address to listen on; 127.0.0.1 for this host only.")
-    port: Port = Field(default=11112, description="TCP port to listen on; a socket handed over by systemd takes precedence.")
+    host: str = Field(default="0.0.0.0", min_length=1, description="Address to listen on; 127.0.0.1: this host only.")
+    port: Port = Field(default=11112, description="TCP port to listen on; a socket passed by systemd takes precedence.")
     ae_title: AeTitle = Field(default="RADCLIPD", description="AE title of this daemon.")
-    called_ae_titles: AeTitles = Field(default=(), description='AE titles that senders may call; empty: ae_title only; ["*"]: any.')
-    calling_ae_titles: AeTitles = Field(default=("ORTHANC",), min_length=1, description='AE titles that may send; ["*"]: any.')
+    called_ae_titles: AeTitles = Field(
+        default=(), description='Called AE titles that are accepted; empty: ae_title only; ["*"]: any.'
+    )
+    calling_ae_titles: AeTitles = Field(
+        default=("ORTHANC",), min_length=1, description='Calling AE titles that are accepted; ["*"]: any.'
+    )
     processes: PositiveInteger = Field(
-        default=2, description="Processes that share the port; more than one where senders come at once."
+        default=2, description="Processes that share the port; more than one is faster when several senders connect at once."
     )
     max_associations: PositiveInteger = Field(
-        default=32, description="Associations served at once; further senders wait in the queue."
+        default=32, description="Association limit; further senders wait in the queue until an association ends."
     )
     max_pdu: Annotated[int, AfterValidator(types.check_pdu_length)] = Field(
-        default=types.UNLIMITED_PDU, description="Largest PDU accepted, bytes; 0: unlimited."
+        default=types.UNLIMITED_PDU, description="Maximum PDU length that is accepted, bytes; 0: unlimited."
     )
     other_storage: Literal["refuse", "keep"] = Field(
-        default="refuse", description='Storage classes that are no radiograph, SR, KOS or presentation state: "refuse" or "keep".'
+        default="refuse",
+        description='Storage SOP classes other than radiographs, SR, KOS and presentation states: "refuse" or "keep".',
     )
     network_timeout_seconds: PositiveSeconds = Field(
-        default=60, description="A peer silent for this long within an association is cut off."
+        default=60, description="Seconds without data from the peer after which an association is aborted."
     )
-    drain_seconds: Seconds = Field(default=30, description="How long a stop waits for open associations before it aborts them.")
+    drain_seconds: Seconds = Field(default=30, description="Seconds that a stop waits for open associations before it aborts them.")
 
 
 class ArchiveConfig(Section):
-    """[archive]: where reports go, and who is asked for a study's instance count."""
+    """[archive]: the archive that receives the reports and is queried for a study's instance count."""
 
-    ae_title: AeTitle = Field(default="ORTHANC", description="AE title of the archive that gets the reports.")
+    ae_title: AeTitle = Field(default="ORTHANC", description="AE title of the archive that receives the reports.")
     host: str = Field(default="127.0.0.1", min_length=1, description="Host name or address of the archive.")
     port: Port = Field(default=4242, description="DICOM port of the archive.")
-    calling_ae_title: OptionalAeTitle = Field(default="", description="AE title we call ourselves there; empty: listener.ae_title.")
-    timeout_seconds: PositiveSeconds = Field(default=30, description="How long to wait for the archive to connect or answer.")
+    calling_ae_title: OptionalAeTitle = Field(
+        default="", description="Calling AE title of this daemon at the archive; empty: listener.ae_title."
+    )
+    timeout_seconds: PositiveSeconds = Field(
+        default=30, description="Seconds to wait for a connection or an answer of the archive."
+    )
 
 
 class StorageConfig(Section):
@@ -77,12 +85,13 @@ class StorageConfig(Section):
 
     directory: AbsolutePath = Field(default=Path("/var/lib/radclipd/images"), description="Folder of the received DICOM files.")
     min_free: ByteSize = Field(
-        default=ByteSize(2 << 30), description="Disk guard: with less space free, senders are told to try later."
+        default=ByteSize(2 << 30),
+        description="Free disk space below which instances are refused with status A700 (out of resources).",
     )
 
 
 class CatalogConfig(Section):
-    """[catalog]: the database. After `load`, `url` is the URL to use, wherever it came from."""
+    """[catalog]: the database. After `load`, `url` is the URL in use, from `url` or from `url_file`."""
 
     url: Annotated[str, AfterValidator(types.check_database_url)] = Field(
         default="sqlite:////var/lib/radclipd/radclipd.db",
@@ -90,114 +99,129 @@ class CatalogConfig(Section):
         description="Database: sqlite:////absolute/path or postgresql+psycopg://user@host/name.",
     )
     url_file: str = Field(
-        default="", description="File that holds the URL instead, for one with a password; a bare name is a systemd credential."
+        default="", description="File that holds the URL instead, for a URL with a password; a bare name is a systemd credential."
     )
-    busy_timeout_seconds: PositiveSeconds = Field(default=30, description="SQLite: how long a writer waits for its turn.")
+    busy_timeout_seconds: PositiveSeconds = Field(default=30, description="SQLite: seconds that a writer waits for the write lock.")
 
 
 class StudyConfig(Section):
-    """[study]: when a study is complete and what of it is scored."""
+    """[study]: when a study is complete, and which of its images are scored."""
 
-    stable_age_seconds: Seconds = Field(default=60, description="A study is complete when nothing has come for this long.")
-    settle_on_release: bool = Field(default=False, description="Complete at once when the association that carried it is released.")
-    ask_archive: bool = Field(default=False, description="Complete as soon as the archive's own instance count is here (C-FIND).")
+    stable_age_seconds: Seconds = Field(
+        default=60, description="Seconds without a new instance after which a study is complete (Orthanc: StableAge)."
+    )
+    settle_on_release: bool = Field(
+        default=False, description="Complete a study at once when the association that sent it is released."
+    )
+    ask_archive: bool = Field(
+        default=False, description="Complete a study when the archive's own instance count is reached (C-FIND)."
+    )
     no_view_position: Literal["score", "ignore"] = Field(
-        default="score", description='Images that state no view: "score" or "ignore".'
+        default="score", description='Images without a view position: "score" or "ignore".'
     )
     no_body_part: Literal["score", "ignore"] = Field(
-        default="score", description='Images that state no body part: "score" or "ignore".'
+        default="score", description='Images without a body part: "score" or "ignore".'
     )
     for_processing: Literal["ignore", "score"] = Field(
-        default="ignore", description='Raw FOR PROCESSING images: "ignore" or "score".'
+        default="ignore", description='Raw images (FOR PROCESSING): "ignore" or "score".'
     )
 
 
 class ModelConfig(Section):
-    """[model]: where weights lie and what they run on."""
+    """[model]: folder of the model versions, and the device that runs them."""
 
     directory: AbsolutePath = Field(default=Path("/var/lib/radclipd/models"), description="Folder of the model versions.")
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description='"auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".',
+        description='"auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".',
     )
 
 
 class ScoreConfig(Section):
     """[score]: from images to probabilities and decisions."""
 
-    batch_size: PositiveInteger = Field(default=16, description="Images per pass of the encoder.")
+    batch_size: PositiveInteger = Field(default=16, description="Images per forward pass of the encoder.")
     claim_seconds: PositiveSeconds = Field(
-        default=1, description="Studies are taken for about so long at a time; what arrives meanwhile waits no longer."
+        default=1, description="Target duration of one claim of score jobs; a new arrival waits at most about this long."
     )
-    threads: int = Field(default=0, ge=0, description="CPU threads of the encoder; 0: as many as there are cores.")
-    decode_processes: int = Field(
-        default=0, ge=0, description="Processes that decode films; 0: as many as there are cores, up to 8."
+    threads: int = Field(default=0, ge=0, description="CPU threads of the encoder; 0: one per core.")
+    decode_processes: int = Field(default=0, ge=0, description="Processes that decode images; 0: one per core, at most 8.")
+    decode_seconds: PositiveSeconds = Field(
+        default=60, description="Time limit for decoding one image; beyond it the image is unreadable."
     )
-    decode_seconds: PositiveSeconds = Field(default=60, description="A film that takes longer to decode cannot be read.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description='"auto" (bfloat16 where the processor or GPU has it and scores agree with float32), "float32" or "bfloat16".',
+        description='"auto" (bfloat16 if the hardware supports it and the scores agree with float32), "float32" or "bfloat16".',
     )
     aggregate: Literal["max", "mean"] = Field(
-        default="max", description='Several images of one study: "max" or "mean" of their scores.'
+        default="max", description='Score of a study with several images: "max" or "mean" of their scores.'
     )
-    rescore: bool = Field(default=True, description="When another version serves, score the archive again, behind what arrives.")
-    threshold: Fraction = Field(default=0.5, description="Present at or above, for versions without thresholds of their own.")
+    rescore: bool = Field(
+        default=True, description="Score the archive again when another version is promoted, with lower priority than arrivals."
+    )
+    threshold: Fraction = Field(
+        default=0.5, description="A finding is present at or above it; for versions without thresholds of their own."
+    )
     undetermined_margin: float = Field(
-        default=0.05, ge=0, le=0.5, description="Undetermined within this distance of the threshold."
+        default=0.05, ge=0, le=0.5, description="A finding is undetermined within this distance of the threshold."
     )
 
 
 class ActivationCacheConfig(Section):
-    """[prefix]: what enters the encoder's last blocks, kept for each image, for learning and for scoring the archive again."""
+    """[activation_cache]: activations that enter the first unfrozen block, stored for each image, for learning and rescoring."""
 
-    enabled: bool = Field(default=True, description="Keep it: learning and scoring again then need no pixels.")
+    enabled: bool = Field(default=True, description="Store activations: learning and rescoring then decode no pixels.")
     directory: AbsolutePath = Field(
-        default=Path("/var/lib/radclipd/prefixes"), description="Folder for it, a cache: it may be deleted at any time."
+        default=Path("/var/lib/radclipd/activations"), description="Folder of the cache; it may be deleted at any time."
     )
     max_size: ByteSize = Field(
-        default=ByteSize(10 << 30), description="Disk it may take; 77 KiB an image with ViT-B. The oldest images go first."
+        default=ByteSize(10 << 30),
+        description="Maximum size on disk; 77 KiB per image with ViT-B; the oldest images are evicted first.",
     )
-    warm: bool = Field(default=True, description="When idle, make it for images that were scored before it was kept.")
+    warm: bool = Field(
+        default=True,
+        description="When idle, compute activations for images that were scored and are not in the cache, newest first.",
+    )
 
 
 class ReportConfig(Section):
     """[report]: the DICOM SR."""
 
     sop_class: Literal["comprehensive-3d", "comprehensive", "enhanced"] = Field(
-        default="comprehensive-3d", description='SR storage class: "comprehensive-3d", "comprehensive" or "enhanced".'
+        default="comprehensive-3d", description='SR storage SOP class: "comprehensive-3d", "comprehensive" or "enhanced".'
     )
     uid_root: Annotated[str, AfterValidator(types.check_uid_root)] = Field(
-        default="", description="Root of the UIDs we make; empty: 2.25 (UUID-derived)."
+        default="", description="Root of the generated UIDs; empty: 2.25 (UUID-derived)."
     )
     include_absent: bool = Field(
-        default=True, description="Report findings that are absent, too; false: only in a study where all of them are."
+        default=True, description="Report absent findings too; false: only in a study where every finding is absent."
     )
     rescored_studies: Literal["all", "changed", "none"] = Field(
-        default="changed", description='Studies scored again that get another SR: "all", "changed" (a decision differs) or "none".'
+        default="changed", description='Rescored studies that get another SR: "all", "changed" (a decision differs) or "none".'
     )
     manufacturer: str = Field(
         default="radclipd", min_length=1, max_length=64, description="Manufacturer in the SR's equipment module."
     )
-    institution_name: str = Field(default="", max_length=64, description="Institution Name in the SR; empty: left out.")
+    institution_name: str = Field(default="", max_length=64, description="Institution Name in the SR; empty: omitted.")
     series_number: int = Field(default=9001, ge=1, le=2**31 - 1, description="Series Number of the reports.")
 
 
 class LabelsConfig(Section):
-    """[labels]: what readers say."""
+    """[labels]: statements of readers, and their consensus."""
 
     policy: Literal["newest", "majority", "adjudicator"] = Field(
-        default="newest", description='Where readers disagree: "newest", "majority" or "adjudicator".'
+        default="newest", description='Consensus of readers who disagree: "newest", "majority" or "adjudicator".'
     )
     adjudicators: StringTuple = Field(
-        default=(), description='Readers whose word decides, first the first, where policy = "adjudicator".'
+        default=(), description='Readers whose labels decide if policy = "adjudicator", in order of precedence.'
     )
     accept_sr: Literal["person-or-verified", "verified", "none"] = Field(
-        default="person-or-verified", description='Reports read for labels: "person-or-verified", "verified" or "none".'
+        default="person-or-verified", description='SRs that are read for labels: "person-or-verified", "verified" or "none".'
     )
     key_object_titles: Annotated[dict[str, str], AfterValidator(types.check_document_titles)] = Field(
-        default={}, description='Key objects read for labels, by the code of their title: { "113000,DCM" = "Mass=present" }.'
+        default={},
+        description='Key objects that are read for labels, by the code of their title: { "113000,DCM" = "Mass=present" }.',
     )
 
     @field_validator("adjudicators")
@@ -209,98 +233,135 @@ class LabelsConfig(Section):
 
 
 class LearnConfig(Section):
-    """[learn]: from labels to a candidate version, and what it must show to serve."""
+    """[learn]: from labels to a candidate version, and the gate that the candidate must pass."""
 
     method: Literal["auto", "stage-1", "partial"] = Field(
-        default="auto", description='"stage-1" (frozen encoder), "partial" (last blocks unfrozen) or "auto" (the better of both).'
+        default="auto", description='"stage-1" (frozen encoder), "partial" (last blocks unfrozen) or "auto" (the better one).'
     )
-    unfrozen_blocks: int = Field(default=2, ge=0, description="How many of the encoder's last blocks are unfrozen.")
+    unfrozen_blocks: int = Field(default=2, ge=0, description="Number of the encoder's last blocks that are unfrozen.")
     devices: Literal["auto"] | PositiveInteger = Field(
         default="auto",
-        description='GPUs that unfreeze them, or CPU processes: "auto" (every GPU that model.device allows) or a number.',
+        description='GPUs, or CPU processes, that train the unfrozen blocks: "auto" (all GPUs of model.device) or a number.',
     )
-    min_positives: int = Field(default=4, ge=2, description="Studies that must show a finding before it is learnt.")
-    folds: int = Field(default=5, ge=2, description="Groups of patients that are held out in turn; fewer patients: one at a time.")
+    min_positives: int = Field(default=4, ge=2, description="Minimum number of positive studies for a finding to be learnt.")
+    folds: int = Field(
+        default=5, ge=2, description="Patient-wise cross-validation folds; with fewer patients: leave one patient out."
+    )
     unlabelled_studies: int = Field(
-        default=1000, ge=0, description="Newest studies of the archive that are looked at for how films differ."
+        default=1000, ge=0, description="Newest studies whose images, without labels, estimate the variation between images."
     )
-    seed: int = Field(default=0, ge=0, description="Same seed and labels, same weights.")
+    seed: int = Field(default=0, ge=0, description="Random seed; the same seed and labels give the same weights.")
     cron: Annotated[str, AfterValidator(check_crontab)] = Field(
-        default="30 2 * * *", description='When the scheduler looks for new labels: a crontab line, UTC; "": never.'
+        default="30 2 * * *", description='Schedule of the check for new labels: a crontab line, UTC; "": never.'
     )
-    min_new_labels: PositiveInteger = Field(default=20, description="It learns when at least so many statements are new.")
-    promote: Literal["auto", "by-hand"] = Field(
-        default="by-hand", description='A candidate that passes the gate: "by-hand" waits for a person, "auto" serves at once.'
+    min_new_labels: PositiveInteger = Field(
+        default=20, description="Minimum number of new labels for a scheduled round of learning."
     )
-    min_gate_patients: PositiveInteger = Field(default=10, description="Patients that a candidate must have been measured on.")
-    gate_confidence: Fraction = Field(default=0.9, description="Share of resamples in which a candidate must not be worse.")
+    promote: Literal["auto", "manual"] = Field(
+        default="manual", description='A candidate that passes the gate: "manual" waits for a person, "auto" serves at once.'
+    )
+    min_gate_patients: PositiveInteger = Field(
+        default=10, description="Minimum number of patients that a candidate is measured on."
+    )
+    gate_confidence: Fraction = Field(
+        default=0.9, description="Share of bootstrap resamples in which a candidate must not be worse."
+    )
 
 
 class WorklistConfig(Section):
-    """[worklist]: what is put before the readers next. Shares are of a list, on average; they need not add up to 1."""
+    """[worklist]: which studies to label next. Shares are of a list, on average; they need not add up to 1."""
 
-    positives: Fraction = Field(default=0.35, description="Share that looks for positives of the findings that have fewest.")
-    disagreement: Fraction = Field(default=0.05, description="Share that the serving version and zero-shot rank furthest apart.")
-    uncertainty: Fraction = Field(default=0.05, description="Share on which the serving version is undecided.")
-    typicality: Fraction = Field(default=0.0, description="Share that is typical of studies of which few were read.")
-    coverage: Fraction = Field(default=0.45, description="Share that is unlike everything that was read: where rare findings are.")
+    positives: Fraction = Field(
+        default=0.35, description="Share for likely positives of the findings with the fewest positive labels."
+    )
+    disagreement: Fraction = Field(
+        default=0.05, description="Share for studies that the serving version and zero-shot rank most differently."
+    )
+    uncertainty: Fraction = Field(default=0.05, description="Share for studies with the highest entropy of the serving version.")
+    coverage: Fraction = Field(
+        default=0.45, description="Share for studies unlike every labelled study; rare findings are found there."
+    )
     monitoring: Fraction = Field(
-        default=0.1, description="Share drawn by lot: it only measures, its patients are never learnt from."
+        default=0.1, description="Share drawn at random for measurement only; patients of these studies are never learnt from."
     )
     max_patients: PositiveInteger = Field(
-        default=20_000, description="Of a larger archive so many patients, drawn by lot, are looked at."
+        default=20_000,
+        description="Maximum number of candidate patients; of a larger archive a random sample of this size is used.",
     )
     request_expiry_days: PositiveInteger = Field(
-        default=90, description="A study that nobody reads for so long keeps its patient's others off no more."
+        default=90, description="Days after which an unanswered request no longer excludes the other studies of its patient."
     )
-    seed: int = Field(default=0, ge=0, description="Same seed, archive and labels, same list.")
+    seed: int = Field(default=0, ge=0, description="Random seed; the same seed, archive and labels give the same list.")
 
     @field_validator("monitoring")
     @classmethod
     def _require_positive_share(cls, value: float, info: ValidationInfo) -> float:
-        if not value + sum(
-            info.data.get(share, 1.0) for share in ("positives", "disagreement", "uncertainty", "typicality", "coverage")
-        ):
-            raise ValueError("one share at least is above 0")
+        if not value + sum(info.data.get(share, 1.0) for share in ("positives", "disagreement", "uncertainty", "coverage")):
+            raise ValueError("at least one share must be above 0")
         return value
 
 
+class BackfillConfig(Section):
+    """[backfill]: import of an existing archive by `radclipd backfill`."""
+
+    reports: Literal["none", "all"] = Field(
+        default="none", description='SRs for imported studies: "none" (scores are in the catalog only) or "all".'
+    )
+    modalities: StringTuple = Field(
+        default=("CR", "DX"),
+        min_length=1,
+        description="Modalities of the series that are requested; add SR and KO to import labels.",
+    )
+    days_per_query: PositiveInteger = Field(default=7, description="Study days per query.")
+    max_instances_per_minute: float = Field(
+        default=0, ge=0, allow_inf_nan=False, description="Rate limit, instances per minute; 0: none."
+    )
+    max_bytes_per_second: ByteSize = Field(default=ByteSize(0), description="Rate limit, bytes per second on average; 0: none.")
+    authorization_file: str = Field(
+        default="",
+        description="File that holds the Authorization header for the archive's URL; a bare name is a systemd credential.",
+    )
+    timeout_seconds: PositiveSeconds = Field(
+        default=60, description="Seconds to wait for a connection or an answer of the archive."
+    )
+
+
 class WorkConfig(Section):
-    """[work]: jobs, tries and rests."""
+    """[work]: jobs, leases, retries and the circuit breaker."""
 
     lease_seconds: PositiveSeconds = Field(
-        default=120, description="A worker that gives no sign for this long loses its job to another."
+        default=120, description="Seconds without a heartbeat after which a worker loses its job to another worker."
     )
-    max_attempts: PositiveInteger = Field(
-        default=8, description="Tries before a job is set aside for a person (radclipd quarantine)."
+    max_attempts: PositiveInteger = Field(default=8, description="Attempts before a job is quarantined (radclipd jobs).")
+    retry_base_seconds: PositiveSeconds = Field(
+        default=2, description="Maximum back-off before the second attempt; doubles with each attempt."
     )
-    retry_base_seconds: PositiveSeconds = Field(default=2, description="Longest wait before the second try; doubles with each try.")
-    retry_cap_seconds: PositiveSeconds = Field(default=3600, description="Longest wait between two tries.")
+    retry_cap_seconds: PositiveSeconds = Field(default=3600, description="Maximum back-off between two attempts.")
     circuit_threshold: PositiveInteger = Field(
-        default=3, description="Failures in a row to reach the archive before sending rests."
+        default=3, description="Consecutive failures to reach the archive that open the circuit breaker."
     )
     circuit_open_seconds: PositiveSeconds = Field(
-        default=30, description="How long sending rests before one job tries the archive again."
+        default=30, description="Seconds that the circuit breaker stays open before one job tries the archive again."
     )
-    poll_seconds: PositiveSeconds = Field(default=0.5, description="How often an idle worker looks for a job.")
-    keep_done_days: Seconds = Field(default=30, description="Finished jobs are forgotten after this many days.")
+    poll_seconds: PositiveSeconds = Field(default=0.5, description="Interval at which an idle worker polls for jobs.")
+    keep_done_days: Seconds = Field(default=30, description="Days after which finished jobs are deleted.")
 
 
 class MetricsConfig(Section):
-    """[metrics]: figures for Prometheus, served by the dispatcher. They name no patient, study or reader."""
+    """[metrics]: Prometheus metrics, served by the dispatcher. They name no patient, study or reader."""
 
-    enabled: bool = Field(default=False, description="Answer scrapes at http://ADDRESS:PORT/metrics.")
+    enabled: bool = Field(default=False, description="Serve metrics at http://ADDRESS:PORT/metrics.")
     address: str = Field(
         default="127.0.0.1", min_length=1, description="Address to listen on; there is no password, so keep it off open networks."
     )
-    port: Port = Field(default=9612, description="TCP port for it; the dispatcher of each host needs one of its own.")
+    port: Port = Field(default=9612, description="TCP port to listen on; the dispatcher of each host needs its own.")
 
 
 class LogConfig(Section):
-    """[log]: lines about the work, never about the patient."""
+    """[log]: events of the daemon. They name no patient."""
 
     format: Literal["auto", "journald", "json", "console"] = Field(
-        default="auto", description='"auto" (by where the lines go), "journald", "json" or "console".'
+        default="auto", description='"auto" (chosen by the kind of standard error), "journald", "json" or "console".'
     )
     level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description='"debug", "info", "warning" or "error".'

@@ -35,20 +35,20 @@ port = {archive_port}
 
 [storage]
 directory = "{folder}/images"
-minimum_free = "256MiB"
+min_free = "256MiB"
 
 [catalog]
 url = "sqlite:///{folder}/radclipd.db"
 
 [study]
-quiet_seconds = 2
+stable_age_seconds = 2
 
 [model]
 directory = "{folder}/models"
 
-[prefix]
-directory = "{folder}/prefixes"
-limit = "1GiB"
+[activation_cache]
+directory = "{folder}/activations"
+max_size = "1GiB"
 
 [learn]
 cron = ""  # the demonstration says when

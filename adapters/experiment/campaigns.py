@@ -43,12 +43,11 @@ class SelectionStrategy:
 
 
 def build_strategies(policy: SelectionPolicy) -> list[SelectionStrategy]:
-    """Return what is compared: one kind of reason alone, three times, and the shares of `policy`."""
+    """Return what is compared: one kind of reason alone, twice, and the shares of `policy`."""
     nothing = {reason.value: 0.0 for reason in SelectionReason}
     return [
         SelectionStrategy(RANDOM, SelectionPolicy(**nothing | {SelectionReason.MONITORING.value: 1.0}), learns_from_random=True),
         SelectionStrategy("uncertainty", SelectionPolicy(**nothing | {SelectionReason.UNCERTAINTY.value: 1.0})),
-        SelectionStrategy("typicality", SelectionPolicy(**nothing | {SelectionReason.TYPICALITY.value: 1.0})),
         SelectionStrategy(WORKLIST, policy),
     ]
 

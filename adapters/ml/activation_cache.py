@@ -32,7 +32,7 @@ _log = structlog.get_logger("radclipd.gpu")
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationCacheSettings:
-    """`[prefix]` of the configuration. `limit`, `reserve_bytes`: bytes; `k`: in front of how many last blocks the encoder is cut.
+    """`[activation_cache]` of the configuration. `max_bytes`, `reserve_bytes`: bytes; `k`: unfrozen blocks behind the activations.
 
     `rendering`: the number of the way in which a stored file becomes an image.
     """
@@ -117,7 +117,7 @@ class ActivationCache:
             self._rests_until = self._clock() + BACKOFF_SECONDS
             self.close()
             if not self._troubled:
-                hint = getattr(error, "hint", "") or "see [prefix] of the configuration"
+                hint = getattr(error, "hint", "") or "see [activation_cache] of the configuration"
                 _log.warning("the prefix store cannot be used", error=str(error), hint=hint)
             self._troubled = True
             return default

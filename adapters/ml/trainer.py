@@ -66,7 +66,7 @@ class TrainingStore(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSettings:
-    """`[learn]`, `[model]` and `[prefix]` of the configuration.
+    """`[learn]`, `[model]` and `[activation_cache]` of the configuration.
 
     `band`: the widest undetermined zone; `devices`: see `choose_devices`; `threads`: 0 leaves torch's choice; `precision`: that of
     scoring, with which it shares what is kept; `kept`: of the same k as the plan, None keeps nothing.

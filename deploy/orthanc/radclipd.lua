@@ -1,28 +1,28 @@
--- Forwards chest radiographs from Orthanc to radclipd, and sees to it that they arrive. Orthanc 1.10 and newer.
+-- Forwards chest radiographs from Orthanc to radclipd and retries failed store jobs. Orthanc 1.10 and newer.
 --
--- * A stable study: its CR and DX images go to the modality "radclipd", each once, and after them the readers' reports (SR) and key
---   objects (KO) of the same study, which may hold labels. Anything radclipd made never goes.
--- * A failed store job is sent again, later and later, until it succeeds. Orthanc itself does not send again.
--- * What has been forwarded is remembered in the study's metadata, so a report that comes back sends nothing.
+-- * A stable study: its CR and DX instances are sent to the modality "radclipd", each once; then the readers' reports (SR) and key
+--   objects (KO) of the same study, which may hold labels. Objects made by radclipd are never sent.
+-- * A failed store job is retried with back-off until it succeeds. Orthanc itself does not retry.
+-- * The forwarded instances are recorded in the study's metadata, so a report that comes back sends nothing.
 --
--- Callbacks of the same names in scripts loaded before this one still run.
+-- Callbacks of the same names in scripts loaded earlier still run.
 
 local MODALITY = 'radclipd'         -- symbolic name in "DicomModalities"
 local RADIOGRAPHY = { CR = true, DX = true }
 local DOCUMENTS = { SR = true, KO = true }
-local METADATA = '4711'             -- of a study: Orthanc identifiers of the images that radclipd has
+local METADATA = '4711'             -- of a study: Orthanc identifiers of the instances that radclipd has
 local settings = GetOrthancConfiguration().Radclipd or {}
-local FIRST_WAIT = settings.FirstWait or 10       -- seconds before sending again; doubles up to
+local FIRST_WAIT = settings.FirstWait or 10       -- seconds before the first retry; doubles up to
 local LONGEST_WAIT = settings.LongestWait or 600
 local WITH_DOCUMENTS = settings.Documents ~= false
-local MOST_REFUSALS = settings.MostRefusals or 20 -- of one study by a radclipd that is there; then it is left for a person
-local CHANGES_AT_START = 4000       -- how far back a starting Orthanc looks for studies it had not finished
-local JOB_TIME = 3600               -- seconds after which a job that was never heard of again counts as lost
+local MOST_REFUSALS = settings.MostRefusals or 20 -- of one study by a running radclipd; then it is left for a person
+local CHANGES_AT_START = 4000       -- changes that a starting Orthanc searches for unfinished studies
+local JOB_TIME = 3600               -- seconds without a result after which a job counts as lost
 
 local pending = {}                  -- study -> { refusals, busy_until }
 local wait = FIRST_WAIT
 local next_try = 0
-local timer = nil                   -- the study that a sleeping shell will send
+local timer = nil                   -- the study that a waiting shell will send
 
 local function get(path)
   local answer = RestApiGet(path)
@@ -33,9 +33,9 @@ local function log(message)
   print('radclipd: ' .. message)
 end
 
--- What is to be sent -------------------------------------------------------------------------------------------------------
+-- Selection of instances ---------------------------------------------------------------------------------------------------
 
-local function remembered(study)
+local function read_forwarded(study)
   local known, ids = false, {}
   for _, name in ipairs(get('/studies/' .. study .. '/metadata') or {}) do
     known = known or name == METADATA or name == 'RadclipdForwarded'
@@ -46,8 +46,8 @@ local function remembered(study)
   return ids, known
 end
 
-local function remember(study, images)
-  local ids = remembered(study)
+local function record_forwarded(study, images)
+  local ids = read_forwarded(study)
   for _, id in ipairs(images) do ids[id] = true end
   local list = {}
   for id in pairs(ids) do table.insert(list, id) end
@@ -59,9 +59,9 @@ local function made_by_radclipd(image)
   return tags.ManufacturerModelName == 'radclipd'
 end
 
--- Images first: a document that is refused ends the job, and must not keep a film back.
-local function unsent(study)
-  local chosen, ids, radiographs = {}, remembered(study), 0
+-- Images first: a refused document ends the job and must not hold back an image.
+local function find_unsent(study)
+  local chosen, ids, radiographs = {}, read_forwarded(study), 0
   local all_series = get('/studies/' .. study .. '/series') or {}
   local function choose(modalities)
     for _, series in ipairs(all_series) do
@@ -82,26 +82,26 @@ end
 
 -- Sending ------------------------------------------------------------------------------------------------------------------
 
-local function order(images)
+local function store_request(images)
   return DumpJson({ Resources = images, Asynchronous = true }, true)
 end
 
 local function forward(study)
   local state = pending[study] or { refusals = 0, busy_until = 0 }
   if state.busy_until > os.time() then return end
-  local images = unsent(study)
+  local images = find_unsent(study)
   if #images == 0 then
     pending[study] = nil
     return
   end
   state.busy_until = os.time() + JOB_TIME
   pending[study] = state
-  local _, tried = remembered(study)
-  if not tried then remember(study, {}) end -- a restarted Orthanc finds by this what it had begun
-  RestApiPost('/modalities/' .. MODALITY .. '/store', order(images))
+  local _, tried = read_forwarded(study)
+  if not tried then record_forwarded(study, {}) end -- marks the study as begun, for a restarted Orthanc
+  RestApiPost('/modalities/' .. MODALITY .. '/store', store_request(images))
 end
 
-local function least_refused()
+local function find_least_refused()
   local found = nil
   for study, state in pairs(pending) do
     if state.busy_until <= os.time() and (not found or state.refusals < pending[found].refusals) then found = study end
@@ -109,29 +109,29 @@ local function least_refused()
   return found
 end
 
--- Sending again ------------------------------------------------------------------------------------------------------------
--- Orthanc 1.11.1 and newer beat (LuaHeartBeatPeriod). Older ones have no clock for scripts: a sleeping shell asks Orthanc, over
--- its REST API, to send one waiting study; the end of that job wakes this script again. One shell at a time, and only while
--- something waits.
+-- Retries ------------------------------------------------------------------------------------------------------------------
+-- Orthanc 1.11.1 and newer have a heartbeat for scripts (LuaHeartBeatPeriod). For older releases a waiting shell asks Orthanc, by
+-- its REST API, to send one pending study; the end of that job runs this script again. One shell at a time, and only while a study
+-- is pending.
 
-local function beats(config)
+local function has_heartbeat(config)
   local major, minor, patch = string.match(get('/system').Version, '(%d+)%.(%d+)%.(%d+)')
   local version = major and major * 1000000 + minor * 1000 + patch or math.huge -- "mainline" has no number
   return version >= 1011001 and (config.LuaHeartBeatPeriod or 0) > 0
 end
 
-local function quoted(text)
+local function quote(text)
   return '"' .. string.gsub(text, '[\\"]', '\\%0') .. '"'
 end
 
-local function curl_order(config, images)
+local function curl_request(config, images)
   local scheme = config.SslEnabled and 'https' or 'http'
   local lines = {
-    'url = ' .. quoted(scheme .. '://127.0.0.1:' .. math.floor(config.HttpPort or 8042) .. '/modalities/' .. MODALITY .. '/store'),
-    'data = ' .. quoted(order(images)),
+    'url = ' .. quote(scheme .. '://127.0.0.1:' .. math.floor(config.HttpPort or 8042) .. '/modalities/' .. MODALITY .. '/store'),
+    'data = ' .. quote(store_request(images)),
   }
   for name, password in pairs(config.RegisteredUsers or {}) do
-    table.insert(lines, 'user = ' .. quoted(name .. ':' .. password))
+    table.insert(lines, 'user = ' .. quote(name .. ':' .. password))
     break
   end
   if config.SslEnabled then table.insert(lines, 'insecure') end
@@ -140,85 +140,85 @@ end
 
 local function start_timer(seconds)
   local config = GetOrthancConfiguration()
-  local asleep = timer and pending[timer] and pending[timer].busy_until > os.time()
-  if asleep or beats(config) then return end
-  local study = least_refused()
+  local waiting = timer and pending[timer] and pending[timer].busy_until > os.time()
+  if waiting or has_heartbeat(config) then return end
+  local study = find_least_refused()
   if not study then return end
-  -- The order goes in by standard input, so no password shows in a process list; Orthanc's sockets are closed in the shell.
-  local shell = io.popen('exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-; order=$(cat); (sleep ' .. math.floor(seconds)
-    .. '; printf "%s\\n" "$order" | curl --silent --max-time 60 --config -) >/dev/null 2>&1 &', 'w')
+  -- The request goes through standard input, so no password shows in a process list; the shell closes Orthanc's sockets.
+  local shell = io.popen('exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-; request=$(cat); (sleep ' .. math.floor(seconds)
+    .. '; printf "%s\\n" "$request" | curl --silent --max-time 60 --config -) >/dev/null 2>&1 &', 'w')
   if not shell then
-    log('no shell to wait in: what failed is sent again with the next stable study')
+    log('cannot start a shell: failed studies are retried with the next stable study')
     return
   end
-  shell:write(curl_order(config, unsent(study)))
+  shell:write(curl_request(config, find_unsent(study)))
   shell:close()
   timer = study
-  pending[study].busy_until = os.time() + seconds + 90 -- heard nothing by then: the shell, or curl, is not there
+  pending[study].busy_until = os.time() + seconds + 90 -- no result by then: the shell or curl is missing
 end
 
-local function send_again_later()
-  if os.time() < next_try then return end -- many jobs fail at once; one wait is enough
+local function schedule_retry()
+  if os.time() < next_try then return end -- many jobs fail at once; one back-off is enough
   next_try = os.time() + wait
   start_timer(wait)
   wait = math.min(2 * wait, LONGEST_WAIT)
 end
 
-local function send_all_waiting()
+local function forward_all_pending()
   local studies = {}
   for study in pairs(pending) do table.insert(studies, study) end
   for _, study in ipairs(studies) do forward(study) end
 end
 
--- What Orthanc tells us ----------------------------------------------------------------------------------------------------
+-- Callbacks of Orthanc -----------------------------------------------------------------------------------------------------
 
--- Returns the job if it was ours, its study and its images.
+-- Returns the job, its study and its instances; nothing for the job of another modality.
 local function our_job(id)
   local job = get('/jobs/' .. id)
   if not job or job.Type ~= 'DicomModalityStore' then return end
   local modality = get('/modalities/' .. MODALITY .. '/configuration')
   if not modality or job.Content.RemoteAet ~= modality.AET then return end
   local images = job.Content.ParentResources or {}
-  local parent = images[1] and get('/instances/' .. images[1] .. '/study') -- nothing for a study sent as a whole, by hand
+  local parent = images[1] and get('/instances/' .. images[1] .. '/study') -- nothing for a study that a user sent as a whole
   if parent then return job, parent.ID, images end
 end
 
-local function succeeded(id)
+local function on_success(id)
   local job, study, images = our_job(id)
   if not job then return end
-  remember(study, images)
+  record_forwarded(study, images)
   pending[study] = nil
   wait, next_try = FIRST_WAIT, 0
-  forward(study) -- what came while the job ran
-  send_all_waiting()
+  forward(study) -- instances that came while the job ran
+  forward_all_pending()
 end
 
--- A radclipd that is away, starting, or out of disk says nothing about the study.
-local function about_radclipd(details)
+-- An unreachable radclipd, or one without disk space, does not count as a refusal of the study.
+local function is_unreachable(details)
   return string.find(details, 'connecting to AET', 1, true) or string.find(details, 'status 0xA7', 1, true)
 end
 
-local function failed(id)
+local function on_failure(id)
   local job, study = our_job(id)
   if not job then return end
   local state = pending[study] or { refusals = 0 }
   local details = job.ErrorDetails or ''
   state.busy_until = 0
-  if not about_radclipd(details) then state.refusals = state.refusals + 1 end
+  if not is_unreachable(details) then state.refusals = state.refusals + 1 end
   if state.refusals >= MOST_REFUSALS then
-    log('study ' .. study .. ' was refused ' .. MOST_REFUSALS .. ' times and is left alone: ' .. details)
+    log('study ' .. study .. ' was refused ' .. MOST_REFUSALS .. ' times and is not retried: ' .. details)
     state = nil
   end
   pending[study] = state
-  if next(pending) then send_again_later() end
+  if next(pending) then schedule_retry() end
 end
 
-local function beat()
-  local study = os.time() >= next_try and least_refused()
+local function on_heartbeat()
+  local study = os.time() >= next_try and find_least_refused()
   if study then forward(study) end
 end
 
--- What was being sent, or was not yet stable, when Orthanc last stopped.
+-- Forwards studies whose transfer had begun, or that were not yet stable, when Orthanc last stopped.
 local function resume()
   local last = get('/changes?last').Last or 0
   local changes = get('/changes?since=' .. math.max(0, math.floor(last) - CHANGES_AT_START) .. '&limit=' .. CHANGES_AT_START)
@@ -229,21 +229,21 @@ local function resume()
     if change.ChangeType == 'Deleted' then stable[change.ID] = nil end
   end
   for study, settled in pairs(stable) do
-    local _, tried = remembered(study)
+    local _, tried = read_forwarded(study)
     if tried or not settled then forward(study) end
   end
 end
 
-local function also(name, react)
+local function add_callback(name, callback)
   local earlier = _G[name]
   _G[name] = function(...)
     if earlier then earlier(...) end
-    return react(...)
+    return callback(...)
   end
 end
 
-also('OnStableStudy', forward)
-also('OnJobSuccess', succeeded)
-also('OnJobFailure', failed)
-also('OnHeartBeat', beat)
-also('Initialize', resume)
+add_callback('OnStableStudy', forward)
+add_callback('OnJobSuccess', on_success)
+add_callback('OnJobFailure', on_failure)
+add_callback('OnHeartBeat', on_heartbeat)
+add_callback('Initialize', resume)

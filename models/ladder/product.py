@@ -56,7 +56,7 @@ class RadclipdMethod:
 
     Everything is drawn from the plan's own seed, as in the daemon, so the copies of a film are the same in every support that
     holds it, and what the frozen blocks make of them is kept. The pool is the archive that whitens. A finding is learnt from one
-    positive on: the least number that `[learn] minimum_positives` asks for is a rule of the daemon, not of the learner.
+    positive on: the least number that `[learn] min_positives` asks for is a rule of the daemon, not of the learner.
     """
 
     name = PRODUCT

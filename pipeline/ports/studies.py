@@ -56,14 +56,14 @@ class Studies(Protocol):
         self,
         version: int,
         *,
-        ask_again_days: float,
+        request_expiry_days: float,
         patients: Collection[int] | None = None,
         among: Collection[str] | None = None,
     ) -> dict[str, str]:
         """Return StudyInstanceUID -> patient key, by UID, of the scored studies that may be asked for.
 
         They have predictions of this version and were not asked for. Left out is every study of a patient of whom any study has a
-        label, withdrawn or not, was asked for in the last `ask_again_days` days, or was ever asked for to measure with. Only
+        label, withdrawn or not, was asked for in the last `request_expiry_days` days, or was ever asked for to measure with. Only
         studies of the patients with these numbers, only those with these UIDs, where they are given.
         """
 

@@ -69,7 +69,7 @@ def test_a_late_film_brings_a_second_report_that_names_the_first(place: Installa
 
 @pytest.mark.parametrize("study", [{"ask_archive": True}, {"settle_on_release": True}], ids=["count", "release"])
 def test_a_study_need_not_wait_for_quiet(tmp_path: Path, template: Installation, study: dict[str, bool]) -> None:
-    place = Installation(tmp_path, study={"quiet_seconds": 3600} | study)
+    place = Installation(tmp_path, study={"stable_age_seconds": 3600} | study)
     place.copy_of(template)
     film = dx()
     with place.archive() as archive, place.running():
@@ -204,12 +204,12 @@ def scrape(port: int) -> str:
 
 
 def test_a_slip_in_the_configuration_is_one_line_with_the_nearest_key(place: Installation) -> None:
-    place.config.write_text(place.config.read_text().replace("quiet_seconds", "quite_seconds"))
+    place.config.write_text(place.config.read_text().replace("stable_age_seconds", "stable_aeg_seconds"))
     done = place.run("studies", check=False)
     first, hint = done.stderr.splitlines()
     assert done.returncode == 78
     assert "study.quite_seconds" in first
-    assert "study.quiet_seconds" in first + hint
+    assert "study.stable_age_seconds" in first + hint
 
 
 def test_what_was_received_is_stored_byte_for_byte(place: Installation, archive: EmbeddedArchive) -> None:

@@ -26,13 +26,13 @@ PATIENCE = 300.0
 @pytest.fixture
 def place(tmp_path: Path, template: Installation) -> Installation:
     """A round of learning waits: more than a thousand steps."""
-    settings = {"method": "partial", "blocks": 1, "gate_patients": 4, "folds": 8}
-    installation = Installation(tmp_path, learn=settings, prefix={"directory": str(tmp_path / "prefixes")})
+    settings = {"method": "partial", "unfrozen_blocks": 1, "min_gate_patients": 4, "folds": 8}
+    installation = Installation(tmp_path, learn=settings, activation_cache={"directory": str(tmp_path / "activations")})
     installation.copy_of(template)
     catalog = SqlCatalog(installation.url)
     labelled_archive.fill(catalog, FileImageStore(tmp_path / "images"))
     labelled_archive.label(installation.url)
-    assert learn.enqueue_learning(catalog=catalog, minimum_labels=1)
+    assert learn.enqueue_learning(catalog=catalog, min_new_labels=1)
     catalog.dispose()
     return installation
 

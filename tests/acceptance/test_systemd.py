@@ -28,12 +28,12 @@ PORT = 11112
 WATCHDOG_SECONDS = 12
 SETTINGS = {
     "calling_ae_titles": '["ORTHANC", "STORESCU"]',
-    "minimum_free": '"64MiB"',
-    "quiet_seconds": "0.5",
+    "min_free": '"64MiB"',
+    "stable_age_seconds": "0.5",
     "batch_size": "2",
     "threads": "1",
     "retry_cap_seconds": "3",
-    "circuit_rest_seconds": "1",
+    "circuit_open_seconds": "1",
 }
 NEEDED = ("systemd-nspawn", "debootstrap", "nsenter", "storescp", "storescu")
 
@@ -219,9 +219,9 @@ def test_a_reload_takes_the_new_configuration_and_a_slip_changes_nothing(hospita
     path = "/etc/radclipd/radclipd.toml"
     good = (hospital.machine.root / path.lstrip("/")).read_text()
     before = hospital.listener()
-    hospital.machine.write(path, good.replace("quiet_seconds", "quiet_secconds"))
+    hospital.machine.write(path, good.replace("stable_age_seconds", "stable_age_secconds"))
     assert hospital.machine.run("systemctl reload radclipd.service || echo refused") == "refused"
-    assert "did you mean study.quiet_seconds" in hospital.machine.journal()
+    assert "did you mean study.stable_age_seconds" in hospital.machine.journal()
     hospital.machine.run("systemctl kill --kill-whom=main --signal=HUP radclipd.service")
     until(lambda: "reload refused" in hospital.property("radclipd.service", "StatusText"), seconds=20, what="the refusal")
     assert hospital.property("radclipd.service", "ActiveState") == "active"

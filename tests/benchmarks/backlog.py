@@ -66,7 +66,7 @@ class Backlog:
         table = self._place.folder / "labels.csv"
         _write_labels(table, self.studies[:LABELLED])
         self._place.run("labels", "import", str(table), "--reader", "alice", timeout=PATIENCE)
-        assert learn.enqueue_learning(catalog=self._catalog, minimum_labels=1)
+        assert learn.enqueue_learning(catalog=self._catalog, min_new_labels=1)
         wait_for(self.learning, PATIENCE, self._place.told)
 
     def learning(self) -> bool:

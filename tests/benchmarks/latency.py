@@ -110,10 +110,10 @@ def _line(template: Installation) -> Iterator[Line]:
         place = Installation(
             Path(temporary),
             archive={"port": orthanc.dicom_port, "timeout_seconds": 30},
-            study={"quiet_seconds": 3600, "settle_on_release": True},
+            study={"stable_age_seconds": 3600, "settle_on_release": True},
             score={"threads": 0},
             work={"poll_seconds": 0.5, "lease_seconds": 120},
-            prefix={"limit": "1GiB", "fill": False},
+            activation_cache={"max_size": "1GiB", "warm": False},
         )
         place.copy_of(template)
         with place.running():

@@ -44,7 +44,7 @@ def measure(folder: Path, studies: int) -> dict[str, float]:
     with OrthancServer(folder / "orthanc", radclipd_port=nobody, forward=False) as orthanc:
         settings: dict[str, dict[str, Any]] = {
             "archive": {"port": orthanc.dicom_port},
-            "study": {"quiet_seconds": 3600, "settle_on_release": True},
+            "study": {"stable_age_seconds": 3600, "settle_on_release": True},
             "score": {"threads": 0},
         }
         place = Installation(folder, "", **settings)

@@ -78,7 +78,7 @@ def measure(folder: Path, films: int, rounds: int, clock: str) -> dict[str, Any]
     files, compressed = Films(folder / "images"), Films(folder / "compressed", transfer_syntax_uid=JPEG2000Lossless)
     archive = Archive(base, version, [files.film(number) for number in range(films)])
     served = replace(base, encoder=archive.classifier(None).encoder)  # in the precision in which the worker keeps
-    kept = ActivationCache(served, ActivationCacheSettings(directory=folder / "prefixes", max_bytes=1 << 30, k=K))
+    kept = ActivationCache(served, ActivationCacheSettings(directory=folder / "activations", max_bytes=1 << 30, k=K))
     archive.fill(kept, files)
     pixels = torch.cat([archive.decoded(files, some) for some in archive.batches])
     ways: dict[str, Callable[[], object]] = {

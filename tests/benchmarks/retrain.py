@@ -97,7 +97,7 @@ class Round:
         self, folder: Path, store: ModelStore, version: ModelVersion, recipe: Recipe, *, shots: int, background: int
     ) -> None:
         self._store, self._films, self._plan = store, Films(folder / "images"), TrainingPlan(method="partial", recipe=recipe)
-        self._kept = ActivationCacheSettings(directory=folder / "prefixes", max_bytes=LIMIT, k=K)
+        self._kept = ActivationCacheSettings(directory=folder / "activations", max_bytes=LIMIT, k=K)
         lessons = [self._lesson(number) for number in range(shots * len(FINDINGS))]
         self._course = TrainingSet(
             examples=tuple(lessons),

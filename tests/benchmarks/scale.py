@@ -84,7 +84,7 @@ def films(folder: Path, count: int, rounds: int) -> dict[str, Any]:
     """Return seconds, bytes and operations a film."""
     store, version = untrained(folder / "models")
     plain, compressed = Films(folder / "plain"), Films(folder / "j2k", transfer_syntax_uid=JPEG2000Lossless)
-    kept = ActivationCacheSettings(directory=folder / "prefixes", max_bytes=LIMIT)
+    kept = ActivationCacheSettings(directory=folder / "activations", max_bytes=LIMIT)
     scorer = load_scorer(
         version,
         store.root,

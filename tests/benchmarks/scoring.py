@@ -102,7 +102,7 @@ class Bench:
             catalog=CatalogConfig(url=f"sqlite:///{folder / 'catalog.db'}"),
             storage=StorageConfig(directory=folder / "images"),
             model=ModelConfig(directory=folder / "models", device=device),
-            activation_cache=ActivationCacheConfig(directory=folder / "prefixes", warm=False),
+            activation_cache=ActivationCacheConfig(directory=folder / "activations", warm=False),
             score=own.model_copy(update={"batch_size": batch}) if batch else own,
         )
         schema.upgrade(config.catalog.url)

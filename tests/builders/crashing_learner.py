@@ -96,7 +96,7 @@ class SlowLine(Line):
         return "done"
 
     def steps(self) -> dict[JobKind, work.BatchStep]:
-        scoring = score.ScorePolicy(aggregate="max", chest=self.chest, rescored="all")
+        scoring = score.ScorePolicy(aggregate="max", chest=self.chest, rescored_studies="all")
         step = partial(score.score, catalog=self.catalog, pixels=FakeImageReader(), scorers=FakeScorers(), policy=scoring)
         rest: dict[JobKind, Callable[[Job], None]] = {
             JobKind.REPORT: partial(report.report, catalog=self.catalog, images=self.images, writer=FakeReportWriter()),
@@ -118,7 +118,7 @@ class SlowLine(Line):
         policy = learn.LearnPolicy(
             labels=LabelPolicy(),
             chest=self.chest,
-            gate=rules.GatePolicy(min_patients=2, promote="auto" if (self.store.root / "auto").exists() else "by-hand"),
+            gate=rules.GatePolicy(min_patients=2, promote="auto" if (self.store.root / "auto").exists() else "manual"),
             min_positives=2,
             unlabelled_studies=2,
         )
@@ -146,7 +146,7 @@ def furnish(folder: Path, *, auto: bool = True) -> str:
         tx.labels.append(statements("Mass", {f"2.{number}": number % 2 == 1 for number in range(LABELLED)}, tx.now()))
         tx.jobs.put(JobKind.SCORE, STUDY)
     SlowLine(folder, url, Countdown(0)).work_at(STEADY)
-    assert learn.enqueue_learning(catalog=catalog, minimum_labels=LABELLED)
+    assert learn.enqueue_learning(catalog=catalog, min_new_labels=LABELLED)
     catalog.dispose()
     return url
 

@@ -26,8 +26,8 @@ class Hospital:
         self.chest = rules.ChestPolicy()
         self.gate = rules.GatePolicy(promote="auto")
         self.reads_documents = True
-        self.rescored: Literal["all", "changed", "none"] = "changed"
-        self.backfilled: Literal["all", "none"] = "none"
+        self.rescored_studies: Literal["all", "changed", "none"] = "changed"
+        self.backfill_reports: Literal["all", "none"] = "none"
         self.work = work.WorkPolicy(lease_seconds=60, max_attempts=3, retry_base_seconds=1, retry_cap_seconds=8)
         self.circuit = CircuitPolicy(threshold=2, open_seconds=30)
         self.spare: Callable[[], bool] = lambda: False
@@ -66,7 +66,12 @@ class Hospital:
     def post(self, kind: JobKind) -> work.WorkerSpec:
         match kind:
             case JobKind.SCORE:
-                policy = score.ScorePolicy(aggregate="max", chest=self.chest, rescored=self.rescored, backfilled=self.backfilled)
+                policy = score.ScorePolicy(
+                    aggregate="max",
+                    chest=self.chest,
+                    rescored_studies=self.rescored_studies,
+                    backfill_reports=self.backfill_reports,
+                )
                 return work.WorkerSpec(
                     kind=kind,
                     claim_sizer=ClaimSizer(target_seconds=1.0, min_jobs=8, max_jobs=8),

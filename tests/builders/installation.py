@@ -40,13 +40,13 @@ class Installation:
         settings: dict[str, dict[str, Any]] = {
             "listener": {"host": "127.0.0.1", "port": self.port, "drain_seconds": 5},
             "archive": {"port": self.archive_port, "timeout_seconds": 5},
-            "storage": {"directory": str(folder / "images"), "minimum_free": "1MiB"},
+            "storage": {"directory": str(folder / "images"), "min_free": "1MiB"},
             "catalog": {"url": url or f"sqlite:///{folder / 'catalog.db'}"},
-            "study": {"quiet_seconds": 0.3},
+            "study": {"stable_age_seconds": 0.3},
             "model": {"directory": str(folder / "models")},
-            "prefix": {"directory": str(folder / "prefixes"), "limit": "64MiB"},
+            "activation_cache": {"directory": str(folder / "activations"), "max_size": "64MiB"},
             "score": {"threads": 1},
-            "work": {"poll_seconds": 0.1, "lease_seconds": 5, "circuit_rest_seconds": 0.5, "retry_base_seconds": 0.2},
+            "work": {"poll_seconds": 0.1, "lease_seconds": 5, "circuit_open_seconds": 0.5, "retry_base_seconds": 0.2},
             "log": {"format": "json", "level": "info"},
         }
         for name, keys in sections.items():

@@ -74,8 +74,8 @@ class ListenerSettings:
     ae_title: str = "RADCLIPD"
     called_ae_titles: Sequence[str] = ()
     calling_ae_titles: Sequence[str] = ("ORTHANC",)
-    maximum_associations: int = 32
-    maximum_pdu: int = 0
+    max_associations: int = 32
+    max_pdu: int = 0
     other_storage: str = "refuse"
     network_timeout_seconds: float = 60
 
@@ -101,7 +101,7 @@ class Listener:
             mark_released,
             audit,
         )
-        self._places = AssociationLimit(slots or ProcessSlots(settings.maximum_associations))
+        self._places = AssociationLimit(slots or ProcessSlots(settings.max_associations))
         self._studies: WeakKeyDictionary[Association, set[str]] = WeakKeyDictionary()
         self._shared = slots is not None
         self._servers: list[DrainableServer] = []
@@ -114,7 +114,7 @@ class Listener:
         _config.LOG_HANDLER_LEVEL = "none"
         ae = AE(settings.ae_title)
         ae.maximum_associations = UNBOUNDED
-        ae.maximum_pdu_size = settings.maximum_pdu
+        ae.maximum_pdu_size = settings.max_pdu
         ae.network_timeout = settings.network_timeout_seconds
         ae.dimse_timeout = settings.network_timeout_seconds
         ae.supported_contexts = supported_contexts(other_storage=settings.other_storage)

@@ -346,7 +346,7 @@ def config_in(folder: Path, port: int = 0) -> Config:
     return Config.model_construct(
         metrics=MetricsConfig.model_construct(enabled=True, address="127.0.0.1", port=port or free_ports(1)[0]),
         storage=StorageConfig(directory=folder / "images"),
-        prefix=ActivationCacheConfig(directory=folder / "prefixes"),
+        activation_cache=ActivationCacheConfig(directory=folder / "activations"),
     )
 
 
@@ -365,8 +365,8 @@ def test_a_scrape(sql_catalog: SqlCatalog, page: Callable[[], str], tmp_path: Pa
     with sql_catalog.begin() as tx:
         tx.backfills.add_finished_days("folder /mnt/SECRET", [date(2025, 1, 1)])
         tx.backfills.finish_unit("folder /mnt/SECRET", BackfillUnit(key="f"), BackfillCounts(instances=2, bytes=7), [])
-    (tmp_path / "prefixes" / "a").mkdir(parents=True)
-    (tmp_path / "prefixes" / "a" / "shard").write_bytes(b"12345")
+    (tmp_path / "activations" / "a").mkdir(parents=True)
+    (tmp_path / "activations" / "a" / "shard").write_bytes(b"12345")
     text = page()
     assert faults_of(text) == []
     assert "SECRET" not in text

@@ -33,7 +33,7 @@ class Installation:
         self.config = Config.model_validate(
             {
                 "listener": {"host": "127.0.0.1", "port": free_ports(1)[0]},
-                "storage": {"directory": folder / "images", "minimum_free": 0},
+                "storage": {"directory": folder / "images", "min_free": 0},
                 "catalog": {"url": url},
                 "labels": labels,
             }

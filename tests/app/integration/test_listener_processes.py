@@ -21,7 +21,7 @@ from tests.builders.reception import associate, send, wait_for, with_meta
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Installation]:
-    made = Installation(tmp_path, listener={"processes": 2, "maximum_associations": 1})
+    made = Installation(tmp_path, listener={"processes": 2, "max_associations": 1})
     made.run("db", "upgrade")
     yield made
 

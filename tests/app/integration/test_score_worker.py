@@ -34,11 +34,11 @@ class Place:
         self.config = Config.model_validate(
             {
                 "catalog": {"url": url},
-                "storage": {"directory": folder / "images", "minimum_free": 0},
+                "storage": {"directory": folder / "images", "min_free": 0},
                 "model": {"directory": folder / "models", "device": "cpu"},
                 "score": {"threads": 1, "batch_size": 4},
-                "prefix": {"directory": folder / "prefixes", "limit": 1 << 20},
-                "learn": {"blocks": 1},
+                "activation_cache": {"directory": folder / "activations", "max_size": 1 << 20},
+                "learn": {"unfrozen_blocks": 1},
             }
         )
         self.catalog = SqlCatalog(url)
@@ -88,7 +88,9 @@ def test_a_later_version_scores_what_was_kept_without_the_files(place: Place, wa
     if way == "in passing":
         first = place.scores(1)
     else:
-        plain = place.config.model_copy(update={"prefix": place.config.activation_cache.model_copy(update={"keep": False})})
+        plain = place.config.model_copy(
+            update={"activation_cache": place.config.activation_cache.model_copy(update={"enabled": False})}
+        )
         assert rescore.rescore(catalog=place.catalog) == FILMS
         place.work(plain)
         first = place.scores(1)
@@ -100,8 +102,10 @@ def test_a_later_version_scores_what_was_kept_without_the_files(place: Place, wa
 
 
 def test_nothing_is_kept_where_configuration_says_so(place: Place) -> None:
-    place.config = place.config.model_copy(update={"prefix": place.config.activation_cache.model_copy(update={"keep": False})})
+    place.config = place.config.model_copy(
+        update={"activation_cache": place.config.activation_cache.model_copy(update={"enabled": False})}
+    )
     rescore.rescore(catalog=place.catalog)
     place.work()
     assert place.scores(1).shape == (FILMS, 14)
-    assert not (place.folder / "prefixes").exists()
+    assert not (place.folder / "activations").exists()

@@ -79,12 +79,12 @@ class FakeStudies:
         self,
         version: int,
         *,
-        ask_again_days: float,
+        request_expiry_days: float,
         patients: Collection[int] | None = None,
         among: Collection[str] | None = None,
     ) -> dict[str, str]:
         everyone = self._patient_keys()
-        oldest = self._now() - timedelta(days=ask_again_days)
+        oldest = self._now() - timedelta(days=request_expiry_days)
         valid = (r for r in self._t.requests.values() if r.selection_reason == rules.MONITORING or r.asked_at > oldest)
         excluded = {label.study_instance_uid for label in self._t.labels} | {request.study_instance_uid for request in valid}
         known = {self._t.studies[uid].patient_key for uid in excluded}

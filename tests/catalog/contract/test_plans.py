@@ -174,8 +174,10 @@ STEPS: Mapping[str, Callable[[SqlTransaction, LargeArchive], object]] = {
     "a study": lambda tx, archive: (tx.studies.find(archive.study_uid(9)), tx.studies.instances(archive.study_uid(9))),
     "newest": lambda tx, _: tx.studies.newest_complete(limit=100),
     "left to score again": lambda tx, archive: tx.studies.unscored(SERVING, limit=100, numbers=look(archive.studies)),
-    "a lot of patients": lambda tx, _: tx.studies.label_candidates(SERVING, ask_again_days=90, patients=range(1, 60)),
-    "asked for just now": lambda tx, archive: tx.studies.label_candidates(SERVING, ask_again_days=90, among={archive.study_uid(9)}),
+    "a lot of patients": lambda tx, _: tx.studies.label_candidates(SERVING, request_expiry_days=90, patients=range(1, 60)),
+    "asked for just now": lambda tx, archive: tx.studies.label_candidates(
+        SERVING, request_expiry_days=90, among={archive.study_uid(9)}
+    ),
     "scores": lambda tx, archive: (
         tx.scores.predictions(archive.study_uid(9), SERVING),
         tx.scores.image_scores(archive.study_uid(9), SERVING),

@@ -58,8 +58,8 @@ def policy(**changes: Any) -> worklist.WorklistPolicy:
         "selection": SelectionPolicy(),
         "labels": LabelPolicy(),
         "chest": rules.ChestPolicy(),
-        "patients": 100,
-        "ask_again_days": 90,
+        "max_patients": 100,
+        "request_expiry_days": 90,
     }
     return worklist.WorklistPolicy(**{**values, **changes})
 
@@ -135,8 +135,10 @@ def test_a_withdrawn_label_still_counts_as_read(catalog: Catalog) -> None:
     import_statement(catalog, "1.1", findings={"Mass": LabelState.PRESENT})
     labels.withdraw([1], reader="alice", source="cli", catalog=catalog)
     with catalog.read() as tx:
-        assert list(tx.studies.label_candidates(2, ask_again_days=90)) == sorted(f"1.{number}" for number in range(2, STUDIES + 1))
-        assert tx.studies.label_candidates(7, ask_again_days=90) == {}
+        assert list(tx.studies.label_candidates(2, request_expiry_days=90)) == sorted(
+            f"1.{number}" for number in range(2, STUDIES + 1)
+        )
+        assert tx.studies.label_candidates(7, request_expiry_days=90) == {}
 
 
 def test_a_study_that_nobody_reads_holds_its_patient_for_a_while_only(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
@@ -145,9 +147,9 @@ def test_a_study_that_nobody_reads_holds_its_patient_for_a_while_only(catalog: C
     with catalog.begin() as tx:
         tx.requests.append([worklist_request("1.12", asked_at=tx.now())])
     pass_time(0.2)
-    soon = policy(ask_again_days=0.1 / 86400)
+    soon = policy(request_expiry_days=0.1 / 86400)
     with catalog.read() as tx:
-        held, free = (tx.studies.label_candidates(2, ask_again_days=days) for days in (90, soon.ask_again_days))
+        held, free = (tx.studies.label_candidates(2, request_expiry_days=days) for days in (90, soon.request_expiry_days))
     assert set(free) - set(held) == {"1.11"}
     assert "1.12" not in free
     asked = worklist.make_worklist(count=99, catalog=catalog, policy=soon)
@@ -164,7 +166,7 @@ def test_once_in_the_random_sample_a_patient_is_asked_for_nothing_else(
         tx.requests.append([worklist_request("1.12", SelectionReason.MONITORING, finding="", asked_at=tx.now())])
     pass_time(0.2)
     with catalog.read() as tx:
-        assert "1.11" not in tx.studies.label_candidates(2, ask_again_days=0.1 / 86400)
+        assert "1.11" not in tx.studies.label_candidates(2, request_expiry_days=0.1 / 86400)
 
 
 def test_a_study_that_was_read_late_holds_its_patient(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
@@ -174,7 +176,7 @@ def test_a_study_that_was_read_late_holds_its_patient(catalog: Catalog, pass_tim
     pass_time(0.2)
     import_statement(catalog, "1.12")
     with catalog.read() as tx:
-        assert "1.11" not in tx.studies.label_candidates(2, ask_again_days=0.1 / 86400)
+        assert "1.11" not in tx.studies.label_candidates(2, request_expiry_days=0.1 / 86400)
 
 
 def test_without_keeping_the_same_list_comes_again(catalog: Catalog) -> None:
@@ -183,6 +185,24 @@ def test_without_keeping_the_same_list_comes_again(catalog: Catalog) -> None:
     assert requests(catalog) == []
     made = worklist.make_worklist(count=3, catalog=catalog, policy=policy())
     assert [one.request.study_instance_uid for one in tried] == [one.request.study_instance_uid for one in made]
+
+
+def test_a_stored_request_for_a_reason_that_no_list_gives_any_more_is_still_read(catalog: Catalog) -> None:
+    fill(catalog)
+    with catalog.begin() as tx:
+        stored = Request(
+            study_instance_uid="1.1",
+            selection_reason="typicality",
+            finding="",
+            reason="typical of studies of which few were read",
+            selection_probability=1.0,
+            version=2,
+            asked_at=tx.now(),
+        )
+        tx.requests.append([stored])
+    assert [one.request for one in worklist.list_open_entries(catalog=catalog, chest=rules.ChestPolicy())] == [stored]
+    made = worklist.make_worklist(count=99, catalog=catalog, policy=policy())
+    assert "1.1" not in {one.request.study_instance_uid for one in made}
 
 
 def test_nobody_serves(catalog: Catalog) -> None:
@@ -239,7 +259,7 @@ def test_what_came_in_between_is_not_asked_for_again(catalog: Catalog) -> None:
 def test_of_a_large_archive_a_part_is_looked_at(catalog: Catalog) -> None:
     fill(catalog)
     by_lot = SelectionPolicy(positives=0, disagreement=0, uncertainty=0, coverage=0, monitoring=1)
-    asked = worklist.make_worklist(count=9, catalog=catalog, policy=policy(patients=5, selection=by_lot))
+    asked = worklist.make_worklist(count=9, catalog=catalog, policy=policy(max_patients=5, selection=by_lot))
     assert len(asked) == 5
     assert {round(one.request.selection_probability * 11, 6) for one in asked} <= {5.0, 2.5}
 

@@ -33,7 +33,7 @@ def url(fresh_url: Callable[[str], str]) -> str:
 @pytest.fixture
 def radclipd(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Radclipd:
     """The verbs on an archive of sixteen films, of which every other shows an effusion, and an untrained tiny CLIP that serves."""
-    for key, folder in (("MODEL", "models"), ("STORAGE", "images"), ("PREFIX", "prefixes")):
+    for key, folder in (("MODEL", "models"), ("STORAGE", "images"), ("ACTIVATION_CACHE", "activations")):
         monkeypatch.setenv(f"RADCLIPD_{key}__DIRECTORY", str(tmp_path / folder))
     monkeypatch.setenv("RADCLIPD_LEARN__METHOD", "stage-1")
     monkeypatch.setenv("RADCLIPD_LEARN__PROMOTE", "auto")

@@ -70,7 +70,7 @@ class Hospital:
 
     def __init__(self, folder: Path, url: str, films: list[bytes]) -> None:
         folder.mkdir()
-        self.place = Installation(folder, url, prefix={"limit": "16MiB"})
+        self.place = Installation(folder, url, activation_cache={"max_size": "16MiB"})
         schema.upgrade(self.place.url)
         self.config: Config = configuration.load(self.place.config)
         self.catalog: SqlCatalog = compose.open_catalog(self.config)

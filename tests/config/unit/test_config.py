@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from adapters.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES
 from adapters.config.sections import Config, key_descriptions, load, section_classes
 from pipeline.errors import ConfigurationError, FatalError
 
@@ -68,7 +69,7 @@ def test_a_file_overrides_defaults_and_the_environment_overrides_the_file(tmp_pa
     monkeypatch.setenv("RADCLIPD_LISTENER__PORT", "104")
     monkeypatch.setenv("RADCLIPD_LISTENER__CALLING_AE_TITLES", "PACS, GATE WAY")
     monkeypatch.setenv("RADCLIPD_LISTENER__CALLED_AE_TITLES", '["*"]')
-    config = load(written(tmp_path, '[listener]\nport = 4000\nae_title = "AI"\n[storage]\nminimum_free = "500MB"\n'))
+    config = load(written(tmp_path, '[listener]\nport = 4000\nae_title = "AI"\n[storage]\nmin_free = "500MB"\n'))
     assert config.listener.port == 104
     assert config.listener.ae_title == "AI"
     assert config.listener.calling_ae_titles == ("PACS", "GATE WAY")
@@ -87,7 +88,7 @@ def test_a_section_is_frozen() -> None:
     ("text", "line", "key", "nearest"),
     [
         ("[listener]\nprot = 1\n", 2, "listener.prot", "listener.port"),
-        ("[listener]\n\nquiet_seconds = 1\n", 3, "listener.quiet_seconds", "study.quiet_seconds"),
+        ("[listener]\n\nstable_age_seconds = 1\n", 3, "listener.stable_age_seconds", "study.stable_age_seconds"),
         ("[scor]\nbatch_size = 1\n", 1, "[scor]", "[score]"),
         ("port = 1\n", 1, "port", "listener.port"),
         ("archive.hosts = 'x'\n", 1, "archive.hosts", "archive.host"),
@@ -110,6 +111,64 @@ def test_an_unknown_key_like_no_other_is_to_be_removed(tmp_path: Path) -> None:
     assert "remove it" in error.hint
 
 
+@pytest.mark.parametrize(("old", "new"), RENAMED_KEYS.items())
+def test_an_old_key_in_the_file_is_named_with_its_line_and_its_new_name(tmp_path: Path, old: str, new: str | None) -> None:
+    section, _, key = old.partition(".")
+    path = written(tmp_path, f"# a comment\n[{section}]\n{key} = 1\n")
+    error = refusal(path)
+    assert str(error) == f"{path}, line 3: {old} {f'is now {new}' if new else 'was removed'}"
+    assert error.hint.startswith(f"{new}: {key_descriptions()[new]}" if new else "remove it")
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED_KEYS.items())
+def test_an_old_key_in_the_environment_is_named_with_its_new_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str | None
+) -> None:
+    variable = f"RADCLIPD_{old.upper().replace('.', '__')}"
+    monkeypatch.setenv(variable, "1")
+    error = refusal(written(tmp_path, ""))
+    assert str(error) == f"environment variable {variable}: {old} {f'is now {new}' if new else 'was removed'}"
+    assert error.hint == (f"rename it to RADCLIPD_{new.upper().replace('.', '__')}" if new else f"unset {variable}")
+
+
+@pytest.mark.parametrize(("key", "old", "new"), [(key, old, new) for (key, old), new in RENAMED_VALUES.items()])
+def test_an_old_value_is_named_with_its_new_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, old: str, new: str
+) -> None:
+    section, _, name = key.partition(".")
+    path = written(tmp_path, f'[{section}]\n{name} = "{old}"\n')
+    error = refusal(path)
+    assert str(error) == f'{path}, line 2: {key} = "{old}" is now "{new}"'
+    assert error.hint == f"{key}: {key_descriptions()[key]}"
+    variable = f"RADCLIPD_{key.upper().replace('.', '__')}"
+    monkeypatch.setenv(variable, old)
+    assert str(refusal(written(tmp_path, ""))) == f'environment variable {variable}: {key} = "{old}" is now "{new}"'
+
+
+def test_every_old_name_is_gone_and_every_new_name_exists() -> None:
+    keys = key_descriptions()
+    assert not keys.keys() & RENAMED_KEYS.keys()
+    assert {new for new in RENAMED_KEYS.values() if new} <= keys.keys()
+    assert {key for key, _ in RENAMED_VALUES} <= keys.keys()
+
+
+def test_every_old_key_of_one_file_is_named_in_one_line(tmp_path: Path) -> None:
+    path = written(tmp_path, '[prefix]\ndirectory = "/srv/cache"\nfill = false\n[study]\nquiet_seconds = 5\n')
+    assert str(refusal(path)) == (
+        f"{path}, line 5: study.quiet_seconds is now study.stable_age_seconds (and 2 more: "
+        "prefix.directory is now activation_cache.directory, prefix.fill is now activation_cache.warm)"
+    )
+
+
+def test_an_old_section_without_an_old_key_is_named_with_its_new_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, "[log]\n[prefix]\n")
+    assert str(refusal(path)) == f"{path}, line 2: [prefix] is now [activation_cache]"
+    monkeypatch.setenv("RADCLIPD_PREFIX", "{}")
+    error = refusal(path)
+    assert str(error) == "environment variable RADCLIPD_PREFIX: [prefix] is now [activation_cache]"
+    assert error.hint == "rename it to RADCLIPD_ACTIVATION_CACHE"
+
+
 @pytest.mark.parametrize(
     ("section", "line"),
     [
@@ -119,10 +178,10 @@ def test_an_unknown_key_like_no_other_is_to_be_removed(tmp_path: Path) -> None:
         ("listener", 'ae_title = "SEVENTEEN LETTERS"'),
         ("listener", "ae_title = 'BACK\\SLASH'"),
         ("listener", "calling_ae_titles = []"),
-        ("listener", "maximum_pdu = 100"),
+        ("listener", "max_pdu = 100"),
         ("listener", 'other_storage = "maybe"'),
         ("archive", 'host = ""'),
-        ("storage", 'minimum_free = "lots"'),
+        ("storage", 'min_free = "lots"'),
         ("storage", 'directory = "images"'),
         ("model", 'device = "gpu"'),
         ("score", "threshold = 1.5"),

@@ -206,7 +206,7 @@ def test_a_study_that_is_refused_is_left_alone_in_the_end_and_blocks_no_other(or
     send(orthanc, fine)
     assert until(lambda: image_uids(fine)[0] in receiver.received)
     assert quiet(orthanc, receiver).count(image_uids(refused)[0]) == 4
-    assert "is left alone" in orthanc.log.read_text(errors="replace")
+    assert "is not retried" in orthanc.log.read_text(errors="replace")
 
 
 def test_a_study_can_be_sent_by_rest(orthanc: OrthancServer, receiver: Receiver) -> None:

@@ -158,7 +158,7 @@ def test_reports_are_kept_and_other_classes_by_configuration(listener: Listener,
 
 def test_above_the_limit_a_sender_waits_and_is_served(desk: Desk) -> None:
     desk.gate.clear()
-    with listening(desk, maximum_associations=1) as narrow:
+    with listening(desk, max_associations=1) as narrow:
         threads = [threading.Thread(target=send, args=(narrow.port, dx())) for _ in range(3)]
         for thread in threads:
             thread.start()

@@ -110,7 +110,7 @@ class Place:
             catalog=self.catalog,
             images=self.images,
             receive_policy=ReceivePolicy(min_free_bytes=0),
-            policy=BackfillPolicy(**{"tries": 1, **policy}),  # type: ignore[arg-type]  # a row of a table
+            policy=BackfillPolicy(**{"max_tries": 1, **policy}),  # type: ignore[arg-type]  # a row of a table
             on_progress=lambda *_: None,
         )
         made.run(days)
@@ -150,7 +150,7 @@ def test_the_films_of_some_days_come_in_as_they_are_stored_and_once(kind: str, p
     assert (run.totals.instances, run.totals.refused, run.failed) == (3, 0, 0)
     with place.catalog.read() as tx:
         assert tx.backfills.finished_days(SOURCES[kind](pacs).name) == set(SPRING)
-    again = place.run(SOURCES[kind](pacs), again=True)
+    again = place.run(SOURCES[kind](pacs), repeat_finished=True)
     assert (again.totals.instances, again.totals.duplicates) == (0, 0)
 
 

@@ -124,12 +124,12 @@ def test_the_verb_writes_points_summary_and_plot(tmp_path: Path) -> None:
     words += ["--cache", str(tmp_path / "cache"), "--device", "cpu", "--studies", "20", "--step", "10", "--seeds", "2"]
     done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out"), "--json"], catch_exceptions=False)
     summary = json.loads(done.stdout)
-    assert list(summary["mean_auc"]) == ["random", "uncertainty", "typicality", "worklist"]
+    assert list(summary["mean_auc"]) == ["random", "uncertainty", "worklist"]
     assert list(summary["mean_auc"]["random"]) == ["10", "20"]
     assert summary["seeds"] == [0, 1]
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
     rows = list(csv.DictReader((tmp_path / "out" / "points.csv").read_text().splitlines()))
-    assert len(rows) == 4 * 2 * 2
+    assert len(rows) == 3 * 2 * 2
     assert (tmp_path / "out" / "auc-by-studies-read.png").read_bytes().startswith(b"\x89PNG")
     told = CliRunner().invoke(app, words, catch_exceptions=False).stdout
     assert "studies read" in told

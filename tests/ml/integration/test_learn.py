@@ -234,7 +234,7 @@ def test_films_that_cannot_be_read_are_left_out_and_counted(ward: Ward) -> None:
 
 
 def test_a_person_may_have_the_last_word(ward: Ward) -> None:
-    ward.gate = replace(ward.gate, promote="by-hand")
+    ward.gate = replace(ward.gate, promote="manual")
     ward.labelled(16)
     learnt = ward.learn()
     assert learnt.result is LearnResult.WAITING

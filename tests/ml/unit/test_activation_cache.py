@@ -64,7 +64,7 @@ class Place:
 def place(tmp_path: Path) -> Place:
     ward = Ward(tmp_path)
     ward.labelled(12)
-    return Place(ward, ActivationCacheSettings(directory=tmp_path / "prefixes", max_bytes=LIMIT, k=1))
+    return Place(ward, ActivationCacheSettings(directory=tmp_path / "activations", max_bytes=LIMIT, k=1))
 
 
 # scoring

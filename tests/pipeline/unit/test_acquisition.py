@@ -45,7 +45,12 @@ def candidates(count: int, *, seed: int = 0, patients: int | None = None, strata
 
 def experience(**changes: Any) -> LabelHistory:
     nothing = np.zeros(len(FINDINGS))
-    values: dict[str, Any] = {"positives": nothing, "mined": nothing, "found": nothing, "read": np.zeros((0, len(FINDINGS)))}
+    values: dict[str, Any] = {
+        "positives": nothing,
+        "searched": nothing,
+        "search_positives": nothing,
+        "read_scores": np.zeros((0, len(FINDINGS))),
+    }
     return LabelHistory(**{**values, **changes})
 
 
@@ -63,7 +68,6 @@ shares = st.floats(0, 1).filter(lambda share: share == 0 or share > 1e-3)
         positives=shares,
         disagreement=shares,
         uncertainty=shares,
-        typicality=shares,
         coverage=shares,
         monitoring=st.just(0.1),
     ),
@@ -78,14 +82,14 @@ def test_a_list_is_full_and_holds_a_patient_once(
     policy: SelectionPolicy, studies: int, count: int, patients: int, strata: int, other: bool, seed: int
 ) -> None:
     of = candidates(studies, seed=seed, patients=patients, strata=strata, other=other)
-    picks = select_studies(of, experience(read=of.scores[:3]), policy, count=count, seed=seed)
+    picks = select_studies(of, experience(read_scores=of.scores[:3]), policy, count=count, seed=seed)
     chosen = [of.patient[pick.row] for pick in picks]
     assert len(chosen) == len(set(chosen)) == min(count, len(set(of.patient)))
     assert all(0 < pick.probability <= 1 for pick in picks)
     assert all(
         (pick.finding in FINDINGS) == (pick.reason in (SelectionReason.POSITIVES, SelectionReason.DISAGREEMENT)) for pick in picks
     )
-    assert picks == select_studies(of, experience(read=of.scores[:3]), policy, count=count, seed=seed)
+    assert picks == select_studies(of, experience(read_scores=of.scores[:3]), policy, count=count, seed=seed)
 
 
 def test_the_reason_of_the_random_sample_is_the_learners_word() -> None:
@@ -126,7 +130,9 @@ def test_the_random_sample_takes_its_part_of_each_stratum() -> None:
 
 def test_positives_are_looked_for_where_they_are_scarce_and_ranked_highest() -> None:
     of = candidates(50)
-    picks = select_studies(of, experience(positives=known(Hernia=0)), only(SelectionReason.POSITIVES, breadth=1.0), count=5, seed=0)
+    picks = select_studies(
+        of, experience(positives=known(Hernia=0)), only(SelectionReason.POSITIVES, pool_factor=1.0), count=5, seed=0
+    )
     assert {pick.finding for pick in picks} == {"Hernia"}
     assert {pick.row for pick in picks} == set(np.argsort(-of.scores[:, HERNIA])[:5].tolist())
     assert [pick.probability for pick in picks] == [1.0] * 5
@@ -138,14 +144,16 @@ def test_what_was_looked_for_in_vain_is_looked_for_less() -> None:
     mined, found = np.zeros(len(FINDINGS)), np.zeros(len(FINDINGS))
     mined[[HERNIA, MASS]], found[MASS] = 30, 15
     picks = select_studies(
-        of, experience(positives=starved, mined=mined, found=found), only(SelectionReason.POSITIVES), count=4, seed=0
+        of, experience(positives=starved, searched=mined, search_positives=found), only(SelectionReason.POSITIVES), count=4, seed=0
     )
     assert Counter(pick.finding for pick in picks)["Mass"] > Counter(pick.finding for pick in picks)["Hernia"]
 
 
 def test_a_wider_look_gives_each_study_its_chance() -> None:
     of = candidates(50)
-    picks = select_studies(of, experience(positives=known(Hernia=0)), only(SelectionReason.POSITIVES, breadth=4.0), count=5, seed=0)
+    picks = select_studies(
+        of, experience(positives=known(Hernia=0)), only(SelectionReason.POSITIVES, pool_factor=4.0), count=5, seed=0
+    )
     assert {pick.row for pick in picks} <= set(np.argsort(-of.scores[:, HERNIA])[:20].tolist())
     assert [pick.probability for pick in picks] == [0.25] * 5
 
@@ -155,7 +163,7 @@ def test_a_view_that_is_scored_high_as_a_whole_does_not_fill_the_list() -> None:
     of.scores[of.stratum == "S0"] = 0.5 + of.scores[of.stratum == "S0"] / 2
     of.scores[of.stratum == "S1"] /= 2
     picks = select_studies(
-        of, experience(positives=known(Hernia=0)), only(SelectionReason.POSITIVES, breadth=1.0), count=10, seed=0
+        of, experience(positives=known(Hernia=0)), only(SelectionReason.POSITIVES, pool_factor=1.0), count=10, seed=0
     )
     assert Counter(of.stratum[pick.row] for pick in picks) == {"S0": 5, "S1": 5}
 
@@ -182,20 +190,6 @@ def test_uncertain_is_what_lies_between() -> None:
     assert (pick.row, pick.reason) == (11, SelectionReason.UNCERTAINTY)
 
 
-def two_kinds() -> tuple[CandidateStudies, np.ndarray[tuple[int, int], np.dtype[np.float64]]]:
-    """60 studies, scored low in the first half and high in the other; and how those of the first half are scored."""
-    of = candidates(60)
-    low, high = np.full(len(FINDINGS), 0.05), np.full(len(FINDINGS), 0.9)
-    of.scores[:] = np.where(np.arange(60)[:, None] < 30, low, high) + of.scores / 100
-    return of, of.scores[:30]
-
-
-def test_typical_is_where_little_was_read() -> None:
-    of, read = two_kinds()
-    picks = select_studies(of, experience(read=read), only(SelectionReason.TYPICALITY), count=4, seed=0)
-    assert all(pick.row >= 30 for pick in picks)
-
-
 def test_coverage_finds_what_is_unlike_the_rest_and_states_the_chance() -> None:
     of = candidates(200, strata=2)
     of.scores[:] = 0.5 + of.scores / 100
@@ -203,7 +197,7 @@ def test_coverage_finds_what_is_unlike_the_rest_and_states_the_chance() -> None:
     picks = select_studies(of, experience(), only(SelectionReason.COVERAGE), count=6, seed=0)
     assert {pick.row for pick in picks} & {17, 18}
     seen = [
-        select_studies(of, experience(), only(SelectionReason.COVERAGE, boldness=1.0), count=1, seed=seed)[0]
+        select_studies(of, experience(), only(SelectionReason.COVERAGE, distance_power=1.0), count=1, seed=seed)[0]
         for seed in range(1500)
     ]
     often, times = Counter(pick.row for pick in seen).most_common(1)[0]
@@ -215,7 +209,7 @@ def test_coverage_does_not_go_twice_to_one_place() -> None:
     of = candidates(100)
     of.scores[:] = 0.5 + of.scores / 100
     of.scores[[3, 4]] = np.where(np.arange(len(FINDINGS)) % 2, 0.95, 0.05)
-    picks = select_studies(of, experience(read=of.scores[[3]]), only(SelectionReason.COVERAGE), count=5, seed=0)
+    picks = select_studies(of, experience(read_scores=of.scores[[3]]), only(SelectionReason.COVERAGE), count=5, seed=0)
     assert not {pick.row for pick in picks} & {3, 4}
 
 
@@ -228,8 +222,8 @@ def test_coverage_knows_everything_that_was_read(place: int, known: int, unlike:
     scores[10], scores[20] = 0.999, np.where(np.arange(len(FINDINGS)) % 2, 0.999, 0.001)
     read = np.full((3 * DISTANCE_CHUNK_ROWS + 2, len(FINDINGS)), 0.5)
     read[place] = scores[known]
-    policy = only(SelectionReason.COVERAGE, boldness=60.0)
-    picks = select_studies(replace(archive, scores=scores), experience(read=read), policy, count=1, seed=4)
+    policy = only(SelectionReason.COVERAGE, distance_power=60.0)
+    picks = select_studies(replace(archive, scores=scores), experience(read_scores=read), policy, count=1, seed=4)
     assert [pick.row for pick in picks] == [unlike]
 
 

@@ -98,7 +98,7 @@ def test_an_archive_comes_in_days_by_days_newest_first(hospital: Hospital) -> No
 
 def test_the_oldest_days_come_first_where_that_is_asked_for(hospital: Hospital) -> None:
     source = archive_of(hospital, [3, 28])
-    run_of(hospital, source, oldest_first=True, days=14).run(JANUARY)
+    run_of(hospital, source, oldest_first=True, days_per_query=14).run(JANUARY)
     assert [(days.first.day, days.last.day) for days in source.asked if days] == [(1, 14), (15, 28)]
     assert source.fetched == ["1.3", "1.28"]
 
@@ -107,7 +107,7 @@ def test_days_that_are_done_are_not_asked_for_again_whatever_the_ranges(hospital
     source = archive_of(hospital, [3, 28])
     run_of(hospital, source).run(DateRange(date(2025, 1, 1), date(2025, 1, 14)))
     source.asked.clear()
-    run_of(hospital, source, days=30).run(JANUARY)
+    run_of(hospital, source, days_per_query=30).run(JANUARY)
     assert [(days.first.day, days.last.day) for days in source.asked if days] == [(15, 28)]
     assert source.fetched == ["1.3", "1.28"]
 
@@ -160,7 +160,7 @@ def test_an_archive_that_stays_away_ends_the_run_and_nothing_counts_as_done(hosp
     source = archive_of(hospital, [3])
     source.trouble = [ArchiveUnreachable("away")] * 3
     with pytest.raises(ArchiveUnreachable):
-        run_of(hospital, source, tries=3).run(DateRange(date(2025, 1, 3), date(2025, 1, 3)))
+        run_of(hospital, source, max_tries=3).run(DateRange(date(2025, 1, 3), date(2025, 1, 3)))
     assert not hospital.catalog.tables.backfills.days
     assert run_of(hospital, source).run(JANUARY).instances == 2
 
@@ -175,7 +175,7 @@ def test_a_study_that_can_never_be_had_is_told_of_and_left_until_somebody_asks(h
     source.fetched.clear()
     run_of(hospital, source).run(JANUARY)
     assert source.fetched == []
-    run_of(hospital, source, again=True).run(JANUARY)
+    run_of(hospital, source, repeat_finished=True).run(JANUARY)
     assert source.fetched == ["1.10"]
     assert len(hospital.catalog.tables.instances) == 4
 
@@ -239,7 +239,7 @@ def test_studies_of_a_backfill_are_scored_behind_arrivals_and_before_the_archive
 
 @pytest.mark.parametrize(("asked", "reports"), [("none", 1), ("all", 2)])
 def test_reports_of_a_backfill_go_out_only_where_that_is_asked_for(hospital: Hospital, asked: str, reports: int) -> None:
-    hospital.backfilled = asked  # type: ignore[assignment]  # a row of a table
+    hospital.backfill_reports = asked  # type: ignore[assignment]  # a row of a table
     run_of(hospital, archive_of(hospital, [3])).run(JANUARY)
     hospital.receive(hospital.film("2.1", "2.1.1"))
     hospital.run()
@@ -293,7 +293,7 @@ class _Time:
 
 def test_the_pace_is_held_on_average_and_lost_time_is_not_made_up_for() -> None:
     time = _Time()
-    throttle = Throttle(per_minute=60, bytes_per_second=1000, sleep=time.rest, clock=lambda: time.now)
+    throttle = Throttle(max_instances_per_minute=60, max_bytes_per_second=1000, sleep=time.rest, clock=lambda: time.now)
     throttle(10)
     assert time.now == pytest.approx(1)  # a film a second
     throttle(5000)

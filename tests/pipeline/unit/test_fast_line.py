@@ -64,7 +64,7 @@ def test_another_file_under_a_known_uid_is_refused_and_the_first_stays() -> None
 def test_below_the_disk_guard_nothing_is_taken() -> None:
     hospital = Hospital()
     hospital.images.free = 1001
-    with pytest.raises(OutOfResources, match=r"storage\.minimum_free"):
+    with pytest.raises(OutOfResources, match=r"storage\.min_free"):
         hospital.receive(hospital.film(), b"xx")
     assert not hospital.images.files
     assert hospital.catalog.committed == 1  # the version only
@@ -238,7 +238,7 @@ def test_what_arrives_is_committed_before_the_archive_is_looked_at() -> None:
 
 def test_a_report_is_as_urgent_as_the_scores_that_it_tells() -> None:
     hospital = Hospital()
-    hospital.backfilled = "all"
+    hospital.backfill_reports = "all"
     with hospital.catalog.begin() as tx:
         tx.studies.add_instance(hospital.film(), FILE, SENDER, opens_study=True)
         tx.jobs.put(JobKind.SCORE, "1.1", priority=rescore.RESCORE_PRIORITY)

@@ -45,7 +45,7 @@ def hospital() -> Hospital:
 
 
 def call(hospital: Hospital, minimum: int = 4) -> bool:
-    return learn.enqueue_learning(catalog=hospital.catalog, minimum_labels=minimum)
+    return learn.enqueue_learning(catalog=hospital.catalog, min_new_labels=minimum)
 
 
 def states(hospital: Hospital) -> list[VersionState]:

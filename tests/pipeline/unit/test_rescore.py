@@ -83,7 +83,7 @@ def test_only_so_many_wait_at_a_time(hospital: Hospital, monkeypatch: pytest.Mon
 def test_who_gets_another_report(
     hospital: Hospital, policy: Literal["all", "changed", "none"], thresholds: dict[str, float], told: bool
 ) -> None:
-    hospital.rescored = policy
+    hospital.rescored_studies = policy
     promote(hospital, thresholds=thresholds)
     rescore.rescore(catalog=hospital.catalog)
     hospital.run()
@@ -115,7 +115,7 @@ def test_a_study_whose_report_was_refused_is_scored_again_and_told_again(
     hospital.archive.errors = [RefusedByArchive("not this class")]
     hospital.run()
     assert hospital.study("1.4").state is StudyState.SCORED
-    hospital.rescored = policy
+    hospital.rescored_studies = policy
     promote(hospital, thresholds=SAME)
     assert rescore.rescore(catalog=hospital.catalog) == 4
     hospital.run()
@@ -184,7 +184,7 @@ def test_a_worker_that_dies_loses_nothing(hospital: Hospital) -> None:
 
 
 def test_a_new_film_is_reported_whatever_is_scored_again(hospital: Hospital) -> None:
-    hospital.rescored = "none"
+    hospital.rescored_studies = "none"
     promote(hospital)
     rescore.rescore(catalog=hospital.catalog)
     hospital.receive(hospital.film("1.1", "1.1.2"))

@@ -1,0 +1,46 @@
+"""deploy/install.sh: the extras that it installs, with an interpreter and a pip that only write down how they are called."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+INSTALL = Path(__file__).resolve().parents[3] / "deploy" / "install.sh"
+PYTHON = """#!/bin/sh
+[ "$1" != -c ] || { echo /usr/bin/python3; exit 0; }
+mkdir -p "$3/bin"
+cp "$0" "$3/bin/python"
+echo "home = /usr/bin" > "$3/pyvenv.cfg"
+printf '#!/bin/sh\\necho "$*" >> "%s"\\n' "$CALLS" > "$3/bin/pip"
+chmod +x "$3/bin/pip"
+"""
+
+
+def install(folder: Path, extras: str) -> tuple[subprocess.CompletedProcess[str], str]:
+    """Install into a folder; return the finished process and the last call of pip."""
+    python, calls = folder / "python3", folder / "calls"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    environment = {"PATH": "/usr/bin:/bin", "DESTDIR": str(folder / "root"), "PYTHON": str(python), "EXTRAS": extras}
+    done = subprocess.run(["sh", INSTALL], env=environment | {"CALLS": str(calls)}, capture_output=True, text=True, timeout=60)
+    return done, calls.read_text().splitlines()[-1] if calls.exists() else ""
+
+
+@pytest.mark.parametrize(
+    ("extras", "named"), [("", ""), ("lab", "[lab]"), ("lab scale", "[lab,scale]"), ("lab,gpl-codecs", "[lab,gpl-codecs]")]
+)
+def test_extras_are_installed_with_the_package(tmp_path: Path, extras: str, named: str) -> None:
+    done, call = install(tmp_path, extras)
+    assert done.returncode == 0, done.stderr
+    assert call.endswith(f" {INSTALL.parents[1]}{named}")
+    assert f"install: installing radclipd{named} and its dependencies" in done.stdout
+    assert (tmp_path / "root/etc/radclipd/radclipd.toml").exists()
+
+
+def test_an_unknown_extra_is_refused_before_anything_is_installed(tmp_path: Path) -> None:
+    done, call = install(tmp_path, "lab labs")
+    assert (done.returncode, call) == (1, "")
+    assert done.stderr == "install: there is no extra labs\nhint: the extras are lab, scale and gpl-codecs\n"
+    assert not (tmp_path / "root").exists()
