@@ -1,4 +1,4 @@
-"""What the columns of a table mean: our own names, those of ChestX-ray14 and of CheXpert, and what people write for them."""
+"""The meaning of a table's columns: our own names, those of ChestX-ray14 and CheXpert, and their common spellings."""
 
 from __future__ import annotations
 
@@ -29,37 +29,37 @@ SYNONYMS = {
 RENAMED = {normalise_name("asked_because"): SELECTION_REASON}
 """Name of an earlier release -> name now. A table with the old name is refused, with one line that gives the new one."""
 SIMILARITY_CUTOFF = 0.85
-"""Above this, a name that nobody knows is taken for a slip of the pen. "Pleural Other" of CheXpert lies below."""
+"""Above this similarity an unknown name is reported as a spelling mistake. "Pleural Other" of CheXpert lies below."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Where what stands: meaning -> place, and the header cells that mean nothing here."""
+    """Meaning -> position of its column, and the header cells without a meaning here."""
 
     positions: Mapping[str, int]
     header: Sequence[str]
     unused: Sequence[str]
 
     def column_name(self, meaning: str) -> str:
-        """Return the name that this table gives to a meaning."""
+        """Return the name that this table has for a meaning."""
         return self.header[self.positions[meaning]] if meaning in self.positions else meaning
 
     @property
     def findings(self) -> list[str]:
-        """The findings, and NO_FINDING, that have a column of their own."""
+        """The findings, NO_FINDING among them, that have a column of their own."""
         return [name for name in (NO_FINDING, *FINDINGS) if name in self.positions]
 
 
 def meaning_of(name: str) -> str | None:
-    """Return what a column of this name means, or None."""
+    """Return the meaning of a column of this name, or None."""
     return SYNONYMS.get(normalise_name(name)) or match_finding(name)
 
 
 def parse_header(header: Sequence[str]) -> tuple[Columns, list[LabelFault]]:
-    """Return the columns and what is wrong with them: a slip of the pen, a meaning twice, no study, no finding."""
-    places: dict[str, int] = {}
+    """Return the columns and their faults: a misspelt or renamed column, a meaning twice, no study, no finding."""
+    positions: dict[str, int] = {}
     unused, faults = [], []
-    for place, name in enumerate(header):
+    for position, name in enumerate(header):
         meaning = meaning_of(name)
         if meaning is None:
             renamed, near = RENAMED.get(normalise_name(name)), _correct_spelling(name)
@@ -69,11 +69,11 @@ def parse_header(header: Sequence[str]) -> tuple[Columns, list[LabelFault]]:
                 faults.append(LabelFault(1, name, "", f"no column is called so: did you mean {near}?"))
             elif name:
                 unused.append(name)
-        elif meaning in places:
-            faults.append(LabelFault(1, name, "", f"{header[places[meaning]]} says the same: keep one of the two columns"))
+        elif meaning in positions:
+            faults.append(LabelFault(1, name, "", f"{header[positions[meaning]]} says the same: keep one of the two columns"))
         else:
-            places[meaning] = place
-    return Columns(places, header, unused), faults + _find_column_faults(places)
+            positions[meaning] = position
+    return Columns(positions, header, unused), faults + _find_column_faults(positions)
 
 
 def _find_column_faults(positions: Mapping[str, int]) -> list[LabelFault]:

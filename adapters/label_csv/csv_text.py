@@ -1,4 +1,4 @@
-"""The bytes of a table, as spreadsheets of any make and country save them -> rows of cells."""
+"""The bytes of a table, as any spreadsheet in any country saves it -> rows of cells."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from io import StringIO
 
 from pipeline.errors import InvalidLabels, LabelFault
 
-LARGEST_BYTES = 64 << 20
-MOST_ROWS = 1_000_000
+MAX_BYTES = 64 << 20
+MAX_ROWS = 1_000_000
 DELIMITERS = ",;\t|"
 BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 WESTERN_WINDOWS = "cp1252"
@@ -26,10 +26,10 @@ class CsvTable:
 
 
 def read_rows(content: bytes, is_known: Callable[[str], bool]) -> CsvTable:
-    """Read a table whose delimiter is the one by which most header cells are known. InvalidLabels where it is no table."""
+    """Read a table. Its delimiter is the one that gives the most known header cells. InvalidLabels where it is no table."""
     text = _decode_text(content)
     first, _, rest = text.partition("\n")
-    if first.strip().lower().startswith("sep="):  # Excel's way to name the delimiter; it does not show the line
+    if first.strip().lower().startswith("sep="):  # Excel names the delimiter so and hides the line
         text = rest
     delimiter = _detect_delimiter(text, is_known)
     records: list[tuple[int, list[str]]] = []
@@ -38,8 +38,8 @@ def read_rows(content: bytes, is_known: Callable[[str], bool]) -> CsvTable:
             cells = [cell.strip() for cell in record]
             if any(cells):
                 records.append((number, cells))
-            if len(records) > MOST_ROWS:
-                raise _build_table_error(number, "", f"at most {MOST_ROWS} rows: split the table")
+            if len(records) > MAX_ROWS:
+                raise _build_table_error(number, "", f"at most {MAX_ROWS} rows: split the table")
     except csv.Error as error:
         number = records[-1][0] + 1 if records else 1
         raise _build_table_error(
@@ -51,9 +51,9 @@ def read_rows(content: bytes, is_known: Callable[[str], bool]) -> CsvTable:
 
 
 def _decode_text(content: bytes) -> str:
-    """Return the text. Without a byte order mark it is UTF-8, or what Excel writes in western Europe."""
-    if len(content) > LARGEST_BYTES:
-        raise _build_table_error(0, "", f"the file has {len(content)} bytes, more than {LARGEST_BYTES}: split the table")
+    """Return the text. Without a byte order mark it is UTF-8, or Windows-1252, which Excel writes in western Europe."""
+    if len(content) > MAX_BYTES:
+        raise _build_table_error(0, "", f"the file has {len(content)} bytes, more than {MAX_BYTES}: split the table")
     if content.startswith(WORKBOOKS):
         raise _build_table_error(0, "", "this is a workbook: save it as CSV (UTF-8)")
     marked = next((encoding for mark, encoding in BYTE_ORDER_MARKS if content.startswith(mark)), None)

@@ -1,4 +1,4 @@
-"""Tables out: an empty one to fill in, and all that stands, in the same columns: what goes out can come in again."""
+"""Tables of labels: an empty template, requests, and the labels in force, in columns that the importer reads."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ EXPORT_COLUMNS = (
 
 
 def empty_rows(accession_numbers: Mapping[str, str]) -> Iterator[Sequence[str]]:
-    """Yield a row of TO_FILL_IN for each study."""
+    """Yield a row of TEMPLATE_COLUMNS for each study."""
     for study, accession_number in accession_numbers.items():
         yield [study, accession_number, *[""] * (len(TEMPLATE_COLUMNS) - 2)]
 
 
 def request_rows(requests: Iterable[tuple[Request, str]]) -> Iterator[Sequence[object]]:
-    """Yield a row of TO_FILL_IN for each request and the accession number of its study."""
+    """Yield a row of TEMPLATE_COLUMNS for each request and the accession number of its study."""
     for request, accession_number in requests:
         head = [request.study_instance_uid, accession_number, "", "", request.selection_reason, repr(request.selection_probability)]
         yield [*head, *[""] * (len(TEMPLATE_COLUMNS) - len(head))]
 
 
 def exported_rows(standing: Iterable[Label], accession_numbers: Mapping[str, str]) -> Iterator[Sequence[object]]:
-    """Yield rows of EXPORTED: what one reader said of one study at one time in one way, by study, time and reader."""
+    """Yield rows of EXPORT_COLUMNS, by study, time and reader: one row for the labels that share all columns but the finding."""
     rows: dict[tuple[object, ...], dict[str, LabelState]] = {}
     for label in standing:
         if label.state is not None:
             rows.setdefault(_build_row_key(label), {})[label.finding] = label.state
-    for (study, stated_at, reader, source, because, probability, document), said in sorted(
+    for (study, stated_at, reader, source, reason, probability, document), states in sorted(
         rows.items(), key=lambda row: repr(row[0])
     ):
-        head = [study, accession_numbers.get(str(study), ""), reader, stated_at, source, because, probability, document]
-        nothing = len(said) == len(FINDINGS) and set(said.values()) == {LabelState.ABSENT}
-        yield [*head, LabelState.PRESENT.value if nothing else "", *(said[f].value if f in said else "" for f in FINDINGS)]
+        head = [study, accession_numbers.get(str(study), ""), reader, stated_at, source, reason, probability, document]
+        nothing = len(states) == len(FINDINGS) and set(states.values()) == {LabelState.ABSENT}
+        yield [*head, LabelState.PRESENT.value if nothing else "", *(states[f].value if f in states else "" for f in FINDINGS)]
 
 
 def _build_row_key(label: Label) -> tuple[object, ...]:

@@ -1,6 +1,6 @@
-"""A table of labels -> readings, or every fault in it. Three styles, told apart by their columns:
+"""A table of labels -> readers' statements, or every fault in it. Three styles, distinguished by their columns:
 
-* our own and CheXpert's: a column for each finding, with a word or 1, 0, -1 (present, absent, uncertain); empty says nothing;
+* our own and CheXpert's: a column for each finding, with a word or 1, 0, -1 (present, absent, uncertain), or empty (no statement);
 * ChestX-ray14's: one column of names, `Effusion|Mass`.
 """
 
@@ -30,12 +30,12 @@ STATE_WORDS = {
 STATE_NUMBERS = {1.0: LabelState.PRESENT, 0.0: LabelState.ABSENT, -1.0: LabelState.UNCERTAIN}  # CheXpert (Irvin et al., AAAI 2019)
 EMPTY_CELLS = {"", "nan", "na", "n/a", "-"}
 ROUNDED_NUMBER = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+")
-"""1.23457E+15: what is left of a long number after a spreadsheet has taken it for one."""
+"""1.23457E+15: an identifier that a spreadsheet has rounded as a number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportDefaults:
-    """What holds where a table does not say. `unlisted`: what a name missing from a list like `Effusion|Mass` means."""
+    """Values for cells that a table lacks. `unlisted_state`: the state of findings that a list like `Effusion|Mass` omits."""
 
     reader: str = ""
     source: str = "csv"
@@ -44,7 +44,7 @@ class ImportDefaults:
 
 @dataclass(frozen=True, slots=True)
 class ParsedTable:
-    """A table as it was understood: its readings, its faults, and what is worth saying of it."""
+    """A parsed table: its statements, its faults, and notes for the user."""
 
     readings: Sequence[ReaderStatement]
     faults: Sequence[LabelFault]
@@ -55,23 +55,23 @@ class ParsedTable:
 def import_table(
     content: bytes, defaults: ImportDefaults, *, catalog: Catalog, dry_run: bool = False
 ) -> tuple[ImportResult, Sequence[str]]:
-    """Take all labels of a table, or none; return what became of them, and notes. InvalidLabels names every fault with its row."""
+    """Import all labels of a table, or none; return the counts, and notes. InvalidLabels lists every fault with its row."""
     table = read_table(content, defaults)
     faults = list(table.faults)
-    taken = ImportResult(0, 0, 0)
+    result = ImportResult(0, 0, 0)
     try:
-        taken = labels.import_readings(table.readings, catalog=catalog, dry_run=dry_run or bool(faults))
+        result = labels.import_readings(table.readings, catalog=catalog, dry_run=dry_run or bool(faults))
     except InvalidLabels as error:
         faults += [LabelFault(f.row, table.columns.column_name(f.column), f.value, f.remedy) for f in error.label_faults]
     if faults:
         rows = len({fault.row for fault in faults})
         message = f"{rows} {'row' if rows == 1 else 'rows'} cannot be taken; nothing was imported"
         raise InvalidLabels(message, sorted(faults, key=lambda fault: fault.row))
-    return taken, table.notes
+    return result, table.notes
 
 
 def read_table(content: bytes, defaults: ImportDefaults) -> ParsedTable:
-    """Read a table without looking at the catalog. InvalidLabels where there is no table to read."""
+    """Read a table without the catalog. InvalidLabels where its text or its columns are not those of a table of labels."""
     table = read_rows(content, lambda name: columns.meaning_of(name) is not None)
     known, faults = columns.parse_header(table.header)
     if faults:
@@ -92,22 +92,22 @@ def _collect_notes(table: CsvTable, known: Columns, readings: Sequence[ReaderSta
 
 
 class _CsvRow:
-    """One row by meaning; faults are collected as cells are read."""
+    """The cells of one row by meaning. Reading a cell collects its faults."""
 
     def __init__(self, row: int, cells: Sequence[str], known: Columns) -> None:
         self.row, self.faults = row, list[LabelFault]()
         self._cells, self._columns = cells, known
 
     def __getitem__(self, meaning: str) -> str:
-        place = self._columns.positions.get(meaning)
-        return self._cells[place] if place is not None else ""
+        position = self._columns.positions.get(meaning)
+        return self._cells[position] if position is not None else ""
 
     def add_fault(self, meaning: str, value: str, remedy: str) -> None:
-        """Note a fault."""
+        """Add a fault of this cell."""
         self.faults.append(LabelFault(self.row, self._columns.column_name(meaning), value, remedy))
 
     def parse_time(self, meaning: str) -> datetime | None:
-        """Return an aware time; without an offset it is this host's."""
+        """Return an aware time; a time without an offset is local time of this host."""
         if not self[meaning]:
             return None
         try:
@@ -117,7 +117,7 @@ class _CsvRow:
             return None
 
     def parse_number(self, meaning: str) -> float | None:
-        """Return a number, whichever decimal mark it has."""
+        """Return a number; its decimal mark is a point or a comma."""
         if not self[meaning]:
             return None
         try:
@@ -130,7 +130,7 @@ class _CsvRow:
         return found
 
     def parse_state(self, meaning: str) -> LabelState | None:
-        """Return what a cell of a finding says; None: nothing."""
+        """Return the state in a finding's cell; None where the cell is empty."""
         word = self[meaning].lower()
         if word in EMPTY_CELLS:
             return None
@@ -146,7 +146,7 @@ class _CsvRow:
 def _parse_row(
     number: int, cells: Sequence[str], known: Columns, defaults: ImportDefaults
 ) -> tuple[ReaderStatement | None, list[LabelFault]]:
-    """Return the reading of one row, and what is wrong with it."""
+    """Return the statement of one row, or None, and its faults."""
     surplus = next((cell for cell in cells[len(known.header) :] if cell), None)
     if surplus is not None or len(cells) < len(known.header):
         remedy = f"this row has {len(cells)} cells, the header has {len(known.header)}: look for a missing quotation mark"
@@ -176,17 +176,17 @@ def _parse_row(
 
 
 def _parse_finding_columns(row: _CsvRow, known: Columns) -> Mapping[str, LabelState]:
-    """A column for each finding. "No Finding" speaks for all 14 and suffers nothing beside it but absent."""
-    said = {finding: state for finding in known.findings if (state := row.parse_state(finding)) is not None}
-    nothing = said.pop(NO_FINDING, None)
+    """Return the states of a table with a column for each finding. "No Finding": all 14 are absent."""
+    states = {finding: state for finding in known.findings if (state := row.parse_state(finding)) is not None}
+    nothing = states.pop(NO_FINDING, None)
     if nothing is not LabelState.PRESENT:
-        return said
-    _refuse_beside_no_finding(row, NO_FINDING, [finding for finding, state in said.items() if state is not LabelState.ABSENT])
+        return states
+    _refuse_beside_no_finding(row, NO_FINDING, [finding for finding, state in states.items() if state is not LabelState.ABSENT])
     return all_absent()
 
 
 def _parse_finding_labels(row: _CsvRow, defaults: ImportDefaults) -> Mapping[str, LabelState]:
-    """Names with | between them are present; "No Finding" stands alone."""
+    """Return the states of a list of findings separated by |: those listed are present. "No Finding" stands alone."""
     names = [name for part in row[columns.FINDING_LABELS].split("|") if (name := part.strip())]
     found = [match_finding(name) for name in names]
     for name, finding in zip(names, found, strict=True):

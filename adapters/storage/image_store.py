@@ -1,4 +1,4 @@
-"""The received files: durable before anyone hears of them, each named by its own SHA-256."""
+"""The received files: durable before their name is returned, each named by its own SHA-256."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ UNWRITABLE_ERRNOS = {
 }
 PART_SUFFIX = ".part"
 ARRIVING_FOLDER = "arriving"
-"""Folder of the parts: their names are not known before they are whole."""
+"""Folder of the parts: the name of a file is not known before it is complete."""
 WRITE_BACK_BYTES = 1 << 22
-"""The disk begins to write an arriving file in pieces of this size, so that little is left to wait for at its end."""
+"""An incoming file is written back to the disk in pieces of this size, so that its fsync has little left to wait for."""
 
 MAX_FOLDER_THREADS = 8
-"""Folders that are made at once, each while the file that goes there is synced."""
+"""Shard folders that are created concurrently, each while its file is synced."""
 
 
 class FileImageStore:
@@ -67,9 +67,9 @@ class FileImageStore:
             return ArrivingFile(self, self.root / ARRIVING_FOLDER / f"{secrets.token_hex(8)}{PART_SUFFIX}")
 
     def publish(self, part: Path, descriptor: int, file: StoredFile) -> None:
-        """Give a file that was written its own name, in the place of whatever is there; durable when this returns. OSError."""
+        """Rename a written file to its own name, in place of an existing one; durable when this returns. OSError."""
         path = self._locate_file(file)
-        folder = None if path.parent.is_dir() else self._folder_pool.submit(self._make_folder, path.parent)  # meanwhile
+        folder = None if path.parent.is_dir() else self._folder_pool.submit(self._make_folder, path.parent)  # concurrently
         os.fsync(descriptor)
         if folder is not None:
             folder.result()
@@ -77,7 +77,7 @@ class FileImageStore:
         _sync_folder(path.parent)
 
     def _make_folder(self, folder: Path) -> None:
-        """Make the folder and those above it, each durable in its own parent; the shards of the first level all at once."""
+        """Create the folder and its parents, each durable in its own parent; all shards of the first level at once."""
         if folder.is_dir():
             return
         if folder != self.root and folder.parent != folder:
@@ -119,7 +119,7 @@ class FileImageStore:
         return found.f_bavail * found.f_frsize
 
     def remove_stale_parts(self, *, older_than_seconds: float) -> int:
-        """Remove what half-finished writes left behind that long ago; return how many."""
+        """Remove the parts of interrupted writes that are older than this; return their number."""
         before = time.time() - older_than_seconds
         left = [part for part in self.root.rglob(f"*{PART_SUFFIX}") if part.stat().st_mtime < before]
         for part in left:
@@ -131,7 +131,7 @@ class FileImageStore:
 
     @contextmanager
     def translate_errors(self) -> Iterator[None]:
-        """Turn the errors of a disk that will not take it into OutOfResources."""
+        """Translate the errors of a full or unwritable disk to OutOfResources."""
         try:
             yield
         except OSError as error:
@@ -144,10 +144,10 @@ class FileImageStore:
 
 
 class ArrivingFile:
-    """ports.Arriving: a `.part` that is hashed and on its way to the disk while it is written."""
+    """ports.IncomingFile: a `.part` that is hashed and written back to the disk while it is received."""
 
     def __init__(self, store: FileImageStore, part: Path) -> None:
-        """Open the part. OSError."""
+        """Create the part. OSError."""
         self._store, self._part = store, part
         self._hash, self._checksum = hashlib.sha256(), xxhash.xxh3_128()
         self._size = self._flushed = 0
@@ -166,7 +166,7 @@ class ArrivingFile:
                 written = os.write(self._descriptor, rest)
                 rest, self._size = rest[written:], self._size + written
         if self._size - self._flushed >= WRITE_BACK_BYTES:
-            with suppress(OSError):  # only advice: Linux begins to write these pages to the disk, and drops what is there already
+            with suppress(OSError):  # advice only: Linux begins to write these pages back and drops those that are clean
                 os.posix_fadvise(self._descriptor, self._flushed, self._size - self._flushed, os.POSIX_FADV_DONTNEED)
             self._flushed = self._size
 

@@ -1,4 +1,4 @@
-"""The model directory: bases and versions as folders that appear whole or not at all. Files and JSON; no torch."""
+"""The model directory: bases and versions as folders that are published whole or not at all. Files and JSON; no torch."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class StoredBase:
 
     @property
     def weights_sha256(self) -> str:
-        """SHA-256 of the weights file, as the card has it."""
+        """SHA-256 of the weights file, by the card."""
         return str(self.card["weights"]["sha256"])
 
 
 class ModelStore:
-    """The model directory. The catalog says which versions exist; this keeps their files."""
+    """The model directory. The catalog lists the versions; the store holds their files."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def base_folder(self, name: str) -> Path:
-        """Return where a base of this name lies or would lie. Refused for a name that cannot be a folder's."""
+        """Return the folder of a base of this name, existing or not. PermanentError for a name that cannot be a folder's."""
         if not _BASE_NAME.fullmatch(name):
             raise PermanentError(
                 f"{name!r} cannot name a base", hint="use up to 63 of a-z 0-9 . _ - and begin with a letter or digit"
@@ -55,27 +55,27 @@ class ModelStore:
         return base_folder(self.root, name)
 
     def version_folder(self, number: int) -> Path:
-        """Return where a version of this number lies or would lie."""
+        """Return the folder of a version of this number, existing or not."""
         return version_folder(self.root, number)
 
     def bases(self) -> list[StoredBase]:
-        """Return every whole base, by name. Whatever a dead process left half-written is not seen."""
+        """Return every complete base, by name. The staging folder of a dead process is ignored."""
         folder = bases_folder(self.root)
         names = sorted(path.name for path in folder.iterdir() if _BASE_NAME.fullmatch(path.name)) if folder.is_dir() else []
         return [self.base(name) for name in names if (base_folder(self.root, name) / CARD).is_file()]
 
     def base(self, name: str) -> StoredBase:
-        """Return a base. NoWeights where it is not there, WeightsRejected where its card cannot be read."""
+        """Return a base. NoWeights where it does not exist, WeightsCorrupt where its card cannot be read."""
         folder = self.base_folder(name)
         return StoredBase(name, folder, _read_card(folder))
 
     def has_version(self, version: ModelVersion) -> bool:
-        """Say whether the version's files are there; loading it proves their content."""
+        """Return whether the version's files exist; loading verifies their content."""
         return (self.base_folder(version.base) / WEIGHTS).is_file() and (self.version_folder(version.number) / HEAD).is_file()
 
     @contextmanager
     def stage(self) -> Iterator[Path]:
-        """Give an empty folder to write a base or a version into; what has not been published at the end is removed."""
+        """Yield an empty staging folder for a base or a version. It is removed at the end unless it has been published."""
         self._remove_abandoned_folders()
         folder = self.root / f".{uuid.uuid4().hex}.part"
         with _translate_disk_errors(self.root):
@@ -86,9 +86,9 @@ class ModelStore:
             shutil.rmtree(folder, ignore_errors=True)
 
     def publish_base(self, staged: Path, name: str) -> StoredBase:
-        """Put a staged base in its place. The same weights under the same name again keep what is there.
+        """Publish a staged base. An existing base of this name with the same weights is kept.
 
-        Refused where the name belongs to other weights, WeightsRejected where the staged folder is no base.
+        PermanentError where the name belongs to other weights, NoWeights or WeightsCorrupt where the staged folder is no base.
         """
         folder, card = self.base_folder(name), _read_card(staged)
         if (folder / CARD).is_file():
@@ -100,7 +100,7 @@ class ModelStore:
         return self.base(name)
 
     def publish_version(self, staged: Path, number: int) -> Path:
-        """Put a staged version in its place; a folder of that number that the catalog never came to know is replaced."""
+        """Publish a staged version; a folder of this number that has no row in the catalog is replaced."""
         _read_card(staged)
         folder = self.version_folder(number)
         self._publish_folder(staged, folder)
@@ -108,8 +108,8 @@ class ModelStore:
 
     @contextmanager
     def lock(self, purpose: str) -> Iterator[None]:
-        """Hold the directory for one purpose, for as long as the process lives at most. TransientError where another process
-        does."""
+        """Lock the directory for one purpose; the lock ends with the process at the latest. TransientError where another process
+        holds it."""
         with _translate_disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             held = (self.root / f".{purpose}.lock").open("w")
@@ -124,16 +124,16 @@ class ModelStore:
         with _translate_disk_errors(self.root):
             folder.parent.mkdir(parents=True, exist_ok=True)
             if folder.exists():
-                folder.rename(self.root / f".{uuid.uuid4().hex}.part")  # swept later: only a rename is quick and whole
+                folder.rename(self.root / f".{uuid.uuid4().hex}.part")  # removed later: only a rename is fast and atomic
             _sync_folder(staged)
             staged.rename(folder)
             _sync_folder(folder.parent)
             _sync_folder(self.root)
 
     def _remove_abandoned_folders(self) -> None:
-        """Remove what dead processes left."""
+        """Remove the staging folders of dead processes."""
         for folder in self.root.glob(".*.part"):
-            with suppress(FileNotFoundError):  # another process sweeps too
+            with suppress(FileNotFoundError):  # another process removes it too
                 if folder.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
                     shutil.rmtree(folder, ignore_errors=True)
 
@@ -153,7 +153,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def _translate_disk_errors(root: Path) -> Iterator[None]:
-    """Say a refusing disk in the pipeline's words."""
+    """Translate the errors of a disk to OutOfResources."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
 -- A role that may read the promised views (v_*) and nothing else.
--- As a superuser, for it makes roles, after `radclipd db upgrade`:
+-- Run it as a superuser, because it creates roles, after `radclipd db upgrade`:
 --   psql -d radclipd -v reader=alice -f read-only-role.sql
--- then give the reader a password: \password alice
+-- Then set the password of the reader: \password alice
 
 SELECT 'CREATE ROLE radclipd_readers NOLOGIN'
 WHERE NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'radclipd_readers') \gexec

@@ -1,4 +1,4 @@
-"""A throw-away PostgreSQL cluster: Debian's server on a socket in a temporary folder, one database a test."""
+"""A temporary PostgreSQL cluster: Debian's server on a Unix socket in a temporary folder, one database for each test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.builders import peers
 
 
 class Cluster:
-    """A running server. As root its programs run as user postgres, for PostgreSQL refuses root."""
+    """A running server. As root its programs run as user postgres: PostgreSQL refuses root."""
 
     def __init__(self, folder: Path, programs: Path, *, durable: bool = False) -> None:
         self.folder, self.programs, self._durable = folder, programs, durable
@@ -59,7 +59,7 @@ class Cluster:
         return f"postgresql+psycopg://{user}@/{database}?host={self.folder}"
 
     def upgraded(self) -> str:
-        """Return the URL of a new database with the schema, cloned from one that was upgraded once."""
+        """Return the URL of a new database with the schema: a copy of a template that is upgraded once."""
         from adapters.catalog import schema
 
         if not self._template:
@@ -70,7 +70,7 @@ class Cluster:
 
 @contextmanager
 def cluster(*, durable: bool = False) -> Iterator[Cluster]:
-    """Run a cluster while the block lasts; `durable`: its commits outlive a power cut, as those of Debian's do."""
+    """Run a cluster while the block lasts; `durable`: with fsync, as Debian's, so that commits survive a power cut."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     if not found:
         peers.absent("PostgreSQL's server is not installed (Debian package postgresql)")

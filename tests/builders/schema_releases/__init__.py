@@ -1,4 +1,4 @@
-"""The schema of every release, as SQL with a few rows: what an upgrade starts from.
+"""The schema of every release, as SQL with a few rows: the start of an upgrade.
 
 A release adds its two files, `<version>.sqlite.sql` and `<version>.postgresql.sql`:
 `python -m tests.builders.schema_releases 0.2.0`. Files of earlier releases never change.

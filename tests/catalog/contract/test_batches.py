@@ -1,4 +1,4 @@
-"""Many studies at once: what a batch finds and writes is what each study by itself would, in as few statements as one."""
+"""Batches of studies give the rows that each study alone would give, in as many statements as one study takes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fill(catalog: Catalog, studies: list[str]) -> None:
         tx.studies.put_states(studies, StudyState.SETTLED)
 
 
-def test_studies_are_held_found_and_moved(catalog: Catalog) -> None:
+def test_several_studies_are_locked_read_and_changed_together(catalog: Catalog) -> None:
     fill(catalog, STUDIES)
     with catalog.begin() as tx:
         tx.studies.put_state("1.1", StudyState.IGNORED, reason="no chest")
@@ -59,7 +59,7 @@ def test_studies_are_held_found_and_moved(catalog: Catalog) -> None:
         assert not tx.studies.lock([])
 
 
-def test_scores_and_predictions_of_several(catalog: Catalog) -> None:
+def test_scores_and_predictions_of_several_studies(catalog: Catalog) -> None:
     fill(catalog, STUDIES)
     scores = {f"{study}.1": np.full(len(FINDINGS), row / 10, np.float32) for row, study in enumerate(STUDIES)}
     with catalog.begin() as tx:
@@ -76,7 +76,7 @@ def test_scores_and_predictions_of_several(catalog: Catalog) -> None:
         assert tx.scores.predictions_of([*STUDIES, "1.9"], 1) == {"1.1": predictions(0.1), "1.3": predictions(0.2)}
 
 
-def test_the_last_report_of_several(catalog: Catalog) -> None:
+def test_the_latest_report_of_several_studies(catalog: Catalog) -> None:
     fill(catalog, STUDIES)
     made = [
         Report(
@@ -98,7 +98,7 @@ def test_the_last_report_of_several(catalog: Catalog) -> None:
         assert tx.reports.latest_of([]) == {}
 
 
-def test_jobs_are_put_together_and_end_together(catalog: Catalog) -> None:
+def test_several_jobs_are_put_and_finished_together(catalog: Catalog) -> None:
     with catalog.begin() as tx:
         tx.jobs.put(JobKind.REPORT, "1.2", {"revision": 1})
         tx.jobs.put_all(JobKind.REPORT, {study: {"revision": 2} for study in STUDIES})
@@ -110,14 +110,14 @@ def test_jobs_are_put_together_and_end_together(catalog: Catalog) -> None:
         tx.jobs.retry(held[1], error="given up", delay_seconds=60)
         tx.jobs.finish(*held)
     with catalog.begin() as tx:
-        assert tx.jobs.count_by_state() == {(JobKind.REPORT, JobState.RUNNING): 3}, "none is done where one is lost"
+        assert tx.jobs.count_by_state() == {(JobKind.REPORT, JobState.RUNNING): 3}, "none is done where one lease is lost"
         tx.jobs.finish(*held)
         tx.jobs.finish()
         assert tx.jobs.count_by_state() == {(JobKind.REPORT, JobState.DONE): 3}
 
 
 @pytest.mark.parametrize("database", DATABASES)
-def test_a_batch_is_scored_in_as_many_statements_as_a_study(database: str, fresh_url: Callable[[str], str]) -> None:
+def test_scoring_a_batch_takes_no_more_statements_than_scoring_one_study(database: str, fresh_url: Callable[[str], str]) -> None:
     catalog = SqlCatalog(fresh_url(database))
     with catalog.begin() as tx:
         tx.versions.add(a_version())

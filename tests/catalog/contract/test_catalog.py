@@ -1,4 +1,4 @@
-"""What every catalog promises: the fake, SQLite and PostgreSQL."""
+"""The contract of ports.Catalog: the fake, SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.builders.catalog_rows import FILE, SENDER, add_instance, chest_header
 from tests.builders.fakes.versions import a_version
 
 
-def test_an_instance_comes_back_as_it_went_in(catalog: Catalog) -> None:
+def test_an_instance_is_read_back_unchanged(catalog: Catalog) -> None:
     header = chest_header(series_number=4, instance_number=2, accession_number="A7", study_date="20260101", modality="DX")
     add_instance(catalog, header)
     with catalog.read() as tx:
@@ -50,7 +50,7 @@ def test_an_instance_comes_back_as_it_went_in(catalog: Catalog) -> None:
         assert tx.studies.find_instance("9") is None
 
 
-def test_times_are_utc_and_of_now(sql_catalog: SqlCatalog) -> None:
+def test_times_are_current_and_utc(sql_catalog: SqlCatalog) -> None:
     add_instance(sql_catalog, chest_header())
     with sql_catalog.read() as tx:
         found = tx.studies.find_instance("1.1.1")
@@ -58,7 +58,7 @@ def test_times_are_utc_and_of_now(sql_catalog: SqlCatalog) -> None:
     assert abs(found.received_at - datetime.now(UTC)) < timedelta(seconds=10)
 
 
-def test_an_exception_takes_everything_back(catalog: Catalog) -> None:
+def test_an_exception_rolls_the_transaction_back(catalog: Catalog) -> None:
     with pytest.raises(RuntimeError), catalog.begin() as tx:
         tx.studies.add_instance(chest_header(), FILE, SENDER, opens_study=True)
         tx.jobs.put(JobKind.SCORE, "1.1")
@@ -68,14 +68,14 @@ def test_an_exception_takes_everything_back(catalog: Catalog) -> None:
         assert tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5) == []
 
 
-def test_a_read_cannot_write(sql_catalog: SqlCatalog) -> None:
+def test_a_read_transaction_cannot_write(sql_catalog: SqlCatalog) -> None:
     with pytest.raises(OutOfResources, match=r"read-?only"), sql_catalog.read() as tx:
         tx.jobs.put(JobKind.SCORE, "1.1")
     with sql_catalog.begin() as tx:  # on the same connection of the pool
         assert tx.jobs.put(JobKind.SCORE, "1.1") is not None
 
 
-def test_hostile_words_lose_nothing(sql_catalog: SqlCatalog) -> None:
+def test_hostile_text_is_sanitised_and_stored(sql_catalog: SqlCatalog) -> None:
     nasty = "\0" + "\ud800" + "x" * 10_000
     with sql_catalog.begin() as tx:
         tx.studies.add_instance(chest_header(), FILE, Sender(nasty, nasty, nasty), opens_study=True)
@@ -88,7 +88,7 @@ def test_hostile_words_lose_nothing(sql_catalog: SqlCatalog) -> None:
         assert 100 < len(job.error) <= 4000
 
 
-def test_an_association_may_carry_a_whole_archive(sql_catalog: SqlCatalog) -> None:
+def test_one_association_may_release_a_whole_archive(sql_catalog: SqlCatalog) -> None:
     add_instance(sql_catalog, chest_header())
     with sql_catalog.begin() as tx:
         tx.studies.mark_released([*(f"9.{number}" for number in range(40_000)), "1.1"])
@@ -105,34 +105,34 @@ def test_how_long_the_oldest_job_has_been_due(sql_catalog: SqlCatalog) -> None:
         tx.jobs.put(JobKind.SCORE, "c")
         (later,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5)
         tx.jobs.retry(later, error="x", delay_seconds=60)
-        tx.jobs.put_all(JobKind.REPORT, {"d": {}}, due={"d": datetime(2026, 1, 1, tzinfo=UTC)})  # it came just now, all the same
+        tx.jobs.put_all(JobKind.REPORT, {"d": {}}, due={"d": datetime(2026, 1, 1, tzinfo=UTC)})  # an age counts from its creation
     with sql_catalog.read() as tx:
         ages = tx.jobs.oldest_due_seconds(before=500)
     assert list(ages) == [JobKind.REPORT, JobKind.SEND]
     assert 0 <= ages[JobKind.REPORT] < 0.2 <= ages[JobKind.SEND] < 10
 
 
-def test_one_uid_stands_once(catalog: Catalog) -> None:
+def test_a_sop_instance_uid_is_unique(catalog: Catalog) -> None:
     add_instance(catalog, chest_header())
     with pytest.raises(Exception, match=r"(?i)unique|exists"):
         add_instance(catalog, chest_header())
 
 
-def test_an_error_does_not_quote_a_patient(sql_catalog: SqlCatalog) -> None:
+def test_an_error_holds_no_patient_data(sql_catalog: SqlCatalog) -> None:
     add_instance(sql_catalog, chest_header(patient_id="SECRET-7"))
-    with pytest.raises(Exception, match="instances") as told:
+    with pytest.raises(Exception, match="instances") as error:
         add_instance(sql_catalog, chest_header(patient_id="SECRET-7", series_instance_uid="1.1.8"))
-    assert "SECRET-7" not in str(told.value)
+    assert "SECRET-7" not in str(error.value)
 
 
-def test_instances_come_in_order(catalog: Catalog) -> None:
+def test_instances_are_returned_in_order(catalog: Catalog) -> None:
     for sop, number in (("1.1.3", 2), ("1.1.2", 1), ("1.1.1", 3)):
         add_instance(catalog, chest_header(sop=sop, instance_number=number, series_number=1))
     with catalog.read() as tx:
         assert [i.header.instance_number for i in tx.studies.instances("1.1")] == [1, 2, 3]
 
 
-def test_only_what_can_be_scored_reopens_a_study(catalog: Catalog) -> None:
+def test_only_an_instance_that_opens_its_study_reopens_it(catalog: Catalog) -> None:
     add_instance(catalog, chest_header())
     with catalog.begin() as tx:
         tx.studies.put_state("1.1", StudyState.IGNORED, reason="lateral view (1)")
@@ -148,7 +148,7 @@ def test_only_what_can_be_scored_reopens_a_study(catalog: Catalog) -> None:
         assert (study.state, study.reason) == (StudyState.ARRIVING, "")
 
 
-def test_quiet_and_released(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+def test_stable_and_released_studies(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
     add_instance(catalog, chest_header())
     with catalog.begin() as tx:
         assert tx.studies.stable_studies(seconds=0.2, released=True, limit=9) == []
@@ -157,7 +157,7 @@ def test_quiet_and_released(catalog: Catalog, pass_time: Callable[[float], None]
     with catalog.read() as tx:
         assert tx.studies.stable_studies(seconds=60, released=True, limit=9) == ["1.1"]
         assert tx.studies.stable_studies(seconds=60, released=False, limit=9) == []
-    add_instance(catalog, chest_header(sop="1.1.2"))  # something new: no longer released
+    add_instance(catalog, chest_header(sop="1.1.2"))  # a new instance clears the released mark
     with catalog.read() as tx:
         assert tx.studies.stable_studies(seconds=60, released=True, limit=9) == []
     pass_time(0.25)
@@ -206,7 +206,7 @@ def test_one_version_serves(catalog: Catalog) -> None:
         assert tx.versions.find(9) is None
 
 
-def test_a_report_is_opened_once_and_goes_its_way(catalog: Catalog) -> None:
+def test_a_report_is_pending_once_then_built_then_sent(catalog: Catalog) -> None:
     add_instance(catalog, chest_header())
     first = Report(
         sop_instance_uid="2.25.1",
@@ -224,7 +224,7 @@ def test_a_report_is_opened_once_and_goes_its_way(catalog: Catalog) -> None:
         assert tx.reports.ensure_pending(first) == first
         assert tx.reports.ensure_pending(replace(first, predecessor="other")) == first
         other_root = replace(first, sop_instance_uid="1.2.3.4")
-        assert tx.reports.ensure_pending(other_root) == first  # a revision is reported once, whatever the UID root has become
+        assert tx.reports.ensure_pending(other_root) == first  # a revision is reported once, also under another UID root
         assert tx.reports.ensure_pending(second) == second
         assert tx.reports.latest("1.1") == second
         tx.reports.mark_built("2.25.1", FILE)
@@ -256,22 +256,22 @@ def test_jobs_are_claimed_by_priority_then_age(catalog: Catalog) -> None:
         assert [j.subject for j in tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=2)] == ["b"]
 
 
-def test_what_came_last_may_be_claimed_before_what_waits_longest(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+def test_the_newest_jobs_may_be_claimed_before_the_oldest(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
     for subject in "abcdefg":
         with catalog.begin() as tx:
             tx.jobs.put(JobKind.SCORE, subject)
             tx.jobs.put(JobKind.SCORE, f"archive {subject}", priority=900)
         pass_time(0.002)
     with catalog.begin() as tx:
-        taken = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=4, newest=2)
-        assert [(job.subject, job.priority) for job in taken] == [(subject, ARRIVAL_PRIORITY) for subject in "gfab"]
-        taken = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=1, newest=1)
-        assert [job.subject for job in taken] == ["e"]
-        taken = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=4, newest=4)
-        assert [job.subject for job in taken] == ["d", "c", "archive a", "archive b"]  # the archive in its own order
+        claimed = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=4, newest=2)
+        assert [(job.subject, job.priority) for job in claimed] == [(subject, ARRIVAL_PRIORITY) for subject in "gfab"]
+        claimed = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=1, newest=1)
+        assert [job.subject for job in claimed] == ["e"]
+        claimed = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=4, newest=4)
+        assert [job.subject for job in claimed] == ["d", "c", "archive a", "archive b"]  # rescoring jobs keep their order
 
 
-def test_jobs_that_follow_from_others_stand_where_those_stood(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+def test_jobs_with_a_due_time_keep_the_place_of_the_jobs_before_them(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
     for subject in "abcd":
         with catalog.begin() as tx:
             tx.jobs.put(JobKind.SCORE, subject)
@@ -283,11 +283,11 @@ def test_jobs_that_follow_from_others_stand_where_those_stood(catalog: Catalog, 
             tx.jobs.finish(scored)
         pass_time(0.002)
     with catalog.begin() as tx:
-        taken = tx.jobs.claim([JobKind.REPORT], worker="w", lease_seconds=5, limit=4, newest=2)
-        assert [job.subject for job in taken] == list("dcab")
+        claimed = tx.jobs.claim([JobKind.REPORT], worker="w", lease_seconds=5, limit=4, newest=2)
+        assert [job.subject for job in claimed] == list("dcab")
 
 
-def test_a_subject_in_work_is_not_claimed_again(catalog: Catalog) -> None:
+def test_a_subject_with_a_running_job_is_not_claimed(catalog: Catalog) -> None:
     with catalog.begin() as tx:
         tx.jobs.put(JobKind.SCORE, "a")
         (held,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=30)
@@ -297,31 +297,33 @@ def test_a_subject_in_work_is_not_claimed_again(catalog: Catalog) -> None:
         assert len(tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=30)) == 1
 
 
-def test_a_lost_job_runs_before_the_one_that_waits_behind_it(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+def test_a_job_with_an_expired_lease_is_claimed_before_waiting_ones(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
     with catalog.begin() as tx:
         tx.jobs.put(JobKind.SCORE, "a")
-        (lost,) = tx.jobs.claim([JobKind.SCORE], worker="dead", lease_seconds=0.1)
+        (expired,) = tx.jobs.claim([JobKind.SCORE], worker="dead", lease_seconds=0.1)
         tx.jobs.put(JobKind.SCORE, "a")
     pass_time(0.2)
     with catalog.begin() as tx:
         (again,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=30, limit=9)
-        assert again.id == lost.id
+        assert again.id == expired.id
         assert tx.jobs.claim([JobKind.SCORE], worker="other", lease_seconds=30, limit=9) == []
         tx.jobs.finish(again)
-        (behind,) = tx.jobs.claim([JobKind.SCORE], worker="other", lease_seconds=30, limit=9)
-        assert behind.id != lost.id
+        (waiting,) = tx.jobs.claim([JobKind.SCORE], worker="other", lease_seconds=30, limit=9)
+        assert waiting.id != expired.id
 
 
-def test_a_more_urgent_job_takes_the_waiting_one_along(catalog: Catalog) -> None:
+def test_a_more_urgent_job_raises_the_priority_of_the_waiting_one(catalog: Catalog) -> None:
     with catalog.begin() as tx:
-        tx.jobs.put(JobKind.SCORE, "old film", priority=500)
+        tx.jobs.put(JobKind.SCORE, "old study", priority=500)
         tx.jobs.put(JobKind.SCORE, "other", priority=100)
-        tx.jobs.put(JobKind.SCORE, "old film", priority=1)
-        tx.jobs.put(JobKind.SCORE, "old film", priority=900)
-        assert tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5)[0].subject == "old film"
+        tx.jobs.put(JobKind.SCORE, "old study", priority=1)
+        tx.jobs.put(JobKind.SCORE, "old study", priority=900)
+        assert tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5)[0].subject == "old study"
 
 
-def test_a_lease_that_ran_out_goes_to_another_and_the_first_is_fenced(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+def test_an_expired_lease_passes_to_another_worker_and_the_first_is_fenced(
+    catalog: Catalog, pass_time: Callable[[float], None]
+) -> None:
     with catalog.begin() as tx:
         tx.jobs.put(JobKind.SCORE, "a")
         (first,) = tx.jobs.claim([JobKind.SCORE], worker="dead", lease_seconds=0.2)
@@ -343,22 +345,22 @@ def test_a_lease_that_ran_out_goes_to_another_and_the_first_is_fenced(catalog: C
         assert tx.jobs.count_by_state() == {(JobKind.SCORE, JobState.DONE): 1}
 
 
-def test_retry_waits_and_may_take_the_try_back(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+def test_a_retry_is_delayed_and_may_not_count_as_an_attempt(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
     with catalog.begin() as tx:
         tx.jobs.put(JobKind.SEND, "a")
         (job,) = tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=5)
-        tx.jobs.retry(job, error="archive away", delay_seconds=0.2, counts=False)
+        tx.jobs.retry(job, error="archive unreachable", delay_seconds=0.2, counts=False)
         assert tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=5) == []
     pass_time(0.3)
     with catalog.begin() as tx:
         (again,) = tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=5)
-        assert (again.attempts, again.error) == (1, "archive away")
+        assert (again.attempts, again.error) == (1, "archive unreachable")
         tx.jobs.retry(again, error="busy", delay_seconds=0)
     with catalog.begin() as tx:
         assert tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=5)[0].attempts == 2
 
 
-def test_retry_leaves_it_to_a_newer_waiting_job(catalog: Catalog) -> None:
+def test_a_retry_yields_to_a_newer_waiting_job(catalog: Catalog) -> None:
     with catalog.begin() as tx:
         tx.jobs.put(JobKind.SCORE, "a")
         (job,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5)
@@ -367,7 +369,7 @@ def test_retry_leaves_it_to_a_newer_waiting_job(catalog: Catalog) -> None:
         assert tx.jobs.count_by_state() == {(JobKind.SCORE, JobState.DONE): 1, (JobKind.SCORE, JobState.WAITING): 1}
 
 
-def test_quarantine_and_back(catalog: Catalog) -> None:
+def test_a_quarantined_job_is_requeued(catalog: Catalog) -> None:
     with catalog.begin() as tx:
         tx.jobs.put(JobKind.SEND, "a")
         (job,) = tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=5)
@@ -379,7 +381,7 @@ def test_quarantine_and_back(catalog: Catalog) -> None:
         assert tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=5)[0].attempts == 1
 
 
-def test_of_two_in_quarantine_the_newer_comes_back_and_none_overwrites_a_waiting_one(catalog: Catalog) -> None:
+def test_of_two_quarantined_jobs_the_newer_is_requeued_and_no_waiting_job_is_overwritten(catalog: Catalog) -> None:
     with catalog.begin() as tx:
         for revision in (1, 2):
             tx.jobs.put(JobKind.REPORT, "a", {"revision": revision})
@@ -394,7 +396,7 @@ def test_of_two_in_quarantine_the_newer_comes_back_and_none_overwrites_a_waiting
         assert job.payload == {"revision": 3}
 
 
-def test_done_jobs_are_forgotten_after_their_time(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+def test_done_jobs_are_purged_after_their_time(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
     with catalog.begin() as tx:
         tx.jobs.put(JobKind.SEND, "a")
         tx.jobs.finish(tx.jobs.claim([JobKind.SEND], worker="w", lease_seconds=5)[0])
@@ -420,7 +422,7 @@ def test_a_circuit_opens_lets_one_probe_through_and_closes(catalog: Catalog, pas
         tx.audit(AuditEvent("send", "done", "PACS", "answers again"))
 
 
-def test_the_newest_complete_studies_come_first(catalog: Catalog) -> None:
+def test_the_newest_complete_studies_are_returned_first(catalog: Catalog) -> None:
     for number in (1, 2, 3):
         add_instance(catalog, chest_header(study=f"1.{number}", sop=f"1.{number}.1"))
     with catalog.begin() as tx:
@@ -432,7 +434,7 @@ def test_the_newest_complete_studies_come_first(catalog: Catalog) -> None:
         assert tx.studies.newest_complete(limit=0) == []
 
 
-def test_the_version_that_served_before_is_known(catalog: Catalog) -> None:
+def test_the_previously_serving_version_is_known(catalog: Catalog) -> None:
     with catalog.begin() as tx:
         tx.versions.add(a_version(1))
         assert tx.versions.previously_serving() is None
@@ -453,7 +455,7 @@ def test_the_version_that_served_before_is_known(catalog: Catalog) -> None:
         assert (found.state, found.reason) == (VersionState.REJECTED, "odd")
 
 
-def test_the_studies_that_a_version_has_not_scored_come_newest_first(catalog: Catalog) -> None:
+def test_studies_unscored_by_a_version_are_returned_newest_first(catalog: Catalog) -> None:
     for number in range(1, 8):
         add_instance(catalog, chest_header(study=f"1.{number}", sop=f"1.{number}.1"))
     predictions = rules.predictions_of(np.zeros(14, dtype=np.float32), thresholds=a_version().thresholds, undetermined_margin=0.05)

@@ -1,4 +1,4 @@
-"""What every catalog promises of labels: the fake, SQLite and PostgreSQL."""
+"""The contract of ports.Labels and of the steps on it: the fake, SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def all_of(catalog: Catalog) -> list[Label]:
 
 @pytest.fixture
 def catalog(catalog: Catalog) -> Catalog:
-    """With three studies in it, of which two share an accession number."""
+    """A catalog of three studies; two have the same accession number."""
     for number, accession in enumerate(("A1", "A2", "A2"), 1):
         add_instance(catalog, chest_header(study=f"1.{number}", sop=f"1.{number}.1", accession_number=accession))
     return catalog
 
 
-def test_a_statement_comes_back_as_it_went_in(catalog: Catalog) -> None:
+def test_a_label_is_read_back_unchanged(catalog: Catalog) -> None:
     said = [
         label(selection_reason="random", selection_probability=0.25, document="2.25.7", reader="Ḧouse^Gregory"),
         label("1.2", "Hernia", UNCERTAIN),
@@ -63,14 +63,14 @@ def test_a_statement_comes_back_as_it_went_in(catalog: Catalog) -> None:
         assert tx.labels.find([3, 1, 99]) == [numbered[0], numbered[2]]
 
 
-def test_which_studies_several_have_read_for_the_same_finding(catalog: Catalog) -> None:
+def test_studies_with_several_readers_of_one_finding_are_found(catalog: Catalog) -> None:
     said = [
         label("1.1"),
         label("1.1", reader="bob", state=ABSENT),
         label("1.2"),
         label("1.2", "Hernia", reader="bob"),  # of another finding
         label("1.3"),
-        label("1.3", state=ABSENT),  # herself again
+        label("1.3", state=ABSENT),  # the same reader again
     ]
     with catalog.begin() as tx:
         assert tx.labels.multi_reader_studies() == []
@@ -89,9 +89,16 @@ def test_which_studies_several_have_read_for_the_same_finding(catalog: Catalog) 
         label("1.2", state=None, revokes=1),
         label(document="2.25.7", state=ABSENT),
     ],
-    ids=["unknown study", "says nothing", "revokes nothing", "of another finding", "of another study", "document says it twice"],
+    ids=[
+        "unknown study",
+        "neither state nor revokes",
+        "revokes no label",
+        "another finding",
+        "another study",
+        "twice in a document",
+    ],
 )
-def test_what_breaks_a_rule_is_not_taken(catalog: Catalog, wrong: Label) -> None:
+def test_a_label_that_violates_a_constraint_is_refused(catalog: Catalog, wrong: Label) -> None:
     with catalog.begin() as tx:
         tx.labels.append([label(document="2.25.7")])
     with pytest.raises(Exception, match=r"(?i)catalog|constraint|violates|unique"), catalog.begin() as tx:
@@ -99,21 +106,21 @@ def test_what_breaks_a_rule_is_not_taken(catalog: Catalog, wrong: Label) -> None
     assert len(all_of(catalog)) == 1
 
 
-def test_a_statement_is_revoked_once(catalog: Catalog) -> None:
+def test_a_label_is_revoked_once(catalog: Catalog) -> None:
     with catalog.begin() as tx:
         tx.labels.append([label(), label(state=None, revokes=1)])
     with pytest.raises(Exception, match=r"(?i)unique|append-only"), catalog.begin() as tx:
         tx.labels.append([label(state=None, revokes=1)])
 
 
-def test_the_clock_is_the_catalogs(catalog: Catalog) -> None:
+def test_the_time_of_a_transaction_is_the_catalogs(catalog: Catalog) -> None:
     with catalog.read() as tx:
         now = tx.now()
     assert now.tzinfo is UTC
     assert now.microsecond % 1000 == 0
 
 
-def test_studies_by_uid_and_by_accession_number(catalog: Catalog) -> None:
+def test_studies_are_found_by_uid_and_by_accession_number(catalog: Catalog) -> None:
     with catalog.read() as tx:
         assert tx.studies.accession_numbers({"1.1", "1.2", "9"}) == {"1.1": "A1", "1.2": "A2"}
         assert tx.studies.uids_by_accession_number({"A1", "A2", "A3"}) == {"A1": ["1.1"], "A2": ["1.2", "1.3"]}
@@ -125,7 +132,7 @@ def test_studies_by_uid_and_by_accession_number(catalog: Catalog) -> None:
         assert tx.studies.document_uids() == ["1.1.7", "1.1.8"]
 
 
-def test_readings_are_taken_and_taking_them_again_adds_nothing(catalog: Catalog) -> None:
+def test_importing_the_same_statements_again_adds_no_label(catalog: Catalog) -> None:
     said = [
         reading(findings=all_absent(), stated_at=NOON),
         reading(
@@ -141,25 +148,25 @@ def test_readings_are_taken_and_taking_them_again_adds_nothing(catalog: Catalog)
     assert all_of(catalog) == []
     assert labels.import_readings(said, catalog=catalog) == labels.ImportResult(15, 0, 1)
     assert labels.import_readings(said, catalog=catalog) == labels.ImportResult(0, 15, 1)
-    kept = all_of(catalog)
-    assert {(one.reader, one.selection_reason, one.selection_probability) for one in kept} == {
+    stored = all_of(catalog)
+    assert {(one.reader, one.selection_reason, one.selection_probability) for one in stored} == {
         ("alice", "", None),
         ("bob", "random", 0.1),
     }
-    assert kept[0].stated_at == rules.truncate_to_milliseconds(NOON)
-    assert resolve_consensus(kept, LabelPolicy()).by_key["1.1", "Mass"].state is PRESENT
+    assert stored[0].stated_at == rules.truncate_to_milliseconds(NOON)
+    assert resolve_consensus(stored, LabelPolicy()).by_key["1.1", "Mass"].state is PRESENT
 
 
-def test_a_reader_who_says_the_same_later_is_heard_and_one_without_a_time_is_not(catalog: Catalog) -> None:
+def test_a_repeated_statement_with_a_later_time_is_added_and_one_without_a_time_is_not(catalog: Catalog) -> None:
     labels.import_readings([reading(stated_at=NOON)], catalog=catalog)
     assert labels.import_readings([reading()], catalog=catalog).added == 0
     assert labels.import_readings([reading(stated_at=NOON + timedelta(days=1))], catalog=catalog).added == 1
     assert labels.import_readings([reading(findings={"Mass": ABSENT})], catalog=catalog).added == 1
-    assert labels.import_readings([reading()], catalog=catalog).added == 1  # back to the first opinion is news again
+    assert labels.import_readings([reading()], catalog=catalog).added == 1  # a return to the first opinion is a new statement
     assert [one.state for one in labels_in_force(all_of(catalog))] == [PRESENT]
 
 
-def test_nothing_of_a_bad_batch_is_taken_and_every_row_is_named(catalog: Catalog) -> None:
+def test_a_batch_with_faults_adds_no_label_and_lists_every_faulty_row(catalog: Catalog) -> None:
     future = datetime.now(UTC) + timedelta(days=400)
     rows = [
         reading(row=2),
@@ -188,22 +195,24 @@ def test_nothing_of_a_bad_batch_is_taken_and_every_row_is_named(catalog: Catalog
     assert all(value and "\n" not in value[1] for value in found.values())
 
 
-def test_a_revoked_statement_stays_on_record_and_holds_no_more(catalog: Catalog) -> None:
+def test_a_revoked_label_is_kept_and_no_longer_in_force(catalog: Catalog) -> None:
     labels.import_readings(
         [reading(stated_at=NOON), reading(reader="bob", findings={"Mass": ABSENT}, stated_at=NOON)], catalog=catalog
     )
     assert labels.withdraw([1], reader="alice", source="cli", catalog=catalog) == 1
     assert [(one.reader, one.state) for one in labels_in_force(all_of(catalog))] == [("bob", ABSENT)]
     assert len(all_of(catalog)) == 3
-    for gone in ([1], [2, 1], [99], [3]):
+    for revoked in ([1], [2, 1], [99], [3]):
         with pytest.raises(PermanentError, match="does not stand"):
-            labels.withdraw(gone, reader="alice", source="cli", catalog=catalog)
-    assert labels.import_readings([reading(stated_at=NOON)], catalog=catalog).added == 0  # the same old file does not bring it back
+            labels.withdraw(revoked, reader="alice", source="cli", catalog=catalog)
+    assert (
+        labels.import_readings([reading(stated_at=NOON)], catalog=catalog).added == 0
+    )  # importing the same file again does not restore it
     assert labels.import_readings([reading()], catalog=catalog).added == 1
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_view_and_the_resolver_agree_on_what_is_revoked(sql_catalog: SqlCatalog, catalog_url: str, seed: int) -> None:
+def test_v_labels_and_the_consensus_agree_on_which_labels_are_revoked(sql_catalog: SqlCatalog, catalog_url: str, seed: int) -> None:
     for number in (1, 2):
         add_instance(sql_catalog, chest_header(study=f"1.{number}", sop=f"1.{number}.1"))
     chance = random.Random(seed)
@@ -225,14 +234,14 @@ def test_the_view_and_the_resolver_agree_on_what_is_revoked(sql_catalog: SqlCata
     assert 0 < len(rows) < len(made) / 3
 
 
-def test_more_studies_than_fit_into_one_statement(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_of_more_studies_than_one_statement_can_name_are_found(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parameters, "MAX_PARAMETERS", 7)
     numbers = range(100, 130)
     for number in numbers:
         add_instance(catalog, chest_header(study=f"1.{number}", sop=f"1.{number}.1", accession_number=f"B{number}"))
     said = [reading("", accession_number=f"B{number}", findings=all_absent()) for number in numbers]
     assert labels.import_readings(said, catalog=catalog) == labels.ImportResult(30 * len(FINDINGS), 0, 30)
-    kept = all_of(catalog)
+    stored = all_of(catalog)
     with catalog.read() as tx:
-        assert tx.labels.of_studies({label.study_instance_uid for label in kept}) == kept
-        assert tx.labels.find([label.id for label in kept]) == kept
+        assert tx.labels.of_studies({label.study_instance_uid for label in stored}) == stored
+        assert tx.labels.find([label.id for label in stored]) == stored

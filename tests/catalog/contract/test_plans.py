@@ -1,7 +1,7 @@
-"""What is asked every day finds its rows by key: eight times the archive is no more work, on both databases.
+"""Daily queries find their rows by key: an archive eight times as large costs no more, on both databases.
 
-Work is what the database itself counts: four steps of SQLite's machine, rows that PostgreSQL's scans touch. On PostgreSQL the ways
-that read whole tables are put off, for these tables are so small that they would rightly be chosen.
+The cost is what the database counts: units of four instructions of SQLite's virtual machine, rows that PostgreSQL's scans read. On
+PostgreSQL the plans that read whole tables are disabled, because on tables as small as these they would be chosen rightly.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Place:
     url: str
 
     def work(self, asked: Sequence[Asked]) -> int:
-        """Return how much work these statements are, one after the other; what they write is taken back."""
+        """Return the cost of these statements, executed in turn and rolled back."""
         return (_rows if self.url.startswith("postgresql") else _steps)(self.url, asked)
 
 
@@ -62,16 +62,16 @@ def _steps(url: str, asked: Sequence[Asked]) -> int:
 
 
 def _rows(url: str, asked: Sequence[Asked]) -> int:
-    touched = 0
+    rows_read = 0
     with psycopg.connect(url.replace("+psycopg", "")) as connection:
         for way in ("seqscan", "hashjoin", "mergejoin"):
             connection.execute(f"SET enable_{way} = off")
         for sql, values in asked:
-            told = connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", values or None).fetchone()
-            assert told is not None
-            touched += sum(map(_touched, _nodes(told[0][0]["Plan"])))
+            explained = connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", values or None).fetchone()
+            assert explained is not None
+            rows_read += sum(map(_rows_read, _nodes(explained[0][0]["Plan"])))
         connection.rollback()
-    return touched
+    return rows_read
 
 
 def _nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -80,7 +80,7 @@ def _nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from _nodes(below)
 
 
-def _touched(node: Mapping[str, Any]) -> int:
+def _rows_read(node: Mapping[str, Any]) -> int:
     if "Scan" not in node["Node Type"]:
         return 0
     removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
@@ -108,12 +108,12 @@ def places(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def is_no_more(small: int, large: int) -> bool:
-    """Say whether the large archive is hardly more work. To read all of its studies would be 3200 more, or three times that."""
+    """Return whether the large archive costs hardly more. Reading all of its studies would cost 3200 more, or three times that."""
     return large <= 2 * small + 800
 
 
 OVER_ALL_LABELS = {"v_labels", "v_worklist"}
-"""Grouped over every statement or request: as much work as there are of these."""
+"""Views over all labels or requests: a query that groups them costs as much as there are."""
 QUERIES = sorted(
     title
     for title, sql in queries(names(LargeArchive(SMALL, labelled=20))).items()
@@ -122,13 +122,13 @@ QUERIES = sorted(
 
 
 @pytest.mark.parametrize("title", QUERIES)
-def test_a_documented_query_is_no_more_work_in_a_large_archive(places: tuple[Place, Place], title: str) -> None:
+def test_the_cost_of_a_documented_query_does_not_grow_with_the_archive(places: tuple[Place, Place], title: str) -> None:
     small, large = (place.work([(queries(names(place.archive))[title], None)]) for place in places)
     assert is_no_more(small, large), (small, large)
 
 
 @pytest.mark.parametrize("name", sorted(set(LISTINGS) - {"labels conflicts", "worklist --open"}))
-def test_a_listing_is_no_more_work_in_a_large_archive(
+def test_the_cost_of_a_listing_does_not_grow_with_the_archive(
     places: tuple[Place, Place], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, large = (place.work(_asked_by_verb(place, name, monkeypatch)) for place in places)
@@ -147,35 +147,35 @@ def _asked_by_verb(place: Place, name: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("RADCLIPD_CONFIG", str(ROOT / "deploy/radclipd.toml"))
     monkeypatch.setenv("RADCLIPD_CATALOG__URL", place.url)
     words = [word.format(**names(place.archive)) for word in LISTINGS[name]]
-    with redirect_stdout(StringIO()) as told:
+    with redirect_stdout(StringIO()) as output:
         RADCLIPD.main([*words, "--json"], standalone_mode=False)
-    assert json.loads(told.getvalue()), "nothing was listed"
+    assert json.loads(output.getvalue()), "nothing was listed"
     monkeypatch.setattr(query, "run", answer)
     assert asked
     return asked
 
 
-def look(numbers: int) -> range:
+def newest_numbers(numbers: int) -> range:
     return range(max(1, numbers - 300), numbers + 1)
 
 
 STEPS: Mapping[str, Callable[[SqlTransaction, LargeArchive], object]] = {
     "claim": lambda tx, _: tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=60, limit=4),
-    "claim what came last": lambda tx, _: tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=60, limit=4, newest=4),
+    "claim the newest": lambda tx, _: tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=60, limit=4, newest=4),
     "claim nothing": lambda tx, _: tx.jobs.claim([JobKind.LEARN], worker="w", lease_seconds=60),
     "put": lambda tx, _: tx.jobs.put(JobKind.SEND, "2.25.4"),
     "is open": lambda tx, archive: tx.jobs.is_open(JobKind.SCORE, archive.study_uid(SMALL // 2)),
-    "how many wait": lambda tx, _: tx.jobs.count_waiting(JobKind.SCORE, at_most=100),
-    "forget": lambda tx, _: tx.jobs.purge_done(older_than_days=365, limit=10),
+    "count waiting": lambda tx, _: tx.jobs.count_waiting(JobKind.SCORE, at_most=100),
+    "purge": lambda tx, _: tx.jobs.purge_done(older_than_days=365, limit=10),
     "settle": lambda tx, _: (
         tx.studies.stable_studies(seconds=0, released=True, limit=200),
         tx.studies.arriving_studies(limit=200),
     ),
     "a study": lambda tx, archive: (tx.studies.find(archive.study_uid(9)), tx.studies.instances(archive.study_uid(9))),
     "newest": lambda tx, _: tx.studies.newest_complete(limit=100),
-    "left to score again": lambda tx, archive: tx.studies.unscored(SERVING, limit=100, numbers=look(archive.studies)),
-    "a lot of patients": lambda tx, _: tx.studies.label_candidates(SERVING, request_expiry_days=90, patients=range(1, 60)),
-    "asked for just now": lambda tx, archive: tx.studies.label_candidates(
+    "unscored": lambda tx, archive: tx.studies.unscored(SERVING, limit=100, numbers=newest_numbers(archive.studies)),
+    "candidates by patient": lambda tx, _: tx.studies.label_candidates(SERVING, request_expiry_days=90, patients=range(1, 60)),
+    "candidates among studies": lambda tx, archive: tx.studies.label_candidates(
         SERVING, request_expiry_days=90, among={archive.study_uid(9)}
     ),
     "scores": lambda tx, archive: (
@@ -187,13 +187,13 @@ STEPS: Mapping[str, Callable[[SqlTransaction, LargeArchive], object]] = {
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_step_of_the_line_is_no_more_work_in_a_large_archive(places: tuple[Place, Place], name: str) -> None:
+def test_the_cost_of_a_step_does_not_grow_with_the_archive(places: tuple[Place, Place], name: str) -> None:
     small, large = (place.work(_asked_by_step(place, STEPS[name])) for place in places)
     assert is_no_more(small, large), (small, large)
 
 
 def _asked_by_step(place: Place, step: Callable[[SqlTransaction, LargeArchive], object]) -> list[Asked]:
-    """Run the step, take it back, and return its statements."""
+    """Run the step, roll it back, and return its statements."""
     asked: list[Asked] = []
     catalog = SqlCatalog(place.url)
 
@@ -210,8 +210,8 @@ def _asked_by_step(place: Place, step: Callable[[SqlTransaction, LargeArchive], 
     return asked
 
 
-def test_work_tells_a_scan_from_a_key(places: tuple[Place, Place]) -> None:
-    """What the tests above rest on."""
+def test_the_measured_cost_distinguishes_a_scan_from_a_key_lookup(places: tuple[Place, Place]) -> None:
+    """The tests above depend on it."""
     scan = "SELECT count(*) FROM v_predictions WHERE probability > 0.5"
     small, large = (place.work([(scan, None)]) for place in places)
     assert not is_no_more(small, large), (small, large)

@@ -20,7 +20,7 @@ from pipeline.errors import OutOfResources, PermanentError
 from tests.builders.fakes.versions import a_version
 
 
-def test_it_reads(catalog_url: str) -> None:
+def test_a_query_returns_columns_and_rows(catalog_url: str) -> None:
     catalog = SqlCatalog(catalog_url)
     with catalog.begin() as tx:
         tx.jobs.put(JobKind.SCORE, "1.2")
@@ -29,7 +29,7 @@ def test_it_reads(catalog_url: str) -> None:
     assert (columns, rows) == (["kind", "subject"], [("score", "1.2")])
 
 
-def test_moments_json_and_numbers_look_alike_on_both(catalog_url: str) -> None:
+def test_times_json_and_numbers_are_the_same_on_both_databases(catalog_url: str) -> None:
     catalog = SqlCatalog(catalog_url)
     with catalog.begin() as tx:
         tx.versions.add(a_version(card={"a": 1}))
@@ -55,31 +55,31 @@ def test_moments_json_and_numbers_look_alike_on_both(catalog_url: str) -> None:
         "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 9) SELECT min(x) FROM n",
     ],
 )
-def test_reading_takes_many_forms(catalog_url: str, statement: str) -> None:
+def test_every_form_of_reading_statement_is_accepted(catalog_url: str, statement: str) -> None:
     assert query.run(catalog_url, statement)[1] == [(1,)]
 
 
-def test_a_plan_can_be_asked_for(catalog_url: str) -> None:
+def test_explain_returns_a_plan(catalog_url: str) -> None:
     assert query.run(catalog_url, "EXPLAIN SELECT * FROM v_findings_wide")[1]
 
 
-def test_only_so_many_rows(catalog_url: str) -> None:
+def test_a_limit_restricts_the_rows(catalog_url: str) -> None:
     many = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 9) SELECT x FROM n"
     assert query.run(catalog_url, many, limit=2)[1] == [(1,), (2,)]
 
 
-def test_a_database_that_is_away_is_not_the_statements_fault(tmp_path: Path) -> None:
+def test_an_unreachable_database_is_out_of_resources_and_no_refusal(tmp_path: Path) -> None:
     for url in ("postgresql://radclipd:sesame@127.0.0.1:1/radclipd", f"sqlite:///{tmp_path / 'none.db'}"):
-        with pytest.raises(OutOfResources) as away:
+        with pytest.raises(OutOfResources) as unreachable:
             query.run(url, "SELECT 1")
-        assert "sesame" not in str(away.value)
-        assert away.value.hint
+        assert "sesame" not in str(unreachable.value)
+        assert unreachable.value.hint
 
 
-def test_a_slip_is_one_line(catalog_url: str) -> None:
-    with pytest.raises(PermanentError, match="no_such") as slip:
+def test_an_error_in_a_statement_is_one_line(catalog_url: str) -> None:
+    with pytest.raises(PermanentError, match="no_such") as refused:
         query.run(catalog_url, "SELECT no_such FROM v_jobs")
-    assert "\n" not in str(slip.value)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_slip_is_one_line(catalog_url: str) -> None:
         "SELECT * FROM pragma_query_only(0)",
     ],
 )
-def test_it_refuses_to_write(catalog_url: str, statement: str) -> None:
+def test_a_statement_that_writes_is_refused(catalog_url: str, statement: str) -> None:
     catalog = SqlCatalog(catalog_url)
     with catalog.begin() as tx:
         tx.jobs.put(JobKind.SCORE, "1.2")
@@ -131,7 +131,7 @@ def test_it_refuses_to_write(catalog_url: str, statement: str) -> None:
 
 @pytest.fixture
 def interrupt_in() -> Iterator[Callable[[float], None]]:
-    """Have this process interrupted in so many seconds; what comes too late is dropped."""
+    """Interrupt this process after some seconds; an interrupt after the end of the test is dropped."""
 
     def raised(*_: object) -> None:
         raise KeyboardInterrupt
@@ -155,10 +155,10 @@ def interrupt_in() -> Iterator[Callable[[float], None]]:
     signal.signal(signal.SIGUSR1, before)
 
 
-def test_an_interruption_while_a_statement_is_looked_over_is_no_refusal(
+def test_an_interrupt_while_sqlite_authorises_a_statement_is_no_refusal(
     catalog_url: str, interrupt_in: Callable[[float], None]
 ) -> None:
-    """SQLite looks such a statement over for some tenths of a second, asking about each column."""
+    """SQLite prepares this statement for some tenths of a second and calls the authorizer for each column."""
     once = "SELECT " + ", ".join(f"id AS c{number}" for number in range(100)) + " FROM v_jobs"
     long = " UNION ALL ".join([once] * 400)
     with pytest.raises(KeyboardInterrupt):
@@ -167,7 +167,7 @@ def test_an_interruption_while_a_statement_is_looked_over_is_no_refusal(
             query.run(catalog_url, long)
 
 
-def test_an_interruption_stops_the_statement(catalog_url: str, interrupt_in: Callable[[float], None]) -> None:
+def test_an_interrupt_stops_the_statement(catalog_url: str, interrupt_in: Callable[[float], None]) -> None:
     endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Many workers at one queue: no job twice, none lost."""
+"""Many workers at one queue: each job is claimed once, none is lost."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _fill(url: str) -> None:
     catalog.dispose()
 
 
-def test_threads_share_the_queue(catalog_url: str) -> None:
+def test_each_job_is_claimed_by_one_of_many_threads(catalog_url: str) -> None:
     _fill(catalog_url)
     claimed: list[str] = []
     threads = [threading.Thread(target=_claim_all, args=(catalog_url, claimed)) for _ in range(WORKERS)]
@@ -61,7 +61,7 @@ def test_threads_share_the_queue(catalog_url: str) -> None:
     assert Counter(claimed) == Counter(f"1.{number}" for number in range(JOBS))
 
 
-def test_processes_share_the_queue(catalog_url: str) -> None:
+def test_each_job_is_claimed_by_one_of_many_processes(catalog_url: str) -> None:
     _fill(catalog_url)
     context = multiprocessing.get_context("spawn")
     results: multiprocessing.Queue[list[str]] = context.Queue()
@@ -74,8 +74,8 @@ def test_processes_share_the_queue(catalog_url: str) -> None:
     assert Counter(claimed) == Counter(f"1.{number}" for number in range(JOBS))
 
 
-def test_writers_wait_for_each_other_instead_of_failing(catalog_url: str) -> None:
-    """Read-then-write transactions, which SQLite without BEGIN IMMEDIATE would refuse."""
+def test_concurrent_writers_wait_and_do_not_fail(catalog_url: str) -> None:
+    """Transactions that read first and then write: SQLite refuses them without BEGIN IMMEDIATE."""
     catalog = SqlCatalog(catalog_url, busy_timeout_seconds=20)
     failures: list[Exception] = []
 
@@ -109,7 +109,7 @@ def _claim_and_hang(url: str, commits: bool, held: Connection) -> None:
 
 
 @pytest.mark.parametrize("commits", [False, True], ids=["before its commit", "after its commit"])
-def test_the_job_of_a_killed_worker_is_taken_up_by_another(catalog_url: str, commits: bool) -> None:
+def test_the_job_of_a_killed_worker_is_claimed_by_another(catalog_url: str, commits: bool) -> None:
     catalog = SqlCatalog(catalog_url, busy_timeout_seconds=20)
     with catalog.begin() as tx:
         tx.jobs.put(JobKind.SCORE, "1.1")
@@ -124,23 +124,23 @@ def test_the_job_of_a_killed_worker_is_taken_up_by_another(catalog_url: str, com
         with catalog.begin() as tx:
             assert tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5) == []  # the lease still runs
     deadline = time.monotonic() + 10
-    taken: list[Job] = []
-    while not taken and time.monotonic() < deadline:
+    claimed: list[Job] = []
+    while not claimed and time.monotonic() < deadline:
         with catalog.begin() as tx:
-            taken = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5)
+            claimed = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5)
         time.sleep(0.05)
-    assert [(job.id, job.attempts) for job in taken] == [(held, 2 if commits else 1)]
+    assert [(job.id, job.attempts) for job in claimed] == [(held, 2 if commits else 1)]
     catalog.dispose()
 
 
-def test_no_time_but_the_databases() -> None:
-    """Workers on other hosts may be wrong about the time."""
+def test_only_the_databases_clock_is_used() -> None:
+    """The clocks of workers on other hosts may be wrong."""
     for path in Path(catalog_package.__file__ or "").parent.glob("*.py"):
         assert not re.search(r"datetime\.now|utcnow|\btime\.(time|monotonic)|^import time", path.read_text(), re.MULTILINE), path
 
 
 def test_the_next_job_of_a_long_queue_is_found_by_an_index(catalog_url: str) -> None:
-    """Neither database may sort the whole queue for each job, or an archive being scored again would crawl."""
+    """Sorting the whole queue for each claim would slow the rescoring of an archive to a crawl."""
     many = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 3000)"
     engine = open_engine(database_url(catalog_url), busy_timeout_seconds=10)
     with engine.connect().execution_options(writes=True) as connection, connection.begin():

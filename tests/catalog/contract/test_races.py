@@ -1,6 +1,6 @@
-"""What must hold when two sessions meet in the middle of each other's transactions.
+"""Two sessions whose transactions overlap.
 
-SQLite lets one writer in at a time; PostgreSQL lets them all in, so each test puts the second session where it hurts.
+SQLite admits one writer at a time. On PostgreSQL they overlap, so each test runs the second session at the critical statement.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ FILE = StoredFile("aa/bb/f.dcm", "f" * 64, 10)
 
 @pytest.fixture
 def other(catalog_url: str) -> Iterator[SqlCatalog]:
-    """Another process at the same database."""
+    """A second catalog on the same database, as of another process."""
     catalog = SqlCatalog(catalog_url, busy_timeout_seconds=10)
     yield catalog
     catalog.dispose()
 
 
-def film(sop: str) -> Header:
+def header(sop: str) -> Header:
     return Header(
         sop_instance_uid=sop,
         sop_class_uid="1.2",
@@ -42,18 +42,18 @@ def film(sop: str) -> Header:
 
 @contextmanager
 def just_before(statement: str, act: Callable[[], None]) -> Iterator[None]:
-    """Do something once, just before a statement that begins so is sent by anybody."""
+    """Call `act` once, just before any session sends a statement that begins so."""
     pending = [act]
 
-    def look(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
+    def call_once(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
         if sql.startswith(statement) and pending:
             pending.pop()()
 
-    event.listen(Engine, "before_cursor_execute", look)
+    event.listen(Engine, "before_cursor_execute", call_once)
     try:
         yield
     finally:
-        event.remove(Engine, "before_cursor_execute", look)
+        event.remove(Engine, "before_cursor_execute", call_once)
     assert not pending, f"no statement began with {statement}"
 
 
@@ -76,7 +76,7 @@ def test_a_job_put_while_the_waiting_one_is_claimed_is_not_lost(sql_catalog: Sql
 
 
 @only_postgresql
-def test_a_retry_gives_way_to_a_job_put_at_the_same_moment(sql_catalog: SqlCatalog, other: SqlCatalog) -> None:
+def test_a_retry_yields_to_a_job_put_concurrently(sql_catalog: SqlCatalog, other: SqlCatalog) -> None:
     with sql_catalog.begin() as tx:
         tx.jobs.put(JobKind.SCORE, "1.4")
         (job,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=30)
@@ -92,16 +92,16 @@ def test_a_retry_gives_way_to_a_job_put_at_the_same_moment(sql_catalog: SqlCatal
         assert tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=30)[0].payload == {"newer": True}
 
 
-def test_an_image_that_comes_while_its_study_is_settled_reopens_it(sql_catalog: SqlCatalog, other: SqlCatalog) -> None:
+def test_an_instance_received_while_its_study_is_settled_reopens_the_study(sql_catalog: SqlCatalog, other: SqlCatalog) -> None:
     with sql_catalog.begin() as tx:
-        tx.studies.add_instance(film("1.4.1"), FILE, SENDER, opens_study=True)
+        tx.studies.add_instance(header("1.4.1"), FILE, SENDER, opens_study=True)
     begun = threading.Event()
 
     def late() -> None:
         begun.wait(10)
         with other.begin() as tx:
             tx.studies.find("1.4")
-            tx.studies.add_instance(film("1.4.2"), FILE, SENDER, opens_study=True)
+            tx.studies.add_instance(header("1.4.2"), FILE, SENDER, opens_study=True)
 
     sender = threading.Thread(target=late)
     sender.start()
@@ -109,7 +109,7 @@ def test_an_image_that_comes_while_its_study_is_settled_reopens_it(sql_catalog: 
         tx.studies.find("1.4")
         seen = tx.studies.instances("1.4")
         begun.set()
-        sender.join(0.3)  # long enough to be through, were it not held
+        sender.join(0.3)  # long enough to finish if it were not blocked
         tx.studies.put_state("1.4", StudyState.IGNORED, reason="lateral view (1)")
     sender.join(10)
     with sql_catalog.read() as tx:
@@ -118,7 +118,7 @@ def test_an_image_that_comes_while_its_study_is_settled_reopens_it(sql_catalog: 
         assert (len(seen), study.instances, study.state) == (1, 2, StudyState.ARRIVING)
 
 
-def test_the_same_instance_from_two_senders_at_once_is_one_and_no_error(sql_catalog: SqlCatalog, other: SqlCatalog) -> None:
+def test_the_same_instance_from_two_concurrent_senders_is_stored_once(sql_catalog: SqlCatalog, other: SqlCatalog) -> None:
     found: list[bool] = []
     looked = threading.Barrier(2)
 
@@ -130,7 +130,7 @@ def test_the_same_instance_from_two_senders_at_once_is_one_and_no_error(sql_cata
             known = tx.studies.find_instance("1.4.1")
             found.append(known is not None)
             if known is None:
-                tx.studies.add_instance(film("1.4.1"), FILE, SENDER, opens_study=True)
+                tx.studies.add_instance(header("1.4.1"), FILE, SENDER, opens_study=True)
 
     senders = [threading.Thread(target=receive, args=(catalog,)) for catalog in (sql_catalog, other)]
     for sender in senders:
@@ -140,7 +140,7 @@ def test_the_same_instance_from_two_senders_at_once_is_one_and_no_error(sql_cata
     assert sorted(found) == [False, True]
 
 
-def test_two_new_instances_of_a_new_study_at_once_make_one_study(sql_catalog: SqlCatalog, other: SqlCatalog) -> None:
+def test_two_concurrent_instances_of_a_new_study_make_one_study(sql_catalog: SqlCatalog, other: SqlCatalog) -> None:
     failures: list[Exception] = []
 
     def receive(catalog: SqlCatalog, sop: str) -> None:
@@ -148,7 +148,7 @@ def test_two_new_instances_of_a_new_study_at_once_make_one_study(sql_catalog: Sq
             with catalog.begin() as tx:
                 tx.studies.find_instance(sop)
                 tx.studies.find("1.4")
-                tx.studies.add_instance(film(sop), FILE, SENDER, opens_study=True)
+                tx.studies.add_instance(header(sop), FILE, SENDER, opens_study=True)
         except Exception as error:
             failures.append(error)
 

@@ -1,4 +1,4 @@
-"""The schema: from nothing, again, from the release before; and a daemon that refuses a wrong one."""
+"""The schema: created, upgraded again, upgraded from every release; and another schema is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SENDER = Sender("A", "h", "B")
 
 
 def on(url: str, act: Callable[[Connection], object]) -> object:
-    """Do something in a transaction of its own on the bare database."""
+    """Call `act` in a transaction of its own, without the catalog."""
     engine = open_engine(database_url(url), busy_timeout_seconds=5)
     try:
         with engine.connect().execution_options(writes=True) as connection, connection.begin():
@@ -65,7 +65,7 @@ def fresh_engine(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return cluster.url(cluster.database())
 
 
-def test_tables_are_what_the_migrations_make(catalog_url: str) -> None:
+def test_the_tables_match_the_migrations(catalog_url: str) -> None:
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "target_metadata": metadata})
         found = compare_metadata(context, metadata)
@@ -74,7 +74,7 @@ def test_tables_are_what_the_migrations_make(catalog_url: str) -> None:
     assert on(catalog_url, differences) == []
 
 
-def test_upgrading_again_changes_nothing_and_keeps_rows(catalog_url: str) -> None:
+def test_a_repeated_upgrade_keeps_rows(catalog_url: str) -> None:
     catalog = SqlCatalog(catalog_url)
     with catalog.begin() as tx:
         tx.studies.add_instance(a_header("1.1"), StoredFile("k", "f" * 64, 1), SENDER, opens_study=True)
@@ -86,7 +86,7 @@ def test_upgrading_again_changes_nothing_and_keeps_rows(catalog_url: str) -> Non
 
 
 def load_release(release: str, engine: str, request: pytest.FixtureRequest, folder: Path) -> str:
-    """Return the URL of a database as that release left it."""
+    """Return the URL of a database with the dump of that release."""
     path = schema_releases.path_of(release, engine)
     if engine == "sqlite":
         url = f"sqlite:///{folder / 'old.db'}"
@@ -100,14 +100,14 @@ def load_release(release: str, engine: str, request: pytest.FixtureRequest, fold
 
 @pytest.mark.parametrize("engine", DATABASES)
 @pytest.mark.parametrize("release", schema_releases.RELEASES)
-def test_upgrading_from_every_release_keeps_what_was_there(
+def test_an_upgrade_from_every_release_keeps_its_rows(
     release: str, engine: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     url = load_release(release, engine, request, tmp_path)
     for _ in range(2):
         schema.upgrade(url)
         schema.verify(url)
-    test_tables_are_what_the_migrations_make(url)
+    test_the_tables_match_the_migrations(url)
     catalog = SqlCatalog(url)
     with catalog.begin() as tx:
         report = tx.reports.find("2.25.1")
@@ -120,7 +120,7 @@ def test_upgrading_from_every_release_keeps_what_was_there(
     catalog.dispose()
     assert rows(url, "SELECT selection_reason, selection_probability, revoked FROM v_labels") == [("random", 0.5, 1)]
     assert rows(url, "SELECT undetermined_margin, notice FROM v_model_versions") == [(0.05, "")]
-    if release == "0.1.0":  # which knew no other time than that at which it heard of a label
+    if release == "0.1.0":  # which stored only the time of the import
         assert rows(url, "SELECT count(*) FROM labels WHERE stated_at = created_at AND document = ''") == [(2,)]
     assert rows(url, "SELECT version FROM v_findings_wide WHERE accession_number = 'A1'") == [(1,)]
     for forbidden in ("DELETE FROM labels", "UPDATE labels SET document = ''"):
@@ -154,7 +154,7 @@ def test_renamed_columns_and_tables_keep_their_values_and_a_downgrade_renames_th
     schemas, before = [schema_of(url)], [rows(url, old) for old in RENAMED_IN_0007.values()]
     assert before[2] == [(0.07, "UNTRAINED")]
     schema.upgrade(url)
-    test_tables_are_what_the_migrations_make(url)
+    test_the_tables_match_the_migrations(url)
     assert [rows(url, new) for new in RENAMED_IN_0007] == before
     assert rows(url, "SELECT source, units_done, units_failed, last_error FROM v_backfills") == [("folder /films", 1, 1, "gone")]
     assert rows(url, "SELECT card FROM v_model_versions") == [('{"b": 1.5, "source": {"card": {"notice": "x"}}, "a": 2}',)]
@@ -190,15 +190,15 @@ def schema_of(url: str) -> list[tuple[object, ...]]:
     return sorted(rows(url, constraints) + rows(url, "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"))
 
 
-def test_the_names_of_the_scripts_are_their_revisions_in_order() -> None:
+def test_migration_scripts_are_named_by_their_revisions_in_order() -> None:
     scripts = list(schema._load_scripts().walk_revisions())
     assert [script.revision for script in reversed(scripts)] == list(schema.revisions())
     assert schema._load_scripts().get_current_head() == schema.head()
 
 
 @pytest.mark.parametrize("engine", DATABASES)
-def test_the_newest_file_of_releases_is_this_release(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """A change of the schema comes with a migration and a new pair of files, or no later release can be tested from it."""
+def test_the_newest_release_dump_is_the_current_schema(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A change of the schema needs a migration and a new pair of dumps, from which later releases can be tested."""
     url = load_release(schema_releases.RELEASES[-1], engine, request, tmp_path)
     assert rows(url, "SELECT version_num FROM alembic_version") == [(schema.head(),)]
     if engine == "sqlite":
@@ -209,14 +209,14 @@ def test_the_newest_file_of_releases_is_this_release(engine: str, request: pytes
     else:
         cluster: Cluster = request.getfixturevalue("cluster")
         written, again = str(database_url(cluster.upgraded()).database), cluster.database()
-        cluster.psql(again, "-c", schema_releases.dump_postgresql(cluster, written))  # a dump words constraints in its own way
+        cluster.psql(again, "-c", schema_releases.dump_postgresql(cluster, written))  # pg_dump writes constraints in its own form
         kept, made = (
             schema_releases.dump_postgresql(cluster, str(name), "--schema-only") for name in (database_url(url).database, again)
         )
         assert kept == made
 
 
-def test_an_upgrade_that_fails_leaves_everything_as_it_was(fresh_engine: str) -> None:
+def test_a_failed_upgrade_changes_nothing(fresh_engine: str) -> None:
     execute(fresh_engine, "CREATE TABLE predictions (mine int)")
     with pytest.raises(SchemaMismatch, match="predictions"):
         schema.upgrade(fresh_engine)
@@ -225,7 +225,7 @@ def test_an_upgrade_that_fails_leaves_everything_as_it_was(fresh_engine: str) ->
         execute(fresh_engine, "SELECT * FROM studies")
 
 
-def test_two_upgrades_at_once_make_one_schema(fresh_engine: str) -> None:
+def test_concurrent_upgrades_make_one_schema(fresh_engine: str) -> None:
     failures: list[Exception] = []
 
     def upgrade() -> None:
@@ -244,10 +244,10 @@ def test_two_upgrades_at_once_make_one_schema(fresh_engine: str) -> None:
 
 
 @pytest.mark.postgres
-def test_indexes_are_made_before_the_upgrade_and_one_that_was_broken_off_is_made_again(
+def test_indexes_are_built_before_the_upgrade_and_an_invalid_one_is_built_again(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With CREATE INDEX CONCURRENTLY: whoever writes meanwhile does not wait. The upgrade itself finds them there."""
+    """By CREATE INDEX CONCURRENTLY, without blocking writers. The migration finds the indexes."""
     url = load_release("0.1.0", "postgresql", request, tmp_path)
     execute(url, "CREATE INDEX ix_reports_unsent ON reports (created_at) WHERE state <> 'sent'")
     execute(url, "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_reports_unsent'::regclass")
@@ -268,10 +268,8 @@ def test_indexes_are_made_before_the_upgrade_and_one_that_was_broken_off_is_made
 
 
 @pytest.mark.postgres
-def test_who_reads_and_writes_does_not_wait_while_an_upgrade_waits_for_a_long_reader(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    """Making an index waits for whoever has begun before, a backup; nobody stands in line behind it."""
+def test_readers_and_writers_go_on_while_an_upgrade_waits_for_a_long_reader(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """CREATE INDEX CONCURRENTLY waits for older transactions, such as a backup, and blocks no others."""
     url = load_release("0.1.0", "postgresql", request, tmp_path)
     engine = open_engine(database_url(url), busy_timeout_seconds=5)
     upgrade = threading.Thread(target=schema.upgrade, args=(url,))
@@ -293,10 +291,10 @@ def test_who_reads_and_writes_does_not_wait_while_an_upgrade_waits_for_a_long_re
 
 
 @pytest.mark.postgres
-def test_an_upgrade_gives_up_before_readers_have_stood_behind_it_for_long(
+def test_an_upgrade_gives_up_before_it_blocks_readers_for_long(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its last part takes tables for itself. While it waits for one who reads on, others wait behind it: five seconds at most."""
+    """The migration locks tables exclusively. While it waits for a long reader, others wait behind it: five seconds at most."""
     url = load_release("0.1.0", "postgresql", request, tmp_path)
     monkeypatch.setattr(schema, "_prepare_online", lambda connection: None)
     engine = open_engine(database_url(url), busy_timeout_seconds=5)
@@ -312,8 +310,8 @@ def test_an_upgrade_gives_up_before_readers_have_stood_behind_it_for_long(
 
 
 @pytest.mark.parametrize("engine", DATABASES)
-def test_an_upgrade_counts_revisions_that_nobody_counted(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """The views find the latest predictions by them. On PostgreSQL it is done before tables are taken, for all are looked at."""
+def test_an_upgrade_fills_missing_revisions_of_studies(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """The views find the latest predictions by revision. On PostgreSQL the pass over all studies precedes the exclusive lock."""
     url = load_release("0.1.0", engine, request, tmp_path)
     execute(url, "UPDATE studies SET revision = 0")
     schema.upgrade(url)
@@ -321,12 +319,12 @@ def test_an_upgrade_counts_revisions_that_nobody_counted(engine: str, request: p
 
 
 def connection_indexes(connection: Connection) -> dict[str, bool]:
-    """Return of each index whether it is valid."""
+    """Return index name -> whether the index is valid."""
     query = "SELECT c.relname, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
     return {name: valid for name, valid in connection.execute(text(query))}
 
 
-def test_an_upgrade_on_sqlite_names_the_view_of_ones_own_that_is_in_its_way(tmp_path: Path) -> None:
+def test_an_upgrade_on_sqlite_names_a_user_view_that_blocks_it(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'old.db'}"
     schema_releases.load_sqlite(url, schema_releases.path_of("0.2.0.dev6", "sqlite").read_text())
     execute(url, "CREATE VIEW mine AS SELECT study_instance_uid FROM v_studies")
@@ -339,7 +337,7 @@ def test_an_upgrade_on_sqlite_names_the_view_of_ones_own_that_is_in_its_way(tmp_
 
 
 @pytest.mark.postgres
-def test_views_of_ones_own_outlive_an_upgrade_that_changes_nothing(cluster: Cluster) -> None:
+def test_user_views_survive_an_upgrade_without_migrations(cluster: Cluster) -> None:
     url = cluster.upgraded()
     execute(url, "CREATE VIEW mine AS SELECT study_instance_uid FROM v_studies")
     schema.upgrade(url)
@@ -353,7 +351,7 @@ def test_views_of_ones_own_outlive_an_upgrade_that_changes_nothing(cluster: Clus
     assert "drop them" in own.value.hint
 
 
-def test_a_folder_that_is_not_ours_is_one_line_and_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_permission_is_one_line_and_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -364,13 +362,13 @@ def test_a_folder_that_is_not_ours_is_one_line_and_a_hint(monkeypatch: pytest.Mo
         assert "user" in refused.value.hint
 
 
-def test_a_file_that_is_no_database_says_so(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_bytes(b"no database " * 100)
     with pytest.raises(SchemaMismatch, match="not a database"):
         schema.verify(f"sqlite:///{tmp_path / 'x.db'}")
 
 
-def test_older_newer_and_none_are_told_apart(catalog_url: str, tmp_path: Path) -> None:
+def test_an_older_a_newer_and_a_missing_schema_are_reported(catalog_url: str, tmp_path: Path) -> None:
     schema.verify(catalog_url)
     execute(catalog_url, "UPDATE alembic_version SET version_num = '9999'")
     for act in (schema.verify, schema.upgrade):
@@ -390,7 +388,7 @@ def test_every_view_can_be_read_and_not_written(catalog_url: str, view: str) -> 
         execute(catalog_url, f"INSERT INTO {view} DEFAULT VALUES")
 
 
-def test_labels_can_only_be_added(catalog_url: str) -> None:
+def test_labels_are_append_only(catalog_url: str) -> None:
     def fill(connection: Connection) -> None:
         connection.execute(
             text("INSERT INTO patients (patient_key, patient_id, issuer_of_patient_id, patient_sex) VALUES ('k', 'p', '', '')")
@@ -421,7 +419,7 @@ def test_labels_can_only_be_added(catalog_url: str) -> None:
 
 
 def test_a_label_is_withdrawn_or_corrected_by_a_later_row(catalog_url: str) -> None:
-    test_labels_can_only_be_added(catalog_url)
+    test_labels_are_append_only(catalog_url)
     add = "INSERT INTO labels (study, finding, state, reader, source, revokes) VALUES (1, '{}', {}, 'r', 'desk', {})"
     for wrong in (add.format("Nodule", "NULL", 1), add.format("Mass", "NULL", 99), add.format("Mass", "NULL", "NULL")):
         with pytest.raises(DBAPIError, match=r"(?i)constraint"):
@@ -446,17 +444,17 @@ def test_a_label_is_withdrawn_or_corrected_by_a_later_row(catalog_url: str) -> N
         " VALUES (1, 'Mass', 'present', 'r', 'csv', 1.5)",
     ],
 )
-def test_the_database_itself_refuses_what_breaks_a_rule(catalog_url: str, broken: str) -> None:
-    test_labels_can_only_be_added(catalog_url)
+def test_the_database_refuses_rows_that_violate_a_constraint(catalog_url: str, broken: str) -> None:
+    test_labels_are_append_only(catalog_url)
     with pytest.raises(Exception, match=r"(?i)constraint|violates"):
         execute(catalog_url, broken)
 
 
-def test_a_database_that_is_away_says_so_without_its_password() -> None:
+def test_an_unreachable_database_is_reported_without_its_password() -> None:
     url = "postgresql://radclipd:sesame@127.0.0.1:1/radclipd"
-    with pytest.raises(OutOfResources) as away:
+    with pytest.raises(OutOfResources) as unreachable:
         schema.verify(url)
-    assert "sesame" not in str(away.value) + away.value.hint
+    assert "sesame" not in str(unreachable.value) + unreachable.value.hint
     url = "postgresql://radclipd@127.0.0.1:1/radclipd?password=sesame"
     catalog = SqlCatalog(url)
     with pytest.raises(OutOfResources) as also, catalog.begin():
@@ -489,7 +487,7 @@ def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
     assert rows(url, "SELECT * FROM v_studies") == []
 
 
-def test_a_locked_table_is_waited_for_and_then_told(catalog_url: str) -> None:
+def test_a_lock_is_waited_for_and_then_reported(catalog_url: str) -> None:
     holder, waiter = SqlCatalog(catalog_url), SqlCatalog(catalog_url, busy_timeout_seconds=2)
     with holder.begin() as tx:
         tx.versions.add(a_version())

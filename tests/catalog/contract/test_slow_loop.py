@@ -1,4 +1,4 @@
-"""What the slow loop asks of every catalog, and what its views and lines tell: the fake, SQLite and PostgreSQL."""
+"""The contract of the slow loop with every catalog (fake, SQLite, PostgreSQL), its views and its status lines."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ def claim(tx: Transaction, kind: JobKind, lease_seconds: float = 60) -> Job:
     return job
 
 
-def presses(catalog: Catalog, kind: JobKind = JobKind.SCORE, before: int = 900) -> bool:
+def has_urgent(catalog: Catalog, kind: JobKind = JobKind.SCORE, before: int = 900) -> bool:
     with catalog.read() as tx:
         return tx.jobs.has_urgent(kind, before=before)
 
 
-def test_a_job_presses_while_it_is_due_or_a_living_worker_holds_it(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
-    assert not presses(catalog)
+def test_a_job_is_urgent_while_it_is_due_or_its_lease_is_valid(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+    assert not has_urgent(catalog)
     with catalog.begin() as tx:
         tx.jobs.put(JobKind.SCORE, "1.1", priority=900)
-    assert not presses(catalog)
-    assert presses(catalog, before=901)
-    assert not presses(catalog, JobKind.REPORT, before=901)
+    assert not has_urgent(catalog)
+    assert has_urgent(catalog, before=901)
+    assert not has_urgent(catalog, JobKind.REPORT, before=901)
     with catalog.begin() as tx:
-        tx.jobs.put(JobKind.SCORE, "1.1")  # more urgent now
-    assert presses(catalog)
+        tx.jobs.put(JobKind.SCORE, "1.1")  # raises the priority
+    assert has_urgent(catalog)
     with catalog.begin() as tx:
         job = claim(tx, JobKind.SCORE, lease_seconds=0.2)
-    assert presses(catalog)
+    assert has_urgent(catalog)
     pass_time(0.3)
-    assert not presses(catalog)  # its worker is gone
+    assert not has_urgent(catalog)  # the lease has expired
     with catalog.begin() as tx:
         again = claim(tx, JobKind.SCORE)
         assert again.id == job.id
         tx.jobs.retry(again, error="busy", delay_seconds=0.3)
-    assert not presses(catalog)
+    assert not has_urgent(catalog)
     pass_time(0.4)
-    assert presses(catalog)
+    assert has_urgent(catalog)
     with catalog.begin() as tx:
         tx.jobs.finish(claim(tx, JobKind.SCORE))
-    assert not presses(catalog)
+    assert not has_urgent(catalog)
 
 
-def test_notes_stand_beside_the_payload_until_the_next_ones(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+def test_notes_are_merged_into_the_payload_until_the_next_notes(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
     with catalog.begin() as tx:
         tx.jobs.put(JobKind.LEARN, "labels", {"asked": 1})
         job = claim(tx, JobKind.LEARN, lease_seconds=0.2)
@@ -93,7 +93,7 @@ def report(tx: Transaction, study: str, *, revision: int, refused: bool) -> None
 
 
 def test_a_study_whose_report_was_refused_is_scored_again_like_any_other(catalog: Catalog) -> None:
-    """1.1: refused. 1.2: sent before, and on its way again. 1.3: refused before, and sent. 1.4: refused, and on its way again."""
+    """1.1: refused. 1.2: sent. 1.3: refused, then sent. 1.4: refused, with an active report job. 1.5: no report."""
     with catalog.begin() as tx:
         for version in (a_version(1), a_version(2, VersionState.CANDIDATE)):
             tx.versions.add(version)
@@ -120,31 +120,31 @@ def test_a_study_whose_report_was_refused_is_scored_again_like_any_other(catalog
         assert tx.studies.unscored(2, limit=9) == ["1.4", "1.1"]
 
 
-def told(url: str) -> list[str]:
+def status_lines(url: str) -> list[str]:
     return list(activity.activity_lines(url))
 
 
-def test_learning_tells_how_far_it_is_and_how_it_ended(sql_catalog: SqlCatalog, catalog_url: str) -> None:
-    assert told(catalog_url) == []
+def test_v_learning_shows_the_progress_and_the_result_of_a_round(sql_catalog: SqlCatalog, catalog_url: str) -> None:
+    assert status_lines(catalog_url) == []
     with sql_catalog.begin() as tx:
         tx.jobs.put(JobKind.LEARN, learn.ALL_LABELS)
-    assert told(catalog_url) == ["learning (job 1) waits"]
+    assert status_lines(catalog_url) == ["learning (job 1) waits"]
     with sql_catalog.begin() as tx:
         job = claim(tx, JobKind.LEARN)
-    assert told(catalog_url) == ["learning (job 1) begins"]
+    assert status_lines(catalog_url) == ["learning (job 1) begins"]
     for done, left in ((0, ""), (30, ", about 4 min left"), (299, ", less than a minute left")):
         with sql_catalog.begin() as tx:
             tx.jobs.put_notes(job, {"lease": job.lease_token, "stage": "unfreezing", "done": done, "total": 300, "seconds": 26.5})
-        assert told(catalog_url) == [f"learning (job 1): unfreezing, {done} of 300{left}"]
+        assert status_lines(catalog_url) == [f"learning (job 1): unfreezing, {done} of 300{left}"]
     with sql_catalog.begin() as tx:
-        tx.jobs.retry(job, error="told to stop", delay_seconds=0, counts=False)
-    assert told(catalog_url) == ["learning (job 1) waits: told to stop"]
+        tx.jobs.retry(job, error="interrupted", delay_seconds=0, counts=False)
+    assert status_lines(catalog_url) == ["learning (job 1) waits: interrupted"]
     with sql_catalog.begin() as tx:
         job = claim(tx, JobKind.LEARN)
-    assert told(catalog_url) == ["learning (job 1) begins"]  # what the try before it was at is no news
+    assert status_lines(catalog_url) == ["learning (job 1) begins"]  # the progress of an earlier attempt is not shown
     with sql_catalog.begin() as tx:
         learn._finish_job(tx, job, LearnOutcome(LearnResult.REJECTED, "no better", a_version(7)))
-    (line,) = told(catalog_url)
+    (line,) = status_lines(catalog_url)
     assert line.startswith("last round of learning, 20")
     assert line.endswith(": rejected: no better")
     columns, (row,) = query.run(catalog_url, "SELECT * FROM v_learning")
@@ -162,7 +162,7 @@ def put(tx: Transaction, study: str, version: int) -> None:
     tx.scores.put_predictions(version, {study: PREDICTIONS}, tx.studies.next_revisions([study]))
 
 
-def test_scoring_the_archive_again_tells_how_far_it_is(sql_catalog: SqlCatalog, catalog_url: str) -> None:
+def test_v_rescoring_shows_the_progress_of_rescoring_the_archive(sql_catalog: SqlCatalog, catalog_url: str) -> None:
     for number in range(1, 5):
         add_instance(sql_catalog, chest_header(study=f"1.{number}", sop=f"1.{number}.1"))
     with sql_catalog.begin() as tx:
@@ -173,21 +173,21 @@ def test_scoring_the_archive_again_tells_how_far_it_is(sql_catalog: SqlCatalog, 
             tx.studies.put_state(f"1.{number}", StudyState.REPORTED)
         report(tx, "1.4", revision=1, refused=True)
         tx.studies.put_state("1.4", StudyState.SCORED)
-    assert told(catalog_url) == []
+    assert status_lines(catalog_url) == []
     with sql_catalog.begin() as tx:
-        put(tx, "1.1", 2)  # tried by hand, say
+        put(tx, "1.1", 2)  # scored before it serves
     time.sleep(0.005)
     with sql_catalog.begin() as tx:
         tx.versions.serve(2)
-    assert told(catalog_url) == ["version 2 scores the archive again: 1 of 4 studies"]
+    assert status_lines(catalog_url) == ["version 2 scores the archive again: 1 of 4 studies"]
     time.sleep(0.005)
     with sql_catalog.begin() as tx:
         put(tx, "1.2", 2)
-    assert told(catalog_url) == ["version 2 scores the archive again: 2 of 4 studies, less than a minute left"]
+    assert status_lines(catalog_url) == ["version 2 scores the archive again: 2 of 4 studies, less than a minute left"]
     with sql_catalog.begin() as tx:
         for number in (3, 4):
             put(tx, f"1.{number}", 2)
-    assert told(catalog_url) == []
+    assert status_lines(catalog_url) == []
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_scoring_the_archive_again_tells_how_far_it_is(sql_catalog: SqlCatalog, 
         ("08:59:00", 60, 99, "99 of 100 studies, less than a minute left"),
     ],
 )
-def test_the_time_left_goes_by_the_pace_so_far(since: str, scored_since: int, scored: int, said: str) -> None:
+def test_the_time_left_is_extrapolated_from_the_progress_so_far(since: str, scored_since: int, scored: int, said: str) -> None:
     row = {"version": 2, "studies": 100, "scored": scored, "scored_since": scored_since}
     times = {"served_at": f"2026-01-01 {since}.000+00:00", "last_scored_at": "2026-01-01 09:00:00.000+00:00"}
     assert activity.describe_rescoring(row | times).endswith(said)

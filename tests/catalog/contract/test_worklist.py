@@ -29,7 +29,7 @@ STUDIES = 12
 
 
 def fill(catalog: Catalog) -> None:
-    """STUDIES scored studies of eleven patients: the last two are of one. Zero-shot is version 1, version 2 thinks otherwise."""
+    """Add STUDIES scored studies of eleven patients; the last two have one patient. Version 1 is retired, version 2 serves."""
     with catalog.begin() as tx:
         tx.versions.add(a_version(1, state=VersionState.RETIRED))
         tx.versions.add(a_version(2, label_fingerprint="f" * 64))
@@ -73,7 +73,7 @@ def patients(studies: Collection[str]) -> set[int]:
     return {min(int(uid.partition(".")[2]), STUDIES - 1) for uid in studies}
 
 
-def test_a_request_comes_back_as_it_went_in(catalog: Catalog) -> None:
+def test_a_request_is_read_back_unchanged(catalog: Catalog) -> None:
     fill(catalog)
     with catalog.begin() as tx:
         now = tx.now()
@@ -99,9 +99,9 @@ def test_a_request_comes_back_as_it_went_in(catalog: Catalog) -> None:
         worklist_request("1.2", selection_probability=0.0),
         worklist_request("1.2", selection_probability=1.5),
     ],
-    ids=["unknown study", "asked twice", "no reason", "no chance", "more than sure"],
+    ids=["unknown study", "requested twice", "no reason", "probability 0", "probability above 1"],
 )
-def test_what_breaks_a_rule_is_not_kept(catalog: Catalog, wrong: Request) -> None:
+def test_a_request_that_violates_a_constraint_is_refused(catalog: Catalog, wrong: Request) -> None:
     fill(catalog)
     with catalog.begin() as tx:
         tx.requests.append([worklist_request("1.1", asked_at=tx.now())])
@@ -114,7 +114,7 @@ def _fields(one: Request) -> dict[str, Any]:
     return {name: getattr(one, name) for name in one.__dataclass_fields__ if name != "asked_at"}
 
 
-def test_a_list_leaves_out_who_is_labelled_or_asked_for_and_takes_a_patient_once(catalog: Catalog) -> None:
+def test_a_worklist_excludes_labelled_and_requested_patients_and_has_a_patient_once(catalog: Catalog) -> None:
     fill(catalog)
     import_statement(catalog, "1.1")
     add_instance(catalog, chest_header(study="1.99", sop="1.99.1", patient_id="P99"))  # not scored yet
@@ -141,26 +141,24 @@ def test_a_withdrawn_label_still_counts_as_read(catalog: Catalog) -> None:
         assert tx.studies.label_candidates(7, request_expiry_days=90) == {}
 
 
-def test_a_study_that_nobody_reads_holds_its_patient_for_a_while_only(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
-    """Studies 1.11 and 1.12 are of one patient. The study itself is not asked for twice; it stays on `worklist --open`."""
+def test_an_unread_request_excludes_its_patient_until_it_expires(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+    """Studies 1.11 and 1.12 have one patient. The requested study is not requested again; it stays on `worklist --open`."""
     fill(catalog)
     with catalog.begin() as tx:
         tx.requests.append([worklist_request("1.12", asked_at=tx.now())])
     pass_time(0.2)
     soon = policy(request_expiry_days=0.1 / 86400)
     with catalog.read() as tx:
-        held, free = (tx.studies.label_candidates(2, request_expiry_days=days) for days in (90, soon.request_expiry_days))
-    assert set(free) - set(held) == {"1.11"}
-    assert "1.12" not in free
+        valid, expired = (tx.studies.label_candidates(2, request_expiry_days=days) for days in (90, soon.request_expiry_days))
+    assert set(expired) - set(valid) == {"1.11"}
+    assert "1.12" not in expired
     asked = worklist.make_worklist(count=99, catalog=catalog, policy=soon)
     assert {one.request.study_instance_uid for one in asked} == {f"1.{number}" for number in range(1, STUDIES)}
     waiting = worklist.list_open_entries(catalog=catalog, chest=rules.ChestPolicy())
     assert waiting[0].request.study_instance_uid == "1.12"
 
 
-def test_once_in_the_random_sample_a_patient_is_asked_for_nothing_else(
-    catalog: Catalog, pass_time: Callable[[float], None]
-) -> None:
+def test_a_patient_of_the_monitoring_sample_is_never_requested_again(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
     fill(catalog)
     with catalog.begin() as tx:
         tx.requests.append([worklist_request("1.12", SelectionReason.MONITORING, finding="", asked_at=tx.now())])
@@ -169,7 +167,7 @@ def test_once_in_the_random_sample_a_patient_is_asked_for_nothing_else(
         assert "1.11" not in tx.studies.label_candidates(2, request_expiry_days=0.1 / 86400)
 
 
-def test_a_study_that_was_read_late_holds_its_patient(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+def test_a_label_after_the_request_has_expired_excludes_the_patient(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
     fill(catalog)
     with catalog.begin() as tx:
         tx.requests.append([worklist_request("1.12", asked_at=tx.now())])
@@ -179,7 +177,7 @@ def test_a_study_that_was_read_late_holds_its_patient(catalog: Catalog, pass_tim
         assert "1.11" not in tx.studies.label_candidates(2, request_expiry_days=0.1 / 86400)
 
 
-def test_without_keeping_the_same_list_comes_again(catalog: Catalog) -> None:
+def test_a_dry_run_gives_the_same_worklist_again(catalog: Catalog) -> None:
     fill(catalog)
     tried = worklist.make_worklist(count=3, catalog=catalog, policy=policy(), dry_run=True)
     assert requests(catalog) == []
@@ -187,33 +185,15 @@ def test_without_keeping_the_same_list_comes_again(catalog: Catalog) -> None:
     assert [one.request.study_instance_uid for one in tried] == [one.request.study_instance_uid for one in made]
 
 
-def test_a_stored_request_for_a_reason_that_no_list_gives_any_more_is_still_read(catalog: Catalog) -> None:
-    fill(catalog)
-    with catalog.begin() as tx:
-        stored = Request(
-            study_instance_uid="1.1",
-            selection_reason="typicality",
-            finding="",
-            reason="typical of studies of which few were read",
-            selection_probability=1.0,
-            version=2,
-            asked_at=tx.now(),
-        )
-        tx.requests.append([stored])
-    assert [one.request for one in worklist.list_open_entries(catalog=catalog, chest=rules.ChestPolicy())] == [stored]
-    made = worklist.make_worklist(count=99, catalog=catalog, policy=policy())
-    assert "1.1" not in {one.request.study_instance_uid for one in made}
-
-
-def test_nobody_serves(catalog: Catalog) -> None:
+def test_a_worklist_without_a_serving_version_is_refused(catalog: Catalog) -> None:
     with pytest.raises(NoWeights, match="no model version serves"):
         worklist.make_worklist(count=3, catalog=catalog, policy=policy())
 
 
-def test_a_label_carries_the_reason_it_was_asked_for(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
+def test_a_label_has_the_selection_reason_of_its_request(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
     fill(catalog)
-    only_by_lot = policy(selection=SelectionPolicy(positives=0, disagreement=0, uncertainty=0, coverage=0, monitoring=1))
-    (one,) = worklist.make_worklist(count=1, catalog=catalog, policy=only_by_lot)
+    only_monitoring = policy(selection=SelectionPolicy(positives=0, disagreement=0, uncertainty=0, coverage=0, monitoring=1))
+    (one,) = worklist.make_worklist(count=1, catalog=catalog, policy=only_monitoring)
     asked = one.request
     assert asked.selection_reason == rules.MONITORING
     assert asked.selection_probability in (pytest.approx(1 / 11), pytest.approx(1 / 22))  # the last patient has two studies
@@ -225,24 +205,24 @@ def test_a_label_carries_the_reason_it_was_asked_for(catalog: Catalog, pass_time
     other = next(f"1.{number}" for number in range(1, STUDIES + 1) if f"1.{number}" != study)
     import_statement(catalog, other, findings=finding)
     with catalog.read() as tx:
-        told = {
+        stated = {
             (label.reader, label.study_instance_uid): (label.selection_reason, label.selection_probability)
             for label in tx.labels.all()
         }
-    assert told == {
+    assert stated == {
         ("alice", study): (rules.MONITORING, asked.selection_probability),
-        ("bob", study): ("", None),  # said before it was asked for
+        ("bob", study): ("", None),  # stated before the request
         ("carol", study): ("my own", 0.3),
         ("alice", other): ("", None),
     }
     assert worklist.list_open_entries(catalog=catalog, chest=rules.ChestPolicy()) == []
 
 
-def test_what_came_in_between_is_not_asked_for_again(catalog: Catalog) -> None:
+def test_a_study_requested_concurrently_is_not_requested_again(catalog: Catalog) -> None:
     fill(catalog)
 
-    class Overtaken:
-        """Another list is made while this one is chosen."""
+    class ConcurrentCatalog:
+        """Another worklist is made before the transaction that writes this one."""
 
         def read(self) -> Any:
             return catalog.read()
@@ -252,14 +232,14 @@ def test_what_came_in_between_is_not_asked_for_again(catalog: Catalog) -> None:
             return catalog.begin()
 
     with pytest.raises(TransientError, match="in between"):
-        worklist.make_worklist(count=3, catalog=Overtaken(), policy=policy())
+        worklist.make_worklist(count=3, catalog=ConcurrentCatalog(), policy=policy())
     assert len(requests(catalog)) == 11
 
 
-def test_of_a_large_archive_a_part_is_looked_at(catalog: Catalog) -> None:
+def test_a_worklist_of_a_large_archive_reads_a_part_of_its_patients(catalog: Catalog) -> None:
     fill(catalog)
-    by_lot = SelectionPolicy(positives=0, disagreement=0, uncertainty=0, coverage=0, monitoring=1)
-    asked = worklist.make_worklist(count=9, catalog=catalog, policy=policy(max_patients=5, selection=by_lot))
+    only_monitoring = SelectionPolicy(positives=0, disagreement=0, uncertainty=0, coverage=0, monitoring=1)
+    asked = worklist.make_worklist(count=9, catalog=catalog, policy=policy(patients=5, selection=only_monitoring))
     assert len(asked) == 5
     assert {round(one.request.selection_probability * 11, 6) for one in asked} <= {5.0, 2.5}
 
@@ -272,7 +252,7 @@ def radclipd(catalog_url: str) -> Radclipd:
     return radclipd_on(catalog_url)
 
 
-def test_from_the_list_to_labels_with_their_reasons(radclipd: Radclipd, tmp_path: Path) -> None:
+def test_a_worklist_filled_in_and_imported_gives_labels_with_their_reasons(radclipd: Radclipd, tmp_path: Path) -> None:
     path = tmp_path / "to-read.csv"
     done = radclipd("worklist", "--n", "4", "--csv", str(path), "--json")
     assert done.returncode == 0, done.stderr
@@ -280,7 +260,7 @@ def test_from_the_list_to_labels_with_their_reasons(radclipd: Radclipd, tmp_path
     assert len(listed) == 4
     rows = list(csv.DictReader(io.StringIO(path.read_text())))
     assert [row["study_instance_uid"] for row in rows] == [one["study_instance_uid"] for one in listed]
-    assert set(rows[0]).isdisjoint({"finding", "reason"})  # a reader is not to know what a study was chosen for
+    assert set(rows[0]).isdisjoint({"finding", "reason"})  # the reader must not know the finding that a study was chosen for
     for row in rows:
         row.update(reader="alice", Mass="present", Edema="absent")
     with path.open("w", newline="") as out:
@@ -290,9 +270,9 @@ def test_from_the_list_to_labels_with_their_reasons(radclipd: Radclipd, tmp_path
     opened = json.loads(radclipd("worklist", "--open", "--json").stdout)
     assert [one["study_instance_uid"] for one in opened] == [one["study_instance_uid"] for one in listed]
     assert radclipd("labels", "import", str(path)).stdout == "8 statements on 4 studies added, 0 known already\n"
-    told = json.loads(radclipd("query", "select * from v_labels", "--json").stdout)
-    because = {one["study_instance_uid"]: (one["selection_reason"], one["selection_probability"]) for one in listed}
-    assert {(t["study_instance_uid"], (t["selection_reason"], t["selection_probability"])) for t in told} == set(because.items())
+    rows = json.loads(radclipd("query", "select * from v_labels", "--json").stdout)
+    reasons = {one["study_instance_uid"]: (one["selection_reason"], one["selection_probability"]) for one in listed}
+    assert {(t["study_instance_uid"], (t["selection_reason"], t["selection_probability"])) for t in rows} == set(reasons.items())
     assert json.loads(radclipd("worklist", "--open", "--json").stdout) == []
     seen = json.loads(radclipd("query", "select * from v_worklist", "--json").stdout)
     assert all(row["labelled_at"] for row in seen)
@@ -301,7 +281,7 @@ def test_from_the_list_to_labels_with_their_reasons(radclipd: Radclipd, tmp_path
     assert "Vista" in last.stdout
 
 
-def test_what_is_asked_for_is_never_changed(radclipd: Radclipd, catalog_url: str) -> None:
+def test_requests_are_append_only(radclipd: Radclipd, catalog_url: str) -> None:
     from sqlalchemy.exc import DBAPIError
 
     from tests.catalog.contract.test_schema import execute
@@ -314,7 +294,7 @@ def test_what_is_asked_for_is_never_changed(radclipd: Radclipd, catalog_url: str
             execute(catalog_url, forbidden)
 
 
-def test_the_verb_says_what_it_cannot_do(radclipd: Radclipd, tmp_path: Path) -> None:
+def test_the_worklist_verb_reports_what_it_cannot_do(radclipd: Radclipd, tmp_path: Path) -> None:
     assert radclipd("worklist", "--json", "--csv", "-").returncode == 2
     done = radclipd("worklist", "--n", "1", "--csv", str(tmp_path / "no" / "folder.csv"))
     assert done.returncode == 1

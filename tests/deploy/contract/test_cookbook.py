@@ -1,4 +1,4 @@
-"""Every documented query runs on both databases, and the lineage query answers."""
+"""Every documented query runs on both databases, and the lineage query returns the lineage."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def test_the_lineage_of_a_report(catalog_url: str) -> None:
     assert first["created_at"] <= first["built_at"] <= first["sent_at"]
 
 
-def test_the_lineage_of_a_report_outlives_its_successor(catalog_url: str) -> None:
-    """A late image makes a new revision; what the first report rests on is still told, without the late image."""
+def test_the_lineage_of_a_report_survives_its_successor(catalog_url: str) -> None:
+    """A late instance makes a new revision; the lineage of the first report stays, without the late instance."""
     add_reported_study(catalog_url)
     catalog = SqlCatalog(catalog_url)
-    time.sleep(0.01)  # scores are told apart from an earlier report by the clock, which on SQLite counts milliseconds
+    time.sleep(0.01)  # scores and the earlier report are ordered by the clock, which counts milliseconds on SQLite
     with catalog.begin() as tx:
         late = reported_header("1.2")
         tx.studies.add_instance(late, StoredFile("aa/g.dcm", "d" * 64, 7), Sender("PACS", "h", "US"), opens_study=True)

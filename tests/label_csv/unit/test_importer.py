@@ -1,4 +1,4 @@
-"""Tables of labels: every style, every spreadsheet, every fault by its row; and nothing of a bad one."""
+"""Tables of labels: every style, every spreadsheet, every fault by its row; a faulty table is refused as a whole."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def a_catalog() -> FakeCatalog:
 
 
 def said_in(content: str | bytes, defaults: ImportDefaults = ALICE) -> list[tuple[str, dict[str, LabelState]]]:
-    """(study as the table names it, findings) of each reading."""
+    """Return (study as the table names it, findings) of each statement."""
     table = read_table(content if isinstance(content, bytes) else content.encode(), defaults)
     assert table.faults == []
     return [(reading.study_instance_uid or reading.accession_number, dict(reading.findings)) for reading in table.readings]
 
 
 def faults_of(content: str | bytes, defaults: ImportDefaults = ALICE, catalog: FakeCatalog | None = None) -> list[LabelFault]:
-    """Import what cannot be imported; return every fault, after making sure that nothing was taken."""
+    """Import a faulty table; assert that no label was added and return every fault."""
     catalog = catalog or a_catalog()
     before = list(catalog.tables.labels)
     with pytest.raises(InvalidLabels) as bad:
@@ -114,7 +114,7 @@ def test_the_style_of_chexpert() -> None:
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_whatever_spreadsheet_has_saved_it(delimiter: str, encoding: str, newline: str) -> None:
+def test_tables_of_every_spreadsheet_are_read(delimiter: str, encoding: str, newline: str) -> None:
     rows = [
         ["Study UID", "Radiologist", "Mass", "note"],
         ["1.1", "Müller, Jörg", "yes", 'a "quoted", one'],
@@ -130,7 +130,7 @@ def test_whatever_spreadsheet_has_saved_it(delimiter: str, encoding: str, newlin
     ]
 
 
-def test_the_line_by_which_excel_names_its_delimiter() -> None:
+def test_the_sep_line_of_excel_is_skipped() -> None:
     assert said_in("sep=;\r\nstudy_instance_uid;Mass\r\n1.1;1\r\n") == [("1.1", {"Mass": YES})]
 
 
@@ -142,7 +142,7 @@ def test_a_decimal_comma_and_a_time_without_an_offset() -> None:
     assert reading.stated_at == datetime(2025, 6, 1, 8, 15).astimezone()
 
 
-def test_all_that_is_wrong_is_told_with_its_row() -> None:
+def test_every_fault_is_reported_with_its_row() -> None:
     table = "\n".join(
         [
             "StudyInstanceUID,AccessionNumber,Reader,Mass,Edema,No Finding,Selection Probability,stated_at",
@@ -177,14 +177,14 @@ def test_all_that_is_wrong_is_told_with_its_row() -> None:
         (12, "AccessionNumber", "A1"),
         (13, "Mass", "absent"),
     ]
-    told = {(fault.row, fault.column): fault.remedy for fault in faults_of(table)}
-    assert "format the column as text" in told[6, "AccessionNumber"]
-    assert told[7, "No Finding"].endswith("this row names Mass: correct one of the two")
-    assert told[10, ""].startswith("this row has 4 cells, the header has 8")
-    assert told[13, "Mass"].startswith("row 2 says present of the same study by the same reader")
+    remedies = {(fault.row, fault.column): fault.remedy for fault in faults_of(table)}
+    assert "format the column as text" in remedies[6, "AccessionNumber"]
+    assert remedies[7, "No Finding"].endswith("this row names Mass: correct one of the two")
+    assert remedies[10, ""].startswith("this row has 4 cells, the header has 8")
+    assert remedies[13, "Mass"].startswith("row 2 says present of the same study by the same reader")
 
 
-def test_one_bad_row_of_many_takes_none_in() -> None:
+def test_one_faulty_row_refuses_the_whole_table() -> None:
     rows = "".join(f"1.{1 + number % 3},reader-{number},1\n" for number in range(200))
     (fault,) = faults_of(f"study_instance_uid,reader,Mass\n{rows}1.1,reader-0,broken\n")
     assert (fault.row, fault.column, fault.value) == (202, "Mass", "broken")
@@ -205,7 +205,7 @@ def test_one_bad_row_of_many_takes_none_in() -> None:
         ("study_instance_uid,Finding Labels,Mass\n1.1,Mass,1\n", "Mass", "Finding Labels says the same"),
     ],
 )
-def test_columns_that_are_not_those_of_a_table_of_labels(table: str, column: str, remedy: str) -> None:
+def test_wrong_columns_are_refused(table: str, column: str, remedy: str) -> None:
     (fault,) = faults_of(table)
     assert (fault.row, fault.column) == (1, column)
     assert remedy in fault.remedy
@@ -214,7 +214,7 @@ def test_columns_that_are_not_those_of_a_table_of_labels(table: str, column: str
 @pytest.mark.parametrize(
     ("labels_cell", "value"), [("Mass|Tumor", "Tumor"), ("No Finding|Mass", "No Finding|Mass"), ("Mass,Nodule", "Mass,Nodule")]
 )
-def test_a_list_that_names_what_there_is_not(labels_cell: str, value: str) -> None:
+def test_an_unknown_name_in_a_list_is_refused(labels_cell: str, value: str) -> None:
     (fault,) = faults_of(f'study_instance_uid,Finding Labels\n1.1,"{labels_cell}"\n')
     assert (fault.row, fault.column, fault.value) == (2, "Finding Labels", value)
 
@@ -233,25 +233,25 @@ def test_a_list_that_names_what_there_is_not(labels_cell: str, value: str) -> No
         (b"study_instance_uid,Mass\n" + b"1" * 200_000 + b",1\n", "field larger than field limit"),
     ],
 )
-def test_what_is_no_table(content: bytes, remedy: str) -> None:
+def test_a_file_that_is_no_table_is_refused(content: bytes, remedy: str) -> None:
     (fault,) = faults_of(content)
     assert remedy in fault.remedy
 
 
-def test_a_table_is_not_read_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_text, "MOST_ROWS", 3)
+def test_the_size_of_a_table_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_text, "MAX_ROWS", 3)
     assert "at most 3 rows" in faults_of("study_instance_uid,Mass\n" + "1.1,1\n" * 3)[0].remedy
-    monkeypatch.setattr(csv_text, "LARGEST_BYTES", 10)
+    monkeypatch.setattr(csv_text, "MAX_BYTES", 10)
     assert "split the table" in faults_of("study_instance_uid,Mass\n1.1,1\n")[0].remedy
 
 
-def test_without_a_reader_nobody_is_heard() -> None:
+def test_a_table_without_a_reader_is_refused() -> None:
     (fault,) = faults_of("study_instance_uid,Mass\n1.1,1\n", ImportDefaults())
     assert (fault.row, fault.column) == (2, "reader")
     assert "--reader" in fault.remedy
 
 
-def test_a_dry_run_looks_at_everything_and_writes_nothing() -> None:
+def test_a_dry_run_checks_everything_and_writes_nothing() -> None:
     catalog = a_catalog()
     taken, _ = import_table(b"study_instance_uid,Mass\n1.1,1\n", ALICE, catalog=catalog, dry_run=True)
     assert (taken.added, catalog.tables.labels) == (1, [])
@@ -280,17 +280,17 @@ def exported(catalog: FakeCatalog) -> bytes:
     return buffer.getvalue().encode()
 
 
-def what_stands(catalog: FakeCatalog) -> list[tuple[Any, ...]]:
-    def told(label: Label) -> tuple[Any, ...]:
+def labels_of(catalog: FakeCatalog) -> list[tuple[Any, ...]]:
+    def row_of(label: Label) -> tuple[Any, ...]:
         probability = label.selection_probability or 0
         words = (label.study_instance_uid, label.finding, label.reader, label.state, label.stated_at, label.source)
         return *words, label.selection_reason, probability, label.document
 
-    return sorted(map(told, labels_in_force(catalog.tables.labels)))
+    return sorted(map(row_of, labels_in_force(catalog.tables.labels)))
 
 
 @given(st.lists(READINGS, max_size=6))
-def test_what_is_exported_can_be_imported_and_says_the_same(readings: Sequence[ReaderStatement]) -> None:
+def test_an_export_can_be_imported_with_the_same_labels(readings: Sequence[ReaderStatement]) -> None:
     first, second = a_catalog(), a_catalog()
     for reading in readings:
         labels.import_readings([reading], catalog=first)
@@ -298,13 +298,13 @@ def test_what_is_exported_can_be_imported_and_says_the_same(readings: Sequence[R
     if labels_in_force(first.tables.labels):
         import_table(content, ImportDefaults(), catalog=second)
         again, _ = import_table(content, ImportDefaults(), catalog=first)
-        assert again.added == 0  # and into the catalog that it came from it brings nothing
-    assert what_stands(second) == what_stands(first)
+        assert again.added == 0  # the catalog of the export has all of them
+    assert labels_of(second) == labels_of(first)
     assert exported(second) == content
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_are_a_table_or_are_refused_in_words(content: bytes) -> None:
+def test_any_bytes_are_a_table_or_are_refused_with_a_message(content: bytes) -> None:
     try:
         read_table(content, ALICE)
     except InvalidLabels as bad:
@@ -315,7 +315,7 @@ CELLS = st.text(st.characters(exclude_characters="\0"), max_size=6) | st.sampled
 
 
 @given(st.lists(st.lists(CELLS, max_size=4), max_size=5))
-def test_any_cells_are_readings_or_faults(rows: list[list[str]]) -> None:
+def test_any_cells_are_statements_or_faults(rows: list[list[str]]) -> None:
     buffer = io.StringIO()
     csv.writer(buffer).writerows([["study_instance_uid", "Finding Labels", "reader", "stated_at"], *rows])
     table = read_table(buffer.getvalue().encode("utf-8", "replace"), ALICE)
@@ -323,7 +323,7 @@ def test_any_cells_are_readings_or_faults(rows: list[list[str]]) -> None:
 
 
 def test_the_real_label_table_of_chestxray14() -> None:
-    """112,120 films; the table has no study, so its image index stands in for one."""
+    """112,120 films; the table has no study, so its image index serves as the accession number."""
     with gzip.open(peers.shared("nih-labels/Data_Entry_2017_v2020.csv.gz"), "rt", encoding="utf-8") as stream:
         lines = stream.read()
     table = read_table(

@@ -21,7 +21,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ImageStore:
     return FakeImageStore() if request.param == "fake" else FileImageStore(tmp_path / "images")
 
 
-def test_what_is_written_is_read(store: ImageStore) -> None:
+def test_a_written_file_is_read_back(store: ImageStore) -> None:
     file = store.write(b"film")
     assert file == store.file_of(b"film") == store.write(b"film")
     assert store.exists(file)
@@ -40,11 +40,11 @@ def test_a_file_is_named_by_its_content(tmp_path: Path) -> None:
     digest = hashlib.sha256(b"film").hexdigest()
     assert file == StoredFile(f"{digest[:2]}/{digest[2:4]}/{digest}.dcm", digest, 4)
     path = tmp_path / file.key
-    assert path.stat().st_mode & 0o007 == 0  # nobody but owner and group
+    assert path.stat().st_mode & 0o007 == 0  # owner and group only
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
 
 
-def test_damage_is_noticed(tmp_path: Path) -> None:
+def test_damage_is_detected(tmp_path: Path) -> None:
     store = FileImageStore(tmp_path)
     file = store.write(b"film")
     (tmp_path / file.key).write_bytes(b"filn")
@@ -52,17 +52,17 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
         store.read(file)
     (tmp_path / file.key).write_bytes(b"fil")
     assert not store.exists(file)
-    assert store.read(store.write(b"film")) == b"film"  # a torn file is written anew
+    assert store.read(store.write(b"film")) == b"film"  # a truncated file is written again
 
 
-def test_a_checksum_that_was_noted_stands_for_the_sha_256(tmp_path: Path) -> None:
+def test_a_stored_checksum_is_verified_in_place_of_the_sha_256(tmp_path: Path) -> None:
     store = FileImageStore(tmp_path)
-    arriving = store.open_incoming()
+    incoming = store.open_incoming()
     for piece in (b"fi", b"lm"):
-        arriving.write(piece)
-    file = arriving.commit()
+        incoming.write(piece)
+    file = incoming.commit()
     assert file.xxh3 == store.file_of(b"film").xxh3 == "4a34b091f0a917be0dfe4dd3c5366d96"
-    before = replace(file, xxh3="")  # as a catalog of an earlier release has it
+    before = replace(file, xxh3="")  # stored by an earlier release
     assert store.read(file) == store.read(before) == b"film"
     for wrong in (replace(file, xxh3="0" * 32), replace(before, sha256="0" * 64)):
         with pytest.raises(PermanentError, match="checksum differs"):
@@ -73,29 +73,29 @@ def test_a_checksum_that_was_noted_stands_for_the_sha_256(tmp_path: Path) -> Non
             store.read(damaged)
 
 
-def test_leftovers_are_swept(tmp_path: Path) -> None:
+def test_stale_parts_are_removed(tmp_path: Path) -> None:
     store = FileImageStore(tmp_path)
     file = store.write(b"film")
     (tmp_path / file.key).with_suffix(".part").write_bytes(b"half")
-    assert store.remove_stale_parts(older_than_seconds=60) == 0  # somebody may be writing it
+    assert store.remove_stale_parts(older_than_seconds=60) == 0  # it may still be written
     assert store.remove_stale_parts(older_than_seconds=-1) == 1
     assert store.exists(file)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
-def test_a_disk_that_will_not_take_it_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_a_refusing_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def full(_descriptor: int, _content: Any) -> int:
         raise OSError(code, os.strerror(code))
 
     store = FileImageStore(tmp_path)
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(OutOfResources, match=os.strerror(code)) as told:
+    with pytest.raises(OutOfResources, match=os.strerror(code)) as refused:
         store.write(b"film")
-    assert "storage.directory" in told.value.hint
+    assert "storage.directory" in refused.value.hint
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
-def test_a_write_that_fails_half_way_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_sync(_descriptor: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

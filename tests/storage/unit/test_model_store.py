@@ -26,7 +26,7 @@ def published(store: ModelStore, name: str, *, sha256: str = "aa") -> None:
         store.publish_base(staged(folder, sha256=sha256), name)
 
 
-def test_a_base_appears_whole_when_published(tmp_path: Path) -> None:
+def test_a_published_base_appears_whole(tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "models")
     assert store.bases() == []
     with store.stage() as folder:
@@ -37,7 +37,7 @@ def test_a_base_appears_whole_when_published(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["bases"]
 
 
-def test_an_import_that_dies_leaves_nothing_to_be_seen(tmp_path: Path) -> None:
+def test_an_interrupted_import_leaves_no_base(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
     with pytest.raises(KeyboardInterrupt), store.stage() as folder:
         staged(folder)
@@ -45,7 +45,7 @@ def test_an_import_that_dies_leaves_nothing_to_be_seen(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_ignored_and_swept_after_a_day(tmp_path: Path) -> None:
+def test_staging_folders_of_a_killed_process_are_ignored_and_removed_after_a_day(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
     published(store, "b32")
     fresh, old = tmp_path / ".fresh.part", tmp_path / ".old.part"
@@ -54,13 +54,13 @@ def test_what_a_killed_process_left_is_ignored_and_swept_after_a_day(tmp_path: P
         (folder / f"{WEIGHTS}.part").write_bytes(b"half")
     os.utime(old, (time.time() - 2 * 86400,) * 2)
     assert [base.name for base in store.bases()] == ["b32"]
-    published(store, "half")  # takes the place of the folder without a card
+    published(store, "half")  # replaces the folder without a card
     assert [base.name for base in store.bases()] == ["b32", "half"]
     assert fresh.exists()
     assert not old.exists()
 
 
-def test_the_same_weights_again_keep_what_is_there_and_others_are_refused(tmp_path: Path) -> None:
+def test_publishing_the_same_weights_again_keeps_the_base_and_others_are_refused(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
     published(store, "b32")
     before = (tmp_path / "bases" / "b32" / WEIGHTS).stat().st_ino
@@ -71,7 +71,7 @@ def test_the_same_weights_again_keep_what_is_there_and_others_are_refused(tmp_pa
     assert "--name" in refused.value.hint
 
 
-def test_a_version_folder_that_the_catalog_never_knew_is_replaced(tmp_path: Path) -> None:
+def test_a_version_folder_without_a_row_in_the_catalog_is_replaced(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
     for sha256 in ("aa", "bb"):
         with store.stage() as folder:
@@ -80,13 +80,13 @@ def test_a_version_folder_that_the_catalog_never_knew_is_replaced(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["", "..", "../x", "a/b", ".hidden", "A", "x" * 64, "a\n"])
-def test_a_name_that_is_no_folders_name_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_name_that_cannot_be_a_folders_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(PermanentError):
         ModelStore(tmp_path).base_folder(name)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"weights": {}}'])
-def test_a_card_that_cannot_be_read_is_rejected(tmp_path: Path, content: str) -> None:
+def test_an_unreadable_card_is_rejected(tmp_path: Path, content: str) -> None:
     store = ModelStore(tmp_path)
     published(store, "b32")
     (tmp_path / "bases" / "b32" / CARD).write_text(content)
@@ -94,7 +94,7 @@ def test_a_card_that_cannot_be_read_is_rejected(tmp_path: Path, content: str) ->
         store.base("b32")
 
 
-def test_a_base_that_is_not_there_is_no_weights(tmp_path: Path) -> None:
+def test_a_missing_base_is_no_weights(tmp_path: Path) -> None:
     with pytest.raises(NoWeights) as missing:
         ModelStore(tmp_path).base("b32")
     assert "import" in missing.value.hint
@@ -106,7 +106,7 @@ def test_publishing_an_empty_folder_is_refused(tmp_path: Path) -> None:
         store.publish_base(folder, "b32")
 
 
-def test_a_directory_that_cannot_be_written_is_out_of_resources(tmp_path: Path) -> None:
+def test_an_unwritable_directory_is_out_of_resources(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file")
     with pytest.raises(OutOfResources) as refused, ModelStore(tmp_path / "models").stage():
         pass
@@ -121,6 +121,6 @@ def test_a_version_is_present_with_all_its_files(tmp_path: Path) -> None:
     assert not store.has_version(version)
 
 
-def test_the_store_and_the_models_mean_the_same_files() -> None:
-    """They cannot import each other."""
+def test_the_store_and_the_models_name_the_same_files() -> None:
+    """The import contracts keep them apart."""
     assert (WEIGHTS, CARD) == (models.encoder.base.WEIGHTS, models.encoder.checkpoint.CARD)
