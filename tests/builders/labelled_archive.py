@@ -1,4 +1,4 @@
-"""An archive of sixteen real DICOM films, of which every other shows an effusion, and what a reader says of them."""
+"""An archive of sixteen DICOM instances, of which every other shows an effusion, and a reader's labels of them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SENDER = Sender("PACS", "127.0.0.1", "RADCLIPD")
 
 
 def fill(catalog: SqlCatalog, images: FileImageStore) -> None:
-    """Put the films into the catalog and the store, as reported."""
+    """Add the instances to the catalog and the store, their studies as reported."""
     for number in range(STUDIES):
         reported_film(catalog, images, number, effusion=number % 2 == 0)
 
 
 def reported_film(catalog: SqlCatalog, images: FileImageStore, number: int, *, effusion: bool) -> None:
-    """Put one film there."""
+    """Add one instance, its study as reported."""
     film = np.random.default_rng(number).integers(1200, 1800, size=(64, 64))
     if effusion:
         film[40:60, 4:24] += 2000
@@ -46,7 +46,7 @@ def reported_film(catalog: SqlCatalog, images: FileImageStore, number: int, *, e
 
 
 def label(url: str) -> None:
-    """Let a reader say of each film what it shows."""
+    """Add a reader's label for each study."""
     catalog = SqlCatalog(url)
     with catalog.begin() as tx:
         tx.labels.append(statements("Effusion", {f"1.2.{number}": number % 2 == 0 for number in range(STUDIES)}, tx.now()))
@@ -54,7 +54,7 @@ def label(url: str) -> None:
 
 
 def statements(finding: str, shows: Mapping[str, bool], stated_at: datetime) -> list[Label]:
-    """Return what alice says of studies: whether they show the finding."""
+    """Return alice's labels on whether studies show the finding."""
     return [
         Label(
             study_instance_uid=study,

@@ -1,7 +1,7 @@
-"""An archive of any size, straight into the tables: what a radiograph room of 550 studies a day leaves behind in its time.
+"""An archive of any size, written into the tables: the rows that a radiography room with 550 studies a day accumulates.
 
-Rows only, no files. PostgreSQL takes them by COPY, SQLite by executemany. The same size is the same archive, whichever day it is
-made. Whatever is of late (what arrives, waits, was found today) is as much in a large archive as in a small one.
+Rows only, no files: by COPY on PostgreSQL, by executemany on SQLite. Archives of the same size are equal, whatever the day. Recent
+rows (arriving studies, waiting jobs, today's findings) are as many in a large archive as in a small one.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from pipeline.rules import DIGITAL_X_RAY_FOR_PRESENTATION as DX
 A_DAY = 550
 STUDIES_A_PATIENT = 1.7
 ASKED_FOR, REFUSED, RESCORED = 500, 900, 14
-"""One study in so many."""
+"""One of this many studies was requested, its report refused, or scored again."""
 ARRIVING, SETTLED, SCORED = 10, 10, 20
-"""Of the newest studies so many, or a tenth of a small archive each, have not come further."""
+"""Number of the newest studies that are in each of these states; in a small archive a tenth of the studies at most."""
 KEPT_DAYS, KINDS = 30, ("score", "report", "send")
-"""Jobs that are done stay so long, `[work] keep_done_days`."""
+"""Done jobs are kept for KEPT_DAYS, `[work] keep_done_days`."""
 SERVING = 2
 SCANNERS = ("Ysio", "DigitalDiagnost", "Definium 8000", "DRX-Evolution")
 READERS = ("alice", "bob", "carol")
 PRESENT, UNDETERMINED = 0.92, 0.85
-"""From this probability on."""
+"""Lowest probability of each decision."""
 _HEADER = tuple(one.name for one in fields(Header))
 Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class LargeArchive:
-    """So many studies, numbered from 1, the last one received now."""
+    """An archive of `studies` studies, numbered from 1, the last one received now."""
 
     studies: int
-    labelled: int = 400  # one study in so many
+    labelled: int = 400  # one of this many studies has labels
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -82,13 +82,13 @@ class LargeArchive:
         return "scored" if study % REFUSED == 0 else "reported"
 
     def versions_of(self, study: int) -> tuple[int, ...]:
-        """Which versions have scored it: the serving one, and of some an earlier one, too."""
+        """Return the versions that have scored the study: the serving one, and for some studies an earlier one, too."""
         if self.state(study) not in ("scored", "reported"):
             return ()
         return (1, SERVING) if study % RESCORED == 0 else (SERVING,)
 
     def fill(self, url: str) -> None:
-        """Load every table of a catalog that has its schema and nothing else."""
+        """Fill every table of a catalog that has its schema and no rows."""
         load = _copy if url.startswith("postgresql") else _executemany
         load(url, {table.name: _ROWS[table.name](self) for table in TABLES if table.name in _ROWS})
 
@@ -108,7 +108,7 @@ def _executemany(url: str, tables: dict[str, Iterator[Row]]) -> None:
 
 def _copy(url: str, tables: dict[str, Iterator[Row]]) -> None:
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
-        connection.execute("SET session_replication_role = replica")  # rows refer to what is there: no look-up for each of them
+        connection.execute("SET session_replication_role = replica")  # without foreign key checks: all references exist
         connection.execute("SET synchronous_commit = off")
         for table, rows in tables.items():
             with connection.cursor().copy(f"COPY {table} ({_COLUMNS[table]}) FROM STDIN") as copy:
