@@ -191,7 +191,7 @@ def _build_archive_metrics(archive: ArchiveFigures) -> Iterator[Metric]:
 
 
 def _build_backfill_metrics(found: Mapping[str, BackfillFigures]) -> Iterator[Metric]:
-    """No counters: the last word on a parcel counts, and may be of less than the one before."""
+    """Gauges, not counters: the last result of a unit replaces the one before, and may be smaller."""
     words = {
         "units": "Units of a backfill (studies of an archive, groups of files of a folder) by result.",
         "studies": "Studies that a backfill brought, and those of which more is to come.",
@@ -205,7 +205,7 @@ def _build_backfill_metrics(found: Mapping[str, BackfillFigures]) -> Iterator[Me
     taken = {(source,): told.bytes for source, told in found.items()}
     yield _make_gauge("backfill_taken_bytes", "Size of the instances that backfills took in.", ("source",), taken)
     ends = {(source,): told.last_at.timestamp() for source, told in found.items() if told.last_at is not None}
-    yield _make_gauge("backfill_last_timestamp_seconds", "When the last parcel was taken in, or given up.", ("source",), ends)
+    yield _make_gauge("backfill_last_timestamp_seconds", "Time of the last result of a unit.", ("source",), ends)
 
 
 def _build_disk_metrics(usage: Mapping[str, int]) -> Iterator[Metric]:

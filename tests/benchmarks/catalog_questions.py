@@ -59,14 +59,14 @@ TYPICAL: Mapping[str, str] = {
 
 _STATEMENTS = "reads every statement of readers, of which there are 35 a thousand studies here"
 EVERYTHING: Mapping[str, str] = {
-    "How many readers' statements stand for each finding": _STATEMENTS,
-    "Where readers disagree": _STATEMENTS,
-    "What was last said of studies that readers have labelled": f"{_STATEMENTS}, and for each a prediction, by its key",
-    "How common findings are": _STATEMENTS,
+    "Number of labels in force for each finding": _STATEMENTS,
+    "Studies on which readers disagree": _STATEMENTS,
+    "Latest predictions of labelled studies": f"{_STATEMENTS}, and for each a prediction, by its key",
+    "Prevalence of each finding": _STATEMENTS,
     "radclipd labels conflicts": _STATEMENTS,
-    "What the worklist asked for": "reads every request, of which there are two a thousand studies here",
+    "Requests of the worklist": "reads every request, of which there are two a thousand studies here",
     "radclipd worklist --open": "lists every study that was asked for and not read, two of a thousand here",
-    "How much of the archive the serving version has scored": "counts every study and every scored one, in indexes alone",
+    "Progress of rescoring the archive by the serving version": "counts every study and every scored one, in indexes alone",
 }
 """What reads all of something on purpose, and of what: it takes as long as there is of it."""
 

@@ -53,10 +53,10 @@ def dump_sqlite(url: str) -> str:
 
 def dump_postgresql(cluster: Cluster, database: str, *options: str) -> str:
     """Return a PostgreSQL database as SQL that any version's psql reads."""
-    told = cluster.run(
+    dump = cluster.run(
         *("pg_dump", "-h", str(cluster.folder), "-U", "postgres", "--inserts", "--no-owner", "--no-privileges", *options, database)
     )
-    kept = [
-        line for line in told.splitlines() if line and not line.startswith(("--", "\\", "SET ", "SELECT pg_catalog.set_config"))
+    lines = [
+        line for line in dump.splitlines() if line and not line.startswith(("--", "\\", "SET ", "SELECT pg_catalog.set_config"))
     ]
-    return re.sub(r"\n{2,}", "\n", "\n".join(kept)) + "\n"
+    return re.sub(r"\n{2,}", "\n", "\n".join(lines)) + "\n"
