@@ -6,6 +6,7 @@ a migration and creates them after it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,6 +31,16 @@ OLD_TABLE, NEW_TABLE = "backfill_parcels", "backfill_units"
 CONSTRAINTS = ("pk_{}", "fk_{}_backfill", "ck_{}_state", "ck_{}_failed_says_why")
 """Of that table."""
 OLD_CARD_KEY, NEW_CARD_KEY = "marking", "notice"
+ERROR_KINDS = {
+    "Refused": "PermanentError",
+    "NotUnderstood": "DataSetUnreadable",
+    "DoesNotMatch": "DataSetMismatch",
+    "BadLabels": "InvalidLabels",
+    "TryAgain": "TransientError",
+    "Interrupted": "StopRequested",
+    "CannotStart": "FatalError",
+}
+"""Error kind before -> error kind after, in the payload of a quarantined job."""
 RowId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
@@ -38,9 +49,11 @@ def upgrade() -> None:
         _rename_column(table, before, after)
     _rename_table(OLD_TABLE, NEW_TABLE)
     _rename_card_key(OLD_CARD_KEY, NEW_CARD_KEY)
+    _rename_error_kinds(ERROR_KINDS)
 
 
 def downgrade() -> None:
+    _rename_error_kinds({after: before for before, after in ERROR_KINDS.items()})
     _rename_card_key(NEW_CARD_KEY, OLD_CARD_KEY)
     _rename_table(NEW_TABLE, OLD_TABLE)
     for table, before, after in reversed(COLUMNS):
@@ -92,6 +105,17 @@ def _rename_card_key(before: str, after: str) -> None:
         renamed = _rename_key(card, before, after)
         if renamed != card:
             connection.execute(sa.update(versions).where(versions.c.number == number).values(card=renamed))
+
+
+def _rename_error_kinds(renamed: Mapping[str, str]) -> None:
+    """Rename the kinds of error of quarantined jobs, by which the metrics count them."""
+    jobs = sa.table("jobs", sa.column("id", RowId), sa.column("state", sa.String()), sa.column("payload", sa.JSON()))
+    connection = op.get_bind()
+    quarantined = sa.select(jobs.c.id, jobs.c.payload).where(jobs.c.state == "quarantined")
+    for number, payload in connection.execute(quarantined).all():
+        if (kind := payload.get("fault")) in renamed:
+            changed = {**payload, "fault": renamed[kind]}
+            connection.execute(sa.update(jobs).where(jobs.c.id == number).values(payload=changed))
 
 
 def _rename_key(value: Any, before: str, after: str) -> Any:

@@ -134,6 +134,8 @@ VALUES (1, 'coverage', 'Mass', 'unlike the others', 0.25, 1);
 INSERT INTO backfills (source) VALUES ('folder /films');
 INSERT INTO backfill_parcels (backfill, key, mark, state, instances, duplicates, refused, bytes, error)
 VALUES (1, 'a', 'm', 'done', 3, 1, 0, 700, ''), (1, 'b', 'n', 'failed', 0, 0, 2, 0, 'gone');
+INSERT INTO jobs (kind, subject, payload, state)
+VALUES ('score', '1.4', '{"version": 1, "fault": "NotUnderstood"}', 'quarantined'), ('score', '1.5', '{}', 'quarantined');
 UPDATE model_versions SET marking = 'UNTRAINED', band = 0.07, card = '{"b": 1.50, "source": {"card": {"marking": "x"}}, "a": 2}';
 """
 RENAMED_IN_0007 = {
@@ -158,6 +160,8 @@ def test_renamed_columns_and_tables_keep_their_values_and_a_downgrade_renames_th
     assert [rows(url, new) for new in RENAMED_IN_0007] == before
     assert rows(url, "SELECT source, units_done, units_failed, last_error FROM v_backfills") == [("folder /films", 1, 1, "gone")]
     assert rows(url, "SELECT card FROM v_model_versions") == [('{"b": 1.5, "source": {"card": {"notice": "x"}}, "a": 2}',)]
+    kinds = "SELECT payload ->> 'fault', payload ->> 'version' FROM jobs WHERE state = 'quarantined' ORDER BY id"
+    assert [(kind, str(version)) for kind, version in rows(url, kinds)] == [("DataSetUnreadable", "1"), (None, "None")]
     for broken in ("UPDATE requests SET reason = ''", "UPDATE labels SET selection_reason = ''"):
         with pytest.raises(DBAPIError, match="append-only"):
             execute(url, broken)
@@ -166,6 +170,7 @@ def test_renamed_columns_and_tables_keep_their_values_and_a_downgrade_renames_th
     on(url, downgrade)
     assert [rows(url, old) for old in RENAMED_IN_0007.values()] == before
     assert rows(url, "SELECT card -> 'source' -> 'card' ->> 'marking' FROM model_versions") == [("x",)]
+    assert [kind for kind, _ in rows(url, kinds)] == ["NotUnderstood", None]
     schemas.append(schema_of(url))
     assert schemas[0] == schemas[1]
     schema.upgrade(url)
