@@ -1,3 +1,3 @@
-"""The configuration: sections, the file and its errors, types of values."""
+"""The configuration: sections, the file and its errors, renamed keys, types of values."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The configuration file as text: reading it, finding a key's line, and saying in one line what is wrong with it."""
+"""The configuration file as text: reading, the line number of a key, and errors of one line."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 SECRET_KEYS = frozenset({"catalog.url"})
-"""Keys whose value never stands in an error."""
+"""Keys whose value is never part of an error text."""
 MAX_SHOWN_CHARACTERS = 60
 REFERENCE = "the reference file radclipd.toml lists every key with its default"
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigOrigin:
-    """Where values come from: the file with its text, and the environment's naming."""
+    """Sources of the values: the file with its text, and the naming of environment variables."""
 
     path: Path
     text: str
@@ -43,7 +43,7 @@ class ConfigOrigin:
         return (self.prefix + dotted.replace(".", self.delimiter)).upper()
 
     def location(self, dotted: str) -> str:
-        """Return where the key is set, in words: a variable, or file and line."""
+        """Return the place where the key is set: the environment variable, or file and line."""
         if variable := self.environment_variable(dotted):
             return f"environment variable {variable}"
         line = line_of(self.text, dotted)
@@ -51,7 +51,7 @@ class ConfigOrigin:
 
 
 def line_of(text: str, dotted: str) -> int | None:
-    """Return the number of the line that sets a dotted key or opens a table, counted from 1; None where it is not found."""
+    """Return the number of the line that sets a dotted key or opens a table, counted from 1; None if there is none."""
     table = ""
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[+\s*([^\]]+?)\s*\]", line):
@@ -66,7 +66,7 @@ def line_of(text: str, dotted: str) -> int | None:
 
 
 def read_text(path: Path) -> str:
-    """Return the file's text. ConfigurationError where it cannot be read."""
+    """Return the file's text. ConfigurationError if it cannot be read."""
     try:
         return path.read_text("utf-8")
     except FileNotFoundError as error:
@@ -78,12 +78,12 @@ def read_text(path: Path) -> str:
 
 
 def parse(origin: ConfigOrigin) -> dict[str, Any]:
-    """Return the file's tables. ConfigurationError with line and column where the text is not TOML."""
+    """Return the file's tables. ConfigurationError with line and column if the text is not TOML."""
     try:
         return tomllib.loads(origin.text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(
-            f"{origin.path}: not valid TOML: {error}", hint='a line is `key = value`, text stands in "quotes", a table is `[name]`'
+            f"{origin.path}: not valid TOML: {error}", hint='a line is `key = value`, text is in "quotes", a table is `[name]`'
         ) from error
 
 
@@ -120,10 +120,10 @@ def read_secret(name: str, key: str, origin: ConfigOrigin) -> str:
     path = Path(name)
     if not path.is_absolute() and not folder:
         raise ConfigurationError(
-            f"{origin.location(key)}: {key} = {name!r} is a systemd credential, and this process was given none",
+            f"{origin.location(key)}: {key} = {name!r} is a systemd credential, but this process has no credentials",
             hint=f"run it from a unit with LoadCredential={name}:PATH, or write an absolute path",
         )
-    path = Path(folder) / path  # an absolute path stays what it is
+    path = Path(folder) / path  # an absolute path replaces the folder
     try:
         return path.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -216,7 +216,7 @@ def _explain_unknown_key(dotted: str, location: str, descriptions: Mapping[str, 
 
 
 def _find_nearest_key(section: str, key: str, known_keys: Iterable[str]) -> str | None:
-    """Return the nearest key: of the same section first, then of any, for a key that stands in the wrong table."""
+    """Return the nearest key: the same name in another section, else a similar name in this section, else in any."""
     known = list(known_keys)
     own = {dotted.partition(".")[2]: dotted for dotted in known if dotted.startswith(f"{section}.")}
     every = {dotted.partition(".")[2]: dotted for dotted in reversed(known)}

@@ -1,7 +1,7 @@
 """Configuration: one TOML file, overridden by environment variables RADCLIPD_SECTION__KEY.
 
-Every key has a default; `deploy/radclipd.toml` lists them all and a test keeps it true. `load` is the way in; its errors are
-one line that names file, line, key and nearest key, with the remedy as hint. Sections are frozen.
+Every key has a default; `deploy/radclipd.toml` lists all keys, held to this module by a test. `load` reads the configuration; its
+errors are one line that names file, line, key and nearest key, with the remedy as hint. Sections are frozen.
 """
 
 from __future__ import annotations
@@ -332,7 +332,9 @@ class WorkConfig(Section):
     lease_seconds: PositiveSeconds = Field(
         default=120, description="Seconds without a heartbeat after which a worker loses its job to another worker."
     )
-    max_attempts: PositiveInteger = Field(default=8, description="Attempts before a job is quarantined (radclipd jobs).")
+    max_attempts: PositiveInteger = Field(
+        default=8, description="Attempts before a job is quarantined (radclipd jobs list --state quarantined)."
+    )
     retry_base_seconds: PositiveSeconds = Field(
         default=2, description="Maximum back-off before the second attempt; doubles with each attempt."
     )
@@ -406,14 +408,14 @@ class Config(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment wins over the file, whose content `load` passes in."""
+        """Return the sources, first precedence first: the environment, then the file, whose content `load` passes in."""
         return env_settings, init_settings
 
 
 def section_classes() -> dict[str, type[Section]]:
     """Return the section classes by name, in the order of the file."""
-    found = {name: field.annotation for name, field in Config.model_fields.items()}
-    return {name: cls for name, cls in found.items() if isinstance(cls, type) and issubclass(cls, Section)}
+    annotations = {name: field.annotation for name, field in Config.model_fields.items()}
+    return {name: cls for name, cls in annotations.items() if isinstance(cls, type) and issubclass(cls, Section)}
 
 
 def key_descriptions() -> dict[str, str]:
@@ -426,7 +428,7 @@ def key_descriptions() -> dict[str, str]:
 
 
 def load(path: Path | None = None) -> Config:
-    """Read the file (None: $RADCLIPD_CONFIG, else DEFAULT_PATH) and the environment. ConfigurationError says what is wrong."""
+    """Read the file (None: $RADCLIPD_CONFIG, else DEFAULT_PATH) and the environment. ConfigurationError names the faulty key."""
     origin = _read_origin(path)
     content = file.parse(origin)
     file.refuse_unknown_variables(origin, list(section_classes()))
@@ -440,7 +442,7 @@ def load(path: Path | None = None) -> Config:
 
 
 def read_authorization(config: Config, path: Path | None) -> str:
-    """Return what `backfill.authorization_file` holds; "" where none is named. ConfigurationError."""
+    """Return the content of `backfill.authorization_file`; "" if no file is named. ConfigurationError if it cannot be read."""
     if not config.backfill.authorization_file:
         return ""
     return file.read_secret(config.backfill.authorization_file, "backfill.authorization_file", _read_origin(path))
@@ -452,7 +454,7 @@ def _read_origin(path: Path | None) -> file.ConfigOrigin:
 
 
 def _apply_url_file(config: Config, origin: file.ConfigOrigin) -> Config:
-    """Put the content of `catalog.url_file`, where one is named, in the place of `catalog.url`."""
+    """Return the configuration with the content of `catalog.url_file`, if a file is named, as `catalog.url`."""
     if not config.catalog.url_file:
         return config
     url = file.read_secret(config.catalog.url_file, "catalog.url_file", origin)

@@ -1,4 +1,4 @@
-"""The kinds of value that the configuration holds, and what each may be."""
+"""Types of the configuration's values, with their validation."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ SMALLEST_PDU = 4096
 
 
 class Section(BaseModel):
-    """One table of the file."""
+    """Base of the sections: one table of the file. Frozen; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
 
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """`port = true` is a slip, though Python would read it as 1."""
+        """Refuse `port = true`, which Python would read as 1."""
         expected = cls.model_fields[info.field_name].annotation if info.field_name else None
         if isinstance(value, bool) and expected is not bool:
-            raise ValueError("true and false fit no such key")
+            raise ValueError("true and false are no value of this key")
         return value
 
 
 def check_crontab(value: str) -> str:
-    """Check a crontab line of five fields; "" is none."""
+    """Check a crontab line of five fields; "" means no schedule."""
     if value:
-        from apscheduler.triggers.cron import CronTrigger  # of the scheduler only this: every command reads the configuration
+        from apscheduler.triggers.cron import CronTrigger  # only this part of the scheduler: every command loads the configuration
 
         CronTrigger.from_crontab(value, timezone="UTC")
     return value
@@ -50,12 +50,12 @@ def check_ae_title(value: str) -> str:
 
 
 def check_optional_ae_title(value: str) -> str:
-    """Check an AE title where there may be none."""
+    """Check an AE title that may be empty."""
     return check_ae_title(value) if value.strip() else ""
 
 
 def split_list(value: Any) -> Any:
-    """Let an environment variable hold a list as `A,B` or as JSON."""
+    """Split the text of an environment variable, `A,B` or a JSON list; return any other value unchanged."""
     if not isinstance(value, str):
         return value
     text = value.strip()
@@ -75,7 +75,7 @@ def check_pdu_length(value: int) -> int:
 
 
 def check_database_url(value: str) -> str:
-    """Check which database a URL names."""
+    """Check that a URL names an SQLite or PostgreSQL database."""
     if not value.startswith(URL_SCHEMES):
         raise ValueError("a database URL starts with sqlite:/// or postgresql+psycopg://")
     return value
@@ -84,12 +84,12 @@ def check_database_url(value: str) -> str:
 def check_absolute(value: Path) -> Path:
     """Check that a path is absolute."""
     if not value.is_absolute():
-        raise ValueError("a path starts with /: a service has no folder of its own to start from")
+        raise ValueError("a path starts with /: a service has no working folder of its own")
     return value
 
 
 def check_uid_root(value: str) -> str:
-    """Check a UID root: dotted numbers without leading zeros (PS3.5 section 9.1), short enough to derive from."""
+    """Check a UID root: dotted numbers without leading zeros (PS3.5 section 9.1), at most 32 characters."""
     root = value.rstrip(".")
     if root and (len(root) > 32 or not re.fullmatch(r"[0-2](\.(0|[1-9]\d*))+", root)):
         raise ValueError("a UID root is dotted numbers such as 1.2.826.0.1.3680043.10.999, at most 32 characters")
@@ -97,11 +97,11 @@ def check_uid_root(value: str) -> str:
 
 
 def check_document_titles(value: dict[str, str]) -> dict[str, str]:
-    """Check a table of document titles: a code "value,scheme", and findings as `radclipd labels add` takes them."""
-    for title, said in value.items():
+    """Check a table of document titles: from a code "value,scheme" to findings in the syntax of `radclipd labels add`."""
+    for title, statements in value.items():
         if not re.fullmatch(r"[^,\s]+,[^,\s]+", title):
             raise ValueError(f'{title!r} is not a code "value,scheme" such as "113000,DCM"')
-        parse_findings(said.split(","))
+        parse_findings(statements.split(","))
     return value
 
 

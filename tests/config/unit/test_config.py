@@ -1,4 +1,4 @@
-"""What a configuration file says is what the daemon does, and a slip in it is one line that names the remedy."""
+"""The configuration: defaults, file and environment; every error is one line that names place, key and remedy."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ REFERENCE = Path(__file__).resolve().parents[3] / "deploy" / "radclipd.toml"
 
 
 @pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _clear_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [*os.environ]:
         if name.upper().startswith("RADCLIPD_") or name == "CREDENTIALS_DIRECTORY":
             monkeypatch.delenv(name)
 
 
-def written(tmp_path: Path, text: str) -> Path:
+def write_config(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "radclipd.toml"
     path.write_text(text)
     return path
 
 
-def refusal(path: Path) -> ConfigurationError:
+def load_error(path: Path) -> ConfigurationError:
     with pytest.raises(ConfigurationError) as caught:
         load(path)
     assert "\n" not in str(caught.value)
@@ -41,7 +41,7 @@ def refusal(path: Path) -> ConfigurationError:
 
 
 def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
-    config = load(written(tmp_path, ""))
+    config = load(write_config(tmp_path, ""))
     assert config.listener.port == 11112
     assert config.listener.calling_ae_titles == ("ORTHANC",)
     assert config.storage.min_free == 2 * 1024**3
@@ -69,7 +69,7 @@ def test_a_file_overrides_defaults_and_the_environment_overrides_the_file(tmp_pa
     monkeypatch.setenv("RADCLIPD_LISTENER__PORT", "104")
     monkeypatch.setenv("RADCLIPD_LISTENER__CALLING_AE_TITLES", "PACS, GATE WAY")
     monkeypatch.setenv("RADCLIPD_LISTENER__CALLED_AE_TITLES", '["*"]')
-    config = load(written(tmp_path, '[listener]\nport = 4000\nae_title = "AI"\n[storage]\nmin_free = "500MB"\n'))
+    config = load(write_config(tmp_path, '[listener]\nport = 4000\nae_title = "AI"\n[storage]\nmin_free = "500MB"\n'))
     assert config.listener.port == 104
     assert config.listener.ae_title == "AI"
     assert config.listener.calling_ae_titles == ("PACS", "GATE WAY")
@@ -97,16 +97,16 @@ def test_a_section_is_frozen() -> None:
 def test_an_unknown_key_is_named_with_its_line_and_the_nearest_key(
     tmp_path: Path, text: str, line: int, key: str, nearest: str
 ) -> None:
-    path = written(tmp_path, text)
-    error = refusal(path)
+    path = write_config(tmp_path, text)
+    error = load_error(path)
     assert f"{path}, line {line}: {key} is not a" in str(error)
     assert "did you mean" in str(error)
     assert nearest in str(error).partition("did you mean")[2]
     assert nearest in error.hint
 
 
-def test_an_unknown_key_like_no_other_is_to_be_removed(tmp_path: Path) -> None:
-    error = refusal(written(tmp_path, "[work]\nzzzzzz = 1\n"))
+def test_the_hint_for_an_unknown_key_without_a_similar_one_is_to_remove_it(tmp_path: Path) -> None:
+    error = load_error(write_config(tmp_path, "[work]\nzzzzzz = 1\n"))
     assert "did you mean" not in str(error)
     assert "remove it" in error.hint
 
@@ -114,8 +114,8 @@ def test_an_unknown_key_like_no_other_is_to_be_removed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("old", "new"), RENAMED_KEYS.items())
 def test_an_old_key_in_the_file_is_named_with_its_line_and_its_new_name(tmp_path: Path, old: str, new: str | None) -> None:
     section, _, key = old.partition(".")
-    path = written(tmp_path, f"# a comment\n[{section}]\n{key} = 1\n")
-    error = refusal(path)
+    path = write_config(tmp_path, f"# a comment\n[{section}]\n{key} = 1\n")
+    error = load_error(path)
     assert str(error) == f"{path}, line 3: {old} {f'is now {new}' if new else 'was removed'}"
     assert error.hint.startswith(f"{new}: {key_descriptions()[new]}" if new else "remove it")
 
@@ -126,7 +126,7 @@ def test_an_old_key_in_the_environment_is_named_with_its_new_name(
 ) -> None:
     variable = f"RADCLIPD_{old.upper().replace('.', '__')}"
     monkeypatch.setenv(variable, "1")
-    error = refusal(written(tmp_path, ""))
+    error = load_error(write_config(tmp_path, ""))
     assert str(error) == f"environment variable {variable}: {old} {f'is now {new}' if new else 'was removed'}"
     assert error.hint == (f"rename it to RADCLIPD_{new.upper().replace('.', '__')}" if new else f"unset {variable}")
 
@@ -136,35 +136,35 @@ def test_an_old_value_is_named_with_its_new_value(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, old: str, new: str
 ) -> None:
     section, _, name = key.partition(".")
-    path = written(tmp_path, f'[{section}]\n{name} = "{old}"\n')
-    error = refusal(path)
+    path = write_config(tmp_path, f'[{section}]\n{name} = "{old}"\n')
+    error = load_error(path)
     assert str(error) == f'{path}, line 2: {key} = "{old}" is now "{new}"'
     assert error.hint == f"{key}: {key_descriptions()[key]}"
     variable = f"RADCLIPD_{key.upper().replace('.', '__')}"
     monkeypatch.setenv(variable, old)
-    assert str(refusal(written(tmp_path, ""))) == f'environment variable {variable}: {key} = "{old}" is now "{new}"'
+    assert str(load_error(write_config(tmp_path, ""))) == f'environment variable {variable}: {key} = "{old}" is now "{new}"'
 
 
-def test_every_old_name_is_gone_and_every_new_name_exists() -> None:
+def test_no_old_key_exists_and_every_new_key_exists() -> None:
     keys = key_descriptions()
     assert not keys.keys() & RENAMED_KEYS.keys()
     assert {new for new in RENAMED_KEYS.values() if new} <= keys.keys()
     assert {key for key, _ in RENAMED_VALUES} <= keys.keys()
 
 
-def test_every_old_key_of_one_file_is_named_in_one_line(tmp_path: Path) -> None:
-    path = written(tmp_path, '[prefix]\ndirectory = "/srv/cache"\nfill = false\n[study]\nquiet_seconds = 5\n')
-    assert str(refusal(path)) == (
+def test_all_old_keys_of_a_file_are_named_in_one_line(tmp_path: Path) -> None:
+    path = write_config(tmp_path, '[prefix]\ndirectory = "/srv/cache"\nfill = false\n[study]\nquiet_seconds = 5\n')
+    assert str(load_error(path)) == (
         f"{path}, line 5: study.quiet_seconds is now study.stable_age_seconds (and 2 more: "
         "prefix.directory is now activation_cache.directory, prefix.fill is now activation_cache.warm)"
     )
 
 
 def test_an_old_section_without_an_old_key_is_named_with_its_new_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = written(tmp_path, "[log]\n[prefix]\n")
-    assert str(refusal(path)) == f"{path}, line 2: [prefix] is now [activation_cache]"
+    path = write_config(tmp_path, "[log]\n[prefix]\n")
+    assert str(load_error(path)) == f"{path}, line 2: [prefix] is now [activation_cache]"
     monkeypatch.setenv("RADCLIPD_PREFIX", "{}")
-    error = refusal(path)
+    error = load_error(path)
     assert str(error) == "environment variable RADCLIPD_PREFIX: [prefix] is now [activation_cache]"
     assert error.hint == "rename it to RADCLIPD_ACTIVATION_CACHE"
 
@@ -195,76 +195,78 @@ def test_an_old_section_without_an_old_key_is_named_with_its_new_name(tmp_path: 
         ("log", 'level = "loud"'),
     ],
 )
-def test_a_bad_value_is_named_with_line_key_and_meaning(tmp_path: Path, section: str, line: str) -> None:
-    path = written(tmp_path, f"# a comment\n[{section}]\n{line}\n")
-    error = refusal(path)
+def test_an_invalid_value_is_named_with_line_key_and_description(tmp_path: Path, section: str, line: str) -> None:
+    path = write_config(tmp_path, f"# a comment\n[{section}]\n{line}\n")
+    error = load_error(path)
     key = f"{section}.{line.partition(' ')[0]}"
     assert str(error).startswith(f"{path}, line 3: {key} = ")
     assert error.hint == f"{key}: {key_descriptions()[key]}"
 
 
 def test_adjudication_without_an_adjudicator_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = written(tmp_path, '[labels]\npolicy = "adjudicator"\n')
-    assert 'labels.adjudicators = (): policy = "adjudicator" needs a name here' in str(refusal(path))
+    path = write_config(tmp_path, '[labels]\npolicy = "adjudicator"\n')
+    assert 'labels.adjudicators = (): policy = "adjudicator" needs a name here' in str(load_error(path))
     monkeypatch.setenv("RADCLIPD_LABELS__ADJUDICATORS", "zoe, bob")
     monkeypatch.setenv("RADCLIPD_LABELS__KEY_OBJECT_TITLES", '{"113000,DCM": "Mass=present, Edema=absent"}')
     found = load(path).labels
     assert (found.adjudicators, found.key_object_titles) == (("zoe", "bob"), {"113000,DCM": "Mass=present, Edema=absent"})
 
 
-def test_several_slips_are_counted_and_named(tmp_path: Path) -> None:
-    error = refusal(written(tmp_path, "[listener]\nport = 0\nprot = 1\n[log]\nlevel = 3\n"))
+def test_several_errors_are_counted_and_named(tmp_path: Path) -> None:
+    error = load_error(write_config(tmp_path, "[listener]\nport = 0\nprot = 1\n[log]\nlevel = 3\n"))
     assert "listener.port" in str(error)
     assert "(and 2 more: listener.prot, log.level)" in str(error)
 
 
 def test_a_value_in_place_of_a_table_is_refused(tmp_path: Path) -> None:
-    assert "archive is a table" in str(refusal(written(tmp_path, "archive = 3\n")))
+    assert "archive is a table" in str(load_error(write_config(tmp_path, "archive = 3\n")))
 
 
-def test_a_slip_in_the_environment_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_the_environment_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RADCLIPD_LISTENER__PORT", "ninety")
-    assert str(refusal(written(tmp_path, ""))).startswith("environment variable RADCLIPD_LISTENER__PORT: listener.port = 'ninety'")
+    assert str(load_error(write_config(tmp_path, ""))).startswith(
+        "environment variable RADCLIPD_LISTENER__PORT: listener.port = 'ninety'"
+    )
 
 
 def test_an_unknown_section_in_the_environment_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RADCLIPD_LISTNER__PORT", "1")
-    assert "RADCLIPD_LISTENER__" in str(refusal(written(tmp_path, "")))
+    assert "RADCLIPD_LISTENER__" in str(load_error(write_config(tmp_path, "")))
 
 
-def test_text_that_is_no_toml_is_refused_with_its_line(tmp_path: Path) -> None:
-    path = written(tmp_path, "[listener]\nport 104\n")
-    error = refusal(path)
+def test_invalid_toml_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = write_config(tmp_path, "[listener]\nport 104\n")
+    error = load_error(path)
     assert str(path) in str(error)
     assert "line 2" in str(error)
 
 
 def test_a_missing_or_unreadable_file_is_refused(tmp_path: Path) -> None:
-    assert "no such file" in str(refusal(tmp_path / "none.toml"))
-    assert str(tmp_path) in str(refusal(tmp_path))
+    assert "no such file" in str(load_error(tmp_path / "none.toml"))
+    assert str(tmp_path) in str(load_error(tmp_path))
     path = tmp_path / "latin.toml"
     path.write_bytes(b"# \xe9\n")
-    assert "UTF-8" in str(refusal(path))
+    assert "UTF-8" in str(load_error(path))
 
 
-def test_the_file_is_the_one_that_the_environment_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RADCLIPD_CONFIG", str(written(tmp_path, "[listener]\nport = 104\n")))
+def test_the_environment_may_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RADCLIPD_CONFIG", str(write_config(tmp_path, "[listener]\nport = 104\n")))
     assert load().listener.port == 104
 
 
 def test_the_database_url_may_come_from_a_secret_file(tmp_path: Path) -> None:
     secret = tmp_path / "url"
     secret.write_text("postgresql+psycopg://radclipd:hush@db/radclipd\n")
-    config = load(written(tmp_path, f'[catalog]\nurl_file = "{secret}"\n'))
+    config = load(write_config(tmp_path, f'[catalog]\nurl_file = "{secret}"\n'))
     assert config.catalog.url == "postgresql+psycopg://radclipd:hush@db/radclipd"
     assert "hush" not in repr(config)
 
 
 def test_the_database_url_may_be_a_systemd_credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = written(tmp_path, '[catalog]\nurl_file = "catalog-url"\n')
-    assert "LoadCredential=catalog-url" in refusal(path).hint
+    path = write_config(tmp_path, '[catalog]\nurl_file = "catalog-url"\n')
+    assert "LoadCredential=catalog-url" in load_error(path).hint
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert "cannot read" in str(refusal(path))
+    assert "cannot read" in str(load_error(path))
     (tmp_path / "catalog-url").write_text("sqlite:////srv/catalog.db\n")
     assert load(path).catalog.url == "sqlite:////srv/catalog.db"
 
@@ -273,5 +275,5 @@ def test_no_error_shows_a_database_password(tmp_path: Path) -> None:
     secret = tmp_path / "url"
     secret.write_text("mysql://radclipd:hush@db/radclipd")
     for text in (f'url_file = "{secret}"', 'url = "mysql://radclipd:hush@db/radclipd"'):
-        error = refusal(written(tmp_path, f"[catalog]\n{text}\n"))
+        error = load_error(write_config(tmp_path, f"[catalog]\n{text}\n"))
         assert "hush" not in f"{error} {error.hint}"

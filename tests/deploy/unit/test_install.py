@@ -44,3 +44,7 @@ def test_an_unknown_extra_is_refused_before_anything_is_installed(tmp_path: Path
     assert (done.returncode, call) == (1, "")
     assert done.stderr == "install: there is no extra labs\nhint: the extras are lab, scale and gpl-codecs\n"
     assert not (tmp_path / "root").exists()
+
+
+def test_the_script_is_valid_shell() -> None:
+    subprocess.run(["sh", "-n", INSTALL], check=True, timeout=60)
