@@ -124,7 +124,7 @@ def chest_policy(config: Config) -> rules.ChestPolicy:
 
 def build_settle(config: Config, catalog: SqlCatalog) -> Callable[[], list[settle.SettleResult]]:
     """Make the dispatcher's step."""
-    from adapters.dicom.network.cached_count import CachedInstanceCounter
+    from adapters.dicom.network.archive import CachedInstanceCounter
 
     policy = settle.SettlePolicy(
         stable_age_seconds=config.study.stable_age_seconds,

@@ -12,11 +12,10 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts
 from pynetdicom.transport import ThreadedAssociationServer
 
 from adapters.dicom.image import part10
-from adapters.dicom.network.archive import STUDY_ROOT_FIND, VERIFICATION
+from adapters.dicom.network.dimse import CANNOT_UNDERSTAND, PENDING, STUDY_ROOT_FIND, SUCCESS, VERIFICATION
 from pipeline.rules import OWN_MODEL_NAME
 
 RADIOGRAPH_MODALITIES = {"CR", "DX"}
-SUCCESS, PENDING, CANNOT_UNDERSTAND = 0x0000, 0xFF00, 0xC000
 
 
 class EmbeddedArchive:

@@ -1,3 +1,3 @@
-"""DICOM: the listener, Part 10 files, pixels, structured reports, the archive."""
+"""DICOM: listener, archive client, Part 10 files, pixels, structured reports, backfill sources."""
 
 from __future__ import annotations

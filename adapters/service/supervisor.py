@@ -111,7 +111,7 @@ def _run_copy(set_death_signal: Callable[[], None], work: Work) -> None:
         log.error("child failed", error=str(error), hint=error.hint)
         code = CANNOT_START if isinstance(error, FatalError) else 1
     except BaseException as error:  # nobody above to hear of it
-        log.error("child failed", error=type(error).__name__, places=traceback_locations(error))
+        log.error("child failed", error=type(error).__name__, locations=traceback_locations(error))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

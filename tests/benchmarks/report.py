@@ -24,8 +24,8 @@ from pipeline.ports.services import ReportContent
 from tests.benchmarks.films import CLOCKS, ratio, side_by_side, tell
 from tests.builders.dicom_files import dx, file_of
 from tests.builders.fakes.images import FakeImageStore
+from tests.builders.reference_report import build_reference_report
 from tests.builders.report_of import a_card_version, content_of
-from tests.builders.whole_report import from_nothing
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def measure(reports: int, rounds: int, *, clock: str = "wall") -> dict[str, Any]
     store, settings = FakeImageStore(), ReportSettings()
     writer = SrWriter(settings, store)
     contents = [content(number, store, writer) for number in range(reports)]
-    nothing = partial(from_nothing, store=store, settings=settings)
+    nothing = partial(build_reference_report, store=store, settings=settings)
     nothing(contents[0])  # loads highdicom's tables
     first = side_by_side({"first": lambda: writer.write(contents[0])}, rounds=1, clock=CLOCKS[clock])["first"][0]
     ways: dict[str, Callable[[], object]] = {

@@ -1,4 +1,4 @@
-"""Data sets of any shape, small."""
+"""Small data sets and DICOM files."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, generate_uid
+from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 from adapters.dicom.image import part10
 from pipeline import rules
 
-EXPLICIT = "1.2.840.10008.1.2.1"
-COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
+EXPLICIT = str(ExplicitVRLittleEndian)
+COMPREHENSIVE_3D_SR = str(Comprehensive3DSRStorage)
 
 
 def gradient(rows: int, columns: int, bits: int) -> np.ndarray[Any, np.dtype[np.uint16]]:
-    """A film of uint16 [rows, columns] that rises from 0 to 2^bits - 1, in both directions."""
+    """Stored values uint16 [rows, columns] that rise from 0 to 2^bits - 1, in both directions."""
     ramp = np.add.outer(np.arange(rows), np.arange(columns)) / max(1, rows + columns - 2)
     return np.asarray(ramp * (2**bits - 1), dtype=np.uint16)
 
 
 def instance(sop_class_uid: str, **elements: Any) -> Dataset:
-    """A data set with UIDs, patient and study and nothing else."""
+    """A data set with UIDs, patient and study only."""
     dataset = Dataset()
     dataset.SOPClassUID = sop_class_uid
     dataset.SOPInstanceUID = generate_uid()
@@ -45,7 +45,7 @@ def instance(sop_class_uid: str, **elements: Any) -> Dataset:
 
 
 def dx(*, rows: int = 40, columns: int = 32, bits: int = 12, photometric: str = "MONOCHROME2", **elements: Any) -> Dataset:
-    """A frontal chest film, DX for presentation, with a gradient for pixels."""
+    """A frontal chest radiograph, DX for presentation, with a gradient as pixel data."""
     dataset = instance(rules.DIGITAL_X_RAY_FOR_PRESENTATION)
     dataset.Modality = "DX"
     dataset.PresentationIntentType = "FOR PRESENTATION"
@@ -60,21 +60,21 @@ def dx(*, rows: int = 40, columns: int = 32, bits: int = 12, photometric: str = 
     return dataset
 
 
-def pixels(dataset: Dataset, film: np.ndarray[Any, Any], *, bits: int, photometric: str = "MONOCHROME2") -> None:
-    """Put a film [rows, columns] of `bits` stored bits into the data set, in 8 or 16 allocated."""
+def pixels(dataset: Dataset, values: np.ndarray[Any, Any], *, bits: int, photometric: str = "MONOCHROME2") -> None:
+    """Set the pixel data: stored values [rows, columns] of `bits` stored bits, 8 or 16 allocated."""
     allocated = 8 if bits <= 8 else 16
-    dataset.Rows, dataset.Columns = film.shape
+    dataset.Rows, dataset.Columns = values.shape
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, photometric
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = allocated, bits, bits - 1
     dataset.PixelRepresentation = 0
-    dataset.PixelData = film.astype(f"<u{allocated // 8}").tobytes()
+    dataset.PixelData = values.astype(f"<u{allocated // 8}").tobytes()
     if len(dataset.PixelData) % 2:
         dataset.PixelData += b"\0"
     dataset["PixelData"].VR = "OW"
 
 
 def sr(**elements: Any) -> Dataset:
-    """A Comprehensive 3D SR with no more than a title."""
+    """A Comprehensive 3D SR with a title only."""
     dataset = instance(COMPREHENSIVE_3D_SR, Modality="SR", CompletionFlag="COMPLETE", VerificationFlag="UNVERIFIED")
     title = Dataset()
     title.CodeValue, title.CodingSchemeDesignator, title.CodeMeaning = "126000", "DCM", "Imaging Measurement Report"
@@ -94,7 +94,7 @@ def encoded(dataset: Dataset, transfer_syntax_uid: str = EXPLICIT) -> bytes:
 
 
 def file_of(dataset: Dataset, transfer_syntax_uid: str = EXPLICIT) -> bytes:
-    """The data set as a DICOM file of ours."""
+    """The data set as a DICOM file, written by the product."""
     return part10.file_bytes(
         encoded(dataset, transfer_syntax_uid),
         sop_class_uid=dataset.SOPClassUID,
@@ -104,5 +104,5 @@ def file_of(dataset: Dataset, transfer_syntax_uid: str = EXPLICIT) -> bytes:
 
 
 def stream_of(dataset: Dataset) -> BytesIO:
-    """The data set as a DICOM file to read from."""
+    """The DICOM file as a stream."""
     return BytesIO(file_of(dataset))

@@ -1,4 +1,4 @@
-"""Structured reports and key objects as readers' workstations write them, item by item."""
+"""Structured reports and key object selections of other vendors, built item by item."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from pipeline.rules import KEY_OBJECT_SELECTION
+from pipeline.rules import DIGITAL_X_RAY_FOR_PRESENTATION, KEY_OBJECT_SELECTION
 from tests.builders.dicom_files import COMPREHENSIVE_3D_SR, instance
 
 Triple = tuple[str, str, str]
@@ -67,25 +67,25 @@ def number(name: Triple, value: float, unit: Triple) -> Dataset:
 
 def image(sop_instance_uid: str) -> Dataset:
     reference = Dataset()
-    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1.1", sop_instance_uid
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = DIGITAL_X_RAY_FOR_PRESENTATION, sop_instance_uid
     return item("IMAGE", None, ReferencedSOPSequence=Sequence([reference]))
 
 
 def person(name: str = "House^Gregory") -> list[Dataset]:
-    """TID 1003: a person observes."""
+    """A person as observer, TID 1003."""
     kind = code(("121005", "DCM", "Observer Type"), ("121006", "DCM", "Person"), rel="HAS OBS CONTEXT")
     return [kind, item("PNAME", ("121008", "DCM", "Person Observer Name"), rel="HAS OBS CONTEXT", PersonName=name)]
 
 
 def device(model: str = "OtherAI") -> list[Dataset]:
-    """TID 1004: a device observes."""
+    """A device as observer, TID 1004."""
     kind = code(("121005", "DCM", "Observer Type"), ("121007", "DCM", "Device"), rel="HAS OBS CONTEXT")
     name = item("TEXT", ("121015", "DCM", "Device Observer Model Name"), rel="HAS OBS CONTEXT", TextValue=model)
     return [kind, name]
 
 
 def algorithm(name: str) -> Dataset:
-    """TID 4019."""
+    """The name of an algorithm, TID 4019."""
     return item("TEXT", ("111001", "DCM", "Algorithm Name"), rel="HAS CONCEPT MOD", TextValue=name)
 
 
@@ -94,7 +94,7 @@ def references(*pairs: tuple[str, str]) -> Sequence:
     made = []
     for study_uid, sop_instance_uid in pairs:
         study, series, reference = Dataset(), Dataset(), Dataset()
-        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1.1", sop_instance_uid
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = DIGITAL_X_RAY_FOR_PRESENTATION, sop_instance_uid
         series.SeriesInstanceUID, series.ReferencedSOPSequence = "1.2.3", Sequence([reference])
         study.StudyInstanceUID, study.ReferencedSeriesSequence = study_uid, Sequence([series])
         made.append(study)

@@ -1,4 +1,4 @@
-"""Films whose headers lack, or overstuff, what an SR copies from them: what hospitals send."""
+"""Images with headers as hospitals send them: the elements that an SR copies are missing, too long or invalid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.builders.dicom_files import dx
 
 
 def cr(**elements: Any) -> Dataset:
-    """A computed radiograph of the poorer kind: no geometry, no orientation."""
+    """A computed radiograph without geometry and orientation."""
     film = dx(SOPClassUID="1.2.840.10008.5.1.4.1.1.1", Modality="CR", **elements)
     for keyword in ("PatientOrientation", "ImagerPixelSpacing", "PresentationIntentType"):
         delattr(film, keyword)
@@ -18,13 +18,14 @@ def cr(**elements: Any) -> Dataset:
 
 
 def bare() -> Dataset:
+    """A computed radiograph without any element that may be absent."""
     film = cr()
     for keyword in ("PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber", "StudyID"):
         delattr(film, keyword)
     return film
 
 
-SHAPES: dict[str, Dataset] = {
+HEADER_VARIANTS: dict[str, Dataset] = {
     "complete DX": dx(),
     "CR without geometry": cr(),
     "nothing that may be absent": bare(),

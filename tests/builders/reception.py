@@ -1,4 +1,4 @@
-"""A listener with a desk behind it, and senders."""
+"""A listener on a fake `receive` step, and senders."""
 
 from __future__ import annotations
 
@@ -11,91 +11,92 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID
+from pydicom.uid import UID, CTImageStorage
 from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 
+from adapters.dicom.network.dimse import VERIFICATION
 from adapters.dicom.network.listener import Listener, ListenerSettings
 from pipeline.domain import AuditEvent, Header, Receipt, Sender
 from pipeline.ports.services import IncomingFile
+from pipeline.rules import DIGITAL_X_RAY_FOR_PRESENTATION
 from tests.builders.dicom_files import EXPLICIT
 from tests.builders.fakes.images import FakeIncomingFile
 
-DX = "1.2.840.10008.5.1.4.1.1.1.1"
-ECHO = "1.2.840.10008.1.1"
-CT = "1.2.840.10008.5.1.4.1.1.2"
+DX = DIGITAL_X_RAY_FOR_PRESENTATION
+CT = str(CTImageStorage)
 
 
 @dataclass
-class Desk:
-    """What stands behind the listener: keeps what it gets, or raises what it is told to."""
+class FakeReception:
+    """The steps behind the listener: it keeps the instances it receives, or raises `error`. `gate`: closed, it blocks."""
 
-    got: list[tuple[Header, bytes, Sender]] = field(default_factory=list)
-    studies: list[list[str]] = field(default_factory=list)
+    received: list[tuple[Header, bytes, Sender]] = field(default_factory=list)
+    released_studies: list[list[str]] = field(default_factory=list)
     events: list[AuditEvent] = field(default_factory=list)
     error: Exception | None = None
     gate: threading.Event = field(default_factory=threading.Event)
-    begun: list[FakeIncomingFile] = field(default_factory=list)
-    make: Callable[[], FakeIncomingFile] = FakeIncomingFile
+    begun_files: list[FakeIncomingFile] = field(default_factory=list)
+    make_file: Callable[[], FakeIncomingFile] = FakeIncomingFile
 
     def __post_init__(self) -> None:
         self.gate.set()
 
-    def begin(self) -> FakeIncomingFile:
-        self.begun.append(self.make())
-        return self.begun[-1]
+    def begin_file(self) -> FakeIncomingFile:
+        self.begun_files.append(self.make_file())
+        return self.begun_files[-1]
 
-    def receive(self, header: Header, arriving: IncomingFile, sender: Sender) -> Receipt:
+    def receive(self, header: Header, file: IncomingFile, sender: Sender) -> Receipt:
         self.gate.wait(20)
         if self.error:
             raise self.error
-        with arriving.open() as stream:
-            self.got.append((header, stream.read(), sender))
-        arriving.commit()
+        with file.open() as stream:
+            self.received.append((header, stream.read(), sender))
+        file.commit()
         return Receipt.STORED
 
-    def released(self, studies: Any) -> None:
-        self.studies.append(list(studies))
+    def mark_released(self, studies: Any) -> None:
+        self.released_studies.append(list(studies))
 
 
 @contextlib.contextmanager
-def listening(desk: Desk, *socks: socket.socket, **settings: Any) -> Iterator[Listener]:
+def listening(reception: FakeReception, *adopted: socket.socket, **settings: Any) -> Iterator[Listener]:
     listener = Listener(
         ListenerSettings(host="127.0.0.1", port=0, **settings),
-        begin_file=desk.begin,
-        receive=desk.receive,
-        mark_released=desk.released,
-        audit=desk.events.append,
+        begin_file=reception.begin_file,
+        receive=reception.receive,
+        mark_released=reception.mark_released,
+        audit=reception.events.append,
     )
-    listener.start(*socks)
+    listener.start(*adopted)
     try:
         yield listener
     finally:
-        desk.gate.set()
+        reception.gate.set()
         listener.drain(1)
 
 
 def associate(port: int, *, calling: str = "ORTHANC", called: str = "RADCLIPD", classes: tuple[str, ...] = (DX,)) -> Association:
     ae = AE(calling)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
-    contexts = [build_context(uid, EXPLICIT if uid != ECHO else None) for uid in classes]
+    contexts = [build_context(uid, EXPLICIT if uid != VERIFICATION else None) for uid in classes]
     return ae.associate("127.0.0.1", port, contexts=contexts, ae_title=called)
 
 
 def send(port: int, dataset: Dataset, **options: Any) -> Dataset:
-    """C-STORE over an association of its own; return the response."""
+    """Send a C-STORE over a new association; return the response."""
     options.setdefault("classes", (str(dataset.SOPClassUID),))
     association = associate(port, **options)
     assert association.is_established
-    opened: Any = association.dul.socket
-    with contextlib.closing(opened.socket):  # pynetdicom leaves it open where the listener has closed first
+    own: Any = association.dul.socket
+    with contextlib.closing(own.socket):  # pynetdicom leaves it open where the listener has closed first
         answer = association.send_c_store(with_meta(dataset))
         association.release()
     return answer
 
 
 def with_meta(dataset: Dataset) -> Dataset:
-    """pynetdicom asks for a transfer syntax in the file meta."""
+    """The data set with the file meta information that pynetdicom requires."""
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = UID(EXPLICIT)
     return dataset
@@ -104,5 +105,5 @@ def with_meta(dataset: Dataset) -> Dataset:
 def wait_for(condition: Callable[[], object], seconds: float = 5) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.02)

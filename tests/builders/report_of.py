@@ -1,4 +1,4 @@
-"""An SR of given films, by the real writer."""
+"""SRs of given images, by the product's writer."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def content_of(
 
 
 def report_on(*films: Dataset | bytes, version: ModelVersion | None = None, follows: bool = False, **settings: Any) -> FileDataset:
-    """Build the SR of films of one study and read it back; `follows`: as a second revision that names the first."""
+    """Build the SR of images of one study and read it back; `follows`: as a second revision that names the first."""
     store = FakeImageStore()
     writer = SrWriter(ReportSettings(**settings), store)
     contents = [film if isinstance(film, bytes) else file_of(film) for film in films]

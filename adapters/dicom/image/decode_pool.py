@@ -1,6 +1,6 @@
-"""Processes that decode, each driven by a thread of its own here: a codec that crashes or hangs costs one film.
+"""A pool of decoder processes, each driven by a thread of this process: a codec that crashes or hangs costs one instance.
 
-The films of a batch are decoded side by side, and those of the next while the encoder works on this one.
+The instances of a batch are decoded in parallel, and those of the next batch while the encoder works on this one.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from pipeline.errors import OutOfResources, PixelsUnreadable
 from pipeline.ports.images import DecoderTransform, DeviceTransfer, ModelInput, WindowedPixelData, copy_to_host, read_whole_image
 
 START_SECONDS = 60.0
-"""For a process to import what it needs, on a machine that is busy."""
+"""Time for a decoder process to start and import its libraries on a busy machine."""
 MAX_ATTEMPTS = 2
-"""A decoder may be ended by what is not the film's fault, such as want of memory. One that hangs is not tried again."""
+"""A decoder may die of causes outside the instance, such as lack of memory. A decoder that hangs is not tried again."""
 READ_AHEAD_LIMIT = 32
-"""Films that are decoded before anybody asks for them: 200 KB each, as an encoder sees them, or whole ones on a GPU."""
+"""Images decoded in advance: 200 KB each as model input on a CPU, full resolution where a GPU resizes them."""
 ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",  # films are what is done side by side, not the rows of one
+    "OMP_NUM_THREADS": "1",  # images are decoded in parallel, not the rows of one image
     "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # mallopt(3): the memory of one film serves the next, or each is faulted in anew
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # mallopt(3): reuse the memory of one image for the next, without new page faults
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
 }
 
@@ -43,7 +43,7 @@ log = structlog.get_logger("radclipd.decode")
 
 @dataclass(slots=True)
 class _Decoder:
-    """One process, its connection, and the memory that its images come by."""
+    """One decoder process, its connection, and the memory file through which its images come."""
 
     process: subprocess.Popen[bytes]
     connection: Connection
@@ -51,26 +51,26 @@ class _Decoder:
 
     @classmethod
     def start(cls, folder: Path) -> _Decoder:
-        """Start one and wait until it is ready. OutOfResources where it does not come up."""
-        ours, theirs = socket.socketpair()
-        memory = os.memfd_create("radclipd-film")
-        handed = (theirs.fileno(), memory)
+        """Start a process and wait until it is ready. OutOfResources where it does not start."""
+        local, remote = socket.socketpair()
+        memory = os.memfd_create("radclipd-image")
+        inherited = (remote.fileno(), memory)
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "adapters.app.decode_worker", *map(str, (*handed, os.getpid())), str(folder)],
+            [sys.executable, "-P", "-m", "adapters.app.decode_worker", *map(str, (*inherited, os.getpid())), str(folder)],
             env={**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdin=subprocess.DEVNULL,
-            pass_fds=handed,
+            pass_fds=inherited,
             process_group=0,
         )
-        theirs.close()
-        decoder = cls(process, Connection(ours.detach()), memory)
+        remote.close()
+        decoder = cls(process, Connection(local.detach()), memory)
         if decoder.wait_for_answer(START_SECONDS) is not None:
             decoder.kill()
             raise OutOfResources("a decoding process does not start", hint="is memory short? its own message is in the log")
         return decoder
 
     def wait_for_answer(self, seconds: float) -> object:
-        """Return the next answer, or a _Gone where none comes."""
+        """Return the next answer, or a _DecoderLoss where none comes."""
         try:
             if self.connection.poll(seconds):
                 return self.connection.recv()
@@ -79,7 +79,7 @@ class _Decoder:
         return _DecoderLoss(f"gave no answer in {seconds:.0f} s", timed_out=True)
 
     def kill(self) -> None:
-        """Kill it, whatever it does, and give everything back."""
+        """Kill the process and release its resources."""
         self.process.kill()
         self.process.wait()
         self.connection.close()
@@ -97,29 +97,29 @@ def _describe_exit(status: int) -> str:
 
 
 class DecodePool:
-    """ports.ImageReader in other processes, which are started when the first film is asked for."""
+    """`ports.images.ImageReader` in other processes, started with the first instance to decode."""
 
     def __init__(self, folder: Path, *, processes: int, timeout_seconds: float, read_ahead_limit: int = READ_AHEAD_LIMIT) -> None:
-        """`folder`: of the image store. `seconds`: a film that takes longer cannot be read."""
-        self._folder, self._seconds, self._ahead = folder, timeout_seconds, read_ahead_limit
+        """`folder`: of the image store. `timeout_seconds`: an instance that takes longer is unreadable."""
+        self._folder, self._timeout_seconds, self._read_ahead_limit = folder, timeout_seconds, read_ahead_limit
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="decode")
         self._processes = processes
-        self._own = threading.local()
+        self._thread_state = threading.local()
         self._lock = threading.Lock()
         self._decoders: list[_Decoder] = []
 
     def start(self) -> None:
         """Start the processes in the background."""
-        gathered = threading.Barrier(self._processes)
+        all_started = threading.Barrier(self._processes)
 
-        def come_up() -> None:
+        def start_decoder() -> None:
             try:
                 self._get_decoder()
             finally:
-                gathered.wait(2 * START_SECONDS)  # or one thread would take every turn
+                all_started.wait(2 * START_SECONDS)  # otherwise one thread would run all tasks
 
         for _ in range(self._processes):
-            self._threads.submit(come_up)
+            self._threads.submit(start_decoder)
 
     def read(self, instance: StoredInstance) -> Image:
         image: Image = self._threads.submit(self._decode_instance, instance, read_whole_image, copy_to_host).result()
@@ -128,20 +128,20 @@ class DecodePool:
     def read_ahead(
         self, instances: Sequence[StoredInstance], transform: DecoderTransform, to_device: DeviceTransfer = copy_to_host
     ) -> Iterator[ModelInput | PixelsUnreadable]:
-        left, begun = iter(instances), deque[Future[ModelInput]]()
+        remaining, pending = iter(instances), deque[Future[ModelInput]]()
         try:
             while True:
-                while len(begun) < self._ahead and (instance := next(left, None)) is not None:
-                    begun.append(self._threads.submit(self._decode_instance, instance, transform, to_device))
-                if not begun:
+                while len(pending) < self._read_ahead_limit and (instance := next(remaining, None)) is not None:
+                    pending.append(self._threads.submit(self._decode_instance, instance, transform, to_device))
+                if not pending:
                     return
-                yield _await_result(begun.popleft())
+                yield _await_result(pending.popleft())
         finally:
-            for future in begun:  # whoever asked has had enough
+            for future in pending:  # the caller ended the iteration
                 future.cancel()
 
     def close(self) -> None:
-        """End the processes; a film in hand is not waited for."""
+        """Kill the processes, also those that are decoding."""
         with self._lock:
             for decoder in self._decoders:
                 decoder.process.kill()
@@ -151,46 +151,46 @@ class DecodePool:
         self._decoders.clear()
 
     def _get_decoder(self) -> _Decoder:
-        """Return this thread's process."""
-        found: _Decoder | None = getattr(self._own, "decoder", None)
-        if found is None:
-            found = self._own.decoder = _Decoder.start(self._folder)
+        """Return this thread's process, started where there is none."""
+        decoder: _Decoder | None = getattr(self._thread_state, "decoder", None)
+        if decoder is None:
+            decoder = self._thread_state.decoder = _Decoder.start(self._folder)
             with self._lock:
-                self._decoders.append(found)
-        return found
+                self._decoders.append(decoder)
+        return decoder
 
-    def _decode_instance(self, instance: StoredInstance, sight: DecoderTransform, land: DeviceTransfer) -> ModelInput:
-        tries, how = MAX_ATTEMPTS, ""
-        while tries:
+    def _decode_instance(self, instance: StoredInstance, transform: DecoderTransform, to_device: DeviceTransfer) -> ModelInput:
+        attempts_left, reason = MAX_ATTEMPTS, ""
+        while attempts_left:
             decoder = self._get_decoder()
-            answer = self._request_decoding(decoder, instance, sight)
+            answer = self._request_decoding(decoder, instance, transform)
             if not isinstance(answer, _DecoderLoss):
-                return land(_read_answer(decoder, answer))
+                return to_device(_read_answer(decoder, answer))
             self._discard_decoder(decoder)
-            tries, how = (0 if answer.timed_out else tries - 1), answer.reason
-            log.error("decoder lost", instance=instance.header.sop_instance_uid, how=how)
+            attempts_left, reason = (0 if answer.timed_out else attempts_left - 1), answer.reason
+            log.error("decoder lost", instance=instance.header.sop_instance_uid, reason=reason)
         raise PixelsUnreadable(
-            f"instance {instance.header.sop_instance_uid}: the process that decoded it {how}",
-            hint="most often a damaged film that a codec does not survive: let the sender send it again, or uncompressed",
+            f"instance {instance.header.sop_instance_uid}: the process that decoded it {reason}",
+            hint="most often a damaged instance that crashes a codec: let the sender send it again, or uncompressed",
         )
 
-    def _request_decoding(self, decoder: _Decoder, instance: StoredInstance, sight: DecoderTransform) -> object:
+    def _request_decoding(self, decoder: _Decoder, instance: StoredInstance, transform: DecoderTransform) -> object:
         try:
-            decoder.connection.send((instance, sight))
-        except OSError:  # it ended between two films
+            decoder.connection.send((instance, transform))
+        except OSError:  # it died between two instances
             return _DecoderLoss(_describe_exit(decoder.process.wait()))
-        return decoder.wait_for_answer(self._seconds)
+        return decoder.wait_for_answer(self._timeout_seconds)
 
     def _discard_decoder(self, decoder: _Decoder) -> None:
-        """The next film of this thread starts another process."""
-        self._own.decoder = None
+        """Kill the process; the next instance of this thread starts another."""
+        self._thread_state.decoder = None
         with self._lock:
             self._decoders.remove(decoder)
         decoder.kill()
 
 
 def _read_answer(decoder: _Decoder, answer: object) -> Image | WindowedPixelData:
-    """Return what lies in its memory, or raise why there is nothing."""
+    """Return the image in the decoder's memory, valid until its next answer. PixelsUnreadable."""
     if isinstance(answer, SharedFrame):
         return answer.read(decoder.memory_fd)
     assert isinstance(answer, tuple)

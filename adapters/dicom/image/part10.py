@@ -1,4 +1,4 @@
-"""DICOM files (PS3.10): encoded data set -> header, and -> a file of ours. Pixel data is never decoded."""
+"""DICOM files (PS3.10): encoded data set -> header, encoded data set -> file. Pixel data is never decoded."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from pydicom.uid import (
 from pipeline.domain import Header
 from pipeline.errors import DataSetMismatch, DataSetUnreadable
 
-pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE  # what a hospital sends is kept as it is
+pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE  # values are stored as they were sent
 
 IMPLEMENTATION_CLASS_UID = "2.25.214748590326817464279126094835116278147"
-"""Ours, a UUID-derived UID (PS3.5 B.2). Fixed: a file of the same data set has the same bytes in every release."""
+"""A UUID-derived UID (PS3.5 B.2). Fixed, so that a data set gives the same file in every release."""
 IMPLEMENTATION_VERSION_NAME = "RADCLIPD"
 
 PREAMBLE = b"\0" * 128 + b"DICM"
 GROUP_LENGTH, INSTANCE_TAG = b"\x02\0\0\0UL\x04\0", b"\x02\0\x03\0UI"
-"""How (0002,0000) and (0002,0003) begin, explicit VR little endian."""
+"""First bytes of (0002,0000) and (0002,0003), explicit VR little endian."""
 PIXEL_TAGS = {0x7FE00008, 0x7FE00009, 0x7FE00010}  # Float, Double Float and plain Pixel Data
 PIXEL_GROUP_LENGTH = 0x7FE00000  # (7FE0,0000), in old files
-UID_PATTERN = re.compile(r"[0-9.]{1,64}")  # PS3.5 9.1; leading zeros in a component are seen in the field and do no harm
-LARGEST_INFLATED = 1 << 24
-"""So much of a deflated data set is looked at; what the catalog keeps stands long before."""
-LARGEST_VALUE = 1 << 20
-"""Longer values are passed over: nothing that the catalog keeps is as long."""
-LARGEST_HEADER = 1 << 26
-"""So much is read of what stands before the pixel data, what is passed over apart; a sender must not fill the memory."""
+UID_PATTERN = re.compile(r"[0-9.]{1,64}")  # PS3.5 9.1; leading zeros in a component occur in practice and do no harm
+MAX_INFLATED_BYTES = 1 << 24
+"""The inflated beginning of a deflated data set that is parsed; the elements in the catalog stand far before its end."""
+MAX_VALUE_BYTES = 1 << 20
+"""Longer values are skipped: no element in the catalog is as long."""
+MAX_HEADER_BYTES = 1 << 26
+"""Limit of the bytes read before the pixel data, skipped values not counted: a sender must not exhaust the memory."""
 
 IDENTIFYING_KEYWORDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID")
-"""What is there in whatever is a composite instance at all; bytes without any of it only happened to parse."""
+"""Every composite instance has at least one of these; bytes without any of them parsed by accident."""
 TEXT_LIMITS = {
     "patient_id": 128,
     "issuer_of_patient_id": 128,
@@ -69,9 +69,9 @@ TEXT_LIMITS = {
     "presentation_intent_type": 16,
     "conversion_type": 16,
 }
-"""Field -> characters kept. Longer than the standard's own limits, for senders that break them."""
+"""Header field -> maximum of characters. Above the limits of the standard, for senders that exceed them."""
 NUMBER_FIELDS = ("series_number", "instance_number", "rows", "columns", "number_of_frames", "samples_per_pixel")
-LARGEST_NUMBER = 2**31 - 1  # VR IS, PS3.5 6.2
+MAX_NUMBER = 2**31 - 1  # VR IS, PS3.5 6.2
 
 
 @cache
@@ -88,28 +88,25 @@ HEADER_TAGS = {
         *("StudyDate", "ImageType", "ViewCodeSequence", "AnatomicRegionSequence"),
     )
 }
-"""What read_header looks at."""
+"""The elements that a Header is built from."""
 
 
 def read_header(encoded: bytes | BinaryIO, transfer_syntax_uid: str) -> Header:
-    """Read what the catalog keeps from an encoded data set (no file meta), or from a stream that stands at the start of one.
+    """Read the header from an encoded data set (no file meta), or from a stream at the start of one.
 
-    DataSetUnreadable where it cannot be parsed; DataSetMismatch where it lacks the UIDs that every instance has.
+    DataSetUnreadable where it cannot be parsed; DataSetMismatch where a UID that every instance has is missing.
     """
     stream = BytesIO(encoded) if isinstance(encoded, bytes) else encoded
     return _build_header(*_read_to_pixel_data(stream, transfer_syntax_uid), transfer_syntax_uid)
 
 
 def read_header_from_prefix(prefix: bytes, transfer_syntax_uid: str) -> Header | None:
-    """Read the same from the beginning of a data set, where that reaches as far as the pixel data; else None.
-
-    DataSetMismatch as above.
-    """
+    """Read the header from the first bytes of a data set; None where they end before the pixel data. DataSetMismatch as above."""
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
         return None
     try:
         dataset, has_pixels = _read_to_pixel_data(BytesIO(prefix), transfer_syntax_uid)
-    except DataSetUnreadable:  # it may be the cut
+    except DataSetUnreadable:  # possibly because the prefix ends inside an element
         return None
     return None if has_pixels is None else _build_header(dataset, has_pixels, transfer_syntax_uid)
 
@@ -134,12 +131,12 @@ def _build_header(dataset: Dataset, has_pixels: bool | None, transfer_syntax_uid
 
 
 def file_bytes(encoded: bytes, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
-    """Return the DICOM file: preamble, our file meta information, the data set as it came. Same data set, same bytes."""
+    """Return the DICOM file: preamble, file meta information, the data set unchanged. Same data set, same bytes."""
     return b"".join((file_head(sop_class_uid, sop_instance_uid, transfer_syntax_uid), encoded))
 
 
 def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
-    """Return what stands before the data set in a DICOM file of ours: preamble and file meta information."""
+    """Return the part of a file before its data set: preamble and file meta information."""
     before, after = _encode_file_meta(sop_class_uid, transfer_syntax_uid)
     uid = UID(sop_instance_uid).encode("ascii")
     uid += b"\0" * (len(uid) % 2)
@@ -150,7 +147,7 @@ def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: st
 
 @lru_cache(maxsize=64)
 def _encode_file_meta(sop_class_uid: str, transfer_syntax_uid: str) -> tuple[bytes, bytes]:
-    """Return the file meta information after its group length, before and after its SOP Instance UID: the same for many files."""
+    """Return the file meta information before and after its SOP Instance UID, without its group length: equal for many files."""
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
     meta.MediaStorageSOPClassUID = UID(sop_class_uid)
@@ -167,13 +164,13 @@ def _encode_file_meta(sop_class_uid: str, transfer_syntax_uid: str) -> tuple[byt
 def split_file(content: bytes) -> tuple[bytes, str]:
     """Return encoded data set and Transfer Syntax UID of a DICOM file, also of one without preamble or file meta.
 
-    DataSetUnreadable where the content is no DICOM.
+    DataSetUnreadable where the content is not DICOM.
     """
     stream = BytesIO(content)
     stream.seek(len(PREAMBLE) if content[128:132] == b"DICM" else 0)
     try:
         meta = _read_file_meta_info(stream)
-    except Exception as error:  # pydicom raises whatever the bytes make it stumble over
+    except Exception as error:  # pydicom raises exceptions of any type on invalid bytes
         raise DataSetUnreadable(f"file meta information cannot be read: {type(error).__name__}", hint=_NOT_DICOM_HINT) from error
     encoded = content[stream.tell() :]
     if not encoded:
@@ -185,14 +182,14 @@ _NOT_DICOM_HINT = "is it a DICOM file, and complete? dcmdump FILE tells"
 
 
 def _guess_transfer_syntax(encoded: bytes) -> str:
-    """Explicit VR shows two capital letters after the first tag (PS3.5 7.1.2)."""
+    """Tell explicit VR by the two capital letters after the first tag (PS3.5 7.1.2)."""
     if not re.fullmatch(rb"[A-Z]{2}", encoded[4:6]):
         return str(ImplicitVRLittleEndian)
     return str(ExplicitVRBigEndian if encoded[0] == 0 and encoded[1] != 0 else ExplicitVRLittleEndian)
 
 
 def _read_to_pixel_data(stream: BinaryIO, transfer_syntax_uid: str) -> tuple[Dataset, bool | None]:
-    """Parse up to the pixel data; tell whether there is any, None where the stream ended before."""
+    """Return the data set before the pixel data, and whether there is any; None where the stream ended before."""
     found: list[bool] = []
 
     def at_pixels(tag: BaseTag, _vr: str | None, length: int) -> bool:
@@ -203,9 +200,9 @@ def _read_to_pixel_data(stream: BinaryIO, transfer_syntax_uid: str) -> tuple[Dat
 
     try:
         if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
-            stream = BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(LARGEST_INFLATED), LARGEST_INFLATED))
+            stream = BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(MAX_INFLATED_BYTES), MAX_INFLATED_BYTES))
         dataset = _parse_data_set(stream, transfer_syntax_uid, at_pixels)
-    except Exception as error:  # as above: any exception means that it cannot be parsed
+    except Exception as error:  # of any type, as above
         raise DataSetUnreadable(f"the data set cannot be parsed: {type(error).__name__}", hint=_NOT_DICOM_HINT) from error
     if not any(keyword in dataset for keyword in IDENTIFYING_KEYWORDS):
         raise DataSetUnreadable("the data set has no SOP class, no UID and no patient: it is none", hint=_NOT_DICOM_HINT)
@@ -214,26 +211,26 @@ def _read_to_pixel_data(stream: BinaryIO, transfer_syntax_uid: str) -> tuple[Dat
 
 def _parse_data_set(stream: BinaryIO, transfer_syntax_uid: str, stop: Callable[[BaseTag, str | None, int], bool]) -> Dataset:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a library's doubts about a value quote the value
+        warnings.simplefilter("ignore")  # pydicom's warnings quote the value
         return read_dataset(
             cast(BinaryIO, _BoundedStream(stream)),
             is_implicit_VR=transfer_syntax_uid == ImplicitVRLittleEndian,
             is_little_endian=transfer_syntax_uid != ExplicitVRBigEndian,
             stop_when=stop,
-            defer_size=LARGEST_VALUE,
+            defer_size=MAX_VALUE_BYTES,
             specific_tags=list(HEADER_TAGS),
         )
 
 
 class _BoundedStream:
-    """A stream of which no more than LARGEST_HEADER is read."""
+    """A stream from which no more than MAX_HEADER_BYTES are read."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.tell, self.seek = stream.tell, stream.seek
-        self._read, self._left = stream.read, LARGEST_HEADER
+        self._read, self._left = stream.read, MAX_HEADER_BYTES
 
     def read(self, size: int) -> bytes:
-        """Read; EOFError where that would be too much."""
+        """Read; EOFError beyond the limit."""
         self._left -= size
         if self._left < 0:
             raise EOFError("too much before the pixel data")
@@ -246,7 +243,7 @@ def _lookup_tag(keyword: str) -> BaseTag:
 
 
 def _get_value(dataset: Dataset, keyword: str) -> Any:
-    """Return the value or None. By tag: by keyword pydicom takes twice as long, and each film has thirty of them."""
+    """Return the value or None. Look-up by tag takes half the time of one by keyword; a header has thirty."""
     element = dataset.get(_lookup_tag(keyword))
     return None if element is None else element.value
 
@@ -255,7 +252,7 @@ def _get_text(dataset: Dataset, keyword: str, limit: int) -> str:
     try:
         value = _get_value(dataset, keyword)
         joined = "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value or "")
-    except Exception:  # an element that cannot be decoded is as good as absent
+    except Exception:  # an element that cannot be decoded counts as absent
         return ""
     return joined.replace("\0", "").strip()[:limit].encode("utf-8", "replace").decode("utf-8")
 
@@ -265,7 +262,7 @@ def _get_number(dataset: Dataset, keyword: str) -> int | None:
         number = int(str(_get_value(dataset, keyword)).split("\\")[0])
     except Exception:  # as above
         return None
-    return number if 0 <= number <= LARGEST_NUMBER else None
+    return number if 0 <= number <= MAX_NUMBER else None
 
 
 def _get_code_text(dataset: Dataset, sequence: str, keyword: str, limit: int) -> str:

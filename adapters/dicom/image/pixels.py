@@ -1,7 +1,7 @@
-"""Stored bits -> an image as a radiologist would see it, in float32 without an 8-bit detour.
+"""Stored values -> the image that a radiologist sees, in float32 without an 8-bit intermediate step.
 
-decode -> pixel padding masked -> Modality LUT -> VOI LUT -> presentation -> 0..1 (PS3.3 C.11.1, C.11.2, C.11.6; PS3.4 N.2).
-MONOCHROME1 and Presentation LUT Shape INVERSE invert once, after the VOI, also where a header states both.
+decode -> mask pixel padding -> Modality LUT -> VOI LUT -> presentation -> 0..1 (PS3.3 C.11.1, C.11.2, C.11.6; PS3.4 N.2).
+MONOCHROME1 and Presentation LUT Shape INVERSE invert once, after the VOI LUT, also where a header has both.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from pipeline.ports.images import (
 from pipeline.ports.services import ImageStore
 
 RENDERING_VERSION = 1
-"""Raised whenever the same file would give another image: what was kept of the old one is stale then."""
+"""Increased whenever the same file gives another image: activations cached of the former image become stale."""
 ROBUST_PERCENTILES = (0.5, 99.5)
-"""Percentiles that stand for a window where the header has none."""
+"""Percentiles used as window where the header has none."""
 STORED_DTYPES = tuple(np.dtype(name) for name in ("uint8", "int8", "uint16", "int16"))
-"""Of a grey film: in this machine's byte order, and each as it is in float32."""
+"""Types of grey images in native byte order whose values float32 represents exactly."""
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 FloatPixels = npt.NDArray[np.float32]
 PaddingRange = tuple[int, int]
-"""First and last of the stored values that stand for nothing seen."""
+"""First and last stored value of the padding."""
 ValueTransform = Callable[[npt.NDArray[Any]], FloatPixels]
-"""Value by value, whatever else is in the array."""
+"""An elementwise function of stored values: each result depends on one value only."""
 
 
 class DicomImageReader:
-    """ports.ImageReader."""
+    """`ports.images.ImageReader` in this process."""
 
     def __init__(self, store: ImageStore) -> None:
         self._store = store
@@ -61,25 +61,25 @@ class DicomImageReader:
     ) -> Iterator[ModelInput | PixelsUnreadable]:
         for instance in instances:
             try:
-                seen = self.read_transformed(instance, transform)
+                result = self.read_transformed(instance, transform)
             except PixelsUnreadable as error:
                 yield error
             else:
-                yield to_device(seen)
+                yield to_device(result)
 
-    def read_transformed(self, instance: StoredInstance, sight: DecoderTransform) -> Image | WindowedPixelData:
-        """Return what `sight` makes of its image. PixelsUnreadable."""
+    def read_transformed(self, instance: StoredInstance, transform: DecoderTransform) -> Image | WindowedPixelData:
+        """Return the result of `transform` on the instance's image. PixelsUnreadable."""
         uid = instance.header.sop_instance_uid
         try:
-            return sight(_build_rendering(*stored_values.read(self._store.read(instance.file))))
+            return transform(_build_rendering(*stored_values.read(self._store.read(instance.file))))
         except PixelsUnreadable as error:
             raise PixelsUnreadable(f"instance {uid}: {error}", hint=error.hint) from error
         except PermanentError as error:
             raise PixelsUnreadable(f"instance {uid}: {error}", hint=error.hint) from error
-        except Exception as error:  # codecs raise whatever the bytes make them stumble over
+        except Exception as error:  # codecs raise exceptions of any type on invalid bytes
             raise PixelsUnreadable(
                 f"instance {uid}: its pixel data cannot be decoded ({type(error).__name__})",
-                hint="is the file whole? dcmdump, and radclipd quarantine retry after the sender has sent it again",
+                hint="is the file whole? dcmdump, and radclipd jobs retry after the sender has sent it again",
             ) from error
 
 
@@ -90,28 +90,28 @@ def render(dataset: Dataset) -> Image:
 
 @dataclass(frozen=True)
 class RescaleTransform:
-    """Modality LUT by slope and intercept (PS3.3 C.11.1.1.2). A Tone."""
+    """The Modality LUT by slope and intercept (PS3.3 C.11.1.1.2): a ValueTransform."""
 
     slope: float
     intercept: float
 
     def __call__(self, stored: npt.NDArray[Any]) -> FloatPixels:
-        film = stored.astype(np.float32)
+        values = stored.astype(np.float32)
         if (self.slope, self.intercept) != (1.0, 0.0):
-            film *= np.float32(self.slope)
-            film += np.float32(self.intercept)
-        return film
+            values *= np.float32(self.slope)
+            values += np.float32(self.intercept)
+        return values
 
     def invert(self, value: float) -> float:
-        """Return the stored value that becomes this one; not a number, or infinite, where the slope is none."""
+        """Return the stored value that maps to `value`; NaN or infinite where the slope is zero."""
         return float(np.divide(value - self.intercept, self.slope))
 
 
 @dataclass(frozen=True)
 class DicomRendering:
-    """An image that is made of its stored values [H, W] when rows of it are asked for, so that no whole film need be in float32.
+    """An image computed from stored values [H, W] when rows are requested, so that it is never in float32 as a whole.
 
-    `tone` makes values of stored values; from `black` to `white` they become 0..1, and what lies beyond is clipped.
+    `transform` maps stored values to values; `black`..`white` become 0..1, values outside are clipped.
     """
 
     stored: npt.NDArray[Any]
@@ -127,12 +127,12 @@ class DicomRendering:
 
     @property
     def clipped(self) -> _ClippedRendering:
-        """The same, of values from black to white: what only adds and multiplies may be done to them before they become 0..1."""
+        """The image before normalisation, clipped to black..white. Linear operations may be applied before normalisation."""
         return _ClippedRendering(self)
 
     @property
     def windowed(self) -> WindowedPixelData | None:
-        """The stored values, where `tone` is but a rescale of integers: then the window is as well one of theirs."""
+        """The stored values with the window in their scale, where `transform` is a rescale of integers; else None."""
         if not isinstance(self.transform, RescaleTransform) or self.stored.dtype not in STORED_DTYPES:
             return None
         with np.errstate(all="ignore"):
@@ -161,15 +161,15 @@ class _ClippedRendering:
 
     def __getitem__(self, rows: slice) -> FloatPixels:
         stored = self.rendering.stored[rows]
-        film = self.rendering.transform(stored)
-        np.clip(film, *sorted((self.rendering.black, self.rendering.white)), out=film)
+        values = self.rendering.transform(stored)
+        np.clip(values, *sorted((self.rendering.black, self.rendering.white)), out=values)
         if self.rendering.padding is not None:
-            film[_mask_padding(stored, self.rendering.padding)] = self.rendering.black
-        return film
+            values[_mask_padding(stored, self.rendering.padding)] = self.rendering.black
+        return values
 
 
 def build_rendering(dataset: Dataset) -> DicomRendering:
-    """Return the image of a data set with file meta, to be made row by row. PixelsUnreadable."""
+    """Return the image of a data set with file meta, to be computed row by row. PixelsUnreadable."""
     return _build_rendering(dataset, stored_values.decode(dataset))
 
 
@@ -177,13 +177,13 @@ def _build_rendering(dataset: Dataset, stored: npt.NDArray[Any]) -> DicomRenderi
     if stored.ndim == 3:
         return DicomRendering(_convert_to_luminance(stored, dataset), None, np.copy, 0.0, 1.0)
     padding = _find_padding(stored, dataset)
-    tone, low, high = _build_voi_lut(stored, padding, _build_modality_lut(dataset), dataset)
+    transform, low, high = _build_voi_lut(stored, padding, _build_modality_lut(dataset), dataset)
     black, white = (high, low) if _is_inverse(dataset) else (low, high)
-    return DicomRendering(stored, padding, tone, black, white)
+    return DicomRendering(stored, padding, transform, black, white)
 
 
 def _find_padding(stored: npt.NDArray[Any], dataset: Dataset) -> PaddingRange | None:
-    """Return which values say that the detector saw nothing (PS3.3 C.7.5.1.1.2); None where none or all of the film does."""
+    """Return the range of padding values (PS3.3 C.7.5.1.1.2); None where no pixel or every pixel is padding."""
     low = dataset.get("PixelPaddingValue")
     if low is None:
         return None
@@ -199,7 +199,7 @@ def _mask_padding(stored: npt.NDArray[Any], padding: PaddingRange) -> npt.NDArra
 
 
 def _build_modality_lut(dataset: Dataset) -> ValueTransform:
-    """Return the Modality LUT: sequence or rescale (PS3.3 C.11.1). It makes float32 of its own of stored values."""
+    """Return the Modality LUT: sequence or rescale (PS3.3 C.11.1). Its result is a new float32 array."""
     if dataset.get("ModalityLUTSequence"):
         return lambda stored: np.array(apply_modality_lut(stored, dataset), dtype=np.float32)
     return RescaleTransform(_get_decimal(dataset, "RescaleSlope", 1.0), _get_decimal(dataset, "RescaleIntercept", 0.0))
@@ -208,74 +208,74 @@ def _build_modality_lut(dataset: Dataset) -> ValueTransform:
 def _build_voi_lut(
     stored: npt.NDArray[Any], padding: PaddingRange | None, modality: ValueTransform, dataset: Dataset
 ) -> tuple[ValueTransform, float, float]:
-    """Return the VOI LUT: sequence before window, the first of several (PS3.3 C.11.2); without either, a robust range.
+    """Return the VOI LUT: the first sequence, else the first window (PS3.3 C.11.2), else a range by percentiles.
 
-    From stored values to values, and between which of them the greys lie.
+    The results: a transform from stored values to values, and the lowest and highest value of the grey scale.
     """
     if dataset.get("VOILUTSequence"):
         table = _build_voi_table(dataset.VOILUTSequence[0], has_negative=lambda: bool(modality(stored).min() < 0))
-        return lambda some: table(modality(some)), 0.0, 1.0
+        return lambda values: table(modality(values)), 0.0, 1.0
     centre, width = _get_decimal(dataset, "WindowCenter", None), _get_decimal(dataset, "WindowWidth", None)
     if centre is None or width is None or width <= 0:
         return _blacken_if_uniform(modality, *_compute_robust_range(stored, padding, modality))
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     if function == "SIGMOID":
-        return lambda some: _apply_sigmoid(modality(some), centre, width), 0.0, 1.0
+        return lambda values: _apply_sigmoid(modality(values), centre, width), 0.0, 1.0
     if function != "LINEAR_EXACT" and width > 1:
         centre, width = centre - 0.5, width - 1  # PS3.3 C.11.2.1.2.1
     return _blacken_if_uniform(modality, centre - width / 2, centre + width / 2)
 
 
 def _blacken_if_uniform(transform: ValueTransform, low: float, high: float) -> tuple[ValueTransform, float, float]:
-    """A film of one value becomes black."""
-    return (transform, low, high) if high > low else (lambda some: np.zeros(some.shape, dtype=np.float32), 0.0, 1.0)
+    """Return the transform and its range; for an image of a single value, a transform to black."""
+    return (transform, low, high) if high > low else (lambda values: np.zeros(values.shape, dtype=np.float32), 0.0, 1.0)
 
 
-def _apply_sigmoid(film: FloatPixels, centre: float, width: float) -> FloatPixels:
+def _apply_sigmoid(values: FloatPixels, centre: float, width: float) -> FloatPixels:
     with np.errstate(over="ignore"):
-        odds = np.exp(np.float32(-4 / width) * (film - np.float32(centre)))
+        odds = np.exp(np.float32(-4 / width) * (values - np.float32(centre)))
         return np.asarray(1 / (1 + odds), dtype=np.float32)
 
 
 def _build_voi_table(item: Dataset, *, has_negative: Callable[[], bool]) -> ValueTransform:
-    """Look up each value; the table's own range is 0..1 (PS3.3 C.11.2.1.1). `below_zero` says whether any value is."""
+    """Return the look-up of a LUT, scaled to 0..1 (PS3.3 C.11.2.1.1). `has_negative` tells whether any value is negative."""
     entries, first, bits = (int(value) for value in item.LUTDescriptor)
     content = item.LUTData
     table = np.frombuffer(content, "<u2") if isinstance(content, bytes) else np.asarray(content)
     table = table[: entries or 65536].astype(np.float32)
     first = first - 65536 if first > 32767 and has_negative() else first
 
-    def looked_up(film: FloatPixels) -> FloatPixels:
-        index = np.clip(np.rint(film).astype(np.int64) - first, 0, len(table) - 1)
+    def look_up(values: FloatPixels) -> FloatPixels:
+        index = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
         return np.asarray(np.clip(table[index] / np.float32(2**bits - 1), 0, 1), dtype=np.float32)
 
-    return looked_up
+    return look_up
 
 
 def _compute_robust_range(stored: npt.NDArray[Any], padding: PaddingRange | None, modality: ValueTransform) -> tuple[float, float]:
-    seen = stored[~_mask_padding(stored, padding)] if padding is not None else stored.ravel()
-    low, high = np.percentile(modality(seen[:: max(1, seen.size // 1_000_000)]), ROBUST_PERCENTILES)
+    visible = stored[~_mask_padding(stored, padding)] if padding is not None else stored.ravel()
+    low, high = np.percentile(modality(visible[:: max(1, visible.size // 1_000_000)]), ROBUST_PERCENTILES)
     if high > low:
         return float(low), float(high)
-    every = modality(seen)
-    return float(every.min()), float(every.max())
+    values = modality(visible)
+    return float(values.min()), float(values.max())
 
 
 def _is_inverse(dataset: Dataset) -> bool:
-    """White stands for low values, by Photometric Interpretation or by Presentation LUT Shape (PS3.3 C.7.6.3.1.2, C.11.6)."""
+    """Tell whether low values are white: Photometric Interpretation, Presentation LUT Shape (PS3.3 C.7.6.3.1.2, C.11.6)."""
     monochrome1 = str(dataset.get("PhotometricInterpretation") or "").strip() == "MONOCHROME1"
     return monochrome1 or str(dataset.get("PresentationLUTShape") or "").strip().upper() == "INVERSE"
 
 
 def _convert_to_luminance(stored: npt.NDArray[Any], dataset: Dataset) -> Image:
-    """A secondary capture in colour (the decoder has made RGB of it): its luminance."""
+    """Return the luminance of a colour secondary capture, already decoded to RGB."""
     full = np.float32(2 ** int(dataset.BitsStored) - 1)
     grey = stored[..., :3].astype(np.float32) @ LUMINANCE / full
     return np.asarray(np.clip(grey, 0, 1), dtype=np.float32)
 
 
 def _get_decimal(dataset: Dataset, keyword: str, default: float | None) -> Any:
-    """Return the first value of a DS element as float, or `absent`."""
+    """Return the first value of a DS element as float, or `default`."""
     value = dataset.get(keyword)
     if value is None or value == "":
         return default

@@ -1,4 +1,4 @@
-"""DICOM files to stored values, whatever they are encoded in (PS3.5 8, annex A.4)."""
+"""DICOM files -> stored values, for every supported transfer syntax (PS3.5 8, annex A.4)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pydicom.uid import JPEGExtended12Bit, JPEGLosslessSV1
 
 from pipeline.errors import PixelsUnreadable
 
-LARGEST_SIDE, LARGEST_PIXELS = 30_000, 200_000_000
-"""Far above the largest detector: what is larger is a wrong header or a decompression bomb."""
+MAX_SIDE, MAX_PIXELS = 30_000, 200_000_000
+"""Far above the largest detector: anything larger is a wrong header or a decompression bomb."""
 PLUGINS = ("pyjpegls", "pylibjpeg", "gdcm", "pillow", "pydicom")
-"""In this order, whatever pydicom's own is: the same film gives the same pixels on every host. pylibjpeg-openjpeg reads JPEG 2000
+"""Codec plug-ins in fixed order, not pydicom's: an instance gives the same pixels on every host. pylibjpeg-openjpeg reads JPEG 2000
 and HTJ2K, gdcm JPEG lossless and baseline, pydicom itself RLE."""
 DEFER_BYTES = 1 << 16
-"""Longer values are not copied out of the file: pixels that are not compressed are read where they lie."""
+"""Longer values are not copied out of the file: uncompressed pixel data is read in place."""
 PIXEL_DATA = 0x7FE00010
 
 StoredValues = npt.NDArray[Any]
@@ -31,15 +31,15 @@ StoredValues = npt.NDArray[Any]
 def read(content: bytes) -> tuple[Dataset, StoredValues]:
     """Return the data set of a DICOM file and its stored values: [H, W], or [H, W, 3] for colour. PixelsUnreadable."""
     dataset = dcmread(BytesIO(content), defer_size=DEFER_BYTES)
-    found = dataset.get_item(PIXEL_DATA, keep_deferred=True)
-    if not isinstance(found, RawDataElement) or found.value is not None:
+    element = dataset.get_item(PIXEL_DATA, keep_deferred=True)
+    if not isinstance(element, RawDataElement) or element.value is not None:
         return dataset, decode(dataset)
     syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax.is_compressed or syntax.is_deflated:  # of a deflated data set the places are not those of the file
+    if syntax.is_compressed or syntax.is_deflated:  # offsets in a deflated data set are not offsets in the file
         whole = dcmread(BytesIO(content))
         return whole, decode(whole)
     _check_pixel_attributes(dataset)
-    return dataset, _read_native_pixels(dataset, memoryview(content)[found.value_tell : found.value_tell + found.length])
+    return dataset, _read_native_pixels(dataset, memoryview(content)[element.value_tell : element.value_tell + element.length])
 
 
 def decode(dataset: Dataset) -> StoredValues:
@@ -54,14 +54,14 @@ def _check_pixel_attributes(dataset: Dataset) -> None:
     rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     if "PixelData" not in dataset:
         raise PixelsUnreadable("no pixel data", hint="the sender must send the image itself")
-    if not (0 < rows <= LARGEST_SIDE and 0 < columns <= LARGEST_SIDE and rows * columns <= LARGEST_PIXELS):
+    if not (0 < rows <= MAX_SIDE and 0 < columns <= MAX_SIDE and rows * columns <= MAX_PIXELS):
         raise PixelsUnreadable(f"{rows} rows x {columns} columns is no radiograph", hint="the header is wrong; see the sender")
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         raise PixelsUnreadable(f"{dataset.NumberOfFrames} frames where one is expected", hint="send single-frame radiographs")
 
 
 def _decompress_pixels(dataset: Dataset) -> StoredValues:
-    """Decompress, with the first of our plug-ins that can."""
+    """Decompress with the first plug-in that succeeds."""
     syntax = dataset.file_meta.TransferSyntaxUID
     decoder = get_decoder(syntax)
     failure: Exception | None = None
@@ -70,16 +70,16 @@ def _decompress_pixels(dataset: Dataset) -> StoredValues:
             continue
         try:
             return np.asarray(decoder.as_array(dataset, raw=False, decoding_plugin=plugin)[0])
-        except Exception as error:  # the next plug-in may know this dialect
+        except Exception as error:  # the next plug-in may decode it
             failure = failure or error
     raise PixelsUnreadable(f"{syntax.name} cannot be decoded ({type(failure).__name__})", hint=_suggest_codec(syntax)) from failure
 
 
 def _read_native_pixels(dataset: Dataset, content: bytes | memoryview) -> StoredValues:
-    """Read pixel data that is not compressed: a view on it, where nothing in it is to be changed."""
-    wanted = int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel or 1) * int(dataset.BitsAllocated) // 8
-    if len(content) < wanted:
-        raise PixelsUnreadable(f"pixel data has {len(content)} of {wanted} bytes: it is truncated", hint=_SEND_AGAIN_HINT)
+    """Read uncompressed pixel data: a view of it, unless values must be changed."""
+    expected = int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel or 1) * int(dataset.BitsAllocated) // 8
+    if len(content) < expected:
+        raise PixelsUnreadable(f"pixel data has {len(content)} of {expected} bytes: it is truncated", hint=_SEND_AGAIN_HINT)
     signed = bool(int(dataset.get("PixelRepresentation") or 0))
     decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
     options = as_pixel_options(dataset, pixel_keyword="PixelData", view_only=True, correct_unused_bits=signed)
@@ -87,7 +87,7 @@ def _read_native_pixels(dataset: Dataset, content: bytes | memoryview) -> Stored
     stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
     largest = 2**stored - 1
     if stored < allocated and not signed and pixels.max() > largest:
-        pixels = pixels & pixels.dtype.type(largest)  # above the stored bits old scanners kept overlays
+        pixels = pixels & pixels.dtype.type(largest)  # old scanners put overlays above the stored bits
     return pixels
 
 

@@ -1,3 +1,3 @@
-"""DICOM over the network: listener, upper layer, archive (SCU)."""
+"""DICOM over the network: listener (SCP), upper layer, archive client (SCU)."""
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The archive (PACS) as we see it: C-STORE of reports, C-FIND of instance counts, C-ECHO. A fresh association for each call."""
+"""The client (SCU) of the archive: C-STORE of reports, C-FIND of instance counts, C-ECHO. Each call opens an association."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,22 +17,27 @@ from pynetdicom import AE, _config, build_context
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
+from adapters.dicom.network.dimse import (
+    DUPLICATE_SOP_INSTANCE,
+    NOT_AUTHORIZED,
+    OUT_OF_RESOURCES_STATUSES,
+    PENDING_STATUSES,
+    PROCESSING_FAILURE,
+    STUDY_ROOT_FIND,
+    SUCCESS,
+    VERIFICATION,
+    WARNING_STATUSES,
+)
 from pipeline.errors import ArchiveBusy, ArchiveUnreachable, RadclipdError, RefusedByArchive
+from pipeline.ports.services import Archive
 
-VERIFICATION = "1.2.840.10008.1.1"
-STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"  # PS3.4 C.6.2
-
-# C-STORE status ranges, PS3.4 table B.2-1 and PS3.7 annex C
-SUCCESS = 0x0000
-WARNINGS = range(0xB000, 0xC000)
-OUT_OF_RESOURCES = range(0xA700, 0xA800)
-DUPLICATE_SOP_INSTANCE = 0x0111
-PENDING = (0xFF00, 0xFF01)
-PROCESSING_FAILURE, NOT_AUTHORIZED = 0x0110, 0x0124
-TEMPORARY_FAILURES = {PROCESSING_FAILURE, NOT_AUTHORIZED}
+TEMPORARY_FAILURES = {PROCESSING_FAILURE, NOT_AUTHORIZED, *OUT_OF_RESOURCES_STATUSES}
+"""C-STORE statuses after which the same object may be accepted later."""
+NO_STATUS = 0xFFFF
+"""Stands for the status of a response that has none."""
 
 _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom would log whole requests
-logging.getLogger("pynetdicom.transport").setLevel(logging.CRITICAL)  # "connection refused": our own error says it, with the remedy
+logging.getLogger("pynetdicom.transport").setLevel(logging.CRITICAL)  # ArchiveUnreachable reports a refused connection
 log = logging.getLogger("radclipd.archive")
 
 
@@ -47,7 +53,7 @@ class ArchiveSettings:
 
 
 class DicomArchive:
-    """ports.Archive over DIMSE."""
+    """`ports.services.Archive` over DIMSE."""
 
     def __init__(self, settings: ArchiveSettings) -> None:
         self._settings = settings
@@ -70,18 +76,18 @@ class DicomArchive:
         return self._check_store_status(answer)
 
     def _check_store_status(self, answer: Dataset) -> str:
-        """Translate a C-STORE-RSP status."""
+        """Return the status of a C-STORE-RSP as text; ArchiveBusy, ArchiveUnreachable or RefusedByArchive unless it was stored."""
         if "Status" not in answer:
             raise ArchiveUnreachable(f"{self._describe_archive()} gave no answer to C-STORE", hint=self._suggest_remedy())
         status = int(answer.Status)
-        words = f"0x{status:04X}"
-        if status in (SUCCESS, DUPLICATE_SOP_INSTANCE) or status in WARNINGS:
-            return words
-        if status in OUT_OF_RESOURCES or status in TEMPORARY_FAILURES:
+        text = f"0x{status:04X}"
+        if status in (SUCCESS, DUPLICATE_SOP_INSTANCE) or status in WARNING_STATUSES:
+            return text
+        if status in TEMPORARY_FAILURES:
             raise ArchiveBusy(
-                f"{self._describe_archive()} cannot store now: {words}", hint="is its disk full? see the archive's own log"
+                f"{self._describe_archive()} cannot store now: {text}", hint="is its disk full? see the archive's own log"
             )
-        raise RefusedByArchive(f"{self._describe_archive()} refuses the report: {words}", hint="see the archive's own log")
+        raise RefusedByArchive(f"{self._describe_archive()} refuses the report: {text}", hint="see the archive's own log")
 
     def count_instances(self, study_instance_uid: str) -> int | None:
         query = Dataset()
@@ -93,7 +99,7 @@ class DicomArchive:
                 found = [
                     identifier
                     for status, identifier in association.send_c_find(query, STUDY_ROOT_FIND)
-                    if status and int(status.get("Status", SUCCESS)) in PENDING and identifier is not None
+                    if status and int(status.get("Status", SUCCESS)) in PENDING_STATUSES and identifier is not None
                 ]
         except (RadclipdError, ValueError) as error:
             log.info("archive cannot count", extra={"error": str(error)})
@@ -109,12 +115,12 @@ class DicomArchive:
                 raise ArchiveUnreachable(
                     f"{self._describe_archive()} does not accept C-ECHO", hint=self._suggest_remedy()
                 ) from error
-        if int(answer.get("Status", 0xFFFF)) != SUCCESS:
+        if int(answer.get("Status", NO_STATUS)) != SUCCESS:
             raise ArchiveUnreachable(f"{self._describe_archive()} did not answer C-ECHO with Success", hint=self._suggest_remedy())
 
     @contextmanager
     def _open_association(self, contexts: list[PresentationContext], **options: Any) -> Iterator[Association]:
-        """Open and, in the end, release an association; `more` as AE.associate takes it. ArchiveUnreachable, RefusedByArchive."""
+        """Open an association and release it at the end. `options` go to AE.associate. ArchiveUnreachable, RefusedByArchive."""
         settings = self._settings
         ae = AE(settings.calling_ae_title)
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = settings.timeout_seconds
@@ -145,3 +151,19 @@ class DicomArchive:
 
     def _suggest_remedy(self) -> str:
         return "is it running, and archive.host and archive.port right?"
+
+
+class CachedInstanceCounter:
+    """Instance counts of an archive, each queried at most once in `max_age_seconds`: the dispatcher polls twice a second."""
+
+    def __init__(self, archive: Archive, *, max_age_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._archive, self._max_age_seconds, self._clock = archive, max_age_seconds, clock
+        self._counts: dict[str, tuple[float, int | None]] = {}  # StudyInstanceUID -> time of the query, count
+
+    def count_instances(self, study_instance_uid: str) -> int | None:
+        """Return the count of the study as of at most `max_age_seconds` ago; None where the archive does not know it."""
+        now = self._clock()
+        self._counts = {uid: entry for uid, entry in self._counts.items() if now - entry[0] < self._max_age_seconds}
+        if study_instance_uid not in self._counts:
+            self._counts[study_instance_uid] = (now, self._archive.count_instances(study_instance_uid))
+        return self._counts[study_instance_uid][1]

@@ -1,4 +1,4 @@
-"""So many associations at once, and no more; who comes later waits."""
+"""The limit on open associations: above it, requestors wait in the order of their arrival."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Protocol
 from pynetdicom.association import Association
 
 POLL_SECONDS = 0.1
-"""A place may come free in another process, or by an association that died without a word."""
+"""A slot may become free without notice: in another process, or by an association that died."""
 
 
 class AssociationSlots(Protocol):
-    """So many places, perhaps shared with other processes."""
+    """A fixed number of slots, possibly shared with other processes."""
 
     def acquire(self) -> int | None:
-        """Return a place, or None where all are taken."""
+        """Return a slot, or None where none is free."""
 
     def release(self, slot: int) -> None:
-        """Give a place back."""
+        """Return a slot to the free ones."""
 
 
 class ProcessSlots:
-    """The places of one process."""
+    """The slots of one process."""
 
     def __init__(self, count: int) -> None:
         self._free = list(range(count))
@@ -37,37 +37,37 @@ class ProcessSlots:
 
 
 class AssociationLimit:
-    """Associations get places in the order in which they came."""
+    """A queue of associations in front of the slots: first come, first served."""
 
     def __init__(self, slots: AssociationSlots) -> None:
-        self._places = slots
+        self._slots = slots
         self._held: dict[Association, int] = {}
         self._queue: deque[Association] = deque()
         self._changed = threading.Condition()
 
     def acquire(self, association: Association) -> float:
-        """Wait for a place; return how long, seconds."""
+        """Wait for a slot; return the time waited, seconds."""
         begun = time.monotonic()
         with self._changed:
             self._queue.append(association)
-            while (place := self._try_acquire_slot(association)) is None:
+            while (slot := self._try_acquire_slot(association)) is None:
                 self._changed.wait(POLL_SECONDS)
             self._queue.popleft()
-            self._held[association] = place
+            self._held[association] = slot
             self._changed.notify_all()
         return time.monotonic() - begun
 
     def _try_acquire_slot(self, association: Association) -> int | None:
         if self._queue[0] is not association:
             return None
-        for dead in [one for one in self._held if not one.is_alive()]:
-            self._places.release(self._held.pop(dead))
-        return self._places.acquire()
+        for dead in [holder for holder in self._held if not holder.is_alive()]:
+            self._slots.release(self._held.pop(dead))
+        return self._slots.acquire()
 
     def release(self, association: Association) -> None:
-        """Give the place back."""
+        """Release the slot of the association, if it holds one."""
         with self._changed:
-            place = self._held.pop(association, None)
-            if place is not None:
-                self._places.release(place)
+            slot = self._held.pop(association, None)
+            if slot is not None:
+                self._slots.release(slot)
             self._changed.notify_all()

@@ -1,6 +1,6 @@
-"""The listener: C-ECHO and C-STORE (PS3.4 annexes A and B). What it hands on, and its answers; no pixel data is decoded here.
+"""The listener: a C-ECHO and C-STORE SCP (PS3.4 annexes A and B). It decodes no pixel data.
 
-Success is answered only after `receive` has returned, that is: after file and row are durable.
+The response is Success only after `receive` has returned, that is: after file and row are durable.
 """
 
 from __future__ import annotations
@@ -21,11 +21,19 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
 from adapters.dicom.network.association_limit import AssociationLimit, AssociationSlots, ProcessSlots
+from adapters.dicom.network.dimse import (
+    CANNOT_UNDERSTAND,
+    DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
+    DIFFERENT_INSTANCE,
+    NOT_AUTHORIZED,
+    OUT_OF_RESOURCES,
+    SUCCESS,
+    UNEXPECTED_ERROR,
+)
 from adapters.dicom.network.received_dataset import ReceivedDataset
 from adapters.dicom.network.server import DrainableServer
 from adapters.dicom.network.storage_classes import supported_contexts
-from adapters.dicom.network.store_response import SUCCESS
-from adapters.dicom.network.upper_layer import StreamingRequestHandler
+from adapters.dicom.network.upper_layer import UpperLayerRequestHandler
 from pipeline.domain import AuditEvent, Header, Receipt, Sender
 from pipeline.errors import (
     DataSetMismatch,
@@ -37,20 +45,13 @@ from pipeline.errors import (
 )
 from pipeline.ports.services import IncomingFile
 
-# C-STORE status codes, PS3.4 table B.2-1 and PS3.7 annex C
-OUT_OF_RESOURCES = 0xA700
-DATA_SET_DOES_NOT_MATCH_SOP_CLASS = 0xA900
-CANNOT_UNDERSTAND = 0xC000
-DIFFERENT_INSTANCE = 0xC001
-UNEXPECTED = 0xC002
-NOT_AUTHORIZED = 0x0124
 STATUS_BY_ERROR: dict[type[RadclipdError], int] = {
     OutOfResources: OUT_OF_RESOURCES,
     DataSetMismatch: DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
     DataSetUnreadable: CANNOT_UNDERSTAND,
     DifferentInstance: DIFFERENT_INSTANCE,
 }
-COMMENT_LENGTH = 64  # ErrorComment is LO
+COMMENT_LENGTH = 64  # characters of ErrorComment, VR LO
 
 # A-ASSOCIATE-RJ result, source, reason: PS3.8 table 9-21
 CALLING_AE_TITLE_NOT_RECOGNIZED = (1, 1, 3)
@@ -58,9 +59,11 @@ CALLED_AE_TITLE_NOT_RECOGNIZED = (1, 1, 7)
 
 ANY = "*"
 IPV4_MAPPED = "::ffff:"
-"""How an IPv4 peer looks on the dual-stack socket that systemd hands over."""
-UNBOUNDED = 100_000
-"""For pynetdicom's own limit, which would reject: above our limit a sender waits, because many never try again."""
+"""Prefix of an IPv4 peer's address on the dual-stack socket that systemd passes."""
+NO_LIMIT = 100_000
+"""Switches pynetdicom's own limit off, which rejects: above `max_associations` a sender waits, because many never retry."""
+LONG_WAIT_SECONDS = 1.0
+"""A wait for a slot that is longer is logged."""
 
 log = structlog.get_logger("radclipd.listener")
 
@@ -81,7 +84,7 @@ class ListenerSettings:
 
 
 class Listener:
-    """A DICOM storage SCP. Its callables run on the thread of the association that calls them."""
+    """A DICOM storage SCP. The callables run on the threads of the associations."""
 
     def __init__(
         self,
@@ -93,27 +96,25 @@ class Listener:
         audit: Callable[[AuditEvent], None],
         slots: AssociationSlots | None = None,
     ) -> None:
-        """`begin` a file for each C-STORE, which `receive` keeps or raises. `places`: where other processes share the limit."""
-        self._settings, self._begin, self._receive, self._released, self._audit = (
-            settings,
-            begin_file,
-            receive,
-            mark_released,
-            audit,
-        )
-        self._places = AssociationLimit(slots or ProcessSlots(settings.max_associations))
+        """`begin_file` opens a file for each C-STORE; `receive` commits it, or raises the reason of a refusal.
+
+        `mark_released` gets the studies of a released association. `slots`: the association limit where processes share it.
+        """
+        self._settings = settings
+        self._begin_file, self._receive, self._mark_released, self._audit = begin_file, receive, mark_released, audit
+        self._limit = AssociationLimit(slots or ProcessSlots(settings.max_associations))
         self._studies: WeakKeyDictionary[Association, set[str]] = WeakKeyDictionary()
-        self._shared = slots is not None
+        self._port_is_shared = slots is not None
         self._servers: list[DrainableServer] = []
-        self._drained = False
+        self._is_drained = False
 
     def start(self, *adopted: socket.socket) -> None:
-        """Listen, on a thread for each socket that was handed over, or on one of our own. OSError where the port cannot be had."""
+        """Listen on the adopted sockets, or on one of its own, with a thread for each. OSError where the port is not available."""
         settings = self._settings
-        _config.UNRESTRICTED_STORAGE_SERVICE = settings.other_storage == "keep"  # private classes, too
+        _config.UNRESTRICTED_STORAGE_SERVICE = settings.other_storage == "keep"  # also private classes
         _config.LOG_HANDLER_LEVEL = "none"
         ae = AE(settings.ae_title)
-        ae.maximum_associations = UNBOUNDED
+        ae.maximum_associations = NO_LIMIT
         ae.maximum_pdu_size = settings.max_pdu
         ae.network_timeout = settings.network_timeout_seconds
         ae.dimse_timeout = settings.network_timeout_seconds
@@ -134,10 +135,10 @@ class Listener:
             (self._settings.host, self._settings.port),
             evt_handlers=handlers,
             server_class=DrainableServer,
-            request_handler=StreamingRequestHandler,
-            adopted=sock,
-            shared=self._shared,
-            opened=self._open_data_set,
+            request_handler=UpperLayerRequestHandler,
+            adopted_socket=sock,
+            port_is_shared=self._port_is_shared,
+            open_data_set=self._open_data_set,
         )
         self._servers.append(cast(DrainableServer, server))
         ae._servers.append(server)
@@ -145,44 +146,44 @@ class Listener:
 
     @property
     def port(self) -> int:
-        """The port listened on."""
+        """The TCP port of the first socket."""
         return int(self._servers[0].server_address[1])
 
     def drain(self, deadline_seconds: float) -> None:
         """Accept no more, let open associations end, abort those still open at the deadline.
 
-        pynetdicom's own shutdown would abort them first.
+        pynetdicom's own shutdown aborts them at once.
         """
-        if self._drained:
+        if self._is_drained:
             return
-        self._drained = True
+        self._is_drained = True
         for server in self._servers:
             server.shutdown()
         end = time.monotonic() + deadline_seconds
-        while (left := self._list_open_associations()) and time.monotonic() < end:
+        while (still_open := self._list_open_associations()) and time.monotonic() < end:
             time.sleep(0.02)
-        for association in left:
+        for association in still_open:
             log.warning("association aborted at the drain deadline", calling=_identify_sender(association).ae_title)
             association.abort()
         for association in self._list_associations():
-            association.dul.kill_dul()  # connections that never asked for an association
+            association.dul.kill_dul()  # connections without an A-ASSOCIATE-RQ
 
     def _list_associations(self) -> list[Association]:
         return [association for server in self._servers for association in server.active_associations]
 
     def _list_open_associations(self) -> list[Association]:
-        """Return those that have been asked for; a connection that never said a word is none."""
+        """Return the associations that were requested: a connection without an A-ASSOCIATE-RQ does not count."""
         return [association for association in self._list_associations() if association.requestor.primitive is not None]
 
     def _on_requested(self, event: evt.Event) -> None:
-        """Check the allow-lists, then wait for a place."""
+        """Check the allow-lists, then wait for a slot."""
         association = event.assoc
         sender = _identify_sender(association)
         if self._reject_unknown_titles(association, sender) or self._is_own_probe(sender):
             return
-        waited = self._places.acquire(association)
-        if waited > 1:
-            log.info("association waited for a place", calling=sender.ae_title, seconds=round(waited, 1))
+        waited = self._limit.acquire(association)
+        if waited > LONG_WAIT_SECONDS:
+            log.info("association waited for a slot", calling=sender.ae_title, seconds=round(waited, 1))
 
     def _reject_unknown_titles(self, association: Association, sender: Sender) -> bool:
         called = tuple(self._settings.called_ae_titles) or (self._settings.ae_title,)
@@ -203,7 +204,7 @@ class Listener:
         return ANY in calling or sender.ae_title in calling
 
     def _is_own_probe(self, sender: Sender) -> bool:
-        """The watchdog calls itself from this host; it must get through when all places are taken."""
+        """The watchdog calls its own AE title from this host; it must get through when all slots are taken."""
         return sender.ae_title == self._settings.ae_title and sender.address in ("127.0.0.1", "::1", self._settings.host)
 
     def _reject_association(self, association: Association, sender: Sender, reject: tuple[int, int, int], why: str) -> None:
@@ -214,28 +215,28 @@ class Listener:
         self._write_audit_event(AuditEvent("association", "refused", sender.ae_title, detail, sender.address))
 
     def _open_data_set(self, association: Association, context: int, command: Dataset) -> ReceivedDataset:
-        """Say where the data set of a C-STORE goes, before its first byte has come."""
+        """Return the destination of a C-STORE data set before its first byte has arrived."""
         return ReceivedDataset(
-            self._begin,
+            self._begin_file,
             sop_class_uid=str(command.get("AffectedSOPClassUID")),
             sop_instance_uid=str(command.get("AffectedSOPInstanceUID")),
             transfer_syntax_uid=str(association._accepted_cx[context].transfer_syntax[0]),
         )
 
     def _on_store(self, event: evt.Event) -> Dataset | int:
-        """Answer one C-STORE request: PS3.4 B.2.3."""
+        """Return the response to one C-STORE request: PS3.4 B.2.3."""
         sender = _identify_sender(event.assoc)
         request = cast(C_STORE, event.request)
         uid = str(request.AffectedSOPInstanceUID)
         if not self._is_allowed_caller(sender):
-            return self._refuse_instance(uid, sender, NOT_AUTHORIZED, "the watchdog's place is for C-ECHO")
+            return self._refuse_instance(uid, sender, NOT_AUTHORIZED, "the watchdog's association is for C-ECHO")
         try:
             header, receipt = self._receive_data_set(request.DataSet, sender)
         except RadclipdError as error:
-            return self._refuse_instance(uid, sender, STATUS_BY_ERROR.get(type(error), UNEXPECTED), str(error))
-        except Exception as error:  # whatever it was: the sender must not hear Success
-            log.error("receive failed", error=type(error).__name__, places=traceback_locations(error))
-            return self._refuse_instance(uid, sender, UNEXPECTED, f"unexpected {type(error).__name__}")
+            return self._refuse_instance(uid, sender, STATUS_BY_ERROR.get(type(error), UNEXPECTED_ERROR), str(error))
+        except Exception as error:  # of any kind: the sender must not get Success
+            log.error("receive failed", error=type(error).__name__, locations=traceback_locations(error))
+            return self._refuse_instance(uid, sender, UNEXPECTED_ERROR, f"unexpected {type(error).__name__}")
         self._studies.setdefault(event.assoc, set()).add(header.study_instance_uid)
         log.debug("received", instance=uid, receipt=receipt.value, calling=sender.ae_title)
         return SUCCESS
@@ -244,8 +245,8 @@ class Listener:
         if not isinstance(data_set, ReceivedDataset):
             raise DataSetUnreadable("the request brings no data set", hint="the sender must send one")
         with data_set:
-            header, arriving = data_set.finish()
-            return header, self._receive(header, arriving, sender)
+            header, file = data_set.finish()
+            return header, self._receive(header, file, sender)
 
     def _refuse_instance(self, uid: str, sender: Sender, status: int, why: str) -> Dataset:
         log.warning("instance refused", instance=uid[:64], status=f"0x{status:04X}", why=why, calling=sender.ae_title)
@@ -259,22 +260,22 @@ class Listener:
         if not studies:
             return
         try:
-            self._released(sorted(studies))
-        except RadclipdError as error:  # the quiet time will settle them
+            self._mark_released(sorted(studies))
+        except RadclipdError as error:  # the studies settle when their stable age is reached
             log.warning("release not noted", error=str(error))
 
     def _on_aborted(self, event: evt.Event) -> None:
-        """What was stored before the abort stays; its study settles by the quiet time."""
+        """Keep the instances stored before the abort; their studies settle when their stable age is reached."""
         self._studies.pop(event.assoc, None)
         sender = _identify_sender(event.assoc)
         log.warning("association aborted", calling=sender.ae_title)
         self._write_audit_event(AuditEvent("association", "failed", sender.ae_title, "aborted", sender.address))
 
     def _on_closed(self, event: evt.Event) -> None:
-        self._places.release(event.assoc)
+        self._limit.release(event.assoc)
 
     def _write_audit_event(self, event: AuditEvent) -> None:
-        """Audit; a catalog that is away must not keep the answer from the sender."""
+        """Write the event; an unreachable catalog must not withhold the response from the sender."""
         try:
             self._audit(event)
         except Exception as error:
@@ -291,7 +292,7 @@ def _identify_sender(association: Association) -> Sender:
 
 
 def _build_response(status: int, comment: str) -> Dataset:
-    """Return the status elements of a C-STORE-RSP (PS3.7 9.1.1.2); the comment is cut to VR LO."""
+    """Return the status elements of a C-STORE-RSP (PS3.7 9.1.1.2), the comment shortened to VR LO."""
     response = Dataset()
     response.Status = status
     response.ErrorComment = comment.encode("ascii", "replace").decode()[:COMMENT_LENGTH]

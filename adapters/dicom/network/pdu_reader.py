@@ -1,4 +1,4 @@
-"""PDUs of the DICOM upper layer (PS3.8 9.3), cut out of a stream as it comes."""
+"""A reader of PDUs of the DICOM upper layer (PS3.8 9.3) from a byte stream, in any segmentation."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ LENGTH_BYTES = 4
 COMMAND, LAST = 0x01, 0x02  # bits of the message control header, PS3.8 E.2
 
 BUFFER_BYTES = 1 << 18
-"""Read at once at most, for each association. No PDU but P-DATA-TF is larger: an A-ASSOCIATE-RQ has some kilobytes."""
+"""Buffer size of an association. Only P-DATA-TF PDUs may be larger: an A-ASSOCIATE-RQ has some kilobytes."""
 Fragment = tuple[int, memoryview]
-"""Presentation context, and message control header followed by bytes of the message. Valid until the socket is read again."""
+"""Presentation context id; message control header followed by bytes of the message. Valid until the next read of the socket."""
 
 
 class MalformedPdu(Exception):
-    """Bytes that are no PDU."""
+    """Bytes that are not a valid PDU."""
 
 
 class PduReader:
-    """Cuts a stream of PDUs in one buffer of fixed size. P-DATA-TF comes out in fragments as it comes in, everything else whole.
+    """Splits a stream of PDUs in one buffer of fixed size: P-DATA-TF into fragments as they arrive, others into complete PDUs.
 
-    Neighbouring fragments of one message are moved together, over the headers between them: one piece to hash and to write.
+    Adjacent fragments of one message are joined in the buffer, over the headers between them: one piece to hash and to write.
     """
 
     def __init__(self, size: int = BUFFER_BYTES) -> None:
-        self._view = memoryview(bytearray(1 + size))  # the first byte is room for a message control header
+        self._view = memoryview(bytearray(1 + size))  # the first byte: space for a message control header
         self._start = self._end = 1
-        self._pdu_left = 0  # of the P-DATA-TF under way, PDV items not yet begun
-        self._pdv_left = 0
+        self._pdu_left = 0  # bytes of the current P-DATA-TF in PDV items not yet begun
+        self._pdv_left = 0  # bytes of the current PDV item
         self._context, self._control = 0, 0
 
     def get_buffer(self) -> memoryview:
-        """Return where to read into. Fragments returned before are void."""
+        """Return the free part of the buffer. Fragments returned before become invalid."""
         left = self._end - self._start
         self._view[1 : 1 + left] = self._view[self._start : self._end]
         self._start, self._end = 1, 1 + left
         return self._view[self._end :]
 
     def buffer_updated(self, count: int) -> None:
-        """Note that so many bytes were read into the room."""
+        """Record that `count` bytes were read into the buffer."""
         self._end += count
 
     @property
     def pending(self) -> bool:
-        """Whether there is something to take. Malformed where it is no PDU."""
+        """Whether a fragment or a complete PDU can be read. MalformedPdu."""
         if self._pdv_left:
             return self._start < self._end
         if self._pdu_left:
@@ -54,11 +54,11 @@ class PduReader:
 
     @property
     def holds_data(self) -> bool:
-        """Whether what stands at the start belongs to a P-DATA-TF. Malformed."""
+        """Whether the next bytes belong to a P-DATA-TF. MalformedPdu."""
         return bool(self._pdv_left or self._pdu_left) or self._peek_pdu_type() == P_DATA_TF
 
     def _peek_pdu_type(self) -> int | None:
-        """Return the type of the PDU at the start, None where it has not come: of a P-DATA-TF, its header. Malformed."""
+        """Return the type of the next PDU; None while it, or of a P-DATA-TF the header, is incomplete. MalformedPdu."""
         if self._end - self._start < PDU_HEADER:
             return None
         kind, length = self._view[self._start], self._read_length(self._start + 2)
@@ -72,18 +72,18 @@ class PduReader:
         return int.from_bytes(self._view[offset : offset + LENGTH_BYTES], "big")
 
     def read(self, count: int) -> bytearray:
-        """Take bytes of a PDU that has come whole."""
-        taken = bytearray(self._view[self._start : min(self._end, self._start + count)])
-        self._start += len(taken)
-        return taken
+        """Return and consume bytes of a complete PDU."""
+        content = bytearray(self._view[self._start : min(self._end, self._start + count)])
+        self._start += len(content)
+        return content
 
     def discard_all(self) -> None:
-        """Take everything."""
+        """Consume all bytes in the buffer."""
         self._start = self._end
 
     def read_fragments(self) -> list[Fragment]:
-        """Take what there is of P-DATA-TF PDUs, up to the first PDU of another kind. Malformed where lengths disagree."""
-        found: list[list[int]] = []  # context, where it begins, where it ends
+        """Return and consume fragments, up to the first PDU of another type. MalformedPdu where lengths disagree."""
+        found: list[list[int]] = []  # context, start, end
         while self._advance_to_data():
             size = min(self._pdv_left, self._end - self._start)
             self._pdv_left -= size
@@ -102,16 +102,16 @@ class PduReader:
         return before[0] == self._context and self._view[before[1]] == self._control & COMMAND
 
     def _advance_to_data(self) -> bool:
-        """Move to the next bytes of a PDV, over the headers before them. False where there are none."""
+        """Move past headers to the next bytes of a PDV. False where there are none."""
         while not self._pdv_left:
-            there = self._end - self._start
+            available = self._end - self._start
             if not self._pdu_left:
-                if there < PDU_HEADER or self._peek_pdu_type() != P_DATA_TF:
+                if available < PDU_HEADER or self._peek_pdu_type() != P_DATA_TF:
                     return False
                 self._pdu_left = self._read_length(self._start + 2)
                 self._start += PDU_HEADER
                 continue
-            if there < PDV_HEADER:
+            if available < PDV_HEADER:
                 return False
             length = self._read_length(self._start)
             if not 2 <= length <= self._pdu_left - LENGTH_BYTES:

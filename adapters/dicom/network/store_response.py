@@ -1,4 +1,4 @@
-"""The answer to a C-STORE whose instance was kept (PS3.7 9.3.1.2), the message most often sent: encoded without pydicom."""
+"""The C-STORE-RSP of a stored instance (PS3.7 9.3.1.2), encoded without pydicom: the most frequent message of the listener."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ import struct
 
 from pynetdicom.dimse_primitives import C_STORE
 
-SUCCESS = 0x0000  # PS3.7 C.1.1
+from adapters.dicom.network.dimse import SUCCESS
+
 _C_STORE_RSP, _NO_DATA_SET = 0x8001, 0x0101  # PS3.7 E.1-1
 
 
 def as_plain_success(primitive: object) -> C_STORE | None:
-    """Return the primitive if it is such an answer, with nothing more to say."""
+    """Return the primitive if it is a C-STORE response of status Success without comment or offending element; else None."""
     if not isinstance(primitive, C_STORE) or primitive.MessageIDBeingRespondedTo is None or primitive.Status != SUCCESS:
         return None
     return primitive if primitive.ErrorComment is None and primitive.OffendingElement is None else None
 
 
-def encode_command_set(answer: C_STORE) -> bytes:
-    """Return its command set, implicit VR little endian (PS3.7 6.3.1, table 9.3-2)."""
+def encode_command_set(response: C_STORE) -> bytes:
+    """Return the command set of a plain success, implicit VR little endian (PS3.7 6.3.1, table 9.3-2)."""
     elements = b"".join(
         (
-            _encode_uid(0x0002, answer.AffectedSOPClassUID),
+            _encode_uid(0x0002, response.AffectedSOPClassUID),
             _encode_unsigned_short(0x0100, _C_STORE_RSP),
-            _encode_unsigned_short(0x0120, answer.MessageIDBeingRespondedTo),
+            _encode_unsigned_short(0x0120, response.MessageIDBeingRespondedTo),
             _encode_unsigned_short(0x0800, _NO_DATA_SET),
             _encode_unsigned_short(0x0900, SUCCESS),
-            _encode_uid(0x1000, answer.AffectedSOPInstanceUID),
+            _encode_uid(0x1000, response.AffectedSOPInstanceUID),
         )
     )
     return struct.pack("<HHLL", 0, 0, 4, len(elements)) + elements

@@ -1,18 +1,22 @@
-"""pynetdicom's upper layer, read in large pieces and woken by what happens: decision 0015.
+"""The DICOM upper layer of the listener: pynetdicom's, with its input, waiting and C-STORE reception replaced (decision 0015).
 
-pynetdicom 3.0.4 stays the protocol engine: negotiation, PDU classes, state machine, DIMSE messages. Four of its parts are replaced
-by subclasses of theirs, because theirs read 4096 bytes at a time, keep whole PDUs and data sets in memory, block in the middle of a
-PDU, and look for work a thousand times a second:
+The upper layer (PS3.8) carries DIMSE messages over TCP: PDUs on the wire, and a state machine for the association. pynetdicom
+3.0.4 provides it and stays in charge of negotiation, PDU classes, state machine and DIMSE messages. But it reads 4096 bytes at
+a time, blocks in the middle of a PDU, holds whole PDUs and data sets in memory, and polls a thousand times a second on two
+threads for each association. The subclasses here override the methods responsible, in brackets, under pynetdicom's names:
 
-* `BufferedAssociationSocket` reads whatever has come into one buffer of fixed size and cuts P-DATA-TF PDUs (PS3.8 9.3.5) into
-  fragments there;
-* `EventDrivenDul` waits for the socket or for something to send, and hands the state machine fragments in place of whole PDUs;
-* `StreamingDimse` lets the data set of a C-STORE flow into whatever `opened` returns, bounds everything else, and serves the
-  request on
-  the thread that read it, so that nothing more is read from a sender before it has its answer (`answer`);
-* `ReactorCheckpoint` rests the association's own thread until there is something for it.
-
-PDUs other than P-DATA-TF go through pynetdicom's own code, once they are there whole.
+* `BufferedAssociationSocket` (`recv`, `ready`) reads all bytes that have arrived into one buffer of fixed size, the
+  `PduReader`, and never waits for more. P-DATA-TF PDUs (PS3.8 9.3.5) leave it in fragments as they arrive, all others as
+  complete PDUs.
+* `EventDrivenDul` (`_is_transport_event`, `_read_pdu_data`, `_process_recv_primitive`, `send_pdu`, `idle_timer_expired`) is the
+  thread of the DICOM upper layer ("DUL"). It sleeps in poll(2) until the socket is readable or a primitive is to be sent, and
+  passes fragments of P-DATA-TF to the state machine. Other PDUs go through pynetdicom's decoder once they are complete.
+* `StreamingDimse` (`receive_primitive`, `send_msg`) assembles messages. The data set of a C-STORE is written to the file-like
+  object that the `DataSetOpener` returns; everything else has a size limit. A C-STORE is served on the thread that read it:
+  nothing more is read from a sender before its response, which is the back-pressure when the disk lags.
+* `ReactorCheckpoint` (`wait`, `set`) is the event at which the association's own thread pauses in each round; here the thread
+  sleeps until there is a message or a change of state.
+* `UpperLayerRequestHandler` (`_create_association`) puts these parts into each new association.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import pynetdicom
 import structlog
@@ -43,19 +47,19 @@ from adapters.dicom.network import store_response
 from adapters.dicom.network.pdu_reader import COMMAND, LAST, LENGTH_BYTES, Fragment, MalformedPdu, PduReader
 
 PYNETDICOM_VERSION = "3.0.4"
-"""The release whose private names are used here; another one must be read before it is let in."""
+"""The release whose private names are used here. Compare its source before another release is allowed."""
 if pynetdicom.__version__ != PYNETDICOM_VERSION:
     raise ImportError(
-        f"adapters/dicom/network/upper_layer.py knows pynetdicom {PYNETDICOM_VERSION}, found {pynetdicom.__version__}"
+        f"adapters/dicom/network/upper_layer.py needs pynetdicom {PYNETDICOM_VERSION}, found {pynetdicom.__version__}"
     )
 
-LARGEST_COMMAND = 1 << 16
-LARGEST_OTHER_DATA_SET = 1 << 20
-"""Of a message that is no C-STORE."""
+MAX_COMMAND_SET_BYTES = 1 << 16
+MAX_HELD_DATA_SET_BYTES = 1 << 20
+"""Limit of a data set that is held in memory: of any message but an accepted C-STORE."""
 MAX_QUEUED_MESSAGES = 8
-"""With more requests waiting than this, a sender is not read from."""
+"""Number of unserved requests from which on nothing more is read from a sender."""
 TICK_SECONDS = 0.05
-"""pynetdicom's timers and flags are looked at as often as this, whatever happens."""
+"""Longest sleep: pynetdicom's timers and flags must be checked regularly."""
 
 INVALID_PDU, P_DATA_PDU, CONNECTION_CLOSED = "Evt19", "Evt10", "Evt17"  # PS3.8 table 9-7
 WAITING_FOR_CLOSE = "Sta13"  # PS3.8 table 9-5
@@ -63,24 +67,30 @@ WAITING_FOR_CLOSE = "Sta13"  # PS3.8 table 9-5
 log = structlog.get_logger("radclipd.listener")
 
 DataSetOpener = Callable[[Association, int, Dataset], BytesIO]
-"""Association, presentation context and command set of a C-STORE to where its data set is written."""
+"""Maps association, presentation context id and command set of a C-STORE to the object that its data set is written to."""
+
+
+class DataSetServer(Protocol):
+    """A server that supplies the destination of C-STORE data sets."""
+
+    open_data_set: DataSetOpener
 
 
 class PDataFragments:
-    """The part of one or several P-DATA-TF PDUs that has come."""
+    """Fragments of one or several P-DATA-TF PDUs: the state machine gets them instead of a PDU object of pynetdicom."""
 
     def __init__(self, fragments: list[Fragment]) -> None:
         self._fragments = fragments
 
     def to_primitive(self) -> P_DATA:
-        """Return them as pynetdicom's state machine wants them."""
+        """Return the P-DATA primitive that the state machine expects."""
         primitive = P_DATA()
         primitive.presentation_data_value_list.extend(cast(Any, self._fragments))
         return primitive
 
 
 class BufferedAssociationSocket(AssociationSocket):
-    """Reads what has come, never more than its buffer holds, and never waits for more."""
+    """A socket whose reads return at once, with as many bytes as have arrived and fit into the buffer."""
 
     def __init__(self, association: Association, client: socket.socket) -> None:
         super().__init__(association, client_socket=client)
@@ -90,23 +100,23 @@ class BufferedAssociationSocket(AssociationSocket):
         self._poll.register(client, select.POLLIN)
 
     def register_wakeup(self, descriptor: int) -> None:
-        """Let wait() end when this descriptor is readable."""
+        """Let `wait` end also when this descriptor is readable."""
         self._poll.register(descriptor, select.POLLIN)
 
     def wait(self, seconds: float) -> bool:
-        """Wait until something has come from the peer or somebody woke us; return whether it is the former."""
+        """Wait for input from the peer or for a wake-up; return whether there is input."""
         return any(found == self._descriptor for found, _ in self._poll.poll(seconds * 1000))
 
     @property
     def ready(self) -> bool:
-        """Whether a read would find something; also the end of the connection, once."""
+        """Whether a read would return bytes, or the end of the connection for the first time."""
         return self.socket is not None and self.wait(0)
 
     def read_available(self) -> bool:
-        """Read once; False where the connection has ended, which is told only once."""
+        """Read once; return False at the end of the connection, which is reported only once."""
         try:
             count = self.socket.recv_into(self.pdu_reader.get_buffer()) if self.socket is not None else 0
-        except OSError:  # reset by the peer, or shut down by the association's own thread
+        except OSError:  # reset by the peer, or shut down by the association's thread
             count = 0
         self.pdu_reader.buffer_updated(count)
         if count == 0:
@@ -114,127 +124,127 @@ class BufferedAssociationSocket(AssociationSocket):
         return count > 0
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Return bytes of a PDU that is there whole."""
+        """Return bytes of a PDU that has arrived completely."""
         return self.pdu_reader.read(nr_bytes)
 
 
 class EventFd:
-    """Wakes a thread that polls its descriptor."""
+    """A Linux event descriptor (eventfd(2)) that wakes the thread polling it."""
 
     def __init__(self) -> None:
         self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._lock = threading.Lock()  # a descriptor that was closed may be another file's the next moment
+        self._lock = threading.Lock()  # the number of a closed descriptor may be reused at once
 
     def signal(self) -> None:
-        """Wake the thread, or have it not fall asleep."""
+        """Wake the thread; one that is not asleep returns at once from its next poll."""
         with self._lock:
             if self.descriptor >= 0:
                 os.eventfd_write(self.descriptor, 1)
 
     def clear(self) -> None:
-        """Let it be still again."""
+        """Reset the descriptor."""
         with suppress(BlockingIOError):
             os.eventfd_read(self.descriptor)
 
     def close(self) -> None:
-        """Close the descriptor; ringing does nothing from here on."""
+        """Close the descriptor; later signals have no effect."""
         with self._lock:
             os.close(self.descriptor)
             self.descriptor = -1
 
 
 class ReactorCheckpoint(threading.Event):
-    """Where pynetdicom's association thread passes in each round; it rests here until there is something for it."""
+    """The event that pynetdicom's association thread waits for in each round: it sleeps here until `wake`, at most TICK_SECONDS."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._news = threading.Event()
+        self._wakeup = threading.Event()
         self.set()
 
     def wake(self) -> None:
-        """Say that there is something."""
-        self._news.set()
+        """Let the association's thread run one round."""
+        self._wakeup.set()
 
     def set(self) -> None:
         super().set()
-        self._news.set()
+        self._wakeup.set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        self._news.wait(TICK_SECONDS)
-        self._news.clear()
+        self._wakeup.wait(TICK_SECONDS)
+        self._wakeup.clear()
         return super().wait(timeout)
 
 
 class _NotifyingQueue(queue.Queue[Any]):
-    """A queue that says when something is put into it."""
+    """A queue that calls `notify` after each put."""
 
     def __init__(self, notify: Callable[[], None]) -> None:
         super().__init__()
-        self._tell = notify
+        self._notify = notify
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         super().put(item, block, timeout)
-        self._tell()
+        self._notify()
 
 
 class EventDrivenDul(DULServiceProvider):
-    """The upper layer's thread: it sleeps until there is something to read or to send."""
+    """The upper layer's thread: it sleeps until there is input to read or a primitive to send."""
 
     socket: BufferedAssociationSocket
 
     def __init__(self, association: Association, checkpoint: ReactorCheckpoint) -> None:
-        self._bell, self._killed = EventFd(), False
+        self._wakeup_fd, self._is_killed = EventFd(), False
         super().__init__(association)
         self.daemon = True
         self.to_user_queue = _NotifyingQueue(checkpoint.wake)
         self._checkpoint = checkpoint
         self._run_loop_delay = 0.0
-        self._lost = False  # what follows in the stream makes no sense
-        self._serving = False
+        self._stream_is_invalid = False  # the rest of the stream is discarded
+        self._is_serving = False
 
     @property
     def _kill_thread(self) -> bool:
-        return self._killed
+        return self._is_killed
 
     @_kill_thread.setter
     def _kill_thread(self, killed: bool) -> None:
-        self._killed = killed
-        self._bell.signal()
+        self._is_killed = killed
+        self._wakeup_fd.signal()
 
     def send_pdu(self, primitive: Any) -> None:
         super().send_pdu(primitive)
-        self._bell.signal()
+        self._wakeup_fd.signal()
 
     def idle_timer_expired(self) -> bool:
-        """Whether the peer has been silent for too long; while it waits for our answer, it has not."""
-        return not self._serving and bool(super().idle_timer_expired())
+        """Whether the peer has been silent for too long; the time in which it waits for a response does not count."""
+        return not self._is_serving and bool(super().idle_timer_expired())
 
     @contextmanager
     def suspend_idle_timer(self) -> Iterator[None]:
-        """Answer a request on this thread."""
-        self._serving = True
+        """Suppress the idle time-out while a request is served on this thread, and restart the timer after it."""
+        self._is_serving = True
         try:
             yield
         finally:
             self._idle_timer.restart()
-            self._serving = False
+            self._is_serving = False
 
     def run_reactor(self) -> None:
         """Run until killed."""
-        self.socket.register_wakeup(self._bell.descriptor)
+        self.socket.register_wakeup(self._wakeup_fd.descriptor)
         try:
             super().run_reactor()
         finally:
             cast(StreamingDimse, self.assoc.dimse).close_data_sets()
-            self._bell.close()
+            self._wakeup_fd.close()
             self._checkpoint.wake()
 
     def _process_recv_primitive(self) -> bool:
-        if not self.event_queue.empty():  # one thing at a time: what has happened decides what may be sent
+        if not self.event_queue.empty():  # the next event decides whether the primitive may be sent
             return False
         queued = self.to_provider_queue.queue
         while self.state_machine.current_state == WAITING_FOR_CLOSE and queued and isinstance(queued[0], P_DATA):
-            self.to_provider_queue.get()  # an answer for which it is too late
+            self.to_provider_queue.get()  # a response after the end of the association
         return bool(super()._process_recv_primitive())
 
     def _is_transport_event(self) -> bool:
@@ -243,10 +253,10 @@ class EventDrivenDul(DULServiceProvider):
         if self.assoc.dimse.msg_queue.qsize() >= MAX_QUEUED_MESSAGES:
             time.sleep(TICK_SECONDS)
             return False
-        if not self.event_queue.empty():  # fragments that were not looked at would be overwritten
+        if not self.event_queue.empty():  # the next read would overwrite fragments not yet processed
             return False
         if not self._has_pending_input() and not self.socket.wait(TICK_SECONDS):
-            self._bell.clear()
+            self._wakeup_fd.clear()
             return False
         self._read_pdu_data()
         return True
@@ -255,24 +265,24 @@ class EventDrivenDul(DULServiceProvider):
         try:
             return self.socket.pdu_reader.pending
         except MalformedPdu:
-            return True  # _read_pdu_data says so
+            return True  # _read_pdu_data reports it
 
     def _read_pdu_data(self) -> None:
-        """Take what has come: fragments of P-DATA-TF, or one whole PDU of another kind, which pynetdicom decodes itself."""
-        cutter = self.socket.pdu_reader
+        """Process the input: fragments of P-DATA-TF, or one complete PDU of another type, which pynetdicom decodes."""
+        reader = self.socket.pdu_reader
         if not self._has_pending_input() and not self.socket.read_available():
             self.event_queue.put(CONNECTION_CLOSED)
-        if self._lost:
-            cutter.discard_all()
+        if self._stream_is_invalid:
+            reader.discard_all()
             return
         try:
-            if cutter.holds_data:
-                self._queue_fragments(cutter.read_fragments())
-            elif cutter.pending:
+            if reader.holds_data:
+                self._queue_fragments(reader.read_fragments())
+            elif reader.pending:
                 super()._read_pdu_data()
         except MalformedPdu:
-            self._lost = True
-            cutter.discard_all()
+            self._stream_is_invalid = True
+            reader.discard_all()
             self.event_queue.put(INVALID_PDU)
 
     def _queue_fragments(self, fragments: list[Fragment]) -> None:
@@ -282,51 +292,51 @@ class EventDrivenDul(DULServiceProvider):
 
 
 class StreamingDimse(DIMSEServiceProvider):
-    """Puts messages together, each with bounded memory, and has C-STOREs answered at once."""
+    """Assembles DIMSE messages in bounded memory and serves each C-STORE as soon as it is complete."""
 
-    def __init__(self, association: Association, opened: DataSetOpener) -> None:
+    def __init__(self, association: Association, open_data_set: DataSetOpener) -> None:
         super().__init__(association)
-        self._opened = opened
-        self._flowing: BytesIO | None = None
-        self._lost = False
+        self._open_data_set = open_data_set
+        self._streamed: BytesIO | None = None  # destination of the C-STORE data set under way
+        self._is_failed = False
 
     def receive_primitive(self, primitive: P_DATA) -> None:
-        """Take fragments, in order, for as long as they make sense (PS3.8 annex E)."""
+        """Process fragments in order, up to the first that violates PS3.8 annex E."""
         for context, fragment in cast(list[Fragment], primitive.presentation_data_value_list):
-            if self._lost:
+            if self._is_failed:
                 return
             if not self._is_valid_fragment(context, fragment) or not self._process_fragment(context, fragment):
-                self._lost = True
+                self._is_failed = True
                 self.dul.event_queue.put(INVALID_PDU)
 
     def _is_valid_fragment(self, context: int, fragment: memoryview) -> bool:
-        """One message at a time: its command, then its data set, in one presentation context."""
+        """Tell whether the fragment continues the message: its command set, then its data set, in one presentation context."""
         message = self.message
         if fragment[0] & COMMAND:
             begun = message is not None and message.context_id is not None
-            return not begun and (message is None or message.encoded_command_set.tell() + len(fragment) <= LARGEST_COMMAND)
+            return not begun and (message is None or message.encoded_command_set.tell() + len(fragment) <= MAX_COMMAND_SET_BYTES)
         if message is None or message.context_id != context:
             return False
-        held = 0 if self._flowing is not None else cast(BytesIO, message.data_set).tell() + len(fragment)
-        return held <= LARGEST_OTHER_DATA_SET
+        held = 0 if self._streamed is not None else cast(BytesIO, message.data_set).tell() + len(fragment)
+        return held <= MAX_HELD_DATA_SET_BYTES
 
     def _process_fragment(self, context: int, fragment: memoryview) -> bool:
-        one = P_DATA()
-        one.presentation_data_value_list.append(cast(Any, (context, fragment)))
+        single = P_DATA()
+        single.presentation_data_value_list.append(cast(Any, (context, fragment)))
         try:
-            super().receive_primitive(one)
+            super().receive_primitive(single)
             if self.message is None:
-                self._flowing = None
+                self._streamed = None
                 self._serve_store_request()
-            elif self._flowing is None and isinstance(self.message, C_STORE_RQ) and context in self.assoc._accepted_cx:
-                self._flowing = self.message.data_set = self._opened(self.assoc, context, self.message.command_set)
-        except Exception as error:  # pynetdicom raises whatever a command set makes it stumble over
+            elif self._streamed is None and isinstance(self.message, C_STORE_RQ) and context in self.assoc._accepted_cx:
+                self._streamed = self.message.data_set = self._open_data_set(self.assoc, context, self.message.command_set)
+        except Exception as error:  # pynetdicom raises exceptions of any type on an invalid command set
             log.warning("message cannot be understood", error=type(error).__name__)
             return False
         return True
 
     def _serve_store_request(self) -> None:
-        """Serve a C-STORE here and now: nothing more is read from this sender before. Others are the association's thread's."""
+        """Serve a complete C-STORE on this thread; leave any other request to the association's thread."""
         context, request = self.peek_msg()
         established = self.assoc.is_established and context in self.assoc._accepted_cx
         if not isinstance(request, C_STORE) or not established or self.msg_queue.qsize() > 1:
@@ -334,41 +344,41 @@ class StreamingDimse(DIMSEServiceProvider):
             return
         with suppress(queue.Empty), cast(EventDrivenDul, self.dul).suspend_idle_timer():
             context, request = self.msg_queue.get(block=False)
-            self.assoc.abort = self.assoc._abort_nonblocking  # type: ignore[method-assign] # as pynetdicom does in events
+            self.assoc.abort = self.assoc._abort_nonblocking  # type: ignore[method-assign] # as pynetdicom does in event handlers
             self.assoc._serve_request(cast(Any, request), cast(int, context))
 
     def send_msg(self, primitive: Any, context_id: int) -> None:
-        """Send; that an instance was kept, the answer of all days, in one piece and without pydicom's part in it."""
-        kept = store_response.as_plain_success(primitive)
-        command = bytes([COMMAND | LAST]) + store_response.encode_command_set(kept) if kept is not None else b""
-        if not command or 0 < self.maximum_pdu_size < LENGTH_BYTES + 1 + len(command):  # that of the peer, of its PDV items
+        """Send a message. A plain success of C-STORE goes out as one PDV, encoded without pydicom."""
+        success = store_response.as_plain_success(primitive)
+        command = bytes([COMMAND | LAST]) + store_response.encode_command_set(success) if success is not None else b""
+        if not command or 0 < self.maximum_pdu_size < LENGTH_BYTES + 1 + len(command):  # the peer's limit for a PDV item
             super().send_msg(primitive, context_id)
             return
-        whole = P_DATA()
-        whole.presentation_data_value_list.append((context_id, command))
-        self.dul.send_pdu(whole)
+        fragment = P_DATA()
+        fragment.presentation_data_value_list.append((context_id, command))
+        self.dul.send_pdu(fragment)
 
     def close_data_sets(self) -> None:
-        """Close what was under way when the connection ended."""
-        left: list[BytesIO | None] = [self._flowing]
+        """Close the data sets that were unfinished or unserved when the connection ended."""
+        unfinished: list[BytesIO | None] = [self._streamed]
         with suppress(queue.Empty):
             while True:
-                left.append(getattr(self.msg_queue.get(block=False)[1], "DataSet", None))
-        for data_set in left:
+                unfinished.append(getattr(self.msg_queue.get(block=False)[1], "DataSet", None))
+        for data_set in unfinished:
             if data_set is not None:
                 data_set.close()
 
 
-class StreamingRequestHandler(RequestHandler):
-    """Gives each connection the parts above. Its server has `opened`."""
+class UpperLayerRequestHandler(RequestHandler):
+    """The request handler of a `DataSetServer`: each new association gets the upper layer above."""
 
     def _create_association(self) -> Association:
         association = super()._create_association()
         checkpoint = ReactorCheckpoint()
         dul = EventDrivenDul(association, checkpoint)
         association.dul, association._reactor_checkpoint = dul, checkpoint
-        association.acse_timeout = self.ae.acse_timeout  # sets the timers of the parts that were replaced
+        association.acse_timeout = self.ae.acse_timeout  # sets the timers of the replaced parts
         association.network_timeout = self.ae.network_timeout
         dul.socket = BufferedAssociationSocket(association, cast(socket.socket, self.request))
-        association.dimse = StreamingDimse(association, cast(Any, self.server).opened)
+        association.dimse = StreamingDimse(association, cast(DataSetServer, self.server).open_data_set)
         return association

@@ -1,3 +1,3 @@
-"""Archives that are taken in: a folder, DICOMweb, query/retrieve."""
+"""Sources of a backfill: folder, DICOMweb, Orthanc's REST API, query/retrieve."""
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Archives over HTTP as a backfill's source: DICOMweb (PS3.18: QIDO-RS, WADO-RS), and Orthanc's own REST API.
+"""Backfill sources over HTTP: DICOMweb (PS3.18: QIDO-RS, WADO-RS) and Orthanc's own REST API.
 
-Instances are taken as they are stored, to the byte, one at a time.
+Instances are retrieved one at a time, in the transfer syntax in which they are stored, byte for byte.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline.ports.backfill import BackfillObject, BackfillUnit, DateRange, Fin
 JSON, DICOM_JSON = "application/json", "application/dicom+json"
 AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'  # PS3.18 8.7.3.5.2
 PAGE_SIZE = 500
-"""Studies asked for at a time."""
+"""Rows requested at a time."""
 NOT_ALLOWED, BUSY = {401, 403}, {408, 425, 429, 500, 502, 503, 504}
 
 # Tags as QIDO-RS names them (PS3.18 F.2)
@@ -35,7 +35,7 @@ STUDY_INSTANCE_UID, SERIES_INSTANCE_UID, INSTANCES_IN_STUDY = "0020000D", "00200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebSettings:
-    """Where, whose films, and how. `url` without user or password; `authorization`: the whole value of that header."""
+    """Archive, modalities and access. `url`: without user or password; `authorization`: the complete value of that header."""
 
     url: str
     modalities: Sequence[str]
@@ -45,7 +45,7 @@ class WebSettings:
 
 
 class _ArchiveHttpClient:
-    """GET and POST, with the errors in our words."""
+    """GET and POST; errors are translated to RadclipdError."""
 
     def __init__(self, settings: WebSettings) -> None:
         parts = urlsplit(settings.url)
@@ -69,30 +69,30 @@ class _ArchiveHttpClient:
         except urllib.error.HTTPError as error:
             with error:
                 raise self._translate_status(error.code, path) from error
-        except (OSError, http.client.HTTPException) as error:  # URLError, time-outs, an answer cut short
+        except (OSError, http.client.HTTPException) as error:  # URLError, time-outs, an incomplete response
             raise ArchiveUnreachable(f"archive {self.url} cannot be reached", hint="is it running, and the URL right?") from error
 
     def request_json(self, path: str, accept: str = JSON, body: Any = None) -> Any:
-        """Return the answer parsed; [] for none."""
+        """Return the parsed response; [] for an empty one."""
         content, _ = self.request(path, accept, json.dumps(body).encode() if body is not None else None)
         try:
             return json.loads(content or b"[]")
         except ValueError as error:
             raise RefusedByArchive(
-                f"archive {self.url} answers with what is no JSON", hint="is the URL that of its API?"
+                f"archive {self.url} answers with content that is not JSON", hint="is the URL that of its API?"
             ) from error
 
     def _translate_status(self, code: int, path: str) -> RadclipdError:
-        said = f"archive {self.url} answered {code}"
+        message = f"archive {self.url} answered {code}"
         if code in NOT_ALLOWED:
-            return ConfigurationError(said, hint="backfill.authorization_file holds the value of the Authorization header")
+            return ConfigurationError(message, hint="backfill.authorization_file holds the value of the Authorization header")
         if code in BUSY:
-            return ArchiveBusy(said, hint="see the archive's own log")
-        return RefusedByArchive(f"{said} to {path.split('?')[0]}", hint="see the archive's own log")
+            return ArchiveBusy(message, hint="see the archive's own log")
+        return RefusedByArchive(f"{message} to {path.split('?')[0]}", hint="see the archive's own log")
 
 
 class _SameHostRedirectHandler(urllib.request.HTTPRedirectHandler):
-    """Follows no redirection to another host, or out of TLS: the Authorization header would go along."""
+    """Refuses redirections to another host or out of TLS: urllib would send the Authorization header there."""
 
     def redirect_request(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         here, there = urlsplit(req.full_url), urlsplit(newurl)
@@ -105,7 +105,7 @@ _OPENER = urllib.request.build_opener(_SameHostRedirectHandler)
 
 
 class _HttpArchiveSource(ABC):
-    """What both kinds share."""
+    """The common part of the HTTP sources."""
 
     supports_dates = True
     kind = ""
@@ -120,22 +120,22 @@ class _HttpArchiveSource(ABC):
 
     def fetch(self, unit: BackfillUnit, find_stored: FindStored, store_object: StoreObject) -> int:
         found = dict(self._list_instances(unit))
-        here = find_stored(list(found))
+        stored = find_stored(list(found))
         for uid, read in found.items():
-            if uid not in here:
+            if uid not in stored:
                 store_object(BackfillObject(uid, uid, read))
         return 0
 
     @abstractmethod
-    def _list_instances(self, parcel: BackfillUnit) -> Iterable[tuple[str, Callable[[], ReceivedInstance | None]]]:
-        """Return SOPInstanceUID and how to read it, of the series of the modalities that are wanted."""
+    def _list_instances(self, unit: BackfillUnit) -> Iterable[tuple[str, Callable[[], ReceivedInstance | None]]]:
+        """Return SOPInstanceUID and a function that reads the instance, for each instance of the modalities."""
 
     def _parse_file(self, content: bytes) -> ReceivedInstance | None:
         return incoming.from_file(content, other_storage=self._settings.other_storage)
 
 
 class DicomWebSource(_HttpArchiveSource):
-    """backfill_ports.Source over QIDO-RS and WADO-RS."""
+    """`ports.backfill.BackfillSource` over QIDO-RS and WADO-RS."""
 
     kind = "dicomweb"
 
@@ -146,42 +146,42 @@ class DicomWebSource(_HttpArchiveSource):
             if days is not None:
                 query["StudyDate"] = f"{days.first:%Y%m%d}-{days.last:%Y%m%d}"
             for study in self._query_rows("/studies", query):
-                uid, has = _get_first_value(study, STUDY_INSTANCE_UID), set(_get_values(study, MODALITIES_IN_STUDY))
-                if uid and (not has or has & set(self._settings.modalities)):
+                uid, modalities = _get_first_value(study, STUDY_INSTANCE_UID), set(_get_values(study, MODALITIES_IN_STUDY))
+                if uid and (not modalities or modalities & set(self._settings.modalities)):
                     found[uid] = BackfillUnit(
                         key=uid, study_instance_uid=uid, change_tag=_get_first_value(study, INSTANCES_IN_STUDY)
                     )
         return list(found.values())
 
-    def _list_instances(self, parcel: BackfillUnit) -> Iterator[tuple[str, Callable[[], ReceivedInstance | None]]]:
-        study = f"/studies/{quote(parcel.study_instance_uid)}"
+    def _list_instances(self, unit: BackfillUnit) -> Iterator[tuple[str, Callable[[], ReceivedInstance | None]]]:
+        study = f"/studies/{quote(unit.study_instance_uid)}"
         for series in self._query_rows(f"{study}/series", {}):
             if _get_first_value(series, MODALITY) not in self._settings.modalities:
                 continue
-            place = f"{study}/series/{quote(_get_first_value(series, SERIES_INSTANCE_UID))}/instances"
-            for instance in self._query_rows(place, {}):
+            path = f"{study}/series/{quote(_get_first_value(series, SERIES_INSTANCE_UID))}/instances"
+            for instance in self._query_rows(path, {}):
                 uid = _get_first_value(instance, SOP_INSTANCE_UID)
-                yield uid, partial(self._read_instance, f"{place}/{quote(uid)}")
+                yield uid, partial(self._read_instance, f"{path}/{quote(uid)}")
 
     def _read_instance(self, path: str) -> ReceivedInstance | None:
         content, kind = self._web.request(path, AS_STORED)
         return self._parse_file(extract_single_part(content, kind))
 
     def _query_rows(self, path: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-        """Ask page by page, until one brings nothing more: also where the archive knows no pages."""
+        """Yield rows page by page until a page has no new row: also for archives that ignore limit and offset."""
         seen: set[str] = set()
         while True:
-            asked = urlencode({**query, "limit": PAGE_SIZE, "offset": len(seen)})
-            page = {json.dumps(row, sort_keys=True): row for row in self._web.request_json(f"{path}?{asked}", DICOM_JSON)}
-            fresh = {text: row for text, row in page.items() if text not in seen}
-            yield from fresh.values()
-            seen |= set(fresh)
-            if not fresh or len(page) < PAGE_SIZE:
+            parameters = urlencode({**query, "limit": PAGE_SIZE, "offset": len(seen)})
+            page = {json.dumps(row, sort_keys=True): row for row in self._web.request_json(f"{path}?{parameters}", DICOM_JSON)}
+            new = {text: row for text, row in page.items() if text not in seen}
+            yield from new.values()
+            seen |= set(new)
+            if not new or len(page) < PAGE_SIZE:
                 return
 
 
 class OrthancSource(_HttpArchiveSource):
-    """backfill_ports.Source over Orthanc's REST API, which every Orthanc has, without a plugin."""
+    """`ports.backfill.BackfillSource` over Orthanc's REST API, available without a plugin."""
 
     kind = "orthanc"
 
@@ -199,8 +199,8 @@ class OrthancSource(_HttpArchiveSource):
             if uid
         ]
 
-    def _list_instances(self, parcel: BackfillUnit) -> Iterator[tuple[str, Callable[[], ReceivedInstance | None]]]:
-        for series in self._web.request_json(f"/studies/{parcel.locations[0]}/series"):
+    def _list_instances(self, unit: BackfillUnit) -> Iterator[tuple[str, Callable[[], ReceivedInstance | None]]]:
+        for series in self._web.request_json(f"/studies/{unit.locations[0]}/series"):
             if series["MainDicomTags"].get("Modality") in self._settings.modalities:
                 for instance in self._web.request_json(f"/series/{series['ID']}/instances"):
                     path = f"/instances/{instance['ID']}/file"
@@ -212,9 +212,9 @@ class OrthancSource(_HttpArchiveSource):
 
 
 def extract_single_part(content: bytes, content_type: str) -> bytes:
-    """Return the one part of a multipart/related answer (RFC 2387, RFC 2046 5.1.1), or what came without parts.
+    """Return the single part of a multipart/related response (RFC 2387, RFC 2046 5.1.1), or a response without parts unchanged.
 
-    RefusedByArchive where it cannot be told from its headers.
+    RefusedByArchive where boundary or part headers cannot be found.
     """
     if not content_type.lower().startswith("multipart/"):
         return content
@@ -223,7 +223,7 @@ def extract_single_part(content: bytes, content_type: str) -> bytes:
     body = content.find(b"\r\n\r\n", start)
     end = content.rfind(b"\r\n--" + boundary[1].strip().encode()) if boundary else -1
     if start < 0 or body < 0 or end < body + 4:
-        raise RefusedByArchive("an answer in parts cannot be taken apart", hint="is it WADO-RS that answers there?")
+        raise RefusedByArchive("a multipart response cannot be parsed", hint="is it WADO-RS that answers there?")
     return content[body + 4 : end]
 
 

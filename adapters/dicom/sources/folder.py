@@ -1,4 +1,4 @@
-"""A tree of DICOM files as a backfill's source. Other files in it are passed over."""
+"""A backfill source over a tree of DICOM files. Other files in it are skipped."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pipeline.errors import ArchiveUnreachable, PermanentError
 from pipeline.ports.backfill import BackfillObject, BackfillUnit, DateRange, FindStored, ReceivedInstance, StoreObject
 
 FILES_PER_UNIT = 100
-"""In one parcel, at most."""
+"""Maximum of one backfill unit."""
 PREAMBLE_BYTES = 132
-"""Bytes that tell a DICOM file (PS3.10 7.1): preamble and prefix."""
+"""Bytes of the preamble and the prefix DICM (PS3.10 7.1)."""
 BARE_DATA_SET_PREFIXES = (b"\x08\x00", b"\x02\x00", b"\x00\x08")
-"""How a file begins that lacks them: group 0008 or 0002."""
+"""First bytes of a file without preamble: group 0008 or 0002."""
 DICOMDIR = "DICOMDIR"
 NAME_LENGTH = 255
 UNAVAILABLE_ERRNOS = {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT}
-"""A disk or a server that is in trouble, not a file that is bad."""
+"""Faults of the disk or the file server, not of one file."""
 
 
 class FolderSource:
-    """backfill_ports.Source. Parcels are a few files of one folder each, the last names first: names often are dates.
+    """`ports.backfill.BackfillSource`. A unit is up to FILES_PER_UNIT files of one folder, last names first: names often are dates.
 
-    `days`: instances of studies of other days are passed over; those without a Study Date, too.
+    `days`: instances with another Study Date, or none, are skipped.
     """
 
     supports_dates = False
@@ -42,10 +42,10 @@ class FolderSource:
     @property
     def name(self) -> str:
         span = f" {self._days.first:%Y%m%d}-{self._days.last:%Y%m%d}" if self._days else ""
-        place = str(self._root)
-        if len(place) > NAME_LENGTH - 40:
-            place = f".../{hashlib.sha256(place.encode()).hexdigest()[:32]}"
-        return f"folder {place}{span}"
+        path = str(self._root)
+        if len(path) > NAME_LENGTH - 40:
+            path = f".../{hashlib.sha256(path.encode()).hexdigest()[:32]}"
+        return f"folder {path}{span}"
 
     def list_units(self, days: DateRange | None) -> Iterator[BackfillUnit]:
         self._require_root()
@@ -56,15 +56,15 @@ class FolderSource:
                 yield self._build_unit(Path(folder), names[start : start + FILES_PER_UNIT])
 
     def _build_unit(self, folder: Path, names: Sequence[str]) -> BackfillUnit:
-        where = os.fsencode(folder.relative_to(self._root))
-        key = hashlib.sha256(where + b"\0" + os.fsencode(names[0])).hexdigest()
-        mark = hashlib.sha256(b"\0".join(_fingerprint_file(folder / name) for name in names)).hexdigest()
-        return BackfillUnit(key=key, change_tag=mark, locations=tuple(str(folder / name) for name in names))
+        relative = os.fsencode(folder.relative_to(self._root))
+        key = hashlib.sha256(relative + b"\0" + os.fsencode(names[0])).hexdigest()
+        change_tag = hashlib.sha256(b"\0".join(_fingerprint_file(folder / name) for name in names)).hexdigest()
+        return BackfillUnit(key=key, change_tag=change_tag, locations=tuple(str(folder / name) for name in names))
 
     def fetch(self, unit: BackfillUnit, find_stored: FindStored, store_object: StoreObject) -> int:
-        for place in unit.locations:
+        for path in unit.locations:
             self._require_root()
-            store_object(BackfillObject(place, "", partial(self._read_instance, Path(place))))
+            store_object(BackfillObject(path, "", partial(self._read_instance, Path(path))))
         return 0
 
     def _read_instance(self, path: Path) -> ReceivedInstance | None:
@@ -89,16 +89,16 @@ class FolderSource:
 
 
 def _fingerprint_file(path: Path) -> bytes:
-    """Whatever changes where the file does."""
+    """Return name, size and modification time: a value that differs when the file has changed."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return os.fsencode(path.name)
-    return os.fsencode(path.name) + f" {found.st_size} {found.st_mtime_ns}".encode()
+    return os.fsencode(path.name) + f" {status.st_size} {status.st_mtime_ns}".encode()
 
 
 def _read_if_dicom(path: Path) -> bytes:
-    """Return the bytes of what may be a DICOM file, and nothing for another one, or what is no file at all."""
+    """Return the content of a file that may be DICOM; b"" for another one, and for anything but a regular file."""
     if path.name == DICOMDIR or not path.is_file():
         return b""
     with path.open("rb") as stream:

@@ -1,3 +1,3 @@
-"""DICOM SR: our reports out, readers' documents in."""
+"""DICOM SR: the writer of reports, the reader of labels."""
 
 from __future__ import annotations

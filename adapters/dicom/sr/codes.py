@@ -1,4 +1,4 @@
-"""The codes of findings and sites. One data file, a source in each row: `codes.csv`."""
+"""Codes of findings and sites, from `codes.csv`, which has a source in each row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SITES = {  # PS3.16 context group content, SNOMED CT
 
 @dataclass(frozen=True, slots=True)
 class FindingCode:
-    """How a finding and its site are coded, and who says so."""
+    """The codes of a finding and of its site, with their source."""
 
     finding: str
     concept: CodedConcept
@@ -33,7 +33,7 @@ class FindingCode:
 
 @cache
 def finding_codes() -> dict[str, FindingCode]:
-    """Return finding -> its code, in the order of FINDINGS."""
+    """Return finding -> code, in the order of FINDINGS."""
     with files("adapters.dicom.sr").joinpath("codes.csv").open(encoding="utf-8") as stream:
         rows = {row["finding"]: row for row in csv.DictReader(stream)}
     return {

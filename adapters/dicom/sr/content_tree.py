@@ -1,6 +1,6 @@
-"""The content tree of an SR (PS3.3 C.17.3), read as it is found: whatever a vendor has left out is absent, not an error.
+"""A lenient reader of the content tree of an SR (PS3.3 C.17.3): an element that a vendor left out is absent, not an error.
 
-What cannot be decoded at all raises, whatever pydicom raises: a tree with a hole in it must not be read as if it had none, for the
+Content that cannot be decoded raises pydicom's exception: a tree with a hole in it must not be read as if it had none, for the
 hole may be the word "absent".
 """
 
@@ -16,7 +16,7 @@ from pydicom.sr._snomed_dict import mapping
 from pydicom.valuerep import DT
 
 SNOMED_RT_TO_CT: dict[str, str] = mapping["SRT"]
-"""SNOMED RT style codes of older objects, which the standard withdrew (PS3.16 8.1.1), to SNOMED CT."""
+"""SNOMED RT style codes of older objects, withdrawn from the standard (PS3.16 8.1.1) -> SNOMED CT."""
 SNOMED_RT_SCHEMES = {"SRT", "SNM3", "99SDM"}
 SNOMED_CT_SCHEMES = {"SCT", "SNOMED-CT", "SNOMED"}
 CODE_VALUES = ("CodeValue", "LongCodeValue", "URNCodeValue")  # PS3.3 8.8: one of them
@@ -24,7 +24,7 @@ CODE_VALUES = ("CodeValue", "LongCodeValue", "URNCodeValue")  # PS3.3 8.8: one o
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A coded concept: value and scheme as this software names them, the meaning in the sender's words."""
+    """A coded concept: normalised value and scheme, and the sender's code meaning."""
 
     value: str
     scheme: str
@@ -32,7 +32,7 @@ class Code:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells two concepts apart."""
+        """The identity of the concept: value and scheme."""
         return self.value, self.scheme
 
 
@@ -104,11 +104,11 @@ def hierarchical_references(dataset: Dataset, keyword: str) -> Iterator[tuple[st
                 yield str(study.get("StudyInstanceUID") or ""), str(reference.get("ReferencedSOPInstanceUID") or "")
 
 
-def parse_datetime(words: str, offset: str = "") -> datetime | None:
-    """Return an aware moment of a DT value, or of DA and TM side by side; without an offset in local time. None: it says none."""
-    said = re.sub(r"[^0-9.+-]", "", words)
+def parse_datetime(text: str, offset: str = "") -> datetime | None:
+    """Return the time of a DT value, or of DA and TM joined, in UTC; local time without an offset. None where it is invalid."""
+    value = re.sub(r"[^0-9.+-]", "", text)
     try:
-        found = DT(said if re.search(r"[+-]\d{4}$", said) else said + offset)
-        return datetime.combine(found.date(), found.time(), found.tzinfo).astimezone(UTC) if found else None
+        parsed = DT(value if re.search(r"[+-]\d{4}$", value) else value + offset)
+        return datetime.combine(parsed.date(), parsed.time(), parsed.tzinfo).astimezone(UTC) if parsed else None
     except (ValueError, OverflowError, OSError):
         return None

@@ -1,7 +1,7 @@
-"""Data sets that are all the same but for a few values: encoded once, with blanks, and filled in for each.
+"""Templates of data sets that differ in a few values: encoded once, with blanks, and filled for each data set.
 
-Explicit VR Little Endian (PS3.5 7.1.2), sequences and items of defined length (7.5), text in UTF-8. A blank is an element that is
-named by its keyword, at any depth; the lengths of all that holds it follow what is filled in.
+Explicit VR Little Endian (PS3.5 7.1.2), sequences and items of defined length (7.5), text in UTF-8. A blank is an element named by
+its keyword, at any depth. Filling it updates the lengths of all items and sequences around it.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from pydicom.valuerep import DSfloat
 
 UTF_8 = "ISO_IR 192"
 LONG_LENGTH_VRS = {"SQ", "UT"}
-"""Of the value representations written here: those with a length of four bytes, PS3.5 table 7.1-1."""
+"""Value representations with a length field of four bytes, of those written here: PS3.5 table 7.1-1."""
 ITEM_TAG = b"\xfe\xff\x00\xe0"
 CONTENT_SEQUENCE = 0x0040A730
 
 
 def encode_dataset(dataset: Dataset) -> bytes:
-    """Return the data set's bytes."""
+    """Return the encoded data set."""
     stream = _create_stream()
     write_dataset(stream, dataset, parent_encoding=UTF_8)
     return stream.getvalue()
 
 
 def encode_item(body: bytes) -> bytes:
-    """Return an item of a sequence that holds these elements."""
+    """Return a sequence item of these encoded elements."""
     return b"".join((ITEM_TAG, struct.pack("<L", len(body)), body))
 
 
 def encode_sequence(tag: int, items: Iterable[bytes]) -> bytes:
-    """Return a sequence of these items."""
+    """Return a sequence of these encoded items."""
     return _encode_element(tag, "SQ", b"".join(items))
 
 
 def encode_value(vr: str, content: Any) -> bytes:
-    """Return a value in UI, DS, FD or UT, of even length (PS3.5 6.2). ValueError for a DS that is not finite."""
+    """Return a value of VR UI, DS, FD or UT, of even length (PS3.5 6.2). ValueError for a DS that is not finite."""
     if vr == "FD":
         return struct.pack("<d", content)
     text = (str(DSfloat(content, auto_format=True)) if vr == "DS" else str(content)).encode()
@@ -51,13 +51,13 @@ def encode_value(vr: str, content: Any) -> bytes:
 
 
 class DatasetTemplate:
-    """A data set with blanks."""
+    """An encoded data set with blanks."""
 
     def __init__(self, dataset: Dataset, blanks: Collection[str]) -> None:
         self._parts = _compile_parts(dataset, frozenset(blanks))
 
     def fill(self, **values: Any) -> bytes:
-        """Return the data set's bytes with these values, keyword by keyword. KeyError where a blank gets none."""
+        """Return the encoded data set with these values by keyword. KeyError for a blank without a value."""
         return _fill_parts(self._parts, values)
 
 
@@ -70,7 +70,7 @@ class _BlankElement:
 
 @dataclass(frozen=True, slots=True)
 class _SequenceWithBlanks:
-    """A sequence with a blank somewhere below."""
+    """A sequence with a blank at any depth."""
 
     tag: int
     items: list[list[_TemplatePart]]
@@ -96,14 +96,14 @@ def _compile_part(element: DataElement, blanks: frozenset[str]) -> _TemplatePart
 
 
 def _fill_parts(parts: list[_TemplatePart], values: Mapping[str, Any]) -> bytes:
-    written = []
+    encoded = []
     for part in parts:
         if isinstance(part, _BlankElement):
             part = _encode_element(part.tag, part.vr, encode_value(part.vr, values[part.keyword]))
         elif isinstance(part, _SequenceWithBlanks):
             part = encode_sequence(part.tag, (encode_item(_fill_parts(below, values)) for below in part.items))
-        written.append(part)
-    return b"".join(written)
+        encoded.append(part)
+    return b"".join(encoded)
 
 
 def _encode_element(tag: int, vr: str, content: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The scored image's header, made fit to be the evidence of an SR: real films lack, and overstuff, what the writer copies."""
+"""The header of a scored image, normalised as evidence of an SR: the elements that the SR copies are often missing or invalid."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydicom.valuerep import validate_value
 from adapters.dicom.sr.dataset_template import UTF_8
 from pipeline.errors import ReportImpossible
 
-TYPE_2 = (  # PS3.3 C.7.1.1 and C.7.2.1: may be empty, must be there
+TYPE_2 = (  # PS3.3 C.7.1.1 and C.7.2.1: may be empty, must be present
     "PatientName",
     "PatientID",
     "PatientBirthDate",
@@ -36,15 +36,15 @@ CLINICAL_TRIAL = (  # PS3.3 C.7.1.3: all of these or none
 PRIVATE_TO_THE_PATIENT = ("PatientComments", "AdditionalPatientHistory", "MedicalAlerts", "Allergies")
 GEOMETRY = ("PatientOrientation", "ImagerPixelSpacing")
 STRICT_VRS = {"AS", "CS", "DA", "TM"}
-"""Value representations with a form of their own (PS3.5 6.2) that senders are seen to break."""
+"""Value representations with a fixed format (PS3.5 6.2) that senders violate in practice."""
 
 
 def evidence_of(content: bytes) -> FileDataset:
-    """Return the header of a stored file without pixels, normalised, in UTF-8. ReportImpossible where it cannot be read."""
+    """Return the normalised header of a stored file, without pixels, in UTF-8. ReportImpossible where it cannot be read."""
     try:
         dataset = dcmread(BytesIO(content), stop_before_pixels=True)
         dataset.decode()
-    except Exception as error:  # pydicom raises whatever a broken character set makes it stumble over
+    except Exception as error:  # pydicom raises exceptions of any type on an invalid character set
         raise ReportImpossible(f"the image's header cannot be read ({type(error).__name__})", hint="see the sender") from error
     dataset.SpecificCharacterSet = UTF_8
     _drop_elements(dataset)
@@ -68,7 +68,7 @@ def _fill_missing_elements(dataset: Dataset) -> None:
         if dataset.get(keyword) is None:
             setattr(dataset, keyword, "")
     if not _has_geometry(dataset):
-        dataset.Modality = "OT"  # leaves the geometry rows of the image library out; an orientation must never be invented
+        dataset.Modality = "OT"  # omits the geometry rows of the image library; an orientation must never be invented
 
 
 def _has_geometry(dataset: Dataset) -> bool:
@@ -76,7 +76,7 @@ def _has_geometry(dataset: Dataset) -> bool:
 
 
 def _truncate_values(dataset: Dataset) -> None:
-    """Cut what the standard's own limits forbid: the SR that copies it would be invalid."""
+    """Truncate values beyond the limits of the standard: an SR with a copy would be invalid."""
     for element in dataset:
         limit = VR_LIMITS.get(dictionary_VR(element.tag) if element.keyword else "")
         if limit and element.VM <= 1 and len(str(element.value or "")) > limit:
@@ -84,7 +84,7 @@ def _truncate_values(dataset: Dataset) -> None:
 
 
 def _delete_invalid_values(dataset: Dataset) -> None:
-    """An age of "62", a date with dots, a sex in lower case: left out, for a guess at what was meant may be wrong."""
+    """Delete values such as an age of "62", a date with dots, a sex in lower case: a guess at their meaning may be wrong."""
     for element in list(dataset):
         if element.VR not in STRICT_VRS:
             continue

@@ -1,8 +1,8 @@
-"""The content tree of a reader's report -> what it states, of which study, and who observed it.
+"""The content tree of a reader's report -> statements: a finding, its state, the study and the observer.
 
-Three ways of stating are understood, at any depth: a CODE item whose name is the finding and whose value is present or absent; one
-called Finding, Impression or Conclusion whose value is the finding, with a presence beside or below it; and the latter without a
-presence, which means present. A presence that is not understood, or a score in its place, states nothing.
+Three forms are recognised, at any depth: a CODE item whose name is the finding and whose value is present or absent; a CODE item
+named Finding, Impression or Conclusion whose value is the finding, with a presence beside or below it; and the latter without a
+presence, which means present. An unknown presence value, or a score in its place, states nothing.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from adapters.dicom.sr.label_codes import CodeRelation, MappedFinding, mapped_fi
 from pipeline.domain import NO_FINDING, LabelState
 
 CONTEXT_RELATIONSHIPS = {"HAS OBS CONTEXT", "HAS ACQ CONTEXT"}
-"""Relationships (PS3.3 C.17.3.2.4) below which nothing is stated."""
+"""Relationships (PS3.3 C.17.3.2.4) whose items state nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observer:
-    """Who saw it: TID 1002, or the document's head. `kind` is "" where nothing says."""
+    """The observer by TID 1002, or by the header of the document. `kind` is "" where neither names one."""
 
     kind: Literal["person", "device", ""]
     name: str = ""
@@ -40,7 +40,7 @@ class Observer:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One finding (or NO_FINDING: none of the 14), in one study, by one observer. `state` None: spoken of, but not understood."""
+    """One finding (or NO_FINDING: none of the 14) in one study by one observer. `state` None: mentioned, meaning unknown."""
 
     study_instance_uid: str
     finding: str
@@ -49,7 +49,7 @@ class Statement:
 
 
 def prevailing_state(one: LabelState | None, other: LabelState | None) -> LabelState | None:
-    """Return what holds of a study where its parts differ: present on the left is present, whatever is said of the right."""
+    """Return the state of the study where two statements differ: present on the left is present, regardless of the right."""
     return max(one, other, key=STATE_PRECEDENCE.index)
 
 
@@ -57,22 +57,22 @@ STATE_PRECEDENCE = (LabelState.ABSENT, LabelState.UNCERTAIN, None, LabelState.PR
 
 
 def statements_below(node: Dataset, observer: Observer, *, study: str, evidence: Mapping[str, str]) -> Iterator[Statement]:
-    """Yield what the tree states. `evidence` maps SOPInstanceUID -> StudyInstanceUID of the images that it may refer to."""
+    """Yield the statements below a node. `evidence` maps SOPInstanceUID -> StudyInstanceUID of images that it may refer to."""
     items = children(node)
     observer = observer_of(items, observer)
-    place = _resolve_study(items, study, evidence)
+    stated_study = _resolve_study(items, study, evidence)
     by_algorithm = any(has_concept_name(item, codes.ALGORITHM_NAME) for item in items)  # TID 4019
-    said = [item for item in items if item.get("RelationshipType") not in CONTEXT_RELATIONSHIPS]
-    for finding, state in _collect_sibling_states(said).items():
-        if place:
-            yield Statement(place, finding, state, Observer("device") if by_algorithm else observer)
-    for item in said:
+    content = [item for item in items if item.get("RelationshipType") not in CONTEXT_RELATIONSHIPS]
+    for finding, state in _collect_sibling_states(content).items():
+        if stated_study:
+            yield Statement(stated_study, finding, state, Observer("device") if by_algorithm else observer)
+    for item in content:
         if not has_concept_name(item, codes.NOT_OF_THIS_STUDY):
             yield from statements_below(item, observer, study=study, evidence=evidence)
 
 
 def observer_of(items: Sequence[Dataset], inherited: Observer) -> Observer:
-    """Return who observed what is said among these items and below. A person who observes by means of a device is a person."""
+    """Return the observer of these items and the items below them. A person who observes with a device is a person."""
     kinds = [value.key for item in items if has_concept_name(item, codes.OBSERVER_TYPE) and (value := value_of(item))]
     names = [printable_text(item, "PersonName") for item in items if has_concept_name(item, codes.PERSON_OBSERVER_NAME)]
     if codes.PERSON.key in kinds or names:
@@ -83,30 +83,30 @@ def observer_of(items: Sequence[Dataset], inherited: Observer) -> Observer:
 
 
 def _resolve_study(items: Sequence[Dataset], study: str, evidence: Mapping[str, str]) -> str:
-    """Return the study whose images are named here, the report's own where none are; "" where it is not clear which."""
+    """Return the study of the referenced images, the report's own study where there are none; "" where it is ambiguous."""
     named = {evidence[uid] for uid in referenced_image_uids(items) if uid in evidence} or {study}
     return named.pop() if len(named) == 1 else ""
 
 
 def _collect_sibling_states(items: Sequence[Dataset]) -> dict[str, LabelState | None]:
-    """Return finding -> state of what is stated among these siblings."""
+    """Return finding -> state of the statements among these siblings."""
     sites = _collect_sites(items)
     stated: dict[str, LabelState | None] = {}
     for item in items:
-        if value_of(item) is not None and (sense := mapped_finding(name_of(item))):
-            _record_state(stated, sense, presence_state(value_of(item)), sites + _collect_sites(children(item)))
+        if value_of(item) is not None and (mapped := mapped_finding(name_of(item))):
+            _record_state(stated, mapped, presence_state(value_of(item)), sites + _collect_sites(children(item)))
     by_name = set(stated)
     for item in _select_finding_items(items):
-        sense = mapped_finding(value_of(item))
-        if sense is not None and sense.finding not in by_name:
-            _record_state(stated, sense, _find_presence(item, items), sites + _collect_sites(children(item)))
+        mapped = mapped_finding(value_of(item))
+        if mapped is not None and mapped.finding not in by_name:
+            _record_state(stated, mapped, _find_presence(item, items), sites + _collect_sites(children(item)))
     return stated
 
 
 def _record_state(
     stated: dict[str, LabelState | None], mapped: MappedFinding, state: LabelState | None, sites: Sequence[Code]
 ) -> None:
-    """Note a statement, unless it says nothing of the finding: elsewhere in the body, or of too narrow a concept."""
+    """Record a state unless it does not apply to the finding: another part of the body, or a narrower concept not present."""
     if mapped.relation is CodeRelation.NARROWER and state is not LabelState.PRESENT:
         return
     if mapped.relation is CodeRelation.GENERIC and not all(map(codes.is_chest_site, sites)):
@@ -121,18 +121,18 @@ def _select_finding_items(items: Sequence[Dataset]) -> list[Dataset]:
 
 
 def _find_presence(item: Dataset, siblings: Sequence[Dataset]) -> LabelState | None:
-    """Return what is said of the finding that an item names: below it, else beside it if it is the only one, else present."""
+    """Return the state of an item's finding: from below, else from beside it if it is the only finding, else present."""
     alone = len({value.key for other in _select_finding_items(siblings) if (value := value_of(other))}) == 1
     below, beside = list(_collect_presences(children(item))), list(_collect_presences(siblings))
-    said = below or beside
-    if said:
-        return said[0] if len(set(said)) == 1 and (below or alone) else None
+    presences = below or beside
+    if presences:
+        return presences[0] if len(set(presences)) == 1 and (below or alone) else None
     scored = any(has_concept_name(other, codes.SCORE) for other in (*siblings, *children(item)))
     return None if scored else LabelState.PRESENT
 
 
 def _collect_presences(items: Sequence[Dataset]) -> Iterator[LabelState | None]:
-    """Yield the presence values here, and those in containers that speak of no finding of their own."""
+    """Yield the presence values among the items, and those in containers without a finding of their own."""
     for item in items:
         if has_concept_name(item, codes.PRESENCE):
             yield presence_state(value_of(item))

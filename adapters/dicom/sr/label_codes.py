@@ -1,6 +1,6 @@
-"""Codes by which readers' documents name findings and say present or absent, other vendors' words included.
+"""Codes of findings and of present or absent in readers' documents, including those of other vendors.
 
-Those of `codes.csv`, by which we write ourselves, and those of `label_codes.csv`; a source in each row.
+The codes that the writer uses are in `codes.csv`, the others in `label_codes.csv`; both have a source in each row.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from pipeline.domain import LabelState
 
 
 class CodeRelation(StrEnum):
-    """How a code's meaning lies to the finding's."""
+    """The relation of a code's meaning to the finding."""
 
     SAME = "same"
-    NARROWER = "narrower"  # present: the finding is; absent: nothing follows
-    GENERIC = "generic"  # the finding only in the chest
+    NARROWER = "narrower"  # present implies the finding; absent implies nothing
+    GENERIC = "generic"  # means the finding only at a site of the chest
 
 
 @dataclass(frozen=True, slots=True)
 class MappedFinding:
-    """What a code means: one of FINDINGS, or NO_FINDING."""
+    """The meaning of a code: one of FINDINGS, or NO_FINDING."""
 
     finding: str
     relation: CodeRelation
 
 
 FINDING = (Code("121071", "DCM"), Code("121073", "DCM"), Code("121077", "DCM"))
-"""Finding, Impression, Conclusion: as concept names of a CODE item they state what its value is."""
+"""Finding, Impression, Conclusion: concept names of CODE items whose value is the finding."""
 PRESENCE = (Code("705057003", "SCT"), Code("408729009", "SCT"))
-"""Presence, Finding context: concept names under which present and absent stand."""
+"""Presence, Finding context: concept names of items whose value is present or absent."""
 SCORE = (Code("122157", "DCM"), Code("111012", "DCM"), Code("111047", "DCM"))
-"""Probability, Certainty of Finding, Probability of cancer: a finding with one of these is scored, not stated."""
+"""Probability, Certainty of Finding, Probability of cancer: a finding with one of these items is scored, not stated."""
 FINDING_SITE = Code("363698007", "SCT")
 ALGORITHM_NAME = Code("111001", "DCM")
 OBSERVER_TYPE, PERSON, DEVICE = Code("121005", "DCM"), Code("121006", "DCM"), Code("121007", "DCM")
@@ -62,7 +62,7 @@ NOT_OF_THIS_STUDY = (
     Code("18783-1", "LN", "Recommendations"),
     Code("111028", "DCM", "Image Library"),
 )
-"""Sections whose findings were seen before, are asked for, or are to be looked for. PS3.16 CID 7001 and its DCM forebears."""
+"""Sections on earlier, requested or suspected findings, not those of this study. PS3.16 CID 7001 and its former DCM codes."""
 
 WHOLE_CHEST = {"51185008"}  # Thoracic structure
 CHEST_SITES = WHOLE_CHEST | {
@@ -77,8 +77,8 @@ CHEST_WORDS = ("lung", "lobe", "lingula", "pulmon", "pleura", "thora", "chest", 
 
 @cache
 def _load_finding_map() -> dict[tuple[str, str], MappedFinding]:
-    ours = {(c.concept.value, c.concept.scheme_designator): MappedFinding(f, CodeRelation.SAME) for f, c in finding_codes().items()}
-    return ours | {key: MappedFinding(means, CodeRelation(kind)) for key, means, kind in _read_rows() if kind}
+    own = {(c.concept.value, c.concept.scheme_designator): MappedFinding(f, CodeRelation.SAME) for f, c in finding_codes().items()}
+    return own | {key: MappedFinding(means, CodeRelation(kind)) for key, means, kind in _read_rows() if kind}
 
 
 @cache
@@ -92,20 +92,20 @@ def _read_rows() -> list[tuple[tuple[str, str], str, str]]:
 
 
 def mapped_finding(code: Code | None) -> MappedFinding | None:
-    """Return the finding that a code means, or None."""
+    """Return the finding of a code, or None."""
     return _load_finding_map().get(code.key) if code is not None else None
 
 
 def presence_state(code: Code | None) -> LabelState | None:
-    """Return what a presence value says; None where it is none that we know."""
+    """Return the state of a presence value; None where it is unknown."""
     return _load_presence_map().get(code.key) if code is not None else None
 
 
 def is_chest_site(site: Code) -> bool:
-    """Tell whether a finding site is of the chest; lobes and the like by their meaning."""
+    """Tell whether a finding site is in the chest; parts such as lobes are recognised by their code meaning."""
     return site.value in CHEST_SITES or any(word in site.meaning.lower() for word in CHEST_WORDS)
 
 
 def is_whole_chest(site: Code) -> bool:
-    """Tell whether a finding site is the chest as a whole: only of this does "no abnormality" speak for all 14 findings."""
+    """Tell whether a finding site is the whole chest: only there "no abnormality" states all 14 findings absent."""
     return site.value in WHOLE_CHEST or site.meaning.lower() in ("chest", "thorax")

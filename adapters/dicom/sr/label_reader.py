@@ -1,7 +1,7 @@
-"""SR and KOS of the archive -> labels. A reader of whatever vendors send: it never raises, and what is not clear is no label.
+"""SR and Key Object Selection documents of any vendor -> labels. The reader never raises; an ambiguous statement is no label.
 
-Read are Enhanced, Comprehensive, Comprehensive 3D and Extensible SR, whatever their template (TID 1500 above all), and Key Object
-Selection by a table of the site's own. Never our own reports: a model must not learn from itself.
+It reads Enhanced, Comprehensive, Comprehensive 3D and Extensible SR of any template (TID 1500 above all), and Key Object Selection
+by a table of the site's own. It refuses radclipd's own reports: a model must not learn from itself.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Literal
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage, ExtensibleSRStorage
 
 from adapters.dicom.sr.content_tree import (
     children,
@@ -32,14 +33,14 @@ from pipeline.finding_names import all_absent
 from pipeline.rules import KEY_OBJECT_SELECTION, OWN_MODEL_NAME
 
 REPORT_CLASSES = {
-    "1.2.840.10008.5.1.4.1.1.88.22": "Enhanced SR",
-    "1.2.840.10008.5.1.4.1.1.88.33": "Comprehensive SR",
-    "1.2.840.10008.5.1.4.1.1.88.34": "Comprehensive 3D SR",
-    "1.2.840.10008.5.1.4.1.1.88.35": "Extensible SR",
+    EnhancedSRStorage: "Enhanced SR",
+    ComprehensiveSRStorage: "Comprehensive SR",
+    Comprehensive3DSRStorage: "Comprehensive 3D SR",
+    ExtensibleSRStorage: "Extensible SR",
 }
 EVIDENCE_SEQUENCES = ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence")  # PS3.3 C.17.2
 UNNAMED_READER = "unnamed"
-"""The reader of a document that names nobody."""
+"""The reader of a document without an observer's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +52,11 @@ class DocumentSettings:
 
 
 class _NoLabel(Exception):
-    """Why a document gives none, in words."""
+    """The reason, as text, why a document gives no label."""
 
 
 class DicomDocumentReader:
-    """ports.DocumentReader."""
+    """`ports.services.DocumentReader`."""
 
     def __init__(self, settings: DocumentSettings) -> None:
         self._settings = settings
@@ -63,17 +64,17 @@ class DicomDocumentReader:
     def read(self, content: bytes) -> Document:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a library's doubts about a value quote the value
+                warnings.simplefilter("ignore")  # pydicom's warnings quote the value
                 return self._read_document(dcmread(BytesIO(content), force=True))
         except _NoLabel as reason:
             return Document(reason=str(reason))
-        except Exception as error:  # pydicom raises whatever the bytes make it stumble over, and may quote them
+        except Exception as error:  # pydicom raises exceptions of any type, with text that may quote the bytes
             return Document(reason=f"cannot be read ({type(error).__name__})")
 
     def _read_document(self, dataset: Dataset) -> Document:
         uid = str(dataset.get("SOPClassUID") or "")
         if _is_own(dataset):
-            raise _NoLabel("says what radclipd itself has said")
+            raise _NoLabel("is a report of radclipd, or a copy of one")
         if uid == KEY_OBJECT_SELECTION:
             readings = self._read_key_objects(dataset)
         elif uid in REPORT_CLASSES:
@@ -119,15 +120,15 @@ class DicomDocumentReader:
 
 
 def _merge_readings(stated: Iterable[Statement], source: str, stated_at: datetime | None) -> list[ReaderStatement]:
-    """Make one reading of what each person states of each study."""
+    """Merge the statements of each observer on each study into one ReaderStatement."""
     merged: dict[tuple[str, str], dict[str, LabelState | None]] = {}
-    for one in stated:
-        of_study = merged.setdefault((one.study_instance_uid, one.observer.name or UNNAMED_READER), {})
-        of_study[one.finding] = prevailing_state(one.state, of_study.get(one.finding, one.state))
+    for statement in stated:
+        states = merged.setdefault((statement.study_instance_uid, statement.observer.name or UNNAMED_READER), {})
+        states[statement.finding] = prevailing_state(statement.state, states.get(statement.finding, statement.state))
     readings = [
         ReaderStatement(study_instance_uid=study, reader=reader, findings=clear, source=source, stated_at=stated_at)
-        for (study, reader), of_study in merged.items()
-        if (clear := _select_clear_states(of_study))
+        for (study, reader), states in merged.items()
+        if (clear := _select_clear_states(states))
     ]
     if not readings:
         raise _NoLabel("states nothing clearly")
@@ -135,7 +136,7 @@ def _merge_readings(stated: Iterable[Statement], source: str, stated_at: datetim
 
 
 def _select_clear_states(stated: Mapping[str, LabelState | None]) -> dict[str, LabelState]:
-    """Leave out what was not understood; let "no abnormality" speak for all 14 where nothing beside it says otherwise."""
+    """Return the known states; "no abnormality" states all 14 findings absent where no other statement contradicts it."""
     named = {finding: state for finding, state in stated.items() if finding != NO_FINDING}
     clear = {finding: state for finding, state in named.items() if state is not None}
     if NO_FINDING in stated and all(state is LabelState.ABSENT for state in named.values()):
@@ -144,10 +145,10 @@ def _select_clear_states(stated: Mapping[str, LabelState | None]) -> dict[str, L
 
 
 def _is_own(dataset: Dataset) -> bool:
-    """Tell by the equipment, the observer and the algorithm: an archive may rewrite a header, a person may verify our words."""
+    """Tell by equipment, observer and algorithm: an archive may rewrite the header, a person may verify the report."""
     names = (item for item in descendants(dataset) if has_concept_name(item, (ALGORITHM_NAME, *DEVICE_OBSERVER)))
-    ours = any(printable_text(item, "TextValue") == OWN_MODEL_NAME for item in names)
-    return ours or printable_text(dataset, "ManufacturerModelName") == OWN_MODEL_NAME
+    in_tree = any(printable_text(item, "TextValue") == OWN_MODEL_NAME for item in names)
+    return in_tree or printable_text(dataset, "ManufacturerModelName") == OWN_MODEL_NAME
 
 
 def _get_study_uid(dataset: Dataset) -> str:
@@ -159,7 +160,7 @@ def _map_evidence(dataset: Dataset) -> dict[str, str]:
 
 
 def _find_author(dataset: Dataset) -> Observer:
-    """Return who the head of the document says observed (PS3.3 C.17.2.4): what holds where the tree says nothing."""
+    """Return the observer in the header of the document (PS3.3 C.17.2.4): valid where the tree names none."""
     for author in dataset.get("AuthorObserverSequence") or ():
         if author.get("ObserverType") == "PSN":
             return Observer("person", printable_text(author, "PersonName"))
@@ -169,7 +170,7 @@ def _find_author(dataset: Dataset) -> Observer:
 
 
 def _find_verifier(dataset: Dataset) -> tuple[str, datetime | None]:
-    """Return who verified it last, and when."""
+    """Return name and time of the last verification."""
     observers = list(dataset.get("VerifyingObserverSequence") or ())
     if not observers:
         return "", None
@@ -180,7 +181,7 @@ def _find_verifier(dataset: Dataset) -> tuple[str, datetime | None]:
 
 
 def _get_content_time(dataset: Dataset) -> datetime | None:
-    date = str(dataset.get("ContentDate") or "").replace(".", "")  # 2025.05.01 in objects of before 1993
+    date = str(dataset.get("ContentDate") or "").replace(".", "")  # 2025.05.01 in objects from before 1993
     return parse_datetime(f"{date}{dataset.get('ContentTime') or ''}", _get_utc_offset(dataset)) if date else None
 
 

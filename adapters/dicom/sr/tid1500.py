@@ -1,4 +1,4 @@
-"""What an SR of ours says, as highdicom's content items: TID 1500, a measurement group (TID 1501) for each finding, and words."""
+"""The content of a report as highdicom's items: TID 1500, a measurement group (TID 1501) for each finding, a summary as text."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ImageReference = tuple[str, str]
 def build_measurement_report(
     observer: ObserverContext, groups: Sequence[MeasurementsAndQualitativeEvaluations], images: Sequence[Dataset]
 ) -> Dataset:
-    """Return the root of the tree, TID 1500, without the words that come last. `images`: headers, for the image library."""
+    """Return the root of the tree, TID 1500, without the summary text. `images`: headers for the image library."""
     tree = MeasurementReport(
         observation_context=ObservationContext(observer_device_context=observer),
         procedure_reported=codes.IMAGING_PROCEDURE,
@@ -51,7 +51,7 @@ def build_measurement_report(
 
 
 def build_observer_context(version: ModelVersion, *, manufacturer: str, institution_name: str) -> ObserverContext:
-    """TID 1004: each version is a device of its own."""
+    """Return TID 1004: each model version is a device of its own."""
     return ObserverContext(
         observer_type=codes.DEVICE,
         observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
@@ -68,7 +68,7 @@ def build_observer_context(version: ModelVersion, *, manufacturer: str, institut
 def build_measurement_group(
     prediction: Prediction, version: ModelVersion, tracking_uid: str, images: Sequence[ImageReference]
 ) -> MeasurementsAndQualitativeEvaluations:
-    """TID 1501 for one finding."""
+    """Return TID 1501 for one finding."""
     code = finding_codes()[prediction.finding]
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=tracking_uid, identifier=f"radclipd/{prediction.finding}"),
@@ -82,27 +82,27 @@ def build_measurement_group(
 
 
 def build_evaluation(finding: str, decision: Decision) -> QualitativeEvaluation:
-    """The decision, in words of CID 240, under the finding's own code."""
+    """Return the decision (CID 240) under the finding's own code."""
     return QualitativeEvaluation(name=finding_codes()[finding].concept, value=codes.DECISIONS[decision])
 
 
 def reported_score(prediction: Prediction, *, calibrated: bool) -> float:
-    """The number as it is told: a probability with four decimals, or per cent with two."""
+    """Return the number in the report: a probability with four decimals, or, uncalibrated, per cent with two."""
     return round(prediction.probability, 4) if calibrated else round(100 * prediction.probability, 2)
 
 
 def _build_measurement(prediction: Prediction, *, calibrated: bool) -> Measurement:
-    """A calibrated score is a probability; one that is not must not be told as one."""
+    """Return the score: Probability if it is calibrated, else Certainty of Finding."""
     name, unit = (codes.PROBABILITY, codes.RATIO) if calibrated else (codes.CERTAINTY_OF_FINDING, codes.PERCENT)
     return Measurement(name=name, value=reported_score(prediction, calibrated=calibrated), unit=unit)
 
 
 def _build_algorithm(version: ModelVersion, finding: str) -> AlgorithmIdentification:
-    """TID 4019: what made the score and what it was held against."""
+    """Return TID 4019: the model version and the parameters of the score and the decision."""
     card = version.card
     parameters = {
         "threshold": f"{version.thresholds[finding]:.4f}",
-        "undetermined band": f"{version.undetermined_margin:.4f}",
+        "undetermined margin": f"{version.undetermined_margin:.4f}",
         "weights SHA-256": version.weights_sha256,
         "base": version.base,
         "preprocessing": _get_fingerprint(card, "preprocess"),
@@ -111,7 +111,7 @@ def _build_algorithm(version: ModelVersion, finding: str) -> AlgorithmIdentifica
         "labels": version.label_fingerprint or "none (zero-shot)",
     }
     if version.notice:
-        parameters["marking"] = version.notice
+        parameters["notice"] = version.notice
     return AlgorithmIdentification(
         name=OWN_MODEL_NAME,
         version=f"{version.number} {version.name}"[:LONG_STRING],
@@ -126,7 +126,7 @@ def _get_fingerprint(card: dict[str, Any], part: str) -> str:
 
 
 def build_summary_text(version: ModelVersion, predictions: Sequence[Prediction]) -> ContainerContentItem:
-    """What a reader must not miss, whatever the viewer shows of the rest."""
+    """Return the summary as text, for viewers that show little of the tree."""
     container = ContainerContentItem(name=codes.QUALITATIVE_EVALUATIONS, relationship_type=RelationshipTypeValues.CONTAINS)
     present = [prediction.finding.replace("_", " ") for prediction in predictions if prediction.decision is Decision.PRESENT]
     sentences = [RESEARCH_ONLY]

@@ -1,4 +1,4 @@
-"""UIDs derived from what they name: the same report, made again, is the same object (PS3.5 section 9, annex B)."""
+"""UIDs derived from the identity of an object: a report built again is the same object (PS3.5 section 9, annex B)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import uuid
 
 NAMESPACE = uuid.UUID("5a1c7f0e-3f0b-5c55-9a3e-7d2c0c1d4e11")
-"""Of every UUID-derived UID of radclipd's; fixed for ever."""
+"""The namespace of all UUID-derived UIDs of radclipd; it must never change."""
 MAX_UID_LENGTH = 64
 
 
@@ -25,10 +25,10 @@ def report_uid(root: str, study_instance_uid: str, version: int, revision: int) 
 
 
 def series_uid(root: str, study_instance_uid: str, version: int) -> str:
-    """Return the Series Instance UID of a version's reports on a study: its revisions stand side by side."""
+    """Return the Series Instance UID of a version's reports on a study: one series for all revisions."""
     return derived_uid(root, "series", study_instance_uid, version)
 
 
 def tracking_uid(root: str, study_instance_uid: str, finding: str) -> str:
-    """Return the Tracking UID of a finding in a study: the same over retraining."""
+    """Return the Tracking UID of a finding in a study: equal for all model versions."""
     return derived_uid(root, "tracking", study_instance_uid, finding)

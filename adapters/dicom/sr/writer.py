@@ -14,6 +14,7 @@ from typing import Any
 from highdicom.sr import Comprehensive3DSR, ComprehensiveSR, EnhancedSR, ObserverContext
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
+from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage, ExplicitVRLittleEndian
 
 from adapters.dicom.image import part10
 from adapters.dicom.sr import codes
@@ -29,20 +30,21 @@ from pipeline.ports.services import ImageStore, ReportContent
 from pipeline.rules import OWN_MODEL_NAME
 
 SERIES_DESCRIPTION = "AI chest findings - research only"
-TRANSFER_SYNTAX = "1.2.840.10008.1.2.1"
 TEMPLATE_CACHE_SIZE = 4
-"""Of how many versions the forms are kept: one serves, another may still be reported on."""
+"""Number of versions whose templates are cached: one serves, reports of another may be pending."""
 
-SR_CLASSES: dict[str, Any] = {
-    "comprehensive-3d": Comprehensive3DSR,
-    "comprehensive": ComprehensiveSR,
-    "enhanced": EnhancedSR,
-}
 SR_CLASS_UIDS = {
-    "comprehensive-3d": "1.2.840.10008.5.1.4.1.1.88.34",
-    "comprehensive": "1.2.840.10008.5.1.4.1.1.88.33",
-    "enhanced": "1.2.840.10008.5.1.4.1.1.88.22",
+    "comprehensive-3d": str(Comprehensive3DSRStorage),
+    "comprehensive": str(ComprehensiveSRStorage),
+    "enhanced": str(EnhancedSRStorage),
 }
+"""`report.sop_class` -> SOP Class UID."""
+SR_DOCUMENTS: dict[str, Any] = {
+    Comprehensive3DSRStorage: Comprehensive3DSR,
+    ComprehensiveSRStorage: ComprehensiveSR,
+    EnhancedSRStorage: EnhancedSR,
+}
+"""SOP Class UID -> highdicom's class."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +60,11 @@ class ReportSettings:
 
 
 class SrWriter:
-    """ports.ReportWriter by highdicom, which makes what differs from study to study and, once, what does not (`ReportTemplate`)."""
+    """`ports.services.ReportWriter` by highdicom. The part common to all reports of a version is cached as a `ReportTemplate`."""
 
     def __init__(self, settings: ReportSettings, store: ImageStore) -> None:
         self._settings, self._store = settings, store
-        self._forms: dict[int, ReportTemplate] = {}
+        self._templates: dict[int, ReportTemplate] = {}
 
     def pending_report(self, study_instance_uid: str, version: int, revision: int) -> Report:
         root = self._settings.uid_root
@@ -82,7 +84,7 @@ class SrWriter:
         evidence = [evidence_of(self._store.read(instance.file)) for instance in content.evidence]
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a library's doubts about a name quote the name
+                warnings.simplefilter("ignore")  # pydicom's warnings quote the name
                 return self._build_file(content, evidence)
         except RadclipdError:
             raise
@@ -93,27 +95,27 @@ class SrWriter:
             ) from error
 
     def _build_file(self, content: ReportContent, evidence: Sequence[Dataset]) -> bytes:
-        form, root = self._get_template(content.version), self._settings.uid_root
-        headline = build_document(content, evidence, form.root, self._settings)
-        tracking = partial(tracking_uid, root, content.study.study_instance_uid)
-        tree = form.fill(evidence, reported_predictions(content, self._settings), tracking)
-        body = encode_dataset(headline[:CONTENT_SEQUENCE]) + tree + encode_dataset(headline[CONTENT_SEQUENCE + 1 :])
+        template = self._get_template(content.version)
+        header = build_document(content, evidence, template.root, self._settings)
+        tracking = partial(tracking_uid, self._settings.uid_root, content.study.study_instance_uid)
+        tree = template.fill(evidence, reported_predictions(content, self._settings), tracking)
+        body = encode_dataset(header[:CONTENT_SEQUENCE]) + tree + encode_dataset(header[CONTENT_SEQUENCE + 1 :])
         report = content.report
         return part10.file_bytes(
             body,
             sop_class_uid=report.sop_class_uid,
             sop_instance_uid=report.sop_instance_uid,
-            transfer_syntax_uid=TRANSFER_SYNTAX,
+            transfer_syntax_uid=ExplicitVRLittleEndian,
         )
 
     def _get_template(self, version: ModelVersion) -> ReportTemplate:
-        """The form belongs to the version as it is in the catalog, word for word: a version that has changed gets another."""
-        form = self._forms.get(version.number)
-        if form is None or form.version != version:
-            if len(self._forms) >= TEMPLATE_CACHE_SIZE:
-                self._forms.clear()
-            form = self._forms[version.number] = ReportTemplate(version, self._build_observer(version))
-        return form
+        """Return the version's template; a version changed in the catalog gets a new one."""
+        template = self._templates.get(version.number)
+        if template is None or template.version != version:
+            if len(self._templates) >= TEMPLATE_CACHE_SIZE:
+                self._templates.clear()
+            template = self._templates[version.number] = ReportTemplate(version, self._build_observer(version))
+        return template
 
     def _build_observer(self, version: ModelVersion) -> ObserverContext:
         settings = self._settings
@@ -121,16 +123,15 @@ class SrWriter:
 
 
 def reported_predictions(content: ReportContent, settings: ReportSettings) -> list[Prediction]:
-    """Return the predictions that the report lists: all where nothing else is to be told, for one must be (TID 1500)."""
-    told = [p for p in content.predictions if settings.include_absent or p.decision is not Decision.ABSENT]
-    return told or list(content.predictions)
+    """Return the predictions in the report; all where the settings exclude every one, for TID 1500 requires one."""
+    reported = [p for p in content.predictions if settings.include_absent or p.decision is not Decision.ABSENT]
+    return reported or list(content.predictions)
 
 
 def build_document(content: ReportContent, evidence: Sequence[Dataset], root: Dataset, settings: ReportSettings) -> Dataset:
     """Return the SR with this root of its content tree."""
     report = content.report
-    name = next(name for name, uid in SR_CLASS_UIDS.items() if uid == report.sop_class_uid)
-    document: Dataset = SR_CLASSES[name](
+    document: Dataset = SR_DOCUMENTS[report.sop_class_uid](
         evidence=evidence,
         content=root,
         series_instance_uid=report.series_instance_uid,
@@ -154,7 +155,7 @@ def _build_series_description(version: ModelVersion) -> str:
 
 
 def _complete_document(document: Dataset, content: ReportContent) -> None:
-    """Set what the writer leaves out: equipment (PS3.3 C.7.5.1), times of the series, the predecessor (C.17.2)."""
+    """Set the elements that highdicom leaves out: equipment (PS3.3 C.7.5.1), series times, the predecessor (C.17.2)."""
     now = datetime.now(UTC).astimezone()
     document.ManufacturerModelName = OWN_MODEL_NAME
     document.SoftwareVersions = [installed_version("radclipd"), f"model {content.version.number}"]
@@ -170,7 +171,7 @@ def _complete_document(document: Dataset, content: ReportContent) -> None:
 
 
 def _build_coding_scheme_item() -> Dataset:
-    """PS3.3 C.12.1.1: what the private designator stands for."""
+    """Return the item that describes the private coding scheme (PS3.3 C.12.1.1)."""
     item = Dataset()
     item.CodingSchemeDesignator = codes.PRIVATE_SCHEME
     item.CodingSchemeName = "radclipd private codes"
@@ -179,7 +180,7 @@ def _build_coding_scheme_item() -> Dataset:
 
 
 def _build_reference(report: Report) -> Dataset:
-    """A Hierarchical SOP Instance Reference (PS3.3 table 10-3a) to one report."""
+    """Return a Hierarchical SOP Instance Reference (PS3.3 table 10-3a) to one report."""
     instance = Dataset()
     instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID = report.sop_class_uid, report.sop_instance_uid
     series = Dataset()

@@ -21,7 +21,7 @@ from adapters.simulator.truth import STUDY_UID, TRUTH_FILE
 from pipeline.domain import FINDINGS
 from pipeline.rules import ChestPolicy, exclusion_reason
 from tests.builders import nih_folder, peers
-from tests.dicom.integration.test_report_validators import errors_in, run
+from tests.builders.validators import errors_in, run
 
 
 @pytest.fixture

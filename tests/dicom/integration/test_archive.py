@@ -1,4 +1,4 @@
-"""The archive's client against every archive at hand: Orthanc and the embedded one."""
+"""The archive client with Orthanc and with the embedded archive."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom.uid import generate_uid
+from pydicom.uid import ComprehensiveSRStorage, generate_uid
 from pynetdicom import AE, evt
 
 from adapters.demo.embedded_archive import EmbeddedArchive
@@ -23,7 +23,7 @@ from tests.builders.report_of import report_on
 
 @dataclass
 class Peer:
-    """An archive that runs, and our client for it."""
+    """A running archive and a client for it."""
 
     client: DicomArchive
     settings: ArchiveSettings
@@ -39,8 +39,8 @@ def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         return
     if find_program() is None:
         peers.absent("Orthanc is not installed (Debian package orthanc)")
-    (nobody,) = free_ports(1)
-    with OrthancServer(folder, radclipd_port=nobody, forward=False) as orthanc:
+    (unused_port,) = free_ports(1)
+    with OrthancServer(folder, radclipd_port=unused_port, forward=False) as orthanc:
         yield _peer(orthanc.dicom_port, "ORTHANC")
 
 
@@ -49,11 +49,11 @@ def _peer(port: int, ae_title: str) -> Peer:
     return Peer(DicomArchive(settings), settings)
 
 
-def test_it_answers_an_echo(peer: Peer) -> None:
+def test_the_archive_answers_an_echo(peer: Peer) -> None:
     peer.client.echo()
 
 
-def test_it_keeps_a_report_also_twice_and_counts_it_once(peer: Peer) -> None:
+def test_a_report_sent_twice_is_stored_and_counted_once(peer: Peer) -> None:
     report = file_of(report_on(dx(PatientName="PHANTOM^ARCHIVE")))
     study = report_study(report)
     assert peer.client.count_instances(study) in (0, None)
@@ -68,7 +68,7 @@ def report_study(content: bytes) -> str:
     return part10.read_header(*part10.split_file(content)).study_instance_uid
 
 
-def test_it_keeps_films_of_every_shape(peer: Peer) -> None:
+def test_images_of_every_bit_depth_are_stored(peer: Peer) -> None:
     study = generate_uid()
     for bits in (8, 12, 16):
         peer.client.store(file_of(dx(bits=bits, StudyInstanceUID=study)))
@@ -78,24 +78,24 @@ def test_it_keeps_films_of_every_shape(peer: Peer) -> None:
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # pynetdicom leaves the refused socket to the collector
-def test_one_that_is_not_there_cannot_be_reached_and_cannot_count() -> None:
+def test_a_missing_archive_is_unreachable_and_cannot_count() -> None:
     (port,) = free_ports(1)
-    nobody = DicomArchive(ArchiveSettings(port=port, timeout_seconds=2))
-    with pytest.raises(ArchiveUnreachable, match=f"127.0.0.1:{port}") as away:
-        nobody.store(file_of(dx()))
-    assert "archive.port" in away.value.hint
+    missing = DicomArchive(ArchiveSettings(port=port, timeout_seconds=2))
+    with pytest.raises(ArchiveUnreachable, match=f"127.0.0.1:{port}") as caught:
+        missing.store(file_of(dx()))
+    assert "archive.port" in caught.value.hint
     with pytest.raises(ArchiveUnreachable):
-        nobody.echo()
-    assert nobody.count_instances("1.2") is None
+        missing.echo()
+    assert missing.count_instances("1.2") is None
 
 
 @pytest.mark.orthanc
-def test_an_archive_that_does_not_know_our_name(tmp_path: Path) -> None:
+def test_a_rejected_called_ae_title_is_unreachable(tmp_path: Path) -> None:
     if find_program() is None:
         peers.absent("Orthanc is not installed (Debian package orthanc)")
-    (nobody,) = free_ports(1)
+    (unused_port,) = free_ports(1)
     strict: dict[str, Any] = {"DicomAlwaysAllowStore": False, "DicomCheckCalledAet": True}
-    with OrthancServer(tmp_path, radclipd_port=nobody, forward=False, overrides=strict) as orthanc:
+    with OrthancServer(tmp_path, radclipd_port=unused_port, forward=False, overrides=strict) as orthanc:
         wrong = replace(_peer(orthanc.dicom_port, "WRONG").settings)
         with pytest.raises(ArchiveUnreachable, match="rejects the association"):
             DicomArchive(wrong).store(file_of(report_on(dx())))
@@ -115,23 +115,23 @@ def test_an_archive_that_does_not_know_our_name(tmp_path: Path) -> None:
         (0x0122, RefusedByArchive),
     ],
 )
-def test_every_status_is_told_passing_from_final(status: int, error: type[RadclipdError] | None) -> None:
+def test_every_store_status_is_temporary_or_permanent(status: int, error: type[RadclipdError] | None) -> None:
     with answering(status) as settings:
         archive = DicomArchive(settings)
         content = file_of(report_on(dx()))
         if error is None:
             assert archive.store(content) == f"0x{status:04X}"
         else:
-            with pytest.raises(error, match=f"0x{status:04X}") as told:
+            with pytest.raises(error, match=f"0x{status:04X}") as caught:
                 archive.store(content)
-            assert told.value.hint
+            assert caught.value.hint
 
 
-def test_an_archive_that_takes_no_such_report_says_which_setting_to_change() -> None:
-    with answering(0x0000, "1.2.840.10008.5.1.4.1.1.88.33") as settings:
-        with pytest.raises(RefusedByArchive) as told:
+def test_a_sop_class_that_the_archive_does_not_accept_names_the_setting() -> None:
+    with answering(0x0000, ComprehensiveSRStorage) as settings:
+        with pytest.raises(RefusedByArchive) as caught:
             DicomArchive(settings).store(file_of(report_on(dx())))
-        assert "report.sop_class" in told.value.hint
+        assert "report.sop_class" in caught.value.hint
         DicomArchive(settings).store(file_of(report_on(dx(), sop_class="comprehensive")))
 
 

@@ -1,4 +1,4 @@
-"""Every source of a backfill, against a real Orthanc (REST, DICOMweb, C-FIND with C-GET and C-MOVE) and a real folder."""
+"""Every backfill source, with a real Orthanc (REST, DICOMweb, C-FIND with C-GET and C-MOVE) and a real folder."""
 
 from __future__ import annotations
 
@@ -16,18 +16,27 @@ from typing import Any, ClassVar, cast
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import JPEG2000Lossless, generate_uid
+from pydicom.uid import CTImageStorage, JPEG2000Lossless, generate_uid
 from pynetdicom import AE, evt
 
 from adapters.catalog.catalog import SqlCatalog
 from adapters.demo.loopback import free_ports
 from adapters.demo.orthanc import OrthancServer, find_program
 from adapters.dicom.image import part10
-from adapters.dicom.network.archive import STUDY_ROOT_FIND, ArchiveSettings
+from adapters.dicom.network.archive import ArchiveSettings
+from adapters.dicom.network.dimse import (
+    MOVE_DESTINATION_UNKNOWN,
+    OUT_OF_RESOURCES,
+    PENDING,
+    STUDY_ROOT_FIND,
+    STUDY_ROOT_GET,
+    STUDY_ROOT_MOVE,
+    SUCCESS,
+)
 from adapters.dicom.network.listener import Listener, ListenerSettings
 from adapters.dicom.sources.dicomweb import DicomWebSource, OrthancSource, WebSettings, extract_single_part
 from adapters.dicom.sources.folder import FolderSource
-from adapters.dicom.sources.query_retrieve import STUDY_ROOT_GET, STUDY_ROOT_MOVE, RetrieveSettings, RetrieveSource
+from adapters.dicom.sources.query_retrieve import RetrieveSettings, RetrieveSource
 from adapters.storage.image_store import FileImageStore
 from pipeline.backfill import Backfill, BackfillPolicy
 from pipeline.domain import Sender
@@ -39,19 +48,18 @@ from tests.builders.dicom_files import dx, encoded, file_of, instance, sr
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 SPRING = DateRange(date(2025, 3, 1), date(2025, 3, 31))
-CT = "1.2.840.10008.5.1.4.1.1.2"
 
 
 def compressed(content: bytes) -> bytes:
-    """The same film in lossless JPEG 2000."""
+    """The same image in lossless JPEG 2000."""
     film, stream = dcmread(BytesIO(content)), BytesIO()
     film.compress(JPEG2000Lossless, generate_instance_uid=False)
     film.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
 
 
-def as_kept(content: bytes) -> bytes:
-    """The file that the image store has of it: the data set is as it was, to the byte."""
+def as_stored(content: bytes) -> bytes:
+    """The file in the image store: the data set is unchanged."""
     encoded_, syntax = part10.split_file(content)
     header = part10.read_header(encoded_, syntax)
     uids = {"sop_class_uid": header.sop_class_uid, "sop_instance_uid": header.sop_instance_uid}
@@ -59,12 +67,12 @@ def as_kept(content: bytes) -> bytes:
 
 
 def archived() -> dict[str, bytes]:
-    """SOPInstanceUID -> file: two films and a report of one study, a compressed film of another, a CT, and a film of last year."""
+    """SOPInstanceUID -> file: two images and a report of a study, a compressed image of another, a CT, an image of last year."""
     study = generate_uid()
     films = [dx(StudyDate="20250310", StudyInstanceUID=study) for _ in range(2)]
     report = sr(StudyDate="20250310", StudyInstanceUID=study)
     other, old = dx(StudyDate="20250322", rows=64, columns=64), dx(StudyDate="20240101")
-    slice_ = instance(CT, Modality="CT", StudyDate="20250311")
+    slice_ = instance(CTImageStorage, Modality="CT", StudyDate="20250311")
     found = {str(one.SOPInstanceUID): file_of(one) for one in (*films, report, slice_, old)}
     return found | {str(other.SOPInstanceUID): compressed(file_of(other))}
 
@@ -77,11 +85,11 @@ class Pacs:
 
     @property
     def wanted(self) -> dict[str, bytes]:
-        """The films of spring, as they should lie in the image store."""
+        """SOPInstanceUID -> expected file in the image store, for the images of SPRING."""
         headers = {uid: part10.read_header(*part10.split_file(content)) for uid, content in self.files.items()}
         films = {uid for uid, header in headers.items() if header.modality == "DX" and header.study_date.startswith("202503")}
         assert len(films) == 3
-        return {uid: as_kept(self.files[uid]) for uid in films}
+        return {uid: as_stored(self.files[uid]) for uid in films}
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +106,8 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
 
 
 @dataclass
-class Place:
-    """A catalog and an image store of our own."""
+class Destination:
+    """A catalog and an image store."""
 
     catalog: SqlCatalog
     images: FileImageStore
@@ -116,7 +124,7 @@ class Place:
         made.run(days)
         return made
 
-    def kept(self) -> dict[str, bytes]:
+    def stored_files(self) -> dict[str, bytes]:
         with self.catalog.read() as tx:
             studies = [uid for uid, _ in tx.studies.arriving_studies(limit=100)]
             found = [one for uid in studies for one in tx.studies.instances(uid)]
@@ -124,9 +132,9 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, fresh_url: Callable[[str], str]) -> Iterator[Place]:
+def destination(tmp_path: Path, fresh_url: Callable[[str], str]) -> Iterator[Destination]:
     catalog = SqlCatalog(fresh_url("sqlite"), busy_timeout_seconds=10)
-    yield Place(catalog, FileImageStore(tmp_path / "images"))
+    yield Destination(catalog, FileImageStore(tmp_path / "images"))
     catalog.dispose()
 
 
@@ -144,32 +152,32 @@ SOURCES: dict[str, Callable[[Pacs], BackfillSource]] = {
 
 @pytest.mark.orthanc
 @pytest.mark.parametrize("kind", SOURCES)
-def test_the_films_of_some_days_come_in_as_they_are_stored_and_once(kind: str, pacs: Pacs, place: Place) -> None:
-    run = place.run(SOURCES[kind](pacs))
-    assert place.kept() == pacs.wanted
+def test_images_of_the_requested_days_are_stored_unchanged_and_once(kind: str, pacs: Pacs, destination: Destination) -> None:
+    run = destination.run(SOURCES[kind](pacs))
+    assert destination.stored_files() == pacs.wanted
     assert (run.totals.instances, run.totals.refused, run.failed) == (3, 0, 0)
-    with place.catalog.read() as tx:
+    with destination.catalog.read() as tx:
         assert tx.backfills.finished_days(SOURCES[kind](pacs).name) == set(SPRING)
-    again = place.run(SOURCES[kind](pacs), repeat_finished=True)
+    again = destination.run(SOURCES[kind](pacs), repeat_finished=True)
     assert (again.totals.instances, again.totals.duplicates) == (0, 0)
 
 
 @pytest.mark.orthanc
 @pytest.mark.parametrize("kind", SOURCES)
-def test_only_what_is_not_here_is_fetched(kind: str, pacs: Pacs, place: Place) -> None:
+def test_only_missing_instances_are_fetched(kind: str, pacs: Pacs, destination: Destination) -> None:
     uid = next(uid for uid in pacs.wanted if sum(b"20250310" in c for c in [pacs.wanted[uid]]))
     content = pacs.wanted[uid]
     header = part10.read_header(*part10.split_file(content))
     policy = ReceivePolicy(min_free_bytes=0)
-    receive(header, content, Sender("A", "", ""), catalog=place.catalog, images=place.images, policy=policy)
-    run = place.run(SOURCES[kind](pacs))
+    receive(header, content, Sender("A", "", ""), catalog=destination.catalog, images=destination.images, policy=policy)
+    run = destination.run(SOURCES[kind](pacs))
     assert (run.totals.instances, run.totals.duplicates) == (2, 0)
-    assert place.kept() == pacs.wanted
+    assert destination.stored_files() == pacs.wanted
 
 
 @pytest.mark.orthanc
-def test_an_archive_moves_its_films_to_our_listener(pacs: Pacs, place: Place) -> None:
-    receiving = InstanceReceiver(catalog=place.catalog, images=place.images, policy=ReceivePolicy(min_free_bytes=0))
+def test_an_archive_moves_its_images_to_the_listener(pacs: Pacs, destination: Destination) -> None:
+    receiving = InstanceReceiver(catalog=destination.catalog, images=destination.images, policy=ReceivePolicy(min_free_bytes=0))
     listener = Listener(
         ListenerSettings(host="127.0.0.1", port=pacs.listener_port),
         begin_file=receiving.open_incoming,
@@ -179,29 +187,29 @@ def test_an_archive_moves_its_films_to_our_listener(pacs: Pacs, place: Place) ->
     )
     listener.start()
     try:
-        run = place.run(retrieve(pacs, move_to="RADCLIPD"))
+        run = destination.run(retrieve(pacs, move_destination="RADCLIPD"))
     finally:
         listener.drain(2)
-    assert place.kept() == pacs.wanted
+    assert destination.stored_files() == pacs.wanted
     assert (run.totals.instances, run.failed) == (3, 0)
-    with place.catalog.read() as tx:
+    with destination.catalog.read() as tx:
         assert all(tx.backfills.backfilled_studies([uid]) for uid, _ in tx.studies.arriving_studies(limit=9))
 
 
 @contextmanager
-def answering(move: int, find: int = 0x0000) -> Iterator[RetrieveSource]:
-    """An archive of one study that ends C-FIND of more than a day, and every C-MOVE, with these statuses."""
+def answering(move: int, find: int = SUCCESS) -> Iterator[RetrieveSource]:
+    """An archive of one study; it ends a C-FIND of several days with status `find` and every C-MOVE with `move`."""
 
     def on_find(event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
-        asked = event.identifier
-        if find and len(asked.get("StudyDate", "")) == 17 and asked.StudyDate[:8] != asked.StudyDate[9:]:
+        query = event.identifier
+        if find and len(query.get("StudyDate", "")) == 17 and query.StudyDate[:8] != query.StudyDate[9:]:
             yield find, None
             return
-        if asked.get("StudyDate", "20250310")[:8] in ("20250310", "20250301"):
+        if query.get("StudyDate", "20250310")[:8] in ("20250310", "20250301"):
             for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-                setattr(asked, keyword, "1.2")
-            asked.Modality = "DX"
-            yield 0xFF00, asked
+                setattr(query, keyword, "1.2")
+            query.Modality = "DX"
+            yield PENDING, query
 
     ae = AE("PACS")
     ae.add_supported_context(STUDY_ROOT_FIND)
@@ -209,7 +217,7 @@ def answering(move: int, find: int = 0x0000) -> Iterator[RetrieveSource]:
     ae.add_supported_context(STUDY_ROOT_GET)
     handlers: list[Any] = [
         (evt.EVT_C_FIND, on_find),
-        (evt.EVT_C_MOVE, lambda _event: iter([(None, None) if move == 0xA801 else move])),
+        (evt.EVT_C_MOVE, lambda _event: iter([(None, None) if move == MOVE_DESTINATION_UNKNOWN else move])),
     ]
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
     assert server is not None
@@ -220,43 +228,43 @@ def answering(move: int, find: int = 0x0000) -> Iterator[RetrieveSource]:
         server.shutdown()
 
 
-def test_a_destination_that_the_archive_does_not_know_stops_at_once_with_the_remedy(place: Place) -> None:
-    with answering(0xA801) as source, pytest.raises(ConfigurationError, match="NOBODY") as told:
-        place.run(source)
-    assert "AE title" in told.value.hint
+def test_an_unknown_move_destination_stops_the_backfill_with_a_hint(destination: Destination) -> None:
+    with answering(MOVE_DESTINATION_UNKNOWN) as source, pytest.raises(ConfigurationError, match="NOBODY") as caught:
+        destination.run(source)
+    assert "AE title" in caught.value.hint
 
 
-def test_an_archive_that_has_too_much_to_tell_is_asked_for_fewer_days() -> None:
-    with answering(0xA801, find=0xA700) as source:
-        assert [parcel.key for parcel in source.list_units(SPRING)] == ["1.2"]
+def test_a_query_with_too_many_matches_is_split_by_days() -> None:
+    with answering(MOVE_DESTINATION_UNKNOWN, find=OUT_OF_RESOURCES) as source:
+        assert [unit.key for unit in source.list_units(SPRING)] == ["1.2"]
 
 
 @pytest.mark.orthanc
-def test_reports_come_with_the_films_where_they_are_asked_for(pacs: Pacs, place: Place) -> None:
+def test_reports_are_fetched_where_their_modality_is_requested(pacs: Pacs, destination: Destination) -> None:
     source = OrthancSource(WebSettings(url=pacs.orthanc.url, modalities=("DX", "SR")))
-    assert place.run(source).totals.instances == 4
+    assert destination.run(source).totals.instances == 4
 
 
 @pytest.mark.orthanc
-def test_a_path_that_is_no_api_says_so(pacs: Pacs, place: Place) -> None:
+def test_a_path_without_an_api_is_refused(pacs: Pacs, destination: Destination) -> None:
     with pytest.raises(RefusedByArchive, match="404"):
-        place.run(DicomWebSource(WebSettings(url=f"{pacs.orthanc.url}/nothing-here", modalities=("DX",))))
+        destination.run(DicomWebSource(WebSettings(url=f"{pacs.orthanc.url}/nothing-here", modalities=("DX",))))
 
 
 @pytest.mark.orthanc
-def test_an_archive_that_wants_a_name_gets_it(tmp_path: Path, place: Place) -> None:
+def test_missing_authorization_is_a_configuration_error(tmp_path: Path, destination: Destination) -> None:
     if find_program() is None:
         peers.absent("Orthanc is not installed (Debian package orthanc)")
-    (nobody,) = free_ports(1)
+    (unused_port,) = free_ports(1)
     guarded = {"AuthenticationEnabled": True, "RegisteredUsers": {"reader": "secret"}}
-    with pytest.raises(ConfigurationError, match="401") as told, _guarded(tmp_path, nobody, guarded) as orthanc:
-        place.run(OrthancSource(WebSettings(url=orthanc.url, modalities=("DX",))))
-    assert "authorization_file" in told.value.hint
+    with pytest.raises(ConfigurationError, match="401") as caught, _guarded(tmp_path, unused_port, guarded) as orthanc:
+        destination.run(OrthancSource(WebSettings(url=orthanc.url, modalities=("DX",))))
+    assert "authorization_file" in caught.value.hint
     assert "secret" not in repr(WebSettings(url="http://h", modalities=(), authorization="secret"))
 
 
 class _guarded(OrthancServer):
-    """An Orthanc that asks who is there, also those who only wait for it to come up."""
+    """An Orthanc that requires authentication, also during start-up."""
 
     def __init__(self, folder: Path, port: int, changes: dict[str, object]) -> None:
         super().__init__(folder, radclipd_port=port, forward=False, overrides=changes)
@@ -272,12 +280,12 @@ class _guarded(OrthancServer):
 
 
 class _Redirects(BaseHTTPRequestHandler):
-    """Sends whoever asks to another name of itself, and remembers what was asked by that name."""
+    """Redirects each request to another name of the same host and records the Host headers."""
 
-    heard: ClassVar[list[str]] = []
+    hosts: ClassVar[list[str]] = []
 
     def do_POST(self) -> None:
-        self.heard.append(str(self.headers["Host"]))
+        self.hosts.append(str(self.headers["Host"]))
         self.send_response(302)
         self.send_header("Location", f"http://localhost:{cast(tuple[str, int], self.server.server_address)[1]}/")
         self.end_headers()
@@ -285,34 +293,34 @@ class _Redirects(BaseHTTPRequestHandler):
     do_GET = do_POST
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Not to the terminal."""
+        """Suppress the access log."""
 
 
-def test_a_name_and_password_go_to_no_other_host(place: Place) -> None:
+def test_credentials_are_not_sent_to_another_host(destination: Destination) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Redirects) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
         with pytest.raises(RefusedByArchive, match="302"):
-            place.run(OrthancSource(WebSettings(url=url, modalities=("DX",), authorization="Bearer secret")))
+            destination.run(OrthancSource(WebSettings(url=url, modalities=("DX",), authorization="Bearer secret")))
         server.shutdown()
-    assert _Redirects.heard == [url.removeprefix("http://")]
+    assert _Redirects.hosts == [url.removeprefix("http://")]
 
 
-def test_an_archive_that_is_away_is_unreachable(place: Place) -> None:
-    (nobody,) = free_ports(1)
+def test_a_missing_archive_is_unreachable(destination: Destination) -> None:
+    (unused_port,) = free_ports(1)
     with pytest.raises(ArchiveUnreachable):
-        place.run(OrthancSource(WebSettings(url=f"http://127.0.0.1:{nobody}", modalities=("DX",), timeout_seconds=2)))
+        destination.run(OrthancSource(WebSettings(url=f"http://127.0.0.1:{unused_port}", modalities=("DX",), timeout_seconds=2)))
 
 
 @pytest.mark.parametrize("url", ["ftp://host/", "host", "http://", "http://user:secret@host/", "http://host/?token=secret"])
-def test_a_url_that_cannot_be_used_is_refused_without_quoting_it(url: str) -> None:
-    with pytest.raises(ConfigurationError) as told:
+def test_an_invalid_url_is_refused_without_quoting_it(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
         OrthancSource(WebSettings(url=url, modalities=("DX",)))
-    assert "secret" not in str(told.value)
-    assert told.value.hint
+    assert "secret" not in str(caught.value)
+    assert caught.value.hint
 
 
-def test_the_part_of_an_answer_in_parts_is_found_whatever_it_holds() -> None:
+def test_the_part_of_a_multipart_response_is_found_for_any_content() -> None:
     body = b"\0\r\n\r\n--\xff\r\n--not the boundary\r\n"
     for kind, mark in (
         ('multipart/related; boundary="a b"; type="application/dicom"', b"a b"),
@@ -328,7 +336,7 @@ def test_the_part_of_an_answer_in_parts_is_found_whatever_it_holds() -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Films with and without preamble, old ones, a CT, a broken one, and files of other kinds."""
+    """Images with and without preamble, an old one, a CT, a broken file, and files of other types."""
     root = tmp_path / "tree"
     for name in ("2025-03-10/a", "2025-03-22/b", "2024"):
         (root / name).mkdir(parents=True)
@@ -336,7 +344,7 @@ def tree(tmp_path: Path) -> Path:
     (root / "2025-03-10/a/2.dcm").write_bytes(encoded(dx(StudyDate="20250310")))
     (root / "2025-03-22/b/1.dcm").write_bytes(compressed(file_of(dx(StudyDate="20250322", rows=64, columns=64))))
     (root / "2024/1.dcm").write_bytes(file_of(dx(StudyDate="20240101")))
-    (root / "2024/ct.dcm").write_bytes(file_of(instance(CT, Modality="CT", StudyDate="20240101")))
+    (root / "2024/ct.dcm").write_bytes(file_of(instance(CTImageStorage, Modality="CT", StudyDate="20240101")))
     (root / "2024/broken.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 40)
     (root / "README.txt").write_text("not a film")
     (root / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
@@ -345,41 +353,41 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_tree_is_taken_in_past_whatever_else_lies_there(tree: Path, place: Place) -> None:
-    run = place.run(FolderSource(tree, days=None, other_storage="refuse"), None)
+def test_a_tree_is_imported_and_other_files_are_skipped(tree: Path, destination: Destination) -> None:
+    run = destination.run(FolderSource(tree, days=None, other_storage="refuse"), None)
     assert (run.totals.instances, run.totals.refused, run.totals.others) == (4, 1, 5)
-    again = place.run(FolderSource(tree, days=None, other_storage="refuse"), None)
+    again = destination.run(FolderSource(tree, days=None, other_storage="refuse"), None)
     assert (again.totals.instances, again.totals.duplicates, again.totals.others) == (0, 0, 0)
 
 
-def test_a_file_that_was_added_or_changed_is_seen(tree: Path, place: Place) -> None:
-    place.run(FolderSource(tree, days=None, other_storage="refuse"), None)
+def test_an_added_file_is_imported_by_the_next_run(tree: Path, destination: Destination) -> None:
+    destination.run(FolderSource(tree, days=None, other_storage="refuse"), None)
     (tree / "2024/2.dcm").write_bytes(file_of(dx(StudyDate="20240102")))
-    run = place.run(FolderSource(tree, days=None, other_storage="refuse"), None)
+    run = destination.run(FolderSource(tree, days=None, other_storage="refuse"), None)
     assert (run.totals.instances, run.totals.duplicates) == (1, 1)
 
 
-def test_of_a_tree_only_the_days_that_are_asked_for(tree: Path, place: Place) -> None:
-    run = place.run(FolderSource(tree, days=SPRING, other_storage="refuse"), SPRING)
+def test_only_the_requested_days_of_a_tree_are_imported(tree: Path, destination: Destination) -> None:
+    run = destination.run(FolderSource(tree, days=SPRING, other_storage="refuse"), SPRING)
     assert run.totals.instances == 3
     assert (
         FolderSource(tree, days=SPRING, other_storage="refuse").name != FolderSource(tree, days=None, other_storage="refuse").name
     )
 
 
-def test_a_folder_that_is_gone_is_not_an_empty_one(tree: Path, place: Place) -> None:
+def test_a_missing_folder_is_unreachable(tree: Path, destination: Destination) -> None:
     with pytest.raises(ArchiveUnreachable, match="no such folder"):
-        place.run(FolderSource(tree / "elsewhere", days=None, other_storage="refuse"), None)
+        destination.run(FolderSource(tree / "elsewhere", days=None, other_storage="refuse"), None)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_refused(tree: Path, place: Place) -> None:
+def test_a_file_without_read_permission_is_refused(tree: Path, destination: Destination) -> None:
     (tree / "2024/1.dcm").chmod(0)
-    assert place.run(FolderSource(tree, days=None, other_storage="refuse"), None).totals.refused == 2
+    assert destination.run(FolderSource(tree, days=None, other_storage="refuse"), None).totals.refused == 2
 
 
-def test_nothing_of_a_path_is_kept(tmp_path: Path, place: Place) -> None:
+def test_no_path_is_stored_in_the_catalog(tmp_path: Path, destination: Destination) -> None:
     (tmp_path / "tree/DOE^JOHN").mkdir(parents=True)
     (tmp_path / "tree/DOE^JOHN/x.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 40)
-    place.run(FolderSource(tmp_path / "tree", days=None, other_storage="refuse"), None)
+    destination.run(FolderSource(tmp_path / "tree", days=None, other_storage="refuse"), None)
     assert b"DOE^JOHN" not in (tmp_path / "catalog.db").read_bytes() + (tmp_path / "catalog.db-wal").read_bytes()

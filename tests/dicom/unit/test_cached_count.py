@@ -1,30 +1,30 @@
 from __future__ import annotations
 
-from adapters.dicom.network.cached_count import CachedInstanceCounter
+from adapters.dicom.network.archive import CachedInstanceCounter
 from tests.builders.fakes.reports import FakeArchive
 
 
 class CountingArchive(FakeArchive):
-    """Notes what it was asked."""
+    """Records its queries."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: list[str] = []
+        self.queried: list[str] = []
 
     def count_instances(self, study_instance_uid: str) -> int | None:
-        self.asked.append(study_instance_uid)
+        self.queried.append(study_instance_uid)
         return self.counts.get(study_instance_uid)
 
 
-def test_a_study_is_asked_about_once_in_a_while() -> None:
+def test_the_instance_count_of_a_study_is_queried_at_most_once_per_interval() -> None:
     now = [100.0]
     archive = CountingArchive()
     counter = CachedInstanceCounter(archive, max_age_seconds=5, clock=lambda: now[0])
     archive.counts = {"1.1": 2}
     assert [counter.count_instances("1.1") for _ in range(10)] == [2] * 10
     assert counter.count_instances("2.2") is None
-    assert archive.asked == ["1.1", "2.2"]
+    assert archive.queried == ["1.1", "2.2"]
     archive.counts["1.1"] = 3
     now[0] += 5
     assert counter.count_instances("1.1") == 3
-    assert archive.asked == ["1.1", "2.2", "1.1"]
+    assert archive.queried == ["1.1", "2.2", "1.1"]

@@ -35,24 +35,24 @@ for _ in range(7):
 
 def verhoeff(number: str) -> bool:
     check = 0
-    for place, digit in enumerate(reversed(number)):
-        check = D[check][P[place % 8][int(digit)]]
+    for position, digit in enumerate(reversed(number)):
+        check = D[check][P[position % 8][int(digit)]]
     return check == 0
 
 
-def test_the_check_itself_knows_right_from_wrong() -> None:
+def test_the_check_digit_distinguishes_valid_from_invalid_codes() -> None:
     assert verhoeff("46621007")
     assert not verhoeff("196121004")  # in circulation for pleural thickening
 
 
-def test_every_finding_has_a_code_in_its_order_with_a_source() -> None:
+def test_every_finding_has_a_distinct_code_with_a_source() -> None:
     assert list(finding_codes()) == list(FINDINGS)
     assert all(code.source for code in finding_codes().values())
     assert len({code.concept.value for code in finding_codes().values()}) == len(FINDINGS)
 
 
 @pytest.mark.parametrize("code", finding_codes().values(), ids=lambda code: code.finding)
-def test_codes_hold(code: FindingCode) -> None:
+def test_codes_are_well_formed(code: FindingCode) -> None:
     for concept in (code.concept, code.site):
         if concept.scheme_designator == "SCT":
             assert verhoeff(concept.value)
@@ -60,7 +60,7 @@ def test_codes_hold(code: FindingCode) -> None:
         assert len(concept.meaning) <= 64
 
 
-def test_codes_that_the_standard_lists_mean_what_it_says() -> None:
+def test_codes_in_the_standard_have_its_meaning() -> None:
     found = [code.concept for code in finding_codes().values()]
     found += [code.site for code in finding_codes().values()] + list(codes.DECISIONS.values())
     found += [codes.DEVICE, codes.PROBABILITY, codes.CERTAINTY_OF_FINDING, codes.COMMENT, codes.ARTIFICIAL_INTELLIGENCE]
@@ -69,7 +69,7 @@ def test_codes_that_the_standard_lists_mean_what_it_says() -> None:
     assert [(concept.meaning, meanings) for concept, meanings in listed if plain(concept.meaning) not in meanings] == []
 
 
-def test_codes_that_readers_use_hold_and_mean_one_thing() -> None:
+def test_label_codes_are_valid_and_unambiguous() -> None:
     with files("adapters.dicom.sr").joinpath("label_codes.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     keys = [(row["code"], row["scheme"]) for row in rows]
@@ -85,22 +85,22 @@ def test_codes_that_readers_use_hold_and_mean_one_thing() -> None:
     assert [(concept.value, meanings) for concept, meanings in listed if plain(concept.meaning) not in meanings] == []
 
 
-def test_what_we_write_we_can_read() -> None:
+def test_codes_of_the_writer_are_known_to_the_reader() -> None:
     for finding, code in finding_codes().items():
-        sense = label_codes.mapped_finding(Code(code.concept.value, code.concept.scheme_designator))
-        assert sense is not None
-        assert sense.finding == finding
+        mapped = label_codes.mapped_finding(Code(code.concept.value, code.concept.scheme_designator))
+        assert mapped is not None
+        assert mapped.finding == finding
     for decision, concept in codes.DECISIONS.items():
         expected = {"present": LabelState.PRESENT, "absent": LabelState.ABSENT, "undetermined": LabelState.UNCERTAIN}[decision]
         assert label_codes.presence_state(Code(concept.value, concept.scheme_designator)) is expected
 
 
 def standard_meanings(concept: CodedConcept) -> set[str]:
-    """What pydicom's copy of PS3.16 calls this code; empty where it does not list it."""
+    """The meanings of the code in pydicom's copy of PS3.16; empty where it is not listed."""
     scheme: dict[str, dict[str, Any]] = concepts.get(concept.scheme_designator, {})  # type: ignore[assignment]  # untyped table
     return {plain(entries[concept.value][0]) for entries in scheme.values() if concept.value in entries}
 
 
 def plain(meaning: str) -> str:
-    """Without SNOMED CT's semantic tag and its word for organs."""
+    """The meaning without SNOMED CT's semantic tag and the suffix of organs."""
     return re.sub(r" \(.*\)$", "", meaning).removesuffix(" structure").lower()

@@ -1,4 +1,4 @@
-"""Decoding in other processes: the same images, and a film that kills its decoder costs nobody but itself."""
+"""Decoding in other processes: the same images, and the loss of a decoder costs one instance."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from models.images.preprocess import Preprocess
 from pipeline.domain import Header, StoredInstance
 from pipeline.errors import PixelsUnreadable
 from pipeline.ports.images import read_whole_image
-from tests.builders import sights
+from tests.builders import decoder_transforms
 from tests.builders.dicom_files import EXPLICIT, dx, file_of, pixels
 
 
@@ -53,39 +53,39 @@ def film(store: FileImageStore, number: int, *, dark: bool = False, cut: int = 0
     return StoredInstance(header, file, datetime.now(UTC))
 
 
-def test_the_images_are_those_that_are_read_here_in_their_order(store: FileImageStore, pool: DecodePool) -> None:
+def test_images_equal_those_decoded_in_this_process_and_keep_their_order(store: FileImageStore, pool: DecodePool) -> None:
     films = [film(store, number) for number in range(7)]
-    here, sight = DicomImageReader(store), Preprocess(size=32).make_model_input_array
-    for got, own in zip(pool.read_ahead(films, sight), here.read_ahead(films, sight), strict=True):
+    here, transform = DicomImageReader(store), Preprocess(size=32).make_model_input_array
+    for got, own in zip(pool.read_ahead(films, transform), here.read_ahead(films, transform), strict=True):
         assert not isinstance(got, PixelsUnreadable)
         assert not isinstance(own, PixelsUnreadable)
         assert np.array_equal(got, own)
     assert np.array_equal(pool.read(films[3]), here.read(films[3]))
 
 
-def test_what_cannot_be_read_is_said_in_the_same_words(store: FileImageStore, pool: DecodePool) -> None:
+def test_an_unreadable_instance_gives_the_same_message_and_hint(store: FileImageStore, pool: DecodePool) -> None:
     broken = film(store, 1, cut=100)
-    (told,) = pool.read_ahead([broken], read_whole_image)
+    (error,) = pool.read_ahead([broken], read_whole_image)
     with pytest.raises(PixelsUnreadable) as here:
         DicomImageReader(store).read(broken)
-    assert isinstance(told, PixelsUnreadable)
-    assert (str(told), told.hint) == (str(here.value), here.value.hint)
+    assert isinstance(error, PixelsUnreadable)
+    assert (str(error), error.hint) == (str(here.value), here.value.hint)
 
 
-def test_a_film_that_kills_its_decoder_costs_itself_alone(store: FileImageStore, pool: DecodePool) -> None:
+def test_an_instance_that_crashes_its_decoder_affects_no_other(store: FileImageStore, pool: DecodePool) -> None:
     films = [film(store, number, dark=number in (1, 4)) for number in range(8)]
-    found = list(pool.read_ahead(films, sights.crash_on_dark))
+    found = list(pool.read_ahead(films, decoder_transforms.crash_on_dark))
     lost = [number for number, got in enumerate(found) if isinstance(got, PixelsUnreadable)]
     assert lost == [1, 4]
     assert "SIGSEGV" in str(found[1])
     assert "1.2.1" in str(found[1])
-    assert not any(isinstance(got, PixelsUnreadable) for got in pool.read_ahead(films, read_whole_image))  # it has healed
+    assert not any(isinstance(got, PixelsUnreadable) for got in pool.read_ahead(films, read_whole_image))  # the pool has recovered
 
 
-def test_a_film_that_hangs_its_decoder_is_given_up_in_time(store: FileImageStore) -> None:
+def test_an_instance_that_hangs_its_decoder_times_out(store: FileImageStore) -> None:
     pool = DecodePool(store.root, processes=1, timeout_seconds=1.0)
     try:
-        found = list(pool.read_ahead([film(store, 0, dark=True), film(store, 1)], sights.hang_on_dark))
+        found = list(pool.read_ahead([film(store, 0, dark=True), film(store, 1)], decoder_transforms.hang_on_dark))
     finally:
         pool.close()
     assert isinstance(found[0], PixelsUnreadable)
@@ -93,7 +93,7 @@ def test_a_film_that_hangs_its_decoder_is_given_up_in_time(store: FileImageStore
     assert not isinstance(found[1], PixelsUnreadable)
 
 
-def test_a_decoder_that_was_killed_between_two_films_is_replaced(store: FileImageStore) -> None:
+def test_a_decoder_killed_between_two_instances_is_replaced(store: FileImageStore) -> None:
     pool = DecodePool(store.root, processes=1, timeout_seconds=20.0)
     try:
         pool.read(film(store, 0))
@@ -109,14 +109,14 @@ WORKER = """
 import sys
 from pathlib import Path
 from adapters.dicom.image.decode_pool import DecodePool
-pool = DecodePool(Path(sys.argv[1]), processes=1, seconds=20)
-pool._threads.submit(pool._decoder).result()
+pool = DecodePool(Path(sys.argv[1]), processes=1, timeout_seconds=20)
+pool._threads.submit(pool._get_decoder).result()
 print(pool._decoders[0].process.pid, flush=True)
 sys.stdin.read()
 """
 
 
-def test_nothing_is_left_of_a_worker_that_was_killed(store: FileImageStore) -> None:
+def test_a_killed_worker_leaves_no_decoder_and_no_shared_memory(store: FileImageStore) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", WORKER, str(store.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as worker:
@@ -128,4 +128,4 @@ def test_nothing_is_left_of_a_worker_that_was_killed(store: FileImageStore) -> N
     while decoder.exists() and "Z" not in (decoder / "stat").read_text().rpartition(")")[2][:3]:
         assert time.monotonic() < end
         time.sleep(0.05)
-    assert not list(Path("/dev/shm").glob("*radclipd*"))  # where shared memory with a name would lie
+    assert not list(Path("/dev/shm").glob("*radclipd*"))  # the place of named shared memory

@@ -1,4 +1,4 @@
-"""What is read out of readers' reports, and what is left alone."""
+"""Labels from readers' documents: recognised statements, and documents that give no label."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.uid import XRayRadiationDoseSRStorage
 
 from adapters.dicom.sr.label_reader import REPORT_CLASSES, DicomDocumentReader, DocumentSettings
 from pipeline.domain import FINDINGS, NO_FINDING, Document, LabelState
@@ -29,7 +30,7 @@ def read(dataset: Dataset, accept_sr: Literal["person-or-verified", "verified", 
 
 
 def findings(*below: Dataset, **elements: Any) -> dict[str, LabelState]:
-    """What a person's report with this content states of its own study."""
+    """The findings that a person's report with this content states of its own study."""
     found = read(sr.report(*sr.person(), *below, **elements))
     if found.reason:
         return {}
@@ -37,7 +38,7 @@ def findings(*below: Dataset, **elements: Any) -> dict[str, LabelState]:
     return dict(reading.findings)
 
 
-def test_a_report_by_a_person() -> None:
+def test_a_report_by_a_person_is_read() -> None:
     dataset = sr.report(*sr.person(), sr.group(sr.code(sr.FINDING, sr.PNEUMOTHORAX), sr.code(sr.PNEUMOTHORAX, sr.ABSENT)))
     (reading,) = read(dataset).readings
     assert (reading.findings, reading.reader, reading.source) == ({"Pneumothorax": NO}, "House^Gregory", "sr")
@@ -46,7 +47,7 @@ def test_a_report_by_a_person() -> None:
 
 
 @pytest.mark.parametrize("sop_class_uid", REPORT_CLASSES)
-def test_a_report_by_a_device_counts_when_a_person_has_verified_it(sop_class_uid: str) -> None:
+def test_a_report_by_a_device_counts_once_a_person_has_verified_it(sop_class_uid: str) -> None:
     content = [*sr.device(), sr.group(sr.code(sr.FINDING, sr.MASS), sr.code(sr.PRESENCE, sr.PRESENT), sr.algorithm("OtherAI"))]
     assert read(sr.report(*content, sop_class_uid=sop_class_uid)).reason == "is not verified, and its observer is a device"
     (reading,) = read(sr.report(*content, sop_class_uid=sop_class_uid, **sr.verified())).readings
@@ -59,30 +60,30 @@ def test_the_last_of_several_verifiers_is_the_reader() -> None:
     both = Sequence([*last["VerifyingObserverSequence"], *first["VerifyingObserverSequence"]])
     dataset = sr.report(sr.code(sr.FINDING, sr.MASS), **{**first, "VerifyingObserverSequence": both})
     assert read(dataset).readings[0].reader == "Two^B"
-    nobody = read(sr.report(sr.code(sr.FINDING, sr.MASS), VerificationFlag="VERIFIED")).readings[0]
-    assert (nobody.reader, nobody.stated_at) == ("unnamed", datetime(2025, 5, 1, 10, 15, tzinfo=UTC))
+    unnamed = read(sr.report(sr.code(sr.FINDING, sr.MASS), VerificationFlag="VERIFIED")).readings[0]
+    assert (unnamed.reader, unnamed.stated_at) == ("unnamed", datetime(2025, 5, 1, 10, 15, tzinfo=UTC))
 
 
 @pytest.mark.parametrize("flag", ["UNVERIFIED", "VERIFIED"])
 @pytest.mark.parametrize("model_name", ["radclipd", "Some PACS"])
-def test_our_own_report_is_never_a_label(flag: str, model_name: str) -> None:
-    """Not even where an archive has rewritten its header, or a person has verified it."""
-    ours = report_on(dx())
-    ours.VerificationFlag, ours.ManufacturerModelName = flag, model_name
-    found = read(ours)
-    assert (found.readings, found.reason) == ((), "says what radclipd itself has said")
+def test_a_report_of_radclipd_is_never_a_label(flag: str, model_name: str) -> None:
+    """Also after an archive has rewritten its header, or a person has verified it."""
+    own = report_on(dx())
+    own.VerificationFlag, own.ManufacturerModelName = flag, model_name
+    found = read(own)
+    assert (found.readings, found.reason) == ((), "is a report of radclipd, or a copy of one")
 
 
-def test_our_own_report_under_another_observer_is_ours_by_its_algorithm() -> None:
-    ours = report_on(dx(), version=a_card_version())
-    ours.ManufacturerModelName = "Some PACS"
-    ours.ContentSequence = Sequence(
-        [*sr.person(), *(item for item in ours.ContentSequence if item.RelationshipType != "HAS OBS CONTEXT")]
+def test_a_report_of_radclipd_under_another_observer_is_recognised_by_its_algorithm() -> None:
+    own = report_on(dx(), version=a_card_version())
+    own.ManufacturerModelName = "Some PACS"
+    own.ContentSequence = Sequence(
+        [*sr.person(), *(item for item in own.ContentSequence if item.RelationshipType != "HAS OBS CONTEXT")]
     )
-    assert read(ours).reason == "says what radclipd itself has said"
+    assert read(own).reason == "is a report of radclipd, or a copy of one"
 
 
-SAYS_PRESENT: list[sr.Triple] = [
+PRESENT_CODES: list[sr.Triple] = [
     sr.PRESENT,
     ("373066001", "SCT", "Yes"),
     ("121053", "DCM", "Present"),
@@ -91,7 +92,7 @@ SAYS_PRESENT: list[sr.Triple] = [
     ("R-0038D", "99SDM", "Yes"),
     ("52101004", "snomed-ct", "vorhanden"),
 ]
-SAYS_ABSENT: list[sr.Triple] = [
+ABSENT_CODES: list[sr.Triple] = [
     sr.ABSENT,
     ("2667000", "SCT", "Absent"),
     ("373067005", "SCT", "No"),
@@ -101,17 +102,19 @@ SAYS_ABSENT: list[sr.Triple] = [
     ("R-4089B", "SRT", "Absent"),
     ("R-00339", "SNM3", "No"),
 ]
-SAYS_MAYBE: list[sr.Triple] = [
+UNCERTAIN_CODES: list[sr.Triple] = [
     sr.UNDETERMINED,
     ("82334004", "SCT", "Indeterminate"),
     ("121059", "DCM", "Presence Undetermined"),
     ("RID39110", "RADLEX", "indeterminate"),
 ]
-WORDS = [(triple, state) for state, said in ((YES, SAYS_PRESENT), (NO, SAYS_ABSENT), (MAYBE, SAYS_MAYBE)) for triple in said]
+PRESENCE_CODES = [
+    (triple, state) for state, codes in ((YES, PRESENT_CODES), (NO, ABSENT_CODES), (MAYBE, UNCERTAIN_CODES)) for triple in codes
+]
 
 
-@pytest.mark.parametrize(("value", "state"), WORDS, ids=[f"{triple[0]} {triple[1]}" for triple, _ in WORDS])
-def test_other_vendors_words_for_present_and_absent(value: sr.Triple, state: LabelState) -> None:
+@pytest.mark.parametrize(("value", "state"), PRESENCE_CODES, ids=[f"{triple[0]} {triple[1]}" for triple, _ in PRESENCE_CODES])
+def test_other_vendors_codes_for_present_and_absent_are_read(value: sr.Triple, state: LabelState) -> None:
     expected = {"Pneumothorax": state}
     assert findings(sr.group(sr.code(sr.PNEUMOTHORAX, value))) == expected
     assert findings(sr.group(sr.code(sr.FINDING, sr.PNEUMOTHORAX), sr.code(sr.PRESENCE, value))) == expected
@@ -130,53 +133,53 @@ def test_other_vendors_words_for_present_and_absent(value: sr.Triple, state: Lab
         (("PLTHICK", "99RADCLIPD", "Pleural thickening"), "Pleural_Thickening"),
     ],
 )
-def test_other_vendors_words_for_findings(concept: sr.Triple, finding: str) -> None:
+def test_other_vendors_codes_for_findings_are_read(concept: sr.Triple, finding: str) -> None:
     assert findings(sr.group(sr.code(sr.FINDING, concept))) == {finding: YES}
     assert findings(sr.group(sr.code(concept, sr.ABSENT))) == {finding: NO}
 
 
-def test_a_finding_without_a_word_of_presence_is_present_wherever_it_is_named() -> None:
+def test_a_finding_without_a_presence_value_is_present_at_any_depth() -> None:
     for name in (sr.FINDING, sr.IMPRESSION, ("121077", "DCM", "Conclusion")):
         section = sr.container(("121070", "DCM", "Findings"), sr.code(name, sr.EDEMA), sr.code(name, sr.MASS))
         assert findings(sr.container(("1", "99X", "outer"), section)) == {"Edema": YES, "Mass": YES}
 
 
 CALCIFIED: sr.Triple = ("54538001", "SCT", "Calcification")
-UNCLEAR: dict[str, list[Dataset]] = {
-    "a word of presence that nobody knows": [sr.group(sr.code(sr.FINDING, sr.MASS), sr.code(sr.PRESENCE, ("?", "99X", "Perhaps")))],
-    "a value of a finding that nobody knows": [sr.group(sr.code(sr.MASS, ("255507004", "SCT", "Small")))],
-    "two words of presence": [
+AMBIGUOUS: dict[str, list[Dataset]] = {
+    "an unknown presence value": [sr.group(sr.code(sr.FINDING, sr.MASS), sr.code(sr.PRESENCE, ("?", "99X", "Perhaps")))],
+    "an unknown value of a finding": [sr.group(sr.code(sr.MASS, ("255507004", "SCT", "Small")))],
+    "two presence values": [
         sr.group(sr.code(sr.FINDING, sr.MASS), sr.code(sr.PRESENCE, sr.PRESENT), sr.code(sr.PRESENCE, sr.ABSENT))
     ],
-    "one word for two findings": [
+    "one presence value for two findings": [
         sr.group(sr.code(sr.FINDING, sr.MASS), sr.code(sr.FINDING, CALCIFIED), sr.code(sr.PRESENCE, sr.ABSENT))
     ],
-    "a score instead of a word": [
+    "a score instead of a presence value": [
         sr.group(sr.code(sr.FINDING, sr.MASS), sr.number(("122157", "DCM", "Probability"), 0.02, ("{0:1}", "UCUM", "range")))
     ],
     "a finding of an earlier study": [sr.container(("121068", "DCM", "Previous Findings"), sr.code(sr.MASS, sr.PRESENT))],
-    "a finding that is asked for": [sr.container(("18785-6", "LN", "Indications"), sr.code(sr.FINDING, sr.MASS))],
+    "a finding in the indications": [sr.container(("18785-6", "LN", "Indications"), sr.code(sr.FINDING, sr.MASS))],
     "a finding in the context": [sr.code(sr.FINDING, sr.MASS, rel="HAS OBS CONTEXT")],
     "a nodule elsewhere": [
         sr.group(sr.code(sr.FINDING, ("27925004", "SCT", "Nodule")), sr.code(sr.SITE, ("69748006", "SCT", "Thyroid structure")))
     ],
-    "absent, but only a kind of it": [sr.group(sr.code(("40779009", "SCT", "Plate-like atelectasis"), sr.ABSENT))],
-    "no abnormality of one part": [
+    "a narrower concept absent": [sr.group(sr.code(("40779009", "SCT", "Plate-like atelectasis"), sr.ABSENT))],
+    "no abnormality at one site": [
         sr.group(sr.code(sr.FINDING, sr.NORMAL), sr.code(sr.SITE, ("80891009", "SCT", "Heart structure")))
     ],
-    "that it is not so that nothing is there": [sr.code(sr.NORMAL, sr.ABSENT)],
-    "not clear on the left, absent on the right": [
+    "no abnormality, absent": [sr.code(sr.NORMAL, sr.ABSENT)],
+    "unknown value on one side, absent on the other": [
         sr.group(sr.code(sr.MASS, ("?", "99X", "Hm"))),
         sr.group(sr.code(sr.MASS, sr.ABSENT)),
     ],
     "a name without a code": [sr.item("CODE", None, ConceptCodeSequence=Sequence([]))],
-    "words only": [sr.item("TEXT", sr.FINDING, TextValue="Pneumothorax")],
+    "text only": [sr.item("TEXT", sr.FINDING, TextValue="Pneumothorax")],
     "nothing": [],
 }
 
 
-@pytest.mark.parametrize("content", UNCLEAR.values(), ids=UNCLEAR.keys())
-def test_what_is_not_clear_is_no_label(content: list[Dataset]) -> None:
+@pytest.mark.parametrize("content", AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
+def test_an_ambiguous_statement_is_no_label(content: list[Dataset]) -> None:
     assert findings(*content) == {}
 
 
@@ -194,7 +197,7 @@ def test_present_on_one_side_is_present() -> None:
     assert findings(sr.group(sr.code(sr.MASS, sr.ABSENT)), sr.group(sr.code(sr.MASS, sr.UNDETERMINED))) == {"Mass": MAYBE}
 
 
-def test_no_abnormality_speaks_for_all_unless_something_is_there() -> None:
+def test_no_abnormality_states_all_findings_absent_unless_contradicted() -> None:
     nothing = sr.code(sr.FINDING, sr.NORMAL)
     assert findings(nothing) == all_absent()
     assert len(all_absent()) == len(FINDINGS)
@@ -206,7 +209,7 @@ def test_no_abnormality_speaks_for_all_unless_something_is_there() -> None:
     assert findings(nothing, sr.group(sr.code(sr.MASS, sr.UNDETERMINED))) == {"Mass": MAYBE}
 
 
-def test_who_observes_what_is_told_part_by_part() -> None:
+def test_each_part_of_a_report_has_its_own_observer() -> None:
     """A person's report that carries a device's measurements: only the person's part counts until it is verified."""
     machine = sr.container(("1", "99X", "CAD"), *sr.device(), sr.group(sr.code(sr.EDEMA, sr.PRESENT)))
     by_algorithm = sr.group(sr.algorithm("OtherAI"), sr.code(sr.PNEUMOTHORAX, sr.PRESENT))
@@ -218,7 +221,7 @@ def test_who_observes_what_is_told_part_by_part() -> None:
     assert whole.findings == {"Mass": YES, "Edema": YES, "Pneumothorax": YES}
 
 
-def test_the_head_tells_who_observed_where_the_tree_does_not() -> None:
+def test_the_header_names_the_observer_where_the_tree_does_not() -> None:
     author = Dataset()
     author.ObserverType, author.PersonName = "PSN", "Foreman^Eric"
     found = sr.code(sr.FINDING, sr.MASS)
@@ -230,7 +233,7 @@ def test_the_head_tells_who_observed_where_the_tree_does_not() -> None:
     assert read(sr.report(named, found)).readings[0].reader == "Chase^Robert"
 
 
-def test_findings_go_to_the_study_whose_images_they_name() -> None:
+def test_findings_belong_to_the_study_of_the_referenced_images() -> None:
     dataset = sr.report(
         *sr.person(),
         sr.group(sr.code(sr.MASS, sr.PRESENT), sr.image("1.1.1")),
@@ -245,7 +248,7 @@ def test_findings_go_to_the_study_whose_images_they_name() -> None:
     assert found == {"1.1": {"Mass": YES, "Pneumothorax": NO}, "2.2": {"Mass": NO}}
 
 
-def test_a_later_version_names_what_it_replaces() -> None:
+def test_a_later_version_names_the_documents_it_replaces() -> None:
     predecessors = sr.references(("1.1", "2.25.1"), ("1.1", "2.25.2"))
     dataset = sr.report(*sr.person(), sr.code(sr.FINDING, sr.MASS), PredecessorDocumentsSequence=predecessors)
     assert read(dataset).replaces == ("2.25.1", "2.25.2")
@@ -257,16 +260,16 @@ def test_a_later_version_names_what_it_replaces() -> None:
         ("person-or-verified", {"CompletionFlag": "PARTIAL"}, "is not complete"),
         ("verified", {}, 'is not verified: accept_sr = "verified" in [labels]'),
         ("none", {}, 'structured reports are not read: accept_sr = "none" in [labels]'),
-        ("person-or-verified", {"sop_class_uid": "1.2.840.10008.5.1.4.1.1.88.67"}, "is none of Enhanced SR"),
+        ("person-or-verified", {"sop_class_uid": XRayRadiationDoseSRStorage}, "is none of Enhanced SR"),
     ],
 )
-def test_what_is_not_accepted_says_why(accept: Any, elements: dict[str, Any], reason: str) -> None:
+def test_a_document_that_is_not_accepted_gives_the_reason(accept: Any, elements: dict[str, Any], reason: str) -> None:
     assert read(sr.report(*sr.person(), sr.code(sr.FINDING, sr.MASS), **elements), accept).reason.startswith(reason)
     verified = sr.report(*sr.person(), sr.code(sr.FINDING, sr.MASS), **sr.verified())
     assert bool(read(verified, accept).readings) == (accept != "none")
 
 
-def test_key_objects_by_the_sites_own_table() -> None:
+def test_key_objects_are_read_by_the_configured_titles() -> None:
     of_interest: sr.Triple = ("113000", "DCM", "Of Interest")
     evidence = sr.references(("1.1", "1.1.1"), ("1.1", "1.1.2"))
     chosen = sr.key_objects(of_interest, *sr.person(), CurrentRequestedProcedureEvidenceSequence=evidence)
@@ -295,10 +298,10 @@ def test_key_objects_by_the_sites_own_table() -> None:
         ("00010101", "000000", "", None),
     ],
 )
-def test_times_of_any_kind(date: str, time: str, offset: str, expected: datetime | None) -> None:
+def test_content_times_are_normalised_to_utc(date: str, time: str, offset: str, expected: datetime | None) -> None:
     dataset = sr.report(*sr.person(), sr.code(sr.FINDING, sr.MASS), TimezoneOffsetFromUTC=offset)
     for keyword, value in (("ContentDate", date), ("ContentTime", time)):
-        dataset[keyword].VR = "LO"  # so that anything can be written
+        dataset[keyword].VR = "LO"  # LO accepts any text
         dataset[keyword].value = value
     assert read(dataset).readings[0].stated_at == expected
 
@@ -345,13 +348,13 @@ def a_highdicom_report(document: Any, *, verified: bool) -> Dataset:
 
 @pytest.mark.parametrize("verified", [False, True])
 @pytest.mark.parametrize("document", [hd.sr.EnhancedSR, hd.sr.ComprehensiveSR, hd.sr.Comprehensive3DSR])
-def test_reports_of_another_writer(document: Any, verified: bool) -> None:
+def test_reports_by_highdicom_are_read(document: Any, verified: bool) -> None:
     (reading,) = read(a_highdicom_report(document, verified=verified)).readings
     assert reading.findings == {"Pneumothorax": YES, "Mass": NO}
     assert reading.reader == ("Cuddy^Lisa" if verified else "House^Gregory")
 
 
-# What foreign software may send: any shape, any bytes.
+# Arbitrary trees and bytes, as other software may send them.
 TRIPLES = st.sampled_from(
     [
         sr.FINDING,
@@ -379,7 +382,7 @@ TREES = st.recursive(
 
 
 @given(st.lists(TREES, max_size=5), st.booleans())
-def test_any_tree_is_read_without_a_fall(content: list[Dataset], is_verified: bool) -> None:
+def test_any_tree_is_read_without_an_exception(content: list[Dataset], is_verified: bool) -> None:
     found = read(sr.report(*content, **(sr.verified() if is_verified else {})))
     assert bool(found.reason) != bool(found.readings)
     for reading in found.readings:
@@ -391,13 +394,13 @@ WHOLE = file_of(sr.report(*sr.person(), *[sr.group(sr.code(sr.FINDING, sr.MASS),
 
 
 @given(st.integers(0, len(WHOLE) - 1), st.binary(min_size=1, max_size=12), st.booleans())
-def test_any_bytes_are_read_without_a_fall(place: int, noise: bytes, cut: bool) -> None:
-    content = WHOLE[:place] if cut else WHOLE[:place] + noise + WHOLE[place + len(noise) :]
+def test_any_bytes_are_read_without_an_exception(position: int, noise: bytes, cut: bool) -> None:
+    content = WHOLE[:position] if cut else WHOLE[:position] + noise + WHOLE[position + len(noise) :]
     found = DicomDocumentReader(DocumentSettings()).read(content)
     assert bool(found.reason) != bool(found.readings)
 
 
-def test_bytes_that_are_no_dicom_and_nests_without_an_end() -> None:
+def test_content_that_is_not_dicom_and_endless_nesting_give_a_reason() -> None:
     reader = DicomDocumentReader(DocumentSettings())
     for content in (b"", b"no DICOM", b"\0" * 1000, encoded(sr.report())):
         assert reader.read(content).reason

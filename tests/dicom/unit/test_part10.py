@@ -28,7 +28,7 @@ def coded(meaning: str, value: str = "1") -> Sequence:
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
-def test_a_header_in_every_plain_encoding(syntax: str) -> None:
+def test_a_header_is_read_in_every_uncompressed_syntax(syntax: str) -> None:
     film = dx(ViewCodeSequence=coded("postero-anterior", "272479007"), AnatomicRegionSequence=coded("Chest"))
     film.ImageType = ["ORIGINAL", "PRIMARY", ""]
     header = part10.read_header(encoded(film, syntax), syntax)
@@ -44,13 +44,13 @@ def test_a_header_in_every_plain_encoding(syntax: str) -> None:
     assert header.transfer_syntax_uid == syntax
 
 
-def test_a_deflated_header() -> None:
-    squeeze = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    body = squeeze.compress(encoded(dx())) + squeeze.flush()
+def test_a_deflated_header_is_read() -> None:
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    body = compressor.compress(encoded(dx())) + compressor.flush()
     assert part10.read_header(body, "1.2.840.10008.1.2.1.99").rows == 40
 
 
-def test_what_is_no_image_has_no_pixels() -> None:
+def test_a_document_has_no_pixels() -> None:
     header = part10.read_header(encoded(sr(ManufacturerModelName="radclipd")), EXPLICIT)
     assert (header.has_pixels, header.manufacturer_model_name) == (False, "radclipd")
 
@@ -61,7 +61,7 @@ def test_names_and_birth_dates_are_not_read() -> None:
     assert "19700101" not in str(header)
 
 
-def test_long_odd_and_broken_values_do_no_harm() -> None:
+def test_long_unusual_and_invalid_values_are_normalised() -> None:
     film = dx(StudyDescription="x" * 10_000, StudyDate="2020.01.02", InstanceNumber="7", AccessionNumber="A\0B")
     film.SeriesNumber = None
     header = part10.read_header(encoded(film), EXPLICIT)
@@ -72,7 +72,7 @@ def test_long_odd_and_broken_values_do_no_harm() -> None:
 
 @pytest.mark.parametrize("keyword", ["SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID"])
 @pytest.mark.parametrize("value", [None, "", "../etc", "1.2.x", "1" * 65])
-def test_without_its_uids_it_is_no_instance(keyword: str, value: str | None) -> None:
+def test_a_missing_or_invalid_uid_is_refused(keyword: str, value: str | None) -> None:
     film = dx()
     if value is None:
         delattr(film, keyword)
@@ -82,7 +82,7 @@ def test_without_its_uids_it_is_no_instance(keyword: str, value: str | None) -> 
         part10.read_header(encoded(film), EXPLICIT)
 
 
-def test_the_same_data_set_makes_the_same_file() -> None:
+def test_a_data_set_always_gives_the_same_file() -> None:
     film = dx()
     assert file_of(film) == file_of(film)
     read = dcmread(stream_of(film))
@@ -91,40 +91,40 @@ def test_the_same_data_set_makes_the_same_file() -> None:
     assert read.PixelData == film.PixelData
 
 
-def test_a_file_comes_apart_as_it_was_put_together() -> None:
+def test_splitting_a_file_returns_its_data_set_and_syntax() -> None:
     assert part10.split_file(file_of(dx(SOPInstanceUID="1.2.3"), EXPLICIT))[1] == EXPLICIT
     film = dx()
     assert part10.split_file(file_of(film)) == (encoded(film), EXPLICIT)
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
-def test_a_file_without_meta_is_guessed_right(syntax: str) -> None:
+def test_the_syntax_of_a_file_without_meta_is_detected(syntax: str) -> None:
     body = encoded(dx(), syntax)
     assert part10.split_file(body) == (body, syntax)
 
 
-def test_a_real_file_without_meta() -> None:
+def test_a_real_file_without_meta_is_read() -> None:
     body, syntax = part10.split_file(peers.shared("dicom/CR-MONO1-10-chest_nometa.dcm").read_bytes())
     header = part10.read_header(body, syntax)
     assert (header.modality, header.view_position, header.has_pixels) == ("CR", "PA", True)
 
 
-def test_a_real_file_in_korean() -> None:
+def test_a_real_file_in_korean_is_read() -> None:
     body, syntax = part10.split_file(peers.shared("dicom/chrKoreanMulti.dcm").read_bytes())
     assert part10.read_header(body, syntax).has_pixels is False
 
 
 @pytest.mark.parametrize("content", [b"", b"DICM", b"\0" * 132, b"not dicom at all, only words", b"\0" * 128 + b"DICM"])
-def test_what_is_no_dicom_says_so(content: bytes) -> None:
-    with pytest.raises(PermanentError) as told:
+def test_content_that_is_not_dicom_is_refused_with_a_hint(content: bytes) -> None:
+    with pytest.raises(PermanentError) as caught:
         body, syntax = part10.split_file(content)
         part10.read_header(body, syntax)
-    assert told.value.hint
+    assert caught.value.hint
 
 
 @settings(deadline=None)
 @given(st.from_regex(r"[0-2](\.[1-9][0-9]{0,8}){1,6}", fullmatch=True), st.sampled_from(SYNTAXES))
-def test_the_head_of_a_file_is_what_pydicom_writes(uid: str, syntax: str) -> None:
+def test_the_head_of_a_file_equals_that_of_pydicom(uid: str, syntax: str) -> None:
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID("1.2.840.10008.5.1.4.1.1.1.1"), UID(uid)
@@ -138,14 +138,14 @@ def test_the_head_of_a_file_is_what_pydicom_writes(uid: str, syntax: str) -> Non
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=400), st.sampled_from([*SYNTAXES, "1.2.840.10008.1.2.1.99"]))
-def test_no_bytes_make_it_raise_anything_else(content: bytes, syntax: str) -> None:
+def test_random_bytes_raise_only_the_documented_errors(content: bytes, syntax: str) -> None:
     with contextlib.suppress(DataSetUnreadable, DataSetMismatch):
         part10.read_header(content, syntax)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 600), st.binary(min_size=1, max_size=4))
-def test_no_damage_to_a_film_makes_it_raise_anything_else(at: int, damage: bytes) -> None:
+def test_damaged_headers_raise_only_the_documented_errors(at: int, damage: bytes) -> None:
     body = bytearray(BODY)
     body[at : at + len(damage)] = damage
     with contextlib.suppress(DataSetUnreadable, DataSetMismatch):

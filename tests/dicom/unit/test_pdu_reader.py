@@ -1,4 +1,4 @@
-"""PDUs cut out of a stream: in whatever pieces it comes, however it lies, and never with more memory than stated."""
+"""PDUs read from a stream in any segmentation, with invalid lengths, and in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,54 +10,45 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.dicom.network.pdu_reader import COMMAND, LAST, MalformedPdu, PduReader
+from tests.builders.pdus import DATA, p_data, pdv
 
 RELEASE = b"\x05\x00\x00\x00\x00\x04\x00\x00\x00\x00"
-DATA = 0
 Message = tuple[int, int, bytes]
-"""Presentation context, message control header of the last fragment, everything after it."""
+"""Presentation context, message control header of the last fragment, content."""
 
 
-def pdv(context: int, control: int, payload: bytes) -> bytes:
-    return struct.pack(">LBB", len(payload) + 2, context, control) + payload
-
-
-def p_data(*items: bytes) -> bytes:
-    body = b"".join(items)
-    return struct.pack(">BBL", 4, 0, len(body)) + body
-
-
-def feed(cutter: PduReader, stream: bytes) -> Iterator[tuple[int, bytes] | bytes]:
-    """Give a cutter bytes as a socket would, as many as it has room for; yield copies of what it cuts."""
+def feed(reader: PduReader, stream: bytes) -> Iterator[tuple[int, bytes] | bytes]:
+    """Fill the reader as a socket would, as far as its buffer allows; yield copies of fragments and PDUs."""
     while stream:
-        room = cutter.get_buffer()
-        count = min(len(room), len(stream))
-        assert count, "no room left"
-        room[:count] = stream[:count]
-        cutter.buffer_updated(count)
+        buffer = reader.get_buffer()
+        count = min(len(buffer), len(stream))
+        assert count, "the buffer is full"
+        buffer[:count] = stream[:count]
+        reader.buffer_updated(count)
         stream = stream[count:]
-        while cutter.pending:
-            if cutter.holds_data:
-                yield from [(context, bytes(fragment)) for context, fragment in cutter.read_fragments()]
+        while reader.pending:
+            if reader.holds_data:
+                yield from [(context, bytes(fragment)) for context, fragment in reader.read_fragments()]
             else:
-                yield bytes(cutter.read(len(RELEASE)))
+                yield bytes(reader.read(len(RELEASE)))
 
 
-def put_together(cut: list[tuple[int, bytes] | bytes]) -> list[Message | bytes]:
+def join_fragments(read: list[tuple[int, bytes] | bytes]) -> list[Message | bytes]:
     found: list[Message | bytes] = []
-    under_way = b""
-    for one in cut:
+    content = b""
+    for one in read:
         if isinstance(one, bytes):
             found.append(one)
             continue
-        under_way += one[1][1:]
+        content += one[1][1:]
         if one[1][0] & LAST:
-            found.append((one[0], one[1][0], under_way))
-            under_way = b""
-    assert not under_way
+            found.append((one[0], one[1][0], content))
+            content = b""
+    assert not content
     return found
 
 
-def fragmented(message: tuple[int, int, list[bytes]]) -> list[bytes]:
+def split_into_items(message: tuple[int, int, list[bytes]]) -> list[bytes]:
     context, kind, parts = message
     return [
         pdv(context, kind | (LAST if left == 1 else 0), part) for left, part in zip(range(len(parts), 0, -1), parts, strict=True)
@@ -69,37 +60,37 @@ MESSAGES = st.lists(st.tuples(st.sampled_from([1, 3, 255]), st.sampled_from([COM
 
 
 @given(MESSAGES, st.data(), st.integers(16, 400))
-def test_messages_come_out_as_they_went_in(sent: list[tuple[int, int, list[bytes]]], data: st.DataObject, size: int) -> None:
-    items = [item for message in sent for item in fragmented(message)]
+def test_messages_are_read_as_they_were_sent(sent: list[tuple[int, int, list[bytes]]], data: st.DataObject, size: int) -> None:
+    items = [item for message in sent for item in split_into_items(message)]
     stream = b""
     while items:  # any number of items in a PDU
         count = data.draw(st.integers(1, len(items)))
         stream, items = stream + p_data(*items[:count]), items[count:]
     stream += RELEASE
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
-    cutter, cut = PduReader(size), list[tuple[int, bytes] | bytes]()
+    reader, read = PduReader(size), list[tuple[int, bytes] | bytes]()
     for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-        cut += feed(cutter, stream[begin:end])
-    assert put_together(cut) == [*((context, kind | LAST, b"".join(parts)) for context, kind, parts in sent), RELEASE]
+        read += feed(reader, stream[begin:end])
+    assert join_fragments(read) == [*((context, kind | LAST, b"".join(parts)) for context, kind, parts in sent), RELEASE]
 
 
-def test_neighbours_of_one_message_become_one_piece() -> None:
+def test_adjacent_fragments_of_a_message_are_joined() -> None:
     stream = b"".join(p_data(pdv(1, DATA, b"x" * 100)) for _ in range(9)) + p_data(pdv(1, DATA | LAST, b"y"))
     assert list(feed(PduReader(4096), stream)) == [(1, b"\x02" + b"x" * 900 + b"y")]
 
 
 @given(st.integers(1, 400))
-def test_what_is_cut_short_ends_no_message(length: int) -> None:
+def test_a_truncated_pdu_ends_no_message(length: int) -> None:
     whole = p_data(pdv(1, DATA | LAST, b"x" * 400))
-    cut = list(feed(PduReader(), whole[:length]))
-    assert not any(one[1][0] & LAST for one in cut if isinstance(one, tuple))
+    read = list(feed(PduReader(), whole[:length]))
+    assert not any(one[1][0] & LAST for one in read if isinstance(one, tuple))
 
 
-def test_a_pdu_of_four_gigabytes_takes_no_more_room_than_another() -> None:
-    cutter = PduReader(1000)
+def test_a_pdu_of_four_gigabytes_needs_no_larger_buffer() -> None:
+    reader = PduReader(1000)
     begun = struct.pack(">BBLLBB", 4, 0, 0xFFFFFFFF, 0xFFFFFFFB, 1, DATA) + b"x" * 94
-    cut = [*feed(cutter, begun), *(one for _ in range(50) for one in feed(cutter, b"x" * 1000))]
-    pieces = [one[1] for one in cut if isinstance(one, tuple)]
+    read = [*feed(reader, begun), *(one for _ in range(50) for one in feed(reader, b"x" * 1000))]
+    pieces = [one[1] for one in read if isinstance(one, tuple)]
     assert sum(len(piece) - 1 for piece in pieces) == 50_094
     assert max(map(len, pieces)) <= 1001
 
@@ -124,13 +115,13 @@ def test_a_pdu_of_four_gigabytes_takes_no_more_room_than_another() -> None:
         "item without header",
         "empty item",
         "odd byte",
-        "rest",
+        "incomplete item",
     ],
 )
-def test_what_is_no_pdu_is_told(stream: bytes) -> None:
+def test_an_invalid_pdu_is_reported(stream: bytes) -> None:
     with pytest.raises(MalformedPdu):
         list(feed(PduReader(), stream + RELEASE * 2))
 
 
-def test_a_pdu_without_items_is_passed_over() -> None:
+def test_a_pdu_without_items_is_skipped() -> None:
     assert list(feed(PduReader(), p_data() + RELEASE)) == [RELEASE]

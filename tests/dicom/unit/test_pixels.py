@@ -1,4 +1,4 @@
-"""Stored bits to images: every codec at hand, every step of the rendering order."""
+"""Stored values to images: every codec, every step of the rendering pipeline."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def windowed(**elements: Any) -> Dataset:
     return dx(WindowCenter=2048, WindowWidth=4096, **elements)
 
 
-def test_a_plain_film_is_its_stored_bits_over_the_window() -> None:
+def test_a_window_over_all_values_scales_them_to_0_to_1() -> None:
     image = rendered(windowed())
     assert image.dtype == np.float32
     assert image == pytest.approx(PLAIN, abs=1e-3)
 
 
-def test_sixteen_bits_keep_their_fine_steps() -> None:
+def test_sixteen_bit_values_are_not_quantised() -> None:
     film = dx(bits=16, rows=64, columns=64, WindowCenter=32768, WindowWidth=65536)
-    assert len(np.unique(rendered(film))) > 120  # each diagonal of the gradient: an 8-bit detour would merge some
+    assert len(np.unique(rendered(film))) > 120  # each diagonal of the gradient: an 8-bit intermediate would merge some
     narrow = dx(bits=16)
     put_pixels(narrow, (30000 + np.arange(40 * 32) % 200).reshape(40, 32).astype(np.uint16), bits=16)
     narrow.WindowCenter, narrow.WindowWidth = 32768, 65536
@@ -52,24 +52,24 @@ def test_sixteen_bits_keep_their_fine_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "elements",
     [
         {"PhotometricInterpretation": "MONOCHROME1"},
         {"PresentationLUTShape": "INVERSE"},
         {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"},
     ],
 )
-def test_inverted_exactly_once_whichever_way_the_header_says_it(said: dict[str, str]) -> None:
-    assert rendered(windowed(**said)) == pytest.approx(1 - PLAIN, abs=1e-3)
+def test_inversion_happens_once_for_every_combination_of_attributes(elements: dict[str, str]) -> None:
+    assert rendered(windowed(**elements)) == pytest.approx(1 - PLAIN, abs=1e-3)
 
 
-def test_the_same_film_in_monochrome1_and_2_is_the_same_image() -> None:
+def test_monochrome1_and_monochrome2_give_the_same_image() -> None:
     other = windowed(PhotometricInterpretation="MONOCHROME1")
     put_pixels(other, (4095 - gradient(40, 32, 12)).astype(np.uint16), bits=12, photometric="MONOCHROME1")
     assert rendered(other) == pytest.approx(rendered(windowed()), abs=1e-3)
 
 
-def test_padding_is_black_and_outside_the_range_also_when_inverted() -> None:
+def test_padding_is_black_and_ignored_by_the_range_also_when_inverted() -> None:
     film = gradient(40, 32, 12)
     film[:5] = 4095
     padded = dx(PixelPaddingValue=4095, PhotometricInterpretation="MONOCHROME1")
@@ -81,12 +81,12 @@ def test_padding_is_black_and_outside_the_range_also_when_inverted() -> None:
     assert (rendered(padded)[film >= 4000] == 0).all()
 
 
-def test_rescale_then_window() -> None:
+def test_the_window_applies_after_the_rescale() -> None:
     film = dx(RescaleSlope="2", RescaleIntercept="-1000", WindowCenter=-1000 + 4095, WindowWidth=2 * 4096)
     assert rendered(film) == pytest.approx(PLAIN, abs=1e-3)
 
 
-def test_the_first_of_several_windows_and_its_function() -> None:
+def test_the_first_window_and_the_voi_lut_function_are_used() -> None:
     several = dx(WindowCenter=[2048, 1], WindowWidth=[4096, 1])
     assert rendered(several) == pytest.approx(PLAIN, abs=1e-3)
     sigmoid = rendered(dx(WindowCenter=2048, WindowWidth=1000, VOILUTFunction="SIGMOID"))
@@ -96,7 +96,7 @@ def test_the_first_of_several_windows_and_its_function() -> None:
     assert exact == pytest.approx(PLAIN, abs=1e-4)
 
 
-def test_a_voi_table_wins_over_the_window() -> None:
+def test_a_voi_lut_has_precedence_over_the_window() -> None:
     item = Dataset()
     item.LUTDescriptor, item.LUTData = [4096, 0, 8], list(np.linspace(255, 0, 4096).astype(int))
     table = dx(WindowCenter=1, WindowWidth=1, VOILUTSequence=Sequence([item]))
@@ -113,20 +113,20 @@ def test_without_a_window_outliers_do_not_set_the_range() -> None:
     assert 0.4 < float(np.median(rendered(bare))) < 0.6
 
 
-def test_bits_above_the_stored_ones_do_not_count() -> None:
+def test_bits_above_the_stored_bits_are_ignored() -> None:
     film = windowed()
     marked = gradient(40, 32, 12) | 0x8000
     film.PixelData = marked.astype("<u2").tobytes()
     assert rendered(film) == pytest.approx(PLAIN, abs=1e-3)
 
 
-def test_a_film_of_one_value_is_black_not_an_error() -> None:
+def test_an_image_of_a_single_value_is_black() -> None:
     flat = dx()
     put_pixels(flat, np.full((8, 8), 7, np.uint16), bits=12)
     assert rendered(flat).max() == 0
 
 
-def test_colour_becomes_its_luminance() -> None:
+def test_colour_is_converted_to_luminance() -> None:
     colour = dx()
     put_pixels(colour, np.zeros((6, 4), np.uint8), bits=8, photometric="RGB")
     colour.SamplesPerPixel, colour.PlanarConfiguration = 3, 0
@@ -135,7 +135,7 @@ def test_colour_becomes_its_luminance() -> None:
 
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"])
-def test_uncompressed_syntaxes(syntax: str) -> None:
+def test_uncompressed_syntaxes_are_decoded(syntax: str) -> None:
     film = windowed()
     if syntax.endswith("2.2"):
         film.PixelData = gradient(40, 32, 12).astype(">u2").tobytes()
@@ -148,7 +148,7 @@ def test_uncompressed_syntaxes(syntax: str) -> None:
     [("1.2.840.10008.1.2.5", 0), ("1.2.840.10008.1.2.4.80", 0), ("1.2.840.10008.1.2.4.90", 0), ("1.2.840.10008.1.2.4.81", 2)],
     ids=["RLE", "JPEG-LS", "JPEG 2000 lossless", "JPEG-LS near-lossless"],
 )
-def test_what_pydicom_can_compress(syntax: str, tolerance: int) -> None:
+def test_syntaxes_encoded_by_pydicom_are_decoded(syntax: str, tolerance: int) -> None:
     film = dcmread(stream_of(windowed()))
     compress(film, syntax, jls_error=tolerance or None)
     assert pixels.render(film) == pytest.approx(PLAIN, abs=1e-3 + tolerance / 4095)
@@ -168,21 +168,22 @@ def test_what_pydicom_can_compress(syntax: str, tolerance: int) -> None:
     ],
     ids=["JPEG lossless SV1", "JPEG lossless P14", "JPEG baseline", "JPEG-LS", "RLE", "deflated", "big endian"],
 )
-def test_what_dcmtk_can_compress(tmp_path: Path, command: list[str], bits: int, tolerance: int) -> None:
+def test_syntaxes_encoded_by_dcmtk_are_decoded(tmp_path: Path, command: list[str], bits: int, tolerance: int) -> None:
     peers.require(command[0], "dcmtk")
     film = dx(bits=bits, rows=64, columns=48, WindowCenter=2 ** (bits - 1), WindowWidth=2**bits)
     (tmp_path / "in.dcm").write_bytes(file_of(film))
     subprocess.run([*command, tmp_path / "in.dcm", tmp_path / "out.dcm"], check=True, capture_output=True)
-    content = (tmp_path / "out.dcm").read_bytes()
-    body, syntax = part10.split_file(content)
-    kept = part10.file_bytes(body, sop_class_uid=film.SOPClassUID, sop_instance_uid=film.SOPInstanceUID, transfer_syntax_uid=syntax)
+    body, syntax = part10.split_file((tmp_path / "out.dcm").read_bytes())
+    content = part10.file_bytes(
+        body, sop_class_uid=film.SOPClassUID, sop_instance_uid=film.SOPInstanceUID, transfer_syntax_uid=syntax
+    )
     expected = gradient(64, 48, bits).astype(np.float32) / (2**bits - 1)
-    image = pixels.render(dcmread(BytesIO(kept)))
+    image = pixels.render(dcmread(BytesIO(content)))
     assert image == pytest.approx(expected, abs=1e-3 + tolerance / (2**bits - 1))
 
 
 @pytest.mark.validators
-def test_twelve_bit_lossy_jpeg_is_read_or_its_remedy_is_named(tmp_path: Path) -> None:
+def test_twelve_bit_lossy_jpeg_is_decoded_or_the_hint_names_the_codec(tmp_path: Path) -> None:
     peers.require("dcmcjpeg", "dcmtk")
     (tmp_path / "in.dcm").write_bytes(file_of(windowed(rows=64, columns=48)))
     subprocess.run(["dcmcjpeg", "+ee", tmp_path / "in.dcm", tmp_path / "out.dcm"], check=True, capture_output=True)
@@ -196,14 +197,14 @@ def test_twelve_bit_lossy_jpeg_is_read_or_its_remedy_is_named(tmp_path: Path) ->
 
 @pytest.mark.validators
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_agrees_with_dcmtk_within_one_grey_level(tmp_path: Path, photometric: str) -> None:
+def test_the_image_agrees_with_dcmtk_within_one_grey_level(tmp_path: Path, photometric: str) -> None:
     peers.require("dcmj2pnm", "dcmtk")
     film = dx(photometric=photometric, WindowCenter=1800, WindowWidth=2500, rows=64, columns=48)
     (tmp_path / "f.dcm").write_bytes(file_of(film))
     subprocess.run(["dcmj2pnm", "+Wi", "1", "+op", tmp_path / "f.dcm", tmp_path / "f.pgm"], check=True, capture_output=True)
     with PIL.Image.open(tmp_path / "f.pgm") as shown:
-        theirs = np.asarray(shown, dtype=float) / 255
-    assert np.abs(rendered(film) - theirs).max() <= 1.01 / 255
+        reference = np.asarray(shown, dtype=float) / 255
+    assert np.abs(rendered(film) - reference).max() <= 1.01 / 255
 
 
 def _no_pixels() -> Dataset:
@@ -229,13 +230,13 @@ def _truncated() -> Dataset:
     ],
     ids=["none", "truncated", "empty", "absurd", "frames"],
 )
-def test_what_cannot_be_an_image_says_so(film: Dataset, words: str) -> None:
+def test_data_sets_without_a_valid_image_are_refused(film: Dataset, words: str) -> None:
     with pytest.raises(PixelsUnreadable, match=words) as caught:
         rendered(film)
     assert caught.value.hint
 
 
-def test_a_damaged_codestream_is_this_films_trouble_and_names_it() -> None:
+def test_a_damaged_codestream_is_refused_with_its_instance_uid() -> None:
     film: FileDataset = dcmread(stream_of(dx()))
     compress(film, "1.2.840.10008.1.2.4.90")
     film.PixelData = film.PixelData[:60] + b"\0" * (len(film.PixelData) - 60)
@@ -258,7 +259,7 @@ def test_a_damaged_codestream_is_this_films_trouble_and_names_it() -> None:
         ("nih_google_implicit_1024.dcm", (1024, 1024)),
     ],
 )
-def test_real_films(name: str, shape: tuple[int, int]) -> None:
+def test_real_images_are_decoded(name: str, shape: tuple[int, int]) -> None:
     body, syntax = part10.split_file(peers.shared(f"dicom/{name}").read_bytes())
     header = part10.read_header(body, syntax)
     content = part10.file_bytes(
@@ -270,7 +271,7 @@ def test_real_films(name: str, shape: tuple[int, int]) -> None:
     assert (image.min(), image.max()) >= (0, 0.9)
 
 
-def test_real_transcodings_are_pixel_identical() -> None:
+def test_real_transcodings_are_identical() -> None:
     films = [
         rendered_file(f"dicom/{name}")
         for name in ("CR-MONO1-10-chest_nometa.dcm", "crmono1_10bit_jpegll_sv1.dcm", "crmono1_10bit_jpegls.dcm")
@@ -301,8 +302,8 @@ def _table(**elements: Any) -> Dataset:
         _table(),
     ],
 )
-def test_rows_by_themselves_are_those_of_the_whole_film(film: Dataset) -> None:
-    made = pixels.build_rendering(dcmread(stream_of(film)))
-    whole = made[:]
-    assert np.array_equal(np.concatenate([made[first : first + 7] for first in range(0, made.shape[0], 7)]), whole)
+def test_rows_equal_those_of_the_whole_image(film: Dataset) -> None:
+    rendering = pixels.build_rendering(dcmread(stream_of(film)))
+    whole = rendering[:]
+    assert np.array_equal(np.concatenate([rendering[first : first + 7] for first in range(0, rendering.shape[0], 7)]), whole)
     assert np.array_equal(pixels.render(dcmread(stream_of(film))), whole)

@@ -1,4 +1,4 @@
-"""A data set on its way to the disk: the header is read early where it can be, from the file where it is long, and faults wait."""
+"""A data set while it is received: early or late parsing of the header, and errors raised at the end."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.builders.fakes.images import FakeIncomingFile
 SYNTAXES = [EXPLICIT, ImplicitVRLittleEndian, ExplicitVRBigEndian]
 
 
-class Disk(FakeIncomingFile):
-    """Full after so many bytes; says how often it was read back."""
+class LimitedFile(FakeIncomingFile):
+    """A file that is full after `room` bytes and counts how often it is read back."""
 
     def __init__(self, room: int = 1 << 40) -> None:
         super().__init__()
@@ -39,18 +39,20 @@ class Disk(FakeIncomingFile):
         return super().open()
 
 
-def taken(film: Dataset, body: bytes, syntax: str = EXPLICIT, *, disk: Disk | None = None, step: int = 10_000) -> ReceivedDataset:
-    arriving = disk or Disk()
-    intake = ReceivedDataset(
-        lambda: arriving, sop_class_uid=film.SOPClassUID, sop_instance_uid=film.SOPInstanceUID, transfer_syntax_uid=syntax
+def received(
+    film: Dataset, body: bytes, syntax: str = EXPLICIT, *, disk: LimitedFile | None = None, step: int = 10_000
+) -> ReceivedDataset:
+    file = disk or LimitedFile()
+    dataset = ReceivedDataset(
+        lambda: file, sop_class_uid=film.SOPClassUID, sop_instance_uid=film.SOPInstanceUID, transfer_syntax_uid=syntax
     )
     for begin in range(0, len(body), step):
-        assert intake.write(body[begin : begin + step]) == len(body[begin : begin + step])
-    return intake
+        assert dataset.write(body[begin : begin + step]) == len(body[begin : begin + step])
+    return dataset
 
 
 def long_header() -> Dataset:
-    """A film with a private element longer than what is looked at first, before everything of interest from group 0010 on."""
+    """An image with a private element longer than the header prefix, before the elements of group 0010."""
     film = dx(rows=300, columns=300)
     film.add_new(0x00090010, "LO", "RADCLIPD TEST")
     film.add_new(0x00091001, "OB", b"x" * (3 * HEADER_PREFIX_BYTES))
@@ -58,78 +60,78 @@ def long_header() -> Dataset:
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
-def test_an_ordinary_header_is_read_on_the_way(syntax: str) -> None:
-    film, disk = dx(rows=300, columns=300), Disk()
-    header, arriving = taken(film, encoded(film, syntax), syntax, disk=disk).finish()
+def test_a_short_header_is_parsed_during_reception(syntax: str) -> None:
+    film, disk = dx(rows=300, columns=300), LimitedFile()
+    header, file = received(film, encoded(film, syntax), syntax, disk=disk).finish()
     assert header == part10.read_header(encoded(film, syntax), syntax)
-    assert arriving is disk
+    assert file is disk
     assert disk.opened == 0
     assert part10.split_file(disk.content) == (encoded(film, syntax), syntax)
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
-def test_a_long_header_is_read_from_the_file(syntax: str) -> None:
-    film, disk = long_header(), Disk()
-    header, _ = taken(film, encoded(film, syntax), syntax, disk=disk).finish()
+def test_a_long_header_is_read_from_the_file_at_the_end(syntax: str) -> None:
+    film, disk = long_header(), LimitedFile()
+    header, _ = received(film, encoded(film, syntax), syntax, disk=disk).finish()
     assert (header.patient_id, header.rows, header.has_pixels) == ("T-1", 300, True)
     assert disk.opened == 1
 
 
-def test_what_has_no_pixels_and_what_is_deflated_is_read_at_the_end() -> None:
+def test_data_sets_without_pixels_or_deflated_are_parsed_at_the_end() -> None:
     document = sr()
-    header, _ = taken(document, encoded(document)).finish()
+    header, _ = received(document, encoded(document)).finish()
     assert not header.has_pixels
     film, deflate = dx(rows=300, columns=300), zlib.compressobj(0, zlib.DEFLATED, -zlib.MAX_WBITS)
     deflated = deflate.compress(encoded(film)) + deflate.flush()
-    header, _ = taken(film, deflated, DeflatedExplicitVRLittleEndian).finish()
+    header, _ = received(film, deflated, DeflatedExplicitVRLittleEndian).finish()
     assert (header.sop_instance_uid, header.has_pixels) == (film.SOPInstanceUID, True)
 
 
 @given(st.integers(1, 40_000), st.integers(0, 60_000))
-def test_early_or_late_the_header_is_the_same_or_refused_alike(step: int, cut: int) -> None:
+def test_early_and_late_parsing_give_the_same_header_or_error(step: int, cut: int) -> None:
     film = dx(rows=150, columns=150)
     body = encoded(film)[:cut] if cut < 50_000 else encoded(film)
-    told: list[object] = []
+    results: list[object] = []
     readers: list[Callable[[], object]] = [
         lambda: part10.read_header(body, EXPLICIT),
-        lambda: taken(film, body, step=step).finish()[0],
+        lambda: received(film, body, step=step).finish()[0],
     ]
     for read in readers:
         try:
-            told.append(read())
+            results.append(read())
         except RadclipdError as error:
-            told.append(type(error))
-    assert told[0] == told[1]
+            results.append(type(error))
+    assert results[0] == results[1]
 
 
-def test_a_disk_that_fills_up_on_the_way_is_told_at_the_end_and_nothing_stays() -> None:
-    film, disk = dx(rows=300, columns=300), Disk(room=50_000)
-    intake = taken(film, encoded(film), disk=disk)
-    with pytest.raises(OutOfResources), intake:
-        intake.finish()
+def test_a_full_disk_during_reception_is_raised_at_the_end_and_leaves_no_file() -> None:
+    film, disk = dx(rows=300, columns=300), LimitedFile(room=50_000)
+    dataset = received(film, encoded(film), disk=disk)
+    with pytest.raises(OutOfResources), dataset:
+        dataset.finish()
     assert disk.discarded
 
 
-def test_a_disk_that_takes_nothing_at_all_is_told_at_the_end() -> None:
+def test_a_file_that_cannot_be_opened_is_raised_at_the_end() -> None:
     def refuse() -> FakeIncomingFile:
         raise OutOfResources("disk below the guard")
 
-    intake = ReceivedDataset(refuse, sop_class_uid="1.2", sop_instance_uid="1.3", transfer_syntax_uid=EXPLICIT)
-    assert intake.write(b"film") == 4
-    with pytest.raises(OutOfResources), intake:
-        intake.finish()
+    dataset = ReceivedDataset(refuse, sop_class_uid="1.2", sop_instance_uid="1.3", transfer_syntax_uid=EXPLICIT)
+    assert dataset.write(b"film") == 4
+    with pytest.raises(OutOfResources), dataset:
+        dataset.finish()
 
 
-def test_another_instance_than_the_request_named_is_refused() -> None:
+def test_an_instance_other_than_the_requested_one_is_refused() -> None:
     film = dx(rows=300, columns=300)
     with pytest.raises(DataSetMismatch, match="SOPInstanceUID"):
-        taken(dx(), encoded(film)).finish()
+        received(dx(), encoded(film)).finish()
 
 
-def test_a_header_that_would_fill_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part10, "LARGEST_HEADER", 10_000)
+def test_a_header_above_the_memory_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part10, "MAX_HEADER_BYTES", 10_000)
     film = dx(rows=300, columns=300, ViewCodeSequence=[Dataset() for _ in range(5000)])
     with pytest.raises(DataSetUnreadable):
-        taken(film, encoded(film)).finish()
-    film = long_header()  # passed over, not read
-    assert taken(film, encoded(film)).finish()[0].rows == 300
+        received(film, encoded(film)).finish()
+    film = long_header()  # skipped, not read
+    assert received(film, encoded(film)).finish()[0].rows == 300

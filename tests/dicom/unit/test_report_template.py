@@ -1,4 +1,4 @@
-"""A report from its version's form equals, byte for byte, the one that highdicom builds from nothing."""
+"""A report from a cached template equals, byte for byte, one built by highdicom without templates."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from pipeline.ports.services import ReportContent
 from tests.builders.dicom_files import dx, file_of
 from tests.builders.documents import code, container
 from tests.builders.fakes.images import FakeImageStore
-from tests.builders.headers import SHAPES
+from tests.builders.headers import HEADER_VARIANTS
+from tests.builders.reference_report import build_reference_report
 from tests.builders.report_of import a_card_version, content_of
-from tests.builders.whole_report import from_nothing
 
 
 class _Noon(datetime.datetime):
@@ -42,7 +42,7 @@ class _Noon(datetime.datetime):
 
 @pytest.fixture(scope="module", autouse=True)
 def noon() -> Iterator[None]:
-    """It is noon, for highdicom and for us: two reports built one after the other say the same time."""
+    """Fix the clock of highdicom and of the writer at noon, so that two reports have the same time."""
     with pytest.MonkeyPatch.context() as patch:
         clock = SimpleNamespace(**{**vars(datetime), "datetime": _Noon})
         for module in (highdicom.base, highdicom.base_content, highdicom.sr.sop):
@@ -53,14 +53,14 @@ def noon() -> Iterator[None]:
 
 STORE = FakeImageStore()
 WRITERS: dict[ReportSettings, SrWriter] = {}
-"""A daemon's writer lives for months: so do these, over all examples."""
+"""Writers shared by all examples, as a daemon's writer serves for months."""
 
 
 def writer_of(wanted: ReportSettings) -> SrWriter:
     return WRITERS.setdefault(wanted, SrWriter(wanted, STORE))
 
 
-def described(film: Dataset, wanted: ReportSettings, version: ModelVersion, **changes: Any) -> ReportContent:
+def build_content(film: Dataset, wanted: ReportSettings, version: ModelVersion, **changes: Any) -> ReportContent:
     return replace(content_of([file_of(film)], STORE, writer_of(wanted), version), **changes)
 
 
@@ -87,19 +87,19 @@ predictions = st.tuples(*(st.builds(Prediction, st.just(f), st.floats(0, 1), st.
 
 @st.composite
 def contents(draw: st.DrawFn) -> tuple[ReportContent, ReportSettings]:
-    film = draw(st.sampled_from(list(SHAPES.values())))
-    others = draw(st.lists(st.sampled_from(list(SHAPES.values())), max_size=2))
+    film = draw(st.sampled_from(list(HEADER_VARIANTS.values())))
+    others = draw(st.lists(st.sampled_from(list(HEADER_VARIANTS.values())), max_size=2))
     wanted, version, revision = draw(report_settings), draw(versions), draw(st.integers(1, 3))
     writer = writer_of(wanted)
-    films = [film, *(again(other, film) for other in others)]
+    films = [film, *(in_same_study(other, film) for other in others)]
     content = content_of([file_of(one) for one in films], STORE, writer, version, revision=revision)
     study = content.study.study_instance_uid
     before = writer.pending_report(study, version.number, revision - 1) if draw(st.booleans()) else None
     return replace(content, predictions=draw(predictions), predecessor=before), wanted
 
 
-def again(other: Dataset, film: Dataset) -> Dataset:
-    """Another film of the same study."""
+def in_same_study(other: Dataset, film: Dataset) -> Dataset:
+    """A copy of the image as another instance of the same study."""
     another = copy.deepcopy(other)
     another.StudyInstanceUID, another.SOPInstanceUID = film.StudyInstanceUID, generate_uid()
     return another
@@ -107,71 +107,73 @@ def again(other: Dataset, film: Dataset) -> Dataset:
 
 @settings(max_examples=12)
 @given(contents())
-def test_whatever_is_reported(drawn: tuple[ReportContent, ReportSettings]) -> None:
+def test_any_content_gives_the_reference_report(drawn: tuple[ReportContent, ReportSettings]) -> None:
     content, wanted = drawn
-    assert writer_of(wanted).write(content) == from_nothing(content, STORE, wanted)
+    assert writer_of(wanted).write(content) == build_reference_report(content, STORE, wanted)
 
 
-@pytest.mark.parametrize("film", SHAPES.values(), ids=SHAPES.keys())
-def test_whatever_the_header(film: Dataset) -> None:
-    content = described(film, ReportSettings(), a_card_version())
-    assert writer_of(ReportSettings()).write(content) == from_nothing(content, STORE, ReportSettings())
+@pytest.mark.parametrize("film", HEADER_VARIANTS.values(), ids=HEADER_VARIANTS.keys())
+def test_any_header_gives_the_reference_report(film: Dataset) -> None:
+    content = build_content(film, ReportSettings(), a_card_version())
+    assert writer_of(ReportSettings()).write(content) == build_reference_report(content, STORE, ReportSettings())
 
 
 @given(st.floats(0, 1))
 @settings(max_examples=300)
-def test_whatever_the_number(probability: float) -> None:
-    """DS has sixteen characters; what they cannot hold stands in the double beside them (PS3.3 C.18.1)."""
+def test_any_number_is_encoded_as_by_highdicom(probability: float) -> None:
+    """A DS has 16 characters; FloatingPointValue holds the exact number (PS3.3 C.18.1)."""
     half, item = (Measurement(name=codes.PROBABILITY, value=value, unit=codes.RATIO)[0] for value in (0.5, probability))
-    form = DatasetTemplate(half, ("NumericValue", "FloatingPointValue"))
-    assert form.fill(NumericValue=probability, FloatingPointValue=probability) == encode_dataset(item)
+    template = DatasetTemplate(half, ("NumericValue", "FloatingPointValue"))
+    assert template.fill(NumericValue=probability, FloatingPointValue=probability) == encode_dataset(item)
 
 
-def test_a_version_that_changed_gets_another_form() -> None:
-    """Thresholds moved by hand in the catalog, a marking set: the next report says so."""
+def test_a_changed_version_gets_a_new_template() -> None:
+    """Changes in the catalog, of thresholds or of the notice, appear in the next report."""
     writer = writer_of(ReportSettings())
     for version in (
         a_card_version(),
         a_card_version(thresholds=dict.fromkeys(FINDINGS, 0.25)),
         a_card_version(notice="UNTRAINED"),
     ):
-        content = described(dx(), ReportSettings(), version)
-        assert writer.write(content) == from_nothing(content, STORE, ReportSettings())
+        content = build_content(dx(), ReportSettings(), version)
+        assert writer.write(content) == build_reference_report(content, STORE, ReportSettings())
 
 
-def test_forms_of_many_versions_do_not_pile_up() -> None:
+def test_the_number_of_cached_templates_is_bounded() -> None:
     writer = SrWriter(ReportSettings(), STORE)
     film = dx()
     for number in range(1, TEMPLATE_CACHE_SIZE + 3):
-        writer.write(described(film, ReportSettings(), a_card_version(number=number)))
-    assert len(writer._forms) <= TEMPLATE_CACHE_SIZE
+        writer.write(build_content(film, ReportSettings(), a_card_version(number=number)))
+    assert len(writer._templates) <= TEMPLATE_CACHE_SIZE
 
 
 @pytest.mark.parametrize("probability", [float("nan"), float("inf")])
-def test_a_score_that_is_no_numberis_refused(probability: float) -> None:
-    content = described(dx(), ReportSettings(), a_card_version(), predictions=[Prediction("Mass", probability, Decision.PRESENT)])
+def test_a_score_that_is_not_finite_is_refused(probability: float) -> None:
+    content = build_content(
+        dx(), ReportSettings(), a_card_version(), predictions=[Prediction("Mass", probability, Decision.PRESENT)]
+    )
     with pytest.raises(ReportImpossible):
         writer_of(ReportSettings()).write(content)
 
 
-def test_with_nothing_else_to_tell_the_absent_findings_are_told() -> None:
+def test_absent_findings_are_reported_where_there_are_no_others() -> None:
     wanted = ReportSettings(include_absent=False)
     healthy = [Prediction(finding, 0.01, Decision.ABSENT) for finding in FINDINGS]
-    content = described(dx(), wanted, a_card_version(), predictions=healthy)
-    assert writer_of(wanted).write(content) == from_nothing(content, STORE, wanted)
+    content = build_content(dx(), wanted, a_card_version(), predictions=healthy)
+    assert writer_of(wanted).write(content) == build_reference_report(content, STORE, wanted)
 
 
-def test_a_blank_at_any_depth_moves_the_lengths_above_it() -> None:
+def test_filling_a_blank_updates_the_lengths_of_all_levels() -> None:
     leaf = code(("1", "99A", "name"), ("2", "99A", "value"))
     tree = container(("3", "99A", "outer"), container(("4", "99A", "inner"), leaf))
-    form = DatasetTemplate(tree, ("CodeMeaning",))
+    template = DatasetTemplate(tree, ("CodeMeaning",))
     for one in (leaf.ConceptNameCodeSequence, leaf.ConceptCodeSequence):
         one[0].CodeMeaning = "something longer, of odd length"
     tree.ConceptNameCodeSequence[0].CodeMeaning = "something longer, of odd length"
     tree.ContentSequence[0].ConceptNameCodeSequence[0].CodeMeaning = "something longer, of odd length"
-    assert form.fill(CodeMeaning="something longer, of odd length") == encode_dataset(tree)
+    assert template.fill(CodeMeaning="something longer, of odd length") == encode_dataset(tree)
 
 
-def test_a_blank_that_gets_no_value_is_an_error() -> None:
+def test_a_blank_without_a_value_is_an_error() -> None:
     with pytest.raises(KeyError):
         DatasetTemplate(code(("1", "99A", "name"), ("2", "99A", "value")), ("CodeMeaning",)).fill()

@@ -1,4 +1,4 @@
-"""What is read where it lies in the file is what pydicom reads of it, and a film that is windowed last is the same film."""
+"""Pixel data read in place equals pydicom's, and windowing after the resize gives the same image."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN = (
 
 
 def large(**elements: Any) -> Dataset:
-    """A film whose pixel data is left in place."""
+    """An image whose pixel data is read in place."""
     film = dx(rows=ROWS, columns=COLUMNS, **elements)
     assert len(film.PixelData) > stored_values.DEFER_BYTES
     return film
 
 
 def read(content: bytes) -> np.ndarray[Any, Any]:
-    """As files are read, and held to what the whole data set gives."""
+    """Read as in the product, compared with decoding the whole data set."""
     dataset, values = stored_values.read(content)
     assert dataset.SOPInstanceUID
     assert np.array_equal(values, stored_values.decode(dcmread(BytesIO(content))))
@@ -53,17 +53,17 @@ def test_uncompressed_values_are_a_view_of_the_file(syntax: str) -> None:
     assert not found.flags.writeable
 
 
-def test_a_deflated_film_is_read_whole() -> None:
+def test_a_deflated_file_is_decoded_as_a_whole() -> None:
     film = large()
-    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    body = packer.compress(encoded(film)) + packer.flush()
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    body = compressor.compress(encoded(film)) + compressor.flush()
     content = part10.file_bytes(
         body, sop_class_uid=film.SOPClassUID, sop_instance_uid=film.SOPInstanceUID, transfer_syntax_uid=DEFLATED
     )
     assert np.array_equal(read(content), gradient(ROWS, COLUMNS, 12))
 
 
-def test_a_compressed_film_is_read_whole() -> None:
+def test_a_compressed_file_is_decoded_as_a_whole() -> None:
     noise = np.random.default_rng(5).integers(0, 4096, (ROWS, COLUMNS), dtype=np.uint16)
     film = large()
     put_pixels(film, noise, bits=12)
@@ -74,7 +74,7 @@ def test_a_compressed_film_is_read_whole() -> None:
     assert np.array_equal(read(out.getvalue()), noise)
 
 
-def test_what_stands_above_the_stored_bits_is_left_out() -> None:
+def test_bits_above_the_stored_bits_are_masked() -> None:
     film = large()
     film.PixelData = (gradient(ROWS, COLUMNS, 12) | 0x9000).astype("<u2").tobytes()
     assert np.array_equal(read(file_of(film)), gradient(ROWS, COLUMNS, 12))
@@ -86,13 +86,13 @@ def test_signed_values_keep_their_sign() -> None:
     assert np.array_equal(read(file_of(film)), values)
 
 
-def test_a_file_that_ends_early_says_so() -> None:
-    with pytest.raises(PixelsUnreadable, match="truncated") as told:
+def test_a_truncated_file_is_reported() -> None:
+    with pytest.raises(PixelsUnreadable, match="truncated") as caught:
         stored_values.read(file_of(large())[:-1000])
-    assert told.value.hint
+    assert caught.value.hint
 
 
-def test_without_pixels_or_with_absurd_ones_it_is_no_film() -> None:
+def test_missing_pixels_and_absurd_dimensions_are_refused() -> None:
     for film, words in ((instance("1.2"), "no pixel data"), (large(Rows=65535), "is no radiograph")):
         with pytest.raises(PixelsUnreadable, match=words):
             stored_values.read(file_of(film))
@@ -118,7 +118,7 @@ def table() -> Dataset:
     ],
     ids=["window", "exact and rescaled", "inverse", "sigmoid", "padded", "no window", "table"],
 )
-def test_what_is_windowed_after_the_resize_is_the_same(film: Dataset, fit: Any) -> None:
+def test_windowing_after_the_resize_gives_the_same_image(film: Dataset, fit: Any) -> None:
     rendering = pixels.build_rendering(dcmread(BytesIO(file_of(film))))
     preprocess = Preprocess(size=64, fit=fit)
     assert preprocess.make_model_input_array(rendering) == pytest.approx(preprocess.make_model_input_array(rendering[:]), abs=2e-6)

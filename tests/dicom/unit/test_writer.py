@@ -1,4 +1,4 @@
-"""What an SR of ours says: the faults that validators do not see."""
+"""The content of a report, and faults that validators do not detect."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _name(item: Dataset) -> str:
 
 
 def faults_of(report: Dataset, film: Dataset) -> list[str]:
-    """Our own semantic assertions: what must hold of every SR beyond what validators look at."""
+    """Semantic assertions on a report beyond those of the validators."""
     groups = items(report, "125007")
     faults = []
     if len(groups) != len(FINDINGS):
@@ -65,7 +65,7 @@ def faults_of(report: Dataset, film: Dataset) -> list[str]:
     return faults
 
 
-def test_a_report_says_what_it_must() -> None:
+def test_a_report_has_the_required_content() -> None:
     film = dx()
     report = report_on(film)
     assert faults_of(report, film) == []
@@ -100,7 +100,7 @@ def _drop_evidence(report: Dataset) -> None:
 
 
 def _other_patient(report: Dataset) -> None:
-    report.PatientID = "SOMEBODY ELSE"
+    report.PatientID = "OTHER"
 
 
 @pytest.mark.parametrize(
@@ -114,14 +114,14 @@ def _other_patient(report: Dataset) -> None:
         (_other_patient, "patient and study"),
     ],
 )
-def test_our_assertions_see_what_validators_do_not(mutate: Callable[[Dataset], None], fault: str) -> None:
+def test_each_semantic_fault_is_detected(mutate: Callable[[Dataset], None], fault: str) -> None:
     film = dx()
     report = report_on(film)
     mutate(report)
     assert faults_of(report, film) == [fault]
 
 
-def test_an_uncalibrated_score_is_a_certainty_a_calibrated_one_a_probability() -> None:
+def test_only_a_calibrated_score_is_reported_as_probability() -> None:
     uncalibrated, calibrated = report_on(dx()), report_on(dx(), version=a_card_version(calibrated=True))
     assert (len(items(uncalibrated, "111012")), len(items(uncalibrated, "122157"))) == (14, 0)
     assert (len(items(calibrated, "111012")), len(items(calibrated, "122157"))) == (0, 14)
@@ -129,19 +129,19 @@ def test_an_uncalibrated_score_is_a_certainty_a_calibrated_one_a_probability() -
     assert float(items(uncalibrated, "111012")[0].MeasuredValueSequence[0].NumericValue) == pytest.approx(97)
 
 
-def test_present_absent_and_undetermined_stand_under_the_findings_own_code() -> None:
+def test_decisions_are_reported_under_the_code_of_the_finding() -> None:
     report = report_on(dx())
-    said = {_name(item): item.ConceptCodeSequence[0].CodeMeaning for item in items(report, "46621007")}
-    assert said == {"46621007": "Present"}
+    decisions = {_name(item): item.ConceptCodeSequence[0].CodeMeaning for item in items(report, "46621007")}
+    assert decisions == {"46621007": "Present"}
     assert items(report, "8186001")[0].ConceptCodeSequence[0].CodeMeaning == "Undetermined"
     assert items(report, "39839004")[0].ConceptCodeSequence[0].CodeMeaning == "Absent"
 
 
-def test_absent_findings_can_be_left_out() -> None:
+def test_absent_findings_can_be_excluded() -> None:
     assert len(items(report_on(dx(), include_absent=False), "125007")) == 2
 
 
-def test_the_device_observer_is_the_version() -> None:
+def test_the_device_observer_is_the_model_version() -> None:
     version = a_card_version(device_uid="2.25.77")
     report = report_on(dx(), version=version)
     assert items(report, "121012")[0].UID == "2.25.77"
@@ -149,14 +149,14 @@ def test_the_device_observer_is_the_version() -> None:
     assert {"threshold = 0.5000", "weights SHA-256 = " + "ab" * 32, "preprocessing = " + "p" * 16} <= parameters
 
 
-def test_an_untrained_model_says_so_in_series_and_content() -> None:
+def test_the_notice_of_a_version_is_in_series_description_and_content() -> None:
     report = report_on(dx(), version=a_card_version(notice="UNTRAINED"))
     assert report.SeriesDescription.startswith("UNTRAINED")
     assert any(item.TextValue.startswith("UNTRAINED") for item in items(report, "121106"))
-    assert "marking = UNTRAINED" in {item.TextValue for item in items(report, "111002")}
+    assert "notice = UNTRAINED" in {item.TextValue for item in items(report, "111002")}
 
 
-def test_a_later_revision_names_its_predecessor() -> None:
+def test_a_later_revision_references_its_predecessor() -> None:
     film = dx()
     first, second = report_on(film), report_on(film, follows=True)
     assert "PredecessorDocumentsSequence" not in first
@@ -166,7 +166,7 @@ def test_a_later_revision_names_its_predecessor() -> None:
     assert first.SeriesInstanceUID == second.SeriesInstanceUID
 
 
-def test_several_films_are_all_evidence_and_all_sources() -> None:
+def test_several_images_are_all_evidence_and_sources() -> None:
     film = dx()
     other = dx(StudyInstanceUID=film.StudyInstanceUID, InstanceNumber=2)
     report = report_on(film, other)
@@ -175,7 +175,7 @@ def test_several_films_are_all_evidence_and_all_sources() -> None:
     assert {len(items(group, "121112")) + len(items(group, "121233")) for group in groups} <= {2}
 
 
-def test_built_twice_it_is_the_same_object() -> None:
+def test_a_report_built_twice_has_the_same_uids() -> None:
     film = dx()
     first, second = report_on(film), report_on(film)
     assert first.SOPInstanceUID == second.SOPInstanceUID
@@ -183,21 +183,21 @@ def test_built_twice_it_is_the_same_object() -> None:
 
 
 @pytest.mark.parametrize("name", SR_CLASS_UIDS)
-def test_other_classes_for_archives_that_need_them(name: str) -> None:
+def test_every_configurable_sop_class_is_written(name: str) -> None:
     film = dx()
     report = report_on(film, sop_class=name)
     assert report.SOPClassUID == SR_CLASS_UIDS[name]
     assert faults_of(report, film) == []
 
 
-def test_highdicom_reads_it_back() -> None:
+def test_highdicom_can_read_the_report() -> None:
     report: Any = srread(stream_of(report_on(dx())))
     groups = report.content.get_image_measurement_groups()
     assert len(groups) == 14
     assert groups[0].finding_type.meaning == "Atelectasis"
 
 
-def test_nothing_to_report_on_is_an_error_with_words() -> None:
+def test_a_study_without_a_scored_image_is_refused() -> None:
     from adapters.dicom.sr.writer import ReportSettings, SrWriter
 
     store = FakeImageStore()
@@ -208,7 +208,7 @@ def test_nothing_to_report_on_is_an_error_with_words() -> None:
         writer.write(content)
 
 
-def test_derived_uids_differ_by_every_part_and_fit() -> None:
+def test_derived_uids_differ_by_every_part_and_are_valid() -> None:
     study = generate_uid()
     uids = {report_uid(root, study, v, r) for root in ("", "1.2.826.0.1.3680043.10.999") for v in (1, 2) for r in (1, 2)}
     assert len(uids) == 8
