@@ -14,6 +14,9 @@ from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Self
 
+WAIT_SLICE_SECONDS = 3600.0
+"""Longest single wait for a signal: a wait without an end is repeated in slices of this length."""
+
 Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
 
@@ -86,6 +89,17 @@ class StopSignal:
 
     def _install_handler(self, number: signal.Signals, handler: Callable[[int, FrameType | None], object]) -> None:
         self._before[number] = signal.signal(number, handler)
+
+
+def should_stop(stop: StopSignal) -> bool:
+    """Whether a role is to end. It ends for a reload, too: its supervisor restarts it with the new configuration."""
+    return stop.is_set() or stop.reload_requested
+
+
+def wait_for_stop(stop: StopSignal) -> None:
+    """Wait until the role is to end."""
+    while not should_stop(stop):
+        stop.wait(WAIT_SLICE_SECONDS)
 
 
 def _open_pipe() -> tuple[int, int]:

@@ -8,7 +8,6 @@ first, so that they drain while everything they need still runs.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import signal
@@ -21,24 +20,22 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from adapters.ipc.parent_death import death_signal_setter
+from adapters.service.exit_codes import CANNOT_START, FAILED, exit_code_of
 from adapters.service.health import HealthCheck, HealthMonitor
 from adapters.service.signals import StopSignal
 from adapters.service.systemd import INHERITED_FDS, SYSTEMD_VARIABLES, Notifier
-from pipeline.errors import FatalError, RadclipdError, traceback_locations
+from pipeline.errors import RadclipdError, traceback_locations
 
-CANNOT_START = os.EX_CONFIG
-"""Exit status (78, sysexits.h) with which a child says that starting it again would fail again."""
 STEADY_SECONDS = 60.0
 """A child that lived this long starts again without delay and with its back-off cleared."""
 EXTENSION_SECONDS = 10.0
 """How much more time systemd is asked for at once, ten times as often."""
-PR_SET_PDEATHSIG = 1  # prctl(2)
 
 Work = Callable[[], int | None]
 """What a copy of this process does; returns its exit status."""
 
 log = structlog.get_logger("radclipd.service")
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ class ForkedProcess:
         sys.stderr.flush()
         gc.collect()
         gc.freeze()  # what is loaded stays shared: the collector would write into every page
-        ask = _make_death_signal_setter(os.getpid())
+        ask = death_signal_setter(os.getpid())
         self.returncode: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
@@ -100,7 +97,7 @@ class ForkedProcess:
 
 def _run_copy(set_death_signal: Callable[[], None], work: Work) -> None:
     """Be the copy: never return to what the original was about to do."""
-    code = 1
+    code = FAILED
     try:
         set_death_signal()
         os.setpgid(0, 0)
@@ -109,7 +106,7 @@ def _run_copy(set_death_signal: Callable[[], None], work: Work) -> None:
         code = work() or 0
     except RadclipdError as error:
         log.error("child failed", error=str(error), hint=error.hint)
-        code = CANNOT_START if isinstance(error, FatalError) else 1
+        code = exit_code_of(error)
     except BaseException as error:  # nobody above to hear of it
         log.error("child failed", error=type(error).__name__, places=traceback_locations(error))
     finally:
@@ -145,7 +142,7 @@ class Child:
             stdin=subprocess.DEVNULL,
             pass_fds=descriptors,
             process_group=0,  # a terminal's Ctrl-C goes to the parent, which stops the children in order
-            preexec_fn=_make_death_signal_setter(os.getpid()),
+            preexec_fn=death_signal_setter(os.getpid()),
         )
 
     def signal(self, number: signal.Signals) -> None:
@@ -167,21 +164,6 @@ class Child:
         delay = min(timings.backoff_cap, timings.backoff_base * 2 ** min(self.deaths - 1, 16)) if self.deaths else 0.0
         self.not_before = now + delay
         return delay
-
-
-def _make_death_signal_setter(parent: int) -> Callable[[], None]:
-    """Return what a child does between fork and exec: ask to be killed when its parent ends, however that ends (prctl(2)).
-
-    SIGKILL, for a stopped or wedged child would not heed another signal; nothing is lost by it, as every step is durable or leased.
-    The parent has other threads, so nothing here may take a lock: the foreign function is looked up before the fork.
-    """
-
-    def ask() -> None:
-        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it ended before the request was made
-            os._exit(1)
-
-    return ask
 
 
 @dataclass(slots=True)

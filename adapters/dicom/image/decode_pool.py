@@ -20,6 +20,7 @@ from pathlib import Path
 
 import structlog
 
+from adapters.ipc.shared_arrays import create_memory
 from adapters.ipc.shared_frame import SharedFrame
 from pipeline.domain import Image, StoredInstance
 from pipeline.errors import OutOfResources, PixelsUnreadable
@@ -53,7 +54,7 @@ class _Decoder:
     def start(cls, folder: Path) -> _Decoder:
         """Start one and wait until it is ready. OutOfResources where it does not come up."""
         ours, theirs = socket.socketpair()
-        memory = os.memfd_create("radclipd-film")
+        memory = create_memory("frame")
         handed = (theirs.fileno(), memory)
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "adapters.app.decode_worker", *map(str, (*handed, os.getpid())), str(folder)],

@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import event
 from structlog.testing import capture_logs
 
+from adapters.app.compose import Parts
 from adapters.app.metrics import open_metrics
 from adapters.catalog.catalog import SqlCatalog
 from adapters.cli.check import _check_metrics
@@ -34,6 +35,7 @@ from adapters.service.prometheus import (
     MetricSources,
     TimedCache,
 )
+from adapters.storage.image_store import FileImageStore
 from pipeline import backfill, learn, rescore, rules, work
 from pipeline.domain import FINDINGS, Job, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
 from pipeline.errors import ConfigurationError, OutOfResources, PixelsUnreadable
@@ -338,7 +340,7 @@ def faults_of(page: str) -> list[str]:
 
 @pytest.fixture
 def page(sql_catalog: SqlCatalog, tmp_path: Path) -> Iterator[Callable[[], str]]:
-    with open_metrics(config_in(tmp_path), sql_catalog) as port:
+    with open_metrics(config_in(tmp_path), sql_catalog, FileImageStore(tmp_path / "images")) as port:
         yield lambda: metrics_of(f"http://127.0.0.1:{port}/metrics")
 
 
@@ -498,7 +500,7 @@ def test_a_port_that_is_taken_is_said_in_words_and_stops_nothing(sql_catalog: Sq
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         capture_logs() as said,
-        open_metrics(config_in(tmp_path, taken.getsockname()[1]), sql_catalog) as port,
+        open_metrics(config_in(tmp_path, taken.getsockname()[1]), sql_catalog, FileImageStore(tmp_path / "images")) as port,
     ):
         assert port == 0
     (line,) = said
@@ -506,18 +508,18 @@ def test_a_port_that_is_taken_is_said_in_words_and_stops_nothing(sql_catalog: Sq
     assert "cannot listen on 127.0.0.1 port" in line["error"]
 
 
-def test_off_means_off(sql_catalog: SqlCatalog) -> None:
-    with open_metrics(Config(), sql_catalog) as port:
+def test_off_means_off(sql_catalog: SqlCatalog, tmp_path: Path) -> None:
+    with open_metrics(Config(), sql_catalog, FileImageStore(tmp_path / "images")) as port:
         assert port == 0
 
 
 def test_check_says_where_the_metrics_are(sql_catalog: SqlCatalog, tmp_path: Path) -> None:
-    assert _check_metrics(Config()).startswith("off")
+    assert _check_metrics(Parts(Config())).startswith("off")
     config = config_in(tmp_path)
     url = f"http://127.0.0.1:{config.metrics.port}/metrics"
-    assert _check_metrics(config) == f"{url} will answer when the dispatcher runs"
-    with open_metrics(config, sql_catalog):
-        assert _check_metrics(config) == f"{url} answers"
+    assert _check_metrics(Parts(config)) == f"{url} will answer when the dispatcher runs"
+    with open_metrics(config, sql_catalog, FileImageStore(tmp_path / "images")):
+        assert _check_metrics(Parts(config)) == f"{url} answers"
 
 
 def test_check_says_that_another_program_has_the_port(tmp_path: Path) -> None:
@@ -532,5 +534,5 @@ def test_check_says_that_another_program_has_the_port(tmp_path: Path) -> None:
         thread = threading.Thread(target=answer)
         thread.start()
         with pytest.raises(ConfigurationError, match="another program"):
-            _check_metrics(config_in(tmp_path, other.getsockname()[1]))
+            _check_metrics(Parts(config_in(tmp_path, other.getsockname()[1])))
         thread.join()

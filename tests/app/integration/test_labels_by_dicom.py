@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 
-from adapters.app import compose
+from adapters.app.compose import Parts
+from adapters.app.listen import build_listener
+from adapters.app.policies import work_policy
 from adapters.app.workers import build_worker_specs
 from adapters.catalog import query, schema
-from adapters.catalog.catalog import SqlCatalog
 from adapters.config.sections import Config
 from adapters.demo.loopback import free_ports
 from pipeline.domain import JobKind, JobState
@@ -39,8 +40,9 @@ class Installation:
             }
         )
         schema.upgrade(url)
-        self.catalog = SqlCatalog(url)
-        self.listener = compose.build_listener(self.config, self.catalog)
+        self.parts = Parts(self.config)
+        self.catalog = self.parts.catalog
+        self.listener = build_listener(self.parts)
         self.listener.start()
 
     def send(self, dataset: Dataset) -> int:
@@ -48,11 +50,9 @@ class Installation:
 
     def work(self) -> None:
         (post,) = [
-            post
-            for post in build_worker_specs(self.config, self.catalog, ["report"], stop_requested=lambda: False)
-            if post.kind is JobKind.LABEL
+            post for post in build_worker_specs(self.parts, ["report"], stop_requested=lambda: False) if post.kind is JobKind.LABEL
         ]
-        while work_once(post, catalog=self.catalog, worker="w", policy=compose.work_policy(self.config)):
+        while work_once(post, catalog=self.catalog, worker="w", policy=work_policy(self.config)):
             pass
 
     def states(self) -> list[tuple[Any, ...]]:
@@ -60,7 +60,7 @@ class Installation:
 
     def stop(self) -> None:
         self.listener.drain(1)
-        self.catalog.dispose()
+        self.parts.close()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from adapters.app.compose import Parts
 from adapters.app.workers import build_worker_specs
 from adapters.catalog.catalog import SqlCatalog
 from adapters.config.sections import Config
@@ -58,9 +59,9 @@ class Place:
 
     @contextmanager
     def post(self, config: Config | None = None) -> Iterator[WorkerSpec]:
-        (post,) = build_worker_specs(config or self.config, self.catalog, "score", stop_requested=lambda: False)
-        yield post
-        post.close()
+        with Parts(config or self.config) as parts:
+            (post,) = build_worker_specs(parts, "score", stop_requested=lambda: False)
+            yield post
 
     def work(self, config: Config | None = None) -> None:
         with self.post(config) as post:
