@@ -32,7 +32,7 @@ log = structlog.get_logger("radclipd.dispatch")
 
 
 def dispatch(config: Config) -> None:
-    """Settle studies, maintain the catalog and serve the metrics until told to stop."""
+    """Settle studies, maintain the catalog and serve the metrics until a signal to stop."""
     with Parts(config) as parts:
         scheduler = _build_scheduler(parts)
         with (

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 ANY = "*"
 """In an allow-list: any AE title."""
-SLOTS_FILE = "places"
+SLOTS_FILE = "association-slots"
 """File in the image store's folder whose bytes are the slots of associations."""
 STOP_SLACK_SECONDS = 5.0
 """Added to the drain, before a process is killed."""
@@ -48,7 +48,7 @@ log = structlog.get_logger("radclipd.listen")
 
 
 def listen(config: Config) -> None:
-    """Receive until told to stop, then drain: no new associations, open ones end or are aborted at the deadline.
+    """Receive until a signal to stop, then drain: no new associations, open ones end or are aborted at the deadline.
 
     FatalError where the processes cannot run; TransientError where one of them hangs.
     """

@@ -20,7 +20,7 @@ STOP_SLACK_SECONDS = 10.0
 
 
 def run(config: Config, path: Path | None) -> None:
-    """Run until told to stop. FatalError where a role cannot start; NoWeights before anything is started."""
+    """Run until a signal to stop. FatalError where a role cannot start; NoWeights before anything is started."""
     with Parts(config) as parts:
         version, catalog = parts.require_serving(), parts.catalog
         sockets = systemd.listening_sockets() or [systemd.bind(config.listener.host, config.listener.port)]

@@ -28,8 +28,10 @@ log = structlog.get_logger("radclipd.work")
 
 
 def work(config: Config, kinds: Sequence[str]) -> None:
-    """Work off jobs of these kinds until told to stop. The batch in hand is finished first; a round of learning begins anew at the
-    next start. NoWeights where no model version serves."""
+    """Work off jobs of these kinds until a signal to stop. NoWeights where no model version serves.
+
+    The batch in hand is finished first; a round of learning begins anew at the next start.
+    """
     kind = "+".join(kinds)
     if kind == "learn":
         with suppress(PermissionError):  # where the sandbox of the unit forbids it, the unit itself may say Nice=

@@ -27,7 +27,7 @@ STATES = "SELECT finding, state, reader, source FROM v_labels WHERE revoked = 0 
 
 
 class Installation:
-    """A configuration on a folder, its catalog, its listener; and a worker that runs when told to."""
+    """A configuration on a folder, its catalog and its listener, and a worker that the test runs."""
 
     def __init__(self, folder: Path, **labels: Any) -> None:
         url = f"sqlite:///{folder / 'catalog.db'}"
@@ -70,7 +70,7 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
     made.stop()
 
 
-def test_labels_arrive_by_dicom(installation: Installation) -> None:
+def test_labels_of_sr_and_kos_instances_are_imported(installation: Installation) -> None:
     film = dx()
     same = {"StudyInstanceUID": film.StudyInstanceUID}
     first = sr.report(*sr.person(), sr.group(sr.code(sr.FINDING, sr.MASS), sr.code(sr.MASS, sr.PRESENT)), **same)
@@ -90,7 +90,7 @@ def test_labels_arrive_by_dicom(installation: Installation) -> None:
         assert tx.jobs.count_by_state() == {(JobKind.LABEL, JobState.DONE): 5}
 
 
-def test_nothing_is_queued_where_nothing_is_read(tmp_path: Path) -> None:
+def test_no_label_job_is_queued_where_documents_are_not_read(tmp_path: Path) -> None:
     installation = Installation(tmp_path, accept_sr="none")
     try:
         assert installation.send(sr.report(*sr.person(), sr.code(sr.FINDING, sr.MASS))) == 0
