@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline import rescore
+from pipeline import rescore, versions
 from pipeline.domain import JobKind
-from pipeline.errors import NoWeights
 from pipeline.ports.services import Catalog
 from pipeline.work import WorkerSpec, WorkPolicy, work_once
 
@@ -62,9 +61,7 @@ def score_block(
     Studies that wait for their scores have a job; those that another version has scored, and that came to their end, get one.
     """
     with catalog.begin() as tx:
-        serving = tx.versions.serving()
-        if serving is None:
-            raise NoWeights("no model version serves", hint="radclipd model import FILE, or radclipd model fetch TAG")
+        serving = versions.require_serving(tx)
         subjects = tx.studies.uids_by_number(block.numbers)
         for study_instance_uid in tx.studies.unscored(serving.number, limit=max(1, len(subjects)), numbers=block.numbers):
             tx.jobs.put(JobKind.SCORE, study_instance_uid, {rescore.RESCORE_KEY: True}, priority=rescore.RESCORE_PRIORITY)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from pipeline import rules
+from pipeline import rules, versions
 from pipeline.consensus import UNKNOWN, LabelPolicy, resolve_consensus
 from pipeline.domain import (
     FINDINGS,
@@ -21,7 +21,6 @@ from pipeline.domain import (
     TrainingSet,
     VersionState,
 )
-from pipeline.errors import NoWeights
 from pipeline.ports.services import Candidate, Catalog, StageCallback, Trainer, Transaction
 
 ALL_LABELS = "labels"
@@ -107,9 +106,7 @@ def learn(
 
 
 def _build_training_set(tx: Transaction, policy: LearnPolicy) -> tuple[TrainingSet, rules.LearnableFindings]:
-    serving = tx.versions.serving()
-    if serving is None:
-        raise NoWeights("no model version serves", hint="radclipd model import FILE, or radclipd model fetch TAG")
+    serving = versions.require_serving(tx)
     statements = tx.labels.all()
     aside = _find_monitoring_patients(tx, statements)
     labelled = list(_build_examples(tx, statements, policy))

@@ -47,13 +47,23 @@ def rollback(*, reason: str, catalog: Catalog, verify: VerifyWeights, source: st
     NoWeights where none serves, PermanentError where none served before it.
     """
     with catalog.read() as tx:
-        broken = _require_serving(tx)
+        broken = require_serving(tx)
         before = tx.versions.previously_serving()
     if before is None:
         raise PermanentError(f"no version served before version {broken.number}", hint="radclipd versions; radclipd promote N")
     verify(before)
     _restore_previous(broken, before, reason=reason, outcome="done", catalog=catalog, source=source)
     return before
+
+
+def require_serving(tx: Transaction) -> ModelVersion:
+    """Return the serving version. NoWeights with the remedy where there is none."""
+    serving = tx.versions.serving()
+    if serving is None:
+        raise NoWeights(
+            "no model version serves", hint="radclipd model import FILE --architecture NAME, or radclipd model fetch TAG"
+        )
+    return serving
 
 
 def load_serving(*, catalog: Catalog, scorers: Scorers) -> Scorer:
@@ -63,7 +73,7 @@ def load_serving(*, catalog: Catalog, scorers: Scorers) -> Scorer:
     NoWeights or WeightsRejected where neither can be loaded.
     """
     with catalog.read() as tx:
-        serving = _require_serving(tx)
+        serving = require_serving(tx)
         before = tx.versions.previously_serving()
     try:
         return scorers.load(serving)
@@ -99,19 +109,12 @@ def _restore_previous(
 ) -> None:
     """One transaction. Where another process was faster, what it decided stands."""
     with catalog.begin() as tx:
-        if _require_serving(tx).number != broken.number:
+        if require_serving(tx).number != broken.number:
             return
         tx.versions.serve(before.number)
         tx.versions.put_state(broken.number, VersionState.REJECTED, reason=reason)
         detail = f"version {before.number} serves in place of version {broken.number}: {reason}"
         tx.audit(AuditEvent("rollback", outcome, f"version {before.number}", detail, source))
-
-
-def _require_serving(tx: Transaction) -> ModelVersion:
-    serving = tx.versions.serving()
-    if serving is None:
-        raise NoWeights("no model version serves", hint="radclipd model import FILE, or radclipd model fetch TAG")
-    return serving
 
 
 def _require_version(tx: Transaction, number: int) -> ModelVersion:

@@ -63,8 +63,8 @@ class WorkerSpec:
     """A place at the queue: which kind, how many at once, the step, and whether work is admitted now.
 
     `spare` is what to do where no job is due, a little at a time; it says whether there may be more of it at once. `prepare` is
-    what takes long before the first job and need not wait for it, `close` gives back what it holds. `subjects`: only of these;
-    None: of any. `fresh`: half of what is taken is what came last, so that it waits for no backlog of equally urgent jobs.
+    what takes long before the first job and need not wait for it. `subjects`: only of these; None: of any. `fresh`: half of what is
+    taken is what came last, so that it waits for no backlog of equally urgent jobs.
     """
 
     kind: JobKind
@@ -73,7 +73,6 @@ class WorkerSpec:
     admit: Callable[[], bool] = lambda: True
     idle_task: Callable[[], bool] = lambda: False
     prepare: Callable[[], object] = lambda: None
-    close: Callable[[], object] = lambda: None
     subjects: Collection[str] | None = None
     prefer_newest: bool = False
 

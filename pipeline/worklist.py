@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline import rules
+from pipeline import rules, versions
 from pipeline.acquisition import CandidateStudies, LabelHistory, SelectedStudy, SelectionPolicy, SelectionReason, select_studies
 from pipeline.consensus import PRESENT, LabelPolicy, resolve_consensus
 from pipeline.domain import FINDINGS, AuditEvent, Header, Label, ModelVersion, Request, StoredInstance, VersionState
-from pipeline.errors import NoWeights, TransientError
+from pipeline.errors import TransientError
 from pipeline.ports.services import Catalog, Transaction
 
 
@@ -45,7 +45,7 @@ def make_worklist(*, count: int, catalog: Catalog, policy: WorklistPolicy, dry_r
     NoWeights where no version serves, TransientError where another list, or a label, came in between.
     """
     with catalog.read() as tx:
-        serving = _require_serving(tx)
+        serving = versions.require_serving(tx)
         archive = _CandidatePool.load(tx, serving, policy)
         picks = select_studies(
             archive.candidates,
@@ -75,13 +75,6 @@ def list_open_entries(*, catalog: Catalog, chest: rules.ChestPolicy) -> list[Wor
         else WorklistEntry(request, "", "", "")
         for request, film in found
     ]
-
-
-def _require_serving(tx: Transaction) -> ModelVersion:
-    serving = tx.versions.serving()
-    if serving is None:
-        raise NoWeights("no model version serves", hint="radclipd model import FILE, or radclipd model fetch TAG")
-    return serving
 
 
 def _store_requests(requests: Sequence[Request], serving: ModelVersion, catalog: Catalog, policy: WorklistPolicy) -> None:

@@ -1,4 +1,4 @@
-"""What `radclipd backfill` is made of: a Config and a source in, a run out."""
+"""The parts of `radclipd backfill`: its source and its run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapters.app import compose
+from adapters.app.policies import receive_policy
 from adapters.config import sections as configuration
 from adapters.dicom.network.archive import ArchiveSettings
 from adapters.dicom.sources.dicomweb import DicomWebSource, OrthancSource, WebSettings
@@ -20,22 +20,22 @@ from pipeline.preemption import Preemption
 from pipeline.progress import chain_callbacks
 
 if TYPE_CHECKING:
-    from adapters.catalog.catalog import SqlCatalog
+    from adapters.app.compose import Parts
     from adapters.config.sections import Config
 
 
 def folder_source(config: Config, root: Path, days: DateRange | None, *, oldest_first: bool) -> FolderSource:
-    """A tree of files."""
+    """Make the source of a folder of DICOM files, in any depth."""
     return FolderSource(root.absolute(), days=days, other_storage=config.listener.other_storage, oldest_first=oldest_first)
 
 
 def dicomweb_source(config: Config, path: Path | None, url: str) -> DicomWebSource:
-    """An archive that speaks QIDO-RS and WADO-RS. ConfigurationError."""
+    """Make the source of an archive with QIDO-RS and WADO-RS (PS3.18). ConfigurationError."""
     return DicomWebSource(_make_web_settings(config, path, url))
 
 
 def orthanc_source(config: Config, path: Path | None, url: str) -> OrthancSource:
-    """An Orthanc, by its own API. ConfigurationError."""
+    """Make the source of an Orthanc, by its REST API. ConfigurationError."""
     return OrthancSource(_make_web_settings(config, path, url))
 
 
@@ -50,7 +50,7 @@ def _make_web_settings(config: Config, path: Path | None, url: str) -> WebSettin
 
 
 def query_retrieve_source(config: Config, *, ae_title: str, host: str, port: int, move_to: str) -> RetrieveSource:
-    """An archive by C-FIND, and C-GET or C-MOVE."""
+    """Make the source of an archive with C-FIND, and C-GET or C-MOVE (PS3.4 C)."""
     archive = ArchiveSettings(
         ae_title=ae_title,
         host=host,
@@ -62,8 +62,7 @@ def query_retrieve_source(config: Config, *, ae_title: str, host: str, port: int
 
 
 def build_backfill(
-    config: Config,
-    catalog: SqlCatalog,
+    parts: Parts,
     source: BackfillSource,
     *,
     policy: BackfillPolicy,
@@ -72,16 +71,16 @@ def build_backfill(
     stop_requested: Callable[[], bool],
     wait: Callable[[float], object],
 ) -> Backfill:
-    """Make a run. What it takes in goes through the same step as what the listener hears, and it gives way to arrivals."""
-    wanted = config.backfill
+    """Make a run. Its instances go through the same step as those of the listener, and arrivals preempt it."""
+    wanted = parts.config.backfill
     return Backfill(
         source=source,
-        catalog=catalog,
-        images=compose.open_image_store(config),
-        receive_policy=compose.receive_policy(config),
+        catalog=parts.catalog,
+        images=parts.images,
+        receive_policy=receive_policy(parts.config),
         policy=policy,
         on_progress=chain_callbacks(
-            watch, Preemption(catalog=catalog, sleep=wait, should_stop=stop_requested, activity="the backfill")
+            watch, Preemption(catalog=parts.catalog, sleep=wait, should_stop=stop_requested, activity="the backfill")
         ),
         sleep=wait,
         throttle=Throttle(

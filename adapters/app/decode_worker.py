@@ -1,7 +1,7 @@
-"""A process that decodes: stored files in, images out, one at a time. `dicom.decode_pool` starts it and speaks with it.
+"""The process that decodes: stored files in, images out, one at a time. `dicom.image.decode_pool` starts it.
 
-Codecs are foreign C code over bytes from anywhere: what crashes or hangs here costs one film. An image leaves by a piece of memory
-that both processes hold and that has no name, so the kernel frees it with the last of them, however they end.
+Codecs are foreign C code over bytes of any origin: a crash or a hang here costs one instance. An image leaves through anonymous
+memory that both processes hold, so the kernel frees it with the last of them.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from pipeline.ports.images import DecoderTransform
 
 
 def main() -> None:
-    """Serve until the other end is gone.
+    """Serve until the other end of the connection is closed.
 
     Arguments: descriptors of the connection and of the memory, process id of the parent, folder of the image store.
     """
     connection, memory, parent, folder = Connection(int(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-    die_with_parent(parent)  # also where a codec hangs and nobody reads the connection
+    die_with_parent(parent)  # also while a codec hangs and the connection is not read
     reader = DicomImageReader(FileImageStore(folder))
     connection.send(None)  # ready
     while True:
         try:
-            instance, sight = connection.recv()
+            instance, transform = connection.recv()
         except EOFError:
             return
-        connection.send(_decode_instance(reader, instance, sight, memory))
+        connection.send(_decode_instance(reader, instance, transform, memory))
 
 
 def _decode_instance(reader: DicomImageReader, instance: object, transform: DecoderTransform, memory: int) -> object:
-    """Return what was put into the memory, or why there is nothing: message and hint."""
+    """Write the frame to the memory and return its layout; else the reason, as message and hint."""
     try:
-        seen = reader.read_transformed(instance, transform)  # type: ignore[arg-type] # what the pool sends
+        frame = reader.read_transformed(instance, transform)  # type: ignore[arg-type] # the pool sends a StoredInstance
     except PixelsUnreadable as error:
         return str(error), error.hint
-    return SharedFrame.write(seen, memory)
+    return SharedFrame.write(frame, memory)
 
 
 if __name__ == "__main__":

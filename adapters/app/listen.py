@@ -1,7 +1,7 @@
-"""The role of the listener: one process, or several that share port and limit.
+"""`radclipd listen`: the listener's process, or several processes that share the port and the association limit.
 
-Several are copies of one that has loaded everything: what is loaded is in memory once. This process only looks after them: it has
-threads for that, so the copies are made, and made again, by one in between that has none.
+Several are copies of one process that has loaded everything, so that they share its memory. A process with threads must not fork.
+So three levels run: this process with the threads of the health checks, a supervisor without threads that forks, and the copies.
 """
 
 from __future__ import annotations
@@ -15,40 +15,45 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from adapters.app import compose
-from adapters.app.work import should_stop, wait_for_stop
+from adapters.app.compose import Parts
+from adapters.app.policies import receive_policy
 from adapters.ipc.slots import SharedSlots
 from adapters.service import systemd
 from adapters.service.health import notify_systemd
-from adapters.service.signals import StopSignal
+from adapters.service.signals import StopSignal, should_stop, wait_for_stop
 from adapters.service.supervisor import ForkedProcess, Role, Supervisor
+from pipeline import receive
+from pipeline.domain import AuditEvent
 from pipeline.errors import FatalError, TransientError
 
 if TYPE_CHECKING:
     from adapters.config.sections import Config
+    from adapters.dicom.network.association_limit import AssociationSlots
+    from adapters.dicom.network.listener import Listener
 
 LOOPBACK = "127.0.0.1"
 ANY = "*"
-"""In an allow-list: whoever."""
-SLOTS_FILE = "places"
-"""File in the image store's folder whose bytes are the places of associations."""
+"""In an allow-list: any AE title."""
+SLOTS_FILE = "association-slots"
+"""File in the image store's folder whose bytes are the slots of associations."""
 STOP_SLACK_SECONDS = 5.0
-"""On top of the drain, before a process is killed."""
+"""Added to the drain, before a process is killed."""
 PROBE_SECONDS = 5.0
-"""How long our own listener may take to answer our own C-ECHO."""
+"""Time limit of a C-ECHO to our own listener."""
 POLL_SECONDS = 1.0
 HANG_SECONDS = 60.0
-"""So long one of several processes may be without an answer before all are replaced."""
+"""A process that has not answered for this long is hung, and all processes are replaced."""
 
-log = structlog.get_logger("radclipd.roles")
+log = structlog.get_logger("radclipd.listen")
 
 
 def listen(config: Config) -> None:
-    """Receive until told to stop, then drain: no new associations, open ones end or are aborted at the deadline.
+    """Receive until a signal to stop, then drain: no new associations, open ones end or are aborted at the deadline.
 
-    FatalError where the processes cannot; TransientError where one of them hangs.
+    FatalError where the processes cannot run; TransientError where one of them hangs.
     """
-    compose.open_catalog(config).dispose()  # so that a fault shows here
+    with Parts(config) as parts:  # closed before the fork
+        _ = parts.catalog  # a fault shows here
     sockets = systemd.listening_sockets() or [systemd.bind(config.listener.host, config.listener.port)]
     if config.listener.processes == 1:
         _run_single_listener(config, sockets)
@@ -56,44 +61,64 @@ def listen(config: Config) -> None:
         _run_listener_group(config, sockets)
 
 
+def build_listener(parts: Parts, slots: AssociationSlots | None = None) -> Listener:
+    """Make the DICOM listener, which hands each instance to pipeline.receive. `slots`: the association limit of a group."""
+    from adapters.dicom.network.listener import Listener, ListenerSettings
+
+    config, catalog = parts.config, parts.catalog
+    receiver = receive.InstanceReceiver(catalog=catalog, images=parts.images, policy=receive_policy(config))
+
+    def mark_released(study_instance_uids: Sequence[str]) -> None:
+        with catalog.begin() as tx:
+            tx.studies.mark_released(study_instance_uids)
+
+    def audit(event: AuditEvent) -> None:
+        with catalog.begin() as tx:
+            tx.audit(event)
+
+    return Listener(
+        ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds", "processes"})),
+        begin_file=receiver.open_incoming,
+        receive=receiver.receive,
+        mark_released=mark_released,
+        audit=audit,
+        slots=slots,
+    )
+
+
 def _run_single_listener(config: Config, sockets: Sequence[socket.socket]) -> None:
-    catalog = compose.open_catalog(config)
-    listener = compose.build_listener(config, catalog)
-    listener.start(*sockets)
-    log.info("listening", ae_title=config.listener.ae_title, port=listener.port, processes=1)
-    echo = loopback_echo(config, listener.port)
-    with (
-        StopSignal() as stop,
-        notify_systemd(systemd.Notifier(), [echo, catalog.probe_write], lambda: f"listening on port {listener.port}"),
-    ):
-        wait_for_stop(stop)
-    listener.drain(config.listener.drain_seconds)
-    catalog.dispose()
+    with Parts(config) as parts:
+        listener = build_listener(parts)
+        listener.start(*sockets)
+        log.info("listening", ae_title=config.listener.ae_title, port=listener.port, processes=1)
+        checks = [loopback_echo(config, listener.port), parts.catalog.probe_write]
+        with StopSignal() as stop, notify_systemd(systemd.Notifier(), checks, lambda: f"listening on port {listener.port}"):
+            wait_for_stop(stop)
+        listener.drain(config.listener.drain_seconds)
 
 
 def _run_listener_group(config: Config, sockets: Sequence[socket.socket]) -> None:
-    """Have processes listen, each also at a door of its own, where it is asked whether it is well."""
-
+    """Run several listener processes, each with a probe port of its own besides the shared port."""
     port, count = sockets[0].getsockname()[1], config.listener.processes
-    doors = [_ProbePort(config, systemd.bind(LOOPBACK, 0)) for _ in range(count)]
-    crew = ForkedProcess(partial(_supervise_processes, config, sockets, doors))
-    catalog = compose.open_catalog(config)
-    checks = [loopback_echo(config, port), *(door.check for door in doors), catalog.probe_write]
-    with StopSignal() as stop, notify_systemd(systemd.Notifier(), checks, lambda: f"listening on port {port}, {count} processes"):
-        log.info("listening", ae_title=config.listener.ae_title, port=port, processes=count)
-        while not should_stop(stop) and crew.poll() is None and not any(door.is_hung for door in doors):
-            stop.wait(POLL_SECONDS)
-        ended, hangs = crew.poll(), any(door.is_hung for door in doors)
-        _stop_process(crew, config.listener.drain_seconds + STOP_SLACK_SECONDS + POLL_SECONDS)
-    catalog.dispose()
-    if ended is not None:
-        raise FatalError(f"the listener's processes ended with status {ended}", hint="the log above says why")
-    if hangs:
+    probe_ports = [_ProbePort(config, systemd.bind(LOOPBACK, 0)) for _ in range(count)]
+    group = ForkedProcess(partial(_supervise_processes, config, sockets, probe_ports))
+    with Parts(config) as parts:
+        checks = [loopback_echo(config, port), *(probe.check for probe in probe_ports), parts.catalog.probe_write]
+        status = f"listening on port {port}, {count} processes"
+        with StopSignal() as stop, notify_systemd(systemd.Notifier(), checks, lambda: status):
+            log.info("listening", ae_title=config.listener.ae_title, port=port, processes=count)
+            while not should_stop(stop) and group.poll() is None and not any(probe.is_hung for probe in probe_ports):
+                stop.wait(POLL_SECONDS)
+            exit_status, hung = group.poll(), any(probe.is_hung for probe in probe_ports)
+            _stop_process(group, config.listener.drain_seconds + STOP_SLACK_SECONDS + POLL_SECONDS)
+    if exit_status is not None:
+        raise FatalError(f"the listener's processes ended with status {exit_status}", hint="the log above says why")
+    if hung:
         raise TransientError(f"a process of the listener has not answered for {HANG_SECONDS:.0f} s", hint="it will be started anew")
 
 
 class _ProbePort:
-    """A port of the loopback at which one of the processes answers."""
+    """A port of the loopback at which one of the listener processes answers."""
 
     def __init__(self, config: Config, sock: socket.socket) -> None:
         self.sock = sock
@@ -111,29 +136,28 @@ class _ProbePort:
 
 
 def _supervise_processes(config: Config, sockets: Sequence[socket.socket], probe_ports: Sequence[_ProbePort]) -> int:
-    """Make the processes, and make those again that die."""
+    """Fork the listener processes, and restart those that die."""
     stop_seconds = config.listener.drain_seconds + STOP_SLACK_SECONDS
-    members = [
-        Role(f"listener {number}", work=partial(_run_listener_process, config, [*sockets, door.sock]), stop_seconds=stop_seconds)
-        for number, door in enumerate(probe_ports, start=1)
+    roles = [
+        Role(f"listener {number}", work=partial(_run_listener_process, config, [*sockets, probe.sock]), stop_seconds=stop_seconds)
+        for number, probe in enumerate(probe_ports, start=1)
     ]
-    return Supervisor(members, notifier=systemd.Notifier({}), status=None).run()
+    return Supervisor(roles, notifier=systemd.Notifier({}), status=None).run()
 
 
 def _run_listener_process(config: Config, sockets: Sequence[socket.socket]) -> int:
-    catalog = compose.open_catalog(config)
-    places = SharedSlots(config.storage.directory / SLOTS_FILE, config.listener.max_associations)
-    listener = compose.build_listener(config, catalog, places)
-    listener.start(*sockets)
-    with StopSignal() as stop:
-        wait_for_stop(stop)
-    listener.drain(config.listener.drain_seconds)
-    catalog.dispose()
+    with Parts(config) as parts:
+        slots = SharedSlots(config.storage.directory / SLOTS_FILE, config.listener.max_associations)
+        listener = build_listener(parts, slots)
+        listener.start(*sockets)
+        with StopSignal() as stop:
+            wait_for_stop(stop)
+        listener.drain(config.listener.drain_seconds)
     return 0
 
 
 def _stop_process(process: ForkedProcess, seconds: float) -> None:
-    """SIGTERM, and SIGKILL where it takes too long; what it has made dies with it."""
+    """Send SIGTERM, and SIGKILL after `seconds`. Its children die with it."""
     process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
@@ -142,9 +166,9 @@ def _stop_process(process: ForkedProcess, seconds: float) -> None:
 
 
 def loopback_echo(config: Config, port: int, host: str = "") -> Callable[[], None]:
-    """Make the probe that really asks our own listener: a C-ECHO over the loopback, or to `host`.
+    """Make the health check that sends a C-ECHO (PS3.7 9.1.5) to our own listener, over the loopback or to `host`.
 
-    What it needs is loaded when it first asks, so that the listener starts meanwhile.
+    Its libraries are loaded at the first check, so that the listener starts meanwhile.
     """
     called = config.listener.called_ae_titles[0] if config.listener.called_ae_titles else config.listener.ae_title
     host = host or (config.listener.host if config.listener.host not in ("", "0.0.0.0", "::") else LOOPBACK)
@@ -156,7 +180,7 @@ def loopback_echo(config: Config, port: int, host: str = "") -> Callable[[], Non
             ae_title=config.listener.ae_title if called == ANY else called,
             host=host,
             port=port,
-            calling_ae_title=config.listener.ae_title,  # the listener keeps a place free for its own name from its own host
+            calling_ae_title=config.listener.ae_title,  # the listener keeps a slot free for its own name from its own host
             timeout_seconds=PROBE_SECONDS,
         )
         DicomArchive(settings).echo()

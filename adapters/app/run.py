@@ -1,42 +1,43 @@
-"""`radclipd run`: the roles as children of one supervising parent, the listening socket in the parent's hands."""
+"""`radclipd run`: the roles as children of one supervising parent, which holds the listening sockets."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from adapters.app import compose, listen
-from adapters.cli.settings import command_line
+from adapters.app.command_line import command_line
+from adapters.app.compose import Parts
+from adapters.app.listen import loopback_echo
 from adapters.config import sections as configuration
 from adapters.config.sections import Config
 from adapters.service import systemd
 from adapters.service.supervisor import Role, Supervisor
+from pipeline.domain import JobState
 from pipeline.errors import FatalError
+from pipeline.ports.services import Catalog
 
 STOP_SLACK_SECONDS = 10.0
-"""On top of what a role needs to finish what it has in hand."""
+"""Added to the time that a role needs to finish its work in hand, before its process is killed."""
 
 
 def run(config: Config, path: Path | None) -> None:
-    """Run until told to stop. FatalError where a role cannot start; NoWeights before anything is started."""
-    catalog = compose.open_catalog(config)
-    version = compose.require_serving(catalog)
-    sockets = systemd.listening_sockets() or [systemd.bind(config.listener.host, config.listener.port)]
-    port = sockets[0].getsockname()[1]
-    notice = f" ({version.notice})" if version.notice else ""
-    supervisor = Supervisor(
-        roles(config, path),
-        sockets=sockets,
-        probes=[listen.loopback_echo(config, port), catalog.probe_write],
-        status=lambda: f"{compose.queue_summary(catalog)}; model {version.number}{notice}",
-        reload=lambda: roles(configuration.load(path), path),
-    )
-    if code := supervisor.run():
-        raise FatalError(f"a role of the daemon ended with status {code}; its own message is above", hint="radclipd check")
-    catalog.dispose()
+    """Run until a signal to stop. FatalError where a role cannot start; NoWeights before anything is started."""
+    with Parts(config) as parts:
+        version, catalog = parts.require_serving(), parts.catalog
+        sockets = systemd.listening_sockets() or [systemd.bind(config.listener.host, config.listener.port)]
+        notice = f" ({version.notice})" if version.notice else ""
+        supervisor = Supervisor(
+            roles(config, path),
+            sockets=sockets,
+            probes=[loopback_echo(config, sockets[0].getsockname()[1]), catalog.probe_write],
+            status=lambda: f"{queue_summary(catalog)}; model {version.number}{notice}",
+            reload=lambda: roles(configuration.load(path), path),
+        )
+        if code := supervisor.run():
+            raise FatalError(f"a role of the daemon ended with status {code}; its own message is above", hint="radclipd check")
 
 
 def roles(config: Config, path: Path | None) -> list[Role]:
-    """Return the daemon's roles in starting order: who is sent films hears them first, and what loads for seconds comes after."""
+    """Return the daemon's roles in starting order: the listener first, and roles that load for seconds last."""
     start = command_line(path)
     return [
         Role("listener", [*start, "listen"], takes_socket=True, stop_seconds=config.listener.drain_seconds + STOP_SLACK_SECONDS),
@@ -50,3 +51,12 @@ def roles(config: Config, path: Path | None) -> list[Role]:
             waits_for_probes=True,
         ),
     ]
+
+
+def queue_summary(catalog: Catalog) -> str:
+    """Describe the queue in one line, for `systemctl status`."""
+    with catalog.read() as tx:
+        counts = tx.jobs.count_by_state()
+    waiting = sum(n for (_, state), n in counts.items() if state is JobState.WAITING)
+    quarantined = sum(n for (_, state), n in counts.items() if state is JobState.QUARANTINED)
+    return f"{waiting} jobs waiting, {quarantined} in quarantine"

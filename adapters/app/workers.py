@@ -1,8 +1,9 @@
-"""The places at the queue, as a Config has them: what a worker does for each kind of job."""
+"""The workers at the queue, as a Config has them: the step of each kind of job, and its parts."""
 
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
@@ -12,19 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from adapters.app.compose import (
-    activation_cache_settings,
-    chest_policy,
-    learn_policy,
-    open_archive,
-    open_decode_pool,
-    open_document_reader,
-    open_image_store,
-    open_model_store,
-    trainer_settings,
-    work_policy,
-    worker_name,
-)
+from adapters.app.policies import chest_policy, learn_policy, work_policy
 from pipeline import cache_warming, labels, learn, report, score, versions, work
 from pipeline.domain import Job, JobKind
 from pipeline.pace import ClaimSizer
@@ -33,97 +22,90 @@ from pipeline.preemption import Preemption
 from pipeline.progress import JobProgress, chain_callbacks
 
 if TYPE_CHECKING:
-    from adapters.catalog.catalog import SqlCatalog
-    from adapters.config.sections import Config
+    from adapters.app.compose import Parts
     from adapters.ml.trainer import ClipTrainer
-    from adapters.storage.model_store import ModelStore
 
-log = structlog.get_logger("radclipd.posts")
+log = structlog.get_logger("radclipd.workers")
 
 MAX_BATCHES_PER_CLAIM = 4
-"""Score jobs that are taken at once, in batches, at most: while one is scored, films of the next are decoded."""
+"""Most batches of score jobs in one claim: while one batch is scored, images of the next are decoded."""
 
 
 def build_worker_specs(
-    config: Config,
-    catalog: SqlCatalog,
-    kinds: Collection[str],
-    *,
-    stop_requested: Callable[[], bool],
-    wait: Callable[[float], object] = time.sleep,
+    parts: Parts, kinds: Collection[str], *, stop_requested: Callable[[], bool], wait: Callable[[float], object] = time.sleep
 ) -> list[work.WorkerSpec]:
-    """Make the posts of a worker: `score`, `learn`, `report` (which also sends, and reads the documents of others), or several.
+    """Make the specifications of a worker: `score`, `learn`, `report` (which also sends, and reads documents), or several.
 
-    `over` says whether the process was told to stop: long work gives up then. `rest` waits, and wakes when it is told.
+    Long work gives up once `stop_requested` is true. `wait` sleeps for the seconds given, and returns early on a signal.
     A worker that scores and learns scores between two steps of learning.
     """
-    posts = [_build_score_spec(config, catalog)] if "score" in kinds else []
+    scoring = _build_score_spec(parts) if "score" in kinds else None
+    specs = [scoring] if scoring is not None else []
     if "report" in kinds:
-        posts += [_build_report_spec(config, catalog), _build_send_spec(config, catalog), _build_label_spec(config, catalog)]
+        specs += [_build_report_spec(parts), _build_send_spec(parts), _build_label_spec(parts)]
     if "learn" in kinds:
-        scoring = posts[0] if "score" in kinds else None
-        posts.append(
-            _build_learn_spec(
-                config, catalog, _build_preemption(config, catalog, scoring, stop_requested=stop_requested, wait=wait)
-            )
-        )
-    return posts
+        specs.append(_build_learn_spec(parts, _build_preemption(parts, scoring, stop_requested=stop_requested, wait=wait)))
+    return specs
 
 
-def build_score_spec_and_cache_warming(
-    config: Config, catalog: SqlCatalog
-) -> tuple[work.WorkerSpec, cache_warming.CacheWarmer | None]:
-    """Make the post of scoring, and what makes up for films that were scored before; None where nothing is to be made up for."""
+def worker_name(kind: str) -> str:
+    """Name this worker for the jobs that it holds: host, process, kind. For people; leases are fenced by token."""
+    return f"{socket.gethostname()}:{os.getpid()}:{kind}"
+
+
+def build_score_spec_and_cache_warming(parts: Parts) -> tuple[work.WorkerSpec, cache_warming.CacheWarmer | None]:
+    """Make the specification of scoring and the warming of the activation cache; None where the cache is off or is not warmed."""
+    from adapters.app.ml_settings import activation_cache_settings
     from adapters.ml.scorer import ClipScorers
 
-    pixels, chest = (
-        open_decode_pool(config, processes=config.score.decode_processes or min(os.cpu_count() or 1, 8)),
-        chest_policy(config),
-    )
+    config, catalog, pixels = parts.config, parts.catalog, parts.decoders
     pixels.start()
+    batch = config.score.batch_size
     scorers = ClipScorers(
         config.model.directory,
         device=config.model.device,
-        batch_size=config.score.batch_size,
+        batch_size=batch,
         threads=config.score.threads,
         precision=config.score.precision,
         cache_settings=activation_cache_settings(config),
     )
-    batch = config.score.batch_size
     policy = score.ScorePolicy(
         aggregate=config.score.aggregate,
-        chest=chest,
+        chest=chest_policy(config),
         rescored_studies=config.report.rescored_studies,
         backfill_reports=config.backfill.reports,
         batch_size=batch,
     )
-    step = partial(score.score, catalog=catalog, pixels=pixels, scorers=scorers, policy=policy)
-    pace = ClaimSizer(target_seconds=config.score.claim_seconds, min_jobs=batch, max_jobs=MAX_BATCHES_PER_CLAIM * batch)
-    serving = partial(versions.load_serving, catalog=catalog, scorers=scorers)
-    post = work.WorkerSpec(kind=JobKind.SCORE, step=step, claim_sizer=pace, prepare=serving, close=pixels.close, prefer_newest=True)
+    load_serving = partial(versions.load_serving, catalog=catalog, scorers=scorers)
+    spec = work.WorkerSpec(
+        kind=JobKind.SCORE,
+        step=partial(score.score, catalog=catalog, pixels=pixels, scorers=scorers, policy=policy),
+        claim_sizer=ClaimSizer(target_seconds=config.score.claim_seconds, min_jobs=batch, max_jobs=MAX_BATCHES_PER_CLAIM * batch),
+        prepare=load_serving,
+        prefer_newest=True,
+    )
     if not (config.activation_cache.enabled and config.activation_cache.warm):
-        return post, None
-    return post, cache_warming.CacheWarmer(catalog=catalog, pixels=pixels, scorer=serving, chest=chest)
+        return spec, None
+    return spec, cache_warming.CacheWarmer(catalog=catalog, pixels=pixels, scorer=load_serving, chest=policy.chest)
 
 
-def _build_score_spec(config: Config, catalog: SqlCatalog) -> work.WorkerSpec:
-    post, spare = build_score_spec_and_cache_warming(config, catalog)
-    return replace(post, idle_task=spare) if spare is not None else post
+def _build_score_spec(parts: Parts) -> work.WorkerSpec:
+    spec, warming = build_score_spec_and_cache_warming(parts)
+    return replace(spec, idle_task=warming) if warming is not None else spec
 
 
-def _build_report_spec(config: Config, catalog: SqlCatalog) -> work.WorkerSpec:
+def _build_report_spec(parts: Parts) -> work.WorkerSpec:
     from adapters.dicom.sr.writer import ReportSettings, SrWriter
 
-    images = open_image_store(config)
-    writer = SrWriter(ReportSettings(**config.report.model_dump(exclude={"rescored_studies"})), images)
-    step = partial(report.report, catalog=catalog, images=images, writer=writer)
+    writer = SrWriter(ReportSettings(**parts.config.report.model_dump(exclude={"rescored_studies"})), parts.images)
+    step = partial(report.report, catalog=parts.catalog, images=parts.images, writer=writer)
     return work.WorkerSpec(kind=JobKind.REPORT, step=work.per_job_step(step), prefer_newest=True)
 
 
-def _build_send_spec(config: Config, catalog: SqlCatalog) -> work.WorkerSpec:
-    archive = open_archive(config)
+def _build_send_spec(parts: Parts) -> work.WorkerSpec:
+    config, catalog, archive = parts.config, parts.catalog, parts.archive
     circuit = CircuitPolicy(threshold=config.work.circuit_threshold, open_seconds=config.work.circuit_open_seconds)
-    step = partial(report.send, catalog=catalog, images=open_image_store(config), archive=archive, circuit=circuit)
+    step = partial(report.send, catalog=catalog, images=parts.images, archive=archive, circuit=circuit)
 
     def admit() -> bool:
         with catalog.begin() as tx:
@@ -132,33 +114,29 @@ def _build_send_spec(config: Config, catalog: SqlCatalog) -> work.WorkerSpec:
     return work.WorkerSpec(kind=JobKind.SEND, step=work.per_job_step(step), admit=admit)
 
 
-def _build_label_spec(config: Config, catalog: SqlCatalog) -> work.WorkerSpec:
-    step = partial(labels.read_document, catalog=catalog, images=open_image_store(config), documents=open_document_reader(config))
+def _build_label_spec(parts: Parts) -> work.WorkerSpec:
+    step = partial(labels.read_document, catalog=parts.catalog, images=parts.images, documents=parts.documents)
     return work.WorkerSpec(kind=JobKind.LABEL, step=work.per_job_step(step))
 
 
 def _build_preemption(
-    config: Config,
-    catalog: SqlCatalog,
-    scoring: work.WorkerSpec | None,
-    *,
-    stop_requested: Callable[[], bool],
-    wait: Callable[[float], object],
+    parts: Parts, scoring: work.WorkerSpec | None, *, stop_requested: Callable[[], bool], wait: Callable[[float], object]
 ) -> StageCallback:
-    """Learning gives way to scoring by other processes, or does it itself where it has the post for it."""
-    name, policy = worker_name("score"), work_policy(config)
-    meanwhile = partial(work.work_once, scoring, catalog=catalog, worker=name, policy=policy) if scoring else None
-    return Preemption(catalog=catalog, sleep=wait, should_stop=stop_requested, score_batch=meanwhile)
+    """Learning yields to scoring by other processes, or scores itself where this worker has the specification for it."""
+    name, policy = worker_name("score"), work_policy(parts.config)
+    score_batch = partial(work.work_once, scoring, catalog=parts.catalog, worker=name, policy=policy) if scoring else None
+    return Preemption(catalog=parts.catalog, sleep=wait, should_stop=stop_requested, score_batch=score_batch)
 
 
-def _build_learn_spec(config: Config, catalog: SqlCatalog, preemption: StageCallback) -> work.WorkerSpec:
-    """torch is loaded when the first round begins: a hospital without labels pays nothing for the role."""
+def _build_learn_spec(parts: Parts, preemption: StageCallback) -> work.WorkerSpec:
+    """torch is loaded when the first round begins: an installation without labels pays nothing for the role."""
 
     def step(job: Job) -> None:
-        store, progress = open_model_store(config), JobProgress(job, catalog=catalog)
-        watch = chain_callbacks(progress, preemption)
-        with store.lock("learn"), _open_trainer(config, store) as trainer:
-            learnt = learn.learn_job(job, catalog=catalog, trainer=trainer, policy=learn_policy(config), on_progress=watch)
+        watch = chain_callbacks(JobProgress(job, catalog=parts.catalog), preemption)
+        with _open_trainer(parts) as trainer:
+            learnt = learn.learn_job(
+                job, catalog=parts.catalog, trainer=trainer, policy=learn_policy(parts.config), on_progress=watch
+            )
         number = learnt.version.number if learnt.version else None
         log.info("learning ended", result=learnt.result.value, reason=learnt.reason, version=number)
 
@@ -166,15 +144,20 @@ def _build_learn_spec(config: Config, catalog: SqlCatalog, preemption: StageCall
 
 
 @contextmanager
-def _open_trainer(config: Config, store: ModelStore) -> Iterator[ClipTrainer]:
-    from adapters.ml.trainer import ClipTrainer
+def _open_trainer(parts: Parts) -> Iterator[ClipTrainer]:
+    """Give the trainer while holding the lock on learning. TransientError where another process holds it."""
+    with parts.models.lock("learn"):
+        from adapters.app.ml_settings import trainer_settings
+        from adapters.ml.trainer import ClipTrainer
 
-    with closing(open_decode_pool(config, processes=1)) as pixels:
-        yield ClipTrainer(store, pixels, trainer_settings(config))
+        with closing(parts.new_decode_pool(processes=1)) as pixels:
+            yield ClipTrainer(parts.models, pixels, trainer_settings(parts.config))
 
 
-def learn_now(config: Config, catalog: SqlCatalog, *, watch: StageCallback, again: bool = False) -> learn.LearnOutcome:
-    """Learn from the labels, one process at a time, behind whatever arrives. TransientError where another one learns."""
-    store, watch = open_model_store(config), chain_callbacks(watch, Preemption(catalog=catalog))
-    with store.lock("learn"), _open_trainer(config, store) as trainer:
-        return learn.learn(catalog=catalog, trainer=trainer, policy=learn_policy(config), on_progress=watch, relearn=again)
+def learn_now(parts: Parts, *, watch: StageCallback, again: bool = False) -> learn.LearnOutcome:
+    """Learn from the labels, one process at a time, preempted by arrivals. TransientError where another process learns."""
+    watch = chain_callbacks(watch, Preemption(catalog=parts.catalog))
+    with _open_trainer(parts) as trainer:
+        return learn.learn(
+            catalog=parts.catalog, trainer=trainer, policy=learn_policy(parts.config), on_progress=watch, relearn=again
+        )

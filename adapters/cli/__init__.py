@@ -1,4 +1,4 @@
-"""The verbs of `radclipd`, one small file a group. Errors are one line and a hint; exit codes are named here."""
+"""The verbs of `radclipd`, one small file a group. Errors are one line and a hint; exit codes: adapters.service.exit_codes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from typing import Annotated
 import typer
 
 from adapters.cli.settings import GlobalOptions
-from pipeline.errors import FatalError, RadclipdError, TransientError
-
-REFUSED, USAGE, CANNOT_START, TRY_AGAIN = 1, 2, 78, 75
-"""Exit codes: 0 done, 1 refused or failed, 2 usage, 75 try again (EX_TEMPFAIL), 78 cannot start (EX_CONFIG)."""
+from adapters.service.exit_codes import FAILED, exit_code_of
+from pipeline.errors import RadclipdError
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 """Read by libgomp when torch is loaded. Threads that wait for others sleep: by default they spin, and on a machine with other work
@@ -79,13 +77,7 @@ def main() -> None:
         print(f"radclipd: {error}", file=sys.stderr)  # noqa: T201 - this is the one place that speaks to a terminal
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)  # noqa: T201 - as above
-        sys.exit(_exit_code(error))
+        sys.exit(exit_code_of(error))
     except BrokenPipeError:  # `radclipd jobs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(REFUSED)
-
-
-def _exit_code(error: RadclipdError) -> int:
-    if isinstance(error, FatalError):
-        return CANNOT_START
-    return TRY_AGAIN if isinstance(error, TransientError) else REFUSED
+        sys.exit(FAILED)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adapters.cli import output, progress, query
-from adapters.cli.settings import config_of, config_path_of
+from adapters.cli.settings import config_of, config_path_of, parts_of
 from pipeline.errors import PermanentError
 
 if TYPE_CHECKING:
@@ -91,24 +91,15 @@ def run_backfill(
 def _open_run(config: Config, source: BackfillSource, policy: BackfillPolicy, refused: Path | None) -> Iterator[Backfill]:
     """Give a run with a bar, a list of what is refused, and an ear for Ctrl-C."""
     from adapters.app import backfill
-    from adapters.app.compose import open_catalog
+    from adapters.app.compose import Parts
     from adapters.service.signals import StopSignal
 
-    catalog = open_catalog(config)
-    with StopSignal() as stop, progress.progress_bars() as watch, _open_refusal_log(refused) as on_refused:
-        try:
+    with Parts(config) as parts:
+        _ = parts.catalog  # a fault shows before the bars
+        with StopSignal() as stop, progress.progress_bars() as watch, _open_refusal_log(refused) as on_refused:
             yield backfill.build_backfill(
-                config,
-                catalog,
-                source,
-                policy=policy,
-                watch=watch,
-                on_refused=on_refused,
-                stop_requested=stop.is_set,
-                wait=stop.wait,
+                parts, source, policy=policy, watch=watch, on_refused=on_refused, stop_requested=stop.is_set, wait=stop.wait
             )
-        finally:
-            catalog.dispose()
 
 
 @contextmanager
@@ -188,23 +179,19 @@ def score(
     Whatever the serving version has not scored; what enters the last blocks is kept. The catalog knows what is done: stop it, or
     lose a machine, and start it again.
     """
-    config = config_of(ctx)
-    from adapters.app.compose import open_catalog, require_serving
-    from adapters.cluster.engine import ClusterSettings, score_archive
-    from adapters.config.sections import DEFAULT_PATH
+    with parts_of(ctx) as parts:
+        from adapters.cluster.engine import ClusterSettings, score_archive
+        from adapters.config.sections import DEFAULT_PATH
 
-    settings = ClusterSettings(
-        config=(config_path_of(ctx) or DEFAULT_PATH).absolute(),
-        address=address,
-        workers=workers,
-        cores=cores or config.score.threads,
-        gpu=config.model.device != "cpu",
-    )
-    catalog = open_catalog(config)
-    try:
-        require_serving(catalog)
+        config = parts.config
+        settings = ClusterSettings(
+            config=(config_path_of(ctx) or DEFAULT_PATH).absolute(),
+            address=address,
+            workers=workers,
+            cores=cores or config.score.threads,
+            gpu=config.model.device != "cpu",
+        )
+        parts.require_serving()
         with progress.progress_bars() as watch:
-            jobs = score_archive(config, settings, catalog=catalog, watch=watch)
-    finally:
-        catalog.dispose()
+            jobs = score_archive(config, settings, catalog=parts.catalog, watch=watch)
     typer.echo(f"{jobs} studies scored")

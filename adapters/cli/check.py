@@ -12,8 +12,7 @@ from adapters.cli.settings import config_of
 from pipeline.errors import ConfigurationError, OutOfResources, RadclipdError
 
 if TYPE_CHECKING:
-    from adapters.config.sections import Config
-
+    from adapters.app.compose import Parts
 
 METRICS_SECONDS = 10.0
 """How long a scrape may take, as long as Prometheus waits by itself."""
@@ -24,7 +23,7 @@ class PreflightCheck:
     """One thing to try: its name and a function that returns what it found or raises."""
 
     name: str
-    attempt: Callable[[Config], str]
+    attempt: Callable[[Parts], str]
 
 
 def register(app: typer.Typer) -> None:
@@ -48,13 +47,16 @@ def check(
     _print_verdict("ok", "configuration", "read; every key is known", "")
     if configuration:
         return
-    failed = [probe.name for probe in PREFLIGHT_CHECKS if not _run_check(probe, config)]
+    from adapters.app.compose import Parts
+
+    with Parts(config) as parts:
+        failed = [one.name for one in PREFLIGHT_CHECKS if not _run_check(one, parts)]
     raise typer.Exit(1 if failed else 0)
 
 
-def _run_check(preflight_check: PreflightCheck, config: Config) -> bool:
+def _run_check(preflight_check: PreflightCheck, parts: Parts) -> bool:
     try:
-        _print_verdict("ok", preflight_check.name, preflight_check.attempt(config), "")
+        _print_verdict("ok", preflight_check.name, preflight_check.attempt(parts), "")
     except RadclipdError as error:
         _print_verdict("FAIL", preflight_check.name, str(error), error.hint)
         return False
@@ -71,22 +73,18 @@ def _print_verdict(verdict: str, name: str, found: str, hint: str) -> None:
     typer.echo(f"{mark} {name:14} {found}" + (f"  hint: {hint}" if hint else ""))
 
 
-def _check_image_store(config: Config) -> str:
-    from adapters.app.compose import open_image_store
-
-    images = open_image_store(config)
+def _check_image_store(parts: Parts) -> str:
+    images = parts.images
     probe = images.write(b"radclipd check: a probe file, removed at once")
     try:
         images.read(probe)
     finally:
         images.remove(probe)
-    return f"{config.storage.directory}: a probe file was written, read back and removed"
+    return f"{images.root}: a probe file was written, read back and removed"
 
 
-def _check_disk(config: Config) -> str:
-    from adapters.app.compose import open_image_store
-
-    free, guard = open_image_store(config).free_bytes(), int(config.storage.min_free)
+def _check_disk(parts: Parts) -> str:
+    free, guard = parts.images.free_bytes(), int(parts.config.storage.min_free)
     if free < guard:
         raise OutOfResources(
             f"{free / 2**30:.1f} GiB free, below storage.min_free of {guard / 2**30:.1f} GiB: the listener refuses images",
@@ -95,45 +93,35 @@ def _check_disk(config: Config) -> str:
     return f"{free / 2**30:.1f} GiB free; images are refused below {guard / 2**30:.1f} GiB"
 
 
-def _check_catalog(config: Config) -> str:
-    from adapters.app.compose import open_catalog
+def _check_catalog(parts: Parts) -> str:
     from adapters.catalog import schema
 
-    catalog = open_catalog(config)
-    try:
-        catalog.probe_write()
-    finally:
-        catalog.dispose()
+    parts.catalog.probe_write()
     return f"opened and written to; schema {schema.head()}"
 
 
-def _check_archive(config: Config) -> str:
-    from adapters.app.compose import open_archive
+def _check_archive(parts: Parts) -> str:
+    parts.archive.echo()
+    archive = parts.config.archive
+    return f"{archive.ae_title} at {archive.host}:{archive.port} answered C-ECHO"
 
-    open_archive(config).echo()
-    return f"{config.archive.ae_title} at {config.archive.host}:{config.archive.port} answered C-ECHO"
 
-
-def _check_model(config: Config) -> str:
-    from adapters.app.compose import open_catalog, require_serving
+def _check_model(parts: Parts) -> str:
     from adapters.ml.scorer import ClipScorers
 
-    catalog = open_catalog(config)
-    try:
-        version = require_serving(catalog)
-    finally:
-        catalog.dispose()
+    config, version = parts.config, parts.require_serving()
     scorers = ClipScorers(config.model.directory, device=config.model.device, batch_size=1, threads=config.score.threads)
     scorers.load(version)
     notice = f"; {version.notice}" if version.notice else ""
     return f"version {version.number} ({version.name}) loaded, golden embedding as recorded{notice}"
 
 
-def _check_activation_cache(config: Config) -> str:
+def _check_activation_cache(parts: Parts) -> str:
     from tempfile import TemporaryFile
 
     from adapters.app.metrics import activation_cache_bytes
 
+    config = parts.config
     if not config.activation_cache.enabled:
         return "off: learning and scoring again read the pixels"
     folder, limit = config.activation_cache.directory, int(config.activation_cache.max_size)
@@ -148,14 +136,14 @@ def _check_activation_cache(config: Config) -> str:
     return f"{folder}: {activation_cache_bytes(config) / 2**30:.1f} of {limit / 2**30:.1f} GiB taken"
 
 
-def _check_metrics(config: Config) -> str:
+def _check_metrics(parts: Parts) -> str:
     from http.client import HTTPException
     from urllib.error import HTTPError, URLError
     from urllib.request import ProxyHandler, build_opener
 
-    if not config.metrics.enabled:
+    if not parts.config.metrics.enabled:
         return "off; metrics.enabled = true serves them to Prometheus"
-    address, port = config.metrics.address, config.metrics.port
+    address, port = parts.config.metrics.address, parts.config.metrics.port
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
     url = f"http://[{host}]:{port}/metrics" if ":" in host else f"http://{host}:{port}/metrics"
     try:
@@ -170,11 +158,12 @@ def _check_metrics(config: Config) -> str:
     return f"{url} answers"
 
 
-def _check_device(config: Config) -> str:
+def _check_device(parts: Parts) -> str:
     import torch
 
     from adapters.ml.distributed.ranks import choose_devices
 
+    config = parts.config
     cuda = torch.cuda.is_available()
     if config.model.device.startswith("cuda") and not cuda:
         raise ConfigurationError(

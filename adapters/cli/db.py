@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from adapters.cli.settings import config_of
+from adapters.cli.settings import config_of, parts_of
 
 db = typer.Typer(help="The catalog's schema and upkeep.", no_args_is_help=True)
 
@@ -17,15 +17,13 @@ def register(app: typer.Typer) -> None:
 @db.command()
 def upgrade(ctx: typer.Context) -> None:
     """Bring the catalog to this release's schema. Safe to repeat."""
-    config = config_of(ctx)
-    from adapters.app.compose import open_catalog
     from adapters.catalog import schema
 
-    before = schema.current(config.catalog.url)
-    schema.upgrade(config.catalog.url)
-    catalog = open_catalog(config)
-    catalog.update_statistics()
-    catalog.dispose()
+    with parts_of(ctx) as parts:
+        url = parts.config.catalog.url
+        before = schema.current(url)
+        schema.upgrade(url)
+        parts.catalog.update_statistics()
     typer.echo(f"schema {before or 'none'} -> {schema.head()}")
 
 
@@ -46,10 +44,9 @@ def tidy(ctx: typer.Context) -> None:
 
     Forget jobs done long ago, count anew what the planner goes by.
     """
-    config = config_of(ctx)
-    from adapters.app import compose
+    from adapters.app.dispatch import maintain_catalog
 
-    catalog = compose.open_catalog(config)
-    purged = compose.maintain_catalog(config, catalog)
-    catalog.dispose()
-    typer.echo(f"{purged} jobs forgotten that were done more than {config.work.keep_done_days:g} days ago")
+    with parts_of(ctx) as parts:
+        purged = maintain_catalog(parts)
+        keep_days = parts.config.work.keep_done_days
+    typer.echo(f"{purged} jobs forgotten that were done more than {keep_days:g} days ago")

@@ -14,7 +14,7 @@ import typer
 
 from adapters.cli.output import Format, write_rows
 from adapters.cli.progress import progress_bars
-from adapters.cli.settings import config_of
+from adapters.cli.settings import config_of, parts_of
 from pipeline.errors import TransientError
 
 if TYPE_CHECKING:
@@ -164,17 +164,13 @@ def source_of(
 
 
 def _load_catalog_source(ctx: typer.Context) -> CaseSource:
-    from adapters.app import compose
+    from adapters.app.policies import chest_policy, label_policy
     from adapters.dicom.image.pixels import DicomImageReader
     from adapters.experiment.catalog_source import catalog_source
 
-    config = config_of(ctx)
-    catalog = compose.open_catalog(config)
-    reader = DicomImageReader(compose.open_image_store(config))
-    try:
-        return catalog_source(catalog, reader, chest=compose.chest_policy(config), labels=compose.label_policy(config))
-    finally:
-        catalog.dispose()
+    with parts_of(ctx) as parts:
+        reader, config = DicomImageReader(parts.images), parts.config
+        return catalog_source(parts.catalog, reader, chest=chest_policy(config), labels=label_policy(config))
 
 
 def base_of(ctx: typer.Context, data: ExperimentData, wanted: str) -> ChosenBase:
@@ -191,16 +187,11 @@ def base_of(ctx: typer.Context, data: ExperimentData, wanted: str) -> ChosenBase
 
 
 def _load_serving_base(ctx: typer.Context) -> ChosenBase:
-    from adapters.app import compose
     from adapters.experiment.bases import serving_base
 
-    config = config_of(ctx)
-    catalog = compose.open_catalog(config)
-    try:
-        version = compose.require_serving(catalog)
-    finally:
-        catalog.dispose()
-    return serving_base(config.model.directory, version.base, version.card)
+    with parts_of(ctx) as parts:
+        version = parts.require_serving()
+        return serving_base(parts.config.model.directory, version.base, version.card)
 
 
 def command_of(ctx: typer.Context) -> str:

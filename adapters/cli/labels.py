@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,12 +12,10 @@ import typer
 from adapters.cli import query
 from adapters.cli.output import CsvFlag, Format, JsonFlag, TableFlag, choose_format, write_rows
 from adapters.cli.query import LimitOption
-from adapters.cli.settings import config_of
+from adapters.cli.settings import parts_of
 from pipeline.errors import InvalidLabels, PermanentError
 
 if TYPE_CHECKING:
-    from adapters.catalog.catalog import SqlCatalog
-    from adapters.config.sections import Config
     from pipeline.domain import Document
     from pipeline.labels import ImportResult
 
@@ -56,8 +52,8 @@ def add(
         said = parse_findings(findings)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    with _open_catalog(ctx) as (_, catalog):
-        with catalog.read() as tx:
+    with parts_of(ctx) as parts:
+        with parts.catalog.read() as tx:
             is_uid = study in tx.studies.accession_numbers({study})
         reading = ReaderStatement(
             study_instance_uid=study if is_uid else "",
@@ -70,7 +66,7 @@ def add(
             selection_probability=selection_probability,
         )
         try:
-            taken = import_readings([reading], catalog=catalog)
+            taken = import_readings([reading], catalog=parts.catalog)
         except InvalidLabels as error:
             fault = error.label_faults[0]
             raise PermanentError(f"{fault.column} {fault.value!r} cannot be taken; nothing was", hint=fault.remedy) from error
@@ -102,9 +98,9 @@ def import_(
     unlisted = LabelState.ABSENT if unlisted_absent else None
     defaults = ImportDefaults(reader=reader.strip(), source=source.strip(), unlisted_state=unlisted)
     content = _read_content(file)
-    with _open_catalog(ctx) as (_, catalog):
+    with parts_of(ctx) as parts:
         try:
-            taken, notes = import_table(content, defaults, catalog=catalog, dry_run=dry_run)
+            taken, notes = import_table(content, defaults, catalog=parts.catalog, dry_run=dry_run)
         except InvalidLabels as error:
             faults = [(str(file), fault.row, fault.column, fault.value[:60], fault.remedy) for fault in error.label_faults]
             write_rows(("file", "row", "column", "value", "remedy"), faults, form)
@@ -136,11 +132,11 @@ def list_(
 def conflicts(ctx: typer.Context, table: TableFlag = False, csv: CsvFlag = False, json: JsonFlag = False) -> None:
     """List what readers disagree on, and what holds by labels.policy."""
     form = choose_format(table=table, csv=csv, json=json)
-    from adapters.app.compose import label_policy
+    from adapters.app.policies import label_policy
     from pipeline.consensus import resolve_consensus
 
-    with _open_catalog(ctx) as (config, catalog), catalog.read() as tx:
-        disputed = resolve_consensus(tx.labels.of_studies(tx.labels.multi_reader_studies()), label_policy(config)).conflicts
+    with parts_of(ctx) as parts, parts.catalog.read() as tx:
+        disputed = resolve_consensus(tx.labels.of_studies(tx.labels.multi_reader_studies()), label_policy(parts.config)).conflicts
         numbers = tx.studies.accession_numbers({one.study_instance_uid for one in disputed})
     rows = [
         (
@@ -148,7 +144,7 @@ def conflicts(ctx: typer.Context, table: TableFlag = False, csv: CsvFlag = False
             numbers[one.study_instance_uid],
             one.finding,
             one.state.value,
-            config.labels.policy,
+            parts.config.labels.policy,
             _format_votes(one.votes),
         )
         for one in disputed
@@ -162,7 +158,7 @@ def export(ctx: typer.Context) -> None:
     from adapters.label_csv.exporter import EXPORT_COLUMNS, exported_rows
     from pipeline.consensus import labels_in_force
 
-    with _open_catalog(ctx) as (_, catalog), catalog.read() as tx:
+    with parts_of(ctx) as parts, parts.catalog.read() as tx:
         stand = labels_in_force(tx.labels.all())
         numbers = tx.studies.accession_numbers({label.study_instance_uid for label in stand})
     write_rows(EXPORT_COLUMNS, exported_rows(stand, numbers), Format.CSV)
@@ -175,7 +171,7 @@ def template(ctx: typer.Context, studies: Annotated[list[str] | None, typer.Argu
 
     numbers: dict[str, str] = {}
     if studies:
-        with _open_catalog(ctx) as (_, catalog), catalog.read() as tx:
+        with parts_of(ctx) as parts, parts.catalog.read() as tx:
             known = tx.studies.accession_numbers(studies)
         if unknown := [study for study in studies if study not in known]:
             raise PermanentError(f"{len(unknown)} of {len(studies)} studies are not in the catalog", hint="radclipd studies")
@@ -194,8 +190,8 @@ def revoke(
 
     if not reader.strip():
         raise typer.BadParameter("name who withdraws", param_hint="--reader")
-    with _open_catalog(ctx) as (_, catalog):
-        count = withdraw(ids, reader=reader.strip(), source="cli", catalog=catalog)
+    with parts_of(ctx) as parts:
+        count = withdraw(ids, reader=reader.strip(), source="cli", catalog=parts.catalog)
     typer.echo(f"{count} statements withdrawn")
 
 
@@ -229,21 +225,9 @@ def reread(ctx: typer.Context) -> None:
     """
     from pipeline.labels import enqueue_documents as enqueue
 
-    with _open_catalog(ctx) as (_, catalog):
-        count = enqueue(catalog=catalog)
+    with parts_of(ctx) as parts:
+        count = enqueue(catalog=parts.catalog)
     typer.echo(f"{count} documents will be read")
-
-
-@contextmanager
-def _open_catalog(ctx: typer.Context) -> Iterator[tuple[Config, SqlCatalog]]:
-    config = config_of(ctx)
-    from adapters.app.compose import open_catalog
-
-    catalog = open_catalog(config)
-    try:
-        yield config, catalog
-    finally:
-        catalog.dispose()
 
 
 def _read_content(file: Path) -> bytes:
@@ -254,18 +238,17 @@ def _read_content(file: Path) -> bytes:
 
 
 def _read_document(ctx: typer.Context, document: str) -> Document:
-    with _open_catalog(ctx) as (config, catalog):
-        from adapters.app.compose import open_document_reader, open_image_store
-
+    with parts_of(ctx) as parts:
+        _, documents = parts.catalog, parts.documents
         if Path(document).is_file():
-            return open_document_reader(config).read(_read_content(Path(document)))
-        with catalog.read() as tx:
+            return documents.read(_read_content(Path(document)))
+        with parts.catalog.read() as tx:
             instance = tx.studies.find_instance(document)
         if instance is None:
             raise PermanentError(
                 f"{document} is neither a file nor an instance in the catalog", hint="radclipd query 'select * from v_instances'"
             )
-        return open_document_reader(config).read(open_image_store(config).read(instance.file))
+        return documents.read(parts.images.read(instance.file))
 
 
 def _format_result(taken: ImportResult, *, dry_run: bool) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapters.cli import output, progress
-from adapters.cli.settings import config_of
+from adapters.cli.settings import parts_of
 
 if TYPE_CHECKING:
     from pipeline.domain import ModelVersion
@@ -44,16 +44,12 @@ def learn(
 ) -> None:
     """Learn from the labels now, and say what became of it. The measures of each finding are of patients not seen in learning."""
     form = output.choose_format(table=table, csv=csv, json=json)
-    config = config_of(ctx)
-    from adapters.app.compose import open_catalog
     from adapters.app.workers import learn_now
 
-    catalog = open_catalog(config)
-    try:
+    with parts_of(ctx) as parts:
+        _ = parts.catalog  # a fault shows before the bars
         with progress.progress_bars() as watch:
-            learnt = learn_now(config, catalog, watch=watch, again=again)
-    finally:
-        catalog.dispose()
+            learnt = learn_now(parts, watch=watch, again=again)
     made = f" (version {learnt.version.number})" if learnt.version else ""
     typer.echo(f"{learnt.result.value}{made}: {learnt.reason}", err=True)
     output.write_rows(COLUMNS, measures_of(learnt.version) if learnt.version else [], form)

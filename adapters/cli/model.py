@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from adapters.cli import output
-from adapters.cli.settings import config_of
+from adapters.cli.settings import parts_of
 
 if TYPE_CHECKING:
-    from adapters.catalog.catalog import SqlCatalog
-    from adapters.config.sections import Config
     from adapters.storage.model_store import ModelStore, StoredBase
     from pipeline.domain import ModelVersion
 
@@ -115,16 +112,13 @@ def list_versions(
 
     And bases that no version uses.
     """
-    from adapters.app.compose import open_model_store
-
     form = output.choose_format(table=table, csv=csv, json=json)
-    config = config_of(ctx)
-    store = open_model_store(config)
-    with _open_catalog(config) as catalog, catalog.read() as transaction:
-        versions = transaction.versions.all()
-    used = {version.base for version in versions}
-    rows = [_make_version_row(version, store) for version in versions]
-    rows += [_make_unused_row(base) for base in store.bases() if base.name not in used]
+    with parts_of(ctx) as parts:
+        with parts.catalog.read() as transaction:
+            versions = transaction.versions.all()
+        used = {version.base for version in versions}
+        rows = [_make_version_row(version, parts.models) for version in versions]
+        rows += [_make_unused_row(base) for base in parts.models.bases() if base.name not in used]
     output.write_rows(
         ("version", "state", "name", "architecture", "activation", "weights", "files", "calibrated", "notice"), rows, form
     )
@@ -134,36 +128,22 @@ def _add_version(ctx: typer.Context, keep: Callable[[ModelStore], str], *, serve
     """Keep a base, register its zero-shot version, say what became of it."""
     from rich.console import Console
 
-    from adapters.app.compose import open_model_store
     from adapters.ml.importer import register_zero_shot as register_version
 
-    config = config_of(ctx)
-    store = open_model_store(config)
-    with _open_catalog(config) as catalog:  # first: minutes of work must not end at a catalog that is not there
-        base = keep(store)
+    with parts_of(ctx) as parts:
+        catalog = parts.catalog  # first: minutes of work must not end at an unreachable catalog
+        base = keep(parts.models)
         with Console(stderr=True).status("encoding prompts"):
             version = register_version(
                 catalog,
-                store,
+                parts.models,
                 base,
-                threshold=config.score.threshold,
-                undetermined_margin=config.score.undetermined_margin,
+                threshold=parts.config.score.threshold,
+                undetermined_margin=parts.config.score.undetermined_margin,
                 serve=serve,
             )
     notice = f"  {version.notice}" if version.notice else ""
     typer.echo(f"version {version.number}  {version.state.value}  {version.name}  sha256 {version.weights_sha256[:12]}{notice}")
-
-
-@contextmanager
-def _open_catalog(config: Config) -> Iterator[SqlCatalog]:
-    """Open the catalog for one verb."""
-    from adapters.app.compose import open_catalog
-
-    catalog = open_catalog(config)
-    try:
-        yield catalog
-    finally:
-        catalog.dispose()
 
 
 def _make_version_row(version: ModelVersion, store: ModelStore) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ import typer
 
 from adapters.cli import query
 from adapters.cli.output import CsvFlag, JsonFlag, TableFlag
-from adapters.cli.settings import config_of
+from adapters.cli.settings import parts_of
 from pipeline.errors import PermanentError
 
 quarantine = typer.Typer(help="Jobs that were set aside for a person.", no_args_is_help=True)
@@ -34,15 +34,11 @@ def retry(
     """Put quarantined jobs back to work, their tries cleared."""
     if bool(ids) == all_:
         raise typer.BadParameter("name job numbers, or --all")
-    config = config_of(ctx)
-    from adapters.app.compose import open_catalog
     from pipeline.domain import AuditEvent
 
-    catalog = open_catalog(config)
-    with catalog.begin() as tx:
+    with parts_of(ctx) as parts, parts.catalog.begin() as tx:
         count = tx.jobs.requeue(ids)
         tx.audit(AuditEvent("requeue", "done", "", f"{count} quarantined jobs put back to work"))
-    catalog.dispose()
     if ids and count < len(set(ids)):
         raise PermanentError(f"{len(set(ids)) - count} of {len(set(ids))} are not in quarantine", hint="radclipd quarantine list")
     typer.echo(f"{count} jobs wait again")

@@ -9,7 +9,7 @@ import typer
 from adapters.cli import query
 from adapters.cli.output import CsvFlag, JsonFlag, TableFlag
 from adapters.cli.query import LimitOption
-from adapters.cli.settings import config_of
+from adapters.cli.settings import parts_of
 from pipeline.errors import PermanentError
 
 reports = typer.Typer(help="The structured reports.", no_args_is_help=True)
@@ -39,29 +39,24 @@ def list_(
 @reports.command()
 def show(ctx: typer.Context, sop_instance_uid: Annotated[str, typer.Argument(help="SOP Instance UID of the report.")]) -> None:
     """Print one report readably, from the file that was sent."""
-    config = config_of(ctx)
-    from adapters.app.compose import open_catalog, open_image_store
     from adapters.dicom.sr.text import lines_of_file
 
-    catalog = open_catalog(config)
-    with catalog.read() as tx:
-        report = tx.reports.find(sop_instance_uid)
-    catalog.dispose()
-    if report is None or report.file is None:
-        raise PermanentError(f"no report {sop_instance_uid} with bytes in this catalog", hint="radclipd reports list")
-    for line in lines_of_file(open_image_store(config).read(report.file)):
+    with parts_of(ctx) as parts:
+        with parts.catalog.read() as tx:
+            report = tx.reports.find(sop_instance_uid)
+        if report is None or report.file is None:
+            raise PermanentError(f"no report {sop_instance_uid} with bytes in this catalog", hint="radclipd reports list")
+        content = parts.images.read(report.file)
+    for line in lines_of_file(content):
         typer.echo(line)
 
 
 def resend(ctx: typer.Context, studies: Annotated[list[str], typer.Argument(help="Study Instance UIDs.")]) -> None:
     """Send the newest report of these studies again."""
-    config = config_of(ctx)
-    from adapters.app.compose import open_catalog
     from pipeline import report
 
-    catalog = open_catalog(config)
-    queued = report.resend(studies, catalog=catalog)
-    catalog.dispose()
+    with parts_of(ctx) as parts:
+        queued = report.resend(studies, catalog=parts.catalog)
     typer.echo(f"{len(queued)} reports will be sent again")
     if len(queued) < len(studies):
         raise PermanentError(f"{len(studies) - len(queued)} of these studies have no report", hint="radclipd reports list")

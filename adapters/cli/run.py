@@ -46,9 +46,9 @@ def listen(ctx: typer.Context) -> None:
 def dispatch(ctx: typer.Context) -> None:
     """Settle studies and keep house: the dispatcher alone. One per catalog is enough; two do no harm."""
     config = config_of(ctx, role="dispatch")
-    from adapters.app import work
+    from adapters.app import dispatch
 
-    work.dispatch(config)
+    dispatch.dispatch(config)
 
 
 def work(ctx: typer.Context, kinds: Annotated[list[WorkKind], typer.Argument(metavar="KIND...", help="What it does.")]) -> None:

@@ -1,8 +1,9 @@
-"""The global options: where the configuration is."""
+"""The global options, and the configuration and the parts that a verb works with."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from adapters.app.compose import Parts
     from adapters.config.sections import Config
 
 
 @dataclass(slots=True)
 class GlobalOptions:
-    """What stood before the verb."""
+    """The options before the verb."""
 
     path: Path | None
 
@@ -36,6 +38,11 @@ def config_of(ctx: typer.Context, *, role: str = "") -> Config:
     return loaded
 
 
-def command_line(path: Path | None) -> list[str]:
-    """Return the start of a command line that runs a verb of this radclipd with this configuration; -P keeps the folder out."""
-    return [sys.executable, "-P", "-m", "adapters.cli", *(["--config", str(path)] if path else [])]
+@contextmanager
+def parts_of(ctx: typer.Context, *, role: str = "") -> Iterator[Parts]:
+    """Load the configuration, start the log for this role, and give the parts, closed at the end. ConfigurationError."""
+    config = config_of(ctx, role=role)
+    from adapters.app.compose import Parts
+
+    with Parts(config) as parts:
+        yield parts

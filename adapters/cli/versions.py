@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import getpass
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from adapters.cli import activity, output, query
 from adapters.cli.learn import COLUMNS, measures_of
-from adapters.cli.settings import config_of
+from adapters.cli.settings import config_of, parts_of
 from pipeline.errors import PermanentError
 
 if TYPE_CHECKING:
-    from adapters.catalog.catalog import SqlCatalog
     from adapters.config.sections import Config
     from pipeline.domain import ModelVersion
     from pipeline.versions import VerifyWeights
@@ -51,7 +48,7 @@ def versions(
             typer.echo(line, err=True)
         return
     form = output.choose_format(table=table, csv=csv, json=json)
-    with _open_catalog(ctx) as (_, catalog), catalog.read() as tx:
+    with parts_of(ctx) as parts, parts.catalog.read() as tx:
         version = tx.versions.find(number)
     if version is None:
         raise PermanentError(f"there is no version {number}", hint="radclipd versions")
@@ -66,8 +63,9 @@ def promote(ctx: typer.Context, number: NumberArgument) -> None:
     """Let a version serve, in place of the one that does. Its files are loaded and proved first."""
     from pipeline import versions as steps
 
-    with _open_catalog(ctx) as (config, catalog):
-        typer.echo(_format_version(steps.promote(number, catalog=catalog, verify=_make_prover(config), source=_name_user())))
+    with parts_of(ctx) as parts:
+        verify = _make_prover(parts.config)
+        typer.echo(_format_version(steps.promote(number, catalog=parts.catalog, verify=verify, source=_name_user())))
 
 
 def reject(
@@ -80,8 +78,8 @@ def reject(
 
     if not because.strip():
         raise typer.BadParameter("say why", param_hint="--because")
-    with _open_catalog(ctx) as (_, catalog):
-        typer.echo(_format_version(steps.reject(number, reason=because.strip(), catalog=catalog, source=_name_user())))
+    with parts_of(ctx) as parts:
+        typer.echo(_format_version(steps.reject(number, reason=because.strip(), catalog=parts.catalog, source=_name_user())))
 
 
 def rollback(
@@ -90,9 +88,12 @@ def rollback(
     """Reject the serving version: the one before serves again."""
     from pipeline import versions as steps
 
-    with _open_catalog(ctx) as (config, catalog):
+    with parts_of(ctx) as parts:
         before = steps.rollback(
-            reason=because.strip() or "rolled back", catalog=catalog, verify=_make_prover(config), source=_name_user()
+            reason=because.strip() or "rolled back",
+            catalog=parts.catalog,
+            verify=_make_prover(parts.config),
+            source=_name_user(),
         )
     typer.echo(f"version {before.number} serves again: {before.name}")
 
@@ -134,15 +135,3 @@ def _name_user() -> str:
         return f"cli:{getpass.getuser()}"
     except (KeyError, OSError):
         return "cli"
-
-
-@contextmanager
-def _open_catalog(ctx: typer.Context) -> Iterator[tuple[Config, SqlCatalog]]:
-    config = config_of(ctx)
-    from adapters.app.compose import open_catalog
-
-    catalog = open_catalog(config)
-    try:
-        yield config, catalog
-    finally:
-        catalog.dispose()

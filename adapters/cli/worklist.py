@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapters.cli.output import Format, JsonFlag, TableFlag, write_rows
-from adapters.cli.settings import config_of
+from adapters.cli.settings import parts_of
 from pipeline.errors import PermanentError
 
 if TYPE_CHECKING:
@@ -55,18 +55,15 @@ def worklist(
     """
     if table + json + (str(csv) == "-") > 1:
         raise typer.BadParameter("choose one of --table, --csv - and --json")
-    config = config_of(ctx)
-    from adapters.app.compose import chest_policy, open_catalog, worklist_policy
+    from adapters.app.policies import chest_policy, worklist_policy
     from pipeline import worklist as steps
 
-    catalog = open_catalog(config)
-    try:
+    with parts_of(ctx) as parts:
         if still_open:
-            asked = steps.list_open_entries(catalog=catalog, chest=chest_policy(config))
+            asked = steps.list_open_entries(catalog=parts.catalog, chest=chest_policy(parts.config))
         else:
-            asked = steps.make_worklist(count=n, catalog=catalog, policy=worklist_policy(config), dry_run=dry_run)
-    finally:
-        catalog.dispose()
+            policy = worklist_policy(parts.config)
+            asked = steps.make_worklist(count=n, catalog=parts.catalog, policy=policy, dry_run=dry_run)
     if csv is not None:
         _write_csv(csv, asked)
     if str(csv) != "-":

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import structlog
 
-from adapters.app import compose
-from adapters.app.workers import build_score_spec_and_cache_warming
+from adapters.app.compose import Parts
+from adapters.app.policies import work_policy
+from adapters.app.workers import build_score_spec_and_cache_warming, worker_name
 from adapters.config import sections as configuration
 from pipeline import archive_scoring
 from pipeline.archive_scoring import BlockResult, StudyBlock
@@ -63,13 +65,14 @@ class BlockScorer:
         raise AssertionError("the last try returns or raises")
 
     def _load_scorer(self) -> Callable[[StudyBlock], BlockResult]:
-        config = configuration.load(self._path)
-        catalog = compose.open_catalog(config)
-        post, fill = build_score_spec_and_cache_warming(config, catalog)
-        name, policy = compose.worker_name("score"), compose.work_policy(config)
+        with ExitStack() as on_failure:
+            parts = on_failure.enter_context(Parts(configuration.load(self._path)))
+            spec, warming = build_score_spec_and_cache_warming(parts)
+            on_failure.pop_all()  # loaded: the parts last as long as the worker's process
+        name, policy = worker_name("score"), work_policy(parts.config)
+        warm = warming.warm_studies if warming is not None else lambda _studies: None
 
         def score(block: StudyBlock) -> BlockResult:
-            keep = fill.warm_studies if fill is not None else lambda _studies: None
-            return archive_scoring.score_block(block, spec=post, catalog=catalog, worker=name, policy=policy, warm_cache=keep)
+            return archive_scoring.score_block(block, spec=spec, catalog=parts.catalog, worker=name, policy=policy, warm_cache=warm)
 
         return score

@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from adapters.cli.settings import command_line
+from adapters.app.command_line import command_line
 from adapters.demo.loopback import LOOPBACK
 from pipeline.errors import FatalError, PermanentError
 

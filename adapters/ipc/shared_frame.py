@@ -1,37 +1,30 @@
-"""How an image goes from a process that decodes to the one that asked for it: by memory that both hold, in one copy."""
+"""The image of a decoding process, handed to the process that asked for it through memory that both hold: one copy."""
 
 from __future__ import annotations
 
 import mmap
-import os
 from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
-
+from adapters.ipc.shared_arrays import ArrayLayout
 from pipeline.domain import Image
 from pipeline.ports.images import Window, WindowedPixelData
 
 
 @dataclass(frozen=True, slots=True)
 class SharedFrame:
-    """What lies in the memory. `window`: of stored values; None where it is an image."""
+    """Layout of one frame in the memory. `window`: of stored values; None where the frame is an image."""
 
-    dtype: str
-    shape: tuple[int, ...]
+    layout: ArrayLayout
     window: Window | None
 
     @classmethod
     def write(cls, frame: Image | WindowedPixelData, memory: int) -> Self:
-        """Put it there, in the place of what was there before. `memory`: a descriptor. MemoryError."""
+        """Copy a frame into the memory of this descriptor, over the frame before. OSError where memory is short."""
         array, window = (frame.stored, frame.window) if isinstance(frame, WindowedPixelData) else (frame, None)
-        if os.pwrite(memory, np.ascontiguousarray(array).data, 0) != array.nbytes:  # mapped, each page would be a fault of its own
-            raise MemoryError("no room for the film in shared memory")
-        return cls(array.dtype.str, array.shape, window)
+        return cls(ArrayLayout.write(array, memory), window)
 
     def read(self, memory: int) -> Image | WindowedPixelData:
-        """Return it as it lies there: only to be read, and before the next is put there."""
-        count, dtype = int(np.prod(self.shape)), np.dtype(self.dtype)
-        shared = mmap.mmap(memory, count * dtype.itemsize, prot=mmap.PROT_READ)  # unmapped with the last array on it
-        array = np.frombuffer(shared, dtype).reshape(self.shape)
+        """Return the frame on the memory of this descriptor: read-only, and valid until the next frame is written."""
+        array = self.layout.view(mmap.mmap(memory, self.layout.end, prot=mmap.PROT_READ))  # unmapped with the last array on it
         return array if self.window is None else WindowedPixelData(array, self.window)

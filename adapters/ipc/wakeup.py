@@ -1,8 +1,8 @@
-"""Wake-ups between the processes of one host: who waits for a job hears at once that there is one, and need not poll for it.
+"""Wake-ups between the processes of one host: a waiting worker learns at once of a new job, without a poll.
 
-Datagrams to sockets in Linux's abstract namespace, named after the catalog and the kind of work (unix(7)): no file, nothing to
-clean up. They say nothing but "look": the catalog alone knows what is to be done, and a wake-up that is lost, or that another host
-would have needed, costs `work.poll_seconds`.
+A wake-up is a datagram to a socket in Linux's abstract namespace, named after the catalog and the kind of work (unix(7)): no file,
+and nothing to clean up. It carries no content: the catalog alone holds the jobs. A lost wake-up, or one for another host, costs
+`work.poll_seconds`.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 MAX_WOKEN_PROCESSES = 8
-"""Processes of one host and kind that are woken; further ones poll."""
+"""Most processes of one host and kind that are woken; further ones poll."""
 
 
 class WakeupSockets:
-    """Whom a change of one catalog concerns, on this host."""
+    """The sockets of the processes of one catalog on this host."""
 
     def __init__(self, catalog_url: str) -> None:
         self._stem = hashlib.sha256(catalog_url.encode()).hexdigest()[:32]
 
     def wake(self, kinds: Iterable[str]) -> None:
-        """Tell everybody who waits for work of these kinds. Never waits and never fails."""
+        """Wake all processes that wait for work of these kinds. Never waits and never fails."""
         with _open_datagram_socket() as sender:
             for kind in set(kinds):
-                for place in range(MAX_WOKEN_PROCESSES):
-                    with suppress(OSError):  # nobody is there, or has so much to look at that one more says nothing
-                        sender.sendto(b"!", self._make_socket_name(kind, place))
+                for number in range(MAX_WOKEN_PROCESSES):
+                    with suppress(OSError):  # no process has this socket, or its queue is full and it wakes anyway
+                        sender.sendto(b"!", self._make_socket_name(kind, number))
 
     def listen(self, kinds: Sequence[str]) -> list[socket.socket]:
         """Return sockets that become readable when there may be work of these kinds."""
-        return [found for kind in kinds if (found := self._bind_socket(kind)) is not None]
+        return [bound for kind in kinds if (bound := self._bind_socket(kind)) is not None]
 
     def _bind_socket(self, kind: str) -> socket.socket | None:
         listening = _open_datagram_socket()
-        for place in range(MAX_WOKEN_PROCESSES):
-            with suppress(OSError):  # another process has it
-                listening.bind(self._make_socket_name(kind, place))
+        for number in range(MAX_WOKEN_PROCESSES):
+            with suppress(OSError):  # another process has this number
+                listening.bind(self._make_socket_name(kind, number))
                 return listening
         listening.close()
         return None

@@ -1,7 +1,7 @@
-"""Log lines: structlog for our own, the same renderer for the libraries' (stdlib logging), and no patient in any of them.
+"""Log lines: structlog for our own, the same renderer for those of libraries (stdlib logging), and no patient in any of them.
 
-Formats: `journald` is one JSON object after a `<N>` priority (sd-daemon(3)), without a time since the journal has one; `json` has
-its time; `console` is for people. `auto` takes journald where standard error is the journal's ($JOURNAL_STREAM, systemd.exec(5)),
+Formats: `journald` is one JSON object after a `<N>` priority (sd-daemon(3)), without a time, which the journal adds; `json` has its
+own time; `console` is for people. `auto` takes journald where standard error is the journal's ($JOURNAL_STREAM, systemd.exec(5)),
 console on a terminal, else json.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 OWN_LOGGERS = "radclipd"
 FOREIGN_LEVEL = logging.WARNING
-"""Libraries speak from here on only: below it pynetdicom prints whole requests."""
+"""Lowest level of libraries: below it pynetdicom prints whole requests."""
 FOREIGN_LOGGERS = ("pynetdicom", "pydicom", "highdicom", "sqlalchemy", "alembic", "apscheduler", "PIL")
 
 PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
@@ -59,17 +59,17 @@ IDENTITY_KEYS = frozenset(
         "header",
     }
 )
-"""Keys, lower case and without separators, whose value would say who the patient is (PS3.3 C.2.2, C.2.3)."""
+"""Keys, lower case and without separators, whose value identifies the patient (PS3.3 C.2.2, C.2.3)."""
 
 PLAIN_TYPES = (str, int, float, bool, type(None), date, time, Enum, PurePath, UUID, BaseException)
-"""Values that are printed; of any other object only its type is."""
+"""Types whose values are printed; any other object is printed as its type."""
 
 _DATA_ELEMENT = re.compile(r"\([0-9a-fA-F]{4},\s?[0-9a-fA-F]{4}\)")
 _STATEMENT_VALUES = re.compile(r"\[parameters: .*|^DETAIL: .*", re.MULTILINE)
 
 
 def configure(config: LogConfig, *, role: str = "", stream: TextIO | None = None) -> None:
-    """Set up all logging of this process. `role` is put on each line; `stream` is standard error unless given."""
+    """Set up all logging of this process. `role` stands on each line; `stream` is standard error unless given."""
     stream = stream if stream is not None else sys.stderr
     form = _resolve_format(config.format, stream)
     level = logging.getLevelNamesMapping()[config.level.upper()]
@@ -87,7 +87,7 @@ def configure(config: LogConfig, *, role: str = "", stream: TextIO | None = None
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_build_renderers(form, stream)],
         )
     )
-    logging.raiseExceptions = False  # its report of a line that cannot be written shows the raw arguments
+    logging.raiseExceptions = False  # the report of an unwritable line would show its raw arguments
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(FOREIGN_LEVEL)
     logging.getLogger(OWN_LOGGERS).setLevel(level)
@@ -107,7 +107,7 @@ def _resolve_format(form: str, stream: TextIO) -> str:
 
 
 def _is_journal(stream: TextIO) -> bool:
-    """Compare device and inode, as systemd.exec(5) asks: the variable is inherited by processes that write elsewhere."""
+    """Compare device and inode (systemd.exec(5)): processes that write elsewhere inherit the variable, too."""
     try:
         status = os.fstat(stream.fileno())
     except (OSError, ValueError):
@@ -134,7 +134,7 @@ def _build_shared_processors(role: str) -> list[Processor]:
 
 
 def _build_renderers(form: str, stream: TextIO) -> list[Processor]:
-    """Return the last processors. Tracebacks are plain: richer ones print local variables, and with them data sets."""
+    """Return the last processors. Tracebacks are plain: richer ones print local variables, and data sets among them."""
     if form == "console":
         return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)]
     if form == "journald":
@@ -160,9 +160,9 @@ def _add_priority(_logger: WrappedLogger, method: str, rendered: str | bytes | E
 
 
 def redact(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
-    """Take out whatever could say who the patient is: named keys, objects that hold headers, values of SQL statements.
+    """Remove values that could identify the patient: named keys, objects that hold headers, values of SQL statements.
 
-    The keys that every line has come first.
+    The keys of every line come first.
     """
     first = ("timestamp", "level", "logger", "role", "event")
     ordered = [key for key in first if key in event_dict] + [key for key in event_dict if key not in first]
@@ -170,7 +170,7 @@ def redact(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> Event
 
 
 def _redact_value(key: str, value: Any) -> Any:
-    if key.startswith("_"):  # ProcessorFormatter's own
+    if key.startswith("_"):  # a key of ProcessorFormatter
         return value
     if re.sub(r"[^a-z]", "", key.lower()) in IDENTITY_KEYS:
         return REDACTED
@@ -186,7 +186,7 @@ def _redact_value(key: str, value: Any) -> Any:
 
 
 def _strip_data_sets(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
-    """Keep a library's first line only, and not that where it shows a data element: data sets are printed over many lines."""
+    """Keep only the first line of a library, unless it shows a data element: data sets are printed over several lines."""
     first = str(event_dict.get("event", "")).strip().partition("\n")[0]
     event_dict["event"] = REDACTED if _DATA_ELEMENT.search(first) else first
     return event_dict
@@ -200,7 +200,7 @@ def _log_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Log a library's warning by kind and place. Its text stays out: pydicom's quote the value that they complain of."""
+    """Log a library's warning by category and source line, without its text: pydicom quotes the value in question."""
     structlog.get_logger("radclipd.warnings").warning("library warning", category=category.__name__, place=f"{filename}:{lineno}")
 
 
@@ -212,7 +212,7 @@ def _log_thread_failure(failure: threading.ExceptHookArgs) -> None:
 
 
 def _log_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Log what ends the process: a bare traceback would be many lines to the journal, and nothing redacted."""
+    """Log the error that ends the process: a bare traceback would be many unredacted lines in the journal."""
     if issubclass(kind, KeyboardInterrupt):
         return
     structlog.get_logger("radclipd.crash").critical("process failed", exc_info=(kind, error, trace))

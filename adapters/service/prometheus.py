@@ -1,6 +1,6 @@
-"""The metrics, as Prometheus reads them: what the catalog holds, asked when a scrape asks, so that every process and host agrees.
+"""The metrics for Prometheus: figures of the catalog, queried at each scrape, so that all processes and hosts agree.
 
-Nothing is counted in a process: a restart loses nothing. No label names a patient, a study or a reader.
+No process counts: a restart loses nothing. No label names a patient, a study or a reader.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pipeline.figures import ArchiveFigures, BackfillFigures, QueueFigures
 from pipeline.learn import LearnResult
 
 QUEUE_CACHE_SECONDS, ARCHIVE_CACHE_SECONDS = 5.0, 30.0
-"""How long an answer of the catalog holds at least."""
+"""Shortest time that an answer of the catalog is reused."""
 MAX_TIME_SHARE = 0.01
-"""Of the time may be spent on answers: what takes a second to count is counted every 100 seconds."""
+"""Largest share of time spent on queries: figures that take a second to count are counted every 100 seconds."""
 
 log = structlog.get_logger("radclipd.metrics")
 
@@ -35,28 +35,28 @@ T = TypeVar("T")
 
 
 class TimedCache(Generic[T]):
-    """An answer that holds for a while: longer, the longer it took. While one asks again, others get the last answer."""
+    """A cached answer. It is valid for longer, the longer the query took. During a query other threads get the last answer."""
 
-    def __init__(self, ask: Callable[[], T], *, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._ask, self._seconds, self._clock = ask, seconds, clock
-        self._asking = threading.Lock()
+    def __init__(self, query: Callable[[], T], *, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._query, self._seconds, self._clock = query, seconds, clock
+        self._querying = threading.Lock()
         self._answer: tuple[T] | None = None
         self._until = float("-inf")
 
     def __call__(self) -> T:
-        """Return the answer. Whatever asking raises passes through, and nothing older is told in its place."""
-        known = self._answer
-        if known is not None and (self._clock() < self._until or self._asking.locked()):
-            return known[0]
-        with self._asking:
-            if self._answer is not None and self._clock() < self._until:  # somebody else has just asked
+        """Return the answer. An error of the query passes through: no older answer takes its place."""
+        cached = self._answer
+        if cached is not None and (self._clock() < self._until or self._querying.locked()):
+            return cached[0]
+        with self._querying:
+            if self._answer is not None and self._clock() < self._until:  # another thread has just queried
                 return self._answer[0]
             return self._refresh_answer()
 
     def _refresh_answer(self) -> T:
         begun = self._clock()
         try:
-            answer = self._ask()
+            answer = self._query()
         except BaseException:
             self._answer = None
             raise
@@ -67,7 +67,7 @@ class TimedCache(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricSources:
-    """Where the figures come from. `room`: bytes by name, such as free on the disk; each may raise RadclipdError."""
+    """The sources of the figures; each may raise RadclipdError. `disk_usage`: bytes by a name of DISK_GAUGES."""
 
     queue_figures: Callable[[], QueueFigures]
     archive_figures: Callable[[], ArchiveFigures]
@@ -76,135 +76,143 @@ class MetricSources:
 
 
 class CatalogCollector(Collector):
-    """Asks the sources at each scrape. A catalog that is away is told by `radclipd_catalog_up`; its figures are then left out."""
+    """Queries the sources at each scrape. With an unreachable catalog `radclipd_catalog_up` is 0 and its figures are missing."""
 
     def __init__(self, sources: MetricSources) -> None:
         self._sources = sources
-        self._line = TimedCache(sources.queue_figures, seconds=QUEUE_CACHE_SECONDS)
+        self._queue = TimedCache(sources.queue_figures, seconds=QUEUE_CACHE_SECONDS)
         self._archive = TimedCache(sources.archive_figures, seconds=ARCHIVE_CACHE_SECONDS)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the families."""
+        """Yield the metric families."""
         yield InfoMetricFamily(
             "radclipd_build",
             "Release of the software, and schema of the catalog that it works on.",
             value={"version": installed_version("radclipd"), "schema": self._sources.schema},
         )
-        told: list[Metric] = []
+        families: list[Metric] = []
         up = True
-        for ask in (
-            lambda: _build_queue_metrics(self._line()),
+        for query in (
+            lambda: _build_queue_metrics(self._queue()),
             lambda: _build_archive_metrics(self._archive()),
             lambda: _build_disk_metrics(self._sources.disk_usage()),
         ):
-            up = _collect_source(ask, told) and up
-        yield GaugeMetricFamily("radclipd_catalog_up", "1 where catalog and disks have answered, else 0.", value=float(up))
-        yield from told
+            up = _collect_source(query, families) and up
+        yield GaugeMetricFamily("radclipd_catalog_up", "1 where the catalog and the disks have answered, else 0.", value=float(up))
+        yield from families
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: to register it must not ask the catalog."""
+        """Return nothing: the registration must not query the catalog."""
         return []
 
 
-def _collect_source(ask: Callable[[], Iterable[Metric]], families: list[Metric]) -> bool:
-    """Add what a source tells; say whether it has answered. A scrape ends with an answer whatever breaks."""
+def _collect_source(query: Callable[[], Iterable[Metric]], families: list[Metric]) -> bool:
+    """Add the families of a source; return whether it answered. A failed source never fails the scrape."""
     try:
-        families += list(ask())
+        families += list(query())
     except RadclipdError as error:
         log.warning("metrics are left out", error=str(error), hint=error.hint)
         return False
-    except Exception as error:  # whose text may quote what it stumbled over
+    except Exception as error:  # its text may quote a data set
         log.error("metrics are left out", error=type(error).__name__)
         return False
     return True
 
 
-def _build_queue_metrics(line: QueueFigures) -> Iterator[Metric]:
-    open_jobs = {key: line.jobs.get(key, 0) for key in product(JobKind, JobState) if key[1] is not JobState.DONE}
+def _build_queue_metrics(figures: QueueFigures) -> Iterator[Metric]:
+    open_jobs = {key: figures.jobs.get(key, 0) for key in product(JobKind, JobState) if key[1] is not JobState.DONE}
     yield _make_gauge("jobs", "Jobs that are not done.", ("kind", "state"), open_jobs)
     yield _make_gauge(
         "job_oldest_due_seconds",
-        "For how long the oldest waiting job has been due, those behind arrivals apart.",
+        "Time since the oldest waiting job was due; learning, backfills and re-scoring left out.",
         ("kind",),
-        _key_by_label(line.oldest_due_seconds),
+        _key_by_label(figures.oldest_due_seconds),
     )
-    yield _make_gauge("jobs_quarantined", "Jobs that wait for a person.", ("kind", "reason"), line.quarantined)
+    yield _make_gauge("jobs_quarantined", "Jobs that wait for a person.", ("kind", "reason"), figures.quarantined)
     yield _make_gauge(
         "archive_circuit_open",
         "1: the circuit breaker of this archive is open.",
         ("archive",),
-        {(a,): 1 for a in line.open_circuits},
+        {(a,): 1 for a in figures.open_circuits},
     )
-    yield _make_gauge("model_versions", "Model versions.", ("state",), _count_every_state(VersionState, line.versions))
-    if line.serving is not None:
-        yield _make_gauge("serving_version", "Number of the version that serves.", ("notice",), {(line.notice,): line.serving})
-    if line.serving_since is not None:
-        since = line.serving_since.timestamp()
+    yield _make_gauge("model_versions", "Model versions.", ("state",), _count_every_state(VersionState, figures.versions))
+    if figures.serving is not None:
+        yield _make_gauge(
+            "serving_version", "Number of the version that serves.", ("notice",), {(figures.notice,): figures.serving}
+        )
+    if figures.serving_since is not None:
+        since = figures.serving_since.timestamp()
         yield GaugeMetricFamily("radclipd_serving_since_timestamp_seconds", "When the version came to serve.", value=since)
-    yield from _build_learning_metrics(line)
+    yield from _build_learning_metrics(figures)
 
 
-def _build_learning_metrics(line: QueueFigures) -> Iterator[Metric]:
-    if (stage := line.stage) is not None:
+def _build_learning_metrics(figures: QueueFigures) -> Iterator[Metric]:
+    if (stage := figures.stage) is not None:
         share = {(stage.name,): stage.done / stage.total if stage.total else 0.0}
-        yield _make_gauge("learning_stage_done_ratio", "How far the stage is that a round of learning is at.", ("stage",), share)
+        yield _make_gauge("learning_stage_done_ratio", "Progress of the present stage of a round of learning.", ("stage",), share)
         if stage.seconds_left is not None:
             yield GaugeMetricFamily(
-                "radclipd_learning_stage_left_seconds", "How long that stage will still take.", value=stage.seconds_left
+                "radclipd_learning_stage_left_seconds", "Expected remaining time of that stage.", value=stage.seconds_left
             )
-    if (ended := line.last_round) is not None:
+    if (ended := figures.last_round) is not None:
         yield GaugeMetricFamily(
             "radclipd_learning_ended_timestamp_seconds", "When the last round of learning ended.", value=ended.ended_at.timestamp()
         )
         results = {(result.value,): float(result.value == ended.result) for result in LearnResult}
-        yield _make_gauge("learning_result", "1 for what became of the last round of learning.", ("result",), results)
-    for name, words in (
+        yield _make_gauge("learning_result", "1 for the result of the last round of learning.", ("result",), results)
+    for name, description in (
         ("gain", "Gain"),
         ("gain_lower", "Lower bound (95 %) of the gain"),
         ("gain_upper", "Upper bound of the gain"),
     ):
-        values = {(one.against, one.sample): getattr(one, name.removeprefix("gain_")) for one in line.gains}
-        yield _make_gauge(f"learnt_auc_{name}", f"{words} in mean AUC of the version learnt last.", ("against", "sample"), values)
+        values = {(one.against, one.sample): getattr(one, name.removeprefix("gain_")) for one in figures.gains}
+        yield _make_gauge(
+            f"learnt_auc_{name}", f"{description} in mean AUC of the version learnt last.", ("against", "sample"), values
+        )
 
 
 def _build_archive_metrics(archive: ArchiveFigures) -> Iterator[Metric]:
     yield _make_gauge("studies", "Studies.", ("state",), _count_every_state(StudyState, archive.studies))
     yield _make_gauge("reports", "Structured reports.", ("state",), _count_every_state(ReportState, archive.reports))
-    yield CounterMetricFamily("radclipd_instances_received", "DICOM instances received and kept.", value=archive.instances)
-    statements = CounterMetricFamily("radclipd_label_statements", "Statements of readers.", labels=("finding", "state"))
+    yield CounterMetricFamily("radclipd_instances_received", "DICOM instances received and stored.", value=archive.instances)
+    statements = CounterMetricFamily("radclipd_label_statements", "Labels of readers.", labels=("finding", "state"))
     for (finding, state), count in archive.statements.items():
         statements.add_metric((finding, state.value), count)
     yield statements
-    yield GaugeMetricFamily("radclipd_worklist_open_studies", "Studies asked for and not read yet.", value=archive.open_requests)
+    yield GaugeMetricFamily(
+        "radclipd_worklist_open_studies", "Studies on the worklist without a label.", value=archive.open_requests
+    )
     if archive.rescoring is not None:
         studies, scored = archive.rescoring
         yield GaugeMetricFamily(
-            "radclipd_rescoring_studies", "Reported studies, which the serving version is to score.", value=studies
+            "radclipd_rescoring_studies", "Reported studies that the serving version is to score.", value=studies
         )
-        yield GaugeMetricFamily("radclipd_rescoring_scored_studies", "Those of them that it has scored.", value=scored)
+        yield GaugeMetricFamily(
+            "radclipd_rescoring_scored_studies", "Reported studies that the serving version has scored.", value=scored
+        )
     yield from _build_backfill_metrics(archive.backfills)
     yield GaugeMetricFamily(
         "radclipd_backfill_unscored_studies",
-        "Studies that a backfill brought and that wait for their scores.",
+        "Studies of backfills that wait for their scores.",
         value=archive.backfilled_unscored,
     )
 
 
-def _build_backfill_metrics(found: Mapping[str, BackfillFigures]) -> Iterator[Metric]:
+def _build_backfill_metrics(backfills: Mapping[str, BackfillFigures]) -> Iterator[Metric]:
     """Gauges, not counters: the last result of a unit replaces the one before, and may be smaller."""
-    words = {
+    descriptions = {
         "units": "Units of a backfill (studies of an archive, groups of files of a folder) by result.",
-        "studies": "Studies that a backfill brought, and those of which more is to come.",
+        "studies": "Studies that backfills fetched, and those with further units to come.",
         "instances": "DICOM instances that backfills took in, and refused.",
     }
     for name, states in (("units", ("done", "failed")), ("studies", ("fetched", "coming")), ("instances", ("taken", "refused"))):
-        counts = {(source, state): getattr(told, state) for source, told in found.items() for state in states}
-        yield _make_gauge(f"backfill_{name}", words[name], ("source", "state"), counts)
-    days = {(source,): told.days for source, told in found.items()}
-    yield _make_gauge("backfill_done_days", "Days of an archive of which there is no more to come.", ("source",), days)
-    taken = {(source,): told.bytes for source, told in found.items()}
+        counts = {(source, state): getattr(figures, state) for source, figures in backfills.items() for state in states}
+        yield _make_gauge(f"backfill_{name}", descriptions[name], ("source", "state"), counts)
+    days = {(source,): figures.days for source, figures in backfills.items()}
+    yield _make_gauge("backfill_done_days", "Days of an archive that are completely taken in.", ("source",), days)
+    taken = {(source,): figures.bytes for source, figures in backfills.items()}
     yield _make_gauge("backfill_taken_bytes", "Size of the instances that backfills took in.", ("source",), taken)
-    ends = {(source,): told.last_at.timestamp() for source, told in found.items() if told.last_at is not None}
+    ends = {(source,): figures.last_at.timestamp() for source, figures in backfills.items() if figures.last_at is not None}
     yield _make_gauge("backfill_last_timestamp_seconds", "Time of the last result of a unit.", ("source",), ends)
 
 
@@ -214,12 +222,12 @@ def _build_disk_metrics(usage: Mapping[str, int]) -> Iterator[Metric]:
 
 
 DISK_GAUGES = {
-    "storage_free": "Free disk space where images are kept.",
-    "storage_min_free": "Below so much of it, senders are told to try later.",
-    "prefix_store": "Taken by what is kept for learning and scoring again, on this host.",
-    "prefix_store_limit": "What that may take.",
+    "storage_free": "Free disk space of the image store.",
+    "storage_min_free": "Guard: below this free space, senders are refused for now.",
+    "prefix_store": "Size of the activation cache on this host.",
+    "prefix_store_limit": "Largest size of the activation cache.",
 }
-"""What `Sources.room` may tell."""
+"""Names that `MetricSources.disk_usage` may return, with their descriptions."""
 
 
 def _key_by_label(values: Mapping[Any, float]) -> dict[tuple[str, ...], float]:
@@ -227,8 +235,8 @@ def _key_by_label(values: Mapping[Any, float]) -> dict[tuple[str, ...], float]:
 
 
 def _count_every_state(states: Iterable[Any], counts: Mapping[Any, int]) -> dict[tuple[str, ...], float]:
-    """A count that is 0 is told, too: an alert needs to see it."""
-    return {(word.value,): counts.get(word, 0) for word in states}
+    """Counts of 0 are reported, too: an alert needs them."""
+    return {(state.value,): counts.get(state, 0) for state in states}
 
 
 def _make_gauge(name: str, description: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Metric:

@@ -1,4 +1,4 @@
-"""The clock: APScheduler in one process, jobs in memory. It only calls; what it calls decides and enqueues."""
+"""The scheduler: APScheduler in one process, its entries in memory. It only calls functions; they decide and enqueue."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
-log = structlog.get_logger("radclipd.clock")
+log = structlog.get_logger("radclipd.scheduler")
 
 
 class Scheduler:
-    """Calls functions at intervals, one at a time each, never catching up on what was missed."""
+    """Calls functions at intervals or by crontab. One call of a function at a time; a missed call is not repeated."""
 
     def __init__(self) -> None:
         self._scheduler = BackgroundScheduler(
@@ -27,27 +27,27 @@ class Scheduler:
         self._scheduler.add_listener(_log_error, EVENT_JOB_ERROR)
 
     def add_interval(self, seconds: float, name: str, call: Callable[[], Any]) -> None:
-        """Call now and then every `seconds`."""
+        """Call every `seconds`, for the first time after `seconds`."""
         self._scheduler.add_job(call, "interval", seconds=seconds, id=name, name=name)
 
     def run_now(self, name: str) -> None:
-        """Make a call at once, before its next turn."""
+        """Make a call at once, before it is due."""
         self._scheduler.modify_job(name, next_run_time=datetime.now(UTC))
 
     def add_cron(self, cron: str, name: str, call: Callable[[], Any]) -> None:
-        """Call whenever a crontab line of five fields says so, in UTC. What a stopped process has missed is not caught up on."""
+        """Call by a crontab line of five fields, UTC. A call that falls into a stop of the process is not repeated."""
         self._scheduler.add_job(call, CronTrigger.from_crontab(cron, timezone="UTC"), id=name, name=name)
 
     def start(self) -> None:
-        """Start calling, in threads of its own."""
+        """Start the calls, on threads of the scheduler."""
         self._scheduler.start()
 
     def stop(self) -> None:
-        """Wait for what runs, then stop."""
+        """Wait for the calls under way, then stop."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=True)
 
 
 def _log_error(event: JobExecutionEvent) -> None:
-    """A call that failed is tried again at its next turn. Only the error's type: its text may quote a data set."""
-    log.error("clock call failed", call=event.job_id, error=type(event.exception).__name__)
+    """A failed call is repeated when it is due next. Only the error's type is logged: its text may quote a data set."""
+    log.error("scheduled call failed", call=event.job_id, error=type(event.exception).__name__)

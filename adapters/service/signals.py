@@ -1,6 +1,6 @@
-"""The wish to stop, or to read the configuration anew, as it comes by signal.
+"""Signals of the process: stop, and reload of the configuration.
 
-threading.Event is not used: setting one within a signal handler can deadlock when the signal lands inside its own wait().
+threading.Event is not used: set() within a signal handler can deadlock when the signal arrives inside wait() of the same event.
 """
 
 from __future__ import annotations
@@ -14,22 +14,25 @@ from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Self
 
+WAIT_SLICE_SECONDS = 3600.0
+"""Longest single wait for a signal: a wait without an end is repeated in slices of this length."""
+
 Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
 
 class StopSignal:
-    """Set by SIGTERM and SIGINT; SIGHUP asks for a reload. A context manager that puts the old handlers back.
+    """Set by SIGTERM and SIGINT; SIGHUP requests a reload. A context manager that restores the former handlers.
 
     Enter it on the main thread; wait() and is_set() serve any thread.
     """
 
     def __init__(self, *, wake_on: Sequence[signal.Signals] = (), wake_sockets: Sequence[socket.socket] = ()) -> None:
-        """`wake_on`: further signals that end a wait() early, such as SIGCHLD. `receive`: sockets of which any datagram does."""
-        self._wake_on, self._hear = wake_on, wake_sockets
+        """`wake_on`: further signals that end a wait() early, such as SIGCHLD. `wake_sockets`: sockets whose datagrams do."""
+        self._wake_on, self._wake_sockets = wake_on, wake_sockets
         self._stopped = False
         self._reload = False
         self._stop_reader, self._stop_writer = _open_pipe()  # readable for ever once stopped
-        self._wake_reader, self._wake_writer = _open_pipe()  # drained by whoever wakes
+        self._wake_reader, self._wake_writer = _open_pipe()  # drained by the thread that wakes
         self._before: dict[signal.Signals, Handler] = {}
 
     def __enter__(self) -> Self:
@@ -47,37 +50,37 @@ class StopSignal:
             os.close(descriptor)
 
     def is_set(self) -> bool:
-        """Say whether it is time to stop."""
+        """Whether to stop."""
         return self._stopped
 
     def set(self) -> None:
-        """Ask to stop, as a signal would."""
+        """Request a stop, as SIGTERM does."""
         self._stopped = True
         _write_wakeup(self._stop_writer)
 
     @property
     def reload_requested(self) -> bool:
-        """Whether a reload was asked for and not yet taken."""
+        """Whether a reload was requested and not yet consumed."""
         return self._reload
 
     def consume_reload(self) -> bool:
         """Return `reload_requested` and clear it."""
-        asked, self._reload = self._reload, False
-        return asked
+        requested, self._reload = self._reload, False
+        return requested
 
     def wait(self, seconds: float) -> bool:
         """Wait until stopped, woken or `seconds` are over; return is_set()."""
         if not self._stopped:
             poll = select.poll()
             poll.register(self._stop_reader, select.POLLIN)
-            for descriptor in (self._wake_reader, *(heard.fileno() for heard in self._hear)):
+            for descriptor in (self._wake_reader, *(wake.fileno() for wake in self._wake_sockets)):
                 poll.register(descriptor, select.POLLIN)
             ready = {descriptor for descriptor, _ in poll.poll(max(0.0, seconds) * 1000)}
             if self._wake_reader in ready:
                 _drain_pipe(self._wake_reader)
-            for heard in self._hear:
-                if heard.fileno() in ready:
-                    _drain_socket(heard)
+            for wake_socket in self._wake_sockets:
+                if wake_socket.fileno() in ready:
+                    _drain_socket(wake_socket)
         return self._stopped
 
     def _request_reload(self) -> None:
@@ -86,6 +89,17 @@ class StopSignal:
 
     def _install_handler(self, number: signal.Signals, handler: Callable[[int, FrameType | None], object]) -> None:
         self._before[number] = signal.signal(number, handler)
+
+
+def should_stop(stop: StopSignal) -> bool:
+    """Whether a role is to end. It ends for a reload, too: its supervisor restarts it with the new configuration."""
+    return stop.is_set() or stop.reload_requested
+
+
+def wait_for_stop(stop: StopSignal) -> None:
+    """Wait until the role is to end."""
+    while not should_stop(stop):
+        stop.wait(WAIT_SLICE_SECONDS)
 
 
 def _open_pipe() -> tuple[int, int]:
@@ -99,7 +113,7 @@ def _write_wakeup(writer: int) -> None:
     try:
         os.write(writer, b"!")
     except BlockingIOError:
-        return  # full: whoever waits wakes anyway
+        return  # full: the waiting thread wakes anyway
 
 
 def _drain_pipe(reader: int) -> None:
@@ -110,7 +124,7 @@ def _drain_pipe(reader: int) -> None:
 
 
 def _drain_socket(wake_socket: socket.socket) -> None:
-    """Many words in the meantime are one."""
+    """Receive all waiting datagrams: together they are one wake-up."""
     with contextlib.suppress(BlockingIOError):
         while True:
             wake_socket.recv(16)

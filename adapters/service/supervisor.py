@@ -1,14 +1,13 @@
-"""`radclipd run`: one parent, one child process a role; a dead child comes back, and systemd hears how it all fares.
+"""The supervisor: one child process a role. It restarts children that die, and reports the state of the service to systemd.
 
-The parent owns the listening sockets, so connections queue in the kernel while the listener's process is replaced. It does no
-work of its own and loads none of the heavy libraries. Children die with it, and are told to stop in order: those with a socket
-first, so that they drain while everything they need still runs.
+It owns the listening sockets, so connections queue in the kernel while the listener's process is replaced. It does no other work
+and loads no heavy library. Children die with it. It stops them in order: those with a socket first, so that they drain while
+everything they need still runs.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import signal
@@ -21,32 +20,30 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from adapters.ipc.parent_death import death_signal_setter
+from adapters.service.exit_codes import CANNOT_START, FAILED, exit_code_of
 from adapters.service.health import HealthCheck, HealthMonitor
 from adapters.service.signals import StopSignal
 from adapters.service.systemd import INHERITED_FDS, SYSTEMD_VARIABLES, Notifier
-from pipeline.errors import FatalError, RadclipdError, traceback_locations
+from pipeline.errors import RadclipdError, traceback_locations
 
-CANNOT_START = os.EX_CONFIG
-"""Exit status (78, sysexits.h) with which a child says that starting it again would fail again."""
 STEADY_SECONDS = 60.0
 """A child that lived this long starts again without delay and with its back-off cleared."""
 EXTENSION_SECONDS = 10.0
-"""How much more time systemd is asked for at once, ten times as often."""
-PR_SET_PDEATHSIG = 1  # prctl(2)
+"""Time that one EXTEND_TIMEOUT_USEC asks for; it is repeated after a tenth of it."""
 
 Work = Callable[[], int | None]
-"""What a copy of this process does; returns its exit status."""
+"""The work of a forked copy of this process; returns its exit status."""
 
-log = structlog.get_logger("radclipd.service")
-_libc = ctypes.CDLL(None, use_errno=True)
+log = structlog.get_logger("radclipd.supervisor")
 
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """One child process: a program, or a copy of this process that goes on with `work`, which shares what is loaded here.
+    """One child process: the program `argv`, or a forked copy of this process that runs `work` and shares its loaded libraries.
 
-    `takes_socket`: it gets the listening sockets and is stopped first. `stop_seconds`: how long after SIGTERM comes SIGKILL.
-    `waits`: it starts when every probe has passed. What it loads would keep those that are asked from their processors.
+    `takes_socket`: it gets the listening sockets and is stopped first. `stop_seconds`: time between SIGTERM and SIGKILL.
+    `waits_for_probes`: it starts when every probe has passed, so that its loading takes no processor from the probed roles.
     """
 
     name: str
@@ -59,31 +56,31 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class SupervisorTimings:
-    """How patient the parent is, seconds."""
+    """Time limits and intervals of the supervisor, seconds."""
 
     backoff_base: float = 0.5
     backoff_cap: float = 30.0
-    start_limit: float = 300.0  # until ready, at a start or a reload: systemd is asked for more time no longer than this
-    probe_wait_limit: float = 30.0  # at a start: probes that do not pass hold nobody up for longer
+    start_limit: float = 300.0  # of a start or reload: after it systemd is not asked for more time
+    probe_wait_limit: float = 30.0  # of a start: after it roles start although probes fail
     tick: float = 0.25
 
 
 class ForkedProcess:
-    """A copy of this process that does `work` and ends; so far as a Child needs it, a subprocess.Popen.
+    """A forked copy of this process that does `work` and ends; with the methods of subprocess.Popen that a Child needs.
 
-    Only for a process without other threads: the copy would have none of them, but every lock that they held.
+    Only for a process without other threads: the copy has none of them, but keeps every lock that they held.
     """
 
     def __init__(self, work: Work) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         gc.collect()
-        gc.freeze()  # what is loaded stays shared: the collector would write into every page
-        ask = _make_death_signal_setter(os.getpid())
+        gc.freeze()  # keeps memory shared: a collection would write into every page
+        set_death_signal = death_signal_setter(os.getpid())
         self.returncode: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
-            _run_copy(ask, work)
+            _run_copy(set_death_signal, work)
 
     def poll(self) -> int | None:
         """Return the exit status (negative: the signal), None while it runs."""
@@ -93,14 +90,14 @@ class ForkedProcess:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to a process that still runs."""
+        """Send a signal, if the process still runs."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
 
 def _run_copy(set_death_signal: Callable[[], None], work: Work) -> None:
-    """Be the copy: never return to what the original was about to do."""
-    code = 1
+    """Run the copy; it exits here and never returns to the code of the original."""
+    code = FAILED
     try:
         set_death_signal()
         os.setpgid(0, 0)
@@ -109,8 +106,8 @@ def _run_copy(set_death_signal: Callable[[], None], work: Work) -> None:
         code = work() or 0
     except RadclipdError as error:
         log.error("child failed", error=str(error), hint=error.hint)
-        code = CANNOT_START if isinstance(error, FatalError) else 1
-    except BaseException as error:  # nobody above to hear of it
+        code = exit_code_of(error)
+    except BaseException as error:  # the copy has no caller that could handle it
         log.error("child failed", error=type(error).__name__, locations=traceback_locations(error))
     finally:
         sys.stdout.flush()
@@ -145,11 +142,11 @@ class Child:
             stdin=subprocess.DEVNULL,
             pass_fds=descriptors,
             process_group=0,  # a terminal's Ctrl-C goes to the parent, which stops the children in order
-            preexec_fn=_make_death_signal_setter(os.getpid()),
+            preexec_fn=death_signal_setter(os.getpid()),
         )
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, where there is a process."""
+        """Send a signal, if there is a process."""
         if self.process is not None:
             self.process.send_signal(number)
 
@@ -161,7 +158,7 @@ class Child:
         return status
 
     def schedule_restart(self, timings: SupervisorTimings) -> float:
-        """Note a death; return how long to wait before the next start, seconds."""
+        """Record a death; return the back-off before the next start, seconds."""
         now = time.monotonic()
         self.deaths = 0 if now - self.started_at >= STEADY_SECONDS else self.deaths + 1
         delay = min(timings.backoff_cap, timings.backoff_base * 2 ** min(self.deaths - 1, 16)) if self.deaths else 0.0
@@ -169,31 +166,16 @@ class Child:
         return delay
 
 
-def _make_death_signal_setter(parent: int) -> Callable[[], None]:
-    """Return what a child does between fork and exec: ask to be killed when its parent ends, however that ends (prctl(2)).
-
-    SIGKILL, for a stopped or wedged child would not heed another signal; nothing is lost by it, as every step is durable or leased.
-    The parent has other threads, so nothing here may take a lock: the foreign function is looked up before the fork.
-    """
-
-    def ask() -> None:
-        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it ended before the request was made
-            os._exit(1)
-
-    return ask
-
-
 @dataclass(slots=True)
 class _PendingStart:
-    """A start or reload that has begun and is not yet ready."""
+    """A start or reload that is under way."""
 
     begun_at: float = field(default_factory=time.monotonic)
     note: str = ""
 
 
 class Supervisor:
-    """Starts a child per role and keeps them running until told to stop."""
+    """Starts one child a role and keeps them running until a signal to stop."""
 
     def __init__(
         self,
@@ -209,35 +191,35 @@ class Supervisor:
         """Take the roles in starting order.
 
         `probes` raise while something is wrong: READY=1 comes when each has passed, WATCHDOG=1 while each passes. `status` returns
-        the line of `systemctl status`; without it, and without probes, the parent has no thread but its own. `reload` reads the
-        configuration and returns the new roles; it raises RadclipdError to leave everything as it is. The sockets stay the same.
+        the line of `systemctl status`; without it, and without probes, this process has no second thread. `reload` reads the
+        configuration and returns the new roles; where it raises RadclipdError, nothing changes. The sockets stay the same.
         """
         self._children = [Child(role) for role in roles]
         self._sockets = list(sockets)
         self._notifier = notifier if notifier is not None else Notifier()
-        self._watch = HealthMonitor(self._notifier, probes, status)
+        self._monitor = HealthMonitor(self._notifier, probes, status)
         self._reload = reload
-        self._pace = timings or SupervisorTimings()
-        self._start: _PendingStart | None = _PendingStart()
-        self._last_line = ""
-        self._asked = 0.0
-        self._farewell = "stopping: waiting for associations and jobs in hand"
+        self._timings = timings or SupervisorTimings()
+        self._pending_start: _PendingStart | None = _PendingStart()
+        self._last_status = ""
+        self._extended_at = 0.0
+        self._stopping_status = "stopping: waiting for associations and jobs in hand"
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT (returns 0) or until a child cannot start (returns its CANNOT_START). Main thread only."""
         with StopSignal(wake_on=(signal.SIGCHLD,)) as stop:
-            self._watch.start()
+            self._monitor.start()
             code = 0
             try:
                 while code == 0 and not stop.is_set():
                     code = self._run_cycle(stop)
             finally:
-                self._watch.stop()
+                self._monitor.stop()
                 self._stop_all_children(stop)
         return code
 
     def _run_cycle(self, stop: StopSignal) -> int:
-        """One round: bury the dead, start what is due, tell systemd, wait. Return an exit status other than 0 to end."""
+        """Collect dead children, start those that are due, notify systemd, wait. Return an exit status other than 0 to end."""
         if stop.consume_reload():
             self._reload_roles(stop)
         for child in self._children:
@@ -246,25 +228,25 @@ class Supervisor:
             if child.process is None and self._is_due(child) and not self._start_child(child):
                 return CANNOT_START
         self._notify_systemd()
-        stop.wait(min(self._pace.tick, self._watch.period))
+        stop.wait(min(self._timings.tick, self._monitor.period))
         return 0
 
     def _is_due(self, child: Child) -> bool:
         return time.monotonic() >= child.not_before and not (child.role.waits_for_probes and self._is_waiting_for_probes())
 
     def _is_waiting_for_probes(self) -> bool:
-        """Whether what others ask for first is still on its way."""
-        if self._start is None or self._watch.healthy_since(self._start.begun_at):
+        """Whether the probes of the start still fail, within its time limit."""
+        if self._pending_start is None or self._monitor.healthy_since(self._pending_start.begun_at):
             return False
-        return time.monotonic() - self._start.begun_at < self._pace.probe_wait_limit
+        return time.monotonic() - self._pending_start.begun_at < self._timings.probe_wait_limit
 
     def _record_exit(self, child: Child, status: int) -> bool:
-        """Note a death. True where starting again would be useless."""
+        """Record a death. True where another start would fail again."""
         if status == CANNOT_START:
             log.error("child cannot start", child=child.role.name, hint="its own message is above; radclipd check says more")
-            self._farewell = f"{child.role.name} cannot start: see the log, or radclipd check"
+            self._stopping_status = f"{child.role.name} cannot start: see the log, or radclipd check"
             return True
-        delay = child.schedule_restart(self._pace)
+        delay = child.schedule_restart(self._timings)
         log.warning("child died", child=child.role.name, exit_status=status, restart_seconds=delay)
         return False
 
@@ -273,49 +255,49 @@ class Supervisor:
             child.start(self._sockets)
         except OSError as error:
             log.error("child cannot be run", child=child.role.name, error=error.strerror)
-            self._farewell = f"{child.role.name} cannot be run: {error.strerror}"
+            self._stopping_status = f"{child.role.name} cannot be run: {error.strerror}"
             return False
         return True
 
     def _notify_systemd(self) -> None:
-        """Tell systemd: the line for people, readiness, the watchdog."""
+        """Notify systemd: status line, readiness, watchdog."""
         line = self._format_status()
-        if line != self._last_line:
-            self._last_line = line
+        if line != self._last_status:
+            self._last_status = line
             self._notifier.status(line)
-        if self._start is None:
-            self._watch.tick()
-        elif self._has_all_running() and self._watch.healthy_since(self._start.begun_at):
-            log.info("ready", **({"note": self._start.note} if self._start.note else {}))
-            self._start = None
+        if self._pending_start is None:
+            self._monitor.tick()
+        elif self._has_all_running() and self._monitor.healthy_since(self._pending_start.begun_at):
+            log.info("ready", **({"note": self._pending_start.note} if self._pending_start.note else {}))
+            self._pending_start = None
             self._notifier.ready(line)
-            self._watch.feed_watchdog()
-        elif time.monotonic() - self._start.begun_at < self._pace.start_limit:
-            self._extend_timeout()  # bounded by pace.start
+            self._monitor.feed_watchdog()
+        elif time.monotonic() - self._pending_start.begun_at < self._timings.start_limit:
+            self._extend_timeout()  # bounded by start_limit
 
     def _extend_timeout(self) -> None:
-        """Keep systemd patient through work of bounded length, in which probes need not pass: start, reload, stop."""
-        if (now := time.monotonic()) - self._asked >= EXTENSION_SECONDS / 10:
-            self._asked = now
+        """Ask systemd for time during work of bounded length in which probes need not pass: start, reload, stop."""
+        if (now := time.monotonic()) - self._extended_at >= EXTENSION_SECONDS / 10:
+            self._extended_at = now
             self._notifier.extend_timeout(EXTENSION_SECONDS)
-            self._watch.feed_watchdog()
+            self._monitor.feed_watchdog()
 
     def _format_status(self) -> str:
         dead = [child.role.name for child in self._children if child.process is None and child.started_at]
         if dead:
             return f"waiting to restart {', '.join(dead)}"
-        return self._watch.status_line
+        return self._monitor.status_line
 
     def _has_all_running(self) -> bool:
         return all(child.process is not None for child in self._children)
 
     def _reload_roles(self, stop: StopSignal) -> None:
-        """Read the configuration anew and replace the children one by one, or leave all as it is."""
+        """Read the configuration and replace the children one by one; an invalid configuration changes nothing."""
         self._notifier.reloading()
         try:
             roles = self._reload() if self._reload else [child.role for child in self._children]
         except RadclipdError as error:
-            log.error("reload refused, running on as before", error=str(error), hint=error.hint)
+            log.error("reload refused, roles unchanged", error=str(error), hint=error.hint)
             self._notifier.ready(f"reload refused: {error}")
             return
         old = {child.role.name: child for child in self._children}
@@ -328,11 +310,11 @@ class Supervisor:
                 self._stop_children([old[role.name]], stop)
             self._children.append(Child(role))
             self._start_child(self._children[-1])
-        self._start = _PendingStart(note="configuration reloaded")
+        self._pending_start = _PendingStart(note="configuration reloaded")
 
     def _stop_all_children(self, stop: StopSignal) -> None:
-        """Stop the children: those with a socket first, then the others together."""
-        self._notifier.stopping(self._farewell)
+        """Stop the children: first those with a socket, then the others together."""
+        self._notifier.stopping(self._stopping_status)
         self._stop_children([child for child in self._children if child.role.takes_socket], stop)
         self._stop_children([child for child in self._children if not child.role.takes_socket], stop)
         for sock in self._sockets:
@@ -340,7 +322,7 @@ class Supervisor:
         log.info("stopped")
 
     def _stop_children(self, children: Sequence[Child], stop: StopSignal) -> None:
-        """SIGTERM, wait for each up to its deadline, SIGKILL."""
+        """Send SIGTERM, wait for each child up to its deadline, send SIGKILL."""
         begun = time.monotonic()
         for child in children:
             child.signal(signal.SIGTERM)
@@ -355,11 +337,11 @@ class Supervisor:
             running = [child for child in running if child.process is not None]
             self._extend_timeout()  # bounded by the deadlines
             if running:
-                _wait_for_exit(stop, self._pace.tick)
+                _wait_for_exit(stop, self._timings.tick)
 
 
 def _wait_for_exit(stop: StopSignal, seconds: float) -> None:
-    """Wait for a child's end or `seconds`; once stopping, wait() no longer waits."""
+    """Wait for a child's end, at most `seconds`. During a stop StopSignal.wait() returns at once, so sleep instead."""
     if not stop.is_set():
         stop.wait(seconds)
         return

@@ -1,6 +1,6 @@
-"""The two things that systemd and a service say to each other: sd_notify(3) datagrams, and sockets handed over (sd_listen_fds(3)).
+"""The interface to systemd: notifications by datagram (sd_notify(3)) and passed sockets (sd_listen_fds(3)).
 
-Outside systemd every notification is silently nothing, and there are no sockets.
+Outside systemd notifications are silently dropped, and no sockets are passed.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ FIRST_PASSED_FD = 3
 BACKLOG = 128
 SEND_SECONDS = 0.5
 INHERITED_FDS = "RADCLIPD_LISTEN_FDS"
-"""Our own parent's way to hand sockets to a child, comma-separated descriptors: LISTEN_PID must be the receiver's process id,
-which no one knows before the fork."""
+"""Variable by which our supervisor passes sockets to a child: descriptors joined by commas. systemd's own protocol needs
+LISTEN_PID, the child's process id, which is unknown before the fork."""
 SYSTEMD_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", INHERITED_FDS)
-"""Meant for one process; never inherited by its children."""
+"""Variables for one process; its children never inherit them."""
 
 
 class Notifier:
-    """Says to systemd how this service fares."""
+    """Sends the state of this service to systemd."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         """Read $NOTIFY_SOCKET, $WATCHDOG_USEC and $WATCHDOG_PID from the environment."""
         environment = os.environ if environment is None else environment
         self._address = _parse_socket_address(environment.get("NOTIFY_SOCKET", ""))
         self.watchdog_seconds = _read_watchdog_seconds(environment)
-        """Seconds within which WATCHDOG=1 must come again; None where nobody watches."""
+        """Longest time between two WATCHDOG=1, seconds; None where systemd has no watchdog on this process."""
 
     def ready(self, status: str = "") -> None:
-        """Say that start, or reload, is done."""
+        """Report the end of a start or reload."""
         self._send_datagram("READY=1", *_format_status(status))
 
     def status(self, text: str) -> None:
-        """Set the one line that `systemctl status` shows."""
+        """Set the line that `systemctl status` shows."""
         self._send_datagram(*_format_status(text))
 
     def watchdog(self) -> None:
-        """Say that the service is alive and well."""
+        """Report that the service is alive and healthy."""
         self._send_datagram("WATCHDOG=1")
 
     def reloading(self) -> None:
-        """Say that a reload has begun; ready() ends it."""
+        """Report the beginning of a reload; ready() ends it."""
         self._send_datagram("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, status: str = "") -> None:
-        """Say that the service is going down on its own account or as told."""
+        """Report that the service is stopping, by itself or by a signal."""
         self._send_datagram("STOPPING=1", *_format_status(status))
 
     def extend_timeout(self, seconds: float) -> None:
-        """Ask for this much more time, from now, to finish the start, reload or stop under way."""
+        """Ask for `seconds` more, from now, for the start, reload or stop under way."""
         self._send_datagram(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
 
     def _send_datagram(self, *lines: str) -> None:
@@ -79,7 +79,7 @@ def _format_status(text: str) -> tuple[str, ...]:
 
 
 def _read_watchdog_seconds(environment: Mapping[str, str]) -> float | None:
-    """Return the watchdog's interval, where it is this process that is watched (sd_watchdog_enabled(3))."""
+    """Return the watchdog's interval where this process is the watched one (sd_watchdog_enabled(3))."""
     if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     interval = environment.get("WATCHDOG_USEC", "")
@@ -87,12 +87,12 @@ def _read_watchdog_seconds(environment: Mapping[str, str]) -> float | None:
 
 
 def listening_sockets() -> list[socket.socket]:
-    """Return the listening stream sockets that systemd or our parent handed to this process; once, then the environment is clean.
+    """Return the listening stream sockets that systemd or our supervisor passed to this process, and clear their variables.
 
-    FatalError where something else was handed over.
+    FatalError where another kind of descriptor was passed.
     """
-    if handed := os.environ.pop(INHERITED_FDS, ""):
-        descriptors = [int(descriptor) for descriptor in handed.split(",")]
+    if passed := os.environ.pop(INHERITED_FDS, ""):
+        descriptors = [int(descriptor) for descriptor in passed.split(",")]
     else:
         descriptors = _read_activated_descriptors()
     for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):

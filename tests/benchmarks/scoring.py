@@ -42,7 +42,8 @@ import PIL.Image
 import pydicom
 import torch
 
-from adapters.app import compose
+from adapters.app.compose import Parts
+from adapters.app.policies import work_policy
 from adapters.app.workers import build_worker_specs
 from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
@@ -106,9 +107,10 @@ class Bench:
             score=own.model_copy(update={"batch_size": batch}) if batch else own,
         )
         schema.upgrade(config.catalog.url)
-        catalog, store = compose.open_catalog(config), FileImageStore(config.storage.directory)
+        parts = Parts(config)  # closed with the process
+        catalog, store = parts.catalog, parts.images
         _, version = untrained(folder / "models", catalog)
-        post = build_worker_specs(config, catalog, ["score"], stop_requested=lambda: False)[0]
+        post = build_worker_specs(parts, ["score"], stop_requested=lambda: False)[0]
         return cls(config, catalog, store, file_bytes(0, **WINDOW), version, post, films, count())
 
     def arrive(self) -> None:
@@ -132,9 +134,7 @@ class Bench:
     def score(self, post: WorkerSpec | None = None) -> None:
         """Work the line off, as the worker does."""
         done = 0
-        while claimed := work_once(
-            post or self.post, catalog=self.catalog, worker="bench", policy=compose.work_policy(self.config)
-        ):
+        while claimed := work_once(post or self.post, catalog=self.catalog, worker="bench", policy=work_policy(self.config)):
             done += claimed
         assert done == self.films
 

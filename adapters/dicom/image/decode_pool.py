@@ -20,6 +20,7 @@ from pathlib import Path
 
 import structlog
 
+from adapters.ipc.shared_arrays import create_memory
 from adapters.ipc.shared_frame import SharedFrame
 from pipeline.domain import Image, StoredInstance
 from pipeline.errors import OutOfResources, PixelsUnreadable
@@ -53,7 +54,7 @@ class _Decoder:
     def start(cls, folder: Path) -> _Decoder:
         """Start a process and wait until it is ready. OutOfResources where it does not start."""
         local, remote = socket.socketpair()
-        memory = os.memfd_create("radclipd-image")
+        memory = create_memory("image")
         inherited = (remote.fileno(), memory)
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "adapters.app.decode_worker", *map(str, (*inherited, os.getpid())), str(folder)],

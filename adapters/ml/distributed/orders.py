@@ -16,7 +16,8 @@ from typing import NoReturn
 import torch
 from torch import distributed
 
-from adapters.ipc.channel import Channel, ChannelClosed, MessageFields, NamedArrays, SharedArrays
+from adapters.ipc.channel import Channel, ChannelClosed, MessageFields
+from adapters.ipc.shared_arrays import NamedArrays, SharedArrays
 from adapters.ml.scorer import choose_device
 from models.classifier.head import LinearHead
 from models.encoder.base import read_base

@@ -25,7 +25,8 @@ from typing import Literal, Self
 import structlog
 import torch
 
-from adapters.ipc.channel import Channel, ChannelClosed, MessageFields, NamedArrays, SharedArrays
+from adapters.ipc.channel import Channel, ChannelClosed, MessageFields
+from adapters.ipc.shared_arrays import NamedArrays, SharedArrays
 from adapters.ml.distributed.orders import RankSettings, to_arrays, to_tensors
 from adapters.ml.distributed.rank import SOCKET_NAME
 from adapters.ml.scorer import choose_device

@@ -1,4 +1,4 @@
-"""The metrics: what both databases tell, how it is asked, and what Prometheus reads."""
+"""The metrics: figures of both databases, their cache, and the page that Prometheus scrapes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import event
 from structlog.testing import capture_logs
 
+from adapters.app.compose import Parts
 from adapters.app.metrics import open_metrics
 from adapters.catalog.catalog import SqlCatalog
 from adapters.cli.check import _check_metrics
@@ -34,6 +35,7 @@ from adapters.service.prometheus import (
     MetricSources,
     TimedCache,
 )
+from adapters.storage.image_store import FileImageStore
 from pipeline import backfill, learn, rescore, rules, work
 from pipeline.domain import FINDINGS, Job, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
 from pipeline.errors import ConfigurationError, OutOfResources, PixelsUnreadable
@@ -69,7 +71,7 @@ def claim(catalog: SqlCatalog, kind: JobKind, subject: str, **payload: Any) -> J
     return job
 
 
-def test_of_an_empty_catalog(sql_catalog: SqlCatalog) -> None:
+def test_figures_of_an_empty_catalog(sql_catalog: SqlCatalog) -> None:
     line, archive = line_of(sql_catalog), archive_of(sql_catalog)
     assert (line.jobs, line.quarantined, line.versions, line.serving, line.stage, line.last_round) == ({}, {}, {}, None, None, None)
     assert (list(line.open_circuits), list(line.gains), line.serving_since) == ([], [], None)
@@ -77,7 +79,7 @@ def test_of_an_empty_catalog(sql_catalog: SqlCatalog) -> None:
     assert (archive.backfills, archive.backfilled_unscored) == ({}, 0)
 
 
-def test_the_queue(sql_catalog: SqlCatalog) -> None:
+def test_figures_of_the_queue(sql_catalog: SqlCatalog) -> None:
     with sql_catalog.begin() as tx:
         tx.jobs.put(JobKind.SCORE, "done")
         tx.jobs.finish(tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=60)[0])
@@ -96,7 +98,7 @@ def test_the_queue(sql_catalog: SqlCatalog) -> None:
     assert list(line.open_circuits) == ["PACS"]
 
 
-def test_what_is_set_aside_is_counted_by_the_kind_of_its_fault(sql_catalog: SqlCatalog) -> None:
+def test_quarantined_jobs_are_counted_by_error_class(sql_catalog: SqlCatalog) -> None:
     policy = work.WorkPolicy(max_attempts=1)
     faults = (PixelsUnreadable("cut short"), OSError("Doe^John"), OutOfResources("full"), PixelsUnreadable("empty"))
     for number, error in enumerate(faults):
@@ -121,7 +123,7 @@ def test_what_is_set_aside_is_counted_by_the_kind_of_its_fault(sql_catalog: SqlC
     assert line_of(sql_catalog).quarantined == {}
 
 
-def test_a_round_of_learning_while_it_runs_and_after(sql_catalog: SqlCatalog) -> None:
+def test_figures_of_a_round_of_learning_during_and_after_it(sql_catalog: SqlCatalog) -> None:
     with sql_catalog.begin() as tx:
         tx.versions.add(a_version(1))
     job = claim(sql_catalog, JobKind.LEARN, learn.ALL_LABELS)
@@ -142,7 +144,7 @@ def test_a_round_of_learning_while_it_runs_and_after(sql_catalog: SqlCatalog) ->
     ("state", "result"),
     [(VersionState.REJECTED, LearnResult.REJECTED), (VersionState.CANDIDATE, LearnResult.WAITING)],
 )
-def test_a_round_by_hand_leaves_a_version_and_no_job(sql_catalog: SqlCatalog, state: VersionState, result: LearnResult) -> None:
+def test_the_last_manual_round_is_known_from_its_version(sql_catalog: SqlCatalog, state: VersionState, result: LearnResult) -> None:
     with sql_catalog.begin() as tx:
         tx.versions.add(a_version(1, notice="UNTRAINED"))
         card = {"learning": {"comparisons": GAINS, "newest_label": 3}}
@@ -156,7 +158,7 @@ def test_a_round_by_hand_leaves_a_version_and_no_job(sql_catalog: SqlCatalog, st
     assert (second.against, second.sample, second.gain) == ("serving", "monitoring", 0.0)
 
 
-def test_what_has_come_together(sql_catalog: SqlCatalog) -> None:
+def test_figures_of_the_archive(sql_catalog: SqlCatalog) -> None:
     with sql_catalog.begin() as tx:
         tx.versions.add(a_version(1))
     for number in (1, 2, 3, 4):
@@ -186,8 +188,8 @@ def test_what_has_come_together(sql_catalog: SqlCatalog) -> None:
     )
 
 
-def test_what_backfills_have_done_by_the_kind_of_source(sql_catalog: SqlCatalog) -> None:
-    """Two archives of one kind are told together, and no place is told."""
+def test_figures_of_backfills_by_kind_of_source(sql_catalog: SqlCatalog) -> None:
+    """Archives of one kind are reported together; no address is reported."""
     clinic, other, folder = "orthanc http://clinic CR,DX", "orthanc http://other DX", "folder /mnt/SECRET"
     with sql_catalog.begin() as tx:
         tx.backfills.add_finished_days(clinic, [date(2025, 1, day) for day in (1, 2, 3)])
@@ -217,7 +219,7 @@ def test_what_backfills_have_done_by_the_kind_of_source(sql_catalog: SqlCatalog)
     assert abs(last - datetime.now(UTC)) < timedelta(seconds=60)
 
 
-def test_what_changes_by_the_second_is_found_by_an_index(fresh_url: Callable[[str], str]) -> None:
+def test_queue_figures_use_an_index_of_the_jobs(fresh_url: Callable[[str], str]) -> None:
     """However many jobs are done, no query of the quick part reads them all."""
     catalog, asked = SqlCatalog(fresh_url("sqlite")), []
     event.listen(catalog._engine, "before_cursor_execute", lambda *said: asked.append(said[2:4]))
@@ -234,7 +236,7 @@ def test_what_changes_by_the_second_is_found_by_an_index(fresh_url: Callable[[st
 # How it is asked.
 
 
-def test_an_answer_holds_the_longer_the_longer_it_took() -> None:
+def test_a_slow_answer_is_cached_for_longer() -> None:
     now, taken, asked = [0.0], [0.0], []
 
     def ask() -> int:
@@ -254,7 +256,7 @@ def test_an_answer_holds_the_longer_the_longer_it_took() -> None:
     assert remembered() == 3
 
 
-def test_while_one_asks_others_get_the_last_answer() -> None:
+def test_other_threads_get_the_cached_answer_during_a_query() -> None:
     asked, may_end, now = threading.Event(), threading.Event(), [0.0]
     answers = iter(["first", "second"])
 
@@ -276,7 +278,7 @@ def test_while_one_asks_others_get_the_last_answer() -> None:
     assert remembered() == "second"
 
 
-def test_a_failure_is_not_told_in_figures_of_yesterday() -> None:
+def test_a_failed_query_reports_no_cached_figures() -> None:
     now, away = [0.0], [False]
 
     def ask() -> str:
@@ -294,11 +296,11 @@ def test_a_failure_is_not_told_in_figures_of_yesterday() -> None:
     assert remembered() == "well"
 
 
-def test_the_parts_of_an_answer_are_kept_apart() -> None:
+def test_queue_and_archive_figures_are_cached_separately() -> None:
     assert QUEUE_CACHE_SECONDS < ARCHIVE_CACHE_SECONDS
 
 
-# What Prometheus reads.
+# The page that Prometheus scrapes.
 
 
 def metrics_of(url: str) -> str:
@@ -338,7 +340,7 @@ def faults_of(page: str) -> list[str]:
 
 @pytest.fixture
 def page(sql_catalog: SqlCatalog, tmp_path: Path) -> Iterator[Callable[[], str]]:
-    with open_metrics(config_in(tmp_path), sql_catalog) as port:
+    with open_metrics(config_in(tmp_path), sql_catalog, FileImageStore(tmp_path / "images")) as port:
         yield lambda: metrics_of(f"http://127.0.0.1:{port}/metrics")
 
 
@@ -413,7 +415,7 @@ def of(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
 PROMETHEUS = Path(__file__).parents[3] / "deploy" / "prometheus"
 
 
-def test_alerts_ask_for_what_is_told() -> None:
+def test_alerts_use_existing_metrics_and_labels() -> None:
     """Whatever an alert of the example names is a family with these labels, whether it has samples or not."""
     line = QueueFigures(
         jobs={},
@@ -454,7 +456,7 @@ def test_alerts_ask_for_what_is_told() -> None:
     assert {name for name in told if f"`{name}" not in page} == set()
 
 
-def test_the_scrape_of_the_example_goes_to_the_port_of_the_configuration() -> None:
+def test_the_example_scrapes_the_default_port() -> None:
     (scrape,) = yaml.safe_load((PROMETHEUS / "scrape.yml").read_text())["scrape_configs"]
     assert scrape["static_configs"] == [{"targets": [f"{Config().metrics.address}:{Config().metrics.port}"]}]
     assert scrape["job_name"] in (PROMETHEUS / "alerts.yml").read_text()
@@ -467,7 +469,7 @@ def test_promtool_accepts_the_rules(name: str) -> None:
     subprocess.run(["promtool", "check", "rules", PROMETHEUS / name], check=True, capture_output=True)
 
 
-def test_a_catalog_that_is_away_is_told_and_does_not_fail_the_scrape() -> None:
+def test_an_unreachable_catalog_is_reported_without_failing_the_scrape() -> None:
     def away() -> QueueFigures:
         raise OutOfResources("gone")
 
@@ -483,7 +485,7 @@ def test_a_catalog_that_is_away_is_told_and_does_not_fail_the_scrape() -> None:
     assert told == {"radclipd_build_info": 1.0, "radclipd_catalog_up": 0.0, "radclipd_storage_free_bytes": 7}
 
 
-def test_many_scrapes_at_once(page: Callable[[], str]) -> None:
+def test_concurrent_scrapes(page: Callable[[], str]) -> None:
     pages: list[str] = []
     threads = [threading.Thread(target=lambda: pages.append(page())) for _ in range(8)]
     for thread in threads:
@@ -494,11 +496,11 @@ def test_many_scrapes_at_once(page: Callable[[], str]) -> None:
     assert all("radclipd_catalog_up 1.0" in one for one in pages)
 
 
-def test_a_port_that_is_taken_is_said_in_words_and_stops_nothing(sql_catalog: SqlCatalog, tmp_path: Path) -> None:
+def test_a_taken_port_is_logged_and_the_dispatcher_runs_on(sql_catalog: SqlCatalog, tmp_path: Path) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         capture_logs() as said,
-        open_metrics(config_in(tmp_path, taken.getsockname()[1]), sql_catalog) as port,
+        open_metrics(config_in(tmp_path, taken.getsockname()[1]), sql_catalog, FileImageStore(tmp_path / "images")) as port,
     ):
         assert port == 0
     (line,) = said
@@ -506,21 +508,21 @@ def test_a_port_that_is_taken_is_said_in_words_and_stops_nothing(sql_catalog: Sq
     assert "cannot listen on 127.0.0.1 port" in line["error"]
 
 
-def test_off_means_off(sql_catalog: SqlCatalog) -> None:
-    with open_metrics(Config(), sql_catalog) as port:
+def test_no_port_is_opened_where_metrics_are_off(sql_catalog: SqlCatalog, tmp_path: Path) -> None:
+    with open_metrics(Config(), sql_catalog, FileImageStore(tmp_path / "images")) as port:
         assert port == 0
 
 
-def test_check_says_where_the_metrics_are(sql_catalog: SqlCatalog, tmp_path: Path) -> None:
-    assert _check_metrics(Config()).startswith("off")
+def test_check_prints_the_address_of_the_metrics(sql_catalog: SqlCatalog, tmp_path: Path) -> None:
+    assert _check_metrics(Parts(Config())).startswith("off")
     config = config_in(tmp_path)
     url = f"http://127.0.0.1:{config.metrics.port}/metrics"
-    assert _check_metrics(config) == f"{url} will answer when the dispatcher runs"
-    with open_metrics(config, sql_catalog):
-        assert _check_metrics(config) == f"{url} answers"
+    assert _check_metrics(Parts(config)) == f"{url} will answer when the dispatcher runs"
+    with open_metrics(config, sql_catalog, FileImageStore(tmp_path / "images")):
+        assert _check_metrics(Parts(config)) == f"{url} answers"
 
 
-def test_check_says_that_another_program_has_the_port(tmp_path: Path) -> None:
+def test_check_fails_where_another_program_has_the_port(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
 
         def answer() -> None:
@@ -532,5 +534,5 @@ def test_check_says_that_another_program_has_the_port(tmp_path: Path) -> None:
         thread = threading.Thread(target=answer)
         thread.start()
         with pytest.raises(ConfigurationError, match="another program"):
-            _check_metrics(config_in(tmp_path, other.getsockname()[1]))
+            _check_metrics(Parts(config_in(tmp_path, other.getsockname()[1])))
         thread.join()

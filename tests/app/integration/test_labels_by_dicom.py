@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 
-from adapters.app import compose
+from adapters.app.compose import Parts
+from adapters.app.listen import build_listener
+from adapters.app.policies import work_policy
 from adapters.app.workers import build_worker_specs
 from adapters.catalog import query, schema
-from adapters.catalog.catalog import SqlCatalog
 from adapters.config.sections import Config
 from adapters.demo.loopback import free_ports
 from pipeline.domain import JobKind, JobState
@@ -26,7 +27,7 @@ STATES = "SELECT finding, state, reader, source FROM v_labels WHERE revoked = 0 
 
 
 class Installation:
-    """A configuration on a folder, its catalog, its listener; and a worker that runs when told to."""
+    """A configuration on a folder, its catalog and its listener, and a worker that the test runs."""
 
     def __init__(self, folder: Path, **labels: Any) -> None:
         url = f"sqlite:///{folder / 'catalog.db'}"
@@ -39,8 +40,9 @@ class Installation:
             }
         )
         schema.upgrade(url)
-        self.catalog = SqlCatalog(url)
-        self.listener = compose.build_listener(self.config, self.catalog)
+        self.parts = Parts(self.config)
+        self.catalog = self.parts.catalog
+        self.listener = build_listener(self.parts)
         self.listener.start()
 
     def send(self, dataset: Dataset) -> int:
@@ -48,11 +50,9 @@ class Installation:
 
     def work(self) -> None:
         (post,) = [
-            post
-            for post in build_worker_specs(self.config, self.catalog, ["report"], stop_requested=lambda: False)
-            if post.kind is JobKind.LABEL
+            post for post in build_worker_specs(self.parts, ["report"], stop_requested=lambda: False) if post.kind is JobKind.LABEL
         ]
-        while work_once(post, catalog=self.catalog, worker="w", policy=compose.work_policy(self.config)):
+        while work_once(post, catalog=self.catalog, worker="w", policy=work_policy(self.config)):
             pass
 
     def states(self) -> list[tuple[Any, ...]]:
@@ -60,7 +60,7 @@ class Installation:
 
     def stop(self) -> None:
         self.listener.drain(1)
-        self.catalog.dispose()
+        self.parts.close()
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
     made.stop()
 
 
-def test_labels_arrive_by_dicom(installation: Installation) -> None:
+def test_labels_of_sr_and_kos_instances_are_imported(installation: Installation) -> None:
     film = dx()
     same = {"StudyInstanceUID": film.StudyInstanceUID}
     first = sr.report(*sr.person(), sr.group(sr.code(sr.FINDING, sr.MASS), sr.code(sr.MASS, sr.PRESENT)), **same)
@@ -90,7 +90,7 @@ def test_labels_arrive_by_dicom(installation: Installation) -> None:
         assert tx.jobs.count_by_state() == {(JobKind.LABEL, JobState.DONE): 5}
 
 
-def test_nothing_is_queued_where_nothing_is_read(tmp_path: Path) -> None:
+def test_no_label_job_is_queued_where_documents_are_not_read(tmp_path: Path) -> None:
     installation = Installation(tmp_path, accept_sr="none")
     try:
         assert installation.send(sr.report(*sr.person(), sr.code(sr.FINDING, sr.MASS))) == 0

@@ -1,4 +1,4 @@
-"""`radclipd listen` in several processes: one port, one limit, a member that dies comes back, and a stop drains them all."""
+"""`radclipd listen` in several processes: one port, one association limit, restarts, and a stop that drains all of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def place(tmp_path: Path) -> Iterator[Installation]:
 
 
 def members(parent: int) -> set[int]:
-    """The copies: children of the one in between."""
+    """Return the listener processes: children of the supervisor between."""
     return {grandchild for child in children(parent) for grandchild in children(child)}
 
 
@@ -38,7 +38,7 @@ def children(pid: int) -> list[int]:
         return []
 
 
-def test_several_processes_are_one_listener(place: Installation) -> None:
+def test_several_processes_share_port_and_association_limit_and_drain_at_a_stop(place: Installation) -> None:
     with place.running("listen") as process:
         wait_for(lambda: len(members(process.pid)) == 2, 20)
         before = members(process.pid)
@@ -67,7 +67,7 @@ def test_several_processes_are_one_listener(place: Installation) -> None:
     assert len(place.rows("SELECT * FROM v_studies")) == 6
 
 
-def test_nobody_outlives_the_parent(place: Installation) -> None:
+def test_all_processes_die_with_the_parent(place: Installation) -> None:
     process = place.start("listen")
     try:
         wait_for(lambda: len(members(process.pid)) == 2, 30)
@@ -85,15 +85,18 @@ def _runs(pid: int) -> bool:
         return False
 
 
-TAKER = "import sys; from pathlib import Path; from adapters.ipc.slots import SharedPlaces\n"
-TAKER += "places = SharedPlaces(Path(sys.argv[1]), 2); print(places.take(), flush=True); sys.stdin.read()"
+HOLDER = "import sys; from pathlib import Path; from adapters.ipc.slots import SharedSlots\n"
+HOLDER += "slots = SharedSlots(Path(sys.argv[1]), 2); print(slots.acquire(), flush=True); sys.stdin.read()"
 
 
-def test_places_are_shared_and_come_back_when_their_holder_dies(tmp_path: Path) -> None:
-    ours = SharedSlots(tmp_path / "places", 2)
+def test_slots_are_shared_and_released_when_their_holder_dies(tmp_path: Path) -> None:
+    ours = SharedSlots(tmp_path / "slots", 2)
     assert ours.acquire() == 0
     other = subprocess.Popen(
-        [sys.executable, "-c", TAKER, str(tmp_path / "places")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ)
+        [sys.executable, "-c", HOLDER, str(tmp_path / "slots")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=dict(os.environ),
     )
     with other:
         assert other.stdout is not None

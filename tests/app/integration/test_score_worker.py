@@ -1,4 +1,4 @@
-"""The score worker on real files: what it keeps in passing and in spare time lets the next version score without any file."""
+"""The score worker on real files: the activation cache, filled while scoring or in idle time, serves the next version."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from adapters.app.compose import Parts
 from adapters.app.workers import build_worker_specs
 from adapters.catalog.catalog import SqlCatalog
 from adapters.config.sections import Config
@@ -27,7 +28,7 @@ FILMS = 6
 
 
 class Place:
-    """Six reported studies that nobody has scored, and a tiny CLIP of two blocks that serves."""
+    """Six reported studies without scores, and a tiny CLIP of two blocks that serves."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
@@ -58,9 +59,9 @@ class Place:
 
     @contextmanager
     def post(self, config: Config | None = None) -> Iterator[WorkerSpec]:
-        (post,) = build_worker_specs(config or self.config, self.catalog, "score", stop_requested=lambda: False)
-        yield post
-        post.close()
+        with Parts(config or self.config) as parts:
+            (post,) = build_worker_specs(parts, "score", stop_requested=lambda: False)
+            yield post
 
     def work(self, config: Config | None = None) -> None:
         with self.post(config) as post:
@@ -81,7 +82,7 @@ def place(tmp_path: Path, fresh_url: Callable[[str], str]) -> Iterator[Place]:
 
 
 @pytest.mark.parametrize("way", ["in passing", "in spare time"])
-def test_a_later_version_scores_what_was_kept_without_the_files(place: Place, way: str) -> None:
+def test_a_later_version_scores_from_the_activation_cache_without_the_files(place: Place, way: str) -> None:
     if way == "in passing":
         assert rescore.rescore(catalog=place.catalog) == FILMS
     place.work()
@@ -101,7 +102,7 @@ def test_a_later_version_scores_what_was_kept_without_the_files(place: Place, wa
     assert place.scores(second) == pytest.approx(first, abs=STORED_TOLERANCE)
 
 
-def test_nothing_is_kept_where_configuration_says_so(place: Place) -> None:
+def test_a_disabled_activation_cache_stores_nothing(place: Place) -> None:
     place.config = place.config.model_copy(
         update={"activation_cache": place.config.activation_cache.model_copy(update={"enabled": False})}
     )

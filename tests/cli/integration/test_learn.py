@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters.app import compose
+from adapters.app.compose import Parts
+from adapters.app.dispatch import build_learn_trigger
 from adapters.app.workers import build_worker_specs
 from adapters.catalog import query
 from adapters.catalog.catalog import SqlCatalog
@@ -80,12 +81,14 @@ def test_the_worker_gives_up_when_told_to_and_learns_at_its_next_start(radclipd:
     labelled_archive.label(url)
     config = configuration.load(ROOT / "deploy/radclipd.toml")
     config = config.model_copy(update={"catalog": config.catalog.model_copy(update={"url": url})})
-    catalog = SqlCatalog(url)
-    assert compose.build_learn_trigger(config.model_copy(update={"learn": LearnConfig(min_new_labels=16)}), catalog)()
+    with Parts(config.model_copy(update={"learn": LearnConfig(min_new_labels=16)})) as dispatcher:
+        assert build_learn_trigger(dispatcher)()
+    parts = Parts(config)
+    catalog = parts.catalog
     stopped = True
 
     def work() -> int:
-        (post,) = build_worker_specs(config, catalog, ["learn"], stop_requested=lambda: stopped)
+        (post,) = build_worker_specs(parts, ["learn"], stop_requested=lambda: stopped)
         policy = WorkPolicy(retry_base_seconds=0.001, retry_cap_seconds=0.001)
         return work_once(post, catalog=catalog, worker="w", policy=policy)
 
@@ -106,7 +109,7 @@ def test_the_worker_gives_up_when_told_to_and_learns_at_its_next_start(radclipd:
             assert tx.jobs.count_by_state() == {(JobKind.LEARN, JobState.DONE): 1}
             assert [version.state.value for version in tx.versions.all()] == ["retired", "serving"]
     finally:
-        catalog.dispose()
+        parts.close()
 
 
 def test_learning_rests_while_a_study_that_arrived_waits(radclipd: Radclipd, url: str) -> None:
@@ -114,7 +117,8 @@ def test_learning_rests_while_a_study_that_arrived_waits(radclipd: Radclipd, url
     labelled_archive.label(url)
     config = configuration.load(ROOT / "deploy/radclipd.toml")
     config = config.model_copy(update={"catalog": config.catalog.model_copy(update={"url": url})})
-    catalog = SqlCatalog(url)
+    parts = Parts(config)
+    catalog = parts.catalog
     with catalog.begin() as tx:
         tx.jobs.put(JobKind.LEARN, learn.ALL_LABELS)
         tx.jobs.put(JobKind.SCORE, "1.2.0")
@@ -128,7 +132,7 @@ def test_learning_rests_while_a_study_that_arrived_waits(radclipd: Radclipd, url
                 tx.jobs.finish(job)
             rests.append((job.subject if rests else "", query.run(url, "SELECT state FROM v_learning")[1][0][0]))
 
-    (post,) = build_worker_specs(config, catalog, ["learn"], stop_requested=lambda: False, wait=rest)
+    (post,) = build_worker_specs(parts, ["learn"], stop_requested=lambda: False, wait=rest)
     try:
         assert work_once(post, catalog=catalog, worker="w", policy=WorkPolicy()) == 1
         assert rests == [("", "running"), ("1.2.0", "running")]
@@ -137,7 +141,7 @@ def test_learning_rests_while_a_study_that_arrived_waits(radclipd: Radclipd, url
         assert counts[JobKind.LEARN, JobState.DONE] == 1
         assert counts[JobKind.SCORE, JobState.WAITING] == 1  # of the archive
     finally:
-        catalog.dispose()
+        parts.close()
 
 
 def test_slips_are_one_line_and_a_hint(radclipd: Radclipd) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,16 +51,15 @@ def test_tables_of_the_configuration_stay_in_the_help() -> None:
     assert "[worklist]" in run("worklist", "--help").stdout
 
 
-@pytest.mark.parametrize("part", ["build_listener", "build_settle"])
-def test_listener_and_dispatcher_never_load_torch(part: str) -> None:
+@pytest.mark.parametrize(("process", "part"), [("listen", "build_listener"), ("dispatch", "build_settle")])
+def test_listener_and_dispatcher_never_load_torch(process: str, part: str, fresh_url: Callable[[str], str]) -> None:
     code = f"""
 import sys
-from adapters.app import compose, work
-from adapters.catalog import schema
-from adapters.catalog.catalog import SqlCatalog
-from adapters.config.sections import Config
-config = Config()
-compose.{part}(config, SqlCatalog('sqlite:///never-opened.db'))
+from adapters.app import {process}
+from adapters.app.compose import Parts
+from adapters.config.sections import CatalogConfig, Config
+with Parts(Config(catalog=CatalogConfig(url={fresh_url("sqlite")!r}))) as parts:
+    {process}.{part}(parts)
 print('torch' in sys.modules, 'open_clip' in sys.modules)
 """
     done = run(code=code)

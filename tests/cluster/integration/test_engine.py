@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adapters.app import compose
+from adapters.app.compose import Parts
+from adapters.app.policies import chest_policy, receive_policy, work_policy
 from adapters.app.workers import build_score_spec_and_cache_warming
 from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
@@ -73,13 +74,14 @@ class Hospital:
         self.place = Installation(folder, url, activation_cache={"max_size": "16MiB"})
         schema.upgrade(self.place.url)
         self.config: Config = configuration.load(self.place.config)
-        self.catalog: SqlCatalog = compose.open_catalog(self.config)
+        self.parts = Parts(self.config)
+        self.catalog: SqlCatalog = self.parts.catalog
         self._serve(folder / "models")
-        images, policy = compose.open_image_store(self.config), compose.receive_policy(self.config)
+        images, policy = self.parts.images, receive_policy(self.config)
         for film in films:
             header = part10.read_header(*part10.split_file(film))
             receive(header, film, Sender("A", "", ""), catalog=self.catalog, images=images, policy=policy)
-        quiet = settle.SettlePolicy(stable_age_seconds=0, settle_on_release=False, chest=compose.chest_policy(self.config))
+        quiet = settle.SettlePolicy(stable_age_seconds=0, settle_on_release=False, chest=chest_policy(self.config))
         settle.settle(catalog=self.catalog, archive=None, policy=quiet)
 
     def _serve(self, models: Path) -> None:
@@ -111,12 +113,11 @@ class Hospital:
 def by_queue(tmp_path_factory: pytest.TempPathFactory, films: list[bytes]) -> dict[str, tuple[list[float], list[str]]]:
     """What a single machine, working off the queue, makes of the films."""
     alone = Hospital(tmp_path_factory.mktemp("alone") / "queue", "", films)
-    post, _ = build_score_spec_and_cache_warming(alone.config, alone.catalog)
-    while work.work_once(post, catalog=alone.catalog, worker="w", policy=compose.work_policy(alone.config)):
+    post, _ = build_score_spec_and_cache_warming(alone.parts)
+    while work.work_once(post, catalog=alone.catalog, worker="w", policy=work_policy(alone.config)):
         pass
-    post.close()
     found = alone.predictions()
-    alone.catalog.dispose()
+    alone.parts.close()
     assert len(found) == STUDIES - 1
     return found
 
@@ -126,7 +127,7 @@ def hospital(tmp_path: Path, cluster: Cluster, films: list[bytes]) -> Iterator[H
     """On PostgreSQL, as several hosts would have it."""
     made = Hospital(tmp_path / "cluster", cluster.upgraded(), films)
     yield made
-    made.catalog.dispose()
+    made.parts.close()
 
 
 def same(found: dict[str, tuple[list[float], list[str]]], wanted: dict[str, tuple[list[float], list[str]]]) -> None:

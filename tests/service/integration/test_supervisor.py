@@ -1,4 +1,4 @@
-"""`radclipd run` without the daemon: a real parent process with small children, watched as systemd would watch it."""
+"""The supervisor in a real process with small children, and a socket in place of systemd's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARENT = """
 import sys
 from pathlib import Path
 from adapters.service.systemd import bind
-from adapters.service.supervisor import Pace, Role, Supervisor
+from adapters.service.supervisor import Role, Supervisor, SupervisorTimings
 from pipeline.errors import ConfigurationError
 
 scene = Path(sys.argv[1])
@@ -37,7 +37,8 @@ def child(name, **more):
     return Role(name, [sys.executable, "-S", "-P", str(scene / f"{name}.py"), str(scene)], **more)
 
 def roles():
-    return [child("worker", stop_seconds=1.0, waits=patience > 0), child("listener", takes_socket=True, stop_seconds=1.0)]
+    worker = child("worker", stop_seconds=1.0, waits_for_probes=patience > 0)
+    return [worker, child("listener", takes_socket=True, stop_seconds=1.0)]
 
 def reload():
     if (scene / "broken").exists():
@@ -50,8 +51,9 @@ def status():
 patience = float((scene / "patience").read_text())
 sock = bind("127.0.0.1", 0)
 (scene / "port").write_text(str(sock.getsockname()[1]))
-pace = Pace(backoff_base=0.05, backoff_cap=0.2, waits=patience, tick=0.05)
-supervisor = Supervisor(roles(), sockets=[sock], probes=[must("echo"), must("database")], status=status, reload=reload, pace=pace)
+timings = SupervisorTimings(backoff_base=0.05, backoff_cap=0.2, probe_wait_limit=patience, tick=0.05)
+probes = [must("echo"), must("database")]
+supervisor = Supervisor(roles(), sockets=[sock], probes=probes, status=status, reload=reload, timings=timings)
 raise SystemExit(supervisor.run())
 """
 
@@ -59,12 +61,12 @@ WORKER = """
 import os, signal, sys, time
 from pathlib import Path
 scene, name = Path(sys.argv[1]), Path(sys.argv[0]).stem
-def told(number, frame):
-    with (scene / "events").open("a") as events: events.write(f"{name} told\\n")
+def on_stop(number, frame):
+    with (scene / "events").open("a") as events: events.write(f"{name} stopping\\n")
     time.sleep(STOPPING)
     with (scene / "events").open("a") as events: events.write(f"{name} ended\\n")
     os._exit(0)
-signal.signal(signal.SIGTERM, told)
+signal.signal(signal.SIGTERM, on_stop)
 if (scene / f"{name}.refuses").exists(): sys.exit(78)
 (scene / f"{name}.env").write_text("\\n".join(os.environ))
 (scene / f"{name}.new").write_text(str(os.getpid()))
@@ -131,7 +133,7 @@ class Scene:
         }
         self.parent = subprocess.Popen([sys.executable, "-c", PARENT, str(self.folder)], env=environment)
         if ready:
-            self.hears("READY=1")
+            self.receive("READY=1")
             until(lambda: self.has("worker.pid") and self.has("listener.pid"))
         return self.parent
 
@@ -139,13 +141,13 @@ class Scene:
         while message := self.systemd.recv(4096).decode():
             self.messages.put(message)
 
-    def hears(self, words: str) -> str:
+    def receive(self, words: str) -> str:
         deadline = time.monotonic() + 20
         while words not in (message := self.messages.get(timeout=20)):
-            assert time.monotonic() < deadline, f"nothing said of {words}"
+            assert time.monotonic() < deadline, f"no message with {words}"
         return message
 
-    def heard_within(self, seconds: float) -> list[str]:
+    def receive_within(self, seconds: float) -> list[str]:
         messages, deadline = [], time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             try:
@@ -186,52 +188,52 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     scene.end()
 
 
-def test_ready_comes_once_every_probe_passes_and_not_before(scene: Scene) -> None:
+def test_ready_is_sent_when_every_probe_passes(scene: Scene) -> None:
     (scene.folder / "database").unlink()
     scene.start(ready=False)
-    messages = scene.heard_within(1.5)
+    messages = scene.receive_within(1.5)
     assert not any("READY" in message for message in messages)
     assert any(message.startswith("EXTEND_TIMEOUT_USEC=") for message in messages)
     assert "STATUS=database: no database" in messages
     scene.write("database", "")
-    assert scene.hears("READY=1") == "READY=1\nSTATUS=queue 3"
+    assert scene.receive("READY=1") == "READY=1\nSTATUS=queue 3"
     scene.write("status", "queue 4")
-    scene.hears("STATUS=queue 4")
+    scene.receive("STATUS=queue 4")
 
 
-def test_a_role_that_waits_starts_when_every_probe_passes_and_then_it_is_ready(scene: Scene) -> None:
+def test_a_role_that_waits_for_probes_starts_when_every_probe_passes(scene: Scene) -> None:
     scene.write("patience", "600")
     (scene.folder / "echo").unlink()
     scene.start(ready=False)
     until(lambda: scene.has("listener.pid"))
-    messages = scene.heard_within(1.0)
+    messages = scene.receive_within(1.0)
     assert not scene.has("worker.pid")
     assert not any("READY" in message or "restart" in message for message in messages)
     scene.write("echo", "")
-    scene.hears("READY=1")
+    scene.receive("READY=1")
     until(lambda: scene.has("worker.pid"))
 
 
-def test_a_role_waits_for_probes_no_longer_than_so_long(scene: Scene) -> None:
+def test_a_role_starts_after_the_probe_wait_limit(scene: Scene) -> None:
     scene.write("patience", "0.5")
     (scene.folder / "echo").unlink()
     scene.start(ready=False)
     until(lambda: scene.has("worker.pid"))
-    assert not any("READY" in message for message in scene.heard_within(0.3))
+    assert not any("READY" in message for message in scene.receive_within(0.3))
 
 
-def test_a_child_that_is_killed_comes_back_and_the_others_stay(scene: Scene) -> None:
+def test_a_killed_child_is_restarted_and_the_others_run_on(scene: Scene) -> None:
     scene.start()
     worker, listener = scene.pid("worker"), scene.pid("listener")
     os.kill(worker, signal.SIGKILL)
     until(lambda: scene.pid("worker") != worker)
     assert scene.pid("listener") == listener
     os.kill(scene.pid("worker"), signal.SIGKILL)
-    scene.hears("STATUS=waiting to restart worker")
-    scene.hears("STATUS=queue 3")
+    scene.receive("STATUS=waiting to restart worker")
+    scene.receive("STATUS=queue 3")
 
 
-def test_children_get_the_socket_and_nothing_of_systemd(scene: Scene) -> None:
+def test_only_the_listener_inherits_the_socket_and_no_child_inherits_variables_of_systemd(scene: Scene) -> None:
     scene.start()
     assert scene.connect() == scene.pid("listener")
     for name in ("worker", "listener"):
@@ -252,20 +254,20 @@ def test_no_connection_is_refused_while_the_listener_is_replaced(scene: Scene) -
 @pytest.mark.parametrize("probe", ["echo", "database"])
 def test_the_watchdog_is_withheld_while_a_probe_fails(scene: Scene, probe: str) -> None:
     scene.start()
-    scene.hears("WATCHDOG=1")
+    scene.receive("WATCHDOG=1")
     (scene.folder / probe).unlink()
-    scene.heard_within(0.8)
-    assert "WATCHDOG=1" not in scene.heard_within(1.2)
+    scene.receive_within(0.8)
+    assert "WATCHDOG=1" not in scene.receive_within(1.2)
     scene.write(probe, "")
-    scene.hears("WATCHDOG=1")
+    scene.receive("WATCHDOG=1")
 
 
 def test_a_reload_replaces_the_children_and_starts_new_ones(scene: Scene) -> None:
     scene.start()
     before = {scene.pid("worker"), scene.pid("listener")}
     scene.signal(signal.SIGHUP)
-    assert "MONOTONIC_USEC=" in scene.hears("RELOADING=1")
-    scene.hears("READY=1")
+    assert "MONOTONIC_USEC=" in scene.receive("RELOADING=1")
+    scene.receive("READY=1")
     until(lambda: scene.has("extra.pid"))
     until(lambda: not before & {scene.pid("worker"), scene.pid("listener")})
     assert not any(alive(pid) for pid in before)
@@ -277,21 +279,21 @@ def test_a_reload_of_a_broken_configuration_changes_nothing(scene: Scene) -> Non
     before = (scene.pid("worker"), scene.pid("listener"))
     scene.write("broken", "")
     scene.signal(signal.SIGHUP)
-    scene.hears("RELOADING=1")
-    assert scene.hears("READY=1") == "READY=1\nSTATUS=reload refused: listener.prot is not a key"
+    scene.receive("RELOADING=1")
+    assert scene.receive("READY=1") == "READY=1\nSTATUS=reload refused: listener.prot is not a key"
     assert (scene.pid("worker"), scene.pid("listener")) == before
-    scene.hears("WATCHDOG=1")
+    scene.receive("WATCHDOG=1")
 
 
 def test_a_stop_drains_the_listener_before_the_others(scene: Scene) -> None:
     parent = scene.start()
     scene.signal(signal.SIGTERM)
-    scene.hears("STOPPING=1")
+    scene.receive("STOPPING=1")
     assert parent.wait(20) == 0
     assert (scene.folder / "events").read_text().split("\n")[:-1] == [
-        "listener told",
+        "listener stopping",
         "listener ended",
-        "worker told",
+        "worker stopping",
         "worker ended",
     ]
 
@@ -305,7 +307,7 @@ def test_a_child_that_does_not_stop_is_killed_at_its_deadline(scene: Scene) -> N
     assert parent.wait(20) == 0
     assert time.monotonic() - begun >= 1.0
     assert not alive(worker)
-    assert any(message.startswith("EXTEND_TIMEOUT_USEC=") for message in scene.heard_within(0.2))
+    assert any(message.startswith("EXTEND_TIMEOUT_USEC=") for message in scene.receive_within(0.2))
 
 
 def test_a_stopped_child_is_killed_at_its_deadline(scene: Scene) -> None:
@@ -316,7 +318,7 @@ def test_a_stopped_child_is_killed_at_its_deadline(scene: Scene) -> None:
     assert not alive(scene.pid("listener"))
 
 
-def test_children_end_with_a_parent_that_is_killed(scene: Scene) -> None:
+def test_children_die_with_a_killed_supervisor(scene: Scene) -> None:
     parent = scene.start()
     children = [scene.pid("worker"), scene.pid("listener")]
     os.kill(children[0], signal.SIGSTOP)
@@ -329,16 +331,18 @@ def test_a_child_that_cannot_start_ends_the_service(scene: Scene) -> None:
     scene.write("worker.refuses", "")
     parent = scene.start(ready=False)
     assert parent.wait(20) == os.EX_CONFIG
-    scene.hears("STOPPING=1\nSTATUS=worker cannot start")
+    scene.receive("STOPPING=1\nSTATUS=worker cannot start")
 
 
-def test_a_program_that_is_not_there_ends_the_service(scene: Scene) -> None:
-    text = PARENT.replace('child("worker", stop_seconds=1.0, waits=patience > 0)', 'Role("worker", ["/nonexistent/worker"])')
+def test_a_missing_program_ends_the_service(scene: Scene) -> None:
+    text = PARENT.replace(
+        'child("worker", stop_seconds=1.0, waits_for_probes=patience > 0)', 'Role("worker", ["/nonexistent/worker"])'
+    )
     done = subprocess.run([sys.executable, "-c", text, str(scene.folder)], env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60)
     assert done.returncode == os.EX_CONFIG
 
 
-def test_a_child_that_dies_at_once_is_started_ever_more_slowly(scene: Scene) -> None:
+def test_restarts_of_a_dying_child_back_off(scene: Scene) -> None:
     scene.write("worker.py", "import sys, time\nopen(sys.argv[1] + '/starts', 'a').write(f'{time.monotonic()}\\n')\n")
     scene.start(ready=False)
     until(lambda: scene.has("starts") and len((scene.folder / "starts").read_text().splitlines()) >= 5)

@@ -1,4 +1,4 @@
-"""Log lines can be read by journald, by programs and by people, and none says who the patient is."""
+"""Log lines for journald, programs and people; none identifies the patient."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_lines_below_the_level_are_left_out() -> None:
     assert stream.getvalue() == ""
 
 
-def test_libraries_speak_through_the_same_renderer_from_warning_on() -> None:
+def test_libraries_log_through_the_same_renderer_from_warning_on() -> None:
     stream = io.StringIO()
     logs.configure(LogConfig(format="json", level="debug"), stream=stream)
     logging.getLogger("pynetdicom.acse").info("quiet")
@@ -185,7 +185,7 @@ def test_a_warning_is_logged_without_its_text() -> None:
     assert IDENTITY not in stream.getvalue()
 
 
-def test_a_thread_that_fails_leaves_a_line() -> None:
+def test_a_failed_thread_is_logged() -> None:
     stream = configured()
     thread = threading.Thread(target=lambda: [][0], name="reactor")
     thread.start()

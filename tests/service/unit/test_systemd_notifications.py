@@ -1,4 +1,4 @@
-"""What systemd hears from a service, and which sockets a service is given."""
+"""Notifications to systemd, sockets passed by systemd, signals and health checks."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Systemd:
         self.socket.settimeout(10)
         self.environment = {"NOTIFY_SOCKET": address}
 
-    def hears(self) -> str:
+    def receive(self) -> str:
         return self.socket.recv(4096).decode()
 
-    def heard(self) -> list[str]:
-        """Everything that has come so far."""
+    def receive_all(self) -> list[str]:
+        """All messages that have arrived."""
         messages = []
         self.socket.setblocking(False)
         while True:
@@ -46,8 +46,8 @@ class Systemd:
             except BlockingIOError:
                 return messages
 
-    def hears_of(self, word: str) -> str:
-        while word not in (message := self.hears()):
+    def receive_until(self, text: str) -> str:
+        while text not in (message := self.receive()):
             pass
         return message
 
@@ -62,24 +62,24 @@ def systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Systemd]
 def test_each_notification_is_one_datagram(systemd: Systemd) -> None:
     notifier = Notifier(systemd.environment)
     notifier.ready("queue 12\nmodel 7")
-    assert systemd.hears() == "READY=1\nSTATUS=queue 12 model 7"
+    assert systemd.receive() == "READY=1\nSTATUS=queue 12 model 7"
     notifier.watchdog()
-    assert systemd.hears() == "WATCHDOG=1"
+    assert systemd.receive() == "WATCHDOG=1"
     notifier.extend_timeout(2.5)
-    assert systemd.hears() == "EXTEND_TIMEOUT_USEC=2500000"
+    assert systemd.receive() == "EXTEND_TIMEOUT_USEC=2500000"
     notifier.stopping("bye")
-    assert systemd.hears() == "STOPPING=1\nSTATUS=bye"
+    assert systemd.receive() == "STOPPING=1\nSTATUS=bye"
 
 
 def test_reloading_carries_the_monotonic_clock(systemd: Systemd) -> None:
     before = time.monotonic_ns() // 1000
     Notifier(systemd.environment).reloading()
-    first, second = systemd.hears().splitlines()
+    first, second = systemd.receive().splitlines()
     assert first == "RELOADING=1"
     assert before <= int(second.removeprefix("MONOTONIC_USEC=")) <= time.monotonic_ns() // 1000
 
 
-def test_outside_systemd_nothing_is_said_and_nothing_fails(tmp_path: Path) -> None:
+def test_notifications_outside_systemd_are_dropped(tmp_path: Path) -> None:
     Notifier({}).ready("fine")
     Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).ready("fine")
 
@@ -95,7 +95,7 @@ def test_outside_systemd_nothing_is_said_and_nothing_fails(tmp_path: Path) -> No
         ({"WATCHDOG_USEC": "soon"}, None),
     ],
 )
-def test_the_watchdog_interval_is_ours_only_where_our_process_is_meant(environment: dict[str, str], seconds: float | None) -> None:
+def test_the_watchdog_interval_is_read_only_for_our_process_id(environment: dict[str, str], seconds: float | None) -> None:
     assert Notifier(environment).watchdog_seconds == seconds
 
 
@@ -110,7 +110,7 @@ print([s.getsockname()[1] for s in listening_sockets()], listening_sockets(), [n
 
 
 def adopted_by_a_child(descriptor: int, how: str) -> str:
-    """Start a child that is handed the descriptor as number 3 by systemd's convention, or as it is by our own."""
+    """Start a child that gets the descriptor: as number 3 by systemd's convention, or under its own number by ours."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     argv = [sys.executable, "-c", ADOPT, how, str(descriptor)]
     if how == "systemd":
@@ -122,7 +122,7 @@ def adopted_by_a_child(descriptor: int, how: str) -> str:
 
 
 @pytest.mark.parametrize("how", ["systemd", "ours"])
-def test_a_process_adopts_the_sockets_it_was_handed_once(how: str) -> None:
+def test_passed_sockets_are_adopted_once(how: str) -> None:
     with bind("127.0.0.1", 0) as sock:
         assert adopted_by_a_child(sock.fileno(), how) == f"[{sock.getsockname()[1]}] [] []"
 
@@ -134,7 +134,7 @@ def test_sockets_meant_for_another_process_are_left_alone(monkeypatch: pytest.Mo
     assert "LISTEN_FDS" not in os.environ
 
 
-def test_something_that_does_not_listen_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_passed_descriptor_that_does_not_listen_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with socket.socket() as sock:
         monkeypatch.setenv(notifications.INHERITED_FDS, str(os.dup(sock.fileno())))
         with pytest.raises(FatalError, match="no listening stream socket"):
@@ -165,7 +165,7 @@ def test_a_stop_signal_ends_every_wait() -> None:
         assert stop.is_set()
 
 
-def test_a_reload_is_asked_for_once_and_is_no_stop() -> None:
+def test_a_reload_request_is_consumed_once_and_is_no_stop() -> None:
     with StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
         begun = time.monotonic()
@@ -176,7 +176,7 @@ def test_a_reload_is_asked_for_once_and_is_no_stop() -> None:
         assert not stop.consume_reload()
 
 
-def test_the_signals_are_given_back() -> None:
+def test_signal_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with StopSignal():
         assert signal.getsignal(signal.SIGTERM) != before
@@ -193,7 +193,7 @@ def until(condition: object, seconds: float = 10.0) -> bool:
     return False
 
 
-def test_a_probe_that_hangs_does_not_pass_and_says_so() -> None:
+def test_a_hung_probe_fails_and_reports_its_name() -> None:
     release = threading.Event()
 
     def write_to_catalog() -> None:
@@ -209,7 +209,7 @@ def test_a_probe_that_hangs_does_not_pass_and_says_so() -> None:
     probe.stop()
 
 
-def test_a_probe_that_is_late_has_not_passed() -> None:
+def test_a_slow_probe_fails() -> None:
     probe = HealthProbe(lambda: time.sleep(0.1), every=0.01, within=0.05)
     probe.start()
     assert until(lambda: "took" in probe.failure)
@@ -233,7 +233,7 @@ def test_the_watchdog_is_fed_only_while_every_probe_passes(systemd: Systemd) -> 
         while time.monotonic() < deadline:
             watch.tick()
             time.sleep(watch.period)
-        return systemd.heard()
+        return systemd.receive_all()
 
     assert fed_within(2.0).count("WATCHDOG=1") >= 3
     well.clear()
@@ -245,7 +245,7 @@ def test_the_watchdog_is_fed_only_while_every_probe_passes(systemd: Systemd) -> 
     watch.stop()
 
 
-def test_a_service_of_one_process_is_ready_once_its_checks_pass(systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_process_is_ready_when_its_checks_pass(systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
     well = threading.Event()
 
     def database() -> None:
@@ -253,11 +253,11 @@ def test_a_service_of_one_process_is_ready_once_its_checks_pass(systemd: Systemd
             raise ConnectionError("refused")
 
     with notify_systemd(Notifier({**systemd.environment, "WATCHDOG_USEC": "400000"}), [database], lambda: "queue 3"):
-        assert systemd.hears_of("database") == "STATUS=database: refused"
-        assert not any("READY" in message for message in systemd.heard())
+        assert systemd.receive_until("database") == "STATUS=database: refused"
+        assert not any("READY" in message for message in systemd.receive_all())
         systemd.socket.settimeout(10)
         well.set()
-        systemd.hears_of("READY=1")
-        systemd.hears_of("WATCHDOG=1")
-        systemd.hears_of("STATUS=queue 3")
-    assert any(message.startswith("STOPPING=1") for message in systemd.heard())
+        systemd.receive_until("READY=1")
+        systemd.receive_until("WATCHDOG=1")
+        systemd.receive_until("STATUS=queue 3")
+    assert any(message.startswith("STOPPING=1") for message in systemd.receive_all())

@@ -1,0 +1,95 @@
+"""`radclipd dispatch`: the dispatcher's process. It settles studies, queues re-scoring and learning, maintains the catalog, and
+serves the metrics. One dispatcher per catalog is enough; two do no harm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+
+from adapters.app import policies
+from adapters.app.compose import Parts
+from adapters.app.metrics import open_metrics
+from adapters.catalog.catalog import SETTLE
+from adapters.service import systemd
+from adapters.service.health import notify_systemd
+from adapters.service.scheduler import Scheduler
+from adapters.service.signals import WAIT_SLICE_SECONDS, StopSignal, should_stop
+from pipeline import housekeeping, learn, rescore, settle
+
+if TYPE_CHECKING:
+    from adapters.config.sections import Config
+
+HOUR = 3600.0
+RESCORE_SECONDS = 5.0
+"""Between two portions of the archive that are queued for re-scoring."""
+ARCHIVE_QUERY_SECONDS = 5.0
+"""Between two queries to the archive about one arriving study."""
+
+log = structlog.get_logger("radclipd.dispatch")
+
+
+def dispatch(config: Config) -> None:
+    """Settle studies, maintain the catalog and serve the metrics until a signal to stop."""
+    with Parts(config) as parts:
+        scheduler = _build_scheduler(parts)
+        with (
+            open_metrics(config, parts.catalog, parts.images) as port,
+            StopSignal(wake_sockets=parts.listen_for_wakeups([SETTLE])) as stop,
+            notify_systemd(systemd.Notifier(), [parts.catalog.probe_write], lambda: "dispatching"),
+        ):
+            if port:
+                log.info("metrics", address=config.metrics.address, port=port)
+            scheduler.start()
+            while not should_stop(stop):
+                stop.wait(WAIT_SLICE_SECONDS)
+                scheduler.run_now("settle")
+            scheduler.stop()
+
+
+def _build_scheduler(parts: Parts) -> Scheduler:
+    config, catalog, images = parts.config, parts.catalog, parts.images
+    scheduler = Scheduler()
+    scheduler.add_interval(config.work.poll_seconds, "settle", partial(_settle_and_log, build_settle(parts)))
+    scheduler.add_interval(HOUR, "sweep", lambda: images.remove_stale_parts(older_than_seconds=HOUR))
+    scheduler.add_interval(HOUR, "maintain", lambda: maintain_catalog(parts))
+    if config.score.rescore:
+        cursor = rescore.RescoreCursor()
+
+        def rescore_and_log() -> None:
+            if queued := rescore.rescore(catalog=catalog, cursor=cursor):
+                log.info("studies queued for re-scoring", studies=queued)
+
+        scheduler.add_interval(RESCORE_SECONDS, "rescore", rescore_and_log)
+    if config.learn.cron:
+        scheduler.add_cron(config.learn.cron, "learn", build_learn_trigger(parts))
+    return scheduler
+
+
+def _settle_and_log(settle_studies: Callable[[], list[settle.SettleResult]]) -> None:
+    for settled in settle_studies():
+        log.info("settled", study=settled.study_instance_uid, state=settled.state.value, reason=settled.reason)
+
+
+def build_settle(parts: Parts) -> Callable[[], list[settle.SettleResult]]:
+    """Make the dispatcher's step."""
+    from adapters.dicom.network.archive import CachedInstanceCounter
+
+    archive = (
+        CachedInstanceCounter(parts.archive, max_age_seconds=ARCHIVE_QUERY_SECONDS) if parts.config.study.ask_archive else None
+    )
+    return partial(settle.settle, catalog=parts.catalog, archive=archive, policy=policies.settle_policy(parts.config))
+
+
+def build_learn_trigger(parts: Parts) -> Callable[[], bool]:
+    """Make the scheduler's step that queues a round of learning."""
+    return partial(learn.enqueue_learning, catalog=parts.catalog, min_new_labels=parts.config.learn.min_new_labels)
+
+
+def maintain_catalog(parts: Parts) -> int:
+    """Delete jobs done long ago and renew the planner's statistics; return the number of deleted jobs."""
+    purged = housekeeping.purge_done_jobs(catalog=parts.catalog, keep_days=parts.config.work.keep_done_days)
+    parts.catalog.update_statistics()
+    return purged

@@ -1,0 +1,79 @@
+"""The configuration as the pipeline's steps read it: functions of a Config, without any part of the daemon."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline import acquisition, consensus, learn, receive, rules, settle, work, worklist
+
+if TYPE_CHECKING:
+    from adapters.config.sections import Config
+
+
+def receive_policy(config: Config) -> receive.ReceivePolicy:
+    """`[storage]` as the step reads it."""
+    return receive.ReceivePolicy(min_free_bytes=int(config.storage.min_free), read_documents=reads_documents(config))
+
+
+def reads_documents(config: Config) -> bool:
+    """Whether received SR and KOS instances are read for labels."""
+    return config.labels.accept_sr != "none" or bool(config.labels.key_object_titles)
+
+
+def chest_policy(config: Config) -> rules.ChestPolicy:
+    """`[study]` as the rules read it."""
+    return rules.ChestPolicy(
+        no_view_position=config.study.no_view_position,
+        no_body_part=config.study.no_body_part,
+        for_processing=config.study.for_processing,
+    )
+
+
+def settle_policy(config: Config) -> settle.SettlePolicy:
+    """`[study]` as the step reads it."""
+    return settle.SettlePolicy(
+        stable_age_seconds=config.study.stable_age_seconds,
+        settle_on_release=config.study.settle_on_release,
+        chest=chest_policy(config),
+    )
+
+
+def label_policy(config: Config) -> consensus.LabelPolicy:
+    """`[labels]` as the consensus reads it."""
+    return consensus.LabelPolicy(policy=config.labels.policy, adjudicators=config.labels.adjudicators)
+
+
+def learn_policy(config: Config) -> learn.LearnPolicy:
+    """`[learn]` as the step reads it."""
+    wanted = config.learn
+    return learn.LearnPolicy(
+        labels=label_policy(config),
+        chest=chest_policy(config),
+        gate=rules.GatePolicy(min_patients=wanted.min_gate_patients, min_confidence=wanted.gate_confidence, promote=wanted.promote),
+        min_positives=wanted.min_positives,
+        unlabelled_studies=wanted.unlabelled_studies,
+    )
+
+
+def worklist_policy(config: Config) -> worklist.WorklistPolicy:
+    """`[worklist]` as the step reads it."""
+    wanted = config.worklist
+    shares = wanted.model_dump(include={reason.value for reason in acquisition.SelectionReason})
+    return worklist.WorklistPolicy(
+        selection=acquisition.SelectionPolicy(**shares),
+        labels=label_policy(config),
+        chest=chest_policy(config),
+        max_patients=wanted.max_patients,
+        request_expiry_days=wanted.request_expiry_days,
+        seed=wanted.seed,
+    )
+
+
+def work_policy(config: Config) -> work.WorkPolicy:
+    """`[work]` as the loop of a worker reads it."""
+    return work.WorkPolicy(
+        lease_seconds=config.work.lease_seconds,
+        max_attempts=config.work.max_attempts,
+        retry_base_seconds=config.work.retry_base_seconds,
+        retry_cap_seconds=config.work.retry_cap_seconds,
+    )
