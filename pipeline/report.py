@@ -59,7 +59,9 @@ def send(job: Job, *, catalog: Catalog, images: ImageStore, archive: Archive, ci
     with catalog.read() as tx:
         found = tx.reports.find(job.subject)
     if found is None or found.file is None:
-        raise ReportImpossible(f"report {job.subject} has no bytes to send", hint="radclipd jobs; radclipd resend STUDY")
+        raise ReportImpossible(
+            f"report {job.subject} has no bytes to send", hint="radclipd jobs list; radclipd reports resend STUDY"
+        )
     content = images.read(found.file)
     try:
         status = archive.store(content)

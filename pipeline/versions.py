@@ -21,7 +21,7 @@ def promote(number: int, *, catalog: Catalog, verify: VerifyWeights, source: str
     with catalog.read() as tx:
         version = _require_version(tx, number)
     if version.state is VersionState.SERVING:
-        raise PermanentError(f"version {number} serves already", hint="radclipd versions")
+        raise PermanentError(f"version {number} serves already", hint="radclipd versions list")
     verify(version)
     with catalog.begin() as tx:
         before = tx.versions.serving()
@@ -35,7 +35,10 @@ def reject(number: int, *, reason: str, catalog: Catalog, source: str) -> ModelV
     """Put a version aside with the reason; return it. Refused for the one that serves."""
     with catalog.begin() as tx:
         if _require_version(tx, number).state is VersionState.SERVING:
-            raise PermanentError(f"version {number} serves", hint="radclipd rollback, or radclipd promote another one first")
+            raise PermanentError(
+                f"version {number} serves",
+                hint="radclipd versions rollback, or promote another one: radclipd versions promote N",
+            )
         tx.versions.put_state(number, VersionState.REJECTED, reason=reason)
         tx.audit(AuditEvent("reject", "done", f"version {number}", reason, source))
         return _require_version(tx, number)
@@ -50,7 +53,9 @@ def rollback(*, reason: str, catalog: Catalog, verify: VerifyWeights, source: st
         broken = require_serving(tx)
         before = tx.versions.previously_serving()
     if before is None:
-        raise PermanentError(f"no version served before version {broken.number}", hint="radclipd versions; radclipd promote N")
+        raise PermanentError(
+            f"no version served before version {broken.number}", hint="radclipd versions list; radclipd versions promote N"
+        )
     verify(before)
     _restore_previous(broken, before, reason=reason, outcome="done", catalog=catalog, source=source)
     return before
@@ -120,5 +125,5 @@ def _restore_previous(
 def _require_version(tx: Transaction, number: int) -> ModelVersion:
     version = tx.versions.find(number)
     if version is None:
-        raise PermanentError(f"there is no version {number}", hint="radclipd versions")
+        raise PermanentError(f"there is no version {number}", hint="radclipd versions list")
     return version

@@ -10,13 +10,14 @@ from typing import Annotated
 
 import typer
 
+from adapters.cli.renamed import VerbGroup
 from adapters.cli.settings import GlobalOptions
 from adapters.service.exit_codes import FAILED, exit_code_of
 from pipeline.errors import RadclipdError
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-"""Read by libgomp when torch is loaded. Threads that wait for others sleep: by default they spin, and on a machine with other work
-a film takes seconds in place of milliseconds, for the thread that is waited for gets no processor."""
+"""Read by libgomp when torch is loaded. Waiting threads sleep. By default they spin, and on a busy machine the thread that has work
+gets no processor: an image takes seconds in place of milliseconds."""
 
 GROUPS = (
     "run",
@@ -24,7 +25,7 @@ GROUPS = (
     "db",
     "model",
     "query",
-    "quarantine",
+    "jobs",
     "reports",
     "labels",
     "worklist",
@@ -37,11 +38,12 @@ GROUPS = (
 
 app = typer.Typer(
     name="radclipd",
+    cls=VerbGroup,
     help="DICOM in, CLIP in the middle, DICOM SR out. Research use only; not a medical device.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # [tables] of the configuration stay in the text, and help is there sooner
+    rich_markup_mode=None,  # keeps the names of [tables] in the text, and loads faster
 )
 
 
@@ -74,10 +76,10 @@ def main() -> None:
     try:
         app()
     except RadclipdError as error:
-        print(f"radclipd: {error}", file=sys.stderr)  # noqa: T201 - this is the one place that speaks to a terminal
+        print(f"radclipd: {error}", file=sys.stderr)  # noqa: T201 - the one place that prints errors
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)  # noqa: T201 - as above
         sys.exit(exit_code_of(error))
-    except BrokenPipeError:  # `radclipd jobs | head`
+    except BrokenPipeError:  # `radclipd jobs list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)

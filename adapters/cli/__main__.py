@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from adapters.cli import main
 
-if __name__ == "__main__":  # not in the processes that a verb starts
+if __name__ == "__main__":  # not in the child processes of a verb
     main()

@@ -1,10 +1,13 @@
-"""What the slow loop is at, in lines for people: the round of learning that waits or runs, and the archive being scored again."""
+"""The slow loop in progress, as lines of text: the current or last round of learning, and the re-scoring of the archive."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adapters.catalog.query import QueryRunner
 
 MINUTE, HOUR = 60.0, 3600.0
 OLDEST_UNSCORED_SQL = """
@@ -16,24 +19,22 @@ WHERE NOT EXISTS (
     WHERE p.study_instance_uid = oldest.study_instance_uid
 )
 LIMIT 1"""
-"""The archive is scored again newest study first: as long as that goes on, the oldest are not. v_rescoring counts all of it."""
+"""Re-scoring goes newest study first: until it ends, the oldest studies have no score of the serving version. v_rescoring counts
+the whole archive; this query costs less."""
 
 
-def activity_lines(url: str) -> Iterator[str]:
-    """Say from the views what is under way; nothing where nothing is. OutOfResources where the catalog is away."""
-    from adapters.catalog import query
-
-    with query.open_session(url) as ask:
-        columns, rows = ask("SELECT * FROM v_learning ORDER BY job DESC LIMIT 1")
-        yield from (describe_learning(dict(zip(columns, row, strict=True))) for row in rows)
-        if not ask(OLDEST_UNSCORED_SQL)[1]:
-            return
-        columns, rows = ask("SELECT * FROM v_rescoring WHERE scored < studies")
-        yield from (describe_rescoring(dict(zip(columns, row, strict=True))) for row in rows)
+def activity_lines(ask: QueryRunner) -> Iterator[str]:
+    """Describe the learning round and the re-scoring in progress, from the views. OutOfResources for an unreachable catalog."""
+    columns, rows = ask("SELECT * FROM v_learning ORDER BY job DESC LIMIT 1")
+    yield from (describe_learning(dict(zip(columns, row, strict=True))) for row in rows)
+    if not ask(OLDEST_UNSCORED_SQL)[1]:
+        return
+    columns, rows = ask("SELECT * FROM v_rescoring WHERE scored < studies")
+    yield from (describe_rescoring(dict(zip(columns, row, strict=True))) for row in rows)
 
 
 def describe_learning(row: Mapping[str, Any]) -> str:
-    """Say how a round stands, from a row of v_learning."""
+    """Describe a round of learning, from a row of v_learning."""
     match row["state"]:
         case "running" if row["stage"]:
             left = f", {_format_duration(row['seconds_left'])} left" if row["seconds_left"] is not None else ""
@@ -43,13 +44,13 @@ def describe_learning(row: Mapping[str, Any]) -> str:
         case "waiting":
             return f"learning (job {row['job']}) waits" + (f": {row['error']}" if row["error"] else "")
         case "quarantined":
-            return f"learning (job {row['job']}) was set aside: {row['error']}"
+            return f"learning (job {row['job']}) is quarantined: {row['error']}"
     outcome = ": ".join(words for words in (row["result"], row["reason"]) if words)
     return f"last round of learning, {row['finished_at']}: {outcome or 'ended'}"
 
 
 def describe_rescoring(row: Mapping[str, Any]) -> str:
-    """Say how far the archive is, from a row of v_rescoring. The pace is that since the version came to serve."""
+    """Describe the re-scoring, from a row of v_rescoring. The rate is the mean since the version began to serve."""
     said = f"version {row['version']} scores the archive again: {row['scored']} of {row['studies']} studies"
     if not row["scored_since"]:
         return said

@@ -1,9 +1,8 @@
-"""`radclipd backfill`: an archive is taken in; `backfill status` tells what was, `backfill score` scores it on many machines."""
+"""`radclipd backfill`: receive an archive; `status` lists backfills, `score` scores the archive on many machines."""
 
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adapters.cli import output, progress, query
+from adapters.cli.extras import require_extra
+from adapters.cli.peers import parse_peer_address
 from adapters.cli.settings import config_of, config_path_of, parts_of
 from pipeline.errors import PermanentError
 
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
     from pipeline.errors import RadclipdError
     from pipeline.ports.backfill import BackfillObject, BackfillSource, DateRange
 
-backfill = typer.Typer(help="Take an archive in, and score it.", invoke_without_command=True)
+backfill = typer.Typer(help="Receive an archive, and score it.", invoke_without_command=True)
 
 
 class ScoringEngine(StrEnum):
-    """What `backfill score` runs on."""
+    """Engines of `backfill score`."""
 
     RAY = "ray"
 
@@ -42,24 +43,27 @@ def register(app: typer.Typer) -> None:
 @backfill.callback()
 def run_backfill(
     ctx: typer.Context,
-    folder: Annotated[Path | None, typer.Option(help="A tree of DICOM files; others in it are passed over.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="A tree of DICOM files; other files are skipped.")] = None,
     dicomweb: Annotated[str, typer.Option(metavar="URL", help="An archive by QIDO-RS and WADO-RS.")] = "",
     orthanc: Annotated[str, typer.Option(metavar="URL", help="An Orthanc by its REST API; needs no plugin.")] = "",
     query_retrieve: Annotated[str, typer.Option(metavar="AE@HOST:PORT", help="An archive by C-FIND and C-GET.")] = "",
     move_to: Annotated[str, typer.Option(metavar="AE", help="C-MOVE to our running listener, by its AE title there.")] = "",
     first: Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First study date.")] = None,
     last: Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last study date (default today).")] = None,
-    oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Instead of the newest days first.")] = False,
+    oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Begin with the oldest days; default: the newest.")] = False,
     per_minute: Annotated[
         float | None, typer.Option(min=0, help="Instances a minute, at most (backfill.max_instances_per_minute).")
     ] = None,
     bytes_per_second: Annotated[str | None, typer.Option(help="As 20MB, at most (backfill.max_bytes_per_second).")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Days that are done once more, and what failed.")] = False,
-    refused: Annotated[Path | None, typer.Option(help="A file for the places of what cannot be taken, and why.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="What came of it as a JSON object.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Repeat finished days and failed studies.")] = False,
+    refused: Annotated[Path | None, typer.Option(help="A file that lists refused instances: location and reason.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="The totals as a JSON object.")] = False,
 ) -> None:
-    """Take an archive in: through the same step as what is sent, days by days, behind whatever arrives. Started again, it goes
-    on where it was, and fetches nothing twice."""
+    """Receive an archive, day by day, behind new arrivals.
+
+    Every instance goes through the same step as one that is sent. A new run continues where the last one ended, and fetches nothing
+    twice.
+    """
     if ctx.invoked_subcommand is not None:
         return
     if sum(map(bool, (folder, dicomweb, orthanc, query_retrieve))) != 1:
@@ -79,8 +83,8 @@ def run_backfill(
     elif orthanc:
         source = backfill.orthanc_source(config, config_path_of(ctx), orthanc)
     else:
-        ae_title, host, port = _parse_peer(query_retrieve)
-        source = backfill.query_retrieve_source(config, ae_title=ae_title, host=host, port=port, move_to=move_to)
+        peer = parse_peer_address(query_retrieve, option="--query-retrieve")
+        source = backfill.query_retrieve_source(config, ae_title=peer.ae_title, host=peer.host, port=peer.port, move_to=move_to)
     policy = BackfillPolicy(days_per_query=config.backfill.days_per_query, oldest_first=oldest_first, repeat_finished=again)
     with _open_run(config, source, policy, refused) as run:
         run.run(days)
@@ -89,7 +93,7 @@ def run_backfill(
 
 @contextmanager
 def _open_run(config: Config, source: BackfillSource, policy: BackfillPolicy, refused: Path | None) -> Iterator[Backfill]:
-    """Give a run with a bar, a list of what is refused, and an ear for Ctrl-C."""
+    """Yield a backfill with progress bars and a log of refusals; Ctrl-C stops it."""
     from adapters.app import backfill
     from adapters.app.compose import Parts
     from adapters.service.signals import StopSignal
@@ -104,12 +108,12 @@ def _open_run(config: Config, source: BackfillSource, policy: BackfillPolicy, re
 
 @contextmanager
 def _open_refusal_log(path: Path | None) -> Iterator[Callable[[BackfillObject, RadclipdError], None]]:
-    """Give what writes a line for each refused piece into the file that was asked for."""
+    """Yield a function that appends a line to the file for each refused object; without a file, one that does nothing."""
     if path is None:
-        yield lambda _piece, _error: None
+        yield lambda _found, _error: None
         return
     with path.open("a", encoding="utf-8", errors="surrogateescape") as stream:
-        yield lambda piece, error: print(piece.location, error, sep="\t", file=stream, flush=True)
+        yield lambda found, error: print(found.location, error, sep="\t", file=stream, flush=True)
 
 
 def _print_result(run: Backfill, *, as_json: bool) -> None:
@@ -118,17 +122,17 @@ def _print_result(run: Backfill, *, as_json: bool) -> None:
         sys.stdout.write(json.dumps(asdict(total) | {"failed": run.failed}) + "\n")
     else:
         typer.echo(
-            f"{total.instances} instances taken in ({total.bytes / 1e6:.1f} MB), {total.duplicates} were here,"
-            f" {total.refused} refused, {total.others} passed over"
+            f"{total.instances} instances received ({total.bytes / 1e6:.1f} MB), {total.duplicates} known already,"
+            f" {total.refused} refused, {total.others} skipped"
         )
     if run.failed:
         raise PermanentError(
-            f"{run.failed} studies could not be had", hint="radclipd backfill status tells why; --again tries again"
+            f"{run.failed} studies could not be retrieved", hint="radclipd backfill status shows why; --again tries again"
         )
 
 
 def _override_rates(config: Config, per_minute: float | None, bytes_per_second: str | None) -> Config:
-    """Lay the command line over [backfill]."""
+    """Return the configuration with the rates of the command line in [backfill]."""
     from pydantic import ValidationError
 
     given = {"max_instances_per_minute": per_minute, "max_bytes_per_second": bytes_per_second}
@@ -145,7 +149,7 @@ def _parse_days(first: datetime | None, last: datetime | None, *, needed: bool) 
 
     if first is None:
         if needed or last is not None:
-            raise typer.BadParameter("say from which study date on", param_hint="--from")
+            raise typer.BadParameter("name the first study date", param_hint="--from")
         return None
     days = DateRange(first.date(), last.date() if last else date.today())
     if days.last < days.first:
@@ -153,16 +157,9 @@ def _parse_days(first: datetime | None, last: datetime | None, *, needed: bool) 
     return days
 
 
-def _parse_peer(text: str) -> tuple[str, str, int]:
-    found = re.fullmatch(r"([\x20-\x3f\x41-\x5b\x5d-\x7e]{1,16})@(\[[0-9A-Fa-f:.]+\]|[^:@\s]+):(\d{1,5})", text)
-    if found is None:
-        raise typer.BadParameter("AE@HOST:PORT, as PACS@pacs.example.org:104", param_hint="--query-retrieve")
-    return found[1].strip(), found[2].strip("[]"), int(found[3])
-
-
 @backfill.command()
 def status(ctx: typer.Context, table: output.TableFlag = False, csv: output.CsvFlag = False, json: output.JsonFlag = False) -> None:
-    """List what was taken in from where."""
+    """List the backfills, by source."""
     query.query(ctx, "SELECT * FROM v_backfills ORDER BY begun_at", table=table, csv=csv, json=json)
 
 
@@ -170,15 +167,17 @@ def status(ctx: typer.Context, table: output.TableFlag = False, csv: output.CsvF
 def score(
     ctx: typer.Context,
     engine: Annotated[ScoringEngine, typer.Option(help="Ray Data: the extra radclipd[scale].")] = ScoringEngine.RAY,
-    address: Annotated[str, typer.Option(help="HOST:PORT of a running cluster, or auto; none: one of our own, on this host.")] = "",
-    workers: Annotated[int, typer.Option(min=0, help="At most; 0: one for each GPU, or for each --cores.")] = 0,
-    cores: Annotated[int, typer.Option(min=0, help="Of a worker; 0: [score] threads, or all of a machine.")] = 0,
+    address: Annotated[str, typer.Option(help="HOST:PORT of a running cluster, or auto; default: a local Ray on this host.")] = "",
+    workers: Annotated[int, typer.Option(min=0, help="Maximum of workers; 0: one for each GPU, or for each --cores.")] = 0,
+    cores: Annotated[int, typer.Option(min=0, help="CPU cores of a worker; 0: [score] threads, or all of a machine.")] = 0,
 ) -> None:
     """Score the archive on all machines of a Ray cluster.
 
-    Whatever the serving version has not scored; what enters the last blocks is kept. The catalog knows what is done: stop it, or
-    lose a machine, and start it again.
+    It scores all studies that the serving version has not scored, and fills the activation cache. The catalog records the progress:
+    after a stop or the loss of a machine, start it again.
     """
+    if engine is ScoringEngine.RAY:
+        require_extra("scale")
     with parts_of(ctx) as parts:
         from adapters.cluster.engine import ClusterSettings, score_archive
         from adapters.config.sections import DEFAULT_PATH

@@ -1,4 +1,4 @@
-"""`radclipd experiment worklist`: simulate labelling campaigns and count the studies that a reader is spared."""
+"""`radclipd experiment worklist`: simulate labelling campaigns and count the readings that a strategy saves."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from adapters.cli.extras import require_extra
 from adapters.cli.fewshot import ExperimentData, base_of, command_of, default_cache, source_of
 from adapters.cli.output import Format, write_rows
 from adapters.cli.progress import progress_bars
@@ -19,35 +20,36 @@ if TYPE_CHECKING:
     from adapters.experiment.case_source import CaseSource
 
 TABLE_ROWS = 12
-"""Of the table: as many numbers of studies read, evenly spread."""
+"""Rows of the table at most: numbers of studies read, evenly spaced."""
 
 
 def worklist(
     ctx: typer.Context,
     out: Annotated[Path | None, typer.Option(help="Folder for points, summary and plot. Default: nothing is written.")] = None,
-    data: Annotated[ExperimentData, typer.Option(help="Whose films.")] = ExperimentData.PHANTOM,
+    data: Annotated[ExperimentData, typer.Option(help="Source of the films.")] = ExperimentData.PHANTOM,
     folder: Annotated[Path | None, typer.Option(help="nih: the folder with the films and their label table.")] = None,
-    site: Annotated[str, typer.Option(help="phantom: the hospital; default: the one the demo model has not seen.")] = "",
+    site: Annotated[str, typer.Option(help="phantom: the hospital; default: one that the demo model was not trained on.")] = "",
     pool: Annotated[int, typer.Option(min=1, help="phantom: patients to choose from, at natural prevalences.")] = 4000,
     test: Annotated[int, typer.Option(min=1, help="phantom: films to test on.")] = 1000,
     film_size: Annotated[int, typer.Option(min=32, help="phantom: edge of a film, pixels.")] = 112,
     studies: Annotated[int, typer.Option(min=1, help="Studies read in each campaign.")] = 480,
     step: Annotated[int, typer.Option(min=1, help="Studies of one list; the model learns after each.")] = 20,
     seeds: Annotated[int, typer.Option(min=1, help="Campaigns of each strategy.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first campaign.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first campaign.")] = 0,
     learner: Annotated[str, typer.Option(help="Head on frozen features: stage-1, anchored, discriminative.")] = "stage-1",
     base: Annotated[
         str, typer.Option(help="Encoder: a base's folder or name, untrained. Default: the demo model; catalog: the serving one's.")
     ] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    workers: Annotated[int, typer.Option(min=1, help="Films rendered or read at a time.")] = os.cpu_count() or 1,
+    workers: Annotated[int, typer.Option(min=1, help="Films rendered or read in parallel.")] = os.cpu_count() or 1,
     cache: Annotated[Path | None, typer.Option(help="Folder of the cached features.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Compare ways to choose what to label next.
+    """Compare strategies for choosing the studies to label next.
 
     At random, by uncertainty, by the worklist's rules; with the same learner.
     """
+    require_extra("lab")
     from adapters.experiment.campaigns import LEARNERS
     from adapters.experiment.worklist import CampaignOptions
     from adapters.experiment.worklist import run_campaigns as run
@@ -56,8 +58,6 @@ def worklist(
 
     if learner not in LEARNERS:
         raise typer.BadParameter(f"one of {', '.join(LEARNERS)}", param_hint="--learner")
-    if data is ExperimentData.NIH and folder is None:
-        raise typer.BadParameter("--data nih needs the folder of the films", param_hint="--folder")
     source = (
         _make_natural_source(site, (pool, test, film_size), workers)
         if data is ExperimentData.PHANTOM
@@ -93,7 +93,7 @@ def _make_natural_source(site: str, sizes: tuple[int, int, int], workers: int) -
 
 
 def _print_summary(summary: Mapping[str, Any]) -> None:
-    """Print mean AUC by studies read, and what is saved."""
+    """Print mean AUC by studies read, and the readings saved."""
     curves = summary["mean_auc"]
     reads = [*next(iter(curves.values()))]
     shown = reads[:: max(1, len(reads) // TABLE_ROWS)]

@@ -1,4 +1,4 @@
-"""`radclipd check`: really try everything, one line each."""
+"""`radclipd check`: try every part of the installation, one line for each."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from adapters.app.compose import Parts
 
 METRICS_SECONDS = 10.0
-"""How long a scrape may take, as long as Prometheus waits by itself."""
+"""Longest scrape: the default timeout of Prometheus."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreflightCheck:
-    """One thing to try: its name and a function that returns what it found or raises."""
+    """A check: its name, and a function that returns its result in words or raises."""
 
     name: str
     attempt: Callable[[Parts], str]
@@ -33,11 +33,11 @@ def register(app: typer.Typer) -> None:
 
 def check(
     ctx: typer.Context,
-    configuration: Annotated[bool, typer.Option("--configuration", help="Read the configuration and try nothing else.")] = False,
+    configuration: Annotated[bool, typer.Option("--configuration", help="Only read the configuration.")] = False,
 ) -> None:
     """Try everything the daemon needs.
 
-    Files, disk, database, archive, model, GPU. Exit status 1 if anything fails.
+    Files, disk, database, archive, model, GPU. Exit status 1 if a check fails.
     """
     try:
         config = config_of(ctx)
@@ -60,9 +60,9 @@ def _run_check(preflight_check: PreflightCheck, parts: Parts) -> bool:
     except RadclipdError as error:
         _print_verdict("FAIL", preflight_check.name, str(error), error.hint)
         return False
-    except Exception as error:  # a check must end with a line for each probe, whatever breaks
+    except Exception as error:  # every check prints a line, whatever fails
         _print_verdict(
-            "FAIL", preflight_check.name, f"{type(error).__name__}: {error}", "this is a fault of radclipd's own; please report it"
+            "FAIL", preflight_check.name, f"{type(error).__name__}: {error}", "this is a fault in radclipd; please report it"
         )
         return False
     return True
@@ -70,7 +70,7 @@ def _run_check(preflight_check: PreflightCheck, parts: Parts) -> bool:
 
 def _print_verdict(verdict: str, name: str, found: str, hint: str) -> None:
     mark = typer.style(f"{verdict:4}", fg="green" if verdict == "ok" else "red")
-    typer.echo(f"{mark} {name:14} {found}" + (f"  hint: {hint}" if hint else ""))
+    typer.echo(f"{mark} {name:16} {found}" + (f"  hint: {hint}" if hint else ""))
 
 
 def _check_image_store(parts: Parts) -> str:
@@ -123,7 +123,7 @@ def _check_activation_cache(parts: Parts) -> str:
 
     config = parts.config
     if not config.activation_cache.enabled:
-        return "off: learning and scoring again read the pixels"
+        return "off: learning and re-scoring read the pixels"
     folder, limit = config.activation_cache.directory, int(config.activation_cache.max_size)
     try:
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ PREFLIGHT_CHECKS = (
     PreflightCheck("catalog", _check_catalog),
     PreflightCheck("archive", _check_archive),
     PreflightCheck("model", _check_model),
-    PreflightCheck("prefix store", _check_activation_cache),
+    PreflightCheck("activation cache", _check_activation_cache),
     PreflightCheck("metrics", _check_metrics),
     PreflightCheck("device", _check_device),
 )

@@ -1,4 +1,4 @@
-"""`radclipd db upgrade | current | tidy`."""
+"""`radclipd db upgrade | current | maintain`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import typer
 
 from adapters.cli.settings import config_of, parts_of
 
-db = typer.Typer(help="The catalog's schema and upkeep.", no_args_is_help=True)
+db = typer.Typer(help="The catalog: schema and maintenance.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -39,14 +39,14 @@ def current(ctx: typer.Context) -> None:
 
 
 @db.command()
-def tidy(ctx: typer.Context) -> None:
-    """Do at once what the dispatcher does every hour.
+def maintain(ctx: typer.Context) -> None:
+    """Run the dispatcher's hourly maintenance now.
 
-    Forget jobs done long ago, count anew what the planner goes by.
+    Delete jobs finished before [work] keep_done_days; refresh the planner's statistics.
     """
     from adapters.app.dispatch import maintain_catalog
 
     with parts_of(ctx) as parts:
         purged = maintain_catalog(parts)
         keep_days = parts.config.work.keep_done_days
-    typer.echo(f"{purged} jobs forgotten that were done more than {keep_days:g} days ago")
+    typer.echo(f"{purged} jobs deleted that were done more than {keep_days:g} days ago")

@@ -1,4 +1,4 @@
-"""`radclipd demo`: radiographs travel archive -> radclipd -> archive, and a few labels change it, before your eyes."""
+"""`radclipd demo`: radiographs go from an archive to radclipd and back as reports; a few labels then improve the model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from adapters.cli.extras import require_extra
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
@@ -15,29 +17,26 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    studies: Annotated[int, typer.Option(min=1, max=2000, help="How many studies, at most so many of a folder.")] = 320,
+    studies: Annotated[int, typer.Option(min=1, max=2000, help="Number of studies; with --images the maximum.")] = 320,
     images: Annotated[
         Path | None,
-        typer.Option(help="A folder of DICOM or PNG files to send instead of phantom films; with a label table it is measured."),
+        typer.Option(help="A folder of DICOM or PNG files to send instead of phantom films; with a label table they are measured."),
     ] = None,
-    folder: Annotated[
-        Path | None, typer.Option(help="Where everything goes: a new or empty folder. Default: a scratch folder.")
-    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="A new or empty folder for all files. Default: a scratch folder.")] = None,
     hold: Annotated[bool, typer.Option("--hold", help="Keep everything running until Ctrl-C.")] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same films.")] = 0,
     embedded: Annotated[bool, typer.Option("--embedded", help="Use the embedded archive even where Orthanc is installed.")] = False,
     architecture: Annotated[
         str,
-        typer.Option(
-            help="Random numbers in the shape of open_clip's model of this name, or of a JSON file, for the shipped encoder."
-        ),
+        typer.Option(help="An untrained encoder, not the shipped one: open_clip's name or a JSON file."),
     ] = "",
 ) -> None:
-    """Play the whole story with an archive on this machine.
+    """Run the whole cycle with an archive on this machine.
 
-    Start Orthanc and radclipd on free loopback ports, send films, fetch the reports back; label a few, learn, score again. In the
-    end all is compared with the truth, on patients of whom nothing was labelled. Nothing of yours is touched.
+    Start Orthanc and radclipd on free loopback ports, send films, fetch the reports; label a few, learn, score again. At the end
+    the scores are compared with the truth, on patients without labels. No existing installation or file is touched.
     """
+    require_extra("lab")
     from rich.console import Console
 
     from adapters.demo import demonstration as story

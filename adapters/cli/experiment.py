@@ -1,8 +1,7 @@
-"""`radclipd experiment`: the few-shot experiment, the importer of ChestX-ray14, phantom sheets."""
+"""`radclipd experiment`: few-shot and labelling experiments, ChestX-ray14 as DICOM, phantom sheets, the demo encoder."""
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,12 +10,11 @@ import typer
 
 from adapters.cli.campaigns import worklist
 from adapters.cli.fewshot import fewshot
+from adapters.cli.peers import parse_peer_address
 from adapters.cli.progress import progress_bars
 
 if TYPE_CHECKING:
     from adapters.dicom.network.archive import DicomArchive
-
-AE_ADDRESS = re.compile(r"^([^@\s\\]{1,16})@(.+):(\d{1,5})$")
 
 experiment = typer.Typer(
     help="Measure label-efficient adaptation.\n\nOn phantoms, on ChestX-ray14, on your own archive.", no_args_is_help=True
@@ -33,14 +31,14 @@ def register(app: typer.Typer) -> None:
 @experiment.command("nih-to-dicom")
 def nih_to_dicom(
     folder: Annotated[Path, typer.Option(help="Folder of ChestX-ray14: pictures, label table, however deep.")],
-    out: Annotated[Path, typer.Option(help="Where the DICOM files and truth.csv go.")],
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many films only.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the DICOM files and truth.csv.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N films.")] = None,
     send: Annotated[str, typer.Option(metavar="AE@HOST:PORT", help="Send every object to this archive as well.")] = "",
     size: Annotated[int | None, typer.Option(min=16, help="Longer edge, pixels; larger films are reduced.")] = None,
 ) -> None:
     """Turn ChestX-ray14 into DX studies.
 
-    What the films show goes into truth.csv and never into the DICOM files.
+    The labels go into truth.csv, never into the DICOM files.
     """
     from adapters.datasets.nih_to_dicom import convert
     from adapters.simulator.truth import TRUTH_FILE
@@ -62,10 +60,10 @@ def nih_to_dicom(
 @experiment.command()
 def phantoms(
     sheet: Annotated[Path, typer.Option(help="PNG to write: a normal chest and each finding, slight and gross.")],
-    site: Annotated[str, typer.Option(help="Which hospital's look.")] = "north",
+    site: Annotated[str, typer.Option(help="The hospital whose detector and exposure are simulated.")] = "north",
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same picture.")] = 0,
 ) -> None:
-    """Draw a contact sheet of what the simulator can show."""
+    """Draw a contact sheet of the simulator's findings."""
     from adapters.simulator.contact_sheet import contact_sheet
     from adapters.simulator.sites import SITES
 
@@ -78,13 +76,13 @@ def phantoms(
 @experiment.command("pretrain-demo")
 def pretrain_demo(
     out: Annotated[Path, typer.Option(help="Folder for weights and card.")],
-    films: Annotated[int, typer.Option(min=100, help="Films of each site that is trained on.")] = 4000,
-    epochs: Annotated[int, typer.Option(min=1, help="Times that every film is seen.")] = 14,
+    films: Annotated[int, typer.Option(min=100, help="Films of each training site.")] = 4000,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the films.")] = 14,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, device and threads: same weights.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    workers: Annotated[int, typer.Option(min=1, help="Processes that take films.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that render films.")] = 2,
 ) -> None:
-    """Make the demonstration encoder again, from nothing.
+    """Train the demonstration encoder from scratch.
 
     Phantom films, captions, contrastive training.
     """
@@ -103,10 +101,7 @@ def pretrain_demo(
 def _connect_archive(address: str) -> DicomArchive:
     from adapters.dicom.network.archive import ArchiveSettings, DicomArchive
 
-    found = AE_ADDRESS.match(address)
-    if not found:
-        raise typer.BadParameter("write AE@HOST:PORT, as ORTHANC@127.0.0.1:4242", param_hint="--send")
-    ae_title, host, port = found.groups()
-    archive = DicomArchive(ArchiveSettings(ae_title=ae_title, host=host, port=int(port)))
+    peer = parse_peer_address(address, option="--send")
+    archive = DicomArchive(ArchiveSettings(ae_title=peer.ae_title, host=peer.host, port=peer.port))
     archive.echo()
     return archive

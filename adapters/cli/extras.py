@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from pipeline.errors import FatalError
 
-MODULES = {"lab": ("markdown_it", "matplotlib", "pyarrow"), "scale": ("ray",)}
+MODULES = {"lab": ("markdown_it", "matplotlib", "pyarrow"), "scale": ("pandas", "pyarrow", "ray")}
 """Extra of pyproject.toml -> modules that it brings."""
 
 

@@ -1,4 +1,4 @@
-"""`radclipd experiment fewshot`: which films, which encoder, which methods; then the experiment itself."""
+"""`radclipd experiment fewshot`: choose films, encoder and methods; run the few-shot experiment."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from adapters.cli.extras import require_extra
 from adapters.cli.output import Format, write_rows
 from adapters.cli.progress import progress_bars
 from adapters.cli.settings import config_of, parts_of
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
     from models.ladder.method import Method
 
 FROZEN, ALL = "frozen", "all"
-"""Words for several methods: those on frozen features, and every one there is."""
+"""Names of groups: the methods on frozen features; all methods."""
 REFERENCE_METHOD = "zero-shot"
-"""Always among the methods: what every other one is measured against."""
+"""Method that is always measured: the others are compared with it."""
 
 
 class ExperimentData(StrEnum):
-    """Where films come from."""
+    """Sources of films."""
 
     PHANTOM = "phantom"
     NIH = "nih"
@@ -57,36 +58,33 @@ def fewshot(
     ctx: typer.Context,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of the results: new, or one to go on with. Default: fewshot-..., named by films, encoder and seed."
-        ),
+        typer.Option(help="Folder of the results, new or to be continued. Default: fewshot-..., named by films, encoder and seed."),
     ] = None,
-    data: Annotated[ExperimentData, typer.Option(help="Whose films.")] = ExperimentData.PHANTOM,
+    data: Annotated[ExperimentData, typer.Option(help="Source of the films.")] = ExperimentData.PHANTOM,
     folder: Annotated[Path | None, typer.Option(help="nih: the folder with the films and their label table.")] = None,
-    site: Annotated[str, typer.Option(help="phantom: the hospital; default: the one the demo model has not seen.")] = "",
+    site: Annotated[str, typer.Option(help="phantom: the hospital; default: one that the demo model was not trained on.")] = "",
     pool: Annotated[int, typer.Option(min=1, help="phantom: films to learn from.")] = 2500,
     test: Annotated[int, typer.Option(min=1, help="phantom: films to test on.")] = 1500,
     film_size: Annotated[int, typer.Option(min=32, help="phantom: edge of a film, pixels.")] = 256,
     methods: Annotated[str, typer.Option(help="Names joined by commas; frozen, all.")] = FROZEN,
     shots: Annotated[str, typer.Option(help="Positives of each finding, joined by commas.")] = "1,2,4,8,16",
-    draws: Annotated[int, typer.Option(min=1, help="How many supports.")] = 10,
+    draws: Annotated[int, typer.Option(min=1, help="Number of supports drawn.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same table.")] = 0,
     base: Annotated[
         str, typer.Option(help="Encoder: a base's folder or name, untrained. Default: the demo model; catalog: the serving one's.")
     ] = "",
     bootstrap: Annotated[int, typer.Option(min=10, help="Resamples of the test patients.")] = 1000,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    workers: Annotated[int, typer.Option(min=1, help="Films rendered or read at a time.")] = os.cpu_count() or 1,
+    workers: Annotated[int, typer.Option(min=1, help="Films rendered or read in parallel.")] = os.cpu_count() or 1,
     cache: Annotated[Path | None, typer.Option(help="Folder of the cached features.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Measure few-shot adaptation by every method.
 
-    Every shot count and draw, against the true zero-shot. What is there is kept.
+    Every shot count and draw, compared with zero-shot. Finished results in --out are reused.
     """
+    require_extra("lab")
     counts = parse_whole_numbers(shots)
-    if data is ExperimentData.NIH and folder is None:
-        raise typer.BadParameter("--data nih needs the folder of the films", param_hint="--folder")
     chosen = _parse_methods(methods)
     source = source_of(ctx, data, folder=folder, site=site, sizes=(pool, test, film_size), workers=workers)
     encoder = base_of(ctx, data, base)
@@ -112,7 +110,7 @@ def fewshot(
             outcome = run(source, encoder, options, watch)
     except KeyboardInterrupt as error:
         raise TransientError(
-            f"interrupted; what is finished is kept in {out}", hint="the same command goes on from there"
+            f"interrupted; finished results are kept in {out}", hint="the same command continues from there"
         ) from error
     if json:
         typer.echo(json_format.dumps(summary_json(outcome), allow_nan=False))
@@ -121,14 +119,14 @@ def fewshot(
 
 
 def _name_output_folder(source: CaseSource, encoder: ChosenBase, seed: int) -> Path:
-    """Return a folder of the working directory that no other experiment has."""
+    """Return the folder of this experiment, below the working directory."""
     from models.fingerprint import fingerprint
 
     return Path(f"fewshot-{source.kind}-{fingerprint([source.fingerprint, encoder.sha256, seed])[:8]}")
 
 
 def _parse_methods(words: str) -> list[Method]:
-    """Return the methods asked for, with the reference. Refused for an unknown name."""
+    """Return the named methods, with the reference. PermanentError for an unknown name."""
     from adapters.ml.error_translation import translate_model_errors
     from models.ladder import registry
 
@@ -149,13 +147,17 @@ def source_of(
     sizes: tuple[int, int, int] = (0, 0, 0),
     workers: int = 1,
 ) -> CaseSource:
-    """Return the films asked for. `sizes`: of the phantoms' pool and test set, and the edge of a film."""
+    """Return the films of the data set. `sizes`: of the phantoms' pool and test set, and the edge of a film, pixels.
+
+    typer.BadParameter for ChestX-ray14 without a folder.
+    """
     if data is ExperimentData.CATALOG:
         return _load_catalog_source(ctx)
     if data is ExperimentData.NIH:
+        if folder is None:
+            raise typer.BadParameter("--data nih needs the folder of the films", param_hint="--folder")
         from adapters.experiment.nih_source import nih_source
 
-        assert folder is not None
         return nih_source(folder)
     from adapters.experiment.phantom_source import PhantomSizes, phantom_source
     from adapters.simulator.sites import UNSEEN_SITE
@@ -174,7 +176,7 @@ def _load_catalog_source(ctx: typer.Context) -> CaseSource:
 
 
 def base_of(ctx: typer.Context, data: ExperimentData, wanted: str) -> ChosenBase:
-    """Return the encoder asked for: by name, the demo model, or, of a catalog, the serving version's."""
+    """Return the named encoder; by default the demo model, with a catalog the encoder of the serving version."""
     from adapters.experiment import bases
 
     if data is ExperimentData.CATALOG and not wanted:
@@ -195,7 +197,7 @@ def _load_serving_base(ctx: typer.Context) -> ChosenBase:
 
 
 def command_of(ctx: typer.Context) -> str:
-    """Return the command line with the options that were given, but for the form of the output."""
+    """Return the command line with its explicit options, without the output format."""
     words = ["radclipd", "experiment", str(ctx.info_name)]
     for parameter in ctx.command.params:
         source = ctx.get_parameter_source(parameter.name or "")
@@ -206,7 +208,7 @@ def command_of(ctx: typer.Context) -> str:
 
 
 def _print_outcome(outcome: FewshotOutcome, out: Path) -> None:
-    """Print the table of means, and where the rest is."""
+    """Print the table of means and the path of the report."""
     from adapters.experiment.fewshot_report import HTML_FILE
     from adapters.experiment.result_tables import MEAN
 

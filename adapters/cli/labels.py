@@ -1,4 +1,4 @@
-"""`radclipd labels`: what readers say, in and out, and where they disagree."""
+"""`radclipd labels`: readers' labels in and out, and their conflicts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from pipeline.domain import Document
     from pipeline.labels import ImportResult
 
-ReaderOption = Annotated[str, typer.Option(help="Whose word it is.")]
-SourceOption = Annotated[str, typer.Option(help="How it came in.")]
+ReaderOption = Annotated[str, typer.Option(help="The reader who made the statement.")]
+SourceOption = Annotated[str, typer.Option(help="The source of the label.")]
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID, or accession number.")]
-DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Look at everything and write nothing.")]
+DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Check the table, and write nothing.")]
 
-labels = typer.Typer(help="What readers say of findings.", no_args_is_help=True)
+labels = typer.Typer(help="Readers' labels: add, import, list, export, revoke.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -36,20 +36,23 @@ def register(app: typer.Typer) -> None:
 def add(
     ctx: typer.Context,
     study: StudyArgument,
-    findings: Annotated[list[str], typer.Argument(help='Mass (which is present), Edema=absent, Nodule=uncertain, "No Finding".')],
+    findings: Annotated[list[str], typer.Argument(help='Mass (present), Edema=absent, Nodule=uncertain, "No Finding".')],
     reader: ReaderOption,
-    at: Annotated[datetime | None, typer.Option(help="When it was said, local time; default: now.")] = None,
-    selection_reason: Annotated[str, typer.Option(help="Why the worklist asked for it.")] = "",
-    selection_probability: Annotated[float | None, typer.Option(help="With which the worklist chose the study.")] = None,
+    at: Annotated[datetime | None, typer.Option(help="Time of the statement, local; default: now.")] = None,
+    selection_reason: Annotated[str, typer.Option(help="Why the worklist chose the study.")] = "",
+    selection_probability: Annotated[float | None, typer.Option(help="Probability of that choice.")] = None,
     source: SourceOption = "cli",
 ) -> None:
-    """Add what one reader says of one study. A later word of the same reader takes the place of the earlier one."""
+    """Add labels of one reader to one study.
+
+    A later label of the same reader replaces the earlier one.
+    """
     from pipeline.domain import ReaderStatement
     from pipeline.finding_names import parse_findings
     from pipeline.labels import import_readings
 
     try:
-        said = parse_findings(findings)
+        states = parse_findings(findings)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     with parts_of(ctx) as parts:
@@ -58,7 +61,7 @@ def add(
         reading = ReaderStatement(
             study_instance_uid=study if is_uid else "",
             accession_number="" if is_uid else study,
-            findings=said,
+            findings=states,
             reader=reader.strip(),
             source=source.strip(),
             stated_at=at.astimezone() if at else None,
@@ -76,20 +79,20 @@ def add(
 @labels.command("import")
 def import_(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(help="CSV: our own template, ChestX-ray14's or CheXpert's style; - for standard input.")],
-    reader: Annotated[str, typer.Option(help="Whose word it is, where the table has no reader column.")] = "",
+    file: Annotated[Path, typer.Argument(help="CSV: our template, or in ChestX-ray14's or CheXpert's style; - is standard input.")],
+    reader: Annotated[str, typer.Option(help="The reader, if the table has no reader column.")] = "",
     source: SourceOption = "csv",
     unlisted_absent: Annotated[
-        bool, typer.Option("--unlisted-absent", help="In a list like Effusion|Mass, what is not listed is absent, not unknown.")
+        bool, typer.Option("--unlisted-absent", help="In a list like Effusion|Mass, unlisted findings are absent, not unknown.")
     ] = False,
     dry_run: DryRunFlag = False,
     table: TableFlag = False,
     csv: CsvFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Import a table: all of it or nothing.
+    """Import a table of labels: all of it or nothing.
 
-    Where anything is wrong, every fault is printed with its row.
+    Faults are printed, each with its row.
     """
     form = choose_format(table=table, csv=csv, json=json)
     from adapters.label_csv.importer import ImportDefaults, import_table
@@ -116,28 +119,31 @@ def list_(
     study: Annotated[str, typer.Option(help="Only this study: its UID or accession number.")] = "",
     reader: Annotated[str, typer.Option(help="Only this reader.")] = "",
     finding: Annotated[str, typer.Option(help="Only this finding.")] = "",
-    every: Annotated[
-        bool, typer.Option("--all", help="Also what was revoked, or followed by the same reader's later word.")
-    ] = False,
+    every: Annotated[bool, typer.Option("--all", help="Also revoked and replaced labels.")] = False,
     limit: LimitOption = 50,
     table: TableFlag = False,
     csv: CsvFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """List the newest statements that stand."""
+    """List the newest labels in force."""
     query.query(ctx, _build_list_query(study, reader, finding, every, limit), table=table, csv=csv, json=json)
 
 
 @labels.command()
 def conflicts(ctx: typer.Context, table: TableFlag = False, csv: CsvFlag = False, json: JsonFlag = False) -> None:
-    """List what readers disagree on, and what holds by labels.policy."""
+    """List findings on which readers disagree, with the consensus.
+
+    The consensus follows labels.policy.
+    """
     form = choose_format(table=table, csv=csv, json=json)
     from adapters.app.policies import label_policy
     from pipeline.consensus import resolve_consensus
 
     with parts_of(ctx) as parts, parts.catalog.read() as tx:
-        disputed = resolve_consensus(tx.labels.of_studies(tx.labels.multi_reader_studies()), label_policy(parts.config)).conflicts
-        numbers = tx.studies.accession_numbers({one.study_instance_uid for one in disputed})
+        conflicting = resolve_consensus(
+            tx.labels.of_studies(tx.labels.multi_reader_studies()), label_policy(parts.config)
+        ).conflicts
+        numbers = tx.studies.accession_numbers({one.study_instance_uid for one in conflicting})
     rows = [
         (
             one.study_instance_uid,
@@ -147,26 +153,26 @@ def conflicts(ctx: typer.Context, table: TableFlag = False, csv: CsvFlag = False
             parts.config.labels.policy,
             _format_votes(one.votes),
         )
-        for one in disputed
+        for one in conflicting
     ]
     write_rows(("study_instance_uid", "accession_number", "finding", "holds", "policy", "votes"), rows, form)
 
 
 @labels.command()
 def export(ctx: typer.Context) -> None:
-    """Print all statements that stand, as CSV for `import`."""
+    """Print all labels in force, as CSV for `labels import`."""
     from adapters.label_csv.exporter import EXPORT_COLUMNS, exported_rows
     from pipeline.consensus import labels_in_force
 
     with parts_of(ctx) as parts, parts.catalog.read() as tx:
-        stand = labels_in_force(tx.labels.all())
-        numbers = tx.studies.accession_numbers({label.study_instance_uid for label in stand})
-    write_rows(EXPORT_COLUMNS, exported_rows(stand, numbers), Format.CSV)
+        in_force = labels_in_force(tx.labels.all())
+        numbers = tx.studies.accession_numbers({label.study_instance_uid for label in in_force})
+    write_rows(EXPORT_COLUMNS, exported_rows(in_force, numbers), Format.CSV)
 
 
 @labels.command()
 def template(ctx: typer.Context, studies: Annotated[list[str] | None, typer.Argument(help="Study Instance UIDs.")] = None) -> None:
-    """Print a table to fill in, a row for each study named."""
+    """Print a table to fill in, with a row for each study."""
     from adapters.label_csv.exporter import TEMPLATE_COLUMNS, empty_rows
 
     numbers: dict[str, str] = {}
@@ -182,14 +188,14 @@ def template(ctx: typer.Context, studies: Annotated[list[str] | None, typer.Argu
 @labels.command()
 def revoke(
     ctx: typer.Context,
-    ids: Annotated[list[int], typer.Argument(help="Numbers, as `labels list` shows them.")],
+    ids: Annotated[list[int], typer.Argument(help="Label numbers, as in `labels list`.")],
     reader: ReaderOption,
 ) -> None:
-    """Withdraw statements. They stay on record; what they said holds no more."""
+    """Withdraw labels. They stay on record, and count no more."""
     from pipeline.labels import withdraw
 
     if not reader.strip():
-        raise typer.BadParameter("name who withdraws", param_hint="--reader")
+        raise typer.BadParameter("name the reader who withdraws", param_hint="--reader")
     with parts_of(ctx) as parts:
         count = withdraw(ids, reader=reader.strip(), source="cli", catalog=parts.catalog)
     typer.echo(f"{count} statements withdrawn")
@@ -203,14 +209,14 @@ def explain(
     csv: CsvFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Show what labels an SR or KOS gives, or why none.
+    """Show the labels of an SR or KOS, or why it has none.
 
-    By [labels]. Nothing is written.
+    By the rules of [labels]. Nothing is written.
     """
     form = choose_format(table=table, csv=csv, json=json)
     read = _read_document(ctx, document)
     if read.reason:
-        raise PermanentError(f"no label in this document: {read.reason}", hint="what counts stands in the operations guide, Labels")
+        raise PermanentError(f"no label in this document: {read.reason}", hint="the documents that count: deploy/docs/labelling.md")
     rows = [
         (r.study_instance_uid, f, s.value, r.reader, r.source, r.stated_at) for r in read.readings for f, s in r.findings.items()
     ]
@@ -219,9 +225,9 @@ def explain(
 
 @labels.command()
 def reread(ctx: typer.Context) -> None:
-    """Have every SR and KOS in the catalog read again.
+    """Read every SR and KOS in the catalog again.
 
-    After a change of [labels]. What they have said is not said twice.
+    For use after a change of [labels]. Known labels are not added twice.
     """
     from pipeline.labels import enqueue_documents as enqueue
 

@@ -1,18 +1,16 @@
-"""`radclipd learn`: from the labels to a candidate version, measured, and to the serving one where it has earned it."""
+"""`radclipd learn`: train a candidate version from the labels, measure it, and promote it if the gate passes it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
 from adapters.cli import output, progress
 from adapters.cli.settings import parts_of
 
-if TYPE_CHECKING:
-    from pipeline.domain import ModelVersion
-
-COLUMNS = (
+MEASURE_COLUMNS = (
     "finding",
     "sample",
     "positives",
@@ -37,12 +35,15 @@ def register(app: typer.Typer) -> None:
 
 def learn(
     ctx: typer.Context,
-    again: Annotated[bool, typer.Option("--again", help="Even where these labels have been learnt already.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Even if a version was learnt from these labels.")] = False,
     table: output.TableFlag = False,
     csv: output.CsvFlag = False,
     json: output.JsonFlag = False,
 ) -> None:
-    """Learn from the labels now, and say what became of it. The measures of each finding are of patients not seen in learning."""
+    """Train a candidate from the labels now, and measure it.
+
+    The measures of each finding are of patients that were held out.
+    """
     form = output.choose_format(table=table, csv=csv, json=json)
     from adapters.app.workers import learn_now
 
@@ -52,21 +53,21 @@ def learn(
             learnt = learn_now(parts, watch=watch, again=again)
     made = f" (version {learnt.version.number})" if learnt.version else ""
     typer.echo(f"{learnt.result.value}{made}: {learnt.reason}", err=True)
-    output.write_rows(COLUMNS, measures_of(learnt.version) if learnt.version else [], form)
+    output.write_rows(MEASURE_COLUMNS, measures_of(learnt.version.card) if learnt.version else [], form)
 
 
-def measures_of(version: ModelVersion) -> list[tuple[Any, ...]]:
-    """Return a row of COLUMNS for each finding that the version has learnt, then for each that the monitoring sample has labels of.
+def measures_of(card: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """Return a row of MEASURE_COLUMNS for each learnt finding, then for each finding with labels in the monitoring sample.
 
-    `sample`: "labels", of patients held out in learning, or "monitoring". None for a version that has learnt nothing.
+    `sample`: "labels", of patients held out in learning, or "monitoring". No rows for a zero-shot version.
     """
-    learning = version.card.get("learning", {})
+    learning = card.get("learning", {})
     samples: dict[str, dict[str, dict[str, Any]]] = {
         "labels": learning.get("measures", {}),
         "monitoring": learning.get("monitoring", {}).get("measures", {}),
     }
     return [
-        (finding, sample, *(found.get(column) for column in COLUMNS[2:]))
+        (finding, sample, *(found.get(column) for column in MEASURE_COLUMNS[2:]))
         for sample, measures in samples.items()
         for finding, found in measures.items()
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -45,6 +45,14 @@ def write_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: Form
         _write_table(columns, rows)
 
 
+def write_facts(facts: Mapping[str, Any]) -> None:
+    """Print a line for each name and value, names in one column; empty values are left out."""
+    width = max(map(len, facts), default=0)
+    for name, value in facts.items():
+        if value not in (None, ""):
+            typer.echo(f"{name:{width}}  {format_cell(value)}")
+
+
 def _write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     from rich import box
     from rich.console import Console
@@ -54,13 +62,13 @@ def _write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*map(_format_cell, row))
+        table.add_row(*map(format_cell, row))
     width = None if sys.stdout.isatty() else 200
-    Console(width=width, highlight=False, markup=False, emoji=False).print(table)  # "[listener]" is a word, not a colour
+    Console(width=width, highlight=False, markup=False, emoji=False).print(table)  # "[listener]" is text, not a style
 
 
-def _format_cell(value: Any) -> str:
-    """A value as one line of plain characters: what came over the network does not get to speak to the terminal."""
+def format_cell(value: Any) -> str:
+    """Return a value as one line of printable characters: text from the network must not control the terminal."""
     if value is None:
         return ""
     text = f"{value:.4f}" if isinstance(value, float) else str(value)

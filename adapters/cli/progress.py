@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Hears what is under way, how much of it is done, and how much there is."""
+"""Takes the name of a task, the number of steps done, and their total."""
 
 
 @contextmanager
 def progress_bars() -> Iterator[ProgressCallback]:
-    """Give a function that draws a bar for each thing it hears of."""
+    """Yield a function that draws one bar for each task."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -19,9 +19,9 @@ def progress_bars() -> Iterator[ProgressCallback]:
     known: dict[str, TaskID] = {}
     with Progress(*columns, console=Console(stderr=True)) as progress:
 
-        def watch(what: str, done: int, total: int) -> None:
-            if what not in known:
-                known[what] = progress.add_task(what, total=total)
-            progress.update(known[what], completed=done, total=total)
+        def watch(task: str, done: int, total: int) -> None:
+            if task not in known:
+                known[task] = progress.add_task(task, total=total)
+            progress.update(known[task], completed=done, total=total)
 
         yield watch

@@ -1,4 +1,4 @@
-"""`radclipd query`, and the listings that are queries with a name: studies, reports, jobs."""
+"""`radclipd query` and `radclipd studies`; other listings run their SQL through `query`."""
 
 from __future__ import annotations
 
@@ -17,55 +17,32 @@ LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, help="Newest r
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (query, studies, jobs):
+    for verb in (query, studies):
         app.command()(verb)
 
 
 def query(
     ctx: typer.Context,
-    sql: Annotated[str, typer.Argument(help='One reading statement, e.g. "select * from v_studies".')],
+    sql: Annotated[str, typer.Argument(help='One reading statement, as "select * from v_studies".')],
     table: TableFlag = False,
     csv: CsvFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Ask the results database. The connection itself refuses to write."""
+    """Query the results database. The connection is read-only."""
     _print_query(config_of(ctx), sql, table=table, csv=csv, json=json)
 
 
 def studies(
     ctx: typer.Context, limit: LimitOption = 50, table: TableFlag = False, csv: CsvFlag = False, json: JsonFlag = False
 ) -> None:
-    """List the studies that arrived last, and their states.
+    """List the newest studies with their state.
 
-    Of those that were ignored, the reason.
+    For ignored studies, with the reason.
     """
     sql = (
         "SELECT study_instance_uid, accession_number, study_date, state, reason, instance_count, revision, last_received_at"
         f" FROM v_studies ORDER BY last_received_at DESC LIMIT {limit}"
     )
-    _print_query(config_of(ctx), sql, table=table, csv=csv, json=json)
-
-
-def jobs(
-    ctx: typer.Context,
-    state: Annotated[str, typer.Option(help="waiting, running, done or quarantined; default: all but done.")] = "",
-    limit: LimitOption = 50,
-    table: TableFlag = False,
-    csv: CsvFlag = False,
-    json: JsonFlag = False,
-) -> None:
-    """List jobs: what waits, what runs, what was set aside and why."""
-    from pipeline.domain import JobState
-
-    if state and state not in list(JobState):
-        raise typer.BadParameter(f"one of {', '.join(JobState)}", param_hint="--state")
-    states = [state] if state else [one.value for one in JobState if one is not JobState.DONE]
-    each = (  # each state by its own index: the many that are done are not looked at
-        "SELECT * FROM (SELECT id, kind, subject, state, attempts, run_at, worker, lease_until, error"
-        f" FROM v_jobs WHERE state = '{one}' ORDER BY id DESC LIMIT {limit}) AS {one}"
-        for one in states
-    )
-    sql = f"{' UNION ALL '.join(each)} ORDER BY id DESC LIMIT {limit}"
     _print_query(config_of(ctx), sql, table=table, csv=csv, json=json)
 
 

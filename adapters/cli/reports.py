@@ -1,4 +1,4 @@
-"""`radclipd reports`, `reports show` and `resend`."""
+"""`radclipd reports list | show | resend`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from adapters.cli.query import LimitOption
 from adapters.cli.settings import parts_of
 from pipeline.errors import PermanentError
 
-reports = typer.Typer(help="The structured reports.", no_args_is_help=True)
+reports = typer.Typer(help="Structured reports: list, show, resend.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs."""
+    """Add the group."""
     app.add_typer(reports, name="reports")
-    app.command()(resend)
 
 
 @reports.command("list")
@@ -38,7 +37,7 @@ def list_(
 
 @reports.command()
 def show(ctx: typer.Context, sop_instance_uid: Annotated[str, typer.Argument(help="SOP Instance UID of the report.")]) -> None:
-    """Print one report readably, from the file that was sent."""
+    """Print one report as text, from the file that was sent."""
     from adapters.dicom.sr.text import lines_of_file
 
     with parts_of(ctx) as parts:
@@ -51,8 +50,9 @@ def show(ctx: typer.Context, sop_instance_uid: Annotated[str, typer.Argument(hel
         typer.echo(line)
 
 
+@reports.command()
 def resend(ctx: typer.Context, studies: Annotated[list[str], typer.Argument(help="Study Instance UIDs.")]) -> None:
-    """Send the newest report of these studies again."""
+    """Send the newest report of each study again."""
     from pipeline import report
 
     with parts_of(ctx) as parts:

@@ -1,4 +1,4 @@
-"""`radclipd run` is the whole daemon; `listen`, `dispatch` and `work` are its roles, also for one systemd unit each."""
+"""`radclipd run` is the whole daemon; `listen`, `dispatch` and `work` are its roles, for one systemd unit each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from adapters.cli.settings import config_of, config_path_of
 
 
 class WorkKind(StrEnum):
-    """What a worker does."""
+    """Kinds of workers."""
 
     SCORE = "score"
     REPORT = "report"
@@ -44,15 +44,21 @@ def listen(ctx: typer.Context) -> None:
 
 
 def dispatch(ctx: typer.Context) -> None:
-    """Settle studies and keep house: the dispatcher alone. One per catalog is enough; two do no harm."""
+    """Settle studies and schedule learning: the dispatcher alone.
+
+    It also maintains the catalog. One for each catalog is enough; a second one does no harm.
+    """
     config = config_of(ctx, role="dispatch")
     from adapters.app import dispatch
 
     dispatch.dispatch(config)
 
 
-def work(ctx: typer.Context, kinds: Annotated[list[WorkKind], typer.Argument(metavar="KIND...", help="What it does.")]) -> None:
-    """Work off jobs: score, report, learn, or several. As many workers on as many hosts as you like, with PostgreSQL."""
+def work(ctx: typer.Context, kinds: Annotated[list[WorkKind], typer.Argument(metavar="KIND...", help="Kinds of jobs.")]) -> None:
+    """Process jobs: score, report, learn, or several of them.
+
+    PostgreSQL serves any number of workers on any number of hosts.
+    """
     wanted = [kind.value for kind in WorkKind if kind in kinds]
     config = config_of(ctx, role=f"work-{'+'.join(wanted)}")
     from adapters.app import work

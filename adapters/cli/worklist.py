@@ -1,4 +1,4 @@
-"""`radclipd worklist`: what to label next, and why."""
+"""`radclipd worklist`, alias `label-next`: the studies to label next, and the reason of each choice."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ COLUMNS = (
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb."""
+    """Add the verb and its alias."""
     app.command()(worklist)
+    app.command("label-next", short_help="The same as worklist.")(worklist)
 
 
 def worklist(
     ctx: typer.Context,
-    n: Annotated[int, typer.Option("--n", "-n", min=1, max=10_000, help="How many studies.")] = 20,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, max=10_000, help="Number of studies.")] = 20,
     still_open: Annotated[
-        bool, typer.Option("--open", help="Ask for nothing; list what was asked for and has no label yet.")
+        bool, typer.Option("--open", help="Choose nothing; list the open requests: chosen, and no label yet.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Choose, and do not keep that it was asked for.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Choose, and record no request.")] = False,
     csv: Annotated[
         Path | None,
         typer.Option("--csv", metavar="FILE", help="Write a table to fill in, for labels import; - is standard output."),
@@ -48,10 +49,10 @@ def worklist(
     table: TableFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Choose what to label next, and keep why.
+    """Choose the studies to label next, and record the reason.
 
-    One study a patient, by the shares of [worklist]. A label of such a study, however it comes in, carries the reason and the
-    probability by itself.
+    This is the labelling worklist, not the DICOM Modality Worklist (PS3.4 Annex K). One study per patient, by the shares of
+    [worklist]. A later label of such a study carries the reason and the selection probability, whatever its source.
     """
     if table + json + (str(csv) == "-") > 1:
         raise typer.BadParameter("choose one of --table, --csv - and --json")
@@ -88,7 +89,7 @@ def _make_row(one: WorklistEntry) -> Sequence[Any]:
 
 
 def _write_csv(file: Path, asked: Iterable[WorklistEntry]) -> None:
-    """The columns of `labels template`. Which finding a study was chosen for is left out: a reader is not to know it."""
+    """Write the columns of `labels template`. They omit the finding a study was chosen for: it would bias the reader."""
     from adapters.label_csv.exporter import TEMPLATE_COLUMNS, request_rows
 
     rows = request_rows((one.request, one.accession_number) for one in asked)
@@ -101,5 +102,5 @@ def _write_csv(file: Path, asked: Iterable[WorklistEntry]) -> None:
             writer.writerow(TEMPLATE_COLUMNS)
             writer.writerows(rows)
     except OSError as error:
-        remedy = "radclipd worklist --open --csv FILE writes what was asked for again"
+        remedy = "radclipd worklist --open --csv FILE writes the open requests again"
         raise PermanentError(f"{file}: {error.strerror}", hint=remedy) from error

@@ -70,9 +70,8 @@ def score_archive(
 ) -> int:
     """Score whatever the serving version has not scored, and keep what enters the last blocks; return the jobs worked off.
 
-    ConfigurationError where Ray, or a machine of the cluster, cannot serve; TransientError where the cluster is lost. Started
-    again, it
-    goes on from what the catalog holds.
+    ConfigurationError where a machine of the cluster cannot serve, TransientError for a lost cluster, ImportError without the extra
+    `scale`. A new run continues from the state in the catalog.
     """
     with _connect_cluster(settings) as ray:
         _require_shared_catalog(ray, config)
@@ -137,11 +136,9 @@ def _connect_cluster(settings: ClusterSettings) -> Iterator[Any]:
     """Connect to the cluster, or start one of our own that only this host can reach, without a dashboard."""
     _require_reachable(settings.address)
     os.environ.update(TELEMETRY_OFF if settings.address else TELEMETRY_OFF | SINGLE_HOST_ENVIRONMENT)
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ConfigurationError("Ray is not installed", hint="pip install 'radclipd[scale]'") from error
+    import ray
+    import ray.data
+
     quiet: dict[str, Any] = {"logging_level": "WARNING", "log_to_driver": False}
     try:
         if settings.address:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import rc_context
-from matplotlib.axes import Axes
 from rich import box
 from rich.table import Table
 
@@ -22,6 +21,9 @@ from adapters.simulator.truth import GroundTruth
 from models.evaluation.cases import ABSENT, PRESENT
 from models.evaluation.statistics import PatientBootstrap, auc, macro_average, percentile_interval
 from pipeline.domain import FINDINGS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Floats = npt.NDArray[np.float64]
 StudyScores = Mapping[str, Floats]
@@ -177,6 +179,8 @@ def draw_plot(evaluation: DemoEvaluation, path: Path, *, films: str) -> Path:
 
     Where a model has gained on another, what it gained stands beside it.
     """
+    from matplotlib import rc_context
+
     with rc_context(plot_style.MATPLOTLIB_RC):
         made = plot_style.new_figure(9.6 if evaluation.gain else 7.4, 5.6)
         if evaluation.gain:

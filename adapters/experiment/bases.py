@@ -48,7 +48,7 @@ def choose_base(wanted: str, *, store: Path | None) -> ChosenBase:
     if kept is None or not (kept / CARD).is_file():
         raise NoWeights(
             f"no base {wanted!r}: neither a folder with a card nor a name in the model store",
-            hint="radclipd model list shows the names; radclipd model fetch or import adds one",
+            hint="radclipd versions list shows the names; radclipd model fetch or import adds one",
         )
     return _read_base(kept.name, kept)
 

@@ -1,18 +1,20 @@
-"""How the plots look: one page width, few inks, labels at the lines' ends in place of a legend."""
+"""How the plots look: one page width, few inks, labels at the lines' ends in place of a legend.
+
+matplotlib, of the extra `lab`, is imported only to draw: the demo's modules can be imported without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from models.experiment.summary import PRODUCT
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 INK, FAINT = "#222222", "#8a8a8a"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#5c6b00")
@@ -80,11 +82,16 @@ def curve_styles(methods: Sequence[str]) -> dict[str, CurveStyle]:
 
 def legend_handle(style: CurveStyle) -> Line2D:
     """Return what stands for a line in a legend."""
+    from matplotlib.lines import Line2D
+
     return Line2D([], [], color=style.colour, linestyle=style.dash, linewidth=style.width)
 
 
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure, inches, with a canvas of its own: no global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     made = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(made)
     return made
@@ -92,6 +99,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save_figure(made: Figure, path: Path, *, notice: str) -> Path:
     """Write a PNG; what the encoder is marked with stands at its foot."""
+    from matplotlib import rc_context
+
     if notice:
         made.supxlabel(notice, fontsize=8, color=COLOURS[1], x=0.01, ha="left")
     path.parent.mkdir(parents=True, exist_ok=True)

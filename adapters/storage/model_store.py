@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from adapters.model_files import CARD, HEAD, WEIGHTS, base_folder, bases_folder, version_folder
-from pipeline.domain import ModelVersion
 from pipeline.errors import NoWeights, OutOfResources, PermanentError, TransientError, WeightsCorrupt
 
 _BASE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -69,9 +68,9 @@ class ModelStore:
         folder = self.base_folder(name)
         return StoredBase(name, folder, _read_card(folder))
 
-    def has_version(self, version: ModelVersion) -> bool:
-        """Return whether the version's files exist; loading verifies their content."""
-        return (self.base_folder(version.base) / WEIGHTS).is_file() and (self.version_folder(version.number) / HEAD).is_file()
+    def has_version(self, number: int, *, base: str) -> bool:
+        """Return whether the files of a version and of its base exist. Only loading the version verifies their content."""
+        return (self.base_folder(base) / WEIGHTS).is_file() and (self.version_folder(number) / HEAD).is_file()
 
     @contextmanager
     def stage(self) -> Iterator[Path]:

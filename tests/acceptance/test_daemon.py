@@ -90,9 +90,9 @@ def test_bad_films_end_in_quarantine_and_the_next_goes_through(place: Installati
     assert "truncated" in errors
     assert "is no radiograph" in errors
     assert [r["reason"] for r in place.rows("select reason from v_studies where state = 'ignored'")] == ["no pixel data (1)"]
-    listed = place.run("quarantine", "list").stdout
+    listed = place.run("jobs", "list", "--state", "quarantined").stdout
     assert "quarantined" in listed
-    assert "2 jobs wait again" in place.run("quarantine", "retry", "--all").stdout
+    assert "2 jobs wait again" in place.run("jobs", "retry", "--all").stdout
 
 
 def test_reports_wait_for_an_archive_that_is_away(place: Installation) -> None:
@@ -170,7 +170,7 @@ def test_check_tries_everything_and_says_what_is_wrong(place: Installation) -> N
     with place.archive():
         told = place.run("check")
         said = [line.removeprefix("ok").strip() for line in told.stdout.splitlines()]
-        parts = ["configuration", "image store", "disk", "catalog", "archive", "model", "prefix store", "metrics", "device"]
+        parts = ["configuration", "image store", "disk", "catalog", "archive", "model", "activation cache", "metrics", "device"]
         assert [part for part, line in zip(parts, said, strict=True) if line.startswith(part)] == parts
     told = place.run("check", check=False)
     assert told.returncode == 1
@@ -237,5 +237,5 @@ def alive(pid: int) -> bool:
 
 
 def test_listings_speak_json(place: Installation) -> None:
-    assert json.loads(place.run("jobs", "--json").stdout) == []
+    assert json.loads(place.run("jobs", "list", "--json").stdout) == []
     assert place.run("studies", "--csv").stdout.startswith("study_instance_uid,")

@@ -98,8 +98,8 @@ def test_learning_is_told_to_stop_killed_and_comes_to_its_end(place: Installatio
     wait_for(lambda: last.poll() is not None or learning(place)[0] == "done", PATIENCE, place.told)
     assert ask(place, "SELECT version, attempts FROM v_learning") == [(2, 2)], place.told()  # the kill counts, the stop does not
     assert ended(last) == 0
-    assert "last round of learning" in place.run("versions").stderr
-    assert place.run("versions", "2", "--json").stdout
+    assert "last round of learning" in place.run("versions", "list").stderr
+    assert place.run("versions", "show", "2", "--json").stdout
 
 
 def test_one_process_scores_between_two_steps_of_learning(place: Installation, workers: Workers) -> None:

@@ -32,15 +32,15 @@ PATIENCE_SECONDS = 5.0
 RADCLIPD = get_command(app)
 LISTINGS: Mapping[str, tuple[str, ...]] = {
     "studies": ("studies",),
-    "jobs": ("jobs",),
-    "jobs done": ("jobs", "--state", "done"),
+    "jobs list": ("jobs", "list"),
+    "jobs list --state done": ("jobs", "list", "--state", "done"),
     "reports list": ("reports", "list"),
-    "quarantine list": ("quarantine", "list"),
+    "jobs list --state quarantined": ("jobs", "list", "--state", "quarantined"),
     "labels list": ("labels", "list"),
     "labels list --reader": ("labels", "list", "--reader", "alice"),
     "labels list --study": ("labels", "list", "--study", "{labelled}"),
     "labels conflicts": ("labels", "conflicts"),
-    "versions": ("versions",),
+    "versions list": ("versions", "list"),
     "worklist --open": ("worklist", "--open"),
 }
 TYPICAL: Mapping[str, str] = {

@@ -33,7 +33,7 @@ LATER_DAYS = 7.0
 
 
 def upkeep(url: str, archive: LargeArchive) -> dict[str, Any]:
-    """Return the seconds of `radclipd db tidy`, and of giving place back, and the size in bytes."""
+    """Return the seconds of `radclipd db maintain`, and of giving place back, and the size in bytes."""
     catalog = SqlCatalog(url)
     begun = time.perf_counter()
     forgotten = housekeeping.purge_done_jobs(catalog=catalog, keep_days=30.0 - LATER_DAYS)

@@ -121,7 +121,8 @@ def test_a_study_whose_report_was_refused_is_scored_again_like_any_other(catalog
 
 
 def status_lines(url: str) -> list[str]:
-    return list(activity.activity_lines(url))
+    with query.open_session(url) as ask:
+        return list(activity.activity_lines(ask))
 
 
 def test_v_learning_shows_the_progress_and_the_result_of_a_round(sql_catalog: SqlCatalog, catalog_url: str) -> None:

@@ -21,8 +21,8 @@ from pipeline.domain import FINDINGS, LabelState, Request, StudyState, VersionSt
 from pipeline.errors import NoWeights, TransientError
 from pipeline.ports.services import Catalog
 from tests.builders.catalog_rows import add_instance, chest_header, import_statement, worklist_request
+from tests.builders.command import Radclipd, radclipd_on
 from tests.builders.fakes.versions import a_version
-from tests.cli.contract.test_verbs import Radclipd, radclipd_on
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 STUDIES = 12

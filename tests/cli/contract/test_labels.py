@@ -1,4 +1,4 @@
-"""`radclipd labels`, as it is typed, in real processes; what asks the database most, on both databases."""
+"""`radclipd labels` in real processes; the heaviest queries on both databases."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from adapters.catalog.catalog import SqlCatalog
 from adapters.label_csv.exporter import EXPORT_COLUMNS, TEMPLATE_COLUMNS
 from tests.builders import documents as sr
 from tests.builders.catalog_rows import add_instance, chest_header
+from tests.builders.command import Radclipd, radclipd_on
 from tests.builders.dicom_files import file_of
-from tests.cli.contract.test_verbs import Radclipd, radclipd_on
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def on(url: str) -> Radclipd:
     return radclipd_on(url)
 
 
-def test_a_day_of_two_readers(catalog_url: str, tmp_path: Path) -> None:
+def test_two_readers_add_compare_export_and_revoke(catalog_url: str, tmp_path: Path) -> None:
     radclipd = on(catalog_url)
-    added = radclipd("labels", "add", "1.1", "Mass", "edema=absent", "--reader", "alice", "--asked-because", "random")
+    added = radclipd("labels", "add", "1.1", "Mass", "edema=absent", "--reader", "alice", "--selection-reason", "random")
     assert added.stdout == "2 statements on 1 studies added, 0 known already\n", added.stderr
     assert "14 statements" in radclipd("labels", "add", "A1", "No Finding", "--reader", "bob").stdout
     (conflict,) = json.loads(radclipd("labels", "conflicts", "--json").stdout)
@@ -53,7 +53,7 @@ def test_a_day_of_two_readers(catalog_url: str, tmp_path: Path) -> None:
     assert "revoked" in radclipd("labels", "list", "--all").stdout
 
 
-def test_a_bad_table_is_refused_row_by_row_and_nothing_is_taken(radclipd: Radclipd, tmp_path: Path) -> None:
+def test_a_faulty_table_is_refused_row_by_row_as_a_whole(radclipd: Radclipd, tmp_path: Path) -> None:
     path = tmp_path / "bad.csv"
     path.write_text("study_instance_uid,accession_number,Mass\n1.1,,1\n,A2,1\n9.9,,perhaps\n")
     done = radclipd("labels", "import", str(path), "--reader", "alice", "--json")
@@ -71,14 +71,14 @@ def test_a_bad_table_is_refused_row_by_row_and_nothing_is_taken(radclipd: Radcli
     assert json.loads(radclipd("labels", "list", "--json").stdout) == []
 
 
-def test_a_template_to_fill_in(radclipd: Radclipd) -> None:
+def test_the_template_has_a_row_for_each_study(radclipd: Radclipd) -> None:
     header, row = csv.reader(io.StringIO(radclipd("labels", "template", "1.2").stdout))
     assert (tuple(header), row[:3]) == (TEMPLATE_COLUMNS, ["1.2", "A2", ""])
     assert radclipd("labels", "template").stdout == ",".join(TEMPLATE_COLUMNS) + "\n"
     assert radclipd("labels", "template", "9.9").returncode == 1
 
 
-def test_slips_are_one_line_and_a_hint(radclipd: Radclipd, tmp_path: Path) -> None:
+def test_wrong_input_is_one_line_and_a_hint(radclipd: Radclipd, tmp_path: Path) -> None:
     unknown = radclipd("labels", "add", "9.9", "Mass", "--reader", "alice")
     assert (unknown.returncode, unknown.stderr.splitlines()[1][:5]) == (1, "hint:")
     typo = radclipd("labels", "add", "1.1", "Pnuemonia", "--reader", "alice")
@@ -89,7 +89,7 @@ def test_slips_are_one_line_and_a_hint(radclipd: Radclipd, tmp_path: Path) -> No
     assert (missing.returncode, "No such file" in missing.stderr) == (1, True)
 
 
-def test_why_a_document_is_no_label(radclipd: Radclipd, tmp_path: Path) -> None:
+def test_explain_says_why_a_document_gives_no_label(radclipd: Radclipd, tmp_path: Path) -> None:
     path = tmp_path / "sr.dcm"
     path.write_bytes(file_of(sr.report(*sr.device(), sr.code(sr.FINDING, sr.MASS))))
     why = radclipd("labels", "explain", str(path))

@@ -1,14 +1,10 @@
-"""The verbs that read and repair the catalog, as they are typed: real processes, both databases."""
+"""The verbs that read and repair the catalog, in real processes, on both databases."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,25 +13,8 @@ from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
 from pipeline.domain import JobKind, JobState, StudyState
 from tests.builders.catalog_rows import add_reported_study
+from tests.builders.command import Radclipd, radclipd_on
 from tests.builders.postgres import Cluster
-
-ROOT = Path(__file__).parents[3]
-Radclipd = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def radclipd_on(url: str) -> Radclipd:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "adapters.cli", *arguments],
-            cwd=ROOT,
-            env={**os.environ, "RADCLIPD_CATALOG__URL": url, "RADCLIPD_CONFIG": str(ROOT / "deploy/radclipd.toml")},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-
-    return run
 
 
 @pytest.fixture
@@ -52,7 +31,7 @@ def test_rows_as_table_csv_and_json(radclipd: Radclipd, catalog_url: str) -> Non
     sql = "select study_instance_uid, reason, instance_count from v_studies"
     table = radclipd("query", sql)
     assert "see [study] :x: [/b]" in table.stdout, table.stderr
-    assert "\x1b" not in table.stdout  # a header does not get to speak to the terminal
+    assert "\x1b" not in table.stdout  # a header must not control the terminal
     (row,) = json.loads(radclipd("query", sql, "--json").stdout)
     assert (row["study_instance_uid"], row["instance_count"]) == ("1.4", 1)
     first, second = csv.reader(io.StringIO(radclipd("query", sql, "--csv").stdout))
@@ -61,33 +40,33 @@ def test_rows_as_table_csv_and_json(radclipd: Radclipd, catalog_url: str) -> Non
     assert "2.25.1" in radclipd("reports", "list").stdout
 
 
-def test_a_write_is_refused_in_one_line_and_a_hint(radclipd: Radclipd) -> None:
+def test_a_write_is_refused_with_one_line_and_a_hint(radclipd: Radclipd) -> None:
     done = radclipd("query", "with x as (select 1) delete from jobs")
     assert done.returncode == 1
     said = done.stderr.splitlines()
     assert (len(said), said[0][:9], said[1][:5]) == (2, "radclipd:", "hint:")
 
 
-def test_quarantine_is_listed_and_put_back(radclipd: Radclipd, catalog_url: str) -> None:
+def test_quarantined_jobs_are_listed_and_retried(radclipd: Radclipd, catalog_url: str) -> None:
     catalog = SqlCatalog(catalog_url)
     with catalog.begin() as tx:
         for subject in ("1.1", "1.2"):
             tx.jobs.put(JobKind.SCORE, subject)
             (job,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5)
             tx.jobs.quarantine(job, error="no image can be made of it")
-    assert radclipd("quarantine", "list").stdout.count("no image can be made of it") == 2
-    assert "1 jobs wait again" in radclipd("quarantine", "retry", str(job.id)).stdout
-    again = radclipd("quarantine", "retry", str(job.id))
+    assert radclipd("jobs", "list", "--state", "quarantined").stdout.count("no image can be made of it") == 2
+    assert "1 jobs wait again" in radclipd("jobs", "retry", str(job.id)).stdout
+    again = radclipd("jobs", "retry", str(job.id))
     assert (again.returncode, "not in quarantine" in again.stderr) == (1, True)
-    assert "1 jobs wait again" in radclipd("quarantine", "retry", "--all").stdout
-    assert radclipd("quarantine", "retry").returncode == 2
+    assert "1 jobs wait again" in radclipd("jobs", "retry", "--all").stdout
+    assert radclipd("jobs", "retry").returncode == 2
     with catalog.read() as tx:
         assert tx.jobs.count_by_state()[JobKind.SCORE, JobState.WAITING] == 2
     catalog.dispose()
-    assert radclipd("jobs", "--state", "waiting").stdout.count("score") == 2
+    assert radclipd("jobs", "list", "--state", "waiting").stdout.count("score") == 2
 
 
-def test_the_schema_is_made_told_and_asked_for(tmp_path: Path) -> None:
+def test_db_upgrade_creates_the_schema_and_db_current_compares_it(tmp_path: Path) -> None:
     radclipd = radclipd_on(f"sqlite:///{tmp_path / 'folder' / 'catalog.db'}")
     none = radclipd("studies")
     assert (none.returncode, none.stderr.splitlines()[-1]) == (78, "hint: radclipd db upgrade")
@@ -98,7 +77,7 @@ def test_the_schema_is_made_told_and_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.postgres
-def test_a_server_that_stopped_is_try_again(cluster: Cluster) -> None:
+def test_an_unreachable_server_means_try_again(cluster: Cluster) -> None:
     done = radclipd_on(f"postgresql://radclipd:sesame@/none?host={cluster.folder}/gone")("studies")
     assert done.returncode == 75
     assert "sesame" not in done.stdout + done.stderr

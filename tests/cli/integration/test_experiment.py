@@ -39,7 +39,7 @@ def said(*arguments: str) -> Result:
     return CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
-def test_json_is_one_object_and_all_that_standard_output_has(place: Path, tmp_path: Path) -> None:
+def test_standard_output_holds_one_json_object_and_nothing_else(place: Path, tmp_path: Path) -> None:
     done = said(*words(place, tmp_path / "out", "--shots", "2,1", "--draws", "2", "--json"))
     told = json.loads(done.stdout)
     assert set(told["mean_auc"]) == {method.name for method in FROZEN_ENCODER_METHODS}
@@ -52,7 +52,7 @@ def test_json_is_one_object_and_all_that_standard_output_has(place: Path, tmp_pa
     assert "--json" not in manifest["command"]
 
 
-def test_a_table_for_people_and_the_reference_always_in_it(place: Path, tmp_path: Path) -> None:
+def test_the_table_always_has_the_reference_method(place: Path, tmp_path: Path) -> None:
     done = said(*words(place, tmp_path / "out", "--methods", "gda", "--shots", "1", "--draws", "1"))
     assert [line.split()[0] for line in done.stdout.splitlines() if " 0." in line] == ["zero-shot", "gda"]
     assert "caution: " in done.stdout
@@ -63,7 +63,7 @@ def test_a_table_for_people_and_the_reference_always_in_it(place: Path, tmp_path
     ("more", "says"),
     [(["--shots", "1,x"], "whole numbers"), (["--shots", "0,1"], "none below 1"), (["--data", "lung"], "'lung'")],
 )
-def test_usage(more: list[str], says: str, place: Path, tmp_path: Path) -> None:
+def test_usage_errors(more: list[str], says: str, place: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, words(place, tmp_path / "out", *more))
     assert done.exit_code == 2
     assert says in done.output
@@ -75,19 +75,19 @@ def test_nih_needs_its_folder(tmp_path: Path) -> None:
     assert "--folder" in done.output
 
 
-def test_an_unknown_method_is_refused_with_the_nearest(place: Path, tmp_path: Path) -> None:
+def test_an_unknown_method_is_refused_with_the_nearest_name(place: Path, tmp_path: Path) -> None:
     with pytest.raises(PermanentError, match="'stage1'") as refused:
         said(*words(place, tmp_path / "out", "--methods", "stage1"))
     assert "'stage-1'" in refused.value.hint
 
 
-def test_a_base_that_is_not_there_is_not_replaced(place: Path, tmp_path: Path) -> None:
+def test_a_missing_base_is_an_error_and_never_replaced(place: Path, tmp_path: Path) -> None:
     (tmp_path / "radclipd.toml").write_text(f'[model]\ndirectory = "{tmp_path}"\n[log]\nformat = "console"\n')
     with pytest.raises(NoWeights, match="ViT-B-32/openai"):
         said("--config", str(tmp_path / "radclipd.toml"), *words(place, tmp_path / "out", "--base", "ViT-B-32/openai"))
 
 
-def test_ctrl_c_leaves_what_the_same_command_goes_on_with(place: Path, tmp_path: Path) -> None:
+def test_after_ctrl_c_the_same_command_continues(place: Path, tmp_path: Path) -> None:
     more = ["--methods", "paper-head,tip-adapter-f", "--shots", "1,2", "--draws", "6"]
     command = [sys.executable, "-m", "adapters.cli", *words(place, tmp_path / "out", *more)]
     running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
@@ -99,8 +99,8 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_with(place: Path, tmp_path:
     running.send_signal(signal.SIGINT)
     _, told = running.communicate(timeout=60)
     assert running.returncode == 75
-    assert "interrupted; what is finished is kept" in told
-    assert "hint: the same command goes on" in told
+    assert "interrupted; finished results are kept" in told
+    assert "hint: the same command continues" in told
     assert "Traceback" not in told
     kept = len(list((tmp_path / "out" / "scores").glob("*.npz")))
     assert 2 <= kept < 25

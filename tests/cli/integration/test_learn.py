@@ -1,4 +1,4 @@
-"""`radclipd learn` and the verbs for versions as they are typed: real processes, real DICOM files, a tiny encoder, SQLite."""
+"""`radclipd learn` and `radclipd versions` in real processes: DICOM files, a tiny encoder, SQLite."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline import learn, rescore
 from pipeline.domain import JobKind, JobState
 from pipeline.work import WorkPolicy, work_once
 from tests.builders import labelled_archive, tiny
-from tests.cli.contract.test_verbs import ROOT, Radclipd, radclipd_on
+from tests.builders.command import ROOT, Radclipd, radclipd_on
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def radclipd(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Radcl
     return radclipd_on(url)
 
 
-def test_a_version_is_learnt_promoted_and_taken_back(radclipd: Radclipd, url: str) -> None:
+def test_a_version_is_learnt_promoted_and_rolled_back(radclipd: Radclipd, url: str) -> None:
     nothing = radclipd("learn", "--json")
     assert (nothing.returncode, json.loads(nothing.stdout)) == (0, []), nothing.stderr
     assert "nothing to learn: no study" in nothing.stderr
@@ -59,17 +59,17 @@ def test_a_version_is_learnt_promoted_and_taken_back(radclipd: Radclipd, url: st
     (row,) = json.loads(learnt.stdout)
     assert (row["finding"], row["positives"], row["negatives"]) == ("Effusion", 8, 8)
     assert row["auc"] > 0.9
-    listed = {row["number"]: row for row in json.loads(radclipd("versions", "--json").stdout)}
+    listed = {row["number"]: row for row in json.loads(radclipd("versions", "list", "--json").stdout)}
     assert {number: row["state"] for number, row in listed.items()} == {1: "retired", 2: "serving"}, learnt.stderr
     assert "mean AUC" in listed[2]["reason"]
     assert "unchanged (version 2)" in radclipd("learn").stderr
-    card = json.loads(radclipd("versions", "2", "--json").stdout)
+    card = json.loads(radclipd("versions", "show", "2", "--json").stdout)
     assert (card["name"], card["card"]["learning"]["films"]) == ("stage-1 untrained-tiny-0", 16)
     assert "P1" not in json.dumps(card["card"])  # nor anything else of a patient
-    assert "Effusion" in radclipd("versions", "2").stdout
-    back = radclipd("rollback", "--because", "misses small effusions")
+    assert "Effusion" in radclipd("versions", "show", "2").stdout
+    back = radclipd("versions", "rollback", "--because", "misses small effusions")
     assert (back.returncode, back.stdout) == (0, "version 1 serves again: zero-shot untrained-tiny-0\n"), back.stderr
-    again = radclipd("promote", "2")
+    again = radclipd("versions", "promote", "2")
     assert (again.returncode, again.stdout.startswith("version 2  stage-1 untrained-tiny-0  serving")) == (0, True), again.stderr
     _, events = query.run(url, "select action, outcome, subject, detail, source from audit_events order by id")
     told = [tuple(event)[:3] for event in events if event[0] != "model.import"]
@@ -77,7 +77,7 @@ def test_a_version_is_learnt_promoted_and_taken_back(radclipd: Radclipd, url: st
     assert events[-1][4].startswith("cli")
 
 
-def test_the_worker_gives_up_when_told_to_and_learns_at_its_next_start(radclipd: Radclipd, url: str, tmp_path: Path) -> None:
+def test_a_stopped_learner_learns_after_its_next_start(radclipd: Radclipd, url: str, tmp_path: Path) -> None:
     labelled_archive.label(url)
     config = configuration.load(ROOT / "deploy/radclipd.toml")
     config = config.model_copy(update={"catalog": config.catalog.model_copy(update={"url": url})})
@@ -112,8 +112,8 @@ def test_the_worker_gives_up_when_told_to_and_learns_at_its_next_start(radclipd:
         parts.close()
 
 
-def test_learning_rests_while_a_study_that_arrived_waits(radclipd: Radclipd, url: str) -> None:
-    """The score worker is played by what is done while learning rests."""
+def test_learning_pauses_while_a_new_study_waits(radclipd: Radclipd, url: str) -> None:
+    """The wait of the learner stands in for the score worker."""
     labelled_archive.label(url)
     config = configuration.load(ROOT / "deploy/radclipd.toml")
     config = config.model_copy(update={"catalog": config.catalog.model_copy(update={"url": url})})
@@ -144,9 +144,9 @@ def test_learning_rests_while_a_study_that_arrived_waits(radclipd: Radclipd, url
         parts.close()
 
 
-def test_slips_are_one_line_and_a_hint(radclipd: Radclipd) -> None:
-    for verb in (("promote", "9"), ("promote", "1"), ("reject", "1", "--because", "x"), ("rollback",), ("versions", "9")):
-        done = radclipd(*verb)
+def test_refusals_are_one_line_and_a_hint(radclipd: Radclipd) -> None:
+    for verb in (("promote", "9"), ("promote", "1"), ("reject", "1", "--because", "x"), ("rollback",), ("show", "9")):
+        done = radclipd("versions", *verb)
         assert done.returncode == 1, verb
         assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["radclipd", "hint"], done.stderr
-    assert radclipd("reject", "1", "--because", " ").returncode == 2
+    assert radclipd("versions", "reject", "1", "--because", " ").returncode == 2

@@ -8,8 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-ROOT = Path(__file__).parents[3]
+from adapters.cli import app
+from tests.builders.command import ROOT
+
 VERBS = (
     "demo",
     "run",
@@ -22,10 +25,14 @@ VERBS = (
     "query",
     "studies",
     "jobs",
-    "quarantine",
+    "versions",
     "reports",
     "labels",
-    "resend",
+    "worklist",
+    "label-next",
+    "learn",
+    "backfill",
+    "experiment",
 )
 
 
@@ -34,17 +41,46 @@ def run(*arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
 
 
-def test_every_verb_is_in_the_help_and_has_one_of_its_own() -> None:
+def test_every_verb_is_listed_and_has_its_own_help() -> None:
     told = run("--help").stdout
     assert all(f" {verb} " in told for verb in VERBS)
     for verb in VERBS:
         assert run(verb, "--help").returncode == 0
 
 
-@pytest.mark.parametrize("group", ["", "db", "model", "quarantine", "reports", "labels", "backfill", "experiment"])
-def test_what_a_verb_is_for_fits_its_line(group: str) -> None:
+@pytest.mark.parametrize("group", ["", "db", "model", "jobs", "versions", "reports", "labels", "backfill", "experiment"])
+def test_the_help_of_each_verb_fits_one_line(group: str) -> None:
     _, _, listed = run(*group.split(), "--help").stdout.partition("\nCommands:\n")
     assert listed and "..." not in listed
+
+
+@pytest.mark.parametrize(
+    ("words", "old", "new"),
+    [
+        (["promote", "2"], "promote", "versions promote"),
+        (["reject", "2", "--because", "x"], "reject", "versions reject"),
+        (["rollback"], "rollback", "versions rollback"),
+        (["resend", "1.4"], "resend", "reports resend"),
+        (["quarantine"], "quarantine", "jobs list --state quarantined"),
+        (["quarantine", "list"], "quarantine list", "jobs list --state quarantined"),
+        (["quarantine", "retry", "--all"], "quarantine retry", "jobs retry"),
+        (["jobs", "--state", "done"], "jobs --state", "jobs list --state"),
+        (["db", "tidy"], "db tidy", "db maintain"),
+        (["model", "list", "--json"], "model list", "versions list"),
+        (["versions", "2"], "versions 2", "versions show 2"),
+        (["versions", "--json"], "versions --json", "versions list --json"),
+        (["--config", "none.toml", "promote", "--help"], "promote", "versions promote"),
+    ],
+)
+def test_an_old_verb_names_the_new_one_in_one_line(words: list[str], old: str, new: str) -> None:
+    done = CliRunner().invoke(app, words)
+    assert (done.exit_code, done.stdout, done.stderr) == (2, "", f"radclipd: `{old}` is now `radclipd {new}`\n")
+
+
+@pytest.mark.parametrize("verb", ["jobs", "versions"])
+def test_a_group_alone_is_help(verb: str) -> None:
+    assert "Commands:" in run(verb, "--help").stdout
+    assert "Commands:" in run(verb).stderr
 
 
 def test_tables_of_the_configuration_stay_in_the_help() -> None:
@@ -66,12 +102,12 @@ print('torch' in sys.modules, 'open_clip' in sys.modules)
     assert done.stdout.strip() == "False False", done.stderr
 
 
-def test_a_wrong_word_is_usage() -> None:
+def test_an_unknown_word_is_a_usage_error() -> None:
     assert run("frobnicate").returncode == 2
     assert run("work", "nothing").returncode == 2
 
 
-def test_the_version() -> None:
+def test_the_version_is_printed() -> None:
     assert run("--version").stdout.startswith("radclipd ")
 
 

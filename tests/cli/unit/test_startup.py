@@ -1,4 +1,4 @@
-"""Verbs that need no torch never import it: each is run, in a process in which torch cannot be imported."""
+"""Verbs that need no torch never import it: each runs in a process in which torch cannot be imported."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ ROOT = Path(__file__).parents[3]
 FREE: tuple[tuple[str, ...], ...] = (
     ("db", "current"),
     ("db", "upgrade"),
-    ("db", "tidy"),
+    ("db", "maintain"),
     ("check", "--configuration"),
     ("query", "select * from v_studies"),
     ("studies",),
-    ("jobs",),
-    ("quarantine", "list"),
-    ("quarantine", "retry", "--all"),
+    ("jobs", "list"),
+    ("jobs", "retry", "--all"),
     ("reports", "list"),
     ("reports", "show", "2.25.2"),
-    ("resend", "1.4"),
+    ("reports", "resend", "1.4"),
     ("labels", "add", "1.4", "Mass", "--reader", "alice"),
     ("labels", "template", "1.4"),
     ("labels", "import", "labels.csv", "--reader", "alice"),
@@ -44,20 +43,20 @@ FREE: tuple[tuple[str, ...], ...] = (
     ("labels", "explain", "2.25.9"),  # refused: not there; the reader of documents is loaded before
     ("labels", "reread"),
     ("worklist",),
-    ("versions",),
-    ("versions", "1"),
-    ("promote", "9"),  # refused: there is none
-    ("rollback",),  # refused: none served before
-    ("reject", "1", "--because", "why"),  # refused: it serves
-    ("model", "list"),
-    ("backfill", "--folder", "."),  # itself is no verb of the list below: it has verbs of its own
+    ("label-next", "--dry-run"),
+    ("versions", "list"),
+    ("versions", "show", "1"),
+    ("versions", "promote", "9"),  # refused: there is none
+    ("versions", "rollback"),  # refused: none served before
+    ("versions", "reject", "1", "--because", "why"),  # refused: it serves
+    ("backfill", "--folder", "."),  # not in LOADS_TORCH: it has verbs of its own
     ("backfill", "status"),
     ("experiment", "phantoms", "--sheet", "sheet.png"),
     ("listen",),
     ("dispatch",),
     ("work", "report"),
 )
-"""In this order. The last three run until they are told to stop."""
+"""In this order. The last three run until a signal stops them."""
 REFUSED = {"explain", "promote", "rollback", "reject"}
 LOADS_TORCH = {
     "backfill score",
@@ -121,7 +120,7 @@ def run_all(verbs: Sequence[Sequence[str]], cwd: Path, settings: dict[str, str])
     return [(code, said) for code, said in json.loads(done.stdout.splitlines()[-1])]
 
 
-def test_they_run_where_torch_cannot_be_imported(tmp_path: Path, sqlite_template: Path) -> None:
+def test_verbs_run_where_torch_cannot_be_imported(tmp_path: Path, sqlite_template: Path) -> None:
     (tmp_path / "catalog.db").write_bytes(sqlite_template.read_bytes())
     url, store = f"sqlite:///{tmp_path / 'catalog.db'}", FileImageStore(tmp_path / "images")
     add_reported_study(url)
@@ -146,8 +145,8 @@ def test_they_run_where_torch_cannot_be_imported(tmp_path: Path, sqlite_template
     assert not wrong
 
 
-def test_the_ban_works(tmp_path: Path) -> None:
-    """A verb that needs torch fails under it: what passes above has not imported it."""
+def test_a_verb_that_needs_torch_fails_without_it(tmp_path: Path) -> None:
+    """So a verb that passes above has not imported torch."""
     ((code, said),) = run_all([("model", "demo")], tmp_path, {"RADCLIPD_CONFIG": str(ROOT / "deploy/radclipd.toml")})
     assert code == -1
     assert "torch" in said
@@ -158,7 +157,7 @@ def verbs_of(command: Any, above: tuple[str, ...] = ()) -> Iterator[str]:
         yield from verbs_of(below, (*above, name)) if getattr(below, "commands", None) else [" ".join((*above, name))]
 
 
-def test_of_every_verb_it_is_known_whether_it_loads_torch() -> None:
+def test_every_verb_is_listed_as_free_of_torch_or_as_loading_it() -> None:
     """A verb that this test does not know belongs in FREE, or, where it needs torch, in LOADS_TORCH."""
     known = {tuple(verb.split()) for verb in verbs_of(typer.main.get_command(app))}
     free = {verb for verb in known if any(run[: len(verb)] == verb for run in FREE)}

@@ -116,9 +116,9 @@ def test_an_unwritable_directory_is_out_of_resources(tmp_path: Path) -> None:
 def test_a_version_is_present_with_all_its_files(tmp_path: Path) -> None:
     version = tiny.served(tmp_path / "models")
     store = ModelStore(tmp_path / "models")
-    assert store.has_version(version)
+    assert store.has_version(version.number, base=version.base)
     (store.version_folder(version.number) / HEAD).unlink()
-    assert not store.has_version(version)
+    assert not store.has_version(version.number, base=version.base)
 
 
 def test_the_store_and_the_models_name_the_same_files() -> None:
