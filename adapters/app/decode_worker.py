@@ -11,11 +11,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from adapters.dicom.image.pixels import DicomImageReader
+from adapters.ipc.decoded_image import DecoderTransform
 from adapters.ipc.parent_death import die_with_parent
 from adapters.ipc.shared_frame import SharedFrame
 from adapters.storage.image_store import FileImageStore
 from pipeline.errors import PixelsUnreadable
-from pipeline.ports.images import DecoderTransform
 
 
 def main() -> None:
@@ -29,10 +29,10 @@ def main() -> None:
     connection.send(None)  # ready
     while True:
         try:
-            instance, sight = connection.recv()
+            instance, transform = connection.recv()
         except EOFError:
             return
-        connection.send(_decode_instance(reader, instance, sight, memory))
+        connection.send(_decode_instance(reader, instance, transform, memory))
 
 
 def _decode_instance(reader: DicomImageReader, instance: object, transform: DecoderTransform, memory: int) -> object:

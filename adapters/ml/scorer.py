@@ -26,7 +26,7 @@ from models.encoder.golden import DEVICE_TOLERANCE, TOLERANCE, GoldenEmbedding
 from models.encoder.precision import Precision
 from pipeline.domain import FINDINGS, Image, ModelVersion, Scores, StoredInstance
 from pipeline.errors import ConfigurationError, WeightsCorrupt, WeightsIncompatible
-from pipeline.ports.images import DecoderTransform, DeviceTransfer, ModelInput
+from pipeline.ports.images import InputTransform, ModelInput
 
 _RECALL_BATCH = 64  # films at a time
 
@@ -48,31 +48,27 @@ class ClipScorer:
         """`squares`: made elsewhere than is best for the classifier's device."""
         self._version = version
         self._classifier = classifier
-        self._kept = cache
+        self._cache = cache
         self._batch_size = batch_size
-        self._squares = input_builder or choose_model_input_builder(classifier.preprocess, classifier.encoder.device)
-        self._lanes = CpuDataParallel(torch.get_num_threads() if classifier.encoder.device.type == "cpu" else 1)
+        self._input_builder = input_builder or choose_model_input_builder(classifier.preprocess, classifier.encoder.device)
+        self._cpu_parallel = CpuDataParallel(torch.get_num_threads() if classifier.encoder.device.type == "cpu" else 1)
 
     @property
     def version(self) -> ModelVersion:
         return self._version
 
     @property
-    def decoder_transform(self) -> DecoderTransform:
-        return self._squares.decoder_transform
-
-    @property
-    def to_device(self) -> DeviceTransfer:
-        return self._squares.to_device
+    def input_transform(self) -> InputTransform:
+        return self._input_builder
 
     def score_cached(self, instances: Sequence[StoredInstance]) -> dict[str, Scores]:
-        k = self._kept.k
+        k = self._cache.k
         if k is None or not self._classifier.can_score_from(k):
             return {}
         found: dict[str, Scores] = {}
         for start in range(0, len(instances), _RECALL_BATCH):
             some = instances[start : start + _RECALL_BATCH]
-            there = self._kept.read([activation_key(film) for film in some])
+            there = self._cache.read([activation_key(film) for film in some])
             known = [film for film in some if activation_key(film) in there]
             if known:
                 with translate_model_errors():
@@ -88,11 +84,11 @@ class ClipScorer:
             return np.concatenate(parts) if parts else np.zeros((0, len(FINDINGS)), dtype=np.float32)
 
     def uncached(self, instances: Sequence[StoredInstance]) -> list[StoredInstance]:
-        missing = set(self._kept.missing([activation_key(film) for film in instances])) if self._kept.k is not None else set()
-        return [film for film in instances if activation_key(film) in missing and self._kept.admits(film)]
+        missing = set(self._cache.missing([activation_key(film) for film in instances])) if self._cache.k is not None else set()
+        return [film for film in instances if activation_key(film) in missing and self._cache.admits(film)]
 
     def cache_activations(self, images: Sequence[Image | ModelInput], instances: Sequence[StoredInstance]) -> None:
-        if (k := self._kept.k) is None:
+        if (k := self._cache.k) is None:
             return
         with translate_model_errors():
             for some, of in self._split_batches(images, instances):
@@ -100,30 +96,30 @@ class ClipScorer:
 
     @property
     def cache_capacity(self) -> int:
-        return self._kept.capacity
+        return self._cache.capacity
 
     def close(self) -> None:
         """Release the files of what is kept, and end the lanes."""
-        self._kept.close()
-        self._lanes.close()
+        self._cache.close()
+        self._cpu_parallel.close()
 
     def _score_batch(self, images: Sequence[Image | ModelInput], instances: Sequence[StoredInstance]) -> Scores:
         score = self._classifier.score_pixels
-        if (k := self._kept.k) is None or not instances:
-            return np.concatenate(self._lanes.map_chunks(lambda some: score(self._prepare_pixels(some)), images))
+        if (k := self._cache.k) is None or not instances:
+            return np.concatenate(self._cpu_parallel.map_chunks(lambda some: score(self._prepare_pixels(some)), images))
         score_and_cut = partial(self._classifier.score_and_split, k=k)
-        parts, done = self._lanes.map_chunks(lambda some: score_and_cut(self._prepare_pixels(some)), images), 0
+        parts, done = self._cpu_parallel.map_chunks(lambda some: score_and_cut(self._prepare_pixels(some)), images), 0
         for scores, made in parts:
             self._write_activations(instances[done : done + len(scores)], made)
             done += len(scores)
         return np.concatenate([scores for scores, _ in parts])
 
     def _write_activations(self, instances: Sequence[StoredInstance], split: SplitActivations) -> None:
-        rows = [row for row, film in enumerate(instances) if self._kept.admits(film)]
-        self._kept.write([activation_key(instances[row]) for row in rows], split.select(rows))
+        rows = [row for row, film in enumerate(instances) if self._cache.admits(film)]
+        self._cache.write([activation_key(instances[row]) for row in rows], split.select(rows))
 
     def _prepare_pixels(self, images: Sequence[Image | ModelInput]) -> torch.Tensor:
-        return self._classifier.preprocess.normalise(self._squares.build(images))
+        return self._classifier.preprocess.normalise(self._input_builder.build(images))
 
     def _split_batches(
         self, images: Sequence[Image | ModelInput], instances: Sequence[StoredInstance]
@@ -150,7 +146,7 @@ class ClipScorers:
         self._batch_size = batch_size
         self._threads = threads
         self._precision = precision
-        self._kept = cache_settings
+        self._cache = cache_settings
         self._loaded: ClipScorer | None = None
 
     def load(self, version: ModelVersion) -> ClipScorer:
@@ -165,7 +161,7 @@ class ClipScorers:
                 batch_size=self._batch_size,
                 threads=self._threads,
                 precision=self._precision,
-                cache_settings=self._kept,
+                cache_settings=self._cache,
             )
         return self._loaded
 

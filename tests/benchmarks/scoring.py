@@ -227,7 +227,7 @@ def _bare(bench: Bench) -> Callable[[], None]:
 
     def score() -> None:
         for some in torch.split(tensors, settings.score.batch_size):
-            scorer._lanes.map_chunks(classifier.score_pixels, some)
+            scorer._cpu_parallel.map_chunks(classifier.score_pixels, some)
 
     return score
 

@@ -17,7 +17,7 @@ from pipeline import learn, rules
 from pipeline.consensus import LabelPolicy
 from pipeline.domain import Header, Image, Label, LabelState, ModelVersion, Sender, StoredFile, StoredInstance, StudyState
 from pipeline.errors import PixelsUnreadable
-from pipeline.ports.images import DecoderTransform, DeviceTransfer, ModelInput, copy_to_host
+from pipeline.ports.images import InputTransform, ModelInput
 from pipeline.ports.services import StageCallback
 from tests.builders import tiny
 from tests.builders.fakes.catalog import FakeCatalog
@@ -45,9 +45,7 @@ class Films:
             film[PLACES[finding]] += 0.4
         return film
 
-    def read_ahead(
-        self, instances: Sequence[StoredInstance], transform: DecoderTransform, to_device: DeviceTransfer = copy_to_host
-    ) -> Iterator[ModelInput | PixelsUnreadable]:
+    def read_ahead(self, instances: Sequence[StoredInstance], transform: InputTransform) -> Iterator[ModelInput | PixelsUnreadable]:
         raise NotImplementedError("learning reads whole films")
 
 

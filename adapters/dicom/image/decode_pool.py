@@ -20,10 +20,11 @@ from pathlib import Path
 
 import structlog
 
+from adapters.ipc.decoded_image import DecodedImage, DecoderTransform, HostTransform
 from adapters.ipc.shared_frame import SharedFrame
 from pipeline.domain import Image, StoredInstance
 from pipeline.errors import OutOfResources, PixelsUnreadable
-from pipeline.ports.images import DecoderTransform, DeviceTransfer, ModelInput, WindowedPixelData, copy_to_host, read_whole_image
+from pipeline.ports.images import InputTransform, ModelInput
 
 START_SECONDS = 60.0
 """For a process to import what it needs, on a machine that is busy."""
@@ -122,17 +123,15 @@ class DecodePool:
             self._threads.submit(come_up)
 
     def read(self, instance: StoredInstance) -> Image:
-        image: Image = self._threads.submit(self._decode_instance, instance, read_whole_image, copy_to_host).result()
+        image: Image = self._threads.submit(self._decode_instance, instance, HostTransform()).result()
         return image
 
-    def read_ahead(
-        self, instances: Sequence[StoredInstance], transform: DecoderTransform, to_device: DeviceTransfer = copy_to_host
-    ) -> Iterator[ModelInput | PixelsUnreadable]:
+    def read_ahead(self, instances: Sequence[StoredInstance], transform: InputTransform) -> Iterator[ModelInput | PixelsUnreadable]:
         left, begun = iter(instances), deque[Future[ModelInput]]()
         try:
             while True:
                 while len(begun) < self._ahead and (instance := next(left, None)) is not None:
-                    begun.append(self._threads.submit(self._decode_instance, instance, transform, to_device))
+                    begun.append(self._threads.submit(self._decode_instance, instance, transform))
                 if not begun:
                     return
                 yield _await_result(begun.popleft())
@@ -159,13 +158,13 @@ class DecodePool:
                 self._decoders.append(found)
         return found
 
-    def _decode_instance(self, instance: StoredInstance, sight: DecoderTransform, land: DeviceTransfer) -> ModelInput:
+    def _decode_instance(self, instance: StoredInstance, transform: InputTransform) -> ModelInput:
         tries, how = MAX_ATTEMPTS, ""
         while tries:
             decoder = self._get_decoder()
-            answer = self._request_decoding(decoder, instance, sight)
+            answer = self._request_decoding(decoder, instance, transform.decoder_transform)
             if not isinstance(answer, _DecoderLoss):
-                return land(_read_answer(decoder, answer))
+                return transform.to_device(_read_answer(decoder, answer))
             self._discard_decoder(decoder)
             tries, how = (0 if answer.timed_out else tries - 1), answer.reason
             log.error("decoder lost", instance=instance.header.sop_instance_uid, how=how)
@@ -174,9 +173,9 @@ class DecodePool:
             hint="most often a damaged film that a codec does not survive: let the sender send it again, or uncompressed",
         )
 
-    def _request_decoding(self, decoder: _Decoder, instance: StoredInstance, sight: DecoderTransform) -> object:
+    def _request_decoding(self, decoder: _Decoder, instance: StoredInstance, transform: DecoderTransform) -> object:
         try:
-            decoder.connection.send((instance, sight))
+            decoder.connection.send((instance, transform))
         except OSError:  # it ended between two films
             return _DecoderLoss(_describe_exit(decoder.process.wait()))
         return decoder.wait_for_answer(self._seconds)
@@ -189,7 +188,7 @@ class DecodePool:
         decoder.kill()
 
 
-def _read_answer(decoder: _Decoder, answer: object) -> Image | WindowedPixelData:
+def _read_answer(decoder: _Decoder, answer: object) -> DecodedImage:
     """Return what lies in its memory, or raise why there is nothing."""
     if isinstance(answer, SharedFrame):
         return answer.read(decoder.memory_fd)
