@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import structlog
 
 from adapters.ml.error_translation import translate_model_errors
-from adapters.model_files import HEAD
+from models.checkpoint_files import HEAD
 from models.classifier.head import LinearHead, zero_shot_head
 from models.classifier.prompts import Prompts, read_prompts
 from models.encoder import sources

@@ -26,7 +26,8 @@ from adapters.ml.measures import UNKNOWN, ScoreMatrix, compare_scores, compariso
 from adapters.ml.monitoring import MonitoringSample
 from adapters.ml.scorer import apply_precision, read_version_weights
 from adapters.ml.training_images import TrainingImageReader
-from adapters.model_files import HEAD, base_folder
+from adapters.model_files import base_folder
+from models.checkpoint_files import HEAD
 from models.classifier.classifier import Classifier, UnfrozenEncoder
 from models.classifier.head import LinearHead, zero_shot_head
 from models.classifier.prompts import Prompts, read_prompts

@@ -8,10 +8,6 @@ short cuts of `blocks`.
 
 from __future__ import annotations
 
-import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
-
-# isort: split
-
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Self
 

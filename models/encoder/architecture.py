@@ -7,10 +7,6 @@ card keeps the whole configuration instead of a name that a later open_clip may 
 
 from __future__ import annotations
 
-import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
-
-# isort: split
-
 import copy
 import difflib
 import json

@@ -6,10 +6,6 @@ architecture, preprocess, golden, notice, source, libraries.
 
 from __future__ import annotations
 
-import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
-
-# isort: split
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +14,13 @@ from typing import Any
 import open_clip
 import torch
 
+from models.checkpoint_files import WEIGHTS
 from models.encoder.architecture import Architecture
 from models.encoder.checkpoint import read_card, read_tensors, write_checkpoint
 from models.encoder.encoder import Encoder
 from models.encoder.golden import GoldenEmbedding
 from models.errors import CheckpointCorrupt, CheckpointIncompatible, UnknownArchitecture
 from models.images.preprocess import Preprocess
-
-WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)

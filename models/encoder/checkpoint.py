@@ -16,12 +16,12 @@ import safetensors
 import safetensors.torch
 import torch
 
+from models.checkpoint_files import CARD
 from models.errors import CheckpointCorrupt, CheckpointIncompatible, CheckpointMissing, CheckpointUnwritable
 from models.fingerprint import file_sha256
 
 FORMAT = 1
 """Number of the card's layout."""
-CARD = "card.json"
 _RENAMED_CARD_KEYS = {"marking": "notice"}
 """Key in the cards of an earlier release, key now."""
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
-
-# isort: split
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

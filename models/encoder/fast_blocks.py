@@ -8,10 +8,6 @@ which leaves half of an AMD processor's vector width unused: `passed`.
 
 from __future__ import annotations
 
-import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
-
-# isort: split
-
 from typing import Any
 
 import torch

@@ -7,10 +7,6 @@ disagree.
 
 from __future__ import annotations
 
-import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
-
-# isort: split
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any

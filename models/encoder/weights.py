@@ -6,10 +6,6 @@ tensors and plain containers and refuses the rest.
 
 from __future__ import annotations
 
-import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
-
-# isort: split
-
 import pickle
 import warnings
 from collections import Counter

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
 from adapters.ml.scorer import ClipScorers, load_scorer
-from adapters.model_files import HEAD
+from models.checkpoint_files import HEAD
 from pipeline import rules, versions
 from pipeline.domain import FINDINGS, ModelVersion, VersionState
 from pipeline.errors import NoWeights, OutOfResources, PermanentError, StopRequested, WeightsCorrupt, WeightsIncompatible

@@ -23,7 +23,7 @@ from adapters.ml import trainer
 from adapters.ml.distributed import ranks
 from adapters.ml.distributed.ranks import RankPool, choose_devices
 from adapters.ml.trainer import ClipTrainer, TrainerSettings
-from adapters.model_files import HEAD
+from models.checkpoint_files import HEAD
 from models.encoder.activations import encode_activations
 from models.encoder.base import Base
 from models.encoder.delta import apply_delta, copy_parameters

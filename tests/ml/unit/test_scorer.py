@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from adapters.ml.scorer import ClipScorers, choose_device, load_scorer
-from adapters.model_files import CARD, HEAD, WEIGHTS, base_folder, version_folder
+from adapters.model_files import base_folder, version_folder
+from models.checkpoint_files import CARD, HEAD, WEIGHTS
 from pipeline.domain import ModelVersion
 from pipeline.errors import ConfigurationError, NoWeights, PixelsUnreadable, RadclipdError, WeightsRejected
 from pipeline.ports.services import Scorer, Scorers

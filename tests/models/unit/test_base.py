@@ -9,8 +9,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from models.encoder.base import WEIGHTS, read_base
-from models.encoder.checkpoint import CARD, read_card, read_tensors, write_checkpoint
+from models.checkpoint_files import CARD, WEIGHTS
+from models.encoder.base import read_base
+from models.encoder.checkpoint import read_card, read_tensors, write_checkpoint
 from models.encoder.golden import DEVICE_TOLERANCE, TOLERANCE, GoldenEmbedding, golden_image
 from models.errors import (
     CheckpointCorrupt,
