@@ -204,7 +204,7 @@ def score(
     try:
         require_serving(catalog)
         with progress.progress_bars() as watch:
-            jobs = score_archive(config, settings, catalog=catalog, watch=watch)
+            jobs = score_archive(config, settings, catalog=catalog, on_progress=watch)
     finally:
         catalog.dispose()
     typer.echo(f"{jobs} studies scored")

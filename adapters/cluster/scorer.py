@@ -1,4 +1,4 @@
-"""What runs on a machine of the cluster: one worker, that loads the serving version and opens the catalog once."""
+"""The worker on a machine of the cluster: loads the serving version and opens the catalog once."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pipeline.errors import OutOfResources, RadclipdError
 
 MAX_ATTEMPTS = 6
 BACKOFF_SECONDS = 2.0
-"""Doubled with each try: a catalog that is away for a minute costs no block."""
+"""Doubled with each attempt: a catalog that is unreachable for a minute fails no block."""
 
 log = structlog.get_logger("radclipd.cluster")
 
 
 class BlockScorer:
-    """A callable of Ray Data: a batch of blocks in, what became of them out."""
+    """A callable of Ray Data: a batch of blocks -> their results."""
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
@@ -34,13 +34,13 @@ class BlockScorer:
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Score the blocks `first`..`last`, int [n] each; return them with `jobs` and `left`, int [n], and errors, str [n].
 
-        An error of ours travels as words: as an exception its remedy would be lost on the way.
+        A RadclipdError is returned as strings: Ray would lose the hint of an exception.
         """
         pairs = zip(batch["first"], batch["last"], strict=True)
-        found = [self._score_to_row(StudyBlock(int(first), int(last))) for first, last in pairs]
+        rows = [self._score_to_row(StudyBlock(int(first), int(last))) for first, last in pairs]
         columns = ("jobs", "left", "error", "message", "hint")
         return {"first": batch["first"], "last": batch["last"]} | {
-            name: np.array([row[place] for row in found]) for place, name in enumerate(columns)
+            name: np.array([row[column] for row in rows]) for column, name in enumerate(columns)
         }
 
     def _score_to_row(self, block: StudyBlock) -> Sequence[Any]:
@@ -58,18 +58,18 @@ class BlockScorer:
             except OutOfResources as error:
                 if attempt == MAX_ATTEMPTS - 1:
                     raise
-                log.warning("catalog away", error=str(error), hint=error.hint)
+                log.warning("catalog unreachable", error=str(error), hint=error.hint)
                 time.sleep(BACKOFF_SECONDS * 2**attempt)
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
     def _load_scorer(self) -> Callable[[StudyBlock], BlockResult]:
         config = configuration.load(self._path)
         catalog = compose.open_catalog(config)
-        post, fill = build_score_spec_and_cache_warming(config, catalog)
+        spec, cache_warmer = build_score_spec_and_cache_warming(config, catalog)
         name, policy = compose.worker_name("score"), compose.work_policy(config)
 
         def score(block: StudyBlock) -> BlockResult:
-            keep = fill.warm_studies if fill is not None else lambda _studies: None
-            return archive_scoring.score_block(block, spec=post, catalog=catalog, worker=name, policy=policy, warm_cache=keep)
+            warm = cache_warmer.warm_studies if cache_warmer is not None else lambda _studies: None
+            return archive_scoring.score_block(block, spec=spec, catalog=catalog, worker=name, policy=policy, warm_cache=warm)
 
         return score

@@ -146,7 +146,7 @@ def test_a_lost_node_costs_nothing_but_time(nodes: Any, hospital: Hospital, by_q
             lost.append(sorted(nodes.worker_nodes, key=lambda node: node.node_id)[0])
             nodes.remove_node(lost[0], allow_graceful=False)
 
-    jobs = score_archive(hospital.config, hospital.settings(address=nodes.address), catalog=hospital.catalog, watch=watch)
+    jobs = score_archive(hospital.config, hospital.settings(address=nodes.address), catalog=hospital.catalog, on_progress=watch)
     assert lost
     assert 0 < jobs <= STUDIES
     same(hospital.predictions(), by_queue)
@@ -154,7 +154,9 @@ def test_a_lost_node_costs_nothing_but_time(nodes: Any, hospital: Hospital, by_q
     quarantined = hospital.place.rows("SELECT kind FROM v_jobs WHERE state = 'quarantined'")
     assert quarantined == [{"kind": "score"}]
     assert (
-        score_archive(hospital.config, hospital.settings(address=nodes.address), catalog=hospital.catalog, watch=lambda *_: None)
+        score_archive(
+            hospital.config, hospital.settings(address=nodes.address), catalog=hospital.catalog, on_progress=lambda *_: None
+        )
         == 0
     )
 
@@ -216,7 +218,9 @@ def test_what_stops_a_machine_is_told_as_it_was(nodes: Any, hospital: Hospital) 
         tx.versions.serve(2)  # of which there are no files
         tx.versions.put_state(1, VersionState.REJECTED, reason="a test")
     with pytest.raises(NoWeights) as told:
-        score_archive(hospital.config, hospital.settings(address=nodes.address), catalog=hospital.catalog, watch=lambda *_: None)
+        score_archive(
+            hospital.config, hospital.settings(address=nodes.address), catalog=hospital.catalog, on_progress=lambda *_: None
+        )
     assert told.value.hint
 
 
