@@ -22,8 +22,8 @@ def is_standard_block(block: Any) -> bool:
 def run_block(block: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Return the output of a block for tokens [N, L, W] ([L, N, W] where it runs sequence first)."""
     if not (is_standard_block(block) and _is_onednn_usable(tokens, block.attn.in_proj_weight)):
-        output: torch.Tensor = block(tokens)
-        return output
+        whole: torch.Tensor = block(tokens)
+        return whole
     tokens = tokens + block.ls_1(_run_attention(block.attn, block.ln_1(tokens)))
     output: torch.Tensor = tokens + block.ls_2(_run_mlp(block.mlp, block.ln_2(tokens)))
     return output
