@@ -1,4 +1,4 @@
-"""What a scorer might look at, for processes that decode: picklable, and some of it fatal."""
+"""Picklable decoder transforms that crash or hang the decoding process."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from adapters.ipc.decoded_image import DeferredImage
 from pipeline.domain import Image
 
 DARK = 0.1
-"""Mean grey below which a film is fatal to those that it may be fatal to."""
+"""Mean grey below which these transforms crash or hang."""
 
 
 def crash_on_dark(image: Image | DeferredImage) -> Image:
-    """As a codec that runs over the end of its buffer."""
+    """Crash as a codec that overruns its buffer."""
     if image[:].mean() < DARK:
         os.kill(os.getpid(), signal.SIGSEGV)
     return image[:]
 
 
 def hang_on_dark(image: Image | DeferredImage) -> Image:
-    """As a codec that never ends."""
+    """Hang as a codec in an endless loop."""
     if image[:].mean() < DARK:
         time.sleep(600)
     return image[:]
