@@ -1,18 +1,14 @@
-"""Where the parts of a model lie below the model directory. Known to the store that keeps them and to the GPU that reads them.
+"""Folders of the model directory, shared by the store that writes them and the ML adapters that read them.
 
 bases/<name>/weights.safetensors     an encoder
 bases/<name>/card.json
-versions/<number>/head.safetensors   what a ModelVersion adds to its base
+versions/<number>/head.safetensors   tensors that a ModelVersion adds to its base
 versions/<number>/card.json
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-
-WEIGHTS = "weights.safetensors"
-HEAD = "head.safetensors"
-CARD = "card.json"
 
 
 def bases_folder(root: Path) -> Path:

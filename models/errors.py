@@ -1,20 +1,20 @@
-"""What can be wrong with weights, checkpoints and images, each with its remedy. The adapters say it in the pipeline's words.
+"""Errors of weights, checkpoints and images, each with its remedy. The adapters translate them to the pipeline's errors.
 
 ModelsError
-├── CheckpointMissing      no such file or folder
-├── CheckpointCorrupt      the bytes are not what the card says, or no checkpoint at all
+├── CheckpointMissing      a missing file or folder
+├── CheckpointCorrupt      bytes that differ from the card, or no checkpoint
 ├── CheckpointUnsafe       a pickle that would run code
-├── CheckpointUnwritable   no room, or no right, to write
-├── WeightsIncompatible    sound bytes that belong to another architecture
-├── GoldenMismatch         weights that load and yet compute something else
-├── UnknownArchitecture    no architecture of that name, or one that cannot be served
-├── CannotPartition        an image encoder that cannot be unfrozen in part, or not in that many blocks
-├── NothingToLearn         labels that hold no finding with both present and absent cases
-├── FetchFailed            the weights could not be downloaded now
+├── CheckpointUnwritable   no space or no permission to write
+├── CheckpointIncompatible sound bytes that belong to another architecture
+├── GoldenMismatch         weights that load but compute other embeddings
+├── UnknownArchitecture    an unknown architecture, or one that cannot be served
+├── CannotPartition        an image encoder that cannot be partially unfrozen, or has fewer blocks
+├── NothingToLearn         labels without a finding that has present and absent cases
+├── FetchFailed            a download that failed
 ├── ImageUnusable          pixels that are no image
-├── SplitLeaks             a patient or a film on both sides of an experiment
-├── SplitUnusable          a split with a side empty, or films on no side
-└── UnknownMethod          no method of that name on the ladder
+├── SplitLeaks             a patient or an image on both sides of an experiment
+├── SplitUnusable          a split with an empty side, or images on no side
+└── UnknownMethod          an unknown method of the ladder
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class ModelsError(Exception):
 
 
 class CheckpointMissing(ModelsError):
-    """A checkpoint, or a part of it, is not there."""
+    """A checkpoint, or a part of it, is missing."""
 
 
 class CheckpointCorrupt(ModelsError):
-    """The bytes are not what the card says, or not a checkpoint."""
+    """The bytes differ from the card, or are no checkpoint."""
 
 
 class CheckpointUnsafe(ModelsError):
-    """Reading the file would mean to run code that it carries."""
+    """Reading the file would run code from it."""
 
 
 class CheckpointUnwritable(ModelsError):
@@ -45,11 +45,11 @@ class CheckpointUnwritable(ModelsError):
 
 
 class CheckpointIncompatible(ModelsError):
-    """The weights do not belong to this architecture, or this release."""
+    """The weights do not fit this architecture, or this release."""
 
 
 class GoldenMismatch(ModelsError):
-    """The loaded encoder does not give the embeddings that its card recorded."""
+    """The loaded encoder does not reproduce the golden embeddings of its card."""
 
 
 class UnknownArchitecture(ModelsError):
@@ -57,7 +57,7 @@ class UnknownArchitecture(ModelsError):
 
 
 class CannotPartition(ModelsError):
-    """The image encoder is no sequence of blocks, or has fewer than asked for."""
+    """The image encoder is no sequence of blocks, or has fewer than requested."""
 
 
 class NothingToLearn(ModelsError):
@@ -65,7 +65,7 @@ class NothingToLearn(ModelsError):
 
 
 class FetchFailed(ModelsError):
-    """The weights could not be downloaded now."""
+    """The weights could not be downloaded."""
 
 
 class ImageUnusable(ModelsError):
@@ -73,11 +73,11 @@ class ImageUnusable(ModelsError):
 
 
 class SplitLeaks(ModelsError):
-    """The pool that is learnt from and the test set share patients or films: no number measured on them means anything."""
+    """Training pool and test set share patients or images, so that measures on the test set are invalid."""
 
 
 class SplitUnusable(ModelsError):
-    """A split that leaves a side empty, or a film on neither side."""
+    """A split with an empty side, or an image on neither side."""
 
 
 class UnknownMethod(ModelsError):

@@ -1,4 +1,4 @@
-"""One way to name a set of choices: the SHA-256 of its canonical JSON."""
+"""Fingerprints: the SHA-256 of a value's canonical JSON, and of a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CHUNK = 1 << 22  # bytes read at a time
 
 
 def fingerprint(value: Any) -> str:
-    """Return 64 hex digits for a JSON-able value; equal values give equal fingerprints whatever their key order."""
+    """Return 64 hex digits for a JSON-able value; equal values give equal fingerprints in any key order."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 

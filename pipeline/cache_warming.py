@@ -86,7 +86,7 @@ class CacheWarmer:
         return not any(counts.get((kind, state)) for kind in BLOCKING_KINDS for state in (JobState.WAITING, JobState.RUNNING))
 
     def _cache_instances(self, scorer: Scorer, instances: Sequence[StoredInstance]) -> None:
-        seen = list(zip(instances, self.pixels.read_ahead(instances, scorer.decoder_transform, scorer.to_device), strict=True))
+        seen = list(zip(instances, self.pixels.read_ahead(instances, scorer.input_transform), strict=True))
         read = [(film, found) for film, found in seen if not isinstance(found, PixelsUnreadable)]
         self._unreadable |= {film.header.sop_instance_uid for film, found in seen if isinstance(found, PixelsUnreadable)}
         if read:  # of the others scoring has said so

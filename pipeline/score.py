@@ -75,7 +75,7 @@ def score(
     for load in loads:
         uids = [film.header.sop_instance_uid for film in load.requested]
         load.scores = {uid: recalled[uid] for uid in uids if uid in recalled}
-    seen = pixels.read_ahead([film for load in loads for film in load.uncached], scorer.decoder_transform, scorer.to_device)
+    seen = pixels.read_ahead([film for load in loads for film in load.uncached], scorer.input_transform)
     with ThreadPoolExecutor(1, thread_name_prefix="commit") as writer:  # while the next batch is in the encoder
         committed: Callable[[], list[JobOutcome]] = list  # what became of the batch before
         urgency = 0

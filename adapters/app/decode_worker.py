@@ -11,11 +11,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from adapters.dicom.image.pixels import DicomImageReader
+from adapters.ipc.decoded_image import DecoderTransform
 from adapters.ipc.parent_death import die_with_parent
 from adapters.ipc.shared_frame import SharedFrame
 from adapters.storage.image_store import FileImageStore
 from pipeline.errors import PixelsUnreadable
-from pipeline.ports.images import DecoderTransform
 
 
 def main() -> None:

@@ -192,5 +192,5 @@ def score(
         )
         parts.require_serving()
         with progress.progress_bars() as watch:
-            jobs = score_archive(config, settings, catalog=parts.catalog, watch=watch)
+            jobs = score_archive(config, settings, catalog=parts.catalog, on_progress=watch)
     typer.echo(f"{jobs} studies scored")

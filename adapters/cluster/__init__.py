@@ -1,3 +1,3 @@
-"""Work on many machines at once, by Ray Data: an optional extra, `pip install radclipd[scale]`."""
+"""Archive scoring on many machines with Ray Data: an optional extra, `pip install radclipd[scale]`."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What runs on a machine of the cluster: one worker, that loads the serving version and opens the catalog once."""
+"""The worker on a machine of the cluster: loads the serving version and opens the catalog once."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from pipeline.errors import OutOfResources, RadclipdError
 
 MAX_ATTEMPTS = 6
 BACKOFF_SECONDS = 2.0
-"""Doubled with each try: a catalog that is away for a minute costs no block."""
+"""Doubled with each attempt: a catalog that is unreachable for a minute fails no block."""
 
 log = structlog.get_logger("radclipd.cluster")
 
 
 class BlockScorer:
-    """A callable of Ray Data: a batch of blocks in, what became of them out."""
+    """A callable of Ray Data: a batch of blocks -> their results."""
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
@@ -36,13 +36,13 @@ class BlockScorer:
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Score the blocks `first`..`last`, int [n] each; return them with `jobs` and `left`, int [n], and errors, str [n].
 
-        An error of ours travels as words: as an exception its remedy would be lost on the way.
+        A RadclipdError is returned as strings: Ray would lose the hint of an exception.
         """
         pairs = zip(batch["first"], batch["last"], strict=True)
-        found = [self._score_to_row(StudyBlock(int(first), int(last))) for first, last in pairs]
+        rows = [self._score_to_row(StudyBlock(int(first), int(last))) for first, last in pairs]
         columns = ("jobs", "left", "error", "message", "hint")
         return {"first": batch["first"], "last": batch["last"]} | {
-            name: np.array([row[place] for row in found]) for place, name in enumerate(columns)
+            name: np.array([row[column] for row in rows]) for column, name in enumerate(columns)
         }
 
     def _score_to_row(self, block: StudyBlock) -> Sequence[Any]:
@@ -60,9 +60,9 @@ class BlockScorer:
             except OutOfResources as error:
                 if attempt == MAX_ATTEMPTS - 1:
                     raise
-                log.warning("catalog away", error=str(error), hint=error.hint)
+                log.warning("catalog unreachable", error=str(error), hint=error.hint)
                 time.sleep(BACKOFF_SECONDS * 2**attempt)
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
     def _load_scorer(self) -> Callable[[StudyBlock], BlockResult]:
         with ExitStack() as on_failure:

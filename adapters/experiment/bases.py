@@ -10,8 +10,9 @@ from typing import Any
 
 from adapters.ml.error_translation import translate_model_errors
 from adapters.ml.importer import UNTRAINED, base_name
-from adapters.model_files import CARD, base_folder
+from adapters.model_files import base_folder
 from models import demo
+from models.checkpoint_files import CARD
 from models.encoder import sources
 from models.encoder.base import read_base, write_base
 from models.encoder.encoder import Encoder

@@ -6,9 +6,8 @@ import mmap
 from dataclasses import dataclass
 from typing import Self
 
+from adapters.ipc.decoded_image import DecodedImage, Window, WindowedPixelData
 from adapters.ipc.shared_arrays import ArrayLayout
-from pipeline.domain import Image
-from pipeline.ports.images import Window, WindowedPixelData
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +18,12 @@ class SharedFrame:
     window: Window | None
 
     @classmethod
-    def write(cls, frame: Image | WindowedPixelData, memory: int) -> Self:
+    def write(cls, frame: DecodedImage, memory: int) -> Self:
         """Copy a frame into the memory of this descriptor, over the frame before. OSError where memory is short."""
         array, window = (frame.stored, frame.window) if isinstance(frame, WindowedPixelData) else (frame, None)
         return cls(ArrayLayout.write(array, memory), window)
 
-    def read(self, memory: int) -> Image | WindowedPixelData:
+    def read(self, memory: int) -> DecodedImage:
         """Return the frame on the memory of this descriptor: read-only, and valid until the next frame is written."""
         array = self.layout.view(mmap.mmap(memory, self.layout.end, prot=mmap.PROT_READ))  # unmapped with the last array on it
         return array if self.window is None else WindowedPixelData(array, self.window)

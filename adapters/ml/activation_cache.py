@@ -1,6 +1,6 @@
-"""The prefix store as scoring and learning use it: it saves time where it can and never stands in the way.
+"""The activation cache of scoring and training: it saves time and never causes a failure.
 
-Whatever goes wrong with it is said in one warning, and then it is as if nothing were kept, for a while.
+A failure of its store is one warning; during the back-off after it the cache is empty.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from pipeline.domain import StoredInstance
 from pipeline.errors import ConfigurationError, OutOfResources
 
 BACKOFF_SECONDS = 600.0
-"""After trouble the store is left alone for so long."""
+"""Time without access to the store after a failure."""
 REFRESH_SECONDS = 60.0
 """How old the knowledge of what other processes have written or removed may be."""
 
 Answer = TypeVar("Answer")
 
-_log = structlog.get_logger("radclipd.gpu")
+_log = structlog.get_logger("radclipd.ml")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationCacheSettings:
-    """`[activation_cache]` of the configuration. `max_bytes`, `reserve_bytes`: bytes; `k`: unfrozen blocks behind the activations.
+    """`[activation_cache]` of the configuration. `k`: number of last blocks that the activations enter.
 
-    `rendering`: the number of the way in which a stored file becomes an image.
+    `rendering`: version of the rendering of stored files to images.
     """
 
     directory: Path
@@ -45,7 +45,7 @@ class ActivationCacheSettings:
 
 
 class ActivationCache:
-    """What one base makes of stored files, cut in front of its last blocks. `hits`, `misses`: of all that was read."""
+    """Activations and features of stored files by one base. `hits`, `misses`: counts over all reads."""
 
     def __init__(
         self, base: Base, settings: ActivationCacheSettings | None, *, clock: Callable[[], float] = time.monotonic
@@ -53,20 +53,20 @@ class ActivationCache:
         self._settings, self._clock = settings, clock
         self._identity = _build_identity(base, settings)
         self._store: ActivationStore | None = None
-        self._rests_until, self._fresh_until, self._troubled = 0.0, 0.0, False
+        self._backoff_until, self._fresh_until, self._failed = 0.0, 0.0, False
         self.hits = self.misses = 0
 
     @property
     def k(self) -> int | None:
-        """In front of how many last blocks the encoder is cut; None where nothing can be kept."""
+        """Number of last blocks that the activations enter; None where nothing can be cached."""
         return None if self._identity is None else self._identity.k
 
     def missing(self, keys: Sequence[str]) -> list[str]:
-        """Return those of the keys that are not there, in order."""
+        """Return the keys without an entry, in order."""
         return self._call_store(lambda store: self._find_missing(store, keys), list(keys))
 
     def read(self, keys: Sequence[str]) -> dict[str, SplitActivations]:
-        """Return activations float16 [L, W] and features float32 [D] of those keys that are there."""
+        """Return activations float16 [L, W] and features float32 [D] of the keys that have an entry."""
 
         def read(store: ActivationStore) -> dict[str, SplitActivations]:
             self._find_missing(store, keys)
@@ -80,16 +80,16 @@ class ActivationCache:
         return found
 
     def write(self, keys: Sequence[str], split: SplitActivations) -> None:
-        """Keep n images, activations [n, L, W] and features [n, D], under n keys."""
+        """Write activations [n, L, W] and features [n, D] under n keys."""
         self._call_store(lambda store: store.write(keys, split), 0)
 
     def admits(self, instance: StoredInstance) -> bool:
-        """Say whether the activations of a film are to be kept: there is room, or older films have it."""
+        """Return whether to cache the activations of an instance: there is room, or entries of older instances to delete."""
         return self._call_store(lambda store: store.admits(instance.received_at.timestamp()), False)
 
     @property
     def capacity(self) -> int:
-        """Films that there is room for, about; 0 where none are kept."""
+        """Approximate number of entries that fit; 0 where nothing is cached."""
         return self._call_store(lambda store: store.capacity, 0)
 
     def close(self) -> None:
@@ -108,24 +108,24 @@ class ActivationCache:
         return missing
 
     def _call_store(self, call: Callable[[ActivationStore], Answer], default: Answer) -> Answer:
-        """Call with the store. Where there is none, it rests, or is in trouble, which ends here: the other answer."""
-        if self.k is None or self._clock() < self._rests_until:
+        """Call with the store. Return `default` without a store, during the back-off, and where the call fails."""
+        if self.k is None or self._clock() < self._backoff_until:
             return default
         try:
             answer = call(self._open_store())
         except (OSError, OutOfResources, ConfigurationError) as error:
-            self._rests_until = self._clock() + BACKOFF_SECONDS
+            self._backoff_until = self._clock() + BACKOFF_SECONDS
             self.close()
-            if not self._troubled:
+            if not self._failed:
                 hint = getattr(error, "hint", "") or "see [activation_cache] of the configuration"
-                _log.warning("the prefix store cannot be used", error=str(error), hint=hint)
-            self._troubled = True
+                _log.warning("the activation cache cannot be used", error=str(error), hint=hint)
+            self._failed = True
             return default
-        self._troubled = False
+        self._failed = False
         return answer
 
     def _open_store(self) -> ActivationStore:
-        """Only where there are settings, and an identity."""
+        """Open the store once. Needs settings and an identity."""
         if self._store is None:
             assert self._settings is not None
             assert self._identity is not None
@@ -143,10 +143,10 @@ def _build_identity(base: Base, settings: ActivationCacheSettings | None) -> Act
     try:
         return ActivationIdentity.of_base(base, k=settings.k, rendering=settings.rendering)
     except CannotPartition as error:
-        _log.warning("no activations are kept", reason=str(error))
+        _log.warning("no activations are cached", reason=str(error))
         return None
 
 
 def activation_key(instance: StoredInstance) -> str:
-    """Return the key of a film as it is: that of its file's content."""
+    """Return the key of an instance without augmentation: the SHA-256 of its file."""
     return instance.file.sha256

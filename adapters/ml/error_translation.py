@@ -1,4 +1,4 @@
-"""The errors of `models` in the pipeline's words."""
+"""Errors of `models` as errors of the pipeline."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _TRANSLATIONS: tuple[tuple[type[models_errors.ModelsError], type[errors.Radclipd
 
 @contextmanager
 def translate_model_errors() -> Iterator[None]:
-    """Translate whatever `models` raises; message and remedy stay."""
+    """Raise every `ModelsError` as its pipeline error, with the same message and hint."""
     try:
         yield
     except models_errors.ModelsError as error:
-        word = next(word for kind, word in _TRANSLATIONS if isinstance(error, kind))
-        raise word(str(error), hint=error.hint) from error
+        translated = next(target for source, target in _TRANSLATIONS if isinstance(error, source))
+        raise translated(str(error), hint=error.hint) from error

@@ -1,7 +1,7 @@
-"""Weights in: a base in the model directory, and a zero-shot ModelVersion of it in the catalog.
+"""Import of weights: a base in the model directory, and a zero-shot ModelVersion of it in the catalog.
 
-Whatever is written is read back through the door that serving uses before the catalog hears of it: what cannot be served
-cannot be registered.
+A base is read back by `read_base`, as for serving, before its version is inserted: a base that cannot be served cannot be
+registered.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any, Protocol
 import structlog
 
 from adapters.ml.error_translation import translate_model_errors
-from adapters.model_files import HEAD
+from adapters.ml.version_card import base_card
+from models.checkpoint_files import HEAD
 from models.classifier.head import LinearHead, zero_shot_head
 from models.classifier.prompts import Prompts, read_prompts
 from models.encoder import sources
-from models.encoder.base import Base, library_versions, read_base, write_base
+from models.encoder.base import Base, read_base, write_base
 from models.encoder.checkpoint import write_checkpoint
 from models.encoder.encoder import Encoder
 from models.images.preprocess import Preprocess
@@ -29,40 +30,40 @@ from pipeline.errors import WeightsRejected
 from pipeline.ports.services import Catalog, Transaction
 
 UNTRAINED = "UNTRAINED"
-"""Marking of every result of weights that have learnt nothing."""
+"""Notice on every result of untrained weights."""
 
-_log = structlog.get_logger("radclipd.gpu")
+_log = structlog.get_logger("radclipd.ml")
 
 
 class ImportStore(Protocol):
-    """What the importer needs of the model directory."""
+    """The part of the model directory that the importer uses."""
 
     def base_folder(self, name: str) -> Path:
-        """Return a base's folder; an error for a name that cannot be one."""
+        """Return the folder of a base. PermanentError for a name that cannot be a folder's."""
 
     def stage(self) -> AbstractContextManager[Path]:
-        """Give an empty folder."""
+        """Yield an empty folder."""
 
     def publish_base(self, staged: Path, name: str) -> object:
-        """Put a staged base in its place."""
+        """Move a staged base to its final folder."""
 
     def publish_version(self, staged: Path, number: int) -> Path:
-        """Put a staged version in its place."""
+        """Move a staged version to its final folder."""
 
 
 def import_base(store: ImportStore, source: sources.WeightsSource, *, name: str = "", notice: str = "") -> str:
-    """Load foreign weights and keep them as a base; return its name, by default derived from the source's.
+    """Load foreign weights and store them as a base; return its name, by default derived from the source's.
 
-    WeightsRejected with the reason where they cannot be used; NoWeights where the file is not there.
+    WeightsRejected with the reason where they cannot be used; NoWeights for a missing file.
     """
     name = name or base_name(str(source.origin["name"]))
-    store.base_folder(name)  # an impossible name is said before minutes of work
+    store.base_folder(name)  # an invalid name is refused before minutes of work
     with translate_model_errors():
         return _store_base(store, source.encoder(), source.preprocess, source.provenance(), name=name, notice=notice)
 
 
 def import_untrained_base(store: ImportStore, architecture: str, *, seed: int, name: str = "") -> str:
-    """Keep a base that has learnt nothing, marked UNTRAINED; return its name. Same seed, same weights."""
+    """Store a base of untrained weights, with the notice UNTRAINED; return its name. Same seed, same weights."""
     with translate_model_errors():
         encoder, preprocess, origin = sources.build_untrained(architecture, seed=seed)
         name = name or base_name(f"untrained-{encoder.architecture.name}-{seed}")
@@ -70,7 +71,7 @@ def import_untrained_base(store: ImportStore, architecture: str, *, seed: int, n
 
 
 def base_name(source: str) -> str:
-    """Return a folder's name for a source: ViT-B-32-quickgelu/openai -> vit-b-32-quickgelu-openai."""
+    """Return the folder name for a source: ViT-B-32-quickgelu/openai -> vit-b-32-quickgelu-openai."""
     stem = re.sub(r"\.(safetensors|pt|pth|bin|ckpt)$", "", source.removeprefix(sources.HUB_PREFIX).lower())
     return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("-._")[:63]
 
@@ -78,10 +79,10 @@ def base_name(source: str) -> str:
 def register_zero_shot(
     catalog: Catalog, store: ImportStore, base: str, *, threshold: float, undetermined_margin: float, serve: bool = False
 ) -> ModelVersion:
-    """Add a zero-shot version of a base to the catalog, and let it serve where none does or `serve` asks for it.
+    """Add a zero-shot version of a base to the catalog; it serves where no version does, or where `serve` is true.
 
-    `threshold` holds for every finding, `band` is the half-width of the undetermined zone around it. The head's files are in
-    place before the row commits; a version whose row does not commit leaves a folder that the next one replaces.
+    `threshold` holds for every finding; `undetermined_margin` is the half-width of the undetermined zone around it. The head's
+    files are in place before the row commits; a version whose row does not commit leaves a folder that the next one replaces.
     """
     with translate_model_errors():
         read, prompts = read_base(store.base_folder(base)), read_prompts()
@@ -107,9 +108,9 @@ def register_zero_shot(
             card=_build_version_card(base, read, prompts, head_sha256=sha256),
         )
         _insert_version(transaction, version, serve=serve)
-        entered = transaction.versions.find(number) or version
-    _log.info("model version added", version=number, base=base, state=entered.state.value, notice=entered.notice)
-    return entered
+        inserted = transaction.versions.find(number) or version
+    _log.info("model version added", version=number, base=base, state=inserted.state.value, notice=inserted.notice)
+    return inserted
 
 
 def _store_base(
@@ -132,23 +133,17 @@ def _write_head(store: ImportStore, number: int, base: str, read: Base, head: Li
 
 
 def _build_version_card(base: str, read: Base, prompts: Prompts, *, head_sha256: str) -> dict[str, Any]:
-    """Return what the catalog keeps: all that loading this version is held to, and where it came from."""
+    """Return the catalog's card: the values that loading checks, and the origin of the weights."""
     return {
         "recipe": "zero-shot",
         "weights": {"name": base, "sha256": read.sha256},
         "head": {"sha256": head_sha256},
-        "architecture": read.encoder.architecture.card,
-        "preprocess": read.preprocess.card,
-        "golden": read.golden.card,
-        "prompts": {"fingerprint": prompts.fingerprint},
-        "temperature": read.encoder.temperature,
-        "source": dict(read.card.get("source", {})),
-        "libraries": library_versions(),
+        **base_card(read, prompts),
     }
 
 
 def _insert_version(transaction: Transaction, version: ModelVersion, *, serve: bool) -> None:
-    """Insert the row, promote it where that is asked for or nothing serves, and write both down for the record."""
+    """Insert the row, let it serve where `serve` is true or no version serves, and add an audit event."""
     transaction.versions.add(version)
     serves = serve or transaction.versions.serving() is None
     if serves:

@@ -1,4 +1,4 @@
-"""What scores are worth on labelled films, in the words of the pipeline and of a version's card."""
+"""Measures of scores on labelled images, as the pipeline's Comparison and as part of a version's card."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def compare_scores(
     seed: int,
     monitoring: bool = False,
 ) -> Comparison:
-    """Compare scores [n, F] with others of the same films."""
+    """Compare scores [n, F] with others [n, F] of the same images."""
     found = compare(first, second, labels, patients, seed=seed)
     return Comparison(
         against=against,
@@ -49,13 +49,13 @@ def compare_scores(
 def measure_scores(
     scores: ScoreMatrix, zero_shot: ScoreMatrix, labels: LabelMatrix, patients: Patients, *, thresholds: ScoreMatrix, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Return for each finding what scores [n, F] are worth, JSON-able; sensitivity and specificity at `thresholds` [F]."""
+    """Return the measures of scores [n, F] by finding, JSON-able; sensitivity and specificity at `thresholds` [F]."""
     labels = np.where(np.isfinite(scores), labels, UNKNOWN).astype(np.int8)
     scores = np.where(labels == UNKNOWN, 0.0, scores)
     decided = scores >= thresholds
     columns = {"auc": auc(scores, labels), "auc_zero_shot": auc(zero_shot, labels), "brier": brier(scores, labels)}
-    for name, right, kind in (("sensitivity", decided, 1), ("specificity", ~decided, 0)):
-        rate = rates_with_intervals(right, labels == kind, patients, seed=seed)
+    for name, correct, state in (("sensitivity", decided, 1), ("specificity", ~decided, 0)):
+        rate = rates_with_intervals(correct, labels == state, patients, seed=seed)
         columns |= {name: rate.value, f"{name}_lower": rate.lower, f"{name}_upper": rate.upper}
     return {
         finding: {
@@ -68,7 +68,7 @@ def measure_scores(
 
 
 def comparison_card(found: Comparison) -> dict[str, Any]:
-    """Return a comparison as the card keeps it, JSON-able."""
+    """Return a comparison for the card, JSON-able."""
     numbers = ("candidate", "other", "lower", "upper", "better")
     return {
         "against": found.against,
@@ -81,10 +81,10 @@ def comparison_card(found: Comparison) -> dict[str, Any]:
 
 
 def json_number(value: float) -> float | None:
-    """Round for people; JSON knows no NaN."""
+    """Round to six digits; None for NaN, which JSON lacks."""
     return round(float(value), 6) if np.isfinite(value) else None
 
 
 def select_findings(found: Mapping[str, dict[str, Any]], findings: npt.NDArray[np.bool_]) -> dict[str, dict[str, Any]]:
-    """Return the measures of these findings bool [F] alone."""
+    """Return the measures of the findings selected by bool [F]."""
     return {finding: found[finding] for column, finding in enumerate(FINDINGS) if findings[column]}

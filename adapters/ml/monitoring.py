@@ -1,4 +1,4 @@
-"""The monitoring sample: films drawn by lot, of patients that no version learns from: what a candidate is worth in the archive."""
+"""The monitoring sample: randomly drawn images of patients excluded from training, which measure a candidate on the archive."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _BATCH_IMAGES = 16  # scored at a time
 
 
 class MonitoringSample:
-    """The sample's films that can be read, scored from their pixels as serving scores them."""
+    """The readable images of the sample, scored from their pixels as in serving."""
 
     def __init__(
-        self, examples: Sequence[TrainingExample], base: Base, reader: TrainingImageReader, watch: StageCallback, *, seed: int
+        self, examples: Sequence[TrainingExample], base: Base, reader: TrainingImageReader, on_progress: StageCallback, *, seed: int
     ) -> None:
-        self._base, self._watch, self._seed = base, watch, seed
+        self._base, self._on_progress, self._seed = base, on_progress, seed
         read: list[tuple[TrainingExample, torch.Tensor]] = []
-        for done, lesson in enumerate(examples, 1):
-            if (square := reader.read_model_input(lesson.instance)) is not None:
-                read.append((lesson, square))
-            watch("films of the monitoring sample", done, len(examples))
-        self._squares = [square for _, square in read]
-        self._labels = np.array([lesson.targets for lesson, _ in read], dtype=np.int8).reshape(-1, len(FINDINGS))
-        self._patients = np.array([lesson.patient_key for lesson, _ in read], dtype=np.str_)
-        self._lost = len(examples) - len(read)
+        for done, example in enumerate(examples, 1):
+            if (model_input := reader.read_model_input(example.instance)) is not None:
+                read.append((example, model_input))
+            on_progress("images of the monitoring sample", done, len(examples))
+        self._inputs = [model_input for _, model_input in read]
+        self._labels = np.array([example.targets for example, _ in read], dtype=np.int8).reshape(-1, len(FINDINGS))
+        self._patients = np.array([example.patient_key for example, _ in read], dtype=np.str_)
+        self._unreadable = len(examples) - len(read)
 
     def compare_candidate(
         self,
@@ -44,38 +44,40 @@ class MonitoringSample:
         serving_weights: Mapping[str, VersionWeights],
         thresholds: Mapping[str, float],
     ) -> tuple[list[Comparison], dict[str, Any]]:
-        """Compare the candidate with zero-shot and with what served, by name; return that, and what the card keeps.
+        """Compare the candidate with zero-shot and with `serving_weights`, by name; return the comparisons and the card's entry.
 
-        Nothing of either where there is no film.
+        Both are empty where the sample has no readable image.
         """
-        if not self._squares:
+        if not self._inputs:
             return [], {}
         own, zero_shot = self._score_sample(candidate), self._score_sample(VersionWeights(text_head))
-        others = {"zero-shot": zero_shot} | {name: self._score_sample(addition) for name, addition in serving_weights.items()}
+        others = {"zero-shot": zero_shot} | {name: self._score_sample(weights) for name, weights in serving_weights.items()}
         found = [
             compare_scores(name, own, scores, self._labels, self._patients, seed=self._seed, monitoring=True)
             for name, scores in others.items()
         ]
         limits = np.array([thresholds[finding] for finding in FINDINGS])
-        worth = measure_scores(own, zero_shot, self._labels, self._patients, thresholds=limits, seed=self._seed)
+        measures = measure_scores(own, zero_shot, self._labels, self._patients, thresholds=limits, seed=self._seed)
         for column, finding in enumerate(FINDINGS):
             known = self._labels[:, column][self._labels[:, column] != UNKNOWN]
-            worth[finding]["prevalence"] = json_number(known.mean()) if len(known) else None
+            measures[finding]["prevalence"] = json_number(known.mean()) if len(known) else None
         labelled = (self._labels != UNKNOWN).any(axis=0)
         patients = len(np.unique(self._patients))
-        kept = {
-            "films": len(self._squares),
+        card = {
+            "films": len(self._inputs),
             "patients": patients,
-            "unreadable": self._lost,
-            "measures": select_findings(worth, labelled),
+            "unreadable": self._unreadable,
+            "measures": select_findings(measures, labelled),
         }
-        return found, kept
+        return found, card
 
     def _score_sample(self, weights: VersionWeights) -> ScoreMatrix:
         classifier = Classifier.of(self._base, weights)
         classifier, parts = classifier.to(classifier.encoder.device), []
-        for start in range(0, len(self._squares), _BATCH_IMAGES):
-            pixels = classifier.preprocess.normalise(torch.stack(self._squares[start : start + _BATCH_IMAGES]))
+        for start in range(0, len(self._inputs), _BATCH_IMAGES):
+            pixels = classifier.preprocess.normalise(torch.stack(self._inputs[start : start + _BATCH_IMAGES]))
             parts.append(classifier.score_pixels(pixels.to(classifier.encoder.device)))
-            self._watch("measuring on the monitoring sample", min(start + _BATCH_IMAGES, len(self._squares)), len(self._squares))
+            self._on_progress(
+                "measuring on the monitoring sample", min(start + _BATCH_IMAGES, len(self._inputs)), len(self._inputs)
+            )
         return np.concatenate(parts)

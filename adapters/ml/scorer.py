@@ -1,4 +1,4 @@
-"""A ModelVersion, loaded and proved, as the pipeline's Scorer."""
+"""The pipeline's Scorer: a ModelVersion, loaded and checked against its card."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import torch
 from adapters.ml.activation_cache import ActivationCache, ActivationCacheSettings, activation_key
 from adapters.ml.error_translation import translate_model_errors
 from adapters.ml.model_input import ModelInputBuilder, choose_model_input_builder
-from adapters.model_files import HEAD, base_folder, version_folder
+from adapters.model_files import base_folder, version_folder
+from models.checkpoint_files import HEAD
 from models.classifier import bfloat16
 from models.classifier.classifier import Classifier
 from models.classifier.version_weights import VersionWeights
@@ -26,11 +27,11 @@ from models.encoder.golden import DEVICE_TOLERANCE, TOLERANCE, GoldenEmbedding
 from models.encoder.precision import Precision
 from pipeline.domain import FINDINGS, Image, ModelVersion, Scores, StoredInstance
 from pipeline.errors import ConfigurationError, WeightsCorrupt, WeightsIncompatible
-from pipeline.ports.images import DecoderTransform, DeviceTransfer, ModelInput
+from pipeline.ports.images import InputTransform, ModelInput
 
-_RECALL_BATCH = 64  # films at a time
+_RECALL_BATCH = 64  # instances read from the cache at a time
 
-_log = structlog.get_logger("radclipd.gpu")
+_log = structlog.get_logger("radclipd.ml")
 
 
 class ClipScorer:
@@ -45,85 +46,82 @@ class ClipScorer:
         batch_size: int,
         input_builder: ModelInputBuilder | None = None,
     ) -> None:
-        """`squares`: made elsewhere than is best for the classifier's device."""
+        """`input_builder`: None chooses the one for the classifier's device."""
         self._version = version
         self._classifier = classifier
-        self._kept = cache
+        self._cache = cache
         self._batch_size = batch_size
-        self._squares = input_builder or choose_model_input_builder(classifier.preprocess, classifier.encoder.device)
-        self._lanes = CpuDataParallel(torch.get_num_threads() if classifier.encoder.device.type == "cpu" else 1)
+        self._input_builder = input_builder or choose_model_input_builder(classifier.preprocess, classifier.encoder.device)
+        self._cpu_parallel = CpuDataParallel(torch.get_num_threads() if classifier.encoder.device.type == "cpu" else 1)
 
     @property
     def version(self) -> ModelVersion:
         return self._version
 
     @property
-    def decoder_transform(self) -> DecoderTransform:
-        return self._squares.decoder_transform
-
-    @property
-    def to_device(self) -> DeviceTransfer:
-        return self._squares.to_device
+    def input_transform(self) -> InputTransform:
+        return self._input_builder
 
     def score_cached(self, instances: Sequence[StoredInstance]) -> dict[str, Scores]:
-        k = self._kept.k
+        k = self._cache.k
         if k is None or not self._classifier.can_score_from(k):
             return {}
         found: dict[str, Scores] = {}
         for start in range(0, len(instances), _RECALL_BATCH):
-            some = instances[start : start + _RECALL_BATCH]
-            there = self._kept.read([activation_key(film) for film in some])
-            known = [film for film in some if activation_key(film) in there]
+            batch = instances[start : start + _RECALL_BATCH]
+            cached = self._cache.read([activation_key(instance) for instance in batch])
+            known = [instance for instance in batch if activation_key(instance) in cached]
             if known:
+                split = SplitActivations.stack(cached[activation_key(instance)] for instance in known)
                 with translate_model_errors():
-                    scores = self._classifier.score_activations(
-                        SplitActivations.stack(there[activation_key(film)] for film in known), k=k
-                    )
-                found |= {film.header.sop_instance_uid: row for film, row in zip(known, scores, strict=True)}
+                    scores = self._classifier.score_activations(split, k=k)
+                found |= {instance.header.sop_instance_uid: row for instance, row in zip(known, scores, strict=True)}
         return found
 
     def score(self, images: Sequence[Image | ModelInput], instances: Sequence[StoredInstance] = ()) -> Scores:
         with translate_model_errors():
-            parts = [self._score_batch(some, of) for some, of in self._split_batches(images, instances)]
+            parts = [self._score_batch(batch, of) for batch, of in self._split_batches(images, instances)]
             return np.concatenate(parts) if parts else np.zeros((0, len(FINDINGS)), dtype=np.float32)
 
     def uncached(self, instances: Sequence[StoredInstance]) -> list[StoredInstance]:
-        missing = set(self._kept.missing([activation_key(film) for film in instances])) if self._kept.k is not None else set()
-        return [film for film in instances if activation_key(film) in missing and self._kept.admits(film)]
+        if self._cache.k is None:
+            return []
+        missing = set(self._cache.missing([activation_key(instance) for instance in instances]))
+        return [instance for instance in instances if activation_key(instance) in missing and self._cache.admits(instance)]
 
     def cache_activations(self, images: Sequence[Image | ModelInput], instances: Sequence[StoredInstance]) -> None:
-        if (k := self._kept.k) is None:
+        if (k := self._cache.k) is None:
             return
         with translate_model_errors():
-            for some, of in self._split_batches(images, instances):
-                self._write_activations(of, encode_split(self._classifier.encoder, self._prepare_pixels(some), k=k))
+            for batch, of in self._split_batches(images, instances):
+                self._write_activations(of, encode_split(self._classifier.encoder, self._prepare_pixels(batch), k=k))
 
     @property
     def cache_capacity(self) -> int:
-        return self._kept.capacity
+        return self._cache.capacity
 
     def close(self) -> None:
-        """Release the files of what is kept, and end the lanes."""
-        self._kept.close()
-        self._lanes.close()
+        """Release the activation cache and end the threads."""
+        self._cache.close()
+        self._cpu_parallel.close()
 
     def _score_batch(self, images: Sequence[Image | ModelInput], instances: Sequence[StoredInstance]) -> Scores:
         score = self._classifier.score_pixels
-        if (k := self._kept.k) is None or not instances:
-            return np.concatenate(self._lanes.map_chunks(lambda some: score(self._prepare_pixels(some)), images))
-        score_and_cut = partial(self._classifier.score_and_split, k=k)
-        parts, done = self._lanes.map_chunks(lambda some: score_and_cut(self._prepare_pixels(some)), images), 0
-        for scores, made in parts:
-            self._write_activations(instances[done : done + len(scores)], made)
+        if (k := self._cache.k) is None or not instances:
+            return np.concatenate(self._cpu_parallel.map_chunks(lambda chunk: score(self._prepare_pixels(chunk)), images))
+        score_and_split = partial(self._classifier.score_and_split, k=k)
+        parts, done = self._cpu_parallel.map_chunks(lambda chunk: score_and_split(self._prepare_pixels(chunk)), images), 0
+        for scores, split in parts:
+            self._write_activations(instances[done : done + len(scores)], split)
             done += len(scores)
         return np.concatenate([scores for scores, _ in parts])
 
     def _write_activations(self, instances: Sequence[StoredInstance], split: SplitActivations) -> None:
-        rows = [row for row, film in enumerate(instances) if self._kept.admits(film)]
-        self._kept.write([activation_key(instances[row]) for row in rows], split.select(rows))
+        rows = [row for row, instance in enumerate(instances) if self._cache.admits(instance)]
+        self._cache.write([activation_key(instances[row]) for row in rows], split.select(rows))
 
     def _prepare_pixels(self, images: Sequence[Image | ModelInput]) -> torch.Tensor:
-        return self._classifier.preprocess.normalise(self._squares.build(images))
+        return self._classifier.preprocess.normalise(self._input_builder.build(images))
 
     def _split_batches(
         self, images: Sequence[Image | ModelInput], instances: Sequence[StoredInstance]
@@ -133,7 +131,7 @@ class ClipScorer:
 
 
 class ClipScorers:
-    """Implements ports.Scorers. Holds one loaded version; another one takes its place."""
+    """Implements ports.Scorers. Holds one loaded version at a time."""
 
     def __init__(
         self,
@@ -145,28 +143,23 @@ class ClipScorers:
         precision: Precision = "float32",
         cache_settings: ActivationCacheSettings | None = None,
     ) -> None:
-        self._store_root = store_root
-        self._device = device
-        self._batch_size = batch_size
-        self._threads = threads
-        self._precision = precision
-        self._kept = cache_settings
+        self._load = partial(
+            load_scorer,
+            store_root=store_root,
+            device=device,
+            batch_size=batch_size,
+            threads=threads,
+            precision=precision,
+            cache_settings=cache_settings,
+        )
         self._loaded: ClipScorer | None = None
 
     def load(self, version: ModelVersion) -> ClipScorer:
         if self._loaded is None or self._loaded.version.device_uid != version.device_uid:
             if self._loaded is not None:
                 self._loaded.close()
-            self._loaded = None  # frees the old weights before the new ones come
-            self._loaded = load_scorer(
-                version,
-                self._store_root,
-                device=self._device,
-                batch_size=self._batch_size,
-                threads=self._threads,
-                precision=self._precision,
-                cache_settings=self._kept,
-            )
+            self._loaded = None  # frees the old weights before the new ones are read
+            self._loaded = self._load(version)
         return self._loaded
 
 
@@ -180,11 +173,11 @@ def load_scorer(
     precision: Precision = "float32",
     cache_settings: ActivationCacheSettings | None = None,
 ) -> ClipScorer:
-    """Load a version and hold its files to the catalog's card: hashes, architecture, preprocessing, golden embeddings.
+    """Load a version and check its files against the catalog's card: hashes, architecture, preprocessing, golden embeddings.
 
     `device`: auto, cpu, cuda or cuda:N. `threads`: of torch on the CPU; 0 leaves torch's choice. `precision`: bfloat16 only where
-    it scores as float32 does. `kept`: where activations are kept; None keeps none. Raises NoWeights where files are missing,
-    WeightsRejected where they are not what the card says, ConfigurationError for a device that is not there.
+    its scores agree with float32. `cache_settings`: None keeps no activations. Raises NoWeights for missing files,
+    WeightsRejected for files that differ from the card, ConfigurationError for a missing device.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -212,18 +205,23 @@ def load_scorer(
 
 
 def apply_precision(classifier: Classifier, precision: Precision) -> Classifier:
-    """Return the classifier in bfloat16 where that is wanted, gains, and scores as float32 does; what was compared is logged."""
+    """Return the classifier in bfloat16 where it is wanted, faster, and agrees with float32. The comparison is logged."""
     served, compared, reason = bfloat16.choose_serving_precision(classifier, precision)
     figures = {} if compared is None else {name: round(value, 5) for name, value in asdict(compared).items()}
     if reason:
-        _log.warning("scoring in float32, which is slower", reason=reason, **figures, hint='[score] precision = "float32" says so')
+        _log.warning(
+            "scoring in float32, which is slower",
+            reason=reason,
+            **figures,
+            hint='[score] precision = "float32" skips the comparison',
+        )
     elif compared is not None:
         _log.info("scoring in bfloat16", **figures, allowed=bfloat16.MAX_SCORE_DIFFERENCE)
     return served
 
 
 def choose_device(device: str) -> torch.device:
-    """Return the device meant; ConfigurationError where it is not there. TF32 is off: scores must not depend on the card."""
+    """Return the device; ConfigurationError where it is missing. TF32 is turned off: scores must not depend on the GPU model."""
     wanted = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         chosen = torch.device(wanted)
@@ -240,21 +238,21 @@ def choose_device(device: str) -> torch.device:
 
 
 def read_version_weights(version: ModelVersion, store_root: Path) -> VersionWeights:
-    """Read what a version adds to its base and hold it to the catalog: hash, number of findings.
+    """Read the tensors that a version adds to its base and check them against the catalog: hash, number of findings.
 
-    CheckpointMissing, CheckpointCorrupt; WeightsIncompatible of either tree.
+    CheckpointMissing, CheckpointCorrupt, CheckpointIncompatible; WeightsIncompatible for another number of findings.
     """
     sha256 = str(version.card.get("head", {}).get("sha256", ""))
-    addition = VersionWeights.from_tensors(read_tensors(version_folder(store_root, version.number), HEAD, sha256=sha256))
-    if len(addition.head.bias) != len(FINDINGS):
+    weights = VersionWeights.from_tensors(read_tensors(version_folder(store_root, version.number), HEAD, sha256=sha256))
+    if len(weights.head.bias) != len(FINDINGS):
         raise WeightsIncompatible(
-            f"the head of version {version.number} scores {len(addition.head.bias)} findings, not {len(FINDINGS)}"
+            f"the head of version {version.number} scores {len(weights.head.bias)} findings, not {len(FINDINGS)}"
         )
-    return addition
+    return weights
 
 
 def _check_golden(version: ModelVersion, base: Base, classifier: Classifier, *, tolerance: float) -> None:
-    """Compare with the golden embeddings what came on another device than the base was read on, and what moved."""
+    """Check the golden embeddings again: on a device other than the CPU, where the base was read, and for fine-tuned blocks."""
     device = classifier.encoder.device
     if device.type != "cpu":
         base.golden.check(classifier.encoder, classifier.preprocess, tolerance=tolerance)

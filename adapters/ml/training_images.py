@@ -1,7 +1,7 @@
-"""Stored films -> what learning needs of them: from the prefix store what is there, from the pixels the rest, which is then kept.
+"""Stored images -> features, activations and model inputs for training: from the activation cache, or else from the pixels.
 
-Either way the activations are rounded to half precision, and features are those of the pixels, so what is learnt does not depend
-on which way they came.
+Activations made from pixels are written to the cache. Either way they are rounded to half precision, and features are those of the
+pixels, so that training does not depend on the contents of the cache.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from pipeline.ports.images import ImageReader
 from pipeline.ports.services import StageCallback
 
 _BATCH_IMAGES = 64  # at a time
-_BATCH_VIEWS = 32  # at a time through the frozen blocks: between two of them learning may be told to wait
+_BATCH_VIEWS = 32  # at a time through the frozen blocks: between two batches the caller may pause or stop
 _UNAUGMENTED = AugmentedViews(Augmentation(views=1), seed=0)
 
-_log = structlog.get_logger("radclipd.gpu")
+_log = structlog.get_logger("radclipd.ml")
 
 
 class TrainingImageReader:
-    """Films as the encoder of one base sees them. `k`: in front of how many last blocks it is cut.
+    """Images as the encoder of one base encodes them. `k`: number of last blocks that the activations enter.
 
-    `cut` is k, or None where the tower cannot be cut there. `front` is the base's encoder as it serves: what it gives in front of
-    the cut is what `kept` keeps.
+    `split_k` is k, or None for an encoder that cannot be split there. `serving_encoder` is the base's encoder in the precision of
+    scoring: it makes the activations, which the cache shares with scoring.
     """
 
     def __init__(
         self, base: Base, pixels: ImageReader, cache: ActivationCache, *, k: int, serving_encoder: Encoder | None = None
     ) -> None:
-        self._base, self._pixels, self._kept = base, pixels, cache
-        self._front = serving_encoder or base.encoder
+        self._base, self._pixels, self._cache = base, pixels, cache
+        self._serving_encoder = serving_encoder or base.encoder
         try:
             partition(base.encoder.network).last_parts(k)
         except CannotPartition:
@@ -53,107 +53,107 @@ class TrainingImageReader:
             self.split_k = k
 
     def read_views(
-        self, instances: Sequence[StoredInstance], views: AugmentedViews, watch: StageCallback
+        self, instances: Sequence[StoredInstance], views: AugmentedViews, on_progress: StageCallback
     ) -> list[SplitActivations | None]:
-        """Return activations float16 [V, L, W] and features float32 [V, D] on the CPU of each labelled film's copies, None where it
-        cannot be read. Only of a tower with a cut."""
-        progress = _ReadProgress(watch, "labelled films", len(instances))
-        return [found for some in _split_batches(instances) for found in self._load_views(some, views, progress, labelled=True)]
+        """Return activations float16 [V, L, W] and features float32 [V, D], on the CPU, of the views of each labelled image; None
+        where it cannot be read. Needs `split_k`."""
+        progress = _ReadProgress(on_progress, "labelled images", len(instances))
+        return [found for batch in _split_batches(instances) for found in self._load_views(batch, views, progress, labelled=True)]
 
-    def read_features(self, instances: Sequence[StoredInstance], what: str, watch: StageCallback) -> list[torch.Tensor | None]:
-        """Return the base's unit vector float32 [D] on the CPU of each film, None where it cannot be read."""
-        progress = _ReadProgress(watch, what, len(instances))
+    def read_features(
+        self, instances: Sequence[StoredInstance], stage: str, on_progress: StageCallback
+    ) -> list[torch.Tensor | None]:
+        """Return the base's unit vector float32 [D], on the CPU, of each image; None where it cannot be read."""
+        progress, batches = _ReadProgress(on_progress, stage, len(instances)), _split_batches(instances)
         if self.split_k is None:
-            return [
-                row for some in _split_batches(instances) for row in self._encode_features(self._read_model_inputs(some, progress))
-            ]
-        copies = (
-            found for some in _split_batches(instances) for found in self._load_views(some, _UNAUGMENTED, progress, labelled=False)
-        )
-        return [None if found is None else found.features[0] for found in copies]
+            return [row for batch in batches for row in self._encode_features(self._read_model_inputs(batch, progress))]
+        views = (found for batch in batches for found in self._load_views(batch, _UNAUGMENTED, progress, labelled=False))
+        return [None if split is None else split.features[0] for split in views]
 
     def read_model_input(self, instance: StoredInstance) -> torch.Tensor | None:
-        """Return its grey square [1, S, S], None where it cannot be read."""
+        """Return the model input [1, S, S] before normalisation, None where the instance cannot be read."""
         try:
             with translate_model_errors():
                 return self._base.preprocess.make_model_input(self._pixels.read(instance))
         except PixelsUnreadable as error:
-            _log.warning("film left out of learning", error=str(error))
+            _log.warning("image left out of training", error=str(error))
             return None
 
     def _encode_split(self, inputs: torch.Tensor) -> SplitActivations:
-        """Return what the base makes of grey squares [n, 1, S, S], on the CPU, the activations float16."""
+        """Encode model inputs [n, 1, S, S]; return the result on the CPU, with activations in float16."""
         assert self.split_k is not None
-        made = encode_split(self._front, self._base.preprocess.normalise(inputs), k=self.split_k)
-        return SplitActivations(made.activations.to("cpu", ACTIVATION_DTYPE), made.features.cpu())
+        split = encode_split(self._serving_encoder, self._base.preprocess.normalise(inputs), k=self.split_k)
+        return SplitActivations(split.activations.to("cpu", ACTIVATION_DTYPE), split.features.cpu())
 
     def _load_views(
         self, instances: Sequence[StoredInstance], views: AugmentedViews, progress: _ReadProgress, *, labelled: bool
     ) -> list[SplitActivations | None]:
-        names = [views.names(activation_key(film)) for film in instances]
-        found = self._kept.read([name for own in names for name in own])
-        lacking = [film for film, own in zip(instances, names, strict=True) if any(name not in found for name in own)]
-        progress.advance(len(instances) - len(lacking))
-        squares = self._read_model_inputs(lacking, progress)
-        read = [(film, square) for film, square in zip(lacking, squares, strict=True) if square is not None]
-        found |= self._make_missing_views(read, views, found, progress, labelled=labelled)
+        names = [views.names(activation_key(instance)) for instance in instances]
+        found = self._cache.read([name for own in names for name in own])
+        missing = [instance for instance, own in zip(instances, names, strict=True) if any(name not in found for name in own)]
+        progress.advance(len(instances) - len(missing))
+        inputs = self._read_model_inputs(missing, progress)
+        readable = [(instance, given) for instance, given in zip(missing, inputs, strict=True) if given is not None]
+        found |= self._make_missing_views(readable, views, found, progress, labelled=labelled)
         return [
             SplitActivations.stack(found[name] for name in own) if all(name in found for name in own) else None for own in names
         ]
 
     def _read_model_inputs(self, instances: Sequence[StoredInstance], progress: _ReadProgress) -> list[torch.Tensor | None]:
-        found = []
-        for film in instances:
-            found.append(self.read_model_input(film))
+        inputs = []
+        for instance in instances:
+            inputs.append(self.read_model_input(instance))
             progress.advance(1)
-        return found
+        return inputs
 
     def _make_missing_views(
         self,
-        films: Sequence[tuple[StoredInstance, torch.Tensor]],
+        inputs: Sequence[tuple[StoredInstance, torch.Tensor]],
         views: AugmentedViews,
         known: Mapping[str, SplitActivations],
         progress: _ReadProgress,
         *,
         labelled: bool,
     ) -> dict[str, SplitActivations]:
-        """Make the copies that are not known and keep them: those of labelled films always, others where there is room."""
+        """Encode the views that are not known. Those of labelled images are always cached, others where there is room."""
         wanted = [
-            (film, square, number, name)
-            for film, square in films
-            for number, name in enumerate(views.names(activation_key(film)))
+            (instance, model_input, number, name)
+            for instance, model_input in inputs
+            for number, name in enumerate(views.names(activation_key(instance)))
             if name not in known
         ]
         made: dict[str, SplitActivations] = {}
         for start in range(0, len(wanted), _BATCH_VIEWS):
-            some = wanted[start : start + _BATCH_VIEWS]
-            images = self._encode_split(
-                torch.stack([views.view(square, activation_key(film), number) for film, square, number, _ in some])
+            batch = wanted[start : start + _BATCH_VIEWS]
+            split = self._encode_split(
+                torch.stack(
+                    [views.view(model_input, activation_key(instance), number) for instance, model_input, number, _ in batch]
+                )
             )
-            made |= {name: row for (_, _, _, name), row in zip(some, map(SplitActivations, *images), strict=True)}
-            keep = [row for row, (film, *_) in enumerate(some) if labelled or self._kept.admits(film)]
-            self._kept.write([some[row][3] for row in keep], images.select(keep))
+            made |= {name: row for (_, _, _, name), row in zip(batch, map(SplitActivations, *split), strict=True)}
+            rows = [row for row, (instance, *_) in enumerate(batch) if labelled or self._cache.admits(instance)]
+            self._cache.write([batch[row][3] for row in rows], split.select(rows))
             progress.advance(0)
         return made
 
     def _encode_features(self, inputs: Sequence[torch.Tensor | None]) -> Iterator[torch.Tensor | None]:
-        there = [square for square in inputs if square is not None]
-        pixels = self._base.preprocess.normalise(torch.stack(there)) if there else None
+        readable = [model_input for model_input in inputs if model_input is not None]
+        pixels = self._base.preprocess.normalise(torch.stack(readable)) if readable else None
         rows = iter(encode_images_fast(self._base.encoder, pixels).cpu().clone() if pixels is not None else ())
-        for square in inputs:
-            yield None if square is None else next(rows)
+        for model_input in inputs:
+            yield None if model_input is None else next(rows)
 
 
 class _ReadProgress:
-    """How many of the films are done, told to a watch, which may wait or raise."""
+    """Count of the images read, reported to a callback, which may wait or raise."""
 
-    def __init__(self, watch: StageCallback, what: str, films: int) -> None:
-        self._watch, self._what, self._films, self._done = watch, what, films, 0
+    def __init__(self, on_progress: StageCallback, stage: str, total: int) -> None:
+        self._on_progress, self._stage, self._total, self._done = on_progress, stage, total, 0
 
-    def advance(self, films: int) -> None:
-        """So many more are done; 0: still here."""
-        self._done += films
-        self._watch(self._what, self._done, self._films)
+    def advance(self, count: int) -> None:
+        """Report `count` more images; 0 reports the same count again."""
+        self._done += count
+        self._on_progress(self._stage, self._done, self._total)
 
 
 def _split_batches(instances: Sequence[StoredInstance]) -> Iterator[Sequence[StoredInstance]]:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.model_files import CARD, HEAD, WEIGHTS, base_folder, bases_folder, version_folder
+from adapters.model_files import base_folder, bases_folder, version_folder
+from models.checkpoint_files import CARD, HEAD, WEIGHTS
 from pipeline.errors import NoWeights, OutOfResources, PermanentError, TransientError, WeightsCorrupt
 
 _BASE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")

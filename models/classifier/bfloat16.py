@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
+import models.encoder  # noqa: F401 - before open_clip: see models.encoder.torchvision_ops
 
 # isort: split
 

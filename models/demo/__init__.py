@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from models import checkpoint_files
 from models.encoder import sources
 from models.errors import CheckpointCorrupt, CheckpointMissing
 from models.fingerprint import file_sha256
@@ -19,8 +20,7 @@ NOTICE = "demo model, phantoms only"
 NAME = "demo-clip"
 FOLDER = Path(__file__).parent
 ARCHITECTURE = FOLDER / "architecture.json"
-WEIGHTS = "weights.safetensors"
-CARD = "card.json"
+WEIGHTS, CARD = checkpoint_files.WEIGHTS, checkpoint_files.CARD
 REINSTALL_HINT = "install radclipd again, or make the encoder: radclipd experiment pretrain-demo"
 
 

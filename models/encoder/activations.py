@@ -1,16 +1,11 @@
-"""The image encoder cut in two before its last k blocks.
+"""The image encoder split before its last k blocks.
 
-With all before them frozen, what enters those blocks is a pure function of the image: computed once, it serves every training
-step and every re-scoring that touches the last k blocks alone. `prefix` and `encode_activations` together are `encode_images`, by
-the
-short cuts of `blocks`.
+Activations are what enters the last k blocks. With the blocks before them frozen, activations are a pure function of the image:
+computed once, they serve every training step and every re-scoring of the last k blocks. `compute_activations` followed by
+`encode_activations` equals `encode_images`; both use `fast_blocks`.
 """
 
 from __future__ import annotations
-
-import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
-
-# isort: split
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Self
@@ -24,21 +19,21 @@ from models.encoder.partition import check_blocks, vision_transformer
 from models.errors import CannotPartition
 
 TOLERANCE = 1e-5
-"""Largest difference of any number of a unit vector from that of `encode_images`, float32 on a CPU."""
+"""Largest difference of any component of a unit vector from `encode_images`, float32 on a CPU."""
 
 
 class EncoderOutput(NamedTuple):
-    """What the image tower gives for N images."""
+    """Output of the image tower for N images."""
 
     pooled: torch.Tensor  # [N, W] after ln_post, before the projection
     features: torch.Tensor  # [N, D] projected, of unit length
 
 
 class SplitActivations(NamedTuple):
-    """N images in front of the last k blocks, where learning starts, and behind them as they were before anything was learnt."""
+    """N images before the last k blocks, where training starts, and their features by the base."""
 
-    activations: torch.Tensor  # [N, L, W], the activations that enter the last k blocks
-    features: torch.Tensor  # [N, D], what the base makes of the images, of unit length
+    activations: torch.Tensor  # [N, L, W], input of the last k blocks
+    features: torch.Tensor  # [N, D], unit vectors of the base
 
     @classmethod
     def stack(cls, images: Iterable[SplitActivations]) -> Self:
@@ -52,13 +47,13 @@ class SplitActivations(NamedTuple):
 
 @torch.no_grad()
 def encode_split(encoder: Encoder, pixels: torch.Tensor, *, k: int) -> SplitActivations:
-    """Return both of one pass, float32 on the encoder's device, for `pixels` as `prefix` wants them. CannotPartition."""
-    entering = compute_activations(encoder, pixels, k=k)
-    return SplitActivations(entering, encode_activations(encoder, entering, k=k).features)
+    """Return both of one pass, float32 on the encoder's device, for `pixels` as in `compute_activations`. CannotPartition."""
+    activations = compute_activations(encoder, pixels, k=k)
+    return SplitActivations(activations, encode_activations(encoder, activations, k=k).features)
 
 
 def encode_images_fast(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
-    """Return what `encode_images` does within TOLERANCE, of any tower: with the short cuts where it can be cut."""
+    """Return the result of `encode_images` within TOLERANCE, by `fast_blocks` where the tower can be split."""
     try:
         return encode_split(encoder, pixels, k=1).features
     except CannotPartition:
@@ -70,7 +65,7 @@ def compute_activations(encoder: Encoder, pixels: torch.Tensor, *, k: int) -> to
     """Return the activations that enter the first of the last `k` blocks, float32 [N, L, W], on the encoder's device.
 
     `pixels`: float32 [N, 3, S, S], preprocessed. L is 1 + the number of patches, class token first; W the tower's width. k = 0
-    gives what enters ln_post, k = all blocks what leaves the stem. CannotPartition.
+    returns the input of ln_post, k = all blocks the output of the stem. CannotPartition.
     """
     tower, blocks = _require_blocks(encoder, k)
     tokens: torch.Tensor = tower._embeds(pixels.to(encoder.device))
@@ -79,7 +74,7 @@ def compute_activations(encoder: Encoder, pixels: torch.Tensor, *, k: int) -> to
 
 @torch.no_grad()
 def run_blocks(encoder: Encoder, activations: torch.Tensor, *, k: int, last: int) -> torch.Tensor:
-    """Return what enters the last `to` blocks, given the activations [N, L, W] that enter the last `k`; `to` is at most k."""
+    """Return the activations that enter the last `last` blocks, given those [N, L, W] of the last `k`; `last` is at most k."""
     tower, blocks = _require_blocks(encoder, k)
     check_blocks(last, k)
     tokens = activations.to(encoder.device, torch.float32)
@@ -87,9 +82,9 @@ def run_blocks(encoder: Encoder, activations: torch.Tensor, *, k: int, last: int
 
 
 def encode_activations(encoder: Encoder, activations: torch.Tensor, *, k: int) -> EncoderOutput:
-    """Return what the last `k` blocks, ln_post and proj make of activations [N, L, W], computed in float32.
+    """Return the output of the last `k` blocks, ln_post and proj for activations [N, L, W], computed in float32.
 
-    Gradients flow, to the activations and to whatever parameters ask for them. CannotPartition.
+    Gradients flow to the activations and to all parameters with requires_grad. CannotPartition.
     """
     tower, blocks = _require_blocks(encoder, k)
     tokens, last = activations.to(encoder.device, torch.float32), blocks[len(blocks) - k :]
@@ -102,7 +97,7 @@ def encode_activations(encoder: Encoder, activations: torch.Tensor, *, k: int) -
 
 
 def activation_shape(encoder: Encoder) -> tuple[int, int]:
-    """Return L and W of the activations, the same in front of every block. CannotPartition."""
+    """Return L and W of the activations, equal before every block. CannotPartition."""
     length, width = vision_transformer(encoder.network).positional_embedding.shape
     return int(length), int(width)
 
@@ -113,7 +108,7 @@ def project(pooled: torch.Tensor, proj: torch.Tensor) -> torch.Tensor:
 
 
 def _require_blocks(encoder: Encoder, k: int) -> tuple[Any, Any]:
-    """Return the tower and its blocks, of which there must be k."""
+    """Return the tower and its blocks, at least k. CannotPartition."""
     tower = vision_transformer(encoder.network)
     blocks = tower.transformer.resblocks
     check_blocks(k, len(blocks))
@@ -121,7 +116,7 @@ def _require_blocks(encoder: Encoder, k: int) -> tuple[Any, Any]:
 
 
 def _run_transformer_blocks(transformer: Any, blocks: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """[N, L, W] -> [N, L, W]; open_clip's transformers may run sequence first inside."""
+    """Map [N, L, W] to [N, L, W]; open_clip's transformers may run sequence first inside."""
     tokens = tokens if transformer.batch_first else tokens.transpose(0, 1)
     for block in blocks:
         tokens = run_block(block, tokens)

@@ -1,15 +1,11 @@
-"""Which network the weights belong to: open_clip's configuration, kept whole, with its activation stated.
+"""The network of some weights: open_clip's whole configuration, with an explicit activation.
 
-OpenAI's weights were trained with QuickGELU (x * sigmoid(1.702 x)), nearly all later ones with GELU, and nothing in a weights
-file says which. The wrong one loads without a word and scores worse. So the activation is part of an Architecture, and a
-card keeps the whole configuration instead of a name that a later open_clip may give another meaning.
+OpenAI's weights were trained with QuickGELU (x * sigmoid(1.702 x)), nearly all later ones with GELU, and a weights file does not
+state the activation. The wrong one loads without an error and scores worse. So the activation is part of an Architecture, and a
+card holds the whole configuration, since a later open_clip may change the meaning of a name.
 """
 
 from __future__ import annotations
-
-import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
-
-# isort: split
 
 import copy
 import difflib
@@ -32,7 +28,7 @@ VOCABULARY = 49408
 
 @dataclass(frozen=True)
 class Architecture:
-    """A CLIP network without its weights. `config` is open_clip's model_cfg; `name` is for people."""
+    """A CLIP network without its weights. `config` is open_clip's model_cfg; `name` is for display."""
 
     name: str
     config: Mapping[str, Any]
@@ -51,7 +47,7 @@ class Architecture:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a model_cfg, or an open_clip_config.json that holds one. UnknownArchitecture where it is neither."""
+        """Read a model_cfg, or an open_clip_config.json that holds one. UnknownArchitecture for other files."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -62,7 +58,7 @@ class Architecture:
 
     @classmethod
     def from_card(cls, card: Mapping[str, Any]) -> Self:
-        """Read what `card` wrote. UnknownArchitecture where it cannot be built here."""
+        """Read an architecture from its card. UnknownArchitecture where this release cannot build it."""
         try:
             made = cls(card["name"], card["config"])
             agrees = made.quickgelu == card["quickgelu"]
@@ -81,7 +77,7 @@ class Architecture:
 
     @property
     def quickgelu(self) -> bool:
-        """True where the network's activation is QuickGELU; timm towers keep their own either way."""
+        """True where the network's activation is QuickGELU; timm towers have their own."""
         return bool(self.config.get("quick_gelu", False))
 
     @property
@@ -92,19 +88,19 @@ class Architecture:
 
     @property
     def context_length(self) -> int:
-        """Tokens of a text."""
+        """Number of tokens of a text."""
         return int(self.config["text_cfg"].get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
 
     def with_quickgelu(self, quickgelu: bool | None) -> Self:
-        """Return the same network with this activation; None leaves it as it is."""
+        """Return the architecture with this activation; None keeps the present one."""
         if quickgelu is None:
             return self
         return type(self)(self.name, {**self.config, "quick_gelu": quickgelu})
 
     def build(self, *, seed: int | None = 0) -> torch.nn.Module:
-        """Return the network in evaluation mode on the CPU, float32, its weights drawn from `seed`; None leaves them unfilled.
+        """Return the network in evaluation mode on the CPU, float32, its weights drawn from `seed`; None: uninitialised.
 
-        The global random state is left as it was. UnknownArchitecture where open_clip refuses the configuration.
+        The global random state stays unchanged. UnknownArchitecture where open_clip refuses the configuration.
         """
         config = copy.deepcopy(dict(self.config))
         custom_text = config.pop("custom_text", False)
@@ -119,7 +115,7 @@ class Architecture:
         return built.eval().requires_grad_(False)
 
     def _require_servable(self) -> Self:
-        """Return self, or say why it cannot be served here."""
+        """Return self. UnknownArchitecture with the reason where radclipd cannot serve it."""
         for part in ("embed_dim", "vision_cfg", "text_cfg"):
             if part not in self.config:
                 raise UnknownArchitecture(f"the architecture {self.name} lacks {part}", hint="give an open_clip configuration")
@@ -131,7 +127,7 @@ class Architecture:
 
 
 class _SkipInitialisation(TorchFunctionMode):
-    """Draws no random numbers: weights that are about to be loaded keep whatever was in memory. What is computed is computed."""
+    """Skips random initialisation, for weights that are loaded afterwards. Sine positions, which are computed, stay."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (torch.Tensor.normal_, torch.Tensor.uniform_):

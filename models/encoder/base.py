@@ -1,14 +1,10 @@
-"""Base weights: the encoder that versions start from, with everything needed to load it the same way again.
+"""A base: the encoder that versions start from, with all that is needed to load it identically.
 
 A base on disk is a checkpoint (`checkpoint.py`) with weights.safetensors in open_clip's own layout, float32, and a card:
 architecture, preprocess, golden, notice, source, libraries.
 """
 
 from __future__ import annotations
-
-import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
-
-# isort: split
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,14 +14,13 @@ from typing import Any
 import open_clip
 import torch
 
+from models.checkpoint_files import WEIGHTS
 from models.encoder.architecture import Architecture
 from models.encoder.checkpoint import read_card, read_tensors, write_checkpoint
 from models.encoder.encoder import Encoder
 from models.encoder.golden import GoldenEmbedding
 from models.errors import CheckpointCorrupt, CheckpointIncompatible, UnknownArchitecture
 from models.images.preprocess import Preprocess
-
-WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -40,21 +35,21 @@ class Base:
 
     @property
     def dimension(self) -> int:
-        """D: how many numbers a unit vector of this encoder has."""
+        """D: length of this encoder's feature vectors."""
         return int(self.encoder.architecture.config["embed_dim"])
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that compute."""
+    """Return the versions of open_clip and torch."""
     return {"open_clip": open_clip.__version__, "torch": torch.__version__}
 
 
 def write_base(
     folder: Path, encoder: Encoder, preprocess: Preprocess, *, source: Mapping[str, Any], notice: str = ""
 ) -> dict[str, Any]:
-    """Write an encoder into an existing folder and return its card. `source` says where the weights are from, JSON-able.
+    """Write an encoder into an existing folder and return its card. `source`: origin of the weights, JSON-able.
 
-    CheckpointUnwritable; WeightsIncompatible where the encoder gives values that are not finite.
+    CheckpointUnwritable; CheckpointIncompatible where the encoder's output is not finite.
     """
     card = {
         "architecture": encoder.architecture.card,
@@ -68,17 +63,17 @@ def write_base(
 
 
 def read_base(folder: Path, *, expected: Mapping[str, Any] | None = None) -> Base:
-    """Read a base and prove it: hash, architecture, golden embeddings.
+    """Read a base and check it: hash, architecture, golden embeddings.
 
-    `expected` is a card to hold it to in place of the folder's own, such as the one that the catalog keeps: `weights.sha256`,
-    `architecture`, `preprocess`, `golden`. Raises CheckpointMissing, CheckpointCorrupt, WeightsIncompatible, GoldenMismatch.
+    `expected`: card to check against in place of the folder's own, such as the catalog's: `weights.sha256`, `architecture`,
+    `preprocess`, `golden`. Raises CheckpointMissing, CheckpointCorrupt, CheckpointIncompatible, GoldenMismatch.
     """
     card = read_card(folder)
-    held = card if expected is None else expected
+    wanted = card if expected is None else expected
     try:
-        sha256 = str(held["weights"]["sha256"])
-        architecture, preprocess = Architecture.from_card(held["architecture"]), Preprocess.from_card(held["preprocess"])
-        golden = GoldenEmbedding.from_card(held["golden"])
+        sha256 = str(wanted["weights"]["sha256"])
+        architecture, preprocess = Architecture.from_card(wanted["architecture"]), Preprocess.from_card(wanted["preprocess"])
+        golden = GoldenEmbedding.from_card(wanted["golden"])
         encoder = Encoder.with_weights(architecture, read_tensors(folder, WEIGHTS, sha256=sha256))
     except (KeyError, TypeError) as error:
         raise CheckpointCorrupt(f"the card of {folder} lacks {error}", hint="import the weights again") from error

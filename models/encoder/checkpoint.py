@@ -1,7 +1,7 @@
-"""Our own checkpoints: a folder with one safetensors file and card.json. No pickles.
+"""Checkpoints of radclipd: a folder with one safetensors file and card.json. No pickles.
 
-The card names the file, its size and its SHA-256, and is written last: a folder without a card is no checkpoint. Each file is
-written beside its place as `.part`, made durable, then renamed.
+The card holds the file's name, size and SHA-256 and is written last: a folder without a card is no checkpoint. Each file is
+written as `.part` in the same folder, synced, then renamed.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ import safetensors
 import safetensors.torch
 import torch
 
+from models.checkpoint_files import CARD
 from models.errors import CheckpointCorrupt, CheckpointIncompatible, CheckpointMissing, CheckpointUnwritable
 from models.fingerprint import file_sha256
 
 FORMAT = 1
-"""Number of the card's layout."""
-CARD = "card.json"
+"""Version of the card's layout."""
 _RENAMED_CARD_KEYS = {"marking": "notice"}
-"""Key in the cards of an earlier release, key now."""
+"""Key in the cards of an earlier release -> key of this release."""
 
 
 def write_checkpoint(folder: Path, file: str, tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> dict[str, Any]:
     """Write tensors and card into an existing folder; return the card as written, with `format` and `weights` added.
 
-    Equal tensors give equal bytes. CheckpointUnwritable where the disk refuses.
+    Equal tensors give equal bytes. CheckpointUnwritable where the file system fails.
     """
     try:
         part = folder / f"{file}.part"
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         safetensors.torch.save_file(contiguous, part, metadata={"format": "pt"})
-        part.chmod(0o644)  # safetensors leaves it to its owner alone, and the service is seldom the one who imports
+        part.chmod(0o644)  # safetensors gives 0600, and the importing user is seldom the service's
         sha256, size = file_sha256(part), part.stat().st_size
         _rename_durably(part, folder / file)
         whole = {"format": FORMAT, "weights": {"file": file, "sha256": sha256, "size": size}, **card}
@@ -68,7 +68,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path, file: str, *, sha256: str) -> dict[str, torch.Tensor]:
-    """Read a tensor file whose SHA-256 must be this one. CheckpointMissing, CheckpointCorrupt."""
+    """Read a tensor file and check its SHA-256. CheckpointMissing, CheckpointCorrupt."""
     path = folder / file
     try:
         found = file_sha256(path)
@@ -86,7 +86,7 @@ def read_tensors(folder: Path, file: str, *, sha256: str) -> dict[str, torch.Ten
 
 
 def _rename_durably(part: Path, target: Path) -> None:
-    """Make the bytes durable, then rename, then make the rename durable."""
+    """Sync the file, rename it, sync the folder."""
     _fsync_path(part, os.O_RDWR)
     part.replace(target)
     _fsync_path(target.parent, os.O_RDONLY)

@@ -1,8 +1,8 @@
-"""A batch on a CPU in lanes: each thread takes some of the films, in place of some rows of every product.
+"""Data parallelism on a CPU: each thread encodes a chunk of the batch, instead of all threads sharing every matrix product.
 
-Threads that share a product wait for each other at its end, some hundred times a batch, and longest where another program has one
-of their processors, as one that decodes the next films does. Lanes meet once. Of a single film all threads share each product
-still: it is there sooner.
+Threads that share a product synchronise at its end, some hundred times a batch, and wait longest where another process, such as a
+decoder of the next images, uses one of the cores. Chunks synchronise once. A batch too small for two chunks is computed by all
+threads together, which has the lower latency.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ T = TypeVar("T")
 ImageBatch = TypeVar("ImageBatch", torch.Tensor, Sequence[Any])
 
 MIN_IMAGES_PER_CHUNK = 8
-"""Films of a lane, at least: each lane reads all weights, and fewer films do not make up for that."""
+"""Each chunk reads all weights, which fewer images do not amortise."""
 
 
 class CpuDataParallel:
-    """So many threads of torch's. With one there are no lanes."""
+    """A pool of `threads` threads. With one, batches are not chunked."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lane")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encode")
 
     def map_chunks(self, work: Callable[[ImageBatch], T], images: ImageBatch) -> list[T]:
-        """Return, in order, what `work` makes of some of the films, a tensor [N, ...] or a sequence, of the next, and so on."""
-        lanes = min(self._threads, len(images) // MIN_IMAGES_PER_CHUNK)
-        if lanes < 2:
+        """Return the results of `work` on consecutive chunks of the images, a tensor [N, ...] or a sequence, in order."""
+        chunks = min(self._threads, len(images) // MIN_IMAGES_PER_CHUNK)
+        if chunks < 2:
             return [work(images)]
 
-        def in_lane(some: ImageBatch) -> T:
-            torch.set_num_threads(self._threads // lanes)  # of this thread; for MKL of all
-            return work(some)
+        def work_on_chunk(chunk: ImageBatch) -> T:
+            torch.set_num_threads(self._threads // chunks)  # of this thread; for MKL of all threads
+            return work(chunk)
 
-        each = ceil(len(images) / lanes)
+        size = ceil(len(images) / chunks)
         try:
-            return list(self._pool.map(in_lane, [images[first : first + each] for first in range(0, len(images), each)]))
+            return list(self._pool.map(work_on_chunk, [images[first : first + size] for first in range(0, len(images), size)]))
         finally:
             torch.set_num_threads(self._threads)
 

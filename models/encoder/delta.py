@@ -1,7 +1,7 @@
-"""The trained parameters apart from the rest: a network that shares every other parameter with its base.
+"""Trained parameters as a delta: a network that shares all other parameters with its base.
 
-A version of a partially unfrozen encoder is its base plus a few tensors. The frozen ones are not copied and cannot drift: they
-are the same memory.
+A version of a partially unfrozen encoder is its base plus a few tensors. Frozen parameters share the base's memory, so they cannot
+drift.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from models.encoder.encoder import Encoder
 from models.errors import CheckpointIncompatible
 
 Delta = dict[str, torch.Tensor]
-"""Parameter names of the network -> their trained values, on the CPU."""
+"""Parameter name of the network -> trained value, on the CPU."""
 
 
 def copy_with_own_parameters(encoder: Encoder, names: Iterable[str]) -> Encoder:
-    """Return an encoder with parameters of its own under `names`, equal to the original's; it shares all others.
+    """Return an encoder with copies of the parameters `names`; it shares all others.
 
-    WeightsIncompatible for a name that the network does not have.
+    CheckpointIncompatible for a name that the network lacks.
     """
     own, parameters = set(names), dict(encoder.network.named_parameters())
     if unknown := sorted(own - parameters.keys()):
@@ -35,15 +35,15 @@ def copy_with_own_parameters(encoder: Encoder, names: Iterable[str]) -> Encoder:
 
 
 def copy_parameters(encoder: Encoder, names: Iterable[str]) -> Delta:
-    """Return these parameters as tensors of their own on the CPU."""
+    """Return copies of these parameters on the CPU."""
     return {name: encoder.network.get_parameter(name).detach().to("cpu", copy=True) for name in names}
 
 
 @torch.no_grad()
 def apply_delta(encoder: Encoder, delta: Mapping[str, torch.Tensor]) -> Encoder:
-    """Return the encoder with a delta put in place, on the encoder's device; the given one stays as it is.
+    """Return a copy of the encoder with a delta applied, on the encoder's device.
 
-    WeightsIncompatible where a name or a shape is another network's, or a value is not finite.
+    CheckpointIncompatible where a name or a shape does not fit the network, or a value is not finite.
     """
     twin = copy_with_own_parameters(encoder, delta)
     for name, tensor in delta.items():

@@ -1,10 +1,6 @@
-"""The CLIP encoder at work: images and texts to unit vectors. Weights come from `weights.py`, networks from `architecture.py`."""
+"""The CLIP encoder: images and texts to unit vectors. Weights come from `weights.py`, networks from `architecture.py`."""
 
 from __future__ import annotations
-
-import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
-
-# isort: split
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +17,7 @@ _TEXT_BATCH = 32
 
 
 class Encoder:
-    """A network with weights, in evaluation mode, on one device. `precision`: of the products in its image blocks."""
+    """A network with weights, in evaluation mode, on one device. `precision`: of the matrix products in its image blocks."""
 
     def __init__(self, architecture: Architecture, network: torch.nn.Module) -> None:
         self.architecture = architecture
@@ -33,24 +29,24 @@ class Encoder:
 
     @classmethod
     def with_weights(cls, architecture: Architecture, state: StateDict) -> Encoder:
-        """Build the network and fill it with these weights. WeightsIncompatible where they are another network's."""
+        """Build the network and load these weights. CheckpointIncompatible where they do not fit the network."""
         network = architecture.build(seed=None)
         assign_weights(network, state)
         return cls(architecture, network)
 
     @classmethod
     def untrained(cls, architecture: Architecture, *, seed: int) -> Encoder:
-        """Return an encoder that has learnt nothing: for demonstrations of the plumbing only. Same seed, same weights."""
+        """Return an encoder of random weights, for tests and demonstrations only. Same seed, same weights."""
         return cls(architecture, architecture.build(seed=seed))
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.network.parameters()).device
 
     @property
     def temperature(self) -> float:
-        """The learnt factor on cosines (CLIP's exp(logit_scale); 100 for OpenAI's weights)."""
+        """Trained factor on cosines (CLIP's exp(logit_scale); 100 for OpenAI's weights)."""
         return float(self.network.get_parameter("logit_scale").exp().max())
 
     def to(self, device: torch.device) -> Encoder:
@@ -66,18 +62,18 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return float32 [N, D] of unit length, on the encoder's device. Texts beyond the context length are cut."""
+        """Return float32 [N, D] of unit length, on the encoder's device. Texts beyond the context length are truncated."""
         encode: Any = self.network.encode_text
         with _shorten_context(self.tokens(texts), self.network) as shortened:
             return self._require_finite(torch.cat([encode(batch, normalize=True) for batch in torch.split(shortened, _TEXT_BATCH)]))
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return int64 [N, context length] on the encoder's device. Texts beyond the context length are cut."""
+        """Return int64 [N, context length] on the encoder's device. Texts beyond the context length are truncated."""
         tokens: torch.Tensor = self._tokenizer(list(texts))
         return tokens.to(self.device)
 
     def _require_finite(self, features: torch.Tensor) -> torch.Tensor:
-        """NaN compares false with every threshold: it must never pass for a low score."""
+        """Refuse NaN, which compares false with every threshold and so would pass for a low score."""
         if not torch.isfinite(features).all():
             raise CheckpointIncompatible("the encoder gives values that are not finite", hint="import sound weights")
         return features
@@ -85,10 +81,10 @@ class Encoder:
 
 @contextmanager
 def _shorten_context(tokens: torch.Tensor, network: torch.nn.Module) -> Iterator[torch.Tensor]:
-    """Let the text tower read no further than the longest text; give the tokens [N, L] cut to that.
+    """Shorten the text tower's context to the longest text; yield the tokens [N, L] of that length.
 
-    CLIP's text tower is causal and takes its answer at the end token: the padding after it costs two thirds of the time and
-    changes nothing. Networks that look at the padding are left alone.
+    CLIP's text tower is causal and pools at the end token: padding after it costs two thirds of the time and changes nothing.
+    Networks whose result depends on the padding are not changed.
     """
     mask = getattr(network, "attn_mask", None)
     if type(network) is not open_clip.CLIP or mask is None or network.text_pool_type != "argmax":

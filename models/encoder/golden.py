@@ -1,7 +1,7 @@
-"""Golden embeddings: what an encoder gave for a fixed image and a fixed text when its weights were imported.
+"""Golden embeddings: an encoder's output for a fixed image and a fixed text, recorded when its weights were imported.
 
-Compared at every load, they catch what no check of names and shapes can: the wrong activation (open_clip issues 771 and 915),
-a changed preprocessing or tokenizer, a library or a processor that computes wrongly.
+Compared at every load, they detect faults beyond names and shapes: the wrong activation (open_clip issues 771 and 915), a changed
+preprocessing or tokenizer, a library or a processor that computes wrongly.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from models.images.preprocess import Preprocess
 
 TEXT = "a chest x-ray showing pleural effusion"
 TOLERANCE = 5e-4
-"""Largest Euclidean distance of two unit vectors that still counts as the same, on the CPU in float32.
+"""Largest Euclidean distance of two unit vectors that count as equal, on the CPU in float32.
 
 Processors and thread counts differ by about 1e-6. QuickGELU in place of GELU moves even untrained networks by 3e-3 and more.
 """
 DEVICE_TOLERANCE = 5e-3
-"""The same on an accelerator, whose kernels round otherwise."""
+"""The same on an accelerator, whose kernels round differently."""
 
 _DIGITS = 7
 
@@ -40,14 +40,14 @@ class GoldenEmbedding:
 
     @classmethod
     def compute(cls, encoder: Encoder, preprocess: Preprocess) -> Self:
-        """Compute them. Float32 on the encoder's device."""
+        """Encode image and text, float32 on the encoder's device."""
         return cls(
             image=_round_vector(_encode_golden_image(encoder, preprocess)), text=_round_vector(encoder.encode_texts([TEXT])[0])
         )
 
     @classmethod
     def from_card(cls, card: Mapping[str, Any]) -> Self:
-        """Read what `card` wrote. WeightsIncompatible where it is not there."""
+        """Read golden embeddings from a card. CheckpointIncompatible where it has none."""
         try:
             return cls(image=tuple(map(float, card["image"])), text=tuple(map(float, card["text"])))
         except (KeyError, TypeError, ValueError) as error:
@@ -59,10 +59,10 @@ class GoldenEmbedding:
         return {"image": list(self.image), "text": list(self.text), "tolerance": TOLERANCE}
 
     def check(self, encoder: Encoder, preprocess: Preprocess, *, tolerance: float = TOLERANCE) -> None:
-        """Compute both again; GoldenMismatch where either is farther away than `tolerance`."""
+        """Compute both again; GoldenMismatch where the distance of either exceeds `tolerance`."""
         now = GoldenEmbedding.compute(encoder, preprocess)
-        for side, then, again in (("image", self.image, now.image), ("text", self.text, now.text)):
-            distance = _measure_distance(then, again)
+        for side, recorded, computed in (("image", self.image, now.image), ("text", self.text, now.text)):
+            distance = _measure_distance(recorded, computed)
             if not distance <= tolerance:
                 raise GoldenMismatch(
                     f"the {side} encoder does not compute what it computed when its weights were imported: "
@@ -79,15 +79,15 @@ def golden_image() -> npt.NDArray[np.float32]:
 
 
 def golden_images() -> list[npt.NDArray[np.float32]]:
-    """Return eight fixed images for scores to be compared on: the golden one turned, cropped, darkened and under noise."""
-    image, chance = golden_image(), np.random.default_rng(0)
-    noise = chance.random(image.shape, dtype=np.float32)
+    """Return eight fixed images for comparisons of scores: the golden image turned, cropped, darkened and with noise."""
+    image, generator = golden_image(), np.random.default_rng(0)
+    noise = generator.random(image.shape, dtype=np.float32)
     turned = [image, image[::-1], 1 - image, image[40:200, 30:230]]
-    return [np.ascontiguousarray(film) for film in (*turned, image**3, np.sqrt(image), (image + noise) / 2, noise)]
+    return [np.ascontiguousarray(variant) for variant in (*turned, image**3, np.sqrt(image), (image + noise) / 2, noise)]
 
 
 def _encode_golden_image(encoder: Encoder, preprocess: Preprocess) -> torch.Tensor:
-    """By the way that scoring goes."""
+    """Encode with the functions that scoring uses."""
     return encode_images_fast(encoder, preprocess(golden_image())[None])[0]
 
 
@@ -96,5 +96,5 @@ def _round_vector(vector: torch.Tensor) -> tuple[float, ...]:
 
 
 def _measure_distance(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    """Euclidean; infinite between vectors of different length."""
+    """Return the Euclidean distance; infinite between vectors of different length."""
     return float(np.linalg.norm(np.subtract(a, b))) if len(a) == len(b) else float("inf")

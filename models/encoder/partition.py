@@ -1,15 +1,10 @@
 """One named, ordered partition of CLIP's image encoder: stem, block 0 .. block n-1, ln_post, proj.
 
-The names are those of open_clip's VisionTransformer. The stem is all that happens before the first block: patches, class token,
-positions, ln_pre. Whatever freezes, sets a learning rate or says what was trained asks this partition, so the three cannot
-disagree.
+The names are those of open_clip's VisionTransformer. The stem is everything before the first block: patches, class token,
+positions, ln_pre. Freezing, learning rates and the record of trained parameters all use this partition, so they cannot disagree.
 """
 
 from __future__ import annotations
-
-import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
-
-# isort: split
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,15 +17,15 @@ from open_clip.transformer import VisionTransformer
 from models.errors import CannotPartition
 
 STEM, LN_POST, PROJ = "stem", "ln_post", "proj"
-"""Names of the parts that are no blocks. A block is called `block 0`, `block 1`, ..."""
+"""Names of the parts other than blocks. Blocks are named `block 0`, `block 1`, ..."""
 
-_VISUAL = "visual."  # where both of open_clip's CLIP classes keep the image tower
+_VISUAL = "visual."  # the image tower in both of open_clip's CLIP classes
 _BLOCKS = "transformer.resblocks."
 
 
 @dataclass(frozen=True)
 class EncoderPart:
-    """One part. `parameters`: names in the network's state dict, in its order. `count`: how many numbers they hold."""
+    """One part. `parameters`: names in the network's state dict, in its order. `parameter_count`: their number of elements."""
 
     name: str
     parameters: tuple[str, ...]
@@ -39,7 +34,7 @@ class EncoderPart:
 
 @dataclass(frozen=True)
 class Partition:
-    """All parts, in the order in which an image passes them. Every parameter of the image tower is in exactly one."""
+    """All parts, in the order of the forward pass. Every parameter of the image tower is in exactly one."""
 
     parts: tuple[EncoderPart, ...]
 
@@ -50,17 +45,17 @@ class Partition:
 
     @property
     def parameter_count(self) -> int:
-        """Numbers in the whole tower."""
+        """Number of elements of all parameters of the tower."""
         return sum(part.parameter_count for part in self.parts)
 
     def last_parts(self, k: int) -> tuple[EncoderPart, ...]:
-        """Return the last `k` blocks, ln_post and proj: what partial unfreezing trains. CannotPartition where k is impossible."""
+        """Return the last `k` blocks, ln_post and proj: the parts that partial unfreezing trains. CannotPartition."""
         check_blocks(k, self.block_count)
         return self.parts[1 + self.block_count - k :]
 
 
 def check_blocks(k: int, blocks: int) -> None:
-    """CannotPartition where a tower of so many blocks has no last `k`."""
+    """Raise CannotPartition unless 0 <= k <= blocks."""
     if not 0 <= k <= blocks:
         raise CannotPartition(
             f"the image encoder has {blocks} blocks: there is no last {k} of them", hint=f"choose from 0 to {blocks} blocks"
@@ -70,7 +65,7 @@ def check_blocks(k: int, blocks: int) -> None:
 def partition(network: torch.nn.Module) -> Partition:
     """Divide the image tower of an open_clip network.
 
-    CannotPartition for towers that are no sequence of blocks with ln_post and proj after it: timm's, ResNets, attentional pools.
+    CannotPartition for towers other than a sequence of blocks followed by ln_post and proj: timm's, ResNets, attentional pools.
     """
     tower = vision_transformer(network)
     members: dict[str, list[tuple[str, int]]] = {}
@@ -81,17 +76,17 @@ def partition(network: torch.nn.Module) -> Partition:
 
 
 def block_name(index: int) -> str:
-    """Return the name of a block, counted from 0 at the pixels' end."""
+    """Return the name of a block; block 0 is the first after the stem."""
     return f"block {index}"
 
 
 def parameter_names(parts: Iterable[EncoderPart]) -> tuple[str, ...]:
-    """Return the parameters of several parts, in order."""
+    """Return the parameter names of several parts, in order."""
     return tuple(name for part in parts for name in part.parameters)
 
 
 def vision_transformer(network: torch.nn.Module) -> Any:
-    """Return the image tower, open_clip's VisionTransformer. CannotPartition where it is another or pools in another way."""
+    """Return the image tower, an open_clip VisionTransformer. CannotPartition for another class or another pooling."""
     tower = getattr(network, "visual", None)
     if reason := _find_obstacle(network, tower):
         raise CannotPartition(
@@ -102,7 +97,7 @@ def vision_transformer(network: torch.nn.Module) -> Any:
 
 
 def _find_obstacle(network: torch.nn.Module, tower: Any) -> str:
-    """Return why there is no sequence of parts, or ''."""
+    """Return the reason why the tower cannot be partitioned, or ''."""
     if not isinstance(network, (open_clip.CLIP, open_clip.CustomTextCLIP)):
         return f"{type(network).__name__} is none of open_clip's CLIP networks"
     if not isinstance(tower, VisionTransformer):
@@ -117,7 +112,7 @@ def _find_obstacle(network: torch.nn.Module, tower: Any) -> str:
 
 
 def _find_part_name(name: str) -> str:
-    """Name the part of a parameter of the tower."""
+    """Return the part of a parameter of the tower."""
     if name.startswith(_BLOCKS):
         return block_name(int(name.removeprefix(_BLOCKS).split(".", 1)[0]))
     head = name.split(".", 1)[0]

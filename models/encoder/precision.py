@@ -1,4 +1,4 @@
-"""Whether products may be in bfloat16: where the device has instructions for it, and nowhere else."""
+"""Choice of precision: bfloat16 only on devices with bfloat16 instructions."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Literal
 import torch
 
 Precision = Literal["auto", "float32", "bfloat16"]
-"""Of the encoder's products. Weights that are learnt, their steps, the head and the loss are float32 whichever it is."""
+"""Of the encoder's matrix products. Trained weights, optimiser steps, head and loss are always float32."""
 
 _CPU_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 _MIN_CUDA_CAPABILITY = (8, 0)  # compute capability of Ampere, the first with bfloat16 units
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """Return what "auto" means on a device, or what was asked for.
+    """Return the dtype of `precision`; "auto" depends on the device.
 
-    Without instructions for it bfloat16 is emulated and slower. With them two blocks of ViT-B/32 train in a third of the time,
-    and the whole scores in less than a third (AMD EPYC with AVX-512 BF16, one thread).
+    Without its instructions bfloat16 is emulated and slower. With them training two blocks of ViT-B/32 takes a third of the time,
+    and scoring with the whole encoder less than a third (AMD EPYC with AVX-512 BF16, one thread).
     """
     if precision == "auto":
         return torch.bfloat16 if _has_bfloat16(device) else torch.float32

@@ -1,10 +1,6 @@
-"""Where foreign weights come from: an open_clip tag, a hub id, a local file. Only `fetch` touches the network."""
+"""Sources of foreign weights: an open_clip tag, a hub id, a local file. Only `fetch` uses the network."""
 
 from __future__ import annotations
-
-import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
-
-# isort: split
 
 import difflib
 import json
@@ -29,7 +25,7 @@ CONFIGURATION_FILE = "open_clip_config.json"
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """A weights file and what is needed to use it. `origin` is JSON-able: kind, name."""
+    """A weights file with its architecture and preprocessing. `origin` is JSON-able: kind, name."""
 
     path: Path
     architecture: Architecture
@@ -37,7 +33,7 @@ class WeightsSource:
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def encoder(self) -> Encoder:
-        """Load it. CheckpointMissing, CheckpointCorrupt, CheckpointUnsafe, WeightsIncompatible."""
+        """Load the weights. CheckpointMissing, CheckpointCorrupt, CheckpointUnsafe, CheckpointIncompatible."""
         return Encoder.with_weights(self.architecture, read_weights(self.path))
 
     def provenance(self) -> dict[str, Any]:
@@ -61,7 +57,7 @@ def local_source(
 def build_untrained(
     architecture: str, *, seed: int, fit: Literal["pad", "crop"] = "pad"
 ) -> tuple[Encoder, Preprocess, dict[str, Any]]:
-    """Return an encoder of that architecture that has learnt nothing, its preprocessing and its origin."""
+    """Return an encoder of that architecture with random weights, its preprocessing and its origin."""
     named, options = _resolve_architecture(architecture)
     origin = {"kind": "untrained", "name": named.name, "seed": seed}
     return Encoder.untrained(named, seed=seed), _build_preprocess(named, options, fit), origin
@@ -70,8 +66,8 @@ def build_untrained(
 def fetch(locator: str, cache: Path, *, fit: Literal["pad", "crop"] = "pad") -> WeightsSource:
     """Download weights and return them as a source.
 
-    `locator`: ARCHITECTURE/TAG as open_clip lists them, or hf-hub:OWNER/NAME. `cache` keeps the downloads.
-    UnknownArchitecture for a name that does not exist; FetchFailed where the download does.
+    `locator`: ARCHITECTURE/TAG as open_clip lists them, or hf-hub:OWNER/NAME. `cache`: folder of the downloads.
+    UnknownArchitecture for an unknown name; FetchFailed where the download fails.
     """
     if locator.startswith(HUB_PREFIX):
         return _fetch_from_hub(locator.removeprefix(HUB_PREFIX), cache, fit)
@@ -99,7 +95,7 @@ def _fetch_from_hub(repository: str, cache: Path, fit: Literal["pad", "crop"]) -
 def _download_file(name: str, download: Any) -> Path:
     try:
         return Path(download())
-    except Exception as error:  # the hub's client and open_clip raise errors of many libraries, or bare RuntimeError
+    except Exception as error:  # the hub's client and open_clip raise errors of many libraries, and RuntimeError
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FetchFailed(
             f"cannot download {name}: {reason}",
@@ -120,7 +116,7 @@ def _read_options(path: Path) -> Mapping[str, Any]:
 
 
 def _build_preprocess(architecture: Architecture, options: Mapping[str, Any], fit: Literal["pad", "crop"]) -> Preprocess:
-    """Take mean, standard deviation and filter from open_clip's options. Its resize mode is not asked: the aspect is kept."""
+    """Take mean, standard deviation and filter from open_clip's options, but not its resize mode: the aspect ratio is preserved."""
     standard = Preprocess()
     filters: dict[Any, Literal["bicubic", "bilinear"]] = {"bicubic": "bicubic", "bilinear": "bilinear"}
     return Preprocess(

@@ -1,11 +1,10 @@
-"""Make the usual torchvision wheel importable beside a torch of another flavour. Import this before open_clip or torchvision.
+"""Make the default torchvision wheel importable beside a CPU torch. `models.encoder` imports this before any open_clip import.
 
-The torchvision wheel that pip takes by default is linked against CUDA. Beside a CPU torch its compiled part cannot be loaded,
-which torchvision itself accepts, and yet its Python part then registers fake kernels for `torchvision::nms` and
-`torchvision::qnms`, operators that only the compiled part declares: the import fails with "operator torchvision::nms does not
-exist". Declaring the two schemas is enough. They get no kernel: calling them still fails, and nothing here calls them
-(open_clip uses torchvision for transforms and FrozenBatchNorm only). Where the compiled part does load, it is loaded and
-nothing is declared.
+pip's default torchvision wheel is linked against CUDA. Beside a CPU torch its compiled extension cannot be loaded, which
+torchvision itself tolerates. But its Python code then registers fake kernels for `torchvision::nms` and `torchvision::qnms`,
+operators that only the extension declares: the import fails with "operator torchvision::nms does not exist". Declaring the two
+schemas is enough. They get no kernel: calling them still fails, and radclipd does not call them (open_clip uses torchvision only
+for transforms and FrozenBatchNorm). Where the extension loads, nothing is declared.
 
 Importing the module twice, or after torchvision, changes nothing.
 """
@@ -28,7 +27,7 @@ _libraries: list[torch.library.Library] = []  # a Library undoes its declaration
 
 
 def _find_extension() -> Path | None:
-    """Return the path of torchvision's extension, without importing torchvision; None where there is none."""
+    """Return the path of torchvision's extension, or None, without importing torchvision."""
     spec = importlib.util.find_spec("torchvision")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for suffix in EXTENSION_SUFFIXES:
@@ -49,7 +48,7 @@ def _load_extension(extension: Path | None) -> bool:
 
 @functools.cache
 def declare_operators() -> bool:
-    """Declare the operators where they are missing, once. Returns True where it did."""
+    """Declare the operators once, where they are missing. Return whether they were declared."""
     if "torchvision" in sys.modules or _load_extension(_find_extension()):
         return False
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call] # torch leaves it untyped

@@ -1,14 +1,10 @@
 """Foreign weights files: safetensors or a torch checkpoint, read without ever running code from them.
 
-The kind is told by the first bytes, not by the name. A torch checkpoint is a pickle; torch's weights_only reader admits
-tensors and plain containers and refuses the rest.
+The first bytes determine the kind, not the name. A torch checkpoint is a pickle; torch's weights_only reader accepts tensors and
+plain containers and refuses everything else.
 """
 
 from __future__ import annotations
-
-import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
-
-# isort: split
 
 import pickle
 import warnings
@@ -31,7 +27,7 @@ StateDict = dict[str, torch.Tensor]
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel and torch.compile prepend these
-_NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})  # OpenAI's archives carry them as tensors
+_NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})  # tensors in OpenAI's archives
 _NAMES_SHOWN = 3
 
 
@@ -55,7 +51,7 @@ def read_weights(path: Path) -> StateDict:
 
 
 def assign_weights(network: torch.nn.Module, state: StateDict) -> None:
-    """Give the network these weights, all of them and no other: the tensors themselves. WeightsIncompatible says what does not fit.
+    """Assign exactly these tensors to the network, without a copy. CheckpointIncompatible names the tensors that do not fit.
 
     Layouts that open_clip can convert (OpenAI's, big_vision's, MobileCLIP's) are converted. Positional embeddings are never
     interpolated: another input size is another network.
@@ -63,15 +59,15 @@ def assign_weights(network: torch.nn.Module, state: StateDict) -> None:
     state = _convert_layout(network, {name: tensor for name, tensor in state.items() if name not in _NOT_WEIGHTS})
     wanted = network.state_dict()
     missing, surplus = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    other = sorted(name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape)
-    if missing or surplus or other:
-        raise CheckpointIncompatible(_describe_mismatch(missing, surplus, other), hint=_suggest_architectures(state))
+    misshapen = sorted(name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape)
+    if missing or surplus or misshapen:
+        raise CheckpointIncompatible(_describe_mismatch(missing, surplus, misshapen), hint=_suggest_architectures(state))
     if broken := [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]:
         raise CheckpointIncompatible(
             f"weights are not finite: {_abbreviate_names(broken)}", hint="the training that made them diverged"
         )
     whole = {name: tensor.to(wanted[name].dtype) for name, tensor in state.items()}
-    network.load_state_dict(whole, strict=True, assign=True)  # the tensors themselves, which may be a file's pages: no copy
+    network.load_state_dict(whole, strict=True, assign=True)  # no copy: the tensors may be pages of the file
 
 
 def _read_safetensors(path: Path) -> StateDict:
@@ -83,15 +79,15 @@ def _read_safetensors(path: Path) -> StateDict:
 
 def _read_torch(path: Path) -> Any:
     try:
-        with path.open("rb") as stream, warnings.catch_warnings():  # an open file: by a path's name torch would guess the kind
-            warnings.simplefilter("ignore")  # remarks on odd pickles and archives, which fail right after
+        with path.open("rb") as stream, warnings.catch_warnings():  # an open file, since torch guesses the kind from a path's name
+            warnings.simplefilter("ignore")  # warnings about odd pickles and archives, which fail right after
             return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointUnsafe(
             f"{path} holds more than tensors; reading it would run code from it: {_take_first_line(error)}",
             hint="radclipd never does that: ask its author for a safetensors file, or a checkpoint of the bare state dict",
         ) from error
-    except Exception as error:  # a parser let loose on foreign bytes: IndexError, struct.error, ... whatever they provoke
+    except Exception as error:  # a parser of foreign bytes raises anything: IndexError, struct.error, ...
         if "TorchScript" in str(error):
             raise CheckpointUnsafe(
                 f"{path} is a TorchScript archive, a program and not only weights",
@@ -103,7 +99,7 @@ def _read_torch(path: Path) -> Any:
 
 
 def _extract_state_dict(content: Any, path: Path) -> StateDict:
-    """Take the state dict out of a training checkpoint and the prefixes off its names."""
+    """Extract the state dict of a training checkpoint and remove wrapper prefixes from its names."""
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -118,7 +114,7 @@ def _extract_state_dict(content: Any, path: Path) -> StateDict:
 
 
 def _convert_layout(network: torch.nn.Module, state: StateDict) -> StateDict:
-    """Return the weights under open_clip's present names; where nothing is known of their layout, as they are."""
+    """Return the weights under open_clip's present names; unchanged for an unknown layout."""
     try:
         state = convert_state_dict(network, state)
     except (KeyError, RuntimeError, ValueError, IndexError) as error:
@@ -127,12 +123,15 @@ def _convert_layout(network: torch.nn.Module, state: StateDict) -> StateDict:
         state = convert_to_custom_text_state_dict(state)
     scale = network.get_parameter("logit_scale")
     if "logit_scale" in state and state["logit_scale"].numel() == scale.numel():
-        state = {**state, "logit_scale": state["logit_scale"].reshape(scale.shape)}  # a scalar or one element, by taste
+        state = {
+            **state,
+            "logit_scale": state["logit_scale"].reshape(scale.shape),
+        }  # some files have a scalar, some a vector of one element
     return state
 
 
-def _describe_mismatch(missing: list[str], surplus: list[str], other: list[str]) -> str:
-    parts = [("missing", missing), ("unknown", surplus), ("of another shape", other)]
+def _describe_mismatch(missing: list[str], surplus: list[str], misshapen: list[str]) -> str:
+    parts = [("missing", missing), ("unknown", surplus), ("of another shape", misshapen)]
     return "the weights are another network's: " + "; ".join(
         f"{len(names)} {word} ({_abbreviate_names(names)})" for word, names in parts if names
     )
@@ -147,7 +146,7 @@ def _take_first_line(error: Exception) -> str:
 
 
 def _suggest_architectures(state: StateDict) -> str:
-    """Name the architectures of open_clip whose image tower has these shapes."""
+    """Return a hint with the open_clip architectures whose image tower has these shapes."""
     patch, grid = state.get("visual.conv1.weight"), state.get("visual.positional_embedding")
     if patch is None or patch.ndim != 4 or grid is None:
         return "name the architecture that these weights were trained with"
@@ -160,5 +159,5 @@ def _suggest_architectures(state: StateDict) -> str:
 
 
 def _read_tower_shape(vision: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Width, patch, blocks, input edge."""
+    """Return width, patch size, number of blocks, input edge."""
     return vision.get("width", 768), vision.get("patch_size", 16), vision.get("layers", 12), vision.get("image_size", 224)

@@ -1,8 +1,8 @@
-"""From an image of any size to the encoder's input: resize, pad or crop, normalise. No 8-bit detour.
+"""From an image of any size to the encoder's input: resize, pad or crop, normalise. No 8-bit intermediate.
 
-The resize is bicubic with a = -0.5 and antialiased, the filter that Pillow (and so CLIP's own preprocessing) uses, but it
-runs on the float pixels: a 16-bit film keeps its grey levels. Up to the grey square no torch is needed, and none is loaded:
-processes that only decode make it too.
+The resize is bicubic with a = -0.5 and antialiased, the filter of Pillow (and so of CLIP's own preprocessing), but on float pixels:
+a 16-bit image keeps its grey levels. The model input before normalisation needs no torch, and none is loaded: decoding processes
+make it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Pixels = TypeVar("Pixels", npt.NDArray[np.float32], "torch.Tensor")
 
 ALGORITHM = 1
-"""Raised whenever the same fields would give other pixels: it is part of the fingerprint."""
+"""Incremented with each change of the pixels for the same fields; part of the fingerprint."""
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -34,10 +34,10 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an image becomes the encoder's input.
+    """Parameters from an image to the encoder's input.
 
-    `size`: edge of the square input, pixels. `fit`: "pad" scales the longer edge to `size` and fills the rest with black, so
-    that nothing of the lungs is cut off; "crop" scales the shorter edge and keeps the centre. The aspect is kept either way.
+    `size`: edge of the square input, pixels. `fit`: "pad" scales the longer edge to `size` and fills the rest with black, so that
+    no part of the lungs is lost; "crop" scales the shorter edge and takes the centre. Both preserve the aspect ratio.
     """
 
     size: int = 224
@@ -48,7 +48,7 @@ class Preprocess:
 
     @classmethod
     def from_card(cls, card: Mapping[str, Any]) -> Self:
-        """Read what `card` wrote. WeightsIncompatible where this release would preprocess in another way."""
+        """Read the parameters from a card. CheckpointIncompatible where this release preprocesses differently."""
         fields = {key: value for key, value in card.items() if key != "fingerprint"}
         try:
             made = cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
@@ -83,28 +83,27 @@ class Preprocess:
         return self.normalise(self.make_model_input(image))
 
     def make_model_input(self, image: npt.NDArray[np.float32]) -> torch.Tensor:
-        """Return the grey square before normalisation, float32 [1, size, size] in 0..1. ImageUnusable."""
+        """Return the model input before normalisation, float32 [1, size, size] in 0..1. ImageUnusable."""
         import torch
 
         return torch.from_numpy(self.make_model_input_array(image))[None]
 
     def make_model_input_array(self, image: npt.NDArray[np.float32] | ResizableImage) -> npt.NDArray[np.float32]:
-        """Return the grey square as an array [size, size], of which `square` makes the same square again. ImageUnusable."""
+        """Return the model input before normalisation, float32 [size, size]; idempotent. ImageUnusable."""
         edges = self.checked_scaled_size(image.shape)
         with np.errstate(invalid="ignore", over="ignore"):
             if isinstance(image, np.ndarray):
                 small = resize_image(image, *edges, self.interpolation)
-            else:  # weights sum to 1, so greys are made of what is left, not of every pixel
+            else:  # resize weights sum to 1, so greys may be computed after the resize
                 small = image.normalised(resize_image(image.clipped, *edges, self.interpolation))
-        if not np.isfinite(small).all():  # then the image's are not: no weight hides one
+        if not np.isfinite(small).all():  # a non-finite pixel has no zero weight, so none is missed
             raise ImageUnusable("the image holds values that are not finite")
-        square = np.zeros((self.size, self.size), dtype=np.float32)
-        self.place_centred(np.clip(small, 0.0, 1.0, out=small), square)  # bicubic overshoots at edges
-        return square
+        canvas = np.zeros((self.size, self.size), dtype=np.float32)
+        self.place_centred(np.clip(small, 0.0, 1.0, out=small), canvas)  # bicubic overshoots at edges
+        return canvas
 
     def defer_resize(self, image: npt.NDArray[np.float32] | ResizableImage) -> npt.NDArray[np.float32] | ResizeWindowedValues:
-        """Return the stored values and their window, of which `on_device` makes the grey square; without them,
-        `make_model_input_array`."""
+        """Return the stored values and their window for `resize_on_device`; the model input for an image without them."""
         windowed = None if isinstance(image, np.ndarray) else image.windowed
         if windowed is None:
             return self.make_model_input_array(image)
@@ -112,24 +111,24 @@ class Preprocess:
         return windowed
 
     def normalise(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return float32 [..., 3, size, size], as the encoder wants it, for grey squares [..., 1, size, size]."""
+        """Return the encoder's input, float32 [..., 3, size, size], for model inputs [..., 1, size, size]."""
         mean, std = (inputs.new_tensor(three)[:, None, None] for three in (self.mean, self.std))
         return (inputs - mean).div_(std)
 
     def checked_scaled_size(self, shape: Sequence[int]) -> tuple[int, int]:
-        """Return what `scaled` does of an image's shape. ImageUnusable where it is no image's."""
+        """Return `scaled_size` of an image's shape. ImageUnusable for a shape of no image."""
         if len(shape) != 2 or 0 in shape:
             raise ImageUnusable(f"an image has two edges of at least one pixel, not the shape {tuple(shape)}")
         return self.scaled_size(*shape)
 
     def place_centred(self, pixels: Pixels, canvas: Pixels) -> None:
-        """Put [h, w] into the middle of [size, size]: bars stay, or a centre is cropped, as `fit` left an edge short or long."""
+        """Put [h, w] into the centre of [size, size]: a shorter edge leaves bars, a longer one is cropped."""
         (to_row, from_row), (to_column, from_column) = (_compute_overlap(edge, self.size) for edge in pixels.shape)
         canvas[to_row, to_column] = pixels[from_row, from_column]
 
 
 def _compute_overlap(edge: int, size: int) -> tuple[slice, slice]:
-    """Where on `size` pixels, and which of its own, an edge lies that is laid in the middle."""
+    """Return the target and source pixels of an edge centred on `size` pixels."""
     before = (size - edge) // 2
     first, last = max(0, before), min(size, before + edge)
     return slice(first, last), slice(first - before, last - before)

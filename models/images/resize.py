@@ -1,7 +1,7 @@
-"""The antialiased resize that torch and Pillow do, as products with banded matrices, reading its source a band of rows at a time.
+"""The antialiased resize of torch and Pillow, as products with banded matrices over bands of source rows.
 
-A film of 2560 x 2048 pixels is shrunk to 224 in a third of torch's time, and what lies before the resize (from stored bits to
-grey) can be done band by band, while a band is in the processor's cache. No torch: processes that only decode need none.
+An image of 2560 x 2048 pixels is reduced to 224 in a third of torch's time, and the steps before the resize (from stored bits to
+grey) can run band by band, within the processor's cache. No torch: decoding processes do not load it.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ import numpy.typing as npt
 Interpolation = Literal["bicubic", "bilinear"]
 
 _SUPPORT = {"bicubic": 2.0, "bilinear": 1.0}
-_KEYS_A = -0.5  # of Keys' kernel, as antialiasing resizes have it
+_KEYS_A = -0.5  # of Keys' kernel, as in antialiased resizes
 _BAND_ROWS = 4
-"""Rows of the result that one product makes: more would be multiplied by more zeros."""
+"""Result rows per product: more rows would multiply more zeros."""
 _BANDS_PER_READ = 2
-"""Whose sources are asked for at once, some 140 rows of a large film: they stay in the second-level cache."""
+"""Bands read at once, some 140 rows of a large image, which fit the second-level cache."""
 
 Matrix = npt.NDArray[np.float32]
 
 _SINGLE_THREAD_MULTIPLICATIONS = 1 << 18
-"""Multiplications of a product up to which OpenBLAS keeps to one thread."""
+"""Largest product that OpenBLAS computes on one thread, multiplications."""
 _CACHE_LINE_COLUMNS = 64
-"""Columns: a product of so many, or a multiple, begins and ends with a line of the processor's cache."""
+"""Columns of a cache line: chunks are multiples of it."""
 
 
 class ResizableRows(Protocol):
-    """An image of which rows are asked for, as float32 [rows, W]: an array, or what makes them when asked."""
+    """An image read by rows, float32 [rows, W]: an array, or an object that computes rows when they are read."""
 
     @property
     def shape(self) -> tuple[Any, ...]: ...
@@ -40,7 +40,7 @@ class ResizableRows(Protocol):
 
 
 class ResizeWindow(Protocol):
-    """Which stored values are black and white. Those from the first to the last of `padding` are black, wherever they lie."""
+    """Stored values that are black and white. Values from the first to the last of `padding` are black."""
 
     @property
     def black(self) -> float: ...
@@ -53,7 +53,7 @@ class ResizeWindow(Protocol):
 
 
 class ResizeWindowedValues(Protocol):
-    """Integers [H, W], and the window that makes greys of them."""
+    """Stored integers [H, W] and the window that maps them to greys."""
 
     @property
     def stored(self) -> npt.NDArray[Any]: ...
@@ -63,9 +63,10 @@ class ResizeWindowedValues(Protocol):
 
 
 class ResizableImage(Protocol):
-    """An image of stored values: rows of those that may be weighed and summed, and what makes greys of the sums, in place.
+    """An image computed from stored values. A linear operation may run on the rows of `clipped`; `normalised` maps its result to
+    greys, in place.
 
-    `windowed`: the stored values themselves, where a window is all that it takes.
+    `windowed`: the stored values, where a window alone makes the image of them.
     """
 
     @property
@@ -81,7 +82,7 @@ class ResizableImage(Protocol):
 
 
 def resize_image(image: ResizableRows, height: int, width: int, interpolation: Interpolation) -> Matrix:
-    """Return float32 [height, width] of an image [H, W]. Bicubic overshoots at edges; what is not finite stays so."""
+    """Return float32 [height, width] of an image [H, W]. Bicubic overshoots at edges; non-finite pixels stay non-finite."""
     tall, wide = image.shape
     if (tall, wide) == (height, width):
         return np.array(image[:], dtype=np.float32)  # weights of 1 and 0
@@ -98,7 +99,7 @@ def resize_image(image: ResizableRows, height: int, width: int, interpolation: I
 
 
 def resize_matrix(source: int, target: int, interpolation: Interpolation) -> Matrix:
-    """Return float32 [target, source], which resizes a column of an image by one product, zeros and all."""
+    """Return float32 [target, source], the dense matrix that resizes a column of an image by one product."""
     whole = np.zeros((target, source), dtype=np.float32)
     for band in _build_bands(source, target, interpolation):
         whole[band.first : band.last, band.low : band.high] = band.matrix
@@ -106,7 +107,7 @@ def resize_matrix(source: int, target: int, interpolation: Interpolation) -> Mat
 
 
 def _multiply_in_chunks(matrix: Matrix, columns: Matrix, result: Matrix) -> None:
-    """Write matrix @ columns, so many at a time that BLAS keeps to one thread: others would spin where processors are busy."""
+    """Write matrix @ columns in chunks small enough for one BLAS thread: more threads would spin on busy processors."""
     some = max(_CACHE_LINE_COLUMNS, _SINGLE_THREAD_MULTIPLICATIONS // matrix.size // _CACHE_LINE_COLUMNS * _CACHE_LINE_COLUMNS)
     for first in range(0, columns.shape[1], some):
         np.matmul(matrix, columns[:, first : first + some], out=result[:, first : first + some])
@@ -114,7 +115,7 @@ def _multiply_in_chunks(matrix: Matrix, columns: Matrix, result: Matrix) -> None
 
 @dataclass(frozen=True, slots=True)
 class _ResizeBand:
-    """Rows `first` to `last` of the result, those from `low` to `high` of the source, and the matrix from these to those."""
+    """Matrix from rows `low` to `high` of the source to rows `first` to `last` of the result."""
 
     first: int
     last: int
@@ -138,9 +139,9 @@ def _build_bands(source: int, target: int, interpolation: Interpolation) -> list
 
 
 def _compute_weights(row: int, source: int, target: int, interpolation: Interpolation) -> tuple[int, npt.NDArray[np.float64]]:
-    """First pixel of the source that a pixel of the result is made of, and the weights, which sum to 1, of it and the next ones.
+    """Return the first source pixel of a result pixel, and the weights, of sum 1, of it and the following ones.
 
-    The kernel is stretched over all that a pixel of the result stands for.
+    The kernel is stretched by the scale, so that it covers all source pixels of the result pixel.
     """
     scale = source / target
     stretch, centre = max(scale, 1.0), scale * (row + 0.5)
@@ -151,7 +152,7 @@ def _compute_weights(row: int, source: int, target: int, interpolation: Interpol
 
 
 def _evaluate_kernel(x: npt.NDArray[np.float64], interpolation: Interpolation) -> npt.NDArray[np.float64]:
-    """Keys 1981 for bicubic, the triangle for bilinear; x is not negative."""
+    """Evaluate the kernel at x >= 0: Keys 1981 for bicubic, the triangle for bilinear."""
     if interpolation == "bilinear":
         return np.clip(1 - x, 0, None)
     near, far = ((_KEYS_A + 2) * x - (_KEYS_A + 3)) * x * x + 1, ((_KEYS_A * x - 5 * _KEYS_A) * x + 8 * _KEYS_A) * x - 4 * _KEYS_A

@@ -1,8 +1,7 @@
-"""The grey square of a film made where the encoder is: window, resize, and pad or crop, of the stored values as they are.
+"""Model inputs computed on the encoder's device: window, resize, and pad or crop of stored values.
 
-It is `Preprocess.make_model_input_array`, with the same weights, in two dense products: a card multiplies by zeros faster than it
-would skip them,
-and what goes to it are the integers of the file, half of what they would be in float32.
+It equals `Preprocess.make_model_input_array`, with the same weights, in two dense products: a GPU multiplies by zeros faster than
+it skips them. The GPU receives the integers of the file, half the bytes of float32.
 """
 
 from __future__ import annotations
@@ -15,29 +14,29 @@ from models.images import resize
 from models.images.preprocess import Preprocess
 
 TOLERANCE = 1e-5
-"""Largest difference of any grey from that of `Preprocess.make_model_input_array`, for windows of 200 values at least (12 bits;
-2,000 for 16).
+"""Largest difference of any grey from `Preprocess.make_model_input_array`, for windows of at least 200 values (12 bits; 2,000 for
+16).
 
-In narrower ones, far from 0, the host rounds more (5e-5 in 400 of 16 bits): it sums stored values, and here greys are summed.
+In narrower windows far from 0 the host rounds more (5e-5 in 400 of 16 bits): it sums stored values, the device sums greys.
 """
 
 
 def make_model_input(stored: torch.Tensor, window: resize.ResizeWindow, preprocess: Preprocess) -> torch.Tensor:
     """Return float32 [1, size, size] in 0..1 for integers [H, W] of at most 16 bits, on their device. ImageUnusable.
 
-    Integers and a window are always finite, so what is made of them is.
+    Integers and a window are finite, so the result is.
     """
     height, width = preprocess.checked_scaled_size(stored.shape)
     greys = _apply_window(stored, window)
     down = _load_resize_matrix(stored.shape[0], height, preprocess.interpolation, stored.device)
     across = _load_resize_matrix(stored.shape[1], width, preprocess.interpolation, stored.device)
-    made = greys.new_zeros((preprocess.size, preprocess.size))
-    preprocess.place_centred((down @ greys @ across.T).clamp_(0.0, 1.0), made)
-    return made[None]
+    canvas = greys.new_zeros((preprocess.size, preprocess.size))
+    preprocess.place_centred((down @ greys @ across.T).clamp_(0.0, 1.0), canvas)
+    return canvas[None]
 
 
 def _apply_window(stored: torch.Tensor, window: resize.ResizeWindow) -> torch.Tensor:
-    """float32 [H, W] in 0..1."""
+    """Return float32 [H, W] in 0..1."""
     values = stored.to(torch.float32)
     greys = ((values - window.black) * (1 / (window.white - window.black))).clamp_(0.0, 1.0)
     if window.padding is not None:
@@ -48,5 +47,5 @@ def _apply_window(stored: torch.Tensor, window: resize.ResizeWindow) -> torch.Te
 
 @lru_cache(maxsize=32)
 def _load_resize_matrix(source: int, target: int, interpolation: resize.Interpolation, device: torch.device) -> torch.Tensor:
-    """float32 [target, source], 2 MB of a large film, kept on the device: an archive has films of few sizes."""
+    """Return float32 [target, source], 2 MB for a large image, cached on the device: an archive has few image sizes."""
     return torch.from_numpy(resize.resize_matrix(source, target, interpolation)).to(device)

@@ -10,10 +10,6 @@ the two coordinates, and beside the contrast it learns to name the words of the 
 
 from __future__ import annotations
 
-import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
-
-# isort: split
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass

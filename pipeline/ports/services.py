@@ -28,7 +28,7 @@ from pipeline.domain import (
     VersionState,
 )
 from pipeline.ports.backfill import Backfills
-from pipeline.ports.images import DecoderTransform, DeviceTransfer, ModelInput
+from pipeline.ports.images import InputTransform, ModelInput
 from pipeline.ports.jobs import Circuits, Jobs
 from pipeline.ports.labels import Labels, Requests
 from pipeline.ports.studies import Reports, ScoreRows, Studies
@@ -162,18 +162,14 @@ class Scorer(Protocol):
     def version(self) -> ModelVersion: ...
 
     @property
-    def decoder_transform(self) -> DecoderTransform:
-        """What it looks at of an image: that, landed, scores as the image itself does."""
-
-    @property
-    def to_device(self) -> DeviceTransfer:
-        """Where it wants that to be: its own memory, or a device's."""
+    def input_transform(self) -> InputTransform:
+        """Image -> model input. Both score the same."""
 
     def score_cached(self, instances: Sequence[StoredInstance]) -> Mapping[str, Scores]:
         """Return SOPInstanceUID -> float32 [14] of those films that it can score by what was kept of them, without their pixels."""
 
     def score(self, images: Sequence[Image | ModelInput], instances: Sequence[StoredInstance] = ()) -> Scores:
-        """Return float32 [N, 14] in 0..1 for N images of any size, or for what landed of them.
+        """Return float32 [N, 14] in 0..1 for N images of any size, or for their model inputs.
 
         Where it is told of which films they are, it keeps what a later version needs to score them; a failure of that is none here.
         """

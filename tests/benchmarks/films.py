@@ -23,7 +23,7 @@ from adapters.storage.image_store import FileImageStore
 from adapters.storage.model_store import ModelStore
 from pipeline.domain import Header, Image, ModelVersion, StoredFile, StoredInstance
 from pipeline.errors import PixelsUnreadable
-from pipeline.ports.images import DecoderTransform, DeviceTransfer, ModelInput, copy_to_host
+from pipeline.ports.images import InputTransform, ModelInput
 from pipeline.ports.services import Catalog
 from tests.builders.dicom_files import EXPLICIT, dx, file_of, pixels
 from tests.builders.fakes.catalog import FakeCatalog
@@ -56,10 +56,8 @@ class Films:
     def read(self, instance: StoredInstance) -> Image:
         return self._reader.read(self._on_disk(instance))
 
-    def read_ahead(
-        self, instances: Sequence[StoredInstance], transform: DecoderTransform, to_device: DeviceTransfer = copy_to_host
-    ) -> Iterator[ModelInput | PixelsUnreadable]:
-        return self._reader.read_ahead([self._on_disk(instance) for instance in instances], transform, to_device)
+    def read_ahead(self, instances: Sequence[StoredInstance], transform: InputTransform) -> Iterator[ModelInput | PixelsUnreadable]:
+        return self._reader.read_ahead([self._on_disk(instance) for instance in instances], transform)
 
     def _on_disk(self, instance: StoredInstance) -> StoredInstance:
         return replace(instance, file=self._stored[int(instance.file.key) % len(self._stored)])

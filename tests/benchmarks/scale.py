@@ -98,11 +98,11 @@ def films(folder: Path, count: int, rounds: int) -> dict[str, Any]:
     archive = Archive(base, version, [])
     again = archive.scorer(1.0, ActivationCache(replace(base, encoder=archive.classifier(None).encoder), kept))
     instances = [plain.film(number) for number in range(count)]
-    squares = list(plain.read_ahead(instances, scorer.decoder_transform))
+    squares = list(plain.read_ahead(instances, scorer.input_transform))
     fresh = itertools.count(count)
     ways: dict[str, Callable[[], object]] = {
-        "decode": lambda: list(plain.read_ahead(instances, scorer.decoder_transform)),
-        "decode_jpeg2000": lambda: list(compressed.read_ahead(instances, scorer.decoder_transform)),
+        "decode": lambda: list(plain.read_ahead(instances, scorer.input_transform)),
+        "decode_jpeg2000": lambda: list(compressed.read_ahead(instances, scorer.input_transform)),
         "encode": lambda: scorer.score(squares, [plain.film(next(fresh)) for _ in squares]),  # and keep what enters the last blocks
         "recall": lambda: again.score_cached([plain.film(count + number) for number in range(count)]),
     }

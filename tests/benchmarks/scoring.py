@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the daemon's workers h
 
 # isort: split
 
-import models.encoder.torchvision_ops  # noqa: F401 - before open_clip, whose import of torchvision may fail otherwise
+import models.encoder  # noqa: F401 - before open_clip: see models.encoder.torchvision_ops
 
 # isort: split
 
@@ -227,7 +227,7 @@ def _bare(bench: Bench) -> Callable[[], None]:
 
     def score() -> None:
         for some in torch.split(tensors, settings.score.batch_size):
-            scorer._lanes.map_chunks(classifier.score_pixels, some)
+            scorer._cpu_parallel.map_chunks(classifier.score_pixels, some)
 
     return score
 

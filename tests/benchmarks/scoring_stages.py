@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 
-from adapters.ml.model_input import DeviceModelInputBuilder, ModelInputBuilder
+from adapters.ml.gpu_input.device_builder import DeviceValues
+from adapters.ml.model_input import ModelInputBuilder
 from adapters.ml.scorer import ClipScorer
 from pipeline import score
 from pipeline.domain import ModelVersion, StoredInstance
-from pipeline.ports.images import DecoderTransform, DeviceTransfer, ImageReader, ModelInput, copy_to_host
+from pipeline.ports.images import ImageReader, InputTransform, ModelInput
 from pipeline.ports.services import Catalog, Scorers, Transaction
 from pipeline.work import WorkerSpec
 
@@ -92,10 +93,8 @@ class _Reader:
     def read(self, instance: StoredInstance) -> Any:
         return self.of.read(instance)
 
-    def read_ahead(
-        self, instances: Sequence[StoredInstance], transform: DecoderTransform, to_device: DeviceTransfer = copy_to_host
-    ) -> Iterator[ModelInput]:
-        seen = self.of.read_ahead(instances, transform, to_device)
+    def read_ahead(self, instances: Sequence[StoredInstance], transform: InputTransform) -> Iterator[ModelInput]:
+        seen = self.of.read_ahead(instances, transform)
         for _ in instances:
             with self.stages.of("wait for decoders", _HOST):
                 found = next(seen)
@@ -111,8 +110,8 @@ class _Scorers:
         scorer = self.of.load(version)
         assert isinstance(scorer, ClipScorer)
         device = scorer._classifier.encoder.device
-        squares = _Squares(scorer._squares, self.stages, device)
-        twin = ClipScorer(version, scorer._classifier, scorer._kept, batch_size=scorer._batch_size, input_builder=squares)
+        squares = _Squares(scorer._input_builder, self.stages, device)
+        twin = ClipScorer(version, scorer._classifier, scorer._cache, batch_size=scorer._batch_size, input_builder=squares)
         return _Scorer(twin, self.stages, device)
 
 
@@ -137,20 +136,16 @@ class _Squares:
     device: torch.device
 
     @property
-    def decoder_transform(self) -> DecoderTransform:
+    def decoder_transform(self) -> Callable[[Any], Any]:
         return self.made.decoder_transform
-
-    @property
-    def to_device(self) -> DeviceTransfer:
-        return self._land
 
     def build(self, decoded: Sequence[ModelInput]) -> torch.Tensor:
         with self.stages.of("window and resize", self.device):
             return self.made.build(decoded)
 
-    def _land(self, seen: Any) -> ModelInput:
+    def to_device(self, decoded: Any, /) -> ModelInput:
         with self.stages.of("copy", _HOST):  # of its own stream only: the encoder's work is not waited for
-            landed = self.made.to_device(seen)
-            if isinstance(self.made, DeviceModelInputBuilder) and landed.there is not None:
-                landed.there.synchronize()
-            return landed
+            values = self.made.to_device(decoded)
+            if isinstance(values, DeviceValues) and values.copy_done is not None:
+                values.copy_done.synchronize()
+            return values

@@ -6,8 +6,8 @@ import os
 import signal
 import time
 
+from adapters.ipc.decoded_image import DeferredImage
 from pipeline.domain import Image
-from pipeline.ports.images import DeferredImage
 
 DARK = 0.1
 """Mean grey below which an image is fatal."""

@@ -1,4 +1,4 @@
-"""An archive of made films, some of them labelled, on fakes: a finding is a bright patch at a place of its own."""
+"""An archive of synthetic films with labels, on fakes: each finding is a bright patch at its own position."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline import learn, rules
 from pipeline.consensus import LabelPolicy
 from pipeline.domain import Header, Image, Label, LabelState, ModelVersion, Sender, StoredFile, StoredInstance, StudyState
 from pipeline.errors import PixelsUnreadable
-from pipeline.ports.images import DecoderTransform, DeviceTransfer, ModelInput, copy_to_host
+from pipeline.ports.images import InputTransform, ModelInput
 from pipeline.ports.services import StageCallback
 from tests.builders import tiny
 from tests.builders.fakes.catalog import FakeCatalog
@@ -27,7 +27,7 @@ RECIPE = Recipe(k=1, max_steps=10, augmentation=Augmentation(views=2))
 
 
 class Films:
-    """ports.ImageReader: what each study shows decides what its film looks like. `broken` studies cannot be read."""
+    """ports.ImageReader: the findings of a study determine its film. `broken`: studies that cannot be read."""
 
     def __init__(self) -> None:
         self.shown: dict[str, set[str]] = {}
@@ -45,14 +45,12 @@ class Films:
             film[PLACES[finding]] += 0.4
         return film
 
-    def read_ahead(
-        self, instances: Sequence[StoredInstance], transform: DecoderTransform, to_device: DeviceTransfer = copy_to_host
-    ) -> Iterator[ModelInput | PixelsUnreadable]:
-        raise NotImplementedError("learning reads whole films")
+    def read_ahead(self, instances: Sequence[StoredInstance], transform: InputTransform) -> Iterator[ModelInput | PixelsUnreadable]:
+        raise NotImplementedError("training reads whole images")
 
 
 class Ward:
-    """A catalog with a serving zero-shot version of an untrained tiny CLIP, and what it takes to learn."""
+    """A catalog with a serving zero-shot version of an untrained tiny CLIP, and a trainer for it."""
 
     def __init__(self, root: Path, *, method: TrainingMethod = "auto") -> None:
         self.catalog, self.films, self.store = FakeCatalog(), Films(), ModelStore(root / "models")
@@ -63,7 +61,7 @@ class Ward:
         self.told: list[str] = []
 
     def study(self, number: int, *shown: str, patient: str = "") -> str:
-        """Put a study with one film into the archive."""
+        """Add a study with one instance to the archive; return its UID."""
         uid = f"1.{number}"
         header = Header(
             study_instance_uid=uid,
@@ -84,7 +82,7 @@ class Ward:
         return uid
 
     def label(self, uid: str, said: Mapping[str, bool], *, because: str = "") -> None:
-        """Say of a study what is present and what is absent."""
+        """Label findings of a study as present or absent."""
         states = {True: LabelState.PRESENT, False: LabelState.ABSENT}
         with self.catalog.begin() as tx:
             tx.labels.append(
@@ -103,7 +101,7 @@ class Ward:
             )
 
     def labelled(self, count: int, *, findings: tuple[str, ...] = ("Effusion",), start: int = 1) -> None:
-        """Add studies of patients of their own, every other one with all these findings, and label them."""
+        """Add labelled studies, each of another patient; every second one shows all these findings."""
         for number in range(start, start + count):
             shows = number % 2 == 0
             uid = self.study(number, *(findings if shows else ()))

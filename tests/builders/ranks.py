@@ -1,4 +1,4 @@
-"""Fits of a few small films, a base for ranks to load, and what the system tells of processes that were started."""
+"""Fits of a few small films, a base for ranks, and the processes, processor time and sockets of ranks from /proc."""
 
 from __future__ import annotations
 
@@ -20,19 +20,17 @@ from tests.builders import learnable_films
 
 FILMS, LABELS = learnable_films.labelled(40, seed=1)
 RECIPE = replace(Recipe(), k=2, batch=15, block_rate=1e-4, proj_rate=1e-4, precision="float32", augmentation=Augmentation(views=2))
-"""In float32 on every processor: that is what `models.training.data_parallel.TOLERANCE` is of."""
+"""Float32 on every processor, as `models.training.data_parallel.TOLERANCE` assumes."""
 STEPS = 12
 
 
 def fitting(base: Base, recipe: Recipe = RECIPE) -> FitContext:
-    squares = torch.from_numpy(FILMS.astype(np.float32))[:, None]
-    return FitContext(
-        base.encoder, view_activations(base.encoder, base.preprocess, squares, recipe, k=2, seed=0), LABELS, recipe, 0
-    )
+    inputs = torch.from_numpy(FILMS.astype(np.float32))[:, None]
+    return FitContext(base.encoder, view_activations(base.encoder, base.preprocess, inputs, recipe, k=2, seed=0), LABELS, recipe, 0)
 
 
 def orders(base: Base, folds: int) -> list[FitSpec]:
-    """Of one: all films. Of more: all but those of a fold, each in a number of steps of its own."""
+    """Return one fit of all films, or a fit per fold without its films, each with another number of steps."""
     head, number = learnable_films.head_for(base.encoder), np.arange(len(LABELS))
     if folds == 1:
         return [FitSpec(number, head, STEPS)]
@@ -48,7 +46,7 @@ def two(folder: Path, base: Base) -> RankPool:
 
 
 def started(process: int) -> list[int]:
-    """Processes that this one has started, and those that they have."""
+    """Return all descendants of a process."""
     found = []
     for task in Path(f"/proc/{process}/task").iterdir():
         for child in (task / "children").read_text().split():
@@ -61,7 +59,7 @@ def command(process: int) -> str:
 
 
 def of_ranks(process: int) -> list[int]:
-    """Launcher and ranks of this process."""
+    """Return launcher and ranks below this process."""
     return [pid for pid in started(process) if "adapters.ml.distributed." in command(pid)]
 
 
@@ -86,7 +84,7 @@ def until(condition: Callable[[], object], seconds: float = 60) -> None:
 
 
 def listening(process: int) -> Iterator[str]:
-    """Addresses, as the kernel writes them, at which a process takes TCP connections."""
+    """Yield the addresses, in /proc/net/tcp notation, at which a process listens."""
     inodes = {link.readlink().name for link in Path(f"/proc/{process}/fd").iterdir() if str(link.readlink()).startswith("socket:")}
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{process}/net/{table}").read_text().splitlines()[1:]:

@@ -1,4 +1,4 @@
-"""The demonstration encoder that is shipped: tests that need it skip where its files are not."""
+"""Mark for tests of the shipped demonstration encoder: skipped where its files are missing."""
 
 from __future__ import annotations
 

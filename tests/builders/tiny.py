@@ -1,4 +1,4 @@
-"""A CLIP of our own small enough for tests: 64 pixels, two blocks a tower, the real vocabulary."""
+"""A CLIP small enough for tests: 64 pixels, two blocks a tower, the real vocabulary."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def film(height: int, width: int, *, seed: int = 0) -> npt.NDArray[np.float32]:
 
 
 def served(root: Path, *, catalog: FakeCatalog | None = None, seed: int = 0) -> ModelVersion:
-    """Import an untrained tiny CLIP below `root` the way `radclipd model untrained` does."""
+    """Import an untrained tiny CLIP below `root` as `radclipd model untrained` does, and let it serve."""
     store = ModelStore(root)
     root.mkdir(exist_ok=True)
     name = importer.import_untrained_base(store, str(config_file(root)), seed=seed)

@@ -1,4 +1,4 @@
-"""Small image towers of every kind that open_clip's VisionTransformer can be configured to."""
+"""Small image towers in every configuration of open_clip's VisionTransformer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def config(layers: int = 3, **vision: Any) -> dict[str, Any]:
 
 
 def shrunk(name: str) -> dict[str, Any]:
-    """One of open_clip's own configurations with fewer and narrower blocks."""
+    """Return an open_clip configuration with fewer and narrower blocks."""
     made: dict[str, Any] = copy.deepcopy(open_clip.get_model_config(name))
     made["embed_dim"] = 32
     made["vision_cfg"] |= {"layers": 3, "width": 64, "head_width": 32, "image_size": tiny.SIZE}

@@ -20,11 +20,12 @@ from pathlib import Path
 
 import structlog
 
+from adapters.ipc.decoded_image import DecodedImage, DecoderTransform, HostTransform
 from adapters.ipc.shared_arrays import create_memory
 from adapters.ipc.shared_frame import SharedFrame
 from pipeline.domain import Image, StoredInstance
 from pipeline.errors import OutOfResources, PixelsUnreadable
-from pipeline.ports.images import DecoderTransform, DeviceTransfer, ModelInput, WindowedPixelData, copy_to_host, read_whole_image
+from pipeline.ports.images import InputTransform, ModelInput
 
 START_SECONDS = 60.0
 """Time for a decoder process to start and import its libraries on a busy machine."""
@@ -123,17 +124,15 @@ class DecodePool:
             self._threads.submit(start_decoder)
 
     def read(self, instance: StoredInstance) -> Image:
-        image: Image = self._threads.submit(self._decode_instance, instance, read_whole_image, copy_to_host).result()
+        image: Image = self._threads.submit(self._decode_instance, instance, HostTransform()).result()
         return image
 
-    def read_ahead(
-        self, instances: Sequence[StoredInstance], transform: DecoderTransform, to_device: DeviceTransfer = copy_to_host
-    ) -> Iterator[ModelInput | PixelsUnreadable]:
+    def read_ahead(self, instances: Sequence[StoredInstance], transform: InputTransform) -> Iterator[ModelInput | PixelsUnreadable]:
         remaining, pending = iter(instances), deque[Future[ModelInput]]()
         try:
             while True:
                 while len(pending) < self._read_ahead_limit and (instance := next(remaining, None)) is not None:
-                    pending.append(self._threads.submit(self._decode_instance, instance, transform, to_device))
+                    pending.append(self._threads.submit(self._decode_instance, instance, transform))
                 if not pending:
                     return
                 yield _await_result(pending.popleft())
@@ -160,13 +159,13 @@ class DecodePool:
                 self._decoders.append(decoder)
         return decoder
 
-    def _decode_instance(self, instance: StoredInstance, transform: DecoderTransform, to_device: DeviceTransfer) -> ModelInput:
+    def _decode_instance(self, instance: StoredInstance, transform: InputTransform) -> ModelInput:
         attempts_left, reason = MAX_ATTEMPTS, ""
         while attempts_left:
             decoder = self._get_decoder()
-            answer = self._request_decoding(decoder, instance, transform)
+            answer = self._request_decoding(decoder, instance, transform.decoder_transform)
             if not isinstance(answer, _DecoderLoss):
-                return to_device(_read_answer(decoder, answer))
+                return transform.to_device(_read_answer(decoder, answer))
             self._discard_decoder(decoder)
             attempts_left, reason = (0 if answer.timed_out else attempts_left - 1), answer.reason
             log.error("decoder lost", instance=instance.header.sop_instance_uid, reason=reason)
@@ -190,7 +189,7 @@ class DecodePool:
         decoder.kill()
 
 
-def _read_answer(decoder: _Decoder, answer: object) -> Image | WindowedPixelData:
+def _read_answer(decoder: _Decoder, answer: object) -> DecodedImage:
     """Return the image in the decoder's memory, valid until its next answer. PixelsUnreadable."""
     if isinstance(answer, SharedFrame):
         return answer.read(decoder.memory_fd)

@@ -17,17 +17,10 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut
 
 from adapters.dicom.image import stored_values
+from adapters.ipc.decoded_image import DecodedImage, DecoderTransform, Window, WindowedPixelData, read_whole_image
 from pipeline.domain import Image, StoredInstance
 from pipeline.errors import PermanentError, PixelsUnreadable
-from pipeline.ports.images import (
-    DecoderTransform,
-    DeviceTransfer,
-    ModelInput,
-    Window,
-    WindowedPixelData,
-    copy_to_host,
-    read_whole_image,
-)
+from pipeline.ports.images import InputTransform, ModelInput
 from pipeline.ports.services import ImageStore
 
 RENDERING_VERSION = 1
@@ -56,18 +49,16 @@ class DicomImageReader:
         assert not isinstance(image, WindowedPixelData)
         return image
 
-    def read_ahead(
-        self, instances: Sequence[StoredInstance], transform: DecoderTransform, to_device: DeviceTransfer = copy_to_host
-    ) -> Iterator[ModelInput | PixelsUnreadable]:
+    def read_ahead(self, instances: Sequence[StoredInstance], transform: InputTransform) -> Iterator[ModelInput | PixelsUnreadable]:
         for instance in instances:
             try:
-                result = self.read_transformed(instance, transform)
+                decoded = self.read_transformed(instance, transform.decoder_transform)
             except PixelsUnreadable as error:
                 yield error
             else:
-                yield to_device(result)
+                yield transform.to_device(decoded)
 
-    def read_transformed(self, instance: StoredInstance, transform: DecoderTransform) -> Image | WindowedPixelData:
+    def read_transformed(self, instance: StoredInstance, transform: DecoderTransform) -> DecodedImage:
         """Return the result of `transform` on the instance's image. PixelsUnreadable."""
         uid = instance.header.sop_instance_uid
         try:

@@ -1,3 +1,3 @@
-"""Learning on several devices: ranks, launcher, orders."""
+"""Training on several devices: a pool of rank processes, started by torchrun."""
 
 from __future__ import annotations

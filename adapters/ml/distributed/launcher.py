@@ -1,6 +1,6 @@
-"""torchrun for a round of learning: starts the ranks on this host, and ends with the learn worker that wanted them.
+"""torchrun for a training round: starts the ranks on this host and dies with the learn worker.
 
-The ranks find each other by files of the worker's private folder: torchrun opens no port, and they listen on the loopback alone.
+Rendezvous is by files in the worker's private folder: torchrun opens no port, and the ranks listen on the loopback only.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from adapters.ipc.parent_death import die_with_parent
 
 
 def main() -> None:
-    """Run the ranks until all have ended, or one has failed. Arguments: process id of the worker, folder, how many ranks."""
-    die_with_parent(int(sys.argv[1]))  # before what takes seconds to import
+    """Run the ranks until all have ended or one has failed. Arguments: process id of the worker, folder, number of ranks."""
+    die_with_parent(int(sys.argv[1]))  # before imports that take seconds
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -29,7 +29,7 @@ def main() -> None:
         rdzv_endpoint=str(folder / "rendezvous"),
         rdzv_configs={"store_type": "file"},
         local_addr="127.0.0.1",
-        max_restarts=0,  # half of a training is worth nothing: the job is tried again as a whole
+        max_restarts=0,  # a round cannot be resumed: the job is retried as a whole
         logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
     )
     try:

@@ -1,7 +1,7 @@
-"""What a rank does: it takes the base, then the films, then orders for fits, and hands over what it has made.
+"""The loop of a rank: read the base, receive the activations, then receive fit orders and send their results.
 
-It writes no file and knows no catalog. Before each step it asks whether it may go on: what makes the learn worker pause makes it
-pause.
+A rank writes no file and opens no catalog. Before each step it asks the worker for permission, so that it pauses when the worker
+pauses.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from models.training.fold_fits import FitContext, FitResult, FitSpec
 from models.training.recipe import Recipe
 from pipeline.errors import WeightsCorrupt
 
-_SETTINGS_FILE = "equipment.json"
+_SETTINGS_FILE = "settings.json"
 _RENDEZVOUS_FILE = "group"
-"""The file by which the ranks find each other."""
+"""Rendezvous of the process group."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankSettings:
-    """What every rank is to work with. `base`: folder, whose weights have this SHA-256; `devices`: of rank 0, 1, ..."""
+    """Settings of all ranks. `base`: folder of the base; `sha256`: of its weights; `devices`: of rank 0, 1, ..."""
 
     base: str
     sha256: str
@@ -42,7 +42,7 @@ class RankSettings:
     threads: int
 
     def write(self, folder: Path) -> None:
-        """Leave it for the ranks."""
+        """Write them for the ranks."""
         (folder / _SETTINGS_FILE).write_text(json.dumps(asdict(self)))
 
     @classmethod
@@ -52,7 +52,7 @@ class RankSettings:
 
 
 def run_rank_loop(channel: Channel, folder: Path, *, rank: int, world_size: int) -> NoReturn:
-    """Make one fit after another, alone or with the other ranks, of whom the first then speaks for all. Gone, in the end."""
+    """Make fits, alone or data-parallel, where rank 0 sends messages for all. Ends by ChannelClosed or another error."""
     encoder = _prepare_encoder(RankSettings.read(folder), folder, rank=rank, world_size=world_size)
     try:
         _make_fits(channel, encoder, rank=rank, world_size=world_size)
@@ -64,12 +64,12 @@ def run_rank_loop(channel: Channel, folder: Path, *, rank: int, world_size: int)
 def _make_fits(channel: Channel, encoder: Encoder, *, rank: int, world_size: int) -> NoReturn:
     fitting = _build_fitting(encoder, *channel.receive())
     while True:
-        words, arrays = channel.receive()
-        share = DataParallelProcess(rank, world_size) if words["together"] else SINGLE_PROCESS
-        order = FitSpec(arrays.pop("rows"), LinearHead.from_tensors(to_tensors(arrays)), words["steps"])
-        made = fitting.fit(order, _StepGate(channel, share), share)
-        if share.rank == 0:
-            _send_fit(made, channel)
+        message, arrays = channel.receive()
+        process = DataParallelProcess(rank, world_size) if message["data_parallel"] else SINGLE_PROCESS
+        order = FitSpec(arrays.pop("rows"), LinearHead.from_tensors(to_tensors(arrays)), message["steps"])
+        result = fitting.fit(order, _StepGate(channel, process), process)
+        if process.rank == 0:
+            _send_fit(result, channel)
 
 
 def _prepare_encoder(settings: RankSettings, folder: Path, *, rank: int, world_size: int) -> Encoder:
@@ -81,21 +81,21 @@ def _prepare_encoder(settings: RankSettings, folder: Path, *, rank: int, world_s
     distributed.init_process_group(backend, init_method=f"file://{folder / _RENDEZVOUS_FILE}", rank=rank, world_size=world_size)
     base = read_base(Path(settings.base))
     if base.sha256 != settings.sha256:
-        raise WeightsCorrupt("the base has become another one since the round began", hint="let the round begin again")
+        raise WeightsCorrupt("the base has changed since the round began", hint="start the round again")
     return base.encoder.to(device)
 
 
 class _StepGate:
-    """`fold_fits.OnSteps` that asks the worker before each step whether to go on. The first rank asks for all ranks of a step."""
+    """Implements `fold_fits.OnSteps`: waits for the worker's permission before each step. Rank 0 asks for all ranks of a step."""
 
-    def __init__(self, channel: Channel, share: DataParallelProcess) -> None:
-        self._line, self._share = channel, share
+    def __init__(self, channel: Channel, process: DataParallelProcess) -> None:
+        self._channel, self._process = channel, process
 
     def __call__(self, done: int) -> None:
-        if self._share.rank == 0:
-            self._line.send({"done": done})
-            self._line.receive()
-        self._share.wait_for_first()
+        if self._process.rank == 0:
+            self._channel.send({"done": done})
+            self._channel.receive()
+        self._process.wait_for_first()
 
 
 def _build_fitting(encoder: Encoder, message: MessageFields, arrays: NamedArrays) -> FitContext:
@@ -103,16 +103,16 @@ def _build_fitting(encoder: Encoder, message: MessageFields, arrays: NamedArrays
     return FitContext(encoder, activations, arrays["labels"], recipe, message["seed"])
 
 
-def _send_fit(made: FitResult, channel: Channel) -> None:
-    with closing(SharedArrays.from_arrays(to_arrays(made.tensors))) as parcel:
-        channel.send({"made": dict(made.card)}, parcel)
+def _send_fit(result: FitResult, channel: Channel) -> None:
+    with closing(SharedArrays.from_arrays(to_arrays(result.tensors))) as shared:
+        channel.send({"result": dict(result.card)}, shared)
 
 
 def to_tensors(arrays: NamedArrays) -> dict[str, torch.Tensor]:
-    """Return arrays as tensors of the same memory."""
+    """Return tensors that share the arrays' memory."""
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def to_arrays(tensors: Mapping[str, torch.Tensor]) -> NamedArrays:
-    """Return tensors on the CPU as arrays of the same memory."""
+    """Return arrays that share the memory of tensors on the CPU."""
     return {name: tensor.numpy() for name, tensor in tensors.items()}

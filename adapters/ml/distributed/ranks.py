@@ -1,8 +1,8 @@
-"""The fits of a round of learning on several devices: a rank for each, started by torchrun, and watched over by the learn worker.
+"""The fits of a training round on several devices: a rank process per device, started by torchrun, controlled by the learn worker.
 
-The fits without a fold are dealt to the ranks, each made by one alone, exactly as on one device. The last fit, of all films, is
-made by all ranks together. A rank takes its next step when the worker says so, which is how learning pauses for arrivals, and what
-it has made it hands to the worker: whichever process ends, and however, nothing is half written, and the others end too.
+Each fit of a cross-validation fold is made by one rank, exactly as on one device. The last fit, on all images, is data-parallel
+over all ranks. The worker permits each step of a rank, so that training pauses for arriving studies. Ranks send results to the
+worker and write no files; when any process ends, the others end too.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ from models.training.fold_fits import FitContext, FitResult, FitSpec, OnSteps
 from pipeline.errors import ConfigurationError, OutOfResources, TransientError
 
 START_TIMEOUT_SECONDS = 300.0
-"""For the ranks to load what they need, on a machine that is busy."""
+"""For the ranks to import and load, on a busy machine."""
 POLL_SECONDS = 1.0
-"""How long the worker listens before it looks whether it was told to stop."""
+"""Longest wait for messages between two calls of the progress callback, which may stop the round."""
 STOP_TIMEOUT_SECONDS = 30.0
-"""For ranks that have nothing left to do, or were killed, to end."""
+"""For idle or killed ranks to end."""
 RANK_ENVIRONMENT = {
-    "GLOO_SOCKET_IFNAME": "lo",  # ranks of one host talk on the loopback
+    "GLOO_SOCKET_IFNAME": "lo",  # ranks of one host use the loopback
     "NCCL_SOCKET_IFNAME": "lo",
-    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # torchrun would open a port to everybody
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else torchrun opens a port on all interfaces
 }
 
-_log = structlog.get_logger("radclipd.gpu")
+_log = structlog.get_logger("radclipd.ml")
 
 
 def choose_devices(device: str, wanted: Literal["auto"] | int) -> list[torch.device]:
-    """Return where learning is done. `device`: that of [model]; "auto": every visible GPU where it names none, else that device.
+    """Return the training devices. `device`: [model] device. `wanted`: "auto" is every visible GPU unless `device` names one.
 
-    ConfigurationError for devices that are not there.
+    ConfigurationError for missing devices.
     """
     first = choose_device(device)
-    here = torch.cuda.device_count() if first.type == "cuda" and first.index is None else 1
-    count = here if wanted == "auto" else wanted
+    available = torch.cuda.device_count() if first.type == "cuda" and first.index is None else 1
+    count = available if wanted == "auto" else wanted
     if count == 1 or first.type == "cpu":
         return [first] * count
-    if count > here:
-        found = "names one GPU" if first.index is not None else f"finds {here} of them"
+    if count > available:
+        found = "names one GPU" if first.index is not None else f"finds {available} of them"
         raise ConfigurationError(
             f'[learn] devices is {count}, and [model] device = "{device}" {found}',
             hint='[learn] devices = "auto" takes what is there; [model] device = "cuda" means every visible GPU',
@@ -70,7 +70,7 @@ def choose_devices(device: str, wanted: Literal["auto"] | int) -> list[torch.dev
 
 @dataclass(slots=True)
 class _RankConnection:
-    """One rank as the worker knows it. `order`: the number of the fit that it makes; `done`: steps of it."""
+    """One rank. `fit_number`: the fit that it makes; `steps_done`: steps of this fit."""
 
     number: int
     process: int
@@ -83,22 +83,22 @@ class _RankConnection:
         return f"rank {self.number} ({self.device})"
 
     def receive_message(self) -> tuple[MessageFields, NamedArrays]:
-        """Return what it says next; that it has failed where it never says anything again."""
+        """Return the next message; a failure message where the channel is closed."""
         try:
             return self.channel.receive()
         except ChannelClosed:
             return {"failed": "gone without a word"}, {}
 
     def receive_failure(self) -> MessageFields:
-        """Return why it has failed, of one that hears nothing any more."""
-        while "failed" not in (words := self.receive_message()[0]):
+        """Return the failure message of a rank whose channel cannot be written to."""
+        while "failed" not in (message := self.receive_message()[0]):
             continue
-        return words
+        return message
 
 
 @dataclass(slots=True)
 class _FitBatch:
-    """Fits that were ordered at once, and how far they are."""
+    """Fits of one call of `run_fits`, and their progress."""
 
     orders: Sequence[FitSpec]
     data_parallel: bool
@@ -110,35 +110,35 @@ class _FitBatch:
 
 
 class RankPool:
-    """A context manager: the ranks start with it, and are gone after it."""
+    """A context manager: starts the ranks on entry and ends them on exit."""
 
     def __init__(self, devices: Sequence[torch.device], base: Path, *, sha256: str, threads: int = 0) -> None:
-        """`base`: the folder of the base, whose weights have this SHA-256. `threads`: of each rank on the CPU; 0: its share."""
+        """`base`: folder of the base; `sha256`: of its weights. `threads`: of each rank; 0: an equal share of the cores."""
         self._devices = devices
         threads = threads or max(1, (os.cpu_count() or 1) // len(devices))
-        self._equipment = RankSettings(base=str(base), sha256=sha256, devices=tuple(map(str, devices)), threads=threads)
+        self._settings = RankSettings(base=str(base), sha256=sha256, devices=tuple(map(str, devices)), threads=threads)
         self._ranks: list[_RankConnection] = []
         self._selector = selectors.DefaultSelector()
 
     def __enter__(self) -> Self:
-        with ExitStack() as held:
+        with ExitStack() as stack:
             try:
-                folder = Path(held.enter_context(TemporaryDirectory(prefix="radclipd-")))
-                self._equipment.write(folder)
-                self._door = held.enter_context(closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)))
-                self._door.bind(str(folder / SOCKET_NAME))
+                folder = Path(stack.enter_context(TemporaryDirectory(prefix="radclipd-")))
+                self._settings.write(folder)
+                self._listener = stack.enter_context(closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)))
+                self._listener.bind(str(folder / SOCKET_NAME))
             except OSError as error:
-                said = f"no folder for learning on {len(self._devices)} devices: {error.strerror or error}"
-                raise OutOfResources(said, hint="make room in /tmp, or set TMPDIR to a folder with a short name") from error
-            self._door.listen(len(self._devices))
+                message = f"no folder for learning on {len(self._devices)} devices: {error.strerror or error}"
+                raise OutOfResources(message, hint="make room in /tmp, or set TMPDIR to a folder with a short name") from error
+            self._listener.listen(len(self._devices))
             self._launcher = self._launch_torchrun(folder)
-            self._held = held.pop_all()
+            self._resources = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with self._held:
+        with self._resources:
             if error is not None or not self._ranks:
-                self._launcher.kill()  # the ranks die of it
+                self._launcher.kill()  # its death kills the ranks
             self._selector.close()
             for rank in self._ranks:
                 rank.channel.shutdown_and_wait(STOP_TIMEOUT_SECONDS)
@@ -149,8 +149,8 @@ class RankPool:
                 self._launcher.wait()
 
     def _launch_torchrun(self, folder: Path) -> subprocess.Popen[bytes]:
-        own = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TMPDIR": str(folder)}
-        own["OMP_NUM_THREADS"] = str(self._equipment.threads)
+        environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TMPDIR": str(folder)}
+        environment["OMP_NUM_THREADS"] = str(self._settings.threads)
         return subprocess.Popen(
             [
                 sys.executable,
@@ -161,15 +161,15 @@ class RankPool:
                 str(folder),
                 str(len(self._devices)),
             ],
-            env={**os.environ, **RANK_ENVIRONMENT, **own},
+            env={**os.environ, **RANK_ENVIRONMENT, **environment},
             stdin=subprocess.DEVNULL,
             process_group=0,
         )
 
     def run_fits(self, fitting: FitContext, orders: Sequence[FitSpec], on_steps: OnSteps) -> Iterator[FitResult]:
-        """Implements models.training.fold_fits.Fits, of one fitting. TransientError where a rank is lost.
+        """Implements models.training.fold_fits.RunFits for one fitting. TransientError where a rank is lost.
 
-        The ranks have its encoder, which is the base, themselves; the films are handed to them at the first call.
+        Each rank reads the encoder from the base's folder; the first call sends the activations.
         """
         if not self._ranks:
             self._accept_ranks(on_steps)
@@ -182,40 +182,41 @@ class RankPool:
         return iter([batch.results[number] for number in range(len(orders))])
 
     def _accept_ranks(self, on_steps: OnSteps) -> None:
-        """Wait until every rank has called."""
-        self._door.settimeout(POLL_SECONDS)
-        begun, called = time.monotonic(), list[_RankConnection]()
-        while len(called) < len(self._devices):
+        """Wait until every rank has connected."""
+        self._listener.settimeout(POLL_SECONDS)
+        started_at, connected = time.monotonic(), list[_RankConnection]()
+        while len(connected) < len(self._devices):
             on_steps(0)
-            if self._launcher.poll() is not None or time.monotonic() - begun > START_TIMEOUT_SECONDS:
+            if self._launcher.poll() is not None or time.monotonic() - started_at > START_TIMEOUT_SECONDS:
                 raise self._build_rank_error("the ranks did not start")
             try:
-                line = Channel(self._door.accept()[0])
-                words, _ = line.receive()
+                channel = Channel(self._listener.accept()[0])
+                message, _ = channel.receive()
             except (TimeoutError, ChannelClosed):
                 continue
-            called.append(_RankConnection(words["rank"], words["process"], self._devices[words["rank"]], line))
-        self._ranks = sorted(called, key=lambda rank: rank.number)
+            number = message["rank"]
+            connected.append(_RankConnection(number, message["process"], self._devices[number], channel))
+        self._ranks = sorted(connected, key=lambda rank: rank.number)
         for rank in self._ranks:
             self._selector.register(rank.channel, selectors.EVENT_READ, rank)
 
     def _send_activations(self, fitting: FitContext) -> None:
-        """Give every rank the films, in memory that all share."""
+        """Send activations and labels to every rank, in shared memory."""
         try:
-            parcel = SharedArrays.from_arrays({"activations": fitting.activations.numpy(), "labels": fitting.labels})
+            shared = SharedArrays.from_arrays({"activations": fitting.activations.numpy(), "labels": fitting.labels})
         except OSError as error:
-            said = f"no memory to share {len(fitting.labels)} labelled films between {len(self._devices)} devices"
-            raise OutOfResources(said, hint="[learn] devices = 1 needs less; free memory") from error
-        with closing(parcel):
+            message = f"no memory to share {len(fitting.labels)} labelled images between {len(self._devices)} devices"
+            raise OutOfResources(message, hint="[learn] devices = 1 needs less; free memory") from error
+        with closing(shared):
             for rank in self._ranks:
-                self._send_message(rank, {"recipe": fitting.recipe.card, "seed": fitting.seed}, parcel)
+                self._send_message(rank, {"recipe": fitting.recipe.card, "seed": fitting.seed}, shared)
 
     def _has_enough_images(self, fitting: FitContext, order: FitSpec) -> bool:
-        """Whether there is a film of each batch for every rank."""
+        """Return whether each batch has an image for every rank."""
         return min(fitting.recipe.batch, len(learnable_rows(fitting.labels[order.rows]))) >= len(self._ranks)
 
     def _send_next_order(self, rank: _RankConnection, batch: _FitBatch) -> None:
-        """Let a rank make the next fit that nobody makes, or the one that all make together."""
+        """Order the next waiting fit from a rank, or its part of the data-parallel fit."""
         rank.fit_number, rank.steps_done = None, 0
         if batch.data_parallel:
             rank.fit_number = 0
@@ -224,59 +225,60 @@ class RankPool:
         if rank.fit_number is None:
             return
         order = batch.orders[rank.fit_number]
-        with closing(SharedArrays.from_arrays({"rows": order.rows, **to_arrays(order.head.tensors)})) as parcel:
-            self._send_message(rank, {"steps": order.steps, "together": batch.data_parallel}, parcel)
+        with closing(SharedArrays.from_arrays({"rows": order.rows, **to_arrays(order.head.tensors)})) as shared:
+            self._send_message(rank, {"steps": order.steps, "data_parallel": batch.data_parallel}, shared)
 
     def _process_messages(self, batch: _FitBatch, on_steps: OnSteps) -> None:
-        """Hear whoever speaks, and let them go on when it is time."""
-        asking, lost = list[_RankConnection](), list[str]()
+        """Receive messages, report progress, then permit the next steps."""
+        waiting, lost = list[_RankConnection](), list[str]()
         for key, _ in self._selector.select(POLL_SECONDS):
             rank: _RankConnection = key.data
-            words, arrays = rank.receive_message()
-            if "failed" in words:
-                lost.append(_log_lost_rank(rank, words))
-            elif "made" in words:
+            message, arrays = rank.receive_message()
+            if "failed" in message:
+                lost.append(_log_lost_rank(rank, message))
+            elif "result" in message:
                 assert rank.fit_number is not None
-                batch.results[rank.fit_number] = FitResult.from_tensors(to_tensors(arrays), words["made"])
+                batch.results[rank.fit_number] = FitResult.from_tensors(to_tensors(arrays), message["result"])
                 if not batch.data_parallel:
                     self._send_next_order(rank, batch)
             else:
-                rank.steps_done = words["done"]
-                asking.append(rank)
+                rank.steps_done = message["done"]
+                waiting.append(rank)
         on_steps(self._count_steps(batch))
         if lost:
             raise self._build_rank_error("; ".join(lost))
-        for rank in asking:
+        for rank in waiting:
             self._send_message(rank, {"go": True})
 
     def _count_steps(self, batch: _FitBatch) -> int:
-        """Return how many steps of the batch are done. Where all make one fit together, the first tells."""
-        speaking = self._ranks[:1] if batch.data_parallel else self._ranks
-        under_way = sum(rank.steps_done for rank in speaking if rank.fit_number not in batch.results)
+        """Return the number of finished steps of the batch. Rank 0 reports a data-parallel fit."""
+        reporting = self._ranks[:1] if batch.data_parallel else self._ranks
+        under_way = sum(rank.steps_done for rank in reporting if rank.fit_number not in batch.results)
         return under_way + sum(batch.orders[number].steps for number in batch.results)
 
-    def _send_message(self, rank: _RankConnection, message: MessageFields, parcel: SharedArrays | None = None) -> None:
+    def _send_message(self, rank: _RankConnection, message: MessageFields, arrays: SharedArrays | None = None) -> None:
         try:
-            rank.channel.send(message, parcel)
+            rank.channel.send(message, arrays)
         except ChannelClosed:
             raise self._build_rank_error("; ".join(self._collect_failures(rank))) from None
 
     def _collect_failures(self, lost: _RankConnection) -> Iterator[str]:
-        """Why ranks are lost, if one is gone. Where one fails torchrun ends the others, of whom one may be missed first."""
+        """Yield the reasons of all lost ranks. When one fails torchrun ends the others, which may be noticed first."""
         yield _log_lost_rank(lost, lost.receive_failure())
         for key, _ in self._selector.select(0):
-            words = {} if key.data is lost else key.data.heard()[0]
-            if "failed" in words:
-                yield _log_lost_rank(key.data, words)
+            rank: _RankConnection = key.data
+            message = {} if rank is lost else rank.receive_message()[0]
+            if "failed" in message:
+                yield _log_lost_rank(rank, message)
 
     def _build_rank_error(self, reason: str) -> TransientError:
         return TransientError(
             f"learning on {len(self._devices)} devices: {reason}",
-            hint="the log has more; [learn] devices = 1 learns on one device, and [model] device says on which",
+            hint="see the log; [learn] devices = 1 trains on one device, which [model] device chooses",
         )
 
 
 def _log_lost_rank(rank: _RankConnection, message: MessageFields) -> str:
-    """Log that a rank is lost, and say it."""
+    """Log a lost rank and return its part of the error message."""
     _log.error("rank lost", rank=rank.number, device=str(rank.device), process=rank.process, **message)
     return f"{rank}: {message['failed']}"

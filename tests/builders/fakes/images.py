@@ -16,7 +16,7 @@ from pipeline.domain import (
     StoredInstance,
 )
 from pipeline.errors import PermanentError, PixelsUnreadable
-from pipeline.ports.images import DecoderTransform, DeviceTransfer, ImageReader, ModelInput, copy_to_host
+from pipeline.ports.images import ImageReader, InputTransform, ModelInput
 from pipeline.ports.services import (
     Buffer,
     DocumentReader,
@@ -102,12 +102,10 @@ class FakeImageReader:
             raise PixelsUnreadable(f"instance {uid}: no image can be made of it")
         return np.full((4, 5), int(instance.file.sha256[:2], 16) / 255, dtype=np.float32)
 
-    def read_ahead(
-        self, instances: Sequence[StoredInstance], transform: DecoderTransform, to_device: DeviceTransfer = copy_to_host
-    ) -> Iterator[ModelInput | PixelsUnreadable]:
+    def read_ahead(self, instances: Sequence[StoredInstance], transform: InputTransform) -> Iterator[ModelInput | PixelsUnreadable]:
         for instance in instances:
             try:
-                yield to_device(transform(self.read(instance)))
+                yield transform.to_device(transform.decoder_transform(self.read(instance)))
             except PixelsUnreadable as error:
                 yield error
 

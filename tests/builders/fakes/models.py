@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from pipeline.domain import (
     TrainingSet,
     VersionState,
 )
-from pipeline.ports.images import DecoderTransform, DeviceTransfer, copy_to_host, read_whole_image
+from pipeline.ports.images import InputTransform
 from pipeline.ports.services import (
     Scorer,
     Scorers,
@@ -26,6 +27,16 @@ from pipeline.ports.services import (
     Trainer,
 )
 from tests.builders.fakes.versions import a_version
+
+
+class WholeImage:
+    """ports.InputTransform: the model input is the image."""
+
+    def decoder_transform(self, image: Any) -> Image:
+        return np.asarray(image[:])
+
+    def to_device(self, decoded: Image, /) -> Image:
+        return decoded.copy()
 
 
 class FakeScorer:
@@ -40,12 +51,8 @@ class FakeScorer:
         return self._version
 
     @property
-    def decoder_transform(self) -> DecoderTransform:
-        return read_whole_image
-
-    @property
-    def to_device(self) -> DeviceTransfer:
-        return copy_to_host
+    def input_transform(self) -> InputTransform:
+        return WholeImage()
 
     def score_cached(self, instances: Sequence[StoredInstance]) -> dict[str, Scores]:
         cached = [one for one in instances if one.file.sha256 in self.kept]

@@ -1,4 +1,4 @@
-"""The archive scored on several Ray nodes of this host: same results as the queue, whatever is lost on the way."""
+"""Archive scoring on several Ray nodes of this host: the results of the queue, also after losses."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from tests.builders.fakes.versions import a_version
 from tests.builders.installation import Installation, kill, wait_for
 from tests.builders.postgres import Cluster
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")  # Ray sets what it deprecates itself
-os.environ.update(engine.TELEMETRY_OFF | engine.SINGLE_HOST_ENVIRONMENT)  # before Ray is imported, by whichever test
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")  # Ray itself uses what it deprecates
+os.environ.update(engine.TELEMETRY_OFF | engine.SINGLE_HOST_ENVIRONMENT)  # before any test imports Ray
 STUDIES = 60
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": engine.OBJECT_STORE_BYTES, "node_ip_address": engine.LOOPBACK}
 
@@ -53,13 +53,13 @@ def nodes() -> Iterator[Any]:
     for _ in range(2):
         running.add_node(**NODE)
     yield running
-    ray.shutdown()  # whoever is still connected to the cluster cannot take it down
+    ray.shutdown()  # a connected driver cannot shut the cluster down
     running.shutdown()
 
 
 @pytest.fixture(scope="module")
 def films() -> list[bytes]:
-    """A film of each of many studies, the last of which cannot be read."""
+    """One instance per study; the last is unreadable."""
     made = [file_of(dx(rows=24 + number % 7, columns=20)) for number in range(STUDIES - 1)]
     broken = dx()
     broken.PixelData = b"\0\0"
@@ -67,7 +67,7 @@ def films() -> list[bytes]:
 
 
 class Hospital:
-    """An installation whose films have arrived and settled, and wait for their scores."""
+    """An installation whose studies are settled and wait for scores."""
 
     def __init__(self, folder: Path, url: str, films: list[bytes]) -> None:
         folder.mkdir()
@@ -91,7 +91,7 @@ class Hospital:
         importer.register_zero_shot(self.catalog, store, base, threshold=0.5, undetermined_margin=0.05, serve=True)
 
     def settings(self, **changes: Any) -> ClusterSettings:
-        return ClusterSettings(**{"config": self.place.config, "block": 4, **changes})
+        return ClusterSettings(**{"config": self.place.config, "block_size": 4, **changes})
 
     def predictions(self) -> dict[str, tuple[list[float], list[str]]]:
         """StudyInstanceUID -> probabilities and decisions."""
@@ -103,15 +103,15 @@ class Hospital:
     def scored(self) -> int:
         return int(self.place.rows("SELECT count(DISTINCT study_instance_uid) AS n FROM v_predictions")[0]["n"])
 
-    def twice(self) -> list[dict[str, Any]]:
-        """Studies that were committed more than once, or jobs that are still open."""
+    def inconsistencies(self) -> list[dict[str, Any]]:
+        """Return studies that were committed more than once, and open jobs."""
         revised = self.place.rows("SELECT study_instance_uid FROM v_studies WHERE revision > 1")
         return revised + self.place.rows("SELECT id, state FROM v_jobs WHERE kind = 'score' AND state IN ('waiting', 'running')")
 
 
 @pytest.fixture(scope="module")
 def by_queue(tmp_path_factory: pytest.TempPathFactory, films: list[bytes]) -> dict[str, tuple[list[float], list[str]]]:
-    """What a single machine, working off the queue, makes of the films."""
+    """Predictions of a single worker of the queue."""
     alone = Hospital(tmp_path_factory.mktemp("alone") / "queue", "", films)
     post, _ = build_score_spec_and_cache_warming(alone.parts)
     while work.work_once(post, catalog=alone.catalog, worker="w", policy=work_policy(alone.config)):
@@ -124,7 +124,7 @@ def by_queue(tmp_path_factory: pytest.TempPathFactory, films: list[bytes]) -> di
 
 @pytest.fixture
 def hospital(tmp_path: Path, cluster: Cluster, films: list[bytes]) -> Iterator[Hospital]:
-    """On PostgreSQL, as several hosts would have it."""
+    """A hospital on PostgreSQL, as for several hosts."""
     made = Hospital(tmp_path / "cluster", cluster.upgraded(), films)
     yield made
     made.parts.close()
@@ -138,8 +138,8 @@ def same(found: dict[str, tuple[list[float], list[str]]], wanted: dict[str, tupl
 
 
 @pytest.mark.postgres
-def test_a_lost_node_costs_nothing_but_time(nodes: Any, hospital: Hospital, by_queue: Any) -> None:
-    """The results are those of the queue; the film that cannot be read is in quarantine, as there."""
+def test_after_a_lost_node_the_results_equal_those_of_the_queue(nodes: Any, hospital: Hospital, by_queue: Any) -> None:
+    """The unreadable instance is quarantined, as by the queue."""
     lost: list[Any] = []
 
     def watch(_what: str, done: int, _total: int) -> None:
@@ -147,20 +147,22 @@ def test_a_lost_node_costs_nothing_but_time(nodes: Any, hospital: Hospital, by_q
             lost.append(sorted(nodes.worker_nodes, key=lambda node: node.node_id)[0])
             nodes.remove_node(lost[0], allow_graceful=False)
 
-    jobs = score_archive(hospital.config, hospital.settings(address=nodes.address), catalog=hospital.catalog, watch=watch)
+    jobs = score_archive(hospital.config, hospital.settings(address=nodes.address), catalog=hospital.catalog, on_progress=watch)
     assert lost
     assert 0 < jobs <= STUDIES
     same(hospital.predictions(), by_queue)
-    assert hospital.twice() == []
+    assert hospital.inconsistencies() == []
     quarantined = hospital.place.rows("SELECT kind FROM v_jobs WHERE state = 'quarantined'")
     assert quarantined == [{"kind": "score"}]
     assert (
-        score_archive(hospital.config, hospital.settings(address=nodes.address), catalog=hospital.catalog, watch=lambda *_: None)
+        score_archive(
+            hospital.config, hospital.settings(address=nodes.address), catalog=hospital.catalog, on_progress=lambda *_: None
+        )
         == 0
     )
 
 
-def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
+def test_an_unreachable_cluster_is_reported_at_once() -> None:
     with (
         pytest.raises(TransientError, match="cannot be reached"),
         engine._connect_cluster(ClusterSettings(config=Path("/c"), address="127.0.0.1:9")),
@@ -170,7 +172,7 @@ def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
 
 @dataclass
 class Machines:
-    """What Ray tells of a cluster."""
+    """Fake of Ray's view of a cluster."""
 
     resources: list[dict[str, float]]
     hosts: list[str] = field(default_factory=lambda: ["10.0.0.1"])
@@ -183,25 +185,25 @@ class Machines:
 @pytest.mark.parametrize(
     ("settings", "most", "takes"),
     [
-        ({}, 3, {"num_cpus": 8.0}),  # one of 8 cores has one, one of 16 two
+        ({}, 3, {"num_cpus": 8.0}),  # one on 8 cores, two on 16
         ({"cores": 4}, 6, {"num_cpus": 4.0}),
         ({"cores": 4, "workers": 2}, 2, {"num_cpus": 4.0}),
         ({"gpu": True}, 4, {"num_gpus": 1.0, "num_cpus": 1.0}),
     ],
 )
-def test_workers_are_one_a_card_or_one_for_so_many_cores(settings: dict[str, Any], most: int, takes: dict[str, float]) -> None:
+def test_the_pool_has_a_worker_per_gpu_or_per_number_of_cores(settings: dict[str, Any], most: int, takes: dict[str, float]) -> None:
     machines = Machines([{"CPU": 8, "GPU": 4}, {"CPU": 16}, {}])
     pool, found = engine._size_worker_pool(machines, ClusterSettings(config=Path("/c"), **settings))
     assert (pool.min_size, pool.max_size, found) == (1, most, takes)
 
 
 @pytest.mark.parametrize("resources", [[{}], [{"CPU": 2}]])
-def test_a_cluster_without_room_says_so(resources: list[dict[str, float]]) -> None:
+def test_a_cluster_with_too_few_cores_is_a_configuration_error(resources: list[dict[str, float]]) -> None:
     with pytest.raises(ConfigurationError, match="cores"):
         engine._size_worker_pool(Machines(resources), ClusterSettings(config=Path("/c"), cores=4))
 
 
-def test_sqlite_serves_no_second_host() -> None:
+def test_sqlite_with_two_hosts_is_a_configuration_error() -> None:
     two = Machines([{"CPU": 1}, {"CPU": 1}], hosts=["10.0.0.1", "10.0.0.2"])
     with pytest.raises(ConfigurationError, match="SQLite"):
         engine._require_shared_catalog(two, Config(catalog=CatalogConfig(url="sqlite:////c.db")))
@@ -211,37 +213,39 @@ def test_sqlite_serves_no_second_host() -> None:
 
 @pytest.mark.postgres
 @pytest.mark.slow
-def test_what_stops_a_machine_is_told_as_it_was(nodes: Any, hospital: Hospital) -> None:
+def test_an_error_on_a_node_reaches_the_driver_with_its_hint(nodes: Any, hospital: Hospital) -> None:
     with hospital.catalog.begin() as tx:
         tx.versions.add(a_version(2, VersionState.CANDIDATE))
-        tx.versions.serve(2)  # of which there are no files
+        tx.versions.serve(2)  # a version without files
         tx.versions.put_state(1, VersionState.REJECTED, reason="a test")
-    with pytest.raises(NoWeights) as told:
-        score_archive(hospital.config, hospital.settings(address=nodes.address), catalog=hospital.catalog, watch=lambda *_: None)
-    assert told.value.hint
+    with pytest.raises(NoWeights) as raised:
+        score_archive(
+            hospital.config, hospital.settings(address=nodes.address), catalog=hospital.catalog, on_progress=lambda *_: None
+        )
+    assert raised.value.hint
 
 
 @pytest.mark.postgres
 @pytest.mark.slow
-def test_a_lost_driver_leaves_what_was_done_and_the_next_one_goes_on(nodes: Any, hospital: Hospital, by_queue: Any) -> None:
+def test_after_a_killed_driver_the_next_one_continues(nodes: Any, hospital: Hospital, by_queue: Any) -> None:
     driver = hospital.place.start("backfill", "score", "--engine", "ray", "--address", nodes.address)
     wait_for(lambda: 0 < hospital.scored() < STUDIES - 1, 120, hospital.place.told)
     kill(driver.pid)
     driver.wait(20)
-    told = hospital.place.run("backfill", "score", "--engine", "ray", "--address", nodes.address).stdout
-    assert "studies scored" in told
+    output = hospital.place.run("backfill", "score", "--engine", "ray", "--address", nodes.address).stdout
+    assert "studies scored" in output
     same(hospital.predictions(), by_queue)
-    assert hospital.twice() == []
+    assert hospital.inconsistencies() == []
 
 
 @pytest.mark.postgres
 @pytest.mark.slow
-def test_two_workers_of_the_queue_share_what_there_is(hospital: Hospital, by_queue: Any) -> None:
-    """The other engine: as many workers as there are machines, at the queue of one PostgreSQL."""
+def test_two_workers_of_the_queue_share_the_archive(hospital: Hospital, by_queue: Any) -> None:
+    """The other engine: one queue worker per machine on one PostgreSQL."""
     workers = [hospital.place.start("work", "score") for _ in range(2)]
     wait_for(lambda: hospital.scored() == STUDIES - 1, 120, hospital.place.told)
     for worker in workers:
         worker.terminate()
         assert worker.wait(30) == 0
     same(hospital.predictions(), by_queue)
-    assert hospital.twice() == []
+    assert hospital.inconsistencies() == []

@@ -16,11 +16,11 @@ import pytest
 
 from adapters.dicom.image.decode_pool import DecodePool
 from adapters.dicom.image.pixels import DicomImageReader
+from adapters.ipc.decoded_image import HostTransform
 from adapters.storage.image_store import FileImageStore
 from models.images.preprocess import Preprocess
 from pipeline.domain import Header, StoredInstance
 from pipeline.errors import PixelsUnreadable
-from pipeline.ports.images import read_whole_image
 from tests.builders import decoder_transforms
 from tests.builders.dicom_files import EXPLICIT, dx, file_of, pixels
 
@@ -55,7 +55,7 @@ def film(store: FileImageStore, number: int, *, dark: bool = False, cut: int = 0
 
 def test_images_equal_those_decoded_in_this_process_and_keep_their_order(store: FileImageStore, pool: DecodePool) -> None:
     films = [film(store, number) for number in range(7)]
-    here, transform = DicomImageReader(store), Preprocess(size=32).make_model_input_array
+    here, transform = DicomImageReader(store), HostTransform(Preprocess(size=32).make_model_input_array)
     for got, own in zip(pool.read_ahead(films, transform), here.read_ahead(films, transform), strict=True):
         assert not isinstance(got, PixelsUnreadable)
         assert not isinstance(own, PixelsUnreadable)
@@ -65,7 +65,7 @@ def test_images_equal_those_decoded_in_this_process_and_keep_their_order(store: 
 
 def test_an_unreadable_instance_gives_the_same_message_and_hint(store: FileImageStore, pool: DecodePool) -> None:
     broken = film(store, 1, cut=100)
-    (error,) = pool.read_ahead([broken], read_whole_image)
+    (error,) = pool.read_ahead([broken], HostTransform())
     with pytest.raises(PixelsUnreadable) as here:
         DicomImageReader(store).read(broken)
     assert isinstance(error, PixelsUnreadable)
@@ -74,18 +74,18 @@ def test_an_unreadable_instance_gives_the_same_message_and_hint(store: FileImage
 
 def test_an_instance_that_crashes_its_decoder_affects_no_other(store: FileImageStore, pool: DecodePool) -> None:
     films = [film(store, number, dark=number in (1, 4)) for number in range(8)]
-    found = list(pool.read_ahead(films, decoder_transforms.crash_on_dark))
+    found = list(pool.read_ahead(films, HostTransform(decoder_transforms.crash_on_dark)))
     lost = [number for number, got in enumerate(found) if isinstance(got, PixelsUnreadable)]
     assert lost == [1, 4]
     assert "SIGSEGV" in str(found[1])
     assert "1.2.1" in str(found[1])
-    assert not any(isinstance(got, PixelsUnreadable) for got in pool.read_ahead(films, read_whole_image))  # the pool has recovered
+    assert not any(isinstance(got, PixelsUnreadable) for got in pool.read_ahead(films, HostTransform()))  # the pool has recovered
 
 
 def test_an_instance_that_hangs_its_decoder_times_out(store: FileImageStore) -> None:
     pool = DecodePool(store.root, processes=1, timeout_seconds=1.0)
     try:
-        found = list(pool.read_ahead([film(store, 0, dark=True), film(store, 1)], decoder_transforms.hang_on_dark))
+        found = list(pool.read_ahead([film(store, 0, dark=True), film(store, 1)], HostTransform(decoder_transforms.hang_on_dark)))
     finally:
         pool.close()
     assert isinstance(found[0], PixelsUnreadable)
@@ -99,7 +99,7 @@ def test_a_decoder_killed_between_two_instances_is_replaced(store: FileImageStor
         pool.read(film(store, 0))
         os.kill(pool._decoders[0].process.pid, signal.SIGKILL)
         pool._decoders[0].process.wait()
-        found = list(pool.read_ahead([film(store, 1), film(store, 2)], read_whole_image))
+        found = list(pool.read_ahead([film(store, 1), film(store, 2)], HostTransform()))
     finally:
         pool.close()
     assert not any(isinstance(got, PixelsUnreadable) for got in found)

@@ -1,4 +1,4 @@
-"""From labels to a serving version: real tensors of a tiny encoder, an archive on fakes."""
+"""Labels to a serving version: a tiny encoder with real tensors, an archive on fakes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
 from adapters.ml.scorer import ClipScorers, load_scorer
-from adapters.model_files import HEAD
+from models.checkpoint_files import HEAD
 from pipeline import rules, versions
 from pipeline.domain import FINDINGS, ModelVersion, VersionState
 from pipeline.errors import NoWeights, OutOfResources, PermanentError, StopRequested, WeightsCorrupt, WeightsIncompatible
@@ -37,7 +37,7 @@ def scores(ward: Ward, version: ModelVersion, uids: list[str]) -> np.ndarray[tup
 
 
 @pytest.mark.parametrize("method", ["auto", "stage-1", "partial"])
-def test_a_finding_is_learnt_and_serves(tmp_path: Path, method: str) -> None:
+def test_a_learnt_finding_is_promoted_and_scored(tmp_path: Path, method: str) -> None:
     ward = Ward(tmp_path, method=method)  # type: ignore[arg-type]  # pytest's parameters are words
     ward.labelled(24)
     learnt = ward.learn()
@@ -55,10 +55,10 @@ def test_a_finding_is_learnt_and_serves(tmp_path: Path, method: str) -> None:
     assert measures["auc"] > 0.9
     assert (measures["positives"], measures["negatives"]) == (12, 12)
     assert measures["sensitivity_lower"] <= measures["sensitivity"] <= measures["sensitivity_upper"]
-    assert not version.calibrated  # thirteen findings keep scores that are no probabilities
-    moved = "moved.k" in load_file(ward.store.version_folder(2) / HEAD)
-    assert moved is (version.card["recipe"] == "partial")
-    assert bool(version.card["learning"]["training"]) is moved
+    assert not version.calibrated  # the scores of thirteen findings are no probabilities
+    fine_tuned = "moved.k" in load_file(ward.store.version_folder(2) / HEAD)
+    assert fine_tuned is (version.card["recipe"] == "partial")
+    assert bool(version.card["learning"]["training"]) is fine_tuned
     if method != "auto":
         assert version.card["recipe"] == method
     assert set(version.card["learning"]["log_loss"]) == ({"stage-1"} if method == "stage-1" else {"stage-1", "partial"})
@@ -82,9 +82,9 @@ def test_findings_that_are_not_learnt_score_as_before(tmp_path: Path, method: st
 
 def test_the_same_seed_and_labels_give_the_same_weights(tmp_path: Path) -> None:
     files = []
-    for place in ("one", "two"):
-        (tmp_path / place).mkdir()
-        ward = Ward(tmp_path / place, method="partial")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        ward = Ward(tmp_path / name, method="partial")
         ward.labelled(12)
         assert ward.learn().version is not None
         files.append(load_file(ward.store.version_folder(2) / HEAD))
@@ -93,7 +93,7 @@ def test_the_same_seed_and_labels_give_the_same_weights(tmp_path: Path) -> None:
         assert torch.equal(torch.nan_to_num(tensor.float()), torch.nan_to_num(files[1][name].float())), name
 
 
-def test_what_was_learnt_already_is_not_learnt_again(ward: Ward) -> None:
+def test_the_same_labels_are_not_learnt_again_unless_forced(ward: Ward) -> None:
     ward.labelled(16)
     first = ward.learn().version
     assert first is not None
@@ -107,10 +107,10 @@ def test_what_was_learnt_already_is_not_learnt_again(ward: Ward) -> None:
     assert more.version.label_fingerprint != first.label_fingerprint
 
 
-def test_a_later_candidate_is_held_against_the_serving_one_on_what_neither_had_seen(ward: Ward) -> None:
+def test_a_later_candidate_is_compared_with_the_serving_version_out_of_fold(ward: Ward) -> None:
     ward.labelled(16)
     assert ward.learn().result is LearnResult.PROMOTED
-    same = ward.learn(again=True)  # the same labels, the same folds: exactly as good
+    same = ward.learn(again=True)  # the same labels and folds: equally good
     assert same.result is LearnResult.REJECTED
     assert "not better than version 2" in same.reason
     assert same.version is not None
@@ -126,9 +126,9 @@ def test_a_later_candidate_is_held_against_the_serving_one_on_what_neither_had_s
     assert against["version 2"]["cases"] == against["zero-shot"]["cases"] == 20
 
 
-def test_the_monitoring_sample_is_never_learnt_from(ward: Ward) -> None:
+def test_patients_of_the_monitoring_sample_are_excluded_from_training(ward: Ward) -> None:
     ward.labelled(16)
-    uid = ward.study(70, "Effusion", patient="P2")  # whose other study was labelled for learning
+    uid = ward.study(70, "Effusion", patient="P2")  # another study of this patient was labelled for training
     ward.label(uid, {"Effusion": False}, because=rules.MONITORING)
     version = ward.learn().version
     assert version is not None
@@ -165,7 +165,7 @@ def test_the_monitoring_sample_measures_every_candidate(ward: Ward) -> None:
 
 
 def test_a_candidate_that_fails_on_the_monitoring_sample_does_not_serve(ward: Ward) -> None:
-    """The labels that are learnt from have present and absent the wrong way round; those drawn by lot, as zero-shot, have not."""
+    """The training labels are inverted; the labels of the monitoring sample are right."""
     for start, count, because in ((1, 24, ""), (40, 24, rules.MONITORING)):
         for number in range(start, start + count):
             shows = number % 2 == 1
@@ -177,7 +177,7 @@ def test_a_candidate_that_fails_on_the_monitoring_sample_does_not_serve(ward: Wa
 
 
 @pytest.mark.parametrize(
-    "stage", ["labelled films", "unfreezing", "films of the monitoring sample", "measuring on the monitoring sample"]
+    "stage", ["labelled images", "unfreezing", "images of the monitoring sample", "measuring on the monitoring sample"]
 )
 def test_a_round_can_be_stopped_at_every_stage(tmp_path: Path, stage: str) -> None:
     ward = Ward(tmp_path, method="partial")
@@ -195,7 +195,7 @@ def test_a_round_can_be_stopped_at_every_stage(tmp_path: Path, stage: str) -> No
 
 
 @pytest.mark.parametrize("case", ["no labels", "one label", "all positive", "one patient", "noise"])
-def test_too_little_is_said_in_words(ward: Ward, case: str) -> None:
+def test_too_few_labels_give_a_reason_and_no_serving_version(ward: Ward, case: str) -> None:
     match case:
         case "one label":
             ward.label(ward.study(1, "Effusion"), {"Effusion": True})
@@ -222,18 +222,18 @@ def test_too_little_is_said_in_words(ward: Ward, case: str) -> None:
     assert serving.number == 1
 
 
-def test_films_that_cannot_be_read_are_left_out_and_counted(ward: Ward) -> None:
+def test_unreadable_instances_are_left_out_and_counted(ward: Ward) -> None:
     ward.labelled(16)
     ward.films.broken = {"1.1", "1.2"}
     version = ward.learn().version
     assert version is not None
     assert (version.card["learning"]["films"], version.card["learning"]["unreadable"]) == (14, 2)
     ward.films.broken = {f"1.{number}" for number in range(1, 17)}
-    with pytest.raises(PermanentError, match="16 of 16 labelled films cannot be read"):
+    with pytest.raises(PermanentError, match="16 of 16 labelled images cannot be read"):
         ward.learn(again=True)
 
 
-def test_a_person_may_have_the_last_word(ward: Ward) -> None:
+def test_manual_promotion_leaves_the_candidate_waiting(ward: Ward) -> None:
     ward.gate = replace(ward.gate, promote="manual")
     ward.labelled(16)
     learnt = ward.learn()
@@ -241,7 +241,7 @@ def test_a_person_may_have_the_last_word(ward: Ward) -> None:
     assert [v.state for v in ward.versions()] == [VersionState.SERVING, VersionState.CANDIDATE]
 
 
-def test_without_a_serving_version_nothing_can_be_learnt(ward: Ward) -> None:
+def test_learning_without_a_serving_version_raises_no_weights(ward: Ward) -> None:
     ward.catalog.tables.versions.clear()
     with pytest.raises(NoWeights):
         ward.learn()
@@ -249,7 +249,7 @@ def test_without_a_serving_version_nothing_can_be_learnt(ward: Ward) -> None:
 
 def test_a_crash_before_the_commit_leaves_no_version(ward: Ward) -> None:
     ward.labelled(16)
-    ward.catalog.fail_next_commit = OutOfResources("the catalog is away")
+    ward.catalog.fail_next_commit = OutOfResources("the catalog is unreachable")
     with pytest.raises(OutOfResources):
         ward.learn()
     assert [v.number for v in ward.versions()] == [1]
@@ -272,8 +272,8 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_learnt_version_is_held_to_its_card(tmp_path: Path, damage: str) -> None:
-    """What the bytes no longer are is told apart from sound bytes that do not fit."""
+def test_a_learnt_version_that_differs_from_its_card_is_refused(tmp_path: Path, damage: str) -> None:
+    """Damaged bytes and sound bytes that do not fit raise different errors."""
     ward = Ward(tmp_path, method="partial")
     ward.labelled(12)
     version = ward.learn().version
@@ -298,7 +298,7 @@ def test_a_learnt_version_is_held_to_its_card(tmp_path: Path, damage: str) -> No
     assert refused.value.hint
 
 
-def test_a_serving_version_whose_file_was_damaged_gives_way_to_the_one_before(ward: Ward) -> None:
+def test_a_serving_version_with_a_damaged_file_is_replaced_by_the_previous_one(ward: Ward) -> None:
     ward.labelled(12)
     assert ward.learn().result is LearnResult.PROMOTED
     tiny.flip_a_bit_of_the_last_byte(ward.store.version_folder(2) / HEAD)
@@ -311,7 +311,7 @@ def test_a_serving_version_whose_file_was_damaged_gives_way_to_the_one_before(wa
 
 
 def changed(tensors: dict[str, torch.Tensor], damage: str) -> dict[str, torch.Tensor]:
-    """A version's tensors as another encoder, or another release, would have written them."""
+    """Return a version's tensors as another encoder or another release would write them."""
     match damage:
         case "older format":
             tensors.pop("moved.k")

@@ -1,4 +1,4 @@
-"""Fits on several devices are those of one, rest with the worker and leave nothing. Two processes on the CPU stand for GPUs."""
+"""Fits on several devices equal those of one, pause with the worker and leave nothing behind. Two CPU processes stand for GPUs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from adapters.ml import trainer
 from adapters.ml.distributed import ranks
 from adapters.ml.distributed.ranks import RankPool, choose_devices
 from adapters.ml.trainer import ClipTrainer, TrainerSettings
-from adapters.model_files import HEAD
+from models.checkpoint_files import HEAD
 from models.encoder.activations import encode_activations
 from models.encoder.base import Base
 from models.encoder.delta import apply_delta, copy_parameters
@@ -63,7 +63,7 @@ def two(folder: Path, base: Base) -> Iterator[RankPool]:
 
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where ranks would leave what they leave."""
+    """Return the folder of temporary files of the ranks."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
@@ -72,29 +72,29 @@ def equal(one: FitResult, other: FitResult) -> bool:
     return one.card == other.card and all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
 
 
-def test_a_fit_without_a_fold_is_bit_for_bit_that_of_one_device(two: RankPool, base: Base, fitting: FitContext) -> None:
-    orders, told = given.orders(base, FOLDS), list[int]()
+def test_a_cross_validation_fit_is_bit_identical_to_that_of_one_device(two: RankPool, base: Base, fitting: FitContext) -> None:
+    orders, reported = given.orders(base, FOLDS), list[int]()
     alone = list(run_fits_sequentially(fitting, orders, lambda done: None))
-    dealt = list(two.run_fits(fitting, orders, told.append))
+    dealt = list(two.run_fits(fitting, orders, reported.append))
     assert len(dealt) == FOLDS
     assert all(map(equal, alone, dealt))
     assert not equal(dealt[0], dealt[1])
-    assert told == sorted(told)
-    assert told[-1] == sum(order.steps for order in orders)
+    assert reported == sorted(reported)
+    assert reported[-1] == sum(order.steps for order in orders)
 
 
-def test_the_fit_that_all_make_together_is_that_of_one_device_within_the_tolerance(
+def test_the_data_parallel_fit_equals_that_of_one_device_within_the_tolerance(
     two: RankPool, base: Base, fitting: FitContext
 ) -> None:
-    """A batch of 15 films is dealt as eight and seven."""
+    """A batch of 15 images is divided into eight and seven."""
     orders = given.orders(base, 1)
-    told: list[int] = []
+    reported: list[int] = []
     (alone,) = run_fits_sequentially(fitting, orders, lambda done: None)
-    (together,) = two.run_fits(fitting, orders, told.append)
-    assert set(told) - {0} == set(range(1, given.STEPS + 1))
+    (together,) = two.run_fits(fitting, orders, reported.append)
+    assert set(reported) - {0} == set(range(1, given.STEPS + 1))
     start = copy_parameters(base.encoder, alone.trained.delta)
     moved = max(float((tensor - start[name]).abs().max()) for name, tensor in alone.trained.delta.items())
-    assert moved > 100 * TOLERANCE  # there is something to differ in
+    assert moved > 100 * TOLERANCE  # the weights have moved far more than the tolerance
     features = [
         encode_activations(apply_delta(base.encoder, made.trained.delta), fitting.activations[:, 0], k=2).features
         for made in (alone, together)
@@ -103,7 +103,7 @@ def test_the_fit_that_all_make_together_is_that_of_one_device_within_the_toleran
     for name, tensor in together.tensors.items():
         difference = (tensor - alone.tensors[name]).abs()
         if name.endswith("in_proj_bias"):
-            difference = torch.cat([difference.chunk(3)[0], difference.chunk(3)[2]])  # of the keys, see TOLERANCE
+            difference = torch.cat([difference.chunk(3)[0], difference.chunk(3)[2]])  # without the keys, see TOLERANCE
         assert float((difference / tensor.abs().max().clamp(min=1)).max()) <= TOLERANCE, name
     assert together.card["loss"] == pytest.approx(alone.card["loss"], abs=TOLERANCE)
     assert {key: value for key, value in together.card.items() if key != "loss"} == {
@@ -112,13 +112,13 @@ def test_the_fit_that_all_make_together_is_that_of_one_device_within_the_toleran
 
 
 @pytest.mark.parametrize("folds", [FOLDS, 1])
-def test_ranks_rest_while_the_worker_pauses(two: RankPool, base: Base, fitting: FitContext, folds: int) -> None:
+def test_ranks_are_idle_while_the_worker_pauses(two: RankPool, base: Base, fitting: FitContext, folds: int) -> None:
     used: list[float] = []
 
     def pause(done: int) -> None:
         if done < 5 or used:
             return
-        time.sleep(0.3)  # a step that somebody was at is done
+        time.sleep(0.3)  # lets a running step end
         before = [given.processor_seconds(rank) for rank in given.of_ranks(os.getpid())]
         time.sleep(1.0)
         used.extend(
@@ -131,20 +131,18 @@ def test_ranks_rest_while_the_worker_pauses(two: RankPool, base: Base, fitting: 
     assert max(used) < 0.25
 
 
-def test_nothing_can_be_reached_from_another_host(two: RankPool, base: Base, fitting: FitContext) -> None:
+def test_ranks_listen_on_the_loopback_only(two: RankPool, base: Base, fitting: FitContext) -> None:
     found: list[str] = []
 
     def look(done: int) -> None:
         found.extend(address for rank in given.of_ranks(os.getpid()) for address in given.listening(rank))
 
     list(two.run_fits(fitting, given.orders(base, 1), look))
-    assert found  # the ranks do listen, to each other
+    assert found  # the ranks listen, to each other
     assert set(found) <= LOOPBACK
 
 
-def test_a_rank_that_dies_is_named_and_takes_the_others_with_it(
-    folder: Path, base: Base, fitting: FitContext, folders: Path
-) -> None:
+def test_a_killed_rank_is_named_and_ends_the_others(folder: Path, base: Base, fitting: FitContext, folders: Path) -> None:
     started, others = list[int](), given.of_ranks(os.getpid())
 
     def kill(done: int) -> None:
@@ -163,15 +161,15 @@ def test_a_rank_that_dies_is_named_and_takes_the_others_with_it(
     assert list(folders.iterdir()) == []
 
 
-def test_a_round_that_is_stopped_while_ranks_start_leaves_nothing(
+def test_a_round_stopped_while_ranks_start_leaves_nothing_behind(
     folder: Path, base: Base, fitting: FitContext, folders: Path
 ) -> None:
     started, others = list[int](), given.of_ranks(os.getpid())
 
     def stop(done: int) -> None:
         started.extend(pid for pid in given.of_ranks(os.getpid()) if pid not in others)
-        if started:  # a process that has hardly begun has no command line yet
-            raise StopRequested("told to stop")
+        if started:  # a new process has no command line at first
+            raise StopRequested("stop requested")
 
     with pytest.raises(StopRequested), given.two(folder, base) as two:
         two.run_fits(fitting, given.orders(base, 1), stop)
@@ -179,8 +177,8 @@ def test_a_round_that_is_stopped_while_ranks_start_leaves_nothing(
     assert list(folders.iterdir()) == []
 
 
-def test_a_rank_that_cannot_begin_says_why(folder: Path, base: Base, fitting: FitContext, folders: Path) -> None:
-    """Its base is not the one that the worker has."""
+def test_a_rank_that_cannot_start_reports_the_reason(folder: Path, base: Base, fitting: FitContext, folders: Path) -> None:
+    """The base on disk differs from the worker's."""
     with (
         pytest.raises(TransientError, match=r"rank \d \(cpu\): WeightsCorrupt"),
         RankPool([torch.device("cpu")] * 2, folder, sha256="0" * 64, threads=1) as two,
@@ -189,7 +187,7 @@ def test_a_rank_that_cannot_begin_says_why(folder: Path, base: Base, fitting: Fi
     assert list(folders.iterdir()) == []
 
 
-def test_what_was_said_last_is_heard_though_the_other_end_closed_unread() -> None:
+def test_the_last_message_is_received_after_the_other_end_closed_with_unread_data() -> None:
     ours, theirs = (Channel(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
     ours.send({"films": 1})
     theirs.send({"failed": "why"})
@@ -202,7 +200,7 @@ def test_what_was_said_last_is_heard_though_the_other_end_closed_unread() -> Non
 WORKER = """
 import sys, time
 from pathlib import Path
-from tests.models import ranks as given
+from tests.builders import ranks as given
 
 def hold(done):
     if done:
@@ -213,7 +211,7 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     base = given.read(folder)
     with given.two(folder, base) as two:
-        two.fits(given.fitting(base), given.orders(base, 2), hold)
+        two.run_fits(given.fitting(base), given.orders(base, 2), hold)
 """
 
 
@@ -233,20 +231,20 @@ def test_ranks_end_when_the_worker_is_killed(folder: Path, tmp_path: Path) -> No
     ] == []
 
 
-class Together(Ward):
-    """Learns on two devices."""
+class TwoDeviceWard(Ward):
+    """A ward that trains on two devices."""
 
     def trainer(self) -> ClipTrainer:
         settings = TrainerSettings(plan=self.plan, min_positives=4, undetermined_margin=0.05, device="cpu", devices=2, threads=1)
         return ClipTrainer(self.store, self.films, settings)
 
 
-def test_a_round_on_two_devices_measures_and_decides_as_on_one(tmp_path: Path, folders: Path) -> None:
+def test_a_round_on_two_devices_has_the_measures_and_decision_of_one(tmp_path: Path, folders: Path) -> None:
     cards, files = [], []
-    for kind, place in ((Ward, "one"), (Together, "two")):
-        (tmp_path / place).mkdir()
-        ward = kind(tmp_path / place, method="partial")
-        ward.plan = replace(ward.plan, recipe=replace(ward.plan.recipe, precision="float32"))  # what TOLERANCE is of
+    for kind, name in ((Ward, "one"), (TwoDeviceWard, "two")):
+        (tmp_path / name).mkdir()
+        ward = kind(tmp_path / name, method="partial")
+        ward.plan = replace(ward.plan, recipe=replace(ward.plan.recipe, precision="float32"))  # as TOLERANCE assumes
         ward.labelled(24)
         learnt = ward.learn()
         assert (learnt.result, learnt.version is not None) == (LearnResult.PROMOTED, True)
@@ -285,22 +283,22 @@ def test_one_device_starts_no_process(tmp_path: Path, monkeypatch: pytest.Monkey
         ("auto", 1, 4, ["cuda"]),
     ],
 )
-def test_auto_means_every_gpu_that_the_model_may_run_on(
+def test_auto_devices_are_all_gpus_that_model_device_allows(
     monkeypatch: pytest.MonkeyPatch, device: str, wanted: int, gpus: int, chosen: list[str]
 ) -> None:
-    _with(monkeypatch, gpus)
+    _pretend_gpus(monkeypatch, gpus)
     assert [str(one) for one in choose_devices(device, wanted)] == chosen
 
 
-@pytest.mark.parametrize(("device", "said"), [("cuda", "finds 4 of them"), ("cuda:1", "names one GPU")])
-def test_more_devices_than_there_are_is_said(monkeypatch: pytest.MonkeyPatch, device: str, said: str) -> None:
-    _with(monkeypatch, 4)
-    with pytest.raises(ConfigurationError, match=said) as refused:
+@pytest.mark.parametrize(("device", "message"), [("cuda", "finds 4 of them"), ("cuda:1", "names one GPU")])
+def test_more_devices_than_available_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch, device: str, message: str) -> None:
+    _pretend_gpus(monkeypatch, 4)
+    with pytest.raises(ConfigurationError, match=message) as refused:
         choose_devices(device, 5)
     assert "[learn] devices" in refused.value.hint
 
 
-def _with(monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
+def _pretend_gpus(monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
     def chosen(device: str) -> torch.device:
         return torch.device(("cuda" if gpus else "cpu") if device == "auto" else device)
 
@@ -308,7 +306,9 @@ def _with(monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
 
 
-def test_a_folder_that_cannot_be_made_is_said(folder: Path, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_name_too_long_for_a_socket_is_an_error_with_a_hint(
+    folder: Path, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 30)))
     (tmp_path / ("long" * 30)).mkdir()
     with pytest.raises(OutOfResources, match="no folder for learning on 2 devices") as refused, given.two(folder, base):

@@ -1,4 +1,4 @@
-"""Scoring and learning with the prefix store: the same results, fewer pixels, and no failure that is the store's."""
+"""Scoring and training with the activation cache: the same results, fewer images decoded, no failure caused by the cache."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LIMIT = 1 << 20
 
 @dataclass
 class Place:
-    """A ward, its store, and versions of it that were learnt."""
+    """A ward with an activation cache and learnt versions."""
 
     ward: Ward
     settings: ActivationCacheSettings
@@ -52,7 +52,7 @@ class Place:
         return np.stack([found[film.header.sop_instance_uid] for film in self.films()])
 
     def learnt(self, k: int) -> ModelVersion:
-        """A version whose last k blocks moved, and which scores some findings by them."""
+        """Learn a version whose last k blocks are fine-tuned."""
         self.ward.plan = replace(self.ward.plan, method="partial", recipe=replace(RECIPE, k=k))
         version = self.ward.learn(again=True).version
         assert version is not None
@@ -71,23 +71,23 @@ def place(tmp_path: Path) -> Place:
 
 
 @pytest.mark.parametrize("moved", [None, 0, 1])
-def test_a_score_from_the_store_is_that_from_the_pixels(place: Place, moved: int | None) -> None:
+def test_scores_from_the_cache_equal_those_from_the_pixels(place: Place, moved: int | None) -> None:
     first = place.scorer(place.ward.zero_shot)
     place.from_pixels(first)
     version = place.ward.zero_shot if moved is None else place.learnt(moved)
     scorer = place.scorer(version)
-    place.ward.films.broken = set(place.ward.films.shown)  # nothing is read: there are no pixels
+    place.ward.films.broken = set(place.ward.films.shown)  # nothing can be decoded
     recalled = place.recalled(scorer)
     place.ward.films.broken = set()
     assert recalled == pytest.approx(place.from_pixels(scorer), abs=STORED_TOLERANCE)
     assert recalled.std(axis=0).max() > 10 * STORED_TOLERANCE or moved is None
 
 
-def test_findings_that_nothing_moved_for_are_scored_without_the_frozen_blocks(place: Place) -> None:
+def test_findings_without_fine_tuned_blocks_are_scored_from_cached_features(place: Place) -> None:
     place.from_pixels(place.scorer(place.ward.zero_shot))
     scorer = place.scorer(place.learnt(1))
     frozen = (
-        (read_version_weights(scorer.version, place.ward.store.root).fine_tuned or pytest.fail("nothing moved"))
+        (read_version_weights(scorer.version, place.ward.store.root).fine_tuned or pytest.fail("no block was fine-tuned"))
         .findings.logical_not()
         .numpy()
     )
@@ -95,14 +95,14 @@ def test_findings_that_nothing_moved_for_are_scored_without_the_frozen_blocks(pl
     tower: Any = scorer._classifier.encoder.network.get_submodule("visual.transformer")
     with torch.no_grad():
         for parameter in tower.resblocks[-1].parameters():
-            parameter.fill_(torch.nan)  # the frozen one: what moved has its own
+            parameter.fill_(torch.nan)  # of the frozen tower; fine-tuned blocks are copies
     recalled = place.recalled(scorer)
     assert 0 < frozen.sum() < len(frozen)
     assert recalled == pytest.approx(wanted, abs=STORED_TOLERANCE)
     assert recalled[:, frozen] == pytest.approx(wanted[:, frozen], abs=BATCH_TOLERANCE)
 
 
-def test_more_moved_blocks_than_the_store_stands_in_front_of_are_scored_from_the_pixels(place: Place) -> None:
+def test_versions_with_more_unfrozen_blocks_than_the_cache_covers_are_scored_from_the_pixels(place: Place) -> None:
     place.from_pixels(place.scorer(place.ward.zero_shot))
     scorer = place.scorer(place.learnt(2))
     assert scorer.score_cached(place.films()) == {}
@@ -111,14 +111,14 @@ def test_more_moved_blocks_than_the_store_stands_in_front_of_are_scored_from_the
 
 
 @pytest.mark.parametrize("k", [0, 1, 2])
-def test_keeping_changes_no_score(place: Place, k: int) -> None:
+def test_caching_changes_no_score(place: Place, k: int) -> None:
     for version in (place.ward.zero_shot, place.learnt(1)):
         plain = load_scorer(version, place.ward.store.root, device="cpu", batch_size=4, threads=1)
         keeping = place.scorer(version, replace(place.settings, k=k))
         assert place.from_pixels(keeping) == pytest.approx(place.from_pixels(plain), abs=1e-5)
 
 
-def test_what_is_kept_in_passing_is_what_fill_would_keep(place: Place) -> None:
+def test_scoring_caches_the_same_activations_as_cache_warming(place: Place) -> None:
     scorer, films = place.scorer(place.ward.zero_shot), place.films()
     assert scorer.uncached(films) == films
     images = [place.ward.films.read(film) for film in films]
@@ -130,7 +130,7 @@ def test_what_is_kept_in_passing_is_what_fill_would_keep(place: Place) -> None:
     assert scorer.cache_capacity == LIMIT // (5 * 64 * 2 + 32 * 4)
 
 
-def test_only_some_are_kept(place: Place) -> None:
+def test_only_scored_instances_are_cached(place: Place) -> None:
     scorer, films = place.scorer(place.ward.zero_shot), place.films()
     scorer.score([place.ward.films.read(films[3])], films[3:4])
     assert list(scorer.score_cached(films)) == [films[3].header.sop_instance_uid]
@@ -161,7 +161,7 @@ def _somebody_elses(folder: Path) -> None:
 
 @pytest.mark.parametrize("damage", [_lost, _torn, _rotten, _somebody_elses])
 @pytest.mark.parametrize("restarted", [False, True])
-def test_what_is_lost_torn_or_rotten_is_scored_from_the_pixels(
+def test_lost_torn_or_corrupt_entries_are_scored_from_the_pixels(
     place: Place, damage: Callable[[Path], None], restarted: bool
 ) -> None:
     scorer = place.scorer(place.ward.zero_shot)
@@ -180,7 +180,7 @@ def test_what_is_lost_torn_or_rotten_is_scored_from_the_pixels(
 
 
 @pytest.mark.parametrize("change", ["k", "rendering"])
-def test_what_is_stale_is_not_believed(place: Place, change: str) -> None:
+def test_entries_of_another_k_or_rendering_are_not_used(place: Place, change: str) -> None:
     scorer = place.scorer(place.ward.zero_shot)
     place.from_pixels(scorer)
     settings = replace(place.settings, k=0) if change == "k" else replace(place.settings, rendering=2)
@@ -192,7 +192,7 @@ def test_what_is_stale_is_not_believed(place: Place, change: str) -> None:
     assert len(other.score_cached(place.films())) == 12
 
 
-def test_other_weights_find_nothing_of_the_first(place: Place, tmp_path: Path) -> None:
+def test_entries_of_other_weights_are_not_used(place: Place, tmp_path: Path) -> None:
     place.from_pixels(place.scorer(place.ward.zero_shot))
     other = tiny.served(tmp_path / "other", seed=1)
     scorer = load_scorer(other, tmp_path / "other", device="cpu", batch_size=4, threads=1, cache_settings=place.settings)
@@ -200,7 +200,7 @@ def test_other_weights_find_nothing_of_the_first(place: Place, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("trouble", ["no folder can be made", "no room", "limit too small"])
-def test_trouble_with_the_store_is_one_warning_and_scores_all_the_same(place: Place, trouble: str) -> None:
+def test_a_failure_of_the_cache_is_one_warning_and_scoring_continues(place: Place, trouble: str) -> None:
     settings = place.settings
     match trouble:
         case "no folder can be made":
@@ -215,11 +215,11 @@ def test_trouble_with_the_store_is_one_warning_and_scores_all_the_same(place: Pl
             assert scorer.score_cached(place.films()) == {}
             assert place.from_pixels(scorer).shape == (12, len(FINDINGS))
     warnings = [line for line in lines if line["log_level"] == "warning"]
-    assert len(warnings) == (0 if trouble == "no room" else 1)  # a store that is full is none
+    assert len(warnings) == (0 if trouble == "no room" else 1)  # a full cache is no failure
     assert all(line["hint"] for line in warnings)
 
 
-def test_after_trouble_the_store_rests_and_is_then_tried_again(place: Place) -> None:
+def test_after_a_failure_the_cache_is_retried_when_the_back_off_ends(place: Place) -> None:
     now = [0.0]
     base = read_base(base_folder(place.ward.store.root, place.ward.zero_shot.base), expected=place.ward.zero_shot.card)
     kept = ActivationCache(base, place.settings, clock=lambda: now[0])
@@ -234,15 +234,15 @@ def test_after_trouble_the_store_rests_and_is_then_tried_again(place: Place) -> 
     assert kept.missing(["a"]) == []
 
 
-def test_a_tower_that_cannot_be_cut_keeps_nothing_and_scores(place: Place) -> None:
+def test_an_encoder_that_cannot_be_split_scores_without_a_cache(place: Place) -> None:
     with structlog.testing.capture_logs() as lines:
         scorer = place.scorer(place.ward.zero_shot, replace(place.settings, k=3))
-    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["no activations are kept"]
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["no activations are cached"]
     assert place.from_pixels(scorer).shape == (12, len(FINDINGS))
     assert (scorer.score_cached(place.films()), scorer.uncached(place.films()), scorer.cache_capacity) == ({}, [], 0)
 
 
-def test_an_old_film_takes_no_newer_ones_place(place: Place) -> None:
+def test_an_older_instance_does_not_replace_a_newer_entry(place: Place) -> None:
     scorer = place.scorer(place.ward.zero_shot, replace(place.settings, max_bytes=1 << 16))
     (film, *_), image = place.films(), np.zeros((64, 64), dtype=np.float32)
 
@@ -253,7 +253,7 @@ def test_an_old_film_takes_no_newer_ones_place(place: Place) -> None:
     while scorer.uncached([another(number, film)]):
         scorer.cache_activations([image], [another(number, film)])
         number += 1
-    assert scorer.score_cached([another(1000, film)])  # nothing had to go
+    assert scorer.score_cached([another(1000, film)])  # nothing was deleted
     late = replace(another(number, film), received_at=film.received_at.replace(year=2200))
     assert scorer.uncached([late]) == [late]
     scorer.cache_activations([image], [late])
@@ -261,20 +261,20 @@ def test_an_old_film_takes_no_newer_ones_place(place: Place) -> None:
     assert not scorer.score_cached([another(1000, film)])
 
 
-# copies
+# views
 
 
-def test_a_copy_depends_on_its_film_number_and_seed_alone() -> None:
-    square = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))
+def test_a_view_depends_on_image_number_and_seed_alone() -> None:
+    model_input = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))
     views = AugmentedViews(Augmentation(views=4), seed=3)
-    assert torch.equal(views.view(square, "a", 0), square)
-    assert torch.equal(views.view(square, "a", 2), AugmentedViews(Augmentation(views=8), seed=3).view(square, "a", 2))
+    assert torch.equal(views.view(model_input, "a", 0), model_input)
+    assert torch.equal(views.view(model_input, "a", 2), AugmentedViews(Augmentation(views=8), seed=3).view(model_input, "a", 2))
     others = [
-        views.view(square, "b", 2),
-        views.view(square, "a", 3),
-        AugmentedViews(Augmentation(views=4), seed=4).view(square, "a", 2),
+        views.view(model_input, "b", 2),
+        views.view(model_input, "a", 3),
+        AugmentedViews(Augmentation(views=4), seed=4).view(model_input, "a", 2),
     ]
-    assert not any(torch.equal(views.view(square, "a", 2), other) for other in others)
+    assert not any(torch.equal(views.view(model_input, "a", 2), other) for other in others)
     names = {
         name
         for one in (views, AugmentedViews(Augmentation(views=4, degrees=3), seed=3), AugmentedViews(Augmentation(views=4), 4))
@@ -295,7 +295,7 @@ def weights(place: Place, version: ModelVersion) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("method", ["stage-1", "partial"])
-def test_learning_from_the_store_gives_what_learning_from_the_pixels_gives(place: Place, method: str) -> None:
+def test_training_from_the_cache_equals_training_from_the_pixels(place: Place, method: str) -> None:
     place.ward.plan = replace(place.ward.plan, method=method)  # type: ignore[arg-type]  # pytest's parameters are words
     place.ward.kept = None
     without = place.ward.learn(again=True).version
@@ -313,11 +313,11 @@ def test_learning_from_the_store_gives_what_learning_from_the_pixels_gives(place
     assert first.keys() == third.keys()
     for name, tensor in first.items():
         assert torch.allclose(tensor, third[name], atol=1e-3), name
-    for name, tensor in weights(place, filling).items():  # what a round wrote is what the next one reads, to the bit
+    for name, tensor in weights(place, filling).items():  # cached values are read back bit for bit
         assert torch.equal(tensor, third[name]), name
 
 
-def test_only_films_that_are_not_there_are_read(place: Place) -> None:
+def test_only_uncached_instances_are_decoded(place: Place) -> None:
     place.ward.kept = place.settings
     place.learnt(1)
     place.ward.films.asked.clear()
@@ -326,7 +326,7 @@ def test_only_films_that_are_not_there_are_read(place: Place) -> None:
     assert set(place.ward.films.asked) == {"1.60", "1.61"}
 
 
-def test_a_store_that_is_lost_while_learning_goes_on_costs_time_alone(place: Place) -> None:
+def test_a_cache_lost_between_rounds_costs_only_time(place: Place) -> None:
     place.ward.kept = place.settings
     place.learnt(1)
     shutil.rmtree(place.settings.directory)
@@ -334,7 +334,7 @@ def test_a_store_that_is_lost_while_learning_goes_on_costs_time_alone(place: Pla
     assert place.learnt(1).card["learning"]["films"] == 12
 
 
-def test_a_serving_version_with_more_moved_blocks_is_compared_from_the_pixels(place: Place) -> None:
+def test_a_serving_version_with_more_unfrozen_blocks_is_compared_from_the_pixels(place: Place) -> None:
     place.ward.kept = place.settings
     deep = place.learnt(2)
     with place.ward.catalog.begin() as tx:
@@ -344,7 +344,7 @@ def test_a_serving_version_with_more_moved_blocks_is_compared_from_the_pixels(pl
     assert against[f"version {deep.number}"]["cases"] == 12
 
 
-def test_a_tower_that_cannot_be_cut_is_learnt_on_as_it_stands(place: Place) -> None:
+def test_an_encoder_that_cannot_be_split_is_trained_by_stage_1(place: Place) -> None:
     place.ward.kept = place.settings
     whole = place.ward.learn(again=True).version
     place.ward.plan = replace(place.ward.plan, recipe=replace(RECIPE, k=3))  # of two blocks

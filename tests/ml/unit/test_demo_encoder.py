@@ -1,4 +1,4 @@
-"""The shipped encoder as a source: whole, or a clear word about what is not."""
+"""The shipped encoder as a source: complete, or an error that names the missing part."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def written(folder: Path, card: str | None, weights: bytes | None = b"weights") 
     return folder
 
 
-def test_weights_and_the_card_that_belongs_to_them_are_one_source(tmp_path: Path) -> None:
+def test_weights_and_their_card_are_one_source(tmp_path: Path) -> None:
     written(tmp_path, None)
     card = {"name": "demo-clip", "weights": {"sha256": file_sha256(tmp_path / demo.WEIGHTS)}}
     found = demo.verified_source(written(tmp_path, json.dumps(card)))
@@ -36,7 +36,7 @@ def test_weights_and_the_card_that_belongs_to_them_are_one_source(tmp_path: Path
 
 
 @pytest.mark.parametrize(("card", "weights", "named"), [(None, b"w", demo.CARD), ("{}", None, demo.WEIGHTS)])
-def test_what_is_missing_is_named_with_the_remedy(tmp_path: Path, card: str | None, weights: bytes | None, named: str) -> None:
+def test_the_missing_file_is_named_with_a_hint(tmp_path: Path, card: str | None, weights: bytes | None, named: str) -> None:
     written(tmp_path, card, weights)
     with pytest.raises(NoWeights, match=named) as told, translate_model_errors():
         demo.verified_source(tmp_path)
@@ -51,7 +51,7 @@ def test_a_card_of_other_weights_is_refused(tmp_path: Path, card: str) -> None:
 
 
 @shipped
-def test_the_shipped_encoder_becomes_a_base_like_any_other_and_keeps_card_and_marking(tmp_path: Path) -> None:
+def test_the_shipped_encoder_becomes_a_base_with_its_card_and_notice(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
     base = read_base(store.base_folder(importer.import_base(store, demo.verified_source(), notice=demo.NOTICE)))
     assert (base.card["notice"], base.card["source"]["card"]) == (demo.NOTICE, demo.read_card())

@@ -25,7 +25,7 @@ def add(catalog: FakeCatalog, store: ModelStore, base: str, *, serve: bool = Fal
     return importer.register_zero_shot(catalog, store, base, threshold=0.6, undetermined_margin=0.1, serve=serve)
 
 
-def test_importing_a_file_makes_a_version_that_serves_and_scores(tmp_path: Path, store: ModelStore) -> None:
+def test_an_imported_file_becomes_a_serving_version_that_scores(tmp_path: Path, store: ModelStore) -> None:
     catalog = FakeCatalog()
     torch.save(tiny.encoder(quickgelu=True).network.state_dict(), tmp_path / "My CLIP.pt")
     source = sources.local_source(tmp_path / "My CLIP.pt", str(tiny.config_file(tmp_path)), quickgelu=True)
@@ -39,7 +39,7 @@ def test_importing_a_file_makes_a_version_that_serves_and_scores(tmp_path: Path,
     assert load_scorer(version, store.root, batch_size=2, threads=0).score([tiny.film(50, 80)]).shape == (1, 14)
 
 
-def test_the_card_tells_everything_that_lineage_asks(tmp_path: Path, store: ModelStore) -> None:
+def test_the_card_holds_the_lineage(tmp_path: Path, store: ModelStore) -> None:
     torch.save(tiny.encoder().network.state_dict(), tmp_path / "w.pt")
     source = sources.local_source(tmp_path / "w.pt", str(tiny.config_file(tmp_path)))
     version = add(FakeCatalog(), store, importer.import_base(store, source, name="ours"))
@@ -56,7 +56,7 @@ def test_the_card_tells_everything_that_lineage_asks(tmp_path: Path, store: Mode
     assert {"open_clip", "torch"} == card["libraries"].keys()
 
 
-def test_the_first_version_serves_and_later_ones_only_when_asked(store: ModelStore, tmp_path: Path) -> None:
+def test_the_first_version_serves_and_later_ones_only_on_request(store: ModelStore, tmp_path: Path) -> None:
     catalog, config = FakeCatalog(), str(tiny.config_file(tmp_path))
     bases = [importer.import_untrained_base(store, config, seed=seed) for seed in (0, 1, 2)]
     first, second = add(catalog, store, bases[0]), add(catalog, store, bases[1])
@@ -70,7 +70,7 @@ def test_the_first_version_serves_and_later_ones_only_when_asked(store: ModelSto
     assert "candidate" in catalog.tables.audit[1].detail
 
 
-def test_untrained_weights_are_marked_and_the_same_seed_is_the_same_base(store: ModelStore, tmp_path: Path) -> None:
+def test_untrained_weights_carry_a_notice_and_the_same_seed_gives_the_same_base(store: ModelStore, tmp_path: Path) -> None:
     catalog, config = FakeCatalog(), str(tiny.config_file(tmp_path))
     name = importer.import_untrained_base(store, config, seed=7)
     assert importer.import_untrained_base(store, config, seed=7) == name == "untrained-tiny-7"
@@ -82,7 +82,7 @@ def test_untrained_weights_are_marked_and_the_same_seed_is_the_same_base(store: 
         importer.import_untrained_base(store, config, seed=8, name=name)
 
 
-def test_a_version_whose_row_does_not_commit_leaves_the_way_free(store: ModelStore, tmp_path: Path) -> None:
+def test_a_version_whose_row_does_not_commit_does_not_block_the_next(store: ModelStore, tmp_path: Path) -> None:
     catalog = FakeCatalog()
     base = importer.import_untrained_base(store, str(tiny.config_file(tmp_path)), seed=0)
     catalog.fail_next_commit = ConnectionError("gone")
@@ -95,10 +95,10 @@ def test_a_version_whose_row_does_not_commit_leaves_the_way_free(store: ModelSto
 
 
 @pytest.mark.parametrize("damage", ["payload", "truncated", "other"])
-def test_a_file_that_cannot_be_used_leaves_no_base_and_no_version(store: ModelStore, tmp_path: Path, damage: str) -> None:
+def test_an_unusable_file_leaves_no_base_and_no_version(store: ModelStore, tmp_path: Path, damage: str) -> None:
     path = tmp_path / "w.pt"
     torch.save(
-        tiny.encoder().network.state_dict() if damage != "payload" else {"x": test_the_card_tells_everything_that_lineage_asks},
+        tiny.encoder().network.state_dict() if damage != "payload" else {"x": test_the_card_holds_the_lineage},
         path,
     )
     if damage == "truncated":
@@ -111,7 +111,7 @@ def test_a_file_that_cannot_be_used_leaves_no_base_and_no_version(store: ModelSt
     assert not any(store.root.glob("**/*.part")) if store.root.exists() else True
 
 
-def test_a_missing_file_and_a_bad_name_are_said_before_any_work(store: ModelStore, tmp_path: Path) -> None:
+def test_a_missing_file_and_an_invalid_name_are_refused_before_any_work(store: ModelStore, tmp_path: Path) -> None:
     source = sources.local_source(tmp_path / "nothing.pt", str(tiny.config_file(tmp_path)))
     with pytest.raises(NoWeights):
         importer.import_base(store, source)
@@ -128,5 +128,5 @@ def test_a_missing_file_and_a_bad_name_are_said_before_any_work(store: ModelStor
         ("Größe & Co.safetensors", "gr-e-co"),
     ],
 )
-def test_names_are_derived(source: str, name: str) -> None:
+def test_base_names_are_derived_from_sources(source: str, name: str) -> None:
     assert importer.base_name(source) == name

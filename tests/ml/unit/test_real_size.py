@@ -1,4 +1,4 @@
-"""ViT-B/32 as it is served. Untrained: what it says of a film means nothing, but sizes, seeds and layouts are the real ones."""
+"""ViT-B/32 as it is served, with untrained weights: real sizes, seeds and layouts, meaningless scores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.builders import tiny
 from tests.builders.fakes.catalog import FakeCatalog
 
 
-def test_the_same_seed_gives_the_same_network_and_the_activation_is_caught() -> None:
+def test_the_same_seed_gives_the_same_network_and_golden_embeddings_detect_the_wrong_activation() -> None:
     first, again = (Encoder.untrained(Architecture.from_name("ViT-B-32"), seed=0) for _ in range(2))
     weights = first.network.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in again.network.state_dict().items())
@@ -33,7 +33,7 @@ def test_the_same_seed_gives_the_same_network_and_the_activation_is_caught() -> 
 
 @pytest.mark.slow
 def test_openais_tag_is_fetched_registered_and_scores_as_quickgelu(tmp_path: Path) -> None:
-    """The hub's cache holds untrained weights under the name of OpenAI's: the whole way of `model fetch` without the network."""
+    """The hub's cache holds untrained weights under the name of OpenAI's: all of `model fetch` without the network."""
     import safetensors.torch
 
     root = tmp_path / "downloads" / "models--timm--vit_base_patch32_clip_224.openai"

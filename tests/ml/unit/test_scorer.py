@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from adapters.ml.scorer import ClipScorers, choose_device, load_scorer
-from adapters.model_files import CARD, HEAD, WEIGHTS, base_folder, version_folder
+from adapters.model_files import base_folder, version_folder
+from models.checkpoint_files import CARD, HEAD, WEIGHTS
 from pipeline.domain import ModelVersion
 from pipeline.errors import ConfigurationError, NoWeights, PixelsUnreadable, RadclipdError, WeightsRejected
 from pipeline.ports.services import Scorer, Scorers
@@ -19,8 +20,8 @@ from tests.builders import tiny
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelVersion]:
-    root = tmp_path_factory.mktemp("kept") / "models"
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelVersion]:
+    root = tmp_path_factory.mktemp("stored") / "models"
     return root, tiny.served(root)
 
 
@@ -34,28 +35,28 @@ def load(root: Path, version: ModelVersion) -> Scorer:
     return load_scorer(version, root, device="cpu", batch_size=4, threads=1)
 
 
-def test_images_of_odd_sizes_are_scored(kept: tuple[Path, ModelVersion]) -> None:
-    scorer = load(*kept)
+def test_images_of_any_size_are_scored(stored: tuple[Path, ModelVersion]) -> None:
+    scorer = load(*stored)
     scores = scorer.score([tiny.film(*shape) for shape in [(1, 1), (3, 1000), (777, 333), (64, 64), (2048, 2500)]])
     assert scores.shape == (5, 14)
     assert scores.dtype == np.float32
     assert ((scores >= 0) & (scores <= 1)).all()
-    assert scorer.version == kept[1]
+    assert scorer.version == stored[1]
     assert scorer.score([]).shape == (0, 14)
 
 
-def test_loading_twice_gives_the_same_scores(kept: tuple[Path, ModelVersion]) -> None:
+def test_loading_twice_gives_the_same_scores(stored: tuple[Path, ModelVersion]) -> None:
     films = [tiny.film(100, 80, seed=seed) for seed in range(6)]
-    assert np.array_equal(load(*kept).score(films), load(*kept).score(films))
+    assert np.array_equal(load(*stored).score(films), load(*stored).score(films))
 
 
-def test_an_image_that_is_none_is_said_in_the_pipelines_words(kept: tuple[Path, ModelVersion]) -> None:
+def test_a_non_finite_image_raises_the_pipelines_error(stored: tuple[Path, ModelVersion]) -> None:
     with pytest.raises(PixelsUnreadable):
-        load(*kept).score([np.full((4, 4), np.nan, dtype=np.float32)])
+        load(*stored).score([np.full((4, 4), np.nan, dtype=np.float32)])
 
 
 @pytest.mark.parametrize("missing", [WEIGHTS, HEAD, CARD])
-def test_missing_files_are_no_weights_with_the_remedy(damaged: tuple[Path, ModelVersion], missing: str) -> None:
+def test_missing_files_raise_no_weights_with_a_hint(damaged: tuple[Path, ModelVersion], missing: str) -> None:
     root, version = damaged
     folder = version_folder(root, 1) if missing == HEAD else base_folder(root, version.base)
     (folder / missing).unlink()
@@ -64,14 +65,14 @@ def test_missing_files_are_no_weights_with_the_remedy(damaged: tuple[Path, Model
     assert "import" in refused.value.hint
 
 
-def test_an_empty_directory_is_no_weights(kept: tuple[Path, ModelVersion], tmp_path: Path) -> None:
+def test_an_empty_directory_raises_no_weights(stored: tuple[Path, ModelVersion], tmp_path: Path) -> None:
     with pytest.raises(NoWeights):
-        load(tmp_path, kept[1])
+        load(tmp_path, stored[1])
 
 
 @pytest.mark.parametrize("file", [WEIGHTS, HEAD])
 @pytest.mark.parametrize("damage", ["tampered", "truncated"])
-def test_damaged_files_are_rejected_with_the_remedy(damaged: tuple[Path, ModelVersion], file: str, damage: str) -> None:
+def test_damaged_files_are_rejected_with_a_hint(damaged: tuple[Path, ModelVersion], file: str, damage: str) -> None:
     root, version = damaged
     path = (version_folder(root, 1) if file == HEAD else base_folder(root, version.base)) / file
     if damage == "tampered":
@@ -100,36 +101,36 @@ def _other_activation(card: dict[str, Any]) -> None:
         lambda card: card.clear(),
     ],
 )
-def test_a_card_that_does_not_hold_is_rejected_with_the_remedy(
-    kept: tuple[Path, ModelVersion], change: Callable[[dict[str, Any]], None]
+def test_a_card_that_differs_from_the_files_is_rejected_with_a_hint(
+    stored: tuple[Path, ModelVersion], change: Callable[[dict[str, Any]], None]
 ) -> None:
-    card = copy.deepcopy(kept[1].card)
+    card = copy.deepcopy(stored[1].card)
     change(card)
     with pytest.raises(WeightsRejected) as refused:
-        load(kept[0], replace(kept[1], card=card))
+        load(stored[0], replace(stored[1], card=card))
     assert refused.value.hint
 
 
-def test_a_version_that_contradicts_itself_is_rejected(kept: tuple[Path, ModelVersion]) -> None:
+def test_a_version_with_contradicting_hashes_is_rejected(stored: tuple[Path, ModelVersion]) -> None:
     with pytest.raises(WeightsRejected, match="contradicts"):
-        load(kept[0], replace(kept[1], weights_sha256="0" * 64))
+        load(stored[0], replace(stored[1], weights_sha256="0" * 64))
 
 
-def test_every_error_of_loading_stops_the_process(kept: tuple[Path, ModelVersion]) -> None:
+def test_an_unknown_device_is_a_configuration_error(stored: tuple[Path, ModelVersion]) -> None:
     with pytest.raises(RadclipdError) as stopped:
-        load_scorer(kept[1], kept[0], device="abacus", batch_size=1, threads=0)
+        load_scorer(stored[1], stored[0], device="abacus", batch_size=1, threads=0)
     assert isinstance(stopped.value, ConfigurationError)
     assert "[model] device" in stopped.value.hint
 
 
-def test_the_device_is_chosen() -> None:
+def test_auto_chooses_cuda_where_available() -> None:
     assert choose_device("cpu").type == "cpu"
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(ConfigurationError):
         choose_device("cuda:99")
 
 
-def test_one_loaded_version_is_held_until_another_serves(tmp_path: Path) -> None:
+def test_a_loaded_version_is_reused_until_another_serves(tmp_path: Path) -> None:
     root = tmp_path / "models"
     first = tiny.served(root)
     scorers = ClipScorers(root, device="cpu", batch_size=2, threads=1)
@@ -140,9 +141,9 @@ def test_one_loaded_version_is_held_until_another_serves(tmp_path: Path) -> None
 
 
 @pytest.mark.gpu
-def test_the_gpu_gives_the_scores_of_the_cpu(kept: tuple[Path, ModelVersion]) -> None:
+def test_the_gpu_gives_the_scores_of_the_cpu(stored: tuple[Path, ModelVersion]) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     films = [tiny.film(100, 80, seed=seed) for seed in range(6)]
-    on_gpu = load_scorer(kept[1], kept[0], device="cuda", batch_size=4, threads=0).score(films)
-    assert on_gpu == pytest.approx(load(*kept).score(films), abs=1e-3)
+    on_gpu = load_scorer(stored[1], stored[0], device="cuda", batch_size=4, threads=0).score(films)
+    assert on_gpu == pytest.approx(load(*stored).score(films), abs=1e-3)

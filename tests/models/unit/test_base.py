@@ -9,8 +9,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from models.encoder.base import WEIGHTS, read_base
-from models.encoder.checkpoint import CARD, read_card, read_tensors, write_checkpoint
+from models.checkpoint_files import CARD, WEIGHTS
+from models.encoder.base import read_base
+from models.encoder.checkpoint import read_card, read_tensors, write_checkpoint
 from models.encoder.golden import DEVICE_TOLERANCE, TOLERANCE, GoldenEmbedding, golden_image
 from models.errors import (
     CheckpointCorrupt,
@@ -32,7 +33,7 @@ def altered(folder: Path, change: Callable[[dict[str, Any]], None]) -> dict[str,
     return card
 
 
-def test_a_base_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_base_round_trips(tmp_path: Path) -> None:
     folder = tiny.base(tmp_path / "b", quickgelu=True, seed=3)
     read = read_base(folder)
     film = Preprocess(size=tiny.SIZE)(golden_image())[None]
@@ -42,8 +43,8 @@ def test_a_base_comes_back_as_it_was(tmp_path: Path) -> None:
     assert {"open_clip", "torch"} <= read.card["libraries"].keys()
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
-    torch.manual_seed(99)  # whatever the process drew before
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
+    torch.manual_seed(99)  # an arbitrary random state
     first = tiny.base(tmp_path / "1", seed=5)
     torch.rand(7)
     second, other = tiny.base(tmp_path / "2", seed=5), tiny.base(tmp_path / "3", seed=6)
@@ -52,7 +53,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path: 
     assert read_card(first)["weights"]["sha256"] != read_card(other)["weights"]["sha256"]
 
 
-def test_building_leaves_the_global_random_state_alone() -> None:
+def test_building_does_not_change_the_global_random_state() -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
@@ -61,7 +62,7 @@ def test_building_leaves_the_global_random_state_alone() -> None:
 
 
 @pytest.mark.parametrize("trained_with", [True, False])
-def test_the_other_activation_loads_and_is_caught_by_the_golden_embedding(tmp_path: Path, trained_with: bool) -> None:
+def test_the_wrong_activation_is_detected_by_the_golden_embedding(tmp_path: Path, trained_with: bool) -> None:
     folder = tiny.base(tmp_path / "b", quickgelu=trained_with)
 
     def flip(card: dict[str, Any]) -> None:
@@ -79,8 +80,8 @@ def test_a_card_that_contradicts_itself_on_the_activation_is_refused(tmp_path: P
         read_base(folder)
 
 
-def test_another_tower_is_noticed_by_the_golden_text(tmp_path: Path) -> None:
-    """The image side is right and the text side is not: prompts would point elsewhere."""
+def test_a_changed_text_tower_is_detected_by_the_golden_text(tmp_path: Path) -> None:
+    """The image tower is right and the text tower wrong: prompts would have other directions."""
     encoder, preprocess = tiny.encoder(), Preprocess(size=tiny.SIZE)
     golden = GoldenEmbedding.compute(encoder, preprocess)
     encoder.network.get_parameter("ln_final.bias").add_(0.1)
@@ -88,7 +89,7 @@ def test_another_tower_is_noticed_by_the_golden_text(tmp_path: Path) -> None:
         golden.check(encoder, preprocess)
 
 
-def test_changed_preprocessing_is_noticed_by_the_golden_image() -> None:
+def test_changed_preprocessing_is_detected_by_the_golden_image() -> None:
     encoder = tiny.encoder()
     golden = GoldenEmbedding.compute(encoder, Preprocess(size=tiny.SIZE))
     with pytest.raises(GoldenMismatch):
@@ -104,7 +105,7 @@ def test_the_tolerance_is_wider_than_rounding_and_narrower_than_the_wrong_activa
         golden.check(tiny.encoder(quickgelu=True), preprocess, tolerance=2 * TOLERANCE)
 
 
-def test_a_golden_that_is_not_finite_or_of_another_length_never_passes() -> None:
+def test_golden_embeddings_that_are_non_finite_or_of_another_length_fail() -> None:
     encoder, preprocess = tiny.encoder(), Preprocess(size=tiny.SIZE)
     golden = GoldenEmbedding.compute(encoder, preprocess)
     for image in ((float("nan"), *golden.image[1:]), golden.image[:-1], ()):
@@ -119,7 +120,7 @@ def test_a_tampered_file_is_refused(tmp_path: Path) -> None:
         read_base(folder)
 
 
-def test_tampered_weights_with_a_card_to_match_are_caught_by_the_golden_embedding(tmp_path: Path) -> None:
+def test_tampered_weights_with_a_matching_card_are_detected_by_the_golden_embedding(tmp_path: Path) -> None:
     folder = tiny.base(tmp_path / "b")
     tensors = safetensors.torch.load_file(folder / WEIGHTS)
     tensors["visual.transformer.resblocks.1.mlp.c_fc.weight"] *= 1.5
@@ -129,17 +130,17 @@ def test_tampered_weights_with_a_card_to_match_are_caught_by_the_golden_embeddin
         read_base(folder)
 
 
-@pytest.mark.parametrize("kept", [0, 5, 0.5])
-def test_a_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
+@pytest.mark.parametrize("left", [0, 5, 0.5])
+def test_a_truncated_file_is_refused(tmp_path: Path, left: float) -> None:
     folder = tiny.base(tmp_path / "b")
     content = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).write_bytes(content[: int(len(content) * kept) if isinstance(kept, float) else kept])
+    (folder / WEIGHTS).write_bytes(content[: int(len(content) * left) if isinstance(left, float) else left])
     with pytest.raises(CheckpointCorrupt):
         read_base(folder)
 
 
 @pytest.mark.parametrize("file", [WEIGHTS, CARD])
-def test_a_missing_file_is_said_to_be_missing(tmp_path: Path, file: str) -> None:
+def test_a_missing_file_raises_checkpoint_missing(tmp_path: Path, file: str) -> None:
     folder = tiny.base(tmp_path / "b")
     (folder / file).unlink()
     with pytest.raises(CheckpointMissing) as missing:
@@ -163,7 +164,7 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path, file: str) -> None
         lambda card: card.pop("weights"),
     ],
 )
-def test_a_changed_card_is_refused_with_a_remedy(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def test_a_changed_card_is_refused_with_a_hint(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     folder = tiny.base(tmp_path / "b")
     altered(folder, change)
     with pytest.raises(ModelsError) as refused:
@@ -172,14 +173,14 @@ def test_a_changed_card_is_refused_with_a_remedy(tmp_path: Path, change: Callabl
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "{", '{"weights": 1}'])
-def test_a_card_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
+def test_an_invalid_card_is_refused(tmp_path: Path, content: str) -> None:
     folder = tiny.base(tmp_path / "b")
     (folder / CARD).write_text(content)
     with pytest.raises(CheckpointCorrupt):
         read_base(folder)
 
 
-def test_a_checkpoint_leaves_no_parts_and_its_card_tells_hash_and_size(tmp_path: Path) -> None:
+def test_a_checkpoint_leaves_no_part_files_and_its_card_holds_hash_and_size(tmp_path: Path) -> None:
     card = write_checkpoint(tmp_path, "head.safetensors", {"bias": torch.arange(3.0)}, {"note": "x"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["card.json", "head.safetensors"]
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in tmp_path.iterdir())  # root imports, the service reads
@@ -188,7 +189,7 @@ def test_a_checkpoint_leaves_no_parts_and_its_card_tells_hash_and_size(tmp_path:
     assert torch.equal(read_tensors(tmp_path, "head.safetensors", sha256=card["weights"]["sha256"])["bias"], torch.arange(3.0))
 
 
-def test_a_checkpoint_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+def test_a_missing_folder_raises_checkpoint_unwritable(tmp_path: Path) -> None:
     with pytest.raises(CheckpointUnwritable) as refused:
         write_checkpoint(tmp_path / "nowhere", "head.safetensors", {"bias": torch.zeros(1)}, {})
     assert refused.value.hint

@@ -1,4 +1,4 @@
-"""Films in lanes are scored as without, in order, and torch's threads are afterwards what they were."""
+"""Chunked batches give the results of whole ones, in order, and torch's thread count is restored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def threads() -> Iterator[int]:
 
 
 @pytest.mark.parametrize(
-    ("films", "parts"),
+    ("images", "chunks"),
     [
         (1, 1),
         (MIN_IMAGES_PER_CHUNK, 1),
@@ -28,31 +28,31 @@ def threads() -> Iterator[int]:
         (5 * MIN_IMAGES_PER_CHUNK + 3, 2),
     ],
 )
-def test_parts_come_in_order_and_are_large_enough(threads: int, films: int, parts: int) -> None:
-    lanes, pixels = CpuDataParallel(threads), torch.arange(films, dtype=torch.float32)[:, None]
-    found = lanes.map_chunks(lambda some: (some * 2, torch.get_num_threads()), pixels)
-    assert len(found) == parts
-    assert torch.equal(torch.cat([made for made, _ in found]), pixels * 2)
-    assert {used for _, used in found} == {threads // parts}
+def test_chunks_are_returned_in_order_and_have_the_minimum_size(threads: int, images: int, chunks: int) -> None:
+    parallel, pixels = CpuDataParallel(threads), torch.arange(images, dtype=torch.float32)[:, None]
+    found = parallel.map_chunks(lambda chunk: (chunk * 2, torch.get_num_threads()), pixels)
+    assert len(found) == chunks
+    assert torch.equal(torch.cat([doubled for doubled, _ in found]), pixels * 2)
+    assert {used for _, used in found} == {threads // chunks}
     assert torch.get_num_threads() == threads
-    lanes.close()
+    parallel.close()
 
 
-def test_a_fault_in_a_lane_is_everybodys(threads: int) -> None:
-    lanes = CpuDataParallel(threads)
+def test_an_error_in_one_chunk_is_raised_to_the_caller(threads: int) -> None:
+    parallel = CpuDataParallel(threads)
 
-    def faulty(some: torch.Tensor) -> float:
-        if some.max() > MIN_IMAGES_PER_CHUNK:
+    def faulty(chunk: torch.Tensor) -> float:
+        if chunk.max() > MIN_IMAGES_PER_CHUNK:
             raise ValueError("not finite")
-        return float(some.sum())
+        return float(chunk.sum())
 
     with pytest.raises(ValueError, match="not finite"):
-        lanes.map_chunks(faulty, torch.arange(2 * MIN_IMAGES_PER_CHUNK + 2, dtype=torch.float32)[:, None])
+        parallel.map_chunks(faulty, torch.arange(2 * MIN_IMAGES_PER_CHUNK + 2, dtype=torch.float32)[:, None])
     assert torch.get_num_threads() == threads
-    lanes.close()
+    parallel.close()
 
 
-def test_with_one_thread_there_are_no_lanes() -> None:
-    lanes = CpuDataParallel(1)
-    assert lanes.map_chunks(len, torch.zeros(100, 1)) == [100]
-    lanes.close()
+def test_one_thread_does_not_chunk_the_batch() -> None:
+    parallel = CpuDataParallel(1)
+    assert parallel.map_chunks(len, torch.zeros(100, 1)) == [100]
+    parallel.close()

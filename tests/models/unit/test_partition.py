@@ -1,4 +1,4 @@
-"""The partition covers every tower exactly; the encoder cut in two is the encoder; a delta shares what it did not train."""
+"""The partition covers every tower exactly; the split encoder equals the whole; a delta shares the untrained parameters."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def pixels(count: int = 3, *, seed: int = 1) -> torch.Tensor:
 
 
 @KINDS
-def test_every_parameter_is_in_one_part_and_the_parts_are_in_the_order_of_the_pass(kind: str) -> None:
+def test_every_parameter_is_in_one_part_and_parts_are_in_the_order_of_the_forward_pass(kind: str) -> None:
     network = towers.encoder(kind).network
     parts = partition(network).parts
     tower = {name: value for name, value in network.state_dict().items() if name.startswith("visual.")}
     names = parameter_names(parts)
-    assert sorted(names) == sorted(tower)  # all, none twice, none of the text's
+    assert sorted(names) == sorted(tower)  # all, none twice, none of the text tower
     assert [part.name for part in parts] == [
         STEM,
         *(f"block {i}" for i in range(towers.TOWERS[kind]["vision_cfg"]["layers"])),
@@ -42,7 +42,7 @@ def test_every_parameter_is_in_one_part_and_the_parts_are_in_the_order_of_the_pa
 
 
 @KINDS
-def test_changing_a_part_changes_what_comes_after_it_and_nothing_before(kind: str) -> None:
+def test_a_changed_block_changes_later_activations_only(kind: str) -> None:
     encoder = towers.encoder(kind)
     divided = partition(encoder.network)
     before = {k: compute_activations(encoder, pixels(), k=k) for k in range(divided.block_count + 1)}
@@ -55,7 +55,7 @@ def test_changing_a_part_changes_what_comes_after_it_and_nothing_before(kind: st
 
 
 @KINDS
-def test_the_two_halves_are_the_whole_wherever_it_is_cut(kind: str) -> None:
+def test_the_split_encoder_equals_the_whole_at_every_k(kind: str) -> None:
     encoder = towers.encoder(kind)
     whole = encoder.encode_images(pixels())
     for k in range(partition(encoder.network).block_count + 1):
@@ -65,7 +65,7 @@ def test_the_two_halves_are_the_whole_wherever_it_is_cut(kind: str) -> None:
 
 
 @KINDS
-def test_images_encoded_by_the_short_cuts_are_those_encoded_without(kind: str) -> None:
+def test_fast_encoding_equals_encode_images(kind: str) -> None:
     encoder = towers.encoder(kind)
     whole = encoder.encode_images(pixels()).numpy()
     assert encode_images_fast(encoder, pixels()).numpy() == pytest.approx(whole, abs=TOLERANCE)
@@ -74,14 +74,14 @@ def test_images_encoded_by_the_short_cuts_are_those_encoded_without(kind: str) -
     assert torch.equal(both.activations, compute_activations(encoder, pixels(), k=1))
 
 
-def test_a_tower_that_cannot_be_cut_is_encoded_as_it_stands() -> None:
+def test_an_encoder_that_cannot_be_split_is_encoded_whole() -> None:
     vision = {"layers": [1, 1, 1, 1], "width": 16, "image_size": 64}
     encoder = Encoder.untrained(Architecture("other", {**tiny.config(), "vision_cfg": vision}), seed=0)
-    squares = torch.rand(2, 3, 64, 64)
-    assert torch.equal(encode_images_fast(encoder, squares), encoder.encode_images(squares))
+    pixels = torch.rand(2, 3, 64, 64)
+    assert torch.equal(encode_images_fast(encoder, pixels), encoder.encode_images(pixels))
 
 
-def test_blocks_that_run_sequence_first_give_the_same() -> None:
+def test_sequence_first_blocks_give_the_same_features() -> None:
     encoder = towers.encoder("plain")
     transformer: Any = encoder.network.get_submodule("visual.transformer")
     whole = encoder.encode_images(pixels())
@@ -93,7 +93,7 @@ def test_blocks_that_run_sequence_first_give_the_same() -> None:
     assert halves.numpy() == pytest.approx(whole.numpy(), abs=TOLERANCE)
 
 
-def test_last_is_blocks_then_ln_post_then_proj() -> None:
+def test_last_parts_are_blocks_then_ln_post_then_proj() -> None:
     divided = partition(towers.encoder("plain").network)
     assert [part.name for part in divided.last_parts(2)] == ["block 1", "block 2", LN_POST, PROJ]
     assert [part.name for part in divided.last_parts(0)] == [LN_POST, PROJ]
@@ -101,7 +101,7 @@ def test_last_is_blocks_then_ln_post_then_proj() -> None:
 
 
 @pytest.mark.parametrize("k", [-1, 4])
-def test_more_blocks_than_there_are_is_said(k: int) -> None:
+def test_an_impossible_k_is_refused_with_the_range(k: int) -> None:
     encoder = towers.encoder("plain")
     with pytest.raises(CannotPartition, match="has 3 blocks") as caught:
         compute_activations(encoder, pixels(), k=k)
@@ -118,7 +118,7 @@ def test_more_blocks_than_there_are_is_said(k: int) -> None:
         (towers.config(output_tokens=True)["vision_cfg"], "tokens in place of one vector"),
     ],
 )
-def test_towers_without_such_parts_are_refused(vision: dict[str, Any], reason: str) -> None:
+def test_towers_without_blocks_ln_post_and_proj_are_refused(vision: dict[str, Any], reason: str) -> None:
     network = Architecture("other", {**tiny.config(), "vision_cfg": vision}).build()
     with pytest.raises(CannotPartition, match=reason) as caught:
         partition(network)
@@ -135,7 +135,7 @@ def test_a_network_that_is_no_clip_and_a_pruned_tower_are_refused() -> None:
         partition(encoder.network)
 
 
-def test_a_delta_shares_what_it_did_not_train_and_leaves_the_base_alone() -> None:
+def test_a_delta_shares_untrained_parameters_and_does_not_change_the_base() -> None:
     encoder = towers.encoder("custom text")
     was = {name: value.clone() for name, value in encoder.network.state_dict().items()}
     trained = parameter_names(partition(encoder.network).last_parts(1))
@@ -148,7 +148,7 @@ def test_a_delta_shares_what_it_did_not_train_and_leaves_the_base_alone() -> Non
 
 
 @given(alpha=st.floats(0, 1))
-def test_averaging_is_exact_at_its_ends_and_between(alpha: float) -> None:
+def test_averaging_is_linear_and_exact_at_its_ends(alpha: float) -> None:
     base, trained = {"a": torch.zeros(3)}, {"a": torch.tensor([1.0, -2.0, 4.0])}
     assert torch.equal(average_weights(base, trained, alpha=0.0)["a"], base["a"])
     assert torch.equal(average_weights(base, trained, alpha=1.0)["a"], trained["a"])
@@ -165,7 +165,7 @@ def test_a_delta_of_another_network_is_refused(delta: dict[str, torch.Tensor]) -
         apply_delta(encoder, delta)
 
 
-def test_a_copy_of_its_own_is_equal_and_apart() -> None:
+def test_copied_parameters_are_equal_and_separate() -> None:
     encoder = towers.encoder("plain")
     twin = copy_with_own_parameters(encoder, ["visual.proj"])
     ours, theirs = twin.network.get_parameter("visual.proj"), encoder.network.get_parameter("visual.proj")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import models.encoder.torchvision_ops  # noqa: F401 - before open_clip
+import models.encoder  # noqa: F401 - before open_clip
 
 # isort: split
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The resize is torch's own, whatever it reads its rows from, and needs no torch."""
+"""The resize equals torch's and does not import torch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from models.images.resize import resize_image
 from tests.builders import tiny
 
 TOLERANCE = 5e-5
-"""Torch weighs in float32, and sums in another order. An 8-bit grey level is 80 times as much."""
+"""Torch uses float32 weights and another order of summation. An 8-bit grey level is 80 times as large."""
 EDGES, RESULTS = (2, 3, 17, 50, 333), (2, 3, 17, 64, 224)
-"""Where a source or a result is one pixel wide, torch mixes up the strides and repeats its first row."""
+"""No edge of 1: for a source or result one pixel wide, torch confuses strides and repeats its first row."""
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("height", EDGES)
-def test_it_gives_what_torch_gives(height: int, interpolation: Literal["bicubic", "bilinear"]) -> None:
+def test_the_resize_equals_torchs(height: int, interpolation: Literal["bicubic", "bilinear"]) -> None:
     for width, to_height, to_width in itertools.product(EDGES, RESULTS, RESULTS):
         film = tiny.film(height, width)
         theirs = functional.interpolate(
@@ -34,22 +34,22 @@ def test_it_gives_what_torch_gives(height: int, interpolation: Literal["bicubic"
         assert np.abs(ours - theirs[0, 0].numpy()).max() < TOLERANCE, (width, to_height, to_width)
 
 
-def test_a_film_of_a_detectors_size_gives_what_torch_gives() -> None:
+def test_an_image_of_a_detectors_size_equals_torchs() -> None:
     film = tiny.film(2560, 2048)
     theirs = functional.interpolate(torch.from_numpy(film)[None, None], (224, 179), mode="bicubic", antialias=True)[0, 0]
     assert resize_image(film, 224, 179, "bicubic") == pytest.approx(theirs.numpy(), abs=TOLERANCE)
 
 
-def test_what_has_its_size_already_stays_what_it_is() -> None:
-    square = Preprocess(size=64).make_model_input_array(tiny.film(300, 200))
-    assert np.array_equal(Preprocess(size=64).make_model_input_array(square), square)
+def test_an_image_of_the_target_size_is_unchanged() -> None:
+    model_input = Preprocess(size=64).make_model_input_array(tiny.film(300, 200))
+    assert np.array_equal(Preprocess(size=64).make_model_input_array(model_input), model_input)
 
 
-def test_the_grey_square_is_made_without_torch() -> None:
+def test_the_model_input_is_made_without_torch() -> None:
     script = """
 import sys, numpy as np
 from models.images.preprocess import Preprocess
-assert Preprocess(size=32).reduced(np.ones((50, 40), dtype=np.float32)).shape == (32, 32)
+assert Preprocess(size=32).make_model_input_array(np.ones((50, 40), dtype=np.float32)).shape == (32, 32)
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True)

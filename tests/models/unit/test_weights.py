@@ -66,8 +66,8 @@ def with_openais_extras(path: Path) -> None:
     [as_safetensors, as_state_dict, as_old_torch_file, as_training_checkpoint, as_half_precision, with_openais_extras],
     ids=lambda write: write.__name__,
 )
-def test_every_kind_of_file_gives_the_same_encoder(tmp_path: Path, write: Callable[[Path], None]) -> None:
-    path = tmp_path / "weights.bin"  # the name says nothing
+def test_every_file_format_gives_the_same_encoder(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    path = tmp_path / "weights.bin"  # the name does not state the kind
     write(path)
     loaded = Encoder.with_weights(tiny.architecture(), read_weights(path))
     tolerance = 1e-2 if write is as_half_precision else 0.0
@@ -95,7 +95,7 @@ def test_a_bare_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     assert not witness.exists()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TorchScript is deprecated, and files of it abound
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TorchScript is deprecated but its files are common
 def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ViT-B-32.pt"
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), path)  # type: ignore[no-untyped-call] # torch
@@ -105,24 +105,24 @@ def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [as_safetensors, as_state_dict, as_old_torch_file], ids=lambda write: write.__name__)
-@pytest.mark.parametrize("kept", [0, 6, 100, 0.5, 0.999])
-def test_a_truncated_file_is_refused(tmp_path: Path, write: Callable[[Path], None], kept: float) -> None:
+@pytest.mark.parametrize("left", [0, 6, 100, 0.5, 0.999])
+def test_a_truncated_file_is_refused(tmp_path: Path, write: Callable[[Path], None], left: float) -> None:
     path = tmp_path / "weights"
     write(path)
     content = path.read_bytes()
-    path.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
+    path.write_bytes(content[: int(left * len(content)) if isinstance(left, float) else left])
     with pytest.raises((CheckpointCorrupt, CheckpointUnsafe)):
         read_weights(path)
 
 
 @pytest.mark.parametrize("content", [b"<!DOCTYPE html><html>not found</html>", b"\x93NUMPY", b"PK\x03\x04nothing", b"\x80\x04."])
-def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_files_of_other_formats_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "weights.safetensors").write_bytes(content)
     with pytest.raises((CheckpointCorrupt, CheckpointUnsafe)):
         read_weights(tmp_path / "weights.safetensors")
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+def test_a_missing_file_raises_checkpoint_missing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointMissing):
         read_weights(tmp_path / "nothing.pt")
 
@@ -140,14 +140,14 @@ def test_weights_of_another_network_are_refused(other: dict[str, Any]) -> None:
         Encoder.with_weights(Architecture("other", other), state())
 
 
-def test_another_input_size_is_another_network() -> None:
+def test_weights_of_another_input_size_are_refused() -> None:
     larger = tiny.config()
     larger["vision_cfg"]["image_size"] = 128
     with pytest.raises(CheckpointIncompatible, match="positional_embedding"):
         Encoder.with_weights(Architecture("larger", larger), state())
 
 
-def test_the_refusal_names_the_network_that_the_weights_look_like() -> None:
+def test_the_hint_names_the_architecture_with_the_weights_shapes() -> None:
     b16 = {
         "visual.conv1.weight": torch.zeros(768, 3, 16, 16),
         "visual.positional_embedding": torch.zeros(197, 768),
@@ -158,7 +158,7 @@ def test_the_refusal_names_the_network_that_the_weights_look_like() -> None:
     assert "ViT-B-16" in refused.value.hint
 
 
-def test_weights_that_are_not_finite_are_refused() -> None:
+def test_non_finite_weights_are_refused() -> None:
     broken = state()
     broken["visual.proj"] = broken["visual.proj"].clone()
     broken["visual.proj"][0, 0] = torch.nan
@@ -173,7 +173,7 @@ def test_an_unknown_architecture_is_refused_with_the_nearest_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["coca_ViT-B-32", "ViT-B-16-SigLIP", "roberta-ViT-B-32"])
-def test_architectures_that_cannot_be_served_say_why(name: str) -> None:
+def test_architectures_that_cannot_be_served_are_refused(name: str) -> None:
     with pytest.raises(UnknownArchitecture, match="cannot be served"):
         Architecture.from_name(name)
 
@@ -193,7 +193,7 @@ def test_quickgelu_is_explicit() -> None:
     assert Architecture.from_name("ViT-B-32-quickgelu").with_quickgelu(None).quickgelu
 
 
-def test_a_configuration_file_brings_its_preprocessing(tmp_path: Path) -> None:
+def test_a_configuration_file_sets_the_preprocessing(tmp_path: Path) -> None:
     import json
 
     path = tmp_path / "open_clip_config.json"
@@ -207,7 +207,9 @@ def test_a_configuration_file_brings_its_preprocessing(tmp_path: Path) -> None:
 def test_a_hub_id_is_fetched_with_its_own_configuration(tmp_path: Path) -> None:
     import json
 
-    snapshot = tmp_path / "models--someone--a-clip" / "snapshots" / "abc"  # the layout of the hub's cache: no network needed
+    snapshot = (
+        tmp_path / "models--someone--a-clip" / "snapshots" / "abc"
+    )  # the layout of the hub's cache, so that no network is needed
     snapshot.mkdir(parents=True)
     (tmp_path / "models--someone--a-clip" / "refs").mkdir()
     (tmp_path / "models--someone--a-clip" / "refs" / "main").write_text("abc")
@@ -220,20 +222,20 @@ def test_a_hub_id_is_fetched_with_its_own_configuration(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("locator", ["hf-hub:someone/nothing", "ViT-B-32-quickgelu/openai"])
-def test_a_download_that_fails_says_what_else_to_do(tmp_path: Path, locator: str) -> None:
+def test_a_failed_download_hints_at_a_local_import(tmp_path: Path, locator: str) -> None:
     with pytest.raises(FetchFailed) as failed:
         sources.fetch(locator, tmp_path)
     assert "model import" in failed.value.hint
 
 
 @pytest.mark.parametrize(("locator", "near"), [("ViT-B-32-quickgelu/opneai", "ViT-B-32-quickgelu/openai"), ("nonsense", "hf-hub")])
-def test_a_tag_that_does_not_exist_names_near_ones(tmp_path: Path, locator: str, near: str) -> None:
+def test_an_unknown_tag_hints_at_the_nearest(tmp_path: Path, locator: str, near: str) -> None:
     with pytest.raises(UnknownArchitecture) as refused:
         sources.fetch(locator, tmp_path)
     assert near in refused.value.hint
 
 
-def test_a_network_that_is_not_filled_first_is_the_same_once_it_has_its_weights() -> None:
+def test_an_uninitialised_network_with_assigned_weights_equals_an_initialised_one() -> None:
     filled = tiny.encoder(seed=3).network
     state = {name: tensor.clone() for name, tensor in filled.state_dict().items()}
     bare = tiny.architecture().build(seed=None)
@@ -241,11 +243,11 @@ def test_a_network_that_is_not_filled_first_is_the_same_once_it_has_its_weights(
     ours, theirs = dict(bare.named_parameters()), dict(filled.named_parameters())
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) and not ours[name].requires_grad for name in theirs)
-    buffers = dict(filled.named_buffers())  # some are no weights: the causal mask of the texts
+    buffers = dict(filled.named_buffers())  # some are no weights: the causal mask of the text tower
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in bare.named_buffers())
 
 
-def test_half_precision_weights_serve_in_float32() -> None:
+def test_half_precision_weights_are_converted_to_float32() -> None:
     network = tiny.architecture().build(seed=None)
     assign_weights(network, {name: tensor.half() for name, tensor in tiny.encoder().network.state_dict().items()})
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}

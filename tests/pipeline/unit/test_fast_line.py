@@ -19,7 +19,7 @@ from pipeline.domain import (
     VersionState,
 )
 from pipeline.errors import ArchiveBusy, DifferentInstance, NoWeights, OutOfResources, PixelsUnreadable, RefusedByArchive
-from pipeline.ports.images import DecoderTransform, DeviceTransfer, ModelInput, copy_to_host
+from pipeline.ports.images import InputTransform, ModelInput
 from tests.builders.fakes.versions import a_version
 from tests.builders.hospital_in_memory import SENDER, Hospital
 
@@ -224,10 +224,8 @@ def test_what_arrives_is_committed_before_the_archive_is_looked_at() -> None:
     done: list[str] = []
     read = hospital.pixels.read_ahead
 
-    def listening(
-        instances: Sequence[StoredInstance], transform: DecoderTransform, to_device: DeviceTransfer = copy_to_host
-    ) -> Iterator[ModelInput | PixelsUnreadable]:
-        for number, image in enumerate(read(instances, transform, to_device)):
+    def listening(instances: Sequence[StoredInstance], transform: InputTransform) -> Iterator[ModelInput | PixelsUnreadable]:
+        for number, image in enumerate(read(instances, transform)):
             done.append(f"film {number}: {sorted(scored(hospital))}")
             yield image
 

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import models.encoder.base
-import models.encoder.checkpoint
-from adapters.model_files import CARD, HEAD, WEIGHTS
 from adapters.storage.model_store import ModelStore
+from models.checkpoint_files import CARD, HEAD, WEIGHTS
 from pipeline.errors import NoWeights, OutOfResources, PermanentError, WeightsRejected
 from tests.builders import tiny
 
@@ -119,8 +117,3 @@ def test_a_version_is_present_with_all_its_files(tmp_path: Path) -> None:
     assert store.has_version(version.number, base=version.base)
     (store.version_folder(version.number) / HEAD).unlink()
     assert not store.has_version(version.number, base=version.base)
-
-
-def test_the_store_and_the_models_name_the_same_files() -> None:
-    """The import contracts keep them apart."""
-    assert (WEIGHTS, CARD) == (models.encoder.base.WEIGHTS, models.encoder.checkpoint.CARD)
