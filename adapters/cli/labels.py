@@ -245,16 +245,15 @@ def _read_content(file: Path) -> bytes:
 
 def _read_document(ctx: typer.Context, document: str) -> Document:
     with parts_of(ctx) as parts:
-        _, documents = parts.catalog, parts.documents
         if Path(document).is_file():
-            return documents.read(_read_content(Path(document)))
+            return parts.documents.read(_read_content(Path(document)))
         with parts.catalog.read() as tx:
             instance = tx.studies.find_instance(document)
         if instance is None:
             raise PermanentError(
                 f"{document} is neither a file nor an instance in the catalog", hint="radclipd query 'select * from v_instances'"
             )
-        return documents.read(parts.images.read(instance.file))
+        return parts.documents.read(parts.images.read(instance.file))
 
 
 def _format_result(taken: ImportResult, *, dry_run: bool) -> str:
