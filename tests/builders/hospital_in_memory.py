@@ -7,7 +7,6 @@ from typing import Literal
 
 from pipeline import consensus, labels, learn, receive, report, rules, score, settle, work
 from pipeline.domain import Header, Job, JobKind, JobState, Receipt, Sender, Study
-from pipeline.pace import ClaimSizer
 from pipeline.ports.services import CircuitPolicy
 from tests.builders.fakes.catalog import FakeCatalog
 from tests.builders.fakes.images import FakeDocuments, FakeImageReader, FakeImageStore
@@ -74,7 +73,7 @@ class Hospital:
                 )
                 return work.WorkerSpec(
                     kind=kind,
-                    claim_sizer=ClaimSizer(target_seconds=1.0, min_jobs=8, max_jobs=8),
+                    claim_sizer=work.ClaimSizer(target_seconds=1.0, min_jobs=8, max_jobs=8),
                     step=lambda jobs: score.score(
                         jobs, catalog=self.catalog, pixels=self.pixels, scorers=self.scorers, policy=policy
                     ),

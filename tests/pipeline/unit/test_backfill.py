@@ -9,9 +9,9 @@ from functools import partial
 
 import pytest
 
-from pipeline import backfill, rescore
+from pipeline import priorities, rescore
 from pipeline.backfill import Backfill, BackfillPolicy, Throttle
-from pipeline.domain import ARRIVAL_PRIORITY, Header, Sender, StudyState
+from pipeline.domain import Header, Sender, StudyState
 from pipeline.errors import ArchiveUnreachable, DataSetMismatch, OutOfResources, PermanentError, RefusedByArchive, StopRequested
 from pipeline.ports.backfill import BackfillObject, BackfillUnit, DateRange, FindStored, StoreObject
 from pipeline.receive import ReceivePolicy
@@ -233,8 +233,8 @@ def test_studies_of_a_backfill_are_scored_behind_arrivals_and_before_the_archive
     hospital.catalog.tick(61)
     hospital.settle()
     priorities = {row.job.subject: row.job.priority for row in hospital.catalog.tables.jobs.values()}
-    assert priorities == {"1.3": backfill.BACKFILL_PRIORITY, "2.1": ARRIVAL_PRIORITY}
-    assert ARRIVAL_PRIORITY < backfill.BACKFILL_PRIORITY < rescore.RESCORE_PRIORITY
+    assert priorities == {"1.3": priorities.BACKFILL, "2.1": priorities.ARRIVED}
+    assert priorities.ARRIVED < priorities.BACKFILL < priorities.RESCORE
 
 
 @pytest.mark.parametrize(("asked", "reports"), [("none", 1), ("all", 2)])
@@ -271,7 +271,7 @@ def test_a_live_image_of_a_backfilled_study_is_an_arrival_and_is_reported(hospit
     hospital.catalog.tick(61)
     hospital.settle()
     (waiting,) = [row for row in hospital.catalog.tables.jobs.values() if row.job.state.value == "waiting"]
-    assert waiting.job.priority == ARRIVAL_PRIORITY
+    assert waiting.job.priority == priorities.ARRIVED
     hospital.run()
     assert len(hospital.archive.kept) == 1
 

@@ -246,7 +246,7 @@ def test_trouble_in_spare_time_is_nobodys_job(caplog: pytest.LogCaptureFixture) 
 
     hospital.spare = broken
     assert hospital.work_once(JobKind.SCORE) == 0
-    assert "spare time failed" in caplog.text
+    assert "idle task failed" in caplog.text
     assert "patient" not in caplog.text
 
     def away() -> bool:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pipeline.pace import ClaimSizer
+from pipeline.work import ClaimSizer
 
 
 def test_the_first_turn_is_one_batch_and_quick_jobs_fill_a_turn_up_to_its_bound() -> None:

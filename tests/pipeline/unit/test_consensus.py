@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import rules
-from pipeline.consensus import ABSENT, PRESENT, UNKNOWN, LabelPolicy, labels_in_force, resolve_consensus
-from pipeline.domain import FINDINGS, Label, LabelState
+from pipeline.consensus import LabelPolicy, labels_in_force, resolve_consensus
+from pipeline.domain import ABSENT, FINDINGS, PRESENT, UNKNOWN, Label, LabelState
 from pipeline.finding_names import all_absent
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

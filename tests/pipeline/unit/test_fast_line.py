@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline import report, rescore, rules
+from pipeline import priorities, report, rules
 from pipeline.domain import (
-    ARRIVAL_PRIORITY,
     FINDINGS,
     JobKind,
     JobState,
@@ -218,7 +217,7 @@ def test_a_report_waits_for_none_of_a_backlog_that_was_scored_after_its_study() 
 def test_what_arrives_is_committed_before_the_archive_is_looked_at() -> None:
     hospital = Hospital()
     with hospital.catalog.begin() as tx:
-        for study, priority in (("1.1", rescore.RESCORE_PRIORITY), ("1.2", ARRIVAL_PRIORITY), ("1.3", rescore.RESCORE_PRIORITY)):
+        for study, priority in (("1.1", priorities.RESCORE), ("1.2", priorities.ARRIVED), ("1.3", priorities.RESCORE)):
             tx.studies.add_instance(hospital.film(study, f"{study}.1"), FILE, SENDER, opens_study=True)
             tx.jobs.put(JobKind.SCORE, study, priority=priority)
     done: list[str] = []
@@ -241,10 +240,10 @@ def test_a_report_is_as_urgent_as_the_scores_that_it_tells() -> None:
     hospital.backfill_reports = "all"
     with hospital.catalog.begin() as tx:
         tx.studies.add_instance(hospital.film(), FILE, SENDER, opens_study=True)
-        tx.jobs.put(JobKind.SCORE, "1.1", priority=rescore.RESCORE_PRIORITY)
+        tx.jobs.put(JobKind.SCORE, "1.1", priority=priorities.RESCORE)
     for kind in (JobKind.SCORE, JobKind.REPORT, JobKind.SEND):
         (waiting,) = hospital.jobs(JobState.WAITING)
-        assert (waiting.kind, waiting.priority) == (kind, rescore.RESCORE_PRIORITY)
+        assert (waiting.kind, waiting.priority) == (kind, priorities.RESCORE)
         assert hospital.work_once(kind) == 1
 
 

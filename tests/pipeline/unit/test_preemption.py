@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline import backfill, learn, rescore
+from pipeline import learn, priorities
 from pipeline.domain import Job, JobKind, JobState
 from pipeline.errors import LeaseLost, OutOfResources, StopRequested
 from pipeline.preemption import Preemption, PreemptionPolicy
@@ -79,7 +79,7 @@ def test_a_job_in_the_hands_of_a_worker_is_waited_for_until_its_lease_is_over(be
     assert 9 <= bench.step() <= 11
 
 
-@pytest.mark.parametrize("priority", [backfill.BACKFILL_PRIORITY, rescore.RESCORE_PRIORITY, rescore.RESCORE_PRIORITY + 1])
+@pytest.mark.parametrize("priority", [priorities.BACKFILL, priorities.RESCORE, priorities.RESCORE + 1])
 def test_the_archive_is_behind_learning(bench: Bench, priority: int) -> None:
     bench.put("1.1", priority)
     assert bench.step() == 0
@@ -178,7 +178,7 @@ def test_one_process_that_does_both_scores_between_two_steps() -> None:
     with hospital.catalog.begin() as tx:
         tx.jobs.put(JobKind.LEARN, learn.ALL_LABELS)
         for number in range(20):  # of the archive
-            tx.jobs.put(JobKind.SCORE, f"1.{number % 8 + 1}", priority=rescore.RESCORE_PRIORITY)
+            tx.jobs.put(JobKind.SCORE, f"1.{number % 8 + 1}", priority=priorities.RESCORE)
 
     def arrive(number: int) -> None:
         hospital.receive(hospital.film(f"2.{number}", f"2.{number}.1"))
@@ -190,7 +190,7 @@ def test_one_process_that_does_both_scores_between_two_steps() -> None:
             arrive(20 * number + more)
         yielding("unfreezing", number, 3)
         with hospital.catalog.read() as tx:
-            assert not tx.jobs.has_urgent(JobKind.SCORE, before=backfill.BACKFILL_PRIORITY)
+            assert not tx.jobs.has_urgent(JobKind.SCORE, before=priorities.BACKFILL)
             left.append(tx.jobs.count_by_state().get((JobKind.SCORE, JobState.WAITING), 0))
     assert left[-1] == 0
     assert all(len(hospital.catalog.tables.predictions[f"2.{number}", 1]) == 14 for number in range(60))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline import rules
+from pipeline.backoff import backoff_seconds
 from pipeline.domain import FINDINGS, Decision, Header, StoredFile, StoredInstance
 
 DX, CR, SC = rules.DIGITAL_X_RAY_FOR_PRESENTATION, rules.COMPUTED_RADIOGRAPHY, rules.SECONDARY_CAPTURE
@@ -100,10 +101,10 @@ def test_predictions_keep_the_order_of_the_findings() -> None:
 
 
 def test_backoff_grows_with_jitter_and_stays_under_its_cap() -> None:
-    waits = [rules.backoff(n, base_seconds=2, cap_seconds=60, jitter=1.0) for n in range(1, 9)]
+    waits = [backoff_seconds(n, base_seconds=2, cap_seconds=60, jitter=1.0) for n in range(1, 9)]
     assert waits == [4, 8, 16, 32, 60, 60, 60, 60]
-    assert rules.backoff(3, base_seconds=2, cap_seconds=60, jitter=0.0) == pytest.approx(1.6)
-    assert rules.backoff(4000, base_seconds=2, cap_seconds=60, jitter=1.0) == 60
+    assert backoff_seconds(3, base_seconds=2, cap_seconds=60, jitter=0.0) == pytest.approx(1.6)
+    assert backoff_seconds(4000, base_seconds=2, cap_seconds=60, jitter=1.0) == 60
 
 
 @pytest.mark.parametrize(
