@@ -26,6 +26,9 @@ Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
 Names = npt.NDArray[np.str_]
 
+DISTANCE_CHUNK_ROWS = 256
+"""Rows of a distance matrix [N, rows] that are in memory at once, 8 bytes per element."""
+
 
 class SelectionReason(StrEnum):
     """Reason for the choice of a study: the `selection_reason` of its request and of its labels."""
@@ -237,10 +240,6 @@ class _Selection:
             row = int(self._rng.choice(len(weight), p=weight))
             distance = np.minimum(distance, _compute_nearest_distance(points, points[row : row + 1]))
             yield _Draw(row, float(weight[row] * eligible.sum() / self.free.sum()))
-
-
-DISTANCE_CHUNK_ROWS = 256
-"""Rows of a distance matrix [N, rows] that are in memory at once, 8 bytes per element."""
 
 
 def ranks_within_stratum(scores: Floats, stratum: Names) -> Floats:
