@@ -7,8 +7,8 @@ ARRIVED = 100
 LABELS = 200
 """Documents of the archive that are read for labels once more, at a user's request."""
 LEARN = 500
-"""Rounds of learning. A job with this number or a higher one can wait, and its age is no sign of trouble."""
+"""Rounds of learning. Jobs with this number or a higher one can wait: metrics do not count their age."""
 BACKFILL = 800
-"""Score jobs of studies that a backfill brought: behind arrivals, before the archive that is scored again."""
+"""Score jobs of backfilled studies: behind arrivals, before rescoring."""
 RESCORE = 900
 """Score jobs of reported studies that the serving version has not scored."""
