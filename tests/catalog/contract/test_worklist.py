@@ -239,7 +239,7 @@ def test_a_study_requested_concurrently_is_not_requested_again(catalog: Catalog)
 def test_a_worklist_of_a_large_archive_reads_a_part_of_its_patients(catalog: Catalog) -> None:
     fill(catalog)
     only_monitoring = SelectionPolicy(positives=0, disagreement=0, uncertainty=0, coverage=0, monitoring=1)
-    asked = worklist.make_worklist(count=9, catalog=catalog, policy=policy(patients=5, selection=only_monitoring))
+    asked = worklist.make_worklist(count=9, catalog=catalog, policy=policy(max_patients=5, selection=only_monitoring))
     assert len(asked) == 5
     assert {round(one.request.selection_probability * 11, 6) for one in asked} <= {5.0, 2.5}
 
