@@ -1,38 +1,47 @@
-"""What happens to a study. Standard library and numpy only.
+"""The steps of a study, from its arrival to its report, and of learning from labels. Standard library and numpy only.
 
-Nouns (`domain`): a Study has Series and Instances; an Instance is one stored DICOM file; an Image is its decoded pixels; a
-Finding is one of 14; a Label is one reader's statement on one finding in one study; a Document is an SR or KOS that may hold
-some; a Prediction is the probability of one finding in one study by one ModelVersion; a Report is one SR of ours; a Job is one
-step that waits for a worker.
+Read `domain` first (the nouns), then `ports` (what the steps need of the outside), then the steps.
 
-The fast line, one step a file, in order:
+The fast line, one step per module, in order:
 
-    receive   bytes from the listener -> image store -> catalog row; only then Success
-    settle    a quiet (or complete) study -> settled + a score job, or ignored with the reason in words
-    score     images -> 14 scores each -> predictions of the study + a report job
-    report    predictions -> report row with its UID -> SR bytes -> a send job; then SR -> archive
+    receive          received file -> image store -> catalog row; only then Success
+    settle           stable or complete study -> score job, or `ignored` with the reason in words
+    score            images of settled studies -> 14 scores per image -> predictions of the study + report job
+    report           predictions -> report row with its UIDs -> SR file -> send job; then SR -> archive
 
 The slow loop:
 
-    worklist  archive, labels, serving version -> the studies to label next, each with the reason and its probability (`selection`)
-    labels    tables, desks and documents (SR, KOS) of readers -> statements in the catalog, append-only
-    resolve   statements -> one state for each study and finding, and the conflicts
-    learn     one state for each -> a candidate version, measured -> the serving one, or a rejected one with the reason
-    versions  which version serves: a person's word, or files that have gone bad
-    rescore   another version serves -> the archive is scored again, behind whatever arrives
-    fill      nothing else to do -> what lets a later version score fast, kept for films that came before
+    worklist         archive, labels, serving version -> studies to label next, each with reason and probability
+    acquisition        the choice itself: active learning on arrays of scores
+    labels           tables and documents (SR, KOS) of readers -> labels in the catalog, append-only
+    finding_names      findings and states as readers write them
+    consensus        labels of several readers -> one state per study and finding, and the conflicts
+    learn            consensus -> trained and measured candidate -> serving, waiting, or rejected with the reason
+    versions         the choice of the serving version: promotion, rejection, rollback, fall-back
+    rescore          another version serves -> score jobs for the archive, behind arrivals
+    cache_warming    idle workers -> activations of older images in the cache, for fast scoring by later versions
 
-Archives that were there before:
+Archives that existed before the installation:
 
-    backfill  folder, DICOMweb or query/retrieve -> `receive`, days by days, never twice
-    blocks    studies by their numbers -> scored block by block, on one machine or a cluster, as from the queue
+    backfill         folder, DICOMweb or query/retrieve -> `receive`, by ranges of days, no study twice
+    archive_scoring  studies by number -> scored block by block, on one machine or a cluster
 
-`yielding` lets what arrives go before what is learnt, `progress` tells how far a long step is, and `standing` says in figures how
-everything stands. `together` lets steps share a commit, and `pace` says how many jobs are taken at once and which.
+The queue and its workers:
 
-`work` claims jobs, runs steps and retries, quarantines or finishes them. `housekeeping` looks for what is stuck.
-`rules` holds every decision that has a medical or operational meaning, as pure functions. `ports` (and `*_ports`) is what the
-steps need of the outside, `errors` what can go wrong and what to do then.
+    work             claims jobs, runs steps; finishes, retries or quarantines jobs; sizes claims; purges done jobs
+    priorities       the priority of every kind of job
+    backoff          the wait before another attempt
+    preemption       learning and backfills pause while arrivals wait for scores
+    progress         the stage of a long job, kept with the job
+    group_commit     steps of many threads share one commit
+
+Shared by all:
+
+    domain           nouns as frozen dataclasses and enums
+    rules            every decision with a medical or operational meaning, as pure functions
+    figures          the state of the daemon in numbers, for metrics
+    errors           the error tree: what can go wrong, and the remedy
+    ports            Protocols that adapters implement: studies, images, jobs, labels, backfill, services
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""resolve: the statements of readers -> one state for each study and finding. Pure functions; the order of statements is no matter.
+"""consensus: labels of several readers -> one state per study and finding. Pure functions; the order of the labels is irrelevant.
 
-A statement stands until a later one revokes it or the same reader has said something else since. Each reader has one vote on a
-study's finding: what he or she said last, if it stands.
+A label is in force until a later one revokes it, or the same reader labels the same finding of the study again. Each reader has one
+vote on a finding of a study: the reader's last label, if it is in force.
 """
 
 from __future__ import annotations
@@ -17,10 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import rules
-from pipeline.domain import FINDINGS, Label, LabelState
-
-PRESENT, ABSENT, UNKNOWN = 1, 0, -1
-"""Values of `Resolution.targets`."""
+from pipeline.domain import ABSENT, FINDINGS, PRESENT, UNKNOWN, Label, LabelState
 
 Key = tuple[str, str]
 """StudyInstanceUID, finding."""
@@ -28,68 +25,68 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelPolicy:
-    """What holds where readers disagree: `[labels]` of the configuration.
+    """The consensus of readers who disagree: `[labels]` of the configuration.
 
-    newest: the last word. majority: what more than half of the readers say, else uncertain. adjudicator: what the first of
-    `adjudicators` says who has read the study; where none has, it is uncertain.
+    newest: the latest vote. majority: the state with more than half of the votes, else uncertain. adjudicator: the vote of the
+    first of `adjudicators` who has read the study, else uncertain.
     """
 
     policy: Literal["newest", "majority", "adjudicator"] = "newest"
-    adjudicators: Sequence[str] = ()
+    adjudicators: Sequence[str] = ()  # names of readers, in order of precedence
 
 
 @dataclass(frozen=True, slots=True)
 class Consensus:
-    """What holds of one finding in one study, and the votes that it rests on: one of each reader, oldest first."""
+    """The consensus on one finding in one study."""
 
     study_instance_uid: str
     finding: str
     state: LabelState
-    votes: tuple[Label, ...]
+    votes: tuple[Label, ...]  # one per reader, oldest first
 
     @property
     def is_disputed(self) -> bool:
-        """Whether the readers disagree, however the policy settles it."""
+        """Whether the readers disagree, whatever the policy decides."""
         return len({vote.state for vote in self.votes}) > 1
 
 
 @dataclass(frozen=True)
 class ConsensusSet:
-    """All that holds, in order of study and finding."""
+    """The consensus on every labelled finding, in order of StudyInstanceUID and FINDINGS."""
 
     by_key: Mapping[Key, Consensus]
 
     @cached_property
     def conflicts(self) -> list[Consensus]:
         """The findings on which readers disagree."""
-        return [resolved for resolved in self.by_key.values() if resolved.is_disputed]
+        return [consensus for consensus in self.by_key.values() if consensus.is_disputed]
 
     @cached_property
     def fingerprint(self) -> str:
-        """See rules.labels_fingerprint."""
-        return rules.labels_fingerprint({key: resolved.state for key, resolved in self.by_key.items()})
+        """The fingerprint of the states, see `rules.labels_fingerprint`."""
+        return rules.labels_fingerprint({key: consensus.state for key, consensus in self.by_key.items()})
 
     @cached_property
     def studies(self) -> list[str]:
-        """The studies of which something is known, present or absent, in order of their UIDs."""
+        """The studies with a finding that is present or absent, in order of their UIDs."""
         return list(dict.fromkeys(study for (study, _), held in self.by_key.items() if held.state is not LabelState.UNCERTAIN))
 
     def targets(self, studies: Sequence[str]) -> npt.NDArray[np.int8]:
-        """Return int8 [N, 14], PRESENT, ABSENT or UNKNOWN, for N studies. Uncertain is unknown: nothing is learnt from it."""
-        known = {LabelState.PRESENT: PRESENT, LabelState.ABSENT: ABSENT}
-        found = np.full((len(studies), len(FINDINGS)), UNKNOWN, dtype=np.int8)
+        """Return int8 [N, 14], PRESENT, ABSENT or UNKNOWN, for N studies. Uncertain findings are UNKNOWN."""
+        target_of_state = {LabelState.PRESENT: PRESENT, LabelState.ABSENT: ABSENT}
+        targets = np.full((len(studies), len(FINDINGS)), UNKNOWN, dtype=np.int8)
         for row, study in enumerate(studies):
             for column, finding in enumerate(FINDINGS):
-                resolved = self.by_key.get((study, finding))
-                if resolved is not None:
-                    found[row, column] = known.get(resolved.state, UNKNOWN)
-        return found
+                consensus = self.by_key.get((study, finding))
+                if consensus is not None:
+                    targets[row, column] = target_of_state.get(consensus.state, UNKNOWN)
+        return targets
 
 
 def labels_in_force(labels: Iterable[Label]) -> list[Label]:
-    """Return the statements that hold, oldest first: of each reader the last on a study's finding, unless it was revoked."""
+    """Return the labels in force, oldest first: each reader's last label on a finding of a study, unless it was revoked."""
     revoked: set[int] = set()
-    last: dict[tuple[str, str, str], Label] = {}
+    last: dict[tuple[str, str, str], Label] = {}  # by study, finding and reader
     for label in labels:
         if label.revokes is not None:
             revoked.add(label.revokes)
@@ -102,25 +99,27 @@ def labels_in_force(labels: Iterable[Label]) -> list[Label]:
 
 
 def resolve_consensus(labels: Iterable[Label], policy: LabelPolicy) -> ConsensusSet:
-    """Resolve all statements on any number of studies; the ids must be the catalog's."""
+    """Return the consensus of all labels on any number of studies. Each label needs the id that the catalog gave it."""
     votes: dict[Key, list[Label]] = {}
     for label in labels_in_force(labels):
         votes.setdefault((label.study_instance_uid, label.finding), []).append(label)
-    held = {key: Consensus(*key, _decide_state(cast, policy), tuple(cast)) for key, cast in votes.items()}
-    return ConsensusSet(dict(sorted(held.items(), key=lambda item: (item[0][0], FINDINGS.index(item[0][1])))))
+    by_key = {
+        key: Consensus(*key, _decide_state(labels_of_key, policy), tuple(labels_of_key)) for key, labels_of_key in votes.items()
+    }
+    return ConsensusSet(dict(sorted(by_key.items(), key=lambda item: (item[0][0], FINDINGS.index(item[0][1])))))
 
 
 def _get_order_key(label: Label) -> tuple[datetime, int]:
-    """Later said is later; of what was said at one moment, later heard."""
+    """Order labels by the time of the statement; of the same time, by the order of storage."""
     return label.stated_at, label.id
 
 
 def _decide_state(votes: Sequence[Label], policy: LabelPolicy) -> LabelState:
-    said = {vote.reader: vote.state for vote in votes if vote.state is not None}  # oldest first
-    states = list(said.values())
+    state_of_reader = {vote.reader: vote.state for vote in votes if vote.state is not None}  # oldest first
+    states = list(state_of_reader.values())
     if len(set(states)) == 1 or policy.policy == "newest":
         return states[-1]
     if policy.policy == "majority":
         state, count = Counter(states).most_common(1)[0]
         return state if 2 * count > len(states) else LabelState.UNCERTAIN
-    return next((said[name] for name in policy.adjudicators if name in said), LabelState.UNCERTAIN)
+    return next((state_of_reader[name] for name in policy.adjudicators if name in state_of_reader), LabelState.UNCERTAIN)

@@ -1,7 +1,8 @@
-"""The nouns: what a study, an image, a prediction, a report and a job are.
+"""The nouns: study, instance, image, label, model version, prediction, report, job.
 
-Frozen dataclasses and enums only. No behaviour beyond what a value knows of itself, no library but numpy.
-Attributes that are DICOM elements carry the element's keyword (PS3.6) in snake case.
+Frozen dataclasses and enums without behaviour, except properties of a single value. No library but numpy.
+Attributes that are DICOM elements carry the element's keyword (PS3.6) in snake case. Times are aware datetimes in UTC by the
+catalog's clock, unless a field says otherwise.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from pipeline import priorities
 
 FINDINGS: tuple[str, ...] = (
     "Atelectasis",
@@ -34,7 +37,10 @@ FINDINGS: tuple[str, ...] = (
 """The 14 findings of ChestX-ray14, in the order of its label table (Wang et al., CVPR 2017). Every score vector has this order."""
 
 NO_FINDING = "No Finding"
-"""What a reader writes who sees none of the 14: every one of them is absent."""
+"""A reader's entry for a study without any of the 14 findings: each of them is absent."""
+
+PRESENT, ABSENT, UNKNOWN = 1, 0, -1
+"""Values of training targets. UNKNOWN (not labelled, uncertain, or not to be learnt) takes part in no loss and no measure."""
 
 Scores = npt.NDArray[np.float32]
 """float32 [14] or [N, 14], each in 0..1, in the order of FINDINGS."""
@@ -44,54 +50,54 @@ Image = npt.NDArray[np.float32]
 
 
 class StudyState(StrEnum):
-    """Where a study stands on the fast line."""
+    """Position of a study on the fast line."""
 
-    ARRIVING = "arriving"  # images may still come
+    ARRIVING = "arriving"  # more instances may arrive
     SETTLED = "settled"  # complete; a score job exists
-    SCORED = "scored"  # predictions committed; a report job exists
+    SCORED = "scored"  # predictions committed; a report job exists, unless the study is not reported
     REPORTED = "reported"  # the archive has accepted the SR of the newest revision
-    IGNORED = "ignored"  # nothing here to score; `reason` says why
+    IGNORED = "ignored"  # no image to score; `Study.reason` says why
 
 
 class JobKind(StrEnum):
-    """The steps that wait for a worker."""
+    """Steps of the pipeline that a worker runs from the queue."""
 
     SCORE = "score"  # subject: StudyInstanceUID
     REPORT = "report"  # subject: StudyInstanceUID; payload: version, revision
     SEND = "send"  # subject: SOPInstanceUID of the report
-    LABEL = "label"  # subject: SOPInstanceUID of a document that came in
+    LABEL = "label"  # subject: SOPInstanceUID of a received SR or KOS
     LEARN = "learn"  # subject: `learn.ALL_LABELS`
 
 
 class JobState(StrEnum):
-    """A failed try goes back to WAITING with its error and is due later."""
+    """State of a job. A failed attempt returns to WAITING with its error, due after a back-off."""
 
     WAITING = "waiting"
     RUNNING = "running"  # leased: lease_token and lease_until are set
     DONE = "done"
-    QUARANTINED = "quarantined"  # will not be tried again until a person says so
+    QUARANTINED = "quarantined"  # not tried again until a person retries it
 
 
 class VersionState(StrEnum):
-    """The life of a ModelVersion."""
+    """State of a ModelVersion."""
 
     CANDIDATE = "candidate"
-    SERVING = "serving"  # at most one
-    RETIRED = "retired"
-    REJECTED = "rejected"  # `reason` says why
+    SERVING = "serving"  # at most one version
+    RETIRED = "retired"  # has served
+    REJECTED = "rejected"  # `ModelVersion.reason` says why
 
 
 class ReportState(StrEnum):
-    """The life of one SR instance."""
+    """State of one SR instance."""
 
-    PENDING = "pending"  # row and UID exist, bytes do not yet
-    BUILT = "built"  # bytes are in the image store
+    PENDING = "pending"  # row and UIDs exist, the file does not
+    BUILT = "built"  # the file is in the image store
     SENT = "sent"  # the archive answered Success
-    REFUSED = "refused"  # the archive refused it for good; `status` says how
+    REFUSED = "refused"  # the archive refused it permanently; `Report.status` holds the answer
 
 
 class Decision(StrEnum):
-    """What the report says of a finding (PS3.16 CID 240)."""
+    """Statement of a report on a finding (PS3.16 CID 240)."""
 
     PRESENT = "present"
     ABSENT = "absent"
@@ -99,7 +105,7 @@ class Decision(StrEnum):
 
 
 class LabelState(StrEnum):
-    """What a reader says of a finding."""
+    """Statement of a reader on a finding."""
 
     PRESENT = "present"
     ABSENT = "absent"
@@ -108,7 +114,7 @@ class LabelState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What the catalog keeps of one instance's data set. Absent elements are '' or None. No name, no birth date."""
+    """The elements of one instance's data set that the catalog keeps. Absent elements are '' or None. No name, no birth date."""
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -142,12 +148,12 @@ class Header:
     columns: int | None = None
     number_of_frames: int | None = None
     samples_per_pixel: int | None = None
-    has_pixels: bool = False
+    has_pixels: bool = False  # the data set has a PixelData element
     conversion_type: str = ""
 
     @property
     def patient_key(self) -> str:
-        """Who this is, for grouping. Without a PatientID every study is its own patient: strangers must never merge."""
+        """The patient's identity, for grouping. Without a PatientID every study is its own patient: strangers must never merge."""
         if self.patient_id:
             return f"{self.patient_id}\\{self.issuer_of_patient_id}"
         return f"study:{self.study_instance_uid}"
@@ -155,20 +161,17 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file in the image store: `key` is its path below the store's root, `sha256` that of the whole file.
+    """A file in the image store."""
 
-    `xxh3`: its XXH3-128, by which whoever reads it sees damage in a thirtieth of the time; "" where nobody has noted it.
-    """
-
-    key: str
-    sha256: str
-    size: int
-    xxh3: str = field(default="", compare=False)
+    key: str  # path below the store's root
+    sha256: str  # of the whole file, hex
+    size: int  # bytes
+    xxh3: str = field(default="", compare=False)  # XXH3-128, hex: verifies a read in 1/30 of the time of SHA-256; "": not recorded
 
 
 @dataclass(frozen=True, slots=True)
 class StoredInstance:
-    """An Instance of the catalog: its header, its file, and whether it is one of our own reports."""
+    """An Instance of the catalog: its header and its file."""
 
     header: Header
     file: StoredFile
@@ -177,222 +180,198 @@ class StoredInstance:
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who sent something: the peer's AE title and address, and the AE title it called."""
+    """The origin of an instance."""
 
-    ae_title: str
-    address: str
-    called_ae_title: str
+    ae_title: str  # of the peer
+    address: str  # of the peer: host, folder or URL
+    called_ae_title: str  # AE title that the peer called
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """One examination as the catalog knows it."""
+    """One examination in the catalog."""
 
     study_instance_uid: str
     state: StudyState
-    reason: str = ""
-    revision: int = 0  # grows with each set of predictions; the report of a revision names its predecessor
-    instances: int = 0
-    received_at: datetime
-    last_received_at: datetime
+    reason: str = ""  # of IGNORED, in words
+    revision: int = 0  # grows by 1 with each set of predictions; the report of a revision names its predecessor
+    instances: int = 0  # number of stored instances
+    received_at: datetime  # first instance
+    last_received_at: datetime  # newest instance
     accession_number: str = ""
-    study_date: str = ""
-    patient_key: str = ""
+    study_date: str = ""  # DA as received, YYYYMMDD
+    patient_key: str = ""  # see Header.patient_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelVersion:
-    """Immutable weights and how they came to be. `number` is its identity; exactly one version serves.
+    """Immutable weights and their origin."""
 
-    `card` is JSON-able: architecture, weights (name, sha256), preprocessing, prompts, recipe, measures, library versions.
-    `thresholds` maps finding -> probability at or above which it is present. `band` is the half-width below the threshold
-    and above it within which it is undetermined.
-    """
-
-    number: int
+    number: int  # identity, counted from 1
     state: VersionState
     name: str
-    base: str
-    weights_sha256: str
-    device_uid: str
-    notice: str = ""  # "UNTRAINED", "demo model, phantoms only": shown wherever a result of this version shows
-    calibrated: bool = False
-    label_fingerprint: str = ""
-    thresholds: dict[str, float] = field(default_factory=dict)
-    undetermined_margin: float = 0.0
-    reason: str = ""
-    card: dict[str, Any] = field(default_factory=dict)
+    base: str  # name of the base encoder's weights
+    weights_sha256: str  # of the base encoder's weights, hex
+    device_uid: str  # Device UID of the version in reports
+    notice: str = ""  # "UNTRAINED", "demo model, phantoms only": shown wherever a result of this version is shown
+    calibrated: bool = False  # whether scores are probabilities
+    label_fingerprint: str = ""  # `rules.labels_fingerprint` of the labels it was trained on; "": none
+    thresholds: dict[str, float] = field(default_factory=dict)  # finding -> probability at or above which it is present
+    undetermined_margin: float = 0.0  # distance to the threshold, on both sides, within which a finding is undetermined
+    reason: str = ""  # of the state, in words
+    card: dict[str, Any] = field(default_factory=dict)  # JSON: architecture, weights, preprocessing, prompts, recipe, measures, ...
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Probability (or, of an uncalibrated version, certainty) of one finding in one study."""
+    """The result of one finding in one study."""
 
     finding: str
-    probability: float
+    probability: float  # 0..1; of an uncalibrated version a score without that meaning
     decision: Decision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
-    """One reader's statement on one finding in one study. Never changed; a later one may revoke it or speak in its place."""
+    """One reader's statement on one finding in one study. Immutable; a later label may revoke or supersede it."""
 
-    id: int = 0  # given by the catalog, growing; 0 before that
+    id: int = 0  # ascending, assigned by the catalog; 0: not stored yet
     study_instance_uid: str
     finding: str
-    state: LabelState | None  # None: a withdrawal, which revokes and says nothing itself
+    state: LabelState | None  # None: a withdrawal, which only revokes
     reader: str
-    source: str  # "csv", "cli", "sr", "kos", ...: how it came in
-    stated_at: datetime  # when the reader said it, not when the catalog heard of it
-    selection_reason: str = ""  # why this study was put before the reader, in the worklist's words; "": nobody asked
-    selection_probability: float | None = None  # with which the worklist chose it, above 0 up to 1
-    document: str = ""  # SOPInstanceUID of the SR or KOS that says it
-    revokes: int | None = None  # id of the earlier statement that no longer holds
+    source: str  # route into the catalog: "csv", "cli", "sr", "kos", ...
+    stated_at: datetime  # time of the reader's statement, not of its import
+    selection_reason: str = ""  # an `acquisition.SelectionReason`, or a reason given with the label; "": not requested
+    selection_probability: float | None = None  # probability with which the worklist chose the study, in (0, 1]
+    document: str = ""  # SOPInstanceUID of the SR or KOS that contains the statement
+    revokes: int | None = None  # id of the revoked label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReaderStatement:
-    """What one reader says of one study at one time: a row of a table, or a document. Findings not mentioned stay unknown."""
+    """One reader's statement on one study at one time: a row of a table, or a document."""
 
-    findings: Mapping[str, LabelState]
+    findings: Mapping[str, LabelState]  # findings without an entry stay unknown
     reader: str
-    source: str
-    study_instance_uid: str = ""  # a table may name the study by its accession number instead
+    source: str  # as Label.source
+    study_instance_uid: str = ""  # "": the study is named by its accession number
     accession_number: str = ""
-    stated_at: datetime | None = None  # None: when the catalog hears of it
-    selection_reason: str = ""
-    selection_probability: float | None = None
-    document: str = ""
-    row: int = 0  # of a table, counted as a spreadsheet does
+    stated_at: datetime | None = None  # None: the time of the import
+    selection_reason: str = ""  # as Label.selection_reason
+    selection_probability: float | None = None  # as Label.selection_probability
+    document: str = ""  # as Label.document
+    row: int = 0  # row of the table, counted as a spreadsheet does: the header is row 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """What an SR or KOS of the archive gives as labels: its readings, or the reason in words why there are none."""
+    """The labels of one SR or KOS."""
 
     readings: tuple[ReaderStatement, ...] = ()
-    replaces: tuple[str, ...] = ()  # SOPInstanceUIDs of the documents that this one is a later version of
-    reason: str = ""
+    replaces: tuple[str, ...] = ()  # SOPInstanceUIDs of earlier versions of this document
+    reason: str = ""  # why the document gives no labels, in words; "": it gives labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A study that the worklist put before the readers: why, and how likely it was to be chosen. Once a study, never changed."""
+    """A study that the worklist asks readers to label. At most one request per study, immutable."""
 
     study_instance_uid: str
-    selection_reason: str  # the kind of reason, a word of `selection.SelectionReason`
-    finding: str = ""  # that a positive is looked for of, or that opinions differ on; "": none in particular
-    reason: str = ""  # the reason in words
-    selection_probability: float  # above 0 up to 1
-    version: int  # whose predictions it was chosen by
-    asked_at: datetime
+    selection_reason: str  # an `acquisition.SelectionReason`
+    finding: str = ""  # finding searched for, or in dispute between two versions; "": none in particular
+    reason: str = ""  # the reason for readers, in words
+    selection_probability: float  # probability with which the worklist chose the study, in (0, 1]
+    version: int  # number of the version whose predictions the choice used
+    asked_at: datetime  # time of the request
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingExample:
-    """One labelled study as the trainer gets it: whose it is, one frontal film, and what is known of each finding.
-
-    `targets`: 14 times 1 (present), 0 (absent) or -1 (unknown, or not to be learnt), in the order of FINDINGS.
-    """
+    """One labelled study of a training set."""
 
     study_instance_uid: str
-    patient_key: str
-    instance: StoredInstance
-    targets: tuple[int, ...]
+    patient_key: str  # cross-validation and comparisons split by patient
+    instance: StoredInstance  # the study's first frontal image
+    targets: tuple[int, ...]  # [14] PRESENT, ABSENT or UNKNOWN, in the order of FINDINGS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSet:
-    """All that a round of learning rests on. `lessons` are in order of StudyInstanceUID; `findings` have enough of both kinds.
+    """The complete input of a round of learning."""
 
-    `background`: films of the archive, whose labels, if any, are not looked at. `monitored`: labelled studies that were drawn by
-    lot to measure with, of patients of whom nothing is in `lessons`.
-    """
-
-    examples: tuple[TrainingExample, ...]
-    findings: tuple[str, ...]
-    unlabelled_instances: tuple[StoredInstance, ...]
-    serving: ModelVersion
-    label_fingerprint: str
-    newest_label_id: int = 0  # id of the last statement that was looked at
-    monitoring_examples: tuple[TrainingExample, ...] = ()
+    examples: tuple[TrainingExample, ...]  # in order of StudyInstanceUID
+    findings: tuple[str, ...]  # findings with enough positives and negatives to be learnt
+    unlabelled_instances: tuple[StoredInstance, ...]  # images of the archive, used without labels
+    serving: ModelVersion  # the version that serves when the round begins
+    label_fingerprint: str  # `rules.labels_fingerprint` of `examples`
+    newest_label_id: int = 0  # highest Label.id in the catalog when the set was built
+    monitoring_examples: tuple[TrainingExample, ...] = ()  # random sample for measuring; none of its patients is in `examples`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """A candidate and another version on the same cases, neither of which had seen the patients.
+    """A candidate against another version on the same cases, of patients that neither version was trained on."""
 
-    `monitoring`: the cases are those of the monitoring sample, drawn by lot; else those that were learnt from, with each patient
-    held out.
-
-    `candidate` and `other` are mean AUCs over the findings; NaN where undefined. `lower` and `upper` bound their difference at
-    95 % over resamples of patients, `better` is the share (0..1) of resamples in which the candidate is not worse. `worse`:
-    findings whose whole interval lies below 0.
-    """
-
-    against: str
+    against: str  # the other version in words, such as "zero-shot"
     cases: int
     patients: int
-    candidate: float
-    other: float
-    lower: float
-    upper: float
-    better: float
-    worse: tuple[str, ...] = ()
-    monitoring: bool = False
+    candidate: float  # mean AUC over the findings; NaN: undefined
+    other: float  # mean AUC of the other version; NaN: undefined
+    lower: float  # lower bound of the 95 % interval of candidate - other, bootstrap over patients
+    upper: float  # upper bound of that interval
+    better: float  # share (0..1) of bootstrap samples in which the candidate is not worse
+    worse: tuple[str, ...] = ()  # findings whose whole 95 % interval lies below 0
+    monitoring: bool = False  # True: cases of the random monitoring sample; False: training cases, each patient held out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """One SR instance sent or to be sent. Its UIDs are derived, so building it again gives the same object."""
+    """One SR instance. Its UIDs derive from study, version and revision, so building it again gives the same object."""
 
     sop_instance_uid: str
     series_instance_uid: str
     study_instance_uid: str
-    version: int
-    revision: int
+    version: int  # number of the version whose predictions it reports
+    revision: int  # revision of the study that it reports
     state: ReportState
-    file: StoredFile | None = None
+    file: StoredFile | None = None  # None: PENDING
     sop_class_uid: str = ""
-    predecessor: str | None = None  # SOPInstanceUID of the report that this one follows
-    status: str = ""  # last word of the archive
-
-
-ARRIVAL_PRIORITY = 100
-"""Priority of a job that somebody waits for. What can wait has a higher number."""
+    predecessor: str | None = None  # SOPInstanceUID of the report that this one supersedes
+    status: str = ""  # last answer of the archive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One step waiting for, or in the hands of, a worker. `due_at`: since when, or when, it may be done."""
+    """One step that waits for a worker, or that a worker runs."""
 
     id: int
     kind: JobKind
-    subject: str
-    due_at: datetime
-    payload: dict[str, Any] = field(default_factory=dict)
+    subject: str  # identity of the step's object, see JobKind
+    due_at: datetime  # earliest time of the next attempt
+    payload: dict[str, Any] = field(default_factory=dict)  # JSON: the step's arguments and notes
     state: JobState = JobState.WAITING
-    attempts: int = 0
-    lease_token: str = ""
-    error: str = ""
-    priority: int = ARRIVAL_PRIORITY
+    attempts: int = 0  # attempts begun so far
+    lease_token: str = ""  # random, new with each claim; "": not claimed
+    error: str = ""  # of the last attempt
+    priority: int = priorities.ARRIVED  # see `priorities`; lower numbers run first
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """Something a person may ask about later. `detail` never holds a patient's name, id or birth date."""
+    """An entry of the audit table."""
 
-    action: str
+    action: str  # "receive", "score", "label", "promote", ...
     outcome: str  # "done" | "refused" | "failed"
-    subject: str = ""
-    detail: str = ""
-    source: str = ""
+    subject: str = ""  # a UID or "version N"; "": none in particular
+    detail: str = ""  # in words; never a patient's name, id or birth date
+    source: str = ""  # the user, peer or folder that caused the action
 
 
 class Receipt(StrEnum):
-    """What became of a received instance."""
+    """Result of receiving an instance."""
 
     STORED = "stored"
-    DUPLICATE = "duplicate"  # the very same file again: Success, nothing written
-    LATE = "late"  # stored, and its settled study is open again
-    OWN_REPORT = "own_report"  # one of our SRs coming back: catalogued, never scored
+    DUPLICATE = "duplicate"  # the identical file again: Success, nothing written
+    LATE = "late"  # stored, and its study is ARRIVING again
+    OWN_REPORT = "own_report"  # an SR written by this software: catalogued, never scored

@@ -1,27 +1,27 @@
-"""The one error tree. Each error says what, where, and the remedy; adapters translate third-party exceptions into it.
+"""The error tree. Each error names the fault, the place and the remedy; adapters translate third-party exceptions into it.
 
 RadclipdError
-├── Refused                 for good: the same thing again would fail again
-│   ├── DataSetUnreadable       bytes that are no DICOM data set              C-STORE 0xC000
-│   ├── DataSetMismatch        data set and SOP class / UIDs disagree        C-STORE 0xA900
-│   ├── DifferentInstance   another file under a known SOP Instance UID   C-STORE 0xC001
-│   ├── PixelsUnreadable    no image can be made of the pixel data
-│   ├── ReportImpossible    no SR can be built of what is there
-│   ├── InvalidLabels           rows of labels that cannot be taken; names every one
-│   └── RefusedByArchive    the archive refuses this object
-├── TransientError                passing: later may be better
-│   ├── OutOfResources      disk below the guard, catalog unreachable     C-STORE 0xA700
-│   ├── ArchiveBusy         the archive cannot take this object now
-│   ├── ArchiveUnreachable  the archive as a whole cannot be reached; says nothing about the object
-│   ├── Interrupted         the process was told to stop; the work begins again elsewhere
-│   └── LeaseLost           another worker holds the job now
-└── FatalError             the process must stop and say why
-    ├── ConfigurationError  file, key, nearest key
-    ├── NoWeights           no model version serves
-    ├── WeightsRejected     weights that cannot be served
-    │   ├── WeightsCorrupt      bytes that are not what their card says
-    │   └── WeightsIncompatible sound bytes of another architecture, or of another release
-    └── SchemaMismatch      the catalog's schema is not this release's
+├── PermanentError              another attempt would fail in the same way
+│   ├── DataSetUnreadable       not a readable DICOM data set                   C-STORE 0xC000
+│   ├── DataSetMismatch         data set contradicts its SOP class or UIDs      C-STORE 0xA900
+│   ├── DifferentInstance       another file under a known SOP Instance UID     C-STORE 0xC001
+│   ├── PixelsUnreadable        pixel data without a decodable image
+│   ├── ReportImpossible        catalog rows from which no SR can be built
+│   ├── InvalidLabels           faulty rows in a table of labels; names every row
+│   └── RefusedByArchive        the archive refuses this object
+├── TransientError              a later attempt may succeed
+│   ├── OutOfResources          disk below the guard, catalog unreachable       C-STORE 0xA700
+│   ├── ArchiveBusy             the archive cannot store this object now
+│   ├── ArchiveUnreachable      the archive is unreachable; no fault of the object
+│   ├── StopRequested           the process must stop; the work restarts later
+│   └── LeaseLost               another worker holds the job
+└── FatalError                  the process must stop with the reason
+    ├── ConfigurationError      file, key, nearest key
+    ├── NoWeights               no model version serves, or its files are missing
+    ├── WeightsRejected         weights that cannot be served
+    │   ├── WeightsCorrupt      bytes that differ from their card
+    │   └── WeightsIncompatible intact bytes of another architecture or release
+    └── SchemaMismatch          the catalog's schema is of another release
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from dataclasses import dataclass
 
 
 def traceback_locations(error: BaseException) -> list[str]:
-    """Return where an exception came by, innermost last, without its message: foreign ones may quote a data set."""
+    """Return the frames of an exception, innermost last, without its message: a foreign message may quote a data set."""
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
 
 
 class RadclipdError(Exception):
-    """An error with its remedy. `str(error)` is one line; `hint` may be empty."""
+    """An error with its remedy. `str(error)` is one line; `hint` is the remedy, or ""."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -45,41 +45,41 @@ class RadclipdError(Exception):
 
 
 class PermanentError(RadclipdError):
-    """For good: trying the same thing again would fail again."""
+    """A permanent error: another attempt would fail in the same way."""
 
 
 class DataSetUnreadable(PermanentError):
-    """The bytes are not a DICOM data set that can be read."""
+    """The bytes are not a readable DICOM data set."""
 
 
 class DataSetMismatch(PermanentError):
-    """The data set is not what its SOP class, or the request that carried it, says it is."""
+    """The data set contradicts its SOP class, or the request that carried it."""
 
 
 class DifferentInstance(PermanentError):
-    """A different file stands under the same SOP Instance UID."""
+    """A different file is stored under the same SOP Instance UID."""
 
 
 class PixelsUnreadable(PermanentError):
-    """No image can be made of this instance's pixel data."""
+    """No image can be decoded from this instance's pixel data."""
 
 
 class ReportImpossible(PermanentError):
-    """No SR can be built of what is in the catalog."""
+    """No SR can be built from the catalog's rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelFault:
-    """One thing wrong in a table of labels. `row` counts as a spreadsheet does: the header is row 1."""
+    """One fault in a table of labels."""
 
-    row: int
+    row: int  # counted as a spreadsheet does: the header is row 1
     column: str
     value: str
     remedy: str
 
 
 class InvalidLabels(PermanentError):
-    """Labels that cannot be taken, and of which nothing was. `faults` names every row in its place."""
+    """Labels with faults; nothing of the import was stored. `label_faults` names every fault, in order of rows."""
 
     def __init__(self, message: str, faults: Sequence[LabelFault], *, hint: str = "") -> None:
         super().__init__(message, hint=hint or (faults[0].remedy if faults else ""))
@@ -87,43 +87,43 @@ class InvalidLabels(PermanentError):
 
 
 class RefusedByArchive(PermanentError):
-    """The archive refuses this object and would refuse it again."""
+    """The archive refuses this object, and would refuse it again."""
 
 
 class TransientError(RadclipdError):
-    """A passing trouble."""
+    """A transient error: a later attempt may succeed."""
 
 
 class OutOfResources(TransientError):
-    """No room, or no catalog, to keep a promise of durability."""
+    """No disk space or no catalog, so nothing can be stored durably."""
 
 
 class ArchiveBusy(TransientError):
-    """The archive answered, but cannot take this object now."""
+    """The archive answered, but cannot store this object now."""
 
 
 class ArchiveUnreachable(TransientError):
-    """The archive cannot be reached at all; counts against the archive, never against the job."""
+    """The archive is unreachable. Counts against the archive's circuit, never against the job."""
 
 
 class StopRequested(TransientError):
-    """The process was told to stop, and nothing was written: the work begins again at its next start."""
+    """The process must stop. Nothing was written: the work restarts with the next process."""
 
 
 class LeaseLost(TransientError):
-    """The lease ran out and another worker may hold the job: nothing was written."""
+    """The lease expired and another worker may hold the job. Nothing was written."""
 
 
 class FatalError(RadclipdError):
-    """The process must stop and say why."""
+    """A fatal error: the process must stop with the reason."""
 
 
 class ConfigurationError(FatalError):
-    """A configuration file that cannot be used."""
+    """An invalid configuration file."""
 
 
 class NoWeights(FatalError):
-    """No model version serves, or its files are not there."""
+    """No model version serves, or its files are missing."""
 
 
 class WeightsRejected(FatalError):
@@ -131,12 +131,12 @@ class WeightsRejected(FatalError):
 
 
 class WeightsCorrupt(WeightsRejected):
-    """The bytes are not what the card says: a damaged disk, a copy cut short, a hand that should not have been there."""
+    """The bytes differ from the card: a damaged disk, a truncated copy, or tampering."""
 
 
 class WeightsIncompatible(WeightsRejected):
-    """The bytes are what they were, and do not fit: another architecture, another release, libraries that compute otherwise."""
+    """The bytes are intact but unusable: another architecture, another release, or libraries with other results."""
 
 
 class SchemaMismatch(FatalError):
-    """The catalog's schema is older or newer than this release."""
+    """The catalog's schema is older or newer than that of this release."""

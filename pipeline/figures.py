@@ -1,4 +1,4 @@
-"""standing: how the daemon stands, in figures that name no patient and no reader. What the metrics tell."""
+"""figures: the state of the daemon in numbers, for metrics. No figure names a patient or a reader."""
 
 from __future__ import annotations
 
@@ -11,52 +11,49 @@ from pipeline.domain import JobKind, JobState, LabelState, ReportState, StudySta
 
 @dataclass(frozen=True, slots=True)
 class LearningStage:
-    """What a round of learning is at: `done` of `total`, and the seconds that this stage will still take; None: not known yet."""
+    """The current stage of a running round of learning."""
 
     name: str
-    done: int
+    done: int  # units of work done, of `total`
     total: int
-    seconds_left: float | None
+    seconds_left: float | None  # estimate for this stage; None: not known yet
 
 
 @dataclass(frozen=True, slots=True)
 class LearningRound:
-    """A round of learning that came to its end. `result` is a `learn.LearnResult`."""
+    """A finished round of learning."""
 
-    result: str
+    result: str  # a `learn.LearnResult`
     ended_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class LearningGain:
-    """By how much the version that was learnt last ranks better than another, in mean AUC; `lower`, `upper`: 95 %.
+    """The gain of the newest trained version over another version, in mean AUC."""
 
-    `against`: "zero-shot", or "serving" for the version that served then. `sample`: "labels", or "monitoring", the random one.
-    """
-
-    against: str
-    sample: str
+    against: str  # "zero-shot", or "serving": the version that served at the time
+    sample: str  # "labels": the training cases, held out; "monitoring": the random monitoring sample
     gain: float
-    lower: float
+    lower: float  # bounds of the 95 % interval
     upper: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackfillFigures:
-    """What backfills from one kind of source have done. From which sources is not told: the path of a folder may name a patient.
+    """Totals of backfills from one kind of source. Sources are not named: the path of a folder may name a patient.
 
-    A parcel is a study of an archive, or some files of a folder; the last word on each counts.
+    A unit is a study of an archive or a few files of a folder; its last result counts.
     """
 
-    days: int = 0  # of which there is no more to come
-    done: int = 0  # parcels that were taken in
-    failed: int = 0  # parcels that cannot be had
-    taken: int = 0  # instances that came with them
-    refused: int = 0  # instances
-    bytes: int = 0
-    coming: int = 0  # studies of which more is to come
-    fetched: int = 0  # studies that have come
-    last_at: datetime | None = None  # when the last word on a parcel was said
+    days: int = 0  # days without anything left to import
+    done: int = 0  # imported units
+    failed: int = 0  # units that failed permanently
+    taken: int = 0  # instances stored with these units
+    refused: int = 0  # instances refused
+    bytes: int = 0  # of stored instances
+    coming: int = 0  # studies of which more instances are expected
+    fetched: int = 0  # studies imported completely
+    last_at: datetime | None = None  # time of the newest unit result
 
     def __add__(self, other: BackfillFigures) -> BackfillFigures:
         ends = [end for end in (self.last_at, other.last_at) if end is not None]
@@ -66,30 +63,30 @@ class BackfillFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueFigures:
-    """What changes by the second. Jobs that are done are forgotten after a while, so they are not counted."""
+    """Figures that change by the second. Done jobs are not counted, because they are purged after a while."""
 
-    jobs: Mapping[tuple[JobKind, JobState], int]
-    oldest_due_seconds: Mapping[JobKind, float]  # of jobs that do not stand behind arrivals on purpose
-    quarantined: Mapping[tuple[JobKind, str], int]  # kind, reason
-    open_circuits: Collection[str]  # archives that are left alone after failures
+    jobs: Mapping[tuple[JobKind, JobState], int]  # without DONE
+    oldest_due_seconds: Mapping[JobKind, float]  # age of the oldest due job with a priority below priorities.LEARN
+    quarantined: Mapping[tuple[JobKind, str], int]  # by kind of job and kind of error
+    open_circuits: Collection[str]  # names of the archives
     versions: Mapping[VersionState, int]
-    serving: int | None
+    serving: int | None  # number of the serving version
     serving_since: datetime | None
-    notice: str  # of the serving version
-    stage: LearningStage | None  # of a round of learning that runs
+    notice: str  # of the serving version, see ModelVersion.notice
+    stage: LearningStage | None  # None: no round of learning runs
     last_round: LearningRound | None
-    gains: Collection[LearningGain]
+    gains: Collection[LearningGain]  # of the newest trained version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveFigures:
-    """What has come together over the years; counting it takes the longer the more there is."""
+    """Totals over the whole archive. The cost of counting grows with the archive."""
 
     studies: Mapping[StudyState, int]
     reports: Mapping[ReportState, int]
     instances: int
-    statements: Mapping[tuple[str, LabelState], int]  # of readers: finding, state; also those that were revoked since
-    open_requests: int  # studies that the worklist asked for and nobody has read yet
-    rescoring: tuple[int, int] | None  # reported studies, and how many of them the serving version has scored
-    backfills: Mapping[str, BackfillFigures]  # by the kind of source
-    backfilled_unscored: int  # studies that a backfill brought and that wait for their scores
+    statements: Mapping[tuple[str, LabelState], int]  # labels by finding and state, including revoked ones
+    open_requests: int  # studies that the worklist asked for and that have no label yet
+    rescoring: tuple[int, int] | None  # reported studies, and those of them that the serving version has scored
+    backfills: Mapping[str, BackfillFigures]  # by kind of source
+    backfilled_unscored: int  # backfilled studies that wait for their scores

@@ -1,4 +1,4 @@
-"""How people name the findings, and what they say of them in a word or two."""
+"""finding_names: findings and their states as readers write them -> FINDINGS and LabelState."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.domain import FINDINGS, NO_FINDING, LabelState
 
 
 def normalise_name(name: str) -> str:
-    """Letters and digits in one case: "Pleural_Thickening" and "pleural thickening" are one name."""
+    """Return the letters and digits of a name, case-folded: "Pleural_Thickening" and "pleural thickening" are one name."""
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
@@ -18,25 +18,25 @@ _FINDING_BY_NAME = {normalise_name(name): name for name in (*FINDINGS, NO_FINDIN
 
 
 def all_absent() -> dict[str, LabelState]:
-    """Return what "No Finding" means."""
+    """Return the statement "No Finding": every finding is absent."""
     return dict.fromkeys(FINDINGS, LabelState.ABSENT)
 
 
 def parse_findings(words: Iterable[str]) -> dict[str, LabelState]:
-    """Return what `Mass=absent`, `Edema` (which is present) and `No Finding` say, each a word. ValueError says what is wrong."""
-    said: dict[str, LabelState] = {}
+    """Return finding -> state of words such as `Mass=absent`, `Edema` (present) and `No Finding`. ValueError with the remedy."""
+    states: dict[str, LabelState] = {}
     for word in words:
         name, _, state = (part.strip() for part in word.partition("="))
         for finding, value in _parse_finding(name, state).items():
-            if said.setdefault(finding, value) is not value:
-                raise ValueError(f"{finding} is said to be {said[finding].value} and {value.value}")
-    if not said:
+            if states.setdefault(finding, value) is not value:
+                raise ValueError(f"{finding} is said to be {states[finding].value} and {value.value}")
+    if not states:
         raise ValueError("no finding is named")
-    return said
+    return states
 
 
 def match_finding(name: str) -> str | None:
-    """Return the finding, or NO_FINDING, that goes by this name in whatever case and with whatever between its words; or None."""
+    """Return the finding, or NO_FINDING, with this name, whatever its case and punctuation; None where there is none."""
     return _FINDING_BY_NAME.get(normalise_name(name))
 
 

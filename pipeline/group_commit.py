@@ -1,4 +1,8 @@
-"""Group commit: what waits while one transaction commits shares the next. Nobody hears of a step before its commit."""
+"""group_commit: steps of many threads -> few transactions. Steps that wait during one commit share the next transaction.
+
+No step returns before its commit. Source: D. DeWitt et al., "Implementation Techniques for Main Memory Database Systems",
+SIGMOD 1984 (group commit).
+"""
 
 from __future__ import annotations
 
@@ -12,56 +16,60 @@ from pipeline.ports.services import Catalog, Transaction
 
 T = TypeVar("T")
 MAX_STEPS = 64
-"""Steps in one transaction: a writer lock must not be held for long."""
+"""Largest number of steps in one transaction, so that the writer lock is held only briefly."""
 RETRY_WINDOW_SECONDS = 5.0
-"""After a transaction that failed, so long is there for trying its steps one by one; a deadlock is told within about a second."""
+"""The steps of a transaction that failed within this time are tried one by one. A deadlock is reported within about a second; an
+unreachable catalog takes longer, and all steps fail at once."""
 
 
 class GroupCommit:
-    """Runs steps of many threads in few transactions. Each step must be idempotent: where one fails, the others are run again."""
+    """Runs steps of many threads in few transactions. Steps must be idempotent: where one fails, the others run again."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._waiting: deque[_PendingStep[Any]] = deque()
-        self._turn = threading.Lock()
+        self._committing = threading.Lock()
 
     def run(self, step: Callable[[Transaction], T], *, lock_order: str = "") -> T:
-        """Return what `step` returned, once it is committed; raise what it raised, or what the commit did.
+        """Return the result of `step` once it is committed; raise the error of the step or of the commit.
 
-        Steps of one transaction go by `order`: name what they lock, and several processes lock it in the same order.
+        Steps of one transaction run in order of `lock_order`, the name of the row that they lock: processes that lock several rows
+        in the same order cannot deadlock.
         """
-        call = _PendingStep(step, lock_order)
-        self._waiting.append(call)
-        while not call.done:
-            with self._turn:  # one thread commits for all who wait; when the next has its turn, it may be done
-                if not call.done:
-                    taken = [self._waiting.popleft() for _ in range(min(MAX_STEPS, len(self._waiting)))]
-                    self._commit_steps(sorted(taken, key=lambda one: one.order))
-        return call.outcome()
+        pending = _PendingStep(step, lock_order)
+        self._waiting.append(pending)
+        while not pending.done:
+            with self._committing:  # one thread commits for all; while a thread waits here, its own step may be committed
+                if not pending.done:
+                    batch = [self._waiting.popleft() for _ in range(min(MAX_STEPS, len(self._waiting)))]
+                    self._commit_steps(sorted(batch, key=lambda each: each.lock_order))
+        return pending.outcome()
 
-    def _commit_steps(self, calls: list[_PendingStep[Any]]) -> None:
-        """Run steps in one transaction, and each in its own where one fails, so that its fault is nobody else's.
+    def _commit_steps(self, steps: list[_PendingStep[Any]]) -> None:
+        """Run steps in one transaction; where it fails, each in its own, so that one step's error fails no other step.
 
-        A catalog that takes its time to say that it is away is away for all of them: nobody waits for it again and again.
+        Where the failure took RETRY_WINDOW_SECONDS, the catalog is unreachable, and every step fails without another attempt.
         """
-        begun = time.monotonic()
+        started_at = time.monotonic()
         try:
             with self._catalog.begin() as tx:
-                results = [call.step(tx) for call in calls]
+                results = [pending.step(tx) for pending in steps]
         except BaseException as error:
-            for call in calls:
-                if len(calls) > 1 and time.monotonic() - begun < RETRY_WINDOW_SECONDS:
-                    self._commit_steps([call])
+            for pending in steps:
+                if len(steps) > 1 and time.monotonic() - started_at < RETRY_WINDOW_SECONDS:
+                    self._commit_steps([pending])
                 else:
-                    call.fail(error)
+                    pending.fail(error)
         else:
-            for call, result in zip(calls, results, strict=True):
-                call.succeed(result)
+            for pending, result in zip(steps, results, strict=True):
+                pending.succeed(result)
 
 
 class _PendingStep(Generic[T]):
+    """A step with its result or its error."""
+
     def __init__(self, step: Callable[[Transaction], T], lock_order: str) -> None:
-        self.step, self.order = step, lock_order
+        self.step, self.lock_order = step, lock_order
         self.done = False
         self._result: list[T] = []
         self._error: BaseException | None = None

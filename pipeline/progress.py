@@ -1,4 +1,4 @@
-"""progress: how far a long job is, kept with the job, for views and people."""
+"""progress: the stage of a long job -> notes in the job's payload, for views, metrics and people."""
 
 from __future__ import annotations
 
@@ -13,36 +13,37 @@ from pipeline.ports.services import Catalog, StageCallback
 log = logging.getLogger("radclipd.progress")
 
 NOTE_INTERVAL_SECONDS = 5.0
-"""Between two notes of one stage."""
+"""Time between two notes of one stage."""
 LOG_INTERVAL_SECONDS = 60.0
-"""Between two lines of the log about one stage."""
+"""Time between two log lines of one stage."""
 
 
 class JobProgress:
-    """ports.Watch that notes in the job's payload what is under way: `stage`, `done`, `total`, and `seconds` spent on it.
+    """`ports.services.StageCallback` that notes `stage`, `done`, `total` and the `seconds` spent on the stage in the job's payload.
 
-    `lease` tells the notes of this try from those that a try before it has left.
-
-    LeaseLost where another worker holds the job: what is under way here would come to nothing.
+    The note `lease` tells the notes of this attempt from those of an earlier one. LeaseLost where another worker holds the job: the
+    result of this attempt could not be committed.
     """
 
     def __init__(self, job: Job, *, catalog: Catalog, clock: Callable[[], float] = time.monotonic) -> None:
         self._job, self._catalog, self._clock = job, catalog, clock
         self._stage = ""
-        self._began = self._heard = clock()
-        self._noted = self._logged = float("-inf")
+        self._stage_began_at = self._called_at = clock()
+        self._noted_at = self._logged_at = float("-inf")
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Write it down where a stage begins, and every few seconds."""
-        before, self._heard = self._heard, self._clock()
+        """Write a note where a stage begins, and at intervals."""
+        previous_call, now = self._called_at, self._clock()
+        self._called_at = now
         if stage != self._stage:
-            self._stage, self._began, self._noted, self._logged = stage, before, float("-inf"), float("-inf")
-        if self._heard - self._noted >= NOTE_INTERVAL_SECONDS:
-            self._noted = self._heard
-            spent = round(self._heard - self._began, 3)
-            self._write_notes({"lease": self._job.lease_token, "stage": stage, "done": done, "total": total, "seconds": spent})
-        if self._heard - self._logged >= LOG_INTERVAL_SECONDS:
-            self._logged = self._heard
+            self._stage, self._stage_began_at = stage, previous_call
+            self._noted_at = self._logged_at = float("-inf")
+        if now - self._noted_at >= NOTE_INTERVAL_SECONDS:
+            self._noted_at = now
+            seconds = round(now - self._stage_began_at, 3)
+            self._write_notes({"lease": self._job.lease_token, "stage": stage, "done": done, "total": total, "seconds": seconds})
+        if now - self._logged_at >= LOG_INTERVAL_SECONDS:
+            self._logged_at = now
             log.info("under way", extra={"kind": self._job.kind.value, "stage": stage, "done": done, "total": total})
 
     def _write_notes(self, notes: dict[str, object]) -> None:
@@ -54,10 +55,10 @@ class JobProgress:
 
 
 def chain_callbacks(first: StageCallback, second: StageCallback) -> StageCallback:
-    """Tell both, in this order."""
+    """Return a callback that calls both, in this order."""
 
-    def watch(what: str, done: int, total: int) -> None:
-        first(what, done, total)
-        second(what, done, total)
+    def call_both(stage: str, done: int, total: int) -> None:
+        first(stage, done, total)
+        second(stage, done, total)
 
-    return watch
+    return call_both

@@ -1,4 +1,4 @@
-"""receive: a file that arrived -> durable, and a committed row. Only when this returns may the sender hear Success."""
+"""receive: a received file -> a durable file and a committed row. Only then may the sender be answered Success."""
 
 from __future__ import annotations
 
@@ -15,58 +15,58 @@ from pipeline.ports.services import Catalog, ImageStore, IncomingFile, Transacti
 class ReceivePolicy:
     """`[storage]` of the configuration."""
 
-    min_free_bytes: int
-    read_documents: bool = False  # whether structured reports and key objects are read for labels: `[labels]`
+    min_free_bytes: int  # below this free space no file is accepted
+    read_documents: bool = False  # whether structured reports and key object selections are read for labels: `[labels]`
 
 
 class InstanceReceiver:
-    """The step, for any number of threads at once: their rows share transactions."""
+    """The step for concurrent threads: their rows share transactions."""
 
     def __init__(self, *, catalog: Catalog, images: ImageStore, policy: ReceivePolicy) -> None:
         self._catalog, self._images, self._policy = catalog, images, policy
-        self._together = GroupCommit(catalog)
+        self._group_commit = GroupCommit(catalog)
 
     def open_incoming(self) -> IncomingFile:
-        """Begin a file. OutOfResources below the disk guard, or when the disk will not take it."""
+        """Open a file for writing. OutOfResources below the disk guard, or where the disk refuses the write."""
         _require_free_space(self._images, self._policy)
         return self._images.open_incoming()
 
     def receive(self, header: Header, incoming: IncomingFile, sender: Sender) -> Receipt:
-        """Keep one DICOM file for good, or discard it where it is known. Idempotent.
+        """Store one DICOM file durably, unless the identical file is stored already. Idempotent.
 
-        OutOfResources below the disk guard; DifferentInstance where another file stands under the same SOP Instance UID.
+        OutOfResources below the disk guard; DifferentInstance where another file has the same SOP Instance UID.
         """
         with self._catalog.read() as tx:
             known = tx.studies.find_instance(header.sop_instance_uid)
         if known is None:
             _require_free_space(self._images, self._policy)
             file = incoming.commit()
-            entered = self._together.run(
+            inserted = self._group_commit.run(
                 lambda tx: _insert_or_find(tx, header, file, sender, self._policy), lock_order=header.study_instance_uid
             )
-            if isinstance(entered, Receipt):
-                return entered
-            known = entered
+            if isinstance(inserted, Receipt):
+                return inserted
+            known = inserted
         return _resolve_duplicate(known, incoming, self._images)
 
 
 def receive(
     header: Header, content: bytes, sender: Sender, *, catalog: Catalog, images: ImageStore, policy: ReceivePolicy
 ) -> Receipt:
-    """Keep one DICOM file that is here whole, as `Receiving.receive` does."""
-    receiving = InstanceReceiver(catalog=catalog, images=images, policy=policy)
-    arriving = receiving.open_incoming()
+    """Store one DICOM file from memory; errors as `InstanceReceiver.receive`."""
+    receiver = InstanceReceiver(catalog=catalog, images=images, policy=policy)
+    incoming = receiver.open_incoming()
     try:
-        arriving.write(content)
-        return receiving.receive(header, arriving, sender)
+        incoming.write(content)
+        return receiver.receive(header, incoming, sender)
     finally:
-        arriving.discard()
+        incoming.discard()
 
 
 def _insert_or_find(
     tx: Transaction, header: Header, file: StoredFile, sender: Sender, policy: ReceivePolicy
 ) -> Receipt | StoredInstance:
-    """Insert, unless another association was faster."""
+    """Insert the instance, or return the one that another association has inserted meanwhile."""
     return tx.studies.find_instance(header.sop_instance_uid) or _insert_instance(tx, header, file, sender, policy)
 
 
@@ -76,14 +76,14 @@ def _insert_instance(tx: Transaction, header: Header, file: StoredFile, sender: 
         return Receipt.OWN_REPORT
     study = tx.studies.find(header.study_instance_uid)
     if policy.read_documents and rules.may_hold_labels(header):
-        tx.jobs.put(JobKind.LABEL, header.sop_instance_uid)  # a worker parses it later: it may be anything
+        tx.jobs.put(JobKind.LABEL, header.sop_instance_uid)  # parsed by a worker, because its content is not trusted
     opens = rules.opens_study(header)
     tx.studies.add_instance(header, file, sender, opens_study=opens)
     return Receipt.LATE if opens and study is not None and study.state is not StudyState.ARRIVING else Receipt.STORED
 
 
 def _is_of_this_catalog(tx: Transaction, header: Header) -> bool:
-    """Whether it is a report that was sent from here, though it no longer says so. Of films nobody asks."""
+    """Tell whether the SR is one that this catalog has sent, even where its ManufacturerModelName was changed on the way."""
     return rules.object_kind(header) is rules.ObjectKind.REPORT and tx.reports.find(header.sop_instance_uid) is not None
 
 
@@ -95,13 +95,12 @@ def _resolve_duplicate(known: StoredInstance, incoming: IncomingFile, images: Im
             hint="the sender must give a changed object a new SOP Instance UID; the stored one stays as it is",
         )
     if not images.exists(known.file):
-        incoming.commit()  # the sender gives back what the disk has lost
+        incoming.commit()  # replaces a file that the disk has lost
     return Receipt.DUPLICATE
 
 
 def _require_free_space(images: ImageStore, policy: ReceivePolicy) -> None:
-    """What has come of a file is on the disk already."""
-    free = images.free_bytes()
+    free = images.free_bytes()  # bytes of the incoming file that were written count as used
     if free < policy.min_free_bytes:
         raise OutOfResources(
             f"image store has {free} bytes free, below storage.min_free = {policy.min_free_bytes}",

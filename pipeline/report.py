@@ -1,4 +1,4 @@
-"""report: predictions -> a report row with its UID -> the bytes of an SR -> a send job; then SR -> archive."""
+"""report: predictions -> a report row with its UIDs -> the SR file -> a send job; then SR -> archive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.ports.services import Archive, Catalog, CircuitPolicy, ImageStore,
 
 
 def report(job: Job, *, catalog: Catalog, images: ImageStore, writer: ReportWriter) -> None:
-    """Build the SR of one study's newest revision. Run twice, it makes the same SOP Instance UID."""
+    """Build the SR of one study's newest revision. Idempotent: the SOP Instance UID derives from study, version and revision."""
     with catalog.begin() as tx:
         content = _gather_content(tx, job, writer)
         if content is None or content.report.state is not ReportState.PENDING:
@@ -25,44 +25,44 @@ def report(job: Job, *, catalog: Catalog, images: ImageStore, writer: ReportWrit
 
 
 def _gather_content(tx: Transaction, job: Job, writer: ReportWriter) -> ReportContent | None:
-    """Gather what the SR says and write its row first. None where a newer revision has overtaken this job."""
+    """Insert the report row and return the content of the SR. None where the study has a newer revision than the job."""
     study = tx.studies.find(job.subject)
     version = tx.versions.find(int(job.payload["version"]))
     if study is None or version is None:
         raise ReportImpossible(f"study {job.subject} or version {job.payload['version']} is not in the catalog")
     if study.revision != int(job.payload["revision"]):
         return None
-    opened = writer.pending_report(study.study_instance_uid, version.number, study.revision)
-    before = tx.reports.latest(study.study_instance_uid)
-    if before is not None and before.sop_instance_uid != opened.sop_instance_uid:
-        opened = replace(opened, predecessor=_choose_predecessor(before))
-    opened = tx.reports.ensure_pending(opened)
+    pending = writer.pending_report(study.study_instance_uid, version.number, study.revision)
+    previous = tx.reports.latest(study.study_instance_uid)
+    if previous is not None and previous.sop_instance_uid != pending.sop_instance_uid:
+        pending = replace(pending, predecessor=_choose_predecessor(previous))
+    pending = tx.reports.ensure_pending(pending)
     scored = tx.scores.image_scores(study.study_instance_uid, version.number)
     return ReportContent(
-        report=opened,
+        report=pending,
         study=study,
         version=version,
         predictions=tx.scores.predictions(study.study_instance_uid, version.number),
         evidence=[i for i in tx.studies.instances(study.study_instance_uid) if i.header.sop_instance_uid in scored],
-        predecessor=tx.reports.find(opened.predecessor) if opened.predecessor else None,
+        predecessor=tx.reports.find(pending.predecessor) if pending.predecessor else None,
     )
 
 
 def _choose_predecessor(previous: Report) -> str | None:
-    """A report that no archive holds, or ever will, is no predecessor; the one before it may be."""
-    on_its_way = previous.state in (ReportState.BUILT, ReportState.SENT)
-    return previous.sop_instance_uid if on_its_way else previous.predecessor
+    """Return the newest report that the archive holds or is about to receive: the previous one, or else its predecessor."""
+    reaches_archive = previous.state in (ReportState.BUILT, ReportState.SENT)
+    return previous.sop_instance_uid if reaches_archive else previous.predecessor
 
 
 def send(job: Job, *, catalog: Catalog, images: ImageStore, archive: Archive, circuit: CircuitPolicy) -> None:
-    """Send one SR to the archive. At-least-once: the derived UID makes a second arrival the same object."""
+    """Send one SR to the archive, at least once: a second arrival has the same SOP Instance UID and is the same object."""
     with catalog.read() as tx:
-        found = tx.reports.find(job.subject)
-    if found is None or found.file is None:
+        built = tx.reports.find(job.subject)
+    if built is None or built.file is None:
         raise ReportImpossible(
             f"report {job.subject} has no bytes to send", hint="radclipd jobs list; radclipd reports resend STUDY"
         )
-    content = images.read(found.file)
+    content = images.read(built.file)
     try:
         status = archive.store(content)
     except ArchiveUnreachable:
@@ -72,12 +72,12 @@ def send(job: Job, *, catalog: Catalog, images: ImageStore, archive: Archive, ci
     except RefusedByArchive as error:
         with catalog.begin() as tx:
             tx.circuits.record_success(archive.name)
-            tx.reports.mark_refused(found.sop_instance_uid, str(error))
+            tx.reports.mark_refused(built.sop_instance_uid, str(error))
         raise
     with catalog.begin() as tx:
         tx.circuits.record_success(archive.name)
-        tx.reports.mark_sent(found.sop_instance_uid, status)
-        _close_study(tx, found)
+        tx.reports.mark_sent(built.sop_instance_uid, status)
+        _close_study(tx, built)
         tx.jobs.finish(job)
 
 
@@ -88,7 +88,7 @@ def _close_study(tx: Transaction, sent: Report) -> None:
 
 
 def resend(study_instance_uids: Sequence[str], *, catalog: Catalog) -> list[str]:
-    """Put the newest report of each study on its way again; return the SOP Instance UIDs. Unknown ones are left out."""
+    """Enqueue the newest report of each study for sending; return the SOP Instance UIDs. Skips studies without a built report."""
     queued: list[str] = []
     with catalog.begin() as tx:
         for study_instance_uid in study_instance_uids:

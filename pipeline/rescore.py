@@ -1,45 +1,42 @@
-"""rescore: another version serves -> the archive is scored again, newest study first, behind whatever arrives."""
+"""rescore: another version serves -> score jobs for the archive, newest study first, behind arrivals."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline import priorities
 from pipeline.domain import JobKind
 from pipeline.ports.services import Catalog
 
-RESCORE_PRIORITY = 900
-"""Of the score jobs of the archive; those of arriving studies come long before."""
 MAX_WAITING_JOBS = 4_000
-"""Score jobs that wait at a time, so that a promotion does not put the whole archive into the queue."""
+"""Score jobs that wait at any time: a promotion does not put the whole archive into the queue."""
 JOBS_PER_TRANSACTION = 500
 """Jobs put in one transaction."""
 STUDIES_PER_SPAN, SPANS_PER_ROUND = 10_000, 4
-"""Studies looked at in one reading, and readings in one round: what a round costs does not grow with the archive."""
+"""Studies in one query, and queries in one round: the cost of a round does not grow with the archive."""
 RESCORE_KEY = "rescored"
-"""Key in the payload of such a job: the study has been reported before."""
+"""Payload key of such a job: the study has been scored before, by another version."""
 
 
 @dataclass(slots=True)
 class RescoreCursor:
-    """How far down the archive has been looked, for which version: below study number `high` it is not known what is left.
+    """Position of the walk through the archive, from the newest study to the oldest. Kept in memory only: after a restart the walk
+    begins at the newest study and skips studies that are done."""
 
-    Kept in memory alone: whoever starts again looks from the newest study on, and finds what is left.
-    """
-
-    version: int = 0
-    upper_bound: int = 0
+    version: int = 0  # number of the version that the walk is for; 0: not begun
+    upper_bound: int = 0  # studies with this number or a higher one have been visited
 
     def next_numbers(self) -> range:
-        """Return the numbers to look at next."""
+        """Return the study numbers of the next span."""
         return range(max(1, self.upper_bound - STUDIES_PER_SPAN), self.upper_bound)
 
 
 def rescore(*, catalog: Catalog, cursor: RescoreCursor | None = None) -> int:
-    """Put score jobs for reported studies that the serving version has not scored; return how many.
+    """Enqueue score jobs for reported studies that the serving version has not scored; return their number.
 
-    What is to be done follows from the catalog alone: it goes on wherever it was stopped, and begins anew by itself with each
-    version that comes to serve. A study that was set aside in quarantine is left there. With the `walk` of the last round it goes
-    on where that ended, and at the oldest study it begins anew, for one may have been reported meanwhile.
+    The remaining work follows from the catalog alone, so rescoring resumes after a stop, and restarts with each promotion.
+    Quarantined studies stay in quarantine. With the `cursor` of the last round the walk resumes there; after the oldest study it
+    restarts at the newest, because further studies may have been reported meanwhile.
     """
     cursor = cursor or RescoreCursor()
     with catalog.read() as tx:
@@ -57,7 +54,7 @@ def rescore(*, catalog: Catalog, cursor: RescoreCursor | None = None) -> int:
 
 
 def _enqueue_span(cursor: RescoreCursor, room: int, catalog: Catalog) -> int:
-    """Look at one span and put what is left in it, at most `room`, into the queue; go on where nothing more is left in it."""
+    """Enqueue the remaining studies of one span, at most `room`; advance the cursor when the span is done. Return the number."""
     queued = 0
     while queued < room and cursor.upper_bound > 1:
         limit = min(JOBS_PER_TRANSACTION, room - queued)
@@ -66,7 +63,7 @@ def _enqueue_span(cursor: RescoreCursor, room: int, catalog: Catalog) -> int:
         if studies:
             with catalog.begin() as tx:
                 for study_instance_uid in studies:
-                    tx.jobs.put(JobKind.SCORE, study_instance_uid, {RESCORE_KEY: True}, priority=RESCORE_PRIORITY)
+                    tx.jobs.put(JobKind.SCORE, study_instance_uid, {RESCORE_KEY: True}, priority=priorities.RESCORE)
         queued += len(studies)
         if len(studies) < limit:
             cursor.upper_bound -= STUDIES_PER_SPAN

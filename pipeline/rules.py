@@ -1,4 +1,4 @@
-"""Every decision with a medical or operational meaning, as a pure function with a table test."""
+"""rules: every decision with a medical or operational meaning, as a pure function with a table test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,19 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.domain import FINDINGS, Comparison, Decision, Header, LabelState, Prediction, Scores, StoredInstance, TrainingExample
+from pipeline.domain import (
+    ABSENT,
+    FINDINGS,
+    PRESENT,
+    Comparison,
+    Decision,
+    Header,
+    LabelState,
+    Prediction,
+    Scores,
+    StoredInstance,
+    TrainingExample,
+)
 
 # Storage SOP classes, PS3.4 B.5. A trailing dot marks a family.
 COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"
@@ -28,7 +40,7 @@ RADIOGRAPH_SOP_CLASSES = {COMPUTED_RADIOGRAPHY, DIGITAL_X_RAY_FOR_PRESENTATION, 
 RADIOGRAPHY_MODALITIES = {"CR", "DX", "RG"}  # PS3.3 C.7.3.1.1.1
 
 OWN_MODEL_NAME = "radclipd"
-"""ManufacturerModelName of every SR that this software writes: how it knows its own, whatever catalog it stands on."""
+"""ManufacturerModelName of every SR that this software writes. Identifies own reports, also those of another catalog."""
 
 FRONTAL_VIEWS = {"PA", "AP"}  # PS3.3 C.8.11.5.1.1 and CR ViewPosition
 LATERAL_VIEWS = {"LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT"}
@@ -37,11 +49,11 @@ OTHER_REGION_WORDS = ("ABD", "SPINE", "PELVIS", "CLAVICLE", "SHOULDER", "STERNUM
 
 
 MONITORING = "monitoring"
-"""`selection_reason` of the random sample that only measures: nothing of its patients is ever learnt."""
+"""Selection reason of the random sample that only measures versions: its patients are never trained on."""
 
 
 class ObjectKind(StrEnum):
-    """What an instance is, in the words of an `ignored` reason."""
+    """Kind of an instance, in the words of an `ignored` reason."""
 
     RADIOGRAPH = "radiograph"
     REPORT = "structured report"
@@ -52,23 +64,23 @@ class ObjectKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChestPolicy:
-    """What to do where a header does not say: `[study]` of the configuration."""
+    """Choice of images where the header is ambiguous: `[study]` of the configuration."""
 
-    no_view_position: Literal["score", "ignore"] = "score"
-    no_body_part: Literal["score", "ignore"] = "score"
-    for_processing: Literal["score", "ignore"] = "ignore"
+    no_view_position: Literal["score", "ignore"] = "score"  # the header states no view
+    no_body_part: Literal["score", "ignore"] = "score"  # the header states no body part
+    for_processing: Literal["score", "ignore"] = "ignore"  # raw images, PresentationIntentType FOR PROCESSING
 
 
 @dataclass(frozen=True, slots=True)
 class ImageChoice:
-    """The images of a study to score, or, where there are none, why in words."""
+    """The images of a study to score."""
 
     images: tuple[StoredInstance, ...]
-    reason: str
+    reason: str  # why there are none, in words; "": there are images
 
 
 def object_kind(header: Header) -> ObjectKind:
-    """Tell by the SOP class what an instance is."""
+    """Return the kind of an instance, by its SOP class."""
     uid = header.sop_class_uid
     if uid in RADIOGRAPH_SOP_CLASSES:
         return ObjectKind.RADIOGRAPH
@@ -87,13 +99,13 @@ def is_own_report(header: Header) -> bool:
 
 
 def may_hold_labels(header: Header) -> bool:
-    """Tell whether an instance is a document that may say what a reader saw. Our own reports never do."""
+    """Tell whether an instance is an SR or KOS that may contain a reader's labels. Own reports never do."""
     documents = {ObjectKind.REPORT, ObjectKind.KEY_OBJECTS}
     return object_kind(header) in documents and not is_own_report(header)
 
 
 def opens_study(header: Header) -> bool:
-    """Tell whether the arrival of this instance can change what is scored: only radiographs can."""
+    """Tell whether the arrival of this instance can change the images to score: only a radiograph can."""
     return object_kind(header) is ObjectKind.RADIOGRAPH
 
 
@@ -107,8 +119,8 @@ def choose_images(instances: Iterable[StoredInstance], policy: ChestPolicy) -> I
             images.append(instance)
         else:
             reasons[reason] += 1
-    words = "; ".join(f"{reason} ({n})" for reason, n in reasons.most_common())
-    return ImageChoice(tuple(images), "" if images else words or "no instances")
+    explanation = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
+    return ImageChoice(tuple(images), "" if images else explanation or "no instances")
 
 
 def exclusion_reason(header: Header, policy: ChestPolicy) -> str | None:
@@ -172,25 +184,25 @@ def _exclude_by_view(header: Header, policy: ChestPolicy) -> str | None:
 
 
 def is_complete(received: int, archive_count: int | None) -> bool:
-    """Tell whether all that the archive holds of a study has arrived. An archive that cannot tell, or says 0, tells nothing."""
+    """Tell whether all instances that the archive counts have arrived. A count of None (unknown) or 0 is never complete."""
     return bool(archive_count) and received >= (archive_count or 0)
 
 
 def aggregate_scores(scores: Sequence[Scores], method: Literal["max", "mean"]) -> Scores:
-    """Make one float32 [14] of a study of the [14] of each of its images. `max`: present on any film is present."""
+    """Return the scores float32 [14] of a study from those of its images, [14] each. `max`: present on any image is present."""
     stacked = np.stack(scores)
     return np.asarray(stacked.max(axis=0) if method == "max" else stacked.mean(axis=0), dtype=np.float32)
 
 
 def decide(probability: float, *, threshold: float, undetermined_margin: float) -> Decision:
-    """Present from threshold + band on, absent below threshold - band, undetermined between."""
+    """Return PRESENT at or above threshold + margin, ABSENT below threshold - margin, UNDETERMINED between."""
     if probability >= threshold + undetermined_margin:
         return Decision.PRESENT
     return Decision.ABSENT if probability < threshold - undetermined_margin else Decision.UNDETERMINED
 
 
 def predictions_of(scores: Scores, *, thresholds: Mapping[str, float], undetermined_margin: float) -> list[Prediction]:
-    """Make the 14 predictions of a study. KeyError where a finding has no threshold."""
+    """Return the 14 predictions of a study. KeyError where a finding has no threshold."""
     return [
         Prediction(
             finding, float(score), decide(float(score), threshold=thresholds[finding], undetermined_margin=undetermined_margin)
@@ -200,75 +212,79 @@ def predictions_of(scores: Scores, *, thresholds: Mapping[str, float], undetermi
 
 
 def truncate_to_milliseconds(moment: datetime) -> datetime:
-    """Return an aware moment in UTC, cut to what every catalog keeps: the same statement read again has the same time."""
+    """Return an aware time in UTC, truncated to the catalog's precision, so that a statement imported twice has the same time."""
     return moment.astimezone(UTC).replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 def labels_fingerprint(states: Mapping[tuple[str, str], LabelState]) -> str:
-    """Return the SHA-256, in hex, of what can be learnt from (StudyInstanceUID, finding) -> state; "" where that is nothing.
+    """Return the SHA-256, hex, of the present and absent entries of (StudyInstanceUID, finding) -> state; "" without such entries.
 
-    The order is no matter. Uncertain is left out like unknown: it changes nothing that is learnt.
+    Independent of the order. Uncertain entries are left out, because nothing is learnt from them.
     """
-    known = sorted((*key, state.value) for key, state in states.items() if state is not LabelState.UNCERTAIN)
-    lines = "".join("\t".join(line) + "\n" for line in known)
+    entries = sorted((*key, state.value) for key, state in states.items() if state is not LabelState.UNCERTAIN)
+    lines = "".join("\t".join(entry) + "\n" for entry in entries)
     return hashlib.sha256(lines.encode()).hexdigest() if lines else ""
 
 
 @dataclass(frozen=True, slots=True)
 class LearnableFindings:
-    """The findings that there is enough of to learn; of each other one why not, in words."""
+    """The findings with enough examples to be learnt."""
 
     findings: tuple[str, ...]
-    exclusions: Mapping[str, str]
+    exclusions: Mapping[str, str]  # every other finding -> the reason in words
 
 
 def learnable_findings(examples: Sequence[TrainingExample], *, min_positives: int) -> LearnableFindings:
-    """Tell which findings can be learnt and measured: enough studies show it, and either kind comes from two patients or more."""
-    found: list[str] = []
-    missing: dict[str, str] = {}
+    """Return the findings with at least `min_positives` positive studies, and with two patients or more of either state."""
+    findings: list[str] = []
+    exclusions: dict[str, str] = {}
     for column, finding in enumerate(FINDINGS):
-        positives = sum(lesson.targets[column] == 1 for lesson in examples)
-        present, absent = ({lesson.patient_key for lesson in examples if lesson.targets[column] == kind} for kind in (1, 0))
+        positives = sum(example.targets[column] == PRESENT for example in examples)
+        present, absent = (
+            {example.patient_key for example in examples if example.targets[column] == target} for target in (PRESENT, ABSENT)
+        )
         if positives >= min_positives and len(present) > 1 and len(absent) > 1:
-            found.append(finding)
+            findings.append(finding)
         else:
-            missing[finding] = f"{positives} present, of {len(present)} patients; absent in {len(absent)} patients"
-    return LearnableFindings(tuple(found), missing)
+            exclusions[finding] = f"{positives} present, of {len(present)} patients; absent in {len(absent)} patients"
+    return LearnableFindings(tuple(findings), exclusions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatePolicy:
-    """What a candidate must show: `[learn]` of the configuration."""
+    """Requirements on a candidate: `[learn]` of the configuration."""
 
-    min_patients: int = 10
-    min_confidence: float = 0.9
+    min_patients: int = 10  # patients in a comparison; fewer decide nothing
+    min_confidence: float = 0.9  # smallest Comparison.better, 0..1
     promote: Literal["auto", "manual"] = "manual"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a candidate is good enough to serve, and the reason in words."""
+    """The gate's decision on a candidate."""
 
-    passed: bool
-    reason: str
+    passed: bool  # whether it may serve
+    reason: str  # in words
 
 
 def may_promote(comparisons: Sequence[Comparison], policy: GatePolicy) -> Verdict:
-    """Decide upon a candidate: it must beat every other with the confidence asked for, and be worse in no finding for certain.
+    """Decide on a candidate: better than every other version with `min_confidence`, and certainly worse in no finding.
 
-    On the monitoring sample, which is small and shows few positives, it need not be better; but it must not be worse for certain.
+    The monitoring sample is small and has few positives: on it the candidate need not be better, but must not be certainly worse.
+    "Certain": the whole 95 % interval lies on one side of 0.
     """
     if all(comparison.monitoring for comparison in comparisons):
         return Verdict(False, "it was compared with nothing")
     for comparison in comparisons:
-        if reason := (_explain_worse if comparison.monitoring else _explain_not_better)(comparison, policy):
+        explain = _explain_worse if comparison.monitoring else _explain_not_better
+        if reason := explain(comparison, policy):
             return Verdict(False, reason)
-    told = [comparison for comparison in comparisons if not math.isnan(comparison.candidate - comparison.other)]
-    return Verdict(True, "; ".join(_describe_comparison(comparison) for comparison in told))
+    defined = [comparison for comparison in comparisons if not math.isnan(comparison.candidate - comparison.other)]
+    return Verdict(True, "; ".join(_describe_comparison(comparison) for comparison in defined))
 
 
 def _explain_worse(comparison: Comparison, policy: GatePolicy) -> str:
-    """Of the monitoring sample: nothing is certain of fewer patients than the gate asks for."""
+    """Return why a candidate fails on the monitoring sample, or "". A sample of too few patients decides nothing."""
     if comparison.patients < policy.min_patients:
         return ""
     if comparison.worse:
@@ -277,6 +293,7 @@ def _explain_worse(comparison: Comparison, policy: GatePolicy) -> str:
 
 
 def _explain_not_better(comparison: Comparison, policy: GatePolicy) -> str:
+    """Return why a candidate fails on the training cases, or ""."""
     if comparison.patients < policy.min_patients:
         return (
             f"{comparison.patients} patients to compare it with {comparison.against} are too few;"
@@ -297,9 +314,3 @@ def _describe_comparison(comparison: Comparison) -> str:
         f" (difference {comparison.lower:+.3f} to {comparison.upper:+.3f}, not worse in {comparison.better:.0%} of resamples,"
         f" {comparison.cases} {'monitoring ' if comparison.monitoring else ''}cases of {comparison.patients} patients)"
     )
-
-
-def backoff(attempts: int, *, base_seconds: float, cap_seconds: float, jitter: float) -> float:
-    """Full jitter: a uniform share `chance` (0..1) of min(cap, base * 2^attempts), seconds; never below a tenth of it."""
-    ceiling = min(cap_seconds, base_seconds * 2.0 ** min(attempts, 30))
-    return ceiling * max(0.1, jitter)

@@ -1,4 +1,4 @@
-"""score: the images of settled studies -> 14 scores each -> the predictions of each study and a report job."""
+"""score: the images of settled studies -> 14 scores per image -> the predictions of each study and a report job."""
 
 from __future__ import annotations
 
@@ -29,97 +29,86 @@ from pipeline.work import JobOutcome
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScorePolicy:
-    """`[score]` and `[study]` of the configuration."""
+    """`[score]`, `[study]`, `[report]` and `[backfill]` of the configuration."""
 
-    aggregate: Literal["max", "mean"]
+    aggregate: Literal["max", "mean"]  # how the scores of a study's images become one
     chest: rules.ChestPolicy
-    rescored_studies: Literal["all", "changed", "none"] = (
-        "changed"  # which studies of the archive, scored again, get another report
-    )
-    batch_size: int = 8  # films that are scored and committed together, while those after them are decoded
-    backfill_reports: Literal["all", "none"] = "none"  # which studies that a backfill brought get a report
+    rescored_studies: Literal["all", "changed", "none"] = "changed"  # rescored studies that get another report
+    batch_size: int = 8  # images scored and committed together, while the next ones are decoded
+    backfill_reports: Literal["all", "none"] = "none"  # backfilled studies that get a report
 
 
 @dataclass(slots=True)
 class _ScoringItem:
-    """One job's share of a batch: what is to be looked at, its images, and what could not be read."""
+    """One job and the images of its study on their way through the step."""
 
     job: Job
-    requested: Sequence[StoredInstance]
-    scores: dict[str, Scores] = field(default_factory=dict)  # recalled, then with those of its films
+    requested: Sequence[StoredInstance]  # instances that the serving version has not scored
+    scores: dict[str, Scores] = field(default_factory=dict)  # SOPInstanceUID -> scores, first from the activation cache
     decoded_instances: list[StoredInstance] = field(default_factory=list)
-    model_inputs: list[ModelInput] = field(default_factory=list)
+    model_inputs: list[ModelInput] = field(default_factory=list)  # of decoded_instances, in the same order
     unreadable: list[PixelsUnreadable] = field(default_factory=list)
 
     @property
     def uncached(self) -> list[StoredInstance]:
-        """The films whose pixels are needed."""
-        return [film for film in self.requested if film.header.sop_instance_uid not in self.scores]
+        """The instances without scores, whose pixels must be decoded."""
+        return [instance for instance in self.requested if instance.header.sop_instance_uid not in self.scores]
 
 
 def score(
     jobs: Sequence[Job], *, catalog: Catalog, pixels: ImageReader, scorers: Scorers, policy: ScorePolicy
 ) -> Iterator[JobOutcome]:
-    """Score the studies of these jobs, batch by batch. Only images that the serving version has not scored are looked at, and only
-    those are read of which nothing was kept that stands for the pixels.
+    """Score the studies of these jobs, batch by batch: only images without scores of the serving version, and without decoding
+    those in the activation cache.
 
-    Yields each job with its error or None; a study that fails does not touch the others. All of them are scored by one version,
-    whichever is promoted meanwhile. NoWeights where no version serves.
+    Yields each job with its error or None; the error of one study does not touch the others. One version scores all of them, even
+    where another version is promoted meanwhile. NoWeights where no version serves.
     """
     scorer = versions.load_serving(catalog=catalog, scorers=scorers)
     version = scorer.version
     with catalog.read() as tx:
-        wanted = _find_unscored(tx, [job.subject for job in jobs], version, policy)
-    loads = [_ScoringItem(job, wanted[job.subject]) for job in jobs]
-    recalled = scorer.score_cached([film for load in loads for film in load.requested])
-    for load in loads:
-        uids = [film.header.sop_instance_uid for film in load.requested]
-        load.scores = {uid: recalled[uid] for uid in uids if uid in recalled}
-    seen = pixels.read_ahead([film for load in loads for film in load.uncached], scorer.input_transform)
-    with ThreadPoolExecutor(1, thread_name_prefix="commit") as writer:  # while the next batch is in the encoder
-        committed: Callable[[], list[JobOutcome]] = list  # what became of the batch before
-        urgency = 0
-        for batch in _split_batches(loads, policy.batch_size):
-            if batch[0].job.priority != urgency:  # what is more urgent is committed before anything else is looked at
-                yield from committed()
-                committed, urgency = list, batch[0].job.priority
-            _score_batch(batch, seen, scorer)
+        unscored = _find_unscored(tx, [job.subject for job in jobs], version, policy)
+    items = [_ScoringItem(job, unscored[job.subject]) for job in jobs]
+    cached_scores = scorer.score_cached([instance for item in items for instance in item.requested])
+    for item in items:
+        uids = [instance.header.sop_instance_uid for instance in item.requested]
+        item.scores = {uid: cached_scores[uid] for uid in uids if uid in cached_scores}
+    uncached = [instance for item in items for instance in item.uncached]
+    model_inputs = pixels.read_ahead(uncached, scorer.input_transform)
+    with ThreadPoolExecutor(1, thread_name_prefix="commit") as writer:  # commits one batch while the encoder runs the next
+        previous_commit: Callable[[], list[JobOutcome]] = list
+        priority = 0
+        for batch in _split_batches(items, policy.batch_size):
+            if batch[0].job.priority != priority:  # jobs of a more urgent priority are committed before the encoder goes on
+                yield from previous_commit()
+                previous_commit, priority = list, batch[0].job.priority
+            _score_batch(batch, model_inputs, scorer)
             commit = writer.submit(_commit_batch, batch, version, catalog=catalog, policy=policy)
-            yield from committed()
-            committed = commit.result
-        yield from committed()
-
-
-def _score_batch(batch: Sequence[_ScoringItem], model_inputs: Iterator[ModelInput | PixelsUnreadable], scorer: Scorer) -> None:
-    """Score the films of a batch whose pixels are needed."""
-    for load in batch:
-        _collect_model_inputs(load, model_inputs)
-    images, films = (
-        [image for load in batch for image in load.model_inputs],
-        [film for load in batch for film in load.decoded_instances],
-    )
-    scores = iter(scorer.score(images, films)) if images else iter(())
-    for load in batch:
-        load.scores |= {film.header.sop_instance_uid: next(scores) for film in load.decoded_instances}
+            yield from previous_commit()
+            previous_commit = commit.result
+        yield from previous_commit()
 
 
 def _find_unscored(
     tx: Transaction, studies: Collection[str], version: ModelVersion, policy: ScorePolicy
 ) -> dict[str, list[StoredInstance]]:
-    """Return StudyInstanceUID -> the images to be scored."""
-    films, scored = tx.studies.instances_of(studies), tx.scores.image_scores_of(studies, version.number)
-    chosen = {uid: rules.choose_images(films.get(uid, ()), policy.chest).images for uid in studies}
-    return {uid: [film for film in of if film.header.sop_instance_uid not in scored.get(uid, ())] for uid, of in chosen.items()}
+    """Return StudyInstanceUID -> the instances to score."""
+    instances, scored = tx.studies.instances_of(studies), tx.scores.image_scores_of(studies, version.number)
+    chosen = {uid: rules.choose_images(instances.get(uid, ()), policy.chest).images for uid in studies}
+    return {
+        uid: [instance for instance in images if instance.header.sop_instance_uid not in scored.get(uid, ())]
+        for uid, images in chosen.items()
+    }
 
 
 def _split_batches(items: Sequence[_ScoringItem], batch_size: int) -> Iterator[list[_ScoringItem]]:
-    """Whole studies, in order, until there are so many films to look at. What is more urgent waits for nothing that is less so."""
+    """Split into batches of whole studies, in order, each with about `batch_size` images to decode. A batch has one priority."""
     batch: list[_ScoringItem] = []
-    for load in items:
-        if batch and load.job.priority > batch[-1].job.priority:
+    for item in items:
+        if batch and item.job.priority > batch[-1].job.priority:
             yield batch
             batch = []
-        batch.append(load)
+        batch.append(item)
         if sum(len(each.uncached) for each in batch) >= batch_size:
             yield batch
             batch = []
@@ -127,26 +116,37 @@ def _split_batches(items: Sequence[_ScoringItem], batch_size: int) -> Iterator[l
         yield batch
 
 
+def _score_batch(batch: Sequence[_ScoringItem], model_inputs: Iterator[ModelInput | PixelsUnreadable], scorer: Scorer) -> None:
+    """Score the uncached images of a batch in one call of the encoder."""
+    for item in batch:
+        _collect_model_inputs(item, model_inputs)
+    inputs = [model_input for item in batch for model_input in item.model_inputs]
+    instances = [instance for item in batch for instance in item.decoded_instances]
+    scores = iter(scorer.score(inputs, instances)) if inputs else iter(())
+    for item in batch:
+        item.scores |= {instance.header.sop_instance_uid: next(scores) for instance in item.decoded_instances}
+
+
 def _collect_model_inputs(item: _ScoringItem, model_inputs: Iterator[ModelInput | PixelsUnreadable]) -> None:
-    for film in item.uncached:
-        found = next(model_inputs)
-        if isinstance(found, PixelsUnreadable):
-            item.unreadable.append(found)
+    for instance in item.uncached:
+        decoded = next(model_inputs)
+        if isinstance(decoded, PixelsUnreadable):
+            item.unreadable.append(decoded)
         else:
-            item.model_inputs.append(found)
-            item.decoded_instances.append(film)
+            item.model_inputs.append(decoded)
+            item.decoded_instances.append(instance)
 
 
 def _commit_batch(
     items: Sequence[_ScoringItem], version: ModelVersion, *, catalog: Catalog, policy: ScorePolicy
 ) -> list[JobOutcome]:
-    """Commit a batch in one transaction: the disk is waited for once. Where that fails, each study by itself."""
+    """Commit a batch in one transaction, so that the disk is synchronised once. Where it fails, commit each study by itself."""
     try:
         with catalog.begin() as tx:
             _write_batch(tx, items, version, policy)
-    except Exception:  # of any study; by itself it tells whose it is, and the others come through
-        return [JobOutcome(load.job, _commit_study(load, version, catalog=catalog, policy=policy)) for load in items]
-    return [JobOutcome(load.job, None) for load in items]
+    except Exception:  # of any study: its own transaction shows which one, and the others are committed
+        return [JobOutcome(item.job, _commit_study(item, version, catalog=catalog, policy=policy)) for item in items]
+    return [JobOutcome(item.job, None) for item in items]
 
 
 def _commit_study(item: _ScoringItem, version: ModelVersion, *, catalog: Catalog, policy: ScorePolicy) -> RadclipdError | None:
@@ -159,62 +159,65 @@ def _commit_study(item: _ScoringItem, version: ModelVersion, *, catalog: Catalog
 
 
 def _write_batch(tx: Transaction, items: Sequence[_ScoringItem], version: ModelVersion, policy: ScorePolicy) -> None:
-    """Write scores, predictions, the report jobs and the end of the score jobs."""
-    studies = tx.studies.lock([load.job.subject for load in items])
-    tx.scores.add_image_scores(version.number, {uid: scores for load in items for uid, scores in load.scores.items()})
+    """Write scores, predictions, report jobs and study states, and finish the score jobs."""
+    studies = tx.studies.lock([item.job.subject for item in items])
+    tx.scores.add_image_scores(version.number, {uid: scores for item in items for uid, scores in item.scores.items()})
     scored = tx.scores.image_scores_of(studies, version.number)
-    for load in items:
-        if load.unreadable and load.job.subject not in scored:
-            raise load.unreadable[0]
-        for error in load.unreadable:
-            tx.audit(AuditEvent("score", "failed", load.job.subject, str(error)))
-    fresh = [load.job for load in items if load.scores]
-    combined = {job.subject: rules.aggregate_scores(list(scored[job.subject].values()), policy.aggregate) for job in fresh}
-    _write_predictions(tx, fresh, combined, version, policy)
+    for item in items:
+        if item.unreadable and item.job.subject not in scored:
+            raise item.unreadable[0]
+        for error in item.unreadable:
+            tx.audit(AuditEvent("score", "failed", item.job.subject, str(error)))
+    newly_scored = [item.job for item in items if item.scores]
+    study_scores = {
+        job.subject: rules.aggregate_scores(list(scored[job.subject].values()), policy.aggregate) for job in newly_scored
+    }
+    _write_predictions(tx, newly_scored, study_scores, version, policy)
     reopened = {uid for uid, study in studies.items() if study.state is not StudyState.SETTLED}  # by a late image
-    tx.studies.put_states([job.subject for job in fresh if job.subject not in reopened], StudyState.SCORED)
-    tx.jobs.finish(*(load.job for load in items))
+    tx.studies.put_states([job.subject for job in newly_scored if job.subject not in reopened], StudyState.SCORED)
+    tx.jobs.finish(*(item.job for item in items))
 
 
 def _write_predictions(
-    tx: Transaction, jobs: Sequence[Job], combined: Mapping[str, Scores], version: ModelVersion, policy: ScorePolicy
+    tx: Transaction, jobs: Sequence[Job], study_scores: Mapping[str, Scores], version: ModelVersion, policy: ScorePolicy
 ) -> None:
-    """Write the predictions of the jobs' studies, and ask for the reports that somebody wants to read."""
+    """Write the predictions of the jobs' studies, and enqueue the reports that the policy asks for."""
     predictions = {
         uid: rules.predictions_of(scores, thresholds=version.thresholds, undetermined_margin=version.undetermined_margin)
-        for uid, scores in combined.items()
+        for uid, scores in study_scores.items()
     }
-    untold = _find_suppressed_backfills(tx, predictions, policy) | _find_unchanged_rescores(tx, jobs, predictions, policy)
+    unreported = _find_suppressed_backfills(tx, predictions, policy) | _find_unchanged_rescores(tx, jobs, predictions, policy)
     revisions = tx.studies.next_revisions(predictions)
     tx.scores.put_predictions(version.number, predictions, revisions)
-    told = [job for job in jobs if job.subject not in untold]
-    for priority in sorted({job.priority for job in told}):  # a report is as urgent as the scores were, and stands where they stood
-        due = {job.subject: job.due_at for job in told if job.priority == priority}
+    reported = [job for job in jobs if job.subject not in unreported]
+    for priority in sorted({job.priority for job in reported}):  # a report job keeps the priority and the age of its score job
+        due = {job.subject: job.due_at for job in reported if job.priority == priority}
         payloads = {uid: {"version": version.number, "revision": revisions[uid]} for uid in due}
         tx.jobs.put_all(JobKind.REPORT, payloads, priority=priority, due=due)
 
 
 def _find_suppressed_backfills(tx: Transaction, studies: Collection[str], policy: ScorePolicy) -> set[str]:
-    """Return the studies of which nobody asked for a report: a backfill brought them, and nobody has heard of them before."""
-    brought = tx.backfills.backfilled_studies(studies) if policy.backfill_reports == "none" else set()
-    return brought - tx.reports.latest_of(brought).keys()
+    """Return the backfilled studies that get no report: the policy asks for none, and none was made before."""
+    backfilled = tx.backfills.backfilled_studies(studies) if policy.backfill_reports == "none" else set()
+    return backfilled - tx.reports.latest_of(backfilled).keys()
 
 
 def _find_unchanged_rescores(
     tx: Transaction, jobs: Sequence[Job], predictions: Mapping[str, Sequence[Prediction]], policy: ScorePolicy
 ) -> set[str]:
-    """Return the studies that were scored again and get no other report. Changed: decides otherwise than the last report does.
+    """Return the rescored studies that get no other report. By policy "changed": those whose decisions are as last reported.
 
-    A report that was never built, or that the archive refused, has told nobody anything.
+    A report that was never built, or that the archive refused, counts as not reported.
     """
-    again = {job.subject for job in jobs if job.payload.get(RESCORE_KEY)}
+    rescored = {job.subject for job in jobs if job.payload.get(RESCORE_KEY)}
     if policy.rescored_studies != "changed":
-        return set() if policy.rescored_studies == "all" else again
-    told = {uid: last for uid, last in tx.reports.latest_of(again).items() if last.state in (ReportState.BUILT, ReportState.SENT)}
-    before: dict[str, Sequence[Prediction]] = {}
-    for version in {last.version for last in told.values()}:
-        before |= tx.scores.predictions_of([uid for uid, last in told.items() if last.version == version], version)
-    return {uid for uid in again if _list_decisions(before.get(uid, ())) == _list_decisions(predictions[uid])}
+        return set() if policy.rescored_studies == "all" else rescored
+    reached_archive = (ReportState.BUILT, ReportState.SENT)
+    reports = {uid: report for uid, report in tx.reports.latest_of(rescored).items() if report.state in reached_archive}
+    last_reported: dict[str, Sequence[Prediction]] = {}
+    for version in {report.version for report in reports.values()}:
+        last_reported |= tx.scores.predictions_of([uid for uid, report in reports.items() if report.version == version], version)
+    return {uid for uid in rescored if _list_decisions(last_reported.get(uid, ())) == _list_decisions(predictions[uid])}
 
 
 def _list_decisions(predictions: Sequence[Prediction]) -> list[Decision]:

@@ -1,29 +1,29 @@
-"""settle: a study that is quiet, or complete -> a score job, or `ignored` with the reason in words."""
+"""settle: a stable or complete study -> a score job, or `ignored` with the reason in words."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline import backfill, rules
-from pipeline.domain import ARRIVAL_PRIORITY, JobKind, ReportState, StoredInstance, Study, StudyState
+from pipeline import priorities, rules
+from pipeline.domain import JobKind, ReportState, StoredInstance, Study, StudyState
 from pipeline.ports.services import Catalog, InstanceCounter, Transaction
 
 MAX_STUDIES_PER_ROUND = 200
-"""Studies looked at in one round: a bound on work, not on what is settled in the end."""
+"""Studies considered in one round. The rest is settled in the next rounds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettlePolicy:
     """`[study]` of the configuration."""
 
-    stable_age_seconds: float
-    settle_on_release: bool
+    stable_age_seconds: float  # a study without a new instance for this long is complete
+    settle_on_release: bool  # a study is complete when the association that carried it is released
     chest: rules.ChestPolicy
 
 
 @dataclass(frozen=True, slots=True)
 class SettleResult:
-    """What became of one study."""
+    """The new state of one study."""
 
     study_instance_uid: str
     state: StudyState
@@ -31,7 +31,7 @@ class SettleResult:
 
 
 def settle(*, catalog: Catalog, archive: InstanceCounter | None, policy: SettlePolicy) -> list[SettleResult]:
-    """Settle every study whose time has come. `archive` is asked for its instance counts where given."""
+    """Settle every stable, released or complete study. Complete: all instances that `archive` counts have arrived."""
     with catalog.read() as tx:
         ready = tx.studies.stable_studies(
             seconds=policy.stable_age_seconds, released=policy.settle_on_release, limit=MAX_STUDIES_PER_ROUND
@@ -40,7 +40,7 @@ def settle(*, catalog: Catalog, archive: InstanceCounter | None, policy: SettleP
     for study_instance_uid, received in arriving:
         if study_instance_uid not in ready and _is_complete_in_archive(study_instance_uid, received, archive):
             ready.append(study_instance_uid)
-    return [settled for uid in ready if (settled := _settle_study(uid, catalog=catalog, policy=policy))]
+    return [result for uid in ready if (result := _settle_study(uid, catalog=catalog, policy=policy))]
 
 
 def _is_complete_in_archive(study_instance_uid: str, received: int, archive: InstanceCounter | None) -> bool:
@@ -56,13 +56,13 @@ def _settle_study(study_instance_uid: str, *, catalog: Catalog, policy: SettlePo
         state = _decide_state(tx, study, choice.images)
         tx.studies.put_state(study_instance_uid, state, reason=choice.reason)
         if state is StudyState.SETTLED:
-            brought = tx.backfills.backfilled_studies([study_instance_uid])
-            tx.jobs.put(JobKind.SCORE, study_instance_uid, priority=backfill.BACKFILL_PRIORITY if brought else ARRIVAL_PRIORITY)
+            backfilled = tx.backfills.backfilled_studies([study_instance_uid])
+            tx.jobs.put(JobKind.SCORE, study_instance_uid, priority=priorities.BACKFILL if backfilled else priorities.ARRIVED)
         return SettleResult(study_instance_uid, state, choice.reason)
 
 
 def _decide_state(tx: Transaction, study: Study, images: tuple[StoredInstance, ...]) -> StudyState:
-    """A late object that brings nothing to score puts the study back where it stood."""
+    """Return SETTLED where an image has no scores, else the state in which the late instance found the study."""
     if not images:
         return StudyState.IGNORED
     version = tx.versions.serving()
@@ -70,5 +70,7 @@ def _decide_state(tx: Transaction, study: Study, images: tuple[StoredInstance, .
     if any(image.header.sop_instance_uid not in scored for image in images):
         return StudyState.SETTLED
     latest = tx.reports.latest(study.study_instance_uid)
-    told = latest is not None and latest.state is ReportState.SENT and not tx.jobs.is_open(JobKind.REPORT, study.study_instance_uid)
-    return StudyState.REPORTED if told else StudyState.SCORED
+    report_sent = latest is not None and latest.state is ReportState.SENT
+    if report_sent and not tx.jobs.is_open(JobKind.REPORT, study.study_instance_uid):
+        return StudyState.REPORTED
+    return StudyState.SCORED

@@ -1,4 +1,4 @@
-"""versions: which model version serves. A person's word, or a serving version whose files have gone bad."""
+"""versions: the choice of the serving model version, by a person or because the files of the serving version are damaged."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from pipeline.ports.services import Catalog, Scorer, Scorers, Transaction
 log = logging.getLogger("radclipd.versions")
 
 VerifyWeights = Callable[[ModelVersion], object]
-"""Loads a version and holds its files to its card. NoWeights, WeightsRejected."""
+"""Loads a version and verifies its files against its card. NoWeights, WeightsRejected."""
 
 
 def promote(number: int, *, catalog: Catalog, verify: VerifyWeights, source: str) -> ModelVersion:
-    """Let a version serve, whatever became of it before; return it. PermanentError where it serves already; its files are proved
-    first."""
+    """Let a version of any other state serve; return it. Its files are verified first. PermanentError where it serves already."""
     with catalog.read() as tx:
         version = _require_version(tx, number)
     if version.state is VersionState.SERVING:
@@ -32,7 +31,7 @@ def promote(number: int, *, catalog: Catalog, verify: VerifyWeights, source: str
 
 
 def reject(number: int, *, reason: str, catalog: Catalog, source: str) -> ModelVersion:
-    """Put a version aside with the reason; return it. Refused for the one that serves."""
+    """Reject a version with the reason; return it. PermanentError for the serving version."""
     with catalog.begin() as tx:
         if _require_version(tx, number).state is VersionState.SERVING:
             raise PermanentError(
@@ -45,9 +44,9 @@ def reject(number: int, *, reason: str, catalog: Catalog, source: str) -> ModelV
 
 
 def rollback(*, reason: str, catalog: Catalog, verify: VerifyWeights, source: str) -> ModelVersion:
-    """Reject the serving version and let the one before it serve again; return that. Its files are proved first.
+    """Reject the serving version and let its predecessor serve again; return the predecessor. Its files are verified first.
 
-    NoWeights where none serves, PermanentError where none served before it.
+    NoWeights where no version serves, PermanentError where no version served before.
     """
     with catalog.read() as tx:
         broken = require_serving(tx)
@@ -62,7 +61,7 @@ def rollback(*, reason: str, catalog: Catalog, verify: VerifyWeights, source: st
 
 
 def require_serving(tx: Transaction) -> ModelVersion:
-    """Return the serving version. NoWeights with the remedy where there is none."""
+    """Return the serving version. NoWeights where no version serves."""
     serving = tx.versions.serving()
     if serving is None:
         raise NoWeights(
@@ -72,10 +71,10 @@ def require_serving(tx: Transaction) -> ModelVersion:
 
 
 def load_serving(*, catalog: Catalog, scorers: Scorers) -> Scorer:
-    """Load the serving version. Where its files are not what they were, the one that served before it takes its place.
+    """Load the serving version. Where its files are missing or damaged, its predecessor serves again.
 
-    That is logged as an error and audited, and the bad version is rejected with the reason. NoWeights where none serves;
-    NoWeights or WeightsRejected where neither can be loaded.
+    The fall-back is logged as an error and audited, and the damaged version is rejected with the reason. NoWeights where no version
+    serves; NoWeights or WeightsRejected where neither version can be loaded.
     """
     with catalog.read() as tx:
         serving = require_serving(tx)
@@ -92,7 +91,7 @@ def _fall_back(serving: ModelVersion, before: ModelVersion, error: RadclipdError
     try:
         scorer = scorers.load(before)
     except (NoWeights, WeightsRejected):
-        raise error from None  # not a version has gone bad, but the folder or the base that they share
+        raise error from None  # the fault is in the folder or the base weights that both versions share, not in one version
     fault = _classify_fault(error)
     log.error(
         "serving version cannot be loaded; the one before it serves again",
@@ -103,7 +102,7 @@ def _fall_back(serving: ModelVersion, before: ModelVersion, error: RadclipdError
 
 
 def _classify_fault(error: RadclipdError) -> str:
-    """Say whether to look for a backup (missing, corrupt) or at the release and its libraries (incompatible)."""
+    """Return "missing" or "corrupt" (restore a backup), or "incompatible" (check the release and its libraries)."""
     if isinstance(error, NoWeights):
         return "missing"
     return "corrupt" if isinstance(error, WeightsCorrupt) else "incompatible"
@@ -112,7 +111,7 @@ def _classify_fault(error: RadclipdError) -> str:
 def _restore_previous(
     broken: ModelVersion, before: ModelVersion, *, reason: str, outcome: str, catalog: Catalog, source: str
 ) -> None:
-    """One transaction. Where another process was faster, what it decided stands."""
+    """Change both versions in one transaction, unless another process has changed the serving version meanwhile."""
     with catalog.begin() as tx:
         if require_serving(tx).number != broken.number:
             return

@@ -1,6 +1,6 @@
-"""work: claim jobs -> run their step -> the step finishes them, or they are retried or quarantined here.
+"""work: claim jobs -> run their step -> the step finishes the jobs, or they are retried or quarantined here.
 
-A step finishes its own job inside the transaction that holds its result, so a job is done exactly when its result is there.
+A step finishes its own job inside the transaction that holds its result, so a job is done exactly when its result is committed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from pipeline import rules
+from pipeline.backoff import backoff_seconds
 from pipeline.domain import AuditEvent, Job, JobKind
 from pipeline.errors import (
     ArchiveUnreachable,
@@ -25,27 +25,28 @@ from pipeline.errors import (
     StopRequested,
     traceback_locations,
 )
-from pipeline.pace import ClaimSizer
 from pipeline.ports.services import Catalog, Transaction
 
 log = logging.getLogger("radclipd.work")
 
 ERROR_KIND_KEY = "fault"
-"""Key in the payload of a job that was set aside: the kind of error in one word, for counting."""
+"""Payload key of a quarantined job: the kind of its error in one word, for counting."""
 NO_ANSWER_KIND = "NoAnswer"
-"""Of a job that its worker may have died of, again and again."""
+"""Kind of error of a job whose worker ended, try after try, before the step returned."""
+JOBS_PER_PURGE = 5_000
+"""Jobs deleted in one transaction: other writers wait some tenths of a second at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobOutcome:
-    """A job and what went wrong with it; None where its step has finished it."""
+    """A job and the error of its step; None where the step has finished the job."""
 
     job: Job
     error: Exception | None
 
 
 BatchStep = Callable[[Sequence[Job]], Iterable[JobOutcome]]
-"""Runs a batch of jobs of one kind. May raise: then the trouble is that of every job not yet concluded."""
+"""Runs a batch of jobs of one kind. An exception from the step itself is the error of every job without an outcome."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,23 +59,53 @@ class WorkPolicy:
     retry_cap_seconds: float = 3600.0
 
 
+@dataclass(slots=True)
+class ClaimSizer:
+    """The number of jobs to claim at once: small enough that arrivals do not wait long, large enough that batches are full.
+
+    A claim should take about `target_seconds`; its size, up to `max_jobs`, follows from the seconds per job of recent batches. The
+    first claim takes `min_jobs`.
+    """
+
+    target_seconds: float
+    min_jobs: int
+    max_jobs: int
+    _seconds_per_job: float | None = field(default=None, init=False)
+    _claims_made: int = field(default=0, init=False)
+
+    @property
+    def limit(self) -> int:
+        """The number of jobs to claim: 1 where a single job takes longer than `target_seconds`."""
+        if self._seconds_per_job is None:
+            return self.min_jobs
+        return max(1, min(self.max_jobs, int(self.target_seconds / self._seconds_per_job)))
+
+    def newest_limit(self, limit: int) -> int:
+        """Return how many of the next `limit` jobs are the newest ones: half; of an odd number, alternately one less and one more.
+
+        So a new job does not wait for a backlog, and an old job waits at most twice as long as in a plain queue.
+        """
+        self._claims_made += 1
+        return (limit + self._claims_made % 2) // 2
+
+    def record_batch(self, jobs: int, seconds: float) -> None:
+        """Record the duration of a batch. Each batch halves the weight of those before, so a slow model load is soon forgotten."""
+        each = max(seconds / jobs, 1e-6)
+        self._seconds_per_job = each if self._seconds_per_job is None else (self._seconds_per_job + each) / 2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpec:
-    """A place at the queue: which kind, how many at once, the step, and whether work is admitted now.
-
-    `spare` is what to do where no job is due, a little at a time; it says whether there may be more of it at once. `prepare` is
-    what takes long before the first job and need not wait for it. `subjects`: only of these; None: of any. `fresh`: half of what is
-    taken is what came last, so that it waits for no backlog of equally urgent jobs.
-    """
+    """The work of one worker: the kind of its jobs, the step, the claim size, and the condition under which it claims at all."""
 
     kind: JobKind
     step: BatchStep
     claim_sizer: ClaimSizer = field(default_factory=lambda: ClaimSizer(target_seconds=0.0, min_jobs=1, max_jobs=1))
-    admit: Callable[[], bool] = lambda: True
-    idle_task: Callable[[], bool] = lambda: False
-    prepare: Callable[[], object] = lambda: None
-    subjects: Collection[str] | None = None
-    prefer_newest: bool = False
+    admit: Callable[[], bool] = lambda: True  # False: claim nothing now, for instance while a circuit is open
+    idle_task: Callable[[], bool] = lambda: False  # a little work while no job is due; True: more may follow at once
+    prepare: Callable[[], object] = lambda: None  # slow preparation, such as loading a model, ahead of the first job
+    subjects: Collection[str] | None = None  # claim only jobs of these subjects; None: of any
+    prefer_newest: bool = False  # half of each claim is the newest jobs, see ClaimSizer.newest_limit
 
 
 def per_job_step(step: Callable[[Job], None]) -> BatchStep:
@@ -86,7 +117,7 @@ def per_job_step(step: Callable[[Job], None]) -> BatchStep:
                 step(job)
             except FatalError:
                 raise
-            except Exception as error:  # whatever it was, it is this job's trouble, not the worker's
+            except Exception as error:  # any error is the job's own; the worker goes on
                 yield JobOutcome(job, error)
             else:
                 yield JobOutcome(job, None)
@@ -95,9 +126,9 @@ def per_job_step(step: Callable[[Job], None]) -> BatchStep:
 
 
 def work_once(spec: WorkerSpec, *, catalog: Catalog, worker: str, policy: WorkPolicy) -> int:
-    """Claim and run one batch; return how many jobs were claimed, 1 for time that was spared well.
+    """Claim and run one batch; return the number of jobs claimed, or 1 where the idle task asks for another turn.
 
-    FatalError passes through, the jobs handed back.
+    FatalError passes through, after the jobs were released.
     """
     if not spec.admit():
         return 0
@@ -108,31 +139,31 @@ def work_once(spec: WorkerSpec, *, catalog: Catalog, worker: str, policy: WorkPo
     jobs = [job for job in jobs if not _quarantine_if_exhausted(job, catalog, policy)]
     if not jobs:
         return int(_run_idle_task(spec))
-    left, begun = {job.id: job for job in jobs}, time.monotonic()
-    with _keep_leases(left, catalog, policy):
+    unfinished, started_at = {job.id: job for job in jobs}, time.monotonic()
+    with _keep_leases(unfinished, catalog, policy):
         try:
             for outcome in spec.step(jobs):
-                left.pop(outcome.job.id, None)
+                unfinished.pop(outcome.job.id, None)
                 retry_or_quarantine(outcome, catalog=catalog, policy=policy)
         except FatalError as error:
-            _release_jobs(left.values(), error, catalog)
+            _release_jobs(unfinished.values(), error, catalog)
             raise
         except Exception as error:
-            for job in list(left.values()):
+            for job in list(unfinished.values()):
                 retry_or_quarantine(JobOutcome(job, error), catalog=catalog, policy=policy)
-    spec.claim_sizer.record_batch(len(jobs), time.monotonic() - begun)
+    spec.claim_sizer.record_batch(len(jobs), time.monotonic() - started_at)
     return len(jobs)
 
 
 def _run_idle_task(spec: WorkerSpec) -> bool:
-    """What is done in spare time is nobody's job: trouble with it is logged, and the worker goes on."""
+    """Run the idle task. It belongs to no job, so its error is logged and the worker goes on."""
     try:
         return spec.idle_task()
     except (FatalError, OutOfResources):
         raise
     except Exception as error:
         log.error(
-            "spare time failed",
+            "idle task failed",
             extra={"kind": spec.kind.value, "error": describe_error(error), "places": traceback_locations(error)},
         )
         return False
@@ -143,47 +174,47 @@ def retry_or_quarantine(outcome: JobOutcome, *, catalog: Catalog, policy: WorkPo
     job, error = outcome.job, outcome.error
     if error is None or isinstance(error, LeaseLost):
         return
-    words = describe_error(error)
+    message = describe_error(error)
     counts = not isinstance(error, (ArchiveUnreachable, StopRequested))
     final = isinstance(error, PermanentError) or (counts and job.attempts >= policy.max_attempts)
     if not isinstance(error, RadclipdError):
         log.error(
-            "step failed", extra={"kind": job.kind.value, "job": job.id, "error": words, "places": traceback_locations(error)}
+            "step failed", extra={"kind": job.kind.value, "job": job.id, "error": message, "places": traceback_locations(error)}
         )
     with catalog.begin() as tx:
         if final:
-            _quarantine_job(tx, job, words, error_kind(error))
-            tx.audit(AuditEvent(job.kind.value, "failed", job.subject, words))
+            _quarantine_job(tx, job, message, error_kind(error))
+            tx.audit(AuditEvent(job.kind.value, "failed", job.subject, message))
         else:
-            tx.jobs.retry(job, error=words, delay_seconds=_compute_retry_delay(job, policy), counts=counts)
+            tx.jobs.retry(job, error=message, delay_seconds=_compute_retry_delay(job, policy), counts=counts)
 
 
 def _quarantine_job(tx: Transaction, job: Job, message: str, kind: str) -> None:
-    with suppress(LeaseLost):  # then it is another worker's to set aside
+    with suppress(LeaseLost):  # then the other worker decides
         tx.jobs.put_notes(job, {ERROR_KIND_KEY: kind})
     tx.jobs.quarantine(job, error=message)
 
 
 def error_kind(error: Exception) -> str:
-    """Return the kind of an error in one word: its name in `errors`, "unexpected" for any other."""
+    """Return the kind of an error in one word: its class name in `errors`, "unexpected" for a foreign exception."""
     return type(error).__name__ if isinstance(error, RadclipdError) else "unexpected"
 
 
 def describe_error(error: Exception) -> str:
-    """Return what may be kept of an error. Foreign exceptions may quote a data set, so only their type is told."""
+    """Return the text of an error for the catalog. A foreign exception may quote a data set, so only its type is given."""
     if not isinstance(error, RadclipdError):
         return f"unexpected {type(error).__name__}; the log has the place"
     return f"{error} (hint: {error.hint})" if error.hint else str(error)
 
 
 def _compute_retry_delay(job: Job, policy: WorkPolicy) -> float:
-    return rules.backoff(
+    return backoff_seconds(
         job.attempts, base_seconds=policy.retry_base_seconds, cap_seconds=policy.retry_cap_seconds, jitter=random.random()
     )
 
 
 def _quarantine_if_exhausted(job: Job, catalog: Catalog, policy: WorkPolicy) -> bool:
-    """A job that has taken down its worker again and again never comes back with an error: its tries tell."""
+    """Quarantine a job that has ended its worker in every try: such a job never comes back with an error, only its tries count."""
     if job.attempts <= policy.max_attempts:
         return False
     with catalog.begin() as tx:
@@ -198,18 +229,18 @@ def _release_jobs(jobs: Iterable[Job], error: Exception, catalog: Catalog) -> No
 
 
 @contextmanager
-def _keep_leases(held: dict[int, Job], catalog: Catalog, policy: WorkPolicy) -> Iterator[None]:
-    """Extend the leases of the jobs still held, three times a lease."""
-    over = threading.Event()
+def _keep_leases(unfinished: dict[int, Job], catalog: Catalog, policy: WorkPolicy) -> Iterator[None]:
+    """Extend the leases of the unfinished jobs on a heartbeat thread, three times per lease."""
+    stopped = threading.Event()
 
     def beat() -> None:
-        while not over.wait(policy.lease_seconds / 3):
-            for job in list(held.values()):
+        while not stopped.wait(policy.lease_seconds / 3):
+            for job in list(unfinished.values()):
                 try:
                     with catalog.begin() as tx:
                         tx.jobs.extend(job, lease_seconds=policy.lease_seconds)
                 except LeaseLost:
-                    held.pop(job.id, None)
+                    unfinished.pop(job.id, None)
                 except RadclipdError as error:
                     log.warning("heartbeat failed", extra={"job": job.id, "error": str(error)})
 
@@ -218,5 +249,16 @@ def _keep_leases(held: dict[int, Job], catalog: Catalog, policy: WorkPolicy) -> 
     try:
         yield
     finally:
-        over.set()
+        stopped.set()
         thread.join()
+
+
+def purge_done_jobs(*, catalog: Catalog, keep_days: float) -> int:
+    """Delete jobs that were done more than `keep_days` ago; return their number. Quarantined jobs stay until a person decides."""
+    purged = 0
+    while True:
+        with catalog.begin() as tx:
+            deleted = tx.jobs.purge_done(older_than_days=keep_days, limit=JOBS_PER_PURGE)
+        purged += deleted
+        if deleted < JOBS_PER_PURGE:
+            return purged

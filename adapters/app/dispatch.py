@@ -17,7 +17,7 @@ from adapters.service import systemd
 from adapters.service.health import notify_systemd
 from adapters.service.scheduler import Scheduler
 from adapters.service.signals import WAIT_SLICE_SECONDS, StopSignal, should_stop
-from pipeline import housekeeping, learn, rescore, settle
+from pipeline import learn, rescore, settle, work
 
 if TYPE_CHECKING:
     from adapters.config.sections import Config
@@ -90,6 +90,6 @@ def build_learn_trigger(parts: Parts) -> Callable[[], bool]:
 
 def maintain_catalog(parts: Parts) -> int:
     """Delete jobs done long ago and renew the planner's statistics; return the number of deleted jobs."""
-    purged = housekeeping.purge_done_jobs(catalog=parts.catalog, keep_days=parts.config.work.keep_done_days)
+    purged = work.purge_done_jobs(catalog=parts.catalog, keep_days=parts.config.work.keep_done_days)
     parts.catalog.update_statistics()
     return purged

@@ -16,7 +16,6 @@ import structlog
 from adapters.app.policies import chest_policy, learn_policy, work_policy
 from pipeline import cache_warming, labels, learn, report, score, versions, work
 from pipeline.domain import Job, JobKind
-from pipeline.pace import ClaimSizer
 from pipeline.ports.services import CircuitPolicy, StageCallback
 from pipeline.preemption import Preemption
 from pipeline.progress import JobProgress, chain_callbacks
@@ -80,7 +79,9 @@ def build_score_spec_and_cache_warming(parts: Parts) -> tuple[work.WorkerSpec, c
     spec = work.WorkerSpec(
         kind=JobKind.SCORE,
         step=partial(score.score, catalog=catalog, pixels=pixels, scorers=scorers, policy=policy),
-        claim_sizer=ClaimSizer(target_seconds=config.score.claim_seconds, min_jobs=batch, max_jobs=MAX_BATCHES_PER_CLAIM * batch),
+        claim_sizer=work.ClaimSizer(
+            target_seconds=config.score.claim_seconds, min_jobs=batch, max_jobs=MAX_BATCHES_PER_CLAIM * batch
+        ),
         prepare=load_serving,
         prefer_newest=True,
     )

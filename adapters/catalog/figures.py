@@ -12,10 +12,10 @@ from adapters.catalog.jobs import DONE, QUARANTINED, RUNNING, WAITING, SqlJobs
 from adapters.catalog.sql_time import now
 from adapters.catalog.tables import circuits, instances, jobs, labels, model_versions, reports, requests, studies
 from adapters.catalog.versions import SqlVersions
-from pipeline.backfill import BACKFILL_PRIORITY
+from pipeline import priorities
 from pipeline.domain import JobKind, JobState, LabelState, ReportState, StudyState, VersionState
 from pipeline.figures import ArchiveFigures, LearningGain, LearningRound, LearningStage, QueueFigures
-from pipeline.learn import BACKGROUND_PRIORITY, LearnResult
+from pipeline.learn import LearnResult
 from pipeline.work import ERROR_KIND_KEY
 
 UNKNOWN_REASON = "other"
@@ -48,7 +48,7 @@ class SqlFigures:
         trained = self._find_last_trained_version()
         return QueueFigures(
             jobs=self._count_open_jobs(),
-            oldest_due_seconds=SqlJobs(self._connection).oldest_due_seconds(before=BACKGROUND_PRIORITY),
+            oldest_due_seconds=SqlJobs(self._connection).oldest_due_seconds(before=priorities.LEARN),
             quarantined=self._count_quarantined(),
             open_circuits=self._connection.scalars(select(circuits.c.destination).where(circuits.c.open_until > now())).all(),
             versions=self._count_states(model_versions.c.state, VersionState),
@@ -65,7 +65,7 @@ class SqlFigures:
         statements = select(labels.c.finding, labels.c.state, func.count()).where(labels.c.state.is_not(None))
         unread = ~exists().where(labels.c.study == requests.c.study, labels.c.state.is_not(None))
         rescoring = self._connection.execute(text("SELECT studies, scored FROM v_rescoring")).one_or_none()
-        waiting = jobs.c.kind == JobKind.SCORE.value, jobs.c.state == WAITING, jobs.c.priority == BACKFILL_PRIORITY
+        waiting = jobs.c.kind == JobKind.SCORE.value, jobs.c.state == WAITING, jobs.c.priority == priorities.BACKFILL
         unscored = select(func.count()).select_from(jobs).where(*waiting)
         return ArchiveFigures(
             studies=self._count_states(studies.c.state, StudyState),

@@ -36,7 +36,8 @@ from sqlalchemy.exc import IntegrityError
 from adapters.catalog.parameters import build_insert, sanitise_text
 from adapters.catalog.sql_time import DAY_SECONDS, now, seconds_from_now
 from adapters.catalog.tables import jobs
-from pipeline.domain import ARRIVAL_PRIORITY, Job, JobKind, JobState
+from pipeline import priorities
+from pipeline.domain import Job, JobKind, JobState
 from pipeline.errors import LeaseLost
 from pipeline.ports.jobs import SubjectFilter
 
@@ -53,7 +54,7 @@ class SqlJobs:
         self.put_kinds: set[JobKind] = set()
 
     def put(
-        self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = ARRIVAL_PRIORITY
+        self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = priorities.ARRIVED
     ) -> int | None:
         self.put_kinds.add(kind)
         same = and_(jobs.c.kind == kind.value, jobs.c.subject == subject, _has_state(WAITING))
@@ -69,7 +70,7 @@ class SqlJobs:
         kind: JobKind,
         payloads: Mapping[str, Mapping[str, Any]],
         *,
-        priority: int = ARRIVAL_PRIORITY,
+        priority: int = priorities.ARRIVED,
         due: Mapping[str, datetime] | None = None,
     ) -> None:
         if not payloads:
@@ -268,7 +269,7 @@ def _select_due(kinds: Sequence[JobKind]) -> Select[int]:
 
 def _select_newest(kinds: Sequence[JobKind]) -> Select[int]:
     """Return the due jobs of studies that have just been received, the newest first."""
-    arrived = and_(_is_claimable(kinds), jobs.c.priority == ARRIVAL_PRIORITY)
+    arrived = and_(_is_claimable(kinds), jobs.c.priority == priorities.ARRIVED)
     return select(jobs.c.id).where(arrived).order_by(jobs.c.run_at.desc(), jobs.c.id.desc())
 
 

@@ -17,11 +17,12 @@ from adapters.app.workers import build_score_spec_and_cache_warming, worker_name
 from adapters.config import sections as configuration
 from pipeline import archive_scoring
 from pipeline.archive_scoring import BlockResult, StudyBlock
+from pipeline.backoff import backoff_seconds
 from pipeline.errors import OutOfResources, RadclipdError
 
 MAX_ATTEMPTS = 6
-BACKOFF_SECONDS = 2.0
-"""Doubled with each attempt: a catalog that is unreachable for a minute fails no block."""
+BACKOFF_BASE_SECONDS, BACKOFF_CAP_SECONDS = 2.0, 60.0
+"""Back-off between attempts: a block survives a catalog that is unreachable for a minute."""
 
 log = structlog.get_logger("radclipd.cluster")
 
@@ -61,7 +62,8 @@ class BlockScorer:
                 if attempt == MAX_ATTEMPTS - 1:
                     raise
                 log.warning("catalog unreachable", error=str(error), hint=error.hint)
-                time.sleep(BACKOFF_SECONDS * 2**attempt)
+                delay = backoff_seconds(attempt, base_seconds=BACKOFF_BASE_SECONDS, cap_seconds=BACKOFF_CAP_SECONDS)
+                time.sleep(delay)
         raise AssertionError("the last attempt returns or raises")
 
     def _load_scorer(self) -> Callable[[StudyBlock], BlockResult]:

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.evaluation.cases import UNKNOWN
 from models.evaluation.compare import compare
 from models.evaluation.statistics import auc, brier
 from models.training.calibration import rates_with_intervals
 from pipeline.domain import FINDINGS, Comparison
-
-UNKNOWN = -1
 
 ScoreMatrix = npt.NDArray[np.floating]
 LabelMatrix = npt.NDArray[np.int8]

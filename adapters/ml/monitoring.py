@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from adapters.ml.measures import UNKNOWN, ScoreMatrix, compare_scores, json_number, measure_scores, select_findings
+from adapters.ml.measures import ScoreMatrix, compare_scores, json_number, measure_scores, select_findings
 from adapters.ml.training_images import TrainingImageReader
 from models.classifier.classifier import Classifier
 from models.classifier.head import LinearHead
 from models.classifier.version_weights import VersionWeights
 from models.encoder.base import Base
+from models.evaluation.cases import UNKNOWN
 from pipeline.domain import FINDINGS, Comparison, TrainingExample
 from pipeline.ports.services import StageCallback
 

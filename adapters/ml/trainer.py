@@ -22,7 +22,7 @@ import torch
 from adapters.ml.activation_cache import ActivationCache, ActivationCacheSettings
 from adapters.ml.distributed.ranks import RankPool, choose_devices
 from adapters.ml.error_translation import translate_model_errors
-from adapters.ml.measures import UNKNOWN, ScoreMatrix, compare_scores, comparison_card, json_number, measure_scores, select_findings
+from adapters.ml.measures import ScoreMatrix, compare_scores, comparison_card, json_number, measure_scores, select_findings
 from adapters.ml.monitoring import MonitoringSample
 from adapters.ml.scorer import apply_precision, read_version_weights
 from adapters.ml.training_images import TrainingImageReader
@@ -38,6 +38,7 @@ from models.encoder.base import Base, read_base
 from models.encoder.checkpoint import write_checkpoint
 from models.encoder.golden import GoldenEmbedding
 from models.encoder.precision import Precision
+from models.evaluation.cases import UNKNOWN
 from models.training.fold_fits import run_fits_sequentially
 from models.training.training_round import STAGE_1, TrainingData, TrainingPlan, TrainingResult, run_training_round
 from pipeline import rules

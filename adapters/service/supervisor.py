@@ -25,6 +25,7 @@ from adapters.service.exit_codes import CANNOT_START, FAILED, exit_code_of
 from adapters.service.health import HealthCheck, HealthMonitor
 from adapters.service.signals import StopSignal
 from adapters.service.systemd import INHERITED_FDS, SYSTEMD_VARIABLES, Notifier
+from pipeline.backoff import backoff_seconds
 from pipeline.errors import RadclipdError, traceback_locations
 
 STEADY_SECONDS = 60.0
@@ -161,7 +162,8 @@ class Child:
         """Record a death; return the back-off before the next start, seconds."""
         now = time.monotonic()
         self.deaths = 0 if now - self.started_at >= STEADY_SECONDS else self.deaths + 1
-        delay = min(timings.backoff_cap, timings.backoff_base * 2 ** min(self.deaths - 1, 16)) if self.deaths else 0.0
+        base, cap = timings.backoff_base, timings.backoff_cap
+        delay = backoff_seconds(self.deaths - 1, base_seconds=base, cap_seconds=cap) if self.deaths else 0.0
         self.not_before = now + delay
         return delay
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from models.evaluation.cases import ABSENT, PRESENT, UNKNOWN
 from models.evaluation.statistics import CONFIDENCE_LEVEL, PatientBootstrap, auc, macro_average, paired_auc, percentile_interval
-from models.training.batches import ABSENT, PRESENT, UNKNOWN
 
 Scores = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.int8]

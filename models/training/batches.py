@@ -11,9 +11,7 @@ import torch
 from torch.nn import functional
 
 from models.errors import NothingToLearn
-
-PRESENT, ABSENT, UNKNOWN = 1, 0, -1
-"""Values of label arrays, as in `models.evaluation.cases`."""
+from models.evaluation.cases import ABSENT, PRESENT
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from models.classifier.head import LinearHead
-from models.training.batches import ABSENT, PRESENT
+from models.evaluation.cases import ABSENT, PRESENT
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int8]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from models.training.batches import ABSENT, PRESENT, UNKNOWN
+from models.evaluation.cases import ABSENT, PRESENT, UNKNOWN
 from models.training.calibration import Floats, Labels, fit_calibration
 
 Rows = npt.NDArray[np.intp]

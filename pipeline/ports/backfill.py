@@ -1,4 +1,4 @@
-"""What a backfill needs of the outside: where studies come from, and rows that remember what came. See `backfill`."""
+"""Ports of `pipeline.backfill`: the source of the studies, and the catalog's records of finished days and units."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.domain import Header, Receipt, Sender
 
 @dataclass(frozen=True, slots=True)
 class DateRange:
-    """A range of dates, both ends in it."""
+    """A range of dates, both ends included. Iterates over its days."""
 
     first: date
     last: date
@@ -23,102 +23,93 @@ class DateRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackfillUnit:
-    """What a source gives at a time: a study of an archive, or a few files of a folder.
+    """The unit of a backfill: a study of an archive, or a few files of a folder."""
 
-    `key` tells it from the others of its source, in no more than 64 characters and without a word about the patient. `mark` is
-    another one where its content is another one. `study`: its StudyInstanceUID, where one is known before anything is fetched.
-    `places`: where its source finds it; not kept.
-    """
-
-    key: str
-    change_tag: str = ""
-    study_instance_uid: str = ""
-    locations: tuple[str, ...] = ()
+    key: str  # identity within its source, at most 64 characters; says nothing about the patient
+    change_tag: str = ""  # differs where the content differs
+    study_instance_uid: str = ""  # "": not known before the fetch
+    locations: tuple[str, ...] = ()  # addresses for the source's own use, not stored
 
 
 @dataclass(slots=True)
 class BackfillCounts:
-    """What became of what a source gave. Duplicates are instances that were here already, to the byte."""
+    """Counts of the objects of a unit or a run."""
 
-    instances: int = 0
-    duplicates: int = 0
+    instances: int = 0  # stored
+    duplicates: int = 0  # stored before, byte for byte
     refused: int = 0
-    others: int = 0  # files that are no instances, or none that is wanted
-    bytes: int = 0  # of instances that were stored
+    others: int = 0  # files that are not DICOM instances, or not wanted
+    bytes: int = 0  # of stored instances
 
     def add(self, other: BackfillCounts) -> None:
-        """Add up."""
+        """Add the counts of `other` in place."""
         for name in self.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 ReceivedInstance = tuple[Header, bytes]
-"""What `receive` takes: the header and the DICOM file."""
+"""Header and bytes of a DICOM file, as `receive` takes them."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackfillObject:
-    """One object of a parcel, not looked at yet.
+    """One object of a unit, not read yet."""
 
-    `read` returns it; None where it is none, or none that is wanted; it raises what the listener would refuse it with. `uid`: its
-    SOPInstanceUID, where that is known. `place` is for whoever runs the backfill and may name a patient: it is never kept.
-    """
-
-    location: str
-    sop_instance_uid: str
-    read: Callable[[], ReceivedInstance | None]
+    location: str  # for the user's terminal; may name a patient, so it is never stored
+    sop_instance_uid: str  # "": not known
+    read: Callable[[], ReceivedInstance | None]  # None: not a wanted instance; raises the listener's refusal as PermanentError
 
 
 FindStored = Callable[[Collection[str]], set[str]]
-"""Returns those of these SOPInstanceUIDs that are here, file and row: they need not be fetched."""
+"""Returns those of these SOPInstanceUIDs with a row and a file in place, which need not be fetched."""
 StoreObject = Callable[[BackfillObject], Receipt | None]
-"""Takes a piece in for good; None where it was refused, or is none. TransientError passes through: fetch no more."""
+"""Stores an object; None where it was refused or is not wanted. TransientError passes through and ends the fetch."""
 
 
 class BackfillSource(Protocol):
-    """Where studies come from."""
+    """A source of studies: a folder, or an archive by DICOMweb or query/retrieve."""
 
     @property
     def name(self) -> str:
-        """What is asked, and for what: the same words for the same parcels. No secret, at most 255 characters."""
+        """The source and the query, identical for identical units. Without secrets, at most 255 characters."""
 
     @property
     def sender(self) -> Sender:
-        """Who the instances are from."""
+        """The origin of the instances."""
 
     @property
     def supports_dates(self) -> bool:
-        """Whether `parcels` can be asked for some days."""
+        """Whether `list_units` can select by days."""
 
     def list_units(self, days: DateRange | None) -> Iterable[BackfillUnit]:
-        """Return what there is of these days, or at all where it is not dated. TransientError, PermanentError."""
+        """Return the units of these days; None, or without `supports_dates`: all units. TransientError, PermanentError."""
 
     def fetch(self, unit: BackfillUnit, find_stored: FindStored, store_object: StoreObject) -> int:
-        """Give the pieces of a parcel that are not known, one by one. TransientError; PermanentError where it can never be had.
+        """Pass each missing object of a unit to `store_object`. TransientError; PermanentError where the unit cannot be fetched.
 
-        Returns how many came another way than this: sent to the listener, at our request.
+        Returns the number of instances that the source has sent to the listener instead (C-MOVE).
         """
 
 
 class Backfills(Protocol):
-    """What backfills have done, by source: a part of `ports.Transaction`."""
+    """Records of backfills, by source: a part of `services.Transaction`."""
 
     def finished_days(self, source: str) -> set[date]:
-        """Return the days of which everything was taken in."""
+        """Return the finished days."""
 
     def add_finished_days(self, source: str, days: Collection[date]) -> None:
-        """Remember that of these days there is no more to come."""
+        """Record days as finished: nothing of them is left to import."""
 
     def finished_units(self, source: str, keys: Collection[str], *, failed: bool) -> dict[str, str]:
-        """Return key -> mark of those of these parcels that were taken in; with `failed`, of those that never can be, too."""
+        """Return key -> change tag of those of these units that were imported; with `failed`, also of those that failed."""
 
     def finish_unit(
         self, source: str, unit: BackfillUnit, counts: BackfillCounts, studies: Collection[str], *, error: str = ""
     ) -> None:
-        """Remember that a parcel was taken in, with what studies, or why it cannot be. The last word holds."""
+        """Record the result of a unit: its counts and studies, or the `error` of a failed unit. Replaces an earlier result."""
 
     def mark_backfilled(self, source: str, study_instance_uids: Collection[str]) -> None:
-        """Mark those of these studies that the catalog does not know yet: it is a backfill that brings them."""
+        """Mark as backfilled those of these studies that are not in the catalog yet."""
 
     def backfilled_studies(self, study_instance_uids: Collection[str]) -> set[str]:
-        """Return those of these studies that a backfill brought, and of which nothing has come any other way since."""
+        """Return those of these studies that are marked as backfilled and have received no instance by another route since."""

@@ -1,4 +1,4 @@
-"""What the steps need of the queue and of the breakers, as Protocols: parts of `ports.Transaction`."""
+"""Ports of the job queue and of the circuit breakers: parts of `services.Transaction`."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
-from pipeline.domain import ARRIVAL_PRIORITY, Job, JobKind, JobState
+from pipeline import priorities
+from pipeline.domain import Job, JobKind, JobState
 
 SubjectFilter = Collection[str] | None
-"""None: of any."""
+"""Subjects of the jobs to claim; None: any subject."""
 
 
 class Jobs(Protocol):
-    """The queue."""
+    """The job queue. At most one job per kind and subject waits."""
 
     def put(
-        self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = ARRIVAL_PRIORITY
+        self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = priorities.ARRIVED
     ) -> int | None:
-        """Enqueue; lower priority numbers run first. Where one of this kind and subject waits already, it takes the new
-        payload and None is returned."""
+        """Enqueue a job; return its id. Where a job of this kind and subject waits already, it gets the new payload and the lower
+        priority number, and None is returned."""
 
     def put_all(
         self,
         kind: JobKind,
         payloads: Mapping[str, Mapping[str, Any]],
         *,
-        priority: int = ARRIVAL_PRIORITY,
+        priority: int = priorities.ARRIVED,
         due: Mapping[str, datetime] | None = None,
     ) -> None:
-        """Enqueue a job for each subject with its payload, as `put` does; `due`: since when each is, in place of now."""
+        """Enqueue a job for each subject -> payload, as `put` does. `due`: subject -> due time; default now."""
 
     def claim(
         self,
@@ -41,57 +42,58 @@ class Jobs(Protocol):
         newest: int = 0,
         subjects: SubjectFilter = None,
     ) -> list[Job]:
-        """Lease up to `limit` due jobs, or jobs whose lease ran out, under a fresh random token. Counts the try.
+        """Claim up to `limit` jobs that are due or whose lease has expired: lease each under a new random token, count the attempt.
 
-        The most urgent first, of equally urgent ones those that have waited longest; but before them up to `newest` of those of
-        priority ARRIVED that came last. `of`: only those of these subjects, a few hundred at most.
+        Order: lower priority number first, then longest waiting; but before all others up to `newest` jobs of priority ARRIVED that
+        were enqueued last. `subjects`: only jobs of these subjects, a few hundred at most.
         """
 
     def extend(self, job: Job, *, lease_seconds: float) -> None:
-        """Heartbeat. LeaseLost when the token is no longer ours."""
+        """Heartbeat: extend the lease. LeaseLost where another worker has claimed the job."""
 
     def finish(self, *finished: Job) -> None:
-        """Mark done, inside the transaction that holds the jobs' results. LeaseLost when a token is no longer ours."""
+        """Mark jobs done, in the transaction that holds their results. LeaseLost where another worker has claimed one of them."""
 
     def put_notes(self, job: Job, notes: Mapping[str, Any]) -> None:
-        """Keep notes beside what the job's payload held when it was claimed, in place of earlier ones. LeaseLost as `extend`."""
+        """Set the job's payload to that of the claim plus these notes, replacing earlier notes. LeaseLost as `extend`."""
 
     def retry(self, job: Job, *, error: str, delay_seconds: float, counts: bool = True) -> None:
-        """Give the job back, due after the delay; `counts=False` takes the try back. A lost lease is not an error here."""
+        """Return the job to WAITING, due after the delay. `counts=False`: the attempt is not counted. No error on a lost lease."""
 
     def quarantine(self, job: Job, *, error: str) -> None:
-        """Set the job aside for a person. A lost lease is not an error here."""
+        """Quarantine the job until a person retries it. No error on a lost lease."""
 
     def is_open(self, kind: JobKind, subject: str) -> bool:
-        """Say whether a job of this kind and subject waits, runs or is in quarantine."""
+        """Tell whether a job of this kind and subject waits, runs or is in quarantine."""
 
     def count_leased(self, kind: JobKind, subjects: Collection[str]) -> int:
-        """Return how many jobs of this kind and of these subjects are leased, whether their worker lives or not."""
+        """Return the number of leased jobs of this kind and of these subjects, including those with expired leases."""
 
     def has_urgent(self, kind: JobKind, *, before: int) -> bool:
-        """Say whether a job of this kind, with a priority number below `before`, is due or in the hands of a worker that lives."""
+        """Tell whether a job of this kind, with a priority number below `before`, is due, or runs under a valid lease."""
 
     def count_by_state(self) -> dict[tuple[JobKind, JobState], int]:
-        """Return how many jobs there are of each kind and state."""
+        """Return the number of jobs by kind and state."""
 
     def count_waiting(self, kind: JobKind, *, at_most: int) -> int:
-        """Return how many jobs of this kind wait, counted up to `at_most`."""
+        """Return the number of waiting jobs of this kind, counted up to `at_most`."""
 
     def purge_done(self, *, older_than_days: float, limit: int = 10_000) -> int:
-        """Delete jobs that were done longer ago, the oldest first and at most `limit`; return how many."""
+        """Delete up to `limit` jobs that were done more than `older_than_days` ago, oldest first; return their number."""
 
     def requeue(self, ids: Sequence[int] | None = None) -> int:
-        """Put quarantined jobs (all, or these) back to waiting with their tries cleared; return how many."""
+        """Return quarantined jobs (all, or these) to WAITING with no attempts counted; return their number."""
 
 
 class Circuits(Protocol):
-    """One breaker per destination, shared by all workers through the catalog."""
+    """Circuit breakers, one per destination, shared by all workers through the catalog."""
 
     def admit(self, destination: str, *, probe_seconds: float) -> bool:
-        """True where the circuit is closed; where its rest is over, True for one caller and shut for others for probe_seconds."""
+        """Tell whether the destination may be used. Closed circuit: yes. Open: no. Half-open, after the open time: yes for one
+        caller, the probe, and no for the others for `probe_seconds`."""
 
     def record_failure(self, destination: str, *, threshold: int, open_seconds: float) -> None:
-        """Count a failure to reach it; from `threshold` in a row on, the circuit opens for rest_seconds."""
+        """Count a failure to reach the destination. `threshold` or more in a row open the circuit for `open_seconds`."""
 
     def record_success(self, destination: str) -> None:
-        """Close the circuit."""
+        """Close the circuit and clear its failures."""

@@ -1,4 +1,4 @@
-"""What the slow loop needs of the catalog: what was asked of the readers, and what they said. Part of `ports`."""
+"""Ports of the slow loop: requests of the worklist and labels of the readers. Parts of `services.Transaction`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pipeline.domain import Label, Request
 
 
 class Requests(Protocol):
-    """What the worklist asked for. Append-only, as labels are."""
+    """Requests of the worklist. Append-only."""
 
     def lock(self) -> None:
-        """Let no other transaction ask before this one ends."""
+        """Lock the requests: no other transaction appends before this one ends."""
 
     def append(self, requests: Sequence[Request]) -> None:
         """Insert requests in this order. ValueError where a study is not in the catalog."""
@@ -21,23 +21,23 @@ class Requests(Protocol):
         """Return every request, oldest first."""
 
     def of_studies(self, study_instance_uids: Collection[str]) -> dict[str, Request]:
-        """Return StudyInstanceUID -> its request, of those of these studies that were asked for."""
+        """Return StudyInstanceUID -> its request, of those of these studies that have one."""
 
 
 class Labels(Protocol):
-    """Statements of readers. Append-only: the database itself refuses to change or delete one."""
+    """Labels of readers. Append-only: the database itself refuses updates and deletes."""
 
     def append(self, labels: Sequence[Label]) -> None:
-        """Insert statements in this order, whatever their `id`. ValueError where a study is not in the catalog."""
+        """Insert labels in this order, with new ids. ValueError where a study is not in the catalog."""
 
     def all(self) -> list[Label]:
-        """Return every statement, in order of id."""
+        """Return every label, in order of id."""
 
     def of_studies(self, study_instance_uids: Collection[str]) -> list[Label]:
-        """Return every statement on these studies, in order of id."""
+        """Return every label of these studies, in order of id."""
 
     def multi_reader_studies(self) -> list[str]:
-        """Return the StudyInstanceUIDs, in order, of the studies of which more than one reader has spoken on one finding."""
+        """Return the StudyInstanceUIDs, in order, of the studies with labels of more than one reader on the same finding."""
 
     def find(self, ids: Collection[int]) -> list[Label]:
-        """Return the statements with these ids, in order of id."""
+        """Return the labels with these ids, in order of id."""

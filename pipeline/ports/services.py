@@ -1,6 +1,6 @@
-"""What the steps need of the outside, as Protocols. Adapters implement them; `tests/builders/fakes.py` too.
+"""Ports of catalog, image store, scorer, trainer, report writer and archive. Adapters and `tests/builders/fakes.py` implement them.
 
-A `Transaction` is all or nothing: leaving its `with` block normally commits, an exception rolls back. All times are the
+A `Transaction` is all or nothing: leaving its `with` block normally commits, an exception rolls back. All times are by the
 catalog's own clock.
 """
 
@@ -40,7 +40,7 @@ class Versions(Protocol):
     """Model versions."""
 
     def serving(self) -> ModelVersion | None:
-        """Return the version that serves, or None."""
+        """Return the serving version, or None."""
 
     def find(self, number: int) -> ModelVersion | None:
         """Return the version, or None."""
@@ -49,19 +49,19 @@ class Versions(Protocol):
         """Return every version, oldest first."""
 
     def next_number(self) -> int:
-        """Return the number that the next version will have."""
+        """Return the number of the next version."""
 
     def add(self, version: ModelVersion) -> None:
         """Insert a version in the state it carries."""
 
     def previously_serving(self) -> ModelVersion | None:
-        """Return the retired version that served last, or None."""
+        """Return the retired version that served most recently, or None."""
 
     def put_state(self, number: int, state: VersionState, *, reason: str) -> None:
-        """Write the state and reason of a version that does not serve."""
+        """Write the state and reason of a version other than the serving one."""
 
     def serve(self, number: int) -> None:
-        """Make this version the serving one and retire the one that served."""
+        """Make this version the serving one, and retire the one that serves now."""
 
 
 class Transaction(Protocol):
@@ -87,14 +87,14 @@ class Transaction(Protocol):
     def backfills(self) -> Backfills: ...
 
     def now(self) -> datetime:
-        """Return this moment by the catalog's clock, to the millisecond."""
+        """Return the time of the catalog's clock, to the millisecond."""
 
     def audit(self, event: AuditEvent) -> None:
         """Append to the audit table."""
 
 
 class Catalog(Protocol):
-    """The catalog. OutOfResources when it cannot be reached or stays locked."""
+    """The catalog. OutOfResources where it is unreachable or stays locked."""
 
     def begin(self) -> AbstractContextManager[Transaction]:
         """Open a transaction that may write."""
@@ -104,45 +104,45 @@ class Catalog(Protocol):
 
 
 class IncomingFile(Protocol):
-    """A file on its way in: whole and durable once it is kept, and nothing before."""
+    """An incoming file: temporary until `commit`, complete and durable after it."""
 
     @property
     def file(self) -> StoredFile:
-        """What has been written so far, as it would be kept."""
+        """Key, checksums and size of the bytes written so far."""
 
     def write(self, content: Buffer) -> None:
-        """Write on. OutOfResources when the disk will not take it."""
+        """Append. OutOfResources where the disk refuses the write."""
 
     def open(self) -> BinaryIO:
-        """Read what has been written so far, from the start."""
+        """Open the bytes written so far for reading, from the start."""
 
     def commit(self) -> StoredFile:
-        """Fsync, rename into place, fsync the folder, whatever stood there. OutOfResources as above."""
+        """Fsync, rename into place over any existing file, fsync the folder. OutOfResources as `write`."""
 
     def discard(self) -> None:
-        """Leave nothing behind, unless it was kept."""
+        """Delete the temporary file; no effect after `commit`."""
 
 
 class ImageStore(Protocol):
     """Durable files, named by their own SHA-256."""
 
     def open_incoming(self) -> IncomingFile:
-        """Begin a file. OutOfResources when the disk will not take it."""
+        """Open a new incoming file. OutOfResources where the disk refuses the write."""
 
     def file_of(self, content: bytes) -> StoredFile:
-        """Return what `write` would return, without writing."""
+        """Return the result of `write`, without writing."""
 
     def write(self, content: bytes) -> StoredFile:
-        """Write, fsync, rename into place, fsync the folder. Idempotent. OutOfResources when the disk will not take it."""
+        """Write, fsync, rename into place, fsync the folder. Idempotent. OutOfResources where the disk refuses the write."""
 
     def read(self, file: StoredFile) -> bytes:
-        """Return the content. Refused when the file is missing, or not what was written: its size or its checksum differs."""
+        """Return the content. PermanentError where the file is missing, or its size or checksum differs."""
 
     def exists(self, file: StoredFile) -> bool:
-        """Say whether the file is in place with the right size."""
+        """Tell whether the file is in place with the right size."""
 
     def remove(self, file: StoredFile) -> None:
-        """Remove the file; a missing one is not an error."""
+        """Remove the file. No error where it is missing."""
 
     def free_bytes(self) -> int:
         """Return the free space of the store's file system, bytes."""
@@ -152,7 +152,7 @@ class DocumentReader(Protocol):
     """SR or KOS to labels."""
 
     def read(self, content: bytes) -> Document:
-        """Return what the document says, or why nothing of it counts. Never raises, whatever the bytes are."""
+        """Return the document's labels, or the reason why there are none. Never raises, whatever the bytes."""
 
 
 class Scorer(Protocol):
@@ -166,95 +166,94 @@ class Scorer(Protocol):
         """Image -> model input. Both score the same."""
 
     def score_cached(self, instances: Sequence[StoredInstance]) -> Mapping[str, Scores]:
-        """Return SOPInstanceUID -> float32 [14] of those films that it can score by what was kept of them, without their pixels."""
+        """Return SOPInstanceUID -> float32 [14] of those instances whose activations are cached, computed without their pixels."""
 
     def score(self, images: Sequence[Image | ModelInput], instances: Sequence[StoredInstance] = ()) -> Scores:
         """Return float32 [N, 14] in 0..1 for N images of any size, or for their model inputs.
 
-        Where it is told of which films they are, it keeps what a later version needs to score them; a failure of that is none here.
+        With their `instances`, their activations are cached for later versions; a failure of the cache is not raised.
         """
 
     def uncached(self, instances: Sequence[StoredInstance]) -> Sequence[StoredInstance]:
-        """Return those films of which nothing is kept though there is room for it."""
+        """Return those instances that are not in the activation cache, though there is room for them."""
 
     def cache_activations(self, images: Sequence[Image | ModelInput], instances: Sequence[StoredInstance]) -> None:
-        """Keep of N films with these images what `score` would."""
+        """Cache the activations of N images without scoring them."""
 
     @property
     def cache_capacity(self) -> int:
-        """Of how many films something can be kept at a time, about; 0 where it keeps nothing."""
+        """The approximate capacity of the activation cache, in images; 0: no cache."""
 
 
 class Scorers(Protocol):
-    """Where loaded versions come from."""
+    """Loads model versions."""
 
     def load(self, version: ModelVersion) -> Scorer:
-        """Return the loaded version; the same object as long as the version stays. NoWeights, WeightsRejected."""
+        """Return the loaded version; the same object for the same version. NoWeights, WeightsRejected."""
 
 
 StageCallback = Callable[[str, int, int], None]
-"""Hears what is under way, how much of it is done, and how much there is. May wait, or raise to stop: nothing is half done."""
+"""Called between two steps of long work with the stage, its finished steps and their total. May wait, or raise to stop the work: no
+part of it is committed then."""
 
 
 class Candidate(Protocol):
-    """A version that was learnt and measured, and that nobody knows of yet."""
+    """A trained and measured version, before it is in the catalog."""
 
     @property
     def comparisons(self) -> Sequence[Comparison]:
-        """With zero-shot, and with the serving version where that is another."""
+        """Comparisons with zero-shot, and with the serving version where that is another one."""
 
     def stage_files(self) -> AbstractContextManager[Callable[[int], ModelVersion]]:
-        """Write its files aside. What is given puts them in their place, whole, under a number and returns the version's row.
-
-        Files that were not put in their place are gone when the context ends. OutOfResources.
-        """
+        """Write the version's files to a temporary folder. The context's value publishes them under a version number, atomically,
+        and returns the version's row. Unpublished files are deleted when the context ends. OutOfResources."""
 
 
 class Trainer(Protocol):
-    """Labelled studies to a candidate."""
+    """Training set -> candidate."""
 
     def train(self, training_set: TrainingSet, on_progress: StageCallback) -> Candidate:
-        """Learn from the base of the serving version and measure. Same course, same weights.
+        """Train from the base weights of the serving version, and measure. The same training set gives the same weights.
 
-        NoWeights, WeightsRejected; PermanentError where the films that can be read leave nothing to learn.
+        NoWeights, WeightsRejected; PermanentError where the readable images leave no finding to learn.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitPolicy:
-    """When to leave an archive alone: after `threshold` failures in a row, for `open_seconds`."""
+    """Circuit breaker of an archive."""
 
-    threshold: int = 3
-    open_seconds: float = 30.0
+    threshold: int = 3  # consecutive failures that open the circuit
+    open_seconds: float = 30.0  # time for which the circuit stays open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportContent:
-    """Everything an SR says. `evidence` are the scored images, first one first; `predictions` are in the order of FINDINGS."""
+    """The content of an SR."""
 
     report: Report
     study: Study
     version: ModelVersion
-    predictions: Sequence[Prediction]
-    evidence: Sequence[StoredInstance]
-    predecessor: Report | None = None
+    predictions: Sequence[Prediction]  # [14] in the order of FINDINGS
+    evidence: Sequence[StoredInstance]  # scored images, in the study's order
+    predecessor: Report | None = None  # report that this one supersedes
 
 
 class ReportWriter(Protocol):
-    """Predictions to the bytes of an SR."""
+    """Report content -> SR file."""
 
     def pending_report(self, study_instance_uid: str, version: int, revision: int) -> Report:
         """Return the pending report with its derived UIDs."""
 
     def write(self, content: ReportContent) -> bytes:
-        """Return a DICOM file. ReportImpossible where the headers do not allow one."""
+        """Return a DICOM file. ReportImpossible where the headers do not allow an SR."""
 
 
 class InstanceCounter(Protocol):
-    """Who can tell how many instances a study has."""
+    """Counts the instances that an archive holds of a study."""
 
     def count_instances(self, study_instance_uid: str) -> int | None:
-        """C-FIND NumberOfStudyRelatedInstances (PS3.4 C.6.2.1); None where the archive cannot tell or be reached."""
+        """C-FIND NumberOfStudyRelatedInstances (PS3.4 C.6.2.1); None where the archive does not answer it or is unreachable."""
 
 
 class Archive(InstanceCounter, Protocol):

@@ -1,6 +1,6 @@
-"""What the steps need of the catalog about studies: images, scores, reports. Parts of `ports.Transaction`.
+"""Ports of studies, scores and reports: parts of `services.Transaction`.
 
-What is asked of one study and of many has two names, `find` and `find_of`: a batch is one statement, not one for each study.
+A query of one study `x` has a form `x_of` for many studies: one SQL statement for a batch, not one per study.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Studies(Protocol):
         """Return the instance, or None."""
 
     def add_instance(self, header: Header, file: StoredFile, sender: Sender, *, opens_study: bool) -> None:
-        """Insert the instance; insert patient, study and series where new; touch `last_received_at`.
+        """Insert the instance; insert patient, study and series where new; update `last_received_at`.
 
-        A new study starts ARRIVING. `opens_study` puts a known one back there too and clears its reason; without it a known
+        A new study is ARRIVING. `opens_study` returns a known study to ARRIVING too and clears its reason; without it a known
         study's state stays. The released mark is cleared either way.
         """
 
@@ -38,10 +38,7 @@ class Studies(Protocol):
         """Return the study, or None."""
 
     def lock(self, study_instance_uids: Collection[str]) -> dict[str, Study]:
-        """Return the studies by UID. No other transaction changes one of them before this one ends.
-
-        Whoever holds several takes them in the same order, and so nobody waits for one who waits for him.
-        """
+        """Lock the studies until this transaction ends; return them by UID. All callers lock in one order, against deadlocks."""
 
     def instances(self, study_instance_uid: str) -> list[StoredInstance]:
         """Return all instances of the study in order of series number, instance number, SOPInstanceUID."""
@@ -50,7 +47,7 @@ class Studies(Protocol):
         """Return StudyInstanceUID -> what `instances` returns, of those studies that the catalog knows."""
 
     def highest_patient_number(self) -> int:
-        """Return the highest number that a patient has: they are numbered from 1 as they come."""
+        """Return the highest patient number. Patients are numbered from 1 in order of arrival."""
 
     def label_candidates(
         self,
@@ -60,11 +57,11 @@ class Studies(Protocol):
         patients: Collection[int] | None = None,
         among: Collection[str] | None = None,
     ) -> dict[str, str]:
-        """Return StudyInstanceUID -> patient key, by UID, of the scored studies that may be asked for.
+        """Return StudyInstanceUID -> patient key, in order of UID, of the studies that the worklist may request.
 
-        They have predictions of this version and were not asked for. Left out is every study of a patient of whom any study has a
-        label, withdrawn or not, was asked for in the last `request_expiry_days` days, or was ever asked for to measure with. Only
-        studies of the patients with these numbers, only those with these UIDs, where they are given.
+        They have predictions of this version and no request. Excluded are all studies of a patient with a label (revoked or not),
+        with a request of the last `request_expiry_days` days, or with a request for monitoring. `patients`, `among`: only studies
+        of the patients with these numbers, only studies with these UIDs.
         """
 
     def accession_numbers(self, study_instance_uids: Collection[str]) -> dict[str, str]:
@@ -74,33 +71,32 @@ class Studies(Protocol):
         """Return accession number -> StudyInstanceUIDs, in order, of the studies that have one of these."""
 
     def newest_complete(self, *, limit: int) -> list[str]:
-        """Return the StudyInstanceUIDs of the studies that arrived last and are complete, newest first."""
+        """Return the StudyInstanceUIDs of the `limit` newest complete studies, newest first."""
 
     def highest_study_number(self) -> int:
-        """Return the highest number that a study has: they are numbered from 1 as they come."""
+        """Return the highest study number. Studies are numbered from 1 in order of arrival."""
 
     def uids_by_number(self, numbers: range) -> list[str]:
-        """Return the StudyInstanceUIDs of the studies with these numbers, the last first."""
+        """Return the StudyInstanceUIDs of the studies with these numbers, highest first."""
 
     def unscored(self, version: int, *, limit: int, numbers: range | None = None) -> list[str]:
-        """Return the StudyInstanceUIDs of studies without predictions of this version that came to their end, newest first.
+        """Return the StudyInstanceUIDs of finished studies without predictions of this version, newest first.
 
-        The end is a report in the archive, or one that the archive refused; or scores that nobody is told of, where a backfill
-        brought the study. Those with a score job that waits, runs or is in quarantine are left out, and those whose number is
-        not among `numbers` where it is given.
+        Finished: the archive has accepted or refused the report, or the study is backfilled, scored and not reported. Studies with
+        a score job that waits, runs or is in quarantine are excluded. `numbers`: only studies with these numbers.
         """
 
     def document_uids(self) -> list[str]:
         """Return the SOPInstanceUIDs of all structured reports and key object selections, in order of arrival."""
 
     def mark_released(self, study_instance_uids: Sequence[str]) -> None:
-        """Mark arriving studies: the association that carried them was released in good order."""
+        """Mark arriving studies as released: the association that carried them ended with A-RELEASE (PS3.8 7.2)."""
 
     def stable_studies(self, *, seconds: float, released: bool, limit: int) -> list[str]:
-        """Return arriving studies with nothing new for `seconds`; with `released`, those marked by release() too. Oldest first."""
+        """Return arriving studies without a new instance for `seconds`, with `released` also the released ones. Oldest first."""
 
     def arriving_studies(self, *, limit: int) -> list[tuple[str, int]]:
-        """Return arriving studies with the number of their instances."""
+        """Return the StudyInstanceUIDs of arriving studies, each with the number of its instances."""
 
     def put_state(self, study_instance_uid: str, state: StudyState, *, reason: str = "") -> None:
         """Write the study's state and reason."""
@@ -109,11 +105,11 @@ class Studies(Protocol):
         """Write the state of several studies, without a reason."""
 
     def next_revisions(self, study_instance_uids: Collection[str]) -> dict[str, int]:
-        """Raise the revision of each study by one and return it (1 for the first)."""
+        """Increment the revision of each study; return StudyInstanceUID -> the new revision, 1 for the first."""
 
 
 class ScoreRows(Protocol):
-    """Scores of images and predictions of studies."""
+    """Scores of images and predictions of studies, by version."""
 
     def image_scores(self, study_instance_uid: str, version: int) -> dict[str, Scores]:
         """Return SOPInstanceUID -> float32 [14] of the images that this version has scored."""
@@ -125,7 +121,7 @@ class ScoreRows(Protocol):
         """Insert or replace the scores of images: SOPInstanceUID -> float32 [14]."""
 
     def put_predictions(self, version: int, predictions: Mapping[str, Sequence[Prediction]], revisions: Mapping[str, int]) -> None:
-        """Insert or replace the predictions of this version: StudyInstanceUID -> its predictions, and -> its revision."""
+        """Insert or replace the predictions of this version. Both mappings are by StudyInstanceUID."""
 
     def predictions(self, study_instance_uid: str, version: int) -> list[Prediction]:
         """Return the study's predictions of this version in the order of FINDINGS; [] where there are none."""
@@ -144,19 +140,19 @@ class Reports(Protocol):
         """Return the report, or None."""
 
     def latest(self, study_instance_uid: str) -> Report | None:
-        """Return the report of the study that was opened last, or None."""
+        """Return the newest report of the study, or None."""
 
     def latest_of(self, study_instance_uids: Collection[str]) -> dict[str, Report]:
         """Return StudyInstanceUID -> what `latest` returns, of those studies that have a report."""
 
     def ensure_pending(self, report: Report) -> Report:
-        """Insert a pending report; where it exists already, return it as it is."""
+        """Insert a pending report; return it, or the existing report of this UID unchanged."""
 
     def mark_built(self, sop_instance_uid: str, file: StoredFile) -> None:
-        """Record the bytes."""
+        """Set BUILT with the file."""
 
     def mark_sent(self, sop_instance_uid: str, status: str) -> None:
-        """Record that the archive accepted it, now."""
+        """Set SENT now, with the archive's answer."""
 
     def mark_refused(self, sop_instance_uid: str, status: str) -> None:
-        """Record that the archive refused it for good."""
+        """Set REFUSED, with the archive's answer."""

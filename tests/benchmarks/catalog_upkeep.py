@@ -21,7 +21,7 @@ from adapters.catalog import query, schema
 from adapters.catalog.catalog import SqlCatalog
 from adapters.catalog.engine import database_url, open_engine
 from adapters.catalog.views import VIEWS
-from pipeline import housekeeping
+from pipeline import work
 from tests.builders.large_archive import LargeArchive
 
 OLDEST = "0002"
@@ -36,7 +36,7 @@ def upkeep(url: str, archive: LargeArchive) -> dict[str, Any]:
     """Return the seconds of `radclipd db maintain`, and of giving place back, and the size in bytes."""
     catalog = SqlCatalog(url)
     begun = time.perf_counter()
-    forgotten = housekeeping.purge_done_jobs(catalog=catalog, keep_days=30.0 - LATER_DAYS)
+    forgotten = work.purge_done_jobs(catalog=catalog, keep_days=30.0 - LATER_DAYS)
     purged = time.perf_counter()
     catalog.update_statistics()
     counted = time.perf_counter()

@@ -35,7 +35,6 @@ from pipeline.domain import (
     StoredInstance,
     VersionState,
 )
-from pipeline.pace import ClaimSizer
 from tests.builders.fakes.images import FakeImageReader, FakeImageStore
 from tests.builders.fakes.models import FakeScorer, FakeScorers
 from tests.builders.large_archive import SERVING, LargeArchive
@@ -129,7 +128,7 @@ def _post(catalog: SqlCatalog) -> work.WorkerSpec:
     policy = score.ScorePolicy(aggregate="max", chest=rules.ChestPolicy(), batch_size=BATCH)
     step = partial(score.score, catalog=catalog, pixels=FakeImageReader(), scorers=_Recalling(), policy=policy)
     return work.WorkerSpec(
-        kind=JobKind.SCORE, step=step, claim_sizer=ClaimSizer(target_seconds=60.0, min_jobs=BATCH, max_jobs=TOGETHER)
+        kind=JobKind.SCORE, step=step, claim_sizer=work.ClaimSizer(target_seconds=60.0, min_jobs=BATCH, max_jobs=TOGETHER)
     )
 
 

@@ -1,7 +1,7 @@
-"""A process that dies at its N-th durability step.
+"""A process that is killed at its N-th durability step.
 
-Before and after each fsync, rename and commit, and each time the archive has kept something, a counter goes up; at N the process
-kills itself with SIGKILL, as the OOM killer would. N = 0 never dies.
+Before and after each fsync, rename and commit, and after each object that the archive stores, a counter is incremented; at N the
+process sends itself SIGKILL, as the OOM killer would. N = 0: never.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 
 
 class Countdown:
-    """Dies at its N-th step."""
+    """Counts durability steps, and kills the process at step `fatal_step`."""
 
-    def __init__(self, deadly: int) -> None:
-        self.deadly, self.step = deadly, 0
+    def __init__(self, fatal_step: int) -> None:
+        self.fatal_step, self.step = fatal_step, 0
 
     def tick(self) -> None:
         self.step += 1
-        if self.step == self.deadly:
+        if self.step == self.fatal_step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def around(self, owner: Any, name: str) -> None:
-        """Let each call of owner.name be two steps."""
-        real: Callable[..., Any] = getattr(owner, name)
+    def count_around(self, owner: Any, name: str) -> None:
+        """Count a step before and after each call of owner.name."""
+        original: Callable[..., Any] = getattr(owner, name)
 
         def counted(*args: Any, **keywords: Any) -> Any:
             self.tick()
-            result = real(*args, **keywords)
+            result = original(*args, **keywords)
             self.tick()
             return result
 
@@ -57,7 +57,7 @@ class Countdown:
 
 
 class FolderArchive:
-    """ports.Archive that keeps every arrival as a file of its own, so that a second arrival shows."""
+    """ports.services.Archive that stores every arrival in a new file, so that a second arrival is visible."""
 
     name = "FOLDER"
 
@@ -78,8 +78,8 @@ class FolderArchive:
         return None
 
 
-class Line:
-    """The fast line on the real catalog and the real image store."""
+class CrashingPipeline:
+    """The fast line on the real catalog and the real image store, as scenes of one process."""
 
     def __init__(self, folder: Path, url: str, countdown: Countdown) -> None:
         self.catalog, self.images, self.countdown = SqlCatalog(url), FileImageStore(folder / "images"), countdown
@@ -87,8 +87,8 @@ class Line:
         self.chest = rules.ChestPolicy()
 
     def play(self, scene: str) -> str:
-        """Play one of the scenes; return its outcome in one word."""
-        return {"receive": self.receive, "work": self.work_off}[scene]()
+        """Play a scene; return its outcome in one word."""
+        return {"receive": self.receive, "work": self.settle_and_work}[scene]()
 
     def receive(self) -> str:
         dataset = dx(SOPInstanceUID="1.2.3.4", StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.3.0")
@@ -97,21 +97,21 @@ class Line:
         head = file_head(header.sop_class_uid, header.sop_instance_uid, EXPLICIT_LITTLE_ENDIAN)
         sender = Sender("TEST", "127.0.0.1", "RADCLIPD")
         policy = receive.ReceivePolicy(min_free_bytes=0)
-        receiving = receive.InstanceReceiver(catalog=self.catalog, images=self.images, policy=policy)
-        arriving = receiving.open_incoming()
+        receiver = receive.InstanceReceiver(catalog=self.catalog, images=self.images, policy=policy)
+        incoming = receiver.open_incoming()
         for piece in (head, body[:100], body[100:]):
-            arriving.write(piece)
+            incoming.write(piece)
             self.countdown.tick()
-        return receiving.receive(header, arriving, sender)
+        return receiver.receive(header, incoming, sender)
 
-    def work_off(self) -> str:
+    def settle_and_work(self) -> str:
         policy = settle.SettlePolicy(stable_age_seconds=0, settle_on_release=False, chest=self.chest)
         settle.settle(catalog=self.catalog, archive=None, policy=policy)
-        return self.work_at(work.WorkPolicy(lease_seconds=0.3))
+        return self.work_until_idle(work.WorkPolicy(lease_seconds=0.3))
 
-    def work_at(self, loop: work.WorkPolicy) -> str:
-        posts = [work.WorkerSpec(kind=kind, step=step) for kind, step in self.steps().items()]
-        while sum(work.work_once(post, catalog=self.catalog, worker="w", policy=loop) for post in posts):
+    def work_until_idle(self, policy: work.WorkPolicy) -> str:
+        specs = [work.WorkerSpec(kind=kind, step=step) for kind, step in self.steps().items()]
+        while sum(work.work_once(spec, catalog=self.catalog, worker="w", policy=policy) for spec in specs):
             pass
         return "worked"
 
@@ -129,7 +129,7 @@ class Line:
 
 
 def prepare(url: str) -> None:
-    """Make the schema and let a version serve."""
+    """Create the schema and a serving version."""
     schema.upgrade(url)
     catalog = SqlCatalog(url)
     with catalog.begin() as tx:
@@ -137,18 +137,20 @@ def prepare(url: str) -> None:
     catalog.dispose()
 
 
-def play(scene: str, deadly: int, folder: Path, url: str, line: type[Line] = Line) -> tuple[str, int] | None:
-    """Play the scene in a forked process; return its outcome and how many steps it had, or None where it died of SIGKILL.
+def play(
+    scene: str, fatal_step: int, folder: Path, url: str, pipeline_class: type[CrashingPipeline] = CrashingPipeline
+) -> tuple[str, int] | None:
+    """Play a scene in a forked process; return its outcome and the number of its steps, or None where it was killed by SIGKILL.
 
-    `line`: whose scenes they are.
+    `pipeline_class`: the class whose scenes are played.
     """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        _play_and_exit(scene, deadly, folder, url, line, writer)
+        _play_and_exit(scene, fatal_step, folder, url, pipeline_class, writer)
     os.close(writer)
-    with os.fdopen(reader) as told:
-        words = told.read().split()
+    with os.fdopen(reader) as outcome_pipe:
+        words = outcome_pipe.read().split()
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
         return None
@@ -156,13 +158,15 @@ def play(scene: str, deadly: int, folder: Path, url: str, line: type[Line] = Lin
     return words[0], int(words[1])
 
 
-def _play_and_exit(scene: str, deadly: int, folder: Path, url: str, made: type[Line], writer: int) -> None:
+def _play_and_exit(
+    scene: str, fatal_step: int, folder: Path, url: str, pipeline_class: type[CrashingPipeline], writer: int
+) -> None:
     try:
-        countdown = Countdown(deadly)
-        line = made(folder, url, countdown)
+        countdown = Countdown(fatal_step)
+        pipeline = pipeline_class(folder, url, countdown)
         for owner, name in ((os, "fsync"), (os, "replace"), (os, "rename"), (DefaultDialect, "do_commit")):
-            countdown.around(owner, name)
-        outcome = line.play(scene)
+            countdown.count_around(owner, name)
+        outcome = pipeline.play(scene)
         os.write(writer, f"{outcome} {countdown.step}".encode())
     except BaseException:
         traceback.print_exc()

@@ -1,4 +1,4 @@
-"""The slow loop as scenes of `crashing`: real catalog, real model store, real files of a version; the training is a sketch."""
+"""The slow loop as scenes of `crashing`: real catalog, model store and version files; only the training is a stub."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from pipeline.domain import (
 from pipeline.errors import PermanentError
 from pipeline.ports.services import CircuitPolicy, StageCallback
 from pipeline.preemption import Preemption
-from pipeline.progress import JobProgress
-from tests.builders.crashing import Countdown, Line, prepare
+from pipeline.progress import JobProgress, chain_callbacks
+from tests.builders.crashing import Countdown, CrashingPipeline, prepare
 from tests.builders.fakes.images import FakeImageReader
 from tests.builders.fakes.models import FakeScorers
 from tests.builders.fakes.reports import FakeReportWriter
@@ -46,13 +46,13 @@ from tests.builders.labelled_archive import statements
 
 LABELLED = 8
 STUDY = "1.1"
-"""The study of two films that is scored and reported; the others are labelled and no more."""
-STEADY = work.WorkPolicy(lease_seconds=600)
-"""No lease runs out by itself, however busy the machine: `let_leases_run_out` lets it."""
+"""The study with two images that is scored and reported; the other studies are only labelled."""
+NO_EXPIRY = work.WorkPolicy(lease_seconds=600)
+"""Leases do not expire by themselves, however busy the machine; see `expire_leases`."""
 
 
-class Sketch:
-    """ports.Trainer: three steps, then a head that nobody has trained, better than zero-shot by decree."""
+class StubTrainer:
+    """ports.services.Trainer: three steps, then an untrained head with a comparison that passes the gate."""
 
     def __init__(self, store: ModelStore, countdown: Countdown) -> None:
         self._store, self._countdown = store, countdown
@@ -69,28 +69,28 @@ class Sketch:
         return ClipCandidate((better,), self._store, VersionWeights(head), row)
 
 
-class SlowLine(Line):
-    """Learning, versions, and the archive scored again."""
+class CrashingSlowLoop(CrashingPipeline):
+    """Learning, promotion, rollback and rescoring as scenes."""
 
     def __init__(self, folder: Path, url: str, countdown: Countdown) -> None:
         super().__init__(folder, url, countdown)
         self.store = ModelStore(folder / "models")
-        self.trainer = Sketch(self.store, countdown)
+        self.trainer = StubTrainer(self.store, countdown)
 
     def play(self, scene: str) -> str:
         if scene in ("promote", "rollback"):
             return self._decide(scene)
         if scene == "rescore":
             rescore.rescore(catalog=self.catalog)
-        return self.work_at(STEADY)
+        return self.work_until_idle(NO_EXPIRY)
 
     def _decide(self, verb: str) -> str:
-        prove = partial(_prove, self.store.root)
+        verify = partial(_verify_weights, self.store.root)
         try:
             if verb == "promote":
-                versions.promote(2, catalog=self.catalog, verify=prove, source="test")
+                versions.promote(2, catalog=self.catalog, verify=verify, source="test")
             else:
-                versions.rollback(reason="odd", catalog=self.catalog, verify=prove, source="test")
+                versions.rollback(reason="odd", catalog=self.catalog, verify=verify, source="test")
         except PermanentError:
             return "refused"
         return "done"
@@ -98,23 +98,20 @@ class SlowLine(Line):
     def steps(self) -> dict[JobKind, work.BatchStep]:
         scoring = score.ScorePolicy(aggregate="max", chest=self.chest, rescored_studies="all")
         step = partial(score.score, catalog=self.catalog, pixels=FakeImageReader(), scorers=FakeScorers(), policy=scoring)
-        rest: dict[JobKind, Callable[[Job], None]] = {
+        per_job: dict[JobKind, Callable[[Job], None]] = {
             JobKind.REPORT: partial(report.report, catalog=self.catalog, images=self.images, writer=FakeReportWriter()),
             JobKind.SEND: partial(
                 report.send, catalog=self.catalog, images=self.images, archive=self.archive, circuit=CircuitPolicy()
             ),
             JobKind.LEARN: self._learn,
         }
-        made: dict[JobKind, work.BatchStep] = {kind: work.per_job_step(one) for kind, one in rest.items()}
-        return {JobKind.SCORE: step} | made
+        batch_steps: dict[JobKind, work.BatchStep] = {
+            kind: work.per_job_step(step_of_kind) for kind, step_of_kind in per_job.items()
+        }
+        return {JobKind.SCORE: step} | batch_steps
 
     def _learn(self, job: Job) -> None:
-        progress, give_way = JobProgress(job, catalog=self.catalog), Preemption(catalog=self.catalog)
-
-        def watch(what: str, done: int, total: int) -> None:
-            progress(what, done, total)
-            give_way(what, done, total)
-
+        on_progress = chain_callbacks(JobProgress(job, catalog=self.catalog), Preemption(catalog=self.catalog))
         policy = learn.LearnPolicy(
             labels=LabelPolicy(),
             chest=self.chest,
@@ -122,15 +119,15 @@ class SlowLine(Line):
             min_positives=2,
             unlabelled_studies=2,
         )
-        learn.learn_job(job, catalog=self.catalog, trainer=self.trainer, policy=policy, on_progress=watch)
+        learn.learn_job(job, catalog=self.catalog, trainer=self.trainer, policy=policy, on_progress=on_progress)
 
 
-def _prove(root: Path, version: ModelVersion) -> object:
+def _verify_weights(root: Path, version: ModelVersion) -> object:
     return read_version_weights(version, root) if version.number > 1 else None
 
 
-def furnish(folder: Path, *, auto: bool = True) -> str:
-    """Make a hospital whose version 1 has reported STUDY, with labels of others, and a round of learning that waits."""
+def build_installation(folder: Path, *, auto: bool = True) -> str:
+    """Build an installation with a reported STUDY, other labelled studies and a LEARN job that waits; return its catalog URL."""
     url = f"sqlite:///{folder / 'catalog.db'}"
     prepare(url)
     (folder / "models").mkdir()
@@ -138,24 +135,24 @@ def furnish(folder: Path, *, auto: bool = True) -> str:
         (folder / "models" / "auto").touch()
     catalog = SqlCatalog(url)
     with catalog.begin() as tx:
-        for film in _films():
-            file = StoredFile(f"{film.sop_instance_uid}.dcm", f"{len(film.sop_instance_uid):064x}", 1)
-            tx.studies.add_instance(film, file, Sender("PACS", "h", "US"), opens_study=True)
-            state = StudyState.SETTLED if film.study_instance_uid == STUDY else StudyState.IGNORED
-            tx.studies.put_state(film.study_instance_uid, state, reason="labelled only" if state is StudyState.IGNORED else "")
+        for header in _make_headers():
+            file = StoredFile(f"{header.sop_instance_uid}.dcm", f"{len(header.sop_instance_uid):064x}", 1)
+            tx.studies.add_instance(header, file, Sender("PACS", "h", "US"), opens_study=True)
+            state = StudyState.SETTLED if header.study_instance_uid == STUDY else StudyState.IGNORED
+            tx.studies.put_state(header.study_instance_uid, state, reason="labelled only" if state is StudyState.IGNORED else "")
         tx.labels.append(statements("Mass", {f"2.{number}": number % 2 == 1 for number in range(LABELLED)}, tx.now()))
         tx.jobs.put(JobKind.SCORE, STUDY)
-    SlowLine(folder, url, Countdown(0)).work_at(STEADY)
+    CrashingSlowLoop(folder, url, Countdown(0)).work_until_idle(NO_EXPIRY)
     assert learn.enqueue_learning(catalog=catalog, min_new_labels=LABELLED)
     catalog.dispose()
     return url
 
 
-def _films() -> Iterable[Header]:
-    for study, films in {STUDY: 2, **{f"2.{number}": 1 for number in range(LABELLED)}}.items():
-        for film in range(films):
+def _make_headers() -> Iterable[Header]:
+    for study, images in {STUDY: 2, **{f"2.{number}": 1 for number in range(LABELLED)}}.items():
+        for number in range(images):
             yield Header(
-                sop_instance_uid=f"{study}.{film}",
+                sop_instance_uid=f"{study}.{number}",
                 sop_class_uid=rules.DIGITAL_X_RAY_FOR_PRESENTATION,
                 series_instance_uid=f"{study}.9",
                 study_instance_uid=study,
@@ -167,7 +164,7 @@ def _films() -> Iterable[Header]:
             )
 
 
-def let_leases_run_out(url: str) -> None:
-    """What time does to the jobs of a worker that is gone."""
+def expire_leases(url: str) -> None:
+    """Expire the leases of all running jobs, as time does for a dead worker."""
     with closing(sqlite3.connect(str(database_url(url).database))) as connection, connection:
         connection.execute("UPDATE jobs SET lease_until = '2000-01-01 00:00:00.000+00:00' WHERE state = 'running'")

@@ -1,4 +1,4 @@
-"""The fast line on fakes: one object that tests push films through."""
+"""The pipeline on fakes: one object with every step, for tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Literal
 
 from pipeline import consensus, labels, learn, receive, report, rules, score, settle, work
 from pipeline.domain import Header, Job, JobKind, JobState, Receipt, Sender, Study
-from pipeline.pace import ClaimSizer
 from pipeline.ports.services import CircuitPolicy
 from tests.builders.fakes.catalog import FakeCatalog
 from tests.builders.fakes.images import FakeDocuments, FakeImageReader, FakeImageStore
@@ -19,6 +18,8 @@ SENDER = Sender("ORTHANC", "127.0.0.1", "RADCLIPD")
 
 
 class Hospital:
+    """Catalog, image store, archive and workers of one installation, all fakes. `run` drives studies to their reports."""
+
     def __init__(self, *, serving: bool = True) -> None:
         self.catalog, self.images, self.archive = FakeCatalog(), FakeImageStore(), FakeArchive()
         self.pixels, self.writer, self.documents = FakeImageReader(), FakeReportWriter(), FakeDocuments()
@@ -30,12 +31,12 @@ class Hospital:
         self.backfill_reports: Literal["all", "none"] = "none"
         self.work = work.WorkPolicy(lease_seconds=60, max_attempts=3, retry_base_seconds=1, retry_cap_seconds=8)
         self.circuit = CircuitPolicy(threshold=2, open_seconds=30)
-        self.spare: Callable[[], bool] = lambda: False
+        self.idle_task: Callable[[], bool] = lambda: False
         if serving:
             with self.catalog.begin() as tx:
                 tx.versions.add(a_version())
 
-    def film(self, study: str = "1.1", sop: str = "1.1.1", **elements: object) -> Header:
+    def header(self, study: str = "1.1", sop: str = "1.1.1", **elements: object) -> Header:
         values: dict[str, object] = {
             "sop_class_uid": rules.DIGITAL_X_RAY_FOR_PRESENTATION,
             "series_instance_uid": f"{study}.9",
@@ -59,11 +60,11 @@ class Hospital:
             policy=receive.ReceivePolicy(min_free_bytes=1000, read_documents=self.reads_documents),
         )
 
-    def settle(self, *, quiet: float = 60, on_release: bool = False, ask: bool = False) -> list[settle.SettleResult]:
-        policy = settle.SettlePolicy(stable_age_seconds=quiet, settle_on_release=on_release, chest=self.chest)
-        return settle.settle(catalog=self.catalog, archive=self.archive if ask else None, policy=policy)
+    def settle(self, *, stable_age: float = 60, on_release: bool = False, ask_archive: bool = False) -> list[settle.SettleResult]:
+        policy = settle.SettlePolicy(stable_age_seconds=stable_age, settle_on_release=on_release, chest=self.chest)
+        return settle.settle(catalog=self.catalog, archive=self.archive if ask_archive else None, policy=policy)
 
-    def post(self, kind: JobKind) -> work.WorkerSpec:
+    def worker_spec(self, kind: JobKind) -> work.WorkerSpec:
         match kind:
             case JobKind.SCORE:
                 policy = score.ScorePolicy(
@@ -74,11 +75,11 @@ class Hospital:
                 )
                 return work.WorkerSpec(
                     kind=kind,
-                    claim_sizer=ClaimSizer(target_seconds=1.0, min_jobs=8, max_jobs=8),
+                    claim_sizer=work.ClaimSizer(target_seconds=1.0, min_jobs=8, max_jobs=8),
                     step=lambda jobs: score.score(
                         jobs, catalog=self.catalog, pixels=self.pixels, scorers=self.scorers, policy=policy
                     ),
-                    idle_task=self.spare,
+                    idle_task=self.idle_task,
                     prefer_newest=True,
                 )
             case JobKind.REPORT:
@@ -110,10 +111,10 @@ class Hospital:
             return tx.circuits.admit(self.archive.name, probe_seconds=10)
 
     def work_once(self, kind: JobKind) -> int:
-        return work.work_once(self.post(kind), catalog=self.catalog, worker="w1", policy=self.work)
+        return work.work_once(self.worker_spec(kind), catalog=self.catalog, worker="w1", policy=self.work)
 
     def run(self) -> None:
-        """Settle and work until nothing moves."""
+        """Let received studies become stable, settle them, and work until no job is due."""
         self.catalog.tick(61)
         self.settle()
         while sum(self.work_once(kind) for kind in JobKind):

@@ -1,4 +1,4 @@
-"""kill -9 at every step of learning, promoting and scoring again: no half version, no study mixed, nothing told twice."""
+"""SIGKILL at every step of learning, promotion and rescoring: no partial version, no mixed study, no report twice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adapters.ml.scorer import read_version_weights
 from pipeline import rescore
 from pipeline.domain import FINDINGS, JobKind, JobState, ModelVersion, ReportState, StudyState, VersionState
 from tests.builders.crashing import play
-from tests.builders.crashing_learner import STUDY, SlowLine, furnish, let_leases_run_out
+from tests.builders.crashing_learner import STUDY, CrashingSlowLoop, build_installation, expire_leases
 from tests.builders.fakes.versions import a_version
 
 RETIRED, SERVING, CANDIDATE, REJECTED = "retired", "serving", "candidate", "rejected"
@@ -24,45 +24,45 @@ RETIRED, SERVING, CANDIDATE, REJECTED = "retired", "serving", "candidate", "reje
 
 @pytest.fixture(scope="module")
 def promoting(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A round of learning waits, and what it makes will serve."""
+    """A LEARN job waits, and its candidate will be promoted."""
     folder = tmp_path_factory.mktemp("promoting")
-    furnish(folder)
+    build_installation(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Version 2 was learnt and waits for a person."""
-    folder = tmp_path_factory.mktemp("by-hand")
-    url = furnish(folder, auto=False)
-    assert play("learn", 0, folder, url, SlowLine) is not None
+def manual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Version 2 is trained and waits for a person to promote it."""
+    folder = tmp_path_factory.mktemp("manual")
+    url = build_installation(folder, auto=False)
+    assert play("learn", 0, folder, url, CrashingSlowLoop) is not None
     assert states(url) == [SERVING, CANDIDATE]
     return folder
 
 
-def copies(template: Path, folder: Path) -> Callable[[str], tuple[Path, str]]:
+def make_copier(template: Path, folder: Path) -> Callable[[str], tuple[Path, str]]:
     def copy(name: str) -> tuple[Path, str]:
-        place = folder / name
-        shutil.copytree(template, place)
-        return place, f"sqlite:///{place / 'catalog.db'}"
+        target = folder / name
+        shutil.copytree(template, target)
+        return target, f"sqlite:///{target / 'catalog.db'}"
 
     return copy
 
 
-def deaths(scene: str, copy: Callable[[str], tuple[Path, str]], *, least: int) -> Iterator[tuple[int, Path, str]]:
-    """Count the steps of a scene, then kill it at each: the number, the folder and the catalog as the dead process left them."""
-    outcome = play(scene, 0, *copy("count"), SlowLine)
+def kill_at_each_step(scene: str, copy: Callable[[str], tuple[Path, str]], *, least: int) -> Iterator[tuple[int, Path, str]]:
+    """Count the steps of a scene, then kill it at each step; yield step, folder and catalog URL as the killed process left them."""
+    outcome = play(scene, 0, *copy("count"), CrashingSlowLoop)
     assert outcome is not None
     assert outcome[1] >= least
-    for deadly in range(1, outcome[1] + 1):
-        folder, url = copy(f"die-{deadly}")
-        assert play(scene, deadly, folder, url, SlowLine) is None
-        yield deadly, folder, url
+    for fatal_step in range(1, outcome[1] + 1):
+        folder, url = copy(f"die-{fatal_step}")
+        assert play(scene, fatal_step, folder, url, CrashingSlowLoop) is None
+        yield fatal_step, folder, url
         shutil.rmtree(folder)
 
 
 @contextmanager
-def opened(url: str) -> Iterator[SqlCatalog]:
+def open_catalog(url: str) -> Iterator[SqlCatalog]:
     catalog = SqlCatalog(url)
     try:
         yield catalog
@@ -70,99 +70,99 @@ def opened(url: str) -> Iterator[SqlCatalog]:
         catalog.dispose()
 
 
-def known(url: str) -> list[ModelVersion]:
-    with opened(url) as catalog, catalog.read() as tx:
+def all_versions(url: str) -> list[ModelVersion]:
+    with open_catalog(url) as catalog, catalog.read() as tx:
         return tx.versions.all()
 
 
 def states(url: str) -> list[str]:
-    return [version.state.value for version in known(url)]
+    return [version.state.value for version in all_versions(url)]
 
 
-def audited(url: str, action: str) -> int:
-    with opened(url) as catalog, catalog.read() as tx:
+def count_audit_events(url: str, action: str) -> int:
+    with open_catalog(url) as catalog, catalog.read() as tx:
         return int(tx._connection.exec_driver_sql(f"SELECT count(*) FROM audit_events WHERE action = '{action}'").scalar_one())
 
 
-def assert_whole(folder: Path, url: str) -> None:
-    """The row of a version promises its files; exactly one version serves; whatever else lies about is hidden and swept later."""
-    found = known(url)
+def assert_versions_complete(folder: Path, url: str) -> None:
+    """Every version row has its files; exactly one version serves; other files are hidden, and swept later."""
+    found = all_versions(url)
     for version in found[1:]:
         read_version_weights(version, folder / "models")
     assert sum(version.state is VersionState.SERVING for version in found) == 1
-    lying = {path.name for path in (folder / "models").iterdir()} - {"versions", "auto"}
-    assert all(name.startswith(".") and name.endswith(".part") for name in lying)
+    leftovers = {path.name for path in (folder / "models").iterdir()} - {"versions", "auto"}
+    assert all(name.startswith(".") and name.endswith(".part") for name in leftovers)
     assert {path.name for path in (folder / "models").glob("versions/*")} <= {"2"}
 
 
-def test_a_version_is_whole_or_not_there_wherever_learning_dies(promoting: Path, tmp_path: Path) -> None:
+def test_a_version_is_complete_or_absent_wherever_learning_is_killed(promoting: Path, tmp_path: Path) -> None:
     seen = set()
-    for _, folder, url in deaths("learn", copies(promoting, tmp_path), least=30):
-        assert_whole(folder, url)
+    for _, folder, url in kill_at_each_step("learn", make_copier(promoting, tmp_path), least=30):
+        assert_versions_complete(folder, url)
         seen.add(tuple(states(url)))
-        let_leases_run_out(url)
-        assert play("learn", 0, folder, url, SlowLine) is not None
-        assert_whole(folder, url)
+        expire_leases(url)
+        assert play("learn", 0, folder, url, CrashingSlowLoop) is not None
+        assert_versions_complete(folder, url)
         assert states(url) == [RETIRED, SERVING]
-        assert audited(url, "learn") == 1
-        with opened(url) as catalog, catalog.read() as tx:
+        assert count_audit_events(url, "learn") == 1
+        with open_catalog(url) as catalog, catalog.read() as tx:
             counts = {state: n for (kind, state), n in tx.jobs.count_by_state().items() if kind is JobKind.LEARN}
         assert counts == {JobState.DONE: 1}
         assert query.run(url, "SELECT result, version FROM v_learning")[1] == [("promoted", 2)]
     assert seen == {(SERVING,), (RETIRED, SERVING)}
 
 
-def test_a_promotion_is_done_or_not(by_hand: Path, tmp_path: Path) -> None:
-    _assert_decided("promote", [SERVING, CANDIDATE], [RETIRED, SERVING], copies(by_hand, tmp_path))
+def test_a_killed_promotion_is_complete_or_absent(manual: Path, tmp_path: Path) -> None:
+    _assert_decided("promote", [SERVING, CANDIDATE], [RETIRED, SERVING], make_copier(manual, tmp_path))
 
 
-def test_a_rollback_is_done_or_not(promoting: Path, tmp_path: Path) -> None:
-    folder, url = copies(promoting, tmp_path)("promoted")
-    assert play("learn", 0, folder, url, SlowLine) is not None
-    _assert_decided("rollback", [RETIRED, SERVING], [SERVING, REJECTED], copies(folder, tmp_path))
+def test_a_killed_rollback_is_complete_or_absent(promoting: Path, tmp_path: Path) -> None:
+    folder, url = make_copier(promoting, tmp_path)("promoted")
+    assert play("learn", 0, folder, url, CrashingSlowLoop) is not None
+    _assert_decided("rollback", [RETIRED, SERVING], [SERVING, REJECTED], make_copier(folder, tmp_path))
 
 
 def _assert_decided(verb: str, before: list[str], after: list[str], copy: Callable[[str], tuple[Path, str]]) -> None:
     seen = []
-    for _, folder, url in deaths(verb, copy, least=4):
-        assert_whole(folder, url)
+    for _, folder, url in kill_at_each_step(verb, copy, least=4):
+        assert_versions_complete(folder, url)
         decided = states(url)
         seen.append(decided)
-        assert audited(url, verb) == int(decided == after)
-        again = play(verb, 0, folder, url, SlowLine)
+        assert count_audit_events(url, verb) == int(decided == after)
+        again = play(verb, 0, folder, url, CrashingSlowLoop)
         assert again is not None
         assert again[0] == ("refused" if decided == after else "done")
-        assert (states(url), audited(url, verb)) == (after, 1)
+        assert (states(url), count_audit_events(url, verb)) == (after, 1)
     assert seen[0] == before
     assert seen[-1] == after
     assert seen == sorted(seen, key=lambda states: states == after)
 
 
-def test_the_archive_is_scored_again_once_wherever_the_worker_dies(by_hand: Path, tmp_path: Path) -> None:
-    """After every other death a third version comes to serve before the work is taken up again."""
-    promoted, url = copies(by_hand, tmp_path)("promoted")
-    assert play("promote", 0, promoted, url, SlowLine) is not None
-    for deadly, folder, url in deaths("rescore", copies(promoted, tmp_path), least=30):
+def test_the_archive_is_rescored_once_wherever_the_worker_is_killed(manual: Path, tmp_path: Path) -> None:
+    """After every other kill a third version is promoted before the work resumes."""
+    promoted, url = make_copier(manual, tmp_path)("promoted")
+    assert play("promote", 0, promoted, url, CrashingSlowLoop) is not None
+    for fatal_step, folder, url in kill_at_each_step("rescore", make_copier(promoted, tmp_path), least=30):
         serving = 2
-        if deadly % 2:
-            serving = 3  # no file of it is read here
-            with opened(url) as catalog, catalog.begin() as tx:
+        if fatal_step % 2:
+            serving = 3  # without files, which are not read here
+            with open_catalog(url) as catalog, catalog.begin() as tx:
                 tx.versions.add(a_version(3, VersionState.CANDIDATE))
                 tx.versions.serve(3)
-        let_leases_run_out(url)
-        assert play("rescore", 0, folder, url, SlowLine) is not None
+        expire_leases(url)
+        assert play("rescore", 0, folder, url, CrashingSlowLoop) is not None
         if serving == 3:
-            assert play("rescore", 0, folder, url, SlowLine) is not None  # where version 2 had its turn before
+            assert play("rescore", 0, folder, url, CrashingSlowLoop) is not None  # version 2 may have scored before
         _assert_scored_by(serving, folder, url)
 
 
 def _assert_scored_by(serving: int, folder: Path, url: str) -> None:
-    with opened(url) as catalog:
+    with open_catalog(url) as catalog:
         assert rescore.rescore(catalog=catalog) == 0
         with catalog.read() as tx:
             scored = [number for number in range(1, serving + 1) if tx.scores.predictions(STUDY, number)]
             assert scored[-1] == serving
-            for number in range(1, serving + 1):  # a version has scored all films of the study, or none
+            for number in range(1, serving + 1):  # a version has scored all images of the study, or none
                 assert len(tx.scores.image_scores(STUDY, number)) == (2 if number in scored else 0)
                 assert len(tx.scores.predictions(STUDY, number)) == (len(FINDINGS) if number in scored else 0)
             study, latest = tx.studies.find(STUDY), tx.reports.latest(STUDY)

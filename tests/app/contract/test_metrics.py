@@ -36,7 +36,7 @@ from adapters.service.prometheus import (
     TimedCache,
 )
 from adapters.storage.image_store import FileImageStore
-from pipeline import backfill, learn, rescore, rules, work
+from pipeline import learn, priorities, rules, work
 from pipeline.domain import FINDINGS, Job, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
 from pipeline.errors import ConfigurationError, OutOfResources, PixelsUnreadable
 from pipeline.figures import ArchiveFigures, BackfillFigures, LearningGain, LearningRound, LearningStage, QueueFigures
@@ -84,7 +84,7 @@ def test_figures_of_the_queue(sql_catalog: SqlCatalog) -> None:
         tx.jobs.put(JobKind.SCORE, "done")
         tx.jobs.finish(tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=60)[0])
         tx.jobs.put(JobKind.REPORT, "old")
-        tx.jobs.put(JobKind.SCORE, "of the archive", priority=rescore.RESCORE_PRIORITY)
+        tx.jobs.put(JobKind.SCORE, "of the archive", priority=priorities.RESCORE)
         tx.circuits.record_failure("PACS", threshold=1, open_seconds=60)
         tx.circuits.record_failure("OTHER", threshold=9, open_seconds=60)
     claim(sql_catalog, JobKind.SEND, "held")
@@ -204,8 +204,8 @@ def test_figures_of_backfills_by_kind_of_source(sql_catalog: SqlCatalog) -> None
         tx.backfills.finish_unit(clinic, BackfillUnit(key="1.9"), BackfillCounts(), [], error="404")
         tx.backfills.finish_unit(other, BackfillUnit(key="1.3"), BackfillCounts(instances=1, bytes=1 << 30), ["1.3"])
         tx.backfills.finish_unit(folder, BackfillUnit(key="f"), BackfillCounts(), [], error="not there")
-        tx.jobs.put(JobKind.SCORE, "1.1", priority=backfill.BACKFILL_PRIORITY)
-        tx.jobs.put(JobKind.SCORE, "1.7", priority=rescore.RESCORE_PRIORITY)
+        tx.jobs.put(JobKind.SCORE, "1.1", priority=priorities.BACKFILL)
+        tx.jobs.put(JobKind.SCORE, "1.7", priority=priorities.RESCORE)
         tx.jobs.put(JobKind.SCORE, "1.8")
     told = archive_of(sql_catalog)
     found = {kind: replace(one, last_at=None) for kind, one in told.backfills.items()}

@@ -9,12 +9,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from pipeline.domain import (
-    ARRIVAL_PRIORITY,
-    Job,
-    JobKind,
-    JobState,
-)
+from pipeline import priorities
+from pipeline.domain import Job, JobKind, JobState
 from pipeline.errors import LeaseLost
 from pipeline.ports.jobs import SubjectFilter
 from tests.builders.fakes.rows import CatalogTables, JobRow
@@ -25,7 +21,7 @@ class FakeJobs:
         self._t, self._now = tables, now
 
     def put(
-        self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = ARRIVAL_PRIORITY
+        self, kind: JobKind, subject: str, payload: Mapping[str, Any] | None = None, *, priority: int = priorities.ARRIVED
     ) -> int | None:
         waiting = self._find_waiting(kind, subject)
         if waiting is not None:
@@ -42,7 +38,7 @@ class FakeJobs:
         kind: JobKind,
         payloads: Mapping[str, Mapping[str, Any]],
         *,
-        priority: int = ARRIVAL_PRIORITY,
+        priority: int = priorities.ARRIVED,
         due: Mapping[str, datetime] | None = None,
     ) -> None:
         for subject, payload in payloads.items():
@@ -75,7 +71,7 @@ class FakeJobs:
         ]
         for rows in (expired, due):
             rows.sort(key=lambda r: (r.job.priority, r.job.due_at, r.job.id))
-        latest = [r for r in due if r.job.priority == ARRIVAL_PRIORITY]
+        latest = [r for r in due if r.job.priority == priorities.ARRIVED]
         latest = sorted(latest, key=lambda r: (r.job.due_at, r.job.id), reverse=True)[:newest]
         claimed = (expired + latest + [r for r in due if r not in latest])[:limit]
         for row in claimed:

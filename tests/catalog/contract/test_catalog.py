@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from adapters.catalog.catalog import SqlCatalog
-from pipeline import rules
+from pipeline import priorities, rules
 from pipeline.domain import (
-    ARRIVAL_PRIORITY,
     FINDINGS,
     AuditEvent,
     JobKind,
@@ -264,7 +263,7 @@ def test_the_newest_jobs_may_be_claimed_before_the_oldest(catalog: Catalog, pass
         pass_time(0.002)
     with catalog.begin() as tx:
         claimed = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=4, newest=2)
-        assert [(job.subject, job.priority) for job in claimed] == [(subject, ARRIVAL_PRIORITY) for subject in "gfab"]
+        assert [(job.subject, job.priority) for job in claimed] == [(subject, priorities.ARRIVED) for subject in "gfab"]
         claimed = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=1, newest=1)
         assert [job.subject for job in claimed] == ["e"]
         claimed = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5, limit=4, newest=4)

@@ -203,7 +203,7 @@ def test_a_revoked_label_is_kept_and_no_longer_in_force(catalog: Catalog) -> Non
     assert [(one.reader, one.state) for one in labels_in_force(all_of(catalog))] == [("bob", ABSENT)]
     assert len(all_of(catalog)) == 3
     for revoked in ([1], [2, 1], [99], [3]):
-        with pytest.raises(PermanentError, match="does not stand"):
+        with pytest.raises(PermanentError, match="is not in force"):
             labels.withdraw(revoked, reader="alice", source="cli", catalog=catalog)
     assert (
         labels.import_readings([reading(stated_at=NOON)], catalog=catalog).added == 0

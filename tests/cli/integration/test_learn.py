@@ -19,7 +19,7 @@ from adapters.config.sections import LearnConfig
 from adapters.ml import importer
 from adapters.storage.image_store import FileImageStore
 from adapters.storage.model_store import ModelStore
-from pipeline import learn, rescore
+from pipeline import learn, priorities
 from pipeline.domain import JobKind, JobState
 from pipeline.work import WorkPolicy, work_once
 from tests.builders import labelled_archive, tiny
@@ -122,7 +122,7 @@ def test_learning_pauses_while_a_new_study_waits(radclipd: Radclipd, url: str) -
     with catalog.begin() as tx:
         tx.jobs.put(JobKind.LEARN, learn.ALL_LABELS)
         tx.jobs.put(JobKind.SCORE, "1.2.0")
-        tx.jobs.put(JobKind.SCORE, "1.2.1", priority=rescore.RESCORE_PRIORITY)
+        tx.jobs.put(JobKind.SCORE, "1.2.1", priority=priorities.RESCORE)
     rests: list[tuple[str, str]] = []
 
     def rest(seconds: float) -> None:

@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as hnp
 
 from models.errors import CheckpointIncompatible, NothingToLearn
 from models.evaluation import cases
-from models.training.batches import ABSENT, PRESENT, UNKNOWN, Targets, draw_batches, learnable_rows
+from models.evaluation.cases import ABSENT, PRESENT, UNKNOWN
+from models.training.batches import Targets, draw_batches, learnable_rows
 from models.training.recipe import REFERENCE_WIDTH, Augmentation, Recipe
 
 LABELS = hnp.arrays(np.int8, st.tuples(st.integers(2, 12), st.integers(1, 4)), elements=st.sampled_from([PRESENT, ABSENT, UNKNOWN]))

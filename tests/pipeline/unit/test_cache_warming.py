@@ -1,4 +1,4 @@
-"""What is kept of films so that a later version scores them without their pixels: by scoring in passing, and in spare time."""
+"""The activation cache: filled by scoring and by idle workers, and used by later versions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.builders.hospital_in_memory import Hospital
 
 
 def a_hospital(studies: int, *, room: int = 100) -> Hospital:
-    """Studies 1.1, 1.2, ... that were scored and reported before anything was kept."""
+    """Studies 1.1, 1.2, ... that were scored and reported before there was a cache. `room`: capacity of the cache, images."""
     made = Hospital()
     for number in range(1, studies + 1):
-        made.receive(made.film(f"1.{number}", f"1.{number}.1"))
+        made.receive(made.header(f"1.{number}", f"1.{number}.1"))
         made.run()
     assert {study.state for study in made.catalog.tables.studies.values()} == {StudyState.REPORTED}
     made.scorers = FakeScorers(room=room)
@@ -26,7 +26,7 @@ def a_hospital(studies: int, *, room: int = 100) -> Hospital:
     return made
 
 
-def filler(hospital: Hospital) -> cache_warming.CacheWarmer:
+def make_warmer(hospital: Hospital) -> cache_warming.CacheWarmer:
     return cache_warming.CacheWarmer(
         catalog=hospital.catalog,
         pixels=hospital.pixels,
@@ -35,9 +35,9 @@ def filler(hospital: Hospital) -> cache_warming.CacheWarmer:
     )
 
 
-def to_the_end(walk: cache_warming.CacheWarmer) -> int:
+def run_all_turns(warmer: cache_warming.CacheWarmer) -> int:
     turns = 0
-    while walk():
+    while warmer():
         turns += 1
         assert turns < 1000
     return turns
@@ -52,10 +52,10 @@ def promote(hospital: Hospital, number: int) -> None:
 # scoring
 
 
-def test_what_scoring_keeps_in_passing_spares_the_pixels_later() -> None:
+def test_activations_cached_while_scoring_save_the_decoding_later() -> None:
     hospital = Hospital()
     hospital.scorers = FakeScorers(room=10)
-    hospital.receive(hospital.film())
+    hospital.receive(hospital.header())
     hospital.run()
     first = hospital.catalog.tables.scores["1.1.1", 1]
     hospital.pixels.asked.clear()
@@ -66,11 +66,11 @@ def test_what_scoring_keeps_in_passing_spares_the_pixels_later() -> None:
     assert hospital.catalog.tables.scores["1.1.1", 2] == pytest.approx(first)
 
 
-def test_a_study_of_which_only_some_is_kept_is_scored_by_both_ways_at_once() -> None:
+def test_a_partly_cached_study_is_scored_from_cache_and_pixels() -> None:
     hospital = Hospital()
     hospital.scorers = FakeScorers(room=1)
     for number in (1, 2, 3):
-        hospital.receive(hospital.film(sop=f"1.1.{number}"))
+        hospital.receive(hospital.header(sop=f"1.1.{number}"))
     hospital.run()
     hospital.pixels.asked.clear()
     promote(hospital, 2)
@@ -80,9 +80,9 @@ def test_a_study_of_which_only_some_is_kept_is_scored_by_both_ways_at_once() -> 
     assert sorted(uid for uid, number in hospital.catalog.tables.scores if number == 2) == ["1.1.1", "1.1.2", "1.1.3"]
 
 
-def test_a_kept_film_is_scored_though_its_pixels_have_gone_bad() -> None:
+def test_a_cached_image_is_scored_though_its_pixels_are_unreadable() -> None:
     hospital = a_hospital(1)
-    to_the_end(filler(hospital))
+    run_all_turns(make_warmer(hospital))
     hospital.pixels.broken.add("1.1.1")
     promote(hospital, 2)
     rescore.rescore(catalog=hospital.catalog)
@@ -91,26 +91,26 @@ def test_a_kept_film_is_scored_though_its_pixels_have_gone_bad() -> None:
     assert not hospital.jobs(JobState.QUARANTINED)
 
 
-class _PromotedMeanwhile(FakeScorers):
-    """Another version comes to serve while this one is at work: at the store, or at the pixels."""
+class PromotingScorers(FakeScorers):
+    """Promotes version 2 while version 1 scores: at its cache lookup ("recall"), or at its encoder ("score")."""
 
     def __init__(self, hospital: Hospital, *, at: str) -> None:
         super().__init__(room=10)
         self._hospital, self._at = hospital, at
 
     def load(self, version: ModelVersion) -> FakeScorer:
-        return _Interrupted(self, version)
+        return InterruptedScorer(self, version)
 
-    def reached(self, place: str) -> None:
-        if place == self._at:
+    def reached(self, point: str) -> None:
+        if point == self._at:
             self._at = ""
             promote(self._hospital, 2)
 
 
-class _Interrupted(FakeScorer):
-    """Its scores tell which version it is: one hundredth for each."""
+class InterruptedScorer(FakeScorer):
+    """A scorer whose scores are its version number / 100."""
 
-    def __init__(self, scorers: _PromotedMeanwhile, version: ModelVersion) -> None:
+    def __init__(self, scorers: PromotingScorers, version: ModelVersion) -> None:
         super().__init__(version, scorers.kept, room=scorers.room)
         self._scorers = scorers
 
@@ -120,16 +120,16 @@ class _Interrupted(FakeScorer):
 
     def score(self, images: Sequence[object], instances: Sequence[StoredInstance] = ()) -> Scores:
         self._scorers.reached("score")
-        return super().score(images, instances) * 0 + self.version.number / 100  # type: ignore[arg-type]  # images all the same
+        return super().score(images, instances) * 0 + self.version.number / 100  # type: ignore[arg-type]  # images of any type
 
 
 @pytest.mark.parametrize("at", ["recall", "score"])
-def test_a_promotion_in_the_middle_of_scoring_mixes_no_versions(at: str) -> None:
-    """One film of the study is kept, the other is read."""
+def test_a_promotion_during_scoring_mixes_no_versions(at: str) -> None:
+    """One image of the study is cached, the other is decoded."""
     hospital = Hospital()
-    hospital.scorers = _PromotedMeanwhile(hospital, at=at)
+    hospital.scorers = PromotingScorers(hospital, at=at)
     for number in (1, 2):
-        hospital.receive(hospital.film(sop=f"1.1.{number}"))
+        hospital.receive(hospital.header(sop=f"1.1.{number}"))
     hospital.scorers.kept[hospital.catalog.tables.instances["1.1.1"].file.sha256] = 0.5
     hospital.run()
     for (uid, version), scores in hospital.catalog.tables.scores.items():
@@ -143,21 +143,21 @@ def test_a_promotion_in_the_middle_of_scoring_mixes_no_versions(at: str) -> None
     assert {round(p.probability, 6) for p in hospital.catalog.tables.predictions["1.1", 2]} == {0.02}
 
 
-# spare time
+# idle workers
 
 
-def test_the_newest_come_first_and_a_second_walk_finds_nothing() -> None:
+def test_warming_starts_with_the_newest_study_and_a_second_pass_finds_nothing() -> None:
     hospital = a_hospital(9)
-    to_the_end(filler(hospital))
+    run_all_turns(make_warmer(hospital))
     assert hospital.pixels.asked == [f"1.{number}.1" for number in range(9, 0, -1)]
-    to_the_end(filler(hospital))
+    run_all_turns(make_warmer(hospital))
     assert len(hospital.pixels.asked) == 9
 
 
-def test_a_turn_reads_few_films() -> None:
+def test_a_turn_decodes_at_most_a_few_images() -> None:
     hospital = a_hospital(9)
-    walk = filler(hospital)
-    while walk():
+    warmer = make_warmer(hospital)
+    while warmer():
         assert len(hospital.pixels.asked) <= cache_warming.INSTANCES_PER_TURN
         hospital.pixels.asked.clear()
     assert len(hospital.scorers.kept) == 9
@@ -165,71 +165,71 @@ def test_a_turn_reads_few_films() -> None:
 
 @pytest.mark.parametrize("kind", [JobKind.SCORE, JobKind.LEARN])
 @pytest.mark.parametrize("running", [False, True])
-def test_it_waits_while_there_is_other_work(kind: JobKind, running: bool) -> None:
+def test_warming_waits_while_score_or_learn_jobs_exist(kind: JobKind, running: bool) -> None:
     hospital = a_hospital(9)
-    walk = filler(hospital)
-    assert walk()
+    warmer = make_warmer(hospital)
+    assert warmer()
     with hospital.catalog.begin() as tx:
         tx.jobs.put(kind, "1.99")
         if running:
             tx.jobs.claim([kind], worker="w", lease_seconds=60)
     hospital.pixels.asked.clear()
-    assert not walk()
+    assert not warmer()
     assert hospital.pixels.asked == []
     hospital.catalog.tables.jobs.clear()
-    to_the_end(walk)
+    run_all_turns(warmer)
     assert len(hospital.scorers.kept) == 9
 
 
-def test_it_goes_on_where_it_was_stopped() -> None:
+def test_warming_resumes_after_a_stop() -> None:
     hospital = a_hospital(9)
-    first = filler(hospital)
+    first = make_warmer(hospital)
     first()
-    to_the_end(filler(hospital))  # another process, that knows nothing of the first
+    run_all_turns(make_warmer(hospital))  # another process without the state of the first
     assert sorted(hospital.pixels.asked) == [f"1.{number}.1" for number in range(1, 10)]
 
 
-def test_what_is_lost_is_made_again_at_the_next_walk() -> None:
+def test_lost_activations_are_cached_again_in_the_next_pass() -> None:
     hospital = a_hospital(3)
-    walk = filler(hospital)
-    to_the_end(walk)
+    warmer = make_warmer(hospital)
+    run_all_turns(warmer)
     hospital.scorers.kept.clear()
-    assert not walk()  # it rests
+    assert not warmer()  # the pass is over
     hospital.catalog.tick(cache_warming.PASS_INTERVAL.total_seconds() + 1)
-    to_the_end(walk)
+    run_all_turns(warmer)
     assert len(hospital.scorers.kept) == 3
 
 
 @pytest.mark.parametrize("room", [0, 2])
-def test_it_ends_where_there_is_no_room(room: int) -> None:
+def test_warming_ends_where_the_cache_is_full(room: int) -> None:
     hospital = a_hospital(5, room=room)
-    to_the_end(filler(hospital))
+    run_all_turns(make_warmer(hospital))
     assert hospital.pixels.asked == ["1.5.1", "1.4.1"][:room]
 
 
-def test_a_film_that_cannot_be_read_is_tried_once_and_the_others_are_kept() -> None:
+def test_an_unreadable_image_is_tried_once_and_the_others_are_cached() -> None:
     hospital = a_hospital(3)
     hospital.pixels.broken.add("1.2.1")
-    walk = filler(hospital)
-    to_the_end(walk)
+    warmer = make_warmer(hospital)
+    run_all_turns(warmer)
     hospital.catalog.tick(cache_warming.PASS_INTERVAL.total_seconds() + 1)
-    to_the_end(walk)
+    run_all_turns(warmer)
     assert hospital.pixels.asked == ["1.3.1", "1.2.1", "1.1.1"]
     assert len(hospital.scorers.kept) == 2
 
 
-def test_without_a_version_it_says_so() -> None:
+def test_warming_raises_no_weights_without_a_serving_version() -> None:
     with pytest.raises(NoWeights):
-        filler(Hospital(serving=False))()
+        make_warmer(Hospital(serving=False))()
 
 
 # the worker
 
 
-def test_spare_time_begins_where_no_job_is_due() -> None:
+def test_the_idle_task_runs_while_no_job_is_due() -> None:
     hospital = a_hospital(3)
-    hospital.spare = filler(hospital)
-    hospital.receive(hospital.film("1.9", "1.9.1"))
+    hospital.idle_task = make_warmer(hospital)
+    hospital.receive(hospital.header("1.9", "1.9.1"))
     hospital.catalog.tick(61)
     hospital.settle()
     assert hospital.work_once(JobKind.SCORE) == 1
@@ -238,20 +238,20 @@ def test_spare_time_begins_where_no_job_is_due() -> None:
     assert len(hospital.scorers.kept) == 4
 
 
-def test_trouble_in_spare_time_is_nobodys_job(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_of_the_idle_task_fails_no_job(caplog: pytest.LogCaptureFixture) -> None:
     hospital = a_hospital(1)
 
-    def broken() -> bool:
+    def raise_foreign_error() -> bool:
         raise ZeroDivisionError("patient^name")
 
-    hospital.spare = broken
+    hospital.idle_task = raise_foreign_error
     assert hospital.work_once(JobKind.SCORE) == 0
-    assert "spare time failed" in caplog.text
+    assert "idle task failed" in caplog.text
     assert "patient" not in caplog.text
 
-    def away() -> bool:
-        raise OutOfResources("the catalog is away")
+    def raise_unreachable() -> bool:
+        raise OutOfResources("the catalog is unreachable")
 
-    hospital.spare = away
+    hospital.idle_task = raise_unreachable
     with pytest.raises(OutOfResources):
         hospital.work_once(JobKind.SCORE)

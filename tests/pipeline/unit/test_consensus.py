@@ -1,4 +1,4 @@
-"""The resolver: one state for each study and finding, whatever the order in which statements come."""
+"""Consensus: one state per study and finding, whatever the order of the labels."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import rules
-from pipeline.consensus import ABSENT, PRESENT, UNKNOWN, LabelPolicy, labels_in_force, resolve_consensus
-from pipeline.domain import FINDINGS, Label, LabelState
+from pipeline.consensus import LabelPolicy, labels_in_force, resolve_consensus
+from pipeline.domain import ABSENT, FINDINGS, PRESENT, UNKNOWN, Label, LabelState
 from pipeline.finding_names import all_absent
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -25,7 +25,7 @@ YES, NO, MAYBE = LabelState
 READERS = ("alice", "bob", "carl", "dora", "zoe")
 
 
-def said(
+def make_label(
     number: int, state: LabelState | None = YES, reader: str = "alice", *, hour: float | None = None, **changes: object
 ) -> Label:
     values = {"study_instance_uid": "1.1", "finding": "Mass", "source": "csv", "revokes": None, **changes}
@@ -34,8 +34,8 @@ def said(
 
 
 @st.composite
-def statements(draw: st.DrawFn) -> list[Label]:
-    """What a catalog may hold: numbered, some of them revoked by a later one, once."""
+def label_lists(draw: st.DrawFn) -> list[Label]:
+    """Labels as a catalog may hold them: numbered, some revoked once by a later one."""
     made: list[Label] = []
     for number in range(1, draw(st.integers(0, 25)) + 1):
         free = [one for one in made if one.id not in {m.revokes for m in made}]
@@ -44,7 +44,7 @@ def statements(draw: st.DrawFn) -> list[Label]:
         finding = earlier.finding if earlier else draw(st.sampled_from(["Mass", "Edema"]))
         states: list[LabelState | None] = [*LabelState, None] if earlier else [*LabelState]
         made.append(
-            said(
+            make_label(
                 number,
                 draw(st.sampled_from(states)),
                 draw(st.sampled_from(READERS)),
@@ -57,8 +57,8 @@ def statements(draw: st.DrawFn) -> list[Label]:
     return made
 
 
-@given(statements(), st.randoms(use_true_random=False), st.sampled_from(POLICIES))
-def test_the_order_of_statements_is_no_matter(labels: list[Label], chance: object, policy: LabelPolicy) -> None:
+@given(label_lists(), st.randoms(use_true_random=False), st.sampled_from(POLICIES))
+def test_consensus_does_not_depend_on_the_order_of_labels(labels: list[Label], chance: object, policy: LabelPolicy) -> None:
     shuffled = list(labels)
     chance.shuffle(shuffled)  # type: ignore[attr-defined]  # random.Random
     first, second = resolve_consensus(labels, policy), resolve_consensus(shuffled, policy)
@@ -66,25 +66,25 @@ def test_the_order_of_statements_is_no_matter(labels: list[Label], chance: objec
     assert first.fingerprint == second.fingerprint
 
 
-@given(statements(), st.sampled_from(POLICIES))
-def test_what_does_not_stand_changes_nothing(labels: list[Label], policy: LabelPolicy) -> None:
+@given(label_lists(), st.sampled_from(POLICIES))
+def test_labels_not_in_force_do_not_change_the_consensus(labels: list[Label], policy: LabelPolicy) -> None:
     """Resolving what stands alone gives the same: no statement is heard twice, none that was revoked at all."""
     assert resolve_consensus(labels_in_force(labels), policy).by_key == resolve_consensus(labels, policy).by_key
     assert labels_in_force(labels_in_force(labels)) == labels_in_force(labels)
 
 
-@given(statements())
-def test_of_each_reader_at_most_one_word_stands_and_nobody_has_revoked_it(labels: list[Label]) -> None:
+@given(label_lists())
+def test_each_reader_has_at_most_one_label_in_force_per_finding_and_it_is_not_revoked(labels: list[Label]) -> None:
     stand = labels_in_force(labels)
     revoked = {one.revokes for one in labels}
     assert all(one.id not in revoked and one.state is not None for one in stand)
     assert max(Counter((one.study_instance_uid, one.finding, one.reader) for one in stand).values(), default=1) == 1
 
 
-@given(statements(), st.sampled_from(POLICIES))
-def test_revoking_takes_back_one_vote_and_no_other(labels: list[Label], policy: LabelPolicy) -> None:
+@given(label_lists(), st.sampled_from(POLICIES))
+def test_a_withdrawal_removes_one_vote_only(labels: list[Label], policy: LabelPolicy) -> None:
     for victim in labels_in_force(labels):
-        taken_back = said(
+        taken_back = make_label(
             len(labels) + 1,
             None,
             "nobody",
@@ -95,8 +95,8 @@ def test_revoking_takes_back_one_vote_and_no_other(labels: list[Label], policy: 
         assert labels_in_force([*labels, taken_back]) == [one for one in labels_in_force(labels) if one.id != victim.id]
 
 
-@given(statements(), st.sampled_from(POLICIES))
-def test_where_all_agree_no_policy_says_otherwise(labels: list[Label], policy: LabelPolicy) -> None:
+@given(label_lists(), st.sampled_from(POLICIES))
+def test_every_policy_follows_unanimous_readers(labels: list[Label], policy: LabelPolicy) -> None:
     for key, held in resolve_consensus(labels, policy).by_key.items():
         states = {vote.state for vote in held.votes}
         assert held.is_disputed == (len(states) > 1)
@@ -107,31 +107,31 @@ def test_where_all_agree_no_policy_says_otherwise(labels: list[Label], policy: L
 
 @given(st.lists(st.sampled_from(LabelState), min_size=1, max_size=5))
 def test_a_majority_is_more_than_half_of_the_readers(states: list[LabelState]) -> None:
-    votes = [said(number, state, READERS[number - 1]) for number, state in enumerate(states, 1)]
+    votes = [make_label(number, state, READERS[number - 1]) for number, state in enumerate(states, 1)]
     most, count = Counter(states).most_common(1)[0]
     assert resolve_consensus(votes, MAJORITY).by_key["1.1", "Mass"].state is (most if count > len(states) / 2 else MAYBE)
 
 
-@given(statements())
-def test_the_fingerprint_is_that_of_what_can_be_learnt(labels: list[Label]) -> None:
+@given(label_lists())
+def test_the_fingerprint_covers_present_and_absent_findings_only(labels: list[Label]) -> None:
     resolution = resolve_consensus(labels, NEWEST)
     certain = [one for one in labels if one.state is not MAYBE]
     assert resolution.fingerprint == rules.labels_fingerprint({key: held.state for key, held in resolution.by_key.items()})
-    doubted = said(len(labels) + 1, MAYBE, "newcomer", study_instance_uid="1.9")
+    doubted = make_label(len(labels) + 1, MAYBE, "newcomer", study_instance_uid="1.9")
     assert resolve_consensus([*labels, doubted], NEWEST).fingerprint == resolution.fingerprint
-    learnt = said(len(labels) + 1, YES, "newcomer", study_instance_uid="1.9")
+    learnt = make_label(len(labels) + 1, YES, "newcomer", study_instance_uid="1.9")
     assert resolve_consensus([*labels, learnt], NEWEST).fingerprint != resolution.fingerprint
     assert (resolution.fingerprint == "") == (not any(held.state is not MAYBE for held in resolution.by_key.values()))
     assert certain or resolution.fingerprint == ""
 
 
-def test_the_fingerprint_stays_the_same_from_release_to_release() -> None:
+def test_the_fingerprint_is_stable_across_releases() -> None:
     states = {("1.2", "Mass"): NO, ("1.1", "Edema"): YES, ("1.1", "Mass"): MAYBE}
     assert rules.labels_fingerprint(states) == hashlib.sha256(b"1.1\tEdema\tpresent\n1.2\tMass\tabsent\n").hexdigest()
 
 
-def test_two_readers_disagree() -> None:
-    votes = [said(1, YES, "alice"), said(2, NO, "bob"), said(3, NO, "carl")]
+def test_each_policy_decides_between_two_disagreeing_readers() -> None:
+    votes = [make_label(1, YES, "alice"), make_label(2, NO, "bob"), make_label(3, NO, "carl")]
     assert {policy.policy: resolve_consensus(votes, policy).by_key["1.1", "Mass"].state for policy in POLICIES} == {
         "newest": NO,
         "majority": NO,
@@ -141,29 +141,34 @@ def test_two_readers_disagree() -> None:
     assert [(vote.reader, vote.state) for vote in conflict.votes] == [("alice", YES), ("bob", NO), ("carl", NO)]
     even = votes[:2]
     assert [resolve_consensus(even, policy).by_key["1.1", "Mass"].state for policy in POLICIES] == [NO, MAYBE, NO]
-    assert resolve_consensus([*votes, said(4, YES, "zoe")], ADJUDICATOR).by_key["1.1", "Mass"].state is YES
+    assert resolve_consensus([*votes, make_label(4, YES, "zoe")], ADJUDICATOR).by_key["1.1", "Mass"].state is YES
     assert resolve_consensus([votes[0], votes[2]], ADJUDICATOR).by_key["1.1", "Mass"].state is MAYBE  # no adjudicator has read it
 
 
-def test_a_reader_has_one_vote_the_last_by_the_time_it_was_said() -> None:
-    votes = [said(1, YES, hour=5), said(2, NO, hour=3), said(3, NO, "bob", hour=4)]
+def test_a_readers_vote_is_the_label_with_the_latest_statement_time() -> None:
+    votes = [make_label(1, YES, hour=5), make_label(2, NO, hour=3), make_label(3, NO, "bob", hour=4)]
     assert resolve_consensus(votes, NEWEST).by_key["1.1", "Mass"].state is YES  # an old table that comes late is still old
     assert len(resolve_consensus(votes, NEWEST).by_key["1.1", "Mass"].votes) == 2
     assert (
-        resolve_consensus([*votes, said(4, MAYBE, hour=5)], NEWEST).by_key["1.1", "Mass"].state is MAYBE
+        resolve_consensus([*votes, make_label(4, MAYBE, hour=5)], NEWEST).by_key["1.1", "Mass"].state is MAYBE
     )  # at one moment: the later heard
 
 
-def test_a_withdrawn_correction_does_not_bring_back_what_it_corrected() -> None:
-    labels = [said(1, YES), said(2, NO), said(3, None, revokes=2)]
+def test_withdrawing_a_correction_does_not_restore_the_corrected_label() -> None:
+    labels = [make_label(1, YES), make_label(2, NO), make_label(3, None, revokes=2)]
     assert labels_in_force(labels) == []
-    assert resolve_consensus([*labels, said(4, YES)], NEWEST).by_key["1.1", "Mass"].state is YES
+    assert resolve_consensus([*labels, make_label(4, YES)], NEWEST).by_key["1.1", "Mass"].state is YES
 
 
-def test_targets_mask_what_is_unknown_or_uncertain() -> None:
-    labels = [said(1), said(2, NO, finding="Edema"), said(3, MAYBE, finding="Hernia"), said(4, study_instance_uid="1.2")]
+def test_targets_of_unlabelled_and_uncertain_findings_are_unknown() -> None:
+    labels = [
+        make_label(1),
+        make_label(2, NO, finding="Edema"),
+        make_label(3, MAYBE, finding="Hernia"),
+        make_label(4, study_instance_uid="1.2"),
+    ]
     labels += [
-        replace(said(10 + n, state, finding=finding), study_instance_uid="1.3")
+        replace(make_label(10 + n, state, finding=finding), study_instance_uid="1.3")
         for n, (finding, state) in enumerate(all_absent().items())
     ]
     resolution = resolve_consensus(labels, NEWEST)
@@ -179,10 +184,10 @@ def test_targets_mask_what_is_unknown_or_uncertain() -> None:
     ]
     assert (targets[2] == UNKNOWN).all()
     assert resolution.studies == ["1.1", "1.2", "1.3"]
-    assert resolve_consensus([said(1, MAYBE)], NEWEST).studies == []
+    assert resolve_consensus([make_label(1, MAYBE)], NEWEST).studies == []
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_no_labels(policy: LabelPolicy) -> None:
+def test_without_labels_the_consensus_is_empty(policy: LabelPolicy) -> None:
     nothing = resolve_consensus([], policy)
     assert (nothing.by_key, nothing.conflicts, nothing.studies, nothing.fingerprint) == ({}, [], [], "")

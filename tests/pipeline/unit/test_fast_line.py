@@ -1,3 +1,5 @@
+"""The fast line on fakes: receive, settle, score, report, send."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -5,9 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline import report, rescore, rules
+from pipeline import priorities, report, rules
 from pipeline.domain import (
-    ARRIVAL_PRIORITY,
     FINDINGS,
     JobKind,
     JobState,
@@ -26,10 +27,10 @@ from tests.builders.hospital_in_memory import SENDER, Hospital
 FILE = StoredFile("aa/bb/f.dcm", "f" * 64, 10)
 
 
-def test_a_film_becomes_a_report_in_the_archive() -> None:
+def test_an_image_becomes_a_report_in_the_archive() -> None:
     hospital = Hospital()
-    assert hospital.receive(hospital.film()) is Receipt.STORED
-    assert hospital.settle() == []  # not quiet yet
+    assert hospital.receive(hospital.header()) is Receipt.STORED
+    assert hospital.settle() == []  # not stable yet
     hospital.run()
     assert hospital.study().state is StudyState.REPORTED
     assert hospital.archive.kept == [b"SR 1.1.1.1 1"]
@@ -37,53 +38,53 @@ def test_a_film_becomes_a_report_in_the_archive() -> None:
     assert {job.kind for job in hospital.jobs(JobState.DONE)} == {JobKind.SCORE, JobKind.REPORT, JobKind.SEND}
 
 
-def test_the_same_file_again_is_success_and_writes_nothing() -> None:
+def test_an_identical_file_again_is_success_and_writes_nothing() -> None:
     hospital = Hospital()
-    hospital.receive(hospital.film())
+    hospital.receive(hospital.header())
     rows = hospital.catalog.committed
-    assert hospital.receive(hospital.film()) is Receipt.DUPLICATE
+    assert hospital.receive(hospital.header()) is Receipt.DUPLICATE
     assert hospital.catalog.committed == rows
 
 
-def test_a_duplicate_gives_back_a_file_that_the_disk_lost() -> None:
+def test_a_duplicate_restores_a_file_that_the_disk_has_lost() -> None:
     hospital = Hospital()
-    hospital.receive(hospital.film())
+    hospital.receive(hospital.header())
     hospital.images.files.clear()
-    assert hospital.receive(hospital.film()) is Receipt.DUPLICATE
+    assert hospital.receive(hospital.header()) is Receipt.DUPLICATE
     assert len(hospital.images.files) == 1
 
 
 def test_another_file_under_a_known_uid_is_refused_and_the_first_stays() -> None:
     hospital = Hospital()
-    hospital.receive(hospital.film(), b"first")
+    hospital.receive(hospital.header(), b"first")
     with pytest.raises(DifferentInstance, match="already stored"):
-        hospital.receive(hospital.film(), b"second")
+        hospital.receive(hospital.header(), b"second")
     assert list(hospital.images.files.values()) == [b"first"]
 
 
-def test_below_the_disk_guard_nothing_is_taken() -> None:
+def test_no_file_is_accepted_below_the_disk_guard() -> None:
     hospital = Hospital()
     hospital.images.free = 1001
     with pytest.raises(OutOfResources, match=r"storage\.min_free"):
-        hospital.receive(hospital.film(), b"xx")
+        hospital.receive(hospital.header(), b"xx")
     assert not hospital.images.files
     assert hospital.catalog.committed == 1  # the version only
 
 
-def test_no_success_when_the_commit_fails() -> None:
+def test_receive_raises_where_the_commit_fails() -> None:
     hospital = Hospital()
     hospital.catalog.fail_next_commit = OutOfResources("catalog is locked")
     with pytest.raises(OutOfResources):
-        hospital.receive(hospital.film())
-    assert hospital.receive(hospital.film()) is Receipt.STORED
+        hospital.receive(hospital.header())
+    assert hospital.receive(hospital.header()) is Receipt.STORED
 
 
-def test_a_late_film_is_scored_alone_and_its_report_names_the_one_before() -> None:
+def test_a_late_image_is_scored_alone_and_its_report_names_the_predecessor() -> None:
     hospital = Hospital()
-    hospital.receive(hospital.film())
+    hospital.receive(hospital.header())
     hospital.run()
     hospital.pixels.asked.clear()
-    assert hospital.receive(hospital.film(sop="1.1.2")) is Receipt.LATE
+    assert hospital.receive(hospital.header(sop="1.1.2")) is Receipt.LATE
     assert hospital.study().state is StudyState.ARRIVING
     hospital.run()
     assert hospital.pixels.asked == ["1.1.2"]
@@ -95,24 +96,24 @@ def test_a_late_film_is_scored_alone_and_its_report_names_the_one_before() -> No
     assert hospital.study().state is StudyState.REPORTED
 
 
-def test_a_late_object_with_nothing_to_score_changes_nothing() -> None:
+def test_a_late_object_without_an_image_to_score_changes_nothing() -> None:
     hospital = Hospital()
-    hospital.receive(hospital.film())
+    hospital.receive(hospital.header())
     hospital.run()
-    hospital.receive(hospital.film(sop="1.1.2", view_position="LL"))
+    hospital.receive(hospital.header(sop="1.1.2", view_position="LL"))
     hospital.run()
     assert hospital.study().state is StudyState.REPORTED
     assert len(hospital.archive.kept) == 1
 
 
-def test_our_own_report_coming_back_is_kept_and_reopens_nothing() -> None:
+def test_an_own_report_coming_back_is_stored_and_reopens_no_study() -> None:
     hospital = Hospital()
-    hospital.receive(hospital.film())
+    hospital.receive(hospital.header())
     hospital.run()
-    own = hospital.film(sop="1.1.1.1", sop_class_uid=rules.STRUCTURED_REPORT_FAMILY + "34", modality="SR")
+    own = hospital.header(sop="1.1.1.1", sop_class_uid=rules.STRUCTURED_REPORT_FAMILY + "34", modality="SR")
     assert hospital.receive(own) is Receipt.OWN_REPORT
-    elsewhere = replace(own, sop_instance_uid="9.9", manufacturer_model_name="radclipd")
-    assert hospital.receive(elsewhere) is Receipt.OWN_REPORT
+    of_another_catalog = replace(own, sop_instance_uid="9.9", manufacturer_model_name="radclipd")
+    assert hospital.receive(of_another_catalog) is Receipt.OWN_REPORT
     hospital.run()
     assert hospital.study().state is StudyState.REPORTED
     assert len(hospital.archive.kept) == 1
@@ -120,45 +121,45 @@ def test_our_own_report_coming_back_is_kept_and_reopens_nothing() -> None:
 
 def test_a_presentation_state_does_not_reopen_a_reported_study() -> None:
     hospital = Hospital()
-    hospital.receive(hospital.film())
+    hospital.receive(hospital.header())
     hospital.run()
-    state = hospital.film(sop="1.1.3", sop_class_uid=rules.PRESENTATION_STATE_FAMILY + "1", modality="PR")
+    state = hospital.header(sop="1.1.3", sop_class_uid=rules.PRESENTATION_STATE_FAMILY + "1", modality="PR")
     assert hospital.receive(state) is Receipt.STORED
     assert hospital.study().state is StudyState.REPORTED
 
 
-def test_a_study_of_laterals_is_ignored_until_a_frontal_comes() -> None:
+def test_a_study_of_lateral_views_is_ignored_until_a_frontal_view_arrives() -> None:
     hospital = Hospital()
-    hospital.receive(hospital.film(view_position="LL"))
+    hospital.receive(hospital.header(view_position="LL"))
     hospital.run()
     assert (hospital.study().state, hospital.study().reason) == (StudyState.IGNORED, "lateral view (1)")
-    hospital.receive(hospital.film(sop="1.1.2"))
+    hospital.receive(hospital.header(sop="1.1.2"))
     hospital.run()
     assert (hospital.study().state, hospital.study().reason) == (StudyState.REPORTED, "")
 
 
-def test_settles_at_once_when_the_association_was_released_and_configuration_says_so() -> None:
+def test_a_released_study_settles_at_once_where_configured() -> None:
     hospital = Hospital()
-    hospital.receive(hospital.film())
+    hospital.receive(hospital.header())
     with hospital.catalog.begin() as tx:
         tx.studies.mark_released(["1.1"])
     assert hospital.settle() == []
     assert [s.state for s in hospital.settle(on_release=True)] == [StudyState.SETTLED]
 
 
-def test_settles_when_the_archives_own_count_is_reached() -> None:
+def test_a_study_settles_when_the_archives_instance_count_is_reached() -> None:
     hospital = Hospital()
     hospital.archive.counts["1.1"] = 2
-    hospital.receive(hospital.film())
-    assert hospital.settle(ask=True) == []
-    hospital.receive(hospital.film(sop="1.1.2"))
-    assert [s.state for s in hospital.settle(ask=True)] == [StudyState.SETTLED]
+    hospital.receive(hospital.header())
+    assert hospital.settle(ask_archive=True) == []
+    hospital.receive(hospital.header(sop="1.1.2"))
+    assert [s.state for s in hospital.settle(ask_archive=True)] == [StudyState.SETTLED]
 
 
-def test_one_unreadable_film_does_not_stop_the_others() -> None:
+def test_an_unreadable_image_does_not_stop_the_others() -> None:
     hospital = Hospital()
     for study in ("1.1", "2.1"):
-        hospital.receive(hospital.film(study=study, sop=f"{study}.1"))
+        hospital.receive(hospital.header(study=study, sop=f"{study}.1"))
     hospital.pixels.broken = {"1.1.1"}
     hospital.run()
     assert hospital.study("2.1").state is StudyState.REPORTED
@@ -169,11 +170,11 @@ def test_one_unreadable_film_does_not_stop_the_others() -> None:
 
 
 @pytest.mark.parametrize(("broken", "commits"), [(set(), 2), ({"1.1.1"}, 5)])
-def test_the_scores_of_a_batch_are_committed_together_and_where_one_fails_each_by_itself(broken: set[str], commits: int) -> None:
-    """The claim is a commit of its own; so are, where one of four fails, three scores, and what becomes of the fourth."""
+def test_a_batch_is_committed_in_one_transaction_or_study_by_study_where_one_fails(broken: set[str], commits: int) -> None:
+    """Commits: the claim and the batch; where one study of four fails, the claim, three studies, and the failed job."""
     hospital = Hospital()
     for study in range(1, 5):
-        hospital.receive(hospital.film(study=f"{study}.1", sop=f"{study}.1.1"))
+        hospital.receive(hospital.header(study=f"{study}.1", sop=f"{study}.1.1"))
     hospital.pixels.broken = broken
     hospital.catalog.tick(61)
     hospital.settle()
@@ -183,73 +184,75 @@ def test_the_scores_of_a_batch_are_committed_together_and_where_one_fails_each_b
     assert len(hospital.catalog.tables.predictions) == 4 - len(broken)
 
 
-def scored(hospital: Hospital) -> set[str]:
+def scored_studies(hospital: Hospital) -> set[str]:
     return {study for study, _ in hospital.catalog.tables.predictions}
 
 
-def arrive(hospital: Hospital, *studies: str) -> None:
+def receive_and_settle(hospital: Hospital, *studies: str) -> None:
     for study in studies:
-        hospital.receive(hospital.film(study=study, sop=f"{study}.1"))
+        hospital.receive(hospital.header(study=study, sop=f"{study}.1"))
     hospital.catalog.tick(61)
     hospital.settle()
 
 
-def test_what_has_just_come_waits_for_no_backlog_and_who_waits_longest_is_not_passed_over() -> None:
+def test_new_studies_do_not_wait_for_a_backlog_and_the_oldest_is_not_starved() -> None:
     hospital = Hospital()
-    crowd = [f"1.{number}" for number in range(1, 101)]
-    arrive(hospital, *crowd)
+    backlog = [f"1.{number}" for number in range(1, 101)]
+    receive_and_settle(hospital, *backlog)
     for turn in range(1, 7):
-        arrive(hospital, *(f"2.{turn}.{number}" for number in range(1, 9)))  # as many as are scored, and so it goes on
+        receive_and_settle(hospital, *(f"2.{turn}.{number}" for number in range(1, 9)))  # as many arrive as are scored
         assert hospital.work_once(JobKind.SCORE) == 8
-        assert {f"2.{turn}.{number}" for number in range(5, 9)} <= scored(hospital)
-        assert {uid for uid in crowd if uid in scored(hospital)} == set(crowd[: 4 * turn])
+        assert {f"2.{turn}.{number}" for number in range(5, 9)} <= scored_studies(hospital)
+        assert {uid for uid in backlog if uid in scored_studies(hospital)} == set(backlog[: 4 * turn])
 
 
-def test_a_report_waits_for_none_of_a_backlog_that_was_scored_after_its_study() -> None:
+def test_a_report_does_not_wait_for_reports_of_studies_scored_later() -> None:
     hospital = Hospital()
-    arrive(hospital, *(f"1.{number}" for number in range(1, 41)))
-    arrive(hospital, "2.1")
+    receive_and_settle(hospital, *(f"1.{number}" for number in range(1, 41)))
+    receive_and_settle(hospital, "2.1")
     for _ in range(5):  # scoring is faster than reporting
         assert hospital.work_once(JobKind.SCORE) == 8
     assert sum(hospital.work_once(JobKind.REPORT) for _ in range(2)) == 2
     assert "2.1" in {written.study.study_instance_uid for written in hospital.writer.written}
 
 
-def test_what_arrives_is_committed_before_the_archive_is_looked_at() -> None:
+def test_arrivals_are_committed_before_the_archive_is_decoded() -> None:
     hospital = Hospital()
     with hospital.catalog.begin() as tx:
-        for study, priority in (("1.1", rescore.RESCORE_PRIORITY), ("1.2", ARRIVAL_PRIORITY), ("1.3", rescore.RESCORE_PRIORITY)):
-            tx.studies.add_instance(hospital.film(study, f"{study}.1"), FILE, SENDER, opens_study=True)
+        for study, priority in (("1.1", priorities.RESCORE), ("1.2", priorities.ARRIVED), ("1.3", priorities.RESCORE)):
+            tx.studies.add_instance(hospital.header(study, f"{study}.1"), FILE, SENDER, opens_study=True)
             tx.jobs.put(JobKind.SCORE, study, priority=priority)
-    done: list[str] = []
+    events: list[str] = []
     read = hospital.pixels.read_ahead
 
-    def listening(instances: Sequence[StoredInstance], transform: InputTransform) -> Iterator[ModelInput | PixelsUnreadable]:
+    def recording_read_ahead(
+        instances: Sequence[StoredInstance], transform: InputTransform
+    ) -> Iterator[ModelInput | PixelsUnreadable]:
         for number, image in enumerate(read(instances, transform)):
-            done.append(f"film {number}: {sorted(scored(hospital))}")
+            events.append(f"image {number}: {sorted(scored_studies(hospital))}")
             yield image
 
-    hospital.pixels.read_ahead = listening  # type: ignore[method-assign]  # listens and passes on
+    hospital.pixels.read_ahead = recording_read_ahead  # type: ignore[method-assign]  # records and delegates
     assert hospital.work_once(JobKind.SCORE) == 3
-    assert done == ["film 0: []", "film 1: ['1.2']", "film 2: ['1.2']"]
+    assert events == ["image 0: []", "image 1: ['1.2']", "image 2: ['1.2']"]
 
 
-def test_a_report_is_as_urgent_as_the_scores_that_it_tells() -> None:
+def test_a_report_job_has_the_priority_of_its_score_job() -> None:
     hospital = Hospital()
     hospital.backfill_reports = "all"
     with hospital.catalog.begin() as tx:
-        tx.studies.add_instance(hospital.film(), FILE, SENDER, opens_study=True)
-        tx.jobs.put(JobKind.SCORE, "1.1", priority=rescore.RESCORE_PRIORITY)
+        tx.studies.add_instance(hospital.header(), FILE, SENDER, opens_study=True)
+        tx.jobs.put(JobKind.SCORE, "1.1", priority=priorities.RESCORE)
     for kind in (JobKind.SCORE, JobKind.REPORT, JobKind.SEND):
         (waiting,) = hospital.jobs(JobState.WAITING)
-        assert (waiting.kind, waiting.priority) == (kind, rescore.RESCORE_PRIORITY)
+        assert (waiting.kind, waiting.priority) == (kind, priorities.RESCORE)
         assert hospital.work_once(kind) == 1
 
 
-def test_a_readable_film_is_reported_though_its_neighbour_is_not() -> None:
+def test_a_readable_image_is_reported_though_another_of_its_study_is_not_readable() -> None:
     hospital = Hospital()
-    hospital.receive(hospital.film())
-    hospital.receive(hospital.film(sop="1.1.2"))
+    hospital.receive(hospital.header())
+    hospital.receive(hospital.header(sop="1.1.2"))
     hospital.pixels.broken = {"1.1.2"}
     hospital.run()
     assert hospital.study().state is StudyState.REPORTED
@@ -257,9 +260,9 @@ def test_a_readable_film_is_reported_though_its_neighbour_is_not() -> None:
     assert "1.1.2" in hospital.catalog.tables.audit[-1].detail
 
 
-def test_without_a_version_the_worker_stops_and_the_job_waits() -> None:
+def test_without_a_serving_version_the_worker_stops_and_the_job_waits() -> None:
     hospital = Hospital(serving=False)
-    hospital.receive(hospital.film())
+    hospital.receive(hospital.header())
     hospital.catalog.tick(61)
     hospital.settle()
     with pytest.raises(NoWeights):
@@ -268,21 +271,21 @@ def test_without_a_version_the_worker_stops_and_the_job_waits() -> None:
     assert job.attempts == 0
 
 
-def test_a_refused_report_is_quarantined_and_no_later_one_names_it() -> None:
+def test_a_refused_report_is_quarantined_and_is_no_predecessor() -> None:
     hospital = Hospital()
-    hospital.receive(hospital.film())
+    hospital.receive(hospital.header())
     hospital.archive.errors = [RefusedByArchive("0xA900 data set does not match SOP class")]
     hospital.run()
     assert [job.kind for job in hospital.jobs(JobState.QUARANTINED)] == [JobKind.SEND]
     assert hospital.catalog.tables.reports["1.1.1.1"].state is ReportState.REFUSED
-    hospital.receive(hospital.film(sop="1.1.2"))
+    hospital.receive(hospital.header(sop="1.1.2"))
     hospital.run()
     assert hospital.writer.written[-1].report.predecessor is None
 
 
-def test_a_busy_archive_costs_tries_and_then_a_person_is_asked() -> None:
+def test_a_busy_archive_counts_attempts_until_quarantine() -> None:
     hospital = Hospital()
-    hospital.receive(hospital.film())
+    hospital.receive(hospital.header())
     hospital.archive.errors = [ArchiveBusy("0xA700")] * 9
     for _ in range(9):
         hospital.run()
@@ -295,11 +298,11 @@ def test_a_busy_archive_costs_tries_and_then_a_person_is_asked() -> None:
     assert hospital.study().state is StudyState.REPORTED
 
 
-def test_a_dead_archive_burns_no_tries_and_is_left_alone() -> None:
+def test_an_unreachable_archive_counts_no_attempts_and_opens_the_circuit() -> None:
     hospital = Hospital()
     hospital.archive.reachable = False
     for n in range(20):
-        hospital.receive(hospital.film(study=f"{n}.1", sop=f"{n}.1.1"))
+        hospital.receive(hospital.header(study=f"{n}.1", sop=f"{n}.1.1"))
     hospital.run()
     waiting = hospital.jobs(JobState.WAITING)
     assert len(waiting) == 20
@@ -311,9 +314,9 @@ def test_a_dead_archive_burns_no_tries_and_is_left_alone() -> None:
     assert len(hospital.archive.kept) == 20
 
 
-def test_a_job_that_takes_down_its_worker_ends_in_quarantine() -> None:
+def test_a_job_that_ends_its_worker_in_every_attempt_is_quarantined() -> None:
     hospital = Hospital()
-    hospital.receive(hospital.film())
+    hospital.receive(hospital.header())
     hospital.catalog.tick(61)
     hospital.settle()
     for _ in range(hospital.work.max_attempts):
@@ -324,9 +327,9 @@ def test_a_job_that_takes_down_its_worker_ends_in_quarantine() -> None:
     assert "may have died" in hospital.jobs(JobState.QUARANTINED)[0].error
 
 
-def test_an_overtaken_report_job_writes_nothing() -> None:
+def test_a_report_job_of_an_older_revision_writes_nothing() -> None:
     hospital = Hospital()
-    hospital.receive(hospital.film())
+    hospital.receive(hospital.header())
     hospital.catalog.tick(61)
     hospital.settle()
     hospital.work_once(JobKind.SCORE)
@@ -339,30 +342,30 @@ def test_an_overtaken_report_job_writes_nothing() -> None:
 
 def test_a_promotion_between_two_images_mixes_no_versions() -> None:
     hospital = Hospital()
-    hospital.receive(hospital.film())
+    hospital.receive(hospital.header())
     hospital.run()
     with hospital.catalog.begin() as tx:
         tx.versions.add(a_version(2, VersionState.CANDIDATE))
         tx.versions.serve(2)
     hospital.pixels.asked.clear()
-    hospital.receive(hospital.film(sop="1.1.2"))
+    hospital.receive(hospital.header(sop="1.1.2"))
     hospital.run()
     assert sorted(hospital.pixels.asked) == ["1.1.1", "1.1.2"]
     assert hospital.writer.written[-1].version.number == 2
 
 
-def test_resend_puts_the_newest_report_on_its_way_again() -> None:
+def test_resend_enqueues_the_newest_report() -> None:
     hospital = Hospital()
-    hospital.receive(hospital.film())
+    hospital.receive(hospital.header())
     hospital.run()
     assert report.resend(["1.1", "unknown"], catalog=hospital.catalog) == ["1.1.1.1"]
     hospital.run()
     assert hospital.archive.kept == [b"SR 1.1.1.1 1"] * 2
 
 
-def test_a_foreign_exception_keeps_its_words_out_of_the_catalog() -> None:
+def test_the_message_of_a_foreign_exception_stays_out_of_the_catalog() -> None:
     hospital = Hospital()
-    hospital.receive(hospital.film())
+    hospital.receive(hospital.header())
     hospital.archive.errors = [ValueError("Doe^John 1970-01-01")]
     hospital.run()
     (job,) = hospital.jobs(JobState.WAITING)

@@ -1,4 +1,4 @@
-"""Who may serve: the decisions of learning, as tables."""
+"""The gate: which candidates may serve, and which findings can be learnt, as tables."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ ALIKE = replace(BETTER, against="version 2", candidate=0.8, other=0.79, lower=-0
         ([ALIKE, MONITORED], False, "not better than version 2"),
     ],
 )
-def test_a_candidate_must_beat_every_other(comparisons: list[Comparison], passed: bool, words: str) -> None:
+def test_a_candidate_must_beat_every_other_version(comparisons: list[Comparison], passed: bool, words: str) -> None:
     verdict = may_promote(comparisons, GatePolicy())
     assert verdict.passed is passed
     assert words in verdict.reason
     assert "nan" not in verdict.reason
 
 
-def lesson(number: int, target: int, *, patient: str = "") -> TrainingExample:
+def make_example(number: int, target: int, *, patient: str = "") -> TrainingExample:
     header = Header(
         sop_instance_uid=f"1.{number}.1",
         sop_class_uid=rules.DIGITAL_X_RAY_FOR_PRESENTATION,
@@ -81,10 +81,12 @@ def lesson(number: int, target: int, *, patient: str = "") -> TrainingExample:
         (["a", "a", "b", "b"], ["a", "b"], True),
     ],
 )
-def test_a_finding_needs_enough_of_both_kinds(positives: list[str], negatives: list[str], learnt: bool) -> None:
-    said = [(1, patient) for patient in positives] + [(0, patient) for patient in negatives]
-    found = learnable_findings([lesson(n, target, patient=patient) for n, (target, patient) in enumerate(said)], min_positives=4)
-    assert found.findings == ((FINDINGS[0],) if learnt else ())
-    assert len(found.exclusions) == len(FINDINGS) - learnt
+def test_a_learnable_finding_needs_enough_positives_and_negatives(positives: list[str], negatives: list[str], learnt: bool) -> None:
+    targets = [(1, patient) for patient in positives] + [(0, patient) for patient in negatives]
+    learnable = learnable_findings(
+        [make_example(n, target, patient=patient) for n, (target, patient) in enumerate(targets)], min_positives=4
+    )
+    assert learnable.findings == ((FINDINGS[0],) if learnt else ())
+    assert len(learnable.exclusions) == len(FINDINGS) - learnt
     if not learnt:
-        assert found.exclusions[FINDINGS[0]].startswith(f"{len(positives)} present, of {len(set(positives))} patients")
+        assert learnable.exclusions[FINDINGS[0]].startswith(f"{len(positives)} present, of {len(set(positives))} patients")

@@ -1,4 +1,4 @@
-"""Documents on the line: from the listener's thread to the statements, on fakes."""
+"""Documents with labels, on fakes: from their arrival to the labels in the catalog."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ YES, NO, MAYBE = LabelState
 SR = rules.STRUCTURED_REPORT_FAMILY + "34"
 
 
-class Reporting(Hospital):
+class ReportingHospital(Hospital):
     """A hospital whose readers write reports."""
 
     def report(self, uid: str, findings: dict[str, LabelState] | None = None, *, study: str = "1.1", **changes: Any) -> Header:
-        """Make a report with this UID that states these findings (none: a reason why not)."""
+        """Make a report with this UID that states these findings (None: none, with a reason)."""
         replaces = changes.pop("replaces", ())
         values: dict[str, Any] = {"reader": "alice", "source": "sr", "stated_at": self.catalog.now, "study_instance_uid": study}
         reading = ReaderStatement(findings=findings or {}, **(values | changes))
-        said = Document(readings=(reading,), replaces=replaces) if findings else Document(reason="a device")
-        self.documents.said[uid.encode()] = said
-        return self.film(study=study, sop=uid, sop_class_uid=SR, modality="SR", has_pixels=False)
+        document = Document(readings=(reading,), replaces=replaces) if findings else Document(reason="a device")
+        self.documents.said[uid.encode()] = document
+        return self.header(study=study, sop=uid, sop_class_uid=SR, modality="SR", has_pixels=False)
 
     def receive_report(self, uid: str, findings: dict[str, LabelState] | None = None, **changes: Any) -> Receipt:
         return self.receive(self.report(uid, findings, **changes))
@@ -57,29 +57,29 @@ class Reporting(Hospital):
         return {(label.reader, label.finding): label.state for label in labels_in_force(self.labels)}
 
     @property
-    def told(self) -> list[tuple[str, str, str]]:
+    def label_events(self) -> list[tuple[str, str, str]]:
         return [(event.outcome, event.subject, event.detail) for event in self.catalog.tables.audit if event.action == "label"]
 
 
 @pytest.fixture
-def hospital() -> Reporting:
-    made = Reporting()
-    made.receive(made.film())
+def hospital() -> ReportingHospital:
+    made = ReportingHospital()
+    made.receive(made.header())
     made.catalog.tick(86400)
     return made
 
 
-def test_a_report_becomes_labels_after_success_and_by_a_worker(hospital: Reporting) -> None:
+def test_a_worker_reads_labels_from_a_report_after_the_sender_got_success(hospital: ReportingHospital) -> None:
     assert hospital.receive_report("2.25.1", {"Mass": YES, "Edema": NO}) is Receipt.STORED
-    assert hospital.labels == []  # the sender has its Success; nothing was parsed yet
+    assert hospital.labels == []  # the sender got Success, and the report is not parsed yet
     hospital.read_reports()
     assert hospital.states == {("alice", "Mass"): YES, ("alice", "Edema"): NO}
     assert {label.document for label in hospital.labels} == {"2.25.1"}
-    assert hospital.told == [("done", "2.25.1", "2 statements added, 0 of earlier versions revoked")]
-    assert hospital.study().state is StudyState.ARRIVING  # a report changes nothing of what is scored
+    assert hospital.label_events == [("done", "2.25.1", "2 statements added, 0 of earlier versions revoked")]
+    assert hospital.study().state is StudyState.ARRIVING  # a report does not change the images to score
 
 
-def test_the_same_report_again_adds_nothing(hospital: Reporting) -> None:
+def test_reading_the_same_report_again_adds_no_label(hospital: ReportingHospital) -> None:
     hospital.receive_report("2.25.1", {"Mass": YES})
     hospital.read_reports()
     assert hospital.receive_report("2.25.1", {"Mass": YES}) is Receipt.DUPLICATE
@@ -89,22 +89,22 @@ def test_the_same_report_again_adds_nothing(hospital: Reporting) -> None:
     labels.withdraw([1], reader="alice", source="cli", catalog=hospital.catalog)
     labels.enqueue_documents(catalog=hospital.catalog)
     hospital.read_reports()
-    assert hospital.states == {}  # what a person has withdrawn does not come back
+    assert hospital.states == {}  # a withdrawn label is not added again
 
 
-def test_a_report_that_does_not_count_says_why_once(hospital: Reporting) -> None:
+def test_a_report_without_labels_is_audited_once_with_the_reason(hospital: ReportingHospital) -> None:
     hospital.receive_report("2.25.1")
     hospital.read_reports()
     hospital.read_reports()
-    assert hospital.told == [("refused", "2.25.1", "a device")]
+    assert hospital.label_events == [("refused", "2.25.1", "a device")]
     assert hospital.labels == []
 
 
-def test_our_own_reports_are_not_even_queued(hospital: Reporting) -> None:
-    own = hospital.film(sop="2.25.5", sop_class_uid=SR, manufacturer_model_name=rules.OWN_MODEL_NAME)
+def test_own_reports_are_not_queued_for_labels(hospital: ReportingHospital) -> None:
+    own = hospital.header(sop="2.25.5", sop_class_uid=SR, manufacturer_model_name=rules.OWN_MODEL_NAME)
     hospital.documents.said[b"2.25.5"] = Document(readings=(ReaderStatement(findings={"Mass": YES}, reader="r", source="sr"),))
     assert hospital.receive(own) is Receipt.OWN_REPORT
-    rewritten = hospital.film(sop="2.25.6", sop_class_uid=SR, manufacturer_model_name="Some PACS")
+    rewritten = hospital.header(sop="2.25.6", sop_class_uid=SR, manufacturer_model_name="Some PACS")
     with hospital.catalog.begin() as tx:
         tx.reports.ensure_pending(
             Report(
@@ -119,18 +119,18 @@ def test_our_own_reports_are_not_even_queued(hospital: Reporting) -> None:
     assert hospital.receive(rewritten) is Receipt.OWN_REPORT
     assert labels.enqueue_documents(catalog=hospital.catalog) == 2
     hospital.read_reports()
-    assert (hospital.labels, hospital.told) == ([], [])
+    assert (hospital.labels, hospital.label_events) == ([], [])
 
 
-def test_where_documents_are_not_read_none_is_queued(hospital: Reporting) -> None:
+def test_no_document_is_queued_where_reading_documents_is_off(hospital: ReportingHospital) -> None:
     hospital.reads_documents = False
     hospital.receive_report("2.25.1", {"Mass": YES})
     assert [job.kind for job in hospital.jobs(JobState.WAITING)] == []
 
 
 @pytest.mark.parametrize("later_first", [False, True])
-def test_a_later_version_takes_the_place_of_the_earlier_in_whichever_order_they_come(
-    hospital: Reporting, later_first: bool
+def test_a_later_document_version_replaces_the_earlier_one_in_either_order_of_arrival(
+    hospital: ReportingHospital, later_first: bool
 ) -> None:
     versions: list[dict[str, Any]] = [
         {"uid": "2.25.1", "findings": {"Mass": YES, "Edema": YES}},
@@ -141,19 +141,19 @@ def test_a_later_version_takes_the_place_of_the_earlier_in_whichever_order_they_
         hospital.read_reports()
     assert hospital.states == {("bob", "Mass"): NO}
     if later_first:
-        assert hospital.told[-1] == ("refused", "2.25.1", "document 2.25.2 is a later version of it")
+        assert hospital.label_events[-1] == ("refused", "2.25.1", "document 2.25.2 is a later version of it")
     else:
-        assert hospital.told[-1] == ("done", "2.25.2", "1 statements added, 2 of earlier versions revoked")
+        assert hospital.label_events[-1] == ("done", "2.25.2", "1 statements added, 2 of earlier versions revoked")
 
 
-def test_a_later_version_with_an_earlier_date_is_still_the_later_one(hospital: Reporting) -> None:
+def test_a_later_document_version_wins_despite_an_earlier_date(hospital: ReportingHospital) -> None:
     hospital.receive_report("2.25.1", {"Mass": YES})
     hospital.receive_report("2.25.2", {"Mass": NO}, replaces=("2.25.1",), stated_at=hospital.catalog.now - timedelta(days=9))
     hospital.read_reports()
     assert hospital.states == {("alice", "Mass"): NO}
 
 
-def test_a_devices_report_does_not_push_aside_the_one_it_follows(hospital: Reporting) -> None:
+def test_a_report_by_a_device_does_not_replace_its_predecessors_labels(hospital: ReportingHospital) -> None:
     hospital.receive_report("2.25.1", {"Mass": YES})
     hospital.receive(hospital.report("2.25.2"))
     hospital.documents.said[b"2.25.2"] = Document(reason="a device", replaces=("2.25.1",))
@@ -161,7 +161,7 @@ def test_a_devices_report_does_not_push_aside_the_one_it_follows(hospital: Repor
     assert hospital.states == {("alice", "Mass"): YES}
 
 
-def test_a_clock_that_runs_ahead_does_not_get_the_last_word(hospital: Reporting) -> None:
+def test_a_statement_from_a_clock_that_runs_ahead_can_be_superseded(hospital: ReportingHospital) -> None:
     hospital.receive_report("2.25.1", {"Mass": YES}, stated_at=hospital.catalog.now + timedelta(days=4000))
     hospital.read_reports()
     assert hospital.labels[0].stated_at == hospital.catalog.now
@@ -171,7 +171,7 @@ def test_a_clock_that_runs_ahead_does_not_get_the_last_word(hospital: Reporting)
     assert hospital.states == {("alice", "Mass"): NO}
 
 
-def test_a_reading_of_a_study_that_is_not_here_is_left_out(hospital: Reporting) -> None:
+def test_a_reading_of_an_unknown_study_is_left_out(hospital: ReportingHospital) -> None:
     readings = tuple(
         ReaderStatement(study_instance_uid=uid, findings={"Mass": YES}, reader="r", source="sr") for uid in ("1.1", "9.9")
     )
@@ -182,29 +182,31 @@ def test_a_reading_of_a_study_that_is_not_here_is_left_out(hospital: Reporting) 
     hospital.receive(hospital.report("2.25.2"))
     hospital.documents.said[b"2.25.2"] = Document(readings=readings[1:])
     hospital.read_reports()
-    assert hospital.told[-1] == ("refused", "2.25.2", "speaks of no study in the catalog")
+    assert hospital.label_events[-1] == ("refused", "2.25.2", "speaks of no study in the catalog")
 
 
-def test_a_document_that_comes_in_while_another_is_read_makes_it_wait(hospital: Reporting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_document_that_arrives_during_the_reading_of_another_causes_a_retry(
+    hospital: ReportingHospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hospital.receive_report("2.25.1", {"Mass": YES})
     read = hospital.images.read
 
-    def slow(file: Any) -> bytes:
+    def receive_then_read(file: Any) -> bytes:
         if "2.25.2" not in hospital.catalog.tables.instances:
             hospital.receive_report("2.25.2", {"Mass": NO}, replaces=("2.25.1",))
         return read(file)
 
-    monkeypatch.setattr(hospital.images, "read", slow)
+    monkeypatch.setattr(hospital.images, "read", receive_then_read)
     with hospital.catalog.begin() as tx:
         (job,) = tx.jobs.claim([JobKind.LABEL], worker="w", lease_seconds=60)
     with pytest.raises(TransientError, match="came in between"):
         hospital._read_document(job)
     assert hospital.labels == []
     hospital._read_document(job)
-    assert hospital.told == [("refused", "2.25.1", "document 2.25.2 is a later version of it")]
+    assert hospital.label_events == [("refused", "2.25.1", "document 2.25.2 is a later version of it")]
 
 
-def test_a_lost_file_is_that_documents_trouble_alone(hospital: Reporting) -> None:
+def test_a_lost_file_fails_only_the_job_of_its_own_document(hospital: ReportingHospital) -> None:
     hospital.receive_report("2.25.1", {"Mass": YES})
     hospital.receive_report("2.25.2", {"Mass": NO}, reader="bob")
     hospital.images.files = {key: content for key, content in hospital.images.files.items() if content != b"2.25.1"}
@@ -213,14 +215,14 @@ def test_a_lost_file_is_that_documents_trouble_alone(hospital: Reporting) -> Non
     assert [job.subject for job in hospital.jobs(JobState.QUARANTINED)] == ["2.25.1"]
 
 
-def test_a_commit_that_fails_leaves_nothing_and_is_tried_again(hospital: Reporting) -> None:
+def test_a_failed_commit_stores_no_label_and_is_retried(hospital: ReportingHospital) -> None:
     hospital.receive_report("2.25.1", {"Mass": YES})
     with hospital.catalog.begin() as tx:
         (job,) = tx.jobs.claim([JobKind.LABEL], worker="w", lease_seconds=60)
     hospital.catalog.fail_next_commit = RuntimeError("power cut")
     with pytest.raises(RuntimeError):
         hospital._read_document(job)
-    assert (hospital.labels, hospital.told) == ([], [])
-    hospital.catalog.tick(61)  # the lease runs out
+    assert (hospital.labels, hospital.label_events) == ([], [])
+    hospital.catalog.tick(61)  # the lease expires
     hospital.read_reports()
-    assert (len(hospital.labels), len(hospital.told)) == (1, 1)
+    assert (len(hospital.labels), len(hospital.label_events)) == (1, 1)

@@ -1,4 +1,4 @@
-"""Rounds of learning as jobs: when they are called for, that they never pile up, and what a stop or a crash leaves."""
+"""Rounds of learning as jobs: when they are enqueued, that they never pile up, and the state after a stop or a crash."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.builders.hospital_in_memory import Hospital
 
 
 def label(hospital: Hospital, *numbers: int) -> None:
-    """Put studies of patients of their own into the archive and label them, every other one with a mass."""
+    """Receive studies of separate patients and label them, every other one with a mass."""
     for number in numbers:
-        hospital.receive(hospital.film(f"1.{number}", f"1.{number}.1", patient_id=f"P{number}"))
+        hospital.receive(hospital.header(f"1.{number}", f"1.{number}.1", patient_id=f"P{number}"))
     hospital.run()
     with hospital.catalog.begin() as tx:
         tx.labels.append(
@@ -44,7 +44,7 @@ def hospital() -> Hospital:
     return made
 
 
-def call(hospital: Hospital, minimum: int = 4) -> bool:
+def enqueue(hospital: Hospital, minimum: int = 4) -> bool:
     return learn.enqueue_learning(catalog=hospital.catalog, min_new_labels=minimum)
 
 
@@ -52,24 +52,24 @@ def states(hospital: Hospital) -> list[VersionState]:
     return [version.state for version in hospital.catalog.tables.versions.values()]
 
 
-def learning(hospital: Hospital) -> dict[JobState, int]:
+def count_learn_jobs(hospital: Hospital) -> dict[JobState, int]:
     with hospital.catalog.read() as tx:
         return {state: count for (kind, state), count in tx.jobs.count_by_state().items() if kind is JobKind.LEARN}
 
 
-def test_enough_labels_call_for_one_round(hospital: Hospital) -> None:
-    assert not call(hospital, 9)
-    assert call(hospital, 8)
-    assert not call(hospital, 8)  # one waits already, however often the clock strikes
-    assert learning(hospital) == {JobState.WAITING: 1}
+def test_enough_new_labels_enqueue_one_round_of_learning(hospital: Hospital) -> None:
+    assert not enqueue(hospital, 9)
+    assert enqueue(hospital, 8)
+    assert not enqueue(hospital, 8)  # one waits already
+    assert count_learn_jobs(hospital) == {JobState.WAITING: 1}
     assert hospital.work_once(JobKind.LEARN) == 1
-    assert learning(hospital) == {JobState.DONE: 1}
+    assert count_learn_jobs(hospital) == {JobState.DONE: 1}
     assert states(hospital) == [VersionState.RETIRED, VersionState.SERVING]
     assert hospital.catalog.tables.audit[-1].detail.startswith("promoted: mean AUC 0.800 against 0.700")
-    assert not call(hospital, 1)  # nothing new since
+    assert not enqueue(hospital, 1)  # no new label since
     label(hospital, 9, 10)
-    assert not call(hospital, 3)
-    assert call(hospital, 2)
+    assert not enqueue(hospital, 3)
+    assert enqueue(hospital, 2)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_crontab_line_is_checked_when_the_configuration_is_read(cron: str, sou
         assert LearnConfig(cron=cron).cron == cron
 
 
-def test_the_clock_goes_by_the_crontab_line_in_utc_and_one_call_at_a_time() -> None:
+def test_the_scheduler_follows_the_crontab_line_in_utc_and_runs_one_call_at_a_time() -> None:
     clock = Scheduler()
     clock.add_cron("30 2 * * *", "learn", lambda: None)
     clock.start()
@@ -94,36 +94,36 @@ def test_the_clock_goes_by_the_crontab_line_in_utc_and_one_call_at_a_time() -> N
 
 
 def test_one_round_at_a_time(hospital: Hospital) -> None:
-    call(hospital)
+    enqueue(hospital)
     with hospital.catalog.begin() as tx:
         (job,) = tx.jobs.claim([JobKind.LEARN], worker="w1", lease_seconds=60)
-    call(hospital)  # may wait, but nobody gets it while the first one runs
+    enqueue(hospital)  # waits while the first round runs
     assert hospital.work_once(JobKind.LEARN) == 0
     with hospital.catalog.begin() as tx:
         tx.jobs.finish(job)
     assert hospital.work_once(JobKind.LEARN) == 1
 
 
-def test_labels_that_come_back_to_what_they_were_are_not_learnt_again(hospital: Hospital) -> None:
-    call(hospital)
+def test_labels_that_return_to_the_learnt_state_are_not_learnt_again(hospital: Hospital) -> None:
+    enqueue(hospital)
     hospital.work_once(JobKind.LEARN)
     with hospital.catalog.begin() as tx:
         before = tx.labels.all()[0]
-        tx.labels.append([before])  # said once more
-    assert call(hospital, 1)
+        tx.labels.append([before])  # the same statement again
+    assert enqueue(hospital, 1)
     hospital.work_once(JobKind.LEARN)
     assert len(hospital.trainer.courses) == 1
-    assert learning(hospital) == {JobState.DONE: 2}
+    assert count_learn_jobs(hospital) == {JobState.DONE: 2}
     assert hospital.catalog.tables.audit[-1].detail.startswith("unchanged")
 
 
-def test_a_round_that_was_told_to_stop_costs_no_try_and_begins_again(hospital: Hospital) -> None:
-    call(hospital)
+def test_a_stopped_round_counts_no_attempt_and_restarts(hospital: Hospital) -> None:
+    enqueue(hospital)
     hospital.trainer.stopped = StopRequested("told to stop")
-    for _ in range(5):  # more often than a job may fail
+    for _ in range(5):  # more often than max_attempts
         hospital.catalog.tick(60)
         assert hospital.work_once(JobKind.LEARN) == 1
-        assert learning(hospital) == {JobState.WAITING: 1}
+        assert count_learn_jobs(hospital) == {JobState.WAITING: 1}
     assert states(hospital) == [VersionState.SERVING]
     hospital.trainer.stopped = None
     hospital.catalog.tick(60)
@@ -131,8 +131,8 @@ def test_a_round_that_was_told_to_stop_costs_no_try_and_begins_again(hospital: H
     assert states(hospital) == [VersionState.RETIRED, VersionState.SERVING]
 
 
-def test_a_worker_that_dies_leaves_the_round_to_the_next_one(hospital: Hospital) -> None:
-    call(hospital)
+def test_another_worker_takes_over_the_round_of_a_dead_worker(hospital: Hospital) -> None:
+    enqueue(hospital)
     with hospital.catalog.begin() as tx:
         tx.jobs.claim([JobKind.LEARN], worker="killed", lease_seconds=60)
     assert hospital.work_once(JobKind.LEARN) == 0
@@ -141,34 +141,34 @@ def test_a_worker_that_dies_leaves_the_round_to_the_next_one(hospital: Hospital)
     assert states(hospital) == [VersionState.RETIRED, VersionState.SERVING]
 
 
-def test_version_state_job_and_audit_are_one_transaction(hospital: Hospital) -> None:
-    call(hospital)
-    told = len(hospital.catalog.tables.audit)
+def test_version_state_job_and_audit_event_are_one_transaction(hospital: Hospital) -> None:
+    enqueue(hospital)
+    events = len(hospital.catalog.tables.audit)
 
     def fail_at_the_commit(what: str, done: int, total: int) -> None:
-        hospital.catalog.fail_next_commit = OutOfResources("the catalog is away")
+        hospital.catalog.fail_next_commit = OutOfResources("the catalog is unreachable")
 
     hospital.trainer.watch = fail_at_the_commit  # type: ignore[method-assign]  # nothing commits between it and the result
     hospital.work_once(JobKind.LEARN)
     assert states(hospital) == [VersionState.SERVING]
-    assert len(hospital.catalog.tables.audit) == told
-    assert learning(hospital) == {JobState.WAITING: 1}
+    assert len(hospital.catalog.tables.audit) == events
+    assert count_learn_jobs(hospital) == {JobState.WAITING: 1}
 
 
-def test_a_candidate_that_is_no_better_is_rejected_with_the_reason(hospital: Hospital) -> None:
+def test_a_candidate_that_is_not_better_is_rejected_with_the_reason(hospital: Hospital) -> None:
     hospital.trainer.ahead = 0.0
-    call(hospital)
+    enqueue(hospital)
     hospital.work_once(JobKind.LEARN)
     assert states(hospital) == [VersionState.SERVING, VersionState.REJECTED]
     assert "not better than zero-shot" in hospital.catalog.tables.versions[2].reason
 
 
-def test_a_label_withdrawn_changes_what_is_learnt(hospital: Hospital) -> None:
-    call(hospital)
+def test_a_withdrawn_label_changes_the_training_set(hospital: Hospital) -> None:
+    enqueue(hospital)
     hospital.work_once(JobKind.LEARN)
     with hospital.catalog.begin() as tx:
         first = tx.labels.all()[0]
-        gone = Label(
+        withdrawal = Label(
             study_instance_uid=first.study_instance_uid,
             finding=first.finding,
             state=None,
@@ -177,9 +177,9 @@ def test_a_label_withdrawn_changes_what_is_learnt(hospital: Hospital) -> None:
             stated_at=tx.now(),
             revokes=first.id,
         )
-        tx.labels.append([gone])
-    assert call(hospital, 1)
+        tx.labels.append([withdrawal])
+    assert enqueue(hospital, 1)
     hospital.work_once(JobKind.LEARN)
-    first_course, second = hospital.trainer.courses
-    assert len(second.examples) == len(first_course.examples) - 1
-    assert second.label_fingerprint != first_course.label_fingerprint
+    first_set, second_set = hospital.trainer.courses
+    assert len(second_set.examples) == len(first_set.examples) - 1
+    assert second_set.label_fingerprint != first_set.label_fingerprint

@@ -1,4 +1,4 @@
-"""Learning beside scoring: pauses are bounded, arrivals go first, and how far it is stands with the job."""
+"""Learning beside scoring: pauses are bounded, arrivals go first, and progress is kept with the job."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline import backfill, learn, rescore
+from pipeline import learn, priorities
 from pipeline.domain import Job, JobKind, JobState
 from pipeline.errors import LeaseLost, OutOfResources, StopRequested
 from pipeline.preemption import Preemption, PreemptionPolicy
@@ -19,20 +19,24 @@ POLICY = PreemptionPolicy(poll_seconds=1.0, max_pause_seconds=60.0, turn_seconds
 
 
 class Bench:
-    """A queue of score jobs, and a clock that goes on only where somebody works or rests."""
+    """A queue of score jobs, and a clock that advances only by work and by sleep."""
 
     def __init__(self) -> None:
-        self.catalog, self.seconds, self.rests, self.told = FakeCatalog(), 0.0, 0, False
-        self.on_rest: Callable[[], object] = lambda: None
-        self.yielding = Preemption(
-            catalog=self.catalog, sleep=self.rest, should_stop=lambda: self.told, policy=POLICY, clock=lambda: self.seconds
+        self.catalog, self.seconds, self.sleeps, self.stop_requested = FakeCatalog(), 0.0, 0, False
+        self.on_sleep: Callable[[], object] = lambda: None
+        self.preemption = Preemption(
+            catalog=self.catalog,
+            sleep=self.sleep,
+            should_stop=lambda: self.stop_requested,
+            policy=POLICY,
+            clock=lambda: self.seconds,
         )
 
-    def rest(self, seconds: float) -> None:
-        assert self.rests < 1000, "it rests for ever"
-        self.rests += 1
+    def sleep(self, seconds: float) -> None:
+        assert self.sleeps < 1000, "it sleeps for ever"
+        self.sleeps += 1
         self.spend(seconds)
-        self.on_rest()
+        self.on_sleep()
 
     def spend(self, seconds: float) -> None:
         self.seconds += seconds
@@ -52,10 +56,10 @@ class Bench:
                 tx.jobs.finish(job)
 
     def step(self, seconds: float = 0.125) -> float:
-        """One step of learning; return how long it paused after it."""
+        """Run one step of learning; return the seconds of the pause after it."""
         self.spend(seconds)
         before = self.seconds
-        self.yielding("unfreezing", 1, 100)
+        self.preemption("unfreezing", 1, 100)
         return self.seconds - before
 
 
@@ -64,51 +68,51 @@ def bench() -> Bench:
     return Bench()
 
 
-def test_learning_rests_until_what_has_arrived_is_scored(bench: Bench) -> None:
+def test_learning_pauses_until_arrivals_are_scored(bench: Bench) -> None:
     assert bench.step() == 0
     bench.put("1.1")
     bench.spend(POLICY.poll_seconds)
-    bench.on_rest = lambda: bench.score_all() if bench.rests == 7 else None
+    bench.on_sleep = lambda: bench.score_all() if bench.sleeps == 7 else None
     assert bench.step() == 7
     assert bench.step() == 0
 
 
-def test_a_job_in_the_hands_of_a_worker_is_waited_for_until_its_lease_is_over(bench: Bench) -> None:
+def test_learning_waits_for_a_running_job_until_its_lease_expires(bench: Bench) -> None:
     bench.put("1.1")
     bench.claim(lease_seconds=10)
     assert 9 <= bench.step() <= 11
 
 
-@pytest.mark.parametrize("priority", [backfill.BACKFILL_PRIORITY, rescore.RESCORE_PRIORITY, rescore.RESCORE_PRIORITY + 1])
-def test_the_archive_is_behind_learning(bench: Bench, priority: int) -> None:
+@pytest.mark.parametrize("priority", [priorities.BACKFILL, priorities.RESCORE, priorities.RESCORE + 1])
+def test_score_jobs_of_the_archive_do_not_pause_learning(bench: Bench, priority: int) -> None:
     bench.put("1.1", priority)
     assert bench.step() == 0
-    bench.put("1.1")  # a late film: it has arrived
+    bench.put("1.1")  # a late image: an arrival
     bench.spend(POLICY.poll_seconds)
-    bench.on_rest = bench.score_all
+    bench.on_sleep = bench.score_all
     assert bench.step() == 1
 
 
-def test_a_job_that_rests_after_a_failure_holds_nobody_up(bench: Bench) -> None:
+def test_a_job_waiting_for_its_back_off_does_not_pause_learning(bench: Bench) -> None:
     bench.put("1.1")
     (job,) = bench.claim()
     with bench.catalog.begin() as tx:
         tx.jobs.retry(job, error="busy", delay_seconds=30)
     assert bench.step() == 0
     bench.spend(31)
-    bench.on_rest = bench.score_all
+    bench.on_sleep = bench.score_all
     assert bench.step() == 1
 
 
-def test_under_arrivals_without_end_learning_has_its_turns(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    bench.put("1.1")  # nobody takes it
+def test_learning_gets_turns_under_endless_arrivals(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.put("1.1")  # no worker claims it
     steps, began = 0, bench.seconds
     with caplog.at_level(logging.WARNING):
         while bench.seconds - began < 10 * (POLICY.max_pause_seconds + POLICY.turn_seconds):
             bench.step()
             steps += 1
     learnt = steps * 0.125
-    assert 5 + 10 + 20 + 40 + 60 <= learnt <= bench.rests * POLICY.poll_seconds  # more with each turn, never more than half
+    assert 5 + 10 + 20 + 40 + 60 <= learnt <= bench.sleeps * POLICY.poll_seconds  # more with each turn, never more than half
     turns = [record for record in caplog.records if "still wait" in record.message]
     assert 5 <= len(turns) <= 10
     bench.score_all()
@@ -122,90 +126,92 @@ def test_under_arrivals_without_end_learning_has_its_turns(bench: Bench, caplog:
     ) == POLICY.turn_seconds / 0.125 - 1  # a short turn again
 
 
-def test_it_looks_no_more_often_than_it_may(bench: Bench) -> None:
-    looks = 0
+def test_the_queue_is_polled_at_most_once_per_interval(bench: Bench) -> None:
+    polls = 0
     read = bench.catalog.read
 
-    def counted() -> object:
-        nonlocal looks
-        looks += 1
+    def counting_read() -> object:
+        nonlocal polls
+        polls += 1
         return read()
 
-    bench.catalog.read = counted  # type: ignore[method-assign,assignment]  # counts and passes on
+    bench.catalog.read = counting_read  # type: ignore[method-assign,assignment]  # counts and delegates
     for _ in range(1000):
         bench.step(0.01)
-    assert 9 <= looks <= 11
+    assert 9 <= polls <= 11
 
 
-def test_it_leaves_when_told_to_also_in_the_middle_of_a_pause(bench: Bench) -> None:
+def test_a_stop_request_ends_learning_even_during_a_pause(bench: Bench) -> None:
     bench.put("1.1")
 
     def stop() -> None:
-        bench.told = bench.rests == 3
+        bench.stop_requested = bench.sleeps == 3
 
-    bench.on_rest = stop
+    bench.on_sleep = stop
     with pytest.raises(StopRequested, match="unfreezing, 1 of 100"):
         bench.step()
-    assert bench.rests == 3
+    assert bench.sleeps == 3
     with pytest.raises(StopRequested):
         bench.step()
 
 
-def test_a_catalog_that_is_away_stops_no_learning(bench: Bench) -> None:
-    def away() -> object:
-        raise OutOfResources("the catalog is away")
+def test_an_unreachable_catalog_does_not_stop_learning(bench: Bench) -> None:
+    def raise_unreachable() -> object:
+        raise OutOfResources("the catalog is unreachable")
 
-    bench.catalog.read = away  # type: ignore[method-assign,assignment]
+    bench.catalog.read = raise_unreachable  # type: ignore[method-assign,assignment]
     assert bench.step() == 0
 
 
-def test_one_process_that_does_both_scores_between_two_steps() -> None:
-    """Arrivals all at once, the archive a batch at a time."""
+def test_a_process_that_learns_and_scores_runs_score_batches_between_two_steps() -> None:
+    """All arrivals are scored at once, the archive one batch per poll."""
     hospital = Hospital()
     for number in range(1, 9):
-        hospital.receive(hospital.film(f"1.{number}", f"1.{number}.1", patient_id=f"P{number}"))
+        hospital.receive(hospital.header(f"1.{number}", f"1.{number}.1", patient_id=f"P{number}"))
     hospital.run()
-    left: list[int] = []
+    waiting: list[int] = []
 
-    def meanwhile() -> int:
+    def score_batch() -> int:
         return hospital.work_once(JobKind.SCORE)
 
-    def at_rest(_: float) -> None:
-        raise AssertionError("nobody else scores here")
+    def fail_on_sleep(_: float) -> None:
+        raise AssertionError("no other process scores here")
 
     seconds = iter(range(1000))
-    yielding = Preemption(catalog=hospital.catalog, sleep=at_rest, score_batch=meanwhile, clock=lambda: float(next(seconds)))
+    preemption = Preemption(
+        catalog=hospital.catalog, sleep=fail_on_sleep, score_batch=score_batch, clock=lambda: float(next(seconds))
+    )
     with hospital.catalog.begin() as tx:
         tx.jobs.put(JobKind.LEARN, learn.ALL_LABELS)
         for number in range(20):  # of the archive
-            tx.jobs.put(JobKind.SCORE, f"1.{number % 8 + 1}", priority=rescore.RESCORE_PRIORITY)
+            tx.jobs.put(JobKind.SCORE, f"1.{number % 8 + 1}", priority=priorities.RESCORE)
 
-    def arrive(number: int) -> None:
-        hospital.receive(hospital.film(f"2.{number}", f"2.{number}.1"))
+    def receive_and_settle(number: int) -> None:
+        hospital.receive(hospital.header(f"2.{number}", f"2.{number}.1"))
         hospital.catalog.tick(61)
         hospital.settle()
 
     for number in range(3):
         for more in range(20):
-            arrive(20 * number + more)
-        yielding("unfreezing", number, 3)
+            receive_and_settle(20 * number + more)
+        preemption("unfreezing", number, 3)
         with hospital.catalog.read() as tx:
-            assert not tx.jobs.has_urgent(JobKind.SCORE, before=backfill.BACKFILL_PRIORITY)
-            left.append(tx.jobs.count_by_state().get((JobKind.SCORE, JobState.WAITING), 0))
-    assert left[-1] == 0
+            assert not tx.jobs.has_urgent(JobKind.SCORE, before=priorities.BACKFILL)
+            waiting.append(tx.jobs.count_by_state().get((JobKind.SCORE, JobState.WAITING), 0))
+    assert waiting[-1] == 0
     assert all(len(hospital.catalog.tables.predictions[f"2.{number}", 1]) == 14 for number in range(60))
 
 
-def learning(catalog: FakeCatalog) -> Job:
+def claim_learn_job(catalog: FakeCatalog) -> Job:
     with catalog.begin() as tx:
         tx.jobs.put(JobKind.LEARN, learn.ALL_LABELS)
         (job,) = tx.jobs.claim([JobKind.LEARN], worker="w", lease_seconds=60)
     return job
 
 
-def test_how_far_a_job_is_is_noted_now_and_then() -> None:
+def test_progress_is_noted_at_intervals() -> None:
     catalog, seconds = FakeCatalog(), 0.0
-    job = learning(catalog)
+    job = claim_learn_job(catalog)
     progress, token = JobProgress(job, catalog=catalog, clock=lambda: seconds), job.lease_token
     noted = catalog.committed
     for step in range(1, 101):
@@ -226,9 +232,9 @@ def test_how_far_a_job_is_is_noted_now_and_then() -> None:
     }
 
 
-def test_a_job_that_another_worker_holds_is_left() -> None:
+def test_progress_raises_lease_lost_where_another_worker_holds_the_job() -> None:
     catalog = FakeCatalog()
-    job = learning(catalog)
+    job = claim_learn_job(catalog)
     progress = JobProgress(job, catalog=catalog)
     progress("unfreezing", 1, 100)
     catalog.tick(61)
@@ -238,10 +244,10 @@ def test_a_job_that_another_worker_holds_is_left() -> None:
         progress("comparing", 1, 100)
 
 
-def test_a_note_that_cannot_be_written_is_no_trouble(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_progress_note_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
     catalog = FakeCatalog()
-    progress = JobProgress(learning(catalog), catalog=catalog)
-    catalog.fail_next_commit = OutOfResources("the catalog is away")
+    progress = JobProgress(claim_learn_job(catalog), catalog=catalog)
+    catalog.fail_next_commit = OutOfResources("the catalog is unreachable")
     with caplog.at_level(logging.WARNING):
         progress("unfreezing", 1, 100)
     assert "progress not noted" in caplog.text

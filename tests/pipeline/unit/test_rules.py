@@ -1,3 +1,5 @@
+"""Decisions with a medical or operational meaning, as tables."""
+
 from __future__ import annotations
 
 from datetime import UTC, datetime
@@ -6,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline import rules
+from pipeline.backoff import backoff_seconds
 from pipeline.domain import FINDINGS, Decision, Header, StoredFile, StoredInstance
 
 DX, CR, SC = rules.DIGITAL_X_RAY_FOR_PRESENTATION, rules.COMPUTED_RADIOGRAPHY, rules.SECONDARY_CAPTURE
@@ -28,7 +31,7 @@ def header(sop_class_uid: str = DX, **elements: object) -> Header:
 
 
 @pytest.mark.parametrize(
-    ("film", "policy", "reason"),
+    ("instance", "policy", "reason"),
     [
         (header(), STRICT, None),
         (header(view_position="AP"), STRICT, None),
@@ -60,13 +63,13 @@ def header(sop_class_uid: str = DX, **elements: object) -> Header:
         (header("1.2.840.10008.5.1.4.1.1.2"), POLICY, "object that is no radiograph"),
     ],
 )
-def test_why_not_scored(film: Header, policy: rules.ChestPolicy, reason: str | None) -> None:
-    assert rules.exclusion_reason(film, policy) == reason
+def test_exclusion_reason(instance: Header, policy: rules.ChestPolicy, reason: str | None) -> None:
+    assert rules.exclusion_reason(instance, policy) == reason
 
 
-def test_an_ignored_study_says_why_in_words() -> None:
-    films = [header(view_position="LL"), header(view_position="LL"), header(rules.KEY_OBJECT_SELECTION)]
-    stored = [StoredInstance(film, StoredFile("k", "s", 1), datetime.now(UTC)) for film in films]
+def test_an_ignored_study_has_its_reason_in_words() -> None:
+    headers = [header(view_position="LL"), header(view_position="LL"), header(rules.KEY_OBJECT_SELECTION)]
+    stored = [StoredInstance(each, StoredFile("k", "s", 1), datetime.now(UTC)) for each in headers]
     assert rules.choose_images(stored, POLICY).reason == "lateral view (2); key object selection (1)"
     assert rules.choose_images([], POLICY).reason == "no instances"
 
@@ -85,14 +88,14 @@ def test_decide(probability: float, decision: Decision) -> None:
     assert rules.decide(probability, threshold=0.5, undetermined_margin=0.05) is decision
 
 
-def test_combine_takes_the_film_that_shows_it_or_the_mean() -> None:
-    films = [np.array([0.1, 0.9], np.float32), np.array([0.3, 0.1], np.float32)]
-    assert rules.aggregate_scores(films, "max") == pytest.approx([0.3, 0.9])
-    assert rules.aggregate_scores(films, "mean") == pytest.approx([0.2, 0.5])
-    assert rules.aggregate_scores(films, "mean").dtype == np.float32
+def test_aggregation_takes_the_maximum_or_the_mean_over_images() -> None:
+    scores = [np.array([0.1, 0.9], np.float32), np.array([0.3, 0.1], np.float32)]
+    assert rules.aggregate_scores(scores, "max") == pytest.approx([0.3, 0.9])
+    assert rules.aggregate_scores(scores, "mean") == pytest.approx([0.2, 0.5])
+    assert rules.aggregate_scores(scores, "mean").dtype == np.float32
 
 
-def test_predictions_keep_the_order_of_the_findings() -> None:
+def test_predictions_are_in_the_order_of_findings() -> None:
     scores = np.linspace(0, 1, 14, dtype=np.float32)
     predictions = rules.predictions_of(scores, thresholds=dict.fromkeys(FINDINGS, 0.5), undetermined_margin=0.0)
     assert [p.finding for p in predictions] == list(FINDINGS)
@@ -100,10 +103,10 @@ def test_predictions_keep_the_order_of_the_findings() -> None:
 
 
 def test_backoff_grows_with_jitter_and_stays_under_its_cap() -> None:
-    waits = [rules.backoff(n, base_seconds=2, cap_seconds=60, jitter=1.0) for n in range(1, 9)]
+    waits = [backoff_seconds(n, base_seconds=2, cap_seconds=60, jitter=1.0) for n in range(1, 9)]
     assert waits == [4, 8, 16, 32, 60, 60, 60, 60]
-    assert rules.backoff(3, base_seconds=2, cap_seconds=60, jitter=0.0) == pytest.approx(1.6)
-    assert rules.backoff(4000, base_seconds=2, cap_seconds=60, jitter=1.0) == 60
+    assert backoff_seconds(3, base_seconds=2, cap_seconds=60, jitter=0.0) == pytest.approx(1.6)
+    assert backoff_seconds(4000, base_seconds=2, cap_seconds=60, jitter=1.0) == 60
 
 
 @pytest.mark.parametrize(
@@ -113,7 +116,7 @@ def test_is_complete(received: int, count: int | None, complete: bool) -> None:
     assert rules.is_complete(received, count) is complete
 
 
-def test_strangers_without_a_patient_id_never_merge() -> None:
+def test_studies_without_a_patient_id_never_share_a_patient() -> None:
     assert header(study_instance_uid="1").patient_key != header(study_instance_uid="2").patient_key
     assert header(patient_id="7", study_instance_uid="1").patient_key == header(patient_id="7", study_instance_uid="2").patient_key
     assert (
