@@ -212,7 +212,7 @@ def explain(
     form = chosen(table=table, csv=csv, json=json)
     read = _document_of(ctx, document)
     if read.reason:
-        raise Refused(f"no label in this document: {read.reason}", hint="what counts stands in the operations guide, Labels")
+        raise Refused(f"no label in this document: {read.reason}", hint="deploy/docs/labelling.md names the documents that count")
     rows = [
         (r.study_instance_uid, f, s.value, r.reader, r.source, r.stated_at) for r in read.readings for f, s in r.findings.items()
     ]
