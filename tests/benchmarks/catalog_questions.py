@@ -57,16 +57,16 @@ TYPICAL: Mapping[str, str] = {
 }
 
 
-_STATEMENTS = "reads every statement of readers, of which there are 35 a thousand studies here"
+_LABELS = "reads every label, 35 a thousand studies"
 EVERYTHING: Mapping[str, str] = {
-    "How many readers' statements stand for each finding": _STATEMENTS,
-    "Where readers disagree": _STATEMENTS,
-    "What was last said of studies that readers have labelled": f"{_STATEMENTS}, and for each a prediction, by its key",
-    "How common findings are": _STATEMENTS,
-    "radclipd labels conflicts": _STATEMENTS,
-    "What the worklist asked for": "reads every request, of which there are two a thousand studies here",
-    "radclipd worklist --open": "lists every study that was asked for and not read, two of a thousand here",
-    "How much of the archive the serving version has scored": "counts every study and every scored one, in indexes alone",
+    "Labels of each finding": _LABELS,
+    "Disagreements of readers": _LABELS,
+    "Latest scores of labelled studies": f"{_LABELS}, and a prediction of each",
+    "Prevalence of findings": _LABELS,
+    "radclipd labels conflicts": _LABELS,
+    "Requests of the worklist": "reads every request, two a thousand studies",
+    "radclipd worklist --open": "lists every request without a label, two a thousand studies",
+    "Progress of re-scoring": "counts every study and every scored one, in indexes alone",
 }
 """What reads all of something on purpose, and of what: it takes as long as there is of it."""
 
