@@ -21,8 +21,8 @@ INTRODUCTION = f"""# The catalog at size
 
 Written by `python -m tests.benchmarks.catalog_size`; the docstrings of `tests/benchmarks/catalog.py` and the modules beside it
 define each figure. Archive: `tests/builders/large_archive.py`, 15 predictions a study.
-{{servers}}; {{machines}}, shared with other work; the table of writes has the load. Times are wall-clock times; those of queries and listings
-include opening the connection.
+{{servers}}; {{machines}}, shared with other work; the table of writes has the load. Times are wall-clock
+times; those of queries and listings include opening the connection.
 
 ![milliseconds a study against studies in the catalog]({PLOT})
 
@@ -154,7 +154,8 @@ def _upgrades(columns: list[tuple[str, int]], measured: Measured) -> Iterator[st
     yield ""
     yield f"From schema {first['from']} to {first['to']} in one command, while other sessions read and write."
     yield ""
-    rows = {"seconds": "`radclipd db upgrade`, seconds"} | {name: f"longest wait of a session that {name}, ms" for name in first["waits_ms"]}
+    waits = {name: f"longest wait of a session that {name}, ms" for name in first["waits_ms"]}
+    rows = {"seconds": "`radclipd db upgrade`, seconds"} | waits
     yield from _table(columns, measured, lambda found: found["upgrade"] | found["upgrade"]["waits_ms"], rows)
 
 
