@@ -34,25 +34,25 @@ def _per_film(measured: dict[str, Any], options: argparse.Namespace) -> str:
     rows = [
         ("file, 2560 x 2048, uncompressed", f"{size['film'] / 1e6:.1f} MB"),
         ("file, lossless JPEG 2000", f"{size['film_jpeg2000'] / 1e6:.1f} MB"),
-        ("kept of it for later versions (`[activation_cache]`)", f"{size['prefix'] / 1e3:.1f} kB"),
+        ("activations (`[activation_cache]`)", f"{size['prefix'] / 1e3:.1f} kB"),
         *((f"catalog, {_named(name)}", f"{value / 1e3:.1f} kB") for name, value in sorted(measured["catalog_bytes"].items())),
-        ("take in: header, hash, file, row", f"{1e3 * seconds['receive']:.0f} ms of a core"),
+        ("receive: header, hash, file, row", f"{1e3 * seconds['receive']:.0f} ms of a core"),
         ("decode, uncompressed", f"{1e3 * seconds['decode']:.0f} ms of a core"),
         ("decode, lossless JPEG 2000", f"{1e3 * seconds['decode_jpeg2000']:.0f} ms of a core"),
-        ("encode on a CPU, and keep", f"{1e3 * seconds['encode']:.0f} ms of a core"),
-        ("score again from what is kept", f"{1e3 * seconds['recall']:.1f} ms of a core"),
+        ("encode on a CPU, and cache", f"{1e3 * seconds['encode']:.0f} ms of a core"),
+        ("re-score from the activation cache", f"{1e3 * seconds['recall']:.1f} ms of a core"),
         ("operations of the encoder", f"{measured['gigaflop']:.1f} GFLOP"),
         _card(measured, options),
     ]
-    return _table(("a film, as its only one of a study", "costs"), rows)
+    return _table(("an image, the only one of its study", "costs"), rows)
 
 
 def _card(measured: dict[str, Any], options: argparse.Namespace) -> tuple[str, str]:
     if options.gpu_films_per_second:
-        return "encode on a card (given)", f"{1e3 / options.gpu_films_per_second:.2f} ms of a card"
+        return "encode on a GPU (given)", f"{1e3 / options.gpu_films_per_second:.2f} ms of a GPU"
     return (
-        f"encode on a card (assumed: {GPU_TERAFLOPS:.0f} TFLOP/s sustained)",
-        f"{1e3 * _gpu_seconds(measured, options):.2f} ms of a card",
+        f"encode on a GPU (assumed: {GPU_TERAFLOPS:.0f} TFLOP/s sustained)",
+        f"{1e3 * _gpu_seconds(measured, options):.2f} ms of a GPU",
     )
 
 
@@ -61,28 +61,28 @@ def _disk(measured: dict[str, Any], options: argparse.Namespace) -> str:
     rows = [
         ("images, uncompressed", size["film"]),
         ("images, lossless JPEG 2000", size["film_jpeg2000"]),
-        ("what is kept for later versions", size["prefix"]),
+        ("activation cache", size["prefix"]),
         *((f"catalog, {_named(name)}", value) for name, value in sorted(measured["catalog_bytes"].items())),
     ]
     told = [(name, _bytes(value * options.films)) for name, value in rows]
-    return _table((f"disk for {options.films:,} films", "is"), told)
+    return _table((f"disk for {options.films:,} images", "is"), told)
 
 
 def _hours(measured: dict[str, Any], options: argparse.Namespace) -> str:
     seconds = measured["seconds"]
     steps = {
-        "take in": seconds["receive"],
+        "receive": seconds["receive"],
         "decode, uncompressed": seconds["decode"],
         "decode, lossless JPEG 2000": seconds["decode_jpeg2000"],
         "encode on CPUs": seconds["encode"],
-        "score again from what is kept": seconds["recall"],
+        "re-score from the activation cache": seconds["recall"],
     }
     rows = [(name, f"{_number(cost * options.films / HOUR)} core-hours") for name, cost in steps.items()]
-    rows.append(("encode on cards", f"{_number(_gpu_seconds(measured, options) * options.films / HOUR)} card-hours"))
+    rows.append(("encode on GPUs", f"{_number(_gpu_seconds(measured, options) * options.films / HOUR)} GPU-hours"))
     by_link, by_store = _bytes_hours(measured, options, LINK), _bytes_hours(measured, options, options.read_gigabytes)
-    rows.append(("bring the images over a link of 1 Gbit/s", f"{_number(by_link)} hours"))
+    rows.append(("transfer of the images over a link of 1 Gbit/s", f"{_number(by_link)} hours"))
     rows.append((f"read them at {options.read_gigabytes:g} GB/s (assumed)", f"{_number(by_store)} hours"))
-    return _table((f"work for {options.films:,} films", "is"), rows)
+    return _table((f"work for {options.films:,} images", "is"), rows)
 
 
 def _nodes(measured: dict[str, Any], options: argparse.Namespace) -> str:
@@ -105,9 +105,9 @@ def _nodes(measured: dict[str, Any], options: argparse.Namespace) -> str:
         f"hours on machines of {options.cores} cores",
         "uncompressed",
         "JPEG 2000",
-        "uncompressed, a card each",
-        "JPEG 2000, a card each",
-        "again, from what is kept",
+        "uncompressed, a GPU each",
+        "JPEG 2000, a GPU each",
+        "re-scoring, cached",
     )
     return _table(heads, rows)
 

@@ -57,7 +57,7 @@ class Hospital:
         self.films = 0
 
     def install(self) -> None:
-        """Follow the operations guide up to `systemctl start`."""
+        """Follow deploy/docs/install.md up to `systemctl start`."""
         inside(self.machine.root, f"{SOURCE}/deploy/install.sh")
         configuration = (ROOT / "deploy" / "radclipd.toml").read_text()
         for key, value in SETTINGS.items():

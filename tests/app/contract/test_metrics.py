@@ -452,7 +452,7 @@ def test_alerts_use_existing_metrics_and_labels() -> None:
     assert [name for name, label in asked if label and label not in told[name]] == []
     assert {name for name, _ in asked} <= told.keys()
     assert all(rule["annotations"].keys() == {"summary", "remedy"} and rule["labels"]["severity"] for rule in rules)
-    page = (PROMETHEUS.parent / "docs" / "operations.md").read_text()
+    page = (PROMETHEUS.parent / "docs" / "run.md").read_text()
     assert {name for name in told if f"`{name}" not in page} == set()
 
 

@@ -43,14 +43,14 @@ def table(title: str, *options: str) -> dict[str, list[str]]:
 def test_disk_is_films_times_bytes() -> None:
     rows = table("disk for")
     assert rows["images, uncompressed"] == ["100.0 TB"]
-    assert rows["what is kept for later versions"] == ["800 GB"]
+    assert rows["activation cache"] == ["800 GB"]
     assert rows["catalog, PostgreSQL"] == ["100 GB"]
 
 
 def test_hours_are_films_times_seconds() -> None:
     rows = table("work for", "--films", "1000000", "--gpu-films-per-second", "1000")
     assert rows["decode, uncompressed"] == rows["encode on CPUs"] == ["100 core-hours"]
-    assert rows["encode on cards"] == ["0.28 card-hours"]
+    assert rows["encode on GPUs"] == ["0.28 GPU-hours"]
 
 
 @pytest.mark.parametrize(
