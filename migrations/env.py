@@ -19,7 +19,7 @@ def run(connection: Connection) -> None:
 handed_over = context.config.attributes.get("connection")
 if handed_over is not None:
     run(handed_over)
-else:  # `alembic -x url=sqlite:////tmp/x.db revision --autogenerate`
+else:  # `alembic revision --autogenerate -x url=sqlite:////tmp/x.db`
     engine = open_engine(database_url(context.get_x_argument(as_dictionary=True)["url"]), busy_timeout_seconds=30)
     with engine.connect() as opened:
         run(opened)
