@@ -20,41 +20,41 @@ NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 INTRODUCTION = f"""# The catalog at size
 
 Written by `python -m tests.benchmarks.catalog_size`; the docstrings of `tests/benchmarks/catalog.py` and the modules beside it
-say what each figure is. Archive: `tests/builders/large_archive.py`, 15 predictions a study. {{servers}}; {{machines}},
-shared with other work, whose load is in the table of what is written. Times are the wall's, and those of queries and listings
-begin before the connection is opened.
+define each figure. Archive: `tests/builders/large_archive.py`, 15 predictions a study.
+{{servers}}; {{machines}}, shared with other work; the table of writes has the load. Times are wall-clock
+times; those of queries and listings include opening the connection.
 
 ![milliseconds a study against studies in the catalog]({PLOT})
 
-## What is asked
+## Queries and listings
 
-Milliseconds, 95th percentile; in brackets those of processor time, of client and server together, in the mean, which other work
-does not change: on an idle machine they are about what the wall's clock shows. To be reached: {{bound}}, but for what reads
-everything on purpose, which is below. Where more programs wanted a processor than there are, the processor's time is what is
-judged. `nothing` is `SELECT 1`, what it costs to be asked at all: a command connects for each question."""
+Milliseconds, 95th percentile; in brackets the mean processor time of client and server together, which other work does not
+change and which is close to the wall-clock time of an idle machine. Target: {{bound}}, except for the queries below that read
+everything on purpose. If more programs wanted a processor than exist, the processor time is judged. `nothing` is `SELECT 1`,
+the cost of any query: a command connects for each."""
 WRITTEN = {
     "fill_ms_a_study": "loaded in bulk, with its 15 predictions, ms a study",
     "received_a_second": "studies received, a commit each, a second",
-    "put_in_line_ms_a_study": "put in line to be scored again, ms a study",
-    "put_in_line_processor_ms": "the same, of the processor",
-    "scored_again_ms_a_study": "scored again by the score step, the encoder apart, ms a study",
-    "scored_again_processor_ms": "the same, of the processor",
+    "put_in_line_ms_a_study": "enqueued for re-scoring, ms a study",
+    "put_in_line_processor_ms": "processor time of that",
+    "scored_again_ms_a_study": "re-scored by the score step, without the encoder, ms a study",
+    "scored_again_processor_ms": "processor time of that",
     "predictions_scored_a_second": "predictions of that step, from the claim to the end of the job, a second",
     "predictions_written_a_second": f"predictions written as that step does, {TOGETHER} studies a commit, a second",
-    "predictions_written_a_processor_second": "the same, a second of the processor",
+    "predictions_written_a_processor_second": "the same, a second of processor time",
     "claim_and_finish_ms": "a job claimed and finished, a commit each, ms",
-    "claim_and_finish_processor_ms": "the same, of the processor",
-    "quiet_ms": "what has settled, ms",
-    "newest_ms": "the newest 500, ms",
-    "nothing_unscored_ms": "10,000 studies looked through for one to score again, ms",
+    "claim_and_finish_processor_ms": "processor time of that",
+    "quiet_ms": "query for settled studies, ms",
+    "newest_ms": "query for the newest 500 studies, ms",
+    "nothing_unscored_ms": "search of 10,000 studies for one to re-score, ms",
     "worklist_seconds": "`radclipd worklist --n 20`, seconds",
-    "load": "programs that wanted a processor meanwhile (load average)",
+    "load": "load average",
 }
 KEPT_UP = {
     "bytes": "size, GB",
-    "jobs_forgotten": "jobs forgotten at once",
-    "forget_seconds": "that takes, seconds",
-    "count_anew_seconds": "what the planner goes by counted anew, seconds",
+    "jobs_forgotten": "deleted jobs",
+    "forget_seconds": "duration of that, seconds",
+    "count_anew_seconds": "planner statistics renewed, seconds",
     "vacuum_seconds": "`VACUUM (ANALYZE)`, seconds",
     "vacuum_into_seconds": "`VACUUM INTO`, seconds",
 }
@@ -87,11 +87,11 @@ def _lines(measured: Measured) -> Iterator[str]:
     yield f"### Over {BOUND_MS:g} ms"
     yield ""
     yield from _over(largest)
-    yield "## What is written"
+    yield "## Writes"
     yield ""
     yield from _table(columns, measured, lambda found: found, WRITTEN)
     yield ""
-    yield "## What is kept in order"
+    yield "## Maintenance"
     yield ""
     yield from _table(columns, measured, lambda found: found["upkeep"], KEPT_UP)
     yield ""
@@ -133,7 +133,7 @@ def _over(largest: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     }
     for name, slow in ((name, slow) for name, slow in found.items() if slow):
         times = ", ".join(f"{NAMES[engine]} {ms:g} ms" for engine, ms in slow.items())
-        yield f"* **{name}** ({times}): {EVERYTHING.get(name, 'to be reached, and **missed**')}."
+        yield f"* **{name}** ({times}): {EVERYTHING.get(name, 'the target is **missed**')}."
         for engine in slow:
             if plan := largest[engine]["plans"].get(name):
                 yield from ("", f"      {NAMES[engine]}", *(f"        {step}" for step in plan))
@@ -152,10 +152,10 @@ def _upgrades(columns: list[tuple[str, int]], measured: Measured) -> Iterator[st
     first = measured[columns[0][0]][columns[0][1]]["upgrade"]
     yield "## Upgrade"
     yield ""
-    yield f"From schema {first['from']} to {first['to']}, all at once, while others read and write. Milliseconds are the"
-    yield "longest that any of them had to wait."
+    yield f"From schema {first['from']} to {first['to']} in one command, while other sessions read and write."
     yield ""
-    rows = {"seconds": "`radclipd db upgrade`, seconds"} | {name: f"who {name}, ms" for name in first["waits_ms"]}
+    waits = {name: f"longest wait of a session that {name}, ms" for name in first["waits_ms"]}
+    rows = {"seconds": "`radclipd db upgrade`, seconds"} | waits
     yield from _table(columns, measured, lambda found: found["upgrade"] | found["upgrade"]["waits_ms"], rows)
 
 

@@ -57,15 +57,15 @@ TYPICAL: Mapping[str, str] = {
 }
 
 
-_STATEMENTS = "reads every statement of readers, of which there are 35 a thousand studies here"
+_LABELS = "reads every label, 35 a thousand studies"
 EVERYTHING: Mapping[str, str] = {
-    "Number of labels in force for each finding": _STATEMENTS,
-    "Studies on which readers disagree": _STATEMENTS,
-    "Latest predictions of labelled studies": f"{_STATEMENTS}, and for each a prediction, by its key",
-    "Prevalence of each finding": _STATEMENTS,
-    "radclipd labels conflicts": _STATEMENTS,
-    "Requests of the worklist": "reads every request, of which there are two a thousand studies here",
-    "radclipd worklist --open": "lists every study that was asked for and not read, two of a thousand here",
+    "Number of labels in force for each finding": _LABELS,
+    "Studies on which readers disagree": _LABELS,
+    "Latest predictions of labelled studies": f"{_LABELS}, and a prediction of each",
+    "Prevalence of each finding": _LABELS,
+    "radclipd labels conflicts": _LABELS,
+    "Requests of the worklist": "reads every request, two a thousand studies",
+    "radclipd worklist --open": "lists every request without a label, two a thousand studies",
     "Progress of rescoring the archive by the serving version": "counts every study and every scored one, in indexes alone",
 }
 """What reads all of something on purpose, and of what: it takes as long as there is of it."""

@@ -41,7 +41,7 @@ def test_what_is_over_the_bound_shows_its_plan_and_is_missed_unless_it_reads_eve
     assert "missed" not in on_purpose
     assert "        SCAN studies\n" in page
     assert "| size, GB | 4.4 | 4.4 |" in page
-    assert "| who reads tables, ms | 17 | 17 |" in page
+    assert "| longest wait of a session that reads tables, ms | 17 | 17 |" in page
     assert (tmp_path / PLOT).read_text().startswith("<?xml")
 
 

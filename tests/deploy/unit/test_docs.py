@@ -101,7 +101,7 @@ def test_every_verb_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in MEASURED], ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_key_exists(page: Path) -> None:
-    known = set(sections.described())
+    known = set(sections.key_descriptions())
     names = {key.partition(".")[0] for key in known}
     written = [found.groups() for code in inline_code_of(current_text(page)) if (found := KEY.match(code))]
     keys = {f"{section}.{key}" for section, key in written if section in names and key not in FILE_SUFFIXES}
@@ -112,7 +112,7 @@ def test_every_key_exists(page: Path) -> None:
 def test_every_key_of_an_example_exists(page: Path) -> None:
     blocks = [tomllib.loads(block) for language, block in FENCE.findall(page.read_text()) if language == "toml"]
     keys = {f"{section}.{key}" for block in blocks for section, values in block.items() for key in values}
-    assert keys - set(sections.described()) == set()
+    assert keys - set(sections.key_descriptions()) == set()
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(set(DOCS.glob("*.md")) - MEASURED)], ids=lambda page: page.name)
