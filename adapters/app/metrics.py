@@ -61,7 +61,10 @@ def disk_usage(config: Config, images: FileImageStore) -> dict[str, int]:
     """Return the free disk space, its guard, and the size and limit of the activation cache: bytes by name. OutOfResources."""
     usage = {"storage_free": images.free_bytes(), "storage_min_free": int(config.storage.min_free)}
     if config.activation_cache.enabled:
-        usage |= {"prefix_store": activation_cache_bytes(config), "prefix_store_limit": int(config.activation_cache.max_size)}
+        usage |= {
+            "activation_cache": activation_cache_bytes(config),
+            "activation_cache_limit": int(config.activation_cache.max_size),
+        }
     return usage
 
 

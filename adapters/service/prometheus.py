@@ -224,8 +224,8 @@ def _build_disk_metrics(usage: Mapping[str, int]) -> Iterator[Metric]:
 DISK_GAUGES = {
     "storage_free": "Free disk space of the image store.",
     "storage_min_free": "Guard: below this free space, senders are refused for now.",
-    "prefix_store": "Size of the activation cache on this host.",
-    "prefix_store_limit": "Largest size of the activation cache.",
+    "activation_cache": "Size of the activation cache on this host.",
+    "activation_cache_limit": "Largest size of the activation cache.",
 }
 """Names that `MetricSources.disk_usage` may return, with their descriptions."""
 

@@ -394,7 +394,7 @@ def test_a_scrape(sql_catalog: SqlCatalog, page: Callable[[], str], tmp_path: Pa
         of("instances_received_total"): 1,
         of("label_statements_total", finding="Mass", state="present"): 1,
         of("worklist_open_studies"): 0,
-        of("prefix_store_bytes"): 5,
+        of("activation_cache_bytes"): 5,
         of("backfill_units", source="folder", state="done"): 1,
         of("backfill_units", source="folder", state="failed"): 0,
         of("backfill_instances", source="folder", state="taken"): 2,
