@@ -1,4 +1,4 @@
-"""Ports of catalog, image store, scorer, trainer, report writer and archive. Adapters and `tests/builders/fakes.py` implement them.
+"""Ports of catalog, image store, scorer, trainer, report writer and archive. Adapters and `tests/builders/fakes` implement them.
 
 A `Transaction` is all or nothing: leaving its `with` block normally commits, an exception rolls back. All times are by the
 catalog's own clock.

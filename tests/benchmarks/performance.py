@@ -119,7 +119,7 @@ def write_page(page: Path, measured: Mapping[str, Mapping[str, Any]]) -> None:
 def _lines(rows: Sequence[Row]) -> Iterator[str]:
     yield "# Performance"
     yield ""
-    yield "Written by `make bench`, which is `python -m tests.benchmarks.performance`. A ratio is the speed of radclipd divided by that"
+    yield "Written by `make bench` (`python -m tests.benchmarks.performance`). A ratio is the speed of radclipd divided by that"
     yield "of the alternative, both measured in turn in the same run; higher is better. The docstring of each benchmark in"
     yield f"`tests/benchmarks` names the alternative. Measured on {os.cpu_count()} processors, {platform.machine()},"
     yield f"{_instructions()}, without a GPU."
