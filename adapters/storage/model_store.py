@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from adapters.model_files import base_folder, bases_folder, version_folder
-from models.checkpoint_files import CARD, HEAD, WEIGHTS
+from models.checkpoint_files import CARD, HEAD, WEIGHTS, rename_card_keys
 from pipeline.errors import NoWeights, OutOfResources, PermanentError, TransientError, WeightsCorrupt
 
 _BASE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _ABANDONED_SECONDS = 24 * 3600  # a staging folder this old belongs to a process that died
 _IMPORT_AGAIN = "import the weights again: radclipd model import"
-_RENAMED_CARD_KEYS = {"marking": "notice"}  # key in cards of an earlier release, key now: as models.encoder.checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +147,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
         raise WeightsCorrupt(f"{path} is not JSON", hint=_IMPORT_AGAIN) from error
     if not isinstance(card, dict) or not isinstance(card.get("weights"), dict) or "sha256" not in card["weights"]:
         raise WeightsCorrupt(f"{path} is no model's card", hint=_IMPORT_AGAIN)
-    return {_RENAMED_CARD_KEYS.get(str(key), str(key)): value for key, value in card.items()}
+    return rename_card_keys(card)
 
 
 @contextmanager

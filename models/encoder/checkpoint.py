@@ -16,14 +16,12 @@ import safetensors
 import safetensors.torch
 import torch
 
-from models.checkpoint_files import CARD
+from models.checkpoint_files import CARD, rename_card_keys
 from models.errors import CheckpointCorrupt, CheckpointIncompatible, CheckpointMissing, CheckpointUnwritable
 from models.fingerprint import file_sha256
 
 FORMAT = 1
 """Version of the card's layout."""
-_RENAMED_CARD_KEYS = {"marking": "notice"}
-"""Key in the cards of an earlier release -> key of this release."""
 
 
 def write_checkpoint(folder: Path, file: str, tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,7 +62,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise CheckpointIncompatible(
             f"{folder / CARD} has layout {card.get('format')!r}; this release reads {FORMAT}", hint="upgrade radclipd"
         )
-    return {_RENAMED_CARD_KEYS.get(str(key), str(key)): value for key, value in card.items()}
+    return rename_card_keys(card)
 
 
 def read_tensors(folder: Path, file: str, *, sha256: str) -> dict[str, torch.Tensor]:

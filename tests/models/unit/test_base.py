@@ -180,6 +180,14 @@ def test_an_invalid_card_is_refused(tmp_path: Path, content: str) -> None:
         read_base(folder)
 
 
+def test_the_card_of_an_earlier_release_is_read_with_the_key_names_of_this_one(tmp_path: Path) -> None:
+    folder = tiny.base(tmp_path / "b")
+    altered(folder, lambda card: card.update(marking=card.pop("notice") or "UNTRAINED"))
+    card = read_card(folder)
+    assert "marking" not in card
+    assert card["notice"] == "UNTRAINED"
+
+
 def test_a_checkpoint_leaves_no_part_files_and_its_card_holds_hash_and_size(tmp_path: Path) -> None:
     card = write_checkpoint(tmp_path, "head.safetensors", {"bias": torch.arange(3.0)}, {"note": "x"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["card.json", "head.safetensors"]

@@ -117,3 +117,11 @@ def test_a_version_is_present_with_all_its_files(tmp_path: Path) -> None:
     assert store.has_version(version.number, base=version.base)
     (store.version_folder(version.number) / HEAD).unlink()
     assert not store.has_version(version.number, base=version.base)
+
+
+def test_the_card_of_an_earlier_release_is_read_with_the_key_names_of_this_one(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    published(store, "b32")
+    card = {"weights": {"sha256": "aa"}, "marking": "UNTRAINED"}
+    (tmp_path / "bases" / "b32" / CARD).write_text(json.dumps(card))
+    assert store.base("b32").card == {"weights": {"sha256": "aa"}, "notice": "UNTRAINED"}
