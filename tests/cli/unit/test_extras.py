@@ -56,7 +56,7 @@ def run_without(code: str, *arguments: str, cwd: Path) -> subprocess.CompletedPr
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=280,
     )
 
 
