@@ -218,7 +218,7 @@ def _list_facts(version: Mapping[str, Any]) -> dict[str, Any]:
     each = ", ".join(f"{finding} {threshold:.3g}" for finding, threshold in version["thresholds"].items())
     return {
         "state": version["state"],
-        "gate verdict" if card.get("learning") else "reason": version["reason"],
+        "reason": version["reason"],  # the gate's verdict, or the reason of a person
         "notice": version["notice"],
         "created": version["created_at"],
         "served": version["served_at"],
@@ -228,7 +228,8 @@ def _list_facts(version: Mapping[str, Any]) -> dict[str, Any]:
         "architecture": f"{network['architecture']}, {network['activation']}",
         "weights": f"SHA-256 {version['weights_sha256']}",
         "Device UID": version["device_uid"],
-        "calibration": card.get("calibration") if version["calibrated"] else "none: certainties, not probabilities",
+        "calibrated": "yes" if version["calibrated"] else "no: scores are certainties, not probabilities",
+        "calibration": card.get("calibration"),
         "threshold": f"{thresholds.pop()} for every finding" if len(thresholds) == 1 else each,
         "undetermined": f"within {version['undetermined_margin']:g} of the threshold",
         "source": _join_words(card.get("source", {})),
