@@ -71,7 +71,7 @@ def disk_usage(config: Config, images: FileImageStore) -> dict[str, int]:
 def activation_cache_bytes(config: Config) -> int:
     """Return the size of the activation cache on this host, bytes."""
     total = 0
-    for path in config.activation_cache.directory.glob("*/*"):
-        with suppress(FileNotFoundError):  # the cache deletes its oldest files at any time
-            total += path.stat().st_size
+    for path in config.activation_cache.directory.rglob("*"):
+        with suppress(FileNotFoundError):  # the rollback journal is deleted after each transaction
+            total += path.stat().st_size if path.is_file() else 0
     return total

@@ -177,7 +177,7 @@ class ActivationCacheConfig(Section):
     )
     max_size: ByteSize = Field(
         default=ByteSize(10 << 30),
-        description="Maximum size on disk; 77 KiB per image with ViT-B; the oldest images are evicted first.",
+        description="Maximum size on disk; 80 KiB per image with ViT-B; the oldest images are evicted first.",
     )
     warm: bool = Field(
         default=True,

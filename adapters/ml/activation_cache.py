@@ -22,8 +22,6 @@ from pipeline.errors import ConfigurationError, OutOfResources
 
 BACKOFF_SECONDS = 600.0
 """Time without access to the store after a failure."""
-REFRESH_SECONDS = 60.0
-"""How old the knowledge of what other processes have written or removed may be."""
 
 Answer = TypeVar("Answer")
 
@@ -53,7 +51,7 @@ class ActivationCache:
         self._settings, self._clock = settings, clock
         self._identity = _build_identity(base, settings)
         self._store: ActivationStore | None = None
-        self._backoff_until, self._fresh_until, self._failed = 0.0, 0.0, False
+        self._backoff_until, self._failed = 0.0, False
         self.hits = self.misses = 0
 
     @property
@@ -63,13 +61,12 @@ class ActivationCache:
 
     def missing(self, keys: Sequence[str]) -> list[str]:
         """Return the keys without an entry, in order."""
-        return self._call_store(lambda store: self._find_missing(store, keys), list(keys))
+        return self._call_store(lambda store: store.missing(keys), list(keys))
 
     def read(self, keys: Sequence[str]) -> dict[str, SplitActivations]:
         """Return activations float16 [L, W] and features float32 [D] of the keys that have an entry."""
 
         def read(store: ActivationStore) -> dict[str, SplitActivations]:
-            self._find_missing(store, keys)
             got = store.read(keys)
             return dict(zip(got.keys, map(SplitActivations, *got.split), strict=True))
 
@@ -93,19 +90,10 @@ class ActivationCache:
         return self._call_store(lambda store: store.capacity, 0)
 
     def close(self) -> None:
-        """Release files and locks."""
+        """Close the store's connections."""
         if self._store is not None:
             self._store.close()
             self._store = None
-
-    def _find_missing(self, store: ActivationStore, keys: Sequence[str]) -> list[str]:
-        """Return the missing ones, after a look at what other processes did where some are."""
-        missing = store.missing(keys)
-        if missing and self._clock() >= self._fresh_until:
-            store.refresh()
-            self._fresh_until = self._clock() + REFRESH_SECONDS
-            missing = store.missing(keys)
-        return missing
 
     def _call_store(self, call: Callable[[ActivationStore], Answer], default: Answer) -> Answer:
         """Call with the store. Return `default` without a store, during the back-off, and where the call fails."""
@@ -133,7 +121,6 @@ class ActivationCache:
             self._store = ActivationStore(
                 settings.directory, self._identity, max_bytes=settings.max_bytes, reserve_bytes=settings.reserve_bytes
             )
-            self._fresh_until = self._clock() + REFRESH_SECONDS
         return self._store
 
 

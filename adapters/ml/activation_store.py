@@ -1,62 +1,82 @@
-"""What enters the first unfrozen block, kept for each image: training and re-scoring the archive read it in place of pixels.
+"""Activations in front of the last k blocks of the encoder, and features of the frozen encoder, in one SQLite file.
 
-Beside it the image's features, what the frozen encoder makes of it with all its blocks, so that these are never passed again.
+A store of a cache: a lost, torn, stale or evicted record is reported missing, and the caller computes it again. Each identity
+(weights, preprocessing, k, shape, precision) has its own file below `root`. Without room for new records, files of other identities
+are deleted first, then the oldest records. A damaged file is replaced by an empty one.
 
-A cache: whatever is lost, torn, stale or evicted is reported missing, and whoever asked makes it again from the image. Below
-`root` lies one folder for each identity (weights, preprocessing, k, shape), in it shards (`prefix_shard`) named by the time they
-were begun. Writing to one identity removes the others, and the oldest shards wherever a new one would not fit the limit.
-
-Several processes may use one store at a time; within a process a store belongs to one thread. Keys are the caller's, as the name
-of the stored file and the view; only their SHA-256 is written down.
+Processes and threads may share a store: each has its own connection, SQLite locks the file, and a rollback journal beside it undoes
+Processes and threads may share a store: each has a connection of its own, SQLite locks the file, and a rollback journal undoes the
+transaction of a killed process. Nothing is synced; the checksum detects records that a power failure tears. A key of the caller,
+such as the name of the stored file and the view, is stored as 8 bytes of its SHA-256; the checksum covers the whole hash.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
+import os
 import re
-import secrets
 import shutil
+import sqlite3
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import structlog
 import torch
+import xxhash
 
-from adapters.ml.activation_shard import ActivationShard, remove_shard, shard_bytes
 from models.encoder.activations import SplitActivations, activation_shape
 from models.encoder.base import Base
 from models.encoder.partition import partition
 from models.fingerprint import fingerprint
 from pipeline.errors import ConfigurationError, OutOfResources
 
-FORMAT = 2
-"""Raised whenever the same identity would mean other bytes."""
+FORMAT = 3
+"""Version of the bytes of a record; part of the identity."""
 TOLERANCE = 2e-3
-"""Largest difference of any number of a unit vector made from stored activations from one made from the pixels.
+"""Largest difference of any number of a unit vector between stored activations and pixels.
 
 float16 has 11 significant bits: each activation is off by up to 5e-4 of itself."""
+PAGE_BYTES = 16384
+SUFFIX = ".sqlite"
 
-_SUFFIX = ".shard"
-_SHARD_BYTES = 64 << 20
-_MIN_SHARDS, _MAX_SHARDS = 4, 256  # within the limit: eviction takes a part and not all, and each is an open file
-_IDENTITY = re.compile(r"[0-9a-f]{64}")
-_REFUSED_WRITE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-
-_log = structlog.get_logger("radclipd.gpu")
+_BATCH = 16  # records per transaction
+_TREE_PAGES = 4  # of a transaction, besides the pages of its records
+_SHRINK_PAGES = 256  # per transaction
+_BUSY_SECONDS = 5.0
+_LAYOUT = f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA auto_vacuum = INCREMENTAL;"
+_TABLE = """PRAGMA synchronous = OFF; PRAGMA secure_delete = OFF; PRAGMA cell_size_check = ON;
+CREATE TABLE IF NOT EXISTS activations (
+    number INTEGER PRIMARY KEY, name INTEGER NOT NULL UNIQUE, written REAL NOT NULL, checksum BLOB NOT NULL, record BLOB NOT NULL
+)"""
+_SELECT = "SELECT number, checksum, record FROM activations WHERE name = ?"
+_IS_OLDER = "SELECT written < ? FROM activations ORDER BY number LIMIT 1"
+_EVICT = "DELETE FROM activations WHERE number IN (SELECT number FROM activations ORDER BY number LIMIT ?)"
+_INSERT = "INSERT OR IGNORE INTO activations (name, written, checksum, record) VALUES (?, ?, ?, ?)"
+_STORE_NAME = re.compile(rf"[0-9a-f]{{64}}({re.escape(SUFFIX)}(-journal)?)?")  # without a suffix: the folder of an earlier release
+_DAMAGE_CODES = {
+    *(sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR),
+    *(sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG),
+}
 _DEFAULT_PRECISION = "float32"
+
+Answer = TypeVar("Answer")
+
+_log = structlog.get_logger("radclipd.ml")
 
 
 @dataclass(frozen=True)
 class ActivationIdentity:
-    """What activations are a function of, beside the stored file. `length`, `width`: L and W of activations [L, W]; `dimension`:
-    D of features [D].
+    """What activations depend on, besides the stored file. `length`, `width`: L and W of activations [L, W]; `dimension`: D of
+    features [D].
 
-    `rendering`: the number of the way in which a file becomes an image. `precision`: of the products in the blocks that it passed.
+    `rendering`: version of the rendering of stored files to images. `precision`: of the products in the frozen blocks.
     """
 
     weights_sha256: str
@@ -70,7 +90,7 @@ class ActivationIdentity:
 
     @classmethod
     def of_base(cls, base: Base, *, k: int, rendering: int = 1) -> ActivationIdentity:
-        """Return that of a base in front of its last `k` blocks. CannotPartition."""
+        """Return the identity of a base in front of its last `k` blocks. CannotPartition."""
         partition(base.encoder.network).last_parts(k)
         rows, width = activation_shape(base.encoder)
         precision = str(base.encoder.precision).removeprefix("torch.")
@@ -84,14 +104,13 @@ class ActivationIdentity:
 
     @property
     def record_bytes(self) -> int:
-        """Bytes of one image: activations float16, then features float32."""
+        """Size of one record: activations float16, then features float32."""
         return 2 * self.length * self.width + 4 * self.dimension
 
 
 @dataclass(frozen=True)
 class ActivationReadResult:
-    """What a read gave: activations float16 [m, L, W] and features float32 [m, D] of `keys` in the order asked for, and the keys
-    that are not there."""
+    """Activations float16 [m, L, W] and features float32 [m, D] of `keys` in the order of the request, and the missing keys."""
 
     split: SplitActivations
     keys: tuple[str, ...]
@@ -99,226 +118,265 @@ class ActivationReadResult:
 
 
 class ActivationStore:
-    """The activations of one identity. `limit`: bytes that everything below `root` may take.
+    """The records of one identity. `max_bytes`: of all files below `root`, with the rollback journal.
 
-    `reserve_bytes`: bytes of the file system that it leaves free whatever the limit says, so that a cache never stops reception.
+    `reserve_bytes`: bytes of the file system that stay free whatever the limit, so that a cache never stops reception.
     """
 
     def __init__(self, root: Path, identity: ActivationIdentity, *, max_bytes: int, reserve_bytes: int = 0) -> None:
-        """ConfigurationError where the limit has no room for a few images."""
-        self._root = root
-        self._reserve = reserve_bytes
-        self._identity = identity
-        self._folder = root / identity.fingerprint
-        self._limit = max_bytes
-        self._slots = _compute_slots(max_bytes, identity.record_bytes)
-        self._shards: dict[str, ActivationShard] = {}
-        self._places: dict[bytes, tuple[str, int]] = {}
-        self._writing: tuple[ActivationShard, list[int]] | None = None
-        self.refresh()
+        """ConfigurationError if `max_bytes` has no room for a few batches."""
+        self._root, self._identity, self._fingerprint = root, identity, identity.fingerprint
+        self._path = root / f"{self._fingerprint}{SUFFIX}"
+        self._max_bytes, self._reserve_bytes = max_bytes, reserve_bytes
+        self._record_pages = -(-(identity.record_bytes + 64) // PAGE_BYTES)
+        self._batch_pages = _BATCH * self._record_pages + _TREE_PAGES
+        self._connections: dict[tuple[int, int], tuple[sqlite3.Connection, tuple[int, int] | None]] = {}  # by process and thread
+        if max_bytes < (least := 3 * self._batch_pages * PAGE_BYTES):
+            raise ConfigurationError(
+                f"an activation store of {max_bytes} bytes has no room for images of {identity.record_bytes} bytes each",
+                hint=f"give it at least {least} bytes",
+            )
 
     def __len__(self) -> int:
-        return len(self._places)
-
-    def refresh(self) -> None:
-        """Take in what other processes have written and forget what they have removed."""
-        names = {path.name for path in self._folder.glob(f"*{_SUFFIX}")}
-        for name in self._shards.keys() - names:
-            self._forget_shard(name)
-        for name in sorted(names - self._shards.keys()):
-            shard = ActivationShard.open(self._folder / name, self._identity_bytes, record_bytes=self._identity.record_bytes)
-            if shard is not None:
-                self._shards[name] = shard
-        self._places = {key: (name, slot) for name, shard in sorted(self._shards.items()) for slot, key in shard.entries()}
-
-    def missing(self, keys: Sequence[str]) -> list[str]:
-        """Return those of the keys that are not there, in order. A record whose bytes have rotted shows only when read."""
-        return [key for key in keys if _hash_key(key) not in self._places]
+        return self._call_database(lambda database: _fetch_number(database, "SELECT count(*) FROM activations"))
 
     @property
     def capacity(self) -> int:
-        """Images that the limit has room for, about."""
-        return self._limit // self._identity.record_bytes
+        """Approximate number of records within the limit, in whole pages."""
+        return self._max_bytes // (self._record_pages * PAGE_BYTES)
+
+    def missing(self, keys: Sequence[str]) -> list[str]:
+        """Return the missing keys, in order. Only `read` detects a corrupt record."""
+        names = [_shorten_hash(self._hash_key(key)) for key in keys]
+        stored = self._call_database(lambda database: _find_names(database, names))
+        return [key for key, name in zip(keys, names, strict=True) if name not in stored]
 
     def admits(self, received: float) -> bool:
-        """Say whether an image received then (seconds since 1970) is to be written, that is, without loss or for older ones.
+        """Return whether there is room for an image received at that time (seconds since 1970), or an older record to evict.
 
-        What came before the oldest shard was begun never takes the place of what came after.
+        An image never replaces a record that was written after its reception.
         """
-        if len(self._places) < sum(shard.slots for shard in self._shards.values()) or self._has_room(self._shard_bytes):
-            return True
-        return bool(self._shards) and _parse_shard_time(min(self._shards)) < received
+
+        def has_room(database: sqlite3.Connection) -> bool:
+            if _count_used_pages(database) <= self._compute_max_pages():
+                return True
+            return bool(_fetch_number(database, _IS_OLDER, received))
+
+        return self._call_database(has_room)
 
     def read(self, keys: Sequence[str]) -> ActivationReadResult:
-        """Read activations and check them; what does not hold its checksum is forgotten and reported missing."""
-        contents = {key: content for key in keys if (content := self._read_record(_hash_key(key))) is not None}
-        found = [key for key in keys if key in contents]
-        images = self._decode_records([contents[key] for key in found])
-        return ActivationReadResult(images, tuple(found), tuple(key for key in keys if key not in contents))
+        """Read and verify records; a record that does not match its checksum is deleted and reported missing."""
+        records = self._call_database(lambda database: self._read_records(database, keys))
+        found = tuple(key for key in keys if key in records)
+        split = self._decode_records([records[key] for key in found])
+        return ActivationReadResult(split, found, tuple(key for key in keys if key not in records))
 
     def write(self, keys: Sequence[str], split: SplitActivations) -> int:
-        """Keep n images, activations [n, L, W] and features [n, D], under n keys; return how many were not there before.
+        """Write activations [n, L, W] and features [n, D] under n keys; return the number of new records.
 
-        Values beyond the range of float16 are not kept: such an image stays missing. OutOfResources where the disk refuses;
-        what was written until then stays.
+        An image with values beyond the range of float16 stays missing. OutOfResources if the disk refuses; earlier batches stay.
         """
-        entering = split.activations.detach().to("cpu", torch.float16).numpy()
+        activations = split.activations.detach().to("cpu", torch.float16).numpy()
         features = split.features.detach().to("cpu", torch.float32).numpy()
-        given, wanted = (
-            entering.shape[1:] + features.shape[1:],
-            (self._identity.length, self._identity.width, self._identity.dimension),
-        )
-        if given != wanted or not len(entering) == len(features) == len(keys):
-            raise ValueError(f"{len(entering)} images of the shape {given} under {len(keys)} keys of a store of {wanted}")
-        known = len(self._places)
-        with self._translate_disk_errors():
-            for key, *record in zip(keys, entering, features, strict=True):
-                if (digest := _hash_key(key)) not in self._places and all(np.isfinite(part).all() for part in record):
-                    self._append_record(digest, b"".join(part.tobytes() for part in record))
-        return len(self._places) - known
+        given = activations.shape[1:] + features.shape[1:]
+        wanted = self._identity.length, self._identity.width, self._identity.dimension
+        if given != wanted or not len(activations) == len(features) == len(keys):
+            raise ValueError(f"{len(activations)} images of the shape {given} under {len(keys)} keys of a store of {wanted}")
+        finite = [row for row in range(len(keys)) if np.isfinite(activations[row]).all() and np.isfinite(features[row]).all()]
+        written = 0
+        for start in range(0, len(finite), _BATCH):
+            rows = finite[start : start + _BATCH]
+            records = {self._hash_key(keys[row]): activations[row].tobytes() + features[row].tobytes() for row in rows}
+            written += self._call_database(partial(self._insert_records, records=records))
+        return written
 
     def size(self) -> int:
-        """Return the bytes that everything below the root takes, at most."""
-        return sum(path.stat().st_size for path in self._root.glob(f"*/*{_SUFFIX}"))
+        """Return the size of all files below the root, bytes."""
+        return sum(_measure_file(path) for path in self._root.rglob("*"))
 
     def close(self) -> None:
-        """Release all files and locks; what is written stays."""
-        for name in list(self._shards):
-            self._forget_shard(name)
+        """Close the connections of this process; a forked process leaves those of its parent alone."""
+        for owner in [owner for owner in self._connections if owner[0] == os.getpid()]:
+            self._close_connection(owner)
 
-    @property
-    def _identity_bytes(self) -> bytes:
-        return bytes.fromhex(self._identity.fingerprint)
+    def _call_database(self, call: Callable[[sqlite3.Connection], Answer], *, retry: bool = True) -> Answer:
+        """Call with the database; after damage to the file, or its removal, call again with an empty file.
 
-    def _read_record(self, digest: bytes) -> bytes | None:
-        """Return a record whose checksum holds, or None, and forget where it was thought to be."""
-        if (place := self._places.get(digest)) is None:
-            return None
-        name, slot = place
-        with self._translate_disk_errors():
-            content = self._shards[name].read_record(slot, digest)
-        if content is None:
-            del self._places[digest]
-            _log.warning("stored activations do not hold their checksum", shard=name, slot=slot)
-        return content
+        OutOfResources if the disk refuses, or another process holds the lock too long.
+        """
+        owner = os.getpid(), threading.get_ident()
+        try:
+            return call(self._open_database(owner))
+        except (sqlite3.DatabaseError, OSError) as error:
+            in_place = self._close_connection(owner) == _identify_file(self._path)
+            if not retry or (in_place and not _is_damage(error, self._path)):
+                raise OutOfResources(
+                    f"the activation store {self._root} cannot be used: {error}",
+                    hint="free disk space, or make the folder writable for radclipd",
+                ) from error
+            if in_place:
+                _log.warning("damaged file of stored activations replaced", file=self._path.name, error=str(error))
+                with suppress(OSError):  # refused: the second call fails, too
+                    self._path.unlink()
+        return self._call_database(call, retry=False)
+
+    def _open_database(self, owner: tuple[int, int]) -> sqlite3.Connection:
+        """Return the owner's connection to the file at the path: another process may have deleted or replaced the file."""
+        if owner in self._connections:
+            database, file = self._connections[owner]
+            if file == _identify_file(self._path):
+                return database
+            self._close_connection(owner)
+        self._root.mkdir(mode=0o750, parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # never open an existing one: its closing would release all POSIX locks of this process
+            self._path.touch(mode=0o640, exist_ok=False)
+        file = _identify_file(self._path)
+        database = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        self._connections[owner] = database, file
+        database.text_factory = bytes  # a flipped bit may turn a BLOB into TEXT
+        if not _fetch_number(database, "PRAGMA page_count"):
+            database.executescript(_LAYOUT)
+        database.executescript(_TABLE)
+        return database
+
+    def _close_connection(self, owner: tuple[int, int]) -> tuple[int, int] | None:
+        """Close the owner's connection, if there is one; return the identity of its file."""
+        database, file = self._connections.pop(owner, (None, None))
+        if database is not None:
+            database.close()
+        return file
+
+    def _read_records(self, database: sqlite3.Connection, keys: Sequence[str]) -> dict[str, bytes]:
+        """Return the records that match their checksums, and delete the others."""
+        records: dict[str, bytes] = {}
+        corrupt: list[tuple[int]] = []
+        with database:
+            database.execute("BEGIN")
+            for key in keys:
+                digest = self._hash_key(key)
+                for number, checksum, record in database.execute(_SELECT, (_shorten_hash(digest),)):
+                    if isinstance(record, bytes) and checksum == _compute_checksum(digest, record):
+                        records[key] = record
+                    else:
+                        corrupt.append((number,))
+        if corrupt:
+            _log.warning("stored activations do not hold their checksum", file=self._path.name, images=len(corrupt))
+            database.executemany("DELETE FROM activations WHERE number = ?", corrupt)
+        return records
 
     def _decode_records(self, records: Sequence[bytes]) -> SplitActivations:
-        """Return the content of records as tensors of their own."""
+        """Return the content of records as tensors with their own memory."""
         length, width, dimension = self._identity.length, self._identity.width, self._identity.dimension
-        entering, features = np.empty((len(records), length * width), np.float16), np.empty((len(records), dimension), np.float32)
+        activations = np.empty((len(records), length * width), np.float16)
+        features = np.empty((len(records), dimension), np.float32)
         for row, record in enumerate(records):
-            entering[row] = np.frombuffer(record, np.float16, count=length * width)
-            features[row] = np.frombuffer(record, np.float32, offset=entering[row].nbytes)
-        return SplitActivations(torch.from_numpy(entering).view(-1, length, width), torch.from_numpy(features))
+            activations[row] = np.frombuffer(record, np.float16, count=length * width)
+            features[row] = np.frombuffer(record, np.float32, offset=activations[row].nbytes)
+        return SplitActivations(torch.from_numpy(activations).view(-1, length, width), torch.from_numpy(features))
 
-    def _append_record(self, digest: bytes, record: bytes) -> None:
-        if self._writing is None or not self._writing[1]:
-            self._writing = self._lock_writable_shard()
-        shard, free = self._writing
-        slot = free.pop(0)
-        shard.append(slot, digest, record)
-        self._places[digest] = (shard.path.name, slot)
+    def _insert_records(self, database: sqlite3.Connection, records: dict[bytes, bytes]) -> int:
+        """Write a batch in one transaction, after the evictions that it needs; return the number of new records."""
+        stored = _find_names(database, [_shorten_hash(digest) for digest in records])
+        rows = [
+            (name, time.time(), _compute_checksum(digest, record), record)
+            for digest, record in records.items()
+            if (name := _shorten_hash(digest)) not in stored
+        ]
+        if not rows:
+            return 0
+        max_pages = self._compute_max_pages()
+        if self.size() > max_pages * PAGE_BYTES:
+            self._remove_stale_files()
+        self._shrink_file(database, max_pages + self._batch_pages)
+        with database:
+            database.execute("BEGIN IMMEDIATE")
+            self._evict_oldest(database, max_pages)
+            if _count_used_pages(database) > max_pages:
+                raise OutOfResources(
+                    f"the activation store {self._root} has no room: the disk is full",
+                    hint="give it more room, or free disk space",
+                )
+            return database.executemany(_INSERT, rows).rowcount
 
-    def _lock_writable_shard(self) -> tuple[ActivationShard, list[int]]:
-        """Return a locked shard and its free slots: one that an earlier process left unfilled, or an empty one."""
-        if self._writing is not None:
-            self._writing[0].unlock()
-        for _, shard in sorted(self._shards.items(), reverse=True):
-            if (free := shard.free_slots()) and shard.lock():
-                if free := shard.free_slots():  # as it is now that nobody else writes
-                    return shard, free
-                shard.unlock()
-        self._make_room()
-        self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        path = self._folder / f"{time.time_ns():020}-{secrets.token_hex(4)}{_SUFFIX}"
-        shard = ActivationShard.create(path, self._identity_bytes, slots=self._slots, record_bytes=self._identity.record_bytes)
-        self._shards[path.name] = shard
-        return shard, shard.free_slots()
+    def _compute_max_pages(self) -> int:
+        """Return the limit of pages in use before a batch: limit and reserve have room for the batch and its rollback journal."""
+        free = shutil.disk_usage(self._root).free
+        return min(self._max_bytes, self.size() + free - self._reserve_bytes) // PAGE_BYTES - 2 * self._batch_pages
 
-    def _make_room(self) -> None:
-        """Remove what is stale, then the oldest shards, until another one fits. OutOfResources where others hold them all."""
-        for stale in self._root.glob("*/"):
-            if stale != self._folder and _IDENTITY.fullmatch(stale.name):
-                self._remove_stale(stale)
-        for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
-            if self._has_room(self._shard_bytes):
+    def _evict_oldest(self, database: sqlite3.Connection, max_pages: int) -> None:
+        """Delete the oldest records until at most `max_pages` are in use, or no record is left."""
+        while (excess := _count_used_pages(database) - max_pages) > 0:
+            if not database.execute(_EVICT, (-(-excess // self._record_pages),)).rowcount:
                 return
-            if remove_shard(path):
-                _log.info("stored activations evicted", shard=path.name)
-                self._forget_shard(path.name)
-        if not self._has_room(self._shard_bytes):
-            raise OutOfResources(
-                f"the prefix store {self._root} has no room: other processes write all of its shards, or the disk is full",
-                hint="give it more room, free disk space, or run fewer workers",
-            )
 
-    @property
-    def _shard_bytes(self) -> int:
-        return shard_bytes(self._slots, self._identity.record_bytes)
+    def _shrink_file(self, database: sqlite3.Connection, max_pages: int) -> None:
+        """Return pages to the file system: the limit is lower than before, or other files fill the disk."""
+        while (pages := _fetch_number(database, "PRAGMA page_count")) > max_pages:
+            target = max(pages - _SHRINK_PAGES, max_pages)
+            with database:
+                database.execute("BEGIN IMMEDIATE")
+                self._evict_oldest(database, target)
+                database.execute(f"PRAGMA incremental_vacuum({pages - target})").fetchall()
+            if _fetch_number(database, "PRAGMA page_count") >= pages:
+                return
 
-    def _has_room(self, needed: int) -> bool:
-        """Say whether so many more bytes keep within the limit and leave the reserve free."""
-        here = next(folder for folder in (self._folder, *self._folder.parents) if folder.is_dir())
-        return self.size() + needed <= self._limit and shutil.disk_usage(here).free - needed >= self._reserve
+    def _remove_stale_files(self) -> None:
+        """Delete the files of other identities and the folders of earlier releases."""
+        for path in self._root.iterdir():
+            if _STORE_NAME.fullmatch(path.name) and not path.name.startswith(self._fingerprint):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+                _log.info("stale activations removed", file=path.name)
 
-    def _remove_stale(self, folder: Path) -> None:
-        gone = [remove_shard(path) for path in folder.glob(f"*{_SUFFIX}")]
-        if all(gone):
-            with _ignore_missing_folder():
-                folder.rmdir()
-            _log.info("stale activations removed", identity=folder.name[:12], shards=len(gone))
-
-    def _forget_shard(self, name: str) -> None:
-        if (shard := self._shards.pop(name, None)) is None:
-            return
-        if self._writing is not None and self._writing[0] is shard:
-            self._writing = None
-        self._places = {key: place for key, place in self._places.items() if place[0] != name}
-        shard.close()
-
-    @contextmanager
-    def _translate_disk_errors(self) -> Iterator[None]:
-        """Say a refusing disk in the pipeline's words."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in _REFUSED_WRITE_ERRNOS:
-                raise
-            raise OutOfResources(
-                f"the prefix store {self._root} cannot be written: {error.strerror}",
-                hint="free disk space, or make the folder writable for radclipd",
-            ) from error
+    def _hash_key(self, key: str) -> bytes:
+        return hashlib.sha256(f"{self._fingerprint} {key}".encode()).digest()
 
 
-def _parse_shard_time(name: str) -> float:
-    """Return when a shard was begun, seconds since 1970. 0 for a file that somebody else put there."""
-    nanoseconds = name.split("-", 1)[0]
-    return int(nanoseconds) / 1e9 if nanoseconds.isdecimal() else 0.0
+def _find_names(database: sqlite3.Connection, names: Sequence[int]) -> set[int]:
+    """Return the names that have a record."""
+    with database:
+        database.execute("BEGIN")
+        return {name for name in names if _fetch_number(database, "SELECT 1 FROM activations WHERE name = ?", name)}
 
 
-def _hash_key(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+def _count_used_pages(database: sqlite3.Connection) -> int:
+    return _fetch_number(database, "PRAGMA page_count") - _fetch_number(database, "PRAGMA freelist_count")
 
 
-def _compute_slots(max_bytes: int, record_bytes: int) -> int:
-    """Return how many records a shard holds: 64 MiB of them or more, and few enough that several shards fit the limit."""
-    room = min(max(_SHARD_BYTES, max_bytes // _MAX_SHARDS), max_bytes // _MIN_SHARDS)
-    slots = room // record_bytes
-    while slots and shard_bytes(slots, record_bytes) > room:
-        slots -= 1
-    if not slots:
-        raise ConfigurationError(
-            f"a prefix store of {max_bytes} bytes has no room for images of {record_bytes} bytes each",
-            hint=f"give it at least {_MIN_SHARDS * shard_bytes(1, record_bytes)} bytes",
-        )
-    return slots
+def _fetch_number(database: sqlite3.Connection, query: str, *parameters: float) -> int:
+    """Return the first column of the first row; 0 without a row."""
+    row: tuple[int] | None = database.execute(query, parameters).fetchone()
+    return 0 if row is None else row[0]
 
 
-@contextmanager
-def _ignore_missing_folder() -> Iterator[None]:
-    """Another process may have removed the folder, or put something into it."""
+def _is_damage(error: Exception, path: Path) -> bool:
+    """Return whether the content of the file is the cause, not the disk or a lock. A damaged header may forbid writing."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in _DAMAGE_CODES or (code == sqlite3.SQLITE_READONLY and os.access(path, os.W_OK))
+
+
+def _compute_checksum(digest: bytes, record: bytes) -> bytes:
+    checksum = xxhash.xxh3_128(digest)
+    checksum.update(record)
+    return checksum.digest()
+
+
+def _shorten_hash(digest: bytes) -> int:
+    """Return the name of a record in the table. The checksum tells keys of one name apart."""
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def _identify_file(path: Path) -> tuple[int, int] | None:
+    """Return device and inode; None without a file."""
     try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
-            raise
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _measure_file(path: Path) -> int:
+    """Return the size in bytes; 0 for a folder, and for a file that another process has deleted."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0

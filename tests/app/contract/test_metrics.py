@@ -367,8 +367,8 @@ def test_a_scrape(sql_catalog: SqlCatalog, page: Callable[[], str], tmp_path: Pa
     with sql_catalog.begin() as tx:
         tx.backfills.add_finished_days("folder /mnt/SECRET", [date(2025, 1, 1)])
         tx.backfills.finish_unit("folder /mnt/SECRET", BackfillUnit(key="f"), BackfillCounts(instances=2, bytes=7), [])
-    (tmp_path / "activations" / "a").mkdir(parents=True)
-    (tmp_path / "activations" / "a" / "shard").write_bytes(b"12345")
+    (tmp_path / "activations").mkdir()
+    (tmp_path / "activations" / "a.sqlite").write_bytes(b"12345")
     text = page()
     assert faults_of(text) == []
     assert "SECRET" not in text
