@@ -1,3 +1,3 @@
-"""The machine-learning models: encoder, prompts, head, preprocessing. Torch and numpy; no SQL, no DICOM, no pipeline."""
+"""The machine-learning models: encoder, preprocessing, heads, training, evaluation. Torch and numpy; no SQL, DICOM or pipeline."""
 
 from __future__ import annotations

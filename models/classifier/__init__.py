@@ -1,3 +1,3 @@
-"""From features to probabilities: prompts, head, classifier, weights of a version."""
+"""Features to probabilities: prompts, linear head, classifier, weights of a model version."""
 
 from __future__ import annotations

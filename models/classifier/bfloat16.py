@@ -1,4 +1,4 @@
-"""The encoder in bfloat16: what it scores is compared with float32 first, and where that differs it stays float32."""
+"""The image encoder in bfloat16. Its scores are compared with float32 first; where they differ, float32 serves."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from models.encoder.precision import Precision, choose_dtype
 from models.errors import CannotPartition
 
 MAX_SCORE_DIFFERENCE = 0.02
-"""How far a score in bfloat16 may be from that in float32 on the golden films. With the shipped encoder 0.009 was the most on 150
-phantoms, and no AUC moved by more than 0.003: the noise of films that were scored again a little shifted is larger."""
+"""Largest difference allowed between a score in bfloat16 and in float32 on the golden images. With the shipped encoder the largest
+on 150 phantoms was 0.009, and no AUC changed by more than 0.003. Scoring slightly shifted images again makes more noise."""
 MIN_AGREEMENT = 0.99
-"""Least AUC of the scores in bfloat16 against the order that float32 puts the golden films in."""
+"""Least AUC of the bfloat16 scores against the float32 order of the golden images."""
 
 
 @dataclass(frozen=True)
 class PrecisionComparison:
-    """Scores in bfloat16 beside those in float32, of the golden films. `agreement`: AUC against the order in float32."""
+    """Scores of the golden images in bfloat16 and in float32. `agreement`: AUC of bfloat16 against the float32 order."""
 
     largest_difference: float
     agreement: float
 
     @property
     def is_equivalent(self) -> bool:
-        """Whether the one may stand for the other."""
+        """Whether bfloat16 may serve in place of float32."""
         return self.largest_difference <= MAX_SCORE_DIFFERENCE and self.agreement >= MIN_AGREEMENT
 
 
 def with_bfloat16_blocks(encoder: Encoder) -> Encoder:
-    """Return an encoder whose image blocks multiply in bfloat16 and whose residual stream stays float32. The given one stays.
+    """Return a copy of the encoder with bfloat16 matrix products in its image blocks and a float32 residual stream.
 
-    A stream in bfloat16, too, is no faster and twice as far off. CannotPartition for towers that are no sequence of blocks.
+    A bfloat16 residual stream is no faster and doubles the error. Raise CannotPartition for a tower without a sequence of blocks.
     """
     names = [name for name, _ in encoder.network.named_parameters() if name.startswith("visual.transformer.resblocks.")]
     twin = copy_with_own_parameters(encoder, names)
@@ -59,7 +59,7 @@ def with_bfloat16_blocks(encoder: Encoder) -> Encoder:
 
 
 def choose_serving_precision(classifier: Classifier, precision: Precision) -> tuple[Classifier, PrecisionComparison | None, str]:
-    """Return the classifier as it may serve, how it compares with float32, and why it is float32 though bfloat16 was to be had."""
+    """Return the serving classifier, its comparison with float32, and the reason for float32 where bfloat16 was possible."""
     if choose_dtype(precision, classifier.encoder.device) is torch.float32:
         return classifier, None, ""
     try:
@@ -71,14 +71,14 @@ def choose_serving_precision(classifier: Classifier, precision: Precision) -> tu
 
 
 def compare_precisions(exact: Classifier, fast: Classifier) -> PrecisionComparison:
-    """Score the golden films both ways."""
-    pixels = torch.stack([exact.preprocess(film) for film in golden_images()])
+    """Score the golden images in both precisions."""
+    pixels = torch.stack([exact.preprocess(image) for image in golden_images()])
     scores, others = exact.score_pixels(pixels), fast.score_pixels(pixels)
     return PrecisionComparison(float(np.abs(scores - others).max()), _compute_agreement(scores, others))
 
 
 def _compute_agreement(scores: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> float:
-    """Return how often, of two films that float32 tells apart, the other way puts the same one first. Arrays [films, findings]."""
+    """Return the share of image pairs, told apart by float32, that bfloat16 puts in the same order. Arrays [images, findings]."""
     apart = scores[:, None] - scores[None] > MAX_SCORE_DIFFERENCE
     same = (others[:, None] - others[None])[apart]
     return float((same > 0).mean() + (same == 0).mean() / 2) if apart.any() else 1.0

@@ -1,15 +1,15 @@
-"""From an image vector to 14 scores.
+"""Linear head: from an image vector to 14 scores.
 
-Zero-shot: per finding c the prompts that affirm it and those that deny it are encoded and averaged, m+ and m-. CLIP's own
-answer to "which of the two fits the image f better" is a softmax over its two scaled cosines, and that is
+Zero-shot: per finding c the affirming and the denying prompts are encoded and averaged to m+ and m-. CLIP's own answer to
+"which of the two fits the image f better" is a softmax over its two scaled cosines, and that is
 
     p_c = sigmoid(tau * (f . m+  -  f . m-)) = sigmoid(scale_c * (f . t_c) + bias_c)
 
-with t_c = (m+ - m-) / |m+ - m-|, scale_c = tau * |m+ - m-|, bias_c = 0 and tau the encoder's learnt temperature (Radford et
-al. 2021; the pairing of a finding with its denial is CheXzero's, Tiu et al. 2022). It ranks like f . t_c. It uses no label,
-and it is not calibrated: a score is a certainty of the encoder's, not a probability of disease.
+with t_c = (m+ - m-) / |m+ - m-|, scale_c = tau * |m+ - m-|, bias_c = 0 and tau the encoder's trained temperature (Radford et
+al. 2021; the pairing of a finding with its denial is CheXzero's, Tiu et al. 2022). The score ranks like f . t_c. It uses no
+label and is not calibrated: a score is a certainty of the encoder, not a probability of disease.
 
-A head learnt from labels has the same form with other numbers, so whatever serves one serves the other.
+A head trained on labels has the same form with other numbers, so the same code serves both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from models.classifier.prompts import Prompts
 from models.encoder.encoder import Encoder
 from models.errors import CheckpointIncompatible
 
-_MIN_LENGTH = 1e-6  # below this length m+ - m- is rounding, not a direction
+_MIN_LENGTH = 1e-6  # a shorter m+ - m- is rounding, not a direction
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class LinearHead:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> Self:
-        """Read what `tensors` wrote. WeightsIncompatible where names or shapes are others."""
+        """Read the form that `tensors` writes. Raise CheckpointIncompatible for other names or shapes."""
         try:
             head = cls(**tensors)
         except TypeError as error:
@@ -72,7 +72,7 @@ class LinearHead:
         return self.scale * (features @ self.directions.T) + self.bias
 
     def standardised(self, features: torch.Tensor) -> Self:
-        """Return the head that ranks alike and whose logits of these films [N, D] have mean 0 and spread 1 in each finding."""
+        """Return the head with the same ranking whose logits of these images [N, D] have mean 0 and deviation 1 per finding."""
         logits = self.logits(features)
         spread = logits.std(dim=0, correction=0).clamp(min=_MIN_LENGTH)
         return type(self)(self.directions, self.scale / spread, (self.bias - logits.mean(dim=0)) / spread)
@@ -83,7 +83,7 @@ class LinearHead:
 
 
 def zero_shot_head(encoder: Encoder, prompts: Prompts) -> LinearHead:
-    """Return the head that the prompts alone give. WeightsIncompatible where the text tower tells no two texts apart."""
+    """Return the zero-shot head of the prompts. Raise CheckpointIncompatible for a text tower that gives equal vectors."""
     texts = sorted({text for finding in prompts.findings for text in (*prompts.positives(finding), *prompts.negatives(finding))})
     vectors = dict(zip(texts, encoder.encode_texts(texts).cpu(), strict=True))
     differences = torch.stack(

@@ -15,7 +15,7 @@ PROMPTS_FILE = Path(__file__).with_name("prompts.toml")
 
 @dataclass(frozen=True)
 class Prompts:
-    """Templates with at most one {} and, per finding, the phrases that fill it. The order of findings is the file's."""
+    """Templates with at most one {} and, per finding, the phrases for it. The order of findings is that of the file."""
 
     positive: tuple[str, ...]
     negative: tuple[str, ...]
@@ -27,11 +27,11 @@ class Prompts:
         return tuple(self.phrases)
 
     def positives(self, finding: str) -> list[str]:
-        """Return the prompts that say the finding is there. KeyError for a finding without phrases."""
+        """Return the prompts that affirm the finding. Raise KeyError for a finding without phrases."""
         return _fill_templates(self.positive, self.phrases[finding])
 
     def negatives(self, finding: str) -> list[str]:
-        """Return the prompts that say it is not. KeyError for a finding without phrases."""
+        """Return the prompts that deny the finding. Raise KeyError for a finding without phrases."""
         return _fill_templates(self.negative, self.phrases[finding])
 
     @cached_property
@@ -42,7 +42,7 @@ class Prompts:
 
 
 def read_prompts(path: Path = PROMPTS_FILE) -> Prompts:
-    """Read a prompt file. OSError, tomllib.TOMLDecodeError or KeyError where it is not one; ValueError for an empty list."""
+    """Read a prompt file. Raise OSError, tomllib.TOMLDecodeError or KeyError for an invalid file, ValueError for an empty list."""
     content = tomllib.loads(path.read_text(encoding="utf-8"))
     templates, phrases = content["templates"], content["phrases"]
     prompts = Prompts(
@@ -56,5 +56,5 @@ def read_prompts(path: Path = PROMPTS_FILE) -> Prompts:
 
 
 def _fill_templates(templates: Sequence[str], phrases: Sequence[str]) -> list[str]:
-    """Every template with every phrase, each text once."""
+    """Combine every template with every phrase, without repeats."""
     return list(dict.fromkeys(template.replace("{}", phrase) for template in templates for phrase in phrases))

@@ -1,7 +1,7 @@
 """The demonstration encoder: a small CLIP trained on phantom films, shipped with its card.
 
-It has never seen a patient. It exists so that the whole way, learning included, can be seen and tested in minutes without a
-download, and every result of it is marked. `radclipd experiment pretrain-demo` makes it again.
+It was trained without any patient data. With it the whole pipeline, learning included, can be run and tested in minutes without a
+download. Every result of it carries NOTICE. `radclipd experiment pretrain-demo` trains it again.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ REINSTALL_HINT = "install radclipd again, or make the encoder: radclipd experime
 
 
 def source(folder: Path = FOLDER) -> sources.WeightsSource:
-    """Return the shipped weights as a source like any other. CheckpointMissing is raised where they are used, not here."""
+    """Return the shipped weights as a WeightsSource. CheckpointMissing is raised on use, not here."""
     found = sources.local_source(folder / WEIGHTS, str(ARCHITECTURE))
     return sources.WeightsSource(found.path, found.architecture, found.preprocess, {"kind": "demo", "name": NAME})
 
 
 def read_card(folder: Path = FOLDER) -> dict[str, Any]:
-    """Return what the encoder was made of and what it measures: data, recipe, measures. OSError where it is not there."""
-    read: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    return read
+    """Return the card of the encoder: data, recipe, measures. Raise OSError for a missing file."""
+    card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    return card
 
 
 def verified_source(folder: Path = FOLDER) -> sources.WeightsSource:
-    """Return the encoder with its card in its origin, ready to be imported.
+    """Return the source with the card in its origin, ready for import.
 
-    CheckpointMissing where weights or card are not there; CheckpointCorrupt where the card is of other weights, or none.
+    Raise CheckpointMissing for missing weights or card; CheckpointCorrupt for a card of other weights or an invalid one.
     """
     found = source(folder)
     try:

@@ -1,3 +1,3 @@
-"""Statistics of a comparison, and the measures of the gate."""
+"""Performance measures, their statistics, and the comparison that gates a candidate."""
 
 from __future__ import annotations

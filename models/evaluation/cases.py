@@ -1,4 +1,4 @@
-"""What an experiment knows of its films: who, how taken, which findings. One row a film, one film a study."""
+"""The cases of an experiment: patient, acquisition, findings. One row per image, one image per study."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import numpy as np
 import numpy.typing as npt
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1
-"""Values of `Cases.labels`. UNKNOWN takes part in nothing: no loss, no measure."""
+"""Values of `Cases.labels`. UNKNOWN is excluded from every loss and every measure."""
 
 
 @dataclass(frozen=True)
 class Cases:
-    """N films in one order.
+    """N images in a fixed order.
 
-    `weight` says how many films of the archive each one stands for: 1 where the cases are the archive itself, less for a finding
-    of which more were taken than chance would have given. Prevalences are weighted means.
+    `weight` is the number of archive images that a case represents: 1 if the cases are the archive itself, less for a finding that
+    was oversampled. Prevalences are weighted means.
     """
 
-    key: npt.NDArray[np.str_]  # [N] names, each once
+    key: npt.NDArray[np.str_]  # [N] unique names
     patient: npt.NDArray[np.str_]  # [N]
     labels: npt.NDArray[np.int8]  # [N, F] PRESENT, ABSENT or UNKNOWN
     age: npt.NDArray[np.float32]  # [N] years; NaN where unknown
     sex: npt.NDArray[np.str_]  # [N] "M", "F" or ""
     view: npt.NDArray[np.str_]  # [N] "PA", "AP" or ""
-    pixel_sha256: npt.NDArray[np.str_]  # [N] of the pixels that the encoder is given
+    pixel_sha256: npt.NDArray[np.str_]  # [N] of the pixels given to the encoder
     weight: npt.NDArray[np.float32]  # [N]
     findings: tuple[str, ...]
 
@@ -34,13 +34,13 @@ class Cases:
 
     @property
     def normal(self) -> npt.NDArray[np.bool_]:
-        """[N]: every finding is known to be absent."""
+        """[N]: True if every finding is labelled absent."""
         return np.asarray((self.labels == ABSENT).all(axis=1))
 
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of Cases: `pool` may be learnt from, `test` is only ever scored. No patient and no film is in both."""
+    """Row numbers of Cases: `pool` is for training, `test` for scoring alone. No patient and no image is in both."""
 
     pool: npt.NDArray[np.intp]
     test: npt.NDArray[np.intp]

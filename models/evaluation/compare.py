@@ -1,7 +1,8 @@
-"""Two models on the same cases: how much better one ranks, and how sure that is.
+"""Comparison of two models on the same cases: difference in AUC with its uncertainty.
 
-Of the mean over the findings that is told by paired resamples of patients. Of a single finding it is not: resamples of four
-patients who show it hold no fifth, and are too sure. There the variance counts as estimated from few patients (`paired_auc`).
+For the mean over the findings, the uncertainty comes from a paired bootstrap of patients. For a single finding the bootstrap is too
+certain: resamples of four positive patients never hold a fifth. There the variance is treated as estimated from few patients
+(`paired_auc`).
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ Labels = npt.NDArray[np.int8]
 
 @dataclass(frozen=True)
 class AucComparison:
-    """Mean AUCs over the findings, their difference with its 95 % interval, and who is worse.
+    """Mean AUCs over the findings, and the 95 % interval of their difference.
 
-    `better`: share of resamples in which the first is not worse. `worse`: columns in which the first is worse for certain, at
-    95 % for all findings together; see `significantly_worse`. `cases` and `patients` took part. NaN where no finding has both
-    kinds.
+    `share_not_worse`: share of resamples in which the first model is not worse. `worse_columns`: columns in which the first is
+    significantly worse, at 95 % for all findings together; see `significantly_worse`. `cases` and `patients`: numbers compared. NaN
+    if no finding has both kinds.
     """
 
     first: float
@@ -46,7 +47,7 @@ def compare(
     seed: int,
     resamples: int = 1000,
 ) -> AucComparison:
-    """Compare scores [n, F]. Where either has none (NaN), the label takes no part."""
+    """Compare scores [n, F]. A label without a score of both models (NaN) is excluded."""
     known = np.where(np.isfinite(first) & np.isfinite(second), labels, UNKNOWN).astype(np.int8)
     rows = np.flatnonzero((known != UNKNOWN).any(axis=1))
     if not len(rows):
@@ -71,20 +72,20 @@ def compare(
 
 
 def significantly_worse(first: Scores, second: Scores, labels: Labels, patients: npt.NDArray[np.str_]) -> tuple[int, ...]:
-    """Return the columns of scores [n, F] in which the first ranks worse for certain.
+    """Return the columns of scores [n, F] in which the first model ranks significantly worse.
 
-    That is wrongly said of any finding in one comparison out of 40 at most: the tail of a 95 % interval, divided among the findings
-    that both kinds of films are known of (Bonferroni). Of a finding with too few patients it is never said. Without assuming how
-    scores are distributed, n patients who all speak against the first are certain to 2^-n (the sign test), and n must be so large
-    that this suffices, of those who show the finding and of those who do not: 6 for one finding, 10 for 14.
+    The family-wise error rate is at most 1 in 40 comparisons: the tail of a 95 % interval, divided among the findings with both
+    present and absent images (Bonferroni). A finding with too few patients is never returned. Without assumptions on the
+    distribution of scores, n patients all against the first model have p = 2^-n (the sign test), and n must be large enough for
+    significance, both for patients with the finding and for patients without it: 6 for one finding, 10 for 14.
     """
     kinds = [labels == kind for kind in (PRESENT, ABSENT)]
-    both = [column for column in range(labels.shape[1]) if all(kind[:, column].any() for kind in kinds)]
-    tail = (1 - CONFIDENCE_LEVEL) / 2 / max(len(both), 1)
-    enough = int(np.ceil(-np.log2(tail)))
+    comparable = [column for column in range(labels.shape[1]) if all(kind[:, column].any() for kind in kinds)]
+    tail = (1 - CONFIDENCE_LEVEL) / 2 / max(len(comparable), 1)
+    min_patients = int(np.ceil(-np.log2(tail)))
     return tuple(
         column
-        for column in both
-        if all(len(np.unique(patients[kind[:, column]])) >= enough for kind in kinds)
+        for column in comparable
+        if all(len(np.unique(patients[kind[:, column]])) >= min_patients for kind in kinds)
         and paired_auc(first[:, column], second[:, column], labels[:, column], patients).p_worse < tail
     )

@@ -1,8 +1,8 @@
-"""How well scores rank, how well probabilities are meant, and how sure one may be of either.
+"""Measures of discrimination and calibration, with their confidence intervals and p-values.
 
-Shapes: N test films, F findings, M methods, R resamples. Labels are PRESENT, ABSENT or UNKNOWN; a film whose label is unknown
-takes part in nothing of that finding. A measure that is not defined (no positive, no negative, a score that is not finite) is
-NaN, never .5: averages leave it out and `defined` counts what they rest on.
+Shapes: N test images, F findings, M methods, R resamples. Labels are PRESENT, ABSENT or UNKNOWN; an unknown label is excluded from
+every measure of its finding. An undefined measure (no positive, no negative, a score that is not finite) is NaN, never .5: averages
+leave it out and `count_defined` counts the others.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Scores = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.int8]
 
 CALIBRATION_BINS = 15
-"""Of the expected calibration error."""
+"""Number of bins of the expected calibration error."""
 
 CONFIDENCE_LEVEL = 0.95
-"""Of every interval."""
+"""Confidence level of every interval."""
 
-_RESAMPLES_PER_BLOCK = 250  # resamples worked on at a time: their counts stay in the processor's cache
+_RESAMPLES_PER_BLOCK = 250  # resamples computed together: their counts fit the processor's cache
 
 
 def auc(scores: Scores, labels: Labels) -> Floats:
@@ -35,7 +35,7 @@ def auc(scores: Scores, labels: Labels) -> Floats:
 
     By mid-ranks (Hanley and McNeil 1982).
     """
-    ranks = rankdata(np.where(labels == UNKNOWN, np.inf, scores), axis=0)  # unknown films come last and push nobody
+    ranks = rankdata(np.where(labels == UNKNOWN, np.inf, scores), axis=0)  # unknown labels rank last and change no other rank
     positive = labels == PRESENT
     positives, negatives = positive.sum(axis=0).astype(np.float64), (labels == ABSENT).sum(axis=0)
     above = (ranks * positive).sum(axis=0) - positives * (positives + 1) / 2
@@ -49,15 +49,15 @@ def auprc(scores: Scores, labels: Labels) -> Floats:
 
 
 def brier(probabilities: Scores, labels: Labels) -> Floats:
-    """Return the mean squared error [F] of probabilities [N, F] (Brier 1950). Defined with labels of one kind too."""
+    """Return the mean squared error [F] of probabilities [N, F] (Brier 1950). Defined for labels of one kind too."""
     return _measure_findings(lambda p, positive: float(np.mean((p - positive) ** 2)), probabilities, labels, needs_both_kinds=False)
 
 
 def ece(probabilities: Scores, labels: Labels, *, bins: int = CALIBRATION_BINS) -> Floats:
-    """Return the expected calibration error [F] of probabilities [N, F]: mean over the films of |mean p - share| of their bin.
+    """Return the expected calibration error [F] of probabilities [N, F]: mean over the images of |mean p - share| of their bin.
 
     Bins of equal mass: their edges are quantiles of the probabilities, and equal probabilities share a bin. Bins of equal width
-    would put nearly all films of a rare finding into the lowest one.
+    would put nearly all images of a rare finding into the lowest one.
     """
     return _measure_findings(
         lambda p, positive: _compute_calibration_error(p, positive, bins), probabilities, labels, needs_both_kinds=False
@@ -76,7 +76,7 @@ def macro_average(values: Scores) -> Floats:
 
 
 def count_defined(values: Scores) -> npt.NDArray[np.intp]:
-    """Return how many findings [...] of measures [..., F] are defined."""
+    """Return the number [...] of defined findings in measures [..., F]."""
     return np.asarray((~np.isnan(values)).sum(axis=-1))
 
 
@@ -88,17 +88,17 @@ def prevalence_weighted(values: Scores, labels: Labels) -> float:
 
 
 def delong(scores: Scores, labels: Labels) -> tuple[Floats, Floats]:
-    """Return the AUCs [M] of M scores of the same films [M, N] with labels [N], and their covariance [M, M].
+    """Return the AUCs [M] of M scores of the same images [M, N] with labels [N], and their covariance [M, M].
 
-    DeLong, DeLong and Clarke-Pearson 1988, by the mid-ranks of Sun and Xu 2014. It takes films as independent: with several films
-    a patient the variances are too small, and `PatientBootstrap` is the judge. At least two positives and two negatives.
+    DeLong, DeLong and Clarke-Pearson 1988, by the mid-ranks of Sun and Xu 2014. It assumes independent images: with several images
+    per patient the variances are too small; use `PatientBootstrap`. Needs at least two positives and two negatives.
     """
-    beaten, beating = _compute_placements(scores, labels)
-    return beaten.mean(axis=1), np.atleast_2d(np.cov(beaten) / beaten.shape[1] + np.cov(beating) / beating.shape[1])
+    below, above = _compute_placements(scores, labels)
+    return below.mean(axis=1), np.atleast_2d(np.cov(below) / below.shape[1] + np.cov(above) / above.shape[1])
 
 
 def _compute_placements(scores: Scores, labels: Labels) -> tuple[Floats, Floats]:
-    """[M, P] share of the negatives below each positive, and [M, Q] of the positives above each negative, for scores [M, N]."""
+    """Return the share [M, P] of negatives below each positive and [M, Q] of positives above each negative, for scores [M, N]."""
     ordered = np.concatenate([scores[:, labels == PRESENT], scores[:, labels == ABSENT]], axis=1)
     positives, negatives = int((labels == PRESENT).sum()), int((labels == ABSENT).sum())
     among_all = rankdata(ordered, axis=1)
@@ -108,7 +108,7 @@ def _compute_placements(scores: Scores, labels: Labels) -> tuple[Floats, Floats]
 
 @dataclass(frozen=True)
 class PairedAuc:
-    """Difference of two AUCs, its standard error with degrees of freedom; patients who show the finding, and who do not."""
+    """Difference of two AUCs, its standard error with degrees of freedom; numbers of patients with and without the finding."""
 
     difference: float
     standard_error: float
@@ -118,17 +118,17 @@ class PairedAuc:
 
     @property
     def p_worse(self) -> float:
-        """One-sided p-value for the first to rank worse than the second. 1 where both rank alike."""
+        """One-sided p-value for the first to rank worse than the second. 1 for equal rankings."""
         if self.standard_error == 0:
             return float(self.difference >= 0)
         return float(t.cdf(self.difference / self.standard_error, self.degrees_of_freedom))
 
 
 def paired_auc(first: Scores, second: Scores, labels: Labels, patients: npt.NDArray[np.str_]) -> PairedAuc:
-    """Compare scores [N] with others of the same films, which come from these patients [N]. Two patients of either kind at least.
+    """Compare two scores [N] of the same images of patients [N]. Needs at least two patients of either kind.
 
-    DeLong's variance with films summed by patient (Obuchowski 1997). It is itself estimated from few patients, so the difference is
-    held against Student's t with the degrees of freedom of Satterthwaite 1946, not against the normal.
+    DeLong's variance with images summed by patient (Obuchowski 1997). The variance is itself estimated from few patients, so the
+    difference is tested with Student's t and the degrees of freedom of Satterthwaite 1946, not with the normal.
     """
     names, patient = np.unique(patients, return_inverse=True)
     kinds = (labels == PRESENT, labels == ABSENT)
@@ -145,13 +145,13 @@ def paired_auc(first: Scores, second: Scores, labels: Labels, patients: npt.NDAr
 
 
 def delong_p(scores: Scores, labels: Labels) -> float:
-    """Return the two-sided p-value for the equality of two AUCs, scores [2, N]. 1 where the two rank alike."""
+    """Return the two-sided p-value for the equality of two AUCs, scores [2, N]. 1 for equal rankings."""
     aucs, covariance = delong(scores, labels)
     return normal_p(float(aucs[0] - aucs[1]), float(np.sqrt(max(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1], 0.0))))
 
 
 def normal_p(difference: float, error: float) -> float:
-    """Return the two-sided p-value of a difference with this standard error. NaN where either is; 1 for no difference."""
+    """Return the two-sided p-value of a difference with this standard error. NaN if either is NaN; 1 for no difference."""
     if difference == 0:
         return 1.0
     if error == 0:
@@ -160,7 +160,7 @@ def normal_p(difference: float, error: float) -> float:
 
 
 def holm(p: Scores) -> Floats:
-    """Return p-values [K] corrected for K comparisons (Holm 1979, step-down). NaN is no comparison and stays NaN."""
+    """Return p-values [K] corrected for K comparisons (Holm 1979, step-down). NaN does not count as a comparison and stays NaN."""
     adjusted = np.full(len(p), np.nan)
     order = np.argsort(p)[: int(count_defined(p))]  # NaN sorts last
     steps = p[order] * np.arange(len(order), 0, -1)
@@ -169,7 +169,7 @@ def holm(p: Scores) -> Floats:
 
 
 def percentile_interval(samples: Scores) -> tuple[Floats, Floats]:
-    """Return the lower and upper percentile bound [...] of resamples [R, ...]; resamples that are NaN do not count."""
+    """Return the lower and upper percentile bound [...] of resamples [R, ...]; NaN resamples are excluded."""
     tail = (1 - CONFIDENCE_LEVEL) / 2
     undefined = np.isnan(samples).all(axis=0)
     lower, upper = np.nanquantile(np.where(undefined, 0.0, samples), [tail, 1 - tail], axis=0)
@@ -177,10 +177,10 @@ def percentile_interval(samples: Scores) -> tuple[Floats, Floats]:
 
 
 class PatientBootstrap:
-    """R resamples of the test patients, the same for whatever is measured on them: differences are paired.
+    """R bootstrap resamples of the test patients, the same for every measurement: differences are paired.
 
-    Patients are drawn with replacement and bring all their films. No resample is sorted again: a film drawn twice counts twice,
-    and of each finding's negatives only the sums between one positive and the next are needed.
+    Patients are drawn with replacement, with all their images. No resample is sorted again: an image drawn twice counts twice, and
+    for each finding only the sums of negatives between adjacent positives are needed.
     """
 
     def __init__(self, patients: npt.NDArray[np.str_], *, resamples: int = 1000, seed: int) -> None:
@@ -192,11 +192,11 @@ class PatientBootstrap:
         self._draw_counts = [np.ascontiguousarray(block.T[patient], dtype=np.float32) for block in _split_resamples(counts)]
 
     def auc(self, scores: Scores, labels: Labels) -> Floats:
-        """Return the AUCs [R, F] of scores [N, F] on every resample; NaN where a resample has no positive or no negative."""
-        sound = _find_defined(scores, labels)
+        """Return the AUCs [R, F] of scores [N, F] on every resample; NaN for a resample without a positive or a negative."""
+        defined = _find_defined(scores, labels)
         return np.stack(
             [
-                self._resample_auc(scores[:, f], labels[:, f]) if sound[f] else self._fill_undefined()
+                self._resample_auc(scores[:, f], labels[:, f]) if defined[f] else self._fill_undefined()
                 for f in range(labels.shape[1])
             ],
             axis=1,
@@ -222,12 +222,12 @@ def _split_resamples(counts: npt.NDArray[np.intp]) -> list[npt.NDArray[np.intp]]
 
 
 def _build_gather_matrix(bins: npt.NDArray[np.intp], rows: npt.NDArray[np.intp], shape: tuple[int, int]) -> csr_array:
-    """Sums the rows of films into bins."""
+    """Return the matrix that sums rows of images into bins."""
     return csr_array((np.ones(len(rows), dtype=np.float32), (bins, rows)), shape=shape)
 
 
 def _compute_weighted_auc(positives: npt.NDArray[np.float32], negatives: npt.NDArray[np.float32]) -> Floats:
-    """[r] from the positives at each cut [q, r] and the negatives in each bin [2q + 1, r]."""
+    """Return AUCs [r] from the positives at each cut [q, r] and the negatives in each bin [2q + 1, r]."""
     below = negatives.cumsum(axis=0)  # whole numbers: exact
     pairs = np.einsum("qr,qr->r", positives, below[0:-1:2] + below[1::2], dtype=np.float64) / 2
     possible = positives.sum(axis=0, dtype=np.float64) * below[-1]
@@ -236,7 +236,7 @@ def _compute_weighted_auc(positives: npt.NDArray[np.float32], negatives: npt.NDA
 
 
 def _find_defined(scores: Scores, labels: Labels) -> npt.NDArray[np.bool_]:
-    """[F]: a positive and a negative are there and every score of a known film is a number."""
+    """Return [F]: True with a positive, a negative and finite scores of all known labels."""
     both = (labels == PRESENT).any(axis=0) & (labels == ABSENT).any(axis=0)
     return np.asarray(both & (np.isfinite(scores) | (labels == UNKNOWN)).all(axis=0))
 
@@ -244,10 +244,11 @@ def _find_defined(scores: Scores, labels: Labels) -> npt.NDArray[np.bool_]:
 def _measure_findings(
     measure: Callable[[Floats, Floats], float], values: Scores, labels: Labels, *, needs_both_kinds: bool = True
 ) -> Floats:
-    """[F]: the measure on the known films of each finding."""
-    sound = _find_defined(values, labels) if needs_both_kinds else ((labels != UNKNOWN).any(axis=0) & _find_finite(values, labels))
+    """Return [F]: the measure on the known labels of each finding."""
+    any_known = (labels != UNKNOWN).any(axis=0)
+    defined = _find_defined(values, labels) if needs_both_kinds else any_known & _find_finite(values, labels)
     measured = np.full(labels.shape[1], np.nan)
-    for finding in np.flatnonzero(sound):
+    for finding in np.flatnonzero(defined):
         known = labels[:, finding] != UNKNOWN
         measured[finding] = measure(
             values[known, finding].astype(np.float64), (labels[known, finding] == PRESENT).astype(np.float64)
@@ -261,7 +262,7 @@ def _find_finite(values: Scores, labels: Labels) -> npt.NDArray[np.bool_]:
 
 def _compute_average_precision(scores: Floats, positive: Floats) -> float:
     order = np.argsort(-scores, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of each run of equal scores
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # last row of each run of equal scores
     found = positive[order].cumsum()[last]
     return float(np.sum(np.diff(found, prepend=0.0) * found / (last + 1)) / positive.sum())
 
@@ -274,6 +275,6 @@ def _compute_calibration_error(probabilities: Floats, positive: Floats, bins: in
 
 def _compute_sensitivity(scores: Floats, positive: Floats, specificity: float) -> float:
     negatives = np.sort(scores[positive == 0])[::-1]
-    false_alarms = int((1 - specificity) * len(negatives) + 1e-9)  # allowed; the sum of a rounding error must not cost one
-    threshold = negatives[false_alarms] if false_alarms < len(negatives) else -np.inf
+    allowed = int((1 - specificity) * len(negatives) + 1e-9)  # false positives; 1e-9 absorbs the rounding error of 1 - specificity
+    threshold = negatives[allowed] if allowed < len(negatives) else -np.inf
     return float(np.mean(scores[positive == 1] > threshold))

@@ -1,7 +1,8 @@
-"""The few-shot experiment: cases, splits, draws, statistics. Numpy and scikit-learn; nothing of files or DICOM.
+"""The few-shot experiment: splits, draws, summary. Numpy and scipy; no files, no DICOM.
 
-In order: `cases` (films and what is known of them) -> `splits` (pool and test, by patient) -> `draws` (nested supports) ->
-`ladder` (every method fits on a support and scores the test cases) -> `statistics` -> `summary`.
+In order: `models.evaluation.cases` (films with labels and metadata) -> `splits` (pool and test, by patient) -> `draws` (nested
+supports) -> `models.ladder` (every method fits on a support and scores the test cases) -> `models.evaluation.statistics` ->
+`summary`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which films may be learnt from and which are only ever scored. By patient, never by film.
+"""The split of cases into training pool and test set: by patient, never by film.
 
-Films of one patient resemble each other more than the findings do; a split by film measures how well patients are recognised.
-Both ways to split end in `check_split`, which looks for shared patients and for shared pixels: the same film may be filed under two
+Films of one patient resemble each other more than films of one finding do; a split by film measures the recognition of patients.
+Both functions to split end in `check_split`, which refuses shared patients and shared pixels: the same film may be filed under two
 patients.
 """
 
@@ -18,13 +18,13 @@ from scipy.sparse.csgraph import connected_components
 from models.errors import SplitLeaks, SplitUnusable
 from models.evaluation.cases import Cases, Split
 
-_HASH_BYTES = 8  # of the digest that is read as a fraction
+_HASH_BYTES = 8  # bytes of the digest, read as a fraction
 
 
 def split_by_lists(cases: Cases, pool: Collection[str], test: Collection[str]) -> Split:
-    """Split by two lists of keys, as ChestX-ray14's `train_val_list.txt` and `test_list.txt` do. Lists may name absent films.
+    """Split by two lists of keys, such as ChestX-ray14's `train_val_list.txt` and `test_list.txt`. Lists may name absent films.
 
-    SplitUnusable where a film is on neither list or a side stays empty; SplitLeaks where the lists share patients or films.
+    Raise SplitUnusable for a film on neither list or an empty side; SplitLeaks for shared patients or films.
     """
     in_pool, in_test = (np.isin(cases.key, np.array(sorted(keys), dtype=np.str_)) for keys in (pool, test))
     if unlisted := int((~(in_pool | in_test)).sum()):
@@ -35,16 +35,16 @@ def split_by_lists(cases: Cases, pool: Collection[str], test: Collection[str]) -
 
 
 def split_by_patient(cases: Cases, *, test_share: float, seed: int) -> Split:
-    """Put about `test_share` (0..1) of the patients on the test side, each by the hash of the name and of `seed`.
+    """Put about `test_share` (0..1) of the patients on the test side, each by the hash of the patient's name and `seed`.
 
-    A patient stays on the same side whoever else is in the archive, so films may be added without moving others. Patients who
-    share a film go together. SplitUnusable where a side stays empty.
+    The side of a patient does not depend on the other patients, so films may be added without moving others. Patients with a shared
+    film stay together. Raise SplitUnusable for an empty side.
     """
     return check_split(cases, _split_rows(_hash_patients(cases, seed) < test_share))
 
 
 def check_split(cases: Cases, split: Split) -> Split:
-    """Return the split. SplitLeaks where a patient or a film is on both sides; SplitUnusable where a side is empty."""
+    """Return the split. Raise SplitLeaks for a patient or a film on both sides; SplitUnusable for an empty side."""
     if not len(split.pool) or not len(split.test):
         raise SplitUnusable(
             f"the pool has {len(split.pool)} films and the test set {len(split.test)}: neither may be empty",
@@ -68,7 +68,7 @@ def _count_shared(names: npt.NDArray[np.str_], split: Split) -> int:
 
 
 def _hash_patients(cases: Cases, seed: int) -> npt.NDArray[np.float64]:
-    """[N] in 0..1: the least hash among the patients who belong together."""
+    """Return [N] in 0..1: the smallest hash among the patients connected by shared films."""
     patients, patient = np.unique(cases.patient, return_inverse=True)
     films, film = np.unique(cases.pixel_sha256, return_inverse=True)
     nodes = len(patients) + len(films)

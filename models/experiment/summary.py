@@ -1,9 +1,9 @@
-"""From what the methods gave to the table of a paper: means, spreads, intervals, comparisons.
+"""Summary of the experiment as the tables of a paper: means, standard deviations, intervals, comparisons.
 
-Two things vary by chance: which films a draw labels, and which patients are in the test set. The spread over draws (`sd`) is the
-first alone. Intervals and p-values take both: each resample draws test patients and, crossed with them, draws, both with
-replacement, the same ones for every method (Owen 2007, "The pigeonhole bootstrap": if anything too wide). So a difference is
-paired, and it is not called real when another ten supports could turn it round.
+There are two sources of variance: the films labelled in a draw, and the patients of the test set. The standard deviation over draws
+(`sd`) covers the first alone. Intervals and p-values cover both: each resample draws test patients and, crossed with them, draws,
+both with replacement, the same for every method (Owen 2007, "The pigeonhole bootstrap": conservative). A difference is therefore
+paired, and is not significant if another ten supports could reverse it.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from models.ladder.method import Logits
 
 ZERO_SHOT, PAPER_HEAD = "zero-shot", "paper-head"
 REFERENCES = (ZERO_SHOT, PAPER_HEAD)
-"""What every method is compared with."""
+"""Reference methods of every comparison."""
 PRODUCT = "radclipd"
-"""What the daemon itself would serve."""
+"""The method of the daemon itself."""
 
 NO_LABELS = 0
-"""The shot count of a method that uses none."""
+"""Shot count of a method without a support."""
 
 MEASURES = ("auc", "auprc", "brier", "ece")
 
 
 @dataclass(frozen=True)
 class LadderRow:
-    """One line of the long table: one finding, one method, one shot count, one draw. NaN where a measure is not defined.
+    """One line of the long table: one finding, one method, one shot count, one draw. NaN for an undefined measure.
 
-    Brier score and ECE take the sigmoid of the logits for a probability, as the method means it.
+    Brier score and ECE use the sigmoid of the method's logits as probability.
     """
 
     method: str
@@ -53,7 +53,7 @@ class LadderRow:
 
 @dataclass(frozen=True)
 class MethodRun:
-    """All that is kept of one method at one shot count in one draw: its rows and its mean AUC on every resample [R]."""
+    """Results of one method at one shot count in one draw: its rows and its mean AUC on every resample [R]."""
 
     method: str
     shots: int
@@ -65,9 +65,9 @@ class MethodRun:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The mean AUC over findings and draws, its standard deviation over draws (0 where there is one), its interval.
+    """The mean AUC over findings and draws, its standard deviation over draws (0 for a single draw), its interval.
 
-    `weighted` weighs findings with their prevalence; `findings`: how many are defined.
+    `weighted`: mean weighted by the prevalence of the findings; `findings`: number of defined findings.
     """
 
     mean: float
@@ -92,7 +92,7 @@ class FindingAverage:
 
 @dataclass(frozen=True)
 class LadderComparison:
-    """A method's mean AUC minus the reference's at the same shot count, or at none where one of them needs none.
+    """A method's mean AUC minus the reference's at the same shot count, or without one if either needs no support.
 
     `p` is two-sided, from the standard error of the resampled differences; `p_holm` corrects for all comparisons with that
     reference.
@@ -110,14 +110,14 @@ class LadderComparison:
 
     @property
     def relative(self) -> float:
-        """The difference in parts of what the reference has above chance; NaN where that is nothing."""
+        """The difference as a share of the reference's AUC above .5; NaN for a reference at or below .5."""
         above = self.reference_mean - 0.5
         return self.difference / above if above > 0 else math.nan
 
 
 @dataclass(frozen=True)
 class LadderSummary:
-    """Everything the report shows."""
+    """All results of the report."""
 
     mean_auc: Mapping[str, Mapping[int, Estimate]]
     averages: tuple[FindingAverage, ...]
@@ -125,7 +125,7 @@ class LadderSummary:
 
     @property
     def json(self) -> dict[str, Any]:
-        """JSON-able: `{"mean_auc": {method: {shots: {"mean", "sd", "lo", "hi"}}}}`, shots as text; not defined is null."""
+        """JSON values: `{"mean_auc": {method: {shots: {"mean", "sd", "lo", "hi"}}}}`, shots as text; undefined is null."""
         keys = ("mean", "sd", "lo", "hi")
         return {
             "mean_auc": {
@@ -147,7 +147,7 @@ def measure_run(
     draw: int,
     findings: Sequence[str],
 ) -> MethodRun:
-    """Measure one method's logits [T, F] against the test labels [T, F]. Pass the same bootstrap for all that is compared."""
+    """Measure one method's logits [T, F] against the test labels [T, F]. Use the same bootstrap for all compared methods."""
     probabilities = expit(logits.astype(np.float64))
     columns = (
         statistics.auc(logits, labels),
@@ -163,7 +163,7 @@ def measure_run(
 
 
 def summarise(runs: Sequence[MethodRun], *, seed: int, references: Sequence[str] = REFERENCES) -> LadderSummary:
-    """Summarise runs that were measured with one bootstrap; `seed` draws the draws. Methods come in the order they are met."""
+    """Summarise runs measured with one bootstrap; `seed` is that of the resampled draws. Methods keep the order of the runs."""
     cells = _summarise_cells(runs, np.random.default_rng(seed))
     mean_auc: dict[str, dict[int, Estimate]] = defaultdict(dict)
     for (method, shots), cell in cells.items():
@@ -176,7 +176,7 @@ def summarise(runs: Sequence[MethodRun], *, seed: int, references: Sequence[str]
 
 
 def average_draws(rows: Sequence[LadderRow]) -> Iterator[FindingAverage]:
-    """Average over draws, for each method, shot count and finding, in the order they are met. What is NaN does not count."""
+    """Average over draws for each method, shot count and finding, in the order of the rows. NaN is excluded."""
     groups: dict[tuple[str, int, str], list[LadderRow]] = defaultdict(list)
     for row in rows:
         groups[row.method, row.shots, row.finding].append(row)
@@ -193,7 +193,7 @@ def average_draws(rows: Sequence[LadderRow]) -> Iterator[FindingAverage]:
 
 @dataclass(frozen=True)
 class _LadderCell:
-    """A method at a shot count."""
+    """Results of one method at one shot count."""
 
     estimate: Estimate
     resampled: Floats  # [R] mean AUC over the draws, draws and patients resampled
@@ -230,7 +230,7 @@ def _summarise_cell(runs: Sequence[MethodRun], times: npt.NDArray[np.int64]) -> 
 
 
 def _average_over_draws(resampled: Floats, times: npt.NDArray[np.int64]) -> Floats:
-    """[R]: the mean over the draws [R, draws] that each resample has drawn. A method that was run once does not vary with them."""
+    """Return [R]: the mean over the draws of each resample, `times` [R, draws] each. A method run once has no draw variance."""
     if resampled.shape[1] == 1:
         return resampled[:, 0]
     weight = np.where(np.isnan(resampled), 0, times)
@@ -260,7 +260,7 @@ def _compare_cells(method: str, shots: int, cell: _LadderCell, reference: str, a
 
 
 def _compute_deviation(values: Floats) -> float:
-    """Of a sample; 0 for a single value, NaN for none."""
+    """Return the sample standard deviation; 0 for a single value, NaN for none."""
     known = values[~np.isnan(values)]
     if len(known) < 2:
         return 0.0 if len(known) else math.nan

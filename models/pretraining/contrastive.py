@@ -1,11 +1,11 @@
-"""Contrastive pre-training of a small CLIP on film-caption pairs (Radford et al. 2021): symmetric cross-entropy over a batch.
+"""Contrastive pre-training of a small CLIP on image-caption pairs (Radford et al. 2021): symmetric cross-entropy over a batch.
 
-Captions of films repeat each other ("no acute cardiopulmonary process"), and a pair that is no pair only by its row number would
-be pushed apart. So captions that are the same text count as partners of each other.
+Captions of chest X-rays repeat ("no acute cardiopulmonary process"): two rows with the same caption would be pushed apart although
+they match. Rows with identical captions therefore count as positives of each other.
 
-A few thousand films are few for a vision transformer that starts from nothing, so it is helped in three ways that use nothing but
-films and captions: its patch embedding starts as whitened principal components of film patches, its positions start as waves of
-the two coordinates, and beside the contrast it learns to name the words of the caption (Joulin et al., ECCV 2016).
+A few thousand images are few for a vision transformer from random weights. Three measures help, with no data beyond images and
+captions: the patch embedding starts as whitened principal components of image patches, the positional embedding as sines and
+cosines of the two coordinates, and a second loss predicts the words of the caption (Joulin et al., ECCV 2016).
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from models.encoder.encoder import Encoder
 from models.images.preprocess import Preprocess
 
 MAX_LOGIT_SCALE = math.log(100)
-"""Cap of the learnt logit scale, as CLIP's own."""
-_PATCH_SAMPLE = 800  # films whose patches are looked at
-_SOFTENED_COMPONENT = 60  # the principal component from which on whitening is softened: what lies beyond is noise
-_MIN_WORD_RATE = 400  # a word that fewer than one caption in so many has is not asked for
-_WORDS_PER_CAPTION = 12.0  # brings the mean over words to the size of the contrast
+"""Upper limit of the trained logit scale, as in CLIP."""
+_PATCH_SAMPLE = 800  # images whose patches are sampled
+_SOFTENED_COMPONENT = 60  # principal component from which whitening is softened: later ones are noise
+_MIN_WORD_RATE = 400  # words in fewer than one of this many captions are not predicted
+_WORDS_PER_CAPTION = 12.0  # scales the mean over words to the size of the contrastive loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContrastiveRecipe:
-    """Every number of the training."""
+    """Hyperparameters of the pre-training."""
 
     epochs: int = 14
     batch: int = 64
@@ -44,20 +44,20 @@ class ContrastiveRecipe:
     weight_decay: float = 0.05
     warm_up: float = 0.08  # share of the steps
     clip: float = 1.0  # norm of the gradient
-    words: float = 2.0  # weight of naming the caption's words, beside the contrast's 1
+    words: float = 2.0  # weight of the word loss; the contrastive loss weighs 1
     shift: int = 6  # pixels, either way, in each direction
     gain: float = 0.15  # brightness and contrast, either way
     bfloat16: bool = True  # autocast of the products; weights and loss stay float32
 
     @property
     def card(self) -> dict[str, Any]:
-        """Return the numbers, JSON-able."""
+        """Return the hyperparameters as JSON values."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class PretrainingStep:
-    """Where the training stands."""
+    """Progress of the training after a step."""
 
     number: int
     total: int
@@ -77,8 +77,8 @@ def pretrain(
 ) -> Encoder:
     """Train a network from random weights and return it, in evaluation mode on the CPU.
 
-    `squares`: [N, S, S] in 0..1, as `Preprocess.square` gives. `captions`: epoch -> N texts. Same seed, device and threads: same
-    weights.
+    `model_inputs`: [N, S, S] in 0..1, as from `Preprocess.square`. `captions`: epoch -> N texts. Same seed, device and threads:
+    same weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -97,7 +97,7 @@ def pretrain(
 
 
 class _ContrastiveTrainer:
-    """Network, optimiser and schedule: one step at a time."""
+    """Network, optimisers and learning rate schedules, one step at a time."""
 
     def __init__(self, encoder: Encoder, words: _CaptionWordClassifier, recipe: ContrastiveRecipe, *, steps: int) -> None:
         self._encoder, self._words, self._recipe, self._steps, self._done = encoder, words, recipe, steps, 0
@@ -124,53 +124,53 @@ class _ContrastiveTrainer:
 
 
 def initialise_image_tower(network: torch.nn.Module, pixels: torch.Tensor) -> None:
-    """Start the image tower of an open_clip ViT from what patches look like and where they lie. `pixels`: [N, 3, S, S], normalised.
+    """Initialise the image tower of an open_clip ViT from patch statistics and positions. `pixels`: [N, 3, S, S], normalised.
 
-    Its first layer becomes a random rotation of the whitened principal components of grey patches; its positional embedding, sines
-    and cosines of row and column. Drawn from torch's generator.
+    The first layer becomes a random rotation of the whitened principal components of grey patches; the positional embedding becomes
+    sines and cosines of row and column. Random draws come from torch's generator.
     """
     tower: Any = network.visual
     patch, width = tower.conv1.kernel_size[0], tower.conv1.out_channels
     patches = functional.unfold(pixels[:, :1], patch, stride=patch).transpose(1, 2).reshape(-1, patch * patch)
     variance, axes = (part.flip(-1) for part in torch.linalg.eigh(torch.cov(patches.T)))
-    kept = min(width, patch * patch)
-    spread = variance[:kept].clamp_min(0).sqrt()
-    whitened = axes[:, :kept].T / (spread + spread[min(_SOFTENED_COMPONENT, kept - 1)])[:, None]
-    rotation = torch.linalg.qr(torch.randn(width, kept))[0] if width >= kept else torch.eye(width, kept)
+    components = min(width, patch * patch)
+    spread = variance[:components].clamp_min(0).sqrt()
+    whitened = axes[:, :components].T / (spread + spread[min(_SOFTENED_COMPONENT, components - 1)])[:, None]
+    rotation = torch.linalg.qr(torch.randn(width, components))[0] if width >= components else torch.eye(width, components)
     weight = (rotation @ whitened).reshape(width, 1, patch, patch) / 3  # three equal channels
     tower.conv1.weight.data.copy_(weight.expand(-1, 3, -1, -1))
     tower.positional_embedding.data[1:] = 0.5 * _encode_positions(tower.grid_size[0], width)
 
 
 def _encode_positions(edge: int, width: int) -> torch.Tensor:
-    """[edge * edge, width]: sines and cosines of row and column at geometrically spaced wavelengths."""
-    speed = 100.0 ** -(torch.arange(width // 4) / (width // 4))
-    rows, columns = (axis.reshape(-1, 1) * speed for axis in torch.meshgrid(*[torch.arange(float(edge))] * 2, indexing="ij"))
+    """Return [edge * edge, width]: sines and cosines of row and column at geometrically spaced wavelengths."""
+    frequency = 100.0 ** -(torch.arange(width // 4) / (width // 4))
+    rows, columns = (axis.reshape(-1, 1) * frequency for axis in torch.meshgrid(*[torch.arange(float(edge))] * 2, indexing="ij"))
     return torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], dim=1)
 
 
 class _CaptionWordClassifier(torch.nn.Linear):
-    """Names the words of a caption from the image vector. It serves the training only."""
+    """Predicts the words of a caption from the image vector. Used during training only."""
 
     def __init__(self, encoder: Encoder, texts: Sequence[str]) -> None:
         counts = torch.bincount(encoder.tokens(texts).flatten(), minlength=VOCABULARY)
-        often = counts >= max(2, len(texts) // _MIN_WORD_RATE)
-        often[[0, VOCABULARY - 2, VOCABULARY - 1]] = False  # padding, start and end
-        super().__init__(int(encoder.architecture.config["embed_dim"]), int(often.sum()))
-        self._frequent = often
+        frequent = counts >= max(2, len(texts) // _MIN_WORD_RATE)
+        frequent[[0, VOCABULARY - 2, VOCABULARY - 1]] = False  # padding, start and end
+        super().__init__(int(encoder.architecture.config["embed_dim"]), int(frequent.sum()))
+        self._frequent = frequent
 
     def loss(self, images: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Binary cross-entropy for image vectors [N, D] and tokens [N, L], summed over the words, as a share of their number."""
-        said = torch.zeros(len(tokens), VOCABULARY).scatter_(1, tokens.cpu(), 1.0)[:, self._frequent].to(images.device)
-        return functional.binary_cross_entropy_with_logits(self(images), said) * _WORDS_PER_CAPTION
+        """Return the binary cross-entropy for image vectors [N, D] and tokens [N, L]: the mean over words, scaled."""
+        present = torch.zeros(len(tokens), VOCABULARY).scatter_(1, tokens.cpu(), 1.0)[:, self._frequent].to(images.device)
+        return functional.binary_cross_entropy_with_logits(self(images), present) * _WORDS_PER_CAPTION
 
 
 def _make_optimisers(
     network: torch.nn.Module, words: _CaptionWordClassifier, recipe: ContrastiveRecipe
 ) -> list[torch.optim.Optimizer]:
-    """Return Muon (Jordan et al. 2024) for the matrices of the blocks and AdamW for the rest; gains and biases are not decayed.
+    """Return Muon (Jordan et al. 2024) for the matrices of the blocks and AdamW for the rest; no weight decay of gains and biases.
 
-    Muon reaches with 35,000 films what AdamW alone reaches with more than 50,000.
+    Muon reaches with 35,000 images the quality that AdamW alone reaches with more than 50,000.
     """
     inner = [parameter for name, parameter in network.named_parameters() if "resblocks" in name and parameter.ndim == 2]
     known = {id(parameter) for parameter in inner}
@@ -202,18 +202,18 @@ def _draw_batches(
 
 
 def _jitter_images(images: torch.Tensor, recipe: ContrastiveRecipe, chance: np.random.Generator) -> torch.Tensor:
-    """Shift each square and change its brightness and contrast. Never mirrored: the heart lies on the left."""
+    """Shift each image and change its brightness and contrast. Never mirrored: the heart lies on the left."""
     n, size = len(images), images.shape[-1]
     down, right = (torch.from_numpy(chance.integers(0, 2 * recipe.shift + 1, n)) for _ in range(2))
     padded = functional.pad(images, [recipe.shift] * 4)
     edge = torch.arange(size)
-    moved = padded[torch.arange(n)[:, None, None], 0, (down[:, None] + edge)[:, :, None], (right[:, None] + edge)[:, None, :]][
+    shifted = padded[torch.arange(n)[:, None, None], 0, (down[:, None] + edge)[:, :, None], (right[:, None] + edge)[:, None, :]][
         :, None
     ]
     gain, offset = (
         torch.from_numpy(chance.uniform(-recipe.gain, recipe.gain, n).astype(np.float32))[:, None, None, None] for _ in range(2)
     )
-    return ((moved - 0.5) * (1 + gain) + 0.5 + offset).clamp(0, 1)
+    return ((shifted - 0.5) * (1 + gain) + 0.5 + offset).clamp(0, 1)
 
 
 def _compute_loss(
@@ -221,7 +221,7 @@ def _compute_loss(
 ) -> torch.Tensor:
     network: Any = encoder.network
     tokens = encoder.tokens(texts)
-    # Plain attention: on a CPU the backward pass of the fused one takes, in bfloat16, as long as all the rest of the network.
+    # Plain attention: on a CPU in bfloat16 the backward pass of fused attention takes as long as the rest of the network.
     with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=recipe.bfloat16), sdpa_kernel(SDPBackend.MATH):
         images = network.encode_image(pixels).float()
         phrases = network.encode_text(tokens).float()
@@ -232,7 +232,7 @@ def _compute_loss(
 
 
 def _match_captions(texts: list[str]) -> torch.Tensor:
-    """[N, N], rows summing to 1: who belongs to whom."""
+    """Return [N, N], rows summing to 1: the matching pairs of images and captions."""
     _, group = np.unique(np.array(texts), return_inverse=True)
     same = torch.from_numpy(group[:, None] == group[None, :]).float()
     return same / same.sum(dim=1, keepdim=True)

@@ -1,22 +1,22 @@
-"""A linear head from few labels: discriminant analysis whose prior is the text and whose background is the unlabelled archive.
+"""Text-anchored linear head from few labels: discriminant analysis with the text as prior and the unlabelled archive as background.
 
-The archive has thousands of films and the support a handful of labels, so whatever can be learnt without labels is: the mean m
-and the covariance S of the features. In whitened coordinates z = S^-1/2 (f - m) films scatter alike in all directions, and the
-best linear score for finding c is z . d_c, where d_c is how far the films that show it lie from all films (Fisher 1936). Most
-films do not show c, so m stands for the negatives and no labelled negative is needed for the direction.
+The archive has thousands of images and the support a handful of labels, so the mean m and the covariance S of the features are
+estimated without labels. In whitened coordinates z = S^-1/2 (f - m) images scatter equally in all directions, and the best linear
+score for finding c is z . d_c, where d_c is the shift of the images with finding c from the mean of all images (Fisher 1936). Most
+images do not show c, so m stands for the negatives and the direction needs no labelled negative.
 
-What remains unknown is d_c: F vectors of D numbers from a few films each. The text says where to expect them:
+The unknowns are the d_c: F vectors of D numbers from a few images each. The text gives their prior:
 
     d_c = k_c * z_c + e_c
 
-z_c, of unit length, is the direction along which zero-shot ranks, k_c how far the text is right about the finding, and e_c what it
-does not know. k_c lies around a k that all findings share, since they share a text encoder; e_c is Gaussian, larger where films
-differ more. Findings can be told apart about equally well whoever says how, so what a good text explains is not left to e_c: its
-size is expected to be what k^2 leaves of the whole distance. A blunt text therefore lets go at the first label, and a good one
-holds until the labels outweigh it. The mean of the n_c positives is d_c with noise 1 / n_c: the posterior is closed form, and the
-anchor fades as 1 / n_c does. k, the size of e_c and how it is spread are averaged over a small grid, each point weighted with the
-evidence of the support of all findings together (empirical Bayes). No label but the support's is seen, nothing is tuned on a
-held-out set, and with no labels left the score is the text's.
+z_c, of unit length, is the direction of the zero-shot ranking, k_c the degree to which the text is right about the finding, and e_c
+the part outside the text. k_c varies around a k shared by all findings, since they share a text encoder; e_c is Gaussian, larger in
+directions of larger variance. Findings are separable about equally well whatever the text explains, so the part explained by a good
+text is not left to e_c: the expected size of e_c is the remainder of the whole squared distance after k^2. A weak text therefore
+yields at the first label, and a good one holds until the labels outweigh it. The mean of the n_c positives is d_c with noise
+1 / n_c: the posterior is closed form, and the anchor fades as 1 / n_c. k, the size of e_c and its spectrum are averaged over a
+small grid, each point weighted by the evidence of the support of all findings together (empirical Bayes). Only the support's labels
+are used, nothing is tuned on a held-out set, and without labels the score is the text's.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from models.training.whitening import Floats, Labels, WhiteningTransform, fit_wi
 
 @dataclass(frozen=True)
 class AnchoredHeadSettings:
-    """The numbers of the anchored head. Fixed on simulated films and texts; none is tuned to an archive, an encoder or labels.
+    """Constants of the anchored head. Fixed on simulated images and texts; none is tuned to an archive, an encoder or labels.
 
-    `text`: mean and standard deviation of k before any label, in units of the films' scatter: with k = .75 alone a finding would be
-    ranked with an AUC of .70. `counts`: k tried. `differs`: standard deviation of a finding's k_c around k. `apart`: squared length
-    expected of d_c: with 1.5 a finding can be told with an AUC of .81. `sizes`: median squared lengths of e_c tried; expected is
-    what k leaves of `apart`, at least `least`, within `size_spread` (of natural logarithms). `own`: logarithms by which a finding's
-    squared length may differ from the median, `own_spread` their standard deviation. `powers`: of the archive's variance, tried for
-    the variance of e_c in each direction; 0: signal anywhere, 1: as much as films differ. `trust`: share of the evidence that
-    counts, because films with several findings are seen by each of them.
+    `text`: prior mean and standard deviation of k, in units of the images' scatter: k = .75 alone ranks a finding with an AUC of
+    .70. `counts`: grid of k. `differs`: standard deviation of a finding's k_c around k. `apart`: expected squared length of d_c:
+    1.5 ranks a finding with an AUC of .81. `sizes`: grid of median squared lengths of e_c; the expected one is `apart` less the
+    part explained by k, at least `least`, within `size_spread` (of natural logarithms). `own`: grid of the natural logarithm of a
+    finding's squared length relative to the median, `own_spread` its standard deviation. `powers`: grid of the exponent of the
+    archive's variance that gives the variance of e_c per direction; 0: equal in all directions, 1: proportional to the archive's.
+    `trust`: factor on the log evidence, because images with several findings count for each of these findings.
     """
 
     text: tuple[float, float] = (0.75, 0.3)
@@ -67,7 +67,7 @@ def anchored_head(
     whitening: WhiteningTransform,
     settings: AnchoredHeadSettings = AnchoredHeadSettings(),
 ) -> LinearHead:
-    """Return the head for unit vectors [n, D] and labels [n, F]; see `fit_with_text_fallback`. Closed form, no chance in it."""
+    """Return the head for unit vectors [n, D] and labels [n, F]; see `fit_with_text_fallback`. Closed form, deterministic."""
     return fit_with_text_fallback(partial(fit_anchored_weights, settings=settings), features, labels, text, whitening)
 
 
@@ -78,19 +78,19 @@ def fit_anchored_weights(
     whitening: WhiteningTransform,
     settings: AnchoredHeadSettings = AnchoredHeadSettings(),
 ) -> tuple[Floats, Floats]:
-    """Implements `FitWeights`: d_c and -|d_c|^2 / 2, which give the logarithm of p(z | present) / p(z | absent)."""
+    """Implement `FitWeights`: d_c and -|d_c|^2 / 2, which give the logarithm of p(z | present) / p(z | absent)."""
     expected = _average_posterior(*_summarise_positives(white, labels == 1), anchor, whitening.variance, settings)
     return expected, -(expected**2).sum(axis=1) / 2
 
 
 def _summarise_positives(white: Floats, positive: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """The positives' means [F, D] and the variance [F] of their noise, the same in each coordinate."""
+    """Return the means [F, D] of the positives and the noise variance [F] of each mean, equal in all coordinates."""
     count = positive.sum(axis=0)
     return np.asarray((positive / count).T @ white), 1.0 / count
 
 
 def _average_posterior(shifts: Floats, noise: Floats, anchor: Floats, variance: Floats, settings: AnchoredHeadSettings) -> Floats:
-    """[F, D]: the expected d_c, averaged over the grid by evidence."""
+    """Return [F, D]: the expected d_c, averaged over the grid by evidence."""
     points = list(_evaluate_grid(shifts, noise, anchor, variance, settings))
     evidence = np.concatenate([evidence for evidence, _ in points])
     weight = np.exp(evidence - logsumexp(evidence))
@@ -100,7 +100,7 @@ def _average_posterior(shifts: Floats, noise: Floats, anchor: Floats, variance: 
 def _evaluate_grid(
     shifts: Floats, noise: Floats, anchor: Floats, variance: Floats, settings: AnchoredHeadSettings
 ) -> Iterator[tuple[Floats, Floats]]:
-    """Log evidence [M] and expected d_c [M, F, D] for the M sizes, at each power and each k."""
+    """Yield log evidence [M] and expected d_c [M, F, D] for the M sizes, at each power and each k."""
     sizes, own = np.array(settings.sizes), np.array(settings.own)
     own_prior = _normalise_logs(-((own / settings.own_spread) ** 2) / 2)
     for power in settings.powers:
@@ -116,7 +116,7 @@ def _evaluate_grid(
 
 
 def _compute_log_prior(count: float, sizes: Floats, settings: AnchoredHeadSettings) -> Floats:
-    """[M]: log density, up to a constant, of k and the sizes before any label."""
+    """Return [M]: log prior density, up to a constant, of k and the sizes."""
     mean, spread = settings.text
     left = max(settings.apart - count**2 - settings.differs**2, settings.least)
     return -(((count - mean) / spread) ** 2 + (np.log(sizes / left) / settings.size_spread) ** 2) / 2
@@ -125,9 +125,9 @@ def _compute_log_prior(count: float, sizes: Floats, settings: AnchoredHeadSettin
 def _compute_posterior(
     count: float, shifts: Floats, anchor: Floats, signal: Floats, noise: Floats, differs: float
 ) -> tuple[Floats, Floats]:
-    """Log evidence [M, own, F] and expected d_c [M, own, F, D] for k = `count` and the variances `signal` of e_c.
+    """Return log evidence [M, own, F] and expected d_c [M, own, F, D] for k = `count` and the variances `signal` of e_c.
 
-    The observed shift is k z_c with the variance signal + noise, and `differs`^2 more along z_c: one step of a rank-one update.
+    The observed shift has the mean k z_c and the variance signal + noise, plus `differs`^2 along z_c: a rank-one update.
     """
     total = signal + noise
     residual = shifts - count * anchor

@@ -1,4 +1,4 @@
-"""What the loss asks of each film, and which films each step sees."""
+"""Targets and weights of the training loss, and the batches of each step."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from models.evaluation.cases import ABSENT, PRESENT
 
 @dataclass(frozen=True)
 class Targets:
-    """Labels as the loss uses them: `wanted` and `weight` float32 [n, F].
+    """Labels in the form of the loss: `target` and `weight` float32 [n, F].
 
-    Of each finding the present films weigh 1/2 together and the absent ones 1/2, whatever their numbers; unknown ones weigh
-    nothing. A finding without both is not `learnable` [F] and weighs nothing at all. `positives` [F] counts present films.
+    For each finding the weights of the present images sum to 1/2 and those of the absent ones to 1/2, whatever their numbers,
+    divided by the number of learnable findings; unknown labels weigh 0. A finding without both kinds is not `learnable` [F] and
+    weighs 0. `positives` [F] counts present images.
     """
 
     target: torch.Tensor
@@ -29,13 +30,13 @@ class Targets:
 
     @classmethod
     def of(cls, labels: npt.NDArray[np.int8], *, smoothing: float) -> Targets:
-        """Weigh labels [n, F]. NothingToLearn where no finding has both present and absent films."""
+        """Weigh labels [n, F]. Raise NothingToLearn if no finding has both present and absent images."""
         given = torch.from_numpy(np.asarray(labels, dtype=np.int8))
         present, absent = given == PRESENT, given == ABSENT
         learnable = present.any(dim=0) & absent.any(dim=0)
         if not bool(learnable.any()):
             raise NothingToLearn(
-                "no finding is labelled both present and absent", hint="label films with a finding, and films without it"
+                "no finding is labelled both present and absent", hint="label studies with a finding, and studies without it"
             )
         halves = [side / (2.0 * side.sum(dim=0).clamp(min=1)) for side in (present, absent)]
         return cls(
@@ -50,30 +51,30 @@ class Targets:
         return Targets(*(tensor.to(device) for tensor in (self.target, self.weight, self.learnable, self.positives)))
 
     def loss(self, logits: torch.Tensor, rows: torch.Tensor, *, batch: int | None = None) -> torch.Tensor:
-        """Return the weighted binary cross-entropy of logits [b, F] of these rows [b]: on average over batches that of all.
+        """Return the weighted binary cross-entropy of logits [b, F] of rows [b]; its mean over batches is the loss of all rows.
 
-        Where the rows are part of a `batch` of so many, what they add to its loss.
+        `batch`: size of the whole batch, if the rows are only part of one: the result is their share of its loss.
         """
         each = functional.binary_cross_entropy_with_logits(logits, self.target[rows], reduction="none")
         return (each * self.weight[rows]).sum() * (len(self.target) / (batch or len(rows)))
 
     def midpoint(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return [F]: half-way between the mean logit [n, F] of present and of absent films; 0 where not learnable."""
+        """Return [F]: the midpoint of the mean logits [n, F] of present and of absent images; 0 for findings not learnable."""
         return (logits * self.weight).sum(dim=0) * self.learnable.sum()
 
 
 def learnable_rows(labels: npt.NDArray[np.int8]) -> npt.NDArray[np.intp]:
-    """Return the row numbers of films with a known label for a finding that can be learnt."""
+    """Return the row numbers of images with a known label for a learnable finding."""
     present, absent = labels == PRESENT, labels == ABSENT
     learnable = present.any(axis=0) & absent.any(axis=0)
     return np.flatnonzero(((present | absent) & learnable).any(axis=1))
 
 
 def draw_batches(count: int, views: int, *, size: int, steps: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield for each step the rows [b] of the films and the number [b] of the view of each; b is `size` or all films.
+    """Yield for each step the rows [b] of the images and the view number [b] of each; b is `size`, or `count` if smaller.
 
-    Every film comes once before any comes again. Same seed, same batches. A batch of all films holds them in order: whatever was
-    drawn, sums over it are the same to the last bit.
+    Every image is used once before any is repeated. Same seed, same batches. A batch of all images is in row order, so sums over it
+    are the same to the last bit for every permutation drawn.
     """
     generator = torch.Generator().manual_seed(seed)
     waiting = torch.empty(0, dtype=torch.long)
@@ -81,7 +82,7 @@ def draw_batches(count: int, views: int, *, size: int, steps: int, seed: int) ->
     for _ in range(steps):
         if len(waiting) < size:
             again = torch.randperm(count, generator=generator)
-            fresh = again[~torch.isin(again, waiting)]  # no film twice in the batch that bridges two rounds
+            fresh = again[~torch.isin(again, waiting)]  # no image twice in the batch that bridges two epochs
             waiting = torch.cat([waiting, fresh, again[torch.isin(again, waiting)]])
         rows, waiting = waiting[:size], waiting[size:]
         drawn = torch.randint(views, (size,), generator=generator)

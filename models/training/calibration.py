@@ -1,9 +1,9 @@
-"""From logits to probabilities, and to decisions whose rates are known within an interval.
+"""Calibration: from logits to probabilities, and rates of decisions with confidence intervals.
 
-Platt's scaling (Platt 1999) with as few numbers as few labels can carry: one slope for all findings and an intercept for each, both
-pulled to what the head says by itself, with a force that positives overcome. It is fitted at even odds, positives and negatives
-weighing one half each, since the labelled films are chosen and their shares say nothing of the archive. The archive's own share of
-a finding then moves the intercept (Saerens et al. 2002).
+Platt scaling (Platt 1999) with few parameters for few labels: one slope for all findings and one intercept per finding, both pulled
+to the uncalibrated head by a prior that labels overcome. The fit is at even odds, positives and negatives weighing one half each,
+since labelled images are selected and their shares say nothing of the archive. The prevalence in the archive then shifts the
+intercept (Saerens et al. 2002).
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int8]
 
 SLOPE_SPREAD = 0.5
-"""Standard deviation expected of the slope's natural logarithm around 0: a factor of 1.6."""
+"""Prior standard deviation of the slope's natural logarithm around 0: a factor of 1.6."""
 INTERCEPT_SPREAD = 1.0
-"""Standard deviation expected of an intercept around the point half-way between the two kinds."""
+"""Prior standard deviation of an intercept around the midpoint of the two kinds."""
 PRIOR_PREVALENCE = 0.04
-"""Before any film of the archive is looked at: about the median of ChestX-ray14's findings, whose shares go from .2 % to 18 %."""
+"""Prevalence before any image of the archive: about the median of ChestX-ray14's findings, which range from .2 % to 18 %."""
 PRIOR_STRENGTH = 50.0
-"""As many films of the archive say as much as COMMON_PREVALENCE does."""
-_MIN_PREVALENCE, _MAX_PREVALENCE = 0.001, 0.5  # prevalences: a finding that more than half of an archive shows is none
+"""Weight of PRIOR_PREVALENCE, as a number of archive images."""
+_MIN_PREVALENCE, _MAX_PREVALENCE = 0.001, 0.5  # a feature present in more than half of an archive is no finding
 _EM_ITERATIONS = 200
 _CONFIDENCE_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Log-odds at even odds are slope * logit + intercept [F]."""
+    """Platt scaling: log-odds at even odds are slope * logit + intercept [F]."""
 
     slope: float
     intercepts: Floats
@@ -47,7 +47,7 @@ class Calibration:
         return np.asarray(self.slope * logits + self.intercepts)
 
     def calibrated_head(self, head: LinearHead, prevalence: Floats) -> LinearHead:
-        """Return the head whose scores are probabilities where findings have this prevalence [F]."""
+        """Return the head whose scores are probabilities at this prevalence [F]."""
         shift = torch.from_numpy(self.intercepts + logit(prevalence)).float()
         return LinearHead(
             directions=head.directions.cpu(),
@@ -57,36 +57,36 @@ class Calibration:
 
 
 def balanced_weights(labels: Labels) -> Floats:
-    """Return weights [n, F]: of each finding the present films weigh 1/2 together and the absent ones 1/2; without both, 0."""
+    """Return weights [n, F]: per finding the present images sum to 1/2 and the absent ones to 1/2; 0 without both kinds."""
     kinds = [labels == kind for kind in (PRESENT, ABSENT)]
     weights = sum(kind / (2.0 * np.maximum(kind.sum(axis=0), 1)) for kind in kinds)
     return np.asarray(weights * (kinds[0].any(axis=0) & kinds[1].any(axis=0)))
 
 
 def fit_calibration(logits: Floats, labels: Labels) -> Calibration:
-    """Fit it to logits and labels [n, F]. A finding without both kinds has the intercept 0. No chance in it."""
+    """Fit a Calibration to logits and labels [n, F]. A finding without both kinds has the intercept 0. Deterministic."""
     weights = balanced_weights(labels)
     middle = (weights * np.where(weights > 0, logits, 0.0)).sum(axis=0)
     found = np.minimum((labels == PRESENT).sum(axis=0), (labels == ABSENT).sum(axis=0))
-    force = weights * 2.0 * found  # a finding has the say of twice the films of its rarer kind
-    wanted, given = np.where(labels == PRESENT, 1.0, 0.0), np.where(weights > 0, logits - middle, 0.0)
+    force = weights * 2.0 * found  # a finding weighs twice the number of images of its rarer kind
+    target, centred = np.where(labels == PRESENT, 1.0, 0.0), np.where(weights > 0, logits - middle, 0.0)
 
-    def misfit(numbers: Floats) -> tuple[float, Floats]:
-        slope, intercepts = np.exp(numbers[0]), numbers[1:]
-        odds = slope * given + intercepts
-        error = force * (expit(odds) - wanted)
-        loss = (force * (np.logaddexp(0.0, odds) - wanted * odds)).sum()
-        pull = (numbers[0] / SLOPE_SPREAD) ** 2 / 2 + ((intercepts / INTERCEPT_SPREAD) ** 2).sum() / 2
-        uphill = (error * given).sum() * slope + numbers[0] / SLOPE_SPREAD**2
-        return float(loss + pull), np.concatenate([[uphill], error.sum(axis=0) + intercepts / INTERCEPT_SPREAD**2])
+    def objective(parameters: Floats) -> tuple[float, Floats]:
+        slope, intercepts = np.exp(parameters[0]), parameters[1:]
+        odds = slope * centred + intercepts
+        error = force * (expit(odds) - target)
+        loss = (force * (np.logaddexp(0.0, odds) - target * odds)).sum()
+        pull = (parameters[0] / SLOPE_SPREAD) ** 2 / 2 + ((intercepts / INTERCEPT_SPREAD) ** 2).sum() / 2
+        slope_gradient = (error * centred).sum() * slope + parameters[0] / SLOPE_SPREAD**2
+        return float(loss + pull), np.concatenate([[slope_gradient], error.sum(axis=0) + intercepts / INTERCEPT_SPREAD**2])
 
-    numbers = minimize(misfit, np.zeros(1 + labels.shape[1]), jac=True, method="L-BFGS-B").x
-    slope = float(np.exp(numbers[0]))
-    return Calibration(slope, np.where(found > 0, numbers[1:] - slope * middle, 0.0))
+    parameters = minimize(objective, np.zeros(1 + labels.shape[1]), jac=True, method="L-BFGS-B").x
+    slope = float(np.exp(parameters[0]))
+    return Calibration(slope, np.where(found > 0, parameters[1:] - slope * middle, 0.0))
 
 
 def log_loss(odds: Floats, labels: Labels) -> float:
-    """Return the mean over the findings of the balanced log-loss of log-odds [n, F]; NaN where no finding has both kinds."""
+    """Return the mean over the findings of the balanced log-loss of log-odds [n, F]; NaN if no finding has both kinds."""
     weights = balanced_weights(labels)
     each = np.logaddexp(0.0, np.where(weights > 0, odds, 0.0)) - (labels == PRESENT) * np.where(weights > 0, odds, 0.0)
     defined = (weights > 0).any(axis=0)
@@ -94,10 +94,10 @@ def log_loss(odds: Floats, labels: Labels) -> float:
 
 
 def estimate_prevalences(odds: Floats) -> Floats:
-    """Estimate the share [F] of films of an archive that show each finding from log-odds [N, F] at even odds, without labels.
+    """Estimate the prevalence [F] of each finding in an archive from log-odds [N, F] at even odds, without labels.
 
-    The expectation-maximisation of Saerens et al. 2002, from and toward COMMON_PREVALENCE: where a head tells nothing apart, the
-    films say nothing of their share.
+    Expectation-maximisation of Saerens et al. 2002, started at and regularised toward PRIOR_PREVALENCE: a head without
+    discrimination leaves the prior.
     """
     ratios = np.exp(np.clip(odds, -30.0, 30.0))
     share = np.full(odds.shape[1], PRIOR_PREVALENCE)
@@ -109,7 +109,7 @@ def estimate_prevalences(odds: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class RateIntervals:
-    """Of each finding a rate and the bounds of its interval [F]; NaN where it is not defined."""
+    """A rate per finding [F] with the bounds of its interval; NaN if undefined."""
 
     value: Floats
     lower: Floats
@@ -124,7 +124,7 @@ def rates_with_intervals(
     seed: int,
     resamples: int = 1000,
 ) -> RateIntervals:
-    """Return the share of `decided` [n, F] among the films `among` [n, F], with intervals by resampling patients."""
+    """Return the share of `positive` [n, F] among the `eligible` [n, F] images, with 95 % intervals by resampling patients."""
     names, patient = np.unique(patients, return_inverse=True)
     sums = np.zeros((2, len(names), eligible.shape[1]))
     np.add.at(sums[0], patient, (positive & eligible).astype(np.float64))

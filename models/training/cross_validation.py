@@ -1,7 +1,7 @@
-"""Which way of learning serves: each is measured on films whose patients it has not seen, and the better one is taken.
+"""Patient-grouped cross-validation of the training methods.
 
-Nothing is held back for it. Patients are dealt into folds; a model is made of all folds but one and scores that one, until every
-film has been scored. With as many folds as patients that is leave-one-patient-out.
+No separate validation set is held out. Patients are dealt into folds; a model is trained on all folds but one and scores that one,
+until every image has been scored. With as many folds as patients this is leave-one-patient-out.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from models.training.calibration import Floats, Labels, fit_calibration
 
 Rows = npt.NDArray[np.intp]
 ScoreFold = Callable[[Rows, Rows], Floats]
-"""Learn from these rows, and score those: log-odds of any scale [m, F], NaN in findings that could not be learnt."""
+"""Train on the first rows and score the second: log-odds of any scale [m, F], NaN for findings that cannot be learnt."""
 
 
 def assign_folds(patients: npt.NDArray[np.str_], labels: Labels, *, max_folds: int, seed: int) -> npt.NDArray[np.intp]:
-    """Return the fold [n] of each film: at most `most` folds, all films of a patient in one, positives of each finding spread.
+    """Return the fold [n] of each image: at most `max_folds`, a patient's images in one fold, positives of each finding spread.
 
-    Patients are dealt in turn, in an order by their rarest finding and within that by chance. Same seed, same folds, whatever the
-    order of the films.
+    Patients are dealt in turn, ordered by their rarest finding and at random within it. Same seed, same folds, in any order of the
+    images.
     """
     names, patient = np.unique(patients, return_inverse=True)
     positives = (labels == PRESENT).sum(axis=0)
     rarity = np.argsort(np.argsort(positives, kind="stable"), kind="stable")  # [F] 0: the rarest finding
     rarest = np.full(len(names), labels.shape[1])
-    for film, finding in zip(*np.nonzero(labels == PRESENT), strict=True):
-        rarest[patient[film]] = min(rarest[patient[film]], rarity[finding])
+    for image, finding in zip(*np.nonzero(labels == PRESENT), strict=True):
+        rarest[patient[image]] = min(rarest[patient[image]], rarity[finding])
     order = np.lexsort((np.random.default_rng(seed).permutation(len(names)), rarest))
     dealt = np.empty(len(names), dtype=np.intp)
     dealt[order] = np.arange(len(names)) % min(max_folds, len(names))
@@ -38,20 +38,20 @@ def assign_folds(patients: npt.NDArray[np.str_], labels: Labels, *, max_folds: i
 
 
 def score_out_of_fold(fold: npt.NDArray[np.intp], findings: int, score: ScoreFold) -> Floats:
-    """Return what `score` gives for every film [n, F] by a model that was made without its fold."""
-    found = np.full((len(fold), findings), np.nan)
+    """Return the out-of-fold scores [n, F]: each image is scored by a model trained without its fold."""
+    scores = np.full((len(fold), findings), np.nan)
     for others, held_out in split_by_fold(fold):
-        found[held_out] = score(others, held_out)
-    return found
+        scores[held_out] = score(others, held_out)
+    return scores
 
 
 def split_by_fold(fold: npt.NDArray[np.intp]) -> list[tuple[Rows, Rows]]:
-    """Return fold by fold the rows of all others, and its own."""
+    """Return for each fold the rows of all other folds and its own rows."""
     return [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(int(fold.max()) + 1)]
 
 
 def cross_fit_calibration(logits: Floats, labels: Labels, fold: npt.NDArray[np.intp]) -> Floats:
-    """Return calibrated log-odds [n, F] at even odds, each fold's by a calibration that was fitted to the others; NaN stays."""
+    """Return calibrated log-odds [n, F] at even odds, each fold's by a calibration fitted to the other folds; NaN stays NaN."""
 
     def score(others: Rows, held_out: Rows) -> Floats:
         return fit_calibration(logits[others], mask_unscored(logits[others], labels[others]))(logits[held_out])
@@ -60,10 +60,10 @@ def cross_fit_calibration(logits: Floats, labels: Labels, fold: npt.NDArray[np.i
 
 
 def mask_unscored(logits: Floats, labels: Labels) -> Labels:
-    """Return the labels [n, F] of films that were scored; the others are UNKNOWN."""
+    """Return the labels [n, F] with UNKNOWN in place of labels without a score."""
     return np.where(np.isfinite(logits), labels, UNKNOWN).astype(np.int8)
 
 
 def learnable_findings(labels: Labels) -> npt.NDArray[np.bool_]:
-    """Return [F]: both kinds are there."""
+    """Return [F]: True for findings with both present and absent labels."""
     return np.asarray((labels == PRESENT).any(axis=0) & (labels == ABSENT).any(axis=0))

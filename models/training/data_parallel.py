@@ -1,8 +1,8 @@
-"""One training on several devices: each process takes its part of every batch, and all of them step by the whole batch's gradient.
+"""Data-parallel training: each process computes its part of every batch, and all step by the gradient of the whole batch.
 
-Films are the unit of the loss, so it does not matter how a batch is dealt: each process weighs its films as the whole batch does,
-times the number of processes, and the mean over the processes, which DistributedDataParallel makes of their gradients while they
-are computed (Li et al. 2020), is the gradient of the batch. What is summed in another order differs in the last digits.
+The loss is a sum over images, so a batch may be divided in any way: each process weighs its images as the whole batch does, times
+the number of processes. The mean of the gradients over the processes, which DistributedDataParallel computes during the backward
+pass (Li et al. 2020), is then the gradient of the batch. Sums in another order differ in the last digits.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 TOLERANCE = 1e-5
-"""Largest difference of any number of a unit vector, or of a weight, from what one process learns, float32 on CPUs. A weight whose
-gradient is nothing but rounding, as that of a key's bias is (softmax does not feel it), goes where rounding sends it, on any number
-of processes. Products in bfloat16 round with the number of films that share them: there 3e-4 was seen where learning had moved unit
-vectors by .12."""
+"""Largest difference of any element of a unit vector, or of a weight, from training in one process, float32 on CPUs. Excepted are
+weights whose gradient is pure rounding, such as the bias of a key (softmax is invariant to it): these drift by rounding on any
+number of processes. Rounding of bfloat16 products depends on the number of images in the product: 3e-4 was measured where training
+had changed unit vectors by .12."""
 
 
 @dataclass(frozen=True)
 class DataParallelProcess:
-    """Process `rank` of `world`. One of one has everything, and knows no other process.
+    """Process `rank` of `world_size`. A single process computes whole batches and needs no process group.
 
-    Of more than one, the process group is there: gloo for tensors on the CPU, NCCL for those on GPUs.
+    With more than one, the process group exists: gloo for tensors on the CPU, NCCL for those on GPUs.
     """
 
     rank: int = 0
     world_size: int = 1
 
     def batch_slice(self, count: int) -> slice:
-        """Return which of so many films are this process's: every `world`-th, beginning at its own number."""
+        """Return this process's share of `count` images: every `world_size`-th, starting at `rank`."""
         return slice(self.rank, count, self.world_size)
 
     def wrap_module(self, learner: torch.nn.Module) -> torch.nn.Module:
-        """Return a module whose parameters begin as those of the first process, and get the mean of all processes' gradients."""
+        """Return a module whose parameters start as the first process's and receive the mean of all processes' gradients."""
         return learner if self.world_size == 1 else DistributedDataParallel(learner)
 
     def all_reduce_mean(self, value: float) -> float:
@@ -47,7 +47,7 @@ class DataParallelProcess:
         return float(total) / self.world_size
 
     def wait_for_first(self) -> None:
-        """Wait until the first process, too, is here. It may be waiting for what has nothing to do with the others."""
+        """Block until the first process gets here too. It may have other work to do first."""
         if self.world_size > 1:
             distributed.broadcast(torch.zeros(1), src=0)
 

@@ -1,7 +1,7 @@
-"""Partial unfreezing: the last k blocks, ln_post, proj and the head learn from a few labelled films.
+"""Partial unfreezing: fine-tuning of the last k blocks, ln_post, proj and the head on a few labelled images.
 
-Always from the base weights. What is below the k blocks is frozen, so a film enters as its activations there (`prefix`), of
-several augmented copies made once: each step runs the last blocks alone.
+Training always starts from the base weights. The blocks before the last k are frozen, so their activations are computed once for
+several augmented views of each image, and each step runs the last blocks alone.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from models.training.recipe import Recipe
 from models.training.warm_head import WarmHead, interpolate
 
 ACTIVATION_DTYPE = torch.float16
-"""Kind of number that activations are kept in: half the memory, and less error than any augmentation makes."""
-_CHUNK = 64  # films at a time through the frozen blocks
+"""Data type of stored activations: half the memory of float32, with less error than any augmentation makes."""
+_CHUNK = 64  # images per forward pass through the frozen blocks
 
 
 @dataclass(frozen=True)
 class TrainedWeights:
-    """Trained tensors by name, of an encoder whose other parameters are the base's, and the head that goes with them."""
+    """Trained tensors by name, all other parameters being the base's, and the head trained with them."""
 
     delta: Delta
     head: LinearHead
@@ -43,7 +43,7 @@ class TrainedWeights:
 
 @dataclass(frozen=True)
 class FitReport:
-    """What was trained, on what, how long. `findings`: column numbers that were learnt; the others have no meaning here."""
+    """Trained parts, training data and steps of a fit. `findings`: learnt columns; scores of other columns have no meaning."""
 
     parts: tuple[EncoderPart, ...]
     films: int
@@ -51,12 +51,12 @@ class FitReport:
     steps: int
     seed: int
     precision: str  # of the encoder's products
-    warm_loss: float  # of all films' own view, before the encoder moves
-    loss: float  # mean of the last steps' batches
+    warm_loss: float  # of all images' unaugmented views, before the encoder changes
+    loss: float  # mean over the batches of the last steps
 
     @property
     def card(self) -> dict[str, Any]:
-        """Return it JSON-able, the parts with names and numbers of parameters."""
+        """Return the report as JSON values, the parts with names and numbers of parameters."""
         parts = [{"name": part.name, "parameters": part.parameter_count} for part in self.parts]
         return {
             "trained": parts,
@@ -73,7 +73,7 @@ class FitReport:
 
 @dataclass(frozen=True)
 class FineTuningResult:
-    """The outcome of a fit: what was learnt, and its average with the start (WiSE-FT)."""
+    """The outcome of a fit: the weights after the last step, and their average with the start (WiSE-FT)."""
 
     last: TrainedWeights
     averaged: TrainedWeights
@@ -90,21 +90,21 @@ def view_activations(
     seed: int,
     on_step: OnStep | None = None,
 ) -> torch.Tensor:
-    """Return float16 [n, V, L, W] on the CPU: what enters the last k blocks for V views of each grey square [n, 1, S, S].
+    """Return float16 [n, V, L, W] on the CPU: activations entering the last k blocks for V views of model inputs [n, 1, S, S].
 
-    The first view is the film itself, the others augmented copies. Same seed, same views. `on_step` is called after each
-    chunk of films. CannotPartition.
+    The first view is the unchanged input, the others are augmented. Same seed, same views. `on_step` is called after each chunk of
+    images. Raise CannotPartition.
     """
     generator, views = torch.Generator().manual_seed(seed), recipe.augmentation.views
     chunks = [(view, chunk) for view in range(views) for chunk in torch.split(model_inputs, _CHUNK)]
-    entering = []
+    activations = []
     for number, (view, chunk) in enumerate(chunks):
-        films = chunk.to(encoder.device, torch.float32)
-        changed = augment_inputs(films, recipe.augmentation, generator) if view else films
-        entering.append(compute_activations(encoder, preprocess.normalise(changed), k=k).to("cpu", ACTIVATION_DTYPE))
+        inputs = chunk.to(encoder.device, torch.float32)
+        viewed = augment_inputs(inputs, recipe.augmentation, generator) if view else inputs
+        activations.append(compute_activations(encoder, preprocess.normalise(viewed), k=k).to("cpu", ACTIVATION_DTYPE))
         if on_step is not None:
             on_step(number + 1, len(chunks))
-    whole = torch.cat(entering)
+    whole = torch.cat(activations)
     return whole.reshape(views, len(model_inputs), *whole.shape[1:]).transpose(0, 1)
 
 
@@ -120,11 +120,11 @@ def fine_tune(
     on_step: OnStep | None = None,
     process: DataParallelProcess = SINGLE_PROCESS,
 ) -> FineTuningResult:
-    """Train a copy of the last `recipe.k` blocks, ln_post, proj and `head`; the encoder stays as it is.
+    """Train a copy of the last `recipe.k` blocks, ln_post, proj and `head`; `encoder` stays unchanged.
 
-    `activations`: [n, V, L, W], V views of each film, as `view_activations` or the prefix store give; `labels`: int8 [n, F].
-    The same arguments give the same weights on the same device and number of threads. With a share of a training, every process
-    of it is given all of the films, and of a batch no fewer than there are processes. CannotPartition; NothingToLearn.
+    `activations`: [n, V, L, W], V views of each image, from `view_activations` or the activation cache; `labels`: int8 [n, F].
+    The same arguments give the same weights on the same device and number of threads. In data-parallel training every process is
+    given all images, and a batch holds at least one image per process. Raise CannotPartition and NothingToLearn.
     """
     names = parameter_names(parts := partition(encoder.network).last_parts(recipe.k))
     rows = learnable_rows(labels)
@@ -132,8 +132,8 @@ def fine_tune(
     used = activations[torch.from_numpy(rows)]
     twin = copy_with_own_parameters(encoder, names)
 
-    def forward(entering: torch.Tensor) -> torch.Tensor:
-        return encode_activations(twin, entering, k=recipe.k).features
+    def forward(inputs: torch.Tensor) -> torch.Tensor:
+        return encode_activations(twin, inputs, k=recipe.k).features
 
     learner, warm_loss = make_warm_head(forward, head, used, targets, encoder.device)
     start = learner.to_linear_head()
@@ -150,25 +150,25 @@ def fine_tune(
 
 
 def encoder_parameter_groups(encoder: Encoder, parts: Sequence[EncoderPart], recipe: Recipe) -> list[ParameterGroup]:
-    """Return the parameters of these parts as groups: matrices of blocks, their vectors, and the projection."""
-    sorts: dict[str, list[torch.nn.Parameter]] = {"matrix": [], "vector": [], PROJ: []}
+    """Return the parameters of these parts as groups: matrices of the blocks, vectors of the blocks, and the projection."""
+    by_kind: dict[str, list[torch.nn.Parameter]] = {"matrix": [], "vector": [], PROJ: []}
     for part in parts:
         for name in part.parameters:
             parameter = encoder.network.get_parameter(name)
-            sorts[PROJ if part.name == PROJ else "matrix" if parameter.ndim > 1 else "vector"].append(parameter)
+            by_kind[PROJ if part.name == PROJ else "matrix" if parameter.ndim > 1 else "vector"].append(parameter)
     width = vision_transformer(encoder.network).proj.shape[0]
     block_rate, proj_rate = (recipe.encoder_rate(rate, width) for rate in (recipe.block_rate, recipe.proj_rate))
     return [
-        ParameterGroup(sorts["matrix"], block_rate, recipe.pull, recipe.weight_decay),
-        ParameterGroup(sorts["vector"], block_rate, recipe.pull),
-        ParameterGroup(sorts[PROJ], proj_rate, recipe.pull, recipe.weight_decay),
+        ParameterGroup(by_kind["matrix"], block_rate, recipe.pull, recipe.weight_decay),
+        ParameterGroup(by_kind["vector"], block_rate, recipe.pull),
+        ParameterGroup(by_kind[PROJ], proj_rate, recipe.pull, recipe.weight_decay),
     ]
 
 
 def make_warm_head(
     forward: Forward, head: LinearHead, activations: torch.Tensor, targets: Targets, device: torch.device
 ) -> tuple[WarmHead, float]:
-    """Return a head fitted to what the encoder gives before it moves, and its loss on the films' own views."""
+    """Return a head fitted to the features of the unchanged encoder, and its loss on the unaugmented views."""
     features = encode_in_chunks(forward, activations[:, 0], device)
     learner = WarmHead(head.to(device), features, targets)
     with torch.no_grad():

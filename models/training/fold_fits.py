@@ -1,6 +1,6 @@
-"""The fits of a round of learning: one without each fold, to measure, and one of all films, to serve.
+"""The fits of a training round: one without each fold, for measurement, and one on all images, for serving.
 
-Those without a fold know nothing of each other, so they may be made anywhere and in any order.
+The fits without a fold are independent of each other: they may run anywhere and in any order.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from models.training.recipe import Recipe
 _DELTA, _HEAD = "delta.", "head."
 
 OnSteps = Callable[[int], None]
-"""Hears how many steps of all the fits asked for are done. May wait, or raise to stop: nothing is half done."""
+"""Called with the number of finished steps of all requested fits. May block, or raise to stop: no state is left half changed."""
 
 
 @dataclass(frozen=True)
 class FitSpec:
-    """A fit to be made: of these films, from this head, in so many steps."""
+    """Specification of a fit: training rows, initial head, number of steps."""
 
     rows: Rows
     head: LinearHead
@@ -36,20 +36,20 @@ class FitSpec:
 
 @dataclass(frozen=True)
 class FitResult:
-    """The averaged weights of a fit, and what a card tells of it, JSON-able."""
+    """The averaged weights of a fit and its card as JSON values."""
 
     trained: TrainedWeights
     card: Mapping[str, Any]
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Everything but the card, by name."""
+        """All tensors by name; the card is separate."""
         delta = {f"{_DELTA}{name}": tensor for name, tensor in self.trained.delta.items()}
         return delta | {f"{_HEAD}{name}": tensor for name, tensor in self.trained.head.tensors.items()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> Self:
-        """Put together what `tensors` took apart."""
+        """Read the form that `tensors` writes."""
         delta, head = (
             {name.removeprefix(kind): tensors[name] for name in tensors if name.startswith(kind)} for kind in (_DELTA, _HEAD)
         )
@@ -58,7 +58,7 @@ class FitResult:
 
 @dataclass(frozen=True)
 class FitContext:
-    """What all fits of a round have in common: base, films with their labels [n, F] and activations [n, V, L, W], recipe, seed."""
+    """The common inputs of all fits of a round: base encoder, activations [n, V, L, W], labels [n, F], recipe and seed."""
 
     encoder: Encoder
     activations: torch.Tensor
@@ -67,7 +67,7 @@ class FitContext:
     seed: int
 
     def fit(self, spec: FitSpec, on_steps: OnSteps, process: DataParallelProcess = SINGLE_PROCESS) -> FitResult:
-        """Make one. CannotPartition; NothingToLearn."""
+        """Run one fit. Raise CannotPartition and NothingToLearn."""
         fitted = fine_tune(
             self.encoder,
             self.activations[torch.from_numpy(spec.rows)],
@@ -83,16 +83,16 @@ class FitContext:
 
 
 RunFits = Callable[[FitContext, Sequence[FitSpec], OnSteps], Iterator[FitResult]]
-"""Makes the fits that are ordered, and gives them in order."""
+"""Runs the specified fits and yields their results in the same order."""
 
 
 def run_fits_sequentially(context: FitContext, specs: Sequence[FitSpec], on_steps: OnSteps) -> Iterator[FitResult]:
-    """Implements Fits: here, each when the one before it has been taken."""
+    """Implement RunFits in this process: each fit starts when the previous result has been consumed."""
     before = 0
 
-    def on_own(done: int) -> None:
+    def on_fit_steps(done: int) -> None:
         on_steps(before + done)
 
-    for order in specs:
-        yield context.fit(order, on_own)
-        before += order.steps
+    for spec in specs:
+        yield context.fit(spec, on_fit_steps)
+        before += spec.steps

@@ -1,8 +1,8 @@
-"""A fixed number of AdamW steps down the loss, each followed by a step back toward the start. The loop that all training shares.
+"""The optimiser loop of all training: a fixed number of AdamW steps, each followed by a proximal step toward the start.
 
 The pull is decoupled from Adam, as weight decay is in AdamW (Loshchilov and Hutter 2019): after each step the distance to the
-start is divided by 1 + pull. That is the proximal step of L2-SP's penalty (Li et al. 2018), sound at any strength, and Adam's
-division by the gradient's size does not undo it.
+start is divided by 1 + pull. This is the proximal step of L2-SP's penalty (Li et al. 2018), stable at any strength, and Adam's
+division by the gradient's size does not cancel it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from models.training.warm_head import WarmHead
 Forward = Callable[[torch.Tensor], torch.Tensor]
 """Activations [b, ...] to unit vectors [b, D], with gradients."""
 OnStep = Callable[[int, int], None]
-"""Called after each step with its number, from 1, and the count of all. May wait, or raise to stop: nothing is half done."""
+"""Called after each step with its number, from 1, and the total. May block, or raise to stop: no state is left half changed."""
 
-_REPORTED_STEPS = 10  # steps whose mean loss is reported
-_CHUNK = 256  # films encoded at a time where no gradient is needed
+_REPORTED_STEPS = 10  # last steps whose mean loss is reported
+_CHUNK = 256  # images per forward pass without gradients
 
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters with one peak learning rate and one pull, a tensor where rows of the parameters are pulled apart."""
+    """Parameters with one peak learning rate and one pull; a tensor pull gives each row of the parameters its own."""
 
     parameters: Sequence[torch.nn.Parameter]
     rate: float
@@ -52,10 +52,10 @@ def optimise(
     on_step: OnStep | None = None,
     process: DataParallelProcess = SINGLE_PROCESS,
 ) -> float:
-    """Train the groups in place on activations [n, V, ...], any of the V views of a film at a time; return the last steps' loss.
+    """Train the groups in place on activations [n, V, ...] and return the mean loss of the last steps.
 
-    Parameters outside the groups get no gradient. Everything drawn comes from `seed`. With a share of a training, every process
-    of it calls this alike, and all end with the same parameters and the same loss.
+    A step uses one random view of the V of each image. Parameters outside the groups get no gradient. All random draws come from
+    `seed`. In data-parallel training every process makes the same call, and all end with the same parameters and the same loss.
     """
     device = head.vectors.device
     groups = [group for group in groups if group.parameters and group.rate > 0.0]
@@ -78,8 +78,8 @@ def optimise(
 def head_parameter_groups(head: WarmHead, targets: Targets, recipe: Recipe) -> list[ParameterGroup]:
     """Return the head's parameters as groups.
 
-    The fewer positives a finding has, the harder its vector is pulled to its start. Biases say how often, not what: nothing
-    pulls them.
+    The pull of a finding's vector toward its start is divided by the number of its positives. Biases encode frequency, not
+    appearance: they have no pull.
     """
     rate, pull = recipe.head_rate, recipe.head_pull / targets.positives.clamp(min=1).to(head.vectors)
     return [ParameterGroup([head.vectors], rate, pull[:, None]), ParameterGroup([head.bias], rate)]
@@ -87,12 +87,12 @@ def head_parameter_groups(head: WarmHead, targets: Targets, recipe: Recipe) -> l
 
 @torch.no_grad()
 def encode_in_chunks(forward: Forward, activations: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return the unit vectors [n, D] of activations [n, ...] without gradients, some at a time."""
+    """Return the unit vectors [n, D] of activations [n, ...] without gradients, in chunks."""
     return torch.cat([forward(chunk.to(device, torch.float32)) for chunk in torch.split(activations, _CHUNK)])
 
 
 class _TrainableModel(torch.nn.Module):
-    """Whatever learns, as one module: activations [b, ...] to logits [b, F]. Other parameters of `forward` are not its own."""
+    """All trained parameters as one module: activations [b, ...] to logits [b, F]. Frozen parameters of `forward` are excluded."""
 
     def __init__(self, forward: Forward, head: WarmHead, groups: Sequence[ParameterGroup], recipe: Recipe) -> None:
         super().__init__()
@@ -101,15 +101,15 @@ class _TrainableModel(torch.nn.Module):
         learning = [parameter.requires_grad_() for group in groups for parameter in group.parameters]
         self.unfrozen = torch.nn.ParameterList(parameter for parameter in learning if id(parameter) not in own)
 
-    def forward(self, entering: torch.Tensor) -> torch.Tensor:
-        with _make_autocast(entering.device, self._recipe):
-            features = self._forward(entering)
+    def forward(self, activations: torch.Tensor) -> torch.Tensor:
+        with _make_autocast(activations.device, self._recipe):
+            features = self._forward(activations)
         logits: torch.Tensor = self.head(features.float())
         return logits
 
 
 class _ProximalAdamW:
-    """AdamW over groups, with clipped gradients and the step back."""
+    """AdamW over groups, with clipped gradients and the proximal step toward the start."""
 
     def __init__(self, groups: Sequence[ParameterGroup], recipe: Recipe) -> None:
         self._groups = groups
@@ -122,7 +122,7 @@ class _ProximalAdamW:
         )
 
     def step(self, loss: torch.Tensor, *, rate_factor: float) -> None:
-        """Go down the loss at this share of the peak rates."""
+        """Take one step down the loss at this share of the peak learning rates."""
         self._adam.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
         torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
@@ -144,5 +144,5 @@ def _make_autocast(device: torch.device, recipe: Recipe) -> contextlib.AbstractC
 
 
 def _select_reproducible_attention(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """On CUDA the fused attention's backward pass adds in any order; the plain one does not. On a CPU all do the same each time."""
+    """Select plain attention on CUDA: the backward pass of fused attention sums in any order. On a CPU all are deterministic."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cuda" else contextlib.nullcontext()

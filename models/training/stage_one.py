@@ -1,17 +1,16 @@
-"""The head of the first stage: what two text-anchored heads make of the same labels, the one weighed against the other.
+"""The stage 1 head: a weighted average of two text-anchored heads trained on the same labels.
 
-Both know the archive and expect a finding where the text says; they differ in what they take labels for.
+Both use the archive's whitening and the text as prior; they differ in their model of the labels.
 
-* `anchored_head` asks how films with the finding lie in the archive. It errs little from few positives, but takes
-  them for a random sample, and the worklist mines.
-* `discriminative_head` asks what a film shows that looks like this. That does not depend on how films were chosen by what
-  they
-  look like; but it sees labelled films alone, and errs more from few.
+* `anchored_head` models the features of images with the finding. Its error is small with few positives, but it takes them for a
+  random sample, and the labelling worklist selects them.
+* `discriminative_head` models the finding given the features. It does not depend on a selection by features, but it uses labelled
+  images alone and has a larger error with few.
 
-What the first errs by because films were chosen stays, however many they are; the squared error of the second falls as 1 / n. The
-best share of an estimator whose error falls so, beside one whose error stays, is n / (n + m), with m the number of films at which
-both err alike. It is a constant, since labels cannot tell it: the films that are held out were chosen in the same way as those that
-are learnt from, and choosing the head with the smaller loss on them came out behind this share at random and mined films alike.
+The selection bias of the first stays for any number of images; the squared error of the second falls as 1 / n. The best weight of
+an estimator with such a falling error beside one with constant error is n / (n + m), with m the number of images at which both
+errors are equal. m is a constant, since labels cannot determine it: held-out images are selected in the same way as training
+images, and choosing the head with the smaller held-out loss was worse than this weight, on random and on mined images.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ from models.training.whitening import Floats, Labels, WhiteningTransform, fit_wi
 
 @dataclass(frozen=True)
 class StageOneSettings:
-    """The numbers of the first stage. `alike`: films of a finding's rarer kind at which both heads count one half.
+    """Constants of stage 1. `alike`: number of images of a finding's rarer kind at which both heads weigh one half.
 
-    It was chosen on phantoms that were labelled at random and mined, with those of the experiment in view: what the experiment
-    reports of the first stage may flatter it a little.
+    It was chosen on phantoms, labelled at random and mined, with knowledge of those of the experiment: the experiment's results for
+    stage 1 may be slightly optimistic.
     """
 
     anchoring: AnchoredHeadSettings = field(default_factory=AnchoredHeadSettings)
@@ -48,9 +47,9 @@ def stage_one_head(
     whitening: WhiteningTransform,
     settings: StageOneSettings = StageOneSettings(),
 ) -> LinearHead:
-    """Return the head for unit vectors [n, D] and labels [n, F]; see `fit_with_text_fallback`. No chance in it.
+    """Return the head for unit vectors [n, D] and labels [n, F]; see `fit_with_text_fallback`. Deterministic.
 
-    Its logits are log-odds at even odds, to be moved to the prevalence of the place by calibration.
+    Its logits are log-odds at even odds; calibration shifts them to the prevalence of the site.
     """
     return fit_with_text_fallback(partial(_combine_heads, settings=settings), features, labels, text, whitening)
 
@@ -58,11 +57,14 @@ def stage_one_head(
 def _combine_heads(
     white: Floats, labels: Labels, anchor: Floats, whitening: WhiteningTransform, *, settings: StageOneSettings
 ) -> tuple[Floats, Floats]:
-    """Implements `FitWeights`."""
+    """Implement `FitWeights`."""
     found = np.minimum((labels == 1).sum(axis=0), (labels == 0).sum(axis=0))
     share = found / (found + settings.alike)
-    few, many = (
+    anchored, discriminative = (
         fit_anchored_weights(white, labels, anchor, whitening, settings.anchoring),
         fit_discriminative_weights(white, labels, anchor, whitening, settings.discrimination),
     )
-    return (1 - share)[:, None] * few[0] + share[:, None] * many[0], (1 - share) * few[1] + share * many[1]
+    return (
+        (1 - share)[:, None] * anchored[0] + share[:, None] * discriminative[0],
+        (1 - share) * anchored[1] + share * discriminative[1],
+    )

@@ -1,11 +1,11 @@
-"""A round of learning: both ways tried on patients that they have not seen, the better one made of all films, and calibrated.
+"""A training round: both methods are cross-validated by patient, the better one is fitted to all images and calibrated.
 
-Way 1 is a text-anchored head on the frozen encoder (`stage_one`), way 2 the last k blocks unfrozen under the head that way 1 gives
-of the same films (`fit`; LP-FT, Kumar et al. 2022). Both start from the base, never from what was learnt before.
+Stage 1 is a text-anchored head on the frozen encoder (`stage_one`). Partial unfreezing fine-tunes the last k blocks under the
+stage 1 head of the same images (`fine_tuning`; LP-FT, Kumar et al. 2022). Both start from the base, never from an earlier version.
 
-Models of different folds differ in how far their logits spread, so a film held out of one cannot be ranked against a film held out
-of another as they are: pooled like that, they look worse than any of them is (Parker et al. 2007). Each is levelled on the same
-films, those that are labelled, whose labels have no say in it.
+Logits of models of different folds differ in spread, so held-out images of different folds cannot be ranked against each other
+directly: pooled raw logits look worse than any of the models is (Parker et al. 2007). The logits of each model are standardised on
+the same images, all labelled ones, without use of their labels.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ from models.training.whitening import WhiteningTransform
 
 TrainingMethod = Literal["auto", "stage-1", "partial"]
 OnProgress = Callable[[str, int, int], None]
-"""Hears what is under way, how much of it is done, and how much there is. May wait, or raise to stop."""
+"""Called with the name of the current work, the amount done, and the total. May block, or raise to stop."""
 
 STAGE_1, PARTIAL = "stage-1", "partial"
 MAX_ACTIVATION_BYTES = 2 << 30
-"""Bytes of activations that are held: with more films, fewer augmented copies of each."""
+"""Largest size of all activations in bytes: more images have fewer augmented views each."""
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How to learn. `folds`: at most so many; `seed`: of everything that is drawn."""
+    """Settings of a training round. `max_folds`: largest number of folds; `seed`: seed of all random draws."""
 
     method: TrainingMethod = "auto"
     recipe: Recipe = field(default_factory=Recipe)
@@ -66,7 +66,7 @@ class TrainingPlan:
 
     @property
     def card(self) -> dict[str, Any]:
-        """Return every number, JSON-able."""
+        """Return every setting as JSON values."""
         return {
             "method": self.method,
             "folds": self.max_folds,
@@ -76,7 +76,7 @@ class TrainingPlan:
         }
 
     def views(self, encoder: Encoder, count: int) -> AugmentedViews:
-        """Return the copies of each of so many films: as many as planned and can be held, and of a frozen encoder one."""
+        """Return the views of each of `count` images: the planned number, limited by memory; one for a frozen encoder."""
         amounts = self.recipe.augmentation
         room = 1
         if self.method != STAGE_1:
@@ -87,11 +87,11 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """n labelled films, with labels int8 [n, F] and whose they are [n].
+    """n labelled images with labels int8 [n, F] and patients [n].
 
-    `features`: float32 [n, D], what the base makes of each. `activations`: float16 [n, V, L, W], what enters the last blocks that
-    the plan unfreezes for V copies of each, the film itself first; None where the tower cannot be partitioned. `background`:
-    float32 [N, D], what the base makes of films of the archive. All on the CPU.
+    `features`: float32 [n, D], the base encoder's features. `activations`: float16 [n, V, L, W], activations entering the plan's
+    unfrozen blocks for V views of each image, the unchanged image first; None for a tower that cannot be partitioned.
+    `unlabelled_features`: float32 [N, D], the base encoder's features of unlabelled archive images. All on the CPU.
     """
 
     features: torch.Tensor
@@ -103,7 +103,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class CrossValidationResult:
-    """One way: log-odds [n, F] at even odds of films that it had not seen (NaN: not learnt), and their mean log-loss."""
+    """One method: out-of-fold log-odds [n, F] at even odds (NaN: not learnt), calibration, and mean log-loss."""
 
     log_odds: Floats
     calibration: Calibration
@@ -112,10 +112,11 @@ class CrossValidationResult:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What was learnt. `head` scores on the frozen encoder, `moved` is there where unfreezing won; both give probabilities.
+    """Result of a training round. `head` scores on the frozen encoder; `fine_tuned` is set if unfreezing won.
 
-    `scores`: float64 [n, F], of each film by models that had not seen its patient. `prevalence` [F] of the archive is the
-    probability at which the even odds lie. `tried`: each way by name. `notes` say what was not tried and why.
+    The scores of both are probabilities.
+    `out_of_fold_scores`: float64 [n, F], each image scored by models trained on other patients. `prevalence` [F] in the archive is
+    the probability that corresponds to even odds. `cross_validation`: each method by name. `notes`: methods not tried, with reason.
     """
 
     method: str
@@ -138,18 +139,20 @@ def run_training_round(
     on_progress: OnProgress,
     run_fits: RunFits = run_fits_sequentially,
 ) -> TrainingResult:
-    """Learn every finding with both kinds of films. `encoder`: the base, `text`: its zero-shot head.
+    """Train on every finding with both present and absent images. `encoder`: the base, `text`: its zero-shot head.
 
-    `fits` makes the fits of the last blocks. The same arguments give the same weights on the same devices and number of threads.
-    NothingToLearn; CannotPartition where the plan insists on unfreezing a tower that cannot be.
+    `run_fits` runs the fits of the last blocks. The same arguments give the same weights on the same devices and number of threads.
+    Raise NothingToLearn; CannotPartition if the plan requires unfreezing and the tower cannot be partitioned.
     """
     if not learnable_findings(data.labels).any():
-        raise NothingToLearn("no finding is labelled both present and absent", hint="label films with a finding, and films without")
+        raise NothingToLearn(
+            "no finding is labelled both present and absent", hint="label studies with a finding, and studies without it"
+        )
     return _TrainingRound(encoder, text, data, plan, on_progress, run_fits).run()
 
 
 class _TrainingRound:
-    """What the two ways share."""
+    """The shared state of both methods in one round."""
 
     def __init__(
         self, encoder: Encoder, text: LinearHead, data: TrainingData, plan: TrainingPlan, on_progress: OnProgress, run_fits: RunFits
@@ -219,7 +222,7 @@ class _TrainingRound:
         return np.where(learnable_findings(self._data.labels[rows]), logits, np.nan)
 
     def _estimate_prevalence(self, head: LinearHead, calibrated: Calibration) -> Floats:
-        """Of the archive; without an archive to look at, of the labelled films as if they were one."""
+        """Estimate the prevalence [F] in the archive; without unlabelled images, in the labelled ones."""
         archive = self._data.unlabelled_features if len(self._data.unlabelled_features) else self._data.features
         return estimate_prevalences(calibrated(head.logits(archive).numpy().astype(np.float64)))
 
@@ -227,26 +230,26 @@ class _TrainingRound:
 
     @cached_property
     def _activations(self) -> torch.Tensor:
-        """[n, V, L, W] on the CPU. CannotPartition."""
+        """Activations [n, V, L, W] on the CPU. Raise CannotPartition."""
         partition(self._encoder.network).last_parts(self._plan.recipe.k)
         if self._data.activations is None:
-            raise ValueError("the films of a tower that can be partitioned come with their activations")
+            raise ValueError("activations are required for a tower that can be partitioned")
         return self._data.activations
 
-    def _start_fits(self, wanted: Sequence[Rows]) -> Iterator[FitResult]:
-        """Fit to each of these rows of the films, in order. CannotPartition."""
-        common = FitContext(self._encoder, self._activations, self._data.labels, self._plan.recipe, self._plan.seed)
-        orders = [FitSpec(rows, self._fit_stage_1(rows), self._count_steps(rows)) for rows in wanted]
+    def _start_fits(self, row_sets: Sequence[Rows]) -> Iterator[FitResult]:
+        """Fit to each set of training rows, in order. Raise CannotPartition."""
+        context = FitContext(self._encoder, self._activations, self._data.labels, self._plan.recipe, self._plan.seed)
+        specs = [FitSpec(rows, self._fit_stage_1(rows), self._count_steps(rows)) for rows in row_sets]
         before, total = self._steps_done, sum(map(self._count_steps, [*self._training_rows, self._all_rows]))
-        self._steps_done += sum(order.steps for order in orders)
-        return self._run_fits(common, orders, lambda done: self._on_progress("unfreezing", before + done, total))
+        self._steps_done += sum(spec.steps for spec in specs)
+        return self._run_fits(context, specs, lambda done: self._on_progress("unfreezing", before + done, total))
 
     def _count_steps(self, rows: Rows) -> int:
         labels = self._data.labels[rows]
         return self._plan.recipe.step_count(int(np.median((labels == 1).sum(axis=0)[learnable_findings(labels)])))
 
     def _score_partial(self, results: Iterator[FitResult], rows: Rows, held_out: Rows) -> Floats:
-        """`made`: of each fold in which anything can be learnt."""
+        """Score held-out rows by the next result. `results`: one per fold with a learnable finding."""
         findings = learnable_findings(self._data.labels[rows])
         if not findings.any():
             return np.full((len(held_out), len(findings)), np.nan)
@@ -256,15 +259,15 @@ class _TrainingRound:
         return np.where(findings, logits.numpy().astype(np.float64), np.nan)
 
     def _encode_fine_tuned(self, delta: Delta) -> torch.Tensor:
-        """[n, D] on the CPU: what the encoder makes of the films with these tensors in it."""
-        encoder, films = apply_delta(self._encoder, delta), self._activations[:, 0]
+        """Return features [n, D] on the CPU: the training images encoded with these fine-tuned tensors."""
+        encoder, unaugmented = apply_delta(self._encoder, delta), self._activations[:, 0]
         return encode_in_chunks(
-            lambda some: encode_activations(encoder, some, k=self._plan.recipe.k).features, films, encoder.device
+            lambda chunk: encode_activations(encoder, chunk, k=self._plan.recipe.k).features, unaugmented, encoder.device
         ).cpu()
 
     def _calibrate_fine_tuned(
         self, fitted: TrainedWeights, calibrated: Calibration, prevalence: Floats, findings: npt.NDArray[np.bool_]
     ) -> FineTunedBlocks:
-        levelled = fitted.head.standardised(self._encode_fine_tuned(fitted.delta))
-        head = calibrated.calibrated_head(levelled, prevalence)
+        standardised = fitted.head.standardised(self._encode_fine_tuned(fitted.delta))
+        head = calibrated.calibrated_head(standardised, prevalence)
         return FineTunedBlocks(self._plan.recipe.k, fitted.delta, head, torch.from_numpy(findings))

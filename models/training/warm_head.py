@@ -1,8 +1,8 @@
-"""A linear head while it learns, in units that suit every encoder.
+"""A trainable linear head in units independent of the encoder.
 
-Features of one kind of image crowd in a narrow cone, as narrow as the encoder likes. Moved to mean 0 and scaled to spread 1, they
-let one learning rate serve all encoders, and a head taken from text starts with logits of spread 1 and, of each finding,
-half-way between its present and its absent films. Neither changes what a head ranks first.
+Features of one kind of image lie in a narrow cone, of a width that depends on the encoder. Centred to mean 0 and scaled to spread
+1, they allow one learning rate for all encoders. A head taken from text starts with logits of spread 1 and, for each finding, with
+its threshold half-way between present and absent images. Neither changes the ranking of the head.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import torch
 from models.classifier.head import LinearHead
 from models.training.batches import Targets
 
-_MIN_SPREAD = 1e-6  # a spread below it is rounding
+_MIN_SPREAD = 1e-6  # a smaller spread is rounding
 
 
 class WarmHead(torch.nn.Module):
-    """logits = gain (f - mean) . v + b, with v [F, D] and b [F] to be learnt; mean [D] and gain follow the first features."""
+    """logits = gain (f - mean) . v + b, with trainable v [F, D] and b [F]; mean [D] and gain are set by the initial features."""
 
     mean: torch.Tensor
     gain: torch.Tensor
 
     def __init__(self, head: LinearHead, features: torch.Tensor, targets: Targets) -> None:
-        """Start from a head and the features [n, D] that the encoder gives the films of the targets [n, F] before it moves."""
+        """Start from a head and the unchanged encoder's features [n, D] of the images of the targets [n, F]."""
         super().__init__()
         mean = features.mean(dim=0)
         self.register_buffer("mean", mean)
@@ -38,11 +38,11 @@ class WarmHead(torch.nn.Module):
 
     @torch.no_grad()
     def to_linear_head(self) -> LinearHead:
-        """Return what it has learnt as a head on the CPU: the same logits."""
+        """Return a LinearHead on the CPU with the same logits."""
         weights = (self.gain * self.vectors).cpu()
         return LinearHead.from_weights(weights, self.bias.cpu() - weights @ self.mean.cpu())
 
 
 def interpolate(start: LinearHead, last: LinearHead, share: float) -> LinearHead:
-    """Return the head whose logits are `share` of the last's and the rest of the start's: WiSE-FT's average, for a linear head."""
+    """Return the head with logits share * last + (1 - share) * start: WiSE-FT's average for a linear head."""
     return LinearHead.from_weights(torch.lerp(start.weights, last.weights, share), torch.lerp(start.bias, last.bias, share))

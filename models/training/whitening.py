@@ -1,7 +1,8 @@
-"""Coordinates in which the films of an archive scatter alike in all directions, and heads that are learnt there beside the text.
+"""Whitening of an archive's features, and heads trained in whitened coordinates with the text as prior.
 
-The archive has thousands of films and the support a handful of labels, so whatever can be learnt without labels is: the mean m and
-the covariance S of the features. In z = S^-1/2 (f - m) a direction is worth what it tells apart, whatever the encoder's scales.
+The archive has thousands of images and the support a handful of labels, so the mean m and the covariance S of the features are
+estimated without labels. In z = S^-1/2 (f - m) images scatter equally in all directions: a direction counts by its discrimination,
+independent of the encoder's scales.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from models.training.cross_validation import learnable_findings
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int8]
 
-_MIN_RELATIVE_VARIANCE = 1e-9  # of the largest variance: below it a direction is rounding
+_MIN_RELATIVE_VARIANCE = 1e-9  # share of the largest variance: a direction of less is rounding
 _TINY = np.finfo(np.float64).tiny
 
 
@@ -35,7 +36,7 @@ class WhiteningTransform:
 
     @classmethod
     def from_features(cls, features: torch.Tensor) -> Self:
-        """Estimate it from unlabelled features [N, D], the covariance shrunk as Ledoit and Wolf 2004 do. At least two films."""
+        """Estimate from unlabelled features [N, D], N >= 2, with Ledoit-Wolf shrinkage of the covariance (2004)."""
         archive = features.cpu().numpy().astype(np.float64)
         mean = archive.mean(axis=0)
         covariance, _ = ledoit_wolf(archive - mean, assume_centered=True)
@@ -58,30 +59,30 @@ class WhiteningTransform:
 
 
 FitWeights = Callable[[Floats, Labels, Floats, WhiteningTransform], tuple[Floats, Floats]]
-"""Whitened films [n, D], their labels [n, F], each finding with both kinds, and the directions [F, D], of unit length, along which
-the text ranks -> weights [F, D] and intercepts [F] of log-odds at even odds, in whitened coordinates."""
+"""Whitened features [n, D], labels [n, F] with both kinds for each finding, the unit directions [F, D] of the text's ranking, and
+the whitening -> weights [F, D] and intercepts [F] of log-odds at even odds, in whitened coordinates."""
 
 
 def fit_with_text_fallback(
     fit_weights: FitWeights, features: torch.Tensor, labels: Labels, text: LinearHead, whitening: WhiteningTransform
 ) -> LinearHead:
-    """Return the head that is learnt from unit vectors [n, D] and labels [n, F] (1 present, 0 absent, -1 unknown).
+    """Return the head trained on unit vectors [n, D] and labels [n, F] (1 present, 0 absent, -1 unknown).
 
-    A finding without a positive or without a negative keeps its text classifier, to the last digit.
+    A finding without a positive or without a negative keeps its text classifier bit for bit.
     """
-    both = learnable_findings(labels)
-    if not both.any():
+    learnable = learnable_findings(labels)
+    if not learnable.any():
         return text
-    kept = torch.from_numpy(both).to(text.bias.device)
-    anchor = whitened_text_directions(text.directions[kept], whitening)
-    learnt = whitening.head(*fit_weights(whitening(features), labels[:, both], anchor, whitening))
+    columns = torch.from_numpy(learnable).to(text.bias.device)
+    anchor = whitened_text_directions(text.directions[columns], whitening)
+    trained = whitening.head(*fit_weights(whitening(features), labels[:, learnable], anchor, whitening))
     tensors = {name: tensor.clone() for name, tensor in text.tensors.items()}
-    for name, tensor in learnt.tensors.items():
-        tensors[name][kept] = tensor.to(kept.device)
+    for name, tensor in trained.tensors.items():
+        tensors[name][columns] = tensor.to(columns.device)
     return LinearHead(**tensors)
 
 
 def whitened_text_directions(directions: torch.Tensor, whitening: WhiteningTransform) -> Floats:
-    """Return where text directions [F, D] point in whitened coordinates: [F, D], of unit length."""
+    """Return text directions [F, D] in whitened coordinates: [F, D], of unit length."""
     white = directions.cpu().numpy().astype(np.float64) @ whitening.axes * np.sqrt(whitening.variance)
     return np.asarray(white / np.maximum(np.linalg.norm(white, axis=-1, keepdims=True), _TINY))
