@@ -1,3 +1,3 @@
-"""The methods that few-shot adaptation is compared with, one small class each. All multi-label: independent binaries."""
+"""The methods of the few-shot comparison, one small class each. All are multi-label: independent binary classifiers."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The upper rung: what a linear head on the frozen features reaches when every film of the pool is labelled."""
+"""The upper bound of the ladder: a linear head on frozen features, trained on every image of the pool."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _HELD_OUT_SHARE = 0.2  # of the pool's patients
 
 @dataclass
 class AllLabels:
-    """Regularised logistic regression on whitened features, on top of what the anchored head makes of the same labels.
+    """Regularised logistic regression on whitened features, with the logits of the anchored head on the same labels as offset.
 
-    Uses all labels of the pool, no support. The text and the mean of the positives are worth more than hundreds of films to a
-    regression with hundreds of weights: without them a rung below would pass this one. `ridges`, in units of the number of
-    features: tried for all findings together on a fifth of the pool's patients; the best is fitted to the whole pool.
+    Uses all labels of the pool, no support. The text and the mean of the positives are worth more than hundreds of images to a
+    regression with hundreds of weights: without them a lower rung would exceed this one. `ridges`, in units of the number of
+    features: validated for all findings together on a fifth of the pool's patients; the best is fitted to the whole pool.
     """
 
     name: str = "all-labels"
@@ -48,14 +48,14 @@ def _fit_head(bench: FewShotBenchmark, rows: npt.NDArray[np.intp], ridge: float)
     anchored = anchored_head(features, labels, bench.ensemble, white)
     known = LabelledFeatures(white(features), labels)
     offset = anchored.to(features.device).logits(features).cpu().numpy().astype(np.float64)
-    more, bias = fit_logistic_regression(known, ridge=ridge * len(white.mean), offset=offset)
-    more = more @ white.inverse_root.T  # from whitened coordinates to those of the features
-    moved = torch.from_numpy(bias - more @ white.mean)
-    return LinearHead.from_weights(anchored.weights.cpu() + torch.from_numpy(more), anchored.bias.cpu() + moved)
+    weights, bias = fit_logistic_regression(known, ridge=ridge * len(white.mean), offset=offset)
+    weights = weights @ white.inverse_root.T  # from whitened coordinates to those of the features
+    shift = torch.from_numpy(bias - weights @ white.mean)
+    return LinearHead.from_weights(anchored.weights.cpu() + torch.from_numpy(weights), anchored.bias.cpu() + shift)
 
 
 def _compute_loss(bench: FewShotBenchmark, head: LinearHead, rows: npt.NDArray[np.intp]) -> float:
-    """Balanced log-loss of these films, summed over the findings."""
+    """Return the balanced log-loss of these images, summed over the findings."""
     features = bench.features[rows]
     known = LabelledFeatures(np.empty((len(rows), 0)), bench.cases.labels[rows])
     logits = head.to(features.device).logits(features).cpu().numpy().astype(np.float64)

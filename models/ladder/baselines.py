@@ -1,4 +1,4 @@
-"""The lower rungs: what chance, the form that comes with the film, and the prompts alone achieve."""
+"""The lower rungs of the ladder: chance, metadata, and zero-shot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from models.ladder.method import FewShotBenchmark, Logits, Support
 
 @dataclass
 class ChanceBaseline:
-    """Normal noise. Its AUC is .5 within its interval, or the measuring is wrong."""
+    """Normal noise. Its AUC must be .5 within its interval, or the measurement is wrong."""
 
     name: str = "chance"
     needs_support: bool = False
@@ -30,9 +30,9 @@ class ChanceBaseline:
 
 @dataclass
 class MetadataBaseline:
-    """Age, sex and view, no pixel: what a model may score by knowing who is imaged how. Logistic regression.
+    """Logistic regression on age, sex and view, without pixels: the discrimination available from metadata alone.
 
-    A finding that cannot be learnt scores 0 everywhere: the form knows no prompt to fall back on.
+    A finding that cannot be learnt scores 0 everywhere: metadata have no zero-shot fallback.
     """
 
     name: str = "metadata"
@@ -41,15 +41,15 @@ class MetadataBaseline:
 
     def scores(self, bench: FewShotBenchmark, support: Support | None, *, seed: int) -> Logits:
         known = LabelledFeatures.of_support(bench, support)
-        form = _encode_metadata(bench.cases)
+        metadata = _encode_metadata(bench.cases)
         rows = support.rows if support is not None else np.arange(0)
-        weights, bias = fit_logistic_regression(LabelledFeatures(form[rows], known.labels), ridge=self.ridge)
-        return np.asarray(form[bench.split.test] @ weights.T + bias, dtype=np.float32)
+        weights, bias = fit_logistic_regression(LabelledFeatures(metadata[rows], known.labels), ridge=self.ridge)
+        return np.asarray(metadata[bench.split.test] @ weights.T + bias, dtype=np.float32)
 
 
 @dataclass
 class ZeroShotBaseline:
-    """The prompts alone: no label, no image of the place. From one prompt pair a finding, or from all of them."""
+    """The prompts alone: no label and no image of the site. One prompt pair per finding, or all of them."""
 
     name: str
     prompts: Literal["single", "ensemble"]
@@ -61,7 +61,7 @@ class ZeroShotBaseline:
 
 @dataclass
 class ZeroShotCentred:
-    """Zero-shot on features without what all films of the pool have in common, brought back to unit length. No label."""
+    """Zero-shot on features minus the mean of the pool, normalised to unit length. No label."""
 
     name: str = "zero-shot-centred"
     needs_support: bool = False
@@ -78,7 +78,7 @@ def _select_head(bench: FewShotBenchmark, prompts: Literal["single", "ensemble"]
 
 
 def _encode_metadata(cases: Cases) -> npt.NDArray[np.float64]:
-    """[N, 6]: age in units of 20 years from 50, its absence, sex and view as -1 / 0 / 1 and their absence."""
+    """Return [N, 6]: age in units of 20 years from 50, its absence, sex and view as -1 / 0 / 1 and their absence."""
     age = (cases.age.astype(np.float64) - 50) / 20
     columns = [np.nan_to_num(age, nan=0.0), np.isnan(age)]
     for values, (low, high) in ((cases.sex, ("F", "M")), (cases.view, ("PA", "AP"))):

@@ -1,4 +1,4 @@
-"""The activations of a bench's films in front of the last k blocks: what encoder methods score from."""
+"""Activations of a benchmark's images entering the last k blocks, the input of the encoder methods."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from models.encoder.partition import check_blocks, partition
 from models.ladder.method import FewShotBenchmark, Logits, Support
 from models.training.fine_tuning import ACTIVATION_DTYPE
 
-_CHUNK = 128  # films at a time
+_CHUNK = 128  # images per forward pass
 DEFAULT_MAX_BYTES = 4 << 30
-"""Bytes of activations kept; those beyond it are made again from the films each time."""
+"""Largest size of cached activations in bytes; activations beyond it are recomputed from the model inputs each time."""
 
 
 class BenchActivations:
-    """Of one bench, by k: float16 activations of the test films. Made on first use, kept as long as they fit.
+    """float16 activations of one benchmark's test images, by k. Computed on first use and cached within the limit.
 
-    `limit`: bytes kept, of all k together.
+    `max_bytes`: largest size of the cache, all k together.
     """
 
     def __init__(self, bench: FewShotBenchmark, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
@@ -33,24 +33,24 @@ class BenchActivations:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes kept."""
+        """Size of the cached activations in bytes."""
         return sum(chunk.nbytes for chunks in self._chunks.values() for chunk in chunks)
 
     def test_chunks(self, k: int) -> Iterable[torch.Tensor]:
-        """Return the activations [b, L, W] of the test films in order, some at a time. CannotPartition."""
+        """Return the activations [b, L, W] of the test images in order, in chunks. Raise CannotPartition."""
         if k in self._chunks:
             return self._chunks[k]
         test = self.bench.split.test
         check_blocks(k, partition(self.bench.encoder.network).block_count)
-        made = (self._compute_activations(test[start : start + _CHUNK], k) for start in range(0, len(test), _CHUNK))
+        computed = (self._compute_activations(test[start : start + _CHUNK], k) for start in range(0, len(test), _CHUNK))
         needed = len(test) * int(np.prod(activation_shape(self.bench.encoder))) * ACTIVATION_DTYPE.itemsize
         if self.held_bytes + needed > self._max_bytes:
-            return made
-        self._chunks[k] = list(made)
+            return computed
+        self._chunks[k] = list(computed)
         return self._chunks[k]
 
     def logits(self, encoder: Encoder, head: LinearHead, k: int) -> Logits:
-        """Score the test films with an encoder that differs from the bench's in its last k blocks and what follows them."""
+        """Score the test images with an encoder that differs from the benchmark's from its last k blocks on."""
         head = head.to(encoder.device)
         with torch.no_grad():
             parts = [head.logits(encode_activations(encoder, chunk, k=k).features).cpu() for chunk in self.test_chunks(k)]
@@ -62,32 +62,32 @@ class BenchActivations:
 
 
 class SharedActivations:
-    """The Prefixes of the bench in use, for several methods. Those of another bench take the place of the last's."""
+    """The BenchActivations of the current benchmark, shared by several methods. Another benchmark replaces them."""
 
     def __init__(self) -> None:
         self._current: BenchActivations | None = None
 
     def of_bench(self, bench: FewShotBenchmark) -> BenchActivations:
-        """Return the bench's."""
+        """Return the activations of this benchmark."""
         if self._current is None or self._current.bench is not bench:
             self._current = BenchActivations(bench)
         return self._current
 
 
 def require_support(support: Support | None) -> Support:
-    """Return the support. ValueError where there is none."""
+    """Return the support. Raise ValueError for None."""
     if support is None:
         raise ValueError("a method that learns needs a support")
     return support
 
 
 def select_model_inputs(bench: FewShotBenchmark, rows: npt.NDArray[np.intp]) -> torch.Tensor:
-    """Return the grey squares of these films, float32 [n, 1, S, S]."""
+    """Return the model inputs of these rows, float32 [n, 1, S, S]."""
     return torch.from_numpy(np.asarray(bench.model_inputs[rows], dtype=np.float32))[:, None]
 
 
 def fill_with_zero_shot(bench: FewShotBenchmark, logits: Logits | None, learnt: Iterable[int]) -> Logits:
-    """Return the logits [T, F] in the columns that were learnt, and the base encoder's zero-shot ones in the others."""
+    """Return the logits [T, F] in the learnt columns, and the base encoder's zero-shot logits in the others."""
     features = bench.features[torch.from_numpy(bench.split.test)]
     scores = np.asarray(bench.ensemble.to(features.device).logits(features).cpu().numpy(), dtype=np.float32)
     columns = list(learnt)

@@ -1,4 +1,4 @@
-"""Heads that are computed, not trained by steps: SS-Text, GDA, and radclipd's own first stage."""
+"""Heads without gradient descent: SS-Text, GDA, and radclipd's stage 1."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Floats = npt.NDArray[np.float64]
 class SsText:
     """Text prototype plus support, in closed form (Silva-Rodriguez et al., "Few-shot, now for real", MICCAI 2025).
 
-    w_c = t_c + temperature / (lambda_c x F) x half the difference of the means, lambda_c = 1 / positives: theirs with the sum over
-    a softmax's classes replaced by the two balanced halves of a binary.
+    w_c = t_c + temperature / (lambda_c x F) x half the difference of the means, lambda_c = 1 / positives. The original sums over
+    the classes of a softmax; here the two balanced kinds of a binary classifier take their place.
     """
 
     name: str = "ss-text"
@@ -39,12 +39,12 @@ class SsText:
 
 @dataclass
 class Gda:
-    """Gaussian discriminant analysis beside zero-shot (Wang et al., "A hard-to-beat baseline for training-free CLIP-based
-    adaptation", ICLR 2024): means of the two kinds and one covariance, of which the support alone gives the ridge estimate
-    D ((n - 1) S + tr(S) I)^-1.
+    """Gaussian discriminant analysis plus zero-shot (Wang et al., "A hard-to-beat baseline for training-free CLIP-based
+    adaptation", ICLR 2024): means of the two kinds and one covariance, with the ridge estimate of its inverse from the support
+    alone, D ((n - 1) S + tr(S) I)^-1.
 
-    They choose the weight of the two parts on a validation set. There is none here: both have the same spread over the support,
-    and the learnt part weighs n_c / (n_c + `half`) with n_c positives.
+    The original chooses the weight of the two parts on a validation set. Without one, both parts are scaled to the same spread over
+    the support, and the learnt part weighs n_c / (n_c + `half_weight_positives`) with n_c positives.
     """
 
     name: str = "gda"
@@ -66,7 +66,7 @@ class Gda:
 
 @dataclass
 class StageOneMethod:
-    """The head of `models.training.stage_one`: whitened by the pool, anchored to the text. What the daemon learns first."""
+    """The head of `models.training.stage_one`, whitened by the pool and anchored to the text: stage 1 of the daemon."""
 
     name: str = "stage-1"
     needs_support: bool = True
@@ -79,17 +79,17 @@ class StageOneMethod:
 
 
 def _solve_ridge(scatter: Floats, differences: Floats) -> Floats:
-    """[F, D]: D (X'X + tr(S) I)^-1 d for centred rows X [n, D], by the smaller of the two systems. S = X'X / (n - 1)."""
-    films, width = scatter.shape
-    ridge = np.sum(scatter**2) / max(films - 1, 1)
+    """Return [F, D]: D (X'X + tr(S) I)^-1 d for centred rows X [n, D], by the n x n system. S = X'X / (n - 1)."""
+    images, width = scatter.shape
+    ridge = np.sum(scatter**2) / max(images - 1, 1)
     if ridge == 0:
         return np.zeros_like(differences)
-    inner = np.linalg.solve(scatter @ scatter.T + ridge * np.eye(films), scatter @ differences.T)
+    inner = np.linalg.solve(scatter @ scatter.T + ridge * np.eye(images), scatter @ differences.T)
     return np.asarray(width * (differences - (scatter.T @ inner).T) / ridge)
 
 
 def _compute_balancing_bias(known: LabelledFeatures, weights: Floats) -> Floats:
-    """[F]: puts the middle between the two means at 0; 0 where one is missing."""
+    """Return [F]: the bias that puts the midpoint of the two mean logits at 0; 0 without both kinds."""
     return np.asarray(-(known.balanced_weights * (known.features @ weights.T)).sum(axis=0))
 
 

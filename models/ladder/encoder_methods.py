@@ -1,4 +1,4 @@
-"""The rungs that change the encoder, from the least to the most of it, and the product, which may."""
+"""The methods that fine-tune the encoder, from the fewest to the most parameters, and radclipd's own method."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from models.training.recipe import Recipe
 from models.training.training_round import TrainingPlan
 
 UNFROZEN_BLOCKS = (1, 2, 3)
-"""How many last blocks are unfrozen."""
+"""Numbers of unfrozen last blocks."""
 
 
 def make_encoder_methods(recipe: Recipe | None = None) -> tuple[Method, ...]:
-    """Return the methods, which share the activations of the bench in use, and each two of the same k one fit.
+    """Return the methods. They share the activations of the current benchmark; the two methods of one k share a fit.
 
-    A method whose k is more than the blocks of a bench's encoder raises CannotPartition on it.
+    A method raises CannotPartition on a benchmark whose encoder has fewer blocks than its k.
     """
-    recipe, prefixes = recipe or Recipe(), SharedActivations()
+    recipe, activations = recipe or Recipe(), SharedActivations()
     partial: list[Method] = []
     for k in UNFROZEN_BLOCKS:
-        fits = SharedFits(k, recipe, prefixes)
+        fits = SharedFits(k, recipe, activations)
         partial += [PartialUnfreezing(f"partial-k{k}", fits), PartialUnfreezing(f"partial-k{k}-wise", fits, averaged=True)]
-    full = PartialUnfreezing("full", SharedFits(None, recipe, prefixes))
+    full = PartialUnfreezing("full", SharedFits(None, recipe, activations))
     return (
         ProjectionOnly(recipe),
-        LowRankAdaptation(recipe, prefixes),
+        LowRankAdaptation(recipe, activations),
         *partial,
         full,
-        RadclipdMethod(prefixes, TrainingPlan(recipe=recipe)),
+        RadclipdMethod(activations, TrainingPlan(recipe=recipe)),
     )
 
 
 ENCODER_METHODS = make_encoder_methods()
-"""The methods with the default recipe."""
+"""The encoder methods with the default recipe."""

@@ -1,4 +1,4 @@
-"""What a method may learn from: the support's features and labels, and how its films are weighed."""
+"""Training data of a method: features and labels of the support, with balanced weights."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """Films that something is known of: features [n, D] of unit length, labels [n, F]."""
+    """Labelled images: features [n, D] of unit length, labels [n, F]."""
 
     features: Floats
     labels: npt.NDArray[np.int8]
 
     @classmethod
     def of_support(cls, bench: FewShotBenchmark, support: Support | None) -> LabelledFeatures:
-        """Return the support's films. ValueError without a support."""
+        """Return the features and labels of the support. Raise ValueError without a support."""
         if support is None:
             raise ValueError("a method that learns needs a support")
         return cls(to_float64(bench.features[support.rows]), support.labels(bench.cases))
 
     @property
     def learnable(self) -> npt.NDArray[np.bool_]:
-        """[F]: a positive and a negative are there."""
+        """[F]: True with a positive and a negative."""
         return np.asarray((self.labels == PRESENT).any(axis=0) & (self.labels == ABSENT).any(axis=0))
 
     @property
     def positive_counts(self) -> npt.NDArray[np.intp]:
-        """[F]: how many films show it."""
+        """[F]: number of positives."""
         return np.asarray((self.labels == PRESENT).sum(axis=0))
 
     @property
     def balanced_weights(self) -> Floats:
-        """[n, F]: the weight of each film in each finding. Positives sum to 1/2, negatives too; all 0 unless both are there."""
+        """[n, F]: weight of each image in each finding. Positives sum to 1/2, negatives to 1/2; all 0 without both kinds."""
         kinds = [(self.labels == kind) / np.maximum((self.labels == kind).sum(axis=0), 1) for kind in (PRESENT, ABSENT)]
         return np.asarray((kinds[0] + kinds[1]) / 2 * self.learnable)
 
     @property
     def signed_weights(self) -> Floats:
-        """[n, F]: `halves`, those of the negatives with a minus."""
+        """[n, F]: `balanced_weights`, negated for negatives."""
         return np.where(self.labels == PRESENT, self.balanced_weights, -self.balanced_weights)
 
     @property
     def mean_difference(self) -> Floats:
-        """[F, D]: mean of the positives minus mean of the negatives; 0 where one of them is missing."""
+        """[F, D]: mean of the positives minus mean of the negatives; 0 without both kinds."""
         return np.asarray(2 * self.signed_weights.T @ self.features)
 
 
@@ -64,18 +64,18 @@ def to_float64(tensor: torch.Tensor) -> Floats:
 
 
 def get_test_features(bench: FewShotBenchmark) -> Floats:
-    """Return the features [T, D] of the test films."""
+    """Return the features [T, D] of the test images."""
     return to_float64(bench.features[bench.split.test])
 
 
 def head_logits(head: LinearHead, bench: FewShotBenchmark) -> Logits:
-    """Return what a head says of the test films."""
+    """Return a head's logits [T, F] of the test images."""
     logits: Logits = head.to(bench.features.device).logits(bench.features[bench.split.test]).cpu().numpy()
     return logits
 
 
 def pool_whitening(bench: FewShotBenchmark) -> WhiteningTransform:
-    """Return the whitening of the pool's films, from their features alone. Estimated once a bench."""
+    """Return the whitening of the pool, from its features alone. Estimated once per benchmark."""
     return _estimate_whitening(bench.features, bench.split.pool.tobytes())
 
 

@@ -1,4 +1,4 @@
-"""CLIP-LoRA's fixed setting on the image tower, with the head warm from the text."""
+"""CLIP-LoRA's fixed setting on the image tower, with a warm head from the text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from models.training.recipe import Recipe
 
 
 class LowRankAdaptation:
-    """Implements Method: rank 2 on query, key and value of all blocks. Nothing pulls it back; its smallness is its restraint."""
+    """Implements Method: rank 2 on query, key and value of all blocks. No pull to the base: the low rank is the regularisation."""
 
     name = "lora-r2"
     needs_support = True
@@ -40,23 +40,23 @@ class LowRankAdaptation:
             targets = Targets.of(labels[rows], smoothing=recipe.label_smoothing).to(device)
         except NothingToLearn:
             return fill_with_zero_shot(bench, None, ())
-        films = select_model_inputs(bench, support.rows[rows])
-        activations = view_activations(bench.encoder, bench.preprocess, films, recipe, k=k, seed=seed)
-        thin = LowRankEncoder(bench.encoder, self._setting, seed=seed)
+        inputs = select_model_inputs(bench, support.rows[rows])
+        activations = view_activations(bench.encoder, bench.preprocess, inputs, recipe, k=k, seed=seed)
+        low_rank = LowRankEncoder(bench.encoder, self._setting, seed=seed)
 
-        def forward(entering: torch.Tensor) -> torch.Tensor:
-            with parametrize.cached():  # one product, and one dropout, a step
-                return encode_activations(thin.encoder, entering, k=k).features
+        def forward(chunk: torch.Tensor) -> torch.Tensor:
+            with parametrize.cached():  # one product and one dropout mask per step
+                return encode_activations(low_rank.encoder, chunk, k=k).features
 
-        thin.train(False)
+        low_rank.train(False)
         head, _ = make_warm_head(forward, bench.ensemble, activations, targets, device)
-        thin.train(True)
+        low_rank.train(True)
         groups = [
-            ParameterGroup(thin.parameters, self._setting.rate, weight_decay=self._setting.weight_decay),
+            ParameterGroup(low_rank.parameters, self._setting.rate, weight_decay=self._setting.weight_decay),
             *head_parameter_groups(head, targets, recipe),
         ]
         optimise(forward, head, groups, activations, targets, recipe, steps=recipe.step_count(support.shots), seed=seed)
         logits = self._activations.of_bench(bench).logits(
-            apply_delta(bench.encoder, thin.merged_weights()), head.to_linear_head(), k
+            apply_delta(bench.encoder, low_rank.merged_weights()), head.to_linear_head(), k
         )
         return fill_with_zero_shot(bench, logits, np.flatnonzero(targets.learnable.cpu().numpy()))

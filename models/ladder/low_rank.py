@@ -1,9 +1,9 @@
-"""LoRA on the attention of the image tower: to the weights of query, key and value a product of two thin matrices is added.
+"""LoRA on the attention of the image tower: a product of two low-rank matrices is added to the query, key and value weights.
 
-The setting that Zanella and Ben Ayed (2024) hold fixed for every data set and shot count: rank 2, scaling alpha / sqrt(rank) with
-alpha 1, dropout .25, rate 2e-4, all blocks. Two things differ here: only the image tower is touched (the head stands for the
-text's side), and dropout leaves out input features of the thin path for a whole step rather than for each token, since the
-product is added to the weight itself.
+The setting is that of Zanella and Ben Ayed (2024), fixed for every data set and shot count: rank 2, scaling alpha / sqrt(rank) with
+alpha 1, dropout .25, rate 2e-4, all blocks. There are two differences: only the image tower is adapted (the head takes the place of
+the text tower), and dropout drops input features of the low-rank path for a whole step, not per token, since the product is added
+to the weight itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PROJECTIONS = 3
 
 @dataclass(frozen=True)
 class LowRankSetting:
-    """The numbers of CLIP-LoRA."""
+    """Hyperparameters of CLIP-LoRA."""
 
     rank: int = 2
     alpha: float = 1.0
@@ -35,12 +35,12 @@ class LowRankSetting:
 
     @property
     def card(self) -> dict[str, Any]:
-        """Return every number, JSON-able."""
+        """Return every hyperparameter as JSON values."""
         return asdict(self)
 
 
 class LowRankUpdate(torch.nn.Module):
-    """A weight [3 W, W] -> that weight plus scaling times B A for each of its three shares. B starts at 0: nothing changes."""
+    """A weight [3 W, W] -> that weight plus scaling times B A for each of its three parts. B starts at 0: no change."""
 
     def __init__(self, weight: torch.Tensor, setting: LowRankSetting, generator: torch.Generator) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class LowRankUpdate(torch.nn.Module):
         self._generator = generator
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return the weight [3 W, W]; in training mode some columns get nothing added, others the more."""
+        """Return the weight [3 W, W]; in training mode some columns of the update are dropped and the others scaled up."""
         down: torch.Tensor = self.down
         if self.training and self._dropout:
             kept = torch.rand(_PROJECTIONS, 1, down.shape[2], generator=self._generator) >= self._dropout
@@ -63,9 +63,9 @@ class LowRankUpdate(torch.nn.Module):
 
 
 class LowRankEncoder:
-    """An encoder whose blocks carry LowRankUpdate; the given one stays as it is. Same seed, same start and same dropout.
+    """A copy of an encoder with a LowRankUpdate in every block. Same seed, same start and same dropout.
 
-    CannotPartition for towers that have no such blocks.
+    Raise CannotPartition for a tower without such blocks.
     """
 
     def __init__(self, encoder: Encoder, setting: LowRankSetting, *, seed: int) -> None:
@@ -76,23 +76,23 @@ class LowRankEncoder:
         generator = torch.Generator().manual_seed(seed)
         for name in self._modules:
             module = self.encoder.network.get_submodule(name)
-            added = LowRankUpdate(module.get_parameter(_WEIGHT), setting, generator)
-            parametrize.register_parametrization(module, _WEIGHT, added)
-            self.updates.append(added)
+            update = LowRankUpdate(module.get_parameter(_WEIGHT), setting, generator)
+            parametrize.register_parametrization(module, _WEIGHT, update)
+            self.updates.append(update)
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
-        """Both thin matrices of every block."""
-        return [parameter for added in self.updates for parameter in added.parameters()]
+        """Both low-rank matrices of every block."""
+        return [parameter for update in self.updates for parameter in update.parameters()]
 
     def train(self, training: bool) -> None:
         """Switch the dropout on or off."""
-        for added in self.updates:
-            added.train(training)
+        for update in self.updates:
+            update.train(training)
 
     @torch.no_grad()
     def merged_weights(self) -> Delta:
-        """Return the weights with what was learnt added, by the names that the base has for them, on the CPU."""
+        """Return the weights with their updates added, by the base's parameter names, on the CPU."""
         self.train(False)
         weights: list[torch.Tensor] = [getattr(self.encoder.network.get_submodule(name), _WEIGHT) for name in self._modules]
         return {f"{name}.{_WEIGHT}": weight.cpu() for name, weight in zip(self._modules, weights, strict=True)}

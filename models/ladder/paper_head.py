@@ -1,8 +1,8 @@
-"""The head of the paper that radclipd follows, as it would be in an honest few-shot run.
+"""The head of the paper that radclipd follows, in an honest few-shot run.
 
-Dalsania, arXiv 2507.07254: an MLP on the frozen image features. In the paper's code it comes pre-trained on 75,312 labelled films
-of the same hospital and the epoch is chosen on the test set. Here it starts at random, which is where a hospital without those
-labels starts, and the last epoch counts.
+Dalsania, arXiv 2507.07254: an MLP on the frozen image features. In the paper's code it is pre-trained on 75,312 labelled images of
+the same hospital, and the epoch is chosen on the test set. Here it starts at random, as in a hospital without those labels, and the
+last epoch is used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DROPOUT = (0.3, 0.2)
 @dataclass
 class PaperHead:
     """Linear 512, LayerNorm, GELU, dropout .3; linear 256, LayerNorm, GELU, dropout .2; linear F; Kaiming start. AdamW 1e-4, weight
-    decay 1e-2, plain binary cross-entropy over the known labels, 5 epochs in batches of 16. It knows no text to fall back on.
+    decay 1e-2, plain binary cross-entropy over the known labels, 5 epochs in batches of 16. No zero-shot fallback.
     """
 
     name: str = "paper-head"
@@ -59,7 +59,7 @@ class PaperHead:
 
 
 class _Perceptron:
-    """The network, with its randomness from one generator: torch's own dropout only knows the global one."""
+    """The network, with all randomness from one generator: torch's own dropout uses the global one."""
 
     def __init__(self, width: int, findings: int, generator: torch.Generator) -> None:
         widths = (width, *_HIDDEN, findings)
@@ -71,7 +71,7 @@ class _Perceptron:
         self.parameters = [tensor.requires_grad_() for pair in (*self._linear, *self._norm) for tensor in pair]
 
     def forward(self, features: torch.Tensor, *, dropout_generator: torch.Generator | None = None) -> torch.Tensor:
-        """Return logits [n, F] for features [n, D]; with a generator, some hidden units are dropped for training."""
+        """Return logits [n, F] for features [n, D]; with a generator, hidden units are dropped as in training."""
         hidden = features
         for (weight, bias), (gain, offset), rate in zip(self._linear, self._norm, _DROPOUT, strict=False):
             layer = functional.linear(hidden, weight, bias)

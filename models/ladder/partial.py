@@ -1,4 +1,4 @@
-"""The paper's method, repaired: the last k blocks, ln_post and proj unfrozen, the head warm from the text."""
+"""The paper's method, corrected: the last k blocks, ln_post and proj unfrozen, with a warm head from the text."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from models.training.recipe import Recipe
 
 
 class SharedFits:
-    """One fit for two methods: whichever asks first has it trained, and the other's scores wait until it asks.
+    """One fit shared by two methods: the first request trains it, and the scores of the other method are kept for its request.
 
-    `k`: number of blocks; None for all of them, with the stem alone frozen.
+    `k`: number of blocks; None for all blocks, with the stem alone frozen.
     """
 
     def __init__(self, k: int | None, recipe: Recipe, activations: SharedActivations) -> None:
@@ -28,17 +28,17 @@ class SharedFits:
         self._registered: set[bool] = set()
 
     def register(self, *, averaged: bool) -> None:
-        """Say that a method will ask for the averaged weights' scores, or for the last ones'."""
+        """Register a method that requests the scores of the averaged weights, or of the last ones."""
         self._registered.add(averaged)
 
     def scores(self, bench: FewShotBenchmark, support: Support, *, seed: int, averaged: bool) -> Logits:
-        """Return the scores of the averaged weights, or of the last ones; zero-shot where there is nothing to learn."""
+        """Return the scores of the averaged weights, or of the last ones; zero-shot without a learnable finding."""
         if bench is not self._bench:
             self._bench, self._pending_logits = bench, {}
         key = (support.shots, support.draw, support.rows.tobytes(), seed)
         if (key, averaged) not in self._pending_logits:
-            made = self._score_fit(bench, support, seed)
-            self._pending_logits |= {(key, kind): logits for kind, logits in made.items()}
+            scored = self._score_fit(bench, support, seed)
+            self._pending_logits |= {(key, kind): logits for kind, logits in scored.items()}
         return self._pending_logits.pop((key, averaged))
 
     def _score_fit(self, bench: FewShotBenchmark, support: Support, seed: int) -> dict[bool, Logits]:
@@ -48,17 +48,17 @@ class SharedFits:
             fitted = _fine_tune_support(bench, support, recipe, seed)
         except NothingToLearn:
             return {averaged: fill_with_zero_shot(bench, None, ()) for averaged in self._registered}
-        prefixes = self._activations.of_bench(bench)
+        activations = self._activations.of_bench(bench)
 
-        def scored(trained: TrainedWeights) -> Logits:
-            logits = prefixes.logits(apply_delta(bench.encoder, trained.delta), trained.head, recipe.k)
+        def score(trained: TrainedWeights) -> Logits:
+            logits = activations.logits(apply_delta(bench.encoder, trained.delta), trained.head, recipe.k)
             return fill_with_zero_shot(bench, logits, fitted.report.findings)
 
-        return {averaged: scored(fitted.averaged if averaged else fitted.last) for averaged in self._registered}
+        return {averaged: score(fitted.averaged if averaged else fitted.last) for averaged in self._registered}
 
 
 class PartialUnfreezing:
-    """Implements Method: the last k blocks as the last step leaves them, or averaged with the base's weights (WiSE-FT)."""
+    """Implements Method: the last k blocks after the last step, or averaged with the base's weights (WiSE-FT)."""
 
     needs_support = True
 

@@ -1,9 +1,9 @@
 """Linear probes by gradient descent: from random weights, from the text (ZS-LP), and held near the text (CLAP).
 
 Silva-Rodriguez et al., "A closer look at the few-shot adaptation of large vision-language models" (CVPR 2024): prototypes of unit
-length at CLIP's temperature, 300 steps of SGD with momentum .9 on all films at once, rate .1 falling as a cosine; nothing chosen
-on a validation set. Theirs is a softmax over classes; here each finding is a binary of its own with a bias, which starts where
-positives and negatives balance. Their twenty augmented views need pixels and are left out.
+length at CLIP's temperature, 300 steps of full-batch SGD with momentum .9, rate .1 with cosine decay; nothing chosen on a
+validation set. The original is a softmax over classes; here each finding is an independent binary classifier with a bias, which
+starts at the balance of positives and negatives. The original's twenty augmented views need pixels and are left out.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass
 class LinearProbe:
-    """`start`: where the weights start. `held`: whether the distance from there costs, more where zero-shot was right (CLAP).
+    """`start`: initial weights. `constrained`: penalise the distance from them, more for findings with good zero-shot (CLAP).
 
-    A finding that cannot be learnt keeps its start: the text classifier, or random weights for the probe that knows no text.
+    A finding that cannot be learnt keeps its start: the text classifier, or random weights for the probe without text.
     """
 
     name: str
@@ -46,29 +46,29 @@ class LinearProbe:
         return head_logits(self._fit_head(known, start, to_float64(bench.ensemble.scale)), bench)
 
     def _fit_head(self, known: LabelledFeatures, start: Floats, temperature: Floats) -> LinearHead:
-        descent = _ProbeObjective(known, temperature, start, self._compute_multipliers(known, start, temperature))
-        weights, bias = start.copy(), descent.balancing_bias(start)
-        speed, bias_speed = np.zeros_like(weights), np.zeros_like(bias)
+        objective = _ProbeObjective(known, temperature, start, self._compute_multipliers(known, start, temperature))
+        weights, bias = start.copy(), objective.balancing_bias(start)
+        velocity, bias_velocity = np.zeros_like(weights), np.zeros_like(bias)
         for step in range(self.steps):
             rate = self.rate * (1 + np.cos(np.pi * step / self.steps)) / 2
-            slope, bias_slope = descent.gradients(weights, bias)
-            speed, bias_speed = self.momentum * speed + slope, self.momentum * bias_speed + bias_slope
-            weights, bias = weights - rate * speed, bias - rate * bias_speed
+            gradient, bias_gradient = objective.gradients(weights, bias)
+            velocity, bias_velocity = self.momentum * velocity + gradient, self.momentum * bias_velocity + bias_gradient
+            weights, bias = weights - rate * velocity, bias - rate * bias_velocity
         tensors = (_normalise_rows(weights), temperature, np.where(known.learnable, bias, 0.0))
         return LinearHead(*(torch.from_numpy(part.astype(np.float32)) for part in tensors))
 
     def _compute_multipliers(self, known: LabelledFeatures, start: Floats, temperature: Floats) -> Floats:
-        """[F]: CLAP's multiplier, the probability that the start gives the right answer on the support; once, then fixed."""
+        """Return [F]: CLAP's multiplier, the start's mean probability of the true label on the support. Fixed during training."""
         if not self.constrained:
             return np.zeros(len(start))
-        descent = _ProbeObjective(known, temperature, start, np.zeros(len(start)))
-        right = expit(descent.logits(start, descent.balancing_bias(start)) * np.where(known.labels == PRESENT, 1, -1))
-        return np.asarray((known.balanced_weights * right).sum(axis=0))
+        objective = _ProbeObjective(known, temperature, start, np.zeros(len(start)))
+        correct = expit(objective.logits(start, objective.balancing_bias(start)) * np.where(known.labels == PRESENT, 1, -1))
+        return np.asarray((known.balanced_weights * correct).sum(axis=0))
 
 
 @dataclass(frozen=True)
 class _ProbeObjective:
-    """Mean over the findings of balanced log-loss + pull x |w - start|^2."""
+    """The objective: mean over the findings of balanced log-loss + pull x |w - start|^2."""
 
     known: LabelledFeatures
     temperature: Floats  # [F]
@@ -79,7 +79,7 @@ class _ProbeObjective:
         return np.asarray(self.temperature * (self.known.features @ _normalise_rows(weights).T) + bias)
 
     def balancing_bias(self, weights: Floats) -> Floats:
-        """[F]: the mean logits of positives and of negatives lie at the same distance from 0."""
+        """Return [F]: the bias that puts the mean logits of positives and of negatives at equal distance from 0."""
         return np.asarray(-(self.known.balanced_weights * self.logits(weights, np.zeros(len(weights)))).sum(axis=0))
 
     def gradients(self, weights: Floats, bias: Floats) -> tuple[Floats, Floats]:

@@ -1,4 +1,4 @@
-"""radclipd's own row: what the daemon would serve if these were all the labels it had."""
+"""radclipd's own method: the version that the daemon would serve with the support as its only labels."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from models.training.training_round import TrainingData, TrainingPlan, TrainingR
 
 Rows = npt.NDArray[np.intp]
 DEFAULT_MAX_BYTES = 2 << 30
-"""Bytes of activations of labelled films that are kept from one support to the next."""
+"""Largest size in bytes of the labelled images' activations cached between supports."""
 
 
 class ViewActivationCache:
-    """Of one bench: what enters the last k blocks for each copy of a labelled film, made once and kept up to `limit` bytes."""
+    """Activations entering the last k blocks for each view of a benchmark's labelled images, cached up to `max_bytes`."""
 
     def __init__(self, bench: FewShotBenchmark, views: AugmentedViews, k: int, *, max_bytes: int) -> None:
         self.bench, self.views = bench, views
@@ -33,30 +33,30 @@ class ViewActivationCache:
         self._cached: dict[int, torch.Tensor] = {}
 
     def of_rows(self, rows: Rows) -> torch.Tensor:
-        """Return [n, V, L, W] on the CPU for these films of the bench. CannotPartition."""
+        """Return activations [n, V, L, W] on the CPU for these rows. Raise CannotPartition."""
         return torch.stack([self._get_or_compute(int(row)) for row in rows])
 
     def _get_or_compute(self, row: int) -> torch.Tensor:
         if row not in self._cached:
-            made = self._compute_activations(row)
-            if made.nbytes * (len(self._cached) + 1) > self._max_bytes:
-                return made
-            self._cached[row] = made
+            activations = self._compute_activations(row)
+            if activations.nbytes * (len(self._cached) + 1) > self._max_bytes:
+                return activations
+            self._cached[row] = activations
         return self._cached[row]
 
     def _compute_activations(self, row: int) -> torch.Tensor:
-        square, name = select_model_inputs(self.bench, np.array([row]))[0], str(self.bench.cases.key[row])
-        copies = torch.stack([self.views.view(square, name, number) for number in range(self.views.amounts.views)])
-        pixels = self.bench.preprocess.normalise(copies.to(self.bench.encoder.device))
+        model_input, name = select_model_inputs(self.bench, np.array([row]))[0], str(self.bench.cases.key[row])
+        views = torch.stack([self.views.view(model_input, name, number) for number in range(self.views.amounts.views)])
+        pixels = self.bench.preprocess.normalise(views.to(self.bench.encoder.device))
         return compute_activations(self.bench.encoder, pixels, k=self._k).to("cpu", ACTIVATION_DTYPE)
 
 
 class RadclipdMethod:
-    """Implements Method by `training_round`, as the learner role calls it: the better of stage 1 and partial unfreezing.
+    """Implements Method by `training_round`, as in the learner role: the better of stage 1 and partial unfreezing.
 
-    Everything is drawn from the plan's own seed, as in the daemon, so the copies of a film are the same in every support that
-    holds it, and what the frozen blocks make of them is kept. The pool is the archive that whitens. A finding is learnt from one
-    positive on: the least number that `[learn] min_positives` asks for is a rule of the daemon, not of the learner.
+    All random draws come from the plan's own seed, as in the daemon, so the views of an image are the same in every support and
+    their activations are cached. The pool is the archive of the whitening. A finding is learnt from one positive on: the minimum of
+    `[learn] min_positives` is a rule of the daemon, not of the training round.
     """
 
     name = PRODUCT
@@ -73,24 +73,24 @@ class RadclipdMethod:
     def scores(self, bench: FewShotBenchmark, support: Support | None, *, seed: int) -> Logits:
         support = require_support(support)
         try:
-            taught = self._train_on_support(bench, support)
+            result = self._train_on_support(bench, support)
         except NothingToLearn:
             return fill_with_zero_shot(bench, None, ())
-        return fill_with_zero_shot(bench, self._score_test(bench, taught), np.flatnonzero(taught.findings))
+        return fill_with_zero_shot(bench, self._score_test(bench, result), np.flatnonzero(result.findings))
 
     def _train_on_support(self, bench: FewShotBenchmark, support: Support) -> TrainingResult:
         archive = np.setdiff1d(bench.split.pool, support.rows)
-        films = TrainingData(
+        data = TrainingData(
             features=bench.features[torch.from_numpy(support.rows)].cpu(),
             activations=self._compute_view_activations(bench, support),
             labels=support.labels(bench.cases),
             patients=bench.cases.patient[support.rows],
             unlabelled_features=bench.features[torch.from_numpy(archive)].cpu(),
         )
-        return run_training_round(bench.encoder, bench.ensemble, films, self._plan, lambda what, done, total: None)
+        return run_training_round(bench.encoder, bench.ensemble, data, self._plan, lambda work, done, total: None)
 
     def _compute_view_activations(self, bench: FewShotBenchmark, support: Support) -> torch.Tensor | None:
-        """[n, V, L, W] on the CPU; None where stage 1 is all that this tower allows."""
+        """Return activations [n, V, L, W] on the CPU; None for a tower that allows stage 1 alone."""
         try:
             check_blocks(self._plan.recipe.k, partition(bench.encoder.network).block_count)
         except CannotPartition:
@@ -103,5 +103,5 @@ class RadclipdMethod:
     def _score_test(self, bench: FewShotBenchmark, result: TrainingResult) -> Logits:
         if result.fine_tuned is None:
             return head_logits(result.head, bench)
-        moved = result.fine_tuned
-        return self._test_activations.of_bench(bench).logits(apply_delta(bench.encoder, moved.delta), moved.head, moved.k)
+        blocks = result.fine_tuned
+        return self._test_activations.of_bench(bench).logits(apply_delta(bench.encoder, blocks.delta), blocks.head, blocks.k)

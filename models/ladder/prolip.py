@@ -1,4 +1,4 @@
-"""ProLIP (Fahes et al. 2024): the visual projection alone learns, pulled to its pre-trained value; the text's directions stay."""
+"""ProLIP (Fahes et al. 2024): only the visual projection is trained, pulled to its pre-trained value; text directions are fixed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from models.training.warm_head import WarmHead
 
 
 class ProjectionOnly:
-    """Implements Method on pooled features, without augmentation: seconds.
+    """Implements Method on pooled features, without augmentation: takes seconds.
 
-    The pull is `pull` / shots, as the paper's lambda = 1 / N; `rate` holds for towers of any width, as it does there.
+    The pull is `pull` / shots, as the paper's lambda = 1 / N; `rate` holds for towers of any width, as in the paper.
     """
 
     name = "prolip"
@@ -43,7 +43,7 @@ class ProjectionOnly:
         targets = targets.to(proj.device)
         head = WarmHead(bench.ensemble.to(proj.device), project(pooled[:, 0].to(proj), proj).detach(), targets)
         optimise(
-            lambda entering: project(entering, proj),
+            lambda chunk: project(chunk, proj),
             head,
             [ParameterGroup([proj], self._rate, self._pull / support.shots)],
             pooled,

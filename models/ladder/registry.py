@@ -1,4 +1,4 @@
-"""All rungs of the ladder by name, in the order in which tables show them."""
+"""All methods of the ladder by name, in the order of the tables."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ FROZEN_ENCODER_METHODS: tuple[Method, ...] = (
     StageOneMethod(),
     AllLabels(),
 )
-"""Methods on frozen features: seconds on a CPU once the features are cached."""
+"""Methods on frozen features: seconds on a CPU with cached features."""
 
 LADDER: tuple[Method, ...] = (*FROZEN_ENCODER_METHODS, *ENCODER_METHODS)
-"""Every method there is: those on frozen features, then those that change the encoder."""
+"""Every method: those on frozen features, then those that fine-tune the encoder."""
 
 
 def find_methods(names: Sequence[str]) -> list[Method]:
-    """Return the methods of these names, in this order. UnknownMethod names the nearest."""
+    """Return the methods of these names, in this order. Raise UnknownMethod with the nearest name."""
     by_name = {method.name: method for method in LADDER}
     for name in names:
         if name not in by_name:

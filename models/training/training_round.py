@@ -114,9 +114,9 @@ class CrossValidationResult:
 class TrainingResult:
     """Result of a training round. `head` scores on the frozen encoder; `fine_tuned` is set if unfreezing won.
 
-    The scores of both are probabilities.
-    `out_of_fold_scores`: float64 [n, F], each image scored by models trained on other patients. `prevalence` [F] in the archive is
-    the probability that corresponds to even odds. `cross_validation`: each method by name. `notes`: methods not tried, with reason.
+    Scores of both are probabilities. `out_of_fold_scores`: float64 [n, F], each image scored by models trained on other patients.
+    `prevalence` [F] in the archive is the probability that corresponds to even odds. `cross_validation`: each method by name.
+    `notes`: methods not tried, with the reason.
     """
 
     method: str
