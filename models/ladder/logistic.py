@@ -21,7 +21,7 @@ def fit_logistic_regression(known: LabelledFeatures, *, ridge: float, offset: Fl
     n_c is the effective number of images in the balanced loss, 4 / (1 / positives + 1 / negatives). Both are 0 for a finding
     without a positive or without a negative. `offset` [n, F]: fixed logits added to the model's. Convex: independent of the start.
     """
-    weight, target = _weigh_labels(known), (known.labels == PRESENT).astype(np.float64)
+    sample_weight, target = _weigh_labels(known), (known.labels == PRESENT).astype(np.float64)
     features = known.features
     images, findings = known.labels.shape
     if not images:
@@ -30,8 +30,8 @@ def fit_logistic_regression(known: LabelledFeatures, *, ridge: float, offset: Fl
     def loss(flat: Floats) -> tuple[float, Floats]:
         weights, bias = _split_weights(flat, findings)
         logits = features @ weights.T + bias + offset
-        value = np.sum(weight * (np.logaddexp(0.0, logits) - target * logits)) + ridge / 2 * np.sum(weights**2)
-        slope = weight * (expit(logits) - target)
+        value = np.sum(sample_weight * (np.logaddexp(0.0, logits) - target * logits)) + ridge / 2 * np.sum(weights**2)
+        slope = sample_weight * (expit(logits) - target)
         return float(value), np.column_stack([slope.T @ features + ridge * weights, slope.sum(axis=0)]).ravel()
 
     start = np.zeros(findings * (features.shape[1] + 1))

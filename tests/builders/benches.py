@@ -1,4 +1,4 @@
-"""Constructed cases and benches: features drawn around known directions, so that the right answer is known."""
+"""Constructed cases and benchmarks: features drawn around known directions, so that the best ranking is known."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FINDINGS = ("Effusion", "Mass", "Hernia", "Edema")
 
 
 def cases(labels: npt.NDArray[np.int8], *, films_per_patient: int = 1, weight: npt.NDArray[np.float32] | None = None) -> Cases:
-    """Cases of these labels [N, F]; everything else follows from the row's number."""
+    """Return cases with these labels [N, F]; all other fields are functions of the row number."""
     number = np.arange(len(labels))
     return Cases(
         key=np.array([f"film-{row:05d}" for row in number]),
@@ -46,15 +46,16 @@ RATES = [0.3, 0.25, 0.2, 0.15]
 
 @dataclass(frozen=True)
 class World:
-    """A bench and the directions [F, D] that rank best on it."""
+    """A benchmark and its best ranking directions [F, D]."""
 
     bench: FewShotBenchmark
     truth: npt.NDArray[np.float32]
 
 
 def world(*, films: int = 1500, seed: int = 0, effect: float = 2.0, text: float = 0.5, unknown: float = 0.0) -> World:
-    """Films scatter as a Gaussian around a common direction, more along some axes; a finding moves them `effect` scatters along a
-    direction of its own. `text`: how far each text direction agrees with the truth, -1..1. A third of the films are the test.
+    """Return a benchmark of Gaussian features around a common direction, with unequal variances; a finding shifts them by `effect`
+    standard deviations along its own direction. `text`: cosine of each text direction with the truth, -1..1. A third of the images
+    is the test set.
     """
     rng = np.random.default_rng(seed)
     labels = random_labels(films, RATES, seed=seed, unknown=0.0)
@@ -62,11 +63,11 @@ def world(*, films: int = 1500, seed: int = 0, effect: float = 2.0, text: float 
     truth = unit(rng.normal(size=(len(RATES), WIDTH)))  # as weights on whitened coordinates
     scattered = (rng.normal(size=(films, WIDTH)) + effect * labels @ truth) * spread
     features = unit(4 * unit(rng.normal(size=WIDTH)) + 0.2 * scattered)
-    aside = rng.normal(size=truth.shape)
-    aside = unit(aside - (aside * truth).sum(axis=1, keepdims=True) * truth)
-    prompts = unit((text * truth + np.sqrt(1 - text**2) * aside) / spread)
+    orthogonal = rng.normal(size=truth.shape)
+    orthogonal = unit(orthogonal - (orthogonal * truth).sum(axis=1, keepdims=True) * truth)
+    prompts = unit((text * truth + np.sqrt(1 - text**2) * orthogonal) / spread)
     known = np.where(rng.random(labels.shape) < unknown, -1, labels).astype(np.int8)
-    made = FewShotBenchmark(
+    bench = FewShotBenchmark(
         cases=cases(known),
         split=Split(pool=np.arange(films // 3, films), test=np.arange(films // 3)),
         model_inputs=np.zeros((films, tiny.SIZE, tiny.SIZE), dtype=np.float16),
@@ -77,7 +78,7 @@ def world(*, films: int = 1500, seed: int = 0, effect: float = 2.0, text: float 
         single=head_of(unit(prompts + 0.3 * rng.normal(size=prompts.shape) / np.sqrt(WIDTH))),
         ensemble=head_of(prompts),
     )
-    return World(made, unit(truth / spread).astype(np.float32))
+    return World(bench, unit(truth / spread).astype(np.float32))
 
 
 def head_of(directions: npt.NDArray[np.float64]) -> LinearHead:

@@ -1,4 +1,4 @@
-"""Stand-ins for the ladder: small, quick, and told apart by what they know."""
+"""Fake methods of the ladder: small, fast, and of different information."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.ladder.method import FewShotBenchmark, Logits, Support
 
 @dataclass
 class ZeroShot:
-    """The text directions as they are."""
+    """The text directions alone."""
 
     name: str = "zero-shot"
     needs_support: bool = False
@@ -26,7 +26,7 @@ class ZeroShot:
 
 @dataclass
 class Chance:
-    """Numbers out of a hat."""
+    """Random numbers."""
 
     name: str = "chance"
     needs_support: bool = False
@@ -38,7 +38,7 @@ class Chance:
 
 @dataclass
 class Means:
-    """The direction from the mean of the absent to the mean of the present; no score where either is missing."""
+    """The direction from the mean of the absent to the mean of the present; no score without both kinds."""
 
     name: str = "means"
     needs_support: bool = True
@@ -58,7 +58,7 @@ class Means:
 
 @dataclass
 class Oracle:
-    """Knows the answer."""
+    """The true labels as scores."""
 
     name: str = "oracle"
     needs_support: bool = True
@@ -69,7 +69,7 @@ class Oracle:
 
 @dataclass
 class Impossible:
-    """Asks of the encoder what it cannot do."""
+    """A method that raises CannotPartition."""
 
     name: str = "impossible"
     needs_support: bool = True
@@ -80,7 +80,7 @@ class Impossible:
 
 @dataclass
 class Interrupted:
-    """Means, until somebody presses Ctrl-C."""
+    """Means, with KeyboardInterrupt (Ctrl-C) after `after` calls."""
 
     after: int
     name: str = "means"

@@ -35,7 +35,7 @@ def fit(world: benches.World, whitening: WhiteningTransform, rows: npt.NDArray[n
     return anchored_head(bench.features[rows], bench.cases.labels[rows], bench.ensemble, whitening, chosen)
 
 
-def test_whitened_films_scatter_alike_in_all_directions(world: benches.World, whitening: WhiteningTransform) -> None:
+def test_whitened_features_have_unit_variance_in_all_directions(world: benches.World, whitening: WhiteningTransform) -> None:
     pool = world.bench.features[world.bench.split.pool]
     white = whitening(pool)
     np.testing.assert_allclose(white.mean(axis=0), 0, atol=1e-6)
@@ -46,7 +46,7 @@ def test_whitened_films_scatter_alike_in_all_directions(world: benches.World, wh
     np.testing.assert_allclose(whitening.inverse_root.T @ whitening.inverse_root, np.diag(1 / whitening.variance), atol=1e-9)
 
 
-def test_whitening_survives_fewer_films_than_features() -> None:
+def test_whitening_is_finite_for_fewer_images_than_features() -> None:
     features = torch.nn.functional.normalize(torch.randn(5, 64, generator=torch.Generator().manual_seed(0)), dim=1)
     assert np.isfinite(WhiteningTransform.from_features(features)(features)).all()
     assert np.isfinite(WhiteningTransform.from_features(features[:1].repeat(3, 1))(features)).all()
@@ -54,7 +54,7 @@ def test_whitening_survives_fewer_films_than_features() -> None:
 
 @dataclass(frozen=True)
 class Observed:
-    """Shifts [F, D], their noise [F], anchors [F, D] of unit length, an archive's variance [D]."""
+    """Observed shifts [F, D], their noise variance [F], anchors [F, D] of unit length, the archive's variance [D]."""
 
     shifts: Floats
     noise: Floats
@@ -65,7 +65,7 @@ class Observed:
         return heads._average_posterior(self.shifts, self.noise, self.anchor, self.variance, numbers)
 
     def dense(self, numbers: AnchoredHeadSettings) -> list[tuple[Floats, Floats, Floats]]:
-        """The same written out: of each finding the mean and covariance [D, D] of what is seen, and the covariance of d."""
+        """Return for each finding the mean and covariance [D, D] of the observed shift, and the covariance of d_c."""
         (count,), (size,), (power,) = numbers.counts, numbers.sizes, numbers.powers
         signal = np.diag(size * self.variance**power / np.sum(self.variance**power))
         of_d = [signal + numbers.differs**2 * np.outer(along, along) for along in self.anchor]
@@ -81,7 +81,7 @@ def observed() -> Observed:
     return Observed(rng.normal(size=(3, 5)), rng.uniform(0.1, 1, size=3), anchor, rng.uniform(0.1, 2, size=5))
 
 
-def test_the_posterior_is_that_of_the_gaussian_written_out(observed: Observed) -> None:
+def test_the_posterior_mean_equals_the_dense_gaussian_one(observed: Observed) -> None:
     written_out = [
         mean + of_d @ np.linalg.solve(covariance, shift - mean)
         for (mean, covariance, of_d), shift in zip(observed.dense(ONE_POINT), observed.shifts, strict=True)
@@ -89,8 +89,8 @@ def test_the_posterior_is_that_of_the_gaussian_written_out(observed: Observed) -
     np.testing.assert_allclose(observed.posterior(ONE_POINT), written_out)
 
 
-def test_the_evidence_is_the_density_of_what_was_observed(observed: Observed) -> None:
-    """Up to a constant that all points of the grid share; the expected k and size have no penalty."""
+def test_the_evidence_is_the_density_of_the_observed_shifts(observed: Observed) -> None:
+    """Up to a constant common to all grid points; at its expected k and size a point has no prior penalty."""
     off = []
     for count, size, power in [(0.7, 0.8, 0.5), (0.0, 0.8, 0.0), (0.3, 3.0, 1.0)]:
         point = replace(ONE_POINT, text=(count, 1.0), counts=(count,), sizes=(size,), powers=(power,))
@@ -104,8 +104,8 @@ def test_the_evidence_is_the_density_of_what_was_observed(observed: Observed) ->
     np.testing.assert_allclose(off, off[0])
 
 
-def test_points_of_the_grid_weigh_as_much_as_they_explain(observed: Observed) -> None:
-    """Two sizes together: between what each alone would say, and nearer to the one under which the shifts are likelier."""
+def test_grid_points_are_weighted_by_evidence(observed: Observed) -> None:
+    """Of two sizes, the posterior follows the one of the higher likelihood."""
     far = replace(observed, shifts=5 * observed.shifts, noise=0.1 * observed.noise)
     small, large = (replace(ONE_POINT, sizes=(size,), apart=0.6, size_spread=100.0) for size in (0.01, 10.0))
     both = replace(small, sizes=(0.01, 10.0))
@@ -114,7 +114,7 @@ def test_points_of_the_grid_weigh_as_much_as_they_explain(observed: Observed) ->
 
 
 def agreement(right: float, *, shots: int) -> float:
-    """Mean correlation of the head with zero-shot, where the text is right to this degree."""
+    """Return the mean correlation of the head with zero-shot for a text of this cosine with the truth."""
     bench = benches.world(films=1500, effect=1.5, text=right).bench
     pool = bench.split.pool
     labels = bench.cases.labels[pool]
@@ -126,16 +126,16 @@ def agreement(right: float, *, shots: int) -> float:
     return float(np.mean([np.corrcoef(*both)[0, 1] for both in zip(learnt, text, strict=True)]))
 
 
-def test_a_text_that_is_right_is_held() -> None:
+def test_a_correct_text_is_kept() -> None:
     assert agreement(0.95, shots=1) > 0.8
     assert agreement(0.95, shots=16) > 0.8
 
 
-def test_a_blunt_text_is_let_go_as_labels_come() -> None:
+def test_the_weight_of_a_weak_text_falls_with_labels() -> None:
     assert agreement(0.2, shots=16) < agreement(0.2, shots=4) < agreement(0.95, shots=4) - 0.15
 
 
-def test_without_labels_it_is_the_text(world: benches.World, whitening: WhiteningTransform) -> None:
+def test_without_labels_the_head_is_the_text_head(world: benches.World, whitening: WhiteningTransform) -> None:
     bench = world.bench
     nothing = np.full((3, 4), -1, dtype=np.int8)
     assert anchored_head(bench.features[:3], nothing, bench.ensemble, whitening) is bench.ensemble
@@ -143,7 +143,9 @@ def test_without_labels_it_is_the_text(world: benches.World, whitening: Whitenin
 
 
 @pytest.mark.parametrize("only", [1, 0, -1])
-def test_a_finding_with_one_kind_of_label_keeps_its_text(world: benches.World, whitening: WhiteningTransform, only: int) -> None:
+def test_a_finding_with_one_kind_of_label_keeps_its_text_classifier(
+    world: benches.World, whitening: WhiteningTransform, only: int
+) -> None:
     bench, rows = world.bench, world.bench.split.pool[:40]
     labels = bench.cases.labels[rows].copy()
     labels[:, 2] = only
@@ -153,9 +155,7 @@ def test_a_finding_with_one_kind_of_label_keeps_its_text(world: benches.World, w
         assert not torch.equal(tensor[1], bench.ensemble.tensors[name][1])
 
 
-def test_films_of_which_nothing_is_known_and_their_order_change_nothing(
-    world: benches.World, whitening: WhiteningTransform
-) -> None:
+def test_unlabelled_images_and_the_order_of_images_change_nothing(world: benches.World, whitening: WhiteningTransform) -> None:
     bench, rows = world.bench, world.bench.split.pool[:40]
     labels = bench.cases.labels[rows].copy()
     labels[5] = -1
@@ -166,9 +166,7 @@ def test_films_of_which_nothing_is_known_and_their_order_change_nothing(
     assert torch.allclose(more.bias, fewer.bias, atol=1e-4, rtol=1e-4)
 
 
-def test_the_boundary_lies_midway_between_the_positives_and_the_archive(
-    world: benches.World, whitening: WhiteningTransform
-) -> None:
+def test_the_decision_boundary_is_midway_between_positives_and_archive(world: benches.World, whitening: WhiteningTransform) -> None:
     head = fit(world, whitening, world.bench.split.pool[:60])
     shift = (head.weights.numpy() @ whitening.axes) * np.sqrt(whitening.variance)  # expected d_c, whitened
     half_way = whitening.mean + (shift / 2) @ (whitening.axes * np.sqrt(whitening.variance)).T
@@ -176,7 +174,7 @@ def test_the_boundary_lies_midway_between_the_positives_and_the_archive(
     np.testing.assert_allclose(np.diag(logits), 0, atol=1e-3)
 
 
-def test_even_a_text_that_points_the_wrong_way_fades() -> None:
+def test_labels_outweigh_a_text_of_the_wrong_sign() -> None:
     wrong = benches.world(films=1500, text=-0.6)
     whitening = WhiteningTransform.from_features(wrong.bench.features[wrong.bench.split.pool])
     bench, test = wrong.bench, wrong.bench.split.test
@@ -190,7 +188,7 @@ def test_even_a_text_that_points_the_wrong_way_fades() -> None:
     assert many > 0.85
 
 
-def test_a_head_made_of_weights_gives_their_logits() -> None:
+def test_a_head_from_weights_gives_the_logits_of_the_weights() -> None:
     weights, bias = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0.5, -1.0, 0.0])
     weights[2] = 0
     head = LinearHead.from_weights(weights.double(), bias.double())

@@ -1,4 +1,4 @@
-"""Scoring in bfloat16: as float32 says, or not at all."""
+"""Scoring in bfloat16: equivalent to float32, or not used."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def exact() -> Classifier:
     return Classifier(encoder, Preprocess(size=tiny.SIZE), zero_shot_head(encoder, read_prompts()))
 
 
-def test_the_blocks_multiply_in_bfloat16_and_the_encoder_given_stays_what_it_is(exact: Classifier) -> None:
+def test_only_the_image_blocks_are_cast_to_bfloat16_and_the_given_encoder_is_unchanged(exact: Classifier) -> None:
     before = {name: tensor.clone() for name, tensor in exact.encoder.network.state_dict().items()}
     fast = with_bfloat16_blocks(exact.encoder)
     kinds = {name: parameter.dtype for name, parameter in fast.network.named_parameters()}
@@ -46,7 +46,7 @@ def test_the_blocks_multiply_in_bfloat16_and_the_encoder_given_stays_what_it_is(
     assert torch.equal(fast.encode_texts(["a film"]), exact.encoder.encode_texts(["a film"]))
 
 
-def test_the_stream_and_what_is_kept_of_it_stay_float32_and_the_cut_changes_nothing(exact: Classifier) -> None:
+def test_residual_stream_and_activations_stay_float32_and_splitting_changes_no_feature(exact: Classifier) -> None:
     fast, pixels = with_bfloat16_blocks(exact.encoder), torch.randn(3, 3, tiny.SIZE, tiny.SIZE)
     entering = compute_activations(fast, pixels, k=1)
     assert entering.dtype is torch.float32
@@ -55,7 +55,7 @@ def test_the_stream_and_what_is_kept_of_it_stay_float32_and_the_cut_changes_noth
     assert (features - fast.encode_images(pixels)).abs().max() < 2e-3
 
 
-def test_a_version_that_scores_alike_serves_in_bfloat16(exact: Classifier) -> None:
+def test_a_version_with_equivalent_scores_serves_in_bfloat16(exact: Classifier) -> None:
     with capture_logs() as logs:
         served = apply_precision(exact, "bfloat16")
     assert served.encoder.precision is torch.bfloat16
@@ -63,7 +63,9 @@ def test_a_version_that_scores_alike_serves_in_bfloat16(exact: Classifier) -> No
     assert logs[0]["largest_difference"] <= bfloat16.MAX_SCORE_DIFFERENCE
 
 
-def test_one_that_does_not_serves_in_float32_and_says_so_loudly(exact: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_with_different_scores_serves_in_float32_with_a_warning(
+    exact: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bfloat16, "MAX_SCORE_DIFFERENCE", 1e-9)  # no network of any size rounds as finely
     with capture_logs() as logs:
         served = apply_precision(exact, "bfloat16")
@@ -72,18 +74,18 @@ def test_one_that_does_not_serves_in_float32_and_says_so_loudly(exact: Classifie
     assert logs[0]["largest_difference"] > 0
 
 
-def test_an_order_that_differs_is_no_agreement() -> None:
+def test_agreement_is_the_share_of_pairs_in_the_same_order() -> None:
     scores = np.array([[0.1], [0.5], [0.9]], dtype=np.float32)
     assert bfloat16._compute_agreement(scores, scores) == 1.0
     assert bfloat16._compute_agreement(scores, scores[::-1]) == 0.0
     assert bfloat16._compute_agreement(scores, np.full_like(scores, 0.5)) == 0.5
 
 
-def test_float32_is_left_alone(exact: Classifier) -> None:
+def test_precision_float32_changes_nothing(exact: Classifier) -> None:
     assert apply_precision(exact, "float32") is exact
 
 
-def test_what_is_kept_in_another_precision_is_another_store(tmp_path: Path) -> None:
+def test_activations_of_another_precision_have_another_identity(tmp_path: Path) -> None:
     base = read_base(tiny.base(tmp_path / "base"))
     identity = ActivationIdentity.of_base(base, k=1)
     other = ActivationIdentity.of_base(replace(base, encoder=with_bfloat16_blocks(base.encoder)), k=1)
@@ -92,7 +94,7 @@ def test_what_is_kept_in_another_precision_is_another_store(tmp_path: Path) -> N
 
 
 @shipped
-def test_the_shipped_encoder_finds_in_bfloat16_what_it_finds_in_float32() -> None:
+def test_the_shipped_encoder_is_equivalent_in_bfloat16_and_float32() -> None:
     base = demo_base()
     exact = Classifier(base.encoder, base.preprocess, zero_shot_head(base.encoder, read_prompts()))
     fast = exact.map_encoders(with_bfloat16_blocks)

@@ -14,28 +14,28 @@ from models.training.cross_validation import assign_folds, cross_fit_calibration
 
 
 def sample(films: int, *, effect: float, seed: int = 0, share: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and labels [n, 1] of a finding whose true log-odds at even odds are effect * logit."""
+    """Return logits and labels [n, 1] of a finding with true log-odds effect * logit at even odds."""
     rng = np.random.default_rng(seed)
     labels = (rng.random((films, 1)) < share).astype(np.int8)
     logits = rng.normal(size=(films, 1)) + effect * (labels - 0.5)
     return logits, labels
 
 
-def test_many_labels_find_the_slope_and_the_intercept() -> None:
+def test_many_labels_recover_slope_and_intercept() -> None:
     logits, labels = sample(20000, effect=2.0)
     found = fit_calibration(3.0 * logits + 5.0, labels)  # unit normals 2 apart: the log-odds are 2 x
     assert found.slope * 3.0 == pytest.approx(2.0, rel=0.05)
     assert found(np.array([[5.0]]))[0, 0] == pytest.approx(0.0, abs=0.1)
 
 
-def test_few_labels_move_it_little() -> None:
+def test_few_labels_change_the_calibration_little() -> None:
     logits, labels = np.array([[4.0], [-4.0]]), np.array([[1], [0]], dtype=np.int8)
     found = fit_calibration(logits, labels)
     assert 1.0 < found.slope < 1.5
     assert found.intercepts[0] == pytest.approx(0.0, abs=1e-6)
 
 
-def test_unknown_films_and_findings_of_one_kind_have_no_say() -> None:
+def test_unknown_labels_and_findings_of_one_kind_do_not_affect_the_fit() -> None:
     logits, labels = sample(200, effect=1.0)
     alone = fit_calibration(logits, labels)
     wider = np.concatenate([logits, np.full_like(logits, np.nan)], axis=1)
@@ -45,7 +45,7 @@ def test_unknown_films_and_findings_of_one_kind_have_no_say() -> None:
     assert found.intercepts[1] == 0.0
 
 
-def test_a_folded_head_gives_probabilities() -> None:
+def test_a_calibrated_head_gives_probabilities() -> None:
     logits, labels = sample(4000, effect=2.0)
     found = fit_calibration(logits, labels)
     head = LinearHead(torch.tensor([[1.0]]), torch.tensor([1.0]), torch.tensor([0.0]))
@@ -55,17 +55,17 @@ def test_a_folded_head_gives_probabilities() -> None:
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
-def test_the_share_of_an_archive_is_found_without_labels(share: float) -> None:
+def test_prevalence_is_estimated_without_labels(share: float) -> None:
     logits, _ = sample(5000, effect=3.0, share=share, seed=3)
     assert estimate_prevalences(3.0 * logits)[0] == pytest.approx(share, rel=0.25)
 
 
-def test_where_nothing_is_told_apart_the_common_share_stays() -> None:
+def test_without_discrimination_the_prevalence_stays_at_the_prior() -> None:
     assert estimate_prevalences(np.zeros((300, 2))) == pytest.approx([PRIOR_PREVALENCE] * 2)
     assert estimate_prevalences(np.zeros((0, 2))) == pytest.approx([PRIOR_PREVALENCE] * 2)
 
 
-def test_log_loss_is_balanced_and_a_mean_over_findings() -> None:
+def test_log_loss_is_balanced_and_averaged_over_findings() -> None:
     labels = np.array([[1, 1], [0, -1], [0, -1], [0, -1]], dtype=np.int8)
     assert log_loss(np.zeros((4, 2)), labels) == pytest.approx(np.log(2))
     odds = np.array([[2.0], [-1.0], [-1.0], [-1.0]])
@@ -73,22 +73,22 @@ def test_log_loss_is_balanced_and_a_mean_over_findings() -> None:
     assert np.isnan(log_loss(odds, np.ones((4, 1), dtype=np.int8)))
 
 
-def test_rates_have_intervals_of_patients() -> None:
-    among = np.ones((40, 2), dtype=bool)
-    decided = np.tile(np.arange(40)[:, None] % 4 > 0, (1, 2))
-    alone = rates_with_intervals(decided, among, np.arange(40).astype(str), seed=0)
+def test_intervals_of_rates_resample_patients() -> None:
+    eligible = np.ones((40, 2), dtype=bool)
+    positive = np.tile(np.arange(40)[:, None] % 4 > 0, (1, 2))
+    alone = rates_with_intervals(positive, eligible, np.arange(40).astype(str), seed=0)
     assert alone.value == pytest.approx([0.75, 0.75])
     assert (alone.lower < 0.75).all()
     assert (alone.upper > 0.75).all()
-    clustered = rates_with_intervals(decided, among, (np.arange(40) % 4).astype(str), seed=0)  # four patients, ten films each
+    clustered = rates_with_intervals(positive, eligible, (np.arange(40) % 4).astype(str), seed=0)  # four patients, ten images each
     assert clustered.upper[0] - clustered.lower[0] > alone.upper[0] - alone.lower[0]
-    among[:, 1] = False
-    assert np.isnan(rates_with_intervals(decided, among, np.arange(40).astype(str), seed=0).lower[1])
+    eligible[:, 1] = False
+    assert np.isnan(rates_with_intervals(positive, eligible, np.arange(40).astype(str), seed=0).lower[1])
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(2, 40), st.integers(1, 3), st.integers(2, 10), st.integers(0, 5))
-def test_patients_are_dealt_whole_and_evenly(patients: int, films: int, most: int, seed: int) -> None:
+def test_folds_keep_patients_together_and_are_of_equal_size(patients: int, films: int, most: int, seed: int) -> None:
     whose = np.repeat(np.arange(patients).astype(str), films)
     labels = (np.random.default_rng(seed).random((len(whose), 3)) < 0.3).astype(np.int8)
     fold = assign_folds(whose, labels, max_folds=most, seed=seed)
@@ -99,14 +99,14 @@ def test_patients_are_dealt_whole_and_evenly(patients: int, films: int, most: in
     assert np.array_equal(fold[::-1], assign_folds(whose[::-1], labels[::-1], max_folds=most, seed=seed))
 
 
-def test_a_rare_finding_is_in_as_many_folds_as_it_can() -> None:
+def test_positives_of_a_rare_finding_are_spread_over_folds() -> None:
     labels = np.zeros((40, 2), dtype=np.int8)
     labels[:4, 1], labels[:, 0] = 1, 1
     fold = assign_folds(np.arange(40).astype(str), labels, max_folds=4, seed=0)
     assert sorted(fold[:4]) == [0, 1, 2, 3]
 
 
-def test_no_film_is_scored_by_what_was_made_of_its_fold() -> None:
+def test_no_image_is_scored_by_a_model_of_its_own_fold() -> None:
     fold = np.array([0, 1, 2, 0, 1])
     seen: list[tuple[set[int], set[int]]] = []
 
@@ -118,13 +118,13 @@ def test_no_film_is_scored_by_what_was_made_of_its_fold() -> None:
     assert [(a & b, b) for a, b in seen] == [(set(), {0}), (set(), {1}), (set(), {2})]
 
 
-def test_a_cross_fitted_calibration_is_honest() -> None:
+def test_a_cross_fitted_calibration_has_a_higher_loss_than_one_fitted_to_the_same_labels() -> None:
     logits, labels = sample(60, effect=0.0, seed=1)
     fold = np.arange(60) % 5
     assert log_loss(cross_fit_calibration(logits, labels, fold), labels) > log_loss(fit_calibration(logits, labels)(logits), labels)
 
 
-def test_a_better_ranking_is_seen_as_one() -> None:
+def test_the_comparison_detects_the_better_ranking() -> None:
     truth, labels = sample(300, effect=2.5, seed=2)
     noise, _ = sample(300, effect=0.0, seed=9)
     patients = np.arange(300).astype(str)
@@ -137,7 +137,7 @@ def test_a_better_ranking_is_seen_as_one() -> None:
     assert (same.lower, same.upper, same.share_not_worse) == (0.0, 0.0, 1.0)
 
 
-def test_cases_without_a_score_take_no_part() -> None:
+def test_cases_without_a_score_are_excluded() -> None:
     truth, labels = sample(100, effect=2.5, seed=2)
     holed = truth.copy()
     holed[:40] = np.nan

@@ -17,23 +17,23 @@ WORDS = ("a bright left half", "a bright right half")
 
 
 def half_bright(count: int) -> tuple[np.ndarray, list[str]]:
-    """Films that are bright on one side, and what is said of each."""
+    """Return images with one bright half, and their captions."""
     chance = np.random.default_rng(0)
-    squares = chance.random((count, SIZE, SIZE)).astype(np.float16) * np.float16(0.3)
+    inputs = chance.random((count, SIZE, SIZE)).astype(np.float16) * np.float16(0.3)
     right = np.arange(count) % 2
-    for square, side in zip(squares, right, strict=True):
-        square[:, side * SIZE // 2 : (side + 1) * SIZE // 2] += np.float16(0.5)
-    return squares, [WORDS[side] for side in right]
+    for image, side in zip(inputs, right, strict=True):
+        image[:, side * SIZE // 2 : (side + 1) * SIZE // 2] += np.float16(0.5)
+    return inputs, [WORDS[side] for side in right]
 
 
 def trained(seed: int = 0, **changes: float) -> tuple[Encoder, list[PretrainingStep]]:
-    squares, texts = half_bright(64)
+    inputs, texts = half_bright(64)
     steps: list[PretrainingStep] = []
     recipe = ContrastiveRecipe(**{**RECIPE.card, **changes})
     encoder = pretrain(
         Architecture("tiny", tiny.config()),
         Preprocess(size=SIZE),
-        squares,
+        inputs,
         lambda _epoch: texts,
         recipe=recipe,
         seed=seed,
@@ -43,12 +43,12 @@ def trained(seed: int = 0, **changes: float) -> tuple[Encoder, list[PretrainingS
     return encoder, steps
 
 
-def test_films_come_to_lie_with_their_captions() -> None:
+def test_images_align_with_their_captions() -> None:
     encoder, steps = trained(epochs=100)
     assert [step.number for step in steps] == list(range(1, 401))
     assert {step.total for step in steps} == {400}
-    squares, texts = half_bright(40)
-    images = encoder.encode_images(Preprocess(size=SIZE).normalise(torch.from_numpy(squares).float()[:, None]))
+    inputs, texts = half_bright(40)
+    images = encoder.encode_images(Preprocess(size=SIZE).normalise(torch.from_numpy(inputs).float()[:, None]))
     left, right = encoder.encode_texts(list(WORDS))
     to_the_right = (images @ (right - left)).numpy()
     shown = np.array([WORDS.index(text) for text in texts])
@@ -56,7 +56,7 @@ def test_films_come_to_lie_with_their_captions() -> None:
     assert not any(parameter.requires_grad for parameter in encoder.network.parameters())
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+def test_the_same_seed_gives_the_same_weights_and_another_seed_different_ones() -> None:
     state = torch.random.get_rng_state()
     one, again, other = (trained(seed, epochs=1)[0].network.state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(one[name], again[name]) for name in one)
@@ -64,10 +64,10 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_patches_start_whitened_and_positions_tell_rows_from_columns() -> None:
+def test_initial_patch_features_are_whitened_and_positions_are_unique() -> None:
     network = tiny.encoder().network
-    squares, _ = half_bright(32)
-    pixels = Preprocess(size=SIZE).normalise(torch.from_numpy(squares).float()[:, None])
+    inputs, _ = half_bright(32)
+    pixels = Preprocess(size=SIZE).normalise(torch.from_numpy(inputs).float()[:, None])
     initialise_image_tower(network, pixels)
     tower = network.get_submodule("visual")
     seen = tower.get_submodule("conv1")(pixels).flatten(2).transpose(1, 2).reshape(-1, 64)
@@ -77,5 +77,5 @@ def test_patches_start_whitened_and_positions_tell_rows_from_columns() -> None:
 
 
 @pytest.mark.parametrize("batch", [16, 64])
-def test_an_incomplete_last_batch_is_left_out(batch: int) -> None:
+def test_an_incomplete_last_batch_is_dropped(batch: int) -> None:
     assert len(trained(epochs=1, batch=batch)[1]) == 64 // batch

@@ -1,4 +1,4 @@
-"""The head that may be learnt from mined labels."""
+"""The head for labels of mined images."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from models.training.anchored_head import anchored_head
 from models.training.discriminative_head import DiscriminativeHeadSettings, discriminative_head
 from models.training.whitening import WhiteningTransform
 
-FINDINGS, SIZE, FILMS = 2, 24, 6000
+FINDINGS, SIZE, IMAGES = 2, 24, 6000
 
 
 class World:
-    """Films of unit length with two findings; the text knows part of where they lie."""
+    """Features of unit length with two findings; the text directions agree with them in part."""
 
     def __init__(self, seed: int) -> None:
         chance = np.random.default_rng(seed)
         scale = np.linspace(1.0, 0.3, SIZE)
         shift = chance.standard_normal((FINDINGS, SIZE)) * scale
         shift *= 1.6 / np.linalg.norm(shift / scale, axis=1, keepdims=True)
-        self.labels = (chance.random((FILMS, FINDINGS)) < 0.05).astype(np.int8)
-        films = chance.standard_normal((FILMS, SIZE)) * scale + self.labels @ shift
-        films = films / 10 + np.eye(SIZE)[0]
-        self.features = torch.from_numpy(films / np.linalg.norm(films, axis=1, keepdims=True)).float()
+        self.labels = (chance.random((IMAGES, FINDINGS)) < 0.05).astype(np.int8)
+        features = chance.standard_normal((IMAGES, SIZE)) * scale + self.labels @ shift
+        features = features / 10 + np.eye(SIZE)[0]
+        self.features = torch.from_numpy(features / np.linalg.norm(features, axis=1, keepdims=True)).float()
         truth = shift / scale**2
         truth /= np.linalg.norm(truth, axis=1, keepdims=True)
         guess = truth + 1.2 * chance.standard_normal(truth.shape) / np.sqrt(SIZE)
@@ -37,12 +37,12 @@ class World:
         return float(auc(head.logits(self.features).numpy(), self.labels).mean())
 
     def mined(self, count: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-        """The films that the text ranks highest for either finding."""
+        """Return the images with the highest zero-shot rank for either finding."""
         order = np.argsort(-self.text.logits(self.features).numpy(), axis=0)
         return np.unique(order[:count])
 
 
-def test_from_mined_films_it_learns_what_the_generative_head_cannot() -> None:
+def test_on_mined_images_it_gains_on_the_text_and_on_the_generative_head() -> None:
     gained = []
     for seed in range(6):
         world = World(seed)
@@ -57,8 +57,8 @@ def test_from_mined_films_it_learns_what_the_generative_head_cannot() -> None:
     assert from_other > 0.01
 
 
-def test_the_mode_is_a_mode() -> None:
-    """Its gradient is nothing: the same problem started from the answer stays there, and order is no matter."""
+def test_the_mode_is_independent_of_row_order_and_step_limit() -> None:
+    """The optimiser has converged: more steps and another order of rows give the same head."""
     world = World(0)
     rows = np.arange(300)
     head = discriminative_head(world.features[rows], world.labels[rows], world.text, world.whitening)
@@ -70,7 +70,7 @@ def test_the_mode_is_a_mode() -> None:
     assert torch.allclose(head.logits(world.features), long.logits(world.features), atol=2e-2)
 
 
-def test_unknown_labels_take_part_in_nothing() -> None:
+def test_unknown_labels_do_not_affect_the_head() -> None:
     world = World(1)
     rows, labels = np.arange(400), world.labels[:400].copy()
     labels[200:] = -1
@@ -80,7 +80,7 @@ def test_unknown_labels_take_part_in_nothing() -> None:
 
 
 @pytest.mark.parametrize("kind", [0, 1])
-def test_a_finding_of_one_kind_keeps_its_text(kind: int) -> None:
+def test_a_finding_of_one_kind_keeps_its_text_classifier(kind: int) -> None:
     world = World(2)
     labels = world.labels[:200].copy()
     labels[:, 0] = kind

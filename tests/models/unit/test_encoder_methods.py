@@ -1,4 +1,4 @@
-"""The rungs that change the encoder: they learn, they are fair to findings they cannot learn, and they share their work."""
+"""The methods that fine-tune the encoder: they learn, fall back to zero-shot without labels, and share fits and activations."""
 
 from __future__ import annotations
 
@@ -44,15 +44,13 @@ def with_labels(bench: FewShotBenchmark, labels: npt.NDArray[np.int8]) -> FewSho
     return replace(bench, cases=replace(bench.cases, labels=labels))
 
 
-def test_the_names_are_the_ladders() -> None:
+def test_the_methods_have_the_names_of_the_ladder() -> None:
     assert [method.name for method in ENCODER_METHODS] == NAMES
     assert all(method.needs_support for method in ENCODER_METHODS)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_learns_from_sixteen_shots_what_zero_shot_does_not_know(
-    bench: FewShotBenchmark, methods: dict[str, Method], name: str
-) -> None:
+def test_each_method_exceeds_zero_shot_with_sixteen_shots(bench: FewShotBenchmark, methods: dict[str, Method], name: str) -> None:
     logits = methods[name].scores(bench, learnable_films.support(bench, shots=16), seed=0)
     assert logits.shape == (160, 4) and logits.dtype == np.float32 and np.isfinite(logits).all()
     assert learnable_films.mean_auc(bench, logits) > learnable_films.mean_auc(bench, zero_shot(bench)) + 0.08
@@ -66,12 +64,12 @@ def test_the_same_seed_gives_the_same_logits(bench: FewShotBenchmark, name: str)
         for seed in (3, 3, 4)
     )
     assert np.array_equal(first, again)
-    drawn_from_it = name not in ("prolip", "radclipd")  # one draws nothing, the other has its plan's own seed, as in the daemon
-    assert np.array_equal(first, other) != drawn_from_it
+    uses_seed = name not in ("prolip", "radclipd")  # prolip draws nothing, radclipd uses its plan's own seed, as in the daemon
+    assert np.array_equal(first, other) != uses_seed
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_findings_without_both_kinds_of_films_keep_their_zero_shot_scores(
+def test_findings_without_both_kinds_of_labels_keep_their_zero_shot_scores(
     bench: FewShotBenchmark, methods: dict[str, Method], name: str
 ) -> None:
     support, labels = learnable_films.support(bench, shots=2), bench.cases.labels.copy()
@@ -82,13 +80,13 @@ def test_findings_without_both_kinds_of_films_keep_their_zero_shot_scores(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_any_label_all_is_zero_shot(bench: FewShotBenchmark, methods: dict[str, Method], name: str) -> None:
+def test_without_any_label_all_scores_are_zero_shot(bench: FewShotBenchmark, methods: dict[str, Method], name: str) -> None:
     blank = with_labels(bench, np.full_like(bench.cases.labels, UNKNOWN))
     assert np.array_equal(methods[name].scores(blank, learnable_films.support(bench, shots=1), seed=0), zero_shot(bench))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_label_of_a_test_film_has_a_say(bench: FewShotBenchmark, methods: dict[str, Method], name: str) -> None:
+def test_test_labels_do_not_affect_the_scores(bench: FewShotBenchmark, methods: dict[str, Method], name: str) -> None:
     support, labels = learnable_films.support(bench, shots=1), bench.cases.labels.copy()
     labels[bench.split.test] = 1 - labels[bench.split.test]
     assert np.array_equal(
@@ -98,7 +96,7 @@ def test_no_label_of_a_test_film_has_a_say(bench: FewShotBenchmark, methods: dic
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Counts trainings by their k."""
+    """The k of each fine-tuning."""
     trainings: list[int] = []
 
     def counting(*args: object, **settings: object) -> object:
@@ -112,9 +110,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize("draws_first", [True, False])
-def test_the_averaged_method_costs_no_second_training_in_either_order(
-    bench: FewShotBenchmark, counted: list[int], draws_first: bool
-) -> None:
+def test_the_averaged_method_shares_the_fit_in_either_order(bench: FewShotBenchmark, counted: list[int], draws_first: bool) -> None:
     methods = {method.name: method for method in make_encoder_methods(RECIPE)}
     pair = [methods["partial-k2-wise"], methods["partial-k2"]]
     supports = [learnable_films.support(bench, shots=1, draw=draw) for draw in range(2)]
@@ -124,7 +120,7 @@ def test_the_averaged_method_costs_no_second_training_in_either_order(
     assert not any(np.array_equal(made["partial-k2", draw], made["partial-k2-wise", draw]) for draw in range(2))
 
 
-def test_asked_again_or_on_another_bench_it_is_trained_again(bench: FewShotBenchmark, counted: list[int]) -> None:
+def test_a_repeated_request_or_another_bench_trains_again(bench: FewShotBenchmark, counted: list[int]) -> None:
     method = {method.name: method for method in make_encoder_methods(RECIPE)}["partial-k1"]
     support = learnable_films.support(bench, shots=1)
     first = method.scores(bench, support, seed=0)
@@ -134,10 +130,10 @@ def test_asked_again_or_on_another_bench_it_is_trained_again(bench: FewShotBench
     assert counted == [1, 1, 1]
 
 
-def test_scores_from_prefixes_are_those_from_pixels(bench: FewShotBenchmark) -> None:
+def test_scores_from_activations_equal_scores_from_pixels(bench: FewShotBenchmark) -> None:
     support = learnable_films.support(bench, shots=4)
-    squares = bench_activations.select_model_inputs(bench, support.rows)
-    activations = view_activations(bench.encoder, bench.preprocess, squares, RECIPE, k=2, seed=0)
+    model_inputs = bench_activations.select_model_inputs(bench, support.rows)
+    activations = view_activations(bench.encoder, bench.preprocess, model_inputs, RECIPE, k=2, seed=0)
     trained = fine_tune(bench.encoder, activations, support.labels(bench.cases), bench.ensemble, RECIPE, steps=16, seed=0).last
     encoder = apply_delta(bench.encoder, trained.delta)
     pixels = bench.preprocess.normalise(bench_activations.select_model_inputs(bench, bench.split.test))
@@ -146,25 +142,25 @@ def test_scores_from_prefixes_are_those_from_pixels(bench: FewShotBenchmark) -> 
     assert np.abs(whole).max() > 0.2
 
 
-def test_prefixes_are_kept_within_their_limit_and_otherwise_made_again(bench: FewShotBenchmark) -> None:
-    roomy, narrow, one = BenchActivations(bench), BenchActivations(bench, max_bytes=0), 160 * 17 * 64 * 2
+def test_activations_are_cached_within_the_limit_and_otherwise_recomputed(bench: FewShotBenchmark) -> None:
+    ample, none, one = BenchActivations(bench), BenchActivations(bench, max_bytes=0), 160 * 17 * 64 * 2
     for k in (1, 2):
-        kept, made = torch.cat(list(roomy.test_chunks(k))), torch.cat(list(narrow.test_chunks(k)))
+        kept, made = torch.cat(list(ample.test_chunks(k))), torch.cat(list(none.test_chunks(k)))
         assert torch.equal(kept, made) and kept.shape == (160, 17, 64)
-    assert (roomy.held_bytes, narrow.held_bytes) == (2 * one, 0)
-    tight = BenchActivations(bench, max_bytes=one)
+    assert (ample.held_bytes, none.held_bytes) == (2 * one, 0)
+    one_k = BenchActivations(bench, max_bytes=one)
     for k in (1, 2, 1):
-        assert torch.equal(torch.cat(list(tight.test_chunks(k))), torch.cat(list(roomy.test_chunks(k))))
-    assert tight.held_bytes == one
+        assert torch.equal(torch.cat(list(one_k.test_chunks(k))), torch.cat(list(ample.test_chunks(k))))
+    assert one_k.held_bytes == one
 
 
-def test_another_bench_takes_the_place_of_the_last(bench: FewShotBenchmark) -> None:
+def test_another_bench_replaces_the_shared_activations(bench: FewShotBenchmark) -> None:
     shared, other = SharedActivations(), learnable_films.bench(pool=20, test=20)
     first = shared.of_bench(bench)
     assert shared.of_bench(bench) is first and shared.of_bench(other).bench is other and shared.of_bench(bench) is not first
 
 
-def test_an_encoder_with_fewer_blocks_says_so() -> None:
+def test_an_encoder_with_too_few_blocks_raises() -> None:
     small = learnable_films.bench(towers.encoder("one block"), pool=60, test=20)
     methods = {method.name: method for method in make_encoder_methods(RECIPE)}
     support = learnable_films.support(small, shots=1)
@@ -174,6 +170,6 @@ def test_an_encoder_with_fewer_blocks_says_so() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_a_support_it_is_a_mistake_of_the_caller(bench: FewShotBenchmark, methods: dict[str, Method], name: str) -> None:
+def test_a_missing_support_raises_value_error(bench: FewShotBenchmark, methods: dict[str, Method], name: str) -> None:
     with pytest.raises(ValueError, match="support"):
         methods[name].scores(bench, None, seed=0)

@@ -1,4 +1,4 @@
-"""Partial unfreezing learns what can be learnt, moves nothing else, and does the same each time."""
+"""Partial unfreezing trains the unfrozen parameters alone, learns, and is reproducible."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from tests.builders import learnable_films, tiny, towers
 RECIPE = replace(Recipe(), k=1, max_steps=20, augmentation=Augmentation(views=2))
 QUICK = replace(RECIPE, block_rate=1e-4, proj_rate=1e-4)
 PREPROCESS = Preprocess(size=tiny.SIZE)
-FILMS, LABELS = learnable_films.labelled(40, seed=1)
-SQUARES = torch.from_numpy(FILMS.astype(np.float32))[:, None]
+IMAGES, LABELS = learnable_films.labelled(40, seed=1)
+MODEL_INPUTS = torch.from_numpy(IMAGES.astype(np.float32))[:, None]
 
 
 def fitted(
@@ -37,10 +37,10 @@ def fitted(
     labels: npt.NDArray[np.int8] = LABELS,
     *,
     seed: int = 0,
-    squares: torch.Tensor = SQUARES,
+    model_inputs: torch.Tensor = MODEL_INPUTS,
     steps: int = 12,
 ) -> FineTuningResult:
-    activations = view_activations(encoder, PREPROCESS, squares, recipe, k=recipe.k, seed=seed)
+    activations = view_activations(encoder, PREPROCESS, model_inputs, recipe, k=recipe.k, seed=seed)
     head = learnable_films.head_for(encoder, findings=labels.shape[1])
     return fine_tune(encoder, activations, labels, head, recipe, steps=steps, seed=seed)
 
@@ -53,7 +53,7 @@ def equal(one: TrainedWeights, other: TrainedWeights) -> bool:
 
 @pytest.mark.parametrize("kind", ["plain", "custom text", "average, norm after", "custom blocks", "layer scale", "patch dropout"])
 @pytest.mark.parametrize("k", [0, 1, 2])
-def test_what_is_frozen_stays_bit_for_bit_and_what_is_not_moves(kind: str, k: int) -> None:
+def test_frozen_tensors_stay_bit_identical_and_unfrozen_ones_change(kind: str, k: int) -> None:
     encoder = towers.encoder(kind)
     was = {name: tensor.clone() for name, tensor in encoder.network.state_dict().items()}
     result = fitted(encoder, replace(QUICK, k=k))
@@ -66,7 +66,7 @@ def test_what_is_frozen_stays_bit_for_bit_and_what_is_not_moves(kind: str, k: in
     assert {name for name, tensor in after.items() if not torch.equal(tensor, was[name])} == set(unfrozen)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+def test_the_same_seed_gives_the_same_weights_and_another_seed_different_ones() -> None:
     encoder = towers.encoder("plain")
     first, again, other = fitted(encoder), fitted(encoder), fitted(encoder, seed=1)
     assert equal(first.last, again.last) and equal(first.averaged, again.averaged) and first.report == again.report
@@ -82,7 +82,7 @@ def test_an_infinite_pull_gives_the_base_weights_and_the_warm_head() -> None:
     assert held.last.head.directions.numpy() == pytest.approx(text.directions.numpy(), abs=1e-6)
 
 
-def test_the_harder_the_pull_the_nearer_to_the_base() -> None:
+def test_a_stronger_pull_ends_nearer_to_the_base() -> None:
     encoder = towers.encoder("plain")
     distances = []
     for pull in (0.0, 0.1, 1.0, 10.0):
@@ -93,12 +93,12 @@ def test_the_harder_the_pull_the_nearer_to_the_base() -> None:
     assert distances[-1] < 0.3 * distances[0]
 
 
-def test_a_task_that_the_base_cannot_do_is_learnt() -> None:
+def test_fine_tuning_learns_a_task_that_the_base_cannot_do() -> None:
     given = learnable_films.bench()
     support = learnable_films.support(given, shots=16)
-    squares = torch.from_numpy(given.model_inputs[support.rows].astype(np.float32))[:, None]
+    model_inputs = torch.from_numpy(given.model_inputs[support.rows].astype(np.float32))[:, None]
     recipe = replace(QUICK, k=2, max_steps=120, augmentation=Augmentation(views=3))
-    activations = view_activations(given.encoder, PREPROCESS, squares, recipe, k=2, seed=0)
+    activations = view_activations(given.encoder, PREPROCESS, model_inputs, recipe, k=2, seed=0)
     result = fine_tune(given.encoder, activations, support.labels(given.cases), given.ensemble, recipe, steps=120, seed=0)
     before = learnable_films.mean_auc(given, given.ensemble.logits(given.features[given.split.test]).numpy())
     test = PREPROCESS.normalise(torch.from_numpy(given.model_inputs[given.split.test].astype(np.float32))[:, None])
@@ -113,7 +113,7 @@ def test_a_task_that_the_base_cannot_do_is_learnt() -> None:
     assert after["last"] > 0.95 and after["averaged"] > 0.85
 
 
-def test_the_average_is_half_way_in_every_number() -> None:
+def test_the_averaged_weights_are_half_way_in_every_element() -> None:
     encoder = towers.encoder("plain")
     result = fitted(encoder, QUICK)
     base = copy_parameters(encoder, result.last.delta)
@@ -126,7 +126,7 @@ def test_the_average_is_half_way_in_every_number() -> None:
     assert all(torch.equal(tensor, base[name]) for name, tensor in none.averaged.delta.items())
 
 
-def test_the_report_names_what_was_trained() -> None:
+def test_the_report_lists_the_trained_parts() -> None:
     encoder = towers.encoder("plain")
     report = fitted(encoder, replace(RECIPE, k=2)).report
     card = json.loads(json.dumps(report.card, allow_nan=False))
@@ -141,7 +141,7 @@ class Stopped(Exception):
     pass
 
 
-def test_making_the_views_can_be_watched_and_stopped_too() -> None:
+def test_computing_views_reports_progress_and_can_be_stopped() -> None:
     seen: list[tuple[int, int]] = []
 
     def on_step(step: int, total: int) -> None:
@@ -149,17 +149,17 @@ def test_making_the_views_can_be_watched_and_stopped_too() -> None:
         if step == 2:
             raise Stopped
 
-    many = SQUARES.repeat(2, 1, 1, 1)
+    many = MODEL_INPUTS.repeat(2, 1, 1, 1)
     with pytest.raises(Stopped):
         view_activations(_ENCODER, PREPROCESS, many, RECIPE, k=1, seed=0, on_step=on_step)
     assert seen == [(1, 4), (2, 4)]  # two chunks of each of two views
 
 
 @pytest.mark.parametrize("at", [1, 5, 12])
-def test_stopping_between_steps_leaves_nothing_half_done(at: int) -> None:
+def test_stopping_between_steps_leaves_encoder_and_activations_unchanged(at: int) -> None:
     encoder = towers.encoder("plain")
     was = {name: tensor.clone() for name, tensor in encoder.network.state_dict().items()}
-    activations = view_activations(encoder, PREPROCESS, SQUARES, RECIPE, k=1, seed=0)
+    activations = view_activations(encoder, PREPROCESS, MODEL_INPUTS, RECIPE, k=1, seed=0)
     kept, seen = activations.clone(), []
 
     def on_step(step: int, total: int) -> None:
@@ -178,20 +178,20 @@ def test_stopping_between_steps_leaves_nothing_half_done(at: int) -> None:
 
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 1000))
-def test_films_without_a_known_label_have_no_say(seed: int) -> None:
+def test_images_without_a_known_label_do_not_affect_the_weights(seed: int) -> None:
     encoder, chance = _ENCODER, np.random.default_rng(seed)
     unlabelled = chance.random(len(LABELS)) < 0.3
     labels = np.where(unlabelled[:, None], -1, LABELS).astype(np.int8)
-    changed = SQUARES.clone()
+    changed = MODEL_INPUTS.clone()
     changed[torch.from_numpy(unlabelled)] = torch.rand(int(unlabelled.sum()), 1, tiny.SIZE, tiny.SIZE)
-    one, other = (fitted(encoder, labels=labels, squares=squares, steps=3) for squares in (SQUARES, changed))
+    one, other = (fitted(encoder, labels=labels, model_inputs=model_inputs, steps=3) for model_inputs in (MODEL_INPUTS, changed))
     assert equal(one.last, other.last)
 
 
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 1000))
-def test_a_finding_without_both_kinds_of_films_teaches_nothing(seed: int) -> None:
-    """Whether its labels are all present, all absent or unknown, the encoder and the other findings come out the same."""
+def test_a_finding_without_both_kinds_of_labels_does_not_affect_the_weights(seed: int) -> None:
+    """With all labels of the finding present, absent or unknown, the encoder and the other findings are the same."""
     chance = np.random.default_rng(seed)
     column = int(chance.integers(4))
     results = []
@@ -206,22 +206,24 @@ def test_a_finding_without_both_kinds_of_films_teaches_nothing(seed: int) -> Non
 _ENCODER = towers.encoder("plain")
 
 
-def test_nothing_to_learn_and_too_many_blocks_are_said() -> None:
+def test_nothing_to_learn_and_too_many_blocks_raise() -> None:
     with pytest.raises(NothingToLearn, match="present and absent"):
         fitted(_ENCODER, labels=np.ones_like(LABELS))
     with pytest.raises(CannotPartition, match="3 blocks"):
         fitted(_ENCODER, replace(RECIPE, k=4))
 
 
-def test_the_first_view_is_the_film_and_the_others_are_not() -> None:
-    views = view_activations(_ENCODER, PREPROCESS, SQUARES[:5], replace(RECIPE, augmentation=Augmentation(views=3)), k=1, seed=2)
-    alone = compute_activations(_ENCODER, PREPROCESS.normalise(SQUARES[:5]), k=1)
+def test_the_first_view_is_the_unchanged_image_and_the_others_differ() -> None:
+    views = view_activations(
+        _ENCODER, PREPROCESS, MODEL_INPUTS[:5], replace(RECIPE, augmentation=Augmentation(views=3)), k=1, seed=2
+    )
+    alone = compute_activations(_ENCODER, PREPROCESS.normalise(MODEL_INPUTS[:5]), k=1)
     assert views.shape == (5, 3, 17, 64) and views.dtype == torch.float16
     assert views[:, 0].float().numpy() == pytest.approx(alone.numpy(), abs=2e-3, rel=1e-3)
     assert not any(torch.equal(views[:, 0], views[:, other]) for other in (1, 2))
 
 
-def test_bfloat16_learns_about_the_same_and_keeps_weights_whole() -> None:
+def test_bfloat16_gives_about_the_same_loss_and_float32_weights() -> None:
     exact, coarse, again = (fitted(_ENCODER, replace(QUICK, precision=kind)) for kind in ("float32", "bfloat16", "bfloat16"))
     assert coarse.report.loss == pytest.approx(exact.report.loss, rel=0.05)
     assert equal(coarse.last, again.last) and not equal(coarse.last, exact.last)
@@ -232,7 +234,7 @@ def test_bfloat16_learns_about_the_same_and_keeps_weights_whole() -> None:
 @pytest.mark.parametrize(
     ("instructions", "kind"), [({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16), ({}, torch.float32)]
 )
-def test_auto_is_bfloat16_where_the_processor_has_it(
+def test_auto_is_bfloat16_on_processors_with_bfloat16_instructions(
     monkeypatch: pytest.MonkeyPatch, instructions: dict[str, bool], kind: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
@@ -240,10 +242,10 @@ def test_auto_is_bfloat16_where_the_processor_has_it(
     assert choose_dtype("float32", torch.device("cpu")) == torch.float32
 
 
-def test_the_head_before_training_ranks_as_the_one_it_was_given() -> None:
-    """Scaling and shifting of the start are for the learning rate; a fit of no consequence gives back the head's ranking."""
+def test_the_warm_head_ranks_as_the_given_head() -> None:
+    """Scaling and shifting of the start serve the learning rate alone; a fit with infinite pull returns the head's ranking."""
     held = fitted(_ENCODER, replace(RECIPE, pull=math.inf, head_pull=math.inf))
-    pixels = PREPROCESS.normalise(SQUARES)
+    pixels = PREPROCESS.normalise(MODEL_INPUTS)
     features = encode_activations(_ENCODER, compute_activations(_ENCODER, pixels, k=1), k=1).features.detach()
     given_logits, after = learnable_films.head_for(_ENCODER).logits(features), held.last.head.logits(features)
     for column in range(4):
@@ -252,7 +254,7 @@ def test_the_head_before_training_ranks_as_the_one_it_was_given() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_gives_the_same_weights_each_time_and_nearly_the_cpus() -> None:
+def test_a_gpu_is_reproducible_and_close_to_the_cpu() -> None:
     device = torch.device("cuda")
     first, again = (fitted(towers.encoder("plain").to(device), QUICK) for _ in range(2))
     assert equal(first.last, again.last)

@@ -27,8 +27,8 @@ from tests.builders import benches
 
 BY_NAME = {method.name: method for method in FROZEN_ENCODER_METHODS}
 LEARNERS = [name for name, method in BY_NAME.items() if method.needs_support]
-KNOW_TEXT = ["linear-text", "clap", "ss-text", "tip-adapter", "tip-adapter-f", "gda", "stage-1"]
-ANCHORED = [name for name in KNOW_TEXT if name != "linear-text"]  # ZS-LP starts at the text and is not held there
+WITH_TEXT = ["linear-text", "clap", "ss-text", "tip-adapter", "tip-adapter-f", "gda", "stage-1"]
+ANCHORED = [name for name in WITH_TEXT if name != "linear-text"]  # ZS-LP starts at the text and is not held there
 SHOTS = (1, 4, 16, 64)
 
 every_method = pytest.mark.parametrize("name", BY_NAME)
@@ -73,7 +73,7 @@ def learnt(bench: FewShotBenchmark, supports: list[Support]) -> dict[str, list[f
 
 
 @every_method
-def test_scores_have_a_row_a_test_film_and_are_numbers(name: str, bench: FewShotBenchmark, supports: list[Support]) -> None:
+def test_scores_have_one_row_per_test_image_and_are_finite(name: str, bench: FewShotBenchmark, supports: list[Support]) -> None:
     logits = ask(name, bench, supports[1])
     assert logits.shape == (len(bench.split.test), 4)
     assert logits.dtype == np.float32
@@ -81,14 +81,14 @@ def test_scores_have_a_row_a_test_film_and_are_numbers(name: str, bench: FewShot
 
 
 @every_method
-def test_no_method_sees_a_test_label(name: str, bench: FewShotBenchmark, supports: list[Support]) -> None:
+def test_no_method_uses_a_test_label(name: str, bench: FewShotBenchmark, supports: list[Support]) -> None:
     labels = bench.cases.labels.copy()
     labels[bench.split.test] = np.random.default_rng(0).permutation(labels[bench.split.test])
     np.testing.assert_array_equal(ask(name, bench, supports[1]), ask(name, with_labels(bench, labels), supports[1]))
 
 
 @every_method
-def test_no_label_of_the_pool_is_seen_but_the_support_s(name: str, bench: FewShotBenchmark, supports: list[Support]) -> None:
+def test_methods_use_no_labels_of_the_pool_outside_the_support(name: str, bench: FewShotBenchmark, supports: list[Support]) -> None:
     labels = np.full_like(bench.cases.labels, -1)
     if BY_NAME[name].needs_support:
         labels[supports[1].rows] = bench.cases.labels[supports[1].rows]
@@ -97,7 +97,7 @@ def test_no_label_of_the_pool_is_seen_but_the_support_s(name: str, bench: FewSho
 
 
 @every_learner
-def test_learners_do_learn_from_the_support(name: str, bench: FewShotBenchmark, supports: list[Support]) -> None:
+def test_methods_with_a_support_depend_on_its_labels(name: str, bench: FewShotBenchmark, supports: list[Support]) -> None:
     labels = bench.cases.labels.copy()
     labels[supports[2].rows] = np.random.default_rng(0).permutation(labels[supports[2].rows])
     assert not np.array_equal(ask(name, bench, supports[2]), ask(name, with_labels(bench, labels), supports[2]))
@@ -113,41 +113,45 @@ def global_random_state() -> Iterator[None]:
 
 @every_method
 @pytest.mark.usefixtures("global_random_state")
-def test_same_seed_same_logits_whatever_the_global_state(name: str, bench: FewShotBenchmark, supports: list[Support]) -> None:
+def test_the_same_seed_gives_the_same_logits_in_any_global_random_state(
+    name: str, bench: FewShotBenchmark, supports: list[Support]
+) -> None:
     np.testing.assert_array_equal(ask(name, bench, supports[1], seed=3), ask(name, bench, supports[1], seed=3))
 
 
 @pytest.mark.parametrize("name", ["chance", "linear-random", "paper-head"])
-def test_another_seed_another_start(name: str, bench: FewShotBenchmark, supports: list[Support]) -> None:
+def test_another_seed_gives_another_start(name: str, bench: FewShotBenchmark, supports: list[Support]) -> None:
     assert not np.array_equal(ask(name, bench, supports[1], seed=3), ask(name, bench, supports[1], seed=4))
 
 
 @pytest.mark.parametrize("only", [1, 0, -1])
 @every_learner
-def test_a_finding_with_one_kind_of_label_is_never_missing(
+def test_a_finding_with_one_kind_of_label_has_finite_scores(
     name: str, only: int, bench: FewShotBenchmark, supports: list[Support]
 ) -> None:
-    """Methods that know the text rank it as zero-shot does."""
+    """Methods with text directions rank the finding as zero-shot does."""
     labels = bench.cases.labels.copy()
     labels[supports[2].rows, 1] = only
     logits = ask(name, with_labels(bench, labels), supports[2])
     assert np.isfinite(logits).all()
-    if name in KNOW_TEXT:
+    if name in WITH_TEXT:
         zero_shot = head_logits(bench.ensemble, bench)[:, 1]
         np.testing.assert_array_equal(np.argsort(logits[:, 1]), np.argsort(zero_shot))
 
 
 @every_learner
-def test_an_empty_support_is_no_error(name: str, bench: FewShotBenchmark) -> None:
+def test_an_empty_support_gives_finite_scores(name: str, bench: FewShotBenchmark) -> None:
     logits = ask(name, bench, Support(shots=1, draw=0, rows=np.array([], dtype=np.intp), studies_read=0.0))
     assert np.isfinite(logits).all()
-    if name in KNOW_TEXT:
+    if name in WITH_TEXT:
         np.testing.assert_allclose(logits, head_logits(bench.ensemble, bench), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in LEARNERS if name != "paper-head"])  # another number, another order of films
-def test_unknown_labels_take_no_part(name: str, bench: FewShotBenchmark, supports: list[Support]) -> None:
-    """A film of which nothing is known may as well not be there."""
+@pytest.mark.parametrize(
+    "name", [name for name in LEARNERS if name != "paper-head"]
+)  # there the number of images changes their order
+def test_unknown_labels_do_not_affect_the_scores(name: str, bench: FewShotBenchmark, supports: list[Support]) -> None:
+    """An image without a known label has the effect of no image."""
     support = supports[1]
     labels = bench.cases.labels.copy()
     labels[support.rows[-1]] = -1
@@ -160,12 +164,12 @@ def test_unknown_labels_take_no_part(name: str, bench: FewShotBenchmark, support
 
 
 @every_learner
-def test_a_learner_without_a_support_is_an_error(name: str, bench: FewShotBenchmark) -> None:
+def test_a_missing_support_raises_value_error(name: str, bench: FewShotBenchmark) -> None:
     with pytest.raises(ValueError, match="support"):
         BY_NAME[name].scores(bench, None, seed=0)
 
 
-def test_chance_is_a_half_within_its_interval(bench: FewShotBenchmark) -> None:
+def test_the_interval_of_chance_holds_one_half(bench: FewShotBenchmark) -> None:
     labels = bench.cases.labels[bench.split.test]
     bootstrap = PatientBootstrap(bench.cases.patient[bench.split.test], resamples=500, seed=0)
     held = 0
@@ -176,8 +180,10 @@ def test_chance_is_a_half_within_its_interval(bench: FewShotBenchmark) -> None:
     assert held >= 17  # 95 % of 20; fewer than 17 once in 60 times, and the seeds are fixed
 
 
-@pytest.mark.parametrize("name", ["linear-random", *KNOW_TEXT])
-def test_more_shots_rank_better_and_approach_the_truth(name: str, world: benches.World, learnt: dict[str, list[float]]) -> None:
+@pytest.mark.parametrize("name", ["linear-random", *WITH_TEXT])
+def test_more_shots_rank_better_and_approach_the_best_ranking(
+    name: str, world: benches.World, learnt: dict[str, list[float]]
+) -> None:
     features = world.bench.features[world.bench.split.test].numpy()
     truth = mean_auc(features @ world.truth.T, world.bench)
     assert truth > 0.85
@@ -187,40 +193,44 @@ def test_more_shots_rank_better_and_approach_the_truth(name: str, world: benches
 
 
 @pytest.mark.parametrize("name", ANCHORED)
-def test_one_shot_is_never_far_below_zero_shot(name: str, bench: FewShotBenchmark, learnt: dict[str, list[float]]) -> None:
+def test_anchored_methods_are_not_far_below_zero_shot_with_one_shot(
+    name: str, bench: FewShotBenchmark, learnt: dict[str, list[float]]
+) -> None:
     assert learnt[name][0] > mean_auc(head_logits(bench.ensemble, bench), bench) - 0.03
 
 
-def test_the_ladder_is_in_order(world: benches.World, learnt: dict[str, list[float]]) -> None:
+def test_the_methods_rank_in_the_expected_order(world: benches.World, learnt: dict[str, list[float]]) -> None:
     bench = world.bench
     fixed = {name: mean_auc(BY_NAME[name].scores(bench, None, seed=0), bench) for name in BY_NAME if name not in LEARNERS}
     assert fixed["chance"] < 0.6 < fixed["zero-shot-single"] < fixed["zero-shot"] < fixed["all-labels"]
     assert abs(fixed["zero-shot-centred"] - fixed["zero-shot"]) < 0.03
     assert fixed["all-labels"] > max(auc[-1] for auc in learnt.values())
-    assert max(learnt["metadata"]) < 0.6  # nothing of the form says anything here
+    assert max(learnt["metadata"]) < 0.6  # metadata are not informative here
     assert learnt["paper-head"][2] < learnt["stage-1"][2] - 0.1  # five epochs from a random start
 
 
-def test_metadata_learns_what_the_form_tells(bench: FewShotBenchmark, supports: list[Support]) -> None:
+def test_metadata_baseline_learns_findings_that_depend_on_metadata(bench: FewShotBenchmark, supports: list[Support]) -> None:
     labels = bench.cases.labels.copy()
     labels[:, 0] = bench.cases.age > 60
     labels[:, 1] = bench.cases.sex == "M"
     labels[:, 2] = bench.cases.view == "AP"
-    told = with_labels(bench, labels)
-    (support,) = draw_supports(told.cases, told.split, shots=[16], draws=1, seed=0)
-    aucs = statistics.auc(MetadataBaseline().scores(told, support, seed=0), labels[told.split.test])
+    informative = with_labels(bench, labels)
+    (support,) = draw_supports(informative.cases, informative.split, shots=[16], draws=1, seed=0)
+    aucs = statistics.auc(MetadataBaseline().scores(informative, support, seed=0), labels[informative.split.test])
     assert (aucs[:3] > 0.9).all()
-    unknown = replace(told.cases, age=np.full_like(told.cases.age, np.nan), sex=np.full_like(told.cases.sex, ""))
-    assert np.isfinite(MetadataBaseline().scores(replace(told, cases=unknown), support, seed=0)).all()
+    unknown = replace(
+        informative.cases, age=np.full_like(informative.cases.age, np.nan), sex=np.full_like(informative.cases.sex, "")
+    )
+    assert np.isfinite(MetadataBaseline().scores(replace(informative, cases=unknown), support, seed=0)).all()
 
 
-def test_the_paper_s_head_has_the_paper_s_size() -> None:
-    """Of its 22,057,486 trainable weights three blocks have 3 x 7,087,872, ln_post 1,536 and the projection 393,216."""
+def test_the_paper_head_has_the_parameter_count_of_the_paper() -> None:
+    """Of the paper's 22,057,486 trainable weights three blocks have 3 x 7,087,872, ln_post 1,536 and the projection 393,216."""
     head = _Perceptron(512, 14, torch.Generator().manual_seed(0))
     assert sum(tensor.numel() for tensor in head.parameters) == 22_057_486 - 3 * 7_087_872 - 1_536 - 393_216
 
 
-def test_the_paper_s_head_trains_and_drops_only_in_training() -> None:
+def test_the_paper_head_trains_and_drops_units_only_in_training() -> None:
     world = benches.world(films=600, effect=4.0)
     (support,) = draw_supports(world.bench.cases, world.bench.split, shots=[32], draws=1, seed=0)
     assert mean_auc(PaperHead(epochs=40).scores(world.bench, support, seed=0), world.bench) > 0.75
@@ -239,7 +249,7 @@ def known(bench: FewShotBenchmark, films: int = 40) -> LabelledFeatures:
     return LabelledFeatures(bench.features[rows].double().numpy(), labels)
 
 
-def test_films_weigh_half_for_the_positives_and_half_for_the_negatives(bench: FewShotBenchmark) -> None:
+def test_balanced_weights_sum_to_one_half_for_positives_and_negatives(bench: FewShotBenchmark) -> None:
     some = known(bench)
     labels = some.labels.copy()
     labels[:, 3] = 1
@@ -251,7 +261,7 @@ def test_films_weigh_half_for_the_positives_and_half_for_the_negatives(bench: Fe
     assert (halves[:, 3] == 0).all()
 
 
-def test_the_logistic_regression_is_scikit_learn_s(bench: FewShotBenchmark) -> None:
+def test_logistic_regression_equals_scikit_learn(bench: FewShotBenchmark) -> None:
     some = known(bench)
     weights, bias = fit_logistic_regression(some, ridge=0.7)
     for finding in range(4):
@@ -264,7 +274,7 @@ def test_the_logistic_regression_is_scikit_learn_s(bench: FewShotBenchmark) -> N
         np.testing.assert_allclose(bias[finding], theirs.intercept_[0], atol=2e-3)
 
 
-def test_the_probe_walks_down_the_slope_that_autograd_gives(bench: FewShotBenchmark) -> None:
+def test_the_gradients_of_the_probe_equal_autograd(bench: FewShotBenchmark) -> None:
     some = known(bench)
     rng = np.random.default_rng(0)
     start, temperature, pull = rng.normal(size=(4, 32)), rng.uniform(5, 20, 4), rng.random(4)
@@ -280,7 +290,7 @@ def test_the_probe_walks_down_the_slope_that_autograd_gives(bench: FewShotBenchm
     np.testing.assert_allclose(bias_slope, at_bias.grad.numpy(), atol=1e-12)
 
 
-def test_clap_is_held_near_the_text(bench: FewShotBenchmark, supports: list[Support]) -> None:
+def test_clap_stays_nearer_to_the_text_than_the_unconstrained_probe(bench: FewShotBenchmark, supports: list[Support]) -> None:
     zero_shot = head_logits(bench.ensemble, bench)
 
     def moved(method: Method) -> float:
@@ -292,7 +302,7 @@ def test_clap_is_held_near_the_text(bench: FewShotBenchmark, supports: list[Supp
     assert moved(LinearProbe("no steps", start="text", steps=0)) < 1e-6  # the bias alone
 
 
-def test_tip_adapter_is_the_text_and_a_vote_of_the_neighbours(bench: FewShotBenchmark, supports: list[Support]) -> None:
+def test_tip_adapter_adds_the_similarity_weighted_labels_to_the_text(bench: FewShotBenchmark, supports: list[Support]) -> None:
     support, method = supports[1], TipAdapter("tip-adapter", alpha=2.0, beta=3.0)
     keys, queries = bench.features[support.rows].numpy(), bench.features[bench.split.test].numpy()
     labels = support.labels(bench.cases)
@@ -315,7 +325,7 @@ def test_tuned_keys_fit_the_support_better(bench: FewShotBenchmark, supports: li
     assert loss("tip-adapter-f") < loss("tip-adapter")
 
 
-def test_gda_s_precision_is_the_ridge_estimate() -> None:
+def test_gda_uses_the_ridge_estimate_of_the_precision() -> None:
     rng = np.random.default_rng(0)
     for films in (6, 40):  # fewer and more than features
         scatter = rng.normal(size=(films, 10))
@@ -326,14 +336,14 @@ def test_gda_s_precision_is_the_ridge_estimate() -> None:
         np.testing.assert_allclose(_solve_ridge(scatter, differences), differences @ precision)
 
 
-def test_names_are_unique_and_the_references_are_there() -> None:
+def test_names_are_unique_and_include_the_references() -> None:
     names = [method.name for method in LADDER]
     assert len(names) == len(set(names))
     assert {"zero-shot", "paper-head", "stage-1", "all-labels"} <= set(names)
     assert [method.name for method in find_methods(["stage-1", "chance"])] == ["stage-1", "chance"]
 
 
-def test_an_unknown_method_is_told_the_nearest() -> None:
+def test_an_unknown_method_raises_with_the_nearest_name() -> None:
     with pytest.raises(UnknownMethod, match="'zeroshot'") as caught:
         find_methods(["chance", "zeroshot"])
     assert "did you mean 'zero-shot'?" in caught.value.hint

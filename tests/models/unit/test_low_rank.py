@@ -1,4 +1,4 @@
-"""LoRA: nothing at the start, small afterwards, and the same once merged into the weights."""
+"""LoRA: no change at the start, rank 2 afterwards, and equal scores after merging into the weights."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ KINDS = pytest.mark.parametrize("kind", ["plain", "custom text", "custom blocks"
 
 
 def learnt(encoder: Encoder, *, seed: int = 0, setting: LowRankSetting | None = None) -> LowRankEncoder:
-    """One whose thin matrices are no longer at their start."""
-    thin = LowRankEncoder(encoder, setting or LowRankSetting(), seed=seed)
+    """Return an encoder with low-rank matrices away from their start."""
+    low_rank = LowRankEncoder(encoder, setting or LowRankSetting(), seed=seed)
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
-        for added in thin.updates:
+        for added in low_rank.updates:
             added.up.copy_(0.1 * torch.randn(added.up.shape, generator=generator))
-    return thin
+    return low_rank
 
 
 @KINDS
-def test_it_starts_as_the_base_and_leaves_the_base_alone(kind: str) -> None:
+def test_it_starts_as_the_base_and_leaves_the_base_unchanged(kind: str) -> None:
     encoder = towers.encoder(kind)
     was = encoder.encode_images(PIXELS)
-    thin = LowRankEncoder(encoder, LowRankSetting(), seed=0)
-    thin.train(False)
-    assert thin.encoder.encode_images(PIXELS).numpy() == pytest.approx(was.numpy(), abs=1e-6)
+    low_rank = LowRankEncoder(encoder, LowRankSetting(), seed=0)
+    low_rank.train(False)
+    assert low_rank.encoder.encode_images(PIXELS).numpy() == pytest.approx(was.numpy(), abs=1e-6)
     changed = learnt(encoder)
     changed.train(False)
     assert not torch.allclose(changed.encoder.encode_images(PIXELS), was, atol=1e-3)
@@ -46,16 +46,16 @@ def test_it_starts_as_the_base_and_leaves_the_base_alone(kind: str) -> None:
 
 
 @KINDS
-def test_merged_weights_are_those_it_computes_with_under_the_bases_names(kind: str) -> None:
+def test_merged_weights_give_the_same_vectors_under_the_base_parameter_names(kind: str) -> None:
     encoder = towers.encoder(kind)
-    thin = learnt(encoder)
-    merged = thin.merged_weights()
+    low_rank = learnt(encoder)
+    merged = low_rank.merged_weights()
     assert list(merged) == [f"visual.transformer.resblocks.{block}.attn.in_proj_weight" for block in range(3)]
     whole = apply_delta(encoder, merged)
-    assert whole.encode_images(PIXELS).numpy() == pytest.approx(thin.encoder.encode_images(PIXELS).numpy(), abs=1e-6)
+    assert whole.encode_images(PIXELS).numpy() == pytest.approx(low_rank.encoder.encode_images(PIXELS).numpy(), abs=1e-6)
 
 
-def test_the_change_of_each_of_query_key_and_value_has_rank_two() -> None:
+def test_the_updates_of_query_key_and_value_have_rank_two_each() -> None:
     encoder = towers.encoder("plain")
     name, merged = next(iter(learnt(encoder).merged_weights().items()))
     change = merged - encoder.network.get_parameter(name)
@@ -64,22 +64,22 @@ def test_the_change_of_each_of_query_key_and_value_has_rank_two() -> None:
         assert singular[1] > 1e-3 > 100 * singular[2]
 
 
-def test_the_seed_decides_the_start_and_the_dropout() -> None:
+def test_the_seed_determines_start_and_dropout() -> None:
     encoder = towers.encoder("plain")
 
     def drawn(seed: int) -> list[Any]:
-        thin = learnt(encoder, seed=seed)
-        thin.train(True)
-        return [thin.updates[0].down.detach(), *(thin.updates[0](torch.zeros(192, 64)).detach() for _ in range(2))]
+        low_rank = learnt(encoder, seed=seed)
+        low_rank.train(True)
+        return [low_rank.updates[0].down.detach(), *(low_rank.updates[0](torch.zeros(192, 64)).detach() for _ in range(2))]
 
     first, again, other = drawn(0), drawn(0), drawn(1)
     assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
     assert not torch.equal(first[0], other[0]) and not torch.equal(first[1], first[2])
 
 
-def test_dropout_leaves_out_columns_and_keeps_the_expectation() -> None:
-    thin = learnt(towers.encoder("plain"), setting=replace(LowRankSetting(), dropout=0.5))
-    added = thin.updates[0]
+def test_dropout_drops_columns_and_keeps_the_expectation() -> None:
+    low_rank = learnt(towers.encoder("plain"), setting=replace(LowRankSetting(), dropout=0.5))
+    added = low_rank.updates[0]
     added.train(False)
     whole = added(torch.zeros(192, 64)).detach()
     added.train(True)
@@ -89,10 +89,10 @@ def test_dropout_leaves_out_columns_and_keeps_the_expectation() -> None:
     assert float((draws.mean(dim=0) - whole).norm() / whole.norm()) < 0.1
 
 
-def test_only_the_thin_matrices_are_there_to_train() -> None:
+def test_only_the_low_rank_matrices_are_trainable() -> None:
     encoder = towers.encoder("plain")
-    thin = LowRankEncoder(encoder, LowRankSetting(), seed=0)
-    assert sum(parameter.numel() for parameter in thin.parameters) == 3 * 3 * 2 * (64 + 64)
+    low_rank = LowRankEncoder(encoder, LowRankSetting(), seed=0)
+    assert sum(parameter.numel() for parameter in low_rank.parameters) == 3 * 3 * 2 * (64 + 64)
     assert json.loads(json.dumps(LowRankSetting().card))["rank"] == 2
 
 

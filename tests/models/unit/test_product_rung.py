@@ -1,4 +1,4 @@
-"""radclipd's own row of the ladder: what `models.training.training_round` makes of a support, and nothing besides."""
+"""radclipd's own method in the ladder: the result of `models.training.training_round` on a support."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def bench() -> FewShotBenchmark:
     return learnable_films.bench()
 
 
-def taught(bench: FewShotBenchmark, wanted: TrainingPlan, rows: np.ndarray[tuple[int], np.dtype[np.intp]]) -> TrainingResult:
-    """As the daemon's trainer calls it."""
+def trained_on(bench: FewShotBenchmark, wanted: TrainingPlan, rows: np.ndarray[tuple[int], np.dtype[np.intp]]) -> TrainingResult:
+    """Return the training round's result, called as in the daemon."""
     views = wanted.views(bench.encoder, len(rows))
     given = TrainingData(
         features=bench.features[rows],
@@ -43,18 +43,18 @@ def taught(bench: FewShotBenchmark, wanted: TrainingPlan, rows: np.ndarray[tuple
     return run_training_round(bench.encoder, bench.ensemble, given, wanted, lambda what, done, total: None)
 
 
-def test_pinned_to_stage_1_it_ranks_as_the_rung_of_that_name(bench: FewShotBenchmark) -> None:
+def test_method_stage_1_ranks_as_the_stage_1_method_of_the_ladder(bench: FewShotBenchmark) -> None:
     support = learnable_films.support(bench, shots=4)
     ours = RadclipdMethod(SharedActivations(), plan("stage-1")).scores(bench, support, seed=0)
     theirs = StageOneMethod().scores(bench, support, seed=0)
     for own, other in zip(ours.T, theirs.T, strict=True):
-        assert np.corrcoef(own, other)[0, 1] == pytest.approx(1.0, abs=1e-5)  # calibration moves and stretches, no more
+        assert np.corrcoef(own, other)[0, 1] == pytest.approx(1.0, abs=1e-5)  # calibration is affine
 
 
-def test_pinned_to_unfreezing_it_scores_with_what_was_moved(bench: FewShotBenchmark) -> None:
+def test_method_partial_scores_with_the_fine_tuned_blocks(bench: FewShotBenchmark) -> None:
     support = learnable_films.support(bench, shots=4)
     logits = RadclipdMethod(SharedActivations(), plan("partial")).scores(bench, support, seed=0)
-    made = taught(bench, plan("partial"), support.rows)
+    made = trained_on(bench, plan("partial"), support.rows)
     assert made.fine_tuned is not None
     expected = (
         SharedActivations()
@@ -64,16 +64,16 @@ def test_pinned_to_unfreezing_it_scores_with_what_was_moved(bench: FewShotBenchm
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
-def test_left_alone_it_takes_the_way_with_the_smaller_loss(bench: FewShotBenchmark) -> None:
+def test_method_auto_takes_the_method_of_the_smaller_loss(bench: FewShotBenchmark) -> None:
     support = learnable_films.support(bench, shots=4)
-    made = taught(bench, plan("auto"), support.rows)
+    made = trained_on(bench, plan("auto"), support.rows)
     assert made.method == min(made.cross_validation, key=lambda name: made.cross_validation[name].loss)
     pinned = RadclipdMethod(SharedActivations(), plan("partial" if made.method == "partial" else "stage-1"))
     found = RadclipdMethod(SharedActivations(), plan("auto")).scores(bench, support, seed=0)
     np.testing.assert_allclose(found, pinned.scores(bench, support, seed=0), atol=1e-4)
 
 
-def test_copies_are_made_once_and_never_more_than_fit(bench: FewShotBenchmark) -> None:
+def test_view_activations_are_computed_once_and_cached_within_the_limit(bench: FewShotBenchmark) -> None:
     views, rows = AugmentedViews(Augmentation(views=2), seed=0), bench.split.pool[:3]
     ample, none = (ViewActivationCache(bench, views, 1, max_bytes=limit) for limit in (1 << 30, 0))
     first = ample.of_rows(rows)

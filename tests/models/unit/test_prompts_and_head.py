@@ -34,12 +34,12 @@ def test_the_file_has_every_finding_in_order_with_whole_sentences() -> None:
         assert not any("{" in text or "_" in text for text in texts)
 
 
-def test_templates_and_phrases_multiply_and_repeats_fall_away() -> None:
+def test_every_template_takes_every_phrase_without_repeats() -> None:
     assert TWO.positives("Mass") == ["mass", "tumour", "film with mass", "film with tumour"]
     assert TWO.negatives("Mass") == ["no mass", "no tumour", "a normal film"]
 
 
-def test_the_fingerprint_follows_content_and_order() -> None:
+def test_the_fingerprint_depends_on_content_and_order() -> None:
     other = Prompts(TWO.positive, TWO.negative, dict(sorted(TWO.phrases.items())))
     more = Prompts(TWO.positive, (*TWO.negative, "clear"), TWO.phrases)
     assert len({TWO.fingerprint, other.fingerprint, more.fingerprint}) == 3
@@ -59,7 +59,7 @@ def test_an_empty_list_is_an_error(tmp_path: Path, content: str) -> None:
         read_prompts(tmp_path / "prompts.toml")
 
 
-def test_the_direction_is_what_a_hand_computes() -> None:
+def test_the_direction_equals_the_explicit_computation() -> None:
     encoder = tiny.encoder()
     head = zero_shot_head(encoder, TWO)
 
@@ -74,7 +74,7 @@ def test_the_direction_is_what_a_hand_computes() -> None:
     assert head.directions.norm(dim=1).numpy() == pytest.approx(1.0, abs=1e-6)
 
 
-def test_the_score_is_clips_softmax_over_the_finding_and_its_denial() -> None:
+def test_the_score_is_the_clip_softmax_over_finding_and_denial() -> None:
     encoder = tiny.encoder()
     one = Prompts(positive=("{}",), negative=("no {}",), phrases={"Mass": ("mass",)})
     features = encoder.encode_images(torch.rand(5, 3, tiny.SIZE, tiny.SIZE, generator=torch.Generator().manual_seed(1)))
@@ -90,30 +90,30 @@ def test_the_logit_is_linear_with_bias() -> None:
     assert head.scores(features)[1].tolist() == pytest.approx([4.54e-5, 0.0474], rel=1e-2)
 
 
-def test_a_levelled_head_ranks_alike_and_its_logits_are_of_one_size() -> None:
+def test_a_standardised_head_keeps_the_ranking_with_mean_0_and_deviation_1() -> None:
     head = LinearHead(torch.eye(3), torch.tensor([10.0, 0.1, 0.0]), torch.tensor([0.0, -3.0, 1.0]))
     features = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
-    levelled = head.standardised(features)
-    assert levelled.logits(features).mean(dim=0).tolist() == pytest.approx([0.0, 0.0, 0.0], abs=1e-5)
-    assert levelled.logits(features).std(dim=0, correction=0).tolist() == pytest.approx([1.0, 1.0, 0.0], abs=1e-5)
-    assert torch.equal(levelled.logits(features).argsort(dim=0)[:, :2], head.logits(features).argsort(dim=0)[:, :2])
+    standardised = head.standardised(features)
+    assert standardised.logits(features).mean(dim=0).tolist() == pytest.approx([0.0, 0.0, 0.0], abs=1e-5)
+    assert standardised.logits(features).std(dim=0, correction=0).tolist() == pytest.approx([1.0, 1.0, 0.0], abs=1e-5)
+    assert torch.equal(standardised.logits(features).argsort(dim=0)[:, :2], head.logits(features).argsort(dim=0)[:, :2])
 
 
-def test_a_text_tower_that_tells_nothing_apart_is_refused() -> None:
+def test_a_text_tower_of_equal_vectors_is_refused() -> None:
     encoder = tiny.encoder()
     encoder.network.get_parameter("text_projection").zero_()
     with pytest.raises(CheckpointIncompatible, match="denial"):
         zero_shot_head(Encoder(encoder.architecture, encoder.network), TWO)
 
 
-def test_a_head_of_odd_shapes_is_refused() -> None:
+def test_a_head_of_inconsistent_shapes_is_refused() -> None:
     with pytest.raises(CheckpointIncompatible):
         LinearHead.from_tensors({"directions": torch.zeros(2, 4), "scale": torch.ones(3), "bias": torch.zeros(2)})
     with pytest.raises(CheckpointIncompatible, match="classifier"):
         LinearHead.from_tensors({"classifier": torch.zeros(2, 4)})
 
 
-def test_texts_are_encoded_as_open_clip_does_whatever_their_company() -> None:
+def test_text_vectors_equal_open_clip_in_any_batch() -> None:
     encoder = tiny.encoder()
     tokens = open_clip.SimpleTokenizer()
     texts = ["mass", "a frontal chest x-ray with a small round lung nodule", "word " * 200]

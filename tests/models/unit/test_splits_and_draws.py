@@ -30,7 +30,7 @@ def same(left: npt.NDArray[np.intp], right: npt.NDArray[np.intp]) -> bool:
     return bool(np.array_equal(left, right))
 
 
-def test_lists_decide_and_may_name_films_that_are_not_here() -> None:
+def test_lists_determine_the_split_and_may_name_absent_films() -> None:
     cases = archive(40)
     split = split_by_lists(cases, pool=[*cases.key[:30], "elsewhere"], test=list(cases.key[30:]))
     assert same(split.pool, np.arange(30))
@@ -49,7 +49,7 @@ def test_an_empty_side_is_an_error(empty: str) -> None:
         check_split(archive(10), replace(Split(pool=np.arange(5), test=np.arange(5, 10)), **{empty: np.arange(0)}))
 
 
-def test_a_patient_on_both_sides_is_counted_never_named() -> None:
+def test_patients_on_both_sides_are_counted_but_never_named() -> None:
     cases = archive(40, films_per_patient=4)
     with pytest.raises(SplitLeaks, match="share 1 patients and 0 films") as caught:
         split_by_lists(cases, pool=cases.key[:22], test=cases.key[22:])
@@ -57,7 +57,7 @@ def test_a_patient_on_both_sides_is_counted_never_named() -> None:
     assert "split by patient" in caught.value.hint
 
 
-def test_a_film_filed_under_two_patients_is_found() -> None:
+def test_a_film_filed_under_two_patients_is_a_leak() -> None:
     cases = archive(40)
     pixels = cases.pixel_sha256.copy()
     pixels[[35, 36]] = pixels[[3, 4]]
@@ -72,7 +72,7 @@ def test_a_row_on_both_sides_is_a_leak() -> None:
 
 @given(share=st.floats(0.2, 0.8), seed=st.integers(0, 50))
 @settings(max_examples=20)
-def test_patients_stay_together_and_the_share_is_kept(share: float, seed: int) -> None:
+def test_patients_stay_together_and_the_test_share_is_kept(share: float, seed: int) -> None:
     cases = archive(600, films_per_patient=3)
     split = split_by_patient(cases, test_share=share, seed=seed)
     assert not set(cases.patient[split.pool]) & set(cases.patient[split.test])
@@ -80,14 +80,14 @@ def test_patients_stay_together_and_the_share_is_kept(share: float, seed: int) -
     assert abs(len(split.test) / 600 - share) < 0.17  # 200 patients: five standard errors
 
 
-def test_patients_who_share_a_film_go_together() -> None:
+def test_patients_with_a_shared_film_stay_together() -> None:
     cases = archive(300, films_per_patient=1)
     pixels = np.array([f"{row // 2:064x}" for row in range(300)])
     split = split_by_patient(replace(cases, pixel_sha256=pixels), test_share=0.5, seed=3)
     assert not set(split.pool // 2) & set(split.test // 2)
 
 
-def test_more_films_move_nobody() -> None:
+def test_additional_films_do_not_move_patients() -> None:
     cases = archive(400)
     whole = split_by_patient(cases, test_share=0.4, seed=9)
     fewer = split_by_patient(archive(200), test_share=0.4, seed=9)
@@ -99,12 +99,14 @@ def test_more_films_move_nobody() -> None:
     seed=st.integers(0, 10_000), unknown=st.sampled_from([0.0, 0.3]), shots=st.lists(st.integers(1, 20), min_size=2, unique=True)
 )
 @settings(max_examples=40, deadline=None)
-def test_supports_are_nested_of_the_pool_one_a_patient_and_large_enough(seed: int, unknown: float, shots: list[int]) -> None:
+def test_supports_are_nested_from_the_pool_with_one_film_per_patient_and_enough_positives(
+    seed: int, unknown: float, shots: list[int]
+) -> None:
     cases = archive(unknown=unknown)
     split = all_but_the_last(cases)
     supports = {support.shots: support for support in draw_supports(cases, split, shots=shots, draws=1, seed=seed)}
     (everything,) = draw_supports(cases, split, shots=[len(cases)], draws=1, seed=seed)
-    there = (everything.labels(cases) == 1).sum(axis=0)  # with one film a patient, this many can be had
+    available = (everything.labels(cases) == 1).sum(axis=0)  # with one film per patient
     for few, many in zip(sorted(shots), sorted(shots)[1:], strict=False):
         assert same(supports[few].rows, supports[many].rows[: len(supports[few].rows)])
         assert supports[few].studies_read <= supports[many].studies_read
@@ -114,14 +116,14 @@ def test_supports_are_nested_of_the_pool_one_a_patient_and_large_enough(seed: in
         labels = support.labels(cases)
         found = (labels == 1).sum(axis=0)
         in_pool = (cases.labels[split.pool] == 1).sum(axis=0)
-        assert (found >= np.minimum(k, there)).all()
+        assert (found >= np.minimum(k, available)).all()
         assert (found <= in_pool).all()
         assert ((labels == 1).any(axis=1) | (labels == 0).all(axis=1)).all()  # nothing but positives and normals
         assert len(support.rows) <= k * (len(RATES) + 1)
 
 
-def test_a_support_is_the_first_positives_and_normals_that_the_order_meets() -> None:
-    """One film a patient and everything else labelled normal: exactly K of each kind."""
+def test_a_support_holds_the_first_positives_and_normals_in_order() -> None:
+    """With one film per patient and all others normal: exactly K of each kind."""
     labels = np.zeros((200, 2), dtype=np.int8)
     labels[:50, 0] = labels[50:60, 1] = 1
     cases = benches.cases(labels)
@@ -147,15 +149,15 @@ def test_an_unknown_label_is_neither_positive_nor_normal() -> None:
     assert support.studies_read == pytest.approx(3.0)  # a normal one in three; the finding in one of the two known
 
 
-def test_prevalence_is_that_of_the_archive_not_of_what_was_taken() -> None:
-    """Half the films show it, but each of those stands for a hundredth of what the others stand for."""
+def test_prevalence_is_weighted_to_the_archive() -> None:
+    """Half of the films are positive, but each of them has a hundredth of the weight of the others."""
     labels = np.array([[1], [0]] * 100, dtype=np.int8)
     cases = benches.cases(labels, weight=np.where(labels[:, 0] == 1, 0.01, 1.0).astype(np.float32))
     supports = draw_supports(cases, Split(pool=np.arange(198), test=np.array([198, 199])), shots=[1, 4], draws=1, seed=0)
     assert [support.studies_read for support in supports] == pytest.approx([101.0, 404.0], rel=1e-4)
 
 
-def test_films_that_stand_for_more_are_read_earlier() -> None:
+def test_films_of_larger_weight_are_read_earlier() -> None:
     labels = np.ones((400, 1), dtype=np.int8)
     weight = np.where(np.arange(400) < 200, 1.0, 0.1).astype(np.float32)
     cases = benches.cases(labels, weight=weight)
@@ -171,7 +173,7 @@ def test_a_pool_without_any_label_gives_empty_supports() -> None:
     assert support.studies_read == 0.0
 
 
-def test_same_seed_same_supports_and_draws_differ() -> None:
+def test_the_same_seed_gives_the_same_supports_and_draws_differ() -> None:
     cases = archive()
     split = all_but_the_last(cases)
     once, twice, other = (draw_supports(cases, split, shots=[2, 4], draws=3, seed=seed) for seed in (5, 5, 6))
@@ -179,5 +181,5 @@ def test_same_seed_same_supports_and_draws_differ() -> None:
     assert all(same(a.rows, b.rows) and a.studies_read == b.studies_read for a, b in zip(once, twice, strict=True))
     assert not same(once[0].rows, other[0].rows)
     assert not same(once[0].rows, once[2].rows)
-    # more draws leave the first ones as they were
+    # more draws do not change the first ones
     assert same(draw_supports(cases, split, shots=[2], draws=9, seed=5)[0].rows, once[0].rows)

@@ -1,4 +1,4 @@
-"""The head of the first stage: as good as the better of the two that it weighs, however films were chosen."""
+"""The stage 1 head: as good as the better of its two component heads, for random and for mined images."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Rows = npt.NDArray[np.intp]
 
 
 def drawn(world: World, count: int) -> Rows:
-    """So many films of each finding, and as many without any, by lot."""
+    """Return `count` random images of each finding, and `count` without any."""
     chance = np.random.default_rng(0)
     kinds = [*(np.flatnonzero(column == 1) for column in world.labels.T), np.flatnonzero(~world.labels.any(axis=1))]
     return np.concatenate([chance.permutation(kind)[:count] for kind in kinds])
 
 
 def aucs(rows_of: str, count: int) -> tuple[float, ...]:
-    """Mean AUC of ours, of the anchored and of the discriminative head over some worlds."""
+    """Return the mean AUC of the stage 1, the anchored and the discriminative head over six worlds."""
     found = []
     for seed in range(6):
         world = World(seed)
@@ -33,36 +33,37 @@ def aucs(rows_of: str, count: int) -> tuple[float, ...]:
     return tuple(np.mean(found, axis=0))
 
 
-@pytest.mark.parametrize(("rows_of", "count"), [("lot", 1), ("lot", 4), ("mined", 40), ("mined", 150)])
-def test_it_is_as_good_as_the_better_of_both(rows_of: str, count: int) -> None:
-    """From few films drawn by lot, and from mined ones."""
+@pytest.mark.parametrize(("rows_of", "count"), [("random", 1), ("random", 4), ("mined", 40), ("mined", 150)])
+def test_it_is_as_good_as_the_better_component_head(rows_of: str, count: int) -> None:
+    """For few random images, and for mined ones."""
     ours, *ends = aucs(rows_of, count)
     assert ours > max(ends) - 0.003
 
 
-def test_from_many_films_drawn_by_lot_it_gives_up_little() -> None:
-    """What this world is made of is what the anchored head takes it for: nothing can do better there."""
-    ours, anchored, discriminative = aucs("lot", 16)
+def test_with_many_random_images_it_is_little_below_the_anchored_head() -> None:
+    """The anchored head's model is the true one in this world, so no head can be better."""
+    ours, anchored, discriminative = aucs("random", 16)
     assert anchored - 0.015 < ours
     assert discriminative < ours
 
 
-def test_its_logits_lie_between_those_of_both_and_nearer_to_the_discriminative_ones_as_films_come() -> None:
+def test_its_logits_interpolate_toward_the_discriminative_head_with_more_images() -> None:
     world = World(0)
     shares = []
     for count in (1, 4, 16):
         rows = drawn(world, count)
         given = (world.features[rows], world.labels[rows], world.text, world.whitening)
-        ours, few, many = (learn(*given).logits(world.features).numpy().astype(np.float64) for learn in HEADS)
-        share = ((ours - few) * (many - few)).sum(axis=0) / ((many - few) ** 2).sum(axis=0)
-        np.testing.assert_allclose(ours, few + share * (many - few), atol=1e-3)
+        ours, anchored, discriminative = (learn(*given).logits(world.features).numpy().astype(np.float64) for learn in HEADS)
+        difference = discriminative - anchored
+        share = ((ours - anchored) * difference).sum(axis=0) / (difference**2).sum(axis=0)
+        np.testing.assert_allclose(ours, anchored + share * difference, atol=1e-3)
         kinds = np.minimum((world.labels[rows] == 1).sum(axis=0), (world.labels[rows] == 0).sum(axis=0))
         np.testing.assert_allclose(share, kinds / (kinds + StageOneSettings().alike), atol=1e-3)
         shares.append(share.mean())
     assert shares == sorted(shares)
 
 
-def test_a_finding_of_one_kind_keeps_its_text_to_the_last_digit() -> None:
+def test_a_finding_of_one_kind_keeps_its_text_classifier_bit_for_bit() -> None:
     world = World(2)
     labels = world.labels[:200].copy()
     labels[:, 0] = 0

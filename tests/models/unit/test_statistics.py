@@ -28,7 +28,7 @@ def by_column(
     scores: npt.NDArray[np.float64],
     labels: npt.NDArray[np.int8],
 ) -> npt.NDArray[np.float64]:
-    """A measure of one finding, on the known films of each."""
+    """Return a measure of each finding on its known labels."""
     columns = [(labels[:, f] != -1, f) for f in range(labels.shape[1])]
     return np.array([measure(labels[known, f], scores[known, f]) for known, f in columns])
 
@@ -64,7 +64,7 @@ def test_the_auc_is_the_share_of_pairs_in_order(labels: npt.NDArray[np.int8], sc
         assert np.isnan(measured)
 
 
-def test_what_is_not_defined_is_missing_and_counted() -> None:
+def test_undefined_measures_are_nan_and_not_counted() -> None:
     labels = np.array([[1, 0, 1, -1, 1], [1, 0, 0, -1, 0], [1, 0, 1, -1, -1]], dtype=np.int8)
     scores = np.array([[0.9, 0.9, np.nan, 0.1, 0.8], [0.8, 0.1, 0.5, 0.1, 0.3], [0.1, 0.1, 0.1, 0.1, np.nan]])
     for measure in (statistics.auc, statistics.auprc):
@@ -83,30 +83,30 @@ def test_the_prevalence_weighted_mean_follows_the_common_findings() -> None:
     assert statistics.prevalence_weighted(np.array([0.8, 0.4, np.nan]), labels) == pytest.approx((0.75 * 0.8 + 0.25 * 0.4) / 1.0)
 
 
-def test_calibration_error_of_honest_and_of_boastful_probabilities() -> None:
+def test_calibration_error_of_calibrated_and_of_overconfident_probabilities() -> None:
     rng = np.random.default_rng(3)
-    honest = rng.random((20_000, 1))
-    labels = (rng.random(honest.shape) < honest).astype(np.int8)
-    assert statistics.ece(honest, labels)[0] < 0.02
+    calibrated = rng.random((20_000, 1))
+    labels = (rng.random(calibrated.shape) < calibrated).astype(np.int8)
+    assert statistics.ece(calibrated, labels)[0] < 0.02
     # always certain and right in 3 of 4: one bin each, off by a quarter
     certain = np.repeat([[0.0], [1.0]], 8, axis=0)
     assert statistics.ece(certain, np.array([[0, 0, 0, 1] * 2 + [1, 1, 1, 0] * 2], dtype=np.int8).T)[0] == pytest.approx(0.25)
 
 
-def test_calibration_error_does_not_depend_on_the_order_of_the_films() -> None:
+def test_calibration_error_does_not_depend_on_the_order_of_the_images() -> None:
     scores, labels = scored(unknown=0)
     order = np.random.default_rng(0).permutation(len(labels))
     np.testing.assert_allclose(statistics.ece(scores, labels), statistics.ece(scores[order], labels[order]))
 
 
-def test_delong_by_hand() -> None:
-    """Three positives, two negatives, two scores; the placements are counted on fingers.
+def test_delong_equals_a_manual_computation() -> None:
+    """Three positives, two negatives, two scores, with the placements counted by hand.
 
-    A: positives 3, 4, 5 against negatives 1, 4. Beaten shares: 1/2, 3/4, 1 (mean 3/4, variance 1/16).
-       Beating shares: of 1: 1; of 4: (0 + 1/2 + 1)/3 = 1/2 (variance 1/8). Var = 1/48 + 1/16 = 1/12.
-    B: positives 2, 1, 5 against negatives 3, 0. Beaten: 1/2, 1/2, 1 (mean 2/3, variance 1/12).
-       Beating: of 3: 1/3; of 0: 1 (variance 2/9). Var = 1/36 + 1/9 = 5/36.
-    Covariance: beaten (-1/4, 0, 1/4) with (-1/6, -1/6, 1/3): 1/16; beating (1/4, -1/4) with (-1/3, 1/3): -1/6.
+    A: positives 3, 4, 5 against negatives 1, 4. Negatives below each positive: 1/2, 3/4, 1 (mean 3/4, variance 1/16).
+       Positives above each negative: of 1: 1; of 4: (0 + 1/2 + 1)/3 = 1/2 (variance 1/8). Var = 1/48 + 1/16 = 1/12.
+    B: positives 2, 1, 5 against negatives 3, 0. Below: 1/2, 1/2, 1 (mean 2/3, variance 1/12).
+       Above: of 3: 1/3; of 0: 1 (variance 2/9). Var = 1/36 + 1/9 = 5/36.
+    Covariance: below (-1/4, 0, 1/4) with (-1/6, -1/6, 1/3): 1/16; above (1/4, -1/4) with (-1/3, 1/3): -1/6.
        Cov = 1/48 - 1/12 = -1/16.
     """
     labels = np.array([1, 1, 1, 0, 0], dtype=np.int8)
@@ -118,7 +118,7 @@ def test_delong_by_hand() -> None:
     assert statistics.delong_p(scores, labels) == pytest.approx(2 * norm.sf((3 / 4 - 2 / 3) / error))
 
 
-def test_delong_agrees_with_the_bootstrap_and_knows_equal_scores() -> None:
+def test_delong_agrees_with_the_bootstrap_and_gives_p_1_for_equal_rankings() -> None:
     scores, labels = scored(films=1500, unknown=0.1, seed=5)
     known = labels[:, 1] != -1
     _, covariance = statistics.delong(scores[known, 1][None], labels[known, 1])
@@ -128,8 +128,8 @@ def test_delong_agrees_with_the_bootstrap_and_knows_equal_scores() -> None:
     assert statistics.delong_p(np.stack([scores[:, 0], 2 * scores[:, 0]]), labels[:, 0]) == 1.0
 
 
-def test_every_resample_is_the_auc_of_the_films_drawn() -> None:
-    """Ties, unknown labels, several films a patient: against scikit-learn on the films repeated as drawn."""
+def test_every_resample_is_the_auc_of_the_drawn_images() -> None:
+    """With ties, unknown labels and several images per patient, against scikit-learn on the drawn rows."""
     scores, labels = scored(films=90, seed=2)
     patients = np.array([f"p{row // 3}" for row in range(len(labels))])
     bootstrap = PatientBootstrap(patients, resamples=20, seed=7)
@@ -144,8 +144,8 @@ def test_every_resample_is_the_auc_of_the_films_drawn() -> None:
             np.testing.assert_allclose(measured[resample, finding], expected)
 
 
-def test_the_bootstrap_draws_patients_not_films() -> None:
-    """Films repeated within their patients tell nothing more: the interval must not shrink."""
+def test_the_bootstrap_draws_patients_not_images() -> None:
+    """Repeated images of a patient add no information: the interval must not shrink."""
     scores, labels = scored(films=150, unknown=0, seed=4)
     patients = np.array([f"p{row}" for row in range(150)])
     alone = PatientBootstrap(patients, seed=0).auc(scores, labels)
@@ -153,7 +153,7 @@ def test_the_bootstrap_draws_patients_not_films() -> None:
     np.testing.assert_allclose(alone, again)
 
 
-def test_the_bootstrap_repeats_itself_and_pairs_what_it_measures() -> None:
+def test_the_bootstrap_is_reproducible_and_pairs_its_measurements() -> None:
     scores, labels = scored()
     patients = np.array([str(row) for row in range(len(labels))])
     once, twice = (PatientBootstrap(patients, resamples=300, seed=1).auc(scores, labels) for _ in range(2))
@@ -164,7 +164,7 @@ def test_the_bootstrap_repeats_itself_and_pairs_what_it_measures() -> None:
     assert np.isnan(PatientBootstrap(patients, resamples=3, seed=1).auc(np.full_like(scores, np.nan), labels)).all()
 
 
-def test_intervals_hold_the_middle_and_skip_the_undefined() -> None:
+def test_intervals_cover_the_central_share_and_skip_nan() -> None:
     samples = np.stack([np.linspace(0, 1, 1001), np.full(1001, np.nan)], axis=1)
     samples[::2, 0] = np.nan
     lower, upper = statistics.percentile_interval(samples)
@@ -172,21 +172,21 @@ def test_intervals_hold_the_middle_and_skip_the_undefined() -> None:
     assert np.isnan([lower[1], upper[1]]).all()
 
 
-def test_holm_by_hand() -> None:
+def test_holm_equals_a_manual_computation() -> None:
     corrected = statistics.holm(np.array([0.04, 0.01, np.nan, 0.03, 0.005]))
     np.testing.assert_allclose(corrected, [0.06, 0.03, np.nan, 0.06, 0.02])
     np.testing.assert_allclose(statistics.holm(np.array([0.6, 0.7])), [1.0, 1.0])
 
 
 @given(hnp.arrays(np.float64, st.integers(1, 10), elements=st.floats(0, 1)))
-def test_holm_never_lowers_a_p_value_and_keeps_their_order(p: npt.NDArray[np.float64]) -> None:
+def test_holm_never_lowers_a_p_value_and_keeps_the_order(p: npt.NDArray[np.float64]) -> None:
     corrected = statistics.holm(p)
     assert (corrected >= p).all()
     assert (np.diff(corrected[np.argsort(p)]) >= 0).all()
     assert corrected.max() <= 1
 
 
-def test_p_values_of_differences() -> None:
+def test_normal_p_values_of_differences() -> None:
     assert statistics.normal_p(1.96, 1.0) == pytest.approx(0.05, abs=1e-3)
     assert statistics.normal_p(0.0, 0.0) == 1.0
     assert statistics.normal_p(0.1, 0.0) == 0.0

@@ -39,7 +39,7 @@ def run(method: str, shots: int, draw: int, scores: npt.NDArray[np.float32]) -> 
 
 @pytest.fixture(scope="module")
 def runs() -> list[MethodRun]:
-    """Zero-shot and chance without labels; the paper's head no better than chance; ours better with shots."""
+    """Zero-shot and chance without labels; the paper's head at chance; ours improving with shots."""
     found = [run("chance", 0, 0, logits(0.0, seed=11)), run(ZERO_SHOT, 0, 0, logits(0.5, seed=2))]
     for draw in range(5):
         for shots in (1, 4):
@@ -77,7 +77,7 @@ def test_a_row_holds_the_measures_of_one_finding() -> None:
         assert (row.auc, row.auprc, row.brier, row.ece) == pytest.approx(values)
 
 
-def test_means_and_spreads_are_over_the_draws(runs: list[MethodRun], summary: LadderSummary) -> None:
+def test_means_and_deviations_are_over_the_draws(runs: list[MethodRun], summary: LadderSummary) -> None:
     per_draw = [np.mean([row.auc for row in one.rows]) for one in runs if (one.method, one.shots) == ("ours", 4)]
     estimate = summary.mean_auc["ours"][4]
     assert (estimate.mean, estimate.sd) == pytest.approx((np.mean(per_draw), np.std(per_draw, ddof=1)))
@@ -86,20 +86,22 @@ def test_means_and_spreads_are_over_the_draws(runs: list[MethodRun], summary: La
     assert list(summary.mean_auc) == ["chance", ZERO_SHOT, PAPER_HEAD, "ours"]
 
 
-def test_a_method_without_labels_has_the_interval_of_the_patients_alone(runs: list[MethodRun], summary: LadderSummary) -> None:
+def test_the_interval_of_a_method_without_labels_is_that_of_the_patients_alone(
+    runs: list[MethodRun], summary: LadderSummary
+) -> None:
     estimate = summary.mean_auc[ZERO_SHOT][0]
     lower, upper = statistics.percentile_interval(runs[1].resampled_auc)
     assert (estimate.sd, estimate.draws) == (0.0, 1)
     assert (estimate.lo, estimate.hi) == pytest.approx((float(lower), float(upper)))
 
 
-def test_random_scores_lie_at_a_half(summary: LadderSummary) -> None:
+def test_intervals_of_random_scores_hold_one_half(summary: LadderSummary) -> None:
     for estimate in (summary.mean_auc["chance"][0], *summary.mean_auc[PAPER_HEAD].values()):
         assert estimate.lo <= 0.5 <= estimate.hi
 
 
-def test_draws_that_differ_widen_the_interval(runs: list[MethodRun]) -> None:
-    """The same mean, once from equal draws and once from draws far apart."""
+def test_variance_between_draws_widens_the_interval(runs: list[MethodRun]) -> None:
+    """The same mean, from equal draws and from different ones."""
     (one,) = [run("ours", 1, 0, logits(0.8, seed=5))]
     equal = [MethodRun("equal", 1, draw, one.rows, one.weighted_auc, one.resampled_auc) for draw in range(6)]
     apart = [
@@ -113,7 +115,7 @@ def test_draws_that_differ_widen_the_interval(runs: list[MethodRun]) -> None:
     assert found["equal"][1].lo == pytest.approx(float(lower))
 
 
-def test_better_methods_win_and_equal_ones_do_not(runs: list[MethodRun], summary: LadderSummary) -> None:
+def test_better_methods_are_significant_and_equal_ones_are_not(runs: list[MethodRun], summary: LadderSummary) -> None:
     wins = compared(summary, "ours", 4, ZERO_SHOT)
     assert wins.lo > 0 and wins.p_holm < 0.001
     assert wins.difference == pytest.approx(summary.mean_auc["ours"][4].mean - summary.mean_auc[ZERO_SHOT][0].mean)
@@ -129,8 +131,8 @@ def test_better_methods_win_and_equal_ones_do_not(runs: list[MethodRun], summary
     assert (same.difference, same.lo, same.hi, same.p) == (0.0, 0.0, 0.0, 1.0)
 
 
-def test_pairing_makes_the_difference_surer_than_its_parts() -> None:
-    """Two scores that are nearly the same: their difference is known far better than either."""
+def test_the_paired_difference_has_a_narrower_interval_than_its_parts() -> None:
+    """Two nearly equal scores: their difference is more certain than either."""
     scores = logits(1.0, seed=7)
     nearly = scores + 0.2 * np.random.default_rng(8).normal(size=scores.shape).astype(np.float32)
     summary = summarise([run(ZERO_SHOT, 0, 0, scores), run("nearly", 0, 0, nearly)], seed=0)
@@ -138,7 +140,7 @@ def test_pairing_makes_the_difference_surer_than_its_parts() -> None:
     assert difference.hi - difference.lo < (part.hi - part.lo) / 2
 
 
-def test_each_reference_is_met_at_its_own_shots(summary: LadderSummary) -> None:
+def test_methods_are_compared_with_a_reference_at_equal_shots(summary: LadderSummary) -> None:
     keys = {(one.method, one.shots, one.reference) for one in summary.comparisons}
     assert keys == {
         *((method, shots, ZERO_SHOT) for method in ("ours", PAPER_HEAD) for shots in (1, 4)),
@@ -151,11 +153,11 @@ def test_each_reference_is_met_at_its_own_shots(summary: LadderSummary) -> None:
         np.testing.assert_allclose([one.p_holm for one in family], corrected)
 
 
-def test_without_the_references_nothing_is_compared() -> None:
+def test_without_references_there_are_no_comparisons() -> None:
     assert summarise([run("ours", 1, 0, logits(1.0, seed=1))], seed=0).comparisons == ()
 
 
-def test_findings_that_are_not_defined_are_left_out_and_counted() -> None:
+def test_undefined_findings_are_left_out_of_means_and_counts() -> None:
     scores = logits(1.0, seed=9)
     scores[:, 1] = np.nan
     one = run("ours", 1, 0, scores)
@@ -167,7 +169,7 @@ def test_findings_that_are_not_defined_are_left_out_and_counted() -> None:
     assert estimate.lo < estimate.mean < estimate.hi
 
 
-def test_averages_of_each_finding(runs: list[MethodRun]) -> None:
+def test_averages_are_per_finding(runs: list[MethodRun]) -> None:
     rows = [row for one in runs for row in one.rows]
     (mass,) = [one for one in average_draws(rows) if (one.method, one.shots, one.finding) == ("ours", 1, "Mass")]
     values = [row for row in rows if (row.method, row.shots, row.finding) == ("ours", 1, "Mass")]
@@ -178,13 +180,13 @@ def test_averages_of_each_finding(runs: list[MethodRun]) -> None:
         assert mass.sd[measure] == pytest.approx(np.std(column, ddof=1))
 
 
-def test_the_json_has_the_promised_shape(summary: LadderSummary) -> None:
-    told = json.loads(json.dumps(summary.json, allow_nan=False))
-    assert set(told["mean_auc"]) == {"chance", ZERO_SHOT, PAPER_HEAD, "ours"}
-    assert set(told["mean_auc"]["ours"]) == {"1", "4"}
-    assert set(told["mean_auc"][ZERO_SHOT]) == {"0"}
-    assert set(told["mean_auc"]["ours"]["4"]) == {"mean", "sd", "lo", "hi"}
-    assert told["mean_auc"]["ours"]["4"]["mean"] == summary.mean_auc["ours"][4].mean
+def test_the_json_has_the_documented_shape(summary: LadderSummary) -> None:
+    document = json.loads(json.dumps(summary.json, allow_nan=False))
+    assert set(document["mean_auc"]) == {"chance", ZERO_SHOT, PAPER_HEAD, "ours"}
+    assert set(document["mean_auc"]["ours"]) == {"1", "4"}
+    assert set(document["mean_auc"][ZERO_SHOT]) == {"0"}
+    assert set(document["mean_auc"]["ours"]["4"]) == {"mean", "sd", "lo", "hi"}
+    assert document["mean_auc"]["ours"]["4"]["mean"] == summary.mean_auc["ours"][4].mean
     undefined = LadderSummary({"ours": {1: Estimate(math.nan, 0.0, math.nan, math.nan, math.nan, 1, 0)}}, (), ())
     assert undefined.json["mean_auc"]["ours"]["1"] == {"mean": None, "sd": 0.0, "lo": None, "hi": None}
 
