@@ -33,9 +33,9 @@ def cases(labels: npt.NDArray[np.int8], *, films_per_patient: int = 1, weight: n
     )
 
 
-def random_labels(films: int, rates: list[float], *, seed: int, unknown: float = 0.0) -> npt.NDArray[np.int8]:
+def random_labels(images: int, rates: list[float], *, seed: int, unknown: float = 0.0) -> npt.NDArray[np.int8]:
     rng = np.random.default_rng(seed)
-    labels = (rng.random((films, len(rates))) < rates).astype(np.int8)
+    labels = (rng.random((images, len(rates))) < rates).astype(np.int8)
     labels[rng.random(labels.shape) < unknown] = -1
     return labels
 
@@ -52,16 +52,16 @@ class World:
     truth: npt.NDArray[np.float32]
 
 
-def world(*, films: int = 1500, seed: int = 0, effect: float = 2.0, text: float = 0.5, unknown: float = 0.0) -> World:
+def world(*, images: int = 1500, seed: int = 0, effect: float = 2.0, text: float = 0.5, unknown: float = 0.0) -> World:
     """Return a benchmark of Gaussian features around a common direction, with unequal variances; a finding shifts them by `effect`
     standard deviations along its own direction. `text`: cosine of each text direction with the truth, -1..1. A third of the images
     is the test set.
     """
     rng = np.random.default_rng(seed)
-    labels = random_labels(films, RATES, seed=seed, unknown=0.0)
+    labels = random_labels(images, RATES, seed=seed, unknown=0.0)
     spread = np.linspace(1.5, 0.3, WIDTH)
     truth = unit(rng.normal(size=(len(RATES), WIDTH)))  # as weights on whitened coordinates
-    scattered = (rng.normal(size=(films, WIDTH)) + effect * labels @ truth) * spread
+    scattered = (rng.normal(size=(images, WIDTH)) + effect * labels @ truth) * spread
     features = unit(4 * unit(rng.normal(size=WIDTH)) + 0.2 * scattered)
     orthogonal = rng.normal(size=truth.shape)
     orthogonal = unit(orthogonal - (orthogonal * truth).sum(axis=1, keepdims=True) * truth)
@@ -69,10 +69,10 @@ def world(*, films: int = 1500, seed: int = 0, effect: float = 2.0, text: float 
     known = np.where(rng.random(labels.shape) < unknown, -1, labels).astype(np.int8)
     bench = FewShotBenchmark(
         cases=cases(known),
-        split=Split(pool=np.arange(films // 3, films), test=np.arange(films // 3)),
-        model_inputs=np.zeros((films, tiny.SIZE, tiny.SIZE), dtype=np.float16),
+        split=Split(pool=np.arange(images // 3, images), test=np.arange(images // 3)),
+        model_inputs=np.zeros((images, tiny.SIZE, tiny.SIZE), dtype=np.float16),
         features=torch.from_numpy(features.astype(np.float32)),
-        pooled=torch.zeros(films, 64),
+        pooled=torch.zeros(images, 64),
         encoder=tiny.encoder(),
         preprocess=Preprocess(size=tiny.SIZE),
         single=head_of(unit(prompts + 0.3 * rng.normal(size=prompts.shape) / np.sqrt(WIDTH))),

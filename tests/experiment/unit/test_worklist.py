@@ -39,7 +39,7 @@ def bench() -> FewShotBenchmark:
     features = benches.unit(common + 0.2 * (chance.standard_normal((900, benches.WIDTH)) + 2 * labels @ truth))
     text = benches.unit(truth + chance.standard_normal(truth.shape) / np.sqrt(benches.WIDTH))
     patient = np.array([f"P{number:03d}" for number in np.r_[chance.integers(300, size=600), 300 + chance.integers(100, size=300)]])
-    made = benches.world(films=900).bench
+    made = benches.world(images=900).bench
     cases = replace(made.cases, labels=labels, patient=patient, findings=FINDINGS)
     split = Split(pool=np.arange(600), test=np.arange(600, 900))
     text_head = benches.head_of(text)

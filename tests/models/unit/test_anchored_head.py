@@ -21,7 +21,7 @@ ONE_POINT = AnchoredHeadSettings(counts=(0.7,), differs=0.3, sizes=(0.8,), own=(
 
 @pytest.fixture(scope="module")
 def world() -> benches.World:
-    return benches.world(films=900)
+    return benches.world(images=900)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_grid_points_are_weighted_by_evidence(observed: Observed) -> None:
 
 def agreement(right: float, *, shots: int) -> float:
     """Return the mean correlation of the head with zero-shot for a text of this cosine with the truth."""
-    bench = benches.world(films=1500, effect=1.5, text=right).bench
+    bench = benches.world(images=1500, effect=1.5, text=right).bench
     pool = bench.split.pool
     labels = bench.cases.labels[pool]
     few = np.concatenate([*(pool[labels[:, f] == 1][:shots] for f in range(4)), pool[(labels == 0).all(axis=1)][:shots]])
@@ -175,7 +175,7 @@ def test_the_decision_boundary_is_midway_between_positives_and_archive(world: be
 
 
 def test_labels_outweigh_a_text_of_the_wrong_sign() -> None:
-    wrong = benches.world(films=1500, text=-0.6)
+    wrong = benches.world(images=1500, text=-0.6)
     whitening = WhiteningTransform.from_features(wrong.bench.features[wrong.bench.split.pool])
     bench, test = wrong.bench, wrong.bench.split.test
 

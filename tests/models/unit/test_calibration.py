@@ -13,11 +13,11 @@ from models.training.calibration import PRIOR_PREVALENCE, estimate_prevalences, 
 from models.training.cross_validation import assign_folds, cross_fit_calibration, score_out_of_fold
 
 
-def sample(films: int, *, effect: float, seed: int = 0, share: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+def sample(images: int, *, effect: float, seed: int = 0, share: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
     """Return logits and labels [n, 1] of a finding with true log-odds effect * logit at even odds."""
     rng = np.random.default_rng(seed)
-    labels = (rng.random((films, 1)) < share).astype(np.int8)
-    logits = rng.normal(size=(films, 1)) + effect * (labels - 0.5)
+    labels = (rng.random((images, 1)) < share).astype(np.int8)
+    logits = rng.normal(size=(images, 1)) + effect * (labels - 0.5)
     return logits, labels
 
 
@@ -88,14 +88,14 @@ def test_intervals_of_rates_resample_patients() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(2, 40), st.integers(1, 3), st.integers(2, 10), st.integers(0, 5))
-def test_folds_keep_patients_together_and_are_of_equal_size(patients: int, films: int, most: int, seed: int) -> None:
-    whose = np.repeat(np.arange(patients).astype(str), films)
+def test_folds_keep_patients_together_and_are_of_equal_size(patients: int, images: int, most: int, seed: int) -> None:
+    whose = np.repeat(np.arange(patients).astype(str), images)
     labels = (np.random.default_rng(seed).random((len(whose), 3)) < 0.3).astype(np.int8)
     fold = assign_folds(whose, labels, max_folds=most, seed=seed)
     assert all(len(set(fold[whose == name])) == 1 for name in set(whose))
     sizes = np.bincount(fold)
     assert len(sizes) == min(most, patients)
-    assert sizes.max() - sizes.min() <= films
+    assert sizes.max() - sizes.min() <= images
     assert np.array_equal(fold[::-1], assign_folds(whose[::-1], labels[::-1], max_folds=most, seed=seed))
 
 

@@ -18,9 +18,9 @@ Labels = npt.NDArray[np.int8]
 MakeScores = Callable[[Labels, np.random.Generator], tuple[Floats, Floats]]
 
 
-def alone(films: int) -> npt.NDArray[np.str_]:
+def alone(images: int) -> npt.NDArray[np.str_]:
     """Return one patient per image."""
-    return np.arange(films).astype(str)
+    return np.arange(images).astype(str)
 
 
 def of_kinds(present: int, absent: int) -> Labels:

@@ -231,7 +231,7 @@ def test_the_paper_head_has_the_parameter_count_of_the_paper() -> None:
 
 
 def test_the_paper_head_trains_and_drops_units_only_in_training() -> None:
-    world = benches.world(films=600, effect=4.0)
+    world = benches.world(images=600, effect=4.0)
     (support,) = draw_supports(world.bench.cases, world.bench.split, shots=[32], draws=1, seed=0)
     assert mean_auc(PaperHead(epochs=40).scores(world.bench, support, seed=0), world.bench) > 0.75
     head = _Perceptron(32, 4, torch.Generator().manual_seed(0))
@@ -242,8 +242,8 @@ def test_the_paper_head_trains_and_drops_units_only_in_training() -> None:
     assert not torch.equal(dropped[0], dropped[2])
 
 
-def known(bench: FewShotBenchmark, films: int = 40) -> LabelledFeatures:
-    rows = bench.split.pool[:films]
+def known(bench: FewShotBenchmark, images: int = 40) -> LabelledFeatures:
+    rows = bench.split.pool[:images]
     labels = bench.cases.labels[rows].copy()
     labels[::7, 0] = -1
     return LabelledFeatures(bench.features[rows].double().numpy(), labels)
@@ -327,11 +327,11 @@ def test_tuned_keys_fit_the_support_better(bench: FewShotBenchmark, supports: li
 
 def test_gda_uses_the_ridge_estimate_of_the_precision() -> None:
     rng = np.random.default_rng(0)
-    for films in (6, 40):  # fewer and more than features
-        scatter = rng.normal(size=(films, 10))
+    for images in (6, 40):  # fewer and more than features
+        scatter = rng.normal(size=(images, 10))
         scatter -= scatter.mean(axis=0)
         covariance = np.cov(scatter.T)
-        precision = 10 * np.linalg.pinv((films - 1) * covariance + np.trace(covariance) * np.eye(10))
+        precision = 10 * np.linalg.pinv((images - 1) * covariance + np.trace(covariance) * np.eye(10))
         differences = rng.normal(size=(3, 10))
         np.testing.assert_allclose(_solve_ridge(scatter, differences), differences @ precision)
 

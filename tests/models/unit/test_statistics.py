@@ -16,9 +16,9 @@ from models.evaluation.statistics import PatientBootstrap
 from tests.builders import benches
 
 
-def scored(films: int = 400, *, unknown: float = 0.1, seed: int = 0) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int8]]:
+def scored(images: int = 400, *, unknown: float = 0.1, seed: int = 0) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int8]]:
     """Scores in 0..1 with many ties and some skill."""
-    labels = benches.random_labels(films, [0.5, 0.2, 0.03], seed=seed, unknown=unknown)
+    labels = benches.random_labels(images, [0.5, 0.2, 0.03], seed=seed, unknown=unknown)
     noise = np.random.default_rng(seed + 1).normal(size=labels.shape)
     return np.round(1 / (1 + np.exp(-noise - labels)), 2), labels
 
@@ -119,7 +119,7 @@ def test_delong_equals_a_manual_computation() -> None:
 
 
 def test_delong_agrees_with_the_bootstrap_and_gives_p_1_for_equal_rankings() -> None:
-    scores, labels = scored(films=1500, unknown=0.1, seed=5)
+    scores, labels = scored(images=1500, unknown=0.1, seed=5)
     known = labels[:, 1] != -1
     _, covariance = statistics.delong(scores[known, 1][None], labels[known, 1])
     patients = np.array([str(row) for row in range(len(labels))])
@@ -130,15 +130,15 @@ def test_delong_agrees_with_the_bootstrap_and_gives_p_1_for_equal_rankings() -> 
 
 def test_every_resample_is_the_auc_of_the_drawn_images() -> None:
     """With ties, unknown labels and several images per patient, against scikit-learn on the drawn rows."""
-    scores, labels = scored(films=90, seed=2)
+    scores, labels = scored(images=90, seed=2)
     patients = np.array([f"p{row // 3}" for row in range(len(labels))])
     bootstrap = PatientBootstrap(patients, resamples=20, seed=7)
     measured = bootstrap.auc(scores, labels)
     names, patient = np.unique(patients, return_inverse=True)
     for resample, drawn in enumerate(np.random.default_rng(7).integers(len(names), size=(20, len(names)))):
-        films = np.concatenate([np.flatnonzero(patient == one) for one in drawn])
+        images = np.concatenate([np.flatnonzero(patient == one) for one in drawn])
         for finding in range(labels.shape[1]):
-            known = films[labels[films, finding] != -1]
+            known = images[labels[images, finding] != -1]
             of_both = len(set(labels[known, finding])) == 2
             expected = roc_auc_score(labels[known, finding], scores[known, finding]) if of_both else np.nan
             np.testing.assert_allclose(measured[resample, finding], expected)
@@ -146,7 +146,7 @@ def test_every_resample_is_the_auc_of_the_drawn_images() -> None:
 
 def test_the_bootstrap_draws_patients_not_images() -> None:
     """Repeated images of a patient add no information: the interval must not shrink."""
-    scores, labels = scored(films=150, unknown=0, seed=4)
+    scores, labels = scored(images=150, unknown=0, seed=4)
     patients = np.array([f"p{row}" for row in range(150)])
     alone = PatientBootstrap(patients, seed=0).auc(scores, labels)
     again = PatientBootstrap(np.repeat(patients, 4), seed=0).auc(scores.repeat(4, axis=0), labels.repeat(4, axis=0))
