@@ -19,9 +19,10 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from adapters.datasets import nih
 from adapters.datasets.picture_studies import study_from_picture, study_from_row
 from adapters.datasets.pictures import PICTURE_SUFFIXES, read_picture
+from adapters.datasets.truth_table import TRUTH_FILE, known_findings
 from adapters.simulator.header import Technique
 from adapters.simulator.scanner import Examination, ExaminationInstance
-from adapters.simulator.truth import TRUTH_FILE, GroundTruth, known_findings
+from adapters.simulator.truth import GroundTruth
 from pipeline.errors import PermanentError
 
 RADIOGRAPHY_MODALITIES = {"CR", "DX"}

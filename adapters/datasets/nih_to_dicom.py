@@ -12,7 +12,7 @@ from typing import Protocol
 from adapters.datasets import nih
 from adapters.datasets.picture_studies import study_from_row
 from adapters.datasets.pictures import read_picture
-from adapters.simulator.truth import STUDY_UID, TRUTH_FILE
+from adapters.datasets.truth_table import STUDY_UID, TRUTH_FILE
 from pipeline.errors import OutOfResources, PermanentError
 
 COLUMNS = (STUDY_UID, nih.IMAGE, nih.LABELS)

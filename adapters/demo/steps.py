@@ -13,6 +13,7 @@ from rich.table import Table
 
 from adapters.catalog.views import finding_column
 from adapters.datasets import film_folder
+from adapters.datasets.truth_table import TRUTH_FILE, write_truth
 from adapters.demo import evaluation
 from adapters.demo.archives import open_archive
 from adapters.demo.installation import DemoInstallation
@@ -21,7 +22,6 @@ from adapters.demo.state import MAX_LISTED, DemoFailed, DemoState, SentStudy
 from adapters.dicom.sr import text
 from adapters.simulator import scanner
 from adapters.simulator.sites import UNSEEN_SITE
-from adapters.simulator.truth import TRUTH_FILE, write_truth
 from pipeline.domain import FINDINGS, StudyState
 
 FINAL_STATES = {StudyState.REPORTED.value, StudyState.IGNORED.value}

@@ -120,8 +120,8 @@ def render_model_inputs(
 
 def draw_captions(cases: Sequence[Case], plan: PretrainingPlan, epoch: int) -> list[str]:
     """Return what is dictated of each case this time: other words every epoch."""
-    chance = np.random.default_rng([plan.seed, epoch])
-    return [caption(case.findings, case.view, chance, style=plan.style) for case in cases]
+    rng = np.random.default_rng([plan.seed, epoch])
+    return [caption(case.findings, case.view, rng, style=plan.style) for case in cases]
 
 
 def measure_zero_shot(

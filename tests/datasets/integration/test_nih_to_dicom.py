@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from adapters.cli import app
 from adapters.datasets import film_folder, nih, nih_to_dicom
 from adapters.datasets.pictures import read_picture
+from adapters.datasets.truth_table import STUDY_UID, TRUTH_FILE
 from adapters.demo.embedded_archive import EmbeddedArchive
 from adapters.dicom.image import part10
 from adapters.dicom.image.pixels import render
-from adapters.simulator.truth import STUDY_UID, TRUTH_FILE
 from pipeline.domain import FINDINGS
 from pipeline.rules import ChestPolicy, exclusion_reason
 from tests.builders import nih_folder, peers

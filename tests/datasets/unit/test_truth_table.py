@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from adapters.datasets import film_folder, nih, nih_to_dicom
+from adapters.datasets.truth_table import TRUTH_FILE, known_findings, write_truth
 from adapters.simulator import scanner
-from adapters.simulator.truth import TRUTH_FILE, GroundTruth, known_findings, write_truth
+from adapters.simulator.truth import GroundTruth
 from pipeline.errors import OutOfResources, PermanentError
 from tests.builders import nih_folder
 

@@ -32,13 +32,13 @@ def run(
 
 def bench() -> FewShotBenchmark:
     """900 films of 400 patients in which every finding moves the features along a direction that the text half knows."""
-    chance = np.random.default_rng(5)
-    labels = (chance.random((900, len(FINDINGS))) < np.linspace(0.02, 0.25, len(FINDINGS))).astype(np.int8)
-    truth = benches.unit(chance.standard_normal((len(FINDINGS), benches.WIDTH)))
+    rng = np.random.default_rng(5)
+    labels = (rng.random((900, len(FINDINGS))) < np.linspace(0.02, 0.25, len(FINDINGS))).astype(np.int8)
+    truth = benches.unit(rng.standard_normal((len(FINDINGS), benches.WIDTH)))
     common = 4 * np.eye(benches.WIDTH)[0]
-    features = benches.unit(common + 0.2 * (chance.standard_normal((900, benches.WIDTH)) + 2 * labels @ truth))
-    text = benches.unit(truth + chance.standard_normal(truth.shape) / np.sqrt(benches.WIDTH))
-    patient = np.array([f"P{number:03d}" for number in np.r_[chance.integers(300, size=600), 300 + chance.integers(100, size=300)]])
+    features = benches.unit(common + 0.2 * (rng.standard_normal((900, benches.WIDTH)) + 2 * labels @ truth))
+    text = benches.unit(truth + rng.standard_normal(truth.shape) / np.sqrt(benches.WIDTH))
+    patient = np.array([f"P{number:03d}" for number in np.r_[rng.integers(300, size=600), 300 + rng.integers(100, size=300)]])
     made = benches.world(films=900).bench
     cases = replace(made.cases, labels=labels, patient=patient, findings=FINDINGS)
     split = Split(pool=np.arange(600), test=np.arange(600, 900))

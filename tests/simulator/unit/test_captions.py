@@ -18,8 +18,8 @@ Words = Mapping[str, tuple[str, ...]]
 
 
 def captions(findings: dict[str, float], style: CaptionStyle, count: int = 200) -> list[str]:
-    chance = np.random.default_rng(0)
-    return [caption(findings, "PA", chance, style=style) for _ in range(count)]
+    rng = np.random.default_rng(0)
+    return [caption(findings, "PA", rng, style=style) for _ in range(count)]
 
 
 def test_every_finding_has_words_and_prompts_use_the_textbook_s() -> None:

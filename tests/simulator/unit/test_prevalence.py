@@ -43,8 +43,8 @@ def test_prevalences_and_pairs_of_findings_are_those_of_the_real_table(view: str
 
 
 def test_drawn_findings_come_as_often_as_in_the_table() -> None:
-    chance = np.random.default_rng(3)
-    drawn = [prevalence.draw_findings(chance, "AP") for _ in range(4000)]
+    rng = np.random.default_rng(3)
+    drawn = [prevalence.draw_findings(rng, "AP") for _ in range(4000)]
     counted = Counter(name for names in drawn for name in names)
     for finding, share in zip(FINDINGS, prevalence.combinations("AP").prevalence, strict=True):
         assert abs(counted[finding] / 4000 - share) < 4 * np.sqrt(share / 4000)
