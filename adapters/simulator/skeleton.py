@@ -52,7 +52,7 @@ def _compute_rib_profile(u: Field) -> Field:
 
 
 def _trace_ribs(body: Body) -> tuple[Field, Field, Field]:
-    """Return the paths of all ribs [22, RIB_POINTS, 3] (x, y, depth; cm), half widths and shares of full thickness [22, RIB_POINTS]."""
+    """Return of all ribs the paths [22, RIB_POINTS, 3] (x, y, depth; cm), half widths and thickness shares [22, RIB_POINTS]."""
     number = np.arange(RIBS, dtype=np.float32)[:, None]
     pitch = (body.dome + 6.0 - body.apex) / RIBS
     root = body.apex - 0.6 + pitch * number  # height at the spine
