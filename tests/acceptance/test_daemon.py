@@ -1,4 +1,4 @@
-"""The real daemon by the real CLI: a film goes in, an SR comes back; what breaks, breaks one study and no other."""
+"""The real daemon by the real CLI: films in, SRs out; a fault affects one study and no other."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def archive(place: Installation) -> Iterator[EmbeddedArchive]:
         yield running
 
 
-def test_a_film_comes_back_as_a_report_and_can_be_queried(place: Installation, archive: EmbeddedArchive) -> None:
+def test_a_film_results_in_a_report_and_query_rows(place: Installation, archive: EmbeddedArchive) -> None:
     frontal, lateral = dx(), dx(ViewPosition="LL")
     with place.running():
         place.forward(archive, frontal, lateral)
@@ -53,7 +53,7 @@ def test_a_film_comes_back_as_a_report_and_can_be_queried(place: Installation, a
     assert "T-1" not in place.told() + shown
 
 
-def test_a_late_film_brings_a_second_report_that_names_the_first(place: Installation, archive: EmbeddedArchive) -> None:
+def test_a_late_film_causes_a_second_report_that_names_the_first(place: Installation, archive: EmbeddedArchive) -> None:
     film = dx()
     late = dx(StudyInstanceUID=film.StudyInstanceUID, InstanceNumber=2)
     with place.running():
@@ -68,7 +68,9 @@ def test_a_late_film_brings_a_second_report_that_names_the_first(place: Installa
 
 
 @pytest.mark.parametrize("study", [{"ask_archive": True}, {"settle_on_release": True}], ids=["count", "release"])
-def test_a_study_need_not_wait_for_quiet(tmp_path: Path, template: Installation, study: dict[str, bool]) -> None:
+def test_a_study_settles_on_association_release_before_the_stable_age(
+    tmp_path: Path, template: Installation, study: dict[str, bool]
+) -> None:
     place = Installation(tmp_path, study={"stable_age_seconds": 3600} | study)
     place.copy_of(template)
     film = dx()
@@ -77,7 +79,7 @@ def test_a_study_need_not_wait_for_quiet(tmp_path: Path, template: Installation,
         wait_for(lambda: reports_of(archive, film.StudyInstanceUID), 60, place.told)
 
 
-def test_bad_films_end_in_quarantine_and_the_next_goes_through(place: Installation, archive: EmbeddedArchive) -> None:
+def test_invalid_films_are_quarantined_and_the_next_film_is_reported(place: Installation, archive: EmbeddedArchive) -> None:
     truncated, absurd, good = dx(), dx(Rows=60000, Columns=60000), dx()
     truncated.PixelData = truncated.PixelData[:50]
     empty = dx()
@@ -95,7 +97,7 @@ def test_bad_films_end_in_quarantine_and_the_next_goes_through(place: Installati
     assert "2 jobs wait again" in place.run("jobs", "retry", "--all").stdout
 
 
-def test_reports_wait_for_an_archive_that_is_away(place: Installation) -> None:
+def test_reports_wait_while_the_archive_is_unreachable(place: Installation) -> None:
     films = [dx() for _ in range(3)]
     with place.running():
         with place.archive() as archive:
@@ -114,7 +116,7 @@ def test_reports_wait_for_an_archive_that_is_away(place: Installation) -> None:
     assert {row["attempts"] for row in place.rows("select attempts from v_jobs where kind = 'send'")} == {1}
 
 
-def test_a_killed_child_comes_back_and_loses_nothing(place: Installation, archive: EmbeddedArchive) -> None:
+def test_a_killed_child_is_restarted_without_loss(place: Installation, archive: EmbeddedArchive) -> None:
     films = [dx() for _ in range(4)]
     with place.running() as daemon:
         place.forward(archive, *films)
@@ -125,7 +127,7 @@ def test_a_killed_child_comes_back_and_loses_nothing(place: Installation, archiv
     assert len(place.rows("select * from v_predictions")) == 4 * 14
 
 
-def test_killed_whole_in_the_middle_it_goes_on_after_a_restart(place: Installation, archive: EmbeddedArchive) -> None:
+def test_a_daemon_killed_during_work_resumes_after_a_restart(place: Installation, archive: EmbeddedArchive) -> None:
     films = [dx() for _ in range(4)]
     daemon = place.start("run")
     wait_for(place.listens, 60, place.told)
@@ -139,7 +141,9 @@ def test_killed_whole_in_the_middle_it_goes_on_after_a_restart(place: Installati
     assert {len(reports_of(archive, film.StudyInstanceUID)) for film in films} == {1}
 
 
-def test_a_reload_takes_the_new_configuration_without_refusing_anyone(place: Installation, archive: EmbeddedArchive) -> None:
+def test_a_reload_applies_the_new_configuration_without_refusing_an_association(
+    place: Installation, archive: EmbeddedArchive
+) -> None:
     film = dx()
     with place.running() as daemon:
         place.config.write_text(place.config.read_text() + "\n[report]\nseries_number = 777\n")
@@ -150,7 +154,7 @@ def test_a_reload_takes_the_new_configuration_without_refusing_anyone(place: Ins
     assert dcmread(reports_of(archive, film.StudyInstanceUID)[0]).SeriesNumber == 777
 
 
-def test_without_weights_it_refuses_to_start_with_the_remedy(tmp_path: Path) -> None:
+def test_without_weights_the_daemon_refuses_to_start_and_names_the_remedy(tmp_path: Path) -> None:
     bare = Installation(tmp_path)
     bare.run("db", "upgrade")
     for verb in (["run"], ["work", "score"]):
@@ -160,13 +164,13 @@ def test_without_weights_it_refuses_to_start_with_the_remedy(tmp_path: Path) -> 
         assert "hint: radclipd model import" in done.stderr
 
 
-def test_without_a_schema_it_names_the_command(tmp_path: Path) -> None:
+def test_without_a_schema_the_error_names_the_command(tmp_path: Path) -> None:
     bare = Installation(tmp_path)
     done = bare.run("run", check=False)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (78, "hint: radclipd db upgrade")
 
 
-def test_check_tries_everything_and_says_what_is_wrong(place: Installation) -> None:
+def test_check_tests_every_part_and_reports_the_faults(place: Installation) -> None:
     with place.archive():
         told = place.run("check")
         said = [line.removeprefix("ok").strip() for line in told.stdout.splitlines()]
@@ -203,7 +207,7 @@ def scrape(port: int) -> str:
         return str(answer.read().decode())
 
 
-def test_a_slip_in_the_configuration_is_one_line_with_the_nearest_key(place: Installation) -> None:
+def test_an_unknown_configuration_key_is_one_error_line_with_the_nearest_key(place: Installation) -> None:
     place.config.write_text(place.config.read_text().replace("stable_age_seconds", "stable_aeg_seconds"))
     done = place.run("studies", check=False)
     first, hint = done.stderr.splitlines()
@@ -212,7 +216,7 @@ def test_a_slip_in_the_configuration_is_one_line_with_the_nearest_key(place: Ins
     assert "study.stable_age_seconds" in first + hint
 
 
-def test_what_was_received_is_stored_byte_for_byte(place: Installation, archive: EmbeddedArchive) -> None:
+def test_received_instances_are_stored_byte_for_byte(place: Installation, archive: EmbeddedArchive) -> None:
     film = dx()
     with place.running("listen"):
         place.forward(archive, film, film)
@@ -236,6 +240,6 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
-def test_listings_speak_json(place: Installation) -> None:
+def test_listings_have_json_output(place: Installation) -> None:
     assert json.loads(place.run("jobs", "list", "--json").stdout) == []
     assert place.run("studies", "--csv").stdout.startswith("study_instance_uid,")

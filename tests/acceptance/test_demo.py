@@ -1,4 +1,4 @@
-"""`radclipd demo`, the real verb: it ends well, badly, or by Ctrl-C, and leaves nothing running. Mostly with a tiny encoder."""
+"""`radclipd demo`, the real verb: success, failure and Ctrl-C leave no process behind. Mostly with a tiny encoder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OK = re.compile(
 
 @dataclass(frozen=True)
 class Ended:
-    """What the last line says; NaN for what is not defined."""
+    """Content of the last line; NaN for an undefined value."""
 
     studies: int
     reports: int
@@ -50,10 +50,10 @@ class Ended:
 
 
 class Telling:
-    """A demonstration under way: its lines so far."""
+    """A running demonstration with its output."""
 
     def __init__(self, folder: Path, *words: str, encoder: str | None = None) -> None:
-        """`encoder`: of an architecture, untrained; a tiny one by default, the shipped one where it is empty."""
+        """`encoder`: untrained architecture; a tiny one by default, the shipped encoder where empty."""
         folder.mkdir(exist_ok=True)
         self.folder = folder / "demo"
         architecture = str(tiny.config_file(folder)) if encoder is None else encoder
@@ -66,7 +66,7 @@ class Telling:
             stderr=subprocess.STDOUT,
             text=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)},
-            start_new_session=True,  # what it starts is known by its session, and a Ctrl-C of a terminal can be sent to all of it
+            start_new_session=True,  # the session identifies its processes, and a Ctrl-C can be sent to all of them
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -98,7 +98,7 @@ class Telling:
                 session = os.getsid(int(entry.parent.name))
             except OSError:
                 continue
-            if str(self.folder) in words or (session == self.process.pid and words):  # a zombie has no words
+            if str(self.folder) in words or (session == self.process.pid and words):  # a zombie has no command line
                 found.append(words)
         return found
 
@@ -108,18 +108,18 @@ class Telling:
 
     @property
     def truth(self) -> dict[str, tuple[str, set[str]]]:
-        """Study -> patient and findings, by the table that the demonstration writes."""
+        """Return study -> patient and findings, from the truth table of the demonstration."""
         with (self.folder / "truth.csv").open() as file:
             rows = list(csv.DictReader(file))
         return {row["StudyInstanceUID"]: (row["Patient ID"], set(row["Finding Labels"].split("|"))) for row in rows}
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        """Ask the database, which outlives the demonstration."""
+        """Query the database, which outlives the demonstration."""
         with contextlib.closing(sqlite3.connect(self.folder / "radclipd" / "radclipd.db")) as database:
             return database.execute(sql).fetchall()
 
     def recomputed(self, view: str = "v_predictions") -> float:
-        """The mean AUC from database and truth, by scikit-learn, on the studies of patients of whom none was labelled."""
+        """Return the mean AUC by scikit-learn from database and truth, on patients without labelled studies."""
         truth = self.truth
         labelled = {truth[study][0] for (study,) in self.rows("SELECT study_instance_uid FROM v_labels")}
         rows = self.rows(f"SELECT finding, study_instance_uid, probability FROM {view}")
@@ -136,7 +136,7 @@ class Telling:
 
 
 @pytest.mark.orthanc
-def test_films_travel_from_orthanc_come_back_as_reports_and_are_held_until_ctrl_c(tmp_path: Path) -> None:
+def test_orthanc_forwards_films_receives_reports_and_runs_until_ctrl_c(tmp_path: Path) -> None:
     if orthanc.find_program() is None:
         peers.absent("Orthanc is not installed (Debian package orthanc)")
     told = Telling(tmp_path, "--studies", "5", "--seed", "2", "--hold")
@@ -187,7 +187,7 @@ def about(value: float) -> Any:
     return pytest.approx(value, abs=0.0005, nan_ok=True)
 
 
-def test_pictures_of_a_folder_go_by_the_embedded_archive(tmp_path: Path) -> None:
+def test_pictures_of_a_folder_are_sent_by_the_embedded_archive(tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for number in range(2):
@@ -209,8 +209,8 @@ def test_pictures_of_a_folder_go_by_the_embedded_archive(tmp_path: Path) -> None
 
 
 @pytest.mark.timeout(600)
-def test_films_with_a_label_table_are_labelled_learnt_scored_again_and_measured(tmp_path: Path) -> None:
-    """Squares that a random encoder can tell apart, and that no prompt of it is about: what is learnt must win."""
+def test_films_with_a_label_table_are_labelled_learnt_rescored_and_evaluated(tmp_path: Path) -> None:
+    """A random encoder separates squares that no prompt describes: the learnt version must win."""
     folder = nih_folder.collection(tmp_path / "nih", 60, show=lambda number: [["Effusion"], ["Mass"], ["Effusion"], []][number % 4])
     told = Telling(tmp_path, "--embedded", "--images", str(folder), "--studies", "60")
     code, last = told.end()
@@ -234,7 +234,7 @@ def test_films_with_a_label_table_are_labelled_learnt_scored_again_and_measured(
 
 
 def said_by_reader(told: Telling) -> None:
-    """What was labelled came by both roads, was what the story says, and is wrong as often as it says."""
+    """Check the labels: both sources, the printed number, and the printed error rate."""
     truth = told.truth
     labels = told.rows("SELECT study_instance_uid, finding, state, source, selection_reason FROM v_labels WHERE revoked = 0")
     assert Counter(source for _, _, _, source, _ in labels) == {"csv": 19 * len(FINDINGS), "sr": len(FINDINGS)}
@@ -244,7 +244,7 @@ def said_by_reader(told: Telling) -> None:
 
 
 def successors_name_their_predecessors(told: Telling) -> None:
-    """By the files of the archive, and not by the catalog."""
+    """Check the predecessors in the files of the archive, not in the catalog."""
     held = [dcmread(path, stop_before_pixels=True) for path in (told.folder / "archive" / "storage").glob("*.dcm")]
     ours = {one.SOPInstanceUID: one for one in held if one.get("ManufacturerModelName") == OWN_MODEL_NAME}
     followed = {
@@ -261,10 +261,10 @@ def successors_name_their_predecessors(told: Telling) -> None:
 
 
 @pytest.mark.parametrize("where", ["to it alone", "to all of its terminal"])
-def test_interrupted_it_cleans_up(where: str, tmp_path: Path) -> None:
+def test_an_interrupted_demonstration_cleans_up(where: str, tmp_path: Path) -> None:
     told = Telling(tmp_path, "--embedded", "--studies", "60")
     told.until("nobody was X-rayed")
-    time.sleep(1.0)  # into the start of the processes that take films
+    time.sleep(1.0)  # during the start of the rendering processes
     if where == "to it alone":
         told.process.send_signal(signal.SIGTERM)
     else:
@@ -275,7 +275,7 @@ def test_interrupted_it_cleans_up(where: str, tmp_path: Path) -> None:
     assert told.still_running() == []
 
 
-def test_a_daemon_that_dies_fails_the_demo_and_shows_its_log(tmp_path: Path) -> None:
+def test_a_dead_daemon_fails_the_demonstration_and_its_log_is_shown(tmp_path: Path) -> None:
     told = Telling(tmp_path, "--embedded", "--studies", "9")
     told.until("Patients are X-rayed")
     pid = next(re.search(r"process (\d+)", line) for line in told.lines if "process " in line)
@@ -288,7 +288,7 @@ def test_a_daemon_that_dies_fails_the_demo_and_shows_its_log(tmp_path: Path) -> 
     assert told.still_running() == []
 
 
-def test_a_verb_that_fails_fails_the_demo(tmp_path: Path) -> None:
+def test_a_failed_verb_fails_the_demonstration(tmp_path: Path) -> None:
     told = Telling(tmp_path, "--embedded", encoder="ViT-none")
     code, last = told.end()
     assert code == 1
@@ -296,7 +296,7 @@ def test_a_verb_that_fails_fails_the_demo(tmp_path: Path) -> None:
     assert told.still_running() == []
 
 
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_refused_and_unchanged(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "mine").write_text("precious")
     told = Telling(tmp_path)

@@ -1,4 +1,4 @@
-"""The learn worker as a process: told to stop, killed, and scoring between two steps."""
+"""The learn worker as a process: stopped, killed, and scoring between two steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATIENCE = 300.0
 
 @pytest.fixture
 def place(tmp_path: Path, template: Installation) -> Installation:
-    """A round of learning waits: more than a thousand steps."""
+    """An installation with a queued round of learning of more than a thousand steps."""
     settings = {"method": "partial", "unfrozen_blocks": 1, "min_gate_patients": 4, "folds": 8}
     installation = Installation(tmp_path, learn=settings, activation_cache={"directory": str(tmp_path / "activations")})
     installation.copy_of(template)
@@ -48,7 +48,7 @@ def learning(place: Installation) -> tuple[Any, ...]:
 
 
 class Workers:
-    """Starts workers, and leaves none behind."""
+    """Starts workers and ends all of them."""
 
     def __init__(self, place: Installation) -> None:
         self._place, self._started = place, list[subprocess.Popen[bytes]]()
@@ -58,7 +58,7 @@ class Workers:
         return self._started[-1]
 
     def begun(self, *kinds: str) -> subprocess.Popen[bytes]:
-        """Start a worker and return when it is at its steps."""
+        """Start a worker and return once it has started its steps."""
         process = self.start(*kinds)
         wait_for(lambda: process.poll() is not None or learning(self._place)[1] == "unfreezing", PATIENCE, self._place.told)
         assert process.poll() is None, self._place.told()
@@ -83,7 +83,7 @@ def ended(process: subprocess.Popen[bytes]) -> int:
     return process.wait(PATIENCE)
 
 
-def test_learning_is_told_to_stop_killed_and_comes_to_its_end(place: Installation, workers: Workers) -> None:
+def test_learning_resumes_after_a_stop_and_a_kill_and_completes(place: Installation, workers: Workers) -> None:
     assert ended(workers.begun("learn")) == 0
     state, _, error = learning(place)
     assert state == "waiting"
@@ -91,7 +91,7 @@ def test_learning_is_told_to_stop_killed_and_comes_to_its_end(place: Installatio
     killed = workers.begun("learn")
     kill(killed.pid)
     assert killed.wait(PATIENCE) == -signal.SIGKILL
-    assert learning(place)[0] == "running"  # until its lease is over
+    assert learning(place)[0] == "running"  # until its lease has expired
     assert ask(place, "SELECT number FROM v_model_versions") == [(1,)]
     assert [path.name for path in (place.folder / "models").glob("versions/*")] == ["1"]
     last = workers.start("learn")
@@ -102,7 +102,7 @@ def test_learning_is_told_to_stop_killed_and_comes_to_its_end(place: Installatio
     assert place.run("versions", "show", "2", "--json").stdout
 
 
-def test_one_process_scores_between_two_steps_of_learning(place: Installation, workers: Workers) -> None:
+def test_a_process_scores_between_two_optimiser_steps(place: Installation, workers: Workers) -> None:
     worker = workers.begun("score", "learn")
     catalog = SqlCatalog(place.url)
     with catalog.begin() as tx:
@@ -115,7 +115,9 @@ def test_one_process_scores_between_two_steps_of_learning(place: Installation, w
     assert ended(worker) == 0
 
 
-def test_ranks_stop_and_die_with_the_worker(place: Installation, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_stop_with_the_worker_and_end_when_it_is_killed(
+    place: Installation, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RADCLIPD_LEARN__DEVICES", "2")
     for end in (signal.SIGTERM, signal.SIGKILL):
         worker = workers.begun("learn")

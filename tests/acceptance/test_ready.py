@@ -1,4 +1,4 @@
-"""The daemon is ready before its encoder is loaded, and what is to be scored waits for it."""
+"""The daemon is ready before its encoder is loaded; score jobs wait for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.builders.notified import Notified
 LOADED = '"event": "model loaded"'
 
 
-def test_it_is_ready_before_the_encoder_is_loaded_and_a_job_waits_for_it(tmp_path: Path, template: Installation) -> None:
+def test_the_daemon_is_ready_before_the_encoder_is_loaded_and_jobs_wait(tmp_path: Path, template: Installation) -> None:
     place = Installation(tmp_path)
     place.copy_of(template)
     catalog = SqlCatalog(place.url)

@@ -45,7 +45,7 @@ def send(place: Installation, film: FileDataset) -> int:
     return status
 
 
-def test_real_films_of_every_kind(tmp_path: Path, template: Installation) -> None:
+def test_real_films_of_every_kind_are_reported(tmp_path: Path, template: Installation) -> None:
     films = [film_of(name) for name, _ in FILMS]
     place = Installation(tmp_path)
     place.copy_of(template)
@@ -61,7 +61,7 @@ def test_real_films_of_every_kind(tmp_path: Path, template: Installation) -> Non
 
 
 @pytest.mark.postgres
-def test_several_workers_share_one_postgresql(tmp_path: Path, cluster: Cluster) -> None:
+def test_several_workers_share_one_postgresql_database(tmp_path: Path, cluster: Cluster) -> None:
     place = Installation(tmp_path, cluster.url(cluster.database()))
     place.set_up()
     films = [dx() for _ in range(10)]

@@ -1,10 +1,10 @@
-"""What a few labels are worth: `python -m tests.benchmarks.fewshot [--draws 10] [--shots 1,2,4,8,16] [--methods all] [--json]`.
+"""Value of few labels: `python -m tests.benchmarks.fewshot [--draws 10] [--shots 1,2,4,8,16] [--methods all] [--json]`.
 
 The few-shot experiment on the phantom hospital that the demonstration encoder has not seen: `radclipd`, zero-shot and the ladder
 on the same supports and the same test films. Ratios are of mean AUCs on one draw each: least, median and greatest over the draws.
-Three targets are held against the means and the paired intervals, and said to hold or not. The exit status is 0 either way.
+Three targets are compared with the means and the paired intervals. The exit status is 0 either way.
 
-Scores are kept under --out and not computed again: the same command goes on where it was interrupted. The folder is named by films,
+Scores are stored under --out and not recomputed: the same command resumes an interrupted run. The folder is named by films,
 encoder, seed and the numbers of the recipe; after a change of code give another --out.
 """
 
@@ -41,11 +41,11 @@ from models.ladder.registry import FROZEN_ENCODER_METHODS, LADDER, find_methods
 from models.training.training_round import TrainingPlan
 
 GAIN, AT_SHOTS = 1.20, 16
-"""Least mean AUC at that many shots, in parts of zero-shot's."""
+"""Minimum mean AUC by shot count, relative to zero-shot."""
 MOST_BELOW = 0.005
-"""Of AUC, below zero-shot, at any shot count in any draw."""
+"""Largest allowed AUC below zero-shot, at any shot count in any draw."""
 UNJUDGED = ("all-labels",)
-"""Rungs that know more than the support: shown, and no rival."""
+"""Methods with more knowledge than the support: listed, but no rivals."""
 SEED = 0
 
 GROUPS = {"all": LADDER, "frozen": FROZEN_ENCODER_METHODS}
@@ -63,7 +63,7 @@ class Against:
 
     @property
     def worse(self) -> bool:
-        """The whole interval lies below 0."""
+        """Return whether the whole interval lies below 0."""
         return self.hi < 0
 
 
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run what is missing and return the object of `--json`."""
+    """Run the missing parts and return the object of `--json`."""
     base, prompts = demo_base(), read_prompts()
     workers = os.cpu_count() or 1
     source = phantom_source(UNSEEN_SITE, PhantomSizes.scaled(options.pool, options.test, DEFAULT_SIZES.edge), workers=workers)
@@ -108,7 +108,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def told(runs: Sequence[MethodRun], scored: Sequence[UnitScores]) -> dict[str, Any]:
-    """Return ratios, differences, seconds and which targets hold, JSON-able."""
+    """Return ratios, differences, seconds and the state of the targets, JSON-able."""
     zero, own, shots = _mean_aucs(runs, ZERO_SHOT), _mean_aucs(runs, PRODUCT), sorted({one.shots for one in runs if one.shots})
     summary = summarise(runs, seed=SEED, references=(PRODUCT, ZERO_SHOT))
     against = [_against(one) for one in summary.comparisons if one.reference == PRODUCT]
@@ -138,7 +138,7 @@ def told(runs: Sequence[MethodRun], scored: Sequence[UnitScores]) -> dict[str, A
 
 
 def table(told: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines for people."""
+    """Yield the result as lines of text."""
     shots = [str(count) for count in told["settings"]["shots"]]
     yield f"{'mean AUC at shots':24}" + "".join(f"{count:>10}" for count in shots)
     for method, cells in told["mean_auc"].items():
@@ -206,7 +206,7 @@ def _ratios(
 
 
 def _against(one: LadderComparison) -> Against:
-    """The comparison the other way round: the reference minus the method."""
+    """Invert a comparison: the reference minus the method."""
     return Against(one.method, one.shots, -one.difference, -one.hi, -one.lo)
 
 

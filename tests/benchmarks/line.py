@@ -1,4 +1,4 @@
-"""How fast the whole line is: `python -m tests.benchmarks.line [--studies 100] [--json]`.
+"""Throughput of the whole pipeline: `python -m tests.benchmarks.line [--studies 100] [--json]`.
 
 Sends studies of one film each over one association to the real daemon (ViT-B/32, untrained), with a real Orthanc as the
 archive, and waits until each study's SR is there. The quiet period is out of it: studies settle when the association is released.
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def measure(folder: Path, studies: int) -> dict[str, float]:
-    """Run the line once; return seconds and rates."""
+    """Run the pipeline once; return seconds and rates."""
     (nobody,) = free_ports(1)
     with OrthancServer(folder / "orthanc", radclipd_port=nobody, forward=False) as orthanc:
         settings: dict[str, dict[str, Any]] = {

@@ -1,9 +1,9 @@
-"""How long learning takes: `python -m tests.benchmarks.retrain [--shots 2] [--background 20] [--rounds 3] [--clock cpu] [--json]`.
+"""Duration of learning: `python -m tests.benchmarks.retrain [--shots 2] [--background 20] [--rounds 3] [--clock cpu] [--json]`.
 
 Whole rounds of learning by the real trainer, of all 14 findings with an untrained ViT-B/32, k = 2, on films of 10 megabytes:
 `shots` films that show each finding, their augmented copies, and five folds.
 
-* `store`: from the prefix store, that earlier rounds have filled;
+* `store`: from the activation store, filled by earlier rounds;
 * `pixels`: the same recipe, copies and batches where no activations exist: each step passes its films through the whole encoder;
 * `nothing_kept`: radclipd without a store, which makes the activations once and holds them while the round lasts.
 

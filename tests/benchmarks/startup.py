@@ -1,4 +1,4 @@
-"""What it costs to start radclipd: `python -m tests.benchmarks.startup [--rounds 7] [--starts 3] [--json]`.
+"""Cost of starting radclipd: `python -m tests.benchmarks.startup [--rounds 7] [--starts 3] [--json]`.
 
 Verbs in processor seconds of whole processes, each way in turn; the daemon (ViT-B/32, untrained, SQLite) in seconds from its start
 until systemd hears READY=1 of it, and until it has scored a study that waited from the start on, for which the encoder is loaded.
