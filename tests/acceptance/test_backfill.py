@@ -48,20 +48,20 @@ def received(place: Installation) -> int:
 def test_an_interrupted_backfill_resumes(way: str, place: Installation, films: Path) -> None:
     verb = ("backfill", "--folder", str(films))
     running = place.start(*verb, "--per-minute", "300")
-    wait_for(lambda: received(place) >= 5, 30, place.told)
+    wait_for(lambda: received(place) >= 5, 30, place.read_log)
     begun = time.monotonic()
     running.send_signal(signal.SIGINT) if way == "ctrl-c" else kill(running.pid)
     code = running.wait(20)
     if way == "ctrl-c":
         assert code == CUT
         assert time.monotonic() - begun < 5
-        assert "told to stop" in place.told()
+        assert "told to stop" in place.read_log()
     before = received(place)
     assert 5 <= before < FILMS
-    told = json.loads(place.run(*verb, "--json").stdout)
+    summary = json.loads(place.run(*verb, "--json").stdout)
     assert received(place) == FILMS
-    assert told["instances"] == FILMS - before
-    assert told["instances"] + told["duplicates"] <= FILMS
+    assert summary["instances"] == FILMS - before
+    assert summary["instances"] + summary["duplicates"] <= FILMS
     assert json.loads(place.run(*verb, "--json").stdout)["instances"] == 0
     (row,) = json.loads(place.run("backfill", "status", "--json").stdout)
     assert (row["source"], row["units_done"], row["units_failed"]) == (f"folder {films}", 4, 0)
@@ -72,8 +72,8 @@ def test_the_daemon_scores_backfilled_studies_without_reports(place: Installatio
         place.run("backfill", "--folder", str(films))
         place.forward(archive, dx())
         scored = "SELECT count(DISTINCT study_instance_uid) AS n FROM v_predictions"
-        wait_for(lambda: place.rows(scored)[0]["n"] == FILMS + 1, 60, place.told)
-        wait_for(lambda: place.rows("SELECT state FROM v_reports") == [{"state": "sent"}], 30, place.told)
+        wait_for(lambda: place.rows(scored)[0]["n"] == FILMS + 1, 60, place.read_log)
+        wait_for(lambda: place.rows("SELECT state FROM v_reports") == [{"state": "sent"}], 30, place.read_log)
         states = place.rows("SELECT state, count(*) AS n FROM v_studies GROUP BY state ORDER BY state")
         assert states == [{"state": "reported", "n": 1}, {"state": "scored", "n": FILMS}]
 

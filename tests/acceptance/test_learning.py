@@ -60,8 +60,8 @@ class Workers:
     def begun(self, *kinds: str) -> subprocess.Popen[bytes]:
         """Start a worker and return once it has started its steps."""
         process = self.start(*kinds)
-        wait_for(lambda: process.poll() is not None or learning(self._place)[1] == "unfreezing", PATIENCE, self._place.told)
-        assert process.poll() is None, self._place.told()
+        wait_for(lambda: process.poll() is not None or learning(self._place)[1] == "unfreezing", PATIENCE, self._place.read_log)
+        assert process.poll() is None, self._place.read_log()
         return process
 
     def sweep(self) -> None:
@@ -95,8 +95,8 @@ def test_learning_resumes_after_a_stop_and_a_kill_and_completes(place: Installat
     assert ask(place, "SELECT number FROM v_model_versions") == [(1,)]
     assert [path.name for path in (place.folder / "models").glob("versions/*")] == ["1"]
     last = workers.start("learn")
-    wait_for(lambda: last.poll() is not None or learning(place)[0] == "done", PATIENCE, place.told)
-    assert ask(place, "SELECT version, attempts FROM v_learning") == [(2, 2)], place.told()  # the kill counts, the stop does not
+    wait_for(lambda: last.poll() is not None or learning(place)[0] == "done", PATIENCE, place.read_log)
+    assert ask(place, "SELECT version, attempts FROM v_learning") == [(2, 2)], place.read_log()  # only the kill counts
     assert ended(last) == 0
     assert "last round of learning" in place.run("versions", "list").stderr
     assert place.run("versions", "show", "2", "--json").stdout
@@ -108,9 +108,9 @@ def test_a_process_scores_between_two_optimiser_steps(place: Installation, worke
     with catalog.begin() as tx:
         tx.jobs.put(JobKind.SCORE, "1.2.0")
     catalog.dispose()
-    wait_for(lambda: worker.poll() is not None or learning(place)[0] == "done", PATIENCE, place.told)
+    wait_for(lambda: worker.poll() is not None or learning(place)[0] == "done", PATIENCE, place.read_log)
     ends = ask(place, "SELECT kind, state, attempts FROM v_jobs WHERE kind <> 'report' ORDER BY finished_at")
-    assert ends == [("score", "done", 1), ("learn", "done", 1)], place.told()
+    assert ends == [("score", "done", 1), ("learn", "done", 1)], place.read_log()
     assert ask(place, "SELECT count(*) FROM v_predictions WHERE version = 1") == [(14,)]
     assert ended(worker) == 0
 
@@ -121,10 +121,10 @@ def test_ranks_stop_with_the_worker_and_end_when_it_is_killed(
     monkeypatch.setenv("RADCLIPD_LEARN__DEVICES", "2")
     for end in (signal.SIGTERM, signal.SIGKILL):
         worker = workers.begun("learn")
-        wait_for(lambda: len(ranks.of_ranks(worker.pid)) == 3, PATIENCE, place.told)  # noqa: B023 - called at once
+        wait_for(lambda: len(ranks.of_ranks(worker.pid)) == 3, PATIENCE, place.read_log)  # noqa: B023 - called at once
         started = ranks.of_ranks(worker.pid)  # torchrun and two ranks
         worker.send_signal(end)
         assert worker.wait(PATIENCE) == (0 if end == signal.SIGTERM else -end)
-        wait_for(lambda: not any(map(ranks.runs, started)), 30, place.told)  # noqa: B023 - called at once
+        wait_for(lambda: not any(map(ranks.runs, started)), 30, place.read_log)  # noqa: B023 - called at once
         assert ask(place, "SELECT number FROM v_model_versions") == [(1,)]
         assert [path.name for path in (place.folder / "models").glob("versions/*")] == ["1"]

@@ -29,7 +29,7 @@ def test_the_daemon_is_ready_before_the_encoder_is_loaded_and_jobs_wait(tmp_path
         with catalog.begin() as tx:
             tx.jobs.put(JobKind.SCORE, "1.2.1")
         assert scored() == 0
-        assert LOADED not in place.told()
-        wait_for(scored, 240, place.told)
-        assert LOADED in place.told()
+        assert LOADED not in place.read_log()
+        wait_for(scored, 240, place.read_log)
+        assert LOADED in place.read_log()
     catalog.dispose()

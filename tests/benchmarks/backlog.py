@@ -67,7 +67,7 @@ class Backlog:
         _write_labels(table, self.studies[:LABELLED])
         self._place.run("labels", "import", str(table), "--reader", "alice", timeout=PATIENCE)
         assert learn.enqueue_learning(catalog=self._catalog, min_new_labels=1)
-        wait_for(self.learning, PATIENCE, self._place.told)
+        wait_for(self.learning, PATIENCE, self._place.read_log)
 
     def learning(self) -> bool:
         """Return whether a round of learning is running."""
@@ -75,7 +75,7 @@ class Backlog:
 
     def learner_seconds(self) -> float:
         """Return the CPU seconds of the learner and its decoders."""
-        (pid,) = re.findall(r'"child": "learner", "pid": (\d+)', self._place.told())
+        (pid,) = re.findall(r'"child": "learner", "pid": (\d+)', self._place.read_log())
         children = [child for of in Path(f"/proc/{pid}/task").iterdir() for child in (of / "children").read_text().split()]
         spent = [Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[11:13] for one in (pid, *children)]
         return sum(int(ticks) for of in spent for ticks in of) / os.sysconf("SC_CLK_TCK")
@@ -87,7 +87,7 @@ class Backlog:
                 tx.studies.mark_released(self.studies)
             for uid in self.studies if kind is Kind.RESCORING else ():
                 tx.studies.put_state(uid, StudyState.REPORTED)
-        wait_for(lambda: self._jobs("state <> ''") >= len(self.studies), PATIENCE, self._place.told)
+        wait_for(lambda: self._jobs("state <> ''") >= len(self.studies), PATIENCE, self._place.read_log)
 
     def left(self) -> int:
         """Return the number of studies without scores."""

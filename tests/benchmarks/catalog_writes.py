@@ -43,7 +43,7 @@ REPEATS = 20
 BATCH = 16
 """`[score] batch_size` as shipped."""
 TOGETHER = MAX_BATCHES_PER_CLAIM * BATCH
-"""Studies whose films were all kept: the score step commits so many in one transaction."""
+"""Studies with all activations cached: number that the score step commits in one transaction."""
 RECEIVED, SCORED_AGAIN, WRITTEN, ROUNDS = 100, 640, 1280, 3
 """Studies, and how often those are written."""
 

@@ -99,14 +99,14 @@ def measured(side: Side, devices: int, rounds: int) -> dict[str, Any]:
             found["several"].append(side.on(devices))
     kinds = ("wall", "processor", "steps")
     one, several = (dict(zip(kinds, map(list, zip(*found[who], strict=True)), strict=True)) for who in ("one", "several"))
-    told = {
+    result = {
         f"seconds_{kind}_{who}": round(statistics.median(of[kind]), 1)
         for kind in kinds
         for who, of in (("one", one), ("several", several))
     }
     return {
         "devices": devices,
-        **told,
+        **result,
         "seconds_start": round(statistics.median(starts), 1),
         "ratios": {f"{kind}_one_vs_several": ratio(one[kind], several[kind]) for kind in kinds},
     }

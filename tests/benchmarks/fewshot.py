@@ -83,8 +83,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    told = measure(options)
-    sys.stdout.write((json.dumps(told, allow_nan=False) if options.json else "\n".join(table(told))) + "\n")
+    result = measure(options)
+    sys.stdout.write((json.dumps(result, allow_nan=False) if options.json else "\n".join(table(result))) + "\n")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -104,10 +104,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     runs = [_measured(one, bench, bootstrap) for one in results.unit_scores]
     settings = {"draws": options.draws, "shots": list(options.shots), "seed": SEED, "resamples": options.resamples}
     settings |= {"site": UNSEEN_SITE, "pool": options.pool, "test": options.test, "encoder": base.sha256[:12], "out": str(out)}
-    return {**told(runs, results.unit_scores), "impossible": results.unsupported_methods, "settings": settings}
+    return {**evaluate_runs(runs, results.unit_scores), "impossible": results.unsupported_methods, "settings": settings}
 
 
-def told(runs: Sequence[MethodRun], scored: Sequence[UnitScores]) -> dict[str, Any]:
+def evaluate_runs(runs: Sequence[MethodRun], scored: Sequence[UnitScores]) -> dict[str, Any]:
     """Return ratios, differences, seconds and the state of the targets, JSON-able."""
     zero, own, shots = _mean_aucs(runs, ZERO_SHOT), _mean_aucs(runs, PRODUCT), sorted({one.shots for one in runs if one.shots})
     summary = summarise(runs, seed=SEED, references=(PRODUCT, ZERO_SHOT))
@@ -137,26 +137,26 @@ def told(runs: Sequence[MethodRun], scored: Sequence[UnitScores]) -> dict[str, A
     }
 
 
-def table(told: Mapping[str, Any]) -> Iterator[str]:
+def table(result: Mapping[str, Any]) -> Iterator[str]:
     """Yield the result as lines of text."""
-    shots = [str(count) for count in told["settings"]["shots"]]
+    shots = [str(count) for count in result["settings"]["shots"]]
     yield f"{'mean AUC at shots':24}" + "".join(f"{count:>10}" for count in shots)
-    for method, cells in told["mean_auc"].items():
+    for method, cells in result["mean_auc"].items():
         means = [cells.get(count, cells.get("0")) for count in shots]
         yield f"{method:24}" + "".join(f"{cell['mean']:10.4f}" if cell else " " * 10 for cell in means)
     yield ""
     yield f"{PRODUCT} minus each method, with the 95 % interval; * where it is worse outside of it"
-    for one in told["differences"]:
-        mark = " *" if f"{one['method']} at {one['shots']}" in told["worse_outside_interval"] else ""
+    for one in result["differences"]:
+        mark = " *" if f"{one['method']} at {one['shots']}" in result["worse_outside_interval"] else ""
         yield f"{one['method']:24}{one['shots']:>4}{one['difference']:+10.4f}  [{one['lo']:+.4f}, {one['hi']:+.4f}]{mark}"
     yield ""
-    gain, lowest = told["gain"], told["lowest_difference"]
+    gain, lowest = result["gain"], result["lowest_difference"]
     yield f"mean AUC at {gain['shots']} shots / zero-shot: {gain['of_means']:.3f} (target {gain['target']:.2f})"
     yield f"lowest difference to zero-shot: {lowest['value']:+.4f} at {lowest['shots']} shots, draw {lowest['draw']}"
-    yield "seconds per fit: " + ", ".join(f"{seconds} at {count}" for count, seconds in told["seconds_per_fit"].items())
-    yield from (f"not possible: {method}: {reason}" for method, reason in told["impossible"].items())
+    yield "seconds per fit: " + ", ".join(f"{seconds} at {count}" for count, seconds in result["seconds_per_fit"].items())
+    yield from (f"not possible: {method}: {reason}" for method, reason in result["impossible"].items())
     words = {True: "holds", False: "does NOT hold", None: "not measured"}
-    yield from (f"{words[holds]:14} {target}" for target, holds in told["holds"].items())
+    yield from (f"{words[holds]:14} {target}" for target, holds in result["holds"].items())
 
 
 def _asked(words: str) -> list[Method]:

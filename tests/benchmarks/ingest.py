@@ -4,7 +4,7 @@ The real listener (`radclipd listen`, durable and catalogued, as many processes 
 `--fork`, and a real Orthanc as `deploy/orthanc` sets it up, all on the loopback and on the same disk. The sender is dcmtk's
 `storescu` for all; each association is a storescu of its own. In every round each receiver starts with an empty folder, takes a
 film to warm up, and is measured. The peers answer in two small writes, of which TCP holds back the second until the sender's
-delayed acknowledgement of the first (40 ms on Linux): most of their time with small films, whoever sends.
+delayed acknowledgement of the first (40 ms on Linux): most of their time with small films, with any sender.
 `cpu_milliseconds_a_film` is the CPU time of a receiver's processes, which excludes this delay.
 """
 

@@ -5,7 +5,7 @@ answer to the last C-STORE until Orthanc has answered the C-STORE of the SR. The
 association is released.
 
 * `alone`: the daemon is otherwise idle;
-* `beside_arrivals`, `beside_rescoring`: so many other studies wait for their scores, because they were sent before, or because the
+* `beside_arrivals`, `beside_rescoring`: other studies wait for their scores, because they were sent before, or because the
   archive is scored again and nothing is kept of its films; each has a film of 10 megabytes of its own. And the daemon's learner is
   at a round of learning. Both must last longer than what is measured. Only with `--backlog`: 2000 studies, for which `make bench`
   asks, need 20 gigabytes of disk and some minutes to come in, twice.
@@ -65,15 +65,15 @@ def measure(studies: int, backlog: int) -> dict[str, Any]:
 
 def _measured(template: Installation, studies: int, backlog: int) -> dict[str, Any]:
     with _line(template) as line:
-        told = _told(alone := line.waits(studies), "alone")
+        measured = _stage_figures(alone := line.waits(studies), "alone")
     limits = {"target_median": MEDIAN / alone.median, "target_p95": P95 / alone.p95}
     beside = {kind: _beside(kind, template, studies, backlog) for kind in Kind} if backlog else {}
     for kind, (waits, figures) in beside.items():
-        told |= _told(waits, f"beside_{kind}") | {f"beside_{kind}_{name}": figure for name, figure in figures.items()}
+        measured |= _stage_figures(waits, f"beside_{kind}") | {f"beside_{kind}_{name}": figure for name, figure in figures.items()}
     if beside:
         limits["target_p95_loaded"] = P95_LOADED / max(waits.p95 for waits, _ in beside.values())
     ratios = {name: dict.fromkeys(("min", "median", "max"), round(ratio, 2)) for name, ratio in limits.items()}
-    return {"studies": studies, "backlog": backlog, **told, "ratios": ratios}
+    return {"studies": studies, "backlog": backlog, **measured, "ratios": ratios}
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Waits:
         return sorted(self.seconds["sent"])[math.ceil(0.95 * len(self.seconds["sent"])) - 1]
 
 
-def _told(waits: Waits, how: str) -> dict[str, float]:
+def _stage_figures(waits: Waits, how: str) -> dict[str, float]:
     medians = {f"{how}_median_seconds_to_report_{step}": statistics.median(of) for step, of in waits.seconds.items()}
     worst = {f"{how}_p95_seconds": waits.p95, f"{how}_worst_seconds": max(waits.seconds["sent"])}
     return {name: round(seconds, 3) for name, seconds in (medians | worst).items()}
@@ -146,7 +146,7 @@ class Line:
             raise SystemExit("a film was refused")
         accepted = time.time()
         association.release()
-        wait_for(lambda: self._moments(str(film.StudyInstanceUID)), 300, self.place.told)
+        wait_for(lambda: self._moments(str(film.StudyInstanceUID)), 300, self.place.read_log)
         return accepted
 
     def _moments(self, uid: str) -> list[float]:

@@ -53,17 +53,17 @@ def measure(folder: Path, studies: int) -> dict[str, float]:
         with place.running():
             warm = [dx(rows=ROWS, columns=COLUMNS)]
             send(place.port, warm)
-            wait_for(lambda: orthanc.count_instances() >= 1, 120, place.told)
+            wait_for(lambda: orthanc.count_instances() >= 1, 120, place.read_log)
             one = [dx(rows=ROWS, columns=COLUMNS)]
             send(place.port, one)
             begun = time.monotonic()
-            wait_for(lambda: orthanc.count_instances() >= 2, 60, place.told)
+            wait_for(lambda: orthanc.count_instances() >= 2, 60, place.read_log)
             single = time.monotonic() - begun
             films = [dx(rows=ROWS, columns=COLUMNS) for _ in range(studies)]
             begun = time.monotonic()
             send(place.port, films)
             sent = time.monotonic()
-            wait_for(lambda: orthanc.count_instances() >= 2 + studies, 600, place.told)
+            wait_for(lambda: orthanc.count_instances() >= 2 + studies, 600, place.read_log)
             done = time.monotonic()
     return {
         "studies": studies,

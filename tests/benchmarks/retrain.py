@@ -85,8 +85,8 @@ def main() -> None:
         if not options.steps_alone:
             recipe = Recipe(k=K) if options.store_alone else Recipe(k=K, max_steps=FEW_STEPS)
             whole = Round(Path(folder), store, version, recipe, shots=options.shots, background=options.background)
-            told = whole.measure(rounds=options.rounds, clock=CLOCKS[options.clock], store_alone=options.store_alone)
-            measured |= told | {"ratios": measured["ratios"] | told["ratios"]}
+            whole_rounds = whole.measure(rounds=options.rounds, clock=CLOCKS[options.clock], store_alone=options.store_alone)
+            measured |= whole_rounds | {"ratios": measured["ratios"] | whole_rounds["ratios"]}
     tell(measured, as_json=options.json)
 
 

@@ -59,7 +59,7 @@ from tests.builders.fakes.versions import a_version
 
 SHIPPED = ScoreConfig()
 LIMIT = 1 << 30
-"""Bytes of the prefix store."""
+"""Bytes of the activation store."""
 SENDER = Sender("PACS", "pacs.example.org", "RADCLIPD")
 COMMAND = "OMP_NUM_THREADS=1 python -m tests.benchmarks.scale --json"
 

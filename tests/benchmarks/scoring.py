@@ -139,7 +139,7 @@ class Bench:
         assert done == self.films
 
     def naive(self, films: int) -> Callable[[], None]:
-        """Return the user's loop over so many films."""
+        """Return the naive loop over a number of films."""
         network, _, preprocess = open_clip.create_model_and_transforms(ARCHITECTURE)
         network.eval().to(self.device)
         directions = torch.randn(14, network.visual.output_dim, device=self.device)

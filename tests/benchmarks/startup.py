@@ -105,7 +105,7 @@ def _run(place: Installation, number: int) -> tuple[float, float]:
         begun = time.monotonic()
         with place.running(environment=systemd.environment):
             ready = systemd.ready(PATIENCE) - begun
-            wait_for(scored, PATIENCE, place.told)
+            wait_for(scored, PATIENCE, place.read_log)
             took = time.monotonic() - begun
     catalog.dispose()
     return ready, took

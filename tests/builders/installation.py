@@ -99,8 +99,8 @@ class Installation:
         """Run `radclipd run` (or another verb) during the block; SIGTERM must then end it."""
         process = self.start(*(verb or ("run",)), environment=environment)
         try:
-            wait_for(lambda: process.poll() is not None or self.listens(), 60, self.told)
-            assert process.poll() is None, self.told()
+            wait_for(lambda: process.poll() is not None or self.listens(), 60, self.read_log)
+            assert process.poll() is None, self.read_log()
             yield process
         finally:
             if process.poll() is None:
@@ -109,9 +109,9 @@ class Installation:
 
     def listens(self) -> bool:
         """Return whether the log has the listening event: a test connection would leave a trace in the listener."""
-        return '"event": "listening"' in self.told()
+        return '"event": "listening"' in self.read_log()
 
-    def told(self) -> str:
+    def read_log(self) -> str:
         """Return the log."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 

@@ -11,7 +11,7 @@ import pytest
 
 from adapters.experiment.scoring import UnitScores
 from models.experiment.summary import LadderRow, MethodRun
-from tests.benchmarks.fewshot import table, told
+from tests.benchmarks.fewshot import evaluate_runs, table
 
 FINDINGS = ("Effusion", "Mass")
 
@@ -39,7 +39,7 @@ def scored(shots: int, seconds: float) -> UnitScores:
 def measured(own: Sequence[float], *, zero: float = 0.6, clap: Sequence[float] = (0.7, 0.7), shots: int = 16) -> dict[str, Any]:
     made = [*runs("zero-shot", [zero], shots=0), *runs("radclipd", own, shots=shots), *runs("clap", clap, shots=shots)]
     made += runs("all-labels", [0.99], shots=0)
-    return told(made, [scored(shots, 2.0), scored(shots, 4.0)])
+    return evaluate_runs(made, [scored(shots, 2.0), scored(shots, 4.0)])
 
 
 def test_all_targets_hold() -> None:

@@ -172,17 +172,17 @@ def test_scores_of_another_support_are_refused(run: Run, copied: Path) -> None:
 
 
 def test_the_json_summary_is_complete(rich: FewshotOutcome) -> None:
-    told = json.loads(json.dumps(summary_json(rich), allow_nan=False))
-    assert set(told["mean_auc"]) == {"zero-shot", "chance", "means", "oracle"}
-    assert set(told["mean_auc"]["means"]) == {"1", "2", "4"}
-    assert set(told["mean_auc"]["zero-shot"]) == {"0", "1", "2", "4"}
-    cell = told["mean_auc"]["means"]["2"]
+    summary = json.loads(json.dumps(summary_json(rich), allow_nan=False))
+    assert set(summary["mean_auc"]) == {"zero-shot", "chance", "means", "oracle"}
+    assert set(summary["mean_auc"]["means"]) == {"1", "2", "4"}
+    assert set(summary["mean_auc"]["zero-shot"]) == {"0", "1", "2", "4"}
+    cell = summary["mean_auc"]["means"]["2"]
     assert set(cell) == {"mean", "sd", "lo", "hi"}
     assert cell["lo"] < cell["mean"] < cell["hi"]
-    assert told["mean_auc"]["oracle"]["1"] == {"mean": 1, "sd": 0, "lo": 1, "hi": 1}
-    assert told["mean_auc"]["zero-shot"]["0"]["sd"] == 0
-    assert "partially unfrozen" in told["impossible"]["impossible"]
-    assert any(MINED_LABELS_NOTE in words for words in told["cautions"])
+    assert summary["mean_auc"]["oracle"]["1"] == {"mean": 1, "sd": 0, "lo": 1, "hi": 1}
+    assert summary["mean_auc"]["zero-shot"]["0"]["sd"] == 0
+    assert "partially unfrozen" in summary["impossible"]["impossible"]
+    assert any(MINED_LABELS_NOTE in words for words in summary["cautions"])
 
 
 def test_an_oracle_method_wins_and_a_random_one_is_at_chance(rich: FewshotOutcome, place: Path) -> None:
@@ -218,15 +218,15 @@ def test_every_row_has_the_counts_of_the_test_set(plain: FewshotOutcome, source:
 
 
 def test_the_manifest_lists_the_inputs_of_the_figures(plain: FewshotOutcome, base: ChosenBase, place: Path) -> None:
-    told = json.loads((place / "plain" / "manifest.json").read_text())
-    identity = told["identity"]
+    content = json.loads((place / "plain" / "manifest.json").read_text())
+    identity = content["identity"]
     assert identity["base"]["sha256"] == base.sha256
     assert identity["split"]["made"] == "official lists of ChestX-ray14"
     assert (identity["split"]["pool"]["films"], identity["split"]["test"]["patients"]) == (48, 48)
     assert set(identity["libraries"]) >= {"torch", "numpy", "scikit-learn", "open_clip_torch"}
-    assert told["card"]["architecture"]["name"] == "tiny"
-    assert (told["shots"], told["draws"], told["methods"]) == ([1, 2], 3, ["zero-shot", "means"])
-    assert told["commit"] is None or re.fullmatch(r"[0-9a-f]{40}(\+changes)?", told["commit"])
+    assert content["card"]["architecture"]["name"] == "tiny"
+    assert (content["shots"], content["draws"], content["methods"]) == ([1, 2], 3, ["zero-shot", "means"])
+    assert content["commit"] is None or re.fullmatch(r"[0-9a-f]{40}(\+changes)?", content["commit"])
 
 
 def test_the_report_is_one_self_contained_file(rich: FewshotOutcome, place: Path) -> None:

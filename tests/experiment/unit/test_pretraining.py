@@ -14,16 +14,20 @@ from pipeline.domain import FINDINGS
 
 
 def test_an_encoder_is_trained_with_its_card_and_evaluated_at_every_site(tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
+    calls: list[tuple[str, int, int]] = []
     plan = PretrainingPlan(films_per_site=20, min_finding_share=0.05, evaluation_films=20, film_edge_pixels=96).with_epochs(1)
     card = make_encoder(
-        plan, tmp_path, device=torch.device("cpu"), workers=1, progress=lambda what, done, total: told.append((what, done, total))
+        plan,
+        tmp_path,
+        device=torch.device("cpu"),
+        workers=1,
+        progress=lambda what, done, total: calls.append((what, done, total)),
     )
     assert card == json.loads((tmp_path / demo.CARD).read_text())
     assert card["weights"]["sha256"] == file_sha256(tmp_path / demo.WEIGHTS)
     assert set(card["measures"]["zero-shot"]) == {"north", "east", "south", "lake", "west"}
     assert all(set(found["auc"]) == set(FINDINGS) for found in card["measures"]["zero-shot"].values())
-    assert ("films", 80, 80) in told
+    assert ("films", 80, 80) in calls
     encoder = demo.source(tmp_path).encoder()
     assert encoder.encode_texts(["clear lungs"]).shape == (1, 96)
 

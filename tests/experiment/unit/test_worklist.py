@@ -131,8 +131,8 @@ def test_the_verb_writes_points_summary_and_plot(tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / "out" / "points.csv").read_text().splitlines()))
     assert len(rows) == 3 * 2 * 2
     assert (tmp_path / "out" / "auc-by-studies-read.png").read_bytes().startswith(b"\x89PNG")
-    told = CliRunner().invoke(app, words, catch_exceptions=False).stdout
-    assert "studies read" in told
-    assert "by the worklist" in told
+    output = CliRunner().invoke(app, words, catch_exceptions=False).stdout
+    assert "studies read" in output
+    assert "by the worklist" in output
     assert CliRunner().invoke(app, [*words, "--learner", "stage1"]).exit_code == 2
     assert CliRunner().invoke(app, ["experiment", "worklist", "--data", "nih"]).exit_code == 2
