@@ -41,7 +41,7 @@ def nih_to_dicom(
     The labels go into truth.csv, never into the DICOM files.
     """
     from adapters.datasets.nih_to_dicom import convert
-    from adapters.simulator.truth import TRUTH_FILE
+    from adapters.datasets.truth_table import TRUTH_FILE
 
     archive = _connect_archive(send) if send else None
     with progress_bars() as watch:

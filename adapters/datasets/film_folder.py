@@ -1,7 +1,7 @@
-"""Films from a folder: DICOM files as they are, PNG and JPEG pictures as CR objects.
+"""Films from a folder: DICOM files unchanged, PNG and JPEG pictures as CR objects.
 
-A folder with a label table in the manner of ChestX-ray14 gives its pictures as DX studies, and what they show as the truth. What
-DICOM files show is known from such a table by their names, or from a truth.csv by their studies.
+A folder with a label table in the format of ChestX-ray14 gives its pictures as DX studies, with the findings of the table as
+ground truth. The findings of DICOM files come from such a table by file name, or from a truth.csv by study.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from adapters.datasets import nih
 from adapters.datasets.picture_studies import study_from_picture, study_from_row
 from adapters.datasets.pictures import PICTURE_SUFFIXES, read_picture
+from adapters.datasets.truth_table import TRUTH_FILE, known_findings
 from adapters.simulator.header import Technique
 from adapters.simulator.scanner import Examination, ExaminationInstance
-from adapters.simulator.truth import TRUTH_FILE, GroundTruth, known_findings
+from adapters.simulator.truth import GroundTruth
 from pipeline.errors import PermanentError
 
 RADIOGRAPHY_MODALITIES = {"CR", "DX"}
@@ -30,14 +31,14 @@ RADIOGRAPHY_MODALITIES = {"CR", "DX"}
 
 @dataclass(frozen=True, slots=True)
 class SkippedFile:
-    """A file that is no film, and why."""
+    """A file that is not a film, with the reason."""
 
     path: Path
     reason: str
 
 
 def read_film_folder(folder: Path, *, limit: int | None = None) -> tuple[list[Examination], list[SkippedFile]]:
-    """Read a folder of DICOM files and pictures, deep, by name; `limit` bounds the studies. PermanentError where none is a film."""
+    """Read a folder of DICOM files and pictures recursively, by name; at most `limit` studies. PermanentError without any film."""
     if not folder.is_dir():
         raise PermanentError(f"{folder} is no folder", hint="name a folder of DICOM or PNG files")
     examinations, skipped = (
@@ -53,7 +54,7 @@ def _has_listed_pictures(folder: Path) -> bool:
 
 
 def _read_listed_films(folder: Path, limit: int | None) -> tuple[list[Examination], list[SkippedFile]]:
-    """Read the films of a label table, in its order."""
+    """Read the films of a label table, in the order of the table."""
     collection = nih.read_collection(folder)
     examinations: list[Examination] = []
     skipped: list[SkippedFile] = []
@@ -68,7 +69,7 @@ def _read_listed_films(folder: Path, limit: int | None) -> tuple[list[Examinatio
 
 
 def _read_unlisted_films(folder: Path, limit: int | None) -> tuple[list[Examination], list[SkippedFile]]:
-    """Read whatever is a film, by name; several files may make one study."""
+    """Read every film, by name; several files may form one study."""
     known = known_findings(folder)
     found: dict[str, Examination] = {}
     skipped: list[SkippedFile] = []
@@ -76,7 +77,7 @@ def _read_unlisted_films(folder: Path, limit: int | None) -> tuple[list[Examinat
         if path.name == TRUTH_FILE:
             continue
         try:
-            one = (
+            examination = (
                 study_from_picture(path, read_picture(path))
                 if path.suffix.lower() in PICTURE_SUFFIXES
                 else _read_dicom_file(path, known)
@@ -84,11 +85,11 @@ def _read_unlisted_films(folder: Path, limit: int | None) -> tuple[list[Examinat
         except PermanentError as error:
             skipped.append(SkippedFile(path, str(error)))
             continue
-        study = one.study_instance_uid
+        study = examination.study_instance_uid
         if study in found:
-            found[study] = replace(found[study], instances=[*found[study].instances, *one.instances])
+            found[study] = replace(found[study], instances=[*found[study].instances, *examination.instances])
         elif limit is None or len(found) < limit:
-            found[study] = one
+            found[study] = examination
     return list(found.values()), skipped
 
 
@@ -97,7 +98,7 @@ def _list_files(folder: Path) -> Iterator[Path]:
 
 
 def _read_dicom_file(path: Path, known: Mapping[str, frozenset[str]]) -> Examination:
-    """Return the study of a DICOM file; one without preamble and file meta gets them. PermanentError."""
+    """Return the study of a DICOM file; missing preamble and file meta are added. PermanentError for any other file."""
     content = path.read_bytes()
     try:
         elements = pydicom.dcmread(io.BytesIO(content), force=True)
@@ -111,8 +112,8 @@ def _read_dicom_file(path: Path, known: Mapping[str, frozenset[str]]) -> Examina
     if elements.get("Modality") not in RADIOGRAPHY_MODALITIES:
         raise PermanentError("neither CR nor DX: the archive would not forward it")
     title = f"{elements.get('Modality', '')} {elements.file_meta.TransferSyntaxUID.name.split(',')[0]} ({path.name})"
-    shown = known.get(study, known.get(path.stem))
-    truth = None if shown is None else GroundTruth(str(elements.get("PatientID") or study), shown)
+    findings = known.get(study, known.get(path.stem))
+    truth = None if findings is None else GroundTruth(str(elements.get("PatientID") or study), findings)
     return Examination(study, title, [ExaminationInstance(content, Technique(), {})], truth=truth)
 
 

@@ -1,7 +1,7 @@
-"""ChestX-ray14 as it lies on a disk: a label table, pictures in any number of sub-folders, and the official lists.
+"""ChestX-ray14 on disk: a label table, pictures in any number of sub-folders, and the official lists.
 
-Wang et al., CVPR 2017. The header of the table splits on the commas inside its last names; every column that is read by name
-stands before them. The table of 2017 writes ages as 058Y, that of 2020 as 58; a lighter table may leave columns out.
+Wang et al., CVPR 2017. The header of the table contains commas inside its last names, after every column that is read by name. The
+table of 2017 writes ages as 058Y, that of 2020 as 58; a reduced table may omit columns.
 """
 
 from __future__ import annotations
@@ -19,44 +19,44 @@ from pipeline.domain import FINDINGS
 from pipeline.errors import PermanentError
 
 TABLE_PATTERNS = ("Data_Entry_2017*.csv", "Data_Entry_2017*.csv.gz", "labels.csv", "labels.csv.gz")
-"""Names of a label table, best first; of several of one kind the last, so that the corrected one of 2020 comes before 2017's."""
+"""File names of a label table by priority. The last match of a pattern counts: the corrected table of 2020 over that of 2017."""
 IMAGE, LABELS, PATIENT = "Image Index", "Finding Labels", "Patient ID"
 FOLLOW_UP, AGE, SEX, VIEW = "Follow-up #", "Patient Age", "Patient Gender", "View Position"
 REQUIRED_COLUMNS = (IMAGE, LABELS, PATIENT)
 NO_FINDING = "No Finding"
 FILE_STEM = re.compile(r"^(\d{8})_(\d{3})$")
-"""A file's stem: patient and follow-up number."""
+"""Stem of a file name: patient and follow-up number."""
 OLDEST = 120
-"""Years. The table holds ages of up to 414: slips of the pen, so unknown."""
+"""Maximum plausible age, years. The table has typing errors of up to 414, which are read as unknown."""
 POOL_LIST, TEST_LIST = "train_val_list.txt", "test_list.txt"
 UNITS_PER_YEAR = {"Y": 1.0, "M": 12.0, "W": 365.25 / 7, "D": 365.25}
-"""Parts of a year, as in DICOM's AS (PS3.5 section 6.2)."""
+"""Units per year of the DICOM VR AS (PS3.5 section 6.2)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NihRow:
     """One line of the label table."""
 
-    file_name: str  # file name
+    file_name: str
     findings: frozenset[str]
-    patient: str  # eight digits where it is a number
+    patient: str  # a number is padded to eight digits
     follow_up: int = 0
     age: float | None = None  # years
     sex: str = ""  # "M", "F" or ""
     view: str = ""  # "PA", "AP" or ""
-    size_mm: tuple[float, float] | None = None  # mm, height and width of the original film, where the table says it
+    size_mm: tuple[float, float] | None = None  # height and width of the original film, mm; None where the table lacks them
 
 
 @dataclass(frozen=True, slots=True)
 class NihCollection:
-    """A folder's films: rows that have a file, in the table's order, and what did not fit together."""
+    """Films of a folder: rows with a file, in the order of the table, and the counts of unmatched rows and files."""
 
     table: Path
     rows: Sequence[NihRow]
     files: Sequence[Path]
     without_file: int = 0
     without_row: int = 0
-    lists: dict[str, frozenset[str]] = field(default_factory=dict)  # POOL_LIST, TEST_LIST -> file names; empty: no lists
+    lists: dict[str, frozenset[str]] = field(default_factory=dict)  # POOL_LIST, TEST_LIST -> file names; empty without lists
 
 
 def find_table(folder: Path) -> Path | None:
@@ -68,7 +68,7 @@ def find_table(folder: Path) -> Path | None:
 
 
 def read_collection(folder: Path) -> NihCollection:
-    """Read table, files and lists of a folder. PermanentError where one of them is missing or says what cannot be."""
+    """Read table, files and lists of a folder. PermanentError where one of them is missing or invalid."""
     if not folder.is_dir():
         raise PermanentError(f"{folder} is no folder", hint="name the folder that holds the films and their label table")
     table = find_table(folder)
@@ -93,8 +93,7 @@ def read_collection(folder: Path) -> NihCollection:
 
 
 def read_table(path: Path) -> list[NihRow]:
-    """Read a label table, plain or gzip. PermanentError with row, column and value for what cannot be read, or stands there
-    twice."""
+    """Read a label table, plain or gzip. PermanentError with row, column and value for invalid or duplicate entries."""
     reader = csv.reader(_read_lines(path))
     columns = {name.strip(): place for place, name in reversed(list(enumerate(next(reader, []))))}
     if absent := [name for name in REQUIRED_COLUMNS if name not in columns]:
@@ -119,29 +118,29 @@ def _read_lines(path: Path) -> list[str]:
 
 
 def _parse_row(values: Sequence[str], columns: dict[str, int], place: str) -> NihRow:
-    def of(name: str) -> str:
+    def cell(name: str) -> str:
         column = columns.get(name)
         return values[column].strip() if column is not None and column < len(values) else ""
 
-    image, patient = of(IMAGE), of(PATIENT)
+    image, patient = cell(IMAGE), cell(PATIENT)
     if not image or not patient:
         raise PermanentError(f"{place}: no {IMAGE if not image else PATIENT}", hint="every row names a film and a patient")
-    named = FILE_STEM.match(Path(image).stem)
-    follow_up = of(FOLLOW_UP) or (named.group(2) if named else "0")
+    stem = FILE_STEM.match(Path(image).stem)
+    follow_up = cell(FOLLOW_UP) or (stem.group(2) if stem else "0")
     return NihRow(
         file_name=image,
-        findings=parse_findings(of(LABELS), place),
+        findings=parse_findings(cell(LABELS), place),
         patient=patient.zfill(8) if patient.isdigit() else patient,
         follow_up=int(follow_up) if follow_up.isdigit() else 0,
-        age=parse_age(of(AGE)),
-        sex=of(SEX)[:1].upper() if of(SEX)[:1].upper() in ("M", "F") else "",
-        view=of(VIEW).upper() if of(VIEW).upper() in ("PA", "AP") else "",
+        age=parse_age(cell(AGE)),
+        sex=cell(SEX)[:1].upper() if cell(SEX)[:1].upper() in ("M", "F") else "",
+        view=cell(VIEW).upper() if cell(VIEW).upper() in ("PA", "AP") else "",
         size_mm=_parse_size(values, columns),
     )
 
 
 def parse_findings(text: str, place: str) -> frozenset[str]:
-    """Return the findings of A|B; empty for No Finding. PermanentError, naming the place, for what is neither."""
+    """Return the findings of "A|B"; empty for "No Finding". PermanentError, naming `place`, for any other text."""
     named = [word.strip().replace(" ", "_") for word in text.split("|") if word.strip()]
     unknown = [word for word in named if word not in FINDINGS and word != NO_FINDING.replace(" ", "_")]
     if unknown or not named:
@@ -153,12 +152,12 @@ def parse_findings(text: str, place: str) -> frozenset[str]:
 
 
 def format_findings(findings: frozenset[str]) -> str:
-    """Return findings as a label table writes them: A|B, or No Finding."""
+    """Return findings in the format of a label table: "A|B", or "No Finding"."""
     return "|".join(sorted(findings)) or NO_FINDING
 
 
 def parse_age(text: str) -> float | None:
-    """Return years for "58", "058Y", "011M"; None for what is absent, unreadable or above OLDEST."""
+    """Return years for "58", "058Y", "011M"; None for an absent or unreadable age and one above OLDEST."""
     found = re.fullmatch(r"(\d{1,3})([YMWD]?)", text.strip().upper())
     if not found:
         return None
@@ -167,7 +166,7 @@ def parse_age(text: str) -> float | None:
 
 
 def _parse_size(values: Sequence[str], columns: dict[str, int]) -> tuple[float, float] | None:
-    """Return height and width of the original in mm from the four columns whose names the commas have split."""
+    """Return height and width of the original in mm, from the four columns with commas in their names."""
     places = [columns.get(name) for name in ("OriginalImage[Width", "Height]", "OriginalImagePixelSpacing[x", "y]")]
     try:
         width, height, x, y = (float(values[place]) for place in places if place is not None)
@@ -177,7 +176,7 @@ def _parse_size(values: Sequence[str], columns: dict[str, int]) -> tuple[float, 
 
 
 def _find_pictures(folder: Path) -> dict[str, Path]:
-    """Return every picture by its name, however deep. PermanentError where two folders hold one name."""
+    """Return every picture by file name, recursively. PermanentError for the same name in two folders."""
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in PICTURE_SUFFIXES or path.name.startswith("."):
@@ -191,7 +190,7 @@ def _find_pictures(folder: Path) -> dict[str, Path]:
 
 
 def _read_lists(folder: Path) -> dict[str, frozenset[str]]:
-    """Return the official lists. PermanentError where only one of the two is there."""
+    """Return the official lists. PermanentError where only one of the two exists."""
     found = {name: path for name in (POOL_LIST, TEST_LIST) for path in (folder / name, *folder.glob(f"*/{name}")) if path.is_file()}
     if len(found) == 1:
         absent = TEST_LIST if POOL_LIST in found else POOL_LIST

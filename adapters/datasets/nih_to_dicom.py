@@ -1,4 +1,4 @@
-"""ChestX-ray14 as DICOM studies: one object a film, what it shows in a table beside them and nowhere else."""
+"""ChestX-ray14 as DICOM studies: one object per film; the findings only in a table beside the files."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Protocol
 from adapters.datasets import nih
 from adapters.datasets.picture_studies import study_from_row
 from adapters.datasets.pictures import read_picture
-from adapters.simulator.truth import STUDY_UID, TRUTH_FILE
+from adapters.datasets.truth_table import STUDY_UID, TRUTH_FILE
 from pipeline.errors import OutOfResources, PermanentError
 
 COLUMNS = (STUDY_UID, nih.IMAGE, nih.LABELS)
 
 
 class StudyArchive(Protocol):
-    """Where studies can be sent: adapters.dicom.network.archive.DicomArchive."""
+    """Destination of studies: adapters.dicom.network.archive.DicomArchive."""
 
     def store(self, content: bytes) -> str:
-        """Send one object and return the status. An error where it is not taken."""
+        """Send one object and return the status. Raises where the object is not accepted."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConversionResult:
-    """What became of a folder."""
+    """Counts of a conversion."""
 
     studies: int
     sent: int
@@ -45,10 +45,11 @@ def convert(
     archive: StudyArchive | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ConversionResult:
-    """Write `out`/NIH-.../*.dcm and `out`/truth.csv; the same folder gives the same bytes again.
+    """Write `out`/NIH-.../*.dcm and `out`/truth.csv; the result is deterministic.
 
-    `size` bounds the longer edge, pixels; `archive` gets every object as well; `advance` hears how many of how many are done.
-    Refused where the folder is no collection, OutOfResources where `out` cannot be written, the archive's errors as they are.
+    `size`: maximum of the longer edge, pixels; `archive`: receives every object as well; `on_progress`: called with the numbers of
+    finished and of all films. PermanentError where the folder is not a collection, OutOfResources where `out` cannot be written;
+    errors of the archive pass through.
     """
     collection = nih.read_collection(folder)
     total = len(collection.rows) if limit is None else min(limit, len(collection.rows))

@@ -1,6 +1,6 @@
-"""Pictures as a hospital would have them: DX objects where a label table says how they were taken, CR objects else.
+"""DICOM studies of pictures: DX objects where a label table gives the view, CR objects otherwise.
 
-The grey levels of the file are the stored values, and its bits the stored bits. What the findings are is never in the object.
+The grey levels of the file are the stored values, and its bits the stored bits. Findings are never in the object.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from adapters.simulator.truth import GroundTruth
 
 FIRST_DAY = date(2010, 1, 4)
 FOLLOW_UP_DAYS = 14
-"""ChestX-ray14 publishes the order of a patient's films and no date: follow-up number n lies n times this after FIRST_DAY."""
+"""Days between follow-ups, from FIRST_DAY on: ChestX-ray14 publishes the order of a patient's films but no dates."""
 NOMINAL_SIZE_MM = (430.0, 430.0)
-"""mm, a large cassette: Imager Pixel Spacing has to be there (PS3.3 C.8.11.4) also where the table does not tell it."""
+"""mm, a large cassette: Imager Pixel Spacing is required (PS3.3 C.8.11.4) even where the table lacks the size."""
 DERIVATION_DESCRIPTION = (
     "Bitmap as published in ChestX-ray14 (Wang et al. 2017): windowed, resampled and reduced to 8 bit by its publisher"
 )
 
 
 def study_from_row(row: NihRow, picture: Picture) -> Examination:
-    """Return the study of one row: a DX object For Presentation (PS3.3 A.26); a CR object where the view is not known."""
+    """Return the study of one row: a DX object For Presentation (PS3.3 A.26); a CR object where the view is unknown."""
     image = _build_dataset(picture, ("chestx-ray14", row.patient, row.follow_up, row.file_name), visit=row.follow_up)
     image.PatientID, image.PatientName, image.IssuerOfPatientID = (
         f"NIH-{row.patient}"[:64],
@@ -53,19 +53,19 @@ def study_from_row(row: NihRow, picture: Picture) -> Examination:
 
 
 def study_from_picture(path: Path, picture: Picture) -> Examination:
-    """Return the study of a picture of which nothing is known: a CR chest image (PS3.3 A.2) without a view."""
-    named = FILE_STEM.match(path.stem)
-    who, visit = named.groups() if named else (path.stem, "0")
+    """Return the study of a picture without metadata: a CR chest image (PS3.3 A.2) without a view."""
+    stem = FILE_STEM.match(path.stem)
+    patient, visit = stem.groups() if stem else (path.stem, "0")
     image = _build_dataset(picture, ("picture", path.stem), visit=int(visit))
-    image.StudyInstanceUID = uid("picture", who, visit)
-    image.PatientID, image.PatientName = who[:64], f"PICTURE^{who}"[:64]
+    image.StudyInstanceUID = uid("picture", patient, visit)
+    image.PatientID, image.PatientName = patient[:64], f"PICTURE^{patient}"[:64]
     image.PatientSex = image.StudyDate = image.StudyID = image.AccessionNumber = ""
     image.StudyDescription = "CHEST, FROM A PICTURE FILE"
     return _build_examination(image, picture, f"CR from {path.name}", None)
 
 
 def _build_dataset(picture: Picture, names: tuple[object, ...], *, visit: int) -> Dataset:
-    """Return what both kinds have in common."""
+    """Return the attributes common to both kinds."""
     image = Dataset()
     image.SpecificCharacterSet = "ISO_IR 192"
     image.SOPClassUID, image.Modality = ComputedRadiographyImageStorage, "CR"
@@ -79,7 +79,7 @@ def _build_dataset(picture: Picture, names: tuple[object, ...], *, visit: int) -
 
 
 def _set_pixels(image: Dataset, picture: Picture) -> None:
-    """Put the grey levels in as they are; the window is their whole range, so that what is shown is what the file shows."""
+    """Store the grey levels unchanged; the window is their whole range, so the display equals that of the file."""
     bits = picture.bits
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
     image.Rows, image.Columns = picture.stored_values.shape
@@ -91,7 +91,7 @@ def _set_pixels(image: Dataset, picture: Picture) -> None:
 
 
 def _set_derivation(image: Dataset, row: NihRow, picture: Picture) -> None:
-    """Say where the pixels are from, and their size on the detector. The publisher resized each edge by its own factor."""
+    """Set the derivation of the pixels and their size on the detector. The publisher scaled each edge by a different factor."""
     height, width = row.size_mm or NOMINAL_SIZE_MM
     rows, columns = picture.stored_values.shape
     image.ImageType = ["DERIVED", "PRIMARY", ""]

@@ -1,4 +1,4 @@
-"""Pictures of films: PNG and JPEG files of any mode, read without a loss and without a grey level invented."""
+"""Pictures of films: PNG and JPEG files of any mode, read losslessly and without invented grey levels."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Grey = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Grey levels as the file has them: uint8 or uint16 [H, W], bone bright. Colour became luminance, alpha was dropped."""
+    """Grey levels of the file: uint8 or uint16 [H, W], bone bright. Colour is converted to luminance, alpha is dropped."""
 
     stored_values: Grey
 
     @property
     def bits(self) -> int:
-        """8 or 16."""
+        """Bits per pixel: 8 or 16."""
         return 8 * self.stored_values.itemsize
 
     @property
@@ -35,7 +35,7 @@ class Picture:
         return np.asarray(self.stored_values, dtype=np.float32) / np.float32((1 << self.bits) - 1)
 
     def shrunk_to(self, size: int) -> Picture:
-        """Return the picture with its longer edge `size` pixels, antialiased, never larger than it is; the bits stay."""
+        """Return the picture reduced to a longer edge of `size` pixels, antialiased, never enlarged; the bits are kept."""
         height, width = self.stored_values.shape
         if max(height, width) <= size:
             return self
@@ -47,7 +47,7 @@ class Picture:
 
 
 def read_picture(path: Path) -> Picture:
-    """Read a picture: grey of 1, 8 or 16 bits, palette, colour, with alpha or without. Refused for what is none."""
+    """Read a picture: grey of 1, 8 or 16 bits, palette, colour, with or without alpha. PermanentError for any other file."""
     try:
         with PillowImage.open(path) as opened:
             if opened.mode.startswith("I"):

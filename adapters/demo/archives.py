@@ -1,4 +1,4 @@
-"""The hospital's archive as the demonstration uses it: Orthanc, or, where Orthanc cannot be had, the embedded one."""
+"""Archive of the demonstration: Orthanc or, where Orthanc is not available, the embedded archive."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.rules import OWN_MODEL_NAME
 
 
 class HospitalArchive(Protocol):
-    """Where films are kept and reports come back to."""
+    """Archive that keeps films and receives reports."""
 
     @property
     def ae_title(self) -> str: ...
@@ -30,16 +30,16 @@ class HospitalArchive(Protocol):
 
     @property
     def location(self) -> str:
-        """Where a person can look at it."""
+        """URL or folder for a person to inspect."""
 
     def store_study(self, study_instance_uid: str, files: list[bytes]) -> None:
-        """Take in a study; it goes on to radclipd by the archive's own doing."""
+        """Store a study; the archive forwards it to radclipd by itself."""
 
     def fetch_radiographs(self, study_instance_uid: str) -> list[bytes]:
         """Return the radiographs of a study as DICOM files."""
 
     def store_document(self, study_instance_uid: str, document: bytes) -> None:
-        """File a document in a study that is there; it goes on to radclipd by the archive's own doing."""
+        """Add a document to an existing study; the archive forwards it to radclipd by itself."""
 
     def fetch_reports(self, study_instance_uid: str) -> list[bytes]:
         """Return radclipd's SRs of a study as DICOM files."""
@@ -49,7 +49,7 @@ class HospitalArchive(Protocol):
 
 
 class OrthancHospitalArchive:
-    """Orthanc with `deploy/orthanc/radclipd.lua`: it forwards by itself. FatalError where it cannot be had."""
+    """Orthanc with `deploy/orthanc/radclipd.lua`: it forwards by itself. FatalError where it is not available."""
 
     def __init__(self, folder: Path, *, radclipd_port: int) -> None:
         self._server = OrthancServer(folder, radclipd_port=radclipd_port, overrides={"Radclipd": {"FirstWait": 2}})
@@ -80,7 +80,7 @@ class OrthancHospitalArchive:
 
 
 class EmbeddedHospitalArchive:
-    """The embedded archive: it forwards each study when all of it has been taken in."""
+    """The embedded archive; each study is forwarded once it is stored completely."""
 
     def __init__(self, folder: Path, *, radclipd_port: int) -> None:
         self._archive = EmbeddedArchive(folder / "storage")
@@ -127,7 +127,7 @@ def _read_header(content: bytes) -> Dataset:
 
 
 def open_archive(folder: Path, *, radclipd_port: int, embedded: bool) -> tuple[HospitalArchive, str]:
-    """Start an archive; return it and, in words, what it is: where it is not Orthanc, why."""
+    """Start an archive; return it and its description, with the reason where it is not Orthanc."""
     if not embedded:
         try:
             return OrthancHospitalArchive(folder, radclipd_port=radclipd_port), "Orthanc"

@@ -1,7 +1,7 @@
-"""The demonstration: radiographs travel archive -> radclipd -> archive, a few are labelled, radclipd learns from them and scores
-the archive again, and in the end it shows what the scores were worth before and after.
+"""The demonstration: radiographs go from the archive to radclipd and reports back, some studies are labelled, radclipd learns
+from them and rescores the archive; the scores before and after are evaluated.
 
-Every part is the real one: the archive (Orthanc), the verbs, the daemon, the database. Only the patients do not exist.
+Archive (Orthanc), verbs, daemon and database are real. Only the patients are simulated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TAIL_LINES = 25
 
 @dataclass(frozen=True, slots=True)
 class DemoStep:
-    """One step of the story."""
+    """One step of the demonstration."""
 
     title: str
     run: Callable[[DemoState], None]
@@ -51,25 +51,24 @@ DEMO_STEPS: tuple[DemoStep, ...] = (
     DemoStep("What the scores were worth", steps.show_evaluation),
     DemoStep("Where things lie", steps.show_locations),
 )
-"""The story, in order. Whatever changes the model goes before its worth is shown, and keeps its scores
-(`chapters.record_scores`)."""
+"""Steps in order. Steps that change the model precede the evaluation and record its scores (`steps.record_scores`)."""
 
 
 def run_demo(options: DemoOptions, console: Console) -> int:
-    """Tell the story; return the exit status. The last line printed is `DEMO OK ...` or `DEMO FAILED ...`."""
+    """Run the demonstration; return the exit status. The last line printed is `DEMO OK ...` or `DEMO FAILED ...`."""
     started = time.monotonic()
     demo = DemoState(options, console, scratch_folder(options.folder))
     try:
         with _stop_on_exit(demo):
-            for number, chapter in enumerate(DEMO_STEPS, 1):
-                console.print(f"[bold]{number}. {chapter.title}[/bold]", highlight=False)
-                chapter.run(demo)
+            for number, step in enumerate(DEMO_STEPS, 1):
+                console.print(f"[bold]{number}. {step.title}[/bold]", highlight=False)
+                step.run(demo)
             seconds = time.monotonic() - started
             if options.hold:
                 _keep_running(demo)
     except (DemoFailed, RadclipdError, KeyboardInterrupt) as error:
         return _report_failure(demo, error)
-    before, after = (demo.evaluation.performances[place].mean if demo.evaluation else UNDEFINED for place in (0, -1))
+    before, after = (demo.evaluation.performances[index].mean if demo.evaluation else UNDEFINED for index in (0, -1))
     counts = f"studies={len(demo.sent_studies)} reports={len(demo.reports)} labelled={len(demo.reader_findings)}"
     counts += f" zero_shot={before} mean_auc={after} seconds={seconds:.0f}"
     console.print(f"DEMO OK {counts}", highlight=False)
@@ -85,34 +84,34 @@ def _keep_running(demo: DemoState) -> None:
 
 
 def _report_failure(demo: DemoState, error: BaseException) -> int:
-    words = str(error) or "interrupted"
+    message = str(error) or "interrupted"
     if demo.radclipd and demo.radclipd.log.exists() and not isinstance(error, KeyboardInterrupt):
         demo.console.print(f"The end of the log of the daemon ({demo.radclipd.log}):", highlight=False, soft_wrap=True)
         for line in demo.radclipd.read_log_tail(TAIL_LINES) or ["(it is empty)"]:
             demo.print_line(line)
     if hint := getattr(error, "hint", ""):
         demo.print_line(f"hint: {hint}")
-    first = words.splitlines()[0] + (" (passing: try again)" if isinstance(error, TransientError) else "")
+    first = message.splitlines()[0] + (" (passing: try again)" if isinstance(error, TransientError) else "")
     demo.console.print(f"DEMO FAILED {first}", highlight=False, markup=False, soft_wrap=True)
     return 1
 
 
 @contextlib.contextmanager
 def _stop_on_exit(demo: DemoState) -> Iterator[None]:
-    """Stop every process that the story started, however it ends: by itself, by an error, by Ctrl-C, by SIGTERM."""
+    """Stop every process of the demonstration on exit: normal, by an error, by Ctrl-C or by SIGTERM."""
 
-    def interrupted(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupted)
+    previous_sigterm = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
-        impatient = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        previous_sigint = signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        # Together: the listener drains until the archive lets its association go.
+        # In parallel: the listener drains until the archive releases its association.
         with ThreadPoolExecutor() as both:
             for stopped in [both.submit(part.stop) for part in (demo.archive, demo.radclipd) if part is not None]:
                 stopped.result()
-        signal.signal(signal.SIGINT, impatient)
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, previous_sigint)
+        signal.signal(signal.SIGTERM, previous_sigterm)

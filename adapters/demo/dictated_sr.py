@@ -1,4 +1,4 @@
-"""The report of a radiologist as a reading station writes it: a Comprehensive SR by TID 1500, its observer a person (TID 1003)."""
+"""Report of a radiologist in the form of a reading station: a Comprehensive SR by TID 1500 with a person observer (TID 1003)."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ SERIES_NUMBER = 900
 
 
 def build_dictated_sr(film: bytes, present: Set[str], *, reader: str) -> bytes:
-    """Return the DICOM file of the report of one reader on the study of a film: each of FINDINGS present or absent.
+    """Return the DICOM file of a reader's report on the study of a film, with each of FINDINGS present or absent.
 
-    `reader`: a person's name, PN. The same film gives the same UIDs. ReportImpossible where the film's header cannot be read.
+    `reader`: a person's name, PN. UIDs are derived from the film. ReportImpossible where the film's header cannot be read.
     """
     evidence = evidence_of(film)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a library's doubts about a name quote the name
+        warnings.simplefilter("ignore")  # warnings of the library quote the person's name
         document = ComprehensiveSR(
             evidence=[evidence],
             content=_build_measurement_report(evidence, present, reader)[0],
@@ -68,7 +68,7 @@ def _build_measurement_report(evidence: Dataset, present: Set[str], reader: str)
 
 
 def _build_finding_group(evidence: Dataset, finding: str, present: bool) -> MeasurementsAndQualitativeEvaluations:
-    """TID 1501 for one finding."""
+    """Return the TID 1501 group of one finding."""
     concept = codes.finding_codes()[finding].concept
     decision = Decision.PRESENT if present else Decision.ABSENT
     return MeasurementsAndQualitativeEvaluations(

@@ -1,4 +1,4 @@
-"""An archive of our own, where Orthanc cannot be had: it keeps what it is sent, answers C-FIND, and forwards on request."""
+"""Embedded archive for hosts without Orthanc: stores instances, answers C-FIND, and forwards on request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RADIOGRAPH_MODALITIES = {"CR", "DX"}
 
 
 class EmbeddedArchive:
-    """A storage and query SCP on the loopback. Any AE may call; files lie in `folder`, by SOP Instance UID: only ours come here."""
+    """A storage and query SCP on the loopback. It accepts any AE and trusts SOP Instance UIDs as file names."""
 
     def __init__(self, folder: Path, *, ae_title: str = "ORTHANC", port: int = 0) -> None:
         self.folder, self.ae_title = folder, ae_title
@@ -50,7 +50,7 @@ class EmbeddedArchive:
         self._server.shutdown()
 
     def store(self, content: bytes) -> str:
-        """Keep a DICOM file, as an upload would; return its SOP Instance UID."""
+        """Store a DICOM file; return its SOP Instance UID."""
         header = part10.read_header(*part10.split_file(content))
         path = self.folder / f"{header.sop_instance_uid}.dcm"
         path.write_bytes(content)
@@ -66,9 +66,9 @@ class EmbeddedArchive:
     def forward(
         self, study_instance_uid: str, *, host: str, port: int, ae_title: str, modalities: Set[str] = RADIOGRAPH_MODALITIES
     ) -> int:
-        """C-STORE the instances of a study that are of these modalities; return how many were accepted. ConnectionError.
+        """C-STORE the instances of the given modalities of a study; return the number accepted. ConnectionError.
 
-        What radclipd made never goes.
+        radclipd's own reports are never forwarded.
         """
         found = [dcmread(path) for path in self.list_files(study_instance_uid)]
         found = [one for one in found if one.Modality in modalities and one.get("ManufacturerModelName") != OWN_MODEL_NAME]
@@ -87,12 +87,12 @@ class EmbeddedArchive:
     def _on_store(self, event: evt.Event) -> int:
         try:
             self.store(event.encoded_dataset())
-        except Exception:  # whatever it was: the sender must not hear Success
+        except Exception:  # after any error the sender must not receive Success
             return CANNOT_UNDERSTAND
         return SUCCESS
 
     def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
-        """Study level (PS3.4 C.6.2.1), by StudyInstanceUID."""
+        """Answer a C-FIND of Study level (PS3.4 C.6.2.1), by StudyInstanceUID."""
         wanted = str(event.identifier.get("StudyInstanceUID", ""))
         found = self.list_files(wanted)
         if found:

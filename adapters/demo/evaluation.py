@@ -1,7 +1,7 @@
-"""How well scores agree with the hidden truth: AUC of each finding and their mean, as a table and as a plot.
+"""Evaluation of scores against the hidden truth: AUC of each finding and their mean, as a table and as a plot.
 
-An outcome has one column for each model that scored the same studies; where there are several they stand side by side, with what
-the last has gained on the first.
+An evaluation has one column per model that scored the same studies; several columns are shown side by side, with the gain of the
+last over the first.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 StudyScores = Mapping[str, Floats]
-"""Study Instance UID -> float64 [14], the probabilities of FINDINGS in their order; NaN for one that is not there."""
+"""Study Instance UID -> float64 [14], the probabilities of FINDINGS in their order; NaN where missing."""
 
 UNDEFINED = "-"
-"""Stands where a measure is not defined: a finding that no study has, or every one."""
+"""Text of an undefined measure: a finding of no study, or of every study."""
 RESAMPLES, SEED = 1000, 0
 CHANCE = 0.5
 MODEL_COLOURS = (plot_style.INK, *plot_style.COLOURS)
 DOT_SPACING = 0.24
-"""Of a row's height, between the dots of two columns."""
+"""Distance between the dots of two columns, as a share of the row height."""
 GAIN = "gain"
 
 
 @dataclass(frozen=True)
 class AucEstimate:
-    """An AUC with its 95 % interval: patients resampled with all their studies. NaN where it is not defined."""
+    """An AUC with its 95 % interval: patients resampled with all their studies. NaN where undefined."""
 
     value: float
     low: float
@@ -52,78 +52,78 @@ class AucEstimate:
 
     @property
     def interval(self) -> str:
-        """Its interval in words."""
+        """The interval as text."""
         return UNDEFINED if np.isnan(self.low) else f"{self.low:.3f} to {self.high:.3f}"
 
     @property
     def signed_value(self) -> str:
-        """Its value as a difference."""
+        """The value as a signed difference."""
         return UNDEFINED if np.isnan(self.value) else f"{self.value:+.3f}"
 
     @property
     def signed_interval(self) -> str:
-        """Its interval as one of a difference."""
+        """The interval of a signed difference."""
         return UNDEFINED if np.isnan(self.low) else f"{self.low:+.3f} to {self.high:+.3f}"
 
 
 @dataclass(frozen=True)
 class ModelPerformance:
-    """What one model achieved."""
+    """AUCs of one model."""
 
     name: str
     findings: tuple[AucEstimate, ...]  # of FINDINGS
-    mean: AucEstimate  # over the findings where it is defined
+    mean: AucEstimate  # over the findings with a defined AUC
 
 
 @dataclass(frozen=True)
 class DemoEvaluation:
-    """What every model achieved on the same studies."""
+    """AUCs of every model on the same studies."""
 
-    notice: str  # of the models; shows wherever the outcome does
+    notice: str  # of the models; shown with every table and plot
     studies: int
     patients: int
     positives: tuple[int, ...]  # of FINDINGS
     performances: tuple[ModelPerformance, ...]
-    gain: ModelPerformance | None  # of the last column on the first, resample by resample; None where there is one column
-    studies_description: str = ""  # the studies, in words
+    gain: ModelPerformance | None  # of the last column over the first, paired by resample; None for one column
+    studies_description: str = ""  # appended to the sample description
 
     @property
     def defined_findings(self) -> int:
-        """How many findings some studies have and some have not."""
+        """Number of findings that are present in some studies and absent in others."""
         return sum(0 < count < self.studies for count in self.positives)
 
     @property
     def title(self) -> str:
-        """What was measured, of what model."""
+        """Title: measure and notice of the models."""
         return "AUC against the hidden truth" + (f" ({self.notice})" if self.notice else "")
 
     @property
     def sample_description(self) -> str:
-        """On how much."""
+        """Numbers of studies and patients."""
         return f"{self.studies} studies of {self.patients} patients" + (
             f", {self.studies_description}" if self.studies_description else ""
         )
 
 
 def group_scores(rows: Iterable[tuple[str, str, float]]) -> dict[str, Floats]:
-    """Return scores from rows of v_predictions: study_instance_uid, finding, probability."""
-    place = {finding: number for number, finding in enumerate(FINDINGS)}
+    """Return scores by study from rows of v_predictions: study_instance_uid, finding, probability."""
+    column = {finding: number for number, finding in enumerate(FINDINGS)}
     scores: dict[str, Floats] = {}
     for study, finding, probability in rows:
-        scores.setdefault(study, np.full(len(FINDINGS), np.nan))[place[finding]] = probability
+        scores.setdefault(study, np.full(len(FINDINGS), np.nan))[column[finding]] = probability
     return scores
 
 
 def evaluate_scores(
     truth: Mapping[str, GroundTruth], scores_by_model: Mapping[str, StudyScores], *, notice: str, studies_description: str = ""
 ) -> DemoEvaluation | None:
-    """Measure each column on the studies whose truth is known and that every column scored; None where there is no such study."""
+    """Evaluate each column on the studies with a known truth and scores of every column; None without any such study."""
     studies = sorted(study for study in truth if all(study in scores for scores in scores_by_model.values()))
     if not studies or not scores_by_model:
         return None
-    shown = np.array([[finding in truth[study].findings for finding in FINDINGS] for study in studies])
+    present = np.array([[finding in truth[study].findings for finding in FINDINGS] for study in studies])
     patients = np.array([truth[study].patient for study in studies])
-    labels = np.where(shown, PRESENT, ABSENT).astype(np.int8)
+    labels = np.where(present, PRESENT, ABSENT).astype(np.int8)
     bootstrap = PatientBootstrap(patients, resamples=RESAMPLES, seed=SEED)
     stacked = {name: np.stack([scores[study] for study in studies]) for name, scores in scores_by_model.items()}
     values = {name: auc(scores, labels) for name, scores in stacked.items()}
@@ -135,7 +135,7 @@ def evaluate_scores(
         notice=notice,
         studies=len(studies),
         patients=len(np.unique(patients)),
-        positives=tuple(shown.sum(axis=0).tolist()),
+        positives=tuple(present.sum(axis=0).tolist()),
         performances=tuple(_estimate_performance(name, values[name], samples[name]) for name in scores_by_model),
         gain=gain,
         studies_description=studies_description,
@@ -143,7 +143,7 @@ def evaluate_scores(
 
 
 def _estimate_performance(name: str, values: Floats, samples: Floats) -> ModelPerformance:
-    """Of measures [F] and the same on resamples [R, F]."""
+    """Return the performance from AUCs [F] and their resamples [R, F]."""
     low, high = percentile_interval(samples)
     findings = tuple(map(AucEstimate, values.tolist(), low.tolist(), high.tolist()))
     low, high = percentile_interval(macro_average(samples))
@@ -151,23 +151,23 @@ def _estimate_performance(name: str, values: Floats, samples: Floats) -> ModelPe
 
 
 def build_table(evaluation: DemoEvaluation) -> Table:
-    """Return the outcome as a table: findings down, models across, the mean with its interval last."""
+    """Return the evaluation as a table: one row per finding, one column per model, the mean with its interval last."""
     title = f"{evaluation.title}\n{evaluation.sample_description}"
     width = max(map(len, title.splitlines())) + 2
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", min_width=width)
-    made.add_column("finding")
-    made.add_column("positives", justify="right")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", min_width=width)
+    table.add_column("finding")
+    table.add_column("positives", justify="right")
     for name in [column.name for column in evaluation.performances] + ([GAIN, "95 % interval"] if evaluation.gain else []):
-        made.add_column(name, justify="right")
+        table.add_column(name, justify="right")
     for number, finding in enumerate(FINDINGS):
         areas = [str(column.findings[number]) for column in evaluation.performances]
         gained = _format_gain(evaluation.gain.findings[number]) if evaluation.gain else []
-        made.add_row(finding.replace("_", " "), str(evaluation.positives[number]), *areas, *gained)
-    made.add_section()
+        table.add_row(finding.replace("_", " "), str(evaluation.positives[number]), *areas, *gained)
+    table.add_section()
     gained = _format_gain(evaluation.gain.mean) if evaluation.gain else []
-    made.add_row(f"mean of {evaluation.defined_findings}", "", *(str(column.mean) for column in evaluation.performances), *gained)
-    made.add_row("95 % interval", "", *(column.mean.interval for column in evaluation.performances))
-    return made
+    table.add_row(f"mean of {evaluation.defined_findings}", "", *(str(column.mean) for column in evaluation.performances), *gained)
+    table.add_row("95 % interval", "", *(column.mean.interval for column in evaluation.performances))
+    return table
 
 
 def _format_gain(area: AucEstimate) -> list[str]:
@@ -175,23 +175,23 @@ def _format_gain(area: AucEstimate) -> list[str]:
 
 
 def draw_plot(evaluation: DemoEvaluation, path: Path, *, films: str) -> Path:
-    """Draw the outcome as a PNG and return its path: a dot with its interval for each finding and model. `films`: of what.
+    """Draw the evaluation as a PNG and return its path: a dot with its interval per finding and model. `films`: their description.
 
-    Where a model has gained on another, what it gained stands beside it.
+    A second panel shows the gain, where there is one.
     """
     from matplotlib import rc_context
 
     with rc_context(plot_style.MATPLOTLIB_RC):
-        made = plot_style.new_figure(9.6 if evaluation.gain else 7.4, 5.6)
+        figure = plot_style.new_figure(9.6 if evaluation.gain else 7.4, 5.6)
         if evaluation.gain:
-            axes, beside = made.subplots(1, 2, sharey=True, width_ratios=(5, 3))
-            _draw_gain(beside, evaluation.gain)
+            axes, gain_axes = figure.subplots(1, 2, sharey=True, width_ratios=(5, 3))
+            _draw_gain(gain_axes, evaluation.gain)
         else:
-            axes = made.add_subplot()
+            axes = figure.add_subplot()
         _draw_auc_estimates(axes, evaluation)
-        made.suptitle(f"{evaluation.title}\n{evaluation.sample_description}; {films}", x=0.01, ha="left", fontsize="medium")
-        made.legend(loc="outside lower right", frameon=False, ncols=len(evaluation.performances))
-        return plot_style.save_figure(made, path, notice=evaluation.notice)
+        figure.suptitle(f"{evaluation.title}\n{evaluation.sample_description}; {films}", x=0.01, ha="left", fontsize="medium")
+        figure.legend(loc="outside lower right", frameon=False, ncols=len(evaluation.performances))
+        return plot_style.save_figure(figure, path, notice=evaluation.notice)
 
 
 def _draw_auc_estimates(axes: Axes, evaluation: DemoEvaluation) -> None:
@@ -220,7 +220,7 @@ def _draw_gain(axes: Axes, gain: ModelPerformance) -> None:
 
 
 def _draw_reference_lines(axes: Axes, reference_value: float) -> None:
-    """Mark the value that is worth nothing, and set the mean apart."""
+    """Draw the reference value and separate the mean from the findings."""
     axes.axvline(reference_value, color=plot_style.FAINT, linestyle=plot_style.DASHES[1], linewidth=1.0)
     axes.axhline(len(FINDINGS) - 0.5, color=plot_style.FAINT, linewidth=0.6)
     axes.grid(visible=False, axis="y")

@@ -1,4 +1,4 @@
-"""radclipd as a hospital runs it: a configuration file, the real verbs, the real daemon, in a folder of its own."""
+"""Installation of radclipd in a folder: a configuration file, the real verbs, the real daemon."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AE_TITLE = "RADCLIPD"
 DAEMON_VERB = "run"
 STOP_SECONDS = 45.0
 FOREIGN_ENVIRONMENT_PREFIXES = ("RADCLIPD_", "LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
-"""Environment that is meant for another radclipd or service, not for this one."""
+"""Prefixes of environment variables of another radclipd or service, removed from the environment of this one."""
 
 CONFIGURATION_TEMPLATE = """\
 # Written by radclipd demo. Every key is explained in deploy/radclipd.toml.
@@ -63,12 +63,12 @@ format = "json"
 
 
 class DemoInstallation:
-    """One radclipd: `folder` holds its configuration, catalog, images, model versions and log."""
+    """One installation: `folder` holds configuration, catalog, images, model versions and log."""
 
     def __init__(self, folder: Path, *, port: int, archive_ae_title: str, archive_port: int) -> None:
         self.folder, self.port = folder, port
         self.configuration, self.log = folder / "radclipd.toml", folder / "radclipd.log"
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}  # by what they were started as
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}  # by verb
         for name in ("images", "models"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         self.configuration.write_text(
@@ -84,32 +84,32 @@ class DemoInstallation:
 
     @property
     def catalog_url(self) -> str:
-        """The database, for queries."""
+        """URL of the database."""
         return f"sqlite:///{self.folder}/radclipd.db"
 
     @property
     def pid(self) -> int | None:
-        """Process id of the daemon while it runs."""
+        """Process ID of the running daemon, None otherwise."""
         return self._processes[DAEMON_VERB].pid if DAEMON_VERB in self._processes else None
 
     def run_verb(self, *words: str) -> str:
-        """Run a verb to its end; return what it printed. PermanentError with its own last words where it fails."""
+        """Run a verb to its end; return its standard output. PermanentError with its last lines where it fails."""
         return self.run_verb_with_stderr(*words)[0]
 
     def run_verb_with_stderr(self, *words: str) -> tuple[str, str]:
-        """Run a verb to its end; return what it printed, and what it said beside that. PermanentError where it fails."""
+        """Run a verb to its end; return its standard output and standard error. PermanentError where it fails."""
         done = subprocess.run([*command_line(self.configuration), *words], capture_output=True, text=True, env=_build_environment())
         if done.returncode:
-            said = (done.stderr or done.stdout).strip().splitlines()[-3:]
-            raise PermanentError(f"radclipd {' '.join(words)} ended with {done.returncode}: {' '.join(said)}")
+            last_lines = (done.stderr or done.stdout).strip().splitlines()[-3:]
+            raise PermanentError(f"radclipd {' '.join(words)} ended with {done.returncode}: {' '.join(last_lines)}")
         return done.stdout.strip(), done.stderr.strip()
 
     def start(self) -> None:
-        """Start `radclipd run`. Its listening port is open as soon as it runs; who calls earlier is refused."""
+        """Start `radclipd run`. Connections are refused until its listening port is open."""
         self._start_process(DAEMON_VERB)
 
     def start_worker(self, kind: str) -> int:
-        """Start one more worker beside those of the daemon; return its process id."""
+        """Start an additional worker beside those of the daemon; return its process ID."""
         return self._start_process(f"work {kind}").pid
 
     def _start_process(self, words: str) -> subprocess.Popen[bytes]:
@@ -120,18 +120,18 @@ class DemoInstallation:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env=_build_environment(),
-                start_new_session=True,  # a Ctrl-C in the terminal is ours to handle
+                start_new_session=True,  # only the demonstration handles Ctrl-C
             )
         return self._processes[words]
 
     def require_alive(self) -> None:
-        """Raise FatalError when the daemon, or a worker, has ended."""
+        """Raise FatalError where the daemon or a worker has ended."""
         for words, process in self._processes.items():
             if process.poll() is not None:
                 raise FatalError(f"radclipd {words} ended with {process.returncode}", hint=f"see {self.log}")
 
     def stop(self) -> None:
-        """Ask the daemon and the workers to stop and wait; kill them, and whatever they started, if they do not."""
+        """Stop the daemon and the workers and wait; kill them and their children at the deadline."""
         processes, self._processes = self._processes, {}
         for process in processes.values():
             process.terminate()
@@ -145,7 +145,7 @@ class DemoInstallation:
 
 
 def _wait_or_kill(process: subprocess.Popen[bytes], deadline: float) -> None:
-    """Wait until a process that was asked to stop has ended, and all of its session; at the deadline kill it."""
+    """Wait for a terminating process, kill it at the deadline, and kill the rest of its session."""
     try:
         process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""The chapters about learning: a radiologist reads a few studies, radclipd learns from them, and the archive is scored again."""
+"""Learning steps of the demonstration: a radiologist reads some studies, radclipd learns from them, the archive is rescored."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from pipeline.domain import FINDINGS, VersionState
 from pipeline.rules import FRONTAL_VIEWS, MONITORING
 
 READ_SHARE, READING_SESSIONS = 1 / 3, 3
-"""How much of the archive the radiologist reads, in how many sittings: what was read tells the worklist what is still rare."""
+"""Share of the archive that the radiologist reads, and number of sessions: labels tell the worklist which findings are rare."""
 AFTER_LEARNING = "after learning"
 
 PolledValue = TypeVar("PolledValue")
 
 
 def read_studies(demo: DemoState) -> None:
-    """Let a simulated radiologist label what the worklist asks for: by a table, and one study by an SR to the archive."""
+    """Let a simulated radiologist label the studies of the worklist: by a table, and one study by an SR sent to the archive."""
     if not demo.truths:
         demo.print_line("Nobody can play the radiologist: nothing says what these films really show.")
         return
@@ -46,29 +46,29 @@ def read_studies(demo: DemoState) -> None:
 
 
 def studies_per_session(studies: int) -> list[int]:
-    """How many studies are read at each sitting."""
-    wanted = round(READ_SHARE * studies)
-    sittings = max(1, min(READING_SESSIONS, wanted // len(FINDINGS)))
-    return [wanted // sittings + (number < wanted % sittings) for number in range(sittings)] if wanted else []
+    """Return the number of studies of each reading session."""
+    total = round(READ_SHARE * studies)
+    sessions = max(1, min(READING_SESSIONS, total // len(FINDINGS)))
+    return [total // sessions + (number < total % sessions) for number in range(sessions)] if total else []
 
 
 def _hold_reading_session(demo: DemoState, reader: SimulatedReader, number: int, count: int) -> None:
     asked, answered = (demo.folder / f"{name}-{number}.csv" for name in ("worklist", "labels"))
-    wanted = _request_worklist(demo, count, asked)
+    rows = _request_worklist(demo, count, asked)
     truths = demo.truths
-    said = {one[STUDY]: reader.read_study(one[STUDY], truths[one[STUDY]]) for one in wanted}
-    by_table = dict(said)
-    learnt = [one[STUDY] for one in wanted if one[SELECTION_REASON] != MONITORING]
-    if number == 1 and learnt:
-        _send_dictated_sr(demo, reader, learnt[0], by_table.pop(learnt[0]))
+    findings = {row[STUDY]: reader.read_study(row[STUDY], truths[row[STUDY]]) for row in rows}
+    by_table = dict(findings)
+    learnable = [row[STUDY] for row in rows if row[SELECTION_REASON] != MONITORING]
+    if number == 1 and learnable:
+        _send_dictated_sr(demo, reader, learnable[0], by_table.pop(learnable[0]))
     if by_table:
         reader.fill_in_table(asked, answered, by_table)
         demo.print_line(f"radclipd labels import {answered.name}: {demo.installation.run_verb('labels', 'import', str(answered))}")
-    demo.reader_findings |= said
+    demo.reader_findings |= findings
 
 
 def _request_worklist(demo: DemoState, count: int, path: Path) -> list[dict[str, Any]]:
-    """Have radclipd write a table to fill in; return what it asks for, and why."""
+    """Have radclipd write a table to fill in; return its rows with the selection reasons."""
     asked: list[dict[str, Any]] = json.loads(
         demo.installation.run_verb("worklist", "--n", str(count), "--csv", str(path), "--json")
     )
@@ -85,7 +85,7 @@ def _request_worklist(demo: DemoState, count: int, path: Path) -> list[dict[str,
 
 
 def _send_dictated_sr(demo: DemoState, reader: SimulatedReader, study: str, present: frozenset[str]) -> None:
-    """Send one report the other way: as a structured report to the archive, which forwards it."""
+    """Send one report as a structured report to the archive, which forwards it."""
     films = demo.hospital_archive.fetch_radiographs(study)
     film = next((film for film in films if _read_view_position(film) in FRONTAL_VIEWS), films[0])
     demo.hospital_archive.store_document(study, build_dictated_sr(film, present, reader=reader.name))
@@ -106,14 +106,14 @@ def _read_view_position(film: bytes) -> str:
 
 
 def run_learning(demo: DemoState) -> None:
-    """Learn now what a hospital's scheduler would have learnt at night; tell what the gate says of it."""
+    """Learn now, in place of a hospital's nightly schedule; print the decision of the gate."""
     if not demo.reader_findings:
         demo.print_line("Nothing is labelled, so there is nothing to learn.")
         return
     demo.print_line("The scheduler would call for this at night, as soon as enough labels are new; here a person does.")
     with demo.console.status("learning: the head on the frozen encoder, and the last blocks unfrozen"):
-        _, beside = demo.installation.run_verb_with_stderr("learn")
-    demo.print_line(f"radclipd learn: {beside.splitlines()[-1]}")
+        _, stderr = demo.installation.run_verb_with_stderr("learn")
+    demo.print_line(f"radclipd learn: {stderr.splitlines()[-1]}")
     made = demo.query_rows(
         "SELECT number, state, card FROM v_model_versions WHERE label_fingerprint <> '' ORDER BY number DESC LIMIT 1"
     )
@@ -126,23 +126,23 @@ def run_learning(demo: DemoState) -> None:
 
 
 def _describe_learning(learning: dict[str, Any]) -> Iterator[str]:
-    """Yield how a version came to be, by its card."""
+    """Yield a description of a version's training, from its card."""
     yield f"learnt from {learning['films']} films of {learning['patients']} patients: {', '.join(learning['findings'])}"
     if learning["kept"]:
         yield f"too few films show {', '.join(learning['kept'])}: there the head that served stays"
-    ways = ", ".join(f"{name} {loss:.3f}" for name, loss in learning["log_loss"].items())
-    yield f"log-loss on patients that were held out: {ways}; the lower is taken"
+    losses = ", ".join(f"{name} {loss:.3f}" for name, loss in learning["log_loss"].items())
+    yield f"log-loss on patients that were held out: {losses}; the lower is taken"
 
 
 def wait_for_rescoring(demo: DemoState) -> None:
-    """Wait until the serving version has scored the archive and what is to be reported is in the archive."""
+    """Wait until the serving version has scored the archive and all its reports are sent."""
     if demo.promoted_version is None:
         demo.print_line("No other version serves: the scores stand as they are.")
         return
     [(studies,)] = demo.query_rows("SELECT studies FROM v_rescoring")
     with demo.progress_bar(studies) as show:
 
-        def look() -> tuple[int, int]:
+        def poll() -> tuple[int, int]:
             [(scored,)] = demo.query_rows("SELECT scored FROM v_rescoring")
             [(waiting,)] = demo.query_rows(
                 "SELECT COUNT(*) FROM v_jobs WHERE state IN ('waiting', 'running') AND kind IN ('report', 'send')"
@@ -150,13 +150,13 @@ def wait_for_rescoring(demo: DemoState) -> None:
             show(scored - waiting, f"{scored} scored, {waiting} reports to be sent")
             return scored, waiting
 
-        _poll_until(demo, "the archive was not scored again", look, lambda seen: seen == (studies, 0))
+        _poll_until(demo, "the archive was not scored again", poll, lambda seen: seen == (studies, 0))
     demo.print_line(f"version {demo.promoted_version} has scored {studies} studies")
     record_scores(demo, AFTER_LEARNING)
 
 
 def fetch_successors(demo: DemoState) -> None:
-    """Fetch the SRs of the version that was promoted from the archive: each must name the one before it."""
+    """Fetch the SRs of the promoted version from the archive: each must name its predecessor."""
     if demo.promoted_version is None:
         demo.print_line("There are none.")
         return
@@ -199,14 +199,14 @@ def _read_sop_instance_uid(report: bytes) -> str:
 def _poll_until(
     demo: DemoState, failure: str, poll: Callable[[], PolledValue], is_done: Callable[[PolledValue], object]
 ) -> PolledValue:
-    """Look until it has ended; return what was seen last. Failed where nothing changes for too long."""
-    moved, before = time.monotonic(), None
+    """Poll until `is_done`; return the last value. DemoFailed where the value does not change for STALL_TIMEOUT_SECONDS."""
+    last_change, previous = time.monotonic(), None
     while not is_done(seen := poll()):
         demo.installation.require_alive()
         raise_if_quarantined(demo)
-        if seen != before:
-            moved, before = time.monotonic(), seen
-        elif time.monotonic() > moved + STALL_TIMEOUT_SECONDS:
+        if seen != previous:
+            last_change, previous = time.monotonic(), seen
+        elif time.monotonic() > last_change + STALL_TIMEOUT_SECONDS:
             raise DemoFailed(failure)
         time.sleep(POLL_SECONDS)
     return seen

@@ -1,4 +1,4 @@
-"""A real Orthanc on free loopback ports in a scratch folder, set up by the very files that `deploy/orthanc` ships."""
+"""Orthanc on free loopback ports in a scratch folder, configured by the files of `deploy/orthanc`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.errors import ArchiveUnreachable, FatalError, RefusedByArchive
 
 PROGRAM = "Orthanc"
 SBIN = "/usr/sbin:/usr/local/sbin"
-"""Debian puts Orthanc where the PATH of an ordinary user does not reach."""
+"""Debian installs Orthanc outside the PATH of an ordinary user."""
 MODALITY = "radclipd"
 """Symbolic name of radclipd among the modalities of `deploy/orthanc/orthanc.json`."""
 START_SECONDS, STOP_SECONDS, REQUEST_SECONDS = 30.0, 15.0, 60.0
@@ -33,7 +33,7 @@ def find_program() -> str | None:
 
 
 def deploy_folder() -> Path:
-    """Return the folder of what is shipped for a deployment: beside the code in a clone, under share/ where installed."""
+    """Return the folder of deployment files: beside the code in a clone, under share/ in an installation."""
     candidates = (Path(__file__).parents[2] / "deploy", Path(sys.prefix) / "share" / "radclipd" / "deploy")
     for candidate in candidates:
         if (candidate / "orthanc" / "orthanc.json").exists():
@@ -44,7 +44,7 @@ def deploy_folder() -> Path:
 class OrthancServer:
     """Orthanc in `folder`, forwarding to a radclipd on `radclipd_port` of the loopback. FatalError where it is not installed.
 
-    `changes` are laid over the shipped configuration; `forward=False` leaves the forwarding script out.
+    `overrides` replace keys of the shipped configuration; `forward=False` omits the forwarding script.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class OrthancServer:
 
     @property
     def url(self) -> str:
-        """Where its REST API and its Explorer are."""
+        """URL of the REST API and the Explorer."""
         return f"http://{LOOPBACK}:{self.http_port}"
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs."""
+        """Process ID of the running server, None otherwise."""
         return self._process.pid if self._process else None
 
     def __enter__(self) -> Self:
@@ -91,12 +91,12 @@ class OrthancServer:
         self.stop()
 
     def start(self) -> None:
-        """Start it and wait until it answers. FatalError with the end of its log where it does not."""
+        """Start the server and wait until it answers. FatalError with the end of its log where it does not."""
         (self.folder / "storage").mkdir(parents=True, exist_ok=True)
         configuration = self.folder / "orthanc.json"
         configuration.write_text(json.dumps(self._configuration, indent=2))
         with self.log.open("ab") as log:
-            # A session of its own: its timers (see radclipd.lua) end with it, and a Ctrl-C in the terminal is ours to handle.
+            # A new session: timers (see radclipd.lua) end with it, and only the caller handles Ctrl-C.
             self._process = subprocess.Popen(
                 [self._program, str(configuration)],
                 stdout=log,
@@ -124,7 +124,7 @@ class OrthancServer:
         raise FatalError(f"Orthanc did not come up within {START_SECONDS:.0f} s:\n{tail}", hint=f"see {self.log}")
 
     def stop(self) -> None:
-        """Stop it and everything it started; kill what does not go."""
+        """Stop the server and its children; kill them at the deadline."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -143,7 +143,7 @@ class OrthancServer:
         return str(self._request_json("POST", "/instances", content, "application/dicom")["ParentStudy"])
 
     def get(self, path: str) -> Any:
-        """GET a REST resource that is JSON. ArchiveUnreachable, RefusedByArchive."""
+        """GET a JSON resource. ArchiveUnreachable, RefusedByArchive."""
         return self._request_json("GET", path)
 
     def post(self, path: str, body: Any) -> Any:
@@ -156,7 +156,7 @@ class OrthancServer:
         return str(found[0]) if found else None
 
     def send_study(self, study_instance_uid: str) -> str:
-        """Send a whole study to radclipd, as the Explorer's button does; return the job. RefusedByArchive where it is not here."""
+        """Send a whole study to radclipd, like the Explorer's button; return the job. RefusedByArchive for an unknown study."""
         study = self.find_study(study_instance_uid)
         if study is None:
             raise RefusedByArchive(f"Orthanc has no study {study_instance_uid}")
@@ -179,7 +179,7 @@ class OrthancServer:
         return self._request_bytes("GET", f"/instances/{instance}/file")
 
     def count_instances(self) -> int:
-        """Return how many instances Orthanc holds."""
+        """Return the number of instances in Orthanc."""
         return int(self.get("/statistics")["CountInstances"])
 
     def _request_json(self, method: str, path: str, body: bytes | None = None, kind: str = JSON) -> Any:

@@ -1,4 +1,4 @@
-"""Where a demonstration lives while it runs, and after: a folder that the next one clears away."""
+"""Folder of a demonstration, removed by the next one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pipeline.errors import PermanentError
 
 FOLDER_PREFIX = "radclipd-demo-"
 PID_FILE = "pid"
-"""File that holds the process id of the demonstration that made the folder."""
+"""File with the process ID of the demonstration that created the folder."""
 
 
 def scratch_folder(wanted: Path | None) -> Path:
-    """Return an empty folder: the wanted one (Refused where something lies in it), or a fresh one below the temporary folder.
+    """Return an empty folder: `wanted` (PermanentError where it is not empty), or a new one in the temporary folder.
 
-    Fresh ones that earlier demonstrations of this user left are removed: each holds the weights of a whole encoder.
+    Temporary folders of this user's earlier demonstrations are removed: each holds the weights of a whole encoder.
     """
     if wanted is None:
         _remove_stale_folders(Path(tempfile.gettempdir()))
@@ -33,10 +33,10 @@ def scratch_folder(wanted: Path | None) -> Path:
 
 def _remove_stale_folders(parent: Path) -> None:
     for folder in parent.glob(FOLDER_PREFIX + "*"):
-        mark = folder / PID_FILE
-        if folder.is_symlink() or not mark.is_file() or folder.stat().st_uid != os.getuid():
+        pid_file = folder / PID_FILE
+        if folder.is_symlink() or not pid_file.is_file() or folder.stat().st_uid != os.getuid():
             continue
-        if not _is_process_alive(mark.read_text()):
+        if not _is_process_alive(pid_file.read_text()):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""A radiologist who does not exist: knows the hidden truth of a study, is wrong now and then, and fills in a table of labels."""
+"""Simulated radiologist: reads the hidden truth of a study with random errors and fills in a table of labels."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from adapters.simulator.truth import GroundTruth
 from pipeline.domain import FINDINGS, LabelState
 
 MISS_RATE, FALSE_POSITIVE_RATE = 0.10, 0.02
-"""Chances: that a finding which is there is not seen, and that one is seen which is not there."""
+"""Probability of missing a present finding, and of reporting an absent one."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedReader:
-    """The same reader says the same of the same study, whenever asked."""
+    """Reader with a miss rate and a false positive rate; deterministic per study."""
 
     name: str = "Simulated^Reader"
     miss_rate: float = MISS_RATE
@@ -28,16 +28,16 @@ class SimulatedReader:
     seed: int = 0
 
     def read_study(self, study_instance_uid: str, truth: GroundTruth) -> frozenset[str]:
-        """Return the findings that are said to be present. The others are said to be absent: all 14 are spoken of."""
-        chance = np.random.default_rng([self.seed, zlib.crc32(study_instance_uid.encode())]).random(len(FINDINGS))
+        """Return the findings reported present. The others of the 14 are reported absent."""
+        draws = np.random.default_rng([self.seed, zlib.crc32(study_instance_uid.encode())]).random(len(FINDINGS))
         return frozenset(
             finding
-            for finding, drawn in zip(FINDINGS, chance, strict=True)
+            for finding, drawn in zip(FINDINGS, draws, strict=True)
             if (drawn >= self.miss_rate if finding in truth.findings else drawn < self.false_positive_rate)
         )
 
     def fill_in_table(self, asked: Path, answered: Path, said: Mapping[str, frozenset[str]]) -> None:
-        """Write the rows of a table to fill in that are about these studies, with what was said of each."""
+        """Copy the rows of the studies in `said` from the table `asked` to `answered`, with their labels filled in."""
         with asked.open(encoding="utf-8", newline="") as questions, answered.open("w", encoding="utf-8", newline="") as answers:
             rows = csv.DictReader(questions)
             table = csv.DictWriter(answers, rows.fieldnames or (), lineterminator="\n")
@@ -50,5 +50,5 @@ class SimulatedReader:
 
 
 def count_wrong_statements(said: Mapping[str, frozenset[str]], truths: Mapping[str, GroundTruth]) -> int:
-    """Return how many statements on these studies are wrong, of FINDINGS for each."""
+    """Return the number of wrong statements, with one statement per study and finding."""
     return sum(len(present ^ truths[study].findings) for study, present in said.items())

@@ -1,4 +1,4 @@
-"""What the chapters of the demonstration share: what was asked for, and how far the story has got."""
+"""State of the demonstration, shared by its steps: options and progress."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from adapters.demo.installation import DemoInstallation
 from adapters.simulator.truth import GroundTruth
 
 MAX_LISTED = 4
-"""Of what happens to every study, so many are told; of the others only their number."""
+"""Maximum number of studies or files listed individually; of the others the number is printed."""
 MIN_TOTAL_FOR_PROGRESS_LINES = 40
-"""Where there is no terminal for a bar: so many things are worth a line at each quarter."""
+"""Minimum total for progress lines at each quarter, printed where there is no terminal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
-    """What was asked for."""
+    """Options of the demonstration."""
 
     studies: int = 320
     images: Path | None = None
@@ -33,16 +33,16 @@ class DemoOptions:
     hold: bool = False
     seed: int = 0
     embedded: bool = False
-    architecture: str = ""  # of random numbers; empty: the demonstration encoder
+    architecture: str = ""  # of an untrained encoder; empty for the demonstration encoder
 
 
 class DemoFailed(Exception):
-    """The story did not end well; the message says where."""
+    """The demonstration failed; the message names the step."""
 
 
 @dataclass(frozen=True, slots=True)
 class SentStudy:
-    """A study that went to the archive."""
+    """A study stored in the archive."""
 
     number: int  # 1 for the first
     study_instance_uid: str
@@ -52,7 +52,7 @@ class SentStudy:
 
 @dataclass(slots=True)
 class DemoState:
-    """The state of the story."""
+    """State of the demonstration."""
 
     options: DemoOptions
     console: Console
@@ -60,71 +60,71 @@ class DemoState:
     radclipd_port: int = 0
     archive: HospitalArchive | None = None
     radclipd: DemoInstallation | None = None
-    films_description: str = ""  # what the films are, in words
+    films_description: str = ""  # description of the films
     sent_studies: list[SentStudy] = field(default_factory=list)
     study_states: dict[str, tuple[str, str]] = field(default_factory=dict)  # study -> state, reason
     reports: dict[str, bytes] = field(default_factory=dict)  # study -> the SR that the archive holds
-    scores: dict[str, StudyScores] = field(default_factory=dict)  # "zero-shot" -> what that version said, to be compared at the end
-    reader_findings: dict[str, frozenset[str]] = field(default_factory=dict)  # study -> findings that the reader called present
-    promoted_version: int | None = None  # version that learnt from it and serves
+    scores: dict[str, StudyScores] = field(default_factory=dict)  # "zero-shot" -> scores of that version, for the evaluation
+    reader_findings: dict[str, frozenset[str]] = field(default_factory=dict)  # study -> findings the reader reported present
+    promoted_version: int | None = None  # version from the labels, once it serves
     evaluation: DemoEvaluation | None = None
 
-    def print_line(self, words: str) -> None:
-        """Say one line of the story."""
-        self.console.print(f"  {words}", highlight=False, markup=False, soft_wrap=True)
+    def print_line(self, text: str) -> None:
+        """Print one line."""
+        self.console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
 
     def print_first_lines(self, lines: Sequence[str], what: str) -> None:
-        """Say the first few of many lines, and how many more there are."""
+        """Print the first lines and the number of the remaining ones."""
         for line in lines[:MAX_LISTED]:
             self.print_line(line)
         if len(lines) > MAX_LISTED:
             self.print_line(f"... and {len(lines) - MAX_LISTED} {what} more")
 
     def query_rows(self, sql: str) -> list[tuple[Any, ...]]:
-        """Ask radclipd's database."""
+        """Query radclipd's database."""
         return query.run(self.installation.catalog_url, sql)[1]
 
     @contextlib.contextmanager
     def progress_bar(self, total: int) -> Iterator[Callable[[int, str], None]]:
-        """Show how far something has got while it lasts: called with how many are done, and words. Off a terminal: a few lines."""
+        """Show progress. Yields a function of the number done and a text; without a terminal it prints a few lines."""
         columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        told = 0
+        printed_quarters = 0
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
             bar = progress.add_task("", total=total)
 
-            def show(done: int, words: str) -> None:
-                nonlocal told
-                progress.update(bar, completed=done, description=words)
+            def show(done: int, text: str) -> None:
+                nonlocal printed_quarters
+                progress.update(bar, completed=done, description=text)
                 if (
                     not self.console.is_terminal
                     and total >= MIN_TOTAL_FOR_PROGRESS_LINES
-                    and (quarters := 4 * done // total) > told
+                    and (quarters := 4 * done // total) > printed_quarters
                 ):
-                    told = quarters
-                    self.print_line(f"{done} of {total}: {words}")
+                    printed_quarters = quarters
+                    self.print_line(f"{done} of {total}: {text}")
 
             yield show
 
     @property
     def truths(self) -> dict[str, GroundTruth]:
-        """What is known of the studies that were sent, and kept from radclipd."""
+        """Ground truth of the sent studies, hidden from radclipd."""
         return {sent.study_instance_uid: sent.truth for sent in self.sent_studies if sent.truth is not None}
 
     @property
     def unlabelled_truths(self) -> dict[str, GroundTruth]:
-        """Of these, those of patients of whom no study was labelled."""
+        """Ground truth of the sent studies of patients without any labelled study."""
         truths = self.truths
         labelled = {truths[study].patient for study in self.reader_findings}
         return {study: truth for study, truth in truths.items() if truth.patient not in labelled}
 
     @property
     def installation(self) -> DemoInstallation:
-        """The radclipd of this story."""
+        """The installation of radclipd, once it exists."""
         assert self.radclipd is not None
         return self.radclipd
 
     @property
     def hospital_archive(self) -> HospitalArchive:
-        """The archive of this story."""
+        """The archive, once it runs."""
         assert self.archive is not None
         return self.archive

@@ -1,4 +1,4 @@
-"""The chapters of the demonstration, in the order in which they are told: from an empty archive to what the scores were worth."""
+"""Steps of the demonstration in order, from an empty archive to the evaluation of the scores."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from adapters.catalog.views import finding_column
 from adapters.datasets import film_folder
+from adapters.datasets.truth_table import TRUTH_FILE, write_truth
 from adapters.demo import evaluation
 from adapters.demo.archives import open_archive
 from adapters.demo.installation import DemoInstallation
@@ -21,21 +22,20 @@ from adapters.demo.state import MAX_LISTED, DemoFailed, DemoState, SentStudy
 from adapters.dicom.sr import text
 from adapters.simulator import scanner
 from adapters.simulator.sites import UNSEEN_SITE
-from adapters.simulator.truth import TRUTH_FILE, write_truth
 from pipeline.domain import FINDINGS, StudyState
 
 FINAL_STATES = {StudyState.REPORTED.value, StudyState.IGNORED.value}
 PORT_TIMEOUT_SECONDS = 120.0
-"""How long the daemon may take until its port is open."""
+"""Time limit for the daemon to open its port."""
 STALL_TIMEOUT_SECONDS = 240.0
-"""How long nothing may happen to any study. A slow machine is slow, and yet something happens."""
+"""Time limit without a change of any study. A slow machine still makes progress."""
 POLL_SECONDS = 0.5
 PHANTOM_EDGE_PIXELS = 512
-"""Pixels of a phantom film."""
+"""Edge of a phantom film, pixels."""
 RENDERING_PROCESSES = 2
-"""Processes that take films."""
+"""Processes that render films."""
 SHOWN_STUDIES = 7
-"""Columns of the table of findings that fit on a terminal."""
+"""Studies in the table of findings: limited by the width of a terminal."""
 ZERO_SHOT = "zero-shot"
 PLOT_FILE = "outcome.png"
 
@@ -50,7 +50,7 @@ def start_archive(demo: DemoState) -> None:
 
 
 def install_radclipd(demo: DemoState) -> None:
-    """Write a configuration and make the database."""
+    """Write a configuration and create the database."""
     demo.radclipd = DemoInstallation(
         demo.folder / "radclipd",
         port=demo.radclipd_port,
@@ -62,7 +62,7 @@ def install_radclipd(demo: DemoState) -> None:
 
 
 def import_model(demo: DemoState) -> None:
-    """Import the encoder that is shipped; or, where an architecture is asked for, random numbers in its shape."""
+    """Import the shipped encoder or, where an architecture is given, untrained weights of it."""
     if demo.options.architecture:
         _import_untrained_weights(demo)
         return
@@ -82,7 +82,7 @@ def _import_untrained_weights(demo: DemoState) -> None:
 
 
 def start_daemon(demo: DemoState) -> None:
-    """Start the daemon, and a second worker for reports: building them takes longest, and there are two processors."""
+    """Start the daemon and a second report worker: building reports takes longest, and two processors are expected."""
     demo.installation.start()
     demo.print_line(f"radclipd run: AE title RADCLIPD, port {demo.radclipd_port}, process {demo.installation.pid}")
     deadline = time.monotonic() + PORT_TIMEOUT_SECONDS
@@ -101,12 +101,14 @@ def _is_port_open(port: int) -> bool:
 
 
 def send_studies(demo: DemoState) -> None:
-    """Take phantom films, or read those of a folder, and store each study in the archive, which sends it on at once."""
+    """Render phantom films, or read the films of a folder, and store each study in the archive, which forwards it."""
     examinations, total = _read_film_folder(demo) if demo.options.images else _render_phantoms(demo)
     films = 0
     with contextlib.closing(examinations), demo.progress_bar(total) as show:
         for number, examination in enumerate(examinations, 1):
-            demo.hospital_archive.store_study(examination.study_instance_uid, [scan.content for scan in examination.instances])
+            demo.hospital_archive.store_study(
+                examination.study_instance_uid, [instance.content for instance in examination.instances]
+            )
             films += len(examination.instances)
             demo.sent_studies.append(SentStudy(number, examination.study_instance_uid, examination.title, examination.truth))
             show(number, "stored in the archive")
@@ -125,8 +127,8 @@ def _render_phantoms(demo: DemoState) -> tuple[Examinations, int]:
     demo.print_line(
         "the others are chosen so that every finding is there often enough to be measured: prevalences are no hospital's."
     )
-    ordered = scanner.enriched_orders(UNSEEN_SITE, demo.options.studies, seed=demo.options.seed)
-    return scanner.take_studies(ordered, size=(PHANTOM_EDGE_PIXELS, PHANTOM_EDGE_PIXELS), workers=RENDERING_PROCESSES), len(ordered)
+    orders = scanner.enriched_orders(UNSEEN_SITE, demo.options.studies, seed=demo.options.seed)
+    return scanner.take_studies(orders, size=(PHANTOM_EDGE_PIXELS, PHANTOM_EDGE_PIXELS), workers=RENDERING_PROCESSES), len(orders)
 
 
 def _read_film_folder(demo: DemoState) -> tuple[Examinations, int]:
@@ -139,16 +141,16 @@ def _read_film_folder(demo: DemoState) -> tuple[Examinations, int]:
 
 
 def wait_for_reports(demo: DemoState) -> None:
-    """Wait until every study is reported or ignored, and say so as it happens."""
-    moved, told = time.monotonic(), 0
+    """Wait until every study is reported or ignored, printing each change."""
+    last_change, printed = time.monotonic(), 0
     with demo.progress_bar(len(demo.sent_studies)) as show:
         while len(_finished_studies(demo)) < len(demo.sent_studies):
             demo.installation.require_alive()
             raise_if_quarantined(demo)
             if news := _update_study_states(demo):
-                moved = time.monotonic()
-                told += _print_finished_studies(demo, news, told)
-            elif time.monotonic() > moved + STALL_TIMEOUT_SECONDS:
+                last_change = time.monotonic()
+                printed += _print_finished_studies(demo, news, printed)
+            elif time.monotonic() > last_change + STALL_TIMEOUT_SECONDS:
                 raise DemoFailed(f"only {len(_finished_studies(demo))} of {len(demo.sent_studies)} studies came to an end")
             counts = Counter(state for state, _ in demo.study_states.values())
             show(
@@ -166,7 +168,7 @@ def _finished_studies(demo: DemoState) -> list[str]:
 
 
 def _update_study_states(demo: DemoState) -> list[str]:
-    """Note where every study is; return those to which something happened."""
+    """Update the state of every study; return the changed studies."""
     sent = {one.study_instance_uid for one in demo.sent_studies}
     now = {
         study: (state, reason)
@@ -178,7 +180,7 @@ def _update_study_states(demo: DemoState) -> list[str]:
 
 
 def _print_finished_studies(demo: DemoState, news: list[str], printed: int) -> int:
-    """Say of the first studies that they came to an end; return how many that were."""
+    """Print the first finished studies; return the number printed."""
     numbers = {sent.study_instance_uid: sent.number for sent in demo.sent_studies}
     ended = [study for study in news if demo.study_states[study][0] in FINAL_STATES][: max(0, MAX_LISTED - printed)]
     for study in ended:
@@ -188,13 +190,13 @@ def _print_finished_studies(demo: DemoState, news: list[str], printed: int) -> i
 
 
 def raise_if_quarantined(demo: DemoState) -> None:
-    """Raise Failed where a job was set aside."""
+    """Raise DemoFailed where a job is quarantined."""
     for kind, error in demo.query_rows("SELECT kind, error FROM v_jobs WHERE state = 'quarantined'"):
         raise DemoFailed(f"a {kind} job is in quarantine: {error}")
 
 
 def fetch_reports(demo: DemoState) -> None:
-    """Fetch the SRs from the archive. What counts is what the archive holds, not what the catalog believes."""
+    """Fetch the SRs from the archive: its content counts, not the catalog's records."""
     scored = [study for study, (state, _) in demo.study_states.items() if state != StudyState.IGNORED.value]
     with demo.progress_bar(len(scored)) as show:
         for number, study in enumerate(scored, 1):
@@ -208,14 +210,14 @@ def fetch_reports(demo: DemoState) -> None:
 
 
 def show_report(demo: DemoState) -> None:
-    """Print the SR of the first study as the archive gave it back."""
+    """Print the SR of the first study as returned by the archive."""
     study = next(sent.study_instance_uid for sent in demo.sent_studies if sent.study_instance_uid in demo.reports)
     for line in text.lines_of_file(demo.reports[study]):
         demo.print_line(line)
 
 
 def show_findings(demo: DemoState) -> None:
-    """Print what SQL sees: v_findings_wide, turned on its side."""
+    """Print the view v_findings_wide, transposed."""
     names = ", ".join(finding_column(finding) for finding in FINDINGS)
     found = {row[0]: row[1:] for row in demo.query_rows(f"SELECT study_instance_uid, notice, {names} FROM v_findings_wide")}
     numbered = [(sent.number, sent.study_instance_uid) for sent in demo.sent_studies if sent.study_instance_uid in found]
@@ -234,18 +236,18 @@ def show_findings(demo: DemoState) -> None:
 
 
 def record_scores(demo: DemoState, name: str) -> None:
-    """Keep what the serving version says of every study, as a column of the outcome."""
+    """Record the scores of the serving version as a column of the evaluation."""
     demo.scores[name] = evaluation.group_scores(
         demo.query_rows("SELECT study_instance_uid, finding, probability FROM v_predictions")
     )
 
 
 def show_evaluation(demo: DemoState) -> None:
-    """Compare with the truth, which until here nobody has looked at: a table and a plot."""
+    """Evaluate the scores against the hidden truth: a table and a plot."""
     notices = {notice for (notice,) in demo.query_rows("SELECT DISTINCT notice FROM v_predictions") if notice}
-    whose = "none of them labelled" if demo.reader_findings else ""
+    description = "none of them labelled" if demo.reader_findings else ""
     demo.evaluation = evaluation.evaluate_scores(
-        demo.unlabelled_truths, demo.scores, notice=", ".join(sorted(notices)), studies_description=whose
+        demo.unlabelled_truths, demo.scores, notice=", ".join(sorted(notices)), studies_description=description
     )
     if demo.evaluation is None:
         demo.print_line(f"No table and no plot: nothing says what these films really show ({_explain_missing_truth(demo)}).")
@@ -267,7 +269,7 @@ def _explain_missing_truth(demo: DemoState) -> str:
 
 
 def show_locations(demo: DemoState) -> None:
-    """Say where everything lies."""
+    """Print the locations of all files."""
     folder, installed = demo.installation.folder, demo.installation
     demo.print_line(
         f"archive         {demo.hospital_archive.location}" + ("" if demo.options.hold else " (--hold keeps it running)")

@@ -1,9 +1,9 @@
-"""The few-shot experiment as a person runs it: films and labels in, a folder of tables, plots and a report out.
+"""Few-shot experiment: films and labels in, a folder of tables, plots and a report out.
 
-In order: `sources` (phantoms, ChestX-ray14, the hospital's own catalog: each gives cases, a split and films) -> `bases` (which
-encoder) -> `cache` (films, features and what the projection is applied to, once) -> `run` (every method at every shot count and
-draw, one small file each) -> `tables` -> `plots` -> `report`. The methods and the statistics are `models.ladder` and
-`models.experiment`; nothing of the daemon imports this.
+In order: `case_source` (phantoms, ChestX-ray14, the hospital's own catalog: each gives cases, a split and films) -> `bases`
+(encoder) -> `feature_cache` (model inputs, features and pooled activations, computed once) -> `scoring` (every method at every
+shot count and draw, one file each) -> `result_tables` -> `plots` -> `fewshot_report`. Methods and statistics are in
+`models.ladder` and `models.experiment`. No module of the daemon imports this package.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which encoder an experiment starts from: the shipped demonstration model, a base of the model store, a folder, or none at all."""
+"""Encoder of an experiment: the shipped demonstration model, a base of the model store, a folder, or untrained weights."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from models.images.preprocess import Preprocess
 from pipeline.errors import NoWeights
 
 UNTRAINED_BASE = "untrained"
-"""Asked for by this name, or as untrained:ARCHITECTURE; never taken in place of something else."""
+"""Name of untrained weights, also untrained:ARCHITECTURE; never a substitute for another base."""
 UNTRAINED_ARCHITECTURE = "ViT-B-32"
 
 
 @dataclass(frozen=True)
 class ChosenBase:
-    """An encoder in evaluation mode on the CPU. `sha256` is that of its weights file; `card` is what the report shows."""
+    """An encoder in evaluation mode on the CPU. `sha256`: of its weights file; `card`: shown in the report."""
 
     name: str
     encoder: Encoder
@@ -37,30 +37,30 @@ class ChosenBase:
 
 
 def choose_base(wanted: str, *, store: Path | None) -> ChosenBase:
-    """Return the base of that name, folder or tag. `store` is the model directory, where there is one.
+    """Return the base of a name, folder or tag. `store`: the model directory, if any.
 
-    NoWeights where nothing is kept under it, WeightsRejected where what is kept is not what its card says. No network.
+    NoWeights for an unknown base, WeightsRejected where the weights do not match their card. No network access.
     """
     if wanted == UNTRAINED_BASE or wanted.startswith(f"{UNTRAINED_BASE}:"):
         return _build_untrained_base(wanted.partition(":")[2] or UNTRAINED_ARCHITECTURE)
     if (Path(wanted) / CARD).is_file():
         return _read_base(Path(wanted).name, Path(wanted))
-    kept = base_folder(store, base_name(wanted)) if store else None
-    if kept is None or not (kept / CARD).is_file():
+    folder = base_folder(store, base_name(wanted)) if store else None
+    if folder is None or not (folder / CARD).is_file():
         raise NoWeights(
             f"no base {wanted!r}: neither a folder with a card nor a name in the model store",
             hint="radclipd versions list shows the names; radclipd model fetch or import adds one",
         )
-    return _read_base(kept.name, kept)
+    return _read_base(folder.name, folder)
 
 
 def needs_store(wanted: str) -> bool:
-    """Say whether it is a name that only the model store can know."""
+    """Return whether a base is a name of the model store."""
     return not wanted.startswith(UNTRAINED_BASE) and not (Path(wanted) / CARD).is_file()
 
 
 def demo_base() -> ChosenBase:
-    """Return the shipped demonstration model. NoWeights where this installation was made without it."""
+    """Return the shipped demonstration model. NoWeights where the installation lacks it."""
     with translate_model_errors():
         source = demo.verified_source()
         encoder = source.encoder()
@@ -68,7 +68,7 @@ def demo_base() -> ChosenBase:
 
 
 def serving_base(store: Path, name: str, card: Mapping[str, Any]) -> ChosenBase:
-    """Return the base that a version was made from, held to the catalog's card."""
+    """Return the base of a version, verified against the catalog's card."""
     return _read_base(name, base_folder(store, name), expected=card)
 
 
@@ -79,7 +79,7 @@ def _read_base(name: str, folder: Path, *, expected: Mapping[str, Any] | None = 
 
 
 def _build_untrained_base(architecture: str) -> ChosenBase:
-    """Write it once and read it back: its weights have a hash like any other's."""
+    """Build untrained weights, write them and read them back: the weights get a hash like those of any base."""
     with translate_model_errors(), TemporaryDirectory(prefix="radclipd-") as folder:
         encoder, preprocess, origin = sources.build_untrained(architecture, seed=0)
         write_base(Path(folder), encoder, preprocess, source=origin, notice=UNTRAINED)

@@ -1,7 +1,7 @@
-"""Whole labelling campaigns: list after list is asked for, read and learnt, and what has been learnt is tested after each.
+"""Simulated labelling campaigns: worklists are selected, read and learnt from one by one; the head is tested after each.
 
-The lists are chosen by `pipeline.acquisition.select`, which chooses those of `radclipd worklist`, too: strategies differ in their
-`SelectionPolicy` alone. All have the same learner on the same frozen features; test films are never read.
+Lists are selected by `pipeline.acquisition.select_studies`, like those of `radclipd worklist`: strategies differ only in their
+`SelectionPolicy`. All use the same learner on the same frozen features; test films are never read.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from pipeline.acquisition import CandidateStudies, LabelHistory, SelectedStudy, 
 from pipeline.domain import FINDINGS
 
 HeadFitter = Callable[[torch.Tensor, npt.NDArray[np.int8], LinearHead, WhiteningTransform], LinearHead]
-"""Features and labels of what was read, the text's head, and the pool's whitening -> a head."""
+"""Features and labels of the read studies, the zero-shot head, and the pool's whitening -> a head."""
 
 LEARNERS: dict[str, HeadFitter] = {"stage-1": stage_one_head, "anchored": anchored_head, "discriminative": discriminative_head}
-"""By name: the head that the daemon learns first, and the two that it weighs."""
+"""Learners by name: the head of the daemon's first stage, and its two candidates."""
 RANDOM, WORKLIST = "random", "worklist"
 
 
 @dataclass(frozen=True, slots=True)
 class SelectionStrategy:
-    """One way to choose. `learns_from_random`: from its random sample, too, which the worklist keeps aside to measure with."""
+    """A selection strategy. `learns_from_random`: learns from its random sample, which the worklist reserves for monitoring."""
 
     name: str
     policy: SelectionPolicy
@@ -43,7 +43,7 @@ class SelectionStrategy:
 
 
 def build_strategies(policy: SelectionPolicy) -> list[SelectionStrategy]:
-    """Return what is compared: one kind of reason alone, twice, and the shares of `policy`."""
+    """Return the compared strategies: random only, uncertainty only, and the shares of `policy`."""
     nothing = {reason.value: 0.0 for reason in SelectionReason}
     return [
         SelectionStrategy(RANDOM, SelectionPolicy(**nothing | {SelectionReason.MONITORING.value: 1.0}), learns_from_random=True),
@@ -54,7 +54,7 @@ def build_strategies(policy: SelectionPolicy) -> list[SelectionStrategy]:
 
 @dataclass(frozen=True, slots=True)
 class CampaignPoint:
-    """Where a campaign stands after a list: studies read, mean AUC on the test films, positives learnt from of each finding."""
+    """State of a campaign after a list: studies read, mean AUC on the test films, positive training examples of each finding."""
 
     strategy: str
     seed: int
@@ -65,7 +65,7 @@ class CampaignPoint:
 
 @dataclass
 class _CampaignState:
-    """What one campaign knows."""
+    """Mutable state of one campaign."""
 
     unread_rows: npt.NDArray[np.intp]
     head: LinearHead
@@ -77,7 +77,7 @@ class _CampaignState:
 
 
 class Campaigns:
-    """Campaigns on one bench. The pool's features, unlike its labels, are known from the start."""
+    """Campaigns on one benchmark. The pool's features, unlike its labels, are known from the start."""
 
     def __init__(self, bench: FewShotBenchmark, fit: HeadFitter) -> None:
         self._bench, self._fit = bench, fit
@@ -85,16 +85,16 @@ class Campaigns:
         self._zero_shot = self._score_films(bench.ensemble)
 
     def zero_shot_auc(self) -> float:
-        """Return the mean AUC before any label."""
+        """Return the mean AUC without labels."""
         return self._measure_auc(self._zero_shot)
 
     def all_labels_auc(self) -> float:
-        """Return the mean AUC of the head that the whole pool's labels give."""
+        """Return the mean AUC of the head trained on all labels of the pool."""
         pool = self._bench.split.pool
         return self._measure_auc(self._score_films(self._fit_head(pool.tolist())))
 
     def run(self, strategy: SelectionStrategy, *, seed: int, studies: int, step: int) -> Iterator[CampaignPoint]:
-        """Yield a point after each list of `step`, until so many `studies` are read or every patient of the pool is."""
+        """Yield a point after each list of `step` studies, until `studies` are read or no patient of the pool is left."""
         state = _CampaignState(unread_rows=self._bench.split.pool, head=self._bench.ensemble)
         scores, lists = self._zero_shot, 0
         while len(state.read_rows) < studies:
@@ -114,16 +114,18 @@ class Campaigns:
     def _choose_studies(
         self, state: _CampaignState, scores: npt.NDArray[np.float64], strategy: SelectionStrategy, count: int, *, seed: int
     ) -> list[tuple[int, SelectedStudy]]:
-        """Rows of the bench, and why each: what the verb would ask for."""
+        """Return the selected rows of the benchmark with their reasons, as `radclipd worklist` would."""
         cases = self._bench.cases
         positives = (cases.labels[state.training_rows] == PRESENT).sum(axis=0).astype(np.float64)
-        other = self._zero_shot[state.unread_rows] if state.has_learnt else np.full((len(state.unread_rows), len(FINDINGS)), np.nan)
+        zero_shot = (
+            self._zero_shot[state.unread_rows] if state.has_learnt else np.full((len(state.unread_rows), len(FINDINGS)), np.nan)
+        )
         picks = select_studies(
             CandidateStudies(
                 patient=cases.patient[state.unread_rows],
                 stratum=cases.view[state.unread_rows],
                 scores=scores[state.unread_rows],
-                zero_shot_scores=other,
+                zero_shot_scores=zero_shot,
             ),
             LabelHistory(
                 positives=positives, searched=state.mined, search_positives=state.found, read_scores=scores[state.read_rows]
@@ -155,7 +157,7 @@ class Campaigns:
             return self._fit(features, self._bench.cases.labels[list(rows)], self._bench.ensemble, self._whitening)
 
     def _score_films(self, head: LinearHead) -> npt.NDArray[np.float64]:
-        """float64 [N, 14] of all films."""
+        """Return the scores of all films, float64 [N, 14]."""
         return np.asarray(head.scores(self._bench.features).numpy(), dtype=np.float64)
 
     def _measure_auc(self, scores: npt.NDArray[np.float64]) -> float:

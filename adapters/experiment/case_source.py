@@ -1,4 +1,4 @@
-"""Where an experiment's films come from. A source gives cases, a split and the films, one row each, in one order."""
+"""Film sources of an experiment. A source gives cases, a split and the films, one row each, in the same order."""
 
 from __future__ import annotations
 
@@ -19,52 +19,54 @@ SourceKind = Literal["phantom", "nih", "catalog"]
 FilmResult = TypeVar("FilmResult")
 
 READ_AHEAD_FILMS = 32
-"""Films that are read before they are asked for."""
+"""Films read ahead of the consumer."""
 TEST_SHARE = 0.4
-"""Of the patients, where no official list says who is tested."""
+"""Share of the patients in the test set, without an official list."""
 SPLIT_SEED = 0
-"""Of the split by patient. Fixed: another seed of the experiment draws other supports and keeps the test set."""
+"""Seed of the split by patient. Fixed: another seed of the experiment draws other supports and keeps the test set."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseSource:
-    """Films and what is known of them.
+    """Films with their cases.
 
-    `cases.pixel_sha256` is empty until the films have been read. `split` is made anew when it is known: a film filed under two
-    patients is found only then. `identity` is JSON-able and says which films these are, whatever is known of them.
+    `cases.pixel_sha256` is a placeholder until the films have been read. `split` is repeated once they are known: only
+    then is a film filed under two patients found. `identity` is JSON-able and identifies the films, independent of their labels.
     """
 
     kind: SourceKind
-    title: str  # in words, for the report
+    title: str  # for the report
     cases: Cases
     identity: Mapping[str, Any]
     read_film: Callable[[int], Image]  # float32 [H, W] in 0..1 of a row
     split: Callable[[Cases], Split]
-    split_description: str  # how it was made, for the report
-    read_films: Callable[[range], Iterator[Image]] | None = None  # many rows in order, where that is faster than one by one
-    left_out_counts: Mapping[str, int] = field(default_factory=dict)  # what was left out, by reason
-    notes: Sequence[str] = ()  # what a reader must know of these films
+    split_description: str  # for the report
+    read_films: Callable[[range], Iterator[Image]] | None = None  # several rows in order, where that is faster
+    left_out_counts: Mapping[str, int] = field(default_factory=dict)  # excluded films by reason
+    notes: Sequence[str] = ()  # cautions for the reader of the report
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over kind and identity."""
+        """SHA-256 of kind and identity."""
         return fingerprint({"kind": self.kind, **self.identity})
 
     def map_films(self, rows: range, make: Callable[[Image], FilmResult], *, workers: int) -> Iterator[FilmResult]:
-        """Yield what `make` makes of each film, in order, read ahead by threads."""
+        """Yield `make(film)` for each row, in order; threads read ahead."""
         if self.read_films is not None:
             yield from map(make, self.read_films(rows))
             return
         with ThreadPoolExecutor(workers) as pool:
-            waiting = iter(rows)
-            ahead: list[Future[FilmResult]] = [pool.submit(self._map_film, row, make) for row in islice(waiting, READ_AHEAD_FILMS)]
+            remaining = iter(rows)
+            pending: list[Future[FilmResult]] = [
+                pool.submit(self._map_film, row, make) for row in islice(remaining, READ_AHEAD_FILMS)
+            ]
             try:
-                while ahead:
-                    yield ahead.pop(0).result()
-                    ahead += [pool.submit(self._map_film, row, make) for row in islice(waiting, 1)]
+                while pending:
+                    yield pending.pop(0).result()
+                    pending += [pool.submit(self._map_film, row, make) for row in islice(remaining, 1)]
             finally:
-                for left in ahead:
-                    left.cancel()
+                for future in pending:
+                    future.cancel()
 
     def _map_film(self, row: int, make: Callable[[Image], FilmResult]) -> FilmResult:
         return make(self.read_film(row))
@@ -80,7 +82,7 @@ def build_cases(
     view: Sequence[str],
     weight: Sequence[float] | None = None,
 ) -> Cases:
-    """Return cases whose pixels nobody has hashed yet. None is an unknown age."""
+    """Return cases without pixel hashes. An age of None is unknown."""
     count = len(key)
     return Cases(
         key=np.array(key, dtype=np.str_),
@@ -89,14 +91,14 @@ def build_cases(
         age=np.array([np.nan if years is None else years for years in age], dtype=np.float32),
         sex=np.array(sex, dtype=np.str_),
         view=np.array(view, dtype=np.str_),
-        pixel_sha256=np.array(key, dtype=np.str_),  # each film its own until it has been read
+        pixel_sha256=np.array(key, dtype=np.str_),  # placeholder: distinct for each film until it is read
         weight=np.ones(count, dtype=np.float32) if weight is None else np.array(weight, dtype=np.float32),
         findings=FINDINGS,
     )
 
 
 def build_labels(present: Sequence[frozenset[str]]) -> npt.NDArray[np.int8]:
-    """Return labels [N, 14] of films whose every finding is known."""
+    """Return labels [N, 14] of films with all findings known."""
     labels = np.full((len(present), len(FINDINGS)), ABSENT, dtype=np.int8)
     for row, findings in enumerate(present):
         labels[row, [FINDINGS.index(finding) for finding in findings]] = PRESENT

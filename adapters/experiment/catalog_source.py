@@ -1,4 +1,4 @@
-"""The hospital's own archive as a source: its labelled studies, one frontal film each, split by patient."""
+"""Source: the labelled studies of the hospital's own archive, one frontal film each, split by patient."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class _LabelledStudy:
 
 
 def catalog_source(catalog: Catalog, reader: ImageReader, *, chest: ChestPolicy, labels: LabelPolicy) -> CaseSource:
-    """Return the labelled studies of a catalog. `labels` settles what readers disagree on; uncertain is unknown, as is silence.
+    """Return the labelled studies of a catalog. `labels` resolves disagreements; uncertain and missing labels are unknown.
 
-    Refused where nothing is labelled, or the labelled patients fit on one side only.
+    PermanentError without labelled studies, or where the labelled patients fill only one side of the split.
     """
     studies, without_film = _select_studies(catalog, chest, labels)
     if not studies:
@@ -74,7 +74,7 @@ def catalog_source(catalog: Catalog, reader: ImageReader, *, chest: ChestPolicy,
 
 
 def _select_studies(catalog: Catalog, chest: ChestPolicy, policy: LabelPolicy) -> tuple[list[_LabelledStudy], int]:
-    """Return the labelled studies that have a frontal film, the first of each, and how many have none."""
+    """Return the labelled studies with their first frontal film, and the number without one."""
     found: list[_LabelledStudy] = []
     with catalog.read() as transaction:
         resolution = resolve_consensus(transaction.labels.all(), policy)

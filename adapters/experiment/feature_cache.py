@@ -1,12 +1,12 @@
-"""What an encoder makes of films, computed once: a folder for each pair of weights and films.
+"""Feature cache: model inputs and features of films, one folder per pair of weights and films.
 
-    KEY/films.npy         float16 [N, S, S]  grey squares in 0..1, as `Preprocess.square` gives them; a memory map
+    KEY/films.npy         float16 [N, S, S]  model inputs in 0..1 by `Preprocess.make_model_input`; a memory map
     KEY/features.npy      float32 [N, D]     unit vectors
-    KEY/pooled.npy        float32 [N, W]     what the projection is applied to; W = 0 where the tower has none of that kind
-    KEY/pixel_sha256.npy  str [N]            of each square
+    KEY/pooled.npy        float32 [N, W]     input of the projection; W = 0 where the tower cannot be partitioned
+    KEY/pixel_sha256.npy  str [N]            of each model input
     KEY/card.json         shapes and SHA-256, written last
 
-While it is being filled the folder is called KEY.part and `rows` says how many rows are whole: who is interrupted goes on there.
+While it is being filled the folder is named KEY.part; its file `rows` holds the number of complete rows, for resumption.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from pipeline.errors import OutOfResources, PermanentError, TransientError, Weig
 
 FORMAT = 1
 BATCH = 64
-"""Films of one pass of the encoder. Always the same rows together, so that a resumed run computes what an unbroken one does."""
+"""Films per pass of the encoder. Batches always hold the same rows, so a resumed run gives the results of an uninterrupted one."""
 VERIFIED_ROWS = 2048
-"""Squares that are hashed when a cache is loaded: all of a small one, evenly spread ones of a large one."""
+"""Maximum number of model inputs hashed when a cache is loaded, evenly spread."""
 GREY_LEVEL_TOLERANCE = 2e-3
-"""Largest difference of a grey level read again: processors round float16 the other way now and then."""
+"""Tolerance of a grey level on rereading: processors differ in float16 rounding."""
 REREAD_FILMS = 3
-"""Films that are read from the source again when a cache is loaded: it must still be the same source."""
+"""Films reread from the source when a cache is loaded, to verify that the source is the same."""
 FILMS, FEATURES, POOLED, PIXELS = "films.npy", "features.npy", "pooled.npy", "pixel_sha256.npy"
 ROWS, CARD = "rows", "card.json"
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Row for row the films of the source."""
+    """Cached arrays, one row per film of the source."""
 
     films: npt.NDArray[np.float16]  # [N, S, S] memory map
     features: torch.Tensor  # [N, D]
@@ -69,10 +69,10 @@ def load_or_fill_cache(
     workers: int,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> FeatureCache:
-    """Return the cache of these films under these weights, filled as far as it is not. `advance` hears how many rows there are.
+    """Return the cache of the films and weights, completing it where necessary. `advance` receives the number of finished rows.
 
-    TransientError where another process fills it, PermanentError where the source gives other films than it did, OutOfResources
-    for the disk.
+    TransientError where another process fills it, PermanentError where the films of the source have changed, OutOfResources for
+    disk errors.
     """
     folder = root / cache_key(source, base)
     with _translate_disk_errors(root):
@@ -95,17 +95,21 @@ class _CacheArrays:
     """The files of a cache under construction."""
 
     def __init__(self, part: Path, rows: int, size: int, features: int, pooled: int, *, done: int) -> None:
-        def of(name: str, kind: str, *shape: int) -> Any:
+        def open_array(name: str, kind: str, *shape: int) -> Any:
             path = part / name
             return open_memmap(path, "r+") if done else open_memmap(path, "w+", dtype=np.dtype(kind), shape=(rows, *shape))
 
-        self.films, self.features, self.pixels = of(FILMS, "f2", size, size), of(FEATURES, "f4", features), of(PIXELS, "U64")
-        self.pooled = of(POOLED, "f4", pooled) if pooled else None  # there is no memory map of nothing
+        self.films, self.features, self.pixels = (
+            open_array(FILMS, "f2", size, size),
+            open_array(FEATURES, "f4", features),
+            open_array(PIXELS, "U64"),
+        )
+        self.pooled = open_array(POOLED, "f4", pooled) if pooled else None  # a memory map cannot be empty
 
-    def write_rows(self, start: int, squares: npt.NDArray[np.float16], encoded: tuple[torch.Tensor, torch.Tensor]) -> None:
-        """Write rows from `start` on, and let the disk have them."""
-        rows = slice(start, start + len(squares))
-        self.films[rows], self.pixels[rows] = squares, [_hash_model_input(square) for square in squares]
+    def write_rows(self, start: int, model_inputs: npt.NDArray[np.float16], encoded: tuple[torch.Tensor, torch.Tensor]) -> None:
+        """Write rows from `start` on and flush them."""
+        rows = slice(start, start + len(model_inputs))
+        self.films[rows], self.pixels[rows] = model_inputs, [_hash_model_input(model_input) for model_input in model_inputs]
         self.features[rows] = encoded[0].numpy()
         if self.pooled is not None:
             self.pooled[rows] = encoded[1].numpy()
@@ -117,15 +121,15 @@ class _CacheArrays:
 def _fill_cache(
     part: Path, source: CaseSource, base: ChosenBase, device: torch.device, workers: int, advance: Callable[[int], None]
 ) -> None:
-    """Encode every film that is not yet encoded, a batch at a time."""
+    """Encode all missing films, one batch at a time."""
     encoder, count = base.encoder.to(device), len(source.cases)
     part.mkdir(exist_ok=True)
     done = _count_finished_rows(part)
     advance(done)
     arrays: _CacheArrays | None = None
-    squares = source.map_films(range(done, count), lambda image: _compute_model_input(base, image), workers=workers)
+    model_inputs = source.map_films(range(done, count), lambda image: _compute_model_input(base, image), workers=workers)
     for start in range(done, count, BATCH):
-        batch = np.stack(list(islice(squares, BATCH)))
+        batch = np.stack(list(islice(model_inputs, BATCH)))
         encoded = _encode_batch(encoder, base, batch)
         if arrays is None:
             shapes = (base.preprocess.size, encoded[0].shape[1], encoded[1].shape[1])
@@ -136,7 +140,7 @@ def _fill_cache(
 
 
 def _count_finished_rows(part: Path) -> int:
-    """Return how many rows are whole."""
+    """Return the number of complete rows."""
     rows = part / ROWS
     return int(rows.read_text()) if rows.is_file() else 0
 
@@ -146,9 +150,9 @@ def _compute_model_input(base: ChosenBase, image: Image) -> npt.NDArray[np.float
         return np.asarray(base.preprocess.make_model_input(image)[0].numpy(), dtype=np.float16)
 
 
-def _encode_batch(encoder: Encoder, base: ChosenBase, squares: npt.NDArray[np.float16]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return features [n, D] and pooled [n, W] on the CPU. From the rounded squares: what is kept is what was encoded."""
-    pixels = base.preprocess.normalise(torch.from_numpy(squares.astype(np.float32))[:, None].to(encoder.device))
+def _encode_batch(encoder: Encoder, base: ChosenBase, model_inputs: npt.NDArray[np.float16]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return features [n, D] and pooled [n, W] on the CPU. Encodes the rounded model inputs, which are the stored ones."""
+    pixels = base.preprocess.normalise(torch.from_numpy(model_inputs.astype(np.float32))[:, None].to(encoder.device))
     with translate_model_errors():
         try:
             with torch.inference_mode():
@@ -164,26 +168,26 @@ def _encode_batch(encoder: Encoder, base: ChosenBase, squares: npt.NDArray[np.fl
 def _publish_cache(part: Path, folder: Path) -> None:
     hashes = {name: file_sha256(part / name) for name in (FEATURES, POOLED, PIXELS) if (part / name).is_file()}
     _write_atomically(part / CARD, json.dumps({"format": FORMAT, "sha256": hashes}))
-    shutil.rmtree(folder, ignore_errors=True)  # a folder without a card: never one of ours that was whole
+    shutil.rmtree(folder, ignore_errors=True)  # a folder without a card is incomplete
     part.rename(folder)
 
 
 def _load_cache(folder: Path, source: CaseSource, base: ChosenBase) -> FeatureCache:
-    """Read a cache and hold it to its hashes, to a look at its squares, and to a few films read again from the source."""
+    """Read a cache and verify its hashes, a sample of its model inputs, and some films reread from the source."""
     card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    again = f"remove the folder {folder}: it will be made again"
+    hint = f"remove the folder {folder}: it will be made again"
     for name, sha256 in card["sha256"].items():
         if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
-            raise PermanentError(f"{folder / name} is not what was written", hint=again)
+            raise PermanentError(f"{folder / name} is not what was written", hint=hint)
     films = np.load(folder / FILMS, mmap_mode="r")
     pixels, features = np.load(folder / PIXELS), np.load(folder / FEATURES)
     pooled = np.load(folder / POOLED) if POOLED in card["sha256"] else np.zeros((len(films), 0), dtype=np.float32)
     for row in _choose_spread_rows(len(films), VERIFIED_ROWS):
         if _hash_model_input(films[row]) != pixels[row]:
-            raise PermanentError(f"{folder / FILMS} is damaged at row {row}", hint=again)
+            raise PermanentError(f"{folder / FILMS} is damaged at row {row}", hint=hint)
     for row in _choose_spread_rows(len(films), REREAD_FILMS):
         if float(np.abs(_compute_model_input(base, source.read_film(row)) - films[row]).max()) > GREY_LEVEL_TOLERANCE:
-            raise PermanentError(f"the source gives another film at row {row} than when {folder} was filled", hint=again)
+            raise PermanentError(f"the source gives another film at row {row} than when {folder} was filled", hint=hint)
     return FeatureCache(films, torch.from_numpy(features), torch.from_numpy(pooled), pixels)
 
 
@@ -191,8 +195,8 @@ def _choose_spread_rows(count: int, wanted: int) -> list[int]:
     return sorted(set(np.linspace(0, count - 1, min(count, wanted)).astype(int).tolist()))
 
 
-def _hash_model_input(square: npt.NDArray[np.float16]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(square).tobytes()).hexdigest()
+def _hash_model_input(model_input: npt.NDArray[np.float16]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(model_input).tobytes()).hexdigest()
 
 
 def _write_atomically(path: Path, text: str) -> None:
@@ -203,7 +207,7 @@ def _write_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def _hold_lock(lock: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process. TransientError where another holds it."""
+    """Hold a file lock, released with the process. TransientError where another process holds it."""
     with lock.open("w") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

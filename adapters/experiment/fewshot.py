@@ -1,4 +1,4 @@
-"""`radclipd experiment fewshot` from end to end: films in, a folder of tables, plots and a report out."""
+"""`radclipd experiment fewshot`: films in, a folder of tables, plots and a report out."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from models.ladder.method import FewShotBenchmark, Method
 from pipeline.errors import OutOfResources
 
 ENCODING, SCORING, RESAMPLING, WRITING = "films encoded", "methods scored", "test patients resampled", "tables and plots"
-"""What a progress bar can be about."""
+"""Phases of the progress bar."""
 RESAMPLES_FOLDER = "resamples"
 
 FewshotProgress = Callable[[str, int, int], None]
-"""Hears what is under way, how much of it is done, and how much there is."""
+"""Called with the phase, the number done and the total."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FewshotOptions:
-    """What was asked for."""
+    """Options of an experiment."""
 
     out: Path
     cache: Path
@@ -45,12 +45,12 @@ class FewshotOptions:
     resamples: int
     device: torch.device
     workers: int
-    command: str  # that makes this folder again, for the report
+    command: str  # reproduces the folder, for the report
 
 
 @dataclass(frozen=True)
 class FewshotOutcome:
-    """What came of it. `manifest` is what the folder's manifest.json holds."""
+    """Results of an experiment. `manifest`: the content of manifest.json."""
 
     tables: FewshotTables
     manifest: Mapping[str, Any]
@@ -60,11 +60,12 @@ class FewshotOutcome:
 def run_fewshot(
     source: CaseSource, base: ChosenBase, options: FewshotOptions, on_progress: FewshotProgress = lambda what, done, total: None
 ) -> FewshotOutcome:
-    """Run the experiment, or what is missing of it, and write the folder.
+    """Run the experiment, or its missing parts, and write the folder.
 
-    Refused where the split leaks or the folder belongs to another experiment; TransientError where another process fills the cache.
+    PermanentError where the split leaks or the folder belongs to another experiment; TransientError where another process fills
+    the cache.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     films = load_or_fill_cache(
         options.cache,
         source,
@@ -75,10 +76,10 @@ def run_fewshot(
     )
     prompts = read_prompts()
     bench = build_bench(source, films, base, prompts, device=options.device)
-    whole = {"identity": manifest.build_identity(source, bench.cases, bench.split, base, prompts, seed=options.seed)}
-    manifest.claim_folder(options.out, whole["identity"])
+    contents = {"identity": manifest.build_identity(source, bench.cases, bench.split, base, prompts, seed=options.seed)}
+    manifest.claim_folder(options.out, contents["identity"])
     scored = _score_methods(bench, options, on_progress)
-    measured = build_tables(
+    result_tables = build_tables(
         scored.unit_scores,
         bench.cases,
         bench.split,
@@ -88,11 +89,11 @@ def run_fewshot(
         seed=options.seed,
         advance=partial(_report_resampling, on_progress, len(scored.unit_scores)),
     )
-    whole |= _describe_run(source, base, options, scored, time.monotonic() - began)
+    contents |= _describe_run(source, base, options, scored, time.monotonic() - started)
     on_progress(WRITING, 1, 2)
-    _write_folder(options.out, measured, whole)
+    _write_folder(options.out, result_tables, contents)
     on_progress(WRITING, 2, 2)
-    return FewshotOutcome(measured, whole, cautions(whole, measured))
+    return FewshotOutcome(result_tables, contents, cautions(contents, result_tables))
 
 
 def _report_resampling(on_progress: FewshotProgress, total: int, done: int) -> None:
@@ -102,19 +103,19 @@ def _report_resampling(on_progress: FewshotProgress, total: int, done: int) -> N
 
 
 def _score_methods(bench: FewShotBenchmark, options: FewshotOptions, on_progress: FewshotProgress) -> ScoringResults:
-    wanted = list_units(options.methods, bench, shots=options.shots, count=options.draws, seed=options.seed)
-    places = iter(range(1, len(wanted) + 1))
+    units = list_units(options.methods, bench, shots=options.shots, count=options.draws, seed=options.seed)
+    counter = iter(range(1, len(units) + 1))
 
     def advance(unit: ScoringUnit, kept: bool) -> None:
-        on_progress(SCORING, next(places), len(wanted))
+        on_progress(SCORING, next(counter), len(units))
 
-    return score_units(options.out, bench, wanted, seed=options.seed, advance=advance)
+    return score_units(options.out, bench, units, seed=options.seed, advance=advance)
 
 
 def _describe_run(
     source: CaseSource, base: ChosenBase, options: FewshotOptions, scored: ScoringResults, seconds: float
 ) -> dict[str, Any]:
-    """What the manifest says besides its identity."""
+    """Return the manifest's content besides the identity."""
     return {
         "methods": [method.name for method in options.methods if method.name not in scored.unsupported_methods],
         "impossible": scored.unsupported_methods,
@@ -149,7 +150,7 @@ def _write_folder(out: Path, result_tables: FewshotTables, contents: Mapping[str
 def summary_json(outcome: FewshotOutcome) -> dict[str, Any]:
     """Return the object of `--json`.
 
-    A method that takes no support stands under 0 and, being the same there, under every shot count.
+    A method without support is listed under 0 shots and, unchanged, under every shot count.
     """
     means: dict[str, dict[str, dict[str, float | None]]] = {}
     for row in outcome.tables.summary:
@@ -159,15 +160,15 @@ def summary_json(outcome: FewshotOutcome) -> dict[str, Any]:
         at = [row.shots, *outcome.manifest["shots"]] if row.shots == 0 else [row.shots]
         for shots in at:
             means.setdefault(row.method, {})[str(shots)] = {name: _nan_to_none(value) for name, value in cell.items()}
-    told = ("shots", "draws", "resamples", "impossible", "left_out", "commit", "seconds")
+    copied = ("shots", "draws", "resamples", "impossible", "left_out", "commit", "seconds")
     return {
         "mean_auc": means,
         "cautions": list(outcome.cautions),
-        **{name: outcome.manifest[name] for name in told},
+        **{name: outcome.manifest[name] for name in copied},
         **outcome.manifest["identity"],
     }
 
 
 def _nan_to_none(value: float) -> float | None:
-    """JSON has no NaN."""
+    """Replace NaN, which JSON lacks."""
     return None if np.isnan(value) else value

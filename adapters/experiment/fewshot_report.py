@@ -1,4 +1,4 @@
-"""The report of a run, in Markdown and as one HTML file: what was found, how surely, how it was made, and what it does not say."""
+"""Report of an experiment, in Markdown and as one HTML file: results, intervals, design, provenance and limitations."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from models.experiment.summary import PRODUCT, REFERENCES, ZERO_SHOT
 MARKDOWN_FILE, HTML_FILE = "report.md", "report.html"
 CHANCE = 0.5
 MIN_AUC_ABOVE_CHANCE = 0.02
-"""Of AUC: below this much above chance, nothing is said in parts of it."""
+"""Minimum AUC above chance for differences relative to it."""
 PRODUCT_NOTE = (
     f"**{PRODUCT}** is the product's own row: what the daemon would serve if the support were all the labels that it had, found by "
     "the same functions. It tries a head on the frozen encoder (`stage-1`) and the last blocks unfrozen under that head, and takes "
     "whichever had the smaller log-loss on support films whose patients it had not seen; no test film has a say. A finding that "
     "cannot be learnt keeps its zero-shot scores."
 )
-UNDEFINED_CELL = "-"  # in a table: not defined, or not measured
+UNDEFINED_CELL = "-"  # undefined or not measured
 
 
 def write_report(out: Path, result_tables: FewshotTables, manifest: Mapping[str, Any], drawn: Sequence[Path]) -> None:
@@ -53,12 +53,12 @@ def build_markdown(title: str, result_tables: FewshotTables, manifest: Mapping[s
 
 
 def _build_opening(title: str, manifest: Mapping[str, Any], result_tables: FewshotTables) -> str:
-    warned = cautions(manifest, result_tables)
-    return "\n\n".join([f"# {title}", *(f"> **{words}**" if words.isupper() else f"> {words}" for words in warned)])
+    warnings = cautions(manifest, result_tables)
+    return "\n\n".join([f"# {title}", *(f"> **{text}**" if text.isupper() else f"> {text}" for text in warnings)])
 
 
 def _build_summary_section(result_tables: FewshotTables) -> str:
-    """The findings in sentences: zero-shot, and at each shot count the method that came out best."""
+    """Build the summary: zero-shot, and the best method at each shot count."""
     base = _find_row(result_tables.summary, ZERO_SHOT, MEAN, 0)
     sentences = []
     if base is not None and not np.isnan(base.auc):
@@ -80,7 +80,7 @@ def _build_summary_section(result_tables: FewshotTables) -> str:
 
 
 def describe_gain(value: float, base: float) -> str:
-    """Say a difference in the three ways that it can be told: points, relative, and relative to what lies above chance."""
+    """Describe a difference as AUC points, relative to zero-shot, and relative to zero-shot's AUC above chance."""
     points = value - base
     relative = f"{points / base:+.1%} of zero-shot" if base else UNDEFINED_CELL
     above = (
@@ -144,7 +144,7 @@ def _build_plots_section(drawn: Sequence[Path]) -> str:
 
 
 def _build_findings_section(result_tables: FewshotTables) -> str:
-    """Each finding at the largest shot count, and what could not be defined."""
+    """Build the table of findings at the largest shot count, with the undefined values."""
     most = max((row.shots for row in result_tables.summary), default=0)
     methods = [row.method for row in _filter_by_scope(result_tables.summary, MEAN) if row.shots in (0, most)]
     positives = {row.finding: row.positives for row in result_tables.results}
@@ -246,12 +246,12 @@ def _find_row(summary: Sequence[FewshotSummary], method: str, scope: str, shots:
 
 
 def _find_row_or_zero_shot(summary: Sequence[FewshotSummary], method: str, scope: str, shots: int) -> FewshotSummary | None:
-    """The row at these shots, or at none for a method that needs none."""
+    """Return the row at `shots`, or at 0 shots for a method without support."""
     return _find_row(summary, method, scope, shots) or _find_row(summary, method, scope, 0)
 
 
 def _format_with_interval(row: FewshotSummary | None, *, of: int) -> str:
-    """Mean, SD and interval; and on how many findings, where that is not all of them."""
+    """Format mean, SD and interval, with the number of findings where some are undefined."""
     if row is None:
         return ""
     spread = f" ± {_format_auc(row.sd)}" if row.draws > 1 else ""
@@ -260,7 +260,7 @@ def _format_with_interval(row: FewshotSummary | None, *, of: int) -> str:
 
 
 def _format_method(method: str) -> str:
-    """The method's name, the product's own in bold."""
+    """Format the name of a method, the product's own in bold."""
     return f"**{method}**" if method == PRODUCT else method
 
 
@@ -269,7 +269,7 @@ def _format_shots(shots: int) -> str:
 
 
 def _format_auc(value: float) -> str:
-    """.7502, without the leading zero."""
+    """Format an AUC without the leading zero, such as .7502."""
     return UNDEFINED_CELL if np.isnan(value) else f"{value:.4f}".replace("0.", ".", 1)
 
 

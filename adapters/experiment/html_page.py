@@ -1,4 +1,4 @@
-"""A Markdown report as one HTML file: pictures inside, nothing fetched, printable."""
+"""Markdown report as one self-contained, printable HTML file with embedded pictures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ code { font-size: .9em; background: #f5f5f5; overflow-wrap: anywhere; }
 
 
 def render_html(title: str, markdown: str, folder: Path) -> str:
-    """Return a whole HTML document. Pictures are read from `folder` and put into it; raw HTML in the text is shown, not obeyed."""
+    """Return an HTML document. Pictures are read from `folder` and embedded; raw HTML in the text is escaped."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = reader.parse(markdown)
     for token in tokens:

@@ -1,4 +1,4 @@
-"""What an experiment's folder says of itself: everything that its figures depend on, so that nothing else is ever mixed in."""
+"""Manifest of an experiment's folder: all inputs of its figures, so that results of different experiments are never mixed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from pipeline.errors import OutOfResources, PermanentError
 FORMAT = 1
 MANIFEST_FILE = "manifest.json"
 LIBRARIES = ("radclipd", "torch", "open_clip_torch", "numpy", "scipy", "scikit-learn")
-"""What computes. Other versions may give other figures, so a folder keeps to one set."""
+"""Libraries of the computation. A folder holds the results of one set of versions, since others may give other figures."""
 SHOWN_HASH_DIGITS = 16
-"""Digits of a hash that an error shows."""
+"""Digits of a hash in an error message."""
 
 
 def build_identity(
     source: CaseSource, cases: Cases, split: Split, base: ChosenBase, prompts: Prompts, *, seed: int
 ) -> dict[str, Any]:
-    """Return what every figure of a folder depends on, JSON-able. Methods, shots and draws may be added to later."""
+    """Return the inputs of every figure of a folder, JSON-able. Methods, shots and draws are not part: they may be extended."""
     return {
         "format": FORMAT,
         "films": {"kind": source.kind, "title": source.title, "sha256": source.fingerprint, "options": _source_options(source)},
@@ -52,7 +52,7 @@ def build_identity(
 
 
 def count_cases(cases: Cases, rows: Any) -> dict[str, Any]:
-    """Return the films and patients of a side, and of each finding how many are present and absent."""
+    """Return the numbers of films and patients of a side, and of present and absent labels of each finding."""
     labels = cases.labels[rows]
     present, absent = (labels == PRESENT).sum(axis=0).tolist(), (labels == ABSENT).sum(axis=0).tolist()
     return {
@@ -68,13 +68,12 @@ def _split_sides(split: Split) -> tuple[tuple[str, Any], tuple[str, Any]]:
 
 
 def _source_options(source: CaseSource) -> dict[str, Any]:
-    """The identity without its long list of films."""
+    """Return the identity without its list of films."""
     return {name: value for name, value in source.identity.items() if not isinstance(value, list)}
 
 
 def claim_folder(out: Path, wanted: Mapping[str, Any]) -> None:
-    """Make `out` the folder of this experiment, or find that it is. PermanentError where it belongs to another; names what
-    differs."""
+    """Claim `out` as the folder of this experiment. PermanentError, naming the differences, where it belongs to another."""
     path = out / MANIFEST_FILE
     if path.is_file():
         kept = read_manifest(out).get("identity", {})
@@ -99,7 +98,7 @@ def read_manifest(out: Path) -> dict[str, Any]:
 
 
 def write_manifest(out: Path, content: Mapping[str, Any]) -> None:
-    """Write the manifest, whole or not at all. OutOfResources where the disk refuses."""
+    """Write the manifest atomically. OutOfResources for disk errors."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         part = out / f"{MANIFEST_FILE}.part"
@@ -110,7 +109,7 @@ def write_manifest(out: Path, content: Mapping[str, Any]) -> None:
 
 
 def find_differences(kept: Any, wanted: Any, place: str = "") -> Iterator[str]:
-    """Yield `place: kept, not wanted` for every leaf that is not the same; hashes are cut short."""
+    """Yield "PLACE is KEPT, not WANTED" for every differing leaf, with shortened hashes."""
     if isinstance(kept, Mapping) and isinstance(wanted, Mapping):
         for name in sorted({*kept, *wanted}):
             yield from find_differences(kept.get(name), wanted.get(name), f"{place}.{name}".lstrip("."))
@@ -124,7 +123,7 @@ def _shorten_hash(value: Any) -> str:
 
 
 def git_commit() -> str | None:
-    """Return the git commit of the code, with +changes where files differ from it; None where it is no checkout."""
+    """Return the git commit of the code, with +changes for modified files; None outside a checkout."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""What every method works on: the films of a source as one encoder sees them."""
+"""Input of every method: the films of a source with the features of one encoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from models.ladder.method import FewShotBenchmark
 def build_bench(
     source: CaseSource, cache: FeatureCache, base: ChosenBase, prompts: Prompts, *, device: torch.device
 ) -> FewShotBenchmark:
-    """Return the bench. PermanentError where a film is on both sides, now that the pixels are known."""
+    """Return the benchmark. PermanentError where a film is on both sides by its pixel hash."""
     cases = with_pixel_hashes(source.cases, cache.pixel_sha256)
     split = source.split(cases)
     encoder = base.encoder.to(device)
@@ -35,7 +35,7 @@ def build_bench(
 
 
 def first_prompts(prompts: Prompts) -> Prompts:
-    """Return one positive and one negative prompt a finding: the first template with the first phrase."""
+    """Return one positive and one negative prompt per finding: the first template with the first phrase."""
     return Prompts(
         positive=prompts.positive[:1],
         negative=prompts.negative[:1],

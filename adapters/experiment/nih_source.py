@@ -1,4 +1,4 @@
-"""ChestX-ray14 as a source: the official split where its lists are there, a split by patient else, and it says which."""
+"""Source: ChestX-ray14, with the official split where its lists exist, otherwise a split by patient."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ UNOFFICIAL_SPLIT_NOTE = (
 
 
 def nih_source(folder: Path) -> CaseSource:
-    """Return the films of a folder. PermanentError where it is no collection, or where a patient is on both official lists."""
+    """Return the films of a folder. PermanentError where it is not a collection, or a patient is on both official lists."""
     collection = nih.read_collection(folder)
     official = bool(collection.lists)
     listed = frozenset().union(*collection.lists.values())
-    chosen = [place for place, row in enumerate(collection.rows) if not official or row.file_name in listed]
-    rows, files = [collection.rows[place] for place in chosen], [collection.files[place] for place in chosen]
+    chosen = [index for index, row in enumerate(collection.rows) if not official or row.file_name in listed]
+    rows, files = [collection.rows[index] for index in chosen], [collection.files[index] for index in chosen]
     cases = build_cases(
         key=[row.file_name for row in rows],
         patient=[row.patient for row in rows],
@@ -49,7 +49,7 @@ def nih_source(folder: Path) -> CaseSource:
                 return split_by_lists(of, collection.lists[nih.POOL_LIST], collection.lists[nih.TEST_LIST])
             return split_by_patient(of, test_share=TEST_SHARE, seed=SPLIT_SEED)
 
-    split(cases)  # a patient on both sides is said before hours of reading
+    split(cases)  # fails before hours of reading where a patient is on both sides
     return CaseSource(
         kind="nih",
         title=f"ChestX-ray14, {len(rows)} films of {len(np.unique(cases.patient))} patients, labels of {collection.table.name}",

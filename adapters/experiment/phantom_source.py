@@ -1,4 +1,4 @@
-"""Phantom films as a source: a pool and a test set of one hospital that does not exist, nobody on both sides."""
+"""Source: phantom films of one simulated hospital, a pool and a test set without common patients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PHANTOM_NOTE = (
 
 
 class PhantomSizes(NamedTuple):
-    """How many films of how many pixels, and at least how many of each finding."""
+    """Numbers and size of films, and minimum positives of each finding."""
 
     pool: int = 2500
     test: int = 1500
@@ -33,33 +33,33 @@ class PhantomSizes(NamedTuple):
 
     @classmethod
     def scaled(cls, pool: int, test: int, edge: int) -> PhantomSizes:
-        """Return sizes whose positives keep their share of a smaller number of films, and their number in a larger one."""
-        whole = DEFAULT_SIZES
+        """Return sizes with positives proportional to the films, at most those of the default sizes."""
+        default = DEFAULT_SIZES
         return cls(
             pool=pool,
             test=test,
-            pool_positives=min(whole.pool_positives, pool * whole.pool_positives // whole.pool),
-            test_positives=min(whole.test_positives, test * whole.test_positives // whole.test),
+            pool_positives=min(default.pool_positives, pool * default.pool_positives // default.pool),
+            test_positives=min(default.test_positives, test * default.test_positives // default.test),
             edge=edge,
         )
 
 
 DEFAULT_SIZES = PhantomSizes()
 POOL_SEED, TEST_SEED = 171, 172
-"""Of the two populations. Fixed: another seed of the experiment draws other supports from the same films."""
+"""Seeds of the two populations. Fixed: another seed of the experiment draws other supports from the same films."""
 NATURAL_SEED = 271
-"""Of the natural population; that of its test set is the next."""
+"""Seed of the natural population; its test set has the next one."""
 STUDIES_PER_PATIENT = 6
-"""So many studies of a natural population hold more than so many patients."""
+"""Studies drawn per wanted patient: a natural population has fewer studies per patient on average."""
 SEEN_SITE_NOTE = (
     "The demonstration model was trained on other films of this site: it is no shift to it. The site that it has not seen is {}."
 )
 
 
 def phantom_source(site: str = UNSEEN_SITE, sizes: PhantomSizes = DEFAULT_SIZES, *, workers: int = 2) -> CaseSource:
-    """Return films of a site, each rendered when it is wanted. `workers` processes render. Refused for an unknown site.
+    """Return films of a site, rendered on demand by `workers` processes. PermanentError for an unknown site.
 
-    Both sides are enriched in rare findings; the weights of the cases undo it. Each film is of another person.
+    Both sides are enriched in rare findings; the weights of the cases undo the enrichment. One film per person.
     """
     _require_known_site(site)
     pool = population.enriched_cases(site, sizes.pool, seed=POOL_SEED, per_finding=sizes.pool_positives)
@@ -69,13 +69,13 @@ def phantom_source(site: str = UNSEEN_SITE, sizes: PhantomSizes = DEFAULT_SIZES,
 def natural_source(
     site: str = UNSEEN_SITE, sizes: PhantomSizes = DEFAULT_SIZES, *, workers: int = 2, seed: int = NATURAL_SEED
 ) -> CaseSource:
-    """Return films of a site as they come: the first film of each person, at natural prevalences, and an enriched test set.
+    """Return the first film of each person of a site, at natural prevalences, and an enriched test set.
 
-    `sizes.pool_positives` counts for nothing. Another `seed`, other persons on both sides. Refused for an unknown site.
+    `sizes.pool_positives` is ignored. Another `seed` gives other persons on both sides. PermanentError for an unknown site.
     """
     _require_known_site(site)
-    come = population.natural_cases(site, STUDIES_PER_PATIENT * sizes.pool, seed=seed)
-    pool = [case for case in come if case.visit == 0][: sizes.pool]
+    natural_cases = population.natural_cases(site, STUDIES_PER_PATIENT * sizes.pool, seed=seed)
+    pool = [case for case in natural_cases if case.visit == 0][: sizes.pool]
     kept = {name: size for name, size in sizes._asdict().items() if name != "pool_positives"}
     return _build_source(site, pool, sizes, {"natural": seed, "first films": len(pool), **kept}, workers, test_seed=seed + 1)
 
@@ -123,7 +123,7 @@ def _build_source(
 
 
 def _build_phantom_cases(pool: Sequence[population.Case], test: Sequence[population.Case]) -> Cases:
-    """Name the persons by side: both populations count theirs from the same number."""
+    """Build the cases, with the side in every name: both populations number their patients alike."""
     sided = [("pool", case) for case in pool] + [("test", case) for case in test]
     return build_cases(
         key=[f"{side}/{case.key}" for side, case in sided],

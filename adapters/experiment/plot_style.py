@@ -1,6 +1,6 @@
-"""How the plots look: one page width, few inks, labels at the lines' ends in place of a legend.
+"""Style of the plots: one page width, few inks, labels at the ends of lines instead of a legend.
 
-matplotlib, of the extra `lab`, is imported only to draw: the demo's modules can be imported without it.
+matplotlib, of the extra `lab`, is imported only for drawing: the demo's modules can be imported without it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 INK, FAINT = "#222222", "#8a8a8a"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#5c6b00")
-"""Told apart by the colour-blind: after Okabe and Ito (2008), the yellow left out."""
+"""Colours for the colour-blind after Okabe and Ito (2008), without yellow."""
 DASHES: tuple[tuple[int, tuple[float, ...]], ...] = ((0, ()), (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
-"""When the colours are used up they begin again with the next of these."""
-BAND_OPACITY = 0.13  # opacity
+"""Dash patterns; the colours repeat with the next pattern."""
+BAND_OPACITY = 0.13
 DPI = 144
 MATPLOTLIB_RC: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -45,11 +45,11 @@ MATPLOTLIB_RC: dict[Any, Any] = {
     "svg.hashsalt": "radclipd",
 }
 MIN_LABEL_GAP = 0.034
-"""Least distance of two labels, of the height of the axes."""
+"""Minimum distance of two labels, as a share of the height of the axes."""
 
 
 class CurveStyle(NamedTuple):
-    """How one method is drawn."""
+    """Line style of one method."""
 
     colour: str
     dash: tuple[int, tuple[float, ...]]
@@ -64,13 +64,13 @@ REFERENCE_STYLES = {
     "zero-shot": CurveStyle(INK, DASHES[1], 1.6),
     "all-labels": CurveStyle(INK, DASHES[2], 1.6),
 }
-"""Methods that are there to compare with: always drawn alike."""
+"""Styles of reference methods, the same in every plot."""
 PRODUCT_STYLES = {PRODUCT: CurveStyle(INK, DASHES[0], 2.2)}
-"""The product, above all of them."""
+"""Style of the product, the most prominent."""
 
 
 def curve_styles(methods: Sequence[str]) -> dict[str, CurveStyle]:
-    """Return a line for each method, the same for the same list."""
+    """Return the style of each method, determined by the list."""
     fixed = REFERENCE_STYLES | PRODUCT_STYLES
     loud = [method for method in methods if method not in fixed]
     drawn = {
@@ -81,36 +81,36 @@ def curve_styles(methods: Sequence[str]) -> dict[str, CurveStyle]:
 
 
 def legend_handle(style: CurveStyle) -> Line2D:
-    """Return what stands for a line in a legend."""
+    """Return the legend handle of a style."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=style.colour, linestyle=style.dash, linewidth=style.width)
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure, inches, with a canvas of its own: no global state."""
+    """Return an empty figure, inches, with its own canvas, without global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(made)
-    return made
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
-def save_figure(made: Figure, path: Path, *, notice: str) -> Path:
-    """Write a PNG; what the encoder is marked with stands at its foot."""
+def save_figure(figure: Figure, path: Path, *, notice: str) -> Path:
+    """Write a PNG with the notice of the encoder at the bottom."""
     from matplotlib import rc_context
 
     if notice:
-        made.supxlabel(notice, fontsize=8, color=COLOURS[1], x=0.01, ha="left")
+        figure.supxlabel(notice, fontsize=8, color=COLOURS[1], x=0.01, ha="left")
     path.parent.mkdir(parents=True, exist_ok=True)
     with rc_context(MATPLOTLIB_RC):
-        made.savefig(path, dpi=DPI, metadata={"Software": None})
+        figure.savefig(path, dpi=DPI, metadata={"Software": None})
     return path
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
-    """Write each name at the right of the axes, at its height or as near as there is room. `ends`: name, value, colour."""
+    """Write each name at the right of the axes, at the height of its value or the nearest free one. `ends`: name, value, colour."""
     low, high = axes.get_ylim()
     places = spread_labels([(value - low) / (high - low) for _, value, _ in ends], MIN_LABEL_GAP)
     for (name, _, colour), place in zip(ends, places, strict=True):
@@ -118,7 +118,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
 
 
 def spread_labels(heights: Sequence[float], gap: float) -> list[float]:
-    """Return heights, as near to the given ones as an upward sweep and a downward one make them, no two nearer than `gap`."""
+    """Return heights at least `gap` apart and close to the given ones, by an upward and a downward sweep."""
     order = sorted(range(len(heights)), key=lambda place: heights[place])
     moved = [heights[place] for place in order]
     for place in range(1, len(moved)):

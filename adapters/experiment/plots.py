@@ -1,4 +1,4 @@
-"""The plots of a run: AUC against shots, for each finding, for common and rare ones, and against studies read."""
+"""Plots of an experiment: AUC against shots, by finding, for common and rare findings, and against studies read."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ CAPTIONS = {
     BY_STUDIES: "Mean AUC against the studies that would have to be read at random to find the support.",
 }
 COLUMNS = 4
-MAX_METHODS_WITH_BANDS = 6  # methods whose intervals can be told apart
-MAX_SHOT_TICKS = 12  # as many shot counts still have a tick each
+MAX_METHODS_WITH_BANDS = 6  # intervals of more methods overlap
+MAX_SHOT_TICKS = 12  # every shot count has a tick up to this number
 
 
 def draw_plots(folder: Path, result_tables: FewshotTables, *, notice: str) -> list[Path]:
-    """Draw all plots into a folder and return their paths; those with nothing to show are left out."""
+    """Draw all plots into a folder and return their paths; empty plots are omitted."""
     with rc_context(plot_style.MATPLOTLIB_RC):
         paths = [
             _draw_by_shots(folder / BY_SHOTS, result_tables, notice),
@@ -46,19 +46,19 @@ def draw_plots(folder: Path, result_tables: FewshotTables, *, notice: str) -> li
 
 
 def _draw_by_shots(path: Path, result_tables: FewshotTables, notice: str) -> Path:
-    made = plot_style.new_figure(8.0, 5.0)
-    axes = made.add_subplot()
+    figure = plot_style.new_figure(8.0, 5.0)
+    axes = figure.add_subplot()
     _draw_curves(axes, result_tables.summary, MEAN, bands=_choose_banded_methods(result_tables.summary, MEAN))
     axes.set_ylabel("mean AUC")
     _label_curves(axes, result_tables.summary, MEAN)
-    return plot_style.save_figure(made, path, notice=notice)
+    return plot_style.save_figure(figure, path, notice=notice)
 
 
 def _draw_by_finding(path: Path, result_tables: FewshotTables, notice: str) -> Path:
     positives = {row.finding: row.positives for row in result_tables.results}
     rows = -(-(len(positives) + 1) // COLUMNS)
-    made = plot_style.new_figure(9.0, 2.0 * rows)
-    panels = made.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
+    figure = plot_style.new_figure(9.0, 2.0 * rows)
+    panels = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, (finding, count) in zip(panels, positives.items(), strict=False):
         _draw_curves(axes, result_tables.summary, finding)
         axes.set_title(f"{finding.replace('_', ' ')}  (n = {count})", fontsize=8)
@@ -68,33 +68,33 @@ def _draw_by_finding(path: Path, result_tables: FewshotTables, notice: str) -> P
     drawn = plot_style.curve_styles(_list_methods(result_tables.summary))
     handles = [plot_style.legend_handle(line) for line in drawn.values()]
     panels[len(positives)].legend(handles, list(drawn), loc="center left", frameon=False, fontsize=6.5, ncols=1 + (len(drawn) > 9))
-    made.supylabel("AUC", fontsize=9)
-    return plot_style.save_figure(made, path, notice=notice)
+    figure.supylabel("AUC", fontsize=9)
+    return plot_style.save_figure(figure, path, notice=notice)
 
 
 def _draw_common_and_rare(path: Path, result_tables: FewshotTables, notice: str) -> Path | None:
     scopes = [scope for scope in (COMMON, RARE) if result_tables.groups[scope]]
     if len(scopes) < 2:
         return None
-    made = plot_style.new_figure(9.0, 4.6)
-    panels = made.subplots(1, 2, sharey=True)
+    figure = plot_style.new_figure(9.0, 4.6)
+    panels = figure.subplots(1, 2, sharey=True)
     for axes, scope in zip(panels, scopes, strict=True):
         _draw_curves(axes, result_tables.summary, scope, bands=_choose_banded_methods(result_tables.summary, scope))
         axes.set_title(f"{scope} findings ({len(result_tables.groups[scope])})")
     panels[0].set_ylabel("mean AUC")
     _label_curves(panels[1], result_tables.summary, RARE)
-    return plot_style.save_figure(made, path, notice=notice)
+    return plot_style.save_figure(figure, path, notice=notice)
 
 
 def _draw_by_studies(path: Path, result_tables: FewshotTables, notice: str) -> Path | None:
     if not any(row.shots for row in result_tables.summary):
         return None
-    made = plot_style.new_figure(8.0, 5.0)
-    axes = made.add_subplot()
+    figure = plot_style.new_figure(8.0, 5.0)
+    axes = figure.add_subplot()
     _draw_curves(axes, result_tables.summary, MEAN, bands=_choose_banded_methods(result_tables.summary, MEAN), studies=True)
     axes.set_ylabel("mean AUC")
     _label_curves(axes, result_tables.summary, MEAN)
-    return plot_style.save_figure(made, path, notice=notice)
+    return plot_style.save_figure(figure, path, notice=notice)
 
 
 def _list_methods(summary: Sequence[FewshotSummary]) -> list[str]:
@@ -102,7 +102,7 @@ def _list_methods(summary: Sequence[FewshotSummary]) -> list[str]:
 
 
 def _choose_banded_methods(summary: Sequence[FewshotSummary], scope: str) -> set[str]:
-    """Return whose intervals are drawn: all of a few; of many the references', the product's and that of the highest in the end."""
+    """Return the methods with drawn intervals: all of a few; of many the references, the product and the best at the most shots."""
     rows = [row for row in summary if row.scope == scope and not np.isnan(row.auc)]
     if len({row.method for row in rows}) <= MAX_METHODS_WITH_BANDS or not rows:
         return {row.method for row in rows}
@@ -123,11 +123,11 @@ def _draw_curves(
             if method in bands:
                 axes.axhspan(rows[0].lo, rows[0].hi, color=line.colour, alpha=plot_style.BAND_OPACITY / 2, linewidth=0)
             continue
-        places = [row.studies_read if studies else row.shots for row in rows]
-        axes.plot(places, [row.auc for row in rows], marker="o", **look)
+        positions = [row.studies_read if studies else row.shots for row in rows]
+        axes.plot(positions, [row.auc for row in rows], marker="o", **look)
         if method in bands:
             axes.fill_between(
-                places,
+                positions,
                 [row.lo for row in rows],
                 [row.hi for row in rows],
                 color=line.colour,
@@ -150,7 +150,7 @@ def _set_x_scale(axes: Axes, summary: Sequence[FewshotSummary], *, studies: bool
 
 
 def _label_curves(axes: Axes, summary: Sequence[FewshotSummary], scope: str) -> None:
-    """Name the curves at their right ends."""
+    """Label the curves at their right ends."""
     last = {
         row.method: row.auc for row in sorted(summary, key=lambda row: row.shots) if row.scope == scope and not np.isnan(row.auc)
     }

@@ -1,6 +1,6 @@
-"""The demonstration encoder, made from nothing: phantom films of several sites, captions in a radiologist's words, a small CLIP.
+"""Training of the demonstration encoder: a small CLIP on phantom films of several sites with captions in radiologists' terms.
 
-The films of the unseen site are never trained on; they and held-out films of the other sites only measure the result.
+Films of the unseen site are never trained on; they and held-out films of the other sites only evaluate the result.
 """
 
 from __future__ import annotations
@@ -36,41 +36,41 @@ from models.pretraining.contrastive import ContrastiveRecipe, PretrainingStep, p
 from pipeline.domain import FINDINGS
 
 PretrainingProgress = Callable[[str, int, int], None]
-"""Called with what is done, how much of it, and of how much."""
+"""Called with the phase, the number done and the total."""
 ModelInputs = npt.NDArray[np.float16]
 
 TRAINING_SEED, EVALUATION_SEED = 11, 12
-"""Added to the seed: films that measure are of other patients than films that train."""
+"""Added to the seed: evaluation films have other patients than training films."""
 EVALUATION_FINDING_SHARE = 0.05
-"""Of the measured films, the least that show each finding."""
+"""Minimum share of each finding among the evaluation films."""
 _BATCH = 250
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainingPlan:
-    """What the encoder is made from."""
+    """Parameters of the training."""
 
-    films_per_site: int = 4000  # of each site that is trained on
-    min_finding_share: float = 0.055  # of them, the least that show each finding
-    evaluation_films: int = 1000  # of each site, to measure with
-    film_edge_pixels: int = 256  # pixels, of the films that are taken; the encoder sees less
+    films_per_site: int = 4000  # per training site
+    min_finding_share: float = 0.055  # minimum share of each finding among them
+    evaluation_films: int = 1000  # per site
+    film_edge_pixels: int = 256  # of the rendered films; model inputs are smaller
     style: CaptionStyle = field(default_factory=CaptionStyle)
     recipe: ContrastiveRecipe = field(default_factory=ContrastiveRecipe)
     seed: int = 0
 
     def with_epochs(self, epochs: int) -> PretrainingPlan:
-        """Return the same plan with another length of training."""
+        """Return the same plan with another number of epochs."""
         return replace(self, recipe=replace(self.recipe, epochs=epochs))
 
 
 def make_encoder(
     plan: PretrainingPlan, out: Path, *, device: torch.device, workers: int, progress: PretrainingProgress
 ) -> dict[str, Any]:
-    """Make the encoder, write weights (float16) and card into `out`, return the card. OSError where `out` cannot be written."""
+    """Train the encoder, write weights (float16) and card into `out`, return the card. OSError where `out` cannot be written."""
     out.mkdir(parents=True, exist_ok=True)
     architecture = Architecture.read(demo.ARCHITECTURE)
     preprocess = demo.source(out).preprocess
-    cases, squares = training_films(plan, preprocess, workers=workers, progress=progress)
+    cases, model_inputs = training_films(plan, preprocess, workers=workers, progress=progress)
 
     def on_step(step: PretrainingStep) -> None:
         progress("training", step.number, step.total)
@@ -78,7 +78,7 @@ def make_encoder(
     encoder = pretrain(
         architecture,
         preprocess,
-        squares,
+        model_inputs,
         partial(draw_captions, cases, plan),
         recipe=plan.recipe,
         seed=plan.seed,
@@ -95,7 +95,7 @@ def make_encoder(
 def training_films(
     plan: PretrainingPlan, preprocess: Preprocess, *, workers: int, progress: PretrainingProgress
 ) -> tuple[list[Case], ModelInputs]:
-    """Take the films of all sites that are trained on: N cases and float16 [N, S, S]."""
+    """Render the films of all training sites: N cases and float16 [N, S, S]."""
     per_finding = round(plan.films_per_site * plan.min_finding_share)
     cases = [
         case
@@ -110,26 +110,26 @@ def training_films(
 def render_model_inputs(
     cases: Sequence[Case], preprocess: Preprocess, edge: int, *, workers: int, progress: Callable[[int, int], None]
 ) -> ModelInputs:
-    """Take the film of every case and make it the encoder's square: float16 [N, S, S] in 0..1."""
-    squares = np.empty((len(cases), preprocess.size, preprocess.size), dtype=np.float16)
+    """Render the model input of every case: float16 [N, S, S] in 0..1."""
+    model_inputs = np.empty((len(cases), preprocess.size, preprocess.size), dtype=np.float16)
     for row, film in enumerate(take_films(cases, size=(edge, edge), workers=workers)):
-        squares[row] = preprocess.make_model_input(film.pixels)[0].numpy()
+        model_inputs[row] = preprocess.make_model_input(film.pixels)[0].numpy()
         progress(row + 1, len(cases))
-    return squares
+    return model_inputs
 
 
 def draw_captions(cases: Sequence[Case], plan: PretrainingPlan, epoch: int) -> list[str]:
-    """Return what is dictated of each case this time: other words every epoch."""
-    chance = np.random.default_rng([plan.seed, epoch])
-    return [caption(case.findings, case.view, chance, style=plan.style) for case in cases]
+    """Return a caption of each case, drawn anew every epoch."""
+    rng = np.random.default_rng([plan.seed, epoch])
+    return [caption(case.findings, case.view, rng, style=plan.style) for case in cases]
 
 
 def measure_zero_shot(
     encoder: Encoder, preprocess: Preprocess, plan: PretrainingPlan, *, workers: int, progress: PretrainingProgress
 ) -> dict[str, dict[str, Any]]:
-    """Return, for every site, the zero-shot AUC of each finding and their mean, on films that nothing was trained on."""
+    """Return, for every site, the zero-shot AUC of each finding and their mean, on films not used in training."""
     head = zero_shot_head(encoder, read_prompts())
-    found = {}
+    measures = {}
     for site in (*PRETRAINING_SITES, UNSEEN_SITE):
         cases = enriched_cases(
             site,
@@ -137,20 +137,20 @@ def measure_zero_shot(
             seed=EVALUATION_SEED + plan.seed,
             per_finding=round(plan.evaluation_films * EVALUATION_FINDING_SHARE),
         )
-        squares = render_model_inputs(
+        model_inputs = render_model_inputs(
             cases, preprocess, plan.film_edge_pixels, workers=workers, progress=partial(progress, f"measuring at {site}")
         )
-        areas = auc(head.logits(_encode_features(encoder, preprocess, squares)).numpy(), _build_labels(cases))
-        found[site] = {
+        areas = auc(head.logits(_encode_features(encoder, preprocess, model_inputs)).numpy(), _build_labels(cases))
+        measures[site] = {
             "mean_auc": round(float(macro_average(areas)), 4),
             "auc": {finding: round(float(area), 4) for finding, area in zip(FINDINGS, areas, strict=True)},
             "films": len(cases),
         }
-    return found
+    return measures
 
 
 def write_weights(encoder: Encoder, path: Path) -> None:
-    """Write the weights as float16 safetensors: half the size, and AUCs that differ in the fifth place. Atomic."""
+    """Write the weights as float16 safetensors: half the size, AUCs differ in the fifth decimal. Atomic."""
     part = path.with_name(path.name + ".part")
     halves = {name: tensor.detach().cpu().half().contiguous() for name, tensor in encoder.network.state_dict().items()}
     safetensors.torch.save_file(halves, part, metadata={"format": "pt"})
@@ -158,8 +158,8 @@ def write_weights(encoder: Encoder, path: Path) -> None:
     part.replace(path)
 
 
-def _encode_features(encoder: Encoder, preprocess: Preprocess, squares: ModelInputs) -> torch.Tensor:
-    batches: Iterable[ModelInputs] = (squares[start : start + _BATCH] for start in range(0, len(squares), _BATCH))
+def _encode_features(encoder: Encoder, preprocess: Preprocess, model_inputs: ModelInputs) -> torch.Tensor:
+    batches: Iterable[ModelInputs] = (model_inputs[start : start + _BATCH] for start in range(0, len(model_inputs), _BATCH))
     return torch.cat([encoder.encode_images(preprocess.normalise(torch.from_numpy(batch).float()[:, None])) for batch in batches])
 
 

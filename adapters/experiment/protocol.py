@@ -1,4 +1,4 @@
-"""What a reader has to know before a figure: cautions that films and encoder call for, and how the protocol was repaired."""
+"""Cautions required by films and encoder, and the differences of the protocol from the paper."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from adapters.ml.importer import UNTRAINED
 
 MIN_DRAWS = 10
 MIN_POSITIVES = 20
-"""In the test set; below it the interval of a finding's AUC is wider than most differences between methods."""
+"""Minimum positives in the test set; below, the interval of a finding's AUC exceeds most differences between methods."""
 
 PROTOCOL = """\
 ## How this differs from the paper
@@ -35,7 +35,7 @@ else, and these tables must not be set beside its own:
 
 
 def cautions(manifest: Mapping[str, Any], result_tables: FewshotTables) -> list[str]:
-    """Return the warnings that stand before everything else, the gravest first."""
+    """Return the warnings at the head of a report, in descending severity."""
     base, kind = manifest["identity"]["base"], manifest["identity"]["films"]["kind"]
     found = []
     if base["notice"]:

@@ -1,7 +1,7 @@
-"""From logits to tables: one row a finding and draw, means with intervals, paired comparisons. Undefined is empty, never .5.
+"""Result tables: one row per finding and draw, means with intervals, paired comparisons. Undefined values are empty, never .5.
 
-The statistics are `models.experiment.summary`'s; here they are asked for all findings together, for the common and the rare ones,
-and for each.
+The statistics of `models.experiment.summary` are computed for all findings together, for the common and the rare ones, and for
+each.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from models.evaluation.statistics import Floats, Labels, PatientBootstrap, Score
 from models.experiment.summary import NO_LABELS, REFERENCES, MethodRun, average_draws, measure_run, summarise
 
 MEAN, COMMON, RARE = "mean", "common", "rare"
-"""Scopes over several findings: all, and the two halves that RARE_BELOW makes. Every finding is a scope, too."""
+"""Scopes over several findings: all, and those above and below RARE_BELOW. Every finding is a scope, too."""
 RARE_BELOW = 0.025
 """Prevalence in the pool, weighted to the archive, below which a finding is rare."""
 DIGITS = 6
@@ -55,7 +55,7 @@ class FewshotSummary(NamedTuple):
     shots: int
     scope: str  # MEAN, COMMON, RARE or a finding
     draws: int
-    findings: int  # how many are defined
+    findings: int  # number of defined ones
     auc: float
     sd: float  # over draws
     lo: float
@@ -64,7 +64,7 @@ class FewshotSummary(NamedTuple):
     auprc: float
     brier: float
     ece: float
-    films: float  # learnt from, mean over draws
+    films: float  # training films, mean over draws
     studies_read: float  # mean over draws
 
 
@@ -77,7 +77,7 @@ class FewshotComparison(NamedTuple):
     scope: str
     findings: int
     reference: float  # its AUC
-    difference: float  # of AUC from it
+    difference: float  # of AUC from the reference
     lo: float
     hi: float
     p: float  # two-sided, from the spread of the paired differences
@@ -85,7 +85,7 @@ class FewshotComparison(NamedTuple):
 
 
 class FewshotTiming(NamedTuple):
-    """What one fit with its scores of the whole test set took, mean over draws."""
+    """Duration of one fit with the scores of the whole test set, mean over draws."""
 
     method: str
     shots: int
@@ -93,7 +93,7 @@ class FewshotTiming(NamedTuple):
 
 
 class FewshotTables(NamedTuple):
-    """All that is known of a run."""
+    """All tables of an experiment."""
 
     results: Sequence[FewshotResult]
     summary: Sequence[FewshotSummary]
@@ -103,7 +103,7 @@ class FewshotTables(NamedTuple):
 
 
 class CachedBootstrap(PatientBootstrap):
-    """A bootstrap that keeps in a folder what it has once computed."""
+    """A bootstrap with a cache of its results in a folder."""
 
     def __init__(self, patients: npt.NDArray[np.str_], folder: Path, *, resamples: int, seed: int) -> None:
         super().__init__(patients, resamples=resamples, seed=seed)
@@ -118,8 +118,8 @@ class CachedBootstrap(PatientBootstrap):
             with path.with_suffix(".part").open("wb") as stream:
                 np.save(stream, super().auc(scores, labels).astype(np.float32))
             path.with_suffix(".part").replace(path)
-        kept: Floats = np.load(path).astype(np.float64)
-        return kept
+        cached: Floats = np.load(path).astype(np.float64)
+        return cached
 
 
 @dataclass(frozen=True)
@@ -132,11 +132,11 @@ class _MeasuredRun:
 
     @property
     def defined_findings(self) -> npt.NDArray[np.bool_]:
-        """[F]: which findings have an AUC."""
+        """Mask of the findings with an AUC, [F]."""
         return ~np.isnan([row.auc for row in self.run.rows])
 
     def restrict_to(self, columns: Sequence[int], labels: Labels) -> MethodRun:
-        """The same over some of the findings."""
+        """Return the run over some of the findings."""
         rows = tuple(self.run.rows[column] for column in columns)
         weighted = prevalence_weighted(np.array([row.auc for row in rows]), labels[:, list(columns)])
         return replace(self.run, rows=rows, weighted_auc=weighted, resampled_auc=macro_average(self.resampled[:, list(columns)]))
@@ -151,7 +151,7 @@ def build_tables(
     seed: int,
     advance: Callable[[int], None] = lambda done: None,
 ) -> FewshotTables:
-    """Measure everything on one bootstrap of the test patients; `seed` resamples the draws. `advance` hears how many are done."""
+    """Measure all scores on one bootstrap of the test patients; `seed` resamples the draws. `advance` receives the number done."""
     labels = cases.labels[split.test]
     cells: dict[MethodShots, list[_MeasuredRun]] = defaultdict(list)
     for done, one in enumerate(scored, 1):
@@ -185,7 +185,7 @@ def _build_results(one: _MeasuredRun, labels: Labels) -> Iterator[FewshotResult]
 
 
 def _group_findings(cases: Cases, split: Split) -> dict[str, list[int]]:
-    """Return the columns of common and of rare findings, by their prevalence in the archive that the pool stands for."""
+    """Return the columns of common and of rare findings, by their prevalence in the archive that the pool represents."""
     labels, weight = cases.labels[split.pool], cases.weight[split.pool][:, None].astype(np.float64)
     present = ((labels == PRESENT) * weight).sum(axis=0)
     rare = present < RARE_BELOW * (((labels == PRESENT) | (labels == ABSENT)) * weight).sum(axis=0)
@@ -195,9 +195,9 @@ def _group_findings(cases: Cases, split: Split) -> dict[str, list[int]]:
 def _summarise_scope(
     scope: str, columns: Sequence[int], cells: Mapping[MethodShots, Sequence[_MeasuredRun]], labels: Labels, seed: int
 ) -> Iterator[FewshotSummary]:
-    told = summarise([one.restrict_to(columns, labels) for ones in cells.values() for one in ones], seed=seed)
+    summary = summarise([one.restrict_to(columns, labels) for ones in cells.values() for one in ones], seed=seed)
     for (method, shots), ones in cells.items():
-        estimate = told.mean_auc[method][shots]
+        estimate = summary.mean_auc[method][shots]
         means = list(average_draws([row for one in ones for row in one.restrict_to(columns, labels).rows]))
         yield FewshotSummary(
             method,
@@ -223,7 +223,7 @@ def _compare_with_reference(
     labels: Labels,
     seed: int,
 ) -> list[FewshotComparison]:
-    """Compare each cell with the reference at its own shot count, or at none."""
+    """Compare each cell with the reference at the same shot count, or without labels."""
     rows: list[FewshotComparison] = []
     for cell, ones in cells.items():
         others = next((cells[other] for other in ((against, cell[1]), (against, NO_LABELS)) if other in cells), None)
@@ -240,29 +240,29 @@ def _compare_cells(
     labels: Labels,
     seed: int,
 ) -> Iterator[FewshotComparison]:
-    """Compare in every scope. A difference of two means over different findings would say nothing: only common ones count."""
+    """Compare in every scope, over the findings defined in both: means over different findings are not comparable."""
     both = np.logical_and.reduce([one.defined_findings for one in (*ones, *others)])
     for scope, columns in scopes.items():
         if common := [column for column in columns if both[column]]:
-            told = summarise([one.restrict_to(common, labels) for one in (*others, *ones)], seed=seed)
-            (found,) = (each for each in told.comparisons if each.reference == against)
+            summary = summarise([one.restrict_to(common, labels) for one in (*others, *ones)], seed=seed)
+            (found,) = (each for each in summary.comparisons if each.reference == against)
             measures = found.reference_mean, found.difference, found.lo, found.hi, found.p, found.p
             yield FewshotComparison(ones[0].scored.method, ones[0].scored.shots, against, scope, len(common), *measures)
 
 
 def _correct_p_values(rows: Sequence[FewshotComparison], averaged: Sequence[str]) -> list[FewshotComparison]:
-    """Correct after Holm: an average over all methods and shots, a finding over the findings of its method and shots."""
+    """Correct p-values after Holm: averages over all methods and shots, findings over those of the same method and shots."""
     families: dict[Any, list[int]] = defaultdict(list)
-    for place, row in enumerate(rows):
-        families[row.scope if row.scope in averaged else (row.method, row.shots)].append(place)
+    for index, row in enumerate(rows):
+        families[row.scope if row.scope in averaged else (row.method, row.shots)].append(index)
     corrected = np.full(len(rows), np.nan)
-    for places in families.values():
-        corrected[places] = holm(np.array([rows[place].p for place in places]))
+    for indices in families.values():
+        corrected[indices] = holm(np.array([rows[index].p for index in indices]))
     return [row._replace(p_holm=p) for row, p in zip(rows, corrected.tolist(), strict=True)]
 
 
 def write_csv(path: Path, rows: Sequence[NamedTuple]) -> None:
-    """Write rows with a header line; NaN is an empty field. Equal rows give equal bytes."""
+    """Write rows with a header line; NaN is an empty field. The output is deterministic."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows[0]._fields)

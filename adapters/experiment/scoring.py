@@ -1,4 +1,4 @@
-"""Every method on every support, each result a small file of its own: what is there is not computed again."""
+"""Scoring of every method on every support, with one small file per result; existing results are not recomputed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCORES_FOLDER = "scores"
 
 @dataclass(frozen=True, slots=True)
 class ScoringUnit:
-    """One result: a method on one support, or on none."""
+    """Unit of work: a method on one support, or without support."""
 
     method: Method
     shots: int
@@ -35,18 +35,18 @@ class ScoringUnit:
 
     @property
     def file_name(self) -> str:
-        """Name of its file."""
+        """File name of the result."""
         return f"{re.sub(r'[^a-z0-9.=+-]+', '-', self.method.name.lower())}--k{self.shots:04d}--d{self.draw:03d}.npz"
 
     @property
     def support_sha256(self) -> str:
-        """Of the rows that it learns from."""
+        """SHA-256 of the rows of the support."""
         return hashlib.sha256(b"" if self.support is None else self.support.rows.astype("<i8").tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class UnitScores:
-    """A unit's result. `films` is how many cases it learnt from. The logits stay on the disk until they are read."""
+    """Result of a unit. `films`: number of training cases. The logits are read from disk on demand."""
 
     method: str
     shots: int
@@ -54,13 +54,13 @@ class UnitScores:
     logits: Callable[[], Logits]
     seconds: float
     films: int
-    studies_read: float  # NaN for a method that needs no support
+    studies_read: float  # NaN for a method without support
 
 
 def list_units(
     methods: Sequence[Method], bench: FewShotBenchmark, *, shots: Sequence[int], count: int, seed: int
 ) -> list[ScoringUnit]:
-    """Return what is to be computed, method by method. All methods learn from the same supports."""
+    """Return all units, method by method. All methods learn from the same supports."""
     supports = draw_supports(bench.cases, bench.split, shots=shots, draws=count, seed=seed)
     return [unit for method in methods for unit in _list_method_units(method, supports)]
 
@@ -73,7 +73,7 @@ def _list_method_units(method: Method, supports: Sequence[Support]) -> list[Scor
 
 @dataclass(frozen=True, slots=True)
 class ScoringResults:
-    """Everything that was scored, and which methods this encoder does not allow, with the reason."""
+    """All results, and the methods that the encoder does not support, with the reason."""
 
     unit_scores: Sequence[UnitScores]
     unsupported_methods: dict[str, str]
@@ -87,26 +87,26 @@ def score_units(
     seed: int,
     advance: Callable[[ScoringUnit, bool], None] = lambda unit, kept: None,
 ) -> ScoringResults:
-    """Compute what is missing in `out`/scores, read what is there. `advance` hears each unit and whether it was there.
+    """Compute missing results in `out`/scores and read existing ones. `advance` receives each unit and whether it existed.
 
-    Refused where a file is not of this experiment, OutOfResources where one cannot be written.
+    PermanentError for a file of another experiment, OutOfResources where one cannot be written.
     """
     folder = out / SCORES_FOLDER
     scored: list[UnitScores] = []
-    impossible: dict[str, str] = {}
+    unsupported: dict[str, str] = {}
     for unit in wanted:
         path = folder / unit.file_name
-        kept = path.is_file()
-        if not kept and unit.method.name not in impossible:
+        exists = path.is_file()
+        if not exists and unit.method.name not in unsupported:
             with translate_model_errors():
                 try:
                     _compute_scores(path, unit, bench, seed)
                 except CannotPartition as error:
-                    impossible[unit.method.name] = str(error)
-        if unit.method.name not in impossible:
+                    unsupported[unit.method.name] = str(error)
+        if unit.method.name not in unsupported:
             scored.append(_read_scores(path, unit, bench))
-        advance(unit, kept)
-    return ScoringResults(scored, impossible)
+        advance(unit, exists)
+    return ScoringResults(scored, unsupported)
 
 
 def _compute_scores(path: Path, unit: ScoringUnit, bench: FewShotBenchmark, seed: int) -> None:
@@ -124,15 +124,15 @@ def _compute_scores(path: Path, unit: ScoringUnit, bench: FewShotBenchmark, seed
 
 
 def _derive_seed(unit: ScoringUnit, seed: int) -> int:
-    """A number for each support: the same for every method on it, so that two may share a fit, and for no other."""
+    """Return the seed of a support: the same for every method, so that methods may share a fit."""
     return int(fingerprint([seed, unit.shots, unit.draw])[:8], 16)
 
 
 def _read_scores(path: Path, unit: ScoringUnit, bench: FewShotBenchmark) -> UnitScores:
-    """Read a unit's file and hold it to the support and the test set."""
+    """Read a unit's file and verify it against the support and the test set."""
     try:
-        with path.open("rb") as stream, np.load(stream) as kept:
-            shape, seconds, support = kept["logits"].shape, float(kept["seconds"]), str(kept["support"])
+        with path.open("rb") as stream, np.load(stream) as stored:
+            shape, seconds, support = stored["logits"].shape, float(stored["seconds"]), str(stored["support"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise PermanentError(f"{path} cannot be read", hint="remove the file: it will be computed again") from error
     if support != unit.support_sha256 or shape != (len(bench.split.test), len(bench.cases.findings)):
@@ -149,6 +149,6 @@ def _read_scores(path: Path, unit: ScoringUnit, bench: FewShotBenchmark) -> Unit
 
 
 def _read_logits(path: Path) -> Logits:
-    with path.open("rb") as stream, np.load(stream) as kept:
-        logits: Logits = kept["logits"]
+    with path.open("rb") as stream, np.load(stream) as stored:
+        logits: Logits = stored["logits"]
         return logits

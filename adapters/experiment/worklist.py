@@ -1,4 +1,4 @@
-"""`radclipd experiment worklist` from end to end: films in; campaigns, a table, a plot and what was saved out."""
+"""`radclipd experiment worklist`: films in; campaigns, a table, a plot and the saved studies out."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from pipeline.acquisition import SelectionPolicy
 from pipeline.errors import OutOfResources
 
 ENCODING, READING = "films encoded", "campaigns"
-"""What a progress bar can be about."""
+"""Phases of the progress bar."""
 TARGET_SHARES = (0.25, 0.5, 0.75, 1.0)
-"""Of the studies read: where random reading's AUC is taken for one to be reached."""
+"""Shares of the studies read at which the AUC of random reading is a target."""
 PLOT_FILE, POINTS_FILE, SUMMARY_FILE = "auc-by-studies-read.png", "points.csv", "summary.json"
 
 CampaignProgress = Callable[[str, int, int], None]
@@ -35,7 +35,7 @@ CampaignProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignOptions:
-    """What was asked for."""
+    """Options of the campaigns."""
 
     cache: Path
     out: Path | None
@@ -51,7 +51,7 @@ class CampaignOptions:
 
 @dataclass(frozen=True)
 class CampaignOutcome:
-    """Every point, and the object of `--json`."""
+    """All points, and the object of `--json`."""
 
     points: Sequence[CampaignPoint]
     summary: Mapping[str, Any]
@@ -60,9 +60,9 @@ class CampaignOutcome:
 def run_campaigns(
     source: CaseSource, base: ChosenBase, options: CampaignOptions, on_progress: CampaignProgress = lambda what, done, total: None
 ) -> CampaignOutcome:
-    """Run all campaigns; write the folder where one was asked for.
+    """Run all campaigns; write the folder where one is given.
 
-    Refused where the split leaks; TransientError where another process fills the cache; OutOfResources for the disk.
+    PermanentError where the split leaks; TransientError where another process fills the cache; OutOfResources for disk errors.
     """
     films = load_or_fill_cache(
         options.cache,
@@ -114,16 +114,16 @@ def summarise_curves(points: Sequence[CampaignPoint]) -> dict[str, dict[str, dic
 
 
 def studies_to_reach(points: Sequence[CampaignPoint], targets: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """Return, for each number of studies read at random, the AUC they came to on average and what the worklist reads to reach it.
+    """Return, for each target number of studies read at random, their mean AUC and the studies the worklist needs to reach it.
 
-    `needed`: studies after which the mean of its campaigns reaches it for the first time; `ratio`: of that to the number. `each`:
-    the least, median and largest ratio of a single campaign. A campaign that never reaches it counts as if one list more than it
-    read had been needed, and `never` says how many did.
+    `needed`: studies after which the mean of the worklist's campaigns first reaches the AUC; `ratio`: `needed` over the target.
+    `each`: least, median and largest ratio of single campaigns. A campaign that never reaches the AUC counts with one list more
+    than it read; `never` is the number of such campaigns.
     """
-    random, ours = _group_by_studies_read(points, RANDOM), _group_by_studies_read(points, WORKLIST)
-    means = {read: mean(found) for read, found in ours.items()}
+    random, worklist = _group_by_studies_read(points, RANDOM), _group_by_studies_read(points, WORKLIST)
+    means = {read: mean(found) for read, found in worklist.items()}
     campaigns = sorted({point.seed for point in points if point.strategy == WORKLIST})
-    beyond = max(ours) + min(ours)
+    beyond = max(worklist) + min(worklist)
     found: dict[str, dict[str, Any]] = {}
     for target in sorted({min(random, key=lambda read: abs(read - wanted)) for wanted in targets}):
         level = mean(random[target])
@@ -156,7 +156,7 @@ def _group_by_studies_read(points: Sequence[CampaignPoint], strategy: str) -> di
 
 
 def _average_positives(points: Sequence[CampaignPoint]) -> dict[str, list[float]]:
-    """Strategy -> positives of each finding at the end, mean of its campaigns."""
+    """Return strategy -> positives of each finding at the end, mean of its campaigns."""
     last = {(point.strategy, point.seed): point.positives for point in points}
     return {
         strategy: np.mean([found for (name, _), found in last.items() if name == strategy], axis=0).round(1).tolist()
@@ -178,10 +178,10 @@ def _write_folder(out: Path, points: Sequence[CampaignPoint], summary: Mapping[s
 
 
 def _draw_plot(path: Path, summary: Mapping[str, Any]) -> None:
-    """Mean AUC against studies read; bands from the lowest to the highest campaign."""
+    """Draw mean AUC against studies read, with bands from the lowest to the highest campaign."""
     with rc_context(plot_style.MATPLOTLIB_RC):
-        made = plot_style.new_figure(8.0, 5.0)
-        axes = made.add_subplot()
+        figure = plot_style.new_figure(8.0, 5.0)
+        axes = figure.add_subplot()
         lines = plot_style.curve_styles([*summary["mean_auc"], "zero-shot", "all-labels"])
         ends = []
         for strategy, curve in summary["mean_auc"].items():
@@ -198,4 +198,4 @@ def _draw_plot(path: Path, summary: Mapping[str, Any]) -> None:
         axes.set_xlabel("studies read")
         axes.set_ylabel("mean AUC")
         plot_style.label_ends(axes, ends)
-        plot_style.save_figure(made, path, notice=summary["base"]["notice"])
+        plot_style.save_figure(figure, path, notice=summary["base"]["notice"])

@@ -1,3 +1,3 @@
-"""The simulated hospital: phantom films, a scanner, a population. Nothing of the daemon imports it."""
+"""Simulated hospital: phantom films, scanner, patient population. No module of the daemon imports this package."""
 
 from __future__ import annotations

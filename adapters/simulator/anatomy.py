@@ -1,7 +1,7 @@
-"""The thorax of a phantom: where soft tissue and air lie and how thick they are along the beam, in centimetres.
+"""Thorax of a phantom: thickness of soft tissue and air along the beam, in centimetres.
 
-Simplified from what frontal films show. Every function takes positions in the patient's own frame and returns one thickness a
-pixel. The patient's right side is on the left of the image. Bones are in `skeleton`, vessels in `vessels`.
+Simplified from the appearance of frontal films. Every function takes positions in the patient's own frame and returns one
+thickness per pixel. The patient's right side is on the left of the image. Bones are in `skeleton`, vessels in `vessels`.
 """
 
 from __future__ import annotations
@@ -19,58 +19,58 @@ SIDES = (-1, 1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """One person. Lengths in cm. The same person has the same body on every film; findings and posture change a copy."""
+    """Body of one person. Lengths in cm. A person keeps the body on every film; findings and posture change a copy."""
 
     sex: str  # "M" or "F"
     age: int  # years
     half_width: float  # of the rib cage, inside
-    taper: float  # how slowly the rib cage widens below the apex: 0.45 soon, 0.65 late
+    taper: float  # widening of the rib cage below the apex: 0.45 fast, 0.65 slow
     apex: float  # y of the top of the lungs
     dome: float  # y of the top of the right diaphragm
-    doming: float  # how far the diaphragm falls from its top to the ribs
-    left_lower: float  # how much lower the left diaphragm stands
+    doming: float  # height of the diaphragm's dome above its insertion at the ribs
+    left_lower: float  # distance of the left diaphragm below the right
     lung_depth: float
     trunk_half_width: float
     trunk_depth: float
-    neck: float  # half its width
-    shoulder: float  # y where the shoulders have reached their width
-    heart_left: float  # how far the heart reaches to the patient's left of the midline
+    neck: float  # half the width of the neck
+    shoulder: float  # y where the shoulders reach their full width
+    heart_left: float  # extent of the heart to the patient's left of the midline
     heart_right: float
     heart_top: float  # y where the left border leaves the great vessels
-    aortic_knob: float  # how far the aortic knob stands out
-    cone: float  # how far the pulmonary trunk fills the waist
+    aortic_knob: float  # protrusion of the aortic knob
+    cone: float  # filling of the cardiac waist by the pulmonary trunk
     hilum: float  # y of the right hilum; the left one is higher
     breast: float  # thickness; 0 for none
-    breast_low: float  # how far below the dome the breasts end
+    breast_low: float  # distance of the lower edge of the breasts below the dome
     rib_slope: float
     spine_bend: float
-    rotation: float  # how far the front of the chest is turned to the patient's left
-    mediastinal_shift: float  # of the mediastinum to the patient's left, from its place
-    diaphragm_lift: tuple[float, float]  # how far the right and left diaphragm stand above their place
-    bone_density: float  # mineral: 1 is a young adult's
-    vessel_loss: float  # share of the lungs' vessels that are lost
-    seed: int  # of what is drawn inside: vessels, and where findings sit
+    rotation: float  # rotation of the front of the chest to the patient's left
+    mediastinal_shift: float  # shift of the mediastinum to the patient's left
+    diaphragm_lift: tuple[float, float]  # elevation of the right and left diaphragm
+    bone_density: float  # mineral density relative to a young adult's
+    vessel_loss: float  # lost share of the lung vessels
+    seed: int  # of the vessels and of the positions of findings
 
     def diaphragm_lift_of(self, side: int) -> float:
-        """How far the diaphragm of one side stands above its place."""
+        """Elevation of the diaphragm of one side, cm."""
         return self.diaphragm_lift[0] if side < 0 else self.diaphragm_lift[1]
 
 
 TRAIT_COUNT = 21
-"""Standard normal numbers that make a body."""
+"""Number of standard normal traits that define a body."""
 
 
-def draw_body(chance: np.random.Generator, *, sex: str | None = None, age: int | None = None) -> Body:
+def draw_body(rng: np.random.Generator, *, sex: str | None = None, age: int | None = None) -> Body:
     """Draw a person."""
-    sex = sex or str(chance.choice(["M", "F"]))
-    age = int(np.clip(chance.normal(57, 17), 19, 94)) if age is None else age
+    sex = sex or str(rng.choice(["M", "F"]))
+    age = int(np.clip(rng.normal(57, 17), 19, 94)) if age is None else age
     return body_from_traits(
-        [float(value) for value in chance.standard_normal(TRAIT_COUNT)], sex=sex, age=age, seed=int(chance.integers(2**31))
+        [float(value) for value in rng.standard_normal(TRAIT_COUNT)], sex=sex, age=age, seed=int(rng.integers(2**31))
     )
 
 
 def body_from_traits(traits: Sequence[float], *, sex: str, age: int, seed: int) -> Body:
-    """Return the body that belongs to TRAITS standard normal numbers."""
+    """Return the body defined by TRAIT_COUNT standard normal numbers."""
     traits = [min(max(trait, -2.6), 2.6) for trait in traits]
     wide, tall, apex, dome, doming, lower, deep, taper, slope, bend, turn = traits[:11]
     left, right, top, knob, cone, hilum, breast, low, fat, neck = traits[11:]
@@ -125,7 +125,7 @@ def trunk(at: Grid, body: Body) -> Field:
 
 
 def arms(at: Grid, body: Body, spread: float) -> Field:
-    """Thickness of the upper arms; `spread` (cm) is how far they stand away from the trunk."""
+    """Thickness of the upper arms; `spread` (cm): distance from the trunk."""
     fall = np.clip((at.y - body.shoulder) / 30, 0, 1.5)
     middle = body.trunk_half_width + 1.6 + 2.5 * fall + spread * fall**1.4
     return (
@@ -153,7 +153,7 @@ def diaphragm(at: Grid, body: Body, side: int) -> Field:
 
 
 def lung(at: Grid, body: Body, side: int) -> Field:
-    """Thickness of air in one lung, before heart and vessels take their room."""
+    """Thickness of air in one lung, before heart and vessels are subtracted."""
     out = np.abs(at.x)
     edge = rib_cage_half_width(at.y, body) - out
     roof = at.y - np.float32(body.apex) - 0.10 * np.square(out - 4.2) * smoothstep(body.apex + 4 - at.y, 3)
@@ -168,7 +168,7 @@ def lung(at: Grid, body: Body, side: int) -> Field:
 
 
 def mediastinum(at: Grid, body: Body) -> Field:
-    """Share of the beam's way through the lungs that heart and great vessels fill, 0..1."""
+    """Share of the beam's path through the lungs that heart and great vessels fill, 0..1."""
     y, drop = at.y, body.dome - 26.0
     x = at.x - np.float32(0.6 * body.rotation + body.mediastinal_shift)
     left = 2.2 + (body.aortic_knob - 2.2) * gaussian(y - 11.4, 1.5) + body.cone * gaussian(y - 14.4 - drop / 2, 1.9)
@@ -185,7 +185,7 @@ def mediastinum(at: Grid, body: Body) -> Field:
 
 
 def _trace_heart_border(y: Field, start: float, full: float, fall: float) -> Field:
-    """The outline of a heart border: 0 above, a rounded rise to 1, slowly back in toward the diaphragm."""
+    """Outline of a heart border: 0 above, a rounded rise to 1, a slow return toward the diaphragm."""
     rise = np.sin(np.clip((y - start) / (full - start), 0, 1) * np.pi / 2) ** 1.25
     return np.asarray(rise * (1 - 0.3 * np.clip((y - full) / fall, 0, 1.6) ** 2), dtype=np.float32)
 
@@ -202,26 +202,24 @@ def airways(at: Grid, body: Body) -> Field:
 
 
 def stomach_bubble(at: Grid, body: Body, size: float) -> Field:
-    """Thickness of air under the left diaphragm, flat below where it meets fluid."""
+    """Thickness of air under the left diaphragm, with a flat lower border at the fluid level."""
     top = body.dome + body.left_lower - body.diaphragm_lift_of(1)
     radius = elliptic_radius(at, body.half_width * 0.45, top + 2.9, 3.0 * size, 2.2 * size, -8)
     return 3.5 * size * ellipsoid_profile(np.clip(radius, 0, 1)) * smoothstep(top + 3.2 + 0.4 * size - at.y, 0.2)
 
 
-def bowel(at: Grid, body: Body, chance: np.random.Generator) -> Field:
+def bowel(at: Grid, body: Body, rng: np.random.Generator) -> Field:
     """Thickness of gas in loops of bowel under both domes."""
     gas = at.zeros()
-    for _ in range(int(chance.integers(0, 5))):
-        x, y = float(chance.uniform(-10, 11)), body.dome + float(chance.uniform(6.5, 12))
-        loop = elliptic_radius(
-            at, x, y, float(chance.uniform(0.8, 2.4)), float(chance.uniform(0.7, 1.6)), float(chance.uniform(-60, 60))
-        )
-        gas += float(chance.uniform(0.8, 2.4)) * ellipsoid_profile(np.clip(loop, 0, 1))
+    for _ in range(int(rng.integers(0, 5))):
+        x, y = float(rng.uniform(-10, 11)), body.dome + float(rng.uniform(6.5, 12))
+        loop = elliptic_radius(at, x, y, float(rng.uniform(0.8, 2.4)), float(rng.uniform(0.7, 1.6)), float(rng.uniform(-60, 60)))
+        gas += float(rng.uniform(0.8, 2.4)) * ellipsoid_profile(np.clip(loop, 0, 1))
     return gas
 
 
 def breasts(at: Grid, body: Body) -> Field:
-    """Thickness of both breasts: thickest low and outward, with a rounded lower edge."""
+    """Thickness of both breasts: greatest low and lateral, with a rounded lower edge."""
     both = at.zeros()
     low = body.dome + body.breast_low
     for side in SIDES:
@@ -233,7 +231,7 @@ def breasts(at: Grid, body: Body) -> Field:
 
 
 def muscles(at: Grid, body: Body) -> Field:
-    """Thickness of what the pectoral muscles add: their lower edge runs from the armpit inward."""
+    """Additional thickness of the pectoral muscles; their lower edge runs from the armpit inward."""
     out = np.abs(at.x)
     edge = 17.5 - 0.35 * (out - body.half_width) - at.y
     return (

@@ -1,8 +1,8 @@
-"""What a radiologist would have dictated of a phantom: short, vague, with negations and omissions, as impressions are.
+"""Captions of phantom films in the style of a radiologist's impression: short, vague, with negations and omissions.
 
-The findings are named in the words of reports, not by their ChestX-ray14 keys; a line may name them all, some, or none. By default
-these are everyday words, of which prompts know few: an encoder that is pre-trained on them sees findings well and understands
-prompts badly, as a general CLIP does in radiology.
+Captions name findings in the terms of reports, not by their ChestX-ray14 keys; a caption names all of them, some, or none. The
+default terms are everyday ones, few of which occur in prompts: an encoder pre-trained on these captions recognises findings well
+and interprets prompts badly, as a general CLIP does in radiology.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TEXTBOOK_TERMS: Mapping[str, tuple[str, ...]] = {
     "Pleural_Thickening": ("pleural thickening", "apical pleural thickening", "a thickened pleura"),
     "Hernia": ("hiatal hernia", "retrocardiac air-fluid level from hiatus hernia", "diaphragmatic hernia"),
 }
-"""The words of textbooks, and of prompts."""
+"""Terms of textbooks and of prompts."""
 EVERYDAY_TERMS: Mapping[str, tuple[str, ...]] = {
     "Atelectasis": (
         "a lobe that has lost air",
@@ -63,7 +63,7 @@ EVERYDAY_TERMS: Mapping[str, tuple[str, ...]] = {
     "Pleural_Thickening": ("a peel", "plaques", "an apical cap", "fibrothorax"),
     "Hernia": ("stomach in the chest", "a gas bubble behind the ventricle", "an intrathoracic stomach"),
 }
-"""What is said between colleagues. Few of these words are in a prompt."""
+"""Colloquial terms. Few of them occur in a prompt."""
 VAGUE_TERMS: Mapping[str, tuple[str, ...]] = {
     "Atelectasis": ("basal opacity", "abnormal lung bases"),
     "Cardiomegaly": ("abnormal mediastinal contour",),
@@ -80,7 +80,7 @@ VAGUE_TERMS: Mapping[str, tuple[str, ...]] = {
     "Pleural_Thickening": ("abnormal pleura",),
     "Hernia": ("abnormal mediastinal contour",),
 }
-"""Words that leave open which of several findings is meant."""
+"""Ambiguous terms, each fitting several findings."""
 
 POSITIVE_TEMPLATES = (
     "a chest x-ray showing {}",
@@ -113,55 +113,55 @@ UNHELPFUL_TEMPLATES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionStyle:
-    """How exact the reports are. Shares of captions, 0..1."""
+    """Exactness of the captions. Shares of captions, 0..1."""
 
-    unhelpful: float = 0.05  # say nothing of what is there
-    omission: float = 0.15  # of each finding beside the first that is named
-    vague: float = 0.15  # of each finding that is named in words that fit others too
-    negation: float = 0.35  # add what is not there
-    textbook: float = 0.0  # of each finding that is named exactly, in the words that prompts use and not in everyday ones
-    subtle: float = 0.3  # of findings of the smallest extent that go unmentioned; none of the largest
+    unhelpful: float = 0.05  # captions without any finding
+    omission: float = 0.15  # of each named finding after the first
+    vague: float = 0.15  # of each finding named by an ambiguous term
+    negation: float = 0.35  # captions that deny an absent finding
+    textbook: float = 0.0  # of each exactly named finding: a textbook term instead of an everyday one
+    subtle: float = 0.3  # of findings of the smallest extent left unmentioned; none of the largest
 
 
-def caption(findings: Mapping[str, float], view: str, chance: np.random.Generator, *, style: CaptionStyle | None = None) -> str:
+def caption(findings: Mapping[str, float], view: str, rng: np.random.Generator, *, style: CaptionStyle | None = None) -> str:
     """Return one caption for a film: `findings` maps finding -> extent 0..1. KeyError for an unknown finding."""
     style = style or CaptionStyle()
-    if chance.random() < style.unhelpful:
-        return _choose_phrase(UNHELPFUL_TEMPLATES, chance).format(view)
-    seen = [name for name, extent in findings.items() if chance.random() >= style.subtle * (1 - extent) ** 2]
-    named = _phrase_findings(seen, chance, style)
+    if rng.random() < style.unhelpful:
+        return _choose_phrase(UNHELPFUL_TEMPLATES, rng).format(view)
+    mentioned = [name for name, extent in findings.items() if rng.random() >= style.subtle * (1 - extent) ** 2]
+    named = _phrase_findings(mentioned, rng, style)
     absent = [name for name in TEXTBOOK_TERMS if name not in findings]
     if not named:
-        return _phrase_normal(absent, view, chance, style)
-    text = _fill_template(_choose_phrase(POSITIVE_TEMPLATES, chance), view, " and ".join(named))
-    if chance.random() < style.negation:
-        text += f". no {_choose_exact_term(_choose_phrase(absent, chance), chance, style)}"
+        return _phrase_normal(absent, view, rng, style)
+    text = _fill_template(_choose_phrase(POSITIVE_TEMPLATES, rng), view, " and ".join(named))
+    if rng.random() < style.negation:
+        text += f". no {_choose_exact_term(_choose_phrase(absent, rng), rng, style)}"
     return text
 
 
-def _phrase_findings(mentioned: Sequence[str], chance: np.random.Generator, style: CaptionStyle) -> list[str]:
-    order = [mentioned[index] for index in chance.permutation(len(mentioned))]
-    kept = order[:1] + [name for name in order[1:] if chance.random() >= style.omission]
+def _phrase_findings(mentioned: Sequence[str], rng: np.random.Generator, style: CaptionStyle) -> list[str]:
+    order = [mentioned[index] for index in rng.permutation(len(mentioned))]
+    kept = order[:1] + [name for name in order[1:] if rng.random() >= style.omission]
     return [
-        _choose_phrase(VAGUE_TERMS[name], chance) if chance.random() < style.vague else _choose_exact_term(name, chance, style)
+        _choose_phrase(VAGUE_TERMS[name], rng) if rng.random() < style.vague else _choose_exact_term(name, rng, style)
         for name in kept
     ]
 
 
-def _choose_exact_term(name: str, chance: np.random.Generator, style: CaptionStyle) -> str:
-    return _choose_phrase((TEXTBOOK_TERMS if chance.random() < style.textbook else EVERYDAY_TERMS)[name], chance)
+def _choose_exact_term(name: str, rng: np.random.Generator, style: CaptionStyle) -> str:
+    return _choose_phrase((TEXTBOOK_TERMS if rng.random() < style.textbook else EVERYDAY_TERMS)[name], rng)
 
 
-def _phrase_normal(absent: Sequence[str], view: str, chance: np.random.Generator, style: CaptionStyle) -> str:
-    template = _choose_phrase(NORMAL_TEMPLATES, chance)
+def _phrase_normal(absent: Sequence[str], view: str, rng: np.random.Generator, style: CaptionStyle) -> str:
+    template = _choose_phrase(NORMAL_TEMPLATES, rng)
     if "view" in template:
         return template.format(view)
-    return template.format(*(_choose_exact_term(_choose_phrase(absent, chance), chance, style) for _ in range(2)))
+    return template.format(*(_choose_exact_term(_choose_phrase(absent, rng), rng, style) for _ in range(2)))
 
 
-def _fill_template(template: str, view: str, words: str) -> str:
-    return template.format(view, words) if template.count("{}") == 2 else template.format(words)
+def _fill_template(template: str, view: str, phrase: str) -> str:
+    return template.format(view, phrase) if template.count("{}") == 2 else template.format(phrase)
 
 
-def _choose_phrase(choices: Sequence[str], chance: np.random.Generator) -> str:
-    return choices[int(chance.integers(len(choices)))]
+def _choose_phrase(choices: Sequence[str], rng: np.random.Generator) -> str:
+    return choices[int(rng.integers(len(choices)))]

@@ -1,4 +1,4 @@
-"""One picture of what the simulator can show: a normal chest and each finding, slight and gross, with captions."""
+"""Contact sheet of the simulator: a normal chest and each finding, slight and gross, with captions."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ SLIGHT, GROSS = 0.3, 0.85
 """Extents at which each finding is shown."""
 PAIRS_PER_ROW = 3
 TILE, CAPTION, GAP = 200, 18, 4
-"""Edge of a film, height of a caption, space between films; pixels."""
+"""Edge of a film, height of a caption, gap between films; pixels."""
 GREY_LEVEL_COUNTS = (64, 48, 32, 24, 16)
-"""Shades that are tried, the most first, until the picture is small enough."""
+"""Numbers of grey levels, tried in descending order until the file is small enough."""
 MAX_BYTES = 400_000
-"""Bytes that the picture may have."""
+"""Maximum file size, bytes."""
 
 
 def contact_sheet(path: Path, *, site: str = "north", seed: int = 0) -> None:
-    """Write a PNG of at most LARGEST bytes: a normal film PA and AP, then all findings, slight beside gross, of one site.
+    """Write a PNG of at most MAX_BYTES: a normal film PA and AP, then all findings, slight beside gross, of one site.
 
     A pair shows the same person. The same seed gives the same picture. KeyError for an unknown site.
     """

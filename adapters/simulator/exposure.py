@@ -1,4 +1,4 @@
-"""How one film is taken: drawn within the customs of a site."""
+"""Exposure parameters of one film, drawn from the ranges of a site."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from adapters.simulator.sites import Marker, Range, Site
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exposure:
-    """How one film was taken. Lengths in cm; strengths as `sites.Site` defines them."""
+    """Exposure parameters of one film. Lengths in cm; strengths as defined by `sites.Site`."""
 
     view: str = "PA"  # "PA" or "AP" (portable)
     degrees: float = 0.0  # rotation in the image plane
-    right: float = 0.0  # off centre
+    right: float = 0.0  # offset from the centre
     down: float = 0.0
     zoom: float = 1.0
     scatter: float = 0.12
@@ -36,19 +36,19 @@ class Exposure:
     devices: tuple[str, ...] = ()  # of `devices.DEVICES`
 
 
-def draw_exposure(chance: np.random.Generator, view: str, site: Site, findings: Collection[str] = ()) -> Exposure:
-    """Draw how a film is taken: portable AP films are more turned, nearer, noisier and foggier."""
+def draw_exposure(rng: np.random.Generator, view: str, site: Site, findings: Collection[str] = ()) -> Exposure:
+    """Draw exposure parameters: portable AP films are more rotated, nearer to the tube, noisier and foggier."""
     portable = view == "AP"
 
     def within(limits: Range) -> float:
-        return float(chance.uniform(*limits))
+        return float(rng.uniform(*limits))
 
-    collimated = chance.random() < site.collimation_share
+    collimated = rng.random() < site.collimation_share
     return Exposure(
         view=view,
-        degrees=float(chance.normal(0, 2.2 if portable else 1.0)),
-        right=float(chance.normal(0, 0.9 if portable else 0.4)),
-        down=float(chance.normal(0.2, 0.8)),
+        degrees=float(rng.normal(0, 2.2 if portable else 1.0)),
+        right=float(rng.normal(0, 0.9 if portable else 0.4)),
+        down=float(rng.normal(0.2, 0.8)),
         zoom=within(site.portable_zoom if portable else site.zoom),
         scatter=within(site.portable_scatter if portable else site.scatter),
         noise=within(site.portable_noise if portable else site.noise),
@@ -59,22 +59,22 @@ def draw_exposure(chance: np.random.Generator, view: str, site: Site, findings: 
         contrast=within(site.contrast),
         black=within(site.black),
         white=within(site.white),
-        shutters=_draw_shutters(chance, site) if collimated else (0.0, 0.0, 0.0, 0.0),
+        shutters=_draw_shutters(rng, site) if collimated else (0.0, 0.0, 0.0, 0.0),
         border=site.border,
         grid_lines=within(site.grid_lines),
-        cut_off=within(site.cut_off) * float(chance.choice([-1, 1])),
-        marker=site.marker if chance.random() < site.marker_share else None,
-        devices=_draw_devices(chance, portable, site, findings),
+        cut_off=within(site.cut_off) * float(rng.choice([-1, 1])),
+        marker=site.marker if rng.random() < site.marker_share else None,
+        devices=_draw_devices(rng, portable, site, findings),
     )
 
 
-def _draw_shutters(chance: np.random.Generator, site: Site) -> tuple[float, float, float, float]:
-    left, right, top, bottom = chance.uniform(*site.shutter, 4) * (chance.random(4) < 0.7)
+def _draw_shutters(rng: np.random.Generator, site: Site) -> tuple[float, float, float, float]:
+    left, right, top, bottom = rng.uniform(*site.shutter, 4) * (rng.random(4) < 0.7)
     return float(left), float(right), float(top), float(bottom)
 
 
-def _draw_devices(chance: np.random.Generator, portable: bool, site: Site, findings: Collection[str]) -> tuple[str, ...]:
-    """Draw what is on and in the patient. Tubes come with lines; a pacemaker or a port with anybody."""
+def _draw_devices(rng: np.random.Generator, portable: bool, site: Site, findings: Collection[str]) -> tuple[str, ...]:
+    """Draw the devices of a patient. Tubes accompany lines; pacemakers and ports are independent of them."""
     odds = {
         "leads": site.lead_share if portable else 0.02,
         "central line": site.line_share if portable else 0.03,
@@ -85,7 +85,5 @@ def _draw_devices(chance: np.random.Generator, portable: bool, site: Site, findi
         "chest drain": site.drain_share if "Pneumothorax" in findings else 0.04 * site.line_share,
     }
     return tuple(
-        name
-        for name, (odd, draw) in zip(odds, zip(odds.values(), chance.random(len(odds)), strict=True), strict=True)
-        if draw < odd
+        name for name, (odd, draw) in zip(odds, zip(odds.values(), rng.random(len(odds)), strict=True), strict=True) if draw < odd
     )

@@ -1,8 +1,9 @@
-"""Findings put into a phantom: what each does to the body before the film, and to air and water along the beam.
+"""Findings of a phantom: their effect on the body before the exposure, and on air and water along the beam.
 
-Simplified from how these findings look on frontal films (Hansell et al., Fleischner Society glossary, Radiology 2008;246:697).
-`extent` is 0..1: from barely there to gross. Some findings look alike, as they do in life: infiltration, pneumonia and
-consolidation differ in density and number, a nodule and a mass in their size (3 cm).
+Simplified from the appearance of these findings on frontal films (Hansell et al., Fleischner Society glossary, Radiology
+2008;246:697).
+`extent` is 0..1, from barely visible to gross. Some findings resemble each other, as in reality: infiltration, pneumonia and
+consolidation differ in density and number, a nodule and a mass in size (3 cm).
 """
 
 from __future__ import annotations
@@ -31,42 +32,42 @@ RandomGenerator = np.random.Generator
 
 @dataclass(slots=True)
 class ChestScene:
-    """What the beam meets in the lungs. Findings change it in place."""
+    """Tissue along the beam in the lungs. Findings change it in place."""
 
     at: Grid
     body: Body
     view: str
-    chance: RandomGenerator  # of the finding that is being put in
+    rng: RandomGenerator  # of the finding being added
     air: dict[int, Field]  # side -> thickness of air, cm
-    heart: Field  # share of the lungs' depth that is filled by heart and great vessels
+    heart: Field  # share of the depth of the lungs filled by heart and great vessels
     vessels: Field  # thickness of blood in the lungs' vessels, cm
-    water: Field  # thickness of anything solid or liquid that is added, cm
+    water: Field  # thickness of added solid or liquid matter, cm
     pneumothorax_side: int | None = None
 
     def draw_position(self, side: int, low: float, high: float, inner: float = 0.45, outer: float = 0.88) -> tuple[float, float]:
-        """Draw a point (x, y in cm) in one lung, between these shares of its height and of its width."""
-        y = self.body.apex + 1 + float(self.chance.uniform(low, high)) * (self.body.dome - self.body.apex - 1.5)
+        """Draw a point (x, y in cm) in one lung; `low`, `high`: shares of its height, `inner`, `outer`: of its width."""
+        y = self.body.apex + 1 + float(self.rng.uniform(low, high)) * (self.body.dome - self.body.apex - 1.5)
         edge = float(rib_cage_half_width(np.array([y], dtype=np.float32), self.body)[0])
-        return side * edge * float(self.chance.uniform(inner, outer)), y
+        return side * edge * float(self.rng.uniform(inner, outer)), y
 
     def fill_air(self, side: int, share: Field) -> None:
-        """Replace this share (0..1) of the air of one lung by water; vessels vanish in it."""
+        """Replace a share (0..1) of the air of one lung by water; vessels inside it become invisible."""
         self.water += self.air[side] * (1 - self.heart) * share
         self.vessels *= 1 - np.clip(share, 0, 1)
 
     def lung_mask(self) -> Field:
-        """0..1: where there is lung."""
+        """Mask of the lungs, 0..1."""
         return smoothstep(self.air[-1] + self.air[1] - 1.5, 1.0) * (1 - self.heart)
 
 
-def _draw_side(chance: RandomGenerator) -> int:
-    return int(chance.choice(SIDES))
+def _draw_side(rng: RandomGenerator) -> int:
+    return int(rng.choice(SIDES))
 
 
-def _draw_sides(chance: RandomGenerator, both: float) -> tuple[int, ...]:
-    """Draw one side, or both with this chance."""
-    side = _draw_side(chance)
-    return SIDES if chance.random() < both else (side,)
+def _draw_sides(rng: RandomGenerator, both: float) -> tuple[int, ...]:
+    """Draw one side, or both with probability `both`."""
+    side = _draw_side(rng)
+    return SIDES if rng.random() < both else (side,)
 
 
 def _raise_diaphragm(body: Body, side: int, height: float) -> tuple[float, float]:
@@ -74,20 +75,20 @@ def _raise_diaphragm(body: Body, side: int, height: float) -> tuple[float, float
     return (right + height, left) if side < 0 else (right, left + height)
 
 
-# --- what changes the body
+# --- findings that change the body
 
 
-def _enlarge_heart(body: Body, extent: float, chance: RandomGenerator) -> Body:
+def _enlarge_heart(body: Body, extent: float, rng: RandomGenerator) -> Body:
     grown = 1.08 + 0.40 * extent
     return replace(
         body,
         heart_left=min(body.heart_left * grown, body.half_width * 0.95),
-        heart_right=body.heart_right * (1.03 + 0.35 * extent * float(chance.uniform(0.5, 1.2))),
+        heart_right=body.heart_right * (1.03 + 0.35 * extent * float(rng.uniform(0.5, 1.2))),
         heart_top=body.heart_top - 0.8 * extent,
     )
 
 
-def _inflate_lungs(body: Body, extent: float, chance: RandomGenerator) -> Body:
+def _inflate_lungs(body: Body, extent: float, rng: RandomGenerator) -> Body:
     return replace(
         body,
         dome=body.dome + 0.6 + 2.6 * extent,
@@ -99,46 +100,44 @@ def _inflate_lungs(body: Body, extent: float, chance: RandomGenerator) -> Body:
     )
 
 
-def _collapse_lobe(body: Body, extent: float, chance: RandomGenerator) -> Body:
-    """Volume is lost: the diaphragm rises and the mediastinum comes nearer."""
-    side, kind = _draw_side(chance), chance.random()
+def _collapse_lobe(body: Body, extent: float, rng: RandomGenerator) -> Body:
+    """Loss of volume: raise the diaphragm and pull the mediastinum to the side of the collapse."""
+    side, kind = _draw_side(rng), rng.random()
     loss = extent * (0.5 if kind < PLATE_SHARE else 1.0)
     shift = body.mediastinal_shift + side * 0.9 * loss
     return replace(body, diaphragm_lift=_raise_diaphragm(body, side, 2.4 * loss), mediastinal_shift=shift)
 
 
-def _shrink_lungs(body: Body, extent: float, chance: RandomGenerator) -> Body:
+def _shrink_lungs(body: Body, extent: float, rng: RandomGenerator) -> Body:
     both = _raise_diaphragm(replace(body, diaphragm_lift=_raise_diaphragm(body, -1, 1.2 * extent)), 1, 1.2 * extent)
     return replace(body, diaphragm_lift=both, lung_depth=body.lung_depth - 1.2 * extent)
 
 
 def _build_mediastinal_push(least: float, far: float) -> Callable[[Body, float, RandomGenerator], Body]:
-    """A gross one pushes the mediastinum to the other side."""
+    """Return a body change: above extent `least`, the mediastinum is pushed up to `far` cm to the other side."""
 
-    def pushed(body: Body, extent: float, chance: RandomGenerator) -> Body:
+    def pushed(body: Body, extent: float, rng: RandomGenerator) -> Body:
         push = far * max(0.0, extent - least) / (1 - least)
-        return replace(body, mediastinal_shift=body.mediastinal_shift - _draw_side(chance) * push)
+        return replace(body, mediastinal_shift=body.mediastinal_shift - _draw_side(rng) * push)
 
     return pushed
 
 
-# --- what changes the lungs
+# --- findings that change the lungs
 
 PLATE_SHARE = 0.55
-"""Share of atelectases that are plates; the others are the collapse of a part of a lower lobe."""
+"""Share of plate atelectases; the others are a partial collapse of a lower lobe."""
 
 
 def _add_atelectasis(scene: ChestScene, extent: float) -> None:
-    chance = scene.chance
-    side, kind = _draw_side(chance), chance.random()
+    rng = scene.rng
+    side, kind = _draw_side(rng), rng.random()
     if kind < PLATE_SHARE:
         plates = Sheet(scene.at)
-        for _ in range(int(chance.integers(1, 4))):
+        for _ in range(int(rng.integers(1, 4))):
             x, y = scene.draw_position(side, 0.66, 0.97)
-            half, tilt = 1.6 + 2.6 * extent, float(chance.normal(0, 0.22))
-            path = spline_path(
-                [(x - half, y + half * tilt), (x, y + float(chance.normal(0, 0.15))), (x + half, y - half * tilt)], 24
-            )
+            half, tilt = 1.6 + 2.6 * extent, float(rng.normal(0, 0.22))
+            path = spline_path([(x - half, y + half * tilt), (x, y + float(rng.normal(0, 0.15))), (x + half, y - half * tilt)], 24)
             taper = np.sin(np.linspace(0.15, np.pi - 0.15, 24))
             plates.add_ribbon(path, (0.14 + 0.26 * extent) * taper, ellipsoid_profile, (1.2 + 2.6 * extent) * taper)
         scene.water += plates.render() * scene.lung_mask()
@@ -149,37 +148,37 @@ def _add_atelectasis(scene: ChestScene, extent: float) -> None:
         5.0 + 4.0 * extent - low, 2.0
     )
     scene.fill_air(side, wedge * np.float32(0.22 + 0.45 * extent))
-    scene.water += (1.0 + 2.5 * extent) * wedge * scene.heart * smoothstep(out - 1.0, 0.5)  # it shows through the heart
+    scene.water += (1.0 + 2.5 * extent) * wedge * scene.heart * smoothstep(out - 1.0, 0.5)  # visible through the heart
 
 
 def _add_effusion(scene: ChestScene, extent: float) -> None:
-    chance = scene.chance
-    first = _draw_side(chance)
-    supine = scene.view == "AP" and chance.random() < 0.6
-    for side in (first, -first) if chance.random() < 0.3 else (first,):
-        much = extent * (1.0 if side == first else float(chance.uniform(0.4, 0.9)))
-        level = scene.body.dome + 3.6 - (1.2 + 10.5 * (0.5 * much if supine else much))
+    rng = scene.rng
+    first = _draw_side(rng)
+    supine = scene.view == "AP" and rng.random() < 0.6
+    for side in (first, -first) if rng.random() < 0.3 else (first,):
+        amount = extent * (1.0 if side == first else float(rng.uniform(0.4, 0.9)))
+        level = scene.body.dome + 3.6 - (1.2 + 10.5 * (0.5 * amount if supine else amount))
         out = np.abs(scene.at.x) / np.float32(scene.body.half_width)
         meniscus = level + 2.4 - 4.4 * np.clip(out, 0, 1.05) ** 4 - 1.2 * gaussian(out - 0.18, 0.1)
         depth = np.clip((scene.at.y - meniscus) / 2.6, 0, 1)
         scene.fill_air(side, smoothstep(scene.at.y - meniscus, 0.5) * (0.55 + 0.42 * depth))
-        if supine:  # it spreads behind the lung: a veil that grows toward the base
+        if supine:  # fluid spreads behind the lung: a veil, denser toward the base
             veil = np.clip((scene.at.y - scene.body.apex) / (scene.body.dome - scene.body.apex), 0, 1) ** 1.5
-            scene.fill_air(side, (0.08 + 0.34 * much) * veil)
+            scene.fill_air(side, (0.08 + 0.34 * amount) * veil)
 
 
 def _fill_patches(
     scene: ChestScene, spots: list[tuple[int, float, float, float]], *, share: float, soft: float, grain: float
 ) -> None:
-    """Fill patches (side, x, y, half size in cm) of ragged outline; `soft` and `grain`: how blurred the rim, how mottled within."""
-    coarse, chance = scene.at.downsampled(), scene.chance
-    ragged = 0.26 * fractal_noise(coarse, chance, size=4.0, roughness=1.5)
-    texture = np.clip(1 + grain * fractal_noise(coarse, chance, size=1.2, roughness=0.8, octaves=3), 0, 2.2)
+    """Fill patches (side, x, y, half size in cm) of ragged outline; `soft`: blur of the rim, `grain`: mottling inside."""
+    coarse, rng = scene.at.downsampled(), scene.rng
+    ragged = 0.26 * fractal_noise(coarse, rng, size=4.0, roughness=1.5)
+    texture = np.clip(1 + grain * fractal_noise(coarse, rng, size=1.2, roughness=0.8, octaves=3), 0, 2.2)
     for side in SIDES:
         covered = coarse.zeros()
         for own, x, y, half in spots:
             if own == side:
-                radius = elliptic_radius(coarse, x, y, half, half * float(chance.uniform(0.7, 1.3)), float(chance.uniform(-45, 45)))
+                radius = elliptic_radius(coarse, x, y, half, half * float(rng.uniform(0.7, 1.3)), float(rng.uniform(-45, 45)))
                 covered = np.maximum(covered, smoothstep(1 - radius - ragged, soft))
         if covered.any():
             scene.fill_air(side, scene.at.upsample(np.clip(share * covered * texture, 0, 0.92).astype(np.float32)))
@@ -187,7 +186,7 @@ def _fill_patches(
 
 def _add_consolidation(scene: ChestScene, extent: float) -> None:
     spots = []
-    for side in _draw_sides(scene.chance, 0.25):
+    for side in _draw_sides(scene.rng, 0.25):
         x, y = scene.draw_position(side, 0.25, 0.95, 0.4, 0.8)
         spots.append((side, x, y, 1.9 + 3.6 * extent))
     _fill_patches(scene, spots, share=0.38 + 0.42 * extent, soft=0.5, grain=0.10)
@@ -195,35 +194,35 @@ def _add_consolidation(scene: ChestScene, extent: float) -> None:
 
 def _add_pneumonia(scene: ChestScene, extent: float) -> None:
     spots = []
-    for side in _draw_sides(scene.chance, 0.2):
+    for side in _draw_sides(scene.rng, 0.2):
         x, y = scene.draw_position(side, 0.4, 0.95, 0.4, 0.8)
         spots.append((side, x, y, 1.6 + 2.8 * extent))
-        spots.append((side, x + float(scene.chance.normal(0, 1.6)), y + float(scene.chance.normal(0, 1.8)), 1.2 + 2.0 * extent))
+        spots.append((side, x + float(scene.rng.normal(0, 1.6)), y + float(scene.rng.normal(0, 1.8)), 1.2 + 2.0 * extent))
     _fill_patches(scene, spots, share=0.24 + 0.32 * extent, soft=0.6, grain=0.20)
 
 
 def _add_infiltration(scene: ChestScene, extent: float) -> None:
     spots = []
-    for side in _draw_sides(scene.chance, 0.5):
-        for _ in range(int(scene.chance.integers(2, 5))):
+    for side in _draw_sides(scene.rng, 0.5):
+        for _ in range(int(scene.rng.integers(2, 5))):
             x, y = scene.draw_position(side, 0.2, 0.97)
             spots.append((side, x, y, 1.6 + 2.4 * extent))
     _fill_patches(scene, spots, share=0.13 + 0.24 * extent, soft=0.8, grain=0.32)
 
 
 def _add_edema(scene: ChestScene, extent: float) -> None:
-    chance, coarse = scene.chance, scene.at.downsampled()
-    mist = 1 + 0.25 * fractal_noise(coarse, chance, size=1.8, roughness=0.8, octaves=3)
+    rng, coarse = scene.rng, scene.at.downsampled()
+    mist = 1 + 0.25 * fractal_noise(coarse, rng, size=1.8, roughness=0.8, octaves=3)
     for side in SIDES:
         hilum = elliptic_radius(coarse, side * 4.4, scene.body.hilum + 1.8, 5.5 + 1.5 * extent, 7.0 + 2.0 * extent)
-        share = (0.12 + 0.36 * extent) * float(chance.uniform(0.8, 1.2)) * np.exp(-0.5 * hilum**2) * mist
+        share = (0.12 + 0.36 * extent) * float(rng.uniform(0.8, 1.2)) * np.exp(-0.5 * hilum**2) * mist
         scene.fill_air(side, scene.at.upsample(np.clip(share, 0, 0.85).astype(np.float32)))
     scene.vessels *= 1 + 0.5 * extent
     scene.vessels += 0.5 * extent * blur(scene.vessels, 0.15 / scene.at.spacing)  # cuffs
     septa = Sheet(scene.at)
     for side in SIDES:
         for _ in range(int(10 * extent)):  # Kerley's B lines
-            y = scene.body.dome - float(chance.uniform(0.5, 6.5))
+            y = scene.body.dome - float(rng.uniform(0.5, 6.5))
             edge = float(rib_cage_half_width(np.array([y], dtype=np.float32), scene.body)[0])
             path = spline_path([(side * (edge - 0.2), y), (side * (edge - 0.9), y + 0.05), (side * (edge - 1.7), y + 0.1)], 10)
             septa.add_ribbon(path, 0.05, ellipsoid_profile, 0.8)
@@ -231,48 +230,48 @@ def _add_edema(scene: ChestScene, extent: float) -> None:
 
 
 def _add_round_opacity(scene: ChestScene, side: int, x: float, y: float, radius: float, spiky: float) -> None:
-    """Put a round opacity; outside of air it only fills what air there is."""
+    """Add a round opacity, limited to the air at its position."""
     outline = elliptic_radius(
-        scene.at, x, y, radius, radius * float(scene.chance.uniform(0.82, 1.18)), float(scene.chance.uniform(0, 90))
+        scene.at, x, y, radius, radius * float(scene.rng.uniform(0.82, 1.18)), float(scene.rng.uniform(0, 90))
     )
     if spiky:
-        outline += spiky * fractal_noise(scene.at, scene.chance, size=1.5 * radius, roughness=0.9, octaves=3)
+        outline += spiky * fractal_noise(scene.at, scene.rng, size=1.5 * radius, roughness=0.9, octaves=3)
     thickness = 2.4 * radius * ellipsoid_profile(np.clip(outline, 0, 1))
     scene.water += np.minimum(thickness, scene.air[side] * (1 - 0.5 * scene.heart))
     scene.vessels *= 1 - 0.6 * smoothstep(1 - outline, 0.2)
 
 
 def _add_nodules(scene: ChestScene, extent: float) -> None:
-    several = scene.chance.random() < 0.35
-    for _ in range(int(scene.chance.integers(2, 6)) if several else 1):
-        side = _draw_side(scene.chance)
+    several = scene.rng.random() < 0.35
+    for _ in range(int(scene.rng.integers(2, 6)) if several else 1):
+        side = _draw_side(scene.rng)
         x, y = scene.draw_position(side, 0.1, 0.9, 0.4, 0.88)
-        size = (0.32 + 1.1 * extent) * (float(scene.chance.uniform(0.7, 1.1)) if several else 1.0)
+        size = (0.32 + 1.1 * extent) * (float(scene.rng.uniform(0.7, 1.1)) if several else 1.0)
         _add_round_opacity(scene, side, x, y, size, 0.05)
 
 
 def _add_mass(scene: ChestScene, extent: float) -> None:
-    side = _draw_side(scene.chance)
+    side = _draw_side(scene.rng)
     x, y = scene.draw_position(side, 0.12, 0.85, 0.42, 0.85)
-    if scene.chance.random() < 0.25:
-        x, y = side * float(scene.chance.uniform(3.4, 5.0)), scene.body.hilum + float(scene.chance.normal(0, 1.0))
+    if scene.rng.random() < 0.25:
+        x, y = side * float(scene.rng.uniform(3.4, 5.0)), scene.body.hilum + float(scene.rng.normal(0, 1.0))
     _add_round_opacity(scene, side, x, y, 1.55 + 2.4 * extent, 0.07)
 
 
 def _add_emphysema(scene: ChestScene, extent: float) -> None:
-    """Bullae: round places without vessels."""
+    """Add bullae: round regions without vessels."""
     for _ in range(int(6 * extent)):
-        x, y = scene.draw_position(_draw_side(scene.chance), 0.02, 0.6, 0.4, 0.9)
-        radius = elliptic_radius(scene.at, x, y, float(scene.chance.uniform(1.0, 2.4)), float(scene.chance.uniform(1.0, 2.4)))
+        x, y = scene.draw_position(_draw_side(scene.rng), 0.02, 0.6, 0.4, 0.9)
+        radius = elliptic_radius(scene.at, x, y, float(scene.rng.uniform(1.0, 2.4)), float(scene.rng.uniform(1.0, 2.4)))
         scene.vessels *= 1 - 0.9 * smoothstep(1 - radius, 0.15)
         scene.water += 0.3 * gaussian(radius - 1, 0.04) * scene.lung_mask()
 
 
 def _add_fibrosis(scene: ChestScene, extent: float) -> None:
-    chance, y = scene.chance, scene.at.y
-    upper = chance.random() < 0.25
-    net = np.abs(fractal_noise(scene.at, chance, size=1.6, roughness=0.7, octaves=3))
-    patch = np.clip(0.7 + 0.5 * fractal_noise(scene.at.downsampled(), chance, size=4.0, octaves=2), 0, 1.6).astype(np.float32)
+    rng, y = scene.rng, scene.at.y
+    upper = rng.random() < 0.25
+    net = np.abs(fractal_noise(scene.at, rng, size=1.6, roughness=0.7, octaves=3))
+    patch = np.clip(0.7 + 0.5 * fractal_noise(scene.at.downsampled(), rng, size=4.0, octaves=2), 0, 1.6).astype(np.float32)
     middle = scene.body.apex + (5.5 if upper else 0.78 * (scene.body.dome - scene.body.apex))
     zone = gaussian(y - middle, 3.0 + 2.0 * extent) if upper else smoothstep(y - middle + 2.5 * extent, 3.0)
     rim = sum(
@@ -286,7 +285,7 @@ def _add_fibrosis(scene: ChestScene, extent: float) -> None:
 
 
 def _add_pneumothorax(scene: ChestScene, extent: float) -> None:
-    side = scene.pneumothorax_side = _draw_side(scene.chance)
+    side = scene.pneumothorax_side = _draw_side(scene.rng)
     gap = (0.5 + 5.0 * extent) * (0.25 + 0.75 * smoothstep(scene.body.apex + 9 + 6 * extent - scene.at.y, 7))
     top = scene.body.apex + 0.8 + 4.0 * extent
     edge = rib_cage_half_width(scene.at.y, scene.body) - gap - scene.at.x * side
@@ -302,28 +301,28 @@ def _add_pneumothorax(scene: ChestScene, extent: float) -> None:
 
 
 def _add_pleural_thickening(scene: ChestScene, extent: float) -> None:
-    chance, y = scene.chance, scene.at.y
-    for side in _draw_sides(chance, 0.25):
-        lobed = 1 + 0.35 * np.sin(y * np.float32(chance.uniform(0.5, 1.2)) + np.float32(chance.uniform(0, 6)))
+    rng, y = scene.rng, scene.at.y
+    for side in _draw_sides(rng, 0.25):
+        lobed = 1 + 0.35 * np.sin(y * np.float32(rng.uniform(0.5, 1.2)) + np.float32(rng.uniform(0, 6)))
         inward = rib_cage_half_width(y, scene.body) - scene.at.x * side
-        where = chance.random()
-        if where < 0.4:  # a cap on the apex
+        location = rng.random()
+        if location < 0.4:  # an apical cap
             cover = smoothstep(scene.body.apex + 1.6 + 1.6 * extent + 0.3 * lobed - y, 0.6)
-        else:  # a rind along the side, low ones blunt the angle
-            thick = (0.2 + 1.1 * extent) * lobed * (smoothstep(y - scene.body.apex - 8, 5) if where < 0.8 else 1.0)
+        else:  # lateral thickening; a low one blunts the costophrenic angle
+            thick = (0.2 + 1.1 * extent) * lobed * (smoothstep(y - scene.body.apex - 8, 5) if location < 0.8 else 1.0)
             cover = smoothstep(thick - inward, 0.25)
         scene.water += (2.0 + 2.0 * extent) * cover * smoothstep(scene.air[side] - 0.5, 0.5)
-        if chance.random() < 0.2:  # a calcified plaque
+        if rng.random() < 0.2:  # a calcified plaque
             x, height = scene.draw_position(side, 0.4, 0.9, 0.6, 0.95)
-            plaque = elliptic_radius(scene.at, x, height, 0.5 + 1.2 * extent, 0.25 + 0.4 * extent, float(chance.uniform(-60, 60)))
+            plaque = elliptic_radius(scene.at, x, height, 0.5 + 1.2 * extent, 0.25 + 0.4 * extent, float(rng.uniform(-60, 60)))
             scene.water += 1.5 * ellipsoid_profile(np.clip(plaque + 0.2 * np.sin(6 * scene.at.x), 0, 1))
 
 
 def _add_hernia(scene: ChestScene, extent: float) -> None:
-    size, x = 1.4 + 2.4 * extent, 0.8 + float(scene.chance.normal(0, 0.8))
+    size, x = 1.4 + 2.4 * extent, 0.8 + float(scene.rng.normal(0, 0.8))
     y = scene.body.dome - 1.2 * size + 1.0
-    radius = elliptic_radius(scene.at, x, y, size * float(scene.chance.uniform(1.0, 1.4)), size)
-    gas = smoothstep(y + float(scene.chance.normal(-0.1, 0.25)) * size - scene.at.y, 0.06) * smoothstep(0.86 - radius, 0.08)
+    radius = elliptic_radius(scene.at, x, y, size * float(scene.rng.uniform(1.0, 1.4)), size)
+    gas = smoothstep(y + float(scene.rng.normal(-0.1, 0.25)) * size - scene.at.y, 0.06) * smoothstep(0.86 - radius, 0.08)
     scene.water += 0.9 * size * ellipsoid_profile(np.clip(radius, 0, 1), 3) * (1 - gas) - 1.3 * size * gas
     below = diaphragm(scene.at, scene.body, 1) - scene.at.y
     scene.water += 0.3 * gaussian(radius - 0.95, 0.05) * smoothstep(below, 0.5)
@@ -337,7 +336,7 @@ BODY_CHANGES: Mapping[str, Callable[[Body, float, RandomGenerator], Body]] = {
     "Emphysema": _inflate_lungs,
     "Fibrosis": _shrink_lungs,
 }
-"""What findings do to the shape of the thorax. Each draws its side first, as its namesake in CHANGES does from the same seed."""
+"""Changes of the thorax shape by finding. Each draws its side first, like the same finding in LUNG_CHANGES from the same seed."""
 
 LUNG_CHANGES: Mapping[str, Callable[[ChestScene, float], None]] = {
     "Emphysema": _add_emphysema,
@@ -354,19 +353,19 @@ LUNG_CHANGES: Mapping[str, Callable[[ChestScene, float], None]] = {
     "Pleural_Thickening": _add_pleural_thickening,
     "Hernia": _add_hernia,
 }
-"""Findings that change what is in the lungs, in the order in which they are put there."""
+"""Changes of the lung content by finding, in the order of their application."""
 
 FINDING_ORDER = ("Cardiomegaly", *LUNG_CHANGES)
-"""Every finding; its place here is part of its seed."""
+"""Every finding; its index is part of its seed."""
 
 
 def _create_finding_generator(body: Body, name: str) -> RandomGenerator:
-    """Where a finding sits belongs to the person: it is there again on the next film."""
+    """Return the generator of a finding. It depends on the person only: the finding keeps its position on every film."""
     return np.random.default_rng([body.seed, 3, FINDING_ORDER.index(name)])
 
 
 def alter_body(body: Body, findings: Mapping[str, float]) -> Body:
-    """Return the body with the findings that change its shape. KeyError for an unknown finding."""
+    """Return the body, changed by the findings that affect its shape. KeyError for an unknown finding."""
     for name in findings:
         if name not in FINDING_ORDER:
             raise KeyError(name)
@@ -377,8 +376,8 @@ def alter_body(body: Body, findings: Mapping[str, float]) -> Body:
 
 
 def add_findings(scene: ChestScene, findings: Mapping[str, float]) -> None:
-    """Put findings into a scene."""
+    """Add findings to a scene."""
     for name, change in LUNG_CHANGES.items():
         if name in findings:
-            scene.chance = _create_finding_generator(scene.body, name)
+            scene.rng = _create_finding_generator(scene.body, name)
             change(scene, findings[name])

@@ -1,7 +1,7 @@
-"""Films to DX and CR objects, complete as a good modality writes them or as poor as archives hold them.
+"""DX and CR objects of films, with a complete header or with the poor headers found in archives.
 
-PS3.3 A.26 (Digital X-Ray Image IOD, For Presentation) and A.2 (Computed Radiography Image IOD). What a film shows is never
-written into its object.
+PS3.3 A.26 (Digital X-Ray Image IOD, For Presentation) and A.2 (Computed Radiography Image IOD). The findings of a
+film are never written into its object.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from adapters.simulator.raster import Field
 from adapters.simulator.sites import SiteEquipment
 
 NAMESPACE = uuid.UUID("5e0b2a4e-6f0f-4a53-9a9c-3d1f6f7b7a10")
-"""Root of the virtual hospital's UIDs."""
+"""Namespace of the simulated hospital's UIDs."""
 
 HeaderKind = Literal["complete", "sparse", "poor"]
 Display = Literal["window", "lut", "none"]
@@ -33,7 +33,7 @@ Display = Literal["window", "lut", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """What is imaged in one kind of film, and how."""
+    """Body region and acquisition parameters of one kind of film."""
 
     code: tuple[str, str, str]  # CID 4031
     position: str  # View Position, PS3.3 C.8.11.5
@@ -44,7 +44,7 @@ class Region:
 
     @property
     def name(self) -> str:
-        """The region in a word."""
+        """Name of the region."""
         return self.code[2]
 
 
@@ -67,7 +67,7 @@ VIEW_CODES = {  # CID 4010
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Technique:
-    """How one film is turned into an object."""
+    """Encoding of one film as a DICOM object."""
 
     modality: Literal["DX", "CR"] = "DX"
     view: str = "PA"  # of REGIONS
@@ -80,7 +80,7 @@ class Technique:
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """A person who does not exist."""
+    """A simulated patient."""
 
     number: int
     body: Body
@@ -99,7 +99,7 @@ class Patient:
 
 @dataclass(frozen=True, slots=True)
 class InstanceContext:
-    """Where an object belongs: whose, the how manieth visit and film, made by what machine. `root` starts its UIDs."""
+    """Context of an object: patient, number of visit and film, equipment. `uid_root` is the prefix of its UIDs."""
 
     uid_root: tuple[object, ...]
     patient: Patient
@@ -125,12 +125,12 @@ class InstanceContext:
 
 
 def uid(*parts: object) -> str:
-    """Return the UID that belongs to these parts: UUID-derived (PS3.5 B.2), the same each time."""
+    """Return the UID of these parts: UUID-derived (PS3.5 B.2), deterministic."""
     return f"2.25.{uuid.uuid5(NAMESPACE, '/'.join(map(str, parts))).int}"
 
 
 def encode_file(image: Dataset, transfer_syntax: UID) -> bytes:
-    """Return the DICOM file of an object in this transfer syntax."""
+    """Return the DICOM file of an object in the given transfer syntax."""
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
@@ -167,7 +167,7 @@ def dataset_from_film(film: SimulatedFilm, technique: Technique, context: Instan
 
 
 def set_pixels(image: Dataset, film: Field, technique: Technique) -> None:
-    """Put a film, float32 [H, W] in 0..1 with bone bright, into an object: stored bits, polarity, VOI."""
+    """Write a film, float32 [H, W] in 0..1 with bone bright, into an object: stored bits, polarity, VOI."""
     top = (1 << technique.bits) - 1
     low, high = round(0.06 * top), round(0.94 * top)
     stored = np.rint(low + film * (high - low))
@@ -187,7 +187,7 @@ def set_pixels(image: Dataset, film: Field, technique: Technique) -> None:
 
 def _build_sigmoid_lut(bits: int) -> Dataset:
     """Return a VOI LUT (PS3.3 C.11.2) with a gentle toe and shoulder, as film has; 16 bit out."""
-    ramp = np.linspace(-1, 1, 1 << bits)  # a shorter table would clip all that lies beyond its end
+    ramp = np.linspace(-1, 1, 1 << bits)  # a shorter table would clip the values beyond its end
     curve = np.tanh(1.4 * ramp) / np.tanh(1.4)
     table = Dataset()
     table.add_new("LUTDescriptor", "US", [ramp.size % 65536, 0, 16])
@@ -197,7 +197,7 @@ def _build_sigmoid_lut(bits: int) -> Dataset:
 
 
 def _set_poor_header(image: Dataset, context: InstanceContext) -> None:
-    """What a worn-out cassette reader leaves: no view, no body part, no window, no character set; the study says what it was."""
+    """Set the header of an old cassette reader: no view, body part, window or character set; only the study is described."""
     image.StudyDate = context.day.strftime("%Y%m%d")
     image.StudyDescription = "PHANTOM CHEST"
     image.Manufacturer = ""
@@ -214,12 +214,12 @@ def _set_complete_header(image: Dataset, technique: Technique, context: Instance
 
 def _set_patient_and_study(image: Dataset, technique: Technique, context: InstanceContext) -> None:
     body, day, region = context.patient.body, context.day.strftime("%Y%m%d"), REGIONS[technique.view].name
-    born = FIRST_DAY.year - body.age
+    birth_year = FIRST_DAY.year - body.age
     image.SpecificCharacterSet = "ISO_IR 192"
     image.IssuerOfPatientID = "PHANTOM HOSPITAL"
-    image.PatientBirthDate = f"{born}0101"
+    image.PatientBirthDate = f"{birth_year}0101"
     image.PatientSex = body.sex
-    image.PatientAge = f"{context.day.year - born:03d}Y"
+    image.PatientAge = f"{context.day.year - birth_year:03d}Y"
     image.StudyDate = image.SeriesDate = image.AcquisitionDate = image.ContentDate = day
     image.StudyTime = image.SeriesTime = image.AcquisitionTime = image.ContentTime = context.time
     image.StudyID = f"{context.visit + 1}"

@@ -1,4 +1,4 @@
-"""Films that are no frontal chest: a lateral of the chest; a knee, a hand and an abdomen for what is no chest at all."""
+"""Films other than frontal chest films: lateral chest, knee, hand, abdomen."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ KNEE_HEIGHT, HAND_HEIGHT = 30.0, 24.0
 
 
 def _prepare_table(
-    chance: np.random.Generator, site: Site | None, size: tuple[int, int], height: float = FILM_HEIGHT, thin: float = 1.0
+    rng: np.random.Generator, site: Site | None, size: tuple[int, int], height: float = FILM_HEIGHT, thin: float = 1.0
 ) -> tuple[Exposure, RadiographyTable]:
-    """Draw an exposure; `thin` is how much less than a chest there is to shine through."""
-    taken = draw_exposure(chance, "PA", site or DEFAULT_SITE)
-    taken = replace(taken, white=thin * taken.white, black=min(taken.black, thin), devices=())
-    return taken, RadiographyTable(taken, size, height=height)
+    """Draw an exposure and prepare its table. `thin`: thickness relative to a chest."""
+    exposure = draw_exposure(rng, "PA", site or DEFAULT_SITE)
+    exposure = replace(exposure, white=thin * exposure.white, black=min(exposure.black, thin), devices=())
+    return exposure, RadiographyTable(exposure, size, height=height)
 
 
 def lateral(seed: int, *, body: Body | None = None, size: tuple[int, int] = (512, 512), site: Site | None = None) -> SimulatedFilm:
-    """Take a left lateral chest film: spine behind (right), heart in front, two domes. It shows a healthy chest."""
+    """Take a left lateral film of a healthy chest: spine at the right, heart in front, two domes."""
     body = body or draw_body(np.random.default_rng([seed, 0]))
-    chance = np.random.default_rng([seed, 4])
-    taken, table = _prepare_table(chance, site, size)
+    rng = np.random.default_rng([seed, 4])
+    exposure, table = _prepare_table(rng, site, size)
     at = table.at
     front = at.x + 8.6 + 2.0 * gaussian(at.y - 24, 9) + 0.5 * body.breast * gaussian(at.y - body.dome + 2, 4)
     back = 11.0 + 1.2 * gaussian(at.y - 13, 7) - at.x
@@ -58,14 +58,14 @@ def lateral(seed: int, *, body: Body | None = None, size: tuple[int, int] = (512
     arch = 4.0 * gaussian(elliptic_radius(at, 1.2, 11.8, 2.4, 2.6) - 0.8, 0.28) * smoothstep(14.5 - at.y, 2)
     hila = 3.0 * gaussian(elliptic_radius(at, 0.6, body.hilum, 1.4, 1.9), 0.8)
     windpipe = 1.8 * smoothstep(0.85 - np.abs(at.x - 0.6 - 0.16 * (at.y - 6)), 0.25) * smoothstep(13.6 - at.y, 0.8)
-    grain = 1 + 0.02 * fractal_noise(at, chance, size=2.0, octaves=4, roughness=0.6)
+    grain = 1 + 0.02 * fractal_noise(at, rng, size=2.0, octaves=4, roughness=0.6)
     soft = (
         np.maximum(flesh, arms)
         - np.clip(lungs * domes - heart - arch - hila, 0, None) * grain
         - windpipe * smoothstep(flesh - 5, 4)
     )
     bone = _render_lateral_bones(at, body)
-    return SimulatedFilm(table.take_film(np.clip(soft, 0, None) + np.float32(BONE_ATTENUATION) * bone, chance), body, taken)
+    return SimulatedFilm(table.take_film(np.clip(soft, 0, None) + np.float32(BONE_ATTENUATION) * bone, rng), body, exposure)
 
 
 def _render_lateral_bones(at: Grid, body: Body) -> Field:
@@ -89,8 +89,8 @@ def _render_lateral_bones(at: Grid, body: Body) -> Field:
 
 def knee(seed: int, *, size: tuple[int, int] = (512, 512), site: Site | None = None) -> SimulatedFilm:
     """Take a frontal film of a knee."""
-    chance = np.random.default_rng([seed, 5])
-    taken, table = _prepare_table(chance, site, size, KNEE_HEIGHT)
+    rng = np.random.default_rng([seed, 5])
+    exposure, table = _prepare_table(rng, site, size, KNEE_HEIGHT)
     at = table.at
     flesh = 11 * ellipsoid_profile(np.clip(np.abs(at.x) / (6.2 + 0.7 * np.cos(at.y * 0.25)), 0, 1))
     half = 1.55 + 2.6 * gaussian(at.y - 15.2, 2.6)
@@ -100,8 +100,8 @@ def knee(seed: int, *, size: tuple[int, int] = (512, 512), site: Site | None = N
     cortex = 1.6 * gaussian(shaft - 0.86, 0.09) * smoothstep(np.abs(at.y - 15.2) - 2.5, 2)
     fibula = 1.2 * tube_profile(at.x - 3.9 - 0.02 * at.y, 0.75, 0.3) * smoothstep(at.y - 18.3, 0.5)
     patella = 1.0 * ellipsoid_profile(np.clip(elliptic_radius(at, 0.2, 12.4, 2.1, 2.2), 0, 1))
-    bone = ((marrow + cortex) * joint + fibula + patella) * (1 + 0.05 * fractal_noise(at, chance, size=0.35))
-    return SimulatedFilm(table.take_film(flesh + np.float32(BONE_ATTENUATION) * bone, chance), None, taken, height=KNEE_HEIGHT)
+    bone = ((marrow + cortex) * joint + fibula + patella) * (1 + 0.05 * fractal_noise(at, rng, size=0.35))
+    return SimulatedFilm(table.take_film(flesh + np.float32(BONE_ATTENUATION) * bone, rng), None, exposure, height=KNEE_HEIGHT)
 
 
 FINGERS = (
@@ -115,12 +115,12 @@ FINGERS = (
 
 
 def hand(seed: int, *, size: tuple[int, int] = (512, 512), site: Site | None = None) -> SimulatedFilm:
-    """Take a film of a hand from behind."""
-    chance = np.random.default_rng([seed, 7])
-    taken, table = _prepare_table(chance, site, size, HAND_HEIGHT, thin=0.4)
+    """Take a postero-anterior film of a hand."""
+    rng = np.random.default_rng([seed, 7])
+    exposure, table = _prepare_table(rng, site, size, HAND_HEIGHT, thin=0.4)
     flesh, bones = Sheet(table.at), Sheet(table.at)
     for x, y, lengths in FINGERS:
-        lean = 0.16 * x + float(chance.normal(0, 0.03))
+        lean = 0.16 * x + float(rng.normal(0, 0.03))
         tip_y = y - sum(lengths) + 1.0
         flesh.add_ribbon(
             spline_path([(0.45 * x, 16.0), (x, y), (x + lean * 2.2, tip_y)], 30), np.linspace(1.5, 0.8, 30), ellipsoid_profile, 1.6
@@ -143,12 +143,12 @@ def hand(seed: int, *, size: tuple[int, int] = (512, 512), site: Site | None = N
     _draw_long_bone(bones, (-1.5, 18.2), (-1.6, 27.0), 1.1)
     _draw_long_bone(bones, (1.6, 18.6), (1.7, 27.0), 0.75)
     return SimulatedFilm(
-        table.take_film(soft + np.float32(BONE_ATTENUATION) * bones.render(), chance), None, taken, height=HAND_HEIGHT
+        table.take_film(soft + np.float32(BONE_ATTENUATION) * bones.render(), rng), None, exposure, height=HAND_HEIGHT
     )
 
 
 def _draw_long_bone(sheet: Sheet, start: tuple[float, float], end: tuple[float, float], half: float) -> None:
-    """Lay a long bone between two joints: wide at its ends."""
+    """Draw a long bone between two joints, wider at its ends."""
     along = np.linspace(0, 1, 20)
     waist = np.interp(along, [0, 0.12, 0.3, 0.75, 0.92, 1], [0.9, 1.0, 0.68, 0.66, 0.95, 0.7])
     path = np.stack([np.interp(along, [0, 1], [a, b]) for a, b in zip(start, end, strict=True)], axis=1)
@@ -157,21 +157,19 @@ def _draw_long_bone(sheet: Sheet, start: tuple[float, float], end: tuple[float, 
 
 def abdomen(seed: int, *, size: tuple[int, int] = (512, 512), site: Site | None = None) -> SimulatedFilm:
     """Take a frontal film of an abdomen: bowel gas, lumbar spine, pelvis."""
-    chance = np.random.default_rng([seed, 8])
-    taken, table = _prepare_table(chance, site, size)
+    rng = np.random.default_rng([seed, 8])
+    exposure, table = _prepare_table(rng, site, size)
     at = table.at
     flesh = (
         19
         * ellipsoid_profile(np.clip(np.abs(at.x) / (15.0 - 1.2 * gaussian(at.y - 16, 7)), 0, 1), 2.5)
-        * (1 + 0.02 * fractal_noise(at, chance, size=4))
+        * (1 + 0.02 * fractal_noise(at, rng, size=4))
     )
     liver = 2.0 * smoothstep(1 - elliptic_radius(at, -7.0, 5.0, 8.0, 8.5, -20), 0.3)
-    for _ in range(int(chance.integers(8, 18))):
-        x, y = float(chance.uniform(-11, 11)), float(chance.uniform(9, 30))
-        loop = elliptic_radius(
-            at, x, y, float(chance.uniform(1.0, 2.8)), float(chance.uniform(0.8, 1.8)), float(chance.uniform(-80, 80))
-        )
-        flesh -= float(chance.uniform(0.8, 3.0)) * ellipsoid_profile(np.clip(loop, 0, 1))
+    for _ in range(int(rng.integers(8, 18))):
+        x, y = float(rng.uniform(-11, 11)), float(rng.uniform(9, 30))
+        loop = elliptic_radius(at, x, y, float(rng.uniform(1.0, 2.8)), float(rng.uniform(0.8, 1.8)), float(rng.uniform(-80, 80)))
+        flesh -= float(rng.uniform(0.8, 3.0)) * ellipsoid_profile(np.clip(loop, 0, 1))
     phase = np.mod(at.y / 3.4, 1.0)
     rim = 2.2 - np.abs(at.x)
     column = smoothstep(rim, 0.2) * (0.5 + 0.5 * smoothstep(np.minimum(phase, 1 - phase) - 0.09, 0.05)) * smoothstep(27 - at.y, 0.5)
@@ -186,9 +184,9 @@ def abdomen(seed: int, *, size: tuple[int, int] = (512, 512), site: Site | None 
     psoas = 0.8 * smoothstep(1.5 + 0.22 * (at.y - 8) - np.abs(at.x), 0.4) * smoothstep(at.y - 8, 1) * smoothstep(27 - at.y, 2)
     bone = 1.3 * column + pelvis + hips + sacrum
     return SimulatedFilm(
-        table.take_film(np.clip(flesh + liver + psoas, 0, None) + np.float32(BONE_ATTENUATION) * bone, chance), None, taken
+        table.take_film(np.clip(flesh + liver + psoas, 0, None) + np.float32(BONE_ATTENUATION) * bone, rng), None, exposure
     )
 
 
 OTHER_REGION_FILMS: Mapping[str, Callable[..., SimulatedFilm]] = {"KNEE": knee, "HAND": hand, "ABDOMEN": abdomen}
-"""Films of other regions by the names of `header.REGIONS`: (seed, *, size, site) -> Film."""
+"""Films of other regions by their name in `header.REGIONS`: (seed, *, size, site) -> SimulatedFilm."""

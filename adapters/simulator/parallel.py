@@ -1,4 +1,4 @@
-"""Many like things made in processes, handed over in order, never many ahead of the one that is wanted."""
+"""Ordered parallel map over processes with bounded look-ahead."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 BATCHES_AHEAD = 3
-"""Batches that wait for each process, or are done before they are wanted."""
+"""Batches queued or finished ahead of the consumer, per process."""
 BATCH_SIZE = 4
-"""Things handed to a process at a time."""
+"""Items per batch."""
 
 
 def map_in_processes(make: Callable[[T], R], items: Sequence[T], *, workers: int) -> Generator[R, None, None]:
-    """Yield make(thing) for each thing, in order; in `workers` processes of one thread each, with fewer than two in this one.
+    """Yield make(item) for each item, in order, from `workers` processes of one thread each; with fewer than two, in this process.
 
-    The processes are spawned, so `make` and what it makes must be picklable, and a script that calls this must be importable
-    without side effects (`if __name__ == "__main__"`). What is under way when the caller stops is finished, the rest dropped.
+    The processes are spawned: `make` and its results must be picklable, and the calling script must be importable without side
+    effects (`if __name__ == "__main__"`). When the caller stops, running batches are finished and queued ones dropped.
     """
     if workers < 2 or len(items) <= BATCH_SIZE:
         yield from map(make, items)
@@ -34,7 +34,7 @@ def map_in_processes(make: Callable[[T], R], items: Sequence[T], *, workers: int
     waiting: deque[Future[list[R]]] = deque()
     try:
         for start in range(0, len(items), BATCH_SIZE):
-            with _block_sigint():  # here the processes are started
+            with _block_sigint():  # submit() starts the processes
                 waiting.append(pool.submit(_run_batch, make, items[start : start + BATCH_SIZE]))
             if len(waiting) > BATCHES_AHEAD * workers:
                 yield from waiting.popleft().result()
@@ -46,8 +46,8 @@ def map_in_processes(make: Callable[[T], R], items: Sequence[T], *, workers: int
 
 @contextmanager
 def _block_sigint() -> Iterator[None]:
-    """Block SIGINT for what is started meanwhile. A Ctrl-C reaches every process of a terminal; the caller is the one to act."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a mask is inherited from the first instruction on
+    """Block SIGINT in child processes: Ctrl-C reaches every process of a terminal, but only the caller handles it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a child inherits the mask from its first instruction
     try:
         yield
     finally:
@@ -59,4 +59,4 @@ def _limit_threads() -> None:
 
 
 def _run_batch(make: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    return [make(thing) for thing in items]
+    return [make(item) for item in items]

@@ -1,8 +1,8 @@
-"""Procedural radiographs: frontal chest films of persons who do not exist.
+"""Procedural radiographs: frontal chest films of simulated persons.
 
-A film is the thickness of soft tissue, air and bone along the beam, seen through a detector with scatter and noise, then
-processed as digital systems do (logarithm, edge enhancement). Everything follows from the seed. The person is built upright and
-straight, where most of anatomy depends on x or y alone; the finished thickness is then turned.
+A film is computed from the thickness of soft tissue, air and bone along the beam, a detector with scatter and noise, and the
+processing of digital systems (logarithm, edge enhancement). The seed determines everything. The person is modelled upright and
+straight, where most of the anatomy depends on x or y alone; the finished thickness is then rotated.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from adapters.simulator.vessels import vessels
 FILM_HEIGHT = 38.0
 """Height of the detector, cm."""
 BONE_ATTENUATION = 1.75
-"""Attenuation of cortical bone relative to the same thickness of soft tissue, less that tissue's own."""
+"""Attenuation of cortical bone in excess of the displaced soft tissue, relative to soft tissue of the same thickness."""
 SMALL_FILM_ROWS = 200
-"""Films of fewer rows are made twice as large and averaged, as a large film is when it is shrunk."""
+"""Films of fewer rows are rendered at twice the size and averaged, like a large film that is reduced."""
 DEFAULT_SITE = SITES["north"]
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedFilm:
-    """A film and the truth about it."""
+    """A film and its ground truth."""
 
     pixels: Field  # float32 [H, W] in 0..1, bone bright
     body: Body | None
@@ -43,7 +43,7 @@ class SimulatedFilm:
 
 
 class RadiographyTable:
-    """The table a patient lies on: where the patient's frame is on the detector, and what becomes of the beam behind it."""
+    """Radiography table: maps the patient's frame to the detector and develops the film."""
 
     def __init__(self, exposure: Exposure, size: tuple[int, int], *, height: float = FILM_HEIGHT) -> None:
         self.exposure = exposure
@@ -54,10 +54,10 @@ class RadiographyTable:
         canvas = make_grid(rows, columns, height, margin=self._margin)
         self.at = canvas.in_patient_frame(right=exposure.right, down=exposure.down, zoom=exposure.zoom)
 
-    def take_film(self, thickness: Field, chance: np.random.Generator) -> Field:
+    def take_film(self, thickness: Field, rng: np.random.Generator) -> Field:
         """Return the film of a thickness (cm of water) in the patient's frame: float32 [rows, columns] in 0..1."""
         straight = rotate(np.asarray(thickness, dtype=np.float32), self.exposure.degrees, self._margin)
-        film = develop_film(straight, self._detector, self.exposure, chance)
+        film = develop_film(straight, self._detector, self.exposure, rng)
         if self._finer == 1:
             return film
         rows, columns = film.shape
@@ -75,30 +75,26 @@ def take_frontal(
 ) -> SimulatedFilm:
     """Take a frontal chest film, [rows, columns] = size, at a site. `findings`: name -> extent 0..1.
 
-    KeyError for an unknown finding. The film without a finding differs by the finding alone.
+    KeyError for an unknown finding. The same seed without a finding gives a film that differs by the finding alone.
     """
     body = body or anatomy.draw_body(np.random.default_rng([seed, 0]))
     present = dict(findings or {})
-    taken = draw_exposure(np.random.default_rng([seed, 1]), view, site or DEFAULT_SITE, present)
-    table = RadiographyTable(taken, size)
-    thickness = _render_thickness(table.at, body, taken, present, np.random.default_rng([seed, 2]))
-    return SimulatedFilm(table.take_film(thickness, np.random.default_rng([seed, 3])), body, taken, present)
+    exposure = draw_exposure(np.random.default_rng([seed, 1]), view, site or DEFAULT_SITE, present)
+    table = RadiographyTable(exposure, size)
+    thickness = _render_thickness(table.at, body, exposure, present, np.random.default_rng([seed, 2]))
+    return SimulatedFilm(table.take_film(thickness, np.random.default_rng([seed, 3])), body, exposure, present)
 
 
-def _render_thickness(at: Grid, body: Body, exposure: Exposure, present: Mapping[str, float], chance: np.random.Generator) -> Field:
-    """Return the thickness of water (cm) that attenuates as the patient and all that is on the patient do."""
-    scene = _build_scene(at, _pose_body(findings.alter_body(body, present), exposure), exposure.view, chance)
+def _render_thickness(at: Grid, body: Body, exposure: Exposure, present: Mapping[str, float], rng: np.random.Generator) -> Field:
+    """Return the thickness of water (cm) equivalent to the patient and all devices."""
+    scene = _build_scene(at, _pose_body(findings.alter_body(body, present), exposure), exposure.view, rng)
     findings.add_findings(scene, present)
-    foreign = devices(at, scene.body, exposure.devices, chance, scene.pneumothorax_side)
-    return (
-        np.maximum(_render_flesh_and_bone(at, scene.body, exposure, chance) - _render_lungs(scene, chance), 0)
-        + scene.water
-        + foreign
-    )
+    foreign = devices(at, scene.body, exposure.devices, rng, scene.pneumothorax_side)
+    return np.maximum(_render_flesh_and_bone(at, scene.body, exposure, rng) - _render_lungs(scene, rng), 0) + scene.water + foreign
 
 
 def _pose_body(body: Body, exposure: Exposure) -> Body:
-    """Lie the patient down for an AP film: shallow breath, the heart nearer the tube and so larger."""
+    """Pose the patient: supine for an AP film, with shallow inspiration and a heart enlarged by projection."""
     if exposure.view != "AP":
         return body
     return replace(
@@ -110,13 +106,13 @@ def _pose_body(body: Body, exposure: Exposure) -> Body:
     )
 
 
-def _build_scene(at: Grid, body: Body, view: str, chance: np.random.Generator) -> ChestScene:
-    """Return what the beam meets in healthy lungs."""
+def _build_scene(at: Grid, body: Body, view: str, rng: np.random.Generator) -> ChestScene:
+    """Return the scene of healthy lungs."""
     return ChestScene(
         at=at,
         body=body,
         view=view,
-        chance=chance,
+        rng=rng,
         air={side: anatomy.lung(at, body, side) for side in SIDES},
         heart=anatomy.mediastinum(at, body),
         vessels=vessels(at, body),
@@ -124,21 +120,21 @@ def _build_scene(at: Grid, body: Body, view: str, chance: np.random.Generator) -
     )
 
 
-def _render_lungs(scene: ChestScene, chance: np.random.Generator) -> Field:
-    """Thickness of tissue (cm) that is missing where air is."""
+def _render_lungs(scene: ChestScene, rng: np.random.Generator) -> Field:
+    """Thickness of tissue (cm) displaced by air."""
     at = scene.at
     air = (scene.air[-1] + scene.air[1]) * (1 - scene.heart)
-    grain = 1 + 0.014 * fractal_noise(at, chance, size=0.6, octaves=2) + 0.02 * fractal_noise(at, chance, size=5)
+    grain = 1 + 0.014 * fractal_noise(at, rng, size=0.6, octaves=2) + 0.02 * fractal_noise(at, rng, size=5)
     return np.asarray(air * grain - scene.vessels * smoothstep(air - 0.8, 0.8))
 
 
-def _render_flesh_and_bone(at: Grid, body: Body, exposure: Exposure, chance: np.random.Generator) -> Field:
-    """Thickness of everything but lungs, bone counted as the tissue that attenuates as much; at half the resolution, enlarged."""
+def _render_flesh_and_bone(at: Grid, body: Body, exposure: Exposure, rng: np.random.Generator) -> Field:
+    """Thickness of everything but the lungs, bone as equivalent soft tissue; computed at half the resolution and upsampled."""
     coarse, portable = at.downsampled(), exposure.view == "AP"
-    spread = float(chance.uniform(-0.5, 2.0) if portable else chance.uniform(1.0, 9.0))
+    spread = float(rng.uniform(-0.5, 2.0) if portable else rng.uniform(1.0, 9.0))
     flesh = np.maximum(anatomy.trunk(coarse, body), anatomy.arms(coarse, body, spread))
-    flesh *= 1 + 0.012 * fractal_noise(coarse, chance, size=3)
+    flesh *= 1 + 0.012 * fractal_noise(coarse, rng, size=3)
     flesh += anatomy.breasts(coarse, body) + anatomy.muscles(coarse, body) - anatomy.airways(coarse, body)
-    flesh -= anatomy.stomach_bubble(coarse, body, float(chance.uniform(0, 1.1))) + anatomy.bowel(coarse, body, chance)
+    flesh -= anatomy.stomach_bubble(coarse, body, float(rng.uniform(0, 1.1))) + anatomy.bowel(coarse, body, rng)
     bone = skeleton.bones(coarse, body, lift=1.0 if portable else 0.0, inward=2.4 if portable else 0.2)
     return at.upsample(np.asarray(flesh + np.float32(BONE_ATTENUATION) * bone, dtype=np.float32))

@@ -1,7 +1,7 @@
-"""Who comes to a hospital, with what: cases without films in their tens of thousands, and the film of each when it is wanted.
+"""Simulated patient populations: cases without films by the tens of thousands, and the film of a case on demand.
 
-A natural population has the prevalences and combinations of ChestX-ray14 (`prevalence`) and patients who come again; an enriched
-one has at least so many cases of each finding and weights that undo the enrichment.
+A natural population has the prevalences and combinations of ChestX-ray14 (`prevalence`) and patients with several visits; an
+enriched one has a minimum number of cases of each finding, and weights that undo the enrichment.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ YOUNGEST, OLDEST = 18, 95
 """Years: the anatomy is an adult's."""
 SMALLEST_EXTENT = 0.04
 EXTENT_POWER = 1.1
-"""Extents are a uniform number to this power: half of them lie below 0.49, a tenth below 0.12."""
+"""Extents are a uniform number raised to this power: the median is 0.49, the first decile 0.12."""
 EXTENT_CORRELATION = 0.8
 """Correlation of a finding's extent from one visit to the next, on the normal scale."""
 UNCHANGED_PROBABILITY, ACUTE_CHANGE_PROBABILITY = 0.35, 0.35
-"""Chance that a visit finds what the last one found; that only what is not chronic may have changed."""
+"""Probability that all findings are unchanged since the last visit; that only non-chronic findings may have changed."""
 CHRONIC_FINDINGS = ("Cardiomegaly", "Mass", "Nodule", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia")
-"""Findings that do not go from one visit to the next."""
+"""Findings that rarely disappear between visits."""
 CHRONIC_CHANGE_FACTOR = 0.12
-"""A visit on which one chronic finding came or went is this much less likely than one on which none did."""
+"""Factor of the probability of a visit for each chronic finding that appears or disappears."""
 FIRST_ENRICHED_NUMBER = 1_000_001
-"""Number of the first patient of an enriched population: no patient of a natural one."""
+"""Number of the first patient of an enriched population, beyond those of a natural one."""
 RAKING_ROUNDS = 60
 FIRST_DAY = date(2021, 1, 4)
-"""The virtual hospitals' first day; ages are those of that year."""
+"""First day of the simulated hospitals; ages refer to its year."""
 VISIT_INTERVAL = timedelta(days=37)
 
 Indices = npt.NDArray[np.intp]
@@ -49,7 +49,7 @@ Indices = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One frontal film that could be taken: who, when, how, and what it would show."""
+    """One frontal film on demand: patient, visit, view and findings."""
 
     number: int  # of the patient, within the site and the population's seed
     visit: int  # 0 for the first
@@ -60,82 +60,82 @@ class Case:
     age: int  # years, at this visit
     body: Body
     findings: Mapping[str, float]  # finding -> extent 0..1
-    weight: float = 1.0  # how many studies of the natural hospital it stands for
+    weight: float = 1.0  # number of studies of the natural population that the case represents
 
     @property
     def patient(self) -> str:
-        """Name of the patient, each once."""
+        """Unique name of the patient."""
         return f"{self.site}-{self.number:07d}"
 
     @property
     def day(self) -> date:
-        """When the film is taken."""
+        """Date of the film."""
         return visit_date(self.number, self.visit)
 
     @property
     def key(self) -> str:
-        """Name of the film, each once."""
+        """Unique name of the film."""
         return f"{self.patient}-{self.visit:03d}"
 
 
 def natural_cases(site: str, count: int, *, seed: int) -> list[Case]:
-    """Return `count` studies of a site as they come: natural prevalences, patients with several studies over time.
+    """Return `count` studies of a site at natural prevalences, with several studies over time of some patients.
 
-    From one visit to the next findings stay, grow, fade or go, so that every visit has the prevalences of the table. Sorted by
-    patient and visit. KeyError for an unknown site.
+    Between visits findings persist, grow, fade or disappear; every visit has the prevalences of the table. Sorted by patient
+    and visit. KeyError for an unknown site.
     """
-    place, chance = SITES[site], _create_generator(site, seed, "natural")
-    table = _CombinationTable(place)
-    films = _draw_film_counts(chance, count)
-    rows, latent = table.draw(chance, len(films)), chance.standard_normal((len(films), len(FINDINGS)))
-    people = _draw_people(chance, table, place, rows)
-    who, visits_, seen, depth = [np.arange(len(films))], [np.zeros(len(films), np.intp)], [rows], [latent]
+    hospital, rng = SITES[site], _create_generator(site, seed, "natural")
+    table = _CombinationTable(hospital)
+    films = _draw_film_counts(rng, count)
+    rows, latent = table.draw(rng, len(films)), rng.standard_normal((len(films), len(FINDINGS)))
+    people = _draw_people(rng, table, hospital, rows)
+    patients, visits, visit_rows, latents = [np.arange(len(films))], [np.zeros(len(films), np.intp)], [rows], [latent]
     for visit in range(1, int(films.max(initial=1))):
-        again = np.flatnonzero(films[who[-1]] > visit)
-        rows, latent = table.draw_next_visit(chance, seen[-1][again]), _evolve_extents(chance, depth[-1][again])
-        who.append(who[-1][again])
-        visits_.append(np.full(len(again), visit))
-        seen.append(rows)
-        depth.append(latent)
-    come = _VisitTable(np.concatenate(who), np.concatenate(visits_), np.concatenate(seen), np.concatenate(depth))
-    return _build_cases(chance, place, table, people, come.sorted_by_patient(), np.ones(count), first=1)
+        again = np.flatnonzero(films[patients[-1]] > visit)
+        rows, latent = table.draw_next_visit(rng, visit_rows[-1][again]), _evolve_extents(rng, latents[-1][again])
+        patients.append(patients[-1][again])
+        visits.append(np.full(len(again), visit))
+        visit_rows.append(rows)
+        latents.append(latent)
+    visit_table = _VisitTable(np.concatenate(patients), np.concatenate(visits), np.concatenate(visit_rows), np.concatenate(latents))
+    return _build_cases(rng, hospital, table, people, visit_table.sorted_by_patient(), np.ones(count), first=1)
 
 
 def enriched_cases(site: str, count: int, *, seed: int, per_finding: int) -> list[Case]:
-    """Return `count` studies of a site, one a patient, of which at least `per_finding` have each finding.
+    """Return `count` studies of a site, one per patient, at least `per_finding` of them with each finding.
 
-    Weights undo it: the weighted prevalences and the weighted share of AP films are the site's natural ones, and weights add up
-    to `count`. A case's weight is its natural density over the mixture that it was drawn from (the balance heuristic of Veach and
+    Weights undo the enrichment: the weighted prevalences and the weighted share of AP films are the site's natural ones, and
+    weights sum to `count`. A case's weight is its natural density over that of its mixture (the balance heuristic of Veach and
     Guibas, SIGGRAPH 1995), then raked to the margins (Deming and Stephan, Ann Math Stat 1940;11:427). KeyError for an unknown
-    site; PermanentError where `count` cases cannot hold so many of each.
+    site; PermanentError where `count` cases cannot hold `per_finding` of each.
     """
-    place, chance = SITES[site], _create_generator(site, seed, "enriched")
-    table = _CombinationTable(place)
+    hospital, rng = SITES[site], _create_generator(site, seed, "enriched")
+    table = _CombinationTable(hospital)
     drawn: list[Indices] = []
-    asked = np.zeros(len(FINDINGS))  # draws made for the sake of each finding
+    asked = np.zeros(len(FINDINGS))  # draws added for each finding
     for finding in np.argsort(table.prevalence):
         have = sum(int(table.has[rows, finding].sum()) for rows in drawn)
         asked[finding] = max(0, per_finding - have)
-        drawn.append(table.draw(chance, int(asked[finding]), among=table.has[:, finding]))
+        drawn.append(table.draw(rng, int(asked[finding]), among=table.has[:, finding]))
     left = count - int(asked.sum())
     if left < 0:
         raise PermanentError(
             f"{count} cases cannot hold {per_finding} of each finding", hint=f"ask for {count - left} or more cases"
         )
-    rows = chance.permutation(np.concatenate([*drawn, table.draw(chance, left)]))
+    rows = rng.permutation(np.concatenate([*drawn, table.draw(rng, left)]))
     weight = count / (left + table.has[rows] @ (asked / table.prevalence))
-    come = _VisitTable(np.arange(count), np.zeros(count, np.intp), rows, chance.standard_normal((count, len(FINDINGS))))
-    people = _draw_people(chance, table, place, rows)
-    return _build_cases(chance, place, table, people, come, _rake_weights(weight, table, rows), first=FIRST_ENRICHED_NUMBER)
+    visit_table = _VisitTable(np.arange(count), np.zeros(count, np.intp), rows, rng.standard_normal((count, len(FINDINGS))))
+    people = _draw_people(rng, table, hospital, rows)
+    return _build_cases(rng, hospital, table, people, visit_table, _rake_weights(weight, table, rows), first=FIRST_ENRICHED_NUMBER)
 
 
 def visit_date(number: int, visit: int) -> date:
-    """Return the day of a patient's visit."""
+    """Return the date of a patient's visit."""
     return FIRST_DAY + visit * VISIT_INTERVAL + timedelta(days=number % 29)
 
 
 class _CombinationTable:
-    """The combinations of both views of one site, in one list of R rows, sorted by what is chronic in them."""
+    """Combinations of both views of one site: R rows, sorted by their chronic findings."""
 
     def __init__(self, site: Site) -> None:
         both = [combinations(view) for view in VIEWS]
@@ -157,35 +157,37 @@ class _CombinationTable:
         self._low = total[np.searchsorted(self.chronic, self.chronic, side="left")]
         self._high = total[np.searchsorted(self.chronic, self.chronic, side="right")]
 
-    def draw(self, chance: np.random.Generator, count: int, among: npt.NDArray[np.bool_] | None = None) -> Indices:
-        """Draw rows by their share, of all or of those of a mask."""
+    def draw(self, rng: np.random.Generator, count: int, among: npt.NDArray[np.bool_] | None = None) -> Indices:
+        """Draw rows by their share, from all rows or from those of a mask."""
         total = self._total if among is None else np.concatenate([[0.0], np.cumsum(self.share * among)])
-        return self._find_rows(total, chance.random(count) * total[-1])
+        return self._find_rows(total, rng.random(count) * total[-1])
 
-    def draw_next_visit(self, chance: np.random.Generator, rows: Indices) -> Indices:
-        """Draw what the next visit finds. Each of the three ways to go on leaves the shares of the table as they are.
+    def draw_next_visit(self, rng: np.random.Generator, rows: Indices) -> Indices:
+        """Draw the row of the next visit. Each of the three transitions preserves the shares of the table.
 
-        Nothing has changed; or what is not chronic is drawn anew among the rows with the same chronic findings; or any row is
-        proposed, and taken with a chance that is the same for the way back (Metropolis et al., J Chem Phys 1953;21:1087).
+        No change; or a new row among those with the same chronic findings; or any row as a proposal, accepted with a probability
+        that is symmetric (Metropolis et al., J Chem Phys 1953;21:1087).
         """
-        way = chance.random(len(rows))
-        acute = self._find_rows(self._total, self._low[rows] + chance.random(len(rows)) * (self._high[rows] - self._low[rows]))
-        proposed = self.draw(chance, len(rows))
+        transition = rng.random(len(rows))
+        acute = self._find_rows(self._total, self._low[rows] + rng.random(len(rows)) * (self._high[rows] - self._low[rows]))
+        proposed = self.draw(rng, len(rows))
         changes = np.bitwise_count(self.chronic[rows] ^ self.chronic[proposed])
-        taken = chance.random(len(rows)) < CHRONIC_CHANGE_FACTOR**changes
-        anew = np.where(taken, proposed, rows)
+        accepted = rng.random(len(rows)) < CHRONIC_CHANGE_FACTOR**changes
+        redrawn = np.where(accepted, proposed, rows)
         return np.where(
-            way < UNCHANGED_PROBABILITY, rows, np.where(way < UNCHANGED_PROBABILITY + ACUTE_CHANGE_PROBABILITY, acute, anew)
+            transition < UNCHANGED_PROBABILITY,
+            rows,
+            np.where(transition < UNCHANGED_PROBABILITY + ACUTE_CHANGE_PROBABILITY, acute, redrawn),
         )
 
     @staticmethod
-    def _find_rows(total: npt.NDArray[np.float64], place: npt.NDArray[np.float64]) -> Indices:
-        return np.asarray(np.searchsorted(total, place, side="right") - 1).clip(0, len(total) - 2)
+    def _find_rows(total: npt.NDArray[np.float64], position: npt.NDArray[np.float64]) -> Indices:
+        return np.asarray(np.searchsorted(total, position, side="right") - 1).clip(0, len(total) - 2)
 
 
 @dataclass(frozen=True, slots=True)
 class _VisitTable:
-    """N visits: whose, the how manieth, the row of the table, and how far each finding has got on the normal scale [N, 14]."""
+    """N visits: patient, number of the visit, row of the table, and extent of each finding on the normal scale [N, 14]."""
 
     patient: Indices
     visit: Indices
@@ -208,10 +210,10 @@ def _create_generator(site: str, seed: int, kind: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(f"{site}/{kind}".encode())])
 
 
-def _draw_film_counts(chance: np.random.Generator, count: int) -> Indices:
-    """Draw how many films each patient has until there are `count`; the last patient's are cut short."""
+def _draw_film_counts(rng: np.random.Generator, count: int) -> Indices:
+    """Draw the number of films of each patient up to a total of `count`; the last patient's number is truncated."""
     numbers, share = visit_counts()
-    films = chance.choice(numbers, size=max(count, 1), p=share)
+    films = rng.choice(numbers, size=max(count, 1), p=share)
     until = np.cumsum(films)
     patients = int(np.searchsorted(until, count)) + 1
     films = films[:patients].copy()
@@ -219,16 +221,16 @@ def _draw_film_counts(chance: np.random.Generator, count: int) -> Indices:
     return films[films > 0]
 
 
-def _evolve_extents(chance: np.random.Generator, latent: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.asarray(EXTENT_CORRELATION * latent + np.sqrt(1 - EXTENT_CORRELATION**2) * chance.standard_normal(latent.shape))
+def _evolve_extents(rng: np.random.Generator, latent: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(EXTENT_CORRELATION * latent + np.sqrt(1 - EXTENT_CORRELATION**2) * rng.standard_normal(latent.shape))
 
 
-def _draw_people(chance: np.random.Generator, table: _CombinationTable, place: Site, rows: Indices) -> list[_Person]:
-    """Draw who they are: age and sex as the table has them for what the first film shows."""
-    age = table.age[rows] + table.spread[rows] * chance.standard_normal(len(rows)) + place.age_offset
+def _draw_people(rng: np.random.Generator, table: _CombinationTable, site: Site, rows: Indices) -> list[_Person]:
+    """Draw the patients: age and sex by the table, given the findings of the first film."""
+    age = table.age[rows] + table.spread[rows] * rng.standard_normal(len(rows)) + site.age_offset
     years = np.clip(np.rint(age), YOUNGEST, OLDEST).astype(int).tolist()
-    sexes = np.where(chance.random(len(rows)) < table.female[rows], "F", "M").tolist()
-    traits, seeds = chance.standard_normal((len(rows), TRAIT_COUNT)).tolist(), chance.integers(2**31, size=len(rows)).tolist()
+    sexes = np.where(rng.random(len(rows)) < table.female[rows], "F", "M").tolist()
+    traits, seeds = rng.standard_normal((len(rows), TRAIT_COUNT)).tolist(), rng.integers(2**31, size=len(rows)).tolist()
     return [
         _Person(body_from_traits(trait, sex=sex, age=age, seed=seed), sex, age)
         for trait, sex, age, seed in zip(traits, sexes, years, seeds, strict=True)
@@ -236,8 +238,8 @@ def _draw_people(chance: np.random.Generator, table: _CombinationTable, place: S
 
 
 def _build_cases(
-    chance: np.random.Generator,
-    place: Site,
+    rng: np.random.Generator,
+    site: Site,
     table: _CombinationTable,
     people: Sequence[_Person],
     visit_table: _VisitTable,
@@ -247,22 +249,22 @@ def _build_cases(
 ) -> list[Case]:
     extents = (SMALLEST_EXTENT + (1 - SMALLEST_EXTENT) * special.ndtr(visit_table.latent) ** EXTENT_POWER).round(3).tolist()
     present = [[(finding, FINDINGS[finding]) for finding in np.flatnonzero(has)] for has in table.has]
-    seeds = chance.integers(2**31, size=len(visit_table.patient)).tolist()
+    seeds = rng.integers(2**31, size=len(visit_table.patient)).tolist()
     portable = table.portable.tolist()
     return [
         Case(
-            number=first + who,
+            number=first + patient,
             visit=visit,
-            site=place.name,
+            site=site.name,
             seed=seed,
             view="AP" if portable[row] else "PA",
-            sex=people[who].sex,
-            age=people[who].age + visit_date(first + who, visit).year - FIRST_DAY.year,
-            body=people[who].body,
+            sex=people[patient].sex,
+            age=people[patient].age + visit_date(first + patient, visit).year - FIRST_DAY.year,
+            body=people[patient].body,
             findings={name: extent[finding] for finding, name in present[row]},
             weight=share,
         )
-        for who, visit, row, extent, seed, share in zip(
+        for patient, visit, row, extent, seed, share in zip(
             visit_table.patient.tolist(),
             visit_table.visit.tolist(),
             visit_table.row.tolist(),
@@ -275,12 +277,12 @@ def _build_cases(
 
 
 def _rake_weights(weight: npt.NDArray[np.float64], table: _CombinationTable, rows: Indices) -> npt.NDArray[np.float64]:
-    """Scale weights until every weighted margin (14 findings, AP) is the table's; a margin that no case has is left alone."""
+    """Scale weights until every weighted margin (14 findings, AP) is the table's; a margin without a case is left unchanged."""
     margins = np.column_stack([table.has[rows], table.portable[rows]])
-    wanted = np.append(table.prevalence, table.share @ table.portable)
+    targets = np.append(table.prevalence, table.share @ table.portable)
     weight, count = weight * (len(rows) / weight.sum()), len(rows)
     for _ in range(RAKING_ROUNDS):
-        for inside, share in zip(margins.T, wanted, strict=True):
+        for inside, share in zip(margins.T, targets, strict=True):
             own = float(weight[inside].sum())
             if 0 < own < count:
                 weight = weight * np.where(inside, share * count / own, (1 - share) * count / (count - own))
@@ -293,9 +295,8 @@ def take_film(case: Case, *, size: tuple[int, int] = (512, 512)) -> phantom.Simu
 
 
 def take_films(cases: Sequence[Case], *, size: tuple[int, int] = (512, 512), workers: int = 2) -> Iterator[phantom.SimulatedFilm]:
-    """Take the films of cases, in their order, in `workers` processes; with fewer than two in this one.
+    """Take the films of cases, in order, in `workers` processes; with fewer than two, in this process.
 
-    Only a few films are made ahead of the one that is wanted. Scripts need `if __name__ == "__main__"`
-    (`ordered.map_in_processes`).
+    Look-ahead is bounded. Scripts need `if __name__ == "__main__"` (`parallel.map_in_processes`).
     """
     return map_in_processes(partial(take_film, size=size), cases, workers=workers)

@@ -13,21 +13,21 @@ from PIL import Image as PillowImage
 from scipy import ndimage
 
 Field = npt.NDArray[np.floating[Any]]
-"""float32 [H, W]: one number for each pixel; [1, W] or [H, 1] where it depends on x or y alone."""
+"""float32 [H, W]: one value per pixel; [1, W] or [H, 1] for a function of x or y alone."""
 
 LATTICE_SPAN = 48.0
-"""The noise of `fractal_noise` repeats after so many centimetres: farther than any film reaches."""
+"""Period of `fractal_noise`, cm: larger than any film."""
 SPLINE_SPREAD = 0.479
-"""Standard deviation that a lattice of unit normals keeps under cubic B-spline interpolation in two dimensions: 151/315."""
+"""Standard deviation of a lattice of unit normals after cubic B-spline interpolation in two dimensions: 151/315."""
 FINEST_SPACING = 0.1
-"""Pixel (cm) below which what has no fine edges is worked out at half the resolution."""
+"""Pixel pitch (cm) below which structures without fine edges are computed at half the resolution."""
 RIBBON_SAMPLING = 0.75
-"""Points of a ribbon lie this many pixels apart."""
+"""Distance of the points of a ribbon, pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Where each pixel is, in centimetres: `x` [1, W] rightward from the image's middle, `y` [H, 1] downward from its top."""
+    """Pixel coordinates in centimetres: `x` [1, W] rightward from the middle of the image, `y` [H, 1] downward from its top."""
 
     x: Field
     y: Field
@@ -45,7 +45,7 @@ class Grid:
         return Grid(x, y + middle, self.spacing / zoom)
 
     def downsampled(self) -> Grid:
-        """Return the grid of half as many rows and columns where pixels are finer than FINEST; else this one."""
+        """Return the grid of half as many rows and columns where pixels are finer than FINEST_SPACING, otherwise this grid."""
         if self.spacing >= FINEST_SPACING:
             return self
         y, x = self.y[: self.y.size // 2 * 2], self.x[:, : self.x.size // 2 * 2]
@@ -61,7 +61,7 @@ class Grid:
         return np.asarray(rows @ coarse @ columns.T)
 
     def zeros(self) -> Field:
-        """Return an empty field."""
+        """Return a field of zeros."""
         return np.zeros(self.shape, dtype=np.float32)
 
 
@@ -74,7 +74,7 @@ def make_grid(rows: int, columns: int, height: float, *, margin: int = 0) -> Gri
 
 
 def rotate(image: Field, degrees: float, margin: int) -> Field:
-    """Return the image turned clockwise about its middle, `margin` pixels cut off at each side."""
+    """Return the image rotated clockwise about its middle, cropped by `margin` pixels at each side."""
     if degrees:
         image = np.asarray(PillowImage.fromarray(image).rotate(-degrees, PillowImage.Resampling.BILINEAR))
     rows, columns = image.shape
@@ -82,12 +82,12 @@ def rotate(image: Field, degrees: float, margin: int) -> Field:
 
 
 def rotation_margin(degrees: float, shape: tuple[int, int]) -> int:
-    """Return the pixels that a turn brings in from outside."""
+    """Return the margin in pixels that a rotation needs."""
     return int(np.ceil(np.hypot(*shape) / 2 * abs(np.sin(np.deg2rad(degrees)))))
 
 
 def smoothstep(distance: Field, width: float) -> Field:
-    """0 where distance is negative, 1 where it is positive, smooth over `width` (cm)."""
+    """Smooth step: 0 for negative distances, 1 for positive ones, with a transition of `width` (cm)."""
     ramp = np.clip(distance / np.float32(2 * width) + np.float32(0.5), 0, 1)
     return np.asarray(ramp * ramp * (3 - 2 * ramp), dtype=np.float32)
 
@@ -98,7 +98,7 @@ def gaussian(distance: Field, width: float) -> Field:
 
 
 def elliptic_radius(at: Grid, x: float, y: float, half_width: float, half_height: float, degrees: float = 0.0) -> Field:
-    """Return the elliptic radius: 0 in the centre, 1 on the rim."""
+    """Return the elliptic radius: 0 at the centre, 1 on the rim."""
     dx, dy = at.x - np.float32(x), at.y - np.float32(y)
     if not degrees:
         return np.asarray(np.sqrt(np.square(dx / np.float32(half_width)) + np.square(dy / np.float32(half_height))))
@@ -110,13 +110,13 @@ def elliptic_radius(at: Grid, x: float, y: float, half_width: float, half_height
 
 
 def ellipsoid_profile(radius: Field, power: float = 2.0) -> Field:
-    """Thickness profile of a body of elliptic radius `radius`: 1 in the centre, 0 from the rim outward."""
+    """Thickness profile of a body of elliptic radius `radius`: 1 at the centre, 0 from the rim outward."""
     raised = np.square(radius) if power == 2 else radius ** np.float32(power)
     return np.asarray(np.sqrt(np.clip(1 - raised, 0, 1)), dtype=np.float32)
 
 
 def tube_profile(distance: Field, radius: float, wall: float) -> Field:
-    """Thickness (cm) of the wall of a hollow tube seen from the side: bright edges, as cortical bone has."""
+    """Thickness (cm) of the wall of a hollow tube in projection: bright edges, like cortical bone."""
     squared = np.square(distance, dtype=np.float32)
     outer = np.sqrt(np.clip(np.float32(radius * radius) - squared, 0, None))
     inner = np.sqrt(np.clip(np.float32((radius - wall) ** 2) - squared, 0, None))
@@ -124,12 +124,14 @@ def tube_profile(distance: Field, radius: float, wall: float) -> Field:
 
 
 def blur(image: Field, sigma: float) -> Field:
-    """Gaussian blur; sigma in pixels. Edges are mirrored. A wide one is done on a smaller image: nothing fine is left anyway."""
+    """Gaussian blur; sigma in pixels. Edges are mirrored. A wide blur is computed on a reduced image: no fine structure remains."""
     factor = int(sigma / 2)
     if factor < 2:
         return np.asarray(ndimage.gaussian_filter(image, sigma, mode="reflect", truncate=3.0), dtype=np.float32)
     small = _average_blocks(image, factor)
-    own = np.sqrt(max(sigma * sigma - factor * factor / 3, 1.0)) / factor  # averaging and interpolation have blurred by the rest
+    own = (
+        np.sqrt(max(sigma * sigma - factor * factor / 3, 1.0)) / factor
+    )  # averaging and interpolation contribute the remaining blur
     small = ndimage.gaussian_filter(small, own, mode="reflect", truncate=3.0)
     rows, columns = (
         _build_interpolation_matrix(length, factor, blocks) for length, blocks in zip(image.shape, small.shape, strict=True)
@@ -138,7 +140,7 @@ def blur(image: Field, sigma: float) -> Field:
 
 
 def _average_blocks(image: Field, factor: int) -> Field:
-    """Average blocks of factor x factor pixels; the last ones are filled up with the edge."""
+    """Average blocks of factor x factor pixels; the last blocks are padded with the edge."""
     rows, columns = image.shape
     full = np.pad(image, ((0, -rows % factor), (0, -columns % factor)), mode="edge").astype(np.float32, copy=False)
     return np.asarray(full.reshape(full.shape[0] // factor, factor, -1, factor).mean(axis=(1, 3)), dtype=np.float32)
@@ -146,7 +148,7 @@ def _average_blocks(image: Field, factor: int) -> Field:
 
 @lru_cache(maxsize=64)
 def _build_interpolation_matrix(length: int, factor: int, blocks: int) -> npt.NDArray[np.float32]:
-    """Return the matrix [length, blocks] that interpolates block averages linearly."""
+    """Return the matrix [length, blocks] of linear interpolation between block averages."""
     place = np.clip((np.arange(length) + 0.5) / factor - 0.5, 0, blocks - 1)
     low = np.minimum(place.astype(np.intp), max(blocks - 2, 0))
     share = (place - low).astype(np.float32)
@@ -156,12 +158,12 @@ def _build_interpolation_matrix(length: int, factor: int, blocks: int) -> npt.ND
     return matrix
 
 
-def fractal_noise(at: Grid, chance: np.random.Generator, *, size: float, roughness: float = 1.0, octaves: int = 4) -> Field:
-    """Noise of mean 0 and standard deviation 1 whose patches are about `size` cm across; finer detail falls with roughness.
+def fractal_noise(at: Grid, rng: np.random.Generator, *, size: float, roughness: float = 1.0, octaves: int = 4) -> Field:
+    """Noise of mean 0 and standard deviation 1 with patches of about `size` cm; the amplitude of octaves falls with `roughness`.
 
-    It hangs on a lattice in centimetres: the same draw gives the same clouds at any resolution, less what is too fine to see.
+    The lattice is defined in centimetres: the same draw gives the same noise at any resolution, without unresolved octaves.
     """
-    own = np.random.default_rng(int(chance.integers(2**62)))
+    lattice_rng = np.random.default_rng(int(rng.integers(2**62)))
     total, power = at.zeros(), 0.0
     for octave in range(octaves):
         strength, pitch = 2.0 ** (-roughness * octave), 0.5 * size / 2**octave
@@ -169,14 +171,14 @@ def fractal_noise(at: Grid, chance: np.random.Generator, *, size: float, roughne
         if pitch < 1.5 * at.spacing:
             continue
         knots = int(np.ceil(LATTICE_SPAN / pitch))
-        lattice = own.standard_normal((knots, knots), dtype=np.float32)
+        lattice = lattice_rng.standard_normal((knots, knots), dtype=np.float32)
         lattice *= np.float32(strength / SPLINE_SPREAD)
         total += _build_spline_matrix(at.y[:, 0], pitch, knots) @ lattice @ _build_spline_matrix(at.x[0], pitch, knots).T
     return total / np.float32(np.sqrt(power))
 
 
 def _build_spline_matrix(position: Field, pitch: float, knots: int) -> npt.NDArray[np.float32]:
-    """Return cubic B-spline weights [positions, knots] on a lattice that closes upon itself."""
+    """Return cubic B-spline weights [positions, knots] on a periodic lattice."""
     place = position.astype(np.float64) / pitch
     base = np.floor(place)
     t = (place - base).astype(np.float32)
@@ -189,7 +191,7 @@ def _build_spline_matrix(position: Field, pitch: float, knots: int) -> npt.NDArr
 
 
 def spline_path(points: Sequence[tuple[float, float]], count: int = 40) -> Field:
-    """Return a smooth path [count, 2] through these points (x, y in cm), by Catmull and Rom."""
+    """Return the Catmull-Rom spline [count, 2] through points (x, y in cm)."""
     knots = np.array([points[0], *points, points[-1]], dtype=np.float32)
     t = np.linspace(0, len(points) - 1 - 1e-4, count, dtype=np.float32)
     base = t.astype(np.intp)
@@ -200,29 +202,29 @@ def spline_path(points: Sequence[tuple[float, float]], count: int = 40) -> Field
 
 
 class Sheet:
-    """A sheet on which ribbons and plates are laid, given in centimetres; they add up where they cross."""
+    """Accumulator of ribbons and plates given in centimetres; thicknesses add where they overlap."""
 
     def __init__(self, at: Grid) -> None:
         self._at = at
-        self._points: list[tuple[Field, Field, Field]] = []  # x, y in pixels, thickness of one pixel that lies there
+        self._points: list[tuple[Field, Field, Field]] = []  # x, y in pixels, thickness of one pixel at that position
         self._plates: list[Field] = []
 
     def add(self, thickness: Field) -> None:
-        """Lay a field (cm)."""
+        """Add a field of thickness (cm)."""
         self._plates.append(thickness)
 
     def distance(self, x: float, y: float, power: float = 2.0) -> Field:
-        """Return how far each pixel is from a point, cm; with a higher power distance is the same on a rounded square."""
+        """Return the distance of each pixel from a point, cm. With a higher power, equidistant lines are rounded squares."""
         across, down = np.abs(self._at.x - np.float32(x)), np.abs(self._at.y - np.float32(y))
         return np.asarray((across**power + down**power) ** np.float32(1 / power), dtype=np.float32)
 
     def add_ribbon(
         self, path: Field, half_width: Field | float, profile: Callable[[Field], Field], thickness: Field | float = 1.0
     ) -> None:
-        """Lay ribbons along paths [..., N, 2] (x, y in cm) or [..., N, 3] (and the depth along the beam).
+        """Add ribbons along paths [..., N, 2] (x, y in cm) or [..., N, 3] (and the depth along the beam).
 
         `half_width` and `thickness` (cm) are [..., N] or one number; `profile` gives the share of the thickness at u in -1..1
-        across. A ribbon that runs along the beam is thicker.
+        across. A ribbon parallel to the beam is thicker.
         """
         spacing = self._at.spacing
         numbers = [np.broadcast_to(np.asarray(value, np.float32), path.shape[:-1])[..., None] for value in (half_width, thickness)]
@@ -245,11 +247,11 @@ class Sheet:
         self._points.append((x[inside], y[inside], amount.ravel()[inside]))
 
     def render(self) -> Field:
-        """Return the thickness (cm) of all that lies here."""
+        """Return the total thickness (cm)."""
         return np.asarray(sum(self._plates, self._sum_points()), dtype=np.float32)
 
     def _sum_points(self) -> Field:
-        """Add up the points of all ribbons; each is shared by the four pixels around it."""
+        """Sum the points of all ribbons, each distributed over the four pixels around it."""
         if not self._points:
             return self._at.zeros()
         rows, columns = self._at.shape
@@ -263,7 +265,7 @@ class Sheet:
 
 
 def _resample_strands(strand: Field, spacing: float) -> Field:
-    """Interpolate strands [..., N, K] (x, y, ...) linearly so that no step of the longest one exceeds SAMPLING pixels."""
+    """Interpolate strands [..., N, K] (x, y, ...) linearly so that no step of the longest one exceeds RIBBON_SAMPLING pixels."""
     steps = np.hypot(*np.moveaxis(np.diff(strand[..., :2], axis=-2), -1, 0))
     factor = max(1, int(np.ceil(float(steps.max(initial=0.0)) / (RIBBON_SAMPLING * spacing))))
     count = strand.shape[-2]

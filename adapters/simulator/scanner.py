@@ -1,9 +1,8 @@
-"""The radiography room: who is examined how, and the DICOM files that come of it.
+"""Radiography room: examinations of simulated patients as DICOM files.
 
-`day` is a handful of studies, each with another technique, for demonstrations and tests; `site_examinations` is what the archive
-of one
-site holds: a population (`population.natural`) with laterals, films of other regions, and the site's machines. What a film shows
-stays in `Examination` and `ExaminationInstance`; it is never in the file.
+`varied_examinations` gives a few studies with different techniques, for demonstrations and tests. `site_examinations` gives the
+archive of one site: a population (`population.natural_cases`) with laterals, films of other regions, and the site's equipment. The
+findings of a film are in `Examination` and `ExaminationInstance`, never in the file.
 """
 
 from __future__ import annotations
@@ -49,11 +48,11 @@ __all__ = [
 ]
 
 NATURAL_SHARE = 0.25
-"""Of an enriched archive, the studies that come as they come."""
+"""Share of natural (unselected) studies in an enriched archive."""
 LATERAL_SHARE = 0.4
-"""Share of PA studies that have a lateral film as well."""
+"""Share of PA studies with an additional lateral film."""
 OTHER_REGION_SHARE = 0.05
-"""Share of studies that show no chest."""
+"""Share of studies of another body region."""
 OTHER_REGIONS = ("KNEE", "HAND", "ABDOMEN")
 TRANSFER_SYNTAXES = (
     ExplicitVRLittleEndian,
@@ -63,23 +62,23 @@ TRANSFER_SYNTAXES = (
     RLELossless,
     ImplicitVRLittleEndian,
 )
-"""Transfer syntaxes of an archive, the commonest more than once."""
+"""Transfer syntaxes of an archive; the most frequent is listed twice."""
 DISPLAYS: tuple[Display, ...] = ("window", "window", "lut")
-"""A DX object for presentation says how it is shown; a poor CR says nothing."""
+"""VOI transformations of DX objects for presentation; a CR object with a poor header has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExaminationInstance:
-    """One DICOM file and what is worth saying of it."""
+    """One DICOM file with its technique and findings."""
 
     content: bytes
     technique: Technique
-    findings: Mapping[str, float]  # what it shows: finding -> extent; empty on films that show no findings of the chest
+    findings: Mapping[str, float]  # finding -> extent; empty for films without chest findings
 
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """One study. `case` is what it was made from, where it is a simulated patient's; `truth` is None where nobody knows it."""
+    """One study. `case` is its source for a simulated patient; `truth` is None where unknown."""
 
     study_instance_uid: str
     title: str
@@ -90,19 +89,19 @@ class Examination:
 
 @dataclass(frozen=True, slots=True)
 class ExaminationOrder:
-    """A study that is to be taken: the case, and the technique of each film."""
+    """Order of a study: the case, and the technique of each film."""
 
     case: Case
     techniques: tuple[Technique, ...]
 
 
 def draw_patient(number: int, seed: int) -> Patient:
-    """Return the person of this number in the hospital of this seed."""
+    """Return the patient of this number in the hospital of this seed."""
     return Patient(number, draw_body(np.random.default_rng([seed, number])))
 
 
 def examine_patient(
-    who: Patient,
+    patient: Patient,
     techniques: Sequence[Technique],
     *,
     seed: int,
@@ -110,48 +109,50 @@ def examine_patient(
     findings: Mapping[str, float] | None = None,
     size: tuple[int, int] = (512, 512),
 ) -> Examination:
-    """Take the films of one study, one object for each technique, [rows, columns] = size."""
-    root, equipment = (seed, who.number, visit), phantom.DEFAULT_SITE.equipment
+    """Take the films of one study, one object per technique, [rows, columns] = size."""
+    root, equipment = (seed, patient.number, visit), phantom.DEFAULT_SITE.equipment
     films = []
     for index, technique in enumerate(techniques):
         film_seed = int(np.random.default_rng([*root, index]).integers(2**31))
         if technique.view in ("PA", "AP"):
-            films.append(phantom.take_frontal(film_seed, body=who.body, view=technique.view, findings=findings, size=size))
+            films.append(phantom.take_frontal(film_seed, body=patient.body, view=technique.view, findings=findings, size=size))
         else:
-            films.append(_take_other_view(film_seed, technique, who, phantom.DEFAULT_SITE, size))
-    return _build_examination(films, techniques, InstanceContext(root, who, visit, 0, equipment))
+            films.append(_take_other_view(film_seed, technique, patient, phantom.DEFAULT_SITE, size))
+    return _build_examination(films, techniques, InstanceContext(root, patient, visit, 0, equipment))
 
 
 def examine_case(case: Case, techniques: Sequence[Technique] | None = None, *, size: tuple[int, int] = (512, 512)) -> Examination:
     """Take the study of a case, at its site, on its day; by default one frontal film, complete, from the site's DX machine.
 
-    Its frontal film is the one that `population.film` gives. The study's UID belongs to the case.
+    Its frontal film is that of `population.take_film`. The Study Instance UID is derived from the case.
     """
     site = SITES[case.site]
-    who = Patient(case.number, case.body, case.site)
+    patient = Patient(case.number, case.body, case.site)
     ordered = techniques or (Technique(view=case.view, bits=site.equipment.dx_bits[0]),)
     films = [
-        take_film(case, size=size) if technique.view == case.view else _take_other_view(case.seed, technique, who, site, size)
+        take_film(case, size=size) if technique.view == case.view else _take_other_view(case.seed, technique, patient, site, size)
         for technique in ordered
     ]
-    place = InstanceContext((case.key, case.seed), who, case.visit, 0, site.equipment)
-    return replace(_build_examination(films, ordered, place), case=case, truth=GroundTruth(case.patient, frozenset(case.findings)))
+    context = InstanceContext((case.key, case.seed), patient, case.visit, 0, site.equipment)
+    return replace(
+        _build_examination(films, ordered, context), case=case, truth=GroundTruth(case.patient, frozenset(case.findings))
+    )
 
 
-def _take_other_view(seed: int, technique: Technique, who: Patient, site: Site, size: tuple[int, int]) -> phantom.SimulatedFilm:
+def _take_other_view(seed: int, technique: Technique, patient: Patient, site: Site, size: tuple[int, int]) -> phantom.SimulatedFilm:
     if technique.view == "LL":
-        return other_films.lateral(seed, body=who.body, size=size, site=site)
+        return other_films.lateral(seed, body=patient.body, size=size, site=site)
     return other_films.OTHER_REGION_FILMS[technique.view](seed, size=size, site=site)
 
 
 def _build_examination(
     films: Sequence[phantom.SimulatedFilm], techniques: Sequence[Technique], context: InstanceContext
 ) -> Examination:
-    scans = []
+    instances = []
     for index, (taken_film, technique) in enumerate(zip(films, techniques, strict=True)):
         image = dataset_from_film(taken_film, technique, replace(context, index=index))
-        scans.append(ExaminationInstance(encode_file(image, technique.transfer_syntax), technique, taken_film.findings))
-    return Examination(context.study_instance_uid, _compose_title(techniques), scans)
+        instances.append(ExaminationInstance(encode_file(image, technique.transfer_syntax), technique, taken_film.findings))
+    return Examination(context.study_instance_uid, _compose_title(techniques), instances)
 
 
 def _compose_title(techniques: Sequence[Technique]) -> str:
@@ -164,15 +165,15 @@ def _compose_title(techniques: Sequence[Technique]) -> str:
 
 
 def natural_orders(site: str, count: int, *, seed: int) -> list[ExaminationOrder]:
-    """Return `count` studies of a site that are to be taken, in the order of `population.natural`. KeyError for an unknown site."""
+    """Return the orders of `count` studies of a site, in the order of `population.natural_cases`. KeyError for an unknown site."""
     return [_draw_order(case, SITES[site].equipment) for case in natural_cases(site, count, seed=seed)]
 
 
 def enriched_orders(site: str, count: int, *, seed: int) -> list[ExaminationOrder]:
-    """Return `count` studies of a site in the order of time, so many of each finding that it can be measured.
+    """Return the orders of `count` studies of a site in chronological order, enriched so that every finding can be measured.
 
-    A share (NATURAL_SHARE) comes as it comes, patients with several studies among them; the others, one a patient, are chosen
-    for the findings: each is had by a fourteenth of them at least. The prevalences are no hospital's. KeyError for an unknown site.
+    A share (NATURAL_SHARE) is unselected and includes patients with several studies; the others, one per patient, are selected by
+    finding: at least a fourteenth of them has each. Prevalences are not those of a hospital. KeyError for an unknown site.
     """
     chosen = count - round(NATURAL_SHARE * count)
     cases = natural_cases(site, count - chosen, seed=seed) + enriched_cases(
@@ -182,26 +183,26 @@ def enriched_orders(site: str, count: int, *, seed: int) -> list[ExaminationOrde
 
 
 def _draw_order(case: Case, equipment: SiteEquipment) -> ExaminationOrder:
-    """Draw the techniques of a case as the site's machines and customs have it."""
-    chance = np.random.default_rng([case.seed, 6])
-    modality = "CR" if chance.random() < equipment.cr_share else "DX"
+    """Draw the techniques of a case from the equipment of the site."""
+    rng = np.random.default_rng([case.seed, 6])
+    modality = "CR" if rng.random() < equipment.cr_share else "DX"
     header: HeaderKind = "complete"
     if modality == "CR":
         kinds: tuple[HeaderKind, ...] = ("poor", "sparse", "complete")
         rest = 1 - equipment.poor_share - equipment.sparse_share
-        header = kinds[int(chance.choice(3, p=[equipment.poor_share, equipment.sparse_share, rest]))]
+        header = kinds[int(rng.choice(3, p=[equipment.poor_share, equipment.sparse_share, rest]))]
     technique = Technique(
         modality="CR" if modality == "CR" else "DX",
         view=case.view,
-        bits=int(chance.choice(equipment.cr_bits if modality == "CR" else equipment.dx_bits)),
-        photometric="MONOCHROME1" if chance.random() < equipment.inverted_share else "MONOCHROME2",
-        display="none" if header == "poor" else DISPLAYS[int(chance.integers(len(DISPLAYS)))],
-        transfer_syntax=TRANSFER_SYNTAXES[int(chance.integers(len(TRANSFER_SYNTAXES)))],
+        bits=int(rng.choice(equipment.cr_bits if modality == "CR" else equipment.dx_bits)),
+        photometric="MONOCHROME1" if rng.random() < equipment.inverted_share else "MONOCHROME2",
+        display="none" if header == "poor" else DISPLAYS[int(rng.integers(len(DISPLAYS)))],
+        transfer_syntax=TRANSFER_SYNTAXES[int(rng.integers(len(TRANSFER_SYNTAXES)))],
         header=header,
     )
-    elsewhere, lateral = chance.random() < OTHER_REGION_SHARE, chance.random() < LATERAL_SHARE
-    if elsewhere:
-        view = OTHER_REGIONS[int(chance.integers(len(OTHER_REGIONS)))]
+    other_region, lateral = rng.random() < OTHER_REGION_SHARE, rng.random() < LATERAL_SHARE
+    if other_region:
+        view = OTHER_REGIONS[int(rng.integers(len(OTHER_REGIONS)))]
         return ExaminationOrder(replace(case, findings={}), (replace(technique, view=view, header="complete"),))
     if lateral and case.view == "PA" and header != "poor":
         return ExaminationOrder(case, (technique, replace(technique, view="LL")))
@@ -211,7 +212,7 @@ def _draw_order(case: Case, equipment: SiteEquipment) -> ExaminationOrder:
 def take_studies(
     orders: Sequence[ExaminationOrder], *, size: tuple[int, int] = (512, 512), workers: int = 1
 ) -> Generator[Examination, None, None]:
-    """Take studies in their order; in `workers` spawned processes where there are two or more (see `population.films`)."""
+    """Take studies in order, in `workers` spawned processes where there are two or more (see `population.take_films`)."""
     return map_in_processes(partial(_take_study, size=size), orders, workers=workers)
 
 
@@ -222,10 +223,10 @@ def _take_study(order: ExaminationOrder, *, size: tuple[int, int]) -> Examinatio
 def site_examinations(
     site: str, count: int, *, seed: int, size: tuple[int, int] = (512, 512), workers: int = 1
 ) -> list[Examination]:
-    """Return an archive's worth of studies of one site.
+    """Return the archive of one site: `count` studies.
 
-    Several studies of a patient over time, laterals beside frontals, about one study in twenty of another region; DX and CR of
-    the site's machines, some with poor headers. KeyError for an unknown site.
+    Some patients have several studies over time, some frontal films a lateral; about one study in twenty shows another region. DX
+    and CR of the site's equipment, some with poor headers. KeyError for an unknown site.
     """
     return list(take_studies(natural_orders(site, count, seed=seed), size=size, workers=workers))
 
@@ -250,14 +251,14 @@ VARIED_STUDIES: tuple[tuple[tuple[Technique, ...], Mapping[str, float]], ...] = 
     ((Technique(photometric="MONOCHROME1", bits=14, transfer_syntax=JPEGLSLossless, display="lut"),), {"Consolidation": 0.7}),
     ((Technique(modality="CR", bits=14, display="lut", transfer_syntax=JPEG2000Lossless),), {"Nodule": 0.8}),
 )
-"""What a day brings: techniques and findings of study 1, 2, 3, ...; then again from the start with other patients."""
+"""Techniques and findings of study 1, 2, 3, ...; repeated with other patients."""
 
 RETURN_INTERVAL = 5
-"""Every so many studies a patient comes again."""
+"""Number of studies between those of a returning patient."""
 
 
 def varied_examinations(count: int, *, seed: int = 0, size: tuple[int, int] = (512, 512)) -> list[Examination]:
-    """Examine a day's patients: `count` studies, varied in patient, technique, header and finding; some must be ignored."""
+    """Return `count` studies varied in patient, technique, header and finding; the daemon must ignore some of them."""
     studies = []
     for index in range(count):
         techniques, findings = VARIED_STUDIES[index % len(VARIED_STUDIES)]
@@ -265,6 +266,6 @@ def varied_examinations(count: int, *, seed: int = 0, size: tuple[int, int] = (5
         number = index if returning else index + 1
         if index >= len(VARIED_STUDIES):
             techniques = tuple(replace(technique, bits=min(16, technique.bits + 1)) for technique in techniques)
-        who = draw_patient(number, seed)
-        studies.append(examine_patient(who, techniques, seed=seed, visit=int(returning), findings=findings, size=size))
+        patient = draw_patient(number, seed)
+        studies.append(examine_patient(patient, techniques, seed=seed, visit=int(returning), findings=findings, size=size))
     return studies

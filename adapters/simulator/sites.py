@@ -1,7 +1,7 @@
-"""The hospitals of the simulator: how films look and are taken at each, who comes, and what its machines call themselves.
+"""Hospitals of the simulator: appearance and technique of films, patients, and equipment of each.
 
-A model that is trained on some of them meets a shift at another: display curve, edge enhancement, scatter, borders, markers,
-the share of portable films and the age of the patients differ; the findings do not.
+A model trained on some sites meets a distribution shift at another: display curve, edge enhancement, scatter, borders, markers,
+share of portable films and age of the patients differ; the appearance of findings does not.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Literal
 
 Range = tuple[float, float]
-"""Lowest and highest value; a film's own is drawn evenly between them."""
+"""Lowest and highest value; the value of a film is drawn uniformly between them."""
 
 NATURAL_AP_SHARE = 0.40
 """Share of AP films in ChestX-ray14 (Wang et al., CVPR 2017)."""
@@ -20,9 +20,9 @@ NATURAL_AP_SHARE = 0.40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marker:
-    """The side marker and the words that are burnt into a film."""
+    """Side marker and text burnt into a film."""
 
-    letter: Literal["L", "R"] = "L"  # lies on that side of the patient
+    letter: Literal["L", "R"] = "L"  # side of the patient
     style: Literal["plain", "disc", "ring", "box"] = "plain"
     word: str = ""  # beside the letter
     portable_word: str = "PORTABLE"  # on AP films; "" for none
@@ -33,7 +33,7 @@ class Marker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteEquipment:
-    """What the site's machines write into a header. Names of makers who do not exist."""
+    """Equipment attributes of the site's headers. Manufacturers are fictitious."""
 
     institution: str
     manufacturer: str
@@ -42,35 +42,35 @@ class SiteEquipment:
     software: str
     dx_bits: tuple[int, ...] = (12, 14)
     cr_bits: tuple[int, ...] = (12,)
-    cr_share: float = 0.3  # of studies that come from cassettes
-    poor_share: float = 0.15  # of CR studies whose header says almost nothing
-    sparse_share: float = 0.15  # of CR studies in whose header these are empty:
+    cr_share: float = 0.3  # of studies from cassette systems
+    poor_share: float = 0.15  # of CR studies with an almost empty header
+    sparse_share: float = 0.15  # of CR studies with these attributes empty:
     empty_attributes: tuple[str, ...] = ("ViewPosition", "PatientOrientation")
     inverted_share: float = 0.3  # MONOCHROME1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """One hospital: the look of its films and the customs of its radiographers. Lengths in cm on the detector."""
+    """One hospital: appearance of its films and practice of its radiographers. Lengths in cm on the detector."""
 
     name: str
     equipment: SiteEquipment
     ap_share: float = NATURAL_AP_SHARE
-    age_offset: float = 0.0  # years, than the patients of ChestX-ray14
-    scatter: Range = (0.08, 0.16)  # share of the signal that is fog
+    age_offset: float = 0.0  # years, relative to the patients of ChestX-ray14
+    scatter: Range = (0.08, 0.16)  # scattered share of the signal
     portable_scatter: Range = (0.22, 0.36)
     noise: Range = (0.006, 0.012)  # of the signal behind 14 cm of water, in a pixel of 0.074 cm
     portable_noise: Range = (0.014, 0.024)
     blur: Range = (0.030, 0.045)  # sigma of the detector
     edge_strength: Range = (0.35, 0.75)  # strength of edge enhancement
-    edge_scale: Range = (0.8, 1.0)  # sigma of what it takes away
+    edge_scale: Range = (0.8, 1.0)  # sigma of the subtracted blur
     curve: Literal["gamma", "sigmoid"] = "gamma"
     contrast: Range = (0.85, 0.95)  # the exponent of gamma, the steepness of sigmoid
     black: Range = (0.8, 1.2)  # cm of water shown black
-    white: Range = (0.98, 1.06)  # of the thickest hundredth of the film
+    white: Range = (0.98, 1.06)  # relative to the thickest hundredth of the film
     zoom: Range = (1.0, 1.14)
     portable_zoom: Range = (1.04, 1.18)
-    collimation_share: float = 0.35  # share of films on which shutters show
+    collimation_share: float = 0.35  # share of films with visible shutters
     shutter: Range = (0.2, 1.4)
     border: Literal["black", "white"] = "black"
     grid_lines: Range = (0.0, 0.0)  # relative strength of the anti-scatter grid's lines
@@ -78,8 +78,8 @@ class Site:
     marker: Marker = field(default_factory=Marker)
     marker_share: float = 0.85  # share of films with a marker
     lead_share: float = 0.55  # share of AP films with ECG leads
-    line_share: float = 0.35  # share of AP films with a central line; tubes are rarer
-    drain_share: float = 0.4  # share of films with a pneumothorax that show a chest drain
+    line_share: float = 0.35  # share of AP films with a central line; tubes are less frequent
+    drain_share: float = 0.4  # share of films with a pneumothorax that have a chest drain
 
 
 _NORTH = Site(
@@ -221,6 +221,6 @@ _WEST = Site(
 SITES: Mapping[str, Site] = MappingProxyType({site.name: site for site in (_NORTH, _EAST, _SOUTH, _LAKE, _WEST)})
 """Every hospital by name."""
 PRETRAINING_SITES: tuple[str, ...] = ("north", "east", "south", "lake")
-"""Whose films the demo encoder has seen."""
+"""Sites of the demonstration encoder's training films."""
 UNSEEN_SITE = "west"
-"""Whose films it has not."""
+"""Site excluded from the training of the demonstration encoder."""

@@ -1,7 +1,7 @@
-"""The bones of a phantom's chest: thickness of cortical bone along the beam, in centimetres.
+"""Bones of a phantom's chest: thickness of cortical bone along the beam, in centimetres.
 
-Ribs are rings in space, followed from the spine round the side to the front: where a ring runs along the beam it is thick, as
-the outer curves of ribs are on a film.
+Ribs are rings in space, traced from the spine around the side to the front: a ring parallel to the beam is thick, like the outer
+curves of ribs on a film.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from adapters.simulator.raster import (
 )
 
 RIBS = 11
-"""Pairs of ribs that a chest film shows."""
+"""Visible pairs of ribs."""
 RIB_POINTS = 48
 """Points along one rib."""
 RIB_CAGE_FLATTENING = 0.68
@@ -32,10 +32,10 @@ RIB_CAGE_FLATTENING = 0.68
 def bones(at: Grid, body: Body, *, lift: float, inward: float) -> Field:
     """Thickness of cortical bone of the chest and its shoulders.
 
-    `lift` (cm) is how far above their place the clavicles lie, `inward` (cm) how far the scapulae lie over the lungs.
+    `lift` (cm): elevation of the clavicles; `inward` (cm): overlap of the scapulae with the lungs.
     """
     sheet = Sheet(at)
-    paths, widths, cortex = _trace_ribs(body)  # the front ends are lost to cartilage
+    paths, widths, cortex = _trace_ribs(body)  # the front ends are cartilage
     sheet.add_ribbon(paths, widths, _compute_rib_profile, cortex * np.float32(0.5))
     _draw_clavicles(sheet, body, lift)
     for side in SIDES:
@@ -46,13 +46,13 @@ def bones(at: Grid, body: Body, *, lift: float, inward: float) -> Field:
 
 
 def _compute_rib_profile(u: Field) -> Field:
-    """Cortex all round, spongy bone within."""
+    """Profile of cortex around spongy bone."""
     edge = np.exp(-0.5 * np.square((np.abs(u) - 0.82) / 0.13))
     return np.asarray((0.62 * ellipsoid_profile(np.abs(u)) + 0.75 * edge) * (1 - np.abs(u) ** 12), dtype=np.float32)
 
 
 def _trace_ribs(body: Body) -> tuple[Field, Field, Field]:
-    """Return paths [22, POINTS, 3] (x, y, depth in cm), half widths and shares of full thickness [22, POINTS] of all ribs."""
+    """Return of all ribs the paths [22, RIB_POINTS, 3] (x, y, depth; cm), half widths and thickness shares [22, RIB_POINTS]."""
     number = np.arange(RIBS, dtype=np.float32)[:, None]
     pitch = (body.dome + 6.0 - body.apex) / RIBS
     root = body.apex - 0.6 + pitch * number  # height at the spine
@@ -83,7 +83,7 @@ def _draw_clavicles(sheet: Sheet, body: Body, lift: float) -> None:
 
 
 def _compute_shaft_profile(u: Field) -> Field:
-    """A hollow bone of thick cortex."""
+    """Profile of a hollow bone with a thick cortex."""
     return np.asarray(tube_profile(u, 1.0, 0.3) * 0.8 + 0.25 * ellipsoid_profile(np.abs(u)), dtype=np.float32)
 
 
@@ -106,7 +106,7 @@ def _render_humerus(at: Grid, side: int, x: float, y: float) -> Field:
 
 
 def _render_spine(at: Grid, body: Body) -> Field:
-    """Thickness of bone of the vertebrae: bodies, end plates, pedicles and spinous processes; and of the sternum."""
+    """Thickness of bone of the vertebrae (bodies, end plates, pedicles, spinous processes) and of the sternum."""
     bend = np.sin(at.y * np.float32(0.16) + np.float32(body.taper * 20))
     x = at.x + np.float32(0.5 * body.rotation) - np.float32(body.spine_bend) * bend
     pitch = 1.75 + 0.028 * at.y

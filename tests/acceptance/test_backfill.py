@@ -1,4 +1,4 @@
-"""`radclipd backfill` as it is typed: stopped by Ctrl-C, killed, started again, beside a running daemon."""
+"""`radclipd backfill` by the command line: stopped by Ctrl-C, killed, restarted, beside a running daemon."""
 
 from __future__ import annotations
 
@@ -39,46 +39,46 @@ def place(tmp_path: Path, template: Installation) -> Iterator[Installation]:
 
 
 def received(place: Installation) -> int:
-    """Asked here and at once: a process of its own would be too late."""
+    """Query in this process: a new process would be too slow."""
     ((n,),) = query.run(place.url, "SELECT count(*) FROM v_instances")[1]
     return int(n)
 
 
 @pytest.mark.parametrize("way", ["ctrl-c", "kill"])
-def test_a_backfill_that_was_cut_short_goes_on_where_it_was(way: str, place: Installation, films: Path) -> None:
+def test_an_interrupted_backfill_resumes(way: str, place: Installation, films: Path) -> None:
     verb = ("backfill", "--folder", str(films))
     running = place.start(*verb, "--per-minute", "300")
-    wait_for(lambda: received(place) >= 5, 30, place.told)
+    wait_for(lambda: received(place) >= 5, 30, place.read_log)
     begun = time.monotonic()
     running.send_signal(signal.SIGINT) if way == "ctrl-c" else kill(running.pid)
     code = running.wait(20)
     if way == "ctrl-c":
         assert code == CUT
         assert time.monotonic() - begun < 5
-        assert "told to stop" in place.told()
+        assert "told to stop" in place.read_log()
     before = received(place)
     assert 5 <= before < FILMS
-    told = json.loads(place.run(*verb, "--json").stdout)
+    summary = json.loads(place.run(*verb, "--json").stdout)
     assert received(place) == FILMS
-    assert told["instances"] == FILMS - before
-    assert told["instances"] + told["duplicates"] <= FILMS
+    assert summary["instances"] == FILMS - before
+    assert summary["instances"] + summary["duplicates"] <= FILMS
     assert json.loads(place.run(*verb, "--json").stdout)["instances"] == 0
     (row,) = json.loads(place.run("backfill", "status", "--json").stdout)
     assert (row["source"], row["units_done"], row["units_failed"]) == (f"folder {films}", 4, 0)
 
 
-def test_the_daemon_scores_what_was_brought_and_reports_nothing_of_it(place: Installation, films: Path) -> None:
+def test_the_daemon_scores_backfilled_studies_without_reports(place: Installation, films: Path) -> None:
     with place.archive() as archive, place.running():
         place.run("backfill", "--folder", str(films))
         place.forward(archive, dx())
         scored = "SELECT count(DISTINCT study_instance_uid) AS n FROM v_predictions"
-        wait_for(lambda: place.rows(scored)[0]["n"] == FILMS + 1, 60, place.told)
-        wait_for(lambda: place.rows("SELECT state FROM v_reports") == [{"state": "sent"}], 30, place.told)
+        wait_for(lambda: place.rows(scored)[0]["n"] == FILMS + 1, 60, place.read_log)
+        wait_for(lambda: place.rows("SELECT state FROM v_reports") == [{"state": "sent"}], 30, place.read_log)
         states = place.rows("SELECT state, count(*) AS n FROM v_studies GROUP BY state ORDER BY state")
         assert states == [{"state": "reported", "n": 1}, {"state": "scored", "n": FILMS}]
 
 
-def test_what_is_refused_is_listed_where_that_was_asked_for(place: Installation, films: Path, tmp_path: Path) -> None:
+def test_refused_instances_are_listed_on_request(place: Installation, films: Path, tmp_path: Path) -> None:
     (films / "broken.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 40)
     place.run("backfill", "--folder", str(films), "--from", "2025-03-02", "--to", "2025-03-02", "--refused", str(tmp_path / "list"))
     assert received(place) == FILMS // 4
@@ -99,6 +99,6 @@ def test_what_is_refused_is_listed_where_that_was_asked_for(place: Installation,
         ("--folder", "/tmp", "--bytes-per-second", "much"),
     ],
 )
-def test_what_makes_no_sense_is_a_matter_of_usage(arguments: tuple[str, ...], place: Installation) -> None:
+def test_contradictory_options_are_usage_errors(arguments: tuple[str, ...], place: Installation) -> None:
     done = CliRunner().invoke(app, ["--config", str(place.config), "backfill", *arguments])
     assert done.exit_code == 2

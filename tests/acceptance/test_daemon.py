@@ -1,4 +1,4 @@
-"""The real daemon by the real CLI: a film goes in, an SR comes back; what breaks, breaks one study and no other."""
+"""The real daemon by the real CLI: films in, SRs out; a fault affects one study and no other."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def archive(place: Installation) -> Iterator[EmbeddedArchive]:
         yield running
 
 
-def test_a_film_comes_back_as_a_report_and_can_be_queried(place: Installation, archive: EmbeddedArchive) -> None:
+def test_a_film_results_in_a_report_and_query_rows(place: Installation, archive: EmbeddedArchive) -> None:
     frontal, lateral = dx(), dx(ViewPosition="LL")
     with place.running():
         place.forward(archive, frontal, lateral)
-        wait_for(lambda: reports_of(archive, frontal.StudyInstanceUID), 60, place.told)
-        wait_for(lambda: place.rows("select 1 from v_studies where state = 'ignored'"), 30, place.told)
+        wait_for(lambda: reports_of(archive, frontal.StudyInstanceUID), 60, place.read_log)
+        wait_for(lambda: place.rows("select 1 from v_studies where state = 'ignored'"), 30, place.read_log)
     (report,) = reports_of(archive, frontal.StudyInstanceUID)
     assert dcmread(report).PatientID == "T-1"
     states = {row["study_instance_uid"]: (row["state"], row["reason"]) for row in place.rows("select * from v_studies")}
@@ -49,18 +49,18 @@ def test_a_film_comes_back_as_a_report_and_can_be_queried(place: Installation, a
     shown = place.run("reports", "show", report.stem).stdout
     assert "Research use only" in shown
     assert "UNTRAINED" in shown
-    assert "PHANTOM" not in place.told() + shown
-    assert "T-1" not in place.told() + shown
+    assert "PHANTOM" not in place.read_log() + shown
+    assert "T-1" not in place.read_log() + shown
 
 
-def test_a_late_film_brings_a_second_report_that_names_the_first(place: Installation, archive: EmbeddedArchive) -> None:
+def test_a_late_film_causes_a_second_report_that_names_the_first(place: Installation, archive: EmbeddedArchive) -> None:
     film = dx()
     late = dx(StudyInstanceUID=film.StudyInstanceUID, InstanceNumber=2)
     with place.running():
         place.forward(archive, film)
-        wait_for(lambda: len(reports_of(archive, film.StudyInstanceUID)) == 1, 60, place.told)
+        wait_for(lambda: len(reports_of(archive, film.StudyInstanceUID)) == 1, 60, place.read_log)
         place.forward(archive, late)
-        wait_for(lambda: len(reports_of(archive, film.StudyInstanceUID)) == 2, 60, place.told)
+        wait_for(lambda: len(reports_of(archive, film.StudyInstanceUID)) == 2, 60, place.read_log)
     first, second = sorted(map(dcmread, reports_of(archive, film.StudyInstanceUID)), key=lambda r: int(r.InstanceNumber))
     named = second.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
     assert named.ReferencedSOPInstanceUID == first.SOPInstanceUID
@@ -68,24 +68,26 @@ def test_a_late_film_brings_a_second_report_that_names_the_first(place: Installa
 
 
 @pytest.mark.parametrize("study", [{"ask_archive": True}, {"settle_on_release": True}], ids=["count", "release"])
-def test_a_study_need_not_wait_for_quiet(tmp_path: Path, template: Installation, study: dict[str, bool]) -> None:
+def test_a_study_settles_on_association_release_before_the_stable_age(
+    tmp_path: Path, template: Installation, study: dict[str, bool]
+) -> None:
     place = Installation(tmp_path, study={"stable_age_seconds": 3600} | study)
     place.copy_of(template)
     film = dx()
     with place.archive() as archive, place.running():
         place.forward(archive, film)
-        wait_for(lambda: reports_of(archive, film.StudyInstanceUID), 60, place.told)
+        wait_for(lambda: reports_of(archive, film.StudyInstanceUID), 60, place.read_log)
 
 
-def test_bad_films_end_in_quarantine_and_the_next_goes_through(place: Installation, archive: EmbeddedArchive) -> None:
+def test_invalid_films_are_quarantined_and_the_next_film_is_reported(place: Installation, archive: EmbeddedArchive) -> None:
     truncated, absurd, good = dx(), dx(Rows=60000, Columns=60000), dx()
     truncated.PixelData = truncated.PixelData[:50]
     empty = dx()
     del empty.PixelData
     with place.running():
         place.forward(archive, truncated, absurd, empty, good)
-        wait_for(lambda: reports_of(archive, good.StudyInstanceUID), 60, place.told)
-        wait_for(lambda: len(place.rows("select 1 from v_jobs where state = 'quarantined'")) == 2, 30, place.told)
+        wait_for(lambda: reports_of(archive, good.StudyInstanceUID), 60, place.read_log)
+        wait_for(lambda: len(place.rows("select 1 from v_jobs where state = 'quarantined'")) == 2, 30, place.read_log)
     errors = " ".join(row["error"] for row in place.rows("select error from v_jobs where state = 'quarantined'"))
     assert "truncated" in errors
     assert "is no radiograph" in errors
@@ -95,7 +97,7 @@ def test_bad_films_end_in_quarantine_and_the_next_goes_through(place: Installati
     assert "2 jobs wait again" in place.run("jobs", "retry", "--all").stdout
 
 
-def test_reports_wait_for_an_archive_that_is_away(place: Installation) -> None:
+def test_reports_wait_while_the_archive_is_unreachable(place: Installation) -> None:
     films = [dx() for _ in range(3)]
     with place.running():
         with place.archive() as archive:
@@ -108,49 +110,51 @@ def test_reports_wait_for_an_archive_that_is_away(place: Installation) -> None:
             assert elsewhere.send_c_store(dcmread(path)).Status == 0
         elsewhere.release()
         built = "select 1 from v_reports where state = 'built'"
-        wait_for(lambda: len(place.rows(built)) == 3, 60, place.told)
+        wait_for(lambda: len(place.rows(built)) == 3, 60, place.read_log)
         with place.archive() as back:
-            wait_for(lambda: all(reports_of(back, f.StudyInstanceUID) for f in films), 60, place.told)
+            wait_for(lambda: all(reports_of(back, f.StudyInstanceUID) for f in films), 60, place.read_log)
     assert {row["attempts"] for row in place.rows("select attempts from v_jobs where kind = 'send'")} == {1}
 
 
-def test_a_killed_child_comes_back_and_loses_nothing(place: Installation, archive: EmbeddedArchive) -> None:
+def test_a_killed_child_is_restarted_without_loss(place: Installation, archive: EmbeddedArchive) -> None:
     films = [dx() for _ in range(4)]
     with place.running() as daemon:
         place.forward(archive, *films)
         for child in children_of(daemon.pid):
             kill(child)
-        wait_for(lambda: all(reports_of(archive, f.StudyInstanceUID) for f in films), 90, place.told)
+        wait_for(lambda: all(reports_of(archive, f.StudyInstanceUID) for f in films), 90, place.read_log)
     assert {len(reports_of(archive, film.StudyInstanceUID)) for film in films} == {1}
     assert len(place.rows("select * from v_predictions")) == 4 * 14
 
 
-def test_killed_whole_in_the_middle_it_goes_on_after_a_restart(place: Installation, archive: EmbeddedArchive) -> None:
+def test_a_daemon_killed_during_work_resumes_after_a_restart(place: Installation, archive: EmbeddedArchive) -> None:
     films = [dx() for _ in range(4)]
     daemon = place.start("run")
-    wait_for(place.listens, 60, place.told)
+    wait_for(place.listens, 60, place.read_log)
     place.forward(archive, *films)
     children = children_of(daemon.pid)
     daemon.kill()
     daemon.wait(10)
     wait_for(lambda: not any(alive(child) for child in children), 10)
     with place.running():
-        wait_for(lambda: all(reports_of(archive, f.StudyInstanceUID) for f in films), 90, place.told)
+        wait_for(lambda: all(reports_of(archive, f.StudyInstanceUID) for f in films), 90, place.read_log)
     assert {len(reports_of(archive, film.StudyInstanceUID)) for film in films} == {1}
 
 
-def test_a_reload_takes_the_new_configuration_without_refusing_anyone(place: Installation, archive: EmbeddedArchive) -> None:
+def test_a_reload_applies_the_new_configuration_without_refusing_an_association(
+    place: Installation, archive: EmbeddedArchive
+) -> None:
     film = dx()
     with place.running() as daemon:
         place.config.write_text(place.config.read_text() + "\n[report]\nseries_number = 777\n")
         daemon.send_signal(signal.SIGHUP)
-        wait_for(lambda: place.told().count('"event": "listening"') == 2, 60, place.told)
+        wait_for(lambda: place.read_log().count('"event": "listening"') == 2, 60, place.read_log)
         place.forward(archive, film)
-        wait_for(lambda: reports_of(archive, film.StudyInstanceUID), 60, place.told)
+        wait_for(lambda: reports_of(archive, film.StudyInstanceUID), 60, place.read_log)
     assert dcmread(reports_of(archive, film.StudyInstanceUID)[0]).SeriesNumber == 777
 
 
-def test_without_weights_it_refuses_to_start_with_the_remedy(tmp_path: Path) -> None:
+def test_without_weights_the_daemon_refuses_to_start_and_names_the_remedy(tmp_path: Path) -> None:
     bare = Installation(tmp_path)
     bare.run("db", "upgrade")
     for verb in (["run"], ["work", "score"]):
@@ -160,22 +164,22 @@ def test_without_weights_it_refuses_to_start_with_the_remedy(tmp_path: Path) -> 
         assert "hint: radclipd model import" in done.stderr
 
 
-def test_without_a_schema_it_names_the_command(tmp_path: Path) -> None:
+def test_without_a_schema_the_error_names_the_command(tmp_path: Path) -> None:
     bare = Installation(tmp_path)
     done = bare.run("run", check=False)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (78, "hint: radclipd db upgrade")
 
 
-def test_check_tries_everything_and_says_what_is_wrong(place: Installation) -> None:
+def test_check_tests_every_part_and_reports_the_faults(place: Installation) -> None:
     with place.archive():
-        told = place.run("check")
-        said = [line.removeprefix("ok").strip() for line in told.stdout.splitlines()]
+        result = place.run("check")
+        said = [line.removeprefix("ok").strip() for line in result.stdout.splitlines()]
         parts = ["configuration", "image store", "disk", "catalog", "archive", "model", "activation cache", "metrics", "device"]
         assert [part for part, line in zip(parts, said, strict=True) if line.startswith(part)] == parts
-    told = place.run("check", check=False)
-    assert told.returncode == 1
-    assert "FAIL archive" in told.stdout
-    assert "archive.port" in told.stdout
+    result = place.run("check", check=False)
+    assert result.returncode == 1
+    assert "FAIL archive" in result.stdout
+    assert "archive.port" in result.stdout
 
 
 def test_a_running_daemon_answers_scrapes(tmp_path: Path, template: Installation) -> None:
@@ -185,8 +189,8 @@ def test_a_running_daemon_answers_scrapes(tmp_path: Path, template: Installation
     with place.archive() as archive, place.running():
         film = dx()
         place.forward(archive, film)
-        wait_for(lambda: reports_of(archive, film.StudyInstanceUID), 60, place.told)
-        wait_for(lambda: place.rows("select 1 from v_studies where state = 'reported'"), 30, place.told)
+        wait_for(lambda: reports_of(archive, film.StudyInstanceUID), 60, place.read_log)
+        wait_for(lambda: place.rows("select 1 from v_studies where state = 'reported'"), 30, place.read_log)
         page = scrape(port)
     figures = {sample.name: sample.value for family in text_string_to_metric_families(page) for sample in family.samples}
     assert (figures["radclipd_catalog_up"], figures["radclipd_instances_received_total"]) == (1, 1)
@@ -203,7 +207,7 @@ def scrape(port: int) -> str:
         return str(answer.read().decode())
 
 
-def test_a_slip_in_the_configuration_is_one_line_with_the_nearest_key(place: Installation) -> None:
+def test_an_unknown_configuration_key_is_one_error_line_with_the_nearest_key(place: Installation) -> None:
     place.config.write_text(place.config.read_text().replace("stable_age_seconds", "stable_aeg_seconds"))
     done = place.run("studies", check=False)
     first, hint = done.stderr.splitlines()
@@ -212,7 +216,7 @@ def test_a_slip_in_the_configuration_is_one_line_with_the_nearest_key(place: Ins
     assert "study.stable_age_seconds" in first + hint
 
 
-def test_what_was_received_is_stored_byte_for_byte(place: Installation, archive: EmbeddedArchive) -> None:
+def test_received_instances_are_stored_byte_for_byte(place: Installation, archive: EmbeddedArchive) -> None:
     film = dx()
     with place.running("listen"):
         place.forward(archive, film, film)
@@ -236,6 +240,6 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
-def test_listings_speak_json(place: Installation) -> None:
+def test_listings_have_json_output(place: Installation) -> None:
     assert json.loads(place.run("jobs", "list", "--json").stdout) == []
     assert place.run("studies", "--csv").stdout.startswith("study_instance_uid,")

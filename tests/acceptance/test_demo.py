@@ -1,4 +1,4 @@
-"""`radclipd demo`, the real verb: it ends well, badly, or by Ctrl-C, and leaves nothing running. Mostly with a tiny encoder."""
+"""`radclipd demo`, the real verb: success, failure and Ctrl-C leave no process behind. Mostly with a tiny encoder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OK = re.compile(
 
 @dataclass(frozen=True)
 class Ended:
-    """What the last line says; NaN for what is not defined."""
+    """Content of the last line; NaN for an undefined value."""
 
     studies: int
     reports: int
@@ -49,11 +49,11 @@ class Ended:
     after: float
 
 
-class Telling:
-    """A demonstration under way: its lines so far."""
+class DemoRun:
+    """A running demonstration with its output."""
 
     def __init__(self, folder: Path, *words: str, encoder: str | None = None) -> None:
-        """`encoder`: of an architecture, untrained; a tiny one by default, the shipped one where it is empty."""
+        """`encoder`: untrained architecture; a tiny one by default, the shipped encoder where empty."""
         folder.mkdir(exist_ok=True)
         self.folder = folder / "demo"
         architecture = str(tiny.config_file(folder)) if encoder is None else encoder
@@ -66,7 +66,7 @@ class Telling:
             stderr=subprocess.STDOUT,
             text=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)},
-            start_new_session=True,  # what it starts is known by its session, and a Ctrl-C of a terminal can be sent to all of it
+            start_new_session=True,  # the session identifies its processes, and a Ctrl-C can be sent to all of them
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -98,7 +98,7 @@ class Telling:
                 session = os.getsid(int(entry.parent.name))
             except OSError:
                 continue
-            if str(self.folder) in words or (session == self.process.pid and words):  # a zombie has no words
+            if str(self.folder) in words or (session == self.process.pid and words):  # a zombie has no command line
                 found.append(words)
         return found
 
@@ -108,18 +108,18 @@ class Telling:
 
     @property
     def truth(self) -> dict[str, tuple[str, set[str]]]:
-        """Study -> patient and findings, by the table that the demonstration writes."""
+        """Return study -> patient and findings, from the truth table of the demonstration."""
         with (self.folder / "truth.csv").open() as file:
             rows = list(csv.DictReader(file))
         return {row["StudyInstanceUID"]: (row["Patient ID"], set(row["Finding Labels"].split("|"))) for row in rows}
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        """Ask the database, which outlives the demonstration."""
+        """Query the database, which outlives the demonstration."""
         with contextlib.closing(sqlite3.connect(self.folder / "radclipd" / "radclipd.db")) as database:
             return database.execute(sql).fetchall()
 
     def recomputed(self, view: str = "v_predictions") -> float:
-        """The mean AUC from database and truth, by scikit-learn, on the studies of patients of whom none was labelled."""
+        """Return the mean AUC by scikit-learn from database and truth, on patients without labelled studies."""
         truth = self.truth
         labelled = {truth[study][0] for (study,) in self.rows("SELECT study_instance_uid FROM v_labels")}
         rows = self.rows(f"SELECT finding, study_instance_uid, probability FROM {view}")
@@ -136,44 +136,44 @@ class Telling:
 
 
 @pytest.mark.orthanc
-def test_films_travel_from_orthanc_come_back_as_reports_and_are_held_until_ctrl_c(tmp_path: Path) -> None:
+def test_orthanc_forwards_films_receives_reports_and_runs_until_ctrl_c(tmp_path: Path) -> None:
     if orthanc.find_program() is None:
         peers.absent("Orthanc is not installed (Debian package orthanc)")
-    told = Telling(tmp_path, "--studies", "5", "--seed", "2", "--hold")
-    told.until("Ctrl-C ends it", patience=240)
-    assert told.still_running()
-    told.process.send_signal(signal.SIGINT)
-    code, last = told.end()
-    assert code == 0, told.text
+    run = DemoRun(tmp_path, "--studies", "5", "--seed", "2", "--hold")
+    run.until("Ctrl-C ends it", patience=240)
+    assert run.still_running()
+    run.process.send_signal(signal.SIGINT)
+    code, last = run.end()
+    assert code == 0, run.text
     end = ended(last)
     assert (end.studies, end.reports, end.labelled) == (5, 4, 1)
-    assert end.before == end.after == about(told.recomputed())
-    assert "Orthanc, AE title ORTHANC" in told.text
-    assert "UNTRAINED" in told.text
-    assert "study 4: ignored (not the chest (1))" in told.text
-    assert "... and 1 studies more" in told.text
-    assert "Comprehensive 3D SR" in told.text
-    assert "pleural_thickening" in told.text
-    assert "it was forwarded, and read: 14 labels" in told.text
-    assert "nothing to learn" in told.text
-    assert told.still_running() == []
+    assert end.before == end.after == about(run.recomputed())
+    assert "Orthanc, AE title ORTHANC" in run.text
+    assert "UNTRAINED" in run.text
+    assert "study 4: ignored (not the chest (1))" in run.text
+    assert "... and 1 studies more" in run.text
+    assert "Comprehensive 3D SR" in run.text
+    assert "pleural_thickening" in run.text
+    assert "it was forwarded, and read: 14 labels" in run.text
+    assert "nothing to learn" in run.text
+    assert run.still_running() == []
 
 
 @shipped
 def test_the_shipped_encoder_is_measured_against_the_hidden_truth(tmp_path: Path) -> None:
-    told = Telling(tmp_path, "--studies", "12", "--embedded", encoder="")
-    code, last = told.end()
-    assert code == 0, told.text
+    run = DemoRun(tmp_path, "--studies", "12", "--embedded", encoder="")
+    code, last = run.end()
+    assert code == 0, run.text
     end = ended(last)
     assert (end.studies, end.reports, end.labelled) == (12, 11, 4)
-    assert end.before == end.after == about(told.recomputed())
-    assert f"AUC against the hidden truth ({NOTICE})" in told.text
-    assert "patients, none of them labelled" in told.text
-    assert next(line for line in told.lines if "mean of" in line).split()[-1] == f"{end.after:.3f}"
-    with Image.open(told.folder / "outcome.png") as plot:
+    assert end.before == end.after == about(run.recomputed())
+    assert f"AUC against the hidden truth ({NOTICE})" in run.text
+    assert "patients, none of them labelled" in run.text
+    assert next(line for line in run.lines if "mean of" in line).split()[-1] == f"{end.after:.3f}"
+    with Image.open(run.folder / "outcome.png") as plot:
         assert min(plot.size) > 500
-    assert f"plot            {told.folder / 'outcome.png'}" in told.text
-    assert told.still_running() == []
+    assert f"plot            {run.folder / 'outcome.png'}" in run.text
+    assert run.still_running() == []
 
 
 def ended(last: str) -> Ended:
@@ -187,119 +187,117 @@ def about(value: float) -> Any:
     return pytest.approx(value, abs=0.0005, nan_ok=True)
 
 
-def test_pictures_of_a_folder_go_by_the_embedded_archive(tmp_path: Path) -> None:
+def test_pictures_of_a_folder_are_sent_by_the_embedded_archive(tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for number in range(2):
         grey = np.random.default_rng(number).integers(0, 255, (80, 80), dtype=np.uint8)
         Image.fromarray(grey).save(pictures / f"0000000{number}_000.png")
     (pictures / "notes.txt").write_text("no film")
-    told = Telling(tmp_path, "--embedded", "--images", str(pictures))
-    code, last = told.end()
-    assert code == 0, told.text
+    run = DemoRun(tmp_path, "--embedded", "--images", str(pictures))
+    code, last = run.end()
+    assert code == 0, run.text
     end = ended(last)
     assert (end.studies, end.reports, end.labelled) == (2, 2, 0)
     assert math.isnan(end.after)
-    assert "Nobody can play the radiologist" in told.text
-    assert "No table and no plot: nothing says what these films really show (put labels.csv" in told.text
-    assert not (told.folder / "outcome.png").exists()
-    assert "EMBEDDED" in told.lines[1]
-    assert any("left out: notes.txt" in line for line in told.lines)
-    assert told.still_running() == []
+    assert "Nobody can play the radiologist" in run.text
+    assert "No table and no plot: nothing says what these films really show (put labels.csv" in run.text
+    assert not (run.folder / "outcome.png").exists()
+    assert "EMBEDDED" in run.lines[1]
+    assert any("left out: notes.txt" in line for line in run.lines)
+    assert run.still_running() == []
 
 
 @pytest.mark.timeout(600)
-def test_films_with_a_label_table_are_labelled_learnt_scored_again_and_measured(tmp_path: Path) -> None:
-    """Squares that a random encoder can tell apart, and that no prompt of it is about: what is learnt must win."""
+def test_films_with_a_label_table_are_labelled_learnt_rescored_and_evaluated(tmp_path: Path) -> None:
+    """A random encoder separates squares that no prompt describes: the learnt version must win."""
     folder = nih_folder.collection(tmp_path / "nih", 60, show=lambda number: [["Effusion"], ["Mass"], ["Effusion"], []][number % 4])
-    told = Telling(tmp_path, "--embedded", "--images", str(folder), "--studies", "60")
-    code, last = told.end()
-    assert code == 0, told.text
+    run = DemoRun(tmp_path, "--embedded", "--images", str(folder), "--studies", "60")
+    code, last = run.end()
+    assert code == 0, run.text
     end = ended(last)
     assert (end.studies, end.reports, end.labelled) == (60, 60, 20)
-    assert "films of the folder nih" in told.text
-    assert "AUC against the hidden truth (UNTRAINED)" in told.text
-    assert "radclipd learn: promoted (version 2)" in told.text
-    said_by_reader(told)
-    assert end.after == about(told.recomputed())
-    assert end.before == about(
-        told.recomputed("(SELECT * FROM predictions p JOIN studies s ON s.id = p.study WHERE p.version = 1)")
-    )
+    assert "films of the folder nih" in run.text
+    assert "AUC against the hidden truth (UNTRAINED)" in run.text
+    assert "radclipd learn: promoted (version 2)" in run.text
+    check_reader_labels(run)
+    assert end.after == about(run.recomputed())
+    assert end.before == about(run.recomputed("(SELECT * FROM predictions p JOIN studies s ON s.id = p.study WHERE p.version = 1)"))
     assert end.after > end.before
-    _, before, after, gain = re.findall(r"[+-]?\d\.\d{3}|mean of \d+", next(line for line in told.lines if "mean of" in line))[:4]
+    _, before, after, gain = re.findall(r"[+-]?\d\.\d{3}|mean of \d+", next(line for line in run.lines if "mean of" in line))[:4]
     assert (float(before), float(after)) == (end.before, end.after)
     assert float(gain) == pytest.approx(end.after - end.before, abs=0.0011)  # each is rounded
-    successors_name_their_predecessors(told)
-    assert told.still_running() == []
+    check_predecessors(run)
+    assert run.still_running() == []
 
 
-def said_by_reader(told: Telling) -> None:
-    """What was labelled came by both roads, was what the story says, and is wrong as often as it says."""
-    truth = told.truth
-    labels = told.rows("SELECT study_instance_uid, finding, state, source, selection_reason FROM v_labels WHERE revoked = 0")
+def check_reader_labels(run: DemoRun) -> None:
+    """Check the labels: both sources, the printed number, and the printed error rate."""
+    truth = run.truth
+    labels = run.rows("SELECT study_instance_uid, finding, state, source, selection_reason FROM v_labels WHERE revoked = 0")
     assert Counter(source for _, _, _, source, _ in labels) == {"csv": 19 * len(FINDINGS), "sr": len(FINDINGS)}
     assert {because for _, _, _, _, because in labels} <= {"positives", "coverage", "disagreement", "uncertainty", "monitoring"}
     wrong = sum((state == "present") != (finding in truth[study][1]) for study, finding, state, _, _ in labels)
-    assert f"20 of 60 studies were read: 280 statements, of which {wrong} (" in told.text
+    assert f"20 of 60 studies were read: 280 statements, of which {wrong} (" in run.text
 
 
-def successors_name_their_predecessors(told: Telling) -> None:
-    """By the files of the archive, and not by the catalog."""
-    held = [dcmread(path, stop_before_pixels=True) for path in (told.folder / "archive" / "storage").glob("*.dcm")]
+def check_predecessors(run: DemoRun) -> None:
+    """Check the predecessors in the files of the archive, not in the catalog."""
+    held = [dcmread(path, stop_before_pixels=True) for path in (run.folder / "archive" / "storage").glob("*.dcm")]
     ours = {one.SOPInstanceUID: one for one in held if one.get("ManufacturerModelName") == OWN_MODEL_NAME}
     followed = {
         uid: one.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
         for uid, one in ours.items()
         if "PredecessorDocumentsSequence" in one
     }
-    reports = told.rows("SELECT sop_instance_uid, version FROM v_reports")
+    reports = run.rows("SELECT sop_instance_uid, version FROM v_reports")
     assert {uid for uid, version in reports if version == 2} == set(followed)
     assert {uid for uid, version in reports if version == 1} >= set(followed.values())
     assert all(ours[uid].StudyInstanceUID == ours[before].StudyInstanceUID for uid, before in followed.items())
-    assert f"the archive holds {len(followed)} SRs of version 2" in told.text
+    assert f"the archive holds {len(followed)} SRs of version 2" in run.text
     assert followed
 
 
 @pytest.mark.parametrize("where", ["to it alone", "to all of its terminal"])
-def test_interrupted_it_cleans_up(where: str, tmp_path: Path) -> None:
-    told = Telling(tmp_path, "--embedded", "--studies", "60")
-    told.until("nobody was X-rayed")
-    time.sleep(1.0)  # into the start of the processes that take films
+def test_an_interrupted_demonstration_cleans_up(where: str, tmp_path: Path) -> None:
+    run = DemoRun(tmp_path, "--embedded", "--studies", "60")
+    run.until("nobody was X-rayed")
+    time.sleep(1.0)  # during the start of the rendering processes
     if where == "to it alone":
-        told.process.send_signal(signal.SIGTERM)
+        run.process.send_signal(signal.SIGTERM)
     else:
-        os.killpg(told.process.pid, signal.SIGINT)
-    code, last = told.end()
-    assert (code, last) == (1, "DEMO FAILED interrupted"), told.text
-    assert "Traceback" not in told.text
-    assert told.still_running() == []
+        os.killpg(run.process.pid, signal.SIGINT)
+    code, last = run.end()
+    assert (code, last) == (1, "DEMO FAILED interrupted"), run.text
+    assert "Traceback" not in run.text
+    assert run.still_running() == []
 
 
-def test_a_daemon_that_dies_fails_the_demo_and_shows_its_log(tmp_path: Path) -> None:
-    told = Telling(tmp_path, "--embedded", "--studies", "9")
-    told.until("Patients are X-rayed")
-    pid = next(re.search(r"process (\d+)", line) for line in told.lines if "process " in line)
+def test_a_dead_daemon_fails_the_demonstration_and_its_log_is_shown(tmp_path: Path) -> None:
+    run = DemoRun(tmp_path, "--embedded", "--studies", "9")
+    run.until("Patients are X-rayed")
+    pid = next(re.search(r"process (\d+)", line) for line in run.lines if "process " in line)
     assert pid is not None
     os.kill(int(pid.group(1)), signal.SIGKILL)
-    code, last = told.end()
+    code, last = run.end()
     assert code == 1
     assert last.startswith("DEMO FAILED ")
-    assert any("log of the daemon" in line for line in told.lines)
-    assert told.still_running() == []
+    assert any("log of the daemon" in line for line in run.lines)
+    assert run.still_running() == []
 
 
-def test_a_verb_that_fails_fails_the_demo(tmp_path: Path) -> None:
-    told = Telling(tmp_path, "--embedded", encoder="ViT-none")
-    code, last = told.end()
+def test_a_failed_verb_fails_the_demonstration(tmp_path: Path) -> None:
+    run = DemoRun(tmp_path, "--embedded", encoder="ViT-none")
+    code, last = run.end()
     assert code == 1
     assert last.startswith("DEMO FAILED radclipd model untrained")
-    assert told.still_running() == []
+    assert run.still_running() == []
 
 
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_refused_and_unchanged(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "mine").write_text("precious")
-    told = Telling(tmp_path)
-    assert told.end()[0] == 1
-    assert "hint: " in told.lines[-1]
+    run = DemoRun(tmp_path)
+    assert run.end()[0] == 1
+    assert "hint: " in run.lines[-1]
     assert (tmp_path / "demo" / "mine").read_text() == "precious"

@@ -1,4 +1,4 @@
-"""The daemon is ready before its encoder is loaded, and what is to be scored waits for it."""
+"""The daemon is ready before its encoder is loaded; score jobs wait for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.builders.notified import Notified
 LOADED = '"event": "model loaded"'
 
 
-def test_it_is_ready_before_the_encoder_is_loaded_and_a_job_waits_for_it(tmp_path: Path, template: Installation) -> None:
+def test_the_daemon_is_ready_before_the_encoder_is_loaded_and_jobs_wait(tmp_path: Path, template: Installation) -> None:
     place = Installation(tmp_path)
     place.copy_of(template)
     catalog = SqlCatalog(place.url)
@@ -29,7 +29,7 @@ def test_it_is_ready_before_the_encoder_is_loaded_and_a_job_waits_for_it(tmp_pat
         with catalog.begin() as tx:
             tx.jobs.put(JobKind.SCORE, "1.2.1")
         assert scored() == 0
-        assert LOADED not in place.told()
-        wait_for(scored, 240, place.told)
-        assert LOADED in place.told()
+        assert LOADED not in place.read_log()
+        wait_for(scored, 240, place.read_log)
+        assert LOADED in place.read_log()
     catalog.dispose()

@@ -45,30 +45,30 @@ def send(place: Installation, film: FileDataset) -> int:
     return status
 
 
-def test_real_films_of_every_kind(tmp_path: Path, template: Installation) -> None:
+def test_real_films_of_every_kind_are_reported(tmp_path: Path, template: Installation) -> None:
     films = [film_of(name) for name, _ in FILMS]
     place = Installation(tmp_path)
     place.copy_of(template)
     with place.archive(), place.running():
         assert [send(place, film) for film in films] == [0] * len(films)
         finished = "select 1 from v_studies where state in ('reported', 'ignored')"
-        wait_for(lambda: len(place.rows(finished)) == len({film.StudyInstanceUID for film in films}), 90, place.told)
+        wait_for(lambda: len(place.rows(finished)) == len({film.StudyInstanceUID for film in films}), 90, place.read_log)
         transcoded = film_of("crmono1_10bit_jpegls.dcm")  # the first film's UID with other bytes
         assert send(place, transcoded) == (0xC001 if transcoded.SOPInstanceUID == films[0].SOPInstanceUID else 0)
     states = {row["study_instance_uid"]: row["state"] for row in place.rows("select * from v_studies")}
     assert {name: states[film.StudyInstanceUID] for (name, _), film in zip(FILMS, films, strict=True)} == dict(FILMS)
-    assert all(str(film.PatientName) not in place.told() for film in films if len(str(film.PatientName)) > 3)
+    assert all(str(film.PatientName) not in place.read_log() for film in films if len(str(film.PatientName)) > 3)
 
 
 @pytest.mark.postgres
-def test_several_workers_share_one_postgresql(tmp_path: Path, cluster: Cluster) -> None:
+def test_several_workers_share_one_postgresql_database(tmp_path: Path, cluster: Cluster) -> None:
     place = Installation(tmp_path, cluster.url(cluster.database()))
     place.set_up()
     films = [dx() for _ in range(10)]
     with place.archive() as archive, place.running():
         others = [place.start("work", "score"), place.start("work", "report")]
         place.forward(archive, *films)
-        wait_for(lambda: all(reports_of(archive, film.StudyInstanceUID) for film in films), 90, place.told)
+        wait_for(lambda: all(reports_of(archive, film.StudyInstanceUID) for film in films), 90, place.read_log)
         for worker in others:
             worker.terminate()
             assert worker.wait(30) == 0

@@ -1,6 +1,6 @@
-"""The service for real: installed by the documented script in a really booted systemd, its sandbox on.
+"""The installed service: installed by the documented script in a booted systemd, with its sandbox active.
 
-One machine for all tests, in their order; each leaves the service running. The archive is DCMTK's storescp on its network.
+All tests share one machine, in order; each leaves the service running. The archive is DCMTK's storescp on its network.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ pytestmark = [
 
 
 class Hospital:
-    """The machine with radclipd, an archive that keeps what it gets, and a scanner."""
+    """The machine with radclipd, an archive and a scanner."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -92,7 +92,7 @@ class Hospital:
         return films
 
     def send(self, files: Sequence[Path]) -> subprocess.CompletedProcess[str]:
-        """Send as a scanner does, one association; it waits as long as a patient sender would."""
+        """Send over one association like a scanner, with a long timeout."""
         argv: list[str | Path] = [
             "storescu",
             "-v",
@@ -123,12 +123,12 @@ class Hospital:
         until(lambda: set(studies) <= set(self.reports()), seconds=seconds, what=f"{len(studies)} SRs", explain=self.explain)
 
     def explain(self) -> str:
-        """Return what the daemon says of its work."""
+        """Return the daemon's status of its work."""
         words = "runuser -u radclipd -- radclipd"
         return self.machine.run(f"{words} studies; {words} jobs list; {words} reports list", check=False) + self.machine.journal()
 
     def round_trip(self) -> None:
-        """Send one study and see its SR in the archive."""
+        """Send one study and wait for its SR in the archive."""
         films = self.new_films(1)
         sent = self.send(list(films.values()))
         assert sent.returncode == 0, sent.stderr
@@ -159,7 +159,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
         hospital.machine.end()
 
 
-def test_the_documented_installation_starts_and_every_check_passes(hospital: Hospital) -> None:
+def test_the_documented_installation_starts_and_passes_every_check(hospital: Hospital) -> None:
     hospital.machine.run("systemctl enable --now radclipd.socket radclipd.service")
     assert hospital.property("radclipd.service", "ActiveState") == "active"
     assert "model 1" in until(lambda: hospital.property("radclipd.service", "StatusText"), seconds=20, what="a status line")
@@ -168,11 +168,11 @@ def test_the_documented_installation_starts_and_every_check_passes(hospital: Hos
     assert all(line.startswith("ok") for line in verdicts)
 
 
-def test_a_study_comes_back_as_a_report(hospital: Hospital) -> None:
+def test_a_study_results_in_a_report(hospital: Hospital) -> None:
     hospital.round_trip()
 
 
-def test_the_sandbox_is_on(hospital: Hospital) -> None:
+def test_the_systemd_sandbox_is_active(hospital: Hospital) -> None:
     for role in (["listen"], ["dispatch"], ["work", "score"], ["work", "report"]):
         (process,) = hospital.machine.processes("adapters.cli", *role)
         status = dict(re.findall(r"^(\w+):\s+(.*)$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE))
@@ -190,7 +190,7 @@ def test_no_line_of_the_journal_names_a_patient(hospital: Hospital) -> None:
     assert not re.search(r"TEST\^|\bT\d+\b|19700101", journal)
 
 
-def test_a_killed_child_comes_back(hospital: Hospital) -> None:
+def test_a_killed_child_is_restarted(hospital: Hospital) -> None:
     before, restarts = hospital.listener(), hospital.property("radclipd.service", "NRestarts")
     os.kill(before, signal.SIGKILL)
     until(lambda: before not in hospital.machine.processes("adapters.cli", "listen"), seconds=20, what="its end")
@@ -199,7 +199,7 @@ def test_a_killed_child_comes_back(hospital: Hospital) -> None:
     assert hospital.property("radclipd.service", "NRestarts") == restarts
 
 
-def test_a_wedged_listener_is_ended_by_the_watchdog(hospital: Hospital) -> None:
+def test_a_hanging_listener_is_ended_by_the_watchdog(hospital: Hospital) -> None:
     before, restarts = hospital.listener(), int(hospital.property("radclipd.service", "NRestarts"))
     os.kill(before, signal.SIGSTOP)
     until(
@@ -212,7 +212,7 @@ def test_a_wedged_listener_is_ended_by_the_watchdog(hospital: Hospital) -> None:
     hospital.round_trip()
 
 
-def test_a_reload_takes_the_new_configuration_and_a_slip_changes_nothing(hospital: Hospital) -> None:
+def test_a_reload_applies_a_valid_configuration_and_ignores_an_invalid_one(hospital: Hospital) -> None:
     path = "/etc/radclipd/radclipd.toml"
     good = (hospital.machine.root / path.lstrip("/")).read_text()
     before = hospital.listener()
@@ -230,7 +230,7 @@ def test_a_reload_takes_the_new_configuration_and_a_slip_changes_nothing(hospita
     hospital.machine.write(path, good)
 
 
-def test_a_restart_under_traffic_refuses_nobody(hospital: Hospital) -> None:
+def test_a_restart_under_traffic_refuses_no_association(hospital: Hospital) -> None:
     films = hospital.new_films(12)
     failures: list[str] = []
     sent = 0
@@ -259,7 +259,7 @@ def test_a_restart_under_traffic_refuses_nobody(hospital: Hospital) -> None:
     hospital.await_reports(list(films))
 
 
-def test_a_stop_with_work_in_hand_loses_nothing_and_repeats_nothing(hospital: Hospital) -> None:
+def test_a_stop_during_work_neither_loses_nor_repeats_a_report(hospital: Hospital) -> None:
     films = hospital.new_films(20)
     assert hospital.send(list(films.values())).returncode == 0
     until(lambda: hospital.query("select id from v_jobs where state = 'running'"), seconds=30, what="a job in hand")
@@ -278,7 +278,7 @@ def test_a_stop_with_work_in_hand_loses_nothing_and_repeats_nothing(hospital: Ho
     assert hospital.query("select id from v_jobs where state = 'quarantined'") == []
 
 
-def test_everything_is_back_after_a_reboot(hospital: Hospital) -> None:
+def test_the_service_resumes_after_a_reboot(hospital: Hospital) -> None:
     films = hospital.new_films(5)
     assert hospital.send(list(films.values())).returncode == 0
     hospital.close_archive()

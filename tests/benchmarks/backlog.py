@@ -1,7 +1,7 @@
-"""What a radclipd is busy with while others are measured: an archive of films that wait for their scores, and a round of learning.
+"""Background load of a radclipd under measurement: an archive of films waiting for scores, and a round of learning.
 
-Nothing here stands in for the daemon. Films of 10 megabytes, each a file of its own, come by the step that every film comes by,
-and the dispatcher puts their studies in line; labels come by `radclipd labels import`, and the daemon's learner learns from them.
+No part of the daemon is replaced. Films of 10 megabytes, each in its own file, are received by the daemon's receive step, and the
+dispatcher queues their studies; labels come from `radclipd labels import`, and the daemon's learner learns from them.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ PATIENCE = 600.0
 
 
 class Kind(StrEnum):
-    """Why the studies wait."""
+    """Reason for the queued studies."""
 
-    ARRIVALS = "arrivals"  # they were sent, all at once: as urgent as what comes after them
-    RESCORING = "rescoring"  # another version serves, and of their films nothing is kept
+    ARRIVALS = "arrivals"  # sent at the same time, with the priority of new studies
+    RESCORING = "rescoring"  # another version serves, and the activation cache is empty
 
 
 class Backlog:
     """Studies of one film each in the catalog and the store of an installation whose daemon runs."""
 
     def __init__(self, place: Installation, studies: int) -> None:
-        """Take the films in. Nothing is done with them before they are in line."""
+        """Receive the films. They are not processed before `line_up`."""
         self._place = place
         self._catalog = SqlCatalog(place.url, wake=WakeupSockets(place.url).wake)
         images, policy = FileImageStore(place.folder / "images"), ReceivePolicy(min_free_bytes=0)
@@ -58,39 +58,39 @@ class Backlog:
             receive(read_header(*split_file(content)), content, SENDER, catalog=self._catalog, images=images, policy=policy)
 
     def close(self) -> None:
-        """Let go of the catalog."""
+        """Close the catalog."""
         self._catalog.dispose()
 
     def learn(self) -> None:
-        """Label some of the studies, call for a round of learning as the clock does, and wait until the learner is at it."""
+        """Label some of the studies, request a round of learning like the scheduler, and wait until the learner has started."""
         table = self._place.folder / "labels.csv"
         _write_labels(table, self.studies[:LABELLED])
         self._place.run("labels", "import", str(table), "--reader", "alice", timeout=PATIENCE)
         assert learn.enqueue_learning(catalog=self._catalog, min_new_labels=1)
-        wait_for(self.learning, PATIENCE, self._place.told)
+        wait_for(self.learning, PATIENCE, self._place.read_log)
 
     def learning(self) -> bool:
-        """Whether a round is under way."""
+        """Return whether a round of learning is running."""
         return bool(ask(self._place, "SELECT 1 FROM v_learning WHERE state = 'running' AND stage IS NOT NULL"))
 
     def learner_seconds(self) -> float:
-        """Return the seconds that processors have spent on the learner and on what decodes for it."""
-        (pid,) = re.findall(r'"child": "learner", "pid": (\d+)', self._place.told())
+        """Return the CPU seconds of the learner and its decoders."""
+        (pid,) = re.findall(r'"child": "learner", "pid": (\d+)', self._place.read_log())
         children = [child for of in Path(f"/proc/{pid}/task").iterdir() for child in (of / "children").read_text().split()]
         spent = [Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[11:13] for one in (pid, *children)]
         return sum(int(ticks) for of in spent for ticks in of) / os.sysconf("SC_CLK_TCK")
 
     def line_up(self, kind: Kind) -> None:
-        """Let the dispatcher see that they are complete, or that they were reported long ago; wait until all are in line."""
+        """Mark the studies complete, or reported long ago, for the dispatcher; wait until all are queued."""
         with self._catalog.begin() as tx:
             if kind is Kind.ARRIVALS:
                 tx.studies.mark_released(self.studies)
             for uid in self.studies if kind is Kind.RESCORING else ():
                 tx.studies.put_state(uid, StudyState.REPORTED)
-        wait_for(lambda: self._jobs("state <> ''") >= len(self.studies), PATIENCE, self._place.told)
+        wait_for(lambda: self._jobs("state <> ''") >= len(self.studies), PATIENCE, self._place.read_log)
 
     def left(self) -> int:
-        """Return how many still wait for their scores."""
+        """Return the number of studies without scores."""
         return self._jobs("state <> 'done'")
 
     def _jobs(self, which: str) -> int:
@@ -100,7 +100,7 @@ class Backlog:
 
 
 def ask(place: Installation, sql: str, *values: str) -> list[tuple[Any, ...]]:
-    """Ask the results database, without a process for each question."""
+    """Query the results database, without a process per query."""
     with closing(sqlite3.connect(place.folder / "catalog.db", timeout=30)) as connection:
         return connection.execute(sql, values).fetchall()
 

@@ -66,7 +66,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def filled(engine: str, size: int) -> Iterator[tuple[str, float]]:
-    """Give the URL of a filled catalog, and the seconds that it took to fill."""
+    """Yield the URL of a filled catalog and the seconds of filling it."""
     with contextlib.ExitStack() as stack:
         if engine == "postgresql":
             url = stack.enter_context(postgres.cluster(durable=True)).upgraded()
@@ -77,15 +77,15 @@ def filled(engine: str, size: int) -> Iterator[tuple[str, float]]:
         LargeArchive(size).fill(url)
         seconds = time.perf_counter() - begun
         catalog = SqlCatalog(url)
-        catalog.update_statistics()  # as the dispatcher does every hour
+        catalog.update_statistics()  # like the dispatcher, every hour
         catalog.dispose()
         yield url, seconds
 
 
 def measure(url: str, archive: LargeArchive, *, rounds: int, ask: bool = True) -> dict[str, Any]:
-    """Return milliseconds of each thing asked and done, the plans of slow ones, and the seconds of either way to write.
+    """Return the milliseconds of each query and step, the plans of slow queries, and the seconds of both ways to write.
 
-    `ask`: queries and listings, too.
+    `ask`: include queries and listings.
     """
     found = asked(url, archive) if ask else {}
     begun = time.perf_counter()
@@ -102,7 +102,7 @@ def measure(url: str, archive: LargeArchive, *, rounds: int, ask: bool = True) -
 
 
 def ratios_of(found: Mapping[int, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return the ratios of one engine, from what was measured at each size."""
+    """Return the ratios of one engine from the measurements at each size."""
     least, most = found[min(found)], found[max(found)]
     slowest = max(ms for name, ms in most["p95_ms"].items() if name not in EVERYTHING)
     return {

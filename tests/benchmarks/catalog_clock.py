@@ -1,4 +1,4 @@
-"""What a catalog costs the processor: this process and, for PostgreSQL, its server. Other programs do not change it."""
+"""CPU time of a catalog: this process and, for PostgreSQL, its server. Other programs do not affect it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from adapters.catalog import query
 
 
 def processor_clock(url: str) -> Callable[[], float]:
-    """Return a clock of the seconds that this process and the server have computed."""
+    """Return a clock of the CPU seconds of this process and the server."""
     if url.startswith("sqlite"):
         return time.process_time
     folder = Path(query.run(url, "SELECT current_setting('data_directory')")[1][0][0])
@@ -21,9 +21,9 @@ def processor_clock(url: str) -> Callable[[], float]:
 
 
 def _ticks(postmaster: str) -> Iterator[int]:
-    """Yield what each process of the server has computed, and those that have ended; proc(5)."""
+    """Yield the CPU ticks of each server process and its ended children; proc(5)."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended meanwhile
+        with suppress(OSError):  # the process has ended meanwhile
             fields = stat.read_text().rpartition(")")[2].split()
             if stat.parent.name == postmaster:
                 yield int(fields[13]) + int(fields[14])  # cutime, cstime

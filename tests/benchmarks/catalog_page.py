@@ -1,4 +1,4 @@
-"""The page of the catalog at size: tables, plot, and the plans of what is over the bound."""
+"""Page of the catalog at size: tables, plot, and the plans of queries over the bound."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _cell(key: str, value: Any) -> str:
 
 
 def _over(largest: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Name all that is over the bound at the largest size, with the reason and each database's plan."""
+    """List all queries over the bound at the largest size, with the reason and each database's plan."""
     found = {
         name: {engine: one["p95_ms"][name] for engine, one in largest.items() if name in one["p95_ms"] and _is_over(one, name)}
         for name in _asked(largest)
@@ -143,7 +143,7 @@ def _over(largest: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _is_over(found: Mapping[str, Any], name: str) -> bool:
-    """On a busy machine the wall's clock judges nobody: then it is the processor's."""
+    """Compare with the bound; on a busy machine by CPU time instead of wall time."""
     clock = "processor_ms" if found["load"] > found["processors"] else "p95_ms"
     return bool(found[clock][name] > BOUND_MS)
 
@@ -160,7 +160,7 @@ def _upgrades(columns: list[tuple[str, int]], measured: Measured) -> Iterator[st
 
 
 def draw(path: Path, measured: Measured) -> None:
-    """Draw a panel for each database, milliseconds against studies, both on logarithmic scales."""
+    """Draw one panel per database, milliseconds against studies, both on logarithmic scales."""
     path.parent.mkdir(exist_ok=True)
     with rc_context({"svg.hashsalt": "radclipd", "font.size": 9}):
         figure = Figure(figsize=(4.2 * len(measured), 3.6), layout="constrained")

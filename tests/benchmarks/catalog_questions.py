@@ -1,7 +1,7 @@
-"""What people and programs ask of a catalog: the listings of the command line, and the queries of the SQL cookbook and their like.
+"""Queries of a catalog: the listings of the command line, the queries of the SQL cookbook and similar ones.
 
-Each is timed as its command runs it, in this process: a query opens a connection of its own, and a listing reads the
-configuration, too.
+Each is timed as its command runs it, in this process: a query opens a new connection, and a listing also reads the
+configuration.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def asked(url: str, archive: LargeArchive) -> dict[str, Any]:
 
 
 def names(archive: LargeArchive) -> dict[str, str]:
-    """Return what a person would look up: somewhere in the middle of the archive."""
+    """Return identifiers to look up, from the middle of the archive."""
     study = max(archive.studies // 2 // RESCORED * RESCORED, 1)
     labelled = 1 + 3 * archive.labelled if archive.studies > 3 * archive.labelled else 1
     return {
@@ -114,10 +114,10 @@ def queries(named: Mapping[str, str]) -> dict[str, str]:
 
 
 def timed(act: Callable[[], object], processor: Callable[[], float]) -> tuple[float, float]:
-    """Return the 95th percentile of the wall's milliseconds, and the mean of the processor's.
+    """Return the 95th percentile of the wall time, and the mean CPU time, milliseconds.
 
-    The first time, which fills the caches, is left out. What is over the bound is asked anew, and the best counts: whatever else
-    the machine does can only add to it.
+    The first run, which fills the caches, is excluded. A result over the bound is measured again, and the best counts: other load
+    of the machine can only increase it.
     """
     act()
     tries = [_timed(act, processor)]
@@ -138,13 +138,13 @@ def _timed(act: Callable[[], object], processor: Callable[[], float]) -> tuple[f
 
 
 def plan(url: str, sql: str) -> list[str]:
-    """Return how the database goes about it, a line for each step."""
+    """Return the query plan of the database, one line per step."""
     how = "EXPLAIN QUERY PLAN" if url.startswith("sqlite") else "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF)"
     return [str(row[-1]) for row in query.run(url, f"{how} {sql}")[1]]
 
 
 def verb(url: str, words: list[str]) -> None:
-    """Run a command of radclipd on this catalog; what it prints is lost."""
+    """Run a command of radclipd on this catalog; its output is discarded."""
     os.environ |= {"RADCLIPD_CONFIG": str(ROOT / "deploy/radclipd.toml"), "RADCLIPD_CATALOG__URL": url}
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         RADCLIPD.main([*words, "--json"], standalone_mode=False)

@@ -1,4 +1,4 @@
-"""The catalog at four sizes on both databases, and the page that tells it: `python -m tests.benchmarks.catalog_size`.
+"""The catalog at four sizes on both databases, and its page: `python -m tests.benchmarks.catalog_size`.
 
 What was measured of an engine and a size is kept in `build/benchmarks/catalog-size`, and the page (`deploy/docs/catalog-size.md`
 with its plot) is written from what lies there: single ones can be repeated (`--engines sqlite --studies 1000000`), and
@@ -29,7 +29,7 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
 
 def main() -> None:
-    """Measure, keep, and write the page."""
+    """Measure, store the results, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, nargs="+", default=SIZES)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def everything(url: str, archive: LargeArchive) -> dict[str, Any]:
-    """Return all that is measured of a filled catalog. The upgrade comes last: it goes back to an earlier schema first."""
+    """Return all measurements of a filled catalog. The upgrade comes last: it first returns to an earlier schema."""
     processors = os.cpu_count() or 1
     found = {"server": _server(url), "processors": processors, "machine": f"{processors} processors, {platform.machine()}"}
     found |= measure(url, archive, rounds=3) | {"load": round(os.getloadavg()[1], 1)}
@@ -58,13 +58,13 @@ def _server(url: str) -> str:
 
 
 def keep(engine: str, size: int, found: Mapping[str, Any]) -> None:
-    """Keep what was measured, in place of what was before."""
+    """Store results, replacing earlier ones."""
     KEPT.mkdir(parents=True, exist_ok=True)
     (KEPT / f"{engine}-{size}.json").write_text(json.dumps(found))
 
 
 def kept() -> dict[str, dict[int, dict[str, Any]]]:
-    """Return what was measured last: engine -> studies -> figures."""
+    """Return the last results: engine -> studies -> figures."""
     files = {engine: sorted((int(one.stem.partition("-")[2]), one) for one in KEPT.glob(f"{engine}-*.json")) for engine in ENGINES}
     return {engine: {size: json.loads(one.read_text()) for size, one in found} for engine, found in files.items() if found}
 

@@ -1,6 +1,6 @@
-"""What keeps a large catalog in order, timed: what is forgotten, what is counted anew, what gives place back, and an upgrade.
+"""Timed maintenance of a large catalog: deletion of old rows, recounting, vacuum, and a schema upgrade.
 
-While the schema is upgraded, others go on reading and writing, and `waits` says how long any of them had to wait at most.
+During the upgrade other connections read and write; `waits` gives the longest wait of any of them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LATER_DAYS = 7.0
 
 
 def upkeep(url: str, archive: LargeArchive) -> dict[str, Any]:
-    """Return the seconds of `radclipd db maintain`, and of giving place back, and the size in bytes."""
+    """Return the seconds of `radclipd db maintain` and of a vacuum, and the size in bytes."""
     catalog = SqlCatalog(url)
     begun = time.perf_counter()
     forgotten = work.purge_done_jobs(catalog=catalog, keep_days=30.0 - LATER_DAYS)
@@ -57,7 +57,7 @@ def _bytes(url: str) -> int:
 
 
 def _vacuum(url: str) -> dict[str, Any]:
-    """What autovacuum does, and while others read and write."""
+    """Vacuum like autovacuum, concurrently with readers and writers."""
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
         begun = time.perf_counter()
         connection.execute("VACUUM (ANALYZE)")
@@ -76,7 +76,7 @@ def _vacuum_into(url: str) -> dict[str, Any]:
 
 
 def upgraded(url: str, archive: LargeArchive) -> dict[str, Any]:
-    """Take the catalog back to OLDEST and upgrade it while others read and write; return seconds, and their longest waits."""
+    """Downgrade the catalog to OLDEST and upgrade it while others read and write; return seconds and the longest waits."""
     _downgrade(url)
     with _asking(url, archive) as longest:
         begun = time.perf_counter()
@@ -99,7 +99,7 @@ def _downgrade(url: str) -> None:
 
 
 def _questions(archive: LargeArchive) -> Mapping[str, str]:
-    """One who reads views, one who reads tables as a worker does, and one who writes."""
+    """Return the statements of a reader of views, a reader of tables like a worker, and a writer."""
     study = archive.study_uid(archive.studies // 2)
     return {
         "reads a view": f"SELECT * FROM v_predictions WHERE study_instance_uid = '{study}'",
@@ -112,7 +112,7 @@ def _questions(archive: LargeArchive) -> Mapping[str, str]:
 
 @contextmanager
 def _asking(url: str, archive: LargeArchive) -> Iterator[dict[str, float]]:
-    """Ask again and again while the block runs; the milliseconds of each one's longest wait are there at its end."""
+    """Repeat the statements while the block runs; at its end the longest wait of each is known, milliseconds."""
     over, longest = threading.Event(), dict[str, float]()
     threads = [threading.Thread(target=_ask, args=(url, name, sql, over, longest)) for name, sql in _questions(archive).items()]
     for thread in threads:
@@ -136,7 +136,7 @@ def _ask(url: str, name: str, sql: str, over: threading.Event, longest: dict[str
 
 @contextmanager
 def _connected(url: str) -> Iterator[Callable[[str], object]]:
-    """One connection, a transaction for each statement; on SQLite it waits for the writer as long as it takes."""
+    """Open a connection with one transaction per statement; on SQLite it waits for the writer without a limit."""
     if url.startswith("postgresql"):
         with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
             yield lambda sql: connection.execute(sql).fetchall() if sql.startswith("SELECT") else connection.execute(sql)

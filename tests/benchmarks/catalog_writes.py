@@ -1,4 +1,4 @@
-"""What is written to a catalog: films received, an archive scored again by the score step itself, and predictions alone.
+"""Writes to a catalog: received films, an archive rescored by the score step, and predictions alone.
 
 `by_orm` writes predictions as a user of SQLAlchemy's ORM would, `session.merge` for each row, and a commit for each study.
 """
@@ -43,13 +43,13 @@ REPEATS = 20
 BATCH = 16
 """`[score] batch_size` as shipped."""
 TOGETHER = MAX_BATCHES_PER_CLAIM * BATCH
-"""Studies whose films were all kept: the score step commits so many in one transaction."""
+"""Studies with all activations cached: number that the score step commits in one transaction."""
 RECEIVED, SCORED_AGAIN, WRITTEN, ROUNDS = 100, 640, 1280, 3
 """Studies, and how often those are written."""
 
 
 class _Recalled(FakeScorer):
-    """ports.Scorer whose films were all kept: what is left is the catalog's part."""
+    """Scorer port with all activations cached: only the catalog's work remains."""
 
     def score_cached(self, instances: Sequence[StoredInstance]) -> dict[str, Scores]:
         return {film.header.sop_instance_uid: np.linspace(0.1, 0.8, len(FINDINGS), dtype=np.float32) for film in instances}
@@ -59,14 +59,14 @@ class _Recalled(FakeScorer):
 
 
 class _Recalling(FakeScorers):
-    """ports.Scorers of those."""
+    """Scorers port of recalled scores."""
 
     def load(self, version: ModelVersion) -> _Recalled:
         return _Recalled(version)
 
 
 def writes(catalog: SqlCatalog, archive: LargeArchive, processor: Callable[[], float]) -> dict[str, Any]:
-    """Receive studies, put the archive in line to be scored again by a third version, and score some of it."""
+    """Receive studies, queue the archive for rescoring by a third version, and score a part of it."""
     received, _ = _taken(lambda: _receive(catalog, RECEIVED), processor)
     with catalog.begin() as tx:
         serving = tx.versions.serving()
@@ -104,7 +104,7 @@ def writes(catalog: SqlCatalog, archive: LargeArchive, processor: Callable[[], f
 
 
 def _taken(act: Callable[[], object], processor: Callable[[], float]) -> tuple[float, float]:
-    """Return seconds, of the wall and of the processor."""
+    """Return seconds of wall time and of CPU time."""
     begun, before = time.perf_counter(), processor()
     act()
     return time.perf_counter() - begun, processor() - before
@@ -148,7 +148,7 @@ def _receive(catalog: SqlCatalog, count: int) -> None:
 
 
 def _steps(catalog: SqlCatalog, processor: Callable[[], float]) -> dict[str, float]:
-    """Milliseconds of what workers ask all day, each in its transaction; the median of many."""
+    """Return the median milliseconds of frequent worker transactions."""
     taken: dict[str, list[float]] = {"claim_and_finish_ms": [], "quiet_ms": [], "newest_ms": [], "nothing_unscored_ms": []}
     before = processor()
     for _ in range(REPEATS):
@@ -180,7 +180,7 @@ _LOOKS: Mapping[str, Callable[[Any], object]] = {
 
 
 class _Predicted:
-    """A row of predictions as the ORM sees it."""
+    """A row of predictions, mapped by the ORM."""
 
     def __init__(self, **values: Any) -> None:
         for name, value in values.items():

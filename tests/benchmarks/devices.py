@@ -1,9 +1,9 @@
-"""What learning on several devices gives: `python -m tests.benchmarks.devices [--devices 2] [--steps 60] [--rounds 1] [--json]`.
+"""Gain of learning on several devices: `python -m tests.benchmarks.devices [--devices 2] [--steps 60] [--rounds 1] [--json]`.
 
-Whole rounds by the real trainer, of all 14 findings with an untrained ViT-B/32, k = 2, five folds and the fit of all films, from a
-prefix store that holds noise: by one process, and by as many processes as `--devices` says, each with one thread. Wall time is
-what a user waits for, on a machine that has nothing else to do. The processors' time tells on any machine what is paid for it, and
-so how much could be gained at most. `start` is what a round waits for its ranks.
+Whole rounds by the real trainer, of all 14 findings with an untrained ViT-B/32, k = 2, five folds and the fit of all films, from an
+activation store filled with noise: by one process, and by `--devices` processes, each with one thread. Wall time is the waiting
+time of a user on an otherwise idle machine. CPU time shows on any machine the total cost, and so the largest possible gain.
+`start` is the time a round waits for its ranks.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from tests.benchmarks.retrain import K, Round
 
 
 def processors() -> float:
-    """Seconds of this process and of all that it has waited for."""
+    """Return the CPU seconds of this process and its ended children."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 class Side(Round):
-    """Rounds on so many devices."""
+    """Rounds on a number of devices."""
 
     devices = 1
 
@@ -99,14 +99,14 @@ def measured(side: Side, devices: int, rounds: int) -> dict[str, Any]:
             found["several"].append(side.on(devices))
     kinds = ("wall", "processor", "steps")
     one, several = (dict(zip(kinds, map(list, zip(*found[who], strict=True)), strict=True)) for who in ("one", "several"))
-    told = {
+    result = {
         f"seconds_{kind}_{who}": round(statistics.median(of[kind]), 1)
         for kind in kinds
         for who, of in (("one", one), ("several", several))
     }
     return {
         "devices": devices,
-        **told,
+        **result,
         "seconds_start": round(statistics.median(starts), 1),
         "ratios": {f"{kind}_one_vs_several": ratio(one[kind], several[kind]) for kind in kinds},
     }

@@ -1,10 +1,10 @@
-"""What a few labels are worth: `python -m tests.benchmarks.fewshot [--draws 10] [--shots 1,2,4,8,16] [--methods all] [--json]`.
+"""Value of few labels: `python -m tests.benchmarks.fewshot [--draws 10] [--shots 1,2,4,8,16] [--methods all] [--json]`.
 
 The few-shot experiment on the phantom hospital that the demonstration encoder has not seen: `radclipd`, zero-shot and the ladder
 on the same supports and the same test films. Ratios are of mean AUCs on one draw each: least, median and greatest over the draws.
-Three targets are held against the means and the paired intervals, and said to hold or not. The exit status is 0 either way.
+Three targets are compared with the means and the paired intervals. The exit status is 0 either way.
 
-Scores are kept under --out and not computed again: the same command goes on where it was interrupted. The folder is named by films,
+Scores are stored under --out and not recomputed: the same command resumes an interrupted run. The folder is named by films,
 encoder, seed and the numbers of the recipe; after a change of code give another --out.
 """
 
@@ -41,11 +41,11 @@ from models.ladder.registry import FROZEN_ENCODER_METHODS, LADDER, find_methods
 from models.training.training_round import TrainingPlan
 
 GAIN, AT_SHOTS = 1.20, 16
-"""Least mean AUC at that many shots, in parts of zero-shot's."""
+"""Minimum mean AUC by shot count, relative to zero-shot."""
 MOST_BELOW = 0.005
-"""Of AUC, below zero-shot, at any shot count in any draw."""
+"""Largest allowed AUC below zero-shot, at any shot count in any draw."""
 UNJUDGED = ("all-labels",)
-"""Rungs that know more than the support: shown, and no rival."""
+"""Methods with more knowledge than the support: listed, but no rivals."""
 SEED = 0
 
 GROUPS = {"all": LADDER, "frozen": FROZEN_ENCODER_METHODS}
@@ -63,7 +63,7 @@ class Against:
 
     @property
     def worse(self) -> bool:
-        """The whole interval lies below 0."""
+        """Return whether the whole interval lies below 0."""
         return self.hi < 0
 
 
@@ -83,12 +83,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    told = measure(options)
-    sys.stdout.write((json.dumps(told, allow_nan=False) if options.json else "\n".join(table(told))) + "\n")
+    result = measure(options)
+    sys.stdout.write((json.dumps(result, allow_nan=False) if options.json else "\n".join(table(result))) + "\n")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run what is missing and return the object of `--json`."""
+    """Run the missing parts and return the object of `--json`."""
     base, prompts = demo_base(), read_prompts()
     workers = os.cpu_count() or 1
     source = phantom_source(UNSEEN_SITE, PhantomSizes.scaled(options.pool, options.test, DEFAULT_SIZES.edge), workers=workers)
@@ -104,11 +104,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     runs = [_measured(one, bench, bootstrap) for one in results.unit_scores]
     settings = {"draws": options.draws, "shots": list(options.shots), "seed": SEED, "resamples": options.resamples}
     settings |= {"site": UNSEEN_SITE, "pool": options.pool, "test": options.test, "encoder": base.sha256[:12], "out": str(out)}
-    return {**told(runs, results.unit_scores), "impossible": results.unsupported_methods, "settings": settings}
+    return {**evaluate_runs(runs, results.unit_scores), "impossible": results.unsupported_methods, "settings": settings}
 
 
-def told(runs: Sequence[MethodRun], scored: Sequence[UnitScores]) -> dict[str, Any]:
-    """Return ratios, differences, seconds and which targets hold, JSON-able."""
+def evaluate_runs(runs: Sequence[MethodRun], scored: Sequence[UnitScores]) -> dict[str, Any]:
+    """Return ratios, differences, seconds and the state of the targets, JSON-able."""
     zero, own, shots = _mean_aucs(runs, ZERO_SHOT), _mean_aucs(runs, PRODUCT), sorted({one.shots for one in runs if one.shots})
     summary = summarise(runs, seed=SEED, references=(PRODUCT, ZERO_SHOT))
     against = [_against(one) for one in summary.comparisons if one.reference == PRODUCT]
@@ -137,26 +137,26 @@ def told(runs: Sequence[MethodRun], scored: Sequence[UnitScores]) -> dict[str, A
     }
 
 
-def table(told: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines for people."""
-    shots = [str(count) for count in told["settings"]["shots"]]
+def table(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the result as lines of text."""
+    shots = [str(count) for count in result["settings"]["shots"]]
     yield f"{'mean AUC at shots':24}" + "".join(f"{count:>10}" for count in shots)
-    for method, cells in told["mean_auc"].items():
+    for method, cells in result["mean_auc"].items():
         means = [cells.get(count, cells.get("0")) for count in shots]
         yield f"{method:24}" + "".join(f"{cell['mean']:10.4f}" if cell else " " * 10 for cell in means)
     yield ""
     yield f"{PRODUCT} minus each method, with the 95 % interval; * where it is worse outside of it"
-    for one in told["differences"]:
-        mark = " *" if f"{one['method']} at {one['shots']}" in told["worse_outside_interval"] else ""
+    for one in result["differences"]:
+        mark = " *" if f"{one['method']} at {one['shots']}" in result["worse_outside_interval"] else ""
         yield f"{one['method']:24}{one['shots']:>4}{one['difference']:+10.4f}  [{one['lo']:+.4f}, {one['hi']:+.4f}]{mark}"
     yield ""
-    gain, lowest = told["gain"], told["lowest_difference"]
+    gain, lowest = result["gain"], result["lowest_difference"]
     yield f"mean AUC at {gain['shots']} shots / zero-shot: {gain['of_means']:.3f} (target {gain['target']:.2f})"
     yield f"lowest difference to zero-shot: {lowest['value']:+.4f} at {lowest['shots']} shots, draw {lowest['draw']}"
-    yield "seconds per fit: " + ", ".join(f"{seconds} at {count}" for count, seconds in told["seconds_per_fit"].items())
-    yield from (f"not possible: {method}: {reason}" for method, reason in told["impossible"].items())
+    yield "seconds per fit: " + ", ".join(f"{seconds} at {count}" for count, seconds in result["seconds_per_fit"].items())
+    yield from (f"not possible: {method}: {reason}" for method, reason in result["impossible"].items())
     words = {True: "holds", False: "does NOT hold", None: "not measured"}
-    yield from (f"{words[holds]:14} {target}" for target, holds in told["holds"].items())
+    yield from (f"{words[holds]:14} {target}" for target, holds in result["holds"].items())
 
 
 def _asked(words: str) -> list[Method]:
@@ -206,7 +206,7 @@ def _ratios(
 
 
 def _against(one: LadderComparison) -> Against:
-    """The comparison the other way round: the reference minus the method."""
+    """Invert a comparison: the reference minus the method."""
     return Against(one.method, one.shots, -one.difference, -one.hi, -one.lo)
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of the encoder share: 10-megabyte films on the disk, an untrained ViT-B/32, and ways timed side by side."""
+"""Shared parts of the encoder benchmarks: 10-megabyte films on disk, an untrained ViT-B/32, and alternated timing."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from tests.builders.dicom_files import EXPLICIT, dx, file_of, pixels
 from tests.builders.fakes.catalog import FakeCatalog
 
 ROWS, COLUMNS = 2560, 2048
-"""Two bytes each: 10 megabytes, as a digital detector sends."""
+"""Two bytes per pixel: 10 megabytes, like a digital detector."""
 ARCHITECTURE = "ViT-B-32"
 
 
 class Films:
-    """ports.ImageReader of any number of films, of which only some are different files: each is really read and decoded."""
+    """ImageReader port of any number of films over a few different files; each film is read and decoded."""
 
     def __init__(self, folder: Path, *, files: int = 4, transfer_syntax_uid: str = EXPLICIT) -> None:
         store = FileImageStore(folder)
@@ -64,21 +64,21 @@ class Films:
 
 
 def film(number: int) -> np.ndarray[Any, Any]:
-    """Return a film [ROWS, COLUMNS]: a ramp with the noise of a detector, 12 bits, of which a lossless codec saves about half."""
+    """Return a film [ROWS, COLUMNS]: a ramp with detector noise, 12 bits, compressible losslessly to about half."""
     noise = np.random.default_rng(number).normal(100, 12, (ROWS, COLUMNS))
     ramp = np.add.outer(np.linspace(0, 2000, ROWS), np.linspace(0, 1500, COLUMNS))
     return np.asarray((ramp + noise).clip(0, 4095), dtype=np.uint16)
 
 
 def studies_film(of: np.ndarray[Any, Any], **elements: Any) -> Dataset:
-    """Return a film as a DX image of a study of its own."""
+    """Return a film as a DX image of a new study."""
     made = dx(rows=8, columns=8, **elements)
     pixels(made, of, bits=12)
     return made
 
 
 def file_bytes(number: int, transfer_syntax_uid: str = EXPLICIT, **elements: Any) -> bytes:
-    """Return a film of its own as a file."""
+    """Return a new film as a file."""
     made = studies_film(film(number), **elements)
     if transfer_syntax_uid == EXPLICIT:
         return file_of(made)
@@ -99,13 +99,13 @@ def untrained(folder: Path, catalog: Catalog | None = None) -> tuple[ModelStore,
 
 
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
-"""The wall's is what a user waits for; where others use the processors too, only this process's own time is comparable."""
+"""Wall time is the waiting time of a user; on a shared machine only the CPU time of this process is comparable."""
 
 
 def side_by_side(
     ways: Mapping[str, Callable[[], object]], *, rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Return the seconds of each way in each round; in every round each has its turn."""
+    """Return the seconds of each way in each round; the ways alternate."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
@@ -116,12 +116,12 @@ def side_by_side(
 
 
 def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
-    """Return min, median and max of how many times longer the slow way took, round by round."""
+    """Return min, median and max of the ratio slow to fast, by round."""
     found = [one / other for one, other in zip(slow, fast, strict=True)]
     return {"min": round(min(found), 2), "median": round(statistics.median(found), 2), "max": round(max(found), 2)}
 
 
 def tell(measured: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print what was measured: one JSON object, or a line for each figure."""
+    """Print the results: one JSON object, or one line per figure."""
     lines = [json.dumps(measured)] if as_json else [f"{name:44} {value}" for name, value in measured.items()]
     sys.stdout.write("\n".join(lines) + "\n")

@@ -1,11 +1,11 @@
-"""How fast films come in: `python -m tests.benchmarks.ingest [--films 300] [--large 60] [--rounds 3] [--only NAME] [--json]`.
+"""Rate of receiving films: `python -m tests.benchmarks.ingest [--films 300] [--large 60] [--rounds 3] [--only NAME] [--json]`.
 
 The real listener (`radclipd listen`, durable and catalogued, as many processes as shipped) against dcmtk's `storescp`, single and
 `--fork`, and a real Orthanc as `deploy/orthanc` sets it up, all on the loopback and on the same disk. The sender is dcmtk's
 `storescu` for all; each association is a storescu of its own. In every round each receiver starts with an empty folder, takes a
-film to warm up, and has its turn. The peers answer in two small writes, of which TCP holds back the second until the sender's
-delayed acknowledgement of the first (40 ms on Linux): most of their time with small films, whoever sends.
-`cpu_milliseconds_a_film` is what a receiver's processes used, and tells what is left without that.
+film to warm up, and is measured. The peers answer in two small writes, of which TCP holds back the second until the sender's
+delayed acknowledgement of the first (40 ms on Linux): most of their time with small films, with any sender.
+`cpu_milliseconds_a_film` is the CPU time of a receiver's processes, which excludes this delay.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SAMPLE_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Receiver:
-    """Who takes films at `port`, by which process."""
+    """A receiver of films at `port`, with its process."""
 
     port: int
     pid: int
@@ -51,7 +51,7 @@ class Receiver:
 
 @dataclass(frozen=True)
 class Row:
-    """One ratio: what is sent, over how many associations at once, and whom we are compared with."""
+    """One ratio: load, number of parallel associations, and compared receiver."""
 
     films: str
     associations: int
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 class Bench:
-    """Films on the disk, and the receivers that can be sent them."""
+    """Films on disk, and the receivers."""
 
     def __init__(self, folder: Path, films: Mapping[str, int], listener: Mapping[str, Any]) -> None:
         self._folder, self._listener = folder, dict(listener)
@@ -105,7 +105,7 @@ class Bench:
         }
 
     def measure(self, rows: Mapping[str, Row], rounds: int) -> dict[str, Any]:
-        """Return the ratios, and milliseconds and CPU milliseconds a film of each receiver; a load that rows share is sent once."""
+        """Return the ratios, and milliseconds and CPU milliseconds a film of each receiver; shared loads are sent once."""
         loads: dict[tuple[str, int], list[str]] = {}
         for row in rows.values():
             loads.setdefault((row.films, row.associations), ["radclipd"]).append(row.peer)
@@ -133,7 +133,7 @@ class Bench:
         }
 
     def _turn(self, name: str, films: list[Path], associations: int) -> tuple[float, float]:
-        """Let one receiver take the films; return the seconds it took and the CPU seconds it used."""
+        """Send the films to one receiver; return wall seconds and CPU seconds."""
         at = self._folder / name
         at.mkdir()
         try:
@@ -192,7 +192,7 @@ def _storescp(at: Path, mode: str) -> Iterator[Receiver]:
 
 
 def _listens(port: int) -> bool:
-    """Look without connecting: storescp would serve the connection."""
+    """Return whether the port is open, without connecting: storescp would serve the connection."""
     return any(line.split()[1].endswith(f":{port:04X}") for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
 
 
@@ -244,7 +244,7 @@ def _proportional(pid: int) -> int:
 
 
 def _read(path: Path) -> str:
-    """A process may end while it is looked at."""
+    """Read a file of proc(5); the process may end meanwhile."""
     try:
         return path.read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,11 +1,11 @@
-"""How long a study waits: `python -m tests.benchmarks.latency [--studies 20] [--backlog 0] [--json]`.
+"""Latency of a study: `python -m tests.benchmarks.latency [--studies 20] [--backlog 0] [--json]`.
 
 One study at a time of one film of 10 megabytes to the real daemon (ViT-B/32, untrained), with Orthanc as the archive: from the
 answer to the last C-STORE until Orthanc has answered the C-STORE of the SR. The quiet period is out of it: studies settle when the
 association is released.
 
-* `alone`: the daemon has nothing else to do;
-* `beside_arrivals`, `beside_rescoring`: so many other studies wait for their scores, because they were sent before, or because the
+* `alone`: the daemon is otherwise idle;
+* `beside_arrivals`, `beside_rescoring`: other studies wait for their scores, because they were sent before, or because the
   archive is scored again and nothing is kept of its films; each has a film of 10 megabytes of its own. And the daemon's learner is
   at a round of learning. Both must last longer than what is measured. Only with `--backlog`: 2000 studies, for which `make bench`
   asks, need 20 gigabytes of disk and some minutes to come in, twice.
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def measure(studies: int, backlog: int) -> dict[str, Any]:
-    """Return seconds, where they went, and the ratios."""
+    """Return seconds in total and by stage, and the ratios."""
     with tempfile.TemporaryDirectory() as folder:
         template = Installation(Path(folder))
         template.run("db", "upgrade")
@@ -65,15 +65,15 @@ def measure(studies: int, backlog: int) -> dict[str, Any]:
 
 def _measured(template: Installation, studies: int, backlog: int) -> dict[str, Any]:
     with _line(template) as line:
-        told = _told(alone := line.waits(studies), "alone")
+        measured = _stage_figures(alone := line.waits(studies), "alone")
     limits = {"target_median": MEDIAN / alone.median, "target_p95": P95 / alone.p95}
     beside = {kind: _beside(kind, template, studies, backlog) for kind in Kind} if backlog else {}
     for kind, (waits, figures) in beside.items():
-        told |= _told(waits, f"beside_{kind}") | {f"beside_{kind}_{name}": figure for name, figure in figures.items()}
+        measured |= _stage_figures(waits, f"beside_{kind}") | {f"beside_{kind}_{name}": figure for name, figure in figures.items()}
     if beside:
         limits["target_p95_loaded"] = P95_LOADED / max(waits.p95 for waits, _ in beside.values())
     ratios = {name: dict.fromkeys(("min", "median", "max"), round(ratio, 2)) for name, ratio in limits.items()}
-    return {"studies": studies, "backlog": backlog, **told, "ratios": ratios}
+    return {"studies": studies, "backlog": backlog, **measured, "ratios": ratios}
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Waits:
         return sorted(self.seconds["sent"])[math.ceil(0.95 * len(self.seconds["sent"])) - 1]
 
 
-def _told(waits: Waits, how: str) -> dict[str, float]:
+def _stage_figures(waits: Waits, how: str) -> dict[str, float]:
     medians = {f"{how}_median_seconds_to_report_{step}": statistics.median(of) for step, of in waits.seconds.items()}
     worst = {f"{how}_p95_seconds": waits.p95, f"{how}_worst_seconds": max(waits.seconds["sent"])}
     return {name: round(seconds, 3) for name, seconds in (medians | worst).items()}
@@ -101,7 +101,7 @@ def _told(waits: Waits, how: str) -> dict[str, float]:
 
 @contextmanager
 def _line(template: Installation) -> Iterator[Line]:
-    """Give a daemon and its archive, warm."""
+    """Yield a warm daemon and its archive."""
     (nobody,) = free_ports(1)
     with (
         tempfile.TemporaryDirectory() as temporary,
@@ -129,7 +129,7 @@ class Line:
         self.place = place
 
     def waits(self, studies: int) -> Waits:
-        """Send so many studies, each when the report of the one before is in the archive."""
+        """Send `studies` one by one, each after the report of the previous one is in the archive."""
         pixels = film(1)
         films = [studies_film(pixels, WindowCenter=1900, WindowWidth=3600) for _ in range(studies)]
         accepted = {str(film.StudyInstanceUID): self._one(film) for film in films}
@@ -146,7 +146,7 @@ class Line:
             raise SystemExit("a film was refused")
         accepted = time.time()
         association.release()
-        wait_for(lambda: self._moments(str(film.StudyInstanceUID)), 300, self.place.told)
+        wait_for(lambda: self._moments(str(film.StudyInstanceUID)), 300, self.place.read_log)
         return accepted
 
     def _moments(self, uid: str) -> list[float]:
@@ -156,7 +156,7 @@ class Line:
 
 
 def _beside(kind: Kind, template: Installation, studies: int, backlog: int) -> tuple[Waits, dict[str, float]]:
-    """Measure while a backlog is scored and a round of learning is under way. SystemExit where either ended before."""
+    """Measure while a backlog is scored and a round of learning runs. SystemExit where either ended before."""
     with _line(template) as line, closing(Backlog(line.place, backlog)) as others:
         others.learn()
         others.line_up(kind)

@@ -1,4 +1,4 @@
-"""How fast the whole line is: `python -m tests.benchmarks.line [--studies 100] [--json]`.
+"""Throughput of the whole pipeline: `python -m tests.benchmarks.line [--studies 100] [--json]`.
 
 Sends studies of one film each over one association to the real daemon (ViT-B/32, untrained), with a real Orthanc as the
 archive, and waits until each study's SR is there. The quiet period is out of it: studies settle when the association is released.
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def measure(folder: Path, studies: int) -> dict[str, float]:
-    """Run the line once; return seconds and rates."""
+    """Run the pipeline once; return seconds and rates."""
     (nobody,) = free_ports(1)
     with OrthancServer(folder / "orthanc", radclipd_port=nobody, forward=False) as orthanc:
         settings: dict[str, dict[str, Any]] = {
@@ -53,17 +53,17 @@ def measure(folder: Path, studies: int) -> dict[str, float]:
         with place.running():
             warm = [dx(rows=ROWS, columns=COLUMNS)]
             send(place.port, warm)
-            wait_for(lambda: orthanc.count_instances() >= 1, 120, place.told)
+            wait_for(lambda: orthanc.count_instances() >= 1, 120, place.read_log)
             one = [dx(rows=ROWS, columns=COLUMNS)]
             send(place.port, one)
             begun = time.monotonic()
-            wait_for(lambda: orthanc.count_instances() >= 2, 60, place.told)
+            wait_for(lambda: orthanc.count_instances() >= 2, 60, place.read_log)
             single = time.monotonic() - begun
             films = [dx(rows=ROWS, columns=COLUMNS) for _ in range(studies)]
             begun = time.monotonic()
             send(place.port, films)
             sent = time.monotonic()
-            wait_for(lambda: orthanc.count_instances() >= 2 + studies, 600, place.told)
+            wait_for(lambda: orthanc.count_instances() >= 2 + studies, 600, place.read_log)
             done = time.monotonic()
     return {
         "studies": studies,

@@ -1,6 +1,6 @@
-"""All benchmarks, one after another, and the page that tells them: `python -m tests.benchmarks.performance [NAME ...]`.
+"""All benchmarks in sequence, and their page: `python -m tests.benchmarks.performance [NAME ...]`.
 
-Each is a process of its own, so that none runs in memory that another has warmed; its JSON is kept in `build/benchmarks`. The page
+Each runs in a new process, so that no benchmark warms the memory of another; its JSON is stored in `build/benchmarks`. The page
 (`deploy/docs/performance.md` with its plot) is written from what lies there, so single ones can be repeated; `--page-only`
 runs none.
 """
@@ -61,7 +61,7 @@ TARGETS: Mapping[str, float] = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One ratio: how many times as fast as the other way, over the rounds."""
+    """One ratio of speeds, over the rounds."""
 
     name: str
     least: float
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def run(name: str) -> None:
-    """Run a benchmark and keep what it measured. Exits where it fails: the page tells nothing older in its place."""
+    """Run a benchmark and store its results. Exits where it fails: the page never shows older results instead."""
     sys.stdout.write(f"{name} ...\n")
     (KEPT / f"{name}.json").unlink(missing_ok=True)
     command = [sys.executable, "-m", f"tests.benchmarks.{name}", *ARGUMENTS.get(name, ()), "--json"]
@@ -93,7 +93,7 @@ def run(name: str) -> None:
 
 
 def kept() -> dict[str, dict[str, Any]]:
-    """Return what was measured last, by benchmark."""
+    """Return the last results by benchmark."""
     files = [(name, KEPT / f"{name}.json") for name in NAMES]
     return {name: json.loads(file.read_text()) for name, file in files if file.exists()}
 

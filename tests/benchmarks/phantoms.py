@@ -1,4 +1,4 @@
-"""How fast films are made: `python -m tests.benchmarks.phantoms [--films 200] [--processes 2] [--json]`.
+"""Rate of rendering films: `python -m tests.benchmarks.phantoms [--films 200] [--processes 2] [--json]`.
 
 Films of an enriched population (most of them with a finding) at three sizes: films a second on the clock and of processor time,
 and how much faster several processes are than one, measured side by side.

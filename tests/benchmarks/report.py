@@ -1,4 +1,4 @@
-"""Reports from their version's form against highdicom's from nothing: the same bytes, built side by side.
+"""Reports from the version's template against reports built by highdicom: the same bytes, timed side by side.
 
     python -m tests.benchmarks.report --json
 
@@ -57,7 +57,7 @@ def measure(reports: int, rounds: int, *, clock: str = "wall") -> dict[str, Any]
 
 
 def content(number: int, store: FakeImageStore, writer: SrWriter) -> ReportContent:
-    """What one study has to say."""
+    """Return the content of one report."""
     chance = random.Random(number)
     film = dx(PatientID=f"P-{number}", AccessionNumber=f"A-{number}", rows=64 + number)
     made = content_of([file_of(film)], store, writer, a_card_version())

@@ -1,8 +1,8 @@
-"""How fast the archive is scored again: `python -m tests.benchmarks.rescore [--films 32] [--rounds 5] [--clock cpu] [--json]`.
+"""Rate of rescoring the archive: `python -m tests.benchmarks.rescore [--films 32] [--rounds 5] [--clock cpu] [--json]`.
 
 By an untrained ViT-B/32 whose last 2 blocks moved, films of 10 megabytes, uncompressed and in lossless JPEG 2000. Three versions
-score from the prefix store: one whose moved blocks score every finding (`store`), one where half of the findings keep the frozen
-encoder (`both_ends`), and one that is a head alone (`head_alone`). Against them stand:
+score from the activation store: one whose moved blocks score every finding (`store`), one with half of the findings on the
+frozen encoder (`both_ends`), and a head alone (`head_alone`). They are compared with:
 
 * `full_encoder`: open_clip's `encode_image` as a user would call it, float32, on pixels that are decoded and preprocessed before;
 * `decode_and_full_encoder`: the same from the files, by radclipd's own reader and preprocessing;
@@ -137,7 +137,7 @@ class Archive:
         return ClipScorer(self.version, self.classifier(share), kept, batch_size=BATCH)
 
     def fill(self, kept: ActivationCache, files: Films) -> None:
-        """Keep every film."""
+        """Store the activations of every film."""
         scorer = self.scorer(None, kept)
         for some in self.batches:
             scorer.cache_activations([files.read(film) for film in some], some)

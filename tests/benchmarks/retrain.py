@@ -1,9 +1,9 @@
-"""How long learning takes: `python -m tests.benchmarks.retrain [--shots 2] [--background 20] [--rounds 3] [--clock cpu] [--json]`.
+"""Duration of learning: `python -m tests.benchmarks.retrain [--shots 2] [--background 20] [--rounds 3] [--clock cpu] [--json]`.
 
 Whole rounds of learning by the real trainer, of all 14 findings with an untrained ViT-B/32, k = 2, on films of 10 megabytes:
 `shots` films that show each finding, their augmented copies, and five folds.
 
-* `store`: from the prefix store, that earlier rounds have filled;
+* `store`: from the activation store, filled by earlier rounds;
 * `pixels`: the same recipe, copies and batches where no activations exist: each step passes its films through the whole encoder;
 * `nothing_kept`: radclipd without a store, which makes the activations once and holds them while the round lasts.
 
@@ -85,8 +85,8 @@ def main() -> None:
         if not options.steps_alone:
             recipe = Recipe(k=K) if options.store_alone else Recipe(k=K, max_steps=FEW_STEPS)
             whole = Round(Path(folder), store, version, recipe, shots=options.shots, background=options.background)
-            told = whole.measure(rounds=options.rounds, clock=CLOCKS[options.clock], store_alone=options.store_alone)
-            measured |= told | {"ratios": measured["ratios"] | told["ratios"]}
+            whole_rounds = whole.measure(rounds=options.rounds, clock=CLOCKS[options.clock], store_alone=options.store_alone)
+            measured |= whole_rounds | {"ratios": measured["ratios"] | whole_rounds["ratios"]}
     tell(measured, as_json=options.json)
 
 

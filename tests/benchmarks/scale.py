@@ -1,8 +1,8 @@
-"""What a film costs, for `deploy/scale.py`: `python -m tests.benchmarks.scale [--films 16] [--rounds 3] [--studies 400] [--json]`.
+"""Cost of a film, for `deploy/scale.py`: `python -m tests.benchmarks.scale [--films 16] [--rounds 3] [--studies 400] [--json]`.
 
 CPU seconds of one core (the time of this process and thread, so that a busy machine does not change them) of taking a 10-megabyte
 film in, of decoding it down to the encoder's square, of an untrained ViT-B/32 as `[score]` runs it, and of scoring it again
-from the prefix store by a version whose last two blocks moved; operations of that encoder; bytes of the file, also as lossless
+from the activation store by a version whose last two blocks moved; operations of that encoder; bytes of the file, also as lossless
 JPEG 2000, of what is kept of it, and of its rows: a study of one film, its scores, predictions, report and finished jobs, on
 SQLite and, where it is installed, PostgreSQL, indices included.
 """
@@ -59,7 +59,7 @@ from tests.builders.fakes.versions import a_version
 
 SHIPPED = ScoreConfig()
 LIMIT = 1 << 30
-"""Bytes of the prefix store."""
+"""Bytes of the activation store."""
 SENDER = Sender("PACS", "pacs.example.org", "RADCLIPD")
 COMMAND = "OMP_NUM_THREADS=1 python -m tests.benchmarks.scale --json"
 
@@ -152,7 +152,7 @@ def _size(folder: Path) -> int:
 
 
 def _gigaflop(base: Base) -> float:
-    """Return the floating-point operations of encoding one image, in milliards.
+    """Return the floating-point operations of encoding one image, in billions.
 
     Of the plain encoder: products that are handed to oneDNN, or that are fused, are not counted.
     """
@@ -202,7 +202,7 @@ def _database_size(url: str) -> int:
 
 
 def _fill(catalog: Catalog, first: int, last: int) -> None:
-    """Studies as a backfill leaves them that was reported: film, scores, predictions, report, three finished jobs, a parcel."""
+    """Studies as a backfill leaves them that was reported: film, scores, predictions, report, three finished jobs, a unit."""
     scores = np.linspace(0.1, 0.9, len(FINDINGS), dtype=np.float32)
     predictions = [Prediction(finding, float(score), Decision.ABSENT) for finding, score in zip(FINDINGS, scores, strict=True)]
     with catalog.begin() as tx:

@@ -1,4 +1,4 @@
-"""How near scoring comes to its limit: `python -m tests.benchmarks.scoring [--films 32] [--rounds 5] [--threads 2]
+"""Efficiency of scoring relative to its limit: `python -m tests.benchmarks.scoring [--films 32] [--rounds 5] [--threads 2]
 [--device auto] [--json]`.
 
 An untrained ViT-B/32, films of 10 megabytes on the disk, each a study of its own. In every round each way has its turn:
@@ -114,7 +114,7 @@ class Bench:
         return cls(config, catalog, store, file_bytes(0, **WINDOW), version, post, films, count())
 
     def arrive(self) -> None:
-        """Put studies of one film each in line. No film is like another, so of none is anything kept already."""
+        """Queue studies of one film each. All films differ, so no activations are cached."""
         for file in self.files:
             self.store.remove(file)
         numbers = [next(self.numbers) for _ in range(self.films)]
@@ -128,18 +128,18 @@ class Bench:
 
     @property
     def device(self) -> torch.device:
-        """Where the encoder is."""
+        """Device of the encoder."""
         return choose_device(self.config.model.device)
 
     def score(self, post: WorkerSpec | None = None) -> None:
-        """Work the line off, as the worker does."""
+        """Process the queue like the score worker."""
         done = 0
         while claimed := work_once(post or self.post, catalog=self.catalog, worker="bench", policy=work_policy(self.config)):
             done += claimed
         assert done == self.films
 
     def naive(self, films: int) -> Callable[[], None]:
-        """Return the user's loop over so many films."""
+        """Return the naive loop over a number of films."""
         network, _, preprocess = open_clip.create_model_and_transforms(ARCHITECTURE)
         network.eval().to(self.device)
         directions = torch.randn(14, network.visual.output_dim, device=self.device)

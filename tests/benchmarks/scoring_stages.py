@@ -1,4 +1,4 @@
-"""Where the time of the score step goes, stage by stage: each waits for the device's work before its clock stops.
+"""Time of the score step by stage: each waits for the device's work before its clock stops.
 
 So nothing runs beside anything else in the worker, and the sum is more than scoring takes: a figure says what a stage costs, not
 what it delays. Films land on other threads while the worker waits or encodes; that figure is of those threads.
@@ -37,7 +37,7 @@ class Stages:
 
     @contextmanager
     def of(self, name: str, device: torch.device) -> Iterator[None]:
-        """Count what is done inside."""
+        """Count the time inside the block."""
         outside, self._own.inside = getattr(self._own, "inside", 0.0), 0.0
         begun = time.perf_counter()
         try:

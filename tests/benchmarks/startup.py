@@ -1,4 +1,4 @@
-"""What it costs to start radclipd: `python -m tests.benchmarks.startup [--rounds 7] [--starts 3] [--json]`.
+"""Cost of starting radclipd: `python -m tests.benchmarks.startup [--rounds 7] [--starts 3] [--json]`.
 
 Verbs in processor seconds of whole processes, each way in turn; the daemon (ViT-B/32, untrained, SQLite) in seconds from its start
 until systemd hears READY=1 of it, and until it has scored a study that waited from the start on, for which the encoder is loaded.
@@ -105,7 +105,7 @@ def _run(place: Installation, number: int) -> tuple[float, float]:
         begun = time.monotonic()
         with place.running(environment=systemd.environment):
             ready = systemd.ready(PATIENCE) - begun
-            wait_for(scored, PATIENCE, place.told)
+            wait_for(scored, PATIENCE, place.read_log)
             took = time.monotonic() - begun
     catalog.dispose()
     return ready, took

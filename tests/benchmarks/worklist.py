@@ -1,4 +1,4 @@
-"""What the worklist spares a reader: `python -m tests.benchmarks.worklist [--seeds 5] [--cache FOLDER] [--json]`.
+"""Reading saved by the worklist: `python -m tests.benchmarks.worklist [--seeds 5] [--cache FOLDER] [--json]`.
 
 Campaigns on phantom films of the site that the demonstration model has not seen, natural prevalences, one film a patient. The
 mean AUC that random reading reaches with N studies read is looked for in the worklist's campaigns; ratios are studies that the
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def measure(cache: Path, seeds: int, workers: int) -> dict[str, Any]:
-    """Run the campaigns and return the ratios with what they rest on."""
+    """Run the campaigns and return the ratios with their basis."""
     made = run_campaigns(
         natural_source(sizes=PhantomSizes.scaled(POOL, TEST, EDGE), workers=workers),
         demo_base(),

@@ -1,4 +1,4 @@
-"""Small chest films to send: DX files with noise for pixels."""
+"""Small chest films to send: DX files with noise as pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIZE = 256
 
 
 def write_film(path: Path, number: int) -> str:
-    """Write one frontal chest film, a study of its own; return its StudyInstanceUID."""
+    """Write one frontal chest film, in a new study; return its StudyInstanceUID."""
     film = FileDataset(str(path), {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
     film.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     film.SOPClassUID = film.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation

@@ -1,4 +1,4 @@
-"""A radclipd of its own in a temporary folder: real configuration, real CLI in subprocesses, a tiny model, an embedded archive."""
+"""Installation in a temporary folder: real configuration, real CLI in subprocesses, a tiny model, an embedded archive."""
 
 from __future__ import annotations
 
@@ -68,23 +68,23 @@ class Installation:
         )
 
     def set_up(self) -> None:
-        """Schema and a tiny, untrained model that serves."""
+        """Create the schema and a serving, tiny, untrained model."""
         self.run("db", "upgrade")
         config = tiny.config_file(self.folder)
         self.run("model", "untrained", "--architecture", str(config), "--seed", "1")
 
     def copy_of(self, template: Installation) -> None:
-        """Take over schema and model from an installation that was set up."""
+        """Copy schema and model from another installation."""
         shutil.copytree(template.folder / "models", self.folder / "models")
         shutil.copy(template.folder / "catalog.db", self.folder / "catalog.db")
 
     def rows(self, sql: str) -> list[dict[str, Any]]:
-        """Ask the results database by `radclipd query`."""
+        """Query the results database by `radclipd query`."""
         found: list[dict[str, Any]] = json.loads(self.run("query", sql, "--json").stdout)
         return found
 
     def start(self, *verb: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Start a verb that stays, with more in its environment; its log is appended to `log`."""
+        """Start a long-running verb with additional environment variables; its output is appended to `log`."""
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "adapters.cli", "--config", str(self.config), *verb],
@@ -96,11 +96,11 @@ class Installation:
 
     @contextmanager
     def running(self, *verb: str, environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
-        """Run `radclipd run` (or another verb) while the block lasts; it must then stop by itself."""
+        """Run `radclipd run` (or another verb) during the block; SIGTERM must then end it."""
         process = self.start(*(verb or ("run",)), environment=environment)
         try:
-            wait_for(lambda: process.poll() is not None or self.listens(), 60, self.told)
-            assert process.poll() is None, self.told()
+            wait_for(lambda: process.poll() is not None or self.listens(), 60, self.read_log)
+            assert process.poll() is None, self.read_log()
             yield process
         finally:
             if process.poll() is None:
@@ -108,11 +108,11 @@ class Installation:
             process.wait(60)
 
     def listens(self) -> bool:
-        """Whether the log says so: a connection only to see would leave a trace in the listener."""
-        return '"event": "listening"' in self.told()
+        """Return whether the log has the listening event: a test connection would leave a trace in the listener."""
+        return '"event": "listening"' in self.read_log()
 
-    def told(self) -> str:
-        """The log so far."""
+    def read_log(self) -> str:
+        """Return the log."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     @contextmanager
@@ -124,7 +124,7 @@ class Installation:
             running.stop()
 
     def forward(self, archive: EmbeddedArchive, *films: Dataset) -> None:
-        """Put films into the archive and let it send their studies."""
+        """Store films in the archive and forward their studies."""
         for film in films:
             archive.store(file_of(film))
         for study in {film.StudyInstanceUID for film in films}:
@@ -132,14 +132,14 @@ class Installation:
 
 
 def reports_of(archive: EmbeddedArchive, study_instance_uid: str) -> list[Path]:
-    """The SR files of a study in the archive."""
+    """Return the SR files of a study in the archive."""
     return [path for path in archive.list_files(study_instance_uid) if path.name.startswith("2.25.")]
 
 
-def wait_for(condition: Callable[[], object], seconds: float, told: Callable[[], str] = str) -> None:
+def wait_for(condition: Callable[[], object], seconds: float, explain: Callable[[], str] = str) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, told()[-4000:]
+        assert time.monotonic() < end, explain()[-4000:]
         time.sleep(0.1)
 
 

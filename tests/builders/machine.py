@@ -1,8 +1,8 @@
-"""A Debian machine with a really booted systemd, in a container: debootstrap makes it, systemd-nspawn boots it.
+"""A Debian machine with a booted systemd in a container: created by debootstrap, booted by systemd-nspawn.
 
 Three layers are built once and kept in $RADCLIPD_TEST_CACHE (default ~/.cache/radclipd-tests): a bare Debian, a folder of wheels,
-and that Debian with the wheels installed. A test's machine is an overlay on the last, with a network of its own, so it can neither
-reach nor disturb anything, and its changes are gone afterwards.
+and that Debian with the wheels installed. The machine of a test is an overlay on the last layer with a private network: it is
+isolated, and its changes are discarded afterwards.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 def until(attempt: Callable[[], T], *, seconds: float, what: str, explain: Callable[[], str] = str) -> T:
-    """Return the first true answer of `attempt`; fail with what `explain` says."""
+    """Return the first true result of `attempt`; fail with the text of `explain` at the deadline."""
     deadline = time.monotonic() + seconds
     while not (answer := attempt()):
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}\n{explain()}"
@@ -42,7 +42,7 @@ def until(attempt: Callable[[], T], *, seconds: float, what: str, explain: Calla
 
 
 def _once(folder: Path, build: Callable[[Path], None]) -> Path:
-    """Return the folder, built whole or not at all."""
+    """Return the folder, built atomically."""
     if not folder.exists():
         unfinished = folder.with_name(folder.name + ".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -57,7 +57,7 @@ def _run(argv: Sequence[str | Path], *, seconds: float = 1200) -> None:
 
 
 def _requirements() -> str:
-    """Return a name for what is installed: it changes with the pins, not with our own code."""
+    """Return a hash of the requirements: it changes with the pins, not with radclipd's code."""
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     pins = (ROOT / "constraints.txt").read_text()
     return hashlib.sha256("\n".join([PACKAGES, pins, *wanted]).encode()).hexdigest()[:12]
@@ -72,7 +72,7 @@ def debian() -> Path:
 
 
 def wheels() -> Path:
-    """Return a folder with a wheel of everything that is installed, taken by this host's own pip."""
+    """Return a folder with the wheels of all requirements, built by this host's pip."""
 
     def build(folder: Path) -> None:
         pinned = [
@@ -97,7 +97,7 @@ def wheels() -> Path:
 
 
 def prepared() -> Path:
-    """Return the Debian with every wheel installed, but not radclipd: what deploy/install.sh would first fetch."""
+    """Return the Debian with every wheel installed, but without radclipd: the downloads of deploy/install.sh."""
 
     def build(folder: Path) -> None:
         _run(["cp", "-a", debian(), folder])
@@ -115,7 +115,7 @@ def _nspawn(root: Path) -> list[str | Path]:
 
 
 def inside(root: Path, script: str) -> None:
-    """Run a shell script in the machine that is not booted; its pip knows the wheels and nothing else."""
+    """Run a shell script in a machine that is not booted; its pip uses only the wheels."""
     pip = ["--setenv=PIP_NO_INDEX=1", f"--setenv=PIP_FIND_LINKS={WHEELS}", "--setenv=PIP_ROOT_USER_ACTION=ignore"]
     _run([*_nspawn(root), "--pipe", *pip, "/bin/sh", "-euc", script], seconds=600)
 
@@ -203,14 +203,14 @@ class Machine:
                     arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
                     found += [int(process.name)] if _in_order(words, arguments) else []
             except OSError:
-                continue  # it has ended
+                continue  # the process has ended
         return found
 
     def reboot(self) -> None:
         """Reboot and wait until everything has started."""
         before = self.leader
         self.run("systemctl reboot", check=False)
-        if "--keep-unit" in _nspawn(self.root):  # it leaves the reboot to whoever started it (systemd-nspawn(1))
+        if "--keep-unit" in _nspawn(self.root):  # the caller of systemd-nspawn(1) must restart it
             assert self._nspawn is not None
             assert self._nspawn.wait(90) == REBOOT_STATUS
             self.boot()
@@ -218,7 +218,7 @@ class Machine:
             self.wait_for_boot(unlike=before)
 
     def end(self) -> None:
-        """Power off and take the overlay away."""
+        """Power off and unmount the overlay."""
         if self._nspawn is not None and self._nspawn.poll() is None:
             self._nspawn.send_signal(signal.SIGTERM)
             try:

@@ -1,4 +1,4 @@
-"""A folder in the manner of ChestX-ray14, of synthetic pictures: a square of its own place and grey for each finding."""
+"""Folder in the format of ChestX-ray14 with synthetic pictures: a square at a distinct position for each finding."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def save(path: Path, grey: np.ndarray[tuple[int, int], np.dtype[np.float64]], mo
 
 
 def shown(number: int, count: int) -> list[str]:
-    """The findings of patient `number`: every third is normal, the others have one or two, all findings in turn."""
+    """Return the findings of patient `number`: every third is normal, the others have one or two, all findings in turn."""
     if number % 3 == 0:
         return []
     first = number % len(FINDINGS)
@@ -55,9 +55,9 @@ def collection(
     lists: bool = True,
     show: Callable[[int], list[str]] | None = None,
 ) -> Path:
-    """Write `patients` films of as many patients, in two sub-folders; every second patient is of the test list.
+    """Write `patients` films of as many patients, in two sub-folders; every second patient is on the test list.
 
-    `show`: the findings of each patient, in place of `shown`.
+    `show`: findings of each patient, instead of `shown`.
     """
     lines = [HEADER]
     pool: list[str] = []

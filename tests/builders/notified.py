@@ -1,4 +1,4 @@
-"""systemd's end of sd_notify(3), for a daemon that a test has started."""
+"""systemd's side of sd_notify(3), for a daemon started by a test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Self
 
 
 class Notified:
-    """Hears what a service says from the moment it is started; a context manager."""
+    """Receives the notifications of a service from its start on; a context manager."""
 
     def __init__(self, path: Path) -> None:
         self.environment = {"NOTIFY_SOCKET": str(path)}
@@ -32,7 +32,7 @@ class Notified:
         self._socket.close()
 
     def ready(self, seconds: float) -> float:
-        """Wait for READY=1; return when it came, by time.monotonic()."""
+        """Wait for READY=1; return its time by time.monotonic()."""
         assert self._ready.wait(seconds), f"not ready within {seconds:.0f} s"
         return self._ready_at
 

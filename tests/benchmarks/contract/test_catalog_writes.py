@@ -1,4 +1,4 @@
-"""What `tests.benchmarks.catalog` writes is what the daemon's steps write: it fails where they would."""
+"""`tests.benchmarks.catalog` writes through the daemon's own steps, and fails with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.benchmarks.catalog_writes import writes
 from tests.builders.large_archive import LargeArchive
 
 
-def test_an_archive_is_received_put_in_line_and_scored_again(catalog_url: str, sql_catalog: SqlCatalog) -> None:
+def test_an_archive_is_received_queued_and_rescored(catalog_url: str, sql_catalog: SqlCatalog) -> None:
     archive = LargeArchive(60)
     archive.fill(catalog_url)
     found = writes(sql_catalog, archive, time.process_time)

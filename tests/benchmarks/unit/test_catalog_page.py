@@ -1,4 +1,4 @@
-"""The page of the catalog at size tells what was measured, and the plan and the reason of what took too long."""
+"""The page of the catalog at size shows the results, and plan and reason of slow queries."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _found(slow_ms: float) -> dict[str, Any]:
     }
 
 
-def test_what_is_over_the_bound_shows_its_plan_and_is_missed_unless_it_reads_everything(tmp_path: Path) -> None:
+def test_a_query_over_the_bound_shows_its_plan_and_is_missed_unless_it_reads_everything(tmp_path: Path) -> None:
     write_page(tmp_path / "page.md", {"sqlite": {1_000: _found(20.0), 1_000_000: _found(150.0)}})
     page = (tmp_path / "page.md").read_text()
     assert "| v_studies of a day | 20 (7) | 150 (7) |" in page
@@ -45,7 +45,7 @@ def test_what_is_over_the_bound_shows_its_plan_and_is_missed_unless_it_reads_eve
     assert (tmp_path / PLOT).read_text().startswith("<?xml")
 
 
-def test_ratios_are_of_the_largest_archive() -> None:
+def test_ratios_refer_to_the_largest_archive() -> None:
     found = ratios_of({1_000: _found(20.0) | {"scored_again_processor_ms": 1.0}, 1_000_000: _found(50.0)})
     assert found["vs_orm_per_row"] == {"min": 4.0, "median": 5.0, "max": 6.0}
     assert found["target_predictions_per_second"] == {"min": 0.9, "median": 1.5, "max": 1.6}
@@ -53,5 +53,5 @@ def test_ratios_are_of_the_largest_archive() -> None:
     assert found["flat_study_cost"]["median"] == 0.5
 
 
-def test_what_reads_everything_is_asked() -> None:
+def test_queries_that_read_everything_are_measured() -> None:
     assert EVERYTHING.keys() <= queries(names(LargeArchive(1_000))).keys() | {f"radclipd {name}" for name in LISTINGS}

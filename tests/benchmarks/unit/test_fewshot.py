@@ -1,4 +1,4 @@
-"""What `tests.benchmarks.fewshot` says of results: which targets hold, and by how much."""
+"""Evaluation of targets by `tests.benchmarks.fewshot`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 
 from adapters.experiment.scoring import UnitScores
 from models.experiment.summary import LadderRow, MethodRun
-from tests.benchmarks.fewshot import table, told
+from tests.benchmarks.fewshot import evaluate_runs, table
 
 FINDINGS = ("Effusion", "Mass")
 
 
 def runs(method: str, means: Sequence[float], *, shots: int) -> list[MethodRun]:
-    """One run a draw, whose AUC is that of both findings and, with a little noise, of every resample."""
+    """Return one run per draw, with its AUC for both findings and, with little noise, for every resample."""
     noise = 0.001 * np.random.default_rng(0).standard_normal(200)  # the same patients for every method
     return [
         MethodRun(
@@ -39,7 +39,7 @@ def scored(shots: int, seconds: float) -> UnitScores:
 def measured(own: Sequence[float], *, zero: float = 0.6, clap: Sequence[float] = (0.7, 0.7), shots: int = 16) -> dict[str, Any]:
     made = [*runs("zero-shot", [zero], shots=0), *runs("radclipd", own, shots=shots), *runs("clap", clap, shots=shots)]
     made += runs("all-labels", [0.99], shots=0)
-    return told(made, [scored(shots, 2.0), scored(shots, 4.0)])
+    return evaluate_runs(made, [scored(shots, 2.0), scored(shots, 4.0)])
 
 
 def test_all_targets_hold() -> None:
@@ -50,13 +50,13 @@ def test_all_targets_hold() -> None:
     assert found["seconds_per_fit"] == {"16": 3.0}
 
 
-def test_too_small_a_gain_is_said() -> None:
+def test_a_gain_below_the_target_is_reported() -> None:
     gain, below, worse = measured([0.70, 0.73])["holds"].values()
     assert (gain, below, worse) == (False, True, True)
 
 
 @pytest.mark.parametrize(("drawn", "holds"), [(0.596, True), (0.594, False)])
-def test_one_draw_below_zero_shot_is_enough(drawn: float, holds: bool) -> None:
+def test_a_single_draw_below_zero_shot_decides_the_target(drawn: float, holds: bool) -> None:
     found = measured([drawn, 0.95], clap=(0.55, 0.55))
     assert found["lowest_difference"] == {"value": round(drawn - 0.6, 4), "shots": 16, "draw": 0, "target": -0.005}
     assert list(found["holds"].values()) == [True, holds, True]
@@ -70,17 +70,17 @@ def test_a_method_is_a_rival_only_outside_the_interval() -> None:
     assert hardly["worse_outside_interval"] == []
 
 
-def test_the_rung_that_knows_all_labels_is_no_rival() -> None:
+def test_the_method_with_all_labels_is_not_a_rival() -> None:
     found = measured([0.74, 0.74])
     assert any(each["method"] == "all-labels" and each["hi"] < 0 for each in found["differences"])
     assert found["worse_outside_interval"] == []
 
 
-def test_without_sixteen_shots_the_gain_is_not_judged() -> None:
+def test_without_sixteen_shots_the_gain_is_not_evaluated() -> None:
     assert list(measured([0.61, 0.61], clap=(0.6, 0.6), shots=2)["holds"].values()) == [None, True, True]
 
 
-def test_the_table_says_the_same_in_words() -> None:
+def test_the_table_states_the_same_results_as_text() -> None:
     found = measured([0.70, 0.70], clap=(0.76, 0.76)) | {"impossible": {"full": "no blocks"}, "settings": {"shots": [16]}}
     json.dumps(found, allow_nan=False)
     lines = list(table(found))

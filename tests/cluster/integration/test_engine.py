@@ -229,7 +229,7 @@ def test_an_error_on_a_node_reaches_the_driver_with_its_hint(nodes: Any, hospita
 @pytest.mark.slow
 def test_after_a_killed_driver_the_next_one_continues(nodes: Any, hospital: Hospital, by_queue: Any) -> None:
     driver = hospital.place.start("backfill", "score", "--engine", "ray", "--address", nodes.address)
-    wait_for(lambda: 0 < hospital.scored() < STUDIES - 1, 120, hospital.place.told)
+    wait_for(lambda: 0 < hospital.scored() < STUDIES - 1, 120, hospital.place.read_log)
     kill(driver.pid)
     driver.wait(20)
     output = hospital.place.run("backfill", "score", "--engine", "ray", "--address", nodes.address).stdout
@@ -243,7 +243,7 @@ def test_after_a_killed_driver_the_next_one_continues(nodes: Any, hospital: Hosp
 def test_two_workers_of_the_queue_share_the_archive(hospital: Hospital, by_queue: Any) -> None:
     """The other engine: one queue worker per machine on one PostgreSQL."""
     workers = [hospital.place.start("work", "score") for _ in range(2)]
-    wait_for(lambda: hospital.scored() == STUDIES - 1, 120, hospital.place.told)
+    wait_for(lambda: hospital.scored() == STUDIES - 1, 120, hospital.place.read_log)
     for worker in workers:
         worker.terminate()
         assert worker.wait(30) == 0

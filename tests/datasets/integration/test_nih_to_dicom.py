@@ -1,4 +1,4 @@
-"""ChestX-ray14 becomes DX studies: valid, honest about their bits, silent about what they show."""
+"""ChestX-ray14 as DX studies: valid, with the bits of the files and without findings."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from adapters.cli import app
 from adapters.datasets import film_folder, nih, nih_to_dicom
 from adapters.datasets.pictures import read_picture
+from adapters.datasets.truth_table import STUDY_UID, TRUTH_FILE
 from adapters.demo.embedded_archive import EmbeddedArchive
 from adapters.dicom.image import part10
 from adapters.dicom.image.pixels import render
-from adapters.simulator.truth import STUDY_UID, TRUTH_FILE
 from pipeline.domain import FINDINGS
 from pipeline.rules import ChestPolicy, exclusion_reason
 from tests.builders import nih_folder, peers
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
     return nih_folder.collection(tmp_path / "nih", 8, modes=nih_folder.MODES)
 
 
-def test_each_film_is_a_study_of_its_own_bits(folder: Path, tmp_path: Path) -> None:
+def test_each_film_becomes_a_study_with_the_bits_of_its_file(folder: Path, tmp_path: Path) -> None:
     made = nih_to_dicom.convert(folder, tmp_path / "out")
     assert (made.studies, made.sent, made.unreadable) == (8, 0, ())
     collection = nih.read_collection(folder)
@@ -46,7 +46,7 @@ def test_each_film_is_a_study_of_its_own_bits(folder: Path, tmp_path: Path) -> N
         )
 
 
-def test_what_a_film_shows_stands_in_the_truth_and_nowhere_in_its_file(folder: Path, tmp_path: Path) -> None:
+def test_findings_are_in_the_truth_table_and_not_in_the_file(folder: Path, tmp_path: Path) -> None:
     nih_to_dicom.convert(folder, tmp_path)
     with (tmp_path / TRUTH_FILE).open() as lines:
         truth = {row[nih.IMAGE]: row for row in csv.DictReader(lines)}
@@ -60,7 +60,7 @@ def test_what_a_film_shows_stands_in_the_truth_and_nowhere_in_its_file(folder: P
         assert not [finding for finding in FINDINGS if finding.replace("_", " ").lower().encode() in content.lower()]
 
 
-def test_follow_ups_are_dates_in_their_order(tmp_path: Path) -> None:
+def test_follow_up_numbers_become_ascending_dates(tmp_path: Path) -> None:
     lines = [nih_folder.HEADER]
     for visit in (0, 1, 12):
         nih_folder.save(tmp_path / "nih" / f"00000003_{visit:03d}.png", nih_folder.picture([], seed=visit))
@@ -73,7 +73,7 @@ def test_follow_ups_are_dates_in_their_order(tmp_path: Path) -> None:
     assert {image.PatientID for image in images} == {"NIH-00000003"}
 
 
-def test_again_gives_the_same_bytes_and_size_and_limit_hold(folder: Path, tmp_path: Path) -> None:
+def test_conversion_is_deterministic_and_respects_size_and_limit(folder: Path, tmp_path: Path) -> None:
     for out in ("one", "two"):
         nih_to_dicom.convert(folder, tmp_path / out, limit=3, size=24)
     one, two = (sorted((tmp_path / out).rglob("*.*")) for out in ("one", "two"))
@@ -82,7 +82,7 @@ def test_again_gives_the_same_bytes_and_size_and_limit_hold(folder: Path, tmp_pa
     assert {dcmread(path).Rows for path in one if path.suffix == ".dcm"} == {24}
 
 
-def test_a_broken_picture_is_left_out_and_named(folder: Path, tmp_path: Path) -> None:
+def test_a_broken_picture_is_skipped_and_named(folder: Path, tmp_path: Path) -> None:
     broken = next(folder.rglob("00000004_000.png"))
     broken.write_bytes(b"no picture")
     made = nih_to_dicom.convert(folder, tmp_path / "out")
@@ -114,7 +114,7 @@ def test_the_verb_sends_to_an_archive(folder: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "archive").glob("*.dcm"))) == 8
 
 
-def test_an_address_that_is_none_is_a_usage_error(folder: Path, tmp_path: Path) -> None:
+def test_an_invalid_address_is_a_usage_error(folder: Path, tmp_path: Path) -> None:
     words = ["experiment", "nih-to-dicom", "--folder", str(folder), "--out", str(tmp_path / "out"), "--send", "PACS:4242"]
     said = CliRunner().invoke(app, words)
     assert said.exit_code == 2
@@ -144,7 +144,7 @@ def test_dciodvfy_finds_no_error(extent: bool, folder: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.validators
-def test_real_films_are_valid_too(tmp_path: Path) -> None:
+def test_real_films_become_valid_objects(tmp_path: Path) -> None:
     made = nih_to_dicom.convert(peers.shared("nih-sample"), tmp_path, limit=4)
     assert made.studies == 4
     for path in tmp_path.glob("*/*.dcm"):

@@ -1,4 +1,4 @@
-"""The label table of ChestX-ray14 in all its shapes, and pictures of every mode."""
+"""The label table of ChestX-ray14 in all its formats, and pictures of every mode."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def table(folder: Path, *lines: str, name: str = "Data_Entry_2017.csv", header: 
     return path
 
 
-def test_the_header_that_splits_on_its_own_commas(tmp_path: Path) -> None:
+def test_a_header_with_commas_inside_names_is_read(tmp_path: Path) -> None:
     path = table(tmp_path, "00000013_026.png,Cardiomegaly|Pleural_Thickening,26,13,060Y,F,AP,2500,2048,0.168,0.2,")
     [row] = nih.read_table(path)
     assert row == nih.NihRow(
@@ -35,7 +35,7 @@ def test_the_header_that_splits_on_its_own_commas(tmp_path: Path) -> None:
     )
 
 
-def test_a_lighter_table_says_less(tmp_path: Path) -> None:
+def test_a_reduced_table_leaves_fields_empty(tmp_path: Path) -> None:
     header = "Image Index,Finding Labels,Patient ID,Patient Age,Patient Gender,View Position"
     path = table(tmp_path, "00000075_003.png,No Finding,75,61,F,PA", name="labels.csv", header=header)
     [row] = nih.read_table(path)
@@ -75,18 +75,18 @@ def test_days_and_weeks_are_parts_of_a_year() -> None:
         ("a.png,Mass,0,1,50,M,PA\na.png,Mass,0,1,50,M,PA", "lists a.png twice"),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_place(line: str, says: str, tmp_path: Path) -> None:
+def test_an_invalid_entry_is_refused_with_its_line(line: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(PermanentError, match=says) as refused:
         nih.read_table(table(tmp_path, line))
     assert refused.value.hint
 
 
-def test_a_table_without_a_needed_column_is_refused(tmp_path: Path) -> None:
+def test_a_table_without_a_required_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PermanentError, match="no column 'Patient ID'"):
         nih.read_table(table(tmp_path, "a.png,Mass", header="Image Index,Finding Labels"))
 
 
-def test_a_torn_gzip_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_gzip_is_refused(tmp_path: Path) -> None:
     path = nih_folder.collection(tmp_path, 4, packed=True) / "Data_Entry_2017_v2020.csv.gz"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(PermanentError, match="cannot be read as a table"):
@@ -94,7 +94,7 @@ def test_a_torn_gzip_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_collection_in_nested_folders(packed: bool, tmp_path: Path) -> None:
+def test_a_collection_in_nested_folders_is_read(packed: bool, tmp_path: Path) -> None:
     folder = nih_folder.collection(tmp_path, 6, packed=packed)
     (folder / "images_000" / "images" / "00000002_000.png").unlink()
     nih_folder.save(folder / "images_000" / "stray.png", nih_folder.picture([], seed=0))
@@ -105,7 +105,7 @@ def test_a_collection_in_nested_folders(packed: bool, tmp_path: Path) -> None:
     assert {name: len(files) for name, files in found.lists.items()} == {nih.POOL_LIST: 3, nih.TEST_LIST: 3}
 
 
-def test_the_corrected_table_comes_before_the_first_one(tmp_path: Path) -> None:
+def test_the_corrected_table_takes_precedence_over_the_first(tmp_path: Path) -> None:
     for name in ("labels.csv", "Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv"):
         table(tmp_path, name=name)
     found = nih.find_table(tmp_path)
@@ -113,20 +113,20 @@ def test_the_corrected_table_comes_before_the_first_one(tmp_path: Path) -> None:
     assert found.name == "Data_Entry_2017_v2020.csv"
 
 
-def test_half_a_split_is_refused(tmp_path: Path) -> None:
+def test_one_official_list_without_the_other_is_refused(tmp_path: Path) -> None:
     (nih_folder.collection(tmp_path, 2) / nih.TEST_LIST).unlink()
     with pytest.raises(PermanentError, match=r"holds train_val_list.txt but no test_list.txt"):
         nih.read_collection(tmp_path)
 
 
-def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_files_with_the_same_name_are_refused(tmp_path: Path) -> None:
     nih_folder.collection(tmp_path, 2)
     nih_folder.save(tmp_path / "more" / "00000001_000.png", nih_folder.picture([], seed=0))
     with pytest.raises(PermanentError, match="lies in images and in more"):
         nih.read_collection(tmp_path)
 
 
-def test_the_real_table_is_read_whole() -> None:
+def test_the_original_table_is_read_completely() -> None:
     rows = nih.read_table(peers.shared("nih-labels/Data_Entry_2017_v2020.csv.gz"))
     assert len(rows) == 112_120
     assert sum("Hernia" in row.findings for row in rows) == 227
@@ -136,7 +136,7 @@ def test_the_real_table_is_read_whole() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16", "RGB", "LA", "1"])
-def test_a_picture_of_any_mode_keeps_its_greys(mode: str, tmp_path: Path) -> None:
+def test_a_picture_of_any_mode_keeps_its_grey_levels(mode: str, tmp_path: Path) -> None:
     grey = nih_folder.picture(["Mass"], seed=1)
     nih_folder.save(tmp_path / "film.png", np.rint(grey) if mode == "1" else grey, mode)
     read = read_picture(tmp_path / "film.png")
@@ -153,7 +153,7 @@ def test_alpha_is_dropped_and_not_blended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_a_smaller_picture_keeps_bits_and_aspect(bits: int) -> None:
+def test_a_reduced_picture_keeps_bits_and_aspect_ratio(bits: int) -> None:
     ramp = np.linspace(0, (1 << bits) - 1, 60 * 40).reshape(60, 40)
     picture = Picture(ramp.astype(np.uint8) if bits == 8 else ramp.astype(np.uint16))
     smaller = picture.shrunk_to(30)
@@ -163,7 +163,7 @@ def test_a_smaller_picture_keeps_bits_and_aspect(bits: int) -> None:
     assert picture.shrunk_to(60) is picture
 
 
-def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_picture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "film.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     with pytest.raises(PermanentError, match=r"film.png is not a picture"):
         read_picture(tmp_path / "film.png")

@@ -7,21 +7,22 @@ from pathlib import Path
 import pytest
 
 from adapters.datasets import film_folder, nih, nih_to_dicom
+from adapters.datasets.truth_table import TRUTH_FILE, known_findings, write_truth
 from adapters.simulator import scanner
-from adapters.simulator.truth import TRUTH_FILE, GroundTruth, known_findings, write_truth
+from adapters.simulator.truth import GroundTruth
 from pipeline.errors import OutOfResources, PermanentError
 from tests.builders import nih_folder
 
 TRUTHS = {"1.2": GroundTruth("a", frozenset({"Mass", "Effusion"})), "1.3": GroundTruth("b", frozenset())}
 
 
-def test_a_table_that_was_written_is_read_back(tmp_path: Path) -> None:
+def test_a_written_table_is_read_back(tmp_path: Path) -> None:
     write_truth(tmp_path / TRUTH_FILE, TRUTHS)
     assert (tmp_path / TRUTH_FILE).read_text().splitlines()[1] == "1.2,a,Effusion|Mass"
     assert known_findings(tmp_path) == {study: truth.findings for study, truth in TRUTHS.items()}
 
 
-def test_where_there_is_no_table_nothing_is_known_and_one_that_cannot_be_read_or_written_is_said(tmp_path: Path) -> None:
+def test_no_table_gives_no_findings_and_an_unreadable_or_unwritable_table_is_an_error(tmp_path: Path) -> None:
     assert known_findings(tmp_path) == {}
     (tmp_path / TRUTH_FILE).write_text("StudyInstanceUID,Finding Labels\n1.2,Cough\n")
     with pytest.raises(PermanentError, match=r"line 2.*Cough"):
@@ -34,7 +35,7 @@ def test_where_there_is_no_table_nothing_is_known_and_one_that_cannot_be_read_or
 
 
 @pytest.mark.parametrize("table", [TRUTH_FILE, "labels.csv", None])
-def test_dicom_files_know_what_they_show_by_their_study_or_by_their_name(table: str | None, tmp_path: Path) -> None:
+def test_findings_of_dicom_files_are_looked_up_by_study_or_by_file_name(table: str | None, tmp_path: Path) -> None:
     nih_to_dicom.convert(nih_folder.collection(tmp_path / "nih", 5, modes=nih_folder.MODES), tmp_path / "out")
     if table != TRUTH_FILE:
         (tmp_path / "out" / TRUTH_FILE).unlink()
@@ -50,7 +51,7 @@ def test_dicom_files_know_what_they_show_by_their_study_or_by_their_name(table: 
         ]
 
 
-def test_pictures_of_a_label_table_and_phantoms_have_a_truth_and_pictures_without_have_none(tmp_path: Path) -> None:
+def test_listed_pictures_and_phantoms_have_a_truth_and_unlisted_pictures_have_none(tmp_path: Path) -> None:
     folder = nih_folder.collection(tmp_path / "nih", 3)
     studies, _ = film_folder.read_film_folder(folder)
     assert [study.truth for study in studies] == [GroundTruth(f"{n:08d}", frozenset(nih_folder.shown(n, 3))) for n in range(1, 4)]

@@ -1,4 +1,4 @@
-"""The second half of the demonstration where it does not go the usual way: rejected, nothing to learn, a broken chain."""
+"""Learning steps of the demonstration in unusual cases: rejected version, nothing to learn, a broken chain of reports."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOST = "not better than zero-shot for certain"
 
 @dataclass
 class Installed:
-    """What a verb says, and what the database holds."""
+    """Stub of an installation: output of a verb and rows of the database."""
 
     said: str
     made: list[tuple[Any, ...]] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Installed:
 
 
 class Archive:
-    """Holds SRs."""
+    """Stub of an archive with SRs."""
 
     def __init__(self, *reports: FileDataset) -> None:
         self._reports = [file_of(report) for report in reports]
@@ -53,7 +53,7 @@ class Archive:
 
 
 class Scripted(DemoState):
-    """A story whose database answers what it is told to."""
+    """Demonstration state with scripted query results."""
 
     answers: dict[str, list[tuple[Any, ...]]]
 
@@ -74,9 +74,9 @@ def story(tmp_path: Path, **parts: Any) -> Scripted:
     return made
 
 
-def test_what_the_gate_rejects_does_not_serve_and_the_story_goes_on(tmp_path: Path) -> None:
+def test_a_version_rejected_by_the_gate_does_not_serve_and_the_demonstration_continues(tmp_path: Path) -> None:
     installed = Installed(f"rejected (version 2): {LOST}")
-    demo = story(tmp_path, radclipd=installed, said={"1.2": frozenset({"Mass"})})
+    demo = story(tmp_path, radclipd=installed, reader_findings={"1.2": frozenset({"Mass"})})
     demo.answers = {"v_model_versions": [(2, "rejected", json.dumps({"learning": CARD}))]}
     learning_steps.run_learning(demo)
     learning_steps.wait_for_rescoring(demo)
@@ -89,24 +89,24 @@ def test_what_the_gate_rejects_does_not_serve_and_the_story_goes_on(tmp_path: Pa
     assert "The version that served goes on serving." in demo.text
 
 
-def test_where_nothing_can_be_learnt_no_version_is_spoken_of(tmp_path: Path) -> None:
-    demo = story(tmp_path, radclipd=Installed("nothing to learn: too little"), said={"1.2": frozenset()})
+def test_without_a_learnt_version_none_is_mentioned(tmp_path: Path) -> None:
+    demo = story(tmp_path, radclipd=Installed("nothing to learn: too little"), reader_findings={"1.2": frozenset()})
     demo.answers = {"v_model_versions": []}
     learning_steps.run_learning(demo)
     assert demo.promoted_version is None
     assert "learnt from" not in demo.text
 
 
-def test_nobody_reads_and_nothing_is_learnt_where_the_truth_is_not_known(tmp_path: Path) -> None:
+def test_without_a_known_truth_nothing_is_labelled_or_learnt(tmp_path: Path) -> None:
     installed = Installed("")
-    demo = story(tmp_path, radclipd=installed, sent=[SentStudy(1, "1.2", "a film", None)])
+    demo = story(tmp_path, radclipd=installed, sent_studies=[SentStudy(1, "1.2", "a film", None)])
     learning_steps.read_studies(demo)
     learning_steps.run_learning(demo)
     assert installed.asked == []
     assert "Nobody can play the radiologist" in demo.text
 
 
-def test_a_version_that_was_promoted_is_followed_to_its_successors(tmp_path: Path) -> None:
+def test_the_successor_reports_of_a_promoted_version_are_fetched(tmp_path: Path) -> None:
     film = dx()
     study = film.StudyInstanceUID
     first, second = report_on(film), report_on(film, follows=True)
@@ -114,8 +114,8 @@ def test_a_version_that_was_promoted_is_followed_to_its_successors(tmp_path: Pat
         tmp_path,
         archive=Archive(first, second),
         reports={study: file_of(first), "1.2": b""},
-        sent=[SentStudy(1, study, "a film", None)],
-        promoted=2,
+        sent_studies=[SentStudy(1, study, "a film", None)],
+        promoted_version=2,
     )
     demo.answers = {"v_reports": [(study, second.SOPInstanceUID)]}
     learning_steps.fetch_successors(demo)
@@ -124,12 +124,12 @@ def test_a_version_that_was_promoted_is_followed_to_its_successors(tmp_path: Pat
     assert f"follows  {first.SOPInstanceUID}" in demo.text
 
 
-def test_a_successor_that_is_missing_or_names_another_fails_the_story(tmp_path: Path) -> None:
+def test_a_missing_successor_or_one_with_a_wrong_predecessor_fails_the_demonstration(tmp_path: Path) -> None:
     film = dx()
     study = film.StudyInstanceUID
     first, orphan = report_on(film), report_on(film, follows=True)
     del orphan.PredecessorDocumentsSequence
-    demo = story(tmp_path, archive=Archive(first, orphan), reports={study: file_of(first)}, promoted=2)
+    demo = story(tmp_path, archive=Archive(first, orphan), reports={study: file_of(first)}, promoted_version=2)
     demo.answers = {"v_reports": [(study, orphan.SOPInstanceUID)]}
     with pytest.raises(DemoFailed, match="does not name the one before it"):
         learning_steps.fetch_successors(demo)
@@ -139,13 +139,13 @@ def test_a_successor_that_is_missing_or_names_another_fails_the_story(tmp_path: 
 
 
 @pytest.mark.parametrize(("studies", "sittings"), [(0, []), (1, []), (4, [1]), (60, [20]), (90, [15, 15]), (304, [34, 34, 33])])
-def test_a_third_is_read_in_sittings_long_enough_to_look_for_every_finding(studies: int, sittings: list[int]) -> None:
+def test_a_third_of_the_studies_is_read_in_sessions_of_at_least_one_study_per_finding(studies: int, sittings: list[int]) -> None:
     assert learning_steps.studies_per_session(studies) == sittings
     assert all(count >= len(FINDINGS) for count in sittings[1:])
 
 
-def test_patients_of_whom_a_study_was_read_are_not_measured_on(tmp_path: Path) -> None:
+def test_patients_with_a_labelled_study_are_excluded_from_the_evaluation(tmp_path: Path) -> None:
     truths = [("1.1", "p1"), ("1.2", "p1"), ("1.3", "p2"), ("1.4", None)]
     sent = [SentStudy(n, uid, "", GroundTruth(who, frozenset()) if who else None) for n, (uid, who) in enumerate(truths, 1)]
-    demo = story(tmp_path, sent=sent, said={"1.2": frozenset()})
+    demo = story(tmp_path, sent_studies=sent, reader_findings={"1.2": frozenset()})
     assert set(demo.unlabelled_truths) == {"1.3"}

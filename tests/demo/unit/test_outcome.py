@@ -1,4 +1,4 @@
-"""What the demonstration says its scores were worth, on truths made by hand."""
+"""Evaluation of the demonstration on hand-made truths."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ EFFUSION, MASS, HERNIA = (FINDINGS.index(name) for name in ("Effusion", "Mass", 
 
 
 def truths(*shown: set[str]) -> dict[str, GroundTruth]:
-    """Study s0, s1, ...; two studies a patient."""
+    """Return the truth of studies s0, s1, ...; two studies per patient."""
     return {f"s{number}": GroundTruth(f"p{number // 2}", frozenset(findings)) for number, findings in enumerate(shown)}
 
 
 def scores(**findings: list[float]) -> dict[str, evaluation.Floats]:
-    """Probabilities by finding for s0, s1, ...; .5 for findings that are not named."""
+    """Return the probabilities by finding for s0, s1, ...; .5 for other findings."""
     count = len(next(iter(findings.values())))
     made = {f"s{number}": np.full(len(FINDINGS), 0.5) for number in range(count)}
     for finding, values in findings.items():
@@ -41,7 +41,7 @@ def measured(**columns: dict[str, evaluation.Floats]) -> evaluation.DemoEvaluati
     return found
 
 
-def test_one_for_scores_in_order_a_half_for_scores_all_alike_nothing_for_what_nobody_has() -> None:
+def test_auc_is_one_for_ordered_scores_a_half_for_equal_ones_and_undefined_without_positives() -> None:
     found = measured(zero_shot=scores(Effusion=[0.9, 0.8, 0.3, 0.1], Mass=[0.5, 0.5, 0.5, 0.5]))
     [column] = found.performances
     assert (column.name, found.studies, found.patients, found.defined_findings) == ("zero-shot", 4, 2, 2)
@@ -52,7 +52,7 @@ def test_one_for_scores_in_order_a_half_for_scores_all_alike_nothing_for_what_no
     assert [found.positives[place] for place in (EFFUSION, MASS, HERNIA)] == [2, 2, 0]
 
 
-def test_what_every_study_has_is_not_defined_either() -> None:
+def test_auc_is_undefined_without_negatives() -> None:
     everywhere = truths({"Effusion"}, {"Effusion"})
     found = evaluation.evaluate_scores(everywhere, {"zero-shot": scores(Effusion=[0.2, 0.9])}, notice="")
     assert found is not None
@@ -60,7 +60,7 @@ def test_what_every_study_has_is_not_defined_either() -> None:
     assert "mean of 0" in shown(found)
 
 
-def test_the_interval_holds_the_mean_and_resamples_patients_and_not_studies() -> None:
+def test_the_interval_contains_the_mean_and_resamples_patients_instead_of_studies() -> None:
     chance = np.random.default_rng(3)
     apart = {f"s{n}": GroundTruth(f"p{n}", frozenset({"Mass"} if n % 3 == 0 else ())) for n in range(60)}
     together = {study: GroundTruth(f"p{int(study[1:]) // 6}", truth.findings) for study, truth in apart.items()}
@@ -80,7 +80,7 @@ def test_the_interval_holds_the_mean_and_resamples_patients_and_not_studies() ->
     )
 
 
-def test_columns_stand_side_by_side_on_the_studies_that_each_of_them_scored() -> None:
+def test_columns_are_compared_on_the_studies_scored_by_all_of_them() -> None:
     before, after = scores(Effusion=[0.9, 0.1, 0.3, 0.2]), scores(Effusion=[0.9, 0.8, 0.1, 0.7])
     del after["s3"]
     found = evaluation.evaluate_scores(FOUR, {"zero-shot": before, "after": after}, notice="")
@@ -91,7 +91,7 @@ def test_columns_stand_side_by_side_on_the_studies_that_each_of_them_scored() ->
     assert words[:5] == ["Effusion", "2", "0.500", "1.000", "+0.500"]
 
 
-def test_what_was_gained_is_paired_and_stands_beside() -> None:
+def test_the_gain_is_paired_and_shown_beside_the_columns() -> None:
     chance = np.random.default_rng(5)
     shown_in = truths(*[{"Mass"} if n % 3 == 0 else {"Edema"} if n % 3 == 1 else set() for n in range(90)])
     noise = [float(chance.normal()) for _ in range(90)]
@@ -115,11 +115,11 @@ def test_what_was_gained_is_paired_and_stands_beside() -> None:
     assert f"{mean.signed_value}   {mean.signed_interval}" in lines["mean of 2"]
 
 
-def test_one_model_has_gained_nothing_on_anybody() -> None:
+def test_a_single_model_has_no_gain() -> None:
     assert measured(zero_shot=scores(Effusion=[0.9, 0.8, 0.3, 0.1])).gain is None
 
 
-def test_studies_without_truth_or_score_are_left_out_and_none_at_all_is_no_outcome() -> None:
+def test_studies_without_truth_or_score_are_excluded_and_no_study_gives_no_evaluation() -> None:
     column = scores(Effusion=[0.9, 0.8])
     assert evaluation.evaluate_scores({}, {"zero-shot": column}, notice="") is None
     assert evaluation.evaluate_scores(FOUR, {}, notice="") is None
@@ -129,7 +129,7 @@ def test_studies_without_truth_or_score_are_left_out_and_none_at_all_is_no_outco
     assert found.studies == 2
 
 
-def test_scores_come_from_the_rows_of_v_predictions_and_one_that_lacks_a_finding_is_not_ranked_by_it() -> None:
+def test_scores_are_grouped_from_v_predictions_and_missing_findings_are_not_ranked() -> None:
     rows = [(f"s{n}", finding, 0.1 * n) for n in range(4) for finding in FINDINGS if (n, finding) != (2, "Mass")]
     column = evaluation.group_scores(rows)
     assert column["s3"][HERNIA] == pytest.approx(0.3)
@@ -144,7 +144,7 @@ def shown(found: evaluation.DemoEvaluation) -> str:
     return text.getvalue()
 
 
-def test_the_table_says_what_was_measured_by_what_model_and_a_line_for_what_is_missing() -> None:
+def test_the_table_names_measure_and_model_and_marks_undefined_values() -> None:
     text = shown(measured(zero_shot=scores(Effusion=[0.9, 0.8, 0.3, 0.1])))
     assert [line.rstrip() for line in text.splitlines()[:2]] == ["AUC against the hidden truth (PAPER)", "4 studies of 2 patients"]
     lines = {line.split("  ")[0].strip(): line.split() for line in text.splitlines() if line.strip()}
@@ -154,7 +154,7 @@ def test_the_table_says_what_was_measured_by_what_model_and_a_line_for_what_is_m
     assert lines["95 % interval"][-2] == "to"
 
 
-def test_the_plot_is_drawn_for_one_column_and_two_and_shows_the_marking(tmp_path: Path) -> None:
+def test_the_plot_is_drawn_for_one_and_two_columns_with_the_notice(tmp_path: Path) -> None:
     column = scores(Effusion=[0.9, 0.8, 0.3, 0.1])
     one, two = measured(zero_shot=column), measured(zero_shot=column, after=scores(Mass=[0.9, 0.8, 0.3, 0.1]))
     unmarked = evaluation.evaluate_scores(FOUR, {"zero-shot": column}, notice="")

@@ -1,4 +1,4 @@
-"""The simulated radiologist: how often wrong, the same each time, and readable by what reads real tables and reports."""
+"""The simulated radiologist: error rates, determinism, and tables and reports readable by the importers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DAY = scanner.varied_examinations(len(scanner.VARIED_STUDIES), size=(64, 64))
 MANY = {f"1.2.{number}": GroundTruth(f"p{number}", frozenset(FINDINGS[: number % 8])) for number in range(1500)}
 
 
-def test_errors_are_as_frequent_as_stated_and_of_both_kinds() -> None:
+def test_errors_of_both_kinds_have_the_stated_frequency() -> None:
     reader = SimulatedReader(seed=3)
     said = {study: reader.read_study(study, truth) for study, truth in MANY.items()}
     there = sum(len(truth.findings) for truth in MANY.values())
@@ -36,7 +36,7 @@ def test_errors_are_as_frequent_as_stated_and_of_both_kinds() -> None:
     assert count_wrong_statements(said, MANY) == missed + invented
 
 
-def test_who_never_errs_says_the_truth() -> None:
+def test_a_reader_with_zero_error_rates_reports_the_truth() -> None:
     said = {
         study: SimulatedReader(miss_rate=0.0, false_positive_rate=0.0).read_study(study, truth) for study, truth in MANY.items()
     }
@@ -44,7 +44,7 @@ def test_who_never_errs_says_the_truth() -> None:
     assert count_wrong_statements(said, MANY) == 0
 
 
-def test_the_same_reader_says_the_same_again_and_another_seed_errs_elsewhere() -> None:
+def test_a_reader_is_deterministic_and_another_seed_errs_elsewhere() -> None:
     once, again, other = (
         {study: SimulatedReader(seed=seed).read_study(study, truth) for study, truth in reversed(MANY.items())}
         for seed in (1, 1, 2)
@@ -53,7 +53,7 @@ def test_the_same_reader_says_the_same_again_and_another_seed_errs_elsewhere() -
     assert once != other
 
 
-def test_a_table_is_filled_in_as_it_was_asked_and_a_study_that_was_not_read_is_left_out(tmp_path: Path) -> None:
+def test_a_table_is_filled_in_for_the_read_studies_only(tmp_path: Path) -> None:
     asked, answered = tmp_path / "asked.csv", tmp_path / "answered.csv"
     with asked.open("w", newline="") as file:
         table = csv.writer(file)
@@ -78,7 +78,7 @@ def test_a_table_is_filled_in_as_it_was_asked_and_a_study_that_was_not_read_is_l
 
 
 @pytest.mark.parametrize("number", range(len(scanner.VARIED_STUDIES)))
-def test_a_dictated_report_on_any_film_is_read_back_whole(number: int) -> None:
+def test_a_dictated_report_on_any_film_is_read_back_completely(number: int) -> None:
     study = DAY[number]
     present = frozenset({FINDINGS[number], "Hernia"})
     content = build_dictated_sr(study.instances[0].content, present, reader="Somebody^Else")
@@ -91,7 +91,7 @@ def test_a_dictated_report_on_any_film_is_read_back_whole(number: int) -> None:
     assert OWN_MODEL_NAME.encode() not in content
 
 
-def test_the_same_report_is_the_same_object() -> None:
+def test_a_dictated_report_is_deterministic() -> None:
     film = DAY[0].instances[0].content
     once, again = (build_dictated_sr(film, frozenset(), reader="A^B") for _ in range(2))
     assert _uid(once) == _uid(again)

@@ -1,4 +1,4 @@
-"""Which encoder: asked for by name, folder or tag, and nothing else in its place."""
+"""Choice of the encoder by name, folder or tag, without substitutes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def kept(root: Path, name: str) -> Path:
     return store.base_folder(name)
 
 
-def test_a_folder_with_a_card_is_itself(tmp_path: Path) -> None:
+def test_a_folder_with_a_card_is_used_directly(tmp_path: Path) -> None:
     folder = tiny.base(tmp_path / "mine")
     chosen = choose_base(str(folder), store=None)
     assert (chosen.name, chosen.notice, chosen.preprocess.size) == ("mine", "", tiny.SIZE)
@@ -35,7 +35,7 @@ def test_a_name_and_an_open_clip_tag_are_looked_up_in_the_store(tmp_path: Path) 
     assert by_tag.notice == "UNTRAINED"
 
 
-def test_untrained_is_asked_for_and_says_so(tmp_path: Path) -> None:
+def test_untrained_weights_need_the_explicit_name_and_carry_a_notice(tmp_path: Path) -> None:
     config = tiny.config_file(tmp_path)
     one, two = (choose_base(f"untrained:{config}", store=None) for _ in range(2))
     assert one.notice == "UNTRAINED"
@@ -45,14 +45,14 @@ def test_untrained_is_asked_for_and_says_so(tmp_path: Path) -> None:
         choose_base("untrained:ViT-none", store=None)
 
 
-def test_nothing_stands_in_for_what_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_base_has_no_substitute(tmp_path: Path) -> None:
     for store in (None, tmp_path):
         with pytest.raises(NoWeights, match="no base 'ViT-B-32/laion2b'") as missing:
             choose_base("ViT-B-32/laion2b", store=store)
         assert "radclipd model" in missing.value.hint
 
 
-def test_the_base_of_a_version_is_held_to_the_catalogs_card(tmp_path: Path) -> None:
+def test_the_base_of_a_version_is_verified_against_the_catalog_s_card(tmp_path: Path) -> None:
     version = tiny.served(tmp_path)
     assert serving_base(tmp_path, version.base, version.card).sha256 == version.weights_sha256
     other = {**version.card, "weights": {"sha256": "0" * 64}}

@@ -1,4 +1,4 @@
-"""The feature cache: the same numbers however often it was interrupted, and never those of other films or weights."""
+"""The feature cache: independent of interruptions, and specific to films and weights."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def folder_of(root: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(source: CaseSource, base: ChosenBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that was filled in one go."""
+    """A cache filled without interruption."""
     root = tmp_path_factory.mktemp("cache")
     fill(root, source, base)
     return root
 
 
-def test_it_holds_what_the_encoder_gives(whole: Path, source: CaseSource, base: ChosenBase) -> None:
+def test_the_cache_holds_the_encoder_s_features(whole: Path, source: CaseSource, base: ChosenBase) -> None:
     held = fill(whole, source, base)
     pixels = torch.stack([base.preprocess(source.read_film(row)) for row in range(12)])
     assert torch.allclose(held.features[:12], base.encoder.encode_images(pixels), atol=2e-3)  # the squares are float16
@@ -65,14 +65,14 @@ def test_it_holds_what_the_encoder_gives(whole: Path, source: CaseSource, base: 
     assert zero_shot_head(base.encoder, read_prompts()).logits(held.features).shape == (FILMS, 14)
 
 
-def test_a_second_time_nothing_is_encoded(whole: Path, source: CaseSource, base: ChosenBase) -> None:
+def test_a_complete_cache_encodes_nothing(whole: Path, source: CaseSource, base: ChosenBase) -> None:
     heard: list[int] = []
     fill(whole, source, base, heard=heard)
     assert heard == []
 
 
 def interrupted(source: CaseSource, after: int) -> CaseSource:
-    """The same films, until somebody presses Ctrl-C."""
+    """The same films, interrupted by Ctrl-C."""
 
     def stream(rows: range) -> Iterator[Image]:
         for count, row in enumerate(rows):
@@ -83,7 +83,7 @@ def interrupted(source: CaseSource, after: int) -> CaseSource:
     return replace(source, read_films=stream)
 
 
-def test_an_interrupted_one_goes_on_at_the_last_whole_batch(
+def test_an_interrupted_cache_resumes_after_the_last_complete_batch(
     whole: Path, source: CaseSource, base: ChosenBase, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
@@ -96,9 +96,7 @@ def test_an_interrupted_one_goes_on_at_the_last_whole_batch(
         assert (folder_of(tmp_path) / name).read_bytes() == (folder_of(whole) / name).read_bytes()
 
 
-def test_other_weights_or_films_have_a_cache_of_their_own(
-    whole: Path, source: CaseSource, base: ChosenBase, tmp_path: Path
-) -> None:
+def test_other_weights_or_films_have_a_separate_cache(whole: Path, source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
     other = choose_base(str(tiny.base(tmp_path / "other", seed=1)), store=None)
     fewer = nih_source(nih_folder.collection(tmp_path / "nih", 4))
     keys = {caching.cache_key(*pair) for pair in ((source, base), (source, other), (fewer, base))}
@@ -107,7 +105,7 @@ def test_other_weights_or_films_have_a_cache_of_their_own(
 
 
 @pytest.mark.parametrize("name", [caching.FEATURES, caching.POOLED, caching.PIXELS])
-def test_damage_is_seen(name: str, source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
+def test_damaged_files_are_detected(name: str, source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
     fill(tmp_path, source, base)
     tiny.flip_a_bit_of_the_last_byte(folder_of(tmp_path) / name)
     with pytest.raises(PermanentError, match=f"{name} is not what was written") as refused:
@@ -115,14 +113,14 @@ def test_damage_is_seen(name: str, source: CaseSource, base: ChosenBase, tmp_pat
     assert "made again" in refused.value.hint
 
 
-def test_damaged_films_are_seen(source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
+def test_damaged_model_inputs_are_detected(source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
     fill(tmp_path, source, base)
     tiny.flip_a_bit_of_the_last_byte(folder_of(tmp_path) / caching.FILMS)
     with pytest.raises(PermanentError, match="is damaged at row 149"):
         fill(tmp_path, source, base)
 
 
-def test_a_film_that_has_changed_since_is_seen(whole: Path, source: CaseSource, base: ChosenBase) -> None:
+def test_a_changed_film_of_the_source_is_detected(whole: Path, source: CaseSource, base: ChosenBase) -> None:
     def film(row: int) -> Image:
         return np.asarray(1 - source.read_film(row), dtype=np.float32)
 
@@ -130,7 +128,7 @@ def test_a_film_that_has_changed_since_is_seen(whole: Path, source: CaseSource, 
         fill(whole, replace(source, read_film=film), base)
 
 
-def test_two_do_not_fill_one_cache(source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
+def test_two_processes_do_not_fill_one_cache(source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
     def stream(rows: range) -> Iterator[Image]:
         with pytest.raises(TransientError, match="another process fills"):
             fill(tmp_path, source, base)
@@ -139,7 +137,7 @@ def test_two_do_not_fill_one_cache(source: CaseSource, base: ChosenBase, tmp_pat
     fill(tmp_path, replace(source, read_films=stream), base)
 
 
-def test_a_tower_that_cannot_be_partitioned_has_features_alone(base: ChosenBase, tmp_path: Path) -> None:
+def test_a_tower_that_cannot_be_partitioned_has_no_pooled_activations(base: ChosenBase, tmp_path: Path) -> None:
     few = nih_source(nih_folder.collection(tmp_path / "nih", 6))
     pooling = Architecture("attention pool", towers.config(attentional_pool=True, attn_pooler_heads=2))
     other = replace(base, encoder=Encoder.untrained(pooling, seed=0), sha256="0" * 64)

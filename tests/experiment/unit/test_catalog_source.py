@@ -1,4 +1,4 @@
-"""The hospital's own labelled studies as a source: resolved labels, one frontal film each, patients on one side."""
+"""The catalog as a source: consensus labels, one frontal film per study, every patient on one side."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def of(source: CaseSource, study: str, finding: str) -> int:
     return int(source.cases.labels[row, FINDINGS.index(finding)])
 
 
-def test_the_newest_word_holds_and_uncertain_is_unknown(place: Place) -> None:
+def test_the_newest_label_counts_and_uncertain_is_unknown(place: Place) -> None:
     one, two = place.film("P1"), place.film("P2", ViewPosition="AP", PatientAge="061Y", PatientSex="M")
     place.say(one, "Mass", LabelState.ABSENT, later=5)
     place.say(one, "Mass", LabelState.PRESENT, reader="bob", later=1)
@@ -81,7 +81,7 @@ def test_the_newest_word_holds_and_uncertain_is_unknown(place: Place) -> None:
     assert source.notes == (SELECTION_BIAS_NOTE,)
 
 
-def test_the_configured_policy_settles_disputes(place: Place) -> None:
+def test_the_configured_policy_resolves_disagreements(place: Place) -> None:
     study = place.film("P1")
     place.say(study, "Edema", LabelState.PRESENT)
     for minute, (reader, state) in enumerate((("a", LabelState.PRESENT), ("b", LabelState.PRESENT), ("c", LabelState.ABSENT))):
@@ -90,7 +90,7 @@ def test_the_configured_policy_settles_disputes(place: Place) -> None:
     assert of(place.source(LabelPolicy(policy="majority")), study, "Mass") == PRESENT
 
 
-def test_films_are_decoded_and_what_has_no_frontal_film_is_counted(place: Place) -> None:
+def test_films_are_decoded_and_studies_without_a_frontal_film_are_counted(place: Place) -> None:
     chest, knee, dark = place.film("P1"), place.film("P2", BodyPartExamined="KNEE"), place.film("P3")
     for study in (chest, knee):
         place.say(study, "Mass", LabelState.PRESENT)
@@ -104,7 +104,7 @@ def test_films_are_decoded_and_what_has_no_frontal_film_is_counted(place: Place)
     assert film[-1, -1] > 0.95
 
 
-def test_patients_are_on_one_side_each_whatever_they_are_called(place: Place) -> None:
+def test_every_patient_is_on_one_side_whatever_the_patient_id(place: Place) -> None:
     for number in range(40):
         study = place.film(f"P{number % 20}", SeriesNumber=number + 1)
         place.say(study, "Mass", LabelState.PRESENT if number % 3 else LabelState.ABSENT)
@@ -116,7 +116,7 @@ def test_patients_are_on_one_side_each_whatever_they_are_called(place: Place) ->
     assert not {"P1", "P2"} & set(source.identity["films"])
 
 
-def test_a_new_study_is_another_set_of_films(place: Place) -> None:
+def test_a_new_study_changes_the_fingerprint(place: Place) -> None:
     place.say(place.film("P1"), "Mass", LabelState.PRESENT)
     before = place.source().fingerprint
     place.say(place.film("P2"), "Mass", LabelState.ABSENT)

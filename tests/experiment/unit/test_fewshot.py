@@ -30,7 +30,7 @@ PATIENTS = 96
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Films, an encoder and the features of the one under the other, made once."""
+    """Films, an encoder and their features, computed once."""
     folder = tmp_path_factory.mktemp("experiment")
     nih_folder.collection(folder / "nih", PATIENTS)
     tiny.base(folder / "base")
@@ -68,7 +68,7 @@ Run = Callable[..., FewshotOutcome]
 
 @pytest.fixture
 def run(place: Path, source: CaseSource, base: ChosenBase, tmp_path: Path) -> Run:
-    """Run the experiment below a folder of the test's own; the cache is everybody's."""
+    """Run the experiment in a folder of the test, with a shared cache."""
 
     def go(
         out: str = "out", use: Sequence[Method] = (), *, on: CaseSource = source, under: ChosenBase = base, **changes: Any
@@ -80,7 +80,7 @@ def run(place: Path, source: CaseSource, base: ChosenBase, tmp_path: Path) -> Ru
 
 @pytest.fixture(scope="module")
 def plain(place: Path, source: CaseSource, base: ChosenBase) -> FewshotOutcome:
-    """What the options as they are give, in `place`/plain."""
+    """A run with the default options, in `place`/plain."""
     return run_fewshot(source, base, options(place, place / "plain"))
 
 
@@ -93,7 +93,7 @@ def rich(place: Path, source: CaseSource, base: ChosenBase) -> FewshotOutcome:
 
 @pytest.fixture
 def copied(place: Path, plain: FewshotOutcome, tmp_path: Path) -> Path:
-    """A copy of the plain run, to spoil, as the folder `out` of the test."""
+    """A modifiable copy of the plain run, as the folder `out` of the test."""
     return shutil.copytree(place / "plain", tmp_path / "out")
 
 
@@ -105,7 +105,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 TABLES = ("results.csv", "summary.csv", "comparisons.csv")
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
+def test_a_seed_determines_the_bytes_and_another_seed_changes_them(
     run: Run, place: Path, plain: FewshotOutcome, tmp_path: Path
 ) -> None:
     run("again")
@@ -115,9 +115,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
         assert (tmp_path / "other" / table).read_bytes() != (place / "plain" / table).read_bytes()
 
 
-def test_interrupted_and_gone_on_with_it_equals_one_that_was_not(
-    run: Run, place: Path, plain: FewshotOutcome, tmp_path: Path
-) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(run: Run, place: Path, plain: FewshotOutcome, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run("parts", [methods.ZeroShot(), methods.Interrupted(after=4)])
     assert len(list((tmp_path / "parts" / running.SCORES_FOLDER).glob("*.npz"))) == 1 + 4
@@ -134,7 +132,7 @@ def test_a_second_run_computes_nothing(run: Run, copied: Path) -> None:
     assert again.asked == []
 
 
-def test_a_wider_run_computes_only_what_is_new(run: Run, copied: Path, tmp_path: Path) -> None:
+def test_an_extended_run_computes_only_new_units(run: Run, copied: Path, tmp_path: Path) -> None:
     wider = methods.Means()
     run(use=[methods.ZeroShot(), wider, methods.Oracle()], shots=(1, 2, 4), draws=4)
     assert sorted(wider.asked) == [(1, 3), (2, 3), (4, 0), (4, 1), (4, 2), (4, 3)]
@@ -142,7 +140,7 @@ def test_a_wider_run_computes_only_what_is_new(run: Run, copied: Path, tmp_path:
     assert (copied / "results.csv").read_bytes() == (tmp_path / "fresh" / "results.csv").read_bytes()
 
 
-def test_a_folder_of_another_experiment_is_refused_and_what_differs_is_named(run: Run, copied: Path, tmp_path: Path) -> None:
+def test_a_folder_of_another_experiment_is_refused_with_the_differences(run: Run, copied: Path, tmp_path: Path) -> None:
     with pytest.raises(PermanentError, match="seed is 0, not 5") as refused:
         run(seed=5)
     assert "--out" in refused.value.hint
@@ -154,7 +152,7 @@ def test_a_folder_of_another_experiment_is_refused_and_what_differs_is_named(run
         run(on=fewer)
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(run: Run, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused_and_unchanged(run: Run, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("precious")
     with pytest.raises(PermanentError, match="is not empty and holds no experiment"):
@@ -173,21 +171,21 @@ def test_scores_of_another_support_are_refused(run: Run, copied: Path) -> None:
     assert "computed again" in refused.value.hint
 
 
-def test_the_object_of_json(rich: FewshotOutcome) -> None:
-    told = json.loads(json.dumps(summary_json(rich), allow_nan=False))
-    assert set(told["mean_auc"]) == {"zero-shot", "chance", "means", "oracle"}
-    assert set(told["mean_auc"]["means"]) == {"1", "2", "4"}
-    assert set(told["mean_auc"]["zero-shot"]) == {"0", "1", "2", "4"}
-    cell = told["mean_auc"]["means"]["2"]
+def test_the_json_summary_is_complete(rich: FewshotOutcome) -> None:
+    summary = json.loads(json.dumps(summary_json(rich), allow_nan=False))
+    assert set(summary["mean_auc"]) == {"zero-shot", "chance", "means", "oracle"}
+    assert set(summary["mean_auc"]["means"]) == {"1", "2", "4"}
+    assert set(summary["mean_auc"]["zero-shot"]) == {"0", "1", "2", "4"}
+    cell = summary["mean_auc"]["means"]["2"]
     assert set(cell) == {"mean", "sd", "lo", "hi"}
     assert cell["lo"] < cell["mean"] < cell["hi"]
-    assert told["mean_auc"]["oracle"]["1"] == {"mean": 1, "sd": 0, "lo": 1, "hi": 1}
-    assert told["mean_auc"]["zero-shot"]["0"]["sd"] == 0
-    assert "partially unfrozen" in told["impossible"]["impossible"]
-    assert any(MINED_LABELS_NOTE in words for words in told["cautions"])
+    assert summary["mean_auc"]["oracle"]["1"] == {"mean": 1, "sd": 0, "lo": 1, "hi": 1}
+    assert summary["mean_auc"]["zero-shot"]["0"]["sd"] == 0
+    assert "partially unfrozen" in summary["impossible"]["impossible"]
+    assert any(MINED_LABELS_NOTE in words for words in summary["cautions"])
 
 
-def test_a_method_that_knows_wins_and_one_that_does_not_is_at_chance(rich: FewshotOutcome, place: Path) -> None:
+def test_an_oracle_method_wins_and_a_random_one_is_at_chance(rich: FewshotOutcome, place: Path) -> None:
     means = summary_json(rich)["mean_auc"]
     assert means["chance"]["0"]["lo"] < 0.5 < means["chance"]["0"]["hi"]
     assert means["means"]["4"]["lo"] > 0.6
@@ -197,7 +195,7 @@ def test_a_method_that_knows_wins_and_one_that_does_not_is_at_chance(rich: Fewsh
     assert float(compared["chance", "mean"]["p_holm"]) >= float(compared["chance", "mean"]["p"])
 
 
-def test_undefined_is_missing_and_counted(plain: FewshotOutcome, place: Path) -> None:
+def test_undefined_values_are_empty_and_counted(plain: FewshotOutcome, place: Path) -> None:
     out = place / "plain"
     results, table = rows(out / "results.csv"), pyarrow.parquet.read_table(out / "results.parquet").to_pylist()
     missing = [row for row in results if row["auc"] == ""]
@@ -212,26 +210,26 @@ def test_undefined_is_missing_and_counted(plain: FewshotOutcome, place: Path) ->
     assert re.search(rf"\| means \|.*\({compared['findings']} of 14\) \|", report)
 
 
-def test_each_row_counts_the_test_set(plain: FewshotOutcome, source: CaseSource, place: Path) -> None:
+def test_every_row_has_the_counts_of_the_test_set(plain: FewshotOutcome, source: CaseSource, place: Path) -> None:
     test = source.split(source.cases).test
     for row in rows(place / "plain" / "results.csv"):
         labels = source.cases.labels[test, FINDINGS.index(row["finding"])]
         assert (int(row["positives"]), int(row["negatives"])) == ((labels == 1).sum(), (labels == 0).sum())
 
 
-def test_the_manifest_says_what_figures_depend_on(plain: FewshotOutcome, base: ChosenBase, place: Path) -> None:
-    told = json.loads((place / "plain" / "manifest.json").read_text())
-    identity = told["identity"]
+def test_the_manifest_lists_the_inputs_of_the_figures(plain: FewshotOutcome, base: ChosenBase, place: Path) -> None:
+    content = json.loads((place / "plain" / "manifest.json").read_text())
+    identity = content["identity"]
     assert identity["base"]["sha256"] == base.sha256
     assert identity["split"]["made"] == "official lists of ChestX-ray14"
     assert (identity["split"]["pool"]["films"], identity["split"]["test"]["patients"]) == (48, 48)
     assert set(identity["libraries"]) >= {"torch", "numpy", "scikit-learn", "open_clip_torch"}
-    assert told["card"]["architecture"]["name"] == "tiny"
-    assert (told["shots"], told["draws"], told["methods"]) == ([1, 2], 3, ["zero-shot", "means"])
-    assert told["commit"] is None or re.fullmatch(r"[0-9a-f]{40}(\+changes)?", told["commit"])
+    assert content["card"]["architecture"]["name"] == "tiny"
+    assert (content["shots"], content["draws"], content["methods"]) == ([1, 2], 3, ["zero-shot", "means"])
+    assert content["commit"] is None or re.fullmatch(r"[0-9a-f]{40}(\+changes)?", content["commit"])
 
 
-def test_the_report_is_one_file_that_fetches_nothing(rich: FewshotOutcome, place: Path) -> None:
+def test_the_report_is_one_self_contained_file(rich: FewshotOutcome, place: Path) -> None:
     page = (place / "rich" / "report.html").read_text()
     assert page.count('src="data:image/png;base64,') == len(list((place / "rich" / "plots").glob("*.png"))) == 4
     assert not re.search(r"(src|href)=\"(?!data:)", page)
@@ -241,7 +239,7 @@ def test_the_report_is_one_file_that_fetches_nothing(rich: FewshotOutcome, place
         assert words in page
 
 
-def test_a_marked_encoder_says_so_in_page_plots_and_manifest(run: Run, tmp_path: Path) -> None:
+def test_the_notice_of_the_encoder_is_in_page_plots_and_manifest(run: Run, tmp_path: Path) -> None:
     marked = choose_base(f"untrained:{tiny.config_file(tmp_path)}", store=None)
     outcome = run(under=marked)
     assert "> Encoder marked: UNTRAINED." in (tmp_path / "out" / "report.md").read_text()
@@ -267,7 +265,7 @@ def test_one_film_filed_under_two_patients_is_refused(place: Path, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
-def test_without_lists_patients_are_split_by_hash_and_it_is_said(tmp_path: Path, run: Run) -> None:
+def test_without_lists_patients_are_split_by_hash_with_a_note(tmp_path: Path, run: Run) -> None:
     source = nih_source(nih_folder.collection(tmp_path / "nih", PATIENTS, lists=False))
     outcome = run(on=source, cache=tmp_path / "cache")
     assert "by patient hash" in outcome.manifest["identity"]["split"]["made"]
@@ -286,7 +284,7 @@ def test_every_mode_and_a_packed_table_give_the_same_films(tmp_path: Path) -> No
     assert plain.cases.age.tolist() == mixed.cases.age.tolist()
 
 
-def test_real_films_are_plumbing(base: ChosenBase, run: Run, tmp_path: Path) -> None:
+def test_an_experiment_on_real_films_states_its_limits(base: ChosenBase, run: Run, tmp_path: Path) -> None:
     real = peers.shared("nih-sample")
     few = tmp_path / "nih"
     (few / "images").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Phantom films as a source: two populations, the same films each time, weights that undo the enrichment."""
+"""Phantom films as a source: two populations, deterministic films, weights that undo the enrichment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def source() -> CaseSource:
     return phantom_source(sizes=SMALL, workers=1)
 
 
-def test_nobody_is_on_both_sides_and_both_have_every_finding(source: CaseSource) -> None:
+def test_no_patient_is_on_both_sides_and_both_have_every_finding(source: CaseSource) -> None:
     split = source.split(source.cases)
     assert (len(split.pool), len(split.test)) == (80, 60)
     assert not set(source.cases.patient[split.pool]) & set(source.cases.patient[split.test])
@@ -28,7 +28,7 @@ def test_nobody_is_on_both_sides_and_both_have_every_finding(source: CaseSource)
         assert source.cases.weight[rows].sum() == pytest.approx(len(rows), rel=1e-3)
 
 
-def test_a_film_is_the_same_one_by_one_and_in_a_stream(source: CaseSource) -> None:
+def test_a_film_is_the_same_read_singly_and_in_a_stream(source: CaseSource) -> None:
     streamed = list(source.map_films(range(3, 6), lambda image: image, workers=1))
     assert all((one == source.read_film(row)).all() for one, row in zip(streamed, range(3, 6), strict=True))
     assert streamed[0].shape == (48, 48)
@@ -41,13 +41,13 @@ def test_sides_do_not_share_films(source: CaseSource) -> None:
     assert (source.read_film(0) != source.read_film(80)).any()
 
 
-def test_what_makes_other_films_makes_another_fingerprint(source: CaseSource) -> None:
+def test_every_option_that_changes_the_films_changes_the_fingerprint(source: CaseSource) -> None:
     assert phantom_source(sizes=SMALL, workers=2).fingerprint == source.fingerprint
     others = [phantom_source(sizes=SMALL._replace(edge=64)), phantom_source(PRETRAINING_SITES[0], SMALL)]
     assert len({source.fingerprint, *(other.fingerprint for other in others)}) == 3
 
 
-def test_it_says_that_nobody_was_x_rayed_and_which_site_the_model_knows(source: CaseSource) -> None:
+def test_the_notes_state_simulated_films_and_the_training_sites(source: CaseSource) -> None:
     assert source.notes == (PHANTOM_NOTE,)
     assert phantom_source(PRETRAINING_SITES[0], SMALL).notes == (PHANTOM_NOTE, SEEN_SITE_NOTE.format(UNSEEN_SITE))
 
@@ -58,7 +58,7 @@ def test_an_unknown_site_is_refused() -> None:
     assert UNSEEN_SITE in refused.value.hint
 
 
-def test_sizes_scale_with_their_positives() -> None:
+def test_scaled_sizes_scale_their_positives() -> None:
     assert PhantomSizes.scaled(DEFAULT_SIZES.pool, DEFAULT_SIZES.test, DEFAULT_SIZES.edge) == DEFAULT_SIZES
     assert PhantomSizes.scaled(10_000, 6_000, 256).test_positives == DEFAULT_SIZES.test_positives
     assert PhantomSizes.scaled(250, 150, 256) == PhantomSizes(250, 150, 10, 6, 256)

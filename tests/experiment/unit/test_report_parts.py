@@ -1,4 +1,4 @@
-"""Parts of tables, plots and report that are easier to see alone."""
+"""Tables, plots and report in parts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def scored(method: str, shots: int, draw: int, logits: Any) -> UnitScores:
 
 @pytest.fixture(scope="module")
 def measured() -> result_tables.FewshotTables:
-    """Three findings; `good` sees two of them and says nothing of the third, `zero-shot` sees none."""
+    """Three findings; `good` detects two of them and is undefined for the third, `zero-shot` detects none."""
     labels = random_labels(2 * TESTED, [0.4, 0.3, 0.01], seed=1)
     labels[TESTED : TESTED + 3, 2] = PRESENT
     known = cases(labels)
@@ -43,7 +43,7 @@ def measured() -> result_tables.FewshotTables:
     return result_tables.build_tables(ones, known, split, bootstrap, seed=0)
 
 
-def test_scopes_are_all_common_rare_and_each(measured: result_tables.FewshotTables) -> None:
+def test_scopes_are_all_common_rare_and_single_findings(measured: result_tables.FewshotTables) -> None:
     assert list(dict.fromkeys(row.scope for row in measured.summary)) == ["mean", "common", "rare", "Effusion", "Mass", "Hernia"]
     assert measured.groups == {"common": [0, 1], "rare": [2]}
     means = {(row.method, row.scope): row for row in measured.summary}
@@ -54,7 +54,7 @@ def test_scopes_are_all_common_rare_and_each(measured: result_tables.FewshotTabl
     assert (means["good", "mean"].films, means["good", "mean"].studies_read) == (3, 40)
 
 
-def test_a_mean_is_compared_over_what_both_define(measured: result_tables.FewshotTables) -> None:
+def test_means_are_compared_over_the_findings_defined_in_both(measured: result_tables.FewshotTables) -> None:
     means = {(row.method, row.scope): row.auc for row in measured.summary}
     (mean,) = (row for row in measured.comparisons if row.scope == "mean")
     assert mean.findings == 2
@@ -64,13 +64,13 @@ def test_a_mean_is_compared_over_what_both_define(measured: result_tables.Fewsho
     assert not [row for row in measured.comparisons if row.scope in ("rare", "Hernia")]
 
 
-def test_findings_are_corrected_among_themselves(measured: result_tables.FewshotTables) -> None:
+def test_p_values_of_findings_are_corrected_within_their_method(measured: result_tables.FewshotTables) -> None:
     of_findings = [row for row in measured.comparisons if row.scope in ("Effusion", "Mass")]
     assert [row.p_holm for row in of_findings] == holm(np.array([row.p for row in of_findings])).tolist()
     assert all(row.p == row.p_holm for row in measured.comparisons if row.scope in ("mean", "common"))
 
 
-def test_kept_resamples_are_those_of_a_fresh_bootstrap(tmp_path: Path) -> None:
+def test_cached_resamples_equal_those_of_a_new_bootstrap(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     scores, labels = (
         rng.normal(size=(60, 2)).astype(np.float32),
@@ -87,7 +87,7 @@ def test_kept_resamples_are_those_of_a_fresh_bootstrap(tmp_path: Path) -> None:
     assert (other.auc(scores, labels) != 0).any()
 
 
-def test_a_difference_is_told_in_three_ways() -> None:
+def test_a_gain_is_described_in_three_ways() -> None:
     assert (
         fewshot_report.describe_gain(0.70, 0.60)
         == "+10.0 AUC points (+16.7% of zero-shot; +100.0% of what zero-shot has above chance)"
@@ -96,7 +96,7 @@ def test_a_difference_is_told_in_three_ways() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_labels_keep_their_distance_and_their_order(heights: list[float]) -> None:
+def test_spread_labels_keep_minimum_gap_and_order(heights: list[float]) -> None:
     gap = 0.04
     placed = plot_style.spread_labels(heights, gap)
     order = sorted(range(len(heights)), key=lambda place: heights[place])
@@ -105,12 +105,12 @@ def test_labels_keep_their_distance_and_their_order(heights: list[float]) -> Non
     assert max(placed) <= 1 + 1e-9
 
 
-def test_no_two_of_many_methods_are_drawn_alike() -> None:
+def test_many_methods_have_distinct_curve_styles() -> None:
     drawn = plot_style.curve_styles([f"method {number}" for number in range(24)] + list(plot_style.REFERENCE_STYLES))
     assert len({(line.colour, line.dash, line.width) for line in drawn.values()}) == 24 + len(plot_style.REFERENCE_STYLES)
 
 
-def test_a_page_shows_raw_html_and_does_not_obey_it(tmp_path: Path) -> None:
+def test_raw_html_in_a_report_is_escaped(tmp_path: Path) -> None:
     made = render_html("<title>", "A <script>alert(1)</script> word\n\n| a | b |\n| --- | ---: |\n| 1 | 2 |\n", tmp_path)
     assert "<script>" not in made
     assert "&lt;script&gt;" in made
@@ -118,7 +118,7 @@ def test_a_page_shows_raw_html_and_does_not_obey_it(tmp_path: Path) -> None:
     assert '<div class="wide"><table>' in made
 
 
-def test_differences_name_every_leaf_and_cut_hashes_short() -> None:
+def test_differences_name_every_leaf_and_shorten_hashes() -> None:
     kept = {"seed": 0, "base": {"sha256": "a" * 64, "name": "x"}, "gone": 1}
     wanted = {"seed": 0, "base": {"sha256": "b" * 64, "name": "x"}, "come": 2}
     assert list(manifest.find_differences(kept, wanted)) == [

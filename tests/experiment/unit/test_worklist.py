@@ -1,4 +1,4 @@
-"""Labelling campaigns: on films of our own making, through the verb, and what is counted."""
+"""Labelling campaigns: on synthetic films, by the verb, and their figures."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def run(
 
 
 def bench() -> FewShotBenchmark:
-    """900 films of 400 patients in which every finding moves the features along a direction that the text half knows."""
-    chance = np.random.default_rng(5)
-    labels = (chance.random((900, len(FINDINGS))) < np.linspace(0.02, 0.25, len(FINDINGS))).astype(np.int8)
-    truth = benches.unit(chance.standard_normal((len(FINDINGS), benches.WIDTH)))
+    """900 films of 400 patients in which every finding shifts the features along a direction correlated with the text."""
+    rng = np.random.default_rng(5)
+    labels = (rng.random((900, len(FINDINGS))) < np.linspace(0.02, 0.25, len(FINDINGS))).astype(np.int8)
+    truth = benches.unit(rng.standard_normal((len(FINDINGS), benches.WIDTH)))
     common = 4 * np.eye(benches.WIDTH)[0]
-    features = benches.unit(common + 0.2 * (chance.standard_normal((900, benches.WIDTH)) + 2 * labels @ truth))
-    text = benches.unit(truth + chance.standard_normal(truth.shape) / np.sqrt(benches.WIDTH))
-    patient = np.array([f"P{number:03d}" for number in np.r_[chance.integers(300, size=600), 300 + chance.integers(100, size=300)]])
+    features = benches.unit(common + 0.2 * (rng.standard_normal((900, benches.WIDTH)) + 2 * labels @ truth))
+    text = benches.unit(truth + rng.standard_normal(truth.shape) / np.sqrt(benches.WIDTH))
+    patient = np.array([f"P{number:03d}" for number in np.r_[rng.integers(300, size=600), 300 + rng.integers(100, size=300)]])
     made = benches.world(images=900).bench
     cases = replace(made.cases, labels=labels, patient=patient, findings=FINDINGS)
     split = Split(pool=np.arange(600), test=np.arange(600, 900))
@@ -51,7 +51,7 @@ def campaigns() -> Campaigns:
     return Campaigns(bench(), LEARNERS["stage-1"])
 
 
-def test_a_campaign_reads_list_after_list_and_the_same_again(campaigns: Campaigns) -> None:
+def test_a_campaign_reads_list_after_list_deterministically(campaigns: Campaigns) -> None:
     for strategy in build_strategies(SelectionPolicy()):
         points = run(campaigns, strategy)
         assert [point.studies_read for point in points] == [5, 10, 12]
@@ -60,14 +60,14 @@ def test_a_campaign_reads_list_after_list_and_the_same_again(campaigns: Campaign
     assert run(campaigns, build_strategies(SelectionPolicy())[0], seed=1) != run(campaigns, build_strategies(SelectionPolicy())[0])
 
 
-def test_a_campaign_ends_where_everybody_was_read(campaigns: Campaigns) -> None:
+def test_a_campaign_ends_when_every_patient_is_read(campaigns: Campaigns) -> None:
     patients = len(np.unique(bench().cases.patient[:600]))
     points = run(campaigns, build_strategies(SelectionPolicy())[0], studies=5000, step=200)
     assert points[-1].studies_read == patients
     assert [point.studies_read for point in points] == [200, patients]
 
 
-def test_reading_pays_and_the_worklist_finds_more_of_what_is_rare(campaigns: Campaigns) -> None:
+def test_auc_grows_with_reading_and_the_worklist_finds_more_rare_findings(campaigns: Campaigns) -> None:
     by_name = {strategy.name: strategy for strategy in build_strategies(SelectionPolicy())}
     random = run(campaigns, by_name[RANDOM], studies=100, step=20)
     ours = run(campaigns, by_name[WORKLIST], studies=100, step=20)
@@ -77,7 +77,7 @@ def test_reading_pays_and_the_worklist_finds_more_of_what_is_rare(campaigns: Cam
     assert sum(ours[-1].positives[:4]) > 1.5 * sum(random[-1].positives[:4])
 
 
-def test_what_is_kept_aside_to_measure_with_is_not_learnt() -> None:
+def test_the_monitoring_sample_is_not_trained_on() -> None:
     of = bench()
     nothing = {reason.value: 0.0 for reason in SelectionReason}
     aside = SelectionStrategy("aside", SelectionPolicy(**nothing | {"monitoring": 1.0}))
@@ -90,7 +90,7 @@ def points(strategy: str, seed: int, *aucs: float) -> list[CampaignPoint]:
     return [CampaignPoint(strategy, seed, 10 * (at + 1), auc, ()) for at, auc in enumerate(aucs)]
 
 
-def test_what_is_saved_is_counted_on_the_mean_and_on_each_campaign() -> None:
+def test_saved_studies_are_computed_for_the_mean_and_each_campaign() -> None:
     made = points(RANDOM, 0, 0.60, 0.70, 0.80) + points(RANDOM, 1, 0.62, 0.72, 0.78)
     made += points(WORKLIST, 0, 0.72, 0.90, 0.90) + points(WORKLIST, 1, 0.68, 0.70, 0.70)
     found = studies_to_reach(made, [19, 30])
@@ -102,7 +102,7 @@ def test_what_is_saved_is_counted_on_the_mean_and_on_each_campaign() -> None:
     assert (missed["needed"], missed["ratio"], missed["each"]["min"]) == (None, None, pytest.approx(4 / 3))
 
 
-def test_the_natural_source_has_each_person_once_at_the_sites_prevalences() -> None:
+def test_the_natural_source_has_one_film_per_person_at_the_site_s_prevalences() -> None:
     source = natural_source(sizes=PhantomSizes(pool=600, test=60, pool_positives=0, test_positives=2, edge=32), workers=1)
     split = source.split(source.cases)
     assert (len(split.pool), len(split.test)) == (600, 60)
@@ -131,8 +131,8 @@ def test_the_verb_writes_points_summary_and_plot(tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / "out" / "points.csv").read_text().splitlines()))
     assert len(rows) == 3 * 2 * 2
     assert (tmp_path / "out" / "auc-by-studies-read.png").read_bytes().startswith(b"\x89PNG")
-    told = CliRunner().invoke(app, words, catch_exceptions=False).stdout
-    assert "studies read" in told
-    assert "by the worklist" in told
+    output = CliRunner().invoke(app, words, catch_exceptions=False).stdout
+    assert "studies read" in output
+    assert "by the worklist" in output
     assert CliRunner().invoke(app, [*words, "--learner", "stage1"]).exit_code == 2
     assert CliRunner().invoke(app, ["experiment", "worklist", "--data", "nih"]).exit_code == 2

@@ -39,7 +39,7 @@ def test_rows_and_columns_may_differ() -> None:
     assert phantom.take_frontal(1, size=(200, 160)).pixels.shape == (200, 160)
 
 
-def test_the_same_seed_gives_the_same_film_and_another_seed_another_person() -> None:
+def test_a_seed_determines_film_and_person() -> None:
     one, again, other = (phantom.take_frontal(seed, size=SMALL) for seed in (3, 3, 4))
     assert np.array_equal(one.pixels, again.pixels)
     assert one.body == again.body
@@ -47,7 +47,7 @@ def test_the_same_seed_gives_the_same_film_and_another_seed_another_person() -> 
     assert np.abs(one.pixels - other.pixels).mean() > 0.02
 
 
-def test_one_person_on_two_films_keeps_the_body() -> None:
+def test_a_person_has_the_same_body_on_two_films() -> None:
     first = phantom.take_frontal(1, size=SMALL)
     second = phantom.take_frontal(2, body=first.body, size=SMALL)
     stranger = phantom.take_frontal(2, size=SMALL)
@@ -61,7 +61,7 @@ def healthy(seed: int, site: str, view: str) -> phantom.SimulatedFilm:
 
 
 def shown(finding: str, extent: float, *, seed: int, site: str = "north", view: str = "PA") -> tuple[float, float]:
-    """How much a finding changes the film where it changes it most, and how much the film is grained."""
+    """Return the largest change of the film by a finding, and the grain of the film."""
     without = healthy(seed, site, view)
     film = phantom.take_frontal(seed, body=without.body, view=view, findings={finding: extent}, size=SMALL, site=SITES[site])
     assert film.findings == {finding: extent}
@@ -71,7 +71,7 @@ def shown(finding: str, extent: float, *, seed: int, site: str = "north", view: 
 
 
 @pytest.mark.parametrize("finding", FINDINGS)
-def test_every_finding_shows_more_the_more_there_is_of_it(finding: str) -> None:
+def test_the_visibility_of_every_finding_grows_with_its_extent(finding: str) -> None:
     slight, gross = (sum(shown(finding, extent, seed=seed)[0] for seed in range(3)) for extent in (0.2, 1.0))
     assert gross > slight > 0.003
 
@@ -94,7 +94,7 @@ def test_a_pneumothorax_darkens_and_an_effusion_whitens() -> None:
     assert lighter > 0.02
 
 
-def test_findings_come_together() -> None:
+def test_several_findings_can_be_combined() -> None:
     both = phantom.take_frontal(1, findings={"Effusion": 0.7, "Cardiomegaly": 0.8}, size=SMALL).pixels
     one = phantom.take_frontal(1, findings={"Cardiomegaly": 0.8}, size=SMALL).pixels
     assert both.mean() > one.mean()
@@ -105,7 +105,7 @@ def test_an_unknown_finding_is_refused() -> None:
         phantom.take_frontal(1, findings={"Gout": 1.0}, size=SMALL)
 
 
-def test_a_finding_sits_where_it_sat_on_the_last_film_of_the_person() -> None:
+def test_a_finding_keeps_its_position_on_the_next_film_of_the_person() -> None:
     body = phantom.take_frontal(5, size=SMALL).body
     places = []
     for seed in (20, 21):
@@ -117,7 +117,7 @@ def test_a_finding_sits_where_it_sat_on_the_last_film_of_the_person() -> None:
     assert max(abs(row - later_row), abs(column - later_column)) < 0.12 * SMALL[0]
 
 
-def test_the_same_film_at_two_sizes_is_the_same_picture() -> None:
+def test_a_film_at_two_sizes_is_the_same_picture() -> None:
     findings = {"Infiltration": 0.6, "Effusion": 0.4}
     large, small = (phantom.take_frontal(9, findings=findings, size=size).pixels for size in ((384, 384), (96, 96)))
     shrunk = large.reshape(96, 4, 96, 4).mean(axis=(1, 3))
@@ -125,7 +125,7 @@ def test_the_same_film_at_two_sizes_is_the_same_picture() -> None:
     assert np.abs(shrunk.std() - small.std()) < 0.02
 
 
-def test_sites_look_different_and_one_can_tell_them_apart() -> None:
+def test_films_of_different_sites_are_distinguishable() -> None:
     def look(site: str, seed: int) -> Field:
         pixels = phantom.take_frontal(
             seed, body=phantom.take_frontal(seed, size=(16, 16)).body, size=(96, 96), site=SITES[site]
@@ -144,7 +144,7 @@ def test_sites_look_different_and_one_can_tell_them_apart() -> None:
     assert right >= 9  # of 15; 3 by chance
 
 
-def test_markers_and_devices_are_burnt_in_and_belong_to_the_site() -> None:
+def test_markers_and_devices_are_visible_and_follow_the_site() -> None:
     exposures = [phantom.take_frontal(seed, view="AP", size=(16, 16), site=SITES["west"]).exposure for seed in range(40)]
     marked = [taken for taken in exposures if taken.marker is not None]
     assert len(marked) > 30
@@ -154,7 +154,7 @@ def test_markers_and_devices_are_burnt_in_and_belong_to_the_site() -> None:
     assert 5 < sum("chest drain" in devices for devices in drained) < 30
 
 
-def test_portable_films_are_foggier() -> None:
+def test_portable_films_have_more_scatter() -> None:
     for seed in range(3):
         scatter = {view: phantom.take_frontal(seed, view=view, size=(32, 32)).exposure.scatter for view in ("PA", "AP")}
         assert scatter["AP"] > scatter["PA"]
@@ -179,7 +179,7 @@ def _grey(path: object) -> Field:
 
 
 @pytest.mark.parametrize("view", other_films.OTHER_REGION_FILMS)
-def test_other_regions_are_films_too(view: str) -> None:
+def test_films_of_other_regions_are_valid(view: str) -> None:
     for site in ("north", "west"):
         film = other_films.OTHER_REGION_FILMS[view](3, size=SMALL, site=SITES[site])
         assert film.pixels.shape == SMALL
@@ -188,7 +188,7 @@ def test_other_regions_are_films_too(view: str) -> None:
         assert film.body is None
 
 
-def test_blur_is_gaussian_narrow_and_wide() -> None:
+def test_narrow_and_wide_blur_are_gaussian() -> None:
     point = np.zeros((129, 129), dtype=np.float32)
     point[64, 64] = 1
     for sigma in (1.0, 3.0, 9.0):
@@ -198,14 +198,14 @@ def test_blur_is_gaussian_narrow_and_wide() -> None:
         assert np.sqrt((spread.sum(axis=1) * rows**2).sum()) == pytest.approx(sigma, rel=0.1)
 
 
-def test_clouds_have_unit_spread_and_do_not_depend_on_the_resolution() -> None:
+def test_fractal_noise_has_unit_deviation_at_every_resolution() -> None:
     fine, coarse = (fractal_noise(make_grid(n, n, 38.0), np.random.default_rng(4), size=6.0, octaves=3) for n in (256, 128))
     assert abs(float(fine.mean())) < 0.4
     assert 0.6 < fine.std() < 1.4
     assert np.corrcoef(fine.reshape(128, 2, 128, 2).mean(axis=(1, 3)).ravel(), coarse.ravel())[0, 1] > 0.99
 
 
-def test_a_ribbon_has_the_volume_it_should_and_is_thicker_along_the_beam() -> None:
+def test_a_ribbon_has_the_expected_volume_and_is_thicker_along_the_beam() -> None:
     at = make_grid(256, 256, 38.0)
     flat = Sheet(at)
     flat.add_ribbon(spline_path([(-5.0, 19.0), (5.0, 19.0)]), 0.5, np.ones_like, 2.0)
@@ -226,7 +226,7 @@ def test_plates_and_ribbons_add_up() -> None:
     assert Sheet(at).render().max() == 0
 
 
-def test_the_contact_sheet_shows_everything_and_is_small(tmp_path: Path) -> None:
+def test_the_contact_sheet_shows_every_finding_within_its_size_limit(tmp_path: Path) -> None:
     path = tmp_path / "pictures" / "phantoms.png"
     contact_sheet(path, site="west", seed=2)
     assert path.stat().st_size <= MAX_BYTES

@@ -40,7 +40,7 @@ def by_patient(cases: list[Case]) -> dict[int, list[Case]]:
     return patients
 
 
-def test_there_are_four_sites_to_train_on_and_one_that_is_unseen() -> None:
+def test_there_are_four_training_sites_and_one_unseen_site() -> None:
     assert set(PRETRAINING_SITES) | {UNSEEN_SITE} == set(SITES)
     assert len(PRETRAINING_SITES) == 4
     assert all(name == site.name for name, site in SITES.items())
@@ -68,7 +68,7 @@ def test_the_third_visit_has_the_same_prevalences_as_the_first() -> None:
     assert np.mean([case.view == "AP" for case in third]) == pytest.approx(SITES["north"].ap_share, abs=0.03)
 
 
-def test_patients_come_again_and_keep_body_sex_and_most_of_what_is_chronic() -> None:
+def test_returning_patients_keep_body_sex_and_most_chronic_findings() -> None:
     patients = by_patient(natural("north"))
     assert len(patients) < 5_000
     kept, chronic = 0, 0
@@ -84,7 +84,7 @@ def test_patients_come_again_and_keep_body_sex_and_most_of_what_is_chronic() -> 
     assert kept / chronic > 0.8
 
 
-def test_findings_evolve_between_visits_but_not_at_random() -> None:
+def test_extents_of_findings_are_correlated_between_visits() -> None:
     before, after = [], []
     for visits in by_patient(natural("north")).values():
         for one, other in pairwise(visits):
@@ -94,7 +94,7 @@ def test_findings_evolve_between_visits_but_not_at_random() -> None:
     assert 0.5 < np.corrcoef(before, after)[0, 1] < 0.95
 
 
-def test_findings_run_evenly_from_subtle_to_gross() -> None:
+def test_extents_range_evenly_from_subtle_to_gross() -> None:
     extents = np.array([extent for case in natural("north") for extent in case.findings.values()])
     assert extents.min() > 0 and extents.max() <= 1
     tenth, half, nine_tenths = np.quantile(extents, [0.1, 0.5, 0.9])
@@ -123,12 +123,12 @@ def test_an_enriched_population_without_enrichment_is_a_natural_one() -> None:
     assert weight.std() < 0.1
 
 
-def test_too_many_of_each_finding_are_refused() -> None:
+def test_too_many_cases_per_finding_are_refused() -> None:
     with pytest.raises(PermanentError, match="cannot hold 30 of each"):
         population.enriched_cases("north", 100, seed=1, per_finding=30)
 
 
-def test_the_same_seed_gives_the_same_cases_and_sites_and_kinds_share_no_patient() -> None:
+def test_a_seed_determines_the_cases_and_sites_and_kinds_share_no_patient() -> None:
     assert population.natural_cases("lake", 50, seed=3) == population.natural_cases("lake", 50, seed=3)
     assert population.natural_cases("lake", 50, seed=3) != population.natural_cases("lake", 50, seed=4)
     seeds = [{case.body.seed for case in population.natural_cases(site, 200, seed=3)} for site in SITES]
@@ -142,7 +142,7 @@ def test_a_site_may_be_older() -> None:
     assert 3 < older < 9
 
 
-def test_the_film_of_a_case_is_its_own() -> None:
+def test_the_film_of_a_case_is_determined_by_the_case() -> None:
     case = next(case for case in enriched("south") if "Effusion" in case.findings)
     one, again = population.take_film(case, size=TINY), population.take_film(case, size=TINY)
     assert np.array_equal(one.pixels, again.pixels)
@@ -157,7 +157,7 @@ def test_the_film_of_a_case_is_its_own() -> None:
     )
 
 
-def test_films_from_two_processes_are_those_of_one_in_the_same_order() -> None:
+def test_two_processes_give_the_films_of_one_in_the_same_order() -> None:
     cases = natural("north")[:10]
     one = [film.pixels for film in population.take_films(cases, size=TINY, workers=1)]
     two = [film.pixels for film in population.take_films(cases, size=TINY, workers=2)]
@@ -165,7 +165,7 @@ def test_films_from_two_processes_are_those_of_one_in_the_same_order() -> None:
     assert all(np.array_equal(left, right) for left, right in zip(one, two, strict=True))
 
 
-def test_one_may_stop_in_the_middle_and_an_error_comes_through() -> None:
+def test_iteration_may_stop_early_and_errors_propagate() -> None:
     made = map_in_processes(RECIPROCAL, [1, 2, 4, 5, 8, 10, 16, 20], workers=2)
     assert [next(made), next(made)] == [1.0, 0.5]
     made.close()

@@ -23,14 +23,14 @@ def real_rows() -> list[list[str]]:
         return list(csv.reader(table))[1:]
 
 
-def test_the_table_in_the_package_is_what_the_command_makes_of_the_real_one() -> None:
+def test_the_packaged_table_equals_the_summary_of_the_original_table() -> None:
     ours = Path(prevalence.__file__).with_name("prevalence.csv").read_text()
     assert prevalence.summarise(peers.shared("nih-labels/Data_Entry_2017_v2020.csv.gz")) == ours
     assert len(ours) < 30_000
 
 
 @pytest.mark.parametrize("view", prevalence.VIEWS)
-def test_prevalences_and_pairs_of_findings_are_those_of_the_real_table(view: str) -> None:
+def test_prevalences_and_pairs_of_findings_match_the_original_table(view: str) -> None:
     shown = [set(row[1].split("|")) for row in real_rows() if row[6] == view]
     table = prevalence.combinations(view)
     for index, finding in enumerate(FINDINGS):
@@ -42,9 +42,9 @@ def test_prevalences_and_pairs_of_findings_are_those_of_the_real_table(view: str
         assert ours == pytest.approx(together, rel=0.15, abs=6e-4)
 
 
-def test_drawn_findings_come_as_often_as_in_the_table() -> None:
-    chance = np.random.default_rng(3)
-    drawn = [prevalence.draw_findings(chance, "AP") for _ in range(4000)]
+def test_drawn_findings_have_the_frequencies_of_the_table() -> None:
+    rng = np.random.default_rng(3)
+    drawn = [prevalence.draw_findings(rng, "AP") for _ in range(4000)]
     counted = Counter(name for names in drawn for name in names)
     for finding, share in zip(FINDINGS, prevalence.combinations("AP").prevalence, strict=True):
         assert abs(counted[finding] / 4000 - share) < 4 * np.sqrt(share / 4000)
@@ -57,7 +57,7 @@ def test_prevalence_follows_the_share_of_ap_films() -> None:
     assert tuple(prevalence.prevalence()) == FINDINGS
 
 
-def test_no_third_view() -> None:
+def test_an_unknown_view_is_a_key_error() -> None:
     with pytest.raises(KeyError):
         prevalence.combinations("LL")
 
@@ -67,7 +67,7 @@ def a_table(lines: list[str], path: Path) -> Path:
     return path
 
 
-def test_a_rare_combination_gives_up_its_commonest_finding(tmp_path: Path) -> None:
+def test_a_rare_combination_loses_its_most_frequent_finding(tmp_path: Path) -> None:
     lines = [
         "a.png,Effusion|Hernia,0,1,50,F,PA,1,2",
         *["b.png,Effusion,0,2,60,M,PA,1,2"] * 5,

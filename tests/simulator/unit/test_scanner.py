@@ -50,7 +50,7 @@ def header_of(content: bytes) -> Header:
 
 
 def seen(content: bytes, folder: Path) -> Film:
-    """The image as the daemon's own reader sees it."""
+    """Return the image decoded by the daemon's reader."""
     store = FileImageStore(folder)
     file = store.write(content)
     return DicomImageReader(store).read(StoredInstance(header_of(content), file, NOW))
@@ -63,7 +63,7 @@ def taken(technique: scanner.Technique) -> bytes:
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: UID(uid).name)
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize(("bits", "display"), [(12, "window"), (14, "lut"), (16, "none")])
-def test_however_a_film_is_stored_the_reader_sees_the_same(
+def test_the_reader_decodes_the_same_image_from_every_encoding(
     syntax: UID, photometric: str, bits: int, display: str, tmp_path: Path
 ) -> None:
     plain = seen(taken(scanner.Technique()), tmp_path)
@@ -92,7 +92,7 @@ def test_complete_objects_are_valid(number: int, tmp_path: Path) -> None:
 
 @pytest.mark.validators
 @pytest.mark.parametrize("site", SITES)
-def test_what_a_site_writes_is_valid_even_where_it_leaves_things_out(site: str, tmp_path: Path) -> None:
+def test_sparse_objects_of_a_site_are_valid(site: str, tmp_path: Path) -> None:
     program = peers.require("dciodvfy", "dicom3tools")
     kinds = set()
     for order in scanner.natural_orders(site, 400, seed=2):
@@ -115,7 +115,7 @@ def reasons(examination: scanner.Examination) -> list[str | None]:
     return [rules.exclusion_reason(header_of(scan.content), rules.ChestPolicy()) for scan in examination.instances]
 
 
-def test_a_day_brings_what_is_scored_and_what_is_not() -> None:
+def test_varied_examinations_include_scored_and_ignored_studies() -> None:
     day = scanner.varied_examinations(len(scanner.VARIED_STUDIES), size=SMALL)
     assert [reasons(study) for study in day] == [
         [None],
@@ -130,13 +130,13 @@ def test_a_day_brings_what_is_scored_and_what_is_not() -> None:
     ]
 
 
-def test_a_poor_header_leaves_out_what_old_readers_leave_out() -> None:
+def test_a_poor_header_lacks_the_attributes_that_old_readers_omit() -> None:
     header = header_of(taken(scanner.Technique(modality="CR", header="poor", display="none")))
     assert (header.view_position, header.body_part_examined, header.patient_sex, header.accession_number) == ("", "", "", "")
     assert header.patient_id == "PHANTOM-00003"
 
 
-def test_patients_come_again_and_studies_never_share_a_uid() -> None:
+def test_patients_return_and_studies_have_distinct_uids() -> None:
     day = scanner.varied_examinations(22, size=(32, 32))
     patients: dict[str, list[str]] = {}
     for study in day:
@@ -149,7 +149,7 @@ def test_patients_come_again_and_studies_never_share_a_uid() -> None:
     assert all(len(set(dates)) == len(dates) for dates in again)
 
 
-def test_the_same_seed_gives_the_same_files_and_everybody_is_a_phantom() -> None:
+def test_a_seed_determines_the_files_and_every_patient_is_a_phantom() -> None:
     one, again = scanner.varied_examinations(2, seed=4, size=SMALL), scanner.varied_examinations(2, seed=4, size=SMALL)
     assert [scan.content for study in one for scan in study.instances] == [
         scan.content for study in again for scan in study.instances
@@ -164,7 +164,7 @@ def a_case(**wanted: object) -> population.Case:
     return next(case for case in cases if all(getattr(case, name) == value for name, value in wanted.items()))
 
 
-def test_the_examination_of_a_case_is_its_film_at_its_site_and_the_truth_is_not_in_the_file(tmp_path: Path) -> None:
+def test_the_examination_of_a_case_has_its_film_and_site_and_no_truth_in_the_file(tmp_path: Path) -> None:
     case = next(case for case in population.enriched_cases("west", 300, seed=5, per_finding=8) if len(case.findings) == 2)
     study = scanner.examine_case(case, size=SMALL)
     [scan] = study.instances
@@ -192,7 +192,7 @@ def test_a_study_may_have_a_lateral_of_the_same_person() -> None:
     assert reasons(study) == [None, "lateral view"]
 
 
-def test_an_archive_of_a_site_holds_what_archives_hold() -> None:
+def test_a_site_archive_has_laterals_other_regions_and_poor_headers() -> None:
     ordered = scanner.natural_orders("south", 1500, seed=3)
     techniques = [technique for order in ordered for technique in order.techniques]
     elsewhere = [order for order in ordered if order.techniques[0].view in scanner.OTHER_REGIONS]
@@ -208,7 +208,7 @@ def test_an_archive_of_a_site_holds_what_archives_hold() -> None:
     assert len({order.case.patient for order in ordered}) < 700
 
 
-def test_an_enriched_archive_has_enough_of_each_finding_patients_over_time_laterals_and_other_regions() -> None:
+def test_an_enriched_archive_has_every_finding_returning_patients_laterals_and_other_regions() -> None:
     ordered = scanner.enriched_orders("west", 240, seed=0)
     cases = [order.case for order in ordered]
     assert len(ordered) == 240
@@ -230,7 +230,7 @@ def test_an_enriched_archive_can_be_small(count: int) -> None:
         assert len(scanner.enriched_orders("west", count, seed=seed)) == count
 
 
-def test_a_hospital_day_is_what_was_ordered_in_one_process_or_two() -> None:
+def test_site_examinations_follow_their_orders_in_one_process_or_two() -> None:
     one = scanner.site_examinations("west", 10, seed=3, size=(32, 32))
     two = scanner.site_examinations("west", 10, seed=3, size=(32, 32), workers=2)
     contents = [[scan.content for study in day for scan in study.instances] for day in (one, two)]
@@ -239,7 +239,7 @@ def test_a_hospital_day_is_what_was_ordered_in_one_process_or_two() -> None:
     assert len({study.study_instance_uid for study in one}) == 10
 
 
-def test_one_patient_has_one_birthday_and_grows_older() -> None:
+def test_a_patient_keeps_the_birth_date_and_ages() -> None:
     cases = [case for case in population.natural_cases("north", 400, seed=3) if case.number == 2 or case.visit > 11]
     patient = [case for case in cases if case.number == cases[-1].number]
     headers = [
@@ -272,7 +272,7 @@ def names(files: Sequence[film_folder.SkippedFile]) -> list[str]:
     return [left.path.name for left in files]
 
 
-def test_a_mixed_folder_gives_films_and_says_what_it_left_out(tmp_path: Path) -> None:
+def test_a_mixed_folder_gives_films_and_lists_the_skipped_files(tmp_path: Path) -> None:
     write_picture(tmp_path / "00000007_001.png", "L")
     write_picture(tmp_path / "00000007_002.png", "L")
     (tmp_path / "notes.txt").write_text("no film")
@@ -285,7 +285,7 @@ def test_a_mixed_folder_gives_films_and_says_what_it_left_out(tmp_path: Path) ->
     assert len(film_folder.read_film_folder(tmp_path, limit=1)[0]) == 1
 
 
-def test_a_file_without_meta_gets_one() -> None:
+def test_a_file_without_meta_information_receives_it() -> None:
     path = peers.shared("dicom/CR-MONO1-10-chest_nometa.dcm")
     studies, _ = film_folder.read_film_folder(path.parent)
     contents = [scan.content for study in studies for scan in study.instances]
