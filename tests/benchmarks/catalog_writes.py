@@ -35,6 +35,7 @@ from pipeline.domain import (
     StoredInstance,
     VersionState,
 )
+from pipeline.ports.services import Transaction
 from tests.builders.fakes.images import FakeImageReader, FakeImageStore
 from tests.builders.fakes.models import FakeScorer, FakeScorers
 from tests.builders.large_archive import SERVING, LargeArchive
@@ -170,11 +171,13 @@ def _steps(catalog: SqlCatalog, processor: Callable[[], float]) -> dict[str, flo
     return found | {"claim_and_finish_processor_ms": round(1000 * computed / REPEATS, 2)}
 
 
-_LOOKS: Mapping[str, Callable[[Any], object]] = {
-    "quiet_ms": lambda tx: tx.studies.quiet(seconds=0, released=True, limit=200),
-    "newest_ms": lambda tx: tx.studies.newest(limit=500),
+_LOOKS: Mapping[str, Callable[[Transaction], object]] = {
+    "quiet_ms": lambda tx: tx.studies.stable_studies(seconds=0, released=True, limit=200),
+    "newest_ms": lambda tx: tx.studies.newest_complete(limit=500),
     "nothing_unscored_ms": lambda tx: tx.studies.unscored(
-        SERVING, limit=500, numbers=range(max(1, tx.studies.highest() - rescore.STUDIES_PER_SPAN), tx.studies.highest())
+        SERVING,
+        limit=500,
+        numbers=range(max(1, tx.studies.highest_study_number() - rescore.STUDIES_PER_SPAN), tx.studies.highest_study_number()),
     ),
 }
 

