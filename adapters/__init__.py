@@ -1,3 +1,3 @@
-"""Everything outside: one folder per outside party. They do not know each other; `wiring` and `cli` see several."""
+"""Everything outside: one folder per outside party. They do not know each other; `app` and `cli` see several."""
 
 from __future__ import annotations

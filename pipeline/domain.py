@@ -92,7 +92,7 @@ class ReportState(StrEnum):
 
     PENDING = "pending"  # row and UIDs exist, the file does not
     BUILT = "built"  # the file is in the image store
-    SENT = "sent"  # the archive answered Success
+    SENT = "sent"  # the archive has accepted the report: Success, a warning or a duplicate
     REFUSED = "refused"  # the archive refused it permanently; `Report.status` holds the answer
 
 

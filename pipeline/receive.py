@@ -13,7 +13,7 @@ from pipeline.ports.services import Catalog, ImageStore, IncomingFile, Transacti
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivePolicy:
-    """`[storage]` of the configuration."""
+    """`[storage]` and `[labels]` of the configuration, as far as the step reads them."""
 
     min_free_bytes: int  # below this free space no file is accepted
     read_documents: bool = False  # whether structured reports and key object selections are read for labels: `[labels]`

@@ -1,4 +1,4 @@
-"""The process that decodes: stored files in, images out, one at a time. `dicom.image.decode_pool` starts it.
+"""The process that decodes: stored files in, images out, one at a time. `adapters/dicom/image/decode_pool.py` starts it.
 
 Codecs are foreign C code over bytes of any origin: a crash or a hang here costs one instance. An image leaves through anonymous
 memory that both processes hold, so the kernel frees it with the last of them.

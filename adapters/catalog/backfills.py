@@ -19,7 +19,7 @@ DAY_FORMAT = "%Y%m%d"  # as PS3.5 6.2 writes a DA
 
 
 class SqlBackfills:
-    """ports.Backfills."""
+    """`ports.backfill.Backfills`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

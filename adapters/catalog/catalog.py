@@ -39,7 +39,7 @@ ANALYSIS_LIMIT = 1000
 
 
 class SqlTransaction:
-    """ports.Transaction on one connection."""
+    """`ports.services.Transaction` on one connection."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -76,7 +76,7 @@ class SqlTransaction:
 
 
 class SqlCatalog:
-    """ports.Catalog on SQLite or PostgreSQL. Thread-safe; a forked process must open its own."""
+    """`ports.services.Catalog` on SQLite or PostgreSQL. Thread-safe; a forked process must open its own."""
 
     def __init__(
         self, url: str | URL, *, busy_timeout_seconds: float = 30.0, wake: Callable[[Collection[str]], None] = lambda kinds: None

@@ -10,7 +10,7 @@ from adapters.catalog.tables import circuits
 
 
 class SqlCircuits:
-    """ports.Circuits."""
+    """`ports.jobs.Circuits`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

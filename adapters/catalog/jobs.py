@@ -47,7 +47,7 @@ NO_LEASE: dict[str, Any] = {"lease_until": None, "lease_token": "", "worker": ""
 
 
 class SqlJobs:
-    """ports.Jobs."""
+    """`ports.jobs.Jobs`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

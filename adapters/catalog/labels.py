@@ -16,7 +16,7 @@ SHORT_TEXT_LENGTH = 64
 
 
 class SqlLabels:
-    """ports.Labels."""
+    """`ports.labels.Labels`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

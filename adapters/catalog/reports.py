@@ -15,7 +15,7 @@ from pipeline.domain import Report, ReportState, StoredFile
 
 
 class SqlReports:
-    """ports.Reports."""
+    """`ports.studies.Reports`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

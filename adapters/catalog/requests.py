@@ -18,7 +18,7 @@ WORKLIST_LOCK_KEY = 7_270_412
 
 
 class SqlRequests:
-    """ports.Requests."""
+    """`ports.labels.Requests`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -46,7 +46,7 @@ SELECT * FROM unnest(
 
 
 class SqlScoreRows:
-    """ports.ScoreRows."""
+    """`ports.studies.ScoreRows`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

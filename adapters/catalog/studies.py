@@ -69,7 +69,7 @@ def find_study_ids(connection: Connection, study_instance_uids: Collection[str])
 
 
 class SqlStudies:
-    """ports.Studies.
+    """`ports.studies.Studies`.
 
     On PostgreSQL a transaction that writes locks the studies and instances that it looks up until it ends; on SQLite it holds the
     only write lock. So a decision on the state of a study, or on whether an instance is new, still holds at its commit.

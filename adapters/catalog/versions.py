@@ -15,7 +15,7 @@ VERSION_FIELDS = [field.name for field in fields(ModelVersion)]
 
 
 class SqlVersions:
-    """ports.Versions."""
+    """`ports.services.Versions`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -169,9 +169,9 @@ class ScoreConfig(Section):
 
 
 class ActivationCacheConfig(Section):
-    """[activation_cache]: activations that enter the first unfrozen block, stored for each image, for learning and rescoring."""
+    """[activation_cache]: activations that enter the first unfrozen block, stored for each image, for learning and re-scoring."""
 
-    enabled: bool = Field(default=True, description="Store activations: learning and rescoring then decode no pixels.")
+    enabled: bool = Field(default=True, description="Store activations: learning and re-scoring then decode no pixels.")
     directory: AbsolutePath = Field(
         default=Path("/var/lib/radclipd/activations"), description="Folder of the cache; it may be deleted at any time."
     )
@@ -198,7 +198,7 @@ class ReportConfig(Section):
         default=True, description="Report absent findings too; false: only in a study where every finding is absent."
     )
     rescored_studies: Literal["all", "changed", "none"] = Field(
-        default="changed", description='Rescored studies that get another SR: "all", "changed" (a decision differs) or "none".'
+        default="changed", description='Re-scored studies that get another SR: "all", "changed" (a decision differs) or "none".'
     )
     manufacturer: str = Field(
         default="radclipd", min_length=1, max_length=64, description="Manufacturer in the SR's equipment module."

@@ -4,7 +4,6 @@ A store of a cache: a lost, torn, stale or evicted record is reported missing, a
 (weights, preprocessing, k, shape, precision) has its own file below `root`. Without room for new records, files of other identities
 are deleted first, then the oldest records. A damaged file is replaced by an empty one.
 
-Processes and threads may share a store: each has its own connection, SQLite locks the file, and a rollback journal beside it undoes
 Processes and threads may share a store: each has a connection of its own, SQLite locks the file, and a rollback journal undoes the
 transaction of a killed process. Nothing is synced; the checksum detects records that a power failure tears. A key of the caller,
 such as the name of the stored file and the view, is stored as 8 bytes of its SHA-256; the checksum covers the whole hash.

@@ -35,7 +35,7 @@ _log = structlog.get_logger("radclipd.ml")
 
 
 class ClipScorer:
-    """Implements ports.Scorer."""
+    """Implements `ports.services.Scorer`."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class ClipScorer:
 
 
 class ClipScorers:
-    """Implements ports.Scorers. Holds one loaded version at a time."""
+    """Implements `ports.services.Scorers`. Holds one loaded version at a time."""
 
     def __init__(
         self,

@@ -87,7 +87,7 @@ class TrainerSettings:
 
 @dataclass(frozen=True)
 class ClipCandidate:
-    """Implements ports.Candidate."""
+    """Implements `ports.services.Candidate`."""
 
     comparisons: tuple[Comparison, ...]
     _store: TrainingStore
@@ -110,7 +110,7 @@ class ClipCandidate:
 
 
 class ClipTrainer:
-    """Implements ports.Trainer."""
+    """Implements `ports.services.Trainer`."""
 
     def __init__(self, store: TrainingStore, pixels: ImageReader, settings: TrainerSettings) -> None:
         self._store = store

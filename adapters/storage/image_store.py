@@ -41,7 +41,7 @@ MAX_FOLDER_THREADS = 8
 
 
 class FileImageStore:
-    """ports.ImageStore below one folder, in two levels of shards: `ab/cd/abcd....dcm`."""
+    """`ports.services.ImageStore` below one folder, in two levels of shards: `ab/cd/abcd....dcm`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -144,7 +144,7 @@ class FileImageStore:
 
 
 class ArrivingFile:
-    """ports.IncomingFile: a `.part` that is hashed and written back to the disk while it is received."""
+    """`ports.services.IncomingFile`: a `.part` that is hashed and written back to the disk while it is received."""
 
     def __init__(self, store: FileImageStore, part: Path) -> None:
         """Create the part. OSError."""

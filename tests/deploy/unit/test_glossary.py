@@ -1,4 +1,4 @@
-"""The developer documentation names what exists: paths, classes and functions in backticks, and the targets of links."""
+"""The developer documentation names what exists: paths, link targets, and names in the module beside which they stand."""
 
 from __future__ import annotations
 
@@ -15,6 +15,15 @@ PAGES = ("CONTRIBUTING.md", "deploy/docs/architecture.md", "deploy/docs/glossary
 LINKED = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *(ROOT / "deploy").rglob("*.md")])
 PACKAGES = ("pipeline", "adapters", "models", "migrations")
 
+ITEM = re.compile(r"^(?:\||\* |\d+\. ).*(?:\n +\S.*)*", re.MULTILINE)
+"""A row of a table, or an item of a list with its indented lines."""
+SECTION = re.compile(r"^#+ ", re.MULTILINE)
+USUAL_MODULE = re.compile(r"^`([^`\n]+)`, unless another module is named", re.MULTILINE)
+CONSTANT = re.compile(r"\b[A-Z][A-Z0-9]+(?:_[A-Z0-9]+)*\b")
+WORD = re.compile(
+    r"CLIP|DATA|DICOM|DIMSE|FILE|JSON|LABEL|LEARN|NAME|PACS|README|REPORT|SCORE|SEND|SIG[A-Z]+|STORE|TOML|UNTRAINED|VERSION|XXH3"
+)
+"""Capitals that are no constants: abbreviations, signals, job kinds, placeholders."""
 CODE_BLOCK = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
 TERM = re.compile(r"`([^`\n]+)`")
 PATH = re.compile(r"\.?[\w-]+(/[\w.-]+)*/?")
@@ -64,6 +73,19 @@ def assigned(node: ast.Module | ast.ClassDef) -> Iterator[str]:
             yield from (target.id for target in part.targets if isinstance(target, ast.Name))
 
 
+@cache
+def names_in(path: Path) -> frozenset[str]:
+    """Return the names that a module, or all modules of a folder, define: functions, classes, constants, members of classes."""
+    names: set[str] = set()
+    for module in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef):
+                names |= set(assigned(node))
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                names.add(node.name)
+    return frozenset(names)
+
+
 def is_defined(term: str) -> bool:
     """Say whether a class, a member of a class, a type alias or a function of this name is in the code."""
     names, members = definitions()
@@ -88,6 +110,33 @@ def test_every_class_is_defined(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_function_is_defined(page: str) -> None:
     assert [term for term in terms(page) if FUNCTION.fullmatch(term) and not is_defined(term)] == []
+
+
+def items(page: str) -> Iterator[tuple[str, frozenset[str]]]:
+    """Yield each row and list item with a module or folder, its own or its section's, and the names defined there."""
+    for section in SECTION.split(CODE_BLOCK.sub("", (ROOT / page).read_text(encoding="utf-8"))):
+        usual = USUAL_MODULE.findall(section)
+        for item in ITEM.findall(section):
+            paths = [ROOT / term for term in [*TERM.findall(item), *usual] if "/" in term and PATH.fullmatch(term)]
+            modules = [path for path in paths if path.suffix == ".py" or any(path.glob("*.py"))]
+            if modules:
+                yield item, frozenset().union(*map(names_in, modules))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_class_and_function_is_in_the_module_named_beside_it(page: str) -> None:
+    found = list(items(page))
+    assert len(found) > 20
+    beside = [(term, names) for item, names in found for term in TERM.findall(item)]
+    named = [(term, names) for term, names in beside if CLASS.fullmatch(term) or FUNCTION.fullmatch(term)]
+    assert [term for term, names in named if term.removesuffix("()").partition(".")[0] not in names] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_constant_is_in_the_module_named_beside_it(page: str) -> None:
+    beside = [(word, names) for item, names in items(page) for word in CONSTANT.findall(item)]
+    named = [(word, names) for word, names in beside if len(word) >= 4 and not WORD.fullmatch(word)]
+    assert [word for word, names in named if word not in names] == []
 
 
 @pytest.mark.parametrize("page", LINKED)
