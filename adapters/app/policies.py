@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def receive_policy(config: Config) -> receive.ReceivePolicy:
-    """`[storage]` as the step reads it."""
+    """`[storage]` and `[labels]` as the step reads them."""
     return receive.ReceivePolicy(min_free_bytes=int(config.storage.min_free), read_documents=reads_documents(config))
 
 

@@ -66,7 +66,7 @@ EVERYTHING: Mapping[str, str] = {
     "radclipd labels conflicts": _LABELS,
     "Requests of the worklist": "reads every request, two a thousand studies",
     "radclipd worklist --open": "lists every request without a label, two a thousand studies",
-    "Progress of rescoring the archive by the serving version": "counts every study and every scored one, in indexes alone",
+    "Progress of re-scoring the archive by the serving version": "counts every study and every scored one, in indexes alone",
 }
 """What reads all of something on purpose, and of what: it takes as long as there is of it."""
 
