@@ -34,7 +34,7 @@ def _per_film(measured: dict[str, Any], options: argparse.Namespace) -> str:
     rows = [
         ("file, 2560 x 2048, uncompressed", f"{size['film'] / 1e6:.1f} MB"),
         ("file, lossless JPEG 2000", f"{size['film_jpeg2000'] / 1e6:.1f} MB"),
-        ("activations (`[activation_cache]`)", f"{size['prefix'] / 1e3:.1f} kB"),
+        ("activations (`[activation_cache]`)", f"{size['activations'] / 1e3:.1f} kB"),
         *((f"catalog, {_named(name)}", f"{value / 1e3:.1f} kB") for name, value in sorted(measured["catalog_bytes"].items())),
         ("receive: header, hash, file, row", f"{1e3 * seconds['receive']:.0f} ms of a core"),
         ("decode, uncompressed", f"{1e3 * seconds['decode']:.0f} ms of a core"),
@@ -61,11 +61,11 @@ def _disk(measured: dict[str, Any], options: argparse.Namespace) -> str:
     rows = [
         ("images, uncompressed", size["film"]),
         ("images, lossless JPEG 2000", size["film_jpeg2000"]),
-        ("activation cache", size["prefix"]),
+        ("activation cache", size["activations"]),
         *((f"catalog, {_named(name)}", value) for name, value in sorted(measured["catalog_bytes"].items())),
     ]
-    told = [(name, _bytes(value * options.films)) for name, value in rows]
-    return _table((f"disk for {options.films:,} images", "is"), told)
+    sizes = [(name, _bytes(value * options.films)) for name, value in rows]
+    return _table((f"disk for {options.films:,} images", "is"), sizes)
 
 
 def _hours(measured: dict[str, Any], options: argparse.Namespace) -> str:

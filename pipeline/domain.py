@@ -283,7 +283,7 @@ class Request:
     reason: str = ""  # the reason for readers, in words
     selection_probability: float  # probability with which the worklist chose the study, in (0, 1]
     version: int  # number of the version whose predictions the choice used
-    asked_at: datetime  # time of the request
+    requested_at: datetime  # time of the request
 
 
 @dataclass(frozen=True, slots=True)

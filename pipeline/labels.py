@@ -56,7 +56,7 @@ def import_readings(readings: Sequence[ReaderStatement], *, catalog: Catalog, dr
         new = [label for reading in identified for label in index.new_labels(reading, now)]
         if new and not dry_run:
             tx.labels.append(new)
-            detail = f"{len(new)} statements on {len(studies)} studies"
+            detail = f"{len(new)} labels on {len(studies)} studies"
             tx.audit(AuditEvent("label", "done", "", detail, _join_sources(identified)))
     return ImportResult(len(new), sum(len(reading.findings) for reading in identified) - len(new), len(studies))
 
@@ -149,7 +149,7 @@ def _store_statements(uid: str, contents: Mapping[str, Document], tx: Transactio
     new = [label for reading in relevant for label in index.new_labels(reading, now)]
     tx.labels.append(new)
     tx.labels.append([_make_withdrawal(label, readings[0].reader, readings[0].source, now, document=uid) for label in replaced])
-    return "done", f"{len(new)} statements added, {len(replaced)} of earlier versions revoked"
+    return "done", f"{len(new)} labels added, {len(replaced)} of earlier versions revoked"
 
 
 def _date_reading(reading: ReaderStatement, not_before: datetime | None, now: datetime) -> ReaderStatement:
@@ -166,7 +166,7 @@ def _add_reasons(readings: Sequence[ReaderStatement], now: datetime, tx: Transac
 
     def with_reason(reading: ReaderStatement) -> ReaderStatement:
         request = requests.get(reading.study_instance_uid)
-        if request is None or reading.selection_reason or (reading.stated_at or now) < request.asked_at - CLOCK_TOLERANCE:
+        if request is None or reading.selection_reason or (reading.stated_at or now) < request.requested_at - CLOCK_TOLERANCE:
             return reading
         return replace(reading, selection_reason=request.selection_reason, selection_probability=request.selection_probability)
 

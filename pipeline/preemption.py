@@ -21,7 +21,7 @@ class PreemptionPolicy:
 
     poll_seconds: float = 1.0  # between two queries of the queue
     max_pause_seconds: float = 60.0  # longest single pause
-    turn_seconds: float = 5.0  # of work after a longest pause; doubles with each such pause in a row, up to max_pause_seconds
+    work_seconds: float = 5.0  # of work after a longest pause; doubles with each such pause in a row, up to max_pause_seconds
 
 
 class Preemption:
@@ -49,7 +49,7 @@ class Preemption:
         self._catalog, self._sleep, self._should_stop, self._clock = catalog, sleep, should_stop, clock
         self._score_batch = score_batch or (lambda: 0)
         self._policy = policy or PreemptionPolicy()
-        self._next_poll, self._turn_seconds = float("-inf"), self._policy.turn_seconds
+        self._next_poll, self._work_seconds = float("-inf"), self._policy.work_seconds
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Return at once, or after a pause. StopRequested where the process must stop, also during a pause."""
@@ -67,12 +67,12 @@ class Preemption:
                 self._sleep(self._policy.poll_seconds)
             self._raise_if_stopped(stage, done, total)
             scored = self._run_score_batch()
-        self._next_poll = self._clock() + (self._turn_seconds if urgent else self._policy.poll_seconds)
-        self._turn_seconds = min(2 * self._turn_seconds, self._policy.max_pause_seconds) if urgent else self._policy.turn_seconds
+        self._next_poll = self._clock() + (self._work_seconds if urgent else self._policy.poll_seconds)
+        self._work_seconds = min(2 * self._work_seconds, self._policy.max_pause_seconds) if urgent else self._policy.work_seconds
 
     def _raise_if_stopped(self, stage: str, done: int, total: int) -> None:
         if self._should_stop():
-            raise StopRequested(f"told to stop while at {stage}, {done} of {total}")
+            raise StopRequested(f"stop requested while at {stage}, {done} of {total}")
 
     def _run_score_batch(self) -> int:
         try:

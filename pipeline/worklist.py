@@ -129,7 +129,7 @@ class _CandidatePool:
             reason=self._describe_reason(study),
             selection_probability=study.probability * sampled_share,
             version=serving.number,
-            asked_at=tx.now(),
+            requested_at=tx.now(),
         )
         return WorklistEntry(request, header.accession_number, _describe_view(header), _describe_scanner(header))
 

@@ -78,7 +78,7 @@ def build_listener(parts: Parts, slots: AssociationSlots | None = None) -> Liste
 
     return Listener(
         ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds", "processes"})),
-        begin_file=receiver.open_incoming,
+        open_incoming=receiver.open_incoming,
         receive=receiver.receive,
         mark_released=mark_released,
         audit=audit,

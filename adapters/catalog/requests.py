@@ -27,12 +27,12 @@ class SqlRequests:
         if self._connection.dialect.name == "postgresql":  # SQLite has one writer
             self._connection.execute(select(func.pg_advisory_xact_lock(WORKLIST_LOCK_KEY)))
 
-    def append(self, asked: Sequence[Request]) -> None:
-        rows = find_study_ids(self._connection, {request.study_instance_uid for request in asked})
-        if unknown := sum(request.study_instance_uid not in rows for request in asked):
-            raise ValueError(f"{unknown} of {len(asked)} requests are for studies that the catalog does not know")
-        if asked:
-            self._connection.execute(insert(requests), [_build_row(request, rows) for request in asked])
+    def append(self, new_requests: Sequence[Request]) -> None:
+        rows = find_study_ids(self._connection, {request.study_instance_uid for request in new_requests})
+        if unknown := sum(request.study_instance_uid not in rows for request in new_requests):
+            raise ValueError(f"{unknown} of {len(new_requests)} requests are for studies that the catalog does not know")
+        if new_requests:
+            self._connection.execute(insert(requests), [_build_row(request, rows) for request in new_requests])
 
     def all(self) -> list[Request]:
         return self._fetch_requests(_select_requests())

@@ -288,7 +288,8 @@ def _select_unread(version: int, request_expiry_days: float) -> Select[Any]:
     """Return the scored studies without a request, of patients without a label and without a request that has not expired."""
     other = studies.alias()
     unexpired = or_(
-        requests.c.selection_reason == rules.MONITORING, requests.c.asked_at > seconds_from_now(-request_expiry_days * DAY_SECONDS)
+        requests.c.selection_reason == rules.MONITORING,
+        requests.c.requested_at > seconds_from_now(-request_expiry_days * DAY_SECONDS),
     )
     labelled, requested = exists().where(labels.c.study == other.c.id), exists().where(requests.c.study == other.c.id, unexpired)
     known = exists().where(other.c.patient == studies.c.patient, or_(labelled, requested))

@@ -237,7 +237,7 @@ requests = Table(
     Column("reason", Text, nullable=False, server_default=""),
     Column("selection_probability", Float, nullable=False),
     Column("version", ForeignKey("model_versions.number"), nullable=False),
-    Column("asked_at", UtcDateTime(), nullable=False, server_default=now()),
+    Column("requested_at", UtcDateTime(), nullable=False, server_default=now()),
     _check_one_of("finding", ("", *FINDINGS)),
     CheckConstraint("selection_reason <> ''", name="says_why"),
     CheckConstraint("selection_probability > 0 AND selection_probability <= 1", name="selection_probability"),

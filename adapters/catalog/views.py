@@ -73,7 +73,7 @@ SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.rea
 FROM labels l JOIN studies s ON s.id = l.study WHERE l.state IS NOT NULL""",
     "v_worklist": """
 SELECT s.study_instance_uid, s.accession_number, s.study_date, q.selection_reason, q.finding, q.reason, q.selection_probability,
-    q.version, q.asked_at,
+    q.version, q.requested_at,
     (SELECT MIN(l.created_at) FROM labels l WHERE l.study = q.study AND l.state IS NOT NULL) AS labelled_at
 FROM requests q JOIN studies s ON s.id = q.study""",
     "v_model_versions": """

@@ -155,7 +155,7 @@ def conflicts(ctx: typer.Context, table: TableFlag = False, csv: CsvFlag = False
         )
         for one in conflicting
     ]
-    write_rows(("study_instance_uid", "accession_number", "finding", "holds", "policy", "votes"), rows, form)
+    write_rows(("study_instance_uid", "accession_number", "finding", "consensus", "policy", "votes"), rows, form)
 
 
 @labels.command()
@@ -191,14 +191,14 @@ def revoke(
     ids: Annotated[list[int], typer.Argument(help="Label numbers, as in `labels list`.")],
     reader: ReaderOption,
 ) -> None:
-    """Withdraw labels. They stay on record, and count no more."""
+    """Revoke labels. They stay on record, and count no more."""
     from pipeline.labels import withdraw
 
     if not reader.strip():
-        raise typer.BadParameter("name the reader who withdraws", param_hint="--reader")
+        raise typer.BadParameter("name the reader who revokes", param_hint="--reader")
     with parts_of(ctx) as parts:
         count = withdraw(ids, reader=reader.strip(), source="cli", catalog=parts.catalog)
-    typer.echo(f"{count} statements withdrawn")
+    typer.echo(f"{count} labels revoked")
 
 
 @labels.command()
@@ -258,7 +258,7 @@ def _read_document(ctx: typer.Context, document: str) -> Document:
 
 def _format_result(taken: ImportResult, *, dry_run: bool) -> str:
     verb = "would be added" if dry_run else "added"
-    return f"{taken.added} statements on {taken.studies} studies {verb}, {taken.known} known already"
+    return f"{taken.added} labels on {taken.studies} studies {verb}, {taken.known} known already"
 
 
 def _format_votes(votes: Any) -> str:

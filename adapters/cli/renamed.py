@@ -1,4 +1,4 @@
-"""Verbs that have another name since 0.2.0: each answers with one line that names the new verb."""
+"""Verbs and options that have another name since 0.2.0: each answers with one line that names the new one."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ NEW_VERBS = {
 """Old words of the command line -> new ones."""
 FORMER_LISTINGS = ("jobs", "versions")
 """Groups whose name alone was a listing."""
+OLD_OPTION, NEW_OPTION = "--because", "--reason"
+"""Of `versions reject` and `versions rollback`."""
 
 
 class VerbGroup(TyperGroup):
@@ -44,6 +46,8 @@ def find_new_verb(words: Sequence[str]) -> tuple[str, str] | None:
         if new := NEW_VERBS.get(tuple(words[:length])):
             return " ".join(words[:length]), new
     first, second = [*words, "", ""][:2]
+    if first == "versions" and second in ("reject", "rollback") and any(word.split("=")[0] == OLD_OPTION for word in words):
+        return f"versions {second} {OLD_OPTION}", f"versions {second} {NEW_OPTION}"
     if first == "versions" and second.isdigit():
         return f"versions {second}", f"versions show {second}"
     if first in FORMER_LISTINGS and second.startswith("-") and second != "--help":

@@ -120,7 +120,7 @@ def promote(ctx: typer.Context, number: NumberArgument) -> None:
     from pipeline import versions as steps
 
     with parts_of(ctx) as parts:
-        verify = _make_prover(parts.config)
+        verify = _make_verifier(parts.config)
         typer.echo(_format_version(steps.promote(number, catalog=parts.catalog, verify=verify, source=_name_user())))
 
 
@@ -128,29 +128,29 @@ def promote(ctx: typer.Context, number: NumberArgument) -> None:
 def reject(
     ctx: typer.Context,
     number: NumberArgument,
-    because: Annotated[str, typer.Option(help="The reason; the version keeps it.")],
+    reason: Annotated[str, typer.Option(help="The reason; the version keeps it.")],
 ) -> None:
     """Reject a version that does not serve."""
     from pipeline import versions as steps
 
-    if not because.strip():
-        raise typer.BadParameter("give a reason", param_hint="--because")
+    if not reason.strip():
+        raise typer.BadParameter("give a reason", param_hint="--reason")
     with parts_of(ctx) as parts:
-        typer.echo(_format_version(steps.reject(number, reason=because.strip(), catalog=parts.catalog, source=_name_user())))
+        typer.echo(_format_version(steps.reject(number, reason=reason.strip(), catalog=parts.catalog, source=_name_user())))
 
 
 @versions.command()
 def rollback(
-    ctx: typer.Context, because: Annotated[str, typer.Option(help="The reason; the version keeps it.")] = "rolled back"
+    ctx: typer.Context, reason: Annotated[str, typer.Option(help="The reason; the version keeps it.")] = "rolled back"
 ) -> None:
     """Reject the serving version; its predecessor serves again."""
     from pipeline import versions as steps
 
     with parts_of(ctx) as parts:
         before = steps.rollback(
-            reason=because.strip() or "rolled back",
+            reason=reason.strip() or "rolled back",
             catalog=parts.catalog,
-            verify=_make_prover(parts.config),
+            verify=_make_verifier(parts.config),
             source=_name_user(),
         )
     typer.echo(f"version {before.number} serves again: {before.name}")
@@ -269,10 +269,10 @@ def _format_version(version: ModelVersion) -> str:
     return f"version {version.number}  {version.name}  {version.state.value}{notice}{reason}"
 
 
-def _make_prover(config: Config) -> VerifyWeights:
+def _make_verifier(config: Config) -> VerifyWeights:
     """Load a version as serving would, on the device that serves."""
 
-    def prove(version: ModelVersion) -> object:
+    def verify_weights(version: ModelVersion) -> object:
         from adapters.ml.scorer import load_scorer
 
         return load_scorer(
@@ -283,7 +283,7 @@ def _make_prover(config: Config) -> VerifyWeights:
             threads=config.score.threads,
         )
 
-    return prove
+    return verify_weights
 
 
 def _name_user() -> str:

@@ -25,7 +25,7 @@ COLUMNS = (
     "finding",
     "reason",
     "selection_probability",
-    "asked_at",
+    "requested_at",
 )
 
 
@@ -61,16 +61,16 @@ def worklist(
 
     with parts_of(ctx) as parts:
         if still_open:
-            asked = steps.list_open_entries(catalog=parts.catalog, chest=chest_policy(parts.config))
+            entries = steps.list_open_entries(catalog=parts.catalog, chest=chest_policy(parts.config))
         else:
             policy = worklist_policy(parts.config)
-            asked = steps.make_worklist(count=n, catalog=parts.catalog, policy=policy, dry_run=dry_run)
+            entries = steps.make_worklist(count=n, catalog=parts.catalog, policy=policy, dry_run=dry_run)
     if csv is not None:
-        _write_csv(csv, asked)
+        _write_csv(csv, entries)
     if str(csv) != "-":
-        write_rows(COLUMNS, map(_make_row, asked), Format.JSON if json else Format.TABLE)
-    if not still_open and len(asked) < n:
-        typer.echo(f"{len(asked)} of {n}: no more patients whose studies are scored and neither labelled nor asked for", err=True)
+        write_rows(COLUMNS, map(_make_row, entries), Format.JSON if json else Format.TABLE)
+    if not still_open and len(entries) < n:
+        typer.echo(f"{len(entries)} of {n}: no more patients whose studies are scored and neither labelled nor asked for", err=True)
 
 
 def _make_row(one: WorklistEntry) -> Sequence[Any]:
@@ -84,15 +84,15 @@ def _make_row(one: WorklistEntry) -> Sequence[Any]:
         request.finding,
         request.reason,
         request.selection_probability,
-        request.asked_at,
+        request.requested_at,
     )
 
 
-def _write_csv(file: Path, asked: Iterable[WorklistEntry]) -> None:
+def _write_csv(file: Path, entries: Iterable[WorklistEntry]) -> None:
     """Write the columns of `labels template`. They omit the finding a study was chosen for: it would bias the reader."""
     from adapters.label_csv.exporter import TEMPLATE_COLUMNS, request_rows
 
-    rows = request_rows((one.request, one.accession_number) for one in asked)
+    rows = request_rows((one.request, one.accession_number) for one in entries)
     if str(file) == "-":
         write_rows(TEMPLATE_COLUMNS, rows, Format.CSV)
         return

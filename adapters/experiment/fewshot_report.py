@@ -158,11 +158,11 @@ def _build_findings_section(result_tables: FewshotTables) -> str:
     ]
     missing = [row for row in result_tables.results if np.isnan(row.auc)]
     words = f"AUC at {_format_shots(most)}, mean over draws; positives of the test set."
-    told = f"Undefined and left out, never counted as .5: {len(missing)} of {len(result_tables.results)} values" + (
+    undefined = f"Undefined and left out, never counted as .5: {len(missing)} of {len(result_tables.results)} values" + (
         f" ({', '.join(sorted({row.finding for row in missing}))})." if missing else "."
     )
     return _format_section(
-        "Each finding", words, _format_table(["finding", "positives", *map(_format_method, methods)], lines), told
+        "Each finding", words, _format_table(["finding", "positives", *map(_format_method, methods)], lines), undefined
     )
 
 

@@ -88,7 +88,7 @@ def register_zero_shot(
         read, prompts = read_base(store.base_folder(base)), read_prompts()
         if prompts.findings != FINDINGS:
             raise WeightsRejected(
-                "the prompt file does not list the findings of ChestX-ray14 in their order", hint="restore prompts.toml"
+                "the prompt file does not list the findings of FINDINGS in their order", hint="restore prompts.toml"
             )
         head = zero_shot_head(read.encoder, prompts)
     with catalog.begin() as transaction:

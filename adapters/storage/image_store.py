@@ -53,18 +53,18 @@ class FileImageStore:
     def write(self, content: bytes) -> StoredFile:
         file = self.file_of(content)
         if not self.exists(file):
-            arriving = self.open_incoming()
+            part = self.open_incoming()
             try:
-                arriving.write(content)
-                arriving.commit()
+                part.write(content)
+                part.commit()
             finally:
-                arriving.discard()
+                part.discard()
         return file
 
-    def open_incoming(self) -> ArrivingFile:
+    def open_incoming(self) -> PartFile:
         with self.translate_errors():
             self._make_folder(self.root / ARRIVING_FOLDER)
-            return ArrivingFile(self, self.root / ARRIVING_FOLDER / f"{secrets.token_hex(8)}{PART_SUFFIX}")
+            return PartFile(self, self.root / ARRIVING_FOLDER / f"{secrets.token_hex(8)}{PART_SUFFIX}")
 
     def publish(self, part: Path, descriptor: int, file: StoredFile) -> None:
         """Rename a written file to its own name, in place of an existing one; durable when this returns. OSError."""
@@ -143,7 +143,7 @@ class FileImageStore:
             ) from error
 
 
-class ArrivingFile:
+class PartFile:
     """`ports.services.IncomingFile`: a `.part` that is hashed and written back to the disk while it is received."""
 
     def __init__(self, store: FileImageStore, part: Path) -> None:

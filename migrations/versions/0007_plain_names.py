@@ -1,4 +1,4 @@
-"""Columns and tables have the field's own names: selection_reason, reason, undetermined_margin, notice, backfill_units.
+"""Columns and tables get the field's own names, such as selection_reason, requested_at, notice and backfill_units.
 
 A column is renamed without a pass over its rows; constraints and triggers follow. `adapters.catalog.schema` drops the views before
 a migration and creates them after it.
@@ -23,6 +23,7 @@ COLUMNS = (
     ("labels", "asked_because", "selection_reason"),
     ("requests", "asked_because", "selection_reason"),
     ("requests", "detail", "reason"),
+    ("requests", "asked_at", "requested_at"),
     ("model_versions", "band", "undetermined_margin"),
     ("model_versions", "marking", "notice"),
 )

@@ -78,7 +78,7 @@ def compare_precisions(exact: Classifier, fast: Classifier) -> PrecisionComparis
 
 
 def _compute_agreement(scores: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> float:
-    """Return the share of image pairs, told apart by float32, that bfloat16 puts in the same order. Arrays [images, findings]."""
+    """Return the share of image pairs with an order in float32 that bfloat16 puts in the same order. Arrays [images, findings]."""
     apart = scores[:, None] - scores[None] > MAX_SCORE_DIFFERENCE
     same = (others[:, None] - others[None])[apart]
     return float((same > 0).mean() + (same == 0).mean() / 2) if apart.any() else 1.0

@@ -55,7 +55,7 @@ def test_an_interrupted_backfill_resumes(way: str, place: Installation, films: P
     if way == "ctrl-c":
         assert code == CUT
         assert time.monotonic() - begun < 5
-        assert "told to stop" in place.read_log()
+        assert "stop requested" in place.read_log()
     before = received(place)
     assert 5 <= before < FILMS
     summary = json.loads(place.run(*verb, "--json").stdout)

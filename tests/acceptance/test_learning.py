@@ -87,7 +87,7 @@ def test_learning_resumes_after_a_stop_and_a_kill_and_completes(place: Installat
     assert ended(workers.begun("learn")) == 0
     state, _, error = learning(place)
     assert state == "waiting"
-    assert "told to stop while at unfreezing" in error
+    assert "stop requested while at unfreezing" in error
     killed = workers.begun("learn")
     kill(killed.pid)
     assert killed.wait(PATIENCE) == -signal.SIGKILL

@@ -52,7 +52,7 @@ TYPICAL: Mapping[str, str] = {
     "v_findings_wide, twenty": "SELECT * FROM v_findings_wide LIMIT 20",
     "v_reports of a study": "SELECT * FROM v_reports WHERE study_instance_uid = '{study}'",
     "v_labels of a study": "SELECT * FROM v_labels WHERE study_instance_uid = '{labelled}'",
-    "v_worklist, latest": "SELECT * FROM v_worklist ORDER BY asked_at DESC LIMIT 20",
+    "v_worklist, latest": "SELECT * FROM v_worklist ORDER BY requested_at DESC LIMIT 20",
     "v_jobs of a study": "SELECT * FROM v_jobs WHERE kind = 'score' AND subject = '{study}' AND state = 'waiting'",
 }
 

@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=2)
     parser.add_argument("--shots", type=int, default=4)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--background", type=int, default=20)
+    parser.add_argument("--unlabelled", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -77,7 +77,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store, version = untrained(Path(folder) / "models")
         recipe = Recipe(k=K, max_steps=options.steps)
-        side = Side(Path(folder), store, version, recipe, shots=options.shots, background=options.background)
+        side = Side(Path(folder), store, version, recipe, shots=options.shots, unlabelled=options.unlabelled)
         side._fill_with_noise()
         tell(measured(side, options.devices, options.rounds), as_json=options.json)
 

@@ -1,4 +1,4 @@
-"""Duration of learning: `python -m tests.benchmarks.retrain [--shots 2] [--background 20] [--rounds 3] [--clock cpu] [--json]`.
+"""Duration of learning: `python -m tests.benchmarks.retrain [--shots 2] [--unlabelled 20] [--rounds 3] [--clock cpu] [--json]`.
 
 Whole rounds of learning by the real trainer, of all 14 findings with an untrained ViT-B/32, k = 2, on films of 10 megabytes:
 `shots` films that show each finding, their augmented copies, and five folds.
@@ -8,7 +8,7 @@ Whole rounds of learning by the real trainer, of all 14 findings with an untrain
 * `nothing_kept`: radclipd without a store, which makes the activations once and holds them while the round lasts.
 
 To be short a fit has 10 steps here, which the store gains least by: what is not training weighs more. Beside them stand steps of
-training alone. The full size is `--shots 16 --background 1000`: 224 labelled films. `--store-alone` fills the store with noise in
+training alone. The full size is `--shots 16 --unlabelled 1000`: 224 labelled films. `--store-alone` fills the store with noise in
 place of films and measures no round without it, with as many steps as the recipe says: what the numbers are does not change how
 long they take.
 """
@@ -69,7 +69,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shots", type=int, default=2)
-    parser.add_argument("--background", type=int, default=20)
+    parser.add_argument("--unlabelled", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
@@ -84,7 +84,7 @@ def main() -> None:
         measured |= steps(store, version, rounds=options.rounds, clock=CLOCKS[options.clock])
         if not options.steps_alone:
             recipe = Recipe(k=K) if options.store_alone else Recipe(k=K, max_steps=FEW_STEPS)
-            whole = Round(Path(folder), store, version, recipe, shots=options.shots, background=options.background)
+            whole = Round(Path(folder), store, version, recipe, shots=options.shots, unlabelled=options.unlabelled)
             whole_rounds = whole.measure(rounds=options.rounds, clock=CLOCKS[options.clock], store_alone=options.store_alone)
             measured |= whole_rounds | {"ratios": measured["ratios"] | whole_rounds["ratios"]}
     tell(measured, as_json=options.json)
@@ -94,7 +94,7 @@ class Round:
     """Rounds of learning by the real trainer."""
 
     def __init__(
-        self, folder: Path, store: ModelStore, version: ModelVersion, recipe: Recipe, *, shots: int, background: int
+        self, folder: Path, store: ModelStore, version: ModelVersion, recipe: Recipe, *, shots: int, unlabelled: int
     ) -> None:
         self._store, self._films, self._plan = store, Films(folder / "images"), TrainingPlan(method="partial", recipe=recipe)
         self._kept = ActivationCacheSettings(directory=folder / "activations", max_bytes=LIMIT, k=K)
@@ -102,7 +102,7 @@ class Round:
         self._course = TrainingSet(
             examples=tuple(lessons),
             findings=FINDINGS,
-            unlabelled_instances=tuple(self._films.film(number) for number in range(len(lessons), len(lessons) + background)),
+            unlabelled_instances=tuple(self._films.film(number) for number in range(len(lessons), len(lessons) + unlabelled)),
             serving=version,
             label_fingerprint="0" * 64,
         )

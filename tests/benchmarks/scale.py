@@ -113,7 +113,7 @@ def films(folder: Path, count: int, rounds: int) -> dict[str, Any]:
         "bytes": {
             "film": _size(folder / "plain"),
             "film_jpeg2000": _size(folder / "j2k"),
-            "prefix": LIMIT // scorer.cache_capacity,  # whole pages of its file
+            "activations": LIMIT // scorer.cache_capacity,  # whole pages of its file
         },
         "gigaflop": _gigaflop(base),
     }

@@ -43,7 +43,7 @@ def add_instance(catalog: Catalog, header: Header, *, opens: bool = True) -> Non
 def worklist_request(study: str, reason: str = SelectionReason.POSITIVES, **changes: Any) -> Request:
     """Return the request for a study, asked for by version 1 at NOON."""
     values: dict[str, Any] = {"finding": "Mass", "reason": "why", "selection_probability": 0.5, "version": 1}
-    values |= {"asked_at": NOON}
+    values |= {"requested_at": NOON}
     return Request(study_instance_uid=study, selection_reason=reason, **{**values, **changes})
 
 

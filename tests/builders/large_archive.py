@@ -291,7 +291,7 @@ _COLUMNS = {
     "image_scores": "instance, version, scores, created_at",
     "predictions": "study, version, finding, probability, decision, revision, predicted_at",
     "labels": "id, study, finding, state, reader, source, selection_reason, selection_probability, created_at, stated_at, document",
-    "requests": "id, study, selection_reason, finding, reason, selection_probability, version, asked_at",
+    "requests": "id, study, selection_reason, finding, reason, selection_probability, version, requested_at",
     "reports": "id, sop_instance_uid, series_instance_uid, study, version, revision, sop_class_uid, state, predecessor, file_key,"
     " file_sha256, file_size, status, created_at, built_at, sent_at",
     "jobs": "id, kind, subject, payload, state, priority, run_at, attempts, worker, lease_token, lease_until, error, created_at,"

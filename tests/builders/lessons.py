@@ -58,7 +58,7 @@ class Ward:
         self.gate = rules.GatePolicy(min_patients=8, min_confidence=0.8, promote="auto")
         self.plan = TrainingPlan(method=method, recipe=RECIPE, max_folds=4)
         self.kept: ActivationCacheSettings | None = None
-        self.told: list[str] = []
+        self.stages: list[str] = []
 
     def study(self, number: int, *shown: str, patient: str = "") -> str:
         """Add a study with one instance to the archive; return its UID."""
@@ -122,7 +122,7 @@ class Ward:
             catalog=self.catalog,
             trainer=self.trainer(),
             policy=policy,
-            on_progress=watch or (lambda what, done, total: self.told.append(what)),
+            on_progress=watch or (lambda what, done, total: self.stages.append(what)),
             relearn=again,
         )
 

@@ -42,7 +42,7 @@ class FakeReception:
     def __post_init__(self) -> None:
         self.gate.set()
 
-    def begin_file(self) -> FakeIncomingFile:
+    def open_incoming(self) -> FakeIncomingFile:
         self.begun_files.append(self.make_file())
         return self.begun_files[-1]
 
@@ -63,7 +63,7 @@ class FakeReception:
 def listening(reception: FakeReception, *adopted: socket.socket, **settings: Any) -> Iterator[Listener]:
     listener = Listener(
         ListenerSettings(host="127.0.0.1", port=0, **settings),
-        begin_file=reception.begin_file,
+        open_incoming=reception.open_incoming,
         receive=reception.receive,
         mark_released=reception.mark_released,
         audit=reception.events.append,

@@ -90,18 +90,18 @@ class Listener:
         self,
         settings: ListenerSettings,
         *,
-        begin_file: Callable[[], IncomingFile],
+        open_incoming: Callable[[], IncomingFile],
         receive: Callable[[Header, IncomingFile, Sender], Receipt],
         mark_released: Callable[[Sequence[str]], None],
         audit: Callable[[AuditEvent], None],
         slots: AssociationSlots | None = None,
     ) -> None:
-        """`begin_file` opens a file for each C-STORE; `receive` commits it, or raises the reason of a refusal.
+        """`open_incoming` opens a file for each C-STORE; `receive` commits it, or raises the reason of a refusal.
 
         `mark_released` gets the studies of a released association. `slots`: the association limit where processes share it.
         """
         self._settings = settings
-        self._begin_file, self._receive, self._mark_released, self._audit = begin_file, receive, mark_released, audit
+        self._open_incoming, self._receive, self._mark_released, self._audit = open_incoming, receive, mark_released, audit
         self._limit = AssociationLimit(slots or ProcessSlots(settings.max_associations))
         self._studies: WeakKeyDictionary[Association, set[str]] = WeakKeyDictionary()
         self._port_is_shared = slots is not None
@@ -217,7 +217,7 @@ class Listener:
     def _open_data_set(self, association: Association, context: int, command: Dataset) -> ReceivedDataset:
         """Return the destination of a C-STORE data set before its first byte has arrived."""
         return ReceivedDataset(
-            self._begin_file,
+            self._open_incoming,
             sop_class_uid=str(command.get("AffectedSOPClassUID")),
             sop_instance_uid=str(command.get("AffectedSOPInstanceUID")),
             transfer_syntax_uid=str(association._accepted_cx[context].transfer_syntax[0]),

@@ -23,7 +23,7 @@ class ReceivedDataset(BytesIO):
     """
 
     def __init__(
-        self, begin_file: Callable[[], IncomingFile], *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+        self, open_incoming: Callable[[], IncomingFile], *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
     ) -> None:
         """Begin a file for the instance that the C-STORE request names."""
         super().__init__()
@@ -37,7 +37,7 @@ class ReceivedDataset(BytesIO):
         with self._record_fault():
             head = part10.file_head(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
             self._data_set_offset = len(head)
-            self._file = begin_file()
+            self._file = open_incoming()
             self._file.write(head)
 
     def write(self, fragment: Buffer) -> int:  # type: ignore[override] # BytesIO takes any buffer; pynetdicom writes these

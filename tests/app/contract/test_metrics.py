@@ -173,7 +173,7 @@ def test_figures_of_the_archive(sql_catalog: SqlCatalog) -> None:
         tx.reports.ensure_pending(pending_report("2.25.1"))
         tx.reports.ensure_pending(pending_report("2.25.2", revision=2))
         tx.reports.mark_built("2.25.1", FILE)
-        tx.requests.append([worklist_request("1.3", asked_at=tx.now()), worklist_request("1.4", asked_at=tx.now())])
+        tx.requests.append([worklist_request("1.3", requested_at=tx.now()), worklist_request("1.4", requested_at=tx.now())])
     import_statement(sql_catalog, "1.4", findings={"Mass": LabelState.PRESENT, "Edema": LabelState.ABSENT})
     import_statement(sql_catalog, "1.1", findings={"Mass": LabelState.PRESENT})
     assert archive_of(sql_catalog) == ArchiveFigures(
@@ -207,14 +207,14 @@ def test_figures_of_backfills_by_kind_of_source(sql_catalog: SqlCatalog) -> None
         tx.jobs.put(JobKind.SCORE, "1.1", priority=priorities.BACKFILL)
         tx.jobs.put(JobKind.SCORE, "1.7", priority=priorities.RESCORE)
         tx.jobs.put(JobKind.SCORE, "1.8")
-    told = archive_of(sql_catalog)
-    found = {kind: replace(one, last_at=None) for kind, one in told.backfills.items()}
+    figures = archive_of(sql_catalog)
+    found = {kind: replace(one, last_at=None) for kind, one in figures.backfills.items()}
     assert found == {
         "orthanc": BackfillFigures(days=4, done=2, failed=1, taken=3, refused=1, bytes=4 << 30, coming=1, fetched=2),
         "folder": BackfillFigures(failed=1),
     }
-    assert told.backfilled_unscored == 1
-    last = told.backfills["orthanc"].last_at
+    assert figures.backfilled_unscored == 1
+    last = figures.backfills["orthanc"].last_at
     assert last is not None
     assert abs(last - datetime.now(UTC)) < timedelta(seconds=60)
 
@@ -373,7 +373,7 @@ def test_a_scrape(sql_catalog: SqlCatalog, page: Callable[[], str], tmp_path: Pa
     assert faults_of(text) == []
     assert "SECRET" not in text
     assert "1.1" not in {value for _, labels in samples(text) for _, value in labels}
-    told = samples(text)
+    values = samples(text)
     wanted: dict[tuple[str, frozenset[tuple[str, str]]], float] = {
         of("catalog_up"): 1,
         of("jobs", kind="score", state="quarantined"): 1,
@@ -403,9 +403,9 @@ def test_a_scrape(sql_catalog: SqlCatalog, page: Callable[[], str], tmp_path: Pa
         of("backfill_taken_bytes", source="folder"): 7,
         of("backfill_unscored_studies"): 0,
     }
-    assert {key: told.get(key) for key in wanted} == wanted
-    assert told[of("storage_free_bytes")] > 0
-    assert ("process_cpu_seconds_total", frozenset()) in told
+    assert {key: values.get(key) for key in wanted} == wanted
+    assert values[of("storage_free_bytes")] > 0
+    assert ("process_cpu_seconds_total", frozenset()) in values
 
 
 def of(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
@@ -445,15 +445,15 @@ def test_alerts_use_existing_metrics_and_labels() -> None:
     families = CatalogCollector(
         MetricSources(queue_figures=lambda: line, archive_figures=lambda: archive, disk_usage=lambda: room, schema="9")
     ).collect()
-    told = {sample.name: set(sample.labels) for family in families for sample in family.samples}
+    labels_of = {sample.name: set(sample.labels) for family in families for sample in family.samples}
     rules = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"][0]["rules"]
     asked = [found for rule in rules for found in re.findall(r"(radclipd_\w+)(?:\{(\w+)=)?", rule["expr"])]
     assert len(asked) > 12
-    assert [name for name, label in asked if label and label not in told[name]] == []
-    assert {name for name, _ in asked} <= told.keys()
+    assert [name for name, label in asked if label and label not in labels_of[name]] == []
+    assert {name for name, _ in asked} <= labels_of.keys()
     assert all(rule["annotations"].keys() == {"summary", "remedy"} and rule["labels"]["severity"] for rule in rules)
     page = (PROMETHEUS.parent / "docs" / "run.md").read_text()
-    assert {name for name in told if f"`{name}" not in page} == set()
+    assert {name for name in labels_of if f"`{name}" not in page} == set()
 
 
 def test_the_example_scrapes_the_default_port() -> None:
@@ -481,8 +481,8 @@ def test_an_unreachable_catalog_is_reported_without_failing_the_scrape() -> None
             MetricSources(queue_figures=away, archive_figures=broken, disk_usage=lambda: {"storage_free": 7}, schema="9")
         ).collect()
     )
-    told = {sample.name: sample.value for family in families for sample in family.samples}
-    assert told == {"radclipd_build_info": 1.0, "radclipd_catalog_up": 0.0, "radclipd_storage_free_bytes": 7}
+    values = {sample.name: sample.value for family in families for sample in family.samples}
+    assert values == {"radclipd_build_info": 1.0, "radclipd_catalog_up": 0.0, "radclipd_storage_free_bytes": 7}
 
 
 def test_concurrent_scrapes(page: Callable[[], str]) -> None:

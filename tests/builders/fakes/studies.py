@@ -85,7 +85,7 @@ class FakeStudies:
     ) -> dict[str, str]:
         everyone = self._patient_keys()
         oldest = self._now() - timedelta(days=request_expiry_days)
-        valid = (r for r in self._t.requests.values() if r.selection_reason == rules.MONITORING or r.asked_at > oldest)
+        valid = (r for r in self._t.requests.values() if r.selection_reason == rules.MONITORING or r.requested_at > oldest)
         excluded = {label.study_instance_uid for label in self._t.labels} | {request.study_instance_uid for request in valid}
         known = {self._t.studies[uid].patient_key for uid in excluded}
         return {

@@ -15,7 +15,7 @@ CREATE TABLE audit_events (
 	CONSTRAINT pk_audit_events PRIMARY KEY (id), 
 	CONSTRAINT ck_audit_events_outcome CHECK (outcome IN ('done', 'refused', 'failed'))
 );
-INSERT INTO "audit_events" VALUES(1,'2026-11-30 11:55:29.371+00:00','store','refused','1.9','why','PACS');
+INSERT INTO "audit_events" VALUES(1,'2026-11-30 13:14:40.615+00:00','store','refused','1.9','why','PACS');
 CREATE TABLE backfill_days (
 	backfill INTEGER NOT NULL, 
 	day VARCHAR(8) NOT NULL, 
@@ -42,7 +42,7 @@ CREATE TABLE backfill_units (
  WITHOUT ROWID
 
 ;
-INSERT INTO "backfill_units" VALUES(1,'unit-1','mark-1','done',3,1,0,700,'','2026-11-30 11:55:29.362+00:00');
+INSERT INTO "backfill_units" VALUES(1,'unit-1','mark-1','done',3,1,0,700,'','2026-11-30 13:14:40.613+00:00');
 CREATE TABLE backfilled_studies (
 	study_instance_uid VARCHAR(64) NOT NULL, 
 	backfill INTEGER NOT NULL, 
@@ -61,7 +61,7 @@ CREATE TABLE backfills (
 	CONSTRAINT pk_backfills PRIMARY KEY (id), 
 	CONSTRAINT uq_backfills_source UNIQUE (source)
 );
-INSERT INTO "backfills" VALUES(1,'folder /films','2026-11-30 11:55:29.358+00:00');
+INSERT INTO "backfills" VALUES(1,'folder /films','2026-11-30 13:14:40.613+00:00');
 CREATE TABLE circuits (
 	destination VARCHAR(64) NOT NULL, 
 	failures INTEGER DEFAULT '0' NOT NULL, 
@@ -82,7 +82,7 @@ CREATE TABLE image_scores (
  WITHOUT ROWID
 
 ;
-INSERT INTO "image_scores" VALUES(1,1,X'CDCCCC3D576A253E476E643E1CB9913E143BB13E0CBDD03E043FF03E7EE0073F7AA1173F7662273F7223373F6EE4463F6AA5563F6666663F','2026-11-30 11:55:29.319+00:00');
+INSERT INTO "image_scores" VALUES(1,1,X'CDCCCC3D576A253E476E643E1CB9913E143BB13E0CBDD03E043FF03E7EE0073F7AA1173F7662273F7223373F6EE4463F6AA5563F6666663F','2026-11-30 13:14:40.575+00:00');
 CREATE TABLE instances (
 	id INTEGER NOT NULL, 
 	sop_instance_uid VARCHAR(64) NOT NULL, 
@@ -103,7 +103,7 @@ CREATE TABLE instances (
 	CONSTRAINT fk_instances_series FOREIGN KEY(series) REFERENCES series (id), 
 	CONSTRAINT uq_instances_sop_instance_uid UNIQUE (sop_instance_uid)
 );
-INSERT INTO "instances" VALUES(1,'1.1',1,'1.2.840.10008.5.1.4.1.1.1.1','1.5',NULL,'{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}','aa/f.dcm','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',7,'PACS','h','US','2026-11-30 11:55:29.307+00:00','');
+INSERT INTO "instances" VALUES(1,'1.1',1,'1.2.840.10008.5.1.4.1.1.1.1','1.5',NULL,'{"series_instance_uid": "1.3", "study_instance_uid": "1.4", "patient_id": "", "issuer_of_patient_id": "", "patient_sex": "", "patient_age": "", "accession_number": "A1", "study_date": "", "study_time": "", "study_description": "", "modality": "", "series_number": null, "series_description": "", "body_part_examined": "", "protocol_name": "", "manufacturer": "", "manufacturer_model_name": "", "station_name": "", "view_position": "PA", "view_code": "", "view_code_meaning": "", "anatomic_region_meaning": "", "image_type": [], "presentation_intent_type": "", "rows": null, "columns": null, "number_of_frames": null, "samples_per_pixel": null, "has_pixels": false, "conversion_type": ""}','aa/f.dcm','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff',7,'PACS','h','US','2026-11-30 13:14:40.564+00:00','');
 CREATE TABLE "jobs" (
 	id INTEGER NOT NULL, 
 	kind VARCHAR(16) NOT NULL, 
@@ -124,7 +124,7 @@ CREATE TABLE "jobs" (
 	CONSTRAINT ck_jobs_kind CHECK (kind IN ('score', 'report', 'send', 'label', 'learn')), 
 	CONSTRAINT ck_jobs_state CHECK (state IN ('waiting', 'running', 'done', 'quarantined'))
 );
-INSERT INTO "jobs" VALUES(1,'send','2.25.1','{}','waiting',100,'2026-11-30 11:55:29.369+00:00',0,'','',NULL,'','2026-11-30 11:55:29.369+00:00',NULL);
+INSERT INTO "jobs" VALUES(1,'send','2.25.1','{}','waiting',100,'2026-11-30 13:14:40.614+00:00',0,'','',NULL,'','2026-11-30 13:14:40.614+00:00',NULL);
 CREATE TABLE "labels" (
 	id INTEGER NOT NULL, 
 	study INTEGER NOT NULL, 
@@ -148,8 +148,8 @@ CREATE TABLE "labels" (
 	CONSTRAINT uq_labels_revokes UNIQUE (revokes), 
 	CONSTRAINT uq_labels_id_study_finding UNIQUE (id, study, finding)
 );
-INSERT INTO "labels" VALUES(1,1,'Mass','present','reader-1','csv','random',0.5,NULL,'2026-11-30 11:55:29.346+00:00','2026-11-30 11:55:29.346+00:00','');
-INSERT INTO "labels" VALUES(2,1,'Mass',NULL,'reader-1','csv','',NULL,1,'2026-11-30 11:55:29.350+00:00','2026-11-30 11:55:29.350+00:00','');
+INSERT INTO "labels" VALUES(1,1,'Mass','present','reader-1','csv','random',0.5,NULL,'2026-11-30 13:14:40.610+00:00','2026-11-30 13:14:40.610+00:00','');
+INSERT INTO "labels" VALUES(2,1,'Mass',NULL,'reader-1','csv','',NULL,1,'2026-11-30 13:14:40.612+00:00','2026-11-30 13:14:40.612+00:00','');
 CREATE TABLE model_versions (
 	number INTEGER NOT NULL, 
 	state VARCHAR(16) NOT NULL, 
@@ -172,7 +172,7 @@ CREATE TABLE model_versions (
 	CONSTRAINT ck_model_versions_state CHECK (state IN ('candidate', 'serving', 'retired', 'rejected')), 
 	CONSTRAINT uq_model_versions_device_uid UNIQUE (device_uid)
 );
-INSERT INTO "model_versions" VALUES(1,'serving','zero-shot-1','tiny','0000000000000000000000000000000000000000000000000000000000000000','2.25.1001','',0,'','{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}',0.05,'','{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}','2026-11-30 11:55:29.293+00:00','2026-11-30 11:55:29.293+00:00',NULL);
+INSERT INTO "model_versions" VALUES(1,'serving','zero-shot-1','tiny','0000000000000000000000000000000000000000000000000000000000000000','2.25.1001','',0,'','{"Atelectasis": 0.5, "Cardiomegaly": 0.5, "Effusion": 0.5, "Infiltration": 0.5, "Mass": 0.5, "Nodule": 0.5, "Pneumonia": 0.5, "Pneumothorax": 0.5, "Consolidation": 0.5, "Edema": 0.5, "Emphysema": 0.5, "Fibrosis": 0.5, "Pleural_Thickening": 0.5, "Hernia": 0.5}',0.05,'','{"preprocess": {"fingerprint": "PRE"}, "prompts": {"fingerprint": "PROMPTS"}}','2026-11-30 13:14:40.549+00:00','2026-11-30 13:14:40.549+00:00',NULL);
 CREATE TABLE patients (
 	id INTEGER NOT NULL, 
 	patient_key VARCHAR(300) NOT NULL, 
@@ -183,7 +183,7 @@ CREATE TABLE patients (
 	CONSTRAINT pk_patients PRIMARY KEY (id), 
 	CONSTRAINT uq_patients_patient_key UNIQUE (patient_key)
 );
-INSERT INTO "patients" VALUES(1,'study:1.4','','','','2026-11-30 11:55:29.304+00:00');
+INSERT INTO "patients" VALUES(1,'study:1.4','','','','2026-11-30 13:14:40.554+00:00');
 CREATE TABLE predictions (
 	study INTEGER NOT NULL, 
 	version INTEGER NOT NULL, 
@@ -202,20 +202,20 @@ CREATE TABLE predictions (
  WITHOUT ROWID
 
 ;
-INSERT INTO "predictions" VALUES(1,1,'Atelectasis',1.00000001490116119384e-01,'absent',1,'2026-11-30 11:55:29.321+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Cardiomegaly',1.61538466811180114746e-01,'absent',1,'2026-11-30 11:55:29.321+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Consolidation',5.92307686805725097656e-01,'present',1,'2026-11-30 11:55:29.321+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Edema',6.53846144676208496093e-01,'present',1,'2026-11-30 11:55:29.321+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Effusion',2.23076924681663513183e-01,'absent',1,'2026-11-30 11:55:29.321+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Emphysema',7.15384602546691894531e-01,'present',1,'2026-11-30 11:55:29.321+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Fibrosis',7.76923060417175292968e-01,'present',1,'2026-11-30 11:55:29.321+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Hernia',8.99999976158142089843e-01,'present',1,'2026-11-30 11:55:29.321+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Infiltration',2.84615397453308105468e-01,'absent',1,'2026-11-30 11:55:29.321+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Mass',3.46153855323791503906e-01,'absent',1,'2026-11-30 11:55:29.321+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Nodule',4.07692313194274902343e-01,'absent',1,'2026-11-30 11:55:29.321+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Pleural_Thickening',8.38461518287658691406e-01,'present',1,'2026-11-30 11:55:29.321+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Pneumonia',4.69230771064758300781e-01,'undetermined',1,'2026-11-30 11:55:29.321+00:00');
-INSERT INTO "predictions" VALUES(1,1,'Pneumothorax',5.30769228935241699218e-01,'undetermined',1,'2026-11-30 11:55:29.321+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Atelectasis',1.00000001490116119384e-01,'absent',1,'2026-11-30 13:14:40.583+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Cardiomegaly',1.61538466811180114746e-01,'absent',1,'2026-11-30 13:14:40.584+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Consolidation',5.92307686805725097656e-01,'present',1,'2026-11-30 13:14:40.584+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Edema',6.53846144676208496093e-01,'present',1,'2026-11-30 13:14:40.584+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Effusion',2.23076924681663513183e-01,'absent',1,'2026-11-30 13:14:40.584+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Emphysema',7.15384602546691894531e-01,'present',1,'2026-11-30 13:14:40.584+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Fibrosis',7.76923060417175292968e-01,'present',1,'2026-11-30 13:14:40.584+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Hernia',8.99999976158142089843e-01,'present',1,'2026-11-30 13:14:40.584+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Infiltration',2.84615397453308105468e-01,'absent',1,'2026-11-30 13:14:40.584+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Mass',3.46153855323791503906e-01,'absent',1,'2026-11-30 13:14:40.584+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Nodule',4.07692313194274902343e-01,'absent',1,'2026-11-30 13:14:40.584+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Pleural_Thickening',8.38461518287658691406e-01,'present',1,'2026-11-30 13:14:40.584+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Pneumonia',4.69230771064758300781e-01,'undetermined',1,'2026-11-30 13:14:40.584+00:00');
+INSERT INTO "predictions" VALUES(1,1,'Pneumothorax',5.30769228935241699218e-01,'undetermined',1,'2026-11-30 13:14:40.584+00:00');
 CREATE TABLE reports (
 	id INTEGER NOT NULL, 
 	sop_instance_uid VARCHAR(64) NOT NULL, 
@@ -242,7 +242,7 @@ CREATE TABLE reports (
 	CONSTRAINT uq_reports_sop_instance_uid UNIQUE (sop_instance_uid), 
 	CONSTRAINT uq_reports_study_version_revision UNIQUE (study, version, revision)
 );
-INSERT INTO "reports" VALUES(1,'2.25.1','2.25.1.1',1,1,1,'','sent',NULL,'bb/r.dcm','eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee',9,'0x0000','2026-11-30 11:55:29.322+00:00','2026-11-30 11:55:29.324+00:00','2026-11-30 11:55:29.325+00:00');
+INSERT INTO "reports" VALUES(1,'2.25.1','2.25.1.1',1,1,1,'','sent',NULL,'bb/r.dcm','eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee',9,'0x0000','2026-11-30 13:14:40.585+00:00','2026-11-30 13:14:40.592+00:00','2026-11-30 13:14:40.593+00:00');
 CREATE TABLE requests (
 	id INTEGER NOT NULL, 
 	study INTEGER NOT NULL, 
@@ -251,7 +251,7 @@ CREATE TABLE requests (
 	reason TEXT DEFAULT '' NOT NULL, 
 	selection_probability FLOAT NOT NULL, 
 	version INTEGER NOT NULL, 
-	asked_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
+	requested_at TEXT DEFAULT (strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')) NOT NULL, 
 	CONSTRAINT pk_requests PRIMARY KEY (id), 
 	CONSTRAINT ck_requests_finding CHECK (finding IN ('', 'Atelectasis', 'Cardiomegaly', 'Effusion', 'Infiltration', 'Mass', 'Nodule', 'Pneumonia', 'Pneumothorax', 'Consolidation', 'Edema', 'Emphysema', 'Fibrosis', 'Pleural_Thickening', 'Hernia')), 
 	CONSTRAINT ck_requests_says_why CHECK (selection_reason <> ''), 
@@ -260,7 +260,7 @@ CREATE TABLE requests (
 	CONSTRAINT fk_requests_version FOREIGN KEY(version) REFERENCES model_versions (number), 
 	CONSTRAINT uq_requests_study UNIQUE (study)
 );
-INSERT INTO "requests" VALUES(1,1,'coverage','','why',0.25,1,'2026-11-30 11:55:29.352+00:00');
+INSERT INTO "requests" VALUES(1,1,'coverage','','why',0.25,1,'2026-11-30 13:14:40.613+00:00');
 CREATE TABLE series (
 	id INTEGER NOT NULL, 
 	series_instance_uid VARCHAR(64) NOT NULL, 
@@ -296,7 +296,7 @@ CREATE TABLE studies (
 	CONSTRAINT fk_studies_patient FOREIGN KEY(patient) REFERENCES patients (id), 
 	CONSTRAINT uq_studies_study_instance_uid UNIQUE (study_instance_uid)
 );
-INSERT INTO "studies" VALUES(1,'1.4',1,'A1','','','','','arriving','',1,1,0,'2026-11-30 11:55:29.305+00:00','2026-11-30 11:55:29.309+00:00');
+INSERT INTO "studies" VALUES(1,'1.4',1,'A1','','','','','arriving','',1,1,0,'2026-11-30 13:14:40.556+00:00','2026-11-30 13:14:40.565+00:00');
 CREATE INDEX ix_audit_events_at ON audit_events (at);
 CREATE UNIQUE INDEX uq_model_versions_serving ON model_versions (state) WHERE state = 'serving';
 CREATE INDEX ix_studies_accession_number ON studies (accession_number);
@@ -390,7 +390,7 @@ SELECT l.id, s.study_instance_uid, s.accession_number, l.finding, l.state, l.rea
 FROM labels l JOIN studies s ON s.id = l.study WHERE l.state IS NOT NULL;
 CREATE VIEW v_worklist AS 
 SELECT s.study_instance_uid, s.accession_number, s.study_date, q.selection_reason, q.finding, q.reason, q.selection_probability,
-    q.version, q.asked_at,
+    q.version, q.requested_at,
     (SELECT MIN(l.created_at) FROM labels l WHERE l.study = q.study AND l.state IS NOT NULL) AS labelled_at
 FROM requests q JOIN studies s ON s.id = q.study;
 CREATE VIEW v_model_versions AS 

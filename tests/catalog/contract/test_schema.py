@@ -140,7 +140,7 @@ UPDATE model_versions SET marking = 'UNTRAINED', band = 0.07, card = '{"b": 1.50
 """
 RENAMED_IN_0007 = {
     "SELECT selection_reason FROM labels ORDER BY id": "SELECT asked_because FROM labels ORDER BY id",
-    "SELECT selection_reason, reason FROM requests": "SELECT asked_because, detail FROM requests",
+    "SELECT selection_reason, reason, requested_at FROM requests": "SELECT asked_because, detail, asked_at FROM requests",
     "SELECT undetermined_margin, notice FROM model_versions": "SELECT band, marking FROM model_versions",
     "SELECT * FROM backfill_units ORDER BY key": "SELECT * FROM backfill_parcels ORDER BY key",
 }

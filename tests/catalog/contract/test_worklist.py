@@ -77,16 +77,16 @@ def test_a_request_is_read_back_unchanged(catalog: Catalog) -> None:
     fill(catalog)
     with catalog.begin() as tx:
         now = tx.now()
-        asked = [
-            worklist_request("1.2", asked_at=now),
-            worklist_request("1.1", SelectionReason.MONITORING, finding="", asked_at=now + timedelta(seconds=1)),
+        stored = [
+            worklist_request("1.2", requested_at=now),
+            worklist_request("1.1", SelectionReason.MONITORING, finding="", requested_at=now + timedelta(seconds=1)),
         ]
         tx.requests.lock()
-        tx.requests.append(asked)
+        tx.requests.append(stored)
         tx.requests.append([])
-    assert requests(catalog) == asked
+    assert requests(catalog) == stored
     with catalog.read() as tx:
-        assert tx.requests.of_studies({"1.1", "1.3", "9"}) == {"1.1": asked[1]}
+        assert tx.requests.of_studies({"1.1", "1.3", "9"}) == {"1.1": stored[1]}
         assert tx.requests.of_studies(()) == {}
 
 
@@ -104,14 +104,16 @@ def test_a_request_is_read_back_unchanged(catalog: Catalog) -> None:
 def test_a_request_that_violates_a_constraint_is_refused(catalog: Catalog, wrong: Request) -> None:
     fill(catalog)
     with catalog.begin() as tx:
-        tx.requests.append([worklist_request("1.1", asked_at=tx.now())])
+        tx.requests.append([worklist_request("1.1", requested_at=tx.now())])
     with pytest.raises(Exception, match=r"(?i)catalog|constraint|violates|unique"), catalog.begin() as tx:
-        tx.requests.append([worklist_request("1.3", asked_at=tx.now()), Request(**{**_fields(wrong), "asked_at": tx.now()})])
+        tx.requests.append(
+            [worklist_request("1.3", requested_at=tx.now()), Request(**{**_fields(wrong), "requested_at": tx.now()})]
+        )
     assert [one.study_instance_uid for one in requests(catalog)] == ["1.1"]
 
 
 def _fields(one: Request) -> dict[str, Any]:
-    return {name: getattr(one, name) for name in one.__dataclass_fields__ if name != "asked_at"}
+    return {name: getattr(one, name) for name in one.__dataclass_fields__ if name != "requested_at"}
 
 
 def test_a_worklist_excludes_labelled_and_requested_patients_and_has_a_patient_once(catalog: Catalog) -> None:
@@ -121,10 +123,10 @@ def test_a_worklist_excludes_labelled_and_requested_patients_and_has_a_patient_o
     first = worklist.make_worklist(count=4, catalog=catalog, policy=policy())
     assert [one.request for one in first] == requests(catalog)
     second = worklist.make_worklist(count=99, catalog=catalog, policy=policy())
-    asked = [one.request.study_instance_uid for one in (*first, *second)]
+    requested = [one.request.study_instance_uid for one in (*first, *second)]
     assert len(first) == 4
-    assert len(asked) == len(patients(asked)) == STUDIES - 2
-    assert "1.1" not in asked
+    assert len(requested) == len(patients(requested)) == STUDIES - 2
+    assert "1.1" not in requested
     assert worklist.make_worklist(count=5, catalog=catalog, policy=policy()) == []
     assert {one.scanner for one in first + second} == {"Vista", "Plate"}
     assert all(0 < one.request.selection_probability <= 1 for one in first + second)
@@ -145,15 +147,15 @@ def test_an_unread_request_excludes_its_patient_until_it_expires(catalog: Catalo
     """Studies 1.11 and 1.12 have one patient. The requested study is not requested again; it stays on `worklist --open`."""
     fill(catalog)
     with catalog.begin() as tx:
-        tx.requests.append([worklist_request("1.12", asked_at=tx.now())])
+        tx.requests.append([worklist_request("1.12", requested_at=tx.now())])
     pass_time(0.2)
     soon = policy(request_expiry_days=0.1 / 86400)
     with catalog.read() as tx:
         valid, expired = (tx.studies.label_candidates(2, request_expiry_days=days) for days in (90, soon.request_expiry_days))
     assert set(expired) - set(valid) == {"1.11"}
     assert "1.12" not in expired
-    asked = worklist.make_worklist(count=99, catalog=catalog, policy=soon)
-    assert {one.request.study_instance_uid for one in asked} == {f"1.{number}" for number in range(1, STUDIES)}
+    entries = worklist.make_worklist(count=99, catalog=catalog, policy=soon)
+    assert {one.request.study_instance_uid for one in entries} == {f"1.{number}" for number in range(1, STUDIES)}
     waiting = worklist.list_open_entries(catalog=catalog, chest=rules.ChestPolicy())
     assert waiting[0].request.study_instance_uid == "1.12"
 
@@ -161,7 +163,7 @@ def test_an_unread_request_excludes_its_patient_until_it_expires(catalog: Catalo
 def test_a_patient_of_the_monitoring_sample_is_never_requested_again(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
     fill(catalog)
     with catalog.begin() as tx:
-        tx.requests.append([worklist_request("1.12", SelectionReason.MONITORING, finding="", asked_at=tx.now())])
+        tx.requests.append([worklist_request("1.12", SelectionReason.MONITORING, finding="", requested_at=tx.now())])
     pass_time(0.2)
     with catalog.read() as tx:
         assert "1.11" not in tx.studies.label_candidates(2, request_expiry_days=0.1 / 86400)
@@ -170,7 +172,7 @@ def test_a_patient_of_the_monitoring_sample_is_never_requested_again(catalog: Ca
 def test_a_label_after_the_request_has_expired_excludes_the_patient(catalog: Catalog, pass_time: Callable[[float], None]) -> None:
     fill(catalog)
     with catalog.begin() as tx:
-        tx.requests.append([worklist_request("1.12", asked_at=tx.now())])
+        tx.requests.append([worklist_request("1.12", requested_at=tx.now())])
     pass_time(0.2)
     import_statement(catalog, "1.12")
     with catalog.read() as tx:
@@ -194,13 +196,13 @@ def test_a_label_has_the_selection_reason_of_its_request(catalog: Catalog, pass_
     fill(catalog)
     only_monitoring = policy(selection=SelectionPolicy(positives=0, disagreement=0, uncertainty=0, coverage=0, monitoring=1))
     (one,) = worklist.make_worklist(count=1, catalog=catalog, policy=only_monitoring)
-    asked = one.request
-    assert asked.selection_reason == rules.MONITORING
-    assert asked.selection_probability in (pytest.approx(1 / 11), pytest.approx(1 / 22))  # the last patient has two studies
-    assert [o.request for o in worklist.list_open_entries(catalog=catalog, chest=rules.ChestPolicy())] == [asked]
-    study, finding = asked.study_instance_uid, {"Mass": LabelState.PRESENT}
+    request = one.request
+    assert request.selection_reason == rules.MONITORING
+    assert request.selection_probability in (pytest.approx(1 / 11), pytest.approx(1 / 22))  # the last patient has two studies
+    assert [o.request for o in worklist.list_open_entries(catalog=catalog, chest=rules.ChestPolicy())] == [request]
+    study, finding = request.study_instance_uid, {"Mass": LabelState.PRESENT}
     import_statement(catalog, study, findings=finding)
-    import_statement(catalog, study, findings=finding, reader="bob", stated_at=asked.asked_at - timedelta(days=1))
+    import_statement(catalog, study, findings=finding, reader="bob", stated_at=request.requested_at - timedelta(days=1))
     import_statement(catalog, study, findings=finding, reader="carol", selection_reason="my own", selection_probability=0.3)
     other = next(f"1.{number}" for number in range(1, STUDIES + 1) if f"1.{number}" != study)
     import_statement(catalog, other, findings=finding)
@@ -210,7 +212,7 @@ def test_a_label_has_the_selection_reason_of_its_request(catalog: Catalog, pass_
             for label in tx.labels.all()
         }
     assert stated == {
-        ("alice", study): (rules.MONITORING, asked.selection_probability),
+        ("alice", study): (rules.MONITORING, request.selection_probability),
         ("bob", study): ("", None),  # stated before the request
         ("carol", study): ("my own", 0.3),
         ("alice", other): ("", None),
@@ -239,9 +241,9 @@ def test_a_study_requested_concurrently_is_not_requested_again(catalog: Catalog)
 def test_a_worklist_of_a_large_archive_reads_a_part_of_its_patients(catalog: Catalog) -> None:
     fill(catalog)
     only_monitoring = SelectionPolicy(positives=0, disagreement=0, uncertainty=0, coverage=0, monitoring=1)
-    asked = worklist.make_worklist(count=9, catalog=catalog, policy=policy(max_patients=5, selection=only_monitoring))
-    assert len(asked) == 5
-    assert {round(one.request.selection_probability * 11, 6) for one in asked} <= {5.0, 2.5}
+    entries = worklist.make_worklist(count=9, catalog=catalog, policy=policy(max_patients=5, selection=only_monitoring))
+    assert len(entries) == 5
+    assert {round(one.request.selection_probability * 11, 6) for one in entries} <= {5.0, 2.5}
 
 
 @pytest.fixture
@@ -269,7 +271,7 @@ def test_a_worklist_filled_in_and_imported_gives_labels_with_their_reasons(radcl
         writer.writerows(rows)
     opened = json.loads(radclipd("worklist", "--open", "--json").stdout)
     assert [one["study_instance_uid"] for one in opened] == [one["study_instance_uid"] for one in listed]
-    assert radclipd("labels", "import", str(path)).stdout == "8 statements on 4 studies added, 0 known already\n"
+    assert radclipd("labels", "import", str(path)).stdout == "8 labels on 4 studies added, 0 known already\n"
     rows = json.loads(radclipd("query", "select * from v_labels", "--json").stdout)
     reasons = {one["study_instance_uid"]: (one["selection_reason"], one["selection_probability"]) for one in listed}
     assert {(t["study_instance_uid"], (t["selection_reason"], t["selection_probability"])) for t in rows} == set(reasons.items())

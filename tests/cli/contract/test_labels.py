@@ -35,18 +35,18 @@ def on(url: str) -> Radclipd:
 def test_two_readers_add_compare_export_and_revoke(catalog_url: str, tmp_path: Path) -> None:
     radclipd = on(catalog_url)
     added = radclipd("labels", "add", "1.1", "Mass", "edema=absent", "--reader", "alice", "--selection-reason", "random")
-    assert added.stdout == "2 statements on 1 studies added, 0 known already\n", added.stderr
-    assert "14 statements" in radclipd("labels", "add", "A1", "No Finding", "--reader", "bob").stdout
+    assert added.stdout == "2 labels on 1 studies added, 0 known already\n", added.stderr
+    assert "14 labels" in radclipd("labels", "add", "A1", "No Finding", "--reader", "bob").stdout
     (conflict,) = json.loads(radclipd("labels", "conflicts", "--json").stdout)
-    assert (conflict["finding"], conflict["holds"], conflict["policy"]) == ("Mass", "absent", "newest")
+    assert (conflict["finding"], conflict["consensus"], conflict["policy"]) == ("Mass", "absent", "newest")
     assert conflict["votes"].startswith("alice: present (")
     listed = json.loads(radclipd("labels", "list", "--study", "A1", "--finding", "mass", "--json").stdout)
     assert [(row["reader"], row["state"]) for row in listed] == [("bob", "absent"), ("alice", "present")]
     exported = radclipd("labels", "export").stdout
     assert exported.splitlines()[0] == ",".join(EXPORT_COLUMNS)
     (tmp_path / "out.csv").write_text(exported)
-    assert radclipd("labels", "import", str(tmp_path / "out.csv")).stdout == "0 statements on 1 studies added, 16 known already\n"
-    assert radclipd("labels", "revoke", str(listed[0]["id"]), "--reader", "bob").stdout == "1 statements withdrawn\n"
+    assert radclipd("labels", "import", str(tmp_path / "out.csv")).stdout == "0 labels on 1 studies added, 16 known already\n"
+    assert radclipd("labels", "revoke", str(listed[0]["id"]), "--reader", "bob").stdout == "1 labels revoked\n"
     assert json.loads(radclipd("labels", "conflicts", "--json").stdout) == []
     again = radclipd("labels", "revoke", str(listed[0]["id"]), "--reader", "bob")
     assert (again.returncode, "is not in force" in again.stderr) == (1, True)
@@ -66,7 +66,7 @@ def test_a_faulty_table_is_refused_row_by_row_as_a_whole(radclipd: Radclipd, tmp
     assert json.loads(radclipd("labels", "list", "--json").stdout) == []
     path.write_text("study_instance_uid,Mass,comment\n1.1,1,x\n1.2,,\n")
     tried = radclipd("labels", "import", str(path), "--reader", "alice", "--dry-run")
-    assert tried.stdout == "1 statements on 1 studies would be added, 0 known already\n"
+    assert tried.stdout == "1 labels on 1 studies would be added, 0 known already\n"
     assert tried.stderr.splitlines() == ["columns not used: comment", "1 rows say nothing of any finding"]
     assert json.loads(radclipd("labels", "list", "--json").stdout) == []
 

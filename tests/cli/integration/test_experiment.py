@@ -41,11 +41,11 @@ def said(*arguments: str) -> Result:
 
 def test_standard_output_holds_one_json_object_and_nothing_else(place: Path, tmp_path: Path) -> None:
     done = said(*words(place, tmp_path / "out", "--shots", "2,1", "--draws", "2", "--json"))
-    told = json.loads(done.stdout)
-    assert set(told["mean_auc"]) == {method.name for method in FROZEN_ENCODER_METHODS}
-    assert set(told["mean_auc"]["stage-1"]) == {"1", "2"}
-    assert set(told["mean_auc"]["zero-shot"]["2"]) == {"mean", "sd", "lo", "hi"}
-    assert told["shots"] == [1, 2]
+    report = json.loads(done.stdout)
+    assert set(report["mean_auc"]) == {method.name for method in FROZEN_ENCODER_METHODS}
+    assert set(report["mean_auc"]["stage-1"]) == {"1", "2"}
+    assert set(report["mean_auc"]["zero-shot"]["2"]) == {"mean", "sd", "lo", "hi"}
+    assert report["shots"] == [1, 2]
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["command"].startswith("radclipd experiment fewshot --out ")
     assert "--shots 2,1 --draws 2" in manifest["command"]
@@ -97,11 +97,11 @@ def test_after_ctrl_c_the_same_command_continues(place: Path, tmp_path: Path) ->
         assert time.monotonic() < deadline
         time.sleep(0.02)
     running.send_signal(signal.SIGINT)
-    _, told = running.communicate(timeout=60)
+    _, output = running.communicate(timeout=60)
     assert running.returncode == 75
-    assert "interrupted; finished results are kept" in told
-    assert "hint: the same command continues" in told
-    assert "Traceback" not in told
+    assert "interrupted; finished results are kept" in output
+    assert "hint: the same command continues" in output
+    assert "Traceback" not in output
     kept = len(list((tmp_path / "out" / "scores").glob("*.npz")))
     assert 2 <= kept < 25
     said(*words(place, tmp_path / "out", *more))

@@ -67,13 +67,13 @@ def test_a_version_is_learnt_promoted_and_rolled_back(radclipd: Radclipd, url: s
     assert (card["name"], card["card"]["learning"]["films"]) == ("stage-1 untrained-tiny-0", 16)
     assert "P1" not in json.dumps(card["card"])  # nor anything else of a patient
     assert "Effusion" in radclipd("versions", "show", "2").stdout
-    back = radclipd("versions", "rollback", "--because", "misses small effusions")
+    back = radclipd("versions", "rollback", "--reason", "misses small effusions")
     assert (back.returncode, back.stdout) == (0, "version 1 serves again: zero-shot untrained-tiny-0\n"), back.stderr
     again = radclipd("versions", "promote", "2")
     assert (again.returncode, again.stdout.startswith("version 2  stage-1 untrained-tiny-0  serving")) == (0, True), again.stderr
     _, events = query.run(url, "select action, outcome, subject, detail, source from audit_events order by id")
-    told = [tuple(event)[:3] for event in events if event[0] != "model.import"]
-    assert told == [("learn", "done", "version 2"), ("rollback", "done", "version 1"), ("promote", "done", "version 2")]
+    actions = [tuple(event)[:3] for event in events if event[0] != "model.import"]
+    assert actions == [("learn", "done", "version 2"), ("rollback", "done", "version 1"), ("promote", "done", "version 2")]
     assert events[-1][4].startswith("cli")
 
 
@@ -145,8 +145,8 @@ def test_learning_pauses_while_a_new_study_waits(radclipd: Radclipd, url: str) -
 
 
 def test_refusals_are_one_line_and_a_hint(radclipd: Radclipd) -> None:
-    for verb in (("promote", "9"), ("promote", "1"), ("reject", "1", "--because", "x"), ("rollback",), ("show", "9")):
+    for verb in (("promote", "9"), ("promote", "1"), ("reject", "1", "--reason", "x"), ("rollback",), ("show", "9")):
         done = radclipd("versions", *verb)
         assert done.returncode == 1, verb
         assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["radclipd", "hint"], done.stderr
-    assert radclipd("versions", "reject", "1", "--because", " ").returncode == 2
+    assert radclipd("versions", "reject", "1", "--reason", " ").returncode == 2

@@ -42,8 +42,8 @@ def run(*arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:
 
 
 def test_every_verb_is_listed_and_has_its_own_help() -> None:
-    told = run("--help").stdout
-    assert all(f" {verb} " in told for verb in VERBS)
+    listed = run("--help").stdout
+    assert all(f" {verb} " in listed for verb in VERBS)
     for verb in VERBS:
         assert run(verb, "--help").returncode == 0
 
@@ -69,6 +69,8 @@ def test_the_help_of_each_verb_fits_one_line(group: str) -> None:
         (["model", "list", "--json"], "model list", "versions list"),
         (["versions", "2"], "versions 2", "versions show 2"),
         (["versions", "--json"], "versions --json", "versions list --json"),
+        (["versions", "reject", "2", "--because", "x"], "versions reject --because", "versions reject --reason"),
+        (["versions", "rollback", "--because=x"], "versions rollback --because", "versions rollback --reason"),
         (["--config", "none.toml", "promote", "--help"], "promote", "versions promote"),
     ],
 )

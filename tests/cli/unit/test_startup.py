@@ -48,7 +48,7 @@ FREE: tuple[tuple[str, ...], ...] = (
     ("versions", "show", "1"),
     ("versions", "promote", "9"),  # refused: there is none
     ("versions", "rollback"),  # refused: none served before
-    ("versions", "reject", "1", "--because", "why"),  # refused: it serves
+    ("versions", "reject", "1", "--reason", "why"),  # refused: it serves
     ("backfill", "--folder", "."),  # not in LOADS_TORCH: it has verbs of its own
     ("backfill", "status"),
     ("experiment", "phantoms", "--sheet", "sheet.png"),
@@ -140,8 +140,8 @@ def test_verbs_run_where_torch_cannot_be_imported(tmp_path: Path, sqlite_templat
         "RADCLIPD_LISTENER__PORT": str(port),
     }
     outcomes = run_all(FREE, tmp_path, settings)
-    told = {" ".join(verb): outcome for verb, outcome in zip(FREE, outcomes, strict=True)}
-    wrong = {verb: outcome for verb, outcome in told.items() if outcome[0] != int(bool(REFUSED & set(verb.split())))}
+    outcome_of = {" ".join(verb): outcome for verb, outcome in zip(FREE, outcomes, strict=True)}
+    wrong = {verb: outcome for verb, outcome in outcome_of.items() if outcome[0] != int(bool(REFUSED & set(verb.split())))}
     assert not wrong
 
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "deploy/docs/scale.md").read_text()
 MEASURED = {
     "seconds": {"receive": 0.01, "decode": 0.36, "decode_jpeg2000": 0.5, "encode": 0.36, "recall": 0.0036},
-    "bytes": {"film": 10_000_000, "film_jpeg2000": 5_000_000, "prefix": 80_000},
+    "bytes": {"film": 10_000_000, "film_jpeg2000": 5_000_000, "activations": 80_000},
     "gigaflop": 5.9,
     "catalog_bytes": {"catalog_sqlite": 5_000, "catalog_postgresql": 10_000},
 }

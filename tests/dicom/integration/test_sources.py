@@ -180,7 +180,7 @@ def test_an_archive_moves_its_images_to_the_listener(pacs: Pacs, destination: De
     receiving = InstanceReceiver(catalog=destination.catalog, images=destination.images, policy=ReceivePolicy(min_free_bytes=0))
     listener = Listener(
         ListenerSettings(host="127.0.0.1", port=pacs.listener_port),
-        begin_file=receiving.open_incoming,
+        open_incoming=receiving.open_incoming,
         receive=receiving.receive,
         mark_released=lambda _studies: None,
         audit=lambda _event: None,

@@ -38,10 +38,10 @@ def test_weights_and_their_card_are_one_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("card", "weights", "named"), [(None, b"w", demo.CARD), ("{}", None, demo.WEIGHTS)])
 def test_the_missing_file_is_named_with_a_hint(tmp_path: Path, card: str | None, weights: bytes | None, named: str) -> None:
     written(tmp_path, card, weights)
-    with pytest.raises(NoWeights, match=named) as told, translate_model_errors():
+    with pytest.raises(NoWeights, match=named) as caught, translate_model_errors():
         demo.verified_source(tmp_path)
-    assert "pretrain-demo" in told.value.hint
-    assert isinstance(told.value.__cause__, CheckpointMissing)
+    assert "pretrain-demo" in caught.value.hint
+    assert isinstance(caught.value.__cause__, CheckpointMissing)
 
 
 @pytest.mark.parametrize("card", ["{}", '{"weights": {"sha256": "0"}}', "no JSON"])

@@ -128,7 +128,7 @@ def test_a_stopped_backfill_resumes_at_the_same_instance(hospital: Hospital) -> 
 
     def stop_in_the_second_study(_what: str, done: int, _total: int) -> None:
         if done == 1 and len(source.objects) == 3:
-            raise StopRequested("told to stop")
+            raise StopRequested("stop requested")
 
     with pytest.raises(StopRequested):
         make_backfill(hospital, source, stop_in_the_second_study).run(JANUARY)

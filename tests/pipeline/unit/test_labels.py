@@ -75,7 +75,7 @@ def test_a_worker_reads_labels_from_a_report_after_the_sender_got_success(hospit
     hospital.read_reports()
     assert hospital.states == {("alice", "Mass"): YES, ("alice", "Edema"): NO}
     assert {label.document for label in hospital.labels} == {"2.25.1"}
-    assert hospital.label_events == [("done", "2.25.1", "2 statements added, 0 of earlier versions revoked")]
+    assert hospital.label_events == [("done", "2.25.1", "2 labels added, 0 of earlier versions revoked")]
     assert hospital.study().state is StudyState.ARRIVING  # a report does not change the images to score
 
 
@@ -143,7 +143,7 @@ def test_a_later_document_version_replaces_the_earlier_one_in_either_order_of_ar
     if later_first:
         assert hospital.label_events[-1] == ("refused", "2.25.1", "document 2.25.2 is a later version of it")
     else:
-        assert hospital.label_events[-1] == ("done", "2.25.2", "1 statements added, 2 of earlier versions revoked")
+        assert hospital.label_events[-1] == ("done", "2.25.2", "1 labels added, 2 of earlier versions revoked")
 
 
 def test_a_later_document_version_wins_despite_an_earlier_date(hospital: ReportingHospital) -> None:

@@ -119,7 +119,7 @@ def test_labels_that_return_to_the_learnt_state_are_not_learnt_again(hospital: H
 
 def test_a_stopped_round_counts_no_attempt_and_restarts(hospital: Hospital) -> None:
     enqueue(hospital)
-    hospital.trainer.stopped = StopRequested("told to stop")
+    hospital.trainer.stopped = StopRequested("stop requested")
     for _ in range(5):  # more often than max_attempts
         hospital.catalog.tick(60)
         assert hospital.work_once(JobKind.LEARN) == 1

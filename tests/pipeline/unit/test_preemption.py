@@ -15,7 +15,7 @@ from pipeline.progress import JobProgress
 from tests.builders.fakes.catalog import FakeCatalog
 from tests.builders.hospital_in_memory import Hospital
 
-POLICY = PreemptionPolicy(poll_seconds=1.0, max_pause_seconds=60.0, turn_seconds=5.0)
+POLICY = PreemptionPolicy(poll_seconds=1.0, max_pause_seconds=60.0, work_seconds=5.0)
 
 
 class Bench:
@@ -108,7 +108,7 @@ def test_learning_gets_turns_under_endless_arrivals(bench: Bench, caplog: pytest
     bench.put("1.1")  # no worker claims it
     steps, began = 0, bench.seconds
     with caplog.at_level(logging.WARNING):
-        while bench.seconds - began < 10 * (POLICY.max_pause_seconds + POLICY.turn_seconds):
+        while bench.seconds - began < 10 * (POLICY.max_pause_seconds + POLICY.work_seconds):
             bench.step()
             steps += 1
     learnt = steps * 0.125
@@ -123,7 +123,7 @@ def test_learning_gets_turns_under_endless_arrivals(bench: Bench, caplog: pytest
     assert bench.step() == POLICY.max_pause_seconds
     assert [bench.step() for _ in range(100)].index(
         POLICY.max_pause_seconds
-    ) == POLICY.turn_seconds / 0.125 - 1  # a short turn again
+    ) == POLICY.work_seconds / 0.125 - 1  # a short turn again
 
 
 def test_the_queue_is_polled_at_most_once_per_interval(bench: Bench) -> None:
