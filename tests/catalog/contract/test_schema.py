@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,23 +22,10 @@ from pipeline.errors import ConfigurationError, OutOfResources, SchemaMismatch
 from tests.builders import schema_releases
 from tests.builders.fakes.versions import a_version
 from tests.builders.postgres import Cluster
+from tests.builders.sql import execute, on
 from tests.conftest import DATABASES
 
 SENDER = Sender("A", "h", "B")
-
-
-def on(url: str, act: Callable[[Connection], object]) -> object:
-    """Call `act` in a transaction of its own, without the catalog."""
-    engine = open_engine(database_url(url), busy_timeout_seconds=5)
-    try:
-        with engine.connect().execution_options(writes=True) as connection, connection.begin():
-            return act(connection)
-    finally:
-        engine.dispose()
-
-
-def execute(url: str, sql: str) -> None:
-    on(url, lambda connection: connection.execute(text(sql)))
 
 
 def rows(url: str, sql: str) -> list[tuple[object, ...]]:

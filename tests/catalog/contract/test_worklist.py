@@ -23,6 +23,7 @@ from pipeline.ports.services import Catalog
 from tests.builders.catalog_rows import add_instance, chest_header, import_statement, worklist_request
 from tests.builders.command import Radclipd, radclipd_on
 from tests.builders.fakes.versions import a_version
+from tests.builders.sql import execute
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 STUDIES = 12
@@ -285,8 +286,6 @@ def test_a_worklist_filled_in_and_imported_gives_labels_with_their_reasons(radcl
 
 def test_requests_are_append_only(radclipd: Radclipd, catalog_url: str) -> None:
     from sqlalchemy.exc import DBAPIError
-
-    from tests.catalog.contract.test_schema import execute
 
     assert radclipd("worklist", "--n", "2", "--dry-run").returncode == 0
     assert json.loads(radclipd("query", "select * from v_worklist", "--json").stdout) == []

@@ -10,7 +10,7 @@ import torch
 from models.training.anchored_head import anchored_head
 from models.training.discriminative_head import discriminative_head
 from models.training.stage_one import StageOneSettings, stage_one_head
-from tests.models.unit.test_discriminative_head import World
+from tests.builders.world import World
 
 HEADS = (stage_one_head, anchored_head, discriminative_head)
 Rows = npt.NDArray[np.intp]
