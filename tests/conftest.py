@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from tests.builders.fakes.catalog import FakeCatalog
 
 settings.register_profile("any machine", deadline=None)  # a busy one is no fault of an example
 settings.load_profile("any machine")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""A shell starts a background job with SIGINT ignored, and the processes that tests interrupt would inherit that."""
 
 
 @pytest.fixture(scope="session")
