@@ -135,9 +135,9 @@ class _CandidatePool:
 
     def _describe_reason(self, study: SelectedStudy) -> str:
         if study.reason is SelectionReason.MONITORING:
-            return "by lot, to measure with; never learnt from"
+            return "drawn at random, to measure versions; never used for training"
         if study.reason is SelectionReason.COVERAGE:
-            return "unlike everything that was read"
+            return "unlike every labelled study"
         if study.reason is SelectionReason.UNCERTAINTY:
             return "the version in service is undecided"
         column = FINDINGS.index(study.finding)

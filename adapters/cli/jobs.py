@@ -62,4 +62,4 @@ def retry(
         raise PermanentError(
             f"{len(set(ids)) - count} of {len(set(ids))} are not in quarantine", hint="radclipd jobs list --state quarantined"
         )
-    typer.echo(f"{count} jobs wait again")
+    typer.echo(f"{count} jobs queued again")

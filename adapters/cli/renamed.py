@@ -24,8 +24,14 @@ NEW_VERBS = {
 """Old words of the command line -> new ones."""
 FORMER_LISTINGS = ("jobs", "versions")
 """Groups whose name alone was a listing."""
-OLD_OPTION, NEW_OPTION = "--because", "--reason"
-"""Of `versions reject` and `versions rollback`."""
+NEW_OPTIONS = {
+    ("versions", "reject"): ("--because", "--reason"),
+    ("versions", "rollback"): ("--because", "--reason"),
+    ("labels", "add"): ("--asked-because", "--selection-reason"),
+    ("model", "import"): ("--marking", "--notice"),
+    ("model", "fetch"): ("--marking", "--notice"),
+}
+"""Verb -> its old option and the new one."""
 
 
 class VerbGroup(TyperGroup):
@@ -46,8 +52,9 @@ def find_new_verb(words: Sequence[str]) -> tuple[str, str] | None:
         if new := NEW_VERBS.get(tuple(words[:length])):
             return " ".join(words[:length]), new
     first, second = [*words, "", ""][:2]
-    if first == "versions" and second in ("reject", "rollback") and any(word.split("=")[0] == OLD_OPTION for word in words):
-        return f"versions {second} {OLD_OPTION}", f"versions {second} {NEW_OPTION}"
+    old_option, new_option = NEW_OPTIONS.get((first, second), ("", ""))
+    if old_option and any(word.split("=")[0] == old_option for word in words):
+        return f"{first} {second} {old_option}", f"{first} {second} {new_option}"
     if first == "versions" and second.isdigit():
         return f"versions {second}", f"versions show {second}"
     if first in FORMER_LISTINGS and second.startswith("-") and second != "--help":

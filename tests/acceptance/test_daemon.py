@@ -94,7 +94,7 @@ def test_invalid_films_are_quarantined_and_the_next_film_is_reported(place: Inst
     assert [r["reason"] for r in place.rows("select reason from v_studies where state = 'ignored'")] == ["no pixel data (1)"]
     listed = place.run("jobs", "list", "--state", "quarantined").stdout
     assert "quarantined" in listed
-    assert "2 jobs wait again" in place.run("jobs", "retry", "--all").stdout
+    assert "2 jobs queued again" in place.run("jobs", "retry", "--all").stdout
 
 
 def test_reports_wait_while_the_archive_is_unreachable(place: Installation) -> None:

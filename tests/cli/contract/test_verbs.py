@@ -55,10 +55,10 @@ def test_quarantined_jobs_are_listed_and_retried(radclipd: Radclipd, catalog_url
             (job,) = tx.jobs.claim([JobKind.SCORE], worker="w", lease_seconds=5)
             tx.jobs.quarantine(job, error="no image can be made of it")
     assert radclipd("jobs", "list", "--state", "quarantined").stdout.count("no image can be made of it") == 2
-    assert "1 jobs wait again" in radclipd("jobs", "retry", str(job.id)).stdout
+    assert "1 jobs queued again" in radclipd("jobs", "retry", str(job.id)).stdout
     again = radclipd("jobs", "retry", str(job.id))
     assert (again.returncode, "not in quarantine" in again.stderr) == (1, True)
-    assert "1 jobs wait again" in radclipd("jobs", "retry", "--all").stdout
+    assert "1 jobs queued again" in radclipd("jobs", "retry", "--all").stdout
     assert radclipd("jobs", "retry").returncode == 2
     with catalog.read() as tx:
         assert tx.jobs.count_by_state()[JobKind.SCORE, JobState.WAITING] == 2

@@ -71,6 +71,8 @@ def test_the_help_of_each_verb_fits_one_line(group: str) -> None:
         (["versions", "--json"], "versions --json", "versions list --json"),
         (["versions", "reject", "2", "--because", "x"], "versions reject --because", "versions reject --reason"),
         (["versions", "rollback", "--because=x"], "versions rollback --because", "versions rollback --reason"),
+        (["labels", "add", "A1", "Mass", "--asked-because", "x"], "labels add --asked-because", "labels add --selection-reason"),
+        (["model", "import", "--marking", "x", "f.pt"], "model import --marking", "model import --notice"),
         (["--config", "none.toml", "promote", "--help"], "promote", "versions promote"),
     ],
 )
