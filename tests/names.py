@@ -23,8 +23,6 @@ PARTICIPLE_CLASSES = {
     "Patient": "DICOM's noun (PS3.3 C.7.1)",
     "Statement": "a noun: what a reader says of one finding",
     "Document": "a noun: an SR or KOS",
-    "Equipment": "DICOM's noun (PS3.3 C.7.5)",
-    "Moment": "a noun: a point in time, as a column type",
 }
 """Class -> reason. Words that end like a participle and are the field's own nouns."""
 
@@ -40,7 +38,7 @@ ROOM_MODULES_APART = ("__init__", "__main__")
 
 def main() -> int:
     """Print a line for each name that is refused; return the exit code."""
-    refused = sorted({*one_word_functions(), *participle_classes(), *doubled_classes(), *doubled_modules()})
+    refused = sorted({*one_word_functions(), *participle_classes(), *doubled_classes(), *doubled_modules(), *unused_exceptions()})
     for line in refused:
         print(line)  # noqa: T201 - a command's output
     return 1 if refused else 0
@@ -83,6 +81,18 @@ def doubled_modules() -> Iterator[str]:
     for (room, name), found in places.items():
         if len(found) > 1 and f"{room}:{name}" not in DOUBLED_MODULES:
             yield f"{found[-1]}: module {name} stands at {', '.join(found[:-1])} too (qualify the name)"
+
+
+def unused_exceptions() -> Iterator[str]:
+    """An exception without its name in the code is out of date."""
+    functions = {f"{path}:{node.name}" for path, tree in _modules() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    classes = {node.name.lstrip("_") for _, node in _classes()}
+    modules = {f"{_room(path)}:{path.stem}" for path, _ in _modules()}
+    known = functions | classes | modules
+    for table in (ONE_WORD_FUNCTIONS, PARTICIPLE_CLASSES, DOUBLED_CLASSES, DOUBLED_MODULES):
+        for name in table:
+            if name not in known:
+                yield f"tests/names.py: exception of {name}, which no longer exists (delete it)"
 
 
 def _modules() -> Iterator[tuple[Path, ast.Module]]:

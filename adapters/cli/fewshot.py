@@ -21,7 +21,7 @@ from pipeline.errors import TransientError
 if TYPE_CHECKING:
     from adapters.experiment.bases import ChosenBase
     from adapters.experiment.case_source import CaseSource
-    from adapters.experiment.fewshot import FewshotOutcome
+    from adapters.experiment.fewshot import FewshotOptions, FewshotOutcome
     from models.ladder.method import Method
 
 FROZEN, ALL = "frozen", "all"
@@ -89,7 +89,6 @@ def fewshot(
     source = source_of(ctx, data, folder=folder, site=site, sizes=(pool, test, film_size), workers=workers)
     encoder = base_of(ctx, data, base)
     from adapters.experiment.fewshot import FewshotOptions, summary_json
-    from adapters.experiment.fewshot import run_fewshot as run
     from adapters.ml.scorer import choose_device
 
     out = out or _name_output_folder(source, encoder, seed)
@@ -105,17 +104,24 @@ def fewshot(
         workers=workers,
         command=command_of(ctx),
     )
-    try:
-        with progress_bars() as watch:
-            outcome = run(source, encoder, options, watch)
-    except KeyboardInterrupt as error:
-        raise TransientError(
-            f"interrupted; finished results are kept in {out}", hint="the same command continues from there"
-        ) from error
+    outcome = _run_interruptibly(source, encoder, options)
     if json:
         typer.echo(json_format.dumps(summary_json(outcome), allow_nan=False))
     else:
         _print_outcome(outcome, out)
+
+
+def _run_interruptibly(source: CaseSource, encoder: ChosenBase, options: FewshotOptions) -> FewshotOutcome:
+    """Run the experiment with a progress bar. TransientError on Ctrl-C: finished results stay in `options.out`."""
+    from adapters.experiment.fewshot import run_fewshot
+
+    try:
+        with progress_bars() as watch:
+            return run_fewshot(source, encoder, options, watch)
+    except KeyboardInterrupt as error:
+        raise TransientError(
+            f"interrupted; finished results are kept in {options.out}", hint="the same command continues from there"
+        ) from error
 
 
 def _name_output_folder(source: CaseSource, encoder: ChosenBase, seed: int) -> Path:

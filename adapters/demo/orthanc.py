@@ -155,14 +155,6 @@ class OrthancServer:
         found = self.post("/tools/find", {"Level": "Study", "Query": {"StudyInstanceUID": study_instance_uid}})
         return str(found[0]) if found else None
 
-    def send_study(self, study_instance_uid: str) -> str:
-        """Send a whole study to radclipd, like the Explorer's button; return the job. RefusedByArchive for an unknown study."""
-        study = self.find_study(study_instance_uid)
-        if study is None:
-            raise RefusedByArchive(f"Orthanc has no study {study_instance_uid}")
-        job = self.post(f"/modalities/{MODALITY}/store", {"Resources": [study], "Synchronous": False})
-        return str(job["ID"])
-
     def find_instances(self, study_instance_uid: str, modality: str | None = None) -> list[str]:
         """Return Orthanc's identifiers of the instances of a study, all or of one modality."""
         study = self.find_study(study_instance_uid)

@@ -30,8 +30,9 @@ SPLIT_SEED = 0
 class CaseSource:
     """Films with their cases.
 
-    `cases.pixel_sha256` is a placeholder until the films have been read. `split` is repeated once they are known: only
-    then is a film filed under two patients found. `identity` is JSON-able and identifies the films, independent of their labels.
+    `cases.pixel_sha256` holds the keys of the films until the films have been read, then the hashes of their pixels. `split` runs
+    a second time with the hashes, which show a film filed under two patients. `identity`
+    is JSON-able and identifies the films, independent of their labels.
     """
 
     kind: SourceKind
@@ -91,7 +92,7 @@ def build_cases(
         age=np.array([np.nan if years is None else years for years in age], dtype=np.float32),
         sex=np.array(sex, dtype=np.str_),
         view=np.array(view, dtype=np.str_),
-        pixel_sha256=np.array(key, dtype=np.str_),  # placeholder: distinct for each film until it is read
+        pixel_sha256=np.array(key, dtype=np.str_),  # distinct for each film, as the hash is
         weight=np.ones(count, dtype=np.float32) if weight is None else np.array(weight, dtype=np.float32),
         findings=FINDINGS,
     )

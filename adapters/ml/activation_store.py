@@ -157,7 +157,7 @@ class ActivationStore:
         """
 
         def has_room(database: sqlite3.Connection) -> bool:
-            if _count_used_pages(database) <= self._compute_max_pages():
+            if _count_used_pages(database) <= self._compute_max_pages(self.size()):
                 return True
             return bool(_fetch_number(database, _IS_OLDER, received))
 
@@ -195,7 +195,7 @@ class ActivationStore:
 
     def close(self) -> None:
         """Close the connections of this process; a forked process leaves those of its parent alone."""
-        for owner in [owner for owner in self._connections if owner[0] == os.getpid()]:
+        for owner in [owner for owner in list(self._connections) if owner[0] == os.getpid()]:
             self._close_connection(owner)
 
     def _call_database(self, call: Callable[[sqlite3.Connection], Answer], *, retry: bool = True) -> Answer:
@@ -283,8 +283,9 @@ class ActivationStore:
         ]
         if not rows:
             return 0
-        max_pages = self._compute_max_pages()
-        if self.size() > max_pages * PAGE_BYTES:
+        size = self.size()
+        max_pages = self._compute_max_pages(size)
+        if size > max_pages * PAGE_BYTES:
             self._remove_stale_files()
         self._shrink_file(database, max_pages + self._batch_pages)
         with database:
@@ -297,10 +298,13 @@ class ActivationStore:
                 )
             return database.executemany(_INSERT, rows).rowcount
 
-    def _compute_max_pages(self) -> int:
-        """Return the limit of pages in use before a batch: limit and reserve have room for the batch and its rollback journal."""
+    def _compute_max_pages(self, size: int) -> int:
+        """Return the limit of pages in use before a batch: limit and reserve have room for the batch and its rollback journal.
+
+        `size`: of all files below the root, bytes.
+        """
         free = shutil.disk_usage(self._root).free
-        return min(self._max_bytes, self.size() + free - self._reserve_bytes) // PAGE_BYTES - 2 * self._batch_pages
+        return min(self._max_bytes, size + free - self._reserve_bytes) // PAGE_BYTES - 2 * self._batch_pages
 
     def _evict_oldest(self, database: sqlite3.Connection, max_pages: int) -> None:
         """Delete the oldest records until at most `max_pages` are in use, or no record is left."""

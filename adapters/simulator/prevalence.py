@@ -88,12 +88,6 @@ def prevalence(ap_share: float = NATURAL_AP_SHARE) -> Mapping[str, float]:
     return dict(zip(FINDINGS, map(float, both), strict=True))
 
 
-def draw_findings(rng: np.random.Generator, view: str) -> tuple[str, ...]:
-    """Draw the findings of one film of a view by the frequency of their combinations; mostly none."""
-    table = combinations(view)
-    return table.findings[int(rng.choice(len(table.findings), p=table.share))]
-
-
 @dataclass(frozen=True, slots=True)
 class _PrevalenceRow:
     findings: frozenset[str]

@@ -64,11 +64,6 @@ def ece(probabilities: Scores, labels: Labels, *, bins: int = CALIBRATION_BINS) 
     )
 
 
-def sensitivity_at(scores: Scores, labels: Labels, *, specificity: float) -> Floats:
-    """Return the highest sensitivity [F] among the thresholds whose specificity is at least `specificity`."""
-    return _measure_findings(lambda s, positive: _compute_sensitivity(s, positive, specificity), scores, labels)
-
-
 def macro_average(values: Scores) -> Floats:
     """Return the mean over the defined findings [...] of measures [..., F]; NaN where none is defined."""
     count = count_defined(values)
@@ -142,12 +137,6 @@ def paired_auc(first: Scores, second: Scores, labels: Labels, patients: npt.NDAr
     freedom = of_kinds.sum() ** 2 / max(float((of_kinds**2 / (counts - 1)).sum()), np.finfo(np.float64).tiny)
     error = np.sqrt(max(float(of_kinds.sum() + shared), 0.0))
     return PairedAuc(float(differences[0].mean()), float(error), float(max(freedom, 1.0)), int(counts[0]), int(counts[1]))
-
-
-def delong_p(scores: Scores, labels: Labels) -> float:
-    """Return the two-sided p-value for the equality of two AUCs, scores [2, N]. 1 for equal rankings."""
-    aucs, covariance = delong(scores, labels)
-    return normal_p(float(aucs[0] - aucs[1]), float(np.sqrt(max(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1], 0.0))))
 
 
 def normal_p(difference: float, error: float) -> float:
@@ -271,10 +260,3 @@ def _compute_calibration_error(probabilities: Floats, positive: Floats, bins: in
     edges = np.quantile(probabilities, np.arange(1, bins) / bins)
     bin_of = np.searchsorted(edges, probabilities, side="right")
     return float(np.abs(np.bincount(bin_of, probabilities - positive, minlength=bins)).sum() / len(positive))
-
-
-def _compute_sensitivity(scores: Floats, positive: Floats, specificity: float) -> float:
-    negatives = np.sort(scores[positive == 0])[::-1]
-    allowed = int((1 - specificity) * len(negatives) + 1e-9)  # false positives; 1e-9 absorbs the rounding error of 1 - specificity
-    threshold = negatives[allowed] if allowed < len(negatives) else -np.inf
-    return float(np.mean(scores[positive == 1] > threshold))

@@ -16,7 +16,7 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
 from pynetdicom.sop_class import Comprehensive3DSRStorage, Verification  # type: ignore[attr-defined]  # made at run time
 
 from adapters.demo.loopback import LOOPBACK, free_ports
-from adapters.demo.orthanc import OrthancServer, find_program
+from adapters.demo.orthanc import MODALITY, OrthancServer, find_program
 from adapters.simulator import scanner
 from tests.builders import peers
 
@@ -214,7 +214,8 @@ def test_a_study_can_be_sent_by_rest(orthanc: OrthancServer, receiver: Receiver)
     examination = film()
     send(orthanc, examination)
     assert until(lambda: len(receiver.received) == 1)
-    job = orthanc.send_study(examination.study_instance_uid)
+    study = orthanc.find_study(examination.study_instance_uid)
+    job = orthanc.post(f"/modalities/{MODALITY}/store", {"Resources": [study], "Synchronous": False})["ID"]
     assert until(lambda: orthanc.get(f"/jobs/{job}")["State"] == "Success")
     assert receiver.received == image_uids(examination) * 2
 

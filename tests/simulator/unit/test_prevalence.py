@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections import Counter
 from itertools import combinations as pairs
 from pathlib import Path
 
@@ -40,15 +39,6 @@ def test_prevalences_and_pairs_of_findings_match_the_original_table(view: str) -
         together = float(np.mean([{FINDINGS[one], FINDINGS[other]} <= names for names in shown]))
         ours = float(table.share[table.has[:, one] & table.has[:, other]].sum())
         assert ours == pytest.approx(together, rel=0.15, abs=6e-4)
-
-
-def test_drawn_findings_have_the_frequencies_of_the_table() -> None:
-    rng = np.random.default_rng(3)
-    drawn = [prevalence.draw_findings(rng, "AP") for _ in range(4000)]
-    counted = Counter(name for names in drawn for name in names)
-    for finding, share in zip(FINDINGS, prevalence.combinations("AP").prevalence, strict=True):
-        assert abs(counted[finding] / 4000 - share) < 4 * np.sqrt(share / 4000)
-    assert set(drawn) <= set(prevalence.combinations("AP").findings)
 
 
 def test_prevalence_follows_the_share_of_ap_films() -> None:
