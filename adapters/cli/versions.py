@@ -74,7 +74,8 @@ def list_(ctx: typer.Context, table: output.TableFlag = False, csv: output.CsvFl
         url, store = parts.config.catalog.url, parts.models
     schema.verify(url)
     with query.open_session(url) as ask:
-        found = [dict(zip(columns, row, strict=True)) for columns, rows in [ask(VERSIONS_SQL)] for row in rows]
+        columns, found_rows = ask(VERSIONS_SQL)
+        found = [dict(zip(columns, row, strict=True)) for row in found_rows]
         rows = [_make_version_row(version, store) for version in found]
         rows += map(_make_unused_row, _read_unused_bases(store, {version["base"] for version in found}))
         output.write_rows(LIST_COLUMNS, rows, form)

@@ -10,7 +10,7 @@ from typing import Any
 
 from adapters.ml.error_translation import translate_model_errors
 from adapters.ml.importer import UNTRAINED, base_name
-from adapters.model_files import base_folder
+from adapters.storage.model_files import base_folder
 from models import demo
 from models.checkpoint_files import CARD
 from models.encoder import sources

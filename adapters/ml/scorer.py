@@ -14,7 +14,7 @@ import torch
 from adapters.ml.activation_cache import ActivationCache, ActivationCacheSettings, activation_key
 from adapters.ml.error_translation import translate_model_errors
 from adapters.ml.model_input import ModelInputBuilder, choose_model_input_builder
-from adapters.model_files import base_folder, version_folder
+from adapters.storage.model_files import base_folder, version_folder
 from models.checkpoint_files import HEAD
 from models.classifier import bfloat16
 from models.classifier.classifier import Classifier

@@ -27,7 +27,7 @@ from adapters.ml.monitoring import MonitoringSample
 from adapters.ml.scorer import apply_precision, read_version_weights
 from adapters.ml.training_images import TrainingImageReader
 from adapters.ml.version_card import base_card
-from adapters.model_files import base_folder
+from adapters.storage.model_files import base_folder
 from models.checkpoint_files import HEAD
 from models.classifier.classifier import Classifier, UnfrozenEncoder
 from models.classifier.head import LinearHead, zero_shot_head

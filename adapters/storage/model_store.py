@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.model_files import base_folder, bases_folder, version_folder
+from adapters.storage.model_files import base_folder, bases_folder, version_folder
 from models.checkpoint_files import CARD, HEAD, WEIGHTS, rename_card_keys
 from pipeline.errors import NoWeights, OutOfResources, PermanentError, TransientError, WeightsCorrupt
 

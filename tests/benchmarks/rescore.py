@@ -28,7 +28,7 @@ from pydicom.uid import JPEG2000Lossless
 from adapters.config.sections import ScoreConfig
 from adapters.ml.activation_cache import ActivationCache, ActivationCacheSettings
 from adapters.ml.scorer import ClipScorer, apply_precision
-from adapters.model_files import base_folder
+from adapters.storage.model_files import base_folder
 from models.classifier.classifier import Classifier
 from models.classifier.head import zero_shot_head
 from models.classifier.prompts import read_prompts

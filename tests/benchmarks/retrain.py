@@ -31,7 +31,7 @@ from adapters.ml import trainer
 from adapters.ml.activation_cache import ActivationCache, ActivationCacheSettings, activation_key
 from adapters.ml.trainer import ClipTrainer, TrainerSettings
 from adapters.ml.training_images import TrainingImageReader
-from adapters.model_files import base_folder
+from adapters.storage.model_files import base_folder
 from adapters.storage.model_store import ModelStore
 from models.classifier.head import LinearHead, zero_shot_head
 from models.classifier.prompts import read_prompts

@@ -33,8 +33,8 @@ from adapters.config.sections import ScoreConfig
 from adapters.dicom.image import part10
 from adapters.ml.activation_cache import ActivationCache, ActivationCacheSettings
 from adapters.ml.scorer import load_scorer
-from adapters.model_files import base_folder
 from adapters.storage.image_store import FileImageStore
+from adapters.storage.model_files import base_folder
 from models.encoder.base import Base, read_base
 from pipeline.domain import (
     FINDINGS,

@@ -16,7 +16,7 @@ import torch
 from adapters.ml.activation_cache import BACKOFF_SECONDS, ActivationCache, ActivationCacheSettings
 from adapters.ml.activation_store import PAGE_BYTES
 from adapters.ml.scorer import ClipScorer, load_scorer, read_version_weights
-from adapters.model_files import base_folder
+from adapters.storage.model_files import base_folder
 from models.classifier.classifier import BATCH_TOLERANCE, STORED_TOLERANCE
 from models.encoder.activations import SplitActivations
 from models.encoder.base import read_base

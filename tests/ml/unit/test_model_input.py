@@ -22,8 +22,8 @@ from adapters.ml.activation_cache import ActivationCache
 from adapters.ml.gpu_input.device_builder import DeviceModelInputBuilder, DeviceValues, find_host_difference
 from adapters.ml.model_input import HostModelInputBuilder, choose_model_input_builder
 from adapters.ml.scorer import ClipScorer, load_scorer, read_version_weights
-from adapters.model_files import base_folder
 from adapters.storage.image_store import FileImageStore
+from adapters.storage.model_files import base_folder
 from models.classifier.classifier import Classifier
 from models.encoder.base import read_base
 from models.errors import ImageUnusable

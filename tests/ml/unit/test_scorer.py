@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from adapters.ml.scorer import ClipScorers, choose_device, load_scorer
-from adapters.model_files import base_folder, version_folder
+from adapters.storage.model_files import base_folder, version_folder
 from models.checkpoint_files import CARD, HEAD, WEIGHTS
 from pipeline.domain import ModelVersion
 from pipeline.errors import ConfigurationError, NoWeights, PixelsUnreadable, RadclipdError, WeightsRejected
