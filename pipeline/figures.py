@@ -48,10 +48,10 @@ class BackfillFigures:
     days: int = 0  # days without anything left to import
     done: int = 0  # imported units
     failed: int = 0  # units that failed permanently
-    taken: int = 0  # instances stored with these units
+    stored: int = 0  # instances stored with these units
     refused: int = 0  # instances refused
     bytes: int = 0  # of stored instances
-    coming: int = 0  # studies of which more instances are expected
+    pending: int = 0  # studies of which more instances are expected
     fetched: int = 0  # studies imported completely
     last_at: datetime | None = None  # time of the newest unit result
 
@@ -85,7 +85,7 @@ class ArchiveFigures:
     studies: Mapping[StudyState, int]
     reports: Mapping[ReportState, int]
     instances: int
-    statements: Mapping[tuple[str, LabelState], int]  # labels by finding and state, including revoked ones
+    labels: Mapping[tuple[str, LabelState], int]  # labels by finding and state, including revoked ones
     open_requests: int  # studies that the worklist asked for and that have no label yet
     rescoring: tuple[int, int] | None  # reported studies, and those of them that the serving version has scored
     backfills: Mapping[str, BackfillFigures]  # by kind of source

@@ -107,7 +107,7 @@ _BACKFILLED = (
 """Built once: it is executed for each study."""
 
 _TOTALS = text(
-    "SELECT source, days_done AS days, units_done AS done, units_failed AS failed, instances AS taken, refused, bytes, last_at"
+    "SELECT source, days_done AS days, units_done AS done, units_failed AS failed, instances AS stored, refused, bytes, last_at"
     " FROM v_backfills"
 ).columns(last_at=UtcDateTime())
 
@@ -116,7 +116,7 @@ def totals_by_kind(connection: Connection) -> dict[str, BackfillFigures]:
     """Return the totals of all backfills by the kind of source: the first word of its name."""
     ended = func.count(backfilled_studies.c.ended_at)
     query = select(backfills.c.source, ended, func.count() - ended).join(backfilled_studies).group_by(backfills.c.source)
-    of_studies = {source: {"fetched": fetched, "coming": coming} for source, fetched, coming in connection.execute(query)}
+    of_studies = {source: {"fetched": fetched, "pending": pending} for source, fetched, pending in connection.execute(query)}
     found: dict[str, BackfillFigures] = {}
     for row in connection.execute(_TOTALS).mappings():
         counts = {name: value for name, value in row.items() if name != "source"} | of_studies.get(row["source"], {})

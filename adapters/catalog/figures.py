@@ -71,7 +71,7 @@ class SqlFigures:
             studies=self._count_states(studies.c.state, StudyState),
             reports=self._count_states(reports.c.state, ReportState),
             instances=self._connection.scalar(select(func.count()).select_from(instances)) or 0,
-            statements={
+            labels={
                 (finding, LabelState(state)): n
                 for finding, state, n in self._connection.execute(statements.group_by(labels.c.finding, labels.c.state))
             },

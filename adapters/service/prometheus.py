@@ -142,7 +142,7 @@ def _build_queue_metrics(figures: QueueFigures) -> Iterator[Metric]:
         )
     if figures.serving_since is not None:
         since = figures.serving_since.timestamp()
-        yield GaugeMetricFamily("radclipd_serving_since_timestamp_seconds", "When the version came to serve.", value=since)
+        yield GaugeMetricFamily("radclipd_serving_since_timestamp_seconds", "Start of the service of this version.", value=since)
     yield from _build_learning_metrics(figures)
 
 
@@ -175,10 +175,10 @@ def _build_archive_metrics(archive: ArchiveFigures) -> Iterator[Metric]:
     yield _make_gauge("studies", "Studies.", ("state",), _count_every_state(StudyState, archive.studies))
     yield _make_gauge("reports", "Structured reports.", ("state",), _count_every_state(ReportState, archive.reports))
     yield CounterMetricFamily("radclipd_instances_received", "DICOM instances received and stored.", value=archive.instances)
-    statements = CounterMetricFamily("radclipd_label_statements", "Labels of readers.", labels=("finding", "state"))
-    for (finding, state), count in archive.statements.items():
-        statements.add_metric((finding, state.value), count)
-    yield statements
+    labels = CounterMetricFamily("radclipd_labels", "Labels of readers.", labels=("finding", "state"))
+    for (finding, state), count in archive.labels.items():
+        labels.add_metric((finding, state.value), count)
+    yield labels
     yield GaugeMetricFamily(
         "radclipd_worklist_open_studies", "Studies on the worklist without a label.", value=archive.open_requests
     )
@@ -202,16 +202,16 @@ def _build_backfill_metrics(backfills: Mapping[str, BackfillFigures]) -> Iterato
     """Gauges, not counters: the last result of a unit replaces the one before, and may be smaller."""
     descriptions = {
         "units": "Units of a backfill (studies of an archive, groups of files of a folder) by result.",
-        "studies": "Studies that backfills fetched, and those with further units to come.",
-        "instances": "DICOM instances that backfills took in, and refused.",
+        "studies": "Studies that backfills fetched completely, and those with further instances expected.",
+        "instances": "DICOM instances that backfills stored, and refused.",
     }
-    for name, states in (("units", ("done", "failed")), ("studies", ("fetched", "coming")), ("instances", ("taken", "refused"))):
+    for name, states in (("units", ("done", "failed")), ("studies", ("fetched", "pending")), ("instances", ("stored", "refused"))):
         counts = {(source, state): getattr(figures, state) for source, figures in backfills.items() for state in states}
         yield _make_gauge(f"backfill_{name}", descriptions[name], ("source", "state"), counts)
     days = {(source,): figures.days for source, figures in backfills.items()}
-    yield _make_gauge("backfill_done_days", "Days of an archive that are completely taken in.", ("source",), days)
-    taken = {(source,): figures.bytes for source, figures in backfills.items()}
-    yield _make_gauge("backfill_taken_bytes", "Size of the instances that backfills took in.", ("source",), taken)
+    yield _make_gauge("backfill_done_days", "Days of an archive that are imported completely.", ("source",), days)
+    stored = {(source,): figures.bytes for source, figures in backfills.items()}
+    yield _make_gauge("backfill_stored_bytes", "Size of the instances that backfills stored.", ("source",), stored)
     ends = {(source,): figures.last_at.timestamp() for source, figures in backfills.items() if figures.last_at is not None}
     yield _make_gauge("backfill_last_timestamp_seconds", "Time of the last result of a unit.", ("source",), ends)
 

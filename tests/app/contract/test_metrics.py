@@ -180,7 +180,7 @@ def test_figures_of_the_archive(sql_catalog: SqlCatalog) -> None:
         studies={StudyState.ARRIVING: 1, StudyState.IGNORED: 1, StudyState.REPORTED: 2},
         reports={ReportState.PENDING: 1, ReportState.BUILT: 1},
         instances=5,
-        statements={("Mass", LabelState.PRESENT): 2, ("Edema", LabelState.ABSENT): 1},
+        labels={("Mass", LabelState.PRESENT): 2, ("Edema", LabelState.ABSENT): 1},
         open_requests=1,
         rescoring=(2, 1),
         backfills={},
@@ -210,7 +210,7 @@ def test_figures_of_backfills_by_kind_of_source(sql_catalog: SqlCatalog) -> None
     figures = archive_of(sql_catalog)
     found = {kind: replace(one, last_at=None) for kind, one in figures.backfills.items()}
     assert found == {
-        "orthanc": BackfillFigures(days=4, done=2, failed=1, taken=3, refused=1, bytes=4 << 30, coming=1, fetched=2),
+        "orthanc": BackfillFigures(days=4, done=2, failed=1, stored=3, refused=1, bytes=4 << 30, pending=1, fetched=2),
         "folder": BackfillFigures(failed=1),
     }
     assert figures.backfilled_unscored == 1
@@ -392,15 +392,15 @@ def test_a_scrape(sql_catalog: SqlCatalog, page: Callable[[], str], tmp_path: Pa
         of("studies", state="reported"): 0,
         of("reports", state="sent"): 0,
         of("instances_received_total"): 1,
-        of("label_statements_total", finding="Mass", state="present"): 1,
+        of("labels_total", finding="Mass", state="present"): 1,
         of("worklist_open_studies"): 0,
         of("activation_cache_bytes"): 5,
         of("backfill_units", source="folder", state="done"): 1,
         of("backfill_units", source="folder", state="failed"): 0,
-        of("backfill_instances", source="folder", state="taken"): 2,
-        of("backfill_studies", source="folder", state="coming"): 0,
+        of("backfill_instances", source="folder", state="stored"): 2,
+        of("backfill_studies", source="folder", state="pending"): 0,
         of("backfill_done_days", source="folder"): 1,
-        of("backfill_taken_bytes", source="folder"): 7,
+        of("backfill_stored_bytes", source="folder"): 7,
         of("backfill_unscored_studies"): 0,
     }
     assert {key: values.get(key) for key in wanted} == wanted
@@ -435,7 +435,7 @@ def test_alerts_use_existing_metrics_and_labels() -> None:
         studies={},
         reports={},
         instances=1,
-        statements={},
+        labels={},
         open_requests=0,
         rescoring=(2, 1),
         backfills=brought,
