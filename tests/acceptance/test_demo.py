@@ -30,6 +30,7 @@ from pipeline.domain import FINDINGS
 from pipeline.rules import OWN_MODEL_NAME
 from tests.builders import nih_folder, peers, tiny
 from tests.builders.shipped import shipped
+from tests.readme import README, demo_lines, shape_of
 
 ROOT = Path(__file__).parents[2]
 OK = re.compile(
@@ -228,7 +229,18 @@ def test_films_with_a_label_table_are_labelled_learnt_rescored_and_evaluated(tmp
     assert (float(before), float(after)) == (end.before, end.after)
     assert float(gain) == pytest.approx(end.after - end.before, abs=0.0011)  # each is rounded
     check_predecessors(run)
+    check_readme(run)
     assert run.still_running() == []
+
+
+def check_readme(run: DemoRun) -> None:
+    """Check that the run prints each line of README from the labelling on: with other numbers, and other findings in its table."""
+    printed = {shape_of(line) for line in run.lines}
+    lines = demo_lines(README.read_text())
+    labelling = lines.index("10. A radiologist reads a few studies")
+    shown = [line for line in lines[labelling:] if re.match(r"\d+\. |  \S", line)]
+    assert len(shown) > 15
+    assert [line for line in shown if shape_of(line) not in printed] == []
 
 
 def check_reader_labels(run: DemoRun) -> None:
