@@ -18,7 +18,7 @@ The slow loop:
     consensus        labels of several readers -> one state per study and finding, and the conflicts
     learn            consensus -> trained and measured candidate -> serving, waiting, or rejected with the reason
     versions         the choice of the serving version: promotion, rejection, rollback, fall-back
-    rescore          another version serves -> score jobs for the archive, behind arrivals
+    rescore           another version serves -> score jobs for the archive, behind arrivals
     cache_warming    idle workers -> activations of older images in the cache, for fast scoring by later versions
 
 Archives that existed before the installation:

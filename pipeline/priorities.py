@@ -9,6 +9,6 @@ LABELS = 200
 LEARN = 500
 """Rounds of learning. Jobs with this number or a higher one can wait: metrics do not count their age."""
 BACKFILL = 800
-"""Score jobs of backfilled studies: behind arrivals, before rescoring."""
+"""Score jobs of backfilled studies: behind arrivals, before re-scoring."""
 RESCORE = 900
 """Score jobs of reported studies that the serving version has not scored."""

@@ -34,7 +34,7 @@ class RescoreCursor:
 def rescore(*, catalog: Catalog, cursor: RescoreCursor | None = None) -> int:
     """Enqueue score jobs for reported studies that the serving version has not scored; return their number.
 
-    The remaining work follows from the catalog alone, so rescoring resumes after a stop, and restarts with each promotion.
+    The remaining work follows from the catalog alone, so re-scoring resumes after a stop, and restarts with each promotion.
     Quarantined studies stay in quarantine. With the `cursor` of the last round the walk resumes there; after the oldest study it
     restarts at the newest, because further studies may have been reported meanwhile.
     """

@@ -33,7 +33,7 @@ class ScorePolicy:
 
     aggregate: Literal["max", "mean"]  # how the scores of a study's images become one
     chest: rules.ChestPolicy
-    rescored_studies: Literal["all", "changed", "none"] = "changed"  # rescored studies that get another report
+    rescored_studies: Literal["all", "changed", "none"] = "changed"  # re-scored studies that get another report
     batch_size: int = 8  # images scored and committed together, while the next ones are decoded
     backfill_reports: Literal["all", "none"] = "none"  # backfilled studies that get a report
 
@@ -205,7 +205,7 @@ def _find_suppressed_backfills(tx: Transaction, studies: Collection[str], policy
 def _find_unchanged_rescores(
     tx: Transaction, jobs: Sequence[Job], predictions: Mapping[str, Sequence[Prediction]], policy: ScorePolicy
 ) -> set[str]:
-    """Return the rescored studies that get no other report. By policy "changed": those whose decisions are as last reported.
+    """Return the re-scored studies that get no other report. By policy "changed": those whose decisions are as last reported.
 
     A report that was never built, or that the archive refused, counts as not reported.
     """

@@ -164,7 +164,7 @@ def _run_idle_task(spec: WorkerSpec) -> bool:
     except Exception as error:
         log.error(
             "idle task failed",
-            extra={"kind": spec.kind.value, "error": describe_error(error), "places": traceback_locations(error)},
+            extra={"kind": spec.kind.value, "error": describe_error(error), "locations": traceback_locations(error)},
         )
         return False
 
@@ -179,7 +179,7 @@ def retry_or_quarantine(outcome: JobOutcome, *, catalog: Catalog, policy: WorkPo
     final = isinstance(error, PermanentError) or (counts and job.attempts >= policy.max_attempts)
     if not isinstance(error, RadclipdError):
         log.error(
-            "step failed", extra={"kind": job.kind.value, "job": job.id, "error": message, "places": traceback_locations(error)}
+            "step failed", extra={"kind": job.kind.value, "job": job.id, "error": message, "locations": traceback_locations(error)}
         )
     with catalog.begin() as tx:
         if final:

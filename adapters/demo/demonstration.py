@@ -1,5 +1,5 @@
 """The demonstration: radiographs go from the archive to radclipd and reports back, some studies are labelled, radclipd learns
-from them and rescores the archive; the scores before and after are evaluated.
+from them and re-scores the archive; the scores before and after are evaluated.
 
 Archive (Orthanc), verbs, daemon and database are real. Only the patients are simulated.
 """

@@ -1,4 +1,4 @@
-"""Learning steps of the demonstration: a radiologist reads some studies, radclipd learns from them, the archive is rescored."""
+"""Learning steps of the demonstration: a radiologist reads some studies, radclipd learns from them, the archive is re-scored."""
 
 from __future__ import annotations
 
