@@ -12,13 +12,13 @@ The fast line, one step per module, in order:
 The slow loop:
 
     worklist         archive, labels, serving version -> studies to label next, each with reason and probability
-    acquisition        the choice itself: active learning on arrays of scores
+      acquisition    the choice itself: active learning on arrays of scores
     labels           tables and documents (SR, KOS) of readers -> labels in the catalog, append-only
-    finding_names      findings and states as readers write them
+      finding_names  findings and states as readers write them
     consensus        labels of several readers -> one state per study and finding, and the conflicts
     learn            consensus -> trained and measured candidate -> serving, waiting, or rejected with the reason
     versions         the choice of the serving version: promotion, rejection, rollback, fall-back
-    rescore           another version serves -> score jobs for the archive, behind arrivals
+    rescore          another version serves -> score jobs for the archive, behind arrivals
     cache_warming    idle workers -> activations of older images in the cache, for fast scoring by later versions
 
 Archives that existed before the installation:
