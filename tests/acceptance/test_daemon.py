@@ -212,7 +212,7 @@ def test_an_unknown_configuration_key_is_one_error_line_with_the_nearest_key(pla
     done = place.run("studies", check=False)
     first, hint = done.stderr.splitlines()
     assert done.returncode == 78
-    assert "study.quite_seconds" in first
+    assert "study.stable_aeg_seconds" in first
     assert "study.stable_age_seconds" in first + hint
 
 
