@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapters.cli.extras import require_extra
-from adapters.cli.fewshot import FILM_SEED_HELP, SITE_HELP, ExperimentData, base_of, command_of, default_cache, source_of
+from adapters.cli.fewshot import (
+    FILM_SEED_HELP,
+    SITE_HELP,
+    ExperimentData,
+    base_of,
+    command_of,
+    default_cache,
+    print_left_out,
+    source_of,
+)
 from adapters.cli.output import Format, write_rows
 from adapters.cli.progress import progress_bars
 
@@ -104,5 +113,6 @@ def _print_summary(summary: Mapping[str, Any]) -> None:
     for read, found in summary["to_reach"].items():
         reached = f"by the worklist with {found['needed']}" if found["needed"] else "by the worklist not at all"
         typer.echo(f"{found['auc']:.4f} is reached at random with {read} studies read, {reached}")
+    print_left_out(summary["left_out"])
     for words in summary["notes"]:
         typer.echo(f"caution: {words}")

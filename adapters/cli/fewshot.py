@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_format
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -229,6 +229,13 @@ def _print_outcome(outcome: FewshotOutcome, out: Path) -> None:
     means = {(row.method, row.shots): row.auc for row in rows}
     table = [(method, *(means.get((method, at)) for at in shots)) for method in dict.fromkeys(row.method for row in rows)]
     write_rows(("mean AUC", *(f"{at} shot{'s' * (at > 1)}" if at else "no support" for at in shots)), table, Format.TABLE)
+    print_left_out(outcome.manifest["left_out"])
     for words in outcome.cautions:
         typer.echo(f"caution: {words}")
     typer.echo(f"report: {out / HTML_FILE}")
+
+
+def print_left_out(left_out: Mapping[str, int]) -> None:
+    """Print the numbers of films that the experiment could not use."""
+    for reason, count in left_out.items():
+        typer.echo(f"left out: {count} {reason}")

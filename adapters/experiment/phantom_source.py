@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from adapters.simulator.site_file import choose_site
 from adapters.simulator.sites import PRETRAINING_SITES, UNSEEN_SITE, Site
 from models.evaluation.cases import Cases, Split
 from models.experiment.splits import check_split
+from models.fingerprint import fingerprint
 from pipeline.domain import Image
 
 PHANTOM_NOTE = (
@@ -104,8 +106,8 @@ def _build_source(
     def film(row: int) -> Image:
         return population.take_film(everyone[row], size=size).pixels
 
-    def stream(rows: range) -> Iterator[Image]:
-        taken = population.take_films(everyone[rows.start : rows.stop], size=size, workers=workers)
+    def stream(rows: Sequence[int]) -> Iterator[Image]:
+        taken = population.take_films([everyone[row] for row in rows], size=size, workers=workers)
         return (each.pixels for each in taken)
 
     def split(cases: Cases) -> Split:
@@ -118,12 +120,21 @@ def _build_source(
         title=f"phantom films of the site {site.name!r}: {len(pool)} to learn from, {len(test)} tested, one a person{seeded}",
         cases=_build_phantom_cases(pool, test),
         identity={"site": site.name, "site_sha256": site.fingerprint, "film_seed": film_seed, **identity},
+        film_keys=_identify_films(everyone, site, sizes.edge),
         read_film=film,
         split=split,
         split_description="two populations of other persons",
         read_films=stream,
         notes=(PHANTOM_NOTE, SEEN_SITE_NOTE.format(UNSEEN_SITE)) if site.name in PRETRAINING_SITES else (PHANTOM_NOTE,),
     )
+
+
+def _identify_films(cases: Sequence[population.Case], site: Site, edge: int) -> list[str]:
+    """Return a fingerprint of everything that a film is rendered from."""
+    look = site.fingerprint
+    return [
+        fingerprint([look, edge, case.seed, case.view, [*case.findings.items()], dataclasses.asdict(case.body)]) for case in cases
+    ]
 
 
 def _build_phantom_cases(pool: Sequence[population.Case], test: Sequence[population.Case]) -> Cases:

@@ -99,13 +99,13 @@ class _SiteDescription:
         given = dict(self._content)
         name, base = given.get(NAME), given.pop(BASED_ON, DEFAULT_BASE)
         if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name) or name in SITES:
-            raise self._error(
+            raise self._build_error(
                 NAME,
                 f"{NAME} = {name!r}" if NAME in given else f"the key {NAME} is absent",
                 f'write {NAME} = "harbour": small letters, digits and -, at most 20, and none of {", ".join(sorted(SITES))}',
             )
         if not isinstance(base, str) or base not in SITES:
-            raise self._error(BASED_ON, f"{BASED_ON} = {base!r}", f"choose from {', '.join(sorted(SITES))}")
+            raise self._build_error(BASED_ON, f"{BASED_ON} = {base!r}", f"choose from {', '.join(sorted(SITES))}")
         self._base = SITES[base]
         whole = asdict(self._base)
         whole["equipment"]["institution"] = f"PHANTOM {name.upper()} HOSPITAL"
@@ -119,33 +119,42 @@ class _SiteDescription:
         try:
             return _site_adapter().validate_json(json.dumps(whole, default=str), strict=True)
         except ValidationError as error:
-            raise self._explain(error.errors(include_url=False)) from None
+            raise self._explain_faults(error.errors(include_url=False)) from None
 
     def check_values(self, site: Site) -> None:
         """Refuse numbers out of bounds, reversed ranges, long texts and unknown findings."""
         for dotted, value in _list_values(asdict(site)):
             self._check_value(dotted, value)
         if site.equipment.poor_share + site.equipment.sparse_share > 1:
-            raise self._error("equipment.poor_share", "poor_share and sparse_share of [equipment] exceed 1 together", "lower one")
+            reason = "poor_share and sparse_share of [equipment] exceed 1 together"
+            raise self._build_error("equipment.poor_share", reason, "lower one")
 
     def _check_value(self, dotted: str, value: Any) -> None:
-        table, _, key = dotted.rpartition(".")
-        if table == "prevalence_factors" and key not in FINDINGS:
-            raise self._error(dotted, f"{key} is no finding", f"choose from {', '.join(FINDINGS)}")
-        if dotted.endswith("_bits") and not value:
-            raise self._error(dotted, f"{dotted} = []", "name at least one number of bits, as [12, 14]")
-        numbers = [value] if isinstance(value, int | float) else value if isinstance(value, tuple) else []
-        lowest, highest = LIMITS.get(table if table == "prevalence_factors" else dotted, (float("-inf"), float("inf")))
-        if not all(isinstance(number, str) or lowest <= number <= highest for number in numbers):
-            raise self._error(dotted, f"{dotted} = {_format_value(value)}", f"values from {lowest:g} to {highest:g} are possible")
-        if isinstance(value, tuple) and value and isinstance(value[0], float) and value[0] > value[1]:
-            raise self._error(dotted, f"{dotted} = {_format_value(value)}", "write the lowest value first, then the highest")
-        if dotted == "equipment.empty_attributes" and (unknown := sorted({*value} - EMPTIED_ATTRIBUTES)):
-            raise self._error(dotted, f"{dotted} names {unknown[0]!r}", f"choose from {', '.join(sorted(EMPTIED_ATTRIBUTES))}")
-        if isinstance(value, str) and len(value) > MAX_TEXT:
-            raise self._error(dotted, f"{dotted} has {len(value)} characters", f"write at most {MAX_TEXT}")
+        if isinstance(value, str):
+            if len(value) > MAX_TEXT:
+                raise self._build_error(dotted, f"{dotted} has {len(value)} characters", f"write at most {MAX_TEXT}")
+        elif dotted == "equipment.empty_attributes":
+            if unknown := sorted({*value} - EMPTIED_ATTRIBUTES):
+                known = ", ".join(sorted(EMPTIED_ATTRIBUTES))
+                raise self._build_error(dotted, f"{dotted} names {unknown[0]!r}", f"choose from {known}")
+        else:
+            self._check_numbers(dotted, value if isinstance(value, tuple) else (value,))
 
-    def _explain(self, faults: Sequence[ErrorDetails]) -> PermanentError:
+    def _check_numbers(self, dotted: str, numbers: tuple[float, ...]) -> None:
+        """Refuse an unknown finding, a number out of its limits, a reversed range, and no number at all."""
+        table, _, key = dotted.rpartition(".")
+        is_factor, shown = table == "prevalence_factors", _format_value(numbers if len(numbers) != 1 else numbers[0])
+        if is_factor and key not in FINDINGS:
+            raise self._build_error(dotted, f"{key} is no finding", f"choose from {', '.join(FINDINGS)}")
+        if not numbers:
+            raise self._build_error(dotted, f"{dotted} = []", "name at least one number, as [12, 14]")
+        lowest, highest = LIMITS[table if is_factor else dotted]
+        if not all(lowest <= number <= highest for number in numbers):
+            raise self._build_error(dotted, f"{dotted} = {shown}", f"values from {lowest:g} to {highest:g} are possible")
+        if not dotted.endswith("_bits") and numbers[0] > numbers[-1]:
+            raise self._build_error(dotted, f"{dotted} = {shown}", "write the lowest value first, then the highest")
+
+    def _explain_faults(self, faults: Sequence[ErrorDetails]) -> PermanentError:
         """Return the error of the first fault, with the keys of the others."""
         dotted = [_join_key(fault) for fault in faults]
         others = ", ".join(dict.fromkeys(key for key in dotted[1:] if key != dotted[0]))
@@ -155,15 +164,15 @@ class _SiteDescription:
             keys = [*known, BASED_ON, "prevalence_factors"]
             near = next(iter(difflib.get_close_matches(dotted[0], keys, n=1)), None)
             hint = f"write {near} instead" if near else f"remove it; the keys are {', '.join(keys)}"
-            return self._error(dotted[0], f"{dotted[0]} is not a key of a site{more}", hint)
+            return self._build_error(dotted[0], f"{dotted[0]} is not a key of a site{more}", hint)
         reason = faults[0]["msg"].replace("Input should", "should").replace("Tuple should", "should")
         example = known.get(dotted[0])
         hint = f"as at the site {self._base.name}: {dotted[0]} = {_format_value(example)}"
         if example is None:
             hint = "write a number" if dotted[0].startswith("prevalence_factors.") else f"write a table, as [{dotted[0]}] in TOML"
-        return self._error(dotted[0], f"{dotted[0]}: {reason}{more}", hint)
+        return self._build_error(dotted[0], f"{dotted[0]}: {reason}{more}", hint)
 
-    def _error(self, dotted: str, reason: str, hint: str) -> PermanentError:
+    def _build_error(self, dotted: str, reason: str, hint: str) -> PermanentError:
         line = line_of(self._text, dotted)
         return PermanentError(f"{self._path}{f', line {line}' if line else ''}: {reason}", hint=hint)
 

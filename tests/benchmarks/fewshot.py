@@ -11,7 +11,6 @@ encoder, seed and the numbers of the recipe; after a change of code give another
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -39,6 +38,7 @@ from models.fingerprint import fingerprint
 from models.ladder.method import FewShotBenchmark, Method
 from models.ladder.registry import FROZEN_ENCODER_METHODS, LADDER, find_methods
 from models.training.training_round import TrainingPlan
+from tests.benchmarks.output import format_result, prints_result_alone
 
 GAIN, AT_SHOTS = 1.20, 16
 """Minimum mean AUC by shot count, relative to zero-shot."""
@@ -67,7 +67,8 @@ class Against:
         return self.hi < 0
 
 
-def main() -> None:
+@prints_result_alone
+def main() -> str:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=10)
@@ -84,7 +85,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     result = measure(options)
-    sys.stdout.write((json.dumps(result, allow_nan=False) if options.json else "\n".join(table(result))) + "\n")
+    return format_result(result, as_json=True) if options.json else "\n".join(table(result)) + "\n"
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def run(name: str) -> None:
     if done.returncode:
         raise SystemExit(f"{name}: exit status {done.returncode}")
     KEPT.mkdir(parents=True, exist_ok=True)
-    (KEPT / f"{name}.json").write_text(done.stdout.splitlines()[-1] + "\n")
+    (KEPT / f"{name}.json").write_text(json.dumps(json.loads(done.stdout)) + "\n")
 
 
 def kept() -> dict[str, dict[str, Any]]:

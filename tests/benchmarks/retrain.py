@@ -57,7 +57,8 @@ from models.training.training_round import TrainingPlan
 from models.training.warm_head import WarmHead
 from pipeline.domain import FINDINGS, ModelVersion, StoredInstance, TrainingExample, TrainingSet
 from pipeline.ports.services import StageCallback
-from tests.benchmarks.films import CLOCKS, Films, ratio, side_by_side, tell, untrained
+from tests.benchmarks.films import CLOCKS, Films, ratio, side_by_side, untrained
+from tests.benchmarks.output import format_result, prints_result_alone
 
 K, STEPS, FEW_STEPS = 2, 3, 10
 LIMIT = 4 << 30
@@ -65,7 +66,8 @@ NAMES = {"pixels": "from_pixels", "nothing_kept": "nothing_kept"}
 """Of the ways without a store, in the ratios."""
 
 
-def main() -> None:
+@prints_result_alone
+def main() -> str:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shots", type=int, default=2)
@@ -87,7 +89,7 @@ def main() -> None:
             whole = Round(Path(folder), store, version, recipe, shots=options.shots, unlabelled=options.unlabelled)
             whole_rounds = whole.measure(rounds=options.rounds, clock=CLOCKS[options.clock], store_alone=options.store_alone)
             measured |= whole_rounds | {"ratios": measured["ratios"] | whole_rounds["ratios"]}
-    tell(measured, as_json=options.json)
+    return format_result(measured, as_json=options.json)
 
 
 class Round:
