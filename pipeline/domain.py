@@ -148,7 +148,7 @@ class Header:
     columns: int | None = None
     number_of_frames: int | None = None
     samples_per_pixel: int | None = None
-    has_pixels: bool = False  # the data set has a PixelData element
+    has_pixels: bool = False  # the data set has pixel data, or a damaged element may hide them
     conversion_type: str = ""
 
     @property

@@ -134,8 +134,8 @@ def exclusion_reason(header: Header, policy: ChestPolicy) -> str | None:
 def _exclude_by_object(header: Header, policy: ChestPolicy) -> str | None:
     if header.sop_class_uid == SECONDARY_CAPTURE and header.modality.upper() not in RADIOGRAPHY_MODALITIES:
         return "secondary capture that is no radiograph"
-    if not header.has_pixels:
-        return "no pixel data"
+    if not header.has_pixels and header.rows is None:  # with Rows an image was meant: its reader tells that the pixels are lost
+        return "no image"
     if (header.number_of_frames or 1) > 1:
         return "more than one frame"
     if _is_for_processing(header) and policy.for_processing == "ignore":

@@ -123,6 +123,7 @@ class Parts:
             self.config.storage.directory,
             processes=processes,
             timeout_seconds=wanted.decode_seconds,
+            memory_bytes=wanted.decode_memory,
             read_ahead_limit=max(READ_AHEAD_LIMIT, 2 * wanted.batch_size),  # one batch is full while another is in the encoder
         )
 

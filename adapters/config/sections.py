@@ -150,6 +150,11 @@ class ScoreConfig(Section):
     decode_seconds: PositiveSeconds = Field(
         default=60, description="Time limit for decoding one image; beyond it the image is unreadable."
     )
+    decode_memory: ByteSize = Field(
+        default=ByteSize(2 << 30),
+        ge=512 << 20,
+        description="Memory limit of a process that decodes images; an image that needs more is unreadable.",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
         description='"auto" (bfloat16 if the hardware supports it and the scores agree with float32), "float32" or "bfloat16".',

@@ -32,6 +32,15 @@ class WindowedPixelData:
     window: Window
 
 
+@dataclass(frozen=True, slots=True)
+class DecodeFailure:
+    """The reason why a decoding process has no image. `out_of_memory`: the process has reached its limit."""
+
+    message: str
+    hint: str
+    out_of_memory: bool = False
+
+
 class SliceableImage(Protocol):
     """An image read by rows."""
 

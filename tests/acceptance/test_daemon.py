@@ -87,14 +87,15 @@ def test_invalid_films_are_quarantined_and_the_next_film_is_reported(place: Inst
     with place.running():
         place.forward(archive, truncated, absurd, empty, good)
         wait_for(lambda: reports_of(archive, good.StudyInstanceUID), 60, place.read_log)
-        wait_for(lambda: len(place.rows("select 1 from v_jobs where state = 'quarantined'")) == 2, 30, place.read_log)
+        wait_for(lambda: len(place.rows("select 1 from v_jobs where state = 'quarantined'")) == 3, 30, place.read_log)
     errors = " ".join(row["error"] for row in place.rows("select error from v_jobs where state = 'quarantined'"))
     assert "truncated" in errors
     assert "is no radiograph" in errors
-    assert [r["reason"] for r in place.rows("select reason from v_studies where state = 'ignored'")] == ["no pixel data (1)"]
+    assert "no pixel data" in errors
+    assert place.rows("select reason from v_studies where state = 'ignored'") == []
     listed = place.run("jobs", "list", "--state", "quarantined").stdout
     assert "quarantined" in listed
-    assert "2 jobs queued again" in place.run("jobs", "retry", "--all").stdout
+    assert "3 jobs queued again" in place.run("jobs", "retry", "--all").stdout
 
 
 def test_reports_wait_while_the_archive_is_unreachable(place: Installation) -> None:

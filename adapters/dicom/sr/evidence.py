@@ -10,6 +10,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.valuerep import validate_value
 
+from adapters.dicom.image.image_file import inflate_file
 from adapters.dicom.sr.dataset_template import UTF_8
 from pipeline.errors import ReportImpossible
 
@@ -42,7 +43,7 @@ STRICT_VRS = {"AS", "CS", "DA", "TM"}
 def evidence_of(content: bytes) -> FileDataset:
     """Return the normalised header of a stored file, without pixels, in UTF-8. ReportImpossible where it cannot be read."""
     try:
-        dataset = dcmread(BytesIO(content), stop_before_pixels=True)
+        dataset = dcmread(BytesIO(inflate_file(content)), stop_before_pixels=True)
         dataset.decode()
     except Exception as error:  # pydicom raises exceptions of any type on an invalid character set
         raise ReportImpossible(f"the image's header cannot be read ({type(error).__name__})", hint="see the sender") from error

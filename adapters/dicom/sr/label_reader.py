@@ -17,6 +17,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage, ExtensibleSRStorage
 
+from adapters.dicom.image.image_file import MAX_INFLATED_DOCUMENT_BYTES, inflate_file
 from adapters.dicom.sr.content_tree import (
     children,
     code_in,
@@ -65,7 +66,8 @@ class DicomDocumentReader:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # pydicom's warnings quote the value
-                return self._read_document(dcmread(BytesIO(content), force=True))
+                inflated = inflate_file(content, max_bytes=MAX_INFLATED_DOCUMENT_BYTES)
+                return self._read_document(dcmread(BytesIO(inflated), force=True))
         except _NoLabel as reason:
             return Document(reason=str(reason))
         except Exception as error:  # pydicom raises exceptions of any type, with text that may quote the bytes

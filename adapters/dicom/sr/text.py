@@ -8,6 +8,7 @@ from io import BytesIO
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from adapters.dicom.image.image_file import MAX_INFLATED_DOCUMENT_BYTES, inflate_file
 from adapters.dicom.sr.content_tree import Code, children, descendants, has_concept_name, hierarchical_references, name_of
 
 HEADER_KEYWORDS = (
@@ -26,7 +27,7 @@ MEASUREMENT_GROUP, COMMENT, FINDING = Code("125007", "DCM"), Code("121106", "DCM
 
 def lines_of_file(content: bytes) -> Iterator[str]:
     """Yield the lines of an SR in a DICOM file, without patient data."""
-    yield from report_lines(dcmread(BytesIO(content)))
+    yield from report_lines(dcmread(BytesIO(inflate_file(content, max_bytes=MAX_INFLATED_DOCUMENT_BYTES))))
 
 
 def report_lines(report: Dataset) -> Iterator[str]:

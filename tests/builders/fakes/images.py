@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from io import BytesIO
 from typing import BinaryIO
 
 import numpy as np
 
+from adapters.dicom.image import part10
 from pipeline.domain import (
     Document,
     Image,
@@ -131,3 +133,9 @@ def _reader(fake: FakeImageReader) -> ImageReader:
 
 def _documents(fake: FakeDocuments) -> DocumentReader:
     return fake
+
+
+def stored_instance(store: ImageStore, content: bytes) -> StoredInstance:
+    """The instance of a DICOM file, stored as received."""
+    header = part10.read_header(*part10.split_file(content))
+    return StoredInstance(header, store.write(content), datetime(2026, 1, 2, tzinfo=UTC))
