@@ -271,6 +271,7 @@ class Document:
     readings: tuple[ReaderStatement, ...] = ()
     replaces: tuple[str, ...] = ()  # SOPInstanceUIDs of earlier versions of this document
     reason: str = ""  # why the document gives no labels, in words; "": it gives labels
+    unclear: int = 0  # findings that the document mentions and does not state clearly: they get no label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
