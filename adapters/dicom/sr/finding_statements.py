@@ -323,7 +323,7 @@ class _SiblingFindings:
             for items in self._split_by_side(group):
                 state, implied = self._resolve_by_name(items) if items.by_name else self._resolve_by_value(items)
                 sites = [site for item in (*items.by_name, *items.by_value) for site in _collect_sites(item.children)]
-                if _applies(items.mapped, state, self._sites + sites):
+                if _is_applicable(items.mapped, state, self._sites + sites):
                     yield finding, state, implied
 
     def _split_by_side(self, group: _FindingItems) -> Iterator[_FindingItems]:
@@ -384,7 +384,7 @@ def _weigh_words(item: ContentItem, finding: str) -> Evidence:
     return Evidence.UNCLEAR if any(map(wording.is_denial_or_past, words)) else Evidence.NONE
 
 
-def _applies(mapped: MappedFinding, state: LabelState | None, sites: Sequence[Code]) -> bool:
+def _is_applicable(mapped: MappedFinding, state: LabelState | None, sites: Sequence[Code]) -> bool:
     """Tell whether a state applies to the finding: not at another part of the body, nor a narrower concept not present."""
     if mapped.relation is CodeRelation.NARROWER and state is not LabelState.PRESENT:
         return False

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from hashlib import sha256
 from io import BytesIO
 from typing import Literal
 
@@ -55,6 +56,8 @@ REPORT_CLASSES = {
 EVIDENCE_SEQUENCES = ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence")  # PS3.3 C.17.2
 MAX_DOCUMENT_BYTES = 1 << 24
 """Limit of a document, inflated: reports of people have some hundreds of KiB."""
+MAX_KNOWN_DOCUMENTS = 512
+"""Documents whose results are kept: more than a study has."""
 UNNAMED_READER = "unnamed"
 """The reader of a document without an observer's name."""
 
@@ -76,8 +79,18 @@ class DicomDocumentReader:
 
     def __init__(self, settings: DocumentSettings, *, max_seconds: float = MAX_SECONDS) -> None:
         self._settings, self._max_seconds = settings, max_seconds
+        self._known: dict[bytes, Document] = {}
 
     def read(self, content: bytes) -> Document:
+        """Read a document. Each document of a study is read again with each other one, so recent results are kept."""
+        digest = sha256(content).digest()
+        if digest not in self._known:
+            if len(self._known) >= MAX_KNOWN_DOCUMENTS:
+                self._known.pop(next(iter(self._known)))
+            self._known[digest] = self._read_content(content)
+        return self._known[digest]
+
+    def _read_content(self, content: bytes) -> Document:
         try:
             _check_size(content)
             with warnings.catch_warnings():

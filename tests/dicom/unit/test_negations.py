@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.uid import UID
 
 from adapters.dicom.sr import content_tree
 from adapters.dicom.sr.label_reader import DicomDocumentReader, DocumentSettings
@@ -334,7 +335,7 @@ def test_items_seconds_and_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_document_that_is_only_large_when_inflated_gives_a_reason() -> None:
     dataset = dcmread(BytesIO(file_of(sr.report(*sr.person(), text("x" * (1 << 24))))))
-    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+    dataset.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.1.99")
     stream = BytesIO()
     dataset.save_as(stream)
     assert len(stream.getvalue()) < 1 << 20
