@@ -141,6 +141,7 @@ class Header:
     view_position: str = ""
     view_code: str = ""  # first ViewCodeSequence item, CodeValue
     view_code_meaning: str = ""
+    anatomic_region_code: str = ""  # first AnatomicRegionSequence item, CodeValue
     anatomic_region_meaning: str = ""  # first AnatomicRegionSequence item, CodeMeaning
     image_type: tuple[str, ...] = ()
     presentation_intent_type: str = ""
