@@ -163,11 +163,16 @@ def _strip_controls(text: str, kept: str = "") -> str:
     return "".join(c for c in text if c in kept or (c.isprintable() and c != "\ufeff")).strip()
 
 
+def _cut_bytes(text: str, limit: int) -> str:
+    return text.encode()[:limit].decode(errors="ignore")
+
+
 def _cut_text(limit: int) -> Repair:
-    """Return the repair of one descriptive value of at most `limit` characters."""
+    """Return the repair of one descriptive value of at most `limit` bytes: validators count bytes, the standard characters."""
 
     def repair(text: str) -> str | None:
-        return _strip_controls(text.replace("\\", "/"))[:limit].strip() or None
+        described = _strip_controls(text.replace("\\", "/"))
+        return _cut_bytes(described, limit).strip() or None
 
     return repair
 
@@ -177,7 +182,7 @@ def _keep_identifier(limit: int) -> Repair:
 
     def repair(text: str) -> str | None:
         identifier = text.strip("\0 ")
-        is_whole = len(identifier) <= limit and identifier.isprintable() and "\\" not in identifier
+        is_whole = len(identifier.encode()) <= limit and identifier.isprintable() and "\\" not in identifier
         return identifier if identifier and is_whole else None
 
     return repair
@@ -188,7 +193,7 @@ def _repair_name(text: str) -> str | None:
     groups = []
     for group in text.split("\\")[0].split("=")[:NAME_GROUPS]:
         components = [_strip_controls(component) for component in group.split("^")[:NAME_COMPONENTS]]
-        groups.append("^".join(components)[:NAME_GROUP_LENGTH].rstrip("^ "))
+        groups.append(_cut_bytes("^".join(components), NAME_GROUP_LENGTH).rstrip("^ "))
     return "=".join(groups).rstrip("=") or None
 
 
@@ -200,7 +205,7 @@ def _repair_date(text: str) -> str | None:
         return None
 
 
-def _match(pattern: re.Pattern[str]) -> Repair:
+def _require_form(pattern: re.Pattern[str]) -> Repair:
     """Return the repair of a value that has this form, or is left out: a guess at its meaning may be wrong."""
 
     def repair(text: str) -> str | None:
@@ -227,17 +232,17 @@ REPAIRS: dict[str, Repair] = {
     "PatientID": _keep_identifier(64),
     "IssuerOfPatientID": _keep_identifier(64),
     "PatientBirthDate": _repair_date,
-    "PatientSex": _match(re.compile(r"[MFO]")),
-    "PatientAge": _match(_AGE),
+    "PatientSex": _require_form(re.compile(r"[MFO]")),
+    "PatientAge": _require_form(_AGE),
     "StudyDate": _repair_date,
-    "StudyTime": _match(_TIME),
+    "StudyTime": _require_form(_TIME),
     "AccessionNumber": _cut_text(16),
     "StudyID": _cut_text(16),
     "ReferringPhysicianName": _repair_name,
     "StudyDescription": _cut_text(64),
-    "FrameOfReferenceUID": _match(re.compile(r"(?=.{1,64}$)(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*))*")),
+    "FrameOfReferenceUID": _require_form(re.compile(r"(?=.{1,64}$)[0-2](?:\.(?:0|[1-9]\d*))+")),
     **dict.fromkeys(CLINICAL_TRIAL, _cut_text(64)),
-    "Modality": _match(re.compile(r"[A-Z0-9 _]{1,16}")),
+    "Modality": _require_form(re.compile(r"[A-Z0-9 _]{1,16}")),
     "PatientOrientation": _repair_orientation,
     "ImagerPixelSpacing": _repair_spacing,
 }

@@ -130,14 +130,14 @@ DAMAGES = st.dictionaries(st.sampled_from([*sorted(REPAIRS), "SpecificCharacterS
 
 
 @given(DAMAGES)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_a_report_is_built_on_any_damaged_header(damages: dict[str, bytes]) -> None:
     assert report_on(film(**damages)).SpecificCharacterSet == "ISO_IR 192"
 
 
 @pytest.mark.validators
 @given(DAMAGES)
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_report_on_any_damaged_header_is_valid(tmp_path: Path, damages: dict[str, bytes]) -> None:
     validate(film(**damages), tmp_path)
 
