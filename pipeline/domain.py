@@ -141,6 +141,7 @@ class Header:
     view_position: str = ""
     view_code: str = ""  # first ViewCodeSequence item, CodeValue
     view_code_meaning: str = ""
+    anatomic_region_code: str = ""  # first AnatomicRegionSequence item, CodeValue
     anatomic_region_meaning: str = ""  # first AnatomicRegionSequence item, CodeMeaning
     image_type: tuple[str, ...] = ()
     presentation_intent_type: str = ""
@@ -271,6 +272,7 @@ class Document:
     readings: tuple[ReaderStatement, ...] = ()
     replaces: tuple[str, ...] = ()  # SOPInstanceUIDs of earlier versions of this document
     reason: str = ""  # why the document gives no labels, in words; "": it gives labels
+    unclear: int = 0  # findings that the document mentions and does not state clearly: they get no label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,6 +86,10 @@ class InvalidLabels(PermanentError):
         self.label_faults = tuple(faults)
 
 
+class JobOverrun(PermanentError):
+    """The job ran longer than the bound of its kind, so its worker was ended. Another attempt would run as long."""
+
+
 class RefusedByArchive(PermanentError):
     """The archive refuses this object, and would refuse it again."""
 
@@ -108,6 +112,10 @@ class ArchiveUnreachable(TransientError):
 
 class StopRequested(TransientError):
     """The process must stop. Nothing was written: the work restarts with the next process."""
+
+
+class BatchOverrun(TransientError):
+    """A batch with this job ran longer than the bound of its kind, so its worker was ended. Any job of it may be the cause."""
 
 
 class LeaseLost(TransientError):

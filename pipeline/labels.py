@@ -149,7 +149,8 @@ def _store_statements(uid: str, contents: Mapping[str, Document], tx: Transactio
     new = [label for reading in relevant for label in index.new_labels(reading, now)]
     tx.labels.append(new)
     tx.labels.append([_make_withdrawal(label, readings[0].reader, readings[0].source, now, document=uid) for label in replaced])
-    return "done", f"{len(new)} labels added, {len(replaced)} of earlier versions revoked"
+    unclear = f", {document.unclear} findings unclear" if document.unclear else ""
+    return "done", f"{len(new)} labels added, {len(replaced)} of earlier versions revoked{unclear}"
 
 
 def _date_reading(reading: ReaderStatement, not_before: datetime | None, now: datetime) -> ReaderStatement:

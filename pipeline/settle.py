@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline import priorities, rules
-from pipeline.domain import JobKind, ReportState, StoredInstance, Study, StudyState
+from pipeline.domain import AuditEvent, JobKind, ReportState, StoredInstance, Study, StudyState
 from pipeline.ports.services import Catalog, InstanceCounter, Transaction
 
 MAX_STUDIES_PER_ROUND = 200
@@ -55,6 +55,9 @@ def _settle_study(study_instance_uid: str, *, catalog: Catalog, policy: SettlePo
         choice = rules.choose_images(tx.studies.instances(study_instance_uid), policy.chest)
         state = _decide_state(tx, study, choice.images)
         tx.studies.put_state(study_instance_uid, state, reason=choice.reason)
+        if choice.unclear:
+            detail = f"view or body part not understood in {choice.unclear} images, scored by the rules of [study]"
+            tx.audit(AuditEvent("settle", "done", study_instance_uid, detail))
         if state is StudyState.SETTLED:
             backfilled = tx.backfills.backfilled_studies([study_instance_uid])
             tx.jobs.put(JobKind.SCORE, study_instance_uid, priority=priorities.BACKFILL if backfilled else priorities.ARRIVED)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MAX_DEFAULT_DECODERS = 8
 """Decoding processes where `score.decode_processes` is 0: one a processor, up to this number."""
-REPORT_WORKER_KINDS = (JobKind.REPORT, JobKind.SEND, JobKind.LABEL)
+REPORT_WORKER_KINDS = (JobKind.REPORT, JobKind.SEND)
 """Jobs that a report worker works off."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline import acquisition, consensus, learn, receive, rules, settle, work, worklist
+from pipeline.domain import JobKind
 
 if TYPE_CHECKING:
     from adapters.config.sections import Config
@@ -76,4 +77,11 @@ def work_policy(config: Config) -> work.WorkPolicy:
         max_attempts=config.work.max_attempts,
         retry_base_seconds=config.work.retry_base_seconds,
         retry_cap_seconds=config.work.retry_cap_seconds,
+        max_seconds={
+            JobKind.SCORE: config.work.max_score_seconds,
+            JobKind.REPORT: config.work.max_report_seconds,
+            JobKind.SEND: config.work.max_send_seconds,
+            JobKind.LABEL: config.work.max_label_seconds,
+            JobKind.LEARN: config.work.max_learn_seconds,
+        },
     )

@@ -50,6 +50,7 @@ def roles(config: Config, path: Path | None) -> list[Role]:
             stop_seconds=config.archive.timeout_seconds + STOP_SLACK_SECONDS,
             waits_for_probes=True,
         ),
+        Role("labeller", [*start, "work", "label"], waits_for_probes=True),
     ]
 
 

@@ -33,7 +33,7 @@ MAX_BATCHES_PER_CLAIM = 4
 def build_worker_specs(
     parts: Parts, kinds: Collection[str], *, stop_requested: Callable[[], bool], wait: Callable[[float], object] = time.sleep
 ) -> list[work.WorkerSpec]:
-    """Make the specifications of a worker: `score`, `learn`, `report` (which also sends, and reads documents), or several.
+    """Make the specifications of a worker: `score`, `learn`, `report` (which also sends), `label`, or several.
 
     Long work gives up once `stop_requested` is true. `wait` sleeps for the seconds given, and returns early on a signal.
     A worker that scores and learns scores between two steps of learning.
@@ -41,7 +41,9 @@ def build_worker_specs(
     scoring = _build_score_spec(parts) if "score" in kinds else None
     specs = [scoring] if scoring is not None else []
     if "report" in kinds:
-        specs += [_build_report_spec(parts), _build_send_spec(parts), _build_label_spec(parts)]
+        specs += [_build_report_spec(parts), _build_send_spec(parts)]
+    if "label" in kinds:
+        specs.append(_build_label_spec(parts))
     if "learn" in kinds:
         specs.append(_build_learn_spec(parts, _build_preemption(parts, scoring, stop_requested=stop_requested, wait=wait)))
     return specs

@@ -33,15 +33,21 @@ def query(
 
 
 def studies(
-    ctx: typer.Context, limit: LimitOption = 50, table: TableFlag = False, csv: CsvFlag = False, json: JsonFlag = False
+    ctx: typer.Context,
+    limit: LimitOption = 50,
+    ignored: Annotated[bool, typer.Option("--ignored", help="Ignored studies only.")] = False,
+    table: TableFlag = False,
+    csv: CsvFlag = False,
+    json: JsonFlag = False,
 ) -> None:
     """List the newest studies with their state.
 
     For ignored studies, with the reason.
     """
+    condition = "WHERE state = 'ignored' " if ignored else ""
     sql = (
         "SELECT study_instance_uid, accession_number, study_date, state, reason, instance_count, revision, last_received_at"
-        f" FROM v_studies ORDER BY last_received_at DESC LIMIT {limit}"
+        f" FROM v_studies {condition}ORDER BY last_received_at DESC LIMIT {limit}"
     )
     _print_query(config_of(ctx), sql, table=table, csv=csv, json=json)
 

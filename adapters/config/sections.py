@@ -352,6 +352,22 @@ class WorkConfig(Section):
     )
     poll_seconds: PositiveSeconds = Field(default=0.5, description="Interval at which an idle worker polls for jobs.")
     keep_done_days: Seconds = Field(default=30, description="Days after which finished jobs are deleted.")
+    max_score_seconds: PositiveSeconds = Field(
+        default=3600,
+        description="Seconds without a scored study after which a scorer is ended; its jobs are tried again, then quarantined.",
+    )
+    max_report_seconds: PositiveSeconds = Field(
+        default=300, description="Seconds after which the building of a report is ended and its job quarantined."
+    )
+    max_send_seconds: PositiveSeconds = Field(
+        default=1800, description="Seconds after which the sending of a report is ended and its job quarantined."
+    )
+    max_label_seconds: PositiveSeconds = Field(
+        default=120, description="Seconds after which the reading of a received SR or KOS is ended and its job quarantined."
+    )
+    max_learn_seconds: PositiveSeconds = Field(
+        default=604_800, description="Seconds after which a round of learning is ended and its job quarantined."
+    )
 
 
 class MetricsConfig(Section):

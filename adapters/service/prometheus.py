@@ -173,6 +173,7 @@ def _build_learning_metrics(figures: QueueFigures) -> Iterator[Metric]:
 
 def _build_archive_metrics(archive: ArchiveFigures) -> Iterator[Metric]:
     yield _make_gauge("studies", "Studies.", ("state",), _count_every_state(StudyState, archive.studies))
+    yield _make_gauge("ignored_studies", "Ignored studies, by each of their reasons.", ("reason",), _key_by_label(archive.ignored))
     yield _make_gauge("reports", "Structured reports.", ("state",), _count_every_state(ReportState, archive.reports))
     yield CounterMetricFamily("radclipd_instances_received", "DICOM instances received and stored.", value=archive.instances)
     labels = CounterMetricFamily("radclipd_labels", "Labels of readers.", labels=("finding", "state"))

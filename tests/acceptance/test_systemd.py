@@ -173,8 +173,9 @@ def test_a_study_results_in_a_report(hospital: Hospital) -> None:
 
 
 def test_the_systemd_sandbox_is_active(hospital: Hospital) -> None:
-    for role in (["listen"], ["dispatch"], ["work", "score"], ["work", "report"]):
-        (process,) = hospital.machine.processes("adapters.cli", *role)
+    for role in (["listen"], ["dispatch"], ["work", "score"], ["work", "report"], ["work", "label"]):
+        process, *guards = hospital.machine.processes("adapters.cli", *role)
+        assert len(guards) == (role[0] == "work")  # a worker's overrun guard is a copy of it
         status = dict(re.findall(r"^(\w+):\s+(.*)$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE))
         assert status["NoNewPrivs"] == "1"
         assert status["Seccomp"] == "2"
@@ -290,7 +291,7 @@ def test_the_service_resumes_after_a_reboot(hospital: Hospital) -> None:
 
 
 def test_the_split_deployment_works_in_its_sandboxes(hospital: Hospital) -> None:
-    roles = [f"radclipd-{role}.service" for role in ("listener", "dispatcher", "scorer", "learner", "reporter")]
+    roles = [f"radclipd-{role}.service" for role in ("listener", "dispatcher", "scorer", "learner", "reporter", "labeller")]
     hospital.machine.run("systemctl disable --now radclipd.socket radclipd.service")
     hospital.machine.run("systemctl enable --now radclipd.target")
     until(lambda: all(hospital.property(role, "ActiveState") == "active" for role in roles), seconds=120, what="all four roles")

@@ -19,8 +19,8 @@ from pipeline.errors import DataSetUnreadable
 
 MAX_INFLATED_BYTES = 1 << 28
 """Limit of a deflated data set once inflated: four times the largest radiograph. Deflate can grow a thousandfold."""
-MAX_INFLATED_DOCUMENT_BYTES = 1 << 25
-"""The same of a document, which holds no pixels."""
+MAX_INFLATED_DOCUMENT_BYTES = 1 << 24
+"""The same of a document, which holds no pixels: reports of people have some hundreds of KiB."""
 FILE_META_BYTES = 1 << 12
 """The beginning of a file in which its transfer syntax stands: every stored file has the file meta information of `file_head`."""
 

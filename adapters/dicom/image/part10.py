@@ -65,7 +65,7 @@ TEXT_LIMITS = {
     "manufacturer": 64,
     "manufacturer_model_name": 64,
     "station_name": 64,
-    "view_position": 16,
+    "view_position": 64,
     "presentation_intent_type": 16,
     "conversion_type": 16,
 }
@@ -123,6 +123,7 @@ def _build_header(dataset: Dataset, has_pixels: bool | None, transfer_syntax_uid
         study_date=re.sub(r"\D", "", _get_text(dataset, "StudyDate", 16))[:8],
         view_code=_get_code_text(dataset, "ViewCodeSequence", "CodeValue", 16),
         view_code_meaning=_get_code_text(dataset, "ViewCodeSequence", "CodeMeaning", 64),
+        anatomic_region_code=_get_code_text(dataset, "AnatomicRegionSequence", "CodeValue", 16),
         anatomic_region_meaning=_get_code_text(dataset, "AnatomicRegionSequence", "CodeMeaning", 64),
         image_type=tuple(part[:16] for part in _get_text(dataset, "ImageType", 256).split("\\") if part),
         has_pixels=bool(has_pixels),

@@ -166,7 +166,7 @@ def test_figures_of_the_archive(sql_catalog: SqlCatalog) -> None:
     add_instance(sql_catalog, chest_header(study="1.4", sop="1.4.2"))
     predictions = rules.predictions_of([0.5] * len(FINDINGS), thresholds=a_version().thresholds, undetermined_margin=0.0)  # type: ignore[arg-type]  # any 14 numbers
     with sql_catalog.begin() as tx:
-        tx.studies.put_state("1.2", StudyState.IGNORED, reason="why")
+        tx.studies.put_state("1.2", StudyState.IGNORED, reason="lateral view (2); key object selection (1)")
         tx.studies.put_state("1.3", StudyState.REPORTED)
         tx.studies.put_state("1.4", StudyState.REPORTED)
         tx.scores.put_predictions(1, {"1.4": predictions}, {"1.4": 1})
@@ -178,6 +178,7 @@ def test_figures_of_the_archive(sql_catalog: SqlCatalog) -> None:
     import_statement(sql_catalog, "1.1", findings={"Mass": LabelState.PRESENT})
     assert archive_of(sql_catalog) == ArchiveFigures(
         studies={StudyState.ARRIVING: 1, StudyState.IGNORED: 1, StudyState.REPORTED: 2},
+        ignored={"lateral view": 1, "key object selection": 1},
         reports={ReportState.PENDING: 1, ReportState.BUILT: 1},
         instances=5,
         labels={("Mass", LabelState.PRESENT): 2, ("Edema", LabelState.ABSENT): 1},
@@ -433,6 +434,7 @@ def test_alerts_use_existing_metrics_and_labels() -> None:
     brought = {"folder": BackfillFigures(last_at=datetime.now(UTC))}
     archive = ArchiveFigures(
         studies={},
+        ignored={},
         reports={},
         instances=1,
         labels={},

@@ -69,7 +69,7 @@ def test_a_deflate_bomb_is_refused_by_every_reader() -> None:
     with pytest.raises(ReportImpossible):
         evidence_of(film)
     document = deflated(sr(), behind=zeros(0x7FE10010, image_file.MAX_INFLATED_DOCUMENT_BYTES + 2))
-    assert DicomDocumentReader(DocumentSettings()).read(document).reason == "cannot be read (DataSetUnreadable)"
+    assert "inflates to more than" in DicomDocumentReader(DocumentSettings()).read(document).reason
     with pytest.raises(DataSetUnreadable):
         list(lines_of_file(document))
 

@@ -40,7 +40,7 @@ def header(sop_class_uid: str = DX, **elements: object) -> Header:
         (header(view_position="LLD"), POLICY, "view that is not frontal"),
         (header(view_position="", view_code_meaning="postero-anterior"), STRICT, None),
         (header(view_position="", view_code_meaning="left lateral"), POLICY, "lateral view"),
-        (header(view_position="", series_description="W Chest Lat."), POLICY, None),
+        (header(view_position="", series_description="W Chest Lat."), POLICY, "lateral view"),
         (header(view_position="", series_description="CHEST LAT"), POLICY, "lateral view"),
         (header(view_position="", series_description="CHEST_PA"), STRICT, None),
         (header(view_position=""), POLICY, None),
