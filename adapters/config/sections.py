@@ -431,7 +431,7 @@ def load(path: Path | None = None) -> Config:
     """Read the file (None: $RADCLIPD_CONFIG, else DEFAULT_PATH) and the environment. ConfigurationError names the faulty key."""
     origin = _read_origin(path)
     content = file.parse(origin)
-    file.refuse_unknown_variables(origin, list(section_classes()))
+    file.refuse_unknown_variables(origin, list(section_classes()), key_descriptions())
     try:
         config = Config(**content)
     except ValidationError as error:

@@ -75,10 +75,29 @@ def check_pdu_length(value: int) -> int:
 
 
 def check_database_url(value: str) -> str:
-    """Check that a URL names an SQLite or PostgreSQL database."""
+    """Check that a URL names an SQLite file by its absolute path, or a PostgreSQL database."""
     if not value.startswith(URL_SCHEMES):
         raise ValueError("a database URL starts with sqlite:/// or postgresql+psycopg://")
+    if value.startswith("sqlite"):
+        _check_sqlite_url(value)
     return value
+
+
+def _check_sqlite_url(value: str) -> None:
+    path, mark, options = value.partition("://")[2].partition("?")
+    if mark:
+        raise ValueError(f"remove the option {options.partition('=')[0]}: an SQLite URL ends with its path")
+    if path in ("", "/", "/:memory:"):
+        raise ValueError("a catalog in memory is lost and not shared: name a file, sqlite:////absolute/path")
+    if path.endswith("/"):
+        raise ValueError("the path names a folder: name the database's file in it")
+    if not path.startswith("//"):
+        raise ValueError("the path is relative: write four slashes before an absolute one, sqlite:////var/lib/radclipd/radclipd.db")
+
+
+def sqlite_path(url: str) -> Path | None:
+    """Return the file of an SQLite catalog; None for PostgreSQL."""
+    return Path(url.partition("://")[2][1:]) if url.startswith("sqlite") else None
 
 
 def check_absolute(value: Path) -> Path:
