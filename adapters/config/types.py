@@ -32,15 +32,6 @@ class Section(BaseModel):
         return value
 
 
-def check_crontab(value: str) -> str:
-    """Check a crontab line of five fields; "" means no schedule."""
-    if value:
-        from apscheduler.triggers.cron import CronTrigger  # only this part of the scheduler: every command loads the configuration
-
-        CronTrigger.from_crontab(value, timezone="UTC")
-    return value
-
-
 def check_ae_title(value: str) -> str:
     """Check an AE title: 1 to 16 printable ASCII characters, no backslash (PS3.5 section 6.2, VR AE)."""
     title = value.strip(" ")

@@ -47,7 +47,8 @@ class Place:
     def check_store(self) -> str:
         """Return the line of `radclipd check` on the image store, as root gets it: without torch."""
         code = (
-            "import sys; from pathlib import Path; from adapters.app.compose import Parts; from adapters.cli import check, settings;"
+            "import sys; from pathlib import Path; from adapters.app.compose import Parts; "
+            "from adapters.cli import check, settings;"
             "from adapters.config import sections; config = sections.load(Path(sys.argv[1])); settings._leave_root(config);"
             "check._run_check(check.PREFLIGHT_CHECKS[0], Parts(config))"
         )
