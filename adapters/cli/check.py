@@ -57,8 +57,7 @@ def check(
     from adapters.app.compose import Parts
 
     with Parts(config) as parts:
-        authorization = PreflightCheck("authorization", partial(_check_authorization, config_path_of(ctx)))
-        failed = [one.name for one in (*PREFLIGHT_CHECKS, authorization) if not _run_check(one, parts)]
+        failed = [one.name for one in preflight_checks(config_path_of(ctx)) if not _run_check(one, parts)]
     raise typer.Exit(1 if failed else 0)
 
 
@@ -264,14 +263,17 @@ def _check_device(parts: Parts) -> str:
     return f"no GPU; scoring on the CPU with {config.score.threads or torch.get_num_threads()} threads{learning}"
 
 
-PREFLIGHT_CHECKS = (
-    PreflightCheck("image store", _check_image_store),
-    PreflightCheck("disk", _check_disk),
-    PreflightCheck("catalog", _check_catalog),
-    PreflightCheck("listener", _check_listener),
-    PreflightCheck("archive", _check_archive),
-    PreflightCheck("model", _check_model),
-    PreflightCheck("activation cache", _check_activation_cache),
-    PreflightCheck("metrics", _check_metrics),
-    PreflightCheck("device", _check_device),
-)
+def preflight_checks(path: Path | None) -> tuple[PreflightCheck, ...]:
+    """Return the checks in order. `path`: the file of the configuration, None for the default."""
+    return (
+        PreflightCheck("image store", _check_image_store),
+        PreflightCheck("disk", _check_disk),
+        PreflightCheck("catalog", _check_catalog),
+        PreflightCheck("listener", _check_listener),
+        PreflightCheck("archive", _check_archive),
+        PreflightCheck("model", _check_model),
+        PreflightCheck("activation cache", _check_activation_cache),
+        PreflightCheck("metrics", _check_metrics),
+        PreflightCheck("authorization", partial(_check_authorization, path)),
+        PreflightCheck("device", _check_device),
+    )

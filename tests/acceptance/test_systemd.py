@@ -293,7 +293,7 @@ def test_the_split_deployment_works_in_its_sandboxes(hospital: Hospital) -> None
     roles = [f"radclipd-{role}.service" for role in ("listener", "dispatcher", "scorer", "learner", "reporter")]
     hospital.machine.run("systemctl disable --now radclipd.socket radclipd.service")
     hospital.machine.run("systemctl enable --now radclipd.target")
-    until(lambda: all(hospital.property(role, "ActiveState") == "active" for role in roles), seconds=120, what="all four roles")
+    until(lambda: all(hospital.property(role, "ActiveState") == "active" for role in roles), seconds=120, what="all five roles")
     hospital.round_trip()
     os.kill(hospital.machine.processes("listen")[0], signal.SIGSTOP)
     until(lambda: int(hospital.property(roles[0], "NRestarts")) > 0, seconds=6 * WATCHDOG_SECONDS, what="a restart by the watchdog")

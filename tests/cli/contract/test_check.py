@@ -29,7 +29,7 @@ def verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Verdict:
 
     def run(name: str, **sections: dict[str, Any]) -> str:
         config = Config(**make_sections(tmp_path, **sections))
-        (wanted,) = (one for one in check.PREFLIGHT_CHECKS if one.name == name)
+        (wanted,) = (one for one in check.preflight_checks(None) if one.name == name)
         with Parts(config) as parts:
             check._run_check(wanted, parts)
         said = capsys.readouterr().out

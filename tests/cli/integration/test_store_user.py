@@ -50,7 +50,7 @@ class Place:
             "import sys; from pathlib import Path; from adapters.app.compose import Parts; "
             "from adapters.cli import check, settings;"
             "from adapters.config import sections; config = sections.load(Path(sys.argv[1])); settings._leave_root(config);"
-            "check._run_check(check.PREFLIGHT_CHECKS[0], Parts(config))"
+            "check._run_check(check.preflight_checks(None)[0], Parts(config))"
         )
         argv = [self.python, "-c", code, str(self.config)]
         done = subprocess.run(argv, cwd="/", env=second_user.environment(), capture_output=True, text=True, check=True, timeout=120)
