@@ -140,13 +140,11 @@ def rates_with_intervals(
         value = sums[0].sum(axis=0) / sums[1].sum(axis=0)
         drawn = (times @ sums[0]) / (times @ sums[1])
     undefined = np.isnan(value)
+    drawn = np.where(undefined, 0.0, drawn)
     tail = (1 - _CONFIDENCE_LEVEL) / 2
-    lower, upper = np.nanquantile(np.where(undefined, 0.0, drawn), [tail, 1 - tail], axis=0)
-    counted = (sums[1] > 0).sum(axis=0)
-    degenerate = ~undefined & (
-        np.nanmax(np.where(undefined, 0.0, drawn), axis=0) == np.nanmin(np.where(undefined, 0.0, drawn), axis=0)
-    )
-    lower, upper = np.where(degenerate, _wilson_interval(value, counted), [lower, upper])
+    lower, upper = np.nanquantile(drawn, [tail, 1 - tail], axis=0)
+    says_nothing = np.nanmin(drawn, axis=0) == np.nanmax(drawn, axis=0)
+    lower, upper = np.where(says_nothing, _wilson_interval(value, (sums[1] > 0).sum(axis=0)), [lower, upper])
     return RateIntervals(value, np.where(undefined, np.nan, lower), np.where(undefined, np.nan, upper))
 
 
@@ -155,4 +153,4 @@ def _wilson_interval(rate: Floats, cases: npt.NDArray[np.intp]) -> Floats:
     z = norm.ppf((1 + _CONFIDENCE_LEVEL) / 2)
     n = np.maximum(cases, 1)
     centre, spread = rate + z**2 / (2 * n), z * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
-    return np.clip(np.stack([centre - spread, centre + spread]) / (1 + z**2 / n), 0.0, 1.0)
+    return np.asarray(np.clip(np.stack([centre - spread, centre + spread]) / (1 + z**2 / n), 0.0, 1.0))
