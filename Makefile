@@ -47,6 +47,7 @@ test: setup peers check ## all checks, then all tests that take no more than min
 
 test-systemd: setup peers ## the installed service in a really booted systemd (root; Debian's systemd-container and debootstrap)
 	@deploy/peers.sh systemd-container debootstrap
+	$(BIN)/python -m tests.builders.machine
 	$(BIN)/python -m pytest -m systemd $(PYTEST)
 
 bench: setup peers ## every benchmark side by side with its peers, as JSON, table and plot (BENCH="ingest scoring": only these)

@@ -28,7 +28,7 @@ def run(config: Config, path: Path | None) -> None:
         supervisor = Supervisor(
             roles(config, path),
             sockets=sockets,
-            probes=[loopback_echo(config, sockets[0].getsockname()[1]), catalog.probe_write],
+            probes=[loopback_echo(config, sockets[0].getsockname()[1]), catalog.probe_write, parts.images.probe_write],
             status=lambda: f"{queue_summary(catalog)}; model {version.number}{notice}",
             reload=lambda: roles(configuration.load(path), path),
         )

@@ -42,9 +42,10 @@ def work(config: Config, kinds: Sequence[str]) -> None:
     with ForkedOverrunGuard(partial(_record_overrun, config)) as guard, Parts(config) as parts:
         version = parts.require_serving()
         log.info("working", kind=kind, version=version.number, notice=version.notice)
+        checks = [parts.catalog.probe_write, *([parts.images.probe_write] if "report" in kinds else [])]
         with (
             StopSignal(wake_sockets=parts.listen_for_wakeups(kinds)) as stop,
-            notify_systemd(systemd.Notifier(), [parts.catalog.probe_write], lambda: f"working: {kind}"),
+            notify_systemd(systemd.Notifier(), checks, lambda: f"working: {kind}"),
         ):
             specs = build_worker_specs(parts, kinds, stop_requested=lambda: should_stop(stop), wait=stop.wait)
             _prepare_workers(specs)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import re
+
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -26,6 +30,19 @@ REMEDIES = {
     8: "run it as the user that the catalog belongs to",
 }
 """By SQLSTATE (or its class) or SQLite's primary result code."""
+CONNECTION_REMEDIES = (
+    (
+        r"peer.{0,3}authenti|authenti\w*.{0,12}peer",
+        "peer authentication admits system user {user} as role {user} only: run it as the role's user, name that role in the URL,"
+        " or give host and password",
+    ),
+    (r"password authentication|no password supplied", "the role or its password is not what the server expects: catalog.url"),
+    (r"no pg_hba.conf entry", "the server admits neither this host nor this role: add a line to its pg_hba.conf"),
+    (r"database \S+ does not exist", "make the database first: createdb"),
+    (r"role \S+ does not exist", "make the role first: createuser"),
+    (r"failed to resolve|could not translate host name", "correct the host in catalog.url, or the DNS"),
+)
+"""By the message of an attempt to connect, for which libpq gives no SQLSTATE."""
 DEFAULT_REMEDY = "is the database up, its disk not full, and no other program holding its lock?"
 
 
@@ -67,6 +84,11 @@ def driver_message(error: SQLAlchemyError) -> str:
 def find_remedy(error: SQLAlchemyError) -> str:
     """Return the hint for this error."""
     code = error_code(error)
+    if code is None:
+        words = str(error)
+        for pattern, remedy in CONNECTION_REMEDIES:
+            if re.search(pattern, words, re.IGNORECASE):
+                return remedy.format(user=_name_user())
     found = REMEDIES.get(code) if code is not None else None
     return found or (REMEDIES.get(code[:2]) if isinstance(code, str) else None) or DEFAULT_REMEDY
 
@@ -74,3 +96,11 @@ def find_remedy(error: SQLAlchemyError) -> str:
 def catalog_unavailable(url: URL, error: SQLAlchemyError) -> OutOfResources:
     """Return the error for a catalog that cannot be used now."""
     return OutOfResources(f"the catalog {redacted_url(url)} cannot be used now: {driver_message(error)}", hint=find_remedy(error))
+
+
+def _name_user() -> str:
+    """Name the system user of this process, which a server sees on its socket."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())

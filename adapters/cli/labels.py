@@ -85,6 +85,7 @@ def import_(
     unlisted_absent: Annotated[
         bool, typer.Option("--unlisted-absent", help="In a list like Effusion|Mass, unlisted findings are absent, not unknown.")
     ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a table with a column that is not used.")] = False,
     dry_run: DryRunFlag = False,
     table: TableFlag = False,
     csv: CsvFlag = False,
@@ -95,11 +96,11 @@ def import_(
     Faults are printed, each with its row.
     """
     form = choose_format(table=table, csv=csv, json=json)
-    from adapters.label_csv.importer import ImportDefaults, import_table
+    from adapters.label_csv.importer import WARNING, ImportDefaults, import_table
     from pipeline.domain import LabelState
 
     unlisted = LabelState.ABSENT if unlisted_absent else None
-    defaults = ImportDefaults(reader=reader.strip(), source=source.strip(), unlisted_state=unlisted)
+    defaults = ImportDefaults(reader=reader.strip(), source=source.strip(), unlisted_state=unlisted, strict=strict)
     content = _read_content(file)
     with parts_of(ctx) as parts:
         try:
@@ -108,9 +109,9 @@ def import_(
             faults = [(str(file), fault.row, fault.column, fault.value[:60], fault.remedy) for fault in error.label_faults]
             write_rows(("file", "row", "column", "value", "remedy"), faults, form)
             raise
-    for note in notes:
-        typer.echo(note, err=True)
     typer.echo(_format_result(taken, dry_run=dry_run))
+    for note in notes:  # last: what stands there must not be missed
+        typer.echo(typer.style(note, fg="red", bold=True) if note.startswith(WARNING) else note, err=True)
 
 
 @labels.command("list")
@@ -197,8 +198,12 @@ def revoke(
     if not reader.strip():
         raise typer.BadParameter("name the reader who revokes", param_hint="--reader")
     with parts_of(ctx) as parts:
-        count = withdraw(ids, reader=reader.strip(), source="cli", catalog=parts.catalog)
-    typer.echo(f"{count} labels revoked")
+        revoked = withdraw(ids, reader=reader.strip(), source="cli", catalog=parts.catalog)
+    others = sorted({label.reader for label in revoked} - {reader.strip()})
+    foreign = sum(label.reader != reader.strip() for label in revoked)
+    typer.echo(
+        f"{len(revoked)} labels revoked" + (f", {foreign} of them by another reader: {', '.join(others)}" if foreign else "")
+    )
 
 
 @labels.command()

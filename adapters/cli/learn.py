@@ -46,6 +46,7 @@ def learn(
     """
     form = output.choose_format(table=table, csv=csv, json=json)
     from adapters.app.workers import learn_now
+    from pipeline.domain import VersionState
 
     with parts_of(ctx) as parts:
         _ = parts.catalog  # a fault shows before the bars
@@ -53,7 +54,14 @@ def learn(
             learnt = learn_now(parts, watch=watch, again=again)
     made = f" (version {learnt.version.number})" if learnt.version else ""
     typer.echo(f"{learnt.result.value}{made}: {learnt.reason}", err=True)
+    if learnt.version and learnt.version.state is VersionState.CANDIDATE:
+        typer.echo(f"next: {describe_next_step(learnt.version.number)}", err=True)
     output.write_rows(MEASURE_COLUMNS, measures_of(learnt.version.card) if learnt.version else [], form)
+
+
+def describe_next_step(number: int) -> str:
+    """Say what a person does with a candidate that passed the gate."""
+    return f"radclipd versions promote {number} lets it serve; radclipd versions reject {number} --reason WHY does not"
 
 
 def measures_of(card: Mapping[str, Any]) -> list[tuple[Any, ...]]:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, ByteSize, Field, ValidationError, Validatio
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from adapters.config import file, types
+from adapters.config.crontab import check_crontab
 from adapters.config.types import (
     AbsolutePath,
     AeTitle,
@@ -26,7 +27,6 @@ from adapters.config.types import (
     Seconds,
     Section,
     StringTuple,
-    check_crontab,
 )
 from pipeline.errors import ConfigurationError
 
@@ -257,7 +257,7 @@ class LearnConfig(Section):
     )
     seed: int = Field(default=0, ge=0, description="Random seed; the same seed and labels give the same weights.")
     cron: Annotated[str, AfterValidator(check_crontab)] = Field(
-        default="30 2 * * *", description='Schedule of the check for new labels: a crontab line, UTC; "": never.'
+        default="30 2 * * *", description='Schedule of the check for new labels: a line as in crontab(5), UTC; "": never.'
     )
     min_new_labels: PositiveInteger = Field(
         default=20, description="Minimum number of new labels for a scheduled round of learning."
@@ -452,7 +452,7 @@ def load(path: Path | None = None) -> Config:
     """Read the file (None: $RADCLIPD_CONFIG, else DEFAULT_PATH) and the environment. ConfigurationError names the faulty key."""
     origin = _read_origin(path)
     content = file.parse(origin)
-    file.refuse_unknown_variables(origin, list(section_classes()))
+    file.refuse_unknown_variables(origin, list(section_classes()), key_descriptions())
     try:
         config = Config(**content)
     except ValidationError as error:

@@ -10,9 +10,23 @@ import structlog
 from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.base import BaseTrigger
+
+from adapters.config.crontab import next_time, next_time_from
 
 log = structlog.get_logger("radclipd.scheduler")
+
+
+class CrontabTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no types
+    """APScheduler's trigger by a crontab line in UTC. Its own CronTrigger counts week days from Monday and joins days by "and"."""
+
+    def __init__(self, line: str) -> None:
+        self._line = line
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        if previous_fire_time is None:
+            return next_time_from(self._line, now.astimezone(UTC))
+        return next_time(self._line, min(previous_fire_time, now).astimezone(UTC))
 
 
 class Scheduler:
@@ -35,8 +49,8 @@ class Scheduler:
         self._scheduler.modify_job(name, next_run_time=datetime.now(UTC))
 
     def add_cron(self, cron: str, name: str, call: Callable[[], Any]) -> None:
-        """Call by a crontab line of five fields, UTC. A call that falls into a stop of the process is not repeated."""
-        self._scheduler.add_job(call, CronTrigger.from_crontab(cron, timezone="UTC"), id=name, name=name)
+        """Call by a crontab line, UTC. A call that falls into a stop of the process is not repeated."""
+        self._scheduler.add_job(call, CrontabTrigger(cron), id=name, name=name)
 
     def start(self) -> None:
         """Start the calls, on threads of the scheduler."""

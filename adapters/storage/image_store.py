@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import xxhash
 
+from adapters.storage.folders import find_folder_fault, nearest_existing, user_name
 from pipeline.domain import StoredFile
 from pipeline.errors import OutOfResources, PermanentError
 from pipeline.ports.services import Buffer
@@ -114,9 +115,37 @@ class FileImageStore:
 
     def free_bytes(self) -> int:
         with self.translate_errors():
-            self._make_folder(self.root)
-            found = os.statvfs(self.root)
+            found = os.statvfs(nearest_existing(self.root))
         return found.f_bavail * found.f_frsize
+
+    def probe_write(self) -> None:
+        """Write a file as an instance is written, read it back, remove it. OutOfResources.
+
+        A store that is not there yet is not made: its nearest parent is tried. Neither a file nor a folder is left behind. Every
+        probe has a name of its own.
+        """
+        fault = find_folder_fault(self.root)
+        if not fault and (folder := next(self.unwritable_folders(levels=1), None)):
+            fault = f"{folder} cannot be written by user {user_name()}"
+        if fault:
+            raise OutOfResources(
+                f"image store {self.root} cannot be written: {fault}",
+                hint=f"storage.directory names a folder of the service's user: chown -R {user_name()} {self.root}",
+            )
+        arriving = self.root / ARRIVING_FOLDER
+        try:
+            _probe_folder(arriving if arriving.is_dir() else nearest_existing(self.root))
+        except OSError as error:
+            raise OutOfResources(
+                f"image store {self.root} cannot be written: {error.strerror}", hint="is the disk full, read-only or away?"
+            ) from error
+
+    def unwritable_folders(self, *, levels: int = 2) -> Iterator[Path]:
+        """Yield folders of the store, down to `levels` below it, in which this process cannot make a file."""
+        below = [self.root]
+        for _ in range(levels):
+            below = [Path(entry.path) for folder in below if folder.is_dir() for entry in os.scandir(folder) if entry.is_dir()]
+            yield from (folder for folder in below if not os.access(folder, os.R_OK | os.W_OK | os.X_OK))
 
     def remove_stale_parts(self, *, older_than_seconds: float) -> int:
         """Remove the parts of interrupted writes that are older than this; return their number."""
@@ -190,6 +219,20 @@ class PartFile:
     def _close_descriptor(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         os.close(descriptor)
+
+
+def _probe_folder(folder: Path) -> None:
+    """Write a part in the folder, sync it, read it back, remove it. OSError. A part that a kill leaves is swept as any other."""
+    part, content = folder / f".probe-{secrets.token_hex(8)}{PART_SUFFIX}", secrets.token_bytes(64)
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+    try:
+        os.write(descriptor, content)
+        os.fsync(descriptor)
+        if os.pread(descriptor, len(content), 0) != content:
+            raise OSError(errno.EIO, "a probe file is not what was written")
+    finally:
+        os.close(descriptor)
+        part.unlink(missing_ok=True)
 
 
 def _build_stored_file(digest: str, size: int, checksum: str) -> StoredFile:

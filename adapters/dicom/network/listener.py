@@ -16,10 +16,12 @@ from weakref import WeakKeyDictionary
 
 import structlog
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
+from adapters.dicom.image.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from adapters.dicom.network.association_limit import AssociationLimit, AssociationSlots, ProcessSlots
 from adapters.dicom.network.dimse import (
     CANNOT_UNDERSTAND,
@@ -114,6 +116,8 @@ class Listener:
         _config.UNRESTRICTED_STORAGE_SERVICE = settings.other_storage == "keep"  # also private classes
         _config.LOG_HANDLER_LEVEL = "none"
         ae = AE(settings.ae_title)
+        ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
+        ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         ae.maximum_associations = NO_LIMIT
         ae.maximum_pdu_size = settings.max_pdu
         ae.network_timeout = settings.network_timeout_seconds

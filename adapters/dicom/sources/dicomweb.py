@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 from adapters.dicom.sources import incoming
 from pipeline.domain import Sender
@@ -49,7 +49,7 @@ class _ArchiveHttpClient:
 
     def __init__(self, settings: WebSettings) -> None:
         parts = urlsplit(settings.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _has_valid_port(parts):
             raise ConfigurationError("the URL of an archive begins with http:// or https://", hint="https://HOST:PORT/dicom-web")
         if parts.username or parts.password or parts.query:
             raise ConfigurationError(
@@ -89,6 +89,13 @@ class _ArchiveHttpClient:
         if code in BUSY:
             return ArchiveBusy(message, hint="see the archive's own log")
         return RefusedByArchive(f"{message} to {path.split('?')[0]}", hint="see the archive's own log")
+
+
+def _has_valid_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 class _SameHostRedirectHandler(urllib.request.HTTPRedirectHandler):

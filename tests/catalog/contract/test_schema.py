@@ -106,6 +106,9 @@ def test_an_upgrade_from_every_release_keeps_its_rows(
     catalog.dispose()
     assert rows(url, "SELECT selection_reason, selection_probability, revoked FROM v_labels") == [("random", 0.5, 1)]
     assert rows(url, "SELECT undetermined_margin, notice FROM v_model_versions") == [(0.05, "")]
+    assert rows(url, "SELECT action, outcome, subject, detail, source FROM v_audit WHERE subject = '1.9'") == [
+        ("store", "refused", "1.9", "why", "PACS")
+    ]
     if release == "0.1.0":  # which stored only the time of the import
         assert rows(url, "SELECT count(*) FROM labels WHERE stated_at = created_at AND document = ''") == [(2,)]
     assert rows(url, "SELECT version FROM v_findings_wide WHERE accession_number = 'A1'") == [(1,)]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,40 @@ def test_an_interrupted_write_leaves_no_part(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(OutOfResources):
         FileImageStore(tmp_path / "images").write(b"film")
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_a_probe_leaves_nothing_and_disturbs_no_other(tmp_path: Path) -> None:
+    store = FileImageStore(tmp_path / "images")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: store.probe_write(), range(100)))
+    assert list(tmp_path.rglob("*")) == []  # not even the store's folder
+    file = store.write(b"film")
+    before = sorted(tmp_path.rglob("*"))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: store.probe_write(), range(100)))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert store.read(file) == b"film"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.ENODEV])
+def test_a_probe_tells_whatever_a_disk_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(_descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OutOfResources, match=os.strerror(code)):
+        FileImageStore(tmp_path / "images").probe_write()
+    assert list(tmp_path.rglob("*")) == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "fault"), [("file", "is a file"), ("file/below", "no folder can be made"), ("link", "is a link")]
+)
+def test_a_probe_of_a_store_that_cannot_be_made_says_why(tmp_path: Path, folder: str, fault: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    store = FileImageStore(tmp_path / folder)
+    with pytest.raises(OutOfResources, match=fault):
+        store.probe_write()
+    assert store.free_bytes() > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
