@@ -43,10 +43,12 @@ PIXEL_GROUP_LENGTH = 0x7FE00000  # (7FE0,0000), in old files
 UID_PATTERN = re.compile(r"[0-9.]{1,64}")  # PS3.5 9.1; leading zeros in a component occur in practice and do no harm
 MAX_INFLATED_BYTES = 1 << 24
 """The inflated beginning of a deflated data set that is parsed; the elements in the catalog stand far before its end."""
-MAX_VALUE_BYTES = 1 << 20
+MAX_VALUE_BYTES = 1 << 16
 """Longer values are skipped: no element in the catalog is as long."""
 MAX_HEADER_BYTES = 1 << 26
 """Limit of the bytes read before the pixel data, skipped values not counted: a sender must not exhaust the memory."""
+MAX_HEADER_READS = 1 << 18
+"""Limit of the reads before the pixel data, one to three for each element, also in sequences: a second of processor time."""
 
 IDENTIFYING_KEYWORDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID")
 """Every composite instance has at least one of these; bytes without any of them parsed by accident."""
@@ -178,6 +180,7 @@ def split_file(content: bytes) -> tuple[bytes, str]:
     return encoded, str(meta.get("TransferSyntaxUID") or _guess_transfer_syntax(encoded))
 
 
+_LONG_HEADER_HINT = f"radclipd reads {MAX_HEADER_BYTES >> 20} MiB and some 100 000 elements; is it a damaged file?"
 _NOT_DICOM_HINT = "is it a DICOM file, and complete? dcmdump FILE tells"
 
 
@@ -202,6 +205,8 @@ def _read_to_pixel_data(stream: BinaryIO, transfer_syntax_uid: str) -> tuple[Dat
         if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
             stream = BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(MAX_INFLATED_BYTES), MAX_INFLATED_BYTES))
         dataset = _parse_data_set(stream, transfer_syntax_uid, at_pixels)
+    except DataSetUnreadable:
+        raise
     except Exception as error:  # of any type, as above
         raise DataSetUnreadable(f"the data set cannot be parsed: {type(error).__name__}", hint=_NOT_DICOM_HINT) from error
     if not any(keyword in dataset for keyword in IDENTIFYING_KEYWORDS):
@@ -210,30 +215,41 @@ def _read_to_pixel_data(stream: BinaryIO, transfer_syntax_uid: str) -> tuple[Dat
 
 
 def _parse_data_set(stream: BinaryIO, transfer_syntax_uid: str, stop: Callable[[BaseTag, str | None, int], bool]) -> Dataset:
+    bounded = _BoundedStream(stream)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's warnings quote the value
-        return read_dataset(
-            cast(BinaryIO, _BoundedStream(stream)),
-            is_implicit_VR=transfer_syntax_uid == ImplicitVRLittleEndian,
-            is_little_endian=transfer_syntax_uid != ExplicitVRBigEndian,
-            stop_when=stop,
-            defer_size=MAX_VALUE_BYTES,
-            specific_tags=list(HEADER_TAGS),
-        )
+        try:
+            return read_dataset(
+                cast(BinaryIO, bounded),
+                is_implicit_VR=transfer_syntax_uid == ImplicitVRLittleEndian,
+                is_little_endian=transfer_syntax_uid != ExplicitVRBigEndian,
+                stop_when=stop,
+                defer_size=MAX_VALUE_BYTES,
+                specific_tags=list(HEADER_TAGS),
+            )
+        except Exception as error:
+            if bounded.is_exhausted:  # pydicom replaces exceptions within a sequence
+                raise DataSetUnreadable("the data set has too much before its pixel data", hint=_LONG_HEADER_HINT) from error
+            raise
 
 
 class _BoundedStream:
-    """A stream from which no more than MAX_HEADER_BYTES are read."""
+    """A stream from which no more than MAX_HEADER_BYTES are read, in no more than MAX_HEADER_READS pieces."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.tell, self.seek = stream.tell, stream.seek
-        self._read, self._left = stream.read, MAX_HEADER_BYTES
+        self._read, self._left, self._reads_left = stream.read, MAX_HEADER_BYTES, MAX_HEADER_READS
+
+    @property
+    def is_exhausted(self) -> bool:
+        return self._left < 0 or self._reads_left < 0
 
     def read(self, size: int) -> bytes:
-        """Read; EOFError beyond the limit."""
+        """Read; ValueError beyond the limits. pydicom would take an EOFError for the end of the data set."""
         self._left -= size
-        if self._left < 0:
-            raise EOFError("too much before the pixel data")
+        self._reads_left -= 1
+        if self.is_exhausted:
+            raise ValueError("too much before the pixel data")
         return self._read(size)
 
 
