@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from pipeline import rules
 from pipeline.domain import Header, JobKind, Receipt, Sender, StoredFile, StoredInstance, StudyState
 from pipeline.errors import DifferentInstance, OutOfResources
 from pipeline.group_commit import GroupCommit
-from pipeline.ports.services import Catalog, ImageStore, IncomingFile, Transaction
+from pipeline.ports.services import Buffer, Catalog, ImageStore, IncomingFile, Transaction
+
+GUARDED_BYTES = 1 << 22
+"""Bytes of one incoming file between two looks at the free space. Each open association may write as much below the guard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +23,35 @@ class ReceivePolicy:
     read_documents: bool = False  # whether structured reports and key object selections are read for labels: `[labels]`
 
 
+class GuardedFile:
+    """`ports.services.IncomingFile` under the disk guard: it looks at the free space as the bytes come."""
+
+    def __init__(self, images: ImageStore, policy: ReceivePolicy) -> None:
+        self._images, self._policy, self._incoming = images, policy, images.open_incoming()
+        self._unguarded = 0  # bytes written since the last look
+
+    @property
+    def file(self) -> StoredFile:
+        return self._incoming.file
+
+    def write(self, content: Buffer) -> None:
+        """Append. OutOfResources below the disk guard, or where the disk refuses the write."""
+        self._unguarded += len(content)
+        if self._unguarded >= GUARDED_BYTES:
+            self._unguarded = 0
+            _require_free_space(self._images, self._policy)
+        self._incoming.write(content)
+
+    def open(self) -> BinaryIO:
+        return self._incoming.open()
+
+    def commit(self) -> StoredFile:
+        return self._incoming.commit()
+
+    def discard(self) -> None:
+        self._incoming.discard()
+
+
 class InstanceReceiver:
     """The step for concurrent threads: their rows share transactions."""
 
@@ -27,9 +60,9 @@ class InstanceReceiver:
         self._group_commit = GroupCommit(catalog)
 
     def open_incoming(self) -> IncomingFile:
-        """Open a file for writing. OutOfResources below the disk guard, or where the disk refuses the write."""
+        """Open a file for writing. OutOfResources below the disk guard, now or while it is written, or where the disk refuses."""
         _require_free_space(self._images, self._policy)
-        return self._images.open_incoming()
+        return GuardedFile(self._images, self._policy)
 
     def receive(self, header: Header, incoming: IncomingFile, sender: Sender) -> Receipt:
         """Store one DICOM file durably, unless the identical file is stored already. Idempotent.

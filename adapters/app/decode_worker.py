@@ -15,7 +15,7 @@ from adapters.ipc.decoded_image import DecoderTransform
 from adapters.ipc.parent_death import die_with_parent
 from adapters.ipc.shared_frame import SharedFrame
 from adapters.storage.image_store import FileImageStore
-from pipeline.errors import PixelsUnreadable
+from pipeline.errors import OutOfResources, PixelsUnreadable
 
 
 def main() -> None:
@@ -36,11 +36,11 @@ def main() -> None:
 
 
 def _decode_instance(reader: DicomImageReader, instance: object, transform: DecoderTransform, memory: int) -> object:
-    """Write the frame to the memory and return its layout; else the reason, as message and hint."""
+    """Write the frame to the memory and return its layout; else the reason, as message, hint, and whether it may pass."""
     try:
         frame = reader.read_transformed(instance, transform)  # type: ignore[arg-type] # the pool sends a StoredInstance
-    except PixelsUnreadable as error:
-        return str(error), error.hint
+    except (PixelsUnreadable, OutOfResources) as error:
+        return str(error), error.hint, isinstance(error, OutOfResources)
     return SharedFrame.write(frame, memory)
 
 

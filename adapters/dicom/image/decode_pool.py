@@ -190,11 +190,12 @@ class DecodePool:
 
 
 def _read_answer(decoder: _Decoder, answer: object) -> DecodedImage:
-    """Return the image in the decoder's memory, valid until its next answer. PixelsUnreadable."""
+    """Return the image in the decoder's memory, valid until its next answer. PixelsUnreadable, or OutOfResources."""
     if isinstance(answer, SharedFrame):
         return answer.read(decoder.memory_fd)
     assert isinstance(answer, tuple)
-    raise PixelsUnreadable(answer[0], hint=answer[1])
+    message, hint, may_pass = answer
+    raise (OutOfResources if may_pass else PixelsUnreadable)(message, hint=hint)
 
 
 def _await_result(future: Future[ModelInput]) -> ModelInput | PixelsUnreadable:

@@ -21,6 +21,7 @@ from pipeline.domain import (
 )
 from pipeline.errors import ArchiveBusy, DifferentInstance, NoWeights, OutOfResources, PixelsUnreadable, RefusedByArchive
 from pipeline.ports.images import InputTransform, ModelInput
+from pipeline.receive import GUARDED_BYTES, InstanceReceiver, ReceivePolicy
 from tests.builders.fakes.versions import a_version
 from tests.builders.hospital_in_memory import SENDER, Hospital
 
@@ -69,6 +70,26 @@ def test_no_file_is_accepted_below_the_disk_guard() -> None:
         hospital.receive(hospital.header(), b"xx")
     assert not hospital.images.files
     assert hospital.catalog.committed == 1  # the version only
+
+
+def test_the_disk_guard_is_looked_at_while_the_bytes_come_for_all_files_together() -> None:
+    hospital, piece = Hospital(), bytes(1 << 20)
+    guard, count = 100 << 20, 4
+    receiver = InstanceReceiver(catalog=hospital.catalog, images=hospital.images, policy=ReceivePolicy(min_free_bytes=guard))
+    hospital.images.free = guard + (50 << 20)
+    files = [receiver.open_incoming() for _ in range(count)]
+    refused = 0
+    while refused < count:
+        for file in list(files):
+            try:
+                file.write(piece)
+            except OutOfResources as error:
+                assert "storage.min_free" in str(error)
+                files.remove(file)
+                refused += 1
+    assert hospital.images.free > guard - count * GUARDED_BYTES
+    with pytest.raises(OutOfResources):
+        receiver.open_incoming()
 
 
 def test_receive_raises_where_the_commit_fails() -> None:
