@@ -21,6 +21,7 @@ from pipeline.finding_names import parse_findings
 if TYPE_CHECKING:
     from adapters.catalog.catalog import SqlCatalog
     from adapters.config.sections import Config
+    from adapters.dicom.image.comparison_process import ComparisonProcess
     from adapters.dicom.image.decode_pool import DecodePool
     from adapters.dicom.network.archive import DicomArchive
     from adapters.dicom.sr.label_reader import DicomDocumentReader
@@ -80,6 +81,15 @@ class Parts:
                 return tx.studies.newest_files(limit=KNOWN_FILES)
 
         return FileImageStore(self.config.storage.directory, list_known_files)
+
+    @cached_property
+    def comparison(self) -> ComparisonProcess:
+        """The process that compares an incoming file with the stored one. It starts on its first use."""
+        from adapters.dicom.image.comparison_process import ComparisonProcess
+
+        process = ComparisonProcess(self.config.storage.directory)
+        self._closing.callback(process.close)
+        return process
 
     @cached_property
     def models(self) -> ModelStore:

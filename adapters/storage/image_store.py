@@ -128,6 +128,10 @@ class FileImageStore:
             )
         return content
 
+    def open(self, file: StoredFile) -> BinaryIO:
+        """Open a stored file for reading. OSError."""
+        return self._locate_file(file).open("rb")
+
     def _is_store_present(self) -> bool:
         """Whether the root has the marker; or the folders of a store of a release that wrote none."""
         return (self.root / MARKER_FILE).exists() or (self.root / "00").is_dir()
@@ -201,6 +205,8 @@ class PartFile:
             self._flushed = self._size
 
     def open(self) -> BinaryIO:
+        if self._descriptor < 0:  # committed
+            return self._store.open(self.file)
         stream = os.fdopen(os.dup(self._descriptor), "rb")
         stream.seek(0)
         return stream
