@@ -375,5 +375,6 @@ class Receipt(StrEnum):
 
     STORED = "stored"
     DUPLICATE = "duplicate"  # the identical file again: Success, nothing written
+    SAME_INSTANCE = "same_instance"  # the stored instance in another encoding or with another header: Success, the first file stays
     LATE = "late"  # stored, and its study is ARRIVING again
     OWN_REPORT = "own_report"  # an SR written by this software: catalogued, never scored

@@ -4,13 +4,13 @@ RadclipdError
 ├── PermanentError              another attempt would fail in the same way
 │   ├── DataSetUnreadable       not a readable DICOM data set                   C-STORE 0xC000
 │   ├── DataSetMismatch         data set contradicts its SOP class or UIDs      C-STORE 0xA900
-│   ├── DifferentInstance       another file under a known SOP Instance UID     C-STORE 0xC001
+│   ├── DifferentInstance       another instance under a known SOP Instance UID C-STORE 0xC001
 │   ├── PixelsUnreadable        pixel data without a decodable image
 │   ├── ReportImpossible        catalog rows from which no SR can be built
 │   ├── InvalidLabels           faulty rows in a table of labels; names every row
 │   └── RefusedByArchive        the archive refuses this object
 ├── TransientError              a later attempt may succeed
-│   ├── OutOfResources          disk below the guard, catalog unreachable       C-STORE 0xA700
+│   ├── OutOfResources          disk full or away, catalog unreachable          C-STORE 0xA700
 │   ├── ArchiveBusy             the archive cannot store this object now
 │   ├── ArchiveUnreachable      the archive is unreachable; no fault of the object
 │   ├── StopRequested           the process must stop; the work restarts later
@@ -57,7 +57,7 @@ class DataSetMismatch(PermanentError):
 
 
 class DifferentInstance(PermanentError):
-    """A different file is stored under the same SOP Instance UID."""
+    """A different image or document is stored under the same SOP Instance UID."""
 
 
 class PixelsUnreadable(PermanentError):

@@ -95,6 +95,7 @@ def build_backfill(
         catalog=parts.catalog,
         images=parts.images,
         receive_policy=receive_policy(parts.config),
+        comparison=parts.comparison,
         policy=policy,
         on_progress=chain_callbacks(
             watch, Preemption(catalog=parts.catalog, sleep=wait, should_stop=stop_requested, activity="the backfill")

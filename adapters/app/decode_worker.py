@@ -17,7 +17,7 @@ from adapters.ipc.parent_death import die_with_parent
 from adapters.ipc.shared_frame import SharedFrame
 from adapters.storage.image_store import FileImageStore
 from pipeline.domain import StoredInstance
-from pipeline.errors import PixelsUnreadable
+from pipeline.errors import OutOfResources, PixelsUnreadable
 
 
 def main() -> None:
@@ -53,8 +53,8 @@ def _decode_instance(
     """Write the frame to the memory and return its layout; else the reason."""
     try:
         return SharedFrame.write(reader.read_transformed(instance, transform), memory)
-    except PixelsUnreadable as error:
-        return DecodeFailure(str(error), error.hint)
+    except (PixelsUnreadable, OutOfResources) as error:
+        return DecodeFailure(str(error), error.hint, may_pass=isinstance(error, OutOfResources))
     except MemoryError:
         return DecodeFailure(
             f"instance {instance.header.sop_instance_uid}: it needs more memory than a decoder may have",

@@ -66,7 +66,9 @@ def build_listener(parts: Parts, slots: AssociationSlots | None = None) -> Liste
     from adapters.dicom.network.listener import Listener, ListenerSettings
 
     config, catalog = parts.config, parts.catalog
-    receiver = receive.InstanceReceiver(catalog=catalog, images=parts.images, policy=receive_policy(config))
+    receiver = receive.InstanceReceiver(
+        catalog=catalog, images=parts.images, policy=receive_policy(config), comparison=parts.comparison
+    )
 
     def mark_released(study_instance_uids: Sequence[str]) -> None:
         with catalog.begin() as tx:
@@ -77,7 +79,7 @@ def build_listener(parts: Parts, slots: AssociationSlots | None = None) -> Liste
             tx.audit(event)
 
     return Listener(
-        ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds", "processes"})),
+        ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds"})),
         open_incoming=receiver.open_incoming,
         receive=receiver.receive,
         mark_released=mark_released,

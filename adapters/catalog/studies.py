@@ -211,6 +211,11 @@ class SqlStudies:
         query = select(studies.c.study_instance_uid).where(complete).order_by(studies.c.id.desc())
         return list(self._connection.scalars(query.limit(limit)))
 
+    def newest_files(self, *, limit: int) -> list[StoredFile]:
+        newest = select(instances.c.file_key, instances.c.file_sha256, instances.c.file_size, instances.c.file_xxh3)
+        rows = self._connection.execute(newest.order_by(instances.c.id.desc()).limit(limit))
+        return [StoredFile(key, sha256, size, xxh3) for key, sha256, size, xxh3 in rows]
+
     def highest_study_number(self) -> int:
         return self._connection.scalar(select(func.max(studies.c.id))) or 0
 

@@ -63,6 +63,10 @@ class ListenerConfig(Section):
     network_timeout_seconds: PositiveSeconds = Field(
         default=60, description="Seconds without data from the peer after which an association is aborted."
     )
+    first_message_seconds: PositiveSeconds = Field(
+        default=10,
+        description="Seconds in which a connection must request its association, and an association send its first message.",
+    )
     drain_seconds: Seconds = Field(default=30, description="Seconds that a stop waits for open associations before it aborts them.")
 
 

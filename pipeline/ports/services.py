@@ -123,6 +123,17 @@ class IncomingFile(Protocol):
         """Delete the temporary file; no effect after `commit`."""
 
 
+class InstanceComparison(Protocol):
+    """Tells whether a file of a known SOP Instance UID holds the stored instance in another encoding."""
+
+    def describe_difference(self, stored: StoredFile, incoming: IncomingFile) -> str | None:
+        """Return in words what differs, without a value; None where it is another instance, or it cannot be told.
+
+        The same instance: equal stored values of the pixels, whatever the header; of a document equal elements. OutOfResources
+        where it cannot be told now.
+        """
+
+
 class ImageStore(Protocol):
     """Durable files, named by their own SHA-256."""
 

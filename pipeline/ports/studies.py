@@ -73,6 +73,9 @@ class Studies(Protocol):
     def newest_complete(self, *, limit: int) -> list[str]:
         """Return the StudyInstanceUIDs of the `limit` newest complete studies, newest first."""
 
+    def newest_files(self, *, limit: int) -> list[StoredFile]:
+        """Return the files of the `limit` newest instances, newest first."""
+
     def highest_study_number(self) -> int:
         """Return the highest study number. Studies are numbered from 1 in order of arrival."""
 

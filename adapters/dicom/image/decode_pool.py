@@ -212,11 +212,11 @@ class DecodePool:
 
 
 def _read_answer(decoder: _Decoder, answer: object) -> DecodedImage:
-    """Return the image in the decoder's memory, valid until its next answer. PixelsUnreadable."""
+    """Return the image in the decoder's memory, valid until its next answer. PixelsUnreadable, or OutOfResources."""
     if isinstance(answer, SharedFrame):
         return answer.read(decoder.memory_fd)
     assert isinstance(answer, DecodeFailure)
-    raise PixelsUnreadable(answer.message, hint=answer.hint)
+    raise (OutOfResources if answer.may_pass else PixelsUnreadable)(answer.message, hint=answer.hint)
 
 
 def _await_result(future: Future[ModelInput]) -> ModelInput | PixelsUnreadable:

@@ -43,10 +43,12 @@ FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA, PIXEL_DATA = PIXEL_TAGS = (0x7FE00008
 UID_PATTERN = re.compile(r"[0-9.]{1,64}")  # PS3.5 9.1; leading zeros in a component occur in practice and do no harm
 MAX_INFLATED_HEADER_BYTES = 1 << 24
 """The inflated beginning of a deflated data set that is parsed; the elements in the catalog stand far before its end."""
-MAX_VALUE_BYTES = 1 << 20
+MAX_VALUE_BYTES = 1 << 16
 """Longer values are skipped: no element in the catalog is as long."""
 MAX_HEADER_BYTES = 1 << 26
 """Limit of the bytes read before the pixel data, skipped values not counted: a sender must not exhaust the memory."""
+MAX_HEADER_READS = 1 << 18
+"""Limit of the reads before the pixel data, one to three for each element, also in sequences: a second of processor time."""
 
 IDENTIFYING_KEYWORDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID")
 """Every composite instance has at least one of these; bytes without any of them parsed by accident."""
@@ -179,6 +181,7 @@ def split_file(content: bytes) -> tuple[bytes, str]:
     return encoded, str(meta.get("TransferSyntaxUID") or _guess_transfer_syntax(encoded))
 
 
+_LONG_HEADER_HINT = f"radclipd reads {MAX_HEADER_BYTES >> 20} MiB and some 100 000 elements; is it a damaged file?"
 _NOT_DICOM_HINT = "is it a DICOM file, and complete? dcmdump FILE tells"
 
 
@@ -202,11 +205,12 @@ def _read_to_pixel_data(stream: BinaryIO, transfer_syntax_uid: str, *, whole: bo
                 zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(MAX_INFLATED_HEADER_BYTES), MAX_INFLATED_HEADER_BYTES)
             )
             whole = False
-        bounded = cast(BinaryIO, _BoundedStream(stream))
-        scan = ElementScan(
-            bounded, little_endian=transfer_syntax_uid != ExplicitVRBigEndian, whole=whole, stop=lambda tag: tag >= PIXEL_TAGS[0]
-        )
+        bounded = _BoundedStream(stream)
+        little_endian = transfer_syntax_uid != ExplicitVRBigEndian
+        scan = ElementScan(cast(BinaryIO, bounded), little_endian=little_endian, whole=whole, stop=lambda tag: tag >= PIXEL_TAGS[0])
         dataset = _parse_data_set(bounded, transfer_syntax_uid, scan)
+    except DataSetUnreadable:
+        raise
     except Exception as error:  # of any type, as above
         raise DataSetUnreadable(f"the data set cannot be parsed: {type(error).__name__}", hint=_NOT_DICOM_HINT) from error
     if not any(keyword in dataset for keyword in IDENTIFYING_KEYWORDS):
@@ -219,31 +223,41 @@ def _read_to_pixel_data(stream: BinaryIO, transfer_syntax_uid: str, *, whole: bo
     return dataset, not is_element or (reached.tag in PIXEL_TAGS and reached.length != 0)
 
 
-def _parse_data_set(stream: BinaryIO, transfer_syntax_uid: str, scan: ElementScan) -> Dataset:
+def _parse_data_set(stream: _BoundedStream, transfer_syntax_uid: str, scan: ElementScan) -> Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's warnings quote the value
-        return read_dataset(
-            stream,
-            is_implicit_VR=transfer_syntax_uid == ImplicitVRLittleEndian,
-            is_little_endian=transfer_syntax_uid != ExplicitVRBigEndian,
-            stop_when=scan,
-            defer_size=MAX_VALUE_BYTES,
-            specific_tags=list(HEADER_TAGS),
-        )
+        try:
+            return read_dataset(
+                cast(BinaryIO, stream),
+                is_implicit_VR=transfer_syntax_uid == ImplicitVRLittleEndian,
+                is_little_endian=transfer_syntax_uid != ExplicitVRBigEndian,
+                stop_when=scan,
+                defer_size=MAX_VALUE_BYTES,
+                specific_tags=list(HEADER_TAGS),
+            )
+        except Exception as error:
+            if stream.is_exhausted:  # pydicom replaces exceptions within a sequence
+                raise DataSetUnreadable("the data set has too much before its pixel data", hint=_LONG_HEADER_HINT) from error
+            raise
 
 
 class _BoundedStream:
-    """A stream from which no more than MAX_HEADER_BYTES are read."""
+    """A stream from which no more than MAX_HEADER_BYTES are read, in no more than MAX_HEADER_READS pieces."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.tell, self.seek = stream.tell, stream.seek
-        self._read, self._left = stream.read, MAX_HEADER_BYTES
+        self._read, self._left, self._reads_left = stream.read, MAX_HEADER_BYTES, MAX_HEADER_READS
+
+    @property
+    def is_exhausted(self) -> bool:
+        return self._left < 0 or self._reads_left < 0
 
     def read(self, size: int) -> bytes:
-        """Read; EOFError beyond the limit."""
+        """Read; ValueError beyond the limits. pydicom would take an EOFError for the end of the data set."""
         self._left -= size
-        if self._left < 0:
-            raise EOFError("too much before the pixel data")
+        self._reads_left -= 1
+        if self.is_exhausted:
+            raise ValueError("too much before the pixel data")
         return self._read(size)
 
 

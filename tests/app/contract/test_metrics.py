@@ -7,8 +7,10 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -26,6 +28,7 @@ from adapters.catalog.catalog import SqlCatalog
 from adapters.cli.check import _check_metrics
 from adapters.config.sections import ActivationCacheConfig, Config, MetricsConfig, StorageConfig
 from adapters.demo.loopback import free_ports
+from adapters.service import scrape_server
 from adapters.service.prometheus import (
     ARCHIVE_CACHE_SECONDS,
     DISK_GAUGES,
@@ -45,6 +48,7 @@ from pipeline.ports.backfill import BackfillCounts, BackfillUnit
 from pipeline.progress import JobProgress
 from tests.builders.catalog_rows import FILE, add_instance, chest_header, import_statement, pending_report, worklist_request
 from tests.builders.fakes.versions import a_version
+from tests.builders.reception import wait_for
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 GAINS = [
@@ -496,6 +500,39 @@ def test_concurrent_scrapes(page: Callable[[], str]) -> None:
         thread.join()
     assert len(pages) == 8
     assert all("radclipd_catalog_up 1.0" in one for one in pages)
+
+
+def count_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_requests_that_are_never_finished_hold_few_threads_and_no_scrape_back(
+    sql_catalog: SqlCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scrape_server, "CONNECTION_SECONDS", 3.0)
+    config = config_in(tmp_path)
+    with open_metrics(config, sql_catalog, FileImageStore(tmp_path / "images")) as port, ExitStack() as stack:
+        url = f"http://127.0.0.1:{port}/metrics"
+        metrics_of(url)
+        threads, descriptors = threading.active_count(), count_descriptors()
+        unfinished = []
+        for number in range(300):
+            client = stack.enter_context(closing(socket.create_connection(("127.0.0.1", port))))
+            client.sendall([b"", b"GET /metrics HTTP/1.1\r\nHost: a\r\nX: ", b"GET"][number % 3])
+            unfinished.append(client)
+        wait_for(lambda: threading.active_count() - threads <= scrape_server.MAX_CONNECTIONS)
+        assert count_descriptors() - descriptors - len(unfinished) <= scrape_server.MAX_CONNECTIONS + 2
+        assert "radclipd_catalog_up 1.0" in metrics_of(url)
+        with sql_catalog.begin() as tx:  # the catalog can be opened
+            tx.jobs.put(JobKind.SCORE, "1.1")
+        begun = time.monotonic()
+        while time.monotonic() - begun < 6:  # each byte comes within the time-out of a read
+            for client in unfinished[-scrape_server.MAX_CONNECTIONS :]:
+                with suppress(OSError):
+                    client.sendall(b"x")
+            time.sleep(0.2)
+        wait_for(lambda: threading.active_count() <= threads)
+        assert count_descriptors() - descriptors <= len(unfinished)
 
 
 def test_a_taken_port_is_logged_and_the_dispatcher_runs_on(sql_catalog: SqlCatalog, tmp_path: Path) -> None:

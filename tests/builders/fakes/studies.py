@@ -113,6 +113,9 @@ class FakeStudies:
         complete = [s for s in reversed(self._t.studies.values()) if s.state is not StudyState.ARRIVING]
         return [s.study_instance_uid for s in sorted(complete, key=lambda s: s.received_at, reverse=True)][:limit]
 
+    def newest_files(self, *, limit: int) -> list[StoredFile]:
+        return [instance.file for instance in reversed(self._t.instances.values())][:limit]
+
     def highest_study_number(self) -> int:
         return len(self._t.studies)
 
