@@ -252,15 +252,18 @@ class ReportWriter(Protocol):
 class InstanceCounter(Protocol):
     """Counts the instances that an archive holds of a study."""
 
-    def count_instances(self, study_instance_uid: str) -> int | None:
-        """C-FIND NumberOfStudyRelatedInstances (PS3.4 C.6.2.1); None where the archive does not answer it or is unreachable."""
+    @property
+    def name(self) -> str: ...
+
+    def count_instances(self, study_instance_uid: str, *, limit_seconds: float) -> int | None:
+        """C-FIND NumberOfStudyRelatedInstances (PS3.4 C.6.2.1), within `limit_seconds`; None where the archive states no count.
+
+        RefusedByArchive, ArchiveUnreachable.
+        """
 
 
 class Archive(InstanceCounter, Protocol):
     """The PACS."""
-
-    @property
-    def name(self) -> str: ...
 
     def store(self, content: bytes) -> str:
         """C-STORE one DICOM file; return the status in words. RefusedByArchive, ArchiveBusy, ArchiveUnreachable."""
