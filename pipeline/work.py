@@ -253,6 +253,20 @@ def _keep_leases(unfinished: dict[int, Job], catalog: Catalog, policy: WorkPolic
         thread.join()
 
 
+def follow_clock(*, catalog: Catalog, policy: WorkPolicy, max_open_seconds: float) -> int:
+    """Bring times that lie further ahead than any wait to now: the clock was ahead when they were written, and was set right since.
+
+    Return the number of jobs, studies and circuits that would have waited for that time. `max_open_seconds`: of any circuit.
+    """
+    with catalog.begin() as tx:
+        corrected = tx.jobs.follow_clock(max_delay_seconds=policy.retry_cap_seconds)
+        corrected += tx.studies.follow_clock()
+        corrected += tx.circuits.follow_clock(max_open_seconds=max_open_seconds)
+    if corrected:
+        log.warning("the clock was ahead", extra={"corrected": corrected})
+    return corrected
+
+
 def purge_done_jobs(*, catalog: Catalog, keep_days: float) -> int:
     """Delete jobs that were done more than `keep_days` ago; return their number. Quarantined jobs stay until a person decides."""
     purged = 0
