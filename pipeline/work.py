@@ -17,6 +17,7 @@ from pipeline.backoff import backoff_seconds
 from pipeline.domain import AuditEvent, Job, JobKind
 from pipeline.errors import (
     ArchiveUnreachable,
+    CatalogFault,
     FatalError,
     LeaseLost,
     OutOfResources,
@@ -175,7 +176,7 @@ def retry_or_quarantine(outcome: JobOutcome, *, catalog: Catalog, policy: WorkPo
     if error is None or isinstance(error, LeaseLost):
         return
     message = describe_error(error)
-    counts = not isinstance(error, (ArchiveUnreachable, StopRequested))
+    counts = isinstance(error, CatalogFault) or not isinstance(error, (ArchiveUnreachable, OutOfResources, StopRequested))
     final = isinstance(error, PermanentError) or (counts and job.attempts >= policy.max_attempts)
     if not isinstance(error, RadclipdError):
         log.error(

@@ -48,11 +48,12 @@ def database_url(url: str | URL) -> URL:
 def _wrap_foreign_errors(engine: Engine) -> Engine:
     """Make an error of the driver that is no database error, such as OverflowError for a number, an error of the statement."""
 
-    @event.listens_for(engine, "handle_error")
-    def _wrap_error(context: ExceptionContext) -> None:
+    @event.listens_for(engine, "handle_error", retval=True)
+    def _wrap_error(context: ExceptionContext) -> StatementError | None:
         error = context.original_exception
-        if isinstance(error, Exception) and context.sqlalchemy_exception is None and not isinstance(error, SQLAlchemyError):
-            context.chained_exception = StatementError(type(error).__name__, context.statement, None, error, hide_parameters=True)
+        if context.sqlalchemy_exception is not None or not isinstance(error, Exception) or isinstance(error, SQLAlchemyError):
+            return None
+        return StatementError(type(error).__name__, context.statement, None, error, hide_parameters=True)
 
     return engine
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import URL
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError, TimeoutError
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError, TimeoutError
 
 from pipeline.errors import CatalogFault, OutOfResources
 
@@ -72,9 +72,11 @@ def find_remedy(error: SQLAlchemyError) -> str:
 
 
 def catalog_fault(url: URL, error: SQLAlchemyError) -> CatalogFault:
-    """Return the error for a statement that the catalog refuses. The driver's words may quote a value: a code stands for them."""
+    """Return the error for a statement that the catalog refuses."""
     code = error_code(error)
     reason = type(getattr(error, "orig", None) or error).__name__ + (f" {code}" if code is not None else "")
+    if isinstance(error, (IntegrityError, ProgrammingError)):  # they name columns and constraints; the words of others quote values
+        reason = driver_message(error)
     return CatalogFault(f"the catalog {redacted_url(url)} refuses a statement: {reason}", hint=find_remedy(error))
 
 

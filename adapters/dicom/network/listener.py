@@ -233,7 +233,7 @@ class Listener:
         try:
             header, receipt = self._receive_data_set(request.DataSet, sender)
         except RadclipdError as error:
-            return self._refuse_instance(uid, sender, STATUS_BY_ERROR.get(type(error), UNEXPECTED_ERROR), str(error))
+            return self._refuse_instance(uid, sender, choose_status(error), str(error))
         except Exception as error:  # of any kind: the sender must not get Success
             log.error("receive failed", error=type(error).__name__, locations=traceback_locations(error))
             return self._refuse_instance(uid, sender, UNEXPECTED_ERROR, f"unexpected {type(error).__name__}")
@@ -280,6 +280,11 @@ class Listener:
             self._audit(event)
         except Exception as error:
             log.error("audit not written", action=event.action, outcome=event.outcome, error=type(error).__name__)
+
+
+def choose_status(error: RadclipdError) -> int:
+    """Return the C-STORE status of an error: that of its class, or of the nearest class above."""
+    return next((STATUS_BY_ERROR[kind] for kind in type(error).__mro__ if kind in STATUS_BY_ERROR), UNEXPECTED_ERROR)
 
 
 def _identify_sender(association: Association) -> Sender:
