@@ -11,6 +11,7 @@ RadclipdError
 │   └── RefusedByArchive        the archive refuses this object
 ├── TransientError              a later attempt may succeed
 │   ├── OutOfResources          disk full or away, catalog unreachable          C-STORE 0xA700
+│   │   └── CatalogFault        the catalog refuses a statement                 C-STORE 0xA700
 │   ├── ArchiveBusy             the archive cannot store this object now
 │   ├── ArchiveUnreachable      the archive is unreachable; no fault of the object
 │   ├── StopRequested           the process must stop; the work restarts later
@@ -100,6 +101,10 @@ class TransientError(RadclipdError):
 
 class OutOfResources(TransientError):
     """No disk space or no catalog, so nothing can be stored durably."""
+
+
+class CatalogFault(OutOfResources):
+    """The catalog refuses a statement. Another attempt may succeed, once a person has repaired it."""
 
 
 class ArchiveBusy(TransientError):

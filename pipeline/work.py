@@ -20,6 +20,7 @@ from pipeline.domain import AuditEvent, Job, JobKind
 from pipeline.errors import (
     ArchiveUnreachable,
     BatchOverrun,
+    CatalogFault,
     FatalError,
     JobOverrun,
     LeaseLost,
@@ -190,7 +191,7 @@ def retry_or_quarantine(outcome: JobOutcome, *, catalog: Catalog, policy: WorkPo
     if error is None or isinstance(error, LeaseLost):
         return
     message = describe_error(error)
-    counts = not isinstance(error, (ArchiveUnreachable, StopRequested))
+    counts = isinstance(error, CatalogFault) or not isinstance(error, (ArchiveUnreachable, OutOfResources, StopRequested))
     final = isinstance(error, PermanentError) or (counts and job.attempts >= policy.max_attempts)
     if not isinstance(error, RadclipdError):
         log.error(
@@ -288,6 +289,20 @@ def _keep_leases(unfinished: dict[int, Job], catalog: Catalog, policy: WorkPolic
     finally:
         stopped.set()
         thread.join()
+
+
+def follow_clock(*, catalog: Catalog, policy: WorkPolicy, max_open_seconds: float) -> int:
+    """Bring times that lie further ahead than any wait to now: the clock was ahead when they were written, and was set right since.
+
+    Return the number of jobs, studies and circuits that would have waited for that time. `max_open_seconds`: of any circuit.
+    """
+    with catalog.begin() as tx:
+        corrected = tx.jobs.follow_clock(max_delay_seconds=policy.retry_cap_seconds)
+        corrected += tx.studies.follow_clock()
+        corrected += tx.circuits.follow_clock(max_open_seconds=max_open_seconds)
+    if corrected:
+        log.warning("the clock was ahead", extra={"corrected": corrected})
+    return corrected
 
 
 def purge_done_jobs(*, catalog: Catalog, keep_days: float) -> int:

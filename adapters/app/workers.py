@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from adapters.app.policies import chest_policy, learn_policy, work_policy
+from adapters.app.policies import chest_policy, circuit_policy, learn_policy, work_policy
 from pipeline import cache_warming, labels, learn, report, score, versions, work
 from pipeline.domain import Job, JobKind
-from pipeline.ports.services import CircuitPolicy, StageCallback
+from pipeline.ports.services import StageCallback
 from pipeline.preemption import Preemption
 from pipeline.progress import JobProgress, chain_callbacks
 
@@ -107,8 +107,7 @@ def _build_report_spec(parts: Parts) -> work.WorkerSpec:
 
 def _build_send_spec(parts: Parts) -> work.WorkerSpec:
     config, catalog, archive = parts.config, parts.catalog, parts.archive
-    circuit = CircuitPolicy(threshold=config.work.circuit_threshold, open_seconds=config.work.circuit_open_seconds)
-    step = partial(report.send, catalog=catalog, images=parts.images, archive=archive, circuit=circuit)
+    step = partial(report.send, catalog=catalog, images=parts.images, archive=archive, circuit=circuit_policy(config))
 
     def admit() -> bool:
         with catalog.begin() as tx:

@@ -7,9 +7,9 @@ import pwd
 import re
 
 from sqlalchemy import URL
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError, TimeoutError
 
-from pipeline.errors import OutOfResources
+from pipeline.errors import CatalogFault, OutOfResources
 
 TRANSIENT_SQLSTATES = ("08", "25006", "40", "53", "55", "57", "58")
 """Classes of PostgreSQL's SQLSTATE: connection exception, read-only transaction (the server has become a standby), transaction
@@ -54,7 +54,7 @@ def redacted_url(url: URL) -> str:
 def is_transient(error: SQLAlchemyError) -> bool:
     """Say whether the database may take the same statement later."""
     if not isinstance(error, DBAPIError):
-        return "QueuePool limit" in str(error)
+        return isinstance(error, TimeoutError)  # of the pool
     if error.connection_invalidated:
         return True
     code = error_code(error)
@@ -91,6 +91,15 @@ def find_remedy(error: SQLAlchemyError) -> str:
                 return remedy.format(user=_name_user())
     found = REMEDIES.get(code) if code is not None else None
     return found or (REMEDIES.get(code[:2]) if isinstance(code, str) else None) or DEFAULT_REMEDY
+
+
+def catalog_fault(url: URL, error: SQLAlchemyError) -> CatalogFault:
+    """Return the error for a statement that the catalog refuses."""
+    code = error_code(error)
+    reason = type(getattr(error, "orig", None) or error).__name__ + (f" {code}" if code is not None else "")
+    if isinstance(error, (IntegrityError, ProgrammingError)):  # they name columns and constraints; the words of others quote values
+        reason = driver_message(error)
+    return CatalogFault(f"the catalog {redacted_url(url)} refuses a statement: {reason}", hint=find_remedy(error))
 
 
 def catalog_unavailable(url: URL, error: SQLAlchemyError) -> OutOfResources:

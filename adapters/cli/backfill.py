@@ -162,9 +162,15 @@ def _parse_days(first: datetime | None, last: datetime | None, *, needed: bool) 
 
 
 @backfill.command()
-def status(ctx: typer.Context, table: output.TableFlag = False, csv: output.CsvFlag = False, json: output.JsonFlag = False) -> None:
+def status(
+    ctx: typer.Context,
+    table: output.TableFlag = False,
+    csv: output.CsvFlag = False,
+    raw: output.RawFlag = False,
+    json: output.JsonFlag = False,
+) -> None:
     """List the backfills, by source."""
-    query.query(ctx, "SELECT * FROM v_backfills ORDER BY begun_at", table=table, csv=csv, json=json)
+    query.query(ctx, "SELECT * FROM v_backfills ORDER BY begun_at", table=table, csv=csv, json=json, raw=raw)
 
 
 @backfill.command()

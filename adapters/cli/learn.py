@@ -38,13 +38,14 @@ def learn(
     again: Annotated[bool, typer.Option("--again", help="Even if a version was learnt from these labels.")] = False,
     table: output.TableFlag = False,
     csv: output.CsvFlag = False,
+    raw: output.RawFlag = False,
     json: output.JsonFlag = False,
 ) -> None:
     """Train a candidate from the labels now, and measure it.
 
     The measures of each finding are of patients that were held out.
     """
-    form = output.choose_format(table=table, csv=csv, json=json)
+    form = output.choose_format(table=table, csv=csv, json=json, raw=raw)
     from adapters.app.workers import learn_now
     from pipeline.domain import VersionState
 

@@ -63,13 +63,19 @@ def register(app: typer.Typer) -> None:
 
 
 @versions.command("list")
-def list_(ctx: typer.Context, table: output.TableFlag = False, csv: output.CsvFlag = False, json: output.JsonFlag = False) -> None:
+def list_(
+    ctx: typer.Context,
+    table: output.TableFlag = False,
+    csv: output.CsvFlag = False,
+    raw: output.RawFlag = False,
+    json: output.JsonFlag = False,
+) -> None:
     """List versions and unused bases, and the work in progress.
 
     `files` says whether the model directory holds the files of a version. A base that no version uses has no number and the state
     "unused". Standard error reports the learning and the re-scoring in progress.
     """
-    form = output.choose_format(table=table, csv=csv, json=json)
+    form = output.choose_format(table=table, csv=csv, json=json, raw=raw)
     from adapters.catalog import query, schema
 
     with parts_of(ctx) as parts:
@@ -96,7 +102,7 @@ def show(
     json: Annotated[bool, typer.Option("--json", help="One JSON object: the whole version and its card.")] = False,
 ) -> None:
     """Print one version: card, gate verdict, findings, measures."""
-    form = output.choose_format(table=table, csv=csv, json=json)
+    form = output.choose_format(table=table, csv=csv, json=json, raw=False)
     config = config_of(ctx)
     from adapters.catalog import query, schema
 

@@ -27,6 +27,8 @@ MARKER_TEXT = b"The image store of radclipd. Without this file radclipd takes th
 PART_SUFFIX = ".part"
 ARRIVING_FOLDER = "arriving"
 """Folder of the parts: the name of a file is not known before it is complete."""
+UNCLAIMED_FOLDER = "unclaimed"
+"""Folder of empty files, one for each written file that no row of the catalog names yet: SHA-256, hyphen, owner."""
 WRITE_BACK_BYTES = 1 << 22
 """An incoming file is written back to the disk in pieces of this size, so that its fsync has little left to wait for."""
 
@@ -56,6 +58,23 @@ class FileImageStore:
             finally:
                 part.discard()
         return file
+
+    def write_unclaimed(self, content: bytes, owner: str) -> StoredFile:
+        with self.translate_errors():
+            self._require_store()
+            self._make_folder(self.root / UNCLAIMED_FOLDER)
+            self._locate_mark(self.file_of(content), owner).touch(mode=0o640)  # durable with the file, whose fsync follows
+        return self.write(content)
+
+    def mark_claimed(self, file: StoredFile, owner: str) -> None:
+        with self.translate_errors():
+            self._locate_mark(file, owner).unlink(missing_ok=True)
+
+    def list_unclaimed(self, *, older_than_seconds: float) -> list[tuple[StoredFile, str]]:
+        folder = self.root / UNCLAIMED_FOLDER
+        marks = sorted(mark for mark in folder.glob("*-*") if _is_older(mark, older_than_seconds)) if folder.is_dir() else []
+        named = (mark.name.split("-", 1) for mark in marks)
+        return [(_build_stored_file(digest, 0, ""), owner) for digest, owner in named]
 
     def open_incoming(self) -> PartFile:
         with self.translate_errors():
@@ -192,14 +211,17 @@ class FileImageStore:
 
     def remove_stale_parts(self, *, older_than_seconds: float) -> int:
         """Remove the parts of interrupted writes that are older than this; return their number."""
-        before, removed = time.time() - older_than_seconds, 0
+        removed = 0
         with self.translate_errors():
             for part in self.root.rglob(f"*{PART_SUFFIX}"):
                 with suppress(FileNotFoundError):  # complete by now
-                    if part.stat().st_mtime < before:
+                    if _is_older(part, older_than_seconds):
                         part.unlink()
                         removed += 1
         return removed
+
+    def _locate_mark(self, file: StoredFile, owner: str) -> Path:
+        return self.root / UNCLAIMED_FOLDER / f"{file.sha256}-{owner}"
 
     def _locate_file(self, file: StoredFile) -> Path:
         return self.root / file.key
@@ -286,6 +308,15 @@ def _probe_folder(folder: Path) -> None:
 
 def _build_stored_file(digest: str, size: int, checksum: str) -> StoredFile:
     return StoredFile(f"{digest[:2]}/{digest[2:4]}/{digest}.dcm", digest, size, checksum)
+
+
+def _is_older(path: Path, seconds: float) -> bool:
+    """Return whether a file was last written longer ago; a time in the future, from a clock that was ahead, counts as long ago."""
+    try:
+        age = time.time() - path.stat().st_mtime
+    except FileNotFoundError:  # gone meanwhile
+        return False
+    return age > seconds or age < -seconds
 
 
 def _is_damaged(content: bytes, file: StoredFile) -> bool:

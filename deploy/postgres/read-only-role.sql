@@ -10,6 +10,7 @@ SELECT format('CREATE ROLE %I LOGIN', :'reader')
 WHERE NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = :'reader') \gexec
 
 GRANT radclipd_readers TO :"reader";
+SELECT format('GRANT radclipd_readers TO %I', pg_get_userbyid(datdba)) FROM pg_database WHERE datname = current_database() \gexec
 ALTER ROLE :"reader" SET default_transaction_read_only = on;
 ALTER ROLE :"reader" SET statement_timeout = '60s';
 

@@ -101,6 +101,9 @@ class Studies(Protocol):
     def arriving_studies(self, *, limit: int) -> list[tuple[str, int]]:
         """Return the StudyInstanceUIDs of arriving studies, each with the number of its instances."""
 
+    def follow_clock(self) -> int:
+        """Let arriving studies that have received their last instance in the future have received it now; return their number."""
+
     def put_state(self, study_instance_uid: str, state: StudyState, *, reason: str = "") -> None:
         """Write the study's state and reason."""
 

@@ -326,10 +326,15 @@ class _StoreServices:
             self._refuse_instance(request, sender, *_describe_fault(error))
 
 
+def choose_status(error: RadclipdError) -> int:
+    """Return the C-STORE status of an error: that of its class, or of the nearest class above."""
+    return next((STATUS_BY_ERROR[kind] for kind in type(error).__mro__ if kind in STATUS_BY_ERROR), UNEXPECTED_ERROR)
+
+
 def _describe_fault(error: Exception) -> tuple[int, str]:
     """Return the status of an error, and its reason without a foreign message, which may quote the data set."""
     if isinstance(error, RadclipdError):
-        return STATUS_BY_ERROR.get(type(error), UNEXPECTED_ERROR), str(error)
+        return choose_status(error), str(error)
     log.error("receive failed", error=type(error).__name__, locations=traceback_locations(error))
     return UNEXPECTED_ERROR, f"unexpected {type(error).__name__}"
 

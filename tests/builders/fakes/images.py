@@ -61,6 +61,7 @@ class FakeImageStore:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.unclaimed: set[tuple[StoredFile, str]] = set()
         self.free = 1 << 40
 
     def open_incoming(self) -> FakeIncomingFile:
@@ -74,6 +75,16 @@ class FakeImageStore:
         file = self.file_of(content)
         self.files[file.key] = bytes(content)
         return file
+
+    def write_unclaimed(self, content: bytes, owner: str) -> StoredFile:
+        self.unclaimed.add((self.file_of(content), owner))
+        return self.write(content)
+
+    def mark_claimed(self, file: StoredFile, owner: str) -> None:
+        self.unclaimed = {(other, uid) for other, uid in self.unclaimed if (other.key, uid) != (file.key, owner)}
+
+    def list_unclaimed(self, *, older_than_seconds: float) -> list[tuple[StoredFile, str]]:
+        return sorted(self.unclaimed, key=lambda entry: entry[1])
 
     def read(self, file: StoredFile) -> bytes:
         if file.key not in self.files:

@@ -167,6 +167,13 @@ class FakeStudies:
         found = [s for s in self._t.studies.values() if s.state is StudyState.ARRIVING]
         return [(s.study_instance_uid, s.instances) for s in found][:limit]
 
+    def follow_clock(self) -> int:
+        now = self._now()
+        ahead = [s for s in self._t.studies.values() if s.state is StudyState.ARRIVING and s.last_received_at > now]
+        for study in ahead:
+            self._t.studies[study.study_instance_uid] = replace(study, last_received_at=now)
+        return len(ahead)
+
     def put_state(self, study_instance_uid: str, state: StudyState, *, reason: str = "") -> None:
         self._t.studies[study_instance_uid] = replace(self._t.studies[study_instance_uid], state=state, reason=reason)
 

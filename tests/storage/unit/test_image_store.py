@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -233,3 +234,28 @@ def test_a_probe_of_a_store_that_cannot_be_made_says_why(tmp_path: Path, folder:
         store.probe_write()
     assert store.free_bytes() > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_a_file_that_no_row_names_is_listed_until_it_is_claimed(tmp_path: Path) -> None:
+    store = FileImageStore(tmp_path)
+    file = store.write_unclaimed(b"SR", "1.2.3")
+    assert store.read(file) == b"SR"
+    assert store.list_unclaimed(older_than_seconds=3600) == []
+    ((listed, owner),) = store.list_unclaimed(older_than_seconds=-1)
+    assert (listed.key, listed.sha256, owner) == (file.key, file.sha256, "1.2.3")
+    store.mark_claimed(file, "1.2.3")
+    store.mark_claimed(file, "1.2.3")
+    assert store.list_unclaimed(older_than_seconds=-1) == []
+    assert store.exists(file)
+
+
+@pytest.mark.parametrize("shift", [-7200, 86400 * 400])
+def test_what_was_written_long_ago_or_in_the_future_is_listed_and_removed(shift: int, tmp_path: Path) -> None:
+    store = FileImageStore(tmp_path)
+    store.write_unclaimed(b"SR", "1.2.3")
+    store.open_incoming()
+    (mark,), (part,) = tmp_path.glob("unclaimed/*"), tmp_path.glob("arriving/*")
+    for path in (mark, part):
+        os.utime(path, (time.time() + shift,) * 2)
+    assert len(store.list_unclaimed(older_than_seconds=3600)) == 1
+    assert store.remove_stale_parts(older_than_seconds=3600) == 1
