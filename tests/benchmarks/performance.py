@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from models.encoder.precision import choose_dtype
 
 NAMES = ("ingest", "scoring", "latency", "report", "startup", "catalog", "retrain", "rescore", "worklist", "fewshot", "phantoms")
-ARGUMENTS: Mapping[str, Sequence[str]] = {"latency": ("--backlog", "2000")}
+ARGUMENTS: Mapping[str, Sequence[str]] = {"latency": ("--backlog", "2000"), "retrain": ("--steps", "10", "--rounds", "3")}
 """Of benchmarks that measure less by themselves."""
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "build" / "benchmarks"
