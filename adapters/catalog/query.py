@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
+from time import perf_counter
 from typing import Any
 
 from sqlalchemy import Connection, func, select, text
@@ -165,8 +165,8 @@ def _run_on_thread(connection: Connection, sql: str, limit: int | None, max_seco
     driver: Any = connection.connection.driver_connection
     driver.set_authorizer(_authorize_action)
     driver.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
-    ends_at = time.monotonic() + max_seconds
-    driver.set_progress_handler(lambda: time.monotonic() > ends_at, INSTRUCTIONS_PER_CHECK)
+    ends_at = perf_counter() + max_seconds
+    driver.set_progress_handler(lambda: perf_counter() > ends_at, INSTRUCTIONS_PER_CHECK)
     try:
         with ThreadPoolExecutor(1, thread_name_prefix="query") as thread:
             asked = thread.submit(_fetch_rows, connection, sql, limit)

@@ -56,7 +56,7 @@ def dispatch(ctx: typer.Context) -> None:
 
 
 def work(ctx: typer.Context, kinds: Annotated[list[WorkKind], typer.Argument(metavar="KIND...", help="Kinds of jobs.")]) -> None:
-    """Process jobs: score, report, learn, label (reads received SR and KOS), or several of them.
+    """Process jobs: score, report, learn, label, or several of them.
 
     PostgreSQL serves any number of workers on any number of hosts.
     """

@@ -143,12 +143,11 @@ class _CodecFailures(logging.Handler):
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        logger = logging.getLogger("pydicom")
-        logger.addHandler(self)
+        logging.getLogger("pydicom").addHandler(self)
         try:
             yield
         finally:
-            logger.removeHandler(self)
+            logging.getLogger("pydicom").removeHandler(self)
 
 
 def _read_native_frame(pixels: EncodedPixels, attributes: PixelAttributes, syntax: UID) -> StoredValues:

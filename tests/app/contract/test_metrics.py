@@ -41,7 +41,7 @@ from adapters.service.prometheus import (
 from adapters.storage.image_store import FileImageStore
 from pipeline import learn, priorities, rules, work
 from pipeline.domain import FINDINGS, Job, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
-from pipeline.errors import ConfigurationError, OutOfResources, PixelsUnreadable
+from pipeline.errors import CatalogFault, ConfigurationError, OutOfResources, PixelsUnreadable
 from pipeline.figures import ArchiveFigures, BackfillFigures, LearningGain, LearningRound, LearningStage, QueueFigures
 from pipeline.learn import LearnOutcome, LearnResult
 from pipeline.ports.backfill import BackfillCounts, BackfillUnit
@@ -104,7 +104,7 @@ def test_figures_of_the_queue(sql_catalog: SqlCatalog) -> None:
 
 def test_quarantined_jobs_are_counted_by_error_class(sql_catalog: SqlCatalog) -> None:
     policy = work.WorkPolicy(max_attempts=1)
-    faults = (PixelsUnreadable("cut short"), OSError("Doe^John"), OutOfResources("full"), PixelsUnreadable("empty"))
+    faults = (PixelsUnreadable("cut short"), OSError("Doe^John"), CatalogFault("refused"), PixelsUnreadable("empty"))
     for number, error in enumerate(faults):
         job = claim(sql_catalog, JobKind.SCORE, f"1.{number}", revision=1)
         work.retry_or_quarantine(work.JobOutcome(job, error), catalog=sql_catalog, policy=policy)
@@ -116,7 +116,7 @@ def test_quarantined_jobs_are_counted_by_error_class(sql_catalog: SqlCatalog) ->
     assert line_of(sql_catalog).quarantined == {
         (JobKind.SCORE, "PixelsUnreadable"): 2,
         (JobKind.SCORE, "unexpected"): 1,
-        (JobKind.SCORE, "OutOfResources"): 1,
+        (JobKind.SCORE, "CatalogFault"): 1,
         (JobKind.SCORE, work.NO_ANSWER_KIND): 1,
         (JobKind.SEND, "other"): 1,
     }
