@@ -21,7 +21,7 @@ FILMS = [
     ("chrKoreanMulti.dcm", "settled"),  # somebody has removed its pixel data: its job is quarantined
     ("siim_nih_jpegbaseline_1024.dcm", "reported"),
     ("nih_google_implicit_1024.dcm", "reported"),
-    ("CR-ModalityLUT_jpegll_notchest.dcm", "reported"),  # says neither body part nor view: scored by the default policy
+    ("CR-ModalityLUT_jpegll_notchest.dcm", "ignored"),  # says no body part, and its description speaks of teeth
 ]
 
 
@@ -51,10 +51,17 @@ def test_real_films_of_every_kind_are_reported(tmp_path: Path, template: Install
     place.copy_of(template)
     with place.archive(), place.running():
         assert [send(place, film) for film in films] == [0] * len(films)
-        finished = "select 1 from v_studies where state = 'reported' union all select 1 from v_jobs where state = 'quarantined'"
+        finished = (
+            "select 1 from v_studies where state in ('reported', 'ignored')"
+            " union all select 1 from v_jobs where state = 'quarantined'"
+        )
         wait_for(lambda: len(place.rows(finished)) == len({film.StudyInstanceUID for film in films}), 90, place.read_log)
-        transcoded = film_of("crmono1_10bit_jpegls.dcm")  # the first film's UID with other bytes
-        assert send(place, transcoded) == (0xC001 if transcoded.SOPInstanceUID == films[0].SOPInstanceUID else 0)
+        transcoded = film_of("crmono1_10bit_jpegls.dcm")  # the first film's UID and pixels in another transfer syntax
+        assert transcoded.SOPInstanceUID == films[0].SOPInstanceUID
+        assert send(place, transcoded) == 0
+        altered = film_of(FILMS[0][0])
+        altered.PixelData = altered.PixelData[::-1]
+        assert send(place, altered) == 0xC001
     states = {row["study_instance_uid"]: row["state"] for row in place.rows("select * from v_studies")}
     assert {name: states[film.StudyInstanceUID] for (name, _), film in zip(FILMS, films, strict=True)} == dict(FILMS)
     (quarantined,) = place.rows("select error from v_jobs where state = 'quarantined'")

@@ -145,7 +145,9 @@ def test_renamed_columns_and_tables_keep_their_values_and_a_downgrade_renames_th
     test_the_tables_match_the_migrations(url)
     assert [rows(url, new) for new in RENAMED_IN_0007] == before
     assert rows(url, "SELECT source, units_done, units_failed, last_error FROM v_backfills") == [("folder /films", 1, 1, "gone")]
-    assert rows(url, "SELECT CAST(card AS TEXT) FROM v_model_versions") == [('{"b": 1.5, "source": {"card": {"notice": "x"}}, "a": 2}',)]
+    assert rows(url, "SELECT CAST(card AS TEXT) FROM v_model_versions") == [
+        ('{"b": 1.5, "source": {"card": {"notice": "x"}}, "a": 2}',)
+    ]
     kinds = "SELECT payload ->> 'fault', payload ->> 'version' FROM jobs WHERE state = 'quarantined' ORDER BY id"
     assert [(kind, str(version)) for kind, version in rows(url, kinds)] == [("DataSetUnreadable", "1"), (None, "None")]
     for broken in ("UPDATE requests SET reason = ''", "UPDATE labels SET selection_reason = ''"):
