@@ -31,12 +31,21 @@ def activation_cache_settings(config: Config) -> ActivationCacheSettings | None:
 def trainer_settings(config: Config) -> TrainerSettings:
     """`[learn]` as the trainer reads it."""
     from adapters.ml.trainer import TrainerSettings
+    from models.training.operating_point import OperatingPointSettings
     from models.training.recipe import Recipe
     from models.training.training_round import TrainingPlan
 
     wanted = config.learn
     return TrainerSettings(
-        plan=TrainingPlan(method=wanted.method, recipe=Recipe(k=wanted.unfrozen_blocks), max_folds=wanted.folds, seed=wanted.seed),
+        plan=TrainingPlan(
+            method=wanted.method,
+            recipe=Recipe(k=wanted.unfrozen_blocks),
+            operating_point=OperatingPointSettings(
+                specificity=wanted.specificity, calls=wanted.max_calls, even_odds=wanted.operating_point == "even-odds"
+            ),
+            max_folds=wanted.folds,
+            seed=wanted.seed,
+        ),
         min_positives=wanted.min_positives,
         undetermined_margin=config.score.undetermined_margin,
         device=config.model.device,
@@ -44,4 +53,5 @@ def trainer_settings(config: Config) -> TrainerSettings:
         threads=config.score.threads,
         precision=config.score.precision,
         cache_settings=activation_cache_settings(config),
+        prior_prevalence=wanted.prior_prevalence,
     )

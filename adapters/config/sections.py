@@ -259,6 +259,20 @@ class LearnConfig(Section):
     unlabelled_studies: int = Field(
         default=1000, ge=0, description="Newest studies whose images, without labels, estimate the variation between images."
     )
+    prior_prevalence: Annotated[dict[str, Fraction], AfterValidator(types.check_findings)] = Field(
+        default={}, description="Prevalence of findings at this hospital, { Hernia = 0.004 }; of others: the share in ChestX-ray14."
+    )
+    operating_point: Literal["specificity", "even-odds"] = Field(
+        default="specificity", description='Thresholds of a learnt version: by "specificity" and max_calls, or at "even-odds".'
+    )
+    specificity: Fraction = Field(
+        default=0.98, description="Minimum share of absent findings below the threshold, estimated on the archive."
+    )
+    max_calls: float = Field(
+        default=2.0,
+        gt=0,
+        description="Maximum share of images in which a finding is called present, in multiples of its prevalence.",
+    )
     seed: int = Field(default=0, ge=0, description="Random seed; the same seed and labels give the same weights.")
     cron: Annotated[str, AfterValidator(check_crontab)] = Field(
         default="30 2 * * *", description='Schedule of the check for new labels: a line as in crontab(5), UTC; "": never.'

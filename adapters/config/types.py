@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
+from pipeline.domain import FINDINGS
 from pipeline.finding_names import parse_findings
 
 URL_SCHEMES = ("sqlite://", "sqlite+pysqlite://", "postgresql://", "postgresql+psycopg://")
@@ -112,6 +113,16 @@ def check_document_titles(value: dict[str, str]) -> dict[str, str]:
         if not re.fullmatch(r"[^,\s]+,[^,\s]+", title):
             raise ValueError(f'{title!r} is not a code "value,scheme" such as "113000,DCM"')
         parse_findings(statements.split(","))
+    return value
+
+
+def check_findings(value: dict[str, float]) -> dict[str, float]:
+    """Check that every key is one of the 14 findings and every share lies between 0 and 1, both excluded."""
+    for finding, share in value.items():
+        if finding not in FINDINGS:
+            raise ValueError(f"{finding!r} is no finding; they are {', '.join(FINDINGS)}")
+        if not 0 < share < 1:
+            raise ValueError(f"the prevalence of {finding} must lie between 0 and 1, both excluded")
     return value
 
 

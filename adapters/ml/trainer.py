@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -40,6 +40,7 @@ from models.encoder.golden import GoldenEmbedding
 from models.encoder.precision import Precision
 from models.evaluation.cases import UNKNOWN
 from models.training.fold_fits import run_fits_sequentially
+from models.training.prevalence import published_prevalence
 from models.training.training_round import STAGE_1, TrainingData, TrainingPlan, TrainingResult, run_training_round
 from pipeline import rules
 from pipeline.domain import FINDINGS, Comparison, ModelVersion, StoredInstance, TrainingExample, TrainingSet, VersionState
@@ -72,7 +73,8 @@ class TrainerSettings:
     """`[learn]`, `[model]` and `[activation_cache]` of the configuration.
 
     `undetermined_margin`: the largest; `devices`: see `choose_devices`; `threads`: 0 leaves torch's choice; `precision`: that of
-    scoring, which shares the activation cache; `cache_settings`: of the same k as the plan, None keeps no activations.
+    scoring, which shares the activation cache; `cache_settings`: of the same k as the plan, None keeps no activations;
+    `prior_prevalence`: shares by finding that replace the published ones.
     """
 
     plan: TrainingPlan
@@ -83,6 +85,7 @@ class TrainerSettings:
     threads: int = 0
     precision: Precision = "float32"
     cache_settings: ActivationCacheSettings | None = None
+    prior_prevalence: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -190,14 +193,18 @@ class ClipTrainer:
         labels[:, [finding not in learnable for finding in FINDINGS]] = UNKNOWN
         readable = [found for found in read if found is not None]
         views = [activations for _, activations in readable if activations is not None]
-        unlabelled = reader.read_features(training_set.unlabelled_instances, "unlabelled images", on_progress)
-        unlabelled_features = [features for features in unlabelled if features is not None]
+        unlabelled = _read_archive(training_set.unlabelled_instances, base, reader, on_progress)
         data = TrainingData(
             features=torch.stack([features for features, _ in readable]),
             activations=torch.stack(views) if views else None,
             labels=labels,
             patients=np.array([example.patient_key for example in examples], dtype=np.str_),
-            unlabelled_features=torch.stack(unlabelled_features) if unlabelled_features else torch.zeros(0, base.dimension),
+            unlabelled_features=unlabelled.features,
+            unlabelled_activations=unlabelled.activations if reader.split_k is not None else None,
+            random_labels=np.array([example.targets for example in training_set.monitoring_examples], dtype=np.int8).reshape(
+                -1, len(FINDINGS)
+            ),
+            published_prevalence=published_prevalence(FINDINGS, self._settings.prior_prevalence),
         )
         return examples, data, unreadable
 
@@ -239,10 +246,12 @@ class _CandidateEvaluation:
         return found
 
     def measures(self, text_head: LinearHead) -> dict[str, Any]:
-        """Return the measures of each learnt finding, JSON-able; sensitivity and specificity at the prevalence, the threshold."""
+        """Return the measures of each learnt finding, JSON-able; sensitivity and specificity at the thresholds."""
         scores, prevalence = self._result.out_of_fold_scores, self._result.prevalence
         zero_shot = self._score_zero_shot(text_head)
-        found = measure_scores(scores, zero_shot, self._data.labels, self._data.patients, thresholds=prevalence, seed=self._seed)
+        found = measure_scores(
+            scores, zero_shot, self._data.labels, self._data.patients, thresholds=self._result.thresholds, seed=self._seed
+        )
         for column, finding in enumerate(FINDINGS):
             found[finding]["prevalence"] = json_number(prevalence[column])
         return select_findings(found, self._result.findings)
@@ -295,6 +304,16 @@ class _CandidateEvaluation:
         return classifier.score_pixels(self._base.preprocess.normalise(model_input[None]))
 
 
+def _read_archive(
+    instances: Sequence[StoredInstance], base: Base, reader: TrainingImageReader, on_progress: StageCallback
+) -> SplitActivations:
+    """Return features [N, D] and activations [N, L, W] of the readable images; no activations where the encoder cannot be split."""
+    read = [found for found in reader.read_archive(instances, on_progress) if found is not None]
+    if not read:
+        return SplitActivations(torch.zeros(0), torch.zeros(0, base.dimension))
+    return SplitActivations.stack(read)
+
+
 def _hash_study_uid(study_instance_uid: str) -> npt.NDArray[np.uint8]:
     """Return uint8 [32]: a version's files hold no study UID."""
     return np.frombuffer(hashlib.sha256(study_instance_uid.encode()).digest(), dtype=np.uint8)
@@ -312,7 +331,7 @@ def _build_version_weights(result: TrainingResult, serving_head: LinearHead, cas
 
 def _choose_thresholds(result: TrainingResult, training_set: TrainingSet) -> dict[str, float]:
     return {
-        finding: float(result.prevalence[column]) if result.findings[column] else training_set.serving.thresholds[finding]
+        finding: float(result.thresholds[column]) if result.findings[column] else training_set.serving.thresholds[finding]
         for column, finding in enumerate(FINDINGS)
     }
 
@@ -353,14 +372,14 @@ def _build_card(
     card: dict[str, Any] = {
         "recipe": result.method,
         **base_card(base, prompts),
-        "calibration": f"Platt, slope {result.cross_validation[result.method].calibration.slope:.3f}, "
-        "moved to the archive's prevalences",
+        "calibration": "Platt, a slope for each finding, moved to the archive's prevalences",
         "learning": {
             "plan": plan.card,
             "films": len(data.labels),
             "patients": len(np.unique(data.patients)),
             "background": len(data.unlabelled_features),
             "findings": learnt,
+            "prevalence": {finding: json_number(result.prevalence[column]) for column, finding in enumerate(FINDINGS)},
             "kept": [finding for finding in FINDINGS if finding not in learnt],
             "folds": result.folds,
             "log_loss": {name: json_number(method.loss) for name, method in result.cross_validation.items()},

@@ -28,7 +28,7 @@ from models.encoder.encoder import Encoder
 from models.encoder.partition import partition
 from models.errors import CannotPartition, NothingToLearn
 from models.images.views import AugmentedViews
-from models.training.calibration import Calibration, Floats, Labels, estimate_prevalences, fit_calibration, log_loss
+from models.training.calibration import Calibration, Floats, Labels, fit_calibration, log_loss
 from models.training.cross_validation import (
     Rows,
     assign_folds,
@@ -40,7 +40,9 @@ from models.training.cross_validation import (
 )
 from models.training.fine_tuning import ACTIVATION_DTYPE, TrainedWeights
 from models.training.fold_fits import FitContext, FitResult, FitSpec, RunFits, run_fits_sequentially
+from models.training.operating_point import OperatingPointSettings, choose_thresholds
 from models.training.optimiser_loop import encode_in_chunks
+from models.training.prevalence import PrevalenceSettings, estimate_prevalences
 from models.training.recipe import Recipe
 from models.training.stage_one import StageOneSettings, stage_one_head
 from models.training.whitening import WhiteningTransform
@@ -61,6 +63,8 @@ class TrainingPlan:
     method: TrainingMethod = "auto"
     recipe: Recipe = field(default_factory=Recipe)
     stage_1: StageOneSettings = field(default_factory=StageOneSettings)
+    prevalence: PrevalenceSettings = field(default_factory=PrevalenceSettings)
+    operating_point: OperatingPointSettings = field(default_factory=OperatingPointSettings)
     max_folds: int = 5
     seed: int = 0
 
@@ -73,6 +77,8 @@ class TrainingPlan:
             "seed": self.seed,
             "partial": self.recipe.card,
             "stage-1": asdict(self.stage_1),
+            "prevalence": asdict(self.prevalence),
+            "operating_point": asdict(self.operating_point),
         }
 
     def views(self, encoder: Encoder, count: int) -> AugmentedViews:
@@ -91,7 +97,10 @@ class TrainingData:
 
     `features`: float32 [n, D], the base encoder's features. `activations`: float16 [n, V, L, W], activations entering the plan's
     unfrozen blocks for V views of each image, the unchanged image first; None for a tower that cannot be partitioned.
-    `unlabelled_features`: float32 [N, D], the base encoder's features of unlabelled archive images. All on the CPU.
+    `unlabelled_features`: float32 [N, D], the base encoder's features of unlabelled archive images. `unlabelled_activations`:
+    float16 [N, L, W] of the same images, unchanged; None as above. `random_labels`: int8 [M, F], labels of images drawn at random
+    from
+    the archive. `published_prevalence` [F]: shares of a published data set. All on the CPU.
     """
 
     features: torch.Tensor
@@ -99,6 +108,9 @@ class TrainingData:
     labels: Labels
     patients: npt.NDArray[np.str_]
     unlabelled_features: torch.Tensor
+    unlabelled_activations: torch.Tensor | None
+    random_labels: Labels
+    published_prevalence: Floats
 
 
 @dataclass(frozen=True)
@@ -115,8 +127,8 @@ class TrainingResult:
     """Result of a training round. `head` scores on the frozen encoder; `fine_tuned` is set if unfreezing won.
 
     Scores of both are probabilities. `out_of_fold_scores`: float64 [n, F], each image scored by models trained on other patients.
-    `prevalence` [F] in the archive is the probability that corresponds to even odds. `cross_validation`: each method by name.
-    `notes`: methods not tried, with the reason.
+    `prevalence` [F] in the archive is the probability that corresponds to even odds; `thresholds` [F]: the operating points.
+    `cross_validation`: each method by name. `notes`: methods not tried, with the reason.
     """
 
     method: str
@@ -125,6 +137,7 @@ class TrainingResult:
     fine_tuned: FineTunedBlocks | None
     out_of_fold_scores: Floats
     prevalence: Floats
+    thresholds: Floats
     cross_validation: Mapping[str, CrossValidationResult]
     folds: int
     fit_card: Mapping[str, Any]
@@ -182,17 +195,19 @@ class _TrainingRound:
         chosen = self._plan.method if self._plan.method != "auto" else min(tried, key=lambda name: tried[name].loss)
         frozen = self._fit_stage_1(self._all_rows)
         prevalence = self._estimate_prevalence(frozen, tried[STAGE_1].calibration)
+        head = tried[STAGE_1].calibration.calibrated_head(frozen, prevalence)
         fitted = next(self._start_fits([self._all_rows])) if chosen == PARTIAL else None
         findings = learnable_findings(self._data.labels)
+        blocks = self._calibrate_fine_tuned(fitted.trained, tried[PARTIAL].calibration, prevalence, findings) if fitted else None
+        scores = head.scores(self._archive) if blocks is None else self._score_archive(blocks)
         return TrainingResult(
             method=chosen,
             findings=findings,
-            head=tried[STAGE_1].calibration.calibrated_head(frozen, prevalence),
-            fine_tuned=self._calibrate_fine_tuned(fitted.trained, tried[PARTIAL].calibration, prevalence, findings)
-            if fitted
-            else None,
+            head=head,
+            fine_tuned=blocks,
             out_of_fold_scores=np.asarray(expit(tried[chosen].log_odds + logit(prevalence))),
             prevalence=prevalence,
+            thresholds=choose_thresholds(scores.numpy().astype(np.float64), prevalence, self._plan.operating_point),
             cross_validation=tried,
             folds=int(self._fold.max()) + 1,
             fit_card=fitted.card if fitted else {},
@@ -221,10 +236,14 @@ class _TrainingRound:
         logits = self._fit_stage_1(rows).logits(self._data.features[torch.from_numpy(held_out)]).numpy().astype(np.float64)
         return np.where(learnable_findings(self._data.labels[rows]), logits, np.nan)
 
+    @property
+    def _archive(self) -> torch.Tensor:
+        """Features of the archive; without unlabelled images, of the labelled ones."""
+        return self._data.unlabelled_features if len(self._data.unlabelled_features) else self._data.features
+
     def _estimate_prevalence(self, head: LinearHead, calibrated: Calibration) -> Floats:
-        """Estimate the prevalence [F] in the archive; without unlabelled images, in the labelled ones."""
-        archive = self._data.unlabelled_features if len(self._data.unlabelled_features) else self._data.features
-        return estimate_prevalences(calibrated(head.logits(archive).numpy().astype(np.float64)))
+        odds = calibrated(head.logits(self._data.unlabelled_features).numpy().astype(np.float64))
+        return estimate_prevalences(self._data.published_prevalence, odds, self._data.random_labels, self._plan.prevalence)
 
     # stage 2: the last k blocks
 
@@ -260,10 +279,19 @@ class _TrainingRound:
 
     def _encode_fine_tuned(self, delta: Delta) -> torch.Tensor:
         """Return features [n, D] on the CPU: the training images encoded with these fine-tuned tensors."""
-        encoder, unaugmented = apply_delta(self._encoder, delta), self._activations[:, 0]
+        return self._encode(delta, self._activations[:, 0])
+
+    def _encode(self, delta: Delta, activations: torch.Tensor) -> torch.Tensor:
+        encoder = apply_delta(self._encoder, delta)
         return encode_in_chunks(
-            lambda chunk: encode_activations(encoder, chunk, k=self._plan.recipe.k).features, unaugmented, encoder.device
+            lambda chunk: encode_activations(encoder, chunk, k=self._plan.recipe.k).features, activations, encoder.device
         ).cpu()
+
+    def _score_archive(self, blocks: FineTunedBlocks) -> torch.Tensor:
+        """Return the fine-tuned scores of the archive's images; without unlabelled activations, of the labelled ones."""
+        unlabelled = self._data.unlabelled_activations
+        activations = unlabelled if unlabelled is not None and len(unlabelled) else self._activations[:, 0]
+        return blocks.head.scores(self._encode(blocks.delta, activations))
 
     def _calibrate_fine_tuned(
         self, fitted: TrainedWeights, calibrated: Calibration, prevalence: Floats, findings: npt.NDArray[np.bool_]
