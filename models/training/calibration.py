@@ -97,7 +97,7 @@ class _BalancedFit:
             pull = (parameters[0] / SLOPE_SPREAD) ** 2 / 2 + ((intercepts / INTERCEPT_SPREAD) ** 2).sum() / 2
             slope_gradient = (error * self._centred).sum() * slope + parameters[0] / SLOPE_SPREAD**2
             gradient = np.concatenate([[slope_gradient], error.sum(axis=0) + intercepts / INTERCEPT_SPREAD**2])
-            return float(self._loss(odds).sum() + pull), gradient
+            return float(self._compute_loss(odds).sum() + pull), gradient
 
         start = np.zeros(1 + self._target.shape[1])
         return float(np.exp(minimize(objective, start, jac=True, method="L-BFGS-B").x[0]))
@@ -110,17 +110,17 @@ class _BalancedFit:
             for _ in range(_NEWTON_STEPS):
                 present = expit(aligned + intercepts)
                 gradient = (self._force * (present - self._target)).sum(axis=0) + intercepts / INTERCEPT_SPREAD**2
-                intercepts = intercepts - gradient / self._curvature(present)
+                intercepts = intercepts - gradient / self._sum_curvature(present)
             odds = aligned + intercepts
-            pull = (intercepts / INTERCEPT_SPREAD) ** 2 / 2 + np.log(self._curvature(expit(odds))) / 2
-            evidence.append(-self._loss(odds).sum(axis=0) - pull)
+            pull = (intercepts / INTERCEPT_SPREAD) ** 2 / 2 + np.log(self._sum_curvature(expit(odds))) / 2
+            evidence.append(-self._compute_loss(odds).sum(axis=0) - pull)
             best.append(intercepts)
         return np.stack(evidence), np.stack(best)
 
-    def _loss(self, odds: Floats) -> Floats:
+    def _compute_loss(self, odds: Floats) -> Floats:
         return np.asarray(self._force * (np.logaddexp(0.0, odds) - self._target * odds))
 
-    def _curvature(self, present: Floats) -> Floats:
+    def _sum_curvature(self, present: Floats) -> Floats:
         return np.asarray((self._force * present * (1 - present)).sum(axis=0) + 1 / INTERCEPT_SPREAD**2)
 
 

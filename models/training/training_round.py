@@ -279,9 +279,9 @@ class _TrainingRound:
 
     def _encode_fine_tuned(self, delta: Delta) -> torch.Tensor:
         """Return features [n, D] on the CPU: the training images encoded with these fine-tuned tensors."""
-        return self._encode(delta, self._activations[:, 0])
+        return self._encode_fine_tuned_activations(delta, self._activations[:, 0])
 
-    def _encode(self, delta: Delta, activations: torch.Tensor) -> torch.Tensor:
+    def _encode_fine_tuned_activations(self, delta: Delta, activations: torch.Tensor) -> torch.Tensor:
         encoder = apply_delta(self._encoder, delta)
         return encode_in_chunks(
             lambda chunk: encode_activations(encoder, chunk, k=self._plan.recipe.k).features, activations, encoder.device
@@ -291,7 +291,7 @@ class _TrainingRound:
         """Return the fine-tuned scores of the archive's images; without unlabelled activations, of the labelled ones."""
         unlabelled = self._data.unlabelled_activations
         activations = unlabelled if unlabelled is not None and len(unlabelled) else self._activations[:, 0]
-        return blocks.head.scores(self._encode(blocks.delta, activations))
+        return blocks.head.scores(self._encode_fine_tuned_activations(blocks.delta, activations))
 
     def _calibrate_fine_tuned(
         self, fitted: TrainedWeights, calibrated: Calibration, prevalence: Floats, findings: npt.NDArray[np.bool_]
