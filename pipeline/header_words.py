@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import lru_cache
+from typing import TypeVar
+
+Meaning = TypeVar("Meaning")
 
 
 class View(StrEnum):
@@ -32,103 +36,36 @@ class BodyPart(StrEnum):
     NOT_STATED = "not stated"
 
 
-VIEW_BY_CODE: dict[str, View] = {  # PS3.16 CID 4010: SNOMED CT, and SNOMED RT of older objects
-    **dict.fromkeys(("399348003", "R-10206", "272479007", "R-40888", "399033003", "R-10202"), View.FRONTAL),
-    **dict.fromkeys(
-        ("399067008", "R-102CD", "399173006", "R-10236", "399198007", "R-10232", "399352003", "R-10228", "399260004", "R-10224"),
-        View.LATERAL,
-    ),
-    **dict.fromkeys(
-        (
-            *(
-                "399312000",
-                "R-10208",
-                "399061009",
-                "R-10241",
-                "399196006",
-                "R-10244",
-                "399162004",
-                "R-10242",
-                "399160007",
-                "R-10204",
-            ),
-            *(
-                "399132005",
-                "R-10252",
-                "260427002",
-                "R-40783",
-                "399099002",
-                "R-10230",
-                "399135007",
-                "R-10220",
-                "399184004",
-                "R-10238",
-            ),
-            *(
-                "399006002",
-                "R-10212",
-                "260426006",
-                "R-40782",
-                "399368009",
-                "R-10226",
-                "399004004",
-                "R-10246",
-                "399225005",
-                "R-10250",
-            ),
-            *(
-                "399288005",
-                "R-10248",
-                "399182000",
-                "R-102C1",
-                "399059000",
-                "R-10216",
-                "399356000",
-                "R-40985",
-                "399236003",
-                "R-10234",
-            ),
-            *(
-                "399038007",
-                "R-10210",
-                "399325008",
-                "R-10254",
-                "399110001",
-                "R-102C2",
-                "399335002",
-                "R-102C4",
-                "399071006",
-                "R-102C3",
-            ),
-        ),
-        View.OTHER,
-    ),
-}
+def _map_codes(meanings: Mapping[Meaning, str]) -> dict[str, Meaning]:
+    """Return the meaning of each code, from meanings with their codes in one text."""
+    return {code: meaning for meaning, codes in meanings.items() for code in codes.split()}
 
-BODY_PART_BY_CODE: dict[str, BodyPart] = {  # PS3.16 CID 4009 and CID 4031: SNOMED CT, and SNOMED RT of older objects
-    **dict.fromkeys(
-        ("816094009", "51185008", "T-D3000", "43799004", "T-D3200", "39607008", "T-28000", "86598002", "T-280A0"), BodyPart.CHEST
-    ),
-    **dict.fromkeys(
-        (
-            *(
-                "416550000",
-                "R-FAB55",
-                "416775004",
-                "R-FAB56",
-                "417437006",
-                "R-FAB52",
-                "416152001",
-                "R-FAB53",
-                "416319003",
-                "R-FAB54",
-            ),
-            *("122495006", "T-11502", "113197003", "T-11300", "56873002", "T-11210", "51299004", "T-12310", "38266002", "T-D0010"),
+
+VIEW_BY_CODE = _map_codes(
+    {
+        View.FRONTAL: "399348003 R-10206 272479007 R-40888 399033003 R-10202",
+        View.LATERAL: "399067008 R-102CD 399173006 R-10236 399198007 R-10232 399352003 R-10228 399260004 R-10224",
+        View.OTHER: (
+            "399312000 R-10208 399061009 R-10241 399196006 R-10244 399162004 R-10242 399160007 R-10204 399132005 R-10252 "
+            "260427002 R-40783 399099002 R-10230 399135007 R-10220 399184004 R-10238 399006002 R-10212 260426006 R-40782 "
+            "399368009 R-10226 399004004 R-10246 399225005 R-10250 399288005 R-10248 399182000 R-102C1 399059000 R-10216 "
+            "399356000 R-40985 399236003 R-10234 399038007 R-10210 399325008 R-10254 399110001 R-102C2 399335002 R-102C4 "
+            "399071006 R-102C3"
         ),
-        BodyPart.OTHER,
-    ),
-}
-"""Every other code is known by its words."""
+    }
+)
+"""PS3.16 CID 4010: SNOMED CT, and SNOMED RT of older objects."""
+
+BODY_PART_BY_CODE = _map_codes(
+    {
+        BodyPart.CHEST: "816094009 51185008 T-D3000 43799004 T-D3200 39607008 T-28000 86598002 T-280A0",
+        BodyPart.OTHER: (
+            "416550000 R-FAB55 416775004 R-FAB56 417437006 R-FAB52 416152001 R-FAB53 416319003 R-FAB54 122495006 T-11502 "
+            "113197003 T-11300 56873002 T-11210 51299004 T-12310 38266002 T-D0010"
+        ),
+    }
+)
+"""PS3.16 CID 4009 and CID 4031, as above. Every other code is known by its words."""
 
 _NOT_STATED = (
     "unknown|unk|n ?a|none|null|nil|not (?:stated|specified|given|applicable|available)|unspecified|undefined"

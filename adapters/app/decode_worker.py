@@ -6,31 +6,22 @@ leaves through anonymous memory that both processes hold, so the kernel frees it
 
 from __future__ import annotations
 
-import resource
-import sys
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from adapters.dicom.image.pixels import DicomImageReader
 from adapters.ipc.decoded_image import DecodeFailure, DecoderTransform
-from adapters.ipc.parent_death import die_with_parent
 from adapters.ipc.shared_frame import SharedFrame
+from adapters.ipc.worker_process import connect_to_parent
 from adapters.storage.image_store import FileImageStore
 from pipeline.domain import StoredInstance
 from pipeline.errors import OutOfResources, PixelsUnreadable
 
 
 def main() -> None:
-    """Serve until the other end of the connection is closed.
-
-    Arguments: descriptors of the connection and of the memory, process id of the parent, limit of the address space in bytes,
-    folder of the image store.
-    """
-    descriptor, memory, parent, memory_bytes = map(int, sys.argv[1:5])
-    connection, folder = Connection(descriptor), Path(sys.argv[5])
-    die_with_parent(parent)  # also while a codec hangs and the connection is not read
-    _limit_memory(memory_bytes)
-    reader = DicomImageReader(FileImageStore(folder))
+    """Serve until the other end of the connection is closed. Arguments: descriptor of the memory, folder of the image store."""
+    connection, (descriptor, folder) = connect_to_parent()
+    memory = int(descriptor)
+    reader = DicomImageReader(FileImageStore(Path(folder)))
     connection.send(None)  # ready
     while True:
         try:
@@ -38,13 +29,6 @@ def main() -> None:
         except EOFError:
             return
         connection.send(_decode_instance(reader, instance, transform, memory))
-
-
-def _limit_memory(limit: int) -> None:
-    """Limit the address space, at most to the limit that the process has already."""
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    bounded = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (bounded, bounded))
 
 
 def _decode_instance(

@@ -68,11 +68,10 @@ def worklist(
 
     if learner not in LEARNERS:
         raise typer.BadParameter(f"one of {', '.join(LEARNERS)}", param_hint="--learner")
-    source = (
-        _make_natural_source(site, (pool, test, film_size), workers, film_seed)
-        if data is ExperimentData.PHANTOM
-        else source_of(ctx, data, folder=folder)
-    )
+    if data is ExperimentData.PHANTOM:
+        source = _make_natural_source(site, (pool, test, film_size), workers, film_seed)
+    else:
+        source = source_of(ctx, data, folder=folder)
     options = CampaignOptions(
         cache=cache or default_cache(),
         out=out,

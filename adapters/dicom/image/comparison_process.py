@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
 import threading
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import structlog
 
+from adapters.ipc.worker_process import WorkerProcess
 from pipeline.domain import StoredFile
 from pipeline.errors import OutOfResources
 from pipeline.ports.services import IncomingFile
 
-START_SECONDS = 60.0
-"""Time for the process to start and import its libraries on a busy machine."""
+MEMORY_BYTES = 4 << 30
+"""Address space of the process: two files of the largest size that it reads, and their images."""
 COMPARE_SECONDS = 15.0
 """Time for one comparison; what takes longer counts as different."""
 QUEUE_SECONDS = 20.0
@@ -34,7 +30,7 @@ class ComparisonProcess:
         """`folder`: of the image store."""
         self._folder = folder
         self._lock = threading.Lock()
-        self._worker: _Worker | None = None
+        self._worker: WorkerProcess | None = None
 
     def describe_difference(self, stored: StoredFile, incoming: IncomingFile) -> str | None:
         """Return in words what differs; None where the incoming file is another instance, or it cannot be told.
@@ -51,7 +47,9 @@ class ComparisonProcess:
 
     def _ask_worker(self, stored: Path, incoming: Path) -> str | None:
         for _ in range(2):  # an idle process may have ended just now
-            worker = self._worker = self._worker or _Worker.start()
+            worker = self._worker = self._worker or WorkerProcess.start(
+                "adapters.dicom.image.comparison_worker", memory_bytes=MEMORY_BYTES, environment={"OPENBLAS_NUM_THREADS": "1"}
+            )
             try:
                 worker.connection.send((str(stored), str(incoming)))
                 if worker.connection.poll(COMPARE_SECONDS):
@@ -74,37 +72,3 @@ class ComparisonProcess:
         """End the process."""
         with self._lock:
             self._end_worker()
-
-
-@dataclass(frozen=True, slots=True)
-class _Worker:
-    process: subprocess.Popen[bytes]
-    connection: Connection
-
-    @classmethod
-    def start(cls) -> _Worker:
-        """Start the process and wait until it is ready. OutOfResources where it does not start."""
-        local, remote = socket.socketpair()
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "adapters.dicom.image.comparison_worker", str(remote.fileno()), str(os.getpid())],
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            stdin=subprocess.DEVNULL,
-            pass_fds=(remote.fileno(),),
-            process_group=0,
-        )
-        remote.close()
-        worker = cls(process, Connection(local.detach()))
-        try:
-            if worker.connection.poll(START_SECONDS):
-                worker.connection.recv()
-                return worker
-        except (EOFError, OSError):
-            pass
-        worker.kill()
-        raise OutOfResources("the comparing process does not start", hint="is memory short? its own message is in the log")
-
-    def kill(self) -> None:
-        """Kill the process and release its resources."""
-        self.process.kill()
-        self.process.wait()
-        self.connection.close()

@@ -5,24 +5,18 @@ It decodes what a sender has sent, so its memory has a limit. It ends by itself 
 
 from __future__ import annotations
 
-import resource
-import sys
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from adapters.dicom.image.instance_comparison import describe_difference
-from adapters.ipc.parent_death import die_with_parent
+from adapters.ipc.worker_process import connect_to_parent
 
-MEMORY_BYTES = 4 << 30
 MAX_FILE_BYTES = 256 << 20
 IDLE_SECONDS = 60.0
 
 
 def main() -> None:
-    """Serve until nothing has come for a while. Arguments: descriptor of the connection, process id of the parent."""
-    connection, parent = Connection(int(sys.argv[1])), int(sys.argv[2])
-    die_with_parent(parent)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    """Serve until nothing has come for a while."""
+    connection, _ = connect_to_parent()
     connection.send(None)  # ready
     while connection.poll(IDLE_SECONDS):
         try:

@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import structlog
@@ -23,12 +19,11 @@ import structlog
 from adapters.ipc.decoded_image import DecodedImage, DecodeFailure, DecoderTransform, HostTransform
 from adapters.ipc.shared_arrays import create_memory
 from adapters.ipc.shared_frame import SharedFrame
+from adapters.ipc.worker_process import START_SECONDS, WorkerProcess
 from pipeline.domain import Image, StoredInstance
 from pipeline.errors import OutOfResources, PixelsUnreadable
 from pipeline.ports.images import InputTransform, ModelInput
 
-START_SECONDS = 60.0
-"""Time for a decoder process to start and import its libraries on a busy machine."""
 MAX_ATTEMPTS = 2
 """A decoder may die of causes outside the instance, such as lack of memory. A decoder that hangs is not tried again."""
 MEMORY_BYTES = 2 << 30
@@ -47,53 +42,41 @@ log = structlog.get_logger("radclipd.decode")
 
 @dataclass(slots=True)
 class _Decoder:
-    """One decoder process, its connection, and the memory file through which its images come."""
+    """One decoder process, and the memory file through which its images come."""
 
-    process: subprocess.Popen[bytes]
-    connection: Connection
+    worker: WorkerProcess
     memory_fd: int
 
     @classmethod
     def start(cls, folder: Path, memory_bytes: int) -> _Decoder:
         """Start a process and wait until it is ready. OutOfResources where it does not start."""
-        local, remote = socket.socketpair()
         memory = create_memory("image")
-        inherited = (remote.fileno(), memory)
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "adapters.app.decode_worker",
-                *map(str, (*inherited, os.getpid(), memory_bytes)),
-                str(folder),
-            ],
-            env={**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            stdin=subprocess.DEVNULL,
-            pass_fds=inherited,
-            process_group=0,
-        )
-        remote.close()
-        decoder = cls(process, Connection(local.detach()), memory)
-        if decoder.wait_for_answer(START_SECONDS) is not None:
-            decoder.kill()
-            raise OutOfResources("a decoding process does not start", hint="is memory short? its own message is in the log")
-        return decoder
-
-    def wait_for_answer(self, seconds: float) -> object:
-        """Return the next answer, or a _DecoderLoss where none comes."""
         try:
-            if self.connection.poll(seconds):
-                return self.connection.recv()
+            worker = WorkerProcess.start(
+                "adapters.app.decode_worker",
+                *(memory, folder),
+                memory_bytes=memory_bytes,
+                environment=ENVIRONMENT,
+                descriptors=[memory],
+            )
+        except OutOfResources:
+            os.close(memory)
+            raise
+        return cls(worker, memory)
+
+    def request(self, instance: StoredInstance, transform: DecoderTransform, seconds: float) -> object:
+        """Return the answer, or a _DecoderLoss where none comes in time."""
+        try:
+            self.worker.connection.send((instance, transform))
+            if self.worker.connection.poll(seconds):
+                return self.worker.connection.recv()
         except (EOFError, OSError):
-            return _DecoderLoss(_describe_exit(self.process.wait()))
+            return _DecoderLoss(_describe_exit(self.worker.process.wait()))
         return _DecoderLoss(f"gave no answer in {seconds:.0f} s", timed_out=True)
 
     def kill(self) -> None:
         """Kill the process and release its resources."""
-        self.process.kill()
-        self.process.wait()
-        self.connection.close()
+        self.worker.kill()
         os.close(self.memory_fd)
 
 
@@ -164,7 +147,7 @@ class DecodePool:
         """Kill the processes, also those that are decoding."""
         with self._lock:
             for decoder in self._decoders:
-                decoder.process.kill()
+                decoder.worker.process.kill()
         self._threads.shutdown(wait=True, cancel_futures=True)
         for decoder in self._decoders:
             decoder.kill()
@@ -183,7 +166,7 @@ class DecodePool:
         attempts_left, reason = MAX_ATTEMPTS, ""
         while attempts_left:
             decoder = self._get_decoder()
-            answer = self._request_decoding(decoder, instance, transform.decoder_transform)
+            answer = decoder.request(instance, transform.decoder_transform, self._timeout_seconds)
             if isinstance(answer, DecodeFailure) and answer.out_of_memory:
                 self._discard_decoder(decoder)  # its memory may be in pieces
             if not isinstance(answer, _DecoderLoss):
@@ -195,13 +178,6 @@ class DecodePool:
             f"instance {instance.header.sop_instance_uid}: the process that decoded it {reason}",
             hint="most often a damaged instance that crashes a codec: let the sender send it again, or uncompressed",
         )
-
-    def _request_decoding(self, decoder: _Decoder, instance: StoredInstance, transform: DecoderTransform) -> object:
-        try:
-            decoder.connection.send((instance, transform))
-        except OSError:  # it died between two instances
-            return _DecoderLoss(_describe_exit(decoder.process.wait()))
-        return decoder.wait_for_answer(self._timeout_seconds)
 
     def _discard_decoder(self, decoder: _Decoder) -> None:
         """Kill the process; the next instance of this thread starts another."""

@@ -19,6 +19,8 @@ from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRBigEndian
 
 from adapters.dicom.image import stored_values
+from adapters.dicom.image.image_file import inflate_file
+from adapters.dicom.image.part10 import split_file
 
 PIXEL_GROUP = 0x7FE0
 MAX_NAMED_ELEMENTS = 12
@@ -31,7 +33,7 @@ def describe_difference(stored: bytes, incoming: bytes) -> str | None:
     """
     pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
     pydicom_config.settings.writing_validation_mode = pydicom_config.IGNORE
-    ours, theirs = dcmread(BytesIO(stored)), dcmread(BytesIO(incoming))
+    ours, theirs = (dcmread(BytesIO(inflate_file(content))) for content in (stored, incoming))
     differing = list(_find_differing_elements(ours, theirs))
     if ("PixelData" in ours) != ("PixelData" in theirs):
         return None
@@ -40,7 +42,7 @@ def describe_difference(stored: bytes, incoming: bytes) -> str | None:
     if "PixelData" in ours and not _has_same_pixels(ours, theirs):
         return None
     parts = []
-    before, after = (str(dataset.file_meta.TransferSyntaxUID) for dataset in (ours, theirs))
+    before, after = (split_file(content)[1] for content in (stored, incoming))
     if before != after:
         parts.append(f"transfer syntax {after} instead of {before}")
     if differing:

@@ -142,11 +142,6 @@ def _codes_in(item: Dataset, keyword: str) -> Iterator[Code]:
                 yield _normalise_code(value, str(one.get("CodingSchemeDesignator") or ""), printable_text(one, "CodeMeaning"))
 
 
-def code_in(item: Dataset, keyword: str) -> Code | None:
-    """Return the first code of a sequence, SNOMED RT as SNOMED CT; None where there is none."""
-    return next(_codes_in(item, keyword), None)
-
-
 def _normalise_code(value: str, scheme: str, meaning: str) -> Code:
     scheme = scheme.strip().upper()
     if radlex := RADLEX_CODE.fullmatch(value):

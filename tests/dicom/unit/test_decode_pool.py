@@ -102,8 +102,8 @@ def test_a_decoder_killed_between_two_instances_is_replaced(store: FileImageStor
     pool = DecodePool(store.root, processes=1, timeout_seconds=20.0)
     try:
         pool.read(film(store, 0))
-        os.kill(pool._decoders[0].process.pid, signal.SIGKILL)
-        pool._decoders[0].process.wait()
+        os.kill(pool._decoders[0].worker.process.pid, signal.SIGKILL)
+        pool._decoders[0].worker.process.wait()
         found = list(pool.read_ahead([film(store, 1), film(store, 2)], HostTransform()))
     finally:
         pool.close()
@@ -124,9 +124,9 @@ def test_an_instance_that_needs_more_memory_than_a_decoder_may_have_affects_no_o
     pool = DecodePool(store.root, processes=1, timeout_seconds=60.0, memory_bytes=280 << 20)
     try:
         pool.read(film(store, 0))
-        first = pool._decoders[0].process.pid
+        first = pool._decoders[0].worker.process.pid
         found = list(pool.read_ahead([bomb(store), film(store, 1)], HostTransform()))
-        second = pool._decoders[0].process.pid
+        second = pool._decoders[0].worker.process.pid
         limits = Path(f"/proc/{second}/limits").read_text()
     finally:
         pool.close()
@@ -144,7 +144,7 @@ from pathlib import Path
 from adapters.dicom.image.decode_pool import DecodePool
 pool = DecodePool(Path(sys.argv[1]), processes=1, timeout_seconds=20)
 pool._threads.submit(pool._get_decoder).result()
-print(pool._decoders[0].process.pid, flush=True)
+print(pool._decoders[0].worker.process.pid, flush=True)
 sys.stdin.read()
 """
 

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from adapters.simulator.prevalence import VIEWS, combinations
 from models.training.operating_point import OperatingPointSettings, choose_thresholds
 from models.training.prevalence import (
     CHESTXRAY14_SHARES,
@@ -14,6 +15,7 @@ from models.training.prevalence import (
     estimate_prevalences,
     published_prevalence,
 )
+from pipeline.domain import FINDINGS
 
 Floats = npt.NDArray[np.float64]
 NO_SAMPLE = np.zeros((0, 1), dtype=np.int8)
@@ -28,6 +30,15 @@ def archive_odds(images: int, share: float, *, effect: float, seed: int = 0) -> 
 
 def estimate(published: float, odds: Floats, sample: npt.NDArray[np.int8] = NO_SAMPLE) -> float:
     return float(estimate_prevalences(np.array([published]), odds, sample)[0])
+
+
+def test_the_published_shares_are_those_of_the_label_table() -> None:
+    """The simulator's summary of the same table holds the share of each view."""
+    films = {view: combinations(view) for view in VIEWS}
+    count = {"PA": 67310, "AP": 44810}  # films of each view in the table of 2020
+    for column, finding in enumerate(FINDINGS):
+        shown = sum(count[view] * float(films[view].share @ films[view].has[:, column]) for view in VIEWS)
+        assert CHESTXRAY14_SHARES[finding] == pytest.approx(shown / sum(count.values()), rel=0.05), finding
 
 
 def test_without_scores_and_labels_the_prevalence_is_the_published_share() -> None:
