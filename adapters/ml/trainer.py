@@ -50,6 +50,8 @@ from pipeline.ports.services import StageCallback
 
 MIN_CALIBRATION_POSITIVES = 20
 """Positive images of a finding from which on its score counts as a calibrated probability."""
+MAX_ARCHIVE_BYTES = 256 << 20
+"""Size of the archive's activations held for the thresholds of fine-tuned blocks: a thousand images of ViT-B are 77 MB."""
 _BATCH_IMAGES = 64
 
 _log = structlog.get_logger("radclipd.ml")
@@ -193,7 +195,8 @@ class ClipTrainer:
         labels[:, [finding not in learnable for finding in FINDINGS]] = UNKNOWN
         readable = [found for found in read if found is not None]
         views = [activations for _, activations in readable if activations is not None]
-        unlabelled = _read_archive(training_set.unlabelled_instances, base, reader, on_progress)
+        instances, can_unfreeze = training_set.unlabelled_instances, self._settings.plan.method != STAGE_1
+        unlabelled = _read_archive(instances, base, reader, on_progress, max_bytes=can_unfreeze * MAX_ARCHIVE_BYTES)
         data = TrainingData(
             features=torch.stack([features for features, _ in readable]),
             activations=torch.stack(views) if views else None,
@@ -305,13 +308,24 @@ class _CandidateEvaluation:
 
 
 def _read_archive(
-    instances: Sequence[StoredInstance], base: Base, reader: TrainingImageReader, on_progress: StageCallback
+    instances: Sequence[StoredInstance], base: Base, reader: TrainingImageReader, on_progress: StageCallback, *, max_bytes: int
 ) -> SplitActivations:
-    """Return features [N, D] and activations [N, L, W] of the readable images; no activations where the encoder cannot be split."""
-    read = [found for found in reader.read_archive(instances, on_progress) if found is not None]
-    if not read:
-        return SplitActivations(torch.zeros(0), torch.zeros(0, base.dimension))
-    return SplitActivations.stack(read)
+    """Return features [N, D] of the readable images, and activations [M, L, W] of the first M <= N, of `max_bytes` together.
+
+    No activations where the encoder cannot be split.
+    """
+    features: list[torch.Tensor] = []
+    activations: list[torch.Tensor] = []
+    for split in reader.read_archive(instances, on_progress):
+        if split is None:
+            continue
+        features.append(split.features)
+        if split.activations.nbytes * (len(activations) + 1) <= max_bytes:
+            activations.append(split.activations)
+    return SplitActivations(
+        torch.stack(activations) if activations else torch.zeros(0),
+        torch.stack(features) if features else torch.zeros(0, base.dimension),
+    )
 
 
 def _hash_study_uid(study_instance_uid: str) -> npt.NDArray[np.uint8]:

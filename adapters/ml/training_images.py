@@ -67,21 +67,19 @@ class TrainingImageReader:
         progress, batches = _ReadProgress(on_progress, stage, len(instances)), _split_batches(instances)
         return [row for batch in batches for row in self._encode_features(self._read_model_inputs(batch, progress))]
 
-    def read_archive(self, instances: Sequence[StoredInstance], on_progress: StageCallback) -> list[SplitActivations | None]:
-        """Return activations float16 [L, W] and features float32 [D], on the CPU, of each unlabelled image; None where it cannot be
+    def read_archive(self, instances: Sequence[StoredInstance], on_progress: StageCallback) -> Iterator[SplitActivations | None]:
+        """Yield activations float16 [L, W] and features float32 [D], on the CPU, of each unlabelled image; None where it cannot be
         read. Without `split_k` the activations are empty.
         """
         stage = "unlabelled images"
         if self.split_k is None:
-            features = self.read_features(instances, stage, on_progress)
-            return [None if row is None else SplitActivations(torch.zeros(0), row) for row in features]
+            for row in self.read_features(instances, stage, on_progress):
+                yield None if row is None else SplitActivations(torch.zeros(0), row)
+            return
         progress = _ReadProgress(on_progress, stage, len(instances))
-        views = (
-            found
-            for batch in _split_batches(instances)
-            for found in self._load_views(batch, _UNAUGMENTED, progress, labelled=False)
-        )
-        return [None if split is None else SplitActivations(split.activations[0], split.features[0]) for split in views]
+        for batch in _split_batches(instances):
+            for split in self._load_views(batch, _UNAUGMENTED, progress, labelled=False):
+                yield None if split is None else SplitActivations(split.activations[0], split.features[0])
 
     def read_model_input(self, instance: StoredInstance) -> torch.Tensor | None:
         """Return the model input [1, S, S] before normalisation, None where the instance cannot be read."""

@@ -45,6 +45,7 @@ class ForkedOverrunGuard:
         self._process = ForkedProcess(watch_pipe)
         os.close(reader)
         self._writer, self._has_died = writer, False
+        self._encoded_jobs: dict[int, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -61,8 +62,8 @@ class ForkedOverrunGuard:
 
     def watch(self, jobs: Sequence[Job], seconds: float) -> None:
         """Watch these jobs for `seconds` from now. Where the guard has died, the worker stops after the batch in hand."""
-        message = {"seconds": seconds, "jobs": [_encode_job(job) for job in jobs]}
-        encoded = json.dumps(message).encode() + b"\n"
+        self._encoded_jobs = {job.id: self._encoded_jobs.get(job.id) or _encode_job(job) for job in jobs}  # once for each batch
+        encoded = f'{{"seconds": {seconds}, "jobs": [{", ".join(self._encoded_jobs.values())}]}}\n'.encode()
         try:
             while encoded and not self._has_died:
                 encoded = encoded[os.write(self._writer, encoded) :]
@@ -117,8 +118,8 @@ def _try_record(jobs: Sequence[Job], seconds: float, end_overrun: EndOverrun) ->
     return True
 
 
-def _encode_job(job: Job) -> dict[str, Any]:
-    return asdict(job) | {"due_at": job.due_at.timestamp()}
+def _encode_job(job: Job) -> str:
+    return json.dumps(asdict(job) | {"due_at": job.due_at.timestamp()})
 
 
 def _decode_job(values: dict[str, Any]) -> Job:

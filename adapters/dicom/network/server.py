@@ -16,7 +16,8 @@ from pynetdicom.transport import AssociationServer
 
 from adapters.dicom.network.association_request import AssociationRequest
 from adapters.dicom.network.pending_connections import ClientAddress
-from adapters.dicom.network.upper_layer import AssociationServices, UpperLayerRequestHandler
+from adapters.dicom.network.streaming_dimse import AssociationServices
+from adapters.dicom.network.upper_layer import UpperLayerRequestHandler
 
 BACKLOG = 128
 ACCEPT_DELAY_SECONDS, MAX_ACCEPT_DELAY_SECONDS = 0.002, 0.02

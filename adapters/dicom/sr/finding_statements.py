@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Flag, auto
 from typing import Literal
 
 from adapters.dicom.sr import label_codes as codes
@@ -25,6 +24,15 @@ from adapters.dicom.sr.content_tree import (
     referenced_image_uids,
     referenced_item,
     walk_tree,
+)
+from adapters.dicom.sr.finding_evidence import (
+    AGAINST,
+    EVIDENCE_OF_STATE,
+    STATE_OF_EVIDENCE,
+    STATED,
+    Evidence,
+    ItemEvidence,
+    Surroundings,
 )
 from adapters.dicom.sr.label_codes import CodeRelation, MappedFinding, is_presence, mapped_finding, presence_state
 from pipeline.domain import NO_FINDING, LabelState
@@ -54,72 +62,6 @@ class Statement:
     state: LabelState | None
     observer: Observer
     implied: bool = False  # present only because nothing else is said
-
-
-class Evidence(Flag):
-    """What content items say of a finding near them."""
-
-    NONE = 0
-    PRESENT = auto()  # a known presence value
-    ABSENT = auto()
-    UNCERTAIN = auto()
-    UNCLEAR = auto()  # a presence item with an unknown value, a negated name, an unresolved reference
-    DENIED = auto()  # words or a number that deny: agree with ABSENT, and with nothing else
-    SCORED = auto()  # a probability or the like
-    NEGATED_HEADING = auto()  # the finding stands below "negative findings", "differential diagnosis" and the like
-
-
-EVIDENCE_OF_STATE = {
-    LabelState.PRESENT: Evidence.PRESENT,
-    LabelState.ABSENT: Evidence.ABSENT,
-    LabelState.UNCERTAIN: Evidence.UNCERTAIN,
-    None: Evidence.UNCLEAR,
-}
-STATE_OF_EVIDENCE = {evidence: state for state, evidence in EVIDENCE_OF_STATE.items() if state is not None}
-STATED = Evidence.PRESENT | Evidence.ABSENT | Evidence.UNCERTAIN
-AGAINST = Evidence.ABSENT | Evidence.UNCERTAIN | Evidence.UNCLEAR | Evidence.DENIED
-
-
-@dataclass(slots=True)
-class _Surroundings:
-    """The evidence of items that state no finding themselves, by the name under which it stands."""
-
-    presence: Evidence = Evidence.NONE  # the name announces a presence value
-    foreign: Evidence = Evidence.NONE  # a name of the site's own, or none
-    concept: Evidence = Evidence.NONE  # a name in a standard scheme; numbers
-    doubt: Evidence = Evidence.NONE  # words in place of a known code
-    denied: frozenset[str] = frozenset()  # findings that a text denies by name
-    has_unnamed_denial: bool = False  # a text denies without naming a finding
-
-    @property
-    def codes(self) -> Evidence:
-        """The evidence of all items but texts."""
-        return self.presence | self.foreign | self.concept | self.doubt
-
-    def of_texts(self, finding: str) -> Evidence:
-        """Return the evidence of the texts on one finding, which is the one that they must mean where they name none."""
-        return Evidence.DENIED if finding in self.denied or self.has_unnamed_denial else Evidence.NONE
-
-    def add(self, other: _Surroundings) -> None:
-        """Add the evidence of other items."""
-        self.presence |= other.presence
-        self.foreign |= other.foreign
-        self.concept |= other.concept
-        self.doubt |= other.doubt
-        self.denied |= other.denied
-        self.has_unnamed_denial |= other.has_unnamed_denial
-
-
-@dataclass(slots=True)
-class _ItemEvidence:
-    """The result of the first two passes for one item."""
-
-    is_finding: bool = False  # the item states a finding
-    is_elsewhere: bool = False  # it stands in a section on other studies, requests or recommendations
-    holds_finding: bool = False  # it, or an item below, states a finding
-    own: _Surroundings = field(default_factory=_Surroundings)  # of the item and the items below; empty where it holds a finding
-    below: _Surroundings = field(default_factory=_Surroundings)  # of the items below that hold no finding
-    stated: dict[str, Evidence] = field(default_factory=dict)  # finding -> evidence of the statements in the item and below
 
 
 def statements_of(
@@ -172,10 +114,10 @@ def _resolve_study(items: Sequence[ContentItem], study: str, evidence: Mapping[s
     return named.pop() if len(named) == 1 else ""
 
 
-def _collect_evidence(tree: ContentItem) -> tuple[dict[ContentItem, _ItemEvidence], frozenset[str]]:
+def _collect_evidence(tree: ContentItem) -> tuple[dict[ContentItem, ItemEvidence], frozenset[str]]:
     """Return the evidence of each item, and the findings that texts of this study deny by name."""
     items = walk_tree(tree)
-    evidence = {item: _ItemEvidence() for item in items}
+    evidence = {item: ItemEvidence() for item in items}
     for item in items:
         for below in item.children:
             evidence[below].is_elsewhere = evidence[item].is_elsewhere or _names_another_section(below)
@@ -193,7 +135,7 @@ def _names_another_section(item: ContentItem) -> bool:
     return item.value_type == "CONTAINER" and wording.names_another_section(_get_name(item))
 
 
-def _weigh_item(item: ContentItem, tree: ContentItem, evidence: Mapping[ContentItem, _ItemEvidence]) -> None:
+def _weigh_item(item: ContentItem, tree: ContentItem, evidence: Mapping[ContentItem, ItemEvidence]) -> None:
     found = evidence[item]
     found.is_finding = item.value is not None and (item.is_named(codes.FINDING) or mapped_finding(item.name) is not None)
     found.holds_finding = found.is_finding
@@ -218,9 +160,9 @@ def _weigh_item(item: ContentItem, tree: ContentItem, evidence: Mapping[ContentI
         found.own.add(found.below)
 
 
-def _weigh_own_content(item: ContentItem, tree: ContentItem) -> _Surroundings:
+def _weigh_own_content(item: ContentItem, tree: ContentItem) -> Surroundings:
     """Return the evidence of an item that states no finding, without that of the items below."""
-    found = _Surroundings()
+    found = Surroundings()
     if item.is_named((*codes.TECHNICAL_NAMES, *codes.PROPERTIES, codes.FINDING_SITE)):
         return found
     bucket = _choose_bucket(item)
@@ -302,11 +244,11 @@ class _FindingItems:
 class _SiblingFindings:
     """The findings stated by the items directly below a node. `ambient`: the evidence that stands further up."""
 
-    def __init__(self, node: ContentItem, evidence: Mapping[ContentItem, _ItemEvidence], ambient: Evidence) -> None:
+    def __init__(self, node: ContentItem, evidence: Mapping[ContentItem, ItemEvidence], ambient: Evidence) -> None:
         self._evidence, self._ambient, self._beside = evidence, ambient, evidence[node].below
         if evidence[node].is_finding:  # what stands beside belongs to the finding above
             self._ambient |= self._beside.codes & AGAINST
-            self._beside = _Surroundings()
+            self._beside = Surroundings()
         self._sites = _collect_sites(node.children)
         self._items = [item for item in _select_content(node) if evidence[item].is_finding and not evidence[item].is_elsewhere]
         self._groups: dict[str, _FindingItems] = {}

@@ -381,7 +381,7 @@ def test_the_daemon_s_own_title_is_refused_before_its_data_set_is_written(recept
 def test_the_rest_of_a_refused_data_set_is_awaited_for_a_bounded_time(
     reception: FakeReception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adapters.dicom.network.upper_layer.MAX_DISCARD_SECONDS", 0.5)
+    monkeypatch.setattr("adapters.dicom.network.streaming_dimse.MAX_DISCARD_SECONDS", 0.5)
     begin, end = store(sop_instance=b"9" * 66)[:-100], store(sop_instance=b"9" * 66)[-100:]
     with listening(reception, network_timeout_seconds=20) as running:
         with RawPeer(running.port) as quick:
