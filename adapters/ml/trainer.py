@@ -393,7 +393,6 @@ def _build_card(
             "patients": len(np.unique(data.patients)),
             "background": len(data.unlabelled_features),
             "findings": learnt,
-            "prevalence": {finding: json_number(result.prevalence[column]) for column, finding in enumerate(FINDINGS)},
             "kept": [finding for finding in FINDINGS if finding not in learnt],
             "folds": result.folds,
             "log_loss": {name: json_number(method.loss) for name, method in result.cross_validation.items()},

@@ -98,10 +98,8 @@ class TrainingData:
     `features`: float32 [n, D], the base encoder's features. `activations`: float16 [n, V, L, W], activations entering the plan's
     unfrozen blocks for V views of each image, the unchanged image first; None for a tower that cannot be partitioned.
     `unlabelled_features`: float32 [N, D], the base encoder's features of unlabelled archive images. `unlabelled_activations`:
-    float16 [M, L, W] of M of these images, unaugmented; None as above. `random_labels`: int8 [M, F], labels of images drawn at
-    random
-    from
-    the archive. `published_prevalence` [F]: shares of a published data set. All on the CPU.
+    float16 [M, L, W] of M of these images, unaugmented; None as above. `random_labels`: int8 [R, F], labels of images drawn at
+    random from the archive. `published_prevalence` [F]: shares of a published data set. All on the CPU.
     """
 
     features: torch.Tensor
