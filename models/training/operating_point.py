@@ -1,9 +1,9 @@
 """Operating points: the probability from which on a finding is called present.
 
 Two limits hold at once, and the stricter one counts. The specificity is a stated one; the share of absent findings above a
-threshold
-comes from the archive's images, each counted by its probability of absence. The call rate is bounded by a multiple of the
-prevalence: a finding that the head does not tell apart has no specific threshold, and must not be called more often than it occurs.
+threshold comes from the archive's images, each counted by its probability of absence. The call rate is bounded by a multiple of
+the prevalence: a finding that the head does not tell apart has no specific threshold, and must not be called more often than it
+occurs.
 """
 
 from __future__ import annotations
