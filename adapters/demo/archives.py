@@ -48,11 +48,16 @@ class HospitalArchive(Protocol):
         """Stop it."""
 
 
+MAX_RESTARTS = 3
+"""Orthanc 1.10 was seen to end by a fault of its own ("corrupted size vs. prev_size") while it received and forwarded."""
+
+
 class OrthancHospitalArchive:
     """Orthanc with `deploy/orthanc/radclipd.lua`: it forwards by itself. FatalError where it is not available."""
 
     def __init__(self, folder: Path, *, radclipd_port: int) -> None:
-        self._server = OrthancServer(folder, radclipd_port=radclipd_port, overrides={"Radclipd": {"FirstWait": 2}})
+        overrides = {"Radclipd": {"FirstWait": 2}}
+        self._server = OrthancServer(folder, radclipd_port=radclipd_port, overrides=overrides, restarts=MAX_RESTARTS)
         self._server.start()
         self.ae_title, self.port, self.location = (
             self._server.ae_title,

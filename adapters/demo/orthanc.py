@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -23,7 +24,7 @@ SBIN = "/usr/sbin:/usr/local/sbin"
 """Debian installs Orthanc outside the PATH of an ordinary user."""
 MODALITY = "radclipd"
 """Symbolic name of radclipd among the modalities of `deploy/orthanc/orthanc.json`."""
-START_SECONDS, STOP_SECONDS, REQUEST_SECONDS = 30.0, 15.0, 60.0
+START_SECONDS, STOP_SECONDS, REQUEST_SECONDS, END_SECONDS = 30.0, 15.0, 60.0, 10.0
 JSON = "application/json"
 
 
@@ -44,7 +45,8 @@ def deploy_folder() -> Path:
 class OrthancServer:
     """Orthanc in `folder`, forwarding to a radclipd on `radclipd_port` of the loopback. FatalError where it is not installed.
 
-    `overrides` replace keys of the shipped configuration; `forward=False` omits the forwarding script.
+    `overrides` replace keys of the shipped configuration; `forward=False` omits the forwarding script. A server that ended by
+    itself is started again at the next request, at most `restarts` times, as a service manager would: its storage stays.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class OrthancServer:
         stable_seconds: int = 1,
         forward: bool = True,
         overrides: dict[str, Any] | None = None,
+        restarts: int = 0,
     ) -> None:
         found = find_program()
         if found is None:
@@ -66,6 +69,7 @@ class OrthancServer:
         self.ae_title = "ORTHANC"
         self.log = folder / "orthanc.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._restarts_left, self._restarting = restarts, threading.RLock()
         self._configuration = _build_configuration(folder, self.http_port, self.dicom_port) | {
             "DicomModalities": {MODALITY: {"AET": radclipd_ae_title, "Host": LOOPBACK, "Port": radclipd_port, "Timeout": 30}},
             "StableAge": stable_seconds,
@@ -115,7 +119,7 @@ class OrthancServer:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
-                self.get("/system")
+                self._request_once("GET", "/system")
             except ArchiveUnreachable:
                 time.sleep(0.05)
             else:
@@ -178,6 +182,29 @@ class OrthancServer:
         return json.loads(self._request_bytes(method, path, body, kind) or b"null")
 
     def _request_bytes(self, method: str, path: str, body: bytes | None = None, kind: str = JSON) -> bytes:
+        while True:
+            process = self._process
+            try:
+                return self._request_once(method, path, body, kind)
+            except ArchiveUnreachable:
+                if not self._restart_ended(process):
+                    raise
+
+    def _restart_ended(self, process: subprocess.Popen[bytes] | None) -> bool:
+        """Start the server again if this process of it has ended by itself; return whether another one runs now."""
+        with self._restarting:
+            if self._process is not process:
+                return self._process is not None  # another thread has started it
+            if process is None or not self._restarts_left or not _wait_for_end(process):
+                return False
+            self._restarts_left -= 1
+            with self.log.open("a") as log:
+                log.write(f"ended by itself with status {process.returncode}: started again\n")
+            self.stop()
+            self.start()
+            return True
+
+    def _request_once(self, method: str, path: str, body: bytes | None = None, kind: str = JSON) -> bytes:
         request = urllib.request.Request(self.url + path, data=body, method=method, headers={"Content-Type": kind})
         try:
             with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as answer:
@@ -187,6 +214,13 @@ class OrthancServer:
                 raise RefusedByArchive(f"Orthanc answered {error.code} to {method} {path.split('?')[0]}") from error
         except (urllib.error.URLError, OSError) as error:
             raise ArchiveUnreachable(f"Orthanc at {self.url} cannot be reached", hint=f"see {self.log}") from error
+
+
+def _wait_for_end(process: subprocess.Popen[bytes]) -> bool:
+    """Return whether the process has ended: its sockets close a little before it does."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(END_SECONDS)
+    return process.returncode is not None
 
 
 def _build_configuration(folder: Path, http_port: int, dicom_port: int) -> dict[str, Any]:
