@@ -57,10 +57,16 @@ def read_lookup_table(
     if len(described) < DESCRIPTOR_BYTES or len(content) == 0:
         return None
     order = "<u2" if little_endian else ">u2"
-    count, first, bits = (int(word) for word in np.frombuffer(described[:DESCRIPTOR_BYTES], order))
+    count = int(np.frombuffer(described[:DESCRIPTOR_BYTES], order)[0])
     entries = _read_entries(content, count or MAX_ENTRIES, order="<u2" if vr == "OB" else order)
+    return build_lookup_table(entries, described, little_endian=little_endian)
+
+
+def build_lookup_table(entries: npt.NDArray[np.generic], described: bytes, *, little_endian: bool) -> LookupTable | None:
+    """Return the table of these entries [n] under a descriptor of DESCRIPTOR_BYTES; None without entries."""
     if not len(entries):
         return None
+    _, first, bits = (int(word) for word in np.frombuffer(described[:DESCRIPTOR_BYTES], "<u2" if little_endian else ">u2"))
     return LookupTable(entries.astype(np.float32), first, decode_sign(first, signed=True), bits)
 
 
