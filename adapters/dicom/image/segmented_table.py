@@ -47,7 +47,7 @@ class _Expansion:
             return place + 2 + length
         if kind == LINEAR:
             (last,) = self._read_units(place + 2, 1)
-            self._entries += self._interpolate(last, length)
+            self._entries += self._interpolate_line(last, length)
             return place + 3
         if kind != INDIRECT or is_copied:
             raise ValueError("an unknown segment" if kind != INDIRECT else "an indirect segment of an indirect segment")
@@ -66,7 +66,7 @@ class _Expansion:
                 return
             place = self._expand_segment(place, is_copied=True)
 
-    def _interpolate(self, last: int, length: int) -> Iterator[int]:
+    def _interpolate_line(self, last: int, length: int) -> Iterator[int]:
         """Yield `length` entries on the line from the last entry, which is not repeated, to `last`."""
         if not self._entries:
             raise ValueError("a linear segment without an entry before it")
