@@ -19,7 +19,7 @@ from adapters.simulator.parallel import map_in_processes
 from models.evaluation.cases import ABSENT, PRESENT, Cases, Split
 from models.fingerprint import fingerprint
 from pipeline.domain import FINDINGS, Image
-from pipeline.errors import OutOfResources
+from pipeline.errors import OutOfResources, PermanentError
 
 SourceKind = Literal["phantom", "nih", "catalog"]
 FilmResult = TypeVar("FilmResult")
@@ -32,6 +32,13 @@ TEST_SHARE = 0.4
 """Share of the patients in the test set, without an official list."""
 SPLIT_SEED = 0
 """Seed of the split by patient. Fixed: another seed of the experiment draws other supports and keeps the test set."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableFilm:
+    """In the place of the result of a film that cannot be read, with the reason."""
+
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +69,9 @@ class CaseSource:
         """SHA-256 of kind and identity."""
         return fingerprint({"kind": self.kind, **self.identity})
 
-    def map_films(self, rows: Sequence[int], make: Callable[[Image], FilmResult], *, workers: int) -> Iterator[FilmResult]:
+    def map_films(
+        self, rows: Sequence[int], make: Callable[[Image], FilmResult], *, workers: int
+    ) -> Iterator[FilmResult | UnreadableFilm]:
         """Yield `make(film)` for each row, in order, read ahead by threads; by processes for many pictures and a `make` to pickle.
 
         OutOfResources where a process is killed.
@@ -75,7 +84,7 @@ class CaseSource:
             return
         with ThreadPoolExecutor(workers) as pool:
             remaining = iter(rows)
-            pending: list[Future[FilmResult]] = [
+            pending: list[Future[FilmResult | UnreadableFilm]] = [
                 pool.submit(self._map_film, row, make) for row in islice(remaining, READ_AHEAD_FILMS)
             ]
             try:
@@ -86,19 +95,28 @@ class CaseSource:
                 for future in pending:
                     future.cancel()
 
-    def _map_film(self, row: int, make: Callable[[Image], FilmResult]) -> FilmResult:
-        return make(self.read_film(row))
+    def _map_film(self, row: int, make: Callable[[Image], FilmResult]) -> FilmResult | UnreadableFilm:
+        return _make_or_explain(make, lambda: self.read_film(row))
 
 
-def _map_pictures(pictures: Sequence[Path], make: Callable[[Image], FilmResult], workers: int) -> Iterator[FilmResult]:
+def _map_pictures(
+    pictures: Sequence[Path], make: Callable[[Image], FilmResult], workers: int
+) -> Iterator[FilmResult | UnreadableFilm]:
     try:
         yield from map_in_processes(partial(_map_picture, make), pictures, workers=workers)
     except BrokenProcessPool as error:
         raise OutOfResources("a process that reads films was killed", hint="give fewer --workers, or more memory") from error
 
 
-def _map_picture(make: Callable[[Image], FilmResult], picture: Path) -> FilmResult:
-    return make(read_picture(picture).brightness)
+def _map_picture(make: Callable[[Image], FilmResult], picture: Path) -> FilmResult | UnreadableFilm:
+    return _make_or_explain(make, lambda: read_picture(picture).brightness)
+
+
+def _make_or_explain(make: Callable[[Image], FilmResult], read: Callable[[], Image]) -> FilmResult | UnreadableFilm:
+    try:
+        return make(read())
+    except PermanentError as error:
+        return UnreadableFilm(str(error))
 
 
 def build_cases(

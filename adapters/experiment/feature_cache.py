@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from adapters.experiment.bases import ChosenBase
-from adapters.experiment.case_source import CaseSource
+from adapters.experiment.case_source import CaseSource, UnreadableFilm
 from adapters.experiment.feature_files import FeatureFiles, FilmBatch
 from adapters.experiment.film_inputs import compute_model_input
 from adapters.ml.error_translation import translate_model_errors
@@ -38,6 +38,8 @@ VERIFIED_ROWS = 2048
 """Maximum number of model inputs hashed when a cache is loaded, evenly spread."""
 GREY_LEVEL_TOLERANCE = 2e-3
 """Tolerance of a grey level on rereading: processors differ in float16 rounding."""
+MAX_NAMED_FILMS = 20
+"""Films named where some cannot be read."""
 REREAD_FILMS = 3
 """Films reread from the source when a cache is loaded, to verify that the source is the same."""
 
@@ -97,7 +99,7 @@ def _encode_missing_films(
     workers: int,
     advance: Callable[[int], None],
 ) -> None:
-    """Encode the films that the cache lacks, one batch at a time."""
+    """Encode the films that the cache lacks, one batch at a time. PermanentError at the end for films that cannot be read."""
     encoder = base.encoder.to(device)
     absent = np.flatnonzero(files.find_rows(films) < 0).tolist()
     cases_of_film = Counter(films[case] for case in absent)
@@ -106,13 +108,24 @@ def _encode_missing_films(
     done = len(films) - len(absent)
     advance(done)
     model_inputs = source.map_films(missing, partial(compute_model_input, base.preprocess), workers=workers)
+    unreadable: list[str] = []
     for start in range(0, len(missing), BATCH):
-        batch = np.stack(list(islice(model_inputs, BATCH)))
-        features, pooled = _encode_batch(encoder, base, batch)
-        names = [films[case] for case in missing[start : start + BATCH]]
-        files.append(FilmBatch(names, batch, features.numpy(), pooled.numpy()))
-        done += sum(cases_of_film[name] for name in names)
+        made = list(zip(missing[start : start + BATCH], islice(model_inputs, BATCH), strict=True))
+        unreadable += [result.reason for _, result in made if isinstance(result, UnreadableFilm)]
+        readable = {films[case]: result for case, result in made if not isinstance(result, UnreadableFilm)}
+        if readable:
+            batch = np.stack(list(readable.values()))
+            features, pooled = _encode_batch(encoder, base, batch)
+            files.append(FilmBatch(list(readable), batch, features.numpy(), pooled.numpy()))
+        done += sum(cases_of_film[films[case]] for case, _ in made)
         advance(done)
+    if unreadable:
+        raise PermanentError(
+            f"{len(unreadable)} of {len(missing)} films cannot be read; the others are encoded: "
+            + "; ".join(unreadable[:MAX_NAMED_FILMS])
+            + ("; ..." if len(unreadable) > MAX_NAMED_FILMS else ""),
+            hint="replace these files, or take them away, and run the same command again",
+        )
 
 
 def _encode_batch(encoder: Encoder, base: ChosenBase, model_inputs: npt.NDArray[np.float16]) -> tuple[torch.Tensor, torch.Tensor]:

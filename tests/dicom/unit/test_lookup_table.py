@@ -182,7 +182,8 @@ def test_a_table_that_was_cut_off_counts_as_absent(kept: int, sequence: str) -> 
     """The rest of the film would get the last entry: one white or black area."""
     item = lookup_item(np.arange(4096), bits=12)
     item.LUTData = item.LUTData[: 2 * kept]
-    assert image_of(dx(**{sequence: [item]})) == pytest.approx(image_of(dx()))
+    elements: dict[str, Any] = {sequence: [item]}
+    assert image_of(dx(**elements)) == pytest.approx(image_of(dx()))
 
 
 def test_a_table_shorter_than_stated_that_covers_the_film_is_used() -> None:

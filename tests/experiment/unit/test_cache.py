@@ -311,16 +311,33 @@ def test_processes_give_the_films_of_threads(source: CaseSource, base: ChosenBas
     by_threads, by_processes = (
         list(each.map_films(range(FILMS), made, workers=2)) for each in (replace(source, pictures=None), source)
     )
-    assert all(np.array_equal(one, other) for one, other in zip(by_threads, by_processes, strict=True))
+    for one, other in zip(by_threads, by_processes, strict=True):
+        assert isinstance(one, np.ndarray)
+        assert isinstance(other, np.ndarray)
+        assert np.array_equal(one, other)
 
 
-@pytest.mark.usefixtures("processes")
-def test_a_picture_that_processes_cannot_read_is_named(base: ChosenBase, tmp_path: Path) -> None:
-    damaged = nih_source(nih_folder.collection(tmp_path / "nih", 12))
-    (damaged.pictures or [])[7].write_bytes(b"\x89PNG broken")
-    with pytest.raises(PermanentError, match=(damaged.pictures or [])[7].name) as refused:
-        fill(tmp_path / "cache", damaged, base)
-    assert "take it away" in refused.value.hint
+@pytest.mark.parametrize("limit", [0, 10_000], ids=["processes", "threads"])
+def test_pictures_that_cannot_be_read_are_named_after_all_others_are_encoded(
+    limit: int, base: ChosenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(case_source, "FILMS_FOR_PROCESSES", limit)
+    folder = nih_folder.collection(tmp_path / "nih", 80)
+    pictures = nih_source(folder).pictures or []
+    damaged = [pictures[7], pictures[70]]
+    for picture in damaged:
+        picture.write_bytes(picture.read_bytes()[:60])
+    heard: list[int] = []
+    with pytest.raises(PermanentError, match="2 of 80 films cannot be read; the others are encoded") as refused:
+        fill(tmp_path / "cache", nih_source(folder), base, heard=heard)
+    assert all(picture.name in str(refused.value) for picture in damaged)
+    assert "take them away" in refused.value.hint
+    assert heard == [0, 64, 80]
+    for picture in damaged:
+        picture.unlink()
+    held, read = encoded(tmp_path / "cache", nih_source(folder), base)
+    assert read == []
+    assert len(held.rows) == 78
 
 
 @pytest.mark.usefixtures("processes")
