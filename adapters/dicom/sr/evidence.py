@@ -1,8 +1,8 @@
 """The header of a scored image as evidence of an SR: the elements that the SR copies, each read and repaired by itself.
 
 Senders leave elements out, exceed their VR and declare wrong character sets. An element that breaks its VR (PS3.5 6.2) is cut or
-left out; no other element is read, so none can prevent a report. An identifier is never cut: a part of it may name another patient or
-order.
+left out; no other element is read, so none can prevent a report. An identifier is never cut: a part of it may name another patient
+or order.
 """
 
 from __future__ import annotations
