@@ -74,21 +74,25 @@ _NOT_STATED = (
     "|bilinmiyor|неизвестно|okand|ukjent|ukendt|neznam[eay]|ismeretlen|tuntematon|不明|未知|未指定"
 )
 _FRONTAL = (
-    r"pa|ap|p a|a p|(?:postero|antero|dorso|ventro) ?(?:posterior|anterior|ventral|dorsal)\w*"
-    r"|(?:posterior|anterior) (?:anterior|posterior)"
-    r"|frontal\w*|frontaal|d ?v|v ?d|face|frente|przednio ?tyln\w*|tylno ?przedni\w*|predozadni|zadopredni"
+    r"p a|a p|(?:postero|antero|dorso|ventro) ?(?:posteri|anteri|ventral|dorsal)\w*"
+    r"|(?:post|ant|posterior|anterior) (?:ant|post|anterior|posterior)"
+    r"|(?:chest|thorax|cxr)?(?:pa|ap)(?:supine|erect|upright|sitting|portable|chest)?\d?"
+    r"|front|frontal\w*|sagittal\w* strahlengang|vorderansicht|on arka|arka on|szembe\w*|od przodu"
+    r"|framifran|etusuunta|takaa eteen|spredaj"
+    r"|пз|зп|οπισθοπροσθι\w*|προσθοπισθι\w*|thang|أمامي\w*|خلفي\w*|frontaal|d ?v|v ?d|face|frente"
+    r"|przednio ?tyln\w*|tylno ?przedni\w*|predozadni|zadopredni"
     r"|voor ?achterwaarts\w*"
     r"|achter ?voorwaarts\w*|прям\w*|передне ?задн\w*|задне ?передн\w*|forfra|etukuva"
 )
-_FRONTAL_CJK = "正面|正位|后前位|後前位|前后位|前後位"
+_FRONTAL_CJK = "正面|正位|后前位|後前位|前后位|前後|정면"
 _LATERAL = (
     r"l ?l|r ?l|ll[lr]|[lr] ?lat|lat ?[lr]?|lats|lateral\w*|laterali|lateraal|latero\w*|profil\w*|perfil|seitlich\w*"
     r"|seitl|seitenbild|zijdelings\w*|dwars"
-    r"|boczn\w*|bok|bokiem|боков\w*|бок|yan|sida|sidobild|sidebillede|sivukuva|bocni|oldalir\w*|mediolateral\w*|lateromedial\w*"
+    r"|boczn\w*|bok|bokiem|боков\w*|бок|yan|sida|sidobild|sidebillede|sivukuva|bocn[iy]\w*|stransk\w*|sidebil\w*|πλαγι\w*|nghieng|جانبي\w*|oldalir\w*|mediolateral\w*|lateromedial\w*"
 )
-_LATERAL_CJK = "側面|側位|侧位|侧面"
+_LATERAL_CJK = "側面|側位|侧位|侧面|측면"
 _OTHER_VIEWS = (
-    r"decub\w*|lld|rld|obl\w*|schrag\w*|skos\w*|schuin\w*|косая|lao|rao|lpo|rpo"
+    r"decub\w*(?! (?:supin|dors))|lld|rld|obl\w*|schrag\w*|skos\w*|schuin\w*|косая|lao|rao|lpo|rpo"
     r"|lordotic\w*|lordose|axial\w*"
     r"|tangential\w*|swimmers?|apical|inlet|outlet|stress|cone\w*|coned|scout|topogram|liegend seitlich"
 )
@@ -98,9 +102,11 @@ _CHEST = (
     r"|lungs?|lunge|lungen|lunga|lungor|lunger|brustkorb|brostkorg|brystkasse|borstkas|longen|poumons?|pulmo\w*|pulmao|polmon\w*"
     r"|klatk\w* piersiow\w*|klp|kl piersiowa|pluc\w*|akciger\w*|gogus|грудн\w*|огк|легк\w*|легоч\w*|торакс|keuhko\w*"
     r"|rintakeha|hrudnik\w*|plic\w*"
-    r"|mellkas\w*|tudo|θωρακ\w*|cor pulm\w*"
+    r"|mellkas\w*|tudo|θωρακ\w*|cor pulm\w*|cor og \w+|thx|chst|brust|brust(?:bild|aufnahme)|borst|bryst|pecho|petto|peito"
+    r"|poitrine|klatk\w*|prsni kos|longfoto|lung\w*rontgen|krutines|kopsud|грудь|флюорогр\w*|nguc|phoi|dada|חזה|hearts?"
+    r"|herz\w*|hjart\w*|hjert\w*|mediastin\w*"
 )
-_CHEST_CJK = "胸|흉부|صدر"
+_CHEST_CJK = "胸|흉부|가슴|صدر|ปอด|ทรวงอก"
 _OTHER_PARTS = (
     r"abd\w*|\w*abdom\w*|bauch\w*|buik|brzuch\w*|ventre|batin|karin|живот\w*|брюшн\w*|kub|c? ?t? ?l? ?spine\w*|spinal"
     r"|column?a|colonna|rachis"
@@ -115,6 +121,9 @@ _OTHER_PARTS = (
     r"|unterschenkel|ankle|sprunggelenk|cheville|tobillo|foot|feet|fuss|pied|stopa|стоп\w*|кист\w*|toes?|calcaneus"
     r"|skull|schadel\w*|crane"
     r"|craneo|cranio|череп|head|kopf|neck|hals|facial|orbits?|sinus(?:es)?|nasal|jaw|mandib\w*|dental|teeth|tooth"
+    r"|costal\w*|costillas?|cotes|coste|costelas"
+    r"|zebra|ребр\w*|rebra|ribben|bno|oseo|osseux|limbs?|brazo|braccio|braco|bras"  # noqa: RUF001 # Cyrillic throughout
+    r"|pierna|gamba|perna|jambe|mao|tobillo|caviglia|tornozelo"
     r"|breasts?|mamm\w*|stomach"
     r"|o?esophag\w*|barium|babygram|whole ?body|extremit\w*|skelet\w*|thoracolumbar\w*|cervicothoracic\w*|thoraco ?abdom\w*"
 )

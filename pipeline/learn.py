@@ -67,8 +67,7 @@ def enqueue_learning(*, catalog: Catalog, min_new_labels: int) -> bool:
     """
     with catalog.begin() as tx:
         learnt_ids = [int(version.card.get("learning", {}).get("newest_label", 0)) for version in tx.versions.all()]
-        new_labels = sum(label.id > max(learnt_ids, default=0) for label in tx.labels.all())
-        if new_labels < max(1, min_new_labels):
+        if tx.labels.count_newer(max(learnt_ids, default=0)) < max(1, min_new_labels):
             return False
         return tx.jobs.put(JobKind.LEARN, ALL_LABELS, priority=priorities.LEARN) is not None
 
@@ -132,17 +131,17 @@ def _find_monitoring_patients(tx: Transaction, labels: Iterable[Label]) -> set[s
     """Return the keys of the monitoring sample's patients. Membership is permanent: revoked labels and open requests count too."""
     uids = {label.study_instance_uid for label in labels if label.selection_reason == rules.MONITORING}
     uids |= {request.study_instance_uid for request in tx.requests.all() if request.selection_reason == rules.MONITORING}
-    studies = (tx.studies.find(uid) for uid in sorted(uids))
-    return {study.patient_key for study in studies if study is not None}
+    return set(tx.studies.patient_keys(sorted(uids)).values())
 
 
 def _build_examples(tx: Transaction, labels: Sequence[Label], policy: LearnPolicy) -> Iterable[TrainingExample]:
     consensus = resolve_consensus(labels, policy.labels)
+    patient_keys = tx.studies.patient_keys(consensus.studies)
+    instances = tx.studies.instances_of(consensus.studies)
     for uid, targets in zip(consensus.studies, consensus.targets(consensus.studies), strict=True):
-        study = tx.studies.find(uid)
-        images = rules.choose_images(tx.studies.instances(uid), policy.chest).images
-        if study is not None and images:
-            yield TrainingExample(uid, study.patient_key, images[0], tuple(int(target) for target in targets))
+        images = rules.choose_images(instances.get(uid, []), policy.chest).images
+        if images:
+            yield TrainingExample(uid, patient_keys[uid], images[0], tuple(int(target) for target in targets))
 
 
 def _mask_targets(example: TrainingExample, findings: Sequence[str]) -> TrainingExample:
@@ -152,8 +151,10 @@ def _mask_targets(example: TrainingExample, findings: Sequence[str]) -> Training
 
 
 def _choose_unlabelled(tx: Transaction, policy: LearnPolicy, monitoring_patients: set[str]) -> Iterable[StoredInstance]:
-    for uid in tx.studies.newest_complete(limit=policy.unlabelled_studies):
-        images = rules.choose_images(tx.studies.instances(uid), policy.chest).images
+    newest = tx.studies.newest_complete(limit=policy.unlabelled_studies)
+    instances = tx.studies.instances_of(newest)
+    for uid in newest:
+        images = rules.choose_images(instances.get(uid, []), policy.chest).images
         if images and images[0].header.patient_key not in monitoring_patients:
             yield images[0]
 

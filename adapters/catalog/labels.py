@@ -31,6 +31,9 @@ class SqlLabels:
     def all(self) -> list[Label]:
         return self._fetch_labels(_select_labels())
 
+    def count_newer(self, label_id: int) -> int:
+        return self._connection.scalar(select(func.count()).select_from(labels).where(labels.c.id > label_id)) or 0
+
     def of_studies(self, study_instance_uids: Collection[str]) -> list[Label]:
         queries = (_select_labels().where(studies.c.study_instance_uid.in_(some)) for some in chunks(study_instance_uids))
         return sorted((label for query in queries for label in self._fetch_labels(query)), key=lambda label: label.id)

@@ -173,6 +173,13 @@ class SqlStudies:
                 found.setdefault(row["study_instance_uid"], []).append(_build_instance(row))
         return found
 
+    def patient_keys(self, study_instance_uids: Collection[str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for some in chunks(study_instance_uids):
+            named = select(studies.c.study_instance_uid, patients.c.patient_key).join(patients, studies.c.patient == patients.c.id)
+            found |= {uid: key for uid, key in self._connection.execute(named.where(studies.c.study_instance_uid.in_(some)))}
+        return found
+
     def highest_patient_number(self) -> int:
         return self._connection.scalar(select(func.max(patients.c.id))) or 0
 

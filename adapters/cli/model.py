@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -52,7 +52,11 @@ def fetch(
 def import_file(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(help="safetensors, or a torch checkpoint of a state dict.")],
-    architecture: ArchitectureOption,
+    architecture: ArchitectureOption = "",
+    layout: Annotated[
+        Literal["open_clip", "chexzero", "clear"],
+        typer.Option(help="Layout of the tensors. chexzero, clear: the architecture is read from the file."),
+    ] = "open_clip",
     quickgelu: Annotated[
         bool | None,
         typer.Option(
@@ -67,10 +71,15 @@ def import_file(
     """Import weights from a file, as a zero-shot version."""
     from adapters.ml.error_translation import translate_model_errors
     from adapters.ml.importer import import_base
-    from models.encoder import sources
+    from models.encoder import foreign_layouts, sources
 
+    if (layout == "open_clip") != bool(architecture) or (layout != "open_clip" and quickgelu is not None):
+        raise typer.BadParameter("give --architecture, or --layout chexzero|clear, which knows architecture and activation")
     with translate_model_errors():
-        source = sources.local_source(file, architecture, quickgelu=quickgelu)
+        if layout == "open_clip":
+            source = sources.local_source(file, architecture, quickgelu=quickgelu)
+        else:
+            source = foreign_layouts.foreign_source(file, foreign_layouts.WeightsLayout(layout))
     typer.echo(f"activation: {'QuickGELU' if source.architecture.quickgelu else 'GELU'}", err=True)
     _add_version(ctx, lambda store: import_base(store, source, name=name, notice=notice), serve=serve)
 

@@ -77,7 +77,7 @@ def line_of(text: str, dotted: str) -> int | None:
 def read_text(path: Path) -> str:
     """Return the file's text. ConfigurationError if it cannot be read."""
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")  # editors of Windows write a byte order mark
     except FileNotFoundError as error:
         raise ConfigurationError(f"{path}: no such file", hint="name the file with --config PATH or RADCLIPD_CONFIG") from error
     except UnicodeDecodeError as error:
@@ -154,7 +154,7 @@ def read_secret(name: str, key: str, origin: ConfigOrigin) -> str:
         )
     path = Path(folder) / path  # an absolute path replaces the folder
     try:
-        secret = path.read_text("utf-8").strip()
+        secret = path.read_text("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigurationError(

@@ -20,6 +20,7 @@ from adapters.config.types import (
     AeTitle,
     AeTitles,
     Fraction,
+    Host,
     OptionalAeTitle,
     Port,
     PositiveInteger,
@@ -38,7 +39,7 @@ ENVIRONMENT_DELIMITER = "__"
 class ListenerConfig(Section):
     """[listener]: the DICOM storage service provider."""
 
-    host: str = Field(default="0.0.0.0", min_length=1, description="Address to listen on; 127.0.0.1: this host only.")
+    host: Host = Field(default="0.0.0.0", description="Address to listen on; 127.0.0.1: this host only.")
     port: Port = Field(default=11112, description="TCP port to listen on; a socket passed by systemd takes precedence.")
     ae_title: AeTitle = Field(default="RADCLIPD", description="AE title of this daemon.")
     called_ae_titles: AeTitles = Field(
@@ -74,7 +75,7 @@ class ArchiveConfig(Section):
     """[archive]: the archive that receives the reports and is queried for a study's instance count."""
 
     ae_title: AeTitle = Field(default="ORTHANC", description="AE title of the archive that receives the reports.")
-    host: str = Field(default="127.0.0.1", min_length=1, description="Host name or address of the archive.")
+    host: Host = Field(default="127.0.0.1", description="Host name or address of the archive.")
     port: Port = Field(default=4242, description="DICOM port of the archive.")
     calling_ae_title: OptionalAeTitle = Field(
         default="", description="Calling AE title of this daemon at the archive; empty: listener.ae_title."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from pathlib import Path
@@ -92,8 +93,23 @@ def sqlite_path(url: str) -> Path | None:
     return Path(url.partition("://")[2][1:]) if url.startswith("sqlite") else None
 
 
+def check_host(value: str) -> str:
+    """Check a host name or address: no URL, no port."""
+    host = value.strip()
+    if not host or re.search(r"[\s/\\@\0]", host):
+        raise ValueError("a host is a name or an address, such as pacs.hospital.example: no URL and no blank")
+    if ":" in host:
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise ValueError("a host without its port, which has a key of its own; an IPv6 address without brackets") from None
+    return host
+
+
 def check_absolute(value: Path) -> Path:
-    """Check that a path is absolute."""
+    """Check that a path is absolute, and one that a file system can have."""
+    if "\0" in str(value):
+        raise ValueError("a path has no NUL character")
     if not value.is_absolute():
         raise ValueError("a path starts with /: a service has no working folder of its own")
     return value
@@ -130,6 +146,7 @@ AeTitle = Annotated[str, AfterValidator(check_ae_title)]
 OptionalAeTitle = Annotated[str, AfterValidator(check_optional_ae_title)]
 AeTitles = Annotated[tuple[AeTitle, ...], NoDecode, BeforeValidator(split_list)]
 StringTuple = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
+Host = Annotated[str, AfterValidator(check_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -14,16 +14,17 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from adapters.datasets import nih
 from adapters.datasets.picture_studies import study_from_picture, study_from_row
 from adapters.datasets.pictures import PICTURE_SUFFIXES, read_picture
 from adapters.datasets.truth_table import TRUTH_FILE, known_findings
+from adapters.dicom.image.image_file import FILE_META_BYTES, MAX_INFLATED_BYTES, inflate_file
 from adapters.simulator.header import Technique
 from adapters.simulator.scanner import Examination, ExaminationInstance
 from adapters.simulator.truth import GroundTruth
-from pipeline.errors import PermanentError
+from pipeline.errors import DataSetUnreadable, PermanentError
 
 RADIOGRAPHY_MODALITIES = {"CR", "DX"}
 """Modalities that deploy/orthanc/radclipd.lua forwards."""
@@ -101,10 +102,12 @@ def _read_dicom_file(path: Path, known: Mapping[str, frozenset[str]]) -> Examina
     """Return the study of a DICOM file; missing preamble and file meta are added. PermanentError for any other file."""
     content = path.read_bytes()
     try:
-        elements = pydicom.dcmread(io.BytesIO(content), force=True)
+        elements = pydicom.dcmread(io.BytesIO(_inflate_film(content)), force=True)
         study = str(elements.StudyInstanceUID)
         if "TransferSyntaxUID" not in elements.file_meta:
             content = _add_file_meta(elements)
+    except DataSetUnreadable:
+        raise
     except (InvalidDicomError, AttributeError, ValueError, OSError, KeyError) as error:
         raise PermanentError("not a DICOM image") from error
     if "PixelData" not in elements:
@@ -115,6 +118,13 @@ def _read_dicom_file(path: Path, known: Mapping[str, frozenset[str]]) -> Examina
     findings = known.get(study, known.get(path.stem))
     truth = None if findings is None else GroundTruth(str(elements.get("PatientID") or study), findings)
     return Examination(study, title, [ExaminationInstance(content, Technique(), {})], truth=truth)
+
+
+def _inflate_film(content: bytes) -> bytes:
+    """Return the file with its data set inflated within MAX_INFLATED_BYTES. DataSetUnreadable."""
+    if content[128:132] != b"DICM" and DeflatedExplicitVRLittleEndian.encode() in content[:FILE_META_BYTES]:
+        raise DataSetUnreadable("deflated, and without a preamble")  # pydicom would inflate it without a limit
+    return inflate_file(content, max_bytes=MAX_INFLATED_BYTES)
 
 
 def _add_file_meta(elements: Dataset) -> bytes:

@@ -4,26 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from adapters.datasets.pictures import read_picture
+from adapters.simulator.parallel import map_in_processes
 from models.evaluation.cases import ABSENT, PRESENT, Cases, Split
 from models.fingerprint import fingerprint
 from pipeline.domain import FINDINGS, Image
+from pipeline.errors import OutOfResources, PermanentError
 
 SourceKind = Literal["phantom", "nih", "catalog"]
 FilmResult = TypeVar("FilmResult")
 
 READ_AHEAD_FILMS = 32
 """Films read ahead of the consumer."""
+FILMS_FOR_PROCESSES = 512
+"""Number of pictures from which on processes decode them: fewer are read by threads sooner than processes start."""
 TEST_SHARE = 0.4
 """Share of the patients in the test set, without an official list."""
 SPLIT_SEED = 0
 """Seed of the split by patient. Fixed: another seed of the experiment draws other supports and keeps the test set."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableFilm:
+    """In the place of the result of a film that cannot be read, with the reason."""
+
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +60,7 @@ class CaseSource:
     split: Callable[[Cases], Split]
     split_description: str  # for the report
     read_films: Callable[[Sequence[int]], Iterator[Image]] | None = None  # several rows in order, where that is faster
+    pictures: Sequence[Path] | None = None  # file of each case, where the films are picture files
     left_out_counts: Mapping[str, int] = field(default_factory=dict)  # excluded films by reason
     notes: Sequence[str] = ()  # cautions for the reader of the report
 
@@ -53,14 +69,22 @@ class CaseSource:
         """SHA-256 of kind and identity."""
         return fingerprint({"kind": self.kind, **self.identity})
 
-    def map_films(self, rows: Sequence[int], make: Callable[[Image], FilmResult], *, workers: int) -> Iterator[FilmResult]:
-        """Yield `make(film)` for each row, in order; threads read ahead."""
+    def map_films(
+        self, rows: Sequence[int], make: Callable[[Image], FilmResult], *, workers: int
+    ) -> Iterator[FilmResult | UnreadableFilm]:
+        """Yield `make(film)` for each row, in order, read ahead by threads; by processes for many pictures and a `make` to pickle.
+
+        OutOfResources where a process is killed.
+        """
         if self.read_films is not None:
             yield from map(make, self.read_films(rows))
             return
+        if self.pictures is not None and workers > 1 and len(rows) >= FILMS_FOR_PROCESSES:
+            yield from _map_pictures([self.pictures[row] for row in rows], make, workers)
+            return
         with ThreadPoolExecutor(workers) as pool:
             remaining = iter(rows)
-            pending: list[Future[FilmResult]] = [
+            pending: list[Future[FilmResult | UnreadableFilm]] = [
                 pool.submit(self._map_film, row, make) for row in islice(remaining, READ_AHEAD_FILMS)
             ]
             try:
@@ -71,8 +95,28 @@ class CaseSource:
                 for future in pending:
                     future.cancel()
 
-    def _map_film(self, row: int, make: Callable[[Image], FilmResult]) -> FilmResult:
-        return make(self.read_film(row))
+    def _map_film(self, row: int, make: Callable[[Image], FilmResult]) -> FilmResult | UnreadableFilm:
+        return _make_or_explain(make, lambda: self.read_film(row))
+
+
+def _map_pictures(
+    pictures: Sequence[Path], make: Callable[[Image], FilmResult], workers: int
+) -> Iterator[FilmResult | UnreadableFilm]:
+    try:
+        yield from map_in_processes(partial(_map_picture, make), pictures, workers=workers)
+    except BrokenProcessPool as error:
+        raise OutOfResources("a process that reads films was killed", hint="give fewer --workers, or more memory") from error
+
+
+def _map_picture(make: Callable[[Image], FilmResult], picture: Path) -> FilmResult | UnreadableFilm:
+    return _make_or_explain(make, lambda: read_picture(picture).brightness)
+
+
+def _make_or_explain(make: Callable[[Image], FilmResult], read: Callable[[], Image]) -> FilmResult | UnreadableFilm:
+    try:
+        return make(read())
+    except PermanentError as error:
+        return UnreadableFilm(str(error))
 
 
 def build_cases(

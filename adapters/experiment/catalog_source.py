@@ -79,9 +79,10 @@ def _select_studies(catalog: Catalog, chest: ChestPolicy, policy: LabelPolicy) -
     found: list[_LabelledStudy] = []
     with catalog.read() as transaction:
         resolution = resolve_consensus(transaction.labels.all(), policy)
+        patients = transaction.studies.patient_keys(resolution.studies)
+        instances = transaction.studies.instances_of(resolution.studies)
         for uid, targets in zip(resolution.studies, resolution.targets(resolution.studies), strict=True):
-            study = transaction.studies.find(uid)
-            films = choose_images(transaction.studies.instances(uid), chest).images
-            if study is not None and films:
-                found.append(_LabelledStudy(uid, study.patient_key, films[0], targets))
+            films = choose_images(instances.get(uid, []), chest).images
+            if films:
+                found.append(_LabelledStudy(uid, patients[uid], films[0], targets))
     return found, len(resolution.studies) - len(found)

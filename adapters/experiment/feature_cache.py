@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -20,14 +21,14 @@ import numpy.typing as npt
 import torch
 
 from adapters.experiment.bases import ChosenBase
-from adapters.experiment.case_source import CaseSource
+from adapters.experiment.case_source import CaseSource, UnreadableFilm
 from adapters.experiment.feature_files import FeatureFiles, FilmBatch
+from adapters.experiment.film_inputs import compute_model_input
 from adapters.ml.error_translation import translate_model_errors
 from models.encoder.activations import compute_activations, encode_activations
 from models.encoder.encoder import Encoder
 from models.errors import CannotPartition
 from models.fingerprint import fingerprint
-from pipeline.domain import Image
 from pipeline.errors import OutOfResources, PermanentError, TransientError, WeightsRejected
 
 FORMAT = 2
@@ -37,14 +38,17 @@ VERIFIED_ROWS = 2048
 """Maximum number of model inputs hashed when a cache is loaded, evenly spread."""
 GREY_LEVEL_TOLERANCE = 2e-3
 """Tolerance of a grey level on rereading: processors differ in float16 rounding."""
+MAX_NAMED_FILMS = 20
+"""Films named where some cannot be read."""
 REREAD_FILMS = 3
 """Films reread from the source when a cache is loaded, to verify that the source is the same."""
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Cached arrays. `films` holds every film of the cache; `rows` are those of the source, one per case."""
+    """Cached arrays. `films` holds every film of the cache in `folder`; `rows` are those of the source, one per case."""
 
+    folder: Path
     films: npt.NDArray[np.float16]  # [M, S, S] memory map
     rows: npt.NDArray[np.intp]  # [N]
     features: torch.Tensor  # [N, D]
@@ -95,7 +99,7 @@ def _encode_missing_films(
     workers: int,
     advance: Callable[[int], None],
 ) -> None:
-    """Encode the films that the cache lacks, one batch at a time."""
+    """Encode the films that the cache lacks, one batch at a time. PermanentError at the end for films that cannot be read."""
     encoder = base.encoder.to(device)
     absent = np.flatnonzero(files.find_rows(films) < 0).tolist()
     cases_of_film = Counter(films[case] for case in absent)
@@ -103,19 +107,25 @@ def _encode_missing_films(
     missing = [absent[place] for place in np.sort(first)]
     done = len(films) - len(absent)
     advance(done)
-    model_inputs = source.map_films(missing, lambda image: _compute_model_input(base, image), workers=workers)
+    model_inputs = source.map_films(missing, partial(compute_model_input, base.preprocess), workers=workers)
+    unreadable: list[str] = []
     for start in range(0, len(missing), BATCH):
-        batch = np.stack(list(islice(model_inputs, BATCH)))
-        features, pooled = _encode_batch(encoder, base, batch)
-        names = [films[case] for case in missing[start : start + BATCH]]
-        files.append(FilmBatch(names, batch, features.numpy(), pooled.numpy()))
-        done += sum(cases_of_film[name] for name in names)
+        made = list(zip(missing[start : start + BATCH], islice(model_inputs, BATCH), strict=True))
+        unreadable += [result.reason for _, result in made if isinstance(result, UnreadableFilm)]
+        readable = {films[case]: result for case, result in made if not isinstance(result, UnreadableFilm)}
+        if readable:
+            batch = np.stack(list(readable.values()))
+            features, pooled = _encode_batch(encoder, base, batch)
+            files.append(FilmBatch(list(readable), batch, features.numpy(), pooled.numpy()))
+        done += sum(cases_of_film[films[case]] for case, _ in made)
         advance(done)
-
-
-def _compute_model_input(base: ChosenBase, image: Image) -> npt.NDArray[np.float16]:
-    with translate_model_errors():
-        return np.asarray(base.preprocess.make_model_input(image)[0].numpy(), dtype=np.float16)
+    if unreadable:
+        raise PermanentError(
+            f"{len(unreadable)} of {len(missing)} films cannot be read; the others are encoded: "
+            + "; ".join(unreadable[:MAX_NAMED_FILMS])
+            + ("; ..." if len(unreadable) > MAX_NAMED_FILMS else ""),
+            hint="replace these files, or take them away, and run the same command again",
+        )
 
 
 def _encode_batch(encoder: Encoder, base: ChosenBase, model_inputs: npt.NDArray[np.float16]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -140,12 +150,17 @@ def _load_cache(folder: Path, files: FeatureFiles, names: Sequence[str], source:
     files.verify_model_inputs([int(rows[case]) for case in _choose_spread_rows(len(rows), VERIFIED_ROWS)])
     films = files.read_model_inputs()
     for case in _choose_spread_rows(len(rows), REREAD_FILMS):
-        if float(np.abs(_compute_model_input(base, source.read_film(case)) - films[rows[case]]).max()) > GREY_LEVEL_TOLERANCE:
+        if (
+            float(np.abs(compute_model_input(base.preprocess, source.read_film(case)) - films[rows[case]]).max())
+            > GREY_LEVEL_TOLERANCE
+        ):
             raise PermanentError(
                 f"the source gives another film at row {case} than when {folder} was filled",
                 hint=f"remove the folder {folder}: it will be made again",
             )
-    return FeatureCache(films, rows, torch.from_numpy(features), torch.from_numpy(pooled), files.hashes_of_model_inputs(rows))
+    return FeatureCache(
+        folder, films, rows, torch.from_numpy(features), torch.from_numpy(pooled), files.hashes_of_model_inputs(rows)
+    )
 
 
 def _choose_spread_rows(count: int, wanted: int) -> list[int]:

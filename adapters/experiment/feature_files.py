@@ -77,7 +77,8 @@ class FeatureFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._records = np.zeros(0, dtype=INDEX_RECORD)
+        self._buffer = np.zeros(0, dtype=INDEX_RECORD)  # grows by doubling
+        self._records = self._buffer
         self._rows: dict[str, int] = {}
         self.refresh()
 
@@ -94,7 +95,16 @@ class FeatureFiles:
             raise self._build_damage_error(INDEX, f" at row {known + count}")
         for row, record in enumerate(read[:count], known):
             self._rows.setdefault(record["film"].decode(), row)
-        self._records = np.concatenate([self._records, read[:count]])
+        self._extend_records(read[:count])
+
+    def _extend_records(self, new: npt.NDArray[Any]) -> None:
+        known = len(self._records)
+        whole = known + len(new)
+        if whole > len(self._buffer):
+            self._buffer = np.zeros(max(whole, 2 * known), dtype=INDEX_RECORD)
+            self._buffer[:known] = self._records
+        self._buffer[known:whole] = new
+        self._records = self._buffer[:whole]
 
     def find_rows(self, films: Sequence[str]) -> npt.NDArray[np.intp]:
         """Return the row of each film, -1 for an unknown one."""

@@ -66,6 +66,7 @@ def run_fewshot(
     the cache.
     """
     started = time.monotonic()
+    manifest.require_usable_folder(options.out)
     films = load_or_fill_cache(
         options.cache,
         source,

@@ -8,6 +8,7 @@ import platform
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from adapters.experiment.bases import ChosenBase
@@ -72,6 +73,18 @@ def list_film_options(source: CaseSource) -> dict[str, Any]:
     return {name: value for name, value in source.identity.items() if not isinstance(value, list)}
 
 
+def require_usable_folder(out: Path) -> None:
+    """Check that `out` can be written and holds an experiment or nothing. PermanentError, OutOfResources."""
+    try:
+        if out.exists() and not (out / MANIFEST_FILE).is_file() and any(out.iterdir()):
+            raise PermanentError(f"{out} is not empty and holds no experiment", hint="give a new or empty folder as --out")
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out) as probe:
+            probe.write(b"probe")
+    except OSError as error:
+        raise OutOfResources(f"cannot write into {out}: {error.strerror}", hint="give another --out") from error
+
+
 def claim_folder(out: Path, wanted: Mapping[str, Any]) -> None:
     """Claim `out` as the folder of this experiment. PermanentError, naming the differences, where it belongs to another."""
     path = out / MANIFEST_FILE
@@ -83,8 +96,7 @@ def claim_folder(out: Path, wanted: Mapping[str, Any]) -> None:
                 hint="give another --out, or the options it was made with",
             )
         return
-    if out.exists() and any(out.iterdir()):
-        raise PermanentError(f"{out} is not empty and holds no experiment", hint="give a new or empty folder as --out")
+    require_usable_folder(out)
     write_manifest(out, {"identity": dict(wanted)})
 
 

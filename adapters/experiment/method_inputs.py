@@ -13,6 +13,7 @@ from models.classifier.prompts import Prompts
 from models.evaluation.cases import Split
 from models.ladder.method import FewShotBenchmark
 
+ACTIVATIONS_FOLDER = "activations"
 DUPLICATES = "films of the pool with the pixels of a test film"
 
 
@@ -35,6 +36,7 @@ def build_bench(
             preprocess=base.preprocess,
             single=zero_shot_head(encoder, first_prompts(prompts)),
             ensemble=zero_shot_head(encoder, prompts),
+            scratch=cache.folder / ACTIVATIONS_FOLDER,
         )
 
 

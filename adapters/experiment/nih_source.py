@@ -57,6 +57,7 @@ def nih_source(folder: Path) -> CaseSource:
         identity={"films": [[row.file_name, file.stat().st_size] for row, file in zip(rows, files, strict=True)]},
         film_keys=[_identify_file(file) for file in files],
         read_film=film,
+        pictures=files,
         split=split,
         split_description="official lists of ChestX-ray14"
         if official

@@ -23,6 +23,10 @@ PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 TEXT_MARK = "'"
 """Put before a text that a spreadsheet would take for a formula."""
 
+FORCED_TEXT = re.compile(r'="([^"]*)"')
+"""="1.2.840": how a spreadsheet is told to leave a number as it is."""
+WHITE_SPACE = " \t\r\n\f\v\u00a0\u2007\u202f\u200b\u200c\u200d\u2060\ufeff"
+
 
 def escape_cell(value: Any) -> Any:
     """Return a cell that a spreadsheet shows and does not run, and a terminal as well; numbers are unchanged.
@@ -34,6 +38,13 @@ def escape_cell(value: Any) -> Any:
     shown = "".join(character if character.isprintable() else " " for character in value)
     is_formula = _begins_formula(shown) or value[0] in "\t\r\n"
     return TEXT_MARK + shown if is_formula and not PLAIN_NUMBER.fullmatch(value) else shown
+
+
+def _clean_cell(cell: str) -> str:
+    """Return the text of a cell: without blanks and invisible marks around it, and without the wrapping of a forced text."""
+    stripped = cell.strip(WHITE_SPACE)
+    forced = FORCED_TEXT.fullmatch(stripped)
+    return forced[1] if forced else _unescape_cell(stripped)
 
 
 def _unescape_cell(cell: str) -> str:
@@ -63,7 +74,7 @@ def read_rows(content: bytes, is_known: Callable[[str], bool]) -> CsvTable:
     records: list[tuple[int, list[str]]] = []
     try:
         for number, record in enumerate(csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True), 1):
-            cells = [_unescape_cell(cell.strip()) for cell in record]
+            cells = [_clean_cell(cell) for cell in record]
             if any(cells):
                 records.append((number, cells))
             if len(records) > MAX_ROWS:

@@ -30,7 +30,7 @@ STATE_WORDS = {
 STATE_NUMBERS = {1.0: LabelState.PRESENT, 0.0: LabelState.ABSENT, -1.0: LabelState.UNCERTAIN}  # CheXpert (Irvin et al., AAAI 2019)
 WARNING = "WARNING:"
 """Begin of a note that must not be missed."""
-EMPTY_CELLS = {"", "nan", "na", "n/a", "-"}
+EMPTY_CELLS = {"", "nan", "na", "n/a", "-", ".", "null", "<na>", "#n/a"}
 ROUNDED_NUMBER = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+")
 """1.23457E+15: an identifier that a spreadsheet has rounded as a number."""
 
@@ -148,7 +148,7 @@ class _CsvRow:
 
     def parse_state(self, meaning: str) -> LabelState | None:
         """Return the state in a finding's cell; None where the cell is empty."""
-        word = self[meaning].lower()
+        word = self[meaning].lower().replace("\u2212", "-")  # the minus sign of typesetters
         if word in EMPTY_CELLS:
             return None
         try:

@@ -2,7 +2,8 @@
 
 OpenAI's weights were trained with QuickGELU (x * sigmoid(1.702 x)), nearly all later ones with GELU, and a weights file does not
 state the activation. The wrong one loads without an error and scores worse. So the activation is part of an Architecture, and a
-card holds the whole configuration, since a later open_clip may change the meaning of a name.
+card holds the whole configuration, since a later open_clip may change the meaning of a name. `vision_cfg.quick_gelu` is a field of
+radclipd's own: the activation of an image tower that differs from that of the text tower.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ class Architecture:
         config = copy.deepcopy(dict(self.config))
         custom_text = config.pop("custom_text", False)
         config["vision_cfg"].pop("timm_model_pretrained", None)  # would download
+        vision_quickgelu = config["vision_cfg"].pop("quick_gelu", None)
         network = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
         with torch.random.fork_rng(devices=[]), _SkipInitialisation() if seed is None else nullcontext():
             torch.default_generator.manual_seed(seed or 0)
@@ -112,6 +114,8 @@ class Architecture:
                 built: torch.nn.Module = network(**config)
             except (TypeError, ValueError, RuntimeError, KeyError, ZeroDivisionError, AssertionError) as error:
                 raise UnknownArchitecture(f"open_clip cannot build {self.name}: {error}") from error
+        if vision_quickgelu is not None:
+            _replace_activations(built, open_clip.model.QuickGELU if vision_quickgelu else torch.nn.GELU)
         return built.eval().requires_grad_(False)
 
     def _require_servable(self) -> Self:
@@ -133,6 +137,12 @@ class _SkipInitialisation(TorchFunctionMode):
         if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
             return args[0]
         return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
+
+
+def _replace_activations(network: torch.nn.Module, activation: type[torch.nn.Module]) -> None:
+    """Replace the activations of the image tower's blocks."""
+    for block in network.get_submodule("visual.transformer.resblocks").children():
+        block.get_submodule("mlp").register_module("gelu", activation())
 
 
 def _find_obstacle(config: Mapping[str, Any]) -> str:

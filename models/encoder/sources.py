@@ -14,7 +14,7 @@ from open_clip.pretrained import download_pretrained, download_pretrained_from_h
 
 from models.encoder.architecture import Architecture
 from models.encoder.encoder import Encoder
-from models.encoder.weights import read_weights
+from models.encoder.weights import StateDict, read_weights
 from models.errors import FetchFailed, ModelsError, UnknownArchitecture
 from models.fingerprint import file_sha256
 from models.images.preprocess import Preprocess
@@ -25,16 +25,20 @@ CONFIGURATION_FILE = "open_clip_config.json"
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """A weights file with its architecture and preprocessing. `origin` is JSON-able: kind, name."""
+    """A weights file with its architecture and preprocessing. `origin` is JSON-able: kind, name.
+
+    `state`: the weights where they have been read; None: they are read from `path`.
+    """
 
     path: Path
     architecture: Architecture
     preprocess: Preprocess
     origin: Mapping[str, Any] = field(default_factory=dict)
+    state: StateDict | None = None
 
     def encoder(self) -> Encoder:
         """Load the weights. CheckpointMissing, CheckpointCorrupt, CheckpointUnsafe, CheckpointIncompatible."""
-        return Encoder.with_weights(self.architecture, read_weights(self.path))
+        return Encoder.with_weights(self.architecture, read_weights(self.path) if self.state is None else self.state)
 
     def provenance(self) -> dict[str, Any]:
         """Return origin, the file's name and its SHA-256, for a card."""

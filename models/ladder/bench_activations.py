@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,18 +14,20 @@ from models.classifier.head import LinearHead
 from models.encoder.activations import activation_shape, compute_activations, encode_activations
 from models.encoder.encoder import Encoder
 from models.encoder.partition import check_blocks, partition
+from models.fingerprint import fingerprint
+from models.ladder.activation_file import ActivationFile
 from models.ladder.method import FewShotBenchmark, Logits, Support
 from models.training.fine_tuning import ACTIVATION_DTYPE
 
 _CHUNK = 128  # images per forward pass
 DEFAULT_MAX_BYTES = 4 << 30
-"""Largest size of cached activations in bytes; activations beyond it are recomputed from the model inputs each time."""
+"""Largest size in bytes of activations in memory. Others are in the folder of the benchmark; without one, they are recomputed."""
 
 
 class BenchActivations:
-    """float16 activations of one benchmark's test images, by k. Computed on first use and cached within the limit.
+    """float16 activations of one benchmark's test images, for each k that is asked for. Computed on first use.
 
-    `max_bytes`: largest size of the cache, all k together.
+    `max_bytes`: largest size in memory, all k together.
     """
 
     def __init__(self, bench: FewShotBenchmark, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
@@ -40,14 +44,15 @@ class BenchActivations:
         """Return the activations [b, L, W] of the test images in order, in chunks. Raise CannotPartition."""
         if k in self._chunks:
             return self._chunks[k]
-        test = self.bench.split.test
-        check_blocks(k, partition(self.bench.encoder.network).block_count)
-        computed = (self._compute_activations(test[start : start + _CHUNK], k) for start in range(0, len(test), _CHUNK))
-        needed = len(test) * int(np.prod(activation_shape(self.bench.encoder))) * ACTIVATION_DTYPE.itemsize
-        if self.held_bytes + needed > self._max_bytes:
-            return computed
-        self._chunks[k] = list(computed)
-        return self._chunks[k]
+        test, blocks = self.bench.split.test, partition(self.bench.encoder.network).block_count
+        check_blocks(k, blocks)
+        shape = (len(test), *activation_shape(self.bench.encoder))
+        if self.held_bytes + int(np.prod(shape)) * ACTIVATION_DTYPE.itemsize <= self._max_bytes:
+            self._chunks[k] = list(self._compute_chunks(k))
+            return self._chunks[k]
+        if self.bench.scratch is None or k == blocks:  # the stem's output is as large as its input, and as fast to compute
+            return self._compute_chunks(k)
+        return self._open_file(self.bench.scratch, k, shape).chunks(_CHUNK, partial(self._compute_rows, k))
 
     def logits(self, encoder: Encoder, head: LinearHead, k: int) -> Logits:
         """Score the test images with an encoder that differs from the benchmark's from its last k blocks on."""
@@ -55,6 +60,17 @@ class BenchActivations:
         with torch.no_grad():
             parts = [head.logits(encode_activations(encoder, chunk, k=k).features).cpu() for chunk in self.test_chunks(k)]
         return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
+
+    def _compute_chunks(self, k: int) -> Iterable[torch.Tensor]:
+        count = len(self.bench.split.test)
+        return (self._compute_rows(k, start, start + _CHUNK) for start in range(0, count, _CHUNK))
+
+    def _compute_rows(self, k: int, start: int, stop: int) -> torch.Tensor:
+        return self._compute_activations(self.bench.split.test[start:stop], k)
+
+    def _open_file(self, folder: Path, k: int, shape: tuple[int, int, int]) -> ActivationFile:
+        images = fingerprint([self.bench.cases.pixel_sha256[self.bench.split.test].tolist(), str(self.bench.encoder.device)])
+        return ActivationFile(folder, f"test-k{k}-{images[:16]}", shape)
 
     def _compute_activations(self, rows: npt.NDArray[np.intp], k: int) -> torch.Tensor:
         pixels = self.bench.preprocess.normalise(select_model_inputs(self.bench, rows).to(self.bench.encoder.device))

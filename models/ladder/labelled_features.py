@@ -64,8 +64,8 @@ def to_float64(tensor: torch.Tensor) -> Floats:
 
 
 def get_test_features(bench: FewShotBenchmark) -> Floats:
-    """Return the features [T, D] of the test images."""
-    return to_float64(bench.features[bench.split.test])
+    """Return the features [T, D] of the test images. Converted once per benchmark: callers leave them unchanged."""
+    return _convert_rows(bench.features, bench.split.test.tobytes())
 
 
 def head_logits(head: LinearHead, bench: FewShotBenchmark) -> Logits:
@@ -77,6 +77,11 @@ def head_logits(head: LinearHead, bench: FewShotBenchmark) -> Logits:
 def pool_whitening(bench: FewShotBenchmark) -> WhiteningTransform:
     """Return the whitening of the pool, from its features alone. Estimated once per benchmark."""
     return _estimate_whitening(bench.features, bench.split.pool.tobytes())
+
+
+@lru_cache(maxsize=1)
+def _convert_rows(features: torch.Tensor, rows: bytes) -> Floats:
+    return to_float64(features[np.frombuffer(rows, dtype=np.intp).copy()])
 
 
 @lru_cache(maxsize=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -35,6 +36,7 @@ class FewShotBenchmark:
     input_rows: npt.NDArray[np.intp] | None = (
         None  # [N] row of `model_inputs` of each case; None: they are in the order of the cases
     )
+    scratch: Path | None = None  # folder of these weights and this preprocessing, for activations that exceed memory
 
 
 @dataclass(frozen=True)

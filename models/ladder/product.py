@@ -13,7 +13,7 @@ from models.errors import CannotPartition, NothingToLearn
 from models.experiment.summary import PRODUCT
 from models.images.views import AugmentedViews
 from models.ladder.bench_activations import SharedActivations, fill_with_zero_shot, require_support, select_model_inputs
-from models.ladder.labelled_features import head_logits
+from models.ladder.labelled_features import head_logits, pool_whitening
 from models.ladder.method import FewShotBenchmark, Logits, Support
 from models.training.fine_tuning import ACTIVATION_DTYPE
 from models.training.prevalence import published_prevalence
@@ -90,6 +90,7 @@ class RadclipdMethod:
             unlabelled_activations=None,
             random_labels=np.zeros((0, len(bench.cases.findings)), dtype=np.int8),
             published_prevalence=published_prevalence(bench.cases.findings),
+            whitening=pool_whitening(bench),
         )
         return run_training_round(bench.encoder, bench.ensemble, data, self._plan, lambda work, done, total: None)
 

@@ -99,7 +99,8 @@ class TrainingData:
     unfrozen blocks for V views of each image, the unchanged image first; None for a tower that cannot be partitioned.
     `unlabelled_features`: float32 [N, D], the base encoder's features of unlabelled archive images. `unlabelled_activations`:
     float16 [M, L, W] of M of these images, unaugmented; None as above. `random_labels`: int8 [R, F], labels of images drawn at
-    random from the archive. `published_prevalence` [F]: shares of a published data set. All on the CPU.
+    random from the archive. `published_prevalence` [F]: shares of a published data set. `whitening`: of these features; None: it is
+    estimated. All on the CPU.
     """
 
     features: torch.Tensor
@@ -110,6 +111,7 @@ class TrainingData:
     unlabelled_activations: torch.Tensor | None
     random_labels: Labels
     published_prevalence: Floats
+    whitening: WhiteningTransform | None = None
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,8 @@ class _TrainingRound:
 
     @cached_property
     def _whitening(self) -> WhiteningTransform:
-        return WhiteningTransform.from_features(torch.cat([self._data.unlabelled_features, self._data.features]))
+        known = self._data.whitening
+        return known or WhiteningTransform.from_features(torch.cat([self._data.unlabelled_features, self._data.features]))
 
     def _fit_stage_1(self, rows: Rows) -> LinearHead:
         labels = self._data.labels[rows]

@@ -33,6 +33,9 @@ class Labels(Protocol):
     def all(self) -> list[Label]:
         """Return every label, in order of id."""
 
+    def count_newer(self, label_id: int) -> int:
+        """Return the number of labels with a higher id."""
+
     def of_studies(self, study_instance_uids: Collection[str]) -> list[Label]:
         """Return every label of these studies, in order of id."""
 

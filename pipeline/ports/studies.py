@@ -46,6 +46,9 @@ class Studies(Protocol):
     def instances_of(self, study_instance_uids: Collection[str]) -> dict[str, list[StoredInstance]]:
         """Return StudyInstanceUID -> what `instances` returns, of those studies that the catalog knows."""
 
+    def patient_keys(self, study_instance_uids: Collection[str]) -> dict[str, str]:
+        """Return StudyInstanceUID -> patient key of those studies that the catalog knows."""
+
     def highest_patient_number(self) -> int:
         """Return the highest patient number. Patients are numbered from 1 in order of arrival."""
 

@@ -23,7 +23,20 @@ from matplotlib.figure import Figure
 
 from models.encoder.precision import choose_dtype
 
-NAMES = ("ingest", "scoring", "latency", "report", "startup", "catalog", "retrain", "rescore", "worklist", "fewshot", "phantoms")
+NAMES = (
+    "ingest",
+    "crowd",
+    "scoring",
+    "latency",
+    "report",
+    "startup",
+    "catalog",
+    "retrain",
+    "rescore",
+    "worklist",
+    "fewshot",
+    "phantoms",
+)
 ARGUMENTS: Mapping[str, Sequence[str]] = {"latency": ("--backlog", "2000"), "retrain": ("--steps", "10", "--rounds", "3")}
 """Of benchmarks that measure less by themselves."""
 ROOT = Path(__file__).parents[2]
@@ -37,6 +50,7 @@ TARGETS: Mapping[str, float] = {
     "ingest.vs_storescp_fork_10mb_1assoc": 1.0,
     "ingest.vs_orthanc_10mb_1assoc": 1.5,
     "ingest.vs_storescp_fork_2mb_4assoc": 1.0,
+    "crowd.target_slowest_answer": 1.0,
     "scoring.vs_bare_encoder": 0.8,
     "scoring.vs_naive": 5.0,
     "latency.target_median": 1.0,

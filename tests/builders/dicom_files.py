@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from io import BytesIO
 from typing import Any
 
@@ -10,7 +11,14 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    generate_uid,
+)
 
 from adapters.dicom.image import part10
 from pipeline import rules
@@ -115,3 +123,15 @@ def file_of(dataset: Dataset, transfer_syntax_uid: str = EXPLICIT) -> bytes:
 def stream_of(dataset: Dataset) -> BytesIO:
     """The DICOM file as a stream."""
     return BytesIO(file_of(dataset))
+
+
+def deflated(dataset: Dataset, *, behind: bytes = b"") -> bytes:
+    """The file of a data set, deflated; `behind`: more encoded elements at its end."""
+    compressor = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    body = compressor.compress(encoded(dataset) + behind) + compressor.flush()
+    return part10.file_bytes(
+        body,
+        sop_class_uid=dataset.SOPClassUID,
+        sop_instance_uid=dataset.SOPInstanceUID,
+        transfer_syntax_uid=DeflatedExplicitVRLittleEndian,
+    )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from adapters.datasets.nih import NO_FINDING
@@ -77,3 +80,8 @@ def collection(
         (folder / "train_val_list.txt").write_text("\n".join(pool) + "\n")
         (folder / "test_list.txt").write_text("\n".join(test) + "\n")
     return folder
+
+
+def kill_own_process(image: npt.NDArray[np.float32]) -> None:
+    """End this process as a system without memory does. For processes alone that a test has started."""
+    os.kill(os.getpid(), signal.SIGKILL)

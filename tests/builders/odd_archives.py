@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
 
+from adapters.dicom.network.dimse import PENDING, STUDY_ROOT_FIND, STUDY_ROOT_GET, SUCCESS
 from tests.builders.dicom_files import COMPREHENSIVE_3D_SR
 
 ACCEPT_TYPE, ABORT = 0x02, b"\x07\x00\x00\x00\x00\x04\x00\x00\x00\x00"
-STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 
 Behaviour = Callable[[socket.socket, threading.Event], None]
 """What a peer does with a connection until the event is set."""
@@ -141,4 +142,32 @@ def associating_peer(moment: str) -> Iterator[int]:
     try:
         yield server.server_address[1]
     finally:
+        server.shutdown()
+
+
+@contextmanager
+def endless_archive() -> Iterator[int]:
+    """A server that answers C-FIND and C-GET with one Pending after the other; yield the port."""
+    ae, over = AE("ORTHANC"), threading.Event()
+    for sop_class in (STUDY_ROOT_FIND, STUDY_ROOT_GET):
+        ae.add_supported_context(sop_class)
+
+    def find(_event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        answer = Dataset()
+        answer.StudyInstanceUID = answer.SeriesInstanceUID = answer.SOPInstanceUID = "1.2"
+        while not over.wait(0.02):
+            yield PENDING, answer
+        yield SUCCESS, None
+
+    def get(_event: evt.Event) -> Iterator[int | tuple[int, Dataset | None]]:
+        yield 10_000
+        while not over.wait(0.02):
+            yield PENDING, None
+
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, find), (evt.EVT_C_GET, get)])
+    assert server is not None
+    try:
+        yield server.server_address[1]
+    finally:
+        over.set()
         server.shutdown()

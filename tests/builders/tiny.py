@@ -50,6 +50,11 @@ def config_file(folder: Path, **changes: int) -> Path:
     return path
 
 
+def hub_configuration(*, mean: list[float], std: list[float]) -> str:
+    """Content of the open_clip_config.json of a repository on the hub."""
+    return json.dumps({"model_cfg": config(), "preprocess_cfg": {"mean": mean, "std": std}})
+
+
 def film(height: int, width: int, *, seed: int = 0) -> npt.NDArray[np.float32]:
     return np.random.default_rng(seed).random((height, width), dtype=np.float32)
 

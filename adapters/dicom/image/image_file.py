@@ -35,6 +35,7 @@ RENDERING_TAGS = [
         *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PresentationLUTShape"),
         *(f"{colour}PaletteColorLookupTableDescriptor" for colour in PALETTE_COLOURS),
         *(f"{colour}PaletteColorLookupTableData" for colour in PALETTE_COLOURS),
+        *(f"Segmented{colour}PaletteColorLookupTableData" for colour in PALETTE_COLOURS),
         "PixelDataProviderURL",
     )
 ]

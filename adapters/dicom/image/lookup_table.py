@@ -22,12 +22,16 @@ FloatValues = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class LookupTable:
-    """Entries float32 [n] and the input value that the first of them belongs to. `first_signed`: the same, read as signed."""
+    """Entries float32 [n] and the input value that the first of them belongs to. `first_signed`: the same, read as signed.
+
+    `stated_entries`: by the descriptor, which may be wrong.
+    """
 
     entries: FloatValues
     first: int
     first_signed: int
     stated_bits: int
+    stated_entries: int
 
     @property
     def is_ambiguous(self) -> bool:
@@ -40,6 +44,11 @@ class LookupTable:
         largest = int(self.entries.max())
         depth = largest.bit_length()
         return float(largest if depth > self.stated_bits > 0 else max(1, (1 << depth) - 1))
+
+    def covers(self, highest: float, *, signed: bool) -> bool:
+        """Tell whether the table has what it states for values up to `highest`: a table that was cut off would blacken the rest."""
+        last = (self.first_signed if signed else self.first) + len(self.entries) - 1
+        return len(self.entries) >= self.stated_entries or highest <= last
 
     def look_up(self, values: npt.NDArray[np.generic], *, signed: bool) -> FloatValues:
         """Return the entries of values; values outside the table get its first or last entry."""
@@ -57,11 +66,17 @@ def read_lookup_table(
     if len(described) < DESCRIPTOR_BYTES or len(content) == 0:
         return None
     order = "<u2" if little_endian else ">u2"
-    count, first, bits = (int(word) for word in np.frombuffer(described[:DESCRIPTOR_BYTES], order))
+    count = int(np.frombuffer(described[:DESCRIPTOR_BYTES], order)[0])
     entries = _read_entries(content, count or MAX_ENTRIES, order="<u2" if vr == "OB" else order)
+    return build_lookup_table(entries, described, little_endian=little_endian)
+
+
+def build_lookup_table(entries: npt.NDArray[np.generic], described: bytes, *, little_endian: bool) -> LookupTable | None:
+    """Return the table of these entries [n] under a descriptor of DESCRIPTOR_BYTES; None without entries."""
     if not len(entries):
         return None
-    return LookupTable(entries.astype(np.float32), first, decode_sign(first, signed=True), bits)
+    count, first, bits = (int(word) for word in np.frombuffer(described[:DESCRIPTOR_BYTES], "<u2" if little_endian else ">u2"))
+    return LookupTable(entries.astype(np.float32), first, decode_sign(first, signed=True), bits, count or MAX_ENTRIES)
 
 
 def _read_entries(content: bytes, count: int, *, order: str) -> npt.NDArray[np.generic]:

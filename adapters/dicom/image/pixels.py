@@ -193,7 +193,7 @@ def _build_rendering(dataset: Dataset, stored: npt.NDArray[Any]) -> DicomRenderi
     if get_text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
         return DicomRendering(apply_palette(stored, dataset), None, np.copy, 0.0, 1.0)
     padding = _find_padding(stored, dataset)
-    transform, low, high = _build_voi_lut(stored, padding, _build_modality_lut(dataset), dataset)
+    transform, low, high = _build_voi_lut(stored, padding, _build_modality_lut(stored, dataset), dataset)
     black, white = (high, low) if _is_inverse(dataset) else (low, high)
     return DicomRendering(stored, padding, transform, black, white)
 
@@ -220,12 +220,13 @@ def _mask_padding(stored: npt.NDArray[Any], padding: PaddingRange) -> npt.NDArra
     return (stored >= first) & (stored <= last)
 
 
-def _build_modality_lut(dataset: Dataset) -> ModalityLut:
+def _build_modality_lut(stored: npt.NDArray[Any], dataset: Dataset) -> ModalityLut:
     """Return the Modality LUT: the first table, else the rescale (PS3.3 C.11.1). A rescale that cannot be meant is left out."""
-    table = _find_table(dataset, "ModalityLUTSequence")
+    table, signed = _find_table(dataset, "ModalityLUTSequence"), _is_signed(dataset)
+    if table is not None and not table.covers(float(stored.max()), signed=signed):
+        return ModalityLut(RescaleTransform(1.0, 0.0), signed=signed, is_complete=False)
     if table is not None:
-        return ModalityLut(partial(table.look_up, signed=_is_signed(dataset)), signed=False)
-    signed = _is_signed(dataset)
+        return ModalityLut(partial(table.look_up, signed=signed), signed=False)
     slopes, intercepts = (get_decimals(dataset, keyword) for keyword in ("RescaleSlope", "RescaleIntercept"))
     slope, intercept = slopes[0] if slopes else 1.0, intercepts[0] if intercepts else 0.0
     if slope is None or intercept is None:
@@ -250,8 +251,8 @@ def _build_voi_lut(
     """
     transform = modality.transform
     table = _find_table(dataset, "VOILUTSequence") if modality.is_complete else None
-    if table is not None:
-        signed = table.is_ambiguous and (modality.signed or bool(transform(stored).min() < 0))
+    signed = table is not None and table.is_ambiguous and (modality.signed or bool(transform(stored).min() < 0))
+    if table is not None and table.covers(float(transform(stored).max()), signed=signed):
         return (lambda values: table.look_up(transform(values), signed=signed)), 0.0, table.full_scale
     window = _find_window(dataset) if modality.is_complete else None
     if window is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -13,7 +14,7 @@ from pynetdicom import build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
-from adapters.dicom.network.archive import ArchiveSettings, DicomArchive
+from adapters.dicom.network.archive import STEPS_OF_A_REQUEST, ArchiveSettings, DicomArchive
 from adapters.dicom.network.dimse import (
     CANNOT_UNDERSTAND,
     MOVE_DESTINATION_UNKNOWN,
@@ -31,6 +32,9 @@ from adapters.dicom.sources import incoming
 from pipeline.domain import Sender
 from pipeline.errors import ArchiveBusy, ArchiveUnreachable, ConfigurationError, DataSetUnreadable, RefusedByArchive
 from pipeline.ports.backfill import BackfillObject, BackfillUnit, DateRange, FindStored, ReceivedInstance, StoreObject
+
+TIMEOUTS_OF_A_QUERY = 20
+"""Limit of an association with C-FIND, in units of `timeout_seconds`: an archive that answers without end holds nobody longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +61,7 @@ class RetrieveSource(DicomArchive):
         return f"query-retrieve {to.ae_title}@{to.host}:{to.port} {','.join(sorted(self._retrieval.modalities))}"[:255]
 
     def list_units(self, days: DateRange | None) -> list[BackfillUnit]:
-        with self._open_association([build_context(STUDY_ROOT_FIND)]) as association:
+        with self._open_query_association() as association:
             units = [unit for modality in self._retrieval.modalities for unit in self._query_studies(association, days, modality)]
         return list({unit.key: unit for unit in units}.values())
 
@@ -81,7 +85,7 @@ class RetrieveSource(DicomArchive):
                 yield BackfillUnit(key=uid, study_instance_uid=uid, change_tag="" if count is None else str(count))
 
     def fetch(self, unit: BackfillUnit, find_stored: FindStored, store_object: StoreObject) -> int:
-        with self._open_association([build_context(STUDY_ROOT_FIND)]) as association:
+        with self._open_query_association() as association:
             series = {
                 uid: self._query_instances(association, unit.study_instance_uid, uid)
                 for uid in self._query_series(association, unit.study_instance_uid)
@@ -100,6 +104,14 @@ class RetrieveSource(DicomArchive):
             return self._retrieve_by_move(queries, expected, find_stored)
         self._retrieve_by_get(queries, expected, store_object)
         return 0
+
+    def _open_query_association(self) -> AbstractContextManager[Association]:
+        limit = TIMEOUTS_OF_A_QUERY * self._settings.timeout_seconds
+        return self._open_association([build_context(STUDY_ROOT_FIND)], limit_seconds=limit)
+
+    def _compute_retrieval_limit(self, instances: int) -> float:
+        """Return the limit of a retrieval in seconds: each instance may take as long as any other answer."""
+        return (STEPS_OF_A_REQUEST + instances) * self._settings.timeout_seconds
 
     def _query_series(self, association: Association, study: str) -> list[str]:
         rows = self._send_find(association, _build_query("SERIES", StudyInstanceUID=study, SeriesInstanceUID="", Modality=""))
@@ -125,7 +137,8 @@ class RetrieveSource(DicomArchive):
         store_handler = _StoreSubOperationHandler(store_object)
         handlers = [(evt.EVT_C_STORE, store_handler.on_store)]
         offered = [build_context(STUDY_ROOT_GET), *contexts]
-        with self._open_association(offered, ext_neg=roles, evt_handlers=handlers) as association:
+        limit = self._compute_retrieval_limit(len(expected))
+        with self._open_association(offered, limit_seconds=limit, ext_neg=roles, evt_handlers=handlers) as association:
             for query in queries:
                 for status, _ in association.send_c_get(query, STUDY_ROOT_GET):
                     if store_handler.error is not None:
@@ -136,7 +149,8 @@ class RetrieveSource(DicomArchive):
 
     def _retrieve_by_move(self, queries: Sequence[Dataset], expected: set[str], find_stored: FindStored) -> int:
         """Return the number of instances that came through the listener: it has responded to each before C-MOVE ends."""
-        with self._open_association([build_context(STUDY_ROOT_MOVE)]) as association:
+        limit = self._compute_retrieval_limit(len(expected))
+        with self._open_association([build_context(STUDY_ROOT_MOVE)], limit_seconds=limit) as association:
             for query in queries:
                 for status, _ in association.send_c_move(query, self._retrieval.move_destination, STUDY_ROOT_MOVE):
                     self._check_retrieve_status(self._get_status(status, "C-MOVE"), "C-MOVE")

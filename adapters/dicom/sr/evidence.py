@@ -1,7 +1,8 @@
 """The header of a scored image as evidence of an SR: the elements that the SR copies, each read and repaired by itself.
 
 Senders leave elements out, exceed their VR and declare wrong character sets. An element that breaks its VR (PS3.5 6.2) is cut or
-left out; no other element is read, so none can prevent a report. An identifier is never cut: a part of it may name another patient.
+left out; no other element is read, so none can prevent a report. An identifier is never cut: a part of it may name another patient
+or order.
 """
 
 from __future__ import annotations
@@ -239,8 +240,8 @@ REPAIRS: dict[str, Repair] = {
     "PatientAge": _require_form(_AGE),
     "StudyDate": _repair_date,
     "StudyTime": _require_form(_TIME),
-    "AccessionNumber": _cut_text(16),
-    "StudyID": _cut_text(16),
+    "AccessionNumber": _keep_identifier(16),
+    "StudyID": _keep_identifier(16),
     "ReferringPhysicianName": _repair_name,
     "StudyDescription": _cut_text(64),
     "FrameOfReferenceUID": _require_form(re.compile(r"(?=.{1,64}$)[0-2](?:\.(?:0|[1-9]\d*))+")),

@@ -62,6 +62,7 @@ class Statement:
     state: LabelState | None
     observer: Observer
     implied: bool = False  # present only because nothing else is said
+    places: frozenset[str] = frozenset()  # codes of its site and side
 
 
 def statements_of(
@@ -82,8 +83,8 @@ def statements_of(
         if stated_study := _resolve_study(node.children, study, images):
             by_algorithm = any(item.is_named(codes.ALGORITHM_NAME) for item in node.children)  # TID 4019
             author = Observer("device") if by_algorithm else observer
-            for finding, state, implied in _SiblingFindings(node, evidence, ambient).evaluate():
-                statements.append(Statement(stated_study, finding, state, author, implied))
+            for finding, state, implied, places in _SiblingFindings(node, evidence, ambient).evaluate():
+                statements.append(Statement(stated_study, finding, state, author, implied, places))
         ambient |= evidence[node].below.codes & AGAINST
         open_items += [(item, observer, ambient) for item in reversed(_select_content(node)) if not evidence[item].is_elsewhere]
     return statements, denied
@@ -249,7 +250,7 @@ class _SiblingFindings:
         if evidence[node].is_finding:  # what stands beside belongs to the finding above
             self._ambient |= self._beside.codes & AGAINST
             self._beside = Surroundings()
-        self._sites = _collect_sites(node.children)
+        self._sites, self._places = _collect_sites(node.children), _collect_places(node.children)
         self._items = [item for item in _select_content(node) if evidence[item].is_finding and not evidence[item].is_elsewhere]
         self._groups: dict[str, _FindingItems] = {}
         for item in self._items:
@@ -259,14 +260,16 @@ class _SiblingFindings:
                 self._groups.setdefault(by_value.finding, _FindingItems(by_value)).by_value.append(item)
         self._is_alone = len({_get_subject(item) for item in self._items}) == 1
 
-    def evaluate(self) -> Iterator[tuple[str, LabelState | None, bool]]:
-        """Yield finding, state, and whether the state is present only because nothing else is said."""
+    def evaluate(self) -> Iterator[tuple[str, LabelState | None, bool, frozenset[str]]]:
+        """Yield finding, state, whether the state is present only because nothing else is said, and the places."""
         for finding, group in self._groups.items():
             for items in self._split_by_side(group):
                 state, implied = self._resolve_by_name(items) if items.by_name else self._resolve_by_value(items)
-                sites = [site for item in (*items.by_name, *items.by_value) for site in _collect_sites(item.children)]
+                stating = [*items.by_name, *items.by_value]
+                sites = [site for item in stating for site in _collect_sites(item.children)]
                 if _is_applicable(items.mapped, state, self._sites + sites):
-                    yield finding, state, implied
+                    places = self._places.union(*(_collect_places(item.children) for item in stating))
+                    yield finding, state, implied, places
 
     def _split_by_side(self, group: _FindingItems) -> Iterator[_FindingItems]:
         """Yield the items of a finding one by one where each has a site or side of its own, else together."""
@@ -337,6 +340,13 @@ def _is_applicable(mapped: MappedFinding, state: LabelState | None, sites: Seque
 
 def _collect_sites(items: Sequence[ContentItem]) -> list[Code]:
     return [item.value for item in items if item.value is not None and item.is_named(codes.FINDING_SITE)]
+
+
+def _collect_places(items: Sequence[ContentItem]) -> frozenset[str]:
+    """Return the codes of sites and sides, also of the side below a site (TID 1501)."""
+    placed = [item for item in items if item.is_named((codes.FINDING_SITE, codes.LATERALITY)) and item.value is not None]
+    own = {str(item.value.key) for item in placed if item.value is not None}
+    return frozenset(own).union(*(_collect_places(item.children) for item in placed))
 
 
 def _has_side(item: ContentItem) -> bool:

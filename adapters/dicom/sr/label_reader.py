@@ -173,18 +173,27 @@ def _merge_readings(
 
 
 def _resolve_statements(statements: Sequence[Statement], denied: Collection[str]) -> LabelState | None:
-    """Return the state of the study: present on the left is present, regardless of the right.
+    """Return the state of the study: present on the left is present, regardless of the right. None: unclear.
 
     A mention without a presence value is present only where no other statement and no text disagrees.
     """
     explicit = {statement.state for statement in statements if not statement.implied}
     if LabelState.PRESENT in explicit:
-        return LabelState.PRESENT
+        return None if _is_contradicted(statements) else LabelState.PRESENT
     if any(statement.implied for statement in statements):
         return None if explicit or statements[0].finding in denied else LabelState.PRESENT
     if None in explicit:
         return None
     return LabelState.UNCERTAIN if LabelState.UNCERTAIN in explicit else LabelState.ABSENT
+
+
+def _is_contradicted(statements: Sequence[Statement]) -> bool:
+    """Tell whether the finding is stated present and absent at the same place, or absent at no place and so everywhere."""
+    present, absent = (
+        [statement.places for statement in statements if statement.state is state and not statement.implied]
+        for state in (LabelState.PRESENT, LabelState.ABSENT)
+    )
+    return any(not denied or denied in present for denied in absent)
 
 
 def _select_clear_states(stated: Mapping[str, LabelState | None]) -> dict[str, LabelState]:

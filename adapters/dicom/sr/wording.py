@@ -45,9 +45,12 @@ _HISTORY = (
 )
 _HISTORY_WITHOUT_SPACES = "既往|病史|前回|과거"
 _OTHER_SECTIONS = (
-    r"clinical\s+(?:information|history|data|details|question|indication)|indication\\w*|request\\w*|reason|comparison\\w*|recommend\\w*|question|klinische|fragestellung|indikation\\w*"
-    "|empfehlung\\w*|vergleich\\w*|motif|recommand\\w*|recomend\\w*|raccomand\\w*|aanbevel\\w*|zalecen\\w*|рекоменд\\w*|показан\\w*"
+    r"clinical\s+(?:information|history|data|details|question|indication)|indication\w*|request\w*|reason|comparison\w*"
+    r"|recommend\w*|question|klinische|fragestellung|indikation\w*|indicaci\w*|indicazion\w*|indica[ct]\w*|vraagstelling|quesito"
+    r"|empfehlung\w*|vergleich\w*|motif|motivo|recommand\w*|recomend\w*|raccomand\w*|aanbevel\w*|zalecen\w*|рекоменд\w*|показан\w*"
+    r"|confronto|comparaison|comparaci\w*|vergelijking|porownani\w*|сравнен\w*|check\s?list\w*|template\w*|vorlage|auswahl|options?"
 )
+_OTHER_SECTIONS_WITHOUT_SPACES = "適応|適應|比較|比较|目的|推奨|依頼|建议|建議"
 _NORMAL = (
     "normal\\w*|abnormality|applicable|n\\s?/\\s?a|evaluated|assessed|examined|performed|visuali[sz]ed|unremarkable|o\\.?\\s?b\\."
 )
@@ -92,7 +95,8 @@ def _compile_words(spaced: str, unspaced: str = "") -> re.Pattern[str]:
 _DENIAL = _compile_words(_DENIALS, _DENIALS_WITHOUT_SPACES)
 _DOUBT = _compile_words(_DOUBTS, _DOUBTS_WITHOUT_SPACES)
 _PAST = _compile_words(_HISTORY, _HISTORY_WITHOUT_SPACES)
-_ELSEWHERE = _compile_words(_OTHER_SECTIONS)
+_ELSEWHERE = _compile_words(_OTHER_SECTIONS, _OTHER_SECTIONS_WITHOUT_SPACES)
+_NORMAL_HEADING = _compile_words(r"normal\w*|o\.?\s?b\.|intakt\w*|unremarkable")
 _NOT_STATED = _compile_words(_NORMAL)
 _AFFIRMATION = re.compile(f"(?:{_AFFIRMATIONS})")
 _COURSE = re.compile(f"(?:{_COURSES})?")
@@ -105,6 +109,11 @@ _HARMLESS = re.compile(
     r"|\b(?:since|from|with|to|than)(?: the)? (?:prior|previous|last|earlier)\b"
 )
 """Phrases with a cue that neither deny nor doubt: comparisons, and the remainder classes of code systems."""
+_MARK = re.compile(
+    r"\(\s*[-\u2212\u2013\u2014\u00d80]\s*\)|\u2205|(?:[:=]|\w\s)\s*[-\u2212\u2013\u2014]+\s*$|[:=]\s*(?:0|n|[o\u00f8])\s*$"
+    r"|^\s*(?:[-\u2212\u2013\u2014]+|0|n\s?/?\s?a\.?|n)\s*$"
+)
+"""Marks that deny: "pneumothorax (-)", "PTX: 0", a dash by itself."""
 _SENTENCE_END = re.compile(r"(?<=\w\w\w)\.\s+|[;!\n\r。\uff1b]+|\bbut\b|\baber\b|\bmais\b|\bpero\b")
 
 
@@ -136,7 +145,7 @@ def is_course(words: str) -> bool:
 def is_denial(words: str) -> bool:
     """Tell whether the words of a heading deny what stands below it, or doubt it."""
     folded = fold_text(words)
-    return bool(_DENIAL.search(folded) or _DOUBT.search(folded))
+    return bool(_DENIAL.search(folded) or _DOUBT.search(folded) or _NORMAL_HEADING.search(folded))
 
 
 def is_denial_or_past(words: str) -> bool:
@@ -170,7 +179,7 @@ def denied_findings(text: str, own_name: str = "") -> tuple[frozenset[str], bool
     subject = named_findings(own_name)
     for sentence in _SENTENCE_END.split(text):
         folded = fold_text(sentence)
-        if not (_DENIAL.search(folded) or _DOUBT.search(folded) or _PAST.search(folded)):
+        if not any(pattern.search(folded) for pattern in (_DENIAL, _DOUBT, _PAST, _MARK)):
             continue
         named = named_findings(sentence) or subject
         denied |= named

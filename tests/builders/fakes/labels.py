@@ -44,6 +44,9 @@ class FakeLabels:
     def all(self) -> list[Label]:
         return list(self._t.labels)
 
+    def count_newer(self, label_id: int) -> int:
+        return sum(label.id > label_id for label in self._t.labels)
+
     def of_studies(self, study_instance_uids: Collection[str]) -> list[Label]:
         return [label for label in self._t.labels if label.study_instance_uid in study_instance_uids]
 

@@ -69,6 +69,9 @@ class FakeStudies:
     def instances_of(self, study_instance_uids: Collection[str]) -> dict[str, list[StoredInstance]]:
         return {uid: self.instances(uid) for uid in study_instance_uids if uid in self._t.studies}
 
+    def patient_keys(self, study_instance_uids: Collection[str]) -> dict[str, str]:
+        return {uid: self._t.studies[uid].patient_key for uid in study_instance_uids if uid in self._t.studies}
+
     def highest_patient_number(self) -> int:
         return len(self._patient_keys())
 

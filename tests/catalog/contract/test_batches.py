@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 from sqlalchemy import event
 
 from adapters.catalog.catalog import SqlCatalog
-from pipeline import rules, score
-from pipeline.domain import FINDINGS, Job, JobKind, JobState, Report, ReportState, StudyState
+from pipeline import learn, rules, score
+from pipeline.consensus import LabelPolicy
+from pipeline.domain import FINDINGS, Job, JobKind, JobState, Label, LabelState, Report, ReportState, StudyState
 from pipeline.errors import LeaseLost
+from pipeline.learn import LearnPolicy
 from pipeline.ports.services import Catalog
 from pipeline.work import JobOutcome
 from tests.builders.catalog_rows import add_instance, chest_header
@@ -143,3 +146,57 @@ def scored(catalog: Catalog, many: int) -> list[JobOutcome]:
     assert len(jobs) == many
     policy = score.ScorePolicy(aggregate="max", chest=rules.ChestPolicy())
     return list(score.score(jobs, catalog=catalog, pixels=FakeImageReader(), scorers=FakeScorers(), policy=policy))
+
+
+@pytest.mark.parametrize("database", DATABASES)
+def test_the_training_set_takes_no_more_statements_for_many_labelled_studies(
+    database: str, fresh_url: Callable[[str], str], learn_policy: LearnPolicy
+) -> None:
+    catalog = SqlCatalog(fresh_url(database))
+    with catalog.begin() as tx:
+        tx.versions.add(a_version())
+        tx.versions.serve(1)
+    statements: list[str] = []
+    event.listen(catalog._engine, "before_cursor_execute", lambda *asked: statements.append(asked[2]))
+    counts, examples = [], []
+    for first, many in ((0, 4), (10, 8)):
+        studies = [f"1.{number}" for number in range(first, first + many)]
+        for study in studies:
+            add_instance(catalog, chest_header(study=study, sop=f"{study}.1", patient_id=study))
+        with catalog.begin() as tx:
+            tx.studies.put_states(studies, StudyState.SCORED)
+            tx.labels.append(
+                [a_label(uid, LabelState.PRESENT if row % 2 else LabelState.ABSENT) for row, uid in enumerate(studies)]
+            )
+        statements.clear()
+        with catalog.read() as tx:
+            training_set, _ = learn._build_training_set(tx, learn_policy)
+            assert tx.labels.count_newer(1) == len(tx.labels.all()) - 1
+        counts.append(len(statements))
+        examples.append(len(training_set.examples))
+    catalog.dispose()
+    assert examples == [4, 12]
+    assert counts[0] == counts[1]
+
+
+@pytest.fixture
+def learn_policy() -> LearnPolicy:
+    return LearnPolicy(
+        labels=LabelPolicy(),
+        chest=rules.ChestPolicy(),
+        gate=rules.GatePolicy(),
+        min_positives=1,
+        unlabelled_studies=5,
+    )
+
+
+def a_label(study: str, state: LabelState) -> Label:
+    stated_at = datetime(2025, 6, 1, tzinfo=UTC)
+    return Label(study_instance_uid=study, finding="Mass", state=state, reader="alice", source="csv", stated_at=stated_at)
+
+
+def test_patient_keys_are_those_of_the_known_studies(catalog: Catalog) -> None:
+    fill(catalog, STUDIES)
+    with catalog.read() as tx:
+        keys = tx.studies.patient_keys([*STUDIES, "1.9"])
+        assert keys == {uid: study.patient_key for uid, study in tx.studies.lock(STUDIES).items()}

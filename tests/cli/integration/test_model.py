@@ -14,6 +14,7 @@ from adapters.ml import importer
 from adapters.storage.model_store import ModelStore
 from models.demo import NOTICE
 from tests.builders import tiny
+from tests.builders.foreign_checkpoints import openai_clip
 from tests.builders.shipped import shipped
 
 ROOT = Path(__file__).parents[3]
@@ -137,3 +138,15 @@ def test_model_demo_imports_the_shipped_encoder_and_serves_it_only_with_serve(ho
     rows = json.loads(listed)
     assert [(row["number"], row["notice"]) for row in rows] == [(1, "UNTRAINED"), (2, NOTICE), (3, NOTICE)]
     assert rows[0]["weights"] != rows[1]["weights"] == rows[2]["weights"]
+
+
+def test_checkpoints_of_another_layout_are_imported_or_refused_with_the_layouts(home: Path) -> None:
+    torch.save(openai_clip(patch=32, grid=2, embed=32).network.state_dict(), home / "best_64.pt")
+    imported, refused = verbs(
+        home,
+        ["model", "import", str(home / "best_64.pt"), "--layout", "chexzero"],
+        ["model", "import", str(home / "best_64.pt"), "--layout", "clear"],
+    )
+    assert imported.startswith("version 1  serving  zero-shot best_64")
+    assert refused.startswith("WeightsIncompatible")
+    assert "choose from: chexzero, clear" in refused

@@ -312,6 +312,38 @@ def test_a_catalog_at_an_absolute_path_or_a_server_is_accepted(tmp_path: Path, u
     assert load(write_config(tmp_path, f'[catalog]\nurl = "{url}"\n')).catalog.url == url
 
 
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("http://pacs:8042", "no URL"),
+        ("pacs:4242", "port"),
+        ("[::1]", "IPv6"),
+        ("pacs .local", "no blank"),
+        ("  ", "name or an address"),
+        ("user@pacs", "no URL"),
+        ("pa\u0000cs", "no URL"),
+    ],
+)
+def test_a_host_that_is_none_is_refused_before_anything_is_resolved(tmp_path: Path, host: str, reason: str) -> None:
+    quoted = host.replace("\0", "\\u0000")
+    assert reason in str(load_error(write_config(tmp_path, f'[archive]\nhost = "{quoted}"\n')))
+
+
+@pytest.mark.parametrize("host", ["pacs", "pacs.hospital.example", "10.1.2.3", "::1", "fe80::1", "pacs_1"])
+def test_names_and_addresses_of_both_families_are_hosts(tmp_path: Path, host: str) -> None:
+    assert load(write_config(tmp_path, f'[archive]\nhost = " {host}"\n')).archive.host == host
+
+
+def test_a_path_with_a_nul_is_refused(tmp_path: Path) -> None:
+    assert "NUL" in str(load_error(write_config(tmp_path, '[storage]\ndirectory = "/srv/a\\u0000b"\n')))
+
+
+def test_the_byte_order_mark_of_an_editor_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "radclipd.toml"
+    path.write_bytes(b"\xef\xbb\xbf[listener]\r\nport = 11999\r\n")
+    assert load(path).listener.port == 11999
+
+
 @pytest.mark.parametrize(("content", "fault"), [("", "holds nothing"), ("a\nb\n", "more than one line")])
 def test_a_secret_is_one_line(tmp_path: Path, content: str, fault: str) -> None:
     secret = tmp_path / "secret"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from adapters.dicom.network.archive import ArchiveSettings, DicomArchive
 from adapters.dicom.sources.dicomweb import DicomWebSource, OrthancSource, WebSettings
-from adapters.dicom.sources.query_retrieve import RetrieveSettings, RetrieveSource
+from adapters.dicom.sources.query_retrieve import RetrieveSettings, RetrieveSource, _build_query
 from pipeline.domain import JobKind, JobState
 from pipeline.errors import ArchiveUnreachable, RadclipdError
 from pipeline.ports.backfill import BackfillUnit
@@ -26,7 +26,7 @@ from pipeline.ports.services import ReportContent
 from tests.builders.dicom_files import dx, file_of
 from tests.builders.fakes.reports import FakeReportWriter
 from tests.builders.hospital_in_memory import Hospital
-from tests.builders.odd_archives import RAW_BEHAVIOURS, associating_peer, raw_peer
+from tests.builders.odd_archives import RAW_BEHAVIOURS, associating_peer, endless_archive, raw_peer
 from tests.builders.report_of import report_on
 
 Call = Callable[[], object]
@@ -220,6 +220,20 @@ def test_a_peer_that_does_not_work_with_us_is_unreachable_within_bounds(odd_port
         began = time.monotonic()
         assert_unreachable(calls[name])
         assert time.monotonic() - began < 4, name
+
+
+@pytest.mark.parametrize("service", ["C-FIND", "C-GET"])
+def test_an_archive_that_answers_without_end_is_given_up(service: str) -> None:
+    with endless_archive() as port:
+        settings = ArchiveSettings(host="127.0.0.1", port=port, timeout_seconds=0.2)
+        source, query = (
+            RetrieveSource(settings, RetrieveSettings(modalities=("DX",))),
+            _build_query("SERIES", StudyInstanceUID="1.2"),
+        )
+        get = partial(source._retrieve_by_get, [query], {"1.2"}, lambda _object: None)
+        began = time.monotonic()
+        assert_unreachable(get if service == "C-GET" else partial(source.list_units, None))
+        assert time.monotonic() - began < 10
 
 
 class SrWriter(FakeReportWriter):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from io import BytesIO
 from typing import Any
 
@@ -20,24 +19,12 @@ from adapters.dicom.sr.evidence import evidence_of
 from adapters.dicom.sr.label_reader import DicomDocumentReader, DocumentSettings
 from adapters.dicom.sr.text import lines_of_file
 from pipeline.errors import DataSetUnreadable, PixelsUnreadable, ReportImpossible
-from tests.builders.dicom_files import dx, encoded, file_of, gradient, sr
+from tests.builders.dicom_files import deflated, dx, encoded, file_of, gradient, sr
 from tests.builders.fakes.images import FakeImageStore, stored_instance
 
 EXPLICIT, IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 GREYS = gradient(40, 32, 12)
-
-
-def deflated(dataset: Dataset, *, behind: bytes = b"") -> bytes:
-    """The file of a data set, deflated; `behind`: more encoded elements at its end."""
-    compressor = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
-    body = compressor.compress(encoded(dataset) + behind) + compressor.flush()
-    return part10.file_bytes(
-        body,
-        sop_class_uid=dataset.SOPClassUID,
-        sop_instance_uid=dataset.SOPInstanceUID,
-        transfer_syntax_uid=DEFLATED,
-    )
 
 
 def zeros(tag: int, length: int) -> bytes:

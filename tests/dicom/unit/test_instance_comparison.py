@@ -100,6 +100,22 @@ def test_one_other_pixel_is_another_image(syntax: str) -> None:
     assert describe_difference(stored, file_in(changed_pixel(film), syntax)) is None
 
 
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_a_transcoded_image_of_several_frames_is_the_same_image_unless_a_frame_differs(syntax: str) -> None:
+    """Tomosynthesis and multi-frame captures: sent again by an archive that has compressed them."""
+    film = dx()
+    frame = np.frombuffer(film.PixelData, "<u2")
+    film.PixelData = np.concatenate([frame, frame[::-1], frame // 2]).tobytes()
+    film.NumberOfFrames = 3
+    stored = file_of(film)
+    for first, second in ((stored, file_in(film, syntax)), (file_in(film, syntax), stored)):
+        assert (describe_difference(first, second) or "").startswith("transfer syntax")
+    film.PixelData = np.concatenate([frame, frame, frame // 2]).tobytes()
+    assert describe_difference(stored, file_in(film, syntax)) is None
+    film.PixelData, film.NumberOfFrames = np.concatenate([frame, frame[::-1]]).tobytes(), 2
+    assert describe_difference(stored, file_in(film, syntax)) is None
+
+
 def test_the_same_bytes_in_another_shape_are_another_image() -> None:
     film = dx(rows=40, columns=32)
     stored = file_of(film)

@@ -174,3 +174,20 @@ def test_a_modality_lut_of_signed_pixels_begins_below_zero() -> None:
     )
     film.PixelData = (gradient(40, 32, 12).astype(int) - 2048).astype("<i2").tobytes()
     assert image_of(film) == pytest.approx(EXPECTED, abs=1e-5)
+
+
+@pytest.mark.parametrize("sequence", ["VOILUTSequence", "ModalityLUTSequence"])
+@pytest.mark.parametrize("kept", [50, 2049])
+def test_a_table_that_was_cut_off_counts_as_absent(kept: int, sequence: str) -> None:
+    """The rest of the film would get the last entry: one white or black area."""
+    item = lookup_item(np.arange(4096), bits=12)
+    item.LUTData = item.LUTData[: 2 * kept]
+    elements: dict[str, Any] = {sequence: [item]}
+    assert image_of(dx(**elements)) == pytest.approx(image_of(dx()))
+
+
+def test_a_table_shorter_than_stated_that_covers_the_film_is_used() -> None:
+    item, film = lookup_item(np.arange(4096)[::-1], bits=12), dx()
+    item.LUTDescriptor = [65535, 0, 12]
+    assert image_of(with_voi(item)).mean() == pytest.approx(image_of(film).mean(), abs=0.01)
+    assert np.corrcoef(image_of(with_voi(item)).ravel(), image_of(film).ravel())[0, 1] == pytest.approx(-1, abs=0.01)

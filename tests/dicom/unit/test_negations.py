@@ -341,3 +341,43 @@ def test_a_document_that_is_only_large_when_inflated_gives_a_reason() -> None:
     assert len(stream.getvalue()) < 1 << 20
     reason = DicomDocumentReader(DocumentSettings()).read(stream.getvalue()).reason
     assert "inflates to more than 16777216" in reason
+
+
+@pytest.mark.parametrize(
+    "heading",
+    [
+        "Indication",
+        "Indications",
+        "Comparison",
+        "Recommendation",
+        "Recommendations",
+        "Normalbefunde",
+        "Normal findings",
+        "Checklist",
+        "Template",
+        "Indicación",
+        "Comparaison",
+        "Vraagstelling",
+        "Quesito clinico",
+        "Сравнение",
+        "検査目的",
+    ],
+)
+def test_a_finding_below_such_a_heading_is_no_label(heading: str) -> None:
+    content = sr.container(("1", "99SITE", heading), ptx()), sr.code(EDEMA, sr.PRESENT)
+    assert findings(*content) == {"Edema": YES}
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["Pneumothorax (-)", "Pneumothorax (\u2212)", "Pneumothorax -", "PTX: 0", "PTX: \u2013", "n/a", "-", "\u2205", "PTX = n"],
+)
+def test_a_mark_that_denies_below_a_finding_is_no_label(words: str) -> None:
+    assert findings(ptx(text(words)), sr.code(EDEMA, sr.PRESENT)) == {"Edema": YES}
+
+
+@pytest.mark.parametrize(
+    "words", ["Pneumothorax 10 mm", "apical - small", "left-sided pneumothorax", "PTX: 1 cm", "(2)", "10-20 mm"]
+)
+def test_other_marks_leave_the_label(words: str) -> None:
+    assert findings(ptx(text(words))) == {"Pneumothorax": YES}

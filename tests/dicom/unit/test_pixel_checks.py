@@ -14,10 +14,14 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import encapsulate
+from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import compress
-from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from adapters.dicom.image import encapsulation, part10, pixels, stored_values
+from adapters.dicom.image.image_file import read_image_file
+from adapters.dicom.image.palette import apply_palette
+from adapters.dicom.image.segmented_table import expand_segments
 from pipeline.errors import PixelsUnreadable
 from tests.builders import peers
 from tests.builders.dicom_files import dx, encoded, file_of, gradient, lookup_item
@@ -298,13 +302,73 @@ def test_a_palette_is_applied(film: Dataset) -> None:
     assert pixels.render(dcmread(BytesIO(file_of(film)))) == pytest.approx(shown, abs=1e-4)
 
 
-def test_a_palette_that_is_missing_or_in_segments_is_refused() -> None:
+def test_a_palette_that_is_missing_is_refused() -> None:
     film = palette(np.arange(256), 16)
-    film.SegmentedBluePaletteColorLookupTableData = film.BluePaletteColorLookupTableData
     del film.BluePaletteColorLookupTableData
     for content in (file_of(film), file_of(dx(bits=8, photometric="PALETTE COLOR"))):
         with pytest.raises(PixelsUnreadable, match="palette"):
             pixels.render(dcmread(BytesIO(content)))
+
+
+def segmented(units: list[int], bits: int) -> Dataset:
+    """A film with 256 entries of a segmented palette."""
+    film = palette(np.arange(256), bits)
+    for name in ("Red", "Green", "Blue"):
+        del film[f"{name}PaletteColorLookupTableData"]
+        content = np.array(units, "<u2" if bits == 16 else "u1").tobytes()
+        film.add_new(f"Segmented{name}PaletteColorLookupTableData", "OW", content + bytes(len(content) % 2))
+    return film
+
+
+@pytest.mark.parametrize(
+    ("units", "bits"),
+    [
+        ([0, 2, 65535, 60000, 1, 100, 20000, 0, 1, 20001, 1, 153, 7], 16),
+        ([0, 1, 255, 1, 255, 0], 8),
+        ([0, 3, 9, 200, 9, 1, 253, 131], 8),
+    ],
+)
+def test_segments_of_a_palette_agree_with_pydicom(units: list[int], bits: int) -> None:
+    content = file_of(segmented(units, bits), ExplicitVRLittleEndian)
+    film = dcmread(BytesIO(content))
+    colours = apply_color_lut(gradient(40, 32, 8), film).astype(float)
+    full_scale = max(1, (1 << int(colours.max()).bit_length()) - 1)
+    assert pixels.render(film) == pytest.approx(colours[..., 0] / full_scale, abs=2 / full_scale)
+    assert apply_palette(read(content), read_image_file(content).dataset) == pytest.approx(pixels.render(film))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_an_indirect_segment_repeats_segments(bits: int) -> None:
+    """PS3.3 C.7.9.2.3: two segments again from the third unit on, by its offset in bytes, the lowest part first."""
+    start = 3 * bits // 8
+    offset = [start, 0] if bits == 16 else [start, 0, 0, 0]
+    content = np.array([0, 1, 50, 0, 2, 10, 20, 1, 3, 80, 2, 2, *offset], "<u2" if bits == 16 else "u1").tobytes()
+    wanted = [50, 10, 20, 40, 60, 80, 10, 20, 40, 60, 80]
+    assert expand_segments(content, bits=bits, little_endian=True).tolist() == wanted
+    swapped = np.frombuffer(content + bytes(len(content) % 2), "<u2").astype(">u2").tobytes()
+    assert expand_segments(swapped, bits=bits, little_endian=False).tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("units", "words"),
+    [
+        ([1, 5, 9], "without an entry before"),
+        ([0, 9, 1, 2], "not whole"),
+        ([7, 1, 1, 1], "unknown segment"),
+        ([0, 1, 5, 2, 1, 6, 0], "of an indirect segment"),  # an endless one: it copies itself
+        ([0, 1, 5, 2, 1, 1, 0], "within an entry"),
+        ([0, 1, 5, 2, 1, 998, 0], "not whole"),
+    ],
+)
+def test_damaged_segments_are_refused_with_the_reason(units: list[int], words: str) -> None:
+    with pytest.raises(PixelsUnreadable, match=words):
+        pixels.render(dcmread(BytesIO(file_of(segmented(units, 16)))))
+
+
+def test_segments_that_expand_without_end_stop_at_the_largest_table() -> None:
+    """65 535 copies of a line of 65 535 entries: 4 billion entries from 30 bytes."""
+    content = np.array([0, 1, 5, 1, 65535, 9, 2, 65535, 6, 0], "<u2").tobytes()
+    assert len(expand_segments(content, bits=16, little_endian=True)) == 65536
 
 
 @pytest.mark.parametrize(

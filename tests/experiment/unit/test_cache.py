@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from adapters.experiment import case_source
 from adapters.experiment import feature_cache as caching
 from adapters.experiment import feature_files as stored
 from adapters.experiment.bases import ChosenBase, choose_base
 from adapters.experiment.case_source import CaseSource
 from adapters.experiment.feature_cache import FeatureCache, load_or_fill_cache
+from adapters.experiment.film_inputs import compute_model_input
 from adapters.experiment.nih_source import nih_source
 from models.classifier.head import zero_shot_head
 from models.classifier.prompts import read_prompts
 from models.encoder.architecture import Architecture
 from models.encoder.encoder import Encoder
 from pipeline.domain import Image
-from pipeline.errors import PermanentError, TransientError
+from pipeline.errors import OutOfResources, PermanentError, TransientError
 from tests.builders import nih_folder, tiny, towers
 
 FILMS = 150  # more than two batches
@@ -291,3 +297,87 @@ def test_a_tower_that_cannot_be_partitioned_has_no_pooled_activations(base: Chos
     assert held.pooled.shape == (6, 0)
     assert held.features.shape[0] == 6
     assert torch.equal(fill(tmp_path / "cache", few, other).features, held.features)
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes read pictures, however few."""
+    monkeypatch.setattr(case_source, "FILMS_FOR_PROCESSES", 0)
+
+
+@pytest.mark.usefixtures("processes")
+def test_processes_give_the_films_of_threads(source: CaseSource, base: ChosenBase) -> None:
+    made = partial(compute_model_input, base.preprocess)
+    by_threads, by_processes = (
+        list(each.map_films(range(FILMS), made, workers=2)) for each in (replace(source, pictures=None), source)
+    )
+    for one, other in zip(by_threads, by_processes, strict=True):
+        assert isinstance(one, np.ndarray)
+        assert isinstance(other, np.ndarray)
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("limit", [0, 10_000], ids=["processes", "threads"])
+def test_pictures_that_cannot_be_read_are_named_after_all_others_are_encoded(
+    limit: int, base: ChosenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(case_source, "FILMS_FOR_PROCESSES", limit)
+    folder = nih_folder.collection(tmp_path / "nih", 80)
+    pictures = nih_source(folder).pictures or []
+    damaged = [pictures[7], pictures[70]]
+    for picture in damaged:
+        picture.write_bytes(picture.read_bytes()[:60])
+    heard: list[int] = []
+    with pytest.raises(PermanentError, match="2 of 80 films cannot be read; the others are encoded") as refused:
+        fill(tmp_path / "cache", nih_source(folder), base, heard=heard)
+    assert all(picture.name in str(refused.value) for picture in damaged)
+    assert "take them away" in refused.value.hint
+    assert heard == [0, 64, 80]
+    for picture in damaged:
+        picture.unlink()
+    held, read = encoded(tmp_path / "cache", nih_source(folder), base)
+    assert read == []
+    assert len(held.rows) == 78
+
+
+@pytest.mark.usefixtures("processes")
+def test_a_killed_process_of_the_readers_is_told(tmp_path: Path) -> None:
+    source = nih_source(nih_folder.collection(tmp_path / "nih", 12))
+    with pytest.raises(OutOfResources, match="killed"):
+        list(source.map_films(range(12), nih_folder.kill_own_process, workers=2))
+
+
+def test_after_kill_9_no_encoded_film_is_encoded_again(source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
+    """The run is killed after its first batch. Its reading processes end, too; the next run reads the other films alone."""
+    script = (
+        "import sys, time; from pathlib import Path; import torch\n"
+        "from adapters.experiment import case_source; case_source.FILMS_FOR_PROCESSES = 0\n"
+        "from adapters.experiment.bases import choose_base; from adapters.experiment.feature_cache import load_or_fill_cache\n"
+        "from adapters.experiment.nih_source import nih_source\n"
+        "def advance(rows):\n    print(rows, flush=True)\n    time.sleep(600 if rows else 0)\n"
+        "load_or_fill_cache(Path(sys.argv[1]), nih_source(Path(sys.argv[2])), choose_base(sys.argv[3], store=None),"
+        " device=torch.device('cpu'), workers=2, advance=advance)\n"
+    )
+    films, weights = (source.pictures or [])[0].parents[2], tmp_path / "weights"
+    tiny.base(weights)
+    command = [sys.executable, "-c", script, str(tmp_path / "cache"), str(films), str(weights)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert [run.stdout.readline(), run.stdout.readline()] == ["0\n", "64\n"]
+        readers = [int(child) for child in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()]
+        run.kill()
+    held, read = encoded(tmp_path / "cache", source, base)
+    assert read == [*range(64, FILMS)]
+    assert held.rows.tolist() == [*range(FILMS)]
+    assert len(readers) >= 2
+    deadline = time.monotonic() + 20
+    while any(_is_running(reader) for reader in readers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [reader for reader in readers if _is_running(reader)]
+
+
+def _is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

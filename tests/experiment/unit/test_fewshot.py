@@ -6,7 +6,8 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from adapters.experiment.case_source import CaseSource
 from adapters.experiment.fewshot import FewshotOptions, FewshotOutcome, run_fewshot, summary_json
 from adapters.experiment.nih_source import MINED_LABELS_NOTE, UNOFFICIAL_SPLIT_NOTE, nih_source
 from models.ladder.method import Method
-from pipeline.domain import FINDINGS
-from pipeline.errors import PermanentError
+from pipeline.domain import FINDINGS, Image
+from pipeline.errors import OutOfResources, PermanentError
 from tests.builders import methods, nih_folder, peers, tiny
 
 PATIENTS = 96
@@ -356,3 +357,18 @@ def test_an_experiment_on_real_films_states_its_limits(base: ChosenBase, run: Ru
     assert outcome.manifest["left_out"] == {"rows without a file": 246}
     assert any("A check of the plumbing, and no claim of quality" in words for words in outcome.cautions)
     assert len(rows(tmp_path / "out" / "results.csv")) == 14 * (1 + 3)
+
+
+def test_a_folder_that_cannot_be_used_is_refused_before_a_film_is_read(run: Run, source: CaseSource, tmp_path: Path) -> None:
+    """Encoding takes hours; a wrong --out is known at once."""
+
+    def read(rows: Sequence[int]) -> Iterator[Image]:
+        raise AssertionError("a film was read")
+
+    unread = replace(source, read_films=read, film_keys=[f"other {key}" for key in source.film_keys])
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutOfResources, match="cannot write into"):
+        run("file/out", on=unread)
+    with pytest.raises(PermanentError, match="holds no experiment"):
+        run(".", on=unread)
+    assert (tmp_path / "file").read_text() == "mine"

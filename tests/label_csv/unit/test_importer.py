@@ -264,6 +264,16 @@ def test_other_columns_are_named_without_a_warning_and_refused_if_strict(name: s
     assert (fault.column, fault.remedy) == (name, "it is not used: remove it")
 
 
+def test_forced_texts_and_invisible_marks_of_spreadsheets_are_read() -> None:
+    """="1.1" keeps a spreadsheet from rounding a number; web pages leave zero-width and no-break spaces in what is copied."""
+    table = 'study_instance_uid,Mass,Edema\n"=""1.1""",\u2007present\u200b,\u22121\n="1.2",\ufeff0,NULL\n\u200b1.3\u00a0,.,1\n'
+    assert said_in(table) == [
+        ("1.1", {"Mass": YES, "Edema": MAYBE}),
+        ("1.2", {"Mass": NO}),
+        ("1.3", {"Edema": YES}),
+    ]
+
+
 def test_one_faulty_row_refuses_the_whole_table() -> None:
     rows = "".join(f"1.{1 + number % 3},reader-{number},1\n" for number in range(200))
     (fault,) = faults_of(f"study_instance_uid,reader,Mass\n{rows}1.1,reader-0,broken\n")

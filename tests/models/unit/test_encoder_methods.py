@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from models.encoder.delta import apply_delta
+from models.encoder.partition import partition
 from models.errors import CannotPartition
 from models.evaluation.cases import ABSENT, UNKNOWN
 from models.ladder import bench_activations, partial
@@ -152,6 +154,35 @@ def test_activations_are_cached_within_the_limit_and_otherwise_recomputed(bench:
     for k in (1, 2, 1):
         assert torch.equal(torch.cat(list(one_k.test_chunks(k))), torch.cat(list(ample.test_chunks(k))))
     assert one_k.held_bytes == one
+
+
+def test_activations_beyond_the_limit_are_files_that_continue(
+    bench: FewShotBenchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted after the first chunk of 128, then read: the first chunk comes from the disk, the second is computed."""
+    wanted = torch.cat(list(BenchActivations(bench).test_chunks(1)))
+    folder = tmp_path / "activations"
+    filed = replace(bench, scratch=folder)
+    next(iter(BenchActivations(filed, max_bytes=0).test_chunks(1)))
+    computed: list[int] = []
+    resumed = BenchActivations(filed, max_bytes=0)
+    compute = resumed._compute_activations
+
+    def count(rows: npt.NDArray[np.intp], k: int) -> torch.Tensor:
+        computed.append(len(rows))
+        return compute(rows, k)
+
+    monkeypatch.setattr(resumed, "_compute_activations", count)
+    assert torch.equal(torch.cat(list(resumed.test_chunks(1))), wanted)
+    assert computed == [32]
+    assert torch.equal(torch.cat(list(resumed.test_chunks(1))), wanted)
+    assert computed == [32] and resumed.held_bytes == 0
+    assert sorted(path.name.split("-")[1] for path in folder.iterdir()) == ["k1", "k1"]  # no file of another k
+    (rows,) = folder.glob("*.f16")
+    rows.write_bytes(rows.read_bytes()[:1000])  # what a lost disk cache leaves
+    assert torch.equal(torch.cat(list(resumed.test_chunks(1))), wanted)
+    list(resumed.test_chunks(partition(bench.encoder.network).block_count))
+    assert {path.name.split("-")[1] for path in folder.iterdir()} == {"k1"}  # k = all blocks: the stem is computed again
 
 
 def test_another_bench_replaces_the_shared_activations(bench: FewShotBenchmark) -> None:

@@ -25,12 +25,17 @@ Chest AP bedside|PA 1 VIEW|XR CHEST PA|dorsoventral|d.v.|ventro-dorsal|face|de f
 przednio-tylna|PA stehend|ap liegend
 postero-anteriore|proyección PA|incidence de face|прямая|передне-задняя|正面|后前位|正位|PA stående
 PA istuva|předozadní
+AP DECUBITO SUPINO|Tórax AP decúbito supino|décubitus dorsal AP|AP in decubito dorsale|FRONT|Vorderansicht|APSUPINE
+PAERECT|AP1|CHESTPA|Sagittaler Strahlengang
+ÖN-ARKA|ARKA ÖN|οπισθοπρόσθια|προσθοπίσθια|정면|أمامي خلفي|thẳng|前後|ПЗ|szembe|od przodu|framifrån|takaa eteen|spredaj
+antéro-postérieur|postéro-antérieure|POST-ANT
 """
 LATERAL = """
 LL|RL|LAT|lat|LATERAL|Lateral|LLAT|RLAT|L LAT|LEFT LATERAL|LAT L|Lat.|Chest Lat|CHEST_LAT|L-LAT
 LATERAL ERECT|latero-lateral|LL SUPINE
 seitlich|seitl.|profil|de profil|perfil|laterale|lateraal|zijdelings|boczna|bok|боковая|yan|sida|側面
 侧位|oldalirányú|PA LAT|PA & LATERAL
+πλάγια|측면|جانبي|nghiêng|stransko|sidebilde|bočný|胸部側面|XTABLE LAT
 """
 OTHER_VIEWS = """
 LLD|RLD|DECUBITUS|LEFT LATERAL DECUBITUS|AP DECUBITUS|LAT DECUB|OBLIQUE|RAO|LAO|RPO|LPO|PA OBLIQUE
@@ -46,6 +51,8 @@ Brustkorb|poumons|Poumon|pulmones|polmoni
 pulmão|longen|borstkas|klatka piersiowa|Klatki piersiowej|KLP|płuca|akciğer|Toraks|göğüs
 грудная клетка|ОГК|лёгкие|lungor|bröstkorg|lunger
 brystkasse|keuhkot|rintakehä|hrudník|plíce|mellkas|tüdő|胸部|胸片|흉부|Hemithorax|cor/pulmo|CXR|pulmonary
+THX|CHST|BRUST|флюорография|RTG klatki|prsni koš|HEART|MEDIASTINUM|가슴|ปอด|ngực|phổi|dada|חזה|longfoto|lungröntgen
+krūtinės|kopsud|ГРУДЬ|PECHO|petto|peito|poitrine|BORST|Cor og lunger
 """
 OTHER_PARTS = """
 HAND|Hand links|ABDOMEN|ABD|abdomen ap|KUB|Bauch|Pelvis|PELVIS AP|Becken|KNEE|SHOULDER|Schulter
@@ -53,14 +60,18 @@ HAND|Hand links|ABDOMEN|ABD|abdomen ap|KUB|Bauch|Pelvis|PELVIS AP|Becken|KNEE|SH
 SPINE|THORACIC SPINE|T SPINE|BWS|Brustwirbelsäule|LUMBAR SPINE|SKULL|FOOT|ANKLE|WRIST|ELBOW|HIP
 RIBS|RIB|CLAVICLE|STERNUM|NECK|HEAD|BREAST
 Bauch leer|brzuch|живот|腹部|columna lumbar|Wirbelsäule|mano|genou|WHOLEBODY|BABYGRAM|Extremity
+gril costal|parrilla costal|costillas|côtes|żebra|рёбра|BNO|UPPER LIMB|brazo|pierna|mão
 """
 MIXED = """
 CHEST_ABDOMEN|CHEST_TO_ABDOMEN|Thorax/Abdomen|CHEST ABD|NECK CHEST|chest and pelvis|THORACOLUMBAR|columna torácica
+tórax óseo|Thorax + Rippen
 """
 NOT_STATED = """|UNKNOWN|unknown|Unk|N/A|n/a|NA|NONE|None|NOT SPECIFIED|not stated|UNSPECIFIED|-|--|?|...| |XXX|unbekannt
 inconnu|不明|BODY PART
 """
-UNCLEAR_PARTS = "Darstellung|Abteilung|Untersuchung|Manchester|Rochester Clinic|ROUTINE|TRUNK|OTHER|Orchestra|lungfish"
+UNCLEAR_PARTS = (
+    "Darstellung|Abteilung|Untersuchung|Manchester|Rochester Clinic|ROUTINE|TRUNK|OTHER|Orchestra|lungfish|PRIMARY|SEGMENT"
+)
 
 
 def words_of(table: str) -> list[str]:
