@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -39,7 +39,9 @@ from models.encoder.checkpoint import write_checkpoint
 from models.encoder.golden import GoldenEmbedding
 from models.encoder.precision import Precision
 from models.evaluation.cases import UNKNOWN
+from models.training.column_choice import ColumnChoiceSettings, choose_columns
 from models.training.fold_fits import run_fits_sequentially
+from models.training.prevalence import published_prevalence
 from models.training.training_round import STAGE_1, TrainingData, TrainingPlan, TrainingResult, run_training_round
 from pipeline import rules
 from pipeline.domain import FINDINGS, Comparison, ModelVersion, StoredInstance, TrainingExample, TrainingSet, VersionState
@@ -49,6 +51,8 @@ from pipeline.ports.services import StageCallback
 
 MIN_CALIBRATION_POSITIVES = 20
 """Positive images of a finding from which on its score counts as a calibrated probability."""
+KEPT_COLUMNS = ColumnChoiceSettings(confidence=0.9)
+"""A finding keeps the serving version's column where that column ranks better with this probability."""
 _BATCH_IMAGES = 64
 
 _log = structlog.get_logger("radclipd.ml")
@@ -72,7 +76,8 @@ class TrainerSettings:
     """`[learn]`, `[model]` and `[activation_cache]` of the configuration.
 
     `undetermined_margin`: the largest; `devices`: see `choose_devices`; `threads`: 0 leaves torch's choice; `precision`: that of
-    scoring, which shares the activation cache; `cache_settings`: of the same k as the plan, None keeps no activations.
+    scoring, which shares the activation cache; `cache_settings`: of the same k as the plan, None keeps no activations;
+    `prior_prevalence`: shares by finding that replace the published ones.
     """
 
     plan: TrainingPlan
@@ -83,6 +88,7 @@ class TrainerSettings:
     threads: int = 0
     precision: Precision = "float32"
     cache_settings: ActivationCacheSettings | None = None
+    prior_prevalence: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,9 @@ class ClipTrainer:
                 result = run_training_round(base.encoder, text_head, data, self._settings.plan, on_progress, run_fits)
             serving_weights = read_version_weights(training_set.serving, self._store.root)
             evaluation = _CandidateEvaluation(base, data, examples, result, reader, on_progress, seed=seed)
-            comparisons = evaluation.comparisons(text_head, serving_weights, training_set)
+            if training_set.serving.label_fingerprint:
+                result = evaluation.keep_better_columns(serving_weights)
+            comparisons = evaluation.comparisons(text_head, training_set)
             measured = evaluation.measures(text_head)
             weights = _build_version_weights(result, serving_weights.head, evaluation.cases)
             thresholds = _choose_thresholds(result, training_set)
@@ -190,14 +198,18 @@ class ClipTrainer:
         labels[:, [finding not in learnable for finding in FINDINGS]] = UNKNOWN
         readable = [found for found in read if found is not None]
         views = [activations for _, activations in readable if activations is not None]
-        unlabelled = reader.read_features(training_set.unlabelled_instances, "unlabelled images", on_progress)
-        unlabelled_features = [features for features in unlabelled if features is not None]
+        unlabelled = _read_archive(training_set.unlabelled_instances, base, reader, on_progress)
         data = TrainingData(
             features=torch.stack([features for features, _ in readable]),
             activations=torch.stack(views) if views else None,
             labels=labels,
             patients=np.array([example.patient_key for example in examples], dtype=np.str_),
-            unlabelled_features=torch.stack(unlabelled_features) if unlabelled_features else torch.zeros(0, base.dimension),
+            unlabelled_features=unlabelled.features,
+            unlabelled_activations=unlabelled.activations if reader.split_k is not None else None,
+            random_labels=np.array([example.targets for example in training_set.monitoring_examples], dtype=np.int8).reshape(
+                -1, len(FINDINGS)
+            ),
+            published_prevalence=published_prevalence(FINDINGS, self._settings.prior_prevalence),
         )
         return examples, data, unreadable
 
@@ -228,29 +240,56 @@ class _CandidateEvaluation:
     ) -> None:
         self._base, self._data, self._result, self._seed = base, data, result, seed
         self._reader, self._on_progress = reader, on_progress
+        self._serving_scores: ScoreMatrix | None = None
+        self._optimism = result.columns.optimism
         self._instances = [example.instance for example in examples]
         self.cases = np.stack([_hash_study_uid(example.study_instance_uid) for example in examples])
 
-    def comparisons(self, text_head: LinearHead, serving_weights: VersionWeights, training_set: TrainingSet) -> list[Comparison]:
-        """Compare with zero-shot and, unless it is zero-shot itself, with the serving version."""
+    def keep_better_columns(self, serving_weights: VersionWeights) -> TrainingResult:
+        """Return the result without the findings that may rank worse than in the serving version: they keep its column.
+
+        A column of the serving version's fine-tuned blocks cannot be kept beside other fine-tuned blocks.
+        """
+        result, labels, patients = self._result, self._data.labels, self._data.patients
+        self._serving_scores = self._score_serving(serving_weights)
+        old = np.where(np.isfinite(self._serving_scores), self._serving_scores, np.nan)
+        chosen = choose_columns(old, result.out_of_fold_scores, labels, patients, KEPT_COLUMNS, seed=self._seed)
+        blocks = serving_weights.fine_tuned
+        kept = chosen.first & result.findings
+        kept &= True if blocks is None else ~blocks.findings.numpy()
+        fine_tuned = result.fine_tuned
+        if fine_tuned is not None:
+            fine_tuned = replace(fine_tuned, findings=fine_tuned.findings & torch.from_numpy(~kept))
+        self._optimism += chosen.optimism if kept.any() else 0.0
+        self._result = replace(
+            result,
+            findings=result.findings & ~kept,
+            fine_tuned=fine_tuned,
+            out_of_fold_scores=np.where(kept, self._serving_scores, result.out_of_fold_scores),
+        )
+        return self._result
+
+    def comparisons(self, text_head: LinearHead, training_set: TrainingSet) -> list[Comparison]:
+        """Compare with zero-shot and, after `keep_better_columns`, with the serving version."""
         found = [self._compare_with("zero-shot", self._score_zero_shot(text_head))]
-        if training_set.serving.label_fingerprint:
-            found.append(self._compare_with(f"version {training_set.serving.number}", self._score_serving(serving_weights)))
+        if self._serving_scores is not None:
+            found.append(self._compare_with(f"version {training_set.serving.number}", self._serving_scores))
         return found
 
     def measures(self, text_head: LinearHead) -> dict[str, Any]:
-        """Return the measures of each learnt finding, JSON-able; sensitivity and specificity at the prevalence, the threshold."""
+        """Return the measures of each learnt finding, JSON-able; sensitivity and specificity at the thresholds."""
         scores, prevalence = self._result.out_of_fold_scores, self._result.prevalence
         zero_shot = self._score_zero_shot(text_head)
-        found = measure_scores(scores, zero_shot, self._data.labels, self._data.patients, thresholds=prevalence, seed=self._seed)
+        found = measure_scores(
+            scores, zero_shot, self._data.labels, self._data.patients, thresholds=self._result.thresholds, seed=self._seed
+        )
         for column, finding in enumerate(FINDINGS):
             found[finding]["prevalence"] = json_number(prevalence[column])
         return select_findings(found, self._result.findings)
 
     def _compare_with(self, against: str, other: ScoreMatrix) -> Comparison:
-        return compare_scores(
-            against, self._result.out_of_fold_scores, other, self._data.labels, self._data.patients, seed=self._seed
-        )
+        scores, labels, patients = self._result.out_of_fold_scores, self._data.labels, self._data.patients
+        return compare_scores(against, scores, other, labels, patients, seed=self._seed, optimism=self._optimism)
 
     def _score_zero_shot(self, text_head: LinearHead) -> ScoreMatrix:
         return text_head.to(torch.device("cpu")).scores(self._data.features).numpy()
@@ -295,6 +334,18 @@ class _CandidateEvaluation:
         return classifier.score_pixels(self._base.preprocess.normalise(model_input[None]))
 
 
+def _read_archive(
+    instances: Sequence[StoredInstance], base: Base, reader: TrainingImageReader, on_progress: StageCallback
+) -> SplitActivations:
+    """Return features [N, D] and activations [N, L, W] of the readable images; without activations for an encoder that cannot be
+    split.
+    """
+    read = [found for found in reader.read_archive(instances, on_progress) if found is not None]
+    if not read:
+        return SplitActivations(torch.zeros(0), torch.zeros(0, base.dimension))
+    return SplitActivations.stack(read)
+
+
 def _hash_study_uid(study_instance_uid: str) -> npt.NDArray[np.uint8]:
     """Return uint8 [32]: a version's files hold no study UID."""
     return np.frombuffer(hashlib.sha256(study_instance_uid.encode()).digest(), dtype=np.uint8)
@@ -312,7 +363,7 @@ def _build_version_weights(result: TrainingResult, serving_head: LinearHead, cas
 
 def _choose_thresholds(result: TrainingResult, training_set: TrainingSet) -> dict[str, float]:
     return {
-        finding: float(result.prevalence[column]) if result.findings[column] else training_set.serving.thresholds[finding]
+        finding: float(result.thresholds[column]) if result.findings[column] else training_set.serving.thresholds[finding]
         for column, finding in enumerate(FINDINGS)
     }
 
@@ -353,14 +404,18 @@ def _build_card(
     card: dict[str, Any] = {
         "recipe": result.method,
         **base_card(base, prompts),
-        "calibration": f"Platt, slope {result.cross_validation[result.method].calibration.slope:.3f}, "
-        "moved to the archive's prevalences",
+        "calibration": "Platt, a slope for each finding, moved to the archive's prevalences",
         "learning": {
             "plan": plan.card,
             "films": len(data.labels),
             "patients": len(np.unique(data.patients)),
             "background": len(data.unlabelled_features),
             "findings": learnt,
+            "text": [
+                finding for column, finding in enumerate(FINDINGS) if result.findings[column] and not result.columns.first[column]
+            ],
+            "better": {finding: json_number(result.columns.better[column]) for column, finding in enumerate(FINDINGS)},
+            "prevalence": {finding: json_number(result.prevalence[column]) for column, finding in enumerate(FINDINGS)},
             "kept": [finding for finding in FINDINGS if finding not in learnt],
             "folds": result.folds,
             "log_loss": {name: json_number(method.loss) for name, method in result.cross_validation.items()},

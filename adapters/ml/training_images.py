@@ -63,12 +63,25 @@ class TrainingImageReader:
     def read_features(
         self, instances: Sequence[StoredInstance], stage: str, on_progress: StageCallback
     ) -> list[torch.Tensor | None]:
-        """Return the base's unit vector float32 [D], on the CPU, of each image; None where it cannot be read."""
+        """Return the base's unit vector float32 [D], on the CPU, of each image, from its pixels; None where it cannot be read."""
         progress, batches = _ReadProgress(on_progress, stage, len(instances)), _split_batches(instances)
+        return [row for batch in batches for row in self._encode_features(self._read_model_inputs(batch, progress))]
+
+    def read_archive(self, instances: Sequence[StoredInstance], on_progress: StageCallback) -> list[SplitActivations | None]:
+        """Return activations float16 [L, W] and features float32 [D], on the CPU, of each unlabelled image; None where it cannot be
+        read. Without `split_k` the activations are empty.
+        """
+        stage = "unlabelled images"
         if self.split_k is None:
-            return [row for batch in batches for row in self._encode_features(self._read_model_inputs(batch, progress))]
-        views = (found for batch in batches for found in self._load_views(batch, _UNAUGMENTED, progress, labelled=False))
-        return [None if split is None else split.features[0] for split in views]
+            features = self.read_features(instances, stage, on_progress)
+            return [None if row is None else SplitActivations(torch.zeros(0), row) for row in features]
+        progress = _ReadProgress(on_progress, stage, len(instances))
+        views = (
+            found
+            for batch in _split_batches(instances)
+            for found in self._load_views(batch, _UNAUGMENTED, progress, labelled=False)
+        )
+        return [None if split is None else SplitActivations(split.activations[0], split.features[0]) for split in views]
 
     def read_model_input(self, instance: StoredInstance) -> torch.Tensor | None:
         """Return the model input [1, S, S] before normalisation, None where the instance cannot be read."""

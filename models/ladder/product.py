@@ -16,6 +16,7 @@ from models.ladder.bench_activations import SharedActivations, fill_with_zero_sh
 from models.ladder.labelled_features import head_logits
 from models.ladder.method import FewShotBenchmark, Logits, Support
 from models.training.fine_tuning import ACTIVATION_DTYPE
+from models.training.prevalence import published_prevalence
 from models.training.training_round import TrainingData, TrainingPlan, TrainingResult, run_training_round
 
 Rows = npt.NDArray[np.intp]
@@ -86,6 +87,9 @@ class RadclipdMethod:
             labels=support.labels(bench.cases),
             patients=bench.cases.patient[support.rows],
             unlabelled_features=bench.features[torch.from_numpy(archive)].cpu(),
+            unlabelled_activations=None,
+            random_labels=np.zeros((0, len(bench.cases.findings)), dtype=np.int8),
+            published_prevalence=published_prevalence(bench.cases.findings),
         )
         return run_training_round(bench.encoder, bench.ensemble, data, self._plan, lambda work, done, total: None)
 

@@ -1,9 +1,13 @@
-"""Calibration: from logits to probabilities, and rates of decisions with confidence intervals.
+"""Calibration: from logits to log-odds at even odds, and rates of decisions with confidence intervals.
 
-Platt scaling (Platt 1999) with few parameters for few labels: one slope for all findings and one intercept per finding, both pulled
-to the uncalibrated head by a prior that labels overcome. The fit is at even odds, positives and negatives weighing one half each,
-since labelled images are selected and their shares say nothing of the archive. The prevalence in the archive then shifts the
-intercept (Saerens et al. 2002).
+Platt scaling (Platt 1999) with few parameters for few labels. All findings share one slope, pulled to the uncalibrated head. Each
+finding has a factor on the slope with a spike-and-slab prior (Mitchell and Beauchamp 1988): the slab is a normal distribution
+around
+1, the spike says that the head tells nothing of the finding. The factor is the posterior mean, so a finding with few images has the
+shared slope, and a finding that the head does not tell apart a slope near 0: its log-odds are those of the prevalence.
+
+The fit is at even odds, positives and negatives weighing one half each, since labelled images are selected and their shares say
+nothing of the archive. `prevalence` shifts the intercepts (Saerens et al. 2002).
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.optimize import minimize
-from scipy.special import expit, logit
+from scipy.special import expit, logit, logsumexp
 
 from models.classifier.head import LinearHead
 from models.evaluation.cases import ABSENT, PRESENT
@@ -23,37 +27,33 @@ Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int8]
 
 SLOPE_SPREAD = 0.5
-"""Prior standard deviation of the slope's natural logarithm around 0: a factor of 1.6."""
+"""Prior standard deviation of the shared slope's natural logarithm around 0: a factor of 1.6."""
 INTERCEPT_SPREAD = 1.0
 """Prior standard deviation of an intercept around the midpoint of the two kinds."""
-PRIOR_PREVALENCE = 0.04
-"""Prevalence before any image of the archive: about the median of ChestX-ray14's findings, which range from .2 % to 18 %."""
-PRIOR_STRENGTH = 50.0
-"""Weight of PRIOR_PREVALENCE, as a number of archive images."""
-_MIN_PREVALENCE, _MAX_PREVALENCE = 0.001, 0.5  # a feature present in more than half of an archive is no finding
-_EM_ITERATIONS = 200
+SPIKE = 0.2
+"""Prior probability that the head tells nothing of a finding."""
+FACTOR_SPREAD = 0.5
+"""Prior standard deviation of a finding's factor on the shared slope around 1, where the head tells something of the finding."""
+_FACTORS = np.linspace(0.0, 2.5, 51)
+_NEWTON_STEPS = 12
 _CONFIDENCE_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Platt scaling: log-odds at even odds are slope * logit + intercept [F]."""
+    """Platt scaling: log-odds at even odds are slopes [F] * logit + intercepts [F]."""
 
-    slope: float
+    slopes: Floats
     intercepts: Floats
 
     def __call__(self, logits: Floats) -> Floats:
         """Return log-odds [..., F] at even odds."""
-        return np.asarray(self.slope * logits + self.intercepts)
+        return np.asarray(self.slopes * logits + self.intercepts)
 
     def calibrated_head(self, head: LinearHead, prevalence: Floats) -> LinearHead:
         """Return the head whose scores are probabilities at this prevalence [F]."""
-        shift = torch.from_numpy(self.intercepts + logit(prevalence)).float()
-        return LinearHead(
-            directions=head.directions.cpu(),
-            scale=head.scale.cpu() * self.slope,
-            bias=head.bias.cpu() * self.slope + shift,
-        )
+        slopes, shift = torch.from_numpy(self.slopes).float(), torch.from_numpy(self.intercepts + logit(prevalence)).float()
+        return LinearHead(directions=head.directions.cpu(), scale=head.scale.cpu() * slopes, bias=head.bias.cpu() * slopes + shift)
 
 
 def balanced_weights(labels: Labels) -> Floats:
@@ -65,24 +65,70 @@ def balanced_weights(labels: Labels) -> Floats:
 
 def fit_calibration(logits: Floats, labels: Labels) -> Calibration:
     """Fit a Calibration to logits and labels [n, F]. A finding without both kinds has the intercept 0. Deterministic."""
-    weights = balanced_weights(labels)
-    middle = (weights * np.where(weights > 0, logits, 0.0)).sum(axis=0)
-    found = np.minimum((labels == PRESENT).sum(axis=0), (labels == ABSENT).sum(axis=0))
-    force = weights * 2.0 * found  # a finding weighs twice the number of images of its rarer kind
-    target, centred = np.where(labels == PRESENT, 1.0, 0.0), np.where(weights > 0, logits - middle, 0.0)
+    return _BalancedFit(logits, labels).calibration()
 
-    def objective(parameters: Floats) -> tuple[float, Floats]:
-        slope, intercepts = np.exp(parameters[0]), parameters[1:]
-        odds = slope * centred + intercepts
-        error = force * (expit(odds) - target)
-        loss = (force * (np.logaddexp(0.0, odds) - target * odds)).sum()
-        pull = (parameters[0] / SLOPE_SPREAD) ** 2 / 2 + ((intercepts / INTERCEPT_SPREAD) ** 2).sum() / 2
-        slope_gradient = (error * centred).sum() * slope + parameters[0] / SLOPE_SPREAD**2
-        return float(loss + pull), np.concatenate([[slope_gradient], error.sum(axis=0) + intercepts / INTERCEPT_SPREAD**2])
 
-    parameters = minimize(objective, np.zeros(1 + labels.shape[1]), jac=True, method="L-BFGS-B").x
-    slope = float(np.exp(parameters[0]))
-    return Calibration(slope, np.where(found > 0, parameters[1:] - slope * middle, 0.0))
+class _BalancedFit:
+    """The balanced logistic likelihood of n images and F findings. A finding weighs twice the number of its rarer kind."""
+
+    def __init__(self, logits: Floats, labels: Labels) -> None:
+        weights = balanced_weights(labels)
+        self._found = np.minimum((labels == PRESENT).sum(axis=0), (labels == ABSENT).sum(axis=0))
+        self._middle = (weights * np.where(weights > 0, logits, 0.0)).sum(axis=0)
+        self._force = weights * 2.0 * self._found
+        self._target = np.where(labels == PRESENT, 1.0, 0.0)
+        self._centred = np.where(weights > 0, logits - self._middle, 0.0)
+
+    def calibration(self) -> Calibration:
+        shared = self._fit_shared_slope()
+        evidence, intercepts = self._profile_factors(shared)
+        posterior = evidence + _log_factor_prior()[:, None]
+        share = np.exp(posterior - logsumexp(posterior, axis=0))
+        slopes = shared * (share * _FACTORS[:, None]).sum(axis=0)
+        expected = (share * intercepts).sum(axis=0)
+        return Calibration(slopes, np.where(self._found > 0, expected - slopes * self._middle, 0.0))
+
+    def _fit_shared_slope(self) -> float:
+        def objective(parameters: Floats) -> tuple[float, Floats]:
+            slope, intercepts = np.exp(parameters[0]), parameters[1:]
+            odds = slope * self._centred + intercepts
+            error = self._force * (expit(odds) - self._target)
+            pull = (parameters[0] / SLOPE_SPREAD) ** 2 / 2 + ((intercepts / INTERCEPT_SPREAD) ** 2).sum() / 2
+            slope_gradient = (error * self._centred).sum() * slope + parameters[0] / SLOPE_SPREAD**2
+            gradient = np.concatenate([[slope_gradient], error.sum(axis=0) + intercepts / INTERCEPT_SPREAD**2])
+            return float(self._loss(odds).sum() + pull), gradient
+
+        start = np.zeros(1 + self._target.shape[1])
+        return float(np.exp(minimize(objective, start, jac=True, method="L-BFGS-B").x[0]))
+
+    def _profile_factors(self, shared: float) -> tuple[Floats, Floats]:
+        """Return the log evidence [G, F] of each factor on the shared slope (Laplace), and the best intercepts [G, F]."""
+        evidence, best = [], []
+        for factor in _FACTORS:
+            aligned, intercepts = shared * factor * self._centred, np.zeros(self._target.shape[1])
+            for _ in range(_NEWTON_STEPS):
+                present = expit(aligned + intercepts)
+                gradient = (self._force * (present - self._target)).sum(axis=0) + intercepts / INTERCEPT_SPREAD**2
+                intercepts = intercepts - gradient / self._curvature(present)
+            odds = aligned + intercepts
+            pull = (intercepts / INTERCEPT_SPREAD) ** 2 / 2 + np.log(self._curvature(expit(odds))) / 2
+            evidence.append(-self._loss(odds).sum(axis=0) - pull)
+            best.append(intercepts)
+        return np.stack(evidence), np.stack(best)
+
+    def _loss(self, odds: Floats) -> Floats:
+        return np.asarray(self._force * (np.logaddexp(0.0, odds) - self._target * odds))
+
+    def _curvature(self, present: Floats) -> Floats:
+        return np.asarray((self._force * present * (1 - present)).sum(axis=0) + 1 / INTERCEPT_SPREAD**2)
+
+
+def _log_factor_prior() -> Floats:
+    """Return the log prior [G] of the factors: the slab's share 1 - SPIKE, and SPIKE at 0."""
+    slab = -(((_FACTORS - 1) / FACTOR_SPREAD) ** 2) / 2
+    prior = slab - logsumexp(slab) + np.log(1 - SPIKE)
+    prior[0] = np.logaddexp(prior[0], np.log(SPIKE))
+    return np.asarray(prior)
 
 
 def log_loss(odds: Floats, labels: Labels) -> float:
@@ -91,20 +137,6 @@ def log_loss(odds: Floats, labels: Labels) -> float:
     each = np.logaddexp(0.0, np.where(weights > 0, odds, 0.0)) - (labels == PRESENT) * np.where(weights > 0, odds, 0.0)
     defined = (weights > 0).any(axis=0)
     return float((weights * each).sum() / defined.sum()) if defined.any() else float("nan")
-
-
-def estimate_prevalences(odds: Floats) -> Floats:
-    """Estimate the prevalence [F] of each finding in an archive from log-odds [N, F] at even odds, without labels.
-
-    Expectation-maximisation of Saerens et al. 2002, started at and regularised toward PRIOR_PREVALENCE: a head without
-    discrimination leaves the prior.
-    """
-    ratios = np.exp(np.clip(odds, -30.0, 30.0))
-    share = np.full(odds.shape[1], PRIOR_PREVALENCE)
-    for _ in range(_EM_ITERATIONS):
-        present = share * ratios / (share * ratios + 1.0 - share)
-        share = (present.sum(axis=0) + PRIOR_STRENGTH * PRIOR_PREVALENCE) / (len(odds) + PRIOR_STRENGTH)
-    return np.asarray(np.clip(share, _MIN_PREVALENCE, _MAX_PREVALENCE))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """A training round: both methods are cross-validated by patient, the better one is fitted to all images and calibrated.
 
+Finding by finding the learnt column serves only where held-out patients say with a stated probability that it ranks better than the
+text (`column_choice`); elsewhere the text's column stays, calibrated by the same labels.
+
 Stage 1 is a text-anchored head on the frozen encoder (`stage_one`). Partial unfreezing fine-tunes the last k blocks under the
 stage 1 head of the same images (`fine_tuning`; LP-FT, Kumar et al. 2022). Both start from the base, never from an earlier version.
 
@@ -28,7 +31,8 @@ from models.encoder.encoder import Encoder
 from models.encoder.partition import partition
 from models.errors import CannotPartition, NothingToLearn
 from models.images.views import AugmentedViews
-from models.training.calibration import Calibration, Floats, Labels, estimate_prevalences, fit_calibration, log_loss
+from models.training.calibration import Calibration, Floats, Labels, fit_calibration, log_loss
+from models.training.column_choice import ColumnChoice, ColumnChoiceSettings, choose_columns
 from models.training.cross_validation import (
     Rows,
     assign_folds,
@@ -40,7 +44,9 @@ from models.training.cross_validation import (
 )
 from models.training.fine_tuning import ACTIVATION_DTYPE, TrainedWeights
 from models.training.fold_fits import FitContext, FitResult, FitSpec, RunFits, run_fits_sequentially
+from models.training.operating_point import OperatingPointSettings, choose_thresholds
 from models.training.optimiser_loop import encode_in_chunks
+from models.training.prevalence import PrevalenceSettings, estimate_prevalences
 from models.training.recipe import Recipe
 from models.training.stage_one import StageOneSettings, stage_one_head
 from models.training.whitening import WhiteningTransform
@@ -49,7 +55,7 @@ TrainingMethod = Literal["auto", "stage-1", "partial"]
 OnProgress = Callable[[str, int, int], None]
 """Called with the name of the current work, the amount done, and the total. May block, or raise to stop."""
 
-STAGE_1, PARTIAL = "stage-1", "partial"
+STAGE_1, PARTIAL, TEXT = "stage-1", "partial", "text"
 MAX_ACTIVATION_BYTES = 2 << 30
 """Largest size of all activations in bytes: more images have fewer augmented views each."""
 
@@ -61,6 +67,9 @@ class TrainingPlan:
     method: TrainingMethod = "auto"
     recipe: Recipe = field(default_factory=Recipe)
     stage_1: StageOneSettings = field(default_factory=StageOneSettings)
+    columns: ColumnChoiceSettings = field(default_factory=ColumnChoiceSettings)
+    prevalence: PrevalenceSettings = field(default_factory=PrevalenceSettings)
+    operating_point: OperatingPointSettings = field(default_factory=OperatingPointSettings)
     max_folds: int = 5
     seed: int = 0
 
@@ -73,6 +82,9 @@ class TrainingPlan:
             "seed": self.seed,
             "partial": self.recipe.card,
             "stage-1": asdict(self.stage_1),
+            "columns": asdict(self.columns),
+            "prevalence": asdict(self.prevalence),
+            "operating_point": asdict(self.operating_point),
         }
 
     def views(self, encoder: Encoder, count: int) -> AugmentedViews:
@@ -91,7 +103,10 @@ class TrainingData:
 
     `features`: float32 [n, D], the base encoder's features. `activations`: float16 [n, V, L, W], activations entering the plan's
     unfrozen blocks for V views of each image, the unchanged image first; None for a tower that cannot be partitioned.
-    `unlabelled_features`: float32 [N, D], the base encoder's features of unlabelled archive images. All on the CPU.
+    `unlabelled_features`: float32 [N, D], the base encoder's features of unlabelled archive images. `unlabelled_activations`:
+    float16
+    [N, L, W] of the same images, unchanged; None as above. `random_labels`: int8 [M, F], labels of images drawn at random from the
+    archive. `published_prevalence` [F]: shares of a published data set. All on the CPU.
     """
 
     features: torch.Tensor
@@ -99,6 +114,9 @@ class TrainingData:
     labels: Labels
     patients: npt.NDArray[np.str_]
     unlabelled_features: torch.Tensor
+    unlabelled_activations: torch.Tensor | None
+    random_labels: Labels
+    published_prevalence: Floats
 
 
 @dataclass(frozen=True)
@@ -114,17 +132,21 @@ class CrossValidationResult:
 class TrainingResult:
     """Result of a training round. `head` scores on the frozen encoder; `fine_tuned` is set if unfreezing won.
 
-    Scores of both are probabilities. `out_of_fold_scores`: float64 [n, F], each image scored by models trained on other patients.
-    `prevalence` [F] in the archive is the probability that corresponds to even odds. `cross_validation`: each method by name.
-    `notes`: methods not tried, with the reason.
+    Scores of both are probabilities. `columns`: the learnt column or the text's, by finding. `out_of_fold_scores`: float64 [n,
+    F], each
+    image scored by models trained on other patients. `prevalence` [F] in the archive is the probability that corresponds to even
+    odds; `thresholds` [F]: the operating points. `cross_validation`: each method by name. `notes`: methods not tried, with the
+    reason.
     """
 
     method: str
     findings: npt.NDArray[np.bool_]
+    columns: ColumnChoice
     head: LinearHead
     fine_tuned: FineTunedBlocks | None
     out_of_fold_scores: Floats
     prevalence: Floats
+    thresholds: Floats
     cross_validation: Mapping[str, CrossValidationResult]
     folds: int
     fit_card: Mapping[str, Any]
@@ -151,6 +173,16 @@ def run_training_round(
     return _TrainingRound(encoder, text, data, plan, on_progress, run_fits).run()
 
 
+@dataclass(frozen=True)
+class _ServedColumns:
+    """The columns that a version serves, the prevalence [F] and the thresholds [F]."""
+
+    head: LinearHead
+    fine_tuned: FineTunedBlocks | None
+    prevalence: Floats
+    thresholds: Floats
+
+
 class _TrainingRound:
     """The shared state of both methods in one round."""
 
@@ -170,7 +202,7 @@ class _TrainingRound:
         self._run_fits, self._steps_done = run_fits, 0
 
     def run(self) -> TrainingResult:
-        tried = {STAGE_1: self._cross_validate(self._score_stage_1)}
+        tried = {TEXT: self._cross_validate(self._score_text), STAGE_1: self._cross_validate(self._score_stage_1)}
         notes: tuple[str, ...] = ()
         if self._plan.method != STAGE_1:
             try:
@@ -179,31 +211,79 @@ class _TrainingRound:
                 if self._plan.method == PARTIAL:
                     raise
                 notes = (f"partial unfreezing was not tried: {error}",)
-        chosen = self._plan.method if self._plan.method != "auto" else min(tried, key=lambda name: tried[name].loss)
-        frozen = self._fit_stage_1(self._all_rows)
-        prevalence = self._estimate_prevalence(frozen, tried[STAGE_1].calibration)
-        fitted = next(self._start_fits([self._all_rows])) if chosen == PARTIAL else None
-        findings = learnable_findings(self._data.labels)
+        chosen = self._choose_method(tried)
+        columns = self._choose_columns(tried[chosen], tried[TEXT])
+        fitted = next(self._start_fits([self._all_rows])) if chosen == PARTIAL and columns.first.any() else None
+        served = self._build_columns(tried, columns, fitted)
         return TrainingResult(
             method=chosen,
-            findings=findings,
-            head=tried[STAGE_1].calibration.calibrated_head(frozen, prevalence),
-            fine_tuned=self._calibrate_fine_tuned(fitted.trained, tried[PARTIAL].calibration, prevalence, findings)
-            if fitted
-            else None,
-            out_of_fold_scores=np.asarray(expit(tried[chosen].log_odds + logit(prevalence))),
-            prevalence=prevalence,
+            findings=learnable_findings(self._data.labels),
+            columns=columns,
+            head=served.head,
+            fine_tuned=served.fine_tuned,
+            out_of_fold_scores=np.asarray(
+                expit(np.where(columns.first, tried[chosen].log_odds, tried[TEXT].log_odds) + logit(served.prevalence))
+            ),
+            prevalence=served.prevalence,
+            thresholds=served.thresholds,
             cross_validation=tried,
             folds=int(self._fold.max()) + 1,
             fit_card=fitted.card if fitted else {},
             notes=notes,
         )
 
+    def _choose_method(self, tried: Mapping[str, CrossValidationResult]) -> str:
+        if self._plan.method != "auto":
+            return self._plan.method
+        return min((name for name in tried if name != TEXT), key=lambda name: tried[name].loss)
+
+    def _choose_columns(self, learnt: CrossValidationResult, text: CrossValidationResult) -> ColumnChoice:
+        return choose_columns(
+            learnt.log_odds, text.log_odds, self._data.labels, self._data.patients, self._plan.columns, seed=self._plan.seed
+        )
+
+    def _build_columns(
+        self, tried: Mapping[str, CrossValidationResult], columns: ColumnChoice, fitted: FitResult | None
+    ) -> _ServedColumns:
+        """Calibrate the chosen columns at the archive's prevalences."""
+        heads = {TEXT: self._text.standardised(self._data.features), STAGE_1: self._fit_stage_1(self._all_rows)}
+        odds = {
+            name: tried[name].calibration(head.logits(self._archive).numpy().astype(np.float64)) for name, head in heads.items()
+        }
+        prevalence = estimate_prevalences(
+            self._data.published_prevalence,
+            np.where(columns.first, odds[STAGE_1], odds[TEXT]),
+            self._data.random_labels,
+            self._plan.prevalence,
+        )
+        text, learnt = (tried[name].calibration.calibrated_head(heads[name], prevalence) for name in (TEXT, STAGE_1))
+        head = learnt.where(torch.from_numpy(columns.first), text)
+        frozen = self._choose_thresholds(head.scores(self._archive), prevalence)
+        if fitted is None:
+            return _ServedColumns(head, None, prevalence, frozen)
+        blocks = self._calibrate_fine_tuned(fitted.trained, tried[PARTIAL].calibration, prevalence, columns.first)
+        unfrozen = self._choose_thresholds(self._score_archive(blocks), prevalence)
+        return _ServedColumns(head, blocks, prevalence, np.where(columns.first, unfrozen, frozen))
+
+    def _choose_thresholds(self, scores: torch.Tensor, prevalence: Floats) -> Floats:
+        return choose_thresholds(scores.numpy().astype(np.float64), prevalence, self._plan.operating_point)
+
     def _cross_validate(self, score: Callable[[Rows, Rows], Floats]) -> CrossValidationResult:
         logits = score_out_of_fold(self._fold, self._data.labels.shape[1], score)
         labels = mask_unscored(logits, self._data.labels)
         odds = cross_fit_calibration(logits, labels, self._fold)
         return CrossValidationResult(odds, fit_calibration(logits, labels), log_loss(odds, labels))
+
+    @property
+    def _archive(self) -> torch.Tensor:
+        """Features of the archive; without unlabelled images, of the labelled ones."""
+        return self._data.unlabelled_features if len(self._data.unlabelled_features) else self._data.features
+
+    # the text
+
+    def _score_text(self, rows: Rows, held_out: Rows) -> Floats:
+        logits = self._text.standardised(self._data.features).logits(self._data.features[torch.from_numpy(held_out)])
+        return np.where(learnable_findings(self._data.labels[rows]), logits.numpy().astype(np.float64), np.nan)
 
     # stage 1: a head on the frozen encoder
 
@@ -220,11 +300,6 @@ class _TrainingRound:
     def _score_stage_1(self, rows: Rows, held_out: Rows) -> Floats:
         logits = self._fit_stage_1(rows).logits(self._data.features[torch.from_numpy(held_out)]).numpy().astype(np.float64)
         return np.where(learnable_findings(self._data.labels[rows]), logits, np.nan)
-
-    def _estimate_prevalence(self, head: LinearHead, calibrated: Calibration) -> Floats:
-        """Estimate the prevalence [F] in the archive; without unlabelled images, in the labelled ones."""
-        archive = self._data.unlabelled_features if len(self._data.unlabelled_features) else self._data.features
-        return estimate_prevalences(calibrated(head.logits(archive).numpy().astype(np.float64)))
 
     # stage 2: the last k blocks
 
@@ -260,10 +335,19 @@ class _TrainingRound:
 
     def _encode_fine_tuned(self, delta: Delta) -> torch.Tensor:
         """Return features [n, D] on the CPU: the training images encoded with these fine-tuned tensors."""
-        encoder, unaugmented = apply_delta(self._encoder, delta), self._activations[:, 0]
+        return self._encode(delta, self._activations[:, 0])
+
+    def _encode(self, delta: Delta, activations: torch.Tensor) -> torch.Tensor:
+        encoder = apply_delta(self._encoder, delta)
         return encode_in_chunks(
-            lambda chunk: encode_activations(encoder, chunk, k=self._plan.recipe.k).features, unaugmented, encoder.device
+            lambda chunk: encode_activations(encoder, chunk, k=self._plan.recipe.k).features, activations, encoder.device
         ).cpu()
+
+    def _score_archive(self, blocks: FineTunedBlocks) -> torch.Tensor:
+        """Return the fine-tuned scores of the archive's images; without unlabelled activations, of the labelled ones."""
+        unlabelled = self._data.unlabelled_activations
+        activations = unlabelled if unlabelled is not None and len(unlabelled) else self._activations[:, 0]
+        return blocks.head.scores(self._encode(blocks.delta, activations))
 
     def _calibrate_fine_tuned(
         self, fitted: TrainedWeights, calibrated: Calibration, prevalence: Floats, findings: npt.NDArray[np.bool_]

@@ -14,6 +14,7 @@ from models.ladder.bench_activations import SharedActivations
 from models.ladder.closed_form import StageOneMethod
 from models.ladder.method import FewShotBenchmark
 from models.ladder.product import RadclipdMethod, ViewActivationCache
+from models.training.prevalence import published_prevalence
 from models.training.recipe import Augmentation, Recipe
 from models.training.training_round import TrainingData, TrainingMethod, TrainingPlan, TrainingResult, run_training_round
 from tests.builders import learnable_films
@@ -39,6 +40,9 @@ def trained_on(bench: FewShotBenchmark, wanted: TrainingPlan, rows: np.ndarray[t
         labels=bench.cases.labels[rows],
         patients=bench.cases.patient[rows],
         unlabelled_features=bench.features[np.setdiff1d(bench.split.pool, rows)],
+        unlabelled_activations=None,
+        random_labels=np.zeros((0, len(bench.cases.findings)), dtype=np.int8),
+        published_prevalence=published_prevalence(bench.cases.findings),
     )
     return run_training_round(bench.encoder, bench.ensemble, given, wanted, lambda what, done, total: None)
 
