@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Peers that the tests and the demo talk to, all from Debian.
-PEERS  := orthanc orthanc-dicomweb dcmtk dicom3tools postgresql
+PEERS  := orthanc orthanc-dicomweb dcmtk dicom3tools postgresql pgbouncer
 # A process takes whole files, in their order: the acceptance tests, which take longest, come first.
 SHARED := --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 DEMO   ?=
@@ -47,6 +47,7 @@ test: setup peers check ## all checks, then all tests that take no more than min
 
 test-systemd: setup peers ## the installed service in a really booted systemd (root; Debian's systemd-container and debootstrap)
 	@deploy/peers.sh systemd-container debootstrap
+	$(BIN)/python -m tests.builders.machine
 	$(BIN)/python -m pytest -m systemd $(PYTEST)
 
 bench: setup peers ## every benchmark side by side with its peers, as JSON, table and plot (BENCH="ingest scoring": only these)

@@ -6,6 +6,9 @@
 #   PYTHON=/usr/bin/python3.12 ...         another interpreter than /usr/bin/python3 (3.11 or newer)
 #   EXTRAS="lab scale" ...                 with extras of pyproject.toml: lab (demo, experiment), scale (Ray), gpl-codecs
 #
+#   PIP_NO_INDEX=1 PIP_FIND_LINKS=/media/wheels deploy/install.sh
+#                                          without internet, from a folder of wheels (deploy/docs/install.md, "Without internet")
+#
 # The virtual environment goes to /opt/radclipd/venv, units to /usr/local/lib, the configuration to /etc/radclipd; an existing
 # configuration is kept. A first installation takes 2 to 10 minutes, most of them for the download of torch.
 set -eu
@@ -20,7 +23,17 @@ config=/etc/radclipd/radclipd.toml
 units=$destination/usr/local/lib/systemd/system
 extras=
 
-say() { echo "install: $1"; }
+begun=$(date +%s)
+number=0
+
+# Say what begins and how long it usually takes.
+begin() {
+    number=$((number + 1))
+    step_begun=$(date +%s)
+    echo "install: step $number of $steps: $1 ($2)"
+}
+
+end() { echo "install: step $number took $(($(date +%s) - step_begun)) s"; }
 
 fail() {
     echo "install: $1" >&2
@@ -33,6 +46,9 @@ check_host() {
     command -v "$python" >/dev/null || fail "no $python" "apt-get install python3 python3-venv, or set PYTHON"
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$python is older than 3.11" "set PYTHON"
     "$python" -c 'import ensurepip, venv' 2>/dev/null || fail "$python cannot make virtual environments" "apt-get install python3-venv"
+    [ -n "$destination" ] || for program in systemd-sysusers systemd-tmpfiles runuser; do
+        command -v "$program" >/dev/null || fail "no $program" "radclipd runs as a service of systemd 250 or newer"
+    done
     case $("$python" -c 'import os, sys; print(os.path.realpath(sys.executable))') in
     /home/* | /root/*) fail "$python lies in a home folder, which the sandboxed service cannot see" "set PYTHON=/usr/bin/python3" ;;
     esac
@@ -47,17 +63,26 @@ choose_extras() {
 }
 
 install_environment() {
-    if [ ! -x "$venv/bin/python" ]; then
-        say "creating the virtual environment $venv (about 10 seconds)"
-        "$python" -m venv "$venv"
-    fi
-    say "installing torch $(pinned torch) (1 to 8 minutes; a few seconds if it is installed already)"
+    begin "the virtual environment $venv" "about 10 seconds"
+    [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+    check_packages
+    end
+    begin "torch $(pinned torch)" "1 to 8 minutes; a few seconds if it is installed already"
     "$venv/bin/pip" install --quiet --constraint "$source/constraints.txt" "torch==$(pinned torch)"
-    say "installing radclipd${extras:+[$extras]} and its dependencies (about 1 minute)"
+    end
+    begin "radclipd${extras:+[$extras]} and its dependencies" "about 1 minute"
     "$venv/bin/pip" install --quiet --constraint "$source/constraints.txt" "$source${extras:+[$extras]}"
+    end
     [ -z "$destination" ] || forget_destination
     install -d "$destination/usr/local/bin"
     ln -sfn "$prefix/venv/bin/radclipd" "$destination/usr/local/bin/radclipd"
+}
+
+# A small package that the build needs anyway: without it everything below would fail, after minutes of attempts.
+check_packages() {
+    "$venv/bin/pip" install --quiet --dry-run --no-deps --retries 0 --timeout 10 hatchling >/dev/null 2>&1 && return
+    fail "pip finds no packages: no internet, and no folder of wheels" \
+        "PIP_NO_INDEX=1 PIP_FIND_LINKS=/path/to/wheels $0 (deploy/docs/install.md, Without internet)"
 }
 
 pinned() { sed -n "s/^$1==//p" "$source/constraints.txt"; }
@@ -68,36 +93,39 @@ forget_destination() {
 }
 
 install_files() {
-    say "installing units and configuration (seconds)"
+    begin "units and configuration" "seconds"
     install -d "$units" "$destination/usr/local/lib/sysusers.d" "$destination/usr/local/lib/tmpfiles.d" "$destination/etc/radclipd"
     install -m 0644 "$source"/deploy/systemd/*.service "$source"/deploy/systemd/*.socket "$source"/deploy/systemd/*.target "$units"
     install -m 0644 "$source/deploy/sysusers.d/radclipd.conf" "$destination/usr/local/lib/sysusers.d"
     install -m 0644 "$source/deploy/tmpfiles.d/radclipd.conf" "$destination/usr/local/lib/tmpfiles.d"
     [ -e "$destination$config" ] || install -m 0640 "$source/deploy/radclipd.toml" "$destination$config"
+    end
 }
 
 set_up_host() {
-    say "creating the user, the folders and the catalog's schema (seconds; minutes for the upgrade of a large catalog)"
+    begin "user, folders and the catalog's schema" "seconds; minutes for the upgrade of a large catalog"
     systemd-sysusers /usr/local/lib/sysusers.d/radclipd.conf
     systemd-tmpfiles --create /usr/local/lib/tmpfiles.d/radclipd.conf
     runuser -u radclipd -- env RADCLIPD_CONFIG="$config" "$prefix/venv/bin/radclipd" db upgrade
     [ ! -d /run/systemd/system ] || systemctl daemon-reload
+    end
 }
 
 check_host
 choose_extras
+steps=$([ -n "$destination" ] && echo 4 || echo 5)
 install_environment
 install_files
 if [ -n "$destination" ]; then
-    echo "Installed below $destination."
+    echo "Installed below $destination, in $(($(date +%s) - begun)) s."
     exit 0
 fi
 set_up_host
 cat <<END
-radclipd is installed. Next steps:
-  edit $config                                     archive, AE titles
-  runuser -u radclipd -- radclipd versions list    a model version must serve: radclipd model --help
-  runuser -u radclipd -- radclipd check            checks every part, one line each
+radclipd is installed, in $(($(date +%s) - begun)) s. Next steps, as root (radclipd then works as its own user):
+  edit $config     archive, AE titles
+  radclipd versions list             a model version must serve: radclipd model --help
+  radclipd check                     checks every part, one line each
   systemctl enable --now radclipd.socket radclipd.service
 After an upgrade: systemctl restart radclipd.service (senders wait until it is up; none is refused)
 END

@@ -18,7 +18,7 @@ from pipeline.backoff import backoff_seconds
 from pipeline.domain import AuditEvent, Receipt
 from pipeline.errors import PermanentError, RadclipdError, StopRequested, TransientError
 from pipeline.ports.backfill import BackfillCounts, BackfillObject, BackfillSource, BackfillUnit, DateRange
-from pipeline.ports.services import Catalog, ImageStore, StageCallback
+from pipeline.ports.services import Catalog, ImageStore, InstanceComparison, StageCallback
 from pipeline.receive import ReceivePolicy, receive
 
 log = logging.getLogger("radclipd.backfill")
@@ -75,6 +75,7 @@ class Backfill:
     catalog: Catalog
     images: ImageStore
     receive_policy: ReceivePolicy
+    comparison: InstanceComparison | None = None
     policy: BackfillPolicy
     on_progress: StageCallback  # gets the number of finished units; may pause, or stop the run with StopRequested
     sleep: Callable[[float], object] = time.sleep  # waits, and may return early
@@ -207,11 +208,19 @@ class _UnitImport:
                 return None
             header, content = instance
             self._mark_backfilled(header.study_instance_uid)
-            receipt = receive(header, content, run.source.sender, catalog=run.catalog, images=run.images, policy=run.receive_policy)
+            receipt = receive(
+                header,
+                content,
+                run.source.sender,
+                catalog=run.catalog,
+                images=run.images,
+                policy=run.receive_policy,
+                comparison=run.comparison,
+            )
         except PermanentError as error:
             self._record_refusal(incoming, error)
             return None
-        if receipt is Receipt.DUPLICATE:
+        if receipt in (Receipt.DUPLICATE, Receipt.SAME_INSTANCE):
             self.counts.duplicates += 1
         else:
             self.counts.instances += 1

@@ -141,6 +141,7 @@ class Header:
     view_position: str = ""
     view_code: str = ""  # first ViewCodeSequence item, CodeValue
     view_code_meaning: str = ""
+    anatomic_region_code: str = ""  # first AnatomicRegionSequence item, CodeValue
     anatomic_region_meaning: str = ""  # first AnatomicRegionSequence item, CodeMeaning
     image_type: tuple[str, ...] = ()
     presentation_intent_type: str = ""
@@ -148,7 +149,7 @@ class Header:
     columns: int | None = None
     number_of_frames: int | None = None
     samples_per_pixel: int | None = None
-    has_pixels: bool = False  # the data set has a PixelData element
+    has_pixels: bool = False  # the data set has pixel data, or a damaged element may hide them
     conversion_type: str = ""
 
     @property
@@ -271,6 +272,7 @@ class Document:
     readings: tuple[ReaderStatement, ...] = ()
     replaces: tuple[str, ...] = ()  # SOPInstanceUIDs of earlier versions of this document
     reason: str = ""  # why the document gives no labels, in words; "": it gives labels
+    unclear: int = 0  # findings that the document mentions and does not state clearly: they get no label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,5 +376,6 @@ class Receipt(StrEnum):
 
     STORED = "stored"
     DUPLICATE = "duplicate"  # the identical file again: Success, nothing written
+    SAME_INSTANCE = "same_instance"  # the stored instance in another encoding or with another header: Success, the first file stays
     LATE = "late"  # stored, and its study is ARRIVING again
     OWN_REPORT = "own_report"  # an SR written by this software: catalogued, never scored

@@ -4,13 +4,14 @@ RadclipdError
 ├── PermanentError              another attempt would fail in the same way
 │   ├── DataSetUnreadable       not a readable DICOM data set                   C-STORE 0xC000
 │   ├── DataSetMismatch         data set contradicts its SOP class or UIDs      C-STORE 0xA900
-│   ├── DifferentInstance       another file under a known SOP Instance UID     C-STORE 0xC001
+│   ├── DifferentInstance       another instance under a known SOP Instance UID C-STORE 0xC001
 │   ├── PixelsUnreadable        pixel data without a decodable image
 │   ├── ReportImpossible        catalog rows from which no SR can be built
 │   ├── InvalidLabels           faulty rows in a table of labels; names every row
 │   └── RefusedByArchive        the archive refuses this object
 ├── TransientError              a later attempt may succeed
-│   ├── OutOfResources          disk below the guard, catalog unreachable       C-STORE 0xA700
+│   ├── OutOfResources          disk full or away, catalog unreachable          C-STORE 0xA700
+│   │   └── CatalogFault        the catalog refuses a statement                 C-STORE 0xA700
 │   ├── ArchiveBusy             the archive cannot store this object now
 │   ├── ArchiveUnreachable      the archive is unreachable; no fault of the object
 │   ├── StopRequested           the process must stop; the work restarts later
@@ -57,7 +58,7 @@ class DataSetMismatch(PermanentError):
 
 
 class DifferentInstance(PermanentError):
-    """A different file is stored under the same SOP Instance UID."""
+    """A different image or document is stored under the same SOP Instance UID."""
 
 
 class PixelsUnreadable(PermanentError):
@@ -86,6 +87,10 @@ class InvalidLabels(PermanentError):
         self.label_faults = tuple(faults)
 
 
+class JobOverrun(PermanentError):
+    """The job ran longer than the bound of its kind, so its worker was ended. Another attempt would run as long."""
+
+
 class RefusedByArchive(PermanentError):
     """The archive refuses this object, and would refuse it again."""
 
@@ -98,6 +103,10 @@ class OutOfResources(TransientError):
     """No disk space or no catalog, so nothing can be stored durably."""
 
 
+class CatalogFault(OutOfResources):
+    """The catalog refuses a statement. Another attempt may succeed, once a person has repaired it."""
+
+
 class ArchiveBusy(TransientError):
     """The archive answered, but cannot store this object now."""
 
@@ -108,6 +117,10 @@ class ArchiveUnreachable(TransientError):
 
 class StopRequested(TransientError):
     """The process must stop. Nothing was written: the work restarts with the next process."""
+
+
+class BatchOverrun(TransientError):
+    """A batch with this job ran longer than the bound of its kind, so its worker was ended. Any job of it may be the cause."""
 
 
 class LeaseLost(TransientError):

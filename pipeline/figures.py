@@ -83,6 +83,7 @@ class ArchiveFigures:
     """Totals over the whole archive. The cost of counting grows with the archive."""
 
     studies: Mapping[StudyState, int]
+    ignored: Mapping[str, int]  # ignored studies by reason; a study with several reasons counts for each
     reports: Mapping[ReportState, int]
     instances: int
     labels: Mapping[tuple[str, LabelState], int]  # labels by finding and state, including revoked ones

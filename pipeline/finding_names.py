@@ -27,7 +27,7 @@ def parse_findings(words: Iterable[str]) -> dict[str, LabelState]:
     states: dict[str, LabelState] = {}
     for word in words:
         name, _, state = (part.strip() for part in word.partition("="))
-        for finding, value in _parse_finding(name, state).items():
+        for finding, value in _parse_finding(name, state.casefold()).items():
             if states.setdefault(finding, value) is not value:
                 raise ValueError(f"{finding} is said to be {states[finding].value} and {value.value}")
     if not states:

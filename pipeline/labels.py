@@ -61,8 +61,8 @@ def import_readings(readings: Sequence[ReaderStatement], *, catalog: Catalog, dr
     return ImportResult(len(new), sum(len(reading.findings) for reading in identified) - len(new), len(studies))
 
 
-def withdraw(ids: Sequence[int], *, reader: str, source: str, catalog: Catalog) -> int:
-    """Revoke labels in force; return their number. PermanentError, and nothing is revoked, where one of them is not in force."""
+def withdraw(ids: Sequence[int], *, reader: str, source: str, catalog: Catalog) -> Sequence[Label]:
+    """Revoke labels in force, of any reader; return them. PermanentError, and nothing is revoked, where one is not in force."""
     with catalog.begin() as tx:
         for study in sorted({label.study_instance_uid for label in tx.labels.find(ids)}):
             tx.studies.find(study)  # locks the study on PostgreSQL
@@ -75,8 +75,9 @@ def withdraw(ids: Sequence[int], *, reader: str, source: str, catalog: Catalog) 
             )
         now = tx.now()
         tx.labels.append([_make_withdrawal(label, reader, source, now) for label in revoked])
-        tx.audit(AuditEvent("label", "done", "", f"withdrawn: {', '.join(str(label.id) for label in revoked)}", source))
-    return len(revoked)
+        named = ", ".join(f"{label.id}{f' of {label.reader}' if label.reader != reader else ''}" for label in revoked)
+        tx.audit(AuditEvent("label", "done", "", f"withdrawn by {reader}: {named}", source))
+    return revoked
 
 
 def enqueue_documents(*, catalog: Catalog) -> int:
@@ -149,7 +150,8 @@ def _store_statements(uid: str, contents: Mapping[str, Document], tx: Transactio
     new = [label for reading in relevant for label in index.new_labels(reading, now)]
     tx.labels.append(new)
     tx.labels.append([_make_withdrawal(label, readings[0].reader, readings[0].source, now, document=uid) for label in replaced])
-    return "done", f"{len(new)} labels added, {len(replaced)} of earlier versions revoked"
+    unclear = f", {document.unclear} findings unclear" if document.unclear else ""
+    return "done", f"{len(new)} labels added, {len(replaced)} of earlier versions revoked{unclear}"
 
 
 def _date_reading(reading: ReaderStatement, not_before: datetime | None, now: datetime) -> ReaderStatement:

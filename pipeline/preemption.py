@@ -60,8 +60,10 @@ class Preemption:
         scored = self._run_score_batch()
         while urgent := self._has_urgent_jobs():
             if self._clock() - started_at >= self._policy.max_pause_seconds:
-                paused = {"who": self._activity, "paused_seconds": self._policy.max_pause_seconds}
-                log.warning("score jobs still wait, other work takes a turn", extra=paused)
+                log.warning(
+                    "score jobs still wait, other work takes a turn",
+                    extra={"who": self._activity, "paused_seconds": self._policy.max_pause_seconds},
+                )
                 break
             if not scored:
                 self._sleep(self._policy.poll_seconds)

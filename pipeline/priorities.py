@@ -12,3 +12,4 @@ BACKFILL = 800
 """Score jobs of backfilled studies: behind arrivals, before re-scoring."""
 RESCORE = 900
 """Score jobs of reported studies that the serving version has not scored."""
+ALL = (ARRIVED, LABELS, LEARN, BACKFILL, RESCORE)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from pipeline import rules
-from pipeline.domain import Header, JobKind, Receipt, Sender, StoredFile, StoredInstance, StudyState
+from pipeline.domain import AuditEvent, Header, JobKind, Receipt, Sender, StoredFile, StoredInstance, StudyState
 from pipeline.errors import DifferentInstance, OutOfResources
 from pipeline.group_commit import GroupCommit
-from pipeline.ports.services import Catalog, ImageStore, IncomingFile, Transaction
+from pipeline.ports.services import Buffer, Catalog, ImageStore, IncomingFile, InstanceComparison, Transaction
+
+GUARDED_BYTES = 1 << 22
+"""Bytes of one incoming file between two looks at the free space. Each open association may write as much below the guard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,22 +23,54 @@ class ReceivePolicy:
     read_documents: bool = False  # whether structured reports and key object selections are read for labels: `[labels]`
 
 
+class GuardedFile:
+    """`ports.services.IncomingFile` under the disk guard: it looks at the free space as the bytes come."""
+
+    def __init__(self, images: ImageStore, policy: ReceivePolicy) -> None:
+        self._images, self._policy, self._incoming = images, policy, images.open_incoming()
+        self._unguarded = 0  # bytes written since the last look
+
+    @property
+    def file(self) -> StoredFile:
+        return self._incoming.file
+
+    def write(self, content: Buffer) -> None:
+        """Append. OutOfResources below the disk guard, or where the disk refuses the write."""
+        self._unguarded += len(content)
+        if self._unguarded >= GUARDED_BYTES:
+            self._unguarded = 0
+            _require_free_space(self._images, self._policy)
+        self._incoming.write(content)
+
+    def open(self) -> BinaryIO:
+        return self._incoming.open()
+
+    def commit(self) -> StoredFile:
+        return self._incoming.commit()
+
+    def discard(self) -> None:
+        self._incoming.discard()
+
+
 class InstanceReceiver:
     """The step for concurrent threads: their rows share transactions."""
 
-    def __init__(self, *, catalog: Catalog, images: ImageStore, policy: ReceivePolicy) -> None:
-        self._catalog, self._images, self._policy = catalog, images, policy
+    def __init__(
+        self, *, catalog: Catalog, images: ImageStore, policy: ReceivePolicy, comparison: InstanceComparison | None = None
+    ) -> None:
+        """`comparison`: without one, every other file under a known SOP Instance UID is another instance."""
+        self._catalog, self._images, self._policy, self._comparison = catalog, images, policy, comparison
         self._group_commit = GroupCommit(catalog)
 
     def open_incoming(self) -> IncomingFile:
-        """Open a file for writing. OutOfResources below the disk guard, or where the disk refuses the write."""
+        """Open a file for writing. OutOfResources below the disk guard, now or while it is written, or where the disk refuses."""
         _require_free_space(self._images, self._policy)
-        return self._images.open_incoming()
+        return GuardedFile(self._images, self._policy)
 
     def receive(self, header: Header, incoming: IncomingFile, sender: Sender) -> Receipt:
         """Store one DICOM file durably, unless the identical file is stored already. Idempotent.
 
-        OutOfResources below the disk guard; DifferentInstance where another file has the same SOP Instance UID.
+        OutOfResources below the disk guard; DifferentInstance where another instance has the same SOP Instance UID.
         """
         with self._catalog.read() as tx:
             known = tx.studies.find_instance(header.sop_instance_uid)
@@ -47,14 +83,40 @@ class InstanceReceiver:
             if isinstance(inserted, Receipt):
                 return inserted
             known = inserted
-        return _resolve_duplicate(known, incoming, self._images)
+        if known.file.sha256 == incoming.file.sha256:
+            if not self._images.exists(known.file):
+                incoming.commit()  # replaces a file that the disk has lost
+            return Receipt.DUPLICATE
+        return self._resolve_other_file(known, incoming, sender)
+
+    def _resolve_other_file(self, known: StoredInstance, incoming: IncomingFile, sender: Sender) -> Receipt:
+        """Record a file that holds the stored instance in another way, and leave the stored file. DifferentInstance."""
+        difference = self._comparison.describe_difference(known.file, incoming) if self._comparison else None
+        if difference is None:
+            raise DifferentInstance(
+                f"SOP Instance UID {known.header.sop_instance_uid} is already stored with other content"
+                f" (SHA-256 {known.file.sha256[:12]}, received {incoming.file.sha256[:12]})",
+                hint="the sender must give a changed object a new SOP Instance UID; the stored one stays as it is",
+            )
+        detail = f"the stored instance again, not kept: {difference}"
+        source = f"{sender.ae_title} {sender.address}"
+        with self._catalog.begin() as tx:
+            tx.audit(AuditEvent("receive", "done", known.header.sop_instance_uid, detail, source))
+        return Receipt.SAME_INSTANCE
 
 
 def receive(
-    header: Header, content: bytes, sender: Sender, *, catalog: Catalog, images: ImageStore, policy: ReceivePolicy
+    header: Header,
+    content: bytes,
+    sender: Sender,
+    *,
+    catalog: Catalog,
+    images: ImageStore,
+    policy: ReceivePolicy,
+    comparison: InstanceComparison | None = None,
 ) -> Receipt:
     """Store one DICOM file from memory; errors as `InstanceReceiver.receive`."""
-    receiver = InstanceReceiver(catalog=catalog, images=images, policy=policy)
+    receiver = InstanceReceiver(catalog=catalog, images=images, policy=policy, comparison=comparison)
     incoming = receiver.open_incoming()
     try:
         incoming.write(content)
@@ -85,18 +147,6 @@ def _insert_instance(tx: Transaction, header: Header, file: StoredFile, sender: 
 def _is_of_this_catalog(tx: Transaction, header: Header) -> bool:
     """Tell whether the SR is one that this catalog has sent, even where its ManufacturerModelName was changed on the way."""
     return rules.object_kind(header) is rules.ObjectKind.REPORT and tx.reports.find(header.sop_instance_uid) is not None
-
-
-def _resolve_duplicate(known: StoredInstance, incoming: IncomingFile, images: ImageStore) -> Receipt:
-    if known.file.sha256 != incoming.file.sha256:
-        raise DifferentInstance(
-            f"SOP Instance UID {known.header.sop_instance_uid} is already stored with other content"
-            f" (SHA-256 {known.file.sha256[:12]}, received {incoming.file.sha256[:12]})",
-            hint="the sender must give a changed object a new SOP Instance UID; the stored one stays as it is",
-        )
-    if not images.exists(known.file):
-        incoming.commit()  # replaces a file that the disk has lost
-    return Receipt.DUPLICATE
 
 
 def _require_free_space(images: ImageStore, policy: ReceivePolicy) -> None:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
-from pipeline.domain import Job, JobKind, Report, ReportState, StudyState
-from pipeline.errors import ArchiveUnreachable, RefusedByArchive, ReportImpossible
+from pipeline.domain import Job, JobKind, Report, ReportState, StoredFile, StudyState
+from pipeline.errors import (
+    ArchiveUnreachable,
+    OutOfResources,
+    RadclipdError,
+    RefusedByArchive,
+    ReportImpossible,
+    TransientError,
+)
 from pipeline.ports.services import Archive, Catalog, CircuitPolicy, ImageStore, ReportContent, ReportWriter, Transaction
 
 
@@ -17,11 +25,40 @@ def report(job: Job, *, catalog: Catalog, images: ImageStore, writer: ReportWrit
         if content is None or content.report.state is not ReportState.PENDING:
             tx.jobs.finish(job)
             return
-    file = images.write(writer.write(content))
+    uid = content.report.sop_instance_uid
+    file = images.write_unclaimed(writer.write(content), uid)
+    try:
+        with catalog.begin() as tx:
+            tx.reports.mark_built(uid, file)
+            tx.jobs.put(JobKind.SEND, uid, priority=job.priority)
+            tx.jobs.finish(job)
+            if not images.exists(file):
+                raise TransientError(f"the file of report {uid} was swept before its row was written", hint="it is built again")
+    except OutOfResources:  # the commit may have come through, or still come: `sweep_unclaimed` decides later
+        raise
+    except RadclipdError:
+        with suppress(OutOfResources):
+            _remove_unless_named(file, uid, catalog=catalog, images=images)
+        raise
+    images.mark_claimed(file, uid)
+
+
+def sweep_unclaimed(*, catalog: Catalog, images: ImageStore, older_than_seconds: float) -> int:
+    """Remove the files of reports whose commit failed; return their number. A file that was just written has its commit ahead."""
+    unclaimed = images.list_unclaimed(older_than_seconds=older_than_seconds)
+    return sum(_remove_unless_named(file, owner, catalog=catalog, images=images) for file, owner in unclaimed)
+
+
+def _remove_unless_named(file: StoredFile, owner: str, *, catalog: Catalog, images: ImageStore) -> bool:
+    """Remove the file of a report unless the row of the report, or of its copy that came back, names it; return whether it did."""
     with catalog.begin() as tx:
-        tx.reports.mark_built(content.report.sop_instance_uid, file)
-        tx.jobs.put(JobKind.SEND, content.report.sop_instance_uid, priority=job.priority)
-        tx.jobs.finish(job)
+        report, instance = tx.reports.find(owner), tx.studies.find_instance(owner)
+        named = [row.file for row in (report, instance) if row is not None and row.file is not None]
+        is_named = any(other.sha256 == file.sha256 for other in named)
+        if not is_named:
+            images.remove(file)
+    images.mark_claimed(file, owner)
+    return not is_named
 
 
 def _gather_content(tx: Transaction, job: Job, writer: ReportWriter) -> ReportContent | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,15 @@ from pipeline.domain import (
     StoredInstance,
     TrainingExample,
 )
+from pipeline.header_words import (
+    BODY_PART_BY_CODE,
+    VIEW_BY_CODE,
+    BodyPart,
+    View,
+    body_part_of_words,
+    names_frontal_view,
+    view_of_words,
+)
 
 # Storage SOP classes, PS3.4 B.5. A trailing dot marks a family.
 COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"
@@ -41,11 +51,6 @@ RADIOGRAPHY_MODALITIES = {"CR", "DX", "RG"}  # PS3.3 C.7.3.1.1.1
 
 OWN_MODEL_NAME = "radclipd"
 """ManufacturerModelName of every SR that this software writes. Identifies own reports, also those of another catalog."""
-
-FRONTAL_VIEWS = {"PA", "AP"}  # PS3.3 C.8.11.5.1.1 and CR ViewPosition
-LATERAL_VIEWS = {"LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT"}
-CHEST_WORDS = ("CHEST", "THORAX", "LUNG")
-OTHER_REGION_WORDS = ("ABD", "SPINE", "PELVIS", "CLAVICLE", "SHOULDER", "STERNUM")
 
 
 MONITORING = "monitoring"
@@ -77,6 +82,7 @@ class ImageChoice:
 
     images: tuple[StoredInstance, ...]
     reason: str  # why there are none, in words; "": there are images
+    unclear: int = 0  # images whose header states view or body part in words without a known meaning
 
 
 def object_kind(header: Header) -> ObjectKind:
@@ -120,7 +126,13 @@ def choose_images(instances: Iterable[StoredInstance], policy: ChestPolicy) -> I
         else:
             reasons[reason] += 1
     explanation = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
-    return ImageChoice(tuple(images), "" if images else explanation or "no instances")
+    unclear = sum(is_unclear(image.header) for image in images)
+    return ImageChoice(tuple(images), "" if images else explanation or "no instances", unclear)
+
+
+def split_reasons(explanation: str) -> list[str]:
+    """Return the reasons in an explanation of `choose_images`, without the counts of images."""
+    return [re.sub(r" \(\d+\)$", "", reason) for reason in explanation.split("; ") if reason]
 
 
 def exclusion_reason(header: Header, policy: ChestPolicy) -> str | None:
@@ -134,8 +146,8 @@ def exclusion_reason(header: Header, policy: ChestPolicy) -> str | None:
 def _exclude_by_object(header: Header, policy: ChestPolicy) -> str | None:
     if header.sop_class_uid == SECONDARY_CAPTURE and header.modality.upper() not in RADIOGRAPHY_MODALITIES:
         return "secondary capture that is no radiograph"
-    if not header.has_pixels:
-        return "no pixel data"
+    if not header.has_pixels and header.rows is None:  # with Rows an image was meant: its reader tells that the pixels are lost
+        return "no image"
     if (header.number_of_frames or 1) > 1:
         return "more than one frame"
     if _is_for_processing(header) and policy.for_processing == "ignore":
@@ -150,37 +162,58 @@ def _is_for_processing(header: Header) -> bool:
 
 
 def _exclude_by_body_part(header: Header, policy: ChestPolicy) -> str | None:
-    stated = header.body_part_examined or header.anatomic_region_meaning
-    if stated:
-        return None if _is_chest_description(stated) else "not the chest"
-    described = f"{header.protocol_name} {header.series_description} {header.study_description}"
-    if _is_chest_description(described) or policy.no_body_part == "score":
+    stated = _read_body_parts(header)
+    if stated & {BodyPart.OTHER, BodyPart.MIXED}:
+        return "not the chest"
+    if BodyPart.CHEST in stated:
         return None
-    return "body part not stated"
-
-
-def _is_chest_description(description: str) -> bool:
-    upper = description.upper()
-    return any(word in upper for word in CHEST_WORDS) and not any(word in upper for word in OTHER_REGION_WORDS)
+    of_image = body_part_of_words(f"{header.series_description} {header.protocol_name}")
+    is_known = of_image in (BodyPart.CHEST, BodyPart.OTHER)
+    described = of_image if is_known else body_part_of_words(header.study_description)
+    if described is BodyPart.CHEST:
+        return None
+    if described is BodyPart.OTHER or BodyPart.UNCLEAR in stated:
+        return "not the chest"
+    return None if policy.no_body_part == "score" else "body part not stated"
 
 
 def _exclude_by_view(header: Header, policy: ChestPolicy) -> str | None:
-    view = header.view_position.upper().strip()
-    meaning = header.view_code_meaning.lower()
-    if view in FRONTAL_VIEWS:
-        return None
-    if view in LATERAL_VIEWS or (not view and "lateral" in meaning):
-        return "lateral view"
-    if view:
+    stated = _read_views(header)
+    of_image = view_of_words(f"{header.series_description} {header.protocol_name}")
+    of_study = header.study_description  # may speak of several images
+    if not stated & {View.FRONTAL, View.LATERAL, View.OTHER}:
+        if of_image in (View.FRONTAL, View.LATERAL, View.OTHER):
+            stated.add(of_image)
+        elif (view := view_of_words(of_study)) is View.FRONTAL or not names_frontal_view(of_study):
+            stated.add(view)
+    if View.OTHER in stated:
         return "view that is not frontal"
-    if "antero-posterior" in meaning or "postero-anterior" in meaning:
-        return None
-    described = f"{header.series_description} {header.protocol_name}".upper().replace("_", " ").split()
-    if LATERAL_VIEWS & set(described):
+    if View.LATERAL in stated:
         return "lateral view"
-    if FRONTAL_VIEWS & set(described) or policy.no_view_position == "score":
+    if View.FRONTAL in stated or policy.no_view_position == "score":
         return None
     return "view not stated"
+
+
+def _read_body_parts(header: Header) -> set[BodyPart]:
+    """Return what code and words state of the body part."""
+    by_code = BODY_PART_BY_CODE.get(header.anatomic_region_code)
+    return {by_code or body_part_of_words(header.anatomic_region_meaning), body_part_of_words(header.body_part_examined)}
+
+
+def _read_views(header: Header) -> set[View]:
+    """Return what code and words state of the view. "L" and "R" alone are laterals."""
+    is_side = header.view_position.strip().upper() in ("L", "R")
+    by_words = View.LATERAL if is_side else view_of_words(header.view_position)
+    return {VIEW_BY_CODE.get(header.view_code) or view_of_words(header.view_code_meaning), by_words}
+
+
+def is_unclear(header: Header) -> bool:
+    """Tell whether view or body part is stated in words without a known meaning, or of several meanings."""
+    parts = _read_body_parts(header)
+    views = _read_views(header)
+    has_view, has_part = View.FRONTAL in views, BodyPart.CHEST in parts
+    return (View.UNCLEAR in views and not has_view) or (BodyPart.UNCLEAR in parts and not has_part)
 
 
 def is_complete(received: int, archive_count: int | None) -> bool:

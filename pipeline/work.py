@@ -6,18 +6,23 @@ A step finishes its own job inside the transaction that holds its result, so a j
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from pipeline.backoff import backoff_seconds
 from pipeline.domain import AuditEvent, Job, JobKind
 from pipeline.errors import (
     ArchiveUnreachable,
+    BatchOverrun,
+    CatalogFault,
     FatalError,
+    JobOverrun,
     LeaseLost,
     OutOfResources,
     PermanentError,
@@ -57,6 +62,14 @@ class WorkPolicy:
     max_attempts: int = 8
     retry_base_seconds: float = 2.0
     retry_cap_seconds: float = 3600.0
+    max_seconds: Mapping[JobKind, float] = field(default_factory=dict)  # longest time without an outcome; no entry: no bound
+
+
+class OverrunGuard(Protocol):
+    """Ends this worker, and then calls `end_overrun`, where the watched jobs have no outcome in time, whatever the step does."""
+
+    def watch(self, jobs: Sequence[Job], seconds: float) -> None:
+        """Watch these jobs, in place of those watched before, for `seconds` from now. No jobs: watch nothing."""
 
 
 @dataclass(slots=True)
@@ -125,10 +138,10 @@ def per_job_step(step: Callable[[Job], None]) -> BatchStep:
     return run
 
 
-def work_once(spec: WorkerSpec, *, catalog: Catalog, worker: str, policy: WorkPolicy) -> int:
+def work_once(spec: WorkerSpec, *, catalog: Catalog, worker: str, policy: WorkPolicy, guard: OverrunGuard | None = None) -> int:
     """Claim and run one batch; return the number of jobs claimed, or 1 where the idle task asks for another turn.
 
-    FatalError passes through, after the jobs were released.
+    FatalError passes through, after the jobs were released. `guard` ends a batch that overruns `policy.max_seconds`.
     """
     if not spec.admit():
         return 0
@@ -140,11 +153,14 @@ def work_once(spec: WorkerSpec, *, catalog: Catalog, worker: str, policy: WorkPo
     if not jobs:
         return int(_run_idle_task(spec))
     unfinished, started_at = {job.id: job for job in jobs}, time.monotonic()
-    with _keep_leases(unfinished, catalog, policy):
+    longest = policy.max_seconds.get(spec.kind, math.inf) * len(jobs)
+    with _watch_overrun(spec.kind, guard, policy) as watch, _keep_leases(unfinished, catalog, policy, longest):
         try:
+            watch(unfinished)
             for outcome in spec.step(jobs):
                 unfinished.pop(outcome.job.id, None)
                 retry_or_quarantine(outcome, catalog=catalog, policy=policy)
+                watch(unfinished)
         except FatalError as error:
             _release_jobs(unfinished.values(), error, catalog)
             raise
@@ -175,7 +191,7 @@ def retry_or_quarantine(outcome: JobOutcome, *, catalog: Catalog, policy: WorkPo
     if error is None or isinstance(error, LeaseLost):
         return
     message = describe_error(error)
-    counts = not isinstance(error, (ArchiveUnreachable, StopRequested))
+    counts = isinstance(error, CatalogFault) or not isinstance(error, (ArchiveUnreachable, OutOfResources, StopRequested))
     final = isinstance(error, PermanentError) or (counts and job.attempts >= policy.max_attempts)
     if not isinstance(error, RadclipdError):
         log.error(
@@ -213,6 +229,28 @@ def _compute_retry_delay(job: Job, policy: WorkPolicy) -> float:
     )
 
 
+def end_overrun(jobs: Sequence[Job], seconds: float, *, catalog: Catalog, policy: WorkPolicy) -> None:
+    """Quarantine a job that overran the bound of its kind. The jobs of a batch are tried again: only one of them is the cause."""
+    for job in jobs:
+        kind, overrun = job.kind, f"without an outcome for {seconds:.0f} s, so its worker was ended"
+        hint = f"work.max_{kind}_seconds is the bound; radclipd jobs retry tries again"
+        error = JobOverrun(overrun, hint=hint) if len(jobs) == 1 else BatchOverrun(f"in a batch {overrun}", hint=hint)
+        retry_or_quarantine(JobOutcome(job, error), catalog=catalog, policy=policy)
+
+
+@contextmanager
+def _watch_overrun(kind: JobKind, guard: OverrunGuard | None, policy: WorkPolicy) -> Iterator[Callable[[Mapping[int, Job]], None]]:
+    """Give the function that watches unfinished jobs from now on; at the end nothing is watched."""
+    seconds = policy.max_seconds.get(kind)
+    if guard is None or seconds is None:
+        yield lambda unfinished: None
+        return
+    try:
+        yield lambda unfinished: guard.watch(list(unfinished.values()), seconds)
+    finally:
+        guard.watch([], seconds)
+
+
 def _quarantine_if_exhausted(job: Job, catalog: Catalog, policy: WorkPolicy) -> bool:
     """Quarantine a job that has ended its worker in every try: such a job never comes back with an error, only its tries count."""
     if job.attempts <= policy.max_attempts:
@@ -229,12 +267,12 @@ def _release_jobs(jobs: Iterable[Job], error: Exception, catalog: Catalog) -> No
 
 
 @contextmanager
-def _keep_leases(unfinished: dict[int, Job], catalog: Catalog, policy: WorkPolicy) -> Iterator[None]:
-    """Extend the leases of the unfinished jobs on a heartbeat thread, three times per lease."""
-    stopped = threading.Event()
+def _keep_leases(unfinished: dict[int, Job], catalog: Catalog, policy: WorkPolicy, longest: float) -> Iterator[None]:
+    """Extend the leases of the unfinished jobs on a heartbeat thread, three times per lease, for `longest` seconds at most."""
+    stopped, started_at = threading.Event(), time.monotonic()
 
     def beat() -> None:
-        while not stopped.wait(policy.lease_seconds / 3):
+        while not stopped.wait(policy.lease_seconds / 3) and time.monotonic() - started_at < longest:
             for job in list(unfinished.values()):
                 try:
                     with catalog.begin() as tx:
@@ -251,6 +289,20 @@ def _keep_leases(unfinished: dict[int, Job], catalog: Catalog, policy: WorkPolic
     finally:
         stopped.set()
         thread.join()
+
+
+def follow_clock(*, catalog: Catalog, policy: WorkPolicy, max_open_seconds: float) -> int:
+    """Bring times that lie further ahead than any wait to now: the clock was ahead when they were written, and was set right since.
+
+    Return the number of jobs, studies and circuits that would have waited for that time. `max_open_seconds`: of any circuit.
+    """
+    with catalog.begin() as tx:
+        corrected = tx.jobs.follow_clock(max_delay_seconds=policy.retry_cap_seconds)
+        corrected += tx.studies.follow_clock()
+        corrected += tx.circuits.follow_clock(max_open_seconds=max_open_seconds)
+    if corrected:
+        log.warning("the clock was ahead", extra={"corrected": corrected})
+    return corrected
 
 
 def purge_done_jobs(*, catalog: Catalog, keep_days: float) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import settings
 from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
 from pipeline.ports.services import Catalog
-from tests.builders import postgres
+from tests.builders import leftovers, postgres
 from tests.builders.fakes.catalog import FakeCatalog
 
 settings.register_profile("any machine", deadline=None)  # a busy one is no fault of an example
@@ -23,9 +24,25 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 """A shell starts a background job with SIGINT ignored, and the processes that tests interrupt would inherit that."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    leftovers.begin_session(is_worker=hasattr(config, "workerinput"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
+    """End what a file of tests has left running: after its last test, when its fixtures have ended what is theirs."""
+    try:
+        yield
+    finally:
+        if nextitem is None or nextitem.path != item.path:
+            leftovers.end_processes_of_file()
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[postgres.Cluster]:
-    with postgres.cluster() as running:
+    with ExitStack() as ending:
+        with leftovers.serving_the_session():
+            running = ending.enter_context(postgres.cluster())
         yield running
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from adapters.app.policies import receive_policy
 from adapters.config import sections as configuration
@@ -13,7 +15,7 @@ from adapters.dicom.sources.dicomweb import DicomWebSource, OrthancSource, WebSe
 from adapters.dicom.sources.folder import FolderSource
 from adapters.dicom.sources.query_retrieve import RetrieveSettings, RetrieveSource
 from pipeline.backfill import Backfill, BackfillPolicy, Throttle
-from pipeline.errors import RadclipdError
+from pipeline.errors import PermanentError, RadclipdError
 from pipeline.ports.backfill import BackfillObject, BackfillSource, DateRange
 from pipeline.ports.services import StageCallback
 from pipeline.preemption import Preemption
@@ -25,17 +27,21 @@ if TYPE_CHECKING:
 
 
 def folder_source(config: Config, root: Path, days: DateRange | None, *, oldest_first: bool) -> FolderSource:
-    """Make the source of a folder of DICOM files, in any depth."""
-    return FolderSource(root.absolute(), days=days, other_storage=config.listener.other_storage, oldest_first=oldest_first)
+    """Make the source of a folder of DICOM files, in any depth. PermanentError where it holds no file or cannot be read."""
+    source = FolderSource(root.absolute(), days=days, other_storage=config.listener.other_storage, oldest_first=oldest_first)
+    source.require_files()
+    return source
 
 
 def dicomweb_source(config: Config, path: Path | None, url: str) -> DicomWebSource:
-    """Make the source of an archive with QIDO-RS and WADO-RS (PS3.18). ConfigurationError."""
+    """Make the source of an archive with QIDO-RS and WADO-RS (PS3.18). ConfigurationError, PermanentError for an unknown host."""
+    _require_host(urlsplit(url).hostname or "")
     return DicomWebSource(_make_web_settings(config, path, url))
 
 
 def orthanc_source(config: Config, path: Path | None, url: str) -> OrthancSource:
-    """Make the source of an Orthanc, by its REST API. ConfigurationError."""
+    """Make the source of an Orthanc, by its REST API. ConfigurationError, PermanentError for an unknown host."""
+    _require_host(urlsplit(url).hostname or "")
     return OrthancSource(_make_web_settings(config, path, url))
 
 
@@ -50,7 +56,8 @@ def _make_web_settings(config: Config, path: Path | None, url: str) -> WebSettin
 
 
 def query_retrieve_source(config: Config, *, ae_title: str, host: str, port: int, move_to: str) -> RetrieveSource:
-    """Make the source of an archive with C-FIND, and C-GET or C-MOVE (PS3.4 C)."""
+    """Make the source of an archive with C-FIND, and C-GET or C-MOVE (PS3.4 C). PermanentError for an unknown host."""
+    _require_host(host)
     archive = ArchiveSettings(
         ae_title=ae_title,
         host=host,
@@ -59,6 +66,16 @@ def query_retrieve_source(config: Config, *, ae_title: str, host: str, port: int
         timeout_seconds=config.backfill.timeout_seconds,
     )
     return RetrieveSource(archive, RetrieveSettings(modalities=config.backfill.modalities, move_destination=move_to))
+
+
+def _require_host(host: str) -> None:
+    """Raise PermanentError at once for a host name that does not resolve. "": a URL without a host, which its source refuses."""
+    try:
+        socket.getaddrinfo(host or "localhost", None)
+    except (OSError, UnicodeError) as error:
+        raise PermanentError(
+            f"{host!r} is no address, and no name that this host resolves", hint="correct it, or the DNS"
+        ) from error
 
 
 def build_backfill(
@@ -78,6 +95,7 @@ def build_backfill(
         catalog=parts.catalog,
         images=parts.images,
         receive_policy=receive_policy(parts.config),
+        comparison=parts.comparison,
         policy=policy,
         on_progress=chain_callbacks(
             watch, Preemption(catalog=parts.catalog, sleep=wait, should_stop=stop_requested, activity="the backfill")

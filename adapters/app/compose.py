@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Self
 
 from adapters.ipc.wakeup import WakeupSockets
 from pipeline import versions
-from pipeline.domain import JobKind, ModelVersion
+from pipeline.domain import JobKind, ModelVersion, StoredFile
 from pipeline.finding_names import parse_findings
 
 if TYPE_CHECKING:
     from adapters.catalog.catalog import SqlCatalog
     from adapters.config.sections import Config
+    from adapters.dicom.image.comparison_process import ComparisonProcess
     from adapters.dicom.image.decode_pool import DecodePool
     from adapters.dicom.network.archive import DicomArchive
     from adapters.dicom.sr.label_reader import DicomDocumentReader
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
 MAX_DEFAULT_DECODERS = 8
 """Decoding processes where `score.decode_processes` is 0: one a processor, up to this number."""
-REPORT_WORKER_KINDS = (JobKind.REPORT, JobKind.SEND, JobKind.LABEL)
+KNOWN_FILES = 5
+"""Files of the catalog of which a folder must hold one to be taken for the image store."""
+REPORT_WORKER_KINDS = (JobKind.REPORT, JobKind.SEND)
 """Jobs that a report worker works off."""
 
 
@@ -73,7 +76,20 @@ class Parts:
         """The image store."""
         from adapters.storage.image_store import FileImageStore
 
-        return FileImageStore(self.config.storage.directory)
+        def list_known_files() -> Sequence[StoredFile]:
+            with self.catalog.read() as tx:
+                return tx.studies.newest_files(limit=KNOWN_FILES)
+
+        return FileImageStore(self.config.storage.directory, list_known_files)
+
+    @cached_property
+    def comparison(self) -> ComparisonProcess:
+        """The process that compares an incoming file with the stored one. It starts on its first use."""
+        from adapters.dicom.image.comparison_process import ComparisonProcess
+
+        process = ComparisonProcess(self.config.storage.directory)
+        self._closing.callback(process.close)
+        return process
 
     @cached_property
     def models(self) -> ModelStore:
@@ -123,6 +139,7 @@ class Parts:
             self.config.storage.directory,
             processes=processes,
             timeout_seconds=wanted.decode_seconds,
+            memory_bytes=wanted.decode_memory,
             read_ahead_limit=max(READ_AHEAD_LIMIT, 2 * wanted.batch_size),  # one batch is full while another is in the encoder
         )
 

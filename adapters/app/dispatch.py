@@ -16,17 +16,17 @@ from adapters.catalog.catalog import SETTLE
 from adapters.service import systemd
 from adapters.service.health import notify_systemd
 from adapters.service.scheduler import Scheduler
-from adapters.service.signals import WAIT_SLICE_SECONDS, StopSignal, should_stop
-from pipeline import learn, rescore, settle, work
+from adapters.service.signals import StopSignal, should_stop
+from pipeline import learn, report, rescore, settle, work
 
 if TYPE_CHECKING:
     from adapters.config.sections import Config
 
-HOUR = 3600.0
+MINUTE, HOUR = 60.0, 3600.0
+CLOCK_CHECK_SECONDS = 10.0
+"""Between two checks for a clock that was set back."""
 RESCORE_SECONDS = 5.0
 """Between two portions of the archive that are queued for re-scoring."""
-ARCHIVE_QUERY_SECONDS = 5.0
-"""Between two queries to the archive about one arriving study."""
 
 log = structlog.get_logger("radclipd.dispatch")
 
@@ -44,16 +44,20 @@ def dispatch(config: Config) -> None:
                 log.info("metrics", address=config.metrics.address, port=port)
             scheduler.start()
             while not should_stop(stop):
-                stop.wait(WAIT_SLICE_SECONDS)
+                stop.wait(CLOCK_CHECK_SECONDS)
+                scheduler.follow_clock()
                 scheduler.run_now("settle")
             scheduler.stop()
 
 
 def _build_scheduler(parts: Parts) -> Scheduler:
-    config, catalog, images = parts.config, parts.catalog, parts.images
+    config, catalog = parts.config, parts.catalog
     scheduler = Scheduler()
     scheduler.add_interval(config.work.poll_seconds, "settle", partial(_settle_and_log, build_settle(parts)))
-    scheduler.add_interval(HOUR, "sweep", lambda: images.remove_stale_parts(older_than_seconds=HOUR))
+    if config.study.ask_archive:  # a call of its own: a slow archive delays no study that needs no answer
+        scheduler.add_interval(config.work.poll_seconds, "ask archive", partial(_settle_and_log, build_settle_complete(parts)))
+    scheduler.add_interval(HOUR, "sweep", lambda: sweep_files(parts))
+    scheduler.add_interval(MINUTE, "follow clock", partial(follow_clock, parts))
     scheduler.add_interval(HOUR, "maintain", lambda: maintain_catalog(parts))
     if config.score.rescore:
         cursor = rescore.RescoreCursor()
@@ -74,18 +78,34 @@ def _settle_and_log(settle_studies: Callable[[], list[settle.SettleResult]]) -> 
 
 
 def build_settle(parts: Parts) -> Callable[[], list[settle.SettleResult]]:
-    """Make the dispatcher's step."""
-    from adapters.dicom.network.archive import CachedInstanceCounter
+    """Make the dispatcher's step for stable and released studies."""
+    return partial(settle.settle, catalog=parts.catalog, policy=policies.settle_policy(parts.config))
 
-    archive = (
-        CachedInstanceCounter(parts.archive, max_age_seconds=ARCHIVE_QUERY_SECONDS) if parts.config.study.ask_archive else None
-    )
-    return partial(settle.settle, catalog=parts.catalog, archive=archive, policy=policies.settle_policy(parts.config))
+
+def build_settle_complete(parts: Parts) -> Callable[[], list[settle.SettleResult]]:
+    """Make the dispatcher's step for studies that are complete by the archive's count."""
+    config, catalog = parts.config, parts.catalog
+    counts = settle.ArchiveCounts(catalog=catalog, archive=parts.archive, policy=policies.count_policy(config))
+    return partial(settle.settle_complete, catalog=catalog, counts=counts, policy=policies.settle_policy(config))
 
 
 def build_learn_trigger(parts: Parts) -> Callable[[], bool]:
     """Make the scheduler's step that queues a round of learning."""
     return partial(learn.enqueue_learning, catalog=parts.catalog, min_new_labels=parts.config.learn.min_new_labels)
+
+
+def sweep_files(parts: Parts) -> None:
+    """Remove what interrupted writes have left in the image store: parts, and reports whose commit failed."""
+    parts.images.remove_stale_parts(older_than_seconds=HOUR)
+    if swept := report.sweep_unclaimed(catalog=parts.catalog, images=parts.images, older_than_seconds=HOUR):
+        log.info("report files swept", files=swept)
+
+
+def follow_clock(parts: Parts) -> int:
+    """Correct what was stored while the clock was ahead; return the number of rows."""
+    config = parts.config
+    longest = max(config.work.circuit_open_seconds, config.archive.timeout_seconds * 2, MINUTE)
+    return work.follow_clock(catalog=parts.catalog, policy=policies.work_policy(config), max_open_seconds=longest)
 
 
 def maintain_catalog(parts: Parts) -> int:

@@ -66,7 +66,9 @@ def build_listener(parts: Parts, slots: AssociationSlots | None = None) -> Liste
     from adapters.dicom.network.listener import Listener, ListenerSettings
 
     config, catalog = parts.config, parts.catalog
-    receiver = receive.InstanceReceiver(catalog=catalog, images=parts.images, policy=receive_policy(config))
+    receiver = receive.InstanceReceiver(
+        catalog=catalog, images=parts.images, policy=receive_policy(config), comparison=parts.comparison
+    )
 
     def mark_released(study_instance_uids: Sequence[str]) -> None:
         with catalog.begin() as tx:
@@ -77,7 +79,7 @@ def build_listener(parts: Parts, slots: AssociationSlots | None = None) -> Liste
             tx.audit(event)
 
     return Listener(
-        ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds", "processes"})),
+        ListenerSettings(**config.listener.model_dump(exclude={"drain_seconds"})),
         open_incoming=receiver.open_incoming,
         receive=receiver.receive,
         mark_released=mark_released,
@@ -91,7 +93,7 @@ def _run_single_listener(config: Config, sockets: Sequence[socket.socket]) -> No
         listener = build_listener(parts)
         listener.start(*sockets)
         log.info("listening", ae_title=config.listener.ae_title, port=listener.port, processes=1)
-        checks = [loopback_echo(config, listener.port), parts.catalog.probe_write]
+        checks = [loopback_echo(config, listener.port), parts.catalog.probe_write, parts.images.probe_write]
         with StopSignal() as stop, notify_systemd(systemd.Notifier(), checks, lambda: f"listening on port {listener.port}"):
             wait_for_stop(stop)
         listener.drain(config.listener.drain_seconds)
@@ -103,8 +105,9 @@ def _run_listener_group(config: Config, sockets: Sequence[socket.socket]) -> Non
     probe_ports = [_ProbePort(config, systemd.bind(LOOPBACK, 0)) for _ in range(count)]
     group = ForkedProcess(partial(_supervise_processes, config, sockets, probe_ports))
     with Parts(config) as parts:
-        checks = [loopback_echo(config, port), *(probe.check for probe in probe_ports), parts.catalog.probe_write]
+        answers = [loopback_echo(config, port), *(probe.check for probe in probe_ports)]
         status = f"listening on port {port}, {count} processes"
+        checks = [*answers, parts.catalog.probe_write, parts.images.probe_write]
         with StopSignal() as stop, notify_systemd(systemd.Notifier(), checks, lambda: status):
             log.info("listening", ae_title=config.listener.ae_title, port=port, processes=count)
             while not should_stop(stop) and group.poll() is None and not any(probe.is_hung for probe in probe_ports):
@@ -170,14 +173,13 @@ def loopback_echo(config: Config, port: int, host: str = "") -> Callable[[], Non
 
     Its libraries are loaded at the first check, so that the listener starts meanwhile.
     """
-    called = config.listener.called_ae_titles[0] if config.listener.called_ae_titles else config.listener.ae_title
-    host = host or (config.listener.host if config.listener.host not in ("", "0.0.0.0", "::") else LOOPBACK)
+    host = host or own_host(config)
 
     def loopback_c_echo() -> None:
         from adapters.dicom.network.archive import ArchiveSettings, DicomArchive
 
         settings = ArchiveSettings(
-            ae_title=config.listener.ae_title if called == ANY else called,
+            ae_title=own_called_ae_title(config),
             host=host,
             port=port,
             calling_ae_title=config.listener.ae_title,  # the listener keeps a slot free for its own name from its own host
@@ -186,3 +188,14 @@ def loopback_echo(config: Config, port: int, host: str = "") -> Callable[[], Non
         DicomArchive(settings).echo()
 
     return loopback_c_echo
+
+
+def own_host(config: Config) -> str:
+    """Return the address at which this host reaches its own listener."""
+    return LOOPBACK if config.listener.host in ("0.0.0.0", "::") else config.listener.host
+
+
+def own_called_ae_title(config: Config) -> str:
+    """Return an AE title that the listener is called by."""
+    called = config.listener.called_ae_titles[0] if config.listener.called_ae_titles else ANY
+    return config.listener.ae_title if called == ANY else called

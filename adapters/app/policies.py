@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline import acquisition, consensus, learn, receive, rules, settle, work, worklist
+from pipeline.domain import JobKind
+from pipeline.ports.services import CircuitPolicy
 
 if TYPE_CHECKING:
     from adapters.config.sections import Config
@@ -36,6 +39,17 @@ def settle_policy(config: Config) -> settle.SettlePolicy:
         settle_on_release=config.study.settle_on_release,
         chest=chest_policy(config),
     )
+
+
+def circuit_policy(config: Config) -> CircuitPolicy:
+    """The circuit breaker of `[work]`."""
+    return CircuitPolicy(threshold=config.work.circuit_threshold, open_seconds=config.work.circuit_open_seconds)
+
+
+def count_policy(config: Config) -> settle.CountPolicy:
+    """`[work]` and `[archive]` as the queries to the archive need them."""
+    longest = settle.CountPolicy(circuit=circuit_policy(config))
+    return replace(longest, query_seconds=min(longest.query_seconds, config.archive.timeout_seconds))
 
 
 def label_policy(config: Config) -> consensus.LabelPolicy:
@@ -76,4 +90,11 @@ def work_policy(config: Config) -> work.WorkPolicy:
         max_attempts=config.work.max_attempts,
         retry_base_seconds=config.work.retry_base_seconds,
         retry_cap_seconds=config.work.retry_cap_seconds,
+        max_seconds={
+            JobKind.SCORE: config.work.max_score_seconds,
+            JobKind.REPORT: config.work.max_report_seconds,
+            JobKind.SEND: config.work.max_send_seconds,
+            JobKind.LABEL: config.work.max_label_seconds,
+            JobKind.LEARN: config.work.max_learn_seconds,
+        },
     )

@@ -28,7 +28,7 @@ def run(config: Config, path: Path | None) -> None:
         supervisor = Supervisor(
             roles(config, path),
             sockets=sockets,
-            probes=[loopback_echo(config, sockets[0].getsockname()[1]), catalog.probe_write],
+            probes=[loopback_echo(config, sockets[0].getsockname()[1]), catalog.probe_write, parts.images.probe_write],
             status=lambda: f"{queue_summary(catalog)}; model {version.number}{notice}",
             reload=lambda: roles(configuration.load(path), path),
         )
@@ -50,6 +50,7 @@ def roles(config: Config, path: Path | None) -> list[Role]:
             stop_seconds=config.archive.timeout_seconds + STOP_SLACK_SECONDS,
             waits_for_probes=True,
         ),
+        Role("labeller", [*start, "work", "label"], waits_for_probes=True),
     ]
 
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from adapters.app.policies import chest_policy, learn_policy, work_policy
+from adapters.app.policies import chest_policy, circuit_policy, learn_policy, work_policy
 from pipeline import cache_warming, labels, learn, report, score, versions, work
 from pipeline.domain import Job, JobKind
-from pipeline.ports.services import CircuitPolicy, StageCallback
+from pipeline.ports.services import StageCallback
 from pipeline.preemption import Preemption
 from pipeline.progress import JobProgress, chain_callbacks
 
@@ -33,7 +33,7 @@ MAX_BATCHES_PER_CLAIM = 4
 def build_worker_specs(
     parts: Parts, kinds: Collection[str], *, stop_requested: Callable[[], bool], wait: Callable[[float], object] = time.sleep
 ) -> list[work.WorkerSpec]:
-    """Make the specifications of a worker: `score`, `learn`, `report` (which also sends, and reads documents), or several.
+    """Make the specifications of a worker: `score`, `learn`, `report` (which also sends), `label`, or several.
 
     Long work gives up once `stop_requested` is true. `wait` sleeps for the seconds given, and returns early on a signal.
     A worker that scores and learns scores between two steps of learning.
@@ -41,7 +41,9 @@ def build_worker_specs(
     scoring = _build_score_spec(parts) if "score" in kinds else None
     specs = [scoring] if scoring is not None else []
     if "report" in kinds:
-        specs += [_build_report_spec(parts), _build_send_spec(parts), _build_label_spec(parts)]
+        specs += [_build_report_spec(parts), _build_send_spec(parts)]
+    if "label" in kinds:
+        specs.append(_build_label_spec(parts))
     if "learn" in kinds:
         specs.append(_build_learn_spec(parts, _build_preemption(parts, scoring, stop_requested=stop_requested, wait=wait)))
     return specs
@@ -105,8 +107,7 @@ def _build_report_spec(parts: Parts) -> work.WorkerSpec:
 
 def _build_send_spec(parts: Parts) -> work.WorkerSpec:
     config, catalog, archive = parts.config, parts.catalog, parts.archive
-    circuit = CircuitPolicy(threshold=config.work.circuit_threshold, open_seconds=config.work.circuit_open_seconds)
-    step = partial(report.send, catalog=catalog, images=parts.images, archive=archive, circuit=circuit)
+    step = partial(report.send, catalog=catalog, images=parts.images, archive=archive, circuit=circuit_policy(config))
 
     def admit() -> bool:
         with catalog.begin() as tx:

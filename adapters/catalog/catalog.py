@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Self
 
+import structlog
 from sqlalchemy import URL, Connection, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -14,7 +15,7 @@ from adapters.catalog import schema
 from adapters.catalog.backfills import SqlBackfills
 from adapters.catalog.circuits import SqlCircuits
 from adapters.catalog.engine import database_url, open_engine
-from adapters.catalog.errors import catalog_unavailable, is_transient
+from adapters.catalog.errors import catalog_fault, catalog_unavailable, error_code, is_transient
 from adapters.catalog.figures import SqlFigures
 from adapters.catalog.jobs import SqlJobs
 from adapters.catalog.labels import SqlLabels
@@ -27,7 +28,10 @@ from adapters.catalog.studies import SqlStudies
 from adapters.catalog.tables import audit_events, circuits
 from adapters.catalog.versions import SqlVersions
 from pipeline.domain import AuditEvent
+from pipeline.errors import traceback_locations
 from pipeline.rules import truncate_to_milliseconds
+
+log = structlog.get_logger("radclipd.catalog")
 
 SETTLE = "settle"
 """Wake-up of the dispatcher, beside the kinds of jobs, which wake workers."""
@@ -144,10 +148,16 @@ class SqlCatalog:
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        """Translate transient errors (locked, unreachable, full) to OutOfResources; a violated constraint is a fault and passes."""
+        """Translate every error of the database: CatalogFault where it refuses a statement, else OutOfResources."""
         try:
             yield
         except SQLAlchemyError as error:
-            if not is_transient(error):
-                raise
-            raise catalog_unavailable(self._url, error) from error
+            if is_transient(error):
+                raise catalog_unavailable(self._url, error) from error
+            log.error(
+                "the catalog refuses a statement",
+                error=type(error).__name__,
+                code=error_code(error),
+                locations=traceback_locations(error),
+            )
+            raise catalog_fault(self._url, error) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, delete, or_, select, update
 
 from adapters.catalog.parameters import build_insert
-from adapters.catalog.sql_time import now, seconds_from_now
+from adapters.catalog.sql_time import CLOCK_TOLERANCE_SECONDS, now, seconds_from_now
 from adapters.catalog.tables import circuits
 
 
@@ -37,6 +37,10 @@ class SqlCircuits:
             .where(circuits.c.destination == destination, circuits.c.failures >= threshold)
             .values(open_until=seconds_from_now(open_seconds))
         )
+
+    def follow_clock(self, *, max_open_seconds: float) -> int:
+        ahead = circuits.c.open_until > seconds_from_now(max_open_seconds + CLOCK_TOLERANCE_SECONDS)
+        return self._connection.execute(update(circuits).where(ahead).values(open_until=now())).rowcount
 
     def record_success(self, destination: str) -> None:
         if self._connection.scalar(select(circuits.c.destination).where(circuits.c.destination == destination)) is not None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from sqlalchemy import URL
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+import os
+import pwd
+import re
 
-from pipeline.errors import OutOfResources
+from sqlalchemy import URL
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError, TimeoutError
+
+from pipeline.errors import CatalogFault, OutOfResources
 
 TRANSIENT_SQLSTATES = ("08", "25006", "40", "53", "55", "57", "58")
 """Classes of PostgreSQL's SQLSTATE: connection exception, read-only transaction (the server has become a standby), transaction
@@ -26,6 +30,19 @@ REMEDIES = {
     8: "run it as the user that the catalog belongs to",
 }
 """By SQLSTATE (or its class) or SQLite's primary result code."""
+CONNECTION_REMEDIES = (
+    (
+        r"peer.{0,3}authenti|authenti\w*.{0,12}peer",
+        "peer authentication admits system user {user} as role {user} only: run it as the role's user, name that role in the URL,"
+        " or give host and password",
+    ),
+    (r"password authentication|no password supplied", "the role or its password is not what the server expects: catalog.url"),
+    (r"no pg_hba.conf entry", "the server admits neither this host nor this role: add a line to its pg_hba.conf"),
+    (r"database \S+ does not exist", "make the database first: createdb"),
+    (r"role \S+ does not exist", "make the role first: createuser"),
+    (r"failed to resolve|could not translate host name", "correct the host in catalog.url, or the DNS"),
+)
+"""By the message of an attempt to connect, for which libpq gives no SQLSTATE."""
 DEFAULT_REMEDY = "is the database up, its disk not full, and no other program holding its lock?"
 
 
@@ -37,7 +54,7 @@ def redacted_url(url: URL) -> str:
 def is_transient(error: SQLAlchemyError) -> bool:
     """Say whether the database may take the same statement later."""
     if not isinstance(error, DBAPIError):
-        return "QueuePool limit" in str(error)
+        return isinstance(error, TimeoutError)  # of the pool
     if error.connection_invalidated:
         return True
     code = error_code(error)
@@ -67,10 +84,32 @@ def driver_message(error: SQLAlchemyError) -> str:
 def find_remedy(error: SQLAlchemyError) -> str:
     """Return the hint for this error."""
     code = error_code(error)
+    if code is None:
+        words = str(error)
+        for pattern, remedy in CONNECTION_REMEDIES:
+            if re.search(pattern, words, re.IGNORECASE):
+                return remedy.format(user=_name_user())
     found = REMEDIES.get(code) if code is not None else None
     return found or (REMEDIES.get(code[:2]) if isinstance(code, str) else None) or DEFAULT_REMEDY
+
+
+def catalog_fault(url: URL, error: SQLAlchemyError) -> CatalogFault:
+    """Return the error for a statement that the catalog refuses."""
+    code = error_code(error)
+    reason = type(getattr(error, "orig", None) or error).__name__ + (f" {code}" if code is not None else "")
+    if isinstance(error, (IntegrityError, ProgrammingError)):  # they name columns and constraints; the words of others quote values
+        reason = driver_message(error)
+    return CatalogFault(f"the catalog {redacted_url(url)} refuses a statement: {reason}", hint=find_remedy(error))
 
 
 def catalog_unavailable(url: URL, error: SQLAlchemyError) -> OutOfResources:
     """Return the error for a catalog that cannot be used now."""
     return OutOfResources(f"the catalog {redacted_url(url)} cannot be used now: {driver_message(error)}", hint=find_remedy(error))
+
+
+def _name_user() -> str:
+    """Name the system user of this process, which a server sees on its socket."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())

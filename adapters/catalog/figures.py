@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,6 +17,7 @@ from pipeline import priorities
 from pipeline.domain import JobKind, JobState, LabelState, ReportState, StudyState, VersionState
 from pipeline.figures import ArchiveFigures, LearningGain, LearningRound, LearningStage, QueueFigures
 from pipeline.learn import LearnResult
+from pipeline.rules import split_reasons
 from pipeline.work import ERROR_KIND_KEY
 
 UNKNOWN_REASON = "other"
@@ -69,6 +71,7 @@ class SqlFigures:
         unscored = select(func.count()).select_from(jobs).where(*waiting)
         return ArchiveFigures(
             studies=self._count_states(studies.c.state, StudyState),
+            ignored=self._count_ignored(),
             reports=self._count_states(reports.c.state, ReportState),
             instances=self._connection.scalar(select(func.count()).select_from(instances)) or 0,
             labels={
@@ -85,6 +88,14 @@ class SqlFigures:
         open_ones = jobs.c.state.in_((WAITING, RUNNING, QUARANTINED))
         query = select(jobs.c.kind, jobs.c.state, func.count()).where(open_ones).group_by(jobs.c.kind, jobs.c.state)
         return {(JobKind(kind), JobState(state)): n for kind, state, n in self._connection.execute(query)}
+
+    def _count_ignored(self) -> dict[str, int]:
+        """Return the ignored studies by reason. Many studies share an explanation, so the database counts those."""
+        query = select(studies.c.reason, func.count()).where(studies.c.state == StudyState.IGNORED.value).group_by(studies.c.reason)
+        counts: Counter[str] = Counter()
+        for explanation, count in self._connection.execute(query):
+            counts.update(dict.fromkeys(split_reasons(explanation), count))
+        return dict(counts)
 
     def _count_quarantined(self) -> dict[tuple[JobKind, str], int]:
         fault = func.coalesce(jobs.c.payload[ERROR_KIND_KEY].as_string(), UNKNOWN_REASON)

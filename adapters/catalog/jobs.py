@@ -34,12 +34,12 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from adapters.catalog.parameters import build_insert, sanitise_text
-from adapters.catalog.sql_time import DAY_SECONDS, now, seconds_from_now
+from adapters.catalog.sql_time import CLOCK_TOLERANCE_SECONDS, DAY_SECONDS, now, seconds_from_now
 from adapters.catalog.tables import jobs
 from pipeline import priorities
 from pipeline.domain import Job, JobKind, JobState
 from pipeline.errors import LeaseLost
-from pipeline.ports.jobs import SubjectFilter
+from pipeline.ports.jobs import MAX_LEASES, SubjectFilter
 
 WAITING, RUNNING, DONE, QUARANTINED = (state.value for state in JobState)
 OPEN_STATES = (WAITING, RUNNING, QUARANTINED)
@@ -104,7 +104,11 @@ class SqlJobs:
     ) -> list[Job]:
         """Jobs with an expired lease come first, then waiting ones. A job waits while another of its kind and subject runs."""
         ids: list[int] = []
-        for due, most in ((_select_expired(kinds), limit), (_select_newest(kinds), newest), (_select_due(kinds), limit)):
+        for due, most in (
+            (_select_expired(kinds, lease_seconds), limit),
+            (_select_newest(kinds), newest),
+            (_select_due(kinds), limit),
+        ):
             if subjects is not None:
                 due = due.where(jobs.c.subject.in_(subjects))
             if (room := min(most, limit - len(ids))) > 0:
@@ -186,6 +190,14 @@ class SqlJobs:
         some = select(jobs.c.id).where(old).order_by(jobs.c.finished_at).limit(limit)
         return self._connection.execute(delete(jobs).where(jobs.c.id.in_(some))).rowcount
 
+    def follow_clock(self, *, max_delay_seconds: float) -> int:
+        """The conditions on kind and priority let the index of waiting jobs find the latest ones."""
+        soon = seconds_from_now(CLOCK_TOLERANCE_SECONDS)
+        latest = seconds_from_now(max_delay_seconds + CLOCK_TOLERANCE_SECONDS)
+        places = and_(jobs.c.kind.in_([kind.value for kind in JobKind]), jobs.c.priority.in_(priorities.ALL), _has_state(WAITING))
+        ahead = and_(jobs.c.run_at > soon, or_(jobs.c.run_at > latest, jobs.c.created_at > soon))
+        return self._connection.execute(update(jobs).where(places, ahead).values(run_at=now())).rowcount
+
     def requeue(self, ids: Sequence[int] | None = None) -> int:
         """Of several jobs of one subject the newest waits again, or the one that waits already; the others are marked done."""
         chosen = select(jobs).where(_has_state(QUARANTINED)).order_by(jobs.c.id.desc()).with_for_update()
@@ -256,9 +268,10 @@ def _insert_unless_waiting(dialect: str) -> Executable:
     return statement
 
 
-def _select_expired(kinds: Sequence[JobKind]) -> Select[int]:
-    """Return the jobs whose lease has expired: the worker has died or hangs."""
-    ran_out = and_(jobs.c.kind.in_([kind.value for kind in kinds]), _has_state(RUNNING), jobs.c.lease_until <= now())
+def _select_expired(kinds: Sequence[JobKind], lease_seconds: float) -> Select[int]:
+    """Return the jobs whose lease has expired, because the worker has died or hangs, or was taken while the clock was ahead."""
+    over = or_(jobs.c.lease_until <= now(), jobs.c.lease_until > seconds_from_now(MAX_LEASES * lease_seconds))
+    ran_out = and_(jobs.c.kind.in_([kind.value for kind in kinds]), _has_state(RUNNING), over)
     return select(jobs.c.id).where(ran_out).order_by(jobs.c.priority, jobs.c.run_at, jobs.c.id)
 
 

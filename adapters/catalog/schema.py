@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex
 
 import migrations
-from adapters.catalog.engine import database_url, open_engine
+from adapters.catalog.engine import POOLED, database_url, open_engine
 from adapters.catalog.errors import (
     CHECK_PERMISSIONS,
     catalog_unavailable,
@@ -127,15 +127,30 @@ def _acquire_lock(connection: Connection, lock_function: str) -> None:
 
 def _prepare_online(connection: Connection) -> None:
     """Build indexes and run BEFOREHAND statements outside a transaction; others go on. The lock ends with the connection."""
+    if connection.info[POOLED]:
+        return _refuse_upgrade_through_pooler(_read_revision(connection))
     _acquire_lock(connection, "pg_try_advisory_lock")
     connection.execute(text("SET lock_timeout = 0"))  # CREATE INDEX CONCURRENTLY waits for readers, a backup too, and blocks none
     found, scripts = _read_revision(connection), _load_scripts()
-    if found in (None, head()) or found not in revisions():
+    if not _is_older(found):
         return
     _make_indexes(connection)
     for script in reversed(list(scripts.iterate_revisions(head(), found))):
         for statement in getattr(script.module, "BEFOREHAND", ()):
             connection.execute(text(statement))
+
+
+def _is_older(found: str | None) -> bool:
+    return found in revisions() and found != head()
+
+
+def _refuse_upgrade_through_pooler(found: str | None) -> None:
+    """Raise SchemaMismatch where an upgrade needs a session: its lock and its indexes outlast a transaction."""
+    if _is_older(found):
+        raise SchemaMismatch(
+            "the catalog cannot be upgraded through a connection pooler",
+            hint=f"RADCLIPD_CATALOG__URL=postgresql://... {UPGRADE_COMMAND}, with host and port of PostgreSQL itself",
+        )
 
 
 def _make_indexes(connection: Connection) -> None:

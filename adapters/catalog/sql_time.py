@@ -12,6 +12,8 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TEXT, TypeDecorator, TypeEngine
 
 DAY_SECONDS = 86400.0
+CLOCK_TOLERANCE_SECONDS = 1.0
+"""A stored time that is further ahead of now than this was written by a clock that was ahead."""
 SQLITE_TIME_FORMAT = "%Y-%m-%d %H:%M:%f+00:00"
 """Format for SQLite's strftime: UTC to the millisecond with its offset; it sorts as text."""
 

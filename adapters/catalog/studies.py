@@ -27,7 +27,7 @@ from sqlalchemy import (
 
 from adapters.catalog.jobs import OPEN_STATES, RUNNING, WAITING, has_job
 from adapters.catalog.parameters import build_insert, chunks, sanitise_text
-from adapters.catalog.sql_time import DAY_SECONDS, now, seconds_from_now
+from adapters.catalog.sql_time import CLOCK_TOLERANCE_SECONDS, DAY_SECONDS, now, seconds_from_now
 from adapters.catalog.tables import (
     backfilled_studies,
     instances,
@@ -211,6 +211,11 @@ class SqlStudies:
         query = select(studies.c.study_instance_uid).where(complete).order_by(studies.c.id.desc())
         return list(self._connection.scalars(query.limit(limit)))
 
+    def newest_files(self, *, limit: int) -> list[StoredFile]:
+        newest = select(instances.c.file_key, instances.c.file_sha256, instances.c.file_size, instances.c.file_xxh3)
+        rows = self._connection.execute(newest.order_by(instances.c.id.desc()).limit(limit))
+        return [StoredFile(key, sha256, size, xxh3) for key, sha256, size, xxh3 in rows]
+
     def highest_study_number(self) -> int:
         return self._connection.scalar(select(func.max(studies.c.id))) or 0
 
@@ -260,6 +265,10 @@ class SqlStudies:
             .limit(limit)
         )
         return [(uid, count) for uid, count in self._connection.execute(query)]
+
+    def follow_clock(self) -> int:
+        ahead = studies.c.last_received_at > seconds_from_now(CLOCK_TOLERANCE_SECONDS)
+        return self._connection.execute(update(studies).where(_IS_ARRIVING, ahead).values(last_received_at=now())).rowcount
 
     def put_state(self, study_instance_uid: str, state: StudyState, *, reason: str = "") -> None:
         self._connection.execute(

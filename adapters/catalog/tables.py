@@ -362,7 +362,7 @@ audit_events = Table(
     Column("at", UtcDateTime(), nullable=False, server_default=now(), index=True),
     Column("action", String(32), nullable=False),
     Column("outcome", String(16), nullable=False),
-    Column("subject", String(128), nullable=False),
+    Column("subject", String(128), nullable=False, index=True),
     Column("detail", Text, nullable=False),
     Column("source", String(128), nullable=False),
     CheckConstraint("outcome IN ('done', 'refused', 'failed')", name="outcome"),

@@ -13,6 +13,7 @@ import typer
 from adapters.cli.renamed import VerbGroup
 from adapters.cli.settings import GlobalOptions
 from adapters.service.exit_codes import FAILED, exit_code_of
+from adapters.storage.folders import user_name
 from pipeline.errors import RadclipdError
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -80,6 +81,10 @@ def main() -> None:
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)  # noqa: T201 - as above
         sys.exit(exit_code_of(error))
+    except PermissionError as error:
+        print(f"radclipd: {error.filename or ''}: {error.strerror}", file=sys.stderr)  # noqa: T201 - as above
+        print(f"hint: user {user_name()} needs access to it", file=sys.stderr)  # noqa: T201 - as above
+        sys.exit(FAILED)
     except BrokenPipeError:  # `radclipd jobs list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)

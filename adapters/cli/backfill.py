@@ -112,7 +112,11 @@ def _open_refusal_log(path: Path | None) -> Iterator[Callable[[BackfillObject, R
     if path is None:
         yield lambda _found, _error: None
         return
-    with path.open("a", encoding="utf-8", errors="surrogateescape") as stream:
+    try:
+        stream = path.open("a", encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise PermanentError(f"{path} cannot be written: {error.strerror}", hint="name another file after --refused") from error
+    with stream:
         yield lambda found, error: print(found.location, error, sep="\t", file=stream, flush=True)
 
 
@@ -158,9 +162,15 @@ def _parse_days(first: datetime | None, last: datetime | None, *, needed: bool) 
 
 
 @backfill.command()
-def status(ctx: typer.Context, table: output.TableFlag = False, csv: output.CsvFlag = False, json: output.JsonFlag = False) -> None:
+def status(
+    ctx: typer.Context,
+    table: output.TableFlag = False,
+    csv: output.CsvFlag = False,
+    raw: output.RawFlag = False,
+    json: output.JsonFlag = False,
+) -> None:
     """List the backfills, by source."""
-    query.query(ctx, "SELECT * FROM v_backfills ORDER BY begun_at", table=table, csv=csv, json=json)
+    query.query(ctx, "SELECT * FROM v_backfills ORDER BY begun_at", table=table, csv=csv, json=json, raw=raw)
 
 
 @backfill.command()

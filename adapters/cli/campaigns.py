@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapters.cli.extras import require_extra
-from adapters.cli.fewshot import ExperimentData, base_of, command_of, default_cache, source_of
+from adapters.cli.fewshot import (
+    FILM_SEED_HELP,
+    SITE_HELP,
+    ExperimentData,
+    base_of,
+    command_of,
+    default_cache,
+    print_left_out,
+    source_of,
+)
 from adapters.cli.output import Format, write_rows
 from adapters.cli.progress import progress_bars
 
@@ -28,7 +37,8 @@ def worklist(
     out: Annotated[Path | None, typer.Option(help="Folder for points, summary and plot. Default: nothing is written.")] = None,
     data: Annotated[ExperimentData, typer.Option(help="Source of the films.")] = ExperimentData.PHANTOM,
     folder: Annotated[Path | None, typer.Option(help="nih: the folder with the films and their label table.")] = None,
-    site: Annotated[str, typer.Option(help="phantom: the hospital; default: one that the demo model was not trained on.")] = "",
+    site: Annotated[str, typer.Option(metavar="NAME|FILE", help=SITE_HELP)] = "",
+    film_seed: Annotated[int, typer.Option(min=0, help=FILM_SEED_HELP)] = 0,
     pool: Annotated[int, typer.Option(min=1, help="phantom: patients to choose from, at natural prevalences.")] = 4000,
     test: Annotated[int, typer.Option(min=1, help="phantom: films to test on.")] = 1000,
     film_size: Annotated[int, typer.Option(min=32, help="phantom: edge of a film, pixels.")] = 112,
@@ -59,7 +69,7 @@ def worklist(
     if learner not in LEARNERS:
         raise typer.BadParameter(f"one of {', '.join(LEARNERS)}", param_hint="--learner")
     source = (
-        _make_natural_source(site, (pool, test, film_size), workers)
+        _make_natural_source(site, (pool, test, film_size), workers, film_seed)
         if data is ExperimentData.PHANTOM
         else source_of(ctx, data, folder=folder)
     )
@@ -85,11 +95,11 @@ def worklist(
         typer.echo(f"points, summary and plot: {out}")
 
 
-def _make_natural_source(site: str, sizes: tuple[int, int, int], workers: int) -> CaseSource:
+def _make_natural_source(site: str, sizes: tuple[int, int, int], workers: int, film_seed: int) -> CaseSource:
     from adapters.experiment.phantom_source import PhantomSizes, natural_source
     from adapters.simulator.sites import UNSEEN_SITE
 
-    return natural_source(site or UNSEEN_SITE, PhantomSizes.scaled(*sizes), workers=workers)
+    return natural_source(site or UNSEEN_SITE, PhantomSizes.scaled(*sizes), workers=workers, film_seed=film_seed)
 
 
 def _print_summary(summary: Mapping[str, Any]) -> None:
@@ -103,5 +113,6 @@ def _print_summary(summary: Mapping[str, Any]) -> None:
     for read, found in summary["to_reach"].items():
         reached = f"by the worklist with {found['needed']}" if found["needed"] else "by the worklist not at all"
         typer.echo(f"{found['auc']:.4f} is reached at random with {read} studies read, {reached}")
+    print_left_out(summary["left_out"])
     for words in summary["notes"]:
         typer.echo(f"caution: {words}")

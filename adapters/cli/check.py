@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from adapters.cli.settings import config_of
+from adapters.cli.settings import config_of, config_path_of
 from pipeline.errors import ConfigurationError, OutOfResources, RadclipdError
 
 if TYPE_CHECKING:
@@ -16,6 +21,8 @@ if TYPE_CHECKING:
 
 METRICS_SECONDS = 10.0
 """Longest scrape: the default timeout of Prometheus."""
+LISTENER_SECONDS = 5.0
+"""Time limit of an association with our own listener."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,7 @@ def check(
     from adapters.app.compose import Parts
 
     with Parts(config) as parts:
-        failed = [one.name for one in PREFLIGHT_CHECKS if not _run_check(one, parts)]
+        failed = [one.name for one in preflight_checks(config_path_of(ctx)) if not _run_check(one, parts)]
     raise typer.Exit(1 if failed else 0)
 
 
@@ -59,6 +66,10 @@ def _run_check(preflight_check: PreflightCheck, parts: Parts) -> bool:
         _print_verdict("ok", preflight_check.name, preflight_check.attempt(parts), "")
     except RadclipdError as error:
         _print_verdict("FAIL", preflight_check.name, str(error), error.hint)
+        return False
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _print_verdict("FAIL", preflight_check.name, f"{place}{error.strerror or error}", "may the service's user do this?")
         return False
     except Exception as error:  # every check prints a line, whatever fails
         _print_verdict(
@@ -74,13 +85,17 @@ def _print_verdict(verdict: str, name: str, found: str, hint: str) -> None:
 
 
 def _check_image_store(parts: Parts) -> str:
+    from adapters.storage.folders import user_name
+
     images = parts.images
-    probe = images.write(b"radclipd check: a probe file, removed at once")
-    try:
-        images.read(probe)
-    finally:
-        images.remove(probe)
-    return f"{images.root}: a probe file was written, read back and removed"
+    images.probe_write()
+    if foreign := next(images.unwritable_folders(), None):
+        raise OutOfResources(
+            f"image store {images.root}: {foreign} cannot be written by user {user_name()}",
+            hint=f"chown -R {user_name()} {images.root}",
+        )
+    made = "" if images.root.is_dir() else "; the folder is made with the first image"
+    return f"{images.root}: user {user_name()} wrote, read back and removed a probe file{made}"
 
 
 def _check_disk(parts: Parts) -> str:
@@ -95,21 +110,76 @@ def _check_disk(parts: Parts) -> str:
 
 def _check_catalog(parts: Parts) -> str:
     from adapters.catalog import schema
+    from adapters.config.types import sqlite_path
 
+    if file := sqlite_path(parts.config.catalog.url):
+        _require_folder(file.parent, "the folder of catalog.url")
+        if file.is_dir():
+            raise ConfigurationError(f"catalog.url names the folder {file}", hint="name the database's file in it")
     parts.catalog.probe_write()
     return f"opened and written to; schema {schema.head()}"
 
 
+def _check_listener(parts: Parts) -> str:
+    from adapters.app.listen import own_called_ae_title, own_host
+    from adapters.dicom.network.identity import is_own_listener
+
+    config, host, port = parts.config, parts.config.listener.host, parts.config.listener.port
+    if config.metrics.enabled and port == config.metrics.port:
+        raise ConfigurationError(f"listener.port and metrics.port are both {port}", hint="set metrics.port to a free one")
+    error = _try_to_bind(host, port)
+    if error is None:
+        return f"{config.listener.ae_title} will listen on {host} port {port}, which is free"
+    code = getattr(error, "errno", None)
+    if code == errno.EACCES:
+        return f"port {port} of {host} is for root to bind: start the daemon together with radclipd.socket"
+    if code == errno.EADDRINUSE and is_own_listener(
+        own_host(config),
+        port,
+        called_ae_title=own_called_ae_title(config),
+        calling_ae_title=config.listener.ae_title,
+        timeout_seconds=LISTENER_SECONDS,
+    ):
+        return f"radclipd answers as {own_called_ae_title(config)} on {host} port {port}"
+    _refuse_address(host, port, error, section="listener", host_key="host")
+
+
+def _try_to_bind(host: str, port: int) -> OSError | UnicodeError | None:
+    """Return the error of a socket that is bound to an address and never listens; None where it can be bound."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # so that a daemon may bind the port meanwhile
+        try:
+            probe.bind((host, port))
+        except (OSError, UnicodeError) as error:
+            return error
+    return None
+
+
+def _refuse_address(host: str, port: int, error: OSError | UnicodeError, *, section: str, host_key: str) -> NoReturn:
+    from adapters.service.systemd import explain_bind_error
+
+    message, hint = explain_bind_error(host, port, error, section=section, host_key=host_key)
+    raise ConfigurationError(message, hint=hint) from error
+
+
 def _check_archive(parts: Parts) -> str:
-    parts.archive.echo()
     archive = parts.config.archive
+    try:
+        socket.getaddrinfo(archive.host, archive.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(
+            f"archive.host = {archive.host!r} is no address, and no name that this host resolves", hint="correct it, or the DNS"
+        ) from error
+    parts.archive.echo()
     return f"{archive.ae_title} at {archive.host}:{archive.port} answered C-ECHO"
 
 
 def _check_model(parts: Parts) -> str:
     from adapters.ml.scorer import ClipScorers
 
-    config, version = parts.config, parts.require_serving()
+    config = parts.config
+    _require_folder(config.model.directory, "model.directory")
+    version = parts.require_serving()
     scorers = ClipScorers(config.model.directory, device=config.model.device, batch_size=1, threads=config.score.threads)
     scorers.load(version)
     notice = f"; {version.notice}" if version.notice else ""
@@ -117,28 +187,28 @@ def _check_model(parts: Parts) -> str:
 
 
 def _check_activation_cache(parts: Parts) -> str:
-    from tempfile import TemporaryFile
-
     from adapters.app.metrics import activation_cache_bytes
 
     config = parts.config
     if not config.activation_cache.enabled:
         return "off: learning and re-scoring read the pixels"
     folder, limit = config.activation_cache.directory, int(config.activation_cache.max_size)
-    try:
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder) as probe:
-            probe.write(b"radclipd check: a probe file, removed at once")
-    except OSError as error:
-        raise OutOfResources(
-            f"{folder} cannot be written: {error.strerror}", hint="make it the daemon's, or set activation_cache.enabled = false"
-        ) from error
+    _require_folder(folder, "activation_cache.directory")
     return f"{folder}: {activation_cache_bytes(config) / 2**30:.1f} of {limit / 2**30:.1f} GiB taken"
+
+
+def _require_folder(folder: Path, key: str) -> None:
+    """Raise ConfigurationError where the user of this process could not write to a folder of the configuration, or make it."""
+    from adapters.storage.folders import find_folder_fault, user_name
+
+    if fault := find_folder_fault(folder):
+        raise ConfigurationError(
+            f"{key} = {str(folder)!r}: {fault}", hint=f"name a folder that user {user_name()} can write, or make it so: chown"
+        )
 
 
 def _check_metrics(parts: Parts) -> str:
     from http.client import HTTPException
-    from urllib.error import HTTPError, URLError
     from urllib.request import ProxyHandler, build_opener
 
     if not parts.config.metrics.enabled:
@@ -146,16 +216,31 @@ def _check_metrics(parts: Parts) -> str:
     address, port = parts.config.metrics.address, parts.config.metrics.port
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
     url = f"http://[{host}]:{port}/metrics" if ":" in host else f"http://{host}:{port}/metrics"
+    error = _try_to_bind(address, port)
+    if error is None:
+        return f"{url} will answer when the dispatcher runs"
+    if getattr(error, "errno", None) != errno.EADDRINUSE:
+        _refuse_address(address, port, error, section="metrics", host_key="address")
     try:
         with build_opener(ProxyHandler({})).open(url, timeout=METRICS_SECONDS) as answer:
             ours = b"radclipd_build_info" in answer.read()
-    except (HTTPError, HTTPException, TimeoutError):
+    except (OSError, HTTPException):
         ours = False
-    except URLError:
-        return f"{url} will answer when the dispatcher runs"
     if not ours:
-        raise ConfigurationError(f"another program answers at {url}", hint="set metrics.port to a free one")
+        raise ConfigurationError(f"another program has the port of {url}", hint="set metrics.port to a free one (ss -ltnp)")
     return f"{url} answers"
+
+
+def _check_authorization(path: Path | None, parts: Parts) -> str:
+    from adapters.config.sections import read_authorization
+
+    name = parts.config.backfill.authorization_file
+    if not name:
+        return "no backfill.authorization_file: archives are read without a password"
+    if not Path(name).is_absolute() and "CREDENTIALS_DIRECTORY" not in os.environ:
+        return f"backfill.authorization_file = {name!r} is a systemd credential, which only its unit can read: not tried"
+    read_authorization(parts.config, path)
+    return f"backfill.authorization_file {name} can be read"
 
 
 def _check_device(parts: Parts) -> str:
@@ -178,13 +263,17 @@ def _check_device(parts: Parts) -> str:
     return f"no GPU; scoring on the CPU with {config.score.threads or torch.get_num_threads()} threads{learning}"
 
 
-PREFLIGHT_CHECKS = (
-    PreflightCheck("image store", _check_image_store),
-    PreflightCheck("disk", _check_disk),
-    PreflightCheck("catalog", _check_catalog),
-    PreflightCheck("archive", _check_archive),
-    PreflightCheck("model", _check_model),
-    PreflightCheck("activation cache", _check_activation_cache),
-    PreflightCheck("metrics", _check_metrics),
-    PreflightCheck("device", _check_device),
-)
+def preflight_checks(path: Path | None) -> tuple[PreflightCheck, ...]:
+    """Return the checks in order. `path`: the file of the configuration, None for the default."""
+    return (
+        PreflightCheck("image store", _check_image_store),
+        PreflightCheck("disk", _check_disk),
+        PreflightCheck("catalog", _check_catalog),
+        PreflightCheck("listener", _check_listener),
+        PreflightCheck("archive", _check_archive),
+        PreflightCheck("model", _check_model),
+        PreflightCheck("activation cache", _check_activation_cache),
+        PreflightCheck("metrics", _check_metrics),
+        PreflightCheck("authorization", partial(_check_authorization, path)),
+        PreflightCheck("device", _check_device),
+    )

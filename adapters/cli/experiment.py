@@ -12,6 +12,7 @@ from adapters.cli.campaigns import worklist
 from adapters.cli.fewshot import fewshot
 from adapters.cli.peers import parse_peer_address
 from adapters.cli.progress import progress_bars
+from pipeline.errors import PermanentError
 
 if TYPE_CHECKING:
     from adapters.dicom.network.archive import DicomArchive
@@ -60,16 +61,19 @@ def nih_to_dicom(
 @experiment.command()
 def phantoms(
     sheet: Annotated[Path, typer.Option(help="PNG to write: a normal chest and each finding, slight and gross.")],
-    site: Annotated[str, typer.Option(help="The hospital whose detector and exposure are simulated.")] = "north",
+    site: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="The hospital that is simulated, or a file that describes one.")
+    ] = "north",
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same picture.")] = 0,
 ) -> None:
     """Draw a contact sheet of the simulator's findings."""
     from adapters.simulator.contact_sheet import contact_sheet
-    from adapters.simulator.sites import SITES
+    from adapters.simulator.site_file import choose_site
 
-    if site not in SITES:
-        raise typer.BadParameter(f"one of {', '.join(sorted(SITES))}", param_hint="--site")
-    contact_sheet(sheet, site=site, seed=seed)
+    try:
+        contact_sheet(sheet, site=choose_site(site), seed=seed)
+    except PermanentError as error:
+        raise typer.BadParameter(f"{error}; {error.hint}", param_hint="--site") from error
     typer.echo(f"{sheet}: nobody was X-rayed for this")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_format
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +28,10 @@ FROZEN, ALL = "frozen", "all"
 """Names of groups: the methods on frozen features; all methods."""
 REFERENCE_METHOD = "zero-shot"
 """Method that is always measured: the others are compared with it."""
+
+
+SITE_HELP = "phantom: the hospital, or a file that describes one; default: one that the demo model was not trained on."
+FILM_SEED_HELP = "phantom: another number gives other persons and films."
 
 
 class ExperimentData(StrEnum):
@@ -62,7 +66,8 @@ def fewshot(
     ] = None,
     data: Annotated[ExperimentData, typer.Option(help="Source of the films.")] = ExperimentData.PHANTOM,
     folder: Annotated[Path | None, typer.Option(help="nih: the folder with the films and their label table.")] = None,
-    site: Annotated[str, typer.Option(help="phantom: the hospital; default: one that the demo model was not trained on.")] = "",
+    site: Annotated[str, typer.Option(metavar="NAME|FILE", help=SITE_HELP)] = "",
+    film_seed: Annotated[int, typer.Option(min=0, help=FILM_SEED_HELP)] = 0,
     pool: Annotated[int, typer.Option(min=1, help="phantom: films to learn from.")] = 2500,
     test: Annotated[int, typer.Option(min=1, help="phantom: films to test on.")] = 1500,
     film_size: Annotated[int, typer.Option(min=32, help="phantom: edge of a film, pixels.")] = 256,
@@ -86,7 +91,7 @@ def fewshot(
     require_extra("lab")
     counts = parse_whole_numbers(shots)
     chosen = _parse_methods(methods)
-    source = source_of(ctx, data, folder=folder, site=site, sizes=(pool, test, film_size), workers=workers)
+    source = source_of(ctx, data, folder=folder, site=site, sizes=(pool, test, film_size), workers=workers, film_seed=film_seed)
     encoder = base_of(ctx, data, base)
     from adapters.experiment.fewshot import FewshotOptions, summary_json
     from adapters.ml.scorer import choose_device
@@ -152,6 +157,7 @@ def source_of(
     site: str = "",
     sizes: tuple[int, int, int] = (0, 0, 0),
     workers: int = 1,
+    film_seed: int = 0,
 ) -> CaseSource:
     """Return the films of the data set. `sizes`: of the phantoms' pool and test set, and the edge of a film, pixels.
 
@@ -168,7 +174,7 @@ def source_of(
     from adapters.experiment.phantom_source import PhantomSizes, phantom_source
     from adapters.simulator.sites import UNSEEN_SITE
 
-    return phantom_source(site or UNSEEN_SITE, PhantomSizes.scaled(*sizes), workers=workers)
+    return phantom_source(site or UNSEEN_SITE, PhantomSizes.scaled(*sizes), workers=workers, film_seed=film_seed)
 
 
 def _load_catalog_source(ctx: typer.Context) -> CaseSource:
@@ -223,6 +229,13 @@ def _print_outcome(outcome: FewshotOutcome, out: Path) -> None:
     means = {(row.method, row.shots): row.auc for row in rows}
     table = [(method, *(means.get((method, at)) for at in shots)) for method in dict.fromkeys(row.method for row in rows)]
     write_rows(("mean AUC", *(f"{at} shot{'s' * (at > 1)}" if at else "no support" for at in shots)), table, Format.TABLE)
+    print_left_out(outcome.manifest["left_out"])
     for words in outcome.cautions:
         typer.echo(f"caution: {words}")
     typer.echo(f"report: {out / HTML_FILE}")
+
+
+def print_left_out(left_out: Mapping[str, int]) -> None:
+    """Print the numbers of films that the experiment could not use."""
+    for reason, count in left_out.items():
+        typer.echo(f"left out: {count} {reason}")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from adapters.cli import query
-from adapters.cli.output import CsvFlag, JsonFlag, TableFlag
+from adapters.cli.output import CsvFlag, JsonFlag, RawFlag, TableFlag
 from adapters.cli.query import LimitOption
 from adapters.cli.settings import parts_of
 from pipeline.errors import PermanentError
@@ -27,6 +27,7 @@ def list_(
     limit: LimitOption = 50,
     table: TableFlag = False,
     csv: CsvFlag = False,
+    raw: RawFlag = False,
     json: JsonFlag = False,
 ) -> None:
     """List the newest jobs with their state and last error."""
@@ -41,7 +42,7 @@ def list_(
         for one in states
     )
     sql = f"{' UNION ALL '.join(each)} ORDER BY id DESC LIMIT {limit}"
-    query.query(ctx, sql, table=table, csv=csv, json=json)
+    query.query(ctx, sql, table=table, csv=csv, json=json, raw=raw)
 
 
 @jobs.command()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapters.cli import query
-from adapters.cli.output import CsvFlag, Format, JsonFlag, TableFlag, choose_format, write_rows
+from adapters.cli.output import CsvFlag, Format, JsonFlag, RawFlag, TableFlag, choose_format, write_rows
 from adapters.cli.query import LimitOption
 from adapters.cli.settings import parts_of
 from pipeline.errors import InvalidLabels, PermanentError
@@ -85,21 +85,23 @@ def import_(
     unlisted_absent: Annotated[
         bool, typer.Option("--unlisted-absent", help="In a list like Effusion|Mass, unlisted findings are absent, not unknown.")
     ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a table with a column that is not used.")] = False,
     dry_run: DryRunFlag = False,
     table: TableFlag = False,
     csv: CsvFlag = False,
+    raw: RawFlag = False,
     json: JsonFlag = False,
 ) -> None:
     """Import a table of labels: all of it or nothing.
 
     Faults are printed, each with its row.
     """
-    form = choose_format(table=table, csv=csv, json=json)
-    from adapters.label_csv.importer import ImportDefaults, import_table
+    form = choose_format(table=table, csv=csv, json=json, raw=raw)
+    from adapters.label_csv.importer import WARNING, ImportDefaults, import_table
     from pipeline.domain import LabelState
 
     unlisted = LabelState.ABSENT if unlisted_absent else None
-    defaults = ImportDefaults(reader=reader.strip(), source=source.strip(), unlisted_state=unlisted)
+    defaults = ImportDefaults(reader=reader.strip(), source=source.strip(), unlisted_state=unlisted, strict=strict)
     content = _read_content(file)
     with parts_of(ctx) as parts:
         try:
@@ -108,9 +110,9 @@ def import_(
             faults = [(str(file), fault.row, fault.column, fault.value[:60], fault.remedy) for fault in error.label_faults]
             write_rows(("file", "row", "column", "value", "remedy"), faults, form)
             raise
-    for note in notes:
-        typer.echo(note, err=True)
     typer.echo(_format_result(taken, dry_run=dry_run))
+    for note in notes:  # last: what stands there must not be missed
+        typer.echo(typer.style(note, fg="red", bold=True) if note.startswith(WARNING) else note, err=True)
 
 
 @labels.command("list")
@@ -123,19 +125,22 @@ def list_(
     limit: LimitOption = 50,
     table: TableFlag = False,
     csv: CsvFlag = False,
+    raw: RawFlag = False,
     json: JsonFlag = False,
 ) -> None:
     """List the newest labels in force."""
-    query.query(ctx, _build_list_query(study, reader, finding, every, limit), table=table, csv=csv, json=json)
+    query.query(ctx, _build_list_query(study, reader, finding, every, limit), table=table, csv=csv, json=json, raw=raw)
 
 
 @labels.command()
-def conflicts(ctx: typer.Context, table: TableFlag = False, csv: CsvFlag = False, json: JsonFlag = False) -> None:
+def conflicts(
+    ctx: typer.Context, table: TableFlag = False, csv: CsvFlag = False, raw: RawFlag = False, json: JsonFlag = False
+) -> None:
     """List findings on which readers disagree, with the consensus.
 
     The consensus follows labels.policy.
     """
-    form = choose_format(table=table, csv=csv, json=json)
+    form = choose_format(table=table, csv=csv, json=json, raw=raw)
     from adapters.app.policies import label_policy
     from pipeline.consensus import resolve_consensus
 
@@ -159,7 +164,7 @@ def conflicts(ctx: typer.Context, table: TableFlag = False, csv: CsvFlag = False
 
 
 @labels.command()
-def export(ctx: typer.Context) -> None:
+def export(ctx: typer.Context, raw: RawFlag = False) -> None:
     """Print all labels in force, as CSV for `labels import`."""
     from adapters.label_csv.exporter import EXPORT_COLUMNS, exported_rows
     from pipeline.consensus import labels_in_force
@@ -167,7 +172,7 @@ def export(ctx: typer.Context) -> None:
     with parts_of(ctx) as parts, parts.catalog.read() as tx:
         in_force = labels_in_force(tx.labels.all())
         numbers = tx.studies.accession_numbers({label.study_instance_uid for label in in_force})
-    write_rows(EXPORT_COLUMNS, exported_rows(in_force, numbers), Format.CSV)
+    write_rows(EXPORT_COLUMNS, exported_rows(in_force, numbers), Format.RAW_CSV if raw else Format.CSV)
 
 
 @labels.command()
@@ -197,8 +202,12 @@ def revoke(
     if not reader.strip():
         raise typer.BadParameter("name the reader who revokes", param_hint="--reader")
     with parts_of(ctx) as parts:
-        count = withdraw(ids, reader=reader.strip(), source="cli", catalog=parts.catalog)
-    typer.echo(f"{count} labels revoked")
+        revoked = withdraw(ids, reader=reader.strip(), source="cli", catalog=parts.catalog)
+    others = sorted({label.reader for label in revoked} - {reader.strip()})
+    foreign = sum(label.reader != reader.strip() for label in revoked)
+    typer.echo(
+        f"{len(revoked)} labels revoked" + (f", {foreign} of them by another reader: {', '.join(others)}" if foreign else "")
+    )
 
 
 @labels.command()
@@ -207,13 +216,14 @@ def explain(
     document: Annotated[str, typer.Argument(metavar="FILE_OR_UID", help="A DICOM file, or the SOP Instance UID of an SR or KOS.")],
     table: TableFlag = False,
     csv: CsvFlag = False,
+    raw: RawFlag = False,
     json: JsonFlag = False,
 ) -> None:
     """Show the labels of an SR or KOS, or why it has none.
 
     By the rules of [labels]. Nothing is written.
     """
-    form = choose_format(table=table, csv=csv, json=json)
+    form = choose_format(table=table, csv=csv, json=json, raw=raw)
     read = _read_document(ctx, document)
     if read.reason:
         raise PermanentError(f"no label in this document: {read.reason}", hint="the documents that count: deploy/docs/labelling.md")

@@ -38,14 +38,16 @@ def learn(
     again: Annotated[bool, typer.Option("--again", help="Even if a version was learnt from these labels.")] = False,
     table: output.TableFlag = False,
     csv: output.CsvFlag = False,
+    raw: output.RawFlag = False,
     json: output.JsonFlag = False,
 ) -> None:
     """Train a candidate from the labels now, and measure it.
 
     The measures of each finding are of patients that were held out.
     """
-    form = output.choose_format(table=table, csv=csv, json=json)
+    form = output.choose_format(table=table, csv=csv, json=json, raw=raw)
     from adapters.app.workers import learn_now
+    from pipeline.domain import VersionState
 
     with parts_of(ctx) as parts:
         _ = parts.catalog  # a fault shows before the bars
@@ -53,7 +55,14 @@ def learn(
             learnt = learn_now(parts, watch=watch, again=again)
     made = f" (version {learnt.version.number})" if learnt.version else ""
     typer.echo(f"{learnt.result.value}{made}: {learnt.reason}", err=True)
+    if learnt.version and learnt.version.state is VersionState.CANDIDATE:
+        typer.echo(f"next: {describe_next_step(learnt.version.number)}", err=True)
     output.write_rows(MEASURE_COLUMNS, measures_of(learnt.version.card) if learnt.version else [], form)
+
+
+def describe_next_step(number: int) -> str:
+    """Say what a person does with a candidate that passed the gate."""
+    return f"radclipd versions promote {number} lets it serve; radclipd versions reject {number} --reason WHY does not"
 
 
 def measures_of(card: Mapping[str, Any]) -> list[tuple[Any, ...]]:

@@ -17,32 +17,43 @@ class Format(StrEnum):
 
     TABLE = "table"
     CSV = "csv"
+    RAW_CSV = "raw"
     JSON = "json"
 
 
 TableFlag = Annotated[bool, typer.Option("--table", help="A table (the default).")]
 CsvFlag = Annotated[bool, typer.Option("--csv", help="CSV with a header line.")]
+RawFlag = Annotated[bool, typer.Option("--raw", help="CSV with the cells as stored: for programs, not for spreadsheets.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="A JSON array of objects.")]
 
 
-def choose_format(*, table: bool, csv: bool, json: bool) -> Format:
-    """Return the one format asked for. typer.BadParameter for more than one."""
-    if table + csv + json > 1:
+def choose_format(*, table: bool, csv: bool, json: bool, raw: bool) -> Format:
+    """Return the one format asked for; `raw` is CSV, too. typer.BadParameter for more than one."""
+    if table + (csv or raw) + json > 1:
         raise typer.BadParameter("choose one of --table, --csv and --json")
+    if raw:
+        return Format.RAW_CSV
     return Format.CSV if csv else Format.JSON if json else Format.TABLE
 
 
 def write_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: Format) -> None:
-    """Print rows to standard output."""
-    if form is Format.CSV:
+    """Print rows to standard output. CSV is safe in a spreadsheet; RAW_CSV holds cells as they are stored."""
+    if form in (Format.CSV, Format.RAW_CSV):
+        from adapters.label_csv.csv_text import escape_cell
+
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+        escape = escape_cell if form is Format.CSV else _keep_cell
+        writer.writerow(map(escape, columns))
+        writer.writerows(map(escape, row) for row in rows)
     elif form is Format.JSON:
         json.dump([dict(zip(columns, row, strict=True)) for row in rows], sys.stdout, indent=2, default=str)
         sys.stdout.write("\n")
     else:
         _write_table(columns, rows)
+
+
+def _keep_cell(value: Any) -> Any:
+    return value
 
 
 def write_facts(facts: Mapping[str, Any]) -> None:
@@ -60,7 +71,7 @@ def _write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(format_cell(column), overflow="fold")
     for row in rows:
         table.add_row(*map(format_cell, row))
     width = None if sys.stdout.isatty() else 200

@@ -22,6 +22,6 @@ class PeerAddress(NamedTuple):
 def parse_peer_address(text: str, *, option: str) -> PeerAddress:
     """Read AE@HOST:PORT. typer.BadParameter that names the option."""
     found = _ADDRESS.fullmatch(text)
-    if found is None:
+    if found is None or not 0 < int(found[3]) < 65536:
         raise typer.BadParameter("write AE@HOST:PORT, as PACS@pacs.example.org:104", param_hint=option)
     return PeerAddress(found[1].strip(), found[2].strip("[]"), int(found[3]))

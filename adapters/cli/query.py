@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adapters.cli.output import CsvFlag, JsonFlag, TableFlag, choose_format, write_rows
+from adapters.cli.output import CsvFlag, JsonFlag, RawFlag, TableFlag, choose_format, write_rows
 from adapters.cli.settings import config_of
 
 if TYPE_CHECKING:
@@ -26,31 +26,40 @@ def query(
     sql: Annotated[str, typer.Argument(help='One reading statement, as "select * from v_studies".')],
     table: TableFlag = False,
     csv: CsvFlag = False,
+    raw: RawFlag = False,
     json: JsonFlag = False,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="Stop the statement after this many seconds.")] = 60,
 ) -> None:
     """Query the results database. The connection is read-only."""
-    _print_query(config_of(ctx), sql, table=table, csv=csv, json=json)
+    _print_query(config_of(ctx), sql, table=table, csv=csv, json=json, raw=raw, max_seconds=max_seconds)
 
 
 def studies(
-    ctx: typer.Context, limit: LimitOption = 50, table: TableFlag = False, csv: CsvFlag = False, json: JsonFlag = False
+    ctx: typer.Context,
+    limit: LimitOption = 50,
+    ignored: Annotated[bool, typer.Option("--ignored", help="Ignored studies only.")] = False,
+    table: TableFlag = False,
+    csv: CsvFlag = False,
+    raw: RawFlag = False,
+    json: JsonFlag = False,
 ) -> None:
     """List the newest studies with their state.
 
     For ignored studies, with the reason.
     """
+    condition = "WHERE state = 'ignored' " if ignored else ""
     sql = (
         "SELECT study_instance_uid, accession_number, study_date, state, reason, instance_count, revision, last_received_at"
-        f" FROM v_studies ORDER BY last_received_at DESC LIMIT {limit}"
+        f" FROM v_studies {condition}ORDER BY last_received_at DESC LIMIT {limit}"
     )
-    _print_query(config_of(ctx), sql, table=table, csv=csv, json=json)
+    _print_query(config_of(ctx), sql, table=table, csv=csv, json=json, raw=raw)
 
 
-def _print_query(config: Config, sql: str, *, table: bool, csv: bool, json: bool) -> None:
-    form = choose_format(table=table, csv=csv, json=json)
+def _print_query(config: Config, sql: str, *, table: bool, csv: bool, json: bool, raw: bool, max_seconds: float = 60) -> None:
+    form = choose_format(table=table, csv=csv, json=json, raw=raw)
     from adapters.catalog import query as reading
     from adapters.catalog import schema
 
     schema.verify(config.catalog.url)
-    columns, rows = reading.run(config.catalog.url, sql)
+    columns, rows = reading.run(config.catalog.url, sql, max_seconds=max_seconds)
     write_rows(columns, rows, form)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from adapters.cli import query
-from adapters.cli.output import CsvFlag, JsonFlag, TableFlag
+from adapters.cli.output import CsvFlag, JsonFlag, RawFlag, TableFlag
 from adapters.cli.query import LimitOption
 from adapters.cli.settings import parts_of
 from pipeline.errors import PermanentError
@@ -22,7 +22,12 @@ def register(app: typer.Typer) -> None:
 
 @reports.command("list")
 def list_(
-    ctx: typer.Context, limit: LimitOption = 50, table: TableFlag = False, csv: CsvFlag = False, json: JsonFlag = False
+    ctx: typer.Context,
+    limit: LimitOption = 50,
+    table: TableFlag = False,
+    csv: CsvFlag = False,
+    raw: RawFlag = False,
+    json: JsonFlag = False,
 ) -> None:
     """List the newest reports with their delivery state."""
     query.query(

@@ -16,6 +16,7 @@ class WorkKind(StrEnum):
     SCORE = "score"
     REPORT = "report"
     LEARN = "learn"
+    LABEL = "label"
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +28,7 @@ def register(app: typer.Typer) -> None:
 def run(ctx: typer.Context) -> None:
     """Run the whole daemon.
 
-    Listener, dispatcher, and workers that score, learn and report.
+    Listener, dispatcher, and workers that score, learn, report and read labels.
     """
     config = config_of(ctx, role="run")
     from adapters.app import run
@@ -55,7 +56,7 @@ def dispatch(ctx: typer.Context) -> None:
 
 
 def work(ctx: typer.Context, kinds: Annotated[list[WorkKind], typer.Argument(metavar="KIND...", help="Kinds of jobs.")]) -> None:
-    """Process jobs: score, report, learn, or several of them.
+    """Process jobs: score, report, learn, label (reads received SR and KOS), or several of them.
 
     PostgreSQL serves any number of workers on any number of hosts.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,13 +30,33 @@ def config_path_of(ctx: typer.Context) -> Path | None:
 
 
 def config_of(ctx: typer.Context, *, role: str = "") -> Config:
-    """Load the configuration and start the log for this role. ConfigurationError."""
+    """Load the configuration, leave root, and start the log for this role. ConfigurationError.
+
+    A process of root goes on as the owner of the store (`adapters.service.store_user`): every verb with a configuration does.
+    """
     from adapters.config import sections
     from adapters.service import logs
 
-    loaded = sections.load(config_path_of(ctx))
+    path = config_path_of(ctx)
+    loaded = sections.load(path)
+    if os.geteuid() == 0 and _leave_root(loaded):
+        loaded = sections.load(path)  # with its secrets, as the owner can read them
     logs.configure(loaded.log, role=role)
     return loaded
+
+
+def _leave_root(config: Config) -> bool:
+    """Become the owner of the store where that is not root; return whether this process has."""
+    from adapters.config.types import sqlite_path
+    from adapters.service.store_user import become_store_owner, find_store_owner
+
+    database = sqlite_path(config.catalog.url)
+    owner = find_store_owner([config.storage.directory, *([database] if database else []), config.model.directory])
+    if owner is None:
+        return False
+    become_store_owner(owner)
+    typer.echo(f"radclipd: working as user {owner.name}, the owner of {owner.path}", err=True)
+    return True
 
 
 @contextmanager

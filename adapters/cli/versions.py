@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapters.cli import activity, output
-from adapters.cli.learn import MEASURE_COLUMNS, measures_of
+from adapters.cli.learn import MEASURE_COLUMNS, describe_next_step, measures_of
 from adapters.cli.settings import config_of, parts_of
 from pipeline.errors import PermanentError, RadclipdError
 
@@ -49,6 +49,8 @@ LIST_COLUMNS = (
 )
 COMPARISON_COLUMNS = ("against", "sample", "cases", "patients", "auc", "other_auc", "lower", "upper", "not_worse", "worse_in")
 """Of `card.learning.comparisons`; `lower`, `upper`: 95 % interval of the difference; `not_worse`: share of the resamples."""
+CANDIDATE = "candidate"
+"""`VersionState.CANDIDATE`, as the view has it."""
 FINGERPRINT_DIGITS = 12
 """Of a SHA-256, in tables."""
 
@@ -61,13 +63,19 @@ def register(app: typer.Typer) -> None:
 
 
 @versions.command("list")
-def list_(ctx: typer.Context, table: output.TableFlag = False, csv: output.CsvFlag = False, json: output.JsonFlag = False) -> None:
+def list_(
+    ctx: typer.Context,
+    table: output.TableFlag = False,
+    csv: output.CsvFlag = False,
+    raw: output.RawFlag = False,
+    json: output.JsonFlag = False,
+) -> None:
     """List versions and unused bases, and the work in progress.
 
     `files` says whether the model directory holds the files of a version. A base that no version uses has no number and the state
     "unused". Standard error reports the learning and the re-scoring in progress.
     """
-    form = output.choose_format(table=table, csv=csv, json=json)
+    form = output.choose_format(table=table, csv=csv, json=json, raw=raw)
     from adapters.catalog import query, schema
 
     with parts_of(ctx) as parts:
@@ -79,6 +87,8 @@ def list_(ctx: typer.Context, table: output.TableFlag = False, csv: output.CsvFl
         rows = [_make_version_row(version, store) for version in found]
         rows += map(_make_unused_row, _read_unused_bases(store, {version["base"] for version in found}))
         output.write_rows(LIST_COLUMNS, rows, form)
+        for waiting in (version["number"] for version in found if _is_waiting(version)):
+            typer.echo(f"version {waiting} waits for a decision: {describe_next_step(waiting)}", err=True)
         for line in activity.activity_lines(ask):
             typer.echo(line, err=True)
 
@@ -92,7 +102,7 @@ def show(
     json: Annotated[bool, typer.Option("--json", help="One JSON object: the whole version and its card.")] = False,
 ) -> None:
     """Print one version: card, gate verdict, findings, measures."""
-    form = output.choose_format(table=table, csv=csv, json=json)
+    form = output.choose_format(table=table, csv=csv, json=json, raw=False)
     config = config_of(ctx)
     from adapters.catalog import query, schema
 
@@ -155,6 +165,11 @@ def rollback(
             source=_name_user(),
         )
     typer.echo(f"version {before.number} serves again: {before.name}")
+
+
+def _is_waiting(version: Mapping[str, Any]) -> bool:
+    """Whether a learnt version passed the gate and waits for a person; imported versions have no reason."""
+    return bool(version["state"] == CANDIDATE and version["reason"])
 
 
 def _make_version_row(version: Mapping[str, Any], store: ModelStore) -> tuple[Any, ...]:
@@ -220,6 +235,7 @@ def _list_facts(version: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "state": version["state"],
         "reason": version["reason"],  # the gate's verdict, or the reason of a person
+        "next": describe_next_step(version["number"]) if _is_waiting(version) else "",
         "notice": version["notice"],
         "created": version["created_at"],
         "served": version["served_at"],

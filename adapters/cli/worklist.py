@@ -90,6 +90,7 @@ def _make_row(one: WorklistEntry) -> Sequence[Any]:
 
 def _write_csv(file: Path, entries: Iterable[WorklistEntry]) -> None:
     """Write the columns of `labels template`. They omit the finding a study was chosen for: it would bias the reader."""
+    from adapters.label_csv.csv_text import escape_cell
     from adapters.label_csv.exporter import TEMPLATE_COLUMNS, request_rows
 
     rows = request_rows((one.request, one.accession_number) for one in entries)
@@ -100,7 +101,7 @@ def _write_csv(file: Path, entries: Iterable[WorklistEntry]) -> None:
         with file.open("w", encoding="utf-8", newline="") as out:
             writer = csv_format.writer(out, lineterminator="\n")
             writer.writerow(TEMPLATE_COLUMNS)
-            writer.writerows(rows)
+            writer.writerows(map(escape_cell, row) for row in rows)
     except OSError as error:
         remedy = "radclipd worklist --open --csv FILE writes the open requests again"
         raise PermanentError(f"{file}: {error.strerror}", hint=remedy) from error

@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 SECRET_KEYS = frozenset({"catalog.url"})
 """Keys whose value is never part of an error text."""
 MAX_SHOWN_CHARACTERS = 60
+OWN_VARIABLES = frozenset(
+    {"RADCLIPD_CONFIG", "RADCLIPD_LISTEN_FDS", "RADCLIPD_REQUIRE_PEERS", "RADCLIPD_TEST_CACHE", "RADCLIPD_TEST_DATA"}
+)
+"""Variables that set no key: the path of the file, sockets handed to a child, and those of the tests."""
+CONTAINER_VARIABLES = re.compile(
+    r"RADCLIPD_(\w+_)?(SERVICE_HOST=.*|SERVICE_PORT(_\w+)?=.*|PORT(_\d+_\w+)?=\w+://.*|PORT_\d+_[A-Z]+_(PROTO|PORT|ADDR)=.*)",
+    re.DOTALL,
+)
+"""Variables, with their values, that Kubernetes and Docker set in a container beside a service called radclipd, or radclipd-..."""
 REFERENCE = "the reference file radclipd.toml lists every key with its default"
 
 
@@ -87,22 +96,42 @@ def parse(origin: ConfigOrigin) -> dict[str, Any]:
         ) from error
 
 
-def refuse_unknown_variables(origin: ConfigOrigin, sections: Sequence[str]) -> None:
-    """Refuse a variable such as RADCLIPD_LISTENR__PORT, which pydantic-settings would ignore."""
-    for name in os.environ:
-        section, delimiter, key = (part.lower() for part in name.upper().removeprefix(origin.prefix).partition(origin.delimiter))
-        if not name.upper().startswith(origin.prefix):
+def refuse_unknown_variables(origin: ConfigOrigin, sections: Sequence[str], keys: Iterable[str]) -> None:
+    """Refuse variables that pydantic-settings would ignore: RADCLIPD_LISTENR__PORT, RADCLIPD_LISTENER_PORT, RADCLIPD_PORT."""
+    for name, value in os.environ.items():
+        if not name.upper().startswith(origin.prefix) or name.upper() in OWN_VARIABLES:
             continue
+        if CONTAINER_VARIABLES.fullmatch(f"{name}={value}"):
+            continue
+        section, delimiter, key = (part.lower() for part in name.upper().removeprefix(origin.prefix).partition(origin.delimiter))
         if section in RENAMED_SECTIONS:
             raise _translate_renamed_variable(name, section, key, origin)
-        if not delimiter or section in sections:
+        if section in sections:  # its keys are pydantic's to refuse
             continue
-        near = _find_nearest(section, sections)
-        meant = f" (did you mean {origin.name_variable(near)}{origin.delimiter}...?)" if near else ""
+        if delimiter:
+            near = _find_nearest(section, sections)
+            meant = f" (did you mean {origin.name_variable(near)}{origin.delimiter}...?)" if near else ""
+            raise ConfigurationError(
+                f"environment variable {name}: there is no section [{section}]{meant}",
+                hint=f"rename or unset it; the sections are {', '.join(sections)}",
+            )
+        near_key = _find_variable_key(section, list(keys))
+        meant = f" (did you mean {origin.name_variable(near_key)}?)" if near_key else ""
         raise ConfigurationError(
-            f"environment variable {name}: there is no section [{section}]{meant}",
-            hint=f"rename or unset it; the sections are {', '.join(sections)}",
+            f"environment variable {name} sets no key{meant}",
+            hint=f"rename or unset it; two underscores part section and key, as in {origin.name_variable('listener.port')}",
         )
+
+
+def _find_variable_key(written: str, keys: Sequence[str]) -> str | None:
+    """Return the key that a variable without the delimiter means: LISTENER_PORT, PORT or LISTENERPORT for listener.port."""
+    spelt = {dotted.replace(".", "").replace("_", ""): dotted for dotted in keys}
+    bare = {dotted.partition(".")[2].replace("_", ""): dotted for dotted in reversed(keys)}
+    word = written.replace("_", "").replace(".", "")
+    if word in bare and word not in spelt:
+        return bare[word]
+    near = _find_nearest(word, spelt)
+    return spelt[near] if near else None
 
 
 def _translate_renamed_variable(name: str, section: str, key: str, origin: ConfigOrigin) -> ConfigurationError:
@@ -125,13 +154,19 @@ def read_secret(name: str, key: str, origin: ConfigOrigin) -> str:
         )
     path = Path(folder) / path  # an absolute path replaces the folder
     try:
-        return path.read_text("utf-8").strip()
+        secret = path.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigurationError(
             f"{origin.location(key)}: {key} = {name!r}: cannot read {path}: {reason}",
             hint="the user that runs radclipd must be able to read it, and nobody else",
         ) from error
+    if not secret or not secret.isprintable():
+        raise ConfigurationError(
+            f"{origin.location(key)}: {key} = {name!r}: {path} holds {'more than one line' if secret else 'nothing'}",
+            hint="the file holds the secret on one line, and nothing else",
+        )
+    return secret
 
 
 def translate_validation_error(error: ValidationError, origin: ConfigOrigin, descriptions: Mapping[str, str]) -> ConfigurationError:

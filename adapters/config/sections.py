@@ -14,6 +14,7 @@ from pydantic import AfterValidator, ByteSize, Field, ValidationError, Validatio
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from adapters.config import file, types
+from adapters.config.crontab import check_crontab
 from adapters.config.types import (
     AbsolutePath,
     AeTitle,
@@ -26,7 +27,6 @@ from adapters.config.types import (
     Seconds,
     Section,
     StringTuple,
-    check_crontab,
 )
 from pipeline.errors import ConfigurationError
 
@@ -62,6 +62,10 @@ class ListenerConfig(Section):
     )
     network_timeout_seconds: PositiveSeconds = Field(
         default=60, description="Seconds without data from the peer after which an association is aborted."
+    )
+    first_message_seconds: PositiveSeconds = Field(
+        default=10,
+        description="Seconds in which a connection must request its association, and an association send its first message.",
     )
     drain_seconds: Seconds = Field(default=30, description="Seconds that a stop waits for open associations before it aborts them.")
 
@@ -149,6 +153,11 @@ class ScoreConfig(Section):
     decode_processes: int = Field(default=0, ge=0, description="Processes that decode images; 0: one per core, at most 8.")
     decode_seconds: PositiveSeconds = Field(
         default=60, description="Time limit for decoding one image; beyond it the image is unreadable."
+    )
+    decode_memory: ByteSize = Field(
+        default=ByteSize(2 << 30),
+        ge=512 << 20,
+        description="Memory limit of a process that decodes images; an image that needs more is unreadable.",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
@@ -252,7 +261,7 @@ class LearnConfig(Section):
     )
     seed: int = Field(default=0, ge=0, description="Random seed; the same seed and labels give the same weights.")
     cron: Annotated[str, AfterValidator(check_crontab)] = Field(
-        default="30 2 * * *", description='Schedule of the check for new labels: a crontab line, UTC; "": never.'
+        default="30 2 * * *", description='Schedule of the check for new labels: a line as in crontab(5), UTC; "": never.'
     )
     min_new_labels: PositiveInteger = Field(
         default=20, description="Minimum number of new labels for a scheduled round of learning."
@@ -347,6 +356,22 @@ class WorkConfig(Section):
     )
     poll_seconds: PositiveSeconds = Field(default=0.5, description="Interval at which an idle worker polls for jobs.")
     keep_done_days: Seconds = Field(default=30, description="Days after which finished jobs are deleted.")
+    max_score_seconds: PositiveSeconds = Field(
+        default=3600,
+        description="Seconds without a scored study after which a scorer is ended; its jobs are tried again, then quarantined.",
+    )
+    max_report_seconds: PositiveSeconds = Field(
+        default=300, description="Seconds after which the building of a report is ended and its job quarantined."
+    )
+    max_send_seconds: PositiveSeconds = Field(
+        default=1800, description="Seconds after which the sending of a report is ended and its job quarantined."
+    )
+    max_label_seconds: PositiveSeconds = Field(
+        default=120, description="Seconds after which the reading of a received SR or KOS is ended and its job quarantined."
+    )
+    max_learn_seconds: PositiveSeconds = Field(
+        default=604_800, description="Seconds after which a round of learning is ended and its job quarantined."
+    )
 
 
 class MetricsConfig(Section):
@@ -431,7 +456,7 @@ def load(path: Path | None = None) -> Config:
     """Read the file (None: $RADCLIPD_CONFIG, else DEFAULT_PATH) and the environment. ConfigurationError names the faulty key."""
     origin = _read_origin(path)
     content = file.parse(origin)
-    file.refuse_unknown_variables(origin, list(section_classes()))
+    file.refuse_unknown_variables(origin, list(section_classes()), key_descriptions())
     try:
         config = Config(**content)
     except ValidationError as error:

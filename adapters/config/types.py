@@ -32,15 +32,6 @@ class Section(BaseModel):
         return value
 
 
-def check_crontab(value: str) -> str:
-    """Check a crontab line of five fields; "" means no schedule."""
-    if value:
-        from apscheduler.triggers.cron import CronTrigger  # only this part of the scheduler: every command loads the configuration
-
-        CronTrigger.from_crontab(value, timezone="UTC")
-    return value
-
-
 def check_ae_title(value: str) -> str:
     """Check an AE title: 1 to 16 printable ASCII characters, no backslash (PS3.5 section 6.2, VR AE)."""
     title = value.strip(" ")
@@ -75,10 +66,29 @@ def check_pdu_length(value: int) -> int:
 
 
 def check_database_url(value: str) -> str:
-    """Check that a URL names an SQLite or PostgreSQL database."""
+    """Check that a URL names an SQLite file by its absolute path, or a PostgreSQL database."""
     if not value.startswith(URL_SCHEMES):
         raise ValueError("a database URL starts with sqlite:/// or postgresql+psycopg://")
+    if value.startswith("sqlite"):
+        _check_sqlite_url(value)
     return value
+
+
+def _check_sqlite_url(value: str) -> None:
+    path, mark, options = value.partition("://")[2].partition("?")
+    if mark:
+        raise ValueError(f"remove the option {options.partition('=')[0]}: an SQLite URL ends with its path")
+    if path in ("", "/", "/:memory:"):
+        raise ValueError("a catalog in memory is lost and not shared: name a file, sqlite:////absolute/path")
+    if path.endswith("/"):
+        raise ValueError("the path names a folder: name the database's file in it")
+    if not path.startswith("//"):
+        raise ValueError("the path is relative: write four slashes before an absolute one, sqlite:////var/lib/radclipd/radclipd.db")
+
+
+def sqlite_path(url: str) -> Path | None:
+    """Return the file of an SQLite catalog; None for PostgreSQL."""
+    return Path(url.partition("://")[2][1:]) if url.startswith("sqlite") else None
 
 
 def check_absolute(value: Path) -> Path:

@@ -18,7 +18,8 @@ from adapters.demo.state import DemoFailed, DemoState
 from adapters.demo.steps import POLL_SECONDS, STALL_TIMEOUT_SECONDS, raise_if_quarantined, record_scores
 from adapters.label_csv.columns import SELECTION_REASON, STUDY
 from pipeline.domain import FINDINGS, VersionState
-from pipeline.rules import FRONTAL_VIEWS, MONITORING
+from pipeline.header_words import View, view_of_words
+from pipeline.rules import MONITORING
 
 READ_SHARE, READING_SESSIONS = 1 / 3, 3
 """Share of the archive that the radiologist reads, and number of sessions: labels tell the worklist which findings are rare."""
@@ -87,7 +88,7 @@ def _request_worklist(demo: DemoState, count: int, path: Path) -> list[dict[str,
 def _send_dictated_sr(demo: DemoState, reader: SimulatedReader, study: str, present: frozenset[str]) -> None:
     """Send one report as a structured report to the archive, which forwards it."""
     films = demo.hospital_archive.fetch_radiographs(study)
-    film = next((film for film in films if _read_view_position(film) in FRONTAL_VIEWS), films[0])
+    film = next((film for film in films if view_of_words(_read_view_position(film)) is View.FRONTAL), films[0])
     demo.hospital_archive.store_document(study, build_dictated_sr(film, present, reader=reader.name))
 
     def labelled() -> list[Any]:

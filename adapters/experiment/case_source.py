@@ -32,17 +32,19 @@ class CaseSource:
 
     `cases.pixel_sha256` holds the keys of the films until the films have been read, then the hashes of their pixels. `split` runs
     a second time with the hashes, which show a film filed under two patients. `identity`
-    is JSON-able and identifies the films, independent of their labels.
+    is JSON-able and identifies the films, independent of their labels. `film_keys` identify each film by itself: a film that is the
+    same in another source of the kind has the same key.
     """
 
     kind: SourceKind
     title: str  # for the report
     cases: Cases
     identity: Mapping[str, Any]
+    film_keys: Sequence[str]  # one per case
     read_film: Callable[[int], Image]  # float32 [H, W] in 0..1 of a row
     split: Callable[[Cases], Split]
     split_description: str  # for the report
-    read_films: Callable[[range], Iterator[Image]] | None = None  # several rows in order, where that is faster
+    read_films: Callable[[Sequence[int]], Iterator[Image]] | None = None  # several rows in order, where that is faster
     left_out_counts: Mapping[str, int] = field(default_factory=dict)  # excluded films by reason
     notes: Sequence[str] = ()  # cautions for the reader of the report
 
@@ -51,7 +53,7 @@ class CaseSource:
         """SHA-256 of kind and identity."""
         return fingerprint({"kind": self.kind, **self.identity})
 
-    def map_films(self, rows: range, make: Callable[[Image], FilmResult], *, workers: int) -> Iterator[FilmResult]:
+    def map_films(self, rows: Sequence[int], make: Callable[[Image], FilmResult], *, workers: int) -> Iterator[FilmResult]:
         """Yield `make(film)` for each row, in order; threads read ahead."""
         if self.read_films is not None:
             yield from map(make, self.read_films(rows))

@@ -1,60 +1,52 @@
-"""Feature cache: model inputs and features of films, one folder per pair of weights and films.
+"""Feature cache: model inputs and features of films, one folder per weights and preprocessing, one row per film.
 
-    KEY/films.npy         float16 [N, S, S]  model inputs in 0..1 by `Preprocess.make_model_input`; a memory map
-    KEY/features.npy      float32 [N, D]     unit vectors
-    KEY/pooled.npy        float32 [N, W]     input of the projection; W = 0 where the tower cannot be partitioned
-    KEY/pixel_sha256.npy  str [N]            of each model input
-    KEY/card.json         shapes and SHA-256, written last
-
-While it is being filled the folder is named KEY.part; its file `rows` holds the number of complete rows, for resumption.
+Rows are found by the identity of their film (`CaseSource.film_keys`): sources share the films that they have in common, and a
+changed list of films costs the new ones alone. `feature_files` describes the files. Filling proceeds batch by batch, each durable,
+so that an interrupted run resumes.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from numpy.lib.format import open_memmap
 
 from adapters.experiment.bases import ChosenBase
 from adapters.experiment.case_source import CaseSource
+from adapters.experiment.feature_files import FeatureFiles, FilmBatch
 from adapters.ml.error_translation import translate_model_errors
 from models.encoder.activations import compute_activations, encode_activations
 from models.encoder.encoder import Encoder
 from models.errors import CannotPartition
-from models.fingerprint import file_sha256, fingerprint
+from models.fingerprint import fingerprint
 from pipeline.domain import Image
 from pipeline.errors import OutOfResources, PermanentError, TransientError, WeightsRejected
 
-FORMAT = 1
+FORMAT = 2
 BATCH = 64
-"""Films per pass of the encoder. Batches always hold the same rows, so a resumed run gives the results of an uninterrupted one."""
+"""Films per pass of the encoder. A resumed run has the batches, and so the results, of an uninterrupted one."""
 VERIFIED_ROWS = 2048
 """Maximum number of model inputs hashed when a cache is loaded, evenly spread."""
 GREY_LEVEL_TOLERANCE = 2e-3
 """Tolerance of a grey level on rereading: processors differ in float16 rounding."""
 REREAD_FILMS = 3
 """Films reread from the source when a cache is loaded, to verify that the source is the same."""
-FILMS, FEATURES, POOLED, PIXELS = "films.npy", "features.npy", "pooled.npy", "pixel_sha256.npy"
-ROWS, CARD = "rows", "card.json"
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Cached arrays, one row per film of the source."""
+    """Cached arrays. `films` holds every film of the cache; `rows` are those of the source, one per case."""
 
-    films: npt.NDArray[np.float16]  # [N, S, S] memory map
+    films: npt.NDArray[np.float16]  # [M, S, S] memory map
+    rows: npt.NDArray[np.intp]  # [N]
     features: torch.Tensor  # [N, D]
     pooled: torch.Tensor  # [N, W]
     pixel_sha256: npt.NDArray[np.str_]  # [N]
@@ -69,80 +61,56 @@ def load_or_fill_cache(
     workers: int,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> FeatureCache:
-    """Return the cache of the films and weights, completing it where necessary. `advance` receives the number of finished rows.
+    """Return the cached films and features of a source, computing missing ones. `advance` receives the number of finished cases.
 
-    TransientError where another process fills it, PermanentError where the films of the source have changed, OutOfResources for
+    TransientError where another process computes them, PermanentError where films of the source have changed, OutOfResources for
     disk errors.
     """
-    folder = root / cache_key(source, base)
+    folder, films = root / cache_key(base), _name_films(source)
     with _translate_disk_errors(root):
-        if not (folder / CARD).is_file():
-            root.mkdir(parents=True, exist_ok=True)
-            with _hold_lock(folder.with_suffix(".lock")):
-                if not (folder / CARD).is_file():
-                    _fill_cache(folder.with_suffix(".part"), source, base, device, workers, advance)
-                    _publish_cache(folder.with_suffix(".part"), folder)
-        return _load_cache(folder, source, base)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = FeatureFiles(folder)
+        if (files.find_rows(films) < 0).any():
+            with _hold_lock(folder / f"{source.fingerprint[:32]}.lock"):
+                files.refresh()
+                _encode_missing_films(files, films, source, base, device, workers, advance)
+        return _load_cache(folder, files, films, source, base)
 
 
-def cache_key(source: CaseSource, base: ChosenBase) -> str:
-    """Return the name of the folder: 32 hex digits for weights, preprocessing and films."""
-    parts = {"format": FORMAT, "weights": base.sha256, "preprocess": base.preprocess.fingerprint, "films": source.fingerprint}
-    return fingerprint(parts)[:32]
+def cache_key(base: ChosenBase) -> str:
+    """Return the name of the folder: 32 hex digits for weights and preprocessing."""
+    return fingerprint({"format": FORMAT, "weights": base.sha256, "preprocess": base.preprocess.fingerprint})[:32]
 
 
-class _CacheArrays:
-    """The files of a cache under construction."""
-
-    def __init__(self, part: Path, rows: int, size: int, features: int, pooled: int, *, done: int) -> None:
-        def open_array(name: str, kind: str, *shape: int) -> Any:
-            path = part / name
-            return open_memmap(path, "r+") if done else open_memmap(path, "w+", dtype=np.dtype(kind), shape=(rows, *shape))
-
-        self.films, self.features, self.pixels = (
-            open_array(FILMS, "f2", size, size),
-            open_array(FEATURES, "f4", features),
-            open_array(PIXELS, "U64"),
-        )
-        self.pooled = open_array(POOLED, "f4", pooled) if pooled else None  # a memory map cannot be empty
-
-    def write_rows(self, start: int, model_inputs: npt.NDArray[np.float16], encoded: tuple[torch.Tensor, torch.Tensor]) -> None:
-        """Write rows from `start` on and flush them."""
-        rows = slice(start, start + len(model_inputs))
-        self.films[rows], self.pixels[rows] = model_inputs, [_hash_model_input(model_input) for model_input in model_inputs]
-        self.features[rows] = encoded[0].numpy()
-        if self.pooled is not None:
-            self.pooled[rows] = encoded[1].numpy()
-        for array in (self.films, self.pixels, self.features, self.pooled):
-            if array is not None:
-                array.flush()
+def _name_films(source: CaseSource) -> list[str]:
+    return [fingerprint([source.kind, key]) for key in source.film_keys]
 
 
-def _fill_cache(
-    part: Path, source: CaseSource, base: ChosenBase, device: torch.device, workers: int, advance: Callable[[int], None]
+def _encode_missing_films(
+    files: FeatureFiles,
+    films: Sequence[str],
+    source: CaseSource,
+    base: ChosenBase,
+    device: torch.device,
+    workers: int,
+    advance: Callable[[int], None],
 ) -> None:
-    """Encode all missing films, one batch at a time."""
-    encoder, count = base.encoder.to(device), len(source.cases)
-    part.mkdir(exist_ok=True)
-    done = _count_finished_rows(part)
+    """Encode the films that the cache lacks, one batch at a time."""
+    encoder = base.encoder.to(device)
+    absent = np.flatnonzero(files.find_rows(films) < 0).tolist()
+    cases_of_film = Counter(films[case] for case in absent)
+    _, first = np.unique([films[case] for case in absent], return_index=True)
+    missing = [absent[place] for place in np.sort(first)]
+    done = len(films) - len(absent)
     advance(done)
-    arrays: _CacheArrays | None = None
-    model_inputs = source.map_films(range(done, count), lambda image: _compute_model_input(base, image), workers=workers)
-    for start in range(done, count, BATCH):
+    model_inputs = source.map_films(missing, lambda image: _compute_model_input(base, image), workers=workers)
+    for start in range(0, len(missing), BATCH):
         batch = np.stack(list(islice(model_inputs, BATCH)))
-        encoded = _encode_batch(encoder, base, batch)
-        if arrays is None:
-            shapes = (base.preprocess.size, encoded[0].shape[1], encoded[1].shape[1])
-            arrays = _CacheArrays(part, count, *shapes, done=done)
-        arrays.write_rows(start, batch, encoded)
-        _write_atomically(part / ROWS, str(start + len(batch)))
-        advance(start + len(batch))
-
-
-def _count_finished_rows(part: Path) -> int:
-    """Return the number of complete rows."""
-    rows = part / ROWS
-    return int(rows.read_text()) if rows.is_file() else 0
+        features, pooled = _encode_batch(encoder, base, batch)
+        names = [films[case] for case in missing[start : start + BATCH]]
+        files.append(FilmBatch(names, batch, features.numpy(), pooled.numpy()))
+        done += sum(cases_of_film[name] for name in names)
+        advance(done)
 
 
 def _compute_model_input(base: ChosenBase, image: Image) -> npt.NDArray[np.float16]:
@@ -165,44 +133,23 @@ def _encode_batch(encoder: Encoder, base: ChosenBase, model_inputs: npt.NDArray[
     return features.cpu(), pooled.cpu()
 
 
-def _publish_cache(part: Path, folder: Path) -> None:
-    hashes = {name: file_sha256(part / name) for name in (FEATURES, POOLED, PIXELS) if (part / name).is_file()}
-    _write_atomically(part / CARD, json.dumps({"format": FORMAT, "sha256": hashes}))
-    shutil.rmtree(folder, ignore_errors=True)  # a folder without a card is incomplete
-    part.rename(folder)
-
-
-def _load_cache(folder: Path, source: CaseSource, base: ChosenBase) -> FeatureCache:
-    """Read a cache and verify its hashes, a sample of its model inputs, and some films reread from the source."""
-    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    hint = f"remove the folder {folder}: it will be made again"
-    for name, sha256 in card["sha256"].items():
-        if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
-            raise PermanentError(f"{folder / name} is not what was written", hint=hint)
-    films = np.load(folder / FILMS, mmap_mode="r")
-    pixels, features = np.load(folder / PIXELS), np.load(folder / FEATURES)
-    pooled = np.load(folder / POOLED) if POOLED in card["sha256"] else np.zeros((len(films), 0), dtype=np.float32)
-    for row in _choose_spread_rows(len(films), VERIFIED_ROWS):
-        if _hash_model_input(films[row]) != pixels[row]:
-            raise PermanentError(f"{folder / FILMS} is damaged at row {row}", hint=hint)
-    for row in _choose_spread_rows(len(films), REREAD_FILMS):
-        if float(np.abs(_compute_model_input(base, source.read_film(row)) - films[row]).max()) > GREY_LEVEL_TOLERANCE:
-            raise PermanentError(f"the source gives another film at row {row} than when {folder} was filled", hint=hint)
-    return FeatureCache(films, torch.from_numpy(features), torch.from_numpy(pooled), pixels)
+def _load_cache(folder: Path, files: FeatureFiles, names: Sequence[str], source: CaseSource, base: ChosenBase) -> FeatureCache:
+    """Read a cache; verify the features, a sample of the model inputs, and some films reread from the source."""
+    rows = files.find_rows(names)
+    features, pooled = files.read_features(rows)
+    files.verify_model_inputs([int(rows[case]) for case in _choose_spread_rows(len(rows), VERIFIED_ROWS)])
+    films = files.read_model_inputs()
+    for case in _choose_spread_rows(len(rows), REREAD_FILMS):
+        if float(np.abs(_compute_model_input(base, source.read_film(case)) - films[rows[case]]).max()) > GREY_LEVEL_TOLERANCE:
+            raise PermanentError(
+                f"the source gives another film at row {case} than when {folder} was filled",
+                hint=f"remove the folder {folder}: it will be made again",
+            )
+    return FeatureCache(films, rows, torch.from_numpy(features), torch.from_numpy(pooled), files.hashes_of_model_inputs(rows))
 
 
 def _choose_spread_rows(count: int, wanted: int) -> list[int]:
     return sorted(set(np.linspace(0, count - 1, min(count, wanted)).astype(int).tolist()))
-
-
-def _hash_model_input(model_input: npt.NDArray[np.float16]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(model_input).tobytes()).hexdigest()
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.new")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 @contextmanager
@@ -213,7 +160,7 @@ def _hold_lock(lock: Path) -> Iterator[None]:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise TransientError(
-                f"another process fills the cache {lock.stem}", hint="wait for it, or give another --cache"
+                f"another process fills the cache {lock.parent} with these films", hint="wait for it, or give another --cache"
             ) from error
         yield
 

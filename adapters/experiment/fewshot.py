@@ -16,7 +16,7 @@ from adapters.experiment import fewshot_report, manifest, plots
 from adapters.experiment.bases import ChosenBase
 from adapters.experiment.case_source import CaseSource
 from adapters.experiment.feature_cache import load_or_fill_cache
-from adapters.experiment.method_inputs import build_bench
+from adapters.experiment.method_inputs import build_bench, count_duplicates
 from adapters.experiment.protocol import cautions
 from adapters.experiment.result_tables import MEAN, CachedBootstrap, FewshotTables, build_tables, write_csv, write_parquet
 from adapters.experiment.scoring import ScoringResults, ScoringUnit, list_units, score_units
@@ -90,6 +90,7 @@ def run_fewshot(
         advance=partial(_report_resampling, on_progress, len(scored.unit_scores)),
     )
     contents |= _describe_run(source, base, options, scored, time.monotonic() - started)
+    contents["left_out"] |= count_duplicates(bench.split)
     on_progress(WRITING, 1, 2)
     _write_folder(options.out, result_tables, contents)
     on_progress(WRITING, 2, 2)
@@ -163,10 +164,21 @@ def summary_json(outcome: FewshotOutcome) -> dict[str, Any]:
     copied = ("shots", "draws", "resamples", "impossible", "left_out", "commit", "seconds")
     return {
         "mean_auc": means,
+        "support_positives": _list_support_positives(outcome.tables),
         "cautions": list(outcome.cautions),
         **{name: outcome.manifest[name] for name in copied},
         **outcome.manifest["identity"],
     }
+
+
+def _list_support_positives(result_tables: FewshotTables) -> dict[str, dict[str, float]]:
+    """Return shots -> finding -> positives in the support, mean over draws."""
+    findings = {row.finding for row in result_tables.results}
+    found: dict[str, dict[str, float]] = {}
+    for row in result_tables.summary:
+        if row.scope in findings and row.shots:
+            found.setdefault(str(row.shots), {})[row.scope] = row.support_positives
+    return found
 
 
 def _nan_to_none(value: float) -> float | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from adapters.experiment import plots
 from adapters.experiment.html_page import render_html
-from adapters.experiment.protocol import PROTOCOL, cautions
+from adapters.experiment.protocol import PROTOCOL, cautions, describe_shortages
 from adapters.experiment.result_tables import MEAN, FewshotComparison, FewshotSummary, FewshotTables
 from models.experiment.summary import PRODUCT, REFERENCES, ZERO_SHOT
 
@@ -42,7 +42,7 @@ def build_markdown(title: str, result_tables: FewshotTables, manifest: Mapping[s
         _build_summary_section(result_tables),
         _build_means_section(result_tables),
         *(_build_comparison_section(result_tables, reference) for reference in REFERENCES),
-        _build_plots_section(drawn),
+        _build_plots_section(result_tables, drawn),
         _build_findings_section(result_tables),
         _build_calibration_section(result_tables),
         _build_design_section(result_tables, manifest),
@@ -94,6 +94,7 @@ def describe_gain(value: float, base: float) -> str:
 def _build_means_section(result_tables: FewshotTables) -> str:
     shots = sorted({row.shots for row in result_tables.summary})
     findings = len({row.finding for row in result_tables.results})
+    unfilled = min((each.shots for each in result_tables.shortages), default=max(shots, default=0) + 1)
     rows = []
     for method in dict.fromkeys(row.method for row in result_tables.summary):
         cells = [_find_row(result_tables.summary, method, MEAN, at) for at in shots]
@@ -103,7 +104,9 @@ def _build_means_section(result_tables: FewshotTables) -> str:
         "resampled. Where not all findings are defined it is said how many are: such a mean must not be set beside one of all."
     )
     own = [PRODUCT_NOTE] if any(row.method == PRODUCT for row in result_tables.summary) else []
-    return _format_section("Mean AUC by shots", words, _format_table(["method", *map(_format_shots, shots)], rows), *own)
+    marked = ["* " + describe_shortages(result_tables)] if result_tables.shortages else []
+    header = ["method", *(_format_shots(at) + " *" * (at >= unfilled) for at in shots)]
+    return _format_section("Mean AUC by shots", words, _format_table(header, rows), *marked, *own)
 
 
 def _build_comparison_section(result_tables: FewshotTables, reference: str) -> str:
@@ -138,13 +141,14 @@ def _build_comparison_row(row: FewshotComparison) -> list[str]:
     ]
 
 
-def _build_plots_section(drawn: Sequence[Path]) -> str:
-    captions = plots.CAPTIONS
+def _build_plots_section(result_tables: FewshotTables, drawn: Sequence[Path]) -> str:
+    unfilled = plots.UNFILLED_CAPTION if result_tables.shortages else ""
+    captions = {name: words + unfilled for name, words in plots.CAPTIONS.items()}
     return _format_section("Plots", *(f"![{captions[path.name]}](plots/{path.name})\n\n*{captions[path.name]}*" for path in drawn))
 
 
 def _build_findings_section(result_tables: FewshotTables) -> str:
-    """Build the table of findings at the largest shot count, with the undefined values."""
+    """Build the table of findings at the largest shot count, with the undefined values and the positives really learnt from."""
     most = max((row.shots for row in result_tables.summary), default=0)
     methods = [row.method for row in _filter_by_scope(result_tables.summary, MEAN) if row.shots in (0, most)]
     positives = {row.finding: row.positives for row in result_tables.results}
@@ -153,17 +157,21 @@ def _build_findings_section(result_tables: FewshotTables) -> str:
         for finding in positives
     }
     lines = [
-        [finding, str(positives[finding]), *(_format_auc(row.auc) if row else UNDEFINED_CELL for row in rows)]
+        [
+            finding,
+            str(positives[finding]),
+            _format_count(next((row.support_positives for row in rows if row and row.shots), np.nan)),
+            *(_format_auc(row.auc) if row else UNDEFINED_CELL for row in rows),
+        ]
         for finding, rows in cells.items()
     ]
     missing = [row for row in result_tables.results if np.isnan(row.auc)]
-    words = f"AUC at {_format_shots(most)}, mean over draws; positives of the test set."
+    words = f"AUC at {_format_shots(most)}, mean over draws; positives of the test set; positives in the support, mean over draws."
     undefined = f"Undefined and left out, never counted as .5: {len(missing)} of {len(result_tables.results)} values" + (
         f" ({', '.join(sorted({row.finding for row in missing}))})." if missing else "."
     )
-    return _format_section(
-        "Each finding", words, _format_table(["finding", "positives", *map(_format_method, methods)], lines), undefined
-    )
+    header = ["finding", "positives", "in the support", *map(_format_method, methods)]
+    return _format_section("Each finding", words, _format_table(header, lines), undefined)
 
 
 def _build_calibration_section(result_tables: FewshotTables) -> str:
@@ -192,7 +200,7 @@ def _build_design_section(result_tables: FewshotTables, manifest: Mapping[str, A
         for shots, (films, read) in costs.items()
     )
     lines = [
-        f"* Films: {identity['films']['title']}. Left out: {left}.",
+        f"* Films: {identity['films']['title']}. {_describe_film_options(identity['films']['options'])}Left out: {left}.",
         f"* Split: {split['made']}. Pool {split['pool']['films']} films of {split['pool']['patients']} patients, "
         f"test {split['test']['films']} films of {split['test']['patients']}. No patient and no pixels are on both sides: "
         "that was checked. The test set was scored and never used to choose anything.",
@@ -207,6 +215,13 @@ def _build_design_section(result_tables: FewshotTables, manifest: Mapping[str, A
     ]
     lines += [f"* {method} is not in the tables: {reason}." for method, reason in manifest["impossible"].items()]
     return _format_section("How it was made", "\n".join(lines))
+
+
+def _describe_film_options(options: Mapping[str, Any]) -> str:
+    """Name the film seed and the description of the site; nothing for other films."""
+    if "film_seed" not in options:
+        return ""
+    return f"Film seed {options['film_seed']}; site {options['site']} {options['site_sha256'][:12]}. "
 
 
 def _build_provenance_section(result_tables: FewshotTables, manifest: Mapping[str, Any]) -> str:
@@ -266,6 +281,10 @@ def _format_method(method: str) -> str:
 
 def _format_shots(shots: int) -> str:
     return "no support" if shots == 0 else f"{shots} shot" + "s" * (shots > 1)
+
+
+def _format_count(value: float) -> str:
+    return UNDEFINED_CELL if np.isnan(value) else f"{value:.1f}".removesuffix(".0")
 
 
 def _format_auc(value: float) -> str:

@@ -31,7 +31,7 @@ def build_identity(
     """Return the inputs of every figure of a folder, JSON-able. Methods, shots and draws are not part: they may be extended."""
     return {
         "format": FORMAT,
-        "films": {"kind": source.kind, "title": source.title, "sha256": source.fingerprint, "options": _source_options(source)},
+        "films": {"kind": source.kind, "title": source.title, "sha256": source.fingerprint, "options": list_film_options(source)},
         "labels": {"sha256": fingerprint([cases.findings, cases.labels.tolist(), cases.patient.tolist()])},
         "split": {
             "made": source.split_description,
@@ -67,7 +67,7 @@ def _split_sides(split: Split) -> tuple[tuple[str, Any], tuple[str, Any]]:
     return ("pool", split.pool), ("test", split.test)
 
 
-def _source_options(source: CaseSource) -> dict[str, Any]:
+def list_film_options(source: CaseSource) -> dict[str, Any]:
     """Return the identity without its list of films."""
     return {name: value for name, value in source.identity.items() if not isinstance(value, list)}
 

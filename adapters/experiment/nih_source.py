@@ -55,6 +55,7 @@ def nih_source(folder: Path) -> CaseSource:
         title=f"ChestX-ray14, {len(rows)} films of {len(np.unique(cases.patient))} patients, labels of {collection.table.name}",
         cases=cases,
         identity={"films": [[row.file_name, file.stat().st_size] for row, file in zip(rows, files, strict=True)]},
+        film_keys=[_identify_file(file) for file in files],
         read_film=film,
         split=split,
         split_description="official lists of ChestX-ray14"
@@ -67,3 +68,9 @@ def nih_source(folder: Path) -> CaseSource:
         },
         notes=(MINED_LABELS_NOTE,) if official else (MINED_LABELS_NOTE, UNOFFICIAL_SPLIT_NOTE),
     )
+
+
+def _identify_file(file: Path) -> str:
+    """Return name, size and time of the last change: a film that is replaced is another film, a moved folder has the same films."""
+    status = file.stat()
+    return f"{file.name} {status.st_size} {status.st_mtime_ns}"

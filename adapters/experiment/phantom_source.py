@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,11 +11,12 @@ import numpy as np
 from adapters.experiment.case_source import CaseSource, build_cases, build_labels
 from adapters.ml.error_translation import translate_model_errors
 from adapters.simulator import population
-from adapters.simulator.sites import PRETRAINING_SITES, SITES, UNSEEN_SITE
+from adapters.simulator.site_file import choose_site
+from adapters.simulator.sites import PRETRAINING_SITES, UNSEEN_SITE, Site
 from models.evaluation.cases import Cases, Split
 from models.experiment.splits import check_split
+from models.fingerprint import fingerprint
 from pipeline.domain import Image
-from pipeline.errors import PermanentError
 
 PHANTOM_NOTE = (
     "These are simulated films: no patient was X-rayed. Figures on phantoms say how methods compare in a world of known truth, "
@@ -46,9 +48,11 @@ class PhantomSizes(NamedTuple):
 
 DEFAULT_SIZES = PhantomSizes()
 POOL_SEED, TEST_SEED = 171, 172
-"""Seeds of the two populations. Fixed: another seed of the experiment draws other supports from the same films."""
+"""Seeds of the two populations for film seed 0. The seed of the experiment draws supports from them, and changes no film."""
 NATURAL_SEED = 271
-"""Seed of the natural population; its test set has the next one."""
+"""Seed of the natural population for film seed 0; its test set has the next one."""
+SEEDS_PER_FILM_SEED = 2
+"""Seeds of populations per film seed: one for each side, so that no two film seeds share one."""
 STUDIES_PER_PATIENT = 6
 """Studies drawn per wanted patient: a natural population has fewer studies per patient on average."""
 SEEN_SITE_NOTE = (
@@ -56,43 +60,44 @@ SEEN_SITE_NOTE = (
 )
 
 
-def phantom_source(site: str = UNSEEN_SITE, sizes: PhantomSizes = DEFAULT_SIZES, *, workers: int = 2) -> CaseSource:
-    """Return films of a site, rendered on demand by `workers` processes. PermanentError for an unknown site.
+def phantom_source(
+    site: str = UNSEEN_SITE, sizes: PhantomSizes = DEFAULT_SIZES, *, workers: int = 2, film_seed: int = 0
+) -> CaseSource:
+    """Return films of a site, rendered on demand by `workers` processes. `site`: a name, or a file that describes a site.
 
-    Both sides are enriched in rare findings; the weights of the cases undo the enrichment. One film per person.
+    Both sides are enriched in rare findings; the weights of the cases undo the enrichment. One film per person. Another
+    `film_seed` gives other persons on both sides. PermanentError for an unknown site.
     """
-    _require_known_site(site)
-    pool = population.enriched_cases(site, sizes.pool, seed=POOL_SEED, per_finding=sizes.pool_positives)
-    return _build_source(site, pool, sizes, {"seeds": f"{POOL_SEED}, {TEST_SEED}", **sizes._asdict()}, workers)
+    hospital, shift = choose_site(site), SEEDS_PER_FILM_SEED * film_seed
+    pool = population.enriched_cases(hospital, sizes.pool, seed=POOL_SEED + shift, per_finding=sizes.pool_positives)
+    identity = {"seeds": f"{POOL_SEED + shift}, {TEST_SEED + shift}", **sizes._asdict()}
+    return _build_source(hospital, pool, sizes, identity, workers, film_seed=film_seed, test_seed=TEST_SEED + shift)
 
 
 def natural_source(
-    site: str = UNSEEN_SITE, sizes: PhantomSizes = DEFAULT_SIZES, *, workers: int = 2, seed: int = NATURAL_SEED
+    site: str = UNSEEN_SITE, sizes: PhantomSizes = DEFAULT_SIZES, *, workers: int = 2, film_seed: int = 0
 ) -> CaseSource:
     """Return the first film of each person of a site, at natural prevalences, and an enriched test set.
 
-    `sizes.pool_positives` is ignored. Another `seed` gives other persons on both sides. PermanentError for an unknown site.
+    `sizes.pool_positives` is ignored; the rest is as for `phantom_source`.
     """
-    _require_known_site(site)
-    natural_cases = population.natural_cases(site, STUDIES_PER_PATIENT * sizes.pool, seed=seed)
+    hospital, seed = choose_site(site), NATURAL_SEED + SEEDS_PER_FILM_SEED * film_seed
+    natural_cases = population.natural_cases(hospital, STUDIES_PER_PATIENT * sizes.pool, seed=seed)
     pool = [case for case in natural_cases if case.visit == 0][: sizes.pool]
     kept = {name: size for name, size in sizes._asdict().items() if name != "pool_positives"}
-    return _build_source(site, pool, sizes, {"natural": seed, "first films": len(pool), **kept}, workers, test_seed=seed + 1)
-
-
-def _require_known_site(site: str) -> None:
-    if site not in SITES:
-        raise PermanentError(f"no phantom hospital is called {site!r}", hint=f"choose from {', '.join(sorted(SITES))}")
+    identity = {"natural": seed, "first films": len(pool), **kept}
+    return _build_source(hospital, pool, sizes, identity, workers, film_seed=film_seed, test_seed=seed + 1)
 
 
 def _build_source(
-    site: str,
+    site: Site,
     pool: Sequence[population.Case],
     sizes: PhantomSizes,
     identity: Mapping[str, Any],
     workers: int,
     *,
-    test_seed: int = TEST_SEED,
+    film_seed: int,
+    test_seed: int,
 ) -> CaseSource:
     test = population.enriched_cases(site, sizes.test, seed=test_seed, per_finding=sizes.test_positives)
     everyone = [*pool, *test]
@@ -101,25 +106,35 @@ def _build_source(
     def film(row: int) -> Image:
         return population.take_film(everyone[row], size=size).pixels
 
-    def stream(rows: range) -> Iterator[Image]:
-        taken = population.take_films(everyone[rows.start : rows.stop], size=size, workers=workers)
+    def stream(rows: Sequence[int]) -> Iterator[Image]:
+        taken = population.take_films([everyone[row] for row in rows], size=size, workers=workers)
         return (each.pixels for each in taken)
 
     def split(cases: Cases) -> Split:
         with translate_model_errors():
             return check_split(cases, Split(pool=np.arange(len(pool)), test=np.arange(len(pool), len(everyone))))
 
+    seeded = f", film seed {film_seed}" if film_seed else ""
     return CaseSource(
         kind="phantom",
-        title=f"phantom films of the site {site!r}: {len(pool)} to learn from, {len(test)} tested, one a person",
+        title=f"phantom films of the site {site.name!r}: {len(pool)} to learn from, {len(test)} tested, one a person{seeded}",
         cases=_build_phantom_cases(pool, test),
-        identity={"site": site, **identity},
+        identity={"site": site.name, "site_sha256": site.fingerprint, "film_seed": film_seed, **identity},
+        film_keys=_identify_films(everyone, site, sizes.edge),
         read_film=film,
         split=split,
         split_description="two populations of other persons",
         read_films=stream,
-        notes=(PHANTOM_NOTE, SEEN_SITE_NOTE.format(UNSEEN_SITE)) if site in PRETRAINING_SITES else (PHANTOM_NOTE,),
+        notes=(PHANTOM_NOTE, SEEN_SITE_NOTE.format(UNSEEN_SITE)) if site.name in PRETRAINING_SITES else (PHANTOM_NOTE,),
     )
+
+
+def _identify_films(cases: Sequence[population.Case], site: Site, edge: int) -> list[str]:
+    """Return a fingerprint of everything that a film is rendered from."""
+    look = site.fingerprint
+    return [
+        fingerprint([look, edge, case.seed, case.view, [*case.findings.items()], dataclasses.asdict(case.body)]) for case in cases
+    ]
 
 
 def _build_phantom_cases(pool: Sequence[population.Case], test: Sequence[population.Case]) -> Cases:

@@ -28,6 +28,7 @@ CAPTIONS = {
     COMMON_AND_RARE: "Mean AUC of common and of rare findings against shots.",
     BY_STUDIES: "Mean AUC against the studies that would have to be read at random to find the support.",
 }
+UNFILLED_CAPTION = " Hollow points: supports with fewer positives of a finding than shots, because the pool has no more."
 COLUMNS = 4
 MAX_METHODS_WITH_BANDS = 6  # intervals of more methods overlap
 MAX_SHOT_TICKS = 12  # every shot count has a tick up to this number
@@ -125,6 +126,8 @@ def _draw_curves(
             continue
         positions = [row.studies_read if studies else row.shots for row in rows]
         axes.plot(positions, [row.auc for row in rows], marker="o", **look)
+        unfilled = [(at, row.auc) for at, row in zip(positions, rows, strict=True) if row.support_positives < row.shots]
+        axes.plot(*zip(*unfilled, strict=True) if unfilled else ([], []), marker="o", linestyle="", color=line.colour, mfc="white")
         if method in bands:
             axes.fill_between(
                 positions,

@@ -34,6 +34,19 @@ else, and these tables must not be set beside its own:
 * It counted an undefined AUC as .5. Here it is missing, and counted as missing."""
 
 
+def describe_shortages(result_tables: FewshotTables) -> str:
+    """Say how many films the supports really hold of every kind that the pool cannot fill."""
+    counts = (
+        f"{each.kind} {each.least if each.least == each.most else f'{each.least} to {each.most}'}"
+        for each in result_tables.shortages
+    )
+    most, first = max(row.shots for row in result_tables.summary), min(each.shots for each in result_tables.shortages)
+    return (
+        f"The pool cannot fill every shot count from {first} on. With {most} shots the supports hold no more than "
+        f"{', '.join(counts)}: of these a row of more shots is a row of that many."
+    )
+
+
 def cautions(manifest: Mapping[str, Any], result_tables: FewshotTables) -> list[str]:
     """Return the warnings at the head of a report, in descending severity."""
     base, kind = manifest["identity"]["base"], manifest["identity"]["films"]["kind"]
@@ -51,6 +64,8 @@ def cautions(manifest: Mapping[str, Any], result_tables: FewshotTables) -> list[
             f"The test set holds fewer than {MIN_POSITIVES} positives of {len(few)} of {len(positives)} findings "
             f"({', '.join(few)}): too few to tell methods apart. A check of the plumbing, and no claim of quality."
         )
+    if result_tables.shortages:
+        found.append(describe_shortages(result_tables))
     if manifest["draws"] < MIN_DRAWS:
         found.append(f"Only {manifest['draws']} draws: at least {MIN_DRAWS} are needed to see how much the support matters.")
     return found

@@ -27,6 +27,7 @@ MEAN, COMMON, RARE = "mean", "common", "rare"
 """Scopes over several findings: all, and those above and below RARE_BELOW. Every finding is a scope, too."""
 RARE_BELOW = 0.025
 """Prevalence in the pool, weighted to the archive, below which a finding is rare."""
+NORMAL = "normal films"
 DIGITS = 6
 
 MethodShots = tuple[str, int]
@@ -44,8 +45,9 @@ class FewshotResult(NamedTuple):
     auprc: float
     brier: float
     ece: float
-    positives: int
+    positives: int  # in the test set
     negatives: int
+    support_positives: int | None  # of the finding in the support; None without a support
 
 
 class FewshotSummary(NamedTuple):
@@ -66,6 +68,7 @@ class FewshotSummary(NamedTuple):
     ece: float
     films: float  # training films, mean over draws
     studies_read: float  # mean over draws
+    support_positives: float  # in the support, mean over draws; over several findings of the scarcest; NaN without a support
 
 
 class FewshotComparison(NamedTuple):
@@ -92,6 +95,15 @@ class FewshotTiming(NamedTuple):
     seconds: float
 
 
+class SupportShortage(NamedTuple):
+    """A kind of films of which the pool has fewer than the shots: a finding's positives, or normal films."""
+
+    shots: int  # lowest number that the pool cannot fill
+    kind: str  # a finding, or NORMAL
+    least: int  # of the films in the supports at the most shots
+    most: int
+
+
 class FewshotTables(NamedTuple):
     """All tables of an experiment."""
 
@@ -100,6 +112,7 @@ class FewshotTables(NamedTuple):
     comparisons: Sequence[FewshotComparison]
     timings: Sequence[FewshotTiming]
     groups: Mapping[str, Sequence[int]]  # COMMON and RARE: columns of the findings
+    shortages: Sequence[SupportShortage] = ()
 
 
 class CachedBootstrap(PatientBootstrap):
@@ -167,6 +180,7 @@ def build_tables(
         comparisons=[row for against in REFERENCES for row in _compare_with_reference(against, scopes, cells, labels, seed)],
         timings=[FewshotTiming(*cell, float(np.mean([one.scored.seconds for one in ones]))) for cell, ones in cells.items()],
         groups=groups,
+        shortages=list(_find_shortages(scored, cases.findings)),
     )
 
 
@@ -178,10 +192,20 @@ def _measure_scores(one: UnitScores, labels: Labels, findings: Sequence[str], bo
 
 def _build_results(one: _MeasuredRun, labels: Labels) -> Iterator[FewshotResult]:
     counts = (labels == PRESENT).sum(axis=0).tolist(), (labels == ABSENT).sum(axis=0).tolist()
-    for row, positives, negatives in zip(one.run.rows, *counts, strict=True):
-        yield FewshotResult(
-            row.method, row.shots, row.draw, row.finding, row.auc, row.auprc, row.brier, row.ece, positives, negatives
-        )
+    learnt_from = one.scored.positives or [None] * len(one.run.rows)
+    for row, positives, negatives, support in zip(one.run.rows, *counts, learnt_from, strict=True):
+        measures = row.auc, row.auprc, row.brier, row.ece
+        yield FewshotResult(row.method, row.shots, row.draw, row.finding, *measures, positives, negatives, support)
+
+
+def _find_shortages(scored: Sequence[UnitScores], findings: Sequence[str]) -> Iterator[SupportShortage]:
+    """Yield the kinds of films of which a support holds fewer than its shots."""
+    supports = {(one.shots, one.draw): (*one.positives, one.normals) for one in scored if one.positives}
+    most_shots = max((shots for shots, _ in supports), default=0)
+    for column, kind in enumerate((*findings, NORMAL)):
+        if unfilled := [shots for (shots, _), counts in supports.items() if counts[column] < shots]:
+            held = [counts[column] for (shots, _), counts in supports.items() if shots == most_shots]
+            yield SupportShortage(min(unfilled), kind, min(held), max(held))
 
 
 def _group_findings(cases: Cases, split: Split) -> dict[str, list[int]]:
@@ -212,8 +236,14 @@ def _summarise_scope(
             weighted_auc=estimate.weighted,
             films=float(np.mean([one.scored.films for one in ones])),
             studies_read=float(np.mean([one.scored.studies_read for one in ones])),
+            support_positives=float(np.mean([_count_scarcest(one.scored, columns) for one in ones])),
             **{name: float(macro_average(np.array([each.mean[name] for each in means]))) for name in ("auprc", "brier", "ece")},
         )
+
+
+def _count_scarcest(scored: UnitScores, columns: Sequence[int]) -> float:
+    """Return the positives of the scarcest of some findings in a support; NaN without one."""
+    return float(min(scored.positives[column] for column in columns)) if scored.positives else float("nan")
 
 
 def _compare_with_reference(

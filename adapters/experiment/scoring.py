@@ -46,7 +46,10 @@ class ScoringUnit:
 
 @dataclass(frozen=True, slots=True)
 class UnitScores:
-    """Result of a unit. `films`: number of training cases. The logits are read from disk on demand."""
+    """Result of a unit. The logits are read from disk on demand.
+
+    `films`: number of training cases; `positives`: of each finding among them; `normals`: normal ones. Nothing without a support.
+    """
 
     method: str
     shots: int
@@ -55,6 +58,8 @@ class UnitScores:
     seconds: float
     films: int
     studies_read: float  # NaN for a method without support
+    positives: tuple[int, ...] = ()
+    normals: int = 0
 
 
 def list_units(
@@ -145,6 +150,8 @@ def _read_scores(path: Path, unit: ScoringUnit, bench: FewShotBenchmark) -> Unit
         seconds=seconds,
         films=0 if unit.support is None else len(unit.support.rows),
         studies_read=float("nan") if unit.support is None else unit.support.studies_read,
+        positives=() if unit.support is None else tuple(unit.support.positives(bench.cases).tolist()),
+        normals=0 if unit.support is None else unit.support.normals(bench.cases),
     )
 
 

@@ -19,7 +19,7 @@ from adapters.experiment.bases import ChosenBase
 from adapters.experiment.campaigns import LEARNERS, RANDOM, WORKLIST, CampaignPoint, Campaigns, build_strategies
 from adapters.experiment.case_source import CaseSource
 from adapters.experiment.feature_cache import load_or_fill_cache
-from adapters.experiment.method_inputs import build_bench
+from adapters.experiment.method_inputs import build_bench, count_duplicates
 from models.classifier.prompts import read_prompts
 from pipeline.acquisition import SelectionPolicy
 from pipeline.errors import OutOfResources
@@ -83,8 +83,15 @@ def run_campaigns(
         side: manifest.count_cases(bench.cases, rows) for side, rows in (("pool", bench.split.pool), ("test", bench.split.test))
     }
     summary = {
-        "films": {"kind": source.kind, "title": source.title, "sha256": source.fingerprint, **sides},
+        "films": {
+            "kind": source.kind,
+            "title": source.title,
+            "sha256": source.fingerprint,
+            "options": manifest.list_film_options(source),
+            **sides,
+        },
         "base": {"name": base.name, "sha256": base.sha256, "notice": base.notice},
+        "left_out": {reason: count for reason, count in source.left_out_counts.items() if count} | count_duplicates(bench.split),
         "notes": list(source.notes),
         "policy": asdict(options.policy),
         "learner": options.learner,

@@ -32,6 +32,19 @@ class WindowedPixelData:
     window: Window
 
 
+@dataclass(frozen=True, slots=True)
+class DecodeFailure:
+    """The reason why a decoding process has no image.
+
+    `out_of_memory`: the process has reached its limit. `may_pass`: the image store could not be read, the image may be whole.
+    """
+
+    message: str
+    hint: str
+    out_of_memory: bool = False
+    may_pass: bool = False
+
+
 class SliceableImage(Protocol):
     """An image read by rows."""
 

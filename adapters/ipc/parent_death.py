@@ -20,6 +20,11 @@ def die_with_parent(parent: int) -> None:
         sys.exit()
 
 
+def outlive_parent() -> None:
+    """Withdraw the request for a signal at the parent's end."""
+    _prctl(PR_SET_PDEATHSIG, 0)
+
+
 def death_signal_setter(parent: int) -> Callable[[], None]:
     """Return the function that a child of the process `parent` calls between fork and exec: `die_with_parent` without any lock.
 

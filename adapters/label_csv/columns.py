@@ -29,7 +29,26 @@ SYNONYMS = {
 RENAMED = {normalise_name("asked_because"): SELECTION_REASON}
 """Name of an earlier release -> name now. A table with the old name is refused, with one line that gives the new one."""
 SIMILARITY_CUTOFF = 0.85
-"""Above this similarity an unknown name is reported as a spelling mistake. "Pleural Other" of CheXpert lies below."""
+"""Above this similarity an unknown name is refused as a spelling mistake."""
+WARNING_CUTOFF = 0.65
+"""Above this similarity to a finding an unknown name is left out with a warning."""
+OTHER_FINDINGS = {
+    normalise_name(name)
+    for name in (
+        "Enlarged Cardiomediastinum",
+        "Lung Lesion",
+        "Lung Opacity",
+        "Pleural Other",
+        "Fracture",
+        "Support Devices",
+        "Pneumomediastinum",
+        "Pneumoperitoneum",
+        "Subcutaneous Emphysema",
+        "Tortuous Aorta",
+        "Calcification of the Aorta",
+    )
+}
+"""Findings of CheXpert, MIMIC-CXR and the long-tailed ChestX-ray14 that are none of FINDINGS, and no spelling mistakes of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +72,13 @@ class Columns:
 def meaning_of(name: str) -> str | None:
     """Return the meaning of a column of this name, or None."""
     return SYNONYMS.get(normalise_name(name)) or match_finding(name)
+
+
+def find_similar_finding(name: str) -> str | None:
+    """Return the finding that an unknown column may mean; None where no name is similar, or the column is another finding's."""
+    if normalise_name(name) in OTHER_FINDINGS:
+        return None
+    return _find_nearest(name, (*FINDINGS, NO_FINDING), WARNING_CUTOFF)
 
 
 def parse_header(header: Sequence[str]) -> tuple[Columns, list[LabelFault]]:
@@ -91,6 +117,12 @@ def _find_column_faults(positions: Mapping[str, int]) -> list[LabelFault]:
 
 
 def _correct_spelling(name: str) -> str | None:
-    names = {normalise_name(known): known for known in (*FIELDS, FINDING_LABELS, *FINDINGS, NO_FINDING)}
-    near = difflib.get_close_matches(normalise_name(name), names, n=1, cutoff=SIMILARITY_CUTOFF)
+    if normalise_name(name) in OTHER_FINDINGS:
+        return None
+    return _find_nearest(name, (*FIELDS, FINDING_LABELS, *FINDINGS, NO_FINDING), SIMILARITY_CUTOFF)
+
+
+def _find_nearest(name: str, known: Sequence[str], cutoff: float) -> str | None:
+    names = {normalise_name(one): one for one in known}
+    near = difflib.get_close_matches(normalise_name(name), names, n=1, cutoff=cutoff)
     return names[near[0]] if near else None

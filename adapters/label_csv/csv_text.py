@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from typing import Any
 
 from pipeline.errors import InvalidLabels, LabelFault
 
@@ -15,6 +17,32 @@ DELIMITERS = ",;\t|"
 BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 WESTERN_WINDOWS = "cp1252"
 WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx, .xls
+FORMULA_BEGINS = tuple("=+-@|%\uff1d\uff0b\uff0d\uff20")
+"""Characters, their full-width forms among them, with which a spreadsheet begins a formula or a command."""
+PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+TEXT_MARK = "'"
+"""Put before a text that a spreadsheet would take for a formula."""
+
+
+def escape_cell(value: Any) -> Any:
+    """Return a cell that a spreadsheet shows and does not run, and a terminal as well; numbers are unchanged.
+
+    TEXT_MARK before a formula, https://owasp.org/www-community/attacks/CSV_Injection; a space for each control character.
+    """
+    if not isinstance(value, str) or not value:
+        return value
+    shown = "".join(character if character.isprintable() else " " for character in value)
+    is_formula = _begins_formula(shown) or value[0] in "\t\r\n"
+    return TEXT_MARK + shown if is_formula and not PLAIN_NUMBER.fullmatch(value) else shown
+
+
+def _unescape_cell(cell: str) -> str:
+    """Return the stored text of a cell that `escape_cell` has written."""
+    return cell[1:] if cell.startswith(TEXT_MARK) and _begins_formula(cell[1:]) else cell
+
+
+def _begins_formula(text: str) -> bool:
+    return text.lstrip().startswith(FORMULA_BEGINS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +63,7 @@ def read_rows(content: bytes, is_known: Callable[[str], bool]) -> CsvTable:
     records: list[tuple[int, list[str]]] = []
     try:
         for number, record in enumerate(csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True), 1):
-            cells = [cell.strip() for cell in record]
+            cells = [_unescape_cell(cell.strip()) for cell in record]
             if any(cells):
                 records.append((number, cells))
             if len(records) > MAX_ROWS:

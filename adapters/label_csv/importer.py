@@ -28,6 +28,8 @@ STATE_WORDS = {
     **dict.fromkeys(("uncertain", "maybe", "unclear", "undetermined"), LabelState.UNCERTAIN),
 }
 STATE_NUMBERS = {1.0: LabelState.PRESENT, 0.0: LabelState.ABSENT, -1.0: LabelState.UNCERTAIN}  # CheXpert (Irvin et al., AAAI 2019)
+WARNING = "WARNING:"
+"""Begin of a note that must not be missed."""
 EMPTY_CELLS = {"", "nan", "na", "n/a", "-"}
 ROUNDED_NUMBER = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+")
 """1.23457E+15: an identifier that a spreadsheet has rounded as a number."""
@@ -40,6 +42,7 @@ class ImportDefaults:
     reader: str = ""
     source: str = "csv"
     unlisted_state: LabelState | None = None
+    strict: bool = False  # a column that is not used is a fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,8 @@ def read_table(content: bytes, defaults: ImportDefaults) -> ParsedTable:
     """Read a table without the catalog. InvalidLabels where its text or its columns are not those of a table of labels."""
     table = read_rows(content, lambda name: columns.meaning_of(name) is not None)
     known, faults = columns.parse_header(table.header)
+    if defaults.strict:
+        faults += [LabelFault(1, name, "", _suggest_column(name, known)) for name in known.unused]
     if faults:
         raise InvalidLabels("the columns are not those of a table of labels; nothing was imported", faults)
     readings: list[ReaderStatement] = []
@@ -88,7 +93,18 @@ def read_table(content: bytes, defaults: ImportDefaults) -> ParsedTable:
 def _collect_notes(table: CsvTable, known: Columns, readings: Sequence[ReaderStatement], faults: Sequence[LabelFault]) -> list[str]:
     notes = [f"columns not used: {', '.join(known.unused)}"] if known.unused else []
     silent = len(table.rows) - len(readings) - len({fault.row for fault in faults})
-    return notes + ([f"{silent} rows say nothing of any finding"] if silent > 0 else [])
+    notes += [f"{silent} rows say nothing of any finding"] if silent > 0 else []
+    similar = [name for name in known.unused if columns.find_similar_finding(name)]
+    return notes + [f"{WARNING} column {name} was left out: {_suggest_column(name, known)}" for name in similar]
+
+
+def _suggest_column(name: str, known: Columns) -> str:
+    """Return the remedy for a column that is not used."""
+    near = columns.find_similar_finding(name)
+    if near is None:
+        return "it is not used: remove it"
+    twice = f", whose column {known.column_name(near)} is there already" if near in known.positions else ""
+    return f"did you mean {near}{twice}? rename it, or remove it"
 
 
 class _CsvRow:
@@ -100,7 +116,8 @@ class _CsvRow:
 
     def __getitem__(self, meaning: str) -> str:
         position = self._columns.positions.get(meaning)
-        return self._cells[position] if position is not None else ""
+        present = position is not None and position < len(self._cells)  # empty cells at the end of a row may be left out
+        return self._cells[position] if position is not None and present else ""
 
     def add_fault(self, meaning: str, value: str, remedy: str) -> None:
         """Add a fault of this cell."""
@@ -135,7 +152,7 @@ class _CsvRow:
         if word in EMPTY_CELLS:
             return None
         try:
-            found = STATE_WORDS.get(word) or STATE_NUMBERS.get(float(word))
+            found = STATE_WORDS.get(word) or STATE_NUMBERS.get(float(word.replace(",", ".")))
         except ValueError:
             found = None
         if found is None:
@@ -148,9 +165,9 @@ def _parse_row(
 ) -> tuple[ReaderStatement | None, list[LabelFault]]:
     """Return the statement of one row, or None, and its faults."""
     surplus = next((cell for cell in cells[len(known.header) :] if cell), None)
-    if surplus is not None or len(cells) < len(known.header):
+    if surplus is not None:
         remedy = f"this row has {len(cells)} cells, the header has {len(known.header)}: look for a missing quotation mark"
-        return None, [LabelFault(number, "", surplus or "", remedy)]
+        return None, [LabelFault(number, "", surplus, remedy)]
     row = _CsvRow(number, cells, known)
     for meaning in (columns.STUDY, columns.ACCESSION):
         if ROUNDED_NUMBER.fullmatch(row[meaning]):

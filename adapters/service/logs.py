@@ -1,4 +1,7 @@
-"""Log lines: structlog for our own, the same renderer for those of libraries (stdlib logging), and no patient in any of them.
+"""Log lines: fields in one renderer, and no patient in any of them.
+
+adapters log through structlog with keywords, pipeline through the standard library with `extra`: the same fields in every format.
+Lines of libraries pass the same renderer, without fields.
 
 Formats: `journald` is one JSON object after a `<N>` priority (sd-daemon(3)), without a time, which the journal adds; `json` has its
 own time; `console` is for people. `auto` takes journald where standard error is the journal's ($JOURNAL_STREAM, systemd.exec(5)),
@@ -64,6 +67,7 @@ IDENTITY_KEYS = frozenset(
 PLAIN_TYPES = (str, int, float, bool, type(None), date, time, Enum, PurePath, UUID, BaseException)
 """Types whose values are printed; any other object is printed as its type."""
 
+_EXTRA_ADDER = structlog.stdlib.ExtraAdder()
 _DATA_ELEMENT = re.compile(r"\([0-9a-fA-F]{4},\s?[0-9a-fA-F]{4}\)")
 _STATEMENT_VALUES = re.compile(r"\[parameters: .*|^DETAIL: .*", re.MULTILINE)
 
@@ -83,7 +87,7 @@ def configure(config: LogConfig, *, role: str = "", stream: TextIO | None = None
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[_strip_data_sets, *shared],
+            foreign_pre_chain=[_strip_data_sets, _add_extra_fields, *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_build_renderers(form, stream)],
         )
     )
@@ -190,6 +194,13 @@ def _strip_data_sets(_logger: WrappedLogger, _method: str, event_dict: EventDict
     first = str(event_dict.get("event", "")).strip().partition("\n")[0]
     event_dict["event"] = REDACTED if _DATA_ELEMENT.search(first) else first
     return event_dict
+
+
+def _add_extra_fields(logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:
+    """Add what a step has logged with `extra`: pipeline knows the standard library only. Libraries may put data sets there."""
+    if event_dict["_record"].name.partition(".")[0] != OWN_LOGGERS:
+        return event_dict
+    return _EXTRA_ADDER(logger, method, event_dict)
 
 
 def _log_warning(

@@ -15,10 +15,11 @@ from itertools import product
 from typing import Any, Generic, TypeVar
 
 import structlog
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from adapters.service.scrape_server import ScrapeServer
 from pipeline.domain import JobKind, JobState, ReportState, StudyState, VersionState
 from pipeline.errors import RadclipdError, TransientError
 from pipeline.figures import ArchiveFigures, BackfillFigures, QueueFigures
@@ -173,6 +174,7 @@ def _build_learning_metrics(figures: QueueFigures) -> Iterator[Metric]:
 
 def _build_archive_metrics(archive: ArchiveFigures) -> Iterator[Metric]:
     yield _make_gauge("studies", "Studies.", ("state",), _count_every_state(StudyState, archive.studies))
+    yield _make_gauge("ignored_studies", "Ignored studies, by each of their reasons.", ("reason",), _key_by_label(archive.ignored))
     yield _make_gauge("reports", "Structured reports.", ("state",), _count_every_state(ReportState, archive.reports))
     yield CounterMetricFamily("radclipd_instances_received", "DICOM instances received and stored.", value=archive.instances)
     labels = CounterMetricFamily("radclipd_labels", "Labels of readers.", labels=("finding", "state"))
@@ -254,12 +256,14 @@ def serve_metrics(sources: MetricSources, *, address: str, port: int) -> Iterato
     PlatformCollector(registry=registry)
     registry.register(CatalogCollector(sources))
     try:
-        server, thread = start_http_server(port, addr=address, registry=registry)
+        server = ScrapeServer(address, port, make_wsgi_app(registry))
     except OSError as error:
         raise TransientError(
             f"metrics: cannot listen on {address} port {port}: {error.strerror}",
             hint="set metrics.port, or metrics.enabled = false",
         ) from error
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
     try:
         yield server.server_port
     finally:

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
 from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.base import BaseTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+
+from adapters.config.crontab import next_time, next_time_from
+
+CALL_THREADS = 4
+"""Calls that run concurrently: a slow one, such as a query to an archive, delays no other."""
+CLOCK_TOLERANCE = timedelta(seconds=1)
 
 log = structlog.get_logger("radclipd.scheduler")
+
+
+class CrontabTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no types
+    """APScheduler's trigger by a crontab line in UTC. Its own CronTrigger counts week days from Monday and joins days by "and"."""
+
+    def __init__(self, line: str) -> None:
+        self._line = line
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        if previous_fire_time is None:
+            return next_time_from(self._line, now.astimezone(UTC))
+        return next_time(self._line, min(previous_fire_time, now).astimezone(UTC))
 
 
 class Scheduler:
@@ -20,23 +39,38 @@ class Scheduler:
 
     def __init__(self) -> None:
         self._scheduler = BackgroundScheduler(
-            executors={"default": ThreadPoolExecutor(2)},
+            executors={"default": ThreadPoolExecutor(CALL_THREADS)},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
             timezone="UTC",
         )
         self._scheduler.add_listener(_log_error, EVENT_JOB_ERROR)
+        self._triggers: dict[str, Callable[[], BaseTrigger]] = {}
 
     def add_interval(self, seconds: float, name: str, call: Callable[[], Any]) -> None:
         """Call every `seconds`, for the first time after `seconds`."""
-        self._scheduler.add_job(call, "interval", seconds=seconds, id=name, name=name)
+        self._add_call(call, name, lambda: IntervalTrigger(seconds=seconds, timezone="UTC"))
 
     def run_now(self, name: str) -> None:
         """Make a call at once, before it is due."""
         self._scheduler.modify_job(name, next_run_time=datetime.now(UTC))
 
     def add_cron(self, cron: str, name: str, call: Callable[[], Any]) -> None:
-        """Call by a crontab line of five fields, UTC. A call that falls into a stop of the process is not repeated."""
-        self._scheduler.add_job(call, CronTrigger.from_crontab(cron, timezone="UTC"), id=name, name=name)
+        """Call by a crontab line, UTC. A call that falls into a stop of the process is not repeated."""
+        self._add_call(call, name, lambda: CrontabTrigger(cron))
+
+    def _add_call(self, call: Callable[[], Any], name: str, make_trigger: Callable[[], BaseTrigger]) -> None:
+        self._triggers[name] = make_trigger
+        self._scheduler.add_job(call, make_trigger(), id=name, name=name)
+
+    def follow_clock(self) -> None:
+        """Plan anew each call that is due later than its interval or crontab allows: the clock was ahead and has been set right."""
+        for name, make_trigger in self._triggers.items():
+            job, trigger, now = self._scheduler.get_job(name), make_trigger(), datetime.now(UTC)
+            latest = trigger.get_next_fire_time(None, now)
+            if job is None or job.next_run_time is None or latest is None or job.next_run_time <= latest + CLOCK_TOLERANCE:
+                continue
+            log.warning("the clock was set back: call planned anew", call=name)
+            self._scheduler.reschedule_job(name, trigger=trigger)
 
     def start(self) -> None:
         """Start the calls, on threads of the scheduler."""

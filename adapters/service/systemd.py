@@ -5,6 +5,7 @@ Outside systemd notifications are silently dropped, and no sockets are passed.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -129,6 +130,24 @@ def bind(host: str, port: int, *, backlog: int = BACKLOG) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=backlog, dualstack_ipv6=host == "::")
-    except OSError as error:
-        hint = "another program has the port (ss -ltnp), or set listener.port; below 1024 let the socket unit bind it"
-        raise FatalError(f"cannot listen on {host} port {port}: {error.strerror or error}", hint=hint) from error
+    except (OSError, UnicodeError) as error:
+        message, hint = explain_bind_error(host, port, error, section="listener", host_key="host")
+        raise FatalError(message, hint=hint) from error
+
+
+def explain_bind_error(host: str, port: int, error: OSError | UnicodeError, *, section: str, host_key: str) -> tuple[str, str]:
+    """Return message and hint for an address of the configuration that cannot be bound."""
+    if isinstance(error, (socket.gaierror, UnicodeError)):  # UnicodeError: no label of a name can be empty or long
+        return (
+            f"{section}.{host_key} = {host!r} is no address, and no name that this host resolves",
+            f"write an address: {_ANY_HOST}",
+        )
+    message = f"cannot listen on {host} port {port}: {error.strerror or error}"
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EINVAL, errno.EAFNOSUPPORT):
+        return f"{section}.{host_key} = {host!r} is not an address of this host", f"see `ip address`; {_ANY_HOST}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return message, f"only root binds a port below 1024: let the socket unit bind it, or set {section}.port"
+    return message, f"another program has the port (ss -ltnp), or set {section}.port"
+
+
+_ANY_HOST = "0.0.0.0 is every address of this host, 127.0.0.1 this host only"

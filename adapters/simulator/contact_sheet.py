@@ -10,7 +10,7 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
 from adapters.simulator import phantom
-from adapters.simulator.sites import SITES, Site
+from adapters.simulator.sites import Site, find_site
 from pipeline.domain import FINDINGS
 
 SLIGHT, GROSS = 0.3, 0.85
@@ -24,12 +24,12 @@ MAX_BYTES = 400_000
 """Maximum file size, bytes."""
 
 
-def contact_sheet(path: Path, *, site: str = "north", seed: int = 0) -> None:
+def contact_sheet(path: Path, *, site: Site | str = "north", seed: int = 0) -> None:
     """Write a PNG of at most MAX_BYTES: a normal film PA and AP, then all findings, slight beside gross, of one site.
 
     A pair shows the same person. The same seed gives the same picture. KeyError for an unknown site.
     """
-    films = list(_take_captioned_films(SITES[site], seed))
+    films = list(_take_captioned_films(find_site(site), seed))
     columns = 2 * PAIRS_PER_ROW
     rows = -(-len(films) // columns)
     width, height = columns * (TILE + GAP) + GAP, rows * (TILE + CAPTION + GAP) + GAP

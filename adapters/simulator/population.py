@@ -20,7 +20,7 @@ from adapters.simulator import phantom
 from adapters.simulator.anatomy import TRAIT_COUNT, Body, body_from_traits
 from adapters.simulator.parallel import map_in_processes
 from adapters.simulator.prevalence import VIEWS, combinations, visit_counts
-from adapters.simulator.sites import SITES, Site
+from adapters.simulator.sites import Site, find_site
 from pipeline.domain import FINDINGS
 from pipeline.errors import PermanentError
 
@@ -40,6 +40,8 @@ CHRONIC_CHANGE_FACTOR = 0.12
 FIRST_ENRICHED_NUMBER = 1_000_001
 """Number of the first patient of an enriched population, beyond those of a natural one."""
 RAKING_ROUNDS = 60
+PREVALENCE_TOLERANCE = 0.02
+"""Tolerance of a prevalence with a site's factor, relative."""
 FIRST_DAY = date(2021, 1, 4)
 """First day of the simulated hospitals; ages refer to its year."""
 VISIT_INTERVAL = timedelta(days=37)
@@ -53,7 +55,7 @@ class Case:
 
     number: int  # of the patient, within the site and the population's seed
     visit: int  # 0 for the first
-    site: str
+    hospital: Site
     seed: int  # of the film
     view: str  # "PA" or "AP"
     sex: str
@@ -61,6 +63,11 @@ class Case:
     body: Body
     findings: Mapping[str, float]  # finding -> extent 0..1
     weight: float = 1.0  # number of studies of the natural population that the case represents
+
+    @property
+    def site(self) -> str:
+        """Name of the site."""
+        return self.hospital.name
 
     @property
     def patient(self) -> str:
@@ -78,13 +85,14 @@ class Case:
         return f"{self.patient}-{self.visit:03d}"
 
 
-def natural_cases(site: str, count: int, *, seed: int) -> list[Case]:
+def natural_cases(site: Site | str, count: int, *, seed: int) -> list[Case]:
     """Return `count` studies of a site at natural prevalences, with several studies over time of some patients.
 
     Between visits findings persist, grow, fade or disappear; every visit has the prevalences of the table. Sorted by patient
     and visit. KeyError for an unknown site.
     """
-    hospital, rng = SITES[site], _create_generator(site, seed, "natural")
+    hospital = find_site(site)
+    rng = _create_generator(hospital, seed, "natural")
     table = _CombinationTable(hospital)
     films = _draw_film_counts(rng, count)
     rows, latent = table.draw(rng, len(films)), rng.standard_normal((len(films), len(FINDINGS)))
@@ -101,7 +109,7 @@ def natural_cases(site: str, count: int, *, seed: int) -> list[Case]:
     return _build_cases(rng, hospital, table, people, visit_table.sorted_by_patient(), np.ones(count), first=1)
 
 
-def enriched_cases(site: str, count: int, *, seed: int, per_finding: int) -> list[Case]:
+def enriched_cases(site: Site | str, count: int, *, seed: int, per_finding: int) -> list[Case]:
     """Return `count` studies of a site, one per patient, at least `per_finding` of them with each finding.
 
     Weights undo the enrichment: the weighted prevalences and the weighted share of AP films are the site's natural ones, and
@@ -109,7 +117,8 @@ def enriched_cases(site: str, count: int, *, seed: int, per_finding: int) -> lis
     Guibas, SIGGRAPH 1995), then raked to the margins (Deming and Stephan, Ann Math Stat 1940;11:427). KeyError for an unknown
     site; PermanentError where `count` cases cannot hold `per_finding` of each.
     """
-    hospital, rng = SITES[site], _create_generator(site, seed, "enriched")
+    hospital = find_site(site)
+    rng = _create_generator(hospital, seed, "enriched")
     table = _CombinationTable(hospital)
     drawn: list[Indices] = []
     asked = np.zeros(len(FINDINGS))  # draws added for each finding
@@ -147,7 +156,7 @@ class _CombinationTable:
         self.portable = np.repeat([False, True], [len(table.findings) for table in both])[order]
         shares = (1 - site.ap_share, site.ap_share)
         share = np.concatenate([table.share * part for table, part in zip(both, shares, strict=True)])[order]
-        self.share = share / share.sum()
+        self.share = _apply_prevalence_factors(share / share.sum(), self.has, self.portable, site)
         self.female, self.age, self.spread = (
             np.concatenate([getattr(table, name) for table in both])[order] for name in ("female", "age", "spread")
         )
@@ -206,8 +215,8 @@ class _Person:
     age: int
 
 
-def _create_generator(site: str, seed: int, kind: str) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32(f"{site}/{kind}".encode())])
+def _create_generator(site: Site, seed: int, kind: str) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(f"{site.name}/{kind}".encode())])
 
 
 def _draw_film_counts(rng: np.random.Generator, count: int) -> Indices:
@@ -255,7 +264,7 @@ def _build_cases(
         Case(
             number=first + patient,
             visit=visit,
-            site=site.name,
+            hospital=site,
             seed=seed,
             view="AP" if portable[row] else "PA",
             sex=people[patient].sex,
@@ -276,11 +285,39 @@ def _build_cases(
     ]
 
 
+def _apply_prevalence_factors(
+    share: npt.NDArray[np.float64], has: npt.NDArray[np.bool_], portable: npt.NDArray[np.bool_], site: Site
+) -> npt.NDArray[np.float64]:
+    """Scale the shares of combinations until every finding has its share times the site's factor; the share of AP films is kept.
+
+    PermanentError where no such shares exist.
+    """
+    if not site.prevalence_factors:
+        return share
+    factors = np.array([site.prevalence_factors.get(finding, 1.0) for finding in FINDINGS])
+    targets = np.append(factors * (share @ has), share @ portable)
+    scaled = _rake_to_margins(share, np.column_stack([has, portable]), targets, count=1.0)
+    if not np.allclose(scaled @ has, targets[:-1], rtol=PREVALENCE_TOLERANCE):
+        worst = int(np.argmax(np.abs(scaled @ has / targets[:-1] - 1)))
+        raise PermanentError(
+            f"the site {site.name!r} asks for {FINDINGS[worst]} on {targets[worst]:.1%} of its films beside its other findings: "
+            "no mixture of the combinations of ChestX-ray14 has that",
+            hint="choose prevalence_factors nearer to 1",
+        )
+    return scaled
+
+
 def _rake_weights(weight: npt.NDArray[np.float64], table: _CombinationTable, rows: Indices) -> npt.NDArray[np.float64]:
     """Scale weights until every weighted margin (14 findings, AP) is the table's; a margin without a case is left unchanged."""
     margins = np.column_stack([table.has[rows], table.portable[rows]])
     targets = np.append(table.prevalence, table.share @ table.portable)
-    weight, count = weight * (len(rows) / weight.sum()), len(rows)
+    return _rake_to_margins(weight * (len(rows) / weight.sum()), margins, targets, count=len(rows))
+
+
+def _rake_to_margins(
+    weight: npt.NDArray[np.float64], margins: npt.NDArray[np.bool_], targets: npt.NDArray[np.float64], *, count: float
+) -> npt.NDArray[np.float64]:
+    """Scale weights [N] of sum `count` until the share of each margin [N, M] is its target [M]; an empty or full margin is kept."""
     for _ in range(RAKING_ROUNDS):
         for inside, share in zip(margins.T, targets, strict=True):
             own = float(weight[inside].sum())
@@ -291,7 +328,7 @@ def _rake_weights(weight: npt.NDArray[np.float64], table: _CombinationTable, row
 
 def take_film(case: Case, *, size: tuple[int, int] = (512, 512)) -> phantom.SimulatedFilm:
     """Take the film of a case, [rows, columns] = size. The same case gives the same film."""
-    return phantom.take_frontal(case.seed, body=case.body, view=case.view, findings=case.findings, size=size, site=SITES[case.site])
+    return phantom.take_frontal(case.seed, body=case.body, view=case.view, findings=case.findings, size=size, site=case.hospital)
 
 
 def take_films(cases: Sequence[Case], *, size: tuple[int, int] = (512, 512), workers: int = 2) -> Iterator[phantom.SimulatedFilm]:

@@ -26,7 +26,7 @@ from adapters.simulator.anatomy import draw_body
 from adapters.simulator.header import Display, HeaderKind, InstanceContext, Patient, Technique, dataset_from_film, encode_file
 from adapters.simulator.parallel import map_in_processes
 from adapters.simulator.population import Case, enriched_cases, natural_cases, take_film
-from adapters.simulator.sites import SITES, Site, SiteEquipment
+from adapters.simulator.sites import Site
 from adapters.simulator.truth import GroundTruth
 from pipeline.domain import FINDINGS
 
@@ -126,7 +126,7 @@ def examine_case(case: Case, techniques: Sequence[Technique] | None = None, *, s
 
     Its frontal film is that of `population.take_film`. The Study Instance UID is derived from the case.
     """
-    site = SITES[case.site]
+    site = case.hospital
     patient = Patient(case.number, case.body, case.site)
     ordered = techniques or (Technique(view=case.view, bits=site.equipment.dx_bits[0]),)
     films = [
@@ -164,12 +164,12 @@ def _compose_title(techniques: Sequence[Technique]) -> str:
     return "; ".join(parts)
 
 
-def natural_orders(site: str, count: int, *, seed: int) -> list[ExaminationOrder]:
+def natural_orders(site: Site | str, count: int, *, seed: int) -> list[ExaminationOrder]:
     """Return the orders of `count` studies of a site, in the order of `population.natural_cases`. KeyError for an unknown site."""
-    return [_draw_order(case, SITES[site].equipment) for case in natural_cases(site, count, seed=seed)]
+    return [_draw_order(case) for case in natural_cases(site, count, seed=seed)]
 
 
-def enriched_orders(site: str, count: int, *, seed: int) -> list[ExaminationOrder]:
+def enriched_orders(site: Site | str, count: int, *, seed: int) -> list[ExaminationOrder]:
     """Return the orders of `count` studies of a site in chronological order, enriched so that every finding can be measured.
 
     A share (NATURAL_SHARE) is unselected and includes patients with several studies; the others, one per patient, are selected by
@@ -179,11 +179,12 @@ def enriched_orders(site: str, count: int, *, seed: int) -> list[ExaminationOrde
     cases = natural_cases(site, count - chosen, seed=seed) + enriched_cases(
         site, chosen, seed=seed, per_finding=chosen // len(FINDINGS)
     )
-    return [_draw_order(case, SITES[site].equipment) for case in sorted(cases, key=lambda case: (case.day, case.key))]
+    return [_draw_order(case) for case in sorted(cases, key=lambda case: (case.day, case.key))]
 
 
-def _draw_order(case: Case, equipment: SiteEquipment) -> ExaminationOrder:
-    """Draw the techniques of a case from the equipment of the site."""
+def _draw_order(case: Case) -> ExaminationOrder:
+    """Draw the techniques of a case from the equipment of its site."""
+    equipment = case.hospital.equipment
     rng = np.random.default_rng([case.seed, 6])
     modality = "CR" if rng.random() < equipment.cr_share else "DX"
     header: HeaderKind = "complete"

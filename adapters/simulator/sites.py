@@ -7,9 +7,13 @@ share of portable films and age of the patients differ; the appearance of findin
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Literal
+
+from pydantic import ConfigDict, with_config
+
+from models.fingerprint import fingerprint
 
 Range = tuple[float, float]
 """Lowest and highest value; the value of a film is drawn uniformly between them."""
@@ -18,6 +22,7 @@ NATURAL_AP_SHARE = 0.40
 """Share of AP films in ChestX-ray14 (Wang et al., CVPR 2017)."""
 
 
+@with_config(ConfigDict(extra="forbid"))  # of sites described in files
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marker:
     """Side marker and text burnt into a film."""
@@ -31,6 +36,7 @@ class Marker:
     position: Literal["top", "side", "bottom"] = "top"
 
 
+@with_config(ConfigDict(extra="forbid"))  # of sites described in files
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteEquipment:
     """Equipment attributes of the site's headers. Manufacturers are fictitious."""
@@ -49,6 +55,7 @@ class SiteEquipment:
     inverted_share: float = 0.3  # MONOCHROME1
 
 
+@with_config(ConfigDict(extra="forbid"))  # of sites described in files
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """One hospital: appearance of its films and practice of its radiographers. Lengths in cm on the detector."""
@@ -80,6 +87,12 @@ class Site:
     lead_share: float = 0.55  # share of AP films with ECG leads
     line_share: float = 0.35  # share of AP films with a central line; tubes are less frequent
     drain_share: float = 0.4  # share of films with a pneumothorax that have a chest drain
+    prevalence_factors: Mapping[str, float] = field(default_factory=dict)  # finding -> factor on its share of the films
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that describes the site."""
+        return fingerprint(asdict(self))
 
 
 _NORTH = Site(
@@ -224,3 +237,8 @@ PRETRAINING_SITES: tuple[str, ...] = ("north", "east", "south", "lake")
 """Sites of the demonstration encoder's training films."""
 UNSEEN_SITE = "west"
 """Site excluded from the training of the demonstration encoder."""
+
+
+def find_site(site: Site | str) -> Site:
+    """Return the site of a name; a site itself is returned unchanged. KeyError for an unknown name."""
+    return site if isinstance(site, Site) else SITES[site]

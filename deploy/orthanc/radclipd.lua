@@ -3,23 +3,27 @@
 -- * A stable study: its CR and DX instances are sent to the modality "radclipd", each once; then the readers' reports (SR) and key
 --   objects (KO) of the same study, which may hold labels. Objects made by radclipd are never sent.
 -- * A failed store job is retried with back-off until it succeeds. Orthanc itself does not retry.
--- * The forwarded instances are recorded in the study's metadata, so a report that comes back sends nothing.
+-- * Where radclipd refuses an instance, those of its study are sent singly from then on: a refused one holds back no other.
+-- * The forwarded instances, and those refused for good, are recorded in the study's metadata: a report that comes back sends nothing,
+--   and a new instance is sent alone.
 --
 -- Callbacks of the same names in scripts loaded earlier still run.
 
 local MODALITY = 'radclipd'         -- symbolic name in "DicomModalities"
 local RADIOGRAPHY = { CR = true, DX = true }
 local DOCUMENTS = { SR = true, KO = true }
-local METADATA = '4711'             -- of a study: Orthanc identifiers of the instances that radclipd has
+-- Metadata of a study: Orthanc identifiers of the instances that radclipd has, and of those that it has refused for good.
+local FORWARDED = { number = '4711', name = 'RadclipdForwarded' }
+local REFUSED = { number = '4712', name = 'RadclipdRefused' }
 local settings = GetOrthancConfiguration().Radclipd or {}
 local FIRST_WAIT = settings.FirstWait or 10       -- seconds before the first retry; doubles up to
 local LONGEST_WAIT = settings.LongestWait or 600
 local WITH_DOCUMENTS = settings.Documents ~= false
-local MOST_REFUSALS = settings.MostRefusals or 20 -- of one study by a running radclipd; then it is left for a person
+local MOST_REFUSALS = settings.MostRefusals or 20 -- of one instance by a running radclipd; then it is left for a person
 local CHANGES_AT_START = 4000       -- changes that a starting Orthanc searches for unfinished studies
 local JOB_TIME = 3600               -- seconds without a result after which a job counts as lost
 
-local pending = {}                  -- study -> { refusals, busy_until }
+local pending = {}                  -- study -> { busy_until, refusals, singly, refused: instance -> number of refusals }
 local wait = FIRST_WAIT
 local next_try = 0
 local timer = nil                   -- the study that a waiting shell will send
@@ -35,23 +39,24 @@ end
 
 -- Selection of instances ---------------------------------------------------------------------------------------------------
 
-local function read_forwarded(study)
+-- Returns the recorded identifiers as a set, and whether anything was recorded.
+local function read_recorded(study, record)
   local known, ids = false, {}
   for _, name in ipairs(get('/studies/' .. study .. '/metadata') or {}) do
-    known = known or name == METADATA or name == 'RadclipdForwarded'
+    known = known or name == record.number or name == record.name
   end
   if known then
-    for id in string.gmatch(RestApiGet('/studies/' .. study .. '/metadata/' .. METADATA), '[%x-]+') do ids[id] = true end
+    for id in string.gmatch(RestApiGet('/studies/' .. study .. '/metadata/' .. record.number), '[%x-]+') do ids[id] = true end
   end
   return ids, known
 end
 
-local function record_forwarded(study, images)
-  local ids = read_forwarded(study)
-  for _, id in ipairs(images) do ids[id] = true end
+local function record_instances(study, record, instances)
+  local ids = read_recorded(study, record)
+  for _, id in ipairs(instances) do ids[id] = true end
   local list = {}
   for id in pairs(ids) do table.insert(list, id) end
-  RestApiPut('/studies/' .. study .. '/metadata/' .. METADATA, table.concat(list, ' ') .. ' ')
+  RestApiPut('/studies/' .. study .. '/metadata/' .. record.number, table.concat(list, ' ') .. ' ')
 end
 
 local function made_by_radclipd(image)
@@ -61,7 +66,8 @@ end
 
 -- Images first: a refused document ends the job and must not hold back an image.
 local function find_unsent(study)
-  local chosen, ids, radiographs = {}, read_forwarded(study), 0
+  local chosen, ids, radiographs = {}, read_recorded(study, FORWARDED), 0
+  for id in pairs(read_recorded(study, REFUSED)) do ids[id] = true end
   local all_series = get('/studies/' .. study .. '/series') or {}
   local function choose(modalities)
     for _, series in ipairs(all_series) do
@@ -86,18 +92,33 @@ local function store_request(images)
   return DumpJson({ Resources = images, Asynchronous = true }, true)
 end
 
+local function get_state(study)
+  pending[study] = pending[study] or { busy_until = 0, refusals = 0, singly = false, refused = {} }
+  return pending[study]
+end
+
+-- All unsent instances; after a refusal one of those that were refused least often.
+local function choose_next(study, state)
+  local unsent = find_unsent(study)
+  if not state.singly then return unsent end
+  local chosen = nil
+  for _, id in ipairs(unsent) do
+    if not chosen or (state.refused[id] or 0) < (state.refused[chosen] or 0) then chosen = id end
+  end
+  return { chosen }
+end
+
 local function forward(study)
-  local state = pending[study] or { refusals = 0, busy_until = 0 }
+  local state = get_state(study)
   if state.busy_until > os.time() then return end
-  local images = find_unsent(study)
+  local images = choose_next(study, state)
   if #images == 0 then
     pending[study] = nil
     return
   end
   state.busy_until = os.time() + JOB_TIME
-  pending[study] = state
-  local _, tried = read_forwarded(study)
-  if not tried then record_forwarded(study, {}) end -- marks the study as begun, for a restarted Orthanc
+  local _, tried = read_recorded(study, FORWARDED)
+  if not tried then record_instances(study, FORWARDED, {}) end -- marks the study as begun, for a restarted Orthanc
   RestApiPost('/modalities/' .. MODALITY .. '/store', store_request(images))
 end
 
@@ -151,7 +172,7 @@ local function start_timer(seconds)
     log('cannot start a shell: failed studies are retried with the next stable study')
     return
   end
-  shell:write(curl_request(config, find_unsent(study)))
+  shell:write(curl_request(config, choose_next(study, pending[study])))
   shell:close()
   timer = study
   pending[study].busy_until = os.time() + seconds + 90 -- no result by then: the shell or curl is missing
@@ -186,10 +207,10 @@ end
 local function on_success(id)
   local job, study, images = our_job(id)
   if not job then return end
-  record_forwarded(study, images)
-  pending[study] = nil
+  record_instances(study, FORWARDED, images)
+  get_state(study).busy_until = 0
   wait, next_try = FIRST_WAIT, 0
-  forward(study) -- instances that came while the job ran
+  forward(study) -- the next one, or instances that came while the job ran
   forward_all_pending()
 end
 
@@ -198,18 +219,28 @@ local function is_unreachable(details)
   return string.find(details, 'connecting to AET', 1, true) or string.find(details, 'status 0xA7', 1, true)
 end
 
-local function on_failure(id)
-  local job, study = our_job(id)
-  if not job then return end
-  local state = pending[study] or { refusals = 0 }
-  local details = job.ErrorDetails or ''
-  state.busy_until = 0
-  if not is_unreachable(details) then state.refusals = state.refusals + 1 end
-  if state.refusals >= MOST_REFUSALS then
-    log('study ' .. study .. ' was refused ' .. MOST_REFUSALS .. ' times and is not retried: ' .. details)
-    state = nil
+-- Counts the refusal of a job. Returns whether another instance of the study, not refused yet, is to be sent at once.
+local function count_refusal(study, images, details)
+  local state = get_state(study)
+  state.refusals = state.refusals + 1
+  state.singly = true
+  if #images > 1 then return true end -- which of them was refused shows when they are sent singly
+  local image = images[1]
+  state.refused[image] = (state.refused[image] or 0) + 1
+  if state.refused[image] >= MOST_REFUSALS then
+    record_instances(study, REFUSED, images)
+    log('instance ' .. image .. ' was refused ' .. MOST_REFUSALS .. ' times and is not retried: ' .. details)
   end
-  pending[study] = state
+  local following = choose_next(study, state)[1]
+  return not following or not state.refused[following]
+end
+
+local function on_failure(id)
+  local job, study, images = our_job(id)
+  if not job then return end
+  get_state(study).busy_until = 0
+  local details = job.ErrorDetails or ''
+  if not is_unreachable(details) and count_refusal(study, images, details) then forward(study) end
   if next(pending) then schedule_retry() end
 end
 
@@ -229,7 +260,7 @@ local function resume()
     if change.ChangeType == 'Deleted' then stable[change.ID] = nil end
   end
   for study, settled in pairs(stable) do
-    local _, tried = read_forwarded(study)
+    local _, tried = read_recorded(study, FORWARDED)
     if tried or not settled then forward(study) end
   end
 end

@@ -10,10 +10,11 @@ SELECT format('CREATE ROLE %I LOGIN', :'reader')
 WHERE NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = :'reader') \gexec
 
 GRANT radclipd_readers TO :"reader";
+SELECT format('GRANT radclipd_readers TO %I', pg_get_userbyid(datdba)) FROM pg_database WHERE datname = current_database() \gexec
 ALTER ROLE :"reader" SET default_transaction_read_only = on;
 ALTER ROLE :"reader" SET statement_timeout = '60s';
 
 GRANT USAGE ON SCHEMA public TO radclipd_readers;
 GRANT SELECT ON v_studies, v_instances, v_predictions, v_findings_wide, v_reports, v_lineage, v_labels, v_worklist, v_model_versions, v_rescoring,
-    v_learning, v_jobs, v_backfills
+    v_learning, v_jobs, v_backfills, v_audit
 TO radclipd_readers;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,11 @@ class Cases:
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of Cases: `pool` is for training, `test` for scoring alone. No patient and no image is in both."""
+    """Row numbers of Cases: `pool` is for training, `test` for scoring alone. No patient and no image is in both.
+
+    `duplicates`: left out of the pool, because an image of the test set has the same pixels.
+    """
 
     pool: npt.NDArray[np.intp]
     test: npt.NDArray[np.intp]
+    duplicates: npt.NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, dtype=np.intp))

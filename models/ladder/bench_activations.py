@@ -83,7 +83,8 @@ def require_support(support: Support | None) -> Support:
 
 def select_model_inputs(bench: FewShotBenchmark, rows: npt.NDArray[np.intp]) -> torch.Tensor:
     """Return the model inputs of these rows, float32 [n, 1, S, S]."""
-    return torch.from_numpy(np.asarray(bench.model_inputs[rows], dtype=np.float32))[:, None]
+    stored = rows if bench.input_rows is None else bench.input_rows[rows]
+    return torch.from_numpy(np.asarray(bench.model_inputs[stored], dtype=np.float32))[:, None]
 
 
 def fill_with_zero_shot(bench: FewShotBenchmark, logits: Logits | None, learnt: Iterable[int]) -> Logits:

@@ -11,7 +11,7 @@ import torch
 
 from models.classifier.head import LinearHead
 from models.encoder.encoder import Encoder
-from models.evaluation.cases import Cases, Split
+from models.evaluation.cases import PRESENT, Cases, Split
 from models.images.preprocess import Preprocess
 
 Logits = npt.NDArray[np.float32]
@@ -24,7 +24,7 @@ class FewShotBenchmark:
 
     cases: Cases
     split: Split
-    # [N, S, S] in 0..1, resized and padded, not normalised (`Preprocess.square`); may be a memory map
+    # [M, S, S] in 0..1, resized and padded, not normalised (`Preprocess.square`); may be a memory map
     model_inputs: npt.NDArray[np.float16]
     features: torch.Tensor  # float32 [N, D], unit length, from encode_images
     pooled: torch.Tensor  # float32 [N, W], input of the projection (after ln_post)
@@ -32,6 +32,9 @@ class FewShotBenchmark:
     preprocess: Preprocess
     single: LinearHead  # zero-shot from one positive and one negative prompt per finding
     ensemble: LinearHead  # zero-shot from all prompts: `models.classifier.head.zero_shot_head`
+    input_rows: npt.NDArray[np.intp] | None = (
+        None  # [N] row of `model_inputs` of each case; None: they are in the order of the cases
+    )
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,14 @@ class Support:
     def labels(self, cases: Cases) -> npt.NDArray[np.int8]:
         """Return the labels [n, F] of the support."""
         return cases.labels[self.rows]
+
+    def positives(self, cases: Cases) -> npt.NDArray[np.intp]:
+        """Return the positives of each finding, [F]; fewer than shots where the pool has no more."""
+        return np.asarray((self.labels(cases) == PRESENT).sum(axis=0))
+
+    def normals(self, cases: Cases) -> int:
+        """Return the number of normal films; fewer than shots where the pool has no more."""
+        return int(cases.normal[self.rows].sum())
 
 
 class Method(Protocol):

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from scipy.optimize import minimize
 from scipy.special import expit, logit, logsumexp
+from scipy.stats import norm
 
 from models.classifier.head import LinearHead
 from models.evaluation.cases import ABSENT, PRESENT
@@ -156,7 +157,11 @@ def rates_with_intervals(
     seed: int,
     resamples: int = 1000,
 ) -> RateIntervals:
-    """Return the share of `positive` [n, F] among the `eligible` [n, F] images, with 95 % intervals by resampling patients."""
+    """Return the share of `positive` [n, F] among the `eligible` [n, F] images, with 95 % intervals.
+
+    By resampling patients (percentiles). Where all resamples give one rate, as with 8 of 8, resampling says nothing: there the
+    interval is Wilson's (1927) for the number of patients.
+    """
     names, patient = np.unique(patients, return_inverse=True)
     sums = np.zeros((2, len(names), eligible.shape[1]))
     np.add.at(sums[0], patient, (positive & eligible).astype(np.float64))
@@ -167,6 +172,17 @@ def rates_with_intervals(
         value = sums[0].sum(axis=0) / sums[1].sum(axis=0)
         drawn = (times @ sums[0]) / (times @ sums[1])
     undefined = np.isnan(value)
+    drawn = np.where(undefined, 0.0, drawn)
     tail = (1 - _CONFIDENCE_LEVEL) / 2
-    lower, upper = np.nanquantile(np.where(undefined, 0.0, drawn), [tail, 1 - tail], axis=0)
+    lower, upper = np.nanquantile(drawn, [tail, 1 - tail], axis=0)
+    says_nothing = np.nanmin(drawn, axis=0) == np.nanmax(drawn, axis=0)
+    lower, upper = np.where(says_nothing, _wilson_interval(value, (sums[1] > 0).sum(axis=0)), [lower, upper])
     return RateIntervals(value, np.where(undefined, np.nan, lower), np.where(undefined, np.nan, upper))
+
+
+def _wilson_interval(rate: Floats, cases: npt.NDArray[np.intp]) -> Floats:
+    """Return the bounds [2, F] of Wilson's score interval for rates [F] of this many cases [F]."""
+    z = norm.ppf((1 + _CONFIDENCE_LEVEL) / 2)
+    n = np.maximum(cases, 1)
+    centre, spread = rate + z**2 / (2 * n), z * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    return np.asarray(np.clip(np.stack([centre - spread, centre + spread]) / (1 + z**2 / n), 0.0, 1.0))

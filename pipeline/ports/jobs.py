@@ -13,6 +13,10 @@ SubjectFilter = Collection[str] | None
 """Subjects of the jobs to claim; None: any subject."""
 
 
+MAX_LEASES = 3
+"""No lease lasts longer than this many times `lease_seconds`, which workers of other hosts may have set higher."""
+
+
 class Jobs(Protocol):
     """The job queue. At most one job per kind and subject waits."""
 
@@ -43,6 +47,7 @@ class Jobs(Protocol):
         subjects: SubjectFilter = None,
     ) -> list[Job]:
         """Claim up to `limit` jobs that are due or whose lease has expired: lease each under a new random token, count the attempt.
+        A lease of more than MAX_LEASES times `lease_seconds` has expired, too: the clock was ahead when it was taken.
 
         Order: lower priority number first, then longest waiting; but before all others up to `newest` jobs of priority ARRIVED that
         were enqueued last. `subjects`: only jobs of these subjects, a few hundred at most.
@@ -81,6 +86,9 @@ class Jobs(Protocol):
     def purge_done(self, *, older_than_days: float, limit: int = 10_000) -> int:
         """Delete up to `limit` jobs that were done more than `older_than_days` ago, oldest first; return their number."""
 
+    def follow_clock(self, *, max_delay_seconds: float) -> int:
+        """Make waiting jobs due whose due time is later than any delay, or that were enqueued in the future; return the number."""
+
     def requeue(self, ids: Sequence[int] | None = None) -> int:
         """Return quarantined jobs (all, or these) to WAITING with no attempts counted; return their number."""
 
@@ -97,3 +105,6 @@ class Circuits(Protocol):
 
     def record_success(self, destination: str) -> None:
         """Close the circuit and clear its failures."""
+
+    def follow_clock(self, *, max_open_seconds: float) -> int:
+        """End the open time of circuits that would stay open for longer; return their number."""

@@ -123,6 +123,17 @@ class IncomingFile(Protocol):
         """Delete the temporary file; no effect after `commit`."""
 
 
+class InstanceComparison(Protocol):
+    """Tells whether a file of a known SOP Instance UID holds the stored instance in another encoding."""
+
+    def describe_difference(self, stored: StoredFile, incoming: IncomingFile) -> str | None:
+        """Return in words what differs, without a value; None where it is another instance, or it cannot be told.
+
+        The same instance: equal stored values of the pixels, whatever the header; of a document equal elements. OutOfResources
+        where it cannot be told now.
+        """
+
+
 class ImageStore(Protocol):
     """Durable files, named by their own SHA-256."""
 
@@ -134,6 +145,15 @@ class ImageStore(Protocol):
 
     def write(self, content: bytes) -> StoredFile:
         """Write, fsync, rename into place, fsync the folder. Idempotent. OutOfResources where the disk refuses the write."""
+
+    def write_unclaimed(self, content: bytes, owner: str) -> StoredFile:
+        """Write as `write` does. Until `mark_claimed` the file is listed as one that no row of the catalog names yet."""
+
+    def mark_claimed(self, file: StoredFile, owner: str) -> None:
+        """Take the file off that list: a row of its owner names it, or it is removed."""
+
+    def list_unclaimed(self, *, older_than_seconds: float) -> list[tuple[StoredFile, str]]:
+        """Return the unclaimed files that were written longer ago, each with its owner, a SOP Instance UID."""
 
     def read(self, file: StoredFile) -> bytes:
         """Return the content. PermanentError where the file is missing, or its size or checksum differs."""
@@ -252,15 +272,18 @@ class ReportWriter(Protocol):
 class InstanceCounter(Protocol):
     """Counts the instances that an archive holds of a study."""
 
-    def count_instances(self, study_instance_uid: str) -> int | None:
-        """C-FIND NumberOfStudyRelatedInstances (PS3.4 C.6.2.1); None where the archive does not answer it or is unreachable."""
+    @property
+    def name(self) -> str: ...
+
+    def count_instances(self, study_instance_uid: str, *, limit_seconds: float) -> int | None:
+        """C-FIND NumberOfStudyRelatedInstances (PS3.4 C.6.2.1), within `limit_seconds`; None where the archive states no count.
+
+        RefusedByArchive, ArchiveUnreachable.
+        """
 
 
 class Archive(InstanceCounter, Protocol):
     """The PACS."""
-
-    @property
-    def name(self) -> str: ...
 
     def store(self, content: bytes) -> str:
         """C-STORE one DICOM file; return the status in words. RefusedByArchive, ArchiveBusy, ArchiveUnreachable."""

@@ -73,6 +73,9 @@ class Studies(Protocol):
     def newest_complete(self, *, limit: int) -> list[str]:
         """Return the StudyInstanceUIDs of the `limit` newest complete studies, newest first."""
 
+    def newest_files(self, *, limit: int) -> list[StoredFile]:
+        """Return the files of the `limit` newest instances, newest first."""
+
     def highest_study_number(self) -> int:
         """Return the highest study number. Studies are numbered from 1 in order of arrival."""
 
@@ -97,6 +100,9 @@ class Studies(Protocol):
 
     def arriving_studies(self, *, limit: int) -> list[tuple[str, int]]:
         """Return the StudyInstanceUIDs of arriving studies, each with the number of its instances."""
+
+    def follow_clock(self) -> int:
+        """Let arriving studies that have received their last instance in the future have received it now; return their number."""
 
     def put_state(self, study_instance_uid: str, state: StudyState, *, reason: str = "") -> None:
         """Write the study's state and reason."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from adapters.catalog import query
 from adapters.cli import app
+from adapters.demo.loopback import free_ports
+from adapters.demo.orthanc import OrthancServer, find_program
+from tests.builders import peers
 from tests.builders.dicom_files import dx, file_of
 from tests.builders.installation import Installation, kill, wait_for
 
@@ -102,3 +107,45 @@ def test_refused_instances_are_listed_on_request(place: Installation, films: Pat
 def test_contradictory_options_are_usage_errors(arguments: tuple[str, ...], place: Installation) -> None:
     done = CliRunner().invoke(app, ["--config", str(place.config), "backfill", *arguments])
     assert done.exit_code == 2
+
+
+@pytest.mark.orthanc
+def test_what_came_since_the_backup_is_fetched_and_reported_after_a_restore(tmp_path: Path, template: Installation) -> None:
+    """The commands of the guide, with an archive that still holds the reports of before."""
+    if find_program() is None:
+        peers.absent("Orthanc is not installed (Debian package orthanc)")
+    (port,) = free_ports(1)
+    with OrthancServer(tmp_path / "orthanc", radclipd_port=port, forward=False) as orthanc:
+        place = Installation(tmp_path, archive={"ae_title": "ORTHANC", "port": orthanc.dicom_port})
+        place.copy_of(template)
+        fetch = ("backfill", "--orthanc", orthanc.url, "--from", "2025-03-01", "--to", "2025-03-31", "--again")
+        sent = "SELECT sop_instance_uid FROM v_reports WHERE state = 'sent' ORDER BY 1"
+        reporting = {"RADCLIPD_BACKFILL__REPORTS": "all"}
+
+        def read_sent() -> list[tuple[Any, ...]]:
+            return query.run(place.url, sent)[1]
+
+        def take_in(count: int) -> list[tuple[Any, ...]]:
+            with place.running(environment=reporting):
+                place.run(*fetch)
+                wait_for(lambda: len(read_sent()) == count, 120, place.read_log)
+            return read_sent()
+
+        orthanc.upload(file_of(dx(StudyDate="20250310")))
+        take_in(1)
+        (tmp_path / "backup").mkdir()
+        backup = [path for path in tmp_path.glob("catalog.db*")]
+        for path in backup:
+            shutil.copy(path, tmp_path / "backup")
+        for _ in range(2):
+            orthanc.upload(file_of(dx(StudyDate="20250322")))
+        before = take_in(3)
+
+        shutil.rmtree(tmp_path / "images")
+        for path in tmp_path.glob("catalog.db*"):
+            path.unlink()
+        for path in (tmp_path / "backup").iterdir():
+            shutil.copy(path, tmp_path)
+        assert len(read_sent()) == 1
+        assert take_in(3) == before, "the same reports, under the same UIDs"
+        assert orthanc.count_instances() == 6

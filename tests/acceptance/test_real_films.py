@@ -18,7 +18,7 @@ from tests.builders.postgres import Cluster
 
 FILMS = [
     ("CR-MONO1-10-chest_nometa.dcm", "reported"),
-    ("chrKoreanMulti.dcm", "ignored"),
+    ("chrKoreanMulti.dcm", "settled"),  # somebody has removed its pixel data: its job is quarantined
     ("siim_nih_jpegbaseline_1024.dcm", "reported"),
     ("nih_google_implicit_1024.dcm", "reported"),
     ("CR-ModalityLUT_jpegll_notchest.dcm", "reported"),  # says neither body part nor view: scored by the default policy
@@ -51,12 +51,14 @@ def test_real_films_of_every_kind_are_reported(tmp_path: Path, template: Install
     place.copy_of(template)
     with place.archive(), place.running():
         assert [send(place, film) for film in films] == [0] * len(films)
-        finished = "select 1 from v_studies where state in ('reported', 'ignored')"
+        finished = "select 1 from v_studies where state = 'reported' union all select 1 from v_jobs where state = 'quarantined'"
         wait_for(lambda: len(place.rows(finished)) == len({film.StudyInstanceUID for film in films}), 90, place.read_log)
         transcoded = film_of("crmono1_10bit_jpegls.dcm")  # the first film's UID with other bytes
         assert send(place, transcoded) == (0xC001 if transcoded.SOPInstanceUID == films[0].SOPInstanceUID else 0)
     states = {row["study_instance_uid"]: row["state"] for row in place.rows("select * from v_studies")}
     assert {name: states[film.StudyInstanceUID] for (name, _), film in zip(FILMS, films, strict=True)} == dict(FILMS)
+    (quarantined,) = place.rows("select error from v_jobs where state = 'quarantined'")
+    assert "no pixel data" in quarantined["error"]
     assert all(str(film.PatientName) not in place.read_log() for film in films if len(str(film.PatientName)) > 3)
 
 

@@ -33,7 +33,8 @@ from adapters.catalog.catalog import SqlCatalog
 from tests.benchmarks.catalog_clock import processor_clock
 from tests.benchmarks.catalog_questions import BOUND_MS, EVERYTHING, asked, verb
 from tests.benchmarks.catalog_writes import by_orm, by_us, writes
-from tests.benchmarks.films import ratio, side_by_side, tell
+from tests.benchmarks.films import ratio, side_by_side
+from tests.benchmarks.output import format_result, prints_result_alone
 from tests.builders import postgres
 from tests.builders.large_archive import LargeArchive
 
@@ -42,7 +43,8 @@ WANTED = 10_000.0
 """Predictions a second."""
 
 
-def main() -> None:
+@prints_result_alone
+def main() -> str:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, nargs="+", default=[1_000, 10_000])
@@ -61,7 +63,7 @@ def main() -> None:
             measured[f"{engine} {size}"] = found[size]
         behind = "" if engine == "sqlite" else f"_{engine}"
         ratios |= {f"{name}{behind}": value for name, value in ratios_of(found).items()}
-    tell(measured | {"ratios": ratios}, as_json=options.json)
+    return format_result(measured | {"ratios": ratios}, as_json=options.json)
 
 
 @contextlib.contextmanager

@@ -53,6 +53,7 @@ TYPICAL: Mapping[str, str] = {
     "v_reports of a study": "SELECT * FROM v_reports WHERE study_instance_uid = '{study}'",
     "v_labels of a study": "SELECT * FROM v_labels WHERE study_instance_uid = '{labelled}'",
     "v_worklist, latest": "SELECT * FROM v_worklist ORDER BY requested_at DESC LIMIT 20",
+    "v_audit of a study": "SELECT * FROM v_audit WHERE subject = '{study}' ORDER BY id",
     "v_jobs of a study": "SELECT * FROM v_jobs WHERE kind = 'score' AND subject = '{study}' AND state = 'waiting'",
 }
 

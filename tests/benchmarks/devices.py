@@ -24,7 +24,8 @@ from adapters.ml.distributed.ranks import RankPool
 from adapters.ml.trainer import ClipTrainer, TrainerSettings
 from models.training.fold_fits import OnSteps
 from models.training.recipe import Recipe
-from tests.benchmarks.films import ratio, tell, untrained
+from tests.benchmarks.films import ratio, untrained
+from tests.benchmarks.output import format_result, prints_result_alone
 from tests.benchmarks.retrain import K, Round
 
 
@@ -63,7 +64,8 @@ class Side(Round):
         return time.monotonic() - wall, processors() - cost, self._steps[-1] - self._steps[0]
 
 
-def main() -> None:
+@prints_result_alone
+def main() -> str:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--devices", type=int, default=2)
@@ -79,7 +81,7 @@ def main() -> None:
         recipe = Recipe(k=K, max_steps=options.steps)
         side = Side(Path(folder), store, version, recipe, shots=options.shots, unlabelled=options.unlabelled)
         side._fill_with_noise()
-        tell(measured(side, options.devices, options.rounds), as_json=options.json)
+        return format_result(measured(side, options.devices, options.rounds), as_json=options.json)
 
 
 def measured(side: Side, devices: int, rounds: int) -> dict[str, Any]:

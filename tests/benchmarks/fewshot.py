@@ -2,7 +2,8 @@
 
 The few-shot experiment on the phantom hospital that the demonstration encoder has not seen: `radclipd`, zero-shot and the ladder
 on the same supports and the same test films. Ratios are of mean AUCs on one draw each: least, median and greatest over the draws.
-Three targets are compared with the means and the paired intervals. The exit status is 0 either way.
+Three targets are compared with the means and the paired intervals. The exit status is 0 either way. That of the gain (GAIN) can be
+reached because the text of the demonstration encoder is weak: it is a property of the baseline (deploy/docs/experiment.md).
 
 Scores are stored under --out and not recomputed: the same command resumes an interrupted run. The folder is named by films,
 encoder, seed and the numbers of the recipe; after a change of code give another --out.
@@ -11,7 +12,6 @@ encoder, seed and the numbers of the recipe; after a change of code give another
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -39,6 +39,7 @@ from models.fingerprint import fingerprint
 from models.ladder.method import FewShotBenchmark, Method
 from models.ladder.registry import FROZEN_ENCODER_METHODS, LADDER, find_methods
 from models.training.training_round import TrainingPlan
+from tests.benchmarks.output import format_result, prints_result_alone
 
 GAIN, AT_SHOTS = 1.20, 16
 """Minimum mean AUC by shot count, relative to zero-shot."""
@@ -67,7 +68,8 @@ class Against:
         return self.hi < 0
 
 
-def main() -> None:
+@prints_result_alone
+def main() -> str:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=10)
@@ -84,7 +86,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     result = measure(options)
-    sys.stdout.write((json.dumps(result, allow_nan=False) if options.json else "\n".join(table(result))) + "\n")
+    return format_result(result, as_json=True) if options.json else "\n".join(table(result)) + "\n"
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -119,9 +117,3 @@ def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
     """Return min, median and max of the ratio slow to fast, by round."""
     found = [one / other for one, other in zip(slow, fast, strict=True)]
     return {"min": round(min(found), 2), "median": round(statistics.median(found), 2), "max": round(max(found), 2)}
-
-
-def tell(measured: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print the results: one JSON object, or one line per figure."""
-    lines = [json.dumps(measured)] if as_json else [f"{name:44} {value}" for name, value in measured.items()]
-    sys.stdout.write("\n".join(lines) + "\n")

@@ -26,7 +26,8 @@ from typing import Any
 
 from adapters.demo.loopback import LOOPBACK, free_ports
 from adapters.demo.orthanc import OrthancServer
-from tests.benchmarks.films import ratio, tell
+from tests.benchmarks.films import ratio
+from tests.benchmarks.output import format_result, prints_result_alone
 from tests.builders.dicom_files import dx, file_of
 from tests.builders.installation import Installation, wait_for
 from tests.builders.peers import require
@@ -67,7 +68,8 @@ ROWS: Mapping[str, Row] = {
 }
 
 
-def main() -> None:
+@prints_result_alone
+def main() -> str:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--films", type=int, default=300, help="films of 2 megabytes")
@@ -84,7 +86,7 @@ def main() -> None:
         measured = bench.measure(rows, options.rounds)
         if options.only in (None, "memory"):
             measured["listener_memory_mb"] = bench.memory()
-    tell(measured, as_json=options.json)
+    return format_result(measured, as_json=options.json)
 
 
 class Bench:

@@ -34,7 +34,8 @@ from pynetdicom import AE, build_context
 from adapters.demo.loopback import free_ports
 from adapters.demo.orthanc import OrthancServer
 from tests.benchmarks.backlog import PATIENCE, Backlog, Kind, ask
-from tests.benchmarks.films import film, studies_film, tell
+from tests.benchmarks.films import film, studies_film
+from tests.benchmarks.output import format_result, prints_result_alone
 from tests.builders.dicom_files import EXPLICIT
 from tests.builders.installation import Installation, wait_for
 
@@ -44,14 +45,15 @@ WARM_UP = 3
 STEPS = ("created", "built", "sent")
 
 
-def main() -> None:
+@prints_result_alone
+def main() -> str:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=20)
     parser.add_argument("--backlog", type=int, default=0, help="studies; 0: only what is measured alone")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    tell(measure(options.studies, options.backlog), as_json=options.json)
+    return format_result(measure(options.studies, options.backlog), as_json=options.json)
 
 
 def measure(studies: int, backlog: int) -> dict[str, Any]:

@@ -7,8 +7,6 @@ archive, and waits until each study's SR is there. The quiet period is out of it
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,13 +18,15 @@ from pynetdicom import AE, build_context
 
 from adapters.demo.loopback import free_ports
 from adapters.demo.orthanc import OrthancServer
+from tests.benchmarks.output import format_result, prints_result_alone
 from tests.builders.dicom_files import EXPLICIT, dx
 from tests.builders.installation import Installation, wait_for
 
 ROWS, COLUMNS = 1024, 1024
 
 
-def main() -> None:
+@prints_result_alone
+def main() -> str:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=100)
@@ -34,8 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(Path(folder), options.studies)
-    lines = [json.dumps(measured)] if options.json else [f"{name:24} {value}" for name, value in measured.items()]
-    sys.stdout.write("\n".join(lines) + "\n")
+    return format_result(measured, as_json=options.json)
 
 
 def measure(folder: Path, studies: int) -> dict[str, float]:

@@ -7,18 +7,18 @@ and how much faster several processes are than one, measured side by side.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 import time
 
 from adapters.simulator import population
+from tests.benchmarks.output import format_result, prints_result_alone
 
 SIZES = (112, 256, 512)
 SITE, SEED, WARM_UP = "north", 11, 8
 
 
-def main() -> None:
+@prints_result_alone
+def main() -> str:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--films", type=int, default=200)
@@ -26,8 +26,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     measured = measure(options.films, options.processes)
-    lines = [json.dumps(measured)] if options.json else [f"{name:44} {value}" for name, value in measured.items()]
-    sys.stdout.write("\n".join(lines) + "\n")
+    return format_result(measured, as_json=options.json)
 
 
 def measure(films: int, processes: int) -> dict[str, float]:

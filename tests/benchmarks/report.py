@@ -21,21 +21,23 @@ import numpy as np
 from adapters.dicom.sr.writer import ReportSettings, SrWriter
 from pipeline import rules
 from pipeline.ports.services import ReportContent
-from tests.benchmarks.films import CLOCKS, ratio, side_by_side, tell
+from tests.benchmarks.films import CLOCKS, ratio, side_by_side
+from tests.benchmarks.output import format_result, prints_result_alone
 from tests.builders.dicom_files import dx, file_of
 from tests.builders.fakes.images import FakeImageStore
 from tests.builders.reference_report import build_reference_report
 from tests.builders.report_of import a_card_version, content_of
 
 
-def main() -> None:
+@prints_result_alone
+def main() -> str:
     parser = argparse.ArgumentParser()
     parser.add_argument("--reports", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    tell(measure(asked.reports, asked.rounds, clock=asked.clock), as_json=asked.json)
+    return format_result(measure(asked.reports, asked.rounds, clock=asked.clock), as_json=asked.json)
 
 
 def measure(reports: int, rounds: int, *, clock: str = "wall") -> dict[str, Any]:

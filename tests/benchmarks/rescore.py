@@ -37,7 +37,8 @@ from models.encoder.base import Base, read_base
 from models.encoder.delta import copy_parameters
 from models.encoder.partition import parameter_names, partition
 from pipeline.domain import ModelVersion, StoredInstance
-from tests.benchmarks.films import CLOCKS, Films, ratio, side_by_side, tell, untrained
+from tests.benchmarks.films import CLOCKS, Films, ratio, side_by_side, untrained
+from tests.benchmarks.output import format_result, prints_result_alone
 
 K = 2
 SHIPPED = ScoreConfig()
@@ -57,7 +58,8 @@ RATIOS = {
 }
 
 
-def main() -> None:
+@prints_result_alone
+def main() -> str:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--films", type=int, default=32)
@@ -68,7 +70,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        tell(measure(Path(folder), options.films, options.rounds, options.clock), as_json=options.json)
+        return format_result(measure(Path(folder), options.films, options.rounds, options.clock), as_json=options.json)
 
 
 def measure(folder: Path, films: int, rounds: int, clock: str) -> dict[str, Any]:

@@ -51,7 +51,8 @@ from pipeline.domain import (
 from pipeline.ports.backfill import BackfillCounts, BackfillUnit
 from pipeline.ports.services import Catalog
 from pipeline.receive import ReceivePolicy, receive
-from tests.benchmarks.films import Films, tell, untrained
+from tests.benchmarks.films import Films, untrained
+from tests.benchmarks.output import format_result, prints_result_alone
 from tests.benchmarks.rescore import Archive
 from tests.builders import postgres
 from tests.builders.dicom_files import EXPLICIT, dx, encoded
@@ -64,7 +65,8 @@ SENDER = Sender("PACS", "pacs.example.org", "RADCLIPD")
 COMMAND = "OMP_NUM_THREADS=1 python -m tests.benchmarks.scale --json"
 
 
-def main() -> None:
+@prints_result_alone
+def main() -> str:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--films", type=int, default=16)
@@ -77,7 +79,7 @@ def main() -> None:
         place = Path(folder)
         measured = {"command": COMMAND, "torch": str(torch.__version__), **films(place, options.films, options.rounds)}
         measured |= rows(place, options.studies)
-    tell(measured, as_json=options.json)
+    return format_result(measured, as_json=options.json)
 
 
 def films(folder: Path, count: int, rounds: int) -> dict[str, Any]:

@@ -52,7 +52,8 @@ from adapters.ml.scorer import choose_device, load_scorer
 from adapters.storage.image_store import FileImageStore
 from pipeline.domain import Header, JobKind, ModelVersion, Sender, StoredFile, StudyState
 from pipeline.work import WorkerSpec, work_once
-from tests.benchmarks.films import ARCHITECTURE, file_bytes, ratio, side_by_side, tell, untrained
+from tests.benchmarks.films import ARCHITECTURE, file_bytes, ratio, side_by_side, untrained
+from tests.benchmarks.output import format_result, prints_result_alone
 from tests.benchmarks.scoring_stages import Stages, dissected
 from tests.builders.dicom_files import EXPLICIT
 
@@ -63,7 +64,8 @@ TURN = 60.0
 SENDER = Sender("PACS", "127.0.0.1", "RADCLIPD")
 
 
-def main() -> None:
+@prints_result_alone
+def main() -> str:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--films", type=int, default=32)
@@ -78,7 +80,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench.of(Path(folder), options.films, options.threads, device=options.device, batch=options.batch)
-        tell(measure(bench, options.rounds, options.naive, options.clock), as_json=options.json)
+        return format_result(measure(bench, options.rounds, options.naive, options.clock), as_json=options.json)
 
 
 @dataclass

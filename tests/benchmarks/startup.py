@@ -26,7 +26,8 @@ from adapters.catalog import schema
 from adapters.catalog.catalog import SqlCatalog
 from adapters.storage.image_store import FileImageStore
 from pipeline.domain import JobKind, JobState
-from tests.benchmarks.films import ratio, side_by_side, tell
+from tests.benchmarks.films import ratio, side_by_side
+from tests.benchmarks.output import format_result, prints_result_alone
 from tests.builders import labelled_archive
 from tests.builders.installation import Installation, wait_for
 from tests.builders.notified import Notified
@@ -48,13 +49,14 @@ WAYS: dict[str, tuple[str, ...]] = {
 }
 
 
-def main() -> None:
+@prints_result_alone
+def main() -> str:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--starts", type=int, default=3, help="of the daemon")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    tell(measure(asked.rounds, asked.starts), as_json=asked.json)
+    return format_result(measure(asked.rounds, asked.starts), as_json=asked.json)
 
 
 def measure(rounds: int, starts: int) -> dict[str, Any]:

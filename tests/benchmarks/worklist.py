@@ -9,9 +9,7 @@ The films take most of the time: they are rendered and encoded once, and kept wh
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +20,14 @@ from adapters.experiment.bases import demo_base
 from adapters.experiment.phantom_source import PhantomSizes, natural_source
 from adapters.experiment.worklist import CampaignOptions, run_campaigns
 from pipeline.acquisition import SelectionPolicy
+from tests.benchmarks.output import format_result, prints_result_alone
 
 POOL, TEST, EDGE = 4000, 1000, 112
 STUDIES, STEP = 480, 20
 
 
-def main() -> None:
+@prints_result_alone
+def main() -> str:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
@@ -36,8 +36,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     measured = measure(options.cache, options.seeds, options.workers)
-    lines = [json.dumps(measured)] if options.json else [f"{name:20} {value}" for name, value in measured.items()]
-    sys.stdout.write("\n".join(lines) + "\n")
+    return format_result(measured, as_json=options.json)
 
 
 def measure(cache: Path, seeds: int, workers: int) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class FolderArchive:
         self.countdown.tick()
         return "0x0000"
 
-    def count_instances(self, study_instance_uid: str) -> int | None:
+    def count_instances(self, study_instance_uid: str, *, limit_seconds: float) -> int | None:
         return None
 
     def echo(self) -> None:
@@ -106,7 +106,7 @@ class CrashingPipeline:
 
     def settle_and_work(self) -> str:
         policy = settle.SettlePolicy(stable_age_seconds=0, settle_on_release=False, chest=self.chest)
-        settle.settle(catalog=self.catalog, archive=None, policy=policy)
+        settle.settle(catalog=self.catalog, policy=policy)
         return self.work_until_idle(work.WorkPolicy(lease_seconds=0.3))
 
     def work_until_idle(self, policy: work.WorkPolicy) -> str:

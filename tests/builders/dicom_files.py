@@ -73,6 +73,15 @@ def pixels(dataset: Dataset, values: np.ndarray[Any, Any], *, bits: int, photome
     dataset["PixelData"].VR = "OW"
 
 
+def lookup_item(entries: Any, *, bits: int, first: int = 0, count: int | None = None, packed: bool = False) -> Dataset:
+    """An item of a Modality or VOI LUT sequence, in little endian; `packed`: two entries of 8 bits in each word."""
+    item, table = Dataset(), np.asarray(entries)
+    item.add_new("LUTDescriptor", "US", [len(table) % 65536 if count is None else count, first % 65536, bits])
+    content = table.astype("u1" if packed else "<u2").tobytes()
+    item.add_new("LUTData", "OW", content + b"\0" * (len(content) % 2))
+    return item
+
+
 def sr(**elements: Any) -> Dataset:
     """A Comprehensive 3D SR with a title only."""
     dataset = instance(COMPREHENSIVE_3D_SR, Modality="SR", CompletionFlag="COMPLETE", VerificationFlag="UNVERIFIED")

@@ -62,7 +62,12 @@ class Hospital:
 
     def settle(self, *, stable_age: float = 60, on_release: bool = False, ask_archive: bool = False) -> list[settle.SettleResult]:
         policy = settle.SettlePolicy(stable_age_seconds=stable_age, settle_on_release=on_release, chest=self.chest)
-        return settle.settle(catalog=self.catalog, archive=self.archive if ask_archive else None, policy=policy)
+        settled = settle.settle(catalog=self.catalog, policy=policy)
+        if ask_archive:
+            counting = settle.CountPolicy(circuit=self.circuit)
+            counts = settle.ArchiveCounts(catalog=self.catalog, archive=self.archive, policy=counting)
+            settled += settle.settle_complete(catalog=self.catalog, counts=counts, policy=policy)
+        return settled
 
     def worker_spec(self, kind: JobKind) -> work.WorkerSpec:
         match kind:

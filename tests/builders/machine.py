@@ -1,8 +1,8 @@
 """A Debian machine with a booted systemd in a container: created by debootstrap, booted by systemd-nspawn.
 
-Three layers are built once and kept in $RADCLIPD_TEST_CACHE (default ~/.cache/radclipd-tests): a bare Debian, a folder of wheels,
-and that Debian with the wheels installed. The machine of a test is an overlay on the last layer with a private network: it is
-isolated, and its changes are discarded afterwards.
+Three layers are built once, by `python -m tests.builders.machine` before any test, and kept in $RADCLIPD_TEST_CACHE (default
+~/.cache/radclipd-tests): a bare Debian, a folder of wheels, and that Debian with the wheels installed. The machine of a test is an
+overlay on the last layer with a private network: it is isolated, and its changes are discarded afterwards.
 """
 
 from __future__ import annotations
@@ -41,14 +41,17 @@ def until(attempt: Callable[[], T], *, seconds: float, what: str, explain: Calla
     return answer
 
 
-def _once(folder: Path, build: Callable[[Path], None]) -> Path:
-    """Return the folder, built atomically."""
+def _once(folder: Path, build: Callable[[Path], None], *, what: str) -> Path:
+    """Return the folder, built atomically and with a word of progress."""
     if not folder.exists():
+        begun = time.monotonic()
+        sys.stderr.write(f"machine: {what}, into {folder}\n")
         unfinished = folder.with_name(folder.name + ".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         build(unfinished)
         unfinished.rename(folder)
+        sys.stderr.write(f"machine: done in {time.monotonic() - begun:.0f} s\n")
     return folder
 
 
@@ -68,6 +71,7 @@ def debian() -> Path:
     return _once(
         CACHE / f"{SUITE}-{hashlib.sha256(PACKAGES.encode()).hexdigest()[:8]}",
         lambda folder: _run(["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, folder]),
+        what=f"a bare Debian {SUITE} (2 to 5 minutes)",
     )
 
 
@@ -93,7 +97,7 @@ def wheels() -> Path:
         for own in folder.glob("radclipd-*.whl"):
             own.unlink()
 
-    return _once(CACHE / f"wheels-{_requirements()}", build)
+    return _once(CACHE / f"wheels-{_requirements()}", build, what="wheels of all requirements (1 to 10 minutes)")
 
 
 def prepared() -> Path:
@@ -105,7 +109,16 @@ def prepared() -> Path:
         offline = f"--quiet --no-index --find-links {WHEELS}"
         inside(folder, f"python3 -m venv {VENV} && {VENV}/bin/pip install {offline} --no-deps {names}")
 
-    return _once(CACHE / f"prepared-{_requirements()}", build)
+    return _once(_prepared_folder(), build, what="the Debian with all wheels installed (1 to 5 minutes)")
+
+
+def _prepared_folder() -> Path:
+    return CACHE / f"prepared-{_requirements()}"
+
+
+def is_prepared() -> bool:
+    """Whether `python -m tests.builders.machine` has built everything."""
+    return _prepared_folder().exists()
 
 
 def _nspawn(root: Path) -> list[str | Path]:
@@ -232,3 +245,7 @@ class Machine:
 def _in_order(words: Sequence[str], arguments: Sequence[str]) -> bool:
     rest = iter(arguments)
     return all(word in rest for word in words)
+
+
+if __name__ == "__main__":
+    sys.stderr.write(f"machine: {prepared()} is ready\n")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.builders import peers
+from tests.builders import leftovers, peers
 
 
 class Cluster:
@@ -39,6 +39,7 @@ class Cluster:
         self.run("initdb", "-D", str(self.folder / "cluster"), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
         options = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' -c max_connections=200"
         options += "" if self._durable else " -c fsync=off"
+        options += f" -c cluster_name={os.environ.get(leftovers.SESSION, '')}"  # in the command line: `leftovers`
         self.run("pg_ctl", "-D", str(self.folder / "cluster"), "-w", "-l", str(self.folder / "log"), "-o", options, "start")
 
     def stop(self) -> None:

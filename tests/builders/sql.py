@@ -21,3 +21,10 @@ def on(url: str, act: Callable[[Connection], object]) -> object:
 
 def execute(url: str, sql: str) -> None:
     on(url, lambda connection: connection.execute(text(sql)))
+
+
+def rows(url: str, sql: str) -> list[tuple[object, ...]]:
+    """Return the rows of a query."""
+    found: list[tuple[object, ...]] = []
+    on(url, lambda connection: found.extend(tuple(row) for row in connection.execute(text(sql))))
+    return found

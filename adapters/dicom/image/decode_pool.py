@@ -20,7 +20,7 @@ from pathlib import Path
 
 import structlog
 
-from adapters.ipc.decoded_image import DecodedImage, DecoderTransform, HostTransform
+from adapters.ipc.decoded_image import DecodedImage, DecodeFailure, DecoderTransform, HostTransform
 from adapters.ipc.shared_arrays import create_memory
 from adapters.ipc.shared_frame import SharedFrame
 from pipeline.domain import Image, StoredInstance
@@ -31,6 +31,8 @@ START_SECONDS = 60.0
 """Time for a decoder process to start and import its libraries on a busy machine."""
 MAX_ATTEMPTS = 2
 """A decoder may die of causes outside the instance, such as lack of memory. A decoder that hangs is not tried again."""
+MEMORY_BYTES = 2 << 30
+"""Address space of a decoder process: 200 MB of programs, and several times the largest image that is read."""
 READ_AHEAD_LIMIT = 32
 """Images decoded in advance: 200 KB each as model input on a CPU, full resolution where a GPU resizes them."""
 ENVIRONMENT = {
@@ -52,13 +54,20 @@ class _Decoder:
     memory_fd: int
 
     @classmethod
-    def start(cls, folder: Path) -> _Decoder:
+    def start(cls, folder: Path, memory_bytes: int) -> _Decoder:
         """Start a process and wait until it is ready. OutOfResources where it does not start."""
         local, remote = socket.socketpair()
         memory = create_memory("image")
         inherited = (remote.fileno(), memory)
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "adapters.app.decode_worker", *map(str, (*inherited, os.getpid())), str(folder)],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "adapters.app.decode_worker",
+                *map(str, (*inherited, os.getpid(), memory_bytes)),
+                str(folder),
+            ],
             env={**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdin=subprocess.DEVNULL,
             pass_fds=inherited,
@@ -101,9 +110,20 @@ def _describe_exit(status: int) -> str:
 class DecodePool:
     """`ports.images.ImageReader` in other processes, started with the first instance to decode."""
 
-    def __init__(self, folder: Path, *, processes: int, timeout_seconds: float, read_ahead_limit: int = READ_AHEAD_LIMIT) -> None:
-        """`folder`: of the image store. `timeout_seconds`: an instance that takes longer is unreadable."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        processes: int,
+        timeout_seconds: float,
+        memory_bytes: int = MEMORY_BYTES,
+        read_ahead_limit: int = READ_AHEAD_LIMIT,
+    ) -> None:
+        """`folder`: of the image store. An instance that takes longer than `timeout_seconds`, or whose decoder needs more address
+        space than `memory_bytes`, is unreadable.
+        """
         self._folder, self._timeout_seconds, self._read_ahead_limit = folder, timeout_seconds, read_ahead_limit
+        self._memory_bytes = memory_bytes
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="decode")
         self._processes = processes
         self._thread_state = threading.local()
@@ -154,7 +174,7 @@ class DecodePool:
         """Return this thread's process, started where there is none."""
         decoder: _Decoder | None = getattr(self._thread_state, "decoder", None)
         if decoder is None:
-            decoder = self._thread_state.decoder = _Decoder.start(self._folder)
+            decoder = self._thread_state.decoder = _Decoder.start(self._folder, self._memory_bytes)
             with self._lock:
                 self._decoders.append(decoder)
         return decoder
@@ -164,6 +184,8 @@ class DecodePool:
         while attempts_left:
             decoder = self._get_decoder()
             answer = self._request_decoding(decoder, instance, transform.decoder_transform)
+            if isinstance(answer, DecodeFailure) and answer.out_of_memory:
+                self._discard_decoder(decoder)  # its memory may be in pieces
             if not isinstance(answer, _DecoderLoss):
                 return transform.to_device(_read_answer(decoder, answer))
             self._discard_decoder(decoder)
@@ -190,11 +212,11 @@ class DecodePool:
 
 
 def _read_answer(decoder: _Decoder, answer: object) -> DecodedImage:
-    """Return the image in the decoder's memory, valid until its next answer. PixelsUnreadable."""
+    """Return the image in the decoder's memory, valid until its next answer. PixelsUnreadable, or OutOfResources."""
     if isinstance(answer, SharedFrame):
         return answer.read(decoder.memory_fd)
-    assert isinstance(answer, tuple)
-    raise PixelsUnreadable(answer[0], hint=answer[1])
+    assert isinstance(answer, DecodeFailure)
+    raise (OutOfResources if answer.may_pass else PixelsUnreadable)(answer.message, hint=answer.hint)
 
 
 def _await_result(future: Future[ModelInput]) -> ModelInput | PixelsUnreadable:

@@ -6,9 +6,8 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
 from functools import cache, lru_cache
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from typing import Any, BinaryIO, cast
 
 from pydicom import config as pydicom_config
@@ -26,6 +25,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from adapters.dicom.image.element_scan import KNOWN_VRS, ElementScan
 from pipeline.domain import Header
 from pipeline.errors import DataSetMismatch, DataSetUnreadable
 
@@ -38,15 +38,17 @@ IMPLEMENTATION_VERSION_NAME = "RADCLIPD"
 PREAMBLE = b"\0" * 128 + b"DICM"
 GROUP_LENGTH, INSTANCE_TAG = b"\x02\0\0\0UL\x04\0", b"\x02\0\x03\0UI"
 """First bytes of (0002,0000) and (0002,0003), explicit VR little endian."""
-PIXEL_TAGS = {0x7FE00008, 0x7FE00009, 0x7FE00010}  # Float, Double Float and plain Pixel Data
-PIXEL_GROUP_LENGTH = 0x7FE00000  # (7FE0,0000), in old files
+FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA, PIXEL_DATA = PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+"""The elements that hold pixels. Before them in their group: group length, Extended Offset Table and its lengths."""
 UID_PATTERN = re.compile(r"[0-9.]{1,64}")  # PS3.5 9.1; leading zeros in a component occur in practice and do no harm
-MAX_INFLATED_BYTES = 1 << 24
+MAX_INFLATED_HEADER_BYTES = 1 << 24
 """The inflated beginning of a deflated data set that is parsed; the elements in the catalog stand far before its end."""
-MAX_VALUE_BYTES = 1 << 20
+MAX_VALUE_BYTES = 1 << 16
 """Longer values are skipped: no element in the catalog is as long."""
 MAX_HEADER_BYTES = 1 << 26
 """Limit of the bytes read before the pixel data, skipped values not counted: a sender must not exhaust the memory."""
+MAX_HEADER_READS = 1 << 18
+"""Limit of the reads before the pixel data, one to three for each element, also in sequences: a second of processor time."""
 
 IDENTIFYING_KEYWORDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID")
 """Every composite instance has at least one of these; bytes without any of them parsed by accident."""
@@ -65,7 +67,7 @@ TEXT_LIMITS = {
     "manufacturer": 64,
     "manufacturer_model_name": 64,
     "station_name": 64,
-    "view_position": 16,
+    "view_position": 64,
     "presentation_intent_type": 16,
     "conversion_type": 16,
 }
@@ -97,7 +99,7 @@ def read_header(encoded: bytes | BinaryIO, transfer_syntax_uid: str) -> Header:
     DataSetUnreadable where it cannot be parsed; DataSetMismatch where a UID that every instance has is missing.
     """
     stream = BytesIO(encoded) if isinstance(encoded, bytes) else encoded
-    return _build_header(*_read_to_pixel_data(stream, transfer_syntax_uid), transfer_syntax_uid)
+    return _build_header(*_read_to_pixel_data(stream, transfer_syntax_uid, whole=True), transfer_syntax_uid)
 
 
 def read_header_from_prefix(prefix: bytes, transfer_syntax_uid: str) -> Header | None:
@@ -105,7 +107,7 @@ def read_header_from_prefix(prefix: bytes, transfer_syntax_uid: str) -> Header |
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
         return None
     try:
-        dataset, has_pixels = _read_to_pixel_data(BytesIO(prefix), transfer_syntax_uid)
+        dataset, has_pixels = _read_to_pixel_data(BytesIO(prefix), transfer_syntax_uid, whole=False)
     except DataSetUnreadable:  # possibly because the prefix ends inside an element
         return None
     return None if has_pixels is None else _build_header(dataset, has_pixels, transfer_syntax_uid)
@@ -123,6 +125,7 @@ def _build_header(dataset: Dataset, has_pixels: bool | None, transfer_syntax_uid
         study_date=re.sub(r"\D", "", _get_text(dataset, "StudyDate", 16))[:8],
         view_code=_get_code_text(dataset, "ViewCodeSequence", "CodeValue", 16),
         view_code_meaning=_get_code_text(dataset, "ViewCodeSequence", "CodeMeaning", 64),
+        anatomic_region_code=_get_code_text(dataset, "AnatomicRegionSequence", "CodeValue", 16),
         anatomic_region_meaning=_get_code_text(dataset, "AnatomicRegionSequence", "CodeMeaning", 64),
         image_type=tuple(part[:16] for part in _get_text(dataset, "ImageType", 256).split("\\") if part),
         has_pixels=bool(has_pixels),
@@ -178,6 +181,7 @@ def split_file(content: bytes) -> tuple[bytes, str]:
     return encoded, str(meta.get("TransferSyntaxUID") or _guess_transfer_syntax(encoded))
 
 
+_LONG_HEADER_HINT = f"radclipd reads {MAX_HEADER_BYTES >> 20} MiB and some 100 000 elements; is it a damaged file?"
 _NOT_DICOM_HINT = "is it a DICOM file, and complete? dcmdump FILE tells"
 
 
@@ -188,52 +192,72 @@ def _guess_transfer_syntax(encoded: bytes) -> str:
     return str(ExplicitVRBigEndian if encoded[0] == 0 and encoded[1] != 0 else ExplicitVRLittleEndian)
 
 
-def _read_to_pixel_data(stream: BinaryIO, transfer_syntax_uid: str) -> tuple[Dataset, bool | None]:
-    """Return the data set before the pixel data, and whether there is any; None where the stream ended before."""
-    found: list[bool] = []
+def _read_to_pixel_data(stream: BinaryIO, transfer_syntax_uid: str, *, whole: bool) -> tuple[Dataset, bool | None]:
+    """Return the data set before the pixel data, and whether there is any; None where the stream ended before.
 
-    def at_pixels(tag: BaseTag, _vr: str | None, length: int) -> bool:
-        reached = int(tag) > PIXEL_GROUP_LENGTH
-        if reached:
-            found.append(tag in PIXEL_TAGS and length != 0)
-        return reached
+    A length that points beyond the end, or to no element, may hide pixel data: they count as there, and their reader tells.
 
+    `whole`: the stream holds the data set to its end, and not only its beginning.
+    """
     try:
         if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
-            stream = BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(MAX_INFLATED_BYTES), MAX_INFLATED_BYTES))
-        dataset = _parse_data_set(stream, transfer_syntax_uid, at_pixels)
+            stream = BytesIO(
+                zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(MAX_INFLATED_HEADER_BYTES), MAX_INFLATED_HEADER_BYTES)
+            )
+            whole = False
+        bounded = _BoundedStream(stream)
+        little_endian = transfer_syntax_uid != ExplicitVRBigEndian
+        scan = ElementScan(cast(BinaryIO, bounded), little_endian=little_endian, whole=whole, stop=lambda tag: tag >= PIXEL_TAGS[0])
+        dataset = _parse_data_set(bounded, transfer_syntax_uid, scan)
+    except DataSetUnreadable:
+        raise
     except Exception as error:  # of any type, as above
         raise DataSetUnreadable(f"the data set cannot be parsed: {type(error).__name__}", hint=_NOT_DICOM_HINT) from error
     if not any(keyword in dataset for keyword in IDENTIFYING_KEYWORDS):
         raise DataSetUnreadable("the data set has no SOP class, no UID and no patient: it is none", hint=_NOT_DICOM_HINT)
-    return dataset, found[0] if found else None
+    reached = scan.stopped_at
+    if reached is None:
+        is_cut_off = whole and bounded.tell() > bounded.seek(0, SEEK_END)
+        return dataset, True if is_cut_off else None
+    is_element = reached.vr is None or reached.vr in KNOWN_VRS
+    return dataset, not is_element or (reached.tag in PIXEL_TAGS and reached.length != 0)
 
 
-def _parse_data_set(stream: BinaryIO, transfer_syntax_uid: str, stop: Callable[[BaseTag, str | None, int], bool]) -> Dataset:
+def _parse_data_set(stream: _BoundedStream, transfer_syntax_uid: str, scan: ElementScan) -> Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's warnings quote the value
-        return read_dataset(
-            cast(BinaryIO, _BoundedStream(stream)),
-            is_implicit_VR=transfer_syntax_uid == ImplicitVRLittleEndian,
-            is_little_endian=transfer_syntax_uid != ExplicitVRBigEndian,
-            stop_when=stop,
-            defer_size=MAX_VALUE_BYTES,
-            specific_tags=list(HEADER_TAGS),
-        )
+        try:
+            return read_dataset(
+                cast(BinaryIO, stream),
+                is_implicit_VR=transfer_syntax_uid == ImplicitVRLittleEndian,
+                is_little_endian=transfer_syntax_uid != ExplicitVRBigEndian,
+                stop_when=scan,
+                defer_size=MAX_VALUE_BYTES,
+                specific_tags=list(HEADER_TAGS),
+            )
+        except Exception as error:
+            if stream.is_exhausted:  # pydicom replaces exceptions within a sequence
+                raise DataSetUnreadable("the data set has too much before its pixel data", hint=_LONG_HEADER_HINT) from error
+            raise
 
 
 class _BoundedStream:
-    """A stream from which no more than MAX_HEADER_BYTES are read."""
+    """A stream from which no more than MAX_HEADER_BYTES are read, in no more than MAX_HEADER_READS pieces."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.tell, self.seek = stream.tell, stream.seek
-        self._read, self._left = stream.read, MAX_HEADER_BYTES
+        self._read, self._left, self._reads_left = stream.read, MAX_HEADER_BYTES, MAX_HEADER_READS
+
+    @property
+    def is_exhausted(self) -> bool:
+        return self._left < 0 or self._reads_left < 0
 
     def read(self, size: int) -> bytes:
-        """Read; EOFError beyond the limit."""
+        """Read; ValueError beyond the limits. pydicom would take an EOFError for the end of the data set."""
         self._left -= size
-        if self._left < 0:
-            raise EOFError("too much before the pixel data")
+        self._reads_left -= 1
+        if self.is_exhausted:
+            raise ValueError("too much before the pixel data")
         return self._read(size)
 
 

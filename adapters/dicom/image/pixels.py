@@ -7,29 +7,32 @@ MONOCHROME1 and Presentation LUT Shape INVERSE invert once, after the VOI LUT, a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from math import isfinite
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
-from pydicom.pixels.processing import apply_modality_lut
 
 from adapters.dicom.image import stored_values
+from adapters.dicom.image.contrast import require_contrast
+from adapters.dicom.image.element_values import decode_sign, get_decimals, get_integer, get_items, get_text, is_little_endian
+from adapters.dicom.image.lookup_table import LookupTable, read_lookup_table
+from adapters.dicom.image.palette import LUMINANCE, apply_palette
 from adapters.ipc.decoded_image import DecodedImage, DecoderTransform, Window, WindowedPixelData, read_whole_image
 from pipeline.domain import Image, StoredInstance
 from pipeline.errors import PermanentError, PixelsUnreadable
 from pipeline.ports.images import InputTransform, ModelInput
 from pipeline.ports.services import ImageStore
 
-RENDERING_VERSION = 1
+RENDERING_VERSION = 2
 """Increased whenever the same file gives another image: activations cached of the former image become stale."""
 ROBUST_PERCENTILES = (0.5, 99.5)
 """Percentiles used as window where the header has none."""
 STORED_DTYPES = tuple(np.dtype(name) for name in ("uint8", "int8", "uint16", "int16"))
 """Types of grey images in native byte order whose values float32 represents exactly."""
-LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 FloatPixels = npt.NDArray[np.float32]
 PaddingRange = tuple[int, int]
@@ -62,9 +65,11 @@ class DicomImageReader:
         """Return the result of `transform` on the instance's image. PixelsUnreadable."""
         uid = instance.header.sop_instance_uid
         try:
-            return transform(_build_rendering(*stored_values.read(self._store.read(instance.file))))
-        except PixelsUnreadable as error:
-            raise PixelsUnreadable(f"instance {uid}: {error}", hint=error.hint) from error
+            rendering = _build_rendering(*stored_values.read(self._store.read(instance.file)))
+            require_contrast(rendering)
+            return transform(rendering)
+        except MemoryError:
+            raise
         except PermanentError as error:
             raise PixelsUnreadable(f"instance {uid}: {error}", hint=error.hint) from error
         except Exception as error:  # codecs raise exceptions of any type on invalid bytes
@@ -96,6 +101,18 @@ class RescaleTransform:
     def invert(self, value: float) -> float:
         """Return the stored value that maps to `value`; NaN or infinite where the slope is zero."""
         return float(np.divide(value - self.intercept, self.slope))
+
+
+@dataclass(frozen=True)
+class ModalityLut:
+    """`transform`: from stored values to values, a new float32 array. `signed`: its results may be negative by their type.
+
+    `is_complete`: False where the header states a rescale that cannot be read.
+    """
+
+    transform: ValueTransform
+    signed: bool
+    is_complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -141,6 +158,12 @@ class DicomRendering:
     def __getitem__(self, rows: slice) -> FloatPixels:
         return self.normalised(self.clipped[rows])
 
+    def sample(self, edge: int) -> tuple[FloatPixels, npt.NDArray[np.bool_] | None]:
+        """Return greys of about `edge` x `edge` pixels, evenly distributed, and which of them are padding; None: none is."""
+        rows, columns = (slice(None, None, max(1, length // edge)) for length in self.shape)
+        stored = self.stored[rows, columns]
+        return replace(self, stored=stored)[:], None if self.padding is None else _mask_padding(stored, self.padding)
+
 
 @dataclass(frozen=True)
 class _ClippedRendering:
@@ -167,6 +190,8 @@ def build_rendering(dataset: Dataset) -> DicomRendering:
 def _build_rendering(dataset: Dataset, stored: npt.NDArray[Any]) -> DicomRendering:
     if stored.ndim == 3:
         return DicomRendering(_convert_to_luminance(stored, dataset), None, np.copy, 0.0, 1.0)
+    if get_text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
+        return DicomRendering(apply_palette(stored, dataset), None, np.copy, 0.0, 1.0)
     padding = _find_padding(stored, dataset)
     transform, low, high = _build_voi_lut(stored, padding, _build_modality_lut(dataset), dataset)
     black, white = (high, low) if _is_inverse(dataset) else (low, high)
@@ -175,13 +200,19 @@ def _build_rendering(dataset: Dataset, stored: npt.NDArray[Any]) -> DicomRenderi
 
 def _find_padding(stored: npt.NDArray[Any], dataset: Dataset) -> PaddingRange | None:
     """Return the range of padding values (PS3.3 C.7.5.1.1.2); None where no pixel or every pixel is padding."""
-    low = dataset.get("PixelPaddingValue")
+    low, high = (get_integer(dataset, keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
     if low is None:
         return None
-    high = dataset.get("PixelPaddingRangeLimit")
-    first, last = sorted((int(low), int(high if high is not None else low)))
+    bits = get_integer(dataset, "BitsStored") or 8 * stored.dtype.itemsize
+    first, last = sorted(
+        decode_sign(value, signed=_is_signed(dataset), bits=bits) for value in (low, high if high is not None else low)
+    )
     mask = _mask_padding(stored, (first, last))
     return (first, last) if mask.any() and not mask.all() else None
+
+
+def _is_signed(dataset: Dataset) -> bool:
+    return get_integer(dataset, "PixelRepresentation") == 1
 
 
 def _mask_padding(stored: npt.NDArray[Any], padding: PaddingRange) -> npt.NDArray[np.bool_]:
@@ -189,32 +220,55 @@ def _mask_padding(stored: npt.NDArray[Any], padding: PaddingRange) -> npt.NDArra
     return (stored >= first) & (stored <= last)
 
 
-def _build_modality_lut(dataset: Dataset) -> ValueTransform:
-    """Return the Modality LUT: sequence or rescale (PS3.3 C.11.1). Its result is a new float32 array."""
-    if dataset.get("ModalityLUTSequence"):
-        return lambda stored: np.array(apply_modality_lut(stored, dataset), dtype=np.float32)
-    return RescaleTransform(_get_decimal(dataset, "RescaleSlope", 1.0), _get_decimal(dataset, "RescaleIntercept", 0.0))
+def _build_modality_lut(dataset: Dataset) -> ModalityLut:
+    """Return the Modality LUT: the first table, else the rescale (PS3.3 C.11.1). A rescale that cannot be meant is left out."""
+    table = _find_table(dataset, "ModalityLUTSequence")
+    if table is not None:
+        return ModalityLut(partial(table.look_up, signed=_is_signed(dataset)), signed=False)
+    signed = _is_signed(dataset)
+    slopes, intercepts = (get_decimals(dataset, keyword) for keyword in ("RescaleSlope", "RescaleIntercept"))
+    slope, intercept = slopes[0] if slopes else 1.0, intercepts[0] if intercepts else 0.0
+    if slope is None or intercept is None:
+        return ModalityLut(RescaleTransform(1.0, 0.0), signed=signed, is_complete=False)
+    return ModalityLut(RescaleTransform(slope, intercept) if slope else RescaleTransform(1.0, 0.0), signed=signed)
+
+
+def _find_table(dataset: Dataset, sequence: str) -> LookupTable | None:
+    """Return the table of the first item that has one."""
+    little_endian = is_little_endian(dataset)
+    tables = (read_lookup_table(item, little_endian=little_endian) for item in get_items(dataset, sequence))
+    return next((table for table in tables if table is not None), None)
 
 
 def _build_voi_lut(
-    stored: npt.NDArray[Any], padding: PaddingRange | None, modality: ValueTransform, dataset: Dataset
+    stored: npt.NDArray[Any], padding: PaddingRange | None, modality: ModalityLut, dataset: Dataset
 ) -> tuple[ValueTransform, float, float]:
-    """Return the VOI LUT: the first sequence, else the first window (PS3.3 C.11.2), else a range by percentiles.
+    """Return the VOI LUT: the first table, else the first window (PS3.3 C.11.2), else a range by percentiles.
 
-    The results: a transform from stored values to values, and the lowest and highest value of the grey scale.
+    The results: a transform from stored values to values, and the lowest and highest value of the grey scale. A table or window
+    counts in the values behind the Modality LUT: without all of that, neither can be applied.
     """
-    if dataset.get("VOILUTSequence"):
-        table = _build_voi_table(dataset.VOILUTSequence[0], has_negative=lambda: bool(modality(stored).min() < 0))
-        return lambda values: table(modality(values)), 0.0, 1.0
-    centre, width = _get_decimal(dataset, "WindowCenter", None), _get_decimal(dataset, "WindowWidth", None)
-    if centre is None or width is None or width <= 0:
-        return _blacken_if_uniform(modality, *_compute_robust_range(stored, padding, modality))
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    transform = modality.transform
+    table = _find_table(dataset, "VOILUTSequence") if modality.is_complete else None
+    if table is not None:
+        signed = table.is_ambiguous and (modality.signed or bool(transform(stored).min() < 0))
+        return (lambda values: table.look_up(transform(values), signed=signed)), 0.0, table.full_scale
+    window = _find_window(dataset) if modality.is_complete else None
+    if window is None:
+        return _blacken_if_uniform(transform, *_compute_robust_range(stored, padding, transform))
+    centre, width = window
+    function = get_text(dataset, "VOILUTFunction")
     if function == "SIGMOID":
-        return lambda values: _apply_sigmoid(modality(values), centre, width), 0.0, 1.0
+        return lambda values: _apply_sigmoid(transform(values), centre, width), 0.0, 1.0
     if function != "LINEAR_EXACT" and width > 1:
         centre, width = centre - 0.5, width - 1  # PS3.3 C.11.2.1.2.1
-    return _blacken_if_uniform(modality, centre - width / 2, centre + width / 2)
+    return _blacken_if_uniform(transform, centre - width / 2, centre + width / 2)
+
+
+def _find_window(dataset: Dataset) -> tuple[float, float] | None:
+    """Return centre and width of the first window that has both."""
+    pairs = zip(get_decimals(dataset, "WindowCenter"), get_decimals(dataset, "WindowWidth"), strict=False)
+    return next(((centre, width) for centre, width in pairs if centre is not None and width is not None and width > 0), None)
 
 
 def _blacken_if_uniform(transform: ValueTransform, low: float, high: float) -> tuple[ValueTransform, float, float]:
@@ -228,21 +282,6 @@ def _apply_sigmoid(values: FloatPixels, centre: float, width: float) -> FloatPix
         return np.asarray(1 / (1 + odds), dtype=np.float32)
 
 
-def _build_voi_table(item: Dataset, *, has_negative: Callable[[], bool]) -> ValueTransform:
-    """Return the look-up of a LUT, scaled to 0..1 (PS3.3 C.11.2.1.1). `has_negative` tells whether any value is negative."""
-    entries, first, bits = (int(value) for value in item.LUTDescriptor)
-    content = item.LUTData
-    table = np.frombuffer(content, "<u2") if isinstance(content, bytes) else np.asarray(content)
-    table = table[: entries or 65536].astype(np.float32)
-    first = first - 65536 if first > 32767 and has_negative() else first
-
-    def look_up(values: FloatPixels) -> FloatPixels:
-        index = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
-        return np.asarray(np.clip(table[index] / np.float32(2**bits - 1), 0, 1), dtype=np.float32)
-
-    return look_up
-
-
 def _compute_robust_range(stored: npt.NDArray[Any], padding: PaddingRange | None, modality: ValueTransform) -> tuple[float, float]:
     visible = stored[~_mask_padding(stored, padding)] if padding is not None else stored.ravel()
     low, high = np.percentile(modality(visible[:: max(1, visible.size // 1_000_000)]), ROBUST_PERCENTILES)
@@ -254,22 +293,11 @@ def _compute_robust_range(stored: npt.NDArray[Any], padding: PaddingRange | None
 
 def _is_inverse(dataset: Dataset) -> bool:
     """Tell whether low values are white: Photometric Interpretation, Presentation LUT Shape (PS3.3 C.7.6.3.1.2, C.11.6)."""
-    monochrome1 = str(dataset.get("PhotometricInterpretation") or "").strip() == "MONOCHROME1"
-    return monochrome1 or str(dataset.get("PresentationLUTShape") or "").strip().upper() == "INVERSE"
+    return get_text(dataset, "PhotometricInterpretation") == "MONOCHROME1" or get_text(dataset, "PresentationLUTShape") == "INVERSE"
 
 
 def _convert_to_luminance(stored: npt.NDArray[Any], dataset: Dataset) -> Image:
     """Return the luminance of a colour secondary capture, already decoded to RGB."""
-    full = np.float32(2 ** int(dataset.BitsStored) - 1)
-    grey = stored[..., :3].astype(np.float32) @ LUMINANCE / full
+    bits = get_integer(dataset, "BitsStored") or 8 * stored.dtype.itemsize
+    grey = stored.astype(np.float32) @ LUMINANCE / np.float32(2**bits - 1)
     return np.asarray(np.clip(grey, 0, 1), dtype=np.float32)
-
-
-def _get_decimal(dataset: Dataset, keyword: str, default: float | None) -> Any:
-    """Return the first value of a DS element as float, or `default`."""
-    value = dataset.get(keyword)
-    if value is None or value == "":
-        return default
-    first = value[0] if hasattr(value, "__getitem__") and not isinstance(value, str) else value
-    number = float(first)
-    return number if np.isfinite(number) else default

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
-from pynetdicom import AE, _config, build_context
+from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import AssociationSocket
 
 from adapters.dicom.network.dimse import (
     DUPLICATE_SOP_INSTANCE,
@@ -29,16 +31,16 @@ from adapters.dicom.network.dimse import (
     WARNING_STATUSES,
 )
 from pipeline.errors import ArchiveBusy, ArchiveUnreachable, RadclipdError, RefusedByArchive
-from pipeline.ports.services import Archive
 
 TEMPORARY_FAILURES = {PROCESSING_FAILURE, NOT_AUTHORIZED, *OUT_OF_RESOURCES_STATUSES}
 """C-STORE statuses after which the same object may be accepted later."""
 NO_STATUS = 0xFFFF
 """Stands for the status of a response that has none."""
+STEPS_OF_A_REQUEST = 4
+"""Connection, A-ASSOCIATE, DIMSE response, A-RELEASE: each waits for the archive up to `timeout_seconds`."""
 
 _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom would log whole requests
 logging.getLogger("pynetdicom.transport").setLevel(logging.CRITICAL)  # ArchiveUnreachable reports a refused connection
-log = logging.getLogger("radclipd.archive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,8 @@ class DicomArchive:
     def store(self, content: bytes) -> str:
         dataset = dcmread(BytesIO(content))
         syntaxes = [str(dataset.file_meta.TransferSyntaxUID), str(ImplicitVRLittleEndian)]
-        with self._open_association([build_context(dataset.SOPClassUID, list(dict.fromkeys(syntaxes)))]) as association:
+        contexts = [build_context(dataset.SOPClassUID, list(dict.fromkeys(syntaxes)))]
+        with self._open_association(contexts, limit_seconds=self._request_limit_seconds) as association:
             try:
                 answer = association.send_c_store(dataset)
             except ValueError as error:
@@ -89,26 +92,22 @@ class DicomArchive:
             )
         raise RefusedByArchive(f"{self._describe_archive()} refuses the report: {text}", hint="see the archive's own log")
 
-    def count_instances(self, study_instance_uid: str) -> int | None:
+    def count_instances(self, study_instance_uid: str, *, limit_seconds: float) -> int | None:
         query = Dataset()
         query.QueryRetrieveLevel = "STUDY"
         query.StudyInstanceUID = study_instance_uid
         query.NumberOfStudyRelatedInstances = None
-        try:
-            with self._open_association([build_context(STUDY_ROOT_FIND)]) as association:
-                found = [
-                    identifier
-                    for status, identifier in association.send_c_find(query, STUDY_ROOT_FIND)
-                    if status and int(status.get("Status", SUCCESS)) in PENDING_STATUSES and identifier is not None
-                ]
-        except (RadclipdError, ValueError) as error:
-            log.info("archive cannot count", extra={"error": str(error)})
-            return None
-        counts = [identifier.get("NumberOfStudyRelatedInstances") for identifier in found]
-        return int(counts[0]) if len(counts) == 1 and counts[0] is not None else None
+        counts: list[int | None] = []
+        with self._open_association([build_context(STUDY_ROOT_FIND)], limit_seconds=limit_seconds) as association:
+            for status, identifier in association.send_c_find(query, STUDY_ROOT_FIND):
+                if "Status" not in status:
+                    raise ArchiveUnreachable(f"{self._describe_archive()} gave no answer to C-FIND", hint=self._suggest_remedy())
+                if int(status.Status) in PENDING_STATUSES and identifier is not None:
+                    counts.append(_read_instance_count(identifier))
+        return counts[0] if len(counts) == 1 else None
 
     def echo(self) -> None:
-        with self._open_association([build_context(VERIFICATION)]) as association:
+        with self._open_association([build_context(VERIFICATION)], limit_seconds=self._request_limit_seconds) as association:
             try:
                 answer = association.send_c_echo()
             except ValueError as error:
@@ -118,20 +117,39 @@ class DicomArchive:
         if int(answer.get("Status", NO_STATUS)) != SUCCESS:
             raise ArchiveUnreachable(f"{self._describe_archive()} did not answer C-ECHO with Success", hint=self._suggest_remedy())
 
+    @property
+    def _request_limit_seconds(self) -> float:
+        return STEPS_OF_A_REQUEST * self._settings.timeout_seconds
+
     @contextmanager
-    def _open_association(self, contexts: list[PresentationContext], **options: Any) -> Iterator[Association]:
-        """Open an association and release it at the end. `options` go to AE.associate. ArchiveUnreachable, RefusedByArchive."""
+    def _open_association(
+        self, contexts: list[PresentationContext], *, limit_seconds: float | None = None, **options: Any
+    ) -> Iterator[Association]:
+        """Open an association and release it at the end. `options` go to AE.associate. ArchiveUnreachable, RefusedByArchive.
+
+        The connection is cut `limit_seconds` after the begin: no peer holds the caller longer, whatever it sends or leaves unsent.
+        """
         settings = self._settings
-        ae = AE(settings.calling_ae_title)
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = settings.timeout_seconds
-        association = ae.associate(settings.host, settings.port, contexts=contexts, ae_title=settings.ae_title, **options)
-        if not association.is_established:
-            raise self._build_association_error(association)
-        try:
-            yield association
-        finally:
-            if association.is_established:
-                association.release()
+        timeout = settings.timeout_seconds if limit_seconds is None else min(settings.timeout_seconds, limit_seconds)
+        with _ConnectionGuard(timeout, limit_seconds) as guard:
+            ae = _GuardedAE(settings.calling_ae_title, guard)
+            ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = timeout
+            options["evt_handlers"] = [*options.get("evt_handlers", []), (evt.EVT_CONN_OPEN, lambda _event: guard.bound_waits())]
+            try:
+                association = ae.associate(settings.host, settings.port, contexts=contexts, ae_title=settings.ae_title, **options)
+            except (OSError, UnicodeError, RuntimeError) as error:  # no address, no valid host name, no descriptor, no thread left
+                raise self._build_unreachable(error) from error
+            if not association.is_established:
+                raise self._build_association_error(association)
+            try:
+                yield association
+            except RuntimeError as error:  # of pynetdicom, where the archive has aborted before the request
+                if association.is_established:
+                    raise
+                raise self._build_unreachable() from error
+            finally:
+                if association.is_established:
+                    association.release()
 
     def _build_association_error(self, association: Association) -> RadclipdError:
         if association.is_rejected:
@@ -139,12 +157,17 @@ class DicomArchive:
                 f"{self._describe_archive()} rejects the association of {self._settings.calling_ae_title}",
                 hint="is our AE title known there, and archive.ae_title the one it has?",
             )
-        if association.acceptor.primitive is not None:
+        if association.acceptor.primitive is not None and not association.accepted_contexts:
             return RefusedByArchive(
                 f"{self._describe_archive()} accepts none of the offered presentation contexts",
                 hint="choose another report.sop_class",
             )
-        return ArchiveUnreachable(f"{self._describe_archive()} cannot be reached", hint=self._suggest_remedy())
+        return self._build_unreachable()
+
+    def _build_unreachable(self, error: Exception | None = None) -> ArchiveUnreachable:
+        reason = getattr(error, "strerror", None) or (str(error) if error else "")
+        text = f"{self._describe_archive()} cannot be reached" + (f": {reason}" if reason else "")
+        return ArchiveUnreachable(text, hint=self._suggest_remedy())
 
     def _describe_archive(self) -> str:
         return f"archive {self._settings.ae_title} at {self._settings.host}:{self._settings.port}"
@@ -153,17 +176,66 @@ class DicomArchive:
         return "is it running, and archive.host and archive.port right?"
 
 
-class CachedInstanceCounter:
-    """Instance counts of an archive, each queried at most once in `max_age_seconds`: the dispatcher polls twice a second."""
+class _ConnectionGuard:
+    """Bounds what an archive can hold of this process: the wait for each read and write, and the time of the whole association. The
+    connection is closed at the end of the block, however far it came."""
 
-    def __init__(self, archive: Archive, *, max_age_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._archive, self._max_age_seconds, self._clock = archive, max_age_seconds, clock
-        self._counts: dict[str, tuple[float, int | None]] = {}  # StudyInstanceUID -> time of the query, count
+    def __init__(self, timeout_seconds: float, limit_seconds: float | None) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._socket: socket.socket | None = None
+        self._is_over = False
+        self._timer = threading.Timer(limit_seconds, self._end_association) if limit_seconds is not None else None
 
-    def count_instances(self, study_instance_uid: str) -> int | None:
-        """Return the count of the study as of at most `max_age_seconds` ago; None where the archive does not know it."""
-        now = self._clock()
-        self._counts = {uid: entry for uid, entry in self._counts.items() if now - entry[0] < self._max_age_seconds}
-        if study_instance_uid not in self._counts:
-            self._counts[study_instance_uid] = (now, self._archive.count_instances(study_instance_uid))
-        return self._counts[study_instance_uid][1]
+    def __enter__(self) -> _ConnectionGuard:
+        if self._timer is not None:
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._socket is not None:
+            self._socket.close()
+
+    def watch(self, connection: socket.socket) -> None:
+        """Take the socket before it connects."""
+        self._socket = connection
+
+    def bound_waits(self) -> None:
+        """Bound the waits of an open connection: pynetdicom would wait for a peer without end."""
+        if self._socket is not None:
+            self._socket.settimeout(self._timeout_seconds)
+        if self._is_over:
+            self._shut_down()
+
+    def _end_association(self) -> None:
+        self._is_over = True
+        self._shut_down()
+
+    def _shut_down(self) -> None:
+        """Shut the connection down: a read that waits on it returns."""
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class _GuardedAE(AE):
+    """An AE whose one connection is watched."""
+
+    def __init__(self, ae_title: str, guard: _ConnectionGuard) -> None:
+        super().__init__(ae_title)
+        self._guard = guard
+
+    def _create_socket(self, *arguments: Any) -> AssociationSocket:
+        made = super()._create_socket(*arguments)
+        assert made.socket is not None
+        self._guard.watch(made.socket)
+        return made
+
+
+def _read_instance_count(identifier: Dataset) -> int | None:
+    try:
+        return int(identifier.NumberOfStudyRelatedInstances)
+    except (AttributeError, TypeError, ValueError):  # absent, empty, several values, or no number
+        return None

@@ -15,25 +15,31 @@ from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import structlog
-from pydicom.dataset import Dataset
+from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
 
-from adapters.dicom.network.association_limit import AssociationLimit, AssociationSlots, ProcessSlots
+from adapters.dicom.image.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, UID_PATTERN
+from adapters.dicom.network.association_limit import AssociationLimit, AssociationSlots, PeerShares, ProcessSlots, SlotHolder
+from adapters.dicom.network.association_request import AssociationRequest, Rejection, reject_called_title, reject_calling_title
+from adapters.dicom.network.audit_writer import AuditWriter
+from adapters.dicom.network.command_set import CommandSet
 from adapters.dicom.network.dimse import (
     CANNOT_UNDERSTAND,
     DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
     DIFFERENT_INSTANCE,
     NOT_AUTHORIZED,
     OUT_OF_RESOURCES,
+    SOP_CLASS_NOT_SUPPORTED,
     SUCCESS,
     UNEXPECTED_ERROR,
+    VERIFICATION,
 )
-from adapters.dicom.network.received_dataset import ReceivedDataset
+from adapters.dicom.network.pending_connections import IPV4_MAPPED, PendingConnection, PendingConnections
+from adapters.dicom.network.received_dataset import ReceivedDataset, RefusedDataset
 from adapters.dicom.network.server import DrainableServer
-from adapters.dicom.network.storage_classes import supported_contexts
-from adapters.dicom.network.upper_layer import UpperLayerRequestHandler
+from adapters.dicom.network.storage_classes import accepted_sop_classes, supported_contexts
+from adapters.dicom.network.upper_layer import EventDrivenDul
 from pipeline.domain import AuditEvent, Header, Receipt, Sender
 from pipeline.errors import (
     DataSetMismatch,
@@ -51,19 +57,13 @@ STATUS_BY_ERROR: dict[type[RadclipdError], int] = {
     DataSetUnreadable: CANNOT_UNDERSTAND,
     DifferentInstance: DIFFERENT_INSTANCE,
 }
-COMMENT_LENGTH = 64  # characters of ErrorComment, VR LO
-
-# A-ASSOCIATE-RJ result, source, reason: PS3.8 table 9-21
-CALLING_AE_TITLE_NOT_RECOGNIZED = (1, 1, 3)
-CALLED_AE_TITLE_NOT_RECOGNIZED = (1, 1, 7)
-
 ANY = "*"
-IPV4_MAPPED = "::ffff:"
-"""Prefix of an IPv4 peer's address on the dual-stack socket that systemd passes."""
 NO_LIMIT = 100_000
 """Switches pynetdicom's own limit off, which rejects: above `max_associations` a sender waits, because many never retry."""
-LONG_WAIT_SECONDS = 1.0
-"""A wait for a slot that is longer is logged."""
+ABORT_SECONDS = 5.0
+"""Time in which the associations still open at the drain deadline are aborted."""
+MAX_NAMED_UID = 64
+"""Longer ones are cut in log and audit."""
 
 log = structlog.get_logger("radclipd.listener")
 
@@ -80,7 +80,9 @@ class ListenerSettings:
     max_associations: int = 32
     max_pdu: int = 0
     other_storage: str = "refuse"
+    processes: int = 1
     network_timeout_seconds: float = 60
+    first_message_seconds: float = 10
 
 
 class Listener:
@@ -101,48 +103,46 @@ class Listener:
         `mark_released` gets the studies of a released association. `slots`: the association limit where processes share it.
         """
         self._settings = settings
-        self._open_incoming, self._receive, self._mark_released, self._audit = open_incoming, receive, mark_released, audit
-        self._limit = AssociationLimit(slots or ProcessSlots(settings.max_associations))
-        self._studies: WeakKeyDictionary[Association, set[str]] = WeakKeyDictionary()
+        self._mark_released, self._audit_writer = mark_released, AuditWriter(audit)
+        self._limit = AssociationLimit(
+            slots or ProcessSlots(settings.max_associations), PeerShares.from_limit(settings.max_associations, settings.processes)
+        )
         self._port_is_shared = slots is not None
+        self._services = _StoreServices(settings, open_incoming, receive, self._audit_writer, self._end_association)
+        self._holders: dict[Association, SlotHolder | None] = {}  # None: the watchdog's
         self._servers: list[DrainableServer] = []
+        self._pending: PendingConnections | None = None
         self._is_drained = False
 
     def start(self, *adopted: socket.socket) -> None:
-        """Listen on the adopted sockets, or on one of its own, with a thread for each. OSError where the port is not available."""
+        """Listen on the adopted sockets, or on one of its own. OSError where the port is not available."""
         settings = self._settings
         _config.UNRESTRICTED_STORAGE_SERVICE = settings.other_storage == "keep"  # also private classes
         _config.LOG_HANDLER_LEVEL = "none"
         ae = AE(settings.ae_title)
+        ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
+        ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         ae.maximum_associations = NO_LIMIT
         ae.maximum_pdu_size = settings.max_pdu
         ae.network_timeout = settings.network_timeout_seconds
         ae.dimse_timeout = settings.network_timeout_seconds
         ae.supported_contexts = supported_contexts(other_storage=settings.other_storage)
-        for sock in adopted or (None,):
-            self._start_server(ae, sock)
+        self._servers = [self._make_server(ae, sock) for sock in adopted or (None,)]
+        self._pending = PendingConnections(self._servers, self._limit, self, settings.first_message_seconds)
+        self._pending.start()
 
-    def _start_server(self, ae: AE, sock: socket.socket | None) -> None:
-        handlers: list[Any] = [
-            (evt.EVT_REQUESTED, self._on_requested),
-            (evt.EVT_C_ECHO, lambda _event: SUCCESS),
-            (evt.EVT_C_STORE, self._on_store),
-            (evt.EVT_RELEASED, self._on_released),
-            (evt.EVT_ABORTED, self._on_aborted),
-            (evt.EVT_CONN_CLOSE, self._on_closed),
-        ]
+    def _make_server(self, ae: AE, sock: socket.socket | None) -> DrainableServer:
+        handlers: list[Any] = [(evt.EVT_RELEASED, self._on_released), (evt.EVT_ABORTED, self._on_aborted)]
         server = ae.make_server(
             (self._settings.host, self._settings.port),
             evt_handlers=handlers,
             server_class=DrainableServer,
-            request_handler=UpperLayerRequestHandler,
             adopted_socket=sock,
             port_is_shared=self._port_is_shared,
-            open_data_set=self._open_data_set,
+            services=self._services,
+            shared_contexts=ae.supported_contexts,
         )
-        self._servers.append(cast(DrainableServer, server))
-        ae._servers.append(server)
-        threading.Thread(target=server.serve_forever, name="accept", daemon=True).start()
+        return cast(DrainableServer, server)
 
     @property
     def port(self) -> int:
@@ -150,113 +150,77 @@ class Listener:
         return int(self._servers[0].server_address[1])
 
     def drain(self, deadline_seconds: float) -> None:
-        """Accept no more, let open associations end, abort those still open at the deadline.
-
-        pynetdicom's own shutdown aborts them at once.
-        """
-        if self._is_drained:
+        """Accept no more, let open associations end, abort those still open at the deadline."""
+        if self._is_drained or self._pending is None:
             return
         self._is_drained = True
-        for server in self._servers:
-            server.shutdown()
+        self._pending.stop_accepting()
         end = time.monotonic() + deadline_seconds
-        while (still_open := self._list_open_associations()) and time.monotonic() < end:
+        while (self._holders or self._pending.waiting_count) and time.monotonic() < end:
             time.sleep(0.02)
+        self._pending.close()
+        still_open = list(self._holders)
         for association in still_open:
-            log.warning("association aborted at the drain deadline", calling=_identify_sender(association).ae_title)
-            association.abort()
-        for association in self._list_associations():
-            association.dul.kill_dul()  # connections without an A-ASSOCIATE-RQ
+            log.warning("association aborted at the drain deadline", calling=identify_sender(association).ae_title)
+        aborting = [threading.Thread(target=association.abort, daemon=True) for association in still_open]
+        for thread in aborting:
+            thread.start()
+        for thread in aborting:
+            thread.join(ABORT_SECONDS)
+        self._audit_writer.close()
 
-    def _list_associations(self) -> list[Association]:
-        return [association for server in self._servers for association in server.active_associations]
+    # Decisions about connections: see `AssociationDesk`.
 
-    def _list_open_associations(self) -> list[Association]:
-        """Return the associations that were requested: a connection without an A-ASSOCIATE-RQ does not count."""
-        return [association for association in self._list_associations() if association.requestor.primitive is not None]
-
-    def _on_requested(self, event: evt.Event) -> None:
-        """Check the allow-lists, then wait for a slot."""
-        association = event.assoc
-        sender = _identify_sender(association)
-        if self._reject_unknown_titles(association, sender) or self._is_own_probe(sender):
-            return
-        waited = self._limit.acquire(association)
-        if waited > LONG_WAIT_SECONDS:
-            log.info("association waited for a slot", calling=sender.ae_title, seconds=round(waited, 1))
-
-    def _reject_unknown_titles(self, association: Association, sender: Sender) -> bool:
+    def find_rejection(self, request: AssociationRequest, address: str) -> Rejection | None:
+        """Return why the AE titles are rejected, or None."""
         called = tuple(self._settings.called_ae_titles) or (self._settings.ae_title,)
-        if ANY not in called and sender.called_ae_title not in called:
-            self._reject_association(
-                association, sender, CALLED_AE_TITLE_NOT_RECOGNIZED, "listener.called_ae_titles does not name it"
-            )
-            return True
-        if not self._is_allowed_caller(sender) and not self._is_own_probe(sender):
-            self._reject_association(
-                association, sender, CALLING_AE_TITLE_NOT_RECOGNIZED, "listener.calling_ae_titles does not name it"
-            )
-            return True
-        return False
+        if ANY not in called and request.called_ae_title not in called:
+            return reject_called_title("listener.called_ae_titles does not name it")
+        if self._services.is_allowed_caller(request.calling_ae_title) or self.is_own_probe(request, address):
+            return None
+        return reject_calling_title("listener.calling_ae_titles does not name it")
 
-    def _is_allowed_caller(self, sender: Sender) -> bool:
-        calling = self._settings.calling_ae_titles
-        return ANY in calling or sender.ae_title in calling
-
-    def _is_own_probe(self, sender: Sender) -> bool:
+    def is_own_probe(self, request: AssociationRequest, address: str) -> bool:
         """The watchdog calls its own AE title from this host; it must get through when all slots are taken."""
-        return sender.ae_title == self._settings.ae_title and sender.address in ("127.0.0.1", "::1", self._settings.host)
+        return request.calling_ae_title == self._settings.ae_title and address in ("127.0.0.1", "::1", self._settings.host)
 
-    def _reject_association(self, association: Association, sender: Sender, reject: tuple[int, int, int], why: str) -> None:
-        association.acse.send_reject(*reject)
-        association.kill()
-        detail = f"calling {sender.ae_title!r}, called {sender.called_ae_title!r}: {why}"
-        log.warning("association rejected", calling=sender.ae_title, called=sender.called_ae_title, why=why)
-        self._write_audit_event(AuditEvent("association", "refused", sender.ae_title, detail, sender.address))
+    def count_own_probes(self) -> int:
+        """Return the number of open associations of the watchdog."""
+        return sum(holder is None for holder in list(self._holders.values()))
 
-    def _open_data_set(self, association: Association, context: int, command: Dataset) -> ReceivedDataset:
-        """Return the destination of a C-STORE data set before its first byte has arrived."""
-        return ReceivedDataset(
-            self._open_incoming,
-            sop_class_uid=str(command.get("AffectedSOPClassUID")),
-            sop_instance_uid=str(command.get("AffectedSOPInstanceUID")),
-            transfer_syntax_uid=str(association._accepted_cx[context].transfer_syntax[0]),
-        )
-
-    def _on_store(self, event: evt.Event) -> Dataset | int:
-        """Return the response to one C-STORE request: PS3.4 B.2.3."""
-        sender = _identify_sender(event.assoc)
-        request = cast(C_STORE, event.request)
-        uid = str(request.AffectedSOPInstanceUID)
-        if not self._is_allowed_caller(sender):
-            return self._refuse_instance(uid, sender, NOT_AUTHORIZED, "the watchdog's association is for C-ECHO")
+    def begin_association(self, pending: PendingConnection, holder: SlotHolder | None) -> None:
+        """Start the association of an accepted request."""
+        assert pending.request is not None
+        server = cast(DrainableServer, pending.server)
+        association = server.make_association(pending.connection, pending.client, pending.request)
+        self._holders[association] = holder
+        if holder is not None:
+            holder.association = association
         try:
-            header, receipt = self._receive_data_set(request.DataSet, sender)
-        except RadclipdError as error:
-            return self._refuse_instance(uid, sender, STATUS_BY_ERROR.get(type(error), UNEXPECTED_ERROR), str(error))
-        except Exception as error:  # of any kind: the sender must not get Success
-            log.error("receive failed", error=type(error).__name__, locations=traceback_locations(error))
-            return self._refuse_instance(uid, sender, UNEXPECTED_ERROR, f"unexpected {type(error).__name__}")
-        self._studies.setdefault(event.assoc, set()).add(header.study_instance_uid)
-        log.debug("received", instance=uid, receipt=receipt.value, calling=sender.ae_title)
-        return SUCCESS
+            association.start()
+        except RuntimeError:  # no thread left
+            self._holders.pop(association, None)
+            raise
 
-    def _receive_data_set(self, data_set: BytesIO | None, sender: Sender) -> tuple[Header, Receipt]:
-        if not isinstance(data_set, ReceivedDataset):
-            raise DataSetUnreadable("the request brings no data set", hint="the sender must send one")
-        with data_set:
-            header, file = data_set.finish()
-            return header, self._receive(header, file, sender)
+    def note_refusal(self, pending: PendingConnection, why: str) -> None:
+        """Log a refused connection, and queue its audit event."""
+        request = pending.request
+        calling, called = (request.calling_ae_title, request.called_ae_title) if request else ("", "")
+        log.warning("association rejected", calling=calling, called=called, address=pending.address, why=why)
+        detail = f"calling {calling!r}, called {called!r}: {why}"
+        self._audit_writer.queue_event(AuditEvent("association", "refused", calling, detail, pending.address))
 
-    def _refuse_instance(self, uid: str, sender: Sender, status: int, why: str) -> Dataset:
-        log.warning("instance refused", instance=uid[:64], status=f"0x{status:04X}", why=why, calling=sender.ae_title)
-        self._write_audit_event(
-            AuditEvent("receive", "refused", uid[:64], f"0x{status:04X} {why}", f"{sender.ae_title} {sender.address}")
-        )
-        return _build_response(status, why)
+    # The end of an association
+
+    def _end_association(self, association: Association) -> None:
+        holder = self._holders.pop(association, None)
+        if holder is not None:
+            self._limit.release(holder)
+        if self._pending is not None:
+            self._pending.notice_free_slot()
 
     def _on_released(self, event: evt.Event) -> None:
-        studies = self._studies.pop(event.assoc, set())
+        studies = self._services.pop_studies(event.assoc)
         if not studies:
             return
         try:
@@ -266,34 +230,119 @@ class Listener:
 
     def _on_aborted(self, event: evt.Event) -> None:
         """Keep the instances stored before the abort; their studies settle when their stable age is reached."""
-        self._studies.pop(event.assoc, None)
-        sender = _identify_sender(event.assoc)
-        log.warning("association aborted", calling=sender.ae_title)
-        self._write_audit_event(AuditEvent("association", "failed", sender.ae_title, "aborted", sender.address))
+        self._services.pop_studies(event.assoc)
+        sender, why = identify_sender(event.assoc), cast(EventDrivenDul, event.assoc.dul).fault
+        log.warning("association aborted", calling=sender.ae_title, why=why or "by the peer")
+        detail = f"aborted: {why}" if why else "aborted"
+        self._audit_writer.write_event(AuditEvent("association", "failed", sender.ae_title, detail, sender.address))
 
-    def _on_closed(self, event: evt.Event) -> None:
-        self._limit.release(event.assoc)
 
-    def _write_audit_event(self, event: AuditEvent) -> None:
-        """Write the event; an unreachable catalog must not withhold the response from the sender."""
+class _StoreServices:
+    """`AssociationServices`: the C-STORE service."""
+
+    def __init__(
+        self,
+        settings: ListenerSettings,
+        open_incoming: Callable[[], IncomingFile],
+        receive: Callable[[Header, IncomingFile, Sender], Receipt],
+        audit_writer: AuditWriter,
+        end_association: Callable[[Association], None],
+    ) -> None:
+        self.first_message_seconds = settings.first_message_seconds
+        self.end_association = end_association
+        self._settings, self._audit_writer = settings, audit_writer
+        self._open_incoming, self._receive = open_incoming, receive
+        self._studies: WeakKeyDictionary[Association, set[str]] = WeakKeyDictionary()
+
+    def is_allowed_caller(self, ae_title: str) -> bool:
+        """Tell whether `listener.calling_ae_titles` names it."""
+        return ANY in self._settings.calling_ae_titles or ae_title in self._settings.calling_ae_titles
+
+    def pop_studies(self, association: Association) -> set[str]:
+        """Return the studies of the instances that the association has stored, once."""
+        return self._studies.pop(association, set())
+
+    def open_data_set(self, association: Association, context: int, request: CommandSet) -> BytesIO:
+        """Return the destination of a C-STORE data set before its first byte has arrived."""
+        refusal = self._find_refusal(association, context, request)
+        if refusal is not None:
+            return RefusedDataset(*refusal)
+        return ReceivedDataset(
+            self._open_incoming,
+            sop_class_uid=request.sop_class_uid,
+            sop_instance_uid=request.sop_instance_uid,
+            transfer_syntax_uid=str(association._accepted_cx[context].transfer_syntax[0]),
+        )
+
+    def _find_refusal(self, association: Association, context: int, request: CommandSet) -> tuple[int, str] | None:
+        """Return status and reason where the request alone decides."""
+        if not self.is_allowed_caller(identify_sender(association).ae_title):
+            return NOT_AUTHORIZED, "the watchdog's association is for C-ECHO"
+        for name, uid in (("SOP Class UID", request.sop_class_uid), ("SOP Instance UID", request.sop_instance_uid)):
+            if not UID_PATTERN.fullmatch(uid):
+                fault = "missing" if not uid else f"not a UID ({len(uid)} characters)"
+                return DATA_SET_DOES_NOT_MATCH_SOP_CLASS, f"the Affected {name} is {fault}"
+        accepted = accepted_sop_classes(other_storage=self._settings.other_storage)
+        is_accepted = self._settings.other_storage == "keep" or request.sop_class_uid in accepted
+        if association._accepted_cx[context].abstract_syntax == VERIFICATION or not is_accepted:
+            return SOP_CLASS_NOT_SUPPORTED, "the SOP class is not one that was negotiated for storage"
+        return None
+
+    def store_instance(self, association: Association, request: CommandSet, data_set: BytesIO | None) -> tuple[int, str]:
+        """Return status and comment of a C-STORE: PS3.4 B.2.3."""
+        sender = identify_sender(association)
+        if isinstance(data_set, RefusedDataset):
+            return self._refuse_instance(request, sender, data_set.status, data_set.why)
         try:
-            self._audit(event)
-        except Exception as error:
-            log.error("audit not written", action=event.action, outcome=event.outcome, error=type(error).__name__)
+            header, receipt = self._receive_data_set(data_set, sender)
+        except Exception as error:  # of any kind: the sender must not get Success
+            return self._refuse_instance(request, sender, *_describe_fault(error))
+        self._studies.setdefault(association, set()).add(header.study_instance_uid)
+        log.debug("received", instance=request.sop_instance_uid, receipt=receipt.value, calling=sender.ae_title)
+        return SUCCESS, ""
+
+    def _receive_data_set(self, data_set: BytesIO | None, sender: Sender) -> tuple[Header, Receipt]:
+        if not isinstance(data_set, ReceivedDataset):
+            raise DataSetUnreadable("the request brings no data set", hint="the sender must send one")
+        with data_set:
+            header, file = data_set.finish()
+            return header, self._receive(header, file, sender)
+
+    def _refuse_instance(self, request: CommandSet, sender: Sender, status: int, why: str) -> tuple[int, str]:
+        uid = request.sop_instance_uid[:MAX_NAMED_UID]
+        log.warning("instance refused", instance=uid, status=f"0x{status:04X}", why=why, calling=sender.ae_title)
+        self._audit_writer.write_event(
+            AuditEvent("receive", "refused", uid, f"0x{status:04X} {why}", f"{sender.ae_title} {sender.address}")
+        )
+        return status, why
+
+    def abandon_data_set(self, association: Association, request: CommandSet, data_set: BytesIO) -> None:
+        """Discard a data set that will not be complete; if it was refused already, record that."""
+        data_set.close()
+        sender = identify_sender(association)
+        if isinstance(data_set, RefusedDataset):
+            self._refuse_instance(request, sender, data_set.status, data_set.why)
+        elif isinstance(data_set, ReceivedDataset) and (error := data_set.fault) is not None:
+            self._refuse_instance(request, sender, *_describe_fault(error))
 
 
-def _identify_sender(association: Association) -> Sender:
+def choose_status(error: RadclipdError) -> int:
+    """Return the C-STORE status of an error: that of its class, or of the nearest class above."""
+    return next((STATUS_BY_ERROR[kind] for kind in type(error).__mro__ if kind in STATUS_BY_ERROR), UNEXPECTED_ERROR)
+
+
+def _describe_fault(error: Exception) -> tuple[int, str]:
+    """Return the status of an error, and its reason without a foreign message, which may quote the data set."""
+    if isinstance(error, RadclipdError):
+        return choose_status(error), str(error)
+    log.error("receive failed", error=type(error).__name__, locations=traceback_locations(error))
+    return UNEXPECTED_ERROR, f"unexpected {type(error).__name__}"
+
+
+def identify_sender(association: Association) -> Sender:
+    """Return the sender of an association whose request has arrived."""
     requestor = association.requestor
     primitive = requestor.primitive
-    calling = primitive.calling_ae_title if primitive is not None else requestor.ae_title
-    called = primitive.called_ae_title if primitive is not None else ""
+    calling, called = (primitive.calling_ae_title, primitive.called_ae_title) if primitive is not None else ("", "")
     address = str(requestor.address or "").removeprefix(IPV4_MAPPED)
     return Sender(str(calling or "").strip(), address, str(called or "").strip())
-
-
-def _build_response(status: int, comment: str) -> Dataset:
-    """Return the status elements of a C-STORE-RSP (PS3.7 9.1.1.2), the comment shortened to VR LO."""
-    response = Dataset()
-    response.Status = status
-    response.ErrorComment = comment.encode("ascii", "replace").decode()[:COMMENT_LENGTH]
-    return response

@@ -16,7 +16,7 @@ Fragment = tuple[int, memoryview]
 
 
 class MalformedPdu(Exception):
-    """Bytes that are not a valid PDU."""
+    """Bytes that are not a valid PDU, or not one of this place; `str(error)` says why."""
 
 
 class PduReader:
@@ -31,6 +31,11 @@ class PduReader:
         self._pdu_left = 0  # bytes of the current P-DATA-TF in PDV items not yet begun
         self._pdv_left = 0  # bytes of the current PDV item
         self._context, self._control = 0, 0
+
+    def preload(self, content: bytes) -> None:
+        """Put bytes into the empty buffer, as if they had been read."""
+        self.get_buffer()[: len(content)] = content
+        self.buffer_updated(len(content))
 
     def get_buffer(self) -> memoryview:
         """Return the free part of the buffer. Fragments returned before become invalid."""
@@ -65,15 +70,16 @@ class PduReader:
         if kind == P_DATA_TF:
             return kind
         if kind not in OTHER_PDUS or PDU_HEADER + length >= len(self._view):
-            raise MalformedPdu
+            raise MalformedPdu("what it sent is not a PDU, or the PDU is too long")
         return kind if self._end - self._start >= PDU_HEADER + length else None
 
     def _read_length(self, offset: int) -> int:
         return int.from_bytes(self._view[offset : offset + LENGTH_BYTES], "big")
 
-    def read(self, count: int) -> bytearray:
-        """Return and consume bytes of a complete PDU."""
-        content = bytearray(self._view[self._start : min(self._end, self._start + count)])
+    def read_pdu(self) -> bytearray:
+        """Return and consume a complete PDU of another type than P-DATA-TF."""
+        length = PDU_HEADER + self._read_length(self._start + 2)
+        content = bytearray(self._view[self._start : min(self._end, self._start + length)])
         self._start += len(content)
         return content
 
@@ -82,9 +88,12 @@ class PduReader:
         self._start = self._end
 
     def read_fragments(self) -> list[Fragment]:
-        """Return and consume fragments, up to the first PDU of another type. MalformedPdu where lengths disagree."""
+        """Return and consume fragments, up to the first PDU of another type, or up to the first fault.
+
+        MalformedPdu where the fault comes first: lengths that disagree, or bytes that are no PDU.
+        """
         found: list[list[int]] = []  # context, start, end
-        while self._advance_to_data():
+        while self._has_more_data(after_fragments=bool(found)):
             size = min(self._pdv_left, self._end - self._start)
             self._pdv_left -= size
             control = self._control if not self._pdv_left else self._control & ~LAST
@@ -101,6 +110,14 @@ class PduReader:
     def _is_continuation(self, before: list[int]) -> bool:
         return before[0] == self._context and self._view[before[1]] == self._control & COMMAND
 
+    def _has_more_data(self, *, after_fragments: bool) -> bool:
+        try:
+            return self._advance_to_data()
+        except MalformedPdu:
+            if after_fragments:  # the next call raises it
+                return False
+            raise
+
     def _advance_to_data(self) -> bool:
         """Move past headers to the next bytes of a PDV. False where there are none."""
         while not self._pdv_left:
@@ -115,7 +132,7 @@ class PduReader:
                 return False
             length = self._read_length(self._start)
             if not 2 <= length <= self._pdu_left - LENGTH_BYTES:
-                raise MalformedPdu
+                raise MalformedPdu("the length of a PDV is not that of its PDU")
             self._context, self._control = self._view[self._start + 4], self._view[self._start + 5] & (COMMAND | LAST)
             self._pdu_left -= LENGTH_BYTES + length
             self._pdv_left = length - 2

@@ -15,11 +15,25 @@ HEADER_PREFIX_BYTES = 1 << 15
 """The first bytes of a data set, in which its header is looked for; a longer header is read from the file at the end."""
 
 
-class ReceivedDataset(BytesIO):
-    """The BytesIO into which pynetdicom writes the fragments of a data set: it forwards them to a file and keeps nothing.
+class RefusedDataset(BytesIO):
+    """The data set of a C-STORE that its request alone decides: its bytes are dropped."""
 
-    The thread that reads the network goes on after an error: the error is recorded, the rest of the data set is dropped, and
-    `finish` raises the error.
+    is_discarded = True
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__()
+        self.status, self.why = status, why
+
+    def write(self, fragment: Buffer) -> int:  # type: ignore[override] # as below
+        """Drop the bytes."""
+        return len(fragment)
+
+
+class ReceivedDataset(BytesIO):
+    """The BytesIO to which the fragments of a data set are written: it forwards them to a file and keeps nothing.
+
+    The thread that reads the network goes on after an error: the error is recorded, the file is deleted at once, the rest of the
+    data set is dropped, and `finish` raises the error.
     """
 
     def __init__(
@@ -40,7 +54,7 @@ class ReceivedDataset(BytesIO):
             self._file = open_incoming()
             self._file.write(head)
 
-    def write(self, fragment: Buffer) -> int:  # type: ignore[override] # BytesIO takes any buffer; pynetdicom writes these
+    def write(self, fragment: Buffer) -> int:  # type: ignore[override] # BytesIO takes any buffer; the network delivers these
         """Write the next bytes of the data set to the file. Never raises."""
         if self._fault is None and self._file is not None:
             with self._record_fault():
@@ -62,6 +76,17 @@ class ReceivedDataset(BytesIO):
             yield
         except Exception as error:  # of any kind: `finish` raises it, and the sender gets its status
             self._fault = error
+            self._discard_file()
+
+    @property
+    def is_discarded(self) -> bool:
+        """Whether the rest of the data set is dropped."""
+        return self._fault is not None
+
+    @property
+    def fault(self) -> Exception | None:
+        """The error that `finish` will raise."""
+        return self._fault
 
     def finish(self) -> tuple[Header, IncomingFile]:
         """Return header and file of the complete data set.
@@ -88,6 +113,9 @@ class ReceivedDataset(BytesIO):
 
     def close(self) -> None:
         """Discard the file unless it was committed."""
+        self._discard_file()
+        super().close()
+
+    def _discard_file(self) -> None:
         if self._file is not None:
             self._file.discard()
-        super().close()

@@ -1,42 +1,53 @@
-"""pynetdicom's server for a daemon: an adopted socket, a long backlog, and a shutdown that aborts no association."""
+"""pynetdicom's server for a daemon: it listens, on its own or on an adopted socket, and makes associations of connections.
+
+`PendingConnections` accepts and decides; no thread of this server runs.
+"""
 
 from __future__ import annotations
 
 import socket as sockets
+import struct
 import time
 from typing import Any
 
-from pynetdicom.transport import ThreadedAssociationServer
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import AssociationServer
 
-from adapters.dicom.network.upper_layer import DataSetOpener
+from adapters.dicom.network.association_request import AssociationRequest
+from adapters.dicom.network.pending_connections import ClientAddress
+from adapters.dicom.network.upper_layer import AssociationServices, UpperLayerRequestHandler
 
 BACKLOG = 128
 ACCEPT_DELAY_SECONDS, MAX_ACCEPT_DELAY_SECONDS = 0.002, 0.02
-"""Delay before a connection is accepted on a shared port, for each open association of this process, and its maximum."""
+"""Delay before a connection is accepted on a shared port, for each slot held by this process, and its maximum."""
+KEEPALIVE = {sockets.TCP_KEEPIDLE: 30, sockets.TCP_KEEPINTVL: 10, sockets.TCP_KEEPCNT: 3}
+"""A peer whose host is gone is noticed after a minute, also while it waits."""
 
 
-class DrainableServer(ThreadedAssociationServer):
-    """A server on its own or on an adopted listening socket. Closing it does not shut an adopted socket down.
+class DrainableServer(AssociationServer):
+    """A server on its own or on an adopted listening socket.
 
-    `open_data_set`: where `UpperLayerRequestHandler` finds the destination of a C-STORE data set. `port_is_shared`: other processes
-    accept from the same socket.
+    `services`: what an association asks of the listener. `port_is_shared`: other processes accept from the same socket.
+    `shared_contexts`: the supported presentation contexts, read by all associations and changed by none.
     """
 
     request_queue_size = BACKLOG
     socket: sockets.socket  # from the base's constructor on
-    daemon_threads = True
 
     def __init__(
         self,
         *arguments: Any,
-        open_data_set: DataSetOpener,
+        services: AssociationServices,
+        shared_contexts: list[PresentationContext],
         adopted_socket: sockets.socket | None = None,
         port_is_shared: bool = False,
         **keywords: Any,
     ) -> None:
-        self.open_data_set = open_data_set
+        self.services, self.shared_contexts = services, shared_contexts
         self._adopted_socket, self._port_is_shared = adopted_socket, port_is_shared
         super().__init__(*arguments, **keywords)
+        self.contexts = []  # the base copies them for each association, which takes up to 100 ms
 
     def server_bind(self) -> None:
         if self._adopted_socket is None:
@@ -44,25 +55,27 @@ class DrainableServer(ThreadedAssociationServer):
             return
         self.socket.close()
         self.socket = self._adopted_socket
-        self.socket.setblocking(False)  # another process may accept the connection that select() reported
         self.server_address = self.socket.getsockname()
 
     def server_activate(self) -> None:
         if self._adopted_socket is None:
             super().server_activate()
 
-    def get_request(self) -> tuple[sockets.socket, tuple[str, int]]:
+    def accept_connection(self, held_slots: int) -> tuple[sockets.socket, ClientAddress]:
+        """Accept; return the connection and its peer. BlockingIOError where another process was faster; OSError."""
         if self._port_is_shared:  # the process with the fewest associations accepts first
-            time.sleep(min(ACCEPT_DELAY_SECONDS * len(self.active_associations), MAX_ACCEPT_DELAY_SECONDS))
-        client, address = super().get_request()
-        client.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)  # the sender waits for each small response
-        return client, address
+            time.sleep(min(ACCEPT_DELAY_SECONDS * held_slots, MAX_ACCEPT_DELAY_SECONDS))
+        connection, address = self.socket.accept()
+        connection.setblocking(False)
+        connection.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)  # the sender waits for each small response
+        connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
+        for option, value in KEEPALIVE.items():
+            connection.setsockopt(sockets.IPPROTO_TCP, option, value)
+        return connection, address
 
-    def service_actions(self) -> None:
-        """Skip pynetdicom's full garbage collection every 30 s, which pauses all associations: Python collects by itself."""
-
-    def server_close(self) -> None:
-        self.socket.close()  # no shutdown(2): it would end the socket for all processes that share it
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore a connection whose association could not begin: pynetdicom's logger has reported it."""
+    def make_association(self, connection: sockets.socket, client: ClientAddress, request: AssociationRequest) -> Association:
+        """Make the association of an accepted connection, with its request received. It is not started."""
+        connection.setblocking(True)
+        seconds = self.ae.network_timeout or 0
+        connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(seconds % 1 * 1e6)))
+        return UpperLayerRequestHandler(connection, client, self, request=request).association

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 from adapters.dicom.sources import incoming
 from pipeline.domain import Sender
@@ -23,7 +23,15 @@ from pipeline.errors import ArchiveBusy, ArchiveUnreachable, ConfigurationError,
 from pipeline.ports.backfill import BackfillObject, BackfillUnit, DateRange, FindStored, ReceivedInstance, StoreObject
 
 JSON, DICOM_JSON = "application/json", "application/dicom+json"
-AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'  # PS3.18 8.7.3.5.2
+INSTANCE_FORMS: tuple[str, ...] = (
+    'multipart/related; type="application/dicom"; transfer-syntax=*',  # as stored, PS3.18 8.7.3.5.2
+    'multipart/related; type="application/dicom"',
+    "application/dicom; transfer-syntax=*",
+    "application/dicom",
+)
+"""Values of Accept for one instance, the best first. Servers refuse those that they do not know."""
+UNKNOWN_FORM = {400, 406, 415, 501}
+"""Statuses of such a refusal. PS3.18 8.7.8 says 406; servers that cannot parse the value say another."""
 PAGE_SIZE = 500
 """Rows requested at a time."""
 NOT_ALLOWED, BUSY = {401, 403}, {408, 425, 429, 500, 502, 503, 504}
@@ -44,12 +52,16 @@ class WebSettings:
     timeout_seconds: float = 60
 
 
+class _RefusedForm(RefusedByArchive):
+    """The archive may not know the form of the answer that was asked for."""
+
+
 class _ArchiveHttpClient:
     """GET and POST; errors are translated to RadclipdError."""
 
     def __init__(self, settings: WebSettings) -> None:
         parts = urlsplit(settings.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _has_valid_port(parts):
             raise ConfigurationError("the URL of an archive begins with http:// or https://", hint="https://HOST:PORT/dicom-web")
         if parts.username or parts.password or parts.query:
             raise ConfigurationError(
@@ -69,8 +81,11 @@ class _ArchiveHttpClient:
         except urllib.error.HTTPError as error:
             with error:
                 raise self._translate_status(error.code, path) from error
-        except (OSError, http.client.HTTPException) as error:  # URLError, time-outs, an incomplete response
-            raise ArchiveUnreachable(f"archive {self.url} cannot be reached", hint="is it running, and the URL right?") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            # OSError: URLError with the errors of names, routes and TLS, and time-outs. HTTPException: an incomplete response.
+            # ValueError: a host name that IDNA cannot encode, or a redirection to what is no URL.
+            text = f"archive {self.url} cannot be reached: {_describe_failure(error)}"
+            raise ArchiveUnreachable(text, hint="is it running, and the URL right?") from error
 
     def request_json(self, path: str, accept: str = JSON, body: Any = None) -> Any:
         """Return the parsed response; [] for an empty one."""
@@ -88,7 +103,21 @@ class _ArchiveHttpClient:
             return ConfigurationError(message, hint="backfill.authorization_file holds the value of the Authorization header")
         if code in BUSY:
             return ArchiveBusy(message, hint="see the archive's own log")
-        return RefusedByArchive(f"{message} to {path.split('?')[0]}", hint="see the archive's own log")
+        refusal = _RefusedForm if code in UNKNOWN_FORM else RefusedByArchive
+        return refusal(f"{message} to {path.split('?')[0]}", hint="see the archive's own log")
+
+
+def _describe_failure(error: Exception) -> str:
+    """Return the system's words, or the type: other texts may quote the Authorization header."""
+    reason = getattr(error, "reason", error)
+    return (reason.strerror if isinstance(reason, OSError) else None) or type(reason).__name__
+
+
+def _has_valid_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 class _SameHostRedirectHandler(urllib.request.HTTPRedirectHandler):
@@ -139,6 +168,10 @@ class DicomWebSource(_HttpArchiveSource):
 
     kind = "dicomweb"
 
+    def __init__(self, settings: WebSettings) -> None:
+        super().__init__(settings)
+        self._instance_forms = INSTANCE_FORMS  # less those that this server has refused while it took a later one
+
     def list_units(self, days: DateRange | None) -> list[BackfillUnit]:
         found: dict[str, BackfillUnit] = {}
         for modality in self._settings.modalities:
@@ -164,8 +197,21 @@ class DicomWebSource(_HttpArchiveSource):
                 yield uid, partial(self._read_instance, f"{path}/{quote(uid)}")
 
     def _read_instance(self, path: str) -> ReceivedInstance | None:
-        content, kind = self._web.request(path, AS_STORED)
+        content, kind = self._request_instance(path)
         return self._parse_file(extract_single_part(content, kind))
+
+    def _request_instance(self, path: str) -> tuple[bytes, str]:
+        """Return content and Content-Type in the first form that the server knows, which is asked for first from then on."""
+        refusals: list[_RefusedForm] = []
+        for number, form in enumerate(self._instance_forms):
+            try:
+                answer = self._web.request(path, form)
+            except _RefusedForm as error:
+                refusals.append(error)
+                continue
+            self._instance_forms = self._instance_forms[number:]
+            return answer
+        raise refusals[0]
 
     def _query_rows(self, path: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         """Yield rows page by page until a page has no new row: also for archives that ignore limit and offset."""

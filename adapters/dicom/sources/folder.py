@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from adapters.dicom.sources import incoming
+from adapters.storage.folders import user_name
 from pipeline.domain import Sender
 from pipeline.errors import ArchiveUnreachable, PermanentError
 from pipeline.ports.backfill import BackfillObject, BackfillUnit, DateRange, FindStored, ReceivedInstance, StoreObject
@@ -47,13 +48,31 @@ class FolderSource:
             path = f".../{hashlib.sha256(path.encode()).hexdigest()[:32]}"
         return f"folder {path}{span}"
 
+    def require_files(self) -> None:
+        """Raise PermanentError where there is nothing to import: no folder, one that cannot be read, no file in it."""
+        unreadable: list[OSError] = []
+        if not self._root.is_dir():
+            fault = "this is not a folder" if self._root.exists() else "no such folder"
+        elif any(files for _, _, files in os.walk(self._root, onerror=unreadable.append)):
+            return
+        else:
+            fault = "it holds no file"
+        for error in unreadable[:1]:
+            fault = f"{error.filename} cannot be read: {error.strerror}"
+        raise PermanentError(f"folder {self._root}: {fault}", hint=self._suggest_remedy())
+
     def list_units(self, days: DateRange | None) -> Iterator[BackfillUnit]:
         self._require_root()
-        for folder, folders, files in os.walk(self._root):
+        unreadable: list[OSError] = []
+        for folder, folders, files in os.walk(self._root, onerror=unreadable.append):
             folders.sort(reverse=not self._oldest_first)
             names = sorted(files, reverse=not self._oldest_first)
             for start in range(0, len(names), FILES_PER_UNIT):
                 yield self._build_unit(Path(folder), names[start : start + FILES_PER_UNIT])
+        for error in unreadable:
+            if error.errno in UNAVAILABLE_ERRNOS:
+                raise self._build_unavailable_error(error.strerror)
+            yield self._build_unit(Path(error.filename), ["."])  # fetched, the folder itself is refused, so that somebody is told
 
     def _build_unit(self, folder: Path, names: Sequence[str]) -> BackfillUnit:
         relative = os.fsencode(folder.relative_to(self._root))
@@ -69,11 +88,13 @@ class FolderSource:
 
     def _read_instance(self, path: Path) -> ReceivedInstance | None:
         try:
+            if path.is_dir():
+                raise PermanentError("a folder cannot be read", hint=self._suggest_remedy())
             content = _read_if_dicom(path)
         except OSError as error:
             if error.errno in UNAVAILABLE_ERRNOS:
                 raise self._build_unavailable_error(error.strerror) from error
-            raise PermanentError(f"a file cannot be read: {error.strerror}", hint="may the user that runs this read it?") from error
+            raise PermanentError(f"a file cannot be read: {error.strerror}", hint=self._suggest_remedy()) from error
         found = incoming.from_file(content, other_storage=self._other_storage) if content else None
         return found if found and self._is_wanted_date(found[0].study_date) else None
 
@@ -85,7 +106,10 @@ class FolderSource:
             raise self._build_unavailable_error("no such folder")
 
     def _build_unavailable_error(self, reason: str | None) -> ArchiveUnreachable:
-        return ArchiveUnreachable(f"folder {self._root}: {reason}", hint="is it mounted, and may the user that runs this read it?")
+        return ArchiveUnreachable(f"folder {self._root}: {reason}", hint=self._suggest_remedy())
+
+    def _suggest_remedy(self) -> str:
+        return f"is it mounted, and may user {user_name()}, who runs this, read it?"
 
 
 def _fingerprint_file(path: Path) -> bytes:

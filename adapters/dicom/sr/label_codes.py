@@ -39,7 +39,25 @@ PRESENCE = (Code("705057003", "SCT"), Code("408729009", "SCT"))
 SCORE = (Code("122157", "DCM"), Code("111012", "DCM"), Code("111047", "DCM"))
 """Probability, Certainty of Finding, Probability of cancer: a finding with one of these items is scored, not stated."""
 FINDING_SITE = Code("363698007", "SCT")
+LATERALITY = Code("272741003", "SCT")
+PROPERTIES = (
+    Code("54538001", "SCT", "Calcification"),
+    Code("18115005", "SCT", "Pathologic calcification"),
+    Code("129748009", "SCT", "Radiographic calcification finding"),
+    Code("111009", "DCM", "Calcification Type"),
+)
+"""Concept names of a finding's own properties: their absence says nothing of the finding."""
 ALGORITHM_NAME = Code("111001", "DCM")
+TECHNICAL_NAMES = (
+    ALGORITHM_NAME,
+    Code("111002", "DCM", "Algorithm Parameters"),
+    Code("111003", "DCM", "Algorithm Version"),
+    Code("112039", "DCM", "Tracking Identifier"),
+    Code("112040", "DCM", "Tracking Unique Identifier"),
+    Code("121049", "DCM", "Language of Content Item and Descendants"),
+    Code("121050", "DCM", "Equivalent Meaning of Concept Name"),
+)
+"""Concept names of items that identify or describe, and state nothing of a finding."""
 OBSERVER_TYPE, PERSON, DEVICE = Code("121005", "DCM"), Code("121006", "DCM"), Code("121007", "DCM")
 PERSON_OBSERVER_NAME = Code("121008", "DCM")
 DEVICE_OBSERVER = (Code("121012", "DCM"), Code("121013", "DCM"), Code("121015", "DCM"))
@@ -64,6 +82,8 @@ NOT_OF_THIS_STUDY = (
 )
 """Sections on earlier, requested or suspected findings, not those of this study. PS3.16 CID 7001 and its former DCM codes."""
 
+UNCLEAR = "unclear"
+"""Meaning, in `label_codes.csv`, of a presence value that states nothing: "Unknown", "Normal", "Not evaluated"."""
 WHOLE_CHEST = {"51185008"}  # Thoracic structure
 CHEST_SITES = WHOLE_CHEST | {
     "39607008",
@@ -82,8 +102,8 @@ def _load_finding_map() -> dict[tuple[str, str], MappedFinding]:
 
 
 @cache
-def _load_presence_map() -> dict[tuple[str, str], LabelState]:
-    return {key: LabelState(means) for key, means, kind in _read_rows() if not kind}
+def _load_presence_map() -> dict[tuple[str, str], LabelState | None]:
+    return {key: None if means == UNCLEAR else LabelState(means) for key, means, kind in _read_rows() if not kind}
 
 
 def _read_rows() -> list[tuple[tuple[str, str], str, str]]:
@@ -96,8 +116,13 @@ def mapped_finding(code: Code | None) -> MappedFinding | None:
     return _load_finding_map().get(code.key) if code is not None else None
 
 
+def is_presence(code: Code) -> bool:
+    """Tell whether a code is a known presence value, whatever the name of its item."""
+    return code.key in _load_presence_map()
+
+
 def presence_state(code: Code | None) -> LabelState | None:
-    """Return the state of a presence value; None where it is unknown."""
+    """Return the state of a presence value; None where it is unknown, or is known to state nothing."""
     return _load_presence_map().get(code.key) if code is not None else None
 
 

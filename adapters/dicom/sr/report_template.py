@@ -61,7 +61,8 @@ class ReportTemplate:
             )
             for prediction in predictions
         ]
-        library = [encode_item(encode_dataset(part)) for part in ImageLibrary(images)]
+        described = [image for image in images if "Rows" in image and "Columns" in image]
+        library = [encode_item(encode_dataset(part)) for part in (ImageLibrary(described) if described else ())]
         summary = encode_item(encode_dataset(build_summary_text(self.version, predictions)))
         return encode_sequence(CONTENT_SEQUENCE, [*self._leading_items, *library, self._measurements.fill(groups), summary])
 

@@ -7,8 +7,10 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -26,6 +28,7 @@ from adapters.catalog.catalog import SqlCatalog
 from adapters.cli.check import _check_metrics
 from adapters.config.sections import ActivationCacheConfig, Config, MetricsConfig, StorageConfig
 from adapters.demo.loopback import free_ports
+from adapters.service import scrape_server
 from adapters.service.prometheus import (
     ARCHIVE_CACHE_SECONDS,
     DISK_GAUGES,
@@ -45,6 +48,7 @@ from pipeline.ports.backfill import BackfillCounts, BackfillUnit
 from pipeline.progress import JobProgress
 from tests.builders.catalog_rows import FILE, add_instance, chest_header, import_statement, pending_report, worklist_request
 from tests.builders.fakes.versions import a_version
+from tests.builders.reception import wait_for
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 GAINS = [
@@ -166,7 +170,7 @@ def test_figures_of_the_archive(sql_catalog: SqlCatalog) -> None:
     add_instance(sql_catalog, chest_header(study="1.4", sop="1.4.2"))
     predictions = rules.predictions_of([0.5] * len(FINDINGS), thresholds=a_version().thresholds, undetermined_margin=0.0)  # type: ignore[arg-type]  # any 14 numbers
     with sql_catalog.begin() as tx:
-        tx.studies.put_state("1.2", StudyState.IGNORED, reason="why")
+        tx.studies.put_state("1.2", StudyState.IGNORED, reason="lateral view (2); key object selection (1)")
         tx.studies.put_state("1.3", StudyState.REPORTED)
         tx.studies.put_state("1.4", StudyState.REPORTED)
         tx.scores.put_predictions(1, {"1.4": predictions}, {"1.4": 1})
@@ -178,6 +182,7 @@ def test_figures_of_the_archive(sql_catalog: SqlCatalog) -> None:
     import_statement(sql_catalog, "1.1", findings={"Mass": LabelState.PRESENT})
     assert archive_of(sql_catalog) == ArchiveFigures(
         studies={StudyState.ARRIVING: 1, StudyState.IGNORED: 1, StudyState.REPORTED: 2},
+        ignored={"lateral view": 1, "key object selection": 1},
         reports={ReportState.PENDING: 1, ReportState.BUILT: 1},
         instances=5,
         labels={("Mass", LabelState.PRESENT): 2, ("Edema", LabelState.ABSENT): 1},
@@ -433,6 +438,7 @@ def test_alerts_use_existing_metrics_and_labels() -> None:
     brought = {"folder": BackfillFigures(last_at=datetime.now(UTC))}
     archive = ArchiveFigures(
         studies={},
+        ignored={},
         reports={},
         instances=1,
         labels={},
@@ -494,6 +500,39 @@ def test_concurrent_scrapes(page: Callable[[], str]) -> None:
         thread.join()
     assert len(pages) == 8
     assert all("radclipd_catalog_up 1.0" in one for one in pages)
+
+
+def count_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_requests_that_are_never_finished_hold_few_threads_and_no_scrape_back(
+    sql_catalog: SqlCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scrape_server, "CONNECTION_SECONDS", 3.0)
+    config = config_in(tmp_path)
+    with open_metrics(config, sql_catalog, FileImageStore(tmp_path / "images")) as port, ExitStack() as stack:
+        url = f"http://127.0.0.1:{port}/metrics"
+        metrics_of(url)
+        threads, descriptors = threading.active_count(), count_descriptors()
+        unfinished = []
+        for number in range(300):
+            client = stack.enter_context(closing(socket.create_connection(("127.0.0.1", port))))
+            client.sendall([b"", b"GET /metrics HTTP/1.1\r\nHost: a\r\nX: ", b"GET"][number % 3])
+            unfinished.append(client)
+        wait_for(lambda: threading.active_count() - threads <= scrape_server.MAX_CONNECTIONS)
+        assert count_descriptors() - descriptors - len(unfinished) <= scrape_server.MAX_CONNECTIONS + 2
+        assert "radclipd_catalog_up 1.0" in metrics_of(url)
+        with sql_catalog.begin() as tx:  # the catalog can be opened
+            tx.jobs.put(JobKind.SCORE, "1.1")
+        begun = time.monotonic()
+        while time.monotonic() - begun < 6:  # each byte comes within the time-out of a read
+            for client in unfinished[-scrape_server.MAX_CONNECTIONS :]:
+                with suppress(OSError):
+                    client.sendall(b"x")
+            time.sleep(0.2)
+        wait_for(lambda: threading.active_count() <= threads)
+        assert count_descriptors() - descriptors <= len(unfinished)
 
 
 def test_a_taken_port_is_logged_and_the_dispatcher_runs_on(sql_catalog: SqlCatalog, tmp_path: Path) -> None:

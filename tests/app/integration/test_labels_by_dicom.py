@@ -50,7 +50,7 @@ class Installation:
 
     def work(self) -> None:
         (post,) = [
-            post for post in build_worker_specs(self.parts, ["report"], stop_requested=lambda: False) if post.kind is JobKind.LABEL
+            post for post in build_worker_specs(self.parts, ["label"], stop_requested=lambda: False) if post.kind is JobKind.LABEL
         ]
         while work_once(post, catalog=self.catalog, worker="w", policy=work_policy(self.config)):
             pass

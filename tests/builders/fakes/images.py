@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from io import BytesIO
 from typing import BinaryIO
 
 import numpy as np
 
+from adapters.dicom.image import part10
 from pipeline.domain import (
     Document,
     Image,
@@ -59,6 +61,7 @@ class FakeImageStore:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.unclaimed: set[tuple[StoredFile, str]] = set()
         self.free = 1 << 40
 
     def open_incoming(self) -> FakeIncomingFile:
@@ -72,6 +75,16 @@ class FakeImageStore:
         file = self.file_of(content)
         self.files[file.key] = bytes(content)
         return file
+
+    def write_unclaimed(self, content: bytes, owner: str) -> StoredFile:
+        self.unclaimed.add((self.file_of(content), owner))
+        return self.write(content)
+
+    def mark_claimed(self, file: StoredFile, owner: str) -> None:
+        self.unclaimed = {(other, uid) for other, uid in self.unclaimed if (other.key, uid) != (file.key, owner)}
+
+    def list_unclaimed(self, *, older_than_seconds: float) -> list[tuple[StoredFile, str]]:
+        return sorted(self.unclaimed, key=lambda entry: entry[1])
 
     def read(self, file: StoredFile) -> bytes:
         if file.key not in self.files:
@@ -131,3 +144,9 @@ def _reader(fake: FakeImageReader) -> ImageReader:
 
 def _documents(fake: FakeDocuments) -> DocumentReader:
     return fake
+
+
+def stored_instance(store: ImageStore, content: bytes) -> StoredInstance:
+    """The instance of a DICOM file, stored as received."""
+    header = part10.read_header(*part10.split_file(content))
+    return StoredInstance(header, store.write(content), datetime(2026, 1, 2, tzinfo=UTC))

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline import priorities
 from pipeline.domain import Job, JobKind, JobState
 from pipeline.errors import LeaseLost
-from pipeline.ports.jobs import SubjectFilter
+from pipeline.ports.jobs import MAX_LEASES, SubjectFilter
 from tests.builders.fakes.rows import CatalogTables, JobRow
 
 
@@ -63,7 +63,9 @@ class FakeJobs:
         now = self._now()
         running = {(r.job.kind, r.job.subject) for r in self._t.jobs.values() if r.job.state is JobState.RUNNING}
         candidates = [r for r in self._t.jobs.values() if r.job.kind in kinds and (subjects is None or r.job.subject in subjects)]
-        expired = [r for r in candidates if r.job.state is JobState.RUNNING and r.lease_until is not None and r.lease_until <= now]
+        expired = [r for r in candidates if r.job.state is JobState.RUNNING and r.lease_until is not None]
+        longest = now + MAX_LEASES * timedelta(seconds=lease_seconds)
+        expired = [r for r in expired if r.lease_until is not None and not now < r.lease_until <= longest]
         due = [
             r
             for r in candidates
@@ -145,6 +147,13 @@ class FakeJobs:
             del self._t.jobs[number]
         return len(old)
 
+    def follow_clock(self, *, max_delay_seconds: float) -> int:
+        latest = self._now() + timedelta(seconds=max_delay_seconds + 1)
+        rows = [r for r in self._t.jobs.values() if r.job.state is JobState.WAITING and r.job.due_at > latest]
+        for row in rows:
+            row.job = replace(row.job, due_at=self._now())
+        return len(rows)
+
     def requeue(self, ids: Sequence[int] | None = None) -> int:
         rows = [r for r in self._t.jobs.values() if r.job.state is JobState.QUARANTINED and (ids is None or r.job.id in ids)]
         for row in reversed(rows):
@@ -171,6 +180,12 @@ class FakeCircuits:
         failures = self._t.circuits.get(destination, (0, None))[0] + 1
         until = self._now() + timedelta(seconds=open_seconds) if failures >= threshold else None
         self._t.circuits[destination] = (failures, until)
+
+    def follow_clock(self, *, max_open_seconds: float) -> int:
+        latest = self._now() + timedelta(seconds=max_open_seconds + 1)
+        ahead = {name: failures for name, (failures, until) in self._t.circuits.items() if until is not None and until > latest}
+        self._t.circuits |= {name: (failures, self._now()) for name, failures in ahead.items()}
+        return len(ahead)
 
     def record_success(self, destination: str) -> None:
         self._t.circuits.pop(destination, None)

@@ -55,7 +55,9 @@ class FakeArchive:
         self.kept.append(content)
         return "0x0000 Success"
 
-    def count_instances(self, study_instance_uid: str) -> int | None:
+    def count_instances(self, study_instance_uid: str, *, limit_seconds: float) -> int | None:
+        if not self.reachable:
+            raise ArchiveUnreachable("FAKE does not answer")
         return self.counts.get(study_instance_uid)
 
     def echo(self) -> None:

@@ -113,6 +113,9 @@ class FakeStudies:
         complete = [s for s in reversed(self._t.studies.values()) if s.state is not StudyState.ARRIVING]
         return [s.study_instance_uid for s in sorted(complete, key=lambda s: s.received_at, reverse=True)][:limit]
 
+    def newest_files(self, *, limit: int) -> list[StoredFile]:
+        return [instance.file for instance in reversed(self._t.instances.values())][:limit]
+
     def highest_study_number(self) -> int:
         return len(self._t.studies)
 
@@ -163,6 +166,13 @@ class FakeStudies:
     def arriving_studies(self, *, limit: int) -> list[tuple[str, int]]:
         found = [s for s in self._t.studies.values() if s.state is StudyState.ARRIVING]
         return [(s.study_instance_uid, s.instances) for s in found][:limit]
+
+    def follow_clock(self) -> int:
+        now = self._now()
+        ahead = [s for s in self._t.studies.values() if s.state is StudyState.ARRIVING and s.last_received_at > now]
+        for study in ahead:
+            self._t.studies[study.study_instance_uid] = replace(study, last_received_at=now)
+        return len(ahead)
 
     def put_state(self, study_instance_uid: str, state: StudyState, *, reason: str = "") -> None:
         self._t.studies[study_instance_uid] = replace(self._t.studies[study_instance_uid], state=state, reason=reason)

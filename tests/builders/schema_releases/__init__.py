@@ -18,7 +18,7 @@ from tests.builders.postgres import Cluster
 
 FOLDER = Path(__file__).parent
 RELEASES = sorted({path.name.removesuffix(".sql").rpartition(".")[0] for path in FOLDER.glob("*.sql")}, key=Version)
-"""In order; 0.2.0.dev6 is the state of 0.2.0 before its release with schema 0006."""
+"""In order; 0.2.0.dev6 and 0.2.0.dev7 are states of 0.2.0 before its release, with schemas 0006 and 0007."""
 ROWS = """
 INSERT INTO labels (study, finding, state, reader, source, selection_reason, selection_probability)
 VALUES (1, 'Mass', 'present', 'reader-1', 'csv', 'random', 0.5);

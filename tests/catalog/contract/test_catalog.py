@@ -433,6 +433,16 @@ def test_the_newest_complete_studies_are_returned_first(catalog: Catalog) -> Non
         assert tx.studies.newest_complete(limit=0) == []
 
 
+def test_the_files_of_the_newest_instances_are_returned_first(catalog: Catalog) -> None:
+    with catalog.read() as tx:
+        assert tx.studies.newest_files(limit=5) == []
+    for number in (1, 2, 3):
+        add_instance(catalog, chest_header(study="1.1", sop=f"1.1.{number}"))
+    with catalog.read() as tx:
+        known = [instance.file for uid in ("1.1.3", "1.1.2") if (instance := tx.studies.find_instance(uid)) is not None]
+        assert tx.studies.newest_files(limit=2) == known
+
+
 def test_the_previously_serving_version_is_known(catalog: Catalog) -> None:
     with catalog.begin() as tx:
         tx.versions.add(a_version(1))

@@ -199,7 +199,8 @@ def test_a_revoked_label_is_kept_and_no_longer_in_force(catalog: Catalog) -> Non
     labels.import_readings(
         [reading(stated_at=NOON), reading(reader="bob", findings={"Mass": ABSENT}, stated_at=NOON)], catalog=catalog
     )
-    assert labels.withdraw([1], reader="alice", source="cli", catalog=catalog) == 1
+    (revoked_label,) = labels.withdraw([1], reader="alice", source="cli", catalog=catalog)
+    assert revoked_label.id == 1
     assert [(one.reader, one.state) for one in labels_in_force(all_of(catalog))] == [("bob", ABSENT)]
     assert len(all_of(catalog)) == 3
     for revoked in ([1], [2, 1], [99], [3]):

@@ -180,6 +180,7 @@ STEPS: Mapping[str, Callable[[SqlTransaction, LargeArchive], object]] = {
     ),
     "a study": lambda tx, archive: (tx.studies.find(archive.study_uid(9)), tx.studies.instances(archive.study_uid(9))),
     "newest": lambda tx, _: tx.studies.newest_complete(limit=100),
+    "newest files": lambda tx, _: tx.studies.newest_files(limit=5),
     "unscored": lambda tx, archive: tx.studies.unscored(SERVING, limit=100, numbers=newest_numbers(archive.studies)),
     "candidates by patient": lambda tx, _: tx.studies.label_candidates(SERVING, request_expiry_days=90, patients=range(1, 60)),
     "candidates among studies": lambda tx, archive: tx.studies.label_candidates(

@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from adapters.catalog import query
+from adapters.catalog import query, schema
 from adapters.catalog.catalog import SqlCatalog
+from adapters.catalog.schema import READERS_ROLE
 from pipeline.domain import JobKind
 from pipeline.errors import OutOfResources, PermanentError
+from tests.builders import sql
 from tests.builders.fakes.versions import a_version
+from tests.conftest import DATABASES
 
 
 def test_a_query_returns_columns_and_rows(catalog_url: str) -> None:
@@ -174,3 +177,111 @@ def test_an_interrupt_stops_the_statement(catalog_url: str, interrupt_in: Callab
         interrupt_in(0.2)
         query.run(catalog_url, endless)
     assert time.monotonic() - begun < 5
+
+
+ONLY_POSTGRESQL = pytest.mark.parametrize("catalog_url", DATABASES[1:], indirect=True)
+ONLY_SQLITE = pytest.mark.parametrize("catalog_url", DATABASES[:1], indirect=True)
+ACTS_ON_THE_SERVER = [
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()",
+    "SELECT pg_cancel_backend(1)",
+    "SELECT pg_sleep(3600)",
+    "SELECT pg_sleep_for('1 hour'), pg_sleep_until('tomorrow')",
+    "SELECT PG_SLEEP (1)",
+    'SELECT pg_catalog."pg_sleep"(1)',
+    'SELECT U&"pg\\005fsleep"(1)',
+    'SELECT u&"\\0070\\0067\\005f\\0073leep"(1)',
+    "SELECT pg_catalog /* */ . /* */ pg_sleep -- x\n (1)",
+    "SELECT * FROM pg_sleep(1)",
+    "SELECT 1 WHERE EXISTS (SELECT pg_sleep(1))",
+    "EXPLAIN ANALYZE SELECT pg_sleep(1)",
+    "VALUES (pg_sleep(1))",
+    "SELECT pg_advisory_lock(1)",
+    "SELECT pg_try_advisory_lock(7270411), pg_advisory_xact_lock(1)",
+    "SELECT pg_advisory_unlock_all()",
+    "SELECT set_config('role', 'none', false)",
+    "SELECT set_config('statement_timeout', '0', false)",
+    "SELECT query_to_xml('SELECT pg_sl' || 'eep(1)', true, true, '')",
+    "SELECT * FROM ts_stat('SELECT pg_sl' || 'eep(1)')",
+    "SELECT pg_read_file('/etc/passwd')",
+    "SELECT pg_ls_dir('/')",
+    "SELECT lo_import('/etc/passwd')",
+    "SELECT lo_get(1)",
+    "SELECT pg_reload_conf(), pg_rotate_logfile()",
+    "SELECT pg_switch_wal()",
+    "SELECT pg_stat_reset()",
+    "SELECT pg_notify('x', 'y')",
+    "SELECT pg_create_restore_point('x')",
+    "SELECT pg_export_snapshot()",
+    "SELECT pg_logical_emit_message(false, 'x', 'y')",
+    "SELECT txid_current(), pg_promote()",
+    "SELECT setval('jobs_id_seq', 1)",
+    "LOCK TABLE jobs",
+    "SELECT * FROM v_jobs FOR UPDATE",
+    "SELECT * FROM jobs FOR SHARE",
+    "SELECT * FROM jobs FOR KEY SHARE",
+    "COPY (SELECT 1) TO PROGRAM 'true'",
+    "COPY jobs TO STDOUT",
+    "LISTEN x",
+    "CALL x()",
+    "SELECT * FROM dblink('host=x', 'SELECT 1') AS t(x int)",
+    "DECLARE c CURSOR FOR SELECT 1",
+    "PREPARE p AS SELECT 1",
+    "SET ROLE postgres",
+    "RESET ROLE",
+    "SHOW ALL; SELECT 1",
+]
+
+
+@ONLY_POSTGRESQL
+@pytest.mark.parametrize("statement", ACTS_ON_THE_SERVER)
+def test_a_statement_that_acts_on_the_server_is_refused_at_once(catalog_url: str, statement: str) -> None:
+    begun = time.monotonic()
+    with pytest.raises(PermanentError) as refused:
+        query.run(catalog_url, statement)
+    assert refused.value.hint
+    assert time.monotonic() - begun < 5
+
+
+@ONLY_POSTGRESQL
+def test_functions_that_only_return_something_are_allowed(catalog_url: str) -> None:
+    sql_ = "SELECT random() >= 0, clock_timestamp() > now() - interval '1 day', version() LIKE 'Postgre%', current_user <> ''"
+    assert query.run(catalog_url, sql_)[1] == [(True, True, True, True)]
+
+
+def test_a_statement_that_takes_too_long_is_stopped(catalog_url: str) -> None:
+    endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
+    begun = time.monotonic()
+    with pytest.raises(PermanentError, match=r"stopped after 0\.3 seconds"):
+        query.run(catalog_url, endless, max_seconds=0.3)
+    assert time.monotonic() - begun < 5
+    assert query.run(catalog_url, "SELECT 1")[1] == [(1,)]
+
+
+@ONLY_SQLITE
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT LOAD_EXTENSION('x')",
+        "SELECT fts3_tokenizer('simple', x'00')",
+        "ATTACH 'x' AS y",
+        "SELECT length(zeroblob(900000000))",
+        "SELECT writefile('x', 'y')",
+        "SELECT * FROM pragma_journal_mode",
+        "SELECT * FROM pragma_writable_schema(1)",
+        "EXPLAIN ATTACH 'x' AS y",
+    ],
+)
+def test_a_statement_that_leaves_the_catalog_or_takes_memory_is_refused_on_sqlite(catalog_url: str, statement: str) -> None:
+    with pytest.raises(PermanentError):
+        query.run(catalog_url, statement)
+
+
+@ONLY_POSTGRESQL
+def test_a_statement_runs_as_the_role_of_readers_where_it_exists(catalog_url: str) -> None:
+    sql.execute(catalog_url, f"DO $$ BEGIN CREATE ROLE {READERS_ROLE} NOLOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    schema.upgrade(catalog_url)
+    assert query.run(catalog_url, "SELECT current_user")[1] == [(READERS_ROLE,)]
+    assert query.run(catalog_url, "SELECT count(*) FROM v_jobs")[1] == [(0,)]
+    for statement in ("SELECT * FROM jobs", "SELECT rolpassword FROM pg_authid", "SELECT * FROM pg_stat_file('/etc/passwd')"):
+        with pytest.raises(PermanentError, match=r"permission denied|not allowed"):
+            query.run(catalog_url, statement)

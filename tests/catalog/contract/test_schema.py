@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from adapters.catalog.tables import metadata
 from adapters.catalog.views import VIEWS
 from pipeline.domain import FINDINGS, Header, JobKind, ReportState, Sender, StoredFile
 from pipeline.errors import ConfigurationError, OutOfResources, SchemaMismatch
-from tests.builders import schema_releases
+from tests.builders import postgres, schema_releases
 from tests.builders.fakes.versions import a_version
 from tests.builders.postgres import Cluster
 from tests.builders.sql import execute, on
@@ -106,6 +107,9 @@ def test_an_upgrade_from_every_release_keeps_its_rows(
     catalog.dispose()
     assert rows(url, "SELECT selection_reason, selection_probability, revoked FROM v_labels") == [("random", 0.5, 1)]
     assert rows(url, "SELECT undetermined_margin, notice FROM v_model_versions") == [(0.05, "")]
+    assert rows(url, "SELECT action, outcome, subject, detail, source FROM v_audit WHERE subject = '1.9'") == [
+        ("store", "refused", "1.9", "why", "PACS")
+    ]
     if release == "0.1.0":  # which stored only the time of the import
         assert rows(url, "SELECT count(*) FROM labels WHERE stated_at = created_at AND document = ''") == [(2,)]
     assert rows(url, "SELECT version FROM v_findings_wide WHERE accession_number = 'A1'") == [(1,)]
@@ -514,3 +518,26 @@ def test_the_read_only_role_reads_views_and_nothing_else(cluster: Cluster) -> No
         execute(url, f"DROP FUNCTION {function}")
     schema.upgrade(url)  # makes the views anew
     assert cluster.run(*as_alice, "SELECT count(*) FROM v_jobs").strip() == "0"
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    ("rule", "user", "hint"),
+    [
+        ("local all all peer", "radclipd", "peer authentication admits system user"),
+        ("local all all scram-sha-256", "postgres", "the role or its password is not what the server expects"),
+        ("local none all trust", "postgres", "pg_hba.conf"),
+        ("local all all trust", "nobody-like-that", "make the role first"),
+    ],
+)
+def test_a_refused_role_is_told_with_the_remedy(rule: str, user: str, hint: str) -> None:
+    with postgres.cluster() as own:
+        (own.folder / "cluster/pg_hba.conf").write_text(f"{rule}\n")
+        own.run("pg_ctl", "-D", str(own.folder / "cluster"), "reload")
+        until = time.monotonic() + 10
+        while True:
+            with pytest.raises((OutOfResources, SchemaMismatch)) as refused:  # the server reads its rules again in a moment
+                schema.verify(own.url("postgres", user=user))
+            if hint in refused.value.hint:
+                break
+            assert time.monotonic() < until, f"{refused.value} {refused.value.hint}"

@@ -53,6 +53,33 @@ def test_two_readers_add_compare_export_and_revoke(catalog_url: str, tmp_path: P
     assert "revoked" in radclipd("labels", "list", "--all").stdout
 
 
+def test_a_state_is_read_in_any_case(radclipd: Radclipd) -> None:
+    done = radclipd("labels", "add", "1.1", "edema=Absent", "MASS=PRESENT", "no finding=Present", "--reader", "alice")
+    assert done.returncode == 2  # the three contradict each other, and all three are understood
+    assert "present and absent" in done.stderr
+    assert "2 labels" in radclipd("labels", "add", "1.1", "edema=Absent", "Mass=UNCERTAIN", "--reader", "alice").stdout
+    listed = json.loads(radclipd("labels", "list", "--json").stdout)
+    assert {row["finding"]: row["state"] for row in listed} == {"Edema": "absent", "Mass": "uncertain"}
+
+
+def test_revoking_the_statement_of_another_reader_says_so(radclipd: Radclipd) -> None:
+    radclipd("labels", "add", "1.1", "Mass", "--reader", "alice")
+    radclipd("labels", "add", "1.1", "Edema", "--reader", "bob")
+    ids = [str(row["id"]) for row in json.loads(radclipd("labels", "list", "--json").stdout)]
+    assert radclipd("labels", "revoke", *ids, "--reader", "bob").stdout == "2 labels revoked, 1 of them by another reader: alice\n"
+
+
+def test_a_column_like_a_finding_is_warned_of_last(radclipd: Radclipd, tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("study_instance_uid,Mass,Pneumo\n1.1,1,1\n")
+    done = radclipd("labels", "import", str(path), "--reader", "alice")
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[-1].startswith("WARNING: column Pneumo was left out: did you mean Pneumonia?")
+    strict = radclipd("labels", "import", str(path), "--reader", "alice", "--strict")
+    assert strict.returncode == 1
+    assert "did you mean Pneumonia?" in strict.stderr
+
+
 def test_a_faulty_table_is_refused_row_by_row_as_a_whole(radclipd: Radclipd, tmp_path: Path) -> None:
     path = tmp_path / "bad.csv"
     path.write_text("study_instance_uid,accession_number,Mass\n1.1,,1\n,A2,1\n9.9,,perhaps\n")

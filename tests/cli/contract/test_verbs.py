@@ -40,6 +40,17 @@ def test_rows_as_table_csv_and_json(radclipd: Radclipd, catalog_url: str) -> Non
     assert "2.25.1" in radclipd("reports", "list").stdout
 
 
+def test_ignored_studies_are_listed_with_their_reasons(radclipd: Radclipd, catalog_url: str) -> None:
+    add_reported_study(catalog_url)
+    assert json.loads(radclipd("studies", "--ignored", "--json").stdout) == []
+    catalog = SqlCatalog(catalog_url)
+    with catalog.begin() as tx:
+        tx.studies.put_state("1.4", StudyState.IGNORED, reason="lateral view (1)")
+    catalog.dispose()
+    (row,) = json.loads(radclipd("studies", "--ignored", "--json").stdout)
+    assert (row["study_instance_uid"], row["reason"]) == ("1.4", "lateral view (1)")
+
+
 def test_a_write_is_refused_with_one_line_and_a_hint(radclipd: Radclipd) -> None:
     done = radclipd("query", "with x as (select 1) delete from jobs")
     assert done.returncode == 1

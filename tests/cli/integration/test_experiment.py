@@ -87,6 +87,23 @@ def test_a_missing_base_is_an_error_and_never_replaced(place: Path, tmp_path: Pa
         said("--config", str(tmp_path / "radclipd.toml"), *words(place, tmp_path / "out", "--base", "ViT-B-32/openai"))
 
 
+def test_film_seed_and_site_file_are_recorded(place: Path, tmp_path: Path) -> None:
+    site = tmp_path / "harbour.toml"
+    site.write_text('name = "harbour"\nbased_on = "west"\nscatter = [0.1, 0.2]\n')
+    films = ["--site", str(site), "--film-seed", "3", "--pool", "40", "--test", "30", "--film-size", "32", "--workers", "1"]
+    where = ["--base", str(place / "base"), "--cache", str(place / "cache"), "--device", "cpu", "--json"]
+    fewshot = said(
+        "experiment", "fewshot", "--out", str(tmp_path / "out"), "--methods", "zero-shot", "--bootstrap", "20", *films, *where
+    )
+    campaigns = said("experiment", "worklist", "--studies", "4", "--step", "2", "--seeds", "1", *films, *where)
+    for done in (fewshot, campaigns):
+        options = json.loads(done.stdout)["films"]["options"]
+        assert (options["site"], options["film_seed"], len(options["site_sha256"])) == ("harbour", 3, 64)
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "Film seed 3; site harbour " in report
+    assert f"--site {site} --film-seed 3" in report
+
+
 def test_after_ctrl_c_the_same_command_continues(place: Path, tmp_path: Path) -> None:
     more = ["--methods", "paper-head,tip-adapter-f", "--shots", "1,2", "--draws", "6"]
     command = [sys.executable, "-m", "adapters.cli", *words(place, tmp_path / "out", *more)]

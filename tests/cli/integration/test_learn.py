@@ -77,6 +77,21 @@ def test_a_version_is_learnt_promoted_and_rolled_back(radclipd: Radclipd, url: s
     assert events[-1][4].startswith("cli")
 
 
+def test_a_candidate_that_waits_names_the_next_step(radclipd: Radclipd, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RADCLIPD_LEARN__PROMOTE", "manual")
+    labelled_archive.label(url)
+    learnt = radclipd("learn", "--json")
+    assert "waiting (version 2): mean AUC" in learnt.stderr
+    assert "next: radclipd versions promote 2" in learnt.stderr
+    (row,) = json.loads(learnt.stdout)
+    for rate in ("sensitivity", "specificity"):  # of eight cases each
+        assert row[f"{rate}_upper"] - row[f"{rate}_lower"] > 0.3
+    assert "radclipd versions promote 2" in radclipd("versions", "show", "2").stdout
+    assert "version 2 waits for a decision: radclipd versions promote 2" in radclipd("versions", "list").stderr
+    assert radclipd("versions", "promote", "2").returncode == 0
+    assert "promote 2" not in radclipd("versions", "show", "2").stdout + radclipd("versions", "list").stderr
+
+
 def test_a_stopped_learner_learns_after_its_next_start(radclipd: Radclipd, url: str, tmp_path: Path) -> None:
     labelled_archive.label(url)
     config = configuration.load(ROOT / "deploy/radclipd.toml")

@@ -55,6 +55,7 @@ FREE: tuple[tuple[str, ...], ...] = (
     ("listen",),
     ("dispatch",),
     ("work", "report"),
+    ("work", "label"),
 )
 """In this order. The last three run until a signal stops them."""
 REFUSED = {"explain", "promote", "rollback", "reject"}

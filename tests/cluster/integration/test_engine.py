@@ -82,7 +82,7 @@ class Hospital:
             header = part10.read_header(*part10.split_file(film))
             receive(header, film, Sender("A", "", ""), catalog=self.catalog, images=images, policy=policy)
         quiet = settle.SettlePolicy(stable_age_seconds=0, settle_on_release=False, chest=chest_policy(self.config))
-        settle.settle(catalog=self.catalog, archive=None, policy=quiet)
+        settle.settle(catalog=self.catalog, policy=quiet)
 
     def _serve(self, models: Path) -> None:
         models.mkdir()

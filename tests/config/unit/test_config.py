@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from adapters.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES
-from adapters.config.sections import Config, key_descriptions, load, section_classes
+from adapters.config.sections import Config, key_descriptions, load, read_authorization, section_classes
 from pipeline.errors import ConfigurationError, FatalError
 
 REFERENCE = Path(__file__).resolve().parents[3] / "deploy" / "radclipd.toml"
@@ -232,6 +232,94 @@ def test_an_error_in_the_environment_names_the_variable(tmp_path: Path, monkeypa
 def test_an_unknown_section_in_the_environment_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RADCLIPD_LISTNER__PORT", "1")
     assert "RADCLIPD_LISTENER__" in str(load_error(write_config(tmp_path, "")))
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("RADCLIPD_LISTENER_PORT", "RADCLIPD_LISTENER__PORT"),
+        ("radclipd_listener_port", "RADCLIPD_LISTENER__PORT"),
+        ("RADCLIPD_LISTENERPORT", "RADCLIPD_LISTENER__PORT"),
+        ("RADCLIPD_PORT", "RADCLIPD_LISTENER__PORT"),
+        ("RADCLIPD_ACTIVATION_CACHE_MAX_SIZE", "RADCLIPD_ACTIVATION_CACHE__MAX_SIZE"),
+        ("RADCLIPD_CATALOG_URL", "RADCLIPD_CATALOG__URL"),
+        ("RADCLIPD_STORAGE_DIRECTRY", "RADCLIPD_STORAGE__DIRECTORY"),
+    ],
+)
+def test_a_variable_without_two_underscores_is_refused_with_the_one_it_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, meant: str
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    error = load_error(write_config(tmp_path, ""))
+    assert str(error) == f"environment variable {variable} sets no key (did you mean {meant}?)"
+    assert "two underscores" in error.hint
+
+
+def test_a_variable_that_resembles_no_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RADCLIPD_XYZZY", "1")
+    assert str(load_error(write_config(tmp_path, ""))) == "environment variable RADCLIPD_XYZZY sets no key"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("RADCLIPD_SERVICE_HOST", "10.96.0.9"),
+        ("RADCLIPD_SERVICE_PORT", "11112"),
+        ("RADCLIPD_SERVICE_PORT_DICOM", "11112"),
+        ("RADCLIPD_PORT", "tcp://10.96.0.9:11112"),
+        ("RADCLIPD_PORT_11112_TCP", "tcp://10.96.0.9:11112"),
+        ("RADCLIPD_PORT_11112_TCP_ADDR", "10.96.0.9"),
+        ("RADCLIPD_LISTENER_PORT", "tcp://10.96.0.9:11112"),  # beside a service called radclipd-listener
+        ("RADCLIPD_LISTEN_FDS", "3"),
+    ],
+)
+def test_variables_that_containers_and_the_supervisor_set_are_none_of_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert load(write_config(tmp_path, "")) == Config()
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("sqlite:///var/lib/radclipd/radclipd.db", "the path is relative"),
+        ("sqlite:///radclipd.db", "the path is relative"),
+        ("sqlite:///./radclipd.db", "the path is relative"),
+        ("sqlite+pysqlite:///var/x.db", "the path is relative"),
+        ("sqlite://var/lib/x.db", "the path is relative"),
+        ("sqlite:///file:/var/x.db", "the path is relative"),
+        ("sqlite://", "in memory"),
+        ("sqlite:///", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
+        ("sqlite+pysqlite:///:memory:", "in memory"),
+        ("sqlite:////var/lib/radclipd/", "names a folder"),
+        ("sqlite:////", "names a folder"),
+        ("sqlite:////var/x.db?mode=ro", "remove the option mode"),
+        ("sqlite:///file:/var/x.db?uri=true", "remove the option uri"),
+        ("mysql://h/x", "starts with sqlite:/// or postgresql"),
+    ],
+)
+def test_a_catalog_that_is_no_absolute_path_is_refused(tmp_path: Path, url: str, reason: str) -> None:
+    path = write_config(tmp_path, f'[catalog]\nurl = "{url}"\n')
+    error = load_error(path)
+    assert str(error).startswith(f"{path}, line 2: catalog.url: ")
+    assert reason in str(error)
+
+
+@pytest.mark.parametrize("url", ["sqlite:////var/x.db", "sqlite+pysqlite:////var/x.db", "postgresql://h/x?host=/run"])
+def test_a_catalog_at_an_absolute_path_or_a_server_is_accepted(tmp_path: Path, url: str) -> None:
+    assert load(write_config(tmp_path, f'[catalog]\nurl = "{url}"\n')).catalog.url == url
+
+
+@pytest.mark.parametrize(("content", "fault"), [("", "holds nothing"), ("a\nb\n", "more than one line")])
+def test_a_secret_is_one_line(tmp_path: Path, content: str, fault: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(content)
+    path = write_config(tmp_path, f'[backfill]\nauthorization_file = "{secret}"\n')
+    with pytest.raises(ConfigurationError, match=fault) as refused:
+        read_authorization(load(path), path)
+    assert "one line" in refused.value.hint
 
 
 def test_invalid_toml_is_refused_with_its_line(tmp_path: Path) -> None:

@@ -25,13 +25,14 @@ PATIENCE = 25.0
 
 
 class Receiver:
-    """A small storage SCP in radclipd's place: keeps what it gets; answers `status`."""
+    """A small storage SCP in radclipd's place: keeps what it gets; answers `status`, or that of an instance in `statuses`."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.received: list[str] = []
         self.modalities: list[str] = []
         self.status = 0x0000
+        self.statuses: dict[str, int] = {}
         self._lock = threading.Lock()
         self._server: object = None
 
@@ -51,7 +52,7 @@ class Receiver:
         with self._lock:
             self.received.append(str(event.dataset.SOPInstanceUID))
             self.modalities.append(str(event.dataset.Modality))
-        return self.status
+        return self.statuses.get(self.received[-1], self.status)
 
 
 @pytest.fixture
@@ -207,6 +208,27 @@ def test_a_study_that_is_refused_is_left_alone_in_the_end_and_blocks_no_other(or
     assert until(lambda: image_uids(fine)[0] in receiver.received)
     assert quiet(orthanc, receiver).count(image_uids(refused)[0]) == 4
     assert "is not retried" in orthanc.log.read_text(errors="replace")
+
+
+def test_a_refused_instance_holds_back_no_other_and_is_not_sent_for_ever(orthanc: OrthancServer, receiver: Receiver) -> None:
+    receiver.start()
+    views = [scanner.Technique(), scanner.Technique(view="LL"), scanner.Technique(view="AP"), scanner.Technique()]
+    examination = scanner.examine_patient(scanner.draw_patient(1, seed=5), views, seed=5, size=(64, 64))
+    *early, late = image_uids(examination)
+    refused = early[0]
+    receiver.statuses[refused] = 0xC001
+    for scan in examination.instances[:3]:
+        orthanc.upload(scan.content)
+    assert until(lambda: set(early) <= set(receiver.received))
+    assert until(lambda: "is not retried" in orthanc.log.read_text(errors="replace"))
+    sent = quiet(orthanc, receiver)
+    assert sent.count(refused) <= 5  # once with the others, then four times singly
+    orthanc.upload(examination.instances[3].content)
+    assert until(lambda: late in receiver.received)
+    assert quiet(orthanc, receiver) == [*sent, late]
+    orthanc.stop()
+    orthanc.start()
+    assert quiet(orthanc, receiver) == [*sent, late]  # remembered
 
 
 def test_a_study_can_be_sent_by_rest(orthanc: OrthancServer, receiver: Receiver) -> None:

@@ -68,6 +68,13 @@ def test_each_service_is_watched_restarted_and_unprivileged(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
+def test_each_service_has_a_memory_limit_that_ends_one_process_only(path: Path) -> None:
+    service = settings(path)["Service"]
+    assert re.fullmatch(r"\d+G|[1-8]\d%", service["MemoryMax"])
+    assert service["OOMPolicy"] == "continue"
+
+
+@pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
 def test_only_services_that_load_torch_may_map_writable_code(path: Path) -> None:
     assert (settings(path)["Service"].get("MemoryDenyWriteExecute") != "yes") == (path.name in LOADS_TORCH)
 

@@ -34,7 +34,7 @@ from adapters.dicom.network.dimse import (
     SUCCESS,
 )
 from adapters.dicom.network.listener import Listener, ListenerSettings
-from adapters.dicom.sources.dicomweb import DicomWebSource, OrthancSource, WebSettings, extract_single_part
+from adapters.dicom.sources.dicomweb import INSTANCE_FORMS, DicomWebSource, OrthancSource, WebSettings, extract_single_part
 from adapters.dicom.sources.folder import FolderSource
 from adapters.dicom.sources.query_retrieve import RetrieveSettings, RetrieveSource
 from adapters.storage.image_store import FileImageStore
@@ -294,6 +294,66 @@ class _Redirects(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Suppress the access log."""
+
+
+class _ChoosyServer(BaseHTTPRequestHandler):
+    """A WADO-RS server that knows one value of Accept and refuses the others with a status."""
+
+    accepted: ClassVar[str] = ""
+    status: ClassVar[int] = 406
+    asked: ClassVar[list[str]] = []
+    content: ClassVar[bytes] = b""
+
+    def do_GET(self) -> None:
+        accept = str(self.headers["Accept"])
+        self.asked.append(accept)
+        if accept != self.accepted:
+            self.send_error(self.status)
+            return
+        body = self.content
+        kind = "application/dicom"
+        if accept.startswith("multipart"):
+            kind = 'multipart/related; type="application/dicom"; boundary=b'
+            body = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + body + b"\r\n--b--"
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Suppress the access log."""
+
+
+@contextmanager
+def choosy_server(accepted: str, status: int) -> Iterator[DicomWebSource]:
+    _ChoosyServer.accepted, _ChoosyServer.status, _ChoosyServer.asked = accepted, status, []
+    _ChoosyServer.content = file_of(dx())
+    with ThreadingHTTPServer(("127.0.0.1", 0), _ChoosyServer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield DicomWebSource(WebSettings(url=f"http://127.0.0.1:{server.server_address[1]}", modalities=("DX",)))
+        server.shutdown()
+
+
+@pytest.mark.parametrize("status", [406, 415, 400, 501])
+@pytest.mark.parametrize("number", range(len(INSTANCE_FORMS)))
+def test_a_server_that_refuses_a_form_is_asked_in_the_next_and_asked_so_from_then_on(number: int, status: int) -> None:
+    with choosy_server(INSTANCE_FORMS[number], status) as source:
+        first, second = source._read_instance("/studies/1"), source._read_instance("/studies/1")
+    assert first is not None
+    assert first == second
+    assert _ChoosyServer.asked == [*INSTANCE_FORMS[: number + 1], INSTANCE_FORMS[number]]
+
+
+def test_a_server_that_knows_no_form_refuses_with_its_status() -> None:
+    with choosy_server("text/html", 406) as source, pytest.raises(RefusedByArchive, match="406"):
+        source._read_instance("/studies/1")
+    assert _ChoosyServer.asked == list(INSTANCE_FORMS)
+
+
+def test_an_instance_that_is_not_there_is_asked_for_once() -> None:
+    with choosy_server("text/html", 404) as source, pytest.raises(RefusedByArchive, match="404"):
+        source._read_instance("/studies/1")
+    assert len(_ChoosyServer.asked) == 1
 
 
 def test_credentials_are_not_sent_to_another_host(destination: Destination) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -13,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.encaps import encapsulate
+from pydicom.uid import RLELossless
 
 from adapters.dicom.image.decode_pool import DecodePool
 from adapters.dicom.image.pixels import DicomImageReader
@@ -23,6 +27,7 @@ from pipeline.domain import Header, StoredInstance
 from pipeline.errors import PixelsUnreadable
 from tests.builders import decoder_transforms
 from tests.builders.dicom_files import EXPLICIT, dx, file_of, pixels
+from tests.builders.fakes.images import stored_instance
 
 
 @pytest.fixture
@@ -39,7 +44,7 @@ def pool(store: FileImageStore) -> Iterator[DecodePool]:
 
 def film(store: FileImageStore, number: int, *, dark: bool = False, cut: int = 0) -> StoredInstance:
     made = dx(WindowCenter=2048, WindowWidth=4096)
-    grey = np.full((60, 50), 0 if dark else 3000) + np.random.default_rng(number).integers(0, 50, (60, 50))
+    grey = np.full((60, 50), 0 if dark else 3000) + np.random.default_rng(number).integers(0, 400, (60, 50))
     pixels(made, grey, bits=12)
     content = file_of(made)
     file = store.write(content[: len(content) - cut])
@@ -103,6 +108,34 @@ def test_a_decoder_killed_between_two_instances_is_replaced(store: FileImageStor
     finally:
         pool.close()
     assert not any(isinstance(got, PixelsUnreadable) for got in found)
+
+
+def bomb(store: FileImageStore) -> StoredInstance:
+    """A small file of runs of one byte that claims, and decodes to, an image of 60 million samples."""
+    made = dx(bits=8)
+    made.Rows, made.Columns = 6000, 10_000
+    runs = b"\x81\x07" * (6000 * 10_000 // 128)
+    made.PixelData = encapsulate([struct.pack("<16L", 1, 64, *[0] * 14) + runs])
+    made["PixelData"].VR, made["PixelData"].is_undefined_length = "OB", True
+    return stored_instance(store, file_of(made, RLELossless))
+
+
+def test_an_instance_that_needs_more_memory_than_a_decoder_may_have_affects_no_other(store: FileImageStore) -> None:
+    pool = DecodePool(store.root, processes=1, timeout_seconds=60.0, memory_bytes=280 << 20)
+    try:
+        pool.read(film(store, 0))
+        first = pool._decoders[0].process.pid
+        found = list(pool.read_ahead([bomb(store), film(store, 1)], HostTransform()))
+        second = pool._decoders[0].process.pid
+        limits = Path(f"/proc/{second}/limits").read_text()
+    finally:
+        pool.close()
+    assert isinstance(found[0], PixelsUnreadable)
+    assert "more memory than a decoder may have" in str(found[0])
+    assert "score.decode_memory" in found[0].hint
+    assert second != first  # the memory of the first may be in pieces
+    assert not isinstance(found[1], PixelsUnreadable)
+    assert re.search(rf"Max address space +{280 << 20} +{280 << 20} ", limits)
 
 
 WORKER = """

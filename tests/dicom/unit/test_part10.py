@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 import zlib
+from io import BytesIO
 
 import pytest
 from hypothesis import given, settings
@@ -153,3 +155,37 @@ def test_damaged_headers_raise_only_the_documented_errors(at: int, damage: bytes
 
 
 BODY = encoded(dx())
+
+
+EMPTY_ITEM = struct.pack("<HHL", 0xFFFE, 0xE000, 0)
+UNDEFINED_SEQUENCE = struct.pack("<HH2sHL", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF)
+LONG_HEADERS = {
+    "elements": b"".join(struct.pack("<HH2sH", 9, number, b"LO", 0) for number in range(1, 0xFFFF)) * 8,
+    "items of a sequence": UNDEFINED_SEQUENCE + EMPTY_ITEM * (1 << 20),
+    "elements of an item": UNDEFINED_SEQUENCE + EMPTY_ITEM[:4] + b"\xff" * 4 + struct.pack("<HH2sH", 9, 1, b"LO", 0) * (1 << 20),
+}
+
+
+@pytest.mark.parametrize("filling", LONG_HEADERS.values(), ids=LONG_HEADERS)
+def test_a_header_of_countless_small_elements_is_refused_after_a_bounded_number(filling: bytes) -> None:
+    film = encoded(dx())
+    at = film.index(b"\x10\0\x10\0PN")  # behind the UIDs of group 0008
+    reads: list[int] = []
+
+    class Counted(BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            reads.append(size or 0)
+            return super().read(size)
+
+    with pytest.raises(DataSetUnreadable, match="too much before its pixel data"):
+        part10.read_header(Counted(film[:at] + filling + film[at:]), EXPLICIT)
+    assert len(reads) <= part10.MAX_HEADER_READS
+
+
+def test_a_long_code_sequence_is_passed_over() -> None:
+    film = encoded(dx())
+    at = film.index(b"\x10\0\x10\0PN")
+    items = EMPTY_ITEM * 100_000
+    regions = struct.pack("<HH2sHL", 0x0008, 0x2218, b"SQ", 0, len(items)) + items
+    header = part10.read_header(film[:at] + regions + film[at:], EXPLICIT)
+    assert (header.anatomic_region_meaning, header.has_pixels) == ("", True)

@@ -30,7 +30,7 @@ def feed(reader: PduReader, stream: bytes) -> Iterator[tuple[int, bytes] | bytes
             if reader.holds_data:
                 yield from [(context, bytes(fragment)) for context, fragment in reader.read_fragments()]
             else:
-                yield bytes(reader.read(len(RELEASE)))
+                yield bytes(reader.read_pdu())
 
 
 def join_fragments(read: list[tuple[int, bytes] | bytes]) -> list[Message | bytes]:

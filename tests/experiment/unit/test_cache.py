@@ -1,8 +1,8 @@
-"""The feature cache: independent of interruptions, and specific to films and weights."""
+"""The feature cache: keyed by film and weights, and independent of interruptions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from adapters.experiment import feature_cache as caching
+from adapters.experiment import feature_files as stored
 from adapters.experiment.bases import ChosenBase, choose_base
 from adapters.experiment.case_source import CaseSource
 from adapters.experiment.feature_cache import FeatureCache, load_or_fill_cache
@@ -74,7 +75,7 @@ def test_a_complete_cache_encodes_nothing(whole: Path, source: CaseSource, base:
 def interrupted(source: CaseSource, after: int) -> CaseSource:
     """The same films, interrupted by Ctrl-C."""
 
-    def stream(rows: range) -> Iterator[Image]:
+    def stream(rows: Sequence[int]) -> Iterator[Image]:
         for count, row in enumerate(rows):
             if count == after:
                 raise KeyboardInterrupt
@@ -88,35 +89,158 @@ def test_an_interrupted_cache_resumes_after_the_last_complete_batch(
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         fill(tmp_path, interrupted(source, 100), base)
-    assert not list(tmp_path.glob(f"*/{caching.CARD}"))
+    assert (folder_of(tmp_path) / stored.INDEX).stat().st_size == 64 * stored.INDEX_RECORD.itemsize
     heard: list[int] = []
     fill(tmp_path, source, base, heard=heard)
     assert heard == [64, 128, 150]
-    for name in (caching.FILMS, caching.FEATURES, caching.POOLED, caching.PIXELS):
+    for name in (stored.FILMS, stored.FEATURES, stored.POOLED, stored.INDEX):
         assert (folder_of(tmp_path) / name).read_bytes() == (folder_of(whole) / name).read_bytes()
 
 
-def test_other_weights_or_films_have_a_separate_cache(whole: Path, source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
+def test_other_weights_have_a_separate_cache(whole: Path, base: ChosenBase, tmp_path: Path) -> None:
     other = choose_base(str(tiny.base(tmp_path / "other", seed=1)), store=None)
-    fewer = nih_source(nih_folder.collection(tmp_path / "nih", 4))
-    keys = {caching.cache_key(*pair) for pair in ((source, base), (source, other), (fewer, base))}
-    assert len(keys) == 3
-    assert folder_of(whole).name in keys
+    assert caching.cache_key(other) != caching.cache_key(base) == folder_of(whole).name
 
 
-@pytest.mark.parametrize("name", [caching.FEATURES, caching.POOLED, caching.PIXELS])
+def encoded(root: Path, source: CaseSource, base: ChosenBase) -> tuple[FeatureCache, list[int]]:
+    """Fill a cache; return it with the rows of the source whose films were encoded."""
+    read: list[int] = []
+
+    def stream(rows: Sequence[int]) -> Iterator[Image]:
+        read.extend(rows)
+        return map(source.read_film, rows)
+
+    return fill(root, replace(source, read_films=stream), base), read
+
+
+def test_a_changed_list_of_films_encodes_only_the_new_ones(base: ChosenBase, tmp_path: Path) -> None:
+    folder = nih_folder.collection(tmp_path / "nih", 20)
+    before, read = encoded(tmp_path / "cache", nih_source(folder), base)
+    assert read == [*range(20)]
+    gone = next(folder.rglob(str(nih_source(folder).cases.key[4])))
+    aside = gone.rename(tmp_path / gone.name)
+    held, read = encoded(tmp_path / "cache", nih_source(folder), base)
+    assert read == []
+    kept = [row for row in range(20) if row != 4]
+    assert torch.equal(held.features, before.features[kept])
+    aside.rename(gone)
+    again, read = encoded(tmp_path / "cache", nih_source(folder), base)
+    assert read == []
+    assert torch.equal(again.features, before.features)
+    more = nih_source(nih_folder.collection(tmp_path / "more", 24))  # the same pictures in a new folder, and four more
+    more = replace(more, film_keys=[*nih_source(folder).film_keys, *more.film_keys[20:]])
+    _, read = encoded(tmp_path / "cache", more, base)
+    assert read == [20, 21, 22, 23]
+
+
+def test_a_replaced_film_is_another_film(base: ChosenBase, tmp_path: Path) -> None:
+    folder = nih_folder.collection(tmp_path / "nih", 20)
+    before, _ = encoded(tmp_path / "cache", nih_source(folder), base)
+    name = str(nih_source(folder).cases.key[7])
+    nih_folder.save(next(folder.rglob(name)), nih_folder.picture(["Mass"], seed=99))
+    held, read = encoded(tmp_path / "cache", nih_source(folder), base)
+    assert read == [7]
+    same = (held.features == before.features).all(dim=1)
+    assert np.flatnonzero(~same.numpy()).tolist() == [7]
+    assert (held.films[held.rows[7]] != before.films[before.rows[7]]).any()
+    assert fill(tmp_path / "cache", nih_source(folder), base).pixel_sha256[7] != before.pixel_sha256[7]
+
+
+def test_a_moved_folder_has_the_same_films(base: ChosenBase, tmp_path: Path) -> None:
+    folder = nih_folder.collection(tmp_path / "nih", 20)
+    fill(tmp_path / "cache", nih_source(folder), base)
+    _, read = encoded(tmp_path / "cache", nih_source(folder.rename(tmp_path / "moved")), base)
+    assert read == []
+
+
+def test_cases_of_one_film_share_a_row(source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
+    twice = replace(source, film_keys=[source.film_keys[0], *source.film_keys[:-1]])  # case 1 is the film of case 0
+    read: list[int] = []
+
+    def stream(rows: Sequence[int]) -> Iterator[Image]:
+        read.extend(rows)
+        return (source.read_film(max(0, row - 1)) for row in rows)
+
+    shown = replace(twice, read_films=stream, read_film=lambda row: source.read_film(max(0, row - 1)))
+    heard: list[int] = []
+    held = fill(tmp_path, shown, base, heard=heard)
+    assert read == [0, *range(2, FILMS)]
+    assert heard == [0, 65, 129, 150]
+    assert held.rows[:3].tolist() == [0, 0, 1]
+
+
+def test_films_of_two_sources_in_one_cache_are_found_by_film(base: ChosenBase, tmp_path: Path) -> None:
+    one = nih_source(nih_folder.collection(tmp_path / "one", 12))
+    two = nih_source(nih_folder.collection(tmp_path / "two", 16, show=lambda number: ["Mass"]))
+    first = fill(tmp_path / "cache", one, base)
+    second, again = fill(tmp_path / "cache", two, base), fill(tmp_path / "cache", one, base)
+    apart = fill(tmp_path / "apart", two, base)
+    assert torch.equal(again.features, first.features)
+    assert torch.allclose(second.features, apart.features, atol=1e-6)
+    assert (second.films[second.rows] == apart.films[apart.rows]).all()
+    assert second.pixel_sha256.tolist() == apart.pixel_sha256.tolist()
+    assert len(second.films) == 28
+
+
+@pytest.mark.parametrize("cut", [1, stored.INDEX_RECORD.itemsize // 2, stored.INDEX_RECORD.itemsize * 10 + 5])
+def test_what_a_crash_leaves_behind_is_written_again(cut: int, source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
+    fill(tmp_path, source, base)
+    before = {path.name: path.read_bytes() for path in folder_of(tmp_path).iterdir() if path.name != stored.APPEND_LOCK}
+    index = folder_of(tmp_path) / stored.INDEX
+    index.write_bytes(before[stored.INDEX][:-cut])
+    heard: list[int] = []
+    fill(tmp_path, source, base, heard=heard)
+    assert heard[0] == FILMS - 1 - cut // stored.INDEX_RECORD.itemsize
+    for name in (stored.FILMS, stored.INDEX):
+        assert (folder_of(tmp_path) / name).read_bytes() == before[name] or name == stored.INDEX
+    assert index.stat().st_size == len(before[stored.INDEX])
+
+
+def test_records_of_zeros_at_the_end_are_no_records(source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
+    """The length of a file may survive a loss of power without its content."""
+    fill(tmp_path, source, base)
+    index = folder_of(tmp_path) / stored.INDEX
+    with index.open("ab") as file:
+        file.write(bytes(3 * stored.INDEX_RECORD.itemsize))
+    heard: list[int] = []
+    fill(tmp_path, source, base, heard=heard)
+    assert heard == []
+    more = replace(source, film_keys=["new", *source.film_keys[1:]])
+    assert fill(tmp_path, more, base).rows[0] == FILMS
+
+
+@pytest.mark.parametrize("name", [stored.FEATURES, stored.POOLED])
 def test_damaged_files_are_detected(name: str, source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
     fill(tmp_path, source, base)
     tiny.flip_a_bit_of_the_last_byte(folder_of(tmp_path) / name)
-    with pytest.raises(PermanentError, match=f"{name} is not what was written") as refused:
+    with pytest.raises(PermanentError, match=rf"{name}.* is not what was written at row 149") as refused:
         fill(tmp_path, source, base)
     assert "made again" in refused.value.hint
 
 
+@pytest.mark.parametrize("name", [stored.FILMS, stored.FEATURES, stored.POOLED])
+def test_shortened_files_are_detected(name: str, source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
+    fill(tmp_path, source, base)
+    path = folder_of(tmp_path) / name
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(PermanentError, match=f"{name} is not what was written, but shorter"):
+        fill(tmp_path, source, base)
+
+
+def test_a_damaged_index_is_detected(source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
+    fill(tmp_path, source, base)
+    index = folder_of(tmp_path) / stored.INDEX
+    content = bytearray(index.read_bytes())
+    content[stored.INDEX_RECORD.itemsize * 7 + 100] ^= 1
+    index.write_bytes(content)
+    with pytest.raises(PermanentError, match="index is not what was written at row 7"):
+        fill(tmp_path, source, base)
+
+
 def test_damaged_model_inputs_are_detected(source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
     fill(tmp_path, source, base)
-    tiny.flip_a_bit_of_the_last_byte(folder_of(tmp_path) / caching.FILMS)
-    with pytest.raises(PermanentError, match="is damaged at row 149"):
+    tiny.flip_a_bit_of_the_last_byte(folder_of(tmp_path) / stored.FILMS)
+    with pytest.raises(PermanentError, match=f"{stored.FILMS} is not what was written at row 149"):
         fill(tmp_path, source, base)
 
 
@@ -128,13 +252,35 @@ def test_a_changed_film_of_the_source_is_detected(whole: Path, source: CaseSourc
         fill(whole, replace(source, read_film=film), base)
 
 
-def test_two_processes_do_not_fill_one_cache(source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
-    def stream(rows: range) -> Iterator[Image]:
+def test_two_processes_do_not_encode_the_same_films(source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
+    def stream(rows: Sequence[int]) -> Iterator[Image]:
         with pytest.raises(TransientError, match="another process fills"):
             fill(tmp_path, source, base)
         return map(source.read_film, rows)
 
     fill(tmp_path, replace(source, read_films=stream), base)
+
+
+def test_two_sources_fill_one_cache_at_a_time(source: CaseSource, base: ChosenBase, tmp_path: Path) -> None:
+    """The second source has ten films of the first, which both encode, and two of its own."""
+    own = nih_source(nih_folder.collection(tmp_path / "nih", 12, show=lambda number: ["Mass"]))
+    few = replace(
+        own,
+        film_keys=[*source.film_keys[:10], *own.film_keys[10:]],
+        read_film=lambda row: source.read_film(row) if row < 10 else own.read_film(row),
+    )
+
+    def stream(rows: Sequence[int]) -> Iterator[Image]:
+        for row in rows:
+            if row == 100:
+                fill(tmp_path / "cache", few, base)
+            yield source.read_film(row)
+
+    held = fill(tmp_path / "cache", replace(source, read_films=stream), base)
+    alone = fill(tmp_path / "alone", source, base)
+    assert torch.allclose(held.features, alone.features, atol=1e-6)
+    assert len(held.films) == FILMS + 2
+    assert held.pixel_sha256.tolist() == alone.pixel_sha256.tolist()
 
 
 def test_a_tower_that_cannot_be_partitioned_has_no_pooled_activations(base: ChosenBase, tmp_path: Path) -> None:

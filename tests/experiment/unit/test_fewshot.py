@@ -256,13 +256,73 @@ def test_a_patient_on_both_lists_is_refused_before_any_film_is_read(place: Path,
     assert refused.value.hint
 
 
-def test_one_film_filed_under_two_patients_is_refused(place: Path, tmp_path: Path, run: Run) -> None:
-    folder = shutil.copytree(place / "nih", tmp_path / "nih")
-    one, two = (next(folder.rglob(f"0000000{number}_000.png")) for number in (1, 2))
-    shutil.copy(one, two)
-    with pytest.raises(PermanentError, match="share 0 patients and 1 films with the same pixels"):
-        run(on=nih_source(folder), cache=tmp_path / "cache")
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize("lists", [True, False])
+def test_one_film_filed_under_two_patients_is_left_out_with_a_count(lists: bool, tmp_path: Path, run: Run) -> None:
+    folder = nih_folder.collection(tmp_path / "nih", PATIENTS, lists=lists)
+    before = nih_source(folder)
+    split = before.split(before.cases)
+    pool, test = (str(before.cases.key[side[0]]) for side in (split.pool, split.test))
+    shutil.copy(next(folder.rglob(test)), next(folder.rglob(pool)))
+    outcome = run(on=nih_source(folder), cache=tmp_path / "cache")
+    sides = outcome.manifest["identity"]["split"]
+    if lists:
+        assert outcome.manifest["left_out"] == {"films of the pool with the pixels of a test film": 1}
+        assert (sides["pool"]["films"], sides["test"]["films"]) == (47, 48)
+        assert "Left out: 1 films of the pool with the pixels of a test film." in (tmp_path / "out" / "report.md").read_text()
+        assert summary_json(outcome)["left_out"] == outcome.manifest["left_out"]
+    else:  # both patients are on one side
+        assert outcome.manifest["left_out"] == {}
+        assert sides["pool"]["films"] + sides["test"]["films"] == PATIENTS
+
+
+def show_all(number: int) -> list[str]:
+    """Every second patient of either side has every finding, the others none."""
+    return [*FINDINGS] if number % 4 in (1, 2) else []
+
+
+def test_shots_that_the_pool_cannot_fill_are_named_everywhere(tmp_path: Path, run: Run) -> None:
+    """The pool has Mass on three patients and Hernia on one; of all else enough."""
+
+    def show(number: int) -> list[str]:
+        rare = {2: ["Mass"], 6: ["Mass"], 10: ["Mass"], 14: ["Hernia"]}
+        return rare.get(number) or [name for name in show_all(number) if number % 2 or name not in ("Mass", "Hernia")]
+
+    source = nih_source(nih_folder.collection(tmp_path / "nih", PATIENTS, show=show))
+    outcome = run(on=source, cache=tmp_path / "cache", shots=(1, 2, 4))
+    held = {row.kind: (row.least, row.most) for row in outcome.tables.shortages}
+    assert held == {"Mass": (3, 3), "Hernia": (1, 1)}
+    (caution,) = (words for words in outcome.cautions if "cannot fill" in words)
+    assert "cannot fill every shot count from 2 on. With 4 shots the supports hold no more than Mass 3, Hernia 1: " in caution
+    by_draw = {
+        (row["shots"], row["finding"]): row["support_positives"]
+        for row in rows(tmp_path / "out" / "results.csv")
+        if row["method"] == "means"
+    }
+    assert (by_draw["1", "Hernia"], by_draw["4", "Hernia"], by_draw["2", "Mass"], by_draw["4", "Mass"]) == ("1", "1", "2", "3")
+    assert {row["support_positives"] for row in rows(tmp_path / "out" / "results.csv") if row["method"] == "zero-shot"} == {""}
+    summary = {
+        (row["method"], row["shots"], row["scope"]): row["support_positives"] for row in rows(tmp_path / "out" / "summary.csv")
+    }
+    assert float(summary["means", "4", "Mass"]) == 3
+    assert float(summary["means", "4", "mean"]) == 1
+    assert summary["zero-shot", "0", "mean"] == ""
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "| 1 shot | 2 shots * | 4 shots * |" in report
+    assert "Hollow points" in report
+    assert report.count(caution) == 2  # at the head, and below the table
+    hernia = next(line for line in report.splitlines() if line.startswith("| Hernia |"))
+    assert hernia.split("|")[3].strip() == "1"
+    assert summary_json(outcome)["support_positives"]["4"]["Hernia"] == 1
+
+
+def test_a_pool_that_fills_the_shots_has_no_such_caution(tmp_path: Path, run: Run) -> None:
+    source = nih_source(nih_folder.collection(tmp_path / "nih", PATIENTS, show=show_all))
+    outcome = run(on=source, cache=tmp_path / "cache")
+    assert outcome.tables.shortages == []
+    assert not any("cannot fill" in words for words in outcome.cautions)
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "shots * |" not in report
+    assert "Hollow" not in report
 
 
 def test_without_lists_patients_are_split_by_hash_with_a_note(tmp_path: Path, run: Run) -> None:

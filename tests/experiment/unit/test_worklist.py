@@ -111,7 +111,9 @@ def test_the_natural_source_has_one_film_per_person_at_the_site_s_prevalences() 
     assert share[FINDINGS.index("Infiltration")] > 0.12
     assert share[FINDINGS.index("Hernia")] < 0.02
     assert source.read_film(0).shape == (32, 32)
-    other = natural_source(sizes=PhantomSizes(pool=600, test=60, pool_positives=0, test_positives=2, edge=32), workers=1, seed=9)
+    other = natural_source(
+        sizes=PhantomSizes(pool=600, test=60, pool_positives=0, test_positives=2, edge=32), workers=1, film_seed=9
+    )
     assert other.fingerprint != source.fingerprint
     with pytest.raises(PermanentError, match="no phantom hospital"):
         natural_source("atlantis")

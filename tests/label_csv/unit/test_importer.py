@@ -172,7 +172,6 @@ def test_every_fault_is_reported_with_its_row() -> None:
         (8, "Selection Probability", "half"),
         (9, "stated_at", found[8][2]),
         (9, "Selection Probability", "1.5"),
-        (10, "", ""),
         (11, "", "surplus"),
         (12, "AccessionNumber", "A1"),
         (13, "Mass", "absent"),
@@ -180,8 +179,89 @@ def test_every_fault_is_reported_with_its_row() -> None:
     remedies = {(fault.row, fault.column): fault.remedy for fault in faults_of(table)}
     assert "format the column as text" in remedies[6, "AccessionNumber"]
     assert remedies[7, "No Finding"].endswith("this row names Mass: correct one of the two")
-    assert remedies[10, ""].startswith("this row has 4 cells, the header has 8")
+    assert remedies[11, ""].startswith("this row has 9 cells, the header has 8")
     assert remedies[13, "Mass"].startswith("row 2 says present of the same study by the same reader")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_empty_cells_at_the_end_of_a_row_may_be_left_out(delimiter: str) -> None:
+    table = (
+        "study_instance_uid,accession_number,reader,stated_at,No Finding,Atelectasis,Effusion,Mass\n"
+        "1.1,A1,bob,,,1\n"
+        "1.2\n"
+        "1.2,,,,,,0\n"
+        "1.3,,,,,,,-1\n"
+        "1.3,,carol,,1\n"
+    )
+    assert said_in(table.replace(",", delimiter)) == [
+        ("1.1", {"Atelectasis": YES}),
+        ("1.2", {"Effusion": NO}),
+        ("1.3", {"Mass": MAYBE}),
+        ("1.3", all_absent()),
+    ]
+    assert said_in("study_instance_uid,Finding Labels\n1.1\n1.2,Mass\n") == [("1.2", {"Mass": YES})]
+
+
+def test_empty_cells_beyond_the_header_are_none() -> None:
+    assert said_in("study_instance_uid;Mass;;\n1.1;1;;;;\n") == [("1.1", {"Mass": YES})]
+
+
+@pytest.mark.parametrize(
+    ("cell", "state"),
+    [
+        ("1,0", YES),
+        ("0,0", NO),
+        ("-1,0", MAYBE),
+        ("1.0", YES),
+        ("TRUE", YES),
+        ("False", NO),
+        ("Yes", YES),
+        ("-1", MAYBE),
+        ("1,", YES),
+        ("PRESENT", YES),
+        (" absent ", NO),
+        ("NaN", None),
+        ("N/A", None),
+        ("-", None),
+    ],
+)
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_cell_is_read_as_people_and_spreadsheets_write_it(cell: str, state: LabelState | None, delimiter: str) -> None:
+    said = said_in(f"study_instance_uid{delimiter}Mass\n1.1{delimiter}{cell}\n")
+    assert said == ([("1.1", {"Mass": state})] if state else [])
+
+
+@pytest.mark.parametrize("cell", ["0,5", "1,0,0", "2", "one", "1;0"])
+def test_a_cell_that_says_nothing_clear_is_refused(cell: str) -> None:
+    (fault,) = faults_of(f'study_instance_uid\tMass\n1.1\t"{cell}"\n')
+    assert (fault.row, fault.column, fault.value) == (2, "Mass", cell)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("Pneumo", "Pneumonia"), ("Emphys", "Emphysema"), ("Thickening", "Pleural_Thickening"), ("Cardio", "Cardiomegaly")],
+)
+def test_a_column_that_resembles_a_finding_is_a_warning_and_refused_if_strict(name: str, nearest: str) -> None:
+    table = f"study_instance_uid,Mass,{name}\n1.1,1,1\n"
+    assert said_in(table) == [("1.1", {"Mass": YES})]
+    notes = read_table(table.encode(), ALICE).notes
+    assert notes[-1] == f"WARNING: column {name} was left out: did you mean {nearest}? rename it, or remove it"
+    (fault,) = faults_of(table, ImportDefaults(reader="alice", strict=True))
+    assert (fault.row, fault.column) == (1, name)
+    assert f"did you mean {nearest}?" in fault.remedy
+
+
+def test_a_column_that_resembles_a_finding_that_is_there_says_so() -> None:
+    notes = read_table(b"study_instance_uid,Emphysema,Emphys\n1.1,1,1\n", ALICE).notes
+    assert "whose column Emphysema is there already" in notes[-1]
+
+
+@pytest.mark.parametrize("name", ["Lung Lesion", "Pleural Other", "Fracture", "Pneumomediastinum", "note", "Sex", "Patient Age"])
+def test_other_columns_are_named_without_a_warning_and_refused_if_strict(name: str) -> None:
+    table = f"study_instance_uid,Mass,{name}\n1.1,1,1\n"
+    assert read_table(table.encode(), ALICE).notes == [f"columns not used: {name}"]
+    (fault,) = faults_of(table, ImportDefaults(reader="alice", strict=True))
+    assert (fault.column, fault.remedy) == (name, "it is not used: remove it")
 
 
 def test_one_faulty_row_refuses_the_whole_table() -> None:

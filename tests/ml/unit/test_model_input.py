@@ -32,7 +32,7 @@ from models.images.preprocess import Preprocess
 from pipeline.domain import Header, StoredInstance
 from pipeline.errors import PixelsUnreadable
 from tests.builders import tiny
-from tests.builders.dicom_files import EXPLICIT, dx, file_of, stream_of
+from tests.builders.dicom_files import EXPLICIT, dx, file_of, lookup_item, stream_of
 from tests.builders.dicom_files import pixels as put_pixels
 
 CPU = torch.device("cpu")
@@ -71,12 +71,13 @@ LINEAR = {
     "eight bits": noisy(40, 33, bits=8, WindowCenter=120, WindowWidth=200),
     "one row": noisy(1, 500, **WINDOW),
     "its size already": noisy(64, 64, **WINDOW),
+    "a slope of zero, which is left out": noisy(20, 20, RescaleSlope="0", **WINDOW),
 }
 OTHERS = {
     "a sigmoid": noisy(60, 60, VOILUTFunction="SIGMOID", **WINDOW),
-    "one value": noisy(1, 1),
-    "no slope": noisy(20, 20, RescaleSlope="0", **WINDOW),
+    "a table": noisy(20, 20, VOILUTSequence=[lookup_item(np.arange(4096), bits=12)]),
 }
+ONE_VALUE = noisy(1, 1)
 
 
 @pytest.mark.parametrize("film", LINEAR.values(), ids=LINEAR)
@@ -97,7 +98,7 @@ def test_the_model_input_of_stored_values_equals_the_hosts(
     assert float(inputs.max()) > 0.1
 
 
-@pytest.mark.parametrize("film", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("film", [*OTHERS.values(), ONE_VALUE], ids=[*OTHERS, "one value"])
 def test_an_image_that_takes_more_than_a_window_is_resized_by_the_host(film: Dataset) -> None:
     rendering = rendering_of(film)
     assert rendering.windowed is None

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
+from scipy.stats import binomtest
 
 from models.classifier.head import LinearHead
 from models.evaluation.compare import compare
@@ -90,6 +91,25 @@ def test_intervals_of_rates_resample_patients() -> None:
     assert clustered.upper[0] - clustered.lower[0] > alone.upper[0] - alone.lower[0]
     eligible[:, 1] = False
     assert np.isnan(rates_with_intervals(positive, eligible, np.arange(40).astype(str), seed=0).lower[1])
+
+
+@pytest.mark.parametrize(("right", "patients"), [(True, 8), (True, 1), (True, 300), (False, 8), (False, 20)])
+def test_the_interval_of_a_rate_without_an_exception_is_that_of_wilson(right: bool, patients: int) -> None:
+    cells = np.full((patients, 1), right)
+    found = rates_with_intervals(cells, np.ones_like(cells), np.arange(patients).astype(str), seed=0)
+    expected = binomtest(patients * right, patients).proportion_ci(0.95, method="wilson")
+    assert (found.value[0], found.lower[0], found.upper[0]) == pytest.approx((float(right), expected.low, expected.high))
+
+
+def test_images_of_one_patient_are_one_case() -> None:
+    patients = np.repeat(np.arange(8), 3).astype(str)
+    cells = np.ones((24, 1), dtype=bool)
+    found = rates_with_intervals(cells, cells, patients, seed=0)
+    assert (round(found.lower[0], 2), found.upper[0]) == (0.68, 1.0)
+    half = np.tile([[True], [False]], (3, 1))
+    alone = rates_with_intervals(half, np.ones_like(half), np.zeros(6, dtype=int).astype(str), seed=0)
+    assert alone.value[0] == 0.5
+    assert alone.lower[0] < 0.2 < 0.8 < alone.upper[0]
 
 
 @settings(max_examples=50, deadline=None)

@@ -57,12 +57,37 @@ def test_patients_on_both_sides_are_counted_but_never_named() -> None:
     assert "split by patient" in caught.value.hint
 
 
-def test_a_film_filed_under_two_patients_is_a_leak() -> None:
+def test_a_film_filed_under_two_patients_leaves_the_pool_and_is_counted() -> None:
     cases = archive(40)
     pixels = cases.pixel_sha256.copy()
     pixels[[35, 36]] = pixels[[3, 4]]
-    with pytest.raises(SplitLeaks, match="share 0 patients and 2 films"):
+    pixels[7] = pixels[3]  # a third copy, in the pool as well
+    split = check_split(replace(cases, pixel_sha256=pixels), all_but_the_last(cases, 10))
+    assert split.duplicates.tolist() == [3, 4, 7]
+    assert same(split.pool, np.array([row for row in range(30) if row not in (3, 4, 7)]))
+    assert same(split.test, np.arange(30, 40))
+    by_lists = split_by_lists(replace(cases, pixel_sha256=pixels), pool=cases.key[:30], test=cases.key[30:])
+    assert by_lists.duplicates.tolist() == [3, 4, 7]
+    assert not len(check_split(cases, all_but_the_last(cases, 10)).duplicates)
+
+
+def test_a_pool_of_nothing_but_test_films_is_an_error() -> None:
+    cases = archive(20)
+    pixels = cases.pixel_sha256.copy()
+    pixels[:10] = pixels[10]
+    with pytest.raises(SplitUnusable, match=r"the pool has 0 films .*10 films of the pool are in the test set"):
         check_split(replace(cases, pixel_sha256=pixels), all_but_the_last(cases, 10))
+
+
+def test_a_blank_film_filed_under_every_patient_does_not_empty_a_side() -> None:
+    cases = archive(300, films_per_patient=3)
+    pixels = cases.pixel_sha256.copy()
+    pixels[::3] = "0" * 64
+    split = split_by_patient(replace(cases, pixel_sha256=pixels), test_share=0.5, seed=3)
+    assert not set(cases.patient[split.pool]) & set(cases.patient[split.test])
+    assert set(split.duplicates % 3) == {0}
+    assert set(split.pool % 3) == {1, 2}
+    assert len(split.test) + len(split.pool) + len(split.duplicates) == 300
 
 
 def test_a_row_on_both_sides_is_a_leak() -> None:
@@ -120,6 +145,16 @@ def test_supports_are_nested_from_the_pool_with_one_film_per_patient_and_enough_
         assert (found <= in_pool).all()
         assert ((labels == 1).any(axis=1) | (labels == 0).all(axis=1)).all()  # nothing but positives and normals
         assert len(support.rows) <= k * (len(RATES) + 1)
+
+
+def test_a_support_says_how_many_positives_and_normal_films_it_really_holds() -> None:
+    labels = np.zeros((60, 2), dtype=np.int8)
+    labels[:50, 0] = labels[50:52, 1] = 1  # two positives of the second finding, eight normal films
+    cases = benches.cases(np.concatenate([labels, np.eye(2, dtype=np.int8)]))
+    split = Split(pool=np.arange(60), test=np.arange(60, 62))
+    few, many = draw_supports(cases, split, shots=[2, 16], draws=1, seed=0)
+    assert (few.positives(cases).tolist(), few.normals(cases)) == ([2, 2], 2)
+    assert (many.positives(cases).tolist(), many.normals(cases)) == ([16, 2], 8)
 
 
 def test_a_support_holds_the_first_positives_and_normals_in_order() -> None:

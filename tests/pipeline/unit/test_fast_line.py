@@ -21,6 +21,8 @@ from pipeline.domain import (
 )
 from pipeline.errors import ArchiveBusy, DifferentInstance, NoWeights, OutOfResources, PixelsUnreadable, RefusedByArchive
 from pipeline.ports.images import InputTransform, ModelInput
+from pipeline.ports.services import IncomingFile
+from pipeline.receive import GUARDED_BYTES, InstanceReceiver, ReceivePolicy
 from tests.builders.fakes.versions import a_version
 from tests.builders.hospital_in_memory import SENDER, Hospital
 
@@ -62,6 +64,45 @@ def test_another_file_under_a_known_uid_is_refused_and_the_first_stays() -> None
     assert list(hospital.images.files.values()) == [b"first"]
 
 
+class FakeComparison:
+    """ports.services.InstanceComparison: the difference that it was given."""
+
+    def __init__(self, difference: str | None) -> None:
+        self.difference, self.asked = difference, 0
+
+    def describe_difference(self, stored: StoredFile, incoming: IncomingFile) -> str | None:
+        assert stored != incoming.file
+        self.asked += 1
+        return self.difference
+
+
+def test_the_stored_instance_in_another_encoding_is_success_recorded_and_not_kept() -> None:
+    hospital, comparison = Hospital(), FakeComparison("transfer syntax 1.2 instead of 1.3")
+    receiver = InstanceReceiver(
+        catalog=hospital.catalog, images=hospital.images, policy=ReceivePolicy(min_free_bytes=0), comparison=comparison
+    )
+
+    def receive(content: bytes) -> Receipt:
+        incoming = receiver.open_incoming()
+        incoming.write(content)
+        try:
+            return receiver.receive(hospital.header(), incoming, SENDER)
+        finally:
+            incoming.discard()
+
+    assert [receive(b"first"), receive(b"first")] == [Receipt.STORED, Receipt.DUPLICATE]
+    assert comparison.asked == 0  # an identical file is not compared
+    assert receive(b"second") is Receipt.SAME_INSTANCE
+    assert list(hospital.images.files.values()) == [b"first"]
+    (event,) = [event for event in hospital.catalog.tables.audit if event.action == "receive"]
+    assert (event.outcome, event.subject, event.source) == ("done", hospital.header().sop_instance_uid, "ORTHANC 127.0.0.1")
+    assert "transfer syntax 1.2 instead of 1.3" in event.detail
+    comparison.difference = None
+    with pytest.raises(DifferentInstance):
+        receive(b"second")
+    assert list(hospital.images.files.values()) == [b"first"]
+
+
 def test_no_file_is_accepted_below_the_disk_guard() -> None:
     hospital = Hospital()
     hospital.images.free = 1001
@@ -69,6 +110,26 @@ def test_no_file_is_accepted_below_the_disk_guard() -> None:
         hospital.receive(hospital.header(), b"xx")
     assert not hospital.images.files
     assert hospital.catalog.committed == 1  # the version only
+
+
+def test_the_disk_guard_is_looked_at_while_the_bytes_come_for_all_files_together() -> None:
+    hospital, piece = Hospital(), bytes(1 << 20)
+    guard, count = 100 << 20, 4
+    receiver = InstanceReceiver(catalog=hospital.catalog, images=hospital.images, policy=ReceivePolicy(min_free_bytes=guard))
+    hospital.images.free = guard + (50 << 20)
+    files = [receiver.open_incoming() for _ in range(count)]
+    refused = 0
+    while refused < count:
+        for file in list(files):
+            try:
+                file.write(piece)
+            except OutOfResources as error:
+                assert "storage.min_free" in str(error)
+                files.remove(file)
+                refused += 1
+    assert hospital.images.free > guard - count * GUARDED_BYTES
+    with pytest.raises(OutOfResources):
+        receiver.open_incoming()
 
 
 def test_receive_raises_where_the_commit_fails() -> None:

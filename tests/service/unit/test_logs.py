@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
@@ -11,15 +12,19 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import structlog
 
+import adapters
+import pipeline
 from adapters.config.sections import LogConfig
 from adapters.service import logs
 from pipeline.domain import Header
+from tests.builders.hospital_in_memory import Hospital
 
 IDENTITY = "DOE^JANE"
 
@@ -117,6 +122,122 @@ def test_libraries_log_through_the_same_renderer_from_warning_on() -> None:
     (record,) = records(stream)
     assert record["event"] == "association rejected"
     assert record["logger"] == "pynetdicom.acse"
+
+
+PIPELINE = Path(pipeline.__file__).parent
+FORMATS: tuple[Literal["json", "journald", "console"], ...] = ("json", "journald", "console")
+LEVELS = {"debug", "info", "warning", "error", "critical", "exception"}
+
+
+@dataclass(frozen=True)
+class LoggedEvent:
+    """A call of a logger in pipeline: its place, level, event and the keys of its fields."""
+
+    place: str
+    level: str
+    event: str
+    keys: tuple[str, ...]
+
+
+def pipeline_events() -> list[LoggedEvent]:
+    """Every call of a logger in pipeline. AssertionError where its event is not a constant or its fields are not named in place."""
+    return [
+        read_event(f"{path.name}:{node.lineno}", node)
+        for path in sorted(PIPELINE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id in ("log", "logger", "logging")
+        and node.func.attr in LEVELS
+    ]
+
+
+def read_event(place: str, call: ast.Call) -> LoggedEvent:
+    assert isinstance(call.func, ast.Attribute)
+    (event,) = call.args
+    assert isinstance(event, ast.Constant), f"{place}: the event is a constant text; values are fields"
+    fields = {keyword.arg: keyword.value for keyword in call.keywords}
+    assert set(fields) <= {"extra"}, f"{place}: fields are passed by extra"
+    extra = fields.get("extra", ast.Dict(keys=[], values=[]))
+    assert isinstance(extra, ast.Dict), f"{place}: the fields are named where the event is logged"
+    keys = [key.value for key in extra.keys if isinstance(key, ast.Constant)]
+    assert len(keys) == len(extra.keys)
+    return LoggedEvent(place, call.func.attr, str(event.value), tuple(str(key) for key in keys))
+
+
+def test_pipeline_logs_events_with_fields() -> None:
+    events = pipeline_events()
+    assert len(events) >= 10
+    assert {"step failed", "backfill waits", "heartbeat failed"} <= {one.event for one in events}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("logged", pipeline_events(), ids=lambda one: one.place)
+def test_the_fields_of_every_event_of_a_step_reach_every_format(
+    logged: LoggedEvent, form: Literal["json", "journald", "console"]
+) -> None:
+    stream = io.StringIO()
+    logs.configure(LogConfig(format=form, level="debug"), stream=stream)
+    values = {key: f"value-{number}" for number, key in enumerate(logged.keys)}
+    getattr(logging.getLogger("radclipd.step"), logged.level)(logged.event, extra=values)
+    (line,) = stream.getvalue().splitlines()
+    if form == "console":
+        assert logged.event in line
+        assert all(f"{key}={value}" in line for key, value in values.items())
+        return
+    record = json.loads(line[line.index("{") :])
+    assert record["event"] == logged.event
+    assert {key: record[key] for key in values} == values
+
+
+def test_no_event_of_a_step_has_a_field_that_names_the_patient() -> None:
+    keys = {key for one in pipeline_events() for key in one.keys}
+    assert not keys & logs.IDENTITY_KEYS
+    assert not {key for key in keys if "patient" in key or "name" in key}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_failed_step_is_logged_with_its_job_its_error_and_its_place(form: Literal["json", "journald", "console"]) -> None:
+    hospital = Hospital()
+    hospital.archive.errors = [ValueError(IDENTITY)]
+    hospital.receive(hospital.header())
+    stream = configured(form)
+    hospital.run()
+    text = stream.getvalue()
+    assert "step failed" in text
+    assert "ValueError" in text
+    assert "test_logs" not in text
+    assert "reports.py" in text, "the place"
+    assert IDENTITY not in text
+    if form != "console":
+        (record,) = [json.loads(line[line.index("{") :]) for line in text.splitlines() if "step failed" in line]
+        assert (record["kind"], type(record["job"])) == ("send", int)
+
+
+def test_the_fields_of_a_library_are_left_out() -> None:
+    stream = configured()
+    logging.getLogger("pynetdicom.acse").warning("rejected", extra={"dataset_text": IDENTITY})
+    assert IDENTITY not in stream.getvalue()
+
+
+@pytest.mark.parametrize("key", ["patient_name", "PatientID", "header"])
+def test_a_field_of_a_step_that_names_the_patient_is_redacted(key: str) -> None:
+    stream = configured()
+    logging.getLogger("radclipd.step").warning("stored", extra={key: IDENTITY})
+    assert IDENTITY not in stream.getvalue()
+    assert logs.REDACTED in stream.getvalue()
+
+
+def test_adapters_log_through_structlog_alone() -> None:
+    """A logger of the standard library in adapters would be a second way to pass fields."""
+    found = [
+        f"{path.name}:{node.lineno}"
+        for path in sorted(Path(adapters.__file__).parent.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Assign) and "logging.getLogger" in ast.unparse(node.value)
+    ]
+    assert found == []
 
 
 def test_a_library_never_prints_a_data_set() -> None:
