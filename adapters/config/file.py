@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 SECRET_KEYS = frozenset({"catalog.url"})
 """Keys whose value is never part of an error text."""
 MAX_SHOWN_CHARACTERS = 60
-OWN_VARIABLES = frozenset(
-    {"RADCLIPD_CONFIG", "RADCLIPD_LISTEN_FDS", "RADCLIPD_REQUIRE_PEERS", "RADCLIPD_TEST_CACHE", "RADCLIPD_TEST_DATA"}
-)
-"""Variables that set no key: the path of the file, sockets handed to a child, and those of the tests."""
+OWN_VARIABLES = frozenset({"RADCLIPD_CONFIG", "RADCLIPD_LISTEN_FDS", "RADCLIPD_REQUIRE_PEERS"})
+"""Variables that set no key: the path of the file, sockets handed to a child, and whether tests may skip."""
+TEST_PREFIX = "RADCLIPD_TEST_"
+"""Beginning of the other variables of the tests."""
 CONTAINER_VARIABLES = re.compile(
     r"RADCLIPD_(\w+_)?(SERVICE_HOST=.*|SERVICE_PORT(_\w+)?=.*|PORT(_\d+_\w+)?=\w+://.*|PORT_\d+_[A-Z]+_(PROTO|PORT|ADDR)=.*)",
     re.DOTALL,
@@ -99,7 +99,7 @@ def parse(origin: ConfigOrigin) -> dict[str, Any]:
 def refuse_unknown_variables(origin: ConfigOrigin, sections: Sequence[str], keys: Iterable[str]) -> None:
     """Refuse variables that pydantic-settings would ignore: RADCLIPD_LISTENR__PORT, RADCLIPD_LISTENER_PORT, RADCLIPD_PORT."""
     for name, value in os.environ.items():
-        if not name.upper().startswith(origin.prefix) or name.upper() in OWN_VARIABLES:
+        if not name.upper().startswith(origin.prefix) or name.upper() in OWN_VARIABLES or name.upper().startswith(TEST_PREFIX):
             continue
         if CONTAINER_VARIABLES.fullmatch(f"{name}={value}"):
             continue

@@ -17,6 +17,7 @@ from adapters.catalog import query
 from adapters.cli import app
 from adapters.demo.loopback import free_ports
 from adapters.demo.orthanc import OrthancServer, find_program
+from adapters.storage.image_store import MARKER_FILE
 from tests.builders import peers
 from tests.builders.dicom_files import dx, file_of
 from tests.builders.installation import Installation, kill, wait_for
@@ -142,6 +143,8 @@ def test_what_came_since_the_backup_is_fetched_and_reported_after_a_restore(tmp_
         before = take_in(3)
 
         shutil.rmtree(tmp_path / "images")
+        (tmp_path / "images").mkdir()
+        (tmp_path / "images" / MARKER_FILE).touch()
         for path in tmp_path.glob("catalog.db*"):
             path.unlink()
         for path in (tmp_path / "backup").iterdir():

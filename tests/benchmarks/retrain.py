@@ -28,6 +28,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from adapters.ml import trainer
 from adapters.ml.activation_cache import ActivationCache, ActivationCacheSettings, activation_key
@@ -190,13 +191,19 @@ class Round:
 class PixelReader(TrainingImageReader):
     """Gives the grey squares of a film's copies [V, 1, S, S] in place of activations, and makes features from the pixels."""
 
-    def copies(self, films: Sequence[StoredInstance], views: AugmentedViews, watch: StageCallback) -> list[SplitActivations | None]:
+    @override
+    def read_views(
+        self, instances: Sequence[StoredInstance], views: AugmentedViews, on_progress: StageCallback
+    ) -> list[SplitActivations | None]:
         """Of each film, with the features [1, D] of the film itself."""
-        return [self._of(film, views) for film in films]
+        return [self._of(film, views) for film in instances]
 
-    def features(self, films: Sequence[StoredInstance], what: str, watch: StageCallback) -> list[torch.Tensor | None]:
+    @override
+    def read_features(
+        self, instances: Sequence[StoredInstance], what: str, on_progress: StageCallback
+    ) -> list[torch.Tensor | None]:
         """Of each film."""
-        copies = [self._of(film, AugmentedViews(Augmentation(views=1), seed=0)) for film in films]
+        copies = [self._of(film, AugmentedViews(Augmentation(views=1), seed=0)) for film in instances]
         return [found.features[0] for found in copies]
 
     def _of(self, film: StoredInstance, views: AugmentedViews) -> SplitActivations:

@@ -78,7 +78,7 @@ def test_the_fingerprint_is_of_the_content(harbour: Site, tmp_path: Path) -> Non
 
 def test_the_example_of_the_guide_is_a_site(tmp_path: Path) -> None:
     guide = (Path(__file__).parents[3] / "deploy/docs/experiment.md").read_text(encoding="utf-8")
-    example = read_site(written(tmp_path, guide.partition("```toml\n")[2].partition("```")[0]))
+    example = read_site(written(tmp_path, guide.partition("$ cat harbour.toml\n")[2].partition("```")[0]))
     assert (example.name, example.scatter, example.border) == ("harbour", (0.10, 0.20), "black")
     assert example.noise == SITES["west"].noise
 
