@@ -323,6 +323,7 @@ class Comparison:
     lower: float  # lower bound of the 95 % interval of candidate - other, bootstrap over patients
     upper: float  # upper bound of that interval
     better: float  # share (0..1) of bootstrap samples in which the candidate is not worse
+    not_inferior: float  # share (0..1) of bootstrap samples in which the candidate is worse by less than the gate's margin
     worse: tuple[str, ...] = ()  # findings whose whole 95 % interval lies below 0
     monitoring: bool = False  # True: cases of the random monitoring sample; False: training cases, each patient held out
 

@@ -200,7 +200,9 @@ def _commit_candidate(
     candidate: Candidate, training_set: TrainingSet, job: Job | None, *, catalog: Catalog, policy: LearnPolicy
 ) -> LearnOutcome:
     """Publish the candidate's files, then insert its row with state and audit event in one transaction."""
-    verdict = rules.may_promote(candidate.comparisons, policy.gate)
+    with catalog.read() as tx:
+        look = _count_candidates(tx.versions.all(), training_set.serving) + 1
+    verdict = rules.may_promote(candidate.comparisons, policy.gate, look=look)
     with candidate.stage_files() as publish, catalog.begin() as tx:
         version = publish(tx.versions.next_number())
         serving = tx.versions.serving()
@@ -215,6 +217,11 @@ def _commit_candidate(
         if job is not None:
             _finish_job(tx, job, outcome)
     return outcome
+
+
+def _count_candidates(all_versions: Sequence[ModelVersion], serving: ModelVersion) -> int:
+    """Return the number of versions that were trained while this one served."""
+    return sum(version.number > serving.number and bool(version.label_fingerprint) for version in all_versions)
 
 
 def _finish_job(tx: Transaction, job: Job, outcome: LearnOutcome) -> None:

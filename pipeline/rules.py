@@ -283,13 +283,26 @@ def learnable_findings(examples: Sequence[TrainingExample], *, min_positives: in
     return LearnableFindings(tuple(findings), exclusions)
 
 
+SPENDING_POWER = 1.25
+"""Exponent of the spending function: look n at the same serving version has 1 / n^1.25 of the first look's error probability."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatePolicy:
     """Requirements on a candidate: `[learn]` of the configuration."""
 
     min_patients: int = 10  # patients in a comparison; fewer decide nothing
-    min_confidence: float = 0.9  # smallest Comparison.better, 0..1
+    min_confidence: float = 0.9  # smallest Comparison.not_inferior at the first look, 0..1
     promote: Literal["auto", "manual"] = "manual"
+
+    def required_confidence(self, look: int) -> float:
+        """Return the smallest `Comparison.not_inferior` at a look, counted from 1: the number of candidates compared with one
+        serving version.
+
+        Nightly candidates for one serving version are repeated looks at one question. Each look spends a smaller part of the
+        error probability (alpha spending: Lan and DeMets, Biometrika 1983;70:659).
+        """
+        return float(1.0 - (1.0 - self.min_confidence) / look**SPENDING_POWER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,17 +313,19 @@ class Verdict:
     reason: str  # in words
 
 
-def may_promote(comparisons: Sequence[Comparison], policy: GatePolicy) -> Verdict:
-    """Decide on a candidate: better than every other version with `min_confidence`, and certainly worse in no finding.
+def may_promote(comparisons: Sequence[Comparison], policy: GatePolicy, *, look: int = 1) -> Verdict:
+    """Decide on a candidate: worse than no other version by the gate's margin or more, with `policy.required_confidence(look)`.
 
-    The monitoring sample is small and has few positives: on it the candidate need not be better, but must not be certainly worse.
-    "Certain": the whole 95 % interval lies on one side of 0.
+    A finding that ranks worse keeps its earlier column in the candidate and is no reason against the others. The monitoring
+    sample is
+    small and has few positives: on it the candidate must not be certainly worse, that is with the whole 95 % interval below 0.
     """
     if all(comparison.monitoring for comparison in comparisons):
         return Verdict(False, "it was compared with nothing")
+    required = policy.required_confidence(look)
     for comparison in comparisons:
-        explain = _explain_worse if comparison.monitoring else _explain_not_better
-        if reason := explain(comparison, policy):
+        reason = _explain_worse(comparison, policy) if comparison.monitoring else _explain_inferior(comparison, policy, required)
+        if reason:
             return Verdict(False, reason)
     defined = [comparison for comparison in comparisons if not math.isnan(comparison.candidate - comparison.other)]
     return Verdict(True, "; ".join(_describe_comparison(comparison) for comparison in defined))
@@ -318,14 +333,12 @@ def may_promote(comparisons: Sequence[Comparison], policy: GatePolicy) -> Verdic
 
 def _explain_worse(comparison: Comparison, policy: GatePolicy) -> str:
     """Return why a candidate fails on the monitoring sample, or "". A sample of too few patients decides nothing."""
-    if comparison.patients < policy.min_patients:
+    if comparison.patients < policy.min_patients or not comparison.upper < 0:
         return ""
-    if comparison.worse:
-        return f"worse than {comparison.against} in {', '.join(comparison.worse)}; {_describe_comparison(comparison)}"
-    return f"worse than {comparison.against} for certain; {_describe_comparison(comparison)}" if comparison.upper < 0 else ""
+    return f"worse than {comparison.against} for certain; {_describe_comparison(comparison)}"
 
 
-def _explain_not_better(comparison: Comparison, policy: GatePolicy) -> str:
+def _explain_inferior(comparison: Comparison, policy: GatePolicy, required: float) -> str:
     """Return why a candidate fails on the training cases, or ""."""
     if comparison.patients < policy.min_patients:
         return (
@@ -334,16 +347,17 @@ def _explain_not_better(comparison: Comparison, policy: GatePolicy) -> str:
         )
     if math.isnan(comparison.candidate) or math.isnan(comparison.other):
         return f"no finding has both kinds among the cases on which it could be compared with {comparison.against}"
-    if comparison.worse:
-        return f"worse than {comparison.against} in {', '.join(comparison.worse)}; {_describe_comparison(comparison)}"
-    if comparison.candidate <= comparison.other or comparison.better < policy.min_confidence:
-        return f"not better than {comparison.against} for certain; {_describe_comparison(comparison)}"
+    if comparison.not_inferior < required:
+        return (
+            f"may be worse than {comparison.against} ({required:.1%} confidence is asked for); {_describe_comparison(comparison)}"
+        )
     return ""
 
 
 def _describe_comparison(comparison: Comparison) -> str:
     return (
         f"mean AUC {comparison.candidate:.3f} against {comparison.other:.3f} of {comparison.against}"
-        f" (difference {comparison.lower:+.3f} to {comparison.upper:+.3f}, not worse in {comparison.better:.0%} of resamples,"
+        f" (difference {comparison.lower:+.3f} to {comparison.upper:+.3f},"
+        f" not worse by the margin in {comparison.not_inferior:.1%} of resamples,"
         f" {comparison.cases} {'monitoring ' if comparison.monitoring else ''}cases of {comparison.patients} patients)"
     )

@@ -28,9 +28,10 @@ def compare_scores(
     *,
     seed: int,
     monitoring: bool = False,
+    optimism: float = 0.0,
 ) -> Comparison:
-    """Compare scores [n, F] with others [n, F] of the same images."""
-    found = compare(first, second, labels, patients, seed=seed)
+    """Compare scores [n, F] with others [n, F] of the same images; `optimism`: see `models.evaluation.compare.compare`."""
+    found = compare(first, second, labels, patients, seed=seed, optimism=optimism)
     return Comparison(
         against=against,
         monitoring=monitoring,
@@ -41,6 +42,7 @@ def compare_scores(
         lower=found.lower,
         upper=found.upper,
         better=found.share_not_worse,
+        not_inferior=found.share_not_inferior,
         worse=tuple(FINDINGS[column] for column in found.worse_columns),
     )
 
@@ -68,7 +70,7 @@ def measure_scores(
 
 def comparison_card(found: Comparison) -> dict[str, Any]:
     """Return a comparison for the card, JSON-able."""
-    numbers = ("candidate", "other", "lower", "upper", "better")
+    numbers = ("candidate", "other", "lower", "upper", "better", "not_inferior")
     return {
         "against": found.against,
         "monitoring": found.monitoring,

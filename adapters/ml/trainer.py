@@ -39,6 +39,7 @@ from models.encoder.checkpoint import write_checkpoint
 from models.encoder.golden import GoldenEmbedding
 from models.encoder.precision import Precision
 from models.evaluation.cases import UNKNOWN
+from models.training.column_choice import ColumnChoiceSettings, choose_columns
 from models.training.fold_fits import run_fits_sequentially
 from models.training.prevalence import published_prevalence
 from models.training.training_round import STAGE_1, TrainingData, TrainingPlan, TrainingResult, run_training_round
@@ -52,6 +53,8 @@ MIN_CALIBRATION_POSITIVES = 20
 """Positive images of a finding from which on its score counts as a calibrated probability."""
 MAX_ARCHIVE_BYTES = 256 << 20
 """Size of the archive's activations held for the thresholds of fine-tuned blocks: a thousand images of ViT-B are 77 MB."""
+KEPT_COLUMNS = ColumnChoiceSettings(confidence=0.9)
+"""A finding keeps the serving version's column where that column ranks better with this probability."""
 _BATCH_IMAGES = 64
 
 _log = structlog.get_logger("radclipd.ml")
@@ -144,7 +147,9 @@ class ClipTrainer:
                 result = run_training_round(base.encoder, text_head, data, self._settings.plan, on_progress, run_fits)
             serving_weights = read_version_weights(training_set.serving, self._store.root)
             evaluation = _CandidateEvaluation(base, data, examples, result, reader, on_progress, seed=seed)
-            comparisons = evaluation.comparisons(text_head, serving_weights, training_set)
+            if training_set.serving.label_fingerprint:
+                result = evaluation.keep_better_columns(serving_weights)
+            comparisons = evaluation.comparisons(text_head, training_set)
             measured = evaluation.measures(text_head)
             weights = _build_version_weights(result, serving_weights.head, evaluation.cases)
             thresholds = _choose_thresholds(result, training_set)
@@ -238,14 +243,40 @@ class _CandidateEvaluation:
     ) -> None:
         self._base, self._data, self._result, self._seed = base, data, result, seed
         self._reader, self._on_progress = reader, on_progress
+        self._serving_scores: ScoreMatrix | None = None
+        self._optimism = result.columns.optimism
         self._instances = [example.instance for example in examples]
         self.cases = np.stack([_hash_study_uid(example.study_instance_uid) for example in examples])
 
-    def comparisons(self, text_head: LinearHead, serving_weights: VersionWeights, training_set: TrainingSet) -> list[Comparison]:
-        """Compare with zero-shot and, unless it is zero-shot itself, with the serving version."""
+    def keep_better_columns(self, serving_weights: VersionWeights) -> TrainingResult:
+        """Return the result without the findings that may rank worse than in the serving version: they keep its column.
+
+        A column of the serving version's fine-tuned blocks cannot be kept beside other fine-tuned blocks.
+        """
+        result, labels, patients = self._result, self._data.labels, self._data.patients
+        self._serving_scores = self._score_serving(serving_weights)
+        old = np.where(np.isfinite(self._serving_scores), self._serving_scores, np.nan)
+        chosen = choose_columns(old, result.out_of_fold_scores, labels, patients, KEPT_COLUMNS, seed=self._seed)
+        blocks = serving_weights.fine_tuned
+        kept = chosen.first & result.findings
+        kept &= True if blocks is None else ~blocks.findings.numpy()
+        fine_tuned = result.fine_tuned
+        if fine_tuned is not None:
+            fine_tuned = replace(fine_tuned, findings=fine_tuned.findings & torch.from_numpy(~kept))
+        self._optimism += chosen.optimism if kept.any() else 0.0
+        self._result = replace(
+            result,
+            findings=result.findings & ~kept,
+            fine_tuned=fine_tuned,
+            out_of_fold_scores=np.where(kept, self._serving_scores, result.out_of_fold_scores),
+        )
+        return self._result
+
+    def comparisons(self, text_head: LinearHead, training_set: TrainingSet) -> list[Comparison]:
+        """Compare with zero-shot and, after `keep_better_columns`, with the serving version."""
         found = [self._compare_with("zero-shot", self._score_zero_shot(text_head))]
-        if training_set.serving.label_fingerprint:
-            found.append(self._compare_with(f"version {training_set.serving.number}", self._score_serving(serving_weights)))
+        if self._serving_scores is not None:
+            found.append(self._compare_with(f"version {training_set.serving.number}", self._serving_scores))
         return found
 
     def measures(self, text_head: LinearHead) -> dict[str, Any]:
@@ -260,9 +291,8 @@ class _CandidateEvaluation:
         return select_findings(found, self._result.findings)
 
     def _compare_with(self, against: str, other: ScoreMatrix) -> Comparison:
-        return compare_scores(
-            against, self._result.out_of_fold_scores, other, self._data.labels, self._data.patients, seed=self._seed
-        )
+        scores, labels, patients = self._result.out_of_fold_scores, self._data.labels, self._data.patients
+        return compare_scores(against, scores, other, labels, patients, seed=self._seed, optimism=self._optimism)
 
     def _score_zero_shot(self, text_head: LinearHead) -> ScoreMatrix:
         return text_head.to(torch.device("cpu")).scores(self._data.features).numpy()
@@ -393,6 +423,11 @@ def _build_card(
             "patients": len(np.unique(data.patients)),
             "background": len(data.unlabelled_features),
             "findings": learnt,
+            "text": [
+                finding for column, finding in enumerate(FINDINGS) if result.findings[column] and not result.columns.first[column]
+            ],
+            "better": {finding: json_number(result.columns.better[column]) for column, finding in enumerate(FINDINGS)},
+            "prevalence": {finding: json_number(result.prevalence[column]) for column, finding in enumerate(FINDINGS)},
             "kept": [finding for finding in FINDINGS if finding not in learnt],
             "folds": result.folds,
             "log_loss": {name: json_number(method.loss) for name, method in result.cross_validation.items()},

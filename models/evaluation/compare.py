@@ -15,6 +15,9 @@ import numpy.typing as npt
 from models.evaluation.cases import ABSENT, PRESENT, UNKNOWN
 from models.evaluation.statistics import CONFIDENCE_LEVEL, PatientBootstrap, auc, macro_average, paired_auc, percentile_interval
 
+INFERIORITY_MARGIN = 0.005
+"""Largest loss of mean AUC that counts as no loss: a hundredth of the range between chance and perfect ranking."""
+
 Scores = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.int8]
 
@@ -23,7 +26,9 @@ Labels = npt.NDArray[np.int8]
 class AucComparison:
     """Mean AUCs over the findings, and the 95 % interval of their difference.
 
-    `share_not_worse`: share of resamples in which the first model is not worse. `worse_columns`: columns in which the first is
+    `share_not_worse`: share of resamples in which the first model is not worse; `share_not_inferior`: in which it is worse by
+    less than
+    INFERIORITY_MARGIN. `worse_columns`: columns in which the first is
     significantly worse, at 95 % for all findings together; see `significantly_worse`. `cases` and `patients`: numbers compared. NaN
     if no finding has both kinds.
     """
@@ -33,6 +38,7 @@ class AucComparison:
     lower: float
     upper: float
     share_not_worse: float
+    share_not_inferior: float
     worse_columns: tuple[int, ...]
     cases: int
     patients: int
@@ -46,25 +52,32 @@ def compare(
     *,
     seed: int,
     resamples: int = 1000,
+    optimism: float = 0.0,
 ) -> AucComparison:
-    """Compare scores [n, F]. A label without a score of both models (NaN) is excluded."""
+    """Compare scores [n, F]. A label without a score of both models (NaN) is excluded.
+
+    `optimism`: what the first model's mean AUC gains on these cases because a choice was made on the same cases; subtracted.
+    """
     known = np.where(np.isfinite(first) & np.isfinite(second), labels, UNKNOWN).astype(np.int8)
     rows = np.flatnonzero((known != UNKNOWN).any(axis=1))
     if not len(rows):
-        return AucComparison(np.nan, np.nan, np.nan, np.nan, share_not_worse=0.0, worse_columns=(), cases=0, patients=0)
+        return AucComparison(
+            np.nan, np.nan, np.nan, np.nan, share_not_worse=0.0, share_not_inferior=0.0, worse_columns=(), cases=0, patients=0
+        )
     known = known[rows]
     one, two = (np.where(known == UNKNOWN, 0.0, scores[rows]) for scores in (first, second))
     bootstrap = PatientBootstrap(patients[rows], resamples=resamples, seed=seed)
     drawn = bootstrap.auc(one, known) - bootstrap.auc(two, known)
-    means = macro_average(drawn)
+    means = macro_average(drawn) - optimism
     means = means[np.isfinite(means)]
     lower, upper = percentile_interval(means) if len(means) else (np.nan, np.nan)
     return AucComparison(
-        first=float(macro_average(auc(one, known))),
+        first=float(macro_average(auc(one, known))) - optimism,
         second=float(macro_average(auc(two, known))),
         lower=float(lower),
         upper=float(upper),
         share_not_worse=float(np.mean(means >= 0)) if len(means) else 0.0,
+        share_not_inferior=float(np.mean(means > -INFERIORITY_MARGIN)) if len(means) else 0.0,
         worse_columns=significantly_worse(one, two, known, patients[rows]),
         cases=len(rows),
         patients=len(np.unique(patients[rows])),

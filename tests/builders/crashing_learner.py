@@ -61,7 +61,17 @@ class StubTrainer:
         for step in (1, 2, 3):
             on_progress("unfreezing", step, 3)
             self._countdown.tick()
-        better = Comparison(against="zero-shot", cases=9, patients=9, candidate=0.8, other=0.7, lower=0.05, upper=0.15, better=0.99)
+        better = Comparison(
+            against="zero-shot",
+            cases=9,
+            patients=9,
+            candidate=0.8,
+            other=0.7,
+            lower=0.05,
+            upper=0.15,
+            better=0.99,
+            not_inferior=0.99,
+        )
         head = LinearHead(torch.ones(len(FINDINGS), 4), torch.ones(len(FINDINGS)), torch.zeros(len(FINDINGS)))
         learning = {"newest_label": training_set.newest_label_id}
         row = a_version(0, VersionState.CANDIDATE, label_fingerprint=training_set.label_fingerprint, card={"learning": learning})

@@ -123,6 +123,7 @@ class FakeTrainer:
             lower=ahead,
             upper=ahead,
             better=float(ahead >= 0),
+            not_inferior=float(ahead > -0.005),
         )
         return FakeCandidate(training_set, [better])
 

@@ -12,10 +12,11 @@ from pipeline.rules import GatePolicy, learnable_findings, may_promote
 from tests.builders.fakes.catalog import FakeCatalog
 
 BETTER = Comparison(
-    against="zero-shot", cases=60, patients=40, candidate=0.8, other=0.7, lower=0.02, upper=0.18, better=0.99, worse=()
+    against="zero-shot", cases=60, patients=40, candidate=0.8, other=0.7, lower=0.02, upper=0.18, better=0.99, not_inferior=0.995
 )
 MONITORED = replace(BETTER, monitoring=True, cases=30, patients=30)
-ALIKE = replace(BETTER, against="version 2", candidate=0.8, other=0.79, lower=-0.05, upper=0.07, better=0.6)
+ALIKE = replace(BETTER, against="version 2", candidate=0.8, other=0.79, lower=-0.01, upper=0.03, better=0.8, not_inferior=0.95)
+UNSURE = replace(ALIKE, lower=-0.05, upper=0.07, better=0.6, not_inferior=0.7)
 
 
 @pytest.mark.parametrize(
@@ -23,13 +24,13 @@ ALIKE = replace(BETTER, against="version 2", candidate=0.8, other=0.79, lower=-0
     [
         ([BETTER], True, "mean AUC 0.800 against 0.700 of zero-shot (difference +0.020 to +0.180"),
         ([BETTER, replace(BETTER, against="version 2")], True, "of version 2"),
-        ([BETTER, ALIKE], False, "not better than version 2 for certain"),
-        ([ALIKE, BETTER], False, "not better than version 2 for certain"),
-        ([replace(BETTER, better=0.9)], True, ""),
-        ([replace(BETTER, better=0.89)], False, "not better than zero-shot for certain"),
-        ([replace(BETTER, candidate=0.7, better=1.0)], False, "not better than zero-shot for certain"),
-        ([replace(BETTER, candidate=0.6, better=0.1)], False, "mean AUC 0.600 against 0.700"),
-        ([replace(BETTER, worse=("Mass", "Edema"))], False, "worse than zero-shot in Mass, Edema"),
+        ([BETTER, ALIKE], True, "of version 2"),
+        ([BETTER, UNSURE], False, "may be worse than version 2 (90.0% confidence is asked for)"),
+        ([UNSURE, BETTER], False, "may be worse than version 2"),
+        ([replace(BETTER, not_inferior=0.9)], True, ""),
+        ([replace(BETTER, not_inferior=0.89)], False, "may be worse than zero-shot"),
+        ([replace(BETTER, candidate=0.6, better=0.1, not_inferior=0.1)], False, "mean AUC 0.600 against 0.700"),
+        ([replace(BETTER, worse=("Mass", "Edema"))], True, ""),
         ([replace(BETTER, patients=9)], False, "9 patients to compare it with zero-shot are too few; 10 are asked for"),
         ([replace(BETTER, patients=10)], True, ""),
         ([replace(BETTER, candidate=float("nan"))], False, "no finding has both kinds"),
@@ -43,17 +44,32 @@ ALIKE = replace(BETTER, against="version 2", candidate=0.8, other=0.79, lower=-0
             False,
             "worse than zero-shot for certain",
         ),
-        ([BETTER, replace(MONITORED, worse=("Mass",))], False, "worse than zero-shot in Mass"),
-        ([BETTER, replace(MONITORED, worse=("Mass",), patients=9)], True, ""),
+        ([BETTER, replace(MONITORED, worse=("Mass",))], True, ""),
+        (
+            [BETTER, replace(MONITORED, candidate=0.6, lower=-0.3, upper=-0.1, better=0.0, patients=9)],
+            True,
+            "9 patients",
+        ),
         ([BETTER, replace(MONITORED, candidate=float("nan"), upper=float("nan"))], True, "of zero-shot"),
-        ([ALIKE, MONITORED], False, "not better than version 2"),
+        ([UNSURE, MONITORED], False, "may be worse than version 2"),
     ],
 )
-def test_a_candidate_must_beat_every_other_version(comparisons: list[Comparison], passed: bool, words: str) -> None:
+def test_a_candidate_must_not_be_worse_than_any_other_version(comparisons: list[Comparison], passed: bool, words: str) -> None:
     verdict = may_promote(comparisons, GatePolicy())
     assert verdict.passed is passed
     assert words in verdict.reason
     assert "nan" not in verdict.reason
+
+
+def test_later_looks_at_one_serving_version_ask_for_more_confidence() -> None:
+    policy = GatePolicy()
+    required = [policy.required_confidence(look) for look in range(1, 31)]
+    assert required[0] == pytest.approx(0.9)
+    assert required == sorted(set(required))
+    assert sum(1 - each for each in required) < 0.35  # the error probability of a month of looks is bounded
+    assert may_promote([ALIKE], policy, look=1).passed
+    assert not may_promote([ALIKE], policy, look=3).passed
+    assert may_promote([BETTER], policy, look=10).passed
 
 
 def make_example(number: int, target: int, *, patient: str = "") -> TrainingExample:
