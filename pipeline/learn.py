@@ -138,11 +138,12 @@ def _find_monitoring_patients(tx: Transaction, labels: Iterable[Label]) -> set[s
 
 def _build_examples(tx: Transaction, labels: Sequence[Label], policy: LearnPolicy) -> Iterable[TrainingExample]:
     consensus = resolve_consensus(labels, policy.labels)
+    probabilities = {label.study_instance_uid: label.selection_probability for label in reversed(labels)}  # the first label's stays
     for uid, targets in zip(consensus.studies, consensus.targets(consensus.studies), strict=True):
         study = tx.studies.find(uid)
         images = rules.choose_images(tx.studies.instances(uid), policy.chest).images
         if study is not None and images:
-            yield TrainingExample(uid, study.patient_key, images[0], tuple(int(target) for target in targets))
+            yield TrainingExample(uid, study.patient_key, images[0], tuple(int(target) for target in targets), probabilities[uid])
 
 
 def _mask_targets(example: TrainingExample, findings: Sequence[str]) -> TrainingExample:

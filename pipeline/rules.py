@@ -283,6 +283,19 @@ def learnable_findings(examples: Sequence[TrainingExample], *, min_positives: in
     return LearnableFindings(tuple(findings), exclusions)
 
 
+MAX_SELECTION_WEIGHT = 4.0
+"""Largest weight of a case in comparisons of versions: a bound on the variance that weights add."""
+
+
+def selection_weight(probability: float | None) -> float:
+    """Return the weight of a case that was selected with this probability: its inverse (Horvitz and Thompson 1952), bounded.
+
+    Cases that the worklist searched for with the serving version's ranking say less of the archive than cases that it hardly could
+    have selected. None, not selected by a worklist, has the bound.
+    """
+    return MAX_SELECTION_WEIGHT if probability is None else min(1.0 / probability, MAX_SELECTION_WEIGHT)
+
+
 SPENDING_POWER = 1.25
 """Exponent of the spending function: look n at the same serving version has 1 / n^1.25 of the first look's error probability."""
 
@@ -316,19 +329,26 @@ class Verdict:
 def may_promote(comparisons: Sequence[Comparison], policy: GatePolicy, *, look: int = 1) -> Verdict:
     """Decide on a candidate: worse than no other version by the gate's margin or more, with `policy.required_confidence(look)`.
 
-    A finding that ranks worse keeps its earlier column in the candidate and is no reason against the others. The monitoring
-    sample is
-    small and has few positives: on it the candidate must not be certainly worse, that is with the whole 95 % interval below 0.
+    A finding that ranks worse keeps its earlier column in the candidate and is no reason against the others. The monitoring sample
+    is small and has few positives: on it the candidate must not be certainly worse, that is with the whole 95 % interval below 0.
+    The last comparison on training cases is that with the serving version; a candidate that ranks as that version gains nothing.
     """
-    if all(comparison.monitoring for comparison in comparisons):
+    trained = [comparison for comparison in comparisons if not comparison.monitoring]
+    if not trained:
         return Verdict(False, "it was compared with nothing")
     required = policy.required_confidence(look)
     for comparison in comparisons:
         reason = _explain_worse(comparison, policy) if comparison.monitoring else _explain_inferior(comparison, policy, required)
         if reason:
             return Verdict(False, reason)
+    if _is_equal(trained[-1]):
+        return Verdict(False, f"it ranks the cases as {trained[-1].against} does, in every finding: nothing would be gained")
     defined = [comparison for comparison in comparisons if not math.isnan(comparison.candidate - comparison.other)]
     return Verdict(True, "; ".join(_describe_comparison(comparison) for comparison in defined))
+
+
+def _is_equal(comparison: Comparison) -> bool:
+    return not comparison.new and comparison.candidate == comparison.other and comparison.lower == comparison.upper == 0
 
 
 def _explain_worse(comparison: Comparison, policy: GatePolicy) -> str:
@@ -360,4 +380,6 @@ def _describe_comparison(comparison: Comparison) -> str:
         f" (difference {comparison.lower:+.3f} to {comparison.upper:+.3f},"
         f" not worse by the margin in {comparison.not_inferior:.1%} of resamples,"
         f" {comparison.cases} {'monitoring ' if comparison.monitoring else ''}cases of {comparison.patients} patients)"
+        + (f", new: {', '.join(comparison.new)}" if comparison.new else "")
+        + (f", worse in groups: {', '.join(comparison.worse_groups)}" if comparison.worse_groups else "")
     )

@@ -20,9 +20,11 @@ import structlog
 import torch
 
 from adapters.ml.activation_cache import ActivationCache, ActivationCacheSettings
+from adapters.ml.candidate_evaluation import EvaluationCases, ServingColumns, evaluate_candidate
 from adapters.ml.distributed.ranks import RankPool, choose_devices
 from adapters.ml.error_translation import translate_model_errors
-from adapters.ml.measures import ScoreMatrix, compare_scores, comparison_card, json_number, measure_scores, select_findings
+from adapters.ml.group_comparison import groups_of
+from adapters.ml.measures import ScoreMatrix, comparison_card, json_number, measure_scores, select_findings
 from adapters.ml.monitoring import MonitoringSample
 from adapters.ml.scorer import apply_precision, read_version_weights
 from adapters.ml.training_images import TrainingImageReader
@@ -39,7 +41,6 @@ from models.encoder.checkpoint import write_checkpoint
 from models.encoder.golden import GoldenEmbedding
 from models.encoder.precision import Precision
 from models.evaluation.cases import UNKNOWN
-from models.training.column_choice import ColumnChoiceSettings, choose_columns
 from models.training.fold_fits import run_fits_sequentially
 from models.training.prevalence import published_prevalence
 from models.training.training_round import STAGE_1, TrainingData, TrainingPlan, TrainingResult, run_training_round
@@ -53,8 +54,6 @@ MIN_CALIBRATION_POSITIVES = 20
 """Positive images of a finding from which on its score counts as a calibrated probability."""
 MAX_ARCHIVE_BYTES = 256 << 20
 """Size of the archive's activations held for the thresholds of fine-tuned blocks: a thousand images of ViT-B are 77 MB."""
-KEPT_COLUMNS = ColumnChoiceSettings(confidence=0.9)
-"""A finding keeps the serving version's column where that column ranks better with this probability."""
 _BATCH_IMAGES = 64
 
 _log = structlog.get_logger("radclipd.ml")
@@ -146,12 +145,16 @@ class ClipTrainer:
                 run_fits = ranks.run_fits if ranks else run_fits_sequentially
                 result = run_training_round(base.encoder, text_head, data, self._settings.plan, on_progress, run_fits)
             serving_weights = read_version_weights(training_set.serving, self._store.root)
-            evaluation = _CandidateEvaluation(base, data, examples, result, reader, on_progress, seed=seed)
-            if training_set.serving.label_fingerprint:
-                result = evaluation.keep_better_columns(serving_weights)
-            comparisons = evaluation.comparisons(text_head, training_set)
-            measured = evaluation.measures(text_head)
-            weights = _build_version_weights(result, serving_weights.head, evaluation.cases)
+            cases = _TrainingCases(base, data, examples, reader, on_progress)
+            serving = cases.score_serving(training_set.serving, serving_weights) if training_set.serving.label_fingerprint else None
+            evaluated = evaluate_candidate(result, cases.score_zero_shot(text_head), serving, cases.evaluation_cases, seed=seed)
+            result, comparisons = evaluated.result, list(evaluated.comparisons)
+            measured = cases.measures(result, text_head, seed=seed)
+            weights = _build_version_weights(
+                result,
+                serving_weights.head,
+                OutOfFoldScores(torch.from_numpy(cases.studies.copy()), torch.from_numpy(evaluated.out_of_fold).float()),
+            )
             thresholds = _choose_thresholds(result, training_set)
             sample = MonitoringSample(training_set.monitoring_examples, base, reader, on_progress, seed=seed)
             served = {f"version {training_set.serving.number}": serving_weights} if training_set.serving.label_fingerprint else {}
@@ -173,6 +176,7 @@ class ClipTrainer:
         compared = [comparison_card(comparison) for comparison in comparisons]
         version.card["learning"] |= {"unreadable": unreadable, "measures": measured, "monitoring": monitored}
         version.card["learning"] |= {"comparisons": compared, "newest_label": training_set.newest_label_id, "devices": len(devices)}
+        version.card["learning"] |= {"optimism": json_number(evaluated.optimism), "groups": [one.card for one in evaluated.groups]}
         return ClipCandidate(tuple(comparisons), self._store, weights, version)
 
     def _start_ranks(
@@ -213,6 +217,7 @@ class ClipTrainer:
                 -1, len(FINDINGS)
             ),
             published_prevalence=published_prevalence(FINDINGS, self._settings.prior_prevalence),
+            weights=np.array([rules.selection_weight(example.selection_probability) for example in examples]),
         )
         return examples, data, unreadable
 
@@ -227,91 +232,57 @@ class ClipTrainer:
         return [None if split is None else (split.features[0], split.activations) for split in views]
 
 
-class _CandidateEvaluation:
-    """Candidate, zero-shot and serving version on the training images, each scored without having learnt from the patient."""
+class _TrainingCases:
+    """The training images, scored by each version without having learnt from the patient."""
 
     def __init__(
         self,
         base: Base,
         data: TrainingData,
         examples: Sequence[TrainingExample],
-        result: TrainingResult,
         reader: TrainingImageReader,
         on_progress: StageCallback,
-        *,
-        seed: int,
     ) -> None:
-        self._base, self._data, self._result, self._seed = base, data, result, seed
-        self._reader, self._on_progress = reader, on_progress
-        self._serving_scores: ScoreMatrix | None = None
-        self._optimism = result.columns.optimism
+        self._base, self._data, self._reader, self._on_progress = base, data, reader, on_progress
         self._instances = [example.instance for example in examples]
-        self.cases = np.stack([_hash_study_uid(example.study_instance_uid) for example in examples])
+        self.studies = np.stack([_hash_study_uid(example.study_instance_uid) for example in examples])
+        groups = groups_of([instance.header for instance in self._instances])
+        self.evaluation_cases = EvaluationCases(data.labels, data.patients, data.weights, groups)
 
-    def keep_better_columns(self, serving_weights: VersionWeights) -> TrainingResult:
-        """Return the result without the findings that may rank worse than in the serving version: they keep its column.
-
-        A column of the serving version's fine-tuned blocks cannot be kept beside other fine-tuned blocks.
-        """
-        result, labels, patients = self._result, self._data.labels, self._data.patients
-        self._serving_scores = self._score_serving(serving_weights)
-        old = np.where(np.isfinite(self._serving_scores), self._serving_scores, np.nan)
-        chosen = choose_columns(old, result.out_of_fold_scores, labels, patients, KEPT_COLUMNS, seed=self._seed)
-        blocks = serving_weights.fine_tuned
-        kept = chosen.first & result.findings
-        kept &= True if blocks is None else ~blocks.findings.numpy()
-        fine_tuned = result.fine_tuned
-        if fine_tuned is not None:
-            fine_tuned = replace(fine_tuned, findings=fine_tuned.findings & torch.from_numpy(~kept))
-        self._optimism += chosen.optimism if kept.any() else 0.0
-        self._result = replace(
-            result,
-            findings=result.findings & ~kept,
-            fine_tuned=fine_tuned,
-            out_of_fold_scores=np.where(kept, self._serving_scores, result.out_of_fold_scores),
-        )
-        return self._result
-
-    def comparisons(self, text_head: LinearHead, training_set: TrainingSet) -> list[Comparison]:
-        """Compare with zero-shot and, after `keep_better_columns`, with the serving version."""
-        found = [self._compare_with("zero-shot", self._score_zero_shot(text_head))]
-        if self._serving_scores is not None:
-            found.append(self._compare_with(f"version {training_set.serving.number}", self._serving_scores))
-        return found
-
-    def measures(self, text_head: LinearHead) -> dict[str, Any]:
-        """Return the measures of each learnt finding, JSON-able; sensitivity and specificity at the thresholds."""
-        scores, prevalence = self._result.out_of_fold_scores, self._result.prevalence
-        zero_shot = self._score_zero_shot(text_head)
+    def measures(self, result: TrainingResult, text_head: LinearHead, *, seed: int) -> dict[str, Any]:
+        """Return the measures of each learnt finding."""
         found = measure_scores(
-            scores, zero_shot, self._data.labels, self._data.patients, thresholds=self._result.thresholds, seed=self._seed
+            result.out_of_fold_scores,
+            self.score_zero_shot(text_head),
+            self._data.labels,
+            self._data.patients,
+            thresholds=result.thresholds,
+            seed=seed,
         )
-        for column, finding in enumerate(FINDINGS):
-            found[finding]["prevalence"] = json_number(prevalence[column])
-        return select_findings(found, self._result.findings)
+        return select_findings(found, result.findings)
 
-    def _compare_with(self, against: str, other: ScoreMatrix) -> Comparison:
-        scores, labels, patients = self._result.out_of_fold_scores, self._data.labels, self._data.patients
-        return compare_scores(against, scores, other, labels, patients, seed=self._seed, optimism=self._optimism)
+    def score_zero_shot(self, text_head: LinearHead) -> ScoreMatrix:
+        """Return log-odds [n, F]: probabilities near 1 would be ties."""
+        return text_head.to(torch.device("cpu")).logits(self._data.features).numpy().astype(np.float64)
 
-    def _score_zero_shot(self, text_head: LinearHead) -> ScoreMatrix:
-        return text_head.to(torch.device("cpu")).scores(self._data.features).numpy()
+    def score_serving(self, serving: ModelVersion, weights: VersionWeights) -> ServingColumns:
+        """Return the columns of a learnt serving version.
 
-    def _score_serving(self, serving_weights: VersionWeights) -> ScoreMatrix:
-        """Return its scores; for its own training cases the out-of-fold scores, NaN for other studies of their patients."""
-        scores = np.asarray(self._score_images(Classifier.of(self._base, serving_weights)), dtype=np.float64)
-        if serving_weights.out_of_fold is None:
-            return scores
-        known = {
-            case.tobytes(): row
-            for case, row in zip(serving_weights.out_of_fold.cases.numpy(), serving_weights.out_of_fold.scores.numpy(), strict=True)
-        }
-        trained = {patient for patient, case in zip(self._data.patients, self.cases, strict=True) if case.tobytes() in known}
-        for row, (patient, case) in enumerate(zip(self._data.patients, self.cases, strict=True)):
+        An image that it was trained on has its score of that training, out of fold; another image of a patient that it was trained
+        on has none in its learnt columns.
+        """
+        scores = np.asarray(self._score_images(Classifier.of(self._base, weights)), dtype=np.float64)
+        transferable = np.ones(len(FINDINGS), dtype=bool) if weights.fine_tuned is None else ~weights.fine_tuned.findings.numpy()
+        if weights.out_of_fold is None:
+            return ServingColumns(f"version {serving.number}", scores, np.ones_like(transferable), transferable)
+        out_of_fold = weights.out_of_fold.scores.numpy()
+        learnt = np.isfinite(out_of_fold).any(axis=0)
+        known = {case.tobytes(): row for case, row in zip(weights.out_of_fold.cases.numpy(), out_of_fold, strict=True)}
+        trained = {patient for patient, study in zip(self._data.patients, self.studies, strict=True) if study.tobytes() in known}
+        for row, (patient, study) in enumerate(zip(self._data.patients, self.studies, strict=True)):
             if patient in trained:
-                out_of_fold = known.get(case.tobytes())
-                scores[row] = np.nan if out_of_fold is None else out_of_fold
-        return scores
+                scores[row, learnt] = known.get(study.tobytes(), np.full(len(FINDINGS), np.nan))[learnt]
+        return ServingColumns(f"version {serving.number}", scores, learnt, transferable)
 
     def _score_images(self, classifier: Classifier) -> ScoreMatrix:
         """Score from the activations; from the pixels where more blocks are unfrozen than the activations enter."""
@@ -363,14 +334,13 @@ def _hash_study_uid(study_instance_uid: str) -> npt.NDArray[np.uint8]:
     return np.frombuffer(hashlib.sha256(study_instance_uid.encode()).digest(), dtype=np.uint8)
 
 
-def _build_version_weights(result: TrainingResult, serving_head: LinearHead, cases: npt.NDArray[np.uint8]) -> VersionWeights:
+def _build_version_weights(result: TrainingResult, serving_head: LinearHead, out_of_fold: OutOfFoldScores) -> VersionWeights:
     """Replace the learnt findings in the serving head; the other findings keep its weights."""
     learnt = torch.from_numpy(result.findings)
     tensors = {name: tensor.clone() for name, tensor in serving_head.tensors.items()}
     for name, tensor in result.head.tensors.items():
         tensors[name][learnt] = tensor[learnt].to(tensors[name].dtype)
-    scores = torch.from_numpy(np.where(result.findings, result.out_of_fold_scores, np.nan)).float()
-    return VersionWeights(LinearHead(**tensors), result.fine_tuned, OutOfFoldScores(torch.from_numpy(cases.copy()), scores))
+    return VersionWeights(LinearHead(**tensors), result.fine_tuned, out_of_fold)
 
 
 def _choose_thresholds(result: TrainingResult, training_set: TrainingSet) -> dict[str, float]:

@@ -105,7 +105,8 @@ class TrainingData:
     unfrozen blocks for V views of each image, the unchanged image first; None for a tower that cannot be partitioned.
     `unlabelled_features`: float32 [N, D], the base encoder's features of unlabelled archive images. `unlabelled_activations`:
     float16 [M, L, W] of M of these images, unaugmented; None as above. `random_labels`: int8 [R, F], labels of images drawn at
-    random from the archive. `published_prevalence` [F]: shares of a published data set. All on the CPU.
+    random from the archive. `published_prevalence` [F]: shares of a published data set. `weights` [n]: positive weights of the
+    labelled images in comparisons of rankings, for images that were not selected at random; None: equal. All on the CPU.
     """
 
     features: torch.Tensor
@@ -116,11 +117,16 @@ class TrainingData:
     unlabelled_activations: torch.Tensor | None
     random_labels: Labels
     published_prevalence: Floats
+    weights: Floats | None = None
 
 
 @dataclass(frozen=True)
 class CrossValidationResult:
-    """One method: out-of-fold log-odds [n, F] at even odds (NaN: not learnt), calibration, and mean log-loss."""
+    """One method: out-of-fold log-odds [n, F] at even odds (NaN: not learnt), calibration, and mean log-loss.
+
+    The log-odds have the calibration of all images, which is that of the served head and ranks as the logits do; the log-loss is
+    that of a calibration fitted to the other folds.
+    """
 
     log_odds: Floats
     calibration: Calibration
@@ -132,7 +138,8 @@ class TrainingResult:
     """Result of a training round. `head` scores on the frozen encoder; `fine_tuned` is set if unfreezing won.
 
     Scores of both are probabilities. `columns`: the learnt column or the text's, by finding. `out_of_fold_scores`: float64 [n, F],
-    each image scored by models trained on other patients. `prevalence` [F] in the archive is the probability that corresponds to
+    each image scored by models trained on other patients; `nested_scores` [n, F]: the same with the columns chosen on other
+    patients too, which measure the round without optimism. `prevalence` [F] in the archive is the probability that corresponds to
     even odds; `thresholds` [F]: the operating points. `cross_validation`: each method by name. `notes`: methods not tried, with the
     reason.
     """
@@ -143,6 +150,7 @@ class TrainingResult:
     head: LinearHead
     fine_tuned: FineTunedBlocks | None
     out_of_fold_scores: Floats
+    nested_scores: Floats
     prevalence: Floats
     thresholds: Floats
     cross_validation: Mapping[str, CrossValidationResult]
@@ -219,9 +227,8 @@ class _TrainingRound:
             columns=columns,
             head=served.head,
             fine_tuned=served.fine_tuned,
-            out_of_fold_scores=np.asarray(
-                expit(np.where(columns.first, tried[chosen].log_odds, tried[TEXT].log_odds) + logit(served.prevalence))
-            ),
+            out_of_fold_scores=self._score_held_out(tried[chosen], tried[TEXT], columns.first, served.prevalence),
+            nested_scores=self._score_held_out(tried[chosen], tried[TEXT], columns.nested, served.prevalence),
             prevalence=served.prevalence,
             thresholds=served.thresholds,
             cross_validation=tried,
@@ -236,9 +243,14 @@ class _TrainingRound:
         return min((name for name in tried if name != TEXT), key=lambda name: tried[name].loss)
 
     def _choose_columns(self, learnt: CrossValidationResult, text: CrossValidationResult) -> ColumnChoice:
-        return choose_columns(
-            learnt.log_odds, text.log_odds, self._data.labels, self._data.patients, self._plan.columns, seed=self._plan.seed
-        )
+        labels, patients, weights = self._data.labels, self._data.patients, self._data.weights
+        odds = (learnt.log_odds, text.log_odds)
+        return choose_columns(*odds, labels, patients, self._plan.columns, weights=weights, seed=self._plan.seed)
+
+    def _score_held_out(
+        self, learnt: CrossValidationResult, text: CrossValidationResult, first: npt.NDArray[np.bool_], prevalence: Floats
+    ) -> Floats:
+        return np.asarray(expit(np.where(first, learnt.log_odds, text.log_odds) + logit(prevalence)))
 
     def _build_columns(
         self, tried: Mapping[str, CrossValidationResult], columns: ColumnChoice, fitted: FitResult | None
@@ -269,8 +281,9 @@ class _TrainingRound:
     def _cross_validate(self, score: Callable[[Rows, Rows], Floats]) -> CrossValidationResult:
         logits = score_out_of_fold(self._fold, self._data.labels.shape[1], score)
         labels = mask_unscored(logits, self._data.labels)
-        odds = cross_fit_calibration(logits, labels, self._fold)
-        return CrossValidationResult(odds, fit_calibration(logits, labels), log_loss(odds, labels))
+        calibration = fit_calibration(logits, labels)
+        loss = log_loss(cross_fit_calibration(logits, labels, self._fold), labels)
+        return CrossValidationResult(calibration(logits), calibration, loss)
 
     @property
     def _archive(self) -> torch.Tensor:

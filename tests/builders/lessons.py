@@ -11,6 +11,7 @@ import numpy as np
 from adapters.ml.activation_cache import ActivationCacheSettings
 from adapters.ml.trainer import ClipTrainer, TrainerSettings
 from adapters.storage.model_store import ModelStore
+from models.training.column_choice import ColumnChoiceSettings
 from models.training.recipe import Augmentation, Recipe
 from models.training.training_round import TrainingMethod, TrainingPlan
 from pipeline import learn, rules
@@ -56,7 +57,8 @@ class Ward:
         self.catalog, self.films, self.store = FakeCatalog(), Films(), ModelStore(root / "models")
         self.zero_shot = tiny.served(root / "models", catalog=self.catalog)
         self.gate = rules.GatePolicy(min_patients=8, min_confidence=0.8, promote="auto")
-        self.plan = TrainingPlan(method=method, recipe=RECIPE, max_folds=4)
+        columns = ColumnChoiceSettings(confidence=0.6)  # one finding on a dozen images is little evidence
+        self.plan = TrainingPlan(method=method, recipe=RECIPE, columns=columns, max_folds=4)
         self.kept: ActivationCacheSettings | None = None
         self.stages: list[str] = []
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import rules
 from pipeline.domain import FINDINGS, Comparison, Header, StoredFile, StoredInstance, TrainingExample
-from pipeline.rules import GatePolicy, learnable_findings, may_promote
+from pipeline.rules import GatePolicy, learnable_findings, may_promote, selection_weight
 from tests.builders.fakes.catalog import FakeCatalog
 
 BETTER = Comparison(
@@ -16,6 +16,7 @@ BETTER = Comparison(
 )
 MONITORED = replace(BETTER, monitoring=True, cases=30, patients=30)
 ALIKE = replace(BETTER, against="version 2", candidate=0.8, other=0.79, lower=-0.01, upper=0.03, better=0.8, not_inferior=0.95)
+SAME = replace(ALIKE, candidate=0.79, lower=0.0, upper=0.0, better=1.0, not_inferior=1.0)
 UNSURE = replace(ALIKE, lower=-0.05, upper=0.07, better=0.6, not_inferior=0.7)
 
 
@@ -52,6 +53,10 @@ UNSURE = replace(ALIKE, lower=-0.05, upper=0.07, better=0.6, not_inferior=0.7)
         ),
         ([BETTER, replace(MONITORED, candidate=float("nan"), upper=float("nan"))], True, "of zero-shot"),
         ([UNSURE, MONITORED], False, "may be worse than version 2"),
+        ([BETTER, SAME], False, "it ranks the cases as version 2 does, in every finding: nothing would be gained"),
+        ([BETTER, replace(SAME, new=("Mass",))], True, "new: Mass"),
+        ([SAME, BETTER], True, "of version 2"),
+        ([replace(BETTER, worse_groups=("sex F", "view AP"))], True, "worse in groups: sex F, view AP"),
     ],
 )
 def test_a_candidate_must_not_be_worse_than_any_other_version(comparisons: list[Comparison], passed: bool, words: str) -> None:
@@ -70,6 +75,11 @@ def test_later_looks_at_one_serving_version_ask_for_more_confidence() -> None:
     assert may_promote([ALIKE], policy, look=1).passed
     assert not may_promote([ALIKE], policy, look=3).passed
     assert may_promote([BETTER], policy, look=10).passed
+
+
+def test_a_case_that_was_hardly_selected_weighs_more_within_a_bound() -> None:
+    weights = [selection_weight(probability) for probability in (1.0, 0.5, 0.01, None)]
+    assert weights == [1.0, 2.0, 4.0, 4.0]
 
 
 def make_example(number: int, target: int, *, patient: str = "") -> TrainingExample:
