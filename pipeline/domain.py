@@ -309,6 +309,7 @@ class TrainingSet:
     serving: ModelVersion  # the version that serves when the round begins
     label_fingerprint: str  # `rules.labels_fingerprint` of `examples`
     newest_label_id: int = 0  # highest Label.id in the catalog when the set was built
+    required_confidence: float = 0.9  # smallest Comparison.not_inferior with which the gate promotes
     monitoring_examples: tuple[TrainingExample, ...] = ()  # random sample for measuring; none of its patients is in `examples`
 
 

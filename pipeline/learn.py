@@ -123,6 +123,7 @@ def _build_training_set(tx: Transaction, policy: LearnPolicy) -> tuple[TrainingS
         serving=serving,
         label_fingerprint=_compute_fingerprint(examples),
         newest_label_id=max((label.id for label in labels), default=0),
+        required_confidence=policy.gate.required_confidence(_count_candidates(tx.versions.all(), serving) + 1),
         monitoring_examples=tuple(example for example in labelled if example.study_instance_uid in monitoring_studies),
     )
     return training_set, learnable

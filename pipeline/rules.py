@@ -327,7 +327,8 @@ class Verdict:
 
 
 def may_promote(comparisons: Sequence[Comparison], policy: GatePolicy, *, look: int = 1) -> Verdict:
-    """Decide on a candidate: worse than no other version by the gate's margin or more, with `policy.required_confidence(look)`.
+    """Decide on a candidate: worse than no other version by the gate's margin or more, with `policy.min_confidence`; than the
+    serving version with `policy.required_confidence(look)`.
 
     A finding that ranks worse keeps its earlier column in the candidate and is no reason against the others. The monitoring sample
     is small and has few positives: on it the candidate must not be certainly worse, that is with the whole 95 % interval below 0.
@@ -336,8 +337,8 @@ def may_promote(comparisons: Sequence[Comparison], policy: GatePolicy, *, look: 
     trained = [comparison for comparison in comparisons if not comparison.monitoring]
     if not trained:
         return Verdict(False, "it was compared with nothing")
-    required = policy.required_confidence(look)
     for comparison in comparisons:
+        required = policy.required_confidence(look) if comparison is trained[-1] else policy.min_confidence
         reason = _explain_worse(comparison, policy) if comparison.monitoring else _explain_inferior(comparison, policy, required)
         if reason:
             return Verdict(False, reason)

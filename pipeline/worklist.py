@@ -40,8 +40,8 @@ class WorklistEntry:
 def make_worklist(*, count: int, catalog: Catalog, policy: WorklistPolicy, dry_run: bool = False) -> list[WorklistEntry]:
     """Choose up to `count` studies to label next, one per patient, and store the requests; with `dry_run` nothing is stored.
 
-    Patients with a labelled study or with a recent request are excluded. NoWeights where no version serves; TransientError where
-    another list or a label was stored meanwhile.
+    Patients with a labelled study or with a recent request are excluded, and studies whose image is unusable. NoWeights where no
+    version serves; TransientError where another list or a label was stored meanwhile.
     """
     with catalog.read() as tx:
         serving = versions.require_serving(tx)
@@ -102,7 +102,8 @@ class _CandidatePool:
         numbers, share = _draw_patients(tx.studies.highest_patient_number(), policy.max_patients, rng)
         patient_keys = tx.studies.label_candidates(serving.number, request_expiry_days=policy.request_expiry_days, patients=numbers)
         headers = _choose_headers(tx, patient_keys, policy.chest)
-        studies = [uid for uid in patient_keys if uid in headers]
+        unusable = tx.thumbnails.unusable_among([header.sop_instance_uid for header in headers.values()])
+        studies = [uid for uid in patient_keys if uid in headers and headers[uid].sop_instance_uid not in unusable]
         strata = [f"{_describe_view(headers[uid])} {_describe_scanner(headers[uid])}" for uid in studies]
         return cls(
             studies=studies,

@@ -26,6 +26,7 @@ from adapters.catalog.scores import SqlScoreRows
 from adapters.catalog.sql_time import now
 from adapters.catalog.studies import SqlStudies
 from adapters.catalog.tables import audit_events, circuits
+from adapters.catalog.thumbnails import SqlThumbnails
 from adapters.catalog.versions import SqlVersions
 from pipeline.domain import AuditEvent
 from pipeline.errors import traceback_locations
@@ -49,6 +50,7 @@ class SqlTransaction:
         self._connection = connection
         self.studies = SqlStudies(connection)
         self.scores = SqlScoreRows(connection)
+        self.thumbnails = SqlThumbnails(connection)
         self.reports = SqlReports(connection)
         self.versions = SqlVersions(connection)
         self.jobs = SqlJobs(connection)

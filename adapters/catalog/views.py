@@ -34,8 +34,10 @@ FROM studies s JOIN patients t ON t.id = s.patient""",
 SELECT i.sop_instance_uid, r.series_instance_uid, s.study_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, r.modality,
     r.series_number, i.instance_number, i.header ->> 'view_position' AS view_position,
     i.header ->> 'body_part_examined' AS body_part_examined, i.header ->> 'manufacturer_model_name' AS manufacturer_model_name,
-    i.file_key, i.file_sha256, i.file_size, i.sender_ae_title, i.sender_address, i.received_at
-FROM instances i JOIN series r ON r.id = i.series JOIN studies s ON s.id = r.study""",
+    i.file_key, i.file_sha256, i.file_size, i.sender_ae_title, i.sender_address, i.received_at, n.distance,
+    CASE WHEN n.distance > 1 THEN 1 WHEN n.distance IS NOT NULL THEN 0 END AS unusable
+FROM instances i JOIN series r ON r.id = i.series JOIN studies s ON s.id = r.study
+    LEFT JOIN image_thumbnails n ON n.instance = i.id""",
     "v_predictions": """
 SELECT s.study_instance_uid, s.accession_number, p.finding, p.probability, p.decision, m.calibrated, p.version,
     m.name AS version_name, m.notice, p.revision, p.predicted_at

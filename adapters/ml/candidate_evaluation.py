@@ -1,7 +1,9 @@
 """A candidate's columns beside those of other versions, on labelled images that no version learnt from: what is kept, what is told.
 
 Finding by finding the better column serves: a finding that may rank worse than in the serving version keeps the serving version's
-column, and vetoes nothing else. Then the candidate as it would serve is compared with zero-shot and with the serving version.
+column, and vetoes nothing else. Where the candidate's mean may be worse all the same, the candidate is made cautious: it has new
+columns only for findings that rank better with a stated probability, and for findings that the serving version has not learnt.
+The candidate as it would serve is then compared with zero-shot and with the serving version.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ Columns = npt.NDArray[np.bool_]
 
 KEPT_COLUMNS = ColumnChoiceSettings(confidence=0.9)
 """A finding keeps the serving version's column where that column ranks better with this probability."""
+CAUTIOUS_COLUMNS = ColumnChoiceSettings(confidence=0.8)
+"""A finding of a cautious candidate has the new column where that column ranks better with this probability."""
 
 
 @dataclass(frozen=True)
@@ -67,61 +71,91 @@ class EvaluatedCandidate:
 
 
 def evaluate_candidate(
-    result: TrainingResult, zero_shot: ScoreMatrix, serving: ServingColumns | None, cases: EvaluationCases, *, seed: int
+    result: TrainingResult,
+    zero_shot: ScoreMatrix,
+    serving: ServingColumns | None,
+    cases: EvaluationCases,
+    *,
+    required: float,
+    seed: int,
 ) -> EvaluatedCandidate:
     """Keep the serving version's better columns, then compare the candidate with zero-shot [n, F] and with the serving version.
 
-    `serving`: None where zero-shot serves. A finding that is new to the version was compared alone, with the text, by the choice
-    of columns in training; its gain does not stand for a loss of the others.
+    `serving`: None where zero-shot serves. `required`: `Comparison.not_inferior` that the gate asks for. A finding that is new to
+    the version was compared alone, with the text, by the choice of columns in training; its gain stands for no loss of the others.
     """
-    scores: ScoreMatrix = result.nested_scores
+    scores: ScoreMatrix = np.where(result.columns.first, result.nested_scores, result.out_of_fold_scores)
     optimism = result.columns.optimism
+    others = [("zero-shot", zero_shot, np.zeros_like(result.findings))]
+    out_of_fold = np.where(result.findings & result.columns.first, result.out_of_fold_scores, np.nan)
     if serving is not None:
-        result, scores, more = _keep_better_columns(result, serving, cases, seed=seed)
-        optimism += more
-    learnt = result.findings & result.columns.first
-    out_of_fold = np.where(learnt, result.out_of_fold_scores, np.nan)
-    others = [("zero-shot", zero_shot, np.zeros_like(learnt))]
-    if serving is not None:
-        others.append((serving.name, serving.scores, learnt & ~serving.learnt))
-        out_of_fold = np.where(serving.learnt & ~result.findings, serving.scores, out_of_fold)
+        new = result.findings & result.columns.first & ~serving.learnt
+        others.append((serving.name, serving.scores, new))
+        assembly = _keep_better_columns(result, serving, cases, seed=seed)
+        if _compare_scores(serving.name, assembly.scores, serving.scores, new, cases, seed=seed).not_inferior < required:
+            assembly = _keep_unless_better(result, serving, cases, seed=seed)
+        kept, scores, optimism = assembly.kept, assembly.scores, optimism + assembly.optimism
+        result = _replace_columns(result, kept, serving)
+        out_of_fold = np.where(serving.learnt & ~result.findings, serving.scores, np.where(kept, np.nan, out_of_fold))
     comparisons, groups = [], []
-    for name, other, new in others:
-        compared, within = _compare_candidate(name, scores, other, new, cases, seed=seed)
-        comparisons.append(compared)
+    for name, other, excluded in others:
+        within = compare_groups(name, scores, other, cases.labels, cases.patients, cases.groups, weights=cases.weights, seed=seed)
+        compared = _compare_scores(name, scores, other, excluded, cases, seed=seed)
+        worse = tuple(f"{group.attribute} {group.group}" for group in within if group.worse)
+        comparisons.append(replace(compared, worse_groups=worse))
         groups += within
     return EvaluatedCandidate(result, out_of_fold, optimism, tuple(comparisons), tuple(groups))
 
 
-def _keep_better_columns(
-    result: TrainingResult, serving: ServingColumns, cases: EvaluationCases, *, seed: int
-) -> tuple[TrainingResult, ScoreMatrix, float]:
-    """Return the result without the findings that may rank worse than in the serving version, nested scores, and the optimism."""
+@dataclass(frozen=True)
+class _Assembly:
+    """`kept` [F]: columns of the serving version. `scores` [n, F]: new columns as far as they are chosen on other patients too; the
+    others as they serve. `optimism`: what that leaves out of the mean AUC.
+    """
+
+    kept: Columns
+    scores: ScoreMatrix
+    optimism: float
+
+
+def _keep_better_columns(result: TrainingResult, serving: ServingColumns, cases: EvaluationCases, *, seed: int) -> _Assembly:
+    """Keep the columns that rank better than the candidate's by KEPT_COLUMNS."""
     own, old = result.out_of_fold_scores, np.asarray(serving.scores, dtype=np.float64)
     chosen = choose_columns(old, own, cases.labels, cases.patients, KEPT_COLUMNS, weights=cases.weights, seed=seed)
     can_keep = result.findings & serving.transferable
-    kept = chosen.first & can_keep
+    return _assemble_columns(result, serving, chosen.first & can_keep, chosen.nested & can_keep, chosen.optimism)
+
+
+def _keep_unless_better(result: TrainingResult, serving: ServingColumns, cases: EvaluationCases, *, seed: int) -> _Assembly:
+    """Keep the columns that the candidate's do not surpass by CAUTIOUS_COLUMNS; findings that are new keep the candidate's."""
+    own, old = result.out_of_fold_scores, np.asarray(serving.scores, dtype=np.float64)
+    chosen = choose_columns(own, old, cases.labels, cases.patients, CAUTIOUS_COLUMNS, weights=cases.weights, seed=seed)
+    can_keep = result.findings & serving.transferable & serving.learnt
+    return _assemble_columns(result, serving, ~chosen.first & can_keep, ~chosen.nested & can_keep, chosen.optimism)
+
+
+def _assemble_columns(
+    result: TrainingResult, serving: ServingColumns, kept: Columns, nested: Columns, optimism: float
+) -> _Assembly:
+    """`kept` [F], `nested` [n, F]: whether the serving version's column is kept, by all images and by those of other patients."""
+    learnt = np.where(nested, serving.scores, result.nested_scores)
+    scores = np.where(kept, serving.scores, np.where(result.columns.first, learnt, result.out_of_fold_scores))
+    return _Assembly(kept, scores, optimism)
+
+
+def _replace_columns(result: TrainingResult, kept: Columns, serving: ServingColumns) -> TrainingResult:
+    """Return the result without the findings [F] that keep the serving version's column."""
     fine_tuned = result.fine_tuned
     if fine_tuned is not None:
         fine_tuned = replace(fine_tuned, findings=fine_tuned.findings & torch.from_numpy(~kept))
-    scores = np.where(chosen.nested & can_keep, old, result.nested_scores)
-    result = replace(result, findings=result.findings & ~kept, fine_tuned=fine_tuned, out_of_fold_scores=np.where(kept, old, own))
-    return result, scores, chosen.optimism
+    scores = np.where(kept, serving.scores, result.out_of_fold_scores)
+    return replace(result, findings=result.findings & ~kept, fine_tuned=fine_tuned, out_of_fold_scores=scores)
 
 
-def _compare_candidate(
+def _compare_scores(
     name: str, own: ScoreMatrix, other: ScoreMatrix, new: Columns, cases: EvaluationCases, *, seed: int
-) -> tuple[Comparison, list[GroupComparison]]:
+) -> Comparison:
     """Compare the candidate's scores [n, F] with a version's, without the findings that are new to the candidate [F]."""
-    patients, weights = cases.patients, cases.weights
     labels = np.where(new, UNKNOWN, cases.labels).astype(np.int8)
-    groups = compare_groups(name, own, other, labels, patients, cases.groups, weights=weights, seed=seed)
-    compared = compare_scores(name, own, other, labels, patients, weights=weights, seed=seed)
-    return (
-        replace(
-            compared,
-            new=tuple(finding for finding, is_new in zip(FINDINGS, new, strict=True) if is_new),
-            worse_groups=tuple(f"{group.attribute} {group.group}" for group in groups if group.worse),
-        ),
-        groups,
-    )
+    compared = compare_scores(name, own, other, labels, cases.patients, weights=cases.weights, seed=seed)
+    return replace(compared, new=tuple(finding for finding, is_new in zip(FINDINGS, new, strict=True) if is_new))

@@ -147,7 +147,14 @@ class ClipTrainer:
             serving_weights = read_version_weights(training_set.serving, self._store.root)
             cases = _TrainingCases(base, data, examples, reader, on_progress)
             serving = cases.score_serving(training_set.serving, serving_weights) if training_set.serving.label_fingerprint else None
-            evaluated = evaluate_candidate(result, cases.score_zero_shot(text_head), serving, cases.evaluation_cases, seed=seed)
+            evaluated = evaluate_candidate(
+                result,
+                cases.score_zero_shot(text_head),
+                serving,
+                cases.evaluation_cases,
+                required=training_set.required_confidence,
+                seed=seed,
+            )
             result, comparisons = evaluated.result, list(evaluated.comparisons)
             measured = cases.measures(result, text_head, seed=seed)
             weights = _build_version_weights(

@@ -20,6 +20,7 @@ from tests.builders.fakes.jobs import FakeCircuits, FakeJobs
 from tests.builders.fakes.labels import FakeLabels, FakeRequests
 from tests.builders.fakes.rows import CatalogTables
 from tests.builders.fakes.studies import FakeReports, FakeScoreRows, FakeStudies
+from tests.builders.fakes.thumbnails import FakeThumbnails
 from tests.builders.fakes.versions import FakeVersions
 
 
@@ -58,6 +59,7 @@ class FakeTransaction:
         self._tables = tables
         self.studies = FakeStudies(tables, now)
         self.scores = FakeScoreRows(tables)
+        self.thumbnails = FakeThumbnails(tables)
         self.reports = FakeReports(tables)
         self.versions = FakeVersions(tables)
         self.jobs = FakeJobs(tables, now)

@@ -20,6 +20,7 @@ from pipeline.consensus import LabelPolicy
 from pipeline.domain import FINDINGS, LabelState, Request, StudyState, VersionState
 from pipeline.errors import NoWeights, TransientError
 from pipeline.ports.services import Catalog
+from pipeline.thumbnails import THUMBNAIL_SIDE
 from tests.builders.catalog_rows import add_instance, chest_header, import_statement, worklist_request
 from tests.builders.command import Radclipd, radclipd_on
 from tests.builders.fakes.versions import a_version
@@ -131,6 +132,16 @@ def test_a_worklist_excludes_labelled_and_requested_patients_and_has_a_patient_o
     assert worklist.make_worklist(count=5, catalog=catalog, policy=policy()) == []
     assert {one.scanner for one in first + second} == {"Vista", "Plate"}
     assert all(0 < one.request.selection_probability <= 1 for one in first + second)
+
+
+def test_a_study_with_an_unusable_image_is_not_requested(catalog: Catalog) -> None:
+    fill(catalog)
+    with catalog.begin() as tx:
+        tx.thumbnails.add({f"1.{number}.1": bytes(THUMBNAIL_SIDE**2) for number in (1, 2, 3)})
+        tx.thumbnails.put_distances({"1.1.1": 0.9, "1.2.1": 1.1})
+    found = worklist.make_worklist(count=99, catalog=catalog, policy=policy())
+    assert {one.request.study_instance_uid for one in found} >= {"1.1", "1.3"}
+    assert "1.2" not in {one.request.study_instance_uid for one in found}
 
 
 def test_a_withdrawn_label_still_counts_as_read(catalog: Catalog) -> None:

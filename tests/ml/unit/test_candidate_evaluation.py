@@ -36,7 +36,7 @@ def result_of(scores: npt.NDArray[np.float64]) -> TrainingResult:
 
 def evaluated(scores: npt.NDArray[np.float64], serving: ServingColumns) -> EvaluatedCandidate:
     cases = EvaluationCases(LABELS, np.arange(N).astype(str))
-    return evaluate_candidate(result_of(scores), effect(0.0, 1), serving, cases, seed=0)
+    return evaluate_candidate(result_of(scores), effect(0.0, 1), serving, cases, required=0.9, seed=0)
 
 
 def test_a_finding_that_ranks_worse_keeps_its_column_and_vetoes_nothing() -> None:
@@ -52,11 +52,22 @@ def test_a_finding_that_ranks_worse_keeps_its_column_and_vetoes_nothing() -> Non
 def test_a_column_of_fine_tuned_blocks_cannot_be_kept() -> None:
     transferable = np.array([finding != "Mass" for finding in FINDINGS])
     found = evaluated(effect(1.6, 0, Mass=0.0), ServingColumns("version 2", effect(1.5, 1), EVERY, transferable))
-    assert found.result.findings.all()
+    assert found.result.findings[FINDINGS.index("Mass")]
+    assert not may_promote(found.comparisons, GatePolicy()).passed
+
+
+def test_a_candidate_that_may_be_worse_has_new_columns_only_where_they_are_better() -> None:
+    serving = ServingColumns("version 2", effect(1.5, 1), EVERY, EVERY)
+    found = evaluated(effect(1.2, 0, Mass=2.6, Edema=2.6), serving)
+    new = {finding for finding, is_new in zip(FINDINGS, found.result.findings, strict=True) if is_new}
+    assert new >= {"Mass", "Edema"}
+    assert len(new) < 8
+    assert may_promote(found.comparisons, GatePolicy()).passed
+    assert found.comparisons[1].candidate > found.comparisons[1].other
 
 
 def test_a_finding_new_to_the_version_is_left_out_of_the_comparison_with_it() -> None:
-    """The new finding gains much and would hide the loss of the others."""
+    """The new finding gains much and would hide the loss of the others, which cannot keep their columns."""
     learnt = np.array([finding != "Hernia" for finding in FINDINGS])
     serving = ServingColumns("version 2", effect(1.5, 1, Hernia=-2.0), learnt, NONE)
     found = evaluated(effect(1.35, 0, Hernia=3.0), serving)
@@ -71,6 +82,6 @@ def test_columns_that_only_the_serving_version_has_learnt_stay_learnt() -> None:
     few = np.array([finding == "Mass" for finding in FINDINGS])
     cases = EvaluationCases(LABELS, np.arange(N).astype(str))
     result = replace(result_of(effect(1.5, 0)), findings=few)
-    found = evaluate_candidate(result, effect(0.0, 1), serving, cases, seed=0)
+    found = evaluate_candidate(result, effect(0.0, 1), serving, cases, required=0.9, seed=0)
     assert np.isfinite(found.out_of_fold).all()
     assert np.array_equal(found.out_of_fold[:, 0], serving.scores[:, 0])

@@ -12,7 +12,7 @@ from pipeline.rules import GatePolicy, learnable_findings, may_promote, selectio
 from tests.builders.fakes.catalog import FakeCatalog
 
 BETTER = Comparison(
-    against="zero-shot", cases=60, patients=40, candidate=0.8, other=0.7, lower=0.02, upper=0.18, better=0.99, not_inferior=0.995
+    against="zero-shot", cases=60, patients=40, candidate=0.8, other=0.7, lower=0.02, upper=0.18, better=0.99, not_inferior=0.999
 )
 MONITORED = replace(BETTER, monitoring=True, cases=30, patients=30)
 ALIKE = replace(BETTER, against="version 2", candidate=0.8, other=0.79, lower=-0.01, upper=0.03, better=0.8, not_inferior=0.95)
@@ -75,6 +75,7 @@ def test_later_looks_at_one_serving_version_ask_for_more_confidence() -> None:
     assert may_promote([ALIKE], policy, look=1).passed
     assert not may_promote([ALIKE], policy, look=3).passed
     assert may_promote([BETTER], policy, look=10).passed
+    assert may_promote([replace(BETTER, not_inferior=0.9), replace(BETTER, against="version 2")], policy, look=10).passed
 
 
 def test_a_case_that_was_hardly_selected_weighs_more_within_a_bound() -> None:
