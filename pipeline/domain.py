@@ -297,6 +297,7 @@ class TrainingExample:
     instance: StoredInstance  # the study's first frontal image
     targets: tuple[int, ...]  # [14] PRESENT, ABSENT or UNKNOWN, in the order of FINDINGS
     selection_probability: float | None = None  # as Label.selection_probability, of the study's first label
+    votes: tuple[int, ...] = ()  # [14] readers that agree with a target less those that disagree; (): one reader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

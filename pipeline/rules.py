@@ -36,6 +36,7 @@ from pipeline.header_words import (
     names_frontal_view,
     view_of_words,
 )
+from pipeline.reading_errors import USUAL_ERRORS, ReadingErrors, expected_positives
 
 # Storage SOP classes, PS3.4 B.5. A trailing dot marks a family.
 COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"
@@ -267,19 +268,25 @@ class LearnableFindings:
     exclusions: Mapping[str, str]  # every other finding -> the reason in words
 
 
-def learnable_findings(examples: Sequence[TrainingExample], *, min_positives: int) -> LearnableFindings:
-    """Return the findings with at least `min_positives` positive studies, and with two patients or more of either state."""
+def learnable_findings(
+    examples: Sequence[TrainingExample], *, min_positives: float, errors: ReadingErrors = USUAL_ERRORS
+) -> LearnableFindings:
+    """Return the findings with two patients or more of either state, and with `min_positives` true positive studies expected."""
     findings: list[str] = []
     exclusions: dict[str, str] = {}
+    expected = expected_positives(examples, errors) if examples else np.zeros(len(FINDINGS))
     for column, finding in enumerate(FINDINGS):
         positives = sum(example.targets[column] == PRESENT for example in examples)
         present, absent = (
             {example.patient_key for example in examples if example.targets[column] == target} for target in (PRESENT, ABSENT)
         )
-        if positives >= min_positives and len(present) > 1 and len(absent) > 1:
+        if expected[column] >= min_positives and len(present) > 1 and len(absent) > 1:
             findings.append(finding)
         else:
-            exclusions[finding] = f"{positives} present, of {len(present)} patients; absent in {len(absent)} patients"
+            exclusions[finding] = (
+                f"{positives} present, of {len(present)} patients, {expected[column]:.1f} expected true;"
+                f" absent in {len(absent)} patients"
+            )
     return LearnableFindings(tuple(findings), exclusions)
 
 

@@ -225,6 +225,8 @@ class LabelsConfig(Section):
     adjudicators: StringTuple = Field(
         default=(), description='Readers whose labels decide if policy = "adjudicator", in order of precedence.'
     )
+    missed: float = Field(default=0.05, gt=0, lt=0.5, description="Share of present findings that a reader misses.")
+    invented: float = Field(default=0.02, gt=0, lt=0.5, description="Share of absent findings that a reader calls present.")
     accept_sr: Literal["person-or-verified", "verified", "none"] = Field(
         default="person-or-verified", description='SRs that are read for labels: "person-or-verified", "verified" or "none".'
     )
@@ -252,7 +254,11 @@ class LearnConfig(Section):
         default="auto",
         description='GPUs, or CPU processes, that train the unfrozen blocks: "auto" (all GPUs of model.device) or a number.',
     )
-    min_positives: int = Field(default=4, ge=2, description="Minimum number of positive studies for a finding to be learnt.")
+    min_positives: float = Field(
+        default=3.0,
+        ge=1,
+        description="Minimum number of true positive studies of a finding to be learnt, expected from labels and readers' errors.",
+    )
     folds: int = Field(
         default=5, ge=2, description="Patient-wise cross-validation folds; with fewer patients: leave one patient out."
     )
@@ -287,7 +293,7 @@ class LearnConfig(Section):
         default=10, description="Minimum number of patients that a candidate is measured on."
     )
     gate_confidence: Fraction = Field(
-        default=0.9, description="Share of bootstrap resamples in which a candidate must not be worse."
+        default=0.9, description="Confidence, at the first look, that a candidate's mean AUC is not worse by .005 or more."
     )
 
 

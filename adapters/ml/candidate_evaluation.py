@@ -14,20 +14,22 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import expit, logit
 
 from adapters.ml.group_comparison import GroupComparison, compare_groups
 from adapters.ml.measures import LabelMatrix, Patients, ScoreMatrix, compare_scores
 from models.evaluation.cases import UNKNOWN
 from models.training.column_choice import ColumnChoiceSettings, choose_columns
-from models.training.training_round import TrainingResult
+from models.training.training_round import TEXT, TrainingResult
 from pipeline.domain import FINDINGS, Comparison
 
 Columns = npt.NDArray[np.bool_]
 
 KEPT_COLUMNS = ColumnChoiceSettings(confidence=0.9)
 """A finding keeps the serving version's column where that column ranks better with this probability."""
-CAUTIOUS_COLUMNS = ColumnChoiceSettings(confidence=0.8)
-"""A finding of a cautious candidate has the new column where that column ranks better with this probability."""
+CAUTIOUS_COLUMNS = (ColumnChoiceSettings(confidence=0.8), ColumnChoiceSettings(confidence=0.95))
+"""A finding of a cautious candidate has the new column where that column ranks better with this probability: the first settings
+with which the gate would promote, else the last."""
 
 
 @dataclass(frozen=True)
@@ -84,23 +86,24 @@ def evaluate_candidate(
     `serving`: None where zero-shot serves. `required`: `Comparison.not_inferior` that the gate asks for. A finding that is new to
     the version was compared alone, with the text, by the choice of columns in training; its gain stands for no loss of the others.
     """
-    scores: ScoreMatrix = np.where(result.columns.first, result.nested_scores, result.out_of_fold_scores)
-    optimism = result.columns.optimism
-    others = [("zero-shot", zero_shot, np.zeros_like(result.findings))]
-    out_of_fold = np.where(result.findings & result.columns.first, result.out_of_fold_scores, np.nan)
+    learnt = result.findings & result.columns.first
+    others = [("zero-shot", zero_shot, np.zeros_like(learnt))]
+    out_of_fold = np.where(learnt, result.out_of_fold_scores, np.nan)
+    before = _build_zero_shot_columns(result) if serving is None else serving
     if serving is not None:
-        new = result.findings & result.columns.first & ~serving.learnt
-        others.append((serving.name, serving.scores, new))
-        assembly = _keep_better_columns(result, serving, cases, seed=seed)
-        if _compare_scores(serving.name, assembly.scores, serving.scores, new, cases, seed=seed).not_inferior < required:
-            assembly = _keep_unless_better(result, serving, cases, seed=seed)
-        kept, scores, optimism = assembly.kept, assembly.scores, optimism + assembly.optimism
-        result = _replace_columns(result, kept, serving)
-        out_of_fold = np.where(serving.learnt & ~result.findings, serving.scores, np.where(kept, np.nan, out_of_fold))
+        others.append((serving.name, serving.scores, learnt & ~serving.learnt))
+    assembly = _keep_better_columns(result, before, cases, seed=seed) if serving is not None else _keep_none(result, before)
+    for settings in CAUTIOUS_COLUMNS:
+        if _compare_scores(*others[-1], assembly.scores, cases, seed=seed).not_inferior >= required:
+            break
+        assembly = _keep_unless_better(result, before, cases, settings, can_keep_text=serving is None, seed=seed)
+    scores, optimism = assembly.scores, result.columns.optimism + assembly.optimism
+    result = _replace_columns(result, assembly.kept, before)
+    out_of_fold = np.where(before.learnt & ~result.findings, before.scores, np.where(assembly.kept, np.nan, out_of_fold))
     comparisons, groups = [], []
     for name, other, excluded in others:
         within = compare_groups(name, scores, other, cases.labels, cases.patients, cases.groups, weights=cases.weights, seed=seed)
-        compared = _compare_scores(name, scores, other, excluded, cases, seed=seed)
+        compared = _compare_scores(name, other, excluded, scores, cases, seed=seed)
         worse = tuple(f"{group.attribute} {group.group}" for group in within if group.worse)
         comparisons.append(replace(compared, worse_groups=worse))
         groups += within
@@ -126,12 +129,32 @@ def _keep_better_columns(result: TrainingResult, serving: ServingColumns, cases:
     return _assemble_columns(result, serving, chosen.first & can_keep, chosen.nested & can_keep, chosen.optimism)
 
 
-def _keep_unless_better(result: TrainingResult, serving: ServingColumns, cases: EvaluationCases, *, seed: int) -> _Assembly:
-    """Keep the columns that the candidate's do not surpass by CAUTIOUS_COLUMNS; findings that are new keep the candidate's."""
+def _keep_unless_better(
+    result: TrainingResult,
+    serving: ServingColumns,
+    cases: EvaluationCases,
+    settings: ColumnChoiceSettings,
+    *,
+    can_keep_text: bool,
+    seed: int,
+) -> _Assembly:
+    """Keep the columns that the candidate's do not surpass. `can_keep_text`: also those that the serving version has not learnt."""
     own, old = result.out_of_fold_scores, np.asarray(serving.scores, dtype=np.float64)
-    chosen = choose_columns(own, old, cases.labels, cases.patients, CAUTIOUS_COLUMNS, weights=cases.weights, seed=seed)
-    can_keep = result.findings & serving.transferable & serving.learnt
+    chosen = choose_columns(own, old, cases.labels, cases.patients, settings, weights=cases.weights, seed=seed)
+    can_keep = result.findings & serving.transferable & (serving.learnt | can_keep_text)
     return _assemble_columns(result, serving, ~chosen.first & can_keep, ~chosen.nested & can_keep, chosen.optimism)
+
+
+def _keep_none(result: TrainingResult, serving: ServingColumns) -> _Assembly:
+    none = np.zeros(len(result.findings), dtype=bool)
+    return _assemble_columns(result, serving, none, np.zeros(result.nested_scores.shape, dtype=bool), 0.0)
+
+
+def _build_zero_shot_columns(result: TrainingResult) -> ServingColumns:
+    """Return the text's columns as probabilities [n, F], which compare with those of the learnt columns."""
+    findings = len(result.findings)
+    text = result.cross_validation[TEXT].log_odds + logit(result.prevalence)
+    return ServingColumns("zero-shot", np.asarray(expit(text)), np.zeros(findings, dtype=bool), np.ones(findings, dtype=bool))
 
 
 def _assemble_columns(
@@ -153,7 +176,7 @@ def _replace_columns(result: TrainingResult, kept: Columns, serving: ServingColu
 
 
 def _compare_scores(
-    name: str, own: ScoreMatrix, other: ScoreMatrix, new: Columns, cases: EvaluationCases, *, seed: int
+    name: str, other: ScoreMatrix, new: Columns, own: ScoreMatrix, cases: EvaluationCases, *, seed: int
 ) -> Comparison:
     """Compare the candidate's scores [n, F] with a version's, without the findings that are new to the candidate [F]."""
     labels = np.where(new, UNKNOWN, cases.labels).astype(np.int8)

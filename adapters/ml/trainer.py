@@ -49,6 +49,7 @@ from pipeline.domain import FINDINGS, Comparison, ModelVersion, StoredInstance, 
 from pipeline.errors import PermanentError
 from pipeline.ports.images import ImageReader
 from pipeline.ports.services import StageCallback
+from pipeline.reading_errors import USUAL_ERRORS, ReadingErrors
 
 MIN_CALIBRATION_POSITIVES = 20
 """Positive images of a finding from which on its score counts as a calibrated probability."""
@@ -82,7 +83,7 @@ class TrainerSettings:
     """
 
     plan: TrainingPlan
-    min_positives: int
+    min_positives: float
     undetermined_margin: float
     device: str = "auto"
     devices: Literal["auto"] | int = 1
@@ -90,6 +91,7 @@ class TrainerSettings:
     precision: Precision = "float32"
     cache_settings: ActivationCacheSettings | None = None
     prior_prevalence: Mapping[str, float] = field(default_factory=dict)
+    errors: ReadingErrors = USUAL_ERRORS
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,8 @@ class ClipTrainer:
         read = self._read_labelled_images([example.instance for example in training_set.examples], base, reader, on_progress)
         examples = [example for example, found in zip(training_set.examples, read, strict=True) if found is not None]
         unreadable = len(training_set.examples) - len(examples)
-        learnable = rules.learnable_findings(examples, min_positives=self._settings.min_positives).findings
+        wanted = self._settings
+        learnable = rules.learnable_findings(examples, min_positives=wanted.min_positives, errors=wanted.errors).findings
         if not learnable:
             raise PermanentError(
                 f"{unreadable} of {len(training_set.examples)} labelled images cannot be read; the others are too few to learn from"

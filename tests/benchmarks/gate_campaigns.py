@@ -4,10 +4,11 @@ Whole labelling campaigns of the daemon's own functions, on features drawn from 
 a training round (stage 1), the choice of columns, the comparisons and `may_promote`. Readers miss 10 % of the findings and invent
 2 %. The truth is the mean AUC on other studies without reader errors.
 
-`gate_power`: share of the episodes, each from the first night with a candidate that is truly better than the serving version by
-more than .01, that promote a version within three looks. `gate_false`: share of the campaigns that ever promote a candidate truly
-worse by more than .01; half of the campaigns spoil every candidate by noise from night SPOILT_FROM on, so that there are such
-candidates. `power_by_error`: power and false promotions against the standard error of the difference, for a normal difference.
+`gate_power`: share of the episodes, each from the first night with a candidate that is truly better than the serving version by more
+than .01, that promote a truly better version within three looks. `gate_false`: share of the campaigns that ever promote a candidate
+truly worse by more than .01 at a look whose standard error is at most MAX_ERROR; `gate_false_any_error`: at any look. Half of the
+campaigns spoil every candidate by noise from night SPOILT_FROM on, so that there are such candidates. `power_by_error`: power and
+false promotions against the standard error of the difference, for a normal difference.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import numpy as np
@@ -30,8 +32,8 @@ from models.evaluation.statistics import auc, macro_average
 from models.training.prevalence import published_prevalence
 from models.training.training_round import TrainingData, TrainingPlan, TrainingResult, run_training_round
 from pipeline.acquisition import CandidateStudies, LabelHistory, SelectedStudy, SelectionPolicy, SelectionReason, select_studies
-from pipeline.domain import FINDINGS
-from pipeline.rules import GatePolicy, may_promote, selection_weight
+from pipeline.domain import FINDINGS, Header, StoredFile, StoredInstance, TrainingExample
+from pipeline.rules import GatePolicy, learnable_findings, may_promote, selection_weight
 from tests.benchmarks.output import format_result, prints_result_alone
 
 Floats = npt.NDArray[np.float64]
@@ -43,11 +45,14 @@ BETTER = 0.01
 LOOKS = 3
 SPOILT_FROM = 6
 SPOILT_BY = 0.02
+MAX_ERROR = 0.007
+"""Standard error of the paired difference up to which the targets hold."""
 ERRORS = np.array([0.005, 0.007, 0.01, 0.015])
 LOOK_CORRELATION = 0.9
 MISSED, INVENTED = 0.1, 0.02
 POOL, TEST, BACKGROUND, DIMENSION = 3000, 3000, 500, 32
-MIN_POSITIVES = 4
+MIN_POSITIVES = 3.0
+NO_HEADER = Header(sop_instance_uid="", sop_class_uid="", series_instance_uid="", study_instance_uid="", transfer_syntax_uid="")
 
 
 @dataclass(frozen=True)
@@ -178,7 +183,8 @@ class Campaign:
     def _look(self, night: int) -> Look | None:
         rows = self._training_rows()
         labels = self._read_labels[rows].copy()
-        labels[:, (labels == 1).sum(axis=0) < MIN_POSITIVES] = -1
+        learnable = self._find_learnable(labels)
+        labels[:, [finding not in learnable for finding in FINDINGS]] = -1
         if not (labels == 1).any():
             return None
         patients = np.array(rows).astype(str)
@@ -203,6 +209,14 @@ class Campaign:
         if promoted:
             self._serving, self._looks = served, 0
         return look
+
+    def _find_learnable(self, labels: Labels) -> tuple[str, ...]:
+        instance = StoredInstance(NO_HEADER, StoredFile("", "", 0), datetime.now(UTC))
+        examples = [
+            TrainingExample(str(row), str(row), instance, tuple(int(target) for target in targets))
+            for row, targets in enumerate(labels)
+        ]
+        return learnable_findings(examples, min_positives=MIN_POSITIVES).findings
 
     def _measure_gain(self, candidate: ServedVersion) -> float:
         return self._hospital.true_auc(candidate.test) - self._hospital.true_auc(self._serving.test)
@@ -265,17 +279,20 @@ def measure(campaigns: int = CAMPAIGNS, nights: int = NIGHTS, *, seed: int = 0) 
     spoilt = [list(Campaign(seed + 1000 + number, spoilt=True).run(nights)) for number in range(campaigns // 2)]
     episodes = [episode for looks in honest for episode in find_episodes(looks)]
     looks = [look for campaign in honest + spoilt for look in campaign]
-    worse = [look for look in looks if look.truth < -BETTER]
-    later = [look for look in looks if look.number > 0 and np.isfinite(look.estimate)]
+    bad = [[look for look in campaign if look.promoted and look.truth < -BETTER] for campaign in honest + spoilt]
+    compared = [look for look in looks if np.isfinite(look.estimate) and look.error > 0]
     return {
         "gate_power": float(np.mean(episodes)) if episodes else None,
-        "gate_false": float(np.mean([any(look.promoted and look.truth < -BETTER for look in found) for found in honest + spoilt])),
+        "gate_false": float(np.mean([any(look.error <= MAX_ERROR for look in campaign) for campaign in bad])),
+        "gate_false_any_error": float(np.mean([bool(campaign) for campaign in bad])),
+        "campaigns": campaigns,
         "episodes": len(episodes),
         "looks": len(looks),
         "promoted": sum(look.promoted for look in looks),
-        "worse_looks": len(worse),
-        "bias": float(np.mean([look.estimate - look.truth for look in later])),
-        "standard_error": float(np.median([look.error for look in later])),
+        "worse_looks": sum(look.whole < -BETTER for look in looks),
+        "worst_promoted": min((look.truth for look in looks if look.promoted), default=None),
+        "bias": float(np.mean([look.estimate - look.truth for look in compared])) if compared else None,
+        "standard_error": float(np.median([look.error for look in compared])) if compared else None,
         "power_by_error": power_by_error(),
     }
 

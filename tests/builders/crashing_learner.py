@@ -126,7 +126,7 @@ class CrashingSlowLoop(CrashingPipeline):
             labels=LabelPolicy(),
             chest=self.chest,
             gate=rules.GatePolicy(min_patients=2, promote="auto" if (self.store.root / "auto").exists() else "manual"),
-            min_positives=2,
+            min_positives=1,
             unlabelled_studies=2,
         )
         learn.learn_job(job, catalog=self.catalog, trainer=self.trainer, policy=policy, on_progress=on_progress)

@@ -112,13 +112,13 @@ class Ward:
     def trainer(self) -> ClipTrainer:
         kept = replace(self.kept, k=self.plan.recipe.k) if self.kept else None
         settings = TrainerSettings(
-            plan=self.plan, min_positives=4, undetermined_margin=0.05, device="cpu", threads=1, cache_settings=kept
+            plan=self.plan, min_positives=3, undetermined_margin=0.05, device="cpu", threads=1, cache_settings=kept
         )
         return ClipTrainer(self.store, self.films, settings)
 
     def learn(self, *, again: bool = False, watch: StageCallback | None = None) -> learn.LearnOutcome:
         policy = learn.LearnPolicy(
-            labels=LabelPolicy(), chest=rules.ChestPolicy(), gate=self.gate, min_positives=4, unlabelled_studies=50
+            labels=LabelPolicy(), chest=rules.ChestPolicy(), gate=self.gate, min_positives=3, unlabelled_studies=50
         )
         return learn.learn(
             catalog=self.catalog,

@@ -10,8 +10,9 @@ import torch
 
 from adapters.ml.candidate_evaluation import EvaluatedCandidate, EvaluationCases, ServingColumns, evaluate_candidate
 from models.classifier.head import LinearHead
+from models.training.calibration import Calibration
 from models.training.column_choice import ColumnChoice
-from models.training.training_round import STAGE_1, TrainingResult
+from models.training.training_round import STAGE_1, TEXT, CrossValidationResult, TrainingResult
 from pipeline.domain import FINDINGS
 from pipeline.rules import GatePolicy, may_promote
 
@@ -75,6 +76,19 @@ def test_a_finding_new_to_the_version_is_left_out_of_the_comparison_with_it() ->
     assert found.comparisons[1].candidate < found.comparisons[1].other
     assert not may_promote(found.comparisons, GatePolicy()).passed
     assert found.comparisons[0].new == ()
+
+
+def test_a_first_candidate_that_may_be_worse_than_the_text_keeps_the_text_except_where_it_is_better() -> None:
+    text = effect(1.5, 1)
+    held_out = CrossValidationResult(text, Calibration(np.ones(F), np.zeros(F)), 0.5)
+    result = replace(result_of(effect(1.2, 0, Mass=2.6, Edema=2.6)), cross_validation={TEXT: held_out})
+    cases = EvaluationCases(LABELS, np.arange(N).astype(str))
+    found = evaluate_candidate(result, text, None, cases, required=0.9, seed=0)
+    new = {finding for finding, is_new in zip(FINDINGS, found.result.findings, strict=True) if is_new}
+    assert new >= {"Mass", "Edema"}
+    assert len(new) < 8
+    assert np.isfinite(found.out_of_fold).any(axis=0).tolist() == [finding in new for finding in FINDINGS]
+    assert may_promote(found.comparisons, GatePolicy()).passed
 
 
 def test_columns_that_only_the_serving_version_has_learnt_stay_learnt() -> None:

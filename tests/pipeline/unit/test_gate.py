@@ -111,7 +111,7 @@ def make_example(number: int, target: int, *, patient: str = "") -> TrainingExam
 def test_a_learnable_finding_needs_enough_positives_and_negatives(positives: list[str], negatives: list[str], learnt: bool) -> None:
     targets = [(1, patient) for patient in positives] + [(0, patient) for patient in negatives]
     learnable = learnable_findings(
-        [make_example(n, target, patient=patient) for n, (target, patient) in enumerate(targets)], min_positives=4
+        [make_example(n, target, patient=patient) for n, (target, patient) in enumerate(targets)], min_positives=3
     )
     assert learnable.findings == ((FINDINGS[0],) if learnt else ())
     assert len(learnable.exclusions) == len(FINDINGS) - learnt
