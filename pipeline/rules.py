@@ -58,6 +58,10 @@ MONITORING = "monitoring"
 """Selection reason of the random sample that only measures versions: its patients are never trained on."""
 
 
+SECOND_READING = "second reading"
+"""Selection reason of a study whose label everything else contradicts."""
+
+
 class ObjectKind(StrEnum):
     """Kind of an instance, in the words of an `ignored` reason."""
 

@@ -82,6 +82,7 @@ def worklist_policy(config: Config) -> worklist.WorklistPolicy:
     shares = wanted.model_dump(include={reason.value for reason in acquisition.SelectionReason})
     return worklist.WorklistPolicy(
         selection=acquisition.SelectionPolicy(**shares),
+        second_readings=wanted.second_readings,
         labels=label_policy(config),
         chest=chest_policy(config),
         max_patients=wanted.max_patients,

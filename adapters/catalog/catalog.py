@@ -21,7 +21,7 @@ from adapters.catalog.jobs import SqlJobs
 from adapters.catalog.labels import SqlLabels
 from adapters.catalog.parameters import sanitise_text
 from adapters.catalog.reports import SqlReports
-from adapters.catalog.requests import SqlRequests
+from adapters.catalog.requests import SqlRequests, SqlSecondReadings
 from adapters.catalog.scores import SqlScoreRows
 from adapters.catalog.sql_time import now
 from adapters.catalog.studies import SqlStudies
@@ -57,6 +57,7 @@ class SqlTransaction:
         self.circuits = SqlCircuits(connection)
         self.labels = SqlLabels(connection)
         self.requests = SqlRequests(connection)
+        self.second_readings = SqlSecondReadings(connection)
         self.backfills = SqlBackfills(connection)
         self.figures = SqlFigures(connection)
 

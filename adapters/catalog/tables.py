@@ -265,6 +265,18 @@ requests = Table(
     CheckConstraint("selection_probability > 0 AND selection_probability <= 1", name="selection_probability"),
 )
 
+second_readings = Table(
+    "second_readings",
+    metadata,
+    _build_primary_key(),
+    Column("study", ForeignKey("studies.id"), nullable=False, unique=True),  # a study is read again once
+    Column("finding", String(32), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("version", ForeignKey("model_versions.number"), nullable=False),
+    Column("requested_at", UtcDateTime(), nullable=False, server_default=now()),
+    _check_one_of("finding", FINDINGS),
+)
+
 reports = Table(
     "reports",
     metadata,

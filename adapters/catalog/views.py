@@ -78,6 +78,11 @@ SELECT s.study_instance_uid, s.accession_number, s.study_date, q.selection_reaso
     q.version, q.requested_at,
     (SELECT MIN(l.created_at) FROM labels l WHERE l.study = q.study AND l.state IS NOT NULL) AS labelled_at
 FROM requests q JOIN studies s ON s.id = q.study""",
+    "v_second_readings": """
+SELECT s.study_instance_uid, s.accession_number, q.finding, q.reason, q.version, q.requested_at,
+    (SELECT MIN(l.created_at) FROM labels l WHERE l.study = q.study AND l.state IS NOT NULL AND l.created_at > q.requested_at)
+        AS labelled_at
+FROM second_readings q JOIN studies s ON s.id = q.study""",
     "v_model_versions": """
 SELECT number, state, name, base, weights_sha256, device_uid, notice, calibrated, label_fingerprint, thresholds,
     undetermined_margin, reason, card, created_at, served_at, retired_at

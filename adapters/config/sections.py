@@ -313,6 +313,9 @@ class WorklistConfig(Section):
     monitoring: Fraction = Field(
         default=0.1, description="Share drawn at random for measurement only; patients of these studies are never learnt from."
     )
+    second_readings: Fraction = Field(
+        default=0.05, description="Share for studies with a label that everything else contradicts: read again, by another reader."
+    )
     max_patients: PositiveInteger = Field(
         default=20_000,
         description="Maximum number of candidate patients; of a larger archive a random sample of this size is used.",

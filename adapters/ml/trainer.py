@@ -40,7 +40,7 @@ from models.encoder.base import Base, read_base
 from models.encoder.checkpoint import write_checkpoint
 from models.encoder.golden import GoldenEmbedding
 from models.encoder.precision import Precision
-from models.evaluation.cases import UNKNOWN
+from models.evaluation.cases import PRESENT, UNKNOWN
 from models.training.fold_fits import run_fits_sequentially
 from models.training.prevalence import published_prevalence
 from models.training.training_round import STAGE_1, TrainingData, TrainingPlan, TrainingResult, run_training_round
@@ -49,12 +49,14 @@ from pipeline.domain import FINDINGS, Comparison, ModelVersion, StoredInstance, 
 from pipeline.errors import PermanentError
 from pipeline.ports.images import ImageReader
 from pipeline.ports.services import StageCallback
-from pipeline.reading_errors import USUAL_ERRORS, ReadingErrors
+from pipeline.reading_errors import USUAL_ERRORS, ReadingErrors, probability_wrong
 
 MIN_CALIBRATION_POSITIVES = 20
 """Positive images of a finding from which on its score counts as a calibrated probability."""
 MAX_ARCHIVE_BYTES = 256 << 20
 """Size of the archive's activations held for the thresholds of fine-tuned blocks: a thousand images of ViT-B are 77 MB."""
+MIN_DOUBT, MAX_DOUBTS = 0.5, 100
+"""Probability of a wrong label from which on the label is doubtful, and the largest number of doubtful labels on a card."""
 _BATCH_IMAGES = 64
 
 _log = structlog.get_logger("radclipd.ml")
@@ -99,6 +101,7 @@ class ClipCandidate:
     """Implements `ports.services.Candidate`."""
 
     comparisons: tuple[Comparison, ...]
+    _doubts: tuple[Mapping[str, Any], ...]
     _store: TrainingStore
     _version_weights: VersionWeights
     _version: ModelVersion
@@ -113,6 +116,7 @@ class ClipCandidate:
             def publish(number: int) -> ModelVersion:
                 self._store.publish_version(folder, number)
                 card = dict(self._version.card) | {"head": {"sha256": sha256}}
+                card["learning"] = card["learning"] | {"doubts": list(self._doubts)}  # in the catalog only: a file names no study
                 return replace(self._version, number=number, card=card | {"weights": _build_weights_card(self._version)})
 
             yield publish
@@ -186,7 +190,8 @@ class ClipTrainer:
         version.card["learning"] |= {"unreadable": unreadable, "measures": measured, "monitoring": monitored}
         version.card["learning"] |= {"comparisons": compared, "newest_label": training_set.newest_label_id, "devices": len(devices)}
         version.card["learning"] |= {"optimism": json_number(evaluated.optimism), "groups": [one.card for one in evaluated.groups]}
-        return ClipCandidate(tuple(comparisons), self._store, weights, version)
+        doubts = tuple(_list_doubts(examples, data.labels, result, self._settings.errors))
+        return ClipCandidate(tuple(comparisons), doubts, self._store, weights, version)
 
     def _start_ranks(
         self, devices: Sequence[torch.device], training_set: TrainingSet, base: Base
@@ -351,6 +356,25 @@ def _build_version_weights(result: TrainingResult, serving_head: LinearHead, out
     for name, tensor in result.head.tensors.items():
         tensors[name][learnt] = tensor[learnt].to(tensors[name].dtype)
     return VersionWeights(LinearHead(**tensors), result.fine_tuned, out_of_fold)
+
+
+def _list_doubts(
+    examples: Sequence[TrainingExample], labels: npt.NDArray[np.int8], result: TrainingResult, errors: ReadingErrors
+) -> list[dict[str, Any]]:
+    """Return the labels of one reader that are probably wrong, by the held-out probabilities; the most doubtful first."""
+    votes = np.array([example.votes or (1,) * len(FINDINGS) for example in examples])
+    wrong = probability_wrong(result.out_of_fold_scores, labels == PRESENT, errors)
+    doubtful = (labels != UNKNOWN) & (votes == 1) & result.findings & (np.nan_to_num(wrong) >= MIN_DOUBT)
+    rows, columns = np.nonzero(doubtful)
+    order = np.argsort(-wrong[rows, columns], kind="stable")[:MAX_DOUBTS]
+    return [
+        {
+            "study": examples[row].study_instance_uid,
+            "finding": FINDINGS[column],
+            "probability": round(float(wrong[row, column]), 4),
+        }
+        for row, column in zip(rows[order], columns[order], strict=True)
+    ]
 
 
 def _choose_thresholds(result: TrainingResult, training_set: TrainingSet) -> dict[str, float]:

@@ -30,7 +30,7 @@ from pipeline.domain import (
 from pipeline.ports.backfill import Backfills
 from pipeline.ports.images import InputTransform, ModelInput
 from pipeline.ports.jobs import Circuits, Jobs
-from pipeline.ports.labels import Labels, Requests
+from pipeline.ports.labels import Labels, Requests, SecondReadings
 from pipeline.ports.studies import Reports, ScoreRows, Studies, Thumbnails
 
 Buffer = bytes | bytearray | memoryview
@@ -85,6 +85,8 @@ class Transaction(Protocol):
     def labels(self) -> Labels: ...
     @property
     def requests(self) -> Requests: ...
+    @property
+    def second_readings(self) -> SecondReadings: ...
     @property
     def backfills(self) -> Backfills: ...
 

@@ -4,8 +4,8 @@ Whole labelling campaigns of the daemon's own functions, on features drawn from 
 a training round (stage 1), the choice of columns, the comparisons and `may_promote`. Readers miss 10 % of the findings and invent
 2 %. The truth is the mean AUC on other studies without reader errors.
 
-`gate_power`: share of the episodes, each from the first night with a candidate that is truly better than the serving version by more
-than .01, that promote a truly better version within three looks. `gate_false`: share of the campaigns that ever promote a candidate
+`gate_power`: share of the episodes, each from the first night with a candidate truly better than the serving version by more than
+.01, that promote a truly better version within three looks. `gate_false`: share of the campaigns that ever promote a candidate
 truly worse by more than .01 at a look whose standard error is at most MAX_ERROR; `gate_false_any_error`: at any look. Half of the
 campaigns spoil every candidate by noise from night SPOILT_FROM on, so that there are such candidates. `power_by_error`: power and
 false promotions against the standard error of the difference, for a normal difference.

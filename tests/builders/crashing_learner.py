@@ -76,7 +76,7 @@ class StubTrainer:
         learning = {"newest_label": training_set.newest_label_id}
         row = a_version(0, VersionState.CANDIDATE, label_fingerprint=training_set.label_fingerprint, card={"learning": learning})
         row = replace(row, device_uid="2.25.77", thresholds=dict.fromkeys(FINDINGS, 2.0))
-        return ClipCandidate((better,), self._store, VersionWeights(head), row)
+        return ClipCandidate((better,), (), self._store, VersionWeights(head), row)
 
 
 class CrashingSlowLoop(CrashingPipeline):

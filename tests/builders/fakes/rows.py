@@ -54,4 +54,5 @@ class CatalogTables:
     audit: list[AuditEvent] = field(default_factory=list)
     labels: list[Label] = field(default_factory=list)
     requests: dict[str, Request] = field(default_factory=dict)
+    second_readings: list[Request] = field(default_factory=list)
     backfills: BackfillRows = field(default_factory=BackfillRows)

@@ -128,6 +128,17 @@ def test_a_later_candidate_is_compared_with_the_serving_version_out_of_fold(ward
     assert against["version 2"]["cases"] == against["zero-shot"]["cases"] == 20
 
 
+def test_a_label_against_everything_else_is_doubted(ward: Ward) -> None:
+    ward.labelled(24)
+    ward.label(ward.study(90), {"Effusion": True})  # the film shows nothing
+    version = ward.learn().version
+    assert version is not None
+    doubts = version.card["learning"]["doubts"]
+    assert doubts[0]["study"] == "1.90"
+    assert doubts[0]["probability"] > 0.5
+    assert "1.90" not in (ward.store.version_folder(2) / "card.json").read_text()
+
+
 def test_patients_of_the_monitoring_sample_are_excluded_from_training(ward: Ward) -> None:
     ward.labelled(16)
     uid = ward.study(70, "Effusion", patient="P2")  # another study of this patient was labelled for training
