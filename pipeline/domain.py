@@ -296,6 +296,8 @@ class TrainingExample:
     patient_key: str  # cross-validation and comparisons split by patient
     instance: StoredInstance  # the study's first frontal image
     targets: tuple[int, ...]  # [14] PRESENT, ABSENT or UNKNOWN, in the order of FINDINGS
+    selection_probability: float | None = None  # as Label.selection_probability, of the study's first label
+    votes: tuple[int, ...] = ()  # [14] readers that agree with a target less those that disagree; (): one reader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,6 +310,7 @@ class TrainingSet:
     serving: ModelVersion  # the version that serves when the round begins
     label_fingerprint: str  # `rules.labels_fingerprint` of `examples`
     newest_label_id: int = 0  # highest Label.id in the catalog when the set was built
+    required_confidence: float = 0.9  # smallest Comparison.not_inferior with which the gate promotes
     monitoring_examples: tuple[TrainingExample, ...] = ()  # random sample for measuring; none of its patients is in `examples`
 
 
@@ -323,7 +326,11 @@ class Comparison:
     lower: float  # lower bound of the 95 % interval of candidate - other, bootstrap over patients
     upper: float  # upper bound of that interval
     better: float  # share (0..1) of bootstrap samples in which the candidate is not worse
+    not_inferior: float  # share (0..1) of bootstrap samples in which the candidate is worse by less than the gate's margin
+    standard_error: float = 0.0  # of candidate - other
     worse: tuple[str, ...] = ()  # findings whose whole 95 % interval lies below 0
+    new: tuple[str, ...] = ()  # findings that only the candidate has learnt: left out of the means, judged by themselves
+    worse_groups: tuple[str, ...] = ()  # groups of patients in which the candidate is certainly worse, such as "sex F"
     monitoring: bool = False  # True: cases of the random monitoring sample; False: training cases, each patient held out
 
 

@@ -165,9 +165,12 @@ def _date_reading(reading: ReaderStatement, not_before: datetime | None, now: da
 def _add_reasons(readings: Sequence[ReaderStatement], now: datetime, tx: Transaction) -> list[ReaderStatement]:
     """Give each reading without a selection reason that of the earlier request for its study."""
     requests = tx.requests.of_studies({reading.study_instance_uid for reading in readings})
+    second = {request.study_instance_uid: request for request in tx.second_readings.all()}
 
     def with_reason(reading: ReaderStatement) -> ReaderStatement:
-        request = requests.get(reading.study_instance_uid)
+        request = second.get(reading.study_instance_uid)
+        if request is None or (reading.stated_at or now) < request.requested_at:
+            request = requests.get(reading.study_instance_uid)
         if request is None or reading.selection_reason or (reading.stated_at or now) < request.requested_at - CLOCK_TOLERANCE:
             return reading
         return replace(reading, selection_reason=request.selection_reason, selection_probability=request.selection_probability)

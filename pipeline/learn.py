@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pipeline import priorities, rules, versions
-from pipeline.consensus import LabelPolicy, resolve_consensus
+from pipeline.consensus import ConsensusSet, LabelPolicy, resolve_consensus
 from pipeline.domain import (
     ABSENT,
     FINDINGS,
@@ -25,6 +25,7 @@ from pipeline.domain import (
     VersionState,
 )
 from pipeline.ports.services import Candidate, Catalog, StageCallback, Trainer, Transaction
+from pipeline.reading_errors import USUAL_ERRORS, ReadingErrors
 
 ALL_LABELS = "labels"
 """Subject of every LEARN job. At most one job of a subject waits and one runs, so rounds of learning never pile up."""
@@ -37,7 +38,8 @@ class LearnPolicy:
     labels: LabelPolicy
     chest: rules.ChestPolicy
     gate: rules.GatePolicy
-    min_positives: int  # positive studies that a finding needs
+    min_positives: float  # true positive studies, expected from the labels, that a finding needs
+    errors: ReadingErrors = USUAL_ERRORS
     unlabelled_studies: int  # newest studies of the archive whose images are used without labels
 
 
@@ -112,7 +114,7 @@ def _build_training_set(tx: Transaction, policy: LearnPolicy) -> tuple[TrainingS
     monitoring_studies = {label.study_instance_uid for label in labels if label.selection_reason == rules.MONITORING}
     labelled = list(_build_examples(tx, labels, policy))
     candidates = [example for example in labelled if example.patient_key not in monitoring_patients]
-    learnable = rules.learnable_findings(candidates, min_positives=policy.min_positives)
+    learnable = rules.learnable_findings(candidates, min_positives=policy.min_positives, errors=policy.errors)
     masked = [_mask_targets(example, learnable.findings) for example in candidates]
     examples = [example for example in masked if set(example.targets) != {UNKNOWN}]
     training_set = TrainingSet(
@@ -122,6 +124,7 @@ def _build_training_set(tx: Transaction, policy: LearnPolicy) -> tuple[TrainingS
         serving=serving,
         label_fingerprint=_compute_fingerprint(examples),
         newest_label_id=max((label.id for label in labels), default=0),
+        required_confidence=policy.gate.required_confidence(_count_candidates(tx.versions.all(), serving) + 1),
         monitoring_examples=tuple(example for example in labelled if example.study_instance_uid in monitoring_studies),
     )
     return training_set, learnable
@@ -138,10 +141,19 @@ def _build_examples(tx: Transaction, labels: Sequence[Label], policy: LearnPolic
     consensus = resolve_consensus(labels, policy.labels)
     patient_keys = tx.studies.patient_keys(consensus.studies)
     instances = tx.studies.instances_of(consensus.studies)
+    probabilities = {label.study_instance_uid: label.selection_probability for label in reversed(labels)}  # the first label's stays
     for uid, targets in zip(consensus.studies, consensus.targets(consensus.studies), strict=True):
         images = rules.choose_images(instances.get(uid, []), policy.chest).images
         if images:
-            yield TrainingExample(uid, patient_keys[uid], images[0], tuple(int(target) for target in targets))
+            known = tuple(int(target) for target in targets)
+            votes = _count_net_votes(consensus, uid)
+            yield TrainingExample(uid, patient_keys[uid], images[0], known, probabilities[uid], votes)
+
+
+def _count_net_votes(consensus: ConsensusSet, study: str) -> tuple[int, ...]:
+    """Return [14]: readers that agree with the consensus less those that disagree, at least 1."""
+    found = (consensus.by_key.get((study, finding)) for finding in FINDINGS)
+    return tuple(max(1, sum(1 if vote.state is one.state else -1 for vote in one.votes)) if one else 1 for one in found)
 
 
 def _mask_targets(example: TrainingExample, findings: Sequence[str]) -> TrainingExample:
@@ -182,7 +194,7 @@ def _find_learnt_version(all_versions: Sequence[ModelVersion], training_set: Tra
 
 
 def _explain_too_few_labels(learnable: rules.LearnableFindings, policy: LearnPolicy) -> str:
-    required = f"{policy.min_positives} studies that show it, and either kind of two patients or more"
+    required = f"{policy.min_positives:g} true positive studies, and either kind of two patients or more"
     labelled = {finding: reason for finding, reason in learnable.exclusions.items() if not reason.startswith("0 present, of 0")}
     if not labelled:
         return f"no study with a frontal film shows a finding by its labels; a finding needs {required}"
@@ -201,7 +213,9 @@ def _commit_candidate(
     candidate: Candidate, training_set: TrainingSet, job: Job | None, *, catalog: Catalog, policy: LearnPolicy
 ) -> LearnOutcome:
     """Publish the candidate's files, then insert its row with state and audit event in one transaction."""
-    verdict = rules.may_promote(candidate.comparisons, policy.gate)
+    with catalog.read() as tx:
+        look = _count_candidates(tx.versions.all(), training_set.serving) + 1
+    verdict = rules.may_promote(candidate.comparisons, policy.gate, look=look)
     with candidate.stage_files() as publish, catalog.begin() as tx:
         version = publish(tx.versions.next_number())
         serving = tx.versions.serving()
@@ -216,6 +230,11 @@ def _commit_candidate(
         if job is not None:
             _finish_job(tx, job, outcome)
     return outcome
+
+
+def _count_candidates(all_versions: Sequence[ModelVersion], serving: ModelVersion) -> int:
+    """Return the number of versions that were trained while this one served."""
+    return sum(version.number > serving.number and bool(version.label_fingerprint) for version in all_versions)
 
 
 def _finish_job(tx: Transaction, job: Job, outcome: LearnOutcome) -> None:

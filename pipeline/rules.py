@@ -36,6 +36,7 @@ from pipeline.header_words import (
     names_frontal_view,
     view_of_words,
 )
+from pipeline.reading_errors import USUAL_ERRORS, ReadingErrors, expected_positives
 
 # Storage SOP classes, PS3.4 B.5. A trailing dot marks a family.
 COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"
@@ -55,6 +56,10 @@ OWN_MODEL_NAME = "radclipd"
 
 MONITORING = "monitoring"
 """Selection reason of the random sample that only measures versions: its patients are never trained on."""
+
+
+SECOND_READING = "second reading"
+"""Selection reason of a study whose label everything else contradicts."""
 
 
 class ObjectKind(StrEnum):
@@ -267,20 +272,43 @@ class LearnableFindings:
     exclusions: Mapping[str, str]  # every other finding -> the reason in words
 
 
-def learnable_findings(examples: Sequence[TrainingExample], *, min_positives: int) -> LearnableFindings:
-    """Return the findings with at least `min_positives` positive studies, and with two patients or more of either state."""
+def learnable_findings(
+    examples: Sequence[TrainingExample], *, min_positives: float, errors: ReadingErrors = USUAL_ERRORS
+) -> LearnableFindings:
+    """Return the findings with two patients or more of either state, and with `min_positives` true positive studies expected."""
     findings: list[str] = []
     exclusions: dict[str, str] = {}
+    expected = expected_positives(examples, errors) if examples else np.zeros(len(FINDINGS))
     for column, finding in enumerate(FINDINGS):
         positives = sum(example.targets[column] == PRESENT for example in examples)
         present, absent = (
             {example.patient_key for example in examples if example.targets[column] == target} for target in (PRESENT, ABSENT)
         )
-        if positives >= min_positives and len(present) > 1 and len(absent) > 1:
+        if expected[column] >= min_positives and len(present) > 1 and len(absent) > 1:
             findings.append(finding)
         else:
-            exclusions[finding] = f"{positives} present, of {len(present)} patients; absent in {len(absent)} patients"
+            exclusions[finding] = (
+                f"{positives} present, of {len(present)} patients, {expected[column]:.1f} expected true;"
+                f" absent in {len(absent)} patients"
+            )
     return LearnableFindings(tuple(findings), exclusions)
+
+
+MAX_SELECTION_WEIGHT = 4.0
+"""Largest weight of a case in comparisons of versions: a bound on the variance that weights add."""
+
+
+def selection_weight(probability: float | None) -> float:
+    """Return the weight of a case that was selected with this probability: its inverse (Horvitz and Thompson 1952), bounded.
+
+    Cases that the worklist searched for with the serving version's ranking say less of the archive than cases that it hardly could
+    have selected. None, not selected by a worklist, has the bound.
+    """
+    return MAX_SELECTION_WEIGHT if probability is None else min(1.0 / probability, MAX_SELECTION_WEIGHT)
+
+
+SPENDING_POWER = 1.25
+"""Exponent of the spending function: look n at the same serving version has 1 / n^1.25 of the first look's error probability."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,8 +316,17 @@ class GatePolicy:
     """Requirements on a candidate: `[learn]` of the configuration."""
 
     min_patients: int = 10  # patients in a comparison; fewer decide nothing
-    min_confidence: float = 0.9  # smallest Comparison.better, 0..1
+    min_confidence: float = 0.9  # smallest Comparison.not_inferior at the first look, 0..1
     promote: Literal["auto", "manual"] = "manual"
+
+    def required_confidence(self, look: int) -> float:
+        """Return the smallest `Comparison.not_inferior` at a look, counted from 1: the number of candidates compared with one
+        serving version.
+
+        Nightly candidates for one serving version are repeated looks at one question. Each look spends a smaller part of the
+        error probability (alpha spending: Lan and DeMets, Biometrika 1983;70:659).
+        """
+        return float(1.0 - (1.0 - self.min_confidence) / look**SPENDING_POWER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,32 +337,40 @@ class Verdict:
     reason: str  # in words
 
 
-def may_promote(comparisons: Sequence[Comparison], policy: GatePolicy) -> Verdict:
-    """Decide on a candidate: better than every other version with `min_confidence`, and certainly worse in no finding.
+def may_promote(comparisons: Sequence[Comparison], policy: GatePolicy, *, look: int = 1) -> Verdict:
+    """Decide on a candidate: worse than no other version by the gate's margin or more, with `policy.min_confidence`; than the
+    serving version with `policy.required_confidence(look)`.
 
-    The monitoring sample is small and has few positives: on it the candidate need not be better, but must not be certainly worse.
-    "Certain": the whole 95 % interval lies on one side of 0.
+    A finding that ranks worse keeps its earlier column in the candidate and is no reason against the others. The monitoring sample
+    is small and has few positives: on it the candidate must not be certainly worse, that is with the whole 95 % interval below 0.
+    The last comparison on training cases is that with the serving version; a candidate that ranks as that version gains nothing.
     """
-    if all(comparison.monitoring for comparison in comparisons):
+    trained = [comparison for comparison in comparisons if not comparison.monitoring]
+    if not trained:
         return Verdict(False, "it was compared with nothing")
     for comparison in comparisons:
-        explain = _explain_worse if comparison.monitoring else _explain_not_better
-        if reason := explain(comparison, policy):
+        required = policy.required_confidence(look) if comparison is trained[-1] else policy.min_confidence
+        reason = _explain_worse(comparison, policy) if comparison.monitoring else _explain_inferior(comparison, policy, required)
+        if reason:
             return Verdict(False, reason)
+    if _is_equal(trained[-1]):
+        return Verdict(False, f"it ranks the cases as {trained[-1].against} does, in every finding: nothing would be gained")
     defined = [comparison for comparison in comparisons if not math.isnan(comparison.candidate - comparison.other)]
     return Verdict(True, "; ".join(_describe_comparison(comparison) for comparison in defined))
 
 
+def _is_equal(comparison: Comparison) -> bool:
+    return not comparison.new and comparison.candidate == comparison.other and comparison.lower == comparison.upper == 0
+
+
 def _explain_worse(comparison: Comparison, policy: GatePolicy) -> str:
     """Return why a candidate fails on the monitoring sample, or "". A sample of too few patients decides nothing."""
-    if comparison.patients < policy.min_patients:
+    if comparison.patients < policy.min_patients or not comparison.upper < 0:
         return ""
-    if comparison.worse:
-        return f"worse than {comparison.against} in {', '.join(comparison.worse)}; {_describe_comparison(comparison)}"
-    return f"worse than {comparison.against} for certain; {_describe_comparison(comparison)}" if comparison.upper < 0 else ""
+    return f"worse than {comparison.against} for certain; {_describe_comparison(comparison)}"
 
 
-def _explain_not_better(comparison: Comparison, policy: GatePolicy) -> str:
+def _explain_inferior(comparison: Comparison, policy: GatePolicy, required: float) -> str:
     """Return why a candidate fails on the training cases, or ""."""
     if comparison.patients < policy.min_patients:
         return (
@@ -334,16 +379,19 @@ def _explain_not_better(comparison: Comparison, policy: GatePolicy) -> str:
         )
     if math.isnan(comparison.candidate) or math.isnan(comparison.other):
         return f"no finding has both kinds among the cases on which it could be compared with {comparison.against}"
-    if comparison.worse:
-        return f"worse than {comparison.against} in {', '.join(comparison.worse)}; {_describe_comparison(comparison)}"
-    if comparison.candidate <= comparison.other or comparison.better < policy.min_confidence:
-        return f"not better than {comparison.against} for certain; {_describe_comparison(comparison)}"
+    if comparison.not_inferior < required:
+        return (
+            f"may be worse than {comparison.against} ({required:.1%} confidence is asked for); {_describe_comparison(comparison)}"
+        )
     return ""
 
 
 def _describe_comparison(comparison: Comparison) -> str:
     return (
         f"mean AUC {comparison.candidate:.3f} against {comparison.other:.3f} of {comparison.against}"
-        f" (difference {comparison.lower:+.3f} to {comparison.upper:+.3f}, not worse in {comparison.better:.0%} of resamples,"
+        f" (difference {comparison.lower:+.3f} to {comparison.upper:+.3f},"
+        f" not worse by the margin in {comparison.not_inferior:.1%} of resamples,"
         f" {comparison.cases} {'monitoring ' if comparison.monitoring else ''}cases of {comparison.patients} patients)"
+        + (f", new: {', '.join(comparison.new)}" if comparison.new else "")
+        + (f", worse in groups: {', '.join(comparison.worse_groups)}" if comparison.worse_groups else "")
     )

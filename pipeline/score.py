@@ -45,6 +45,7 @@ class _ScoringItem:
     job: Job
     requested: Sequence[StoredInstance]  # instances that the serving version has not scored
     scores: dict[str, Scores] = field(default_factory=dict)  # SOPInstanceUID -> scores, first from the activation cache
+    thumbnails: dict[str, bytes] = field(default_factory=dict)  # SOPInstanceUID -> thumbnail of decoded instances
     decoded_instances: list[StoredInstance] = field(default_factory=list)
     model_inputs: list[ModelInput] = field(default_factory=list)  # of decoded_instances, in the same order
     unreadable: list[PixelsUnreadable] = field(default_factory=list)
@@ -123,7 +124,9 @@ def _score_batch(batch: Sequence[_ScoringItem], model_inputs: Iterator[ModelInpu
     inputs = [model_input for item in batch for model_input in item.model_inputs]
     instances = [instance for item in batch for instance in item.decoded_instances]
     scores = iter(scorer.score(inputs, instances)) if inputs else iter(())
+    thumbnails = iter(scorer.thumbnails(inputs)) if inputs else iter(())
     for item in batch:
+        item.thumbnails = {instance.header.sop_instance_uid: next(thumbnails) for instance in item.decoded_instances}
         item.scores |= {instance.header.sop_instance_uid: next(scores) for instance in item.decoded_instances}
 
 
@@ -162,6 +165,7 @@ def _write_batch(tx: Transaction, items: Sequence[_ScoringItem], version: ModelV
     """Write scores, predictions, report jobs and study states, and finish the score jobs."""
     studies = tx.studies.lock([item.job.subject for item in items])
     tx.scores.add_image_scores(version.number, {uid: scores for item in items for uid, scores in item.scores.items()})
+    tx.thumbnails.add({uid: thumbnail for item in items for uid, thumbnail in item.thumbnails.items()})
     scored = tx.scores.image_scores_of(studies, version.number)
     for item in items:
         if item.unreadable and item.job.subject not in scored:

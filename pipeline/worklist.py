@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline import rules, versions
 from pipeline.acquisition import CandidateStudies, LabelHistory, SelectedStudy, SelectionPolicy, SelectionReason, select_studies
-from pipeline.consensus import LabelPolicy, resolve_consensus
+from pipeline.consensus import LabelPolicy, labels_in_force, resolve_consensus
 from pipeline.domain import FINDINGS, PRESENT, AuditEvent, Header, ModelVersion, Request, VersionState
 from pipeline.errors import TransientError
 from pipeline.ports.services import Catalog, Transaction
@@ -22,6 +22,7 @@ class WorklistPolicy:
     selection: SelectionPolicy
     labels: LabelPolicy
     chest: rules.ChestPolicy
+    second_readings: float = 0.0  # share of a list for studies with a doubtful label
     max_patients: int  # of a larger archive, a random sample of this many patients is considered for each list
     request_expiry_days: float  # a request without a label excludes the patient's other studies for this long
     seed: int = 0
@@ -40,47 +41,99 @@ class WorklistEntry:
 def make_worklist(*, count: int, catalog: Catalog, policy: WorklistPolicy, dry_run: bool = False) -> list[WorklistEntry]:
     """Choose up to `count` studies to label next, one per patient, and store the requests; with `dry_run` nothing is stored.
 
-    Patients with a labelled study or with a recent request are excluded. NoWeights where no version serves; TransientError where
-    another list or a label was stored meanwhile.
+    Patients with a labelled study or with a recent request are excluded, and studies whose image is unusable. NoWeights where no
+    version serves; TransientError where another list or a label was stored meanwhile.
     """
     with catalog.read() as tx:
         serving = versions.require_serving(tx)
         pool = _CandidatePool.load(tx, serving, policy)
         seed = policy.seed + pool.request_count  # differs from list to list
-        selected = select_studies(pool.candidates, pool.history, policy.selection, count=count, seed=seed)
-        entries = [pool.make_entry(study, serving, tx) for study in selected]
+        second = _choose_second_readings(tx, serving, policy, count=count, seed=seed)
+        selected = select_studies(pool.candidates, pool.history, policy.selection, count=count - len(second), seed=seed)
+        entries = [pool.make_entry(study, serving, tx) for study in selected] + second
     if entries and not dry_run:
         _store_requests([entry.request for entry in entries], serving, catalog, policy)
     return entries
 
 
 def list_open_entries(*, catalog: Catalog, chest: rules.ChestPolicy) -> list[WorklistEntry]:
-    """Return the requests without a label, oldest first."""
+    """Return the requests without a label, oldest first; then those for a second reading by one reader so far."""
     with catalog.read() as tx:
         requests = {request.study_instance_uid: request for request in tx.requests.all()}
         labelled = {label.study_instance_uid for label in tx.labels.of_studies(requests)}
         open_requests = {uid: request for uid, request in requests.items() if uid not in labelled}
-        headers = _choose_headers(tx, open_requests, chest)
-        numbers = tx.studies.accession_numbers(open_requests)
+        return _make_entries(tx, open_requests | _find_open_second_readings(tx), chest)
+
+
+def _find_open_second_readings(tx: Transaction) -> dict[str, Request]:
+    requests = {request.study_instance_uid: request for request in tx.second_readings.all()}
+    readers = _find_readers(tx, {uid: request.finding for uid, request in requests.items()})
+    return {uid: request for uid, request in requests.items() if len(readers.get(uid, ())) < 2}
+
+
+def _find_readers(tx: Transaction, findings: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return StudyInstanceUID -> the readers with a label in force on the study's finding."""
+    readers: dict[str, set[str]] = {}
+    for label in labels_in_force(tx.labels.of_studies(findings)):
+        if label.finding == findings[label.study_instance_uid]:
+            readers.setdefault(label.study_instance_uid, set()).add(label.reader)
+    return readers
+
+
+def _make_entries(tx: Transaction, requests: Mapping[str, Request], chest: rules.ChestPolicy) -> list[WorklistEntry]:
+    headers = _choose_headers(tx, requests, chest)
+    numbers = tx.studies.accession_numbers(requests)
     return [
         WorklistEntry(request, numbers[uid], _describe_view(headers[uid]), _describe_scanner(headers[uid]))
         if uid in headers
         else WorklistEntry(request, "", "", "")
-        for uid, request in open_requests.items()
+        for uid, request in requests.items()
     ]
+
+
+def _choose_second_readings(
+    tx: Transaction, serving: ModelVersion, policy: WorklistPolicy, *, count: int, seed: int
+) -> list[WorklistEntry]:
+    """Return the studies with the most doubtful labels of the newest round of learning, each read by one reader so far."""
+    learnt = next((version for version in reversed(tx.versions.all()) if version.label_fingerprint), None)
+    wanted = int(policy.second_readings * count + np.random.default_rng([seed, 2]).random())
+    if learnt is None or not wanted:
+        return []
+    requested = {request.study_instance_uid for request in tx.second_readings.all()}
+    doubts = {doubt["study"]: doubt["finding"] for doubt in reversed(learnt.card.get("learning", {}).get("doubts", ()))}
+    readers = _find_readers(tx, doubts)
+    chosen = [uid for uid in reversed(doubts) if uid not in requested and len(readers.get(uid, ())) == 1][:wanted]
+    requests = {
+        uid: Request(
+            study_instance_uid=uid,
+            selection_reason=rules.SECOND_READING,
+            finding=doubts[uid],
+            reason=f"second reading, by another reader than {next(iter(readers[uid]))}",
+            selection_probability=1.0,
+            version=serving.number,
+            requested_at=tx.now(),
+        )
+        for uid in chosen
+    }
+    return _make_entries(tx, requests, policy.chest)
 
 
 def _store_requests(requests: Sequence[Request], serving: ModelVersion, catalog: Catalog, policy: WorklistPolicy) -> None:
     with catalog.begin() as tx:
         tx.requests.lock()
+        second = [request for request in requests if request.selection_reason == rules.SECOND_READING]
+        requests = [request for request in requests if request.selection_reason != rules.SECOND_READING]
         studies = {request.study_instance_uid for request in requests}
+        asked = {request.study_instance_uid for request in tx.second_readings.all()}
         expiry = policy.request_expiry_days
-        if studies != tx.studies.label_candidates(serving.number, request_expiry_days=expiry, among=studies).keys():
+        candidates = tx.studies.label_candidates(serving.number, request_expiry_days=expiry, among=studies)
+        if studies != candidates.keys() or asked & {request.study_instance_uid for request in second}:
             raise TransientError("another list was made, or a label came in, in between", hint="run it again")
         tx.requests.append(requests)
-        reasons = [request.selection_reason for request in requests]
+        tx.second_readings.append(second)
+        reasons = [request.selection_reason for request in (*requests, *second)]
         counts = ", ".join(f"{reasons.count(reason)} {reason}" for reason in dict.fromkeys(reasons))
-        tx.audit(AuditEvent("worklist", "done", f"version {serving.number}", f"{len(requests)} studies asked for: {counts}"))
+        tx.audit(AuditEvent("worklist", "done", f"version {serving.number}", f"{len(reasons)} studies asked for: {counts}"))
 
 
 @dataclass(frozen=True)
@@ -102,7 +155,8 @@ class _CandidatePool:
         numbers, share = _draw_patients(tx.studies.highest_patient_number(), policy.max_patients, rng)
         patient_keys = tx.studies.label_candidates(serving.number, request_expiry_days=policy.request_expiry_days, patients=numbers)
         headers = _choose_headers(tx, patient_keys, policy.chest)
-        studies = [uid for uid in patient_keys if uid in headers]
+        unusable = tx.thumbnails.unusable_among([header.sop_instance_uid for header in headers.values()])
+        studies = [uid for uid in patient_keys if uid in headers and headers[uid].sop_instance_uid not in unusable]
         strata = [f"{_describe_view(headers[uid])} {_describe_scanner(headers[uid])}" for uid in studies]
         return cls(
             studies=studies,

@@ -17,10 +17,11 @@ from adapters.service import systemd
 from adapters.service.health import notify_systemd
 from adapters.service.scheduler import Scheduler
 from adapters.service.signals import StopSignal, should_stop
-from pipeline import learn, report, rescore, settle, work
+from pipeline import image_check, learn, report, rescore, settle, work
 
 if TYPE_CHECKING:
     from adapters.config.sections import Config
+    from pipeline.ports.services import Catalog
 
 MINUTE, HOUR = 60.0, 3600.0
 CLOCK_CHECK_SECONDS = 10.0
@@ -59,6 +60,7 @@ def _build_scheduler(parts: Parts) -> Scheduler:
     scheduler.add_interval(HOUR, "sweep", lambda: sweep_files(parts))
     scheduler.add_interval(MINUTE, "follow clock", partial(follow_clock, parts))
     scheduler.add_interval(HOUR, "maintain", lambda: maintain_catalog(parts))
+    scheduler.add_interval(MINUTE, "check images", partial(_check_and_log_images, catalog))
     if config.score.rescore:
         cursor = rescore.RescoreCursor()
 
@@ -70,6 +72,14 @@ def _build_scheduler(parts: Parts) -> Scheduler:
     if config.learn.cron:
         scheduler.add_cron(config.learn.cron, "learn", build_learn_trigger(parts))
     return scheduler
+
+
+def _check_and_log_images(catalog: Catalog) -> None:
+    checked = image_check.check_images(catalog=catalog)
+    if checked.made_reference:
+        log.info("the reference for unusable images was made")
+    if checked.unusable:
+        log.info("unusable images found", images=checked.unusable, measured=checked.measured)
 
 
 def _settle_and_log(settle_studies: Callable[[], list[settle.SettleResult]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from adapters.app.policies import reading_errors
 from adapters.dicom.image.pixels import RENDERING_VERSION
 from adapters.ml.activation_cache import ActivationCacheSettings
 
@@ -47,6 +48,7 @@ def trainer_settings(config: Config) -> TrainerSettings:
             seed=wanted.seed,
         ),
         min_positives=wanted.min_positives,
+        errors=reading_errors(config),
         undetermined_margin=config.score.undetermined_margin,
         device=config.model.device,
         devices=wanted.devices,

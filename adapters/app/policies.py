@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline import acquisition, consensus, learn, receive, rules, settle, work, worklist
 from pipeline.domain import JobKind
 from pipeline.ports.services import CircuitPolicy
+from pipeline.reading_errors import ReadingErrors
 
 if TYPE_CHECKING:
     from adapters.config.sections import Config
@@ -57,6 +58,11 @@ def label_policy(config: Config) -> consensus.LabelPolicy:
     return consensus.LabelPolicy(policy=config.labels.policy, adjudicators=config.labels.adjudicators)
 
 
+def reading_errors(config: Config) -> ReadingErrors:
+    """`[labels]` as the evidence for a finding reads it."""
+    return ReadingErrors(missed=config.labels.missed, invented=config.labels.invented)
+
+
 def learn_policy(config: Config) -> learn.LearnPolicy:
     """`[learn]` as the step reads it."""
     wanted = config.learn
@@ -65,6 +71,7 @@ def learn_policy(config: Config) -> learn.LearnPolicy:
         chest=chest_policy(config),
         gate=rules.GatePolicy(min_patients=wanted.min_gate_patients, min_confidence=wanted.gate_confidence, promote=wanted.promote),
         min_positives=wanted.min_positives,
+        errors=reading_errors(config),
         unlabelled_studies=wanted.unlabelled_studies,
     )
 
@@ -75,6 +82,7 @@ def worklist_policy(config: Config) -> worklist.WorklistPolicy:
     shares = wanted.model_dump(include={reason.value for reason in acquisition.SelectionReason})
     return worklist.WorklistPolicy(
         selection=acquisition.SelectionPolicy(**shares),
+        second_readings=wanted.second_readings,
         labels=label_policy(config),
         chest=chest_policy(config),
         max_patients=wanted.max_patients,

@@ -21,11 +21,12 @@ from adapters.catalog.jobs import SqlJobs
 from adapters.catalog.labels import SqlLabels
 from adapters.catalog.parameters import sanitise_text
 from adapters.catalog.reports import SqlReports
-from adapters.catalog.requests import SqlRequests
+from adapters.catalog.requests import SqlRequests, SqlSecondReadings
 from adapters.catalog.scores import SqlScoreRows
 from adapters.catalog.sql_time import now
 from adapters.catalog.studies import SqlStudies
 from adapters.catalog.tables import audit_events, circuits
+from adapters.catalog.thumbnails import SqlThumbnails
 from adapters.catalog.versions import SqlVersions
 from pipeline.domain import AuditEvent
 from pipeline.errors import traceback_locations
@@ -49,12 +50,14 @@ class SqlTransaction:
         self._connection = connection
         self.studies = SqlStudies(connection)
         self.scores = SqlScoreRows(connection)
+        self.thumbnails = SqlThumbnails(connection)
         self.reports = SqlReports(connection)
         self.versions = SqlVersions(connection)
         self.jobs = SqlJobs(connection)
         self.circuits = SqlCircuits(connection)
         self.labels = SqlLabels(connection)
         self.requests = SqlRequests(connection)
+        self.second_readings = SqlSecondReadings(connection)
         self.backfills = SqlBackfills(connection)
         self.figures = SqlFigures(connection)
 

@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Select, func, insert, select
 
 from adapters.catalog.parameters import chunks, sanitise_text
 from adapters.catalog.studies import find_study_ids
-from adapters.catalog.tables import requests, studies
+from adapters.catalog.tables import requests, second_readings, studies
+from pipeline import rules
 from pipeline.domain import Request
 
 WORKLIST_LOCK_KEY = 7_270_412
@@ -43,6 +44,36 @@ class SqlRequests:
 
     def _fetch_requests(self, query: Select[Any]) -> list[Request]:
         return [Request(**row) for row in self._connection.execute(query.order_by(requests.c.id)).mappings()]
+
+
+class SqlSecondReadings:
+    """`ports.labels.SecondReadings`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def append(self, new_requests: Sequence[Request]) -> None:
+        rows = find_study_ids(self._connection, {request.study_instance_uid for request in new_requests})
+        if unknown := sum(request.study_instance_uid not in rows for request in new_requests):
+            raise ValueError(f"{unknown} of {len(new_requests)} requests are for studies that the catalog does not know")
+        values = [
+            {
+                "study": rows[request.study_instance_uid],
+                "finding": request.finding,
+                "reason": sanitise_text(request.reason),
+                "version": request.version,
+                "requested_at": request.requested_at,
+            }
+            for request in new_requests
+        ]
+        if values:
+            self._connection.execute(insert(second_readings), values)
+
+    def all(self) -> list[Request]:
+        columns = [column for column in second_readings.c if column.name not in ("id", "study")]
+        query = select(*columns, studies.c.study_instance_uid).join(studies, second_readings.c.study == studies.c.id)
+        rows = self._connection.execute(query.order_by(second_readings.c.id)).mappings()
+        return [Request(**row, selection_reason=rules.SECOND_READING, selection_probability=1.0) for row in rows]
 
 
 def _select_requests() -> Select[Any]:

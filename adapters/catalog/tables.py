@@ -30,6 +30,7 @@ from sqlalchemy import (
 
 from adapters.catalog.sql_time import UtcDateTime, now
 from pipeline.domain import FINDINGS, Decision, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
+from pipeline.thumbnails import THUMBNAIL_SIDE
 
 metadata = MetaData(
     naming_convention={
@@ -169,6 +170,27 @@ image_scores = Table(
     sqlite_with_rowid=False,  # millions of short rows, found only by key: one B-tree instead of two
 )
 
+image_thumbnails = Table(
+    "image_thumbnails",
+    metadata,
+    Column("instance", ForeignKey("instances.id"), primary_key=True),
+    Column("pixels", LargeBinary, nullable=False),  # uint8 [THUMBNAIL_SIDE^2]
+    Column("distance", Float),  # from the reference, in units of its limit; NULL: not measured
+    CheckConstraint(f"length(pixels) = {THUMBNAIL_SIDE**2}", name="pixels"),
+    Index("ix_image_thumbnails_unmeasured", "instance", **_restrict_index("distance IS NULL")),  # few
+    sqlite_with_rowid=False,  # as image_scores
+)
+
+image_references = Table(
+    "image_references",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("pixels", LargeBinary, nullable=False),  # uint8 [M, THUMBNAIL_SIDE^2]
+    Column("distance_limit", Float, nullable=False),
+    _build_created_at(),
+    CheckConstraint("number = 1", name="number"),  # there is one for good: distances do not change
+)
+
 predictions = Table(
     "predictions",
     metadata,
@@ -241,6 +263,18 @@ requests = Table(
     _check_one_of("finding", ("", *FINDINGS)),
     CheckConstraint("selection_reason <> ''", name="says_why"),
     CheckConstraint("selection_probability > 0 AND selection_probability <= 1", name="selection_probability"),
+)
+
+second_readings = Table(
+    "second_readings",
+    metadata,
+    _build_primary_key(),
+    Column("study", ForeignKey("studies.id"), nullable=False, unique=True),  # a study is read again once
+    Column("finding", String(32), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("version", ForeignKey("model_versions.number"), nullable=False),
+    Column("requested_at", UtcDateTime(), nullable=False, server_default=now()),
+    _check_one_of("finding", FINDINGS),
 )
 
 reports = Table(

@@ -34,8 +34,10 @@ FROM studies s JOIN patients t ON t.id = s.patient""",
 SELECT i.sop_instance_uid, r.series_instance_uid, s.study_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, r.modality,
     r.series_number, i.instance_number, i.header ->> 'view_position' AS view_position,
     i.header ->> 'body_part_examined' AS body_part_examined, i.header ->> 'manufacturer_model_name' AS manufacturer_model_name,
-    i.file_key, i.file_sha256, i.file_size, i.sender_ae_title, i.sender_address, i.received_at
-FROM instances i JOIN series r ON r.id = i.series JOIN studies s ON s.id = r.study""",
+    i.file_key, i.file_sha256, i.file_size, i.sender_ae_title, i.sender_address, i.received_at, n.distance,
+    CASE WHEN n.distance > 1 THEN 1 WHEN n.distance IS NOT NULL THEN 0 END AS unusable
+FROM instances i JOIN series r ON r.id = i.series JOIN studies s ON s.id = r.study
+    LEFT JOIN image_thumbnails n ON n.instance = i.id""",
     "v_predictions": """
 SELECT s.study_instance_uid, s.accession_number, p.finding, p.probability, p.decision, m.calibrated, p.version,
     m.name AS version_name, m.notice, p.revision, p.predicted_at
@@ -76,6 +78,11 @@ SELECT s.study_instance_uid, s.accession_number, s.study_date, q.selection_reaso
     q.version, q.requested_at,
     (SELECT MIN(l.created_at) FROM labels l WHERE l.study = q.study AND l.state IS NOT NULL) AS labelled_at
 FROM requests q JOIN studies s ON s.id = q.study""",
+    "v_second_readings": """
+SELECT s.study_instance_uid, s.accession_number, q.finding, q.reason, q.version, q.requested_at,
+    (SELECT MIN(l.created_at) FROM labels l WHERE l.study = q.study AND l.state IS NOT NULL AND l.created_at > q.requested_at)
+        AS labelled_at
+FROM second_readings q JOIN studies s ON s.id = q.study""",
     "v_model_versions": """
 SELECT number, state, name, base, weights_sha256, device_uid, notice, calibrated, label_fingerprint, thresholds,
     undetermined_margin, reason, card, created_at, served_at, retired_at

@@ -226,6 +226,8 @@ class LabelsConfig(Section):
     adjudicators: StringTuple = Field(
         default=(), description='Readers whose labels decide if policy = "adjudicator", in order of precedence.'
     )
+    missed: float = Field(default=0.05, gt=0, lt=0.5, description="Share of present findings that a reader misses.")
+    invented: float = Field(default=0.02, gt=0, lt=0.5, description="Share of absent findings that a reader calls present.")
     accept_sr: Literal["person-or-verified", "verified", "none"] = Field(
         default="person-or-verified", description='SRs that are read for labels: "person-or-verified", "verified" or "none".'
     )
@@ -253,7 +255,11 @@ class LearnConfig(Section):
         default="auto",
         description='GPUs, or CPU processes, that train the unfrozen blocks: "auto" (all GPUs of model.device) or a number.',
     )
-    min_positives: int = Field(default=4, ge=2, description="Minimum number of positive studies for a finding to be learnt.")
+    min_positives: float = Field(
+        default=3.0,
+        ge=1,
+        description="Minimum number of true positive studies of a finding to be learnt, expected from labels and readers' errors.",
+    )
     folds: int = Field(
         default=5, ge=2, description="Patient-wise cross-validation folds; with fewer patients: leave one patient out."
     )
@@ -288,7 +294,7 @@ class LearnConfig(Section):
         default=10, description="Minimum number of patients that a candidate is measured on."
     )
     gate_confidence: Fraction = Field(
-        default=0.9, description="Share of bootstrap resamples in which a candidate must not be worse."
+        default=0.9, description="Confidence, at the first look, that a candidate's mean AUC is not worse by .005 or more."
     )
 
 
@@ -307,6 +313,9 @@ class WorklistConfig(Section):
     )
     monitoring: Fraction = Field(
         default=0.1, description="Share drawn at random for measurement only; patients of these studies are never learnt from."
+    )
+    second_readings: Fraction = Field(
+        default=0.05, description="Share for studies with a label that everything else contradicts: read again, by another reader."
     )
     max_patients: PositiveInteger = Field(
         default=20_000,

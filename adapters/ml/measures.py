@@ -27,10 +27,11 @@ def compare_scores(
     patients: Patients,
     *,
     seed: int,
+    weights: npt.NDArray[np.float64] | None = None,
     monitoring: bool = False,
 ) -> Comparison:
-    """Compare scores [n, F] with others [n, F] of the same images."""
-    found = compare(first, second, labels, patients, seed=seed)
+    """Compare scores [n, F] with others [n, F] of the same images; `weights`: see `models.evaluation.compare`."""
+    found = compare(first, second, labels, patients, seed=seed, weights=weights)
     return Comparison(
         against=against,
         monitoring=monitoring,
@@ -41,6 +42,8 @@ def compare_scores(
         lower=found.lower,
         upper=found.upper,
         better=found.share_not_worse,
+        not_inferior=found.share_not_inferior,
+        standard_error=found.standard_error,
         worse=tuple(FINDINGS[column] for column in found.worse_columns),
     )
 
@@ -68,13 +71,15 @@ def measure_scores(
 
 def comparison_card(found: Comparison) -> dict[str, Any]:
     """Return a comparison for the card, JSON-able."""
-    numbers = ("candidate", "other", "lower", "upper", "better")
+    numbers = ("candidate", "other", "lower", "upper", "better", "not_inferior", "standard_error")
     return {
         "against": found.against,
         "monitoring": found.monitoring,
         "cases": found.cases,
         "patients": found.patients,
         "worse": list(found.worse),
+        "new": list(found.new),
+        "worse_groups": list(found.worse_groups),
         **{name: json_number(getattr(found, name)) for name in numbers},
     }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import structlog
 import torch
+from torch.nn.functional import adaptive_avg_pool2d
 
 from adapters.ml.activation_cache import ActivationCache, ActivationCacheSettings, activation_key
 from adapters.ml.error_translation import translate_model_errors
@@ -28,6 +29,7 @@ from models.encoder.precision import Precision
 from pipeline.domain import FINDINGS, Image, ModelVersion, Scores, StoredInstance
 from pipeline.errors import ConfigurationError, WeightsCorrupt, WeightsIncompatible
 from pipeline.ports.images import InputTransform, ModelInput
+from pipeline.thumbnails import THUMBNAIL_SIDE
 
 _RECALL_BATCH = 64  # instances read from the cache at a time
 
@@ -82,6 +84,14 @@ class ClipScorer:
         with translate_model_errors():
             parts = [self._score_batch(batch, of) for batch, of in self._split_batches(images, instances)]
             return np.concatenate(parts) if parts else np.zeros((0, len(FINDINGS)), dtype=np.float32)
+
+    def thumbnails(self, images: Sequence[Image | ModelInput]) -> list[bytes]:
+        with translate_model_errors():
+            tiles = [
+                adaptive_avg_pool2d(self._input_builder.build(images[start : start + self._batch_size]), THUMBNAIL_SIDE)
+                for start in range(0, len(images), self._batch_size)
+            ]
+        return [(255 * tile).round().to(torch.uint8).cpu().numpy().tobytes() for tile in torch.cat(tiles)] if tiles else []
 
     def uncached(self, instances: Sequence[StoredInstance]) -> list[StoredInstance]:
         if self._cache.k is None:

@@ -20,9 +20,11 @@ import structlog
 import torch
 
 from adapters.ml.activation_cache import ActivationCache, ActivationCacheSettings
+from adapters.ml.candidate_evaluation import EvaluationCases, ServingColumns, evaluate_candidate
 from adapters.ml.distributed.ranks import RankPool, choose_devices
 from adapters.ml.error_translation import translate_model_errors
-from adapters.ml.measures import ScoreMatrix, compare_scores, comparison_card, json_number, measure_scores, select_findings
+from adapters.ml.group_comparison import groups_of
+from adapters.ml.measures import ScoreMatrix, comparison_card, json_number, measure_scores, select_findings
 from adapters.ml.monitoring import MonitoringSample
 from adapters.ml.scorer import apply_precision, read_version_weights
 from adapters.ml.training_images import TrainingImageReader
@@ -38,7 +40,7 @@ from models.encoder.base import Base, read_base
 from models.encoder.checkpoint import write_checkpoint
 from models.encoder.golden import GoldenEmbedding
 from models.encoder.precision import Precision
-from models.evaluation.cases import UNKNOWN
+from models.evaluation.cases import PRESENT, UNKNOWN
 from models.training.fold_fits import run_fits_sequentially
 from models.training.prevalence import published_prevalence
 from models.training.training_round import STAGE_1, TrainingData, TrainingPlan, TrainingResult, run_training_round
@@ -47,11 +49,14 @@ from pipeline.domain import FINDINGS, Comparison, ModelVersion, StoredInstance, 
 from pipeline.errors import PermanentError
 from pipeline.ports.images import ImageReader
 from pipeline.ports.services import StageCallback
+from pipeline.reading_errors import USUAL_ERRORS, ReadingErrors, probability_wrong
 
 MIN_CALIBRATION_POSITIVES = 20
 """Positive images of a finding from which on its score counts as a calibrated probability."""
 MAX_ARCHIVE_BYTES = 256 << 20
 """Size of the archive's activations held for the thresholds of fine-tuned blocks: a thousand images of ViT-B are 77 MB."""
+MIN_DOUBT, MAX_DOUBTS = 0.5, 100
+"""Probability of a wrong label from which on the label is doubtful, and the largest number of doubtful labels on a card."""
 _BATCH_IMAGES = 64
 
 _log = structlog.get_logger("radclipd.ml")
@@ -80,7 +85,7 @@ class TrainerSettings:
     """
 
     plan: TrainingPlan
-    min_positives: int
+    min_positives: float
     undetermined_margin: float
     device: str = "auto"
     devices: Literal["auto"] | int = 1
@@ -88,6 +93,7 @@ class TrainerSettings:
     precision: Precision = "float32"
     cache_settings: ActivationCacheSettings | None = None
     prior_prevalence: Mapping[str, float] = field(default_factory=dict)
+    errors: ReadingErrors = USUAL_ERRORS
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ class ClipCandidate:
     """Implements `ports.services.Candidate`."""
 
     comparisons: tuple[Comparison, ...]
+    _doubts: tuple[Mapping[str, Any], ...]
     _store: TrainingStore
     _version_weights: VersionWeights
     _version: ModelVersion
@@ -109,6 +116,7 @@ class ClipCandidate:
             def publish(number: int) -> ModelVersion:
                 self._store.publish_version(folder, number)
                 card = dict(self._version.card) | {"head": {"sha256": sha256}}
+                card["learning"] = card["learning"] | {"doubts": list(self._doubts)}  # in the catalog only: a file names no study
                 return replace(self._version, number=number, card=card | {"weights": _build_weights_card(self._version)})
 
             yield publish
@@ -143,10 +151,23 @@ class ClipTrainer:
                 run_fits = ranks.run_fits if ranks else run_fits_sequentially
                 result = run_training_round(base.encoder, text_head, data, self._settings.plan, on_progress, run_fits)
             serving_weights = read_version_weights(training_set.serving, self._store.root)
-            evaluation = _CandidateEvaluation(base, data, examples, result, reader, on_progress, seed=seed)
-            comparisons = evaluation.comparisons(text_head, serving_weights, training_set)
-            measured = evaluation.measures(text_head)
-            weights = _build_version_weights(result, serving_weights.head, evaluation.cases)
+            cases = _TrainingCases(base, data, examples, reader, on_progress)
+            serving = cases.score_serving(training_set.serving, serving_weights) if training_set.serving.label_fingerprint else None
+            evaluated = evaluate_candidate(
+                result,
+                cases.score_zero_shot(text_head),
+                serving,
+                cases.evaluation_cases,
+                required=training_set.required_confidence,
+                seed=seed,
+            )
+            result, comparisons = evaluated.result, list(evaluated.comparisons)
+            measured = cases.measures(result, text_head, seed=seed)
+            weights = _build_version_weights(
+                result,
+                serving_weights.head,
+                OutOfFoldScores(torch.from_numpy(cases.studies.copy()), torch.from_numpy(evaluated.out_of_fold).float()),
+            )
             thresholds = _choose_thresholds(result, training_set)
             sample = MonitoringSample(training_set.monitoring_examples, base, reader, on_progress, seed=seed)
             served = {f"version {training_set.serving.number}": serving_weights} if training_set.serving.label_fingerprint else {}
@@ -168,7 +189,9 @@ class ClipTrainer:
         compared = [comparison_card(comparison) for comparison in comparisons]
         version.card["learning"] |= {"unreadable": unreadable, "measures": measured, "monitoring": monitored}
         version.card["learning"] |= {"comparisons": compared, "newest_label": training_set.newest_label_id, "devices": len(devices)}
-        return ClipCandidate(tuple(comparisons), self._store, weights, version)
+        version.card["learning"] |= {"optimism": json_number(evaluated.optimism), "groups": [one.card for one in evaluated.groups]}
+        doubts = tuple(_list_doubts(examples, data.labels, result, self._settings.errors))
+        return ClipCandidate(tuple(comparisons), doubts, self._store, weights, version)
 
     def _start_ranks(
         self, devices: Sequence[torch.device], training_set: TrainingSet, base: Base
@@ -186,7 +209,8 @@ class ClipTrainer:
         read = self._read_labelled_images([example.instance for example in training_set.examples], base, reader, on_progress)
         examples = [example for example, found in zip(training_set.examples, read, strict=True) if found is not None]
         unreadable = len(training_set.examples) - len(examples)
-        learnable = rules.learnable_findings(examples, min_positives=self._settings.min_positives).findings
+        wanted = self._settings
+        learnable = rules.learnable_findings(examples, min_positives=wanted.min_positives, errors=wanted.errors).findings
         if not learnable:
             raise PermanentError(
                 f"{unreadable} of {len(training_set.examples)} labelled images cannot be read; the others are too few to learn from"
@@ -208,6 +232,7 @@ class ClipTrainer:
                 -1, len(FINDINGS)
             ),
             published_prevalence=published_prevalence(FINDINGS, self._settings.prior_prevalence),
+            weights=np.array([rules.selection_weight(example.selection_probability) for example in examples]),
         )
         return examples, data, unreadable
 
@@ -222,66 +247,57 @@ class ClipTrainer:
         return [None if split is None else (split.features[0], split.activations) for split in views]
 
 
-class _CandidateEvaluation:
-    """Candidate, zero-shot and serving version on the training images, each scored without having learnt from the patient."""
+class _TrainingCases:
+    """The training images, scored by each version without having learnt from the patient."""
 
     def __init__(
         self,
         base: Base,
         data: TrainingData,
         examples: Sequence[TrainingExample],
-        result: TrainingResult,
         reader: TrainingImageReader,
         on_progress: StageCallback,
-        *,
-        seed: int,
     ) -> None:
-        self._base, self._data, self._result, self._seed = base, data, result, seed
-        self._reader, self._on_progress = reader, on_progress
+        self._base, self._data, self._reader, self._on_progress = base, data, reader, on_progress
         self._instances = [example.instance for example in examples]
-        self.cases = np.stack([_hash_study_uid(example.study_instance_uid) for example in examples])
+        self.studies = np.stack([_hash_study_uid(example.study_instance_uid) for example in examples])
+        groups = groups_of([instance.header for instance in self._instances])
+        self.evaluation_cases = EvaluationCases(data.labels, data.patients, data.weights, groups)
 
-    def comparisons(self, text_head: LinearHead, serving_weights: VersionWeights, training_set: TrainingSet) -> list[Comparison]:
-        """Compare with zero-shot and, unless it is zero-shot itself, with the serving version."""
-        found = [self._compare_with("zero-shot", self._score_zero_shot(text_head))]
-        if training_set.serving.label_fingerprint:
-            found.append(self._compare_with(f"version {training_set.serving.number}", self._score_serving(serving_weights)))
-        return found
-
-    def measures(self, text_head: LinearHead) -> dict[str, Any]:
-        """Return the measures of each learnt finding, JSON-able; sensitivity and specificity at the thresholds."""
-        scores, prevalence = self._result.out_of_fold_scores, self._result.prevalence
-        zero_shot = self._score_zero_shot(text_head)
+    def measures(self, result: TrainingResult, text_head: LinearHead, *, seed: int) -> dict[str, Any]:
+        """Return the measures of each learnt finding."""
         found = measure_scores(
-            scores, zero_shot, self._data.labels, self._data.patients, thresholds=self._result.thresholds, seed=self._seed
+            result.out_of_fold_scores,
+            self.score_zero_shot(text_head),
+            self._data.labels,
+            self._data.patients,
+            thresholds=result.thresholds,
+            seed=seed,
         )
-        for column, finding in enumerate(FINDINGS):
-            found[finding]["prevalence"] = json_number(prevalence[column])
-        return select_findings(found, self._result.findings)
+        return select_findings(found, result.findings)
 
-    def _compare_with(self, against: str, other: ScoreMatrix) -> Comparison:
-        return compare_scores(
-            against, self._result.out_of_fold_scores, other, self._data.labels, self._data.patients, seed=self._seed
-        )
+    def score_zero_shot(self, text_head: LinearHead) -> ScoreMatrix:
+        """Return log-odds [n, F]: probabilities near 1 would be ties."""
+        return text_head.to(torch.device("cpu")).logits(self._data.features).numpy().astype(np.float64)
 
-    def _score_zero_shot(self, text_head: LinearHead) -> ScoreMatrix:
-        return text_head.to(torch.device("cpu")).scores(self._data.features).numpy()
+    def score_serving(self, serving: ModelVersion, weights: VersionWeights) -> ServingColumns:
+        """Return the columns of a learnt serving version.
 
-    def _score_serving(self, serving_weights: VersionWeights) -> ScoreMatrix:
-        """Return its scores; for its own training cases the out-of-fold scores, NaN for other studies of their patients."""
-        scores = np.asarray(self._score_images(Classifier.of(self._base, serving_weights)), dtype=np.float64)
-        if serving_weights.out_of_fold is None:
-            return scores
-        known = {
-            case.tobytes(): row
-            for case, row in zip(serving_weights.out_of_fold.cases.numpy(), serving_weights.out_of_fold.scores.numpy(), strict=True)
-        }
-        trained = {patient for patient, case in zip(self._data.patients, self.cases, strict=True) if case.tobytes() in known}
-        for row, (patient, case) in enumerate(zip(self._data.patients, self.cases, strict=True)):
+        An image that it was trained on has its score of that training, out of fold; another image of a patient that it was trained
+        on has none in its learnt columns.
+        """
+        scores = np.asarray(self._score_images(Classifier.of(self._base, weights)), dtype=np.float64)
+        transferable = np.ones(len(FINDINGS), dtype=bool) if weights.fine_tuned is None else ~weights.fine_tuned.findings.numpy()
+        if weights.out_of_fold is None:
+            return ServingColumns(f"version {serving.number}", scores, np.ones_like(transferable), transferable)
+        out_of_fold = weights.out_of_fold.scores.numpy()
+        learnt = np.isfinite(out_of_fold).any(axis=0)
+        known = {case.tobytes(): row for case, row in zip(weights.out_of_fold.cases.numpy(), out_of_fold, strict=True)}
+        trained = {patient for patient, study in zip(self._data.patients, self.studies, strict=True) if study.tobytes() in known}
+        for row, (patient, study) in enumerate(zip(self._data.patients, self.studies, strict=True)):
             if patient in trained:
-                out_of_fold = known.get(case.tobytes())
-                scores[row] = np.nan if out_of_fold is None else out_of_fold
-        return scores
+                scores[row, learnt] = known.get(study.tobytes(), np.full(len(FINDINGS), np.nan))[learnt]
+        return ServingColumns(f"version {serving.number}", scores, learnt, transferable)
 
     def _score_images(self, classifier: Classifier) -> ScoreMatrix:
         """Score from the activations; from the pixels where more blocks are unfrozen than the activations enter."""
@@ -333,14 +349,32 @@ def _hash_study_uid(study_instance_uid: str) -> npt.NDArray[np.uint8]:
     return np.frombuffer(hashlib.sha256(study_instance_uid.encode()).digest(), dtype=np.uint8)
 
 
-def _build_version_weights(result: TrainingResult, serving_head: LinearHead, cases: npt.NDArray[np.uint8]) -> VersionWeights:
+def _build_version_weights(result: TrainingResult, serving_head: LinearHead, out_of_fold: OutOfFoldScores) -> VersionWeights:
     """Replace the learnt findings in the serving head; the other findings keep its weights."""
     learnt = torch.from_numpy(result.findings)
     tensors = {name: tensor.clone() for name, tensor in serving_head.tensors.items()}
     for name, tensor in result.head.tensors.items():
         tensors[name][learnt] = tensor[learnt].to(tensors[name].dtype)
-    scores = torch.from_numpy(np.where(result.findings, result.out_of_fold_scores, np.nan)).float()
-    return VersionWeights(LinearHead(**tensors), result.fine_tuned, OutOfFoldScores(torch.from_numpy(cases.copy()), scores))
+    return VersionWeights(LinearHead(**tensors), result.fine_tuned, out_of_fold)
+
+
+def _list_doubts(
+    examples: Sequence[TrainingExample], labels: npt.NDArray[np.int8], result: TrainingResult, errors: ReadingErrors
+) -> list[dict[str, Any]]:
+    """Return the labels of one reader that are probably wrong, by the held-out probabilities; the most doubtful first."""
+    votes = np.array([example.votes or (1,) * len(FINDINGS) for example in examples])
+    wrong = probability_wrong(result.out_of_fold_scores, labels == PRESENT, errors)
+    doubtful = (labels != UNKNOWN) & (votes == 1) & result.findings & (np.nan_to_num(wrong) >= MIN_DOUBT)
+    rows, columns = np.nonzero(doubtful)
+    order = np.argsort(-wrong[rows, columns], kind="stable")[:MAX_DOUBTS]
+    return [
+        {
+            "study": examples[row].study_instance_uid,
+            "finding": FINDINGS[column],
+            "probability": round(float(wrong[row, column]), 4),
+        }
+        for row, column in zip(rows[order], columns[order], strict=True)
+    ]
 
 
 def _choose_thresholds(result: TrainingResult, training_set: TrainingSet) -> dict[str, float]:
@@ -393,6 +427,11 @@ def _build_card(
             "patients": len(np.unique(data.patients)),
             "background": len(data.unlabelled_features),
             "findings": learnt,
+            "text": [
+                finding for column, finding in enumerate(FINDINGS) if result.findings[column] and not result.columns.first[column]
+            ],
+            "better": {finding: json_number(result.columns.better[column]) for column, finding in enumerate(FINDINGS)},
+            "prevalence": {finding: json_number(result.prevalence[column]) for column, finding in enumerate(FINDINGS)},
             "kept": [finding for finding in FINDINGS if finding not in learnt],
             "folds": result.folds,
             "log_loss": {name: json_number(method.loss) for name, method in result.cross_validation.items()},

@@ -77,6 +77,12 @@ class LinearHead:
         spread = logits.std(dim=0, correction=0).clamp(min=_MIN_LENGTH)
         return type(self)(self.directions, self.scale / spread, (self.bias - logits.mean(dim=0)) / spread)
 
+    def where(self, columns: torch.Tensor, other: Self) -> Self:
+        """Return the head with these columns, bool [F], of its own and all others of another head."""
+        mine, theirs = self.tensors, other.tensors
+        picked = {name: torch.where(columns.reshape(-1, *[1] * (mine[name].ndim - 1)), mine[name], theirs[name]) for name in mine}
+        return type(self)(**picked)
+
     def scores(self, features: torch.Tensor) -> torch.Tensor:
         """Return float32 [N, F] in 0..1 for unit vectors [N, D]."""
         return torch.sigmoid(self.logits(features))

@@ -43,6 +43,16 @@ def auc(scores: Scores, labels: Labels) -> Floats:
         return np.where(_find_defined(scores, labels), above / (positives * negatives), np.nan)
 
 
+def weighted_auc(scores: Scores, labels: Labels, weights: Floats) -> Floats:
+    """Return the AUC [F] of scores [N, F] where image i counts weights[i] > 0 times; equal weights give `auc`."""
+    areas = np.full(labels.shape[1], np.nan)
+    for column in np.flatnonzero(_find_defined(scores, labels)):
+        positive, negative = labels[:, column] == PRESENT, labels[:, column] == ABSENT
+        below = _share_below(scores[positive, column], scores[negative, column], weights[negative])
+        areas[column] = np.average(below, weights=weights[positive])
+    return areas
+
+
 def auprc(scores: Scores, labels: Labels) -> Floats:
     """Return the average precision [F] for scores and labels [N, F]: sum of precision x step in recall; ties are one step."""
     return _measure_findings(_compute_average_precision, scores, labels)
@@ -88,17 +98,32 @@ def delong(scores: Scores, labels: Labels) -> tuple[Floats, Floats]:
     DeLong, DeLong and Clarke-Pearson 1988, by the mid-ranks of Sun and Xu 2014. It assumes independent images: with several images
     per patient the variances are too small; use `PatientBootstrap`. Needs at least two positives and two negatives.
     """
-    below, above = _compute_placements(scores, labels)
+    below, above = _compute_placements(scores, labels, np.ones(len(labels)))
     return below.mean(axis=1), np.atleast_2d(np.cov(below) / below.shape[1] + np.cov(above) / above.shape[1])
 
 
-def _compute_placements(scores: Scores, labels: Labels) -> tuple[Floats, Floats]:
-    """Return the share [M, P] of negatives below each positive and [M, Q] of positives above each negative, for scores [M, N]."""
-    ordered = np.concatenate([scores[:, labels == PRESENT], scores[:, labels == ABSENT]], axis=1)
-    positives, negatives = int((labels == PRESENT).sum()), int((labels == ABSENT).sum())
-    among_all = rankdata(ordered, axis=1)
-    among_positives, among_negatives = rankdata(ordered[:, :positives], axis=1), rankdata(ordered[:, positives:], axis=1)
-    return (among_all[:, :positives] - among_positives) / negatives, 1 - (among_all[:, positives:] - among_negatives) / positives
+def _compute_placements(scores: Scores, labels: Labels, weights: Floats) -> tuple[Floats, Floats]:
+    """Return the share [M, P] of the negatives' weight below each positive and [M, Q] of the positives' weight above each negative.
+
+    For scores [M, N] and weights [N]; ties count one half.
+    """
+    positive, negative = labels == PRESENT, labels == ABSENT
+    pairs = [
+        (
+            _share_below(row[positive], row[negative], weights[negative]),
+            1 - _share_below(row[negative], row[positive], weights[positive]),
+        )
+        for row in scores
+    ]
+    return np.stack([below for below, _ in pairs]), np.stack([above for _, above in pairs])
+
+
+def _share_below(scores: Scores, references: Scores, weights: Floats) -> Floats:
+    """Return the share [K] of the weight of references [R] that lies below each score [K]; ties count one half."""
+    order = np.argsort(references)
+    ordered, cumulative = references[order], np.concatenate([[0.0], np.cumsum(weights[order])])
+    left, right = (np.searchsorted(ordered, scores, side=side) for side in ("left", "right"))
+    return np.asarray((cumulative[left] + cumulative[right]) / (2 * cumulative[-1]))
 
 
 @dataclass(frozen=True)
@@ -119,24 +144,30 @@ class PairedAuc:
         return float(t.cdf(self.difference / self.standard_error, self.degrees_of_freedom))
 
 
-def paired_auc(first: Scores, second: Scores, labels: Labels, patients: npt.NDArray[np.str_]) -> PairedAuc:
+def paired_auc(
+    first: Scores, second: Scores, labels: Labels, patients: npt.NDArray[np.str_], weights: Floats | None = None
+) -> PairedAuc:
     """Compare two scores [N] of the same images of patients [N]. Needs at least two patients of either kind.
 
-    DeLong's variance with images summed by patient (Obuchowski 1997). The variance is itself estimated from few patients, so the
-    difference is tested with Student's t and the degrees of freedom of Satterthwaite 1946, not with the normal.
+    `weights` [N]: positive weights of the images; None: equal. DeLong's variance with images summed by patient (Obuchowski 1997).
+    The variance is itself estimated from few patients, so the difference is tested with Student's t and the degrees of freedom of
+    Satterthwaite 1946, not with the normal.
     """
     names, patient = np.unique(patients, return_inverse=True)
     kinds = (labels == PRESENT, labels == ABSENT)
-    differences = [placed[0] - placed[1] for placed in _compute_placements(np.stack([first, second]), labels)]
+    weight = np.ones(len(labels)) if weights is None else weights
+    placements = _compute_placements(np.stack([first, second]), labels, weight)
+    differences = [placed[0] - placed[1] for placed in placements]
+    means = [float(np.average(difference, weights=weight[kind])) for kind, difference in zip(kinds, differences, strict=True)]
     sums, counts = np.zeros((2, len(names))), np.zeros(2, dtype=int)
     for row, (kind, difference) in enumerate(zip(kinds, differences, strict=True)):
-        np.add.at(sums[row], patient[kind], (difference - difference.mean()) / kind.sum())
+        np.add.at(sums[row], patient[kind], weight[kind] * (difference - means[row]) / weight[kind].sum())
         counts[row] = len(np.unique(patient[kind]))
     of_kinds = counts / (counts - 1) * (sums**2).sum(axis=1)
     shared = 2 * len(names) / (len(names) - 1) * (sums[0] * sums[1]).sum()
     freedom = of_kinds.sum() ** 2 / max(float((of_kinds**2 / (counts - 1)).sum()), np.finfo(np.float64).tiny)
     error = np.sqrt(max(float(of_kinds.sum() + shared), 0.0))
-    return PairedAuc(float(differences[0].mean()), float(error), float(max(freedom, 1.0)), int(counts[0]), int(counts[1]))
+    return PairedAuc(means[0], float(error), float(max(freedom, 1.0)), int(counts[0]), int(counts[1]))
 
 
 def normal_p(difference: float, error: float) -> float:
@@ -169,16 +200,19 @@ class PatientBootstrap:
     """R bootstrap resamples of the test patients, the same for every measurement: differences are paired.
 
     Patients are drawn with replacement, with all their images. No resample is sorted again: an image drawn twice counts twice, and
-    for each finding only the sums of negatives between adjacent positives are needed.
+    for each finding only the sums of negatives between adjacent positives are needed. `weights` [N]: an image counts with this
+    weight each time that it is drawn; None: equal.
     """
 
-    def __init__(self, patients: npt.NDArray[np.str_], *, resamples: int = 1000, seed: int) -> None:
+    def __init__(self, patients: npt.NDArray[np.str_], *, resamples: int = 1000, seed: int, weights: Floats | None = None) -> None:
         names, patient = np.unique(patients, return_inverse=True)
         drawn = np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))
         cells = (drawn + np.arange(resamples)[:, None] * len(names)).ravel()
         counts = np.bincount(cells, minlength=resamples * len(names)).reshape(resamples, len(names))
         # float32 holds whole numbers exactly up to 2**24: enough for the sums of any test set
         self._draw_counts = [np.ascontiguousarray(block.T[patient], dtype=np.float32) for block in _split_resamples(counts)]
+        if weights is not None:
+            self._draw_counts = [block * weights[:, None].astype(np.float32) for block in self._draw_counts]
 
     def auc(self, scores: Scores, labels: Labels) -> Floats:
         """Return the AUCs [R, F] of scores [N, F] on every resample; NaN for a resample without a positive or a negative."""

@@ -1,5 +1,8 @@
 """A training round: both methods are cross-validated by patient, the better one is fitted to all images and calibrated.
 
+Finding by finding the learnt column serves only where held-out patients say with a stated probability that it ranks better than the
+text (`column_choice`); elsewhere the text's column stays, calibrated by the same labels.
+
 Stage 1 is a text-anchored head on the frozen encoder (`stage_one`). Partial unfreezing fine-tunes the last k blocks under the
 stage 1 head of the same images (`fine_tuning`; LP-FT, Kumar et al. 2022). Both start from the base, never from an earlier version.
 
@@ -29,6 +32,7 @@ from models.encoder.partition import partition
 from models.errors import CannotPartition, NothingToLearn
 from models.images.views import AugmentedViews
 from models.training.calibration import Calibration, Floats, Labels, fit_calibration, log_loss
+from models.training.column_choice import ColumnChoice, ColumnChoiceSettings, choose_columns
 from models.training.cross_validation import (
     Rows,
     assign_folds,
@@ -51,7 +55,7 @@ TrainingMethod = Literal["auto", "stage-1", "partial"]
 OnProgress = Callable[[str, int, int], None]
 """Called with the name of the current work, the amount done, and the total. May block, or raise to stop."""
 
-STAGE_1, PARTIAL = "stage-1", "partial"
+STAGE_1, PARTIAL, TEXT = "stage-1", "partial", "text"
 MAX_ACTIVATION_BYTES = 2 << 30
 """Largest size of all activations in bytes: more images have fewer augmented views each."""
 
@@ -63,6 +67,7 @@ class TrainingPlan:
     method: TrainingMethod = "auto"
     recipe: Recipe = field(default_factory=Recipe)
     stage_1: StageOneSettings = field(default_factory=StageOneSettings)
+    columns: ColumnChoiceSettings = field(default_factory=ColumnChoiceSettings)
     prevalence: PrevalenceSettings = field(default_factory=PrevalenceSettings)
     operating_point: OperatingPointSettings = field(default_factory=OperatingPointSettings)
     max_folds: int = 5
@@ -77,6 +82,7 @@ class TrainingPlan:
             "seed": self.seed,
             "partial": self.recipe.card,
             "stage-1": asdict(self.stage_1),
+            "columns": asdict(self.columns),
             "prevalence": asdict(self.prevalence),
             "operating_point": asdict(self.operating_point),
         }
@@ -100,7 +106,8 @@ class TrainingData:
     `unlabelled_features`: float32 [N, D], the base encoder's features of unlabelled archive images. `unlabelled_activations`:
     float16 [M, L, W] of M of these images, unaugmented; None as above. `random_labels`: int8 [R, F], labels of images drawn at
     random from the archive. `published_prevalence` [F]: shares of a published data set. `whitening`: of these features; None: it is
-    estimated. All on the CPU.
+    estimated. `weights` [n]: positive weights of the labelled images in comparisons of rankings, for images that were not selected
+    at random; None: equal. All on the CPU.
     """
 
     features: torch.Tensor
@@ -112,11 +119,16 @@ class TrainingData:
     random_labels: Labels
     published_prevalence: Floats
     whitening: WhiteningTransform | None = None
+    weights: Floats | None = None
 
 
 @dataclass(frozen=True)
 class CrossValidationResult:
-    """One method: out-of-fold log-odds [n, F] at even odds (NaN: not learnt), calibration, and mean log-loss."""
+    """One method: out-of-fold log-odds [n, F] at even odds (NaN: not learnt), calibration, and mean log-loss.
+
+    The log-odds have the calibration of all images, which is that of the served head and ranks as the logits do; the log-loss is
+    that of a calibration fitted to the other folds.
+    """
 
     log_odds: Floats
     calibration: Calibration
@@ -127,16 +139,20 @@ class CrossValidationResult:
 class TrainingResult:
     """Result of a training round. `head` scores on the frozen encoder; `fine_tuned` is set if unfreezing won.
 
-    Scores of both are probabilities. `out_of_fold_scores`: float64 [n, F], each image scored by models trained on other patients.
-    `prevalence` [F] in the archive is the probability that corresponds to even odds; `thresholds` [F]: the operating points.
-    `cross_validation`: each method by name. `notes`: methods not tried, with the reason.
+    Scores of both are probabilities. `columns`: the learnt column or the text's, by finding. `out_of_fold_scores`: float64 [n, F],
+    each image scored by models trained on other patients; `nested_scores` [n, F]: the same with the columns chosen on other
+    patients too, which measure the round without optimism. `prevalence` [F] in the archive is the probability that corresponds to
+    even odds; `thresholds` [F]: the operating points. `cross_validation`: each method by name. `notes`: methods not tried, with the
+    reason.
     """
 
     method: str
     findings: npt.NDArray[np.bool_]
+    columns: ColumnChoice
     head: LinearHead
     fine_tuned: FineTunedBlocks | None
     out_of_fold_scores: Floats
+    nested_scores: Floats
     prevalence: Floats
     thresholds: Floats
     cross_validation: Mapping[str, CrossValidationResult]
@@ -165,6 +181,16 @@ def run_training_round(
     return _TrainingRound(encoder, text, data, plan, on_progress, run_fits).run()
 
 
+@dataclass(frozen=True)
+class _ServedColumns:
+    """The columns that a version serves, the prevalence [F] and the thresholds [F]."""
+
+    head: LinearHead
+    fine_tuned: FineTunedBlocks | None
+    prevalence: Floats
+    thresholds: Floats
+
+
 class _TrainingRound:
     """The shared state of both methods in one round."""
 
@@ -184,7 +210,7 @@ class _TrainingRound:
         self._run_fits, self._steps_done = run_fits, 0
 
     def run(self) -> TrainingResult:
-        tried = {STAGE_1: self._cross_validate(self._score_stage_1)}
+        tried = {TEXT: self._cross_validate(self._score_text), STAGE_1: self._cross_validate(self._score_stage_1)}
         notes: tuple[str, ...] = ()
         if self._plan.method != STAGE_1:
             try:
@@ -193,33 +219,84 @@ class _TrainingRound:
                 if self._plan.method == PARTIAL:
                     raise
                 notes = (f"partial unfreezing was not tried: {error}",)
-        chosen = self._plan.method if self._plan.method != "auto" else min(tried, key=lambda name: tried[name].loss)
-        frozen = self._fit_stage_1(self._all_rows)
-        prevalence = self._estimate_prevalence(frozen, tried[STAGE_1].calibration)
-        head = tried[STAGE_1].calibration.calibrated_head(frozen, prevalence)
-        fitted = next(self._start_fits([self._all_rows])) if chosen == PARTIAL else None
-        findings = learnable_findings(self._data.labels)
-        blocks = self._calibrate_fine_tuned(fitted.trained, tried[PARTIAL].calibration, prevalence, findings) if fitted else None
-        scores = head.scores(self._archive) if blocks is None else self._score_archive(blocks)
+        chosen = self._choose_method(tried)
+        columns = self._choose_columns(tried[chosen], tried[TEXT])
+        fitted = next(self._start_fits([self._all_rows])) if chosen == PARTIAL and columns.first.any() else None
+        served = self._build_columns(tried, columns, fitted)
         return TrainingResult(
             method=chosen,
-            findings=findings,
-            head=head,
-            fine_tuned=blocks,
-            out_of_fold_scores=np.asarray(expit(tried[chosen].log_odds + logit(prevalence))),
-            prevalence=prevalence,
-            thresholds=choose_thresholds(scores.numpy().astype(np.float64), prevalence, self._plan.operating_point),
+            findings=learnable_findings(self._data.labels),
+            columns=columns,
+            head=served.head,
+            fine_tuned=served.fine_tuned,
+            out_of_fold_scores=self._score_held_out(tried[chosen], tried[TEXT], columns.first, served.prevalence),
+            nested_scores=self._score_held_out(tried[chosen], tried[TEXT], columns.nested, served.prevalence),
+            prevalence=served.prevalence,
+            thresholds=served.thresholds,
             cross_validation=tried,
             folds=int(self._fold.max()) + 1,
             fit_card=fitted.card if fitted else {},
             notes=notes,
         )
 
+    def _choose_method(self, tried: Mapping[str, CrossValidationResult]) -> str:
+        if self._plan.method != "auto":
+            return self._plan.method
+        return min((name for name in tried if name != TEXT), key=lambda name: tried[name].loss)
+
+    def _choose_columns(self, learnt: CrossValidationResult, text: CrossValidationResult) -> ColumnChoice:
+        labels, patients, weights = self._data.labels, self._data.patients, self._data.weights
+        odds = (learnt.log_odds, text.log_odds)
+        return choose_columns(*odds, labels, patients, self._plan.columns, weights=weights, seed=self._plan.seed)
+
+    def _score_held_out(
+        self, learnt: CrossValidationResult, text: CrossValidationResult, first: npt.NDArray[np.bool_], prevalence: Floats
+    ) -> Floats:
+        return np.asarray(expit(np.where(first, learnt.log_odds, text.log_odds) + logit(prevalence)))
+
+    def _build_columns(
+        self, tried: Mapping[str, CrossValidationResult], columns: ColumnChoice, fitted: FitResult | None
+    ) -> _ServedColumns:
+        """Calibrate the chosen columns at the archive's prevalences."""
+        heads = {TEXT: self._text.standardised(self._data.features), STAGE_1: self._fit_stage_1(self._all_rows)}
+        odds = {
+            name: tried[name].calibration(head.logits(self._archive).numpy().astype(np.float64)) for name, head in heads.items()
+        }
+        prevalence = estimate_prevalences(
+            self._data.published_prevalence,
+            np.where(columns.first, odds[STAGE_1], odds[TEXT]),
+            self._data.random_labels,
+            self._plan.prevalence,
+        )
+        text, learnt = (tried[name].calibration.calibrated_head(heads[name], prevalence) for name in (TEXT, STAGE_1))
+        head = learnt.where(torch.from_numpy(columns.first), text)
+        frozen = self._choose_thresholds(head.scores(self._archive), prevalence)
+        if fitted is None:
+            return _ServedColumns(head, None, prevalence, frozen)
+        blocks = self._calibrate_fine_tuned(fitted.trained, tried[PARTIAL].calibration, prevalence, columns.first)
+        unfrozen = self._choose_thresholds(self._score_archive(blocks), prevalence)
+        return _ServedColumns(head, blocks, prevalence, np.where(columns.first, unfrozen, frozen))
+
+    def _choose_thresholds(self, scores: torch.Tensor, prevalence: Floats) -> Floats:
+        return choose_thresholds(scores.numpy().astype(np.float64), prevalence, self._plan.operating_point)
+
     def _cross_validate(self, score: Callable[[Rows, Rows], Floats]) -> CrossValidationResult:
         logits = score_out_of_fold(self._fold, self._data.labels.shape[1], score)
         labels = mask_unscored(logits, self._data.labels)
-        odds = cross_fit_calibration(logits, labels, self._fold)
-        return CrossValidationResult(odds, fit_calibration(logits, labels), log_loss(odds, labels))
+        calibration = fit_calibration(logits, labels)
+        loss = log_loss(cross_fit_calibration(logits, labels, self._fold), labels)
+        return CrossValidationResult(calibration(logits), calibration, loss)
+
+    @property
+    def _archive(self) -> torch.Tensor:
+        """Features of the archive; without unlabelled images, of the labelled ones."""
+        return self._data.unlabelled_features if len(self._data.unlabelled_features) else self._data.features
+
+    # the text
+
+    def _score_text(self, rows: Rows, held_out: Rows) -> Floats:
+        logits = self._text.standardised(self._data.features).logits(self._data.features[torch.from_numpy(held_out)])
+        return np.where(learnable_findings(self._data.labels[rows]), logits.numpy().astype(np.float64), np.nan)
 
     # stage 1: a head on the frozen encoder
 
@@ -237,15 +314,6 @@ class _TrainingRound:
     def _score_stage_1(self, rows: Rows, held_out: Rows) -> Floats:
         logits = self._fit_stage_1(rows).logits(self._data.features[torch.from_numpy(held_out)]).numpy().astype(np.float64)
         return np.where(learnable_findings(self._data.labels[rows]), logits, np.nan)
-
-    @property
-    def _archive(self) -> torch.Tensor:
-        """Features of the archive; without unlabelled images, of the labelled ones."""
-        return self._data.unlabelled_features if len(self._data.unlabelled_features) else self._data.features
-
-    def _estimate_prevalence(self, head: LinearHead, calibrated: Calibration) -> Floats:
-        odds = calibrated(head.logits(self._data.unlabelled_features).numpy().astype(np.float64))
-        return estimate_prevalences(self._data.published_prevalence, odds, self._data.random_labels, self._plan.prevalence)
 
     # stage 2: the last k blocks
 

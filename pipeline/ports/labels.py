@@ -24,6 +24,16 @@ class Requests(Protocol):
         """Return StudyInstanceUID -> its request, of those of these studies that have one."""
 
 
+class SecondReadings(Protocol):
+    """Requests for a second reading of studies with a doubtful label, apart from the requests for first readings."""
+
+    def append(self, requests: Sequence[Request]) -> None:
+        """Insert requests in this order. ValueError where a study is not in the catalog."""
+
+    def all(self) -> list[Request]:
+        """Return every request, oldest first; all with the reason `rules.SECOND_READING` and the probability 1."""
+
+
 class Labels(Protocol):
     """Labels of readers. Append-only: the database itself refuses updates and deletes."""
 

@@ -30,8 +30,8 @@ from pipeline.domain import (
 from pipeline.ports.backfill import Backfills
 from pipeline.ports.images import InputTransform, ModelInput
 from pipeline.ports.jobs import Circuits, Jobs
-from pipeline.ports.labels import Labels, Requests
-from pipeline.ports.studies import Reports, ScoreRows, Studies
+from pipeline.ports.labels import Labels, Requests, SecondReadings
+from pipeline.ports.studies import Reports, ScoreRows, Studies, Thumbnails
 
 Buffer = bytes | bytearray | memoryview
 
@@ -72,6 +72,8 @@ class Transaction(Protocol):
     @property
     def scores(self) -> ScoreRows: ...
     @property
+    def thumbnails(self) -> Thumbnails: ...
+    @property
     def reports(self) -> Reports: ...
     @property
     def versions(self) -> Versions: ...
@@ -83,6 +85,8 @@ class Transaction(Protocol):
     def labels(self) -> Labels: ...
     @property
     def requests(self) -> Requests: ...
+    @property
+    def second_readings(self) -> SecondReadings: ...
     @property
     def backfills(self) -> Backfills: ...
 
@@ -193,6 +197,9 @@ class Scorer(Protocol):
 
         With their `instances`, their activations are cached for later versions; a failure of the cache is not raised.
         """
+
+    def thumbnails(self, images: Sequence[Image | ModelInput]) -> Sequence[bytes]:
+        """Return the thumbnail of each image: uint8 [THUMBNAIL_SIDE^2], the mean grey value of each tile."""
 
     def uncached(self, instances: Sequence[StoredInstance]) -> Sequence[StoredInstance]:
         """Return those instances that are not in the activation cache, though there is room for them."""

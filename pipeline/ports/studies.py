@@ -19,6 +19,7 @@ from pipeline.domain import (
     Study,
     StudyState,
 )
+from pipeline.thumbnails import ImageReference
 
 
 class Studies(Protocol):
@@ -140,6 +141,31 @@ class ScoreRows(Protocol):
 
     def probabilities(self, study_instance_uids: Collection[str], version: int) -> dict[str, Scores]:
         """Return StudyInstanceUID -> float32 [14] of the studies that have predictions of this version."""
+
+
+class Thumbnails(Protocol):
+    """Thumbnails of images, the reference, and the distance of each image from the reference: see `pipeline.thumbnails`."""
+
+    def add(self, thumbnails: Mapping[str, bytes]) -> None:
+        """Insert SOPInstanceUID -> thumbnail; an image with a thumbnail keeps it."""
+
+    def newest(self, *, limit: int) -> list[bytes]:
+        """Return the thumbnails of the newest images."""
+
+    def reference(self) -> ImageReference | None:
+        """Return the reference, or None where none was made."""
+
+    def add_reference(self, reference: ImageReference) -> None:
+        """Store the reference. There is one for good."""
+
+    def unmeasured(self, *, limit: int) -> dict[str, bytes]:
+        """Return SOPInstanceUID -> thumbnail of images without a distance, newest first."""
+
+    def put_distances(self, distances: Mapping[str, float]) -> None:
+        """Write SOPInstanceUID -> distance in units of the limit."""
+
+    def unusable_among(self, sop_instance_uids: Collection[str]) -> set[str]:
+        """Return those of these images that are farther than the limit."""
 
 
 class Reports(Protocol):

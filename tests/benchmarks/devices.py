@@ -47,7 +47,7 @@ class Side(Round):
     def _learn(self, kept: ActivationCacheSettings | None, clock: Any) -> None:
         settings = TrainerSettings(
             plan=self._plan,
-            min_positives=2,
+            min_positives=1,
             undetermined_margin=0.05,
             device="cpu",
             devices=self.devices,

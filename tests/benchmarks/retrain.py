@@ -158,7 +158,7 @@ class Round:
     def _learn(self, kept: ActivationCacheSettings | None, clock: Callable[[], float]) -> None:
         self._optimising = 0.0
         settings = TrainerSettings(
-            plan=self._plan, min_positives=2, undetermined_margin=0.05, device="cpu", threads=0, cache_settings=kept
+            plan=self._plan, min_positives=1, undetermined_margin=0.05, device="cpu", threads=0, cache_settings=kept
         )
         with patch.object(fine_tuning, "optimise", partial(self._timed, clock)):
             ClipTrainer(self._store, self._films, settings).train(self._course, lambda *_: None)

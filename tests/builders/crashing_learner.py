@@ -61,12 +61,22 @@ class StubTrainer:
         for step in (1, 2, 3):
             on_progress("unfreezing", step, 3)
             self._countdown.tick()
-        better = Comparison(against="zero-shot", cases=9, patients=9, candidate=0.8, other=0.7, lower=0.05, upper=0.15, better=0.99)
+        better = Comparison(
+            against="zero-shot",
+            cases=9,
+            patients=9,
+            candidate=0.8,
+            other=0.7,
+            lower=0.05,
+            upper=0.15,
+            better=0.99,
+            not_inferior=0.99,
+        )
         head = LinearHead(torch.ones(len(FINDINGS), 4), torch.ones(len(FINDINGS)), torch.zeros(len(FINDINGS)))
         learning = {"newest_label": training_set.newest_label_id}
         row = a_version(0, VersionState.CANDIDATE, label_fingerprint=training_set.label_fingerprint, card={"learning": learning})
         row = replace(row, device_uid="2.25.77", thresholds=dict.fromkeys(FINDINGS, 2.0))
-        return ClipCandidate((better,), self._store, VersionWeights(head), row)
+        return ClipCandidate((better,), (), self._store, VersionWeights(head), row)
 
 
 class CrashingSlowLoop(CrashingPipeline):
@@ -116,7 +126,7 @@ class CrashingSlowLoop(CrashingPipeline):
             labels=LabelPolicy(),
             chest=self.chest,
             gate=rules.GatePolicy(min_patients=2, promote="auto" if (self.store.root / "auto").exists() else "manual"),
-            min_positives=2,
+            min_positives=1,
             unlabelled_studies=2,
         )
         learn.learn_job(job, catalog=self.catalog, trainer=self.trainer, policy=policy, on_progress=on_progress)

@@ -107,7 +107,7 @@ class Hospital:
 
     def _learn(self, job: Job) -> None:
         policy = learn.LearnPolicy(
-            labels=consensus.LabelPolicy(), chest=self.chest, gate=self.gate, min_positives=2, unlabelled_studies=10
+            labels=consensus.LabelPolicy(), chest=self.chest, gate=self.gate, min_positives=1, unlabelled_studies=10
         )
         learn.learn_job(job, catalog=self.catalog, trainer=self.trainer, policy=policy, on_progress=self.trainer.watch)
 

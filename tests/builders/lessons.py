@@ -11,6 +11,7 @@ import numpy as np
 from adapters.ml.activation_cache import ActivationCacheSettings
 from adapters.ml.trainer import ClipTrainer, TrainerSettings
 from adapters.storage.model_store import ModelStore
+from models.training.column_choice import ColumnChoiceSettings
 from models.training.recipe import Augmentation, Recipe
 from models.training.training_round import TrainingMethod, TrainingPlan
 from pipeline import learn, rules
@@ -56,7 +57,8 @@ class Ward:
         self.catalog, self.films, self.store = FakeCatalog(), Films(), ModelStore(root / "models")
         self.zero_shot = tiny.served(root / "models", catalog=self.catalog)
         self.gate = rules.GatePolicy(min_patients=8, min_confidence=0.8, promote="auto")
-        self.plan = TrainingPlan(method=method, recipe=RECIPE, max_folds=4)
+        columns = ColumnChoiceSettings(confidence=0.6)  # one finding on a dozen images is little evidence
+        self.plan = TrainingPlan(method=method, recipe=RECIPE, columns=columns, max_folds=4)
         self.kept: ActivationCacheSettings | None = None
         self.stages: list[str] = []
 
@@ -110,13 +112,13 @@ class Ward:
     def trainer(self) -> ClipTrainer:
         kept = replace(self.kept, k=self.plan.recipe.k) if self.kept else None
         settings = TrainerSettings(
-            plan=self.plan, min_positives=4, undetermined_margin=0.05, device="cpu", threads=1, cache_settings=kept
+            plan=self.plan, min_positives=3, undetermined_margin=0.05, device="cpu", threads=1, cache_settings=kept
         )
         return ClipTrainer(self.store, self.films, settings)
 
     def learn(self, *, again: bool = False, watch: StageCallback | None = None) -> learn.LearnOutcome:
         policy = learn.LearnPolicy(
-            labels=LabelPolicy(), chest=rules.ChestPolicy(), gate=self.gate, min_positives=4, unlabelled_studies=50
+            labels=LabelPolicy(), chest=rules.ChestPolicy(), gate=self.gate, min_positives=3, unlabelled_studies=50
         )
         return learn.learn(
             catalog=self.catalog,

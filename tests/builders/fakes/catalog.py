@@ -17,9 +17,10 @@ from pipeline.ports.services import (
 )
 from tests.builders.fakes.backfills import FakeBackfills
 from tests.builders.fakes.jobs import FakeCircuits, FakeJobs
-from tests.builders.fakes.labels import FakeLabels, FakeRequests
+from tests.builders.fakes.labels import FakeLabels, FakeRequests, FakeSecondReadings
 from tests.builders.fakes.rows import CatalogTables
 from tests.builders.fakes.studies import FakeReports, FakeScoreRows, FakeStudies
+from tests.builders.fakes.thumbnails import FakeThumbnails
 from tests.builders.fakes.versions import FakeVersions
 
 
@@ -58,12 +59,14 @@ class FakeTransaction:
         self._tables = tables
         self.studies = FakeStudies(tables, now)
         self.scores = FakeScoreRows(tables)
+        self.thumbnails = FakeThumbnails(tables)
         self.reports = FakeReports(tables)
         self.versions = FakeVersions(tables)
         self.jobs = FakeJobs(tables, now)
         self.circuits = FakeCircuits(tables, now)
         self.labels = FakeLabels(tables)
         self.requests = FakeRequests(tables)
+        self.second_readings = FakeSecondReadings(tables)
         self.backfills = FakeBackfills(tables.backfills, tables.studies, now)
         self.now = now
 

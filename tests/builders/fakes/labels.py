@@ -82,3 +82,19 @@ class FakeRequests:
 
     def of_studies(self, study_instance_uids: Collection[str]) -> dict[str, Request]:
         return {uid: request for uid, request in self._t.requests.items() if uid in study_instance_uids}
+
+
+class FakeSecondReadings:
+    def __init__(self, tables: CatalogTables) -> None:
+        self._t = tables
+
+    def append(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            if request.study_instance_uid not in self._t.studies:
+                raise ValueError("a study is not in the catalog")
+            if request.study_instance_uid in {known.study_instance_uid for known in self._t.second_readings}:
+                raise ValueError("unique: a study is read again once")
+            self._t.second_readings.append(request)
+
+    def all(self) -> list[Request]:
+        return list(self._t.second_readings)

@@ -26,6 +26,7 @@ from pipeline.ports.services import (
     StageCallback,
     Trainer,
 )
+from pipeline.thumbnails import THUMBNAIL_SIDE
 from tests.builders.fakes.versions import a_version
 
 
@@ -62,6 +63,9 @@ class FakeScorer:
         if instances:
             self.cache_activations(images, instances)
         return _scores_of_greys([float(image.mean()) for image in images])
+
+    def thumbnails(self, images: Sequence[Image]) -> list[bytes]:
+        return [bytes([round(255 * float(image.mean()))]) * THUMBNAIL_SIDE**2 for image in images]
 
     def uncached(self, instances: Sequence[StoredInstance]) -> list[StoredInstance]:
         return [one for one in instances if one.file.sha256 not in self.kept and len(self.kept) < self.cache_capacity]
@@ -123,6 +127,7 @@ class FakeTrainer:
             lower=ahead,
             upper=ahead,
             better=float(ahead >= 0),
+            not_inferior=float(ahead > -0.005),
         )
         return FakeCandidate(training_set, [better])
 

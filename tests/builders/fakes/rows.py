@@ -18,6 +18,7 @@ from pipeline.domain import (
     Study,
 )
 from pipeline.ports.backfill import BackfillCounts
+from pipeline.thumbnails import ImageReference
 
 
 @dataclass
@@ -42,6 +43,8 @@ class CatalogTables:
     released: set[str] = field(default_factory=set)
     instances: dict[str, StoredInstance] = field(default_factory=dict)
     scores: dict[tuple[str, int], Scores] = field(default_factory=dict)
+    thumbnails: dict[str, tuple[bytes, float | None]] = field(default_factory=dict)  # with their distances
+    image_reference: ImageReference | None = None
     predictions: dict[tuple[str, int], list[Prediction]] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
     versions: dict[int, ModelVersion] = field(default_factory=dict)
@@ -51,4 +54,5 @@ class CatalogTables:
     audit: list[AuditEvent] = field(default_factory=list)
     labels: list[Label] = field(default_factory=list)
     requests: dict[str, Request] = field(default_factory=dict)
+    second_readings: list[Request] = field(default_factory=list)
     backfills: BackfillRows = field(default_factory=BackfillRows)

@@ -20,6 +20,7 @@ from pipeline.consensus import LabelPolicy
 from pipeline.domain import FINDINGS, LabelState, Request, StudyState, VersionState
 from pipeline.errors import NoWeights, TransientError
 from pipeline.ports.services import Catalog
+from pipeline.thumbnails import THUMBNAIL_SIDE
 from tests.builders.catalog_rows import add_instance, chest_header, import_statement, worklist_request
 from tests.builders.command import Radclipd, radclipd_on
 from tests.builders.fakes.versions import a_version
@@ -131,6 +132,37 @@ def test_a_worklist_excludes_labelled_and_requested_patients_and_has_a_patient_o
     assert worklist.make_worklist(count=5, catalog=catalog, policy=policy()) == []
     assert {one.scanner for one in first + second} == {"Vista", "Plate"}
     assert all(0 < one.request.selection_probability <= 1 for one in first + second)
+
+
+def test_a_study_with_an_unusable_image_is_not_requested(catalog: Catalog) -> None:
+    fill(catalog)
+    with catalog.begin() as tx:
+        tx.thumbnails.add({f"1.{number}.1": bytes(THUMBNAIL_SIDE**2) for number in (1, 2, 3)})
+        tx.thumbnails.put_distances({"1.1.1": 0.9, "1.2.1": 1.1})
+    found = worklist.make_worklist(count=99, catalog=catalog, policy=policy())
+    assert {one.request.study_instance_uid for one in found} >= {"1.1", "1.3"}
+    assert "1.2" not in {one.request.study_instance_uid for one in found}
+
+
+def test_a_doubtful_label_is_read_again_once_by_another_reader(catalog: Catalog) -> None:
+    fill(catalog)
+    import_statement(catalog, "1.1", findings={"Mass": LabelState.PRESENT})
+    doubts = [{"study": "1.1", "finding": "Mass", "probability": 0.97}]
+    with catalog.begin() as tx:
+        tx.versions.add(a_version(3, VersionState.CANDIDATE, label_fingerprint="d" * 64, card={"learning": {"doubts": doubts}}))
+    every = policy(second_readings=1.0)
+    (first,) = worklist.make_worklist(count=1, catalog=catalog, policy=every)
+    assert (first.request.study_instance_uid, first.request.selection_reason) == ("1.1", rules.SECOND_READING)
+    assert first.request.reason == "second reading, by another reader than alice"
+    again = worklist.make_worklist(count=2, catalog=catalog, policy=every)
+    assert "1.1" not in {entry.request.study_instance_uid for entry in again}
+    open_studies = {entry.request.study_instance_uid for entry in worklist.list_open_entries(catalog=catalog, chest=every.chest)}
+    assert "1.1" in open_studies
+    import_statement(catalog, "1.1", findings={"Mass": LabelState.ABSENT}, reader="bob")
+    open_studies = {entry.request.study_instance_uid for entry in worklist.list_open_entries(catalog=catalog, chest=every.chest)}
+    assert "1.1" not in open_studies
+    with catalog.read() as tx:
+        assert [label.selection_reason for label in tx.labels.of_studies(["1.1"])] == ["", rules.SECOND_READING]
 
 
 def test_a_withdrawn_label_still_counts_as_read(catalog: Catalog) -> None:

@@ -61,7 +61,9 @@ def test_a_learnt_finding_is_promoted_and_scored(tmp_path: Path, method: str) ->
     assert bool(version.card["learning"]["training"]) is fine_tuned
     if method != "auto":
         assert version.card["recipe"] == method
-    assert set(version.card["learning"]["log_loss"]) == ({"stage-1"} if method == "stage-1" else {"stage-1", "partial"})
+    assert set(version.card["learning"]["log_loss"]) == (
+        {"text", "stage-1"} if method == "stage-1" else {"text", "stage-1", "partial"}
+    )
 
 
 @pytest.mark.parametrize("method", ["stage-1", "partial"])
@@ -112,7 +114,7 @@ def test_a_later_candidate_is_compared_with_the_serving_version_out_of_fold(ward
     assert ward.learn().result is LearnResult.PROMOTED
     same = ward.learn(again=True)  # the same labels and folds: equally good
     assert same.result is LearnResult.REJECTED
-    assert "not better than version 2" in same.reason
+    assert "it ranks the cases as version 2 does" in same.reason
     assert same.version is not None
     assert (same.version.state, same.version.reason) == (VersionState.REJECTED, same.reason)
     with ward.catalog.read() as tx:
@@ -124,6 +126,17 @@ def test_a_later_candidate_is_compared_with_the_serving_version_out_of_fold(ward
     assert later is not None
     against = {found["against"]: found for found in later.card["learning"]["comparisons"]}
     assert against["version 2"]["cases"] == against["zero-shot"]["cases"] == 20
+
+
+def test_a_label_against_everything_else_is_doubted(ward: Ward) -> None:
+    ward.labelled(24)
+    ward.label(ward.study(90), {"Effusion": True})  # the film shows nothing
+    version = ward.learn().version
+    assert version is not None
+    doubts = version.card["learning"]["doubts"]
+    assert doubts[0]["study"] == "1.90"
+    assert doubts[0]["probability"] > 0.5
+    assert "1.90" not in (ward.store.version_folder(2) / "card.json").read_text()
 
 
 def test_patients_of_the_monitoring_sample_are_excluded_from_training(ward: Ward) -> None:
@@ -172,7 +185,7 @@ def test_a_candidate_that_fails_on_the_monitoring_sample_does_not_serve(ward: Wa
             ward.label(ward.study(number, *(["Effusion"] * shows)), {"Effusion": shows is bool(because)}, because=because)
     learnt = ward.learn()
     assert learnt.result is LearnResult.REJECTED
-    assert "worse than zero-shot in Effusion" in learnt.reason
+    assert "worse than zero-shot for certain" in learnt.reason
     assert "24 monitoring cases" in learnt.reason
 
 

@@ -235,7 +235,7 @@ class TwoDeviceWard(Ward):
     """A ward that trains on two devices."""
 
     def trainer(self) -> ClipTrainer:
-        settings = TrainerSettings(plan=self.plan, min_positives=4, undetermined_margin=0.05, device="cpu", devices=2, threads=1)
+        settings = TrainerSettings(plan=self.plan, min_positives=3, undetermined_margin=0.05, device="cpu", devices=2, threads=1)
         return ClipTrainer(self.store, self.films, settings)
 
 

@@ -14,6 +14,7 @@ from models.ladder.bench_activations import SharedActivations
 from models.ladder.closed_form import StageOneMethod
 from models.ladder.method import FewShotBenchmark
 from models.ladder.product import RadclipdMethod, ViewActivationCache
+from models.training.column_choice import ColumnChoiceSettings
 from models.training.prevalence import published_prevalence
 from models.training.recipe import Augmentation, Recipe
 from models.training.training_round import TrainingData, TrainingMethod, TrainingPlan, TrainingResult, run_training_round
@@ -23,7 +24,8 @@ RECIPE = replace(Recipe(), k=1, steps_per_shot=2, augmentation=Augmentation(view
 
 
 def plan(method: TrainingMethod) -> TrainingPlan:
-    return TrainingPlan(method=method, recipe=RECIPE, max_folds=2)
+    """Return a plan that serves every learnt column, whatever the text's is worth."""
+    return TrainingPlan(method=method, recipe=RECIPE, columns=ColumnChoiceSettings(confidence=0.0), max_folds=2)
 
 
 @pytest.fixture(scope="module")
