@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from adapters.dicom.sr.writer import ReportSettings, SrWriter
-from pipeline import rules
+from pipeline import decisions
 from pipeline.ports.services import ReportContent
 from tests.benchmarks.films import CLOCKS, ratio, side_by_side
 from tests.benchmarks.output import format_result, prints_result_alone
@@ -67,7 +67,7 @@ def content(number: int, store: FakeImageStore, writer: SrWriter) -> ReportConte
     version = made.version
     return replace(
         made,
-        predictions=rules.predictions_of(scores, thresholds=version.thresholds, undetermined_margin=version.undetermined_margin),
+        predictions=decisions.predict_study(scores, version),
     )
 
 

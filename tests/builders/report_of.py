@@ -13,9 +13,11 @@ from pydicom.dataset import Dataset, FileDataset
 
 from adapters.dicom.image import part10
 from adapters.dicom.sr.writer import ReportSettings, SrWriter
-from pipeline import rules
+from pipeline import decisions
 from pipeline.domain import ModelVersion, StoredInstance, Study, StudyState
+from pipeline.messages import load_messages
 from pipeline.ports.services import ReportContent
+from pipeline.statements import tell_study
 from tests.builders.dicom_files import file_of
 from tests.builders.fakes.images import FakeImageStore
 from tests.builders.fakes.versions import a_version
@@ -38,7 +40,7 @@ def content_of(
     evidence = [stored(store, film) for film in films]
     study_uid = evidence[0].header.study_instance_uid
     scores = [0.97, 0.52, *[0.03 * n for n in range(12)]]
-    predictions = rules.predictions_of(scores, thresholds=version.thresholds, undetermined_margin=version.undetermined_margin)  # type: ignore[arg-type]  # any 14 numbers
+    predictions = decisions.predict_study(scores, version)  # type: ignore[arg-type]  # any 14 numbers
     return ReportContent(
         report=writer.pending_report(study_uid, version.number, revision),
         study=Study(
@@ -50,6 +52,7 @@ def content_of(
         ),
         version=version,
         predictions=predictions,
+        statement=tell_study(predictions, version, None, load_messages()),
         evidence=evidence,
     )
 

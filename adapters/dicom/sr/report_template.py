@@ -21,6 +21,7 @@ from adapters.dicom.sr.tid1500 import (
     build_summary_text,
     reported_score,
 )
+from pipeline.decisions import scale_of
 from pipeline.domain import FINDINGS, Decision, ModelVersion, Prediction
 
 PLACEHOLDER_UID = "1.2.3"
@@ -34,7 +35,7 @@ class ReportTemplate:
     def __init__(self, version: ModelVersion, observer: ObserverContext) -> None:
         self.version = version
         groups = [
-            build_measurement_group(Prediction(finding, 0.5, Decision.PRESENT), version, PLACEHOLDER_UID, [PLACEHOLDER_IMAGE])
+            build_measurement_group(_fill_in(version, finding), version, PLACEHOLDER_UID, [PLACEHOLDER_IMAGE])
             for finding in FINDINGS
         ]
         root = build_measurement_report(observer, groups, [])
@@ -55,7 +56,7 @@ class ReportTemplate:
         groups = [
             self._groups[prediction.finding].fill(
                 tracking_uid(prediction.finding),
-                reported_score(prediction, calibrated=self.version.calibrated),
+                reported_score(prediction),
                 prediction.decision,
                 references,
             )
@@ -97,13 +98,18 @@ class _GroupTemplate:
                 self._items.append(item.ValueType if item.ValueType in ("UIDREF", "NUM", "IMAGE") else encoded)
 
     def fill(self, tracking_uid: str, score: float, decision: Decision, references: Sequence[bytes]) -> bytes:
+        is_assessed = decision is not Decision.NOT_ASSESSED  # else there is neither a number nor a presence
         filled = {
             "UIDREF": encode_item(self._tracking.fill(UID=tracking_uid)),
-            "NUM": encode_item(self._number.fill(NumericValue=score, FloatingPointValue=score)),
-            "DECISION": self._decisions[decision],
+            "NUM": encode_item(self._number.fill(NumericValue=score, FloatingPointValue=score)) if is_assessed else b"",
+            "DECISION": self._decisions[decision] if is_assessed else b"",
             "IMAGE": b"".join(references),
         }
         return self._container.fill(filled[item] if isinstance(item, str) else item for item in self._items)
+
+
+def _fill_in(version: ModelVersion, finding: str) -> Prediction:
+    return Prediction(finding, 0.5, Decision.PRESENT, scale_of(version, finding))
 
 
 def _select_items(group: MeasurementsAndQualitativeEvaluations, value_type: str) -> list[Dataset]:

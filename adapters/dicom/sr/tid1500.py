@@ -26,7 +26,7 @@ from pydicom.sequence import Sequence as Items
 
 from adapters.dicom.sr import codes
 from adapters.dicom.sr.codes import finding_codes
-from pipeline.domain import Decision, ModelVersion, Prediction
+from pipeline.domain import Decision, ModelVersion, Prediction, Scale
 from pipeline.rules import OWN_MODEL_NAME
 
 RESEARCH_ONLY = "Research use only. Not for diagnostic use. Preliminary, unverified output of an algorithm."
@@ -75,7 +75,7 @@ def build_measurement_group(
         finding_type=code.concept,
         algorithm_id=_build_algorithm(version, prediction.finding),
         finding_sites=[FindingSite(anatomic_location=code.site)],
-        measurements=[_build_measurement(prediction, calibrated=version.calibrated)],
+        measurements=[_build_measurement(prediction)],
         qualitative_evaluations=[build_evaluation(prediction.finding, prediction.decision)],
         source_images=[SourceImageForMeasurementGroup(*image) for image in images],
     )
@@ -86,22 +86,23 @@ def build_evaluation(finding: str, decision: Decision) -> QualitativeEvaluation:
     return QualitativeEvaluation(name=finding_codes()[finding].concept, value=codes.DECISIONS[decision])
 
 
-def reported_score(prediction: Prediction, *, calibrated: bool) -> float:
-    """Return the number in the report: a probability with four decimals, or, uncalibrated, per cent with two."""
-    return round(prediction.probability, 4) if calibrated else round(100 * prediction.probability, 2)
+def reported_score(prediction: Prediction) -> float:
+    """Return the number in the report: a probability with four decimals, or, of another scale, per cent with two."""
+    return round(prediction.score, 4) if prediction.scale is Scale.PROBABILITY else round(100 * prediction.score, 2)
 
 
-def _build_measurement(prediction: Prediction, *, calibrated: bool) -> Measurement:
+def _build_measurement(prediction: Prediction) -> Measurement:
     """Return the score: Probability if it is calibrated, else Certainty of Finding."""
-    name, unit = (codes.PROBABILITY, codes.RATIO) if calibrated else (codes.CERTAINTY_OF_FINDING, codes.PERCENT)
-    return Measurement(name=name, value=reported_score(prediction, calibrated=calibrated), unit=unit)
+    is_probability = prediction.scale is Scale.PROBABILITY
+    name, unit = (codes.PROBABILITY, codes.RATIO) if is_probability else (codes.CERTAINTY_OF_FINDING, codes.PERCENT)
+    return Measurement(name=name, value=reported_score(prediction), unit=unit)
 
 
 def _build_algorithm(version: ModelVersion, finding: str) -> AlgorithmIdentification:
     """Return TID 4019: the model version and the parameters of the score and the decision."""
     card = version.card
     parameters = {
-        "threshold": f"{version.thresholds[finding]:.4f}",
+        "threshold": f"{version.thresholds[finding]:.4f}" if finding in version.thresholds else "",
         "undetermined margin": f"{version.undetermined_margin:.4f}",
         "weights SHA-256": version.weights_sha256,
         "base": version.base,

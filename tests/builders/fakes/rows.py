@@ -11,6 +11,7 @@ from pipeline.domain import (
     Label,
     ModelVersion,
     Prediction,
+    ReferenceDistribution,
     Report,
     Request,
     Scores,
@@ -43,6 +44,8 @@ class CatalogTables:
     instances: dict[str, StoredInstance] = field(default_factory=dict)
     scores: dict[tuple[str, int], Scores] = field(default_factory=dict)
     predictions: dict[tuple[str, int], list[Prediction]] = field(default_factory=dict)
+    references: dict[int, ReferenceDistribution] = field(default_factory=dict)
+    stops: dict[str, str] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
     versions: dict[int, ModelVersion] = field(default_factory=dict)
     retired: list[int] = field(default_factory=list)  # versions in the order of their retirement
