@@ -1,12 +1,12 @@
-"""report: predictions -> a report row with its UIDs -> the SR file -> a send job; then SR -> archive."""
+"""report: predictions -> rows with UIDs -> files of the SR and of its visible objects -> send jobs; then each object -> archive."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from pipeline.domain import Job, JobKind, Report, ReportState, StoredFile, StudyState
+from pipeline.domain import Job, JobKind, Report, ReportState, StoredFile, StudyState, VisibleObject
 from pipeline.errors import (
     ArchiveUnreachable,
     OutOfResources,
@@ -19,28 +19,45 @@ from pipeline.ports.services import Archive, Catalog, CircuitPolicy, ImageStore,
 
 
 def report(job: Job, *, catalog: Catalog, images: ImageStore, writer: ReportWriter) -> None:
-    """Build the SR of one study's newest revision. Idempotent: the SOP Instance UID derives from study, version and revision."""
+    """Build the SR of one study's newest revision, and its visible objects; all become durable in one transaction.
+
+    Idempotent: the SOP Instance UIDs derive from study, version and revision.
+    """
     with catalog.begin() as tx:
         content = _gather_content(tx, job, writer)
         if content is None or content.report.state is not ReportState.PENDING:
             tx.jobs.finish(job)
             return
-    uid = content.report.sop_instance_uid
-    file = images.write_unclaimed(writer.write(content), uid)
+        pending = _insert_visible(tx, content, writer)
+    objects = {content.report.sop_instance_uid: writer.write(content)}
+    objects |= {one.sop_instance_uid: writer.write_visible(content, one, before) for one, before in pending}
+    _store_objects(objects, job, catalog=catalog, images=images)
+
+
+def _store_objects(objects: Mapping[str, bytes], job: Job, *, catalog: Catalog, images: ImageStore) -> None:
+    """Write the files by SOP Instance UID, then their rows and send jobs and the end of the report job in one transaction."""
+    files: dict[str, StoredFile] = {}
     try:
+        for uid, content in objects.items():
+            files[uid] = images.write_unclaimed(content, uid)
         with catalog.begin() as tx:
-            tx.reports.mark_built(uid, file)
-            tx.jobs.put(JobKind.SEND, uid, priority=job.priority)
+            for uid, file in files.items():
+                tx.reports.mark_built(uid, file)
+                tx.jobs.put(JobKind.SEND, uid, priority=job.priority)
             tx.jobs.finish(job)
-            if not images.exists(file):
-                raise TransientError(f"the file of report {uid} was swept before its row was written", hint="it is built again")
+            if swept := [uid for uid, file in files.items() if not images.exists(file)]:
+                raise TransientError(
+                    f"the file of report {swept[0]} was swept before its row was written", hint="it is built again"
+                )
     except OutOfResources:  # the commit may have come through, or still come: `sweep_unclaimed` decides later
         raise
     except RadclipdError:
         with suppress(OutOfResources):
-            _remove_unless_named(file, uid, catalog=catalog, images=images)
+            for uid, file in files.items():
+                _remove_unless_named(file, uid, catalog=catalog, images=images)
         raise
-    images.mark_claimed(file, uid)
+    for uid, file in files.items():
+        images.mark_claimed(file, uid)
 
 
 def sweep_unclaimed(*, catalog: Catalog, images: ImageStore, older_than_seconds: float) -> int:
@@ -52,8 +69,8 @@ def sweep_unclaimed(*, catalog: Catalog, images: ImageStore, older_than_seconds:
 def _remove_unless_named(file: StoredFile, owner: str, *, catalog: Catalog, images: ImageStore) -> bool:
     """Remove the file of a report unless the row of the report, or of its copy that came back, names it; return whether it did."""
     with catalog.begin() as tx:
-        report, instance = tx.reports.find(owner), tx.studies.find_instance(owner)
-        named = [row.file for row in (report, instance) if row is not None and row.file is not None]
+        rows = (_find_object(tx, owner), tx.studies.find_instance(owner))
+        named = [row.file for row in rows if row is not None and row.file is not None]
         is_named = any(other.sha256 == file.sha256 for other in named)
         if not is_named:
             images.remove(file)
@@ -85,16 +102,31 @@ def _gather_content(tx: Transaction, job: Job, writer: ReportWriter) -> ReportCo
     )
 
 
-def _choose_predecessor(previous: Report) -> str | None:
-    """Return the newest report that the archive holds or is about to receive: the previous one, or else its predecessor."""
+def _insert_visible(
+    tx: Transaction, content: ReportContent, writer: ReportWriter
+) -> list[tuple[VisibleObject, VisibleObject | None]]:
+    """Insert the rows of the report's visible objects; return each with its predecessor, by the rule of the report."""
+    before = tx.reports.visible_objects(content.predecessor.sop_instance_uid) if content.predecessor else []
+    previous = {(one.kind, one.finding): one for one in before}
+    pending = []
+    for visible in writer.pending_visible(content):
+        if superseded := previous.get((visible.kind, visible.finding)):
+            visible = replace(visible, predecessor=_choose_predecessor(superseded))
+        row = tx.reports.ensure_visible(visible)
+        pending.append((row, tx.reports.find_visible(row.predecessor) if row.predecessor else None))
+    return pending
+
+
+def _choose_predecessor(previous: Report | VisibleObject) -> str | None:
+    """Return the newest object that the archive holds or is about to receive: the previous one, or else its predecessor."""
     reaches_archive = previous.state in (ReportState.BUILT, ReportState.SENT)
     return previous.sop_instance_uid if reaches_archive else previous.predecessor
 
 
 def send(job: Job, *, catalog: Catalog, images: ImageStore, archive: Archive, circuit: CircuitPolicy) -> None:
-    """Send one SR to the archive, at least once: a second arrival has the same SOP Instance UID and is the same object."""
+    """Send one SR or visible object to the archive, at least once: a second arrival has the same UID and is the same object."""
     with catalog.read() as tx:
-        built = tx.reports.find(job.subject)
+        built = _find_object(tx, job.subject)
     if built is None or built.file is None:
         raise ReportImpossible(
             f"report {job.subject} has no bytes to send", hint="radclipd jobs list; radclipd reports resend STUDY"
@@ -110,6 +142,7 @@ def send(job: Job, *, catalog: Catalog, images: ImageStore, archive: Archive, ci
         with catalog.begin() as tx:
             tx.circuits.record_success(archive.name)
             tx.reports.mark_refused(built.sop_instance_uid, str(error))
+            _close_study(tx, built)
         raise
     with catalog.begin() as tx:
         tx.circuits.record_success(archive.name)
@@ -118,19 +151,34 @@ def send(job: Job, *, catalog: Catalog, images: ImageStore, archive: Archive, ci
         tx.jobs.finish(job)
 
 
-def _close_study(tx: Transaction, sent: Report) -> None:
+def _find_object(tx: Transaction, sop_instance_uid: str) -> Report | VisibleObject | None:
+    return tx.reports.find(sop_instance_uid) or tx.reports.find_visible(sop_instance_uid)
+
+
+def _close_study(tx: Transaction, answered: Report | VisibleObject) -> None:
+    """Set REPORTED once the archive has accepted the SR and has answered to each of its visible objects."""
+    sent = tx.reports.find(answered.report if isinstance(answered, VisibleObject) else answered.sop_instance_uid)
+    if sent is None or sent.state is not ReportState.SENT:
+        return
+    if any(one.state is ReportState.BUILT for one in tx.reports.visible_objects(sent.sop_instance_uid)):
+        return
     study = tx.studies.find(sent.study_instance_uid)
     if study is not None and study.state is StudyState.SCORED and study.revision == sent.revision:
         tx.studies.put_state(study.study_instance_uid, StudyState.REPORTED)
 
 
 def resend(study_instance_uids: Sequence[str], *, catalog: Catalog) -> list[str]:
-    """Enqueue the newest report of each study for sending; return the SOP Instance UIDs. Skips studies without a built report."""
+    """Enqueue the newest report of each study, with its visible objects; return the SOP Instance UIDs of the reports.
+
+    Skips studies without a built report.
+    """
     queued: list[str] = []
     with catalog.begin() as tx:
         for study_instance_uid in study_instance_uids:
             latest = tx.reports.latest(study_instance_uid)
             if latest is not None and latest.file is not None:
-                tx.jobs.put(JobKind.SEND, latest.sop_instance_uid)
+                for one in (latest, *tx.reports.visible_objects(latest.sop_instance_uid)):
+                    if one.file is not None:
+                        tx.jobs.put(JobKind.SEND, one.sop_instance_uid)
                 queued.append(latest.sop_instance_uid)
     return queued

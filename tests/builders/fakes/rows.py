@@ -16,6 +16,7 @@ from pipeline.domain import (
     Scores,
     StoredInstance,
     Study,
+    VisibleObject,
 )
 from pipeline.ports.backfill import BackfillCounts
 
@@ -44,6 +45,7 @@ class CatalogTables:
     scores: dict[tuple[str, int], Scores] = field(default_factory=dict)
     predictions: dict[tuple[str, int], list[Prediction]] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
+    visible_objects: dict[str, VisibleObject] = field(default_factory=dict)
     versions: dict[int, ModelVersion] = field(default_factory=dict)
     retired: list[int] = field(default_factory=list)  # versions in the order of their retirement
     jobs: dict[int, JobRow] = field(default_factory=dict)
