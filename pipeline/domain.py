@@ -110,6 +110,24 @@ class Decision(StrEnum):
     PRESENT = "present"
     ABSENT = "absent"
     UNDETERMINED = "undetermined"
+    NOT_ASSESSED = "not assessed"  # no statement: `Prediction.reason` says why
+
+
+class Scale(StrEnum):
+    """Meaning of a version's score of a finding."""
+
+    PROBABILITY = "probability"  # learnt from enough positive studies: the score is a calibrated probability
+    BAND = "band"  # learnt from few positive studies: the score is told as a likelihood band, never as a percentage
+    RANK = "rank"  # not learnt (zero-shot): only the rank among the hospital's own studies has a meaning
+
+
+class NotAssessedReason(StrEnum):
+    """Why a finding is not assessed."""
+
+    NO_REFERENCE = "no reference"  # too few studies scored for a reference distribution
+    STOPPED = "stopped"  # reporting is stopped for this finding, or for all
+    AGE = "age"  # the patient's age lies outside the scope
+    AGE_UNKNOWN = "age unknown"  # the scope has an age and the header states none
 
 
 class LabelState(StrEnum):
@@ -223,12 +241,17 @@ class ModelVersion:
     weights_sha256: str  # of the base encoder's weights, hex
     device_uid: str  # Device UID of the version in reports
     notice: str = ""  # "UNTRAINED", "demo model, phantoms only": shown wherever a result of this version is shown
-    calibrated: bool = False  # whether scores are probabilities
+    scales: dict[str, Scale] = field(default_factory=dict)  # finding -> meaning of its score; a missing finding: RANK
     label_fingerprint: str = ""  # `rules.labels_fingerprint` of the labels it was trained on; "": none
-    thresholds: dict[str, float] = field(default_factory=dict)  # finding -> probability at or above which it is present
-    undetermined_margin: float = 0.0  # distance to the threshold, on both sides, within which a finding is undetermined
+    thresholds: dict[str, float] = field(default_factory=dict)  # finding -> its operating point, of PROBABILITY and BAND
+    undetermined_margin: float = 0.0  # log-odds below the operating point down to which a finding is undetermined
     reason: str = ""  # of the state, in words
     card: dict[str, Any] = field(default_factory=dict)  # JSON: architecture, weights, preprocessing, prompts, recipe, measures, ...
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether every score is a probability."""
+        return len(self.scales) == len(FINDINGS) and set(self.scales.values()) == {Scale.PROBABILITY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,8 +259,31 @@ class Prediction:
     """The result of one finding in one study."""
 
     finding: str
-    probability: float  # 0..1; of an uncalibrated version a score without that meaning
+    score: float  # 0..1; `scale` says what it means
     decision: Decision
+    scale: Scale = Scale.RANK
+    likelihood: float | None = None  # 0..1: the probability, or that of the prior and the rank; None: not assessed
+    percentile: float | None = None  # 0..1: share of the reference studies below, of RANK; None: another scale, or not assessed
+    excess: float | None = None  # log-odds of the likelihood above its own operating point; None: not assessed
+    reference: int | None = None  # number of the ReferenceDistribution, of RANK
+    reason: NotAssessedReason | None = None  # of NOT_ASSESSED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceDistribution:
+    """Zero-shot scores of the hospital's own studies, frozen: what a rank refers to. Belongs to one version, never changes.
+
+    Prior and call rate are frozen with it, so a prediction that names its distribution says all that decided it.
+    """
+
+    number: int  # identity, counted from 1
+    version: int  # number of the ModelVersion that scored the studies
+    studies: int  # number of studies
+    made_at: datetime
+    scores: Mapping[str, Scores]  # view ("" is all studies, "AP", "PA") -> float32 [n, 14], each column ascending
+    priors: Mapping[str, float]  # finding -> stated prevalence
+    call_rates: Mapping[str, float]  # finding -> largest share of studies in which it may be called
+    separation: float  # assumed distance of present and absent studies, in standard deviations of the normal score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,10 +19,8 @@ from pipeline.domain import (
     FINDINGS,
     PRESENT,
     Comparison,
-    Decision,
     Header,
     LabelState,
-    Prediction,
     Scores,
     StoredInstance,
     TrainingExample,
@@ -232,23 +230,6 @@ def aggregate_scores(scores: Sequence[Scores], method: Literal["max", "mean"]) -
     """Return the scores float32 [14] of a study from those of its images, [14] each. `max`: present on any image is present."""
     stacked = np.stack(scores)
     return np.asarray(stacked.max(axis=0) if method == "max" else stacked.mean(axis=0), dtype=np.float32)
-
-
-def decide(probability: float, *, threshold: float, undetermined_margin: float) -> Decision:
-    """Return PRESENT at or above threshold + margin, ABSENT below threshold - margin, UNDETERMINED between."""
-    if probability >= threshold + undetermined_margin:
-        return Decision.PRESENT
-    return Decision.ABSENT if probability < threshold - undetermined_margin else Decision.UNDETERMINED
-
-
-def predictions_of(scores: Scores, *, thresholds: Mapping[str, float], undetermined_margin: float) -> list[Prediction]:
-    """Return the 14 predictions of a study. KeyError where a finding has no threshold."""
-    return [
-        Prediction(
-            finding, float(score), decide(float(score), threshold=thresholds[finding], undetermined_margin=undetermined_margin)
-        )
-        for finding, score in zip(FINDINGS, scores, strict=True)
-    ]
 
 
 def truncate_to_milliseconds(moment: datetime) -> datetime:

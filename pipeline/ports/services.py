@@ -33,6 +33,7 @@ from pipeline.ports.images import InputTransform, ModelInput
 from pipeline.ports.jobs import Circuits, Jobs
 from pipeline.ports.labels import Labels, Requests
 from pipeline.ports.studies import Reports, ScoreRows, Studies
+from pipeline.statements import StudyStatement
 
 Buffer = bytes | bytearray | memoryview
 
@@ -256,6 +257,7 @@ class ReportContent:
     study: Study
     version: ModelVersion
     predictions: Sequence[Prediction]  # [14] in the order of FINDINGS
+    statement: StudyStatement  # what is told of the predictions
     evidence: Sequence[StoredInstance]  # scored images, in the study's order
     predecessor: Report | None = None  # report that this one supersedes
 
