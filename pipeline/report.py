@@ -177,7 +177,8 @@ def resend(study_instance_uids: Sequence[str], *, catalog: Catalog) -> list[str]
         for study_instance_uid in study_instance_uids:
             latest = tx.reports.latest(study_instance_uid)
             if latest is not None and latest.file is not None:
-                for one in (latest, *tx.reports.visible_objects(latest.sop_instance_uid)):
+                delivered: tuple[Report | VisibleObject, ...] = (latest, *tx.reports.visible_objects(latest.sop_instance_uid))
+                for one in delivered:
                     if one.file is not None:
                         tx.jobs.put(JobKind.SEND, one.sop_instance_uid)
                 queued.append(latest.sop_instance_uid)

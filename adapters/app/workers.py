@@ -98,7 +98,8 @@ def _build_score_spec(parts: Parts) -> work.WorkerSpec:
 
 
 def _build_report_spec(parts: Parts) -> work.WorkerSpec:
-    from adapters.dicom.sr.writer import ReportSettings, SrWriter
+    from adapters.dicom.sr.document import ReportSettings
+    from adapters.dicom.sr.writer import SrWriter
 
     writer = SrWriter(ReportSettings(**parts.config.report.model_dump(exclude={"rescored_studies"})), parts.images)
     step = partial(report.report, catalog=parts.catalog, images=parts.images, writer=writer)

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from adapters.dicom.sr.writer import ReportSettings, SrWriter
+from adapters.dicom.sr.document import ReportSettings
+from adapters.dicom.sr.writer import SrWriter
 from pipeline import rules
 from pipeline.ports.services import ReportContent
 from tests.benchmarks.films import CLOCKS, ratio, side_by_side
