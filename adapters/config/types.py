@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
-from pipeline.domain import FINDINGS
+from pipeline.domain import FINDINGS, VisibleKind
 from pipeline.finding_names import parse_findings
 
 URL_SCHEMES = ("sqlite://", "sqlite+pysqlite://", "postgresql://", "postgresql+psycopg://")
@@ -129,6 +129,7 @@ def check_findings(value: dict[str, float]) -> dict[str, float]:
 AeTitle = Annotated[str, AfterValidator(check_ae_title)]
 OptionalAeTitle = Annotated[str, AfterValidator(check_optional_ae_title)]
 AeTitles = Annotated[tuple[AeTitle, ...], NoDecode, BeforeValidator(split_list)]
+VisibleTuple = Annotated[tuple[VisibleKind, ...], NoDecode, BeforeValidator(split_list)]
 StringTuple = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
 
@@ -38,7 +39,7 @@ def build_reference_report(content: ReportContent, store: ImageStore, settings: 
     )
 
 
-def _build_root(content: ReportContent, evidence: list[Dataset], settings: ReportSettings) -> Dataset:
+def _build_root(content: ReportContent, evidence: Sequence[Dataset], settings: ReportSettings) -> Dataset:
     """Return the tree. highdicom builds none without a group: where no finding is assessed, the group of a stand-in is removed."""
     images = [(instance.header.sop_class_uid, instance.header.sop_instance_uid) for instance in content.evidence]
     version, statement, study = content.version, content.statement, content.study.study_instance_uid

@@ -13,6 +13,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 
 from adapters.dicom.image import part10
+from adapters.dicom.image.pixels import DicomImageReader
 from adapters.dicom.sr.document import ReportSettings
 from adapters.dicom.sr.writer import SrWriter
 from pipeline import decisions
@@ -129,7 +130,7 @@ def visible_on(
 ) -> FileDataset:
     """Build a visible object of the same report and read it back."""
     store = FakeImageStore()
-    writer = SrWriter(ReportSettings(visible=(kind,), **settings), store)
+    writer = SrWriter(ReportSettings(visible=(kind,), **settings), store, DicomImageReader(store))
     content = _content_on(films, store, writer, version, follows=follows, has_reference=has_reference)
     content = told_of(content, content.predictions, language) if language != "en" else content
     (visible,) = writer.pending_visible(content)

@@ -44,7 +44,8 @@ def build_text_report(
     document.pop("ContentTemplateSequence", None)
     if predecessor is not None:
         document.PredecessorDocumentsSequence = Items([build_reference(content.study.study_instance_uid, predecessor)])
-    return encode_document(document, encode_sequence(CONTENT_SEQUENCE, [*context, *_build_sections(content)]))
+    items = [*_build_sections(content), *context]  # the order is free, and viewers print in this one
+    return encode_document(document, encode_sequence(CONTENT_SEQUENCE, items))
 
 
 def _build_sections(content: ReportContent) -> list[bytes]:

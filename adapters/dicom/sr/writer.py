@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 
 from highdicom.sr import ObserverContext
@@ -15,22 +16,29 @@ from adapters.dicom.sr.evidence import evidence_of
 from adapters.dicom.sr.report_template import ReportTemplate
 from adapters.dicom.sr.tid1500 import build_observer_context
 from adapters.dicom.sr.uids import report_uid, series_uid, tracking_uid, visible_series_uid, visible_uid
-from pipeline.domain import Decision, ModelVersion, Report, ReportState, StoredInstance, VisibleKind, VisibleObject
-from pipeline.errors import RadclipdError, ReportImpossible
+from adapters.dicom.visible.card import draw_card, shrink_film
+from adapters.dicom.visible.secondary_capture import CAPTURE_SOP_CLASS_UID, build_capture
+from adapters.ipc.decoded_image import HostTransform
+from pipeline.domain import Decision, Image, ModelVersion, Report, ReportState, StoredInstance, VisibleKind, VisibleObject
+from pipeline.errors import PixelsUnreadable, RadclipdError, ReportImpossible
+from pipeline.ports.images import ImageReader
 from pipeline.ports.services import ImageStore, ReportContent
 from pipeline.statements import FindingStatement
 
 TEMPLATE_CACHE_SIZE = 4
 """Number of versions whose templates are cached: one serves, reports of another may be pending."""
-VISIBLE_CLASS_UIDS = {VisibleKind.TEXT: TEXT_SOP_CLASS_UID}
+VISIBLE_CLASS_UIDS = {VisibleKind.TEXT: TEXT_SOP_CLASS_UID, VisibleKind.CARD: CAPTURE_SOP_CLASS_UID}
 """Kind of a visible object -> SOP Class UID."""
+SERIES_OFFSETS = {VisibleKind.TEXT: 1, VisibleKind.CARD: 2}
+"""Kind of a visible object -> distance of its Series Number from that of the SR."""
 
 
 class SrWriter:
     """`ports.services.ReportWriter` by highdicom. The part common to all reports of a version is cached as a `ReportTemplate`."""
 
-    def __init__(self, settings: ReportSettings, store: ImageStore) -> None:
-        self._settings, self._store = settings, store
+    def __init__(self, settings: ReportSettings, store: ImageStore, pixels: ImageReader | None = None) -> None:
+        """`pixels`: decodes the film on the card; a report without a card needs none."""
+        self._settings, self._store, self._pixels = settings, store, pixels
         self._templates: dict[int, ReportTemplate] = {}
         self._evidence: tuple[Sequence[StoredInstance], list[Dataset]] = ((), [])  # of the last report
         self._header: tuple[ReportContent | None, Dataset] = (None, Dataset())  # of the last report
@@ -106,11 +114,24 @@ class SrWriter:
         content: ReportContent,
         evidence: Sequence[Dataset],
     ) -> bytes:
+        number = self._settings.series_number + SERIES_OFFSETS[visible.kind]
+        if visible.kind is VisibleKind.CARD:
+            return self._build_card(content, visible, evidence, number)
         template = self._get_template(content)
         header = self._build_header(content, evidence, template)
-        return build_text_report(
-            content, visible, predecessor, header, template.context, series_number=self._settings.series_number + 1
-        )
+        return build_text_report(content, visible, predecessor, header, template.context, series_number=number)
+
+    def _build_card(self, content: ReportContent, visible: VisibleObject, evidence: Sequence[Dataset], series_number: int) -> bytes:
+        card = draw_card(content.statement, self._read_thumbnail(content), made_at=datetime.now(UTC).astimezone())
+        settings = self._settings
+        return build_capture(content, visible, evidence, card, shows="card", series_number=series_number, settings=settings)
+
+    def _read_thumbnail(self, content: ReportContent) -> Image | None:
+        """Return the first scored film, small; None where it cannot be decoded, which holds back no report."""
+        if self._pixels is None:
+            return None
+        (film,) = self._pixels.read_ahead(content.evidence[:1], HostTransform(shrink_film))
+        return None if isinstance(film, PixelsUnreadable) else film
 
     def _build_header(self, content: ReportContent, evidence: Sequence[Dataset], template: ReportTemplate) -> Dataset:
         """Return the header of the SR; the visible objects of the same report share it."""

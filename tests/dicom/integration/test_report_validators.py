@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from adapters.demo.dictated_sr import build_dictated_sr
 from adapters.dicom.image import part10
 from adapters.dicom.sr.evidence import evidence_of
+from pipeline.domain import VisibleKind
 from tests.builders import peers
 from tests.builders.dicom_files import dx, file_of
 from tests.builders.headers import HEADER_VARIANTS
@@ -52,6 +53,15 @@ def test_reports_of_every_sop_class_are_valid(sop_class: str, tmp_path: Path) ->
 @pytest.mark.parametrize("film", HEADER_VARIANTS.values(), ids=HEADER_VARIANTS.keys())
 def test_a_text_report_on_any_header_is_valid(film: Dataset, tmp_path: Path) -> None:
     validate(visible_on(film, follows=True), file_of(film), tmp_path)
+
+
+@pytest.mark.parametrize("film", HEADER_VARIANTS.values(), ids=HEADER_VARIANTS.keys())
+def test_a_card_on_any_header_is_valid(film: Dataset, tmp_path: Path) -> None:
+    card, image = tmp_path / "card.dcm", tmp_path / "film.dcm"
+    card.write_bytes(file_of(visible_on(film, kind=VisibleKind.CARD)))
+    evidence_of(file_of(film)).save_as(image)
+    assert errors_in(run("dciodvfy", "dicom3tools", "-new", card)) == []
+    assert errors_in(run("dcentvfy", "dicom3tools", card, image)) == []
 
 
 @pytest.mark.parametrize("make", [report_on, visible_on], ids=["sr", "text"])
