@@ -31,7 +31,7 @@ class Canvas:
     def write(self, x: int, y: int, text: str, *, size: int, colour: Colour = WHITE) -> None:
         """Write one line."""
         font, plain = _choose_font(size)
-        self.draw.text((x, y), _fold(text) if plain else text, font=font, fill=colour)
+        self.draw.text((x, y), _strip_accents(text) if plain else text, font=font, fill=colour)
 
     def write_fitting(self, x: int, y: int, text: str, *, width: int, colour: Colour = WHITE) -> None:
         """Write one line in the largest of SIZES below 16 in which it is at most `width` wide."""
@@ -59,7 +59,7 @@ def line_height(size: int) -> int:
 def measure(text: str, size: int) -> int:
     """Return the width of a line."""
     font, plain = _choose_font(size)
-    return round(font.getlength(_fold(text) if plain else text))
+    return round(font.getlength(_strip_accents(text) if plain else text))
 
 
 def wrap(text: str, *, width: int, size: int) -> list[str]:
@@ -85,7 +85,7 @@ def _choose_font(size: int) -> tuple[ImageFont.FreeTypeFont, bool]:
     return font, True
 
 
-def _fold(text: str) -> str:
+def _strip_accents(text: str) -> str:
     """Return text in the letters that every font has."""
     decomposed = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
     return "".join(c for c in decomposed if not unicodedata.combining(c))
