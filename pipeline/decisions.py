@@ -9,9 +9,11 @@ of absent ones, and a stated prior gives the share of present ones.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 
@@ -28,6 +30,8 @@ from pipeline.domain import (
 
 ALL_VIEWS = ""
 """Key of `ReferenceDistribution.scores`: the studies of all views."""
+_AGE = re.compile(r"(\d{1,3})([DWMY])")
+_UNITS_PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
 _NORMAL = NormalDist()
 _SMALLEST = 1e-6  # a likelihood is kept this far from 0 and 1, so that its log-odds are finite
 
@@ -41,11 +45,16 @@ class DecisionPolicy:
     priors: Mapping[str, float] = field(default_factory=dict)  # finding -> stated prevalence
     call_rates: Mapping[str, float] = field(default_factory=dict)  # finding -> share of studies in which it may be called
     assumed_auc: float = 0.7  # of a finding that was not learnt
+    min_age_years: int = 16  # younger patients lie outside the scope
+    unknown_age: Literal["assess", "withhold"] = "assess"  # a patient whose age the header does not state
 
     @property
     def separation(self) -> float:
         """Distance of present and absent studies in standard deviations that gives `assumed_auc` (Green and Swets 1966)."""
         return math.sqrt(2) * _NORMAL.inv_cdf(self.assumed_auc)
+
+
+DEFAULT_POLICY = DecisionPolicy()
 
 
 def scale_of(version: ModelVersion, finding: str) -> Scale:
@@ -68,6 +77,19 @@ def predict_study(
         else _predict_learnt(finding, float(score), version)
         for column, (finding, score) in enumerate(zip(FINDINGS, scores, strict=True))
     ]
+
+
+def judge_age(patient_age: str, policy: DecisionPolicy) -> NotAssessedReason | None:
+    """Return why a patient of this age (VR AS, PS3.5 6.2; "": not stated) lies outside the scope; None: inside."""
+    years = _read_years(patient_age)
+    if years is None:
+        return NotAssessedReason.AGE_UNKNOWN if policy.unknown_age == "withhold" and policy.min_age_years else None
+    return NotAssessedReason.AGE if years < policy.min_age_years else None
+
+
+def _read_years(patient_age: str) -> float | None:
+    match = _AGE.fullmatch(patient_age.strip().upper())
+    return int(match[1]) / _UNITS_PER_YEAR[match[2]] if match else None
 
 
 def withhold(predictions: Sequence[Prediction], reason: NotAssessedReason, findings: Sequence[str] = FINDINGS) -> list[Prediction]:

@@ -128,6 +128,7 @@ class NotAssessedReason(StrEnum):
     STOPPED = "stopped"  # reporting is stopped for this finding, or for all
     AGE = "age"  # the patient's age lies outside the scope
     AGE_UNKNOWN = "age unknown"  # the scope has an age and the header states none
+    WITHDRAWN = "withdrawn"  # the report that told it was recalled
 
 
 class LabelState(StrEnum):
@@ -395,6 +396,7 @@ class Report:
     sop_class_uid: str = ""
     predecessor: str | None = None  # SOPInstanceUID of the report that this one supersedes
     status: str = ""  # last answer of the archive
+    withdrawal: str = ""  # why the study's reports are withdrawn: this one says so; "": it tells findings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

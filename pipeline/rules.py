@@ -31,6 +31,7 @@ from pipeline.header_words import (
     BodyPart,
     View,
     body_part_of_words,
+    fold_words,
     names_frontal_view,
     view_of_words,
 )
@@ -46,6 +47,10 @@ PRESENTATION_STATE_FAMILY = "1.2.840.10008.5.1.4.1.1.11."
 
 RADIOGRAPH_SOP_CLASSES = {COMPUTED_RADIOGRAPHY, DIGITAL_X_RAY_FOR_PRESENTATION, DIGITAL_X_RAY_FOR_PROCESSING, SECONDARY_CAPTURE}
 RADIOGRAPHY_MODALITIES = {"CR", "DX", "RG"}  # PS3.3 C.7.3.1.1.1
+
+DIRECTION_BY_CODE = {"399348003": "AP", "R-10206": "AP", "272479007": "PA", "R-10214": "PA", "R-40888": "PA"}
+"""PS3.16 CID 4010: SNOMED CT, and SNOMED RT of older objects."""
+DIRECTION_BY_WORD = {"ap": "AP", "a p": "AP", "pa": "PA", "p a": "PA"}
 
 OWN_MODEL_NAME = "radclipd"
 """ManufacturerModelName of every object that this software writes. Identifies own objects, also those of another catalog."""
@@ -211,6 +216,11 @@ def _read_views(header: Header) -> set[View]:
     is_side = header.view_position.strip().upper() in ("L", "R")
     by_words = View.LATERAL if is_side else view_of_words(header.view_position)
     return {VIEW_BY_CODE.get(header.view_code) or view_of_words(header.view_code_meaning), by_words}
+
+
+def frontal_direction(header: Header) -> str:
+    """Return "AP" or "PA" as the header states it by code or by ViewPosition (PS3.3 C.8.11.5.1.1), else ""."""
+    return DIRECTION_BY_CODE.get(header.view_code) or DIRECTION_BY_WORD.get(fold_words(header.view_position), "")
 
 
 def is_unclear(header: Header) -> bool:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
 
+from pipeline.decisions import DEFAULT_POLICY, DecisionPolicy
 from pipeline.domain import FINDINGS, Decision, ModelVersion, NotAssessedReason, Prediction, ReferenceDistribution, Scale
 from pipeline.messages import Messages
 
@@ -89,6 +90,7 @@ class StudyStatement:
     notice: str  # the version's marking, in words; "": none
     version_line: str
     version: int
+    withdrawal: str = ""  # why the study's reports are withdrawn; "": they are not
 
     @property
     def above(self) -> tuple[FindingStatement, ...]:
@@ -100,33 +102,30 @@ class StudyStatement:
         return {one.finding: one for one in self.findings}[finding]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scope:
-    """`[decision]` of the configuration as reasons name it."""
-
-    min_reference_studies: int = 200
-    min_age_years: int = 16
-
-
 def tell_study(
     predictions: Sequence[Prediction],
     version: ModelVersion,
     reference: ReferenceDistribution | None,
     messages: Messages,
-    scope: Scope = Scope(),
+    policy: DecisionPolicy = DEFAULT_POLICY,
+    withdrawal: str = "",
 ) -> StudyStatement:
-    """Return what is told of a study. `reference`: the distribution that its predictions name; None where they name none."""
-    told = [_tell_finding(prediction, version, reference, messages, scope) for prediction in predictions]
+    """Return what is told of a study. `reference`: the distribution that its predictions name; None where they name none.
+
+    `withdrawal`: why the study's reports are withdrawn; the summary then says so first.
+    """
+    told = [_tell_finding(prediction, version, reference, messages, policy) for prediction in predictions]
     ordered = tuple(sorted(told, key=_order))
     return StudyStatement(
         language=messages.language,
         findings=ordered,
-        summary=tuple(_summarise(ordered, messages)),
+        summary=(messages("report.withdrawn", reason=withdrawal),) if withdrawal else tuple(_summarise(ordered, messages)),
         title=messages("report.title"),
         research_only=messages("report.research_only"),
         notice=messages("report.notice", notice=version.notice) if version.notice else "",
         version_line=messages("report.version", number=version.number, name=version.name),
         version=version.number,
+        withdrawal=withdrawal,
     )
 
 
@@ -135,7 +134,11 @@ def _order(statement: FindingStatement) -> tuple[bool, float, int]:
 
 
 def _tell_finding(
-    prediction: Prediction, version: ModelVersion, reference: ReferenceDistribution | None, messages: Messages, scope: Scope
+    prediction: Prediction,
+    version: ModelVersion,
+    reference: ReferenceDistribution | None,
+    messages: Messages,
+    policy: DecisionPolicy,
 ) -> FindingStatement:
     finding, scale, decision = prediction.finding, prediction.scale, prediction.decision
     assessed = decision is not Decision.NOT_ASSESSED
@@ -148,7 +151,7 @@ def _tell_finding(
         "decision": messages(f"decision.{_to_key(decision)}"),
         "band": messages(f"band.{_to_key(band)}") if band else "",
         "number": _tell_number(probability, percentile, messages),
-        "reason": tell_reason(prediction.reason, messages, scope) if prediction.reason else "",
+        "reason": tell_reason(prediction.reason, messages, policy) if prediction.reason else "",
         "threshold": _format_threshold(scale, point),
     }
     return FindingStatement(
@@ -172,9 +175,9 @@ def _tell_finding(
     )
 
 
-def tell_reason(reason: NotAssessedReason, messages: Messages, scope: Scope) -> str:
+def tell_reason(reason: NotAssessedReason, messages: Messages, policy: DecisionPolicy) -> str:
     """Return in words why something is not assessed."""
-    return messages(f"reason.{_to_key(reason)}", studies=scope.min_reference_studies, years=scope.min_age_years)
+    return messages(f"reason.{_to_key(reason)}", studies=policy.min_reference_studies, years=policy.min_age_years)
 
 
 def _get_operating_point(prediction: Prediction, version: ModelVersion, reference: ReferenceDistribution | None) -> float | None:

@@ -47,7 +47,7 @@ def trainer_settings(config: Config) -> TrainerSettings:
             seed=wanted.seed,
         ),
         min_positives=wanted.min_positives,
-        undetermined_margin=config.score.undetermined_margin,
+        undetermined_margin=config.decision.undetermined_margin,
         device=config.model.device,
         devices=wanted.devices,
         threads=config.score.threads,

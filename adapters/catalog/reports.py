@@ -30,6 +30,17 @@ class SqlReports:
         rows = (self._connection.execute(_LATEST_OF, {"uids": some}).mappings() for some in chunks(study_instance_uids))
         return {row["study_instance_uid"]: _build_report(row) for some in rows for row in some}
 
+    def studies_reported_by(self, version: int, *, after: str, limit: int) -> list[str]:
+        query = (
+            select(studies.c.study_instance_uid)
+            .join(reports, reports.c.study == studies.c.id)
+            .where(reports.c.version == version, studies.c.study_instance_uid > after)
+            .distinct()
+            .order_by(studies.c.study_instance_uid)
+            .limit(limit)
+        )
+        return list(self._connection.scalars(query))
+
     def _fetch_report(self, query: Select[Any], **values: str) -> Report | None:
         row = self._connection.execute(query, values).mappings().one_or_none()
         return _build_report(row) if row else None
@@ -45,6 +56,7 @@ class SqlReports:
             "sop_class_uid": report.sop_class_uid,
             "state": report.state.value,
             "predecessor": report.predecessor,
+            "withdrawal": sanitise_text(report.withdrawal),
         }
         insert = build_insert(reports, self._connection.dialect.name).values(**values)
         self._connection.execute(insert.on_conflict_do_nothing())  # of its UID, or of study, version and revision
@@ -158,4 +170,5 @@ def _build_report(row: RowMapping) -> Report:
         sop_class_uid=row["sop_class_uid"],
         predecessor=row["predecessor"],
         status=row["status"],
+        withdrawal=row["withdrawal"],
     )

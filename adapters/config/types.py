@@ -12,6 +12,7 @@ from pydantic_settings import NoDecode
 
 from pipeline.domain import FINDINGS, VisibleKind
 from pipeline.finding_names import parse_findings
+from pipeline.messages import load_messages
 
 URL_SCHEMES = ("sqlite://", "sqlite+pysqlite://", "postgresql://", "postgresql+psycopg://")
 UNLIMITED_PDU = 0
@@ -123,6 +124,12 @@ def check_findings(value: dict[str, float]) -> dict[str, float]:
             raise ValueError(f"{finding!r} is no finding; they are {', '.join(FINDINGS)}")
         if not 0 < share < 1:
             raise ValueError(f"the prevalence of {finding} must lie between 0 and 1, both excluded")
+    return value
+
+
+def check_language(value: str) -> str:
+    """Check that reports can be written in this language."""
+    load_messages(value)
     return value
 
 

@@ -8,7 +8,7 @@ from alembic import op
 from adapters.catalog.sql_time import UtcDateTime, now
 
 revision = "0010"
-down_revision = "0008"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 

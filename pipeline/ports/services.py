@@ -32,7 +32,7 @@ from pipeline.ports.backfill import Backfills
 from pipeline.ports.images import InputTransform, ModelInput
 from pipeline.ports.jobs import Circuits, Jobs
 from pipeline.ports.labels import Labels, Requests
-from pipeline.ports.studies import Reports, ScoreRows, Studies
+from pipeline.ports.studies import References, Reports, ReportStops, ScoreRows, Studies
 from pipeline.statements import StudyStatement
 
 Buffer = bytes | bytearray | memoryview
@@ -74,7 +74,11 @@ class Transaction(Protocol):
     @property
     def scores(self) -> ScoreRows: ...
     @property
+    def references(self) -> References: ...
+    @property
     def reports(self) -> Reports: ...
+    @property
+    def stops(self) -> ReportStops: ...
     @property
     def versions(self) -> Versions: ...
     @property

@@ -46,7 +46,7 @@ LEARNT = dict.fromkeys(FINDINGS, Scale.PROBABILITY)
 
 def a_card_version(**changes: Any) -> ModelVersion:
     card = {"preprocess": {"fingerprint": "p" * 16}, "prompts": {"fingerprint": "q" * 16}}
-    return a_version(weights_sha256="ab" * 32, card=card, **changes)
+    return a_version(weights_sha256="ab" * 32, card=card, **{"scales": {}, **changes})
 
 
 def stored(store: FakeImageStore, content: bytes) -> StoredInstance:

@@ -39,7 +39,7 @@ from adapters.service.prometheus import (
     TimedCache,
 )
 from adapters.storage.image_store import FileImageStore
-from pipeline import learn, priorities, rules, work
+from pipeline import decisions, learn, priorities, work
 from pipeline.domain import FINDINGS, Job, JobKind, JobState, LabelState, ReportState, StudyState, VersionState
 from pipeline.errors import CatalogFault, ConfigurationError, OutOfResources, PixelsUnreadable
 from pipeline.figures import ArchiveFigures, BackfillFigures, LearningGain, LearningRound, LearningStage, QueueFigures
@@ -168,7 +168,7 @@ def test_figures_of_the_archive(sql_catalog: SqlCatalog) -> None:
     for number in (1, 2, 3, 4):
         add_instance(sql_catalog, chest_header(study=f"1.{number}", sop=f"1.{number}.1"))
     add_instance(sql_catalog, chest_header(study="1.4", sop="1.4.2"))
-    predictions = rules.predictions_of([0.5] * len(FINDINGS), thresholds=a_version().thresholds, undetermined_margin=0.0)  # type: ignore[arg-type]  # any 14 numbers
+    predictions = decisions.predict_study([0.5] * len(FINDINGS), a_version())  # type: ignore[arg-type]  # any 14 numbers
     with sql_catalog.begin() as tx:
         tx.studies.put_state("1.2", StudyState.IGNORED, reason="lateral view (2); key object selection (1)")
         tx.studies.put_state("1.3", StudyState.REPORTED)

@@ -19,7 +19,7 @@ from tests.builders.fakes.backfills import FakeBackfills
 from tests.builders.fakes.jobs import FakeCircuits, FakeJobs
 from tests.builders.fakes.labels import FakeLabels, FakeRequests
 from tests.builders.fakes.rows import CatalogTables
-from tests.builders.fakes.studies import FakeReports, FakeScoreRows, FakeStudies
+from tests.builders.fakes.studies import FakeReferences, FakeReports, FakeReportStops, FakeScoreRows, FakeStudies
 from tests.builders.fakes.versions import FakeVersions
 
 
@@ -58,7 +58,9 @@ class FakeTransaction:
         self._tables = tables
         self.studies = FakeStudies(tables, now)
         self.scores = FakeScoreRows(tables)
+        self.references = FakeReferences(tables)
         self.reports = FakeReports(tables)
+        self.stops = FakeReportStops(tables)
         self.versions = FakeVersions(tables)
         self.jobs = FakeJobs(tables, now)
         self.circuits = FakeCircuits(tables, now)

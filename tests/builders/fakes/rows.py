@@ -11,6 +11,7 @@ from pipeline.domain import (
     Label,
     ModelVersion,
     Prediction,
+    ReferenceDistribution,
     Report,
     Request,
     Scores,
@@ -44,6 +45,8 @@ class CatalogTables:
     instances: dict[str, StoredInstance] = field(default_factory=dict)
     scores: dict[tuple[str, int], Scores] = field(default_factory=dict)
     predictions: dict[tuple[str, int], list[Prediction]] = field(default_factory=dict)
+    references: dict[int, ReferenceDistribution] = field(default_factory=dict)
+    stops: dict[str, str] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
     visible_objects: dict[str, VisibleObject] = field(default_factory=dict)
     versions: dict[int, ModelVersion] = field(default_factory=dict)

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from adapters.catalog.catalog import SqlCatalog
-from pipeline import priorities, rules
+from pipeline import decisions, priorities
 from pipeline.domain import (
-    FINDINGS,
     AuditEvent,
     JobKind,
     JobState,
@@ -175,7 +174,7 @@ def test_revisions_count_up(catalog: Catalog) -> None:
 def test_scores_and_predictions(catalog: Catalog) -> None:
     add_instance(catalog, chest_header())
     scores = np.linspace(0, 1, 14, dtype=np.float32)
-    predictions = rules.predictions_of(scores, thresholds=dict.fromkeys(FINDINGS, 0.5), undetermined_margin=0.1)
+    predictions = decisions.predict_study(scores, a_version())
     with catalog.begin() as tx:
         tx.versions.add(a_version())
         tx.versions.add(a_version(2, VersionState.CANDIDATE))
@@ -508,7 +507,7 @@ def test_the_previously_serving_version_is_known(catalog: Catalog) -> None:
 def test_studies_unscored_by_a_version_are_returned_newest_first(catalog: Catalog) -> None:
     for number in range(1, 8):
         add_instance(catalog, chest_header(study=f"1.{number}", sop=f"1.{number}.1"))
-    predictions = rules.predictions_of(np.zeros(14, dtype=np.float32), thresholds=a_version().thresholds, undetermined_margin=0.05)
+    predictions = decisions.predict_study(np.zeros(14, dtype=np.float32), a_version())
     with catalog.begin() as tx:
         for version in (a_version(1), a_version(2, VersionState.CANDIDATE)):
             tx.versions.add(version)

@@ -12,7 +12,7 @@ import pytest
 from adapters.catalog import query
 from adapters.catalog.catalog import SqlCatalog
 from adapters.catalog.views import VIEWS
-from pipeline import rules
+from pipeline import decisions
 from pipeline.domain import FINDINGS, Sender, StoredFile
 from tests.builders.catalog_rows import add_reported_study, pending_report, reported_header
 from tests.builders.fakes.versions import a_version
@@ -50,7 +50,7 @@ def test_the_lineage_of_a_report_survives_its_successor(catalog_url: str) -> Non
         tx.studies.add_instance(late, StoredFile("aa/g.dcm", "d" * 64, 7), Sender("PACS", "h", "US"), opens_study=True)
         tx.scores.add_image_scores(1, {"1.2": np.full(len(FINDINGS), 0.9, np.float32)})
         scores = np.full(len(FINDINGS), 0.9, np.float32)
-        predictions = rules.predictions_of(scores, thresholds=a_version().thresholds, undetermined_margin=0.05)
+        predictions = decisions.predict_study(scores, a_version())
         tx.scores.put_predictions(1, {"1.4": predictions}, tx.studies.next_revisions(["1.4"]))
         tx.reports.ensure_pending(pending_report("2.25.9", revision=2, predecessor="2.25.1"))
     catalog.dispose()

@@ -33,6 +33,7 @@ def test_dcmqi_reads_number_and_presence_of_each_finding(
     assert len({one["Finding"]["CodeValue"] for one in read}) == len(FINDINGS)
     assert {one["measurementAlgorithmIdentification"]["AlgorithmName"] for one in read} == {"radclipd"}
     (number,) = read[0]["measurementItems"]
-    assert (number["quantity"]["CodeMeaning"], float(number["value"])) == (quantity, pytest.approx(value))
+    assert number["quantity"]["CodeMeaning"] == quantity
+    assert float(number["value"]) == pytest.approx(value)
     presence = [one["conceptValue"] for one in read[0]["qualitativeEvaluations"] if isinstance(one["conceptValue"], dict)]
     assert [one["CodeMeaning"] for one in presence] == ["Present"]

@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> ModelStore:
 
 
 def add(catalog: FakeCatalog, store: ModelStore, base: str, *, serve: bool = False) -> ModelVersion:
-    return importer.register_zero_shot(catalog, store, base, threshold=0.6, undetermined_margin=0.1, serve=serve)
+    return importer.register_zero_shot(catalog, store, base, serve=serve)
 
 
 def test_an_imported_file_becomes_a_serving_version_that_scores(tmp_path: Path, store: ModelStore) -> None:
