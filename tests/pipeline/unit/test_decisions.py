@@ -47,6 +47,7 @@ def test_a_learnt_finding_is_decided_at_its_operating_point(score: float, decisi
     assert first.decision is decision
     assert first.scale is Scale.BAND
     assert first.likelihood == pytest.approx(score)
+    assert first.excess is not None
     assert (first.excess >= 0) == (decision is Decision.PRESENT)
 
 
