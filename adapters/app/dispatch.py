@@ -12,6 +12,7 @@ import structlog
 from adapters.app import policies
 from adapters.app.compose import Parts
 from adapters.app.metrics import open_metrics
+from adapters.app.report_policies import decision_policy
 from adapters.catalog.catalog import SETTLE
 from adapters.service import systemd
 from adapters.service.health import notify_systemd
@@ -92,7 +93,7 @@ def build_settle_complete(parts: Parts) -> Callable[[], list[settle.SettleResult
 
 def build_reference(parts: Parts) -> Callable[[], None]:
     """Make the dispatcher's step for the reference distribution of the serving version."""
-    policy = policies.decision_policy(parts.config)
+    policy = decision_policy(parts.config)
 
     def follow_and_log() -> None:
         if made := references.follow(catalog=parts.catalog, policy=policy):

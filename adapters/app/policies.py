@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from models.published_shares import published_share
-from pipeline import acquisition, consensus, decisions, learn, receive, report, rules, settle, work, worklist
-from pipeline.domain import FINDINGS, JobKind
+from pipeline import acquisition, consensus, learn, receive, rules, settle, work, worklist
+from pipeline.domain import JobKind
 from pipeline.ports.services import CircuitPolicy
 
 if TYPE_CHECKING:
@@ -40,25 +39,6 @@ def settle_policy(config: Config) -> settle.SettlePolicy:
         settle_on_release=config.study.settle_on_release,
         chest=chest_policy(config),
     )
-
-
-def decision_policy(config: Config) -> decisions.DecisionPolicy:
-    """`[decision]` as the steps read it, with the priors of `[learn]`."""
-    wanted, stated = config.decision, config.learn.prior_prevalence
-    return decisions.DecisionPolicy(
-        min_reference_studies=wanted.min_reference_studies,
-        max_reference_studies=wanted.max_reference_studies,
-        priors={finding: stated.get(finding, published_share(finding)) for finding in FINDINGS},
-        call_rates=wanted.call_rate,
-        assumed_auc=wanted.assumed_auc,
-        min_age_years=wanted.min_age_years,
-        unknown_age=wanted.unknown_age,
-    )
-
-
-def report_policy(config: Config) -> report.ReportPolicy:
-    """`[report]` and `[decision]` as the step reads them."""
-    return report.ReportPolicy(language=config.report.language, decision=decision_policy(config))
 
 
 def circuit_policy(config: Config) -> CircuitPolicy:

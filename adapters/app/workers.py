@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from adapters.app.policies import chest_policy, circuit_policy, decision_policy, learn_policy, report_policy, work_policy
+from adapters.app.policies import chest_policy, circuit_policy, learn_policy, work_policy
+from adapters.app.report_policies import decision_policy, report_policy
 from pipeline import cache_warming, labels, learn, report, score, versions, work
 from pipeline.domain import Job, JobKind, VisibleKind
 from pipeline.ports.services import StageCallback

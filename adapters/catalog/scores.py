@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, text
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, literal_column, select, text
 
 from adapters.catalog.parameters import chunks
 from adapters.catalog.studies import IN_UIDS, find_study_ids
@@ -13,6 +13,8 @@ from adapters.catalog.tables import image_scores, instances, predictions, series
 from pipeline.domain import FINDINGS, Decision, NotAssessedReason, Prediction, Scale, Scores
 
 SCORE_DTYPE = np.dtype("<f4")
+IS_FIRST_FINDING: ColumnElement[bool] = predictions.c.finding == literal_column(f"'{FINDINGS[0]}'")
+"""Every scored study has a row of it. A literal, not a parameter: SQLite uses a partial index only for a literal condition."""
 
 # Built once: SQLAlchemy takes longer to build a statement and to look up its compiled form than SQLite takes to run it.
 _IMAGE_SCORES = (
@@ -139,14 +141,14 @@ class SqlScoreRows:
         return list(self._connection.scalars(_NO_REFERENCE.limit(limit), {"of": version}))
 
     def count_scored(self, version: int, *, at_most: int) -> int:
-        rows = select(predictions.c.study).where(_is_first_finding(), predictions.c.version == version).limit(at_most).subquery()
+        rows = select(predictions.c.study).where(IS_FIRST_FINDING, predictions.c.version == version).limit(at_most).subquery()
         return self._connection.scalar(select(func.count()).select_from(rows)) or 0
 
     def newest_scored(self, version: int, *, limit: int) -> list[str]:
         query = (
             select(studies.c.study_instance_uid)
             .join(predictions, predictions.c.study == studies.c.id)
-            .where(_is_first_finding(), predictions.c.version == version)
+            .where(IS_FIRST_FINDING, predictions.c.version == version)
             .order_by(predictions.c.study.desc())
             .limit(limit)
         )
@@ -164,11 +166,6 @@ class SqlScoreRows:
             for uid, finding, score in self._connection.execute(query):
                 found.setdefault(uid, np.full(len(FINDINGS), np.nan, np.float32))[column_of[finding]] = score
         return found
-
-
-def _is_first_finding() -> ColumnElement[bool]:
-    """Every scored study has a row of it; a literal, so that the partial index is found."""
-    return text(f"predictions.finding = '{FINDINGS[0]}'")  # type: ignore[return-value]  # a text clause is a condition, too
 
 
 def _build_prediction(

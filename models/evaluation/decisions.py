@@ -54,8 +54,8 @@ def measure_decisions(
             reference_per_study=float(reference.sum()),
             ppv=float(right.sum() / rate.sum()),
             ppv_over_prevalence=float(right.sum() / (rate * prevalence).sum()),
-            sensitivity=float(np.nanmean(right / prevalence)),
-            specificity=float(np.nanmean(1 - (rate - right) / (1 - prevalence))),
+            sensitivity=_average_defined(right / prevalence),
+            specificity=_average_defined(1 - (rate - right) / (1 - prevalence)),
             normal_without_call=float(normal[~calls.any(axis=1)].sum() / normal.sum()),
             brier_skill=skill,
             calibration_slope=slope,
@@ -63,6 +63,12 @@ def measure_decisions(
             top3=float(sick[hits.any(axis=1)].sum() / sick.sum()),
             worst_call_over_prior=float((rate / reference).max()),
         )
+
+
+def _average_defined(values: Floats) -> float:
+    """Return the mean of the values that are not NaN; NaN where there is none."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else float("nan")
 
 
 def _measure_probabilities(probability: Floats, present: Flags, share: Floats) -> tuple[float, float]:

@@ -281,7 +281,7 @@ TARGETS: Mapping[str, Mapping[str, tuple[float, float]]] = {
         "worst_call_over_prior": (0, 3),
     },
 }
-"""Lowest and highest value of each figure. Calls are compared with the stated rates before labels, with the truth after 16 shots."""
+"""Lowest and highest value of each figure. Calls are compared with the stated rates before labels, later with the truth."""
 
 
 def find_missed(name: str, measures: DecisionMeasures) -> list[str]:
