@@ -73,7 +73,7 @@ def _open_attention(tower: Any, block: Any, tokens: torch.Tensor) -> tuple[torch
     """Return the attention [N, H, L] of the class token, a leaf, and the function from it to the image's features [N, D]."""
     heads = block.attn.num_heads
     queries, keys, values = (
-        functional.linear(block.ln_1(tokens), *pair).unflatten(2, (heads, -1)).transpose(1, 2)  # [N, H, L, D / H]
+        functional.linear(block.ln_1(tokens), *pair).view(*tokens.shape[:2], heads, -1).transpose(1, 2)  # [N, H, L, D / H]
         for pair in _split_projection(block)
     )
     scores = (queries[:, :, :1] @ keys.transpose(2, 3)).squeeze(2) * queries.shape[-1] ** -0.5
