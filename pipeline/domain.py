@@ -55,7 +55,7 @@ class StudyState(StrEnum):
     ARRIVING = "arriving"  # more instances may arrive
     SETTLED = "settled"  # complete; a score job exists
     SCORED = "scored"  # predictions committed; a report job exists, unless the study is not reported
-    REPORTED = "reported"  # the archive has accepted the SR of the newest revision
+    REPORTED = "reported"  # the archive has accepted the SR of the newest revision, and answered to each of its visible objects
     IGNORED = "ignored"  # no image to score; `Study.reason` says why
 
 
@@ -64,7 +64,7 @@ class JobKind(StrEnum):
 
     SCORE = "score"  # subject: StudyInstanceUID
     REPORT = "report"  # subject: StudyInstanceUID; payload: version, revision
-    SEND = "send"  # subject: SOPInstanceUID of the report
+    SEND = "send"  # subject: SOPInstanceUID of the report, or of a visible object
     LABEL = "label"  # subject: SOPInstanceUID of a received SR or KOS
     LEARN = "learn"  # subject: `learn.ALL_LABELS`
 
@@ -88,12 +88,20 @@ class VersionState(StrEnum):
 
 
 class ReportState(StrEnum):
-    """State of one SR instance."""
+    """State of one SR instance, or of one visible object."""
 
     PENDING = "pending"  # row and UIDs exist, the file does not
     BUILT = "built"  # the file is in the image store
     SENT = "sent"  # the archive has accepted the report: Success, a warning or a duplicate
     REFUSED = "refused"  # the archive refused it permanently; `Report.status` holds the answer
+
+
+class VisibleKind(StrEnum):
+    """Kind of a visible object: what a viewer shows beside the SR."""
+
+    TEXT = "text"  # Basic Text SR: statement, summary, list of findings
+    CARD = "card"  # Secondary Capture: the film small, the findings and the statement in the pixels
+    HEATMAP = "heatmap"  # Secondary Capture: where in the film; one for each finding above its operating point
 
 
 class Decision(StrEnum):
@@ -392,6 +400,22 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VisibleObject:
+    """One object that accompanies the SR of a report and that viewers show. Its UIDs derive as those of the report do."""
+
+    sop_instance_uid: str
+    series_instance_uid: str
+    report: str  # SOPInstanceUID of the report that it accompanies
+    kind: VisibleKind
+    finding: str = ""  # of a heat map; "": all findings
+    state: ReportState
+    file: StoredFile | None = None  # None: PENDING
+    sop_class_uid: str = ""
+    predecessor: str | None = None  # SOPInstanceUID of the object of the same kind and finding that this one supersedes
+    status: str = ""  # last answer of the archive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One step that waits for a worker, or that a worker runs."""
 
@@ -425,4 +449,4 @@ class Receipt(StrEnum):
     DUPLICATE = "duplicate"  # the identical file again: Success, nothing written
     SAME_INSTANCE = "same_instance"  # the stored instance in another encoding or with another header: Success, the first file stays
     LATE = "late"  # stored, and its study is ARRIVING again
-    OWN_REPORT = "own_report"  # an SR written by this software: catalogued, never scored
+    OWN_REPORT = "own_report"  # an SR or a visible object written by this software: catalogued, never scored

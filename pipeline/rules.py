@@ -53,7 +53,7 @@ DIRECTION_BY_CODE = {"399348003": "AP", "R-10206": "AP", "272479007": "PA", "R-1
 DIRECTION_BY_WORD = {"ap": "AP", "a p": "AP", "pa": "PA", "p a": "PA"}
 
 OWN_MODEL_NAME = "radclipd"
-"""ManufacturerModelName of every SR that this software writes. Identifies own reports, also those of another catalog."""
+"""ManufacturerModelName of every object that this software writes. Identifies own objects, also those of another catalog."""
 
 
 MONITORING = "monitoring"
@@ -89,8 +89,10 @@ class ImageChoice:
 
 
 def object_kind(header: Header) -> ObjectKind:
-    """Return the kind of an instance, by its SOP class."""
+    """Return the kind of an instance, by its SOP class. A secondary capture that radclipd made is no radiograph."""
     uid = header.sop_class_uid
+    if uid == SECONDARY_CAPTURE and header.manufacturer_model_name == OWN_MODEL_NAME:
+        return ObjectKind.OTHER
     if uid in RADIOGRAPH_SOP_CLASSES:
         return ObjectKind.RADIOGRAPH
     if uid == KEY_OBJECT_SELECTION:
@@ -102,15 +104,20 @@ def object_kind(header: Header) -> ObjectKind:
     return ObjectKind.OTHER
 
 
-def is_own_report(header: Header) -> bool:
-    """Tell whether an instance is an SR that radclipd wrote."""
-    return object_kind(header) is ObjectKind.REPORT and header.manufacturer_model_name == OWN_MODEL_NAME
+def may_be_own(header: Header) -> bool:
+    """Tell whether an instance is of a class that radclipd writes: an SR or a secondary capture."""
+    return object_kind(header) is ObjectKind.REPORT or header.sop_class_uid == SECONDARY_CAPTURE
+
+
+def is_own_object(header: Header) -> bool:
+    """Tell whether an instance is an SR or a visible object that radclipd wrote."""
+    return may_be_own(header) and header.manufacturer_model_name == OWN_MODEL_NAME
 
 
 def may_hold_labels(header: Header) -> bool:
     """Tell whether an instance is an SR or KOS that may contain a reader's labels. Own reports never do."""
     documents = {ObjectKind.REPORT, ObjectKind.KEY_OBJECTS}
-    return object_kind(header) in documents and not is_own_report(header)
+    return object_kind(header) in documents and not is_own_object(header)
 
 
 def opens_study(header: Header) -> bool:

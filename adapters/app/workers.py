@@ -16,7 +16,7 @@ import structlog
 from adapters.app.policies import chest_policy, circuit_policy, learn_policy, work_policy
 from adapters.app.report_policies import decision_policy, report_policy
 from pipeline import cache_warming, labels, learn, report, score, versions, work
-from pipeline.domain import Job, JobKind
+from pipeline.domain import Job, JobKind, VisibleKind
 from pipeline.ports.services import StageCallback
 from pipeline.preemption import Preemption
 from pipeline.progress import JobProgress, chain_callbacks
@@ -100,9 +100,11 @@ def _build_score_spec(parts: Parts) -> work.WorkerSpec:
 
 
 def _build_report_spec(parts: Parts) -> work.WorkerSpec:
-    from adapters.dicom.sr.writer import ReportSettings, SrWriter
+    from adapters.dicom.sr.document import ReportSettings
+    from adapters.dicom.sr.writer import SrWriter
 
-    writer = SrWriter(ReportSettings(**parts.config.report.model_dump(exclude={"rescored_studies", "language"})), parts.images)
+    settings = ReportSettings(**parts.config.report.model_dump(exclude={"rescored_studies", "language"}))
+    writer = SrWriter(settings, parts.images, parts.thumbnail_decoder if VisibleKind.CARD in settings.visible else None)
     step = partial(report.report, catalog=parts.catalog, images=parts.images, writer=writer, policy=report_policy(parts.config))
     return work.WorkerSpec(kind=JobKind.REPORT, step=work.per_job_step(step), prefer_newest=True)
 

@@ -40,6 +40,7 @@ from pipeline.domain import (
     Scale,
     StudyState,
     VersionState,
+    VisibleKind,
 )
 
 metadata = MetaData(
@@ -317,6 +318,33 @@ reports = Table(
     CheckConstraint("state <> 'sent' OR sent_at IS NOT NULL", name="sent_has_a_time"),
     Index("ix_reports_created_at", "created_at"),
     Index("ix_reports_unsent", "created_at", **_restrict_index("state <> 'sent'")),
+)
+
+visible_objects = Table(
+    "visible_objects",
+    metadata,
+    _build_primary_key(),
+    Column("sop_instance_uid", UID, nullable=False, unique=True),
+    Column("series_instance_uid", UID, nullable=False),
+    Column("report", ForeignKey("reports.id"), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("finding", String(32), nullable=False, server_default=""),
+    Column("sop_class_uid", UID, nullable=False, server_default=""),
+    Column("state", String(16), nullable=False),
+    Column("predecessor", UID),
+    Column("file_key", String(128)),
+    Column("file_sha256", SHA256),
+    Column("file_size", BigInteger),
+    Column("status", Text, nullable=False, server_default=""),
+    _build_created_at(),
+    Column("built_at", UtcDateTime()),
+    Column("sent_at", UtcDateTime()),
+    UniqueConstraint("report", "kind", "finding"),  # a report has one text, one card, one heat map of a finding
+    _check_one_of("kind", VisibleKind),
+    _check_one_of("finding", ("", *FINDINGS)),
+    _check_one_of("state", ReportState),
+    CheckConstraint("state IN ('pending', 'refused') OR file_sha256 IS NOT NULL", name="built_has_bytes"),
+    CheckConstraint("state <> 'sent' OR sent_at IS NOT NULL", name="sent_has_a_time"),
 )
 
 report_stops = Table(

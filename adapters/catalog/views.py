@@ -65,6 +65,11 @@ WHERE p.study = s.id AND p.revision = s.revision AND p.finding = '{FINDINGS[0]}'
 SELECT r.sop_instance_uid, r.series_instance_uid, r.sop_class_uid, s.study_instance_uid, s.accession_number, r.version, r.revision,
     r.state, r.predecessor, r.file_key, r.file_sha256, r.status, r.created_at, r.built_at, r.sent_at, r.withdrawal
 FROM reports r JOIN studies s ON s.id = r.study""",
+    "v_visible_objects": """
+SELECT v.sop_instance_uid, v.series_instance_uid, v.sop_class_uid, s.study_instance_uid, s.accession_number, v.kind, v.finding,
+    r.sop_instance_uid AS report_sop_instance_uid, r.version, r.revision, v.state, v.predecessor, v.file_key, v.file_sha256,
+    v.status, v.created_at, v.built_at, v.sent_at
+FROM visible_objects v JOIN reports r ON r.id = v.report JOIN studies s ON s.id = r.study""",
     "v_lineage": f"""
 SELECT r.sop_instance_uid, s.study_instance_uid, r.revision, r.state AS delivery, r.status, r.created_at, r.built_at, r.sent_at,
     r.file_sha256 AS report_sha256, r.predecessor, i.sop_instance_uid AS image_sop_instance_uid, i.file_key AS image_file_key,

@@ -27,7 +27,9 @@ from adapters.config.types import (
     Seconds,
     Section,
     StringTuple,
+    VisibleTuple,
 )
+from pipeline.domain import VisibleKind
 from pipeline.errors import ConfigurationError
 
 DEFAULT_PATH = Path("/etc/radclipd/radclipd.toml")
@@ -242,7 +244,16 @@ class ReportConfig(Section):
         default="radclipd", min_length=1, max_length=64, description="Manufacturer in the SR's equipment module."
     )
     institution_name: str = Field(default="", max_length=64, description="Institution Name in the SR; empty: omitted.")
-    series_number: int = Field(default=9001, ge=1, le=2**31 - 1, description="Series Number of the reports.")
+    series_number: int = Field(
+        default=9001, ge=1, le=2**31 - 8, description="Series Number of the reports; their visible objects have the next ones."
+    )
+    visible: VisibleTuple = Field(
+        default=(VisibleKind.TEXT,),
+        description='Objects that viewers show, sent beside the SR: "text" (Basic Text SR), "card" (Secondary Capture).',
+    )
+    card_modality: str = Field(
+        default="OT", pattern=r"^[A-Z0-9_ ]{1,16}$", description="Modality of the card; with CR or DX archives route it as a film."
+    )
 
 
 class LabelsConfig(Section):

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
-from pipeline.domain import FINDINGS
+from pipeline.domain import FINDINGS, VisibleKind
 from pipeline.finding_names import parse_findings
 from pipeline.messages import load_messages
 
@@ -136,6 +136,7 @@ def check_language(value: str) -> str:
 AeTitle = Annotated[str, AfterValidator(check_ae_title)]
 OptionalAeTitle = Annotated[str, AfterValidator(check_optional_ae_title)]
 AeTitles = Annotated[tuple[AeTitle, ...], NoDecode, BeforeValidator(split_list)]
+VisibleTuple = Annotated[tuple[VisibleKind, ...], NoDecode, BeforeValidator(split_list)]
 StringTuple = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]

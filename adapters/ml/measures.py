@@ -48,7 +48,10 @@ def compare_scores(
 def measure_scores(
     scores: ScoreMatrix, zero_shot: ScoreMatrix, labels: LabelMatrix, patients: Patients, *, thresholds: ScoreMatrix, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Return the measures of scores [n, F] by finding, JSON-able; sensitivity and specificity at `thresholds` [F], NaN: undefined."""
+    """Return the measures of scores [n, F] by finding, JSON-able; sensitivity and specificity at `thresholds` [F].
+
+    They are undefined where a threshold is NaN.
+    """
     labels = np.where(np.isfinite(scores), labels, UNKNOWN).astype(np.int8)
     scores = np.where(labels == UNKNOWN, 0.0, scores)
     decided = scores >= thresholds

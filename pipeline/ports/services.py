@@ -26,6 +26,7 @@ from pipeline.domain import (
     Study,
     TrainingSet,
     VersionState,
+    VisibleObject,
 )
 from pipeline.ports.backfill import Backfills
 from pipeline.ports.images import InputTransform, ModelInput
@@ -266,13 +267,19 @@ class ReportContent:
 
 
 class ReportWriter(Protocol):
-    """Report content -> SR file."""
+    """Report content -> SR file, and the files of its visible objects."""
 
     def pending_report(self, study_instance_uid: str, version: int, revision: int) -> Report:
         """Return the pending report with its derived UIDs."""
 
     def write(self, content: ReportContent) -> bytes:
         """Return a DICOM file. ReportImpossible where the headers do not allow an SR."""
+
+    def pending_visible(self, content: ReportContent) -> Sequence[VisibleObject]:
+        """Return the pending visible objects that the configuration asks for, with their derived UIDs."""
+
+    def write_visible(self, content: ReportContent, visible: VisibleObject, predecessor: VisibleObject | None) -> bytes:
+        """Return a DICOM file. ReportImpossible as `write`. `predecessor`: the object that `visible` names as its own."""
 
 
 class InstanceCounter(Protocol):

@@ -19,6 +19,7 @@ from pipeline.domain import (
     StoredInstance,
     Study,
     StudyState,
+    VisibleObject,
 )
 
 
@@ -182,7 +183,7 @@ class ReportStops(Protocol):
 
 
 class Reports(Protocol):
-    """SR instances."""
+    """SR instances and the visible objects that accompany them."""
 
     def find(self, sop_instance_uid: str) -> Report | None:
         """Return the report, or None."""
@@ -199,8 +200,17 @@ class Reports(Protocol):
     def ensure_pending(self, report: Report) -> Report:
         """Insert a pending report; return it, or the existing report of this UID unchanged."""
 
+    def find_visible(self, sop_instance_uid: str) -> VisibleObject | None:
+        """Return the visible object, or None."""
+
+    def visible_objects(self, report: str) -> list[VisibleObject]:
+        """Return the visible objects of the report with this SOPInstanceUID, in the order in which they were inserted."""
+
+    def ensure_visible(self, visible: VisibleObject) -> VisibleObject:
+        """Insert a pending visible object; return it, or the existing one of this UID unchanged."""
+
     def mark_built(self, sop_instance_uid: str, file: StoredFile) -> None:
-        """Set BUILT with the file."""
+        """Set BUILT with the file. This and the next two: of a report or of a visible object."""
 
     def mark_sent(self, sop_instance_uid: str, status: str) -> None:
         """Set SENT now, with the archive's answer."""

@@ -17,6 +17,7 @@ from pipeline.domain import (
     Scores,
     StoredInstance,
     Study,
+    VisibleObject,
 )
 from pipeline.ports.backfill import BackfillCounts
 
@@ -47,6 +48,7 @@ class CatalogTables:
     references: dict[int, ReferenceDistribution] = field(default_factory=dict)
     stops: dict[str, str] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
+    visible_objects: dict[str, VisibleObject] = field(default_factory=dict)
     versions: dict[int, ModelVersion] = field(default_factory=dict)
     retired: list[int] = field(default_factory=list)  # versions in the order of their retirement
     jobs: dict[int, JobRow] = field(default_factory=dict)

@@ -26,6 +26,7 @@ from pipeline.domain import (
     StoredInstance,
     Study,
     StudyState,
+    VisibleObject,
 )
 from tests.builders.fakes.rows import CatalogTables
 
@@ -306,5 +307,19 @@ class FakeReports:
     def mark_refused(self, sop_instance_uid: str, status: str) -> None:
         self._update_report(sop_instance_uid, state=ReportState.REFUSED, status=status)
 
+    def find_visible(self, sop_instance_uid: str) -> VisibleObject | None:
+        return self._t.visible_objects.get(sop_instance_uid)
+
+    def visible_objects(self, report: str) -> list[VisibleObject]:
+        return [one for one in self._t.visible_objects.values() if one.report == report]
+
+    def ensure_visible(self, visible: VisibleObject) -> VisibleObject:
+        same = (visible.report, visible.kind, visible.finding)
+        known = (one for one in self._t.visible_objects.values() if (one.report, one.kind, one.finding) == same)
+        return next(known, None) or self._t.visible_objects.setdefault(visible.sop_instance_uid, visible)
+
     def _update_report(self, uid: str, **changes: Any) -> None:
-        self._t.reports[uid] = replace(self._t.reports[uid], **changes)
+        if uid in self._t.visible_objects:
+            self._t.visible_objects[uid] = replace(self._t.visible_objects[uid], **changes)
+        else:
+            self._t.reports[uid] = replace(self._t.reports[uid], **changes)

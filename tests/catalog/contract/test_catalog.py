@@ -21,6 +21,8 @@ from pipeline.domain import (
     Sender,
     StudyState,
     VersionState,
+    VisibleKind,
+    VisibleObject,
 )
 from pipeline.errors import LeaseLost, OutOfResources
 from pipeline.ports.services import Catalog
@@ -233,6 +235,45 @@ def test_a_report_is_pending_once_then_built_then_sent(catalog: Catalog) -> None
         refused = tx.reports.find("2.25.3")
         assert refused is not None
         assert (refused.state, refused.status, refused.predecessor) == (ReportState.REFUSED, "0xA900", "2.25.1")
+
+
+def test_a_visible_object_is_pending_once_then_built_then_sent(catalog: Catalog) -> None:
+    add_instance(catalog, chest_header())
+    sr = Report(
+        sop_instance_uid="2.25.1",
+        series_instance_uid="2.25.2",
+        study_instance_uid="1.1",
+        version=1,
+        revision=1,
+        state=ReportState.PENDING,
+    )
+    text = VisibleObject(
+        sop_instance_uid="2.25.3",
+        series_instance_uid="2.25.4",
+        report="2.25.1",
+        kind=VisibleKind.TEXT,
+        state=ReportState.PENDING,
+        sop_class_uid="1.2",
+        predecessor="2.25.9",
+    )
+    heat_map = replace(text, sop_instance_uid="2.25.5", kind=VisibleKind.HEATMAP, finding="Mass", predecessor=None)
+    with catalog.begin() as tx:
+        tx.versions.add(a_version())
+        tx.reports.ensure_pending(sr)
+        assert tx.reports.visible_objects("2.25.1") == []
+        assert tx.reports.ensure_visible(text) == text
+        assert tx.reports.ensure_visible(replace(text, predecessor="other")) == text
+        assert tx.reports.ensure_visible(replace(text, sop_instance_uid="1.2.3.4")) == text  # under another UID root
+        assert tx.reports.ensure_visible(heat_map) == heat_map
+        tx.reports.mark_built("2.25.3", FILE)
+        tx.reports.mark_sent("2.25.3", "0x0000")
+        tx.reports.mark_refused("2.25.5", "0xA900")
+    with catalog.read() as tx:
+        sent = replace(text, state=ReportState.SENT, file=FILE, status="0x0000")
+        refused = replace(heat_map, state=ReportState.REFUSED, status="0xA900")
+        assert tx.reports.visible_objects("2.25.1") == [sent, refused]
+        assert (tx.reports.find_visible("2.25.3"), tx.reports.find_visible("2.25.1")) == (sent, None)
+        assert tx.reports.find("2.25.1") == sr
 
 
 def test_one_job_waits_for_each_subject_and_takes_the_newest_payload(catalog: Catalog) -> None:
